@@ -1,0 +1,1 @@
+"""tinyprune: attention-head pruning from scratch, every gradient by hand."""

@@ -1,0 +1,335 @@
+"""Configuration: what a run is made of, as validated dataclasses, to and from TOML.
+
+A run's file has one table for each dataclass:
+
+    [model]       ModelConfig     sizes and kind of the Transformer
+    [data]        DataConfig      which text, cut how
+    [train]       TrainConfig     stage 1: the baseline
+    [gate]        GateConfig      stage 2: the gates and their loss
+    [gate_train]  TrainConfig     stage 2: the weights' side of it
+    [finetune]    TrainConfig     stage 4: after removal
+
+Sizes have the letters that papers give them: V vocabulary, L layers, D model width, H heads, Dh = D/H head width,
+N persistent vectors a head, F feed-forward width, T queries in a segment, M memory length, B batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from tinyprune.errors import UsageError
+
+KINDS = ("all-attention", "transformer-xl", "transformer")
+
+
+def option(default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
+    """A dataclass field with its meaning and its allowed values: `low <= value <= high`, or one of `choices`."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+
+
+def _check_type(key: str, value: Any, hint: Any) -> Any:
+    """`value`, converted where TOML is looser than Python (3 for 3.0, list for tuple); UsageError if it does not fit."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _check_type(key, value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{key} must be a list, got {value!r}")
+        return tuple(_check_type(f"{key}[{i}]", item, arguments[0]) for i, item in enumerate(value))
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UsageError(f"{key} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+class Config:
+    """What all tables share: types and ranges are checked on construction, unknown keys are refused."""
+
+    TABLE: typing.ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            key = f"{self.TABLE}.{f.name}"
+            value = _check_type(key, getattr(self, f.name), hints[f.name])
+            object.__setattr__(self, f.name, value)
+            low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
+            if choices and value not in choices:
+                raise UsageError(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}")
+            for number in value if isinstance(value, tuple) else (value,):
+                if not isinstance(number, int | float):
+                    continue
+                if not math.isfinite(number):
+                    raise UsageError(f"{key} must be a finite number, got {number}")
+                if low is not None and number < low:
+                    raise UsageError(f"{key} must be at least {low}, got {number}")
+                if high is not None and number > high:
+                    raise UsageError(f"{key} must be at most {high}, got {number}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from a parsed TOML table. Raises UsageError for a key that is not a field, naming those that are."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UsageError(f"unknown key {cls.TABLE}.{key}; allowed are {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without those that are None."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """Sizes and kind of a Transformer language model.
+
+    `heads` holds how many heads each layer has *now*, `head_ids` which of the original 0 … H−1 they are. Both default
+    to all H heads in each layer; removal makes them smaller and leaves H, and so Dh = D / H, as it was.
+    """
+
+    TABLE: typing.ClassVar[str] = "model"
+
+    kind: str = option("all-attention", "which architecture", choices=KINDS)
+    V: int = option(0, "vocabulary size; 0: taken from the tokenizer", low=0)
+    L: int = option(4, "layers", low=1)
+    D: int = option(128, "model width", low=1)
+    H: int = option(8, "heads in each layer before any removal", low=1)
+    N: int = option(256, "persistent vectors of each head (all-attention)", low=0)
+    F: int = option(0, "width of the feed-forward block (the other kinds)", low=0)
+    T: int = option(128, "queries in a segment", low=1)
+    M: int = option(128, "memory length: layer inputs kept from before the segment", low=0)
+    mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
+    heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
+    head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
+    cutoffs: tuple[int, ...] = option((), "adaptive softmax: where the clusters of rarer words begin", low=1)
+    div_value: int = option(4, "adaptive softmax: each cluster's embeddings are so many times narrower", low=1)
+    dropout: float = option(0.0, "on the outputs of attention and feed-forward", low=0.0, high=0.95)
+    dropout_attention: float = option(0.0, "on the attention weights", low=0.0, high=0.95)
+    dropout_embedding: float = option(0.0, "on whole words of the vocabulary", low=0.0, high=0.95)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.heads:
+            object.__setattr__(self, "heads", (self.H,) * self.L)
+        if not self.head_ids:
+            object.__setattr__(self, "head_ids", tuple(tuple(range(h)) for h in self.heads))
+        if self.D % self.H:
+            raise UsageError(f"model.D must be a multiple of model.H = {self.H}, got {self.D}")
+        if len(self.heads) != self.L or len(self.head_ids) != self.L:
+            raise UsageError(
+                f"model.heads and model.head_ids must have L = {self.L} entries, got {len(self.heads)} and "
+                f"{len(self.head_ids)}"
+            )
+        for layer, (count, ids) in enumerate(zip(self.heads, self.head_ids, strict=True)):
+            if len(ids) != count or list(ids) != sorted(set(ids)) or any(not 0 <= i < self.H for i in ids):
+                raise UsageError(
+                    f"model.head_ids[{layer}] must be {count} rising numbers below H = {self.H}, got {list(ids)}"
+                )
+        if self.kind == "all-attention" and self.F:
+            raise UsageError(f"model.F must be 0 for all-attention, which has no feed-forward block; got {self.F}")
+        if self.kind != "all-attention" and self.N:
+            raise UsageError(f"model.N must be 0 for {self.kind}, which has no persistent vectors; got {self.N}")
+        if self.kind != "all-attention" and not self.F:
+            raise UsageError(f"model.F must be at least 1 for {self.kind}, got 0")
+        if self.kind == "transformer" and self.M:
+            raise UsageError(f"model.M must be 0 for transformer, which has no memory; got {self.M}")
+        if self.kind == "transformer" and self.mask != "causal":
+            raise UsageError(f'model.mask must be "causal" for transformer, got "{self.mask}"')
+        if list(self.cutoffs) != sorted(set(self.cutoffs)):
+            raise UsageError(f"model.cutoffs must rise, got {list(self.cutoffs)}")
+        if self.cutoffs and self.V and self.cutoffs[-1] >= self.V:
+            raise UsageError(f"model.cutoffs must lie below V = {self.V}, got {list(self.cutoffs)}")
+        if self.cutoffs and self.D // self.div_value ** len(self.cutoffs) < 1:
+            raise UsageError(
+                f"model.div_value = {self.div_value} leaves no width for cluster {len(self.cutoffs)} at D = {self.D}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `heads` and `head_ids` only once heads are gone, so that L and H alone say it before."""
+        values = super().to_dict()
+        if self.head_ids == (tuple(range(self.H)),) * self.L:
+            del values["heads"], values["head_ids"]
+        return values
+
+    @property
+    def Dh(self) -> int:
+        """Width of one head."""
+        return self.D // self.H
+
+    @property
+    def relative(self) -> bool:
+        """Relative positions (R, Wr, u, w) and memory; the plain Transformer has absolute positions instead."""
+        return self.kind != "transformer"
+
+    @property
+    def span(self) -> int | None:
+        """The largest distance that a query sees: M for the same-length mask, None (all that is there) for causal."""
+        return self.M if self.mask == "same-length" else None
+
+    @property
+    def heads_total(self) -> int:
+        """Heads before any removal, of all layers."""
+        return self.L * self.H
+
+
+@dataclass(frozen=True)
+class DataConfig(Config):
+    """Which text a model learns, and how it is cut."""
+
+    TABLE: typing.ClassVar[str] = "data"
+
+    corpus: str = option("pydoc", "name of a corpus, or the path of a text file")
+    tokenizer: str = option("character", "what one token is", choices=("character", "byte", "word"))
+    vocabulary: int = option(0, "word tokenizer: keep so many of the most frequent words; 0: all", low=0)
+    valid_fraction: float = option(0.05, "share for validation, where the corpus brings no split", low=0.0, high=0.5)
+    test_fraction: float = option(
+        0.05, "share held out for the end, where the corpus brings no split", low=0.0, high=0.5
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """How weights are trained in one stage."""
+
+    TABLE: typing.ClassVar[str] = "train"
+
+    steps: int = option(1000, "updates", low=0)
+    B: int = option(16, "segments in a batch: parallel streams of text", low=1)
+    optimizer: str = option("adamw", "update rule", choices=("adamw", "lamb", "sgd"))
+    lr: float = option(2e-3, "learning rate after warm-up", low=0.0)
+    lr_min: float = option(0.0, "where the cosine ends", low=0.0)
+    schedule: str = option("cosine", "learning rate after warm-up", choices=("cosine", "constant"))
+    warmup: int = option(0, "steps over which the learning rate rises linearly from 0", low=0)
+    weight_decay: float = option(0.01, "of matrices; norms, biases and gates have none", low=0.0)
+    beta1: float = option(0.9, "decay of the gradient's mean (SGD: momentum)", low=0.0, high=0.999999)
+    beta2: float = option(0.999, "decay of the squared gradient's mean", low=0.0, high=0.999999)
+    eps: float = option(1e-8, "added to its root", low=0.0)
+    clip: float = option(1.0, "largest norm of the whole gradient; 0: no clipping", low=0.0)
+    evaluate_every: int = option(200, "steps between two looks at the validation split; 0: never", low=0)
+    checkpoint_every: int = option(100, "steps between two checkpoints; the last step always has one", low=1)
+    log_every: int = option(10, "steps between two lines in metrics.jsonl", low=1)
+
+
+@dataclass(frozen=True)
+class GateConfig(Config):
+    """The Hard-Concrete gates and the loss that closes them. L0 is a *sum* over all heads of all layers."""
+
+    TABLE: typing.ClassVar[str] = "gate"
+
+    objective: str = option("task", "what the gates minimise beside lam * L0", choices=("task", "layerwise"))
+    lam: float = option(0.02, "weight of the L0 loss, a sum over all heads", low=0.0)
+    lam_warmup: int = option(0, "steps over which lam (or the target) is reached; 0: the first epoch", low=0)
+    target_heads: int | None = option(None, "hold so many heads open by a controller, instead of lam", low=0)
+    controller_lr: float = option(0.01, "target: step size of the controller's two multipliers", low=0.0)
+    layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
+    beta: float = option(0.333, "temperature of the concrete distribution", low=1e-3, high=10.0)
+    gamma: float = option(-0.1, "lower end of the stretched gate", high=-1e-6)
+    zeta: float = option(1.1, "upper end of the stretched gate", low=1.000001)
+    hard: bool = option(True, "straight-through: the forward pass uses 0 or 1")
+    log_alpha_init: float = option(2.0, "start of every log_alpha; 2.0 opens a gate with probability 0.94")
+    output_scaling: bool = option(True, "multiply attention's output by heads / open heads of the layer")
+    lr_multiplier: float = option(10.0, "gates' learning rate, in units of the weights'", low=0.0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run: the tables of its file."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    gate_train: TrainConfig = field(default_factory=TrainConfig)
+    finetune: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+
+    @classmethod
+    def from_dict(cls, tables: dict[str, Any]) -> Self:
+        """Build from parsed TOML. Raises UsageError for unknown tables and keys and for values out of range."""
+        hints = typing.get_type_hints(cls)
+        built: dict[str, Any] = {}
+        for name, value in tables.items():
+            if name not in hints:
+                raise UsageError(f"unknown table or key {name!r}; allowed are {', '.join(hints)}")
+            if hints[name] is int:
+                built[name] = _check_type(name, value, int)
+                if built[name] < 0:
+                    raise UsageError(f"{name} must be at least 0, got {value}")
+            elif not isinstance(value, dict):
+                raise UsageError(f"{name} must be a table, got {value!r}")
+            else:
+                try:
+                    built[name] = hints[name].from_dict(value)
+                except UsageError as error:
+                    # gate_train and finetune are TrainConfigs too, whose messages speak of "train".
+                    raise UsageError(str(error).replace(f"{hints[name].TABLE}.", f"{name}.", 1)) from error
+        return cls(**built)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values; `RunConfig.from_dict` reads them back to an equal object."""
+        tables: dict[str, Any] = {"seed": self.seed}
+        for f in dataclasses.fields(self):
+            if f.name != "seed":
+                tables[f.name] = getattr(self, f.name).to_dict()
+        return tables
+
+    def with_options(self, options: dict[str, Any]) -> Self:
+        """A copy with `{"table.key": value}` replaced, validated like a file."""
+        tables = self.to_dict()
+        for name, value in options.items():
+            table, _, key = name.partition(".")
+            if not key:
+                tables[name] = value
+            elif table in tables and isinstance(tables[table], dict):
+                tables[table][key] = value
+            else:
+                raise UsageError(f"unknown table {table!r} in {name!r}; allowed are {', '.join(tables)}")
+        return self.from_dict(tables)
+
+
+def to_toml(tables: dict[str, Any]) -> str:
+    """Write nested plain values as TOML. Numbers, strings, booleans and lists look the same in JSON and in TOML."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in tables.items() if not isinstance(v, dict)]
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def read_config(text: str, source: str) -> RunConfig:
+    """Parse a run's TOML. Raises UsageError naming `source` when it is not TOML or does not validate."""
+    try:
+        return RunConfig.from_dict(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, UsageError) as error:
+        raise UsageError(f"{source}: {error}") from error
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(
+        p.name.removesuffix(".toml") for p in resources.files("tinyprune.presets").iterdir() if p.name.endswith(".toml")
+    )
+
+
+def load_preset(name: str) -> RunConfig:
+    """The preset `name`, or the TOML file at that path. Raises UsageError when there is neither."""
+    path = Path(name)
+    if name in preset_names():
+        text = (resources.files("tinyprune.presets") / f"{name}.toml").read_text(encoding="utf-8")
+        return read_config(text, f"preset {name}")
+    if path.suffix == ".toml" and path.is_file():
+        return read_config(path.read_text(encoding="utf-8"), str(path))
+    raise UsageError(f"no preset or .toml file {name!r}; presets are {', '.join(preset_names())}")
