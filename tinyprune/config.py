@@ -37,7 +37,7 @@ def option(default: Any, doc: str, *, low: float | None = None, high: float | No
 
 
 def _check_type(key: str, value: Any, hint: Any) -> Any:
-    """`value`, converted where TOML is looser than Python (3 for 3.0, list for tuple); UsageError if it does not fit."""
+    """`value`, converted where TOML is looser than Python (3 for 3.0, list for tuple), or UsageError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:

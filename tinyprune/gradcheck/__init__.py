@@ -1,0 +1,6 @@
+"""Gradient checking: one checker for the library's tests, for the command line and for students."""
+
+from tinyprune.gradcheck.catalogue import Case, model_case, operation_cases
+from tinyprune.gradcheck.checker import GradientRecord, assert_gradients, check_gradients
+
+__all__ = ["Case", "GradientRecord", "assert_gradients", "check_gradients", "model_case", "operation_cases"]

@@ -1,0 +1,227 @@
+"""What `tinyprune gradcheck` checks: every operation with small inputs of telling shapes, and whole models.
+
+Shapes have distinct sizes, so that no transpose goes unnoticed, and T ≥ 3, so that no softmax is trivially 1. Gates lie
+below, inside and above the clip, off its kinks. The operations come from a backend's namespace, so that compiled
+kernels are checked like the textbook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.parameters import init_parameters
+from tinyprune.model.transformer import Transformer
+
+GATE = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
+# With the noise below: clipped to 0, inside on both sides of one half, clipped to 1.
+LOG_ALPHA = np.array([-1.5, -0.9, -0.1, 0.2, 0.5, 1.9])
+NOISE = np.array([0.2, 0.6, 0.45, 0.5, 0.4, 0.7])
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to check: a pair of functions and the inputs, by the names of the arguments."""
+
+    operation: str
+    forward: Callable[..., tuple[Any, Any]]
+    backward: Callable[[Any, Any], Any]
+    inputs: dict[str, Any]
+
+
+def operation_cases(ops: SimpleNamespace | None = None) -> list[Case]:
+    """A case (attention: several) for every operation of the backend `ops`, by default the textbook's."""
+    ops = ops or get_backend("numpy")
+    rng = np.random.default_rng(2110)
+
+    def normal(*shape: int, size: float = 1.0) -> np.ndarray:
+        return size * rng.standard_normal(shape)
+
+    def noise() -> np.random.Generator:
+        """The same dropout in every forward."""
+        return np.random.default_rng(3252)
+
+    B, T, M, H, Dh, N, D, F, V = 2, 4, 3, 3, 5, 7, 6, 8, 9
+    S = M + T
+    ids = np.array([[0, 3, 8, 3], [3, 1, 0, 7]])
+    targets = np.array([[3, 8, 3, 5], [1, 0, 7, 2]])
+    # Three clusters: words 0-3, 4-6 and 7-10, of widths 6, 3 and 2.
+    tables = [normal(4, 6), normal(3, 3), normal(4, 2)]
+    projections = [normal(3, 6), normal(2, 6)]
+    adaptive_ids = np.array([[0, 4, 10, 3], [8, 4, 0, 6]])
+
+    context = {"q": normal(B, T, H, Dh), "k": normal(B, S, H, Dh), "v": normal(B, S, H, Dh)}
+    relative = {"r": normal(S, H, Dh), "u": normal(H, Dh), "w": normal(H, Dh)}
+    persistent = {"pk": normal(H, N, Dh, size=0.5), "pv": normal(H, N, Dh)}
+    no_relative, no_persistent = dict.fromkeys(relative), dict.fromkeys(persistent)
+    plain = {name: x[:, -T:] for name, x in context.items()}
+    gate = {"gate": np.array([0.7, 0.0, 1.0])}
+    Wo, bo = normal(H * Dh, D), normal(D)
+
+    def attention(kind: str, inputs: dict[str, Any], dropout: float = 0.0, **options: Any) -> Case:
+        def forward(*arguments: Any) -> tuple[Any, Any]:
+            return ops.attention_forward(*arguments, dropout=dropout, rng=noise(), **options)
+
+        return Case(f"attention ({kind})", forward, ops.attention_backward, inputs)
+
+    def hard_concrete(kind: str, log_alpha: np.ndarray, u: np.ndarray | None, hard: bool) -> Case:
+        def forward(log_alpha: Any) -> tuple[Any, Any]:
+            return ops.hard_concrete_forward(log_alpha, u, **GATE, hard=hard)
+
+        return Case(f"hard_concrete ({kind})", forward, ops.hard_concrete_backward, {"log_alpha": log_alpha})
+
+    return [
+        Case(
+            "linear",
+            ops.linear_forward,
+            ops.linear_backward,
+            {"x": normal(B, T, D), "W": normal(D, F), "b": normal(F)},
+        ),
+        Case(
+            "embedding",
+            lambda ids, E: ops.embedding_forward(ids, E, dropout=0.3, rng=noise()),
+            ops.embedding_backward,
+            {"ids": ids, "E": normal(V, D)},
+        ),
+        Case(
+            "layernorm",
+            ops.layernorm_forward,
+            ops.layernorm_backward,
+            {"x": normal(B, T, D), "scale": normal(D), "bias": normal(D)},
+        ),
+        Case(
+            "dropout",
+            lambda x: ops.dropout_forward(x, 0.3, noise()),
+            ops.dropout_backward,
+            {"x": normal(B, T, D)},
+        ),
+        attention("plain causal", plain | no_relative | no_persistent | {"gate": None}),
+        attention("Transformer-XL", context | relative | no_persistent | {"gate": None}, dropout=0.2),
+        attention("same length", context | relative | no_persistent | gate, span=M),
+        attention("persistent only", context | no_relative | persistent | gate, scale=1.5),
+        attention("All-attention", context | relative | persistent | gate, dropout=0.2, span=M, scale=1.5),
+        Case(
+            "feedforward",
+            ops.feedforward_forward,
+            ops.feedforward_backward,
+            {"x": normal(B, T, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)},
+        ),
+        Case(
+            "cross_entropy",
+            ops.cross_entropy_forward,
+            ops.cross_entropy_backward,
+            {"logits": normal(B, T, V), "targets": targets},
+        ),
+        Case(
+            "adaptive_embedding",
+            lambda ids, tables, projections: ops.adaptive_embedding_forward(
+                ids, tables, projections, dropout=0.3, rng=noise()
+            ),
+            ops.adaptive_embedding_backward,
+            {"ids": adaptive_ids, "tables": tables, "projections": projections},
+        ),
+        Case(
+            "adaptive_softmax",
+            ops.adaptive_softmax_forward,
+            ops.adaptive_softmax_backward,
+            {
+                "x": normal(B, T, D),
+                "targets": adaptive_ids,
+                "tables": tables,
+                "projections": projections,
+                "cluster_weight": normal(2, D),
+                "cluster_bias": normal(2),
+                "biases": [normal(len(table)) for table in tables],
+            },
+        ),
+        hard_concrete("soft, training", LOG_ALPHA, NOISE, hard=False),
+        hard_concrete("straight-through, training", LOG_ALPHA, NOISE, hard=True),
+        # Without noise and temperature the clip begins only beyond ±2.4.
+        hard_concrete("soft, evaluation", 3 * LOG_ALPHA, None, hard=False),
+        hard_concrete("straight-through, evaluation", 3 * LOG_ALPHA, None, hard=True),
+        Case(
+            "l0",
+            lambda log_alpha: ops.l0_forward(log_alpha, **GATE),
+            ops.l0_backward,
+            {"log_alpha": LOG_ALPHA.reshape(2, 3)},
+        ),
+        Case(
+            "layerwise_error",
+            lambda gate: ops.layerwise_error_forward(gate, context["q"], Wo, bo, 1.5),
+            ops.layerwise_error_backward,
+            gate,
+        ),
+    ]
+
+
+def model_case(
+    kind: str = "all-attention", hard: bool = True, adaptive: bool = False, ops: SimpleNamespace | None = None
+) -> Case:
+    """A whole model as one operation: its inputs are all parameters, its output is cross-entropy + lam · L0.
+
+    Gated, with dropout everywhere, and with memory where the kind has one. The parameters are larger than a new
+    model's, so that no gradient is small for want of signal.
+
+    Args:
+        kind: of model, see `ModelConfig`.
+        hard: straight-through gates; soft ones otherwise.
+        adaptive: adaptive softmax and embedding instead of the plain ones.
+        ops: backend, by default the textbook.
+    """
+    ops = ops or get_backend("numpy")
+    relative = kind != "transformer"
+    config = ModelConfig(
+        kind=kind,
+        V=11,
+        L=2,
+        D=12,
+        H=3,
+        N=5 if kind == "all-attention" else 0,
+        F=0 if kind == "all-attention" else 7,
+        T=4,
+        M=3 if relative else 0,
+        mask="same-length" if relative else "causal",
+        cutoffs=(4, 7) if adaptive else (),
+        div_value=2,
+        dropout=0.1,
+        dropout_attention=0.2,
+        dropout_embedding=0.1,
+    )
+    gate = GateConfig(**GATE, hard=hard)
+    rng = np.random.default_rng(7)
+    params = init_parameters(config, rng, np.float64)
+    params = {name: 2 * x + 0.3 * rng.standard_normal(x.shape) for name, x in params.items()}
+    params |= {f"layers.{i}.log_alpha": np.array([-0.3, 0.4, 0.2]) for i in range(config.L)}
+    ids, targets = rng.integers(0, config.V, (2, 2, config.T))
+    memory = [rng.standard_normal((2, config.M, config.D)) for _ in range(config.L)] if relative else None
+    lam = 0.1
+
+    def forward(*arrays: Any) -> tuple[Any, Any]:
+        model = Transformer(config, dict(zip(params, arrays, strict=True)), gate, ops)
+        loss, _, cache = model.loss(ids, targets, memory, np.random.default_rng(1))
+        l0_caches = {}
+        for name in gates_of(params):
+            l0, l0_caches[name] = ops.l0_forward(model.params[name], **GATE)
+            loss = loss + lam * l0
+        return loss, (model, cache, l0_caches)
+
+    def backward(dout: Any, cache: Any) -> tuple:
+        model, cache, l0_caches = cache
+        grads = model.backward(dout, cache)
+        for name in gates_of(params):
+            grads[name] = grads[name] + ops.l0_backward(dout * lam, l0_caches[name])
+        return tuple(grads[name] for name in params)
+
+    softmax = ", adaptive softmax" if adaptive else ""
+    return Case(f"model ({kind}{softmax}, {'straight-through' if hard else 'soft'} gates)", forward, backward, params)
+
+
+def gates_of(params: dict[str, Any]) -> list[str]:
+    """Names of the gate parameters."""
+    return [name for name in params if name.endswith("log_alpha")]

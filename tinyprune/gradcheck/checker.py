@@ -1,0 +1,242 @@
+"""The gradient checker: is `backward` the derivative of `forward`?
+
+Any pair in the form of this package can be checked, whoever wrote it:
+
+    out, cache = forward(*inputs)              out: an array or a scalar
+    gradients  = backward(dout, cache)         one for each input that is an array of floats, in order
+
+A random `dout` turns the output into one number, f = Σ dout · out, whose derivative with respect to each entry x is
+measured in one of two ways and compared with what `backward` says:
+
+    complex   Im f(x + ih) / h, h = 1e-20            no subtraction, so no digit is lost: right to about 1e-15
+    central   (f(x + h) − f(x − h)) / 2h, h = 1e-5   loses half of them; for functions that refuse complex numbers
+
+(complex step: Squire & Trapp 1998.) Per tensor, not per entry, a gradient g passes beside its measurement n when
+
+    ‖g − n‖ ≤ tolerance · (‖g‖ + ‖n‖ + floor):
+
+entries that are truly zero, such as the gradient of attention's key bias, come out as rounding noise, which has no
+relative precision of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# mode: (tolerance, floor). Central: ‖g − n‖ ≤ 1e-7 (‖g‖ + ‖n‖) + 1e-8.
+CRITERIA = {"complex": (1e-12, 1e-2), "central": (1e-7, 1e-1)}
+COMPLEX_H = 1e-20
+CENTRAL_H = 1e-5
+
+
+@dataclass(frozen=True)
+class GradientRecord:
+    """How one gradient compares with its measurement.
+
+    `relative_error` is ‖g − n‖ / (‖g‖ + ‖n‖ + floor); `index` is where g and n differ most, `expected` = n and
+    `got` = g there. For a directional check `index` is empty and the two numbers are derivatives along the direction.
+    """
+
+    operation: str
+    argument: str
+    mode: str
+    relative_error: float
+    passed: bool
+    index: tuple[int, ...]
+    expected: float
+    got: float
+
+    def message(self) -> str:
+        """What a failing test prints."""
+        place = f"{self.argument}[{', '.join(map(str, self.index))}]" if self.index else self.argument
+        return (
+            f"{self.operation}: wrong gradient with respect to {self.argument}\n"
+            f"    relative error {self.relative_error:.2e} (allowed {CRITERIA[self.mode][0]:.0e}, {self.mode} mode)\n"
+            f"    worst at {place}: expected {self.expected:+.12e}, got {self.got:+.12e}"
+        )
+
+
+def check_gradients(
+    forward: Callable[..., tuple[Any, Any]],
+    backward: Callable[[Any, Any], Any],
+    *inputs: Any,
+    mode: str = "complex",
+    name: str | None = None,
+    argument_names: Sequence[str] | None = None,
+    rng: np.random.Generator | None = None,
+    directions: int | None = None,
+) -> list[GradientRecord]:
+    """Compare every gradient of `backward` with the measured derivative of `forward`.
+
+    Args:
+        forward: `forward(*inputs) -> (out, cache)`; must give the same output for the same input (fix its noise).
+        backward: `backward(dout, cache) -> gradient or tuple of gradients`, in the order of `inputs`, with None for an
+            input that is None and none for an input that has no gradient (integers and the like).
+        inputs: arrays of floats, lists of such arrays, None, or anything else, which is passed on as it is.
+        mode: "complex" (the forward must pass complex numbers through) or "central".
+        name: of the operation; by default the name of `forward`.
+        argument_names: of the inputs; by default x0, x1, …
+        rng: draws `dout` and the directions; by default a fixed seed.
+        directions: None measures every entry. A number measures that many random directions of each tensor instead, one
+            forward each, which sees all entries of a large tensor at once.
+
+    Returns:
+        a record for each gradient.
+
+    Raises:
+        AssertionError: if `backward` gives a wrong number of gradients, a wrong shape, or modifies `dout` or its cache.
+        ValueError: if `mode` is not known or an input that should be differentiated is not finite.
+    """
+    if mode not in CRITERIA:
+        raise ValueError(f"mode must be one of {', '.join(CRITERIA)}, got {mode!r}")
+    name = name or getattr(forward, "__name__", "operation")
+    rng = rng or np.random.default_rng(0)
+    labels = list(argument_names) if argument_names else [f"x{i}" for i in range(len(inputs))]
+    slots = [(label, value) for label, value in zip(labels, inputs, strict=True) if _has_gradient(value)]
+    for label, value in slots:
+        if not all(np.isfinite(leaf).all() for leaf in _leaves(value)):
+            raise ValueError(f"{name}: {label} must be finite to be checked")
+    inputs = tuple(_convert(value, np.float64) for value in inputs)
+
+    out, cache = forward(*inputs)
+    dout = rng.standard_normal(np.shape(out)) if np.ndim(out) else float(rng.uniform(0.5, 2))
+    gradients = _run_backward(name, backward, dout, cache, len(slots))
+
+    def f(values: Sequence[Any]) -> complex:
+        return (dout * forward(*values)[0]).sum()
+
+    records = []
+    for (label, value), gradient in zip(slots, gradients, strict=True):
+        if value is None:
+            continue
+        position = labels.index(label)
+        leaves = _leaves(value)
+        found = _leaves(gradient)
+        if len(found) != len(leaves):
+            raise AssertionError(f"{name}: {len(leaves)} gradients expected for {label}, got {len(found)}")
+        for number, (leaf, g) in enumerate(zip(leaves, found, strict=True)):
+            part = f"{label}[{number}]" if isinstance(value, list | tuple) else label
+            if np.shape(g) != np.shape(leaf):
+                raise AssertionError(f"{name}: gradient of {part} must have shape {np.shape(leaf)}, got {np.shape(g)}")
+
+            def f_of_leaf(x: NDArray, position: int = position, number: int = number) -> complex:
+                values = [_convert(v, np.result_type(x)) for v in inputs]
+                if isinstance(values[position], list):
+                    values[position][number] = x
+                else:
+                    values[position] = x
+                return f(values)
+
+            x = np.asarray(leaf, np.float64)
+            g = np.asarray(g, np.float64)
+            if directions is None:
+                records.append(_compare_entries(name, part, mode, f_of_leaf, x, g))
+            else:
+                records += [_compare_direction(name, part, mode, f_of_leaf, x, g, rng) for _ in range(directions)]
+    return records
+
+
+def assert_gradients(
+    forward: Callable[..., tuple[Any, Any]], backward: Callable[[Any, Any], Any], *inputs: Any, **options: Any
+) -> None:
+    """`check_gradients` as a test: raises AssertionError that names function, argument, worst entry, expected and got.
+
+        assert_gradients(linear_forward, linear_backward, x, W, b)
+
+    Options are those of `check_gradients`.
+    """
+    failures = [r.message() for r in check_gradients(forward, backward, *inputs, **options) if not r.passed]
+    if failures:
+        raise AssertionError("\n".join(failures))
+
+
+def _has_gradient(value: Any) -> bool:
+    """Float arrays, lists of them, and None (an argument left out, whose gradient is None)."""
+    if isinstance(value, list | tuple):
+        return all(_has_gradient(v) for v in value)
+    return value is None or np.issubdtype(np.asarray(value).dtype, np.inexact)
+
+
+def _leaves(value: Any) -> list:
+    return list(value) if isinstance(value, list | tuple) else [value] if value is not None else []
+
+
+def _convert(value: Any, dtype: Any) -> Any:
+    """Float arrays (and lists of them) as copies of `dtype`; everything else as it is."""
+    if value is None or not _has_gradient(value):
+        return value
+    if isinstance(value, list | tuple):
+        return [np.array(v, dtype) for v in value]
+    return np.array(value, dtype)
+
+
+def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, expected: int) -> tuple:
+    """Call `backward` twice: the second result differs if the first call modified the cache."""
+    before, kept = copy.copy(dout), copy.deepcopy(dout)
+    gradients = backward(before, cache)
+    if not np.array_equal(before, kept):
+        raise AssertionError(f"{name}: backward must not modify dout")
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    if len(gradients) != expected:
+        raise AssertionError(f"{name}: backward must return {expected} gradients, got {len(gradients)}")
+    first = copy.deepcopy(gradients)
+    second = backward(before, cache)
+    second = second if isinstance(second, tuple) else (second,)
+    for a, b in zip(first, second, strict=True):
+        if any(not np.array_equal(x, y, equal_nan=True) for x, y in zip(_leaves(a), _leaves(b), strict=True)):
+            raise AssertionError(f"{name}: backward must not modify its cache: called again it gave another result")
+    return gradients
+
+
+def _derivative(mode: str, f: Callable[[NDArray], complex], x: NDArray, direction: NDArray, name: str) -> float:
+    """d f(x + t · direction) / dt at t = 0."""
+    if mode == "complex":
+        value = f(x + 1j * COMPLEX_H * direction)
+        if not np.iscomplexobj(value):
+            raise AssertionError(
+                f"{name}: forward turned complex inputs into a real output, so there is no complex step to take. "
+                "Look for an astype, a float() or an array created as float64; or use mode='central'."
+            )
+        return float(np.imag(value)) / COMPLEX_H
+    return float(np.real(f(x + CENTRAL_H * direction) - f(x - CENTRAL_H * direction))) / (2 * CENTRAL_H)
+
+
+def _compare_entries(
+    name: str, argument: str, mode: str, f: Callable[[NDArray], complex], x: NDArray, g: NDArray
+) -> GradientRecord:
+    n = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        direction = np.zeros_like(x)
+        direction[index] = 1
+        n[index] = _derivative(mode, f, x, direction, name)
+    tolerance, floor = CRITERIA[mode]
+    error = float(np.linalg.norm(g - n) / (np.linalg.norm(g) + np.linalg.norm(n) + floor))
+    distance = np.where(np.isfinite(g), np.abs(g - n), np.inf)
+    index = tuple(int(i) for i in np.unravel_index(np.argmax(distance), x.shape)) if x.size else ()
+    expected, got = (float(n[index]), float(g[index])) if x.size else (0.0, 0.0)
+    return GradientRecord(name, argument, mode, error, bool(error <= tolerance), index, expected, got)
+
+
+def _compare_direction(
+    name: str,
+    argument: str,
+    mode: str,
+    f: Callable[[NDArray], complex],
+    x: NDArray,
+    g: NDArray,
+    rng: np.random.Generator,
+) -> GradientRecord:
+    direction = rng.standard_normal(x.shape)
+    expected = _derivative(mode, f, x, direction, name)
+    got = float((g * direction).sum())
+    tolerance, floor = CRITERIA[mode]
+    # The rounding of a sum of many products is relative to their size, not to what is left of them.
+    size = float(np.linalg.norm(g) * np.linalg.norm(direction))
+    error = abs(got - expected) / (abs(expected) + abs(got) + size + floor)
+    return GradientRecord(name, argument, mode, error, bool(error <= tolerance), (), expected, got)

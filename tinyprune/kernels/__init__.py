@@ -1,0 +1,1 @@
+"""Backends: the same operations as `tinyprune.ops`, compiled."""

@@ -1,0 +1,140 @@
+"""The two blocks that layers are made of, each with its residual connection.
+
+    attention block      y = x + dropout(Wo · attention(LayerNorm([m; x])) + bo)
+    feed-forward block   y = x + dropout(feedforward(LayerNorm(x)))
+
+`p` is the layer's parameters under their short names, `ops` the backend's operations. The memory m was computed for
+the segment before; no gradient flows into it, though the weights that read it get theirs.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import ModelConfig
+from tinyprune.model.parameters import Parameters
+
+
+def attention_block_forward(
+    x: NDArray,
+    m: NDArray | None,
+    p: Parameters,
+    R: NDArray | None,
+    gate: NDArray | None,
+    scale: float,
+    config: ModelConfig,
+    ops: SimpleNamespace,
+    rng: np.random.Generator | None,
+) -> tuple[NDArray, dict[str, Any]]:
+    """One attention block.
+
+    Args:
+        x: layer input, (B, T, D).
+        m: layer inputs before the segment, (B, M', D) with M' ≤ M, or None.
+        p: the layer's parameters; it has as many heads as Wq has columns, divided by Dh.
+        R: position embeddings, (at least M' + T, D), row = distance; None for a model without relative positions.
+        gate: (H,) or None.
+        scale: output scaling c.
+        rng: for dropout; None for evaluation.
+
+    Returns:
+        y: (B, T, D).
+        cache: by operation; `cache["attention"]` is the `AttentionCache`.
+    """
+    B, T, D = x.shape
+    Dh = config.Dh
+    H = p["Wq"].shape[1] // Dh
+    cache: dict[str, Any] = {"R": R}
+
+    context = x if m is None else np.concatenate([m, x], axis=1)  # (B, S, D)
+    S = context.shape[1]
+    n, cache["ln"] = ops.layernorm_forward(context, p["ln.scale"], p["ln.bias"])
+    q, cache["Wq"] = ops.linear_forward(n[:, S - T :], p["Wq"])  # (B, T, H·Dh)
+    k, cache["Wk"] = ops.linear_forward(n, p["Wk"])  # (B, S, H·Dh)
+    v, cache["Wv"] = ops.linear_forward(n, p["Wv"])
+    r = None
+    if R is not None:
+        r, cache["Wr"] = ops.linear_forward(R[:S], p["Wr"])  # (S, H·Dh)
+        r = r.reshape(S, H, Dh)
+    o, cache["attention"] = ops.attention_forward(
+        q.reshape(B, T, H, Dh),
+        k.reshape(B, S, H, Dh),
+        v.reshape(B, S, H, Dh),
+        r,
+        p.get("u"),
+        p.get("w"),
+        p.get("pk"),
+        p.get("pv"),
+        gate,
+        span=config.span,
+        scale=scale,
+        dropout=config.dropout_attention,
+        rng=rng,
+    )  # (B, T, H, Dh)
+    y, cache["Wo"] = ops.linear_forward(o.reshape(B, T, H * Dh), p["Wo"], p["bo"])  # (B, T, D)
+    y, cache["dropout"] = ops.dropout_forward(y, config.dropout, rng)
+    return x + y, cache
+
+
+def attention_block_backward(
+    dy: NDArray, cache: dict[str, Any], ops: SimpleNamespace
+) -> tuple[NDArray, Parameters, NDArray | None, NDArray | None]:
+    """Gradients of `attention_block_forward`.
+
+    Args:
+        dy: gradient of the loss with respect to `y`, (B, T, D). Not modified.
+
+    Returns:
+        dx: (B, T, D).   dp: by short name.   dR: shape of R, or None.   dgate: (H,), or None.
+    """
+    B, T, D = dy.shape
+    dp: Parameters = {}
+    # y = x + dropout(o Wo + bo)
+    do, dp["Wo"], dp["bo"] = ops.linear_backward(ops.dropout_backward(dy, cache["dropout"]), cache["Wo"])
+    H, Dh = cache["attention"].o.shape[2:]
+    # o = attention(q, k, v, r, u, w, pk, pv, gate)
+    dq, dk, dv, dr, du, dw, dpk, dpv, dgate = ops.attention_backward(do.reshape(B, T, H, Dh), cache["attention"])
+    dp |= {name: g for name, g in (("u", du), ("w", dw), ("pk", dpk), ("pv", dpv)) if g is not None}
+    # r = R[:S] Wr
+    dR = None
+    S = dk.shape[1]
+    if dr is not None:
+        dR = np.zeros_like(cache["R"])
+        dR[:S], dp["Wr"], _ = ops.linear_backward(dr.reshape(S, H * Dh), cache["Wr"])
+    # q, k, v = n[:, S-T:] Wq, n Wk, n Wv
+    dn, dp["Wk"], _ = ops.linear_backward(dk.reshape(B, S, H * Dh), cache["Wk"])
+    dn_v, dp["Wv"], _ = ops.linear_backward(dv.reshape(B, S, H * Dh), cache["Wv"])
+    dn_q, dp["Wq"], _ = ops.linear_backward(dq.reshape(B, T, H * Dh), cache["Wq"])
+    dn += dn_v
+    dn[:, S - T :] += dn_q
+    # n = LayerNorm([m; x]); nothing flows into m
+    dcontext, dp["ln.scale"], dp["ln.bias"] = ops.layernorm_backward(dn, cache["ln"])
+    dx = dy + dcontext[:, S - T :]
+    return dx, dp, dR, dgate
+
+
+def feedforward_block_forward(
+    x: NDArray, p: Parameters, config: ModelConfig, ops: SimpleNamespace, rng: np.random.Generator | None
+) -> tuple[NDArray, dict[str, Any]]:
+    """One feed-forward block: x (B, T, D) → y (B, T, D) and its cache. `rng` None: evaluation."""
+    cache: dict[str, Any] = {}
+    n, cache["ln"] = ops.layernorm_forward(x, p["ffn.ln.scale"], p["ffn.ln.bias"])
+    y, cache["ffn"] = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
+    y, cache["dropout"] = ops.dropout_forward(y, config.dropout, rng)
+    return x + y, cache
+
+
+def feedforward_block_backward(dy: NDArray, cache: dict[str, Any], ops: SimpleNamespace) -> tuple[NDArray, Parameters]:
+    """Gradients of `feedforward_block_forward`: dx (B, T, D), and the parameters' by short name."""
+    dp: Parameters = {}
+    # y = x + dropout(feedforward(n))
+    dn, dp["ffn.W1"], dp["ffn.b1"], dp["ffn.W2"], dp["ffn.b2"] = ops.feedforward_backward(
+        ops.dropout_backward(dy, cache["dropout"]), cache["ffn"]
+    )
+    # n = LayerNorm(x)
+    dx, dp["ffn.ln.scale"], dp["ffn.ln.bias"] = ops.layernorm_backward(dn, cache["ln"])
+    return dy + dx, dp

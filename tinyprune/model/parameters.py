@@ -1,0 +1,132 @@
+"""A model's parameters: one flat dictionary from name to array; which of them belong to a head.
+
+Layer i's are called `layers.i.NAME`. A head h owns, of its layer,
+
+    columns h·Dh … (h+1)·Dh of Wq, Wk, Wv, Wr      the same rows of Wo      rows h of u, w, pk, pv and log_alpha
+
+and nothing else: taking heads out is slicing these, see `take_heads`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import ModelConfig
+
+Parameters = dict[str, NDArray]
+
+# Which axis of a layer's parameter runs over heads. Those in WIDE have Dh entries for each head, the others one.
+HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 0, "pv": 0, "log_alpha": 0}
+WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo")
+
+
+def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, in the order of the forward pass; with the heads' `log_alpha` if `gated`."""
+    V, D, Dh, N, F, T, M = config.V, config.D, config.Dh, config.N, config.F, config.T, config.M
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.cutoffs:
+        for c, (first, end) in enumerate(cluster_ranges(config)):
+            width = D // config.div_value**c
+            shapes[f"embedding.{c}"] = (end - first, width)
+            if c:
+                shapes[f"projection.{c}"] = (width, D)
+    else:
+        shapes["embedding"] = (V, D)
+    shapes |= {"R": (M + T, D)} if config.relative else {"positions": (T, D)}
+    for i, H in enumerate(config.heads):
+        layer: dict[str, tuple[int, ...]] = {"ln.scale": (D,), "ln.bias": (D,)}
+        layer |= dict.fromkeys(("Wq", "Wk", "Wv"), (D, H * Dh))
+        if config.relative:
+            layer |= {"Wr": (D, H * Dh), "u": (H, Dh), "w": (H, Dh)}
+        if N:
+            layer |= {"pk": (H, N, Dh), "pv": (H, N, Dh)}
+        layer |= {"Wo": (H * Dh, D), "bo": (D,)}
+        if gated:
+            layer["log_alpha"] = (H,)
+        if F:
+            layer |= {"ffn.ln.scale": (D,), "ffn.ln.bias": (D,), "ffn.W1": (D, F), "ffn.b1": (F,)}
+            layer |= {"ffn.W2": (F, D), "ffn.b2": (D,)}
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
+    shapes |= {"ln.scale": (D,), "ln.bias": (D,)}
+    if config.cutoffs:
+        C = len(config.cutoffs)
+        shapes |= {"cluster.weight": (C, D), "cluster.bias": (C,)}
+        shapes |= {f"out_bias.{c}": (end - first,) for c, (first, end) in enumerate(cluster_ranges(config))}
+    else:
+        shapes["out_bias"] = (V,)
+    return shapes
+
+
+def cluster_ranges(config: ModelConfig) -> list[tuple[int, int]]:
+    """First id and one past the last id of each cluster of the adaptive softmax."""
+    return list(zip((0, *config.cutoffs), (*config.cutoffs, config.V), strict=True))
+
+
+def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type = np.float32) -> Parameters:
+    """Draw a new model's parameters.
+
+    Embeddings, positions and the softmax's own matrices are uniform(±√(1/D)), the layers' matrices and persistent
+    vectors uniform(±√(1/(D·L))); norms start as the identity, all biases at 0.
+
+    Args:
+        config: with V set.
+        rng: drawn from in the order of `parameter_shapes`, so that the same seed gives the same model.
+        dtype: np.float32 or np.float64.
+    """
+    params = {}
+    for name, shape in parameter_shapes(config).items():
+        last = name.split(".")[-1]
+        if last == "scale":
+            value = np.ones(shape)
+        elif is_bias(name):
+            value = np.zeros(shape)
+        else:
+            bound = math.sqrt(1 / (config.D * config.L if name.startswith("layers.") else config.D))
+            value = rng.uniform(-bound, bound, shape)
+        params[name] = value.astype(dtype)
+    return params
+
+
+def is_bias(name: str) -> bool:
+    """A parameter that is added: bo, b1, b2, u, w, LayerNorm's bias, the softmax's biases."""
+    return name.split(".")[-1] in {"bias", "bo", "b1", "b2", "u", "w"} or name.startswith("out_bias")
+
+
+def layer_parameters(params: Parameters, i: int) -> Parameters:
+    """The parameters of layer i under their short names; the arrays are shared, not copied."""
+    prefix = f"layers.{i}."
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def take_heads(layer: Parameters, heads: Sequence[int], Dh: int) -> Parameters:
+    """A layer with only the given heads: copies of their slices, and the other parameters as they are."""
+    index = np.asarray(heads, np.int64)
+    taken = dict(layer)
+    for name, axis in HEAD_AXIS.items():
+        if name in layer:
+            taken[name] = np.take(layer[name], columns(index, Dh) if name in WIDE else index, axis)
+    return taken
+
+
+def put_heads(grads: Parameters, heads: Sequence[int], layer: Parameters, Dh: int) -> Parameters:
+    """Reverse of `take_heads` for gradients: those of the taken heads in place, zero for the heads left out."""
+    index = np.asarray(heads, np.int64)
+    put = dict(grads)
+    for name, axis in HEAD_AXIS.items():
+        if name in grads:
+            put[name] = np.zeros_like(layer[name])
+            where = columns(index, Dh) if name in WIDE else index
+            if axis == 0:
+                put[name][where] = grads[name]
+            else:
+                put[name][:, where] = grads[name]
+    return put
+
+
+def columns(heads: NDArray[np.int64], Dh: int) -> NDArray[np.int64]:
+    """The Dh columns (or rows) of each head in a matrix where heads lie side by side."""
+    return (heads[:, None] * Dh + np.arange(Dh)).reshape(-1)

@@ -1,0 +1,248 @@
+"""The language model: operations wired into forward and backward.
+
+    x⁰ = embedding(ids) (+ positions, for the plain Transformer)          (B, T, D)
+    xˡ⁺¹ = attention block of xˡ with memory mˡ (, then feed-forward block)
+    h = LayerNorm(x^L)
+    loss = cross-entropy of h · embeddingᵀ + out_bias against the next tokens
+
+The segment's layer inputs, behind the memory they were read with, become the next segment's memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.layers import (
+    attention_block_backward,
+    attention_block_forward,
+    feedforward_block_backward,
+    feedforward_block_forward,
+)
+from tinyprune.model.parameters import Parameters, layer_parameters, parameter_shapes, put_heads, take_heads
+
+Memory = list[NDArray]
+
+
+@dataclass(frozen=True)
+class LayerGates:
+    """A layer's gates in one forward pass."""
+
+    values: NDArray  # (H,)
+    scale: float  # output scaling c
+    active: NDArray  # numbers of the heads that are computed
+    cache: tuple  # for hard_concrete_backward
+
+
+@dataclass
+class Transformer:
+    """A language model: `config` and `params`; with `gate` set, every layer's heads carry gates (`log_alpha`).
+
+    Raises:
+        ValueError: if the parameters are not those of the configuration.
+    """
+
+    config: ModelConfig
+    params: Parameters
+    gate: GateConfig | None = None
+    ops: SimpleNamespace = field(default_factory=lambda: get_backend("numpy"))
+
+    def __post_init__(self) -> None:
+        shapes = parameter_shapes(self.config, gated=self.gate is not None)
+        for name in shapes.keys() | self.params.keys():
+            got = self.params[name].shape if name in self.params else None
+            if got != shapes.get(name):
+                raise ValueError(f"params[{name!r}] must have shape {shapes.get(name)}, got {got}")
+
+    def forward(
+        self,
+        ids: NDArray,
+        memory: Memory | None = None,
+        rng: np.random.Generator | None = None,
+        *,
+        all_heads: bool = False,
+    ) -> tuple[NDArray, Memory, dict[str, Any]]:
+        """Hidden states of a segment.
+
+        Args:
+            ids: tokens, integers in 0 … V−1, (B, T) with T up to the configured one.
+            memory: for each layer its inputs before the segment, (B, up to M, D); None at the start of a text.
+            rng: noise of gates and dropout while training; None for evaluation.
+            all_heads: compute closed heads too. Otherwise a head whose gate is shut, and in training cannot move
+                either, costs nothing: it is left out.
+
+        Returns:
+            h: (B, T, D), after the last LayerNorm.
+            memory: for the next segment.
+            cache: for `backward`; `cache["layers"][i]["attention"]` holds layer i's attention weights and head outputs,
+                `cache["gates"][i]` its gates.
+
+        Raises:
+            ValueError: if an id is out of range or T too long.
+        """
+        config, ops, p = self.config, self.ops, self.params
+        T = ids.shape[1]
+        if T > config.T:
+            raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
+        cache: dict[str, Any] = {"layers": [], "ffn": [], "T": T}
+        if config.cutoffs:
+            x, cache["embedding"] = ops.adaptive_embedding_forward(
+                ids, *self.clusters()[:2], dropout=config.dropout_embedding, rng=rng
+            )
+        else:
+            x, cache["embedding"] = ops.embedding_forward(
+                ids, p["embedding"], dropout=config.dropout_embedding, rng=rng
+            )
+        if not config.relative:
+            x = x + p["positions"][:T]
+        cache["gates"] = self.gates(rng, all_heads)
+        new_memory: Memory = []
+        for i in range(config.L):
+            layer = layer_parameters(p, i)
+            gates = cache["gates"][i]
+            values, scale = None, 1.0
+            if gates is not None:
+                if gates.active.size < gates.values.size:
+                    layer = take_heads(layer, gates.active, config.Dh)
+                values, scale = gates.values[gates.active], gates.scale
+            m = None if memory is None else memory[i]
+            if config.M:
+                new_memory.append(remember(m, x, config.M))
+            x, block = attention_block_forward(x, m, layer, p.get("R"), values, scale, config, ops, rng)
+            cache["layers"].append(block)
+            if config.F:
+                x, block = feedforward_block_forward(x, layer, config, ops, rng)
+                cache["ffn"].append(block)
+        h, cache["ln"] = ops.layernorm_forward(x, p["ln.scale"], p["ln.bias"])
+        return h, new_memory, cache
+
+    def loss(
+        self,
+        ids: NDArray,
+        targets: NDArray,
+        memory: Memory | None = None,
+        rng: np.random.Generator | None = None,
+        *,
+        all_heads: bool = False,
+    ) -> tuple[np.inexact, Memory, dict[str, Any]]:
+        """Mean cross-entropy in nats a token of predicting `targets` (B, T) from `ids` (B, T).
+
+        Arguments and the other results are those of `forward`.
+        """
+        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads)
+        p = self.params
+        if self.config.cutoffs:
+            loss, cache["softmax"] = self.ops.adaptive_softmax_forward(h, targets, *self.softmax_arguments())
+        else:
+            logits, cache["output"] = self.ops.linear_forward(h, p["embedding"].T, p["out_bias"])
+            loss, cache["softmax"] = self.ops.cross_entropy_forward(logits, targets)
+        return loss, new_memory, cache
+
+    def log_probabilities(self, h: NDArray) -> NDArray:
+        """log p of every next token, (B, T, V), from hidden states (B, T, D)."""
+        if self.config.cutoffs:
+            return self.ops.adaptive_log_probabilities(h, *self.softmax_arguments())
+        logits, _ = self.ops.linear_forward(h, self.params["embedding"].T, self.params["out_bias"])
+        return self.ops.log_softmax(logits)
+
+    def backward(self, dloss: float, cache: dict[str, Any]) -> Parameters:
+        """Gradients of `loss` with respect to every parameter, by name.
+
+        Args:
+            dloss: gradient with respect to the loss, usually 1.
+            cache: of the call to `loss`.
+        """
+        config, ops, p = self.config, self.ops, self.params
+        grads: Parameters = {}
+        if config.cutoffs:
+            dh, dtables, dprojections, grads["cluster.weight"], grads["cluster.bias"], dbiases = (
+                ops.adaptive_softmax_backward(dloss, cache["softmax"])
+            )
+            grads |= {f"out_bias.{c}": g for c, g in enumerate(dbiases)}
+        else:
+            dlogits = ops.cross_entropy_backward(dloss, cache["softmax"])
+            dh, dE, grads["out_bias"] = ops.linear_backward(dlogits, cache["output"])
+        # h = LayerNorm(x)
+        dx, grads["ln.scale"], grads["ln.bias"] = ops.layernorm_backward(dh, cache["ln"])
+        for i in reversed(range(config.L)):
+            dlayer: Parameters = {}
+            if config.F:
+                dx, dlayer = feedforward_block_backward(dx, cache["ffn"][i], ops)
+            dx, dp, dR, dgate = attention_block_backward(dx, cache["layers"][i], ops)
+            dlayer |= dp
+            gates = cache["gates"][i]
+            if gates is not None:
+                # heads that were left out have no part in the loss
+                dvalues = np.zeros_like(gates.values)
+                dvalues[gates.active] = dgate
+                if gates.active.size < gates.values.size:
+                    dlayer = put_heads(dlayer, gates.active, layer_parameters(p, i), config.Dh)
+                dlayer["log_alpha"] = ops.hard_concrete_backward(dvalues, gates.cache)
+            if dR is not None:
+                # all layers read the same R
+                grads["R"] = grads["R"] + dR if "R" in grads else dR
+            grads |= {f"layers.{i}.{name}": g for name, g in dlayer.items()}
+        if not config.relative:
+            # x = embedding + positions[:T]
+            grads["positions"] = np.zeros_like(p["positions"])
+            grads["positions"][: cache["T"]] = dx.sum(0)
+        # The embeddings are used twice, on the way in and on the way out.
+        if config.cutoffs:
+            dtables_in, dprojections_in = ops.adaptive_embedding_backward(dx, cache["embedding"])
+            grads |= {f"embedding.{c}": a + b for c, (a, b) in enumerate(zip(dtables, dtables_in, strict=True))}
+            pairs = zip(dprojections, dprojections_in, strict=True)
+            grads |= {f"projection.{c}": a + b for c, (a, b) in enumerate(pairs, start=1)}
+        else:
+            grads["embedding"] = ops.embedding_backward(dx, cache["embedding"]) + dE.T
+        return {name: grads[name] for name in p}
+
+    def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
+        """Each layer's gates: sampled with `rng`, or evaluated when it is None; a list of None without gates."""
+        if self.gate is None:
+            return [None] * self.config.L
+        g, layers = self.gate, []
+        for i in range(self.config.L):
+            log_alpha = self.params[f"layers.{i}.log_alpha"]
+            H = log_alpha.size
+            u = None if rng is None else self.ops.draw_noise(H, rng, log_alpha.real.dtype)
+            values, cache = self.ops.hard_concrete_forward(
+                log_alpha, u, beta=g.beta, gamma=g.gamma, zeta=g.zeta, hard=g.hard
+            )
+            lets_through = values.real != 0
+            scale = output_scaling(H, int(lets_through.sum())) if g.output_scaling else 1.0
+            if rng is not None:
+                # A gate that is shut in this pass may still learn to open, unless it is clipped.
+                lets_through |= self.ops.hard_concrete_backward(np.ones_like(values), cache).real != 0
+            active = np.arange(H) if all_heads else np.flatnonzero(lets_through)
+            layers.append(LayerGates(values, scale, active, cache))
+        return layers
+
+    def clusters(self) -> tuple[list[NDArray], list[NDArray]]:
+        """Tables and projections of the adaptive embedding."""
+        C = len(self.config.cutoffs)
+        tables = [self.params[f"embedding.{c}"] for c in range(C + 1)]
+        return tables, [self.params[f"projection.{c}"] for c in range(1, C + 1)]
+
+    def softmax_arguments(self) -> tuple:
+        """The adaptive softmax's parameters, in its order."""
+        p = self.params
+        biases = [p[f"out_bias.{c}"] for c in range(len(self.config.cutoffs) + 1)]
+        return (*self.clusters(), p["cluster.weight"], p["cluster.bias"], biases)
+
+
+def output_scaling(H: int, opened: int) -> float:
+    """c = H / open heads, between 1 and H: a layer keeps its output's size when heads close. (Shim et al. 2021)"""
+    return H / max(opened, 1) if H else 1.0
+
+
+def remember(m: NDArray | None, x: NDArray, M: int) -> NDArray:
+    """The latest M of a layer's inputs, memory and segment together, as plain numbers: no derivative is carried on."""
+    if m is None or x.shape[1] >= M:
+        return np.array(x[:, -M:].real, x.real.dtype)
+    return np.concatenate([m.real, x.real], axis=1)[:, -M:]

@@ -1,0 +1,57 @@
+"""The textbook: every operation of the model in NumPy, forward beside backward, one operation a file.
+
+`out, cache = x_forward(…)` and `dx, … = x_backward(dout, cache)`: gradients in argument order, shapes and dtypes of the
+arguments; `dout` and `cache` are never modified. Everything works in float32 (training), float64 (checking) and
+complex128 (checking to the last digit, see `tinyprune.gradcheck`).
+"""
+
+from tinyprune.ops.adaptive_embedding import adaptive_embedding_backward, adaptive_embedding_forward
+from tinyprune.ops.adaptive_softmax import (
+    adaptive_log_probabilities,
+    adaptive_softmax_backward,
+    adaptive_softmax_forward,
+)
+from tinyprune.ops.attention import attention_backward, attention_forward
+from tinyprune.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
+from tinyprune.ops.dropout import dropout_backward, dropout_forward
+from tinyprune.ops.embedding import embedding_backward, embedding_forward
+from tinyprune.ops.feedforward import feedforward_backward, feedforward_forward
+from tinyprune.ops.hard_concrete import draw_noise, hard_concrete_backward, hard_concrete_forward, sigmoid
+from tinyprune.ops.head_difference import head_difference
+from tinyprune.ops.l0 import l0_backward, l0_forward, p_open
+from tinyprune.ops.layernorm import layernorm_backward, layernorm_forward
+from tinyprune.ops.layerwise_error import layerwise_error_backward, layerwise_error_forward
+from tinyprune.ops.linear import linear_backward, linear_forward
+
+__all__ = [
+    "adaptive_embedding_backward",
+    "adaptive_embedding_forward",
+    "adaptive_log_probabilities",
+    "adaptive_softmax_backward",
+    "adaptive_softmax_forward",
+    "attention_backward",
+    "attention_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "draw_noise",
+    "dropout_backward",
+    "dropout_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "feedforward_backward",
+    "feedforward_forward",
+    "hard_concrete_backward",
+    "hard_concrete_forward",
+    "head_difference",
+    "l0_backward",
+    "l0_forward",
+    "layernorm_backward",
+    "layernorm_forward",
+    "layerwise_error_backward",
+    "layerwise_error_forward",
+    "linear_backward",
+    "linear_forward",
+    "log_softmax",
+    "p_open",
+    "sigmoid",
+]

@@ -1,0 +1,102 @@
+"""Adaptive embedding: rare words get narrow vectors, widened by a projection. (Baevski & Auli 2019, §3)
+
+The vocabulary, sorted by falling frequency, is cut into clusters 0 … C. Cluster c has a table of its own:
+
+    out = √D · tables[c][ids − first_c] · projections[c] · keep[ids] / (1 − rate)
+
+    tables[c] (V_c, D_c)    D_0 = D and D_c = D / div_value^c    projections[c] (D_c, D), none for c = 0
+
+Tables and projections are tied: the adaptive softmax uses the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.ops.dropout import draw_keys, keep_mask
+from tinyprune.ops.embedding import check_ids, sum_rows
+
+
+def cluster_bounds(tables: list[NDArray]) -> list[tuple[int, int]]:
+    """First id and one past the last id of each cluster, from the heights of the tables."""
+    ends = np.cumsum([len(table) for table in tables]).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def adaptive_embedding_forward(
+    ids: NDArray,
+    tables: list[NDArray],
+    projections: list[NDArray],
+    *,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> tuple[NDArray, tuple]:
+    """Look up each id in its cluster's table and project it to the model's width.
+
+    Args:
+        ids: token numbers, integers in 0 … V−1 with V = Σ V_c, any shape.
+        tables: C + 1 arrays (V_c, D_c), the first with D_0 = D; any float or complex dtype.
+        projections: C arrays (D_c, D), for the clusters 1 … C.
+        dropout: share of the V words to drop, 0 ≤ dropout < 1.
+        rng: where the dropped words are drawn from, or None for evaluation.
+
+    Returns:
+        out: (*ids.shape, D), dtype of the tables.
+        cache: what `adaptive_embedding_backward` needs.
+
+    Raises:
+        ValueError: if an id is not an integer in 0 … V−1, or there is not one projection for each table but the first.
+    """
+    if len(projections) != len(tables) - 1:
+        raise ValueError(
+            f"projections must be {len(tables) - 1}, one for each table but the first, got {len(projections)}"
+        )
+    bounds = cluster_bounds(tables)
+    V, D = bounds[-1][1], tables[0].shape[1]
+    check_ids(ids, V)
+    flat = ids.reshape(-1)
+    out = np.empty((flat.size, D), tables[0].dtype)
+    places, narrow = [], []
+    for c, (first, end) in enumerate(bounds):
+        place = np.flatnonzero((flat >= first) & (flat < end))
+        rows = tables[c][flat[place] - first]
+        out[place] = rows if c == 0 else rows @ projections[c - 1]
+        places.append(place)
+        narrow.append(rows)
+    out *= math.sqrt(D)
+    factor = None
+    if rng is not None and dropout > 0:
+        keep = keep_mask((V,), dropout, draw_keys(rng))
+        factor = (keep / (1 - dropout)).astype(out.real.dtype)[flat][:, None]
+        out *= factor
+    return out.reshape(*ids.shape, D), (flat, tables, projections, places, narrow, factor)
+
+
+def adaptive_embedding_backward(dout: NDArray, cache: tuple) -> tuple[list[NDArray], list[NDArray]]:
+    """Gradients of `adaptive_embedding_forward` in argument order.
+
+    Args:
+        dout: gradient of the loss with respect to `out`, (*ids.shape, D). Not modified.
+
+    Returns:
+        dtables: (V_c, D_c) each.   dprojections: (D_c, D) each.
+    """
+    flat, tables, projections, places, narrow, factor = cache
+    D = tables[0].shape[1]
+    # out *= √D; out *= factor
+    rows_wide = dout.reshape(-1, D) * math.sqrt(D)
+    if factor is not None:
+        rows_wide *= factor
+    dtables, dprojections = [], []
+    for c, (first, _) in enumerate(cluster_bounds(tables)):
+        drows = rows_wide[places[c]]
+        if c > 0:
+            # out[place] = rows @ projections[c - 1]
+            dprojections.append(narrow[c].T @ drows)
+            drows = drows @ projections[c - 1].T
+        # rows = tables[c][flat[place] - first]
+        dtables.append(sum_rows(drows, flat[places[c]] - first, len(tables[c])))
+    return dtables, dprojections

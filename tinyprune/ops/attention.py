@@ -1,0 +1,269 @@
+"""Attention over context and persistent vectors, with gated heads: one operation for three kinds of Transformer.
+
+With M = S − T keys of memory before the T of the segment, key j lies dist(i, j) = i + M − j before query i, and
+
+    context score     s_ij = ((q_i + u)·k_j + (q_i + w)·r_dist(i,j)) / √Dh     where 0 ≤ dist(i, j) ≤ span, else −∞
+    persistent score  s_in = (q_i · √Dh·pk_n) / √Dh = q_i · pk_n
+    weights           a_i  = softmax over all context and persistent scores of query i together
+    dropped           ã_i  = a_i · keep / (1 − dropout)
+    head output       o_i  = Σ_j ã_ij v_j + Σ_n ã_in √N·pv_n
+    out_i             = gate_h · scale · o_i                                    for each head h by itself
+
+- plain causal Transformer (Vaswani et al. 2017): no r, u, w, pk, pv, and S = T;
+- Transformer-XL (Dai et al. 2019, §3.3): memory and relative positions r with the biases u and w;
+- All-attention (Sukhbaatar et al. 2019, eq. 9-11): persistent keys pk and values pv in the same softmax.
+
+The gates and the scaling by heads / open heads are those of Shim et al. 2021. No gradient goes through `scale`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.ops.dropout import draw_keys, keep_mask
+
+
+class AttentionCache(NamedTuple):
+    """What `attention_backward` needs. `a` and `o` are also worth a look of their own."""
+
+    q: NDArray  # (B, H, T, Dh), and so k and v with S
+    k: NDArray
+    v: NDArray
+    r: NDArray | None  # (H, S, Dh), row c is distance S − 1 − c
+    u: NDArray | None
+    w: NDArray | None
+    pk: NDArray | None
+    pv: NDArray | None
+    gate: NDArray | None
+    scale: float
+    a: NDArray  # attention weights before dropout, (B, H, T, S + N)
+    keep: NDArray | None  # bool, shape of `a`
+    dropout: float
+    o: NDArray  # head outputs before their gates, (B, T, H, Dh)
+
+
+def heads_first(x: NDArray) -> NDArray:
+    """(B, T, H, Dh) → (B, H, T, Dh) and back, without a copy."""
+    return x.swapaxes(1, 2)
+
+
+def transposed(x: NDArray) -> NDArray:
+    """The matrices in the last two axes transposed, without a copy."""
+    return x.swapaxes(-1, -2)
+
+
+def by_key(P: NDArray) -> NDArray:
+    """See scores that are sorted by distance as scores sorted by key, without a copy.
+
+    Column c of P (B, H, T, S + 1) holds distance S − 1 − c, which for query i is key j = c + i − (T − 1). In memory,
+    entry (i, c) lies at i(S + 1) + c = i·S + j + (T − 1): a matrix with rows of S that starts T − 1 later. Entries
+    with j > i + M belong to other rows; no query sees them.
+
+    Returns:
+        a *view* of P, (B, H, T, S).
+    """
+    B, H, T, S = P.shape[0], P.shape[1], P.shape[2], P.shape[3] - 1
+    return P.reshape(B, H, T * (S + 1))[..., T - 1 : T - 1 + T * S].reshape(B, H, T, S)
+
+
+def visible_keys(T: int, S: int, span: int | None) -> NDArray[np.bool_]:
+    """Which key each query sees, (T, S): those at distance 0 … span, or all at distance ≥ 0 when span is None."""
+    distance = np.arange(T)[:, None] + (S - T) - np.arange(S)
+    visible = distance >= 0
+    return visible if span is None else visible & (distance <= span)
+
+
+def attention_forward(
+    q: NDArray,
+    k: NDArray,
+    v: NDArray,
+    r: NDArray | None = None,
+    u: NDArray | None = None,
+    w: NDArray | None = None,
+    pk: NDArray | None = None,
+    pv: NDArray | None = None,
+    gate: NDArray | None = None,
+    *,
+    span: int | None = None,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> tuple[NDArray, AttentionCache]:
+    """Attend from T queries to S ≥ T context keys and to N persistent ones.
+
+    Args:
+        q: queries, (B, T, H, Dh), any float or complex dtype.
+        k, v: keys and values of memory and segment, (B, S, H, Dh); the last T belong to the queries' own positions.
+        r: position keys, (S, H, Dh), row = distance; None for no relative positions.
+        u, w: biases of content and position score, (H, Dh); given exactly if `r` is.
+        pk, pv: persistent keys and values, (H, N, Dh); None for none.
+        gate: one factor per head, (H,); None for all open.
+        span: largest distance that a query sees ("same length": M), or None for plain causal.
+        scale: output scaling c, the layer's heads / its open heads.
+        dropout: share of attention weights to drop, 0 ≤ dropout < 1.
+        rng: where the dropped weights are drawn from, or None for evaluation.
+
+    Returns:
+        out: (B, T, H, Dh), dtype of `q`.
+        cache: what `attention_backward` needs.
+
+    Raises:
+        ValueError: if the shapes do not fit together or `dropout` or `span` is out of range.
+    """
+    check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout)
+    B, T, H, Dh = q.shape
+    S = k.shape[1]
+    N = 0 if pk is None else pk.shape[1]
+    root = 1 / math.sqrt(Dh)
+
+    qh, kh, vh = heads_first(q), heads_first(k), heads_first(v)
+    s = np.empty((B, H, T, S + N), q.dtype)
+    context, persistent = s[..., :S], s[..., S:]
+    if r is None:
+        rh = None
+        np.matmul(qh * root, transposed(kh), out=context)
+    else:
+        rh = r.swapaxes(0, 1)[:, ::-1]
+        P = np.zeros((B, H, T, S + 1), q.dtype)
+        np.matmul((qh + w[:, None]) * root, transposed(rh), out=P[..., :S])
+        np.matmul((qh + u[:, None]) * root, transposed(kh), out=context)
+        context += by_key(P)
+    np.copyto(context, -np.inf, where=~visible_keys(T, S, span))
+    if N:
+        np.matmul(qh, transposed(pk), out=persistent)
+
+    s -= s.real.max(-1, keepdims=True)
+    a = np.exp(s, out=s)
+    a /= a.sum(-1, keepdims=True)
+
+    keep = None
+    dropped = a
+    if rng is not None and dropout > 0:
+        keep = keep_mask(a.shape, dropout, draw_keys(rng))
+        dropped = a * keep
+        dropped /= 1 - dropout
+
+    o = dropped[..., :S] @ vh
+    if N:
+        o += dropped[..., S:] @ (math.sqrt(N) * pv)
+    o = np.ascontiguousarray(heads_first(o))
+    out = o * scale
+    if gate is not None:
+        out *= gate[:, None]
+    return out, AttentionCache(qh, kh, vh, rh, u, w, pk, pv, gate, scale, a, keep, dropout, o)
+
+
+def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | None, ...]:
+    """Gradients of `attention_forward` in argument order; None for an argument that was None.
+
+    Through the softmax, every weight's gradient reaches every score of its row:
+
+        ds = a · (da − Σ_j da_j a_j).
+
+    r, u, w, pk, pv and the gates serve all of the batch (u, w and gates all positions too): their gradients are sums
+    over it. gate_h multiplies its head's whole output, so dgate_h = Σ dout · scale · o: the exact difference that the
+    head makes, not an approximation.
+
+    Args:
+        dout: gradient of the loss with respect to `out`, (B, T, H, Dh). Not modified.
+
+    Returns:
+        dq: (B, T, H, Dh).   dk, dv: (B, S, H, Dh).   dr: (S, H, Dh).   du, dw: (H, Dh).
+        dpk, dpv: (H, N, Dh).   dgate: (H,).
+    """
+    q, k, v, r, u, w, pk, pv, gate, scale, a, keep, dropout, o = cache
+    B, H, T, Dh = q.shape
+    S = k.shape[2]
+    N = 0 if pk is None else pk.shape[1]
+    root = 1 / math.sqrt(Dh)
+
+    # out = o * scale * gate
+    do = dout * scale
+    dgate = None
+    if gate is not None:
+        dgate = (do * o).sum((0, 1, 3))
+        do *= gate[:, None]
+    do = heads_first(do)
+
+    # o = ã[:S] v + ã[S:] √N pv
+    dropped = a if keep is None else a * keep / (1 - dropout)
+    dv = transposed(dropped[..., :S]) @ do
+    da = np.empty_like(a)
+    np.matmul(do, transposed(v), out=da[..., :S])
+    dpv = None
+    if N:
+        dpv = math.sqrt(N) * (transposed(dropped[..., S:]) @ do).sum(0)
+        np.matmul(do, transposed(math.sqrt(N) * pv), out=da[..., S:])
+
+    # ã = a * keep / (1 - dropout)
+    if keep is not None:
+        da *= keep
+        da /= 1 - dropout
+
+    # a = softmax(s); a key that was out of sight has a = 0, and so ds = 0
+    da *= a
+    ds = da - a * da.sum(-1, keepdims=True)
+    ds_context, ds_persistent = ds[..., :S], ds[..., S:]
+
+    # s[:S] = ((q + u)·k + (q + w)·r) / √Dh
+    dq = (ds_context @ k) * root
+    dr = du = dw = None
+    if r is None:
+        dk = transposed(ds_context) @ (q * root)
+    else:
+        dk = transposed(ds_context) @ ((q + u[:, None]) * root)
+        du = dq.sum((0, 2))
+        dP = np.zeros((B, H, T, S + 1), a.dtype)
+        by_key(dP)[...] = ds_context
+        dP = dP[..., :S]
+        dq_position = (dP @ r) * root
+        dw = dq_position.sum((0, 2))
+        dq += dq_position
+        dr = (transposed(dP) @ ((q + w[:, None]) * root)).sum(0)
+        dr = np.ascontiguousarray(dr[:, ::-1].swapaxes(0, 1))
+
+    # s[S:] = q·pk
+    dpk = None
+    if N:
+        dq += ds_persistent @ pk
+        dpk = (transposed(ds_persistent) @ q).sum(0)
+
+    dq, dk, dv = (np.ascontiguousarray(heads_first(g)) for g in (dq, dk, dv))
+    return dq, dk, dv, dr, du, dw, dpk, dpv, dgate
+
+
+def check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout) -> None:
+    """Raise ValueError, naming the argument, unless everything fits together."""
+    if q.ndim != 4:
+        raise ValueError(f"q must be (B, T, H, Dh), got {q.shape}")
+    B, T, H, Dh = q.shape
+    if k.ndim != 4 or (k.shape[0], *k.shape[2:]) != (B, H, Dh) or k.shape[1] < T:
+        raise ValueError(f"k must be ({B}, S, {H}, {Dh}) with S ≥ {T} to match q {q.shape}, got {k.shape}")
+    S = k.shape[1]
+    if (r is None) != (u is None) or (r is None) != (w is None):
+        raise ValueError("r, u and w must be given together or not at all")
+    if (pk is None) != (pv is None):
+        raise ValueError("pk and pv must be given together or not at all")
+    N = 0 if pk is None else pk.shape[1]
+    if pk is not None and N < 1:
+        raise ValueError(f"pk must hold at least one persistent vector, got {pk.shape}; for none give None")
+    expected = {
+        "v": (v, (B, S, H, Dh)),
+        "r": (r, (S, H, Dh)),
+        "u": (u, (H, Dh)),
+        "w": (w, (H, Dh)),
+        "pk": (pk, (H, N, Dh)),
+        "pv": (pv, (H, N, Dh)),
+        "gate": (gate, (H,)),
+    }
+    for name, (value, shape) in expected.items():
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} must have shape {shape} to match q {q.shape} and k {k.shape}, got {value.shape}")
+    if span is not None and span < 0:
+        raise ValueError(f"span must be at least 0 or None, got {span}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")

@@ -1,0 +1,87 @@
+"""Embedding: look up a vector for each token, scale it by √D, drop whole words.
+
+    out_bt = √D · E[ids_bt] · keep[ids_bt] / (1 − rate)        ids (B, T)   E (V, D)   keep (V,)
+
+√D gives vectors that are also the output's weights ("tied") a size fit for the input (Vaswani et al. 2017, §3.4).
+Word dropout takes a word out wherever it stands in the batch (Gal & Ghahramani 2016, §4.2), not single features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.ops.dropout import draw_keys, keep_mask
+
+
+def check_ids(ids: NDArray, V: int) -> None:
+    """Raise ValueError unless `ids` are integers in 0 … V−1 (NumPy would silently take −1 for the last row)."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"ids must be integers, got dtype {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= V):
+        raise ValueError(f"ids must lie in 0 … {V - 1}, got {ids.min()} … {ids.max()}")
+
+
+def embedding_forward(
+    ids: NDArray, E: NDArray, *, dropout: float = 0.0, rng: np.random.Generator | None = None
+) -> tuple[NDArray, tuple]:
+    """Look up the rows `ids` of `E`.
+
+    Args:
+        ids: token numbers, integers in 0 … V−1, any shape.
+        E: embeddings, (V, D), any float or complex dtype.
+        dropout: share of the V words to drop, 0 ≤ dropout < 1.
+        rng: where the dropped words are drawn from, or None for evaluation.
+
+    Returns:
+        out: (*ids.shape, D), dtype of `E`.
+        cache: what `embedding_backward` needs.
+
+    Raises:
+        ValueError: if an id is not an integer in 0 … V−1.
+    """
+    V, D = E.shape
+    check_ids(ids, V)
+    out = E[ids]
+    out *= math.sqrt(D)
+    factor = None
+    if rng is not None and dropout > 0:
+        keep = keep_mask((V,), dropout, draw_keys(rng))
+        factor = (keep / (1 - dropout)).astype(E.real.dtype)[ids][..., None]
+        out *= factor
+    return out, (ids, E.shape, factor)
+
+
+def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
+    """Gradient of `embedding_forward` with respect to `E`: each row sums over the places where its word stands.
+
+        dE[v] = √D · Σ_{(b,t): ids_bt = v} dout_bt · keep[v] / (1 − rate)
+
+    Args:
+        dout: gradient of the loss with respect to `out`, (*ids.shape, D). Not modified.
+
+    Returns:
+        dE: (V, D).
+    """
+    ids, (V, D), factor = cache
+    # out *= factor
+    rows = dout if factor is None else dout * factor
+    # out = E[ids]; out *= √D
+    dE = sum_rows(rows.reshape(-1, D), ids.reshape(-1), V)
+    dE *= math.sqrt(D)
+    return dE
+
+
+def sum_rows(rows: NDArray, ids: NDArray, V: int) -> NDArray:
+    """Add rows of equal id together: (R, D), (R,) → (V, D).
+
+    Sorting brings equal ids together, so that each sum is one slice, always in the same order.
+    """
+    total = np.zeros((V, rows.shape[-1]), rows.dtype)
+    if ids.size:
+        order = np.argsort(ids, kind="stable")
+        present, starts = np.unique(ids[order], return_index=True)
+        total[present] = np.add.reduceat(rows[order], starts, axis=0)
+    return total

@@ -1,0 +1,55 @@
+"""Feed-forward block of the ordinary Transformer, one hidden layer with a ReLU. (Vaswani et al. 2017, eq. 2)
+
+    a   = x W1 + b1          x (..., D)   W1 (D, F)   b1 (F,)
+    h   = max(a, 0)          (..., F)
+    out = h W2 + b2          W2 (F, D)    b2 (D,)     out (..., D)
+
+All-attention has none: its persistent vectors do this work inside attention.
+"""
+
+from __future__ import annotations
+
+from numpy.typing import NDArray
+
+from tinyprune.ops.linear import linear_backward, linear_forward
+
+
+def feedforward_forward(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray) -> tuple[NDArray, tuple]:
+    """Two linear maps with a ReLU between them.
+
+    Args:
+        x: activations, (..., D), any float or complex dtype.
+        W1: (D, F).   b1: (F,).
+        W2: (F, D).   b2: (D,).
+
+    Returns:
+        out: (..., D), dtype of `x`.
+        cache: what `feedforward_backward` needs.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    a, cache1 = linear_forward(x, W1, b1)
+    active = a.real > 0
+    h = a * active
+    out, cache2 = linear_forward(h, W2, b2)
+    return out, (cache1, active, cache2)
+
+
+def feedforward_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+    """Gradients of `feedforward_forward` in argument order.
+
+    Args:
+        dout: gradient of the loss with respect to `out`, (..., D). Not modified.
+
+    Returns:
+        dx: (..., D).   dW1: (D, F).   db1: (F,).   dW2: (F, D).   db2: (D,).
+    """
+    cache1, active, cache2 = cache
+    # out = h W2 + b2
+    dh, dW2, db2 = linear_backward(dout, cache2)
+    # h = max(a, 0)
+    da = dh * active
+    # a = x W1 + b1
+    dx, dW1, db1 = linear_backward(da, cache1)
+    return dx, dW1, db1, dW2, db2

@@ -1,0 +1,48 @@
+"""L0: how many heads are expected to be open, a *sum* over all heads. (Louizos et al. 2018, eq. 12)
+
+p_open = P(g > 0) = sigmoid(log_alpha − beta · log(−gamma / zeta))
+L0     = Σ_h p_open_h
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.ops.hard_concrete import sigmoid
+
+
+def p_open(log_alpha: NDArray, *, beta: float, gamma: float, zeta: float) -> NDArray:
+    """Probability that a sampled gate is above 0; shape and dtype of `log_alpha`."""
+    return sigmoid(log_alpha - beta * math.log(-gamma / zeta))
+
+
+def l0_forward(log_alpha: NDArray, *, beta: float, gamma: float, zeta: float) -> tuple[np.inexact, tuple]:
+    """Expected number of open gates.
+
+    Args:
+        log_alpha: one number per gate, any shape, any float or complex dtype.
+        beta, gamma, zeta: of the gates, as in `hard_concrete_forward`.
+
+    Returns:
+        L0: scalar, heads, dtype of `log_alpha`.
+        cache: what `l0_backward` needs.
+    """
+    p = p_open(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
+    return p.sum(), (p,)
+
+
+def l0_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
+    """Gradient of `l0_forward` with respect to `log_alpha`: dlog_alpha = dout · p_open (1 − p_open).
+
+    Args:
+        dout: gradient with respect to `L0`, scalar.
+
+    Returns:
+        dlog_alpha: shape of `log_alpha`.
+    """
+    (p,) = cache
+    # L0 = Σ sigmoid(log_alpha - …)
+    return dout * p * (1 - p)

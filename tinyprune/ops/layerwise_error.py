@@ -1,0 +1,62 @@
+"""Layer-wise error: how far a layer's output with gated heads is from its output with all heads.
+
+    error = ‖y_gated − y_full‖² / ‖y_full − x‖²           norms over batch, positions and features
+
+Both outputs are affine in the heads' differences Δ_h = o^h Wo_h (see head_difference):
+
+    y_gated − y_full = Σ_h e_h Δ_h                        e_h = c · g_h − 1
+    y_full − x       = Σ_h Δ_h + bo
+
+so everything needed from the big arrays is the (H, H) matrix of inner products G = ⟨Δ_h, Δ_h'⟩ and, for the
+denominator, the products with bo:
+
+    error = eᵀ G e / (Σ G + 2 Σ_h ⟨Δ_h, bo⟩ + B·T·‖bo‖²)
+
+G itself needs no Δ: summed over batch and positions, ⟨o_a Wo_a, o_b Wo_b⟩ = (oᵀo)_ab · (Wo Woᵀ)_ab entry by entry.
+
+It is a loss for the gates alone: o, Wo, bo and c count as constants.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def layerwise_error_forward(
+    gate: NDArray, o: NDArray, Wo: NDArray, bo: NDArray, scale: float = 1.0
+) -> tuple[np.inexact, tuple]:
+    """Relative squared error that the gates make in their layer's output.
+
+    Args:
+        gate: (H,), any float or complex dtype.
+        o: head outputs before their gates, (B, T, H, Dh).
+        Wo: output projection, (H·Dh, D).   bo: its bias, (D,).
+        scale: output scaling c of the gated layer; the full layer has 1.
+
+    Returns:
+        error: scalar, dtype of `gate`; 0 when all gates are 1 and c = 1, and about 1 when all are 0.
+        cache: what `layerwise_error_backward` needs.
+    """
+    B, T, H, Dh = o.shape
+    rows = o.reshape(B * T, H * Dh)
+    G = ((rows.T @ rows) * (Wo @ Wo.T)).reshape(H, Dh, H, Dh).sum((1, 3))
+    full = G.sum() + 2 * (rows.sum(0) @ Wo) @ bo + B * T * (bo @ bo)
+    e = scale * gate - 1
+    return (e @ G @ e) / full, (e, G, full, scale)
+
+
+def layerwise_error_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
+    """Gradient of `layerwise_error_forward` with respect to `gate`: dgate = dout · 2c · G e / ‖y_full − x‖².
+
+    Args:
+        dout: gradient with respect to `error`, scalar.
+
+    Returns:
+        dgate: (H,).
+    """
+    e, G, full, scale = cache
+    # error = eᵀ G e / full with a symmetric G
+    de = dout * 2 * (G @ e) / full
+    # e = scale * gate - 1
+    return scale * de

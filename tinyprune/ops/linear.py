@@ -1,0 +1,64 @@
+"""Linear: multiply the last axis by a matrix and add a bias.
+
+out = x W + b            x (..., K)   W (K, O)   b (O,)   out (..., O)
+"""
+
+from __future__ import annotations
+
+import math
+
+from numpy.typing import NDArray
+
+
+def rows(x: NDArray) -> NDArray:
+    """All leading axes as one: (..., K) → (R, K). Not reshape(-1, K), which cannot tell R when a layer's K is 0."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[NDArray, tuple]:
+    """Multiply the last axis of `x` by `W`; add `b` if there is one.
+
+    Args:
+        x: activations, (..., K), any float or complex dtype.
+        W: weights, (K, O).
+        b: bias, (O,), or None.
+
+    Returns:
+        out: (..., O), dtype of `x`.
+        cache: what `linear_backward` needs.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    K, O = W.shape
+    if x.shape[-1] != K:
+        raise ValueError(f"x must have {K} features to match W {W.shape}, got x {x.shape}")
+    if b is not None and b.shape != (O,):
+        raise ValueError(f"b must have shape ({O},) to match W {W.shape}, got {b.shape}")
+    out = (rows(x) @ W).reshape(*x.shape[:-1], O)
+    if b is not None:
+        out += b
+    return out, (x, W, b is not None)
+
+
+def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray | None]:
+    """Gradients of `linear_forward` in argument order.
+
+    Each row of x meets the whole of W, and W meets every row, so
+
+        dx = dout Wᵀ        dW = xᵀ dout        db = Σ_rows dout.
+
+    Args:
+        dout: gradient of the loss with respect to `out`, (..., O). Not modified.
+
+    Returns:
+        dx: (..., K).   dW: (K, O).   db: (O,), or None if there was no bias.
+    """
+    x, W, has_bias = cache
+    dout_rows = rows(dout)
+    # out = x @ W
+    dx = (dout_rows @ W.T).reshape(x.shape)
+    dW = rows(x).T @ dout_rows
+    # out += b
+    db = dout_rows.sum(0) if has_bias else None
+    return dx, dW, db
