@@ -28,3 +28,9 @@ class SaveError(TinypruneError):
 
 class NotFiniteError(TinypruneError):
     """The loss or a gradient became NaN or infinite."""
+
+
+class Interrupted(TinypruneError):
+    """Stopped by Ctrl-C or SIGTERM after everything was saved."""
+
+    exit_status = 130

@@ -1,6 +1,14 @@
 """Gradient checking: one checker for the library's tests, for the command line and for students."""
 
-from tinyprune.gradcheck.catalogue import Case, model_case, operation_cases
+from tinyprune.gradcheck.catalogue import Case, check_all, model_case, operation_cases
 from tinyprune.gradcheck.checker import GradientRecord, assert_gradients, check_gradients
 
-__all__ = ["Case", "GradientRecord", "assert_gradients", "check_gradients", "model_case", "operation_cases"]
+__all__ = [
+    "Case",
+    "GradientRecord",
+    "assert_gradients",
+    "check_all",
+    "check_gradients",
+    "model_case",
+    "operation_cases",
+]

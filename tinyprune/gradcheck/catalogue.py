@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.gradcheck.checker import check_gradients
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
@@ -220,6 +221,45 @@ def model_case(
 
     softmax = ", adaptive softmax" if adaptive else ""
     return Case(f"model ({kind}{softmax}, {'straight-through' if hard else 'soft'} gates)", forward, backward, params)
+
+
+def check_all(prefix: str | None = None, mode: str = "complex", ops: SimpleNamespace | None = None) -> list[dict]:
+    """Check operations and models; for each its worst argument, as a flat record.
+
+    Straight-through gates have no central difference: their forward pass is a step, whose slope is 0 or infinite. They
+    are left out in that mode; the complex step carries the derivative past the step.
+
+    Args:
+        prefix: only those whose name begins so; None for all.
+        mode: "complex" or "central".
+        ops: backend, by default the textbook.
+    """
+    models = [
+        model_case(kind, hard, adaptive, ops)
+        for kind, hard, adaptive in (
+            ("all-attention", True, False),
+            ("all-attention", False, False),
+            ("all-attention", False, True),
+            ("transformer-xl", False, False),
+            ("transformer", False, False),
+        )
+    ]
+    worst = []
+    for case in [*operation_cases(ops), *models]:
+        if not case.operation.startswith(prefix or "") or (mode == "central" and "straight-through" in case.operation):
+            continue
+        records = check_gradients(
+            case.forward,
+            case.backward,
+            *case.inputs.values(),
+            mode=mode,
+            name=case.operation,
+            argument_names=list(case.inputs),
+        )
+        record = max(records, key=lambda r: (not r.passed, r.relative_error))
+        keys = ("operation", "argument", "mode", "relative_error", "passed")
+        worst.append({key: getattr(record, key) for key in keys})
+    return worst
 
 
 def gates_of(params: dict[str, Any]) -> list[str]:

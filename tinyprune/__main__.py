@@ -1,0 +1,7 @@
+"""`python -m tinyprune`."""
+
+import sys
+
+from tinyprune.cli import main
+
+sys.exit(main())

@@ -1,0 +1,319 @@
+"""The command line. It parses, calls and prints; all else is elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tinyprune.errors import TinypruneError, UsageError
+
+DEFAULT_RUN = "runs/tiny-pydoc"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="tinyprune",
+        description="Train a small All-attention language model, gate its attention heads, remove those that close, "
+        "fine-tune: every gradient by hand.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("run", run_all, "all four stages, then a table, plots and a report")
+    add_run_options(sub, directory_default=DEFAULT_RUN)
+    add_gate_options(sub)
+    sub.add_argument("--json", action="store_true", help="the table as JSON on standard output")
+
+    sub = command("train", run_stage, "stage 1: train the baseline")
+    add_run_options(sub)
+    sub = command("gate", run_stage, "stage 2: train gates on every head of the baseline")
+    add_run_options(sub)
+    add_gate_options(sub)
+    sub.add_argument("--from", dest="source", metavar="CHECKPOINT", help="start from this checkpoint's model")
+    sub = command("prune", run_stage, "stage 3: remove the heads that closed")
+    add_run_options(sub)
+    sub = command("finetune", run_stage, "stage 4: train the smaller model a little more")
+    add_run_options(sub)
+
+    sub = command("eval", evaluate_model, "evaluate a model on held-out text, memory carried all the way")
+    add_model_options(sub)
+    sub.add_argument("--split", choices=("valid", "test"), default="valid", help="which part of the text (%(default)s)")
+    sub.add_argument("--json", action="store_true", help="as JSON on standard output")
+
+    sub = command("generate", generate_text, "write on from a prompt")
+    add_model_options(sub)
+    sub.add_argument("--prompt", required=True, help="the text to go on from")
+    sub.add_argument("--tokens", type=int, default=300, help="how many tokens to add (%(default)s)")
+    sub.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (%(default)s)")
+    sub.add_argument("--top-k", type=int, help="draw among the k likeliest only")
+    sub.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+
+    sub = command("describe", describe, "count a model's parameters and multiply-adds, part by part")
+    sub.add_argument("model", nargs="?", help="a run's directory or a checkpoint")
+    sub.add_argument("--preset", help="a preset or a .toml file instead")
+    sub.add_argument("--set", dest="options", action="append", default=[], metavar="TABLE.KEY=VALUE")
+    sub.add_argument("--json", action="store_true", help="as JSON on standard output")
+
+    sub = command("gradcheck", gradcheck, "check every operation's gradient, and whole models'")
+    sub.add_argument("--op", metavar="NAME", help="only operations whose name begins so")
+    sub.add_argument("--mode", choices=("complex", "central"), default="complex", help="how to measure (%(default)s)")
+    sub.add_argument("--json", action="store_true", help="as JSON on standard output")
+    return parser
+
+
+def add_run_options(sub: argparse.ArgumentParser, directory_default: str | None = None) -> None:
+    """What every stage takes."""
+    if directory_default:
+        sub.add_argument("directory", nargs="?", default=directory_default, help="of the run (%(default)s)")
+    else:
+        sub.add_argument("directory", help="of the run")
+    sub.add_argument("--preset", help="a preset's name or a .toml file (tiny, or what the run has)")
+    sub.add_argument("--corpus", help="a corpus's name or a text file (pydoc)")
+    sub.add_argument("--tokenizer", choices=("character", "byte", "word"))
+    sub.add_argument("--seed", type=int, help="of initialisation, dropout and gates (0)")
+    sub.add_argument(
+        "--set", dest="options", action="append", default=[], metavar="TABLE.KEY=VALUE", help="any other setting"
+    )
+    sub.add_argument("--backend", default="numpy", help="who computes (%(default)s)")
+    sub.add_argument("--resume", action="store_true", help="go on where the run stopped")
+    sub.add_argument(
+        "--overwrite", action="store_true", help="start anew, removing what this stage and later ones made"
+    )
+
+
+def add_gate_options(sub: argparse.ArgumentParser) -> None:
+    """What the gate stage takes."""
+    pressure = sub.add_mutually_exclusive_group()
+    pressure.add_argument("--lam", type=float, help="weight of the L0 loss, a sum over all heads")
+    pressure.add_argument("--target-heads", type=int, help="hold exactly so many heads open, instead of lam")
+    sub.add_argument("--objective", choices=("task", "layerwise"), help="what the gates minimise beside it")
+
+
+def add_model_options(sub: argparse.ArgumentParser) -> None:
+    """What the commands take that use a trained model."""
+    sub.add_argument("model", help="a run's directory (its latest stage) or a checkpoint")
+    sub.add_argument("--stage", choices=("train", "gate", "prune", "finetune"), help="of the run, if not the latest")
+    sub.add_argument("--backend", default="numpy", help="who computes (%(default)s)")
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings given on the command line, by their names in the configuration."""
+    named = {
+        "data.corpus": arguments.corpus,
+        "data.tokenizer": arguments.tokenizer,
+        "seed": arguments.seed,
+        "gate.lam": getattr(arguments, "lam", None),
+        "gate.target_heads": getattr(arguments, "target_heads", None),
+        "gate.objective": getattr(arguments, "objective", None),
+    }
+    return {name: value for name, value in named.items() if value is not None} | parse_options(arguments.options)
+
+
+def parse_options(options: list[str]) -> dict[str, Any]:
+    """`["train.steps=100", "data.corpus=book.txt"]` as a dictionary; a value that is not TOML is a string."""
+    parsed = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes TABLE.KEY=VALUE, got {option!r}")
+        try:
+            parsed[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed[name] = value
+    return parsed
+
+
+def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
+    """The run that the arguments speak of, ready for `stages`: configuration written, old results out of the way."""
+    from tinyprune.config import load_preset
+    from tinyprune.kernels.backend import get_backend
+    from tinyprune.runs import STAGES, RunDirectory
+    from tinyprune.stages import Run
+
+    directory = RunDirectory(arguments.directory)
+    ops = get_backend(arguments.backend)
+    given = overrides(arguments)
+    config = directory.read_config() if directory.started and not arguments.preset else None
+    if config is None:
+        if stages[0] not in ("train", "gate") or (stages[0] == "gate" and not arguments.source):
+            directory.latest_stage()  # raises: nothing to start from
+        config = load_preset(arguments.preset or "tiny")
+    config = config.with_options(given)
+
+    present = [stage for stage in stages if directory.checkpoint(stage).exists()]
+    if arguments.resume and directory.started and config != directory.read_config():
+        raise UsageError(
+            f"--resume goes on with the settings in {directory.path / 'config.toml'}; leave out those that differ"
+        )
+    if present and arguments.overwrite and not arguments.resume:
+        for stage in STAGES[STAGES.index(stages[0]) :]:
+            directory.checkpoint(stage).unlink(missing_ok=True)
+    elif present and not arguments.resume:
+        raise UsageError(
+            f"{directory.path} has stage {present[-1]} already: add --resume to go on or to see its report, "
+            "--overwrite to start anew, or give another directory"
+        )
+    source = getattr(arguments, "source", None)
+    resume_command = f"tinyprune {arguments.command} {directory.path} --resume" + (
+        f" --from {source}" if source else ""
+    )
+    run = Run(directory, config, ops, resume_command, Path(source) if source else None)
+    run.text  # noqa: B018  read the text, and complain about it, before anything is written
+    if not directory.started or config != directory.read_config():
+        directory.write_config(config)
+    return run
+
+
+def run_all(arguments: argparse.Namespace) -> None:
+    """`tinyprune run`."""
+    from tinyprune.report import summarise, write_report
+    from tinyprune.runs import STAGES
+
+    run = open_run(arguments, STAGES)
+    run.announce()
+    for stage in STAGES:
+        getattr(run, stage)(arguments.resume)
+    records = summarise(run)
+    write_report(run, records)
+    print_records(records, arguments.json)
+
+
+def run_stage(arguments: argparse.Namespace) -> None:
+    """`tinyprune train`, `gate`, `prune`, `finetune`."""
+    run = open_run(arguments, (arguments.command,))
+    getattr(run, arguments.command)(arguments.resume)
+
+
+def load_saved(arguments: argparse.Namespace):
+    """The model that the arguments name."""
+    from tinyprune.kernels.backend import get_backend
+    from tinyprune.runs import RunDirectory, load_model
+
+    path = Path(arguments.model)
+    if path.suffix == ".safetensors":
+        return load_model(path, get_backend(getattr(arguments, "backend", "numpy")))
+    if not path.is_dir():
+        raise UsageError(f"{path} is neither the directory of a run nor a .safetensors checkpoint")
+    directory = RunDirectory(path)
+    stage = getattr(arguments, "stage", None) or directory.latest_stage()
+    return load_model(directory.checkpoint(stage), get_backend(getattr(arguments, "backend", "numpy")))
+
+
+def evaluate_model(arguments: argparse.Namespace) -> None:
+    """`tinyprune eval`."""
+    from tinyprune.report import milliseconds_per_1k_tokens, stage_record
+    from tinyprune.stages import check_digest, load_text
+
+    saved = load_saved(arguments)
+    text = load_text(saved.data, saved.tokenizer)
+    check_digest(text, saved)
+    (ms,) = milliseconds_per_1k_tokens([saved.model], text, B=16)
+    record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
+    print_records([record | {"split": arguments.split}], arguments.json)
+
+
+def generate_text(arguments: argparse.Namespace) -> None:
+    """`tinyprune generate`: the prompt and what follows, on standard output as it comes."""
+    import numpy as np
+
+    from tinyprune.model.generation import generate
+
+    for name, low in (("tokens", 1), ("temperature", 0), ("top_k", 1), ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and not low <= value < float("inf"):
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
+    saved = load_saved(arguments)
+    prompt = saved.tokenizer.encode(arguments.prompt)
+    if not prompt.size:
+        raise UsageError("--prompt must hold at least one token, got an empty text")
+    print(arguments.prompt, end="", flush=True)
+    rng = np.random.default_rng(arguments.seed)
+    between = " " if saved.data.tokenizer == "word" else ""
+    for token in generate(
+        saved.model, prompt, arguments.tokens, rng, temperature=arguments.temperature, top_k=arguments.top_k
+    ):
+        print(between + saved.tokenizer.decode(np.array([token])), end="", flush=True)
+    print()
+
+
+def describe(arguments: argparse.Namespace) -> None:
+    """`tinyprune describe`."""
+    import dataclasses
+
+    from tinyprune.config import load_preset
+    from tinyprune.model.counting import count_parts, head_part
+
+    if arguments.model and arguments.preset:
+        raise UsageError("give a model or --preset, not both")
+    if arguments.model:
+        config = load_saved(arguments).model.config
+    else:
+        config = load_preset(arguments.preset or "tiny").with_options(parse_options(arguments.options)).model
+    if not config.V:
+        from tinyprune.stages import load_text
+
+        data = load_preset(arguments.preset or "tiny").with_options(parse_options(arguments.options)).data
+        config = dataclasses.replace(config, V=load_text(data).tokenizer.V)
+    parts = count_parts(config)
+    total = {
+        "part": "whole model",
+        "parameters": sum(part.parameters for part in parts),
+        "multiply_adds_per_token": sum(part.multiply_adds_per_token for part in parts),
+    }
+    records = [dataclasses.asdict(part) for part in parts]
+    embedding = records[0]
+    apart = {key: value if key == "part" else value - embedding[key] for key, value in total.items()}
+    apart["part"] = "whole model, embedding apart"
+    print_records([*records, total, apart, dataclasses.asdict(head_part(config))], arguments.json)
+
+
+def gradcheck(arguments: argparse.Namespace) -> None:
+    """`tinyprune gradcheck`: a line for each operation, its worst argument; exit status 1 if a gradient is wrong."""
+    from tinyprune.gradcheck import check_all
+
+    worst = check_all(arguments.op, arguments.mode)
+    if not worst:
+        raise UsageError(f"no operation begins with {arguments.op!r}; `tinyprune gradcheck` lists all")
+    print_records(worst, arguments.json)
+    wrong = [record["operation"] for record in worst if not record["passed"]]
+    if wrong:
+        raise TinypruneError(f"wrong gradients: {', '.join(wrong)}")
+
+
+def print_records(records: list[dict[str, Any]], as_json: bool) -> None:
+    """The table, for people or for programs."""
+    from tinyprune.tables import json_table, text_table
+
+    print(json_table(records) if as_json else text_table(records))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 1 for a failure, 2 for bad use, 130 after Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except TinypruneError as error:
+        print(f"tinyprune: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("tinyprune: interrupted; what the last checkpoint holds is safe, --resume goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`| head`); standard output must not complain once more when Python closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"tinyprune: error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,150 @@
+"""Downloads: with a progress bar, a checked sha256, and the resumption of one that was cut.
+
+What arrives is collected in FILE.part. A connection that breaks is taken up again where it broke, at once or in a later
+run, by an HTTP Range request (RFC 9110 §14). Only a complete file with the right hash gets the name FILE, so whatever
+has that name can be trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tinyprune.errors import SaveError, TinypruneError
+
+# Some hosts answer 403 to the name that urllib gives itself.
+USER_AGENT = "tinyprune/0.1"
+TIMEOUT_SECONDS = 30
+
+
+class _Interrupted(Exception):
+    """The network failed: no connection, an error of the server's, or an end before the end."""
+
+
+def fetch(
+    url: str, path: Path, *, name: str, sha256: str | None = None, size: int | None = None, otherwise: str = ""
+) -> Path:
+    """Make sure that the file of `url` lies at `path`, whole and unaltered; download it when it is not there.
+
+    Args:
+        url: http or https address.
+        path: where the file belongs; its folder is made.
+        name: what messages and the progress bar call it.
+        sha256: 64 hexadecimal digits. None: the hash is recorded in `path`.sha256 at first use and checked afterwards.
+        size: in bytes, for the progress bar where the server does not tell it.
+        otherwise: what else one can do without a network, added to that message.
+
+    Returns:
+        `path`.
+
+    Raises:
+        TinypruneError: if the network or the server fails, or if the hash is wrong; the file is then set aside.
+        SaveError: if the file cannot be written.
+    """
+    try:
+        if path.exists():
+            _verify(path, path, sha256)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = _beside(path, ".part")
+            _download(url, path, part, name, size, otherwise)
+            _verify(part, path, sha256)
+            part.replace(path)
+    except OSError as error:
+        raise SaveError(
+            f"cannot read or write {path}: {error.strerror or error}; set TINYPRUNE_DATA to another folder"
+        ) from error
+    return path
+
+
+def _download(url: str, path: Path, part: Path, name: str, size: int | None, otherwise: str) -> None:
+    """Fill `part`, going on for as long as every attempt brings it further than it has been."""
+    furthest = _size(part)
+    while True:
+        try:
+            _receive(url, part, name, size)
+            return
+        except _Interrupted as error:
+            if _size(part) <= furthest:
+                kept = f" ({_size(part):,} bytes are kept, and the next run goes on from there)" if _size(part) else ""
+                raise TinypruneError(
+                    f"cannot download {name} from {url}: {error}{kept}; try again, put the file by hand at "
+                    f"{path.absolute()}, {otherwise}".rstrip(", ")
+                ) from error
+            furthest = _size(part)
+
+
+def _receive(url: str, part: Path, name: str, size: int | None) -> None:
+    """One request: append to `part` what it lacks, or write it anew if the server does not know Range."""
+    have = _size(part)
+    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+            raise _Interrupted(f"the server says {error.code} {error.reason}") from error
+        # Nothing follows the bytes that we have. Either they are all, or they belong to something else.
+        if error.headers.get("Content-Range") != f"bytes */{have}":
+            part.unlink()
+            _receive(url, part, name, size)
+        return
+    except (OSError, http.client.HTTPException) as error:
+        raise _Interrupted(str(getattr(error, "reason", error))) from error
+
+    with response:
+        if response.status != http.client.PARTIAL_CONTENT:
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else size
+        bar = tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True, mininterval=0.5)
+        with part.open("ab" if have else "wb") as file, bar:
+            while chunk := _read(response):
+                file.write(chunk)
+                have += len(chunk)
+                bar.update(len(chunk))
+    # A connection that is closed early looks like the end of the file to http.client.
+    if total is not None and have < total:
+        raise _Interrupted(f"the connection was cut after {have:,} of {total:,} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes, none at the end. Tells a failing network from a failing disk, which are both OSErrors."""
+    try:
+        return response.read(1 << 16)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Interrupted(f"the connection was cut: {error}") from error
+
+
+def _verify(file: Path, path: Path, sha256: str | None) -> None:
+    """Compare the hash of `file` with `sha256`, or else with the one recorded beside `path`, or record it."""
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    record = _beside(path, ".sha256")
+    if sha256 is None and not record.exists():
+        record.write_text(f"{found}  {path.name}\n", encoding="utf-8")
+        return
+    expected = sha256 or record.read_text(encoding="utf-8").split()[0]
+    if found != expected:
+        source = "" if sha256 else f" (recorded in {record} at its first use)"
+        aside = file.replace(_beside(path, ".bad"))
+        raise TinypruneError(
+            f"{path} has sha256 {found}, expected {expected}{source}: it is damaged, or it has changed where it comes "
+            f"from; it was set aside as {aside}, run again to download it afresh"
+        )
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 for what is not there."""
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,201 @@
+"""Tokenizers: from text to the numbers 0 … V − 1 that a model reads, and back.
+
+Three kinds, all with the same few members:
+
+    kind                    "character", "byte" or "word"
+    V                       size of the vocabulary
+    encode(text)            token ids, (n,) int64
+    decode(ids)             the text again (words: with white space made regular)
+    to_dict()               plain values for JSON, from which `tokenizer_from_dict` builds an equal tokenizer
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tinyprune.errors import UsageError
+
+UNKNOWN = "<unk>"
+END_OF_LINE = "<eos>"
+
+
+def check_ids(ids: ArrayLike, V: int) -> NDArray:
+    """`ids` as an integer array. Raises UsageError unless all lie in 0 … V − 1: compiled code does not look again."""
+    ids = np.asarray(ids)
+    if not ids.size:
+        return ids.astype(np.int64)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise UsageError(f"token ids must be integers, got {ids.dtype}")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= V:
+        raise UsageError(f"token ids must lie in 0 … {V - 1} for this vocabulary, got {low if low < 0 else high}")
+    return ids
+
+
+class ByteTokenizer:
+    """One token for each byte, V = 256. Reads any file: text is taken as UTF-8, and nothing is unknown."""
+
+    kind = "byte"
+    V = 256
+
+    def encode(self, text: str | bytes) -> NDArray[np.int64]:
+        """The bytes of `text`, (n,) int64."""
+        data = text.encode("utf-8", errors="surrogatepass") if isinstance(text, str) else text
+        return np.frombuffer(data, np.uint8).astype(np.int64)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """The text of these bytes; what is not UTF-8, such as half a character, becomes U+FFFD."""
+        return check_ids(ids, self.V).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"kind": self.kind}
+
+
+class CharacterTokenizer:
+    """One token for each character (Unicode code point), numbered in the order of their code points.
+
+    The vocabulary is the set of characters of the *whole* corpus, held-out text included, so that no held-out text has
+    a character without a number. That tells the model which characters exist, and nothing of where they stand.
+
+    Raises:
+        UsageError: if there are no characters, or if they are not in rising order without repetition.
+    """
+
+    kind = "character"
+
+    def __init__(self, characters: str) -> None:
+        if not characters or list(characters) != sorted(set(characters)):
+            raise UsageError("the characters of a character tokenizer must rise and not repeat, and there must be some")
+        self.characters = characters
+        self.V = len(characters)
+        self._codes = _code_points(characters)
+        # One entry more than the highest code point: the place of all that lies above.
+        self._ids = np.full(self._codes[-1] + 2, -1, np.int64)
+        self._ids[self._codes] = np.arange(self.V)
+
+    @classmethod
+    def build(cls, chunks: Iterable[str]) -> CharacterTokenizer:
+        """The tokenizer of all characters that occur in `chunks`."""
+        seen = np.zeros(0x110000, bool)
+        for chunk in chunks:
+            seen[_code_points(chunk)] = True
+        return cls("".join(map(chr, np.flatnonzero(seen))))
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Token ids, (n,) int64. Raises UsageError naming the characters that have no number."""
+        ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
+        if ids.size and ids.min() < 0:
+            outside = sorted(set(text) - set(self.characters))
+            shown = ", ".join(map(ascii, outside[:10])) + (" …" if len(outside) > 10 else "")
+            raise UsageError(
+                f"the vocabulary of {self.V} characters lacks {shown}; leave them out, or train with "
+                'data.tokenizer = "byte", which knows all'
+            )
+        return ids
+
+    def decode(self, ids: ArrayLike) -> str:
+        """The text of these ids. Raises UsageError for ids outside 0 … V − 1."""
+        codes = self._codes[check_ids(ids, self.V)]
+        return codes.tobytes().decode("utf-32-le", errors="surrogatepass")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"kind": self.kind, "characters": self.characters}
+
+
+class WordTokenizer:
+    """One token for each run of characters between white space, and `<eos>` for each end of line, as WikiText has it.
+
+    Words are numbered by falling frequency, which is what an adaptive softmax needs, and equally frequent ones in the
+    order of the alphabet. Two things are lost: a word that has no number becomes `<unk>`, and white space within a
+    line becomes one space.
+
+    Raises:
+        UsageError: if words repeat, or if `<unk>` or `<eos>` is not among them.
+    """
+
+    kind = "word"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self.V = len(self.words)
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        if len(self._ids) != self.V or UNKNOWN not in self._ids or END_OF_LINE not in self._ids:
+            raise UsageError(f"the words of a word tokenizer must not repeat, and include {UNKNOWN} and {END_OF_LINE}")
+
+    @classmethod
+    def build(cls, chunks: Iterable[str], size: int = 0) -> WordTokenizer:
+        """The tokenizer of the words in `chunks`, none of which may lie across two chunks.
+
+        Args:
+            chunks: the training text.
+            size: V, with `<unk>` and `<eos>` among them: the most frequent words are kept. 0: all words.
+
+        `<unk>` counts for as often as the text has it and for all words that are not kept, `<eos>` for ends of lines.
+
+        Raises:
+            UsageError: if `size` leaves no room for a word.
+        """
+        if size in (1, 2):
+            raise UsageError(f"data.vocabulary must be 0 (all words) or at least 3 (with <unk> and <eos>), got {size}")
+        counts = Counter({UNKNOWN: 0, END_OF_LINE: 0})
+        for chunk in chunks:
+            counts.update(_words(chunk))
+
+        def by_frequency(word: str) -> tuple[int, str]:
+            return -counts[word], word
+
+        words = sorted(counts, key=by_frequency)
+        if 0 < size < len(words):
+            ordinary = [word for word in words if word not in (UNKNOWN, END_OF_LINE)]
+            counts[UNKNOWN] += sum(counts[word] for word in ordinary[size - 2 :])
+            words = sorted([UNKNOWN, END_OF_LINE, *ordinary[: size - 2]], key=by_frequency)
+        return cls(words)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Token ids, (n,) int64. Only an end of line gives `<eos>`: a prompt without one goes on in its line."""
+        ids, unknown = self._ids, self._ids[UNKNOWN]
+        return np.array([ids.get(word, unknown) for word in _words(text)], np.int64)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """The words of these ids, one space between them, and a new line after each `<eos>`.
+
+        Raises UsageError for ids outside 0 … V − 1.
+        """
+        words = [self.words[i] for i in check_ids(ids, self.V)]
+        text = "".join("\n" if word == END_OF_LINE else word + " " for word in words)
+        return text.replace(" \n", "\n").removesuffix(" ")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"kind": self.kind, "words": self.words}
+
+
+Tokenizer = ByteTokenizer | CharacterTokenizer | WordTokenizer
+
+
+def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that `to_dict` wrote. Raises UsageError when that is not what `values` are."""
+    match values:
+        case {"kind": "byte"}:
+            return ByteTokenizer()
+        case {"kind": "character", "characters": str(characters)}:
+            return CharacterTokenizer(characters)
+        case {"kind": "word", "words": [*words]} if all(isinstance(word, str) for word in words):
+            return WordTokenizer(words)
+    raise UsageError(f"not the description of a tokenizer: {json.dumps(values, default=str)[:80]}")
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4")
+
+
+def _words(text: str) -> list[str]:
+    return text.replace("\n", f" {END_OF_LINE} ").split()

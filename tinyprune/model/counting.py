@@ -1,0 +1,88 @@
+"""How large a model is and how much it computes, in all and for each head.
+
+Parameters are counted as they are stored, without the gates, which are gone after removal. Multiply-adds are counted
+for one token of a long text, keys and values of earlier tokens kept (as in generating): every query meets
+K = M + 1 context keys under the same-length mask, M + (T + 1)/2 on average under the causal one, and N persistent ones.
+LayerNorm, softmax and other work that is not a product is left out; so is R·Wr, which does not depend on the text.
+
+    one head:  D·Dh for each of q, k, v and its rows of Wo;  K·Dh for content scores, position scores, values;
+               N·Dh for persistent scores and again for persistent values
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tinyprune.config import ModelConfig
+from tinyprune.model.parameters import HEAD_AXIS, parameter_shapes
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the table: what it is, how many parameters, how many multiply-adds a token."""
+
+    part: str
+    parameters: int
+    multiply_adds_per_token: int
+
+
+def context_keys(config: ModelConfig) -> float:
+    """Context keys that a query meets, on average over a segment."""
+    return config.M + 1 if config.mask == "same-length" else config.M + (config.T + 1) / 2
+
+
+def head_part(config: ModelConfig) -> Part:
+    """What one head owns: exactly what its removal removes."""
+    D, Dh, N, K = config.D, config.Dh, config.N, context_keys(config)
+    projections = 4 + config.relative  # Wq, Wk, Wv, Wo and Wr
+    parameters = projections * D * Dh + 2 * Dh * config.relative + 2 * N * Dh
+    scores_and_values = (2 + config.relative) * K + 2 * N
+    return Part("one head", parameters, round(4 * D * Dh + scores_and_values * Dh))
+
+
+def count_parts(config: ModelConfig) -> list[Part]:
+    """The model's parts, embedding apart; their sums are the whole model.
+
+    Raises:
+        ValueError: if the vocabulary's size V is not set.
+    """
+    if not config.V:
+        raise ValueError("config.V must be set to count a model, got 0")
+    sizes = {name: math.prod(shape) for name, shape in parameter_shapes(config).items()}
+    head = head_part(config)
+    parts = [Part("embedding and softmax", *embedding_counts(config, sizes))]
+    positions = "R" if config.relative else "positions"
+    parts.append(Part("positions", sizes[positions], 0))
+    for i, H in enumerate(config.heads):
+        parts.append(Part(f"layer {i}: {H} heads", H * head.parameters, H * head.multiply_adds_per_token))
+        layer = {n.removeprefix(f"layers.{i}."): s for n, s in sizes.items() if n.startswith(f"layers.{i}.")}
+        shared = {n: s for n, s in layer.items() if n not in HEAD_AXIS and not n.startswith("ffn.")}
+        parts.append(Part(f"layer {i}: shared (LayerNorm, bo)", sum(shared.values()), 0))
+        if config.F:
+            block = sum(s for n, s in layer.items() if n.startswith("ffn."))
+            parts.append(Part(f"layer {i}: feed-forward", block, 2 * config.D * config.F))
+    parts.append(Part("last LayerNorm", sizes["ln.scale"] + sizes["ln.bias"], 0))
+    return parts
+
+
+def embedding_counts(config: ModelConfig, sizes: dict[str, int]) -> tuple[int, int]:
+    """Parameters and multiply-adds of embedding and softmax, which share their matrices.
+
+    With the adaptive softmax a token costs the head and, only when its word lies there, a tail; the count takes the
+    head alone, which most tokens need.
+    """
+    names = ("embedding", "projection", "cluster", "out_bias")
+    parameters = sum(size for name, size in sizes.items() if name.startswith(names))
+    outputs = config.cutoffs[0] + len(config.cutoffs) if config.cutoffs else config.V
+    return parameters, outputs * config.D
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """All parameters."""
+    return sum(part.parameters for part in count_parts(config))
+
+
+def count_multiply_adds(config: ModelConfig) -> int:
+    """Multiply-adds for one token of the whole model."""
+    return sum(part.multiply_adds_per_token for part in count_parts(config))

@@ -1,0 +1,1 @@
+"""Pruning: the gates' training, and the removal of closed heads."""

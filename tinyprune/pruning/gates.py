@@ -1,0 +1,182 @@
+"""Training with gates: every head gets one, and a loss that wants them shut.
+
+    task       loss = cross-entropy + lam · L0                           (Shim et al. 2021)
+    layerwise  the gates also minimise, each layer for itself, the relative error that they make in its output,
+               ‖y_gated − y_full‖² / ‖y_full − x‖² on the layer's own input; nothing but the gates learns from it
+    target     instead of lam · L0: lam1 · (h − t) + lam2 · (h − t)² with h = L0, the expected number of open heads
+
+lam grows linearly from 0 (and t falls from all heads to the target), so that pruning begins from the trained model. L0
+is a sum over all heads of all layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import GateConfig
+from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.model.parameters import Parameters
+from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.training.schedules import linear_warmup
+
+
+def add_gates(params: Parameters, heads: tuple[int, ...], gate: GateConfig) -> Parameters:
+    """The parameters with gates, every log_alpha at its start; for layers with the given numbers of heads.
+
+    `params` itself gains nothing, but its arrays are shared.
+    """
+    dtype = params["ln.scale"].dtype
+    return params | {f"layers.{i}.log_alpha": np.full(H, gate.log_alpha_init, dtype) for i, H in enumerate(heads)}
+
+
+def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
+    """Which heads of each layer are open in evaluation; all of them in a model without gates."""
+    gates = model.gates()
+    return [np.ones(H, bool) if g is None else g.values != 0 for H, g in zip(model.config.heads, gates, strict=True)]
+
+
+class Controller:
+    """Holds the expected number of open heads h at a target t by a Lagrangian that is played from both sides.
+
+    The gates descend on lam1 · (h − t) + lam2 · (h − t)², the two multipliers ascend on it: as long as too many heads
+    are open the pressure to close them grows, and the other way round. (Platt & Barr 1988; Wang et al. 2020, §4.2)
+    """
+
+    def __init__(self, target: int, lr: float) -> None:
+        self.target = target
+        self.lr = lr
+        self.lam1 = 0.0
+        self.lam2 = 0.0
+
+    def pressure(self, h: float, t: float) -> float:
+        """∂penalty/∂h for the gates, before the multipliers take their step."""
+        distance = h - t
+        pressure = self.lam1 + 2 * self.lam2 * distance
+        self.lam1 += self.lr * distance
+        self.lam2 += self.lr * distance**2
+        return pressure
+
+
+class GateObjective:
+    """The objective of the gate stage, see the head of this file.
+
+    Args:
+        gate: the configuration.
+        warmup: steps over which lam, or the target, is reached.
+        heads_total: heads that carry gates.
+
+    Raises:
+        UsageError: if more heads should stay than there are.
+    """
+
+    def __init__(self, gate: GateConfig, warmup: int, heads_total: int) -> None:
+        if gate.target_heads is not None and gate.target_heads > heads_total:
+            raise UsageError(
+                f"gate.target_heads must be at most the model's {heads_total} heads, got {gate.target_heads}"
+            )
+        self.gate = gate
+        self.warmup = warmup
+        self.heads_total = heads_total
+        self.controller = None if gate.target_heads is None else Controller(gate.target_heads, gate.controller_lr)
+
+    def __call__(
+        self,
+        model: Transformer,
+        ids: NDArray,
+        targets: NDArray,
+        memory: Memory | None,
+        rng: np.random.Generator,
+        step: int,
+    ) -> tuple[dict[str, float], Memory, Parameters]:
+        """Losses, memory for the next segment, and gradients; see `tinyprune.training.loop.Objective`."""
+        gate, ops = self.gate, model.ops
+        layerwise = gate.objective == "layerwise"
+        # The layer-wise error compares with the layer's full output, for which every head is needed.
+        loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise)
+        grads = model.backward(1.0, cache)
+        losses = {"loss": float(loss)}
+        if layerwise:
+            losses["layerwise_error"] = self.add_layerwise_gradients(model, cache, grads)
+
+        names = [f"layers.{i}.log_alpha" for i in range(model.config.L)]
+        constants = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
+        l0, l0_caches = zip(*(ops.l0_forward(model.params[name], **constants) for name in names), strict=True)
+        h = float(sum(l0))
+        share = linear_warmup(step, self.warmup)
+        if self.controller is None:
+            lam = gate.lam * share
+        else:
+            t = self.heads_total + share * (self.controller.target - self.heads_total)
+            lam = self.controller.pressure(h, t)
+        for name, l0_cache in zip(names, l0_caches, strict=True):
+            grads[name] += ops.l0_backward(lam, l0_cache)
+        return losses | {"l0": h, "lam": lam}, memory, grads
+
+    def add_layerwise_gradients(self, model: Transformer, cache: dict[str, Any], grads: Parameters) -> float:
+        """Add to each layer's gates the gradient of the layer's own error; returns the sum of the errors."""
+        ops, total = model.ops, 0.0
+        for i, gates in enumerate(cache["gates"]):
+            if not gates.values.size:
+                continue
+            p = model.params
+            error, error_cache = ops.layerwise_error_forward(
+                gates.values,
+                cache["layers"][i]["attention"].o,
+                p[f"layers.{i}.Wo"],
+                p[f"layers.{i}.bo"],
+                gates.scale,
+            )
+            dgate = ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
+            grads[f"layers.{i}.log_alpha"] += ops.hard_concrete_backward(dgate, gates.cache)
+            total += float(error)
+        return total
+
+    def describe(self, model: Transformer) -> dict[str, Any]:
+        """For the log: heads open in evaluation, and every log_alpha, a list for each layer."""
+        opened = sum(int(layer.sum()) for layer in open_heads(model))
+        log_alpha = [model.params[f"layers.{i}.log_alpha"].tolist() for i in range(model.config.L)]
+        return {"heads_open": opened, "log_alpha": log_alpha}
+
+    def state(self) -> dict[str, NDArray]:
+        """The controller's two multipliers, (2,)."""
+        return {} if self.controller is None else {"lam": np.array([self.controller.lam1, self.controller.lam2])}
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """Go on from `state`; CheckpointError if it is not this objective's."""
+        if (self.controller is None) == ("lam" in state):
+            raise CheckpointError("the checkpoint was made with another setting of gate.target_heads; resume with that")
+        if self.controller is not None:
+            self.controller.lam1, self.controller.lam2 = state["lam"].tolist()
+
+
+def settle(model: Transformer, target: int) -> None:
+    """Shift all log_alpha by one number so that exactly `target` heads are open in evaluation, if they are not yet.
+
+    The controller holds the expected number at the target; single gates may still lie on the wrong side of it. A
+    common shift keeps their order, so the heads that stay are those with the largest log_alpha.
+    """
+    if sum(int(layer.sum()) for layer in open_heads(model)) == target:
+        return
+    names = [f"layers.{i}.log_alpha" for i in range(model.config.L)]
+    log_alpha = np.concatenate([model.params[name] for name in names])
+    order = np.argsort(-log_alpha, kind="stable")
+    # Halfway between the last head that stays and the first that goes; beyond the ends for all or none.
+    ranked = log_alpha[order]
+    padded = np.concatenate([ranked[:1] + 2, ranked, ranked[-1:] - 2])
+    opening = opening_log_alpha(model.gate)
+    log_alpha += opening - (padded[target] + padded[target + 1]) / 2
+    # Equal values have no halfway point: among them the earlier layer, the lower head stays.
+    margin = 1e-3
+    stay, go = order[:target], order[target:]
+    log_alpha[stay] = np.maximum(log_alpha[stay], opening + margin)
+    log_alpha[go] = np.minimum(log_alpha[go], opening - margin)
+    for name, values in zip(names, np.split(log_alpha, np.cumsum(model.config.heads)[:-1]), strict=True):
+        model.params[name][...] = values
+
+
+def opening_log_alpha(gate: GateConfig) -> float:
+    """The log_alpha above which a gate is open in evaluation: 0 if hard, else where the stretched sigmoid passes 0."""
+    return 0.0 if gate.hard else float(np.log(-gate.gamma / gate.zeta))

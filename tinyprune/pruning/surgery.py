@@ -1,0 +1,50 @@
+"""Removing closed heads for good.
+
+A head whose gate is 0 adds nothing to its layer's output, so everything it owns can go: its columns of Wq, Wk, Wv, Wr,
+its rows of Wo, its u, w, persistent keys and values. What the open heads' gates and the output scaling multiply is
+multiplied into their rows of Wo instead,
+
+    Wo_h ← gate_h · c · Wo_h
+
+and the gates can go as well. The smaller model computes the same logits up to rounding. A layer that loses all of its
+heads is left with x + bo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tinyprune.model.parameters import layer_parameters, take_heads
+from tinyprune.model.transformer import Transformer
+
+
+def remove_closed_heads(model: Transformer) -> Transformer:
+    """The model without its closed heads and without gates.
+
+    Args:
+        model: with gates; it is not modified.
+
+    Returns:
+        a model with fewer heads, `config.heads`, whose original numbers are in `config.head_ids`; its arrays are new.
+
+    Raises:
+        ValueError: if the model has no gates.
+    """
+    if model.gate is None:
+        raise ValueError("model must have gates that say which heads to remove, got one without")
+    config = model.config
+    params = {name: value for name, value in model.params.items() if not name.startswith("layers.")}
+    head_ids = []
+    for i, gates in enumerate(model.gates()):
+        kept = np.flatnonzero(gates.values)
+        layer = take_heads(layer_parameters(model.params, i), kept, config.Dh)
+        del layer["log_alpha"]
+        factor = np.repeat(gates.values[kept] * gates.scale, config.Dh)  # one for each row of Wo
+        layer["Wo"] = (layer["Wo"] * factor[:, None]).astype(layer["Wo"].dtype)
+        params |= {f"layers.{i}.{name}": value for name, value in layer.items()}
+        head_ids.append(tuple(config.head_ids[i][h] for h in kept))
+    smaller = dataclasses.replace(config, heads=tuple(map(len, head_ids)), head_ids=tuple(head_ids))
+    order = [name for name in model.params if not name.endswith("log_alpha")]
+    return Transformer(smaller, {name: params[name].copy() for name in order}, ops=model.ops)

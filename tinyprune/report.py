@@ -1,0 +1,173 @@
+"""What came of a run: the table of its stages, plots, and report.md that shows both."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+
+import numpy as np
+
+from tinyprune.config import ModelConfig
+from tinyprune.data import Segments, Text
+from tinyprune.errors import UsageError
+from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
+from tinyprune.model.generation import generate
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import open_heads
+from tinyprune.runs import STAGES
+from tinyprune.stages import Run, say
+from tinyprune.tables import Record, markdown_table
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.metrics import read_metrics
+
+TIMING_ROUNDS = 5
+SAMPLE_TOKENS = 400
+WHAT_IT_IS = {
+    "train": "the baseline, all heads open",
+    "gate": "closed by their gates, still in the model",
+    "prune": "closed heads removed for good",
+    "finetune": "the smaller model, trained a little more",
+}
+
+
+def open_config(model: Transformer) -> ModelConfig:
+    """The configuration with only the heads that are open in evaluation: what the model computes."""
+    ids = tuple(
+        tuple(int(i) for i, is_open in zip(ids, layer, strict=True) if is_open)
+        for ids, layer in zip(model.config.head_ids, open_heads(model), strict=True)
+    )
+    return dataclasses.replace(model.config, heads=tuple(map(len, ids)), head_ids=ids)
+
+
+def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float, split: str) -> Record:
+    """A stage's line: size, computation, quality on the given split, speed."""
+    result = evaluate(model, getattr(text, split), text.characters[split])
+    opened = open_config(model)
+    return {
+        "stage": stage,
+        "heads_open": sum(opened.heads),
+        "heads_total": model.config.heads_total,
+        "parameters": count_parameters(model.config),
+        "multiply_adds_per_token": count_multiply_adds(opened),
+        "bits_per_character": result.bits_per_character,
+        "perplexity": result.perplexity,
+        "ms_per_1k_tokens": ms_per_1k_tokens,
+    }
+
+
+def milliseconds_per_1k_tokens(models: list[Transformer], text: Text, B: int) -> list[float]:
+    """Time to read 1,000 tokens (forward pass, B parallel streams, memory full), each model's median of five.
+
+    The models take turns, so that a machine that gets slower or faster does so for all of them.
+    """
+    T = models[0].config.T
+    try:
+        ids, targets, _ = Segments(text.valid, B, T).batch(0)
+    except UsageError:  # a small validation split
+        ids = np.resize(text.valid, (B, T)).astype(np.int64)
+        targets = ids
+    memories = [model.loss(ids, targets)[1] or None for model in models]
+    seconds: list[list[float]] = [[] for _ in models]
+    for _ in range(TIMING_ROUNDS):
+        for model, memory, measured in zip(models, memories, seconds, strict=True):
+            start = time.perf_counter()
+            model.loss(ids, targets, memory)
+            measured.append(time.perf_counter() - start)
+    return [1e6 * statistics.median(measured) / ids.size for measured in seconds]
+
+
+def summarise(run: Run) -> list[Record]:
+    """The table of the run's four stages, on the test split."""
+    say(f"report: reading the test split ({len(run.text.test):,} tokens) with each of the four models")
+    models = [run.load(stage).model for stage in STAGES]
+    times = milliseconds_per_1k_tokens(models, run.text, run.config.train.B)
+    return [
+        stage_record(stage, model, run.text, ms, "test") for stage, model, ms in zip(STAGES, models, times, strict=True)
+    ]
+
+
+def write_report(run: Run, records: list[Record]) -> None:
+    """Plots and report.md in the run's directory."""
+    # matplotlib takes a second to import and is needed nowhere else.
+    from tinyprune import plots
+
+    directory = run.directory
+    metrics = read_metrics(directory.metrics)
+    final = run.load("finetune")
+    figures = {
+        "losses": plots.plot_losses(metrics),
+        "gates": plots.plot_gates(metrics, run.config.gate),
+        "heads": plots.plot_heads(final.model.config),
+    }
+    for name, figure in figures.items():
+        plots.save_figure(figure, directory.path / "plots" / f"{name}.png")
+    directory.write("report.md", report_text(run, records, final.model, sample_text(run, final.model)))
+    say(f"report: {directory.path / 'report.md'} and plots/ are written")
+
+
+def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
+    """The beginning of the test split as a prompt, and how the model goes on."""
+    prompt = run.text.test[: model.config.T]
+    rng = np.random.default_rng(run.config.seed)
+    tokens = list(generate(model, prompt, SAMPLE_TOKENS, rng, temperature=0.8))
+    tokenizer = run.text.tokenizer
+    return tokenizer.decode(np.asarray(prompt)), tokenizer.decode(np.array(tokens))
+
+
+def report_text(run: Run, records: list[Record], model: Transformer, sample: tuple[str, str]) -> str:
+    """report.md."""
+    config, text = run.config, run.text
+    first, last = records[0], records[-1]
+    change = 100 * (last["bits_per_character"] / first["bits_per_character"] - 1)
+    removed = first["heads_open"] - last["heads_open"]
+    head = head_part(model.config)
+    rows = [record | {"stage": f"{record['stage']}: {WHAT_IT_IS[record['stage']]}"} for record in records]
+    pressure = (
+        f"lam = {config.gate.lam}" if config.gate.target_heads is None else f"target {config.gate.target_heads} heads"
+    )
+    prompt, continuation = sample
+    return f"""# {run.directory.path.name}
+
+{removed} of {first["heads_total"]} heads were removed and the rest fine-tuned: {last["parameters"]:,} of
+{first["parameters"]:,} parameters are left, and the text takes {change:+.1f} % bits per character.
+
+Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, {len(text.test):,} held out.
+The table is measured on the held-out test split, which nothing was chosen by.
+
+{markdown_table(rows)}
+
+One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds a token; {removed} heads
+removed make {removed * head.parameters:,} parameters. Steps: {config.train.steps} + {config.gate_train.steps} +
+{config.finetune.steps}; so the last model has been trained longer than the baseline. Gates: {config.gate.objective}
+objective, {pressure}, L0 summed over all heads.
+
+## Losses
+
+![Training and validation loss over all stages](plots/losses.png)
+
+## Gates over time
+
+![Probability of being open of every head, by layer](plots/gates.png)
+
+## What stayed
+
+![Layer by head map of the heads that were kept](plots/heads.png)
+
+## What the last model writes
+
+Prompt, the first {model.config.T} tokens of the test split, and the continuation (temperature 0.8):
+
+```text
+{fenced(prompt)}
+```
+
+```text
+{fenced(continuation)}
+```
+"""
+
+
+def fenced(text: str) -> str:
+    """Text that cannot end the code block that it stands in, nor its line."""
+    return text.replace("```", "'''").strip("\n")

@@ -1,0 +1,136 @@
+"""A run's directory, and the models in it.
+
+config.toml            what was asked for
+metrics.jsonl          one JSON object a line, as training goes on
+train.safetensors      a checkpoint for each stage: train, gate, prune, finetune
+plots/*.png, report.md what came of it
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, read_config, to_toml
+from tinyprune.data import Tokenizer, tokenizer_from_dict
+from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.model.transformer import Transformer
+from tinyprune.training.checkpoints import load_checkpoint
+
+STAGES = ("train", "gate", "prune", "finetune")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model from a checkpoint and what is needed to use it.
+
+    Attributes:
+        model: as it was saved.
+        tokenizer: of the text that it was trained on.
+        data: which text that was.
+        digest: sha256 of that text.
+        metadata: all that the checkpoint says.
+    """
+
+    model: Transformer
+    tokenizer: Tokenizer
+    data: DataConfig
+    digest: str
+    metadata: dict[str, Any]
+
+
+def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, digest: str) -> dict[str, Any]:
+    """What a checkpoint must say beside the tensors, so that `load_model` needs no other file."""
+    return {
+        "model": model.config.to_dict(),
+        "gate": None if model.gate is None else model.gate.to_dict(),
+        "tokenizer": tokenizer.to_dict(),
+        "data": data.to_dict(),
+        "digest": digest,
+    }
+
+
+def load_model(path: Path, ops: SimpleNamespace) -> SavedModel:
+    """Read a stage's checkpoint.
+
+    Raises:
+        CheckpointError: if it cannot be read, or does not hold what its metadata says.
+    """
+    tensors, metadata = load_checkpoint(path)
+    params = {name.removeprefix("params."): x for name, x in tensors.items() if name.startswith("params.")}
+    try:
+        config = ModelConfig.from_dict(metadata["model"])
+        gate = None if metadata["gate"] is None else GateConfig.from_dict(metadata["gate"])
+        return SavedModel(
+            Transformer(config, params, gate, ops),
+            tokenizer_from_dict(metadata["tokenizer"]),
+            DataConfig.from_dict(metadata["data"]),
+            metadata["digest"],
+            metadata,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no checkpoint of a model of this version ({error}); train again") from error
+
+
+class RunDirectory:
+    """Where a run keeps its files.
+
+    Args:
+        path: of the directory; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; give the directory of a run")
+
+    def checkpoint(self, stage: str) -> Path:
+        """The stage's checkpoint, there or not."""
+        return self.path / f"{stage}.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def started(self) -> bool:
+        """Whether anything has been done here."""
+        return (self.path / "config.toml").exists()
+
+    def latest_stage(self) -> str:
+        """The last stage that has a checkpoint. Raises UsageError if none has."""
+        done = [stage for stage in STAGES if self.checkpoint(stage).exists()]
+        if not done:
+            raise UsageError(f"{self.path} holds no checkpoint; start with: tinyprune train {self.path}")
+        return done[-1]
+
+    def read_config(self) -> RunConfig:
+        """The run's configuration. Raises UsageError if there is none or it does not validate."""
+        path = self.path / "config.toml"
+        try:
+            return read_config(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {path}: {error}; start with: tinyprune train {self.path}") from error
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.toml, making the directory."""
+        self.write("config.toml", to_toml(config.to_dict()))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file of the run, whole or not at all. Raises SaveError if that fails."""
+        path = self.path / name
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise SaveError(f"cannot write {path}: {error.strerror or error}; what was there is untouched") from error

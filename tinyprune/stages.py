@@ -1,0 +1,265 @@
+"""The four stages of the method, each from the checkpoint of the one before.
+
+    train     a baseline, every head open
+    gate      the same model with a gate on every head, under the L0 loss
+    prune     closed heads removed for good
+    finetune  the smaller model trained a little more
+
+Each can be stopped at any moment and goes on from its own checkpoint with `resume`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from tinyprune.config import ModelConfig, RunConfig, TrainConfig
+from tinyprune.data import Segments, Text, load_text
+from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.model.parameters import init_parameters
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import GateObjective, add_gates, settle
+from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.runs import STAGES, RunDirectory, SavedModel, load_model, model_metadata
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.loop import LanguageModelling, Objective, Trainer
+from tinyprune.training.metrics import MetricsLog
+from tinyprune.training.optimizers import make_optimizer, parameter_groups
+
+
+def say(message: str) -> None:
+    """Tell the user, on standard error, what is happening."""
+    print(f"tinyprune: {message}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """About how long, as one says it."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def check_digest(text: Text, saved: SavedModel) -> None:
+    """Raise UsageError unless the text is the one that the model was trained on."""
+    if text.digest != saved.digest:
+        raise UsageError(
+            f"the text {text.name!r} is not the one that the model was trained on (its sha256 is another); put that "
+            "text back, or start a new run"
+        )
+
+
+def measure_seconds(model: Transformer, segments: Segments, text: Text) -> tuple[float, float]:
+    """What one training step and one reading of the validation split take, measured; the model is not changed.
+
+    Each is done twice and the second timed, since the first finds cold caches.
+    """
+    ids, targets, _ = segments.batch(0)
+    T = model.config.T
+    step = look = math.inf
+    memory = None
+    for _ in range(2):
+        start = time.perf_counter()
+        _, memory, cache = model.loss(ids, targets, memory, np.random.default_rng(0))
+        model.backward(1.0, cache)
+        step = time.perf_counter() - start
+        start = time.perf_counter()
+        model.loss(ids[:1], targets[:1])
+        look = time.perf_counter() - start
+    return step, look * len(text.valid) / T
+
+
+def looks(steps: int, config: TrainConfig) -> int:
+    """How often the validation split is read in so many steps."""
+    return 1 + (steps // config.evaluate_every if config.evaluate_every else 0)
+
+
+@dataclass
+class Run:
+    """A run: its directory, configuration and backend, and the stages as methods.
+
+    Attributes:
+        directory: where everything is kept.
+        config: of all stages.
+        ops: the backend's operations.
+        resume_command: what to type to go on after a stop, for messages.
+        source: checkpoint to start the gate stage from, if not this run's own baseline.
+    """
+
+    directory: RunDirectory
+    config: RunConfig
+    ops: SimpleNamespace
+    resume_command: str
+    source: Path | None = None
+
+    @cached_property
+    def text(self) -> Text:
+        """The tokenised text; for a model that exists, with its own tokenizer.
+
+        Raises:
+            UsageError: if the text is not the one that the run was trained on, or a split is too short.
+        """
+        before = self.earlier_model()
+        if before is None:
+            text = load_text(self.config.data)
+        else:
+            text = load_text(self.config.data, before.tokenizer)
+            check_digest(text, before)
+        for split in ("valid", "test"):
+            if len(getattr(text, split)) < 2:
+                raise UsageError(
+                    f"the {split} split of {text.name} has {len(getattr(text, split))} tokens, at least 2 are needed; "
+                    f"raise data.{split}_fraction or give a longer text"
+                )
+        return text
+
+    def earlier_model(self) -> SavedModel | None:
+        """The model of the earliest checkpoint of the run, or the one that it was started from."""
+        paths = [self.directory.checkpoint(stage) for stage in STAGES]
+        found = [path for path in (self.source, *paths) if path is not None and path.exists()]
+        return load_model(found[0], self.ops) if found else None
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The configured model, its vocabulary that of the text."""
+        V = self.text.tokenizer.V
+        if self.config.model.V not in (0, V):
+            raise UsageError(
+                f"model.V is {self.config.model.V}, but the tokenizer of {self.text.name} has {V} entries; leave V out"
+            )
+        return dataclasses.replace(self.config.model, V=V)
+
+    def load(self, stage: str) -> SavedModel:
+        """The finished model of a stage. Raises CheckpointError if it is not finished."""
+        saved = load_model(self.directory.checkpoint(stage), self.ops)
+        if not saved.metadata.get("finished"):
+            raise CheckpointError(
+                f"stage {stage} of {self.directory.path} is not finished; go on with: "
+                f"tinyprune {stage} {self.directory.path} --resume"
+            )
+        return saved
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage has a finished checkpoint."""
+        path = self.directory.checkpoint(stage)
+        return path.exists() and bool(load_checkpoint(path)[1].get("finished"))
+
+    def train(self, resume: bool = False) -> None:
+        """Stage 1: train the baseline."""
+        model = Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
+        self.fit("train", model, self.config.train, LanguageModelling(), resume)
+
+    def gate(self, resume: bool = False) -> None:
+        """Stage 2: gates on every head of the baseline, trained with the weights."""
+        before = load_model(self.source, self.ops) if self.source else self.load("train")
+        if before.model.gate is not None:
+            raise UsageError(f"{self.source} has gates already; start from a checkpoint without")
+        gate, config = self.config.gate, before.model.config
+        model = Transformer(config, add_gates(before.model.params, config.heads, gate), gate, self.ops)
+        warmup = gate.lam_warmup or self.segments(config, self.config.gate_train).per_epoch
+        objective = GateObjective(gate, warmup, sum(config.heads))
+        target = gate.target_heads
+        at_end = (lambda model: None) if target is None else (lambda model: settle(model, target))
+        self.fit("gate", model, self.config.gate_train, objective, resume, at_end, gate.lr_multiplier)
+
+    def prune(self, resume: bool = False) -> None:
+        """Stage 3: remove the closed heads."""
+        if resume and self.finished("prune"):
+            return
+        gated = self.load("gate")
+        model = remove_closed_heads(gated.model)
+        heads, total = sum(model.config.heads), sum(gated.model.config.heads)
+        say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
+        metadata = model_metadata(model, gated.tokenizer, gated.data, gated.digest)
+        own = {"stage": "prune", "step": 0, "finished": True, "metrics_length": gated.metadata["metrics_length"]}
+        tensors = {f"params.{name}": value for name, value in model.params.items()}
+        save_checkpoint(self.directory.checkpoint("prune"), tensors, metadata | own)
+
+    def finetune(self, resume: bool = False) -> None:
+        """Stage 4: train the smaller model a little more."""
+        self.fit("finetune", self.load("prune").model, self.config.finetune, LanguageModelling(), resume)
+
+    def fit(
+        self,
+        stage: str,
+        model: Transformer,
+        config: TrainConfig,
+        objective: Objective,
+        resume: bool,
+        at_end: Callable[[Transformer], None] = lambda model: None,
+        gate_lr_multiplier: float = 1.0,
+    ) -> None:
+        """Train `model` as one stage of the run."""
+        if resume and self.finished(stage):
+            say(f"{stage}: already finished")
+            return
+        text = self.text
+        groups = parameter_groups(model.params, config.weight_decay, gate_lr_multiplier)
+        with MetricsLog(self.directory.metrics) as log:
+            trainer = Trainer(
+                stage=stage,
+                model=model,
+                segments=self.segments(model.config, config),
+                config=config,
+                optimizer=make_optimizer(config, groups),
+                objective=objective,
+                rng=self.generator(stage),
+                path=self.directory.checkpoint(stage),
+                metadata=model_metadata(model, text.tokenizer, self.config.data, text.digest),
+                log=log,
+                validate=lambda model: evaluate(model, text.valid, text.characters["valid"]),
+                go_on=self.resume_command,
+                at_end=at_end,
+            )
+            if resume and trainer.path.exists():
+                trainer.restore()
+                say(f"{stage}: going on after step {trainer.step}")
+            else:
+                log.truncate(self.metrics_length_before(stage))
+            left = config.steps - trainer.step
+            step, look = measure_seconds(model, trainer.segments, text)
+            say(
+                f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}, "
+                f"about {duration(left * step + looks(left, config) * look)}"
+            )
+            trainer.run()
+
+    def announce(self) -> None:
+        """Say what a whole run will do, and about how long that takes, measured on this machine."""
+        config, stages = self.config, (self.config.train, self.config.gate_train, self.config.finetune)
+        model = Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
+        step, look = measure_seconds(model, self.segments(model.config, config.train), self.text)
+        seconds = sum(
+            stage.steps * step * stage.B / config.train.B + looks(stage.steps, stage) * look for stage in stages
+        )
+        say(
+            f"run: train {stages[0].steps}, gate {stages[1].steps}, prune, finetune {stages[2].steps} steps, then a "
+            f"report; all in {self.directory.path}, about {duration(seconds)} on this machine"
+        )
+
+    def segments(self, model: ModelConfig, config: TrainConfig) -> Segments:
+        """The training text, cut for a stage."""
+        return Segments(self.text.train, config.B, model.T)
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """A random generator of its own for the initialisation and for each stage, all from the run's seed."""
+        return np.random.default_rng([self.config.seed, ("init", *STAGES).index(purpose)])
+
+    def metrics_length_before(self, stage: str) -> int:
+        """How long metrics.jsonl was when the stages before this one were done."""
+        for earlier in reversed(STAGES[: STAGES.index(stage)]):
+            path = self.directory.checkpoint(earlier)
+            if path.exists():
+                return load_checkpoint(path)[1]["metrics_length"]
+        return 0

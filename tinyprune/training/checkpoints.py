@@ -1,0 +1,184 @@
+"""Checkpoints: named arrays and their metadata in one safetensors file, which is either whole or refused.
+
+    8 bytes     length of the header
+    header      JSON: each array's name, dtype, shape and place, and under "__metadata__" one entry of ours:
+                "tinyprune": {"format_version": 1, "sha256": "…", "metadata": {what the caller gave}}
+    data        the arrays' bytes, one after the other
+
+Any safetensors reader can open it. The sha256 covers the version, the metadata and all names, dtypes, shapes and bytes,
+so that a single flipped bit is noticed. (One entry and not three, because safetensors writes several in random order:
+this way equal contents make equal files.)
+
+A new checkpoint is first written beside the old one, as `NAME.tmp`, and takes its place when all of it is on the disk:
+at every moment one of the two is whole. A `NAME.tmp` that a killed process left is overwritten by the next save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from tinyprune.errors import CheckpointError, SaveError, UsageError
+
+FORMAT_VERSION = 1
+ENTRY = "tinyprune"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OTHERWISE = "use another checkpoint, or train again"
+
+
+def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dict[str, Any]) -> None:
+    """Write `tensors` and `metadata` to `path`, whole or not at all.
+
+    Args:
+        path: the file; one that is there already is replaced, in one instant, at the very end.
+        tensors: name -> array of booleans, integers or floats, of any shape (0-d and empty ones too).
+        metadata: what JSON can hold: dicts with strings as keys, lists, strings, finite numbers, booleans, None.
+
+    Raises:
+        UsageError: for an array or metadata that the file cannot hold.
+        SaveError: if it cannot be written, for example because the disk is full. What was at `path` is untouched.
+    """
+    path = Path(path)
+    tensors = {name: _storable(name, tensor) for name, tensor in tensors.items()}
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
+    content = safetensors.numpy.save(tensors, {ENTRY: _entry(metadata, tensors)})
+    try:
+        _replace(path, content)
+    except OSError as error:
+        remedy = "free some space" if error.errno in NO_SPACE else "make sure that its directory exists and is writable"
+        raise SaveError(
+            f"cannot save checkpoint {path} ({len(content):,} bytes): {error.strerror or error}; what was there before "
+            f"is untouched; {remedy}, then resume"
+        ) from error
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote.
+
+    Returns:
+        tensors: name -> array, in the order of the names; they are writable and the caller's own.
+        metadata: as it was given, with JSON's types (a tuple comes back as a list).
+
+    Raises:
+        CheckpointError: if there is no such file, or it is truncated, altered in any bit, not one of ours, or from a
+            newer tinyprune.
+    """
+    try:
+        Path(path).open("rb").close()  # safetensors would call a file that may not be read a missing one
+        with safetensors.safe_open(path, framework="numpy") as file:
+            entry = (file.metadata() or {}).get(ENTRY)
+            if entry is None:
+                raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of tinyprune; {OTHERWISE}")
+            metadata = _metadata(path, entry)
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}; check the name, or train first") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read checkpoint {path}: {error.strerror or error}; check its permissions"
+        ) from error
+    # TypeError and AttributeError: another program has changed an array to a dtype that NumPy does not have.
+    except (safetensors.SafetensorError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is truncated, altered, or no checkpoint at all ({error}); {OTHERWISE}"
+        ) from error
+    # What `save_checkpoint` would have written for these contents must be what is written there.
+    if entry != _entry(metadata, tensors):
+        raise CheckpointError(f"{path} was altered after it was written (its sha256 does not match); {OTHERWISE}")
+    return tensors, metadata
+
+
+def generator_state(rng: np.random.Generator) -> dict[str, Any]:
+    """Where `rng` stands, as plain values for `metadata`. Raises UsageError unless it is a PCG64, NumPy's default."""
+    state = rng.bit_generator.state
+    if state["bit_generator"] != "PCG64":
+        raise UsageError(
+            f"only a PCG64 generator can be saved, got {state['bit_generator']}; use numpy.random.default_rng"
+        )
+    return state
+
+
+def restore_generator(state: dict[str, Any]) -> np.random.Generator:
+    """A generator that goes on where the one given to `generator_state` stood. (Its `spawn` starts anew, though.)
+
+    Raises CheckpointError if `state` is not such a state.
+    """
+    bits = np.random.PCG64(0)
+    try:
+        bits.state = state
+        accepted = bits.state == state
+    except (TypeError, ValueError, KeyError, OverflowError):
+        accepted = False
+    if not accepted:
+        raise CheckpointError(f"the checkpoint's random generator state is not that of a PCG64; {OTHERWISE}")
+    return np.random.Generator(bits)
+
+
+def _storable(name: str, tensor: NDArray) -> NDArray:
+    """`tensor` as safetensors needs it: contiguous, in C order, of a dtype that it knows."""
+    tensor = np.asarray(tensor, order="C")
+    if tensor.dtype.kind not in "biuf" or tensor.itemsize > 8 or not tensor.dtype.isnative:
+        raise UsageError(
+            f"array {name} of a checkpoint must hold booleans, integers or floats of at most 64 bits in the machine's "
+            f"byte order, got dtype {tensor.dtype.str}"
+        )
+    return tensor
+
+
+def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:
+    """The JSON that stands in the header."""
+    names = sorted(tensors)
+    layout = [[name, tensors[name].dtype.name, tensors[name].shape] for name in names]
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, metadata, layout]).encode())
+    for name in names:
+        digest.update(tensors[name].ravel())
+    return json.dumps({"format_version": FORMAT_VERSION, "sha256": digest.hexdigest(), "metadata": metadata})
+
+
+def _metadata(path: str | Path, entry: str) -> dict[str, Any]:
+    """The caller's metadata out of the header's entry."""
+    try:
+        fields = json.loads(entry)
+        version, metadata = fields["format_version"], fields["metadata"]
+        newer = version > FORMAT_VERSION
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} was altered: its metadata cannot be read; {OTHERWISE}") from error
+    if newer:
+        raise CheckpointError(
+            f"{path} has format {version}, newer than {FORMAT_VERSION}, the newest that is known; update tinyprune"
+        )
+    return metadata
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Make `content` the content of `path`, so that a kill or a power failure leaves the old or the new one whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    # The new name reaches the disk with the directory. Not every system can sync one; the file is whole either way.
+    with contextlib.suppress(OSError):
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -1,0 +1,53 @@
+"""How well a model predicts a text that it has not been trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from numpy.typing import NDArray
+
+from tinyprune.data import evaluation_segments
+from tinyprune.model.transformer import Memory, Transformer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy over a whole text.
+
+    Attributes:
+        nats_per_token: natural-log loss, averaged over all tokens but the first, which nothing precedes.
+        tokens: how many were predicted.
+        characters: how many characters of text these tokens stand for.
+    """
+
+    nats_per_token: float
+    tokens: int
+    characters: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token): as unsure as among so many equally likely tokens."""
+        return math.exp(self.nats_per_token)
+
+    @property
+    def bits_per_character(self) -> float:
+        """Bits needed for each character of the text, whatever the tokens are."""
+        return self.nats_per_token / math.log(2) * self.tokens / self.characters
+
+
+def evaluate(model: Transformer, tokens: NDArray, characters: int) -> Evaluation:
+    """Read a whole text once, from its first to its last token, memory carried all the way.
+
+    Args:
+        model: evaluated without noise: no dropout, gates at their evaluation value.
+        tokens: (n,), n ≥ 2.
+        characters: of the text, for bits per character.
+    """
+    total, predicted = 0.0, 0
+    memory: Memory | None = None
+    for ids, targets in evaluation_segments(tokens, model.config.T):
+        loss, memory, _ = model.loss(ids, targets, memory)
+        total += float(loss) * targets.size
+        predicted += targets.size
+    return Evaluation(total / predicted, predicted, characters * predicted / len(tokens))

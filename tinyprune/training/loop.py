@@ -1,0 +1,258 @@
+"""The training loop: batches in, gradients from an objective, an optimizer's step, and nothing lost on the way.
+
+What a step does depends on nothing but the parameters, the optimizer's and the objective's state, the random generator,
+the number of the step (which says what text comes next) and the memory. All of it is in the checkpoint, together with
+the length of metrics.jsonl at that moment; so a run that was killed and resumed ends with the same bits as one that was
+not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tinyprune.config import TrainConfig
+from tinyprune.data import Segments
+from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
+from tinyprune.model.parameters import Parameters
+from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from tinyprune.training.evaluation import Evaluation
+from tinyprune.training.metrics import MetricsLog
+from tinyprune.training.optimizers import Optimizer, clip_gradients
+from tinyprune.training.schedules import learning_rate
+
+
+class Objective(Protocol):
+    """What is minimised. An objective with a state of its own, such as a controller's multipliers, has it saved."""
+
+    def __call__(
+        self,
+        model: Transformer,
+        ids: NDArray,
+        targets: NDArray,
+        memory: Memory | None,
+        rng: np.random.Generator,
+        step: int,
+    ) -> tuple[dict[str, float], Memory, Parameters]:
+        """Named losses (the first is the one to be finite and shown), memory for the next segment, gradients."""
+
+    def describe(self, model: Transformer) -> dict[str, Any]:
+        """More for the log, worked out only when a line is written."""
+
+    def state(self) -> dict[str, NDArray]:
+        """What a checkpoint must hold."""
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """Go on from `state`."""
+
+
+class LanguageModelling:
+    """The plain objective: cross-entropy of the next token."""
+
+    def __call__(
+        self,
+        model: Transformer,
+        ids: NDArray,
+        targets: NDArray,
+        memory: Memory | None,
+        rng: np.random.Generator,
+        step: int,
+    ) -> tuple[dict[str, float], Memory, Parameters]:
+        """See `Objective`."""
+        loss, memory, cache = model.loss(ids, targets, memory, rng)
+        return {"loss": float(loss)}, memory, model.backward(1.0, cache)
+
+    def describe(self, model: Transformer) -> dict[str, Any]:
+        """Nothing to add."""
+        return {}
+
+    def state(self) -> dict[str, NDArray]:
+        """No state."""
+        return {}
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """No state."""
+
+
+@dataclass
+class Trainer:
+    """One stage's training.
+
+    Attributes:
+        stage: its name, for log and messages.
+        model: trained in place.
+        segments: the training text.
+        config: steps, learning rate and so on.
+        optimizer: with a parameter group for each parameter.
+        objective: what is minimised.
+        rng: noise of dropout and gates; the only source of chance.
+        path: the stage's checkpoint.
+        metadata: to go into each checkpoint beside the trainer's own.
+        log: metrics.jsonl.
+        validate: called every `config.evaluate_every` steps, and after the last.
+        go_on: how to resume, for the message after Ctrl-C.
+        at_end: called once after the last step, before the last validation.
+    """
+
+    stage: str
+    model: Transformer
+    segments: Segments
+    config: TrainConfig
+    optimizer: Optimizer
+    objective: Objective
+    rng: np.random.Generator
+    path: Path
+    metadata: dict[str, Any]
+    log: MetricsLog
+    validate: Callable[[Transformer], Evaluation]
+    go_on: str
+    at_end: Callable[[Transformer], None] = lambda model: None
+    step: int = 0
+    memory: Memory | None = None
+
+    def run(self) -> None:
+        """Train until the last step; the stage's checkpoint then says that it is finished.
+
+        Raises:
+            NotFiniteError: if the loss or the gradient is NaN or infinite; the checkpoint is the last good one.
+            SaveError: if a checkpoint cannot be written; the one before is untouched.
+            Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved.
+        """
+        with interruptible() as interrupted, self.progress_bar() as bar:
+            while self.step < self.config.steps:
+                losses = self.train_step()
+                bar.update()
+                bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in losses.items()), refresh=False)
+                last = self.step == self.config.steps
+                if last:
+                    self.at_end(self.model)
+                if last or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
+                    result = self.validate(self.model)
+                    self.log.write(
+                        {
+                            "stage": self.stage,
+                            "step": self.step,
+                            "split": "valid",
+                            "loss": result.nats_per_token,
+                            "bits_per_character": result.bits_per_character,
+                        }
+                    )
+                if not last and (self.step % self.config.checkpoint_every == 0 or interrupted()):
+                    self.save()
+                if not last and interrupted():
+                    raise Interrupted(
+                        f"stopped after step {self.step} of {self.config.steps} of {self.stage}; all is saved in "
+                        f"{self.path}; go on with: {self.go_on}"
+                    )
+        self.save(finished=True)
+
+    def train_step(self) -> dict[str, float]:
+        """One update; returns the objective's losses."""
+        ids, targets, fresh = self.segments.batch(self.step)
+        memory = None if fresh else self.memory
+        # Overflow on the way shows in the loss or in the gradient's norm, which are looked at below.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            losses, self.memory, grads = self.objective(self.model, ids, targets, memory, self.rng, self.step)
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"{self.stage}: {name} is {value} in step {self.step + 1}; {self.kept()}; lower {self.stage}.lr, "
+                    "set a smaller clip or a longer warmup"
+                )
+        try:
+            norm = clip_gradients(grads, self.config.clip)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{self.stage}: step {self.step + 1}: {error}; {self.kept()}") from error
+        lr = learning_rate(self.config, self.step)
+        self.optimizer.step(self.model.params, grads, lr)
+        self.step += 1
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            record = {"stage": self.stage, "step": self.step, "split": "train", **losses}
+            self.log.write(record | {"lr": lr, "grad_norm": norm} | self.objective.describe(self.model))
+        return losses
+
+    def kept(self) -> str:
+        """What is left after a failure."""
+        return f"{self.path} holds the last checkpoint" if self.path.exists() else "no checkpoint has been saved yet"
+
+    def save(self, finished: bool = False) -> None:
+        """Write the stage's checkpoint."""
+        tensors = {f"params.{name}": value for name, value in self.model.params.items()}
+        tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
+        tensors |= {f"objective.{name}": value for name, value in self.objective.state().items()}
+        tensors |= {f"memory.{i}": value for i, value in enumerate(self.memory or [])}
+        own = {
+            "stage": self.stage,
+            "step": self.step,
+            "finished": finished,
+            "generator": generator_state(self.rng),
+            "metrics_length": self.log.sync(),
+        }
+        save_checkpoint(self.path, tensors, self.metadata | own)
+
+    def restore(self) -> None:
+        """Go on from the stage's checkpoint.
+
+        Raises:
+            CheckpointError: if it cannot be read or belongs to another model, optimizer or stage.
+        """
+        tensors, metadata = load_checkpoint(self.path)
+        if metadata.get("stage") != self.stage:
+            raise CheckpointError(f"{self.path} is of stage {metadata.get('stage')!r}, not {self.stage!r}")
+        groups: dict[str, dict[str, NDArray]] = {"params": {}, "optimizer": {}, "objective": {}, "memory": {}}
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            groups.get(group, {})[rest] = value
+        for name, value in self.model.params.items():
+            saved = groups["params"].get(name)
+            if saved is None or saved.shape != value.shape:
+                raise CheckpointError(
+                    f"{self.path} does not fit the configured model at {name}: needed {value.shape}, found "
+                    f"{None if saved is None else saved.shape}; resume with the run's own config.toml"
+                )
+            value[...] = saved
+        self.optimizer.load_state(groups["optimizer"])
+        self.objective.load_state(groups["objective"])
+        memory = groups["memory"]
+        self.memory = [memory[str(i)] for i in range(len(memory))] or None
+        self.step = metadata["step"]
+        self.rng = restore_generator(metadata["generator"])
+        self.log.truncate(metadata["metrics_length"])
+
+    def progress_bar(self) -> tqdm:
+        """On standard error; silent where that is not a terminal."""
+        return tqdm(total=self.config.steps, initial=self.step, desc=self.stage, unit="step", disable=None)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a question that the loop asks between steps; the second Ctrl-C stops at once."""
+    asked = False
+
+    def handler(number: int, _frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, handler) for number in numbers}
+    except ValueError:  # not the main thread: signals go elsewhere
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

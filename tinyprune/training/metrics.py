@@ -1,0 +1,127 @@
+"""The log of a run, `metrics.jsonl`: one JSON object a line, appended as training goes on.
+
+A checkpoint stores how long the log was when it was saved. On resume the log is cut back to that length, so that the
+steps which are then made again do not stand in it twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tinyprune.errors import CheckpointError, NotFiniteError, SaveError, UsageError
+
+
+class MetricsLog:
+    """Appends to `path`, which is made if it is not there; its directory must be. Close it, or use it in `with`.
+
+    On resume call `truncate` before the first `write`: a kill may have left half a line at the end.
+    Every method raises SaveError if the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            # Unbuffered: a line is in the file, for others to read, as soon as it is written.
+            self._file = self.path.open("a+b", buffering=0)
+        except OSError as error:
+            raise self._save_error(error) from error
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append `record`, its keys in the order in which they are given.
+
+        Raises:
+            NotFiniteError: for a NaN or an infinity, which JSON does not have.
+            UsageError: for a value that is not plain (a NumPy scalar, an array).
+            SaveError: for a full disk, for example. No part of the line is left in the file then.
+        """
+        for key, value in record.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError as error:
+                raise NotFiniteError(f"metric {key} is {value!r}; lower the learning rate or warm up longer") from error
+            except TypeError as error:
+                raise UsageError(
+                    f"metric {key} must be a plain value, got a {type(value).__name__}; convert it, with float() say"
+                ) from error
+        line = json.dumps(record).encode() + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            # An almost full disk takes a part of the line before it refuses the rest.
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise self._save_error(error) from error
+
+    def sync(self) -> int:
+        """Wait until all lines are on the disk. Returns the length of the file in bytes, for `truncate`."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._save_error(error) from error
+        return self._file.seek(0, os.SEEK_END)
+
+    def truncate(self, length: int) -> None:
+        """Drop all that was written after the `sync` that returned `length`.
+
+        Raises CheckpointError if no line ends at `length`: the file is not the one that the checkpoint saw. It is left
+        as it is then.
+        """
+        size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(length - 1, 0))
+        if size < length or (length > 0 and self._file.read(1) != b"\n"):
+            raise CheckpointError(
+                f"{self.path} ({size} bytes) is not the log that the checkpoint was saved with: no line ends at byte "
+                f"{length}; put that log back, or start a new run"
+            )
+        try:
+            self._file.truncate(length)
+        except OSError as error:
+            raise self._save_error(error) from error
+
+    def close(self) -> None:
+        """Close the file. May be called twice."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _save_error(self, error: OSError) -> SaveError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return SaveError(
+            f"cannot write metrics to {self.path}: {error.strerror or error}; the lines before are untouched; "
+            f"{'free some space' if full else 'make sure that its directory exists and is writable'}, then resume"
+        )
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a log, in order. Half a line at the end, which a kill leaves, is left out.
+
+    Raises CheckpointError if there is no such file, or a line is not a JSON object.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read metrics {path}: {error.strerror or error}; check the name") from error
+    records = []
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise CheckpointError(f"line {number} of {path} is not a JSON object; remove it, or use another run's log")
+        records.append(record)
+    return records

@@ -1,0 +1,44 @@
+"""Schedules: what the learning rate, and the weight of the L0 loss, are at each step.
+
+Steps count from 0: `step` is how many updates have been made before this one.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyprune.config import TrainConfig
+from tinyprune.errors import UsageError
+
+
+def linear_warmup(step: int, steps: int) -> float:
+    """A factor that rises linearly from 0 at step 0 to 1 at step `steps`, and stays there. 1 at once if `steps` is 0.
+
+    Raises UsageError if `step` or `steps` is negative.
+    """
+    if step < 0 or steps < 0:
+        raise UsageError(f"step and steps must be at least 0, got {step} and {steps}")
+    return min(step / steps, 1.0) if steps else 1.0
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of update `step` of `config.steps`.
+
+        warm-up:   lr · (step + 1) / warmup                     so that the first update already moves something
+        constant:  lr
+        cosine:    lr_min + (lr − lr_min) · (1 + cos(π·p)) / 2   p from 0 at the peak to 1 at the last step
+
+    (Loshchilov & Hutter 2017, eq. 5, without restarts.) The peak, where the rate is `lr`, is the last step of the
+    warm-up, or step 0 without one. A warm-up as long as the whole stage, or longer, is all there is. After the last
+    step the rate stays at `lr_min`.
+
+    Raises UsageError if `step` is negative.
+    """
+    if step < 0:
+        raise UsageError(f"step must be at least 0, got {step}")
+    peak = max(config.warmup - 1, 0)
+    last = config.steps - 1
+    if step <= peak or config.schedule == "constant":
+        return config.lr * linear_warmup(step + 1, config.warmup)
+    progress = min((step - peak) / (last - peak), 1.0) if last > peak else 1.0
+    return config.lr_min + (config.lr - config.lr_min) * (1 + math.cos(math.pi * progress)) / 2
