@@ -180,7 +180,8 @@ def run_all(arguments: argparse.Namespace) -> None:
     from tinyprune.runs import STAGES
 
     run = open_run(arguments, STAGES)
-    run.announce()
+    if not arguments.resume:
+        run.announce()
     for stage in STAGES:
         getattr(run, stage)(arguments.resume)
     records = summarise(run)

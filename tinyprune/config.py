@@ -231,9 +231,11 @@ class GateConfig(Config):
 
     objective: str = option("task", "what the gates minimise beside lam * L0", choices=("task", "layerwise"))
     lam: float = option(0.02, "weight of the L0 loss, a sum over all heads", low=0.0)
-    lam_warmup: int = option(0, "steps over which lam (or the target) is reached; 0: the first epoch", low=0)
+    lam_warmup: int = option(
+        0, "steps over which lam is reached, or a target if half of the stage is less; 0: an epoch", low=0
+    )
     target_heads: int | None = option(None, "hold so many heads open by a controller, instead of lam", low=0)
-    controller_lr: float = option(0.01, "target: step size of the controller's two multipliers", low=0.0)
+    controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     beta: float = option(0.333, "temperature of the concrete distribution", low=1e-3, high=10.0)
     gamma: float = option(-0.1, "lower end of the stretched gate", high=-1e-6)

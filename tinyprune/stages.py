@@ -168,6 +168,9 @@ class Run:
         gate, config = self.config.gate, before.model.config
         model = Transformer(config, add_gates(before.model.params, config.heads, gate), gate, self.ops)
         warmup = gate.lam_warmup or self.segments(config, self.config.gate_train).per_epoch
+        if gate.target_heads is not None:
+            # A gate needs some hundred steps to close; a target that falls faster is overshot.
+            warmup = max(warmup, self.config.gate_train.steps // 2)
         objective = GateObjective(gate, warmup, sum(config.heads))
         target = gate.target_heads
         at_end = (lambda model: None) if target is None else (lambda model: settle(model, target))

@@ -76,7 +76,7 @@ class MetricsLog:
         """
         size = self._file.seek(0, os.SEEK_END)
         self._file.seek(max(length - 1, 0))
-        if size < length or (length > 0 and self._file.read(1) != b"\n"):
+        if length > 0 and self._file.read(1) != b"\n":
             raise CheckpointError(
                 f"{self.path} ({size} bytes) is not the log that the checkpoint was saved with: no line ends at byte "
                 f"{length}; put that log back, or start a new run"

@@ -1,0 +1,85 @@
+"""Segments: rows are contiguous, targets follow, evaluation covers everything once."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyprune.data import Segments, evaluation_segments
+from tinyprune.errors import UsageError
+
+sizes = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 60))
+
+
+def numbered(n):
+    """A text in which the token says where it stands."""
+    return np.arange(n, dtype=np.uint16)
+
+
+@given(sizes)
+def test_each_segment_follows_the_one_before_it_in_its_row(sizes):
+    B, T, extra = sizes
+    segments = Segments(numbered(B * T + extra), B, T)
+    previous = None
+    for step in range(segments.per_epoch):
+        ids, targets, fresh = segments.batch(step)
+        assert ids.shape == targets.shape == (B, T)
+        assert ids.dtype == targets.dtype == np.int64
+        np.testing.assert_array_equal(targets, ids + 1)
+        np.testing.assert_array_equal(np.diff(ids, axis=1), 1)
+        assert fresh == (step == 0)
+        if previous is not None:
+            np.testing.assert_array_equal(ids[:, 0], previous[:, -1])
+        previous = targets
+
+
+@given(sizes)
+def test_an_epoch_uses_every_token_but_less_than_a_segment_of_each_row(sizes):
+    B, T, extra = sizes
+    n = B * T + extra
+    segments = Segments(numbered(n), B, T)
+    seen = np.concatenate([segments.batch(step)[1].ravel() for step in range(segments.per_epoch)])
+    assert len(np.unique(seen)) == len(seen) == segments.per_epoch * B * T
+    assert seen.max() < n
+    assert n - 1 - len(seen) < B * T
+
+
+def test_after_the_last_segment_an_epoch_begins_anew():
+    segments = Segments(numbered(2 * 3 * 4 + 1), B=2, T=3)
+    assert segments.per_epoch == 4
+    assert [segments.batch(step)[2] for step in range(9)] == [True, False, False, False] * 2 + [True]
+    for step in range(4):
+        np.testing.assert_array_equal(segments.batch(step)[0], segments.batch(step + 8)[0])
+
+
+def test_batches_can_be_written_to_and_leave_the_text_alone():
+    tokens = numbered(13)
+    segments = Segments(tokens, B=2, T=3)
+    ids, targets, _ = segments.batch(0)
+    ids[:] = targets[:] = 0
+    np.testing.assert_array_equal(tokens, numbered(13))
+    np.testing.assert_array_equal(segments.batch(0)[1][0], [1, 2, 3])
+
+
+def test_too_short_a_text_says_what_is_needed_and_what_to_lower():
+    assert Segments(numbered(13), B=3, T=4).per_epoch == 1
+    with pytest.raises(UsageError, match=r"12 tokens, .* 3 · 4 \+ 1 = 13; lower train\.B or model\.T"):
+        Segments(numbered(12), B=3, T=4)
+
+
+@given(st.integers(2, 40), st.integers(1, 50))
+def test_evaluation_predicts_every_token_but_the_first_once(n, T):
+    pairs = list(evaluation_segments(numbered(n), T))
+    ids = np.concatenate([ids[0] for ids, _ in pairs])
+    targets = np.concatenate([targets[0] for _, targets in pairs])
+    assert ids.dtype == targets.dtype == np.int64
+    np.testing.assert_array_equal(ids, np.arange(n - 1))
+    np.testing.assert_array_equal(targets, np.arange(1, n))
+    assert all(ids.shape == targets.shape == (1, T) for ids, targets in pairs[:-1])
+    assert 1 <= pairs[-1][0].shape[1] <= T
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_evaluation_of_nothing_is_refused_before_it_begins(n):
+    with pytest.raises(UsageError, match=f"at least 2 tokens, got {n}"):
+        evaluation_segments(numbered(n), 4)

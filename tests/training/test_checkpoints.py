@@ -1,0 +1,370 @@
+"""Checkpoints come back exactly, or not at all: damage, foreign files, full disks and kills, all for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
+
+TENSORS = {
+    "layers.0.Wq": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "m.layers.0.Wq": np.array([1e-300, np.nan, -np.inf]),
+    "half": np.array([0.5, -2.0], np.float16),
+    "steps": np.array(12, np.int64),
+    "no heads": np.zeros((4, 0), np.float32),
+    "tokens": np.array([0, 255], np.uint8),
+    "mask": np.array([True, False, True]),
+}
+METADATA = {
+    "config": {"lr": 0.1, "largest": 1e308, "corpus": 'é "quoted" \\ \n', "heads": [8, 0]},
+    "generator": generator_state(np.random.default_rng(0)),
+    "none": None,
+}
+
+
+def assert_same(tensors: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(tensors) == sorted(expected)
+    for name, tensor in expected.items():
+        assert (tensors[name].dtype, tensors[name].shape) == (tensor.dtype, tensor.shape), name
+        np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
+
+
+def assert_refused(path: Path, words: str | None = None) -> None:
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def run_script(script: str, directory: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", script], cwd=directory, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_round_trip(tmp_path):
+    save_checkpoint(tmp_path / "c.safetensors", TENSORS, METADATA)
+    tensors, metadata = load_checkpoint(tmp_path / "c.safetensors")
+    assert_same(tensors, TENSORS)
+    assert metadata == METADATA
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_loaded_arrays_are_writable_and_apart_from_the_file(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, TENSORS, METADATA)
+    tensors, _ = load_checkpoint(path)
+    for tensor in tensors.values():
+        tensor[...] = 1
+    assert_same(load_checkpoint(path)[0], TENSORS)
+
+
+def test_views_are_saved_as_they_look(tmp_path):
+    x = np.arange(12.0).reshape(3, 4)
+    views = {"transposed": x.T, "strided": x[:, ::2], "reversed": x[::-1], "broadcast": np.broadcast_to(x[0], (2, 4))}
+    save_checkpoint(tmp_path / "c.safetensors", views, {})
+    assert_same(load_checkpoint(tmp_path / "c.safetensors")[0], views)
+
+
+def test_any_safetensors_reader_opens_it(tmp_path):
+    save_checkpoint(tmp_path / "c.safetensors", TENSORS, METADATA)
+    assert_same(dict(sorted(safetensors.numpy.load_file(tmp_path / "c.safetensors").items())), TENSORS)
+    with safetensors.safe_open(tmp_path / "c.safetensors", framework="numpy") as file:
+        assert json.loads(file.metadata()["tinyprune"])["metadata"] == METADATA
+
+
+def test_equal_contents_make_equal_files(tmp_path):
+    for i in range(5):
+        save_checkpoint(tmp_path / f"{i}", dict(reversed(TENSORS.items())) if i % 2 else TENSORS, METADATA)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, TENSORS, METADATA)
+    whole = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        for place, byte in enumerate(whole):
+            for bit in range(8):
+                file.seek(place)
+                file.write(bytes([byte ^ 1 << bit]))
+                assert_refused(path)
+            file.seek(place)
+            file.write(bytes([byte]))
+    assert_same(load_checkpoint(path)[0], TENSORS)
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, TENSORS, METADATA)
+    for length in reversed(range(path.stat().st_size)):
+        os.truncate(path, length)
+        assert_refused(path, "truncated")
+
+
+@pytest.mark.parametrize("more", [b"\0", b" ", b"{}"])
+def test_anything_added_is_noticed(tmp_path, more):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, TENSORS, METADATA)
+    with path.open("ab") as file:
+        file.write(more)
+    assert_refused(path)
+
+
+def test_arrays_of_another_checkpoint_are_noticed(tmp_path):
+    """The header of one file over the data of another: each half is whole in itself."""
+    ones, twos = tmp_path / "ones", tmp_path / "twos"
+    save_checkpoint(ones, {"x": np.ones(3)}, {})
+    save_checkpoint(twos, {"x": np.full(3, 2.0)}, {})
+    ones.write_bytes(ones.read_bytes()[:-24] + twos.read_bytes()[-24:])
+    assert_refused(ones, "altered")
+
+
+def rewrite(path: Path, change) -> None:
+    """Change the header's entry by `change(fields)` and write the file as safetensors would, which is all in order."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        fields = json.loads(file.metadata()["tinyprune"])
+    entry = change(fields)
+    path.write_bytes(
+        safetensors.numpy.save(TENSORS, {"tinyprune": entry if isinstance(entry, str) else json.dumps(entry)})
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda fields: {**fields, "format_version": 2}, "format 2, newer than 1.*update tinyprune"),
+        (lambda fields: {**fields, "format_version": 0}, "altered"),
+        (lambda fields: {**fields, "format_version": "x"}, "altered"),
+        (lambda fields: {**fields, "metadata": {**METADATA, "none": 0}}, "altered"),
+        (lambda fields: {**fields, "metadata": {"loss": float("inf")}}, "altered"),
+        (lambda fields: {"format_version": 1, "metadata": {}}, "altered"),
+        (lambda fields: {"format_version": 1}, "altered"),
+        (lambda fields: [1], "altered"),
+        (lambda fields: "no JSON", "altered"),
+    ],
+)
+def test_metadata_that_is_not_as_written_is_refused(tmp_path, change, words):
+    save_checkpoint(tmp_path / "c.safetensors", TENSORS, METADATA)
+    rewrite(tmp_path / "c.safetensors", change)
+    assert_refused(tmp_path / "c.safetensors", words)
+
+
+def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
+    """As when another program has turned the weights into bfloat16 and kept the metadata."""
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, {"x": np.ones(3, np.float16)}, {})
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = whole[8 : 8 + length].replace(b'"F16"', b'"BF16"')
+    path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length :])
+    assert_refused(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "np"}])
+def test_foreign_safetensors_are_refused(tmp_path, metadata):
+    safetensors.numpy.save_file({"x": np.ones(3)}, tmp_path / "c.safetensors", metadata)
+    assert_refused(tmp_path / "c.safetensors", "not a checkpoint of tinyprune")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"To be, or not to be, that is the question." * 9, bytes(1000)])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "c.safetensors").write_bytes(content)
+    assert_refused(tmp_path / "c.safetensors", "no checkpoint at all")
+
+
+def test_missing_file_and_directory_are_refused(tmp_path):
+    assert_refused(tmp_path / "c.safetensors", "there is no checkpoint")
+    assert_refused(tmp_path, "cannot read")
+
+
+@pytest.mark.parametrize(
+    "tensor", [np.array(["a"]), np.array([None]), np.ones(2, np.complex128), np.ones(2, ">f4"), np.ones(2, "M8[s]")]
+)
+def test_arrays_that_the_file_cannot_hold_are_refused(tmp_path, tensor):
+    with pytest.raises(UsageError, match="array x"):
+        save_checkpoint(tmp_path / "c.safetensors", {"x": tensor}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32(1), np.ones(2), Path("x")])
+def test_metadata_that_json_cannot_hold_is_refused(tmp_path, value):
+    with pytest.raises(UsageError, match="metadata"):
+        save_checkpoint(tmp_path / "c.safetensors", {}, {"best": {"loss": value}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_leftover_temporary_is_cleaned_up(tmp_path):
+    (tmp_path / "c.safetensors.tmp").write_bytes(b"half of a checkpoint" * 1000)
+    save_checkpoint(tmp_path / "c.safetensors", TENSORS, METADATA)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_missing_directory(tmp_path):
+    with pytest.raises(SaveError, match=r"cannot save checkpoint .*directory exists"):
+        save_checkpoint(tmp_path / "nowhere" / "c.safetensors", {}, {})
+
+
+FULL_DISK = """
+import resource, signal
+import numpy as np
+from tinyprune.errors import SaveError
+from tinyprune.training.checkpoints import save_checkpoint
+
+save_checkpoint("c.safetensors", {"x": np.ones(10)}, {"step": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint("c.safetensors", {"x": np.ones(50_000)}, {"step": 2})
+except SaveError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    message = run_script(FULL_DISK, tmp_path)
+    assert message.count("\n") == 1
+    for words in ("c.safetensors", "File too large", "untouched", "free some space"):
+        assert words in message
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+    tensors, metadata = load_checkpoint(tmp_path / "c.safetensors")
+    assert metadata == {"step": 1}
+    assert_same(tensors, {"x": np.ones(10)})
+
+
+NO_PERMISSION = """
+import os
+from pathlib import Path
+import numpy as np
+from tinyprune.errors import CheckpointError, SaveError
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
+
+save_checkpoint("c.safetensors", {"x": np.ones(1)}, {"step": 1})
+Path("secret").write_bytes(b"")
+Path("secret").chmod(0)
+Path(".").chmod(0o555)
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may do everything
+for act in (lambda: save_checkpoint("c.safetensors", {}, {"step": 2}), lambda: load_checkpoint("secret")):
+    try:
+        act()
+    except (SaveError, CheckpointError) as error:
+        print(type(error).__name__, error)
+print(load_checkpoint("c.safetensors")[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
+def test_missing_permission(tmp_path):
+    saved, read, loaded = run_script(NO_PERMISSION, tmp_path).splitlines()
+    tmp_path.chmod(0o755)
+    assert saved.startswith("SaveError cannot save checkpoint c.safetensors")
+    assert "Permission denied" in saved
+    assert "writable" in saved
+    assert read.startswith("CheckpointError cannot read checkpoint secret: Permission denied")
+    assert loaded == "{'step': 1}"
+
+
+SAVE_FOR_EVER = """
+import itertools
+import numpy as np
+from tinyprune.training.checkpoints import save_checkpoint
+
+for step in itertools.count():
+    save_checkpoint("c.safetensors", {"x": np.full(100_000 + step % 1000, step)}, {"step": step})
+    if step == 0:
+        print("saved", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    for attempt in range(5):
+        with subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline().strip() == b"saved"
+            time.sleep(0.007 * (attempt + 1))
+            process.kill()
+        tensors, metadata = load_checkpoint(tmp_path / "c.safetensors")
+        step = metadata["step"]
+        assert_same(tensors, {"x": np.full(100_000 + step % 1000, step)})
+    save_checkpoint(tmp_path / "c.safetensors", {}, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_an_interrupt_leaves_no_temporary(tmp_path):
+    """Ctrl-C in the middle of saving after saving."""
+    save_checkpoint(tmp_path / "c.safetensors", {}, {"step": 1})
+    script = """
+import os, signal, threading
+import numpy as np
+from tinyprune.training.checkpoints import save_checkpoint
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    while True:
+        save_checkpoint("c.safetensors", {"x": np.ones(200_000)}, {"step": 1})
+except KeyboardInterrupt:
+    print(os.listdir())
+"""
+    assert run_script(script, tmp_path) == "['c.safetensors']\n"
+
+
+def test_generator_goes_on_where_it_stood(tmp_path):
+    rng = np.random.default_rng(3)
+    rng.random(5)
+    rng.integers(0, 9, dtype=np.int32)  # leaves half of a 64-bit draw in the generator
+    save_checkpoint(tmp_path / "c.safetensors", TENSORS, {"generator": generator_state(rng)})
+    expected = rng.integers(0, 1000, 7, dtype=np.int32), rng.standard_normal(4)
+    restored = restore_generator(load_checkpoint(tmp_path / "c.safetensors")[1]["generator"])
+    np.testing.assert_array_equal(restored.integers(0, 1000, 7, dtype=np.int32), expected[0])
+    np.testing.assert_array_equal(restored.standard_normal(4), expected[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bit_generator": "MT19937"},
+        {"state": {"state": 2**128, "inc": 1}},
+        {"state": {"state": 1.5, "inc": 1}},
+        {"state": {"state": 1}},
+        {"state": None},
+        {"uinteger": 2**40},
+        {"has_uint32": "yes"},
+    ],
+)
+def test_rubbish_is_no_generator(change):
+    with pytest.raises(CheckpointError, match="random generator"):
+        restore_generator({**generator_state(np.random.default_rng(0)), **change})
+
+
+@pytest.mark.parametrize("state", [None, {}, [], "PCG64"])
+def test_something_else_is_no_generator(state):
+    with pytest.raises(CheckpointError, match="random generator"):
+        restore_generator(state)
+
+
+def test_other_generators_are_refused():
+    with pytest.raises(UsageError, match="MT19937"):
+        generator_state(np.random.Generator(np.random.MT19937(0)))
+
+
+def test_importing_is_light(tmp_path):
+    script = """
+import sys
+from tinyprune.training import metrics, optimizers, schedules
+assert "safetensors" not in sys.modules
+from tinyprune.training import checkpoints
+print(sorted({"torch", "matplotlib", "pickle5"} & set(sys.modules)))
+"""
+    assert run_script(script, tmp_path) == "[]\n"

@@ -1,0 +1,129 @@
+"""The log of a run: what is written is read back, also after a kill, a resume and a full disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tinyprune.errors import CheckpointError, NotFiniteError, SaveError, UsageError
+from tinyprune.training.metrics import MetricsLog, read_metrics
+
+
+def test_round_trip(tmp_path):
+    records = [{"step": 0, "loss": 0.1 + 0.2, "heads": [8, 7]}, {"stage": "gäte\n", "best": None}, {}]
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        for record in records:
+            log.write(record)
+    assert read_metrics(tmp_path / "metrics.jsonl") == records
+    assert (tmp_path / "metrics.jsonl").read_bytes().splitlines()[0] == (
+        b'{"step": 0, "loss": 0.30000000000000004, "heads": [8, 7]}'
+    )
+
+
+def test_a_line_can_be_read_at_once_and_opening_again_appends(tmp_path):
+    for step in range(3):
+        with MetricsLog(tmp_path / "m") as log:
+            log.write({"step": step})
+            assert read_metrics(tmp_path / "m") == [{"step": i} for i in range(step + 1)]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"step": 2}\n', b'{"step": 2}\n{"st', b'{"st'])
+def test_resume_drops_what_came_after_the_checkpoint(tmp_path, torn):
+    path = tmp_path / "m"
+    with MetricsLog(path) as log:
+        log.write({"step": 0})
+        log.write({"step": 1})
+        length = log.sync()
+    assert length == path.stat().st_size
+    with path.open("ab") as file:
+        file.write(torn)
+    with MetricsLog(path) as log:
+        log.truncate(length)
+        log.write({"step": 2, "again": True})
+    assert read_metrics(path) == [{"step": 0}, {"step": 1}, {"step": 2, "again": True}]
+
+
+def test_truncate_within_one_session(tmp_path):
+    with MetricsLog(tmp_path / "m") as log:
+        log.write({"step": 0})
+        length = log.sync()
+        log.write({"step": 1})
+        log.truncate(length)
+        log.write({"step": 2})
+        log.truncate(0)
+        assert log.sync() == 0
+        log.write({"step": 3})
+    assert read_metrics(tmp_path / "m") == [{"step": 3}]
+
+
+@pytest.mark.parametrize("length", [13, 5, 11, 1000])
+def test_another_log_is_refused_and_left_alone(tmp_path, length):
+    content = b'{"step": 0}\n'  # 12 bytes
+    (tmp_path / "m").write_bytes(content)
+    with MetricsLog(tmp_path / "m") as log, pytest.raises(CheckpointError, match=rf"12 bytes.*byte {length};"):
+        log.truncate(length)
+    assert (tmp_path / "m").read_bytes() == content
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), [1.0, float("inf")], {"deep": [float("nan")]}])
+def test_non_finite_values_are_refused(tmp_path, value):
+    with MetricsLog(tmp_path / "m") as log, pytest.raises(NotFiniteError, match="metric loss"):
+        log.write({"step": 0, "loss": value})
+    assert (tmp_path / "m").read_bytes() == b""
+
+
+@pytest.mark.parametrize("value", [np.float32(1), np.int64(1), np.ones(2), {1, 2}])
+def test_values_that_are_not_plain_are_refused(tmp_path, value):
+    with MetricsLog(tmp_path / "m") as log, pytest.raises(UsageError, match="metric loss"):
+        log.write({"loss": value})
+    assert (tmp_path / "m").read_bytes() == b""
+
+
+def test_reading_leaves_out_a_torn_last_line(tmp_path):
+    (tmp_path / "m").write_bytes(b'{"step": 0}\n{"step": 1')
+    assert read_metrics(tmp_path / "m") == [{"step": 0}]
+
+
+@pytest.mark.parametrize("line", [b"", b"nonsense", b"[1]", b"\xff", b'{"a": 1} {"b": 2}'])
+def test_reading_names_a_bad_line(tmp_path, line):
+    (tmp_path / "m").write_bytes(b'{"step": 0}\n' + line + b"\n")
+    with pytest.raises(CheckpointError, match="line 2 of"):
+        read_metrics(tmp_path / "m")
+
+
+def test_missing_places(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot read metrics"):
+        read_metrics(tmp_path / "m")
+    with pytest.raises(SaveError, match=r"cannot write metrics .*directory exists"):
+        MetricsLog(tmp_path / "nowhere" / "m")
+
+
+FULL_DISK = """
+import resource, signal
+from tinyprune.errors import SaveError
+from tinyprune.training.metrics import MetricsLog
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+with MetricsLog("m") as log:
+    log.write({"step": 0})
+    try:
+        log.write({"text": "x" * 200})
+    except SaveError as error:
+        print(error)
+    log.write({"step": 1})
+    log.sync()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    for words in ("cannot write metrics to m", "File too large", "free some space"):
+        assert words in done.stdout
+    assert read_metrics(tmp_path / "m") == [{"step": 0}, {"step": 1}]

@@ -1,0 +1,338 @@
+"""Each rule against its formula written out on the spot; state that survives a checkpoint to the last bit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tinyprune.config import TrainConfig
+from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
+from tinyprune.training.optimizers import (
+    AdamW,
+    ParameterGroup,
+    clip_gradients,
+    euclidean_norm,
+    make_optimizer,
+    parameter_groups,
+)
+
+RULES = ("adamw", "lamb", "sgd")
+SHAPES = {"layers.0.Wq": (3, 4), "layers.0.bo": (4,), "layers.0.log_alpha": (2,)}
+GROUPS = {
+    "layers.0.Wq": ParameterGroup(weight_decay=0.3),
+    "layers.0.bo": ParameterGroup(),
+    "layers.0.log_alpha": ParameterGroup(lr_multiplier=10.0),
+}
+
+
+def config(rule: str) -> TrainConfig:
+    return TrainConfig(optimizer=rule, beta1=0.8, beta2=0.95, eps=1e-6)
+
+
+def arrays(seed: int, dtype: type = np.float64) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
+
+
+def moments_by_hand(gradients: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """m̂ and v̂ as the weighted means that their recursions amount to."""
+    t = len(gradients)
+    m = sum(0.2 * 0.8 ** (t - 1 - i) * g for i, g in enumerate(gradients))
+    v = sum(0.05 * 0.95 ** (t - 1 - i) * g**2 for i, g in enumerate(gradients))
+    return m / (1 - 0.8**t), v / (1 - 0.95**t)
+
+
+def sgd_by_hand(theta: np.ndarray, gradients: list[np.ndarray], lr: float, decay: float) -> np.ndarray:
+    momentum = sum(0.8 ** (len(gradients) - 1 - i) * g for i, g in enumerate(gradients))
+    return theta - lr * (momentum + decay * theta)
+
+
+def adamw_by_hand(theta: np.ndarray, gradients: list[np.ndarray], lr: float, decay: float) -> np.ndarray:
+    m, v = moments_by_hand(gradients)
+    return theta - lr * (m / (np.sqrt(v) + 1e-6) + decay * theta)
+
+
+def lamb_by_hand(theta: np.ndarray, gradients: list[np.ndarray], lr: float, decay: float) -> np.ndarray:
+    m, v = moments_by_hand(gradients)
+    d = m / (np.sqrt(v) + 1e-6) + decay * theta
+    return theta - lr * np.linalg.norm(theta) / np.linalg.norm(d) * d
+
+
+@pytest.mark.parametrize(
+    ("rule", "by_hand"),
+    [("sgd", sgd_by_hand), ("adamw", adamw_by_hand), ("lamb", lamb_by_hand)],
+    ids=["sgd", "adamw", "lamb"],
+)
+def test_three_steps_by_hand(rule, by_hand):
+    params = arrays(0)
+    expected = {name: param.copy() for name, param in params.items()}
+    optimizer = make_optimizer(config(rule), GROUPS)
+    history = []
+    for step, lr in enumerate((0.1, 0.05, 0.2)):
+        history.append(arrays(step + 1))
+        optimizer.step(params, history[-1], lr)
+        for name, group in GROUPS.items():
+            gradients = [grads[name] for grads in history]
+            expected[name] = by_hand(expected[name], gradients, lr * group.lr_multiplier, group.weight_decay)
+            np.testing.assert_allclose(params[name], expected[name], rtol=1e-13, atol=1e-13, err_msg=f"{step} {name}")
+
+
+def test_adamw_equals_torch():
+    torch = pytest.importorskip("torch")
+    params = arrays(0)
+    theirs = {name: torch.tensor(param, requires_grad=True) for name, param in params.items()}
+    lr = 0.01
+    peer = torch.optim.AdamW(
+        [
+            {"params": [theirs[name]], "lr": lr * group.lr_multiplier, "weight_decay": group.weight_decay}
+            for name, group in GROUPS.items()
+        ],
+        betas=(0.8, 0.95),
+        eps=1e-6,
+    )
+    optimizer = make_optimizer(config("adamw"), GROUPS)
+    for step in range(20):
+        grads = arrays(step + 1)
+        for name, grad in grads.items():
+            theirs[name].grad = torch.tensor(grad)
+        peer.step()
+        optimizer.step(params, grads, lr)
+    for name, param in params.items():
+        np.testing.assert_allclose(param, theirs[name].detach().numpy(), rtol=0, atol=1e-12, err_msg=name)
+
+
+def test_lamb_moves_a_tensor_by_the_same_fraction_of_its_length():
+    params = {"small": np.full(5, 1e-3), "large": np.full((2, 3), 50.0)}
+    before = {name: param.copy() for name, param in params.items()}
+    optimizer = make_optimizer(config("lamb"), {name: ParameterGroup(weight_decay=0.1) for name in params})
+    optimizer.step(params, {"small": np.arange(5.0), "large": np.ones((2, 3))}, 0.02)
+    for name, param in params.items():
+        assert math.isclose(np.linalg.norm(param - before[name]), 0.02 * np.linalg.norm(before[name]), rel_tol=1e-12)
+
+
+def test_lamb_where_a_norm_is_zero():
+    params = {"zero": np.zeros(2), "still": np.ones(2), "no heads": np.zeros((2, 0))}
+    optimizer = make_optimizer(config("lamb"), {name: ParameterGroup() for name in params})
+    grads = {"zero": np.array([4.0, -4.0]), "still": np.zeros(2), "no heads": np.zeros((2, 0))}
+    optimizer.step(params, grads, 0.5)
+    # The first direction is g / (|g| + eps).
+    np.testing.assert_allclose(params["zero"], [-0.5, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(params["still"], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_and_identity_are_kept_and_gradients_untouched(rule, dtype):
+    params, grads = arrays(0, dtype), arrays(1, dtype)
+    same, before = dict(params), {name: grad.copy() for name, grad in grads.items()}
+    optimizer = make_optimizer(config(rule), GROUPS)
+    optimizer.step(params, grads, np.float64(0.1))
+    for name in SHAPES:
+        assert params[name] is same[name]
+        assert params[name].dtype == dtype
+        np.testing.assert_array_equal(grads[name], before[name])
+    assert {value.dtype for key, value in optimizer.state().items() if key != "steps"} == {np.dtype(dtype)}
+
+
+def test_float32_arithmetic_stays_in_float32():
+    optimizer = make_optimizer(config("adamw"), GROUPS)
+    optimizer.steps = 1
+    one = np.ones(3, np.float32)
+    assert optimizer.direction(one, one.copy(), one.copy()).dtype == np.float32
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_parameter_without_gradient_stays_even_with_decay(rule):
+    params = arrays(0)
+    before = params["layers.0.Wq"].copy()
+    optimizer = make_optimizer(config(rule), GROUPS)
+    optimizer.step(params, {"layers.0.bo": np.ones(4)}, 0.1)
+    np.testing.assert_array_equal(params["layers.0.Wq"], before)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_resumed_steps_are_bit_identical(rule, tmp_path):
+    def train(optimizer, params, steps):
+        for step in steps:
+            grads = arrays(step + 1, np.float32)
+            if step < 2:
+                del grads["layers.0.log_alpha"]  # a parameter whose gradients come later
+            optimizer.step(params, grads, 0.1 / (step + 1))
+
+    straight = arrays(0, np.float32)
+    train(make_optimizer(config(rule), GROUPS), straight, range(6))
+
+    first, params = make_optimizer(config(rule), GROUPS), arrays(0, np.float32)
+    train(first, params, range(1))
+    save_checkpoint(tmp_path / "params", params, {})
+    save_checkpoint(tmp_path / "state", first.state(), {})
+    train(first, params, range(1, 4))  # what a killed run still did must not reach the resumed one
+
+    resumed = make_optimizer(config(rule), GROUPS)
+    resumed.load_state(load_checkpoint(tmp_path / "state")[0])
+    params, _ = load_checkpoint(tmp_path / "params")
+    train(resumed, params, range(1, 6))
+    for name in SHAPES:
+        np.testing.assert_array_equal(params[name], straight[name], err_msg=name)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_state_before_the_first_step(rule):
+    optimizer = make_optimizer(config(rule), GROUPS)
+    state = optimizer.state()
+    assert list(state) == ["steps"]
+    assert state["steps"].dtype == np.int64
+    optimizer.load_state(state)
+    optimizer.step(arrays(0), arrays(1), 0.1)
+    assert optimizer.steps == 1
+
+
+def test_loaded_state_is_a_copy():
+    first, second = make_optimizer(config("sgd"), GROUPS), make_optimizer(config("sgd"), GROUPS)
+    first.step(arrays(0), arrays(1), 0.1)
+    second.load_state(first.state())
+    second.step(arrays(0), arrays(2), 0.1)
+    np.testing.assert_array_equal(first.state()["momentum.layers.0.bo"], arrays(1)["layers.0.bo"])
+
+
+def state_after_one_step(rule: str) -> dict[str, np.ndarray]:
+    optimizer = make_optimizer(config(rule), GROUPS)
+    optimizer.step(arrays(0), arrays(1), 0.1)
+    return optimizer.state()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("v.layers.0.bo"), "lacks v.layers.0.bo"),
+        (lambda state: state.update({"m.layers.7.bo": np.zeros(4)}), "unknown m.layers.7.bo"),
+        (lambda state: state.update({"m.layers.0.bo": np.zeros(4, np.int64)}), "floating-point"),
+        (lambda state: state.pop("steps"), "count of steps"),
+        (lambda state: state.update(steps=np.array(-1)), "count of steps"),
+        (lambda state: state.update(steps=np.array(1.5)), "count of steps"),
+        (lambda state: state.update(steps=np.array([1, 2])), "count of steps"),
+        (lambda state: (state.clear(), state.update(steps=np.array(1))), "lacks"),
+        (lambda state: (state.clear(), state.update(state_after_one_step("sgd"))), "lacks m.layers.0.Wq"),
+    ],
+)
+def test_foreign_state_is_refused(change, words):
+    state = state_after_one_step("adamw")
+    change(state)
+    optimizer = make_optimizer(config("adamw"), GROUPS)
+    with pytest.raises(CheckpointError, match=words):
+        optimizer.load_state(state)
+    assert optimizer.steps == 0
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 1)), np.zeros(4, np.float32)])
+def test_state_that_does_not_fit_the_parameters_is_refused_before_any_change(wrong):
+    state = state_after_one_step("adamw")
+    state["v.layers.0.bo"] = wrong
+    optimizer, params = make_optimizer(config("adamw"), GROUPS), arrays(0)
+    optimizer.load_state(state)
+    with pytest.raises(CheckpointError, match=r"v\.layers\.0\.bo"):
+        optimizer.step(params, arrays(1), 0.1)
+    for name, param in arrays(0).items():
+        np.testing.assert_array_equal(params[name], param)
+    assert optimizer.steps == 1
+
+
+def test_gradients_that_do_not_fit_are_refused():
+    optimizer, params = make_optimizer(config("adamw"), GROUPS), arrays(0)
+    with pytest.raises(UsageError, match="shape"):
+        optimizer.step(params, {"layers.0.bo": np.ones(1)}, 0.1)
+    with pytest.raises(UsageError, match="no parameter R"):
+        optimizer.step(params, {"R": np.ones(1)}, 0.1)
+    with pytest.raises(UsageError, match="no parameter group"):
+        optimizer.step({**params, "R": np.ones(1)}, {"R": np.ones(1)}, 0.1)
+    del params["layers.0.Wq"]
+    with pytest.raises(UsageError, match=r"no parameter layers\.0\.Wq"):
+        optimizer.step(params, {"layers.0.bo": np.ones(4)}, 0.1)
+
+
+def test_eps_of_zero_is_refused():
+    with pytest.raises(UsageError, match=r"train\.eps"):
+        AdamW(TrainConfig(eps=0.0), GROUPS)
+
+
+def test_absent_words_stay_finite():
+    params = {"embedding": np.ones((3, 2), np.float32)}
+    optimizer = make_optimizer(TrainConfig(), {"embedding": ParameterGroup()})
+    optimizer.step(params, {"embedding": np.array([[1, -1], [0, 0], [0, 0]], np.float32)}, 0.1)
+    np.testing.assert_allclose(params["embedding"], [[0.9, 1.1], [1, 1], [1, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("embedding", "decays"),
+        ("embedding.0", "decays"),
+        ("projection.1", "decays"),
+        ("cluster.weight", "decays"),
+        ("cluster.bias", "plain"),
+        ("out_bias", "plain"),
+        ("out_bias.0", "plain"),
+        ("R", "decays"),
+        ("positions", "decays"),
+        ("ln.scale", "plain"),
+        ("ln.bias", "plain"),
+        ("layers.3.ln.scale", "plain"),
+        ("layers.3.ffn.ln.bias", "plain"),
+        *[(f"layers.12.{name}", "decays") for name in ("Wq", "Wk", "Wv", "Wr", "Wo", "pk", "pv", "ffn.W1", "ffn.W2")],
+        *[(f"layers.12.{name}", "plain") for name in ("bo", "u", "w", "ffn.b1", "ffn.b2")],
+        ("layers.3.log_alpha", "gate"),
+    ],
+)
+def test_parameter_groups(name, kind):
+    expected = {
+        "decays": ParameterGroup(1.0, 0.25),
+        "plain": ParameterGroup(1.0, 0.0),
+        "gate": ParameterGroup(7.0, 0.0),
+    }
+    assert parameter_groups([name], 0.25, 7.0) == {name: expected[kind]}
+
+
+def test_clip_scales_all_gradients_together():
+    grads = {"a": np.array([[3.0, 0.0]]), "b": np.array([4.0])}
+    assert clip_gradients(grads, 2.0) == 5.0
+    np.testing.assert_allclose(grads["a"], [[1.2, 0.0]])
+    np.testing.assert_allclose(grads["b"], [1.6])
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 5.0, 6.0])
+def test_clip_leaves_small_gradients_alone(max_norm):
+    grads = {"a": np.array([3.0]), "b": np.array([4.0])}
+    assert clip_gradients(grads, max_norm) == 5.0
+    assert (grads["a"].item(), grads["b"].item()) == (3.0, 4.0)
+
+
+def test_clip_keeps_float32_and_sums_in_float64():
+    grads = {"a": np.concatenate([[2**13], np.ones(1001)]).astype(np.float32), "b": np.full(2, 1e30, np.float32)}
+    small = {"a": grads["a"].copy()}
+    assert math.isclose(clip_gradients(small, 0.0), math.sqrt(2**26 + 1001), rel_tol=1e-15)
+    # The squares of 1e30 are beyond float32.
+    assert math.isclose(clip_gradients(grads, 1.0), math.sqrt(2) * float(np.float32(1e30)), rel_tol=1e-12)
+    assert grads["b"].dtype == np.float32
+    np.testing.assert_allclose(grads["b"], math.sqrt(0.5), rtol=1e-6)
+
+
+def test_norm_does_not_depend_on_memory_layout():
+    for seed in range(20):
+        x = np.random.default_rng(seed).standard_normal((300, 70)).astype(np.float32)
+        assert euclidean_norm(np.asfortranarray(x)) == euclidean_norm(x)
+        assert euclidean_norm(np.repeat(x, 2, axis=1)[:, ::2]) == euclidean_norm(x)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
+def test_clip_names_the_first_gradient_that_is_not_finite(bad):
+    grads = {"a": np.array([3.0]), "layers.1.Wk": np.array([1.0, bad]), "layers.2.Wk": np.array([np.nan])}
+    with pytest.raises(NotFiniteError, match=r"layers\.1\.Wk"):
+        clip_gradients(grads, 1.0)
+    np.testing.assert_array_equal(grads["a"], [3.0])
+
+
+def test_clip_of_nothing():
+    assert clip_gradients({}, 1.0) == 0.0
