@@ -216,7 +216,7 @@ class TrainConfig(Config):
     weight_decay: float = option(0.01, "of matrices; norms, biases and gates have none", low=0.0)
     beta1: float = option(0.9, "decay of the gradient's mean (SGD: momentum)", low=0.0, high=0.999999)
     beta2: float = option(0.999, "decay of the squared gradient's mean", low=0.0, high=0.999999)
-    eps: float = option(1e-8, "added to its root", low=0.0)
+    eps: float = option(1e-8, "added to its root", low=1e-30)
     clip: float = option(1.0, "largest norm of the whole gradient; 0: no clipping", low=0.0)
     evaluate_every: int = option(200, "steps between two looks at the validation split; 0: never", low=0)
     checkpoint_every: int = option(100, "steps between two checkpoints; the last step always has one", low=1)
@@ -304,10 +304,15 @@ class RunConfig:
 
 def to_toml(tables: dict[str, Any]) -> str:
     """Write nested plain values as TOML. Numbers, strings, booleans and lists look the same in JSON and in TOML."""
-    lines = [f"{k} = {json.dumps(v)}" for k, v in tables.items() if not isinstance(v, dict)]
+
+    def line(key: str, value: Any) -> str:
+        # TOML takes neither JSON's halves of a character beyond U+FFFF nor a bare delete character.
+        return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+
+    lines = [line(k, v) for k, v in tables.items() if not isinstance(v, dict)]
     for name, table in tables.items():
         if isinstance(table, dict):
-            lines += ["", f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+            lines += ["", f"[{name}]", *(line(k, v) for k, v in table.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -198,7 +198,9 @@ def model_case(
     rng = np.random.default_rng(7)
     params = init_parameters(config, rng, np.float64)
     params = {name: 2 * x + 0.3 * rng.standard_normal(x.shape) for name, x in params.items()}
-    params |= {f"layers.{i}.log_alpha": np.array([-0.3, 0.4, 0.2]) for i in range(config.L)}
+    # With the noise below: shut but learning, open and learning, clipped open; then clipped shut, and these two again.
+    params["layers.0.log_alpha"] = np.array([-3.1, 1.9, -0.5])
+    params["layers.1.log_alpha"] = np.array([-0.3, 0.4, 0.2])
     ids, targets = rng.integers(0, config.V, (2, 2, config.T))
     memory = [rng.standard_normal((2, config.M, config.D)) for _ in range(config.L)] if relative else None
     lam = 0.1

@@ -76,7 +76,12 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
         config: with V set.
         rng: drawn from in the order of `parameter_shapes`, so that the same seed gives the same model.
         dtype: np.float32 or np.float64.
+
+    Raises:
+        ValueError: if the vocabulary's size V is not set.
     """
+    if not config.V:
+        raise ValueError("config.V must be set to make a model, got 0")
     params = {}
     for name, shape in parameter_shapes(config).items():
         last = name.split(".")[-1]

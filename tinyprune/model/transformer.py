@@ -55,10 +55,12 @@ class Transformer:
 
     def __post_init__(self) -> None:
         shapes = parameter_shapes(self.config, gated=self.gate is not None)
-        for name in shapes.keys() | self.params.keys():
+        for name in (*shapes, *self.params):
+            if name not in shapes:
+                raise ValueError(f"params[{name!r}] is not a parameter of this configuration")
             got = self.params[name].shape if name in self.params else None
-            if got != shapes.get(name):
-                raise ValueError(f"params[{name!r}] must have shape {shapes.get(name)}, got {got}")
+            if got != shapes[name]:
+                raise ValueError(f"params[{name!r}] must have shape {shapes[name]}, got {got}")
 
     def forward(
         self,
@@ -84,12 +86,13 @@ class Transformer:
                 `cache["gates"][i]` its gates.
 
         Raises:
-            ValueError: if an id is out of range or T too long.
+            ValueError: if an id is out of range, T too long, or the memory not that of this model and batch.
         """
         config, ops, p = self.config, self.ops, self.params
         T = ids.shape[1]
         if T > config.T:
             raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
+        check_memory(memory, ids.shape[0], config)
         cache: dict[str, Any] = {"layers": [], "ffn": [], "T": T}
         if config.cutoffs:
             x, cache["embedding"] = ops.adaptive_embedding_forward(
@@ -111,7 +114,7 @@ class Transformer:
                 if gates.active.size < gates.values.size:
                     layer = take_heads(layer, gates.active, config.Dh)
                 values, scale = gates.values[gates.active], gates.scale
-            m = None if memory is None else memory[i]
+            m = memory[i] if memory else None
             if config.M:
                 new_memory.append(remember(m, x, config.M))
             x, block = attention_block_forward(x, m, layer, p.get("R"), values, scale, config, ops, rng)
@@ -234,6 +237,17 @@ class Transformer:
         p = self.params
         biases = [p[f"out_bias.{c}"] for c in range(len(self.config.cutoffs) + 1)]
         return (*self.clusters(), p["cluster.weight"], p["cluster.bias"], biases)
+
+
+def check_memory(memory: Memory | None, B: int, config: ModelConfig) -> None:
+    """Raise ValueError unless `memory` is None, empty, or one (B, up to M, D) for each layer."""
+    if not memory:
+        return
+    good = (m.ndim == 3 and m.shape[0] == B and m.shape[1] <= config.M and m.shape[2] == config.D for m in memory)
+    if len(memory) != config.L or not all(good):
+        raise ValueError(
+            f"memory must be {config.L} arrays of ({B}, up to {config.M}, {config.D}), got {[m.shape for m in memory]}"
+        )
 
 
 def output_scaling(H: int, opened: int) -> float:

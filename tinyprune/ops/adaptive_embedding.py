@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.dropout import draw_keys, keep_mask
+from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
 from tinyprune.ops.embedding import check_ids, sum_rows
 
 
@@ -24,6 +24,18 @@ def cluster_bounds(tables: list[NDArray]) -> list[tuple[int, int]]:
     """First id and one past the last id of each cluster, from the heights of the tables."""
     ends = np.cumsum([len(table) for table in tables]).tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def check_projections(tables: list[NDArray], projections: list[NDArray]) -> None:
+    """Raise ValueError unless every table but the first has a projection to the width of the first."""
+    if len(projections) != len(tables) - 1:
+        raise ValueError(
+            f"projections must be {len(tables) - 1}, one for each table but the first, got {len(projections)}"
+        )
+    for c, (table, projection) in enumerate(zip(tables[1:], projections, strict=True)):
+        shape = (table.shape[1], tables[0].shape[1])
+        if projection.shape != shape:
+            raise ValueError(f"projections[{c}] must have shape {shape}, got {projection.shape}")
 
 
 def adaptive_embedding_forward(
@@ -50,13 +62,11 @@ def adaptive_embedding_forward(
     Raises:
         ValueError: if an id is not an integer in 0 … V−1, or there is not one projection for each table but the first.
     """
-    if len(projections) != len(tables) - 1:
-        raise ValueError(
-            f"projections must be {len(tables) - 1}, one for each table but the first, got {len(projections)}"
-        )
+    check_projections(tables, projections)
     bounds = cluster_bounds(tables)
     V, D = bounds[-1][1], tables[0].shape[1]
     check_ids(ids, V)
+    check_rate("dropout", dropout)
     flat = ids.reshape(-1)
     out = np.empty((flat.size, D), tables[0].dtype)
     places, narrow = [], []

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.adaptive_embedding import cluster_bounds
+from tinyprune.ops.adaptive_embedding import check_projections, cluster_bounds
 from tinyprune.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.ops.embedding import check_ids
 from tinyprune.ops.linear import linear_backward, linear_forward
@@ -49,7 +49,16 @@ def adaptive_softmax_forward(
     bounds = cluster_bounds(tables)
     if targets.shape != x.shape[:-1] or targets.size == 0:
         raise ValueError(f"targets must have shape {x.shape[:-1]}, one or more, got {targets.shape}")
-    check_ids(targets, bounds[-1][1])
+    check_ids(targets, bounds[-1][1], "targets")
+    check_projections(tables, projections)
+    C, D = len(tables) - 1, x.shape[-1]
+    if cluster_weight.shape != (C, D) or cluster_bias.shape != (C,):
+        raise ValueError(
+            f"cluster_weight and cluster_bias must have shapes {(C, D)} and {(C,)}, got {cluster_weight.shape} and "
+            f"{cluster_bias.shape}"
+        )
+    if [len(bias) for bias in biases] != [len(table) for table in tables]:
+        raise ValueError(f"biases must have one number for each row of tables, got {[bias.shape for bias in biases]}")
     rows, flat = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
 
     V0 = len(tables[0])

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.dropout import draw_keys, keep_mask
+from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
 
 
 class AttentionCache(NamedTuple):
@@ -119,6 +119,7 @@ def attention_forward(
     S = k.shape[1]
     N = 0 if pk is None else pk.shape[1]
     root = 1 / math.sqrt(Dh)
+    scale = float(scale)  # a NumPy scalar would make float64 of float32
 
     qh, kh, vh = heads_first(q), heads_first(k), heads_first(v)
     s = np.empty((B, H, T, S + N), q.dtype)
@@ -265,5 +266,4 @@ def check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout) -> None:
             raise ValueError(f"{name} must have shape {shape} to match q {q.shape} and k {k.shape}, got {value.shape}")
     if span is not None and span < 0:
         raise ValueError(f"span must be at least 0 or None, got {span}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+    check_rate("dropout", dropout)

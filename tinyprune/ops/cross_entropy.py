@@ -37,7 +37,7 @@ def cross_entropy_forward(logits: NDArray, targets: NDArray) -> tuple[np.inexact
     V = logits.shape[-1]
     if targets.shape != logits.shape[:-1] or targets.size == 0:
         raise ValueError(f"targets must have shape {logits.shape[:-1]}, one or more, got {targets.shape}")
-    check_ids(targets, V)
+    check_ids(targets, V, "targets")
     log_p = log_softmax(logits)
     loss = -np.take_along_axis(log_p, targets[..., None], -1).mean()
     return loss, (log_p, targets)

@@ -5,9 +5,9 @@
 The division ("inverted dropout") keeps the mean, so that evaluation is the identity.
 
 Whether an entry is kept depends on two keys, drawn from the generator once a call, and on the entry's own number, by
-a hash (a "counter-based" generator, Salmon et al. 2011; the mixing constants are lowbias32 by Wellons 2018). So a
-compiled kernel can work out any entry's fate where it stands, in forward and again in backward, without storing it;
-and every backend that is handed the same generator drops the same entries.
+a hash (a "counter-based" generator, Salmon et al. 2011; the mixing is triple32 by Wellons 2018, with the second key let
+in after its first round). So a compiled kernel can work out any entry's fate where it stands, in forward and again in
+backward, without storing it; and every backend that is handed the same generator drops the same entries.
 """
 
 from __future__ import annotations
@@ -35,15 +35,22 @@ def keep_mask(shape: tuple[int, ...], rate: float, keys: tuple[int, int]) -> NDA
     """
     size = int(np.prod(shape, dtype=np.int64))
     h = np.arange(size, dtype=np.uint32)  # arithmetic on uint32 arrays wraps around, which is what a hash wants
-    h *= np.uint32(0x9E3779B1)
-    h += np.uint32(keys[0])
-    h ^= h >> np.uint32(16)
-    h *= np.uint32(0x7FEB352D)
+    h ^= np.uint32(keys[0])
+    h ^= h >> np.uint32(17)
+    h *= np.uint32(0xED5AD4BB)
     h ^= np.uint32(keys[1])
+    h ^= h >> np.uint32(11)
+    h *= np.uint32(0xAC4C1B51)
     h ^= h >> np.uint32(15)
-    h *= np.uint32(0x846CA68B)
-    h ^= h >> np.uint32(16)
+    h *= np.uint32(0x31848BAB)
+    h ^= h >> np.uint32(14)
     return (h >= np.uint32(rate * 2**32)).reshape(shape)
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raise ValueError unless 0 ≤ rate < 1."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {rate}")
 
 
 def dropout_forward(x: NDArray, rate: float, rng: np.random.Generator | None) -> tuple[NDArray, tuple]:
@@ -61,8 +68,7 @@ def dropout_forward(x: NDArray, rate: float, rng: np.random.Generator | None) ->
     Raises:
         ValueError: if `rate` is not in [0, 1).
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
+    check_rate("rate", rate)
     if rng is None or rate == 0:
         return x, (None, 0.0)
     keep = keep_mask(x.shape, rate, draw_keys(rng))

@@ -13,15 +13,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.dropout import draw_keys, keep_mask
+from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
 
 
-def check_ids(ids: NDArray, V: int) -> None:
+def check_ids(ids: NDArray, V: int, name: str = "ids") -> None:
     """Raise ValueError unless `ids` are integers in 0 … V−1 (NumPy would silently take −1 for the last row)."""
     if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"ids must be integers, got dtype {ids.dtype}")
+        raise ValueError(f"{name} must be integers, got dtype {ids.dtype}")
     if ids.size and (ids.min() < 0 or ids.max() >= V):
-        raise ValueError(f"ids must lie in 0 … {V - 1}, got {ids.min()} … {ids.max()}")
+        raise ValueError(f"{name} must lie in 0 … {V - 1}, got {ids.min()} … {ids.max()}")
 
 
 def embedding_forward(
@@ -40,10 +40,11 @@ def embedding_forward(
         cache: what `embedding_backward` needs.
 
     Raises:
-        ValueError: if an id is not an integer in 0 … V−1.
+        ValueError: if an id is not an integer in 0 … V−1, or `dropout` is out of range.
     """
     V, D = E.shape
     check_ids(ids, V)
+    check_rate("dropout", dropout)
     out = E[ids]
     out *= math.sqrt(D)
     factor = None

@@ -7,7 +7,8 @@
     g  = clip(s̄, 0, 1)                                            and cut, so that 0 and 1 have weight
     hard ("straight-through"): the forward pass uses 1[g ≥ ½], the backward pass the gradient of g
 
-In evaluation there is no noise and no temperature: s = sigmoid(log_alpha), so a hard gate is open iff log_alpha ≥ 0.
+In evaluation there is no noise and no temperature: s = sigmoid(log_alpha). With gamma + zeta = 1, as in the paper
+(−0.1 and 1.1), a hard gate is then open iff log_alpha ≥ 0.
 """
 
 from __future__ import annotations

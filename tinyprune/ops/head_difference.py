@@ -18,6 +18,13 @@ from __future__ import annotations
 from numpy.typing import NDArray
 
 
+def check_output_projection(o: NDArray, Wo: NDArray) -> None:
+    """Raise ValueError unless Wo (H·Dh, D) fits o (B, T, H, Dh)."""
+    H, Dh = o.shape[2:]
+    if Wo.ndim != 2 or Wo.shape[0] != H * Dh:
+        raise ValueError(f"Wo must have shape ({H * Dh}, D) to match o {o.shape}, got {Wo.shape}")
+
+
 def head_difference(o: NDArray, Wo: NDArray, scale: float = 1.0) -> NDArray:
     """Δ_h of every head of a layer.
 
@@ -28,8 +35,12 @@ def head_difference(o: NDArray, Wo: NDArray, scale: float = 1.0) -> NDArray:
 
     Returns:
         delta: (H, B, T, D), dtype of `o`.
+
+    Raises:
+        ValueError: if Wo has not Dh rows for each head of o.
     """
     B, T, H, Dh = o.shape
+    check_output_projection(o, Wo)
     D = Wo.shape[1]
     per_head = o.transpose(2, 0, 1, 3).reshape(H, B * T, Dh)
     return scale * (per_head @ Wo.reshape(H, Dh, D)).reshape(H, B, T, D)

@@ -44,5 +44,6 @@ def l0_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
         dlog_alpha: shape of `log_alpha`.
     """
     (p,) = cache
+    dout = p.dtype.type(dout)  # a float64 scalar would make float64 of float32
     # L0 = Σ sigmoid(log_alpha - …)
     return dout * p * (1 - p)

@@ -22,6 +22,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.ops.head_difference import check_output_projection
+
 
 def layerwise_error_forward(
     gate: NDArray, o: NDArray, Wo: NDArray, bo: NDArray, scale: float = 1.0
@@ -37,11 +39,23 @@ def layerwise_error_forward(
     Returns:
         error: scalar, dtype of `gate`; 0 when all gates are 1 and c = 1, and about 1 when all are 0.
         cache: what `layerwise_error_backward` needs.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
     """
     B, T, H, Dh = o.shape
+    check_output_projection(o, Wo)
+    if gate.shape != (H,) or bo.shape != (Wo.shape[1],):
+        raise ValueError(
+            f"gate and bo must have shapes ({H},) and ({Wo.shape[1]},) to match o {o.shape} and Wo {Wo.shape}, got "
+            f"{gate.shape} and {bo.shape}"
+        )
+    scale = float(scale)
     rows = o.reshape(B * T, H * Dh)
     G = ((rows.T @ rows) * (Wo @ Wo.T)).reshape(H, Dh, H, Dh).sum((1, 3))
     full = G.sum() + 2 * (rows.sum(0) @ Wo) @ bo + B * T * (bo @ bo)
+    if full == 0:
+        full = 1.0  # a layer that adds nothing, with all heads or with none, makes no error
     e = scale * gate - 1
     return (e @ G @ e) / full, (e, G, full, scale)
 
@@ -56,6 +70,7 @@ def layerwise_error_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
         dgate: (H,).
     """
     e, G, full, scale = cache
+    dout = e.dtype.type(dout)  # a float64 scalar would make float64 of float32
     # error = eᵀ G e / full with a symmetric G
     de = dout * 2 * (G @ e) / full
     # e = scale * gate - 1

@@ -1,0 +1,1 @@
+"""Presets: configurations that come with the package, one TOML file each."""

@@ -198,5 +198,9 @@ def settle(model: Transformer, target: int) -> None:
 
 
 def opening_log_alpha(gate: GateConfig) -> float:
-    """The log_alpha above which a gate is open in evaluation: 0 if hard, else where the stretched sigmoid passes 0."""
-    return 0.0 if gate.hard else float(np.log(-gate.gamma / gate.zeta))
+    """The log_alpha above which a gate is open in evaluation: where the stretched sigmoid passes ½ if hard, else 0.
+
+    With the paper's gamma and zeta a hard gate opens at log_alpha = 0.
+    """
+    threshold = 0.5 if gate.hard else 0.0
+    return math.log((threshold - gate.gamma) / (gate.zeta - threshold))

@@ -133,28 +133,27 @@ class Trainer:
                 losses = self.train_step()
                 bar.update()
                 bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in losses.items()), refresh=False)
-                last = self.step == self.config.steps
-                if last:
-                    self.at_end(self.model)
-                if last or (self.config.evaluate_every and self.step % self.config.evaluate_every == 0):
-                    result = self.validate(self.model)
-                    self.log.write(
-                        {
-                            "stage": self.stage,
-                            "step": self.step,
-                            "split": "valid",
-                            "loss": result.nats_per_token,
-                            "bits_per_character": result.bits_per_character,
-                        }
-                    )
-                if not last and (self.step % self.config.checkpoint_every == 0 or interrupted()):
+                if self.step == self.config.steps:
+                    break
+                if self.config.evaluate_every and self.step % self.config.evaluate_every == 0:
+                    self.log_validation()
+                if self.step % self.config.checkpoint_every == 0 or interrupted():
                     self.save()
-                if not last and interrupted():
+                if interrupted():
                     raise Interrupted(
                         f"stopped after step {self.step} of {self.config.steps} of {self.stage}; all is saved in "
                         f"{self.path}; go on with: {self.go_on}"
                     )
-        self.save(finished=True)
+            self.at_end(self.model)
+            self.log_validation()
+            self.save(finished=True)
+
+    def log_validation(self) -> None:
+        """Read the validation split and write a line about it."""
+        result = self.validate(self.model)
+        record = {"stage": self.stage, "step": self.step, "split": "valid", "loss": result.nats_per_token}
+        record["bits_per_character"] = result.bits_per_character
+        self.log.write(record | self.objective.describe(self.model))
 
     def train_step(self) -> dict[str, float]:
         """One update; returns the objective's losses."""
@@ -195,6 +194,7 @@ class Trainer:
             "stage": self.stage,
             "step": self.step,
             "finished": finished,
+            "training": self.config.to_dict(),
             "generator": generator_state(self.rng),
             "metrics_length": self.log.sync(),
         }

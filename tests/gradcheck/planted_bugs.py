@@ -1,0 +1,326 @@
+"""Wrong gradients to plant: the mistakes that people make when they write a backward pass by hand.
+
+Each is an edit of the real source. `right` stands in the module exactly once; `wrong` takes its place. Every edited
+module still runs and gives gradients of the right shape unless the text says otherwise.
+"""
+
+from typing import NamedTuple
+
+
+class Bug(NamedTuple):
+    """One wrong edit of `tinyprune.{module}`."""
+
+    module: str
+    what: str
+    right: str
+    wrong: str
+    model: str = "all-attention"  # for tinyprune.model: the kind of model that shows it
+    adaptive: bool = False
+
+
+OPERATION_BUGS = [
+    # linear
+    Bug("ops.linear", "dx reshaped where W must be transposed", "dout_rows @ W.T", "dout_rows @ W.reshape(W.T.shape)"),
+    Bug("ops.linear", "sign of dW", "dW = rows(x).T", "dW = -rows(x).T"),
+    Bug("ops.linear", "db a mean over the rows, not a sum", "dout_rows.sum(0)", "dout_rows.mean(0)"),
+    Bug("ops.linear", "db of the first row only", "dout_rows.sum(0)", "dout_rows[0]"),
+    Bug("ops.linear", "bias forgotten, None instead", "dout_rows.sum(0) if has_bias else None", "None"),
+    Bug(
+        "ops.linear",
+        "dout changed in place",
+        "dout_rows = rows(dout)",
+        "dout_rows = rows(dout)\n    dout_rows /= len(dout_rows)",
+    ),
+    # embedding
+    Bug("ops.embedding", "lost scale sqrt(D)", "dE *= math.sqrt(D)", "dE *= 1"),
+    Bug("ops.embedding", "word dropout forgotten", "rows = dout if factor is None else dout * factor", "rows = dout"),
+    Bug(
+        "ops.embedding",
+        "repeated words overwrite each other",
+        "dE = sum_rows(rows.reshape(-1, D), ids.reshape(-1), V)",
+        "dE = np.zeros((V, D), rows.dtype)\n    dE[ids] = rows",
+    ),
+    Bug("ops.embedding", "rows summed in unsorted order", "np.add.reduceat(rows[order]", "np.add.reduceat(rows"),
+    Bug(
+        "ops.embedding",
+        "dout changed in place",
+        "rows = dout if factor is None else dout * factor",
+        "rows = dout\n    rows *= factor",
+    ),
+    # layernorm
+    Bug("ops.layernorm", "path through the mean forgotten", "dn - dn.mean(-1, keepdims=True) - n", "dn - n"),
+    Bug("ops.layernorm", "path through the std forgotten", " - n * (dn * n).mean(-1, keepdims=True)) /", ") /"),
+    Bug("ops.layernorm", "sign of the path through the std", "keepdims=True) - n * (dn", "keepdims=True) + n * (dn"),
+    Bug("ops.layernorm", "scale left out of dn", "dn = dout * scale", "dn = dout"),
+    Bug("ops.layernorm", "divided by the variance", "keepdims=True)) / std", "keepdims=True)) / std**2"),
+    Bug("ops.layernorm", "dscale from dout alone", "dscale = (dout * n)", "dscale = dout"),
+    Bug(
+        "ops.layernorm",
+        "dbias a mean over positions",
+        "dbias = dout.reshape(-1, D).sum(0)",
+        "dbias = dout.reshape(-1, D).mean(0)",
+    ),
+    Bug("ops.layernorm", "dout changed in place", "dn = dout * scale", "dn = dout\n    dn *= scale"),
+    # dropout
+    Bug("ops.dropout", "lost scale 1/(1 - rate)", "dx /= 1 - rate", "dx /= 1"),
+    Bug("ops.dropout", "divided by rate", "dx /= 1 - rate", "dx /= rate"),
+    Bug("ops.dropout", "mask forgotten", "dx = dout * keep", "dx = dout.copy()"),
+    Bug("ops.dropout", "mask upside down", "dx = dout * keep", "dx = dout * ~keep"),
+    Bug("ops.dropout", "dout changed in place", "dx = dout * keep", "dx = dout\n    dx *= keep"),
+    # attention: gate and scaling
+    Bug("ops.attention", "lost output scaling c", "do = dout * scale", "do = 1 * dout"),
+    Bug("ops.attention", "lost c in dgate", "dgate = (do * o)", "dgate = (dout * o)"),
+    Bug("ops.attention", "dgate of the first text only", "(do * o).sum((0, 1, 3))", "(do * o)[0].sum((0, 2))"),
+    Bug("ops.attention", "dgate with the gate in it", "dgate = (do * o)", "dgate = gate * (do * o)"),
+    Bug("ops.attention", "gate left out of do", "do *= gate[:, None]", "do *= 1"),
+    Bug("ops.attention", "dout changed in place", "do = dout * scale", "do = dout\n    do *= scale"),
+    # attention: values and dropout
+    Bug(
+        "ops.attention",
+        "dv from the weights before dropout",
+        "dropped = a if keep is None else a * keep / (1 - dropout)",
+        "dropped = a",
+    ),
+    Bug("ops.attention", "dropout mask left out of da", "da *= keep\n", "da *= 1\n"),
+    Bug("ops.attention", "lost 1/(1 - rate) in da", "da /= 1 - dropout", "da /= 1"),
+    Bug("ops.attention", "lost sqrt(N) in dpv", "dpv = math.sqrt(N) * (trans", "dpv = (trans"),
+    Bug("ops.attention", "lost sqrt(N) in da", "transposed(math.sqrt(N) * pv), out=da", "transposed(pv), out=da"),
+    Bug("ops.attention", "dpv of the first text only", "[..., S:]) @ do).sum(0)", "[..., S:]) @ do)[0]"),
+    # attention: softmax
+    Bug("ops.attention", "softmax without its sum", "ds = da - a * da.sum(-1, keepdims=True)", "ds = da"),
+    Bug("ops.attention", "sign in the softmax", "ds = da - a * da.sum", "ds = da + a * da.sum"),
+    Bug(
+        "ops.attention",
+        "a softmax of its own for the context",
+        "ds = da - a * da.sum(-1, keepdims=True)",
+        "ds = da - a * da[..., :S].sum(-1, keepdims=True)",
+    ),
+    Bug("ops.attention", "softmax of the dropped weights", "ds = da - a * da.sum", "ds = da - dropped * da.sum"),
+    # attention: scores
+    Bug("ops.attention", "lost 1/sqrt(Dh) in dq", "dq = (ds_context @ k) * root", "dq = ds_context @ k"),
+    Bug("ops.attention", "lost 1/sqrt(Dh) in dk", "@ (q * root)", "@ q"),
+    Bug("ops.attention", "bias u left out of dk", "@ ((q + u[:, None]) * root)", "@ (q * root )"),
+    Bug("ops.attention", "bias w left out of dr", "@ ((q + w[:, None]) * root)", "@ (q * root )"),
+    Bug("ops.attention", "shared bias u summed over one text only", "du = dq.sum((0, 2))", "du = dq[0].sum(1)"),
+    Bug(
+        "ops.attention",
+        "shared bias w of the last query only",
+        "dq_position.sum((0, 2))",
+        "dq_position[:, :, -1].sum(0)",
+    ),
+    Bug("ops.attention", "dw holds the content path too", "dw = dq_position.sum", "dw = (dq + dq_position).sum"),
+    Bug("ops.attention", "positions forgotten in dq", "dq += dq_position", "dq += 0"),
+    Bug("ops.attention", "persistent keys forgotten in dq", "dq += ds_persistent @ pk", "dq += 0"),
+    Bug("ops.attention", "relative shift forgotten", "by_key(dP)[...] = ds_context", "dP[..., :S] = ds_context"),
+    Bug("ops.attention", "distances not turned back", "dr[:, ::-1].swapaxes(0, 1)", "dr.swapaxes(0, 1)"),
+    Bug("ops.attention", "dr a mean over the texts", "* root)).sum(0)", "* root)).mean(0)"),
+    Bug("ops.attention", "dpk scaled by 1/sqrt(Dh) as context keys are", "@ q).sum(0)", "@ q).sum(0) * root"),
+    # feedforward
+    Bug("ops.feedforward", "ReLU forgotten", "da = dh * active", "da = dh"),
+    Bug("ops.feedforward", "ReLU upside down", "da = dh * active", "da = dh * ~active"),
+    Bug(
+        "ops.feedforward",
+        "dW2 from before the ReLU",
+        "(cache1, active, cache2)\n\n",
+        "(cache1, active, (a, W2, True))\n\n",
+    ),
+    Bug(
+        "ops.feedforward",
+        "biases swapped, so of wrong shape",
+        "return dx, dW1, db1, dW2, db2",
+        "return dx, dW1, db2, dW2, db1",
+    ),
+    # cross_entropy
+    Bug("ops.cross_entropy", "mean over rows forgotten", "dout / targets.size", "dout"),
+    Bug(
+        "ops.cross_entropy",
+        "divided by the texts, not the tokens",
+        "targets.size\n    return d",
+        "len(targets)\n    return d",
+    ),
+    Bug("ops.cross_entropy", "dout forgotten", "dout / targets.size", "1 / targets.size"),
+    Bug("ops.cross_entropy", "target not subtracted", ".reshape(-1)] -= 1", ".reshape(-1)] -= 0"),
+    Bug("ops.cross_entropy", "every row's target subtracted from every row", "rows[np.arange(len(rows)), ", "rows[:, "),
+    Bug("ops.cross_entropy", "cache changed in place", "np.exp(log_p)\n", "np.exp(log_p, out=log_p)\n"),
+    # adaptive_embedding
+    Bug(
+        "ops.adaptive_embedding", "lost scale sqrt(D)", "dout.reshape(-1, D) * math.sqrt(D)", "1 * dout.reshape(-1, D)"
+    ),
+    Bug("ops.adaptive_embedding", "word dropout forgotten", "rows_wide *= factor", "rows_wide *= 1"),
+    Bug("ops.adaptive_embedding", "sign of the projections", "append(narrow[c].T", "append(-narrow[c].T"),
+    Bug(
+        "ops.adaptive_embedding",
+        "reshaped where the projection must be transposed",
+        "drows @ projections[c - 1].T",
+        "drows @ projections[c - 1].reshape(D, -1)",
+    ),
+    Bug(
+        "ops.adaptive_embedding",
+        "projection forgotten, so of wrong shape",
+        "drows = drows @ projections[c - 1].T",
+        "drows = drows.copy()",
+    ),
+    Bug(
+        "ops.adaptive_embedding",
+        "dout changed in place",
+        "rows_wide = dout.reshape(-1, D) * math.sqrt(D)",
+        "rows_wide = dout.reshape(-1, D)\n    rows_wide *= math.sqrt(D)",
+    ),
+    # adaptive_softmax
+    Bug("ops.adaptive_softmax", "tail's share of the rows forgotten", "dout * (place.size / R)", "dout"),
+    Bug("ops.adaptive_softmax", "tails forgotten in dx", "dx[place] += drows", "dx[place] += 0"),
+    Bug("ops.adaptive_softmax", "tails overwrite the head in dx", "dx[place] += drows", "dx[place] = drows"),
+    Bug("ops.adaptive_softmax", "table reshaped, not transposed", "(dtable.T)", "(dtable.reshape(tables[c].shape))"),
+    Bug(
+        "ops.adaptive_softmax",
+        "projection reshaped, not transposed",
+        "(dprojection.T)",
+        "(dprojection.reshape(projections[c - 1].shape))",
+    ),
+    Bug("ops.adaptive_softmax", "cluster bias forgotten", "dbias[:V0]], dbias[V0:]", "dbias[:V0]], 0 * dbias[V0:]"),
+    # hard_concrete
+    Bug("ops.hard_concrete", "clip forgotten", "ds = dout * inside * stretch", "ds = dout * stretch"),
+    Bug("ops.hard_concrete", "lost stretch (zeta - gamma)", "ds = dout * inside * stretch", "ds = dout * inside"),
+    Bug("ops.hard_concrete", "lost temperature", "(1 - s) / temperature", "(1 - s)"),
+    Bug("ops.hard_concrete", "temperature in evaluation too", "temperature = 1.0", "temperature = beta"),
+    Bug("ops.hard_concrete", "slope of the sigmoid s, not s (1 - s)", "ds * s * (1 - s)", "ds * s"),
+    Bug("ops.hard_concrete", "gate in the place of s", "return gate, (s, inside", "return gate, (gate, inside"),
+    # l0
+    Bug("ops.l0", "slope of the sigmoid p, not p (1 - p)", "dout * p * (1 - p)", "dout * p"),
+    Bug("ops.l0", "sign", "return dout * p", "return -dout * p"),
+    Bug("ops.l0", "a mean over heads, not a sum", "dout * p * (1 - p)", "dout * p * (1 - p) / p.size"),
+    Bug("ops.l0", "dout forgotten", "dout * p * (1 - p)", "p * (1 - p)"),
+    # layerwise_error
+    Bug("ops.layerwise_error", "factor 2 of the square", "de = dout * 2 *", "de = dout *"),
+    Bug("ops.layerwise_error", "lost scale c", "return scale * de", "return de"),
+    Bug("ops.layerwise_error", "denominator forgotten", "(G @ e) / full\n    # e", "(G @ e)\n    # e"),
+    Bug("ops.layerwise_error", "products between heads forgotten", "2 * (G @ e)", "2 * (np.diag(G) * e)"),
+]
+
+MODEL_BUGS = [
+    # layers: attention block
+    Bug("model.layers", "residual forgotten", "dx = dy + dcontext[:, S - T :]", "dx = dcontext[:, S - T :]"),
+    Bug(
+        "model.layers", "residual counted twice", "dx = dy + dcontext[:, S - T :]", "dx = 2 * dy + dcontext[:, S - T :]"
+    ),
+    Bug(
+        "model.layers",
+        "memory's gradient given to the segment",
+        "dx = dy + dcontext[:, S - T :]",
+        "dx = dy + dcontext[:, :T]",
+    ),
+    Bug(
+        "model.layers",
+        "keys of the memory forgotten in dWk",
+        'dn, dp["Wk"], _ =',
+        'dk = np.concatenate([0 * dk[:, : S - T], dk[:, S - T :]], 1)\n    dn, dp["Wk"], _ =',
+    ),
+    Bug(
+        "model.layers",
+        "memory forgotten in LayerNorm's gains",
+        "dcontext, dp",
+        "dn[:, : S - T] = 0\n    dcontext, dp",
+        model="transformer-xl",
+    ),
+    Bug("model.layers", "path through the values forgotten", "dn += dn_v", "dn += 0"),
+    Bug("model.layers", "path through the queries forgotten", "dn[:, S - T :] += dn_q", "dn += 0"),
+    Bug("model.layers", "queries taken for the first positions", "dn[:, S - T :] += dn_q", "dn[:, :T] += dn_q"),
+    Bug("model.layers", "biases u and w swapped", '("u", du), ("w", dw)', '("u", dw), ("w", du)'),
+    Bug(
+        "model.layers",
+        "dropout forgotten behind Wo",
+        'ops.linear_backward(ops.dropout_backward(dy, cache["dropout"]), cache["Wo"])',
+        'ops.linear_backward(dy, cache["Wo"])',
+    ),
+    # layers: feed-forward block
+    Bug("model.layers", "residual of the feed-forward forgotten", "return dy + dx, dp", "return dx, dp", "transformer"),
+    Bug(
+        "model.layers",
+        "LayerNorm of the feed-forward forgotten",
+        'cache["ln"])\n    return dy + dx, dp',
+        'cache["ln"])\n    return dy + dn, dp',
+        "transformer",
+    ),
+    Bug(
+        "model.layers",
+        "dropout of the feed-forward forgotten",
+        'ops.dropout_backward(dy, cache["dropout"]), cache["ffn"]',
+        'dy, cache["ffn"]',
+        "transformer-xl",
+    ),
+    # transformer: what is shared
+    Bug(
+        "model.transformer", "R of one layer, not the sum over layers", 'grads["R"] + dR if "R" in grads else dR', "dR"
+    ),
+    Bug("model.transformer", "output's part of the tied embedding forgotten", " + dE.T\n", "\n"),
+    Bug(
+        "model.transformer",
+        "input's part of the tied embedding forgotten",
+        'ops.embedding_backward(dx, cache["embedding"]) + dE.T',
+        "dE.T",
+    ),
+    Bug("model.transformer", "tied embedding reshaped, not transposed", "+ dE.T", '+ dE.reshape(p["embedding"].shape)'),
+    Bug(
+        "model.transformer",
+        "input's part of the tied tables forgotten",
+        'f"embedding.{c}": a + b',
+        'f"embedding.{c}": a',
+        adaptive=True,
+    ),
+    Bug(
+        "model.transformer",
+        "output's part of the tied projections forgotten",
+        'f"projection.{c}": a + b',
+        'f"projection.{c}": b',
+        adaptive=True,
+    ),
+    # transformer: the way through the layers
+    Bug(
+        "model.transformer",
+        "layers walked in the order of the forward pass",
+        "in reversed(range(config.L))",
+        "in range(config.L)",
+    ),
+    Bug(
+        "model.transformer",
+        "last LayerNorm skipped",
+        "# h = LayerNorm(x)\n        dx, ",
+        "dx = dh\n        _, ",
+        "transformer",
+    ),
+    Bug("model.transformer", "gradient of the loss taken for 1", "entropy_backward(dloss,", "entropy_backward(1.0,"),
+    Bug("model.transformer", "positions of the first text only", "] = dx.sum(0)", "] = dx[0]", "transformer"),
+    # transformer and parameters: gates and the heads left out
+    Bug(
+        "model.transformer",
+        "path from the gates forgotten",
+        "dvalues[gates.active] = dgate",
+        "dvalues[gates.active] = 0",
+    ),
+    Bug(
+        "model.transformer",
+        "gate's own derivative forgotten",
+        "ops.hard_concrete_backward(dvalues, gates.cache)\n            if dR",
+        "dvalues\n            if dR",
+    ),
+    Bug(
+        "model.transformer",
+        "gates put at the front when heads are left out",
+        "dvalues[gates.active] = dgate",
+        "dvalues[: len(dgate)] = dgate",
+    ),
+    Bug(
+        "model.parameters",
+        "columns put at the front when heads are left out",
+        "put[name][:, where] =",
+        "put[name][:, : len(where)] =",
+    ),
+    Bug(
+        "model.parameters",
+        "rows put at the front when heads are left out",
+        "put[name][where] =",
+        "put[name][: len(where)] =",
+    ),
+]
+
+BUGS = OPERATION_BUGS + MODEL_BUGS

@@ -1,0 +1,134 @@
+"""Every gradient of the library, measured: operations entry by entry, and whole models."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.config import KINDS
+from tinyprune.gradcheck import Case, GradientRecord, check_all, check_gradients, model_case, operation_cases
+from tinyprune.kernels.backend import get_backend
+
+CASES = operation_cases()
+# The forward pass of a straight-through gate is a step: a difference quotient sees 0 or a jump, never the gradient of
+# the soft gate that the backward pass stands for. The complex step can see it, so only central mode leaves these out.
+SMOOTH = [case for case in CASES if "straight-through" not in case.operation]
+STEPS = [case for case in CASES if "straight-through" in case.operation]
+
+
+def check(case: Case, **options) -> list[GradientRecord]:
+    return check_gradients(
+        case.forward,
+        case.backward,
+        *case.inputs.values(),
+        name=case.operation,
+        argument_names=list(case.inputs),
+        **options,
+    )
+
+
+def number_of_gradients(case: Case) -> int:
+    """Arrays of floats among the inputs, those in lists counted one by one."""
+    arrays = [x for value in case.inputs.values() for x in (value if isinstance(value, list) else [value])]
+    return sum(x is not None and x.dtype == np.float64 for x in arrays)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.operation)
+def test_operations_to_the_last_digits_by_complex_step(case):
+    records = check(case)
+    assert len(records) == number_of_gradients(case)
+    for record in records:
+        assert record.passed and record.relative_error <= 1e-12, record.message()
+
+
+@pytest.mark.parametrize("case", SMOOTH, ids=lambda case: case.operation)
+def test_operations_by_central_differences(case):
+    for record in check(case, mode="central"):
+        assert record.passed, record.message()
+
+
+@pytest.mark.parametrize("case", STEPS, ids=lambda case: case.operation)
+def test_central_differences_of_a_straight_through_gate_see_only_the_step(case):
+    (record,) = check(case, mode="central")
+    assert not record.passed
+    assert record.expected == 0 and record.got != 0
+
+
+@pytest.mark.parametrize(
+    ("hard", "adaptive"), [(False, False), (True, False), (True, True)], ids=["soft", "straight-through", "adaptive"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_models_to_the_last_digits_by_complex_step(kind, hard, adaptive):
+    case = model_case(kind, hard=hard, adaptive=adaptive)
+    records = check(case)
+    assert [record.argument for record in records] == list(case.inputs)
+    for record in records:
+        assert record.passed and record.relative_error <= 1e-12, record.message()
+
+
+def test_a_large_attention_along_directions(rng):
+    B, T, M, H, Dh, N = 2, 24, 17, 4, 16, 40
+    S = M + T
+    shapes = {
+        "q": (B, T, H, Dh),
+        "k": (B, S, H, Dh),
+        "v": (B, S, H, Dh),
+        "r": (S, H, Dh),
+        "u": (H, Dh),
+        "w": (H, Dh),
+        "pk": (H, N, Dh),
+        "pv": (H, N, Dh),
+        "gate": (H,),
+    }
+    inputs = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+    def forward(*arguments):
+        return ops.attention_forward(*arguments, span=M, scale=2.0, dropout=0.1, rng=np.random.default_rng(5))
+
+    records = check(Case("attention", forward, ops.attention_backward, inputs), directions=3)
+    assert len(records) == 3 * len(inputs)
+    for record in records:
+        assert record.passed and record.relative_error <= 1e-12, record.message()
+
+
+def test_every_operation_with_a_gradient_has_a_case():
+    with_gradient = {name.removesuffix("_backward") for name in ops.__all__ if name.endswith("_backward")}
+    assert {case.operation.split(" (")[0] for case in CASES} == with_gradient
+
+
+def test_check_all_gives_one_flat_record_for_each_case():
+    records = check_all("attention")
+    assert [record["operation"] for record in records] == [c.operation for c in CASES if "attention" in c.operation]
+    for record in records:
+        assert list(record) == ["operation", "argument", "mode", "relative_error", "passed"]
+        assert record["passed"] is True and record["mode"] == "complex" and record["relative_error"] <= 1e-12
+    assert check_all("nothing has this name") == []
+
+
+def test_check_all_by_central_differences_leaves_straight_through_gates_out():
+    assert len(check_all("hard_concrete")) == 4
+    records = check_all("hard_concrete", mode="central")
+    assert [record["operation"] for record in records] == [
+        c.operation for c in SMOOTH if "hard_concrete" in c.operation
+    ]
+
+
+def test_check_all_reports_the_worst_argument_of_the_backend_that_it_is_given():
+    def wrong_bias(dout, cache):
+        dx, dW, db = ops.linear_backward(dout, cache)
+        return dx, dW, 1.001 * db
+
+    broken = SimpleNamespace(**vars(get_backend("numpy")) | {"linear_backward": wrong_bias})
+    (record,) = check_all("linear", ops=broken)
+    assert record["argument"] == "b" and record["passed"] is False
+
+
+def test_sampled_gates_of_the_catalogue_are_in_every_state():
+    """Below, inside and above the clip, off its kinks; and inside on both sides of ½, where straight-through turns."""
+    soft = next(case for case in CASES if case.operation == "hard_concrete (soft, training)")
+    gate, _ = soft.forward(soft.inputs["log_alpha"])
+    inside = gate[(gate > 0) & (gate < 1)]
+    assert (gate == 0).any() and (gate == 1).any() and (inside < 0.5).any() and (inside > 0.5).any()
+    # Far more than a central step of 1e-5 away from every kink.
+    assert inside.min() > 1e-3 and inside.max() < 1 - 1e-3 and np.abs(inside - 0.5).min() > 1e-3

@@ -1,0 +1,50 @@
+"""The door to the backends: every operation is there, and what a backend lacks comes from the textbook."""
+
+import inspect
+import sys
+from types import ModuleType
+
+import pytest
+
+from tinyprune import ops
+from tinyprune.errors import UsageError
+from tinyprune.kernels.backend import BACKENDS, get_backend
+
+
+def test_numpy_is_the_textbook():
+    backend = get_backend("numpy")
+    assert vars(backend) == {name: getattr(ops, name) for name in ops.__all__}
+
+
+def test_every_forward_has_its_backward():
+    forwards, backwards = (
+        {name.removesuffix(suffix) for name in ops.__all__ if name.endswith(suffix)}
+        for suffix in ("_forward", "_backward")
+    )
+    assert forwards == backwards and len(forwards) == 12
+    for name in forwards:
+        assert list(inspect.signature(getattr(ops, f"{name}_backward")).parameters) == ["dout", "cache"]
+
+
+def test_what_a_backend_lacks_comes_from_the_textbook(monkeypatch):
+    partial = ModuleType("partial")
+    partial.sigmoid = lambda x: x
+    partial.helper = None
+    monkeypatch.setitem(sys.modules, "partial", partial)
+    monkeypatch.setitem(BACKENDS, "partial", "partial")
+    backend = get_backend("partial")
+    assert backend.sigmoid is partial.sigmoid
+    assert backend.attention_forward is ops.attention_forward
+    assert set(vars(backend)) == set(ops.__all__)
+
+
+def test_each_call_gives_a_namespace_of_its_own():
+    one, two = get_backend("numpy"), get_backend("numpy")
+    one.sigmoid = None
+    assert two.sigmoid is ops.sigmoid
+
+
+@pytest.mark.parametrize("name", ["nunpy", "", "tinyprune.ops"])
+def test_an_unknown_backend_is_bad_use_and_the_known_ones_are_named(name):
+    with pytest.raises(UsageError, match=rf"backend must be one of .*numpy.*; got {name!r}"):
+        get_backend(name)

@@ -1,0 +1,171 @@
+"""Parameters: their shapes and starting values, and heads as slices of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tinyprune.config import KINDS, ModelConfig
+from tinyprune.model.parameters import (
+    HEAD_AXIS,
+    cluster_ranges,
+    columns,
+    init_parameters,
+    is_bias,
+    layer_parameters,
+    parameter_shapes,
+    put_heads,
+    take_heads,
+)
+
+
+def config(kind: str = "all-attention", **options) -> ModelConfig:
+    sizes = {"V": 11, "L": 2, "D": 12, "H": 3, "T": 4, "M": 3, "N": 5}
+    if kind != "all-attention":
+        sizes |= {"N": 0, "F": 7}
+    if kind == "transformer":
+        sizes |= {"M": 0, "mask": "causal"}
+    return ModelConfig(kind=kind, **sizes | options)
+
+
+def count(kind: str, V=11, L=2, D=12, H=3, Dh=4, T=4, M=3, N=5, F=7) -> int:
+    """The number of parameters, written out."""
+    attention = 2 * D + 3 * D * H * Dh + H * Dh * D + D  # LayerNorm, Wq Wk Wv, Wo, bo
+    relative = D * H * Dh + 2 * H * Dh  # Wr, u and w
+    persistent = 2 * H * N * Dh
+    feedforward = 2 * D + D * F + F + F * D + D
+    rest = V * D + 2 * D + V  # embedding, last LayerNorm, out_bias
+    return {
+        "all-attention": rest + (M + T) * D + L * (attention + relative + persistent),
+        "transformer-xl": rest + (M + T) * D + L * (attention + relative + feedforward),
+        "transformer": rest + T * D + L * (attention + feedforward),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_of_parameters(kind):
+    params = init_parameters(config(kind), np.random.default_rng(0))
+    assert sum(x.size for x in params.values()) == count(kind)
+    assert {name: x.shape for name, x in params.items()} == parameter_shapes(config(kind))
+
+
+def test_a_head_owns_its_share_of_everything():
+    """With one head fewer in a layer: 4 of 12 columns, rows, and 2 · N · Dh of persistent vectors."""
+    full, fewer = (
+        {name: math.prod(shape) for name, shape in parameter_shapes(c, gated=True).items()}
+        for c in (config(), config(heads=(3, 2), head_ids=((0, 1, 2), (0, 2))))
+    )
+    D, Dh, N = 12, 4, 5
+    lost = {name: full[name] - fewer[name] for name in full if full[name] != fewer[name]}
+    matrices = dict.fromkeys(("Wq", "Wk", "Wv", "Wr", "Wo"), D * Dh)
+    vectors = {"u": Dh, "w": Dh, "pk": N * Dh, "pv": N * Dh, "log_alpha": 1}
+    assert lost == {f"layers.1.{name}": size for name, size in (matrices | vectors).items()}
+    assert set(HEAD_AXIS) == set(matrices | vectors)
+
+
+def test_a_layer_may_have_no_heads():
+    shapes = parameter_shapes(config(heads=(0, 3)))
+    assert shapes["layers.0.Wq"] == (12, 0) and shapes["layers.0.Wo"] == (0, 12) and shapes["layers.0.pk"] == (0, 5, 4)
+    assert shapes["layers.0.bo"] == (12,)
+
+
+def test_adaptive_shapes():
+    adaptive = config(cutoffs=(4, 7), div_value=2)
+    assert cluster_ranges(adaptive) == [(0, 4), (4, 7), (7, 11)]
+    shapes = parameter_shapes(adaptive)
+    assert [shapes[f"embedding.{c}"] for c in range(3)] == [(4, 12), (3, 6), (4, 3)]
+    assert "projection.0" not in shapes and [shapes[f"projection.{c}"] for c in (1, 2)] == [(6, 12), (3, 12)]
+    assert [shapes[f"out_bias.{c}"] for c in range(3)] == [(4,), (3,), (4,)]
+    assert shapes["cluster.weight"] == (2, 12) and shapes["cluster.bias"] == (2,)
+    assert "embedding" not in shapes and "out_bias" not in shapes
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_starting_values(kind, dtype):
+    """Uniform within ±√(1/D), and ±√(1/(D·L)) in the layers; norms the identity, biases 0."""
+    D, L = 32, 3
+    big = config(kind, V=300, D=D, H=4, L=L, cutoffs=(100,), div_value=2)
+    for name, x in init_parameters(big, np.random.default_rng(0), dtype).items():
+        assert x.dtype == dtype
+        if name.endswith("scale"):
+            assert (x == 1).all()
+        elif is_bias(name):
+            assert not x.any()
+        else:
+            bound = math.sqrt(1 / (D * L)) if name.startswith("layers.") else math.sqrt(1 / D)
+            assert 0.9 * bound < np.abs(x).max() <= bound * (1 + 1e-6), name
+            # Of a uniform distribution; five standard deviations of what a sample of this size shows.
+            assert x.std() == pytest.approx(bound / math.sqrt(3), rel=5 / math.sqrt(x.size)), name
+            assert abs(x.mean()) < 5 * bound / math.sqrt(3 * x.size), name
+
+
+def test_the_same_seed_gives_the_same_model():
+    one, two, other = (init_parameters(config(), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not np.array_equal(one["embedding"], other["embedding"])
+    assert not np.array_equal(one["layers.0.Wq"], one["layers.1.Wq"])
+
+
+def test_which_parameters_are_biases():
+    shapes = parameter_shapes(config(), gated=True) | parameter_shapes(config("transformer-xl", cutoffs=(4,)))
+    shapes |= parameter_shapes(config("transformer"))
+    biases = {name.removeprefix("layers.0.") for name in shapes if is_bias(name) and "layers.1." not in name}
+    outer = {"ln.bias", "out_bias", "out_bias.0", "out_bias.1", "cluster.bias"}
+    assert biases == outer | {"bo", "u", "w", "ffn.ln.bias", "ffn.b1", "ffn.b2"}
+
+
+def test_layer_parameters_share_their_arrays():
+    params = init_parameters(config(L=11), np.random.default_rng(0))
+    layer = layer_parameters(params, 1)
+    assert set(layer) == {name.removeprefix("layers.1.") for name in params if name.startswith("layers.1.")}
+    assert all(layer[name] is params[f"layers.1.{name}"] for name in layer)
+
+
+# Heads.
+
+
+@pytest.fixture
+def layer(rng):
+    """A gated layer of a Transformer-XL with persistent vectors: everything that a head can own, and more."""
+    shapes = parameter_shapes(config(), gated=True) | parameter_shapes(config("transformer-xl"), gated=True)
+    drawn = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    return layer_parameters(drawn, 1) | {"pk": rng.standard_normal((3, 5, 4)), "pv": rng.standard_normal((3, 5, 4))}
+
+
+def test_columns_of_heads_that_lie_side_by_side():
+    assert columns(np.array([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
+    assert columns(np.zeros(0, np.int64), 3).tolist() == []
+
+
+def test_take_heads_takes_slices(layer):
+    taken = take_heads(layer, [0, 2], 4)
+    for name in ("Wq", "Wk", "Wv", "Wr"):
+        np.testing.assert_array_equal(taken[name], np.delete(layer[name], np.s_[4:8], 1))
+    np.testing.assert_array_equal(taken["Wo"], np.delete(layer["Wo"], np.s_[4:8], 0))
+    for name in ("u", "w", "pk", "pv", "log_alpha"):
+        np.testing.assert_array_equal(taken[name], layer[name][[0, 2]])
+    for name in set(layer) - set(HEAD_AXIS):
+        assert taken[name] is layer[name]
+
+
+@pytest.mark.parametrize("heads", [[], [1], [0, 2], [0, 1, 2]], ids=str)
+def test_put_heads_is_the_reverse_of_take_heads(heads, layer):
+    taken = take_heads(layer, heads, 4)
+    put = put_heads(taken, heads, layer, 4)
+    again = take_heads(put, heads, 4)
+    others = [h for h in range(3) if h not in heads]
+    left_out = take_heads(put, others, 4)
+    for name in layer:
+        assert put[name].shape == layer[name].shape
+        np.testing.assert_array_equal(again[name], taken[name])
+        if name in HEAD_AXIS:
+            assert not left_out[name].any()
+    if not others:
+        assert all(np.array_equal(put[name], layer[name]) for name in layer)
+
+
+def test_taken_heads_are_copies(layer):
+    before = layer["u"].copy()
+    take_heads(layer, [0, 1, 2], 4)["u"][...] = 0
+    np.testing.assert_array_equal(layer["u"], before)

@@ -1,0 +1,340 @@
+"""The model: memory, heads that are left out, gates, probabilities, and bad arguments."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tinyprune.config import KINDS, GateConfig, ModelConfig
+from tinyprune.model.parameters import init_parameters
+from tinyprune.model.transformer import Transformer, output_scaling, remember
+
+V, D, H, T, M = 11, 12, 3, 5, 4
+WITH_MEMORY = ["all-attention", "transformer-xl"]
+
+
+def build(kind="all-attention", gate=None, log_alpha=None, dtype=np.float64, seed=0, **options) -> Transformer:
+    """A small model with parameters of telling size; `log_alpha` is a row for each layer."""
+    sizes = {"V": V, "L": 2, "D": D, "H": H, "T": T, "M": M, "N": 6}
+    if kind != "all-attention":
+        sizes |= {"N": 0, "F": 7}
+    if kind == "transformer":
+        sizes |= {"M": 0, "mask": "causal"}
+    config = ModelConfig(kind=kind, **sizes | options)
+    rng = np.random.default_rng(seed)
+    params = init_parameters(config, rng, dtype)
+    params = {name: (2 * x + 0.3 * rng.standard_normal(x.shape)).astype(dtype) for name, x in params.items()}
+    if gate is not None:
+        params |= {f"layers.{i}.log_alpha": np.array(row, dtype) for i, row in enumerate(log_alpha)}
+    return Transformer(config, params, gate)
+
+
+def hidden_states(model: Transformer, ids: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """Of a text, run in segments of these lengths with the memory carried along."""
+    parts, memory, start = [], None, 0
+    for length in lengths:
+        h, memory, _ = model.forward(ids[:, start : start + length], memory)
+        parts.append(h)
+        start += length
+    assert start == ids.shape[1]
+    return np.concatenate(parts, 1)
+
+
+def relative_difference(one: dict, two: dict) -> dict:
+    """‖a − b‖ / ‖b‖ of each gradient by name; 0 where both are zero."""
+    assert list(one) == list(two)
+    return {name: np.linalg.norm(one[name] - two[name]) / (np.linalg.norm(two[name]) or 1) for name in two}
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("kind", WITH_MEMORY)
+def test_where_a_text_is_cut_into_segments_does_not_matter(kind, gated, rng):
+    """Every query sees the M + 1 latest positions, whichever segment they came in."""
+    gate = {"gate": GateConfig(hard=False), "log_alpha": [[0.4, -9, 1], [0.1, 0.2, -0.3]]} if gated else {}
+    model = build(kind, **gate)
+    ids = rng.integers(0, V, (2, 13))
+    expected = hidden_states(model, ids, [5, 5, 3])
+    for lengths in ([1, 4, 3, 5], [3, 1, 1, 1, 5, 2], [1] * 13):
+        np.testing.assert_allclose(hidden_states(model, ids, lengths), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", WITH_MEMORY)
+def test_memory_matters(kind, rng):
+    model = build(kind)
+    ids = rng.integers(0, V, (2, 2 * T))
+    with_memory = hidden_states(model, ids, [T, T])[:, T:]
+    without, _, _ = model.forward(ids[:, T:])
+    assert (np.abs(with_memory - without).max(-1) > 1e-3).all()
+
+
+def test_memory_holds_the_latest_layer_inputs_as_copies(rng):
+    model = build()
+    ids = rng.integers(0, V, (2, 7))
+    embedded = model.params["embedding"][ids] * math.sqrt(D)
+    memory = None
+    for start, end, kept in ((0, 2, 2), (2, 3, 3), (3, 6, M), (6, 7, M)):
+        _, memory, _ = model.forward(ids[:, start:end], memory)
+        assert len(memory) == model.config.L and all(m.shape == (2, kept, D) for m in memory)
+        np.testing.assert_allclose(memory[0], embedded[:, end - kept : end], rtol=1e-14)
+    before = [m.copy() for m in memory]
+    _, new, cache = model.loss(ids[:, :T], ids[:, :T], memory)
+    assert all(np.array_equal(m, b) for m, b in zip(memory, before, strict=True))
+    grads = model.backward(1.0, cache)
+    for m in (*memory, *new):
+        m[...] = np.nan
+    again = model.backward(1.0, cache)
+    assert all(np.array_equal(grads[name], again[name]) for name in grads)
+
+
+@pytest.mark.parametrize("length", [2, 4, 6])
+def test_remember_carries_numbers_and_no_derivatives(length):
+    x = np.arange(length * 2.0).reshape(1, length, 2)
+    m = -1 - np.arange(6.0).reshape(1, 3, 2)
+    for old in (None, m):
+        both = x if old is None else np.concatenate([old, x], 1)
+        stepped = x + 1e-20j
+        kept = remember(old, stepped, 4)
+        assert kept.dtype == np.float64 and not np.shares_memory(kept, stepped)
+        np.testing.assert_array_equal(kept, both[:, -4:])
+
+
+def test_no_gradient_flows_into_memory_but_the_weights_that_read_it_have_theirs(rng):
+    """With the memory's own part taken away, what is left of the weights' gradients is different."""
+    model = build()
+    ids, targets = rng.integers(0, V, (2, 2, T))
+    memory = [rng.standard_normal((2, M, D)) for _ in range(2)]
+    _, _, cache = model.loss(ids, targets, memory)
+    with_memory = model.backward(1.0, cache)
+    other = [m + 0.1 for m in memory]
+    _, _, cache = model.loss(ids, targets, other)
+    assert min(relative_difference(with_memory, model.backward(1.0, cache)).values()) > 0
+
+
+def test_a_model_without_memory_returns_none(rng):
+    assert build("transformer").forward(rng.integers(0, V, (2, T)))[1] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_model_without_memory_returns_can_be_given_back(kind, rng):
+    model = build(kind, M=0)
+    ids = rng.integers(0, V, (2, T))
+    h, memory, _ = model.forward(ids)
+    np.testing.assert_array_equal(model.forward(ids, memory)[0], h)
+
+
+# Heads that are left out.
+
+# A layer with two heads closed for good, one with all closed, one with all open.
+CLOSED = [[-9, 3, -9], [-9, -9, -9], [3, 0.2, 3]]
+
+
+@pytest.mark.parametrize("scaling", [True, False])
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_leaves_closed_heads_out_and_nothing_changes(kind, hard, scaling, rng):
+    model = build(kind, GateConfig(hard=hard, output_scaling=scaling), CLOSED, L=3)
+    ids = rng.integers(0, V, (2, T))
+    h, _, cache = model.forward(ids)
+    assert [gates.active.tolist() for gates in cache["gates"]] == [[1], [], [0, 1, 2]]
+    assert [block["attention"].o.shape[2] for block in cache["layers"]] == [1, 0, 3]
+    assert [gates.scale for gates in cache["gates"]] == ([3.0, 3.0, 1.0] if scaling else [1.0, 1.0, 1.0])
+    expected, _, cache = model.forward(ids, all_heads=True)
+    assert [block["attention"].o.shape[2] for block in cache["layers"]] == [3, 3, 3]
+    np.testing.assert_allclose(h, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_leaves_clipped_heads_out_and_no_gradient_changes(kind, hard, rng):
+    """Attention's own dropout is off: its mask would cover other weights when heads are missing."""
+    model = build(
+        kind, GateConfig(hard=hard), [[-9, 0.3, -9], [-9, -9, -9], [3, 0, 0]], L=3, dropout=0.1, dropout_embedding=0.1
+    )
+    ids, targets = rng.integers(0, V, (2, 2, T))
+    results = []
+    for all_heads in (False, True):
+        loss, _, cache = model.loss(ids, targets, rng=np.random.default_rng(4), all_heads=all_heads)
+        results.append((loss, model.backward(1.0, cache), cache["gates"]))
+    (loss, grads, gates), (all_loss, all_grads, all_gates) = results
+    assert [g.active.size for g in gates[:2]] == [1, 0] and [g.active.size for g in all_gates] == [3, 3, 3]
+    assert loss == pytest.approx(all_loss, rel=1e-13)
+    assert max(relative_difference(grads, all_grads).values()) < 1e-12
+
+
+def test_a_gate_that_is_shut_in_this_pass_still_learns():
+    """Straight-through: between the clip and ½ a head gives nothing forward, but its gate has a gradient."""
+    model = build(gate=GateConfig(hard=True), log_alpha=[[-0.3] * H] * 2)
+    ids = np.arange(T)[None]
+    learning = 0
+    for seed in range(20):
+        _, _, cache = model.loss(ids, ids, rng=np.random.default_rng(seed))
+        grads = model.backward(1.0, cache)
+        for i, gates in enumerate(cache["gates"]):
+            shut = gates.values == 0
+            inside = gates.cache[1]
+            np.testing.assert_array_equal(grads[f"layers.{i}.log_alpha"] != 0, inside)
+            np.testing.assert_array_equal(np.isin(np.arange(H), gates.active), ~shut | inside)
+            learning += (shut & inside).sum()
+    assert learning > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_has_lost_its_heads_gives_x_plus_bo(kind, rng):
+    model = build(kind, heads=(0, 2), head_ids=((), (0, 2)))
+    model.params |= {"layers.0.bo": rng.standard_normal(D)}
+    ids, targets = rng.integers(0, V, (2, 2, T))
+    _, _, cache = model.loss(ids, targets)
+    grads = model.backward(1.0, cache)
+    assert {name: g.shape for name, g in grads.items()} == {name: x.shape for name, x in model.params.items()}
+    assert grads["layers.0.bo"].any() and all(np.isfinite(g).all() for g in grads.values())
+    if kind == "all-attention":
+        n, std, _ = cache["layers"][1]["ln"]
+        x = model.params["embedding"][ids] * math.sqrt(D) + model.params["layers.0.bo"]
+        np.testing.assert_allclose(std, np.sqrt(x.var(-1, keepdims=True) + 1e-5), rtol=1e-12)
+
+
+# Gates and scaling.
+
+
+@pytest.mark.parametrize(("heads", "opened", "scale"), [(8, 8, 1), (8, 5, 1.6), (8, 1, 8), (8, 0, 8), (0, 0, 1)])
+def test_output_scaling(heads, opened, scale):
+    assert output_scaling(heads, opened) == scale
+
+
+def test_gates_are_noisy_in_training_and_fixed_in_evaluation():
+    model = build(gate=GateConfig(hard=False), log_alpha=[[0.3] * H] * 2)
+    one, two, other = (model.gates(np.random.default_rng(seed))[0].values for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+    first, second = (g.values for g in model.gates())
+    np.testing.assert_allclose(first, 1.2 / (1 + math.exp(-0.3)) - 0.1)
+    np.testing.assert_array_equal(first, second)
+    assert build().gates() == [None, None]
+
+
+@pytest.mark.parametrize("scaling", [True, False])
+def test_open_gates_are_no_gates(scaling, rng):
+    ids = rng.integers(0, V, (2, T))
+    gated = build(gate=GateConfig(output_scaling=scaling), log_alpha=[[5.0] * H] * 2)
+    np.testing.assert_array_equal(gated.forward(ids)[0], build().forward(ids)[0])
+
+
+# Loss and probabilities.
+
+
+@pytest.mark.parametrize("cutoffs", [(), (4, 7)], ids=["plain", "adaptive"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_probabilities_sum_to_1_and_agree_with_the_loss(kind, cutoffs, rng):
+    model = build(kind, cutoffs=cutoffs, div_value=2)
+    ids, targets = rng.integers(0, V, (2, 2, T))
+    log_p = model.log_probabilities(model.forward(ids)[0])
+    assert log_p.shape == (2, T, V)
+    np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-12)
+    loss, _, _ = model.loss(ids, targets)
+    assert loss == pytest.approx(-np.take_along_axis(log_p, targets[..., None], -1).mean(), rel=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_future_has_no_influence(kind, rng):
+    model = build(kind)
+    ids = rng.integers(0, V, (2, T))
+    h, _, _ = model.forward(ids)
+    for t in range(T):
+        changed = ids.copy()
+        changed[:, t] = (changed[:, t] + 1) % V
+        new, _, _ = model.forward(changed)
+        np.testing.assert_array_equal(new[:, :t], h[:, :t])
+        assert (new[:, t] != h[:, t]).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_earlier_words_matters(kind):
+    one, other = build(kind).forward(np.array([[2, 3, 7], [3, 2, 7]]))[0][:, -1]
+    assert np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_down_the_gradient_lowers_the_loss_as_much_as_the_gradient_says(kind, rng):
+    model = build(kind)
+    ids, targets = rng.integers(0, V, (4, T)), rng.integers(0, V, (4, T))
+    loss, _, cache = model.loss(ids, targets)
+    grads = model.backward(1.0, cache)
+    promised = 1e-6 * sum((g * g).sum() for g in grads.values())
+    stepped = Transformer(model.config, {name: x - 1e-6 * grads[name] for name, x in model.params.items()})
+    assert loss - stepped.loss(ids, targets)[0] == pytest.approx(promised, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_work_is_done_in_the_type_of_the_parameters(kind, rng):
+    gate = GateConfig()
+    ids, targets = rng.integers(0, V, (2, 2, T))
+    results = {}
+    for dtype in (np.float32, np.float64):
+        model = build(kind, gate, [[0.2, -9, 1], [0.1, -0.1, 0.3]], dtype, dropout=0.1, dropout_attention=0.1)
+        loss, memory, cache = model.loss(ids, targets, rng=np.random.default_rng(3))
+        grads = model.backward(1.0, cache)
+        assert loss.dtype == dtype and all(m.dtype == dtype for m in memory)
+        assert list(grads) == list(model.params)
+        for name, x in model.params.items():
+            assert grads[name].dtype == dtype and grads[name].shape == x.shape, name
+        results[dtype] = loss
+    assert results[np.float32] == pytest.approx(results[np.float64], rel=1e-5)
+
+
+@pytest.mark.parametrize("cutoffs", [(), (4, 7)], ids=["plain", "adaptive"])
+@pytest.mark.parametrize("place", ["dropout", "dropout_attention", "dropout_embedding"])
+def test_each_dropout_works_with_a_generator_only_and_the_same_for_the_same(place, cutoffs, rng):
+    model = build(cutoffs=cutoffs, div_value=2, **{place: 0.4})
+    ids = rng.integers(0, V, (2, T))
+    evaluated = model.forward(ids)[0]
+    np.testing.assert_array_equal(evaluated, build(cutoffs=cutoffs, div_value=2).forward(ids)[0])
+    one, two, other = (model.forward(ids, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any() and (one != evaluated).any()
+
+
+def test_the_gradient_of_the_loss_is_a_factor(rng):
+    model = build()
+    _, _, cache = model.loss(*rng.integers(0, V, (2, 2, T)))
+    one, two = model.backward(1.0, cache), model.backward(-2.5, cache)
+    assert max(relative_difference({name: -2.5 * g for name, g in one.items()}, two).values()) < 1e-14
+
+
+# Bad arguments.
+
+
+def test_parameters_that_are_not_those_of_the_configuration():
+    model = build()
+    without = {name: x for name, x in model.params.items() if name != "R"}
+    for params, name in (
+        (without, "R"),
+        (model.params | {"extra": np.zeros(2)}, "extra"),
+        (model.params | {"layers.1.u": np.zeros((2, 4))}, "layers.1.u"),
+        (model.params | {"layers.0.log_alpha": np.zeros(H)}, "layers.0.log_alpha"),
+    ):
+        with pytest.raises(ValueError, match=rf"params\['{name}'\] (must have shape|is not a parameter)"):
+            Transformer(model.config, params)
+    with pytest.raises(ValueError, match="log_alpha"):
+        Transformer(model.config, model.params, GateConfig())
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3, D)], [(1, 3, D)] * 2, [(2, M + 1, D)] * 2, [(2, 3, D + 1)] * 2])
+def test_memory_that_is_not_of_this_model_and_batch(shapes):
+    model = build()
+    assert model.config.L == 2
+    with pytest.raises(ValueError, match=rf"memory must be 2 arrays of \(2, up to {M}, {D}\)"):
+        model.forward(np.zeros((2, T), int), [np.zeros(shape) for shape in shapes])
+
+
+def test_ids_that_are_too_long_or_out_of_range():
+    model = build()
+    with pytest.raises(ValueError, match=rf"ids must have at most T = 5 positions, got \(2, {T + 1}\)"):
+        model.forward(np.zeros((2, T + 1), int))
+    for bad in (-1, V):
+        with pytest.raises(ValueError, match="ids must lie in 0 … 10"):
+            model.forward(np.full((1, 2), bad))
+    with pytest.raises(ValueError, match="must lie in 0 … 10"):
+        model.loss(np.zeros((1, 2), int), np.full((1, 2), V))

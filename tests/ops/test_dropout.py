@@ -1,0 +1,108 @@
+"""Dropout: the share that stays, independence of entries and of keys, and the hash in plain integers."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tinyprune.ops import dropout_backward, dropout_forward
+from tinyprune.ops.dropout import draw_keys, keep_mask
+
+SIZE = 200_000
+
+
+def hash_in_plain_integers(number: int, keys: tuple[int, int]) -> int:
+    """The recipe of the module, for one entry: what a compiled kernel has to reproduce."""
+    mask = 2**32 - 1
+    h = number ^ keys[0]
+    h = ((h ^ (h >> 17)) * 0xED5AD4BB) & mask
+    h ^= keys[1]
+    h = ((h ^ (h >> 11)) * 0xAC4C1B51) & mask
+    h = ((h ^ (h >> 15)) * 0x31848BAB) & mask
+    return h ^ (h >> 14)
+
+
+def test_each_entry_is_decided_by_its_number_and_the_keys():
+    keys = (0xDEADBEEF, 12345)
+    kept = keep_mask((3, 5), 0.3, keys)
+    expected = [hash_in_plain_integers(i, keys) >= 0.3 * 2**32 for i in range(15)]
+    np.testing.assert_array_equal(kept, np.reshape(expected, (3, 5)))
+    np.testing.assert_array_equal(keep_mask((40,), 0.3, keys)[:15], expected)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.95])
+def test_the_share_that_stays(rate):
+    """Within five standard deviations, for ten pairs of keys."""
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        share = keep_mask((SIZE,), rate, draw_keys(rng)).mean()
+        assert abs(share - (1 - rate)) <= 5 * np.sqrt(rate * (1 - rate) / SIZE)
+
+
+def correlation(one: np.ndarray, two: np.ndarray) -> float:
+    """Of two 0/1 series, in standard deviations of what independent ones show."""
+    return float(np.corrcoef(one, two)[0, 1]) * np.sqrt(len(one))
+
+
+def test_masks_of_different_keys_are_independent():
+    """Keys as they are drawn: one after the other from a generator, and from generators of neighbouring seeds."""
+    generator = np.random.default_rng(0)
+    keys = [draw_keys(generator) for _ in range(8)] + [draw_keys(np.random.default_rng(seed)) for seed in range(1, 6)]
+    masks = [keep_mask((SIZE,), 0.5, pair) for pair in keys]
+    for one, two in itertools.combinations(masks, 2):
+        assert abs(correlation(one, two)) < 5
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_flipped_bit_of_a_key_gives_another_mask(which):
+    """Nearly independent: one bit of the second key, of sixty-four, leaves a correlation of 0.03."""
+    keys = (123456789, 987654321)
+    mask = keep_mask((SIZE,), 0.5, keys)
+    for bit in range(32):
+        flipped = list(keys)
+        flipped[which] ^= 1 << bit
+        assert abs(correlation(mask, keep_mask((SIZE,), 0.5, tuple(flipped)))) < 0.05 * np.sqrt(SIZE), bit
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 8, 64, 128, 1000, 4096])
+def test_entries_of_one_mask_are_independent(lag):
+    mask = keep_mask((SIZE,), 0.5, (3, 4))
+    assert abs(correlation(mask[:-lag], mask[lag:])) < 5
+
+
+def test_the_same_generator_gives_the_same_mask(rng):
+    x = rng.standard_normal((30, 40))
+    one, _ = dropout_forward(x, 0.4, np.random.default_rng(8))
+    two, _ = dropout_forward(x, 0.4, np.random.default_rng(8))
+    other, _ = dropout_forward(x, 0.4, np.random.default_rng(9))
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+    generator = np.random.default_rng(8)
+    first, second = (dropout_forward(x, 0.4, generator)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, one)
+    assert (first != second).any()
+
+
+def test_what_stays_is_scaled_up_and_so_is_its_gradient(rng):
+    x = rng.standard_normal((30, 40))
+    out, cache = dropout_forward(x, 0.2, np.random.default_rng(8))
+    kept = out != 0
+    np.testing.assert_array_equal(out, np.where(kept, x / 0.8, 0))
+    dout = rng.standard_normal(x.shape)
+    np.testing.assert_array_equal(dropout_backward(dout, cache), np.where(kept, dout / 0.8, 0))
+
+
+@pytest.mark.parametrize(("rate", "generator"), [(0.5, None), (0.0, np.random.default_rng(0))])
+def test_evaluation_and_rate_0_change_nothing_and_draw_nothing(rate, generator, rng):
+    x = rng.standard_normal((3, 4))
+    state = generator and generator.bit_generator.state
+    out, cache = dropout_forward(x, rate, generator)
+    np.testing.assert_array_equal(out, x)
+    np.testing.assert_array_equal(dropout_backward(x, cache), x)
+    assert (generator and generator.bit_generator.state) == state
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5])
+def test_rates_out_of_range(rate):
+    with pytest.raises(ValueError, match=f"rate must be at least 0 and below 1, got {rate}"):
+        dropout_forward(np.ones(3), rate, np.random.default_rng(0))

@@ -1,0 +1,119 @@
+"""The gate: how often it is 0, 1 and between, straight-through, evaluation, extremes."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tinyprune.ops import draw_noise, hard_concrete_backward, hard_concrete_forward, p_open, sigmoid
+
+PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
+LOUIZOS = {"beta": 2 / 3, "gamma": -0.1, "zeta": 1.1}
+LOPSIDED = {"beta": 0.5, "gamma": -0.3, "zeta": 1.2}
+SAMPLES = 200_000
+
+
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize("log_alpha", [-2.0, -0.3, 0.0, 1.1, 2.0])
+@pytest.mark.parametrize("gate", [PAPER, LOUIZOS, LOPSIDED], ids=["paper", "Louizos", "lopsided"])
+def test_shares_of_closed_partly_and_fully_open(gate, log_alpha):
+    """Within five standard deviations of the probabilities: P(s > x) = sigmoid(log_alpha − beta · log(x / (1 − x)))."""
+    beta, gamma, zeta = gate.values()
+    u = draw_noise(SAMPLES, np.random.default_rng(6), np.float64)
+    g, _ = hard_concrete_forward(np.full(SAMPLES, log_alpha), u, **gate, hard=False)
+    assert g.min() == 0 and g.max() == 1
+    opened = logistic(log_alpha - beta * math.log(-gamma / zeta))
+    fully = logistic(log_alpha - beta * math.log((1 - gamma) / (zeta - 1)))
+    assert p_open(np.array(log_alpha), **gate) == pytest.approx(opened)
+    for share, p in (((g > 0).mean(), opened), ((g == 1).mean(), fully), (((g > 0) & (g < 1)).mean(), opened - fully)):
+        assert abs(share - p) <= 5 * math.sqrt(p * (1 - p) / SAMPLES)
+
+
+def test_the_papers_start_is_nearly_open():
+    assert p_open(np.array(2.0), **PAPER) == pytest.approx(0.943, abs=5e-4)
+
+
+def test_straight_through_rounds_forward_and_keeps_the_soft_gradient():
+    u = draw_noise(1000, np.random.default_rng(2), np.float64)
+    log_alpha = np.linspace(-2, 2, 1000)
+    soft, soft_cache = hard_concrete_forward(log_alpha, u, **PAPER, hard=False)
+    hard, hard_cache = hard_concrete_forward(log_alpha, u, **PAPER, hard=True)
+    np.testing.assert_array_equal(hard, soft >= 0.5)
+    dout = np.random.default_rng(3).standard_normal(1000)
+    gradient = hard_concrete_backward(dout, hard_cache)
+    np.testing.assert_array_equal(gradient, hard_concrete_backward(dout, soft_cache))
+    inside = (soft > 0) & (soft < 1)
+    np.testing.assert_array_equal(gradient != 0, inside)
+    assert (hard[inside] == 0).any() and (hard[inside] == 1).any()
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_the_gradient_is_the_formula(hard):
+    """∂g/∂log_alpha = (zeta − gamma) · s (1 − s) / beta where 0 < s̄ < 1, with s from an exponential written out."""
+    beta, gamma, zeta = PAPER.values()
+    for log_alpha, u in ((-0.4, 0.5), (0.2, 0.45), (0.5, 0.3), (3.0, 0.5), (-3.0, 0.5)):
+        s = logistic((math.log(u) - math.log(1 - u) + log_alpha) / beta)
+        inside = 0 < s * (zeta - gamma) + gamma < 1
+        _, cache = hard_concrete_forward(np.array([log_alpha]), np.array([u]), **PAPER, hard=hard)
+        expected = inside * (zeta - gamma) * s * (1 - s) / beta
+        assert hard_concrete_backward(np.array([2.0]), cache)[0] == pytest.approx(2 * expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_evaluation_a_hard_gate_is_open_from_log_alpha_0_on(dtype):
+    log_alpha = np.array([-50, -1, -1e-3, 0, 1e-3, 1, 50], dtype)
+    hard, _ = hard_concrete_forward(log_alpha, None, **PAPER, hard=True)
+    np.testing.assert_array_equal(hard, log_alpha >= 0)
+    soft, _ = hard_concrete_forward(log_alpha, None, **PAPER, hard=False)
+    np.testing.assert_allclose(soft, np.clip(1.2 / (1 + np.exp(-log_alpha)) - 0.1, 0, 1), rtol=1e-5)
+
+
+def test_evaluation_knows_no_temperature():
+    log_alpha = np.linspace(-3, 3, 13)
+    one, _ = hard_concrete_forward(log_alpha, None, **PAPER, hard=False)
+    two, _ = hard_concrete_forward(log_alpha, None, **LOUIZOS, hard=False)
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_extreme_numbers_stay_finite(dtype):
+    log_alpha = np.array([-1e4, 1e4, -100, 100], dtype)
+    u = np.array([1e-6, 1 - 1e-6, 0.5, 0.5], dtype)
+    for noise in (u, None):
+        gate, cache = hard_concrete_forward(log_alpha, noise, **PAPER, hard=False)
+        np.testing.assert_array_equal(gate, [0, 1, 0, 1])
+        np.testing.assert_array_equal(hard_concrete_backward(np.ones(4, dtype), cache), 0)
+
+
+def test_sigmoid():
+    x = np.array([-1000.0, -30.0, -1.0, 0.0, 1.0, 30.0, 1000.0])
+    np.testing.assert_allclose(sigmoid(x)[1:-1], [logistic(value) for value in x[1:-1]], rtol=1e-15)
+    assert sigmoid(x)[0] == 0 and sigmoid(x)[-1] == 1
+    np.testing.assert_allclose(sigmoid(x) + sigmoid(-x), 1, rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noise_lies_inside_of_0_and_1(dtype):
+    u = draw_noise((300, 400), np.random.default_rng(0), dtype)
+    assert u.shape == (300, 400) and u.dtype == dtype
+    assert 0 < u.min() < 1e-3 and 1 - 1e-3 < u.max() < 1
+    # The ends themselves are too rare to be seen in samples.
+    np.testing.assert_array_equal(u, np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, u.shape).astype(dtype))
+    assert abs(u.mean() - 0.5) < 5 / math.sqrt(12 * u.size)
+
+
+@pytest.mark.parametrize(
+    "change", [{"beta": 0.0}, {"gamma": 0.0}, {"gamma": 0.1}, {"zeta": 1.0}, {"beta": -1.0}], ids=str
+)
+def test_constants_out_of_range(change):
+    (name, value) = next(iter(change.items()))
+    with pytest.raises(ValueError, match=f"needed are beta > 0, gamma < 0, zeta > 1; got .*{name} {value}"):
+        hard_concrete_forward(np.zeros(3), None, **PAPER | change, hard=True)
+
+
+def test_noise_of_another_shape():
+    with pytest.raises(ValueError, match=r"u must have the shape of log_alpha, \(3,\), got \(2,\)"):
+        hard_concrete_forward(np.zeros(3), np.full(2, 0.5), **PAPER, hard=True)

@@ -1,0 +1,1 @@
+"""The Transformer: parameters, layers, forward and backward, counting, generating."""
