@@ -97,7 +97,7 @@ def write_report(run: Run, records: list[Record]) -> None:
     final = run.load("finetune")
     figures = {
         "losses": plots.plot_losses(metrics),
-        "gates": plots.plot_gates(metrics, run.config.gate),
+        "gates": plots.plot_gates(metrics, run.config.gate, run.load("gate").model.config.head_ids),
         "heads": plots.plot_heads(final.model.config),
     }
     for name, figure in figures.items():
@@ -127,45 +127,30 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
         f"lam = {config.gate.lam}" if config.gate.target_heads is None else f"target {config.gate.target_heads} heads"
     )
     prompt, continuation = sample
-    return f"""# {run.directory.path.name}
-
-{removed} of {first["heads_total"]} heads were removed and the rest fine-tuned: {last["parameters"]:,} of
-{first["parameters"]:,} parameters are left, and the text takes {change:+.1f} % bits per character.
-
-Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, {len(text.test):,} held out.
-The table is measured on the held-out test split, which nothing was chosen by.
-
-{markdown_table(rows)}
-
-One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds a token; {removed} heads
-removed make {removed * head.parameters:,} parameters. Steps: {config.train.steps} + {config.gate_train.steps} +
-{config.finetune.steps}; so the last model has been trained longer than the baseline. Gates: {config.gate.objective}
-objective, {pressure}, L0 summed over all heads.
-
-## Losses
-
-![Training and validation loss over all stages](plots/losses.png)
-
-## Gates over time
-
-![Probability of being open of every head, by layer](plots/gates.png)
-
-## What stayed
-
-![Layer by head map of the heads that were kept](plots/heads.png)
-
-## What the last model writes
-
-Prompt, the first {model.config.T} tokens of the test split, and the continuation (temperature 0.8):
-
-```text
-{fenced(prompt)}
-```
-
-```text
-{fenced(continuation)}
-```
-"""
+    steps = " + ".join(str(stage.steps) for stage in (config.train, config.gate_train, config.finetune))
+    paragraphs = [
+        f"# {run.directory.path.name}",
+        f"{removed} of {first['heads_total']} heads were removed and the rest fine-tuned: {last['parameters']:,} of "
+        f"{first['parameters']:,} parameters are left, and the text takes {change:+.1f} % bits per character.",
+        f"Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, "
+        f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing was chosen by.",
+        markdown_table(rows),
+        f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds a token, so "
+        f"{removed} heads removed make {removed * head.parameters:,} parameters. Gates: {config.gate.objective} "
+        f"objective, {pressure}, L0 summed over all heads. Steps: {steps}; the last model has been trained longer than "
+        "the baseline.",
+        "## Losses",
+        "![Training and validation loss over all stages](plots/losses.png)",
+        "## Gates over time",
+        "![Probability of being open of every head, by layer](plots/gates.png)",
+        "## What stayed",
+        "![Layer by head map of the heads that were kept](plots/heads.png)",
+        "## What the last model writes",
+        f"The first {model.config.T} tokens of the test split as a prompt, and the continuation (temperature 0.8):",
+        f"```text\n{fenced(prompt)}\n```",
+        f"```text\n{fenced(continuation)}\n```",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def fenced(text: str) -> str:

@@ -8,7 +8,6 @@ plots/*.png, report.md what came of it
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from typing import Any
 from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, read_config, to_toml
 from tinyprune.data import Tokenizer, tokenizer_from_dict
 from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.files import replace_file
 from tinyprune.model.transformer import Transformer
 from tinyprune.training.checkpoints import load_checkpoint
 
@@ -123,14 +123,7 @@ class RunDirectory:
     def write(self, name: str, text: str) -> None:
         """Write a text file of the run, whole or not at all. Raises SaveError if that fails."""
         path = self.path / name
-        temporary = path.with_name(path.name + ".tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            replace_file(path, text.encode("utf-8"))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise SaveError(f"cannot write {path}: {error.strerror or error}; what was there is untouched") from error

@@ -211,9 +211,13 @@ def test_a_leftover_temporary_is_cleaned_up(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 
 
-def test_missing_directory(tmp_path):
-    with pytest.raises(SaveError, match=r"cannot save checkpoint .*directory exists"):
-        save_checkpoint(tmp_path / "nowhere" / "c.safetensors", {}, {})
+def test_a_directory_that_is_not_there_is_made_and_one_that_is_a_file_refused(tmp_path):
+    save_checkpoint(tmp_path / "new" / "c.safetensors", TENSORS, METADATA)
+    assert load_checkpoint(tmp_path / "new" / "c.safetensors")[1] == METADATA
+    (tmp_path / "file").write_bytes(b"kept")
+    with pytest.raises(SaveError, match=r"cannot save checkpoint .*directory is one and writable"):
+        save_checkpoint(tmp_path / "file" / "c.safetensors", {}, {})
+    assert (tmp_path / "file").read_bytes() == b"kept"
 
 
 FULL_DISK = """

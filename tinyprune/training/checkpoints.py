@@ -15,11 +15,9 @@ at every moment one of the two is whole. A `NAME.tmp` that a killed process left
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.files import replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"
@@ -56,9 +55,9 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
         raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
     content = safetensors.numpy.save(tensors, {ENTRY: _entry(metadata, tensors)})
     try:
-        _replace(path, content)
+        replace_file(path, content)
     except OSError as error:
-        remedy = "free some space" if error.errno in NO_SPACE else "make sure that its directory exists and is writable"
+        remedy = "free some space" if error.errno in NO_SPACE else "make sure that its directory is one and writable"
         raise SaveError(
             f"cannot save checkpoint {path} ({len(content):,} bytes): {error.strerror or error}; what was there before "
             f"is untouched; {remedy}, then resume"
@@ -161,24 +160,3 @@ def _metadata(path: str | Path, entry: str) -> dict[str, Any]:
             f"{path} has format {version}, newer than {FORMAT_VERSION}, the newest that is known; update tinyprune"
         )
     return metadata
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Make `content` the content of `path`, so that a kill or a power failure leaves the old or the new one whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    # The new name reaches the disk with the directory. Not every system can sync one; the file is whole either way.
-    with contextlib.suppress(OSError):
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

@@ -1,0 +1,369 @@
+"""The pictures show what the records say, stay readable from one head to many, and are saved whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import struct
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.errors import SaveError, UsageError
+from tinyprune.plots import plot_gates, plot_heads, plot_losses, running_mean, save_figure, spread
+
+
+def loss_records(stage: str, train: dict[int, float], valid: dict[int, float]) -> list[dict]:
+    """Records of one stage, from losses by step."""
+    records = [{"stage": stage, "step": s, "split": "train", "loss": x, "lr": 0.1} for s, x in train.items()]
+    return records + [
+        {"stage": stage, "step": s, "split": "valid", "loss": x, "bits_per_character": 9.0} for s, x in valid.items()
+    ]
+
+
+RUN = {
+    "train": ({10: 4.5, 20: 3.0, 30: 2.0, 40: 1.75}, {20: 3.25, 40: 1.9}),
+    "gate": ({10: 1.8, 20: 1.85, 25: 1.95}, {25: 2.1}),
+    "finetune": ({5: 1.9}, {5: 1.8}),
+}
+RECORDS = [record for stage, losses in RUN.items() for record in loss_records(stage, *losses)]
+
+
+def gate_records(log_alpha: np.ndarray, every: int = 10) -> list[dict]:
+    """Records of a gate stage, from log_alpha (records, layers, heads), after those of training."""
+    gates = [
+        {
+            "stage": "gate",
+            "step": every * (i + 1),
+            "split": "train",
+            "loss": 2.0,
+            "heads_open": int((layers >= 0).sum()),
+            "log_alpha": layers.tolist(),
+        }
+        for i, layers in enumerate(log_alpha)
+    ]
+    return loss_records("train", {10: 3.0}, {10: 3.5}) + gates
+
+
+def random_gates(records: int, layers: int, heads: int) -> np.ndarray:
+    """log_alpha, (records, layers, heads), some of which end open and some closed."""
+    return np.random.default_rng(layers).normal(0, 3, (records, layers, heads)).round(3)
+
+
+def lines(axes) -> list[tuple[list, list]]:
+    """What is plotted, as (x, y)."""
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+
+
+def texts(axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def head_lines(axes) -> dict:
+    """The lines of the heads, by number."""
+    return {int(line.get_label()[5:]): line for line in axes.lines if line.get_label().startswith("head ")}
+
+
+def assert_readable(figure) -> None:
+    """Every text has at least 9 points, all is inside the picture, and what is written at lines and in cells overlaps
+    neither other such texts nor the numbers at the x axis."""
+    figure.draw_without_rendering()
+    assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
+    box = figure.get_tightbbox()  # inches
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight(), box
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        numbers = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+        boxes = [text.get_window_extent() for text in (*axes.texts, *numbers) if text.get_text()]
+        for i, box in enumerate(boxes):
+            assert not box.count_overlaps(boxes[:i]), (axes.get_title(loc="left"), i)
+
+
+def test_losses_are_plotted_in_bits_over_the_steps_of_the_whole_run():
+    (axes,) = plot_losses(RECORDS).axes
+    start = 0
+    for train, valid in RUN.values():
+        for losses in (train, valid):
+            x, y = [start + step for step in losses], [loss / math.log(2) for loss in losses.values()]
+            assert [shown for shown in lines(axes) if shown[0] == x and np.allclose(shown[1], y)], (x, y)
+        start += max(train)
+    assert [x for x, _ in lines(axes) if len(x) == 2 and x[0] == x[1]] == [[40, 40], [65, 65]]
+    low, high = axes.get_xlim()
+    assert low == 0 and 70 < high < 72
+
+
+def test_losses_name_stages_in_order_and_the_last_values():
+    figure = plot_losses(RECORDS)
+    assert_readable(figure)
+    (axes,) = figure.axes
+    stages = [text for text in axes.texts if text.get_text() in RUN]
+    assert [text.get_text() for text in sorted(stages, key=lambda text: text.xy[0])] == list(RUN)
+    # Validation in bits at the end of each stage, and for the last one beside the name.
+    assert {f"{1.9 / math.log(2):.2f}", f"{2.1 / math.log(2):.2f}"} < set(texts(axes))
+    assert {f"validation {1.8 / math.log(2):.2f}", f"training {1.9 / math.log(2):.2f}"} < set(texts(axes))
+
+
+def test_short_stages_of_a_long_run_keep_their_names_apart():
+    figure = plot_losses(
+        loss_records("train", {step: 9 - step / 2000 for step in range(100, 10001, 100)}, {})
+        + loss_records("gate", {10: 4.0}, {})
+        + loss_records("finetune", {10: 4.0}, {})
+    )
+    assert_readable(figure)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        loss_records("train", RUN["train"][0], {}),
+        loss_records("train", {10: 4.5}, {}),
+        loss_records("train", {}, {200: 2.0}),
+        loss_records("finetune", {1: 2.0}, {1: 2.0}),
+        loss_records("train", {}, {0: 4.5}),
+        loss_records("train", {10: 0.0, 20: 0.0}, {20: 0.0}),
+    ],
+    ids=["train only", "one training loss", "one validation loss", "one step", "no step", "losses of zero"],
+)
+def test_losses_of_a_partial_run(records):
+    figure = plot_losses(records)
+    assert_readable(figure)
+    (axes,) = figure.axes
+    shown = [line for line in axes.lines if len(line.get_xdata()) > 1 or line.get_marker() == "o"]
+    bits = {round(y, 9) for line in shown for y in line.get_ydata()}
+    assert {round(record["loss"] / math.log(2), 9) for record in records} <= bits
+
+
+def test_losses_ignore_other_splits_and_need_at_least_one():
+    (axes,) = plot_losses([*RECORDS, {"stage": "finetune", "step": 999, "split": "test", "loss": 50.0}]).axes
+    assert lines(axes) == lines(plot_losses(RECORDS).axes[0])
+    with pytest.raises(UsageError, match=r"^these metrics hold no loss to plot; train[^\n]*$"):
+        plot_losses([])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 20, 100, 1000])
+def test_running_mean_is_a_mean_of_neighbours(n):
+    values = np.random.default_rng(n).normal(size=n)
+    half = int(math.sqrt(n) / 2)
+    expected = []
+    for i in range(n):
+        left = min(half, i)
+        expected.append(np.mean(values[i - left : i + left + 1]))
+    np.testing.assert_allclose(running_mean(values), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_spread_moves_only_what_is_too_near_and_keeps_the_order():
+    np.testing.assert_array_equal(spread([0.9, 0.1, 0.5], 0.2), [0.9, 0.1, 0.5])
+    np.testing.assert_allclose(spread([0.5, 0.5], 0.2), [0.4, 0.6])
+    np.testing.assert_array_equal(spread([], 0.2), [])
+    places = np.random.default_rng(0).random(20)
+    moved = spread(places, 0.1)
+    np.testing.assert_array_equal(np.argsort(moved), np.argsort(places))
+    assert np.diff(np.sort(moved)).min() >= 0.1 - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("records", "layers", "heads"), [(1, 1, 1), (1, 4, 8), (7, 1, 8), (7, 3, 5), (7, 4, 16), (7, 16, 8)]
+)
+def test_gates_plot_the_probability_of_each_head(records, layers, heads):
+    gate = GateConfig(beta=0.5, gamma=-0.2, zeta=1.2)
+    log_alpha = random_gates(records, layers, heads)
+    figure = plot_gates(gate_records(log_alpha), gate)
+    assert_readable(figure)
+    assert len(figure.axes) == 1 + layers
+    steps = [10 * (i + 1) for i in range(records)]
+    shift = 0.5 * math.log(0.2 / 1.2)
+    for layer, axes in enumerate(figure.axes[1:]):
+        assert axes.get_title(loc="left") == f"layer {layer}"
+        by_head = head_lines(axes)
+        assert sorted(by_head) == list(range(heads))
+        for head, line in by_head.items():
+            assert list(line.get_xdata()) == steps
+            probability = 1 / (1 + np.exp(-(log_alpha[:, layer, head] - shift)))
+            np.testing.assert_allclose(line.get_ydata(), probability, rtol=1e-12)
+            assert records > 1 or line.get_marker() == "o"
+
+
+@pytest.mark.parametrize(("hard", "opening"), [(True, 0.0), (False, math.log(0.1 / 1.1))])
+def test_gates_that_end_open_in_evaluation_are_drawn_strong(hard, opening):
+    gate = GateConfig(hard=hard)
+    log_alpha = random_gates(5, 3, 8)
+    # Around the boundary, and closed before or open before: only the last record counts.
+    log_alpha[-1, 0, :4] = opening + np.array([-0.01, 0.01, -0.5, 0.5])
+    log_alpha[-2, 0, :4] = opening + np.array([3, -3, 3, -3])
+    figure = plot_gates(gate_records(log_alpha), gate)
+    for layer, axes in enumerate(figure.axes[1:]):
+        opened = set(np.flatnonzero(log_alpha[-1, layer] > opening))
+        by_head = head_lines(axes)
+        assert {head for head, line in by_head.items() if line.get_linestyle() == "-"} == opened
+        thin = [line.get_linewidth() for head, line in by_head.items() if head not in opened]
+        assert all(by_head[head].get_linewidth() > max(thin, default=0) for head in opened)
+        assert {int(text.get_text()) for text in axes.texts if text.get_weight() == "bold"} == opened
+        assert sorted(map(int, texts(axes))) == list(range(8))
+        boundary = 1 / (1 + math.exp(0.333 * math.log(0.1 / 1.1) - opening))
+        assert [y for _, y in lines(axes) if np.allclose(y, boundary)]
+
+
+def test_gates_number_each_line_at_its_end():
+    log_alpha = np.array([[[-9.0, 9.0, 0.0, -9.0, 9.0, -0.8]]])
+    axes = plot_gates(gate_records(log_alpha), GateConfig()).axes[1]
+    for text in axes.texts:
+        (end,) = head_lines(axes)[int(text.get_text())].get_ydata()
+        assert abs(text.xy[1] - end) < 0.1, text
+
+
+def test_gates_count_the_open_heads():
+    log_alpha = random_gates(6, 2, 4)
+    records = gate_records(log_alpha)
+    steps, opened = [10, 20, 30, 40, 50, 60], [int((layers >= 0).sum()) for layers in log_alpha]
+    expected = (1 / (1 + np.exp(0.333 * math.log(0.1 / 1.1) - log_alpha))).sum((1, 2))
+    axes = plot_gates(records, GateConfig(target_heads=3)).axes[0]
+    assert (steps, opened) in lines(axes)
+    assert [y for x, y in lines(axes) if x == steps and np.allclose(y, expected, rtol=1e-12)]
+    assert [y for _, y in lines(axes) if y == [3, 3]]
+    assert set(texts(axes)) == {f"{opened[-1]} in evaluation", f"{expected[-1]:.1f} expected", "3 wanted"}
+    assert axes.get_title(loc="left") == "open heads (of 8)"
+    assert len(plot_gates(records, GateConfig()).axes[0].lines) == 2
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_gates_of_a_stage_with_no_or_one_step(step):
+    """The validation at the end has the gates too; with a target they may have been moved after the last step."""
+    (before,), (after,) = random_gates(1, 2, 3), -random_gates(1, 2, 3)
+    records = [record | {"step": step} for record in gate_records(np.array([before, after]))[-2:]]
+    records[1]["split"] = "valid"
+    figure = plot_gates(records, GateConfig())
+    assert_readable(figure)
+    for layer, axes in enumerate(figure.axes[1:]):
+        for head, line in head_lines(axes).items():
+            assert line.get_marker() == "o"
+            assert (line.get_linestyle() == "-") == (after[layer, head] >= 0)
+
+
+def test_gates_of_a_pruned_model_keep_their_numbers():
+    records = gate_records(random_gates(3, 1, 2))
+    for record in records:
+        record.get("log_alpha", []).append([])
+    figure = plot_gates(records, GateConfig(), head_ids=((3, 14), ()))
+    assert_readable(figure)
+    assert sorted(head_lines(figure.axes[1])) == [3, 14]
+    assert sorted(texts(figure.axes[1])) == ["14", "3"]
+    assert head_lines(figure.axes[2]) == {}
+    assert figure.axes[2].get_title(loc="left") == "layer 1: no heads"
+    assert_readable(plot_gates(gate_records(np.zeros((2, 1, 0))), GateConfig(target_heads=0)))
+
+
+def test_gates_of_many_heads_that_end_together_can_still_be_read():
+    assert_readable(plot_gates(gate_records(np.full((3, 4, 40), 2.0)), GateConfig(target_heads=160)))
+
+
+def test_names_of_lines_at_zero_keep_clear_of_the_axis():
+    figure = plot_gates(gate_records(np.full((3, 1, 1), -9.0), every=10000), GateConfig(target_heads=0))
+    assert_readable(figure)
+
+
+def test_gates_need_the_gate_stage():
+    with pytest.raises(UsageError, match=r"^these metrics hold no gates to plot; run the gate stage[^\n]*$"):
+        plot_gates(RECORDS, GateConfig())
+
+
+@pytest.mark.parametrize(
+    ("H", "head_ids"),
+    [
+        (1, ((0,),)),
+        (4, ((),)),
+        (8, ((0, 3, 7), (), (1,), tuple(range(8)))),
+        (16, tuple(tuple(range(layer)) for layer in range(16))),
+    ],
+)
+def test_heads_that_stayed_are_filled_and_numbered(H, head_ids):
+    config = ModelConfig(D=H * 4, H=H, L=len(head_ids), heads=tuple(map(len, head_ids)), head_ids=head_ids)
+    figure = plot_heads(config)
+    assert_readable(figure)
+    (axes,) = figure.axes
+    kept, removed = set(), set()
+    for cell in axes.patches:
+        x, y = cell.get_center()
+        empty = cell.get_hatch() and cell.get_facecolor() == (1, 1, 1, 1)
+        (removed if empty else kept).add((round(y), round(x)))
+    assert kept == {(layer, head) for layer, ids in enumerate(head_ids) for head in ids}
+    assert removed == {(layer, head) for layer in range(len(head_ids)) for head in range(H)} - kept
+    numbers = {
+        (text.get_position()[1], text.get_position()[0]): text for text in axes.texts if text.get_text().isdigit()
+    }
+    assert {place: text.get_text() for place, text in numbers.items()} == {place: str(place[1]) for place in kept}
+    counts = {text.xy[1]: text.get_text() for text in axes.texts if "/" in text.get_text()}
+    assert counts == {layer: f"{len(ids)}/{H}" for layer, ids in enumerate(head_ids)}
+    assert axes.get_title(loc="left") == f"{len(kept)} of {H * len(head_ids)} heads kept"
+    assert axes.yaxis.get_inverted()
+
+
+FIGURES = {
+    "losses": lambda: plot_losses(RECORDS),
+    "gates": lambda: plot_gates(gate_records(random_gates(4, 2, 8)), GateConfig()),
+    "heads": lambda: plot_heads(ModelConfig(L=6)),
+}
+
+
+def settings() -> dict:
+    """matplotlib's global settings, without the backend, which is chosen when one looks at it."""
+    return {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
+
+
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+def test_equal_figures_make_equal_files_whatever_the_users_settings(tmp_path, draw):
+    before = settings()
+    figure = draw()
+    path = tmp_path / "plots" / "a.png"
+    save_figure(figure, path)
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width, _ = struct.unpack(">II", content[16:24])
+    assert width == int(figure.get_figwidth() * 150)
+    save_figure(figure, path)
+    assert path.read_bytes() == content
+    with matplotlib.style.context(["dark_background", {"font.size": 20, "savefig.dpi": 50, "lines.linewidth": 7}]):
+        save_figure(draw(), path)
+    assert path.read_bytes() == content
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+    assert settings() == before
+
+
+def test_what_cannot_be_saved_is_one_clear_line(tmp_path):
+    figure = plot_heads(ModelConfig(L=1))
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "directory.png").mkdir()
+    for path in (tmp_path / "file" / "a.png", tmp_path / "directory.png"):
+        with pytest.raises(SaveError, match=r"^cannot write [^\n]*$") as caught:
+            save_figure(figure, path)
+        assert str(path) in str(caught.value)
+    assert (tmp_path / "file").read_text() == "kept"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["directory.png", "file"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from tinyprune.config import ModelConfig
+from tinyprune.errors import SaveError
+from tinyprune.plots import plot_heads, save_figure
+
+assert "matplotlib.pyplot" not in sys.modules
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    save_figure(plot_heads(ModelConfig()), "a.png")
+except SaveError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_full_disk_leaves_the_picture_before(tmp_path):
+    (tmp_path / "a.png").write_text("the one before")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "cannot write a.png: File too large; what was there is untouched\n"
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.png": "the one before"}

@@ -1,0 +1,106 @@
+"""Evaluation: every token once, memory all the way, and bits for characters whatever the tokens are."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from small import read, small_config, small_model
+
+from tinyprune.config import KINDS, DataConfig, GateConfig
+from tinyprune.data import load_text
+from tinyprune.errors import UsageError
+from tinyprune.model.transformer import Transformer
+from tinyprune.training.evaluation import Evaluation, evaluate
+
+
+def text(n: int) -> np.ndarray:
+    return np.random.default_rng(4).integers(0, 11, n)
+
+
+def mean_surprise(log_p: np.ndarray, targets: np.ndarray) -> float:
+    return float(-log_p[np.arange(len(targets)), targets].mean())
+
+
+def indifferent(V: int) -> Transformer:
+    """A model to which all tokens are equally likely: ln V nats each."""
+    model = small_model(small_config(V=V))
+    model.params["embedding"][...] = 0
+    model.params["out_bias"][...] = 0
+    return model
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 7, 16, 23])
+@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
+def test_it_is_one_long_forward_pass_over_the_text(kind, n):
+    """Whose one segment is the whole text: T = n − 1, and no query looks further back than M all the same."""
+    model = small_model(small_config(kind))
+    tokens = text(n)
+    result = evaluate(model, tokens, 100)
+
+    R = np.zeros((4 + n - 1, 12))
+    R[: min(9, len(R))] = model.params["R"][: len(R)]
+    long = Transformer(dataclasses.replace(model.config, T=n - 1), model.params | {"R": R})
+    h, _, _ = long.forward(tokens[None, :-1])
+    expected = mean_surprise(long.log_probabilities(h)[0], tokens[1:])
+    assert result.nats_per_token == pytest.approx(expected, rel=1e-12)
+    assert result.tokens == n - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_token_but_the_first_is_predicted_once(kind):
+    """Segments of 5, 5, 5 and 2: the mean is over tokens, not over segments."""
+    model = small_model(small_config(kind, mask="causal"))
+    tokens = text(18)
+    log_p = model.log_probabilities(read(model, tokens[None, :-1]))[0]
+    result = evaluate(model, tokens, 100)
+    assert result.nats_per_token == pytest.approx(mean_surprise(log_p, tokens[1:]), rel=1e-12)
+    assert result.tokens == 17
+
+
+def test_an_adaptive_softmax():
+    model = small_model(small_config(cutoffs=(4, 7), div_value=2))
+    tokens = text(18)
+    log_p = model.log_probabilities(read(model, tokens[None, :-1]))[0]
+    assert evaluate(model, tokens, 100).nats_per_token == pytest.approx(mean_surprise(log_p, tokens[1:]), rel=1e-12)
+
+
+def test_without_noise_and_without_a_trace():
+    """No dropout, gates at their evaluation value, and the model stays as it is."""
+    gate = GateConfig(hard=False)
+    noisy = small_model(small_config(dropout=0.5, dropout_attention=0.5, dropout_embedding=0.5), gate)
+    before = {name: x.copy() for name, x in noisy.params.items()}
+    first, second = evaluate(noisy, text(30), 30), evaluate(noisy, text(30), 30)
+    assert first == second == evaluate(small_model(small_config(), gate), text(30), 30)
+    assert all(np.array_equal(noisy.params[name], x) for name, x in before.items())
+
+
+def test_bits_perplexity_and_characters():
+    result = Evaluation(nats_per_token=2 * math.log(2), tokens=9, characters=45.0)
+    assert result.perplexity == pytest.approx(4)
+    assert result.bits_per_character == pytest.approx(2 * 9 / 45)
+
+
+def test_characters_as_tokens():
+    """The first token is not predicted, so its character does not count."""
+    result = evaluate(indifferent(8), np.arange(8), 8)
+    assert result.bits_per_character == pytest.approx(3, rel=1e-12)
+    assert (result.tokens, result.characters) == (7, 7)
+
+
+def test_words_as_tokens(tmp_path):
+    """A word's bits are shared by all characters that it stands for, white space included."""
+    path = tmp_path / "words.txt"
+    path.write_text("one three seven eleven\n" * 40, encoding="utf-8")
+    data = DataConfig(corpus=str(path), tokenizer="word", valid_fraction=0.25, test_fraction=0.25)
+    words = load_text(data)
+    assert len(words.valid) == 50 and words.characters["valid"] == 230
+    result = evaluate(indifferent(words.tokenizer.V), words.valid, words.characters["valid"])
+    assert result.tokens == 49
+    assert result.bits_per_character == pytest.approx(math.log2(words.tokenizer.V) * 50 / 230, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_text_without_anything_to_predict(n):
+    with pytest.raises(UsageError, match=f"at least 2 tokens, got {n}"):
+        evaluate(small_model(small_config()), text(n), n)

@@ -1,0 +1,437 @@
+"""The training loop: it learns, nothing is lost when it is stopped, and failures leave the last good state."""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import small_config, small_model, small_trainer
+
+from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.data import Segments
+from tinyprune.errors import CheckpointError, NotFiniteError
+from tinyprune.model.parameters import init_parameters
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import GateObjective, settle
+from tinyprune.training.checkpoints import load_checkpoint
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.loop import LanguageModelling, Trainer
+from tinyprune.training.metrics import read_metrics
+from tinyprune.training.schedules import learning_rate
+
+STEPS = 9  # an epoch has 6: the text begins again on the way
+DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
+TARGET = GateConfig(target_heads=4, controller_lr=0.5)
+LAYERWISE = GateConfig(objective="layerwise", hard=False, lam=0.5)
+# kind, optimizer, gates: between them every kind of state that there is.
+VARIANTS = {
+    "gates held by a controller": ("all-attention", "adamw", TARGET),
+    "soft gates, layer-wise": ("transformer-xl", "lamb", LAYERWISE),
+    "no gates, no memory": ("transformer", "sgd", None),
+}
+
+
+class Around:
+    """An objective with something before every step: `before(model, step)`."""
+
+    def __init__(self, objective, before) -> None:
+        self.objective = objective
+        self.before = before
+
+    def __call__(self, model, ids, targets, memory, rng, step):
+        self.before(model, step)
+        return self.objective(model, ids, targets, memory, rng, step)
+
+    def __getattr__(self, name):
+        return getattr(self.objective, name)
+
+
+def make(directory: Path, variant: str = "no gates, no memory", before=None, **options) -> Trainer:
+    """A new trainer, as a new process would make it; it goes on from the checkpoint if there is one."""
+    kind, optimizer, gate = VARIANTS[variant]
+    directory.mkdir(exist_ok=True)
+    model = small_model(small_config(kind, **DROPOUT), gate, dtype=np.float32)
+    objective = LanguageModelling() if gate is None else GateObjective(gate, 4, 6)
+    if before is not None:
+        objective = Around(objective, before)
+    options = {"steps": STEPS, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1, "warmup": 2} | options
+    if gate is TARGET:
+        options["at_end"] = lambda model: settle(model, 4)
+    trainer = small_trainer(directory, model, objective, optimizer=optimizer, **options)
+    if trainer.path.exists():
+        trainer.restore()
+    else:
+        trainer.log.truncate(0)
+    return trainer
+
+
+def run(trainer: Trainer) -> Trainer:
+    with trainer.log:
+        trainer.run()
+    return trainer
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+# Stopped and resumed.
+
+
+class Killed(Exception):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(variant, every, tmp_path):
+    """Parameters, optimizer, controller, generator, memory, metrics: the files are equal byte for byte."""
+    whole = run(make(tmp_path / "whole", variant, checkpoint_every=every))
+    for killed_in in range(STEPS):
+        directory = tmp_path / str(killed_in)
+
+        def die(model, step, killed_in=killed_in):
+            if step == killed_in:
+                raise Killed
+
+        trainer = make(directory, variant, before=die, checkpoint_every=every)
+        with pytest.raises(Killed), trainer.log:
+            trainer.run()
+        saved = killed_in // every * every
+        assert trainer.path.exists() == (saved > 0)
+        resumed = make(directory, variant, checkpoint_every=every)
+        assert resumed.step == saved
+        run(resumed)
+        assert files(directory) == files(tmp_path / "whole")
+        for name, x in whole.model.params.items():
+            np.testing.assert_array_equal(resumed.model.params[name], x)
+        assert resumed.rng.bit_generator.state == whole.rng.bit_generator.state
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_part_of_the_state_matters(variant, tmp_path):
+    """So the test above would notice if one of them were not restored."""
+    trainer = make(tmp_path, variant, checkpoint_every=4)
+    with trainer.log:
+        for _ in range(4):
+            trainer.train_step()
+        trainer.save()
+    kept = files(tmp_path)
+
+    def finish(forget) -> dict[str, np.ndarray]:
+        for name, content in kept.items():
+            (tmp_path / name).write_bytes(content)
+        trainer = make(tmp_path, variant, checkpoint_every=4)
+        forget(trainer)
+        return run(trainer).model.params
+
+    def optimizer(trainer):
+        trainer.optimizer.moments = {name: 0 * x for name, x in trainer.optimizer.moments.items()}
+
+    def generator(trainer):
+        trainer.rng = np.random.default_rng(3)
+
+    def memory(trainer):
+        trainer.memory = None
+
+    def controller(trainer):
+        trainer.objective.controller.lam1 = 0.0
+
+    parts = [optimizer, generator]
+    parts += [memory] if trainer.memory else []
+    parts += [controller] if "controller" in variant else []
+    whole = finish(lambda trainer: None)
+    for forget in parts:
+        assert any((x != whole[name]).any() for name, x in finish(forget).items()), forget.__name__
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from tinyprune.errors import Interrupted
+from test_loop import make, run
+
+directory, where, numbers = Path(sys.argv[3]), sys.argv[4], [int(number) for number in sys.argv[5:]]
+
+def send(*_):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+last_made = {"step 5": 4, "last step": 8}.get(where)
+trainer = make(
+    directory,
+    "gates held by a controller",
+    before=lambda model, step: send() if step == last_made else None,
+    checkpoint_every=100,
+)
+if where == "last validation":
+    trainer.at_end = send
+try:
+    run(trainer)
+except Interrupted as stop:
+    print(stop)
+    sys.exit(stop.exit_status)
+except KeyboardInterrupt:
+    sys.exit(3)
+"""
+
+
+def interrupted(directory: Path, where: str, *numbers: int) -> subprocess.CompletedProcess:
+    """A process of its own that sends itself these signals."""
+    here = Path(__file__).parent
+    arguments = [here, here.parent, directory, where, *numbers]
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_stops_after_the_step_and_all_is_saved(number, tmp_path):
+    done = interrupted(tmp_path / "run", "step 5", number)
+    assert done.returncode == 130, done.stderr
+    path = tmp_path / "run" / "train.safetensors"
+    assert done.stdout == (
+        f"stopped after step 5 of 9 of train; all is saved in {path}; go on with: tinyprune train here --resume\n"
+    )
+    assert load_checkpoint(path)[1]["step"] == 5
+    run(make(tmp_path / "run", "gates held by a controller", checkpoint_every=100))
+    run(make(tmp_path / "whole", "gates held by a controller", checkpoint_every=100))
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("where", ["last step", "last validation"])
+def test_a_signal_at_the_very_end_is_not_forgotten(where, tmp_path):
+    """The stage is finished first; but what would come after it, another stage say, does not begin."""
+    done = interrupted(tmp_path / "run", where, signal.SIGINT)
+    assert load_checkpoint(tmp_path / "run" / "train.safetensors")[1]["finished"]
+    assert done.returncode == 130, done.stderr
+
+
+def test_the_second_ctrl_c_stops_at_once(tmp_path):
+    done = interrupted(tmp_path / "run", "step 5", signal.SIGINT, signal.SIGINT)
+    assert done.returncode == 3, done.stderr
+    assert not (tmp_path / "run" / "train.safetensors").exists()
+
+
+def test_afterwards_signals_do_what_they_did_before(tmp_path):
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    during = []
+    trainer = make(tmp_path, before=lambda model, step: during.extend(signal.getsignal(number) for number in numbers))
+    run(trainer)
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert not set(during) & set(before)
+
+
+def test_in_another_thread_there_are_no_signals_but_it_trains(tmp_path):
+    trainer = make(tmp_path)
+    thread = threading.Thread(target=run, args=[trainer])
+    thread.start()
+    thread.join()
+    assert load_checkpoint(trainer.path)[1]["finished"]
+
+
+# Failures.
+
+
+def not_a_number(model, step):
+    if step == 6:
+        model.params["ln.bias"][0] = np.nan
+
+
+def overflow(model, step):
+    if step == 6:
+        model.params["ln.scale"] *= np.float32(1e38)
+
+
+@pytest.mark.parametrize("accident", [not_a_number, overflow])
+def test_a_loss_that_is_no_number_stops_and_the_last_checkpoint_is_good(accident, tmp_path):
+    trainer = make(tmp_path / "run", before=accident, checkpoint_every=4)
+    with pytest.raises(NotFiniteError) as caught, trainer.log:
+        trainer.run()
+    message = str(caught.value)
+    assert message.startswith("train: loss is ") and "in step 7" in message and "\n" not in message
+    assert f"{trainer.path} holds the last checkpoint" in message
+    assert "lower train.lr, set a smaller clip or a longer warmup" in message
+    resumed = make(tmp_path / "run", checkpoint_every=4)
+    assert resumed.step == 4
+    run(resumed)
+    run(make(tmp_path / "whole", checkpoint_every=4))
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+
+
+def test_a_learning_rate_that_is_far_too_high(tmp_path):
+    trainer = make(tmp_path, lr=1e20, warmup=0, clip=0.0, checkpoint_every=100, evaluate_every=0)
+    with (
+        pytest.raises(NotFiniteError, match=r"in step 2; no checkpoint has been saved yet; lower train\.lr"),
+        trainer.log,
+    ):
+        trainer.run()
+
+
+class InfiniteGradient(LanguageModelling):
+    """The loss is fine, one of the gradients is not."""
+
+    def __call__(self, model, ids, targets, memory, rng, step):
+        losses, memory, grads = super().__call__(model, ids, targets, memory, rng, step)
+        if step == 3:
+            grads["layers.1.Wo"][0, 0] = np.inf
+        return losses, memory, grads
+
+
+def test_a_gradient_that_is_infinite(tmp_path):
+    model = small_model(small_config())
+    trainer = small_trainer(tmp_path, model, InfiniteGradient(), steps=6, checkpoint_every=2)
+    with pytest.raises(NotFiniteError) as caught, trainer.log:
+        trainer.run()
+    assert str(caught.value).startswith("train: step 4: the gradient of layers.1.Wo has a norm of inf")
+    assert str(caught.value).endswith(f"{trainer.path} holds the last checkpoint")
+    assert load_checkpoint(trainer.path)[1]["step"] == 2
+
+
+@pytest.mark.parametrize(("stage", "key"), [("train", "train.lr"), ("gate", "gate_train.lr")])
+def test_the_remedy_names_a_setting_that_exists(stage, key, tmp_path):
+    trainer = make(tmp_path, before=not_a_number)
+    trainer.stage = stage
+    with pytest.raises(NotFiniteError, match=f"lower {key}"), trainer.log:
+        trainer.run()
+
+
+def test_checkpoints_of_something_else_are_refused(tmp_path):
+    run(make(tmp_path / "run", "gates held by a controller"))
+    path = tmp_path / "run" / "train.safetensors"
+    before = files(tmp_path / "run")
+
+    other = small_trainer(tmp_path, small_model(small_config(D=24), dtype=np.float32))
+    other.path = path
+    with (
+        other.log,
+        pytest.raises(CheckpointError, match=r"does not fit the configured model at embedding: needed \(11"),
+    ):
+        other.restore()
+    other.stage = "finetune"
+    with pytest.raises(CheckpointError, match="is of stage 'train', not 'finetune'"):
+        other.restore()
+    without_gates = small_trainer(tmp_path, small_model(small_config(), dtype=np.float32))
+    without_gates.path = path
+    with without_gates.log, pytest.raises(CheckpointError):
+        without_gates.restore()
+    assert files(tmp_path / "run") == before
+
+
+# What happens when.
+
+
+def test_lines_of_the_log(tmp_path):
+    trainer = make(tmp_path, "gates held by a controller", steps=10, log_every=3, evaluate_every=4)
+    run(trainer)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    described = ["heads_open", "log_alpha"]
+    for record in records:
+        if record["split"] == "train":
+            assert list(record) == ["stage", "step", "split", "loss", "l0", "lam", "lr", "grad_norm", *described]
+            assert record["lr"] == learning_rate(trainer.config, record["step"] - 1)
+            assert record["grad_norm"] > 0
+        else:
+            assert list(record) == ["stage", "step", "split", "loss", "bits_per_character", *described]
+    assert [(r["step"], r["split"]) for r in records] == [
+        (3, "train"),
+        (4, "valid"),
+        (6, "train"),
+        (8, "valid"),
+        (9, "train"),
+        (10, "train"),
+        (10, "valid"),
+    ]
+    # The last line is about the model that was saved, after `at_end` has settled its gates.
+    assert records[-1]["heads_open"] == 4
+    assert records[-1]["log_alpha"] == [trainer.model.params[f"layers.{i}.log_alpha"].tolist() for i in range(2)]
+
+
+def test_a_plain_stage_has_plain_lines(tmp_path):
+    run(make(tmp_path, steps=2, evaluate_every=0))
+    train, last, valid = read_metrics(tmp_path / "metrics.jsonl")
+    assert list(train) == list(last) == ["stage", "step", "split", "loss", "lr", "grad_norm"]
+    assert list(valid) == ["stage", "step", "split", "loss", "bits_per_character"]
+
+
+def test_validation_is_of_the_model_as_it_is_then(tmp_path):
+    trainer = make(tmp_path)
+    run(trainer)
+    tokens = np.random.default_rng(1).integers(0, 11, 70)
+    result = evaluate(trainer.model, tokens[:20], 20)
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert (last["loss"], last["bits_per_character"]) == (result.nats_per_token, result.bits_per_character)
+
+
+def test_checkpoints_are_written_in_time_and_the_last_says_finished(tmp_path):
+    seen = {}
+
+    def look(model, step):
+        if trainer.path.exists():
+            metadata = load_checkpoint(trainer.path)[1]
+            seen[step] = metadata["step"], metadata["finished"]
+
+    trainer = make(tmp_path, before=look, checkpoint_every=4)
+    run(trainer)
+    assert seen == dict.fromkeys((4, 5, 6, 7), (4, False)) | {8: (8, False)}
+    metadata = load_checkpoint(trainer.path)[1]
+    assert metadata["finished"] and metadata["step"] == STEPS
+    assert metadata["note"] == "small" and metadata["stage"] == "train"
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_at_the_end_comes_once_and_before_the_last_validation(steps, tmp_path):
+    calls = []
+
+    def validate(model):
+        calls.append("validate")
+        return evaluate(model, np.arange(9), 9)
+
+    trainer = make(tmp_path, steps=steps, evaluate_every=0, validate=validate, at_end=lambda _: calls.append("at_end"))
+    run(trainer)
+    assert calls == ["at_end", "validate"]
+    assert load_checkpoint(trainer.path)[1]["finished"]
+
+
+def test_memory_is_carried_from_step_to_step_and_empty_at_the_start_of_an_epoch(tmp_path):
+    given, left = [], []
+
+    class Watching(LanguageModelling):
+        def __call__(self, model, ids, targets, memory, rng, step):
+            losses, new, grads = super().__call__(model, ids, targets, memory, rng, step)
+            given.append(memory)
+            left.append(new)
+            return losses, new, grads
+
+    run(small_trainer(tmp_path, small_model(small_config()), Watching(), steps=8))
+    assert [memory is None for memory in given] == [step % 6 == 0 for step in range(8)]
+    assert all(given[step] is left[step - 1] for step in (1, 2, 3, 4, 5, 7))
+
+
+def test_nothing_is_printed_where_there_is_no_terminal(tmp_path, capfd):
+    run(make(tmp_path))
+    assert capfd.readouterr() == ("", "")
+
+
+# It learns.
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_a_short_text_is_learnt_by_heart(optimizer, tmp_path):
+    """48 tokens, over and over: what follows is certain, once a few of those before are seen."""
+    period = np.random.default_rng(0).integers(0, 11, 48)
+    tokens = np.tile(period, 20)
+    config = ModelConfig(V=11, L=2, D=32, H=4, N=8, T=12, M=12)
+    model = Transformer(config, init_parameters(config, np.random.default_rng(0)))
+    options = {"steps": 250, "B": 4, "lr": 0.02, "warmup": 10, "evaluate_every": 0, "optimizer": optimizer}
+    run(small_trainer(tmp_path, model, tokens=tokens, **options))
+    losses = [record["loss"] for record in read_metrics(tmp_path / "metrics.jsonl")]
+    assert losses[0] > 1.5
+    assert max(losses[-3:]) < 0.1
+    ids, targets, _ = Segments(tokens, 4, 12).batch(0)
+    assert (model.log_probabilities(model.forward(ids)[0])[:, 6:].argmax(-1) == targets[:, 6:]).mean() > 0.95

@@ -1,0 +1,316 @@
+"""Pictures of a run: how the loss went, how the gates closed, which heads stayed.
+
+Made to be read on a screen, in black-and-white print and by the colour-blind: what a colour says, a line style, a
+weight or a word says too, and lines carry their names instead of a legend. No function leaves matplotlib's global
+settings changed, and nobody's matplotlibrc changes a picture.
+
+The records are those of metrics.jsonl, see `tinyprune.training.metrics.read_metrics`.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import ArrayLike, NDArray
+
+from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.errors import SaveError, UsageError
+from tinyprune.files import replace_file
+from tinyprune.ops import p_open
+from tinyprune.pruning.gates import opening_log_alpha
+
+Record = dict[str, Any]
+
+DPI = 150
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
+# Okabe & Ito 2008, "Color Universal Design", with a grey in the place of yellow, which is hard to see on white.
+HEAD_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", GREY)
+KEPT, REMOVED = {"facecolor": BLUE}, {"facecolor": "white", "edgecolor": "#AAAAAA", "hatch": "////"}
+# "default" comes first: matplotlib's own settings, not the user's.
+STYLE = [
+    "default",
+    {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "figure.labelsize": 9,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "hatch.linewidth": 0.6,
+    },
+]
+
+
+@matplotlib.style.context(STYLE)
+def plot_losses(records: Sequence[Record]) -> Figure:
+    """Loss over the whole run, the stages one after the other.
+
+    The training loss is there twice: as logged (faint) and as a running mean. The numbers are the validation losses at
+    the end of each stage.
+
+    Args:
+        records: of one or more stages, with losses in nats per token.
+
+    Returns:
+        Figure with one Axes: x in steps since the run began, y in bits per token (nats / ln 2) on a log scale, which
+        leaves room for the late, small differences beside the steep beginning.
+
+    Raises:
+        UsageError: if there is no training or validation loss in the records.
+    """
+    records = [r for r in records if r["split"] in ("train", "valid")]
+    if not records:
+        raise UsageError("these metrics hold no loss to plot; train for a few steps first")
+    figure = Figure(figsize=(7, 3.5), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot(xlabel="step, the stages one after the other", ylabel="bits per token")
+    # A text of one single character has losses of 0, for which a log scale has no place.
+    axes.set_yscale("log" if min(r["loss"] for r in records) > 0 else "linear")
+    start, middles, ends = 0, {}, {}
+    for stage in dict.fromkeys(r["stage"] for r in records):
+        own = [r for r in records if r["stage"] == stage]
+        if start:
+            axes.axvline(start, color=GREY, linewidth=0.8, linestyle=":")
+            if "validation" in ends:
+                bits, colour = ends["validation"]
+                _write(axes, f"{bits:.2f}", (start, bits), (-4, 7), ha="right", color=colour)
+        ends |= _draw_losses(axes, own, start)
+        end = start + max(r["step"] for r in own)
+        middles[stage] = (start + end) / 2
+        start = end
+    total = max(start, 1)
+    axes.set_xlim(_limits(total))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set(major_locator=MaxNLocator(steps=[1, 2, 5, 10]), major_formatter="{x:g}", minor_locator=NullLocator())
+    for stage, x in zip(middles, spread([middle / total for middle in middles.values()], gap=0.12), strict=True):
+        _write(axes, stage, (x, 1), (0, 6), "axes fraction", ha="center")
+    _name_lines(axes, {f"{name} {bits:.2f}": (bits, colour) for name, (bits, colour) in ends.items()})
+    return figure
+
+
+def _draw_losses(axes: Axes, records: list[Record], start: int) -> dict[str, tuple[float, str]]:
+    """Draw the curves of one stage, which begins after step `start`; returns the end and the colour of each."""
+    ends = {}
+    steps, bits = _losses(records, "train")
+    if steps.size:
+        mean = running_mean(bits)
+        axes.plot(start + steps, bits, color=BLUE, alpha=0.3, linewidth=0.8)
+        axes.plot(start + steps, mean, color=BLUE, linewidth=1.8, marker=_marker(steps))
+        ends["training"] = mean[-1], BLUE
+    steps, bits = _losses(records, "valid")
+    if steps.size:
+        axes.plot(start + steps, bits, color=VERMILION, linewidth=1, linestyle="--", marker="o", markersize=5)
+        ends["validation"] = bits[-1], VERMILION
+    return ends
+
+
+def _losses(records: list[Record], split: str) -> tuple[NDArray, NDArray]:
+    """Steps and losses of a split, in bits."""
+    own = [r for r in records if r["split"] == split]
+    return np.array([r["step"] for r in own]), np.array([r["loss"] for r in own]) / math.log(2)
+
+
+@matplotlib.style.context(STYLE)
+def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[Sequence[int]] | None = None) -> Figure:
+    """How likely each head was to be open as the gate stage went on, and how many heads were.
+
+    Args:
+        records: of a run; those with "log_alpha" are used.
+        gate: the gates' constants and target.
+        head_ids: original numbers of the heads that had gates, a list for each layer; by default 0, 1, 2 …
+
+    Returns:
+        Figure: the first Axes has the number of open heads, then comes one for each layer, with a line for each head:
+        x in steps of the gate stage, y the probability P(open). Heads that are open in evaluation at the end are solid
+        and thick, the others dashed and thin.
+
+    Raises:
+        UsageError: if no record has "log_alpha".
+    """
+    records = [r for r in records if "log_alpha" in r]
+    if not records:
+        raise UsageError("these metrics hold no gates to plot; run the gate stage first")
+    steps = np.array([r["step"] for r in records])
+    layers = len(records[0]["log_alpha"])
+    columns = min(4, math.ceil(math.sqrt(layers)))
+    rows = math.ceil(layers / columns)
+    figure = Figure(figsize=(max(7, 2.4 * columns), 2 + 1.6 * rows), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(1 + rows, columns)
+    _draw_open_heads(figure.add_subplot(grid[0, :]), steps, records, gate)
+    for layer in range(layers):
+        log_alpha = np.array([r["log_alpha"][layer] for r in records])
+        heads = range(log_alpha.shape[1]) if head_ids is None else head_ids[layer]
+        axes = figure.add_subplot(grid[1 + layer // columns, layer % columns])
+        axes.set_title(f"layer {layer}" if heads else f"layer {layer}: no heads")
+        _draw_gates(axes, steps, log_alpha, gate, heads)
+        outer_left, outer_bottom = layer % columns == 0, layer + columns >= layers
+        axes.tick_params(labelleft=outer_left, labelbottom=outer_bottom)
+        axes.set_ylabel("P(open)" if outer_left else "")
+    boundary = "above the dotted line a head is open in evaluation; thick: open at the end"
+    figure.supxlabel(f"step of the gate stage\n{boundary}")
+    return figure
+
+
+def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: GateConfig) -> None:
+    """How many heads are open: in evaluation, expected (that is L0), and wanted."""
+    log_alpha = np.array([np.concatenate(r["log_alpha"]) for r in records])
+    total = log_alpha.shape[1]
+    opened, expected = [r["heads_open"] for r in records], _p_open(log_alpha, gate).sum(1)
+    axes.set(title=f"open heads (of {total})", xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
+    axes.plot(steps, opened, color="black", linewidth=1.8, drawstyle="steps-post", marker=_marker(steps))
+    axes.plot(steps, expected, color=BLUE, linewidth=1.2, linestyle="--", marker=_marker(steps))
+    ends = {f"{opened[-1]} in evaluation": (opened[-1], "black"), f"{expected[-1]:.1f} expected": (expected[-1], BLUE)}
+    if gate.target_heads is not None:
+        axes.axhline(gate.target_heads, color=GREY, linewidth=0.8, linestyle=":")
+        ends[f"{gate.target_heads} wanted"] = gate.target_heads, GREY
+    axes.locator_params(integer=True)
+    _name_lines(axes, ends)
+
+
+def _draw_gates(axes: Axes, steps: NDArray, log_alpha: NDArray, gate: GateConfig, heads: Sequence[int]) -> None:
+    """One layer's P(open), from `log_alpha` (records, heads)."""
+    probability = _p_open(log_alpha, gate)
+    boundary = _p_open(np.array(opening_log_alpha(gate)), gate)
+    opened = log_alpha[-1] >= opening_log_alpha(gate)
+    axes.axhline(boundary, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set(xlim=_limits(steps[-1]), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
+    axes.locator_params(axis="x", nbins=4, integer=True)
+    for i, head in enumerate(heads):
+        look = {"linewidth": 1.8} if opened[i] else {"linewidth": 0.9, "linestyle": "--"}
+        colour = HEAD_COLOURS[head % len(HEAD_COLOURS)]
+        axes.plot(steps, probability[:, i], color=colour, marker=_marker(steps), label=f"head {head}", **look)
+    _number_heads(axes, heads, probability[-1], opened)
+
+
+def _number_heads(axes: Axes, heads: Sequence[int], ends: NDArray, opened: NDArray) -> None:
+    """Write each head's number at the right, in a row of numbers as near to the end of its line as there is room."""
+    heights = np.linspace(0, 1, 8)
+    filled = np.zeros(8, int)
+    room = max(4, math.ceil(len(heads) / 8))
+    width = 3 + 6 * len(str(max(heads, default=0)))
+    for head, end, is_open in zip(heads, ends, opened, strict=True):
+        row = np.where(filled < room, abs(heights - end), np.inf).argmin()
+        place, offset = (1, heights[row]), (5 + width * filled[row], 0)
+        filled[row] += 1
+        # Lines may be of a light colour, but numbers in it would be hard to read.
+        colour = [0.7 * x for x in to_rgb(HEAD_COLOURS[head % len(HEAD_COLOURS)])]
+        weight = "bold" if is_open else "normal"
+        _write(axes, str(head), place, offset, ("axes fraction", "data"), va="center", color=colour, weight=weight)
+
+
+@matplotlib.style.context(STYLE)
+def plot_heads(config: ModelConfig) -> Figure:
+    """Which heads a model still has.
+
+    Args:
+        config: of the model; `head_ids` says which of the original H heads of each layer are there.
+
+    Returns:
+        Figure with one Axes: a row for each layer, the first at the top, and a column for each original head. A filled
+        cell with the head's number is a head that stayed, an empty hatched one a head that was removed.
+    """
+    figure = Figure(figsize=(max(3.5, 1.1 + 0.34 * config.H), 0.85 + 0.34 * config.L), dpi=DPI, layout="compressed")
+    axes = figure.add_subplot(xlabel="head", ylabel="layer", aspect="equal")
+    axes.set(xlim=(-0.5, config.H - 0.5), ylim=(config.L - 0.5, -0.5), xticks=range(config.H), yticks=range(config.L))
+    axes.set_title(f"{sum(config.heads)} of {config.heads_total} heads kept")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    for layer, kept in enumerate(config.head_ids):
+        for head in range(config.H):
+            look = KEPT if head in kept else REMOVED
+            axes.add_patch(Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, **look))
+        for head in kept:
+            axes.text(head, layer, str(head), color="white", fontweight="bold", ha="center", va="center")
+        _write(axes, f"{len(kept)}/{config.H}", (config.H - 0.5, layer), (6, 0), va="center")
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, whole or not at all; equal figures make equal files.
+
+    Args:
+        path: the file; its directory is made if it is not there.
+
+    Raises:
+        SaveError: if it cannot be written. What was at `path` is untouched.
+    """
+    path = Path(path)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": "tinyprune"})
+    try:
+        replace_file(path, image.getbuffer())
+    except OSError as error:
+        raise SaveError(f"cannot write {path}: {error.strerror or error}; what was there is untouched") from error
+
+
+def _p_open(log_alpha: NDArray, gate: GateConfig) -> NDArray:
+    """The probability that a sampled gate is open."""
+    return p_open(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
+
+
+def running_mean(values: ArrayLike) -> NDArray:
+    """Mean of each value and its neighbours, half a √n on either side. (n,) -> (n,).
+
+    Near the beginning it takes no more on the right than there are on the left, so that a steep start stays steep.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    i = np.arange(len(sums) - 1)
+    left = np.minimum(math.isqrt(len(i)) // 2, i)
+    right = np.minimum(left, i[::-1])
+    return (sums[i + right + 1] - sums[i - left]) / (left + 1 + right)
+
+
+def spread(places: Sequence[float], gap: float) -> NDArray:
+    """Move places apart, in their order, until neighbours have `gap` between them: for labels. (n,) -> (n,)."""
+    order = np.argsort(places, kind="stable")
+    up, down = np.array(places, float), np.array(places, float)
+    for low, high in itertools.pairwise(order):
+        up[high] = max(up[high], up[low] + gap)
+    for high, low in itertools.pairwise(order[::-1]):
+        down[low] = min(down[low], down[high] - gap)
+    return (up + down) / 2
+
+
+def _name_lines(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
+    """Write names at the right of the Axes, given with the y and the colour of their lines."""
+    axes.autoscale_view()  # which matplotlib puts off until it draws
+    to_axes = axes.transData + axes.transAxes.inverted()
+    gap = 12 / 72 / (axes.figure.get_figheight() * axes.get_position().height)
+    places = spread([to_axes.transform((1, y))[1] for y, _ in ends.values()], gap)
+    places -= min(places.min(), 0)  # not among the numbers below the x axis
+    for (name, (_, colour)), place in zip(ends.items(), places, strict=True):
+        _write(axes, name, (1, place), (6, 0), "axes fraction", va="center", color=colour)
+
+
+def _write(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    offset: tuple[float, float],
+    coordinates: str | tuple[str, str] = "data",
+    **look: Any,
+) -> None:
+    """Write at `place`, which is in matplotlib's `coordinates`, moved by `offset` points."""
+    axes.annotate(text, place, offset, xycoords=coordinates, textcoords="offset points", **look)
+
+
+def _limits(last_step: int) -> tuple[float, float]:
+    """Limits of x with a little room for the marker at the last step, which is 0 in a stage without steps."""
+    return 0, 1.01 * max(last_step, 1)
+
+
+def _marker(steps: NDArray) -> str:
+    """A line of one point, or of points at a single step, cannot be seen without a marker."""
+    return "o" if steps[0] == steps[-1] else ""
