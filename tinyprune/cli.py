@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
+import shlex
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tinyprune.errors import TinypruneError, UsageError
 
 DEFAULT_RUN = "runs/tiny-pydoc"
 
 
+class Parser(argparse.ArgumentParser):
+    """Complains like everything else: one line, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tinyprune",
         description="Train a small All-attention language model, gate its attention heads, remove those that close, "
         "fine-tune: every gradient by hand.",
@@ -39,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("gate", run_stage, "stage 2: train gates on every head of the baseline")
     add_run_options(sub)
     add_gate_options(sub)
-    sub.add_argument("--from", dest="source", metavar="CHECKPOINT", help="start from this checkpoint's model")
+    sub.add_argument(
+        "--from", dest="source", metavar="CHECKPOINT", help="start from this model, or from a run's baseline"
+    )
     sub = command("prune", run_stage, "stage 3: remove the heads that closed")
     add_run_options(sub)
     sub = command("finetune", run_stage, "stage 4: train the smaller model a little more")
@@ -85,8 +96,9 @@ def add_run_options(sub: argparse.ArgumentParser, directory_default: str | None 
         "--set", dest="options", action="append", default=[], metavar="TABLE.KEY=VALUE", help="any other setting"
     )
     sub.add_argument("--backend", default="numpy", help="who computes (%(default)s)")
-    sub.add_argument("--resume", action="store_true", help="go on where the run stopped")
-    sub.add_argument(
+    again = sub.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on where the run stopped")
+    again.add_argument(
         "--overwrite", action="store_true", help="start anew, removing what this stage and later ones made"
     )
 
@@ -134,43 +146,39 @@ def parse_options(options: list[str]) -> dict[str, Any]:
 
 
 def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
-    """The run that the arguments speak of, ready for `stages`: configuration written, old results out of the way."""
+    """The run that the arguments speak of, ready for `stages`."""
+    import dataclasses
+
     from tinyprune.config import load_preset
     from tinyprune.kernels.backend import get_backend
-    from tinyprune.runs import STAGES, RunDirectory
+    from tinyprune.runs import STAGES, RunDirectory, load_model
     from tinyprune.stages import Run
 
-    directory = RunDirectory(arguments.directory)
-    ops = get_backend(arguments.backend)
-    given = overrides(arguments)
-    config = directory.read_config() if directory.started and not arguments.preset else None
-    if config is None:
-        if stages[0] not in ("train", "gate") or (stages[0] == "gate" and not arguments.source):
-            directory.latest_stage()  # raises: nothing to start from
-        config = load_preset(arguments.preset or "tiny")
-    config = config.with_options(given)
-
-    present = [stage for stage in stages if directory.checkpoint(stage).exists()]
-    if arguments.resume and directory.started and config != directory.read_config():
-        raise UsageError(
-            f"--resume goes on with the settings in {directory.path / 'config.toml'}; leave out those that differ"
-        )
-    if present and arguments.overwrite and not arguments.resume:
-        for stage in STAGES[STAGES.index(stages[0]) :]:
-            directory.checkpoint(stage).unlink(missing_ok=True)
-    elif present and not arguments.resume:
+    directory, ops = RunDirectory(arguments.directory), get_backend(arguments.backend)
+    source = getattr(arguments, "source", None)
+    source = None if source is None else Path(source)
+    if source is not None and source.is_dir():
+        source = RunDirectory(source).checkpoint("train")
+    if arguments.resume and not directory.started:
+        raise UsageError(f"{directory.path} holds no run to go on with; leave out --resume to start one")
+    present = [stage for stage in STAGES[STAGES.index(stages[0]) :] if directory.checkpoint(stage).exists()]
+    if present and not arguments.resume and not arguments.overwrite:
         raise UsageError(
             f"{directory.path} has stage {present[-1]} already: add --resume to go on or to see its report, "
             "--overwrite to start anew, or give another directory"
         )
-    source = getattr(arguments, "source", None)
-    resume_command = f"tinyprune {arguments.command} {directory.path} --resume" + (
-        f" --from {source}" if source else ""
-    )
-    run = Run(directory, config, ops, resume_command, Path(source) if source else None)
-    run.text  # noqa: B018  read the text, and complain about it, before anything is written
-    if not directory.started or config != directory.read_config():
-        directory.write_config(config)
+    if directory.started and not arguments.preset:
+        config = directory.read_config()
+    else:
+        config = load_preset(arguments.preset or "tiny")
+    if source is not None and not arguments.resume:
+        saved = load_model(source, ops)
+        config = dataclasses.replace(config, model=saved.model.config, data=saved.data)
+    again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
+    again += [] if source is None else ["--from", str(source)]
+    again += [] if arguments.backend == "numpy" else ["--backend", arguments.backend]
+    run = Run(directory, config.with_options(overrides(arguments)), ops, shlex.join(again), source)
+    run.prepare(stages, arguments.resume, arguments.overwrite)
     return run
 
 
@@ -237,14 +245,28 @@ def generate_text(arguments: argparse.Namespace) -> None:
     prompt = saved.tokenizer.encode(arguments.prompt)
     if not prompt.size:
         raise UsageError("--prompt must hold at least one token, got an empty text")
-    print(arguments.prompt, end="", flush=True)
     rng = np.random.default_rng(arguments.seed)
-    between = " " if saved.data.tokenizer == "word" else ""
-    for token in generate(
-        saved.model, prompt, arguments.tokens, rng, temperature=arguments.temperature, top_k=arguments.top_k
-    ):
-        print(between + saved.tokenizer.decode(np.array([token])), end="", flush=True)
+    options = {"temperature": arguments.temperature, "top_k": arguments.top_k}
+    tokens = generate(saved.model, prompt, arguments.tokens, rng, **options)
+    # Between words the tokenizer puts the space itself.
+    print(arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt, end="", flush=True)
+    for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
+        print(piece, end="", flush=True)
     print()
+
+
+def pieces(tokenizer: Any, before: int, tokens: Iterable[int]) -> Iterator[str]:
+    """The text of each token as it comes, `before` being the one before the first.
+
+    What it is depends on its neighbours: a space stands between two words but not after the end of a line, and the
+    bytes of one character are shown together.
+    """
+    if tokenizer.kind == "byte":
+        yield from codecs.iterdecode((bytes([token]) for token in tokens), "utf-8", errors="replace")
+        return
+    for token in tokens:
+        yield tokenizer.decode([before, token])[len(tokenizer.decode([before])) :]
+        before = token
 
 
 def describe(arguments: argparse.Namespace) -> None:
@@ -254,8 +276,8 @@ def describe(arguments: argparse.Namespace) -> None:
     from tinyprune.config import load_preset
     from tinyprune.model.counting import count_parts, head_part
 
-    if arguments.model and arguments.preset:
-        raise UsageError("give a model or --preset, not both")
+    if arguments.model and (arguments.preset or arguments.options):
+        raise UsageError("give a model, or --preset and --set, not both")
     if arguments.model:
         config = load_saved(arguments).model.config
     else:
@@ -300,21 +322,40 @@ def print_records(records: list[dict[str, Any]], as_json: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 for a failure, 2 for bad use, 130 after Ctrl-C."""
-    arguments = build_parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):  # show "?" for what the terminal's encoding lacks, rather than fail
+        sys.stdout.reconfigure(errors="replace")
     try:
-        arguments.run(arguments)
-        sys.stdout.flush()
+        try:
+            arguments = build_parser().parse_args(argv)
+            arguments.run(arguments)
+        finally:
+            # If nobody takes the output, let it be known here and not when Python ends.
+            print(end="", flush=True)
     except TinypruneError as error:
-        print(f"tinyprune: error: {error}", file=sys.stderr)
-        return error.exit_status
+        return complain(error, error.exit_status)
     except KeyboardInterrupt:
-        print("tinyprune: interrupted; what the last checkpoint holds is safe, --resume goes on", file=sys.stderr)
+        print("tinyprune: interrupted; every checkpoint is whole, --resume goes on from the last", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`); standard output must not complain once more when Python closes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has gone (`| head`)
+        give_up_output()
         return 1
     except OSError as error:
-        print(f"tinyprune: error: {error}", file=sys.stderr)
-        return 1
+        give_up_output()
+        return complain(error, 1)
+    except MemoryError as error:
+        return complain(f"out of memory: {error}; make B, T, M, D, L or the vocabulary smaller", 1)
     return 0
+
+
+def complain(error: object, status: int) -> int:
+    """One line on standard error; returns `status`."""
+    print(f"tinyprune: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+def give_up_output() -> None:
+    """If standard output takes no more, send what is left nowhere, or Python would complain of it once more."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

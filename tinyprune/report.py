@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 
@@ -13,7 +14,7 @@ from tinyprune.data import Segments, Text
 from tinyprune.errors import UsageError
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.generation import generate
-from tinyprune.model.transformer import Transformer
+from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.pruning.gates import open_heads
 from tinyprune.runs import STAGES
 from tinyprune.stages import Run, say
@@ -67,7 +68,9 @@ def milliseconds_per_1k_tokens(models: list[Transformer], text: Text, B: int) ->
     except UsageError:  # a small validation split
         ids = np.resize(text.valid, (B, T)).astype(np.int64)
         targets = ids
-    memories = [model.loss(ids, targets)[1] or None for model in models]
+    memories: list[Memory | None] = [None] * len(models)
+    for _ in range(max(1, math.ceil(models[0].config.M / T))):
+        memories = [model.loss(ids, targets, memory)[1] for model, memory in zip(models, memories, strict=True)]
     seconds: list[list[float]] = [[] for _ in models]
     for _ in range(TIMING_ROUNDS):
         for model, memory, measured in zip(models, memories, seconds, strict=True):

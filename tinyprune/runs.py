@@ -8,6 +8,7 @@ plots/*.png, report.md what came of it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from tinyprune.data import Tokenizer, tokenizer_from_dict
 from tinyprune.errors import CheckpointError, SaveError, UsageError
 from tinyprune.files import replace_file
 from tinyprune.model.transformer import Transformer
-from tinyprune.training.checkpoints import load_checkpoint
+from tinyprune.training.checkpoints import NO_SPACE, load_checkpoint
 
 STAGES = ("train", "gate", "prune", "finetune")
 
@@ -64,13 +65,11 @@ def load_model(path: Path, ops: SimpleNamespace) -> SavedModel:
     try:
         config = ModelConfig.from_dict(metadata["model"])
         gate = None if metadata["gate"] is None else GateConfig.from_dict(metadata["gate"])
-        return SavedModel(
-            Transformer(config, params, gate, ops),
-            tokenizer_from_dict(metadata["tokenizer"]),
-            DataConfig.from_dict(metadata["data"]),
-            metadata["digest"],
-            metadata,
-        )
+        model = Transformer(config, params, gate, ops)
+        tokenizer = tokenizer_from_dict(metadata["tokenizer"])
+        if tokenizer.V != config.V:
+            raise ValueError(f"its tokenizer has {tokenizer.V} entries, its model {config.V}")
+        return SavedModel(model, tokenizer, DataConfig.from_dict(metadata["data"]), metadata["digest"], metadata)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no checkpoint of a model of this version ({error}); train again") from error
 
@@ -126,4 +125,12 @@ class RunDirectory:
         try:
             replace_file(path, text.encode("utf-8"))
         except OSError as error:
-            raise SaveError(f"cannot write {path}: {error.strerror or error}; what was there is untouched") from error
+            remedy = "free some space" if error.errno in NO_SPACE else "choose a directory that can be written"
+            raise SaveError(
+                f"cannot write {path}: {error.strerror or error}; what was there is untouched; {remedy}"
+            ) from error
+
+    def remove(self, stages: Sequence[str]) -> None:
+        """Delete these stages' checkpoints, the last first: what is left if that is cut short still fits together."""
+        for stage in reversed(stages):
+            self.checkpoint(stage).unlink(missing_ok=True)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 
 from tinyprune.config import ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
-from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.errors import UsageError
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates, settle
@@ -35,6 +36,9 @@ from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import LanguageModelling, Objective, Trainer
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.optimizers import make_optimizer, parameter_groups
+
+# Which tables of the configuration a stage goes by.
+SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": (), "finetune": ("finetune",)}
 
 
 def say(message: str) -> None:
@@ -95,6 +99,7 @@ class Run:
         ops: the backend's operations.
         resume_command: what to type to go on after a stop, for messages.
         source: checkpoint to start the gate stage from, if not this run's own baseline.
+        anew: stages whose checkpoints no longer count, see `prepare`.
     """
 
     directory: RunDirectory
@@ -102,6 +107,7 @@ class Run:
     ops: SimpleNamespace
     resume_command: str
     source: Path | None = None
+    anew: Sequence[str] = ()
 
     @cached_property
     def text(self) -> Text:
@@ -125,10 +131,51 @@ class Run:
         return text
 
     def earlier_model(self) -> SavedModel | None:
-        """The model of the earliest checkpoint of the run, or the one that it was started from."""
-        paths = [self.directory.checkpoint(stage) for stage in STAGES]
-        found = [path for path in (self.source, *paths) if path is not None and path.exists()]
+        """The model of the earliest checkpoint that stays in the run, or the one that it was started from."""
+        paths = [self.source, *(self.directory.checkpoint(stage) for stage in STAGES if stage not in self.anew)]
+        found = [path for path in paths if path is not None and path.exists()]
         return load_model(found[0], self.ops) if found else None
+
+    def prepare(self, stages: Sequence[str], resume: bool = False, overwrite: bool = False) -> None:
+        """Make the run ready for `stages`: config.toml written and, to `overwrite` them, their checkpoints gone.
+
+        All that can be known beforehand is checked before anything is touched.
+
+        Raises:
+            UsageError: if settings contradict what is done already, if the text is not the run's or too short for a
+                stage, if the stage before is not done, or if more heads should stay open than there are.
+            CheckpointError: if the checkpoint of the stage before is broken.
+            SaveError: if config.toml cannot be written.
+        """
+        anew = STAGES[STAGES.index(stages[0]) :]
+        self.anew = anew if overwrite else ()
+        written = self.directory.read_config() if self.directory.started else None
+        if written is not None:
+            self.check_settings(written, resume, [stage for stage in STAGES if stage not in anew])
+        before = self.before(stages[0])
+        model = self.model_config if before is None else before.model.config
+        for stage in stages:
+            if stage != "prune":
+                self.segments(model, self.training(stage))
+        if "gate" in stages:
+            GateObjective(self.config.gate, 0, sum(model.heads))
+        if overwrite:
+            self.directory.remove(anew)
+        if self.config != written:
+            self.directory.write_config(self.config)
+
+    def check_settings(self, written: RunConfig, resume: bool, before: Sequence[str]) -> None:
+        """Raise UsageError if the configuration is not that which was `written` for what is there already."""
+        path = self.directory.path / "config.toml"
+        if resume and self.config != written:
+            raise UsageError(f"--resume goes on with the settings in {path}; leave out those that differ")
+        for stage in before:
+            for table in SETTINGS[stage]:
+                if self.directory.checkpoint(stage).exists() and getattr(self.config, table) != getattr(written, table):
+                    raise UsageError(
+                        f"stage {stage} was done with other settings [{table}], see {path}; leave those out, or do "
+                        f"stage {stage} anew, in another directory or with --overwrite"
+                    )
 
     @property
     def model_config(self) -> ModelConfig:
@@ -140,14 +187,26 @@ class Run:
             )
         return dataclasses.replace(self.config.model, V=V)
 
+    def before(self, stage: str) -> SavedModel | None:
+        """The model that a stage starts from: None for the first, which makes its own."""
+        if stage == "train":
+            return None
+        if stage == "gate" and self.source is not None:
+            saved = load_model(self.source, self.ops)
+            if saved.model.gate is not None:
+                raise UsageError(f"{self.source} has gates already; start from a checkpoint without")
+            return saved
+        return self.load(STAGES[STAGES.index(stage) - 1])
+
     def load(self, stage: str) -> SavedModel:
-        """The finished model of a stage. Raises CheckpointError if it is not finished."""
-        saved = load_model(self.directory.checkpoint(stage), self.ops)
+        """The finished model of a stage. Raises UsageError if it is not finished, CheckpointError if it is broken."""
+        path = self.directory.checkpoint(stage)
+        command = shlex.join(["tinyprune", stage, str(self.directory.path)])
+        if not path.exists():
+            raise UsageError(f"{self.directory.path} has no stage {stage} yet; do it with: {command}")
+        saved = load_model(path, self.ops)
         if not saved.metadata.get("finished"):
-            raise CheckpointError(
-                f"stage {stage} of {self.directory.path} is not finished; go on with: "
-                f"tinyprune {stage} {self.directory.path} --resume"
-            )
+            raise UsageError(f"stage {stage} of {self.directory.path} is not finished; go on with: {command} --resume")
         return saved
 
     def finished(self, stage: str) -> bool:
@@ -162,11 +221,9 @@ class Run:
 
     def gate(self, resume: bool = False) -> None:
         """Stage 2: gates on every head of the baseline, trained with the weights."""
-        before = load_model(self.source, self.ops) if self.source else self.load("train")
-        if before.model.gate is not None:
-            raise UsageError(f"{self.source} has gates already; start from a checkpoint without")
-        gate, config = self.config.gate, before.model.config
-        model = Transformer(config, add_gates(before.model.params, config.heads, gate), gate, self.ops)
+        before = self.before("gate").model
+        gate, config = self.config.gate, before.config
+        model = Transformer(config, add_gates(before.params, config.heads, gate), gate, self.ops)
         warmup = gate.lam_warmup or self.segments(config, self.config.gate_train).per_epoch
         if gate.target_heads is not None:
             # A gate needs some hundred steps to close; a target that falls faster is overshot.
@@ -179,8 +236,9 @@ class Run:
     def prune(self, resume: bool = False) -> None:
         """Stage 3: remove the closed heads."""
         if resume and self.finished("prune"):
+            say("prune: already finished")
             return
-        gated = self.load("gate")
+        gated = self.before("prune")
         model = remove_closed_heads(gated.model)
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
@@ -191,7 +249,7 @@ class Run:
 
     def finetune(self, resume: bool = False) -> None:
         """Stage 4: train the smaller model a little more."""
-        self.fit("finetune", self.load("prune").model, self.config.finetune, LanguageModelling(), resume)
+        self.fit("finetune", self.before("finetune").model, self.config.finetune, LanguageModelling(), resume)
 
     def fit(
         self,
@@ -250,6 +308,10 @@ class Run:
             f"run: train {stages[0].steps}, gate {stages[1].steps}, prune, finetune {stages[2].steps} steps, then a "
             f"report; all in {self.directory.path}, about {duration(seconds)} on this machine"
         )
+
+    def training(self, stage: str) -> TrainConfig:
+        """How the weights are trained in a stage."""
+        return getattr(self.config, "gate_train" if stage == "gate" else stage)
 
     def segments(self, model: ModelConfig, config: TrainConfig) -> Segments:
         """The training text, cut for a stage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 Record = dict[str, Any]
@@ -16,7 +17,11 @@ def show(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return (
-            f"{value:.1e}" if value and abs(value) < 1e-3 else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+            f"{value:.1e}"
+            if value and abs(value) < 1e-3
+            else f"{value:.4g}"
+            if abs(value) < 9999.5
+            else f"{value:,.0f}"
         )
     return str(value)
 
@@ -48,5 +53,6 @@ def markdown_table(records: list[Record]) -> str:
 
 
 def json_table(records: list[Record]) -> str:
-    """One list of flat objects."""
-    return json.dumps(records, indent=1)
+    """One list of flat objects. An infinite number, which JSON does not have, is null."""
+    plain = [{k: None if v in (math.inf, -math.inf) else v for k, v in record.items()} for record in records]
+    return json.dumps(plain, indent=1, allow_nan=False)

@@ -47,12 +47,22 @@ def test_characters_round_trip(chunks):
     np.testing.assert_array_equal(through_json(tokenizer).encode(text), ids)
 
 
-@pytest.mark.parametrize("outside", ["ä", "b", "z", "\U0010ffff", "\udcff"])
-def test_a_character_that_is_not_in_the_vocabulary_is_named(outside):
+@pytest.mark.parametrize(
+    ("outside", "shown"),
+    [
+        ("ä", "'ä'"),
+        ("b", "'b'"),
+        ("\n", r"'\n'"),
+        ("'", '"\'"'),
+        ("\U0010ffff", r"'\U0010ffff'"),
+        ("\udcff", r"'\udcff'"),
+    ],
+)
+def test_a_character_that_is_not_in_the_vocabulary_is_shown(outside, shown):
     tokenizer = CharacterTokenizer.build(["acy"])
     with pytest.raises(UsageError, match="vocabulary of 3 characters lacks") as raised:
         tokenizer.encode("ac" + outside)
-    assert ascii(outside) in str(raised.value)
+    assert f" lacks {shown}; " in str(raised.value)
     assert "'c'" not in str(raised.value)
     assert 'data.tokenizer = "byte"' in str(raised.value)
 

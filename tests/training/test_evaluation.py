@@ -81,6 +81,11 @@ def test_bits_perplexity_and_characters():
     assert result.bits_per_character == pytest.approx(2 * 9 / 45)
 
 
+def test_a_model_that_is_hopeless():
+    """exp(1000) is more than a float can hold."""
+    assert Evaluation(nats_per_token=1000.0, tokens=9, characters=9.0).perplexity == math.inf
+
+
 def test_characters_as_tokens():
     """The first token is not predicted, so its character does not count."""
     result = evaluate(indifferent(8), np.arange(8), 8)

@@ -256,7 +256,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_checkpoint_is_good(accident
     message = str(caught.value)
     assert message.startswith("train: loss is ") and "in step 7" in message and "\n" not in message
     assert f"{trainer.path} holds the last checkpoint" in message
-    assert "lower train.lr, set a smaller clip or a longer warmup" in message
+    assert "lower train.lr, set a smaller train.clip or a longer train.warmup" in message
     resumed = make(tmp_path / "run", checkpoint_every=4)
     assert resumed.step == 4
     run(resumed)
@@ -271,6 +271,14 @@ def test_a_learning_rate_that_is_far_too_high(tmp_path):
         trainer.log,
     ):
         trainer.run()
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
+    """A step can leave the range of float32 although loss and gradient were fine."""
+    trainer = make(tmp_path, lr=1e39, warmup=0, clip=0.0, checkpoint_every=1, evaluate_every=0)
+    with pytest.raises(NotFiniteError, match=r"is not finite in step 2; no checkpoint has been saved yet"), trainer.log:
+        trainer.run()
+    assert not trainer.path.exists()
 
 
 class InfiniteGradient(LanguageModelling):
@@ -288,8 +296,8 @@ def test_a_gradient_that_is_infinite(tmp_path):
     trainer = small_trainer(tmp_path, model, InfiniteGradient(), steps=6, checkpoint_every=2)
     with pytest.raises(NotFiniteError) as caught, trainer.log:
         trainer.run()
-    assert str(caught.value).startswith("train: step 4: the gradient of layers.1.Wo has a norm of inf")
-    assert str(caught.value).endswith(f"{trainer.path} holds the last checkpoint")
+    assert str(caught.value).startswith("train: the gradient of layers.1.Wo has a norm of inf in step 4; ")
+    assert f"{trainer.path} holds the last checkpoint" in str(caught.value)
     assert load_checkpoint(trainer.path)[1]["step"] == 2
 
 

@@ -93,7 +93,7 @@ class CharacterTokenizer:
         ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
         if ids.size and ids.min() < 0:
             outside = sorted(set(text) - set(self.characters))
-            shown = ", ".join(map(ascii, outside[:10])) + (" …" if len(outside) > 10 else "")
+            shown = ", ".join(map(repr, outside[:10])) + (" …" if len(outside) > 10 else "")
             raise UsageError(
                 f"the vocabulary of {self.V} characters lacks {shown}; leave them out, or train with "
                 'data.tokenizer = "byte", which knows all'

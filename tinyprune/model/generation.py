@@ -50,20 +50,20 @@ class Generator:
         self.read: list[int] = []
 
     def step(self, token: int) -> NDArray:
-        """Read one token; returns log p of every next one, (V,).
+        """Read one token; returns log p of every next one, (V,). Raises ValueError unless it is in 0 … V−1."""
+        return self.model.log_probabilities(self.read_token(token))[0, 0]
 
-        Raises:
-            ValueError: if `token` is not in 0 … V−1.
-        """
+    def read_token(self, token: int) -> NDArray:
+        """Read one token; returns its hidden state, (1, 1, D). Raises ValueError unless it is in 0 … V−1."""
         config = self.model.config
         if not config.relative and len(self.read) == config.T:
             latest = self.read[-(config.T // 2) :] if config.T > 1 else []
             self.clear()
             for earlier in latest:
-                self.step(earlier)
+                self.read_token(earlier)
         h = self.hidden_state(token)
         self.read = [*self.read, token][-config.T :] if not config.relative else []
-        return self.model.log_probabilities(h)[0, 0]
+        return h
 
     def kept(self, x: NDArray) -> NDArray:
         """The latest keys or values (1, up to `context`, H, Dh) that the next token still sees."""
@@ -126,8 +126,8 @@ def generate(
         temperature: 1 draws as the model says, less prefers the likely ones, 0 always takes the likeliest.
         top_k: draw among the k likeliest only; None for all.
 
-    Yields:
-        the new token numbers.
+    Returns:
+        an iterator over the new token numbers.
 
     Raises:
         ValueError: if the prompt is empty, `temperature` negative, or `top_k` below 1.
@@ -138,9 +138,16 @@ def generate(
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+    return continuation(model, prompt, tokens, rng, temperature, top_k)
+
+
+def continuation(
+    model: Transformer, prompt: NDArray, tokens: int, rng: np.random.Generator, temperature: float, top_k: int | None
+) -> Iterator[int]:
+    """The work of `generate`, which has looked at the arguments before the first token is asked for."""
     reader = Generator(model)
     for token in prompt[:-1]:
-        reader.step(int(token))
+        reader.read_token(int(token))
     token = int(prompt[-1])
     for _ in range(tokens):
         token = sample(reader.step(token), rng, temperature, top_k)
@@ -152,6 +159,7 @@ def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: 
     if temperature == 0:
         return int(np.argmax(log_p))
     order = np.argsort(-log_p, kind="stable")[:top_k]  # likeliest first; all of them when top_k is None
-    scores = log_p[order].astype(np.float64) / temperature
-    p = np.exp(scores - scores.max())
+    scores = log_p[order].astype(np.float64)
+    with np.errstate(over="ignore"):  # a temperature near 0 sends all but the likeliest to exp(−inf) = 0
+        p = np.exp((scores - scores.max()) / temperature)
     return int(rng.choice(order, p=p / p.sum()))

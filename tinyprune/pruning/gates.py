@@ -123,9 +123,9 @@ class GateObjective:
     def pressure(self, model: Transformer, share: float) -> float:
         """What the controller sets in lam's place, the target being `share` of the way from the start to its end.
 
-        It counts the heads that a forward pass is expected to use, h = Σ P(gate open as evaluation means it): for
-        a hard gate P(g = 1) = sigmoid(log_alpha). L0 = Σ P(g > 0) also counts gates that are mostly shut; with it as
-        the count, a target of 16 ended with 11 open.
+        It counts h = Σ sigmoid(log_alpha − opening), which is ½ for a head on the border of what evaluation opens. For
+        a hard gate that is P(g = 1), the share of forward passes that use the head. L0 = Σ P(g > 0) also counts gates
+        that are mostly shut; with it as the count, a target of 16 ended with 11 open.
         """
         opening = opening_log_alpha(self.gate)
         h = sum(

@@ -27,8 +27,8 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token): as unsure as among so many equally likely tokens."""
-        return math.exp(self.nats_per_token)
+        """exp(nats per token): as unsure as among so many equally likely tokens; inf beyond what a float holds."""
+        return math.exp(self.nats_per_token) if self.nats_per_token < 709 else math.inf
 
     @property
     def bits_per_character(self) -> float:

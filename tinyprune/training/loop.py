@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,9 +138,10 @@ class Trainer:
                     break
                 if self.config.evaluate_every and self.step % self.config.evaluate_every == 0:
                     self.log_validation()
-                if self.step % self.config.checkpoint_every == 0 or interrupted():
+                stop = interrupted()
+                if self.step % self.config.checkpoint_every == 0 or stop:
                     self.save()
-                if interrupted():
+                if stop:
                     raise Interrupted(
                         f"stopped after step {self.step} of {self.config.steps} of {self.stage}; all is saved in "
                         f"{self.path}; go on with: {self.go_on}"
@@ -147,6 +149,8 @@ class Trainer:
             self.at_end(self.model)
             self.log_validation()
             self.save(finished=True)
+            if interrupted():
+                raise Interrupted(f"stopped after {self.stage}; all is saved in {self.path}; go on with: {self.go_on}")
 
     def log_validation(self) -> None:
         """Read the validation split and write a line about it."""
@@ -164,28 +168,39 @@ class Trainer:
             losses, self.memory, grads = self.objective(self.model, ids, targets, memory, self.rng, self.step)
         for name, value in losses.items():
             if not math.isfinite(value):
-                raise NotFiniteError(
-                    f"{self.stage}: {name} is {value} in step {self.step + 1}; {self.kept()}; lower {self.stage}.lr, "
-                    "set a smaller clip or a longer warmup"
-                )
+                raise self.not_finite(f"{name} is {value}")
         try:
             norm = clip_gradients(grads, self.config.clip)
         except NotFiniteError as error:
-            raise NotFiniteError(f"{self.stage}: step {self.step + 1}: {error}; {self.kept()}") from error
+            raise self.not_finite(str(error)) from error
         lr = learning_rate(self.config, self.step)
-        self.optimizer.step(self.model.params, grads, lr)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.optimizer.step(self.model.params, grads, lr)
         self.step += 1
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
             record = {"stage": self.stage, "step": self.step, "split": "train", **losses}
             self.log.write(record | {"lr": lr, "grad_norm": norm} | self.objective.describe(self.model))
         return losses
 
-    def kept(self) -> str:
-        """What is left after a failure."""
-        return f"{self.path} holds the last checkpoint" if self.path.exists() else "no checkpoint has been saved yet"
+    def not_finite(self, what: str) -> NotFiniteError:
+        """The error for a number that is none: where, what is left, and what to do."""
+        table = "gate_train" if self.stage == "gate" else self.stage
+        kept = f"{self.path} holds the last checkpoint" if self.path.exists() else "no checkpoint has been saved yet"
+        return NotFiniteError(
+            f"{self.stage}: {what} in step {self.step + 1}; {kept}; lower {table}.lr, set a smaller {table}.clip or a "
+            f"longer {table}.warmup"
+        )
 
     def save(self, finished: bool = False) -> None:
-        """Write the stage's checkpoint."""
+        """Write the stage's checkpoint.
+
+        Raises:
+            NotFiniteError: if a parameter is NaN or infinite; the checkpoint before is kept.
+            SaveError: if it cannot be written; the checkpoint before is untouched.
+        """
+        for name, value in self.model.params.items():
+            if not np.isfinite(value).all():
+                raise self.not_finite(f"{name} is not finite")
         tensors = {f"params.{name}": value for name, value in self.model.params.items()}
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state().items()}
@@ -245,12 +260,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.signal(number, handler) for number in numbers}
-    except ValueError:  # not the main thread: signals go elsewhere
-        yield lambda: False
-        return
+    # Signals reach the main thread only.
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield lambda: asked
     finally:

@@ -80,9 +80,7 @@ def clip_gradients(grads: dict[str, NDArray], max_norm: float) -> float:
     norms = {name: euclidean_norm(grad) for name, grad in grads.items()}
     for name, norm in norms.items():
         if not math.isfinite(norm):
-            raise NotFiniteError(
-                f"the gradient of {name} has a norm of {norm}; lower the learning rate, clip earlier or warm up longer"
-            )
+            raise NotFiniteError(f"the gradient of {name} has a norm of {norm}")
     total = math.hypot(*norms.values())
     if max_norm and total > max_norm:
         for grad in grads.values():

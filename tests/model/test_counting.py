@@ -1,0 +1,139 @@
+"""Counting: against the arrays that there are, the keys that queries meet, and the paper's model by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from small import small_config
+
+from tinyprune.config import KINDS, load_preset
+from tinyprune.model.counting import (
+    context_keys,
+    count_multiply_adds,
+    count_parameters,
+    count_parts,
+    head_part,
+)
+from tinyprune.model.parameters import init_parameters
+from tinyprune.model.transformer import Transformer
+
+
+def size(config) -> int:
+    """Of all arrays."""
+    return sum(x.size for x in init_parameters(config, np.random.default_rng(0)).values())
+
+
+def fewer_heads(config, *head_ids):
+    return dataclasses.replace(config, heads=tuple(map(len, head_ids)), head_ids=head_ids)
+
+
+@pytest.mark.parametrize("adaptive", [False, True], ids=["softmax", "adaptive"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_are_those_of_the_arrays(kind, adaptive):
+    config = small_config(kind, **({"cutoffs": (4, 7), "div_value": 2} if adaptive else {}))
+    assert count_parameters(config) == size(config)
+    for head_ids in (((0, 1, 2), (1,)), ((), (0, 2)), ((), ())):
+        pruned = fewer_heads(config, *head_ids)
+        assert count_parameters(pruned) == size(pruned)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_parts_are_the_whole(kind):
+    config = fewer_heads(small_config(kind), (0, 2), (1,))
+    parts = count_parts(config)
+    names = ["embedding and softmax", "positions"]
+    for layer, heads in enumerate(config.heads):
+        names += [f"layer {layer}: {heads} heads", f"layer {layer}: shared (LayerNorm, bo)"]
+        names += [f"layer {layer}: feed-forward"] if kind != "all-attention" else []
+    assert [part.part for part in parts] == [*names, "last LayerNorm"]
+    assert count_parameters(config) == sum(part.parameters for part in parts)
+    assert count_multiply_adds(config) == sum(part.multiply_adds_per_token for part in parts)
+    assert all(type(n) is int for part in parts for n in (part.parameters, part.multiply_adds_per_token))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_costs_its_heads_and_what_they_share(kind):
+    """So removal removes exactly the heads' own, whichever they are; the feed-forward block stays whole."""
+    config = small_config(kind)
+    head = head_part(config)
+    counts = {}
+    for head_ids in (((0, 1, 2), (0, 1, 2)), ((0, 2), (0, 1, 2)), ((), (2,)), ((), ())):
+        pruned = fewer_heads(config, *head_ids)
+        counts[sum(pruned.heads)] = count_parameters(pruned), count_multiply_adds(pruned)
+    D, F = 12, 7
+    # LayerNorm and bo; LayerNorm, W1, b1, W2, b2
+    shared = 3 * D + (0 if kind == "all-attention" else 2 * D + D * F + F + F * D + D)
+    products = 0 if kind == "all-attention" else 2 * D * F
+    outside = 11 * D + 11 + (5 + config.M) * D + 2 * D  # embedding, out_bias, positions, last LayerNorm
+    for heads, (parameters, multiply_adds) in counts.items():
+        assert parameters == outside + 2 * shared + heads * head.parameters
+        assert multiply_adds == 11 * D + 2 * products + heads * head.multiply_adds_per_token
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_one_head_owns(kind):
+    """D·Dh of each matrix, its u and w, its persistent vectors; K keys in scores, position scores and values."""
+    D, Dh, N, T, M = 12, 4, 6, 5, 4
+    head = head_part(small_config(kind))
+    if kind == "all-attention":
+        assert head.parameters == 5 * D * Dh + 2 * Dh + 2 * N * Dh
+        assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh + 2 * N * Dh
+    elif kind == "transformer-xl":
+        assert head.parameters == 5 * D * Dh + 2 * Dh
+        assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh
+    else:
+        assert head.parameters == 4 * D * Dh
+        assert head.multiply_adds_per_token == 4 * D * Dh + 2 * (T + 1) // 2 * Dh
+
+
+@pytest.mark.parametrize(("mask", "T", "M"), [("same-length", 5, 4), ("same-length", 3, 7), ("causal", 6, 4)])
+def test_context_keys_are_those_that_get_attention_once_memory_is_full(mask, T, M, rng):
+    config = small_config(mask=mask, T=T, M=M)
+    model = Transformer(config, init_parameters(config, rng))
+    memory = None
+    for _ in range(4):
+        _, memory, cache = model.forward(rng.integers(0, 11, (1, T)), memory)
+    weights = cache["layers"][0]["attention"].a[..., : M + T]
+    assert (weights > 0).sum(-1).mean() == context_keys(config)
+
+
+def test_softmax_and_adaptive_softmax():
+    """The adaptive one computes its head alone for most words: the frequent ones and a logit for each cluster."""
+    assert count_parts(small_config())[0].multiply_adds_per_token == 11 * 12
+    assert count_parts(small_config(cutoffs=(4, 7), div_value=2))[0].multiply_adds_per_token == (4 + 2) * 12
+
+
+def test_the_paper_s_model_by_hand():
+    """WikiText-103: L 16, D 512, H 8, Dh 64, N 2048, T = M = 192."""
+    config = load_preset("paper-wt103").model
+    head = head_part(config)
+    assert head.parameters == 5 * 512 * 64 + 2 * 64 + 2 * 2048 * 64 == 426_112
+    assert head.multiply_adds_per_token == 4 * 512 * 64 + 3 * 193 * 64 + 2 * 2048 * 64 == 430_272
+    embedding, *rest = count_parts(config)
+    tables = 20_000 * 512 + 20_000 * 128 + 160_000 * 32 + 67_735 * 8
+    projections = (128 + 32 + 8) * 512
+    assert embedding.parameters == tables + projections + 3 * 512 + 3 + 267_735
+    layers = 16 * (8 * 426_112 + 2 * 512 + 512)
+    assert sum(part.parameters for part in rest) == (192 + 192) * 512 + layers + 2 * 512
+
+
+def test_persistent_vectors_are_most_of_a_head_of_the_paper_s():
+    """Why removing heads of an All-attention model removes the model, and of a Transformer does not."""
+    config = load_preset("paper-wt103").model
+    of_heads = config.heads_total * head_part(config).parameters
+    assert of_heads > 0.99 * sum(part.parameters for part in count_parts(config)[1:])
+    other = dataclasses.replace(config, kind="transformer-xl", N=0, F=2048)
+    of_heads = other.heads_total * head_part(other).parameters
+    assert of_heads < 0.5 * sum(part.parameters for part in count_parts(other)[1:])
+
+
+def test_every_preset_can_be_counted():
+    for name in ("tiny", "small", "paper-text8", "paper-wt103"):
+        config = load_preset(name).model
+        config = dataclasses.replace(config, V=config.V or 103)
+        assert count_parameters(config) > config.heads_total * head_part(config).parameters > 0
+
+
+def test_the_vocabulary_must_be_known():
+    with pytest.raises(ValueError, match=r"config\.V must be set to count a model, got 0"):
+        count_parts(small_config(V=0))

@@ -1,0 +1,234 @@
+"""Generation: one token at a time predicts what the whole text at once does, and draws are drawn right."""
+
+import numpy as np
+import pytest
+from small import read, small_config, small_model
+
+from tinyprune.config import KINDS, GateConfig, ModelConfig
+from tinyprune.model.generation import Generator, generate, sample
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.surgery import remove_closed_heads
+
+# A layer with one head closed, a layer with all closed.
+OPENED = np.array([[True, False, True], [False, False, False], [True, True, False]])
+
+
+def expected_log_p(model: Transformer, text: np.ndarray) -> np.ndarray:
+    """(n, V), of a text (n,) read in whole segments."""
+    return model.log_probabilities(read(model, text[None]))[0]
+
+
+def one_by_one(model: Transformer, text: np.ndarray) -> np.ndarray:
+    """(n, V), of a text (n,) read token by token."""
+    reader = Generator(model)
+    return np.array([reader.step(int(token)) for token in text])
+
+
+def draw_text(config: ModelConfig, n: int) -> np.ndarray:
+    return np.random.default_rng(6).integers(0, config.V, n)
+
+
+def assert_the_same(model: Transformer, text: np.ndarray, tolerance: float = 1e-12) -> None:
+    np.testing.assert_allclose(one_by_one(model, text), expected_log_p(model, text), rtol=tolerance, atol=tolerance)
+
+
+# Reading one token at a time.
+
+
+@pytest.mark.parametrize(("T", "M"), [(5, 4), (3, 7), (4, 4), (4, 1), (4, 0)], ids=str)
+@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
+def test_the_same_length_mask_sees_the_same_in_a_text_of_any_length(kind, T, M):
+    """Over several segments and memories, keys that fall out of sight included."""
+    config = small_config(kind, T=T, M=M)
+    assert_the_same(small_model(config), draw_text(config, 5 * (T + M) + 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_causal_mask_sees_the_same_within_a_segment(kind):
+    config = small_config(kind, mask="causal")
+    assert_the_same(small_model(config), draw_text(config, config.T))
+
+
+@pytest.mark.parametrize(("T", "M"), [(4, 4), (3, 6), (4, 5)], ids=str)
+@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
+def test_a_causal_mask_sees_the_same_with_a_memory_that_holds_all_before(kind, T, M):
+    config = small_config(kind, mask="causal", T=T, M=M)
+    assert_the_same(small_model(config), draw_text(config, M // T * T + T))
+
+
+def test_a_causal_mask_then_sees_the_latest_m_plus_t():
+    """As many as the last token of a segment sees with a full memory. One layer, so that memory is embeddings only."""
+    config = small_config(mask="causal", L=1, T=4, M=4)
+    model, text = small_model(config), draw_text(config, 23)
+    log_p = one_by_one(model, text)
+    for end in range(8, 24):
+        window = expected_log_p(model, text[end - 8 : end])
+        np.testing.assert_allclose(log_p[end - 1], window[-1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("T", [1, 4, 5, 8])
+def test_the_plain_transformer_reads_its_latest_half_again_when_its_places_are_full(T):
+    config = small_config("transformer", T=T)
+    model, text = small_model(config), draw_text(config, 4 * T + 3)
+    log_p = one_by_one(model, text)
+    start, half = 0, T // 2
+    for end in range(1, len(text) + 1):
+        if end - start > T:
+            start = end - 1 - half
+        window = model.log_probabilities(model.forward(text[None, start:end])[0])[0]
+        np.testing.assert_allclose(log_p[end - 1], window[-1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scaling", [True, False], ids=["scaled", "unscaled"])
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gated_and_pruned_models(kind, hard, scaling):
+    """Closed heads, gates between 0 and 1, output scaling, a layer without heads."""
+    config = small_config(kind, L=3)
+    model = small_model(config, GateConfig(hard=hard, output_scaling=scaling), OPENED)
+    text = draw_text(config, config.T if kind == "transformer" else 4 * config.T + 1)
+    assert_the_same(model, text)
+    smaller = remove_closed_heads(model)
+    assert_the_same(smaller, text)
+    np.testing.assert_allclose(one_by_one(smaller, text), one_by_one(model, text), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adaptive_softmax(kind):
+    config = small_config(kind, cutoffs=(4, 7), div_value=2)
+    assert_the_same(small_model(config), draw_text(config, config.T))
+
+
+def test_single_precision():
+    config = small_config()
+    model = small_model(config, dtype=np.float32)
+    assert Generator(model).step(3).dtype == np.float32
+    assert_the_same(model, draw_text(config, 20), 1e-4)
+
+
+def test_dropout_is_off():
+    config = small_config(dropout=0.5, dropout_attention=0.5, dropout_embedding=0.5)
+    text = draw_text(config, 12)
+    np.testing.assert_array_equal(one_by_one(small_model(config), text), one_by_one(small_model(small_config()), text))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_clear_nothing_is_remembered(kind):
+    model = small_model(small_config(kind))
+    text = draw_text(model.config, 9)
+    reader = Generator(model)
+    first = [reader.step(int(token)) for token in text]
+    reader.clear()
+    again = [reader.step(int(token)) for token in text]
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("token", [-1, 11])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_out_of_range(kind, token):
+    with pytest.raises(ValueError, match="0 … 10"):
+        Generator(small_model(small_config(kind))).step(token)
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_temperature_0_and_top_1_take_the_likeliest_token(kind, rng):
+    model = small_model(small_config(kind))
+    text = draw_text(model.config, 20)
+    likeliest = one_by_one(model, text).argmax(-1)
+    assert len(set(likeliest)) > 3
+    for options in ({"temperature": 0}, {"temperature": 5, "top_k": 1}):
+        for n in range(1, 21):
+            first, second = generate(model, text[:n], 2, rng, **options)
+            assert type(first) is int and first == likeliest[n - 1]
+            assert second == one_by_one(model, np.append(text[:n], first))[-1].argmax()
+
+
+def test_the_same_seed_writes_the_same_text():
+    model = small_model(small_config())
+    one, two, other = (list(generate(model, np.array([2]), 40, np.random.default_rng(s))) for s in (1, 1, 2))
+    assert one == two != other
+    assert list(generate(model, np.array([2]), 15, np.random.default_rng(1))) == one[:15]
+
+
+def test_the_prompt_matters_all_of_it(rng):
+    """Of two prompts with the same last token the continuations differ."""
+    model = small_model(small_config())
+    one, two = (list(generate(model, np.array(prompt), 20, rng, temperature=0)) for prompt in ([1, 9, 5], [8, 2, 5]))
+    assert one != two
+
+
+def test_tokens_are_drawn_as_log_p_says(rng):
+    """Every token's log p is that of the text before it: the average of −log p is the model's own entropy."""
+    model = small_model(small_config())
+    tokens = [0, *generate(model, np.array([0]), 3000, rng)]
+    log_p = one_by_one(model, np.array(tokens))[:-1]
+    surprise = -log_p[np.arange(3000), tokens[1:]]
+    entropy = -(np.exp(log_p) * log_p).sum(-1)
+    spread = np.sqrt((np.exp(log_p) * (log_p + entropy[:, None]) ** 2).sum())
+    assert abs((surprise - entropy).sum()) < 4 * spread
+
+
+def test_no_tokens_asked_for(rng):
+    assert list(generate(small_model(small_config()), np.array([1]), 0, rng)) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ([], {}, "prompt must hold at least one token, got none"),
+        ([1], {"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
+        ([1], {"top_k": 0}, "top_k must be at least 1, got 0"),
+        ([1, 11], {}, "0 … 10"),
+    ],
+)
+def test_bad_arguments(prompt, options, message, rng):
+    with pytest.raises(ValueError, match=message):
+        list(generate(small_model(small_config()), np.array(prompt, int), 3, rng, **options))
+
+
+# One draw.
+
+P = np.array([0.05, 0.4, 0.1, 0.25, 0.2])
+
+
+def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
+    expected = counts.sum() * p
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (3.0, None), (1.0, 3), (0.7, 2), (1, 99)])
+def test_the_distribution_of_draws(temperature, top_k):
+    """p^(1/temperature) of the k likeliest. With four degrees of freedom 5 in 100,000 lie beyond 25."""
+    rng = np.random.default_rng(8)
+    draws = [sample(np.log(P), rng, temperature, top_k) for _ in range(5000)]
+    counts = np.bincount(draws, minlength=5)
+    allowed = np.argsort(-P)[:top_k]
+    p = P[allowed] ** (1 / temperature)
+    assert counts[allowed].sum() == 5000
+    assert chi_square(counts[allowed], p / p.sum()) < 25
+
+
+def test_a_wrong_distribution_would_be_noticed():
+    rng = np.random.default_rng(8)
+    draws = [sample(np.log(P), rng, 1.0, None) for _ in range(5000)]
+    counts = np.bincount(draws, minlength=5)
+    assert chi_square(counts, P) < 25 < chi_square(counts, P**1.2 / (P**1.2).sum())
+
+
+def test_equally_likely_tokens_at_the_border_of_top_k(rng):
+    """Exactly k stay, those with the lower numbers first."""
+    draws = {sample(np.log(np.full(5, 0.2)), rng, 1.0, 2) for _ in range(200)}
+    assert draws == {0, 1}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-310, 1e-30])
+def test_next_to_no_temperature(temperature, rng):
+    assert {sample(np.log(P), rng, temperature, None) for _ in range(50)} == {1}
+
+
+def test_impossible_tokens_are_never_drawn(rng):
+    log_p = np.array([-np.inf, np.log(0.5), -np.inf, np.log(0.5)])
+    assert {sample(log_p, rng, 1.0, None) for _ in range(200)} == {1, 3}

@@ -1,0 +1,430 @@
+"""The gate stage: its gradients measured, lam and the controller, exact targets, and short real trainings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import small_config, small_model, small_trainer
+
+from tinyprune.config import KINDS, DataConfig, GateConfig, ModelConfig, TrainConfig
+from tinyprune.data import load_text
+from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.gradcheck import check_gradients
+from tinyprune.model.layers import attention_block_backward, attention_block_forward
+from tinyprune.model.parameters import init_parameters, layer_parameters
+from tinyprune.model.transformer import Transformer
+from tinyprune.ops import head_difference, sigmoid
+from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, opening_log_alpha, settle
+from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.training.metrics import read_metrics
+from tinyprune.training.optimizers import make_optimizer, parameter_groups
+
+DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
+
+
+def noise() -> np.random.Generator:
+    """The same gates and dropout each time: with it gates lie in and outside the clip, and some are shut."""
+    return np.random.default_rng(4)
+
+
+def gates_of(arrays: dict) -> list[str]:
+    return [name for name in arrays if name.endswith("log_alpha")]
+
+
+def example(kind: str, gate: GateConfig, **options) -> tuple:
+    """A model with dropout, and what an objective takes: ids, targets, memory."""
+    model = small_model(small_config(kind, **options), gate)
+    rng = np.random.default_rng(9)
+    ids, targets = rng.integers(0, 11, (2, 2, 5))
+    memory = [rng.standard_normal((2, 4, 12)) for _ in range(2)] if kind != "transformer" else None
+    return model, ids, targets, memory
+
+
+def gradients(gate: GateConfig, model, ids, targets, memory, step: int = 0, warmup: int = 0) -> tuple[dict, dict]:
+    """Losses and gradients of a new objective."""
+    losses, _, grads = GateObjective(gate, warmup, 6)(model, ids, targets, memory, noise(), step)
+    return losses, grads
+
+
+# The objective's gradients.
+
+
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+@pytest.mark.parametrize("objective", ["task", "layerwise"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard):
+    """Cross-entropy + lam · L0, and in the layer-wise objective the layers' errors, in which only gates vary."""
+    gate = GateConfig(objective=objective, lam=0.3, layerwise_weight=1.7, hard=hard)
+    model, ids, targets, memory = example(kind, gate, **DROPOUT)
+    ops, constants = model.ops, {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
+    layerwise = objective == "layerwise"
+    _, _, fixed = model.loss(ids, targets, memory, noise(), all_heads=layerwise)
+    moving = np.concatenate([gates.cache[1] for gates in fixed["gates"]])
+    assert moving.any() and not moving.all()
+
+    def forward(*arrays):
+        varied = Transformer(model.config, dict(zip(model.params, arrays, strict=True)), gate)
+        total, _, cache = varied.loss(ids, targets, memory, noise(), all_heads=layerwise)
+        for i in range(2):
+            total = total + gate.lam * ops.l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
+            if layerwise:
+                o, p = fixed["layers"][i]["attention"].o, layer_parameters(model.params, i)
+                error, _ = ops.layerwise_error_forward(
+                    cache["gates"][i].values, o, p["Wo"], p["bo"], fixed["gates"][i].scale
+                )
+                total = total + gate.layerwise_weight * error
+        return total, None
+
+    def backward(dout, _):
+        losses, grads = gradients(gate, model, ids, targets, memory)
+        total = losses["loss"] + gate.lam * losses["l0"] + gate.layerwise_weight * losses.get("layerwise_error", 0)
+        assert total == pytest.approx(forward(*model.params.values())[0], rel=1e-13)
+        return tuple(dout * grads[name] for name in model.params)
+
+    records = check_gradients(
+        forward, backward, *model.params.values(), argument_names=list(model.params), directions=3
+    )
+    assert {record.argument for record in records} == set(model.params)
+    for record in records:
+        assert record.passed, record.message()
+
+
+def test_the_layerwise_error_is_that_of_the_layers_outputs():
+    """‖y_gated − y_full‖² / ‖y_full − x‖² of each layer on its own input, both outputs computed by the layer itself."""
+    gate = GateConfig(objective="layerwise", hard=False)
+    model, ids, targets, memory = example("all-attention", gate)
+    losses, _ = gradients(gate, model, ids, targets, memory)
+    x = model.params["embedding"][ids] * np.sqrt(12)
+    total = 0.0
+    for i, gates in enumerate(model.gates(noise(), all_heads=True)):
+        layer = layer_parameters(model.params, i)
+        arguments = x, memory[i], layer, model.params["R"]
+        y_gated, _ = attention_block_forward(*arguments, gates.values, gates.scale, model.config, model.ops, None)
+        y_full, _ = attention_block_forward(*arguments, None, 1.0, model.config, model.ops, None)
+        total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
+        x = y_gated
+    assert losses["layerwise_error"] == pytest.approx(total, rel=1e-12) and total > 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_gates_learn_from_the_layerwise_error(kind):
+    results = {}
+    for objective, weight in (("task", 1.0), ("layerwise", 0.0), ("layerwise", 2.0)):
+        gate = GateConfig(objective=objective, layerwise_weight=weight)
+        results[objective, weight] = gradients(gate, *example(kind, gate))[1]
+    task, without, layerwise = results.values()
+    for name in task:
+        np.testing.assert_allclose(without[name], task[name], rtol=1e-10, atol=1e-13)
+        if name not in gates_of(task):
+            np.testing.assert_array_equal(layerwise[name], without[name])
+    assert any((layerwise[name] != without[name]).any() for name in gates_of(task))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_a_gate_is_the_difference_that_its_head_makes(kind, rng):
+    """∂loss/∂g_h = loss(g_h = 1) − loss(g_h = 0), exactly, for a loss that is linear in the layer's output."""
+    config = small_config(kind)
+    model = small_model(config)
+    layer = layer_parameters(model.params, 1)
+    x, dy = rng.standard_normal((2, 2, 5, 12))
+    memory = rng.standard_normal((2, 4, 12)) if config.M else None
+
+    def output(gate):
+        return attention_block_forward(x, memory, layer, model.params.get("R"), gate, 1.5, config, model.ops, None)
+
+    gate = np.array([1.0, 0.0, 0.4])
+    _, cache = output(gate)
+    _, _, _, dgate = attention_block_backward(dy, cache, model.ops)
+    for h in range(3):
+        opened, closed = gate.copy(), gate.copy()
+        opened[h], closed[h] = 1, 0
+        difference = (dy * (output(opened)[0] - output(closed)[0])).sum()
+        assert dgate[h] == pytest.approx(difference, rel=1e-11)
+    delta = head_difference(cache["attention"].o, layer["Wo"], 1.5)
+    np.testing.assert_allclose(dgate, (dy * delta).sum((1, 2, 3)), rtol=1e-12)
+
+
+# lam and its warm-up.
+
+
+def test_lam_grows_linearly_and_then_stays():
+    gate = GateConfig(lam=0.4)
+    arguments = example("all-attention", gate)
+    lams = [gradients(gate, *arguments, step, warmup=8)[0]["lam"] for step in (0, 1, 4, 8, 9, 100)]
+    assert lams == pytest.approx([0, 0.05, 0.2, 0.4, 0.4, 0.4])
+    assert gradients(gate, *arguments, 0, warmup=0)[0]["lam"] == 0.4
+
+
+def test_lam_weighs_the_gradient_of_l0():
+    """Without lam the gradients are those of the cross-entropy; lam adds to the gates, which it closes."""
+    gate = GateConfig(lam=0.4)
+    model, ids, targets, memory = example("all-attention", gate, **DROPOUT)
+    _, _, cache = model.loss(ids, targets, memory, noise())
+    plain = model.backward(1.0, cache)
+    added = {}
+    for step in (0, 5, 10):
+        _, grads = gradients(gate, model, ids, targets, memory, step, warmup=10)
+        assert list(grads) == list(model.params)
+        added[step] = {name: grads[name] - plain[name] for name in grads}
+    for name in plain:
+        assert not added[0][name].any()
+        if name in gates_of(plain):
+            p = sigmoid(model.params[name] - 0.333 * np.log(0.1 / 1.1))
+            np.testing.assert_allclose(added[10][name], 0.4 * p * (1 - p), rtol=1e-10)
+            np.testing.assert_allclose(added[5][name], added[10][name] / 2, rtol=1e-10)
+        else:
+            assert not added[10][name].any()
+
+
+def test_l0_is_the_sum_over_all_heads():
+    gate = GateConfig()
+    model, ids, targets, memory = example("all-attention", gate)
+    for name in gates_of(model.params):
+        model.params[name][...] = 2.0
+    losses, _ = gradients(gate, model, ids, targets, memory)
+    assert losses["l0"] == pytest.approx(6 * 0.943, rel=1e-3)
+
+
+def test_what_a_line_of_the_log_says():
+    gate = GateConfig()
+    model = small_model(small_config(), gate, np.array([[True, False, True], [False, False, False]]), np.float32)
+    described = GateObjective(gate, 0, 6).describe(model)
+    assert list(described) == ["heads_open", "log_alpha"] and described["heads_open"] == 2
+    assert described["log_alpha"] == [model.params[name].tolist() for name in gates_of(model.params)]
+
+
+# The controller.
+
+
+@pytest.mark.parametrize("target", [0, 3, 8, 13, 16])
+def test_the_controller_holds_its_target(target):
+    """16 gates, each of which costs loss when it closes, one more than the other; the cheapest ones close."""
+    values = np.linspace(0.002, 0.05, 16)
+    controller = GateObjective(GateConfig(target_heads=target), 0, 16).controller
+    params = {"log_alpha": np.full(16, 2.0)}
+    optimizer = make_optimizer(TrainConfig(), parameter_groups(params, 0.0))
+    counts = []
+    for step in range(3000):
+        p = sigmoid(params["log_alpha"])
+        start = 16 * sigmoid(np.array(2.0))
+        pressure = controller.pressure(p.sum(), start + min(step / 200, 1) * (target - start))
+        optimizer.step(params, {"log_alpha": (pressure - values) * p * (1 - p)}, 0.02)
+        counts.append(p.sum())
+    assert np.abs(np.array(counts[-500:]) - target).max() < 0.6
+    if 0 < target < 16:
+        assert (np.argsort(params["log_alpha"])[-target:] >= 16 - target).all()
+
+
+def test_the_controllers_pressure_stands_in_lam_s_place():
+    gate = GateConfig(target_heads=2)
+    arguments = example("all-attention", gate)
+    losses, grads = gradients(gate, *arguments)
+    assert losses["lam"] > 0  # more than 2 are open
+    _, expected = gradients(GateConfig(lam=losses["lam"]), *arguments)
+    for name in grads:
+        np.testing.assert_allclose(grads[name], expected[name], rtol=1e-13)
+
+
+def test_the_target_is_approached_from_all_heads():
+    """In the first step the gates are where they should be, so there is no pressure; later there is more and more."""
+    gate = GateConfig(target_heads=1, log_alpha_init=1.2)
+    model, ids, targets, memory = example("all-attention", gate)
+    for name in gates_of(model.params):
+        model.params[name][...] = 1.2
+    pressures = [gradients(gate, model, ids, targets, memory, step, warmup=10)[0]["lam"] for step in (0, 2, 5, 10, 20)]
+    assert pressures[0] == pytest.approx(0, abs=1e-12)
+    assert 0 < pressures[1] < pressures[2] < pressures[3] == pressures[4]
+
+
+def test_the_controllers_state_comes_back():
+    gate = GateConfig(target_heads=2, controller_lr=0.1)
+    arguments = example("all-attention", gate)
+
+    def pressures(objective: GateObjective) -> list[float]:
+        return [objective(*arguments, noise(), step)[0]["lam"] for step in range(5)]
+
+    one, two, fresh = (GateObjective(gate, 0, 6) for _ in range(3))
+    pressures(one)
+    two.load_state({name: x.copy() for name, x in one.state().items()})
+    later = pressures(one)
+    assert later == pressures(two) != pressures(fresh)
+
+
+@pytest.mark.parametrize("targets", [(None, 3), (3, None)])
+def test_a_state_of_another_objective(targets):
+    one, two = (GateObjective(GateConfig(target_heads=target), 0, 6) for target in targets)
+    with pytest.raises(CheckpointError, match=r"another setting of gate\.target_heads"):
+        two.load_state(one.state())
+
+
+def test_more_heads_than_there_are():
+    GateObjective(GateConfig(target_heads=6), 0, 6)
+    with pytest.raises(UsageError, match=r"gate\.target_heads must be at most the model's 6 heads, got 7"):
+        GateObjective(GateConfig(target_heads=7), 0, 6)
+
+
+# Exactly so many.
+
+GATES = {
+    "hard": GateConfig(),
+    "soft": GateConfig(hard=False),
+    # Opens at 0.51, for ½ does not lie in the middle of the stretch.
+    "hard, not symmetric": GateConfig(gamma=-0.5),
+    "soft, hardly stretched": GateConfig(hard=False, gamma=-1e-6, zeta=1.000001),
+}
+each_gate = pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
+
+
+def gated(gate: GateConfig, log_alpha: list, dtype: type = np.float32) -> Transformer:
+    """A model with as many heads in each layer as `log_alpha` has numbers."""
+    heads = tuple(map(len, log_alpha))
+    config = small_config(D=24, H=6, L=len(heads), heads=heads)
+    model = small_model(config, gate, dtype=dtype)
+    for name, values in zip(gates_of(model.params), log_alpha, strict=True):
+        model.params[name][...] = values
+    return model
+
+
+def heads_open(model: Transformer) -> int:
+    return int(np.concatenate(open_heads(model)).sum())
+
+
+def all_log_alpha(model: Transformer) -> np.ndarray:
+    return np.concatenate([model.params[name] for name in gates_of(model.params)])
+
+
+LOG_ALPHA = {
+    "different": [[0.3, -1.2, 2.2, 0.9], [-0.4, 0.1, -3.0, 0.05]],
+    "all equal": [[2.0] * 4] * 2,
+    "with ties": [[1.0, 0.5, 0.5, -1.0], [0.5, 1.0, 0.5, -2.0]],
+    "far apart": [[1e4, -1e4, 3.0, 2.0], [50.0, -50.0, 1e-3, -1e4]],
+    "neighbours": [np.nextafter(np.float32(7), [6, 7, 8, 7], dtype=np.float32), [7.0, 7.0, 7.0, 7.0]],
+    "a layer without heads": [[], [0.4, -0.6, 0.2]],
+}
+
+
+@each_gate
+@pytest.mark.parametrize("log_alpha", LOG_ALPHA.values(), ids=LOG_ALPHA)
+def test_settling_opens_exactly_as_many_as_wanted(log_alpha, gate):
+    """For every number; it is those with the largest log_alpha, among equals the first."""
+    total = sum(map(len, log_alpha))
+    for target in range(total + 1):
+        model = gated(gate, log_alpha)
+        before = all_log_alpha(model)
+        were_open = heads_open(model)
+        settle(model, target)
+        opened = np.concatenate(open_heads(model))
+        assert opened.sum() == target
+        if were_open != target:
+            ranked = np.argsort(-before, kind="stable")
+            assert opened[ranked].tolist() == [True] * target + [False] * (total - target)
+        assert sum(remove_closed_heads(model).config.heads) == target
+
+
+@each_gate
+def test_what_is_settled_stays_as_it_is(gate):
+    model = gated(gate, LOG_ALPHA["different"])
+    before = all_log_alpha(model)
+    settle(model, heads_open(model))
+    np.testing.assert_array_equal(all_log_alpha(model), before)
+
+
+def test_settling_moves_all_by_the_same():
+    model = gated(GateConfig(), LOG_ALPHA["different"], np.float64)
+    before = all_log_alpha(model)
+    settle(model, 2)
+    shift = all_log_alpha(model) - before
+    np.testing.assert_allclose(shift, shift[0], rtol=1e-12)
+    assert shift[0] == pytest.approx(-(0.9 + 0.3) / 2)
+
+
+@each_gate
+def test_a_gate_opens_just_above_its_opening(gate):
+    opening = opening_log_alpha(gate)
+    model = gated(gate, [[opening - 1e-3, opening + 1e-3]])
+    assert open_heads(model)[0].tolist() == [False, True]
+
+
+# Adding gates.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_added_gates_are_open_and_change_nothing_in_evaluation(kind, rng):
+    config = small_config(kind, heads=(2, 3))
+    model = small_model(config, dtype=np.float32)
+    before = dict(model.params)
+    params = add_gates(model.params, config.heads, GateConfig())
+    assert model.params == before and gates_of(before) == []
+    assert all(params[name] is x for name, x in before.items())
+    assert [params[name].tolist() for name in gates_of(params)] == [[2.0, 2.0], [2.0, 2.0, 2.0]]
+    assert all(params[name].dtype == np.float32 for name in params)
+    gated = Transformer(config, params, GateConfig())
+    assert [layer.tolist() for layer in open_heads(gated)] == [[True] * 2, [True] * 3]
+    ids = rng.integers(0, 11, (2, 5))
+    np.testing.assert_array_equal(gated.forward(ids)[0], model.forward(ids)[0])
+
+
+def test_open_heads_of_a_model_with_and_without_gates():
+    opened = np.array([[True, False, True], [False, False, False]])
+    assert np.array_equal(open_heads(small_model(small_config(), GateConfig(), opened)), opened)
+    assert [layer.tolist() for layer in open_heads(small_model(small_config(heads=(3, 0))))] == [[True] * 3, []]
+
+
+# Real training.
+
+
+@pytest.fixture(scope="module")
+def tokens() -> np.ndarray:
+    """A thousand lines of the language reference."""
+    return load_text(DataConfig()).train[:40_000].astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def baseline(tokens, tmp_path_factory) -> Transformer:
+    """Trained until its heads are worth something."""
+    config = ModelConfig(V=int(tokens.max()) + 1, L=2, D=16, H=4, N=8, T=12, M=12)
+    model = Transformer(config, init_parameters(config, np.random.default_rng(0)))
+    directory = tmp_path_factory.mktemp("baseline")
+    trainer = small_trainer(directory, model, tokens=tokens, steps=300, B=4, lr=1e-2, evaluate_every=0)
+    with trainer.log:
+        trainer.run()
+    return model
+
+
+def train_gates(
+    baseline: Transformer, tokens: np.ndarray, directory: Path, gate: GateConfig, steps: int
+) -> tuple[Transformer, list[dict]]:
+    """The model after a gate stage, and the lines of its log about training."""
+    params = {name: x.copy() for name, x in add_gates(baseline.params, baseline.config.heads, gate).items()}
+    model = Transformer(baseline.config, params, gate)
+    objective = GateObjective(gate, warmup=20, heads_total=8)
+    at_end = (lambda model: None) if gate.target_heads is None else (lambda model: settle(model, gate.target_heads))
+    options = {"steps": steps, "B": 4, "lr": 5e-3, "schedule": "constant", "evaluate_every": 0, "log_every": 1}
+    trainer = small_trainer(directory, model, objective, tokens, at_end=at_end, **options)
+    with trainer.log:
+        trainer.run()
+    return model, [r for r in read_metrics(directory / "metrics.jsonl") if r["split"] == "train"]
+
+
+def test_pressure_closes_heads_and_without_pressure_they_stay(baseline, tokens, tmp_path):
+    opened = {}
+    for lam in (0.0, 0.1, 2.0):
+        directory = tmp_path / str(lam)
+        directory.mkdir()
+        model, log = train_gates(baseline, tokens, directory, GateConfig(lam=lam), 120)
+        opened[lam] = log[-1]["heads_open"]
+        assert opened[lam] == heads_open(model) == sum(remove_closed_heads(model).config.heads)
+        assert (log[-1]["l0"] < log[0]["l0"]) == (lam > 0)
+    assert opened[0.0] == 8 > opened[0.1] > opened[2.0] == 0
+
+
+@pytest.mark.parametrize("objective", ["task", "layerwise"])
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+def test_a_run_with_a_target_ends_there(hard, objective, baseline, tokens, tmp_path):
+    gate = GateConfig(target_heads=3, hard=hard, objective=objective)
+    model, log = train_gates(baseline, tokens, tmp_path, gate, 250)
+    assert heads_open(model) == sum(remove_closed_heads(model).config.heads) == 3
+    # The controller itself comes close; what it counts fits hard gates better.
+    assert abs(log[-1]["heads_open"] - 3) <= (1 if hard else 2)
+    keys = ["loss", "l0", "lam"] if objective == "task" else ["loss", "layerwise_error", "l0", "lam"]
+    assert list(log[-1]) == ["stage", "step", "split", *keys, "lr", "grad_norm", "heads_open", "log_alpha"]

@@ -1,0 +1,92 @@
+"""Small models of every kind and a trainer for them, for the tests of several rooms."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import GateConfig, ModelConfig, TrainConfig
+from tinyprune.data import Segments
+from tinyprune.model.parameters import init_parameters
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import add_gates
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.loop import LanguageModelling, Trainer
+from tinyprune.training.metrics import MetricsLog
+from tinyprune.training.optimizers import make_optimizer, parameter_groups
+
+
+def small_config(kind: str = "all-attention", **options: Any) -> ModelConfig:
+    """Distinct sizes, so that no mix-up goes unnoticed."""
+    sizes = {"V": 11, "L": 2, "D": 12, "H": 3, "T": 5, "M": 4}
+    sizes |= {"N": 6} if kind == "all-attention" else {"N": 0, "F": 7}
+    if kind == "transformer":
+        sizes |= {"M": 0, "mask": "causal"}
+    return ModelConfig(kind=kind, **sizes | options)
+
+
+def small_model(
+    config: ModelConfig,
+    gate: GateConfig | None = None,
+    opened: NDArray | None = None,
+    dtype: type = np.float64,
+    seed: int = 0,
+) -> Transformer:
+    """Parameters of telling size, no bias 0, no two gates alike.
+
+    Args:
+        opened: which heads are open, (L, H) bool; all if None.
+    """
+    rng = np.random.default_rng(seed)
+    params = init_parameters(config, rng, dtype)
+    params = {name: (2 * x + 0.3 * rng.standard_normal(x.shape)).astype(dtype) for name, x in params.items()}
+    if gate is not None:
+        params = add_gates(params, config.heads, gate)
+        for i in range(config.L):
+            log_alpha = params[f"layers.{i}.log_alpha"]
+            # Between −2 and 2 a soft gate is neither 0 nor 1, above 0 a hard one is open; at −4 both are closed.
+            log_alpha[...] = rng.uniform(0.1 if gate.hard else -2.0, 2.0, log_alpha.size)
+            if opened is not None:
+                log_alpha[~opened[i]] = -4
+    return Transformer(config, params, gate)
+
+
+def read(model: Transformer, ids: NDArray) -> NDArray:
+    """Hidden states (B, n, D) of a text (B, n), read in segments of T with memory."""
+    memory, parts = None, []
+    for start in range(0, ids.shape[1], model.config.T):
+        h, memory, _ = model.forward(ids[:, start : start + model.config.T], memory)
+        parts.append(h)
+    return np.concatenate(parts, 1)
+
+
+def small_trainer(
+    directory: Path, model: Transformer, objective: Any = None, tokens: NDArray | None = None, **options: Any
+) -> Trainer:
+    """A stage called "train" in `directory`, on `tokens` (by default random ones); to be run in `with trainer.log:`.
+
+    Args:
+        options: fields of `TrainConfig` by their names, others of `Trainer`.
+    """
+    if tokens is None:
+        tokens = np.random.default_rng(1).integers(0, model.config.V, 70)
+    fields = TrainConfig.__dataclass_fields__
+    config = TrainConfig(**{"B": 2, "lr": 0.01} | {k: v for k, v in options.items() if k in fields})
+    others = {
+        "segments": Segments(tokens, config.B, model.config.T),
+        "validate": lambda model: evaluate(model, tokens[:20], 20),
+    } | {k: v for k, v in options.items() if k not in fields}
+    return Trainer(
+        stage="train",
+        model=model,
+        config=config,
+        optimizer=make_optimizer(config, parameter_groups(model.params, config.weight_decay, 10.0)),
+        objective=objective or LanguageModelling(),
+        rng=np.random.default_rng(3),
+        path=directory / "train.safetensors",
+        metadata={"note": "small"},
+        log=MetricsLog(directory / "metrics.jsonl"),
+        go_on="tinyprune train here --resume",
+        **others,
+    )

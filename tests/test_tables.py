@@ -1,0 +1,82 @@
+"""Tables: what a person reads, and the same as Markdown and JSON."""
+
+import json
+
+import pytest
+
+from tinyprune.tables import json_table, markdown_table, show, text_table
+
+RECORDS = [
+    {"stage": "train", "heads_open": 32, "bits_per_character": 2.123456, "passed": True},
+    {"stage": "finetune", "heads_open": 1234567, "bits_per_character": 12.5, "passed": False},
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (True, "yes"),
+        (False, "no"),
+        (0, "0"),
+        (1234567, "1,234,567"),
+        (-1200, "-1,200"),
+        (0.0, "0"),
+        (2.123456, "2.123"),
+        (0.001234567, "0.001235"),
+        (0.00012345, "1.2e-04"),
+        (-1e-15, "-1.0e-15"),
+        (123.456, "123.5"),
+        (9999.4, "9999"),
+        (9999.96, "10,000"),
+        (1234567.8, "1,234,568"),
+        ("a name", "a name"),
+        (None, "None"),
+        ([8, 0], "[8, 0]"),
+    ],
+)
+def test_cells(value, shown):
+    assert show(value) == shown
+
+
+def test_text_is_aligned_numbers_to_the_right():
+    assert text_table(RECORDS) == "\n".join(
+        [
+            "stage     heads open  bits per character  passed",
+            "────────  ──────────  ──────────────────  ──────",
+            "train             32               2.123  yes",
+            "finetune   1,234,567                12.5  no",
+        ]
+    )
+
+
+def test_a_column_is_as_wide_as_its_widest_cell():
+    lines = text_table([{"a": "a long name", "b": 1}, {"a": "x", "b": 12345}]).splitlines()
+    assert lines == ["a                 b", "───────────  ──────", "a long name       1", "x            12,345"]
+
+
+def test_markdown():
+    assert markdown_table(RECORDS).splitlines() == [
+        "| stage | heads open | bits per character | passed |",
+        "| --- | --- | --- | --- |",
+        "| train | 32 | 2.123 | yes |",
+        "| finetune | 1,234,567 | 12.5 | no |",
+    ]
+
+
+def test_json_keeps_keys_order_and_every_digit():
+    records = json.loads(json_table(RECORDS))
+    assert records == RECORDS
+    assert [list(record) for record in records] == [list(record) for record in RECORDS]
+
+
+@pytest.mark.parametrize("table", [text_table, markdown_table, json_table])
+def test_the_records_stay_as_they_are(table):
+    before = json.dumps(RECORDS)
+    assert table(RECORDS) == table(RECORDS)
+    assert json.dumps(RECORDS) == before
+
+
+@pytest.mark.parametrize("table", [text_table, markdown_table])
+def test_the_first_records_keys_are_the_columns(table):
+    rows = [{"a": 1, "b": 2}, {"b": 4, "a": 3, "c": 5}]
+    assert table(rows) == table([{"a": 1, "b": 2}, {"a": 3, "b": 4}])
