@@ -7,6 +7,7 @@ import tomllib
 import pytest
 
 from tinyprune.config import (
+    KINDS,
     Config,
     DataConfig,
     GateConfig,
@@ -246,11 +247,28 @@ def test_options_replace_single_values_and_are_validated():
         ({"nope.B": 0}, "unknown table 'nope' in 'nope.B'; allowed are seed, model"),
         ({"seed.B": 0}, "unknown table 'seed' in 'seed.B'"),
         ({"nope": 0}, "unknown table or key 'nope'"),
-        ({"model.kind": "transformer"}, "model.N must be 0"),
+        ({"model.kind": "transformer", "model.N": 3}, "model.N must be 0"),
     ):
         with pytest.raises(UsageError) as error:
             RunConfig().with_options(options)
         assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("start", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kind_is_one_switch_and_keeps_the_parameters(start, kind):
+    """Persistent vectors become a feed-forward block of as many parameters, but for its biases and LayerNorm."""
+    before = RunConfig().with_options({"model.N": 24}).with_options({"model.kind": start})
+    after = before.with_options({"model.kind": kind})
+    assert after.model.kind == kind and 24 in (after.model.N, after.model.F)
+    assert RunConfig().with_options({"model.kind": kind, "model.M": 0, "model.mask": "causal"}).model.M == 0
+
+
+def test_a_run_file_explains_every_setting():
+    lines = to_toml(RunConfig().to_dict()).splitlines()
+    settings = [line for line in lines if " = " in line]
+    assert len(settings) > 60
+    assert [line for line in settings if "  # " not in line] == ["seed = 0"]
 
 
 def test_layers_and_heads_can_be_changed_as_long_as_no_head_is_gone():

@@ -220,12 +220,11 @@ def load_saved(arguments: argparse.Namespace):
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
     """`tinyprune eval`."""
+    from tinyprune.data import load_text
     from tinyprune.report import milliseconds_per_1k_tokens, stage_record
-    from tinyprune.stages import check_digest, load_text
 
     saved = load_saved(arguments)
-    text = load_text(saved.data, saved.tokenizer)
-    check_digest(text, saved)
+    text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
     (ms,) = milliseconds_per_1k_tokens([saved.model], text, B=16)
     record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
     print_records([record | {"split": arguments.split}], arguments.json)
@@ -283,7 +282,7 @@ def describe(arguments: argparse.Namespace) -> None:
     else:
         config = load_preset(arguments.preset or "tiny").with_options(parse_options(arguments.options)).model
     if not config.V:
-        from tinyprune.stages import load_text
+        from tinyprune.data import load_text
 
         data = load_preset(arguments.preset or "tiny").with_options(parse_options(arguments.options)).data
         config = dataclasses.replace(config, V=load_text(data).tokenizer.V)
@@ -334,8 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     except TinypruneError as error:
         return complain(error, error.exit_status)
     except KeyboardInterrupt:
-        print("tinyprune: interrupted; every checkpoint is whole, --resume goes on from the last", file=sys.stderr)
-        return 130
+        return complain("interrupted; every checkpoint is whole, --resume goes on from the last", 130)
     except BrokenPipeError:  # the reader has gone (`| head`)
         give_up_output()
         return 1
@@ -347,9 +345,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def complain(error: object, status: int) -> int:
-    """One line on standard error; returns `status`."""
-    print(f"tinyprune: error: {' '.join(str(error).split())}", file=sys.stderr)
+def complain(message: object, status: int) -> int:
+    """One line on standard error, an error unless the user stopped it (status 130); returns `status`."""
+    kind = "" if status == 130 else "error: "
+    print(f"tinyprune: {kind}{' '.join(str(message).split())}", file=sys.stderr)
     return status
 
 

@@ -231,10 +231,10 @@ class GateConfig(Config):
 
     objective: str = option("task", "what the gates minimise beside lam * L0", choices=("task", "layerwise"))
     lam: float = option(0.02, "weight of the L0 loss, a sum over all heads", low=0.0)
-    lam_warmup: int = option(
-        0, "steps over which lam is reached, or a target if half of the stage is less; 0: an epoch", low=0
+    lam_warmup: int | None = option(None, "steps over which lam rises from 0; not given: the first epoch", low=0)
+    target_heads: int | None = option(
+        None, "hold so many heads open by a controller, instead of lam; reached half-way", low=0
     )
-    target_heads: int | None = option(None, "hold so many heads open by a controller, instead of lam", low=0)
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     beta: float = option(0.333, "temperature of the concrete distribution", low=1e-3, high=10.0)
@@ -291,6 +291,8 @@ class RunConfig:
     def with_options(self, options: dict[str, Any]) -> Self:
         """A copy with `{"table.key": value}` replaced, validated like a file."""
         tables = self.to_dict()
+        if "model.kind" in options:
+            tables["model"] |= of_kind(self.model, options["model.kind"])
         for name, value in options.items():
             table, _, key = name.partition(".")
             if not key:
@@ -302,17 +304,33 @@ class RunConfig:
         return self.from_dict(tables)
 
 
+def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
+    """What must change with the kind: as many parameters in persistent vectors as in a feed-forward block.
+
+    N persistent keys and values of all heads have 2·N·D parameters, a feed-forward block of width F has 2·D·F.
+    """
+    width = model.N or model.F
+    changes: dict[str, Any] = {"N": width, "F": 0} if kind == "all-attention" else {"N": 0, "F": width}
+    return changes | ({"M": 0, "mask": "causal"} if kind == "transformer" else {})
+
+
 def to_toml(tables: dict[str, Any]) -> str:
-    """Write nested plain values as TOML. Numbers, strings, booleans and lists look the same in JSON and in TOML."""
+    """Write a run's plain values as TOML, each with its meaning as a comment.
 
-    def line(key: str, value: Any) -> str:
+    Numbers, strings, booleans and lists look the same in JSON and in TOML.
+    """
+    hints = typing.get_type_hints(RunConfig)
+
+    def line(table: str, key: str, value: Any) -> str:
         # TOML takes neither JSON's halves of a character beyond U+FFFF nor a bare delete character.
-        return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+        text = f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+        fields = {f.name: f for f in dataclasses.fields(hints[table])} if table in hints else {}
+        return f"{text:<28}# {fields[key].metadata['doc']}" if key in fields else text
 
-    lines = [line(k, v) for k, v in tables.items() if not isinstance(v, dict)]
+    lines = [line("", k, v) for k, v in tables.items() if not isinstance(v, dict)]
     for name, table in tables.items():
         if isinstance(table, dict):
-            lines += ["", f"[{name}]", *(line(k, v) for k, v in table.items())]
+            lines += ["", f"[{name}]", *(line(name, k, v) for k, v in table.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -338,5 +356,9 @@ def load_preset(name: str) -> RunConfig:
         text = (resources.files("tinyprune.presets") / f"{name}.toml").read_text(encoding="utf-8")
         return read_config(text, f"preset {name}")
     if path.suffix == ".toml" and path.is_file():
-        return read_config(path.read_text(encoding="utf-8"), str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {path}: {error}; give a preset or a TOML file in UTF-8") from error
+        return read_config(text, str(path))
     raise UsageError(f"no preset or .toml file {name!r}; presets are {', '.join(preset_names())}")

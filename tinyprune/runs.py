@@ -113,7 +113,7 @@ class RunDirectory:
         try:
             return read_config(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read {path}: {error}; start with: tinyprune train {self.path}") from error
+            raise UsageError(f"cannot read {path}: {error}; put it back, or start a new run") from error
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.toml, making the directory."""
@@ -124,6 +124,8 @@ class RunDirectory:
         path = self.path / name
         try:
             replace_file(path, text.encode("utf-8"))
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{path} cannot hold {text[error.start - 20 : error.end]!r}: not UTF-8") from error
         except OSError as error:
             remedy = "free some space" if error.errno in NO_SPACE else "choose a directory that can be written"
             raise SaveError(

@@ -10,9 +10,11 @@ Record = dict[str, Any]
 
 
 def show(value: Any) -> str:
-    """A cell: thousands separated, floats with four digits that mean something, yes and no."""
+    """A cell: thousands separated, floats with four digits that mean something, yes and no, a dash for None."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "–"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
@@ -32,7 +34,9 @@ def text_table(records: list[Record]) -> str:
     cells = [[column.replace("_", " ") for column in columns]]
     cells += [[show(record[column]) for column in columns] for record in records]
     widths = [max(len(row[j]) for row in cells) for j in range(len(columns))]
-    numeric = [all(isinstance(r[c], int | float) and not isinstance(r[c], bool) for r in records) for c in columns]
+    numeric = [
+        all(isinstance(r[c], int | float | None) and not isinstance(r[c], bool) for r in records) for c in columns
+    ]
     lines = []
     for row in cells:
         padded = [

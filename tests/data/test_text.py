@@ -53,7 +53,10 @@ def test_the_splits_together_are_the_text(lines, kind):
         assert "<unk>" in whole
     else:
         assert whole == LINES
-    assert sum(text.characters.values()) == len(LINES.encode() if kind == "byte" else LINES)
+    if kind == "word":
+        assert text.characters["train"] > 0 and text.characters["valid"] == text.characters["test"] == 0
+    else:
+        assert sum(text.characters.values()) == len(LINES.encode() if kind == "byte" else LINES)
     assert text.train.max() < text.tokenizer.V
 
 
@@ -177,6 +180,29 @@ def test_every_character_has_a_number_even_if_only_the_end_has_it(tmp_path):
 
 
 @pytest.mark.parametrize("large", [False, True])
+def test_words_that_became_unknown_stand_for_no_characters(tmp_path, kept, large):
+    """`<unk>` in the text itself is a word like others; only a word that is replaced by it loses characters."""
+    path = tmp_path / "text"
+    limit = 10 if large else 10_000
+    for end, characters in (("a <unk>\n" * 5, 40), ("a b <unk>\n" * 5, 0)):
+        path.write_text("a <unk>\n" * 10 + end)
+        valid = min(0.5, len(end) / path.stat().st_size)
+        config = DataConfig(corpus=str(path), tokenizer="word", valid_fraction=valid, test_fraction=0.0)
+        text = load_text(config, in_memory_bytes=limit)
+        assert text.characters["train"] == 80
+        assert text.characters["valid"] == characters
+
+
+def test_a_text_that_has_changed_is_noticed_before_it_is_tokenised(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("ab" * 50)
+    first = load_text(DataConfig(corpus=str(path)))
+    path.write_text("cd" * 50)
+    with pytest.raises(UsageError, match="is not the one that the model was trained on"):
+        load_text(DataConfig(corpus=str(path)), first.tokenizer, digest=first.digest)
+
+
+@pytest.mark.parametrize("large", [False, True])
 def test_any_file_can_be_read_as_bytes_and_only_text_as_characters(tmp_path, kept, large):
     path = tmp_path / "binary"
     data = np.random.default_rng(0).bytes(5000)
@@ -194,7 +220,7 @@ def test_any_file_can_be_read_as_bytes_and_only_text_as_characters(tmp_path, kep
     [
         ("a", {}, "train split needs at least 2 tokens and has 1; .* lower both fractions"),
         ("abcdefgh", {"valid_fraction": 0.5, "test_fraction": 0.5}, "train split .* has 0"),
-        ("abcdefghijklmnop", {}, "valid split .* has 0; .* set data.valid_fraction to 0"),
+        ("abcdefghijklmnop", {}, "valid split .* has 0; .* raise data.valid_fraction"),
         ("abcdefghijklmnop", {"valid_fraction": 0.0, "test_fraction": 0.1}, "test split .* has 1"),
         ("   \t  " * 10, {"tokenizer": "word"}, "train split .* has 0"),
     ],

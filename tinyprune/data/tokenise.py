@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from tinyprune.config import DataConfig
 from tinyprune.data.corpora import SPLITS, Corpus
 from tinyprune.data.spans import CHUNK, Progress, Span, ignore_progress, whole_words
 from tinyprune.data.tokenizers import (
+    UNKNOWN,
     ByteTokenizer,
     CharacterTokenizer,
     Tokenizer,
@@ -79,7 +81,7 @@ def tokenise(
 
     Returns:
         tokens: of each split, (n,) uint8, uint16 or uint32; read-only memory maps if they are kept.
-        characters: of each split's raw text; for the byte tokenizer, bytes.
+        characters: of each split's raw text; for the byte tokenizer, bytes; 0 if some of its words became `<unk>`.
 
     Raises:
         UsageError: if the text is not UTF-8 and the tokenizer not the byte tokenizer, or if a character has no number.
@@ -91,7 +93,7 @@ def tokenise(
         for split, span in corpus.splits.items():
             parts = list(_encode(span, tokenizer, ignore_progress))
             tokens[split] = np.concatenate([np.empty(0, _dtype(tokenizer)), *(ids for ids, _ in parts)])
-            characters[split] = sum(length for _, length in parts)
+            characters[split] = known(sum(length for _, length in parts))
         return tokens, characters
     folder = keep_in / f"{_kept_name(corpus, digest, tokenizer.to_dict())}.tokens"
     if not folder.exists():
@@ -114,8 +116,8 @@ def _build_tokenizer(corpus: Corpus, config: DataConfig, progress: Progress) -> 
     return CharacterTokenizer.build(chunk for span in corpus.splits.values() for chunk in span.read_text(progress))
 
 
-def _encode(span: Span, tokenizer: Tokenizer, progress: Progress) -> Iterator[tuple[NDArray, int]]:
-    """The ids of each chunk of a text, and how many characters (bytes) the chunk has."""
+def _encode(span: Span, tokenizer: Tokenizer, progress: Progress) -> Iterator[tuple[NDArray, float]]:
+    """The ids of each chunk of a text, and how many characters (bytes) they stand for; NaN if words became `<unk>`."""
     if tokenizer.kind == "byte":
         chunks = span.read_bytes(progress)
     elif tokenizer.kind == "word":
@@ -123,7 +125,14 @@ def _encode(span: Span, tokenizer: Tokenizer, progress: Progress) -> Iterator[tu
     else:
         chunks = span.read_text(progress)
     for chunk in chunks:
-        yield tokenizer.encode(chunk).astype(_dtype(tokenizer)), len(chunk)
+        ids = tokenizer.encode(chunk)
+        lost = tokenizer.kind == "word" and (ids == tokenizer.unknown).sum() > chunk.count(UNKNOWN)
+        yield ids.astype(_dtype(tokenizer)), math.nan if lost else len(chunk)
+
+
+def known(characters: float) -> int:
+    """How many characters, or 0 if that is NaN: then the tokens do not stand for the text."""
+    return 0 if math.isnan(characters) else int(characters)
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype:
@@ -174,7 +183,7 @@ def _write_split(path: Path, span: Span, tokenizer: Tokenizer, progress: Progres
         _write_header(file, tokenizer, count)
         file.flush()
         os.fsync(file.fileno())
-    return characters
+    return known(characters)
 
 
 def _write_header(file: BinaryIO, tokenizer: Tokenizer, count: int) -> None:

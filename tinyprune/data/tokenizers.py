@@ -127,6 +127,7 @@ class WordTokenizer:
         self.words = list(words)
         self.V = len(self.words)
         self._ids = {word: i for i, word in enumerate(self.words)}
+        self.unknown = self._ids.get(UNKNOWN)
         if len(self._ids) != self.V or UNKNOWN not in self._ids or END_OF_LINE not in self._ids:
             raise UsageError(f"the words of a word tokenizer must not repeat, and include {UNKNOWN} and {END_OF_LINE}")
 
@@ -161,8 +162,7 @@ class WordTokenizer:
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Token ids, (n,) int64. Only an end of line gives `<eos>`: a prompt without one goes on in its line."""
-        ids, unknown = self._ids, self._ids[UNKNOWN]
-        return np.array([ids.get(word, unknown) for word in _words(text)], np.int64)
+        return np.array([self._ids.get(word, self.unknown) for word in _words(text)], np.int64)
 
     def decode(self, ids: ArrayLike) -> str:
         """The words of these ids, one space between them, and a new line after each `<eos>`.

@@ -69,8 +69,9 @@ def cluster_ranges(config: ModelConfig) -> list[tuple[int, int]]:
 def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type = np.float32) -> Parameters:
     """Draw a new model's parameters.
 
-    Embeddings, positions and the softmax's own matrices are uniform(±√(1/D)), the layers' matrices and persistent
-    vectors uniform(±√(1/(D·L))); norms start as the identity, all biases at 0.
+    Embeddings, positions and the output side's own matrices (the adaptive softmax's projections and cluster vectors)
+    are uniform(±√(1/D)); the layers' matrices, Wo among them, and persistent vectors uniform(±√(1/(D·L))). Norms start
+    as the identity, all biases at 0.
 
     Args:
         config: with V set.

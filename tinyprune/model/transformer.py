@@ -27,7 +27,7 @@ from tinyprune.model.layers import (
 )
 from tinyprune.model.parameters import Parameters, layer_parameters, parameter_shapes, put_heads, take_heads
 
-Memory = list[NDArray]
+Memory = list[NDArray]  # for each layer (B, up to M, D)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 The vocabulary, sorted by falling frequency, is cut into clusters 0 … C. Cluster c has a table of its own:
 
-    out = √D · tables[c][ids − first_c] · projections[c] · keep[ids] / (1 − rate)
+    out = √D · tables[c][ids − first_c] · projections[c − 1] · keep[ids] / (1 − rate)
 
-    tables[c] (V_c, D_c)    D_0 = D and D_c = D / div_value^c    projections[c] (D_c, D), none for c = 0
+    tables[c] (V_c, D_c)    D_0 = D and D_c = D / div_value^c    projections[c − 1] (D_c, D), none for c = 0
 
 Tables and projections are tied: the adaptive softmax uses the same ones.
 """

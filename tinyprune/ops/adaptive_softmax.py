@@ -2,7 +2,7 @@
 (Grave et al. 2017, §4; tied to the adaptive embedding as in Baevski & Auli 2019, §3)
 
     head      = softmax over [x · tables[0]ᵀ + biases[0],  x · cluster_weightᵀ + cluster_bias]     V_0 words, C clusters
-    tail_c    = softmax over (x · projections[c]ᵀ) · tables[c]ᵀ + biases[c]                        V_c words
+    tail_c    = softmax over (x · projections[c − 1]ᵀ) · tables[c]ᵀ + biases[c]                        V_c words
     log p(v)  = log head_v                                    for a word of cluster 0
               = log head_(V_0 + c − 1) + log tail_c,(v − first_c)     for a word of cluster c ≥ 1
     loss      = mean_r −log p(targets_r)
@@ -111,7 +111,7 @@ def adaptive_softmax_backward(dout: float | np.inexact, cache: tuple) -> tuple:
         dlogits = cross_entropy_backward(dout * (place.size / R), tail_cache)
         # logits = narrow tables[c]ᵀ + biases[c]
         dnarrow, dtable, dtail_bias = linear_backward(dlogits, word_linear)
-        # narrow = x[place] projections[c]ᵀ
+        # narrow = x[place] projections[c - 1]ᵀ
         drows, dprojection, _ = linear_backward(dnarrow, narrow_linear)
         dx[place] += drows
         dtables.append(np.ascontiguousarray(dtable.T))

@@ -74,7 +74,7 @@ def hard_concrete_forward(
 def hard_concrete_backward(dout: NDArray, cache: tuple) -> NDArray:
     """Gradient of `hard_concrete_forward` with respect to `log_alpha`, the same for hard and soft gates.
 
-        ∂g/∂log_alpha = (zeta − gamma) · s (1 − s) / beta   where 0 < s̄ < 1, else 0
+        ∂g/∂log_alpha = (zeta − gamma) · s (1 − s) / beta   where 0 < s̄ < 1, else 0     (evaluation: beta = 1)
 
     Args:
         dout: gradient of the loss with respect to `gate`, shape of `log_alpha`. Not modified.

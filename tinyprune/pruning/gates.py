@@ -1,8 +1,8 @@
 """Training with gates: every head gets one, and a loss that wants them shut.
 
     task       loss = cross-entropy + lam · L0                           (Shim et al. 2021)
-    layerwise  the gates also minimise, each layer for itself, the relative error that they make in its output,
-               ‖y_gated − y_full‖² / ‖y_full − x‖² on the layer's own input; nothing but the gates learns from it
+    layerwise  the same, and the gates also minimise, each layer for itself, the relative error that they make in its
+               output, ‖y_gated − y_full‖² / ‖y_full − x‖² on the layer's own input; only the gates learn from it
     target     instead of lam · L0: a controller that holds the expected number of open heads at a target
 
 lam grows linearly from 0 (and t falls from all heads to the target), so that pruning begins from the trained model. L0
@@ -40,14 +40,19 @@ def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
 
 
 class Controller:
-    """Holds the expected number of open heads h at a target t by a Lagrangian that is played from both sides.
+    """Holds the number of open heads h at a target t by a Lagrangian, lam1 · (h − t) + lam2 · (h − t)² / heads.
 
-    The gates descend on lam1 · (h − t) + lam2 · (h − t)² / heads, the two multipliers ascend on it: as long as too many
-    heads are open the pressure to close them grows, and the other way round. Distances are counted in shares of all
-    heads, so that one step size serves models of every size. (Platt & Barr 1988; Wang et al. 2020, §4.2)
+    It is played from both sides. Its slope over h, lam1 + 2 · lam2 · (h − t) / heads, is the pressure that closes
+    gates, in lam's place before L0; the two multipliers ascend. As long as too many heads are open the pressure grows,
+    and the other way round. (Platt & Barr 1988; Wang et al. 2020, §4.2)
 
     Gates answer slowly, some hundred steps after the pressure: multipliers that start at 0 and grow fast overshoot far
     (measured: down to 5 heads where 16 were wanted). So lam2 starts where it steers at once, and the steps are small.
+
+    Args:
+        target: how many heads to hold open.
+        heads_total: how many have gates; distances are shares of these, so that one `lr` serves models of every size.
+        lr: step size of the multipliers.
     """
 
     LAM2_START = 0.5
@@ -60,7 +65,7 @@ class Controller:
         self.lam2 = self.LAM2_START
 
     def pressure(self, h: float, t: float) -> float:
-        """∂penalty/∂h for the gates, comparable with lam; then the multipliers take their step."""
+        """What stands in lam's place for `h` open heads and the target `t` of the moment; the multipliers step."""
         distance = (h - t) / self.heads_total
         pressure = self.lam1 + 2 * self.lam2 * distance
         self.lam1 += self.lr * distance
@@ -123,9 +128,9 @@ class GateObjective:
     def pressure(self, model: Transformer, share: float) -> float:
         """What the controller sets in lam's place, the target being `share` of the way from the start to its end.
 
-        It counts h = Σ sigmoid(log_alpha − opening), which is ½ for a head on the border of what evaluation opens. For
-        a hard gate that is P(g = 1), the share of forward passes that use the head. L0 = Σ P(g > 0) also counts gates
-        that are mostly shut; with it as the count, a target of 16 ended with 11 open.
+        Its gauge is h = Σ sigmoid(log_alpha − opening), ½ for a head on the border of what evaluation opens. For the
+        paper's hard gates that is P(g = 1), the share of forward passes that use the head. L0 = Σ P(g > 0) also counts
+        gates that are mostly shut; with it as the gauge, a target of 16 ended with 11 open.
         """
         opening = opening_log_alpha(self.gate)
         h = sum(
@@ -172,14 +177,17 @@ class GateObjective:
             self.controller.lam1, self.controller.lam2 = state["lam"].tolist()
 
 
-def settle(model: Transformer, target: int) -> None:
+def settle(model: Transformer, target: int) -> int:
     """Shift all log_alpha by one number so that exactly `target` heads are open in evaluation, if they are not yet.
+
+    Returns how many heads that closed, or opened if negative.
 
     The controller holds the expected number at the target; single gates may still lie on the wrong side of it. A
     common shift keeps their order, so the heads that stay are those with the largest log_alpha.
     """
-    if sum(int(layer.sum()) for layer in open_heads(model)) == target:
-        return
+    surplus = sum(int(layer.sum()) for layer in open_heads(model)) - target
+    if surplus == 0:
+        return 0
     names = [f"layers.{i}.log_alpha" for i in range(model.config.L)]
     log_alpha = np.concatenate([model.params[name] for name in names])
     order = np.argsort(-log_alpha, kind="stable")
@@ -195,6 +203,7 @@ def settle(model: Transformer, target: int) -> None:
     log_alpha[go] = np.minimum(log_alpha[go], opening - margin)
     for name, values in zip(names, np.split(log_alpha, np.cumsum(model.config.heads)[:-1]), strict=True):
         model.params[name][...] = values
+    return surplus
 
 
 def opening_log_alpha(gate: GateConfig) -> float:

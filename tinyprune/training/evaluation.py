@@ -18,7 +18,7 @@ class Evaluation:
     Attributes:
         nats_per_token: natural-log loss, averaged over all tokens but the first, which nothing precedes.
         tokens: how many were predicted.
-        characters: how many characters of text these tokens stand for.
+        characters: how many characters of text these tokens stand for; 0 if they do not stand for it, see `Text`.
     """
 
     nats_per_token: float
@@ -31,8 +31,13 @@ class Evaluation:
         return math.exp(self.nats_per_token) if self.nats_per_token < 709 else math.inf
 
     @property
-    def bits_per_character(self) -> float:
-        """Bits needed for each character of the text, whatever the tokens are."""
+    def bits_per_character(self) -> float | None:
+        """Bits needed for each character of the text, whatever the tokens are; None if words became `<unk>`.
+
+        Words that are one and the same `<unk>` to the model would come for free.
+        """
+        if not self.characters:
+            return None
         return self.nats_per_token / math.log(2) * self.tokens / self.characters
 
 

@@ -9,6 +9,7 @@ not.
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ class Objective(Protocol):
         rng: np.random.Generator,
         step: int,
     ) -> tuple[dict[str, float], Memory, Parameters]:
-        """Named losses (the first is the one to be finite and shown), memory for the next segment, gradients."""
+        """Named losses, all to be finite and shown; memory for the next segment; gradients by name."""
 
     def describe(self, model: Transformer) -> dict[str, Any]:
         """More for the log, worked out only when a line is written."""
@@ -103,6 +104,8 @@ class Trainer:
         validate: called every `config.evaluate_every` steps, and after the last.
         go_on: how to resume, for the message after Ctrl-C.
         at_end: called once after the last step, before the last validation.
+        step: how many updates have been made.
+        memory: that the last step left behind, for each layer (B, up to M, D).
     """
 
     stage: str
@@ -187,8 +190,8 @@ class Trainer:
         table = "gate_train" if self.stage == "gate" else self.stage
         kept = f"{self.path} holds the last checkpoint" if self.path.exists() else "no checkpoint has been saved yet"
         return NotFiniteError(
-            f"{self.stage}: {what} in step {self.step + 1}; {kept}; lower {table}.lr, set a smaller {table}.clip or a "
-            f"longer {table}.warmup"
+            f"{self.stage}: {what} in step {self.step + 1}; {kept}; lower lr (or clip at a smaller norm, or warm up "
+            f"longer) in table [{table}] of the run's config.toml, then go on with: {self.go_on}"
         )
 
     def save(self, finished: bool = False) -> None:
@@ -259,6 +262,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+        # os.write, not print: a handler may run in the middle of another write.
+        os.write(2, b"\ntinyprune: stopping after this step; once more stops at once\n")
 
     # Signals reach the main thread only.
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()

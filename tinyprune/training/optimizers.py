@@ -14,6 +14,7 @@ parameters: every scalar is a Python float, which NumPy never takes as a reason 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,9 +24,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
-
-# The last part of the names of normalisations and biases. `u` and `w` are the biases of relative attention.
-WITHOUT_DECAY = {"scale", "bias", "bo", "b1", "b2", "u", "w"}
+from tinyprune.model.parameters import is_bias
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ def parameter_groups(
     """
     groups = {}
     for name in names:
-        first, last = name.split(".")[0], name.split(".")[-1]
+        last = name.split(".")[-1]
         if last == "log_alpha":
             groups[name] = ParameterGroup(lr_multiplier=gate_lr_multiplier)
-        elif first == "out_bias" or last in WITHOUT_DECAY:
+        elif last == "scale" or is_bias(name):
             groups[name] = ParameterGroup()
         else:
             groups[name] = ParameterGroup(weight_decay=weight_decay)
@@ -88,7 +87,7 @@ def clip_gradients(grads: dict[str, NDArray], max_norm: float) -> float:
     return total
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What the rules share: the count of steps, and moments (running averages), which start at zero.
 
     A rule says which moments it keeps of each parameter, and how one parameter is updated.
@@ -102,9 +101,9 @@ class Optimizer:
         self.steps = 0
         self.moments: dict[str, NDArray] = {}
 
+    @abstractmethod
     def update(self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float) -> None:
         """Move `param` and its `moments`, in place, by one step."""
-        raise NotImplementedError
 
     def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float) -> None:
         """Update in place every parameter that has a gradient. Gradients are not modified.
