@@ -137,16 +137,16 @@ def test_the_open_configuration_keeps_the_heads_original_numbers():
 # Time.
 
 
-@pytest.mark.parametrize("B", [2, 10_000], ids=["as in training", "more than the text has"])
-def test_milliseconds_are_measured_for_every_model(B, run):
-    """At least three of five rounds take as long as the median; most of the time goes into what is measured."""
-    B = min(B, len(run.text.valid))
+@pytest.mark.parametrize("at_least", [0.0, 0.1])
+def test_milliseconds_are_measured_for_every_model(at_least, run):
+    """Half of the rounds take as long as the median or longer; most of the time goes into what is measured."""
     start = time.perf_counter()
-    measured = milliseconds_per_1k_tokens(models(run), run.text, B)
+    measured = milliseconds_per_1k_tokens(models(run), run.text, at_least)
     passed = time.perf_counter() - start
     assert len(measured) == 4 and all(type(ms) is float and ms > 0 for ms in measured)
-    seconds = sum(measured) / 1000 * (B * 8 / 1000)
+    seconds = sum(measured) / 1000 * (16 * 8 / 1000)
     assert passed / 1000 < 3 * seconds <= passed
+    assert passed >= 4 * at_least
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,7 +154,7 @@ def test_milliseconds_for_every_kind(kind):
     config = small_config(kind)
     tokens = np.arange(60) % 11
     text = Text(None, tokens, tokens, tokens, {"valid": 60}, "", "numbers")
-    assert milliseconds_per_1k_tokens([small_model(config)], text, 4)[0] > 0
+    assert milliseconds_per_1k_tokens([small_model(config)], text, 0)[0] > 0
 
 
 # report.md.
@@ -167,15 +167,19 @@ def report(run: Run, records: list[dict]) -> str:
 
 def test_the_first_sentence_is_what_the_table_says(run, records):
     first, last = records[0], records[-1]
-    change = 100 * (last["bits_per_character"] / first["bits_per_character"] - 1)
+    by_layer = ", ".join(map(str, run.load("finetune").model.config.heads))
     assert report(run, records).startswith(
-        f"# small 3 of 8 heads were removed and the rest fine-tuned: {last['parameters']:,} of "
-        f"{first['parameters']:,} parameters are left, and the text takes {change:+.1f} % bits per character."
+        f"# small 3 of 8 heads were removed and the rest fine-tuned. By layer {by_layer} heads stayed; the model has "
+        f"{last['parameters']:,} of {first['parameters']:,} parameters, and it needs "
     )
     worse = [*records[:3], last | {"bits_per_character": 1.25 * first["bits_per_character"]}]
-    assert "the text takes +25.0 % bits per character" in report(run, worse)
+    assert "it needs 25.0 % more bits per character." in report(run, worse)
     better = [*records[:3], last | {"bits_per_character": 0.9 * first["bits_per_character"]}]
-    assert "the text takes -10.0 % bits per character" in report(run, better)
+    assert "it needs 10.0 % fewer bits per character." in report(run, better)
+    words = [record | {"bits_per_character": None, "perplexity": 25.0} for record in records]
+    assert "its perplexity is 25, the baseline's 25." in report(run, words)
+    assert "raise --lam" not in report(run, records)
+    assert "raise --lam" in report(run, [*records[:3], last | {"heads_open": first["heads_open"]}])
 
 
 def test_heads_and_what_they_own_add_up_to_what_is_gone(run, records):

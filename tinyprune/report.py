@@ -10,8 +10,7 @@ import time
 import numpy as np
 
 from tinyprune.config import ModelConfig
-from tinyprune.data import Segments, Text
-from tinyprune.errors import UsageError
+from tinyprune.data import Text
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Memory, Transformer
@@ -22,6 +21,7 @@ from tinyprune.tables import Record, markdown_table
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.metrics import read_metrics
 
+TIMING_B = 16
 TIMING_ROUNDS = 5
 SAMPLE_TOKENS = 400
 WHAT_IT_IS = {
@@ -57,22 +57,20 @@ def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: f
     }
 
 
-def milliseconds_per_1k_tokens(models: list[Transformer], text: Text, B: int) -> list[float]:
-    """Time to read 1,000 tokens (forward pass, B parallel streams, memory full), each model's median of five.
+def milliseconds_per_1k_tokens(models: list[Transformer], text: Text, at_least: float = 1.0) -> list[float]:
+    """Time to read 1,000 tokens (forward pass, 16 parallel streams, memory full), each model's median.
 
-    The models take turns, so that a machine that gets slower or faster does so for all of them.
+    The models take turns, so that a machine that gets slower or faster does so for all of them: five rounds or more,
+    until each has been measured for `at_least` so many seconds.
     """
     T = models[0].config.T
-    try:
-        ids, targets, _ = Segments(text.valid, B, T).batch(0)
-    except UsageError:  # a small validation split
-        ids = np.resize(text.valid, (B, T)).astype(np.int64)
-        targets = ids
+    ids = np.resize(text.valid, (TIMING_B, T)).astype(np.int64)  # a short text is repeated
+    targets = ids
     memories: list[Memory | None] = [None] * len(models)
     for _ in range(max(1, math.ceil(models[0].config.M / T))):
         memories = [model.loss(ids, targets, memory)[1] for model, memory in zip(models, memories, strict=True)]
     seconds: list[list[float]] = [[] for _ in models]
-    for _ in range(TIMING_ROUNDS):
+    while len(seconds[-1]) < TIMING_ROUNDS or min(map(sum, seconds)) < at_least:
         for model, memory, measured in zip(models, memories, seconds, strict=True):
             start = time.perf_counter()
             model.loss(ids, targets, memory)
@@ -84,7 +82,7 @@ def summarise(run: Run) -> list[Record]:
     """The table of the run's four stages, on the test split."""
     say(f"report: reading the test split ({len(run.text.test):,} tokens) with each of the four models")
     models = [run.load(stage).model for stage in STAGES]
-    times = milliseconds_per_1k_tokens(models, run.text, run.config.train.B)
+    times = milliseconds_per_1k_tokens(models, run.text)
     return [
         stage_record(stage, model, run.text, ms, "test") for stage, model, ms in zip(STAGES, models, times, strict=True)
     ]
@@ -122,7 +120,11 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
     """report.md."""
     config, text = run.config, run.text
     first, last = records[0], records[-1]
-    change = 100 * (last["bits_per_character"] / first["bits_per_character"] - 1)
+    if first["bits_per_character"] is None:
+        change = f"its perplexity is {last['perplexity']:.4g}, the baseline's {first['perplexity']:.4g}"
+    else:
+        percent = 100 * (last["bits_per_character"] / first["bits_per_character"] - 1)
+        change = f"it needs {abs(percent):.1f} % {'more' if percent > 0 else 'fewer'} bits per character"
     removed = first["heads_open"] - last["heads_open"]
     head = head_part(model.config)
     rows = [record | {"stage": f"{record['stage']}: {WHAT_IT_IS[record['stage']]}"} for record in records]
@@ -133,8 +135,10 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
     steps = " + ".join(str(stage.steps) for stage in (config.train, config.gate_train, config.finetune))
     paragraphs = [
         f"# {run.directory.path.name}",
-        f"{removed} of {first['heads_total']} heads were removed and the rest fine-tuned: {last['parameters']:,} of "
-        f"{first['parameters']:,} parameters are left, and the text takes {change:+.1f} % bits per character.",
+        f"{removed} of {first['heads_total']} heads were removed and the rest fine-tuned. By layer "
+        f"{', '.join(map(str, model.config.heads))} heads stayed; the model has {last['parameters']:,} of "
+        f"{first['parameters']:,} parameters, and {change}."
+        + ("" if removed else " To close more, raise --lam or give --target-heads."),
         f"Text: {text.name}, {len(text.train):,} tokens to train on, {len(text.valid):,} to validate, "
         f"{len(text.test):,} held out. The table is measured on the held-out test split, which nothing was chosen by.",
         markdown_table(rows),
