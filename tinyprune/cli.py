@@ -220,13 +220,16 @@ def load_saved(arguments: argparse.Namespace):
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
     """`tinyprune eval`."""
+    import numpy as np
+
     from tinyprune.data import load_text
     from tinyprune.report import milliseconds_per_1k_tokens, stage_record
 
     saved = load_saved(arguments)
     text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
-    (ms,) = milliseconds_per_1k_tokens([saved.model], text, B=16)
-    record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows ends as NaN, and is noticed as that
+        (ms,) = milliseconds_per_1k_tokens([saved.model], text)
+        record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
     print_records([record | {"split": arguments.split}], arguments.json)
 
 
@@ -249,8 +252,9 @@ def generate_text(arguments: argparse.Namespace) -> None:
     tokens = generate(saved.model, prompt, arguments.tokens, rng, **options)
     # Between words the tokenizer puts the space itself.
     print(arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt, end="", flush=True)
-    for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
-        print(piece, end="", flush=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate_model`
+        for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
+            print(piece, end="", flush=True)
     print()
 
 

@@ -218,10 +218,13 @@ class Run:
         before = self.before("gate").model
         gate, config = self.config.gate, before.config
         model = Transformer(config, add_gates(before.params, config.heads, gate), gate, self.ops)
-        warmup = gate.lam_warmup or self.segments(config, self.config.gate_train).per_epoch
         if gate.target_heads is not None:
             # A gate needs some hundred steps to close; a target that falls faster is overshot.
-            warmup = max(warmup, self.config.gate_train.steps // 2)
+            warmup = self.config.gate_train.steps // 2
+        elif gate.lam_warmup is not None:
+            warmup = gate.lam_warmup
+        else:
+            warmup = self.segments(config, self.config.gate_train).per_epoch
         objective = GateObjective(gate, warmup, sum(config.heads))
         target = gate.target_heads
         at_end = (lambda model: None) if target is None else (lambda model: settle(model, target))

@@ -1,0 +1,80 @@
+"""`python -m tinyprune` as a process of its own, and a text and settings small enough to run it by the hundred."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+STAGES = ("train", "gate", "prune", "finetune")
+CHECKPOINTS = tuple(f"{stage}.safetensors" for stage in STAGES)
+# What a run must leave behind to the last bit. (The report holds times that were measured.)
+LASTING = (*CHECKPOINTS, "metrics.jsonl", "config.toml")
+
+MODEL = {"L": 2, "D": 16, "H": 2, "N": 4, "T": 16, "M": 16}
+DROPOUT = {"dropout": 0.1, "dropout_attention": 0.1, "dropout_embedding": 0.1}
+TRAINING = {"steps": 20, "B": 2, "checkpoint_every": 3, "evaluate_every": 7, "log_every": 1}
+
+
+def settings(model: dict[str, Any] = MODEL | DROPOUT, **training: Any) -> list[str]:
+    """The options of a small run; `training` goes into all three stages that train."""
+    tables = {"model": model} | dict.fromkeys(("train", "gate_train", "finetune"), TRAINING | training)
+    return [f"--set={table}.{key}={value}" for table, values in tables.items() for key, value in values.items()]
+
+
+def write_text(directory: Path, name: str = "book.txt") -> Path:
+    """A corpus of 7,000 characters, 26 of them different."""
+    path = directory / name
+    path.write_text("".join(f"{i} heads see {i * i % 97} words; they close.\n" for i in range(200)), encoding="utf-8")
+    return path
+
+
+def start(*arguments: str | Path, **options: Any) -> subprocess.Popen:
+    """Start `tinyprune` with these arguments; its output is kept apart from what it says on standard error."""
+    # One thread, so that sums are added in the same order every time and tests in parallel do not slow each other.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"} | options.pop("env", {})
+    command = [sys.executable, "-m", "tinyprune", *map(str, arguments)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
+    return subprocess.Popen(command, env=environment, text=True, encoding="utf-8", **options)
+
+
+def tinyprune(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess:
+    """Run `tinyprune` to its end."""
+    with start(*arguments, **options) as process:
+        out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def succeed(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess:
+    """Run `tinyprune`; fail, showing what it says, unless it ends well and without a warning."""
+    done = tinyprune(*arguments, **options)
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("tinyprune: ") for line in done.stderr.splitlines()), done.stderr
+    return done
+
+
+def refused(status: int, *arguments: str | Path, **options: Any) -> str:
+    """Run `tinyprune`, which must end with this status and one line that says why; returns what it says."""
+    done = tinyprune(*arguments, **options)
+    said = done.stderr.splitlines()
+    assert done.returncode == status, done
+    assert "Traceback" not in f"{done.stdout}{done.stderr}", done.stderr
+    assert all(line.startswith("tinyprune: ") for line in said), done.stderr
+    beginning = "tinyprune: error: "
+    assert [line.startswith(beginning) for line in said].count(True) == 1 and said[-1].startswith(beginning), (
+        done.stderr
+    )
+    return said[-1].removeprefix(beginning)
+
+
+def do_stages(directory: Path, corpus: Path, options: list[str], gate_options: list[str]) -> None:
+    """All stages of a run one by one, which is quicker than `run`: no report, for which computing time is measured."""
+    succeed("train", directory, "--corpus", corpus, *options)
+    succeed("gate", directory, *gate_options)
+    succeed("prune", directory)
+    succeed("finetune", directory)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files under a directory, by name."""
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}

@@ -1,0 +1,486 @@
+"""What goes wrong gives one line that says why, exit status 2 for bad use and 1 for failure, and harms no file."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from command import MODEL, contents, do_stages, refused, settings, start, succeed, tinyprune, write_text
+
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def finished(book) -> Path:
+    """A finished run, for reading."""
+    directory = book.parent / "finished"
+    do_stages(directory, book, settings(), ["--target-heads=3"])
+    return directory
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of it, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def harmless(status: int, directory: Path, *arguments: str | Path, **options) -> str:
+    """The complaint of a command that must fail and leave every file in the directory as it is."""
+    before = contents(directory)
+    said = refused(status, *arguments, **options)
+    assert contents(directory) == before
+    return said
+
+
+def elsewhere(reason: str):
+    """A test that passes once another room has its part."""
+    return pytest.mark.xfail(strict=True, reason=reason)
+
+
+# Checkpoints.
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip_a_bit_of_the_weights(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 0b100
+    path.write_bytes(content)
+
+
+def flip_a_bit_of_the_header(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"dropout") + 1] ^= 0b1
+    path.write_bytes(content)
+
+
+def write_a_foreign_model(path: Path) -> None:
+    safetensors.numpy.save_file({"wte.weight": np.ones((3, 4), np.float32)}, path, {"format": "pt"})
+
+
+def write_random_bytes(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+DAMAGES = {
+    truncate: "is truncated, altered, or no checkpoint at all",
+    empty: "is truncated, altered, or no checkpoint at all",
+    flip_a_bit_of_the_weights: "was altered after it was written",
+    flip_a_bit_of_the_header: "was altered",
+    write_a_foreign_model: "is a safetensors file, but not a checkpoint of tinyprune",
+    write_random_bytes: "is truncated, altered, or no checkpoint at all",
+}
+READERS = {
+    "run": ["--resume"],
+    "gate": ["--overwrite"],
+    "eval": ["--stage=train"],
+    "generate": ["--stage=train", "--prompt=1"],
+    "describe": [],
+}
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_checkpoint(damage, command, run):
+    checkpoint = run / "train.safetensors"
+    damage(checkpoint)
+    model = checkpoint if command == "describe" else run
+    said = harmless(1, run, command, model, *READERS[command])
+    assert said.startswith(f"{checkpoint} ")
+    assert DAMAGES[damage] in said
+    assert "use another checkpoint, or train again" in said
+
+
+def test_a_checkpoint_whose_tokenizer_has_more_tokens_than_its_model(run):
+    """Its prompts and texts would have tokens out of range."""
+    tensors, metadata = load_checkpoint(run / "finetune.safetensors")
+    metadata["tokenizer"]["characters"] += "\U0001f600"
+    save_checkpoint(run / "finetune.safetensors", tensors, metadata)
+    for arguments in (["eval", run], ["generate", run, "--prompt=\U0001f600"], ["run", run, "--resume"]):
+        said = harmless(1, run, *arguments)
+        assert "finetune.safetensors is no checkpoint of a model of this version" in said
+        assert "its tokenizer has 27 entries, its model 26" in said
+
+
+def test_a_checkpoint_of_another_stage(run, tmp_path):
+    said = harmless(2, tmp_path, "gate", tmp_path / "new", "--from", run / "gate.safetensors")
+    assert said == f"{run / 'gate.safetensors'} has gates already; start from a checkpoint without"
+    shutil.copy(run / "train.safetensors", run / "prune.safetensors")
+    said = harmless(1, run, "finetune", run, "--overwrite")
+    assert said == f"{run / 'prune.safetensors'} is of stage train; put back the one of prune"
+
+
+def test_no_such_run_or_checkpoint(finished, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    for command in (["eval"], ["generate", "--prompt=1"], ["describe"]):
+        said = harmless(2, tmp_path, *command, nowhere)
+        assert said == f"{nowhere} is neither the directory of a run nor a .safetensors checkpoint"
+        said = harmless(1, tmp_path, *command, f"{nowhere}.safetensors")
+        assert said == f"there is no checkpoint {nowhere}.safetensors; check the name, or train first"
+    assert f"{tmp_path} holds no checkpoint; start with: tinyprune train" in harmless(2, tmp_path, "eval", tmp_path)
+
+
+def test_a_stage_whose_predecessor_is_missing(run, tmp_path):
+    for stage, before in (("gate", "train"), ("prune", "gate"), ("finetune", "prune")):
+        new = tmp_path / "new run"
+        said = harmless(2, tmp_path, stage, new)
+        assert said == f"{new} has no stage {before} yet; do it with: tinyprune {before} '{new}'"
+    (run / "gate.safetensors").unlink()
+    assert "has no stage gate yet" in harmless(2, run, "prune", run, "--overwrite")
+    assert "there is no checkpoint" in harmless(1, run, "eval", run, "--stage=gate")
+
+
+def test_a_stage_whose_predecessor_is_not_finished(book, tmp_path):
+    run = tmp_path / "run"
+    process = start("train", run, "--corpus", book, *settings(steps=10_000))
+    while not (run / "train.safetensors").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    said = harmless(2, run, "gate", run, "--lam=0.7")
+    assert said == f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--set=train.stepz=3", "unknown key train.stepz; allowed are steps, B, "),
+        ("--set=gate_train.stepz=3", "unknown key gate_train.stepz; allowed are steps, B, "),
+        ("--set=trian.steps=3", "unknown table 'trian' in 'trian.steps'; allowed are seed, model, data, train"),
+        ("--set=steps=3", "unknown table or key 'steps'"),
+        ("--set=model=3", "model must be a table, got 3"),
+        ("--set=nonsense", "--set takes TABLE.KEY=VALUE, got 'nonsense'"),
+        ("--set==", "unknown table or key ''"),
+        ("--set=finetune.steps=-1", "finetune.steps must be at least 0, got -1"),
+        ("--set=model.dropout=1.5", "model.dropout must be at most 0.95, got 1.5"),
+        ("--set=train.lr=nan", "train.lr must be a finite number, got nan"),
+        ("--set=train.steps=1e3", "train.steps must be of type int, got 1000.0"),
+        ("--set=train.steps=", "train.steps must be of type int, got ''"),
+        ("--set=train.lr=fast", "train.lr must be of type float, got 'fast'"),
+        ("--set=gate.hard=1", "gate.hard must be of type bool, got 1"),
+        ("--set=train.optimizer=adam", "train.optimizer must be one of adamw, lamb, sgd; got 'adam'"),
+        ("--set=model.H=3", "model.D must be a multiple of model.H = 3, got 16"),
+        ("--set=model.kind=transformer", "model.N must be 0 for transformer"),
+        ("--set=model.V=5", "model.V is 5, but the tokenizer of book.txt has 26 entries; leave V out"),
+        ("--seed=-1", "seed must be at least 0, got -1"),
+        ("--seed=x", "argument --seed: invalid int value: 'x'; see tinyprune run --help"),
+        ("--lam=-0.1", "gate.lam must be at least 0.0, got -0.1"),
+        ("--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
+        ("--target-heads=-1", "gate.target_heads must be at least 0, got -1"),
+        ("--objective=both", "argument --objective: invalid choice: 'both'"),
+        ("--tokenizer=bpe", "argument --tokenizer: invalid choice: 'bpe'"),
+        ("--preset=huge", "no preset or .toml file 'huge'; presets are "),
+        ("--backend=abacus", "backend must be one of numpy"),
+        ("--corpus=nowhere.txt", "data.corpus: there is no corpus and no file 'nowhere.txt'; give one of pydoc, "),
+        ("--corpus=.", "data.corpus: '.' is a folder"),
+        ("--frobnicate", "unrecognized arguments: --frobnicate; see tinyprune --help"),
+    ],
+)
+def test_a_setting_that_cannot_be(option, said, book, tmp_path):
+    given = ["--corpus", book, *settings(MODEL), option]
+    assert said in harmless(2, tmp_path, "run", tmp_path / "run", *given)
+
+
+@pytest.mark.parametrize(
+    "options", [["--lam=1", "--target-heads=2"], ["--resume", "--overwrite"]], ids=["two pressures", "two intentions"]
+)
+def test_settings_that_exclude_each_other(options, tmp_path):
+    assert "not allowed with argument" in harmless(2, tmp_path, "run", tmp_path / "run", *options)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[train]\nsteps = ", "Invalid value (at end of document)"),
+        (b"[train]\nstepz = 3", "unknown key train.stepz; allowed are steps, B, "),
+        (b"[train]\nsteps = -3", "train.steps must be at least 0, got -3"),
+        (b"[training]\nsteps = 3", "unknown table or key 'training'"),
+        (b"seed = true", "seed must be of type int, got True"),
+        (b"[model]\nkind = 3", "model.kind must be of type str, got 3"),
+        (b"# caf\xe9", "'utf-8' codec can't decode byte 0xe9"),
+    ],
+)
+def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
+    """Given as a preset, and as the configuration of a run."""
+    mine = tmp_path / "mine.toml"
+    mine.write_bytes(content)
+    complaint = harmless(2, tmp_path, "train", tmp_path / "new", "--preset", mine)
+    assert f"{mine}: " in complaint and said in complaint
+    shutil.copy(mine, run / "config.toml")
+    complaint = harmless(2, run, "run", run, "--resume")
+    assert f"{run / 'config.toml'}: " in complaint and said in complaint
+
+
+def test_no_command():
+    assert refused(2) == "the following arguments are required: COMMAND; see tinyprune --help"
+    assert refused(2, "prine").startswith("argument COMMAND: invalid choice: 'prine'")
+    assert refused(2, "train") == "the following arguments are required: directory; see tinyprune train --help"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["describe", "--preset=huge"], "no preset or .toml file 'huge'"),
+        (["describe", "--set=model.D=0"], "model.D must be at least 1, got 0"),
+        (["describe", "runs/mine", "--preset=tiny"], "give a model, or --preset and --set, not both"),
+        (["describe", "runs/mine", "--set=model.D=8"], "give a model, or --preset and --set, not both"),
+        (["gradcheck", "--op=quantum"], "no operation begins with 'quantum'"),
+    ],
+)
+def test_other_commands(command, said):
+    assert said in refused(2, *command)
+
+
+# Generating.
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--prompt=Жa\n"], "the vocabulary of 26 characters lacks 'Ж'; leave them out, or train with data.tokenizer"),
+        (["--prompt="], "--prompt must hold at least one token, got an empty text"),
+        ([], "the following arguments are required: --prompt"),
+        (["--prompt=1", "--temperature=-1"], "--temperature must be at least 0, got -1.0"),
+        (["--prompt=1", "--temperature=nan"], "--temperature must be at least 0, got nan"),
+        (["--prompt=1", "--temperature=inf"], "--temperature must be at least 0, got inf"),
+        (["--prompt=1", "--temperature=hot"], "argument --temperature: invalid float value: 'hot'"),
+        (["--prompt=1", "--top-k=0"], "--top-k must be at least 1, got 0"),
+        (["--prompt=1", "--tokens=0"], "--tokens must be at least 1, got 0"),
+        (["--prompt=1", "--seed=-1"], "--seed must be at least 0, got -1"),
+        (["--prompt=1", "--backend=abacus"], "backend must be one of numpy"),
+    ],
+)
+def test_a_prompt_or_an_option_that_cannot_be(options, said, finished):
+    assert said in harmless(2, finished, "generate", finished, *options)
+
+
+# Texts.
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said"),
+    [
+        (b"", [], "is empty"),
+        (b"short", [], "is too short"),
+        (b"0123456789" * 3, [], "is too short, 30 bytes in all: its valid split needs at least 2 tokens and has 1"),
+        (
+            b"a text that is too short for a batch. " * 20,
+            ["--set=train.B=50"],
+            "one step needs B \u00b7 T + 1 = 50 \u00b7 16 + 1",
+        ),
+        (b"a text that is too short for a batch. " * 20, ["--set=finetune.B=50"], "one step needs B \u00b7 T + 1"),
+        (
+            b"caf\xe9 " * 500,
+            [],
+            'book is not UTF-8 text: byte 0xe9 at offset 3; data.tokenizer = "byte" takes any file',
+        ),
+        (b"caf\xe9 " * 500, ["--tokenizer=word"], "book is not UTF-8 text: byte 0xe9 at offset 3"),
+        (b"two words " * 500, ["--tokenizer=word", "--set=data.vocabulary=1"], "data.vocabulary must be 0"),
+        (b"no test split. " * 500, ["--set=data.test_fraction=0"], "the test split of book has 0 tokens"),
+    ],
+)
+def test_a_text_that_cannot_be(content, options, said, tmp_path):
+    corpus = tmp_path / "book"
+    corpus.write_bytes(content)
+    given = ["--corpus", corpus, *settings(MODEL), *options]
+    assert said in harmless(2, tmp_path, "run", tmp_path / "run", *given)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("heads", "shade"),
+        lambda text: text[:-1],
+        lambda text: text + "Ж",
+    ],
+    ids=["other words", "shorter", "a new character"],
+)
+def test_a_text_that_changed(change, book, tmp_path):
+    corpus, run = Path(shutil.copy(book, tmp_path)), tmp_path / "run"
+    succeed("train", run, "--corpus", corpus, *settings(MODEL, steps=2))
+    corpus.write_text(change(corpus.read_text(encoding="utf-8")), encoding="utf-8")
+    for arguments in (["train", run, "--resume"], ["gate", run], ["eval", run]):
+        said = harmless(2, run, *arguments)
+        assert said.startswith("the text 'book.txt' is not the one that the model was trained on")
+    corpus.unlink()
+    assert "there is no corpus and no file" in harmless(2, run, "gate", run)
+
+
+# Disks.
+
+
+def limit_files_to(size: int) -> Callable[[], None]:
+    """Let a process write no file longer than `size` bytes, which is as if the disk were full there."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_saved(finished, book, tmp_path):
+    """The checkpoint before stays, and when there is space again the run ends as if nothing had been."""
+    run = tmp_path / "run"
+    process = start("train", run, "--corpus", book, *settings(steps=200, log_every=1000))
+    while not (run / "train.safetensors").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    before = contents(run)
+    said = refused(1, "train", run, "--resume", preexec_fn=limit_files_to(50_000))
+    assert said.startswith(f"cannot save checkpoint {run / 'train.safetensors'} (")
+    assert said.endswith("File too large; what was there before is untouched; free some space, then resume")
+    after = contents(run)
+    assert after.pop("metrics.jsonl").startswith(before.pop("metrics.jsonl")) and after == before
+    succeed("train", run, "--resume")
+    succeed("train", tmp_path / "other", "--corpus", book, *settings(steps=200, log_every=1000))
+    assert contents(run) == contents(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("size", "file"),
+    [(500, "config.toml"), (8_000, "metrics.jsonl"), (2_000, "plots/losses.png")],
+)
+def test_a_disk_that_is_full_when_another_file_is_written(size, file, run, book, tmp_path):
+    if file.startswith("plots"):
+        arguments = ["--resume"]
+    else:
+        run = tmp_path / "new"
+        arguments = ["--corpus", book, *settings(steps=200, checkpoint_every=1000)]
+    before = contents(run)
+    said = refused(1, "run", run, *arguments, preexec_fn=limit_files_to(size))
+    assert str(run / file) in said and "File too large" in said
+    assert contents(run).items() >= before.items()
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_small_file_system_that_is_full(book, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], stderr=subprocess.DEVNULL
+    ).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    try:
+        said = refused(1, "run", small / "run", "--corpus", book, *settings())
+        assert "No space left on device; what was there before is untouched; free some space" in said
+        succeed("describe", small / "run")
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_directories_that_cannot_be_written(book, tmp_path):
+    given = ["--corpus", book, *settings(MODEL)]
+    assert refused(2, "run", book, *given) == f"{book} is a file; give the directory of a run"
+    said = refused(1, "run", book / "run", *given)
+    assert said.startswith(f"cannot write {book / 'run' / 'config.toml'}: Not a directory")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.geteuid() == 0:
+        locked = Path("/proc/self")  # where root may not write either
+    said = refused(1, "run", locked / "run", *given)
+    assert said.startswith(f"cannot write {locked / 'run' / 'config.toml'}: ")
+    assert said.endswith("choose a directory that can be written")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("command", [["describe"], ["describe", "--json"], ["generate", "--prompt=1"]])
+def test_an_output_that_takes_nothing(command, buffered, finished):
+    """A full disk behind `>`, and a reader that has gone, as after `| head`."""
+    command = [command[0], finished, *command[1:]]
+    environment = {"PYTHONUNBUFFERED": buffered}
+    with Path("/dev/full").open("w") as full:
+        assert refused(1, *command, stdout=full, env=environment) == "[Errno 28] No space left on device"
+    assert without_a_reader(*command, env=environment) == (1, "")
+
+
+def test_help_that_nobody_reads():
+    assert without_a_reader("--help", env={"PYTHONUNBUFFERED": ""}) == (1, "")
+
+
+def without_a_reader(*command: str | Path, **options) -> tuple[int, str]:
+    """Status and standard error of a command whose output goes into a pipe that is closed at the other end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = tinyprune(*command, stdout=pipe, **options)
+    return done.returncode, done.stderr
+
+
+def test_an_output_without_our_characters(finished):
+    done = succeed("describe", finished, env={"PYTHONIOENCODING": "ascii"})
+    assert "?????" in done.stdout.splitlines()[1]
+
+
+# Numbers.
+
+
+def test_a_loss_that_is_not_a_number(book, tmp_path):
+    """The baseline is done; the stage that fails has made a step and a checkpoint before."""
+    run = tmp_path / "run"
+    options = settings(MODEL, checkpoint_every=1)
+    wild = ["--set=gate_train.lr=1e30", "--set=gate_train.clip=0", "--set=gate_train.evaluate_every=0"]
+    said = refused(1, "run", run, "--corpus", book, *options, *wild)
+    assert said.startswith("gate: loss is nan in step 2; ")
+    assert f"{run / 'gate.safetensors'} holds the last checkpoint" in said
+    saved = contents(run)
+    assert "gate: loss is nan in step 2; " in refused(1, "run", run, "--resume")
+    assert contents(run) == saved
+    succeed("gate", run, "--overwrite", "--set=gate_train.lr=1e-3")
+
+
+@elsewhere("evaluate and sample let NaN through")
+def test_a_model_that_predicts_nothing(book, tmp_path):
+    """Finite weights, but so large that every product with them overflows."""
+    run = tmp_path / "run"
+    wild = ["--set=train.lr=1e30", "--set=train.clip=0"]
+    said = refused(1, "train", tmp_path / "wild", "--corpus", book, *settings(MODEL, steps=1), *wild)
+    assert said.startswith("train: ") and " nan " in said and "after step 1" in said
+    succeed("train", run, "--corpus", book, *settings(MODEL, steps=1))
+    tensors, metadata = load_checkpoint(run / "train.safetensors")
+    tensors = {name: np.full_like(x, 1e30) if name.startswith("params.") else x for name, x in tensors.items()}
+    save_checkpoint(run / "train.safetensors", tensors, metadata)
+    assert "nan" in harmless(1, run, "eval", run)
+    assert "nan" in harmless(1, run, "generate", run, "--prompt=1")
+
+
+@elsewhere("report_text divides by the baseline's bits")
+def test_a_text_that_is_too_easy(tmp_path):
+    """Of one character: it takes no bits."""
+    corpus = tmp_path / "aaa"
+    corpus.write_text("a" * 2000)
+    succeed("run", tmp_path / "run", "--corpus", corpus, *settings(MODEL, steps=2))
+
+
+def test_a_name_that_is_not_text(book, tmp_path):
+    name = os.fsdecode(b"b\xff.txt")
+    corpus = shutil.copy(book, tmp_path / name)
+    said = harmless(2, tmp_path, "train", tmp_path / "run", "--corpus", corpus, *settings(MODEL))
+    assert "config.toml cannot hold" in said and "not UTF-8" in said
+
+
+def test_a_model_that_is_too_large(book, tmp_path):
+    memory = 4 << 30
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))}
+    said = refused(
+        1, "train", tmp_path / "run", "--corpus", book, *settings(MODEL | {"D": 1_000_000, "T": 1, "M": 1}), **limit
+    )
+    assert said.startswith("out of memory: Unable to allocate 7.28 TiB")
+    assert said.endswith("make B, T, M, D, L or the vocabulary smaller")

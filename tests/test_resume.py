@@ -1,0 +1,328 @@
+"""Stopped at any moment, by SIGKILL, Ctrl-C or SIGTERM, a run goes on to the same bits. All with real processes."""
+
+import contextlib
+import itertools
+import json
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command import (
+    CHECKPOINTS,
+    LASTING,
+    STAGES,
+    contents,
+    do_stages,
+    refused,
+    settings,
+    start,
+    succeed,
+    write_text,
+)
+
+INTERRUPTED = "interrupted; every checkpoint is whole, --resume goes on from the last"
+# 40 steps of about 3 ms in each stage, a checkpoint after every other one.
+OPTIONS = settings(steps=40, checkpoint_every=2)
+GATE_OPTIONS = ["--target-heads=3"]
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def reference(book) -> Path:
+    """A run that nothing interrupted, its stages done one by one."""
+    directory = book.parent / "reference"
+    do_stages(directory, book, OPTIONS, GATE_OPTIONS)
+    return directory
+
+
+def records(directory: Path) -> list[dict]:
+    """The whole lines of a run's log, which may just be being written."""
+    try:
+        content = (directory / "metrics.jsonl").read_bytes()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in content.split(b"\n")[:-1]]
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait until the condition holds or the process has ended, and no more than a minute."""
+    end = time.monotonic() + 60
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < end, "nothing happened for a minute"
+
+
+def being_written(directory: Path) -> set[tuple[str, int]]:
+    """Files of which a part is written, or was when their process was killed: name and time of the latest write."""
+    found = set()
+    for path in directory.glob("*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+def kill(process: subprocess.Popen) -> bool:
+    """SIGKILL; whether that came before the process's own end."""
+    process.kill()
+    _, said = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), said
+    return process.returncode == -signal.SIGKILL
+
+
+def begin(directory: Path, book: Path) -> subprocess.Popen:
+    """Start the run, or go on with it."""
+    begun = (directory / "config.toml").exists()
+    return start("run", directory, *(["--resume"] if begun else ["--corpus", book, *OPTIONS, *GATE_OPTIONS]))
+
+
+def assert_same(directory: Path, reference: Path) -> None:
+    """All checkpoints, the log and the configuration are the reference's, byte for byte; no half of a file is left."""
+    for name in LASTING:
+        assert (directory / name).read_bytes() == (reference / name).read_bytes(), name
+    assert not list(directory.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_bit(reference, book, tmp_path):
+    """Every process but the last of each run is killed: while it starts, within a step, or while it writes a file."""
+    rng = random.Random(2110)
+    kills, writes, landed = 0, 0, set()
+    for number in itertools.count():
+        directory = tmp_path / f"run{number}"
+        killed = True
+        while killed:
+            process, before = begin(directory, book), being_written(directory)
+            let_it_work(process, directory, rng)
+            killed = kill(process)
+            kills += killed
+            writes += bool(killed and being_written(directory) - before)
+            landed |= {record["stage"] for record in records(directory)[-1:] if killed}
+        assert_same(directory, reference)
+        assert (directory / "report.md").exists()
+        if kills >= 20 and landed.issuperset({"train", "gate", "finetune"}):
+            break
+    print(f"{kills} kills in {number + 1} runs, {writes} of them within a write")
+    assert writes >= 3
+
+
+def let_it_work(process: subprocess.Popen, directory: Path, rng: random.Random) -> None:
+    """Until a random moment: soon after it started, after some steps, or when the write after them has begun."""
+    moment = rng.choice(["starting", "stepping", "writing", "writing"])
+    if moment == "starting":
+        time.sleep(rng.uniform(0, 0.25))
+        return
+    before, goal = being_written(directory), len(records(directory)) + rng.randint(1, 16)
+    wait_until(lambda: len(records(directory)) >= goal, process)
+    if moment == "stepping":
+        time.sleep(rng.uniform(0, 0.005))
+    else:
+        wait_until(lambda: being_written(directory) - before, process)
+
+
+def up_to(reference: Path, directory: Path, stage: str) -> None:
+    """Make `directory` a run in which everything before `stage` is done."""
+    shutil.copytree(reference, directory)
+    for later in STAGES[STAGES.index(stage) :]:
+        (directory / f"{later}.safetensors").unlink()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_was_killed_goes_on_alone(stage, reference, tmp_path):
+    """Killed twice as its checkpoint is being written; the two files are what an uninterrupted run has."""
+    directory = tmp_path / "run"
+    up_to(reference, directory, stage)
+    checkpoint = directory / f"{stage}.safetensors"
+    for _ in range(2):
+        before = being_written(directory)
+        process = start(stage, directory, "--resume")
+        wait_until(lambda before=before: being_written(directory) - before, process)
+        # Removal writes once, and has ended a moment later.
+        assert kill(process) or stage == "prune"
+    succeed(stage, directory, "--resume")
+    assert checkpoint.read_bytes() == (reference / checkpoint.name).read_bytes()
+    log, whole_log = ((d / "metrics.jsonl").read_bytes() for d in (directory, reference))
+    assert whole_log.startswith(log) and (stage != "finetune" or log == whole_log)
+
+
+def until_step(process: subprocess.Popen, directory: Path, stage: str, step: int) -> None:
+    """Wait until the process has made so many steps of a stage."""
+
+    def reached() -> bool:
+        return any(r["stage"] == stage and r["step"] >= step for r in records(directory)[-1:])
+
+    wait_until(reached, process)
+
+
+@pytest.mark.parametrize(
+    ("command", "stage", "number"),
+    [
+        ("train", "train", signal.SIGINT),
+        ("train", "train", signal.SIGTERM),
+        ("gate", "gate", signal.SIGTERM),
+        ("run", "gate", signal.SIGINT),
+    ],
+)
+def test_a_polite_stop_saves_and_says_how_to_go_on(command, stage, number, reference, book, tmp_path):
+    directory = tmp_path / "my run"  # to be quoted
+    if command == "gate":
+        up_to(reference, directory, "gate")
+        process = start("gate", directory, "--resume")
+    else:
+        process = start(command, directory, "--corpus", book, *OPTIONS, *(GATE_OPTIONS if command == "run" else []))
+    until_step(process, directory, stage, 5)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    message, to_type = said.splitlines()[-1].split("; go on with: ")
+    last = records(directory)[-1]
+    assert last["stage"] == stage
+    assert message == (
+        f"tinyprune: stopped after step {last['step']} of 40 of {stage}; all is saved in "
+        f"{directory / stage}.safetensors"
+    )
+    assert shlex.split(to_type) == ["tinyprune", command, str(directory), "--resume"]
+    again = succeed(*shlex.split(to_type)[1:])
+    assert f"tinyprune: {stage}: going on after step {last['step']}\n" in again.stderr
+    for name in LASTING if command == "run" else [f"{stage}.safetensors"]:
+        assert (directory / name).read_bytes() == (reference / name).read_bytes(), name
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(book, tmp_path):
+    directory = tmp_path / "run"
+    succeed("train", directory, "--corpus", book, *settings(steps=0))
+    saved = (directory / "train.safetensors").read_bytes()
+    process = start("gate", directory, "--set=gate_train.B=350", "--set=gate_train.steps=50")  # steps of about 0.1 s
+    until_step(process, directory, "gate", 1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == f"tinyprune: {INTERRUPTED}"
+    assert "Traceback" not in said
+    assert (directory / "train.safetensors").read_bytes() == saved
+
+
+def test_ctrl_c_while_nothing_is_trained(reference):
+    before = contents(reference)
+    process = start("generate", reference, "--prompt=1", "--tokens=1000000")
+    process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert (process.returncode, said) == (130, f"tinyprune: {INTERRUPTED}\n")
+    assert contents(reference) == before
+
+
+# What is left after a power cut: files of which a part was written.
+
+
+@pytest.mark.parametrize("torn", [b'{"stage": "finetune", "st', b"\0\0\0\0", b'{"stage": "finetune", "step": 99}\n'])
+def test_what_was_logged_after_the_last_checkpoint_is_dropped(torn, reference, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(reference, directory)
+    (directory / "finetune.safetensors").unlink()
+    (directory / "finetune.safetensors.tmp").write_bytes((reference / "finetune.safetensors").read_bytes()[:5000])
+    with (directory / "metrics.jsonl").open("ab") as log:
+        log.write(torn)
+    succeed("finetune", directory, "--resume")
+    assert_same(directory, reference)
+
+
+def test_a_finished_run_is_only_reported(reference, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(reference, directory)
+    times = {name: (directory / name).stat().st_mtime_ns for name in LASTING}
+    for stage in STAGES:
+        assert succeed(stage, directory, "--resume").stderr == f"tinyprune: {stage}: already finished\n"
+    lines = succeed("run", directory, "--resume").stdout.splitlines()
+    assert lines[0].startswith("stage ") and "bits per character" in lines[0]
+    assert [line.split()[0] for line in lines[2:]] == list(STAGES)
+    assert {name: (directory / name).stat().st_mtime_ns for name in LASTING} == times
+    assert (directory / "report.md").exists()
+
+
+# What --resume and --overwrite do not do.
+
+OTHER_SETTINGS = ["--lam=0.5", "--seed=1", "--set=train.lr=0.1", "--set=model.dropout=0", "--tokenizer=byte"]
+
+
+@pytest.mark.parametrize("setting", OTHER_SETTINGS)
+def test_resume_with_other_settings_is_refused(setting, reference):
+    before = contents(reference)
+    said = refused(2, "run", reference, "--resume", setting)
+    assert said == f"--resume goes on with the settings in {reference / 'config.toml'}; leave out those that differ"
+    assert contents(reference) == before
+
+
+def test_resume_with_the_same_settings_is_not(reference, book, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(reference, directory)
+    succeed("finetune", directory, "--resume", "--corpus", book, *OPTIONS, "--set=gate.target_heads=3")
+
+
+def test_a_run_that_is_not_there_cannot_go_on(tmp_path):
+    said = refused(2, "run", tmp_path / "mistyped", "--resume")
+    assert said == f"{tmp_path / 'mistyped'} holds no run to go on with; leave out --resume to start one"
+    assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["run", *STAGES])
+def test_what_is_done_is_not_done_again_unasked(command, reference):
+    before = contents(reference)
+    said = refused(2, command, reference)
+    assert said.startswith(f"{reference} has stage finetune already: add --resume to go on")
+    assert "--overwrite to start anew" in said
+    assert contents(reference) == before
+
+
+def test_overwrite_starts_anew(reference, book, tmp_path):
+    """Also with another text, other settings, and a checkpoint that is broken: none of the old ones is read."""
+    directory = tmp_path / "run"
+    shutil.copytree(reference, directory)
+    (directory / "train.safetensors").write_bytes(b"broken")
+    other = tmp_path / "other.txt"
+    other.write_text("Ж is not in the book. " * 100, encoding="utf-8")
+    succeed("train", directory, "--overwrite", "--corpus", other, "--seed=3", "--set=model.D=8")
+    assert sorted(set(contents(directory)) & set(CHECKPOINTS)) == ["train.safetensors"]
+    assert {record["stage"] for record in records(directory)} == {"train"}
+    succeed("train", directory, "--overwrite", "--corpus", book, *OPTIONS, "--seed=0")
+    assert (directory / "train.safetensors").read_bytes() == (reference / "train.safetensors").read_bytes()
+
+
+def test_overwriting_a_stage_keeps_those_before(reference, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(reference, directory)
+    succeed("gate", directory, "--overwrite", "--target-heads=1")
+    assert sorted(set(contents(directory)) & set(CHECKPOINTS)) == ["gate.safetensors", "train.safetensors"]
+    assert (directory / "train.safetensors").read_bytes() == (reference / "train.safetensors").read_bytes()
+    succeed("gate", directory, "--overwrite", "--target-heads=3")
+    assert (directory / "gate.safetensors").read_bytes() == (reference / "gate.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "complaint"),
+    [
+        ("run", ["--corpus=nowhere.txt"], "there is no corpus and no file 'nowhere.txt'"),
+        ("run", ["--target-heads=5"], "gate.target_heads must be at most the model's 4 heads, got 5"),
+        ("run", ["--set=finetune.B=999"], "one step needs B · T + 1"),
+        ("train", ["--set=model.V=7"], "model.V is 7"),
+        ("gate", ["--target-heads=5"], "gate.target_heads must be at most the model's 4 heads, got 5"),
+        ("gate", ["--set=train.lr=1"], "stage train was done with other settings [train]"),
+        ("gate", ["--set=model.D=32"], "stage train was done with other settings [model]"),
+        ("finetune", ["--set=gate.beta=0.5"], "stage gate was done with other settings [gate]"),
+        ("gate", ["--from=nowhere.safetensors"], "there is no checkpoint nowhere.safetensors"),
+    ],
+)
+def test_nothing_is_overwritten_before_all_that_can_be_checked_is(command, wrong, complaint, reference):
+    before = contents(reference)
+    assert complaint in refused(1 if "--from" in wrong[0] else 2, command, reference, "--overwrite", *wrong)
+    assert contents(reference) == before
