@@ -58,7 +58,7 @@ def test_what_a_run_leaves_behind(finished):
 
 def test_a_run_without_a_name_has_one(book, tmp_path):
     process = start("run", "--corpus", book, *settings(steps=10_000), cwd=tmp_path)
-    while not (tmp_path / "runs" / "tiny-pydoc" / "train.safetensors").exists():
+    while not (tmp_path / "runs" / "tiny-book" / "train.safetensors").exists():
         assert process.poll() is None
     process.kill()
     process.communicate()

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -181,7 +182,7 @@ def test_a_stage_whose_predecessor_is_not_finished(book, tmp_path):
         ("--set=train.optimizer=adam", "train.optimizer must be one of adamw, lamb, sgd; got 'adam'"),
         ("--set=model.H=3", "model.D must be a multiple of model.H = 3, got 16"),
         ("--set=model.kind=transformer", "model.N must be 0 for transformer"),
-        ("--set=model.V=5", "model.V is 5, but the tokenizer of book.txt has 26 entries; leave V out"),
+        ("--set=model.V=5", "model.V is 5, but the tokenizer of book.txt has 26 entries; add --set model.V=0"),
         ("--seed=-1", "seed must be at least 0, got -1"),
         ("--seed=x", "argument --seed: invalid int value: 'x'; see tinyprune run --help"),
         ("--lam=-0.1", "gate.lam must be at least 0.0, got -0.1"),
@@ -444,6 +445,18 @@ def test_a_loss_that_is_not_a_number(book, tmp_path):
     assert "gate: loss is nan in step 2; " in refused(1, "run", run, "--resume")
     assert contents(run) == saved
     succeed("gate", run, "--overwrite", "--set=gate_train.lr=1e-3")
+
+
+def test_what_to_do_about_a_loss_that_is_not_a_number_helps(book, tmp_path):
+    run = tmp_path / "run"
+    given = ["--corpus", book, *settings(MODEL), "--set=train.lr=1e30", "--set=train.clip=0"]
+    said = refused(1, "train", run, *given)
+    assert said.startswith("train: loss is nan in step 2; no checkpoint has been saved yet; lower lr ")
+    config = run / "config.toml"
+    content = config.read_text(encoding="utf-8")
+    assert "[train]" in said and "lr = 1e+30 " in content
+    config.write_text(content.replace("lr = 1e+30 ", "lr = 1e-3 "), encoding="utf-8")
+    succeed(*shlex.split(said.split("go on with: tinyprune ")[1]))
 
 
 @elsewhere("evaluate and sample let NaN through")

@@ -14,8 +14,6 @@ from typing import Any, NoReturn
 
 from tinyprune.errors import TinypruneError, UsageError
 
-DEFAULT_RUN = "runs/tiny-pydoc"
-
 
 class Parser(argparse.ArgumentParser):
     """Complains like everything else: one line, exit status 2."""
@@ -39,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("run", run_all, "all four stages, then a table, plots and a report")
-    add_run_options(sub, directory_default=DEFAULT_RUN)
+    add_run_options(sub, needs_directory=False)
     add_gate_options(sub)
     sub.add_argument("--json", action="store_true", help="the table as JSON on standard output")
 
@@ -67,12 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--tokens", type=int, default=300, help="how many tokens to add (%(default)s)")
     sub.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (%(default)s)")
     sub.add_argument("--top-k", type=int, help="draw among the k likeliest only")
-    sub.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="random seed of the draws (%(default)s)")
 
     sub = command("describe", describe, "count a model's parameters and multiply-adds, part by part")
     sub.add_argument("model", nargs="?", help="a run's directory or a checkpoint")
     sub.add_argument("--preset", help="a preset or a .toml file instead")
-    sub.add_argument("--set", dest="options", action="append", default=[], metavar="TABLE.KEY=VALUE")
+    add_stage(sub)
+    add_setting(sub)
     sub.add_argument("--json", action="store_true", help="as JSON on standard output")
 
     sub = command("gradcheck", gradcheck, "check every operation's gradient, and whole models'")
@@ -82,25 +81,40 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_run_options(sub: argparse.ArgumentParser, directory_default: str | None = None) -> None:
+def add_run_options(sub: argparse.ArgumentParser, needs_directory: bool = True) -> None:
     """What every stage takes."""
-    if directory_default:
-        sub.add_argument("directory", nargs="?", default=directory_default, help="of the run (%(default)s)")
+    if needs_directory:
+        sub.add_argument("directory", help="directory of the run")
     else:
-        sub.add_argument("directory", help="of the run")
+        sub.add_argument("directory", nargs="?", help="directory of the run (runs/PRESET-CORPUS)")
     sub.add_argument("--preset", help="a preset's name or a .toml file (tiny, or what the run has)")
     sub.add_argument("--corpus", help="a corpus's name or a text file (pydoc)")
-    sub.add_argument("--tokenizer", choices=("character", "byte", "word"))
-    sub.add_argument("--seed", type=int, help="of initialisation, dropout and gates (0)")
-    sub.add_argument(
-        "--set", dest="options", action="append", default=[], metavar="TABLE.KEY=VALUE", help="any other setting"
-    )
-    sub.add_argument("--backend", default="numpy", help="who computes (%(default)s)")
+    sub.add_argument("--tokenizer", choices=("character", "byte", "word"), help="what one token is (character)")
+    sub.add_argument("--seed", type=int, help="random seed of initialisation, dropout and gates (0)")
+    add_setting(sub)
+    add_backend(sub)
     again = sub.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on where the run stopped")
     again.add_argument(
         "--overwrite", action="store_true", help="start anew, removing what this stage and later ones made"
     )
+
+
+def add_stage(sub: argparse.ArgumentParser) -> None:
+    """--stage, of a run that a command looks at."""
+    about = "stage of the run, if not the latest"
+    sub.add_argument("--stage", choices=("train", "gate", "prune", "finetune"), help=about)
+
+
+def add_setting(sub: argparse.ArgumentParser) -> None:
+    """--set, for everything that has no option of its own."""
+    about = "any other setting, such as train.steps=500; a run's config.toml lists and explains them all"
+    sub.add_argument("--set", dest="options", action="append", default=[], metavar="TABLE.KEY=VALUE", help=about)
+
+
+def add_backend(sub: argparse.ArgumentParser) -> None:
+    """--backend."""
+    sub.add_argument("--backend", default="numpy", help="implementation of the operations (%(default)s)")
 
 
 def add_gate_options(sub: argparse.ArgumentParser) -> None:
@@ -114,8 +128,8 @@ def add_gate_options(sub: argparse.ArgumentParser) -> None:
 def add_model_options(sub: argparse.ArgumentParser) -> None:
     """What the commands take that use a trained model."""
     sub.add_argument("model", help="a run's directory (its latest stage) or a checkpoint")
-    sub.add_argument("--stage", choices=("train", "gate", "prune", "finetune"), help="of the run, if not the latest")
-    sub.add_argument("--backend", default="numpy", help="who computes (%(default)s)")
+    add_stage(sub)
+    add_backend(sub)
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -128,7 +142,10 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "gate.target_heads": getattr(arguments, "target_heads", None),
         "gate.objective": getattr(arguments, "objective", None),
     }
-    return {name: value for name, value in named.items() if value is not None} | parse_options(arguments.options)
+    given = {name: value for name, value in named.items() if value is not None}
+    if "gate.lam" in given:
+        given["gate.target_heads"] = None  # the one takes the other's place, also where the run had a target
+    return given | parse_options(arguments.options)
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:
@@ -145,16 +162,25 @@ def parse_options(options: list[str]) -> dict[str, Any]:
     return parsed
 
 
+def default_directory(arguments: argparse.Namespace) -> Path:
+    """runs/PRESET-CORPUS."""
+    from tinyprune.config import load_preset
+
+    preset = arguments.preset or "tiny"
+    corpus = load_preset(preset).with_options(overrides(arguments)).data.corpus
+    return Path("runs", f"{Path(preset).stem}-{Path(corpus).stem}")
+
+
 def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
     """The run that the arguments speak of, ready for `stages`."""
     import dataclasses
 
     from tinyprune.config import load_preset
     from tinyprune.kernels.backend import get_backend
-    from tinyprune.runs import STAGES, RunDirectory, load_model
+    from tinyprune.runs import STAGES, RunDirectory
     from tinyprune.stages import Run
 
-    directory, ops = RunDirectory(arguments.directory), get_backend(arguments.backend)
+    directory, ops = RunDirectory(arguments.directory or default_directory(arguments)), get_backend(arguments.backend)
     source = getattr(arguments, "source", None)
     source = None if source is None else Path(source)
     if source is not None and source.is_dir():
@@ -171,13 +197,13 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
         config = directory.read_config()
     else:
         config = load_preset(arguments.preset or "tiny")
-    if source is not None and not arguments.resume:
-        saved = load_model(source, ops)
-        config = dataclasses.replace(config, model=saved.model.config, data=saved.data)
     again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
-    again += [] if source is None else ["--from", str(source)]
     again += [] if arguments.backend == "numpy" else ["--backend", arguments.backend]
-    run = Run(directory, config.with_options(overrides(arguments)), ops, shlex.join(again), source)
+    run = Run(directory, config, ops, shlex.join(again))
+    if source is not None and not arguments.resume:
+        saved = run.adopt(source)
+        config = dataclasses.replace(config, model=saved.model.config, data=saved.data)
+    run.config = config.with_options(overrides(arguments))
     run.prepare(stages, arguments.resume, arguments.overwrite)
     return run
 
@@ -208,14 +234,19 @@ def load_saved(arguments: argparse.Namespace):
     from tinyprune.kernels.backend import get_backend
     from tinyprune.runs import RunDirectory, load_model
 
-    path = Path(arguments.model)
+    path, ops = Path(arguments.model), get_backend(getattr(arguments, "backend", "numpy"))
     if path.suffix == ".safetensors":
-        return load_model(path, get_backend(getattr(arguments, "backend", "numpy")))
+        if arguments.stage:
+            raise UsageError("--stage goes with the directory of a run, not with a checkpoint")
+        return load_model(path, ops)
     if not path.is_dir():
         raise UsageError(f"{path} is neither the directory of a run nor a .safetensors checkpoint")
     directory = RunDirectory(path)
-    stage = getattr(arguments, "stage", None) or directory.latest_stage()
-    return load_model(directory.checkpoint(stage), get_backend(getattr(arguments, "backend", "numpy")))
+    stage = arguments.stage or directory.latest_stage()
+    saved = load_model(directory.checkpoint(stage), ops)
+    if not saved.metadata.get("finished"):
+        note(f"stage {stage} of {path} is not finished: this is its model after step {saved.metadata.get('step')}")
+    return saved
 
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
@@ -245,6 +276,8 @@ def generate_text(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
     saved = load_saved(arguments)
     prompt = saved.tokenizer.encode(arguments.prompt)
+    if saved.tokenizer.kind == "word" and saved.tokenizer.unknown in prompt:
+        note("the prompt has words that the model does not know: they are read as <unk>")
     if not prompt.size:
         raise UsageError("--prompt must hold at least one token, got an empty text")
     rng = np.random.default_rng(arguments.seed)
@@ -347,6 +380,11 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError as error:
         return complain(f"out of memory: {error}; make B, T, M, D, L or the vocabulary smaller", 1)
     return 0
+
+
+def note(message: str) -> None:
+    """A line on standard error that is no error."""
+    print(f"tinyprune: {message}", file=sys.stderr)
 
 
 def complain(message: object, status: int) -> int:

@@ -11,6 +11,7 @@ Each can be stopped at any moment and goes on from its own checkpoint with `resu
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shlex
 import sys
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +79,7 @@ def measure_seconds(model: Transformer, segments: Segments, text: Text) -> tuple
     return step, look * len(text.valid) / T
 
 
-def looks(steps: int, config: TrainConfig) -> int:
+def validations(steps: int, config: TrainConfig) -> int:
     """How often the validation split is read in so many steps."""
     return 1 + (steps // config.evaluate_every if config.evaluate_every else 0)
 
@@ -91,7 +93,6 @@ class Run:
         config: of all stages.
         ops: the backend's operations.
         resume_command: what to type to go on after a stop, for messages.
-        source: checkpoint to start the gate stage from, if not this run's own baseline.
         anew: stages whose checkpoints no longer count, see `prepare`.
     """
 
@@ -99,7 +100,6 @@ class Run:
     config: RunConfig
     ops: SimpleNamespace
     resume_command: str
-    source: Path | None = None
     anew: Sequence[str] = ()
 
     @cached_property
@@ -123,9 +123,9 @@ class Run:
         return text
 
     def earlier_model(self) -> SavedModel | None:
-        """The model of the earliest checkpoint that stays in the run, or the one that it was started from."""
-        paths = [self.source, *(self.directory.checkpoint(stage) for stage in STAGES if stage not in self.anew)]
-        found = [path for path in paths if path is not None and path.exists()]
+        """The model of the earliest checkpoint that stays in the run."""
+        paths = [self.directory.checkpoint(stage) for stage in STAGES if stage not in self.anew]
+        found = [path for path in paths if path.exists()]
         return load_model(found[0], self.ops) if found else None
 
     def prepare(self, stages: Sequence[str], resume: bool = False, overwrite: bool = False) -> None:
@@ -140,10 +140,21 @@ class Run:
             SaveError: if config.toml cannot be written.
         """
         anew = STAGES[STAGES.index(stages[0]) :]
+        if resume:
+            for stage, later in itertools.pairwise(STAGES):
+                if stage in stages and self.directory.checkpoint(later).exists() and not self.finished(stage):
+                    raise UsageError(
+                        f"{self.directory.path} has stage {later}, but its stage {stage} is missing or unfinished; put "
+                        f"{stage}.safetensors back, or do stage {stage} anew with --overwrite"
+                    )
         self.anew = anew if overwrite else ()
         written = self.directory.read_config() if self.directory.started else None
         if written is not None:
             self.check_settings(written, resume, [stage for stage in STAGES if stage not in anew])
+        if self.config.model.relative and self.config.model.M == 0 and self.config.model.mask == "same-length":
+            raise UsageError(
+                'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
+            )
         before = self.before(stages[0])
         model = self.model_config if before is None else before.model.config
         for stage in stages:
@@ -175,7 +186,8 @@ class Run:
         V = self.text.tokenizer.V
         if self.config.model.V not in (0, V):
             raise UsageError(
-                f"model.V is {self.config.model.V}, but the tokenizer of {self.text.name} has {V} entries; leave V out"
+                f"model.V is {self.config.model.V}, but the tokenizer of {self.text.name} has {V} entries; add "
+                "--set model.V=0 (and, if the model has them, fitting model.cutoffs)"
             )
         return dataclasses.replace(self.config.model, V=V)
 
@@ -183,11 +195,6 @@ class Run:
         """The model that a stage starts from: None for the first, which makes its own."""
         if stage == "train":
             return None
-        if stage == "gate" and self.source is not None:
-            saved = load_model(self.source, self.ops)
-            if saved.model.gate is not None:
-                raise UsageError(f"{self.source} has gates already; start from a checkpoint without")
-            return saved
         return self.load(STAGES[STAGES.index(stage) - 1])
 
     def load(self, stage: str) -> SavedModel:
@@ -208,8 +215,34 @@ class Run:
         path = self.directory.checkpoint(stage)
         return path.exists() and bool(load_checkpoint(path)[1].get("finished"))
 
+    def adopt(self, source: Path) -> SavedModel:
+        """Make the model of another run's checkpoint the baseline of this one, as if it had been trained here.
+
+        Raises:
+            UsageError: if it has gates, or this run has trained a baseline of its own.
+            CheckpointError: if the checkpoint cannot be read.
+        """
+        saved = load_model(source, self.ops)
+        if saved.model.gate is not None:
+            raise UsageError(f"{source} has gates already; start from a checkpoint without")
+        path = self.directory.checkpoint("train")
+        if path.exists() and "source" not in load_checkpoint(path)[1]:
+            raise UsageError(f"{self.directory.path} has a baseline of its own; use --from in another directory")
+        self.save_finished("train", saved.model, saved, metrics_length=0, source=str(source))
+        return saved
+
+    def save_finished(self, stage: str, model: Transformer, origin: SavedModel, **own: Any) -> None:
+        """Write a stage's checkpoint that no training made, its text that of `origin`."""
+        metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
+        tensors = {f"params.{name}": value for name, value in model.params.items()}
+        own |= {"stage": stage, "step": 0, "finished": True}
+        save_checkpoint(self.directory.checkpoint(stage), tensors, metadata | own)
+
     def train(self, resume: bool = False) -> None:
         """Stage 1: train the baseline."""
+        if resume and self.finished("train"):
+            say("train: already finished")
+            return
         model = Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
         self.fit("train", model, self.config.train, LanguageModelling(), resume)
 
@@ -226,9 +259,15 @@ class Run:
         else:
             warmup = self.segments(config, self.config.gate_train).per_epoch
         objective = GateObjective(gate, warmup, sum(config.heads))
-        target = gate.target_heads
-        at_end = (lambda model: None) if target is None else (lambda model: settle(model, target))
-        self.fit("gate", model, self.config.gate_train, objective, resume, at_end, gate.lr_multiplier)
+        if warmup > self.config.gate_train.steps and not (resume and self.finished("gate")):
+            say(f"gate: lam rises over {warmup} steps, more than gate_train.steps: it will not reach {gate.lam}")
+
+        def hit_target(model: Transformer) -> None:
+            moved = 0 if gate.target_heads is None else settle(model, gate.target_heads)
+            if moved:
+                say(f"gate: {abs(moved)} heads {'closed' if moved > 0 else 'opened'} at the end, to hit the target")
+
+        self.fit("gate", model, self.config.gate_train, objective, resume, hit_target, gate.lr_multiplier)
 
     def prune(self, resume: bool = False) -> None:
         """Stage 3: remove the closed heads."""
@@ -239,10 +278,7 @@ class Run:
         model = remove_closed_heads(gated.model)
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
-        metadata = model_metadata(model, gated.tokenizer, gated.data, gated.digest)
-        own = {"stage": "prune", "step": 0, "finished": True, "metrics_length": gated.metadata["metrics_length"]}
-        tensors = {f"params.{name}": value for name, value in model.params.items()}
-        save_checkpoint(self.directory.checkpoint("prune"), tensors, metadata | own)
+        self.save_finished("prune", model, gated, metrics_length=gated.metadata["metrics_length"])
 
     def finetune(self, resume: bool = False) -> None:
         """Stage 4: train the smaller model a little more."""
@@ -274,7 +310,8 @@ class Run:
                 objective=objective,
                 rng=self.generator(stage),
                 path=self.directory.checkpoint(stage),
-                metadata=model_metadata(model, text.tokenizer, self.config.data, text.digest),
+                metadata=model_metadata(model, text.tokenizer, self.config.data, text.digest)
+                | {"seed": self.config.seed},
                 log=log,
                 validate=lambda model: evaluate(model, text.valid, text.characters["valid"]),
                 go_on=self.resume_command,
@@ -289,7 +326,7 @@ class Run:
             step, look = measure_seconds(model, trainer.segments, text)
             say(
                 f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}, "
-                f"about {duration(left * step + looks(left, config) * look)}"
+                f"about {duration(left * step + validations(left, config) * look)}"
             )
             trainer.run()
 
@@ -299,7 +336,7 @@ class Run:
         model = Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
         step, look = measure_seconds(model, self.segments(model.config, config.train), self.text)
         seconds = sum(
-            stage.steps * step * stage.B / config.train.B + looks(stage.steps, stage) * look for stage in stages
+            stage.steps * step * stage.B / config.train.B + validations(stage.steps, stage) * look for stage in stages
         )
         say(
             f"run: train {stages[0].steps}, gate {stages[1].steps}, prune, finetune {stages[2].steps} steps, then a "
