@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,13 @@ def start(*arguments: str | Path, **options: Any) -> subprocess.Popen:
     command = [sys.executable, "-m", "tinyprune", *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
     return subprocess.Popen(command, env=environment, text=True, encoding="utf-8", **options)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait until the condition holds or the process has ended, and no more than a minute."""
+    end = time.monotonic() + 60
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < end, "nothing happened for a minute"
 
 
 def tinyprune(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess:

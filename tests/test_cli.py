@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import CHECKPOINTS, DROPOUT, MODEL, STAGES, contents, settings, start, succeed, write_text
+from command import CHECKPOINTS, DROPOUT, MODEL, STAGES, contents, settings, start, succeed, wait_until, write_text
 
 from tinyprune.config import read_config
 from tinyprune.training.checkpoints import load_checkpoint
@@ -57,11 +57,11 @@ def test_what_a_run_leaves_behind(finished):
 
 
 def test_a_run_without_a_name_has_one(book, tmp_path):
-    process = start("run", "--corpus", book, *settings(steps=10_000), cwd=tmp_path)
-    while not (tmp_path / "runs" / "tiny-book" / "train.safetensors").exists():
-        assert process.poll() is None
+    process = start("run", "--corpus", book, *settings(steps=300), cwd=tmp_path)
+    wait_until((tmp_path / "runs" / "tiny-book" / "train.safetensors").exists, process)
     process.kill()
     process.communicate()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny-book"]
 
 
 TRANSFORMER_XL = MODEL | DROPOUT | {"kind": "transformer-xl", "N": 0, "F": 8}

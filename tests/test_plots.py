@@ -365,5 +365,5 @@ def test_a_full_disk_leaves_the_picture_before(tmp_path):
     (tmp_path / "a.png").write_text("the one before")
     done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "cannot write a.png: File too large; what was there is untouched\n"
+    assert done.stdout == "cannot write a.png: File too large; what was there before is untouched; free some space\n"
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.png": "the one before"}

@@ -4,12 +4,12 @@ import contextlib
 import itertools
 import json
 import random
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from command import (
     settings,
     start,
     succeed,
+    wait_until,
     write_text,
 )
 
@@ -52,13 +53,6 @@ def records(directory: Path) -> list[dict]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in content.split(b"\n")[:-1]]
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Wait until the condition holds or the process has ended, and no more than a minute."""
-    end = time.monotonic() + 60
-    while not condition() and process.poll() is None:
-        assert time.monotonic() < end, "nothing happened for a minute"
 
 
 def being_written(directory: Path) -> set[tuple[str, int]]:
@@ -320,9 +314,30 @@ def test_overwriting_a_stage_keeps_those_before(reference, tmp_path):
         ("gate", ["--set=model.D=32"], "stage train was done with other settings [model]"),
         ("finetune", ["--set=gate.beta=0.5"], "stage gate was done with other settings [gate]"),
         ("gate", ["--from=nowhere.safetensors"], "there is no checkpoint nowhere.safetensors"),
+        ("gate", ["--from=."], "there is no checkpoint train.safetensors"),
     ],
 )
 def test_nothing_is_overwritten_before_all_that_can_be_checked_is(command, wrong, complaint, reference):
     before = contents(reference)
     assert complaint in refused(1 if "--from" in wrong[0] else 2, command, reference, "--overwrite", *wrong)
     assert contents(reference) == before
+
+
+def test_another_baseline_is_not_taken_before_all_that_can_be_checked_is(reference, book, tmp_path):
+    """--from makes it this run's baseline: one that a run has trained itself is never replaced, an earlier one is."""
+    other, run = tmp_path / "other", tmp_path / "run"
+    succeed("train", other, "--corpus", book, *settings({"L": 1, "D": 8, "H": 4}, steps=2))
+    short = ["--set=gate_train.steps=2", "--set=gate_train.B=2"]
+    for directory in (other, run):
+        before = contents(tmp_path)
+        refused(2, "gate", directory, "--from", reference, "--target-heads=5", *short)
+        assert contents(tmp_path) == before
+    refused(2, "gate", other, "--from", reference, *short)
+    assert contents(tmp_path) == before
+    succeed("gate", run, "--from", reference, *short)
+    before = contents(tmp_path)
+    refused(2, "gate", run, "--from", other, "--overwrite", "--target-heads=5", *short)
+    assert contents(tmp_path) == before
+    succeed("gate", run, "--from", other, "--overwrite", "--target-heads=4", *short)
+    succeed("prune", run)
+    assert "L = 1\n" in re.sub(" *#.*", "", (run / "config.toml").read_text(encoding="utf-8"))

@@ -173,8 +173,6 @@ def default_directory(arguments: argparse.Namespace) -> Path:
 
 def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
     """The run that the arguments speak of, ready for `stages`."""
-    import dataclasses
-
     from tinyprune.config import load_preset
     from tinyprune.kernels.backend import get_backend
     from tinyprune.runs import STAGES, RunDirectory
@@ -201,9 +199,8 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
     again += [] if arguments.backend == "numpy" else ["--backend", arguments.backend]
     run = Run(directory, config, ops, shlex.join(again))
     if source is not None and not arguments.resume:
-        saved = run.adopt(source)
-        config = dataclasses.replace(config, model=saved.model.config, data=saved.data)
-    run.config = config.with_options(overrides(arguments))
+        run.adopt(source)
+    run.config = run.config.with_options(overrides(arguments))
     run.prepare(stages, arguments.resume, arguments.overwrite)
     return run
 

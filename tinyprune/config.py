@@ -28,6 +28,8 @@ from typing import Any, Self
 
 from tinyprune.errors import UsageError
 
+# Of any one size: far above what fits into memory, far below where NumPy cannot count any more.
+LARGEST = 10_000_000
 KINDS = ("all-attention", "transformer-xl", "transformer")
 
 
@@ -103,14 +105,14 @@ class ModelConfig(Config):
     TABLE: typing.ClassVar[str] = "model"
 
     kind: str = option("all-attention", "which architecture", choices=KINDS)
-    V: int = option(0, "vocabulary size; 0: taken from the tokenizer", low=0)
-    L: int = option(4, "layers", low=1)
-    D: int = option(128, "model width", low=1)
-    H: int = option(8, "heads in each layer before any removal", low=1)
-    N: int = option(256, "persistent vectors of each head (all-attention)", low=0)
-    F: int = option(0, "width of the feed-forward block (the other kinds)", low=0)
-    T: int = option(128, "queries in a segment", low=1)
-    M: int = option(128, "memory length: layer inputs kept from before the segment", low=0)
+    V: int = option(0, "vocabulary size; 0: taken from the tokenizer", low=0, high=LARGEST)
+    L: int = option(4, "layers", low=1, high=LARGEST)
+    D: int = option(128, "model width", low=1, high=LARGEST)
+    H: int = option(8, "heads in each layer before any removal", low=1, high=LARGEST)
+    N: int = option(256, "persistent vectors of each head (all-attention)", low=0, high=LARGEST)
+    F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
+    T: int = option(128, "queries in a segment", low=1, high=LARGEST)
+    M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
@@ -207,7 +209,7 @@ class TrainConfig(Config):
     TABLE: typing.ClassVar[str] = "train"
 
     steps: int = option(1000, "updates", low=0)
-    B: int = option(16, "segments in a batch: parallel streams of text", low=1)
+    B: int = option(16, "segments in a batch: parallel streams of text", low=1, high=LARGEST)
     optimizer: str = option("adamw", "update rule", choices=("adamw", "lamb", "sgd"))
     lr: float = option(2e-3, "learning rate after warm-up", low=0.0)
     lr_min: float = option(0.0, "where the cosine ends", low=0.0)

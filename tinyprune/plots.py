@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.errors import SaveError, UsageError
+from tinyprune.errors import UsageError
 from tinyprune.files import replace_file
 from tinyprune.ops import p_open
 from tinyprune.pruning.gates import opening_log_alpha
@@ -246,13 +246,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     Raises:
         SaveError: if it cannot be written. What was at `path` is untouched.
     """
-    path = Path(path)
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": "tinyprune"})
-    try:
-        replace_file(path, image.getbuffer())
-    except OSError as error:
-        raise SaveError(f"cannot write {path}: {error.strerror or error}; what was there is untouched") from error
+    replace_file(Path(path), image.getbuffer())
 
 
 def _p_open(log_alpha: NDArray, gate: GateConfig) -> NDArray:

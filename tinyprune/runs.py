@@ -16,10 +16,10 @@ from typing import Any
 
 from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, read_config, to_toml
 from tinyprune.data import Tokenizer, tokenizer_from_dict
-from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import replace_file
 from tinyprune.model.transformer import Transformer
-from tinyprune.training.checkpoints import NO_SPACE, load_checkpoint
+from tinyprune.training.checkpoints import load_checkpoint
 
 STAGES = ("train", "gate", "prune", "finetune")
 
@@ -123,16 +123,17 @@ class RunDirectory:
         """Write a text file of the run, whole or not at all. Raises SaveError if that fails."""
         path = self.path / name
         try:
-            replace_file(path, text.encode("utf-8"))
+            content = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise UsageError(f"{path} cannot hold {text[error.start - 20 : error.end]!r}: not UTF-8") from error
-        except OSError as error:
-            remedy = "free some space" if error.errno in NO_SPACE else "choose a directory that can be written"
-            raise SaveError(
-                f"cannot write {path}: {error.strerror or error}; what was there is untouched; {remedy}"
-            ) from error
+        replace_file(path, content)
 
     def remove(self, stages: Sequence[str]) -> None:
-        """Delete these stages' checkpoints, the last first: what is left if that is cut short still fits together."""
+        """Delete these stages' checkpoints and the report, which is no longer true.
+
+        The last comes first: what is left if that is cut short still fits together.
+        """
+        for result in (self.path / "report.md", *self.path.glob("plots/*.png")):
+            result.unlink(missing_ok=True)
         for stage in reversed(stages):
             self.checkpoint(stage).unlink(missing_ok=True)

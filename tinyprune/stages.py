@@ -94,6 +94,7 @@ class Run:
         ops: the backend's operations.
         resume_command: what to type to go on after a stop, for messages.
         anew: stages whose checkpoints no longer count, see `prepare`.
+        source: another run's checkpoint, until `prepare` has made it the baseline of this one, see `adopt`.
     """
 
     directory: RunDirectory
@@ -101,6 +102,7 @@ class Run:
     ops: SimpleNamespace
     resume_command: str
     anew: Sequence[str] = ()
+    source: Path | None = None
 
     @cached_property
     def text(self) -> Text:
@@ -123,13 +125,14 @@ class Run:
         return text
 
     def earlier_model(self) -> SavedModel | None:
-        """The model of the earliest checkpoint that stays in the run."""
+        """The model that the run is to start from, or that of the earliest checkpoint that stays in it."""
         paths = [self.directory.checkpoint(stage) for stage in STAGES if stage not in self.anew]
-        found = [path for path in paths if path.exists()]
+        found = [self.source] if self.source else [path for path in paths if path.exists()]
         return load_model(found[0], self.ops) if found else None
 
     def prepare(self, stages: Sequence[str], resume: bool = False, overwrite: bool = False) -> None:
-        """Make the run ready for `stages`: config.toml written and, to `overwrite` them, their checkpoints gone.
+        """Make the run ready for `stages`: config.toml written, an adopted baseline saved, and checkpoints to be
+        overwritten gone.
 
         All that can be known beforehand is checked before anything is touched.
 
@@ -149,13 +152,13 @@ class Run:
                     )
         self.anew = anew if overwrite else ()
         written = self.directory.read_config() if self.directory.started else None
-        if written is not None:
+        if written is not None and self.source is None:
             self.check_settings(written, resume, [stage for stage in STAGES if stage not in anew])
         if self.config.model.relative and self.config.model.M == 0 and self.config.model.mask == "same-length":
             raise UsageError(
                 'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
             )
-        before = self.before(stages[0])
+        before = self.before(stages[0]) if self.source is None else self.earlier_model()
         model = self.model_config if before is None else before.model.config
         for stage in stages:
             if stage != "prune":
@@ -164,6 +167,9 @@ class Run:
             GateObjective(self.config.gate, 0, sum(model.heads))
         if overwrite:
             self.directory.remove(anew)
+        if self.source is not None:
+            self.save_finished("train", before.model, before, metrics_length=0, source=str(self.source))
+            self.source = None
         if self.config != written:
             self.directory.write_config(self.config)
 
@@ -215,8 +221,8 @@ class Run:
         path = self.directory.checkpoint(stage)
         return path.exists() and bool(load_checkpoint(path)[1].get("finished"))
 
-    def adopt(self, source: Path) -> SavedModel:
-        """Make the model of another run's checkpoint the baseline of this one, as if it had been trained here.
+    def adopt(self, source: Path) -> None:
+        """Take another run's model for the baseline, with its text, as if it had been trained here. Writes nothing yet.
 
         Raises:
             UsageError: if it has gates, or this run has trained a baseline of its own.
@@ -228,8 +234,8 @@ class Run:
         path = self.directory.checkpoint("train")
         if path.exists() and "source" not in load_checkpoint(path)[1]:
             raise UsageError(f"{self.directory.path} has a baseline of its own; use --from in another directory")
-        self.save_finished("train", saved.model, saved, metrics_length=0, source=str(source))
-        return saved
+        self.source = source
+        self.config = dataclasses.replace(self.config, model=saved.model.config, data=saved.data)
 
     def save_finished(self, stage: str, model: Transformer, origin: SavedModel, **own: Any) -> None:
         """Write a stage's checkpoint that no training made, its text that of `origin`."""

@@ -63,7 +63,7 @@ def test_batches_can_be_written_to_and_leave_the_text_alone():
 
 def test_too_short_a_text_says_what_is_needed_and_what_to_lower():
     assert Segments(numbered(13), B=3, T=4).per_epoch == 1
-    with pytest.raises(UsageError, match=r"12 tokens, .* 3 · 4 \+ 1 = 13; lower train\.B or model\.T"):
+    with pytest.raises(UsageError, match=r"12 tokens, .* 3 · 4 \+ 1 = 13; lower the stage's B or model\.T"):
         Segments(numbered(12), B=3, T=4)
 
 

@@ -45,7 +45,7 @@ class Segments:
         if len(self.tokens) < needed:
             raise UsageError(
                 f"the text has {len(self.tokens):,} tokens, but one step needs B · T + 1 = {self.B} · {self.T} + 1 = "
-                f"{needed:,}; lower train.B or model.T, or give a longer text"
+                f"{needed:,}; lower the stage's B or model.T, or give a longer text"
             )
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.errors import NotFiniteError
 from tinyprune.model.parameters import Parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Transformer
 
@@ -156,6 +157,8 @@ def continuation(
 
 def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: int | None) -> int:
     """Draw a token from log p (V,)."""
+    if np.isnan(log_p).any():
+        raise NotFiniteError("the model predicts nan: it has diverged; train it with a lower lr")
     if temperature == 0:
         return int(np.argmax(log_p))
     order = np.argsort(-log_p, kind="stable")[:top_k]  # likeliest first; all of them when top_k is None

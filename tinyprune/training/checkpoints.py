@@ -15,7 +15,6 @@ at every moment one of the two is whole. A `NAME.tmp` that a killed process left
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from pathlib import Path
@@ -26,12 +25,11 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OTHERWISE = "use another checkpoint, or train again"
 
 
@@ -54,14 +52,7 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
     content = safetensors.numpy.save(tensors, {ENTRY: _entry(metadata, tensors)})
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        remedy = "free some space" if error.errno in NO_SPACE else "make sure that its directory is one and writable"
-        raise SaveError(
-            f"cannot save checkpoint {path} ({len(content):,} bytes): {error.strerror or error}; what was there before "
-            f"is untouched; {remedy}, then resume"
-        ) from error
+    replace_file(path, content, "checkpoint")
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.data import evaluation_segments
+from tinyprune.errors import NotFiniteError
 from tinyprune.model.transformer import Memory, Transformer
 
 
@@ -51,8 +53,11 @@ def evaluate(model: Transformer, tokens: NDArray, characters: int) -> Evaluation
     """
     total, predicted = 0.0, 0
     memory: Memory | None = None
-    for ids, targets in evaluation_segments(tokens, model.config.T):
-        loss, memory, _ = model.loss(ids, targets, memory)
-        total += float(loss) * targets.size
-        predicted += targets.size
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # seen below
+        for ids, targets in evaluation_segments(tokens, model.config.T):
+            loss, memory, _ = model.loss(ids, targets, memory)
+            total += float(loss) * targets.size
+            predicted += targets.size
+    if not math.isfinite(total):
+        raise NotFiniteError(f"the loss on held-out text is {total}")
     return Evaluation(total / predicted, predicted, characters * predicted / len(tokens))

@@ -157,7 +157,10 @@ class Trainer:
 
     def log_validation(self) -> None:
         """Read the validation split and write a line about it."""
-        result = self.validate(self.model)
+        try:
+            result = self.validate(self.model)
+        except NotFiniteError as error:
+            raise self.not_finite(f"{error} after step {self.step}") from error
         record = {"stage": self.stage, "step": self.step, "split": "valid", "loss": result.nats_per_token}
         record["bits_per_character"] = result.bits_per_character
         self.log.write(record | self.objective.describe(self.model))
@@ -171,11 +174,11 @@ class Trainer:
             losses, self.memory, grads = self.objective(self.model, ids, targets, memory, self.rng, self.step)
         for name, value in losses.items():
             if not math.isfinite(value):
-                raise self.not_finite(f"{name} is {value}")
+                raise self.not_finite(f"{name} is {value} in step {self.step + 1}")
         try:
             norm = clip_gradients(grads, self.config.clip)
         except NotFiniteError as error:
-            raise self.not_finite(str(error)) from error
+            raise self.not_finite(f"{error} in step {self.step + 1}") from error
         lr = learning_rate(self.config, self.step)
         with np.errstate(over="ignore", invalid="ignore"):
             self.optimizer.step(self.model.params, grads, lr)
@@ -190,7 +193,7 @@ class Trainer:
         table = "gate_train" if self.stage == "gate" else self.stage
         kept = f"{self.path} holds the last checkpoint" if self.path.exists() else "no checkpoint has been saved yet"
         return NotFiniteError(
-            f"{self.stage}: {what} in step {self.step + 1}; {kept}; lower lr (or clip at a smaller norm, or warm up "
+            f"{self.stage}: {what}; {kept}; lower lr (or clip at a smaller norm, or warm up "
             f"longer) in table [{table}] of the run's config.toml, then go on with: {self.go_on}"
         )
 
@@ -203,7 +206,7 @@ class Trainer:
         """
         for name, value in self.model.params.items():
             if not np.isfinite(value).all():
-                raise self.not_finite(f"{name} is not finite")
+                raise self.not_finite(f"{name} is not finite after step {self.step}")
         tensors = {f"params.{name}": value for name, value in self.model.params.items()}
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state().items()}

@@ -7,14 +7,14 @@ steps which are then made again do not stand in it twice.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tinyprune.errors import CheckpointError, NotFiniteError, SaveError, UsageError
+from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
+from tinyprune.files import save_error
 
 
 class MetricsLog:
@@ -30,7 +30,7 @@ class MetricsLog:
             # Unbuffered: a line is in the file, for others to read, as soon as it is written.
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
-            raise self._save_error(error) from error
+            raise save_error(f"metrics {self.path}", error) from error
 
     def write(self, record: dict[str, Any]) -> None:
         """Append `record`, its keys in the order in which they are given.
@@ -58,14 +58,14 @@ class MetricsLog:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(end)
-            raise self._save_error(error) from error
+            raise save_error(f"metrics {self.path}", error) from error
 
     def sync(self) -> int:
         """Wait until all lines are on the disk. Returns the length of the file in bytes, for `truncate`."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise self._save_error(error) from error
+            raise save_error(f"metrics {self.path}", error) from error
         return self._file.seek(0, os.SEEK_END)
 
     def truncate(self, length: int) -> None:
@@ -84,7 +84,7 @@ class MetricsLog:
         try:
             self._file.truncate(length)
         except OSError as error:
-            raise self._save_error(error) from error
+            raise save_error(f"metrics {self.path}", error) from error
 
     def close(self) -> None:
         """Close the file. May be called twice."""
@@ -97,13 +97,6 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _save_error(self, error: OSError) -> SaveError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        return SaveError(
-            f"cannot write metrics to {self.path}: {error.strerror or error}; the lines before are untouched; "
-            f"{'free some space' if full else 'make sure that its directory exists and is writable'}, then resume"
-        )
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
