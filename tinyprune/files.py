@@ -17,7 +17,7 @@ def save_error(what: str, error: OSError) -> SaveError:
     return SaveError(f"cannot write {what}: {error.strerror or error}; what was there before is untouched; {remedy}")
 
 
-def replace_file(path: Path, content: bytes | memoryview, kind: str = "") -> None:
+def replace_file(path: Path, content: bytes, kind: str = "") -> None:
     """Make `content` the content of `path`, so that a kill or a power failure leaves the old or the new one whole.
 
     It is written as `NAME.tmp` first and takes the name when all of it is on the disk; a `NAME.tmp` that a killed

@@ -248,7 +248,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": "tinyprune"})
-    replace_file(Path(path), image.getbuffer())
+    replace_file(Path(path), image.getvalue())
 
 
 def _p_open(log_alpha: NDArray, gate: GateConfig) -> NDArray:
