@@ -271,7 +271,7 @@ class Run:
         def hit_target(model: Transformer) -> None:
             moved = 0 if gate.target_heads is None else settle(model, gate.target_heads)
             if moved:
-                say(f"gate: {abs(moved)} heads {'closed' if moved > 0 else 'opened'} at the end, to hit the target")
+                say(f"gate: to hit the target, heads {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
 
         self.fit("gate", model, self.config.gate_train, objective, resume, hit_target, gate.lr_multiplier)
 
