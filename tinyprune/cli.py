@@ -230,6 +230,7 @@ def load_saved(arguments: argparse.Namespace):
     """The model that the arguments name."""
     from tinyprune.kernels.backend import get_backend
     from tinyprune.runs import RunDirectory, load_model
+    from tinyprune.stages import say
 
     path, ops = Path(arguments.model), get_backend(getattr(arguments, "backend", "numpy"))
     if path.suffix == ".safetensors":
@@ -242,7 +243,7 @@ def load_saved(arguments: argparse.Namespace):
     stage = arguments.stage or directory.latest_stage()
     saved = load_model(directory.checkpoint(stage), ops)
     if not saved.metadata.get("finished"):
-        note(f"stage {stage} of {path} is not finished: this is its model after step {saved.metadata.get('step')}")
+        say(f"stage {stage} of {path} is not finished: this is its model after step {saved.metadata.get('step')}")
     return saved
 
 
@@ -266,6 +267,7 @@ def generate_text(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from tinyprune.model.generation import generate
+    from tinyprune.stages import say
 
     for name, low in (("tokens", 1), ("temperature", 0), ("top_k", 1), ("seed", 0)):
         value = getattr(arguments, name)
@@ -274,7 +276,7 @@ def generate_text(arguments: argparse.Namespace) -> None:
     saved = load_saved(arguments)
     prompt = saved.tokenizer.encode(arguments.prompt)
     if saved.tokenizer.kind == "word" and saved.tokenizer.unknown in prompt:
-        note("the prompt has words that the model does not know: they are read as <unk>")
+        say("the prompt has words that the model does not know: they are read as <unk>")
     if not prompt.size:
         raise UsageError("--prompt must hold at least one token, got an empty text")
     rng = np.random.default_rng(arguments.seed)
@@ -314,12 +316,12 @@ def describe(arguments: argparse.Namespace) -> None:
     if arguments.model:
         config = load_saved(arguments).model.config
     else:
-        config = load_preset(arguments.preset or "tiny").with_options(parse_options(arguments.options)).model
-    if not config.V:
-        from tinyprune.data import load_text
+        run = load_preset(arguments.preset or "tiny").with_options(parse_options(arguments.options))
+        config = run.model
+        if not config.V:
+            from tinyprune.data import load_text
 
-        data = load_preset(arguments.preset or "tiny").with_options(parse_options(arguments.options)).data
-        config = dataclasses.replace(config, V=load_text(data).tokenizer.V)
+            config = dataclasses.replace(config, V=load_text(run.data).tokenizer.V)
     parts = count_parts(config)
     total = {
         "part": "whole model",
@@ -377,11 +379,6 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError as error:
         return complain(f"out of memory: {error}; make B, T, M, D, L or the vocabulary smaller", 1)
     return 0
-
-
-def note(message: str) -> None:
-    """A line on standard error that is no error."""
-    print(f"tinyprune: {message}", file=sys.stderr)
 
 
 def complain(message: object, status: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 from small import read, small_config, small_model
 
 from tinyprune.config import KINDS, GateConfig, ModelConfig
-from tinyprune.model.generation import Generator, generate, sample
+from tinyprune.model.generation import CachedDecoder, generate, sample
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.surgery import remove_closed_heads
 
@@ -20,7 +20,7 @@ def expected_log_p(model: Transformer, text: np.ndarray) -> np.ndarray:
 
 def one_by_one(model: Transformer, text: np.ndarray) -> np.ndarray:
     """(n, V), of a text (n,) read token by token."""
-    reader = Generator(model)
+    reader = CachedDecoder(model)
     return np.array([reader.step(int(token)) for token in text])
 
 
@@ -102,7 +102,7 @@ def test_an_adaptive_softmax(kind):
 def test_single_precision():
     config = small_config()
     model = small_model(config, dtype=np.float32)
-    assert Generator(model).step(3).dtype == np.float32
+    assert CachedDecoder(model).step(3).dtype == np.float32
     assert_the_same(model, draw_text(config, 20), 1e-4)
 
 
@@ -116,7 +116,7 @@ def test_dropout_is_off():
 def test_after_clear_nothing_is_remembered(kind):
     model = small_model(small_config(kind))
     text = draw_text(model.config, 9)
-    reader = Generator(model)
+    reader = CachedDecoder(model)
     first = [reader.step(int(token)) for token in text]
     reader.clear()
     again = [reader.step(int(token)) for token in text]
@@ -127,7 +127,7 @@ def test_after_clear_nothing_is_remembered(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_token_out_of_range(kind, token):
     with pytest.raises(ValueError, match="0 … 10"):
-        Generator(small_model(small_config(kind))).step(token)
+        CachedDecoder(small_model(small_config(kind))).step(token)
 
 
 # Writing.

@@ -18,7 +18,7 @@ from tinyprune.model.parameters import Parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Transformer
 
 
-class Generator:
+class CachedDecoder:
     """Reads tokens one by one and says what it expects next.
 
     Args:
@@ -73,11 +73,7 @@ class Generator:
     def hidden_state(self, token: int) -> NDArray:
         """h of the newest token, (1, 1, D), and its keys and values kept."""
         model, config, ops = self.model, self.model.config, self.model.ops
-        ids = np.array([[token]])
-        if config.cutoffs:
-            x, _ = ops.adaptive_embedding_forward(ids, *model.clusters())  # (1, 1, D)
-        else:
-            x, _ = ops.embedding_forward(ids, model.params["embedding"])
+        x, _ = model.embed(np.array([[token]]))  # (1, 1, D)
         if not config.relative:
             x = x + model.params["positions"][len(self.read)]
         for i, p in enumerate(self.layers):
@@ -146,12 +142,12 @@ def continuation(
     model: Transformer, prompt: NDArray, tokens: int, rng: np.random.Generator, temperature: float, top_k: int | None
 ) -> Iterator[int]:
     """The work of `generate`, which has looked at the arguments before the first token is asked for."""
-    reader = Generator(model)
+    decoder = CachedDecoder(model)
     for token in prompt[:-1]:
-        reader.read_token(int(token))
+        decoder.read_token(int(token))
     token = int(prompt[-1])
     for _ in range(tokens):
-        token = sample(reader.step(token), rng, temperature, top_k)
+        token = sample(decoder.step(token), rng, temperature, top_k)
         yield token
 
 

@@ -94,14 +94,7 @@ class Transformer:
             raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
         check_memory(memory, ids.shape[0], config)
         cache: dict[str, Any] = {"layers": [], "ffn": [], "T": T}
-        if config.cutoffs:
-            x, cache["embedding"] = ops.adaptive_embedding_forward(
-                ids, *self.clusters()[:2], dropout=config.dropout_embedding, rng=rng
-            )
-        else:
-            x, cache["embedding"] = ops.embedding_forward(
-                ids, p["embedding"], dropout=config.dropout_embedding, rng=rng
-            )
+        x, cache["embedding"] = self.embed(ids, rng)
         if not config.relative:
             x = x + p["positions"][:T]
         cache["gates"] = self.gates(rng, all_heads)
@@ -124,6 +117,13 @@ class Transformer:
                 cache["ffn"].append(block)
         h, cache["ln"] = ops.layernorm_forward(x, p["ln.scale"], p["ln.bias"])
         return h, new_memory, cache
+
+    def embed(self, ids: NDArray, rng: np.random.Generator | None = None) -> tuple[NDArray, tuple]:
+        """Embeddings of tokens, (*ids.shape, D), and their operation's cache. `rng` None: evaluation."""
+        options = {"dropout": self.config.dropout_embedding, "rng": rng}
+        if self.config.cutoffs:
+            return self.ops.adaptive_embedding_forward(ids, *self.clusters(), **options)
+        return self.ops.embedding_forward(ids, self.params["embedding"], **options)
 
     def loss(
         self,
