@@ -312,7 +312,7 @@ class Run:
                 model=model,
                 segments=self.segments(model.config, config),
                 config=config,
-                optimizer=make_optimizer(config, groups),
+                optimizer=make_optimizer(config, groups, self.ops),
                 objective=objective,
                 rng=self.generator(stage),
                 path=self.directory.checkpoint(stage),

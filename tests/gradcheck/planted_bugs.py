@@ -67,6 +67,53 @@ OPERATION_BUGS = [
     Bug("ops.dropout", "mask forgotten", "dx = dout * keep", "dx = dout.copy()"),
     Bug("ops.dropout", "mask upside down", "dx = dout * keep", "dx = dout * ~keep"),
     Bug("ops.dropout", "dout changed in place", "dx = dout * keep", "dx = dout\n    dx *= keep"),
+    # residual
+    Bug("ops.residual", "residual path forgotten", "return dout, dropout", "return 0 * dout, dropout"),
+    Bug("ops.residual", "residual counted twice", "return dout, dropout", "return 2 * dout, dropout"),
+    Bug("ops.residual", "dropout forgotten", "return dout, dropout_backward(dout, cache)", "return dout, dout"),
+    Bug(
+        "ops.residual",
+        "dropout on both paths",
+        "return dout, dropout_backward(dout, cache)",
+        "return (dropout_backward(dout, cache),) * 2",
+    ),
+    Bug(
+        "ops.residual",
+        "paths swapped",
+        "return dout, dropout_backward(dout, cache)",
+        "return dropout_backward(dout, cache), dout",
+    ),
+    # context
+    Bug(
+        "ops.context",
+        "memory's gradient given to the segment",
+        "dcontext[:, dcontext.shape[1] - T :]",
+        "dcontext[:, :T]",
+    ),
+    Bug("ops.context", "sign", "return dcontext[", "return -dcontext["),
+    Bug(
+        "ops.context",
+        "memory kept, so of wrong shape",
+        "return dcontext[:, dcontext.shape[1] - T :]",
+        "return dcontext",
+    ),
+    Bug(
+        "ops.context",
+        "gradient passed to the last position only",
+        "return dcontext[:, dcontext.shape[1] - T :]",
+        "dx = 0 * dcontext[:, :T]\n    dx[:, -1] = dcontext[:, -1]\n    return dx",
+    ),
+    # projections
+    Bug("ops.projections", "path through the values forgotten", "dn += dn_v", "dn += 0"),
+    Bug("ops.projections", "path through the queries forgotten", "dn[:, S - T :] += dn_q", "dn += 0"),
+    Bug("ops.projections", "queries taken for the first positions", "dn[:, S - T :] += dn_q", "dn[:, :T] += dn_q"),
+    Bug("ops.projections", "keys and values swapped", "return dn, dWq, dWk, dWv", "return dn, dWq, dWv, dWk"),
+    Bug(
+        "ops.projections",
+        "keys of the memory forgotten",
+        "linear_backward(dk, k_cache)",
+        "linear_backward(dk * ([[0]] * (S - T) + [[1]] * T), k_cache)",
+    ),
     # attention: gate and scaling
     Bug("ops.attention", "lost output scaling c", "do = dout * scale", "do = 1 * dout"),
     Bug("ops.attention", "lost c in dgate", "dgate = (do * o)", "dgate = (dout * o)"),
@@ -199,21 +246,19 @@ OPERATION_BUGS = [
 
 MODEL_BUGS = [
     # layers: attention block
-    Bug("model.layers", "residual forgotten", "dx = dy + dcontext[:, S - T :]", "dx = dcontext[:, S - T :]"),
-    Bug(
-        "model.layers", "residual counted twice", "dx = dy + dcontext[:, S - T :]", "dx = 2 * dy + dcontext[:, S - T :]"
-    ),
+    Bug("model.layers", "residual forgotten", "dx = ops.add(dx, ops.context", "dx = ops.add(0 * dx, ops.context"),
+    Bug("model.layers", "residual counted twice", "dx = ops.add(dx, ops.context", "dx = ops.add(2 * dx, ops.context"),
     Bug(
         "model.layers",
         "memory's gradient given to the segment",
-        "dx = dy + dcontext[:, S - T :]",
-        "dx = dy + dcontext[:, :T]",
+        'ops.context_backward(dcontext, cache["context"])',
+        "dcontext[:, :T]",
     ),
     Bug(
         "model.layers",
         "keys of the memory forgotten in dWk",
-        'dn, dp["Wk"], _ =',
-        'dk = np.concatenate([0 * dk[:, : S - T], dk[:, S - T :]], 1)\n    dn, dp["Wk"], _ =',
+        'dn, dp["Wq"], dp["Wk"], dp["Wv"] =',
+        'dk = np.concatenate([0 * dk[:, : S - T], dk[:, S - T :]], 1)\n    dn, dp["Wq"], dp["Wk"], dp["Wv"] =',
     ),
     Bug(
         "model.layers",
@@ -222,55 +267,77 @@ MODEL_BUGS = [
         "dn[:, : S - T] = 0\n    dcontext, dp",
         model="transformer-xl",
     ),
-    Bug("model.layers", "path through the values forgotten", "dn += dn_v", "dn += 0"),
-    Bug("model.layers", "path through the queries forgotten", "dn[:, S - T :] += dn_q", "dn += 0"),
-    Bug("model.layers", "queries taken for the first positions", "dn[:, S - T :] += dn_q", "dn[:, :T] += dn_q"),
+    Bug(
+        "model.layers",
+        "gradients of keys and values swapped",
+        "dk.reshape(B, S, H * Dh), dv.reshape(B, S, H * Dh)",
+        "dv.reshape(B, S, H * Dh), dk.reshape(B, S, H * Dh)",
+    ),
     Bug("model.layers", "biases u and w swapped", '("u", du), ("w", dw)', '("u", dw), ("w", du)'),
     Bug(
         "model.layers",
         "dropout forgotten behind Wo",
-        'ops.linear_backward(ops.dropout_backward(dy, cache["dropout"]), cache["Wo"])',
+        'ops.linear_backward(dblock, cache["Wo"])',
         'ops.linear_backward(dy, cache["Wo"])',
     ),
     # layers: feed-forward block
-    Bug("model.layers", "residual of the feed-forward forgotten", "return dy + dx, dp", "return dx, dp", "transformer"),
+    Bug(
+        "model.layers",
+        "residual of the feed-forward forgotten",
+        "return ops.add(dx, dx_n), dp",
+        "return dx_n, dp",
+        "transformer",
+    ),
     Bug(
         "model.layers",
         "LayerNorm of the feed-forward forgotten",
-        'cache["ln"])\n    return dy + dx, dp',
-        'cache["ln"])\n    return dy + dn, dp',
+        "return ops.add(dx, dx_n), dp",
+        "return ops.add(dx, dn), dp",
         "transformer",
     ),
     Bug(
         "model.layers",
         "dropout of the feed-forward forgotten",
-        'ops.dropout_backward(dy, cache["dropout"]), cache["ffn"]',
-        'dy, cache["ffn"]',
+        'ops.feedforward_backward(dblock, cache["ffn"])',
+        'ops.feedforward_backward(dy, cache["ffn"])',
         "transformer-xl",
     ),
     # transformer: what is shared
     Bug(
-        "model.transformer", "R of one layer, not the sum over layers", 'grads["R"] + dR if "R" in grads else dR', "dR"
+        "model.transformer",
+        "R of one layer, not the sum over layers",
+        "dR_layer if dR is None else ops.add(dR, dR_layer)",
+        "dR_layer",
     ),
-    Bug("model.transformer", "output's part of the tied embedding forgotten", " + dE.T\n", "\n"),
+    Bug(
+        "model.transformer",
+        "output's part of the tied embedding forgotten",
+        'ops.add(ops.embedding_backward(dx, cache["embedding"]), dE.T)',
+        'ops.embedding_backward(dx, cache["embedding"])',
+    ),
     Bug(
         "model.transformer",
         "input's part of the tied embedding forgotten",
-        'ops.embedding_backward(dx, cache["embedding"]) + dE.T',
+        'ops.add(ops.embedding_backward(dx, cache["embedding"]), dE.T)',
         "dE.T",
     ),
-    Bug("model.transformer", "tied embedding reshaped, not transposed", "+ dE.T", '+ dE.reshape(p["embedding"].shape)'),
+    Bug(
+        "model.transformer",
+        "tied embedding reshaped, not transposed",
+        'cache["embedding"]), dE.T)',
+        'cache["embedding"]), dE.reshape(p["embedding"].shape))',
+    ),
     Bug(
         "model.transformer",
         "input's part of the tied tables forgotten",
-        'f"embedding.{c}": a + b',
+        'f"embedding.{c}": ops.add(a, b)',
         'f"embedding.{c}": a',
         adaptive=True,
     ),
     Bug(
         "model.transformer",
         "output's part of the tied projections forgotten",
-        'f"projection.{c}": a + b',
+        'f"projection.{c}": ops.add(a, b)',
         'f"projection.{c}": b',
         adaptive=True,
     ),
@@ -289,7 +356,7 @@ MODEL_BUGS = [
         "transformer",
     ),
     Bug("model.transformer", "gradient of the loss taken for 1", "entropy_backward(dloss,", "entropy_backward(1.0,"),
-    Bug("model.transformer", "positions of the first text only", "] = dx.sum(0)", "] = dx[0]", "transformer"),
+    Bug("model.transformer", "positions of the first text only", "dx.sum(0), len", "dx[0], len", "transformer"),
     # transformer and parameters: gates and the heads left out
     Bug(
         "model.transformer",

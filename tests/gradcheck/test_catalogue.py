@@ -7,6 +7,7 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.config import KINDS
+from tinyprune.errors import UsageError
 from tinyprune.gradcheck import Case, GradientRecord, check_all, check_gradients, model_case, operation_cases
 from tinyprune.kernels.backend import get_backend
 
@@ -112,6 +113,29 @@ def test_check_all_by_central_differences_leaves_straight_through_gates_out():
     assert [record["operation"] for record in records] == [
         c.operation for c in SMOOTH if "hard_concrete" in c.operation
     ]
+
+
+def real_numbers_only() -> SimpleNamespace:
+    """A backend that refuses complex numbers, as compiled kernels do."""
+
+    def refusing(operation):
+        def guarded(*arguments, **options):
+            if any(np.iscomplexobj(x) for x in arguments if isinstance(x, np.ndarray)):
+                raise ValueError("float32 and float64 only")
+            return operation(*arguments, **options)
+
+        return guarded
+
+    return SimpleNamespace(**{name: refusing(operation) for name, operation in vars(get_backend("numpy")).items()})
+
+
+def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
+    for prefix in ("linear", "context", "projections", "model (transformer-xl"):
+        (record,) = check_all(prefix, ops=real_numbers_only())
+        assert record["mode"] == "central" and record["passed"] is True
+    with pytest.raises(UsageError, match="mode must be central, got complex"):
+        check_all("linear", "complex", real_numbers_only())
+    assert check_all("linear", "complex", get_backend("numpy"))[0]["mode"] == "complex"
 
 
 def test_check_all_reports_the_worst_argument_of_the_backend_that_it_is_given():

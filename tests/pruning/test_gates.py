@@ -1,6 +1,7 @@
 """The gate stage: its gradients measured, lam and the controller, exact targets, and short real trainings."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,8 +100,8 @@ def test_the_layerwise_error_is_that_of_the_layers_outputs():
     for i, gates in enumerate(model.gates(noise(), all_heads=True)):
         layer = layer_parameters(model.params, i)
         arguments = x, memory[i], layer, model.params["R"]
-        y_gated, _ = attention_block_forward(*arguments, gates.values, gates.scale, model.config, model.ops, None)
-        y_full, _ = attention_block_forward(*arguments, None, 1.0, model.config, model.ops, None)
+        y_gated, _, _ = attention_block_forward(*arguments, gates.values, gates.scale, model.config, model.ops, None)
+        y_full, _, _ = attention_block_forward(*arguments, None, 1.0, model.config, model.ops, None)
         total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
         x = y_gated
     assert losses["layerwise_error"] == pytest.approx(total, rel=1e-12) and total > 0.01
@@ -133,7 +134,7 @@ def test_the_gradient_of_a_gate_is_the_difference_that_its_head_makes(kind, rng)
         return attention_block_forward(x, memory, layer, model.params.get("R"), gate, 1.5, config, model.ops, None)
 
     gate = np.array([1.0, 0.0, 0.4])
-    _, cache = output(gate)
+    _, _, cache = output(gate)
     _, _, _, dgate = attention_block_backward(dy, cache, model.ops)
     for h in range(3):
         opened, closed = gate.copy(), gate.copy()
@@ -142,6 +143,29 @@ def test_the_gradient_of_a_gate_is_the_difference_that_its_head_makes(kind, rng)
         assert dgate[h] == pytest.approx(difference, rel=1e-11)
     delta = head_difference(cache["attention"].o, layer["Wo"], 1.5)
     np.testing.assert_allclose(dgate, (dy * delta).sum((1, 2, 3)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["task", "layerwise"])
+def test_of_the_attention_cache_only_the_head_outputs_are_looked_at(objective):
+    """The rest is the backend's own: a compiled one keeps no attention weights, for example."""
+    gate = GateConfig(objective=objective, lam=0.3)
+    model, *arguments = example("all-attention", gate, **DROPOUT)
+    expected = gradients(gate, model, *arguments)
+    textbook = vars(model.ops)
+
+    def attention_forward(*inputs, **options):
+        out, cache = textbook["attention_forward"](*inputs, **options)
+        return out, SimpleNamespace(o=cache.o, hidden=cache)
+
+    def attention_backward(dout, cache):
+        return textbook["attention_backward"](dout, cache.hidden)
+
+    own = {"attention_forward": attention_forward, "attention_backward": attention_backward}
+    model.ops = SimpleNamespace(**textbook | own)
+    losses, grads = gradients(gate, model, *arguments)
+    assert losses == expected[0]
+    for name, grad in grads.items():
+        np.testing.assert_array_equal(grad, expected[1][name], err_msg=name)
 
 
 # lam and its warm-up.

@@ -74,6 +74,30 @@ def run(trainer: Trainer) -> Trainer:
     return trainer
 
 
+@pytest.mark.parametrize(("T", "M"), [(5, 3), (3, 5)], ids=str)
+def test_the_memory_in_a_checkpoint_is_what_the_last_step_left(T, M, tmp_path):
+    """A view of the segment, or of it and the memory before; the file has just what is seen through it."""
+    trainer = small_trainer(tmp_path, small_model(small_config(T=T, M=M)), steps=3)
+    run(trainer)
+    tensors, _ = load_checkpoint(trainer.path)
+    assert trainer.memory[0].shape == (2, M, 12) and not trainer.memory[0].flags.c_contiguous
+    for i, m in enumerate(trainer.memory):
+        np.testing.assert_array_equal(tensors[f"memory.{i}"], m)
+
+
+def test_gradients_are_clipped_by_the_step_and_logged_as_they_were(tmp_path):
+    """SGD's first momentum is the gradient that it was given, clipped."""
+    momenta, norms = [], []
+    for clip in (0.0, 1e-3):
+        trainer = make(tmp_path / f"{clip}", clip=clip, steps=1, log_every=1)
+        run(trainer)
+        momenta.append(np.concatenate([m.ravel() for m in trainer.optimizer.moments.values()]))
+        norms.append(read_metrics(trainer.log.path)[0]["grad_norm"])
+    assert norms[0] == norms[1] > 0.1
+    assert np.linalg.norm(momenta[0]) == pytest.approx(norms[0], rel=1e-5)
+    np.testing.assert_allclose(momenta[1], momenta[0] * (1e-3 / norms[0]), rtol=1e-5)
+
+
 def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 

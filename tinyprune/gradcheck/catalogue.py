@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.errors import UsageError
 from tinyprune.gradcheck.checker import check_gradients
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.parameters import init_parameters
@@ -64,6 +65,11 @@ def operation_cases(ops: SimpleNamespace | None = None) -> list[Case]:
     plain = {name: x[:, -T:] for name, x in context.items()}
     gate = {"gate": np.array([0.7, 0.0, 1.0])}
     Wo, bo = normal(H * Dh, D), normal(D)
+    memory = normal(B, M, D)
+
+    def projections_joined(n: Any, Wq: Any, Wk: Any, Wv: Any) -> tuple[Any, Any]:
+        parts, cache = ops.projections_forward(n, Wq, Wk, Wv, T)
+        return np.concatenate(parts, axis=1), cache
 
     def attention(kind: str, inputs: dict[str, Any], dropout: float = 0.0, **options: Any) -> Case:
         def forward(*arguments: Any) -> tuple[Any, Any]:
@@ -101,6 +107,25 @@ def operation_cases(ops: SimpleNamespace | None = None) -> list[Case]:
             lambda x: ops.dropout_forward(x, 0.3, noise()),
             ops.dropout_backward,
             {"x": normal(B, T, D)},
+        ),
+        Case(
+            "residual",
+            lambda x, y: ops.residual_forward(x, y, 0.3, noise()),
+            ops.residual_backward,
+            {"x": normal(B, T, D), "y": normal(B, T, D)},
+        ),
+        Case(
+            "context",
+            lambda x: ops.context_forward(memory.astype(x.real.dtype), x),
+            ops.context_backward,
+            {"x": normal(B, T, D)},
+        ),
+        Case(
+            "projections",
+            projections_joined,
+            # q, k and v have a gradient each, and the checker knows one output: the three in a row along time
+            lambda dout, cache: ops.projections_backward(*np.split(dout, [T, T + S], axis=1), cache),
+            {"n": normal(B, S, D), "Wq": normal(D, H * Dh), "Wk": normal(D, H * Dh), "Wv": normal(D, H * Dh)},
         ),
         attention("plain causal", plain | no_relative | no_persistent | {"gate": None}),
         attention("Transformer-XL", context | relative | no_persistent | {"gate": None}, dropout=0.2),
@@ -225,7 +250,19 @@ def model_case(
     return Case(f"model ({kind}{softmax}, {'straight-through' if hard else 'soft'} gates)", forward, backward, params)
 
 
-def check_all(prefix: str | None = None, mode: str = "complex", ops: SimpleNamespace | None = None) -> list[dict]:
+def takes_complex(ops: SimpleNamespace) -> bool:
+    """Whether a backend passes complex numbers through; compiled kernels refuse them."""
+    one = np.ones((1, 1), complex)
+    try:
+        ops.linear_forward(one, one)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def check_all(
+    prefix: str | None = None, mode: str | None = None, ops: SimpleNamespace | None = None
+) -> list[dict[str, Any]]:
     """Check operations and models; for each its worst argument, as a flat record.
 
     Straight-through gates have no central difference: their forward pass is a step, whose slope is 0 or infinite. They
@@ -233,9 +270,17 @@ def check_all(prefix: str | None = None, mode: str = "complex", ops: SimpleNames
 
     Args:
         prefix: only those whose name begins so; None for all.
-        mode: "complex" or "central".
+        mode: "complex" or "central"; None for "complex" where the backend takes complex numbers, else "central".
         ops: backend, by default the textbook.
+
+    Raises:
+        UsageError: for "complex" with a backend that refuses complex numbers.
     """
+    ops = ops or get_backend("numpy")
+    if mode is None:
+        mode = "complex" if takes_complex(ops) else "central"
+    elif mode == "complex" and not takes_complex(ops):
+        raise UsageError("this backend computes with real numbers only; mode must be central, got complex")
     models = [
         model_case(kind, hard, adaptive, ops)
         for kind, hard, adaptive in (

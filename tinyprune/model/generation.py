@@ -9,6 +9,7 @@ The plain Transformer's positions are absolute: when its T places are full, the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from tinyprune.errors import NotFiniteError
 from tinyprune.model.parameters import Parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Transformer
+
+# The layer's parameters that its attention block reads, position projection apart.
+ATTENTION = ("ln.scale", "ln.bias", "Wq", "Wk", "Wv", "Wo", "bo", "u", "w", "pk", "pv")
 
 
 class CachedDecoder:
@@ -28,80 +32,67 @@ class CachedDecoder:
     def __init__(self, model: Transformer) -> None:
         config = model.config
         self.model = model
-        self.context = config.M if config.mask == "same-length" else config.M + config.T - 1
-        self.gates = model.gates()
-        self.layers: list[Parameters] = []
+        context = config.M if config.mask == "same-length" else config.M + config.T - 1
+        self.layers = [layer_parameters(model.params, i) for i in range(config.L)]
+        self.attention: list[dict[str, Any]] = []  # of each layer what `attention_step` takes by name
         self.positions: list[NDArray | None] = []
-        for i in range(config.L):
-            p = layer_parameters(model.params, i)
-            if self.gates[i] is not None:
-                p = take_heads(p, self.gates[i].active, config.Dh)
-            self.layers.append(p)
-            # r depends on no text, so it is worked out once for all distances.
-            r = model.ops.linear_forward(model.params["R"], p["Wr"])[0] if config.relative else None
-            self.positions.append(None if r is None else r.reshape(len(r), -1, config.Dh))
+        self.keys: list[NDArray] = []  # ring buffers (C, H, Dh), with room for all that the newest token sees
+        self.values: list[NDArray] = []
+        for layer, gates in zip(self.layers, model.gates(), strict=True):
+            p, gate, scale = layer, None, 1.0
+            if gates is not None:
+                p = take_heads(layer, gates.active, config.Dh)
+                gate, scale = gates.values[gates.active], gates.scale
+            arguments = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
+            self.attention.append(arguments | {"gate": gate, "scale": scale})
+            H = p["Wq"].shape[1] // config.Dh
+            self.positions.append(position_keys(model, p, H) if config.relative else None)
+            for buffers in (self.keys, self.values):
+                buffers.append(np.zeros((context + 1, H, config.Dh), p["Wq"].dtype))
         self.clear()
 
     def clear(self) -> None:
         """Forget everything read."""
-        config = self.model.config
-        dtype = self.model.params["ln.scale"].dtype
-        empty = [np.zeros((1, 0, p["Wq"].shape[1] // config.Dh, config.Dh), dtype) for p in self.layers]
-        self.keys, self.values = list(empty), list(empty)
-        self.read: list[int] = []
+        self.read = 0
+        self.latest: list[int] = []  # tokens to read again, for the plain Transformer
 
     def step(self, token: int) -> NDArray:
         """Read one token; returns log p of every next one, (V,). Raises ValueError unless it is in 0 … V−1."""
-        return self.model.log_probabilities(self.read_token(token))[0, 0]
+        return self.model.log_probabilities(self.read_token(token))
 
     def read_token(self, token: int) -> NDArray:
-        """Read one token; returns its hidden state, (1, 1, D). Raises ValueError unless it is in 0 … V−1."""
+        """Read one token; returns its hidden state, (D,). Raises ValueError unless it is in 0 … V−1."""
         config = self.model.config
-        if not config.relative and len(self.read) == config.T:
-            latest = self.read[-(config.T // 2) :] if config.T > 1 else []
+        if not config.relative and self.read == config.T:
+            latest = self.latest[-(config.T // 2) :] if config.T > 1 else []
             self.clear()
             for earlier in latest:
                 self.read_token(earlier)
         h = self.hidden_state(token)
-        self.read = [*self.read, token][-config.T :] if not config.relative else []
+        self.read += 1
+        if not config.relative:
+            self.latest.append(token)
         return h
 
-    def kept(self, x: NDArray) -> NDArray:
-        """The latest keys or values (1, up to `context`, H, Dh) that the next token still sees."""
-        return x[:, max(0, x.shape[1] - self.context) :]
-
     def hidden_state(self, token: int) -> NDArray:
-        """h of the newest token, (1, 1, D), and its keys and values kept."""
-        model, config, ops = self.model, self.model.config, self.model.ops
-        x, _ = model.embed(np.array([[token]]))  # (1, 1, D)
-        if not config.relative:
-            x = x + model.params["positions"][len(self.read)]
+        """h of the newest token, (D,), and its keys and values kept."""
+        model, ops = self.model, self.model.ops
+        x = model.embed(np.array([token]))[0][0]  # (D,)
+        if not model.config.relative:
+            x = ops.add(x, model.params["positions"][self.read])
         for i, p in enumerate(self.layers):
-            H, Dh = p["Wq"].shape[1] // config.Dh, config.Dh
-            n, _ = ops.layernorm_forward(x, p["ln.scale"], p["ln.bias"])
-            q, k, v = (ops.linear_forward(n, p[W])[0].reshape(1, 1, H, Dh) for W in ("Wq", "Wk", "Wv"))
-            self.keys[i] = np.concatenate([self.kept(self.keys[i]), k], axis=1)  # (1, S, H, Dh)
-            self.values[i] = np.concatenate([self.kept(self.values[i]), v], axis=1)
-            S = self.keys[i].shape[1]
-            r = self.positions[i]
-            gates = self.gates[i]
-            o, _ = ops.attention_forward(
-                q,
-                self.keys[i],
-                self.values[i],
-                None if r is None else r[:S],
-                p.get("u"),
-                p.get("w"),
-                p.get("pk"),
-                p.get("pv"),
-                None if gates is None else gates.values[gates.active],
-                scale=1.0 if gates is None else gates.scale,
-            )
-            x = x + ops.linear_forward(o.reshape(1, 1, H * Dh), p["Wo"], p["bo"])[0]
-            if config.F:
+            x = ops.attention_step(x, self.keys[i], self.values[i], self.positions[i], self.read, **self.attention[i])
+            if model.config.F:
                 n, _ = ops.layernorm_forward(x, p["ffn.ln.scale"], p["ffn.ln.bias"])
-                x = x + ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])[0]
+                y, _ = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
+                x, _ = ops.residual_forward(x, y)
         return ops.layernorm_forward(x, model.params["ln.scale"], model.params["ln.bias"])[0]
+
+
+def position_keys(model: Transformer, layer: Parameters, H: int) -> NDArray:
+    """r of a layer with H heads for all distances, (M + T, H, Dh). It depends on no text, so it is worked out once."""
+    r, _ = model.ops.linear_forward(model.params["R"], layer["Wr"])
+    return r.reshape(len(r), H, model.config.Dh)
 
 
 def generate(

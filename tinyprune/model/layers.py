@@ -29,7 +29,7 @@ def attention_block_forward(
     config: ModelConfig,
     ops: SimpleNamespace,
     rng: np.random.Generator | None,
-) -> tuple[NDArray, dict[str, Any]]:
+) -> tuple[NDArray, NDArray, dict[str, Any]]:
     """One attention block.
 
     Args:
@@ -43,19 +43,20 @@ def attention_block_forward(
 
     Returns:
         y: (B, T, D).
-        cache: by operation; `cache["attention"]` is the `AttentionCache`.
+        context: m and x one after the other, (B, S, D): the next segment's memory is its end.
+        cache: by operation. `cache["attention"].o` holds the head outputs before their gates, (B, T, H, Dh); what else
+            is in it is the backend's own affair.
     """
     B, T, D = x.shape
     Dh = config.Dh
     H = p["Wq"].shape[1] // Dh
-    cache: dict[str, Any] = {"R": R}
+    cache: dict[str, Any] = {}
 
-    context = x if m is None else np.concatenate([m, x], axis=1)  # (B, S, D)
+    context, cache["context"] = ops.context_forward(m, x)
     S = context.shape[1]
     n, cache["ln"] = ops.layernorm_forward(context, p["ln.scale"], p["ln.bias"])
-    q, cache["Wq"] = ops.linear_forward(n[:, S - T :], p["Wq"])  # (B, T, H·Dh)
-    k, cache["Wk"] = ops.linear_forward(n, p["Wk"])  # (B, S, H·Dh)
-    v, cache["Wv"] = ops.linear_forward(n, p["Wv"])
+    # q (B, T, H·Dh), k and v (B, S, H·Dh)
+    (q, k, v), cache["projections"] = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T)
     r = None
     if R is not None:
         r, cache["Wr"] = ops.linear_forward(R[:S], p["Wr"])  # (S, H·Dh)
@@ -76,8 +77,8 @@ def attention_block_forward(
         rng=rng,
     )  # (B, T, H, Dh)
     y, cache["Wo"] = ops.linear_forward(o.reshape(B, T, H * Dh), p["Wo"], p["bo"])  # (B, T, D)
-    y, cache["dropout"] = ops.dropout_forward(y, config.dropout, rng)
-    return x + y, cache
+    y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
+    return y, context, cache
 
 
 def attention_block_backward(
@@ -89,12 +90,14 @@ def attention_block_backward(
         dy: gradient of the loss with respect to `y`, (B, T, D). Not modified.
 
     Returns:
-        dx: (B, T, D).   dp: by short name.   dR: shape of R, or None.   dgate: (H,), or None.
+        dx: (B, T, D).   dp: by short name.   dgate: (H,), or None.
+        dR: of the rows of R that the block has read, (S, D), or None.
     """
     B, T, D = dy.shape
     dp: Parameters = {}
     # y = x + dropout(o Wo + bo)
-    do, dp["Wo"], dp["bo"] = ops.linear_backward(ops.dropout_backward(dy, cache["dropout"]), cache["Wo"])
+    dx, dblock = ops.residual_backward(dy, cache["residual"])
+    do, dp["Wo"], dp["bo"] = ops.linear_backward(dblock, cache["Wo"])
     H, Dh = cache["attention"].o.shape[2:]
     # o = attention(q, k, v, r, u, w, pk, pv, gate)
     dq, dk, dv, dr, du, dw, dpk, dpv, dgate = ops.attention_backward(do.reshape(B, T, H, Dh), cache["attention"])
@@ -103,17 +106,14 @@ def attention_block_backward(
     dR = None
     S = dk.shape[1]
     if dr is not None:
-        dR = np.zeros_like(cache["R"])
-        dR[:S], dp["Wr"], _ = ops.linear_backward(dr.reshape(S, H * Dh), cache["Wr"])
+        dR, dp["Wr"], _ = ops.linear_backward(dr.reshape(S, H * Dh), cache["Wr"])
     # q, k, v = n[:, S-T:] Wq, n Wk, n Wv
-    dn, dp["Wk"], _ = ops.linear_backward(dk.reshape(B, S, H * Dh), cache["Wk"])
-    dn_v, dp["Wv"], _ = ops.linear_backward(dv.reshape(B, S, H * Dh), cache["Wv"])
-    dn_q, dp["Wq"], _ = ops.linear_backward(dq.reshape(B, T, H * Dh), cache["Wq"])
-    dn += dn_v
-    dn[:, S - T :] += dn_q
+    dn, dp["Wq"], dp["Wk"], dp["Wv"] = ops.projections_backward(
+        dq.reshape(B, T, H * Dh), dk.reshape(B, S, H * Dh), dv.reshape(B, S, H * Dh), cache["projections"]
+    )
     # n = LayerNorm([m; x]); nothing flows into m
     dcontext, dp["ln.scale"], dp["ln.bias"] = ops.layernorm_backward(dn, cache["ln"])
-    dx = dy + dcontext[:, S - T :]
+    dx = ops.add(dx, ops.context_backward(dcontext, cache["context"]))
     return dx, dp, dR, dgate
 
 
@@ -124,17 +124,16 @@ def feedforward_block_forward(
     cache: dict[str, Any] = {}
     n, cache["ln"] = ops.layernorm_forward(x, p["ffn.ln.scale"], p["ffn.ln.bias"])
     y, cache["ffn"] = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
-    y, cache["dropout"] = ops.dropout_forward(y, config.dropout, rng)
-    return x + y, cache
+    y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
+    return y, cache
 
 
 def feedforward_block_backward(dy: NDArray, cache: dict[str, Any], ops: SimpleNamespace) -> tuple[NDArray, Parameters]:
     """Gradients of `feedforward_block_forward`: dx (B, T, D), and the parameters' by short name."""
     dp: Parameters = {}
     # y = x + dropout(feedforward(n))
-    dn, dp["ffn.W1"], dp["ffn.b1"], dp["ffn.W2"], dp["ffn.b2"] = ops.feedforward_backward(
-        ops.dropout_backward(dy, cache["dropout"]), cache["ffn"]
-    )
+    dx, dblock = ops.residual_backward(dy, cache["residual"])
+    dn, dp["ffn.W1"], dp["ffn.b1"], dp["ffn.W2"], dp["ffn.b2"] = ops.feedforward_backward(dblock, cache["ffn"])
     # n = LayerNorm(x)
-    dx, dp["ffn.ln.scale"], dp["ffn.ln.bias"] = ops.layernorm_backward(dn, cache["ln"])
-    return dy + dx, dp
+    dx_n, dp["ffn.ln.scale"], dp["ffn.ln.bias"] = ops.layernorm_backward(dn, cache["ln"])
+    return ops.add(dx, dx_n), dp

@@ -81,9 +81,9 @@ class Transformer:
 
         Returns:
             h: (B, T, D), after the last LayerNorm.
-            memory: for the next segment.
-            cache: for `backward`; `cache["layers"][i]["attention"]` holds layer i's attention weights and head outputs,
-                `cache["gates"][i]` its gates.
+            memory: for the next segment; not to be modified, since the cache shares it.
+            cache: for `backward`; `cache["layers"][i]["attention"].o` holds layer i's head outputs before their gates,
+                (B, T, H, Dh), `cache["gates"][i]` its gates.
 
         Raises:
             ValueError: if an id is out of range, T too long, or the memory not that of this model and batch.
@@ -93,7 +93,7 @@ class Transformer:
         if T > config.T:
             raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
         check_memory(memory, ids.shape[0], config)
-        cache: dict[str, Any] = {"layers": [], "ffn": [], "T": T}
+        cache: dict[str, Any] = {"layers": [], "ffn": []}
         x, cache["embedding"] = self.embed(ids, rng)
         if not config.relative:
             x = x + p["positions"][:T]
@@ -108,9 +108,10 @@ class Transformer:
                     layer = take_heads(layer, gates.active, config.Dh)
                 values, scale = gates.values[gates.active], gates.scale
             m = memory[i] if memory else None
+            y, context, block = attention_block_forward(x, m, layer, p.get("R"), values, scale, config, ops, rng)
             if config.M:
-                new_memory.append(remember(m, x, config.M))
-            x, block = attention_block_forward(x, m, layer, p.get("R"), values, scale, config, ops, rng)
+                new_memory.append(remember(x, context, config.M))
+            x = y
             cache["layers"].append(block)
             if config.F:
                 x, block = feedforward_block_forward(x, layer, config, ops, rng)
@@ -173,11 +174,12 @@ class Transformer:
             dh, dE, grads["out_bias"] = ops.linear_backward(dlogits, cache["output"])
         # h = LayerNorm(x)
         dx, grads["ln.scale"], grads["ln.bias"] = ops.layernorm_backward(dh, cache["ln"])
+        dR: NDArray | None = None
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
             if config.F:
                 dx, dlayer = feedforward_block_backward(dx, cache["ffn"][i], ops)
-            dx, dp, dR, dgate = attention_block_backward(dx, cache["layers"][i], ops)
+            dx, dp, dR_layer, dgate = attention_block_backward(dx, cache["layers"][i], ops)
             dlayer |= dp
             gates = cache["gates"][i]
             if gates is not None:
@@ -187,22 +189,24 @@ class Transformer:
                 if gates.active.size < gates.values.size:
                     dlayer = put_heads(dlayer, gates.active, layer_parameters(p, i), config.Dh)
                 dlayer["log_alpha"] = ops.hard_concrete_backward(dvalues, gates.cache)
-            if dR is not None:
-                # all layers read the same R
-                grads["R"] = grads["R"] + dR if "R" in grads else dR
+            if dR_layer is not None:
+                # all layers read the same rows of R
+                dR = dR_layer if dR is None else ops.add(dR, dR_layer)
             grads |= {f"layers.{i}.{name}": g for name, g in dlayer.items()}
-        if not config.relative:
+        if config.relative:
+            grads["R"] = with_zeros_below(dR, len(p["R"]))
+        else:
             # x = embedding + positions[:T]
-            grads["positions"] = np.zeros_like(p["positions"])
-            grads["positions"][: cache["T"]] = dx.sum(0)
+            grads["positions"] = with_zeros_below(dx.sum(0), len(p["positions"]))
         # The embeddings are used twice, on the way in and on the way out.
         if config.cutoffs:
             dtables_in, dprojections_in = ops.adaptive_embedding_backward(dx, cache["embedding"])
-            grads |= {f"embedding.{c}": a + b for c, (a, b) in enumerate(zip(dtables, dtables_in, strict=True))}
+            pairs = zip(dtables, dtables_in, strict=True)
+            grads |= {f"embedding.{c}": ops.add(a, b) for c, (a, b) in enumerate(pairs)}
             pairs = zip(dprojections, dprojections_in, strict=True)
-            grads |= {f"projection.{c}": a + b for c, (a, b) in enumerate(pairs, start=1)}
+            grads |= {f"projection.{c}": ops.add(a, b) for c, (a, b) in enumerate(pairs, start=1)}
         else:
-            grads["embedding"] = ops.embedding_backward(dx, cache["embedding"]) + dE.T
+            grads["embedding"] = ops.add(ops.embedding_backward(dx, cache["embedding"]), dE.T)
         return {name: grads[name] for name in p}
 
     def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
@@ -255,8 +259,24 @@ def output_scaling(H: int, opened: int) -> float:
     return H / max(opened, 1) if H else 1.0
 
 
-def remember(m: NDArray | None, x: NDArray, M: int) -> NDArray:
-    """The latest M of a layer's inputs, memory and segment together, as plain numbers: no derivative is carried on."""
-    if m is None or x.shape[1] >= M:
-        return np.array(x[:, -M:].real, x.real.dtype)
-    return np.concatenate([m.real, x.real], axis=1)[:, -M:]
+def remember(x: NDArray, context: NDArray, M: int) -> NDArray:
+    """The latest M of a layer's inputs as plain numbers: no derivative is carried on.
+
+    Args:
+        x: the segment's, (B, T, D).
+        context: those of memory and segment, (B, S, D).
+
+    Returns:
+        (B, up to M, D), a view and not a copy, of x if that is long enough: then nothing else is kept alive.
+    """
+    latest = x if x.shape[1] >= M else context
+    return latest[:, -M:].real
+
+
+def with_zeros_below(rows: NDArray, count: int) -> NDArray:
+    """Gradient of a table of `count` rows of which only the first were read, from the gradient of these."""
+    if len(rows) == count:
+        return rows
+    grad = np.zeros((count, rows.shape[1]), rows.dtype)
+    grad[: len(rows)] = rows
+    return grad

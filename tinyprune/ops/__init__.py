@@ -3,15 +3,22 @@
 `out, cache = x_forward(…)` and `dx, … = x_backward(dout, cache)`: gradients in argument order, shapes and dtypes of the
 arguments; `dout` and `cache` are never modified. Everything works in float32 (training), float64 (checking) and
 complex128 (checking to the last digit, see `tinyprune.gradcheck`).
+
+Operations without a gradient of their own: `add`, `squared_norm`, the optimizers' updates, which work in place, and
+`attention_step`, for writing text.
 """
 
+from tinyprune.ops.adamw import adamw_update
 from tinyprune.ops.adaptive_embedding import adaptive_embedding_backward, adaptive_embedding_forward
 from tinyprune.ops.adaptive_softmax import (
     adaptive_log_probabilities,
     adaptive_softmax_backward,
     adaptive_softmax_forward,
 )
+from tinyprune.ops.add import add
 from tinyprune.ops.attention import attention_backward, attention_forward
+from tinyprune.ops.attention_step import attention_step
+from tinyprune.ops.context import context_backward, context_forward
 from tinyprune.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.ops.dropout import dropout_backward, dropout_forward
 from tinyprune.ops.embedding import embedding_backward, embedding_forward
@@ -19,18 +26,28 @@ from tinyprune.ops.feedforward import feedforward_backward, feedforward_forward
 from tinyprune.ops.hard_concrete import draw_noise, hard_concrete_backward, hard_concrete_forward, sigmoid
 from tinyprune.ops.head_difference import head_difference
 from tinyprune.ops.l0 import l0_backward, l0_forward, p_open
+from tinyprune.ops.lamb import lamb_update
 from tinyprune.ops.layernorm import layernorm_backward, layernorm_forward
 from tinyprune.ops.layerwise_error import layerwise_error_backward, layerwise_error_forward
 from tinyprune.ops.linear import linear_backward, linear_forward
+from tinyprune.ops.norm import squared_norm
+from tinyprune.ops.projections import projections_backward, projections_forward
+from tinyprune.ops.residual import residual_backward, residual_forward
+from tinyprune.ops.sgd import sgd_update
 
 __all__ = [
+    "adamw_update",
     "adaptive_embedding_backward",
     "adaptive_embedding_forward",
     "adaptive_log_probabilities",
     "adaptive_softmax_backward",
     "adaptive_softmax_forward",
+    "add",
     "attention_backward",
     "attention_forward",
+    "attention_step",
+    "context_backward",
+    "context_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "draw_noise",
@@ -45,6 +62,7 @@ __all__ = [
     "head_difference",
     "l0_backward",
     "l0_forward",
+    "lamb_update",
     "layernorm_backward",
     "layernorm_forward",
     "layerwise_error_backward",
@@ -53,5 +71,11 @@ __all__ = [
     "linear_forward",
     "log_softmax",
     "p_open",
+    "projections_backward",
+    "projections_forward",
+    "residual_backward",
+    "residual_forward",
+    "sgd_update",
     "sigmoid",
+    "squared_norm",
 ]

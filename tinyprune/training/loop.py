@@ -30,7 +30,7 @@ from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from tinyprune.training.evaluation import Evaluation
 from tinyprune.training.metrics import MetricsLog
-from tinyprune.training.optimizers import Optimizer, clip_gradients
+from tinyprune.training.optimizers import Optimizer, clip_factor, gradient_norm
 from tinyprune.training.schedules import learning_rate
 
 
@@ -176,12 +176,12 @@ class Trainer:
             if not math.isfinite(value):
                 raise self.not_finite(f"{name} is {value} in step {self.step + 1}")
         try:
-            norm = clip_gradients(grads, self.config.clip)
+            norm = gradient_norm(grads, self.model.ops)
         except NotFiniteError as error:
             raise self.not_finite(f"{error} in step {self.step + 1}") from error
         lr = learning_rate(self.config, self.step)
         with np.errstate(over="ignore", invalid="ignore"):
-            self.optimizer.step(self.model.params, grads, lr)
+            self.optimizer.step(self.model.params, grads, lr, clip_factor(norm, self.config.clip))
         self.step += 1
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
             record = {"stage": self.stage, "step": self.step, "split": "train", **losses}

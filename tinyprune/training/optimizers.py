@@ -8,15 +8,17 @@ Weight decay is decoupled in all three: it shrinks the parameter by lr · decay 
 (In the paper decay has a schedule of its own; here, as in PyTorch, the learning rate is that schedule.)
 
 Parameters, gradients and moments are flat dicts from names to arrays. Arithmetic happens in the dtype of the
-parameters: every scalar is a Python float, which NumPy never takes as a reason to go from float32 to float64.
+parameters: every scalar is a Python float, which NumPy never takes as a reason to go from float32 to float64. The rules
+themselves are operations (`tinyprune.ops.sgd`, `adamw`, `lamb`), so that a backend can compile them.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
+from tinyprune.kernels.backend import get_backend
 from tinyprune.model.parameters import is_bias
 
 
@@ -55,36 +58,31 @@ def parameter_groups(
     return groups
 
 
-def euclidean_norm(x: NDArray) -> float:
-    """‖x‖ over all entries, summed in float64; inf or NaN if `x` has such entries, inf if a square overflows."""
-    with np.errstate(over="ignore"):
-        squares = np.square(x, dtype=np.float64)
-    # ravel: summed in the order of the indices, so that the last bit does not depend on how memory is laid out.
-    return math.sqrt(squares.ravel().sum())
+def gradient_norm(grads: dict[str, NDArray], ops: SimpleNamespace) -> float:
+    """The common norm of all gradients, sqrt(Σ over all entries of all gradients g²), summed in float64.
 
-
-def clip_gradients(grads: dict[str, NDArray], max_norm: float) -> float:
-    """Scale all gradients together, in place, so that their common norm is at most `max_norm`.
-
-        norm = sqrt(Σ over all entries of all gradients g²);   g ← g · max_norm / norm   where norm > max_norm
-
-    (Pascanu et al. 2013, Alg. 1.) 0 for `max_norm` means no clipping.
-
-    Returns:
-        The norm before clipping.
+    Args:
+        grads: name -> array; not modified.
+        ops: the backend's operations.
 
     Raises:
-        NotFiniteError: if the norm is NaN or infinite, naming the first gradient to blame. Nothing is scaled then.
+        NotFiniteError: if it is NaN or infinite, naming the first gradient to blame.
     """
-    norms = {name: euclidean_norm(grad) for name, grad in grads.items()}
+    norms = {name: math.sqrt(ops.squared_norm(grad)) for name, grad in grads.items()}
     for name, norm in norms.items():
         if not math.isfinite(norm):
             raise NotFiniteError(f"the gradient of {name} has a norm of {norm}")
-    total = math.hypot(*norms.values())
-    if max_norm and total > max_norm:
-        for grad in grads.values():
-            grad *= max_norm / total
-    return total
+    return math.hypot(*norms.values())
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """What to multiply all gradients by, so that their common norm is at most `max_norm`. (Pascanu et al. 2013, Alg. 1)
+
+        g ← g · max_norm / norm   where norm > max_norm
+
+    The optimizer multiplies as it reads the gradients, see `Optimizer.step`. 0 for `max_norm` means no clipping.
+    """
+    return max_norm / norm if max_norm and norm > max_norm else 1.0
 
 
 class Optimizer(ABC):
@@ -95,17 +93,22 @@ class Optimizer(ABC):
 
     MOMENTS: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup]) -> None:
+    def __init__(
+        self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: SimpleNamespace | None = None
+    ) -> None:
         self.config = config
         self.groups = groups
+        self.ops = ops or get_backend("numpy")
         self.steps = 0
         self.moments: dict[str, NDArray] = {}
 
     @abstractmethod
-    def update(self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float) -> None:
+    def update(
+        self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float, grad_scale: float
+    ) -> None:
         """Move `param` and its `moments`, in place, by one step."""
 
-    def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float) -> None:
+    def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float, grad_scale: float = 1.0) -> None:
         """Update in place every parameter that has a gradient. Gradients are not modified.
 
         Moments are made at the first step, for all parameters at once, whether they have a gradient or not: so the
@@ -115,6 +118,7 @@ class Optimizer(ABC):
             params: name -> array; has at least the names of the groups.
             grads: name -> array of the parameter's shape.
             lr: this step's learning rate, before the groups' multipliers.
+            grad_scale: what the gradients are multiplied by as they are read, see `clip_factor`.
 
         Raises:
             UsageError: for a name that is not in the groups or not in `params`, or a gradient of another shape.
@@ -132,7 +136,8 @@ class Optimizer(ABC):
         for name, grad in grads.items():
             group = self.groups[name]
             moments = [self.moments[f"{kind}.{name}"] for kind in self.MOMENTS]
-            self.update(params[name], grad, moments, float(lr) * group.lr_multiplier, group.weight_decay)
+            rate = float(lr) * group.lr_multiplier
+            self.update(params[name], grad, moments, rate, group.weight_decay, float(grad_scale))
 
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
@@ -182,79 +187,60 @@ class Optimizer(ABC):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum (Polyak 1964) and decoupled decay.
-
-    b ← beta1 · b + g
-    θ ← θ − lr · (b + decay · θ)
-    """
+    """Stochastic gradient descent with momentum, see `tinyprune.ops.sgd`."""
 
     MOMENTS = ("momentum",)
 
-    def update(self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float) -> None:
-        (b,) = moments
-        b *= self.config.beta1
-        b += grad
-        param *= 1 - lr * decay
-        param -= lr * b
+    def update(
+        self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float, grad_scale: float
+    ) -> None:
+        beta1 = self.config.beta1
+        self.ops.sgd_update(param, grad, *moments, lr=lr, decay=decay, beta1=beta1, grad_scale=grad_scale)
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Alg. 2). t counts steps from 1.
-
-        m ← beta1 · m + (1 − beta1) · g              m̂ = m / (1 − beta1ᵗ)
-        v ← beta2 · v + (1 − beta2) · g²             v̂ = v / (1 − beta2ᵗ)
-        θ ← θ − lr · (m̂ / (√v̂ + eps) + decay · θ)
-
-    The divisions by 1 − betaᵗ undo that m and v started at zero.
-    """
+    """Adam with decoupled weight decay, see `tinyprune.ops.adamw`."""
 
     MOMENTS = ("m", "v")
 
-    def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup]) -> None:
-        super().__init__(config, groups)
+    def __init__(
+        self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: SimpleNamespace | None = None
+    ) -> None:
+        super().__init__(config, groups, ops)
         # A number whose gradient is always 0, such as the embedding of an absent word, has direction 0 / (0 + eps).
         if config.eps < np.finfo(np.float32).tiny:
             raise UsageError(f"train.eps must be at least 1.2e-38 for {config.optimizer}, got {config.eps}; try 1e-8")
 
-    def direction(self, grad: NDArray, m: NDArray, v: NDArray) -> NDArray:
-        """m̂ / (√v̂ + eps), a new array, after `m` and `v` have taken in the gradient."""
-        beta1, beta2, t = self.config.beta1, self.config.beta2, self.steps
-        m *= beta1
-        m += (1 - beta1) * grad
-        v *= beta2
-        v += (1 - beta2) * np.square(grad)
-        root = np.sqrt(v / (1 - beta2**t))
-        root += self.config.eps
-        return m / (1 - beta1**t) / root
+    @property
+    def rule(self) -> Callable[..., None]:
+        """The operation that updates one parameter."""
+        return self.ops.adamw_update
 
-    def update(self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float) -> None:
-        r = self.direction(grad, *moments)
-        param *= 1 - lr * decay
-        param -= lr * r
+    def update(
+        self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float, grad_scale: float
+    ) -> None:
+        c = self.config
+        constants = {"beta1": c.beta1, "beta2": c.beta2, "eps": c.eps, "step": self.steps, "grad_scale": grad_scale}
+        self.rule(param, grad, *moments, lr=lr, decay=decay, **constants)
 
 
 class LAMB(AdamW):
-    """Layer-wise adaptation of AdamW for large batches (You et al. 2020, Alg. 2, with φ(z) = z).
+    """Layer-wise adaptation of AdamW for large batches, see `tinyprune.ops.lamb`."""
 
-        r as AdamW's m̂ / (√v̂ + eps)
-        d = r + decay · θ
-        θ ← θ − lr · ‖θ‖ / ‖d‖ · d                   norms over one whole parameter tensor
-
-    So a step changes every tensor by the same fraction lr of its length. The ratio ‖θ‖ / ‖d‖ is taken as 1 where
-    either norm is 0: a tensor of zeros, such as a fresh bias, could not leave zero otherwise.
-    """
-
-    def update(self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float) -> None:
-        d = self.direction(grad, *moments)
-        d += decay * param
-        param_norm, d_norm = euclidean_norm(param), euclidean_norm(d)
-        ratio = param_norm / d_norm if param_norm and d_norm else 1.0
-        param -= lr * ratio * d
+    @property
+    def rule(self) -> Callable[..., None]:
+        """The operation that updates one parameter."""
+        return self.ops.lamb_update
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB, "sgd": SGD}
 
 
-def make_optimizer(config: TrainConfig, groups: dict[str, ParameterGroup]) -> Optimizer:
-    """The rule that `config.optimizer` names, for the parameters in `groups`."""
-    return OPTIMIZERS[config.optimizer](config, groups)
+def make_optimizer(
+    config: TrainConfig, groups: dict[str, ParameterGroup], ops: SimpleNamespace | None = None
+) -> Optimizer:
+    """The rule that `config.optimizer` names, for the parameters in `groups`; `ops` is the backend, by default NumPy.
+
+    The arithmetic is the backend's; checks, state and moments are here.
+    """
+    return OPTIMIZERS[config.optimizer](config, groups, ops)

@@ -1,0 +1,66 @@
+"""One update of AdamW: Adam with decoupled weight decay. (Loshchilov & Hutter 2019, Alg. 2)
+
+    g  = grad_scale · grad
+    m ← beta1 · m + (1 − beta1) · g              m̂ = m / (1 − beta1ᵗ)
+    v ← beta2 · v + (1 − beta2) · g²             v̂ = v / (1 − beta2ᵗ)
+    θ ← θ − lr · (m̂ / (√v̂ + eps) + decay · θ)
+
+The divisions by 1 − betaᵗ undo that m and v started at zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.ops.add import check_same_shape
+
+
+def adam_direction(
+    grad: NDArray, m: NDArray, v: NDArray, *, beta1: float, beta2: float, eps: float, step: int, grad_scale: float
+) -> NDArray:
+    """m̂ / (√v̂ + eps), a new array, after `m` and `v` have taken in the gradient. Arguments as in `adamw_update`."""
+    g = grad_scale * grad
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * np.square(g)
+    root = np.sqrt(v / (1 - beta2**step))
+    root += eps
+    return m / (1 - beta1**step) / root
+
+
+def adamw_update(
+    param: NDArray,
+    grad: NDArray,
+    m: NDArray,
+    v: NDArray,
+    *,
+    lr: float,
+    decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    grad_scale: float = 1.0,
+) -> None:
+    """Move `param` and its moments `m` and `v`, in place, by one step.
+
+    Args:
+        param: θ, any shape, float32 or float64.
+        grad: gradient, shape of `param`. Not modified.
+        m, v: running averages of the gradient and of its square, shape of `param`.
+        lr: learning rate.
+        decay: weight decay, in units of `lr`.
+        beta1, beta2: share of `m` and `v` that stays, at least 0 and below 1.
+        eps: > 0; with it a number whose gradient has always been 0 stays where it is.
+        step: t, the number of this step, from 1.
+        grad_scale: what the gradient is multiplied by as it is read: the clipping factor.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    check_same_shape(param=param, grad=grad, m=m, v=v)
+    r = adam_direction(grad, m, v, beta1=beta1, beta2=beta2, eps=eps, step=step, grad_scale=grad_scale)
+    param *= 1 - lr * decay
+    param -= lr * r

@@ -1,0 +1,118 @@
+"""One layer's attention block for one token of a text that is being written: inference only, no backward.
+
+    y = x + Wo · attention(LayerNorm(x)) + bo        x, y (D,)
+
+Keys and values of earlier tokens are kept in two ring buffers of C places. The token before which `read` others were
+read takes place `read` mod C, and with it the place of the one that is C tokens back, which is forgotten:
+
+    place s      holds the token at distance (read − s) mod C
+    visible      min(read + 1, C) places, the token itself at distance 0
+
+What the token sees is what `attention_forward` shows the last query of a segment.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.ops.attention import attention_forward
+from tinyprune.ops.layernorm import layernorm_forward
+from tinyprune.ops.linear import linear_forward
+from tinyprune.ops.projections import projections_forward
+
+
+def attention_step(
+    x: NDArray,
+    keys: NDArray,
+    values: NDArray,
+    r: NDArray | None,
+    read: int,
+    *,
+    ln_scale: NDArray,
+    ln_bias: NDArray,
+    Wq: NDArray,
+    Wk: NDArray,
+    Wv: NDArray,
+    Wo: NDArray,
+    bo: NDArray,
+    u: NDArray | None = None,
+    w: NDArray | None = None,
+    pk: NDArray | None = None,
+    pv: NDArray | None = None,
+    gate: NDArray | None = None,
+    scale: float = 1.0,
+) -> NDArray:
+    """The block's output for the newest token, whose key and value are kept.
+
+    Args:
+        x: the layer's input for the token, (D,), float32 or float64.
+        keys, values: ring buffers, (C, H, Dh), C ≥ 1, dtype of `x`; H may be 0. *Written in place*: place `read` mod C.
+            Places that no token has taken yet are not read; they may hold anything.
+        r: position keys, (at least C, H, Dh), row = distance; None for no relative positions.
+        read: how many tokens were read before this one.
+        ln_scale, ln_bias: of the LayerNorm, (D,).
+        Wq, Wk, Wv: weights, (D, H·Dh).   Wo: (H·Dh, D).   bo: (D,).
+        u, w: biases of content and position score, (H, Dh); given exactly if `r` is.
+        pk, pv: persistent keys and values, (H, N, Dh); None for none.
+        gate: one factor per head, (H,); None for all open.
+        scale: output scaling c.
+
+    Returns:
+        y: (D,), dtype of `x`.
+
+    Raises:
+        ValueError: if the shapes do not fit together or `read` is negative; the buffers are as before then.
+    """
+    check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
+    D = len(x)
+    C, H, Dh = keys.shape
+    n, _ = layernorm_forward(x, ln_scale, ln_bias)
+    (q, k, v), _ = projections_forward(n.reshape(1, 1, D), Wq, Wk, Wv, 1)  # (1, 1, H·Dh)
+
+    visible = min(read + 1, C)
+    places = np.arange(read + 1 - visible, read + 1) % C  # from the oldest token to the newest
+    seen_keys, seen_values = keys[places], values[places]  # copies: the buffers are written when nothing can fail
+    seen_keys[-1], seen_values[-1] = k.reshape(H, Dh), v.reshape(H, Dh)
+    o, _ = attention_forward(
+        q.reshape(1, 1, H, Dh),
+        seen_keys[None],
+        seen_values[None],
+        None if r is None else r[:visible],
+        u,
+        w,
+        pk,
+        pv,
+        gate,
+        scale=scale,
+    )  # (1, 1, H, Dh)
+    keys[read % C], values[read % C] = seen_keys[-1], seen_values[-1]
+    y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
+    return x + y
+
+
+def check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo) -> None:
+    """Raise ValueError, naming the argument, unless these fit together; the other arguments are checked on the way."""
+    if x.ndim != 1:
+        raise ValueError(f"x must be (D,), got {x.shape}")
+    if keys.ndim != 3 or len(keys) < 1:
+        raise ValueError(f"keys must be (C, H, Dh) with C ≥ 1, got {keys.shape}")
+    if read < 0:
+        raise ValueError(f"read must be at least 0, got {read}")
+    D = len(x)
+    C, H, Dh = keys.shape
+    if r is not None and (r.ndim != 3 or len(r) < C or r.shape[1:] != (H, Dh)):
+        raise ValueError(f"r must be (at least {C}, {H}, {Dh}) to match keys {keys.shape}, got {r.shape}")
+    expected = {
+        "values": (values, keys.shape),
+        "Wq": (Wq, (D, H * Dh)),
+        "Wk": (Wk, (D, H * Dh)),
+        "Wv": (Wv, (D, H * Dh)),
+        "Wo": (Wo, (H * Dh, D)),
+        "bo": (bo, (D,)),
+    }
+    for name, (value, shape) in expected.items():
+        if value.shape != shape:
+            raise ValueError(
+                f"{name} must have shape {shape} to match x {x.shape} and keys {keys.shape}, got {value.shape}"
+            )

@@ -1,0 +1,49 @@
+"""Context: the memory and the segment one after the other, for keys and values. (Dai et al. 2019, §3.2)
+
+    context = [m; x]         m (B, M', D)   x (B, T, D)   context (B, S, D), S = M' + T
+
+The memory was computed for the segment before. No gradient flows into it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def context_forward(m: NDArray | None, x: NDArray) -> tuple[NDArray, tuple]:
+    """Put the memory before the segment.
+
+    Args:
+        m: layer inputs before the segment, (B, M', D), or None at the start of a text.
+        x: layer inputs of the segment, (B, T, D), any float or complex dtype.
+
+    Returns:
+        context: (B, S, D), dtype of `x`; `x` itself, not a copy, if there is no memory.
+        cache: what `context_backward` needs.
+
+    Raises:
+        ValueError: if `m` is not of the batch and width of `x`.
+    """
+    if x.ndim != 3:
+        raise ValueError(f"x must be (B, T, D), got {x.shape}")
+    B, T, D = x.shape
+    if m is None:
+        return x, (T,)
+    if m.ndim != 3 or (m.shape[0], m.shape[2]) != (B, D):
+        raise ValueError(f"m must be ({B}, M', {D}) to match x {x.shape}, got {m.shape}")
+    return np.concatenate([m, x], axis=1), (T,)
+
+
+def context_backward(dcontext: NDArray, cache: tuple) -> NDArray:
+    """Gradient of `context_forward` with respect to `x`: the last T rows. What belongs to `m` ends here.
+
+    Args:
+        dcontext: gradient of the loss with respect to `context`, (B, S, D). Not modified.
+
+    Returns:
+        dx: (B, T, D), a view of `dcontext`.
+    """
+    (T,) = cache
+    # context = [m; x]
+    return dcontext[:, dcontext.shape[1] - T :]

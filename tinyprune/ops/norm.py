@@ -1,0 +1,24 @@
+"""Squared norm: the sum of the squares of all entries.
+
+‖x‖² = Σ x_i²
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def squared_norm(x: NDArray) -> float:
+    """‖x‖² over all entries, squared and summed in float64.
+
+    Args:
+        x: any shape, float32 or float64.
+
+    Returns:
+        a Python float: NaN or inf if `x` has such entries, inf if a square or the sum overflows, 0 for no entries.
+    """
+    with np.errstate(over="ignore"):
+        squares = np.square(x, dtype=np.float64)
+        # ravel: summed in the order of the indices, so that the last bit does not depend on how memory is laid out.
+        return float(squares.ravel().sum())

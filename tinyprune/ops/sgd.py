@@ -1,0 +1,43 @@
+"""One update of stochastic gradient descent with momentum (Polyak 1964) and decoupled weight decay.
+
+g  = grad_scale · grad
+b ← beta1 · b + g
+θ ← θ − lr · (b + decay · θ)
+"""
+
+from __future__ import annotations
+
+from numpy.typing import NDArray
+
+from tinyprune.ops.add import check_same_shape
+
+
+def sgd_update(
+    param: NDArray,
+    grad: NDArray,
+    momentum: NDArray,
+    *,
+    lr: float,
+    decay: float,
+    beta1: float,
+    grad_scale: float = 1.0,
+) -> None:
+    """Move `param` and `momentum`, in place, by one step.
+
+    Args:
+        param: θ, any shape, float32 or float64.
+        grad: gradient, shape of `param`. Not modified.
+        momentum: b, shape of `param`.
+        lr: learning rate.
+        decay: weight decay, in units of `lr`.
+        beta1: share of the momentum that stays, 0 ≤ beta1 < 1.
+        grad_scale: what the gradient is multiplied by as it is read: the clipping factor.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    check_same_shape(param=param, grad=grad, momentum=momentum)
+    momentum *= beta1
+    momentum += grad_scale * grad
+    param *= 1 - lr * decay
+    param -= lr * momentum
