@@ -1,0 +1,1 @@
+"""The operations of `tinyprune.ops`, compiled by Numba for the CPU."""

@@ -1,0 +1,234 @@
+"""The parts that fused attention is made of: panels of keys, three small products and the rows of the softmax.
+
+A tile is TILE queries by a run of keys, with *keys in the lanes* of the vectors. Whatever is multiplied with a tile's
+rows is packed once into panels [key / WIDTH][d][WIDTH], where WIDTH is two vectors: for every d, the next WIDTH keys
+lie side by side. Scratch arrays are flat; a matrix in one is given as its offset and the distance between its rows.
+"""
+
+from __future__ import annotations
+
+from tinyprune.kernels.cpu.jit import kernel
+from tinyprune.kernels.cpu.simd import (
+    REGISTERS,
+    add,
+    any_greater,
+    broadcast,
+    drop,
+    exp2,
+    lanes,
+    largest,
+    load,
+    maximum,
+    microkernel,
+    muladd,
+    multiply,
+    never_inline,
+    only_lanes,
+    store,
+    subtract,
+    transpose,
+)
+
+TILE = 32  # queries in a tile
+ROWS = 8 if REGISTERS == 32 else 4  # of a register tile: ROWS × 2 sums, 2 vectors of keys, 1 number
+LOWEST = -1e30  # a score that is out of sight; not −∞, since −∞ − (−∞) is NaN
+RISE = 16.0  # how far a score may pass the running maximum, in powers of 2, before everything is rescaled
+
+tile_set = microkernel(ROWS, 2, False)
+tile_add = microkernel(ROWS, 2, True)
+narrow_add = microkernel(2 * ROWS, 1, True)
+
+
+@kernel
+def fill_zero(x, at, n):
+    """x[at : at + n] = 0, n a multiple of the lanes."""
+    zero = broadcast(x, 0.0)
+    for i in range(at, at + n, lanes(x)):
+        store(x, i, zero)
+
+
+@kernel
+def pack(source, at, stride, n, target, to, front, panels, D, factor):
+    """Rows of `source` times `factor`, transposed into panels: `front` rows of zeros, the n rows, zeros to the end.
+
+    Row j of D numbers starts at source[at + j · stride]; the first panel at target[to].
+    """
+    never_inline()
+    W = lanes(source)
+    width = 2 * W
+    for panel in range(panels):
+        x = to + panel * width * D
+        first = panel * width - front
+        if first >= 0 and first + width <= n:
+            for d in range(0, D, W):
+                transpose(source, at + first * stride + d, stride, target, x + d * width, width, factor)
+                transpose(source, at + (first + W) * stride + d, stride, target, x + d * width + W, width, factor)
+        else:
+            for lane in range(width):
+                j = first + lane
+                if 0 <= j < n:
+                    for d in range(D):
+                        target[x + d * width + lane] = source[at + j * stride + d] * factor
+                else:
+                    for d in range(D):
+                        target[x + d * width + lane] = 0
+
+
+@kernel
+def unpack(source, at, front, n, target, to, stride, D, factor):
+    """The reverse of `pack`: n rows at target[to + j · stride] from panels at source[at], times `factor`."""
+    never_inline()
+    W = lanes(source)
+    width = 2 * W
+    for panel in range((front + n + width - 1) // width):
+        x = at + panel * width * D
+        first = panel * width - front
+        if first >= 0 and first + width <= n:
+            for d in range(0, D, W):
+                transpose(source, x + d * width, width, target, to + first * stride + d, stride, factor)
+                transpose(source, x + d * width + W, width, target, to + (first + W) * stride + d, stride, factor)
+        else:
+            for lane in range(width):
+                j = first + lane
+                if 0 <= j < n:
+                    for d in range(D):
+                        target[to + j * stride + d] = source[x + d * width + lane] * factor
+
+
+@kernel
+def scores_set(a, a0, panels, p0, n, s, s0, s_row, D):
+    """s[t, j] = Σ_d a[t, d] · panels[j, d] for the tile's TILE rows and n keys, n a multiple of WIDTH."""
+    never_inline()
+    width = 2 * lanes(s)
+    for j in range(0, n, width):
+        for t in range(0, TILE, ROWS):
+            tile_set(a, a0 + t * D, D, 1, panels, p0 + j * D, width, s, s0 + j + t * s_row, s_row, D)
+
+
+@kernel
+def scores_add(a, a0, panels, p0, n, s, s0, s_row, D):
+    """s[t, j] += Σ_d a[t, d] · panels[j, d], as `scores_set`."""
+    never_inline()
+    width = 2 * lanes(s)
+    for j in range(0, n, width):
+        for t in range(0, TILE, ROWS):
+            tile_add(a, a0 + t * D, D, 1, panels, p0 + j * D, width, s, s0 + j + t * s_row, s_row, D)
+
+
+@kernel
+def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D):
+    """out[t, d] += Σ_j s[t, j] · x[j, d] for the tile's rows and n ≥ 1 rows of x."""
+    never_inline()
+    W = lanes(s)
+    if D % (2 * W) == 0:
+        for d in range(0, D, 2 * W):
+            for t in range(0, TILE, ROWS):
+                tile_add(s, s0 + t * s_row, s_row, 1, x, x0 + d, x_row, out, out0 + t * D + d, D, n)
+    else:
+        for d in range(0, D, W):
+            for t in range(0, TILE, 2 * ROWS):
+                narrow_add(s, s0 + t * s_row, s_row, 1, x, x0 + d, x_row, out, out0 + t * D + d, D, n)
+
+
+@kernel
+def outer(a, a0, s, s0, s_row, n, panels, p0, D):
+    """panels[j, d] += Σ_t s[t, j] · a[t, d] over the tile's rows, for n keys, n a multiple of WIDTH."""
+    never_inline()
+    width = 2 * lanes(s)
+    for j in range(0, n, width):
+        for d in range(0, D, ROWS):
+            tile_add(a, a0 + d, 1, D, s, s0 + j, s_row, panels, p0 + j * D + d * width, width, TILE)
+
+
+@kernel
+def show_only(s, at, n, low, high):
+    """Scores of the keys low ≤ j < high as they are, others in the same vectors LOWEST; the vectors apart are zeroed.
+
+    Returns where the vectors with visible keys begin and end, relative to `at`.
+    """
+    W = lanes(s)
+    begin = low // W * W
+    end = (high + W - 1) // W * W
+    fill_zero(s, at, begin)
+    fill_zero(s, at + end, n - end)
+    if low > begin:
+        store(s, at + begin, only_lanes(load(s, at + begin), low - begin, W, LOWEST))
+    if high < end:
+        store(s, at + end - W, only_lanes(load(s, at + end - W), 0, high - end + W, LOWEST))
+    return begin, end
+
+
+@kernel
+def softmax_row(s, at, n, low, high, tile, top, sums, out, D, entry, key0, key1, threshold):
+    """Take n more scores (base 2) of one query into its online softmax (Milakov & Gimelshein 2018, Alg. 3).
+
+    In `tile`, at `top` is the running maximum m, at `sums` the sum of 2^(s − m) by lanes, at `out` the output so far.
+    Scores become weights 2^(s − m), those that dropout takes out 0; `entry` is the number of the first for the hash.
+    The maximum is lazy: while no score passes it by more than 2^RISE nothing has to be rescaled.
+    """
+    never_inline()
+    W = lanes(s)
+    low = max(low, 0)
+    high = min(high, n)
+    if high <= low:
+        fill_zero(s, at, n)
+        return
+    begin, end = show_only(s, at, n, low, high)
+    best = load(s, at + begin)
+    for j in range(at + begin + W, at + end, W):
+        best = maximum(load(s, j), best)
+    m = tile[top]
+    total = load(tile, sums)
+    if any_greater(best, broadcast(s, m + RISE)):
+        new = max(m, largest(best))
+        shrink = exp2(broadcast(s, m - new))
+        total = multiply(total, shrink)
+        for d in range(out, out + D, W):
+            store(tile, d, multiply(load(tile, d), shrink))
+        tile[top] = m = new
+    m_all = broadcast(s, m)
+    if threshold:
+        for j in range(begin, end, W):
+            p = exp2(subtract(load(s, at + j), m_all))
+            total = add(total, p)
+            store(s, at + j, drop(p, entry + j, key0, key1, threshold))
+    else:
+        for j in range(at + begin, at + end, W):
+            p = exp2(subtract(load(s, j), m_all))
+            total = add(total, p)
+            store(s, j, p)
+    store(tile, sums, total)
+
+
+@kernel
+def softmax_row_backward(s, at, g, n, low, high, lse, delta, entry, key0, key1, threshold, raise_kept):
+    """From n scores at s[at] and da = do·v at s[g] to weights and ds, in place.
+
+    a = 2^(s − lse)     ã = a · keep · raise_kept     ds = ã · da − a · delta,     delta = Σ_j ã_j da_j = do · o
+    """
+    never_inline()
+    W = lanes(s)
+    low = max(low, 0)
+    high = min(high, n)
+    if high <= low:
+        fill_zero(s, at, n)
+        fill_zero(s, g, n)
+        return
+    begin, end = show_only(s, at, n, low, high)
+    fill_zero(s, g, begin)
+    fill_zero(s, g + end, n - end)
+    lse_all = broadcast(s, lse)
+    delta_all = broadcast(s, delta)
+    if threshold:
+        raised = broadcast(s, raise_kept)
+        minus_delta = broadcast(s, -delta)
+        for j in range(begin, end, W):
+            a = exp2(subtract(load(s, at + j), lse_all))
+            dropped = multiply(drop(a, entry + j, key0, key1, threshold), raised)
+            store(s, at + j, dropped)
+            store(s, g + j, muladd(dropped, load(s, g + j), multiply(a, minus_delta)))
+    else:
+        for j in range(begin, end, W):
+            a = exp2(subtract(load(s, at + j), lse_all))
+            store(s, at + j, a)
+            store(s, g + j, multiply(a, subtract(load(s, g + j), delta_all)))

@@ -1,0 +1,456 @@
+"""Vectors of numbers in one register: the few instructions that the hot kernels are written in.
+
+Numba's own loops become vector code only when LLVM can prove that it is safe, and never with the registers used as a
+kernel wants. Here a `Vector` is a value like a float, and each function below is one instruction or a few, on all lanes
+at once. Arrays are flat (1-D, C-contiguous) with explicit offsets; their dtype, float32 or float64, picks the vector.
+
+How wide a vector is, and how many registers there are, is asked of LLVM for the processor that Numba compiles for
+(NUMBA_CPU_NAME and NUMBA_CPU_FEATURES included):
+
+    AVX-512   64 bytes, 32 registers      16 float32 or 8 float64
+    AVX2      32 bytes, 16 registers       8            4
+    SSE2      16 bytes, 16 registers       4            2
+    NEON      16 bytes, 32 registers       4            2
+
+The heart is `microkernel`: a tile of a matrix product whose sums stay in registers. It is the only loop written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, models, register_model
+
+from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def host_vectors() -> tuple[int, int]:
+    """(bytes in a vector, number of vector registers) of the processor that Numba compiles for.
+
+    Found by letting LLVM add two wide vectors and looking which registers it takes.
+    """
+    triple, name, features = cpu_target.target_context.codegen().magic_tuple()[:3]
+    module = llvm.parse_assembly(
+        "define <16 x float> @f(<16 x float> %a, <16 x float> %b) { %c = fadd <16 x float> %a, %b ret <16 x float> %c }"
+    )
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=name, features=features)
+    assembly = machine.emit_assembly(module)
+    if "zmm" in assembly:
+        return 64, 32
+    if "ymm" in assembly:
+        return 32, 16
+    return 16, 16 if "xmm" in assembly else 32
+
+
+VECTOR_BYTES, REGISTERS = host_vectors()
+
+
+class Vector(types.Type):
+    """As many numbers of one dtype as fit into a register."""
+
+    def __init__(self, dtype: types.Type) -> None:
+        self.dtype = dtype
+        self.lanes = VECTOR_BYTES * 8 // dtype.bitwidth
+        super().__init__(name=f"Vector({dtype}, {self.lanes})")
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """A Vector is an LLVM vector."""
+
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, llvm_vector(vector.dtype))
+
+
+VECTORS = {dtype: Vector(dtype) for dtype in (types.float32, types.float64)}
+
+
+def llvm_vector(dtype: types.Type) -> ir.VectorType:
+    """LLVM's type for a Vector of `dtype`."""
+    element = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+    return ir.VectorType(element, VECTOR_BYTES * 8 // dtype.bitwidth)
+
+
+# ── pieces of code generation ────────────────────────────────────────────────────────────────────────────────────────
+# `b` is LLVM's builder: b.fadd(x, y) appends an addition to the function being compiled and names its result.
+
+
+def same_in_all(kind: ir.VectorType, x: float) -> ir.Constant:
+    """A constant vector."""
+    return ir.Constant(kind, [x] * kind.count)
+
+
+def lanes_of(kind: ir.VectorType) -> ir.Constant:
+    """0, 1, 2 … as unsigned 32-bit integers, one for each lane."""
+    return ir.Constant(ir.VectorType(I32, kind.count), list(range(kind.count)))
+
+
+def splat(b: ir.IRBuilder, x: ir.Value, count: int) -> ir.Value:
+    """A scalar in every lane."""
+    kind = ir.VectorType(x.type, count)
+    first = b.insert_element(ir.Constant(kind, ir.Undefined), x, ir.Constant(I32, 0))
+    return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), same_in_all(ir.VectorType(I32, count), 0))
+
+
+def load_at(b: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """A vector from memory, of any alignment that its elements have."""
+    value = b.load(b.bitcast(pointer, kind.as_pointer()))
+    value.align = 4 if kind.element == ir.FloatType() else 8
+    return value
+
+
+def store_at(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
+    """A vector to memory."""
+    b.store(value, b.bitcast(pointer, value.type.as_pointer())).align = 4 if value.type.element == ir.FloatType() else 8
+
+
+def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+    """x · y + z: one instruction where the processor has it, two where it has not."""
+    kind = x.type
+    suffix = f"v{kind.count}f{32 if kind.element == ir.FloatType() else 64}"
+    function = ir.FunctionType(kind, [kind] * 3)
+    return b.call(cgutils.get_or_insert_function(b.module, function, f"llvm.fmuladd.{suffix}"), (x, y, z))
+
+
+def larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """The larger of two, lane by lane."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def fold(b: ir.IRBuilder, v: ir.Value, combine: Callable) -> ir.Value:
+    """All lanes combined into one number, in halves: always in the same order."""
+    count = v.type.count
+    step = count // 2
+    while step:
+        order = ir.Constant(ir.VectorType(I32, count), [(lane + step) % count for lane in range(count)])
+        v = combine(b, v, b.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), order))
+        step //= 2
+    return b.extract_element(v, ir.Constant(I32, 0))
+
+
+def address(
+    context: Any, b: ir.IRBuilder, kind: types.Array, array: ir.Value, offset: ir.Value, spans: list, extent: int
+) -> ir.Value:
+    """Pointer to element `offset`.
+
+    With bounds checks on, IndexError unless all that is reached from there exists: `extent` elements after each sum of
+    some of the `spans`, which may be negative.
+    """
+    view = context.make_array(kind)(context, b, array)
+    if BOUNDS_CHECKED:
+        zero = ir.Constant(I64, 0)
+        low, high = offset, b.add(offset, ir.Constant(I64, extent))
+        for span in spans:
+            negative = b.icmp_signed("<", span, zero)
+            low = b.add(low, b.select(negative, span, zero))
+            high = b.add(high, b.select(negative, zero, span))
+        bad = b.or_(b.icmp_signed("<", low, zero), b.icmp_signed(">", high, view.nitems))
+        with b.if_then(bad, likely=False):
+            context.call_conv.return_user_exc(b, IndexError, ("a vector reaches beyond its array",))
+    return b.gep(view.data, [offset])
+
+
+# ── the instructions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@intrinsic
+def lanes(typing, array):
+    """How many numbers of the array's dtype are in a vector; a constant to the compiler."""
+    count = VECTORS[array.dtype].lanes
+    return types.int64(array), lambda context, b, signature, arguments: ir.Constant(I64, count)
+
+
+@intrinsic
+def never_inline(typing):
+    """Called in a function: it stays a function, compiled once, where LLVM would copy it into each of its callers."""
+
+    def generate(context, b, signature, arguments):
+        b.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def load(typing, array, offset):
+    """The vector array[offset : offset + lanes]."""
+
+    def generate(context, b, signature, arguments):
+        kind = llvm_vector(array.dtype)
+        pointer = address(context, b, array, arguments[0], arguments[1], [], kind.count)
+        return load_at(b, pointer, kind)
+
+    return VECTORS[array.dtype](array, types.int64), generate
+
+
+@intrinsic
+def store(typing, array, offset, vector):
+    """array[offset : offset + lanes] = vector."""
+
+    def generate(context, b, signature, arguments):
+        pointer = address(context, b, array, arguments[0], arguments[1], [], vector.lanes)
+        store_at(b, arguments[2], pointer)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, vector), generate
+
+
+@intrinsic
+def broadcast(typing, array, x):
+    """A vector of the array's dtype with the number x in every lane."""
+
+    def generate(context, b, signature, arguments):
+        return splat(b, context.cast(b, arguments[1], x, array.dtype), VECTORS[array.dtype].lanes)
+
+    return VECTORS[array.dtype](array, x), generate
+
+
+def unary(body: Callable, doc: str) -> Callable:
+    """An instruction on one vector."""
+
+    def instruction(typing, x):
+        return x(x), lambda context, b, signature, arguments: body(b, *arguments)
+
+    instruction.__doc__ = doc
+    return intrinsic(instruction)
+
+
+def binary(body: Callable, doc: str) -> Callable:
+    """An instruction on two vectors."""
+
+    def instruction(typing, x, y):
+        return x(x, y), lambda context, b, signature, arguments: body(b, *arguments)
+
+    instruction.__doc__ = doc
+    return intrinsic(instruction)
+
+
+add = binary(lambda b, x, y: b.fadd(x, y), "x + y")
+subtract = binary(lambda b, x, y: b.fsub(x, y), "x − y")
+multiply = binary(lambda b, x, y: b.fmul(x, y), "x · y")
+divide = binary(lambda b, x, y: b.fdiv(x, y), "x / y")
+maximum = binary(larger, "the larger of x and y")
+
+
+@intrinsic
+def muladd(typing, x, y, z):
+    """x · y + z."""
+    return x(x, y, z), lambda context, b, signature, arguments: multiply_add(b, *arguments)
+
+
+@intrinsic
+def largest(typing, x):
+    """The largest lane, a scalar."""
+    return x.dtype(x), lambda context, b, signature, arguments: fold(b, arguments[0], larger)
+
+
+@intrinsic
+def total(typing, x):
+    """The sum of the lanes, a scalar."""
+    return x.dtype(x), lambda context, b, signature, arguments: fold(b, arguments[0], lambda b, p, q: b.fadd(p, q))
+
+
+@intrinsic
+def any_greater(typing, x, y):
+    """Whether x > y in any lane."""
+
+    def generate(context, b, signature, arguments):
+        bits = b.bitcast(b.fcmp_ordered(">", *arguments), ir.IntType(x.lanes))
+        return b.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(x.lanes), 0))
+
+    return types.boolean(x, y), generate
+
+
+@intrinsic
+def only_lanes(typing, x, low, high, otherwise):
+    """x in the lanes low ≤ lane < high, the number `otherwise` in all others."""
+
+    def generate(context, b, signature, arguments):
+        v, low, high, otherwise_ = arguments
+        lane = lanes_of(v.type)
+        above = b.icmp_signed(">=", lane, splat(b, b.trunc(low, I32), x.lanes))
+        below = b.icmp_signed("<", lane, splat(b, b.trunc(high, I32), x.lanes))
+        fill = splat(b, context.cast(b, otherwise_, otherwise, x.dtype), x.lanes)
+        return b.select(b.and_(above, below), v, fill)
+
+    return x(x, types.int64, types.int64, otherwise), generate
+
+
+# 2^x = 2^round(x) · 2^f. Adding 1.5 · 2^(bits of the mantissa) rounds x to an integer and leaves that integer in the
+# lowest bits, from where a shift moves it into the exponent. 2^f, |f| ≤ 1/2, is a polynomial: through Chebyshev's
+# points, which takes the fewest terms, for float32; Taylor's for float64, whose coefficients are exact.
+EXP2 = {
+    types.float32: (
+        np.polynomial.Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5]).convert(kind=np.polynomial.Polynomial).coef,
+        1.5 * 2.0**23,
+        23,
+        -126.0,
+    ),
+    types.float64: (
+        np.array([math.log(2) ** k / math.factorial(k) for k in range(14)]),
+        1.5 * 2.0**52,
+        52,
+        -1022.0,
+    ),
+}  # coefficients with the constant first, the number that rounds, bits of the mantissa, least exponent
+
+
+@intrinsic
+def exp2(typing, x):
+    """2^x for x up to about 100; 0 where the result would be below the dtype's least normal number; NaN for NaN."""
+
+    def generate(context, b, signature, arguments):
+        (v,) = arguments
+        kind = v.type
+        coefficients, magic, mantissa, least = EXP2[x.dtype]
+        integers = ir.VectorType(ir.IntType(x.dtype.bitwidth), x.lanes)
+        shifted = b.fadd(v, same_in_all(kind, magic))
+        f = b.fsub(v, b.fsub(shifted, same_in_all(kind, magic)))
+        p = same_in_all(kind, coefficients[-1])
+        for c in coefficients[-2::-1]:
+            p = multiply_add(b, p, f, same_in_all(kind, c))
+        exponent = b.shl(b.bitcast(shifted, integers), same_in_all(integers, mantissa))
+        power = b.bitcast(b.add(b.bitcast(p, integers), exponent), kind)
+        # x · 0 and not 0: a NaN has to stay one
+        return b.select(b.fcmp_ordered(">", v, same_in_all(kind, least)), power, b.fmul(v, same_in_all(kind, 0.0)))
+
+    return x(x), generate
+
+
+@intrinsic
+def drop(typing, x, first, key0, key1, threshold):
+    """x where dropout keeps the entry and 0 elsewhere; lane l holds entry number first + l (modulo 2³²).
+
+    The hash is that of `tinyprune.ops.dropout.keep_mask`; an entry stays iff hash ≥ threshold = rate · 2³².
+    """
+
+    def generate(context, b, signature, arguments):
+        v = arguments[0]
+        integers = ir.VectorType(I32, x.lanes)
+        first, key0, key1, threshold = (splat(b, b.trunc(value, I32), x.lanes) for value in arguments[1:])
+
+        def mix(h: ir.Value, shift: int) -> ir.Value:
+            return b.xor(h, b.lshr(h, same_in_all(integers, shift)))
+
+        h = b.xor(b.add(first, lanes_of(v.type)), key0)
+        h = b.mul(mix(h, 17), same_in_all(integers, 0xED5AD4BB))
+        h = b.mul(mix(b.xor(h, key1), 11), same_in_all(integers, 0xAC4C1B51))
+        h = mix(b.mul(mix(h, 15), same_in_all(integers, 0x31848BAB)), 14)
+        return b.select(b.icmp_unsigned(">=", h, threshold), v, same_in_all(v.type, 0.0))
+
+    return x(x, types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def transpose(typing, source, at, stride, target, to, target_stride, factor):
+    """target[to + i · target_stride + j] = factor · source[at + j · stride + i] for a square block of lanes × lanes.
+
+    log2(lanes) rounds of shuffles in registers: every load and store is a whole vector, none gathers.
+    """
+
+    def generate(context, b, signature, arguments):
+        source_, at, stride, target_, to, target_stride, factor_ = arguments
+        kind = llvm_vector(source.dtype)
+        n = kind.count
+        spans = [b.mul(s, ir.Constant(I64, n - 1)) for s in (stride, target_stride)]
+        first = address(context, b, source, source_, at, spans[:1], n)
+        out = address(context, b, target, target_, to, spans[1:], n)
+        rows = [load_at(b, b.gep(first, [b.mul(ir.Constant(I64, i), stride)]), kind) for i in range(n)]
+        step = 1
+        while step < n:
+            # exchange the off-diagonal halves of every 2·step × 2·step block
+            low = [lane if not lane & step else n + lane - step for lane in range(n)]
+            high = [lane + step if not lane & step else n + lane for lane in range(n)]
+            for i in range(n):
+                if not i & step:
+                    pair = rows[i], rows[i + step]
+                    rows[i] = b.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, n), low))
+                    rows[i + step] = b.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, n), high))
+            step *= 2
+        times = splat(b, context.cast(b, factor_, factor, source.dtype), n)
+        for i in range(n):
+            store_at(b, b.fmul(rows[i], times), b.gep(out, [b.mul(ir.Constant(I64, i), target_stride)]))
+        return context.get_dummy_value()
+
+    i8 = types.int64
+    return types.void(source, i8, i8, target, i8, i8, factor), generate
+
+
+def microkernel(rows: int, vectors: int, accumulate: bool) -> Callable:
+    """A tile of a matrix product that lives in registers.
+
+    The instruction kernel(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K) computes, for i < rows, j < vectors · lanes,
+
+        c[c0 + i · c_row + j]  (+)=  Σ_k<K a[a0 + i · a_row + k · a_k] · b[b0 + k · b_k + j]          K ≥ 1
+
+    with rows × vectors sums in registers (Goto & van de Geijn 2008, §4.2.1): each round loads `vectors` vectors of b
+    and `rows` numbers of a, and does rows × vectors multiply-adds with them. The strides are free, so that one kernel
+    serves A·B, Aᵀ·B, packed panels and the shifted view of the relative positions. Sums run over k one after the
+    other, whatever the tile's size, so that a result does not depend on which tile an entry falls into.
+    """
+
+    def generate(context, b, signature, arguments):
+        a_array, a0, a_row, a_k, b_array, b0, b_k, c_array, c0, c_row, K = arguments
+        kinds = signature.args
+        kind = llvm_vector(kinds[7].dtype)
+        width = vectors * kind.count
+
+        def times(i: int, stride: ir.Value) -> ir.Value:
+            return b.mul(ir.Constant(I64, i), stride)
+
+        last_k = b.sub(K, ir.Constant(I64, 1))
+        a_first = address(context, b, kinds[0], a_array, a0, [times(rows - 1, a_row), b.mul(last_k, a_k)], 1)
+        b_first = address(context, b, kinds[4], b_array, b0, [b.mul(last_k, b_k)], width)
+        c_first = address(context, b, kinds[7], c_array, c0, [times(rows - 1, c_row)], width)
+        tile = [
+            [b.gep(c_first, [b.add(times(i, c_row), ir.Constant(I64, v * kind.count))]) for v in range(vectors)]
+            for i in range(rows)
+        ]
+        zero = same_in_all(kind, 0.0)
+        start = [[load_at(b, p, kind) if accumulate else zero for p in row] for row in tile]
+        a_rows = [times(i, a_row) for i in range(rows)]
+
+        before, loop, after = b.block, b.append_basic_block("k"), b.append_basic_block("k.end")
+        b.branch(loop)
+        b.position_at_end(loop)
+        k = b.phi(I64)
+        sums = [[b.phi(kind) for _ in range(vectors)] for _ in range(rows)]
+        b_at = b.gep(b_first, [b.mul(k, b_k)])
+        a_at = b.gep(a_first, [b.mul(k, a_k)])
+        bs = [load_at(b, b.gep(b_at, [ir.Constant(I64, v * kind.count)]), kind) for v in range(vectors)]
+        new = []
+        for i in range(rows):
+            x = splat(b, b.load(b.gep(a_at, [a_rows[i]])), kind.count)
+            new.append([multiply_add(b, x, bs[v], sums[i][v]) for v in range(vectors)])
+        next_k = b.add(k, ir.Constant(I64, 1))
+        k.add_incoming(ir.Constant(I64, 0), before)
+        k.add_incoming(next_k, loop)
+        for i in range(rows):
+            for v in range(vectors):
+                sums[i][v].add_incoming(start[i][v], before)
+                sums[i][v].add_incoming(new[i][v], loop)
+        b.cbranch(b.icmp_signed("<", next_k, K), loop, after)
+
+        b.position_at_end(after)
+        for i in range(rows):
+            for v in range(vectors):
+                store_at(b, new[i][v], tile[i][v])
+        return context.get_dummy_value()
+
+    i8 = types.int64
+
+    @intrinsic
+    def tile_product(typing, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K):
+        return types.void(a, i8, i8, i8, b, i8, i8, c, i8, i8, i8), generate
+
+    return tile_product
