@@ -80,8 +80,8 @@ class AttentionCache(NamedTuple):
     q: NDArray  # (B, T, H, D)
     k: NDArray  # (B, S, H, D), and so v
     v: NDArray
-    r: NDArray  # (S, H, D), or empty
-    u: NDArray  # (H, D), or empty, and so w
+    r: NDArray  # (S, H, D), or for none (0,), and so the next four
+    u: NDArray  # (H, D)
     w: NDArray
     pk: NDArray  # (H, N, D)
     pv: NDArray
@@ -444,7 +444,7 @@ def padded_width(Dh: int, dtype: np.dtype) -> int:
 
 
 def padded(x: NDArray | None, D: int, dtype: np.dtype) -> NDArray:
-    """`x` with its last axis filled up to D with zeros, contiguous; itself where nothing is to do; empty for None."""
+    """`x` with its last axis filled up to D with zeros, contiguous; itself where nothing is to do; (0,) for None."""
     if x is None:
         return np.empty(0, dtype)
     if x.shape[-1] == D:
@@ -520,7 +520,7 @@ def attention_forward(
     dtype = q.dtype
     D = padded_width(Dh, dtype)
     q, k, v, r, u, w, pk, pv = (padded(x, D, dtype) for x in (q, k, v, r, u, w, pk, pv))
-    relative = r.size > 0
+    relative = r.ndim == 3
     span = S if span is None else span
     key0, key1, threshold, raise_kept = 0, 0, 0, 1.0
     if rng is not None and dropout > 0:
@@ -559,11 +559,11 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | 
     c = cache
     B, T, H, D = c.q.shape
     S, Dh, dtype = c.k.shape[1], c.o.shape[-1], c.q.dtype
-    N = c.pk.shape[1] if c.pk.size else 0
+    N = c.pk.shape[1] if c.pk.ndim == 3 else 0
     if dout.shape != c.o.shape or dout.dtype != dtype:
         raise ValueError(f"dout must be {dtype} of shape {c.o.shape}, got {dout.dtype} of shape {dout.shape}")
     dout = padded(dout, D, dtype)
-    relative = c.r.size > 0
+    relative = c.r.ndim == 3
     groups = max(1, min(B, -(-UNITS // max(H, 1))))
     workers = max(1, min(threads(), groups * H))
     row = row_length(S, N, dtype, CHUNK_BACKWARD)
