@@ -50,7 +50,7 @@ from tinyprune.kernels.cpu.attention_tiles import (
     softmax_row_backward,
     unpack,
 )
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, threads
+from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part, threads
 from tinyprune.kernels.cpu.simd import (
     VECTOR_BYTES,
     add,
@@ -60,6 +60,7 @@ from tinyprune.kernels.cpu.simd import (
     muladd,
     multiply,
     never_inline,
+    number,
     store,
     total,
 )
@@ -94,13 +95,13 @@ class AttentionCache(NamedTuple):
     o: NDArray  # the same, (B, T, H, Dh)
 
 
-@kernel
+@part
 def round_up(n, multiple):
     """The least multiple that is not below n."""
     return (n + multiple - 1) // multiple * multiple
 
 
-@kernel
+@part
 def load_queries(q, at, stride, count, u, w, bias_at, relative, tile, D, root):
     """Three scaled tiles, one behind the other: q · log2 e, (q + u) · log2 e / √Dh, (q + w) · log2 e / √Dh.
 
@@ -123,7 +124,7 @@ def load_queries(q, at, stride, count, u, w, bias_at, relative, tile, D, root):
         fill_zero(tile, copy * size + count * D, size - count * D)
 
 
-@kernel
+@part
 def head_forward(
     q, k, v, u, w, panels, pv_rows, out, lse, b, h, H, T, S, N, D, root, span, relative, row, key0, key1, threshold,
     raise_kept, tile, s,
@@ -138,14 +139,15 @@ def head_forward(
     never_inline()
     W = lanes(q)
     width = 2 * W
+    zero, edge = number(0), number(TILE)  # a tile's scores begin TILE behind the start: the longer rows begin earlier
     M = S - T
     stride = H * D
     q_at, k_at = (b * T * H + h) * D, (b * S * H + h) * D
     query_u, query_w, o, top, sums = TILE * D, 2 * TILE * D, 3 * TILE * D, 4 * TILE * D, 4 * TILE * D + TILE
     front = -T % TILE
-    pk_at = round_up(front + S, TILE) * D if relative else 0
+    pk_at = round_up(front + S, edge) * D if relative else zero
     k_panels = pk_at + round_up(N, width) * D
-    pack(k, k_at, stride, S, panels, k_panels, 0, (round_up(S, TILE) + TILE) // width, D, 1.0)
+    pack(k, k_at, stride, S, panels, k_panels, zero, (round_up(S, edge) + TILE) // width, D, 1.0)
     for t0 in range(0, T, TILE):
         count = min(TILE, T - t0)
         entry = ((b * H + h) * T + t0) * (S + N)
@@ -157,13 +159,13 @@ def head_forward(
         for a in range(0, N, CHUNK):
             n = min(CHUNK, N - a)
             wide = round_up(n, width)
-            scores_set(tile, 0, panels, pk_at + a * D, wide, s, TILE, row, D)
+            scores_set(tile, zero, panels, pk_at + a * D, wide, s, edge, row, D)
             for t in range(TILE):
                 softmax_row(
-                    s, TILE + t * row, wide, 0, n, tile, top + t, sums + t * W, o + t * D, D,
+                    s, TILE + t * row, wide, zero, n, tile, top + t, sums + t * W, o + t * D, D,
                     entry + t * (S + N) + S + a, key0, key1, threshold,
                 )  # fmt: skip
-            mix(s, TILE, row, pv_rows, a * D, D, n, tile, o, D)
+            mix(s, edge, row, pv_rows, a * D, D, n, tile, o, D)
         # The keys that queries t0 … t0 + TILE − 1 see, and where the first of them finds its position scores.
         first = max(0, t0 + M - span) // width * width
         keys = t0 + TILE + M - first
@@ -198,17 +200,17 @@ def head_forward(
                 store(out, q_at + (t0 + t) * stride + d, multiply(load(tile, o + t * D + d), share))
 
 
-@kernel
+@part
 def pack_head(r, pk, h, H, S, N, D, front, relative, panels):
     """Panels of head h's r (last distance first), and behind them of its pk; returns where they end."""
     width = 2 * lanes(pk)
-    at = 0
+    at = zero = number(0)
     if relative:
-        size = round_up(front + S, TILE)
-        pack(r, ((S - 1) * H + h) * D, -H * D, S, panels, 0, front, size // width, D, 1.0)
+        size = round_up(front + S, number(TILE))
+        pack(r, ((S - 1) * H + h) * D, -H * D, S, panels, at, front, size // width, D, 1.0)
         at = size * D
     size = round_up(N, width)
-    pack(pk, h * N * D, D, N, panels, at, 0, size // width, D, 1.0)
+    pack(pk, h * N * D, D, N, panels, at, zero, size // width, D, 1.0)
     return at + size * D
 
 
@@ -240,7 +242,7 @@ def forward(
                     store(gated, d, multiply(load(out, d), factor))
 
 
-@kernel
+@part
 def head_backward(
     q, k, v, r, u, w, pk, panels, pk_at, pv_at, k_panels, out, lse, dout, dq, dk, dv, d_panels, duw, uw_at, b, h, H, T,
     S, N, D, root, span, relative, factor, row, key0, key1, threshold, raise_kept, tile, s,
@@ -258,6 +260,7 @@ def head_backward(
     never_inline()
     W = lanes(q)
     width = 2 * W
+    zero, edge = number(0), number(TILE)  # a tile's scores begin TILE behind the start: the longer rows begin earlier
     M = S - T
     stride = H * D
     q_at, k_at = (b * T * H + h) * D, (b * S * H + h) * D
@@ -265,15 +268,15 @@ def head_backward(
     gradients, do, lse_at, delta = 3 * TILE * D, 6 * TILE * D, 7 * TILE * D, 7 * TILE * D + TILE
     g = TILE * (row + 2)
     front = -T % TILE
-    size = (round_up(S, TILE) + TILE) * D
+    size = (round_up(S, edge) + TILE) * D
     v_panels = k_panels + size
-    pack(k, k_at, stride, S, panels, k_panels, 0, size // (width * D), D, 1.0)
-    pack(v, k_at, stride, S, panels, v_panels, 0, size // (width * D), D, 1.0)
+    pack(k, k_at, stride, S, panels, k_panels, zero, size // (width * D), D, 1.0)
+    pack(v, k_at, stride, S, panels, v_panels, zero, size // (width * D), D, 1.0)
     fill_zero(d_panels, k_panels, 2 * size)
     factor_all, root_all = broadcast(q, factor), broadcast(q, root)
     gate_sum = 0.0
     for t in range(TILE):
-        fill_zero(s, g + t * row, TILE)  # the longer rows read these as keys before the first one
+        fill_zero(s, g + t * row, edge)  # the longer rows read these as keys before the first one
     for t0 in range(0, T, TILE):
         count = min(TILE, T - t0)
         entry = ((b * H + h) * T + t0) * (S + N)
@@ -297,16 +300,16 @@ def head_backward(
         for a in range(0, N, CHUNK_BACKWARD):
             n = min(CHUNK_BACKWARD, N - a)
             wide = round_up(n, width)
-            scores_set(tile, 0, panels, pk_at + a * D, wide, s, TILE, row, D)
+            scores_set(tile, zero, panels, pk_at + a * D, wide, s, edge, row, D)
             scores_set(tile, do, panels, pv_at + a * D, wide, s, g + TILE, row, D)
             for t in range(TILE):
                 softmax_row_backward(
-                    s, TILE + t * row, g + TILE + t * row, wide, 0, n, tile[lse_at + t], tile[delta + t],
+                    s, TILE + t * row, g + TILE + t * row, wide, zero, n, tile[lse_at + t], tile[delta + t],
                     entry + t * (S + N) + S + a, key0, key1, threshold, raise_kept,
                 )  # fmt: skip
             mix(s, g + TILE, row, pk, (h * N + a) * D, D, n, tile, gradients, D)
-            outer(tile, do, s, TILE, row, wide, d_panels, pv_at + a * D, D)
-            outer(tile, 0, s, g + TILE, row, wide, d_panels, pk_at + a * D, D)
+            outer(tile, do, s, edge, row, wide, d_panels, pv_at + a * D, D)
+            outer(tile, zero, s, g + TILE, row, wide, d_panels, pk_at + a * D, D)
         first = max(0, t0 + M - span) // width * width
         keys = t0 + TILE + M - first
         positions = T + front - t0 - TILE + first
@@ -356,12 +359,12 @@ def head_backward(
                     store(duw, uw_at + d, add(load(duw, uw_at + d), content))
                     store(duw, uw_at + D + d, add(load(duw, uw_at + D + d), position))
                 store(dq, q_at + (t0 + t) * stride + d, gradient)
-    unpack(d_panels, k_panels, 0, S, dk, k_at, stride, D, LN_2)
-    unpack(d_panels, v_panels, 0, S, dv, k_at, stride, D, 1.0)
+    unpack(d_panels, k_panels, zero, S, dk, k_at, stride, D, LN_2)
+    unpack(d_panels, v_panels, zero, S, dv, k_at, stride, D, 1.0)
     return gate_sum
 
 
-@kernel
+@part
 def head_backward_closed(dout, out, dq, dk, dv, group, groups, h, B, H, T, S, D):
     """A head whose gate is 0, for a group of batch entries: no gradient but the gate's own. Returns Σ dout · o."""
     W = lanes(dout)
@@ -393,6 +396,7 @@ def backward(
     """
     for i in prange(workers):
         width = 2 * lanes(q)
+        zero = number(0)
         front = -T % TILE
         opened = H - closed
         for unit in range(i * groups * opened // workers, (i + 1) * groups * opened // workers):
@@ -400,8 +404,8 @@ def backward(
             pv_at = pack_head(r, pk, h, H, S, N, D, front, relative, panels[i])
             pk_at = pv_at - round_up(N, width) * D
             k_panels = pv_at + pv_at - pk_at
-            pack(pv, h * N * D, D, N, panels[i], pv_at, 0, round_up(N, width) // width, D, pv_factor)
-            fill_zero(d_panels[i], 0, k_panels)
+            pack(pv, h * N * D, D, N, panels[i], pv_at, zero, round_up(N, width) // width, D, pv_factor)
+            fill_zero(d_panels[i], zero, k_panels)
             slot = group * H + h
             fill_zero(duw, slot * 2 * D, 2 * D)
             gate_sum = 0.0
@@ -413,9 +417,9 @@ def backward(
                 )  # fmt: skip
             dgate[slot] = gate_sum
             if relative:
-                unpack(d_panels[i], 0, front, S, dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2)
-            unpack(d_panels[i], pk_at, 0, N, dpk, slot * N * D, D, D, LN_2)
-            unpack(d_panels[i], pv_at, 0, N, dpv, slot * N * D, D, D, pv_factor)
+                unpack(d_panels[i], zero, front, S, dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2)
+            unpack(d_panels[i], pk_at, zero, N, dpk, slot * N * D, D, D, LN_2)
+            unpack(d_panels[i], pv_at, zero, N, dpv, slot * N * D, D, D, pv_factor)
         for unit in range(i * groups * closed // workers, (i + 1) * groups * closed // workers):
             h, group = order[opened + unit // groups], unit % groups
             slot = group * H + h

@@ -7,7 +7,7 @@ lie side by side. Scratch arrays are flat; a matrix in one is given as its offse
 
 from __future__ import annotations
 
-from tinyprune.kernels.cpu.jit import kernel
+from tinyprune.kernels.cpu.jit import part
 from tinyprune.kernels.cpu.simd import (
     REGISTERS,
     add,
@@ -39,7 +39,7 @@ tile_add = microkernel(ROWS, 2, True)
 narrow_add = microkernel(2 * ROWS, 1, True)
 
 
-@kernel
+@part
 def fill_zero(x, at, n):
     """x[at : at + n] = 0, n a multiple of the lanes."""
     zero = broadcast(x, 0.0)
@@ -47,7 +47,7 @@ def fill_zero(x, at, n):
         store(x, i, zero)
 
 
-@kernel
+@part
 def pack(source, at, stride, n, target, to, front, panels, D, factor):
     """Rows of `source` times `factor`, transposed into panels: `front` rows of zeros, the n rows, zeros to the end.
 
@@ -74,7 +74,7 @@ def pack(source, at, stride, n, target, to, front, panels, D, factor):
                         target[x + d * width + lane] = 0
 
 
-@kernel
+@part
 def unpack(source, at, front, n, target, to, stride, D, factor):
     """The reverse of `pack`: n rows at target[to + j · stride] from panels at source[at], times `factor`."""
     never_inline()
@@ -95,7 +95,7 @@ def unpack(source, at, front, n, target, to, stride, D, factor):
                         target[to + j * stride + d] = source[x + d * width + lane] * factor
 
 
-@kernel
+@part
 def scores_set(a, a0, panels, p0, n, s, s0, s_row, D):
     """s[t, j] = Σ_d a[t, d] · panels[j, d] for the tile's TILE rows and n keys, n a multiple of WIDTH."""
     never_inline()
@@ -105,7 +105,7 @@ def scores_set(a, a0, panels, p0, n, s, s0, s_row, D):
             tile_set(a, a0 + t * D, D, 1, panels, p0 + j * D, width, s, s0 + j + t * s_row, s_row, D)
 
 
-@kernel
+@part
 def scores_add(a, a0, panels, p0, n, s, s0, s_row, D):
     """s[t, j] += Σ_d a[t, d] · panels[j, d], as `scores_set`."""
     never_inline()
@@ -115,7 +115,7 @@ def scores_add(a, a0, panels, p0, n, s, s0, s_row, D):
             tile_add(a, a0 + t * D, D, 1, panels, p0 + j * D, width, s, s0 + j + t * s_row, s_row, D)
 
 
-@kernel
+@part
 def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D):
     """out[t, d] += Σ_j s[t, j] · x[j, d] for the tile's rows and n ≥ 1 rows of x."""
     never_inline()
@@ -130,7 +130,7 @@ def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D):
                 narrow_add(s, s0 + t * s_row, s_row, 1, x, x0 + d, x_row, out, out0 + t * D + d, D, n)
 
 
-@kernel
+@part
 def outer(a, a0, s, s0, s_row, n, panels, p0, D):
     """panels[j, d] += Σ_t s[t, j] · a[t, d] over the tile's rows, for n keys, n a multiple of WIDTH."""
     never_inline()
@@ -140,7 +140,7 @@ def outer(a, a0, s, s0, s_row, n, panels, p0, D):
             tile_add(a, a0 + d, 1, D, s, s0 + j, s_row, panels, p0 + j * D + d * width, width, TILE)
 
 
-@kernel
+@part
 def show_only(s, at, n, low, high):
     """Scores of the keys low ≤ j < high as they are, others in the same vectors LOWEST; the vectors apart are zeroed.
 
@@ -158,7 +158,7 @@ def show_only(s, at, n, low, high):
     return begin, end
 
 
-@kernel
+@part
 def softmax_row(s, at, n, low, high, tile, top, sums, out, D, entry, key0, key1, threshold):
     """Take n more scores (base 2) of one query into its online softmax (Milakov & Gimelshein 2018, Alg. 3).
 
@@ -200,7 +200,7 @@ def softmax_row(s, at, n, low, high, tile, top, sums, out, D, entry, key0, key1,
     store(tile, sums, total)
 
 
-@kernel
+@part
 def softmax_row_backward(s, at, g, n, low, high, lse, delta, entry, key0, key1, threshold, raise_kept):
     """From n scores at s[at] and da = do·v at s[g] to weights and ds, in place.
 

@@ -1,4 +1,4 @@
-"""How every kernel here is compiled.
+"""How every kernel here is compiled, and kept.
 
 `cache=True`: compiled once on a machine, then read from disk. `error_model="numpy"`: x / 0 is inf, as in NumPy, without
 a test at each division. Rounding is left as written (no fastmath), so that a sum's order is the one the code shows.
@@ -9,15 +9,94 @@ one thread, since Numba cannot raise from inside a parallel loop.
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import numba
-from numba.core import config
+from numba.core import config, event
 
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
 
-kernel = numba.njit(cache=True, error_model="numpy")
-parallel_kernel = numba.njit(cache=True, error_model="numpy", parallel=not BOUNDS_CHECKED)
+
+def can_cache() -> bool:
+    """Whether Numba finds a folder for compiled code; if not, say what to do."""
+
+    def probe() -> None:
+        """Never called."""
+
+    try:
+        numba.njit(cache=True)(probe)
+    except RuntimeError:
+        warnings.warn(
+            "no folder to keep compiled kernels in, so they are compiled anew at every start; "
+            "set NUMBA_CACHE_DIR to a folder that can be written",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+CACHED = can_cache()
+
+# Without entrances that nobody uses compiling takes a fifth less: C code calls none of these, Python no `part`.
+kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True)
+parallel_kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, parallel=not BOUNDS_CHECKED)
+part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
 def threads() -> int:
     """How many threads a parallel kernel may use now; no result depends on it."""
     return numba.get_num_threads()
+
+
+def forget_outdated(dispatcher: Any) -> None:
+    """Delete compiled kernels that were made from other sources than those in this folder now.
+
+    Numba looks at the file of the function alone. A kernel contains what it calls from other files, and would go on
+    with the old version of that.
+
+    Args:
+        dispatcher: any kernel of this folder; all are kept in one place.
+    """
+    if not CACHED:
+        return
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    folder = Path(dispatcher.stats.cache_path)
+    stamp = folder / "sources.sha256"
+    if stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in folder.glob("*.nbi"):
+        index.unlink(missing_ok=True)
+    stamp.write_text(digest.hexdigest())
+
+
+class CompilationListener(event.Listener):
+    """Calls `tell(name)` for every function that is about to be compiled; those read from disk are not."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+
+    def on_start(self, event: event.Event) -> None:
+        """A compilation begins."""
+        self.tell(event.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, event: event.Event) -> None:
+        """A compilation has ended."""
+
+
+@contextmanager
+def compilations(tell: Callable[[str], None]) -> Iterator[None]:
+    """Have `tell(name)` called for every function compiled meanwhile."""
+    listener = CompilationListener(tell)
+    event.register("numba:compile", listener)
+    try:
+        yield
+    finally:
+        event.unregister("numba:compile", listener)

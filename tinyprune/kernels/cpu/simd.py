@@ -171,6 +171,12 @@ def lanes(typing, array):
 
 
 @intrinsic
+def number(typing, n):
+    """n as an ordinary int64: Numba would compile a function anew for every constant that it is called with."""
+    return types.int64(n), lambda context, b, signature, arguments: context.cast(b, arguments[0], n, types.int64)
+
+
+@intrinsic
 def never_inline(typing):
     """Called in a function: it stays a function, compiled once, where LLVM would copy it into each of its callers."""
 
