@@ -13,7 +13,7 @@ from tinyprune import ops
 from tinyprune.errors import UsageError
 
 # name -> module with its operations; imported only when asked for, so that `import tinyprune` stays light.
-BACKENDS = {"numpy": "tinyprune.ops"}
+BACKENDS = {"numba": "tinyprune.kernels.cpu", "numpy": "tinyprune.ops"}
 
 
 def get_backend(name: str) -> SimpleNamespace:

@@ -1,1 +1,56 @@
-"""The operations of `tinyprune.ops`, compiled by Numba for the CPU."""
+"""The operations of `tinyprune.ops`, compiled by Numba for the CPU: one operation a file, as there.
+
+`jit` says how kernels are compiled, `simd` which vector instructions they are written in, `workspace` where their
+results live.
+"""
+
+from tinyprune.kernels.cpu.adamw import adamw_update
+from tinyprune.kernels.cpu.add import add
+from tinyprune.kernels.cpu.attention import attention_backward, attention_forward
+from tinyprune.kernels.cpu.attention_step import attention_step
+from tinyprune.kernels.cpu.context import context_forward
+from tinyprune.kernels.cpu.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
+from tinyprune.kernels.cpu.dropout import dropout_backward, dropout_forward
+from tinyprune.kernels.cpu.embedding import embedding_backward, embedding_forward
+from tinyprune.kernels.cpu.feedforward import feedforward_backward, feedforward_forward
+from tinyprune.kernels.cpu.jit import forget_outdated
+from tinyprune.kernels.cpu.lamb import lamb_update
+from tinyprune.kernels.cpu.layernorm import layernorm_backward, layernorm_forward
+from tinyprune.kernels.cpu.linear import linear_backward, linear_forward
+from tinyprune.kernels.cpu.matmul import matmul
+from tinyprune.kernels.cpu.norm import squared_norm
+from tinyprune.kernels.cpu.projections import projections_backward, projections_forward
+from tinyprune.kernels.cpu.residual import residual_backward, residual_forward
+from tinyprune.kernels.cpu.sgd import sgd_update
+
+__all__ = [
+    "adamw_update",
+    "add",
+    "attention_backward",
+    "attention_forward",
+    "attention_step",
+    "context_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "feedforward_backward",
+    "feedforward_forward",
+    "lamb_update",
+    "layernorm_backward",
+    "layernorm_forward",
+    "linear_backward",
+    "linear_forward",
+    "log_softmax",
+    "matmul",
+    "projections_backward",
+    "projections_forward",
+    "residual_backward",
+    "residual_forward",
+    "sgd_update",
+    "squared_norm",
+]
+
+forget_outdated()

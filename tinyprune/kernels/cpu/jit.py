@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numba
 from numba.core import config, event
@@ -53,21 +52,23 @@ def threads() -> int:
     return numba.get_num_threads()
 
 
-def forget_outdated(dispatcher: Any) -> None:
+@kernel
+def nothing():
+    """Never called; where its compiled code would be kept, all kernels of this folder are."""
+
+
+def forget_outdated() -> None:
     """Delete compiled kernels that were made from other sources than those in this folder now.
 
     Numba looks at the file of the function alone. A kernel contains what it calls from other files, and would go on
     with the old version of that.
-
-    Args:
-        dispatcher: any kernel of this folder; all are kept in one place.
     """
     if not CACHED:
         return
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    folder = Path(dispatcher.stats.cache_path)
+    folder = Path(nothing.stats.cache_path)
     stamp = folder / "sources.sha256"
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
         return

@@ -1,0 +1,1 @@
+"""A package, because its files are named like those of tests/ops."""

@@ -1,0 +1,200 @@
+"""One token at a time compiled: against the textbook over shapes, before and after the oldest token is forgotten."""
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyprune import ops
+from tinyprune.kernels.cpu.attention_step import AttentionStep
+
+from .compare import assert_close, assert_same_bits, assert_threads_do_not_matter, each_dtype, few, in_float64, seeds
+
+sizes = st.sampled_from([1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 32, 33, 37])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that meet after every token would wait for one another where tests run side by side."""
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(threads)
+
+
+def example(dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, seed=3):
+    """What `AttentionStep` takes: weights of a size at which the softmax is neither flat nor a single one."""
+    rng = np.random.default_rng(seed)
+    W = H * Dh
+    shapes = {"ln_scale": (D,), "ln_bias": (D,), "Wq": (D, W), "Wk": (D, W), "Wv": (D, W), "Wo": (W, D), "bo": (D,)}
+    shapes |= {"r": (C + 2, H, Dh), "u": (H, Dh), "w": (H, Dh)} if relative else {}
+    shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
+    shapes |= {"gate": (H,)} if gated else {}
+    small = {"Wq": D, "Wk": D, "Wv": D, "Wo": W, "pk": Dh, "pv": N, "r": Dh}
+    arrays = {
+        name: (rng.standard_normal(shape) / np.sqrt(small.get(name, 1) or 1)).astype(dtype)
+        for name, shape in shapes.items()
+    }
+    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5} | arrays
+
+
+def text(dtype, D=13, tokens=11, seed=4):
+    """Inputs of the layer, (tokens, D)."""
+    return np.random.default_rng(seed).standard_normal((tokens, D)).astype(dtype)
+
+
+def kernel(x, p):
+    step = AttentionStep(**p)
+    return np.array([step(row) for row in x])
+
+
+def textbook(x, p):
+    """The same in float64, with the textbook's buffers, whose contents before the first token must not matter."""
+    p = {name: in_float64(value) for name, value in p.items()}
+    C, Dh, r = p.pop("C"), p.pop("Dh"), p.pop("r")
+    keys, values = np.full((2, C, p["Wq"].shape[1] // Dh, Dh), np.nan)
+    return np.array([ops.attention_step(row, keys, values, r, read, **p) for read, row in enumerate(in_float64(x))])
+
+
+@each_dtype
+@few
+@given(D=sizes, H=sizes, Dh=sizes, N=sizes, C=sizes, seed=seeds)
+def test_like_the_textbook(dtype, D, H, Dh, N, C, seed):
+    p, x = example(dtype, D, min(H, 5), Dh, N, C, seed=seed), text(dtype, D, C + 5, seed)
+    p["ln_scale"] *= D > 1  # of a single feature LayerNorm makes 0 or what rounding leaves of it
+    assert_close(kernel(x, p), textbook(x, p), dtype)
+
+
+@each_dtype
+@pytest.mark.parametrize("N", [5, 0])
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("gated", [True, False])
+def test_with_and_without_each_part(dtype, N, relative, gated):
+    p, x = example(dtype, N=N, relative=relative, gated=gated), text(dtype)
+    assert_close(kernel(x, p), textbook(x, p), dtype)
+
+
+@each_dtype
+def test_shapes_of_whole_vectors_and_of_more_than_one_panel(dtype):
+    p, x = example(dtype, D=64, H=2, Dh=64, N=128, C=96), text(dtype, 64, 200)
+    assert_close(kernel(x, p), textbook(x, p), dtype)
+
+
+@each_dtype
+def test_closed_heads_have_no_part_in_it(dtype):
+    p, x = example(dtype, H=5), text(dtype)
+    p["gate"][[0, 3]] = 0
+    expected = textbook(x, p)
+    for name in ("u", "w", "pk", "pv"):
+        p[name][[0, 3]] = np.nan
+    assert_close(kernel(x, p), expected, dtype)
+    assert len(AttentionStep(**p).memory) == 3
+
+
+@pytest.mark.parametrize("closed", ["removed", "gate"])
+def test_without_heads_the_layer_adds_its_bias(closed):
+    p, x = example(np.float64, H=0 if closed == "removed" else 3), text(np.float64)
+    p["gate"][:] = 0
+    np.testing.assert_array_equal(kernel(x, p), x + p["bo"])
+
+
+def test_forgets_when_told_to():
+    p, x = example(np.float64), text(np.float64)
+    step = AttentionStep(**p)
+    for row in (*x, np.full(13, np.nan)):
+        step(row)
+    step.clear()
+    assert_same_bits(np.array([step(row) for row in x]), kernel(x, p))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_number_is_seen_until_its_token_is_forgotten(bad):
+    p, x = example(np.float32, C=4), text(np.float32)
+    clean = kernel(x, p)
+    x[2, 12] = bad
+    y = kernel(x, p)
+    assert np.isnan(y[2:6]).all()
+    assert_same_bits(np.delete(y, range(2, 6), 0), np.delete(clean, range(2, 6), 0))
+
+
+def test_scores_far_apart():
+    p, x = example(np.float32), text(np.float32)
+    p["Wq"] *= 1000
+    p["pk"] *= 100
+    y = kernel(x, p)
+    assert np.isfinite(y).all()
+    np.testing.assert_allclose(y, textbook(x, p), atol=1e-3)  # scores of 1000 in float32 are exact to 1e-4
+
+
+@each_dtype
+def test_threads_do_not_matter(dtype):
+    p, x = example(dtype, H=7), text(dtype)
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+    assert_threads_do_not_matter(lambda: kernel(x, p))
+    numba.set_num_threads(1)
+
+
+def test_weights_are_copied_and_left_alone():
+    p, x = example(np.float64), text(np.float64)
+    before = {name: np.copy(value) for name, value in p.items()}
+    expected = kernel(x, p)
+    step = AttentionStep(**p)
+    for name, value in p.items():
+        np.testing.assert_array_equal(value, before[name])
+        if isinstance(value, np.ndarray):
+            value[:] = 0
+    y = np.array([step(row) for row in x])
+    assert_same_bits(y, expected)
+
+
+def test_arrays_with_gaps_or_in_another_order():
+    p, x = example(np.float64), text(np.float64)
+    expected = kernel(x, p)
+    for name, value in p.items():
+        if isinstance(value, np.ndarray):
+            p[name] = np.asfortranarray(value) if value.ndim > 1 else np.repeat(value, 2)[::2]
+    assert_same_bits(kernel(np.asfortranarray(x), p), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"C": 0}, "C must be at least 1, got 0"),
+        ({"C": 7}, r"r must be \(at least 7, 3, 5\) .*, got \(6, 3, 5\)"),
+        ({"Dh": 0}, "Dh must be at least 1, got 0"),
+        ({"Dh": 4}, r"Wq must be \(D, H·4\) for heads of width 4, got \(13, 15\)"),
+        ({"r": np.ones((6, 2, 5))}, r"r must be .*, got \(6, 2, 5\)"),
+        ({"r": None}, "r, u and w must be given together or not at all"),
+        ({"w": None}, "r, u and w must be given together or not at all"),
+        ({"pv": None}, "pk and pv must be given together or not at all"),
+        ({"pk": np.ones((3, 0, 5))}, r"pk must be \(3, N, 5\) with N ≥ 1, got \(3, 0, 5\)"),
+        ({"pv": np.ones((3, 8, 5))}, r"pv must have shape \(3, 7, 5\) .*, got \(3, 8, 5\)"),
+        ({"u": np.ones((5, 3))}, r"u must have shape \(3, 5\)"),
+        ({"gate": np.ones(1)}, r"gate must have shape \(3,\)"),
+        ({"Wq": np.ones((3, 13, 5))}, "Wq must be"),
+        ({"Wk": np.ones((15, 13))}, r"Wk must have shape \(13, 15\)"),
+        ({"Wv": np.ones((13, 5))}, r"Wv must have shape \(13, 15\)"),
+        ({"Wo": np.ones((13, 15))}, r"Wo must have shape \(15, 13\)"),
+        ({"bo": np.ones(1)}, r"bo must have shape \(13,\)"),
+        ({"ln_scale": np.ones(15)}, r"ln_scale must have shape \(13,\)"),
+        ({"ln_bias": np.ones((13, 1))}, r"ln_bias must have shape \(13,\)"),
+        ({"Wv": np.ones((13, 15), np.float32)}, "Wv must have the dtype of ln_scale, float64, got float32"),
+        ({"gate": np.ones(3, complex)}, "gate must have the dtype of ln_scale, float64, got complex128"),
+        ({"ln_scale": np.ones(13, np.int64)}, "ln_scale must be float32 or float64"),
+    ],
+)
+def test_bad_arguments(change, message):
+    with pytest.raises(ValueError, match=message):
+        AttentionStep(**(example(np.float64) | change))
+
+
+@pytest.mark.parametrize("bad", [np.ones(12), np.ones((1, 13)), np.ones(13, np.float32), np.ones(13, np.int64)])
+def test_a_bad_token_is_not_read(bad):
+    p, x = example(np.float64), text(np.float64)
+    step = AttentionStep(**p)
+    y = [step(row) for row in x[:5]]
+    with pytest.raises(ValueError, match=r"x must be float64 of shape \(13,\), got"):
+        step(bad)
+    y += [step(row) for row in x[5:]]
+    assert_same_bits(np.array(y), kernel(x, p))

@@ -1,0 +1,207 @@
+"""The matrix product: against float64 over shapes, strides, epilogues; threads, one chain over k, bad arguments."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyprune.kernels.cpu.matmul import matmul
+from tinyprune.kernels.cpu.product import BLOCK, DEPTH, FAR, FEW, MANY, ROWS
+from tinyprune.kernels.cpu.simd import VECTOR_BYTES
+
+from .compare import TOLERANCE, assert_same_bits, assert_threads_do_not_matter, draw, each_dtype, few, seeds
+
+WIDTH = 2 * VECTOR_BYTES // 4  # columns of a float32 tile
+sizes = st.one_of(
+    st.integers(0, 4),
+    st.sampled_from([FEW - 1, FEW + 1, ROWS - 1, ROWS, ROWS + 1, WIDTH - 1, WIDTH, WIDTH + 1, 4 * ROWS, 4 * WIDTH + 3]),
+    st.sampled_from([7, 31, 61, 89, 127]),
+    st.sampled_from([DEPTH, DEPTH + 1, 2 * DEPTH + 3]),
+)
+layouts = st.sampled_from(["plain", "transposed", "gaps", "transposed gaps", "columns", "reversed", "read-only"])
+
+
+def laid_out(x, layout):
+    """The numbers of `x` in another order in memory."""
+    rows, columns = x.shape
+    if layout == "transposed":
+        return np.ascontiguousarray(x.T).T
+    if layout == "gaps":
+        return np.pad(x, ((1, 2), (3, 2)), constant_values=np.nan)[1:-2, 3:-2]
+    if layout == "transposed gaps":
+        return np.pad(x.T, ((1, 2), (3, 2)), constant_values=np.nan)[1:-2, 3:-2].T
+    if layout == "columns":
+        spread = np.full((rows, 3 * columns), np.nan, x.dtype)
+        spread[:, ::3] = x
+        return spread[:, ::3]
+    if layout == "reversed":
+        return np.ascontiguousarray(x[::-1])[::-1]
+    copy = x.copy()
+    copy.flags.writeable = layout != "read-only"
+    return copy
+
+
+def check(got, expected, size, dtype):
+    """Every entry to the tolerance, relative to the sum of the sizes of its terms: what rounding is proportional to."""
+    assert got.dtype == dtype and got.shape == expected.shape
+    assert np.all(np.abs(got - expected) <= TOLERANCE[dtype] * size)
+
+
+@each_dtype
+@few
+@given(
+    shape=st.tuples(sizes, sizes, sizes),
+    a_layout=layouts,
+    b_layout=layouts,
+    c_layout=st.sampled_from(["none", "plain", "transposed", "gaps", "columns"]),
+    transpose_a=st.booleans(),
+    transpose_b=st.booleans(),
+    bias=st.booleans(),
+    residual=st.sampled_from(["none", "same", "other", "gaps", "reversed"]),
+    seed=seeds,
+)
+def test_like_the_sum(dtype, shape, a_layout, b_layout, c_layout, transpose_a, transpose_b, bias, residual, seed):
+    M, K, N = shape
+    a, b, c, r, bias_ = draw(seed, dtype, (M, K), (K, N), (M, N), (M, N), (N,))
+    wide = [x.astype(np.float64) for x in (a, b)]
+    expected, size = wide[0] @ wide[1], np.abs(wide[0]) @ np.abs(wide[1])
+    out = None if c_layout == "none" else laid_out(c, c_layout)
+    same = residual == "same" and out is not None
+    added = c if same else r
+    if bias:
+        expected, size = expected + bias_, size + np.abs(bias_)
+    if same or residual != "none":
+        expected, size = expected + added, size + np.abs(added)
+    got = matmul(
+        laid_out(a.T if transpose_a else a, a_layout),
+        laid_out(b.T if transpose_b else b, b_layout),
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        bias=bias_ if bias else None,
+        residual=out if same else None if residual == "none" else laid_out(r, residual),
+        out=out,
+    )
+    assert out is None or got is out
+    check(got, expected, size, dtype)
+
+
+@each_dtype
+@few
+@given(B=st.integers(0, 3), T=sizes, K=sizes, N=sizes, skip=st.integers(0, 2), seed=seeds)
+def test_the_last_rows_of_each_batch_entry(dtype, B, T, K, N, skip, seed):
+    S = T + skip
+    n, W, dn, g, spread = draw(seed, dtype, (B, S, K), (K, N), (B, S, N), (B, T, N), (B, S, N + 1))
+    part = n[:, skip:]
+    wide, size = part.astype(np.float64), np.abs(part)
+    check(matmul(part, W), wide @ W, size @ np.abs(W), dtype)
+    # into some rows, the others untouched
+    before, last = dn.copy(), dn[:, skip:]
+    matmul(part, W, residual=last, out=last)
+    check(last, before[:, skip:] + wide @ W, np.abs(before[:, skip:]) + size @ np.abs(W), dtype)
+    assert_same_bits(dn[:, :skip], before[:, :skip])
+    # a sum over all rows, those of the other matrix evenly spaced or not
+    rows = np.ascontiguousarray(wide).reshape(B * T, K)
+    for other in (g, spread[:, skip:, :N]):
+        expected = rows.T @ other.reshape(B * T, N).astype(np.float64)
+        check(matmul(part, other, transpose_a=True), expected, np.abs(rows.T) @ np.abs(other.reshape(B * T, N)), dtype)
+
+
+def test_more_axes_stand_for_their_rows():
+    x, W = draw(1, np.float64, (2, 3, 4, 5), (5, 6))
+    np.testing.assert_allclose(matmul(x, W), x @ W)
+    np.testing.assert_allclose(matmul(x[:, :, 1:3], W), x[:, :, 1:3] @ W)
+    np.testing.assert_allclose(
+        matmul(x[:, 1:], x[:, 1:], transpose_a=True), np.einsum("abck,abcn->kn", *[x[:, 1:]] * 2)
+    )
+
+
+@each_dtype
+def test_wider_than_a_block(dtype):
+    N = BLOCK * WIDTH + 5
+    a, b, bias = draw(2, dtype, (5 * ROWS + 1, 9), (9, N), (N,))
+    expected, size = a.astype(np.float64) @ b + bias, np.abs(a) @ np.abs(b) + np.abs(bias)
+    for x, transposed in ((b, False), (b.T.copy(), True)):
+        check(matmul(a, x, transpose_b=transposed, bias=bias), expected, size, dtype)
+    # a's own rows so far apart that they are packed
+    assert FAR <= 600 and N >= MANY * WIDTH
+    far = np.full((9, 600), np.nan, dtype)
+    far[:, : len(a)] = a.T
+    check(matmul(far[:, : len(a)], b, transpose_a=True, bias=bias), expected, size, dtype)
+
+
+@each_dtype
+@pytest.mark.parametrize(
+    ("M", "K", "N"), [(1, 700, 300), (53, 700, 300), (300, 700, 61), (128, 2048, 128), (600, 97, 33)]
+)
+def test_threads_do_not_matter(dtype, M, K, N):
+    a, b, c = draw(3, dtype, (M, K), (K, N), (M, N))
+    assert_threads_do_not_matter(lambda: matmul(a, b))
+    assert_threads_do_not_matter(lambda: matmul(a.T.copy(), b, transpose_a=True, residual=c))
+    assert_threads_do_not_matter(lambda: matmul(a, b.T.copy(), transpose_b=True, bias=c[0]))
+
+
+def test_an_entry_does_not_depend_on_its_neighbours():
+    a, b = draw(4, np.float32, (61, 600), (600, 67))
+    whole = matmul(a, b)
+    for i, j in ((0, 0), (60, 66), (59, 3), (7, 64)):
+        assert_same_bits(matmul(a[i : i + 1], b[:, j : j + 1]), whole[i : i + 1, j : j + 1])
+
+
+def test_nothing_else_is_written():
+    a, b = draw(5, np.float32, (13, 7), (7, 35))
+    frame = np.full((17, 41), 5, np.float32)
+    matmul(a, b, out=frame[2:15, 3:38])
+    frame[2:15, 3:38] = 5
+    assert (frame == 5).all()
+
+
+def test_a_bad_number_spoils_its_row_or_column_alone():
+    a, b = draw(6, np.float32, (61, 37), (37, 67))
+    a[60, 3], b[5, 66] = np.nan, np.inf
+    bad = ~np.isfinite(matmul(a, b))
+    assert bad[60].all() and bad[:, 66].all() and bad.sum() == 61 + 67 - 1
+
+
+f32 = np.float32
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "message"),
+    [
+        ((2, 3), (4, 5), {}, r"columns of a must be as many as the rows of b, got a \(2, 3\) and b \(4, 5\)"),
+        ((2, 3), (3, 5), {"transpose_a": True}, r"a \(2, 3\), transposed, and b \(3, 5\)"),
+        ((2, 3), (3, 5), {"transpose_b": True}, r"b \(3, 5\), transposed"),
+        ((3,), (3, 5), {}, r"got a \(3,\)"),
+        ((2, 3), (3,), {}, r"b \(3,\)"),
+        ((2, 2, 3), (2, 3, 5), {}, r"b \(2, 3, 5\)"),
+        ((2, 4, 3), (8, 5), {"transpose_a": True}, r"b \(8, 5\)"),
+        ((2, 3), (3, 5), {"bias": np.ones(2, f32)}, r"bias must have shape \(5,\)"),
+        ((2, 3), (3, 5), {"bias": np.ones((1, 5), f32)}, r"bias must have shape \(5,\)"),
+        ((2, 3), (3, 5), {"residual": np.ones(5, f32)}, r"residual must have shape \(2, 5\)"),
+        ((2, 3), (3, 5), {"out": np.ones((5, 2), f32)}, r"out must have shape \(2, 5\)"),
+        ((2, 3), (3, 5), {"bias": np.ones(5)}, "bias must have the dtype of a, float32, got float64"),
+        ((2, 3), (3, 5), {"residual": np.ones((2, 5))}, "residual must have the dtype of a, float32, got float64"),
+        ((2, 3), (3, 5), {"out": np.ones((2, 5))}, "out must have the dtype of a, float32, got float64"),
+        ((2, 3), (3, 5), {"out": np.broadcast_to(np.ones(1, f32), (2, 5))}, "out must be writeable"),
+    ],
+)
+def test_bad_shapes_and_dtypes(a, b, options, message):
+    for _ in range(2):  # the plan of a product is kept, an error is not
+        with pytest.raises(ValueError, match=message):
+            matmul(np.ones(a, f32), np.ones(b, f32), **options)
+
+
+@pytest.mark.parametrize("dtype", [int, bool, complex, np.float16, ">f4"])
+def test_dtypes_that_are_not_compiled(dtype):
+    x = np.ones((2, 2)).astype(dtype)
+    with pytest.raises(ValueError, match="a must be float32 or float64"):
+        matmul(x, x)
+    with pytest.raises(ValueError, match="b must have the dtype of a"):
+        matmul(np.ones((2, 2)), x)
+
+
+def test_out_in_the_memory_of_an_argument():
+    x = np.ones((4, 4))
+    for options in ({"out": x}, {"out": x.T}):
+        with pytest.raises(ValueError, match="out must not lie in the memory of a or b"):
+            matmul(x, np.ones((4, 4)), **options)

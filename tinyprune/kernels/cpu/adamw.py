@@ -1,0 +1,78 @@
+"""One update of AdamW. See `tinyprune.ops.adamw`.
+
+    for i: g = grad_scale · grad[i];  m[i], v[i] take in g, g²;  θ[i] −= lr · (m̂ / (√v̂ + eps) + decay · θ[i])
+
+One pass, at the speed of memory: four arrays are read and three written, where NumPy makes some fifteen passes. All
+constants in the type of the arrays: with float64 among them, twice and a half the time.
+
+Times (µs, 2 threads), 2¹⁸ numbers in float32: 32, NumPy 320; 128 numbers: 3, NumPy 8.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import prange
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat, flat_in_place
+from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.ops.add import check_same_shape
+
+
+@kernel
+def constants_of(param, beta1, beta2, eps, step, grad_scale):
+    """What `direction` computes with, in the arrays' type: with one float64 Numba would compute all in float64."""
+    real = param.dtype.type
+    corrections = real(1 - beta1**step), real(1 - beta2**step)
+    return real(grad_scale), real(beta1), real(1 - beta1), real(beta2), real(1 - beta2), *corrections, real(eps)
+
+
+@kernel
+def direction(i, grad, m, v, constants):
+    """m̂ / (√v̂ + eps) of entry i, after m and v have taken in the gradient."""
+    grad_scale, m_keep, m_take, v_keep, v_take, m_correction, v_correction, eps = constants
+    g = grad_scale * grad[i]
+    m[i] = m_keep * m[i] + m_take * g
+    v[i] = v_keep * v[i] + v_take * (g * g)
+    return m[i] / m_correction / (math.sqrt(v[i] / v_correction) + eps)
+
+
+@parallel_kernel
+def update(param, grad, m, v, lr, decay, beta1, beta2, eps, step, grad_scale):
+    """Move param, m and v, all 1-D."""
+    constants = constants_of(param, beta1, beta2, eps, step, grad_scale)
+    shrink, rate = param.dtype.type(1 - lr * decay), param.dtype.type(lr)
+    if param.size < SMALL:
+        for i in range(param.size):
+            param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
+    else:
+        for i in prange(param.size):
+            param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
+
+
+def adamw_update(
+    param: NDArray,
+    grad: NDArray,
+    m: NDArray,
+    v: NDArray,
+    *,
+    lr: float,
+    decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    grad_scale: float = 1.0,
+) -> None:
+    """Move `param` and its moments `m` and `v`, in place, by one step.
+
+    Arguments and errors as in `ops.adamw_update`; float32 or float64.
+
+    Raises:
+        ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
+    """
+    check_same_shape(param=param, grad=grad, m=m, v=v)
+    check_floats(param=param, grad=grad, m=m, v=v)
+    param, m, v = flat_in_place(param=param, m=m, v=v)
+    update(param, flat(grad), m, v, *map(float, (lr, decay, beta1, beta2, eps, step, grad_scale)))

@@ -1,0 +1,87 @@
+"""Dropout: set a random share of the entries to zero and scale the others up. See `tinyprune.ops.dropout`.
+
+    for i: out[i] = x[i] · (1 / (1 − rate) if kept(i) else 0)
+
+The mask is never stored: forward and backward work out each entry's fate where it stands, in vectors of the compiler's
+making. All steps of the hash in 32 bits: 35 µs for 2¹⁸ entries on one thread, 54 with the 64 that Numba would take.
+
+Times (µs, 2 threads), x (16, 128, 128) in float32: forward 23, NumPy 338; backward 18, NumPy, which keeps its mask, 65.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.ops.dropout import check_rate, draw_keys
+
+
+@kernel
+def kept(number, key0, key1, threshold):
+    """Whether dropout keeps the entry of this number: the hash of `tinyprune.ops.dropout.keep_mask`, for one entry.
+
+    Keys and threshold are uint32. Numba makes 64 bits of every sum and product, and `np.uint32` 32 again; at each step,
+    or LLVM would work on half as many entries at once.
+    """
+    u32 = np.uint32
+    h = u32(u32(number) ^ key0)
+    h = u32(u32(h ^ u32(h >> u32(17))) * u32(0xED5AD4BB))
+    h = u32(h ^ key1)
+    h = u32(u32(h ^ u32(h >> u32(11))) * u32(0xAC4C1B51))
+    h = u32(u32(h ^ u32(h >> u32(15))) * u32(0x31848BAB))
+    return u32(h ^ u32(h >> u32(14))) >= threshold
+
+
+def threshold(rate: float) -> int:
+    """What an entry's hash has to reach for the entry to stay."""
+    return int(rate * 2**32)
+
+
+@kernel
+def keep_factor(i, factor, key0, key1, limit):
+    """What entry i is multiplied by: the factor, or 0 if it is dropped."""
+    return factor if kept(i, key0, key1, limit) else np.float32(0)
+
+
+@parallel_kernel
+def drop(x, factor, key0, key1, limit, out):
+    """out[i] = x[i] · factor where kept, x[i] · 0 elsewhere: 0 × NaN and 0 × inf are NaN here as in NumPy."""
+    factor = x.dtype.type(factor)
+    key0, key1, limit = np.uint32(key0), np.uint32(key1), np.uint32(limit)
+    if x.size < SMALL:
+        for i in range(x.size):
+            out[i] = x[i] * keep_factor(i, factor, key0, key1, limit)
+    else:
+        for i in prange(x.size):
+            out[i] = x[i] * keep_factor(i, factor, key0, key1, limit)
+
+
+def apply(x: NDArray, rate: float, keys: tuple[int, int]) -> NDArray:
+    """A new array: x · keep / (1 − rate)."""
+    out = workspace.empty(x.shape, x.dtype)
+    drop(flat(x), 1 / (1 - rate), *keys, threshold(rate), out.reshape(-1))
+    return out
+
+
+def dropout_forward(x: NDArray, rate: float, rng: np.random.Generator | None) -> tuple[NDArray, tuple]:
+    """Drop a share `rate` of `x`. Arguments, results and errors as in `ops.dropout_forward`; float32 or float64."""
+    check_rate("rate", rate)
+    check_floats(x=x)
+    if rng is None or rate == 0:
+        return x, (None, 0.0, x.shape, x.dtype)
+    keys = draw_keys(rng)
+    return apply(x, rate, keys), (keys, rate, x.shape, x.dtype)
+
+
+def dropout_backward(dout: NDArray, cache: tuple) -> NDArray:
+    """Gradient of `dropout_forward`, as `ops.dropout_backward`: the same entries are dropped, worked out again."""
+    keys, rate, shape, dtype = cache
+    check_gradient(dout, shape, dtype)
+    if keys is None:
+        return dout
+    # out = x * keep / (1 - rate)
+    return apply(dout, rate, keys)

@@ -1,0 +1,53 @@
+"""Feed-forward block of the ordinary Transformer, one hidden layer with a ReLU. See `tinyprune.ops.feedforward`.
+
+    for r: h[r] = max(x[r] · W1 + b1, 0);  out[r] = h[r] · W2 + b2
+
+Two linear maps, see `linear`, and one pass over what lies between them; h alone is kept, since h > 0 tells where a was.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu.arguments import flat
+from tinyprune.kernels.cpu.jit import parallel_kernel
+from tinyprune.kernels.cpu.linear import linear_backward, linear_forward
+
+
+@parallel_kernel
+def rectify(a):
+    """a = max(a, 0), in place; NaN stays."""
+    zero = a.dtype.type(0)
+    for i in prange(a.size):
+        a[i] = zero if a[i] < zero else a[i]
+
+
+@parallel_kernel
+def rectify_gradient(dh, h, da):
+    """da = dh where h > 0, and dh · 0 elsewhere."""
+    zero, one = dh.dtype.type(0), dh.dtype.type(1)
+    for i in prange(h.size):
+        da[i] = dh[i] * (one if h[i] > zero else zero)
+
+
+def feedforward_forward(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray) -> tuple[NDArray, tuple]:
+    """Two linear maps with a ReLU between them: `ops.feedforward_forward` for float32 and float64."""
+    h, cache1 = linear_forward(x, W1, b1)
+    rectify(h.reshape(-1))
+    out, cache2 = linear_forward(h, W2, b2)
+    return out, (cache1, h, cache2)
+
+
+def feedforward_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+    """Gradients of `feedforward_forward`, as `ops.feedforward_backward`."""
+    cache1, h, cache2 = cache
+    # out = h W2 + b2
+    dh, dW2, db2 = linear_backward(dout, cache2)
+    # h = max(a, 0)
+    da = workspace.empty(h.shape, h.dtype)
+    rectify_gradient(flat(dh), flat(h), da.reshape(-1))
+    # a = x W1 + b1
+    dx, dW1, db1 = linear_backward(da, cache1)
+    return dx, dW1, db1, dW2, db2

@@ -1,0 +1,78 @@
+"""One update of LAMB. See `tinyprune.ops.lamb`.
+
+    for i: m[i], v[i] take in the gradient;  d[i] = m̂ / (√v̂ + eps) + decay · θ[i]
+    for i: sums of θ[i]² and d[i]²
+    for i: θ[i] −= lr · ‖θ‖ / ‖d‖ · d[i]
+
+The norms stand between two passes, so d is stored. Making it anew in the second pass took a third longer.
+
+Times (µs, 2 threads), 2¹⁸ numbers in float32: 73, NumPy 570; 128 numbers: 5, NumPy 13.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import prange
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu.adamw import constants_of, direction
+from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat, flat_in_place
+from tinyprune.kernels.cpu.jit import parallel_kernel
+from tinyprune.kernels.cpu.norm import sum_of_squares
+from tinyprune.ops.add import check_same_shape
+
+
+@parallel_kernel
+def direct(param, grad, m, v, decay, beta1, beta2, eps, step, grad_scale, d):
+    """Move m and v; d is where param shall go. All 1-D."""
+    constants = constants_of(param, beta1, beta2, eps, step, grad_scale)
+    decay = param.dtype.type(decay)
+    if param.size < SMALL:
+        for i in range(param.size):
+            d[i] = direction(i, grad, m, v, constants) + decay * param[i]
+    else:
+        for i in prange(param.size):
+            d[i] = direction(i, grad, m, v, constants) + decay * param[i]
+
+
+@parallel_kernel
+def move(param, d, rate):
+    """param −= rate · d, both 1-D."""
+    rate = param.dtype.type(rate)
+    if param.size < SMALL:
+        for i in range(param.size):
+            param[i] -= rate * d[i]
+    else:
+        for i in prange(param.size):
+            param[i] -= rate * d[i]
+
+
+def lamb_update(
+    param: NDArray,
+    grad: NDArray,
+    m: NDArray,
+    v: NDArray,
+    *,
+    lr: float,
+    decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    grad_scale: float = 1.0,
+) -> None:
+    """Move `param` and its moments `m` and `v`, in place, by one step. As `ops.lamb_update`; float32 or float64.
+
+    Raises:
+        ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
+    """
+    check_same_shape(param=param, grad=grad, m=m, v=v)
+    check_floats(param=param, grad=grad, m=m, v=v)
+    param, m, v = flat_in_place(param=param, m=m, v=v)
+    d = workspace.empty(param.shape, param.dtype)
+    direct(param, flat(grad), m, v, *map(float, (decay, beta1, beta2, eps, step, grad_scale)), d)
+    param_norm, d_norm = math.sqrt(sum_of_squares(param)), math.sqrt(sum_of_squares(d))
+    ratio = param_norm / d_norm if param_norm and d_norm else 1.0
+    move(param, d, float(lr * ratio))

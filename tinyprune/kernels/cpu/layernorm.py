@@ -1,0 +1,177 @@
+"""LayerNorm: zero mean and unit variance for every feature vector, then scale and shift. See `tinyprune.ops.layernorm`.
+
+    for each row: mean = Σ x / D;  std = sqrt(Σ (x − mean)² / D + eps);  out = (x − mean) / std · scale + bias
+
+A row stays in the nearest cache while it is read three times. Vector instructions, since LLVM may not reorder a sum and
+so leaves the plain loops' sums scalar. Backward keeps x, the mean and 1 / std of each row and makes n anew: nothing of
+the size of x is stored for it. dscale and dbias are summed over blocks of rows, then over the blocks.
+
+Times (µs, 2 threads), x (16, 128, 128) in float32: forward 40, NumPy 1800, plain loops 130; backward 44, NumPy 460,
+plain loops for dx alone 125.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import prange
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient, contiguous, flat
+from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, muladd, multiply, store, subtract, total
+
+ROWS = 32  # rows of a block: one thread handles it, and sums its dscale and dbias
+
+
+@kernel
+def row_sum(x, at, D):
+    """Σ x over the D entries from `at`."""
+    L = lanes(x)
+    whole = D - D % L
+    s = broadcast(x, 0)
+    for d in range(0, whole, L):
+        s = add(s, load(x, at + d))
+    result = total(s)
+    for d in range(whole, D):
+        result += x[at + d]
+    return result
+
+
+@kernel
+def row_squares(x, at, D, mean):
+    """Σ (x − mean)² over the D entries from `at`."""
+    L = lanes(x)
+    whole = D - D % L
+    s, means = broadcast(x, 0), broadcast(x, mean)
+    for d in range(0, whole, L):
+        centred = subtract(load(x, at + d), means)
+        s = muladd(centred, centred, s)
+    result = total(s)
+    for d in range(whole, D):
+        centred = x[at + d] - mean
+        result += centred * centred
+    return result
+
+
+@kernel
+def normalise_rows(first, end, x, scale, bias, eps, out, means, inverses):
+    """The rows first ≤ row < end of `normalise`."""
+    D, L = scale.size, lanes(x)
+    whole = D - D % L
+    real = x.dtype.type
+    one, size, eps = real(1), real(D), real(eps)  # with a plain 1, Numba would compute in float64
+    for row in range(first, end):
+        at = row * D
+        mean = row_sum(x, at, D) / size
+        inverse = one / math.sqrt(row_squares(x, at, D, mean) / size + eps)
+        means[row], inverses[row] = mean, inverse
+        mean_lanes, inverse_lanes = broadcast(x, mean), broadcast(x, inverse)
+        for d in range(0, whole, L):
+            n = multiply(subtract(load(x, at + d), mean_lanes), inverse_lanes)
+            store(out, at + d, muladd(n, load(scale, d), load(bias, d)))
+        for d in range(whole, D):
+            out[at + d] = (x[at + d] - mean) * inverse * scale[d] + bias[d]
+
+
+@parallel_kernel
+def normalise(x, scale, bias, eps, out, means, inverses):
+    """out, and of each row the mean and 1 / std. x and out are flat."""
+    R = means.size
+    if x.size < SMALL:
+        normalise_rows(0, R, x, scale, bias, eps, out, means, inverses)
+    else:
+        for block in prange((R + ROWS - 1) // ROWS):
+            normalise_rows(block * ROWS, min((block + 1) * ROWS, R), x, scale, bias, eps, out, means, inverses)
+
+
+@kernel
+def row_backward(dout, x, at, mean, inverse, scale, dx, sums, sums_at):
+    """dx of one row; its dscale and dbias are added to the 2 D entries of `sums` from `sums_at`."""
+    D, L = scale.size, lanes(x)
+    whole = D - D % L
+    dscale_at, dbias_at = sums_at, sums_at + D
+    mean_lanes, inverse_lanes = broadcast(x, mean), broadcast(x, inverse)
+    dn_sum, dn_n_sum = broadcast(x, 0), broadcast(x, 0)
+    for d in range(0, whole, L):
+        n = multiply(subtract(load(x, at + d), mean_lanes), inverse_lanes)
+        g = load(dout, at + d)
+        store(sums, dscale_at + d, muladd(g, n, load(sums, dscale_at + d)))
+        store(sums, dbias_at + d, add(g, load(sums, dbias_at + d)))
+        dn = multiply(g, load(scale, d))
+        dn_sum = add(dn_sum, dn)
+        dn_n_sum = muladd(dn, n, dn_n_sum)
+    dn_mean, dn_n_mean = total(dn_sum), total(dn_n_sum)
+    for d in range(whole, D):
+        n = (x[at + d] - mean) * inverse
+        g = dout[at + d]
+        sums[dscale_at + d] += g * n
+        sums[dbias_at + d] += g
+        dn_mean += g * scale[d]
+        dn_n_mean += g * scale[d] * n
+    dn_mean /= x.dtype.type(D)
+    dn_n_mean /= x.dtype.type(D)
+    # dx = (dn − dn_mean − n · dn_n_mean) / std
+    dn_mean_lanes, minus_dn_n_mean_lanes = broadcast(x, dn_mean), broadcast(x, -dn_n_mean)
+    for d in range(0, whole, L):
+        n = multiply(subtract(load(x, at + d), mean_lanes), inverse_lanes)
+        dn = multiply(load(dout, at + d), load(scale, d))
+        dn = muladd(n, minus_dn_n_mean_lanes, subtract(dn, dn_mean_lanes))
+        store(dx, at + d, multiply(dn, inverse_lanes))
+    for d in range(whole, D):
+        n = (x[at + d] - mean) * inverse
+        dx[at + d] = (dout[at + d] * scale[d] - dn_mean - n * dn_n_mean) * inverse
+
+
+@kernel
+def block_backward(block, dout, x, means, inverses, scale, dx, sums):
+    """The rows of one block: their dx, and in `sums` what they add to dscale and dbias."""
+    D, R = scale.size, means.size
+    first = 2 * D * block
+    sums[first : first + 2 * D] = 0
+    for row in range(block * ROWS, min((block + 1) * ROWS, R)):
+        row_backward(dout, x, row * D, means[row], inverses[row], scale, dx, sums, first)
+
+
+@parallel_kernel
+def backward(dout, x, means, inverses, scale, dx, sums, totals):
+    """dx, and in `totals` dscale and dbias; `sums` is scratch, 2 D entries for each block of rows. All are flat."""
+    D, R = scale.size, means.size
+    blocks = (R + ROWS - 1) // ROWS
+    if x.size < SMALL:
+        for block in range(blocks):
+            block_backward(block, dout, x, means, inverses, scale, dx, sums)
+    else:
+        for block in prange(blocks):
+            block_backward(block, dout, x, means, inverses, scale, dx, sums)
+    totals[:] = 0
+    for block in range(blocks):
+        part = sums[2 * D * block : 2 * D * (block + 1)]
+        for d in range(2 * D):
+            totals[d] += part[d]
+
+
+def layernorm_forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float = 1e-5) -> tuple[NDArray, tuple]:
+    """Normalise the last axis of `x`, then scale and shift it. As `ops.layernorm_forward`; float32 or float64."""
+    D = x.shape[-1:]
+    if scale.shape != D or bias.shape != D:
+        name, value = ("bias", bias) if scale.shape == D else ("scale", scale)
+        raise ValueError(f"{name} must have shape {D} to match x {x.shape}, got {value.shape}")
+    check_floats(x=x, scale=scale, bias=bias)
+    x, scale, bias = contiguous(x), contiguous(scale), contiguous(bias)
+    out = workspace.empty(x.shape, x.dtype)
+    means, inverses = workspace.empty((2, math.prod(x.shape[:-1])), x.dtype)
+    normalise(x.reshape(-1), scale, bias, float(eps), out.reshape(-1), means, inverses)
+    return out, (x, means, inverses, scale)
+
+
+def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray]:
+    """Gradients of `layernorm_forward` in argument order, as `ops.layernorm_backward`."""
+    x, means, inverses, scale = cache
+    check_gradient(dout, x.shape, x.dtype)
+    D = scale.size
+    dx, totals = workspace.empty(x.shape, x.dtype), workspace.empty(2 * D, x.dtype)
+    sums = workspace.empty(2 * D * -(-means.size // ROWS), x.dtype)
+    backward(flat(dout), x.reshape(-1), means, inverses, scale, dx.reshape(-1), sums, totals)
+    return dx, totals[:D], totals[D:]

@@ -1,0 +1,170 @@
+"""The ragged ends of a matrix: part of a vector loaded or stored, part of a tile computed, nothing beyond it touched.
+
+AVX-512 and AVX2 have instructions for it; elsewhere LLVM makes one test and one move for each lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinyprune.kernels.cpu.simd import (
+    I32,
+    I64,
+    VECTORS,
+    address,
+    lanes_of,
+    llvm_vector,
+    load_at,
+    multiply_add,
+    same_in_all,
+    splat,
+)
+
+
+def smaller(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """The smaller of two integers."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
+def between(b: ir.IRBuilder, count: ir.Value, most: int) -> ir.Value:
+    """`count`, but at least 0 and at most `most`."""
+    count = smaller(b, count, ir.Constant(I64, most))
+    return b.select(b.icmp_signed(">", count, ir.Constant(I64, 0)), count, ir.Constant(I64, 0))
+
+
+def somewhere(
+    context: Any, b: ir.IRBuilder, kind: types.Array, array: ir.Value, offset: ir.Value, count: ir.Value
+) -> Any:
+    """Pointer to `count` elements from `offset` on; where nothing is read, `offset` may be beyond the array."""
+    nothing = b.icmp_signed("==", count, ir.Constant(I64, 0))
+    offset = b.select(nothing, ir.Constant(I64, 0), offset)
+    return address(context, b, kind, array, offset, [count], 0)
+
+
+def mask(b: ir.IRBuilder, kind: ir.VectorType, count: ir.Value) -> ir.Value:
+    """The lanes before `count`, which is at most their number."""
+    return b.icmp_signed("<", lanes_of(kind), splat(b, b.trunc(count, I32), kind.count))
+
+
+def masked(b: ir.IRBuilder, name: str, result: ir.Type, kind: ir.VectorType, *arguments: ir.Value) -> ir.Value:
+    """Call LLVM's masked load or store."""
+    name = f"llvm.masked.{name}.v{kind.count}f{32 if kind.element == ir.FloatType() else 64}.p0"
+    function = ir.FunctionType(result, [argument.type for argument in arguments])
+    return b.call(cgutils.get_or_insert_function(b.module, function, name), arguments)
+
+
+def load_masked(b: ir.IRBuilder, pointer: ir.Value, lanes: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """The masked lanes from memory, 0 in the others."""
+    pointer = b.bitcast(pointer, kind.as_pointer())
+    return masked(b, "load", kind, kind, pointer, alignment(kind), lanes, same_in_all(kind, 0.0))
+
+
+def store_masked(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, lanes: ir.Value) -> None:
+    """The masked lanes to memory."""
+    pointer = b.bitcast(pointer, value.type.as_pointer())
+    masked(b, "store", ir.VoidType(), value.type, value, pointer, alignment(value.type), lanes)
+
+
+def alignment(kind: ir.VectorType) -> ir.Constant:
+    """A vector may lie wherever its numbers may."""
+    return ir.Constant(I32, 4 if kind.element == ir.FloatType() else 8)
+
+
+@intrinsic
+def load_some(typing, array, offset, count):
+    """The vector array[offset : offset + count] and 0 in the other lanes; all lanes if count is larger."""
+
+    def generate(context, b, signature, arguments):
+        kind = llvm_vector(array.dtype)
+        count = between(b, arguments[2], kind.count)
+        pointer = somewhere(context, b, array, arguments[0], arguments[1], count)
+        return load_masked(b, pointer, mask(b, kind, count), kind)
+
+    return VECTORS[array.dtype](array, types.int64, types.int64), generate
+
+
+@intrinsic
+def store_some(typing, array, offset, vector, count):
+    """array[offset : offset + count] = the first `count` lanes of vector; all lanes if count is larger."""
+
+    def generate(context, b, signature, arguments):
+        kind = llvm_vector(array.dtype)
+        count = between(b, arguments[3], kind.count)
+        pointer = somewhere(context, b, array, arguments[0], arguments[1], count)
+        store_masked(b, arguments[2], pointer, mask(b, kind, count))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, vector, types.int64), generate
+
+
+def ragged_microkernel(rows: int, vectors: int) -> Callable:
+    """`simd.microkernel` for a tile of which only the first rows and columns exist.
+
+    The instruction kernel(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K, R, J, accumulate) computes, for
+    i < min(rows, R) and j < min(vectors · lanes, J),
+
+        c[c0 + i · c_row + j]  (+)=  Σ_k<K a[a0 + i · a_row + k · a_k] · b[b0 + k · b_k + j]          K, R, J ≥ 1
+
+    and reads whole vectors of b. The last row stands in for the rows that are missing: it is computed more than once,
+    and each time the same numbers are stored.
+    """
+
+    def generate(context, b, signature, arguments):
+        a_array, a0, a_row, a_k, b_array, b0, b_k, c_array, c0, c_row, K, R, J, accumulate = arguments
+        kinds = signature.args
+        kind = llvm_vector(kinds[7].dtype)
+        zero, one, whole = (ir.Constant(I64, x) for x in (0, 1, kind.count))
+        width = ir.Constant(I64, vectors * kind.count)
+        last_row, last_k = b.sub(smaller(b, R, ir.Constant(I64, rows)), one), b.sub(K, one)
+        columns = smaller(b, J, width)
+
+        a_first = address(context, b, kinds[0], a_array, a0, [b.mul(last_row, a_row), b.mul(last_k, a_k)], 1)
+        b_first = address(context, b, kinds[4], b_array, b0, [b.mul(last_k, b_k), width], 0)
+        c_first = address(context, b, kinds[7], c_array, c0, [b.mul(last_row, c_row), columns], 0)
+        row = [smaller(b, ir.Constant(I64, i), last_row) for i in range(rows)]
+        shifts = [ir.Constant(I64, v * kind.count) for v in range(vectors)]
+        left = [b.sub(columns, shift) for shift in shifts]
+        lanes = [mask(b, kind, smaller(b, x, whole)) for x in left]
+        old = [b.and_(x, splat(b, accumulate, kind.count)) for x in lanes]
+        tile = [[b.gep(c_first, [b.add(b.mul(r, c_row), shift)]) for shift in shifts] for r in row]
+        start = [[load_masked(b, p, m, kind) for p, m in zip(ps, old, strict=True)] for ps in tile]
+
+        before, loop, after = b.block, b.append_basic_block("k"), b.append_basic_block("k.end")
+        b.branch(loop)
+        b.position_at_end(loop)
+        k = b.phi(I64)
+        sums = [[b.phi(kind) for _ in range(vectors)] for _ in range(rows)]
+        b_at, a_at = b.gep(b_first, [b.mul(k, b_k)]), b.gep(a_first, [b.mul(k, a_k)])
+        bs = [load_at(b, b.gep(b_at, [shift]), kind) for shift in shifts]
+        new = []
+        for i in range(rows):
+            x = splat(b, b.load(b.gep(a_at, [b.mul(row[i], a_row)])), kind.count)
+            new.append([multiply_add(b, x, bs[v], sums[i][v]) for v in range(vectors)])
+        next_k = b.add(k, one)
+        k.add_incoming(zero, before)
+        k.add_incoming(next_k, loop)
+        for i in range(rows):
+            for v in range(vectors):
+                sums[i][v].add_incoming(start[i][v], before)
+                sums[i][v].add_incoming(new[i][v], loop)
+        b.cbranch(b.icmp_signed("<", next_k, K), loop, after)
+
+        b.position_at_end(after)
+        for i in range(rows):
+            for v in range(vectors):
+                store_masked(b, new[i][v], tile[i][v], lanes[v])
+        return context.get_dummy_value()
+
+    i8 = types.int64
+
+    @intrinsic
+    def ragged_tile_product(typing, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K, R, J, accumulate):
+        return types.void(a, i8, i8, i8, b, i8, i8, c, i8, i8, i8, i8, i8, types.boolean), generate
+
+    return ragged_tile_product

@@ -1,0 +1,242 @@
+"""The kernels of the matrix product: a tile in registers, panels in the cache, a share of the tiles for each thread.
+
+    for i, j, k: c[i, j] += a[i, k] · b[k, j]
+
+What each step brought, in GFLOP/s of float32, on one core with AVX-512 whose multiply-adds end at 265, for the products
+2048 × 256 × 256 and 1008 × 1024 × 1024:
+
+    that loop, each sum in one register            2.4     —
+    k in the middle: LLVM makes vectors of j        45     47
+    a tile of 12 × 2 vectors of sums               239    182     each number of a and b is loaded once for a whole tile
+    panels of b packed side by side                243    221     a tile reads along memory; most where rows lie 4 KB apart
+    k cut in blocks of 256                         243    232     a panel stays in the first-level cache
+    two threads                                    470    450
+
+Rows of a are read where they lie: packing them too brings nothing but where columns of it are taken from rows that are
+far apart. The distances a_row and a_k must stay variables, for with a constant a_k = 1 LLVM makes a loop of half the speed.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
+from tinyprune.kernels.cpu.partial import load_some, ragged_microkernel, store_some
+from tinyprune.kernels.cpu.simd import (
+    REGISTERS,
+    VECTOR_BYTES,
+    add,
+    broadcast,
+    lanes,
+    load,
+    microkernel,
+    never_inline,
+    store,
+    transpose,
+)
+
+ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, beside two of b and one of a
+FEW = 4  # rows of the tile for what is left over
+DEPTH = 256  # of a block, along k
+BLOCK = 512 * 1024 // (2 * VECTOR_BYTES * DEPTH)  # panels in a block of b, which is to stay in the second-level cache
+FAR, MANY = 512, 12  # rows of a this far apart are packed too, when this many panels are to meet them
+WORTH_PACKING = 4 * ROWS  # rows of out
+WORTH_A_THREAD = 1 << 18  # multiply-adds
+
+first_tile = microkernel(ROWS, 2, False)
+next_tile = microkernel(ROWS, 2, True)
+narrow_tile = ragged_microkernel(ROWS, 1)
+flat_tile = ragged_microkernel(FEW, 2)
+long_tile = ragged_microkernel(1, 8)
+
+
+@part
+def pack(b, at, b_row, b_column, depth, columns, panel, packed):
+    """packed as panels [panel][k][width] ← depth × columns of b, b[at] the first; those before `panel` left out.
+
+    A panel is what one tile reads: it lies in one piece, and zeros fill up the last.
+    """
+    never_inline()
+    L = lanes(b)
+    width = 2 * L
+    size = width * depth
+    if b_column == 1:
+        # four panels at a time: longer runs along a row
+        for first in range(panel * width, columns, 4 * width):
+            for k in range(depth):
+                source, target = at + k * b_row, (first // width - panel) * size + k * width
+                for j in range(first, min(first + 4 * width, columns), width):
+                    if j + width <= columns:
+                        store(packed, target, load(b, source + j))
+                        store(packed, target + L, load(b, source + j + L))
+                    else:
+                        store(packed, target, load_some(b, source + j, columns - j))
+                        store(packed, target + L, load_some(b, source + j + L, columns - j - L))
+                    target += size
+    else:
+        for first in range(panel * width, (columns + width - 1) // width * width, L):
+            source = at + first * b_column
+            target = (first // width - panel) * size + first % width
+            blocked = depth // L * L if first + L <= columns else 0
+            for k in range(0, blocked, L):
+                transpose(b, source + k, b_column, packed, target + k * width, width, 1)
+            for k in range(blocked, depth):
+                for j in range(L):
+                    packed[target + k * width + j] = b[source + j * b_column + k] if first + j < columns else 0
+
+
+@part
+def pack_rows(a, at, a_k, depth, packed, to):
+    """packed[to:] as [k][ROWS] ← ROWS rows of op(a), where those are columns of a."""
+    never_inline()
+    L = lanes(a)
+    for k in range(depth):
+        for v in range(0, ROWS, L):
+            store_some(packed, to + k * ROWS + v, load_some(a, at + k * a_k + v, ROWS - v), ROWS - v)
+
+
+@part
+def ragged_tiles(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows, columns, accumulate):
+    """c[rows, columns] (+)= a · panel where a tile is cut off by the end of the rows or of the columns."""
+    never_inline()
+    if rows == ROWS and columns <= lanes(b):
+        narrow_tile(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows, columns, accumulate)
+    else:
+        for i in range(0, rows, FEW):
+            x, y = a_at + i * a_row, c_at + i * c_row
+            flat_tile(a, x, a_row, a_k, b, b_at, b_k, c, y, c_row, depth, rows - i, columns, accumulate)
+
+
+@part
+def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns):
+    """c[rows, columns] = residual + bias, either of them perhaps empty."""
+    never_inline()
+    L = lanes(c)
+    for r in range(rows):
+        for j in range(0, columns, L):
+            x = broadcast(c, 0)
+            if residual.size:
+                x = load_some(residual, r_at + r * r_row + j, columns - j)
+            if bias.size:
+                x = add(x, load_some(bias, first + j, columns - j))
+            store_some(c, c_at + r * c_row + j, x, columns - j)
+
+
+@part
+def product(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides, sizes, accumulate, extents, scratch):
+    """The part of the product that one thread makes: some row tiles by some panels of columns.
+
+    Entry (i, k) of op(a), row i being row i' of group g, lies at a[g · a_group + i' · a_row + k · a_k]; c and the
+    residual likewise. k runs through groups too: entry (k, j) of op(b), k being k' of group g, lies at
+    b[g · b_group + k' · b_row + j · b_column].
+    """
+    never_inline()
+    a_group, a_row, a_k_group, a_k = a_strides
+    b_group, b_row, b_column = b_strides
+    c_group, c_row = c_strides
+    r_group, r_row = r_strides
+    M, N, K, k_groups, packing = sizes  # M rows in a group of rows; k_groups groups of K
+    tile_0, tile_1, panel_0, panel_1 = extents
+    width = 2 * lanes(b)
+    tiles = (M + ROWS - 1) // ROWS  # in a group of rows
+    depths = (K + DEPTH - 1) // DEPTH
+    for panel in range(panel_0, panel_1, BLOCK):
+        j = panel * width
+        columns = min(N, min(panel + BLOCK, panel_1) * width) - j
+        whole = columns // width
+        for g in range(k_groups):
+            for d in range(depths):
+                k, depth = K * d // depths, K * (d + 1) // depths - K * d // depths
+                k_at = g * a_k_group + k * a_k
+                b_at = g * b_group + k * b_row + j * b_column
+                unpacked = 0 if packing else whole
+                pack(b, b_at, b_row, b_column, depth, columns, unpacked, scratch)
+                begin = g == 0 and d == 0
+                panels, at, b_k, step = scratch, 0, width, width * depth
+                if not packing:
+                    panels, at, b_k, step = b, b_at, b_row, width
+                for t in range(tile_0, tile_1):
+                    group, i = t // tiles, t % tiles * ROWS
+                    rows = min(ROWS, M - i)
+                    a_at = group * a_group + i * a_row + k_at
+                    c_at = group * c_group + i * c_row + j
+                    if begin and (residual.size or bias.size):
+                        r_at = group * r_group + i * r_row + j
+                        start_rows(c, c_at, c_row, residual, r_at, r_row, bias, j, rows, columns)
+                    add_up = accumulate or not begin
+                    rows_of_a, row_step, k_step = a, a_row, a_k
+                    full = 0
+                    if rows == ROWS:
+                        full = whole
+                        if a_row == 1 and a_k >= FAR and whole >= MANY:
+                            strip = len(scratch) - ROWS * DEPTH
+                            pack_rows(a, a_at, a_k, depth, scratch, strip)
+                            rows_of_a, a_at, k_step = scratch, strip, ROWS
+                        if add_up:
+                            for p in range(whole):
+                                x, y = at + p * step, c_at + p * width
+                                next_tile(rows_of_a, a_at, row_step, k_step, panels, x, b_k, c, y, c_row, depth)
+                        else:
+                            for p in range(whole):
+                                x, y = at + p * step, c_at + p * width
+                                first_tile(rows_of_a, a_at, row_step, k_step, panels, x, b_k, c, y, c_row, depth)
+                    elif rows == 1 and not packing:
+                        full = whole // 4 * 4
+                        for p in range(0, full, 4):
+                            x, y = at + p * step, c_at + p * width
+                            long_tile(a, a_at, a_row, a_k, b, x, b_k, c, y, c_row, depth, 1, 4 * width, add_up)
+                    for p in range(full, (columns + width - 1) // width):
+                        source, x, x_k = panels, at + p * step, b_k
+                        if p == whole:
+                            source, x, x_k = scratch, (p - unpacked) * width * depth, width
+                        y, left = c_at + p * width, columns - p * width
+                        ragged_tiles(
+                            rows_of_a, a_at, row_step, k_step, source, x, x_k, c, y, c_row, depth, rows, left, add_up
+                        )
+
+
+@part
+def grid(tiles, panels, threads):
+    """How many threads share the row tiles and how many the panels: such that the largest part is the least."""
+    best, shares = tiles * panels + 1, (1, 1)
+    for across in range(1, threads + 1):
+        if threads % across == 0:
+            down = threads // across
+            largest = ((tiles + across - 1) // across) * ((panels + down - 1) // down)
+            if largest <= best:
+                best, shares = largest, (across, down)
+    return shares
+
+
+@kernel
+def alone(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides, sizes, groups, accumulate, scratch):
+    """The product in one thread."""
+    width, M, N = 2 * lanes(b), sizes[0], sizes[1]
+    extents = (0, groups * ((M + ROWS - 1) // ROWS), 0, (N + width - 1) // width)
+    product(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides, sizes, accumulate, extents, scratch[0])
+
+
+@parallel_kernel
+def shared(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides, sizes, groups, accumulate, scratch):
+    """The product in several threads: each packs for itself what it reads, so that none waits for another."""
+    width, M, N = 2 * lanes(b), sizes[0], sizes[1]
+    tiles, panels = groups * ((M + ROWS - 1) // ROWS), (N + width - 1) // width
+    across, down = grid(tiles, panels, len(scratch))
+    for thread in prange(len(scratch)):
+        x, y = thread // down, thread % down
+        extents = (tiles * x // across, tiles * (x + 1) // across, panels * y // down, panels * (y + 1) // down)
+        product(
+            a,
+            b,
+            c,
+            residual,
+            bias,
+            a_strides,
+            b_strides,
+            c_strides,
+            r_strides,
+            sizes,
+            accumulate,
+            extents,
+            scratch[thread],
+        )

