@@ -1,5 +1,10 @@
 """What tests of all rooms share."""
 
+import os
+
+# Tests run beside each other: a thread that waits for another has to let others have its processor, not to spin on it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 

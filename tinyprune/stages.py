@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyprune.compilation import announced
 from tinyprune.config import ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
@@ -57,21 +58,27 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def measure_seconds(model: Transformer, segments: Segments, text: Text) -> tuple[float, float]:
+def measure_seconds(model: Transformer, segments: Segments, text: Text, config: TrainConfig) -> tuple[float, float]:
     """What one training step and one reading of the validation split take, measured; the model is not changed.
 
-    Each is done twice and the second timed, since the first finds cold caches.
+    Each is done twice and the second timed: the first finds cold caches, or kernels that have to be compiled. Of the
+    update, which takes little, only one parameter's is made, on a copy.
     """
+    name, copy = next((name, param.copy()) for name, param in model.params.items())
+    optimizer = make_optimizer(config, parameter_groups([name], config.weight_decay), model.ops)
     ids, targets, _ = segments.batch(0)
     T = model.config.T
     step = look = math.inf
     memory = None
     # That numbers overflow is for the training to notice.
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with announced(model.ops), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in range(2):
             start = time.perf_counter()
             _, memory, cache = model.loss(ids, targets, memory, np.random.default_rng(0))
-            model.backward(1.0, cache)
+            grads = model.backward(1.0, cache)
+            for grad in grads.values():
+                model.ops.squared_norm(grad)
+            optimizer.step({name: copy}, {name: grads[name]}, config.lr)
             step = time.perf_counter() - start
             start = time.perf_counter()
             model.loss(ids[:1], targets[:1])
@@ -329,7 +336,7 @@ class Run:
             else:
                 log.truncate(self.metrics_length_before(stage))
             left = config.steps - trainer.step
-            step, look = measure_seconds(model, trainer.segments, text)
+            step, look = measure_seconds(model, trainer.segments, text, config)
             say(
                 f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}, "
                 f"about {duration(left * step + validations(left, config) * look)}"
@@ -340,7 +347,7 @@ class Run:
         """Say what a whole run will do, and about how long that takes, measured on this machine."""
         config, stages = self.config, (self.config.train, self.config.gate_train, self.config.finetune)
         model = Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
-        step, look = measure_seconds(model, self.segments(model.config, config.train), self.text)
+        step, look = measure_seconds(model, self.segments(model.config, config.train), self.text, config.train)
         seconds = sum(
             stage.steps * step * stage.B / config.train.B + validations(stage.steps, stage) * look for stage in stages
         )

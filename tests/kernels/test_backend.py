@@ -13,7 +13,7 @@ from tinyprune.kernels.backend import BACKENDS, get_backend
 
 def test_numpy_is_the_textbook():
     backend = get_backend("numpy")
-    assert vars(backend) == {name: getattr(ops, name) for name in ops.__all__}
+    assert vars(backend) == {name: getattr(ops, name) for name in ops.__all__} | {"compilations": None}
 
 
 def test_every_forward_has_its_backward():
@@ -36,7 +36,7 @@ def test_what_a_backend_lacks_comes_from_the_textbook(monkeypatch):
     backend = get_backend("partial")
     assert backend.sigmoid is partial.sigmoid
     assert backend.attention_forward is ops.attention_forward
-    assert set(vars(backend)) == set(ops.__all__)
+    assert set(vars(backend)) == {*ops.__all__, "compilations"}
 
 
 def test_each_call_gives_a_namespace_of_its_own():
@@ -49,3 +49,20 @@ def test_each_call_gives_a_namespace_of_its_own():
 def test_an_unknown_backend_is_bad_use_and_the_known_ones_are_named(name):
     with pytest.raises(UsageError, match=rf"backend must be one of .*numpy.*; got {name!r}"):
         get_backend(name)
+
+
+def test_numba_has_every_heavy_operation_with_the_textbooks_signature():
+    backend = get_backend("numba")
+    compiled = {name for name in ops.__all__ if getattr(backend, name) is not getattr(ops, name)}
+    # What is left to the textbook are a few numbers for each head, and views.
+    gates = {"hard_concrete", "l0", "head_difference", "layerwise_error", "context_backward"}
+    for name in compiled:
+        expected, got = (inspect.signature(getattr(module, name)).parameters for module in (ops, backend))
+        assert [(p.name, p.kind, p.default) for p in got.values()] == [
+            (p.name, p.kind, p.default) for p in expected.values()
+        ], name
+    left = {
+        name for name in ops.__all__ if name.endswith(("_forward", "_backward", "_update")) and name not in compiled
+    }
+    assert all(any(name.startswith(gate) for gate in gates) for name in left), left
+    assert backend.compilations is not None

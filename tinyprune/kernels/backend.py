@@ -19,6 +19,9 @@ BACKENDS = {"numba": "tinyprune.kernels.cpu", "numpy": "tinyprune.ops"}
 def get_backend(name: str) -> SimpleNamespace:
     """The operations of backend `name`, each from its module or else from `tinyprune.ops`.
 
+    Beside them, `compilations` is a context manager that calls a function with the name of each kernel compiled
+    meanwhile, see `kernels.cpu.jit.compilations`; None for a backend that compiles nothing.
+
     Raises:
         UsageError: if there is no such backend.
     """
@@ -26,5 +29,6 @@ def get_backend(name: str) -> SimpleNamespace:
         raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
     module = importlib.import_module(BACKENDS[name])
     return SimpleNamespace(
-        **{operation: getattr(module, operation, getattr(ops, operation)) for operation in ops.__all__}
+        **{operation: getattr(module, operation, getattr(ops, operation)) for operation in ops.__all__},
+        compilations=getattr(module, "compilations", None),
     )

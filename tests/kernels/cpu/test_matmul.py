@@ -36,9 +36,11 @@ def laid_out(x, layout):
         return spread[:, ::3]
     if layout == "reversed":
         return np.ascontiguousarray(x[::-1])[::-1]
-    copy = x.copy()
-    copy.flags.writeable = layout != "read-only"
-    return copy
+    if layout == "read-only":
+        gaps = laid_out(x, "gaps")
+        gaps.flags.writeable = False
+        return gaps
+    return x.copy()
 
 
 def check(got, expected, size, dtype):
@@ -57,7 +59,7 @@ def check(got, expected, size, dtype):
     transpose_a=st.booleans(),
     transpose_b=st.booleans(),
     bias=st.booleans(),
-    residual=st.sampled_from(["none", "same", "other", "gaps", "reversed"]),
+    residual=st.sampled_from(["none", "same", "plain", "gaps", "reversed", "read-only"]),
     seed=seeds,
 )
 def test_like_the_sum(dtype, shape, a_layout, b_layout, c_layout, transpose_a, transpose_b, bias, residual, seed):
@@ -178,6 +180,7 @@ f32 = np.float32
         ((2, 3), (3, 5), {"bias": np.ones(2, f32)}, r"bias must have shape \(5,\)"),
         ((2, 3), (3, 5), {"bias": np.ones((1, 5), f32)}, r"bias must have shape \(5,\)"),
         ((2, 3), (3, 5), {"residual": np.ones(5, f32)}, r"residual must have shape \(2, 5\)"),
+        ((2, 3), (3, 5), {"residual": np.array(1, f32)}, r"residual must have shape \(2, 5\)"),
         ((2, 3), (3, 5), {"out": np.ones((5, 2), f32)}, r"out must have shape \(2, 5\)"),
         ((2, 3), (3, 5), {"bias": np.ones(5)}, "bias must have the dtype of a, float32, got float64"),
         ((2, 3), (3, 5), {"residual": np.ones((2, 5))}, "residual must have the dtype of a, float32, got float64"),

@@ -13,7 +13,7 @@ from tinyprune.kernels.cpu.cross_entropy import cross_entropy_backward, cross_en
 from tinyprune.kernels.cpu.dropout import dropout_backward, dropout_forward
 from tinyprune.kernels.cpu.embedding import embedding_backward, embedding_forward
 from tinyprune.kernels.cpu.feedforward import feedforward_backward, feedforward_forward
-from tinyprune.kernels.cpu.jit import forget_outdated
+from tinyprune.kernels.cpu.jit import compilations, forget_outdated
 from tinyprune.kernels.cpu.lamb import lamb_update
 from tinyprune.kernels.cpu.layernorm import layernorm_backward, layernorm_forward
 from tinyprune.kernels.cpu.linear import linear_backward, linear_forward
@@ -29,6 +29,7 @@ __all__ = [
     "attention_backward",
     "attention_forward",
     "attention_step",
+    "compilations",
     "context_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",

@@ -35,7 +35,7 @@ def layout(shape: tuple[int, ...], strides: tuple[int, ...] | None, item: int) -
     """Layout of all the rows of an array (..., columns) of `strides` in bytes; None: in one piece."""
     *lead, columns = shape
     copied = Layout(0, 1, 0, columns)
-    if strides is None:
+    if strides is None or len(strides) != len(shape):
         return copied._replace(span=math.prod(shape))
     axes: list[tuple[int, int]] = []
     for n, stride in zip(lead, strides, strict=False):
@@ -161,6 +161,8 @@ def matmul(
     """
     check_floats(a=a, b=b)
     a, b = as_numba_likes(a), as_numba_likes(b)
+    if residual is not None and residual is not out:
+        residual = as_numba_likes(residual)
     p = plan(
         a.shape,
         a.strides,
@@ -212,12 +214,10 @@ def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, residual: NDA
     c = memory(out, c_span)
     nothing = c[:0]
     accumulate = residual is not None or bias is not None
-    if residual is out and not c_span:
-        r = c
-    elif residual is None or (residual is out and bias is None):
-        r = nothing
+    if residual is None or (residual is out and bias is None):
+        r = nothing  # the sums start from what is in c, if from anything
     else:
-        r = memory(as_numba_likes(residual), r_span)
+        r = c if residual is out else memory(residual, r_span)
     workers = min(p.work // WORTH_A_THREAD, threads()) if p.work >= 2 * WORTH_A_THREAD else 1
     (alone if workers == 1 else shared)(
         memory(a, a_span),

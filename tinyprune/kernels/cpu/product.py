@@ -3,17 +3,17 @@
     for i, j, k: c[i, j] += a[i, k] · b[k, j]
 
 What each step brought, in GFLOP/s of float32, on one core with AVX-512 whose multiply-adds end at 265, for the products
-2048 × 256 × 256 and 1008 × 1024 × 1024:
+2048 × 256 × 256 and 1008 × 1024 × 1024 (on a machine with other work; differences of 3% are noise):
 
-    that loop, each sum in one register            2.4     —
-    k in the middle: LLVM makes vectors of j        45     47
+    that loop, each sum in one register            2.4      –
+    k in the middle: LLVM makes vectors of j        45     48
     a tile of 12 × 2 vectors of sums               239    182     each number of a and b is loaded once for a whole tile
-    panels of b packed side by side                243    221     a tile reads along memory; most where rows lie 4 KB apart
-    k cut in blocks of 256                         243    232     a panel stays in the first-level cache
-    two threads                                    470    450
+    panels of b packed side by side                243    232     a tile reads along memory, not across pages
+    k cut in blocks of 256                           –    237     scratch is small, however long the sums are
+    two threads                                    483    377
 
 Rows of a are read where they lie: packing them too brings nothing but where columns of it are taken from rows that are
-far apart. The distances a_row and a_k must stay variables, for with a constant a_k = 1 LLVM makes a loop of half the speed.
+far apart. The distances a_row and a_k have to be variables: of a constant a_k = 1 LLVM makes a loop of half the speed.
 """
 
 from __future__ import annotations

@@ -292,40 +292,37 @@ def only_lanes(typing, x, low, high, otherwise):
     return x(x, types.int64, types.int64, otherwise), generate
 
 
-# 2^x = 2^round(x) · 2^f. Adding 1.5 · 2^(bits of the mantissa) rounds x to an integer and leaves that integer in the
-# lowest bits, from where a shift moves it into the exponent. 2^f, |f| ≤ 1/2, is a polynomial: through Chebyshev's
-# points, which takes the fewest terms, for float32; Taylor's for float64, whose coefficients are exact.
-EXP2 = {
-    types.float32: (
-        np.polynomial.Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5]).convert(kind=np.polynomial.Polynomial).coef,
-        1.5 * 2.0**23,
-        23,
-        -126.0,
-    ),
-    types.float64: (
-        np.array([math.log(2) ** k / math.factorial(k) for k in range(14)]),
-        1.5 * 2.0**52,
-        52,
-        -1022.0,
-    ),
-}  # coefficients with the constant first, the number that rounds, bits of the mantissa, least exponent
+def exp2_coefficients(dtype: types.Type) -> list[float]:
+    """A polynomial for 2^f, |f| ≤ 1/2, the constant first, off by less than the dtype's rounding; 1 at 0.
+
+    For float32 through Chebyshev's points, which takes the fewest terms; for float64 Taylor's.
+    """
+    if dtype == types.float64:
+        return [math.log(2) ** k / math.factorial(k) for k in range(14)]
+    fit = np.polynomial.Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5])
+    return [1.0, *fit.convert(kind=np.polynomial.Polynomial).coef[1:].tolist()]
 
 
 @intrinsic
 def exp2(typing, x):
-    """2^x for x up to about 100; 0 where the result would be below the dtype's least normal number; NaN for NaN."""
+    """2^x for x up to about 100; 0 where the result would be below the dtype's least normal number; NaN for NaN.
+
+    2^x = 2^round(x) · 2^f. Adding 1.5 · 2^(bits of the mantissa) rounds x to an integer and leaves that integer in the
+    lowest bits, from where a shift moves it into the exponent.
+    """
+    bits, least = (23, -126.0) if x.dtype == types.float32 else (52, -1022.0)
 
     def generate(context, b, signature, arguments):
         (v,) = arguments
-        kind = v.type
-        coefficients, magic, mantissa, least = EXP2[x.dtype]
-        integers = ir.VectorType(ir.IntType(x.dtype.bitwidth), x.lanes)
-        shifted = b.fadd(v, same_in_all(kind, magic))
-        f = b.fsub(v, b.fsub(shifted, same_in_all(kind, magic)))
-        p = same_in_all(kind, coefficients[-1])
-        for c in coefficients[-2::-1]:
+        kind, integers = v.type, ir.VectorType(ir.IntType(x.dtype.bitwidth), x.lanes)
+        rounder = same_in_all(kind, 1.5 * 2.0**bits)
+        shifted = b.fadd(v, rounder)
+        f = b.fsub(v, b.fsub(shifted, rounder))
+        *lower, highest = exp2_coefficients(x.dtype)
+        p = same_in_all(kind, highest)
+        for c in reversed(lower):
             p = multiply_add(b, p, f, same_in_all(kind, c))
-        exponent = b.shl(b.bitcast(shifted, integers), same_in_all(integers, mantissa))
+        exponent = b.shl(b.bitcast(shifted, integers), same_in_all(integers, bits))
         power = b.bitcast(b.add(b.bitcast(p, integers), exponent), kind)
         # x · 0 and not 0: a NaN has to stay one
         return b.select(b.fcmp_ordered(">", v, same_in_all(kind, least)), power, b.fmul(v, same_in_all(kind, 0.0)))

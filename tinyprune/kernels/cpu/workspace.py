@@ -12,7 +12,7 @@ nobody looks at it any more.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -21,15 +21,22 @@ LINE = 64  # bytes in a cache line
 SMALL = 4096  # bytes; below it NumPy's own allocator is as good
 
 
+class Block(NamedTuple):
+    """Some memory, and where its first cache line begins."""
+
+    memory: NDArray[np.uint8]
+    address: int
+
+
 class Pool:
     """Blocks by size class, and how many bytes are out and how many free."""
 
     def __init__(self) -> None:
-        self.free: dict[int, list[NDArray[np.uint8]]] = {}
+        self.free: dict[int, list[Block]] = {}
         self.bytes_free = 0
         self.bytes_used = 0
 
-    def take(self, size: int) -> NDArray[np.uint8]:
+    def take(self, size: int) -> Block:
         """A block of `size` bytes, recycled if there is one."""
         self.bytes_used += size
         blocks = self.free.get(size)
@@ -39,9 +46,11 @@ class Pool:
         # Shapes have changed, say because heads were removed: what lies idle by then is given back to the system.
         if self.bytes_free > self.bytes_used:
             self.clear()
-        return np.empty(size + LINE, np.uint8)
+        memory = np.empty(size + LINE, np.uint8)
+        address = memory.ctypes.data
+        return Block(memory, address + -address % LINE)
 
-    def give(self, size: int, block: NDArray[np.uint8]) -> None:
+    def give(self, size: int, block: Block) -> None:
         """Take a block back."""
         self.bytes_used -= size
         self.bytes_free += size
@@ -65,12 +74,11 @@ class Lease:
         self.size = size
         self.pool = POOL  # kept, since module names may be gone before the last array
         self.block = POOL.take(size)
-        address: int = self.block.ctypes.data
         self.__array_interface__: dict[str, Any] = {
             "version": 3,
             "shape": shape,
             "typestr": typestr,
-            "data": (address + -address % LINE, False),
+            "data": (self.block.address, False),
         }
 
     def __del__(self) -> None:

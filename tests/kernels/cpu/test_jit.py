@@ -1,0 +1,64 @@
+"""Compiled code is kept, told of, and forgotten when a source changes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import tinyprune
+
+PACKAGE = Path(tinyprune.__file__).parent
+
+COMPILE = """
+import json
+import numpy as np
+from tinyprune.kernels import cpu
+names = []
+with cpu.compilations(names.append):
+    total = cpu.squared_norm(np.arange(5, dtype=np.float32))
+print(json.dumps({"names": names, "total": total}))
+"""
+
+
+def compile_in_a_new_process(package: Path, cache: Path) -> dict:
+    """What is compiled by a Python that sees the package at `package` and compiled code in `cache`."""
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "NUMBA_CACHE_DIR": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, cwd=package.parent, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_kept_until_any_source_changes(tmp_path):
+    copy = tmp_path / "tinyprune"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    first = compile_in_a_new_process(copy, tmp_path / "cache")
+    assert first["total"] == 30
+    assert "sum_of_squares" in first["names"]
+    assert compile_in_a_new_process(copy, tmp_path / "cache")["names"] == []
+    simd = copy / "kernels" / "cpu" / "simd.py"  # not the kernel's own file
+    simd.write_text(simd.read_text() + "\n# changed\n")
+    assert compile_in_a_new_process(copy, tmp_path / "cache")["names"] == first["names"]
+
+
+def test_says_so_when_nothing_can_be_kept(tmp_path):
+    """No folder can be written: a warning that says what to do, and the kernels work."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    copy = tmp_path / "tinyprune"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "kernels" / "cpu" / "__pycache__").write_text("not a folder")
+    environment = os.environ | {
+        "PYTHONPATH": str(tmp_path),
+        "HOME": str(blocked),
+        "XDG_CACHE_HOME": str(blocked),
+        "NUMBA_CACHE_DIR": "",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["total"] == 30
+    assert "set NUMBA_CACHE_DIR to a folder" in done.stderr

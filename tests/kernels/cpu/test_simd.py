@@ -1,0 +1,177 @@
+"""Each vector instruction against what it says it does."""
+
+import numba
+import numpy as np
+import pytest
+
+from tinyprune.kernels.cpu import simd
+from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
+from tinyprune.ops.dropout import keep_mask
+
+DTYPES = [np.float32, np.float64]
+
+
+def width(dtype) -> int:
+    return simd.VECTOR_BYTES // np.dtype(dtype).itemsize
+
+
+@numba.njit
+def apply_exp2(x, out):
+    for i in range(0, x.size, simd.lanes(x)):
+        simd.store(out, i, simd.exp2(simd.load(x, i)))
+
+
+@numba.njit
+def apply_drop(x, first, key0, key1, threshold, out):
+    for i in range(0, x.size, simd.lanes(x)):
+        simd.store(out, i, simd.drop(simd.load(x, i), first + i, key0, key1, threshold))
+
+
+@numba.njit
+def arithmetic(x, y, z, out):
+    L = simd.lanes(x)
+    a, b, c = simd.load(x, 0), simd.load(y, 0), simd.load(z, 0)
+    simd.store(out, 0, simd.add(a, b))
+    simd.store(out, L, simd.subtract(a, b))
+    simd.store(out, 2 * L, simd.multiply(a, b))
+    simd.store(out, 3 * L, simd.divide(a, b))
+    simd.store(out, 4 * L, simd.maximum(a, b))
+    simd.store(out, 5 * L, simd.muladd(a, b, c))
+    simd.store(out, 6 * L, simd.broadcast(x, 2.5))
+    return simd.lanes(x), simd.total(a), simd.largest(a), simd.any_greater(a, b), simd.any_greater(a, a)
+
+
+@numba.njit
+def keep_lanes(x, low, high, out):
+    simd.store(out, 0, simd.only_lanes(simd.load(x, 0), low, high, -7.0))
+
+
+@numba.njit
+def transposed(x, at, stride, out, to, out_stride):
+    simd.transpose(x, at, stride, out, to, out_stride, 2.0)
+
+
+set_tile = simd.microkernel(3, 2, False)
+add_tile = simd.microkernel(3, 2, True)
+
+
+@numba.njit
+def tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K, accumulate):
+    if accumulate:
+        add_tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K)
+    else:
+        set_tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arithmetic(rng, dtype):
+    L = width(dtype)
+    x, y, z = rng.standard_normal((3, L)).astype(dtype)
+    out = np.zeros((7, L), dtype)
+    lanes, total, largest, greater, never = arithmetic(x, y, z, out.reshape(-1))
+    expected = [x + y, x - y, x * y, x / y, np.maximum(x, y), x * y + z, np.full(L, 2.5)]
+    np.testing.assert_allclose(out, expected, rtol=4 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
+    assert lanes == L
+    assert largest == x.max()
+    assert abs(total - x.sum()) < 1e-5
+    assert greater == (x > y).any()
+    assert not never
+
+
+@pytest.mark.parametrize(("dtype", "error", "least"), [(np.float32, 3e-7, -126), (np.float64, 5e-16, -1022)])
+def test_exp2(dtype, error, least):
+    x = np.linspace(least + 0.01, 100, 1024, dtype=dtype)
+    out = np.empty_like(x)
+    apply_exp2(x, out)
+    assert np.max(np.abs(out / np.exp2(x.astype(np.longdouble)) - 1)) < error
+    x[:4] = 0, np.nan, -1e30, least - 1
+    apply_exp2(x, out)
+    assert out[0] == 1
+    assert np.isnan(out[1])
+    assert not out[2:4].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("first", [0, 5, 2**32 - 3, 2**33 + 1])
+def test_drop_is_the_textbooks_mask(dtype, first):
+    x = np.arange(1, 129).astype(dtype)
+    out = np.empty_like(x)
+    keys, rate = (123456789, 987654321), 0.3
+    apply_drop(x, first, *keys, int(rate * 2**32), out)
+    numbers = (first + np.arange(128)) % 2**32
+    start = int(first % 2**32)
+    if start + 128 < 2**20:
+        keep = keep_mask((start + 128,), rate, keys)[start:]
+    else:  # too far to reach by counting from 0: by the hash of the entries alone
+        keep = np.concatenate([wrapped(numbers[numbers >= start], keys), keep_mask((128,), rate, keys)])[:128]
+    assert np.array_equal(out, x * keep)
+
+
+def wrapped(numbers, keys):
+    """The textbook's hash of single entries."""
+    h = numbers.astype(np.uint32) ^ np.uint32(keys[0])
+    h ^= h >> np.uint32(17)
+    h *= np.uint32(0xED5AD4BB)
+    h ^= np.uint32(keys[1])
+    h ^= h >> np.uint32(11)
+    h *= np.uint32(0xAC4C1B51)
+    h ^= h >> np.uint32(15)
+    h *= np.uint32(0x31848BAB)
+    h ^= h >> np.uint32(14)
+    return h >= np.uint32(0.3 * 2**32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_only_lanes(rng, dtype):
+    L = width(dtype)
+    x = rng.standard_normal(L).astype(dtype)
+    for low, high in [(0, L), (1, L - 1), (-5, 1), (L, L + 3), (1, 1)]:
+        out = np.empty_like(x)
+        keep_lanes(x, low, high, out)
+        inside = (np.arange(L) >= low) & (np.arange(L) < high)
+        assert np.array_equal(out, np.where(inside, x, dtype(-7)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_transpose(rng, dtype):
+    L = width(dtype)
+    x, out = rng.standard_normal((L + 2, L + 3)).astype(dtype), np.zeros((L + 1, L + 5), dtype)
+    transposed(x.reshape(-1), L + 3 + 2, L + 3, out.reshape(-1), 1, L + 5)
+    expected = np.zeros_like(out)
+    expected[:L, 1 : L + 1] = 2 * x[1 : L + 1, 2 : L + 2].T
+    assert np.array_equal(out, expected)
+    transposed(x.reshape(-1), L * (L + 3), -(L + 3), out.reshape(-1), 0, L + 5)  # rows upwards
+    assert np.array_equal(out[:L, :L], 2 * x[L:0:-1, :L].T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("K", [1, 2, 19])
+def test_microkernel(rng, dtype, accumulate, K):
+    J = 2 * width(dtype)
+    a, b = rng.standard_normal((5, K)).astype(dtype), rng.standard_normal((K + 1, J + 3)).astype(dtype)
+    c = rng.standard_normal((4, J + 1)).astype(dtype)
+    expected = c.copy()
+    expected[1:, 1:] = a[1:4] @ b[1:, 2 : J + 2] + (c[1:, 1:] if accumulate else 0)
+    tile(a.reshape(-1), K, K, 1, b.reshape(-1), J + 3 + 2, J + 3, c.reshape(-1), J + 2, J + 1, K, accumulate)
+    np.testing.assert_allclose(c, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
+
+
+def test_vectors_are_those_of_the_processor():
+    assert simd.VECTOR_BYTES in (16, 32, 64)
+    assert simd.REGISTERS in (16, 32)
+
+
+@pytest.mark.skipif(not BOUNDS_CHECKED, reason="only with NUMBA_BOUNDSCHECK=1")
+def test_bounds_are_checked():
+    L = width(np.float32)
+    x = np.zeros(L * L - 1, np.float32)
+    out = np.zeros(L * L, np.float32)
+    with pytest.raises(IndexError, match="beyond its array"):
+        transposed(x, 0, L, out, 0, L)
+    with pytest.raises(IndexError, match="beyond its array"):
+        transposed(out, 0, -1, out, 0, L)
+    with pytest.raises(IndexError, match="beyond its array"):
+        apply_exp2(x, out)
+    with pytest.raises(IndexError, match="beyond its array"):
+        tile(x, 0, 1, 1, out, 0, 2 * L, out, 0, L * L, 3, False)

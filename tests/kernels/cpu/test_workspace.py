@@ -1,0 +1,80 @@
+"""Recycled memory: never two owners at once, always on a cache line, not hoarded."""
+
+import gc
+
+import numpy as np
+import pytest
+
+from tinyprune.kernels.cpu.workspace import LINE, POOL, Pool, empty, size_class, zeros
+
+
+def address(x: np.ndarray) -> int:
+    return x.ctypes.data
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.bool_])
+@pytest.mark.parametrize("shape", [7, (3, 0), (5, 5), (33, 65), (2, 3, 4, 1000)])
+def test_like_numpys(shape, dtype):
+    x, like = empty(shape, dtype), np.empty(shape, dtype)
+    assert (x.shape, x.dtype, x.strides) == (like.shape, like.dtype, like.strides)
+    assert x.flags.carray
+    x[...] = 1
+    assert x.sum() == x.size
+    assert not zeros(shape, dtype).any()
+
+
+def test_on_a_cache_line():
+    assert all(address(empty(n, np.float32)) % LINE == 0 for n in (1024, 5000, 12345))
+
+
+def test_recycled_when_the_last_view_is_gone():
+    x = empty((50, 100), np.float32)
+    place = address(x)
+    view = x[3:, ::2].reshape(-1, 1)[1:].T
+    del x
+    assert address(empty((50, 100), np.float32)) != place
+    del view
+    assert address(empty((50, 100), np.float32)) == place
+
+
+def test_living_arrays_never_overlap(rng):
+    alive = {}
+    for number in range(500):
+        x = empty(int(rng.integers(1100, 3000)), np.float32)
+        x[...] = number
+        alive[number] = x[:: int(rng.integers(1, 4))]
+        if len(alive) > 20:
+            del alive[int(rng.choice(list(alive)))]
+        assert all((values == key).all() for key, values in alive.items())
+
+
+def test_an_array_outlives_the_pool_it_is_from():
+    x = zeros(5000, np.float64)
+    POOL.clear()
+    assert not x.any()
+
+
+def test_counts_and_gives_back_what_lies_idle():
+    gc.collect()
+    pool = Pool()
+    first = pool.take(8192)
+    pool.give(8192, first)
+    assert (pool.bytes_used, pool.bytes_free) == (0, 8192)
+    assert pool.take(8192) is first
+    assert (pool.bytes_used, pool.bytes_free) == (8192, 0)
+    second = pool.take(8192)
+    pool.give(8192, first)
+    pool.take(4096)  # of another size, while less lies idle than is in use
+    assert pool.bytes_free == 8192
+    pool.give(8192, second)
+    pool.take(1024)  # and now more
+    assert pool.bytes_free == 0
+    assert not pool.free
+
+
+@pytest.mark.parametrize("nbytes", [1, 64, 65, 4096, 5000, 10**6, 2**30 + 1])
+def test_size_class(nbytes):
+    size = size_class(nbytes)
+    assert nbytes <= size <= max(64, nbytes * 9 / 8 + 64)
+    assert size % LINE == 0
+    assert size_class(size) == size

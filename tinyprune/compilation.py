@@ -1,0 +1,31 @@
+"""Tell the user while kernels are compiled: that happens once on a machine, from then on they are read from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+
+from tqdm import tqdm
+
+
+@contextmanager
+def announced(ops: SimpleNamespace) -> Iterator[None]:
+    """Show, on standard error, which functions the backend `ops` compiles meanwhile; nothing if it compiles none.
+
+    Args:
+        ops: a backend's operations, see `get_backend`.
+    """
+    with ExitStack() as stack:
+        bars: list[tqdm] = []
+
+        def tell(name: str) -> None:
+            if not bars:
+                form = "tinyprune: compiling kernels, once on this machine: {n} functions in {elapsed}{postfix}"
+                bars.append(stack.enter_context(tqdm(bar_format=form, dynamic_ncols=True)))
+            bars[0].set_postfix_str(name, refresh=False)
+            bars[0].update()
+
+        if ops.compilations is not None:
+            stack.enter_context(ops.compilations(tell))
+        yield
