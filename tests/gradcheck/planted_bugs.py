@@ -194,18 +194,18 @@ OPERATION_BUGS = [
         "ops.adaptive_embedding", "lost scale sqrt(D)", "dout.reshape(-1, D) * math.sqrt(D)", "1 * dout.reshape(-1, D)"
     ),
     Bug("ops.adaptive_embedding", "word dropout forgotten", "rows_wide *= factor", "rows_wide *= 1"),
-    Bug("ops.adaptive_embedding", "sign of the projections", "append(narrow[c].T", "append(-narrow[c].T"),
+    Bug("ops.adaptive_embedding", "sign of the projections", "append(dprojection)", "append(-dprojection)"),
     Bug(
         "ops.adaptive_embedding",
-        "reshaped where the projection must be transposed",
-        "drows @ projections[c - 1].T",
-        "drows @ projections[c - 1].reshape(D, -1)",
+        "rows of one cluster given to the places of another",
+        "rows_wide[places[c]]",
+        "rows_wide[np.resize(places[c - 1], places[c].size)]",
     ),
     Bug(
         "ops.adaptive_embedding",
         "projection forgotten, so of wrong shape",
-        "drows = drows @ projections[c - 1].T",
-        "drows = drows.copy()",
+        "drows, dprojection, _ =",
+        "_, dprojection, _ =",
     ),
     Bug(
         "ops.adaptive_embedding",

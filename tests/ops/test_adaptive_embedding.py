@@ -1,6 +1,7 @@
 """Adaptive embedding: the lookup written out, and the plain embedding as its special case."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tinyprune.ops import (
     embedding_backward,
     embedding_forward,
 )
+from tinyprune.ops.adaptive_embedding import TEXTBOOK
 
 WORDS, WIDTHS = [4, 3, 5], [6, 3, 2]
 
@@ -74,3 +76,23 @@ def test_ids_that_are_not_integers_and_projections_that_are_missing(weights):
         adaptive_embedding_forward(np.zeros((1, 2)), tables, projections)
     with pytest.raises(ValueError, match="projections must be 2, one for each table but the first, got 1"):
         adaptive_embedding_forward(np.zeros((1, 2), int), tables, projections[:1])
+
+
+def test_parts_handed_in_are_the_ones_used(weights):
+    """Backward too: twice the parts, four times the gradient of what lies behind them."""
+    doubled = SimpleNamespace(
+        linear_forward=lambda x, W: (2 * (x @ W), (x, W)),
+        linear_backward=lambda dout, cache: (2 * (dout @ cache[1].T), 2 * (cache[0].T @ dout), None),
+        sum_rows=lambda *arguments: 2 * TEXTBOOK.sum_rows(*arguments),
+    )
+    ids = np.array([[0, 3, 4], [6, 7, 11]])
+    (out, cache), (got, got_cache) = (
+        adaptive_embedding_forward(ids, *weights, parts=parts) for parts in (TEXTBOOK, doubled)
+    )
+    np.testing.assert_allclose(got, np.where(ids[..., None] < 4, 1, 2) * out, rtol=1e-13)
+    expected_dtables, expected_dprojections = adaptive_embedding_backward(np.ones_like(out), cache)
+    dtables, dprojections = adaptive_embedding_backward(np.ones_like(out), got_cache)
+    for factor, dtable, expected in zip((2, 4, 4), dtables, expected_dtables, strict=True):
+        np.testing.assert_allclose(dtable, factor * expected, rtol=1e-13)
+    for dprojection, expected in zip(dprojections, expected_dprojections, strict=True):
+        np.testing.assert_allclose(dprojection, 2 * expected, rtol=1e-13)

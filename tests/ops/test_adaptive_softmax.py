@@ -1,5 +1,8 @@
 """Adaptive softmax: it is a distribution over all words, and the plain softmax is its special case."""
 
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from tinyprune.ops import (
     linear_backward,
     linear_forward,
 )
+from tinyprune.ops.adaptive_softmax import TEXTBOOK
 
 WORDS, WIDTHS = [4, 3, 5], [6, 3, 2]
 V, D = sum(WORDS), WIDTHS[0]
@@ -83,3 +87,28 @@ def test_targets_of_wrong_type_or_shape(weights):
         adaptive_softmax_forward(np.ones((2, D)), np.zeros(3, int), *weights)
     with pytest.raises(ValueError, match=r"targets must have shape \(0,\), one or more"):
         adaptive_softmax_forward(np.ones((0, D)), np.zeros(0, int), *weights)
+
+
+def test_parts_handed_in_are_the_ones_used(weights, rng):
+    """Every one of them, and nothing else once or more."""
+    x, targets = rng.standard_normal((9, D)), np.arange(9)
+
+    def run(parts):
+        loss, cache = adaptive_softmax_forward(x, targets, *weights, parts=parts)
+        return loss, adaptive_softmax_backward(1.0, cache), adaptive_log_probabilities(x, *weights, parts=parts)
+
+    used = []
+
+    def noticed(name):
+        def part(*arguments):
+            used.append(name)
+            return getattr(TEXTBOOK, name)(*arguments)
+
+        return part
+
+    loss, _, _ = run(SimpleNamespace(**{name: noticed(name) for name in vars(TEXTBOOK)}))
+    assert loss == run(TEXTBOOK)[0]
+    # The head once and each of two tails: forward and log p need a product for the head, two for a tail.
+    expected = {"linear_forward": 10, "linear_backward": 5, "log_softmax": 3}
+    expected |= {"cross_entropy_forward": 3, "cross_entropy_backward": 3}
+    assert Counter(used) == expected

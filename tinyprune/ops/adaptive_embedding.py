@@ -12,12 +12,17 @@ Tables and projections are tied: the adaptive softmax uses the same ones.
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
 from tinyprune.ops.embedding import check_ids, sum_rows
+from tinyprune.ops.linear import linear_backward, linear_forward
+
+# The operations that this one is made of; a compiled backend hands in its own.
+TEXTBOOK = SimpleNamespace(linear_forward=linear_forward, linear_backward=linear_backward, sum_rows=sum_rows)
 
 
 def cluster_bounds(tables: list[NDArray]) -> list[tuple[int, int]]:
@@ -45,6 +50,7 @@ def adaptive_embedding_forward(
     *,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
+    parts: SimpleNamespace = TEXTBOOK,
 ) -> tuple[NDArray, tuple]:
     """Look up each id in its cluster's table and project it to the model's width.
 
@@ -54,6 +60,7 @@ def adaptive_embedding_forward(
         projections: C arrays (D_c, D), for the clusters 1 … C.
         dropout: share of the V words to drop, 0 ≤ dropout < 1.
         rng: where the dropped words are drawn from, or None for evaluation.
+        parts: the operations to compute with, forward and backward.
 
     Returns:
         out: (*ids.shape, D), dtype of the tables.
@@ -69,20 +76,22 @@ def adaptive_embedding_forward(
     check_rate("dropout", dropout)
     flat = ids.reshape(-1)
     out = np.empty((flat.size, D), tables[0].dtype)
-    places, narrow = [], []
+    places, linears = [], []
     for c, (first, end) in enumerate(bounds):
         place = np.flatnonzero((flat >= first) & (flat < end))
-        rows = tables[c][flat[place] - first]
-        out[place] = rows if c == 0 else rows @ projections[c - 1]
+        rows, linear = tables[c][flat[place] - first], None
+        if c > 0:
+            rows, linear = parts.linear_forward(rows, projections[c - 1])
+        out[place] = rows
         places.append(place)
-        narrow.append(rows)
+        linears.append(linear)
     out *= math.sqrt(D)
     factor = None
     if rng is not None and dropout > 0:
         keep = keep_mask((V,), dropout, draw_keys(rng))
         factor = (keep / (1 - dropout)).astype(out.real.dtype)[flat][:, None]
         out *= factor
-    return out.reshape(*ids.shape, D), (flat, tables, projections, places, narrow, factor)
+    return out.reshape(*ids.shape, D), (flat, tables, places, linears, factor, parts)
 
 
 def adaptive_embedding_backward(dout: NDArray, cache: tuple) -> tuple[list[NDArray], list[NDArray]]:
@@ -94,7 +103,7 @@ def adaptive_embedding_backward(dout: NDArray, cache: tuple) -> tuple[list[NDArr
     Returns:
         dtables: (V_c, D_c) each.   dprojections: (D_c, D) each.
     """
-    flat, tables, projections, places, narrow, factor = cache
+    flat, tables, places, linears, factor, parts = cache
     D = tables[0].shape[1]
     # out *= √D; out *= factor
     rows_wide = dout.reshape(-1, D) * math.sqrt(D)
@@ -105,8 +114,8 @@ def adaptive_embedding_backward(dout: NDArray, cache: tuple) -> tuple[list[NDArr
         drows = rows_wide[places[c]]
         if c > 0:
             # out[place] = rows @ projections[c - 1]
-            dprojections.append(narrow[c].T @ drows)
-            drows = drows @ projections[c - 1].T
+            drows, dprojection, _ = parts.linear_backward(drows, linears[c])
+            dprojections.append(dprojection)
         # rows = tables[c][flat[place] - first]
-        dtables.append(sum_rows(drows, flat[places[c]] - first, len(tables[c])))
+        dtables.append(parts.sum_rows(drows, flat[places[c]] - first, len(tables[c])))
     return dtables, dprojections

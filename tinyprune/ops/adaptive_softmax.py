@@ -12,6 +12,8 @@ A tail is computed only for the rows whose target lies in it: that is where the 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,15 @@ from tinyprune.ops.adaptive_embedding import check_projections, cluster_bounds
 from tinyprune.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.ops.embedding import check_ids
 from tinyprune.ops.linear import linear_backward, linear_forward
+
+# The operations that this one is made of; a compiled backend hands in its own.
+TEXTBOOK = SimpleNamespace(
+    linear_forward=linear_forward,
+    linear_backward=linear_backward,
+    cross_entropy_forward=cross_entropy_forward,
+    cross_entropy_backward=cross_entropy_backward,
+    log_softmax=log_softmax,
+)
 
 
 def adaptive_softmax_forward(
@@ -29,6 +40,8 @@ def adaptive_softmax_forward(
     cluster_weight: NDArray,
     cluster_bias: NDArray,
     biases: list[NDArray],
+    *,
+    parts: SimpleNamespace = TEXTBOOK,
 ) -> tuple[np.inexact, tuple]:
     """Mean negative log-probability of `targets`.
 
@@ -38,6 +51,7 @@ def adaptive_softmax_forward(
         tables, projections: of the adaptive embedding, (V_c, D_c) for c = 0 … C and (D_c, D) for c = 1 … C.
         cluster_weight: (C, D).   cluster_bias: (C,): the logits of the C clusters of rarer words.
         biases: of the words, (V_c,) for c = 0 … C.
+        parts: the operations to compute with, forward and backward.
 
     Returns:
         loss: scalar in nats a token, dtype of `x`.
@@ -66,8 +80,8 @@ def adaptive_softmax_forward(
     for c, (first, end) in enumerate(bounds[1:]):
         head_targets[(flat >= first) & (flat < end)] = V0 + c
     weight = np.concatenate([tables[0], cluster_weight])
-    head_logits, head_linear = linear_forward(rows, weight.T, np.concatenate([biases[0], cluster_bias]))
-    loss, head_loss = cross_entropy_forward(head_logits, head_targets)
+    head_logits, head_linear = parts.linear_forward(rows, weight.T, np.concatenate([biases[0], cluster_bias]))
+    loss, head_loss = parts.cross_entropy_forward(head_logits, head_targets)
 
     tails = []
     for c, (first, end) in enumerate(bounds[1:], start=1):
@@ -75,12 +89,12 @@ def adaptive_softmax_forward(
         if not place.size:
             tails.append(None)
             continue
-        narrow, narrow_linear = linear_forward(rows[place], projections[c - 1].T)
-        logits, word_linear = linear_forward(narrow, tables[c].T, biases[c])
-        tail_loss, tail_cache = cross_entropy_forward(logits, flat[place] - first)
+        narrow, narrow_linear = parts.linear_forward(rows[place], projections[c - 1].T)
+        logits, word_linear = parts.linear_forward(narrow, tables[c].T, biases[c])
+        tail_loss, tail_cache = parts.cross_entropy_forward(logits, flat[place] - first)
         loss = loss + tail_loss * (place.size / flat.size)
         tails.append((place, narrow_linear, word_linear, tail_cache))
-    return loss, (x.shape, flat.size, tables, projections, biases, head_linear, head_loss, tails)
+    return loss, (x.shape, flat.size, tables, projections, biases, head_linear, head_loss, tails, parts)
 
 
 def adaptive_softmax_backward(dout: float | np.inexact, cache: tuple) -> tuple:
@@ -93,10 +107,10 @@ def adaptive_softmax_backward(dout: float | np.inexact, cache: tuple) -> tuple:
         dx: (..., D).   dtables: (V_c, D_c) each.   dprojections: (D_c, D) each.
         dcluster_weight: (C, D).   dcluster_bias: (C,).   dbiases: (V_c,) each.
     """
-    shape, R, tables, projections, biases, head_linear, head_loss, tails = cache
+    shape, R, tables, projections, biases, head_linear, head_loss, tails, parts = cache
     V0 = len(tables[0])
     # head_logits = x [tables[0]; cluster_weight]ᵀ + [biases[0]; cluster_bias]
-    dx, dweight, dbias = linear_backward(cross_entropy_backward(dout, head_loss), head_linear)
+    dx, dweight, dbias = parts.linear_backward(parts.cross_entropy_backward(dout, head_loss), head_linear)
     dtables, dcluster_weight = [np.ascontiguousarray(dweight[:, :V0].T)], np.ascontiguousarray(dweight[:, V0:].T)
     dbiases, dcluster_bias = [dbias[:V0]], dbias[V0:]
     dprojections = []
@@ -108,11 +122,11 @@ def adaptive_softmax_backward(dout: float | np.inexact, cache: tuple) -> tuple:
             continue
         place, narrow_linear, word_linear, tail_cache = tail
         # loss += tail_loss * (place.size / R)
-        dlogits = cross_entropy_backward(dout * (place.size / R), tail_cache)
+        dlogits = parts.cross_entropy_backward(dout * (place.size / R), tail_cache)
         # logits = narrow tables[c]ᵀ + biases[c]
-        dnarrow, dtable, dtail_bias = linear_backward(dlogits, word_linear)
+        dnarrow, dtable, dtail_bias = parts.linear_backward(dlogits, word_linear)
         # narrow = x[place] projections[c - 1]ᵀ
-        drows, dprojection, _ = linear_backward(dnarrow, narrow_linear)
+        drows, dprojection, _ = parts.linear_backward(dnarrow, narrow_linear)
         dx[place] += drows
         dtables.append(np.ascontiguousarray(dtable.T))
         dprojections.append(np.ascontiguousarray(dprojection.T))
@@ -127,12 +141,17 @@ def adaptive_log_probabilities(
     cluster_weight: NDArray,
     cluster_bias: NDArray,
     biases: list[NDArray],
+    *,
+    parts: SimpleNamespace = TEXTBOOK,
 ) -> NDArray:
     """log p of every word, (..., V), for generating text. Arguments as in `adaptive_softmax_forward`."""
     V0 = len(tables[0])
-    head = log_softmax(x @ np.concatenate([tables[0], cluster_weight]).T + np.concatenate([biases[0], cluster_bias]))
-    parts = [head[..., :V0]]
+    weight = np.concatenate([tables[0], cluster_weight])
+    head_logits, _ = parts.linear_forward(x, weight.T, np.concatenate([biases[0], cluster_bias]))
+    head = parts.log_softmax(head_logits)
+    log_p = [head[..., :V0]]
     for c in range(1, len(tables)):
-        tail = log_softmax((x @ projections[c - 1].T) @ tables[c].T + biases[c])
-        parts.append(head[..., V0 + c - 1, None] + tail)
-    return np.concatenate(parts, -1)
+        narrow, _ = parts.linear_forward(x, projections[c - 1].T)
+        logits, _ = parts.linear_forward(narrow, tables[c].T, biases[c])
+        log_p.append(head[..., V0 + c - 1, None] + parts.log_softmax(logits))
+    return np.concatenate(log_p, -1)

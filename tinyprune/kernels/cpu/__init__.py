@@ -5,6 +5,12 @@ results live.
 """
 
 from tinyprune.kernels.cpu.adamw import adamw_update
+from tinyprune.kernels.cpu.adaptive_embedding import adaptive_embedding_backward, adaptive_embedding_forward
+from tinyprune.kernels.cpu.adaptive_softmax import (
+    adaptive_log_probabilities,
+    adaptive_softmax_backward,
+    adaptive_softmax_forward,
+)
 from tinyprune.kernels.cpu.add import add
 from tinyprune.kernels.cpu.attention import attention_backward, attention_forward
 from tinyprune.kernels.cpu.attention_step import attention_step
@@ -25,6 +31,11 @@ from tinyprune.kernels.cpu.sgd import sgd_update
 
 __all__ = [
     "adamw_update",
+    "adaptive_embedding_backward",
+    "adaptive_embedding_forward",
+    "adaptive_log_probabilities",
+    "adaptive_softmax_backward",
+    "adaptive_softmax_forward",
     "add",
     "attention_backward",
     "attention_forward",

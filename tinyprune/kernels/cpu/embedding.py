@@ -108,3 +108,14 @@ def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
     # out[r] = E[places[r]] · factor
     sum_by_word(places, contiguous(dout).reshape(-1, D), factor, *keys, limit, dE)
     return dE
+
+
+def sum_rows(rows: NDArray, ids: NDArray, V: int) -> NDArray:
+    """Add rows of equal id together, (R, D), (R,) → (V, D), as `ops.embedding.sum_rows`; float32 or float64."""
+    if rows.ndim != 2 or ids.shape != rows.shape[:1]:
+        raise ValueError(f"rows must be (R, D) and ids (R,), one for each row, got {rows.shape} and {ids.shape}")
+    check_ids(ids, V)
+    check_floats(rows=rows)
+    total = workspace.empty((V, rows.shape[1]), rows.dtype)
+    sum_by_word(flat(ids.astype(np.int64, copy=False)), contiguous(rows), 1.0, 0, 0, 0, total)
+    return total

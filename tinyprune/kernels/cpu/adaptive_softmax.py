@@ -1,0 +1,75 @@
+"""Adaptive softmax: the textbook's, made of compiled parts. See `tinyprune.ops.adaptive_softmax`.
+
+Products and cross-entropies are kernels. Which row belongs to which cluster, and copying rows there and back, is left
+to NumPy. The parts travel in the cache, so that the textbook's backward serves as it is.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune import ops
+from tinyprune.kernels.cpu.adaptive_embedding import numbered
+from tinyprune.kernels.cpu.arguments import check_floats
+from tinyprune.kernels.cpu.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
+from tinyprune.kernels.cpu.linear import linear_backward, linear_forward
+from tinyprune.ops.adaptive_softmax import adaptive_softmax_backward
+
+__all__ = ["adaptive_log_probabilities", "adaptive_softmax_backward", "adaptive_softmax_forward"]
+
+COMPILED = SimpleNamespace(
+    linear_forward=linear_forward,
+    linear_backward=linear_backward,
+    cross_entropy_forward=cross_entropy_forward,
+    cross_entropy_backward=cross_entropy_backward,
+    log_softmax=log_softmax,
+)
+
+
+def adaptive_softmax_forward(
+    x: NDArray,
+    targets: NDArray,
+    tables: list[NDArray],
+    projections: list[NDArray],
+    cluster_weight: NDArray,
+    cluster_bias: NDArray,
+    biases: list[NDArray],
+) -> tuple[np.inexact, tuple]:
+    """Mean negative log-probability of `targets`: `ops.adaptive_softmax_forward` for float32 and float64."""
+    weights = (tables, projections, cluster_weight, cluster_bias, biases)
+    check_one_dtype(x, *weights)
+    return ops.adaptive_softmax_forward(x, targets, *weights, parts=COMPILED)
+
+
+def adaptive_log_probabilities(
+    x: NDArray,
+    tables: list[NDArray],
+    projections: list[NDArray],
+    cluster_weight: NDArray,
+    cluster_bias: NDArray,
+    biases: list[NDArray],
+) -> NDArray:
+    """log p of every word, (..., V): `ops.adaptive_log_probabilities` for float32 and float64."""
+    weights = (tables, projections, cluster_weight, cluster_bias, biases)
+    check_one_dtype(x, *weights)
+    return ops.adaptive_log_probabilities(x, *weights, parts=COMPILED)
+
+
+def check_one_dtype(
+    x: NDArray,
+    tables: list[NDArray],
+    projections: list[NDArray],
+    cluster_weight: NDArray,
+    cluster_bias: NDArray,
+    biases: list[NDArray],
+) -> None:
+    """Raise ValueError unless all are float32, or all float64; joining two arrays would hide a mixture."""
+    check_floats(
+        x=x,
+        cluster_weight=cluster_weight,
+        cluster_bias=cluster_bias,
+        **numbered(tables=tables, projections=projections, biases=biases),
+    )
