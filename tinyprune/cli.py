@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import itertools
 import os
 import shlex
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tinyprune.bench import BENCHMARKS
 from tinyprune.errors import TinypruneError, UsageError
 
 
@@ -76,8 +78,23 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("gradcheck", gradcheck, "check every operation's gradient, and whole models'")
     sub.add_argument("--op", metavar="NAME", help="only operations whose name begins so")
-    sub.add_argument("--mode", choices=("complex", "central"), default="complex", help="how to measure (%(default)s)")
+    about = "how to measure (complex where the backend takes complex numbers, else central)"
+    sub.add_argument("--mode", choices=("complex", "central"), help=about)
+    sub.add_argument("--backend", default="numpy", help="whose operations are checked: numba or numpy (%(default)s)")
     sub.add_argument("--json", action="store_true", help="as JSON on standard output")
+
+    sub = command("bench", bench, "measure speed and memory, alone or against peers, and print ratios")
+    sub.add_argument("benchmark", choices=BENCHMARKS, help="what to measure")
+    about = "compare with these: torch (for matmul it is always NumPy's BLAS)"
+    sub.add_argument("--peers", default="", metavar="NAMES", help=about)
+    sub.add_argument("--backend", help="whose operations are measured (numba)")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--preset", help="the shapes of this preset or .toml file only")
+    what.add_argument("--shapes", default="", metavar="NAMES", help="these only, such as tiny,relative-d128,plain-d256")
+    sub.add_argument("--rounds", type=int, help="turns of each contender (what the benchmark needs)")
+    sub.add_argument("--threads", type=int, help="threads of each contender (all processors)")
+    sub.add_argument("--json", action="store_true", help="as JSON on standard output")
+    sub.add_argument("--plot", metavar="FILE.png", help="draw a picture, too")
     return parser
 
 
@@ -114,7 +131,7 @@ def add_setting(sub: argparse.ArgumentParser) -> None:
 
 def add_backend(sub: argparse.ArgumentParser) -> None:
     """--backend."""
-    sub.add_argument("--backend", default="numpy", help="implementation of the operations (%(default)s)")
+    sub.add_argument("--backend", default="numba", help="numba, compiled, or numpy, the textbook (%(default)s)")
 
 
 def add_gate_options(sub: argparse.ArgumentParser) -> None:
@@ -196,7 +213,7 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
     else:
         config = load_preset(arguments.preset or "tiny")
     again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
-    again += [] if arguments.backend == "numpy" else ["--backend", arguments.backend]
+    again += [] if arguments.backend == "numba" else ["--backend", arguments.backend]
     run = Run(directory, config, ops, shlex.join(again))
     if source is not None and not arguments.resume:
         run.adopt(source)
@@ -251,12 +268,14 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     """`tinyprune eval`."""
     import numpy as np
 
+    from tinyprune.compilation import announced
     from tinyprune.data import load_text
     from tinyprune.report import milliseconds_per_1k_tokens, stage_record
 
     saved = load_saved(arguments)
     text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows ends as NaN, and is noticed as that
+    # what overflows ends as NaN, and is noticed as that
+    with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):
         (ms,) = milliseconds_per_1k_tokens([saved.model], text)
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
     print_records([record | {"split": arguments.split}], arguments.json)
@@ -266,6 +285,7 @@ def generate_text(arguments: argparse.Namespace) -> None:
     """`tinyprune generate`: the prompt and what follows, on standard output as it comes."""
     import numpy as np
 
+    from tinyprune.compilation import announced
     from tinyprune.model.generation import generate
     from tinyprune.stages import say
 
@@ -282,9 +302,11 @@ def generate_text(arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(arguments.seed)
     options = {"temperature": arguments.temperature, "top_k": arguments.top_k}
     tokens = generate(saved.model, prompt, arguments.tokens, rng, **options)
+    with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate_model`
+        tokens = itertools.chain([next(tokens)], tokens)
     # Between words the tokenizer puts the space itself.
     print(arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt, end="", flush=True)
-    with np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate_model`
+    with np.errstate(over="ignore", invalid="ignore"):
         for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
             print(piece, end="", flush=True)
     print()
@@ -337,15 +359,36 @@ def describe(arguments: argparse.Namespace) -> None:
 
 def gradcheck(arguments: argparse.Namespace) -> None:
     """`tinyprune gradcheck`: a line for each operation, its worst argument; exit status 1 if a gradient is wrong."""
+    from tinyprune.compilation import announced
     from tinyprune.gradcheck import check_all
+    from tinyprune.kernels.backend import get_backend
 
-    worst = check_all(arguments.op, arguments.mode)
+    ops = get_backend(arguments.backend)
+    with announced(ops):
+        worst = check_all(arguments.op, arguments.mode, ops)
     if not worst:
         raise UsageError(f"no operation begins with {arguments.op!r}; `tinyprune gradcheck` lists all")
     print_records(worst, arguments.json)
     wrong = [record["operation"] for record in worst if not record["passed"]]
     if wrong:
         raise TinypruneError(f"wrong gradients: {', '.join(wrong)}")
+
+
+def bench(arguments: argparse.Namespace) -> None:
+    """`tinyprune bench`."""
+    from tinyprune.bench.options import make_options, run_benchmark
+    from tinyprune.bench.output import text_output
+    from tinyprune.tables import json_table
+
+    shapes = arguments.preset or arguments.shapes
+    options = make_options(arguments.backend, arguments.peers, shapes, arguments.rounds, arguments.threads)
+    records = run_benchmark(arguments.benchmark, options)
+    print(json_table(records) if arguments.json else text_output(records))
+    if arguments.plot:
+        from tinyprune.bench.plot import plot_benchmark
+        from tinyprune.plots import save_figure
+
+        save_figure(plot_benchmark(records), arguments.plot)
 
 
 def print_records(records: list[dict[str, Any]], as_json: bool) -> None:

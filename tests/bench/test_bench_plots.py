@@ -1,0 +1,98 @@
+"""Pictures of benchmarks show every record, and everybody can tell the contenders apart."""
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from tinyprune.bench.plot import plot_benchmark
+from tinyprune.plots import save_figure
+
+SUBJECTS = ["tinyprune (numba)", "torch plain", "torch sdpa", "torch.compile (sdpa)"]
+
+
+def speed_records(benchmark: str = "step", shapes: int = 3) -> list[dict]:
+    records = []
+    for s in range(shapes):
+        for i, subject in enumerate(SUBJECTS):
+            ms = 10.0 * (s + 1) * (i + 1)
+            record = {"benchmark": benchmark, "shape": f"shape {s}", "subject": subject, "median_ms": ms}
+            record |= {"ratio_to_subject": None if (s, i) == (1, 1) else i + 1.0, "gflops": 1e3 / ms}
+            records.append(record | ({"tokens_per_second": 1e3 / ms} if benchmark == "generate" else {}))
+    return records
+
+
+def sweep_records() -> list[dict]:
+    sweeps = {"T": [64, 128, 256, 512, 1024, 2048], "heads": [1, 2, 4, 6, 8], "threads": [1, 2]}
+    return [
+        {
+            "benchmark": "memory",
+            "shape": f"{sweep} {value}",
+            "subject": subject,
+            "median_ms": float(value * (i + 1)),
+            "peak_mib": float(10 * value * (i + 1)),
+            "sweep": sweep,
+            "value": value,
+        }
+        for sweep, values in sweeps.items()
+        for value in values
+        for i, subject in enumerate(SUBJECTS[:3])
+    ]
+
+
+def assert_inside(figure) -> None:
+    """Nothing is cut off, no text is smaller than 9 points."""
+    figure.draw_without_rendering()
+    assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight(), box
+
+
+def test_speeds():
+    figure = plot_benchmark(speed_records())
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "GFLOP per second (nominal)" and axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["shape 0", "shape 1", "shape 2"]
+    assert [line.get_label() for line in axes.lines] == SUBJECTS
+    for i, line in enumerate(axes.lines):
+        np.testing.assert_allclose(line.get_xdata(), [100 / ((s + 1) * (i + 1)) for s in range(3)])
+        assert list(line.get_ydata()) == [0, 1, 2]
+    # The ratio that was void is not written.
+    assert sorted(t.get_text() for t in axes.texts) == sorted(["2×"] * 2 + ["3×"] * 3 + ["4×"] * 3)
+    assert_inside(figure)
+
+
+def test_tokens_per_second():
+    (axes,) = plot_benchmark(speed_records("generate")).axes
+    assert axes.get_xlabel() == "tokens per second"
+
+
+@pytest.mark.parametrize("shapes", [1, 54])
+def test_few_and_many_shapes(shapes):
+    assert_inside(plot_benchmark(speed_records(shapes=shapes)))
+
+
+def test_sweeps():
+    figure = plot_benchmark(sweep_records())
+    assert len(figure.axes) == 6
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles == [f"{what} against {x}" for what in ("ms", "peak MiB") for x in ("T", "heads", "threads")]
+    for axes, factor in zip(figure.axes, [1] * 3 + [10] * 3, strict=True):
+        own = [line for line in axes.lines if line.get_label() in SUBJECTS]
+        assert len(own) == 3
+        for i, line in enumerate(own):
+            np.testing.assert_allclose(line.get_ydata(), factor * (i + 1) * np.array(line.get_xdata()))
+    assert figure.axes[0].get_xscale() == "log" and figure.axes[1].get_xscale() == "linear"
+    assert figure.axes[1].get_ylim()[0] == 0
+    assert_inside(figure)
+
+
+def test_contenders_differ_in_more_than_colour():
+    for figure in (plot_benchmark(speed_records()), plot_benchmark(sweep_records())):
+        for axes in figure.axes:
+            markers = [line.get_marker() for line in axes.lines if line.get_label() in SUBJECTS]
+            assert len(set(markers)) == len(markers)
+
+
+def test_a_picture_is_saved(tmp_path):
+    save_figure(plot_benchmark(speed_records()), tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

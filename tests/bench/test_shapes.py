@@ -1,0 +1,84 @@
+"""Which models are measured, and what they nominally compute."""
+
+import pytest
+from toy_works import write_model
+
+from tinyprune.bench.benchmarks.matmul import products
+from tinyprune.bench.shapes import (
+    ATTENTION_SHAPES,
+    STEP_SHAPES,
+    AbsolutePositions,
+    attention_gflop,
+    model_shape,
+    step_gflop,
+)
+from tinyprune.errors import UsageError
+from tinyprune.model.parameters import parameter_shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "gflop"),
+    [("relative-d128", 13.0), ("relative-d256", 82.7), ("plain-d128", 8.05), ("plain-d256", 62.8)],
+)
+def test_gflop_of_a_step(name, gflop):
+    """The numbers that PyTorch was first timed with."""
+    shape = model_shape(name)
+    assert step_gflop(shape.config, shape.B) == pytest.approx(gflop, rel=2e-3)
+
+
+def test_gflop_counted_by_hand():
+    shape = model_shape("tiny", B=1, heads=3)
+    D, W, T, S, N = 128, 48, 64, 128, 64
+    products = T * D * W * 2 + S * D * W * 2 + S * D * W + T * W * (2 * (S + N) + S)  # multiply-adds of a layer
+    assert step_gflop(shape.config, 1) * 1e9 == 4 * 3 * 2 * products
+    assert attention_gflop(model_shape("tiny").config, 1) * 1e9 == 3 * 2 * T * 128 * (2 * (S + N) + S)
+
+
+def test_a_feedforward_block_counts_as_much_as_persistent_vectors_of_its_width():
+    plain, transformer = model_shape("plain-d128"), model_shape("plain-d128", kind="transformer", N=0, F=256)
+    assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
+
+
+def test_the_shapes():
+    assert STEP_SHAPES == ("tiny", "small", "relative-d128", "relative-d256", "plain-d128", "plain-d256")
+    assert set(ATTENTION_SHAPES) == {*STEP_SHAPES, "relative-causal-d128", "relative-causal-d256"}
+    for name in ATTENTION_SHAPES:
+        shape = model_shape(name)
+        assert shape.B == 16 and shape.config.V == 103 and shape.config.H == 8, name
+        assert shape.config.span == (None if "causal" in name or "plain" in name else shape.config.M), name
+
+
+def test_the_plain_kind_has_persistent_vectors_but_neither_memory_nor_relative_positions():
+    config = model_shape("plain-d128").config
+    assert isinstance(config, AbsolutePositions) and config.M == 0 and not config.relative
+    names = parameter_shapes(config).keys()
+    assert {"positions", "layers.0.pk", "layers.0.pv"} <= names
+    assert not {"R", "layers.0.Wr", "layers.0.u", "layers.0.w"} & names
+
+
+def test_changes(tmp_path):
+    shape = model_shape("relative-d128", B=3, T=7, heads=5)
+    assert (shape.B, shape.config.T, shape.config.heads) == (3, 7, (5,) * 4)
+    assert shape.config.head_ids == (tuple(range(5)),) * 4
+    assert model_shape(write_model(tmp_path)).config.V == 17
+
+
+def test_what_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"'enormous'.*relative-d128"):
+        model_shape("enormous")
+    with pytest.raises(UsageError, match="cutoffs"):
+        model_shape(write_model(tmp_path, more="\ncutoffs = [5, 9]"))
+
+
+def test_products_are_all_that_linear_layers_take():
+    own = products(("relative-d128",))
+    B, T, S, D, V = 16, 128, 256, 128, 103
+    for rows, inputs, outputs in [(B * T, D, D), (B * S, D, D), (B * S, D, 3 * D), (S, D, D), (B * T, D, V)]:
+        assert (rows, inputs, outputs, "A·B") in own
+        assert (rows, outputs, inputs, "A·Bᵀ") in own  # dX
+        assert (inputs, rows, outputs, "Aᵀ·B") in own  # dW
+    assert len(own) == 15
+    every = products(())
+    assert set(own) < set(every) and len(every) == len(set(every))
+    for m, k, n in [(1024, 1024, 1024), (37, 53, 91), (1000, 333, 77)]:
+        assert {(m, k, n, layout) for layout in ("A·B", "A·Bᵀ", "Aᵀ·B")} <= set(every)

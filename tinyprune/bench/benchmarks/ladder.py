@@ -1,0 +1,83 @@
+"""The road from a plain loop to the kernels, rung by rung (`tinyprune.kernels.ladder`); NumPy's BLAS stands beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from tinyprune.bench.benchmarks.matmul import blas, matmul_gflop
+from tinyprune.bench.options import Options
+from tinyprune.bench.race import OURS, Case, Contender, race
+from tinyprune.bench.shapes import attention_gflop, model_shape
+from tinyprune.errors import UsageError
+from tinyprune.stages import say
+from tinyprune.tables import Record
+
+ROUNDS = 5
+N = 1024  # rows and columns of the matrices; of those that the lowest rungs multiply, which would take too long
+N_LOW = {"Python loops": 48, "compiled": 256}
+SHAPE, B = "relative-d128", 4
+
+
+def matmul_rung(rung: str, n: int) -> Contender:
+    """One rung's product of n × n matrices."""
+    return Contender(rung, OURS, "tinyprune.bench.ladder:matmul", {"rung": rung, "n": n}, matmul_gflop(n, n, n))
+
+
+def attention_rung(rung: str, **shape: Any) -> Contender:
+    """One rung's attention. The textbook has a process of its own, where its BLAS has the processors to itself."""
+    resolved = model_shape(**shape)
+    gflop = attention_gflop(resolved.config, resolved.B) / 3  # which counts backward as twice forward
+    library = "numpy" if rung.startswith("textbook") else OURS
+    return Contender(rung, library, "tinyprune.bench.ladder:attention", {"rung": rung} | shape, gflop)
+
+
+def climb(ladder: str, rungs: Sequence[Record], beside: Sequence[Record] = ()) -> list[Record]:
+    """A ladder's records from the lowest rung on, then what stands beside it.
+
+    `times_faster` is how many times as many operations per second a rung does as the one below. So are the ratios,
+    since the lowest rungs had less to do.
+    """
+    faster = [None, *(high["gflops"] / low["gflops"] for low, high in pairwise(rungs)), *(None for _ in beside)]
+    top = rungs[-1]["gflops"]
+    return [
+        {"ladder": ladder}
+        | row
+        | {"ratio_to_subject": row["ratio_to_subject"] and top / row["gflops"], "times_faster": times}
+        for row, times in zip([*rungs, *beside], faster, strict=True)
+    ]
+
+
+def matmul_ladder(rungs: Sequence[str], options: Options) -> list[Record]:
+    """The lowest rungs at sizes of their own, all others and BLAS at one."""
+    sizes = {rung: N_LOW.get(rung, N) for rung in rungs}
+    cases = [Case(f"{n}×{n}×{n}", (matmul_rung(rung, n),)) for rung, n in sizes.items() if n < N]
+    high = [matmul_rung(rung, n) for rung, n in sizes.items() if n == N]
+    cases.append(Case(f"{N}×{N}×{N}", (*reversed(high), blas((N, N, N, "A·B")))))
+    rows = race("ladder", cases, rounds=options.rounds or ROUNDS, threads=options.threads)
+    by_name = {row["subject"]: row for row in rows}
+    return climb("matmul", [by_name.pop(rung) for rung in rungs], list(by_name.values()))
+
+
+def attention_ladder(rungs: Sequence[str], name: str, options: Options) -> list[Record]:
+    """All rungs at one model's shape, forward."""
+    config = model_shape(name).config
+    if not config.relative or not config.N:
+        raise UsageError(f"the ladder of attention needs relative positions and persistent vectors, got {name}")
+    contenders = tuple(attention_rung(rung, name=name, B=B) for rung in reversed(rungs))
+    case = Case(f"attention of {name}, B {B}", contenders)
+    rows = race("ladder", [case], rounds=options.rounds or ROUNDS, threads=options.threads)
+    return climb("attention", rows[::-1])
+
+
+def run(options: Options) -> list[Record]:
+    """`tinyprune bench ladder`."""
+    from tinyprune.kernels.ladder import attention, matmul
+
+    if options.peers:
+        say("the ladder is compared with NumPy, always and only")
+    if len(options.shapes) > 1:
+        raise UsageError(f"the ladder of attention stands at one shape, got {', '.join(options.shapes)}")
+    name = options.shapes[0] if options.shapes else SHAPE
+    return matmul_ladder(tuple(matmul.RUNGS), options) + attention_ladder(tuple(attention.RUNGS), name, options)

@@ -1,0 +1,105 @@
+"""The models whose shapes are measured, and how many floating-point operations they take by the formula.
+
+    tiny, small       the presets, with their own dropout; a vocabulary of 103 unless the preset has one
+    relative-d128     the paper's kind of model: relative positions, memory 128; B 16, T 128, H 8, L 4, D 128, N 256
+    relative-d256     the same with L 6, D 256, N 1024
+    …-causal          the same, plain causal instead of the same-length mask
+    plain-d128, …     absolute positions and no memory, still with persistent vectors (see `AbsolutePositions`)
+
+The product of an (m, k) and a (k, n) matrix counts as 2·m·k·n operations, forward and backward together as three times
+forward. Of a layer with width W = heads · Dh, S = M + T and batch B that is, for a whole training step,
+
+    3 · [ B·T·4·D·W  (q and Wo)  +  B·S·4·D·W  (k, v)  +  B·4·T·(S + N)·W  (scores, values)
+          + B·2·T·S·W + 2·S·D·W  (position scores and R·Wr, with relative positions)  +  B·T·4·D·F  (feed-forward) ].
+
+Masked scores count; softmax, norms, optimizer, embedding and the output layer do not. A feed-forward block of width
+F = N would take as many operations as N persistent vectors. Attention alone is the terms with S but without D. So the
+four shapes of D 128 and 256 take 13.0 and 82.7 GFLOP a step with relative positions, 8.1 and 62.8 without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from tinyprune.config import ModelConfig, load_preset
+from tinyprune.errors import UsageError
+
+VOCABULARY = 103  # characters of the `pydoc` corpus
+
+
+class AbsolutePositions(ModelConfig):
+    """All-attention with learned absolute positions, which no `kind` offers: what the paper's kind is without its
+    relative positions and memory, so that one can see what these cost."""
+
+    relative = False
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model, and how many segments it reads at once."""
+
+    name: str
+    config: ModelConfig
+    B: int
+
+
+SIZES = {"d128": {"L": 4, "D": 128, "N": 256}, "d256": {"L": 6, "D": 256, "N": 1024}}
+KINDS = {
+    "relative": {"M": 128, "mask": "same-length"},
+    "relative-causal": {"M": 128, "mask": "causal"},
+    "plain": {"M": 0, "mask": "causal"},
+}
+PRESETS = ("tiny", "small")
+STEP_SHAPES = (*PRESETS, "relative-d128", "relative-d256", "plain-d128", "plain-d256")
+ATTENTION_SHAPES = (*STEP_SHAPES[:3], "relative-causal-d128", "relative-d256", "relative-causal-d256", *STEP_SHAPES[4:])
+
+
+def model_shape(name: str, **changes: Any) -> ModelShape:
+    """The model called `name`: one of the list above, any preset, or a .toml file.
+
+    Args:
+        changes: `B`, `heads` (open in every layer), or fields of `ModelConfig`.
+
+    Raises:
+        UsageError: if there is no such model, or it has an adaptive softmax.
+    """
+    B = changes.pop("B", None)
+    kind, _, size = name.rpartition("-")
+    if kind in KINDS and size in SIZES:
+        make = AbsolutePositions if kind == "plain" else ModelConfig
+        config = make(V=VOCABULARY, H=8, T=128, **KINDS[kind], **SIZES[size])
+        B = B or 16
+    else:
+        try:
+            run = load_preset(name)
+        except UsageError as error:
+            known = ", ".join(dict.fromkeys(STEP_SHAPES[2:] + ATTENTION_SHAPES[2:]))
+            raise UsageError(f"{error}; the benchmarks also know {known}") from error
+        config = dataclasses.replace(run.model, V=run.model.V or VOCABULARY)
+        B = B or run.train.B
+    if config.cutoffs:
+        raise UsageError(f"{name} has an adaptive softmax, which the benchmarks do not know; give one without cutoffs")
+    if "heads" in changes:
+        changes = changes | {"heads": (changes["heads"],) * config.L, "head_ids": ()}
+    return ModelShape(name, dataclasses.replace(config, **changes), B)
+
+
+def attention_gflop(config: ModelConfig, B: int) -> float:
+    """Nominal operations of one attention, all H heads, forward and backward, in 10⁹."""
+    S = config.M + config.T
+    scores_and_values = 4 * (S + config.N) + (2 * S if config.relative else 0)
+    return 3 * B * config.T * config.D * scores_and_values / 1e9
+
+
+def step_gflop(config: ModelConfig, B: int) -> float:
+    """Nominal operations of a training step, in 10⁹; of the heads that `config.heads` says are there."""
+    D, T, S, N = config.D, config.T, config.M + config.T, config.N
+    total = 0
+    for heads in config.heads:
+        W = heads * config.Dh
+        total += B * (T * 4 * D * W + S * 4 * D * W + 4 * T * (S + N) * W + T * 4 * D * config.F)
+        if config.relative:
+            total += B * 2 * T * S * W + 2 * S * D * W
+    return 3 * total / 1e9
