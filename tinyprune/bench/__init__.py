@@ -5,6 +5,7 @@
     step        a whole training step                                         against PyTorch, also torch.compile
     generate    one token at a time, keys and values kept                     against PyTorch eager
     memory      peak memory and time against T, open heads and threads        against PyTorch, plain and SDPA
+    ladder      the road from a plain loop to the kernels, rung by rung       against NumPy's BLAS
 
 What makes the ratios fair:
 
@@ -28,6 +29,7 @@ GFLOP are nominal, see `shapes.py`: they count what the formula says, whatever t
 
 # name -> module with `run(options)`, which returns records; imported only when asked for
 BENCHMARKS = {
-    name: f"tinyprune.bench.benchmarks.{name}" for name in ("matmul", "attention", "step", "generate", "memory")
+    name: f"tinyprune.bench.benchmarks.{name}"
+    for name in ("matmul", "attention", "step", "generate", "memory", "ladder")
 }
 PEERS = ("torch",)

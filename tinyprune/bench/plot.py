@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from tinyprune.bench.plot_ladder import plot_ladder
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, STYLE
 from tinyprune.tables import Record, show
 
@@ -18,7 +19,9 @@ SWEEPS = {"T": "T, attention alone", "heads": "heads in each layer, whole step",
 
 
 def plot_benchmark(records: Sequence[Record]) -> Figure:
-    """The picture that fits the benchmark; see `plot_speeds` and `plot_sweeps`."""
+    """The picture that fits the benchmark; see `plot_speeds`, `plot_sweeps` and `plot_ladder`."""
+    if records[0]["benchmark"] == "ladder":
+        return plot_ladder(records)
     with matplotlib.style.context(STYLE):
         return plot_sweeps(records) if records[0]["benchmark"] == "memory" else plot_speeds(records)
 

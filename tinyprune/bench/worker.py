@@ -11,6 +11,7 @@ import ctypes
 import gc
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 from tinyprune.bench.work import Work
 
-TURN = 0.02  # seconds that a turn lasts at least
+TURN = 0.1  # seconds that a turn lasts at least
 MEMORY_RUNS = 2
 MIB = 2**20
 
@@ -44,13 +45,12 @@ def calls_in_a_turn(work: Work) -> int:
     work.run()
     begin = time.perf_counter()
     work.run()
-    return max(1, round(TURN / (time.perf_counter() - begin)))
+    return max(1, math.ceil(TURN / (time.perf_counter() - begin)))
 
 
 def take_turn(work: Work, calls: int) -> dict[str, float]:
     """Time `calls` runs: `seconds` for one unit, `elapsed` for all, and how long threads `waited` for a processor."""
-    if calls > 1:
-        work.run()  # caches and threads are cold after the others' turns
+    work.run()  # caches and threads are cold after the others' turns
     gc.collect()
     waited, begin = waiting_seconds(), time.perf_counter()
     for _ in range(calls):

@@ -9,7 +9,6 @@ The plain Transformer's positions are absolute: when its T places are full, the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,26 +33,24 @@ class CachedDecoder:
         self.model = model
         context = config.M if config.mask == "same-length" else config.M + config.T - 1
         self.layers = [layer_parameters(model.params, i) for i in range(config.L)]
-        self.attention: list[dict[str, Any]] = []  # of each layer what `attention_step` takes by name
-        self.positions: list[NDArray | None] = []
-        self.keys: list[NDArray] = []  # ring buffers (C, H, Dh), with room for all that the newest token sees
-        self.values: list[NDArray] = []
+        self.attention = []  # of each layer its block, with room for all that the newest token sees
         for layer, gates in zip(self.layers, model.gates(), strict=True):
             p, gate, scale = layer, None, 1.0
             if gates is not None:
                 p = take_heads(layer, gates.active, config.Dh)
                 gate, scale = gates.values[gates.active], gates.scale
             arguments = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
-            self.attention.append(arguments | {"gate": gate, "scale": scale})
-            H = p["Wq"].shape[1] // config.Dh
-            self.positions.append(position_keys(model, p, H) if config.relative else None)
-            for buffers in (self.keys, self.values):
-                buffers.append(np.zeros((context + 1, H, config.Dh), p["Wq"].dtype))
+            r = position_keys(model, p) if config.relative else None
+            self.attention.append(
+                model.ops.AttentionStep(context + 1, config.Dh, r, **arguments, gate=gate, scale=scale)
+            )
         self.clear()
 
     def clear(self) -> None:
         """Forget everything read."""
         self.read = 0
+        for step in self.attention:
+            step.clear()
         self.latest: list[int] = []  # tokens to read again, for the plain Transformer
 
     def step(self, token: int) -> NDArray:
@@ -80,8 +77,8 @@ class CachedDecoder:
         x = model.embed(np.array([token]))[0][0]  # (D,)
         if not model.config.relative:
             x = ops.add(x, model.params["positions"][self.read])
-        for i, p in enumerate(self.layers):
-            x = ops.attention_step(x, self.keys[i], self.values[i], self.positions[i], self.read, **self.attention[i])
+        for p, step in zip(self.layers, self.attention, strict=True):
+            x = step(x)
             if model.config.F:
                 n, _ = ops.layernorm_forward(x, p["ffn.ln.scale"], p["ffn.ln.bias"])
                 y, _ = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
@@ -89,10 +86,11 @@ class CachedDecoder:
         return ops.layernorm_forward(x, model.params["ln.scale"], model.params["ln.bias"])[0]
 
 
-def position_keys(model: Transformer, layer: Parameters, H: int) -> NDArray:
-    """r of a layer with H heads for all distances, (M + T, H, Dh). It depends on no text, so it is worked out once."""
+def position_keys(model: Transformer, layer: Parameters) -> NDArray:
+    """r of a layer for all distances, (M + T, its heads, Dh). It depends on no text, so it is worked out once."""
     r, _ = model.ops.linear_forward(model.params["R"], layer["Wr"])
-    return r.reshape(len(r), H, model.config.Dh)
+    Dh = model.config.Dh
+    return r.reshape(len(r), r.shape[1] // Dh, Dh)
 
 
 def generate(

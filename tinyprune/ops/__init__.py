@@ -17,7 +17,7 @@ from tinyprune.ops.adaptive_softmax import (
 )
 from tinyprune.ops.add import add
 from tinyprune.ops.attention import attention_backward, attention_forward
-from tinyprune.ops.attention_step import attention_step
+from tinyprune.ops.attention_step import AttentionStep, attention_step
 from tinyprune.ops.context import context_backward, context_forward
 from tinyprune.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.ops.dropout import dropout_backward, dropout_forward
@@ -36,6 +36,7 @@ from tinyprune.ops.residual import residual_backward, residual_forward
 from tinyprune.ops.sgd import sgd_update
 
 __all__ = [
+    "AttentionStep",
     "adamw_update",
     "adaptive_embedding_backward",
     "adaptive_embedding_forward",

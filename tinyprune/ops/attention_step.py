@@ -22,6 +22,54 @@ from tinyprune.ops.linear import linear_forward
 from tinyprune.ops.projections import projections_forward
 
 
+class AttentionStep:
+    """A layer's attention block with buffers of its own, which reads a text token by token: `y = step(x)`.
+
+    A backend may arrange the weights for this use: what happens to them later need not have an effect.
+
+    Args:
+        C: places in the buffers: how many tokens are seen, the newest included.
+        Dh: width of a head.
+        r: position keys or None, see `attention_step`, and so the other arguments, which are given by name.
+    """
+
+    def __init__(
+        self,
+        C: int,
+        Dh: int,
+        r: NDArray | None,
+        *,
+        ln_scale: NDArray,
+        ln_bias: NDArray,
+        Wq: NDArray,
+        Wk: NDArray,
+        Wv: NDArray,
+        Wo: NDArray,
+        bo: NDArray,
+        u: NDArray | None = None,
+        w: NDArray | None = None,
+        pk: NDArray | None = None,
+        pv: NDArray | None = None,
+        gate: NDArray | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        weights = {"ln_scale": ln_scale, "ln_bias": ln_bias, "Wq": Wq, "Wk": Wk, "Wv": Wv, "Wo": Wo, "bo": bo}
+        self.arguments = weights | {"u": u, "w": w, "pk": pk, "pv": pv, "gate": gate, "scale": scale}
+        self.r = r
+        self.keys, self.values = np.zeros((2, C, Wq.shape[1] // Dh, Dh), Wq.dtype)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything read."""
+        self.read = 0
+
+    def __call__(self, x: NDArray) -> NDArray:
+        """Read one token: y from x, both (D,)."""
+        y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments)
+        self.read += 1
+        return y
+
+
 def attention_step(
     x: NDArray,
     keys: NDArray,

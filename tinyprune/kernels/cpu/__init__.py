@@ -13,7 +13,7 @@ from tinyprune.kernels.cpu.adaptive_softmax import (
 )
 from tinyprune.kernels.cpu.add import add
 from tinyprune.kernels.cpu.attention import attention_backward, attention_forward
-from tinyprune.kernels.cpu.attention_step import attention_step
+from tinyprune.kernels.cpu.attention_step import AttentionStep, attention_step
 from tinyprune.kernels.cpu.context import context_forward
 from tinyprune.kernels.cpu.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.kernels.cpu.dropout import dropout_backward, dropout_forward
@@ -30,6 +30,7 @@ from tinyprune.kernels.cpu.residual import residual_backward, residual_forward
 from tinyprune.kernels.cpu.sgd import sgd_update
 
 __all__ = [
+    "AttentionStep",
     "adamw_update",
     "adaptive_embedding_backward",
     "adaptive_embedding_forward",

@@ -46,8 +46,8 @@ from tinyprune.kernels.cpu.attention_tiles import (
     pack,
     scores_add,
     scores_set,
-    softmax_row,
-    softmax_row_backward,
+    softmax_rows,
+    softmax_rows_backward,
     unpack,
 )
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part, threads
@@ -160,11 +160,9 @@ def head_forward(
             n = min(CHUNK, N - a)
             wide = round_up(n, width)
             scores_set(tile, zero, panels, pk_at + a * D, wide, s, edge, row, D)
-            for t in range(TILE):
-                softmax_row(
-                    s, TILE + t * row, wide, zero, n, tile, top + t, sums + t * W, o + t * D, D,
-                    entry + t * (S + N) + S + a, key0, key1, threshold,
-                )  # fmt: skip
+            softmax_rows(
+                s, edge, row, wide, zero, n, zero, tile, top, sums, o, D, entry + S + a, S + N, key0, key1, threshold
+            )
             mix(s, edge, row, pv_rows, a * D, D, n, tile, o, D)
         # The keys that queries t0 … t0 + TILE − 1 see, and where the first of them finds its position scores.
         first = max(0, t0 + M - span) // width * width
@@ -183,12 +181,11 @@ def head_forward(
                 scores_add(tile, query_u, panels, k_panels + (first + a) * D, wide, s, TILE + a, row, D)
             else:
                 scores_set(tile, query_u, panels, k_panels + (first + a) * D, wide, s, TILE + a, row, D)
-            for t in range(TILE):
-                last = t0 + t + M - first - a  # the query's own position among these keys
-                softmax_row(
-                    s, TILE + a + t * row, wide, last - span, min(last + 1, n), tile, top + t, sums + t * W, o + t * D,
-                    D, entry + t * (S + N) + first + a, key0, key1, threshold,
-                )  # fmt: skip
+            own = t0 + M - first - a  # the first query's own position among these keys
+            softmax_rows(
+                s, edge + a, row, wide, own - span, own + 1, number(1), tile, top, sums, o, D, entry + first + a, S + N,
+                key0, key1, threshold,
+            )  # fmt: skip
             n = min(n, S - first - a)  # the last tile may reach beyond the last key
             if n > 0:
                 mix(s, TILE + a, row, v, k_at + (first + a) * stride, stride, n, tile, o, D)
@@ -283,9 +280,6 @@ def head_backward(
         load_queries(q, q_at + t0 * stride, stride, count, u, w, h * D, relative, tile, D, root)
         fill_zero(tile, gradients, 3 * TILE * D)
         fill_zero(tile, do, TILE * D)
-        for t in range(TILE):
-            tile[lse_at + t] = -LOWEST  # rows past the last query: weights 0
-            tile[delta + t] = 0
         for t in range(count):
             at = q_at + (t0 + t) * stride
             along = broadcast(q, 0.0)
@@ -302,11 +296,10 @@ def head_backward(
             wide = round_up(n, width)
             scores_set(tile, zero, panels, pk_at + a * D, wide, s, edge, row, D)
             scores_set(tile, do, panels, pv_at + a * D, wide, s, g + TILE, row, D)
-            for t in range(TILE):
-                softmax_row_backward(
-                    s, TILE + t * row, g + TILE + t * row, wide, zero, n, tile[lse_at + t], tile[delta + t],
-                    entry + t * (S + N) + S + a, key0, key1, threshold, raise_kept,
-                )  # fmt: skip
+            softmax_rows_backward(
+                s, edge, g + TILE, row, wide, zero, n, zero, tile, lse_at, delta, count, entry + S + a, S + N,
+                key0, key1, threshold, raise_kept,
+            )  # fmt: skip
             mix(s, g + TILE, row, pk, (h * N + a) * D, D, n, tile, gradients, D)
             outer(tile, do, s, edge, row, wide, d_panels, pv_at + a * D, D)
             outer(tile, zero, s, g + TILE, row, wide, d_panels, pk_at + a * D, D)
@@ -327,13 +320,11 @@ def head_backward(
             else:
                 scores_set(tile, query_u, panels, k_panels + (first + a) * D, wide, s, TILE + a, row, D)
             scores_set(tile, do, panels, v_panels + (first + a) * D, wide, s, g + TILE + a, row, D)
-            for t in range(TILE):
-                last = t0 + t + M - first - a
-                high = min(last + 1, n) if t < count else 0
-                softmax_row_backward(
-                    s, TILE + a + t * row, g + TILE + a + t * row, wide, last - span, high, tile[lse_at + t],
-                    tile[delta + t], entry + t * (S + N) + first + a, key0, key1, threshold, raise_kept,
-                )  # fmt: skip
+            own = t0 + M - first - a
+            softmax_rows_backward(
+                s, edge + a, g + TILE + a, row, wide, own - span, own + 1, number(1), tile, lse_at, delta, count,
+                entry + first + a, S + N, key0, key1, threshold, raise_kept,
+            )  # fmt: skip
             n_keys = min(n, S - first - a)
             if n_keys > 0:
                 mix(s, g + TILE + a, row, k, k_at + (first + a) * stride, stride, n_keys, tile, gradients + query_u, D)

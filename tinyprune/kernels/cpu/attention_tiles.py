@@ -20,7 +20,6 @@ from tinyprune.kernels.cpu.simd import (
     load,
     maximum,
     microkernel,
-    muladd,
     multiply,
     never_inline,
     only_lanes,
@@ -159,76 +158,81 @@ def show_only(s, at, n, low, high):
 
 
 @part
-def softmax_row(s, at, n, low, high, tile, top, sums, out, D, entry, key0, key1, threshold):
-    """Take n more scores (base 2) of one query into its online softmax (Milakov & Gimelshein 2018, Alg. 3).
+def softmax_rows(s, at, row, n, low, high, slope, tile, top, sums, out, D, entry, entries, key0, key1, threshold):
+    """Take n more scores (base 2) of each query into its online softmax (Milakov & Gimelshein 2018, Alg. 3).
 
-    In `tile`, at `top` is the running maximum m, at `sums` the sum of 2^(s − m) by lanes, at `out` the output so far.
-    Scores become weights 2^(s − m), those that dropout takes out 0; `entry` is the number of the first for the hash.
-    The maximum is lazy: while no score passes it by more than 2^RISE nothing has to be rescaled.
+    Query t has its scores at s[at + t · row] and sees those from low + t · slope to high + t · slope. In `tile`, at
+    top + t is its running maximum m, then the sums of 2^(s − m) by lanes, and its output so far. Scores become weights
+    2^(s − m), those that dropout takes out 0; entry + t · entries is the number of the first for the hash. The maximum
+    is lazy: while no score passes it by more than 2^RISE nothing has to be rescaled.
     """
     never_inline()
     W = lanes(s)
-    low = max(low, 0)
-    high = min(high, n)
-    if high <= low:
-        fill_zero(s, at, n)
-        return
-    begin, end = show_only(s, at, n, low, high)
-    best = load(s, at + begin)
-    for j in range(at + begin + W, at + end, W):
-        best = maximum(load(s, j), best)
-    m = tile[top]
-    total = load(tile, sums)
-    if any_greater(best, broadcast(s, m + RISE)):
-        new = max(m, largest(best))
-        shrink = exp2(broadcast(s, m - new))
-        total = multiply(total, shrink)
-        for d in range(out, out + D, W):
-            store(tile, d, multiply(load(tile, d), shrink))
-        tile[top] = m = new
-    m_all = broadcast(s, m)
-    if threshold:
-        for j in range(begin, end, W):
-            p = exp2(subtract(load(s, at + j), m_all))
-            total = add(total, p)
-            store(s, at + j, drop(p, entry + j, key0, key1, threshold))
-    else:
-        for j in range(at + begin, at + end, W):
-            p = exp2(subtract(load(s, j), m_all))
-            total = add(total, p)
-            store(s, j, p)
-    store(tile, sums, total)
+    for t in range(TILE):
+        x = at + t * row
+        first, last = max(low + t * slope, 0), min(high + t * slope, n)
+        if last <= first:
+            fill_zero(s, x, n)
+            continue
+        begin, end = show_only(s, x, n, first, last)
+        best = load(s, x + begin)
+        for j in range(x + begin + W, x + end, W):
+            best = maximum(load(s, j), best)
+        m = tile[top + t]
+        total = load(tile, sums + t * W)
+        if any_greater(best, broadcast(s, m + RISE)):
+            new = max(m, largest(best))
+            shrink = exp2(broadcast(s, m - new))
+            total = multiply(total, shrink)
+            for d in range(out + t * D, out + (t + 1) * D, W):
+                store(tile, d, multiply(load(tile, d), shrink))
+            tile[top + t] = m = new
+        m_all = broadcast(s, m)
+        if threshold:
+            for j in range(begin, end, W):
+                p = exp2(subtract(load(s, x + j), m_all))
+                total = add(total, p)
+                store(s, x + j, drop(p, entry + t * entries + j, key0, key1, threshold))
+        else:
+            for j in range(x + begin, x + end, W):
+                p = exp2(subtract(load(s, j), m_all))
+                total = add(total, p)
+                store(s, j, p)
+        store(tile, sums + t * W, total)
 
 
 @part
-def softmax_row_backward(s, at, g, n, low, high, lse, delta, entry, key0, key1, threshold, raise_kept):
-    """From n scores at s[at] and da = do·v at s[g] to weights and ds, in place.
+def softmax_rows_backward(
+    s, at, g, row, n, low, high, slope, tile, lse, delta, count, entry, entries, key0, key1, threshold, raise_kept
+):
+    """From n scores of each query and da = do·v, at s[g + t · row], to weights and ds, in place.
 
     a = 2^(s − lse)     ã = a · keep · raise_kept     ds = ã · da − a · delta,     delta = Σ_j ã_j da_j = do · o
+
+    In `tile`, at lse + t and delta + t, are query t's. Rows from `count` on are no queries: zeros.
     """
     never_inline()
     W = lanes(s)
-    low = max(low, 0)
-    high = min(high, n)
-    if high <= low:
-        fill_zero(s, at, n)
-        fill_zero(s, g, n)
-        return
-    begin, end = show_only(s, at, n, low, high)
-    fill_zero(s, g, begin)
-    fill_zero(s, g + end, n - end)
-    lse_all = broadcast(s, lse)
-    delta_all = broadcast(s, delta)
-    if threshold:
-        raised = broadcast(s, raise_kept)
-        minus_delta = broadcast(s, -delta)
-        for j in range(begin, end, W):
-            a = exp2(subtract(load(s, at + j), lse_all))
-            dropped = multiply(drop(a, entry + j, key0, key1, threshold), raised)
-            store(s, at + j, dropped)
-            store(s, g + j, muladd(dropped, load(s, g + j), multiply(a, minus_delta)))
-    else:
-        for j in range(begin, end, W):
-            a = exp2(subtract(load(s, at + j), lse_all))
-            store(s, at + j, a)
-            store(s, g + j, multiply(a, subtract(load(s, g + j), delta_all)))
+    raised = broadcast(s, raise_kept)
+    for t in range(TILE):
+        x, y = at + t * row, g + t * row
+        first, last = max(low + t * slope, 0), min(high + t * slope, n)
+        if last <= first or t >= count:
+            fill_zero(s, x, n)
+            fill_zero(s, y, n)
+            continue
+        begin, end = show_only(s, x, n, first, last)
+        fill_zero(s, y, begin)
+        fill_zero(s, y + end, n - end)
+        lse_all, delta_all = broadcast(s, tile[lse + t]), broadcast(s, tile[delta + t])
+        if threshold:
+            for j in range(begin, end, W):
+                a = exp2(subtract(load(s, x + j), lse_all))
+                dropped = multiply(drop(a, entry + t * entries + j, key0, key1, threshold), raised)
+                store(s, x + j, dropped)
+                store(s, y + j, subtract(multiply(dropped, load(s, y + j)), multiply(a, delta_all)))
+        else:
+            for j in range(begin, end, W):
+                a = exp2(subtract(load(s, x + j), lse_all))
+                store(s, x + j, a)
+                store(s, y + j, multiply(a, subtract(load(s, y + j), delta_all)))
