@@ -214,23 +214,26 @@ def pack_head(r, pk, h, H, S, N, D, front, relative, panels):
 @parallel_kernel
 def forward(
     workers, q, k, v, r, u, w, pk, pv, factors, out, lse, gated, B, H, T, S, N, D, root, pv_factor, span, relative, row,
-    key0, key1, threshold, raise_kept, tile, s, panels, pv_rows,
+    key0, key1, threshold, raise_kept, scratch,
 ):  # fmt: skip
     """All heads, each worker a run of them: head by head, so that what belongs to a head is packed once."""
     for i in prange(workers):
         W = lanes(q)
+        tile_size, s_size, pv_size = TILE * (4 * D + 1 + W), TILE * (row + 2), N * D
+        mine = scratch[i]
+        tile, s = mine[:tile_size], mine[tile_size : tile_size + s_size]
+        pv_rows, panels = mine[tile_size + s_size : tile_size + s_size + pv_size], mine[tile_size + s_size + pv_size :]
         packed = -1
         for unit in range(i * B * H // workers, (i + 1) * B * H // workers):
             h, b = unit // B, unit % B
             if h != packed:
-                pack_head(r, pk, h, H, S, N, D, -T % TILE, relative, panels[i])
-                scaled = pv_rows[i]
+                pack_head(r, pk, h, H, S, N, D, -T % TILE, relative, panels)
                 for n in range(0, N * D, W):
-                    store(scaled, n, multiply(load(pv, h * N * D + n), broadcast(q, pv_factor)))
+                    store(pv_rows, n, multiply(load(pv, h * N * D + n), broadcast(q, pv_factor)))
                 packed = h
             head_forward(
-                q, k, v, u, w, panels[i], pv_rows[i], out, lse, b, h, H, T, S, N, D, root, span, relative, row,
-                key0, key1, threshold, raise_kept, tile[i], s[i],
+                q, k, v, u, w, panels, pv_rows, out, lse, b, h, H, T, S, N, D, root, span, relative, row,
+                key0, key1, threshold, raise_kept, tile, s,
             )  # fmt: skip
             factor = broadcast(q, factors[h])
             for t in range(T):
@@ -377,8 +380,7 @@ def head_backward_closed(dout, out, dq, dk, dv, group, groups, h, B, H, T, S, D)
 @parallel_kernel
 def backward(
     workers, q, k, v, r, u, w, pk, pv, factors, order, closed, out, lse, dout, dq, dk, dv, dr, dpk, dpv, duw, dgate,
-    B, H, T, S, N, D, root, pv_factor, span, relative, groups, row, key0, key1, threshold, raise_kept, tile, s, panels,
-    d_panels,
+    B, H, T, S, N, D, root, pv_factor, span, relative, groups, row, key0, key1, threshold, raise_kept, scratch,
 ):  # fmt: skip
     """All heads, each worker a run of (head, batch group) units: `order` names the heads, last the `closed` ones.
 
@@ -389,28 +391,33 @@ def backward(
         width = 2 * lanes(q)
         zero = number(0)
         front = -T % TILE
+        tile_size, s_size = TILE * (7 * D + 2), 2 * TILE * (row + 2)
+        mine = scratch[i]
+        tile, s = mine[:tile_size], mine[tile_size : tile_size + s_size]
+        panels_size = (mine.size - tile_size - s_size) // 2
+        panels, d_panels = mine[tile_size + s_size : mine.size - panels_size], mine[mine.size - panels_size :]
         opened = H - closed
         for unit in range(i * groups * opened // workers, (i + 1) * groups * opened // workers):
             h, group = order[unit // groups], unit % groups
-            pv_at = pack_head(r, pk, h, H, S, N, D, front, relative, panels[i])
+            pv_at = pack_head(r, pk, h, H, S, N, D, front, relative, panels)
             pk_at = pv_at - round_up(N, width) * D
             k_panels = pv_at + pv_at - pk_at
-            pack(pv, h * N * D, D, N, panels[i], pv_at, zero, round_up(N, width) // width, D, pv_factor)
-            fill_zero(d_panels[i], zero, k_panels)
+            pack(pv, h * N * D, D, N, panels, pv_at, zero, round_up(N, width) // width, D, pv_factor)
+            fill_zero(d_panels, zero, k_panels)
             slot = group * H + h
             fill_zero(duw, slot * 2 * D, 2 * D)
             gate_sum = 0.0
             for b in range(group * B // groups, (group + 1) * B // groups):
                 gate_sum += head_backward(
-                    q, k, v, r, u, w, pk, panels[i], pk_at, pv_at, k_panels, out, lse, dout, dq, dk, dv, d_panels[i],
+                    q, k, v, r, u, w, pk, panels, pk_at, pv_at, k_panels, out, lse, dout, dq, dk, dv, d_panels,
                     duw, slot * 2 * D, b, h, H, T, S, N, D, root, span, relative, factors[h], row,
-                    key0, key1, threshold, raise_kept, tile[i], s[i],
+                    key0, key1, threshold, raise_kept, tile, s,
                 )  # fmt: skip
             dgate[slot] = gate_sum
             if relative:
-                unpack(d_panels[i], zero, front, S, dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2)
-            unpack(d_panels[i], pk_at, zero, N, dpk, slot * N * D, D, D, LN_2)
-            unpack(d_panels[i], pv_at, zero, N, dpv, slot * N * D, D, D, pv_factor)
+                unpack(d_panels, zero, front, S, dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2)
+            unpack(d_panels, pk_at, zero, N, dpk, slot * N * D, D, D, LN_2)
+            unpack(d_panels, pv_at, zero, N, dpv, slot * N * D, D, D, pv_factor)
         for unit in range(i * groups * closed // workers, (i + 1) * groups * closed // workers):
             h, group = order[opened + unit // groups], unit % groups
             slot = group * H + h
@@ -526,13 +533,11 @@ def attention_forward(
     factors = np.full(H, scale, dtype) if gate is None else gate * dtype.type(scale)
     workers = max(1, min(threads(), B * H))
     row = row_length(S, N, dtype, CHUNK)
+    size = TILE * (4 * D + 1 + VECTOR_BYTES // dtype.itemsize + row + 2) + (N + panel_rows(T, S, N, relative)) * D
     forward(
         workers, *(x.ravel() for x in (q, k, v, r, u, w, pk, pv)), factors, out.ravel(), lse.ravel(), gated.ravel(),
         B, H, T, S, N, D, 1 / math.sqrt(Dh), math.sqrt(N), span, relative, row, key0, key1, threshold, raise_kept,
-        empty((workers, TILE * (4 * D + 1 + VECTOR_BYTES // dtype.itemsize)), dtype),
-        empty((workers, TILE * (row + 2)), dtype),
-        empty((workers, panel_rows(T, S, N, relative) * D), dtype),
-        empty((workers, N * D), dtype),
+        empty((workers, size), dtype),
     )  # fmt: skip
     o = out if Dh == D else contiguous(out[..., :Dh])
     result = gated if Dh == D else contiguous(gated[..., :Dh])
@@ -573,10 +578,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | 
         workers, *(x.ravel() for x in (c.q, c.k, c.v, c.r, c.u, c.w, c.pk, c.pv)), factors, order, closed,
         *(x.ravel() for x in (c.out, c.lse, dout, dq, dk, dv, dr, dpk, dpv, duw, dgate)),
         B, H, T, S, N, D, 1 / math.sqrt(Dh), math.sqrt(N), c.span, relative, groups, row, *c.dropout,
-        empty((workers, TILE * (7 * D + 2)), dtype),
-        empty((workers, 2 * TILE * (row + 2)), dtype),
-        empty((workers, rows * D), dtype),
-        empty((workers, rows * D), dtype),
+        empty((workers, TILE * (7 * D + 2 + 2 * (row + 2)) + 2 * rows * D), dtype),
     )  # fmt: skip
     for slots in (dr, dpk, dpv, duw):
         add_groups(slots.ravel(), groups, slots.size // groups)
