@@ -185,7 +185,7 @@ def test_a_stage_whose_predecessor_is_not_finished(book, tmp_path):
         ("--objective=both", "argument --objective: invalid choice: 'both'"),
         ("--tokenizer=bpe", "argument --tokenizer: invalid choice: 'bpe'"),
         ("--preset=huge", "no preset or .toml file 'huge'; presets are "),
-        ("--backend=abacus", "backend must be one of numpy"),
+        ("--backend=abacus", "backend must be one of numba, numpy"),
         ("--corpus=nowhere.txt", "data.corpus: there is no corpus and no file 'nowhere.txt'; give one of pydoc, "),
         ("--corpus=.", "data.corpus: '.' is a folder"),
         ("--frobnicate", "unrecognized arguments: --frobnicate; see tinyprune --help"),
@@ -262,7 +262,7 @@ def test_other_commands(command, said):
         (["--prompt=1", "--top-k=0"], "--top-k must be at least 1, got 0"),
         (["--prompt=1", "--tokens=0"], "--tokens must be at least 1, got 0"),
         (["--prompt=1", "--seed=-1"], "--seed must be at least 0, got -1"),
-        (["--prompt=1", "--backend=abacus"], "backend must be one of numpy"),
+        (["--prompt=1", "--backend=abacus"], "backend must be one of numba, numpy"),
     ],
 )
 def test_a_prompt_or_an_option_that_cannot_be(options, said, finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 @contextmanager
 def announced(ops: SimpleNamespace) -> Iterator[None]:
-    """Show, on standard error, which functions the backend `ops` compiles meanwhile; nothing if it compiles none.
+    """Say, on standard error, that the backend `ops` compiles, and on a terminal show what; nothing if it does not.
 
     Args:
         ops: a backend's operations, see `get_backend`.
@@ -21,8 +22,10 @@ def announced(ops: SimpleNamespace) -> Iterator[None]:
 
         def tell(name: str) -> None:
             if not bars:
-                form = "tinyprune: compiling kernels, once on this machine: {n} functions in {elapsed}{postfix}"
-                bars.append(stack.enter_context(tqdm(bar_format=form, dynamic_ncols=True)))
+                message = "tinyprune: compiling kernels, once on this machine: about half a minute"
+                print(message, file=sys.stderr, flush=True)
+                form = "{n} functions in {elapsed}{postfix}"
+                bars.append(stack.enter_context(tqdm(bar_format=form, dynamic_ncols=True, leave=False, disable=None)))
             bars[0].set_postfix_str(name, refresh=False)
             bars[0].update()
 
