@@ -34,7 +34,7 @@ def write_text(directory: Path, name: str = "book.txt") -> Path:
 def start(*arguments: str | Path, **options: Any) -> subprocess.Popen:
     """Start `tinyprune` with these arguments; its output is kept apart from what it says on standard error."""
     # One thread, so that sums are added in the same order every time and tests in parallel do not slow each other.
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"} | options.pop("env", {})
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"} | options.pop("env", {})
     command = [sys.executable, "-m", "tinyprune", *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL} | options
     return subprocess.Popen(command, env=environment, text=True, encoding="utf-8", **options)
