@@ -82,7 +82,7 @@ def test_runs_of_keys_longer_than_a_chunk(T, M, N, same_length, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_scores_far_apart(dtype):
-    """Maxima that rise late and steeply make the lazy rescaling work; nothing overflows."""
+    """Maxima that rise late and steeply: everything is rescaled often, and nothing overflows."""
     x, dout = arguments(np.random.default_rng(4), 2, 2, 40, 20, 16, 30, True, None, dtype)
     x[0] *= 12
     x[1] *= np.linspace(0, 3, 60, dtype=dtype)[:, None, None]

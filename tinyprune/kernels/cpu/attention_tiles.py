@@ -31,7 +31,6 @@ from tinyprune.kernels.cpu.simd import (
 TILE = 32  # queries in a tile
 ROWS = 8 if REGISTERS == 32 else 4  # of a register tile: ROWS × 2 sums, 2 vectors of keys, 1 number
 LOWEST = -1e30  # a score that is out of sight; not −∞, since −∞ − (−∞) is NaN
-RISE = 16.0  # how far a score may pass the running maximum, in powers of 2, before everything is rescaled
 
 tile_set = microkernel(ROWS, 2, False)
 tile_add = microkernel(ROWS, 2, True)
@@ -163,8 +162,7 @@ def softmax_rows(s, at, row, n, low, high, slope, tile, top, sums, out, D, entry
 
     Query t has its scores at s[at + t · row] and sees those from low + t · slope to high + t · slope. In `tile`, at
     top + t is its running maximum m, then the sums of 2^(s − m) by lanes, and its output so far. Scores become weights
-    2^(s − m), those that dropout takes out 0; entry + t · entries is the number of the first for the hash. The maximum
-    is lazy: while no score passes it by more than 2^RISE nothing has to be rescaled.
+    2^(s − m), those that dropout takes out 0; entry + t · entries is the number of the first for the hash.
     """
     never_inline()
     W = lanes(s)
@@ -180,7 +178,7 @@ def softmax_rows(s, at, row, n, low, high, slope, tile, top, sums, out, D, entry
             best = maximum(load(s, j), best)
         m = tile[top + t]
         total = load(tile, sums + t * W)
-        if any_greater(best, broadcast(s, m + RISE)):
+        if any_greater(best, broadcast(s, m)):
             new = max(m, largest(best))
             shrink = exp2(broadcast(s, m - new))
             total = multiply(total, shrink)
