@@ -69,10 +69,12 @@ def gradient_norm(grads: dict[str, NDArray], ops: SimpleNamespace) -> float:
         NotFiniteError: if it is NaN or infinite, naming the first gradient to blame.
     """
     norms = {name: math.sqrt(ops.squared_norm(grad)) for name, grad in grads.items()}
-    for name, norm in norms.items():
-        if not math.isfinite(norm):
-            raise NotFiniteError(f"the gradient of {name} has a norm of {norm}")
-    return math.hypot(*norms.values())
+    common = math.hypot(*norms.values())
+    if not math.isfinite(common):
+        for name, norm in norms.items():
+            if not math.isfinite(norm):
+                raise NotFiniteError(f"the gradient of {name} has a norm of {norm}")
+    return common
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
@@ -101,6 +103,8 @@ class Optimizer(ABC):
         self.ops = ops or get_backend("numpy")
         self.steps = 0
         self.moments: dict[str, NDArray] = {}
+        # the names of a parameter's moments, written out once and not in every step
+        self.moments_of = {name: [f"{kind}.{name}" for kind in self.MOMENTS] for name in groups}
 
     @abstractmethod
     def update(
@@ -124,31 +128,33 @@ class Optimizer(ABC):
             UsageError: for a name that is not in the groups or not in `params`, or a gradient of another shape.
             CheckpointError: if moments that were loaded do not fit the parameters. Nothing is changed in either case.
         """
-        for name in (*self.groups, *grads):
-            if name not in params:
-                raise UsageError(f"there is no parameter {name}, although it has a group or a gradient")
+        for names in (self.groups.keys(), grads.keys()):
+            if not names <= params.keys():
+                missing = next(name for name in names if name not in params)
+                raise UsageError(f"there is no parameter {missing}, although it has a group or a gradient")
         if not self.moments:
             self.moments = {f"{k}.{name}": np.zeros_like(params[name]) for k in self.MOMENTS for name in self.groups}
         for name, grad in grads.items():
             self._check(name, params[name], grad)
 
         self.steps += 1
+        lr, grad_scale = float(lr), float(grad_scale)
         for name, grad in grads.items():
             group = self.groups[name]
-            moments = [self.moments[f"{kind}.{name}"] for kind in self.MOMENTS]
-            rate = float(lr) * group.lr_multiplier
-            self.update(params[name], grad, moments, rate, group.weight_decay, float(grad_scale))
+            moments = [self.moments[key] for key in self.moments_of[name]]
+            self.update(params[name], grad, moments, lr * group.lr_multiplier, group.weight_decay, grad_scale)
 
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
             raise UsageError(f"{name} has a gradient but no parameter group; give the optimizer a group for it")
-        if grad.shape != param.shape:
+        shape, dtype = param.shape, param.dtype
+        if grad.shape != shape:
             raise UsageError(f"the gradient of {name} must have the parameter's shape {param.shape}, got {grad.shape}")
-        for kind in self.MOMENTS:
-            moment = self.moments[f"{kind}.{name}"]
-            if (moment.shape, moment.dtype) != (param.shape, param.dtype):
+        for key in self.moments_of[name]:
+            moment = self.moments[key]
+            if moment.shape != shape or moment.dtype != dtype:
                 raise CheckpointError(
-                    f"optimizer state {kind}.{name} is {moment.dtype} {moment.shape}, but the parameter is "
+                    f"optimizer state {key} is {moment.dtype} {moment.shape}, but the parameter is "
                     f"{param.dtype} {param.shape}; use the checkpoint that was saved with this model"
                 )
 
@@ -219,9 +225,20 @@ class AdamW(Optimizer):
     def update(
         self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float, grad_scale: float
     ) -> None:
-        c = self.config
-        constants = {"beta1": c.beta1, "beta2": c.beta2, "eps": c.eps, "step": self.steps, "grad_scale": grad_scale}
-        self.rule(param, grad, *moments, lr=lr, decay=decay, **constants)
+        c, (m, v) = self.config, moments
+        self.rule(
+            param,
+            grad,
+            m,
+            v,
+            lr=lr,
+            decay=decay,
+            beta1=c.beta1,
+            beta2=c.beta2,
+            eps=c.eps,
+            step=self.steps,
+            grad_scale=grad_scale,
+        )
 
 
 class LAMB(AdamW):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given
 
 from tinyprune.kernels.cpu.add import add
+from tinyprune.kernels.cpu.arguments import SMALL
 
 from .compare import (
     LARGE,
@@ -17,6 +18,17 @@ from .compare import (
     seeds,
     widths,
 )
+
+VIEWS = {
+    "last rows": lambda x: np.ascontiguousarray(x[:5, :, :67])[:, 39:],
+    "rows with gaps": lambda x: x[:5, :61, :67],
+    "every second": lambda x: np.repeat(x[:5, :61, :67], 2, axis=0)[1::2],
+    "backwards": lambda x: np.ascontiguousarray(x[:, :61, :67])[4::-1],
+    "one row five times": lambda x: np.broadcast_to(x[0, :61, :67].copy(), (5, 61, 67)),
+    "transposed": lambda x: x[:5, :67, :61].transpose(0, 2, 1),
+    "in Fortran's order": lambda x: np.asfortranarray(x[:5, :61, :67]),
+    "every second entry": lambda x: np.repeat(x[:5, :61, :67], 2, axis=2)[..., ::2],
+}
 
 
 @each_dtype
@@ -38,9 +50,24 @@ def test_views_and_arrays_that_are_read_only():
     assert_same_bits(add(a, b), a + b)
 
 
+@each_dtype
+@pytest.mark.parametrize("view", [*VIEWS])
+def test_large_views(dtype, view):
+    """A view is added where it lies, whatever it is; what lies around it is not."""
+    a, wide = draw(0, dtype, (5, 61, 67), (8, 100, 80))
+    b = VIEWS[view](wide)
+    assert b.shape == a.shape and a.size >= SMALL
+    copies = a.copy(), wide.copy()
+    for one, two in ((a, b), (b, a), (b, b)):
+        assert_same_bits(add(one, two), np.ascontiguousarray(one + two))
+    assert_same_bits((a, wide), copies)
+
+
 def test_threads_do_not_matter():
     a, b = draw(0, np.float32, (*LARGE, 37), (*LARGE, 37))
     assert_threads_do_not_matter(lambda: add(a, b))
+    wide = np.repeat(b, 2, axis=1)
+    assert_threads_do_not_matter(lambda: add(a, wide[:, LARGE[1] :]))
 
 
 def test_bad_arguments():

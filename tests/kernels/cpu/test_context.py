@@ -6,11 +6,13 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.cpu.context import context_backward, context_forward
 
-from .compare import assert_same_bits, draw, each_dtype
+from .compare import assert_same_bits, assert_threads_do_not_matter, draw, each_dtype
 
 
 @each_dtype
-@pytest.mark.parametrize("sizes", [(2, 3, 4, 5), (1, 1, 1, 1), (2, 0, 4, 5), (3, 64, 32, 17)])
+@pytest.mark.parametrize(
+    "sizes", [(2, 3, 4, 5), (1, 1, 1, 1), (2, 0, 4, 5), (3, 64, 32, 17), (3, 90, 53, 59), (1, 200, 100, 64)]
+)
 def test_like_the_textbook(dtype, sizes):
     B, M, T, D = sizes
     m, x, dout = draw(0, dtype, (B, 2 * M, D), (B, T, D), (B, M + T, D))
@@ -19,7 +21,15 @@ def test_like_the_textbook(dtype, sizes):
     expected, expected_cache = ops.context_forward(m, x)
     assert_same_bits(out, expected)
     assert out.flags.c_contiguous
+    for other in (m.copy(), m[:, ::-1]):
+        assert_same_bits(context_forward(other, x)[0], np.concatenate([other, x], axis=1))
+    assert_same_bits(context_forward(x, m)[0], np.concatenate([x, m], axis=1))
     assert_same_bits(context_backward(dout, cache), ops.context_backward(dout, expected_cache))
+
+
+def test_threads_do_not_matter():
+    m, x = draw(0, np.float32, (3, 90, 67), (3, 61, 67))
+    assert_threads_do_not_matter(lambda: context_forward(m[:, 7:], x)[0])
 
 
 def test_without_memory_it_is_the_segment_itself():

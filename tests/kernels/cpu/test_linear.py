@@ -81,6 +81,8 @@ def test_column_sums_are_exact_where_numbers_are():
     ("x", "W", "b", "message"),
     [
         (np.ones((5, 4)), np.ones((3, 2)), None, r"x must have 3 features to match W \(3, 2\), got x \(5, 4\)"),
+        (np.array(1.0), np.ones((1, 2)), None, r"x must have 1 features to match W \(1, 2\), got x \(\)"),
+        (np.ones((5, 3)), np.ones((3, 2, 2)), None, r"x must have 3 features to match W \(3, 2, 2\)"),
         (np.ones((5, 3)), np.ones((3, 2)), np.ones(3), r"b must have shape \(2,\)"),
         (np.ones((5, 3)), np.ones((3, 2), np.float32), None, "W must have the dtype of x, float64, got float32"),
         (np.ones((5, 3)), np.ones((3, 2)), np.ones(2, np.float32), "b must have the dtype of x, float64, got float32"),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyprune.kernels.cpu.matmul import matmul
-from tinyprune.kernels.cpu.product import BLOCK, DEPTH, FAR, FEW, MANY, ROWS
+from tinyprune.kernels.cpu.product import BLOCK, DEPTH, FAR, FEW, MANY, ROWS, alone
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
 
 from .compare import TOLERANCE, assert_same_bits, assert_threads_do_not_matter, draw, each_dtype, few, seeds
@@ -142,6 +142,17 @@ def test_threads_do_not_matter(dtype, M, K, N):
     assert_threads_do_not_matter(lambda: matmul(a, b.T.copy(), transpose_b=True, bias=c[0]))
 
 
+@each_dtype
+@pytest.mark.parametrize("K", [3, 21, 70])
+def test_one_row_times_a_transposed_matrix_of_every_width(dtype, K):
+    a, b = draw(7, dtype, (1, K), (2 * WIDTH + 1, K))
+    expected, size = a.astype(np.float64) @ b.T, np.abs(a) @ np.abs(b.T)
+    for N in range(1, len(b) + 1):
+        wide = np.full((N + 1, K + 1), np.nan, dtype)  # what lies beside b must not get in
+        wide[:N, :K] = b[:N]
+        check(matmul(a, wide[:N, :K].T), expected[:, :N], size[:, :N], dtype)
+
+
 def test_an_entry_does_not_depend_on_its_neighbours():
     a, b = draw(4, np.float32, (61, 600), (600, 67))
     whole = matmul(a, b)
@@ -192,6 +203,22 @@ def test_bad_shapes_and_dtypes(a, b, options, message):
     for _ in range(2):  # the plan of a product is kept, an error is not
         with pytest.raises(ValueError, match=message):
             matmul(np.ones(a, f32), np.ones(b, f32), **options)
+
+
+def test_a_kept_plan_does_not_hide_that_an_array_is_another_one():
+    x, out = np.ones((4, 4)), np.zeros((4, 4))
+    bias = np.arange(4.0)
+    matmul(x, x, bias=bias, out=out)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out must be writeable"):
+        matmul(x, x, bias=bias, out=out)
+    with pytest.raises(ValueError, match="bias must have the dtype of a"):
+        matmul(x, x, bias=bias.astype(f32))
+    np.testing.assert_array_equal(matmul(x, x, bias=np.arange(8.0)[::2]), 4 + np.arange(8.0)[None, ::2].repeat(4, 0))
+    bias.flags.writeable = x.flags.writeable = False
+    kernels = len(alone.signatures)
+    np.testing.assert_array_equal(matmul(x, x, bias=bias, residual=x), 5 + bias[None].repeat(4, 0))
+    assert len(alone.signatures) == kernels  # nothing was compiled for read-only arrays
 
 
 @pytest.mark.parametrize("dtype", [int, bool, complex, np.float16, ">f4"])

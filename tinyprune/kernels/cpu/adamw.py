@@ -15,9 +15,8 @@ import math
 from numba import prange
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat, flat_in_place
+from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_in_place, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
-from tinyprune.ops.add import check_same_shape
 
 
 @kernel
@@ -43,7 +42,7 @@ def update(param, grad, m, v, lr, decay, beta1, beta2, eps, step, grad_scale):
     """Move param, m and v, all 1-D."""
     constants = constants_of(param, beta1, beta2, eps, step, grad_scale)
     shrink, rate = param.dtype.type(1 - lr * decay), param.dtype.type(lr)
-    if param.size < SMALL:
+    if param.size <= SMALL:
         for i in range(param.size):
             param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
     else:
@@ -72,7 +71,9 @@ def adamw_update(
     Raises:
         ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
     """
-    check_same_shape(param=param, grad=grad, m=m, v=v)
-    check_floats(param=param, grad=grad, m=m, v=v)
-    param, m, v = flat_in_place(param=param, m=m, v=v)
-    update(param, flat(grad), m, v, *map(float, (lr, decay, beta1, beta2, eps, step, grad_scale)))
+    if not alike(param, grad, m, v):
+        check_alike(param=param, grad=grad, m=m, v=v)
+    if not (param.flags.carray and m.flags.carray and v.flags.carray):
+        check_in_place(param=param, m=m, v=v)
+    numbers = map(float, (lr, decay, beta1, beta2, eps, step, grad_scale))
+    update(param.ravel(), flat(grad), m.ravel(), v.ravel(), *numbers)

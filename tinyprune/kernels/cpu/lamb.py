@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.adamw import constants_of, direction
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat, flat_in_place
+from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_in_place, flat
 from tinyprune.kernels.cpu.jit import parallel_kernel
 from tinyprune.kernels.cpu.norm import sum_of_squares
-from tinyprune.ops.add import check_same_shape
 
 
 @parallel_kernel
@@ -29,7 +28,7 @@ def direct(param, grad, m, v, decay, beta1, beta2, eps, step, grad_scale, d):
     """Move m and v; d is where param shall go. All 1-D."""
     constants = constants_of(param, beta1, beta2, eps, step, grad_scale)
     decay = param.dtype.type(decay)
-    if param.size < SMALL:
+    if param.size <= SMALL:
         for i in range(param.size):
             d[i] = direction(i, grad, m, v, constants) + decay * param[i]
     else:
@@ -41,7 +40,7 @@ def direct(param, grad, m, v, decay, beta1, beta2, eps, step, grad_scale, d):
 def move(param, d, rate):
     """param −= rate · d, both 1-D."""
     rate = param.dtype.type(rate)
-    if param.size < SMALL:
+    if param.size <= SMALL:
         for i in range(param.size):
             param[i] -= rate * d[i]
     else:
@@ -68,11 +67,13 @@ def lamb_update(
     Raises:
         ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
     """
-    check_same_shape(param=param, grad=grad, m=m, v=v)
-    check_floats(param=param, grad=grad, m=m, v=v)
-    param, m, v = flat_in_place(param=param, m=m, v=v)
-    d = workspace.empty(param.shape, param.dtype)
-    direct(param, flat(grad), m, v, *map(float, (decay, beta1, beta2, eps, step, grad_scale)), d)
+    if not alike(param, grad, m, v):
+        check_alike(param=param, grad=grad, m=m, v=v)
+    if not (param.flags.carray and m.flags.carray and v.flags.carray):
+        check_in_place(param=param, m=m, v=v)
+    param, d = param.ravel(), workspace.empty(param.size, param.dtype)
+    numbers = map(float, (decay, beta1, beta2, eps, step, grad_scale))
+    direct(param, flat(grad), m.ravel(), v.ravel(), *numbers, d)
     param_norm, d_norm = math.sqrt(sum_of_squares(param)), math.sqrt(sum_of_squares(d))
     ratio = param_norm / d_norm if param_norm and d_norm else 1.0
     move(param, d, float(lr * ratio))

@@ -18,7 +18,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient, contiguous, flat
+from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, check_floats, check_gradient, contiguous, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, muladd, multiply, store, subtract, total
 
@@ -154,15 +154,16 @@ def backward(dout, x, means, inverses, scale, dx, sums, totals):
 
 def layernorm_forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float = 1e-5) -> tuple[NDArray, tuple]:
     """Normalise the last axis of `x`, then scale and shift it. As `ops.layernorm_forward`; float32 or float64."""
-    D = x.shape[-1:]
+    D, dtype = x.shape[-1:], x.dtype
     if scale.shape != D or bias.shape != D:
         name, value = ("bias", bias) if scale.shape == D else ("scale", scale)
         raise ValueError(f"{name} must have shape {D} to match x {x.shape}, got {value.shape}")
-    check_floats(x=x, scale=scale, bias=bias)
+    if not (scale.dtype == bias.dtype == dtype and dtype in FLOATS):
+        check_floats(x=x, scale=scale, bias=bias)
     x, scale, bias = contiguous(x), contiguous(scale), contiguous(bias)
-    out = workspace.empty(x.shape, x.dtype)
-    means, inverses = workspace.empty((2, math.prod(x.shape[:-1])), x.dtype)
-    normalise(x.reshape(-1), scale, bias, float(eps), out.reshape(-1), means, inverses)
+    out = workspace.empty(x.shape, dtype)
+    means, inverses = workspace.empty((2, math.prod(x.shape[:-1])), dtype)
+    normalise(x.ravel(), scale, bias, float(eps), out.ravel(), means, inverses)
     return out, (x, means, inverses, scale)
 
 
@@ -173,5 +174,5 @@ def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, N
     D = scale.size
     dx, totals = workspace.empty(x.shape, x.dtype), workspace.empty(2 * D, x.dtype)
     sums = workspace.empty(2 * D * -(-means.size // ROWS), x.dtype)
-    backward(flat(dout), x.reshape(-1), means, inverses, scale, dx.reshape(-1), sums, totals)
+    backward(flat(dout), x.ravel(), means, inverses, scale, dx.ravel(), sums, totals)
     return dx, totals[:D], totals[D:]

@@ -7,6 +7,8 @@ Three products, see `matmul`. Nothing is copied first, though x may be a view of
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,14 +16,35 @@ from tinyprune.kernels.cpu.arguments import check_floats, check_gradient
 from tinyprune.kernels.cpu.matmul import matmul
 
 
+@lru_cache(maxsize=64)
+def ones(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    """Read only by agreement: what has the flag is copied for a kernel."""
+    return np.ones(shape, dtype)
+
+
 def column_sums(rows: NDArray) -> NDArray:
     """Σ over all rows, (..., O) → (O,): a row of ones times the matrix, so that the sums stay in registers."""
-    ones = np.ones((*rows.shape[:-1], 1), rows.dtype)
-    return matmul(ones, rows, transpose_a=True)[0]
+    return matmul(ones((*rows.shape[:-1], 1), rows.dtype), rows, transpose_a=True).reshape(-1)
+
+
+def matrix(x: NDArray) -> NDArray:
+    """`x` as `matmul` wants it: a vector as a matrix of one row."""
+    return x[None] if x.ndim == 1 else x
 
 
 def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[NDArray, tuple]:
     """Multiply the last axis of `x` by `W` and add `b`: `ops.linear_forward` for float32 and float64."""
+    try:
+        out = matmul(matrix(x), W, bias=b)
+    except ValueError:
+        # only then is it worth the time to find out what to call it
+        check(x, W, b)
+        raise
+    return out if x.ndim > 1 else out[0], (x, W, b is not None)
+
+
+def check(x: NDArray, W: NDArray, b: NDArray | None) -> None:
+    """Raise ValueError, by the names of `linear_forward`, if these do not fit together."""
     check_floats(x=x, W=W)
     if W.ndim != 2 or x.ndim < 1 or x.shape[-1] != W.shape[0]:
         raise ValueError(f"x must have {W.shape[0]} features to match W {W.shape}, got x {x.shape}")
@@ -29,17 +52,15 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
         check_floats(x=x, b=b)
         if b.shape != W.shape[1:]:
             raise ValueError(f"b must have shape ({W.shape[1]},) to match W {W.shape}, got {b.shape}")
-    out = matmul(np.atleast_2d(x), W, bias=b)
-    return out.reshape(*x.shape[:-1], W.shape[1]), (x, W, b is not None)
 
 
 def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray | None]:
     """Gradients of `linear_forward`, as `ops.linear_backward`."""
     x, W, has_bias = cache
     check_gradient(dout, (*x.shape[:-1], W.shape[1]), x.dtype)
-    rows = np.atleast_2d(dout)
+    rows = matrix(dout)
     # out = x @ W
-    dx = matmul(rows, W, transpose_b=True).reshape(x.shape)
-    dW = matmul(np.atleast_2d(x), rows, transpose_a=True)
+    dx = matmul(rows, W, transpose_b=True)
+    dW = matmul(matrix(x), rows, transpose_a=True)
     # out += b
-    return dx, dW, column_sums(rows) if has_bias else None
+    return dx if x.ndim > 1 else dx[0], dW, column_sums(rows) if has_bias else None

@@ -21,82 +21,112 @@ from tinyprune.kernels.cpu.jit import threads
 from tinyprune.kernels.cpu.product import BLOCK, DEPTH, ROWS, WORTH_A_THREAD, WORTH_PACKING, alone, shared
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
 
+WHOLE, COPY = -1, 0  # as a span: the array lies in memory without gaps; it has to be copied first
+
+
+class Form(NamedTuple):
+    """What a plan has to know of an array; a tuple made by `form` is taken for one."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in bytes
+    dtype: np.dtype
+    behaved: bool  # writeable and aligned
+
+
+def form(x: NDArray) -> tuple:
+    """The `Form` of an array, as an ordinary tuple: made and looked up in half the time."""
+    return x.shape, x.strides, x.dtype, x.flags.behaved
+
 
 class Layout(NamedTuple):
     """Where the rows of a matrix lie: row i of group g starts at g · group + i · row, in numbers."""
 
-    span: int  # how far the matrix reaches, 0 if it has to be copied first
+    span: int  # how far the matrix reaches, or WHOLE or COPY
     groups: int
     group: int
     row: int
 
 
-def layout(shape: tuple[int, ...], strides: tuple[int, ...] | None, item: int) -> Layout:
-    """Layout of all the rows of an array (..., columns) of `strides` in bytes; None: in one piece."""
-    *lead, columns = shape
-    copied = Layout(0, 1, 0, columns)
-    if strides is None or len(strides) != len(shape):
-        return copied._replace(span=math.prod(shape))
+def layout(x: Form) -> Layout:
+    """Layout of all the rows of an array (..., columns)."""
+    *lead, columns = x.shape
+    item = x.dtype.itemsize
+    copied = Layout(COPY, 1, 0, columns)
+    # read-only or not aligned is another type for Numba, and it would compile anew
+    if not x.behaved:
+        return copied
     axes: list[tuple[int, int]] = []
-    for n, stride in zip(lead, strides, strict=False):
+    for n, stride in zip(lead, x.strides, strict=False):
         if n > 1:
             # an axis that only continues the one before it is no axis of its own
             before = axes.pop()[0] if axes and axes[-1][1] * item == n * stride else 1
             axes.append((before * n, stride // item))
-    irregular = any(stride % item or stride < 0 for stride in strides) or (strides[-1] != item and columns > 1)
+    irregular = any(stride % item or stride < 0 for stride in x.strides) or (x.strides[-1] != item and columns > 1)
     if irregular or len(axes) > (1 if len(lead) > 2 else 2):
         return copied
-    (groups, group), (rows, row) = [(1, 0), (1, columns), *axes][-2:]
+    if axes in ([], [(math.prod(lead), columns)]):
+        return copied._replace(span=WHOLE)
+    (groups, group), (rows, row) = [(1, 0), *axes][-2:]
     return Layout((groups - 1) * group + (rows - 1) * row + columns, groups, group, row)
 
 
+def transposed(x: Form) -> Form:
+    """The form of the transposed view of a matrix."""
+    return x._replace(shape=x.shape[::-1], strides=x.strides[::-1])
+
+
 class Plan(NamedTuple):
-    """How a product of certain shapes and strides is computed."""
+    """How a product of arrays of certain forms is computed."""
 
     shape: tuple[int, ...]
-    spans: tuple[int, int, int, int]  # of a, b, out, residual: see Layout
-    strides: tuple[tuple[int, ...], ...]  # of the same, and what follows: as `product` wants them
-    sizes: tuple[int, ...]
-    groups: int
+    spans: tuple[int, int, int, int, int]  # of a, b, out, residual, bias: see Layout
+    steps: tuple[tuple[int, ...], ...]  # as `product` wants them
     work: int  # multiply-adds
     scratch: int  # numbers, for each thread
+    nothing: NDArray  # stands for a residual or bias that is not there
 
 
 @lru_cache(maxsize=4096)
 def plan(
-    a_shape: tuple[int, ...],
-    a_strides: tuple[int, ...],
+    a: tuple,
     transpose_a: bool,
-    b_shape: tuple[int, ...],
-    b_strides: tuple[int, ...],
+    b: tuple,
     transpose_b: bool,
-    c_strides: tuple[int, ...] | None,
-    r_strides: tuple[int, ...] | None,
-    item: int,
+    bias: tuple | None,
+    residual: tuple | None,
+    out: tuple | None,
 ) -> Plan:
-    """Plan a product.
+    """Check the arguments of a product by their forms and plan it: once for many calls.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: as `matmul`.
     """
+    a, b = Form(*a), Form(*b)
+    check_floats(a=a, b=b)
     misfit = ValueError(
-        f"the columns of a must be as many as the rows of b, got a {a_shape}{', transposed,' * transpose_a} and "
-        f"b {b_shape}{', transposed' * transpose_b}"
+        f"the columns of a must be as many as the rows of b, got a {a.shape}{', transposed,' * transpose_a} and "
+        f"b {b.shape}{', transposed' * transpose_b}"
     )
-    if len(a_shape) < 2 or len(b_shape) < 2:
+    if len(a.shape) < 2 or len(b.shape) < 2:
         raise misfit
-    a, b = layout(a_shape, a_strides, item), layout(b_shape, b_strides, item)
     # A transposed view is the matrix that it shows, transposed once more.
-    if not a.span and len(a_shape) == 2 and (other := layout(a_shape[::-1], a_strides[::-1], item)).span:
-        a, a_shape, transpose_a = other, a_shape[::-1], not transpose_a
-    if not b.span and len(b_shape) == 2 and (other := layout(b_shape[::-1], b_strides[::-1], item)).span:
-        b, b_shape, transpose_b = other, b_shape[::-1], not transpose_b
-    lead, k_shape = (a_shape[-1:], a_shape[:-1]) if transpose_a else (a_shape[:-1], a_shape[-1:])
-    if k_shape != (b_shape[1:] if transpose_b else b_shape[:-1]):
+    if layout(a).span == COPY and len(a.shape) == 2 and layout(transposed(a)).span != COPY:
+        a, transpose_a = transposed(a), not transpose_a
+    if layout(b).span == COPY and len(b.shape) == 2 and layout(transposed(b)).span != COPY:
+        b, transpose_b = transposed(b), not transpose_b
+    lead, k_shape = (a.shape[-1:], a.shape[:-1]) if transpose_a else (a.shape[:-1], a.shape[-1:])
+    if k_shape != (b.shape[1:] if transpose_b else b.shape[:-1]):
         raise misfit
-    M, K, N = math.prod(lead), math.prod(k_shape), b_shape[0] if transpose_b else b_shape[-1]
+    M, K, N = math.prod(lead), math.prod(k_shape), b.shape[0] if transpose_b else b.shape[-1]
     shape = (*lead, N)
-    c, r = layout(shape, c_strides, item), layout(shape, r_strides, item)
+    bias = bias and check_like(a, shape[-1:], bias=Form(*bias))
+    residual = residual and check_like(a, shape, residual=Form(*residual))
+    out = out and check_like(a, shape, out=Form(*out))
+    if out and not out.behaved:
+        raise ValueError("out must be writeable and aligned")
+    in_one_piece = Layout(WHOLE, 1, 0, N)
+    x, y = layout(a), layout(b)
+    c, r = layout(out) if out else in_one_piece, layout(residual) if residual else in_one_piece
 
     def in_groups(rows: int, *matrices: Layout) -> list[Layout]:
         """The same number of groups for matrices whose rows are read side by side."""
@@ -104,30 +134,53 @@ def plan(
         return [m if m.groups == most else m._replace(groups=most, group=rows // most * m.row) for m in matrices]
 
     if transpose_a:
-        a, b = (a, b) if transpose_b else in_groups(K, a, b)
-        a_steps, groups, k_groups = (0, 1, a.group, a.row), 1, a.groups
+        x, y = (x, y) if transpose_b else in_groups(K, x, y)
+        a_steps, groups, k_groups = (0, 1, x.group, x.row), 1, x.groups
     else:
-        a, c, r = in_groups(M, a, c, r)
-        a_steps, groups, k_groups = (a.group, a.row, 0, 1), a.groups, 1
+        x, c, r = in_groups(M, x, c, r)
+        a_steps, groups, k_groups = (x.group, x.row, 0, 1), x.groups, 1
+    b_steps = (0, 1, y.row) if transpose_b else (y.group, y.row, 1)
     packing = transpose_b or M >= WORTH_PACKING
-    width = 2 * VECTOR_BYTES // item
+    width = 2 * VECTOR_BYTES // a.dtype.itemsize
     panels = min(BLOCK, -(-N // width)) if packing else int(N % width > 0)
+    accumulate = residual is not None or bias is not None
     return Plan(
         shape,
-        (a.span, b.span, c.span, r.span),
-        (a_steps, (0, 1, b.row) if transpose_b else (b.group, b.row, 1), (c.group, c.row), (r.group, r.row)),
-        (M // groups, N, K // k_groups, k_groups, packing),
-        groups,
+        (x.span, y.span, c.span, r.span, layout(bias).span if bias else WHOLE),
+        (
+            a_steps,
+            b_steps,
+            (c.group, c.row),
+            (r.group, r.row),
+            (M // groups, N, K // k_groups, k_groups, groups, int(packing), int(accumulate)),
+        ),
         M * N * K,
-        panels * min(K, DEPTH) * width + (ROWS * DEPTH if transpose_a else 0),
+        # a power of two, so that many products share the same
+        1 << (panels * min(K, DEPTH) * width + (ROWS * DEPTH if transpose_a else 0)).bit_length(),
+        np.empty(0, a.dtype),
     )
+
+
+def check_like(a: Form, shape: tuple[int, ...], **forms: Form) -> Form:
+    """Raise ValueError unless what is given by its name has the dtype of `a` and this shape."""
+    check_floats(a=a, **forms)
+    ((name, x),) = forms.items()
+    if x.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} to match the product, got {x.shape}")
+    return x
 
 
 def memory(x: NDArray, span: int) -> NDArray:
     """The numbers of `x` as they lie in memory, 1-D, gaps between its rows included."""
-    if not span:
-        return contiguous(x).ravel()
-    return x.ravel("K") if x.flags.forc else as_strided(x, (span,), (x.itemsize,))
+    if span == WHOLE:
+        return x.ravel("K")
+    return contiguous(x).ravel() if span == COPY else as_strided(x, (span,), (x.itemsize,))
+
+
+@lru_cache(maxsize=8)
+def scratch(workers: int, size: int, dtype: np.dtype) -> NDArray:
+    """Room for the panels of `workers` threads; kept, as no two products are computed at the same time."""
+    return workspace.empty((workers, size), dtype)
 
 
 def matmul(
@@ -159,33 +212,20 @@ def matmul(
     Raises:
         ValueError: if shapes do not fit together, or dtypes differ or are not float32 or float64.
     """
-    check_floats(a=a, b=b)
-    a, b = as_numba_likes(a), as_numba_likes(b)
-    if residual is not None and residual is not out:
-        residual = as_numba_likes(residual)
+    out_form = None if out is None else form(out)
     p = plan(
-        a.shape,
-        a.strides,
+        form(a),
         transpose_a,
-        b.shape,
-        b.strides,
+        form(b),
         transpose_b,
-        None if out is None else out.strides,
-        None if residual is None else residual.strides,
-        a.itemsize,
+        None if bias is None else form(bias),
+        None if residual is None else out_form if residual is out else form(residual),
+        out_form,
     )
-    if bias is not None:
-        check_like(a, p.shape[-1:], bias=bias)
-    if residual is not None:
-        check_like(a, p.shape, residual=residual)
     if out is None:
         out = workspace.empty(p.shape, a.dtype)
-    else:
-        check_like(a, p.shape, out=out)
-        if not out.flags.behaved:
-            raise ValueError("out must be writeable and aligned")
-        if np.may_share_memory(out, a) or np.may_share_memory(out, b):
-            raise ValueError("out must not lie in the memory of a or b, which are read while it is written")
+    elif np.may_share_memory(out, a) or np.may_share_memory(out, b):
+        raise ValueError("out must not lie in the memory of a or b, which are read while it is written")
     if p.work:
         compute(p, a, b, bias, residual, out)
     elif out.size:
@@ -195,27 +235,12 @@ def matmul(
     return out
 
 
-def as_numba_likes(x: NDArray) -> NDArray:
-    """`x`, or a copy if it is read-only or not aligned: for Numba that is another type, and it would compile anew."""
-    return x if x.flags.behaved else contiguous(x)
-
-
-def check_like(a: NDArray, shape: tuple[int, ...], **arrays: NDArray) -> None:
-    """Raise ValueError unless the array has the dtype of `a` and this shape."""
-    check_floats(a=a, **arrays)
-    for name, array in arrays.items():
-        if array.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} to match the product, got {array.shape}")
-
-
 def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, residual: NDArray | None, out: NDArray) -> None:
     """Run the kernel: p.work > 0, all arrays checked."""
-    a_span, b_span, c_span, r_span = p.spans
+    a_span, b_span, c_span, r_span, bias_span = p.spans
     c = memory(out, c_span)
-    nothing = c[:0]
-    accumulate = residual is not None or bias is not None
     if residual is None or (residual is out and bias is None):
-        r = nothing  # the sums start from what is in c, if from anything
+        r = p.nothing  # the sums start from what is in c, if from anything
     else:
         r = c if residual is out else memory(residual, r_span)
     workers = min(p.work // WORTH_A_THREAD, threads()) if p.work >= 2 * WORTH_A_THREAD else 1
@@ -224,12 +249,9 @@ def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, residual: NDA
         memory(b, b_span),
         c,
         r,
-        nothing if bias is None else contiguous(bias),
-        *p.strides,
-        p.sizes,
-        p.groups,
-        accumulate,
-        workspace.empty((workers, p.scratch), out.dtype),
+        p.nothing if bias is None else memory(bias, bias_span),
+        p.steps,
+        scratch(workers, p.scratch, out.dtype),
     )
-    if not c_span:
+    if c_span == COPY:
         out[...] = c.reshape(out.shape)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat
+from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, check_floats, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 
 COLUMNS = 256  # sums that are kept at once
@@ -39,7 +39,7 @@ def block_squares(x):
 @parallel_kernel
 def sum_of_squares(x):
     """Σ x² for a flat x: by blocks, whose sums are added in their order."""
-    if x.size < SMALL:
+    if x.size <= SMALL:
         return block_squares(x)
     blocks = (x.size + SMALL - 1) // SMALL
     sums = np.empty(blocks, np.float64)
@@ -53,5 +53,6 @@ def sum_of_squares(x):
 
 def squared_norm(x: NDArray) -> float:
     """‖x‖² over all entries, in float64, as `ops.squared_norm`; float32 or float64."""
-    check_floats(x=x)
+    if x.dtype not in FLOATS:
+        check_floats(x=x)
     return sum_of_squares(flat(x))

@@ -37,6 +37,7 @@ from tinyprune.kernels.cpu.simd import (
 
 ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, beside two of b and one of a
 FEW = 4  # rows of the tile for what is left over
+LONG = 4  # panels in the tile for a single row
 DEPTH = 256  # of a block, along k
 BLOCK = 512 * 1024 // (2 * VECTOR_BYTES * DEPTH)  # panels in a block of b, which is to stay in the second-level cache
 FAR, MANY = 512, 12  # rows of a this far apart are packed too, when this many panels are to meet them
@@ -47,14 +48,14 @@ first_tile = microkernel(ROWS, 2, False)
 next_tile = microkernel(ROWS, 2, True)
 narrow_tile = ragged_microkernel(ROWS, 1)
 flat_tile = ragged_microkernel(FEW, 2)
-long_tile = ragged_microkernel(1, 8)
+long_tile = ragged_microkernel(1, 2 * LONG)
 
 
 @part
 def pack(b, at, b_row, b_column, depth, columns, panel, packed):
     """packed as panels [panel][k][width] ← depth × columns of b, b[at] the first; those before `panel` left out.
 
-    A panel is what one tile reads: it lies in one piece, and zeros fill up the last.
+    A panel is what one tile reads: it lies in one piece. What fills up the last is never stored in a result.
     """
     never_inline()
     L = lanes(b)
@@ -75,14 +76,26 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
                     target += size
     else:
         for first in range(panel * width, (columns + width - 1) // width * width, L):
-            source = at + first * b_column
             target = (first // width - panel) * size + first % width
-            blocked = depth // L * L if first + L <= columns else 0
-            for k in range(0, blocked, L):
-                transpose(b, source + k, b_column, packed, target + k * width, width, 1)
-            for k in range(blocked, depth):
-                for j in range(L):
-                    packed[target + k * width + j] = b[source + j * b_column + k] if first + j < columns else 0
+            left = columns - first
+            if left <= 0:
+                for k in range(depth):
+                    store(packed, target + k * width, broadcast(b, 0))
+            elif depth < L or columns < L:
+                for k in range(depth):
+                    for j in range(L):
+                        packed[target + k * width + j] = b[at + (first + j) * b_column + k] if j < left else 0
+            else:
+                # where columns end, the last L of them again: into the same panel, or beside their place and then moved
+                again = max(L - left, 0)
+                to = target if not again else target - again if first % width else target + L
+                source = at + (first - again) * b_column
+                for block in range(0, depth, L):
+                    k = min(block, depth - L)
+                    transpose(b, source + k, b_column, packed, to + k * width, width, 1)
+                if to > target:
+                    for k in range(depth):
+                        store(packed, target + k * width, load_some(packed, to + k * width + again, left))
 
 
 @part
@@ -123,7 +136,7 @@ def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns
 
 
 @part
-def product(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides, sizes, accumulate, extents, scratch):
+def product(a, b, c, residual, bias, steps, extents, scratch):
     """The part of the product that one thread makes: some row tiles by some panels of columns.
 
     Entry (i, k) of op(a), row i being row i' of group g, lies at a[g · a_group + i' · a_row + k · a_k]; c and the
@@ -131,11 +144,8 @@ def product(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides,
     b[g · b_group + k' · b_row + j · b_column].
     """
     never_inline()
-    a_group, a_row, a_k_group, a_k = a_strides
-    b_group, b_row, b_column = b_strides
-    c_group, c_row = c_strides
-    r_group, r_row = r_strides
-    M, N, K, k_groups, packing = sizes  # M rows in a group of rows; k_groups groups of K
+    (a_group, a_row, a_k_group, a_k), (b_group, b_row, b_column), (c_group, c_row), (r_group, r_row), sizes = steps
+    M, N, K, k_groups, _, packing, accumulate = sizes  # M rows in a group of rows; k_groups groups of K
     tile_0, tile_1, panel_0, panel_1 = extents
     width = 2 * lanes(b)
     tiles = (M + ROWS - 1) // ROWS  # in a group of rows
@@ -149,12 +159,13 @@ def product(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides,
                 k, depth = K * d // depths, K * (d + 1) // depths - K * d // depths
                 k_at = g * a_k_group + k * a_k
                 b_at = g * b_group + k * b_row + j * b_column
-                unpacked = 0 if packing else whole
-                pack(b, b_at, b_row, b_column, depth, columns, unpacked, scratch)
                 begin = g == 0 and d == 0
-                panels, at, b_k, step = scratch, 0, width, width * depth
-                if not packing:
+                if packing:
+                    panels, at, b_k, step = scratch, 0, width, width * depth
+                    pack(b, b_at, b_row, b_column, depth, columns, 0, scratch)
+                else:
                     panels, at, b_k, step = b, b_at, b_row, width
+                    pack(b, b_at, b_row, b_column, depth, columns, whole, scratch)
                 for t in range(tile_0, tile_1):
                     group, i = t // tiles, t % tiles * ROWS
                     rows = min(ROWS, M - i)
@@ -163,7 +174,7 @@ def product(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides,
                     if begin and (residual.size or bias.size):
                         r_at = group * r_group + i * r_row + j
                         start_rows(c, c_at, c_row, residual, r_at, r_row, bias, j, rows, columns)
-                    add_up = accumulate or not begin
+                    add_up = accumulate == 1 or not begin
                     rows_of_a, row_step, k_step = a, a_row, a_k
                     full = 0
                     if rows == ROWS:
@@ -181,14 +192,14 @@ def product(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides,
                                 x, y = at + p * step, c_at + p * width
                                 first_tile(rows_of_a, a_at, row_step, k_step, panels, x, b_k, c, y, c_row, depth)
                     elif rows == 1 and not packing:
-                        full = whole // 4 * 4
-                        for p in range(0, full, 4):
+                        full = whole // LONG * LONG
+                        for p in range(0, full, LONG):
                             x, y = at + p * step, c_at + p * width
-                            long_tile(a, a_at, a_row, a_k, b, x, b_k, c, y, c_row, depth, 1, 4 * width, add_up)
+                            long_tile(a, a_at, a_row, a_k, b, x, b_k, c, y, c_row, depth, 1, LONG * width, add_up)
                     for p in range(full, (columns + width - 1) // width):
                         source, x, x_k = panels, at + p * step, b_k
-                        if p == whole:
-                            source, x, x_k = scratch, (p - unpacked) * width * depth, width
+                        if p == whole and not packing:
+                            source, x, x_k = scratch, 0, width
                         y, left = c_at + p * width, columns - p * width
                         ragged_tiles(
                             rows_of_a, a_at, row_step, k_step, source, x, x_k, c, y, c_row, depth, rows, left, add_up
@@ -209,34 +220,24 @@ def grid(tiles, panels, threads):
 
 
 @kernel
-def alone(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides, sizes, groups, accumulate, scratch):
+def alone(a, b, c, residual, bias, steps, scratch):
     """The product in one thread."""
-    width, M, N = 2 * lanes(b), sizes[0], sizes[1]
+    M, N, _, _, groups, _, _ = steps[4]
+    width = 2 * lanes(b)
     extents = (0, groups * ((M + ROWS - 1) // ROWS), 0, (N + width - 1) // width)
-    product(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides, sizes, accumulate, extents, scratch[0])
+    product(a, b, c, residual, bias, steps, extents, scratch[0])
 
 
 @parallel_kernel
-def shared(a, b, c, residual, bias, a_strides, b_strides, c_strides, r_strides, sizes, groups, accumulate, scratch):
+def shared(a, b, c, residual, bias, steps, scratch):
     """The product in several threads: each packs for itself what it reads, so that none waits for another."""
-    width, M, N = 2 * lanes(b), sizes[0], sizes[1]
+    a_steps, b_steps, c_steps, r_steps, sizes = steps  # a parallel loop cannot take tuples of tuples
+    M, N, _, _, groups, _, _ = sizes
+    width = 2 * lanes(b)
     tiles, panels = groups * ((M + ROWS - 1) // ROWS), (N + width - 1) // width
     across, down = grid(tiles, panels, len(scratch))
     for thread in prange(len(scratch)):
         x, y = thread // down, thread % down
         extents = (tiles * x // across, tiles * (x + 1) // across, panels * y // down, panels * (y + 1) // down)
-        product(
-            a,
-            b,
-            c,
-            residual,
-            bias,
-            a_strides,
-            b_strides,
-            c_strides,
-            r_strides,
-            sizes,
-            accumulate,
-            extents,
-            scratch[thread],
-        )
+        again = a_steps, b_steps, c_steps, r_steps, sizes
+        product(a, b, c, residual, bias, again, extents, scratch[thread])

@@ -13,6 +13,11 @@ from tinyprune.kernels.cpu.arguments import check_floats, check_gradient
 from tinyprune.kernels.cpu.matmul import matmul
 
 
+def last(x: NDArray, T: int) -> NDArray:
+    """x[:, S−T:] of (B, S, D): `x` itself if that is all of it, which is quicker than a view."""
+    return x if x.shape[1] == T else x[:, x.shape[1] - T :]
+
+
 def projections_forward(
     n: NDArray, Wq: NDArray, Wk: NDArray, Wv: NDArray, T: int
 ) -> tuple[tuple[NDArray, NDArray, NDArray], tuple]:
@@ -28,7 +33,7 @@ def projections_forward(
             raise ValueError(f"{name} must have the shape of Wq, {Wq.shape}, got {W.shape}")
     if not 0 <= T <= S:
         raise ValueError(f"T must be at least 0 and at most {S} to match n {n.shape}, got {T}")
-    return (matmul(n[:, S - T :], Wq), matmul(n, Wk), matmul(n, Wv)), (n, Wq, Wk, Wv, T)
+    return (matmul(last(n, T), Wq), matmul(n, Wk), matmul(n, Wv)), (n, Wq, Wk, Wv, T)
 
 
 def projections_backward(
@@ -43,7 +48,7 @@ def projections_backward(
     dn = matmul(dk, Wk, transpose_b=True)
     matmul(dv, Wv, transpose_b=True, residual=dn, out=dn)
     # q = n[:, S-T:] Wq
-    last = dn[:, S - T :]
-    matmul(dq, Wq, transpose_b=True, residual=last, out=last)
-    dWq = matmul(n[:, S - T :], dq, transpose_a=True)
+    part = last(dn, T)
+    matmul(dq, Wq, transpose_b=True, residual=part, out=part)
+    dWq = matmul(last(n, T), dq, transpose_a=True)
     return dn, dWq, matmul(n, dk, transpose_a=True), matmul(n, dv, transpose_a=True)

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.add import add
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat
+from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, flat
 from tinyprune.kernels.cpu.dropout import dropout_backward, keep_factor, threshold
 from tinyprune.kernels.cpu.jit import parallel_kernel
-from tinyprune.ops.add import check_same_shape
 from tinyprune.ops.dropout import check_rate, draw_keys
 
 
@@ -39,14 +38,14 @@ def residual_forward(
     x: NDArray, y: NDArray, dropout: float = 0.0, rng: np.random.Generator | None = None
 ) -> tuple[NDArray, tuple]:
     """x + dropout(y). Arguments, results and errors as in `ops.residual_forward`; float32 or float64."""
-    check_same_shape(x=x, y=y)
-    check_floats(x=x, y=y)
+    if not alike(x, y):
+        check_alike(x=x, y=y)
     check_rate("dropout", dropout)
     if rng is None or dropout == 0:
         return add(x, y), (None, 0.0, x.shape, x.dtype)
     keys = draw_keys(rng)
     out = workspace.empty(x.shape, x.dtype)
-    add_dropped(flat(x), flat(y), 1 / (1 - dropout), *keys, threshold(dropout), out.reshape(-1))
+    add_dropped(flat(x), flat(y), 1 / (1 - dropout), *keys, threshold(dropout), out.ravel())
     return out, (keys, dropout, x.shape, x.dtype)
 
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 from numba import prange
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat, flat_in_place
+from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_in_place, flat
 from tinyprune.kernels.cpu.jit import parallel_kernel
-from tinyprune.ops.add import check_same_shape
 
 
 @parallel_kernel
@@ -21,7 +20,7 @@ def update(param, grad, momentum, lr, decay, beta1, grad_scale):
     """Move param and momentum, all 1-D."""
     real = param.dtype.type  # numbers in the type of the arrays, or Numba would compute in float64
     shrink, rate, keep, grad_scale = real(1 - lr * decay), real(lr), real(beta1), real(grad_scale)
-    if param.size < SMALL:
+    if param.size <= SMALL:
         for i in range(param.size):
             momentum[i] = keep * momentum[i] + grad_scale * grad[i]
             param[i] = shrink * param[i] - rate * momentum[i]
@@ -48,7 +47,8 @@ def sgd_update(
     Raises:
         ValueError: if `param` or `momentum` is read-only or not C-contiguous.
     """
-    check_same_shape(param=param, grad=grad, momentum=momentum)
-    check_floats(param=param, grad=grad, momentum=momentum)
-    param, momentum = flat_in_place(param=param, momentum=momentum)
-    update(param, flat(grad), momentum, float(lr), float(decay), float(beta1), float(grad_scale))
+    if not alike(param, grad, momentum):
+        check_alike(param=param, grad=grad, momentum=momentum)
+    if not (param.flags.carray and momentum.flags.carray):
+        check_in_place(param=param, momentum=momentum)
+    update(param.ravel(), flat(grad), momentum.ravel(), float(lr), float(decay), float(beta1), float(grad_scale))

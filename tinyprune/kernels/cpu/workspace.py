@@ -12,7 +12,9 @@ nobody looks at it any more.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -21,11 +23,19 @@ LINE = 64  # bytes in a cache line
 SMALL = 4096  # bytes; below it NumPy's own allocator is as good
 
 
-class Block(NamedTuple):
-    """Some memory, and where its first cache line begins."""
+class Block(np.ndarray):
+    """Some bytes, of which the first cache line begins at number `start`.
 
-    memory: NDArray[np.uint8]
-    address: int
+    A type of its own, since NumPy lets a view of a view of an ordinary array look at that array itself, past the lease.
+    """
+
+    __slots__ = ("start",)
+
+    def __new__(cls, size: int) -> Self:
+        """Fresh memory for `size` bytes from a cache line on."""
+        block = super().__new__(cls, size + LINE, np.uint8)
+        block.start = -block.ctypes.data % LINE
+        return block
 
 
 class Pool:
@@ -46,9 +56,7 @@ class Pool:
         # Shapes have changed, say because heads were removed: what lies idle by then is given back to the system.
         if self.bytes_free > self.bytes_used:
             self.clear()
-        memory = np.empty(size + LINE, np.uint8)
-        address = memory.ctypes.data
-        return Block(memory, address + -address % LINE)
+        return Block(size)
 
     def give(self, size: int, block: Block) -> None:
         """Take a block back."""
@@ -65,30 +73,27 @@ class Pool:
 POOL = Pool()
 
 
-class Lease:
+class Lease(np.ndarray):
     """A block while arrays look at it: it is their `base`, and returns the block when the last of them is gone."""
 
-    __slots__ = ("__array_interface__", "block", "pool", "size")
+    __slots__ = ()
 
-    def __init__(self, size: int, shape: tuple[int, ...], typestr: str) -> None:
-        self.size = size
-        self.pool = POOL  # kept, since module names may be gone before the last array
-        self.block = POOL.take(size)
-        self.__array_interface__: dict[str, Any] = {
-            "version": 3,
-            "shape": shape,
-            "typestr": typestr,
-            "data": (self.block.address, False),
-        }
-
-    def __del__(self) -> None:
-        self.pool.give(self.size, self.block)
+    def __del__(self, give: Callable[[int, Block], None] = POOL.give) -> None:
+        # `give` is kept here, since module names may be gone before the last array
+        give(self.base.size - LINE, self.base)
 
 
 def size_class(nbytes: int) -> int:
     """`nbytes` rounded up by at most an eighth, so that nearly equal sizes share their blocks."""
     step = max(LINE, 1 << max(nbytes.bit_length() - 4, 0))
     return -(-nbytes // step) * step
+
+
+@lru_cache(4096)
+def block_size(shape: int | tuple[int, ...], dtype: DTypeLike) -> int:
+    """How many bytes the block for such an array has; 0 if it shall have none."""
+    nbytes = (shape if isinstance(shape, int) else math.prod(shape)) * np.dtype(dtype).itemsize
+    return size_class(nbytes) if nbytes >= SMALL else 0
 
 
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray:
@@ -98,12 +103,11 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray:
         shape: of the array.
         dtype: of plain numbers.
     """
-    shape = (shape,) if isinstance(shape, int) else shape
-    dtype = np.dtype(dtype)
-    nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes < SMALL:
+    size = block_size(shape, dtype)
+    if not size:
         return np.empty(shape, dtype)
-    return np.asarray(Lease(size_class(nbytes), shape, dtype.str))
+    block = POOL.take(size)
+    return Lease(shape, dtype, block, block.start).view(np.ndarray)
 
 
 def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray:
