@@ -9,7 +9,6 @@ from tinyprune.config import KINDS, ModelConfig
 from tinyprune.model.parameters import (
     HEAD_AXIS,
     cluster_ranges,
-    columns,
     init_parameters,
     is_bias,
     layer_parameters,
@@ -131,11 +130,6 @@ def layer(rng):
     shapes = parameter_shapes(config(), gated=True) | parameter_shapes(config("transformer-xl"), gated=True)
     drawn = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
     return layer_parameters(drawn, 1) | {"pk": rng.standard_normal((3, 5, 4)), "pv": rng.standard_normal((3, 5, 4))}
-
-
-def test_columns_of_heads_that_lie_side_by_side():
-    assert columns(np.array([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
-    assert columns(np.zeros(0, np.int64), 3).tolist() == []
 
 
 def test_take_heads_takes_slices(layer):

@@ -10,7 +10,7 @@ and nothing else: taking heads out is slicing these, see `take_heads`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,25 +114,48 @@ def take_heads(layer: Parameters, heads: Sequence[int], Dh: int) -> Parameters:
     taken = dict(layer)
     for name, axis in HEAD_AXIS.items():
         if name in layer:
-            taken[name] = np.take(layer[name], columns(index, Dh) if name in WIDE else index, axis)
+            part = np.take(by_head(name, layer[name], Dh), index, axis)
+            taken[name] = side_by_side(name, part)
     return taken
 
 
-def put_heads(grads: Parameters, heads: Sequence[int], layer: Parameters, Dh: int) -> Parameters:
-    """Reverse of `take_heads` for gradients: those of the taken heads in place, zero for the heads left out."""
+def put_heads(
+    grads: Parameters,
+    heads: Sequence[int],
+    layer: Parameters,
+    Dh: int,
+    zeros: Callable[[tuple[int, ...], np.dtype], NDArray] = np.zeros,
+) -> Parameters:
+    """Reverse of `take_heads` for gradients: those of the taken heads in place, zero for the heads left out.
+
+    Args:
+        grads: by short name, of the taken heads.
+        heads: their numbers in the whole layer.
+        layer: the whole layer's parameters.
+        Dh: head width.
+        zeros: makes the new arrays; a backend's own may be faster.
+    """
     index = np.asarray(heads, np.int64)
     put = dict(grads)
     for name, axis in HEAD_AXIS.items():
         if name in grads:
-            put[name] = np.zeros_like(layer[name])
-            where = columns(index, Dh) if name in WIDE else index
-            if axis == 0:
-                put[name][where] = grads[name]
-            else:
-                put[name][:, where] = grads[name]
+            put[name] = zeros(layer[name].shape, layer[name].dtype)
+            whole, part = by_head(name, put[name], Dh), by_head(name, grads[name], Dh)
+            whole[(slice(None),) * axis + (index,)] = part
     return put
 
 
-def columns(heads: NDArray[np.int64], Dh: int) -> NDArray[np.int64]:
-    """The Dh columns (or rows) of each head in a matrix where heads lie side by side."""
-    return (heads[:, None] * Dh + np.arange(Dh)).reshape(-1)
+def by_head(name: str, x: NDArray, Dh: int) -> NDArray:
+    """A parameter with one axis for heads, at its HEAD_AXIS: (…, H·Dh, …) → (…, H, Dh, …), a view."""
+    if name not in WIDE:
+        return x
+    axis = HEAD_AXIS[name]
+    return x.reshape(*x.shape[:axis], x.shape[axis] // Dh, Dh, *x.shape[axis + 1 :])
+
+
+def side_by_side(name: str, x: NDArray) -> NDArray:
+    """Reverse of `by_head`: (…, H, Dh, …) → (…, H·Dh, …)."""
+    if name not in WIDE:
+        return x
+    axis = HEAD_AXIS[name]
+    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])

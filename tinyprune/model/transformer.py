@@ -187,7 +187,7 @@ class Transformer:
                 dvalues = np.zeros_like(gates.values)
                 dvalues[gates.active] = dgate
                 if gates.active.size < gates.values.size:
-                    dlayer = put_heads(dlayer, gates.active, layer_parameters(p, i), config.Dh)
+                    dlayer = put_heads(dlayer, gates.active, layer_parameters(p, i), config.Dh, ops.zeros)
                 dlayer["log_alpha"] = ops.hard_concrete_backward(dvalues, gates.cache)
             if dR_layer is not None:
                 # all layers read the same rows of R

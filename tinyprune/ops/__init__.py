@@ -4,8 +4,8 @@
 arguments; `dout` and `cache` are never modified. Everything works in float32 (training), float64 (checking) and
 complex128 (checking to the last digit, see `tinyprune.gradcheck`).
 
-Operations without a gradient of their own: `add`, `squared_norm`, the optimizers' updates, which work in place, and
-`attention_step`, for writing text.
+Operations without a gradient of their own: `add`, `squared_norm`, `zeros`, the optimizers' updates, which work in
+place, and `attention_step`, for writing text.
 """
 
 from tinyprune.ops.adamw import adamw_update
@@ -34,6 +34,7 @@ from tinyprune.ops.norm import squared_norm
 from tinyprune.ops.projections import projections_backward, projections_forward
 from tinyprune.ops.residual import residual_backward, residual_forward
 from tinyprune.ops.sgd import sgd_update
+from tinyprune.ops.zeros import zeros
 
 __all__ = [
     "AttentionStep",
@@ -79,4 +80,5 @@ __all__ = [
     "sgd_update",
     "sigmoid",
     "squared_norm",
+    "zeros",
 ]

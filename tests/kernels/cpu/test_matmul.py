@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyprune.kernels.cpu.matmul import matmul
-from tinyprune.kernels.cpu.product import BLOCK, DEPTH, FAR, FEW, MANY, ROWS, alone
+from tinyprune.kernels.cpu.product import BLOCK, DEPTH, FAR, FEW, MANY, PAGE, ROWS, alone
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
 
 from .compare import TOLERANCE, assert_same_bits, assert_threads_do_not_matter, draw, each_dtype, few, seeds
@@ -129,6 +129,12 @@ def test_wider_than_a_block(dtype):
     far = np.full((9, 600), np.nan, dtype)
     far[:, : len(a)] = a.T
     check(matmul(far[:, : len(a)], b, transpose_a=True, bias=bias), expected, size, dtype)
+    # … and as rows whole pages apart, which are packed for another reason
+    apart = np.full((len(a), PAGE // a.itemsize), np.nan, dtype)
+    apart[:, :9] = a
+    check(matmul(apart[:, :9], b, bias=bias), expected, size, dtype)
+    deep, tall = draw(8, dtype, (ROWS, PAGE // a.itemsize), (PAGE // a.itemsize, MANY * WIDTH))
+    check(matmul(deep, tall), deep.astype(np.float64) @ tall, np.abs(deep) @ np.abs(tall), dtype)
 
 
 @each_dtype

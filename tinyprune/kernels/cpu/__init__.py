@@ -28,6 +28,7 @@ from tinyprune.kernels.cpu.norm import squared_norm
 from tinyprune.kernels.cpu.projections import projections_backward, projections_forward
 from tinyprune.kernels.cpu.residual import residual_backward, residual_forward
 from tinyprune.kernels.cpu.sgd import sgd_update
+from tinyprune.kernels.cpu.workspace import zeros
 
 __all__ = [
     "AttentionStep",
@@ -64,6 +65,7 @@ __all__ = [
     "residual_forward",
     "sgd_update",
     "squared_norm",
+    "zeros",
 ]
 
 forget_outdated()

@@ -156,7 +156,7 @@ def plan(
         ),
         M * N * K,
         # a power of two, so that many products share the same
-        1 << (panels * min(K, DEPTH) * width + (ROWS * DEPTH if transpose_a else 0)).bit_length(),
+        1 << (panels * min(K, DEPTH) * width + ROWS * DEPTH).bit_length(),
         np.empty(0, a.dtype),
     )
 

@@ -12,8 +12,10 @@ What each step brought, in GFLOP/s of float32, on one core with AVX-512 whose mu
     k cut in blocks of 256                           –    237     scratch is small, however long the sums are
     two threads                                    483    377
 
-Rows of a are read where they lie: packing them too brings nothing but where columns of it are taken from rows that are
-far apart. The distances a_row and a_k have to be variables: of a constant a_k = 1 LLVM makes a loop of half the speed.
+Rows of a are read where they lie: packing them too brings nothing but in two cases. Columns of a are taken from rows
+that are far apart; or rows lie whole pages apart, so that the rows of a tile drive each other out of the first-level
+cache: 1024 × 1024 × 1024 on two cores of another machine, whose multiply-adds end at 220, ran at 157 without and 195
+with. The distances a_row and a_k have to be variables: of a constant a_k = 1 LLVM makes a loop of half the speed.
 """
 
 from __future__ import annotations
@@ -40,9 +42,11 @@ FEW = 4  # rows of the tile for what is left over
 LONG = 4  # panels in the tile for a single row
 DEPTH = 256  # of a block, along k
 BLOCK = 512 * 1024 // (2 * VECTOR_BYTES * DEPTH)  # panels in a block of b, which is to stay in the second-level cache
-FAR, MANY = 512, 12  # rows of a this far apart are packed too, when this many panels are to meet them
+FAR, MANY = 512, 12  # columns of a this far apart are packed too, when this many panels are to meet them
+PAGE = 4096  # bytes: numbers this far apart share the same few places of the first-level cache
 WORTH_PACKING = 4 * ROWS  # rows of out
 WORTH_A_THREAD = 1 << 18  # multiply-adds
+NEARLY = 0.95  # of the work: threads share columns instead of rows only if that leaves less than this share of it
 
 first_tile = microkernel(ROWS, 2, False)
 next_tile = microkernel(ROWS, 2, True)
@@ -99,13 +103,23 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
 
 
 @part
-def pack_rows(a, at, a_k, depth, packed, to):
+def pack_columns(a, at, a_k, depth, packed, to):
     """packed[to:] as [k][ROWS] ← ROWS rows of op(a), where those are columns of a."""
     never_inline()
     L = lanes(a)
     for k in range(depth):
         for v in range(0, ROWS, L):
             store_some(packed, to + k * ROWS + v, load_some(a, at + k * a_k + v, ROWS - v), ROWS - v)
+
+
+@part
+def pack_rows(a, at, a_row, depth, packed, to):
+    """packed[to:] as [ROWS][DEPTH] ← ROWS rows of a."""
+    never_inline()
+    L = lanes(a)
+    for i in range(ROWS):
+        for k in range(0, depth, L):
+            store_some(packed, to + i * DEPTH + k, load_some(a, at + i * a_row + k, depth - k), depth - k)
 
 
 @part
@@ -179,10 +193,13 @@ def product(a, b, c, residual, bias, steps, extents, scratch):
                     full = 0
                     if rows == ROWS:
                         full = whole
+                        strip = len(scratch) - ROWS * DEPTH
                         if a_row == 1 and a_k >= FAR and whole >= MANY:
-                            strip = len(scratch) - ROWS * DEPTH
-                            pack_rows(a, a_at, a_k, depth, scratch, strip)
+                            pack_columns(a, a_at, a_k, depth, scratch, strip)
                             rows_of_a, a_at, k_step = scratch, strip, ROWS
+                        elif a_k == 1 and a_row * a.itemsize % PAGE == 0 and whole >= MANY:
+                            pack_rows(a, a_at, a_row, depth, scratch, strip)
+                            rows_of_a, a_at, row_step = scratch, strip, DEPTH
                         if add_up:
                             for p in range(whole):
                                 x, y = at + p * step, c_at + p * width
@@ -207,14 +224,18 @@ def product(a, b, c, residual, bias, steps, extents, scratch):
 
 
 @part
-def grid(tiles, panels, threads):
-    """How many threads share the row tiles and how many the panels: such that the largest part is the least."""
-    best, shares = tiles * panels + 1, (1, 1)
-    for across in range(1, threads + 1):
-        if threads % across == 0:
-            down = threads // across
-            largest = ((tiles + across - 1) // across) * ((panels + down - 1) // down)
-            if largest <= best:
+def grid(tiles, panels, width, N, threads):
+    """How many threads share the row tiles and how many the panels: such that the largest part is small.
+
+    Rows are shared if nearly as good: then no two threads read the same rows of a or write into the same line of c.
+    """
+    best, shares = 0.0, (0, 0)
+    for down in range(1, threads + 1):
+        if threads % down == 0:
+            across = threads // down
+            columns = min(N, (panels + down - 1) // down * width)  # the last panel may be a narrow one
+            largest = (tiles + across - 1) // across * columns
+            if down == 1 or largest < NEARLY * best:
                 best, shares = largest, (across, down)
     return shares
 
@@ -235,7 +256,7 @@ def shared(a, b, c, residual, bias, steps, scratch):
     M, N, _, _, groups, _, _ = sizes
     width = 2 * lanes(b)
     tiles, panels = groups * ((M + ROWS - 1) // ROWS), (N + width - 1) // width
-    across, down = grid(tiles, panels, len(scratch))
+    across, down = grid(tiles, panels, width, N, len(scratch))
     for thread in prange(len(scratch)):
         x, y = thread // down, thread % down
         extents = (tiles * x // across, tiles * (x + 1) // across, panels * y // down, panels * (y + 1) // down)
