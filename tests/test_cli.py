@@ -9,7 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from command import CHECKPOINTS, DROPOUT, MODEL, STAGES, contents, settings, start, succeed, wait_until, write_text
+from command import (
+    CHECKPOINTS,
+    DROPOUT,
+    MODEL,
+    STAGES,
+    contents,
+    settings,
+    start,
+    succeed,
+    wait_until,
+    without_compilation,
+    write_text,
+)
 
 from tinyprune.config import read_config
 from tinyprune.training.checkpoints import load_checkpoint
@@ -43,7 +55,7 @@ def test_run_prints_its_table_as_json_and_nothing_else(finished):
     assert all(list(record) == RUN_KEYS for record in records)
     assert [record["heads_open"] for record in records] == [4, 3, 3, 3]
     assert records[3]["parameters"] < records[0]["parameters"]
-    said = done.stderr.splitlines()
+    said = without_compilation(done.stderr)
     assert said[0].startswith("tinyprune: run: train 20, gate 20, prune, finetune 20 steps, then a report; all in ")
     assert said[-1] == f"tinyprune: report: {directory / 'report.md'} and plots/ are written"
 

@@ -126,14 +126,9 @@ def test_without_torch_it_says_how_to_get_it(monkeypatch):
         make_options("numpy", peers="torch")
 
 
-def test_without_the_compiled_backend_the_textbook_is_measured(monkeypatch, capsys):
-    monkeypatch.setattr("tinyprune.bench.options.BACKENDS", {"numpy": "tinyprune.ops"})
-    assert make_options().backend == "numpy"
-    assert capsys.readouterr().err == "tinyprune: there is no backend numba here: numpy is measured\n"
-
-
 def test_names_are_separated_by_commas():
-    options = make_options("numpy", shapes="tiny, plain-d128,")
+    options = make_options(shapes="tiny, plain-d128,")
+    assert options.backend == "numba"
     assert options.shapes == ("tiny", "plain-d128") and options.peers == () and options.threads >= 1
 
 

@@ -378,15 +378,15 @@ MODEL_BUGS = [
     ),
     Bug(
         "model.parameters",
-        "columns put at the front when heads are left out",
-        "put[name][:, where] =",
-        "put[name][:, : len(where)] =",
+        "heads put at the front when others are left out",
+        "+ (index,)] = part",
+        "+ (slice(len(index)),)] = part",
     ),
     Bug(
         "model.parameters",
-        "rows put at the front when heads are left out",
-        "put[name][where] =",
-        "put[name][: len(where)] =",
+        "heads put in reverse order when others are left out",
+        "+ (index,)] = part",
+        "+ (index[::-1],)] = part",
     ),
 ]
 

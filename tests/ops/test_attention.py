@@ -238,6 +238,7 @@ def test_a_text_in_two_segments_with_memory_is_the_text_in_one_piece(rng):
     ("name", "shape"),
     [
         ("q", (2, 4, 15)),
+        ("q", (2, 4, 3, 0)),
         ("k", (2, 3, 3, 5)),
         ("k", (1, 7, 3, 5)),
         ("v", (2, 6, 3, 5)),
@@ -246,6 +247,7 @@ def test_a_text_in_two_segments_with_memory_is_the_text_in_one_piece(rng):
         ("w", (2, 5)),
         ("pk", (2, 4, 5)),
         ("pk", (3, 0, 5)),
+        ("pk", (3, 5)),
         ("pv", (3, 5, 5)),
         ("gate", (4,)),
     ],

@@ -30,10 +30,12 @@ def test_a_hidden_unit_that_is_off_takes_no_part(rng):
 @pytest.mark.parametrize(
     ("name", "shape", "complaint"),
     [
-        ("x", (5, 3), "x must have 4 features"),
-        ("b1", (4,), r"b must have shape \(6,\)"),
-        ("W2", (5, 4), "x must have 5 features"),
-        ("b2", (6,), r"b must have shape \(4,\)"),
+        ("x", (5, 3), r"x must have 4 features to match W1 \(4, 6\)"),
+        ("W1", (6,), r"W1 must be \(D, F\), got \(6,\)"),
+        ("b1", (4,), r"b1 must have shape \(6,\)"),
+        ("W2", (5, 4), r"W2 must have shape \(6, 4\)"),
+        ("W2", (6, 5), r"W2 must have shape \(6, 4\)"),
+        ("b2", (6,), r"b2 must have shape \(4,\)"),
     ],
 )
 def test_shapes_that_do_not_fit(name, shape, complaint):

@@ -261,6 +261,26 @@ def test_gradients_that_do_not_fit_are_refused():
         optimizer.step(params, {"layers.0.bo": np.ones(4)}, 0.1)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("rule", RULES)
+def test_what_a_rule_cannot_update_is_refused_before_any_change(rule, backend):
+    optimizer, params, grads = make_optimizer(config(rule), GROUPS, get_backend(backend)), arrays(0), arrays(1)
+    last = "layers.0.log_alpha"
+    read_only = params[last].copy()
+    read_only.flags.writeable = False
+    cases = [
+        ({}, {last: grads[last].astype(np.float32)}, "must have the parameter's dtype float64, got float32"),
+        ({last: read_only}, {}, "must be writeable"),
+        ({last: np.ones(4)[::2]}, {}, r"C-contiguous, got strides \(16,\) for shape \(2,\)"),
+    ]
+    for other_params, other_grads, words in cases:
+        with pytest.raises(UsageError, match=words):
+            optimizer.step(params | other_params, grads | other_grads, 0.1)
+        assert optimizer.steps == 0
+        for name, param in arrays(0).items():
+            np.testing.assert_array_equal(params[name], param)
+
+
 def test_eps_of_zero_is_refused():
     with pytest.raises(UsageError, match=r"train\.eps"):
         AdamW(TrainConfig(eps=0.0), GROUPS)

@@ -11,10 +11,9 @@ from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
-from tinyprune.stages import say
 from tinyprune.tables import Record
 
-DEFAULT_BACKEND, FALLBACK = "numba", "numpy"
+DEFAULT_BACKEND = "numba"
 
 
 @dataclass(frozen=True)
@@ -63,22 +62,14 @@ def make_options(
             raise UsageError(f"--peers must be of {', '.join(PEERS)}; got {peer!r}")
         if importlib.util.find_spec(peer) is None:
             raise UsageError(f'--peers {peer} needs PyTorch, which is not here: python -m pip install "torch>=2.4"')
-    return Options(choose_backend(backend), split(peers), split(shapes), rounds, threads or processors())
+    if backend is not None and backend not in BACKENDS:
+        raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+    return Options(backend or DEFAULT_BACKEND, split(peers), split(shapes), rounds, threads or processors())
 
 
 def split(names: str) -> tuple[str, ...]:
     """Names that commas separate."""
     return tuple(name.strip() for name in names.split(",") if name.strip())
-
-
-def choose_backend(name: str | None) -> str:
-    """The backend called so; without a name the compiled one, or the textbook where there is none."""
-    if name is not None and name not in BACKENDS:
-        raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}; got {name!r}")
-    if name is None and DEFAULT_BACKEND not in BACKENDS:
-        say(f"there is no backend {DEFAULT_BACKEND} here: {FALLBACK} is measured")
-        return FALLBACK
-    return name or DEFAULT_BACKEND
 
 
 def run_benchmark(name: str, options: Options) -> list[Record]:

@@ -109,15 +109,16 @@ def decoder(backend: str, n: int, **shape: Any) -> Work:
     """Read `n` tokens one by one, each with log p of what comes next, once the context is full."""
     shape = model_shape(**shape)
     cached = CachedDecoder(Transformer(shape.config, parameters(shape), ops=get_backend(backend)))
-    beginning, text = np.split(tokens(shape, shape.config.M + shape.config.T + n), [-n])
+    beginning, text = (part.tolist() for part in np.split(tokens(shape, shape.config.M + shape.config.T + n), [-n]))
 
     def log_probabilities() -> dict[str, NDArray]:
         """From the first token on, with an empty context."""
         cached.clear()
-        return {"log_p": np.array([cached.step(token) for token in (*beginning.tolist(), *text.tolist())])}
+        return {"log_p": np.array([cached.step(token) for token in (*beginning, *text)])}
 
-    def run() -> None:
-        for token in text.tolist():
+    def run(tokens: list[int] = text) -> None:
+        for token in tokens:
             cached.step(token)
 
+    run(beginning)
     return Work(run, log_probabilities, units=n)

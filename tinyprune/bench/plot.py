@@ -54,12 +54,14 @@ def plot_speeds(records: Sequence[Record]) -> Figure:
         own = [r for r in records if r["subject"] == subject]
         places = [shapes.index(r["shape"]) for r in own]
         axes.plot([r[unit] for r in own], places, linestyle="", label=subject, **look(subjects, subject))
-        for record, place in zip(own, places, strict=True):
+    for place, shape in enumerate(shapes):
+        peers = [r for r in records if r["shape"] == shape and r["subject"] != subjects[0]]
+        for i, record in enumerate(sorted(peers, key=lambda r: r[unit])):
             ratio = record["ratio_to_subject"]
-            if subject != subjects[0] and ratio is not None:
+            if ratio is not None:
+                # those next to each other above and below the line by turns
+                offset = (0, -14) if i % 2 else (0, 5)
                 text = f"{show(round(ratio, 2))}×"
-                # Neighbours write above and below the line by turns.
-                offset = (0, 5) if subjects.index(subject) % 2 else (0, -14)
                 axes.annotate(text, (record[unit], place), offset, textcoords="offset points", ha="center")
     figure.legend(loc="outside lower left", frameon=False, ncols=2)
     axes.set_title("n×: takes n times as long as the first")

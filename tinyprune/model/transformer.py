@@ -145,7 +145,7 @@ class Transformer:
             loss, cache["softmax"] = self.ops.adaptive_softmax_forward(h, targets, *self.softmax_arguments())
         else:
             logits, cache["output"] = self.ops.linear_forward(h, p["embedding"].T, p["out_bias"])
-            loss, cache["softmax"] = self.ops.cross_entropy_forward(logits, targets)
+            loss, cache["softmax"] = self.ops.cross_entropy_forward(logits, targets, overwrite=True)
         return loss, new_memory, cache
 
     def log_probabilities(self, h: NDArray) -> NDArray:

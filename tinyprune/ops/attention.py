@@ -239,8 +239,8 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | 
 
 def check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout) -> None:
     """Raise ValueError, naming the argument, unless everything fits together."""
-    if q.ndim != 4:
-        raise ValueError(f"q must be (B, T, H, Dh), got {q.shape}")
+    if q.ndim != 4 or q.shape[3] < 1:
+        raise ValueError(f"q must be (B, T, H, Dh) with Dh ≥ 1, got {q.shape}")
     B, T, H, Dh = q.shape
     if k.ndim != 4 or (k.shape[0], *k.shape[2:]) != (B, H, Dh) or k.shape[1] < T:
         raise ValueError(f"k must be ({B}, S, {H}, {Dh}) with S ≥ {T} to match q {q.shape}, got {k.shape}")
@@ -249,9 +249,11 @@ def check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout) -> None:
         raise ValueError("r, u and w must be given together or not at all")
     if (pk is None) != (pv is None):
         raise ValueError("pk and pv must be given together or not at all")
+    if pk is not None and (pk.ndim != 3 or pk.shape[1] < 1):
+        raise ValueError(
+            f"pk must be ({H}, N, {Dh}) and hold at least one persistent vector, got {pk.shape}; for none give None"
+        )
     N = 0 if pk is None else pk.shape[1]
-    if pk is not None and N < 1:
-        raise ValueError(f"pk must hold at least one persistent vector, got {pk.shape}; for none give None")
     expected = {
         "v": (v, (B, S, H, Dh)),
         "r": (r, (S, H, Dh)),

@@ -31,6 +31,9 @@ class AttentionStep:
         C: places in the buffers: how many tokens are seen, the newest included.
         Dh: width of a head.
         r: position keys or None, see `attention_step`, and so the other arguments, which are given by name.
+
+    Raises:
+        ValueError: if shapes do not fit together; in the textbook, as soon as the first token is read.
     """
 
     def __init__(

@@ -25,14 +25,9 @@ def context_forward(m: NDArray | None, x: NDArray) -> tuple[NDArray, tuple]:
     Raises:
         ValueError: if `m` is not of the batch and width of `x`.
     """
-    if x.ndim != 3:
-        raise ValueError(f"x must be (B, T, D), got {x.shape}")
-    B, T, D = x.shape
-    if m is None:
-        return x, (T,)
-    if m.ndim != 3 or (m.shape[0], m.shape[2]) != (B, D):
-        raise ValueError(f"m must be ({B}, M', {D}) to match x {x.shape}, got {m.shape}")
-    return np.concatenate([m, x], axis=1), (T,)
+    check_context(m, x)
+    T = x.shape[1]
+    return x if m is None else np.concatenate([m, x], axis=1), (T,)
 
 
 def context_backward(dcontext: NDArray, cache: tuple) -> NDArray:
@@ -47,3 +42,12 @@ def context_backward(dcontext: NDArray, cache: tuple) -> NDArray:
     (T,) = cache
     # context = [m; x]
     return dcontext[:, dcontext.shape[1] - T :]
+
+
+def check_context(m: NDArray | None, x: NDArray) -> None:
+    """Raise ValueError, naming the argument, unless `m` is None or of the batch and width of `x`."""
+    if x.ndim != 3:
+        raise ValueError(f"x must be (B, T, D), got {x.shape}")
+    B, _, D = x.shape
+    if m is not None and (m.ndim != 3 or (m.shape[0], m.shape[2]) != (B, D)):
+        raise ValueError(f"m must be ({B}, M', {D}) to match x {x.shape}, got {m.shape}")

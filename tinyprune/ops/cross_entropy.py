@@ -20,12 +20,14 @@ def log_softmax(logits: NDArray) -> NDArray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def cross_entropy_forward(logits: NDArray, targets: NDArray) -> tuple[np.inexact, tuple]:
+def cross_entropy_forward(logits: NDArray, targets: NDArray, *, overwrite: bool = False) -> tuple[np.inexact, tuple]:
     """Mean negative log-probability of `targets`.
 
     Args:
         logits: (..., V), any float or complex dtype.
         targets: token numbers, integers in 0 … V−1, shape (...), at least one.
+        overwrite: whether `logits` may be overwritten, being of no more use. It is a large array, and a compiled kernel
+            then needs no second one; the textbook leaves it as it is.
 
     Returns:
         loss: scalar in nats a token, dtype of `logits`.
@@ -34,10 +36,7 @@ def cross_entropy_forward(logits: NDArray, targets: NDArray) -> tuple[np.inexact
     Raises:
         ValueError: if a target is not an integer in 0 … V−1, or the shapes do not fit together.
     """
-    V = logits.shape[-1]
-    if targets.shape != logits.shape[:-1] or targets.size == 0:
-        raise ValueError(f"targets must have shape {logits.shape[:-1]}, one or more, got {targets.shape}")
-    check_ids(targets, V, "targets")
+    check_targets(logits, targets)
     log_p = log_softmax(logits)
     loss = -np.take_along_axis(log_p, targets[..., None], -1).mean()
     return loss, (log_p, targets)
@@ -63,3 +62,10 @@ def cross_entropy_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
     rows[np.arange(len(rows)), targets.reshape(-1)] -= 1
     dlogits *= dout / targets.size
     return dlogits
+
+
+def check_targets(logits: NDArray, targets: NDArray) -> None:
+    """Raise ValueError unless there is one target in 0 … V−1 for each row of logits, and at least one row."""
+    if targets.shape != logits.shape[:-1] or targets.size == 0:
+        raise ValueError(f"targets must have shape {logits.shape[:-1]}, one or more, got {targets.shape}")
+    check_ids(targets, logits.shape[-1], "targets")

@@ -29,6 +29,7 @@ def feedforward_forward(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: N
     Raises:
         ValueError: if the shapes do not fit together.
     """
+    check_arguments(x, W1, b1, W2, b2)
     a, cache1 = linear_forward(x, W1, b1)
     active = a.real > 0
     h = a * active
@@ -53,3 +54,15 @@ def feedforward_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray,
     # a = x W1 + b1
     dx, dW1, db1 = linear_backward(da, cache1)
     return dx, dW1, db1, dW2, db2
+
+
+def check_arguments(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray) -> None:
+    """Raise ValueError, naming the argument, unless everything fits together."""
+    if W1.ndim != 2:
+        raise ValueError(f"W1 must be (D, F), got {W1.shape}")
+    D, F = W1.shape
+    if x.ndim < 1 or x.shape[-1] != D:
+        raise ValueError(f"x must have {D} features to match W1 {W1.shape}, got x {x.shape}")
+    for name, value, shape in (("b1", b1, (F,)), ("W2", W2, (F, D)), ("b2", b2, (D,))):
+        if value.shape != shape:
+            raise ValueError(f"{name} must have shape {shape} to match W1 {W1.shape}, got {value.shape}")

@@ -43,17 +43,28 @@ def layerwise_error_forward(
     Raises:
         ValueError: if the shapes do not fit together.
     """
+    check_arguments(gate, o, Wo, bo)
     B, T, H, Dh = o.shape
-    check_output_projection(o, Wo)
-    if gate.shape != (H,) or bo.shape != (Wo.shape[1],):
-        raise ValueError(
-            f"gate and bo must have shapes ({H},) and ({Wo.shape[1]},) to match o {o.shape} and Wo {Wo.shape}, got "
-            f"{gate.shape} and {bo.shape}"
-        )
-    scale = float(scale)
     rows = o.reshape(B * T, H * Dh)
-    G = ((rows.T @ rows) * (Wo @ Wo.T)).reshape(H, Dh, H, Dh).sum((1, 3))
-    full = G.sum() + 2 * (rows.sum(0) @ Wo) @ bo + B * T * (bo @ bo)
+    return error_of(gate, scale, rows.T @ rows, Wo @ Wo.T, rows.sum(0) @ Wo, bo, B * T)
+
+
+def error_of(
+    gate: NDArray, scale: float, oo: NDArray, WW: NDArray, outputs: NDArray, bo: NDArray, count: int
+) -> tuple[np.inexact, tuple]:
+    """The error, and what backward needs, from the products of the big arrays.
+
+    Args:
+        gate: (H,).   scale: output scaling c.
+        oo: oᵀo, (H·Dh, H·Dh).   WW: Wo Woᵀ, (H·Dh, H·Dh).
+        outputs: o Wo, summed over all positions, (D,).   bo: (D,).
+        count: of positions, B·T.
+    """
+    scale = float(scale)
+    H = len(gate)
+    Dh = len(oo) // max(H, 1)
+    G = (oo * WW).reshape(H, Dh, H, Dh).sum((1, 3))
+    full = G.sum() + 2 * outputs @ bo + count * (bo @ bo)
     if full == 0:
         full = 1.0  # a layer that adds nothing, with all heads or with none, makes no error
     e = scale * gate - 1
@@ -75,3 +86,14 @@ def layerwise_error_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
     de = dout * 2 * (G @ e) / full
     # e = scale * gate - 1
     return scale * de
+
+
+def check_arguments(gate: NDArray, o: NDArray, Wo: NDArray, bo: NDArray) -> None:
+    """Raise ValueError, naming the argument, unless everything fits together."""
+    check_output_projection(o, Wo)
+    H, D = o.shape[2], Wo.shape[1]
+    for name, value, shape in (("gate", gate, (H,)), ("bo", bo, (D,))):
+        if value.shape != shape:
+            raise ValueError(
+                f"{name} must have shape {shape} to match o {o.shape} and Wo {Wo.shape}, got {value.shape}"
+            )

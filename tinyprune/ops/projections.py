@@ -29,16 +29,8 @@ def projections_forward(
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    if n.ndim != 3:
-        raise ValueError(f"n must be (B, S, D), got {n.shape}")
-    B, S, D = n.shape
-    if Wq.ndim != 2 or len(Wq) != D:
-        raise ValueError(f"Wq must have shape ({D}, H·Dh) to match n {n.shape}, got {Wq.shape}")
-    for name, W in (("Wk", Wk), ("Wv", Wv)):
-        if W.shape != Wq.shape:
-            raise ValueError(f"{name} must have the shape of Wq, {Wq.shape}, got {W.shape}")
-    if not 0 <= T <= S:
-        raise ValueError(f"T must be at least 0 and at most {S} to match n {n.shape}, got {T}")
+    check_arguments(n, Wq, Wk, Wv, T)
+    S = n.shape[1]
     q, q_cache = linear_forward(n[:, S - T :], Wq)
     k, k_cache = linear_forward(n, Wk)
     v, v_cache = linear_forward(n, Wv)
@@ -67,3 +59,17 @@ def projections_backward(
     dn += dn_v
     dn[:, S - T :] += dn_q
     return dn, dWq, dWk, dWv
+
+
+def check_arguments(n: NDArray, Wq: NDArray, Wk: NDArray, Wv: NDArray, T: int) -> None:
+    """Raise ValueError, naming the argument, unless everything fits together."""
+    if n.ndim != 3:
+        raise ValueError(f"n must be (B, S, D), got {n.shape}")
+    _, S, D = n.shape
+    if Wq.ndim != 2 or len(Wq) != D:
+        raise ValueError(f"Wq must have shape ({D}, H·Dh) to match n {n.shape}, got {Wq.shape}")
+    for name, W in (("Wk", Wk), ("Wv", Wv)):
+        if W.shape != Wq.shape:
+            raise ValueError(f"{name} must have the shape of Wq, {Wq.shape}, got {W.shape}")
+    if not 0 <= T <= S:
+        raise ValueError(f"T must be at least 0 and at most {S} to match n {n.shape}, got {T}")

@@ -120,12 +120,13 @@ class Optimizer(ABC):
 
         Args:
             params: name -> array; has at least the names of the groups.
-            grads: name -> array of the parameter's shape.
+            grads: name -> array of the parameter's shape and dtype.
             lr: this step's learning rate, before the groups' multipliers.
             grad_scale: what the gradients are multiplied by as they are read, see `clip_factor`.
 
         Raises:
-            UsageError: for a name that is not in the groups or not in `params`, or a gradient of another shape.
+            UsageError: for a name that is not in the groups or not in `params`, a gradient of another shape or dtype,
+                or a parameter that is read-only or not in C order.
             CheckpointError: if moments that were loaded do not fit the parameters. Nothing is changed in either case.
         """
         for names in (self.groups.keys(), grads.keys()):
@@ -150,6 +151,13 @@ class Optimizer(ABC):
         shape, dtype = param.shape, param.dtype
         if grad.shape != shape:
             raise UsageError(f"the gradient of {name} must have the parameter's shape {param.shape}, got {grad.shape}")
+        if grad.dtype != dtype:
+            raise UsageError(f"the gradient of {name} must have the parameter's dtype {dtype}, got {grad.dtype}")
+        if not param.flags.carray:
+            raise UsageError(
+                f"parameter {name} is updated in place and must be writeable and C-contiguous, got strides "
+                f"{param.strides} for shape {shape}"
+            )
         for key in self.moments_of[name]:
             moment = self.moments[key]
             if moment.shape != shape or moment.dtype != dtype:

@@ -62,6 +62,8 @@ def assert_same_bits(got: Any, expected: Any) -> None:
 def assert_threads_do_not_matter(compute: Callable[[], Any]) -> None:
     """`compute()` is the same to the last bit with one thread and with as many as there are."""
     threads = numba.get_num_threads()
+    if threads == 1:
+        pytest.skip("there is only one thread here")
     many = compute()
     try:
         numba.set_num_threads(1)

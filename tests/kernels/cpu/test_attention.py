@@ -1,6 +1,5 @@
 """The fused attention kernel against the textbook, whole-array: every output, every gradient, ragged shapes."""
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +8,8 @@ from hypothesis import strategies as st
 from tinyprune import ops
 from tinyprune.kernels.cpu import attention
 from tinyprune.kernels.cpu.workspace import POOL
+
+from .compare import assert_threads_do_not_matter
 
 NAMES = ("out", "dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv", "dgate")
 BOUND = {np.float64: 1e-12, np.float32: 1e-5}
@@ -80,30 +81,26 @@ def test_runs_of_keys_longer_than_a_chunk(T, M, N, same_length, dtype):
     assert_equal_to_textbook(x, dout, seed=1, span=M if same_length else None, dropout=0.1)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_scores_far_apart(dtype):
-    """Maxima that rise late and steeply: everything is rescaled often, and nothing overflows."""
-    x, dout = arguments(np.random.default_rng(4), 2, 2, 40, 20, 16, 30, True, None, dtype)
+@pytest.mark.parametrize(("dtype", "exact"), [(np.float32, np.float64), (np.float64, np.longdouble)])
+def test_scores_far_apart(dtype, exact):
+    """Maxima that rise late and steeply: everything is rescaled often, and nothing overflows.
+
+    Rounding the scores themselves costs digits, here as in the textbook; so its own errors are the measure. A few times
+    as much, since backward has the weights from a rounded log-sum-exp.
+    """
+    x, dout = arguments(np.random.default_rng(4), 2, 2, 40, 20, 16, 30, True, (0.4, 1.0), dtype)
     x[0] *= 12
     x[1] *= np.linspace(0, 3, 60, dtype=dtype)[:, None, None]
-    got, expected = (results(backend, x, dout) for backend in (attention, ops))
-    for name in ("out", "o"):
-        assert np.abs(got[name] - expected[name]).max() <= 1e3 * BOUND[dtype], name
-    assert all(np.isfinite(g).all() for g in got.values() if g is not None)
+    got, rounded = (results(backend, x, dout) for backend in (attention, ops))
+    expected = results(ops, [a.astype(exact) for a in x], dout.astype(exact))
+    for name, reference in expected.items():
+        errors = [np.linalg.norm((y[name] - reference).ravel()) for y in (got, rounded)]
+        assert errors[0] <= 20 * errors[1], (name, errors)
 
 
-def test_does_not_depend_on_threads():
+def test_threads_do_not_matter():
     x, dout = arguments(np.random.default_rng(5), 5, 3, 45, 30, 13, 17, True, (1.0, 0.0, 0.4), np.float32)
-    found = []
-    before = numba.get_num_threads()
-    try:
-        for threads in range(1, before + 1):
-            numba.set_num_threads(threads)
-            found.append(results(attention, x, dout, seed=2, span=30, dropout=0.2))
-    finally:
-        numba.set_num_threads(before)
-    for other in found[1:]:
-        assert all(np.array_equal(found[0][name], other[name]) for name in found[0])
+    assert_threads_do_not_matter(lambda: tuple(results(attention, x, dout, seed=2, span=30, dropout=0.2).values()))
 
 
 def test_backward_twice_and_nothing_modified():
@@ -164,14 +161,14 @@ def test_errors_before_any_kernel():
 
     with pytest.raises(ValueError, match="k must be"):
         attention.attention_forward(*broken(1, x[1][:, :4]))
-    with pytest.raises(ValueError, match="q must be float32 or float64, got complex"):
+    with pytest.raises(ValueError, match="q must be float32 or float64 for a compiled kernel, got complex"):
         attention.attention_forward(x[0].astype(complex), *x[1:])
-    with pytest.raises(ValueError, match="pk must have q's dtype float32, got float64"):
+    with pytest.raises(ValueError, match="pk must have the dtype of q, float32, got float64"):
         attention.attention_forward(*broken(6, x[6].astype(float)))
     with pytest.raises(ValueError, match="span must be"):
         attention.attention_forward(*x, span=-1)
     _, cache = attention.attention_forward(*x)
-    with pytest.raises(ValueError, match="dout must be float32 of shape"):
+    with pytest.raises(ValueError, match=r"dout must be float32 \(2, 5, 2, 4\) like the output"):
         attention.attention_backward(dout[:, :4], cache)
-    with pytest.raises(ValueError, match="dout must be float32 of shape"):
+    with pytest.raises(ValueError, match=r"dout must be float32 \(2, 5, 2, 4\) like the output"):
         attention.attention_backward(dout.astype(float), cache)

@@ -58,6 +58,22 @@ def test_like_the_textbook(dtype, first, V, size, dout, seed):
 
 
 @each_dtype
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_logits_that_may_be_overwritten(dtype, order):
+    logits, targets = inputs(dtype)
+    expected = kernel(logits, targets)
+    given_up = np.array(logits, order=order)
+    loss, cache = cross_entropy_forward(given_up, targets, overwrite=True)
+    dlogits = cross_entropy_backward(1.0, cache)
+    assert_same_bits((loss, dlogits), expected)
+    assert np.shares_memory(dlogits, given_up) == (order == "C")
+    read_only = logits.copy()
+    read_only.flags.writeable = False
+    assert_same_bits(cross_entropy_forward(read_only, targets, overwrite=True)[0], loss)
+    assert_same_bits(read_only, logits)
+
+
+@each_dtype
 @few
 @given(first=leading, V=widths, size=st.sampled_from([0.01, 3, 30]), seed=seeds)
 @example(first=LARGE, V=37, size=3, seed=0)

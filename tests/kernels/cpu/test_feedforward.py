@@ -1,6 +1,7 @@
 """Feed-forward compiled: against the textbook over shapes; NaN, threads, nothing modified."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 
 from tinyprune import ops
@@ -69,3 +70,20 @@ def test_nan_comes_through():
     got, expected = (f(x, W1, b1, W2, b2)[0] for f in (feedforward_forward, ops.feedforward_forward))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
     assert np.isnan(got[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("x", np.ones((5, 3)), r"x must have 4 features to match W1 \(4, 6\)"),
+        ("x", np.ones((5, 4), int), "x must be float32 or float64"),
+        ("b1", np.ones(4), r"b1 must have shape \(6,\)"),
+        ("W2", np.ones((5, 4)), r"W2 must have shape \(6, 4\)"),
+        ("b2", np.ones(6), r"b2 must have shape \(4,\)"),
+        ("b2", np.ones(4, np.float32), "b2 must have the dtype of x, float64, got float32"),
+    ],
+)
+def test_bad_arguments(name, value, complaint):
+    good = {"x": np.ones((5, 4)), "W1": np.ones((4, 6)), "b1": np.ones(6), "W2": np.ones((6, 4)), "b2": np.ones(4)}
+    with pytest.raises(ValueError, match=complaint):
+        feedforward_forward(**(good | {name: value}))

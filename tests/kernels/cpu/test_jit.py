@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import tinyprune
+from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 
 PACKAGE = Path(tinyprune.__file__).parent
 
@@ -22,9 +23,9 @@ print(json.dumps({"names": names, "total": total}))
 """
 
 
-def compile_in_a_new_process(package: Path, cache: Path) -> dict:
+def compile_in_a_new_process(package: Path, cache: Path, **environment: str) -> dict:
     """What is compiled by a Python that sees the package at `package` and compiled code in `cache`."""
-    environment = os.environ | {"PYTHONPATH": str(package.parent), "NUMBA_CACHE_DIR": str(cache)}
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "NUMBA_CACHE_DIR": str(cache)} | environment
     done = subprocess.run(
         [sys.executable, "-c", COMPILE], env=environment, cwd=package.parent, capture_output=True, text=True, check=True
     )
@@ -41,6 +42,15 @@ def test_kept_until_any_source_changes(tmp_path):
     simd = copy / "kernels" / "cpu" / "simd.py"  # not the kernel's own file
     simd.write_text(simd.read_text() + "\n# changed\n")
     assert compile_in_a_new_process(copy, tmp_path / "cache")["names"] == first["names"]
+
+
+def test_kernels_without_bounds_checks_do_not_serve_a_process_that_asks_for_them(tmp_path):
+    copy = tmp_path / "tinyprune"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    first = compile_in_a_new_process(copy, tmp_path / "cache")
+    other = compile_in_a_new_process(copy, tmp_path / "cache", NUMBA_BOUNDSCHECK=str(int(not BOUNDS_CHECKED)))
+    assert other == first
+    assert first["names"]
 
 
 def test_says_so_when_nothing_can_be_kept(tmp_path):

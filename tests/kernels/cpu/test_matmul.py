@@ -1,5 +1,8 @@
 """The matrix product: against float64 over shapes, strides, epilogues; threads, one chain over k, bad arguments."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -193,6 +196,7 @@ f32 = np.float32
         ((3,), (3, 5), {}, r"got a \(3,\)"),
         ((2, 3), (3,), {}, r"b \(3,\)"),
         ((2, 2, 3), (2, 3, 5), {}, r"b \(2, 3, 5\)"),
+        ((2, 3), (5, 2, 3), {"transpose_b": True}, r"b \(5, 2, 3\)"),
         ((2, 4, 3), (8, 5), {"transpose_a": True}, r"b \(8, 5\)"),
         ((2, 3), (3, 5), {"bias": np.ones(2, f32)}, r"bias must have shape \(5,\)"),
         ((2, 3), (3, 5), {"bias": np.ones((1, 5), f32)}, r"bias must have shape \(5,\)"),
@@ -239,5 +243,27 @@ def test_dtypes_that_are_not_compiled(dtype):
 def test_out_in_the_memory_of_an_argument():
     x = np.ones((4, 4))
     for options in ({"out": x}, {"out": x.T}):
-        with pytest.raises(ValueError, match="out must not lie in the memory of a or b"):
+        with pytest.raises(ValueError, match="out must not lie in the memory of a, which is read"):
             matmul(x, np.ones((4, 4)), **options)
+        with pytest.raises(ValueError, match="out must not lie in the memory of b, which is read"):
+            matmul(np.ones((4, 4)), x, **options)
+        with pytest.raises(ValueError, match="out must not lie in the memory of bias, which is read"):
+            matmul(np.ones((4, 4)), np.ones((4, 4)), bias=x[1], **options)
+        with pytest.raises(ValueError, match="out must not lie in the memory of residual, which is read"):
+            matmul(np.ones((4, 4)), np.ones((4, 4)), residual=x[:], **options)
+
+
+def test_several_callers_at_once():
+    products = [draw(i, f32, (190, 130), (130, 210)) for i in range(4)]
+    expected = [matmul(a, b) for a, b in products]
+    if numba.threading_layer() == "workqueue":
+        pytest.skip("Numba's workqueue takes one caller at a time")
+
+    def compute(i):
+        a, b = products[i % 4]
+        return [matmul(a, b) for _ in range(50)]
+
+    with ThreadPoolExecutor(4) as callers:
+        for i, results in enumerate(callers.map(compute, range(8))):
+            for result in results:
+                assert_same_bits(result, expected[i % 4])

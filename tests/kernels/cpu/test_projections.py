@@ -84,6 +84,6 @@ def test_bad_arguments(change, message):
 def test_bad_gradients():
     _, cache = projections_forward(np.ones((2, 5, 3)), *[np.ones((3, 6))] * 3, 4)
     good = [np.ones((2, T, 6)) for T in (4, 5, 5)]
-    for i in range(3):
-        with pytest.raises(ValueError, match="dout must be float64"):
+    for i, name in enumerate(("dq", "dk", "dv")):
+        with pytest.raises(ValueError, match=f"{name} must be float64"):
             projections_backward(*good[:i], np.ones((2, 6, 6)), *good[i + 1 :], cache)

@@ -5,6 +5,7 @@ import gc
 import numpy as np
 import pytest
 
+from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.workspace import LINE, POOL, Pool, empty, size_class, zeros
 
 
@@ -70,6 +71,33 @@ def test_counts_and_gives_back_what_lies_idle():
     pool.take(1024)  # and now more
     assert pool.bytes_free == 0
     assert not pool.free
+
+
+def test_idle_blocks_are_given_up_for_one_that_finds_no_room(monkeypatch):
+    pool = Pool()
+    pool.take(2**20)
+    pool.give(8192, pool.take(8192))
+    room = []
+
+    def new(size):
+        room.append(not pool.free)
+        if not room[-1]:
+            raise MemoryError
+        return size
+
+    monkeypatch.setattr(workspace, "Block", new)
+    used = pool.bytes_used
+    assert pool.take(4096) == 4096
+    assert room == [False, True]
+    assert (pool.bytes_used, pool.bytes_free) == (used + 4096, 0)
+
+    def never(size):
+        raise MemoryError
+
+    monkeypatch.setattr(workspace, "Block", never)
+    with pytest.raises(MemoryError):
+        pool.take(16384)
+    assert pool.bytes_used == used + 4096
 
 
 @pytest.mark.parametrize("nbytes", [1, 64, 65, 4096, 5000, 10**6, 2**30 + 1])

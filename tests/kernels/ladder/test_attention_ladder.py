@@ -42,6 +42,11 @@ def test_same_as_the_textbook(rung, shape, span, rng):
 
 
 @each_rung
+def test_single_precision(rung, rng):
+    assert_textbook(rung, example(rng, T=CHUNK + 3, M=20, N=31, Dh=17, dtype=np.float32), 20, 3e-5)
+
+
+@each_rung
 def test_scores_far_apart(rung, rng):
     x = example(rng, T=CHUNK, N=2 * CHUNK)
     x[0] *= 100

@@ -91,18 +91,19 @@ def decoder(n: int, threads: int, **shape) -> Work:
         model = LanguageModel(shape.config, "sdpa")
         load_parameters(model, parameters(shape))
         cached = Decoder(model)
-    beginning, text = np.split(tokens(shape, shape.config.M + shape.config.T + n), [-n])
+    beginning, text = (part.tolist() for part in np.split(tokens(shape, shape.config.M + shape.config.T + n), [-n]))
 
     @torch.inference_mode()
     def log_probabilities():
         """From the first token on, with an empty context."""
         cached.clear()
-        return {"log_p": np.array([cached.step(token).numpy() for token in (*beginning.tolist(), *text.tolist())])}
+        return {"log_p": np.array([cached.step(token).numpy() for token in (*beginning, *text)])}
 
     @torch.inference_mode()
-    def run():
+    def run(tokens: list[int] = text) -> None:
         torch.set_num_threads(threads)
-        for token in text.tolist():
+        for token in tokens:
             cached.step(token)
 
+    run(beginning)
     return Work(run, log_probabilities, units=n)

@@ -2,6 +2,9 @@
 
 `jit` says how kernels are compiled, `simd` which vector instructions they are written in, `workspace` where their
 results live.
+
+Several Python threads may call them at the same time where Numba's threading layer is OpenMP or TBB; its last resort,
+workqueue, ends the process then.
 """
 
 from tinyprune.kernels.cpu.adamw import adamw_update
@@ -22,6 +25,7 @@ from tinyprune.kernels.cpu.feedforward import feedforward_backward, feedforward_
 from tinyprune.kernels.cpu.jit import compilations, forget_outdated
 from tinyprune.kernels.cpu.lamb import lamb_update
 from tinyprune.kernels.cpu.layernorm import layernorm_backward, layernorm_forward
+from tinyprune.kernels.cpu.layerwise_error import layerwise_error_backward, layerwise_error_forward
 from tinyprune.kernels.cpu.linear import linear_backward, linear_forward
 from tinyprune.kernels.cpu.matmul import matmul
 from tinyprune.kernels.cpu.norm import squared_norm
@@ -55,6 +59,8 @@ __all__ = [
     "lamb_update",
     "layernorm_backward",
     "layernorm_forward",
+    "layerwise_error_backward",
+    "layerwise_error_forward",
     "linear_backward",
     "linear_forward",
     "log_softmax",

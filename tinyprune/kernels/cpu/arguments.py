@@ -45,10 +45,10 @@ def check_alike(**arrays: NDArray) -> None:
     check_floats(**arrays)
 
 
-def check_gradient(dout: NDArray, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Raise ValueError unless `dout` has the shape and dtype of what `forward` returned."""
+def check_gradient(dout: NDArray, shape: tuple[int, ...], dtype: np.dtype, name: str = "dout") -> None:
+    """Raise ValueError unless `dout`, called `name`, has the shape and dtype of what `forward` returned."""
     if dout.shape != shape or dout.dtype != dtype:
-        raise ValueError(f"dout must be {dtype} {shape} like the output, got {dout.dtype} {dout.shape}")
+        raise ValueError(f"{name} must be {dtype} {shape} like the output, got {dout.dtype} {dout.shape}")
 
 
 def contiguous(x: NDArray) -> NDArray:

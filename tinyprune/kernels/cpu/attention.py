@@ -41,6 +41,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cpu.attention_tiles import (
     LOWEST,
     ROWS,
@@ -54,9 +55,12 @@ from tinyprune.kernels.cpu.attention_tiles import (
     softmax_rows,
     softmax_rows_backward,
     unpack,
+    whole,
 )
+from tinyprune.kernels.cpu.dropout import threshold
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part, threads
 from tinyprune.kernels.cpu.simd import (
+    LOG2_E,
     VECTOR_BYTES,
     add,
     broadcast,
@@ -73,7 +77,6 @@ from tinyprune.kernels.cpu.workspace import empty, zeros
 from tinyprune.ops.attention import check_arguments
 from tinyprune.ops.dropout import draw_keys
 
-LOG2_E = 1 / math.log(2)
 LN_2 = math.log(2)
 CHUNK = 256  # keys worked on at once, so that a tile's scores stay in the nearest caches
 UNITS = 16  # work is cut into at least so many (batch group, head) pieces where the batch allows
@@ -100,12 +103,6 @@ class AttentionCache(NamedTuple):
 
 
 @part
-def round_up(n, multiple):
-    """The least multiple that is not below n."""
-    return (n + multiple - 1) // multiple * multiple
-
-
-@part
 def load_queries(q, at, stride, count, u, w, bias_at, relative, tile, D, root):
     """Three scaled tiles, one behind the other: q · log2 e, (q + u) · log2 e / √Dh, (q + w) · log2 e / √Dh.
 
@@ -113,17 +110,17 @@ def load_queries(q, at, stride, count, u, w, bias_at, relative, tile, D, root):
     """
     W = lanes(q)
     size = TILE * D
-    whole, part = broadcast(q, LOG2_E), broadcast(q, LOG2_E * root)
+    log2_e, both = broadcast(q, LOG2_E), broadcast(q, LOG2_E * root)
     for t in range(count):
         for d in range(0, D, W):
             x = load(q, at + t * stride + d)
             i = t * D + d
-            store(tile, i, multiply(x, whole))
+            store(tile, i, multiply(x, log2_e))
             if relative:
-                store(tile, i + size, multiply(add(x, load(u, bias_at + d)), part))
-                store(tile, i + 2 * size, multiply(add(x, load(w, bias_at + d)), part))
+                store(tile, i + size, multiply(add(x, load(u, bias_at + d)), both))
+                store(tile, i + 2 * size, multiply(add(x, load(w, bias_at + d)), both))
             else:
-                store(tile, i + size, multiply(x, part))
+                store(tile, i + size, multiply(x, both))
     for copy in range(3):
         fill_zero(tile, copy * size + count * D, size - count * D)
 
@@ -149,9 +146,9 @@ def head_forward(
     q_at, k_at = (b * T * H + h) * D, (b * S * H + h) * D
     query_u, query_w, o, top, sums = TILE * D, 2 * TILE * D, 3 * TILE * D, 4 * TILE * D, 4 * TILE * D + TILE
     front = -T % TILE
-    pk_at = round_up(front + S, edge) * D if relative else zero
-    k_panels = pk_at + round_up(N, width) * D
-    pack(k, k_at, stride, S, panels, k_panels, zero, (round_up(S, edge) + TILE) // width, D, 1.0)
+    pk_at = whole(front + S, edge) * D if relative else zero
+    k_panels = pk_at + whole(N, width) * D
+    pack(k, k_at, stride, S, panels, k_panels, zero, (whole(S, edge) + TILE) // width, D, 1.0)
     for t0 in range(0, T, TILE):
         count = min(TILE, T - t0)
         entry = ((b * H + h) * T + t0) * (S + N)
@@ -162,7 +159,7 @@ def head_forward(
             tile[top + t] = LOWEST
         for a in range(0, N, CHUNK):
             n = min(CHUNK, N - a)
-            wide = round_up(n, width)
+            wide = whole(n, width)
             scores_set(tile, zero, panels, pk_at + a * D, wide, s, edge, row, D)
             softmax_rows(
                 s, edge, row, wide, zero, n, zero, tile, top, sums, o, D, entry + S + a, S + N, key0, key1, threshold
@@ -175,9 +172,9 @@ def head_forward(
         ready = 0
         for a in range(0, keys, CHUNK):
             n = min(CHUNK, keys - a)
-            wide = round_up(n, width)
+            wide = whole(n, width)
             if relative:
-                needed = min(round_up(keys, width), a + wide + TILE)
+                needed = min(whole(keys, width), a + wide + TILE)
                 if needed > ready:
                     panel = (positions + ready) * D
                     scores_set(tile, query_w, panels, panel, needed - ready, s, 1 + ready, row + 1, D)
@@ -207,10 +204,10 @@ def pack_head(r, pk, h, H, S, N, D, front, relative, panels):
     width = 2 * lanes(pk)
     at = zero = number(0)
     if relative:
-        size = round_up(front + S, number(TILE))
+        size = whole(front + S, number(TILE))
         pack(r, ((S - 1) * H + h) * D, -H * D, S, panels, at, front, size // width, D, 1.0)
         at = size * D
-    size = round_up(N, width)
+    size = whole(N, width)
     pack(pk, h * N * D, D, N, panels, at, zero, size // width, D, 1.0)
     return at + size * D
 
@@ -272,7 +269,7 @@ def head_backward(
     gradients, do, lse_at, delta = 3 * TILE * D, 6 * TILE * D, 7 * TILE * D, 7 * TILE * D + TILE
     g = TILE * (row + 2)
     front = -T % TILE
-    size = (round_up(S, edge) + TILE) * D
+    size = (whole(S, edge) + TILE) * D
     v_panels = k_panels + size
     pack(k, k_at, stride, S, panels, k_panels, zero, size // (width * D), D, 1.0)
     pack(v, k_at, stride, S, panels, v_panels, zero, size // (width * D), D, 1.0)
@@ -300,7 +297,7 @@ def head_backward(
             tile[delta + t] = change * factor
         for a in range(0, N, CHUNK):
             n = min(CHUNK, N - a)
-            wide = round_up(n, width)
+            wide = whole(n, width)
             scores_set(tile, zero, panels, pk_at + a * D, wide, s, edge, row, D)
             scores_set(tile, do, panels, pv_at + a * D, wide, s, g + TILE, row, D)
             softmax_rows_backward(
@@ -316,9 +313,9 @@ def head_backward(
         ready = 0
         for a in range(0, keys, CHUNK):
             n = min(CHUNK, keys - a)
-            wide = round_up(n, width)
+            wide = whole(n, width)
             if relative:
-                needed = min(round_up(keys, width), a + wide + TILE)
+                needed = min(whole(keys, width), a + wide + TILE)
                 if needed > ready:
                     panel = (positions + ready) * D
                     scores_set(tile, query_w, panels, panel, needed - ready, s, 1 + ready, row + 1, D)
@@ -404,9 +401,9 @@ def backward(
         for unit in range(i * groups * opened // workers, (i + 1) * groups * opened // workers):
             h, group = order[unit // groups], unit % groups
             pv_at = pack_head(r, pk, h, H, S, N, D, front, relative, panels)
-            pk_at = pv_at - round_up(N, width) * D
+            pk_at = pv_at - whole(N, width) * D
             k_panels = pv_at + pv_at - pk_at
-            pack(pv, h * N * D, D, N, panels, pv_at, zero, round_up(N, width) // width, D, pv_factor)
+            pack(pv, h * N * D, D, N, panels, pv_at, zero, whole(N, width) // width, D, pv_factor)
             fill_zero(d_panels, zero, k_panels)
             slot = group * H + h
             fill_zero(duw, slot * 2 * D, 2 * D)
@@ -445,8 +442,8 @@ def add_groups(x, groups, size):
 
 def padded_width(Dh: int, dtype: np.dtype) -> int:
     """Dh rounded up to whole vectors, and to the rows of a register tile."""
-    whole = max(VECTOR_BYTES // dtype.itemsize, ROWS)
-    return -(-Dh // whole) * whole
+    multiple = max(VECTOR_BYTES // dtype.itemsize, ROWS)
+    return -(-Dh // multiple) * multiple
 
 
 def padded(x: NDArray | None, D: int, dtype: np.dtype) -> NDArray:
@@ -454,17 +451,10 @@ def padded(x: NDArray | None, D: int, dtype: np.dtype) -> NDArray:
     if x is None:
         return np.empty(0, dtype)
     if x.shape[-1] == D:
-        return x if x.flags.c_contiguous else contiguous(x)
+        return contiguous(x)
     wide = zeros((*x.shape[:-1], D), dtype)
     wide[..., : x.shape[-1]] = x
     return wide
-
-
-def contiguous(x: NDArray) -> NDArray:
-    """A C-contiguous copy."""
-    copy = empty(x.shape, x.dtype)
-    copy[...] = x
-    return copy
 
 
 def padded_rows(n: int) -> int:
@@ -480,15 +470,6 @@ def panel_rows(T: int, S: int, N: int, relative: bool) -> int:
 def row_length(S: int, N: int) -> int:
     """Distance between rows of a tile's scores: room for all context keys, or a chunk of persistent ones."""
     return max(padded_rows(S) + TILE, min(padded_rows(N), CHUNK)) + 2 * TILE
-
-
-def check_dtypes(q: NDArray, others: dict[str, NDArray | None]) -> None:
-    """Raise ValueError unless `q` is float32 or float64 and every other array of its dtype."""
-    if q.dtype not in (np.float32, np.float64):
-        raise ValueError(f"q must be float32 or float64, got {q.dtype}; the textbook in tinyprune.ops takes others")
-    for name, x in others.items():
-        if x is not None and x.dtype != q.dtype:
-            raise ValueError(f"{name} must have q's dtype {q.dtype}, got {x.dtype}")
 
 
 def attention_forward(
@@ -509,13 +490,15 @@ def attention_forward(
 ) -> tuple[NDArray, AttentionCache]:
     """`tinyprune.ops.attention_forward`, compiled: float32 or float64, one dtype for all.
 
-    The cache has the head outputs `o`; weights are not kept.
+    The cache has the head outputs `o`, which are the result itself where no gate or scale changes them; weights are not
+    kept.
 
     Raises:
         ValueError: as the textbook's, and for any other dtype.
     """
     check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout)
-    check_dtypes(q, {"k": k, "v": v, "r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate})
+    optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
+    check_floats(q=q, k=k, v=v, **{name: x for name, x in optional.items() if x is not None})
     B, T, H, Dh = q.shape
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     dtype = q.dtype
@@ -523,25 +506,25 @@ def attention_forward(
     q, k, v, r, u, w, pk, pv = (padded(x, D, dtype) for x in (q, k, v, r, u, w, pk, pv))
     relative = r.ndim == 3
     span = S if span is None else span
-    key0, key1, threshold, raise_kept = 0, 0, 0, 1.0
+    drops = (0, 0, 0, 1.0)
     if rng is not None and dropout > 0:
-        key0, key1 = draw_keys(rng)
-        threshold, raise_kept = int(np.uint32(dropout * 2**32)), 1 / (1 - dropout)
+        drops = (*draw_keys(rng), threshold(dropout), 1 / (1 - dropout))
 
-    out, gated, lse = empty((B, T, H, D), dtype), empty((B, T, H, D), dtype), empty((B, H, T), dtype)
+    out, lse = empty((B, T, H, D), dtype), empty((B, H, T), dtype)
+    gated = out if gate is None and scale == 1 else empty((B, T, H, D), dtype)
     factors = np.full(H, scale, dtype) if gate is None else gate * dtype.type(scale)
     workers = max(1, min(threads(), B * H))
     row = row_length(S, N)
     size = TILE * (4 * D + 1 + VECTOR_BYTES // dtype.itemsize + row + 2) + (N + panel_rows(T, S, N, relative)) * D
     forward(
         workers, *(x.ravel() for x in (q, k, v, r, u, w, pk, pv)), factors, out.ravel(), lse.ravel(), gated.ravel(),
-        B, H, T, S, N, D, 1 / math.sqrt(Dh), math.sqrt(N), span, relative, row, key0, key1, threshold, raise_kept,
+        B, H, T, S, N, D, 1 / math.sqrt(Dh), math.sqrt(N), span, relative, row, *drops,
         empty((workers, size), dtype),
     )  # fmt: skip
     o = out if Dh == D else contiguous(out[..., :Dh])
-    result = gated if Dh == D else contiguous(gated[..., :Dh])
+    result = o if gated is out else gated if Dh == D else contiguous(gated[..., :Dh])
     cache = AttentionCache(
-        q, k, v, r, u, w, pk, pv, gate, float(scale), span, (key0, key1, threshold, raise_kept), lse, out, o
+        q, k, v, r, u, w, pk, pv, gate, float(scale), span, drops, lse, out, o
     )  # fmt: skip
     return result, cache
 
@@ -559,8 +542,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | 
     B, T, H, D = c.q.shape
     S, Dh, dtype = c.k.shape[1], c.o.shape[-1], c.q.dtype
     N = c.pk.shape[1] if c.pk.ndim == 3 else 0
-    if dout.shape != c.o.shape or dout.dtype != dtype:
-        raise ValueError(f"dout must be {dtype} of shape {c.o.shape}, got {dout.dtype} of shape {dout.shape}")
+    check_gradient(dout, c.o.shape, dtype)
     dout = padded(dout, D, dtype)
     relative = c.r.ndim == 3
     groups = max(1, min(B, -(-UNITS // max(H, 1))))

@@ -30,9 +30,11 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
+from tinyprune.kernels.cpu.attention_tiles import LOWEST, whole
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
 from tinyprune.kernels.cpu.partial import load_some, store_some
 from tinyprune.kernels.cpu.simd import (
+    LOG2_E,
     VECTOR_BYTES,
     add,
     broadcast,
@@ -53,9 +55,7 @@ from tinyprune.kernels.cpu.simd import (
 )
 from tinyprune.ops.attention_step import attention_step  # noqa: F401 (for a token here and there: nothing is packed)
 
-LOG2_E = 1 / math.log(2)
 EPS = 1e-5  # of the LayerNorm
-LOWEST = -1e30  # a score of weight 0; not −∞, since −∞ − (−∞) is NaN
 
 row_times_panel = microkernel(1, 2, False)
 row_times_narrow_panel = microkernel(1, 1, False)
@@ -80,12 +80,6 @@ class Layout(NamedTuple):
     o: int
     out: int
     end: int
-
-
-@kernel
-def whole(n, L):
-    """n rounded up to whole vectors of L numbers."""
-    return (n + L - 1) // L * L
 
 
 @kernel
@@ -340,8 +334,8 @@ def check(C, Dh, **arrays) -> None:
             raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must be given together or not at all")
     check_floats(**arrays)
     Wq = arrays["Wq"]
-    if Wq.ndim != 2 or Wq.shape[1] % Dh:
-        raise ValueError(f"Wq must be (D, H·{Dh}) for heads of width {Dh}, got {Wq.shape}")
+    if Wq.ndim != 2 or len(Wq) < 1 or Wq.shape[1] % Dh:
+        raise ValueError(f"Wq must be (D, H·{Dh}) with D ≥ 1 for heads of width {Dh}, got {Wq.shape}")
     D, W = Wq.shape
     H = W // Dh
     pk, r = arrays.get("pk"), arrays.get("r")

@@ -7,7 +7,7 @@ lie side by side. Scratch arrays are flat; a matrix in one is given as its offse
 
 from __future__ import annotations
 
-from tinyprune.kernels.cpu.jit import part
+from tinyprune.kernels.cpu.jit import kernel, part
 from tinyprune.kernels.cpu.simd import (
     REGISTERS,
     add,
@@ -35,6 +35,12 @@ LOWEST = -1e30  # a score that is out of sight; not −∞, since −∞ − (�
 tile_set = microkernel(ROWS, 2, False)
 tile_add = microkernel(ROWS, 2, True)
 narrow_add = microkernel(2 * ROWS, 1, True)
+
+
+@kernel
+def whole(n, multiple):
+    """The least multiple that is not below n."""
+    return (n + multiple - 1) // multiple * multiple
 
 
 @part

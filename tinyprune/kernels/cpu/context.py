@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, by_rows, check_floats
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
-from tinyprune.ops.context import context_backward
+from tinyprune.ops.context import check_context, context_backward
 
 __all__ = ["context_backward", "context_forward"]
 
@@ -40,15 +40,12 @@ def join_rows(m, m_step, x, x_step, rows, split, out):
 
 def context_forward(m: NDArray | None, x: NDArray) -> tuple[NDArray, tuple]:
     """Put the memory before the segment. As `ops.context_forward`; float32 or float64."""
-    if x.ndim != 3:
-        raise ValueError(f"x must be (B, T, D), got {x.shape}")
+    check_context(m, x)
     B, T, D = x.shape
     if x.dtype not in FLOATS:
         check_floats(x=x)
     if m is None:
         return x, (T,)
-    if m.ndim != 3 or (m.shape[0], m.shape[2]) != (B, D):
-        raise ValueError(f"m must be ({B}, M', {D}) to match x {x.shape}, got {m.shape}")
     if m.dtype != x.dtype:
         check_floats(x=x, m=m)
     M = m.shape[1]

@@ -94,7 +94,7 @@ def embedding_forward(
     factor, keys, limit = math.sqrt(D), (0, 0), 0  # nothing is dropped: every hash is at least 0
     if rng is not None and dropout > 0:
         factor, keys, limit = math.sqrt(D) / (1 - dropout), draw_keys(rng), threshold(dropout)
-    places = flat(ids.astype(np.int64, copy=False))
+    places = ids.astype(np.int64).reshape(-1)  # a copy, for backward: the caller may fill `ids` anew
     out = workspace.empty((*ids.shape, D), E.dtype)
     look_up(places, contiguous(E), factor, *keys, limit, out.reshape(-1, D))
     return out, (places, out.shape, E.shape, E.dtype, factor, keys, limit)

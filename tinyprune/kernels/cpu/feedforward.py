@@ -11,9 +11,10 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import flat
+from tinyprune.kernels.cpu.arguments import check_floats, flat
 from tinyprune.kernels.cpu.jit import parallel_kernel
 from tinyprune.kernels.cpu.linear import linear_backward, linear_forward
+from tinyprune.ops.feedforward import check_arguments
 
 
 @parallel_kernel
@@ -34,6 +35,8 @@ def rectify_gradient(dh, h, da):
 
 def feedforward_forward(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray) -> tuple[NDArray, tuple]:
     """Two linear maps with a ReLU between them: `ops.feedforward_forward` for float32 and float64."""
+    check_floats(x=x, W1=W1, b1=b1, W2=W2, b2=b2)
+    check_arguments(x, W1, b1, W2, b2)
     h, cache1 = linear_forward(x, W1, b1)
     rectify(h.reshape(-1))
     out, cache2 = linear_forward(h, W2, b2)

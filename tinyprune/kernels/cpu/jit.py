@@ -41,7 +41,8 @@ def can_cache() -> bool:
 
 CACHED = can_cache()
 
-# Without entrances that nobody uses compiling takes a fifth less: C code calls none of these, Python no `part`.
+# Without entrances that nobody uses compiling takes a fifth less: C code calls none of these, Python no `part`. (One
+# called from Python all the same ends the process.)
 kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True)
 parallel_kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, parallel=not BOUNDS_CHECKED)
 part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
@@ -58,14 +59,14 @@ def nothing():
 
 
 def forget_outdated() -> None:
-    """Delete compiled kernels that were made from other sources than those in this folder now.
+    """Delete compiled kernels that were made from other sources than those in this folder now, or with other checks.
 
     Numba looks at the file of the function alone. A kernel contains what it calls from other files, and would go on
-    with the old version of that.
+    with the old version of that. Nor does it look at NUMBA_BOUNDSCHECK.
     """
     if not CACHED:
         return
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(BOUNDS_CHECKED).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
     folder = Path(nothing.stats.cache_path)

@@ -8,6 +8,7 @@ The door: arguments are checked here, and it is worked out where rows lie in mem
 from __future__ import annotations
 
 import math
+import threading
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -107,7 +108,7 @@ def plan(
         f"the columns of a must be as many as the rows of b, got a {a.shape}{', transposed,' * transpose_a} and "
         f"b {b.shape}{', transposed' * transpose_b}"
     )
-    if len(a.shape) < 2 or len(b.shape) < 2:
+    if len(a.shape) < 2 or len(b.shape) < 2 or (transpose_b and len(b.shape) > 2):
         raise misfit
     # A transposed view is the matrix that it shows, transposed once more.
     if layout(a).span == COPY and len(a.shape) == 2 and layout(transposed(a)).span != COPY:
@@ -178,8 +179,8 @@ def memory(x: NDArray, span: int) -> NDArray:
 
 
 @lru_cache(maxsize=8)
-def scratch(workers: int, size: int, dtype: np.dtype) -> NDArray:
-    """Room for the panels of `workers` threads; kept, as no two products are computed at the same time."""
+def scratch(workers: int, size: int, dtype: np.dtype, caller: int) -> NDArray:
+    """Room for the panels of `workers` threads; kept, since one caller computes one product at a time."""
     return workspace.empty((workers, size), dtype)
 
 
@@ -204,13 +205,15 @@ def matmul(
         b: (K, N), or (N, K) with `transpose_b`; (..., N), if `a` is (..., M) of more axes and transposed.
         bias: (N,), added to each row.
         residual: shape of `out`; may be `out` itself, to accumulate.
-        out: where the result goes, (M, N) or (..., N); not in the memory of `a` or `b`. None: a new array.
+        out: where the result goes, (M, N) or (..., N); not in the memory of another argument, but
+            `residual` may be `out` itself. None: a new array.
 
     Returns:
         out.
 
     Raises:
-        ValueError: if shapes do not fit together, or dtypes differ or are not float32 or float64.
+        ValueError: if shapes do not fit together, dtypes differ or are not float32 or float64, or `out` cannot be
+            written to or lies in the memory of what is still to be read.
     """
     out_form = None if out is None else form(out)
     p = plan(
@@ -224,8 +227,11 @@ def matmul(
     )
     if out is None:
         out = workspace.empty(p.shape, a.dtype)
-    elif np.may_share_memory(out, a) or np.may_share_memory(out, b):
-        raise ValueError("out must not lie in the memory of a or b, which are read while it is written")
+    else:
+        read = (("a", a), ("b", b), ("bias", bias), ("residual", None if residual is out else residual))
+        for name, x in read:
+            if x is not None and np.may_share_memory(out, x):
+                raise ValueError(f"out must not lie in the memory of {name}, which is read while out is written")
     if p.work:
         compute(p, a, b, bias, residual, out)
     elif out.size:
@@ -251,7 +257,7 @@ def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, residual: NDA
         r,
         p.nothing if bias is None else memory(bias, bias_span),
         p.steps,
-        scratch(workers, p.scratch, out.dtype),
+        scratch(workers, p.scratch, out.dtype, threading.get_ident()),
     )
     if c_span == COPY:
         out[...] = c.reshape(out.shape)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu.arguments import check_floats, check_gradient
 from tinyprune.kernels.cpu.matmul import matmul
+from tinyprune.ops.projections import check_arguments
 
 
 def last(x: NDArray, T: int) -> NDArray:
@@ -23,16 +24,7 @@ def projections_forward(
 ) -> tuple[tuple[NDArray, NDArray, NDArray], tuple]:
     """Queries, keys and values: `ops.projections_forward` for float32 and float64."""
     check_floats(n=n, Wq=Wq, Wk=Wk, Wv=Wv)
-    if n.ndim != 3:
-        raise ValueError(f"n must be (B, S, D), got {n.shape}")
-    B, S, D = n.shape
-    if Wq.ndim != 2 or len(Wq) != D:
-        raise ValueError(f"Wq must have shape ({D}, H·Dh) to match n {n.shape}, got {Wq.shape}")
-    for name, W in (("Wk", Wk), ("Wv", Wv)):
-        if W.shape != Wq.shape:
-            raise ValueError(f"{name} must have the shape of Wq, {Wq.shape}, got {W.shape}")
-    if not 0 <= T <= S:
-        raise ValueError(f"T must be at least 0 and at most {S} to match n {n.shape}, got {T}")
+    check_arguments(n, Wq, Wk, Wv, T)
     return (matmul(last(n, T), Wq), matmul(n, Wk), matmul(n, Wv)), (n, Wq, Wk, Wv, T)
 
 
@@ -42,8 +34,8 @@ def projections_backward(
     """Gradients of `projections_forward`, as `ops.projections_backward`."""
     n, Wq, Wk, Wv, T = cache
     B, S, _ = n.shape
-    for dout, rows in ((dq, T), (dk, S), (dv, S)):
-        check_gradient(dout, (B, rows, Wq.shape[1]), n.dtype)
+    for name, dout, rows in (("dq", dq, T), ("dk", dk, S), ("dv", dv, S)):
+        check_gradient(dout, (B, rows, Wq.shape[1]), n.dtype, name)
     # k = n Wk,  v = n Wv
     dn = matmul(dk, Wk, transpose_b=True)
     matmul(dv, Wv, transpose_b=True, residual=dn, out=dn)

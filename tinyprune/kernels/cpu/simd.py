@@ -31,6 +31,7 @@ from numba.extending import intrinsic, models, register_model
 
 from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 
+LOG2_E = 1 / math.log(2)  # e^x = 2^(x · log2 e), see exp2
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
@@ -244,7 +245,6 @@ def binary(body: Callable, doc: str) -> Callable:
 add = binary(lambda b, x, y: b.fadd(x, y), "x + y")
 subtract = binary(lambda b, x, y: b.fsub(x, y), "x − y")
 multiply = binary(lambda b, x, y: b.fmul(x, y), "x · y")
-divide = binary(lambda b, x, y: b.fdiv(x, y), "x / y")
 maximum = binary(larger, "the larger of x and y")
 
 

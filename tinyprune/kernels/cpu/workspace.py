@@ -48,15 +48,25 @@ class Pool:
 
     def take(self, size: int) -> Block:
         """A block of `size` bytes, recycled if there is one."""
-        self.bytes_used += size
-        blocks = self.free.get(size)
-        if blocks:
+        try:
+            # not a question first: another thread might take the last one in between
+            block = self.free[size].pop()
             self.bytes_free -= size
-            return blocks.pop()
+        except (KeyError, IndexError):
+            block = self.fresh(size)
+        self.bytes_used += size
+        return block
+
+    def fresh(self, size: int) -> Block:
+        """A new block."""
         # Shapes have changed, say because heads were removed: what lies idle by then is given back to the system.
         if self.bytes_free > self.bytes_used:
             self.clear()
-        return Block(size)
+        try:
+            return Block(size)
+        except MemoryError:
+            self.clear()
+            return Block(size)
 
     def give(self, size: int, block: Block) -> None:
         """Take a block back."""
