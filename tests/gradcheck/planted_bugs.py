@@ -379,14 +379,14 @@ MODEL_BUGS = [
     Bug(
         "model.parameters",
         "heads put at the front when others are left out",
-        "+ (index,)] = part",
-        "+ (slice(len(index)),)] = part",
+        "put(grads[name], heads,",
+        "put(grads[name], np.arange(len(heads)),",
     ),
     Bug(
         "model.parameters",
         "heads put in reverse order when others are left out",
-        "+ (index,)] = part",
-        "+ (index[::-1],)] = part",
+        "put(grads[name], heads,",
+        "put(grads[name], heads[::-1],",
     ),
 ]
 

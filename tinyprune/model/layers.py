@@ -101,6 +101,7 @@ def attention_block_backward(
     H, Dh = cache["attention"].o.shape[2:]
     # o = attention(q, k, v, r, u, w, pk, pv, gate)
     dq, dk, dv, dr, du, dw, dpk, dpv, dgate = ops.attention_backward(do.reshape(B, T, H, Dh), cache["attention"])
+    del do  # a step takes the most memory here, so what is done with is let go, as are dq, dk and dv below
     dp |= {name: g for name, g in (("u", du), ("w", dw), ("pk", dpk), ("pv", dpv)) if g is not None}
     # r = R[:S] Wr
     dR = None
@@ -111,6 +112,7 @@ def attention_block_backward(
     dn, dp["Wq"], dp["Wk"], dp["Wv"] = ops.projections_backward(
         dq.reshape(B, T, H * Dh), dk.reshape(B, S, H * Dh), dv.reshape(B, S, H * Dh), cache["projections"]
     )
+    del dq, dk, dv
     # n = LayerNorm([m; x]); nothing flows into m
     dcontext, dp["ln.scale"], dp["ln.bias"] = ops.layernorm_backward(dn, cache["ln"])
     dx = ops.add(dx, ops.context_backward(dcontext, cache["context"]))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
+from tinyprune.ops import put_slices, take_slices
 
 Parameters = dict[str, NDArray]
 
@@ -108,54 +109,38 @@ def layer_parameters(params: Parameters, i: int) -> Parameters:
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
-def take_heads(layer: Parameters, heads: Sequence[int], Dh: int) -> Parameters:
-    """A layer with only the given heads: copies of their slices, and the other parameters as they are."""
-    index = np.asarray(heads, np.int64)
+def take_heads(
+    layer: Parameters, heads: Sequence[int], Dh: int, take: Callable[..., NDArray] = take_slices
+) -> Parameters:
+    """A layer with only the given heads: copies of their slices, and the other parameters as they are.
+
+    Args:
+        layer: its parameters, by short name.
+        heads: their numbers.
+        Dh: head width.
+        take: a backend's `take_slices`.
+    """
     taken = dict(layer)
     for name, axis in HEAD_AXIS.items():
         if name in layer:
-            part = np.take(by_head(name, layer[name], Dh), index, axis)
-            taken[name] = side_by_side(name, part)
+            taken[name] = take(layer[name], heads, axis, Dh if name in WIDE else 1)
     return taken
 
 
 def put_heads(
-    grads: Parameters,
-    heads: Sequence[int],
-    layer: Parameters,
-    Dh: int,
-    zeros: Callable[[tuple[int, ...], np.dtype], NDArray] = np.zeros,
+    grads: Parameters, heads: Sequence[int], H: int, Dh: int, put: Callable[..., NDArray] = put_slices
 ) -> Parameters:
     """Reverse of `take_heads` for gradients: those of the taken heads in place, zero for the heads left out.
 
     Args:
         grads: by short name, of the taken heads.
         heads: their numbers in the whole layer.
-        layer: the whole layer's parameters.
+        H: heads of the whole layer.
         Dh: head width.
-        zeros: makes the new arrays; a backend's own may be faster.
+        put: a backend's `put_slices`.
     """
-    index = np.asarray(heads, np.int64)
-    put = dict(grads)
+    whole = dict(grads)
     for name, axis in HEAD_AXIS.items():
         if name in grads:
-            put[name] = zeros(layer[name].shape, layer[name].dtype)
-            whole, part = by_head(name, put[name], Dh), by_head(name, grads[name], Dh)
-            whole[(slice(None),) * axis + (index,)] = part
-    return put
-
-
-def by_head(name: str, x: NDArray, Dh: int) -> NDArray:
-    """A parameter with one axis for heads, at its HEAD_AXIS: (…, H·Dh, …) → (…, H, Dh, …), a view."""
-    if name not in WIDE:
-        return x
-    axis = HEAD_AXIS[name]
-    return x.reshape(*x.shape[:axis], x.shape[axis] // Dh, Dh, *x.shape[axis + 1 :])
-
-
-def side_by_side(name: str, x: NDArray) -> NDArray:
-    """Reverse of `by_head`: (…, H, Dh, …) → (…, H·Dh, …)."""
-    if name not in WIDE:
-        return x
-    axis = HEAD_AXIS[name]
-    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+            whole[name] = put(grads[name], heads, axis, H, Dh if name in WIDE else 1)
+    return whole

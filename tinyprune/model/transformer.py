@@ -105,7 +105,7 @@ class Transformer:
             values, scale = None, 1.0
             if gates is not None:
                 if gates.active.size < gates.values.size:
-                    layer = take_heads(layer, gates.active, config.Dh)
+                    layer = take_heads(layer, gates.active, config.Dh, ops.take_slices)
                 values, scale = gates.values[gates.active], gates.scale
             m = memory[i] if memory else None
             y, context, block = attention_block_forward(x, m, layer, p.get("R"), values, scale, config, ops, rng)
@@ -187,7 +187,7 @@ class Transformer:
                 dvalues = np.zeros_like(gates.values)
                 dvalues[gates.active] = dgate
                 if gates.active.size < gates.values.size:
-                    dlayer = put_heads(dlayer, gates.active, layer_parameters(p, i), config.Dh, ops.zeros)
+                    dlayer = put_heads(dlayer, gates.active, gates.values.size, config.Dh, ops.put_slices)
                 dlayer["log_alpha"] = ops.hard_concrete_backward(dvalues, gates.cache)
             if dR_layer is not None:
                 # all layers read the same rows of R

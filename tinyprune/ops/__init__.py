@@ -4,8 +4,8 @@
 arguments; `dout` and `cache` are never modified. Everything works in float32 (training), float64 (checking) and
 complex128 (checking to the last digit, see `tinyprune.gradcheck`).
 
-Operations without a gradient of their own: `add`, `squared_norm`, `zeros`, the optimizers' updates, which work in
-place, and `attention_step`, for writing text.
+Operations without a gradient of their own: `add`, `squared_norm`, `take_slices` and `put_slices`, the optimizers'
+updates, which work in place, and `attention_step`, for writing text.
 """
 
 from tinyprune.ops.adamw import adamw_update
@@ -34,7 +34,7 @@ from tinyprune.ops.norm import squared_norm
 from tinyprune.ops.projections import projections_backward, projections_forward
 from tinyprune.ops.residual import residual_backward, residual_forward
 from tinyprune.ops.sgd import sgd_update
-from tinyprune.ops.zeros import zeros
+from tinyprune.ops.slices import put_slices, take_slices
 
 __all__ = [
     "AttentionStep",
@@ -75,10 +75,11 @@ __all__ = [
     "p_open",
     "projections_backward",
     "projections_forward",
+    "put_slices",
     "residual_backward",
     "residual_forward",
     "sgd_update",
     "sigmoid",
     "squared_norm",
-    "zeros",
+    "take_slices",
 ]

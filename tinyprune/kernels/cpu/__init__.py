@@ -32,7 +32,7 @@ from tinyprune.kernels.cpu.norm import squared_norm
 from tinyprune.kernels.cpu.projections import projections_backward, projections_forward
 from tinyprune.kernels.cpu.residual import residual_backward, residual_forward
 from tinyprune.kernels.cpu.sgd import sgd_update
-from tinyprune.kernels.cpu.workspace import zeros
+from tinyprune.kernels.cpu.slices import put_slices, take_slices
 
 __all__ = [
     "AttentionStep",
@@ -67,11 +67,12 @@ __all__ = [
     "matmul",
     "projections_backward",
     "projections_forward",
+    "put_slices",
     "residual_backward",
     "residual_forward",
     "sgd_update",
     "squared_norm",
-    "zeros",
+    "take_slices",
 ]
 
 forget_outdated()

@@ -1,0 +1,102 @@
+"""Slices: what some heads own of a parameter, taken out of it and put back. See `tinyprune.ops.slices`.
+
+    for o, i:  part[o, i] = x[o, index[i]]          x (outer, n, inner), a view: inner is what a head has in one piece
+    for o, h:  x[o, h] = part[o, i] if h = index[i] else 0
+
+Put writes everything once, where the textbook writes zeros first and then some of them again; and neither makes a list
+of all entries. A step of a model with closed heads does both for ten arrays in each layer.
+
+Times (µs), 4 of 8 heads of Wq (128, 128) in float32: take 5, NumPy 8; put 5, NumPy 20.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu.arguments import check_floats, flat
+from tinyprune.kernels.cpu.jit import kernel, part
+from tinyprune.kernels.cpu.simd import broadcast, lanes, load, store
+from tinyprune.ops.slices import check_part, entries, slice_count
+
+
+@part
+def copy(source, at, target, to, n):
+    """target[to : to + n] = source[at : at + n]."""
+    L = lanes(target)
+    whole = n - n % L
+    for d in range(0, whole, L):
+        store(target, to + d, load(source, at + d))
+    for d in range(whole, n):
+        target[to + d] = source[at + d]
+
+
+@part
+def clear(target, to, n):
+    """target[to : to + n] = 0."""
+    L = lanes(target)
+    whole = n - n % L
+    zero = broadcast(target, 0)
+    for d in range(0, whole, L):
+        store(target, to + d, zero)
+    for d in range(whole, n):
+        target[to + d] = 0
+
+
+@kernel
+def take(x, index, n, inner, taken):
+    """taken (outer, len(index), inner) from x (outer, n, inner), both flat; False if an index is out of range."""
+    for h in index:
+        if not 0 <= h < n:
+            return False
+    to = 0
+    for at in range(0, x.size, max(n * inner, 1)):
+        for h in index:
+            copy(x, at + h * inner, taken, to, inner)
+            to += inner
+    return True
+
+
+@kernel
+def put(taken, index, n, inner, x):
+    """x (outer, n, inner) from taken (outer, len(index), inner), both flat; False if an index is out of range."""
+    owner = np.full(n, -1, np.int64)
+    for i in range(index.size):
+        if not 0 <= index[i] < n:
+            return False
+        owner[index[i]] = i
+    at = 0
+    for to in range(0, x.size, max(n * inner, 1)):
+        for h in range(n):
+            if owner[h] < 0:
+                clear(x, to + h * inner, inner)
+            else:
+                copy(taken, at + owner[h] * inner, x, to + h * inner, inner)
+        at += index.size * inner
+    return True
+
+
+def take_slices(x: NDArray, index: Sequence[int], axis: int, width: int = 1) -> NDArray:
+    """The slices of these numbers, in this order: `ops.take_slices` for float32 and float64."""
+    check_floats(x=x)
+    n = slice_count("x", x, axis, width)
+    places = np.ascontiguousarray(index, np.int64)
+    part = workspace.empty((*x.shape[:axis], len(places) * width, *x.shape[axis + 1 :]), x.dtype)
+    if not take(flat(x), places, n, width * math.prod(x.shape[axis + 1 :]), part.reshape(-1)):
+        entries(index, n, width)  # says what is wrong
+    return part
+
+
+def put_slices(part: NDArray, index: Sequence[int], axis: int, n: int, width: int = 1) -> NDArray:
+    """Zeros, but for the slices of these numbers: `ops.put_slices` for float32 and float64."""
+    check_floats(part=part)
+    check_part(part, index, axis, width)
+    places = np.ascontiguousarray(index, np.int64)
+    x = workspace.empty((*part.shape[:axis], n * width, *part.shape[axis + 1 :]), part.dtype)
+    if not put(flat(part), places, n, width * math.prod(part.shape[axis + 1 :]), x.reshape(-1)):
+        entries(index, n, width)  # says what is wrong
+    return x
