@@ -103,7 +103,7 @@ def test_ids_may_be_filled_anew_before_backward():
     ids, E, dout = inputs(np.float64)
     _, expected = kernel(ids, E, dout, 0.2, 3)
     _, cache = embedding_forward(ids, E, dropout=0.2, rng=np.random.default_rng(3))
-    ids[:] = 10**9
+    ids[:] = 0
     assert_same_bits(embedding_backward(dout, cache), expected)
 
 
