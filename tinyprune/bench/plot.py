@@ -55,14 +55,13 @@ def plot_speeds(records: Sequence[Record]) -> Figure:
         places = [shapes.index(r["shape"]) for r in own]
         axes.plot([r[unit] for r in own], places, linestyle="", label=subject, **look(subjects, subject))
     for place, shape in enumerate(shapes):
-        peers = [r for r in records if r["shape"] == shape and r["subject"] != subjects[0]]
-        for i, record in enumerate(sorted(peers, key=lambda r: r[unit])):
-            ratio = record["ratio_to_subject"]
-            if ratio is not None:
-                # those next to each other above and below the line by turns
-                offset = (0, -14) if i % 2 else (0, 5)
-                text = f"{show(round(ratio, 2))}×"
-                axes.annotate(text, (record[unit], place), offset, textcoords="offset points", ha="center")
+        others = [r for r in records if r["shape"] == shape and r["subject"] != subjects[0]]
+        peers = sorted((r for r in others if r["ratio_to_subject"] is not None), key=lambda r: r[unit])
+        for i, record in enumerate(peers):
+            # those next to each other above and below the line by turns
+            offset = (0, -14) if i % 2 else (0, 5)
+            text = f"{show(round(record['ratio_to_subject'], 2))}×"
+            axes.annotate(text, (record[unit], place), offset, textcoords="offset points", ha="center")
     figure.legend(loc="outside lower left", frameon=False, ncols=2)
     axes.set_title("n×: takes n times as long as the first")
     return figure

@@ -3,6 +3,8 @@
     for b: q[b] = n[b, S−T:] · Wq;  k[b] = n[b] · Wk;  v[b] = n[b] · Wv
 
 Products by `matmul`, which reads the last T rows of each batch entry where they lie, and adds up dn in place.
+
+Times (ms, 2 threads), n (16, 256, 128), T 128, H·Dh 128 in float32: forward 1.4, NumPy 2.9; backward 3.2, NumPy 3.5.
 """
 
 from __future__ import annotations
