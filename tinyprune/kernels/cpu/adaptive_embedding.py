@@ -3,8 +3,8 @@
 Products with the projections and the sums of equal words' rows are kernels. Which place belongs to which cluster, and
 copying rows there and back, is left to NumPy.
 
-Times (µs, 2 threads), ids (16, 128), clusters of 2,000, 8,000 and 10,000 words in 256, 64 and 16 numbers, float32: forward
-170, NumPy 170; backward 350, NumPy 1,430.
+Times (µs, 2 threads), ids (16, 128), clusters of 2,000, 8,000 and 10,000 words in 256, 64 and 16 numbers, float32:
+forward 170, NumPy 170; backward 350, NumPy 1,430.
 """
 
 from __future__ import annotations
