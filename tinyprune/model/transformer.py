@@ -174,6 +174,7 @@ class Transformer:
             dh, dE, grads["out_bias"] = ops.linear_backward(dlogits, cache["output"])
         # h = LayerNorm(x)
         dx, grads["ln.scale"], grads["ln.bias"] = ops.layernorm_backward(dh, cache["ln"])
+        del dh  # not to be kept while the layers take their memory
         dR: NDArray | None = None
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
