@@ -239,6 +239,12 @@ class GateConfig(Config):
     )
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
+    distribution: str = option(
+        "hard-concrete",
+        "how gates are drawn: each for itself, or always target_heads of them",
+        choices=("hard-concrete", "top-k"),
+    )
+    tau: float = option(1.0, "top-k: temperature of its softmax", low=1e-3, high=100.0)
     beta: float = option(0.333, "temperature of the concrete distribution", low=1e-3, high=10.0)
     gamma: float = option(-0.1, "lower end of the stretched gate", high=-1e-6)
     zeta: float = option(1.1, "upper end of the stretched gate", low=1.000001)
@@ -246,6 +252,11 @@ class GateConfig(Config):
     log_alpha_init: float = option(2.0, "start of every log_alpha; 2.0 opens a gate with probability 0.94")
     output_scaling: bool = option(True, "multiply attention's output by heads / open heads of the layer")
     lr_multiplier: float = option(10.0, "gates' learning rate, in units of the weights'", low=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distribution == "top-k" and self.target_heads is None:
+            raise UsageError('gate.target_heads must be given for gate.distribution = "top-k": it is k')
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,13 @@ OPERATION_BUGS = [
     Bug("ops.hard_concrete", "temperature in evaluation too", "temperature = 1.0", "temperature = beta"),
     Bug("ops.hard_concrete", "slope of the sigmoid s, not s (1 - s)", "ds * s * (1 - s)", "ds * s"),
     Bug("ops.hard_concrete", "gate in the place of s", "return gate, (s, inside", "return gate, (gate, inside"),
+    # top_k
+    Bug("ops.top_k", "later rounds forgotten", "dp = dout - np.where(", "dp = dout - 0 * np.where("),
+    Bug("ops.top_k", "sign of log(1 - p)", "dp = dout - np.where(", "dp = dout + np.where("),
+    Bug("ops.top_k", "what comes of a itself forgotten", "da = da + p *", "da = p *"),
+    Bug("ops.top_k", "rounds walked through forwards", "in reversed(ps)", "in ps"),
+    Bug("ops.top_k", "lost temperature", "(dp * p).sum()) / tau", "(dp * p).sum())"),
+    Bug("ops.top_k", "softmax's mean forgotten", "(dp - (dp * p).sum())", "dp"),
     # l0
     Bug("ops.l0", "slope of the sigmoid p, not p (1 - p)", "dout * p * (1 - p)", "dout * p"),
     Bug("ops.l0", "sign", "return dout * p", "return -dout * p"),
@@ -361,20 +368,26 @@ MODEL_BUGS = [
     Bug(
         "model.transformer",
         "path from the gates forgotten",
-        "dvalues[gates.active] = dgate",
-        "dvalues[gates.active] = 0",
+        "dvalues[0][gates.active] = dgate",
+        "dvalues[0][gates.active] = 0",
     ),
     Bug(
-        "model.transformer",
+        "model.gating",
         "gate's own derivative forgotten",
-        "ops.hard_concrete_backward(dvalues, gates.cache)\n            if dR",
-        "dvalues\n            if dR",
+        "by_layer(backward(dout, cache),",
+        "by_layer(dout,",
     ),
     Bug(
         "model.transformer",
         "gates put at the front when heads are left out",
-        "dvalues[gates.active] = dgate",
-        "dvalues[: len(dgate)] = dgate",
+        "dvalues[0][gates.active] = dgate",
+        "dvalues[0][: len(dgate)] = dgate",
+    ),
+    Bug(
+        "model.transformer",
+        "layers' gates in the wrong order",
+        "dvalues.insert(0,",
+        "dvalues.insert(1,",
     ),
     Bug(
         "model.parameters",

@@ -18,7 +18,7 @@ from tinyprune.gradcheck import Case, check_gradients, model_case, operation_cas
 from tinyprune.kernels.backend import get_backend
 
 # Modules that import their predecessors in this list, and must be executed anew when one of those is edited.
-MODEL_MODULES = ["model.parameters", "model.layers", "model.transformer", "gradcheck.catalogue"]
+MODEL_MODULES = ["model.parameters", "model.gating", "model.layers", "model.transformer", "gradcheck.catalogue"]
 
 
 def execute(module: str, right: str = "", wrong: str = "") -> ModuleType:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tinyprune.config import KINDS, GateConfig, ModelConfig
+from tinyprune.model.gating import by_layer, output_scaling
 from tinyprune.model.parameters import init_parameters
-from tinyprune.model.transformer import Transformer, output_scaling, remember
+from tinyprune.model.transformer import Transformer, remember
 
 V, D, H, T, M = 11, 12, 3, 5, 4
 WITH_MEMORY = ["all-attention", "transformer-xl"]
@@ -175,9 +176,9 @@ def test_a_gate_that_is_shut_in_this_pass_still_learns():
     for seed in range(20):
         _, _, cache = model.loss(ids, ids, rng=np.random.default_rng(seed))
         grads = model.backward(1.0, cache)
-        for i, gates in enumerate(cache["gates"]):
+        insides = by_layer(cache["gate"][1], [H, H])
+        for i, (gates, inside) in enumerate(zip(cache["gates"], insides, strict=True)):
             shut = gates.values == 0
-            inside = gates.cache[1]
             np.testing.assert_array_equal(grads[f"layers.{i}.log_alpha"] != 0, inside)
             np.testing.assert_array_equal(np.isin(np.arange(H), gates.active), ~shut | inside)
             learning += (shut & inside).sum()

@@ -35,8 +35,19 @@ def hard_concrete_case(hard: bool) -> Case:
     )
 
 
+def top_k_case(hard: bool) -> Case:
+    """Like the catalogue's, with noise in the type of log_alpha."""
+    noise = np.array([0.2, 0.45, 0.9, 0.3])
+
+    def forward(log_alpha):
+        return ops.top_k_forward(log_alpha, noise.astype(log_alpha.real.dtype), k=2, tau=0.7, hard=hard)
+
+    return Case(f"top_k ({hard=})", forward, ops.top_k_backward, {"log_alpha": np.linspace(-1.5, 1.9, 4)})
+
+
 CASES = [case for case in operation_cases() if case.operation != "layerwise_error" and "training" not in case.operation]
 CASES += [layerwise_error_case(), hard_concrete_case(hard=True), hard_concrete_case(hard=False)]
+CASES += [top_k_case(hard=True), top_k_case(hard=False)]
 TYPES = [np.float32, np.float64, np.complex128]
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.operation)

@@ -60,7 +60,7 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
     ops, constants = model.ops, {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
     layerwise = objective == "layerwise"
     _, _, fixed = model.loss(ids, targets, memory, noise(), all_heads=layerwise)
-    moving = np.concatenate([gates.cache[1] for gates in fixed["gates"]])
+    moving = fixed["gate"][1]
     assert moving.any() and not moving.all()
 
     def forward(*arrays):

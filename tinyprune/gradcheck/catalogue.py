@@ -83,6 +83,12 @@ def operation_cases(ops: SimpleNamespace | None = None) -> list[Case]:
 
         return Case(f"hard_concrete ({kind})", forward, ops.hard_concrete_backward, {"log_alpha": log_alpha})
 
+    def top_k(kind: str, noise: np.ndarray | None, hard: bool) -> Case:
+        def forward(log_alpha: Any) -> tuple[Any, Any]:
+            return ops.top_k_forward(log_alpha, noise, k=3, tau=0.7, hard=hard)
+
+        return Case(f"top_k ({kind})", forward, ops.top_k_backward, {"log_alpha": LOG_ALPHA})
+
     return [
         Case(
             "linear",
@@ -171,6 +177,8 @@ def operation_cases(ops: SimpleNamespace | None = None) -> list[Case]:
         # Without noise and temperature the clip begins only beyond ±2.4.
         hard_concrete("soft, evaluation", 3 * LOG_ALPHA, None, hard=False),
         hard_concrete("straight-through, evaluation", 3 * LOG_ALPHA, None, hard=True),
+        top_k("soft, training", 2 * NOISE, hard=False),
+        top_k("straight-through, training", 2 * NOISE, hard=True),
         Case(
             "l0",
             lambda log_alpha: ops.l0_forward(log_alpha, **GATE),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.kernels.backend import get_backend
+from tinyprune.model.gating import LayerGates, gates_backward, gates_forward
 from tinyprune.model.layers import (
     attention_block_backward,
     attention_block_forward,
@@ -28,16 +29,6 @@ from tinyprune.model.layers import (
 from tinyprune.model.parameters import Parameters, layer_parameters, parameter_shapes, put_heads, take_heads
 
 Memory = list[NDArray]  # for each layer (B, up to M, D)
-
-
-@dataclass(frozen=True)
-class LayerGates:
-    """A layer's gates in one forward pass."""
-
-    values: NDArray  # (H,)
-    scale: float  # output scaling c
-    active: NDArray  # numbers of the heads that are computed
-    cache: tuple  # for hard_concrete_backward
 
 
 @dataclass
@@ -97,7 +88,7 @@ class Transformer:
         x, cache["embedding"] = self.embed(ids, rng)
         if not config.relative:
             x = x + p["positions"][:T]
-        cache["gates"] = self.gates(rng, all_heads)
+        cache["gates"], cache["gate"] = self.gates_forward(rng, all_heads)
         new_memory: Memory = []
         for i in range(config.L):
             layer = layer_parameters(p, i)
@@ -176,6 +167,7 @@ class Transformer:
         dx, grads["ln.scale"], grads["ln.bias"] = ops.layernorm_backward(dh, cache["ln"])
         del dh  # not to be kept while the layers take their memory
         dR: NDArray | None = None
+        dvalues: list[NDArray] = []
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
             if config.F:
@@ -185,15 +177,17 @@ class Transformer:
             gates = cache["gates"][i]
             if gates is not None:
                 # heads that were left out have no part in the loss
-                dvalues = np.zeros_like(gates.values)
-                dvalues[gates.active] = dgate
+                dvalues.insert(0, np.zeros_like(gates.values))
+                dvalues[0][gates.active] = dgate
                 if gates.active.size < gates.values.size:
                     dlayer = put_heads(dlayer, gates.active, gates.values.size, config.Dh, ops.put_slices)
-                dlayer["log_alpha"] = ops.hard_concrete_backward(dvalues, gates.cache)
             if dR_layer is not None:
                 # all layers read the same rows of R
                 dR = dR_layer if dR is None else ops.add(dR, dR_layer)
             grads |= {f"layers.{i}.{name}": g for name, g in dlayer.items()}
+        if self.gate is not None:
+            for i, dlog_alpha in enumerate(gates_backward(dvalues, self.gate, ops, cache["gate"])):
+                grads[f"layers.{i}.log_alpha"] = dlog_alpha
         if config.relative:
             grads["R"] = with_zeros_below(dR, len(p["R"]))
         else:
@@ -212,24 +206,15 @@ class Transformer:
 
     def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
         """Each layer's gates: sampled with `rng`, or evaluated when it is None; a list of None without gates."""
+        return self.gates_forward(rng, all_heads)[0]
+
+    def gates_forward(
+        self, rng: np.random.Generator | None, all_heads: bool
+    ) -> tuple[list[LayerGates | None], tuple | None]:
+        """The same, with what `backward` needs of it."""
         if self.gate is None:
-            return [None] * self.config.L
-        g, layers = self.gate, []
-        for i in range(self.config.L):
-            log_alpha = self.params[f"layers.{i}.log_alpha"]
-            H = log_alpha.size
-            u = None if rng is None else self.ops.draw_noise(H, rng, log_alpha.real.dtype)
-            values, cache = self.ops.hard_concrete_forward(
-                log_alpha, u, beta=g.beta, gamma=g.gamma, zeta=g.zeta, hard=g.hard
-            )
-            lets_through = values.real != 0
-            scale = output_scaling(H, int(lets_through.sum())) if g.output_scaling else 1.0
-            if rng is not None:
-                # A gate that is shut in this pass may still learn to open, unless it is clipped.
-                lets_through |= self.ops.hard_concrete_backward(np.ones_like(values), cache).real != 0
-            active = np.arange(H) if all_heads else np.flatnonzero(lets_through)
-            layers.append(LayerGates(values, scale, active, cache))
-        return layers
+            return [None] * self.config.L, None
+        return gates_forward(self.params, self.config.heads, self.gate, self.ops, rng, all_heads)
 
     def clusters(self) -> tuple[list[NDArray], list[NDArray]]:
         """Tables and projections of the adaptive embedding."""
@@ -253,11 +238,6 @@ def check_memory(memory: Memory | None, B: int, config: ModelConfig) -> None:
         raise ValueError(
             f"memory must be {config.L} arrays of ({B}, up to {config.M}, {config.D}), got {[m.shape for m in memory]}"
         )
-
-
-def output_scaling(H: int, opened: int) -> float:
-    """c = H / open heads, between 1 and H: a layer keeps its output's size when heads close. (Shim et al. 2021)"""
-    return H / max(opened, 1) if H else 1.0
 
 
 def remember(x: NDArray, context: NDArray, M: int) -> NDArray:

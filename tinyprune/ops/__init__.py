@@ -35,6 +35,7 @@ from tinyprune.ops.projections import projections_backward, projections_forward
 from tinyprune.ops.residual import residual_backward, residual_forward
 from tinyprune.ops.sgd import sgd_update
 from tinyprune.ops.slices import put_slices, take_slices
+from tinyprune.ops.top_k import draw_gumbel, top_k_backward, top_k_forward
 
 __all__ = [
     "AttentionStep",
@@ -52,6 +53,7 @@ __all__ = [
     "context_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "draw_gumbel",
     "draw_noise",
     "dropout_backward",
     "dropout_forward",
@@ -82,4 +84,6 @@ __all__ = [
     "sigmoid",
     "squared_norm",
     "take_slices",
+    "top_k_backward",
+    "top_k_forward",
 ]

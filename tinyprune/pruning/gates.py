@@ -4,6 +4,7 @@
     layerwise  the same, and the gates also minimise, each layer for itself, the relative error that they make in its
                output, ‖y_gated − y_full‖² / ‖y_full − x‖² on the layer's own input; only the gates learn from it
     target     instead of lam · L0: a controller that holds the expected number of open heads at a target
+    top-k      no L0 loss at all: gates that always leave exactly as many heads open    (Li, Cotterell & Sachan 2021)
 
 lam grows linearly from 0 (and t falls from all heads to the target), so that pruning begins from the trained model. L0
 is a sum over all heads of all layers.
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.model.gating import by_layer, gates_backward, joined_log_alpha
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.ops import sigmoid
 from tinyprune.training.schedules import linear_warmup
 
 
@@ -93,9 +96,9 @@ class GateObjective:
         self.gate = gate
         self.warmup = warmup
         self.heads_total = heads_total
-        self.controller = (
-            None if gate.target_heads is None else Controller(gate.target_heads, heads_total, gate.controller_lr)
-        )
+        self.controller = None
+        if gate.target_heads is not None and gate.distribution != "top-k":
+            self.controller = Controller(gate.target_heads, heads_total, gate.controller_lr)
 
     def __call__(
         self,
@@ -116,16 +119,18 @@ class GateObjective:
         if layerwise:
             losses["layerwise_error"] = self.add_layerwise_gradients(model, cache, grads)
 
-        names = [f"layers.{i}.log_alpha" for i in range(model.config.L)]
-        constants = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
-        l0, l0_caches = zip(*(ops.l0_forward(model.params[name], **constants) for name in names), strict=True)
-        share = linear_warmup(step, self.warmup)
-        lam = gate.lam * share if self.controller is None else self.pressure(model, share)
-        for name, l0_cache in zip(names, l0_caches, strict=True):
-            grads[name] += ops.l0_backward(lam, l0_cache)
-        return losses | {"l0": float(sum(l0)), "lam": lam}, memory, grads
+        if gate.distribution == "top-k":
+            return losses | {"l0": float(gate.target_heads)}, memory, grads  # exactly so many are open: no pressure
 
-    def pressure(self, model: Transformer, share: float) -> float:
+        log_alpha = joined_log_alpha(model.params, model.config.L)
+        l0, l0_cache = ops.l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
+        share = linear_warmup(step, self.warmup)
+        lam = gate.lam * share if self.controller is None else self.pressure(log_alpha, share)
+        for i, dlog_alpha in enumerate(by_layer(ops.l0_backward(lam, l0_cache), model.config.heads)):
+            grads[f"layers.{i}.log_alpha"] += dlog_alpha
+        return losses | {"l0": float(l0), "lam": lam}, memory, grads
+
+    def pressure(self, log_alpha: NDArray, share: float) -> float:
         """What the controller sets in lam's place, the target being `share` of the way from the start to its end.
 
         Its gauge is h = Σ sigmoid(log_alpha − opening), ½ for a head on the border of what evaluation opens. For the
@@ -133,16 +138,14 @@ class GateObjective:
         gates that are mostly shut; with it as the gauge, a target of 16 ended with 11 open.
         """
         opening = opening_log_alpha(self.gate)
-        h = sum(
-            float(model.ops.sigmoid(model.params[f"layers.{i}.log_alpha"] - opening).sum())
-            for i in range(model.config.L)
-        )
+        h = float(sigmoid(log_alpha - opening).sum())
         start = self.heads_total / (1 + math.exp(opening - self.gate.log_alpha_init))  # h before the first step
         return self.controller.pressure(h, start + share * (self.controller.target - start))
 
     def add_layerwise_gradients(self, model: Transformer, cache: dict[str, Any], grads: Parameters) -> float:
         """Add to each layer's gates the gradient of the layer's own error; returns the sum of the errors."""
         ops, total = model.ops, 0.0
+        dvalues = [np.zeros_like(gates.values) for gates in cache["gates"]]
         for i, gates in enumerate(cache["gates"]):
             if not gates.values.size:
                 continue
@@ -154,9 +157,10 @@ class GateObjective:
                 p[f"layers.{i}.bo"],
                 gates.scale,
             )
-            dgate = ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
-            grads[f"layers.{i}.log_alpha"] += ops.hard_concrete_backward(dgate, gates.cache)
+            dvalues[i] = ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
             total += float(error)
+        for i, dlog_alpha in enumerate(gates_backward(dvalues, self.gate, ops, cache["gate"])):
+            grads[f"layers.{i}.log_alpha"] += dlog_alpha
         return total
 
     def describe(self, model: Transformer) -> dict[str, Any]:
@@ -188,8 +192,7 @@ def settle(model: Transformer, target: int) -> int:
     surplus = sum(int(layer.sum()) for layer in open_heads(model)) - target
     if surplus == 0:
         return 0
-    names = [f"layers.{i}.log_alpha" for i in range(model.config.L)]
-    log_alpha = np.concatenate([model.params[name] for name in names])
+    log_alpha = joined_log_alpha(model.params, model.config.L)
     order = np.argsort(-log_alpha, kind="stable")
     # Halfway between the last head that stays and the first that goes; beyond the ends for all or none.
     ranked = log_alpha[order]
@@ -201,8 +204,8 @@ def settle(model: Transformer, target: int) -> int:
     stay, go = order[:target], order[target:]
     log_alpha[stay] = np.maximum(log_alpha[stay], opening + margin)
     log_alpha[go] = np.minimum(log_alpha[go], opening - margin)
-    for name, values in zip(names, np.split(log_alpha, np.cumsum(model.config.heads)[:-1]), strict=True):
-        model.params[name][...] = values
+    for i, values in enumerate(by_layer(log_alpha, model.config.heads)):
+        model.params[f"layers.{i}.log_alpha"][...] = values
     return surplus
 
 

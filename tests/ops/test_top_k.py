@@ -1,0 +1,91 @@
+"""Soft top-k: exactly k, those with the largest numbers, by chance in training; against a computation by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tinyprune.ops import draw_gumbel, top_k_backward, top_k_forward
+
+
+def by_hand(a: np.ndarray, k: int, tau: float) -> np.ndarray:
+    """Σ of k softmaxes, each as a ratio of sums: what was chosen before weighs (1 − p)^(1/tau) less."""
+    weight, g = np.exp(a / tau), np.zeros(len(a))
+    for _ in range(k):
+        p = weight / weight.sum()
+        g += p
+        weight = weight * (1 - p) ** (1 / tau)
+    return g
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("k", [0, 1, 3, 5])
+def test_soft_gates_are_the_sum_of_k_softmaxes(k, tau, rng):
+    log_alpha, noise = rng.standard_normal((2, 5))
+    gate, _ = top_k_forward(log_alpha, noise, k=k, tau=tau, hard=False)
+    np.testing.assert_allclose(gate, by_hand(log_alpha + noise, k, tau), rtol=1e-12)
+    assert gate.sum() == pytest.approx(k, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", range(7))
+def test_hard_gates_are_one_for_the_k_largest(k, dtype, rng):
+    for _ in range(20):
+        log_alpha, noise = rng.standard_normal((2, 6)).astype(dtype)
+        for drawn in (noise, None):
+            gate, _ = top_k_forward(log_alpha, drawn, k=k, tau=1.0, hard=True)
+            a = log_alpha if drawn is None else log_alpha + drawn
+            assert gate.dtype == dtype and set(gate) <= {0, 1} and gate.sum() == k
+            assert not (0 < k < 6) or a[gate == 1].min() > a[gate == 0].max()
+
+
+def test_of_equal_numbers_the_first_are_open_in_evaluation():
+    gate, _ = top_k_forward(np.full(5, 2.0), None, k=2, tau=1.0, hard=False)
+    np.testing.assert_array_equal(gate, [1, 1, 0, 0, 0])
+
+
+def test_soft_gates_become_hard_as_the_temperature_falls(rng):
+    log_alpha, noise = rng.standard_normal((2, 6))
+    soft, _ = top_k_forward(log_alpha, noise, k=3, tau=1e-3, hard=False)
+    hard, _ = top_k_forward(log_alpha, noise, k=3, tau=1e-3, hard=True)
+    np.testing.assert_allclose(soft, hard, atol=1e-6)
+
+
+def test_subsets_are_drawn_with_the_probability_of_drawing_without_replacement(rng):
+    """Gumbel's trick (Vieira 2014): k draws without replacement, each in proportion to exp(log_alpha)."""
+    log_alpha = np.array([1.0, 0.0, 0.5, -1.0])
+    weight = np.exp(log_alpha)
+    expected = np.zeros(4)
+    for i, j in itertools.permutations(range(4), 2):
+        p = weight[i] / weight.sum() * weight[j] / (weight.sum() - weight[i])
+        expected[i] += p
+        expected[j] += p
+    draws = [
+        top_k_forward(log_alpha, draw_gumbel(4, rng, np.float64), k=2, tau=1.0, hard=True)[0] for _ in range(20_000)
+    ]
+    # standard deviation of a share: at most sqrt(1/4 / 20,000) = 0.0035
+    np.testing.assert_allclose(np.mean(draws, 0), expected, atol=4 * 0.0036)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_number_so_large_that_it_is_certain_leaves_gradients_finite(hard):
+    log_alpha = np.array([60.0, 1.0, 0.5, -80.0], np.float32)
+    gate, cache = top_k_forward(log_alpha, np.zeros(4, np.float32), k=2, tau=0.5, hard=hard)
+    gradient = top_k_backward(np.array([1.0, -2.0, 0.5, 3.0], np.float32), cache)
+    assert np.isfinite(gate).all() and np.isfinite(gradient).all() and gradient.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 4}, "0 <= k <= 3"),
+        ({"k": -1}, "got k -1"),
+        ({"tau": 0.0}, "tau > 0"),
+        ({"noise": np.zeros(2)}, r"got \(3,\) and \(2,\)"),
+        ({"log_alpha": np.zeros((3, 1)), "noise": None}, r"log_alpha must be \(n,\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    given = {"log_alpha": np.zeros(3), "noise": np.zeros(3), "k": 1, "tau": 1.0, "hard": True} | arguments
+    with pytest.raises(ValueError, match=message):
+        top_k_forward(given.pop("log_alpha"), given.pop("noise"), **given)

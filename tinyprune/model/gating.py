@@ -1,0 +1,100 @@
+"""The gates of all layers in one forward pass, and the way back to every `log_alpha`.
+
+All layers' `log_alpha` are put one after the other, (all heads,), go through one operation, and are cut again:
+
+    hard-concrete   each gate for itself (`ops.hard_concrete_forward`)
+    top-k           k of all heads together (`ops.top_k_forward`)
+
+In training the noise is drawn from `rng`; in evaluation there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import GateConfig
+from tinyprune.model.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class LayerGates:
+    """A layer's gates in one forward pass."""
+
+    values: NDArray  # (H,)
+    scale: float  # output scaling c
+    active: NDArray  # numbers of the heads that are computed
+
+
+def joined_log_alpha(params: Parameters, layers: int) -> NDArray:
+    """All layers' log_alpha one after the other, (all heads,)."""
+    return np.concatenate([params[f"layers.{i}.log_alpha"] for i in range(layers)])
+
+
+def by_layer(values: NDArray, heads: Sequence[int]) -> list[NDArray]:
+    """One number for each head, (all heads,), cut into one array (H,) for each layer."""
+    return np.split(values, np.cumsum(heads)[:-1])
+
+
+def gates_forward(
+    params: Parameters,
+    heads: Sequence[int],
+    gate: GateConfig,
+    ops: SimpleNamespace,
+    rng: np.random.Generator | None,
+    all_heads: bool,
+) -> tuple[list[LayerGates], tuple]:
+    """Sample or evaluate the gates of every layer.
+
+    Args:
+        params: of the model, with a `layers.i.log_alpha` (H,) for each layer.
+        heads: how many heads each layer has.
+        gate: what kind of gates they are.
+        ops: the backend's operations.
+        rng: noise; None for evaluation.
+        all_heads: all heads are to be computed. Otherwise a head whose gate is shut, and in training cannot move
+            either, is not among the active ones.
+
+    Returns:
+        gates: of each layer.
+        cache: what `gates_backward` needs.
+    """
+    log_alpha = joined_log_alpha(params, len(heads))
+    n, dtype = log_alpha.size, log_alpha.real.dtype
+    if gate.distribution == "top-k":
+        noise = None if rng is None else ops.draw_gumbel(n, rng, dtype)
+        values, cache = ops.top_k_forward(log_alpha, noise, k=gate.target_heads, tau=gate.tau, hard=gate.hard)
+        moving = np.ones(n, bool)
+    else:
+        u = None if rng is None else ops.draw_noise(n, rng, dtype)
+        values, cache = ops.hard_concrete_forward(
+            log_alpha, u, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta, hard=gate.hard
+        )
+        # A gate that is shut in this pass may still learn to open, unless it is clipped.
+        moving = ops.hard_concrete_backward(np.ones_like(values), cache).real != 0
+    opened = values.real != 0
+    computed = opened | all_heads if rng is None else opened | moving | all_heads
+    layers = []
+    for own, is_open, is_computed in zip(
+        by_layer(values, heads), by_layer(opened, heads), by_layer(computed, heads), strict=True
+    ):
+        scale = output_scaling(own.size, int(is_open.sum())) if gate.output_scaling else 1.0
+        layers.append(LayerGates(own, scale, np.flatnonzero(is_computed)))
+    return layers, cache
+
+
+def gates_backward(dvalues: Sequence[NDArray], gate: GateConfig, ops: SimpleNamespace, cache: tuple) -> list[NDArray]:
+    """Gradients of every layer's `log_alpha` (H,), from those of its gates' values."""
+    dout = np.concatenate(dvalues)
+    # values = hard_concrete(log_alpha) or top_k(log_alpha)
+    backward = ops.top_k_backward if gate.distribution == "top-k" else ops.hard_concrete_backward
+    return by_layer(backward(dout, cache), [layer.size for layer in dvalues])
+
+
+def output_scaling(H: int, opened: int) -> float:
+    """c = H / open heads, between 1 and H: a layer keeps its output's size when heads close. (Shim et al. 2021)"""
+    return H / max(opened, 1) if H else 1.0
