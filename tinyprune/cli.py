@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from tinyprune.bench import BENCHMARKS
 from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.experiments import STUDIES
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,6 +83,24 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--mode", choices=("complex", "central"), help=about)
     sub.add_argument("--backend", default="numpy", help="whose operations are checked: numba or numpy (%(default)s)")
     sub.add_argument("--json", action="store_true", help="as JSON on standard output")
+
+    sub = command("experiment", experiment, "a study: train, prune and compare many models, then tables and pictures")
+    sub.add_argument("study", choices=STUDIES, help="what is compared")
+    sub.add_argument("directory", nargs="?", help="where it is kept and goes on from (runs/STUDY-PRESET-CORPUS)")
+    sub.add_argument("--preset", default="study", help="model and stages: a preset or a .toml file (%(default)s)")
+    sub.add_argument("--corpus", help="a corpus's name or a text file (pydoc)")
+    sub.add_argument("--quick", action="store_true", help="few steps, sizes and seeds: three minutes")
+    sub.add_argument("--seeds", type=int, help="how many, from the configured one on (3; quick: 2)")
+    about = "shares of the heads that stay (0.9,0.7,0.5,0.3,0.1; quick: 0.5)"
+    sub.add_argument("--shares", metavar="NUMBERS", help=about)
+    sub.add_argument("--methods", metavar="NAMES", help="tradeoff: these only, such as gates,random,michel")
+    about = "criteria choose among all heads, or the same share in each layer (%(default)s)"
+    sub.add_argument("--scope", choices=("global", "layer"), default="global", help=about)
+    sub.add_argument("--jobs", type=int, help="models trained at a time (all processors)")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="have a Dask cluster compute, such as tcp://host:8786")
+    add_setting(sub)
+    add_backend(sub)
+    sub.add_argument("--json", action="store_true", help="all rows as JSON on standard output")
 
     sub = command("bench", bench, "measure speed and memory, alone or against peers, and print ratios")
     sub.add_argument("benchmark", choices=BENCHMARKS, help="what to measure")
@@ -372,6 +391,45 @@ def gradcheck(arguments: argparse.Namespace) -> None:
     wrong = [record["operation"] for record in worst if not record["passed"]]
     if wrong:
         raise TinypruneError(f"wrong gradients: {', '.join(wrong)}")
+
+
+def experiment(arguments: argparse.Namespace) -> None:
+    """`tinyprune experiment`: the summary, or with --json every row."""
+    from tinyprune.experiments.grid import dask_cluster, local_processes
+    from tinyprune.experiments.results import summarise
+    from tinyprune.experiments.studies import make_plan
+    from tinyprune.experiments.study import run_study
+
+    if arguments.scheduler and arguments.jobs:
+        raise UsageError("--jobs is for this machine's processes; a Dask cluster has as many as its workers")
+    options = parse_options(arguments.options)
+    if arguments.corpus:
+        options = {"data.corpus": arguments.corpus} | options
+    shares = None if arguments.shares is None else parse_numbers("--shares", arguments.shares)
+    methods = None if arguments.methods is None else [name.strip() for name in arguments.methods.split(",")]
+    plan = make_plan(
+        arguments.preset,
+        options,
+        arguments.quick,
+        arguments.seeds,
+        shares,
+        methods,
+        arguments.scope,
+        arguments.backend,
+    )
+    quick = "-quick" if arguments.quick else ""
+    name = f"{arguments.study}-{Path(arguments.preset).stem}-{Path(plan.config.data.corpus).stem}{quick}"
+    workers = dask_cluster(arguments.scheduler) if arguments.scheduler else local_processes(arguments.jobs)
+    rows = run_study(arguments.study, plan, arguments.directory or Path("runs", name), workers)
+    print_records(rows if arguments.json else summarise(rows), arguments.json)
+
+
+def parse_numbers(option: str, text: str) -> list[float]:
+    """`"0.5,0.3"` as numbers."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option} takes numbers with commas between them, got {text!r}") from error
 
 
 def bench(arguments: argparse.Namespace) -> None:

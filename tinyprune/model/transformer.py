@@ -153,6 +153,13 @@ class Transformer:
             dloss: gradient with respect to the loss, usually 1.
             cache: of the call to `loss`.
         """
+        return self.backward_with_gates(dloss, cache)[0]
+
+    def backward_with_gates(self, dloss: float, cache: dict[str, Any]) -> tuple[Parameters, list[NDArray]]:
+        """The same, and ∂loss/∂g_h of every gate's value, (H,) for each layer; none without gates.
+
+        A head that was left out of the forward pass has 0 there.
+        """
         config, ops, p = self.config, self.ops, self.params
         grads: Parameters = {}
         if config.cutoffs:
@@ -202,7 +209,7 @@ class Transformer:
             grads |= {f"projection.{c}": ops.add(a, b) for c, (a, b) in enumerate(pairs, start=1)}
         else:
             grads["embedding"] = ops.add(ops.embedding_backward(dx, cache["embedding"]), dE.T)
-        return {name: grads[name] for name in p}
+        return {name: grads[name] for name in p}, dvalues
 
     def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
         """Each layer's gates: sampled with `rng`, or evaluated when it is None; a list of None without gates."""

@@ -1,0 +1,96 @@
+"""What a study has computed so far, in its directory: nothing that is finished is computed twice.
+
+    cells.jsonl             a line for each finished cell: its key, what it was, what came of it
+    baselines/KEY.safetensors   weights of the baselines, which other cells start from
+
+A line is appended and synced when its cell is done. A kill in the middle of that leaves half a line at the end, which
+is cut off when the file is next opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.experiments.cells import Cell, Outcome
+from tinyprune.files import replace_file, save_error
+
+
+class Store:
+    """The finished cells of a directory.
+
+    Args:
+        directory: made if it is not there.
+
+    Raises:
+        UsageError: if it is a file.
+        CheckpointError: if a line of cells.jsonl before the last cannot be read.
+        SaveError: if the directory cannot be made.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UsageError(f"{self.directory} is a file; give the directory of a study")
+        self.path = self.directory / "cells.jsonl"
+        self.records: dict[str, dict[str, Any]] = {}
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise save_error(f"study {self.directory}", error) from error
+        self.read()
+
+    def read(self) -> None:
+        """Read cells.jsonl; half a line at its end is cut off."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                self.records[entry["key"]] = entry["record"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise CheckpointError(
+                    f"line {number} of {self.path} cannot be read ({error}); delete that line and its cell is computed "
+                    "again"
+                ) from error
+
+    def record(self, cell: Cell) -> dict[str, Any] | None:
+        """What came of a cell; None if it is not done."""
+        return self.records.get(cell.key)
+
+    def checkpoint(self, baseline: Cell) -> bytes | None:
+        """A baseline's weights; None if they are not here."""
+        try:
+            return self.checkpoint_path(baseline).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def checkpoint_path(self, baseline: Cell) -> Path:
+        """Where a baseline's weights are."""
+        return self.directory / "baselines" / f"{baseline.key}.safetensors"
+
+    def add(self, cell: Cell, outcome: Outcome) -> None:
+        """Keep what came of a cell. Raises SaveError if that cannot be written; all earlier cells are untouched.
+
+        A baseline's weights come first, so that its line means that they are there.
+        """
+        if outcome.checkpoint is not None:
+            replace_file(self.checkpoint_path(cell), outcome.checkpoint, "baseline")
+        if cell.key in self.records:
+            return  # only its weights were missing
+        line = json.dumps({"key": cell.key, "cell": cell.to_dict(), "record": outcome.record}, allow_nan=False)
+        try:
+            with self.path.open("ab") as file:
+                file.write(line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise save_error(f"study {self.path}", error) from error
+        self.records[cell.key] = outcome.record

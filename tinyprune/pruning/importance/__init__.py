@@ -1,0 +1,46 @@
+"""Which heads matter? The conventional answers: a score for each head, the larger the more it is worth keeping.
+
+    random             a draw
+    magnitude          ‖Wv^h‖ · ‖Wo^h‖
+    confidence         mean over positions of the largest attention weight
+    michel             E|∂loss/∂g_h|, normalised in each layer
+    leave-one-out      loss without the head − loss with it
+    output-difference  E‖Δ_h‖, what the head adds to its layer's output
+
+`scores[name](model, tokens, rng)` gives a score for every head of every layer, `keep_best` turns scores into a mask
+with an exact number of heads, over all layers together or the same share in each, and `prune_in_rounds` scores anew
+after each round, with the heads gone that went so far. `with_heads` makes the model that a mask describes, which
+`pruning.surgery` then makes smaller. What is learned (Hard-Concrete gates, soft top-k) is in `pruning.gates`.
+"""
+
+from tinyprune.pruning.importance.confidence import confidence
+from tinyprune.pruning.importance.leave_one_out import leave_one_out
+from tinyprune.pruning.importance.magnitude import magnitude
+from tinyprune.pruning.importance.masks import Mask, Scores, keep_best, prune_in_rounds, with_heads
+from tinyprune.pruning.importance.michel import michel
+from tinyprune.pruning.importance.output_difference import output_difference
+from tinyprune.pruning.importance.random_scores import random_scores
+
+CRITERIA = {
+    "random": random_scores,
+    "magnitude": magnitude,
+    "confidence": confidence,
+    "michel": michel,
+    "leave-one-out": leave_one_out,
+    "output-difference": output_difference,
+}
+
+__all__ = [
+    "CRITERIA",
+    "Mask",
+    "Scores",
+    "confidence",
+    "keep_best",
+    "leave_one_out",
+    "magnitude",
+    "michel",
+    "output_difference",
+    "prune_in_rounds",
+    "random_scores",
+    "with_heads",
+]

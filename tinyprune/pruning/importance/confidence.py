@@ -1,0 +1,32 @@
+"""Confidence: a head that often puts most of its weight on one place seems to know what it wants.
+(Voita et al. 2019, §3)
+
+    score_h = mean over queries of max_j a_ij          j over context keys and persistent vectors alike
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.importance.masks import Scores
+from tinyprune.pruning.importance.reading import read
+
+
+def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Scores from one reading of `tokens`, (H,) for each layer; `rng` is not used.
+
+    Attention weights are something that compiled kernels never hold, so the textbook reads the text.
+    """
+    textbook = dataclasses.replace(model, ops=get_backend("numpy"))
+    segments = 0
+    sums = [np.zeros(H) for H in model.config.heads]
+    for _, cache in read(textbook, tokens, all_heads=True):
+        segments += 1
+        for total, block in zip(sums, cache["layers"], strict=True):
+            total += block["attention"].a.max(-1).mean((0, 2))  # a (B, H, T, S + N)
+    return [total / segments for total in sums]

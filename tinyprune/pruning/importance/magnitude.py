@@ -1,0 +1,27 @@
+"""Magnitude: a head whose matrices are small changes little, whatever it looks at.
+
+    score_h = ‖Wv^h‖ · ‖Wo^h‖          Frobenius norms of its Dh columns of Wv and its Dh rows of Wo
+
+The product bounds what the head can add for a context of a given size, and does not change when one matrix is scaled
+by what the other is divided by, which leaves the model the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.importance.masks import Scores
+
+
+def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Scores from the weights alone, (H,) for each layer; `tokens` and `rng` are not looked at."""
+    D, Dh = model.config.D, model.config.Dh
+    scores = []
+    for i, H in enumerate(model.config.heads):
+        Wv, Wo = model.params[f"layers.{i}.Wv"], model.params[f"layers.{i}.Wo"]
+        values = np.sqrt((Wv.reshape(D, H, Dh) ** 2).sum((0, 2)))
+        outputs = np.sqrt((Wo.reshape(H, Dh, D) ** 2).sum((1, 2)))
+        scores.append(values * outputs)
+    return scores

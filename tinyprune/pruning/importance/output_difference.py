@@ -1,0 +1,29 @@
+"""Output difference: how far the layer's output with the head is from that without it.
+
+    score_h = mean over positions of ‖Δ_h‖₂          Δ_h = y(g_h = 1) − y(g_h = 0), see `ops.head_difference`
+
+It sees what a head adds to the residual stream, not whether later layers care.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.importance.masks import Scores
+from tinyprune.pruning.importance.reading import read
+
+
+def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Scores from one reading of `tokens`, (H,) for each layer; `rng` is not used."""
+    segments = 0
+    sums = [np.zeros(H) for H in model.config.heads]
+    for _, cache in read(model, tokens, all_heads=True):
+        segments += 1
+        for i, (total, block) in enumerate(zip(sums, cache["layers"], strict=True)):
+            gates = cache["gates"][i]
+            scale = 1.0 if gates is None else gates.scale
+            delta = model.ops.head_difference(block["attention"].o, model.params[f"layers.{i}.Wo"], scale)
+            total += np.sqrt((delta**2).sum(-1)).mean((1, 2))  # delta (H, B, T, D)
+    return [total / segments for total in sums]

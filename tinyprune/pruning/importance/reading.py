@@ -1,0 +1,42 @@
+"""Reading a text with a model, as the criteria do it that look at data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.data import Segments
+from tinyprune.model.transformer import Transformer
+
+STREAMS = 16  # that are read beside each other where only means count
+
+
+def read(
+    model: Transformer, tokens: NDArray, streams: int = STREAMS, all_heads: bool = False
+) -> Iterator[tuple[np.inexact, dict[str, Any]]]:
+    """Read a text without noise, memory carried along: loss and cache of each segment.
+
+    Args:
+        model: evaluated.
+        tokens: the text, (n,).
+        streams: rows of a batch, each with its own part of the text; fewer if the text is too short for that.
+        all_heads: compute closed heads too.
+
+    Raises:
+        UsageError: if the text has not one segment.
+    """
+    T = model.config.T
+    segments = Segments(tokens, max(1, min(streams, (len(tokens) - 1) // T)), T)
+    memory = None
+    for step in range(segments.per_epoch):
+        ids, targets, _ = segments.batch(step)
+        loss, memory, cache = model.loss(ids, targets, memory, all_heads=all_heads)
+        yield loss, cache
+
+
+def mean_loss(model: Transformer, tokens: NDArray) -> float:
+    """Mean cross-entropy over the text, nats per token."""
+    return float(np.mean([float(loss) for loss, _ in read(model, tokens)]))
