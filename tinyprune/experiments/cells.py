@@ -243,16 +243,17 @@ class Work:
         warmup = config.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         objective = GateObjective(gate, warmup, model.config.heads_total)
         lines = self.train(gated, config, "gate", objective, gate.lr_multiplier)
+        path = [{"step": line["step"], "log_alpha": line["log_alpha"]} for line in lines if "log_alpha" in line]
         if gate.distribution == "hard-concrete":
             self.record["heads_shifted"] = settle(gated, self.cell.heads)
-        self.record["scores"] = [
-            [round(float(x), 3) for x in gated.params[f"layers.{i}.log_alpha"]] for i in range(gated.config.L)
-        ]
+        ends = [gated.params[f"layers.{i}.log_alpha"].tolist() for i in range(gated.config.L)]
+        # the last point is where the gates ended, after that shift
+        path = [*path[:-1], {"step": config.steps, "log_alpha": ends}]
         self.record["gate_path"] = [
-            {"step": line["step"], "log_alpha": [[round(x, 2) for x in layer] for layer in line["log_alpha"]]}
-            for line in lines
-            if "log_alpha" in line and line["split"] == "train"
+            {"step": point["step"], "log_alpha": [[round(x, 2) for x in layer] for layer in point["log_alpha"]]}
+            for point in path
         ]
+        self.record["scores"] = [[round(x, 4) for x in layer] for layer in ends]
         self.record["bits_per_character_gated"] = self.bits(gated, "valid")
         return remove_closed_heads(gated)
 

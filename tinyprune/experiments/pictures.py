@@ -101,7 +101,9 @@ def plot_tradeoff(rows: Sequence[Record], split: str = "test") -> Figure:
     methods = [m for m in dict.fromkeys(r["method"] for r in rows) if m not in ("baseline", "unpruned")]
     figure = Figure(figsize=(9, 4.4), dpi=DPI, layout="constrained")
     whole, difference = figure.subplots(1, 2)
-    whole.set(xlabel="heads that stay", ylabel="bits per character (test)")
+    total = rows[0]["heads_total"]
+    whole.set(xlabel="heads that stay", ylabel=f"bits per character ({split})", xlim=(0, total + 1))
+    difference.set_xlim(0, total + 1)
     unpruned = rows_of(rows, "unpruned", split)
     if unpruned:
         level = statistics.fmean(r["bits_per_character"] for r in unpruned)

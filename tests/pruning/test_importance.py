@@ -1,0 +1,318 @@
+"""Criteria of importance against computations by hand or by brute force; masks with exact counts."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+from small import small_config, small_model
+
+from tinyprune.config import KINDS, GateConfig
+from tinyprune.errors import UsageError
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import open_heads
+from tinyprune.pruning.importance import CRITERIA, keep_best, prune_in_rounds, with_heads
+from tinyprune.pruning.importance.masks import layer_shares
+from tinyprune.pruning.surgery import remove_closed_heads
+
+TOKENS = np.random.default_rng(3).integers(0, 11, 4 * 5 * 3 + 1)  # read as 12 streams of one segment of 5
+LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
+
+
+def model(kind: str = "all-attention", **options) -> Transformer:
+    return small_model(small_config(kind, **options))
+
+
+def score(name: str, model: Transformer, tokens: np.ndarray = LONG) -> list[np.ndarray]:
+    return CRITERIA[name](model, tokens, np.random.default_rng(0))
+
+
+def streams(tokens: np.ndarray, count: int, T: int) -> tuple[np.ndarray, np.ndarray]:
+    """(segments, count, T): inputs and targets, cut by hand."""
+    length = (len(tokens) - 1) // count
+    rows = np.stack([tokens[i * length : i * length + length] for i in range(count)])
+    following = np.stack([tokens[i * length + 1 : i * length + length + 1] for i in range(count)])
+    segments = length // T
+    cut = [x[:, : segments * T].reshape(count, segments, T).swapaxes(0, 1) for x in (rows, following)]
+    return cut[0], cut[1]
+
+
+def loss_of(model: Transformer, tokens: np.ndarray, count: int = 16) -> float:
+    """Mean loss, memory carried by hand."""
+    memory, losses = None, []
+    for ids, targets in zip(*streams(tokens, count, model.config.T), strict=True):
+        loss, memory, _ = model.loss(ids, targets, memory)
+        losses.append(loss)
+    return np.mean(losses)
+
+
+def without(whole: Transformer, layer: int, head: int) -> Transformer:
+    """The model with a head cut out, by surgery."""
+    mask = [np.ones(H, bool) for H in whole.config.heads]
+    mask[layer][head] = False
+    return remove_closed_heads(with_heads(whole, mask))
+
+
+# What a criterion measures.
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_for_every_head_and_nothing_changed(kind, name):
+    whole = model(kind)
+    before = {name: x.copy() for name, x in whole.params.items()}
+    scores = score(name, whole)
+    assert [s.shape for s in scores] == [(3,), (3,)]
+    assert all(np.isfinite(s).all() and len(set(s)) == 3 for s in scores)
+    assert list(whole.params) == list(before) and whole.gate is None
+    assert all(np.array_equal(x, before[name]) for name, x in whole.params.items())
+    again = score(name, whole)
+    assert all(np.array_equal(a, b) for a, b in zip(scores, again, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_leave_one_out_is_the_loss_of_the_model_without_the_head(kind):
+    whole = model(kind)
+    scores = score("leave-one-out", whole)
+    for layer, head in itertools.product(range(2), range(3)):
+        expected = loss_of(without(whole, layer, head), LONG) - loss_of(whole, LONG)
+        assert scores[layer][head] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_leave_one_out_counts_from_the_heads_that_are_there():
+    whole = model()
+    mask = [np.array([True, False, True]), np.array([True, True, True])]
+    pruned = with_heads(whole, mask)
+    scores = score("leave-one-out", pruned)
+    assert scores[0][1] == 0
+    expected = loss_of(without(remove_closed_heads(pruned), 0, 1), LONG) - loss_of(pruned, LONG)
+    assert scores[0][2] == pytest.approx(expected, rel=1e-9)
+
+
+def test_magnitude_of_a_head_is_that_of_its_own_slices():
+    whole = model()
+    Wv, Wo = whole.params["layers.1.Wv"], whole.params["layers.1.Wo"]
+    for head, own in enumerate((slice(0, 4), slice(4, 8), slice(8, 12))):
+        by_hand = math.sqrt(sum(x * x for x in Wv[:, own].flat)) * math.sqrt(sum(x * x for x in Wo[own].flat))
+        assert score("magnitude", whole)[1][head] == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_magnitude_sees_no_difference_between_models_that_compute_the_same():
+    whole = model()
+    before = score("magnitude", whole)
+    scaled = dataclasses.replace(whole, params={name: x.copy() for name, x in whole.params.items()})
+    scaled.params["layers.0.Wv"][:, :4] *= 7
+    scaled.params["layers.0.Wo"][:4] /= 7
+    np.testing.assert_allclose(score("magnitude", scaled)[0], before[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_confidence_is_the_mean_of_the_largest_weights(kind):
+    whole = model(kind)
+    memory, largest = None, [[], []]
+    for ids, targets in zip(*streams(LONG, 16, 5), strict=True):
+        _, memory, cache = whole.loss(ids, targets, memory)
+        for layer in range(2):
+            a = cache["layers"][layer]["attention"].a  # (B, H, T, S + N)
+            largest[layer].append([[max(row) for row in a[:, h].reshape(-1, a.shape[-1])] for h in range(3)])
+    for layer in range(2):
+        np.testing.assert_allclose(score("confidence", whole)[layer], np.mean(largest[layer], (0, 2)), rtol=1e-12)
+
+
+def test_a_head_that_looks_at_one_place_is_confident():
+    whole = model()
+    whole.params["layers.0.Wq"][:, :4] *= 300  # scores far apart
+    scores = score("confidence", whole)
+    assert scores[0][0] > 0.95 and scores[0][0] > max(scores[0][1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
+    """By central differences of the loss of each segment in a gate that is not hard."""
+    whole = model(kind)
+    gate = GateConfig(hard=False, output_scaling=False, gamma=-0.5, zeta=1.5)
+    h = 1e-5
+
+    def with_gate(layer: int, head: int, value: float) -> Transformer:
+        params = dict(whole.params)
+        for i in range(2):
+            params[f"layers.{i}.log_alpha"] = np.full(3, 20.0)
+        params[f"layers.{layer}.log_alpha"] = params[f"layers.{layer}.log_alpha"].copy()
+        # 2 · sigmoid(log_alpha) − ½ = value
+        params[f"layers.{layer}.log_alpha"][head] = math.log((value + 0.5) / (1.5 - value))
+        return Transformer(whole.config, params, gate)
+
+    # a gate of exactly 1 sits on the clip: the slope is taken between 1 − 2h and 1, and the loss is smooth
+    ids, targets = streams(LONG, 1, 5)
+    slopes = np.zeros((2, 3))
+    for layer, head in itertools.product(range(2), range(3)):
+        low, high = with_gate(layer, head, 1 - 2 * h), with_gate(layer, head, 1 - 1e-12)
+        memories = [None, None]
+        differences = []
+        # the memory that both read is the one of the model with all its heads
+        for x, y in zip(ids, targets, strict=True):
+            losses = [m.loss(x, y, memories[0])[0] for m in (low, high)]
+            _, memories[0], _ = high.loss(x, y, memories[0])
+            differences.append(abs((losses[1] - losses[0]) / (2 * h)))
+        slopes[layer, head] = np.mean(differences)
+    expected = slopes / np.sqrt((slopes**2).sum(1, keepdims=True))
+    np.testing.assert_allclose(np.array(score("michel", whole)), expected, rtol=2e-3)
+
+
+def test_michel_takes_the_absolute_value_of_each_segment():
+    """Were it that of the mean, slopes of both signs would cancel."""
+    whole = with_heads(model())
+    signed = np.zeros((2, 3))
+    sizes = np.zeros((2, 3))
+    memory = None
+    for ids, targets in zip(*streams(LONG, 1, 5), strict=True):
+        _, memory, cache = whole.loss(ids, targets, memory)
+        slopes = np.array(whole.backward_with_gates(1.0, cache)[1])
+        signed += slopes
+        sizes += abs(slopes)
+    assert (abs(signed) < 0.9 * sizes).any()
+    expected = sizes / np.sqrt((sizes**2).sum(1, keepdims=True))
+    np.testing.assert_allclose(np.array(score("michel", whole)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
+    """Of the first layer, whose input does not depend on the heads: both outputs from the model itself."""
+    whole = model(kind)
+    ids = streams(LONG, 16, 5)[0]
+    norms = np.zeros((3, len(ids)))
+    for head in range(3):
+        one_layer = [dataclasses.replace(m, config=m.config) for m in (whole, without(whole, 0, head))]
+        memories = [None, None]
+        for s, x in enumerate(ids):
+            outputs = []
+            for j, m in enumerate(one_layer):
+                _, memories[j], cache = m.forward(x, memories[j])
+                o, Wo = cache["layers"][0]["attention"].o, m.params["layers.0.Wo"]
+                outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
+            norms[head, s] = np.sqrt(((outputs[0] - outputs[1]) ** 2).sum(-1)).mean()
+    np.testing.assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["michel", "leave-one-out", "output-difference"])
+def test_a_head_that_does_nothing_has_the_lowest_score(name):
+    whole = model()
+    whole.params["layers.1.Wo"][4:8] = 0
+    scores = score(name, whole)
+    assert scores[1][1] == pytest.approx(0, abs=1e-12)
+    assert abs(scores[1][0]) > 1e-4 and abs(scores[1][2]) > 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+def test_the_compiled_core_scores_alike(name):
+    whole = model()
+    compiled = dataclasses.replace(whole, ops=get_backend("numba"))
+    for a, b in zip(score(name, whole), score(name, compiled), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+
+
+def test_random_scores_are_the_generators():
+    first, second = (CRITERIA["random"](model(), TOKENS, np.random.default_rng(seed)) for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+# Masks.
+
+
+def test_the_best_stay_and_exactly_so_many():
+    scores = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
+    for heads, expected in enumerate(["000 000", "000 100", "000 101", "100 101", "101 101", "111 101", "111 111"]):
+        mask = keep_best(scores, heads)
+        assert " ".join("".join(str(int(x)) for x in layer) for layer in mask) == expected
+
+
+def test_among_equal_scores_the_earlier_layer_and_the_lower_head_stay():
+    mask = keep_best([np.zeros(3), np.zeros(3)], 4)
+    assert [layer.tolist() for layer in mask] == [[True] * 3, [True, False, False]]
+
+
+def test_layers_keep_the_same_share():
+    scores = [np.array([3.0, 1.0, 2.0]), np.array([0.5, 0.0, 0.4])]
+    counts = [[int(m.sum()) for m in keep_best(scores, heads, "layer")] for heads in range(7)]
+    assert counts == [[0, 0], [1, 0], [1, 1], [2, 1], [2, 2], [3, 2], [3, 3]]
+    assert keep_best(scores, 2, "layer")[1].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "heads", "expected"), [([8, 4], 6, [4, 2]), ([8, 0, 1], 3, [3, 0, 0]), ([3, 3, 3], 4, [2, 1, 1])]
+)
+def test_shares_of_layers_of_different_sizes(sizes, heads, expected):
+    assert layer_shares(sizes, heads) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((7,), "between 0 and the 6 there are, got 7"), ((-1,), "got -1"), ((3, "both"), "global, layer; got 'both'")],
+)
+def test_bad_counts_and_scopes_are_refused(arguments, message):
+    scores = [np.zeros(3), np.zeros(3)]
+    with pytest.raises(UsageError, match=message):
+        keep_best(scores, *arguments)
+
+
+def test_a_score_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="got NaN"):
+        keep_best([np.array([1.0, np.nan])], 1)
+
+
+def test_a_mask_for_another_model_is_refused():
+    with pytest.raises(ValueError, match=r"mask must have \(3, 3\) heads by layer"):
+        with_heads(model(), [np.ones(3, bool), np.ones(2, bool)])
+
+
+def test_what_a_mask_leaves_computes_what_it_did():
+    """No output scaling: the layer's output is the sum of the heads that stay, unchanged."""
+    whole = model()
+    mask = [np.array([True, False, True]), np.array([False, False, True])]
+    pruned = with_heads(whole, mask)
+    _, _, cache = pruned.forward(streams(LONG, 16, 5)[0][0])
+    assert [g.scale for g in cache["gates"]] == [1.0, 1.0]
+    assert [open_layer.tolist() for open_layer in open_heads(pruned)] == [m.tolist() for m in mask]
+    np.testing.assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])
+
+
+# Rounds.
+
+
+@pytest.mark.parametrize("heads", range(7))
+@pytest.mark.parametrize("rounds", [1, 2, 4, 10])
+def test_rounds_end_with_exactly_so_many_heads(rounds, heads):
+    mask = prune_in_rounds(model(), heads, lambda m: score("magnitude", m), rounds)
+    assert sum(layer.sum() for layer in mask) == heads
+
+
+def test_one_round_is_one_shot():
+    whole = model()
+    mask = prune_in_rounds(whole, 3, lambda m: score("michel", m), 1)
+    expected = keep_best(score("michel", whole), 3)
+    assert all(np.array_equal(a, b) for a, b in zip(mask, expected, strict=True))
+
+
+def test_scores_are_taken_anew_from_what_is_left():
+    """Two heads that do the same: each alone can go, but once one is gone the other is worth most."""
+    seen = []
+
+    def scores(m: Transformer) -> list[np.ndarray]:
+        opened = open_heads(m)
+        seen.append([layer.tolist() for layer in opened])
+        twin = 0.1 if opened[0][0] and opened[0][1] else 9.0
+        return [np.array([twin, twin, 0.5]), np.array([1.0, 2.0, 3.0])]
+
+    mask = prune_in_rounds(model(), 4, scores, 2)
+    assert seen == [[[True] * 3, [True] * 3], [[True, False, True], [True] * 3]]
+    assert [layer.tolist() for layer in mask] == [[True, False, False], [True, True, True]]
+    one_shot = keep_best(scores(with_heads(model())), 4)
+    assert [layer.tolist() for layer in one_shot] == [[False, False, True], [True, True, True]]
+
+
+@pytest.mark.parametrize(("heads", "rounds", "message"), [(7, 1, "got 7"), (3, 0, "rounds must be at least 1")])
+def test_bad_rounds_are_refused(heads, rounds, message):
+    with pytest.raises(UsageError, match=message):
+        prune_in_rounds(model(), heads, lambda m: score("magnitude", m), rounds)
