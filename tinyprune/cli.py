@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("experiment", experiment, "a study: train, prune and compare many models, then tables and pictures")
     sub.add_argument("study", choices=STUDIES, help="what is compared")
-    sub.add_argument("directory", nargs="?", help="where it is kept and goes on from (runs/STUDY-PRESET-CORPUS)")
+    sub.add_argument("--directory", help="where it is kept, and goes on from (runs/STUDY-PRESET-CORPUS)")
     sub.add_argument("--preset", default="study", help="model and stages: a preset or a .toml file (%(default)s)")
     sub.add_argument("--corpus", help="a corpus's name or a text file (pydoc)")
     sub.add_argument("--quick", action="store_true", help="few steps, sizes and seeds: three minutes")

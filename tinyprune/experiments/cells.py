@@ -189,7 +189,9 @@ class Work:
             return Outcome(self.measure(model), checkpoint_bytes(model))
         if method == FROM_SCRATCH:
             together = dataclasses.replace(config.train, steps=config.train.steps + config.gate_train.steps)
-            model = self.gated(self.new_model(), GATES["gates"], together)
+            # gates as fast as in the gate stage, whose learning rate is another
+            faster = config.gate.lr_multiplier * config.gate_train.lr / config.train.lr
+            model = self.gated(self.new_model(), GATES["gates"] | {"lr_multiplier": faster}, together)
         else:
             if baseline is None:
                 raise UsageError(f"{self.cell} needs the checkpoint of its baseline, got none")

@@ -61,8 +61,8 @@ def local_processes(jobs: int | None = None) -> OpenWorkers:
     return opened
 
 
-def dask_cluster(address: str) -> OpenWorkers:
-    """The workers of the Dask scheduler at `address`, such as tcp://host:8786.
+def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
+    """The workers of the Dask scheduler at `address`, such as tcp://host:8786, which has `timeout` seconds to answer.
 
     Raises:
         UsageError: if Dask is not installed, or nobody answers there. (When opened.)
@@ -75,7 +75,7 @@ def dask_cluster(address: str) -> OpenWorkers:
         except ImportError as error:
             raise UsageError('--scheduler needs Dask: python -m pip install -e ".[dask]"') from error
         try:
-            client = distributed.Client(address, timeout=10, set_as_default=False)
+            client = distributed.Client(address, timeout=timeout, set_as_default=False)
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"no Dask scheduler answers at {address}: {error}; start one with: dask scheduler"

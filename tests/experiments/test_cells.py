@@ -1,0 +1,157 @@
+"""Cells: each method ends with exactly the heads that were asked for, after equal steps, to the same bits each time."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from toy import STEPS, toy_cell, toy_config
+
+from tinyprune.config import RunConfig
+from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.experiments.cells import (
+    FROM_SCRATCH,
+    GATES,
+    METHODS,
+    Cell,
+    Work,
+    compute,
+    load_checkpoint_bytes,
+    read_text,
+)
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.counting import count_parameters
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle
+from tinyprune.training.evaluation import evaluate
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cells")
+
+
+@pytest.fixture(scope="module")
+def baseline(folder):
+    return compute(toy_cell(folder))
+
+
+def stable(record: dict) -> dict:
+    """Without what is measured in seconds."""
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
+    cell = toy_cell(folder)
+    text = read_text(cell.config.data)
+    config = dataclasses.replace(cell.config.model, V=text.tokenizer.V)
+    model = Transformer(config, load_checkpoint_bytes(baseline.checkpoint))
+    record = baseline.record
+    for split in ("valid", "test"):
+        expected = evaluate(model, getattr(text, split), text.characters[split]).bits_per_character
+        assert record["bits_per_character"][split] == pytest.approx(expected, rel=1e-12)
+    assert record["heads"] == [2, 2] and record["parameters"] == count_parameters(config)
+    assert record["steps_total"] == STEPS["train"]
+    json.dumps(record, allow_nan=False)
+
+
+@pytest.mark.parametrize("heads", [0, 1, 3, 4])
+@pytest.mark.parametrize("method", [*METHODS, FROM_SCRATCH])
+def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method, heads, folder, baseline):
+    cell = toy_cell(folder, method, heads)
+    outcome = compute(cell, None if cell.baseline is None else baseline.checkpoint)
+    record = outcome.record
+    assert sum(record["heads"]) == heads and [len(ids) for ids in record["head_ids"]] == record["heads"]
+    assert record["steps_total"] == sum(STEPS.values())
+    assert np.shape(record["scores"]) == (2, 2) and outcome.checkpoint is None
+    if method in GATES or method == FROM_SCRATCH:
+        end = record["gate_path"][-1]
+        assert end["step"] == STEPS["gate_train"] + (STEPS["train"] if method == FROM_SCRATCH else 0)
+        np.testing.assert_allclose(end["log_alpha"], record["scores"], atol=0.006)
+    json.dumps(record, allow_nan=False)
+
+
+@pytest.mark.parametrize("method", ["random", "gates", "voita", "gumbel-top-k"])
+def test_the_same_cell_has_the_same_result(method, folder, baseline):
+    first, second = (compute(toy_cell(folder, method, 2), baseline.checkpoint).record for _ in range(2))
+    assert stable(first) == stable(second)
+
+
+def test_seeds_differ(folder):
+    records = [compute(toy_cell(folder, seed=seed)).record for seed in (0, 1)]
+    assert records[0]["bits_per_character"] != records[1]["bits_per_character"]
+
+
+def test_unpruned_keeps_all_heads_and_trains_as_long(folder, baseline):
+    record = compute(toy_cell(folder, "unpruned"), baseline.checkpoint).record
+    assert record["heads"] == [2, 2] and record["steps_total"] == sum(STEPS.values())
+
+
+@pytest.mark.parametrize("objective", ["task", "layerwise"])
+@pytest.mark.parametrize("percent", range(10, 101, 10))
+def test_ten_targets_are_met_exactly_by_both_objectives(percent, objective, folder):
+    """20 heads in 2 layers, a few steps: whatever the controller leaves, the count is the one that was asked for."""
+    config = toy_config(folder, model__H=10, model__D=20, gate_train__steps=6)
+    heads = round(20 * percent / 100)
+    gate = dataclasses.replace(config.gate, target_heads=heads, objective=objective)
+    work = Work(Cell(config, "baseline", backend="numpy"), get_backend("numpy"))
+    model = work.new_model()
+    gated = Transformer(model.config, add_gates(model.params, model.config.heads, gate), gate)
+    work.train(gated, config.gate_train, "gate", GateObjective(gate, 3, 20), gate.lr_multiplier)
+    settle(gated, heads)
+    assert sum(int(layer.sum()) for layer in open_heads(gated)) == heads
+
+
+# What a key depends on.
+
+
+def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else(folder):
+    def key(method="gates", heads=2, scope="global", **options):
+        return Cell(toy_config(folder, **options), method, heads, scope, "numpy").key
+
+    assert key() == key(gate__target_heads=3)  # what is asked for is in the cell
+    assert key() == key(scope="layer")  # gates choose among all heads
+    assert len({key(), key(heads=1), key(seed=1), key(method="voita"), key(gate__beta=0.5)}) == 5
+    assert key("random") == key("random", gate__beta=0.5)
+    assert key("random") != key("random", scope="layer")
+    assert key("random") != key("random", finetune__lr=1e-3)
+    baseline = Cell(toy_config(folder), "gates", 2).baseline.key
+    assert baseline == Cell(toy_config(folder, gate__beta=0.5, finetune__steps=9), "random", 1).baseline.key
+    assert baseline != Cell(toy_config(folder, train__lr=1e-3), "random", 1).baseline.key
+    assert key() != Cell(toy_config(folder), "gates", 2).key  # another backend
+
+
+@pytest.mark.parametrize(
+    ("method", "heads", "message"),
+    [
+        ("michelle", 2, "method must be one of .*michel.*; got 'michelle'"),
+        ("gates", None, "heads must be a number"),
+        ("baseline", 2, "heads must be a number, except for baseline and unpruned; got 2"),
+        ("gates", 5, "heads must be between 0 and 4, got 5"),
+    ],
+)
+def test_cells_that_make_no_sense_are_refused(method, heads, message, folder):
+    with pytest.raises(UsageError, match=message):
+        toy_cell(folder, method, heads)
+
+
+def test_a_cell_without_its_baseline_is_refused(folder):
+    with pytest.raises(UsageError, match="random 2 heads, seed 0 needs the checkpoint of its baseline"):
+        compute(toy_cell(folder, "random", 2))
+
+
+def test_a_training_that_fails_names_its_cell(folder):
+    with pytest.raises(TinypruneError, match="all-attention baseline, seed 0: train: "):
+        compute(toy_cell(folder, train__lr=1e30, train__clip=0.0, train__optimizer="sgd"))
+
+
+def test_a_checkpoint_goes_through_bytes_unchanged(baseline):
+    params = load_checkpoint_bytes(baseline.checkpoint)
+    again = safetensors.numpy.load(safetensors.numpy.save(params))
+    assert params.keys() == again.keys() and all(np.array_equal(params[name], again[name]) for name in params)
+
+
+def test_a_plan_is_plain_data(folder):
+    config = toy_config(folder)
+    assert RunConfig.from_dict(config.to_dict()) == config

@@ -1,0 +1,103 @@
+"""A study on a real Dask cluster, a scheduler and two workers on loopback ports, one of which is killed."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from toy import toy_cell
+
+from tinyprune.errors import UsageError
+from tinyprune.experiments.cells import compute
+from tinyprune.experiments.grid import dask_cluster, run_cells
+from tinyprune.experiments.store import Store
+
+distributed = pytest.importorskip("distributed")
+pytestmark = [
+    pytest.mark.slow,
+    # Dask's own affairs on newer Pythons are not ours to fail for.
+    pytest.mark.filterwarnings("default"),
+]
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The scheduler's address, and the worker processes by name."""
+    processes = []
+
+    def dask(*arguments: str) -> subprocess.Popen:
+        log = (tmp_path / f"dask-{len(processes)}.log").open("w")
+        process = subprocess.Popen([sys.executable, "-m", "dask", *arguments], stdout=log, stderr=log, cwd=tmp_path)
+        log.close()
+        processes.append(process)
+        return process
+
+    address_file = tmp_path / "scheduler.json"
+    options = ["--no-dashboard"]
+    dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(address_file), *options)
+    workers = {
+        name: dask("worker", "--scheduler-file", str(address_file), "--name", name, "--nthreads", "1", "--no-nanny",
+                   "--host", "127.0.0.1", *options)
+        for name in ("first", "second")
+    }  # fmt: skip
+    try:
+        with distributed.Client(scheduler_file=str(address_file), timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+            yield client, workers
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(20)
+
+
+def test_a_killed_worker_loses_nothing_and_results_are_those_without_dask(tmp_path, cluster):
+    client, workers = cluster
+    cells = [toy_cell(tmp_path, method, 2, gate_train__steps=250) for method in ("random", "gates", "voita")]
+    store = Store(tmp_path / "study")
+    address = client.scheduler.address
+    done_before_the_kill = []
+
+    def kill_one() -> None:
+        """A worker that is in the middle of a cell which is not the baseline."""
+        names = {a: w["name"] for a, w in client.scheduler_info()["workers"].items()}
+        while not store.records:
+            time.sleep(0.01)
+        while True:
+            busy = [a for a, tasks in client.processing().items() if tasks]
+            if busy:
+                break
+            time.sleep(0.01)
+        done_before_the_kill.extend(store.records)
+        workers[names[busy[0]]].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    run_cells(cells, store, dask_cluster(address))
+    killer.join()
+
+    assert sum(process.poll() is not None for process in workers.values()) == 1
+    assert done_before_the_kill and len(store.records) == 4
+    lines = store.path.read_text().splitlines()
+    assert len(lines) == 4  # nothing finished was computed again
+    baseline = compute(cells[0].baseline)
+    for cell in cells:
+        expected, found = compute(cell, baseline.checkpoint).record, store.record(cell)
+        assert {k: v for k, v in found.items() if k != "seconds"} == {
+            k: v for k, v in expected.items() if k != "seconds"
+        }
+
+
+def test_nobody_there_is_one_clear_error():
+    said = r"no Dask scheduler answers at tcp://127\.0\.0\.1:9: .*dask scheduler"
+    with pytest.raises(UsageError, match=said), dask_cluster("tcp://127.0.0.1:9", timeout=1)():
+        pass
+
+
+def test_a_scheduler_without_workers_is_one_clear_error(cluster):
+    client, _ = cluster
+    client.retire_workers(list(client.scheduler_info()["workers"]))
+    said = "has no workers; start one with: dask worker tcp://"
+    with pytest.raises(UsageError, match=said), dask_cluster(client.scheduler.address)():
+        pass

@@ -1,0 +1,165 @@
+"""Cells on executors: the right ones, in the right order, and again when their worker dies."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
+
+import pytest
+from toy import toy_cell, toy_plan
+
+from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.experiments.cells import Cell, compute
+from tinyprune.experiments.grid import Workers, local_processes, missing, run_cells
+from tinyprune.experiments.store import Store
+from tinyprune.experiments.studies import tradeoff
+
+
+class Here(Executor):
+    """Computes at once, in this thread; `before(cell)` may raise."""
+
+    def __init__(self, before=lambda cell: None) -> None:
+        self.computed: list[Cell] = []
+        self.before = before
+
+    def submit(self, function, cell, *arguments):
+        future: Future = Future()
+        try:
+            self.before(cell)
+            future.set_result(function(cell, *arguments))
+            self.computed.append(cell)
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def opened(self):
+        @contextmanager
+        def workers() -> Iterator[Workers]:
+            yield Workers(self, 1)
+
+        return workers
+
+
+def results(store: Store) -> dict:
+    """Records without times, by key."""
+    return {k: {n: v for n, v in record.items() if n != "seconds"} for k, record in store.records.items()}
+
+
+def cells_of(directory, **options) -> list[Cell]:
+    return [entry.cell for entry in tradeoff(toy_plan(directory, **options))]
+
+
+def test_baselines_come_first_and_nothing_is_computed_twice(tmp_path):
+    cells = cells_of(tmp_path)
+    here, store = Here(), Store(tmp_path / "study")
+    run_cells([*cells, *cells], store, here.opened())
+    # two seeds of baseline, unpruned, random, gates
+    assert len(here.computed) == len(store.records) == 8
+    for cell in here.computed:
+        assert cell.baseline is None or here.computed.index(cell.baseline) < here.computed.index(cell)
+    again = Here()
+    run_cells(cells, Store(tmp_path / "study"), again.opened())
+    assert again.computed == []
+
+
+def test_only_what_is_missing_is_computed(tmp_path):
+    cells = cells_of(tmp_path)
+    store = Store(tmp_path / "study")
+    run_cells(cells[:3], store, Here().opened())
+    here = Here()
+    run_cells(cells, Store(tmp_path / "study"), here.opened())
+    assert {cell.key for cell in here.computed} == {cell.key for cell in cells[3:]}
+
+
+def test_a_baseline_whose_weights_are_gone_is_trained_again_only_if_needed(tmp_path):
+    cells = cells_of(tmp_path, seeds=1)
+    store = Store(tmp_path / "study")
+    run_cells(cells, store, Here().opened())
+    store.checkpoint_path(cells[0]).unlink()
+    assert missing(cells, store) == {}
+    more = Cell(cells[0].config, "magnitude", 1, backend="numpy")
+    assert list(missing([*cells, more], store)) == [cells[0].key, more.key]
+    run_cells([*cells, more], store, Here().opened())
+    assert store.record(more) is not None
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_cell_whose_worker_died_is_sent_again(deaths, tmp_path):
+    died = []
+
+    def before(cell):
+        if cell.method == "gates" and len(died) < deaths:
+            died.append(cell)
+            raise BrokenExecutor("killed")
+
+    store = Store(tmp_path / "study")
+    run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened())
+    assert len(died) == deaths and len(store.records) == 4
+
+
+def test_a_cell_that_kills_every_worker_ends_the_study_and_what_is_finished_is_kept(tmp_path):
+    def before(cell):
+        if cell.method == "gates":
+            raise BrokenExecutor("killed")
+
+    store = Store(tmp_path / "study")
+    with pytest.raises(TinypruneError, match=r"gates 2 heads, seed 0: its worker died 3 times .*fewer --jobs"):
+        run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened())
+    assert len(store.records) == 3
+
+
+def test_a_cell_that_fails_ends_the_study_and_is_named(tmp_path):
+    bad = toy_cell(tmp_path, train__lr=1e30, train__clip=0.0, train__optimizer="sgd")
+    store = Store(tmp_path / "study")
+    with pytest.raises(TinypruneError, match="all-attention baseline, seed 0: train"):
+        run_cells([toy_cell(tmp_path, seed=3), bad], store, Here().opened())
+    assert len(store.records) == 1
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_there_must_be_a_process(jobs):
+    with pytest.raises(UsageError, match=f"jobs must be at least 1, got {jobs}"):
+        local_processes(jobs)
+
+
+@pytest.mark.slow
+def test_processes_compute_what_one_thread_computes_and_survive_a_kill(tmp_path):
+    """SIGKILL to a worker while it computes: the cell is computed again, to the same bits."""
+    steps = {"gate_train__steps": 150}
+    cells = [toy_cell(tmp_path, method, 2, **steps) for method in ("random", "gates", "voita", "magnitude")]
+    store = Store(tmp_path / "study")
+    killed = []
+    local = local_processes(2)
+
+    @contextmanager
+    def opened():
+        with local() as workers:
+            yield workers
+            # reached each time the executor is left, broken or done
+
+    def kill_one() -> None:
+        """Once the baseline is done, so that both processes are busy with what comes after it."""
+        import multiprocessing
+
+        while len(store.records) < 1:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        victim = multiprocessing.active_children()[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        killed.append(victim.pid)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    run_cells(cells, store, opened)
+    killer.join()
+    assert killed and len(store.records) == 5
+    expected = {}
+    baseline = compute(cells[0].baseline)
+    for cell in cells:
+        expected[cell.key] = compute(cell, baseline.checkpoint).record
+    for key, record in expected.items():
+        del record["seconds"]
+        assert results(store)[key] == record

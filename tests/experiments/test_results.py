@@ -1,0 +1,194 @@
+"""Tables: tidy rows, means and spreads by hand, rank correlation, times, and what goes through CSV and back."""
+
+import dataclasses
+import statistics
+
+import numpy as np
+import pytest
+from test_grid import Here
+from toy import toy_plan
+
+from tinyprune.config import KINDS
+from tinyprune.errors import CheckpointError
+from tinyprune.experiments.agreement import agreement, nearest_share, rank_correlation, ranks
+from tinyprune.experiments.grid import run_cells
+from tinyprune.experiments.results import read_csv, summarise, tidy, to_csv
+from tinyprune.experiments.store import Store
+from tinyprune.experiments.studies import GRIDS, tradeoff
+from tinyprune.experiments.timing import inference, milliseconds_per_1k_tokens, with_head_counts
+from tinyprune.model.counting import count_multiply_adds, count_parameters
+
+COLUMNS = {
+    *("study", "method", "seed", "heads_open", "heads_total", "parameters", "multiply_adds_per_token"),
+    *("bits_per_character", "ms_per_1k_tokens", "steps_total", "split"),
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A plan, its entries, and the store that has them all."""
+    directory = tmp_path_factory.mktemp("results")
+    plan = toy_plan(directory, methods=("random", "magnitude", "gates"))
+    store = Store(directory / "study")
+    run_cells([entry.cell for entry in tradeoff(plan)], store, Here().opened())
+    return plan, tradeoff(plan), store
+
+
+def test_a_row_for_each_model_and_split(study):
+    _, entries, store = study
+    rows = tidy("tradeoff", entries, store, 27, "numpy")
+    assert len(rows) == 2 * len(entries) and set(rows[0]) >= COLUMNS
+    for row, (entry, split) in zip(rows, [(e, s) for e in entries for s in ("valid", "test")], strict=True):
+        record = store.record(entry.cell)
+        assert row["split"] == split and row["bits_per_character"] == record["bits_per_character"][split]
+        assert row["method"] == entry.method and row["seed"] == entry.seed and row["ms_per_1k_tokens"] > 0
+        assert row["heads_open"] == sum(int(h) for h in row["heads_by_layer"].split()) == sum(record["heads"])
+        assert entry.cell.heads in (None, row["heads_open"])
+
+
+def test_rows_of_a_study_that_is_not_done_are_refused(study, tmp_path):
+    _, entries, _ = study
+    with pytest.raises(CheckpointError, match="lacks the cell all-attention baseline, seed 0; run the study again"):
+        tidy("tradeoff", entries, Store(tmp_path), 27, "numpy")
+
+
+def row(method, heads, seed, bits, split="test"):
+    return {
+        "method": method,
+        "heads_open": heads,
+        "heads_total": 4,
+        "seed": seed,
+        "split": split,
+        "parameters": 10,
+        "bits_per_character": bits,
+        "ms_per_1k_tokens": 1.0 + seed,
+    }
+
+
+def test_mean_spread_and_the_difference_from_random_by_hand():
+    rows = [row("random", 2, 0, 2.0), row("random", 2, 1, 3.0), row("gates", 2, 0, 1.9), row("gates", 2, 1, 2.5)]
+    rows += [row("gates", 1, 0, 9.0), row("gates", 2, 0, 77.0, "valid")]
+    random, gates, single = summarise(rows)
+    assert (random["bits_per_character"], random["seeds"], random["against_random"]) == (2.5, 2, None)
+    assert gates["bits_per_character"] == pytest.approx(2.2)
+    assert gates["spread"] == pytest.approx(statistics.stdev([1.9, 2.5]))
+    assert gates["against_random"] == pytest.approx(((1.9 - 2.0) + (2.5 - 3.0)) / 2)
+    assert gates["ms_per_1k_tokens"] == 1.5
+    assert (single["heads_open"], single["spread"], single["against_random"]) == (1, None, None)
+
+
+def test_csv_and_back(study):
+    _, entries, store = study
+    rows = tidy("tradeoff", entries, store, 27, "numpy")
+    again = read_csv(to_csv(rows))
+    assert [list(r) for r in again] == [list(r) for r in rows]
+    for before, after in zip(rows, again, strict=True):
+        for key, value in before.items():
+            assert after[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
+
+
+def test_none_is_an_empty_cell():
+    assert to_csv([{"a": 1, "b": None}]) == "a,b\n1,\n" and read_csv("a,b\n1,\n") == [{"a": 1, "b": None}]
+
+
+# Agreement.
+
+
+def test_ranks_share_the_mean_of_theirs():
+    np.testing.assert_array_equal(ranks([3.0, 1.0, 3.0, 2.0]), [2.5, 0, 2.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 1000], 1),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1),
+        ([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], 0.8),  # 1 − 6 Σd² / (n (n² − 1)) = 1 − 24 / 120
+        ([1, 1, 1], [1, 2, 3], 0),
+    ],
+)
+def test_rank_correlation_by_hand(a, b, expected):
+    assert rank_correlation(a, b) == pytest.approx(expected)
+
+
+def test_agreement_is_the_mean_over_seeds(study):
+    _, entries, store = study
+    records = agreement(entries, store)
+    assert len(records) == 9
+    table = {(r["method"], r["other"]): r["rank_correlation"] for r in records}
+    assert all(table[m, m] == pytest.approx(1) for m in ("random", "magnitude", "gates"))
+    scores = {
+        (e.method, e.seed): np.concatenate(store.record(e.cell)["scores"]) for e in entries if e.target_share == 0.5
+    }
+    expected = np.mean([rank_correlation(scores["random", s], scores["gates", s]) for s in (0, 1)])
+    assert table["random", "gates"] == table["gates", "random"] == pytest.approx(expected)
+
+
+def test_the_share_nearest_to_one_half(study):
+    _, entries, _ = study
+    assert nearest_share(entries) == 0.5 and nearest_share(entries[:1]) is None
+
+
+# Time.
+
+
+def test_each_configuration_is_measured_once(study):
+    plan, _, _ = study
+    config = dataclasses.replace(plan.config.model, V=27)
+    half = with_head_counts(config, [1, 1])
+    ms = milliseconds_per_1k_tokens([config, half, config], "numpy", rounds=3)
+    assert list(ms) == [config, half] and all(value > 0 for value in ms.values())
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_shares_are_of_the_model_with_all_its_heads(kind, study):
+    plan, _, _ = study
+    changes = {} if kind == "all-attention" else {"N": 0, "F": 4}
+    config = dataclasses.replace(plan.config.model, V=27, kind=kind, **changes)
+    records = inference({kind: config}, "numpy")
+    assert [r["heads_open"] for r in records] == [4, 2, 0]
+    for r in records:
+        own = with_head_counts(config, [r["heads_open"] // 2] * 2)
+        assert r["parameters"] == count_parameters(own)
+        assert r["multiply_adds_per_token"] == count_multiply_adds(own)
+        assert r["parameters_share"] == pytest.approx(r["parameters"] / records[0]["parameters"])
+        assert r["ms_per_1k_tokens_share"] == pytest.approx(r["ms_per_1k_tokens"] / records[0]["ms_per_1k_tokens"])
+
+
+# Grids.
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids_have_what_they_say(name, tmp_path):
+    plan = toy_plan(tmp_path, shares=(0.5, 0.25))
+    entries = GRIDS[name](plan)
+    counts = {
+        "tradeoff": 2 * (2 + 2 * 2),  # seeds · (baseline, unpruned, methods · shares)
+        "ablation": 2 * 6 * 2,  # seeds · variants · shares
+        "architecture": 2 * 2 * (1 + 2),  # seeds · kinds · (unpruned, shares)
+    }
+    assert len(entries) == counts[name] == len({(e.method, e.target_share, e.seed) for e in entries})
+    # all names stand for different cells
+    assert len({e.cell.key for e in entries}) == len(entries)
+    assert {e.seed for e in entries} == {0, 1}
+
+
+def test_the_ablation_takes_away_what_it_says(tmp_path):
+    gates = {e.method: e.cell.config.gate for e in GRIDS["ablation"](toy_plan(tmp_path, seeds=1))}
+    on = gates["all three"]
+    assert (on.lam_warmup, on.log_alpha_init, on.output_scaling) == (None, 2.0, True)
+    off = gates["without all three"]
+    assert (off.lam_warmup, off.log_alpha_init, off.output_scaling) == (0, 0.0, False)
+    assert gates["without lam warm-up"] == dataclasses.replace(on, lam_warmup=0)
+    assert gates["without initialisation"] == dataclasses.replace(on, log_alpha_init=0.0)
+    assert gates["without output scaling"] == dataclasses.replace(on, output_scaling=False)
+
+
+def test_both_architectures_have_as_many_parameters(tmp_path):
+    entries = GRIDS["architecture"](toy_plan(tmp_path))
+    models = {e.method: dataclasses.replace(e.cell.config.model, V=27) for e in entries}
+    counts = [count_parameters(model) for model in models.values()]
+    assert list(models) == ["all-attention", "transformer-xl"]
+    # LayerNorm and the biases of the feed-forward block are all that differs
+    config = models["transformer-xl"]
+    assert counts[1] - counts[0] == config.L * (3 * config.D + config.F)
