@@ -207,6 +207,23 @@ def test_gates_that_end_open_in_evaluation_are_drawn_strong(hard, opening):
         assert [y for _, y in lines(axes) if np.allclose(y, boundary)]
 
 
+def test_top_k_gates_are_drawn_by_what_they_let_through():
+    """Layers share their k: a head is strong if it is among the k largest of all, and no line is a boundary."""
+    gate = GateConfig(distribution="top-k", target_heads=5, tau=0.5)
+    log_alpha = random_gates(4, 2, 4)
+    figure = plot_gates(gate_records(log_alpha), gate)
+    best = set(np.argsort(-log_alpha[-1].ravel())[:5].tolist())
+    shown = np.zeros((4, 8))
+    for layer, axes in enumerate(figure.axes[1:]):
+        assert axes.get_ylabel() == ("soft gate" if layer == 0 else "")
+        for head, line in head_lines(axes).items():
+            assert (line.get_linestyle() == "-") == (4 * layer + head in best)
+            shown[:, 4 * layer + head] = line.get_ydata()
+        assert len(axes.lines) == 4
+    np.testing.assert_allclose(shown.sum(1), 5)
+    assert "5.0 expected" in texts(figure.axes[0])
+
+
 def test_gates_number_each_line_at_its_end():
     log_alpha = np.array([[[-9.0, 9.0, 0.0, -9.0, 9.0, -0.8]]])
     axes = plot_gates(gate_records(log_alpha), GateConfig()).axes[1]

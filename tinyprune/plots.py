@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.files import replace_file
-from tinyprune.ops import p_open
+from tinyprune.ops import p_open, top_k_forward
 from tinyprune.pruning.gates import opening_log_alpha
 
 Record = dict[str, Any]
@@ -37,6 +37,7 @@ DPI = 150
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 # Okabe & Ito 2008, "Color Universal Design", with a grey in the place of yellow, which is hard to see on white.
 HEAD_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", GREY)
+OPENNESS = {"hard-concrete": "P(open)", "top-k": "soft gate"}
 KEPT, REMOVED = {"facecolor": BLUE}, {"facecolor": "white", "edgecolor": "#AAAAAA", "hatch": "////"}
 # "default" comes first: matplotlib's own settings, not the user's.
 STYLE = [
@@ -148,25 +149,24 @@ def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[S
     figure = Figure(figsize=(max(7, 2.4 * columns), 2 + 1.6 * rows), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(1 + rows, columns)
     _draw_open_heads(figure.add_subplot(grid[0, :]), steps, records, gate)
+    openness, opened, boundary = _openness(records, gate)
     for layer in range(layers):
-        log_alpha = np.array([r["log_alpha"][layer] for r in records])
-        heads = range(log_alpha.shape[1]) if head_ids is None else head_ids[layer]
+        heads = range(openness[layer].shape[1]) if head_ids is None else head_ids[layer]
         axes = figure.add_subplot(grid[1 + layer // columns, layer % columns])
         axes.set_title(f"layer {layer}" if heads else f"layer {layer}: no heads")
-        _draw_gates(axes, steps, log_alpha, gate, heads)
+        _draw_gates(axes, steps, openness[layer], opened[layer], boundary, heads)
         outer_left, outer_bottom = layer % columns == 0, layer + columns >= layers
         axes.tick_params(labelleft=outer_left, labelbottom=outer_bottom)
-        axes.set_ylabel("P(open)" if outer_left else "")
-    boundary = "above the dotted line a head is open in evaluation; thick: open at the end"
-    figure.supxlabel(f"step of the gate stage\n{boundary}")
+        axes.set_ylabel(OPENNESS[gate.distribution] if outer_left else "")
+    dotted = "" if boundary is None else "above the dotted line a head is open in evaluation; "
+    figure.supxlabel(f"step of the gate stage\n{dotted}thick: open at the end")
     return figure
 
 
 def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: GateConfig) -> None:
     """How many heads are open: in evaluation, expected (that is L0), and wanted."""
-    log_alpha = np.array([np.concatenate(r["log_alpha"]) for r in records])
-    total = log_alpha.shape[1]
-    opened, expected = [r["heads_open"] for r in records], _p_open(log_alpha, gate).sum(1)
+    total = sum(len(layer) for layer in records[0]["log_alpha"])
+    opened, expected = [r["heads_open"] for r in records], sum(layer.sum(1) for layer in _openness(records, gate)[0])
     axes.set(title=f"open heads (of {total})", xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
     axes.plot(steps, opened, color="black", linewidth=1.8, drawstyle="steps-post", marker=_marker(steps))
     axes.plot(steps, expected, color=BLUE, linewidth=1.2, linestyle="--", marker=_marker(steps))
@@ -178,12 +178,36 @@ def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: Ga
     _name_lines(axes, ends)
 
 
-def _draw_gates(axes: Axes, steps: NDArray, log_alpha: NDArray, gate: GateConfig, heads: Sequence[int]) -> None:
-    """One layer's P(open), from `log_alpha` (records, heads)."""
-    probability = _p_open(log_alpha, gate)
-    boundary = _p_open(np.array(opening_log_alpha(gate)), gate)
-    opened = log_alpha[-1] >= opening_log_alpha(gate)
-    axes.axhline(boundary, color=GREY, linewidth=0.8, linestyle=":")
+def _openness(records: list[Record], gate: GateConfig) -> tuple[list[NDArray], list[NDArray], float | None]:
+    """How open gates are.
+
+    Returns:
+        openness: for each layer (records, heads), 0 … 1: the probability that a Hard-Concrete gate is open, or the soft
+            top-k gate without its noise.
+        opened: for each layer (heads,), which are open in evaluation at the end.
+        boundary: the openness above which a gate is open in evaluation; None for top-k, where it depends on the others.
+    """
+    joined = np.array([np.concatenate(r["log_alpha"]) for r in records])
+    heads = [len(layer) for layer in records[0]["log_alpha"]]
+    if gate.distribution == "top-k":
+        options = {"k": gate.target_heads, "tau": gate.tau}
+        openness = np.array([top_k_forward(x, np.zeros_like(x), hard=False, **options)[0] for x in joined])
+        opened = top_k_forward(joined[-1], None, hard=True, **options)[0] > 0
+        boundary = None
+    else:
+        openness = _p_open(joined, gate)
+        opened = joined[-1] >= opening_log_alpha(gate)
+        boundary = float(_p_open(np.array(opening_log_alpha(gate)), gate))
+    cuts = np.cumsum(heads)[:-1]
+    return np.split(openness, cuts, axis=1), np.split(opened, cuts), boundary
+
+
+def _draw_gates(
+    axes: Axes, steps: NDArray, probability: NDArray, opened: NDArray, boundary: float | None, heads: Sequence[int]
+) -> None:
+    """One layer's gates, from their openness (records, heads)."""
+    if boundary is not None:
+        axes.axhline(boundary, color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlim=_limits(steps[-1]), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
     axes.locator_params(axis="x", nbins=4, integer=True)
     for i, head in enumerate(heads):

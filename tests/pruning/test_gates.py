@@ -287,6 +287,49 @@ def test_more_heads_than_there_are():
         GateObjective(GateConfig(target_heads=7), 0, 6)
 
 
+# Soft top-k.
+
+
+@pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_the_top_k_objective_by_complex_step(kind, hard):
+    """Cross-entropy alone: the count needs no pressure."""
+    gate = GateConfig(distribution="top-k", target_heads=4, tau=0.8, hard=hard)
+    model, ids, targets, memory = example(kind, gate, **DROPOUT)
+
+    def forward(*arrays):
+        varied = Transformer(model.config, dict(zip(model.params, arrays, strict=True)), gate)
+        return varied.loss(ids, targets, memory, noise())[0], None
+
+    def backward(dout, _):
+        losses, grads = gradients(gate, model, ids, targets, memory)
+        assert losses["l0"] == 4 and "lam" not in losses
+        return tuple(dout * grads[name] for name in model.params)
+
+    names = list(model.params)
+    for record in check_gradients(forward, backward, *model.params.values(), argument_names=names, directions=3):
+        assert record.passed, record.message()
+    _, grads = gradients(gate, model, ids, targets, memory)
+    assert all(abs(grads[name]).min() > 0 for name in gates_of(grads))
+
+
+@pytest.mark.parametrize("heads", range(7))
+def test_top_k_leaves_exactly_so_many_open_in_every_pass(heads):
+    model = small_model(small_config(), GateConfig(distribution="top-k", target_heads=heads))
+    rng, drawn = np.random.default_rng(0), set()
+    for generator in [rng] * 20 + [None]:
+        opened = np.concatenate([gates.values for gates in model.gates(generator)])
+        assert set(opened) <= {0, 1} and opened.sum() == heads
+        drawn.add(tuple(opened))
+    assert len(drawn) > 1 or heads in (0, 6)
+    assert sum(remove_closed_heads(model).config.heads) == heads
+
+
+def test_top_k_needs_its_k():
+    with pytest.raises(UsageError, match=r"gate\.target_heads must be given .*it is k"):
+        GateConfig(distribution="top-k")
+
+
 # Exactly so many.
 
 GATES = {
