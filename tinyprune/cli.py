@@ -295,7 +295,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
     # what overflows ends as NaN, and is noticed as that
     with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):
-        (ms,) = milliseconds_per_1k_tokens([saved.model], text)
+        (ms,) = milliseconds_per_1k_tokens([saved.model], text.valid)
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
     print_records([record | {"split": arguments.split}], arguments.json)
 

@@ -8,6 +8,7 @@ import statistics
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.data import Text
@@ -57,14 +58,14 @@ def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: f
     }
 
 
-def milliseconds_per_1k_tokens(models: list[Transformer], text: Text, at_least: float = 0.5) -> list[float]:
+def milliseconds_per_1k_tokens(models: list[Transformer], tokens: NDArray, at_least: float = 0.5) -> list[float]:
     """Time to read 1,000 tokens (forward pass, 16 parallel streams, memory full), each model's median.
 
     The models take turns, so that a machine that gets slower or faster does so for all of them: five rounds or more,
     until each has been measured for `at_least` so many seconds.
     """
     T = models[0].config.T
-    ids = np.resize(text.valid, (TIMING_B, T)).astype(np.int64)  # a short text is repeated
+    ids = np.resize(tokens, (TIMING_B, T)).astype(np.int64)  # a short text is repeated
     targets = ids
     memories: list[Memory | None] = [None] * len(models)
     for _ in range(max(1, math.ceil(models[0].config.M / T))):
@@ -82,7 +83,7 @@ def summarise(run: Run) -> list[Record]:
     """The table of the run's four stages, on the test split."""
     say(f"report: reading the test split ({len(run.text.test):,} tokens) with each of the four models")
     models = [run.load(stage).model for stage in STAGES]
-    times = milliseconds_per_1k_tokens(models, run.text)
+    times = milliseconds_per_1k_tokens(models, run.text.valid)
     return [
         stage_record(stage, model, run.text, ms, "test") for stage, model, ms in zip(STAGES, models, times, strict=True)
     ]

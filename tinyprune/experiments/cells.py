@@ -196,7 +196,7 @@ class Work:
             if baseline is None:
                 raise UsageError(f"{self.cell} needs the checkpoint of its baseline, got none")
             self.record["steps_total"] = config.train.steps
-            model = Transformer(self.model_config, safetensors.numpy.load(baseline), ops=self.ops)
+            model = Transformer(self.model_config, load_checkpoint_bytes(baseline), ops=self.ops)
             if method in GATES:
                 model = self.gated(model, GATES[method], config.gate_train)
             else:

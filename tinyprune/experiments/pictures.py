@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
-import safetensors.numpy
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from tinyprune.config import GateConfig
 from tinyprune.data import Segments
 from tinyprune.experiments.agreement import nearest_share
-from tinyprune.experiments.cells import GATES, read_text
+from tinyprune.experiments.cells import GATES, load_checkpoint_bytes, read_text
 from tinyprune.experiments.results import rows_of, spread
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import Entry, Plan
@@ -233,7 +232,7 @@ def baseline_model(entry: Entry, store: Store) -> tuple[Transformer, NDArray]:
     text = read_text(config.data)
     content = store.checkpoint(entry.cell.baseline)
     model = dataclasses.replace(config.model, V=text.tokenizer.V)
-    return Transformer(model, safetensors.numpy.load(content), ops=get_backend("numpy")), text.valid
+    return Transformer(model, load_checkpoint_bytes(content), ops=get_backend("numpy")), text.valid
 
 
 @matplotlib.style.context(STYLE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import statistics
@@ -13,7 +14,7 @@ from tinyprune.config import ModelConfig
 from tinyprune.errors import CheckpointError
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import Entry
-from tinyprune.experiments.timing import milliseconds_per_1k_tokens, with_head_counts
+from tinyprune.experiments.timing import measure_times, with_head_counts
 from tinyprune.tables import Record
 
 SPLITS = ("valid", "test")
@@ -21,8 +22,6 @@ SPLITS = ("valid", "test")
 
 def model_config(entry: Entry, record: dict[str, Any], V: int) -> ModelConfig:
     """The sizes of the model that a cell ended with."""
-    import dataclasses
-
     return with_head_counts(dataclasses.replace(entry.cell.config.model, V=V), record["heads"])
 
 
@@ -37,7 +36,7 @@ def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: st
         if record is None:
             raise CheckpointError(f"{store.directory} lacks the cell {entry.cell}; run the study again to compute it")
     configs = [model_config(entry, record, V) for entry, record in done]
-    ms = milliseconds_per_1k_tokens(configs, backend)
+    ms = measure_times(configs, backend)
     return [
         {
             "study": study,

@@ -1,14 +1,12 @@
 """How long models of given sizes take, measured one against the other when no cell is being computed.
 
 Time depends on sizes alone, not on weights, so models with random ones are measured: each configuration once, however
-many cells ended with it. They take turns in rounds with the whole model, and what counts is the median.
+many cells ended with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -18,11 +16,11 @@ from tinyprune.config import ModelConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.parameters import init_parameters
-from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.model.transformer import Transformer
+from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.tables import Record
 
-B = 16  # streams that are read beside each other
-ROUNDS = 9
+AT_A_TIME = 12  # models that take turns: as many as surely fit into memory beside each other
 
 
 def with_head_counts(config: ModelConfig, heads: Sequence[int]) -> ModelConfig:
@@ -30,27 +28,27 @@ def with_head_counts(config: ModelConfig, heads: Sequence[int]) -> ModelConfig:
     return dataclasses.replace(config, heads=tuple(heads), head_ids=tuple(tuple(range(h)) for h in heads))
 
 
-def milliseconds_per_1k_tokens(
-    configs: Iterable[ModelConfig], backend: str = "numba", rounds: int = ROUNDS
+def measure_times(
+    configs: Iterable[ModelConfig], backend: str = "numba", at_least: float = 0.25
 ) -> dict[ModelConfig, float]:
-    """Time to read 1,000 tokens (forward pass and loss, 16 streams, memory full) with a model of each configuration."""
-    ops = get_backend(backend)
-    rng = np.random.default_rng(0)
-    models: dict[ModelConfig, tuple[Transformer, np.ndarray, Memory | None]] = {}
-    for config in dict.fromkeys(configs):
-        model = Transformer(config, init_parameters(config, rng), ops=ops)
-        ids = rng.integers(0, config.V, (B, config.T))
-        memory = None
-        for _ in range(1 + -(-config.M // config.T)):
-            memory = model.loss(ids, ids, memory)[1]
-        models[config] = model, ids, memory
-    seconds: dict[ModelConfig, list[float]] = {config: [] for config in models}
-    for _ in tqdm(range(rounds), desc="timing", unit="round", disable=None):
-        for config, (model, ids, memory) in models.items():
-            start = time.perf_counter()
-            model.loss(ids, ids, memory)
-            seconds[config].append(time.perf_counter() - start)
-    return {c: 1e6 * statistics.median(measured) / (B * c.T) for c, measured in seconds.items()}
+    """Milliseconds to read 1,000 tokens with a model of each configuration, see `report.milliseconds_per_1k_tokens`.
+
+    Args:
+        configs: with V set; equal ones are measured once.
+        backend: whose operations compute.
+        at_least: seconds for which each is measured.
+    """
+    ops, rng = get_backend(backend), np.random.default_rng(0)
+    different = list(dict.fromkeys(configs))
+    ms: dict[ModelConfig, float] = {}
+    with tqdm(total=len(different), desc="timing", unit="model", disable=None) as bar:
+        for start in range(0, len(different), AT_A_TIME):
+            group = different[start : start + AT_A_TIME]
+            models = [Transformer(config, init_parameters(config, rng), ops=ops) for config in group]
+            tokens = rng.integers(0, min(config.V for config in group), 16 * models[0].config.T)
+            ms |= zip(group, milliseconds_per_1k_tokens(models, tokens, at_least), strict=True)
+            bar.update(len(group))
+    return ms
 
 
 def inference(configs: dict[str, ModelConfig], backend: str = "numba") -> list[Record]:
@@ -67,7 +65,7 @@ def inference(configs: dict[str, ModelConfig], backend: str = "numba") -> list[R
         for name, config in configs.items()
         for h in range(config.H, -1, -1)
     }
-    ms = milliseconds_per_1k_tokens(smaller.values(), backend, rounds=5 * ROUNDS)
+    ms = measure_times(smaller.values(), backend, at_least=1.0)
     records = []
     for (name, h), config in smaller.items():
         whole = configs[name]
