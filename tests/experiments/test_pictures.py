@@ -30,7 +30,8 @@ def settings_stay():
 
 def test_the_tradeoff_shows_means_and_spreads_of_every_method():
     figure = pictures.plot_tradeoff(rows())
-    whole, difference = figure.axes
+    whole, by_time, difference = figure.axes
+    assert len(by_time.containers) == 3
     drawn = {c.get_label(): c for c in whole.containers}
     assert list(drawn) == ["random", "magnitude", "gates"]
     for method, first in (("random", 2.5), ("magnitude", 2.6), ("gates", 2.2)):
@@ -42,6 +43,14 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
     np.testing.assert_allclose(difference.containers[-1][0].get_ydata(), [-0.3, -0.3])
     assert len(difference.containers) == 2  # random against itself is the line at 0
     assert len({c[0].get_marker() for c in drawn.values()}) == len({c[0].get_linestyle() for c in drawn.values()}) == 3
+
+
+def test_parameters_stand_above_their_heads():
+    figure = pictures.plot_tradeoff(rows())
+    figure.draw_without_rendering()
+    (above,) = figure.axes[0].child_axes
+    low, high = figure.axes[0].get_xlim()
+    np.testing.assert_allclose(above.get_xlim(), [100 + 10 * low, 100 + 10 * high])
 
 
 def test_a_single_seed_and_no_random_pruning_can_be_drawn():

@@ -59,7 +59,7 @@ def row(method, heads, seed, bits, split="test"):
         "heads_total": 4,
         "seed": seed,
         "split": split,
-        "parameters": 10,
+        "parameters": 100 + 10 * heads,
         "bits_per_character": bits,
         "ms_per_1k_tokens": 1.0 + seed,
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -87,34 +88,40 @@ def means(rows: Sequence[Record], x: str) -> tuple[NDArray, NDArray, NDArray]:
 
 @matplotlib.style.context(STYLE)
 def plot_tradeoff(rows: Sequence[Record], split: str = "test") -> Figure:
-    """Quality against heads that stay.
+    """Quality against heads that stay, parameters and time.
 
     Args:
         rows: of results.csv.
 
     Returns:
-        Figure with two Axes: x heads that stay; y bits per character of each method, mean and standard deviation over
-        seeds as error bars, then the same as difference from random pruning with as many heads and the same seed. The
-        dotted line is the model that kept all heads and was trained as long.
+        Figure with three Axes. Bits per character of each method, mean and standard deviation over seeds as error bars,
+        against heads that stay (above: parameters) and against measured time; the dotted line is the model that kept
+        all heads and was trained as long. Then the difference from random pruning to as many heads, by seeds.
     """
     methods = [m for m in dict.fromkeys(r["method"] for r in rows) if m not in ("baseline", "unpruned")]
-    figure = Figure(figsize=(9, 4.4), dpi=DPI, layout="constrained")
-    whole, difference = figure.subplots(1, 2)
     total = rows[0]["heads_total"]
-    whole.set(xlabel="heads that stay", ylabel=f"bits per character ({split})", xlim=(0, total + 1))
+    figure = Figure(figsize=(12, 4.6), dpi=DPI, layout="constrained")
+    by_heads, by_time, difference = figure.subplots(1, 3)
+    by_heads.set(xlabel="heads that stay", ylabel=f"bits per character ({split})", xlim=(0, total + 1))
+    by_time.set(xlabel=MEASURES["ms_per_1k_tokens"], ylabel=f"bits per character ({split})")
+    difference.set(xlabel="heads that stay", ylabel="difference from random pruning (below 0: better)")
     difference.set_xlim(0, total + 1)
     unpruned = rows_of(rows, "unpruned", split)
     if unpruned:
         level = statistics.fmean(r["bits_per_character"] for r in unpruned)
-        whole.axhline(level, color=GREY, linestyle=":", linewidth=1)
-        whole.annotate("all heads", (0, level), (3, -9), xycoords=("axes fraction", "data"), textcoords="offset points")
+        for axes in (by_heads, by_time):
+            axes.axhline(level, color=GREY, linestyle=":", linewidth=1)
+            place = ("axes fraction", "data")
+            axes.annotate("all heads", (0, level), (3, -9), xycoords=place, textcoords="offset points")
     random_bits = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows_of(rows, "random", split)}
+    # a little apart, so that error bars do not hide each other
     offsets = np.linspace(-0.35, 0.35, len(methods)) if len(methods) > 1 else np.zeros(1)
     for method, offset in zip(methods, offsets, strict=True):
         own = rows_of(rows, method, split)
-        style = look(methods, method)
+        style = {"capsize": 2, "elinewidth": 0.8} | look(methods, method)
         x, y, error = means(own, "heads_open")
-        whole.errorbar(x + offset, y, error, label=method, capsize=2, elinewidth=0.8, **style)
+        by_heads.errorbar(x + offset, y, error, label=method, **style)
+        by_time.errorbar(*means(own, "ms_per_1k_tokens"), **style)
         paired = [
             r | {"bits_per_character": r["bits_per_character"] - random_bits[r["heads_open"], r["seed"]]}
             for r in own
@@ -122,14 +129,27 @@ def plot_tradeoff(rows: Sequence[Record], split: str = "test") -> Figure:
         ]
         if method != "random" and paired:
             x, y, error = means(paired, "heads_open")
-            difference.errorbar(x + offset, y, error, capsize=2, elinewidth=0.8, **style)
+            difference.errorbar(x + offset, y, error, **style)
     difference.axhline(0, color=look(methods, "random")["color"] if "random" in methods else GREY, linewidth=1)
-    difference.set(xlabel="heads that stay", ylabel="difference from random pruning (below 0: better)")
-    for axes in (whole, difference):
+    _parameters_above(by_heads, rows)
+    for axes in (by_heads, difference):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in figure.axes:
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
     return figure
+
+
+def _parameters_above(axes: Axes, rows: Sequence[Record]) -> None:
+    """A second x axis with parameters, which are a straight line over heads: each head owns as many."""
+    points = {(r["heads_open"], r["parameters"]) for r in rows}
+    if len({heads for heads, _ in points}) < 2:
+        return
+    (h0, p0), (h1, p1) = min(points), max(points)
+    slope = (p1 - p0) / (h1 - h0)
+    above = axes.secondary_xaxis("top", functions=(lambda h: p0 + slope * (h - h0), lambda p: h0 + (p - p0) / slope))
+    above.set_xlabel("parameters")
+    above.xaxis.set(major_formatter=lambda p, _: f"{p / 1e6:g} M", major_locator=MaxNLocator(4))
 
 
 @matplotlib.style.context(STYLE)
