@@ -420,7 +420,8 @@ def experiment(arguments: argparse.Namespace) -> None:
     quick = "-quick" if arguments.quick else ""
     name = f"{arguments.study}-{Path(arguments.preset).stem}-{Path(plan.config.data.corpus).stem}{quick}"
     workers = dask_cluster(arguments.scheduler) if arguments.scheduler else local_processes(arguments.jobs)
-    rows = run_study(arguments.study, plan, arguments.directory or Path("runs", name), workers)
+    directory = arguments.directory or Path("runs", name)
+    rows = run_study(arguments.study, plan, directory, workers, compile_first=not arguments.scheduler)
     print_records(rows if arguments.json else summarise(rows), arguments.json)
 
 

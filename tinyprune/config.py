@@ -244,7 +244,7 @@ class GateConfig(Config):
         "how gates are drawn: each for itself, or always target_heads of them",
         choices=("hard-concrete", "top-k"),
     )
-    tau: float = option(1.0, "top-k: temperature of its softmax", low=1e-3, high=100.0)
+    tau: float = option(0.5, "top-k: temperature of its softmax", low=1e-3, high=100.0)
     beta: float = option(0.333, "temperature of the concrete distribution", low=1e-3, high=10.0)
     gamma: float = option(-0.1, "lower end of the stretched gate", high=-1e-6)
     zeta: float = option(1.1, "upper end of the stretched gate", low=1.000001)

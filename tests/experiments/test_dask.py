@@ -98,6 +98,6 @@ def test_nobody_there_is_one_clear_error():
 def test_a_scheduler_without_workers_is_one_clear_error(cluster):
     client, _ = cluster
     client.retire_workers(list(client.scheduler_info()["workers"]))
-    said = "has no workers; start one with: dask worker tcp://"
+    said = "has no workers; start some with: dask worker tcp://"
     with pytest.raises(UsageError, match=said), dask_cluster(client.scheduler.address)():
         pass

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 
 import pytest
 from command import MODEL, contents, refused, start, succeed, wait_until, write_text
@@ -73,13 +74,59 @@ def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_workers_end_with_their_parent_and_ctrl_c_says_how_to_go_on(tmp_path):
+    corpus = write_text(tmp_path)
+    given = [
+        "tradeoff",
+        "--quick",
+        "--corpus",
+        corpus,
+        "--backend",
+        "numpy",
+        "--jobs",
+        "2",
+        "--methods",
+        "random,gates",
+    ]
+    given += ["--directory", tmp_path / "study", *options(gate_train__steps=100_000)]
+    log = tmp_path / "study" / "cells.jsonl"
+
+    def at_work(process) -> bool:
+        return log.exists() and len(children(process.pid)) >= 2
+
+    for sign, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        process = start("experiment", *given)
+        wait_until(lambda process=process: at_work(process), process)
+        workers = children(process.pid)
+        process.send_signal(sign)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == status
+        assert sign == signal.SIGKILL or ("are kept in" in said.splitlines()[-1] and "same command" in said)
+        wait_until(lambda workers=workers: not any(alive(pid) for pid in workers), process)
+        assert not any(alive(pid) for pid in workers)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that another has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(line) for line in listed.split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["--shares", "half"], "--shares takes numbers with commas between them, got 'half'"),
         (["--shares", "1.5"], "shares must be numbers from 0 to 1, got [1.5]"),
         (["--methods", "magic"], "methods must be among random, magnitude"),
-        (["--seeds", "-1"], "seeds must be at least 1, got -1"),
+        (["--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["--set", "data.tokenizer=word", "--set", "data.vocabulary=50"], "need a tokenizer without <unk>"),
         (["--jobs", "0"], "jobs must be at least 1, got 0"),
         (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:9"], "--jobs is for this machine's processes"),
         (["--preset", "enormous"], "no preset or .toml file 'enormous'"),

@@ -1,5 +1,6 @@
 """Cells on executors: the right ones, in the right order, and again when their worker dies."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 from toy import toy_cell, toy_plan
 
-from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.errors import NotFiniteError, TinypruneError, UsageError
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.grid import Workers, local_processes, missing, run_cells
 from tinyprune.experiments.store import Store
@@ -106,7 +107,9 @@ def test_a_cell_that_kills_every_worker_ends_the_study_and_what_is_finished_is_k
             raise BrokenExecutor("killed")
 
     store = Store(tmp_path / "study")
-    with pytest.raises(TinypruneError, match=r"gates 2 heads, seed 0: its worker died 3 times .*fewer --jobs"):
+    with pytest.raises(
+        TinypruneError, match=r"died 3 times while all-attention gates 2 heads, seed 0 was .*fewer --jobs"
+    ):
         run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened())
     assert len(store.records) == 3
 
@@ -114,9 +117,23 @@ def test_a_cell_that_kills_every_worker_ends_the_study_and_what_is_finished_is_k
 def test_a_cell_that_fails_ends_the_study_and_is_named(tmp_path):
     bad = toy_cell(tmp_path, train__lr=1e30, train__clip=0.0, train__optimizer="sgd")
     store = Store(tmp_path / "study")
-    with pytest.raises(TinypruneError, match="all-attention baseline, seed 0: train"):
+    with pytest.raises(TinypruneError, match="all-attention baseline, seed 0: step"):
         run_cells([toy_cell(tmp_path, seed=3), bad], store, Here().opened())
     assert len(store.records) == 1
+
+
+def test_what_is_finished_beside_a_failure_is_kept(tmp_path):
+    """Of two that are done at the same moment."""
+    good, bad = toy_cell(tmp_path, seed=3), toy_cell(tmp_path, seed=4)
+
+    def before(cell):
+        if cell.config.seed == 4:
+            raise NotFiniteError("seed 4")
+
+    store = Store(tmp_path / "study")
+    with pytest.raises(NotFiniteError, match="seed 4"):
+        run_cells([bad, good], store, Here(before).opened())
+    assert list(store.records) == [good.key]
 
 
 @pytest.mark.parametrize("jobs", [0, -1])
@@ -132,18 +149,9 @@ def test_processes_compute_what_one_thread_computes_and_survive_a_kill(tmp_path)
     cells = [toy_cell(tmp_path, method, 2, **steps) for method in ("random", "gates", "voita", "magnitude")]
     store = Store(tmp_path / "study")
     killed = []
-    local = local_processes(2)
-
-    @contextmanager
-    def opened():
-        with local() as workers:
-            yield workers
-            # reached each time the executor is left, broken or done
 
     def kill_one() -> None:
         """Once the baseline is done, so that both processes are busy with what comes after it."""
-        import multiprocessing
-
         while len(store.records) < 1:
             time.sleep(0.01)
         time.sleep(0.3)
@@ -153,7 +161,7 @@ def test_processes_compute_what_one_thread_computes_and_survive_a_kill(tmp_path)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    run_cells(cells, store, opened)
+    run_cells(cells, store, local_processes(2))
     killer.join()
     assert killed and len(store.records) == 5
     expected = {}

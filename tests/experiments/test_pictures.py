@@ -17,7 +17,7 @@ def rows() -> list[dict]:
     places = [(heads, seed) for heads in (2, 3) for seed in (0, 1)]
     made = [row(m, heads, seed, b + 0.1 * seed + 1 / heads) for m, b in bits.items() for heads, seed in places]
     made += [row("unpruned", 4, seed, 2.0) for seed in (0, 1)]
-    extra = {"multiply_adds_per_token": 7, "kind": "all-attention", "corpus": "pydoc"}
+    extra = {"kind": "all-attention", "corpus": "pydoc"}
     return [r | extra | {"heads_by_layer": LAYERS.get(r["heads_open"], "2 2")} for r in made]
 
 
@@ -42,7 +42,17 @@ def test_the_tradeoff_shows_means_and_spreads_of_every_method():
         np.testing.assert_allclose(half, spread([0.0, 0.1]))
     np.testing.assert_allclose(difference.containers[-1][0].get_ydata(), [-0.3, -0.3])
     assert len(difference.containers) == 2  # random against itself is the line at 0
-    assert len({c[0].get_marker() for c in drawn.values()}) == len({c[0].get_linestyle() for c in drawn.values()}) == 3
+
+
+def test_no_two_methods_look_alike():
+    looks = {method: pictures.look([], method) for method in pictures.METHODS}
+    kinds = [(v["linestyle"], v["marker"], v["markerfacecolor"] == "white") for v in looks.values()]
+    assert len(set(kinds)) == len({v["marker"] for v in looks.values()}) == len(looks) == 11
+    by_colour = {}
+    for v in looks.values():
+        by_colour.setdefault(v["color"], []).append((v["linestyle"], v["markerfacecolor"] == "white"))
+    assert all(len(set(own)) == len(own) for own in by_colour.values())
+    assert looks["gates"]["color"] != pictures.GREY
 
 
 def test_parameters_stand_above_their_heads():

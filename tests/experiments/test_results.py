@@ -9,10 +9,10 @@ from test_grid import Here
 from toy import toy_plan
 
 from tinyprune.config import KINDS
-from tinyprune.errors import CheckpointError
+from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.experiments.agreement import agreement, nearest_share, rank_correlation, ranks
 from tinyprune.experiments.grid import run_cells
-from tinyprune.experiments.results import read_csv, summarise, tidy, to_csv
+from tinyprune.experiments.results import compare, compare_sizes, read_csv, summarise, tidy, to_csv
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import GRIDS, tradeoff
 from tinyprune.experiments.timing import inference, measure_times, with_head_counts
@@ -60,21 +60,41 @@ def row(method, heads, seed, bits, split="test"):
         "seed": seed,
         "split": split,
         "parameters": 100 + 10 * heads,
+        "multiply_adds_per_token": 7,
         "bits_per_character": bits,
         "ms_per_1k_tokens": 1.0 + seed,
     }
 
 
-def test_mean_spread_and_the_difference_from_random_by_hand():
-    rows = [row("random", 2, 0, 2.0), row("random", 2, 1, 3.0), row("gates", 2, 0, 1.9), row("gates", 2, 1, 2.5)]
-    rows += [row("gates", 1, 0, 9.0), row("gates", 2, 0, 77.0, "valid")]
-    random, gates, single = summarise(rows)
-    assert (random["bits_per_character"], random["seeds"], random["against_random"]) == (2.5, 2, None)
-    assert gates["bits_per_character"] == pytest.approx(2.2)
+ROWS = [row("random", 2, 0, 2.0), row("random", 2, 1, 3.0), row("gates", 2, 0, 1.9), row("gates", 2, 1, 2.5)]
+ROWS += [row("gates", 1, 0, 9.0), row("gates", 2, 0, 77.0, "valid"), row("random", 3, 0, 1.0)]
+
+
+def test_mean_and_spread_by_hand():
+    random, gates, single, _ = summarise(ROWS)
+    assert (random["bits_per_character"], random["seeds"]) == (2.5, 2)
+    assert gates["bits_per_character"] == pytest.approx(2.2) and gates["ms_per_1k_tokens"] == 1.5
     assert gates["spread"] == pytest.approx(statistics.stdev([1.9, 2.5]))
-    assert gates["against_random"] == pytest.approx(((1.9 - 2.0) + (2.5 - 3.0)) / 2)
-    assert gates["ms_per_1k_tokens"] == 1.5
-    assert (single["heads_open"], single["spread"], single["against_random"]) == (1, None, None)
+    assert (single["heads_open"], single["spread"], single["seeds"]) == (1, None, 1)
+
+
+def test_differences_are_taken_seed_by_seed():
+    (record,) = compare(ROWS, "gates")
+    assert (record["method"], record["reference"], record["heads_open"], record["seeds"]) == ("random", "gates", 2, 2)
+    assert record["difference"] == pytest.approx(((2.0 - 1.9) + (3.0 - 2.5)) / 2)
+    assert record["spread"] == pytest.approx(statistics.stdev([0.1, 0.5]))
+    assert compare(ROWS, "michel") == []
+
+
+def test_models_are_compared_at_as_many_parameters():
+    """Of the one, 110, 130, 150; of the other, 100 and 140: at 110 and 130 there is a line, at 150 nothing."""
+    own = [row("one", heads, seed, bits) for heads, bits in ((1, 3.0), (3, 2.0), (5, 1.0)) for seed in (0, 1)]
+    other = [row("other", heads, seed, bits + seed) for heads, bits in ((0, 4.0), (4, 2.0)) for seed in (0, 1)]
+    small, large = compare_sizes(own + other, "other", "one")
+    assert [(r["heads_open"], r["parameters"], r["seeds"]) for r in (small, large)] == [(1, 110, 2), (3, 130, 2)]
+    assert small["difference"] == pytest.approx((4.0 - 0.25 * 2.0) - 3.0 + 0.5)
+    assert large["difference"] == pytest.approx((4.0 - 0.75 * 2.0) - 2.0 + 0.5)
+    assert small["spread"] == pytest.approx(statistics.stdev([0, 1]))
 
 
 def test_csv_and_back(study):
@@ -85,6 +105,20 @@ def test_csv_and_back(study):
     for before, after in zip(rows, again, strict=True):
         for key, value in before.items():
             assert after[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shares": (0.5, 0.51)}, r"shares must stand for different numbers of heads; \[0.5, 0.51\] are \[2, 2\]"),
+        ({"shares": ()}, "shares must be numbers from 0 to 1"),
+        ({"methods": ("gates", "gates")}, "methods must be different"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+    ],
+)
+def test_plans_that_would_count_twice_are_refused(options, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        toy_plan(tmp_path, **options)
 
 
 def test_none_is_an_empty_cell():
@@ -164,7 +198,7 @@ def test_grids_have_what_they_say(name, tmp_path):
     entries = GRIDS[name](plan)
     counts = {
         "tradeoff": 2 * (2 + 2 * 2),  # seeds · (baseline, unpruned, methods · shares)
-        "ablation": 2 * 6 * 2,  # seeds · variants · shares
+        "ablation": 2 * 7 * 2,  # seeds · variants · shares
         "architecture": 2 * 2 * (1 + 2),  # seeds · kinds · (unpruned, shares)
     }
     assert len(entries) == counts[name] == len({(e.method, e.target_share, e.seed) for e in entries})
@@ -179,7 +213,8 @@ def test_the_ablation_takes_away_what_it_says(tmp_path):
     assert (on.lam_warmup, on.log_alpha_init, on.output_scaling) == (None, 2.0, True)
     off = gates["without all three"]
     assert (off.lam_warmup, off.log_alpha_init, off.output_scaling) == (0, 0.0, False)
-    assert gates["without lam warm-up"] == dataclasses.replace(on, lam_warmup=0)
+    assert gates["without warm-up"] == dataclasses.replace(on, lam_warmup=0)
+    assert gates["the paper's 10 × for gates"] == dataclasses.replace(on, lr_multiplier=10.0)
     assert gates["without initialisation"] == dataclasses.replace(on, log_alpha_init=0.0)
     assert gates["without output scaling"] == dataclasses.replace(on, output_scaling=False)
 

@@ -55,6 +55,16 @@ def test_a_baseline_that_is_trained_again_for_its_weights_has_one_line(tmp_path)
     assert store.path.read_bytes() == before and store.checkpoint(toy_cell(tmp_path)) == b"weights"
 
 
+def test_two_processes_do_not_write_into_one_study(tmp_path):
+    one, two = Store(tmp_path / "study"), Store(tmp_path / "study")
+    with one.locked():
+        with pytest.raises(UsageError, match=r"another process is at work in .*another --directory"), two.locked():
+            pass
+        one.add(toy_cell(tmp_path, "random", 2), Outcome({"heads": [1, 1]}))
+    with two.locked():
+        assert two.record(toy_cell(tmp_path, "random", 2)) == {"heads": [1, 1]}
+
+
 def test_a_file_is_no_study(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file; give the directory of a study"):

@@ -67,12 +67,31 @@ def test_subsets_are_drawn_with_the_probability_of_drawing_without_replacement(r
     np.testing.assert_allclose(np.mean(draws, 0), expected, atol=4 * 0.0036)
 
 
-@pytest.mark.parametrize("hard", [True, False])
-def test_a_number_so_large_that_it_is_certain_leaves_gradients_finite(hard):
-    log_alpha = np.array([60.0, 1.0, 0.5, -80.0], np.float32)
-    gate, cache = top_k_forward(log_alpha, np.zeros(4, np.float32), k=2, tau=0.5, hard=hard)
-    gradient = top_k_backward(np.array([1.0, -2.0, 0.5, 3.0], np.float32), cache)
-    assert np.isfinite(gate).all() and np.isfinite(gradient).all() and gradient.dtype == np.float32
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("log_alpha", [[60.0, 1.0, 0.5, -80.0], [20.0, 1.0, 0.5, -5.0], [300.0, 200.0, 0.0, -300.0]])
+def test_a_number_far_above_the_others_is_chosen_once(log_alpha, dtype):
+    """log(1 − p) has to keep its digits where p is 1 to the last."""
+    log_alpha, dout = np.array(log_alpha, dtype), np.array([1.0, -2.0, 0.5, 3.0], dtype)
+    gate, cache = top_k_forward(log_alpha, np.zeros(4, dtype), k=2, tau=0.1, hard=False)
+    np.testing.assert_allclose(gate[0], 1, atol=1e-3)
+    assert gate.sum() == pytest.approx(2, rel=1e-6) and gate.max() < 1.001
+    gradient = top_k_backward(dout, cache)
+    assert np.isfinite(gradient).all() and gradient.dtype == dtype
+    # the gradient at the border between what is chosen second and third, where there is one
+    exact, exact_cache = top_k_forward(log_alpha.astype(np.float64), np.zeros(4), k=2, tau=0.1, hard=False)
+    np.testing.assert_allclose(gate, exact, atol=1e-5)
+    np.testing.assert_allclose(gradient, top_k_backward(dout.astype(np.float64), exact_cache), atol=1e-5)
+
+
+def test_with_a_high_temperature_a_large_number_counts_more_than_once():
+    gate, _ = top_k_forward(np.array([60.0, 0.0, 0.0]), np.zeros(3), k=2, tau=1.0, hard=False)
+    np.testing.assert_allclose(gate, [1.5, 0.25, 0.25])  # in the second round 60 + log(2 e⁻⁶⁰) = log 2 against 0
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_single_gate(k):
+    gate, cache = top_k_forward(np.array([0.3]), np.zeros(1), k=k, tau=0.5, hard=False)
+    assert gate == [k] and top_k_backward(np.ones(1), cache) == [0]
 
 
 @pytest.mark.parametrize(

@@ -396,13 +396,21 @@ def test_what_is_settled_stays_as_it_is(gate):
     np.testing.assert_array_equal(all_log_alpha(model), before)
 
 
-def test_settling_moves_all_by_the_same():
-    model = gated(GateConfig(), LOG_ALPHA["different"], np.float64)
-    before = all_log_alpha(model)
-    settle(model, 2)
-    shift = all_log_alpha(model) - before
-    np.testing.assert_allclose(shift, shift[0], rtol=1e-12)
-    assert shift[0] == pytest.approx(-(0.9 + 0.3) / 2)
+@each_gate
+@pytest.mark.parametrize("target", range(9))
+def test_settling_moves_only_what_is_on_the_wrong_side(target, gate):
+    """So that soft gates which stay keep their values, and a closed one opens half-way at least."""
+    model = gated(gate, LOG_ALPHA["different"], np.float64)
+    before, values = all_log_alpha(model), np.concatenate([g.values for g in model.gates()])
+    were_open = np.concatenate(open_heads(model))
+    settle(model, target)
+    after, settled = all_log_alpha(model), np.concatenate([g.values for g in model.gates()])
+    opened = np.concatenate(open_heads(model))
+    same = opened == were_open
+    assert same.sum() == 8 - abs(were_open.sum() - target)
+    np.testing.assert_array_equal(after[same], before[same])
+    np.testing.assert_array_equal(settled[same], values[same])
+    assert (settled[opened & ~were_open] >= (1 if gate.hard else 0.4)).all()
 
 
 @each_gate

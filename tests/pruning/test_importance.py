@@ -13,11 +13,10 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import open_heads
-from tinyprune.pruning.importance import CRITERIA, keep_best, prune_in_rounds, with_heads
+from tinyprune.pruning.importance import CRITERIA, keep_best, score_in_rounds, with_heads
 from tinyprune.pruning.importance.masks import layer_shares
 from tinyprune.pruning.surgery import remove_closed_heads
 
-TOKENS = np.random.default_rng(3).integers(0, 11, 4 * 5 * 3 + 1)  # read as 12 streams of one segment of 5
 LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
 
 
@@ -184,11 +183,11 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
     ids = streams(LONG, 16, 5)[0]
     norms = np.zeros((3, len(ids)))
     for head in range(3):
-        one_layer = [dataclasses.replace(m, config=m.config) for m in (whole, without(whole, 0, head))]
+        both = (whole, without(whole, 0, head))
         memories = [None, None]
         for s, x in enumerate(ids):
             outputs = []
-            for j, m in enumerate(one_layer):
+            for j, m in enumerate(both):
                 _, memories[j], cache = m.forward(x, memories[j])
                 o, Wo = cache["layers"][0]["attention"].o, m.params["layers.0.Wo"]
                 outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
@@ -214,8 +213,8 @@ def test_the_compiled_core_scores_alike(name):
 
 
 def test_random_scores_are_the_generators():
-    first, second = (CRITERIA["random"](model(), TOKENS, np.random.default_rng(seed)) for seed in (0, 1))
-    assert not np.array_equal(first, second)
+    drawn = CRITERIA["random"](model(), LONG, np.random.default_rng(7))
+    np.testing.assert_array_equal(np.concatenate(drawn), np.random.default_rng(7).random(6))
 
 
 # Masks.
@@ -281,18 +280,29 @@ def test_what_a_mask_leaves_computes_what_it_did():
 # Rounds.
 
 
+@pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("heads", range(7))
 @pytest.mark.parametrize("rounds", [1, 2, 4, 10])
-def test_rounds_end_with_exactly_so_many_heads(rounds, heads):
-    mask = prune_in_rounds(model(), heads, lambda m: score("magnitude", m), rounds)
+def test_rounds_end_with_exactly_so_many_heads(rounds, heads, scope):
+    seen = []
+
+    def scores(m: Transformer) -> list[np.ndarray]:
+        seen.append(sum(layer.sum() for layer in open_heads(m)))
+        return score("magnitude", m)
+
+    ends = score_in_rounds(model(), heads, scores, rounds, scope)
+    assert seen == [6 - round((6 - heads) * done / rounds) for done in range(rounds)]
+    mask = keep_best(ends, heads, scope)
     assert sum(layer.sum() for layer in mask) == heads
+    # whoever stays is above whoever went, of the same layer at least
+    for end, kept in zip(ends, mask, strict=True):
+        assert (end[kept] > rounds).all() and (end[~kept] < rounds).all()
 
 
-def test_one_round_is_one_shot():
+def test_one_round_ranks_as_one_shot_does():
     whole = model()
-    mask = prune_in_rounds(whole, 3, lambda m: score("michel", m), 1)
-    expected = keep_best(score("michel", whole), 3)
-    assert all(np.array_equal(a, b) for a, b in zip(mask, expected, strict=True))
+    ends = np.concatenate(score_in_rounds(whole, 3, lambda m: score("michel", m), 1))
+    np.testing.assert_array_equal(np.argsort(ends), np.argsort(np.concatenate(score("michel", whole))))
 
 
 def test_scores_are_taken_anew_from_what_is_left():
@@ -305,7 +315,7 @@ def test_scores_are_taken_anew_from_what_is_left():
         twin = 0.1 if opened[0][0] and opened[0][1] else 9.0
         return [np.array([twin, twin, 0.5]), np.array([1.0, 2.0, 3.0])]
 
-    mask = prune_in_rounds(model(), 4, scores, 2)
+    mask = keep_best(score_in_rounds(model(), 4, scores, 2), 4)
     assert seen == [[[True] * 3, [True] * 3], [[True, False, True], [True] * 3]]
     assert [layer.tolist() for layer in mask] == [[True, False, False], [True, True, True]]
     one_shot = keep_best(scores(with_heads(model())), 4)
@@ -315,4 +325,4 @@ def test_scores_are_taken_anew_from_what_is_left():
 @pytest.mark.parametrize(("heads", "rounds", "message"), [(7, 1, "got 7"), (3, 0, "rounds must be at least 1")])
 def test_bad_rounds_are_refused(heads, rounds, message):
     with pytest.raises(UsageError, match=message):
-        prune_in_rounds(model(), heads, lambda m: score("magnitude", m), rounds)
+        score_in_rounds(model(), heads, lambda m: score("magnitude", m), rounds)

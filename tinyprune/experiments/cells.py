@@ -20,6 +20,8 @@ import json
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,13 +32,13 @@ import safetensors.numpy
 
 from tinyprune.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
-from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.errors import NotFiniteError, TinypruneError, UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates, settle
-from tinyprune.pruning.importance import CRITERIA, keep_best, prune_in_rounds, with_heads
+from tinyprune.pruning.importance import CRITERIA, keep_best, score_in_rounds, with_heads
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import LanguageModelling, Objective, Trainer
@@ -57,6 +59,7 @@ ROUND_SHARE = 0.1
 FROM_SCRATCH = "gates-from-scratch"
 METHODS = (*CRITERIA, *IN_ROUNDS, *GATES)
 SCORE_TOKENS = 24_000  # of the validation split, that criteria read
+REVISION = 1  # of what the methods do: another number makes all cells be computed anew
 PATH_EVERY = 10  # steps between two points of a gate's path
 
 # Numba's plainest threading layer ends the process when two threads call it at once.
@@ -73,6 +76,7 @@ class Cell:
         heads: how many stay, of all layers; None for a method that removes none.
         scope: for criteria, see `importance.keep_best`.
         backend: whose operations compute.
+        digest: sha256 of the text, so that nobody computes the cell with another; None for any.
     """
 
     config: RunConfig
@@ -80,6 +84,7 @@ class Cell:
     heads: int | None = None
     scope: str = "global"
     backend: str = "numba"
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         known = ("baseline", "unpruned", FROM_SCRATCH, *METHODS)
@@ -95,20 +100,24 @@ class Cell:
         """The cell that this one starts from."""
         if self.method in ("baseline", FROM_SCRATCH):
             return None
-        return Cell(self.config, "baseline", backend=self.backend)
+        return dataclasses.replace(self, method="baseline", heads=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: all that the result depends on, and nothing else."""
         config = self.config.to_dict()
-        config["gate"].pop("target_heads", None)
-        unused = []
+        for stage in ("train", "gate_train", "finetune"):
+            for name in ("evaluate_every", "checkpoint_every", "log_every"):
+                config[stage].pop(name)
+        if self.method in GATES or self.method == FROM_SCRATCH:
+            # what `heads` and the method say instead
+            for name in ("target_heads", "lam", *GATES.get(self.method, GATES["gates"])):
+                config["gate"].pop(name, None)
+        else:
+            del config["gate"]
         if self.method == "baseline":
-            unused = ["gate", "gate_train", "finetune"]
-        elif self.method not in GATES and self.method != FROM_SCRATCH:
-            unused = ["gate"]
-        for table in unused:
-            del config[table]
-        own: dict[str, Any] = {"method": self.method, "backend": self.backend, "config": config}
+            del config["gate_train"], config["finetune"]
+        own: dict[str, Any] = {"revision": REVISION, "method": self.method, "backend": self.backend, "config": config}
+        own["digest"] = self.digest
         if self.heads is not None:
             own["heads"] = self.heads
         if self.method in CRITERIA or self.method in IN_ROUNDS:
@@ -150,24 +159,36 @@ def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
     """
     with ONE_AT_A_TIME:
         ops = get_backend(cell.backend)
-        if cell.backend == "numba":
-            import numba
-
-            numba.set_num_threads(1)
         start = time.perf_counter()
         try:
-            work = Work(cell, ops)
-            outcome = work.run(baseline)
+            with one_thread(cell.backend):
+                outcome = Work(cell, ops).run(baseline)
         except TinypruneError as error:
             raise type(error)(f"{cell}: {error}") from error
         outcome.record["seconds"] = round(time.perf_counter() - start, 2)
         return outcome
 
 
+@contextmanager
+def one_thread(backend: str) -> Iterator[None]:
+    """Have compiled kernels use one thread meanwhile."""
+    if backend != "numba":
+        yield
+        return
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
 @lru_cache(2)
-def read_text(data: DataConfig) -> Text:
-    """The tokenised text, kept for the next cell of this process."""
-    return load_text(data)
+def read_text(data: DataConfig, digest: str | None = None) -> Text:
+    """The tokenised text, kept for the next cell of this process. UsageError if its sha256 is another than `digest`."""
+    return load_text(data, digest=digest)
 
 
 class Work:
@@ -177,7 +198,7 @@ class Work:
         self.cell = cell
         self.config = cell.config
         self.ops = ops
-        self.text = read_text(cell.config.data)
+        self.text = read_text(cell.config.data, cell.digest)
         self.record: dict[str, Any] = {"steps_total": 0}
 
     def run(self, baseline: bytes | None) -> Outcome:
@@ -228,15 +249,14 @@ class Work:
             return model
         rng, tokens = self.generator("scores"), self.text.valid[:SCORE_TOKENS]
         criterion = CRITERIA[IN_ROUNDS.get(method, method)]
-        scores = criterion(model, tokens, rng)
         if method in IN_ROUNDS:
             total = model.config.heads_total
             rounds = max(1, round((total - heads) / (ROUND_SHARE * total)))
-            mask = prune_in_rounds(model, heads, lambda m: criterion(m, tokens, rng), rounds, self.cell.scope)
+            scores = score_in_rounds(model, heads, lambda m: criterion(m, tokens, rng), rounds, self.cell.scope)
         else:
-            mask = keep_best(scores, heads, self.cell.scope)
+            scores = criterion(model, tokens, rng)
         self.record["scores"] = [[float(f"{x:.4g}") for x in layer] for layer in scores]
-        return remove_closed_heads(with_heads(model, mask))
+        return remove_closed_heads(with_heads(model, keep_best(scores, heads, self.cell.scope)))
 
     def gated(self, model: Transformer, changes: dict[str, Any], config: TrainConfig) -> Transformer:
         """Trained with gates until exactly so many heads are open, and without the others then."""
@@ -245,17 +265,16 @@ class Work:
         warmup = config.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         objective = GateObjective(gate, warmup, model.config.heads_total)
         lines = self.train(gated, config, "gate", objective, gate.lr_multiplier)
-        path = [{"step": line["step"], "log_alpha": line["log_alpha"]} for line in lines if "log_alpha" in line]
+        self.record["scores"] = self.log_alpha(gated, 4)
         if gate.distribution == "hard-concrete":
             self.record["heads_shifted"] = settle(gated, self.cell.heads)
-        ends = [gated.params[f"layers.{i}.log_alpha"].tolist() for i in range(gated.config.L)]
-        # the last point is where the gates ended, after that shift
-        path = [*path[:-1], {"step": config.steps, "log_alpha": ends}]
+        path = [{"step": line["step"], "log_alpha": line["log_alpha"]} for line in lines if "log_alpha" in line]
         self.record["gate_path"] = [
             {"step": point["step"], "log_alpha": [[round(x, 2) for x in layer] for layer in point["log_alpha"]]}
-            for point in path
+            for point in path[:-1]
         ]
-        self.record["scores"] = [[round(x, 4) for x in layer] for layer in ends]
+        # the last point is where the gates ended, settled
+        self.record["gate_path"].append({"step": config.steps, "log_alpha": self.log_alpha(gated, 3)})
         self.record["bits_per_character_gated"] = self.bits(gated, "valid")
         return remove_closed_heads(gated)
 
@@ -285,14 +304,26 @@ class Work:
                     metadata={},
                     log=log,
                     validate=lambda model: evaluate(model, self.text.valid, self.text.characters["valid"]),
-                    go_on="the same command",
+                    go_on="",
                 )
-                while trainer.step < config.steps:
-                    trainer.train_step()
+                try:
+                    while trainer.step < config.steps:
+                        trainer.train_step()
+                except NotFiniteError as error:
+                    table = "gate_train" if stage == "gate" else stage
+                    raise NotFiniteError(
+                        f"step {trainer.step + 1} of stage {stage} gave numbers that are not finite; lower its "
+                        f"learning rate, say with --set {table}.lr={config.lr / 2:g}"
+                    ) from error
             lines = read_metrics(log.path)
         self.record["steps_total"] += config.steps
         self.record.setdefault("bits_per_character_after", {})[stage] = self.bits(model, "valid")
         return lines
+
+    def log_alpha(self, model: Transformer, digits: int) -> list[list[float]]:
+        """Of every gate, a list for each layer."""
+        layers = (model.params[f"layers.{i}.log_alpha"] for i in range(model.config.L))
+        return [[round(float(x), digits) for x in layer] for layer in layers]
 
     def bits(self, model: Transformer, split: str) -> float | None:
         """Bits per character of a split."""
@@ -300,7 +331,8 @@ class Work:
 
     def measure(self, model: Transformer) -> dict[str, Any]:
         """The cell's record: size, computation, quality on both splits, and what was noted on the way."""
-        quality = {split: self.bits(model, split) for split in ("valid", "test")}
+        *_, valid = self.record["bits_per_character_after"].values()
+        quality = {"valid": valid, "test": self.bits(model, "test")}
         return {
             "heads": list(model.config.heads),
             "head_ids": [list(layer) for layer in model.config.head_ids],

@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 from tqdm import tqdm
 
+from tinyprune.bench.machine import processors
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.store import Store
 
 ATTEMPTS = 3  # that a cell gets when workers die
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -46,26 +60,63 @@ def local_processes(jobs: int | None = None) -> OpenWorkers:
     """Processes of this machine, by default one for each processor. Raises UsageError for less than one."""
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs must be at least 1, got {jobs}")
-    count = jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    count = jobs or processors()
 
     @contextmanager
     def opened() -> Iterator[Workers]:
+        before = set(multiprocessing.active_children())
         # Not forked: a copy of a process that has used threads may wait for one that it has no copy of.
-        context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(count, context)
+        executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), look_after_worker)
         try:
-            yield Workers(executor, count)
+            with environment(dict.fromkeys(BLAS_THREADS, "1")):
+                yield Workers(executor, count)
+        except BaseException:
+            # what they compute now nobody waits for
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            raise
         finally:
             executor.shutdown(cancel_futures=True)
 
     return opened
 
 
+def look_after_worker() -> None:
+    """In a worker: Ctrl-C is for the parent to act on, and a worker whose parent has died ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Processes that start meanwhile find these environment variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
     """The workers of the Dask scheduler at `address`, such as tcp://host:8786, which has `timeout` seconds to answer.
 
+    A worker process computes one cell at a time, so `dask worker ADDRESS --nworkers auto --nthreads 1` is what uses a
+    machine. Workers may come and go; while there are none the study waits.
+
     Raises:
-        UsageError: if Dask is not installed, or nobody answers there. (When opened.)
+        UsageError: when opened, if Dask is not installed, nobody answers, there are no workers, or they have another
+            tinyprune.
     """
 
     @contextmanager
@@ -81,15 +132,25 @@ def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
                 f"no Dask scheduler answers at {address}: {error}; start one with: dask scheduler"
             ) from error
         with client:
-            count = sum(client.nthreads().values())
-            if not count:
-                raise UsageError(
-                    f"the Dask scheduler at {address} has no workers; start one with: dask worker {address}"
-                )
-            # Dask itself computes a dead worker's tasks again elsewhere, and gives up after some deaths.
-            yield Workers(client.get_executor(), count, (BrokenExecutor, distributed.KilledWorker))
+            check_workers(client, address)
+            # pure=False: a cell that is sent again is a new task, not the old one's error
+            executor = client.get_executor(pure=False)
+            yield Workers(executor, len(client.nthreads()), (BrokenExecutor, distributed.KilledWorker))
 
     return opened
+
+
+def check_workers(client: Any, address: str) -> None:
+    """Raise UsageError unless the cluster has workers, all with this version of tinyprune."""
+    if not client.nthreads():
+        command = f"dask worker {address} --nworkers auto --nthreads 1"
+        raise UsageError(f"the Dask scheduler at {address} has no workers; start some with: {command}")
+    here = version("tinyprune")
+    for worker, there in client.run(version, "tinyprune", on_error="return").items():
+        if there != here:
+            raise UsageError(
+                f"the Dask worker {worker} has tinyprune {there}, needed is {here}; install the same there"
+            )
 
 
 def run_cells(cells: Iterable[Cell], store: Store, workers: OpenWorkers, describe: str = "cells") -> None:
@@ -132,21 +193,26 @@ def _computed(todo: dict[str, Cell], store: Store, workers: Workers, attempts: C
             if cell.baseline is None or weights is not None:
                 running[workers.executor.submit(compute, cell, weights)] = waiting.pop(cell.key)
         done, _ = wait(running, return_when=FIRST_COMPLETED)
-        broken = False
+        failures: list[tuple[Cell, BaseException]] = []
         for future in done:
             cell = running.pop(future)
-            try:
-                outcome = future.result()
-            except workers.lost as error:
-                attempts[cell.key] += 1
-                if attempts[cell.key] >= ATTEMPTS:
-                    raise TinypruneError(
-                        f"{cell}: its worker died {ATTEMPTS} times ({error}); if memory ran out, use fewer --jobs"
-                    ) from error
-                waiting[cell.key] = cell
-                broken = broken or isinstance(error, BrokenExecutor)
-                continue
-            store.add(cell, outcome)
-            yield cell
-        if broken:
+            error = CancelledError("it was cancelled") if future.cancelled() else future.exception()
+            if error is None:
+                store.add(cell, future.result())
+                yield cell
+            else:
+                failures.append((cell, error))
+        for cell, error in failures:
+            if isinstance(error, CancelledError):
+                raise TinypruneError(f"{cell}: {error}; was the scheduler stopped? The same command goes on") from error
+            if not isinstance(error, workers.lost):
+                raise error
+            attempts[cell.key] += 1
+            if attempts[cell.key] >= ATTEMPTS:
+                raise TinypruneError(
+                    f"workers died {ATTEMPTS} times while {cell} was being computed ({error}); if memory ran out, use "
+                    "fewer --jobs"
+                ) from error
+            waiting[cell.key] = cell
+        if any(isinstance(error, BrokenExecutor) for _, error in failures):
             return

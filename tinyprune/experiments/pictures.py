@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from tinyprune.config import GateConfig
 from tinyprune.data import Segments
 from tinyprune.experiments.agreement import nearest_share
-from tinyprune.experiments.cells import GATES, load_checkpoint_bytes, read_text
+from tinyprune.experiments.cells import GATES, METHODS, load_checkpoint_bytes, read_text
 from tinyprune.experiments.results import rows_of, spread
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.studies import Entry, Plan
+from tinyprune.experiments.studies import Entry
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, STYLE, plot_gates, save_figure
+from tinyprune.stages import say
 from tinyprune.tables import Record
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
 LINES = ("-", "--", "-.", ":")
+ORDER = ("gates", *(method for method in METHODS if method != "gates"))
 MEASURES = {
     "parameters": "parameters",
     "multiply_adds_per_token": "multiply-adds a token",
@@ -35,8 +37,8 @@ MEASURES = {
 }
 
 
-def draw(name: str, store: Store, plan: Plan, entries: Sequence[Entry], tables: dict[str, list[Record]]) -> None:
-    """All pictures of a study, into its directory's plots/."""
+def draw(name: str, store: Store, entries: Sequence[Entry], tables: dict[str, list[Record]]) -> list[str]:
+    """All pictures of a study, into its directory's plots/; those of an earlier run go. Returns their names."""
     figures: dict[str, Figure] = {}
     if name == "tradeoff":
         figures["tradeoff"] = plot_tradeoff(tables["results"])
@@ -46,27 +48,40 @@ def draw(name: str, store: Store, plan: Plan, entries: Sequence[Entry], tables: 
         if shown is not None:
             entry, record = shown
             figures["gate_paths"] = plot_paths(entry, record)
-            figures["attention"] = plot_attention(*baseline_model(entry, store), record["head_ids"])
+            baseline = baseline_model(entry, store)
+            if baseline is None:
+                say("the picture of attention is left out: the baseline's weights are not in baselines/")
+            else:
+                figures["attention"] = plot_attention(*baseline, record["head_ids"])
     elif name == "ablation":
         figures["ablation"] = plot_ablation(tables["results"])
     else:
         figures["architecture"] = plot_architecture(tables["results"])
         figures["inference"] = plot_inference(tables["inference"])
+    folder = store.directory / "plots"
     for picture, figure in figures.items():
-        save_figure(figure, store.directory / "plots" / f"{picture}.png")
+        save_figure(figure, folder / f"{picture}.png")
+    for path in folder.glob("*.png"):
+        if path.stem not in figures:
+            path.unlink()
+    return list(figures)
 
 
 def look(names: Sequence[str], name: str) -> dict[str, Any]:
-    """Colour, marker and line of one of several methods; every second marker is hollow."""
-    i = list(names).index(name)
+    """Colour, marker and line of one of several methods.
+
+    A method of `METHODS` looks the same in all pictures. No two of them have marker, line and filling in common.
+    """
+    i = (ORDER if name in ORDER else list(names)).index(name)
+    turn = i // len(HEAD_COLOURS)  # of the colours
     colour = HEAD_COLOURS[i % len(HEAD_COLOURS)]
     return {
         "color": colour,
         "marker": MARKERS[i % len(MARKERS)],
-        "linestyle": LINES[i % len(LINES)],
-        "markerfacecolor": "white" if i % 2 else colour,
+        "linestyle": LINES[(i + turn) % len(LINES)],
+        "markerfacecolor": "white" if (i + turn) % 2 else colour,
         "markersize": 5,
-        "linewidth": 1.2,
+        "linewidth": 2.0 if name == "gates" else 1.2,
     }
 
 
@@ -130,14 +145,20 @@ def plot_tradeoff(rows: Sequence[Record], split: str = "test") -> Figure:
         if method != "random" and paired:
             x, y, error = means(paired, "heads_open")
             difference.errorbar(x + offset, y, error, **style)
-    difference.axhline(0, color=look(methods, "random")["color"] if "random" in methods else GREY, linewidth=1)
+    difference.axhline(0, color=look(methods, "random")["color"], linewidth=1)
     _parameters_above(by_heads, rows)
     for axes in (by_heads, difference):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in figure.axes:
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
+    figure.suptitle(f"mean and standard deviation over {seeds_of(rows)} seeds", fontsize=9)
     return figure
+
+
+def seeds_of(rows: Sequence[Record]) -> int:
+    """How many seeds there are."""
+    return len({r["seed"] for r in rows})
 
 
 def _parameters_above(axes: Axes, rows: Sequence[Record]) -> None:
@@ -246,11 +267,13 @@ def plot_paths(entry: Entry, record: dict[str, Any]) -> Figure:
     return plot_gates(path, gate)
 
 
-def baseline_model(entry: Entry, store: Store) -> tuple[Transformer, NDArray]:
-    """The baseline of a cell, on the textbook's operations, and the validation split."""
+def baseline_model(entry: Entry, store: Store) -> tuple[Transformer, NDArray] | None:
+    """The baseline of a cell, on the textbook's operations, and the validation split; None without its weights."""
     config = entry.cell.config
     text = read_text(config.data)
     content = store.checkpoint(entry.cell.baseline)
+    if content is None:
+        return None
     model = dataclasses.replace(config.model, V=text.tokenizer.V)
     return Transformer(model, load_checkpoint_bytes(content), ops=get_backend("numpy")), text.valid
 
@@ -266,8 +289,8 @@ def plot_attention(model: Transformer, tokens: NDArray, head_ids: Sequence[Seque
         each: so many of both kinds are shown, spread over the layers.
 
     Returns:
-        Figure: above kept heads, below removed ones; x the key's position before the query, y the query, darker for
-        more weight; the share that goes to persistent vectors is in the title.
+        Figure: above kept heads, below removed ones; x the key, counted from the first query, y the query, darker for
+        more weight, each map on its own scale; the share that goes to persistent vectors is in the title.
     """
     T, N = model.config.T, model.config.N
     ids, _, _ = Segments(tokens, 1, T).batch(0)
@@ -299,7 +322,7 @@ def plot_attention(model: Transformer, tokens: NDArray, head_ids: Sequence[Seque
             share = f", {a[:, -N:].sum(1).mean():.0%} persistent" if N else ""
             axes.set_title(f"{word}: layer {layer}, head {h}{share}", fontsize=8)
             axes.axvline(-0.5, color=GREY, linewidth=0.8, linestyle=":")
-    figure.supxlabel("key (left of the dotted line: memory)")
+    figure.supxlabel("key (left of the dotted line: memory); darker: more weight, each map on its own scale")
     figure.supylabel("query")
     return figure
 
@@ -344,6 +367,7 @@ def plot_architecture(rows: Sequence[Record], split: str = "test") -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(alpha=0.3, linewidth=0.5)
     panels[0].set_ylabel("bits per character (test)")
+    figure.suptitle(f"mean and standard deviation over {seeds_of(rows)} seeds", fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 

@@ -8,7 +8,10 @@ import io
 import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import CheckpointError
@@ -26,7 +29,10 @@ def model_config(entry: Entry, record: dict[str, Any], V: int) -> ModelConfig:
 
 
 def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: str) -> list[Record]:
-    """A row for each model and split, times measured now, one after the other.
+    """A row for each model and split, times measured now.
+
+    `heads_shifted` says how many heads the controller had left open beyond the target (if negative: closed), and which
+    were moved to meet it exactly; None for methods that have no controller.
 
     Raises:
         CheckpointError: if a cell is not done.
@@ -40,7 +46,7 @@ def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: st
     return [
         {
             "study": study,
-            "corpus": entry.cell.config.data.corpus,
+            "corpus": Path(entry.cell.config.data.corpus).name,
             "kind": entry.cell.config.model.kind,
             "method": entry.method,
             "seed": entry.seed,
@@ -52,7 +58,9 @@ def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: st
             "ms_per_1k_tokens": ms[config],
             "steps_total": record["steps_total"],
             "split": split,
+            "scope": entry.cell.scope,
             "heads_by_layer": " ".join(map(str, record["heads"])),
+            "heads_shifted": record.get("heads_shifted"),
         }
         for (entry, record), config in zip(done, configs, strict=True)
         for split in SPLITS
@@ -60,35 +68,80 @@ def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: st
 
 
 def summarise(rows: Sequence[Record], split: str = "test") -> list[Record]:
-    """Mean and standard deviation over seeds for each method and number of heads, on one split.
-
-    `against_random` is the mean difference from random pruning with the same seed, at as many heads: negative is
-    better; None where random was not run.
-    """
-    groups: dict[tuple, list[Record]] = {}
+    """Mean and standard deviation (spread) over seeds, for each method and number of heads, on one split."""
+    groups: dict[tuple[str, int], list[Record]] = {}
     for row in rows:
         if row["split"] == split:
             groups.setdefault((row["method"], row["heads_open"]), []).append(row)
-    random_bits = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows_of(rows, "random", split)}
-    records = []
-    for (method, heads), group in groups.items():
-        bits = [row["bits_per_character"] for row in group]
-        pairs = [(heads, row["seed"]) for row in group]
-        paired = [b - random_bits[pair] for b, pair in zip(bits, pairs, strict=True) if pair in random_bits]
-        records.append(
-            {
-                "method": method,
-                "heads_open": heads,
-                "heads_total": group[0]["heads_total"],
-                "parameters": group[0]["parameters"],
-                "bits_per_character": statistics.fmean(bits),
-                "spread": spread(bits),
-                "against_random": statistics.fmean(paired) if paired and method != "random" else None,
-                "ms_per_1k_tokens": statistics.fmean(row["ms_per_1k_tokens"] for row in group),
-                "seeds": len(group),
-            }
+    return [
+        {
+            "method": method,
+            "heads_open": heads,
+            "heads_total": group[0]["heads_total"],
+            "parameters": group[0]["parameters"],
+            "multiply_adds_per_token": group[0]["multiply_adds_per_token"],
+            "ms_per_1k_tokens": statistics.fmean(row["ms_per_1k_tokens"] for row in group),
+            "bits_per_character": statistics.fmean(row["bits_per_character"] for row in group),
+            "spread": spread([row["bits_per_character"] for row in group]),
+            "seeds": len(group),
+        }
+        for (method, heads), group in groups.items()
+    ]
+
+
+def compare(rows: Sequence[Record], reference: str, split: str = "test") -> list[Record]:
+    """How many more bits each method needs than the reference, to as many heads and with the same seed.
+
+    Args:
+        rows: of results.csv.
+        reference: a method. Where it is not there, nothing can be said.
+
+    Returns:
+        a record for each other method and number of heads: mean of the differences and their standard deviation
+        (spread) over seeds. Above 0 the reference is better.
+    """
+    bits = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows_of(rows, reference, split)}
+    groups: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        pair = (row["heads_open"], row["seed"])
+        if row["split"] == split and row["method"] != reference and pair in bits:
+            group = groups.setdefault((row["method"], row["heads_open"]), [])
+            group.append(row["bits_per_character"] - bits[pair])
+    return [
+        {"method": method, "reference": reference, "heads_open": heads} | difference(values)
+        for (method, heads), values in groups.items()
+    ]
+
+
+def compare_sizes(rows: Sequence[Record], method: str, reference: str, split: str = "test") -> list[Record]:
+    """How many more bits a method needs than the reference, at as many parameters and with the same seed.
+
+    The method's bits between two of its sizes lie on the straight line between them; sizes that it does not reach are
+    left out.
+
+    Returns:
+        a record for each number of heads of the reference, as in `compare`.
+    """
+    groups: dict[int, list[float]] = {}
+    for row in rows_of(rows, reference, split):
+        own = sorted(
+            (r["parameters"], r["bits_per_character"]) for r in rows_of(rows, method, split) if r["seed"] == row["seed"]
         )
-    return records
+        sizes, bits = zip(*own, strict=True)
+        if sizes[0] <= row["parameters"] <= sizes[-1]:
+            at_size = float(np.interp(row["parameters"], sizes, bits))
+            groups.setdefault(row["heads_open"], []).append(at_size - row["bits_per_character"])
+    sizes_of = {r["heads_open"]: r["parameters"] for r in rows_of(rows, reference, split)}
+    return [
+        {"method": method, "reference": reference, "heads_open": heads, "parameters": sizes_of[heads]}
+        | difference(values)
+        for heads, values in groups.items()
+    ]
+
+
+def difference(values: Sequence[float]) -> Record:
+    """Mean and spread of differences over seeds."""
+    return {"difference": statistics.fmean(values), "spread": spread(values), "seeds": len(values)}
 
 
 def rows_of(rows: Sequence[Record], method: str, split: str) -> list[Record]:

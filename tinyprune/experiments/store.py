@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,27 @@ class Store:
                     f"line {number} of {self.path} cannot be read ({error}); delete that line and its cell is computed "
                     "again"
                 ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out meanwhile. Raises UsageError if one is here already.
+
+        The lock goes with the process, however it ends. Where the system has no such locks nobody is kept out.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with (self.directory / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UsageError(
+                    f"another process is at work in {self.directory}; wait for it, or give another --directory"
+                ) from error
+            self.read()
+            yield
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """What came of a cell; None if it is not done."""

@@ -10,7 +10,7 @@ from typing import Any
 from tinyprune.config import RunConfig, load_preset, of_kind
 from tinyprune.errors import UsageError
 from tinyprune.experiments import STUDIES
-from tinyprune.experiments.cells import FROM_SCRATCH, METHODS, Cell
+from tinyprune.experiments.cells import FROM_SCRATCH, METHODS, Cell, read_text
 
 PRESET = "study"
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads that stay
@@ -18,12 +18,16 @@ KINDS = ("all-attention", "transformer-xl")
 # What one finishes in three minutes: the same course, with fewer steps, sizes and seeds.
 QUICK: dict[str, Any] = {"train.steps": 200, "train.warmup": 20, "gate_train.steps": 60, "finetune.steps": 40}
 QUICK_SEEDS, QUICK_SHARES = 2, (0.5,)
-# The paper's three stabilisers, each taken away: method.md §3 of Shim et al. 2021.
+# The three stabilisers of Shim et al. 2021, each taken away. Heads are held at a number here, so it is not lam but the
+# target that a warm-up leads up to.
 WITHOUT: dict[str, dict[str, Any]] = {
-    "without lam warm-up": {"lam_warmup": 0},
+    "without warm-up": {"lam_warmup": 0},
     "without initialisation": {"log_alpha_init": 0.0},
     "without output scaling": {"output_scaling": False},
 }
+
+ALL_THREE = "all three"
+SLOW = "the paper's 10 × for gates"  # of the weights' learning rate; the preset has more, for far fewer steps
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Plan:
         methods: that are compared.
         scope: of the criteria, see `importance.keep_best`.
         backend: whose operations compute.
+        digest: sha256 of the text.
     """
 
     config: RunConfig
@@ -59,6 +64,7 @@ class Plan:
     methods: Sequence[str] = METHODS
     scope: str = "global"
     backend: str = "numba"
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -68,16 +74,25 @@ class Plan:
         for method in self.methods:
             if method not in METHODS:
                 raise UsageError(f"methods must be among {', '.join(METHODS)}; got {method!r}")
+        if len(set(self.methods)) < len(self.methods):
+            raise UsageError(f"methods must be different, got {', '.join(self.methods)}")
+        heads = [self.heads(share) for share in self.shares]
+        if len(set(heads)) < len(heads):
+            raise UsageError(f"shares must stand for different numbers of heads; {list(self.shares)} are {heads}")
 
     def configs(self, config: RunConfig | None = None) -> list[RunConfig]:
         """One configuration for each seed."""
         config = config or self.config
         return [dataclasses.replace(config, seed=config.seed + i) for i in range(self.seeds)]
 
+    def heads(self, share: float) -> int:
+        """How many heads a share of them is."""
+        return round(share * self.config.model.heads_total)
+
     def cell(self, config: RunConfig, method: str, share: float | None = None) -> Cell:
         """The cell of one method, for a share of the heads."""
-        heads = None if share is None else round(share * config.model.heads_total)
-        return Cell(config, method, heads, self.scope, self.backend)
+        heads = None if share is None else self.heads(share)
+        return Cell(config, method, heads, self.scope, self.backend, self.digest)
 
 
 def make_plan(
@@ -100,11 +115,12 @@ def make_plan(
     config = load_preset(preset).with_options((QUICK if quick else {}) | (options or {}))
     return Plan(
         config,
-        seeds or (QUICK_SEEDS if quick else 3),
-        shares or (QUICK_SHARES if quick else SHARES),
-        methods or METHODS,
+        (QUICK_SEEDS if quick else 3) if seeds is None else seeds,
+        (QUICK_SHARES if quick else SHARES) if shares is None else shares,
+        METHODS if methods is None else methods,
         scope,
         backend,
+        read_text(config.data).digest,
     )
 
 
@@ -119,10 +135,9 @@ def tradeoff(plan: Plan) -> list[Entry]:
 
 
 def ablation(plan: Plan) -> list[Entry]:
-    """Gates with all three stabilisers, without each, without all; and gates from the first step on."""
-    variants = (
-        {"all three": {}} | WITHOUT | {"without all three": {k: v for w in WITHOUT.values() for k, v in w.items()}}
-    )
+    """Gates with all three stabilisers, without each, without all; slower gates; and gates from the first step on."""
+    none = {name: value for changes in WITHOUT.values() for name, value in changes.items()}
+    variants = {ALL_THREE: {}} | WITHOUT | {"without all three": none, SLOW: {"lr_multiplier": 10.0}}
     entries = []
     for name, changes in variants.items():
         changed = dataclasses.replace(plan.config, gate=dataclasses.replace(plan.config.gate, **changes))

@@ -40,14 +40,18 @@ def measure_times(
     """
     ops, rng = get_backend(backend), np.random.default_rng(0)
     different = list(dict.fromkeys(configs))
+    first, others = different[0], different[1:]
     ms: dict[ModelConfig, float] = {}
     with tqdm(total=len(different), desc="timing", unit="model", disable=None) as bar:
-        for start in range(0, len(different), AT_A_TIME):
-            group = different[start : start + AT_A_TIME]
+        for start in range(0, max(len(others), 1), AT_A_TIME):
+            group = [first, *others[start : start + AT_A_TIME]]
             models = [Transformer(config, init_parameters(config, rng), ops=ops) for config in group]
-            tokens = rng.integers(0, min(config.V for config in group), 16 * models[0].config.T)
-            ms |= zip(group, milliseconds_per_1k_tokens(models, tokens, at_least), strict=True)
-            bar.update(len(group))
+            tokens = rng.integers(0, min(config.V for config in group), 16 * first.T)
+            measured = milliseconds_per_1k_tokens(models, tokens, at_least)
+            # the first is in every group, so that a machine that gets slower does so for all
+            scale = ms.get(first, measured[0]) / measured[0]
+            ms |= {config: scale * value for config, value in zip(group, measured, strict=True)}
+            bar.update(len(group) - bool(start))
     return ms
 
 
@@ -65,7 +69,9 @@ def inference(configs: dict[str, ModelConfig], backend: str = "numba") -> list[R
         for name, config in configs.items()
         for h in range(config.H, -1, -1)
     }
-    ms = measure_times(smaller.values(), backend, at_least=1.0)
+    ms: dict[ModelConfig, float] = {}
+    for name in configs:  # the sizes of one model beside each other
+        ms |= measure_times([c for (of, _), c in smaller.items() if of == name], backend, at_least=1.0)
     records = []
     for (name, h), config in smaller.items():
         whole = configs[name]

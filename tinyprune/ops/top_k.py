@@ -2,21 +2,20 @@
 
     a¹   = log_alpha + noise                      noise ~ Gumbel(0, 1): a random choice, likelier for larger log_alpha
     pʲ   = softmax(aʲ / tau)                      a soft "which is the largest?", for j = 1 … k
-    aʲ⁺¹ = aʲ + log(1 − pʲ)                       what was chosen is not chosen again
-    g    = Σ_j pʲ                                 sums to k; for small tau k of the g are 1 and the others 0
+    aʲ⁺¹ = aʲ + log(1 − pʲ)                       what was chosen is less likely to be chosen again
+    g    = Σ_j pʲ                                 sums to k; the smaller tau, the nearer to k ones and n − k zeros
     hard ("straight-through"): the forward pass uses 1 for the k largest a¹ and 0 for the others, the backward pass the
     gradient of g
 
 In evaluation there is no noise: the k largest log_alpha are open. Li, Cotterell & Sachan 2021 prune attention heads
 with it ("differentiable subset pruning"); unlike Hard-Concrete gates it leaves exactly k open in every forward pass.
+With tau ≥ 1 a number far above all others is chosen more than once, and its g is above 1.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-
-LARGEST_P = 1 - 1e-6  # beyond it log(1 − p) has no digits left in float32
 
 
 def draw_gumbel(n: int, rng: np.random.Generator, dtype: np.dtype | type) -> NDArray:
@@ -29,6 +28,29 @@ def largest(a: NDArray, k: int) -> NDArray[np.bool_]:
     chosen = np.zeros(a.shape, bool)
     chosen[np.argsort(-a.real, kind="stable")[:k]] = True
     return chosen
+
+
+def choice(z: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """A softmax, and what is left when one of n is taken out.
+
+    Args:
+        z: (n,).
+
+    Returns:
+        p: softmax(z), (n,).
+        of_others: row i is the softmax over all but i, (n, n), its diagonal 0.
+        log_rest: log(1 − p), (n,), from the others' numbers and not from p, which may be 1 to the last digit; −inf if
+            there are no others.
+    """
+    others = ~np.eye(z.size, dtype=bool)
+    highest = np.where(others, z.real, -np.inf).max(1)  # of the others
+    e = np.where(others, np.exp(np.where(others, z - highest[:, None], 0)), 0)
+    sums = e.sum(1)
+    top = z.real.max()
+    total = np.exp(z - top).sum()
+    with np.errstate(divide="ignore"):
+        log_rest = np.where(sums.real > 0, highest + np.log(sums) - top - np.log(total), -np.inf)
+    return np.exp(z - top) / total, e / np.where(sums.real > 0, sums, 1)[:, None], log_rest
 
 
 def top_k_forward(
@@ -59,27 +81,30 @@ def top_k_forward(
         raise ValueError(f"needed are 0 <= k <= {log_alpha.size} gates and tau > 0; got k {k}, tau {tau}")
     a = log_alpha if noise is None else log_alpha + noise
     chosen = largest(a, k)
-    gate, ps = np.zeros_like(a), []
+    gate, rounds = np.zeros_like(a), []
     for _ in range(k):
-        p = np.exp((a - a.real.max()) / tau)
-        p /= p.sum()
-        ps.append(p)
+        p, of_others, log_rest = choice(a / tau)
+        rounds.append((p, of_others))
         gate = gate + p
-        a = a + np.log(1 - np.where(p.real < LARGEST_P, p, LARGEST_P))
+        a = a + log_rest
     if hard or noise is None:
         # `gate - gate.real` is zero in real arithmetic and carries the derivative in complex arithmetic, see
         # `hard_concrete_forward`.
         gate = chosen + (gate - gate.real)
-    return gate.astype(log_alpha.dtype), (ps, tau, log_alpha)
+    return gate.astype(log_alpha.dtype), (rounds, tau, log_alpha)
 
 
 def top_k_backward(dout: NDArray, cache: tuple) -> NDArray:
     """Gradient of `top_k_forward` with respect to `log_alpha`, the same for hard and soft gates.
 
-    The k rounds are walked through backwards, like the steps of a recurrent network:
+    The k rounds are walked through backwards, like the steps of a recurrent network. With P_im the softmax over all
+    numbers but i,
 
-        dpʲ = dout − daʲ⁺¹ / (1 − pʲ)                   pʲ is in g and in the next round's a; (0 where pʲ was capped)
-        daʲ = daʲ⁺¹ + pʲ · (dpʲ − Σ_i dpʲ_i pʲ_i) / tau
+        log(1 − p_i)            = logsumexp over m ≠ i of a_m / tau − logsumexp over all
+        ∂ log(1 − p_i) / ∂a_m   = (P_im − p_m) / tau
+        daʲ                     = daʲ⁺¹ + (daʲ⁺¹ P + pʲ · (dout − Σ_i dout_i pʲ_i)) / tau
+
+    A number added to all of a changes no gate, so Σ_i da_i = 0: the term with p_m in the second line vanishes.
 
     Args:
         dout: gradient of the loss with respect to `gate`, (n,). Not modified.
@@ -87,12 +112,12 @@ def top_k_backward(dout: NDArray, cache: tuple) -> NDArray:
     Returns:
         dlog_alpha: (n,).
     """
-    ps, tau, log_alpha = cache
+    rounds, tau, log_alpha = cache
     da = np.zeros_like(log_alpha)
-    for p in reversed(ps):
-        # g = … + p,  aʲ⁺¹ = aʲ + log(1 − p)
-        below = p.real < LARGEST_P
-        dp = dout - np.where(below, da / (1 - np.where(below, p, 0)), 0)
-        # p = softmax(aʲ / tau)
-        da = da + p * (dp - (dp * p).sum()) / tau
+    for p, of_others in reversed(rounds):
+        # aʲ⁺¹ = aʲ + log(1 − p)
+        through_rest = da @ of_others
+        # g = … + p,  p = softmax(aʲ / tau)
+        through_gate = p * (dout - (dout * p).sum())
+        da = da + (through_rest + through_gate) / tau
     return da

@@ -12,6 +12,7 @@ is a sum over all heads of all layers.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -182,27 +183,23 @@ class GateObjective:
 
 
 def settle(model: Transformer, target: int) -> int:
-    """Shift all log_alpha by one number so that exactly `target` heads are open in evaluation, if they are not yet.
+    """Move log_alpha across the opening so that exactly `target` heads are open in evaluation, if they are not yet.
 
     Returns how many heads that closed, or opened if negative.
 
-    The controller holds the expected number at the target; single gates may still lie on the wrong side of it. A
-    common shift keeps their order, so the heads that stay are those with the largest log_alpha.
+    The controller holds the expected number at the target; single gates may still lie on the wrong side of it. The
+    heads that stay are those with the largest log_alpha; among equal ones the earlier layer, the lower head stays. Only
+    what is on the wrong side is moved: soft gates that stay keep their values. One that must open is opened half-way.
     """
     surplus = sum(int(layer.sum()) for layer in open_heads(model)) - target
     if surplus == 0:
         return 0
-    log_alpha = joined_log_alpha(model.params, model.config.L)
+    gate, log_alpha = model.gate, joined_log_alpha(model.params, model.config.L)
+    opening, margin = opening_log_alpha(gate), 1e-3
+    least = opening + margin if gate.hard else opening_log_alpha(dataclasses.replace(gate, hard=True))
     order = np.argsort(-log_alpha, kind="stable")
-    # Halfway between the last head that stays and the first that goes; beyond the ends for all or none.
-    ranked = log_alpha[order]
-    padded = np.concatenate([ranked[:1] + 2, ranked, ranked[-1:] - 2])
-    opening = opening_log_alpha(model.gate)
-    log_alpha += opening - (padded[target] + padded[target + 1]) / 2
-    # Equal values have no halfway point: among them the earlier layer, the lower head stays.
-    margin = 1e-3
     stay, go = order[:target], order[target:]
-    log_alpha[stay] = np.maximum(log_alpha[stay], opening + margin)
+    log_alpha[stay] = np.where(log_alpha[stay] > opening, log_alpha[stay], least)
     log_alpha[go] = np.minimum(log_alpha[go], opening - margin)
     for i, values in enumerate(by_layer(log_alpha, model.config.heads)):
         model.params[f"layers.{i}.log_alpha"][...] = values

@@ -8,15 +8,15 @@
     output-difference  E‖Δ_h‖, what the head adds to its layer's output
 
 `scores[name](model, tokens, rng)` gives a score for every head of every layer, `keep_best` turns scores into a mask
-with an exact number of heads, over all layers together or the same share in each, and `prune_in_rounds` scores anew
-after each round, with the heads gone that went so far. `with_heads` makes the model that a mask describes, which
+with an exact number of heads, over all layers together or the same share in each, and `score_in_rounds` scores anew
+after each round, without the heads that went so far. `with_heads` makes the model that a mask describes, which
 `pruning.surgery` then makes smaller. What is learned (Hard-Concrete gates, soft top-k) is in `pruning.gates`.
 """
 
 from tinyprune.pruning.importance.confidence import confidence
 from tinyprune.pruning.importance.leave_one_out import leave_one_out
 from tinyprune.pruning.importance.magnitude import magnitude
-from tinyprune.pruning.importance.masks import Mask, Scores, keep_best, prune_in_rounds, with_heads
+from tinyprune.pruning.importance.masks import Mask, Scores, keep_best, score_in_rounds, with_heads
 from tinyprune.pruning.importance.michel import michel
 from tinyprune.pruning.importance.output_difference import output_difference
 from tinyprune.pruning.importance.random_scores import random_scores
@@ -40,7 +40,7 @@ __all__ = [
     "magnitude",
     "michel",
     "output_difference",
-    "prune_in_rounds",
     "random_scores",
+    "score_in_rounds",
     "with_heads",
 ]

@@ -12,7 +12,7 @@ from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
 from tinyprune.model.gating import by_layer
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import add_gates, open_heads
+from tinyprune.pruning.gates import add_gates
 
 Scores = list[NDArray]  # for each layer (H,): the larger, the more worth keeping
 Mask = list[NDArray[np.bool_]]  # for each layer (H,): which heads stay
@@ -83,35 +83,46 @@ def layer_shares(sizes: Sequence[int], heads: int) -> list[int]:
     return shares.tolist()
 
 
-def prune_in_rounds(
+def score_in_rounds(
     model: Transformer,
     heads: int,
     score: Callable[[Transformer], Scores],
     rounds: int,
     scope: str = "global",
-) -> Mask:
+) -> Scores:
     """Remove the worst heads a few at a time and score the others anew after each round.
 
     One round is one-shot pruning. Michel et al. 2019 (§4.2) remove a tenth of all heads at a time.
 
     Args:
         model: as `score` wants it.
-        heads: how many stay.
+        heads: how many stay in the end.
         score: scores of a model's heads; it gets models made by `with_heads`.
         rounds: at least 1; each removes as near to the same number as whole heads allow.
         scope: see `keep_best`.
 
+    Returns:
+        scores by which `keep_best` keeps those heads: the number of the round that a head went in, the last for those
+        that stay, and a fraction that says where it stood among those of its round.
+
     Raises:
         UsageError: if there are not so many heads, or less than one round.
     """
-    total = sum(model.config.heads)
+    sizes = model.config.heads
+    total = sum(sizes)
     if rounds < 1:
         raise UsageError(f"rounds must be at least 1, got {rounds}")
     if not 0 <= heads <= total:
         raise UsageError(f"heads must be between 0 and the {total} there are, got {heads}")
-    pruned = with_heads(model)
+    mask = [np.ones(H, bool) for H in sizes]
+    result = np.zeros(total)
     for done in range(1, rounds + 1):
+        there = np.concatenate(mask)
+        scores = np.where(there, np.concatenate(score(with_heads(model, mask))), -np.inf)
+        # (0, 1), larger for better; those that went before keep theirs
+        place = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1
+        result[there] = done - 1 + place[there] / (total + 1)
         left = total - round((total - heads) * done / rounds)
-        scores = [np.where(mask, s, -np.inf) for mask, s in zip(open_heads(pruned), score(pruned), strict=True)]
-        pruned = with_heads(model, keep_best(scores, left, scope))
-    return open_heads(pruned)
+        mask = keep_best(by_layer(scores, sizes), left, scope)
+        result[np.concatenate(mask)] += 1
+    return by_layer(result, sizes)
