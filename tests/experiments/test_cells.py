@@ -15,6 +15,7 @@ from tinyprune.experiments.cells import (
     FROM_SCRATCH,
     GATES,
     METHODS,
+    REWOUND,
     Cell,
     Work,
     compute,
@@ -25,6 +26,7 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle
+from tinyprune.pruning.importance import with_heads
 from tinyprune.training.evaluation import evaluate
 
 
@@ -66,7 +68,7 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
     assert sum(record["heads"]) == heads and [len(ids) for ids in record["head_ids"]] == record["heads"]
     assert record["steps_total"] == sum(STEPS.values())
     assert np.shape(record["scores"]) == (2, 2) and outcome.checkpoint is None
-    if method in GATES or method == FROM_SCRATCH:
+    if method in GATES or method in REWOUND or method == FROM_SCRATCH:
         end = record["gate_path"][-1]
         assert end["step"] == STEPS["gate_train"] + (STEPS["train"] if method == FROM_SCRATCH else 0)
         if method != "voita":  # whose soft gates open below 0
@@ -144,6 +146,23 @@ def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else
 def test_cells_that_make_no_sense_are_refused(method, heads, message, folder):
     with pytest.raises(UsageError, match=message):
         toy_cell(folder, method, heads)
+
+
+def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weights(folder, baseline):
+    """Without steps after the gate stage what is left is the baseline's own slices."""
+    options = {"finetune__steps": 0, "gate_train__steps": 30}
+    cells = (toy_cell(folder, method, 2, **options) for method in ("gates", "gates-rewound"))
+    gates, rewound = (compute(cell, baseline.checkpoint).record for cell in cells)
+    assert gates["head_ids"] == rewound["head_ids"] and gates["steps_total"] == rewound["steps_total"] == 42
+    cell = toy_cell(folder)
+    text = read_text(cell.config.data)
+    whole = Transformer(
+        dataclasses.replace(cell.config.model, V=text.tokenizer.V), load_checkpoint_bytes(baseline.checkpoint)
+    )
+    mask = [np.isin(range(2), ids) for ids in rewound["head_ids"]]
+    expected = evaluate(with_heads(whole, mask), text.valid, text.characters["valid"]).bits_per_character
+    assert rewound["bits_per_character"]["valid"] == pytest.approx(expected, rel=1e-6)
+    assert gates["bits_per_character"]["valid"] != pytest.approx(expected, rel=1e-3)
 
 
 def test_a_cell_for_another_text_is_refused(folder):

@@ -3,6 +3,7 @@
     baseline      config.train steps without gates                                        (one for each seed)
     a criterion   heads removed from the baseline, then gate_train + finetune steps       (`pruning.importance`)
     gates         gate_train steps with gates, closed heads removed, finetune steps       (`pruning.gates`)
+    gates-rewound the heads that these gates chose, but the baseline's weights again, finetune steps
     unpruned      nothing removed, gate_train + finetune steps
 
 After the baseline every method has the same number of steps with the same learning rates. Heads are chosen by what the
@@ -57,7 +58,10 @@ GATES: dict[str, dict[str, Any]] = {
 IN_ROUNDS = {"michel-iterative": "michel"}
 ROUND_SHARE = 0.1
 FROM_SCRATCH = "gates-from-scratch"
-METHODS = (*CRITERIA, *IN_ROUNDS, *GATES)
+# What these gates choose is removed from the baseline, whose weights the gate stage has not touched: are gates good at
+# choosing, or is what they do to the weights?
+REWOUND = {"gates-rewound": "gates"}
+METHODS = (*CRITERIA, *IN_ROUNDS, *GATES, *REWOUND)
 SCORE_TOKENS = 24_000  # of the validation split, that criteria read
 REVISION = 1  # of what the methods do: another number makes all cells be computed anew
 PATH_EVERY = 10  # steps between two points of a gate's path
@@ -108,7 +112,7 @@ class Cell:
         for stage in ("train", "gate_train", "finetune"):
             for name in ("evaluate_every", "checkpoint_every", "log_every"):
                 config[stage].pop(name)
-        if self.method in GATES or self.method == FROM_SCRATCH:
+        if self.method in GATES or self.method in REWOUND or self.method == FROM_SCRATCH:
             # what `heads` and the method say instead
             for name in ("target_heads", "lam", *GATES.get(self.method, GATES["gates"])):
                 config["gate"].pop(name, None)
@@ -220,6 +224,11 @@ class Work:
             model = Transformer(self.model_config, load_checkpoint_bytes(baseline), ops=self.ops)
             if method in GATES:
                 model = self.gated(model, GATES[method], config.gate_train)
+            elif method in REWOUND:
+                head_ids = self.gated(model, GATES[REWOUND[method]], config.gate_train).config.head_ids
+                whole = Transformer(self.model_config, load_checkpoint_bytes(baseline), ops=self.ops)
+                mask = [np.isin(range(H), ids) for H, ids in zip(whole.config.heads, head_ids, strict=True)]
+                model = remove_closed_heads(with_heads(whole, mask))
             else:
                 model = self.pruned(model)
                 self.train(model, config.gate_train, "gate")
