@@ -86,8 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("experiment", experiment, "a study: train, prune and compare many models, then tables and pictures")
     sub.add_argument("study", choices=STUDIES, help="what is compared")
-    sub.add_argument("--directory", help="where it is kept, and goes on from (runs/STUDY-PRESET-CORPUS)")
-    sub.add_argument("--preset", default="study", help="model and stages: a preset or a .toml file (%(default)s)")
+    sub.add_argument("--directory", help="where it is kept, and goes on from (runs/STUDY-CORPUS)")
+    sub.add_argument("--preset", help="model and stages: a preset or a .toml file (study; architecture: N = 512)")
     sub.add_argument("--corpus", help="a corpus's name or a text file (pydoc)")
     sub.add_argument("--quick", action="store_true", help="few steps, sizes and seeds: three minutes")
     sub.add_argument("--seeds", type=int, help="how many, from the configured one on (3; quick: 2)")
@@ -408,6 +408,7 @@ def experiment(arguments: argparse.Namespace) -> None:
     shares = None if arguments.shares is None else parse_numbers("--shares", arguments.shares)
     methods = None if arguments.methods is None else [name.strip() for name in arguments.methods.split(",")]
     plan = make_plan(
+        arguments.study,
         arguments.preset,
         options,
         arguments.quick,
@@ -418,7 +419,8 @@ def experiment(arguments: argparse.Namespace) -> None:
         arguments.backend,
     )
     quick = "-quick" if arguments.quick else ""
-    name = f"{arguments.study}-{Path(arguments.preset).stem}-{Path(plan.config.data.corpus).stem}{quick}"
+    preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""
+    name = f"{arguments.study}{preset}-{Path(plan.config.data.corpus).stem}{quick}"
     workers = dask_cluster(arguments.scheduler) if arguments.scheduler else local_processes(arguments.jobs)
     directory = arguments.directory or Path("runs", name)
     rows = run_study(arguments.study, plan, directory, workers, compile_first=not arguments.scheduler)

@@ -13,6 +13,9 @@ from tinyprune.experiments import STUDIES
 from tinyprune.experiments.cells import FROM_SCRATCH, METHODS, Cell, read_text
 
 PRESET = "study"
+# What a study changes in that preset. Persistent vectors, and the feed-forward block in their place, are four times as
+# many as D, the paper's proportion: they are then 6 of 10 parameters of a layer.
+CHANGES: dict[str, dict[str, Any]] = {"architecture": {"model.N": 512}}
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads that stay
 KINDS = ("all-attention", "transformer-xl")
 # What one finishes in three minutes: the same course, with fewer steps, sizes and seeds.
@@ -96,7 +99,8 @@ class Plan:
 
 
 def make_plan(
-    preset: str = PRESET,
+    study: str,
+    preset: str | None = None,
     options: dict[str, Any] | None = None,
     quick: bool = False,
     seeds: int | None = None,
@@ -108,11 +112,13 @@ def make_plan(
     """A plan from what the command line takes.
 
     Args:
-        preset: of model and stages.
+        study: one of `STUDIES`.
+        preset: of model and stages; None for `PRESET` with the study's own `CHANGES`.
         options: `{"table.key": value}`, see `RunConfig.with_options`.
         quick: fewer steps, seeds and shares, where they are not given.
     """
-    config = load_preset(preset).with_options((QUICK if quick else {}) | (options or {}))
+    changes = CHANGES.get(study, {}) if preset is None else {}
+    config = load_preset(preset or PRESET).with_options(changes | (QUICK if quick else {}) | (options or {}))
     return Plan(
         config,
         (QUICK_SEEDS if quick else 3) if seeds is None else seeds,
