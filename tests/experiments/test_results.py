@@ -198,7 +198,7 @@ def test_grids_have_what_they_say(name, tmp_path):
     entries = GRIDS[name](plan)
     counts = {
         "tradeoff": 2 * (2 + 2 * 2),  # seeds · (baseline, unpruned, methods · shares)
-        "ablation": 2 * 7 * 2,  # seeds · variants · shares
+        "ablation": 2 * 8 * 2,  # seeds · variants · shares
         "architecture": 2 * 2 * (1 + 2),  # seeds · kinds · (unpruned, shares)
     }
     assert len(entries) == counts[name] == len({(e.method, e.target_share, e.seed) for e in entries})

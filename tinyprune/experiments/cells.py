@@ -5,6 +5,7 @@
     gates         gate_train steps with gates, closed heads removed, finetune steps       (`pruning.gates`)
     gates-rewound the heads that these gates chose, but the baseline's weights again, finetune steps
     unpruned      nothing removed, gate_train + finetune steps
+    from scratch  train + gate_train steps with gates, or without most heads, from the very first, finetune steps
 
 After the baseline every method has the same number of steps with the same learning rates. Heads are chosen by what the
 training and the validation split say; the test split is read once, at the end.
@@ -58,6 +59,7 @@ GATES: dict[str, dict[str, Any]] = {
 IN_ROUNDS = {"michel-iterative": "michel"}
 ROUND_SHARE = 0.1
 FROM_SCRATCH = "gates-from-scratch"
+SMALL = "small-from-scratch"  # every layer with the same share of its heads, and no gates
 # What these gates choose is removed from the baseline, whose weights the gate stage has not touched: are gates good at
 # choosing, or is what they do to the weights?
 REWOUND = {"gates-rewound": "gates"}
@@ -76,7 +78,7 @@ class Cell:
 
     Attributes:
         config: model, text, stages and seed. `config.gate.target_heads` is not looked at: `heads` says it.
-        method: "baseline", "unpruned", `FROM_SCRATCH` or one of `METHODS`.
+        method: "baseline", "unpruned", `FROM_SCRATCH`, `SMALL` or one of `METHODS`.
         heads: how many stay, of all layers; None for a method that removes none.
         scope: for criteria, see `importance.keep_best`.
         backend: whose operations compute.
@@ -91,7 +93,7 @@ class Cell:
     digest: str | None = None
 
     def __post_init__(self) -> None:
-        known = ("baseline", "unpruned", FROM_SCRATCH, *METHODS)
+        known = ("baseline", "unpruned", FROM_SCRATCH, SMALL, *METHODS)
         if self.method not in known:
             raise UsageError(f"method must be one of {', '.join(known)}; got {self.method!r}")
         if (self.heads is None) != (self.method in ("baseline", "unpruned")):
@@ -102,7 +104,7 @@ class Cell:
     @property
     def baseline(self) -> Cell | None:
         """The cell that this one starts from."""
-        if self.method in ("baseline", FROM_SCRATCH):
+        if self.method in ("baseline", FROM_SCRATCH, SMALL):
             return None
         return dataclasses.replace(self, method="baseline", heads=None)
 
@@ -212,8 +214,13 @@ class Work:
             model = self.new_model()
             self.train(model, config.train, "train")
             return Outcome(self.measure(model), checkpoint_bytes(model))
-        if method == FROM_SCRATCH:
-            together = dataclasses.replace(config.train, steps=config.train.steps + config.gate_train.steps)
+        together = dataclasses.replace(config.train, steps=config.train.steps + config.gate_train.steps)
+        if method == SMALL:
+            new = self.new_model()
+            mask = keep_best([np.zeros(H) for H in new.config.heads], self.cell.heads, "layer")
+            model = remove_closed_heads(with_heads(new, mask))
+            self.train(model, together, "train")
+        elif method == FROM_SCRATCH:
             # gates as fast as in the gate stage, whose learning rate is another
             faster = config.gate.lr_multiplier * config.gate_train.lr / config.train.lr
             model = self.gated(self.new_model(), GATES["gates"] | {"lr_multiplier": faster}, together)

@@ -11,7 +11,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
@@ -170,7 +170,7 @@ def _parameters_above(axes: Axes, rows: Sequence[Record]) -> None:
     slope = (p1 - p0) / (h1 - h0)
     above = axes.secondary_xaxis("top", functions=(lambda h: p0 + slope * (h - h0), lambda p: h0 + (p - p0) / slope))
     above.set_xlabel("parameters")
-    above.xaxis.set(major_formatter=lambda p, _: f"{p / 1e6:g} M", major_locator=MaxNLocator(4))
+    above.xaxis.set(major_locator=MaxNLocator(5), major_formatter=EngFormatter(sep=""))
 
 
 @matplotlib.style.context(STYLE)
@@ -364,7 +364,7 @@ def plot_architecture(rows: Sequence[Record], split: str = "test") -> Figure:
             x, y, error = means([r for r in own if r["method"] == kind], measure)
             axes.errorbar(x, y, error, label=kind, capsize=2, elinewidth=0.8, **look(kinds, kind))
         axes.set(xlabel=label, xlim=(0, None))
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set(major_locator=MaxNLocator(4), major_formatter=EngFormatter(sep=""))
         axes.grid(alpha=0.3, linewidth=0.5)
     panels[0].set_ylabel("bits per character (test)")
     figure.suptitle(f"mean and standard deviation over {seeds_of(rows)} seeds", fontsize=9)
@@ -385,9 +385,8 @@ def plot_inference(records: Sequence[Record]) -> Figure:
             own = [r for r in records if r["method"] == kind]
             x = [r["heads_open"] / r["heads_total"] for r in own]
             axes.plot(x, [r[f"{measure}_share"] for r in own], label=kind, **look(kinds, kind))
-        axes.set(title=label, xlim=(0, 1.02), ylim=(0, 1.05))
+        axes.set(title=label, xlabel="share of the heads that is left", xlim=(0, 1.02), ylim=(0, 1.05))
         axes.grid(alpha=0.3, linewidth=0.5)
     panels[0].set_ylabel("share of the whole model's")
-    figure.supxlabel("share of the heads that is left")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -10,7 +10,7 @@ from typing import Any
 from tinyprune.config import RunConfig, load_preset, of_kind
 from tinyprune.errors import UsageError
 from tinyprune.experiments import STUDIES
-from tinyprune.experiments.cells import FROM_SCRATCH, METHODS, Cell, read_text
+from tinyprune.experiments.cells import FROM_SCRATCH, METHODS, SMALL, Cell, read_text
 
 PRESET = "study"
 # What a study changes in that preset. Persistent vectors, and the feed-forward block in their place, are four times as
@@ -141,7 +141,10 @@ def tradeoff(plan: Plan) -> list[Entry]:
 
 
 def ablation(plan: Plan) -> list[Entry]:
-    """Gates with all three stabilisers, without each, without all; slower gates; and gates from the first step on."""
+    """Gates with all three stabilisers, without each, without all; slower gates; and gates from the first step on.
+
+    Beside the last, a model that never had the other heads shows what gates add to that.
+    """
     none = {name: value for changes in WITHOUT.values() for name, value in changes.items()}
     variants = {ALL_THREE: {}} | WITHOUT | {"without all three": none, SLOW: {"lr_multiplier": 10.0}}
     entries = []
@@ -149,8 +152,9 @@ def ablation(plan: Plan) -> list[Entry]:
         changed = dataclasses.replace(plan.config, gate=dataclasses.replace(plan.config.gate, **changes))
         for config in plan.configs(changed):
             entries += [Entry(name, share, plan.cell(config, "gates", share)) for share in plan.shares]
-    for config in plan.configs():
-        entries += [Entry("from scratch", share, plan.cell(config, FROM_SCRATCH, share)) for share in plan.shares]
+    for name, method in (("gates from scratch", FROM_SCRATCH), ("small from scratch", SMALL)):
+        for config in plan.configs():
+            entries += [Entry(name, share, plan.cell(config, method, share)) for share in plan.shares]
     return entries
 
 
