@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 
+import distributed
 import pytest
 from command import succeed, write_text
 from test_experiment_command import options
@@ -16,7 +17,6 @@ from tinyprune.experiments.grid import dask_cluster, run_cells
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.store import Store
 
-distributed = pytest.importorskip("distributed")
 pytestmark = [
     pytest.mark.slow,
     # Dask's own affairs on newer Pythons are not ours to fail for.

@@ -73,8 +73,8 @@ def test_a_number_far_above_the_others_is_chosen_once(log_alpha, dtype):
     """log(1 − p) has to keep its digits where p is 1 to the last."""
     log_alpha, dout = np.array(log_alpha, dtype), np.array([1.0, -2.0, 0.5, 3.0], dtype)
     gate, cache = top_k_forward(log_alpha, np.zeros(4, dtype), k=2, tau=0.1, hard=False)
-    np.testing.assert_allclose(gate[0], 1, atol=1e-3)
-    assert gate.sum() == pytest.approx(2, rel=1e-6) and gate.max() < 1.001
+    np.testing.assert_allclose(gate[0], 1, atol=1e-6)
+    assert gate.sum() == pytest.approx(2, rel=1e-6) and gate.max() < 1.000001
     gradient = top_k_backward(dout, cache)
     assert np.isfinite(gradient).all() and gradient.dtype == dtype
     # the gradient at the border between what is chosen second and third, where there is one
