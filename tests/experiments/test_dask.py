@@ -50,8 +50,7 @@ def cluster(tmp_path):
             yield client, workers
     finally:
         for process in processes:
-            process.terminate()
-        for process in processes:
+            process.kill()  # asked to end, a worker waits long for a scheduler that has ended first
             process.wait(20)
 
 
