@@ -14,6 +14,7 @@ from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.experiments.cells import (
     FROM_SCRATCH,
     GATES,
+    IN_ROUNDS,
     METHODS,
     REWOUND,
     SMALL,
@@ -27,7 +28,7 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle
-from tinyprune.pruning.importance import with_heads
+from tinyprune.pruning.importance import CRITERIA, with_heads
 from tinyprune.training.evaluation import evaluate
 
 
@@ -81,6 +82,12 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
         kept = [2 * layer + h for layer, ids in enumerate(record["head_ids"]) for h in ids]
         assert sorted(best) == kept
     json.dumps(record, allow_nan=False)
+
+
+@pytest.mark.parametrize("method", [*CRITERIA, *IN_ROUNDS])
+def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, baseline):
+    cell = dataclasses.replace(toy_cell(folder, method, 2), scope="layer")
+    assert compute(cell, baseline.checkpoint).record["heads"] == [1, 1]
 
 
 @pytest.mark.parametrize("method", ["random", "gates", "voita", "gumbel-top-k"])
