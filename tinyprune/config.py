@@ -338,7 +338,7 @@ def to_toml(tables: dict[str, Any]) -> str:
         # TOML takes neither JSON's halves of a character beyond U+FFFF nor a bare delete character.
         text = f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
         fields = {f.name: f for f in dataclasses.fields(hints[table])} if table in hints else {}
-        return f"{text:<28}# {fields[key].metadata['doc']}" if key in fields else text
+        return f"{text:<26}  # {fields[key].metadata['doc']}" if key in fields else text
 
     lines = [line("", k, v) for k, v in tables.items() if not isinstance(v, dict)]
     for name, table in tables.items():
