@@ -37,13 +37,10 @@ def cluster(tmp_path):
         return process
 
     address_file = tmp_path / "scheduler.json"
-    options = ["--no-dashboard"]
-    dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(address_file), *options)
-    workers = {
-        name: dask("worker", "--scheduler-file", str(address_file), "--name", name, "--nthreads", "1", "--no-nanny",
-                   "--host", "127.0.0.1", *options)
-        for name in ("first", "second")
-    }  # fmt: skip
+    options = ["--host", "127.0.0.1", "--scheduler-file", str(address_file), "--no-dashboard"]
+    dask("scheduler", "--port", "0", *options)
+    alone = ["--nthreads", "1", "--no-nanny"]
+    workers = {name: dask("worker", "--name", name, *alone, *options) for name in ("first", "second")}
     try:
         with distributed.Client(scheduler_file=str(address_file), timeout=60, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=60)
