@@ -19,6 +19,10 @@ from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import tradeoff
 
 
+class Lost(Exception):
+    """A worker's death that leaves its executor usable, as on a cluster."""
+
+
 class Here(Executor):
     """Computes at once, in this thread; `before(cell)` may raise."""
 
@@ -39,7 +43,7 @@ class Here(Executor):
     def opened(self):
         @contextmanager
         def workers() -> Iterator[Workers]:
-            yield Workers(self, 1)
+            yield Workers(self, 1, (BrokenExecutor, Lost))
 
         return workers
 
@@ -87,14 +91,15 @@ def test_a_baseline_whose_weights_are_gone_is_trained_again_only_if_needed(tmp_p
     assert store.record(more) is not None
 
 
+@pytest.mark.parametrize("death", [BrokenExecutor, Lost])
 @pytest.mark.parametrize("deaths", [1, 2])
-def test_a_cell_whose_worker_died_is_sent_again(deaths, tmp_path):
+def test_a_cell_whose_worker_died_is_sent_again(deaths, death, tmp_path):
     died = []
 
     def before(cell):
         if cell.method == "gates" and len(died) < deaths:
             died.append(cell)
-            raise BrokenExecutor("killed")
+            raise death("killed")
 
     store = Store(tmp_path / "study")
     run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened())
