@@ -93,11 +93,13 @@ def test_a_baseline_whose_weights_are_gone_is_trained_again_only_if_needed(tmp_p
 
 @pytest.mark.parametrize("death", [BrokenExecutor, Lost])
 @pytest.mark.parametrize("deaths", [1, 2])
-def test_a_cell_whose_worker_died_is_sent_again(deaths, death, tmp_path):
+@pytest.mark.parametrize("method", ["gates", "baseline"])
+def test_a_cell_whose_worker_died_is_sent_again(method, deaths, death, tmp_path):
+    """A baseline too, for which all others wait."""
     died = []
 
     def before(cell):
-        if cell.method == "gates" and len(died) < deaths:
+        if cell.method == method and len(died) < deaths:
             died.append(cell)
             raise death("killed")
 
