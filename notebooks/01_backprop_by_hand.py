@@ -1,0 +1,484 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Backprop by hand, and how to trust it
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/01_backprop_by_hand.ipynb)
+# &nbsp; ← [00 the tour](00_tour.ipynb) · [all chapters](README.md) · [02 attention by hand](02_attention_by_hand.ipynb) →
+#
+# **After this chapter you can** derive the backward pass of a layer with pencil and paper, write it in NumPy, and show
+# that it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and then
+# train a small language model that is made of nothing else.
+#
+# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Half an hour to read, some seconds to run.
+
+# %%
+# In Colab this fetches the project; where tinyprune is installed it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if not importlib.util.find_spec("tinyprune"):
+    fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
+    subprocess.run(f"{fetch} && {sys.executable} -m pip install -q './repository[notebooks]'", shell=True, check=True)
+    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+
+# %%
+# %matplotlib inline
+import matplotlib.pyplot as plt
+import numpy as np
+
+from tinyprune import assert_gradients, check_gradients, load_text, ops
+from tinyprune.config import DataConfig
+from tinyprune.notebook import show_source, use_style
+from tinyprune.plots import BLUE, GREY, VERMILION
+
+use_style()
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## 1 · What a backward pass owes you
+#
+# A network computes a single number, the `loss`, through a chain of operations. To make the loss smaller, we want to know for
+# *every* number in the chain how the loss would change if that number were a little larger. That is its **gradient**. For an
+# array `x` it is an array of the same shape, and the code calls it `dx`:
+#
+# $$ \mathtt{dx}_i = \frac{\partial\,\mathtt{loss}}{\partial x_i} $$
+#
+# The chain rule lets each operation care only about itself. Say it computes `out` from `x`. From the operations behind it it
+# receives `dout`, the gradient with respect to its output, and owes the operation before it
+#
+# $$ \mathtt{dx}_i = \sum_j \mathtt{dout}_j \, \frac{\partial\, \mathtt{out}_j}{\partial x_i} \tag{1} $$
+#
+# a sum over all outputs, since $x_i$ may reach the loss through any of them. That is the whole of backpropagation. Every
+# operation in this package is a pair of functions with this contract:
+#
+#     out, cache  = x_forward(x, W, …)      cache: whatever backward needs
+#     dx, dW, …   = x_backward(dout, cache) gradients in the order of the arguments
+#
+# What remains is to work out (1) for one operation at a time, in closed form, without ever building the matrix
+# $\partial\,\mathtt{out}/\partial x$.
+
+# %% [markdown]
+# ## 2 · Linear
+#
+# With rows $r$, inputs $k$ and outputs $o$:
+#
+# $$ \mathtt{out}_{ro} = \sum_k x_{rk} W_{ko} + b_o \qquad\qquad x\;(R, K)\quad W\;(K, O)\quad b\;(O)\quad \mathtt{out}\;(R, O) $$
+#
+# Ask (1) about one $x_{rk}$. It appears in the outputs of *its own row* only, in $\mathtt{out}_{ro}$ with the factor $W_{ko}$:
+#
+# $$ \mathtt{dx}_{rk} = \sum_o \mathtt{dout}_{ro} W_{ko} \quad\Longrightarrow\quad \mathtt{dx} = \mathtt{dout}\, W^\top $$
+#
+# One $W_{ko}$ appears in *every row*, in column $o$ only, with the factor $x_{rk}$; one $b_o$ in every row with the factor 1:
+#
+# $$ \mathtt{dW}_{ko} = \sum_r x_{rk}\,\mathtt{dout}_{ro} \quad\Longrightarrow\quad \mathtt{dW} = x^\top \mathtt{dout},
+# \qquad\qquad \mathtt{db}_o = \sum_r \mathtt{dout}_{ro} $$
+#
+# Two rules of thumb come out of this, and they hold for every layer: **what was summed over forward is copied backward**, and
+# **what was used more than once forward is summed over backward**. Now the code. It is not a copy: the cell prints the function
+# that the package itself runs.
+
+# %%
+show_source(ops.linear_forward, ops.linear_backward, docstring=False)
+
+# %% [markdown]
+# Shapes first. A gradient that has the wrong shape is wrong; often the shapes leave only one way to multiply.
+
+# %%
+R, K, O = 4, 3, 2
+x, W, b = rng.standard_normal((R, K)), rng.standard_normal((K, O)), rng.standard_normal(O)
+out, cache = ops.linear_forward(x, W, b)  # (R, O)
+dout = rng.standard_normal(out.shape)  # (R, O), from whatever comes behind
+dx, dW, db = ops.linear_backward(dout, cache)  # (R, K)  (K, O)  (O,)
+assert (dx.shape, dW.shape, db.shape) == (x.shape, W.shape, b.shape)
+
+# one entry, straight from (1): nudge W[1, 0], see how far Σ dout · out moves
+nudged = W.copy()
+nudged[1, 0] += 1e-6
+moved = (dout * (ops.linear_forward(x, nudged, b)[0] - out)).sum()
+print(f"measured {moved / 1e-6:.6f}   backward says {dW[1, 0]:.6f}")
+assert np.isclose(moved / 1e-6, dW[1, 0], rtol=1e-6)
+
+# %% [markdown]
+# The same three products as a picture. What stays open on the outside of a product is what the result is indexed by; what meets
+# in the middle is summed over and disappears.
+
+
+# %%
+def draw_product(axes, name, left, right, result):
+    """Three boxes with the sides' letters: left · right = result."""
+    at = 0.0
+    sizes = {"R": 1.6, "K": 1.1, "O": 0.6}
+    for symbol, (label, rows, columns), colour in zip(("", "·", "="), (left, right, result), (GREY, GREY, BLUE)):
+        if symbol:
+            axes.text(at + 0.3, 0, symbol, ha="center", va="center", fontsize=13)
+            at += 0.75
+        height, width = sizes[rows], sizes[columns]
+        axes.add_patch(plt.Rectangle((at, -height / 2), width, height, facecolor=colour, alpha=0.25, edgecolor=colour))
+        axes.text(at + width / 2, 0, label, ha="center", va="center")
+        axes.text(at - 0.08, 0, rows, ha="right", va="center", color=colour, fontsize=8)
+        axes.text(at + width / 2, height / 2 + 0.05, columns, ha="center", va="bottom", color=colour, fontsize=8)
+        at += width + 0.1
+    axes.set(xlim=(-0.3, 5), ylim=(-1.05, 1.15), aspect="equal", title=name)
+    axes.axis("off")
+
+
+figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.1))
+draw_product(axes[0], "forward", ("x", "R", "K"), ("W", "K", "O"), ("out", "R", "O"))
+draw_product(axes[1], "to the input", ("dout", "R", "O"), ("Wᵀ", "O", "K"), ("dx", "R", "K"))
+draw_product(axes[2], "to the weights", ("xᵀ", "K", "R"), ("dout", "R", "O"), ("dW", "K", "O"))
+plt.show()
+
+# %% [markdown]
+# ## 3 · LayerNorm: three roads
+#
+# LayerNorm takes each feature vector $x$ of $D$ numbers, subtracts their mean and divides by their standard deviation:
+#
+# $$ \mathtt{mean} = \tfrac1D\sum_d x_d \qquad \mathtt{std} = \sqrt{\tfrac1D\sum_d (x_d-\mathtt{mean})^2+\mathtt{eps}} \qquad
+# n_d = \frac{x_d - \mathtt{mean}}{\mathtt{std}} \qquad \mathtt{out}_d = n_d \cdot \mathtt{scale}_d + \mathtt{bias}_d $$
+#
+# The last line is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one $x_{d}$ moves *all*
+# $n_{d'}$, and by three different roads:
+#
+# 1. **straight**, into its own $n_d$, with the factor $1/\mathtt{std}$;
+# 2. **through the mean**: $\partial\,\mathtt{mean}/\partial x_d = 1/D$, and the mean enters every $n_{d'}$ with the factor $-1/\mathtt{std}$;
+# 3. **through the standard deviation**: $\partial\,\mathtt{std}/\partial x_d = (x_d-\mathtt{mean})/(D\cdot\mathtt{std}) = n_d/D$,
+#    and it enters every $n_{d'}$ with the factor $-n_{d'}/\mathtt{std}$.
+#
+# (In road 3 the mean inside the square moves, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$: a road that leads nowhere.)
+# Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
+#
+# $$ \mathtt{dx}_d = \frac{1}{\mathtt{std}}\Big(\;
+# \underbrace{\mathtt{dn}_d}_{\text{straight}} \;-\;
+# \underbrace{\tfrac1D\textstyle\sum_{d'}\mathtt{dn}_{d'}}_{\text{mean}} \;-\;
+# \underbrace{n_d\,\tfrac1D\textstyle\sum_{d'}\mathtt{dn}_{d'}\,n_{d'}}_{\text{std}}\;\Big) $$
+
+# %%
+show_source(ops.layernorm_forward, ops.layernorm_backward, docstring=False)
+
+# %% [markdown]
+# The formula is claimed for *all* roads together. So build them one at a time as $D\times D$ matrices
+# $\partial n_{d'}/\partial x_d$ and see whether their sum gives the same `dx`.
+
+# %%
+D = 12
+x, scale, bias = rng.standard_normal(D), rng.uniform(0.5, 1.5, D), rng.standard_normal(D)
+out, cache = ops.layernorm_forward(x, scale, bias)
+n, std, _ = cache
+roads = {
+    "straight": np.eye(D) / std,
+    "through the mean": -np.ones((D, D)) / (D * std),
+    "through std": -np.outer(n, n) / (D * std),
+}
+dout = rng.standard_normal(D)
+dx, _, _ = ops.layernorm_backward(dout, cache)
+np.testing.assert_allclose(dx, (dout * scale) @ sum(roads.values()), rtol=1e-12)
+
+figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.7), sharey=True)
+for ax, (name, matrix) in zip(axes, {**roads, "all three": sum(roads.values())}.items()):
+    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.set(title=name, xlabel="$x_d$", xticks=[0, D - 1], yticks=[0, D - 1])
+axes[0].set_ylabel("$n_{d'}$")
+figure.colorbar(image, ax=axes, shrink=0.75, label="∂n / ∂x")
+plt.show()
+
+# %% [markdown]
+# The diagonal is what one would write down at first sight. The two faint patterns beside it are what one forgets, and a network
+# with a forgetful LayerNorm *still trains*, as you will see at the end. That is why section 5 is about trust.
+#
+# Two more things can be read off the matrix. Its rows add up to zero: shifting all of $x$ changes nothing, since the mean goes
+# with it. And it gives zero when multiplied by $n$ itself (up to `eps`): making all of $x$ larger around its mean changes
+# nothing either, since `std` goes with it.
+
+# %%
+whole = sum(roads.values())
+assert np.abs(whole.sum(1)).max() < 1e-14
+assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps sits beside the variance
+
+# %% [markdown]
+# ## 4 · Cross-entropy: probability minus truth
+#
+# The model's last layer gives one number per possible next token, its `logits`. Softmax makes probabilities of them, and the
+# loss is how surprised the model is by the token that came, in nats:
+#
+# $$ p_v = \frac{e^{\mathtt{logits}_v}}{\sum_{v'} e^{\mathtt{logits}_{v'}}} \qquad \mathtt{loss} = -\log p_{\mathtt{target}}
+# = \log\sum_{v'} e^{\mathtt{logits}_{v'}} - \mathtt{logits}_\mathtt{target} $$
+#
+# The derivative of the first term with respect to $\mathtt{logits}_v$ is $e^{\mathtt{logits}_v}/\sum = p_v$, that of the second is
+# 1 for the target and 0 for all others. Averaged over $R$ rows:
+#
+# $$ \mathtt{dlogits}_{rv} = \frac{\mathtt{dout}}{R}\,\big(p_{rv} - \mathbf 1[v = \mathtt{target}_r]\big) $$
+#
+# Nothing of exponentials and logarithms is left. The gradient says: *lower what you believed, raise what came, and by as much as
+# you were wrong.*
+
+# %%
+show_source(ops.log_softmax, ops.cross_entropy_forward, ops.cross_entropy_backward, docstring=False)
+
+# %%
+V = 8
+logits, targets = rng.standard_normal((1, V)) * 1.5, np.array([2])
+loss, cache = ops.cross_entropy_forward(logits, targets)
+dlogits = ops.cross_entropy_backward(1.0, cache)  # (1, V)
+p = np.exp(ops.log_softmax(logits))
+np.testing.assert_allclose(dlogits, p - np.eye(V)[targets], rtol=1e-12)
+assert abs(dlogits.sum()) < 1e-15  # what is taken from some is given to others
+
+figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
+axes[0].bar(range(V), p[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
+axes[0].set(title=f"p; the target, red, has {p[0, targets[0]]:.2f}: loss {loss:.2f} nats", xlabel="token v")
+axes[1].bar(range(V), dlogits[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
+axes[1].axhline(0, color=GREY, linewidth=0.8)
+axes[1].set(title="dlogits", xlabel="token v")
+plt.show()
+
+# %% [markdown]
+# ## 5 · How to trust it
+#
+# You have a formula and a program. Both may be wrong, and a wrong gradient rarely crashes. So *measure* the derivative and
+# compare. The obvious way is a small step $h$:
+#
+# $$ f'(x) \approx \frac{f(x+h)-f(x)}{h} \qquad\text{or, better,}\qquad f'(x) \approx \frac{f(x+h)-f(x-h)}{2h} $$
+#
+# By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$. So let $h$ go to zero?
+# No: a float64 holds 16 digits. $f(x+h)$ and $f(x-h)$ agree in most of theirs, and the subtraction throws those away; what is left has
+# an error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large error. The best that the central
+# difference can do is the bottom of a valley, at $h\approx 10^{-5}$, with some ten digits right.
+#
+# There is a way round the subtraction. If $f$ is built from functions that also understand complex numbers, step *sideways*:
+#
+# $$ f(x + ih) = f(x) + ih\,f'(x) - \tfrac12h^2 f''(x) - \dots \qquad\Longrightarrow\qquad f'(x) \approx \frac{\operatorname{Im} f(x+ih)}{h} $$
+#
+# Nothing is subtracted: the derivative sits alone in the imaginary part. Take $h = 10^{-20}$; then $h^2 = 10^{-40}$ vanishes
+# and the result is right to the last digit (Squire & Trapp 1998). This is why the operations of this package accept complex
+# arrays, and why `LayerNorm` squares with `centred * centred` and not with `abs`, which has no complex derivative.
+
+
+# %%
+def f(value):
+    """One number out of LayerNorm, as a function of one number going in."""
+    moved = x.astype(type(value))  # x (D,)
+    moved[3] = value
+    return (dout * ops.layernorm_forward(moved, scale, bias)[0]).sum()
+
+
+steps = 10.0 ** np.arange(-20, 0)
+exact = dx[3]
+errors = {
+    "forward difference": [abs((f(x[3] + h) - f(x[3])) / h - exact) for h in steps],
+    "central difference": [abs((f(x[3] + h) - f(x[3] - h)) / (2 * h) - exact) for h in steps],
+    "complex step": [abs(f(x[3] + 1j * h).imag / h - exact) for h in steps],
+}
+figure, ax = plt.subplots(figsize=(7, 3.4))
+for (name, error), colour, marker in zip(errors.items(), (GREY, VERMILION, BLUE), "sox"):
+    ax.loglog(steps, np.maximum(error, 1e-17) / abs(exact), marker=marker, color=colour, label=name, markersize=4)
+ax.set(xlabel="step h", ylabel="relative error", title="Three ways to measure the same derivative")
+ax.legend(frameon=False)
+plt.show()
+
+best_central, best_complex = min(errors["central difference"]), errors["complex step"][0]
+print(f"central at its best {best_central / abs(exact):.0e}, complex step {best_complex / abs(exact):.0e}")
+assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1e-3 * abs(exact)
+
+# %% [markdown]
+# ### From one entry to a test
+#
+# `assert_gradients` does this for every entry of every argument: it draws a random `dout`, so that the output becomes the single
+# number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares tensor by tensor,
+#
+# $$ \|g-n\| \;\le\; \mathtt{tolerance}\cdot\big(\|g\|+\|n\|+\mathtt{floor}\big). $$
+#
+# Norms of whole tensors, not single entries: an entry whose true gradient is zero comes out as $10^{-17}$ on one side and
+# $-3\cdot10^{-18}$ on the other, and has no relative error worth the name. And not an absolute bound: 0.01 is far too much
+# for a gradient of 0.001.
+
+# %%
+x2 = rng.standard_normal((3, 5))
+assert_gradients(ops.linear_forward, ops.linear_backward, x2, rng.standard_normal((5, 4)), rng.standard_normal(4))
+assert_gradients(ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5))
+for record in check_gradients(ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5)):
+    print(f"{record.operation}  {record.argument}: relative error {record.relative_error:.1e}, passed {record.passed}")
+
+# %% [markdown]
+# A check that has never failed proves nothing. **Plant a bug** and see: here is a LayerNorm that forgets the second road.
+
+
+# %%
+def forgetful_backward(dout, cache):
+    """layernorm_backward without the road through the mean."""
+    n, std, scale = cache
+    dn = dout * scale
+    dx = (dn - n * (dn * n).mean(-1, keepdims=True)) / std
+    return dx, (dout * n).reshape(-1, n.shape[-1]).sum(0), dout.reshape(-1, n.shape[-1]).sum(0)
+
+
+try:
+    assert_gradients(
+        ops.layernorm_forward, forgetful_backward, x2, np.ones(5), np.zeros(5), argument_names=["x", "scale", "bias"]
+    )
+except AssertionError as error:
+    print(error)
+else:
+    raise AssertionError("the planted bug was not found")
+
+# %% [markdown]
+# ## 6 · All of it together, on real text
+#
+# Three operations are enough for a language model. It reads the last $C=8$ characters, each as an embedding of $E$ numbers laid
+# side by side, and guesses the next:
+#
+#     ids (B, C) → embedding (B, C·E) → linear (B, D) → LayerNorm (B, D) → linear (B, V) → cross-entropy
+#
+# (No nonlinearity but LayerNorm itself. An embedding is a linear layer that is read by row number; its backward *adds* into the
+# rows that were read, by the second rule of thumb.) The text is the language reference that comes with Python. Read `step` from top
+# to bottom, and then the second half from bottom to top: every backward line answers one forward line.
+
+# %%
+text = load_text(DataConfig(corpus="pydoc"))
+C, E, D, V, B = 8, 16, 128, text.tokenizer.V, 256
+tokens = text.train.astype(np.int64)
+
+
+def new_parameters(rng):
+    """Names, shapes and starting values."""
+    return {
+        "embedding": rng.standard_normal((V, E)) * 0.1,
+        "W1": rng.standard_normal((C * E, D)) / np.sqrt(C * E),
+        "b1": np.zeros(D),
+        "scale": np.ones(D),
+        "bias": np.zeros(D),
+        "W2": rng.standard_normal((D, V)) / np.sqrt(D),
+        "b2": np.zeros(V),
+    }
+
+
+def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
+    """Loss and all gradients. ids (B, C), targets (B,)."""
+    e, e_cache = ops.embedding_forward(ids, p["embedding"])  # (B, C, E)
+    x = e.reshape(len(ids), -1)  # (B, C·E)
+    h, h_cache = ops.linear_forward(x, p["W1"], p["b1"])  # (B, D)
+    n, n_cache = ops.layernorm_forward(h, p["scale"], p["bias"])  # (B, D)
+    logits, o_cache = ops.linear_forward(n, p["W2"], p["b2"])  # (B, V)
+    loss, l_cache = ops.cross_entropy_forward(logits, targets)
+
+    g = {}
+    dlogits = ops.cross_entropy_backward(1.0, l_cache)  # (B, V)
+    dn, g["W2"], g["b2"] = ops.linear_backward(dlogits, o_cache)  # (B, D)
+    dh, g["scale"], g["bias"] = layernorm_backward(dn, n_cache)  # (B, D)
+    dx, g["W1"], g["b1"] = ops.linear_backward(dh, h_cache)  # (B, C·E)
+    g["embedding"] = ops.embedding_backward(dx.reshape(e.shape), e_cache)  # (V, E)
+    return loss, g
+
+
+def batch(tokens, at):
+    """C characters from each position, and the one behind them."""
+    return tokens[at[:, None] + np.arange(C)], tokens[at + C]
+
+
+# the whole model at once through the same checker: every gradient by name, one random direction through each tensor
+p = new_parameters(rng)
+ids, targets = batch(tokens, rng.integers(0, len(tokens) - C, 5))
+names = list(p)
+assert_gradients(
+    lambda *values: (step(dict(zip(names, values)), ids, targets)[0], dict(zip(names, values))),
+    lambda dout, cache: tuple(dout * g for g in (step(cache, ids, targets)[1][name] for name in names)),
+    *p.values(),
+    argument_names=names,
+    directions=1,
+)
+print("the whole model's gradients agree with the complex step")
+
+
+# %%
+def train(layernorm_backward, steps=1200, lr=0.3):
+    """Plain gradient descent. Returns the training loss of every step and the validation loss at the end, in bits."""
+    rng = np.random.default_rng(1)
+    p = new_parameters(rng)
+    losses = []
+    for i in range(steps):
+        ids, targets = batch(tokens, rng.integers(0, len(tokens) - C, B))
+        loss, g = step(p, ids, targets, layernorm_backward)
+        losses.append(loss / np.log(2))
+        for name in p:
+            p[name] -= lr * (1 - i / steps) * g[name]
+    valid = text.valid.astype(np.int64)
+    at = np.arange(len(valid) - C)
+    return np.array(losses), step(p, *batch(valid, at))[0] / np.log(2)
+
+
+losses, valid = train(ops.layernorm_backward)
+forgetful, valid_forgetful = train(forgetful_backward)
+
+figure, ax = plt.subplots(figsize=(7, 3.2))
+smooth = np.ones(40) / 40
+for name, values, colour, style in (
+    ("right", losses, BLUE, "-"),
+    ("forgetful LayerNorm", forgetful, VERMILION, "--"),
+):
+    ax.plot(np.convolve(values, smooth, "valid"), color=colour, linestyle=style, label=name)
+ax.axhline(np.log2(V), color=GREY, linewidth=0.8, linestyle=":")
+ax.text(len(losses), np.log2(V), "guessing", ha="right", va="bottom", color=GREY)
+ax.set(xlabel="step", ylabel="bits per character", title="Training loss, mean of 40 steps")
+ax.legend(frameon=False)
+plt.show()
+print(
+    f"held-out text: right {valid:.3f} bits per character, forgetful {valid_forgetful:.3f}, guessing {np.log2(V):.3f}"
+)
+assert valid < 3.6
+
+# %% [markdown]
+# It learns, with no automatic differentiation anywhere. And the planted bug? Its curve lies on the right one. Nobody would find it
+# by looking at losses; the checker found it in milliseconds.
+#
+# ## Questions
+#
+# 1. `linear_backward` computes `dW` as `xᵀ dout`. What would be wrong with the mean over rows in place of the sum?
+#
+# <details><summary>Answer</summary>
+#
+# Nothing in the direction of a step with only this layer; but it would not be the derivative of the loss any more. `cross_entropy`
+# has put the $1/R$ of its mean into `dlogits` already; a second one would make the step depend on the batch size twice.
+# And the checker would refuse it.
+#
+# </details>
+#
+# 2. A layer computes `out = x + f(x)` (a residual connection). What is `dx`?
+#
+# <details><summary>Answer</summary>
+#
+# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. This is the only place where the package
+# adds gradients, and why no `backward` may write into its `dout`: the other road still needs it.
+#
+# </details>
+#
+# 3. Where does the complex step fail?
+#
+# <details><summary>Answer</summary>
+#
+# Where the program leaves the functions that have a complex derivative: `abs`, `max` and comparisons (unless they look at
+# `.real`, as `log_softmax` does here), a conversion to float, compiled code that knows float64 only. For those the checker has
+# `mode="central"`, with its ten digits.
+#
+# </details>
+#
+# 4. The gradient of attention's key bias is exactly zero (you will see why in the [next chapter](02_attention_by_hand.ipynb)). What does
+#    a check by *relative error of each entry* say to that?
+#
+# <details><summary>Answer</summary>
+#
+# It compares two rounding errors with each other, finds them 100 % apart, and rejects a correct program. Hence the norm of the
+# whole tensor and the small `floor`.
+#
+# </details>
+#
+# **Next:** [02 attention by hand](02_attention_by_hand.ipynb), where the same three steps (derive, write, measure) meet their first real
+# opponent. The operations of this chapter are in [`ops/linear.py`](../tinyprune/ops/linear.py),
+# [`ops/layernorm.py`](../tinyprune/ops/layernorm.py) and [`ops/cross_entropy.py`](../tinyprune/ops/cross_entropy.py), the checker in
+# [`gradcheck/checker.py`](../tinyprune/gradcheck/checker.py).

@@ -1,0 +1,101 @@
+"""Run notebooks from their text source, and keep them with what they printed and drew.
+
+    python notebooks/execute.py              all
+    python notebooks/execute.py 01 04        those whose names begin so
+
+NN_name.py (jupytext, py:percent) is what is written and reviewed; NN_name.ipynb is made from it here, and what one
+reads on GitHub. Edited in Jupyter, an .ipynb is written back by `jupytext --to py:percent NN_name.ipynb`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+SECONDS = 300  # for one cell: enough for the first compilation on a slow machine
+
+
+class NotebookError(Exception):
+    """A cell failed; the message names the notebook and the cell."""
+
+
+def sources(prefixes: list[str] | None = None) -> list[Path]:
+    """The text sources in reading order: all, or those whose names begin with one of `prefixes`."""
+    return sorted(p for p in FOLDER.glob("[0-9][0-9]_*.py") if not prefixes or p.name.startswith(tuple(prefixes)))
+
+
+def heading_of(notebook: NotebookNode, index: int) -> str:
+    """The last heading at or above a cell."""
+    text = "\n".join(cell.source for cell in notebook.cells[: index + 1] if cell.cell_type == "markdown")
+    headings = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+    return headings[-1] if headings else "the beginning"
+
+
+def run(source: Path) -> NotebookNode:
+    """The notebook of a text source, every cell executed in a fresh kernel.
+
+    Raises:
+        NotebookError: if a cell fails or takes longer than SECONDS; says which.
+    """
+    notebook = jupytext.read(source)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"  # not random, so that a second run differs only where the outputs do
+    notebook.metadata.pop("jupytext", None)
+    started = [0]
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        record_timing=False,
+        resources={"metadata": {"path": FOLDER}},
+        on_cell_start=lambda cell, cell_index: started.append(cell_index),
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        cell = notebook.cells[started[-1]]
+        raise NotebookError(
+            f"{source.name}, cell {started[-1]}, under “{heading_of(notebook, started[-1])}”:\n{cell.source}\n\n{error}"
+        ) from None
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = as_on_a_screen(output.text)
+    return notebook
+
+
+def as_on_a_screen(text: str) -> str:
+    """`text` as a terminal shows it: of a progress bar, which begins its line anew again and again, the end."""
+    return "\n".join(line.rstrip("\r").split("\r")[-1] for line in text.split("\n"))
+
+
+def write(notebook: NotebookNode, source: Path) -> Path:
+    """Keep an executed notebook beside its source."""
+    target = source.with_suffix(".ipynb")
+    nbformat.validate(notebook)
+    nbformat.write(notebook, target)
+    return target
+
+
+def main(prefixes: list[str]) -> None:
+    """Run and write the notebooks that begin with `prefixes`, or all."""
+    for source in sources(prefixes):
+        print(source.name, end=" ", flush=True)
+        start = time.perf_counter()
+        target = write(run(source), source)
+        print(f"{time.perf_counter() - start:.0f} s, {target.stat().st_size / 1024:.0f} KiB", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except NotebookError as error:
+        sys.exit(str(error))

@@ -1,0 +1,118 @@
+"""What the notebooks share: the package's own source on the page, sliders, the committed results, a trained model.
+
+Needs what `pip install "tinyprune[notebooks]"` installs; nothing else in the package imports this.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from IPython.display import Markdown, display
+
+import tinyprune
+from tinyprune.config import load_preset
+from tinyprune.errors import UsageError
+from tinyprune.kernels.backend import get_backend
+from tinyprune.plots import STYLE
+from tinyprune.runs import RunDirectory
+from tinyprune.stages import Run
+
+REPOSITORY = Path(tinyprune.__file__).parents[1]
+
+
+def use_style() -> None:
+    """Draw pictures in the notebook, in the package's style, at a size that suits a page."""
+    matplotlib.style.use([*STYLE, {"figure.dpi": 100, "figure.constrained_layout.use": True}])
+
+
+def show_source(*things: Callable[..., Any] | type, docstring: bool = True) -> None:
+    """Display the source of functions or classes as it stands in the package, each below its file and line.
+
+    Args:
+        things: functions (compiled by Numba or not) or classes.
+        docstring: whether to show their docstrings.
+
+    Raises:
+        UsageError: if there is no Python source to show.
+    """
+    for thing in things:
+        thing = getattr(thing, "py_func", thing)  # what Numba compiled
+        try:
+            lines, first = inspect.getsourcelines(thing)
+            file = Path(inspect.getfile(thing)).resolve()
+        except (TypeError, OSError):
+            raise UsageError(f"things must be functions or classes written in Python, got {thing!r}") from None
+        code = textwrap.dedent("".join(lines))
+        if not docstring:
+            code = without_docstrings(code)
+        place = file.relative_to(REPOSITORY).as_posix() if file.is_relative_to(REPOSITORY) else file.name
+        display(Markdown(f"`{place}`, line {first}\n\n```python\n{code.rstrip()}\n```"))
+
+
+def without_docstrings(code: str) -> str:
+    """`code` without the docstrings of its functions and classes; nothing else changes."""
+    lines = code.splitlines()
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or ast.get_docstring(node) is None:
+            continue
+        text = node.body[0]
+        # a body that is nothing but a docstring keeps it, or it would not be Python any more
+        if len(node.body) > 1:
+            for number in range(text.lineno - 1, text.end_lineno):
+                lines[number] = None
+            if lines[text.end_lineno] == "":
+                lines[text.end_lineno] = None
+    return "\n".join(line for line in lines if line is not None)
+
+
+def sliders(draw: Callable[..., Any], **ranges: Any) -> None:
+    """Display sliders above a picture that follows them.
+
+    Where no notebook is running, on a web page say, there is a sentence in their place: show the picture for a few
+    values as well.
+
+    Args:
+        draw: `draw(**values)` displays something.
+        ranges: for each argument of `draw` a widget, or what `ipywidgets.interactive` makes one of, such as
+            (low, high, step).
+    """
+    from ipywidgets import interactive
+
+    widget = interactive(draw, **ranges)
+    bundle = widget._repr_mimebundle_()
+    names = ", ".join(ranges)
+    bundle["text/plain"] = f"[Sliders for {names}: they move when this notebook runs, in Jupyter or Colab.]"
+    display(bundle, raw=True)
+
+
+def results(*path: str) -> Path:
+    """Where the committed results of a study are, such as `results("tradeoff-pydoc", "summary.csv")`.
+
+    Raises:
+        UsageError: if they are not there, since the package was installed without its repository.
+    """
+    found = REPOSITORY.joinpath("data", "results", *path)
+    if not found.exists():
+        raise UsageError(
+            f"{found} does not exist: the results are in the repository, not in the package; clone it and install with "
+            'pip install -e ".[notebooks]"'
+        )
+    return found
+
+
+def baseline_run() -> Run:
+    """A run of the preset `tiny` whose baseline is trained: by this call, or by that of an earlier notebook.
+
+    It is kept in runs/notebooks beside the package. `run.load("train").model` is the model, `run.text` its text.
+    """
+    directory = RunDirectory(REPOSITORY / "runs" / "notebooks")
+    run = Run(directory, load_preset("tiny"), get_backend("numba"), "run the cell once more")
+    run.prepare(["train"], resume=directory.started)
+    run.train(resume=directory.checkpoint("train").exists())
+    return run
