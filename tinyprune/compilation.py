@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 from tqdm import tqdm
 
+from tinyprune.progress import silent
+
 
 @contextmanager
 def announced(ops: SimpleNamespace) -> Iterator[None]:
@@ -25,7 +27,9 @@ def announced(ops: SimpleNamespace) -> Iterator[None]:
                 message = "tinyprune: compiling kernels, once on this machine: about half a minute"
                 print(message, file=sys.stderr, flush=True)
                 form = "{n} functions in {elapsed}{postfix}"
-                bars.append(stack.enter_context(tqdm(bar_format=form, dynamic_ncols=True, leave=False, disable=None)))
+                bars.append(
+                    stack.enter_context(tqdm(bar_format=form, dynamic_ncols=True, leave=False, disable=silent()))
+                )
             bars[0].set_postfix_str(name, refresh=False)
             bars[0].update()
 

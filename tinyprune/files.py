@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tinyprune.errors import SaveError
@@ -52,3 +53,22 @@ def replace_file(path: Path, content: bytes, kind: str = "") -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Keep other processes that lock `path` out meanwhile; its directory has to be there.
+
+    The lock goes with the process, however it ends. Where the system has no such locks nobody is kept out.
+
+    Raises:
+        BlockingIOError: if another process is here and `wait` is false.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

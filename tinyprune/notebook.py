@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import platform
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from IPython.display import Markdown, display
 import tinyprune
 from tinyprune.config import load_preset
 from tinyprune.errors import UsageError
+from tinyprune.files import locked
 from tinyprune.kernels.backend import get_backend
 from tinyprune.plots import STYLE
 from tinyprune.runs import RunDirectory
@@ -109,10 +111,14 @@ def results(*path: str) -> Path:
 def baseline_run() -> Run:
     """A run of the preset `tiny` whose baseline is trained: by this call, or by that of an earlier notebook.
 
-    It is kept in runs/notebooks beside the package. `run.load("train").model` is the model, `run.text` its text.
+    It is kept in runs/ beside the package, for each Python, since each brings another text; a second notebook that asks
+    meanwhile waits for the first. `run.load("train").model` is the model, `run.text` its text.
     """
-    directory = RunDirectory(REPOSITORY / "runs" / "notebooks")
+    directory = RunDirectory(REPOSITORY / "runs" / f"notebooks-python{platform.python_version()}")
     run = Run(directory, load_preset("tiny"), get_backend("numba"), "run the cell once more")
-    run.prepare(["train"], resume=directory.started)
-    run.train(resume=directory.checkpoint("train").exists())
+    directory.path.mkdir(parents=True, exist_ok=True)
+    with locked(directory.path / ".lock", wait=True):
+        outdated = directory.started and directory.read_config() != run.config
+        run.prepare(["train"], resume=not outdated, overwrite=outdated)
+        run.train(resume=not outdated and directory.checkpoint("train").exists())
     return run

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from tinyprune.bench.workers import WorkerError, Workers
 from tinyprune.errors import TinypruneError
+from tinyprune.progress import silent
 from tinyprune.stages import say
 from tinyprune.tables import Record
 
@@ -99,7 +100,7 @@ def race(benchmark: str, cases: Sequence[Case], *, rounds: int, threads: int) ->
     with (
         Workers(threads) as workers,
         tempfile.TemporaryDirectory() as directory,
-        tqdm(total=turns, desc=benchmark, unit="turn", disable=None) as bar,
+        tqdm(total=turns, desc=benchmark, unit="turn", disable=silent()) as bar,
     ):
         running = Race(rounds, workers, Path(directory), bar)
         cases = [running.enter_peers(case) for case in cases]

@@ -33,6 +33,7 @@ from tinyprune.bench.machine import processors
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.store import Store
+from tinyprune.progress import silent
 
 ATTEMPTS = 3  # that a cell gets when workers die
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -161,7 +162,7 @@ def run_cells(cells: Iterable[Cell], store: Store, workers: OpenWorkers, describ
     """
     todo = missing(cells, store)
     attempts: Counter[str] = Counter()
-    with tqdm(total=len(todo), desc=describe, unit="cell", disable=None, smoothing=0) as bar:
+    with tqdm(total=len(todo), desc=describe, unit="cell", disable=silent(), smoothing=0) as bar:
         while todo:
             with workers() as opened:
                 for cell in _computed(todo, store, opened, attempts):

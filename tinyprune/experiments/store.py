@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.experiments.cells import Cell, Outcome
-from tinyprune.files import replace_file, save_error
+from tinyprune.files import locked, replace_file, save_error
 
 
 class Store:
@@ -69,15 +69,10 @@ class Store:
 
         The lock goes with the process, however it ends. Where the system has no such locks nobody is kept out.
         """
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        with (self.directory / ".lock").open("w") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                stack.enter_context(locked(self.directory / ".lock", wait=False))
+            except BlockingIOError as error:
                 raise UsageError(
                     f"another process is at work in {self.directory}; wait for it, or give another --directory"
                 ) from error

@@ -17,6 +17,7 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
+from tinyprune.progress import silent
 from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.tables import Record
 
@@ -42,7 +43,7 @@ def measure_times(
     different = list(dict.fromkeys(configs))
     first, others = different[0], different[1:]
     ms: dict[ModelConfig, float] = {}
-    with tqdm(total=len(different), desc="timing", unit="model", disable=None) as bar:
+    with tqdm(total=len(different), desc="timing", unit="model", disable=silent()) as bar:
         for start in range(0, max(len(others), 1), AT_A_TIME):
             group = [first, *others[start : start + AT_A_TIME]]
             models = [Transformer(config, init_parameters(config, rng), ops=ops) for config in group]

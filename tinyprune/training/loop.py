@@ -27,6 +27,7 @@ from tinyprune.data import Segments
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.progress import silent
 from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from tinyprune.training.evaluation import Evaluation
 from tinyprune.training.metrics import MetricsLog
@@ -251,8 +252,8 @@ class Trainer:
         self.log.truncate(metadata["metrics_length"])
 
     def progress_bar(self) -> tqdm:
-        """On standard error; silent where that is not a terminal."""
-        return tqdm(total=self.config.steps, initial=self.step, desc=self.stage, unit="step", disable=None)
+        """On standard error; silent where that is neither a terminal nor a notebook."""
+        return tqdm(total=self.config.steps, initial=self.step, desc=self.stage, unit="step", disable=silent())
 
 
 @contextmanager

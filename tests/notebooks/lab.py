@@ -1,0 +1,181 @@
+"""A JupyterLab with a copy of the notebooks, and a real browser that looks at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from folder import FOLDER
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+# All cells are in the page, not only those that are on the screen; nothing is announced or fetched from elsewhere.
+SETTINGS = {
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+ERRORS = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
+
+
+def browser_path() -> str | None:
+    """Chromium or Chrome, if there is one."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> object:
+    """The first true value of `condition`, asked again and again for so long."""
+    end = time.monotonic() + seconds
+    while True:
+        with suppress(WebDriverException, OSError):
+            if value := condition():
+                return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.2)
+
+
+@contextmanager
+def server(directory: Path) -> Iterator[str]:
+    """JupyterLab on a free port of this machine, with the notebooks copied into `directory`; yields its address."""
+    shutil.copytree(FOLDER, directory / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "assignments"))
+    settings = directory / "settings"
+    settings.mkdir()
+    (settings / "overrides.json").write_text(json.dumps(SETTINGS))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    options = {
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "ServerApp.root_dir": directory / "notebooks",
+        "IdentityProvider.token": token,
+        "LabApp.app_settings_dir": settings,
+        "ServerApp.allow_root": True,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        *(f"--{key}={value}" for key, value in options.items()),
+    ]
+    # settings of the person who runs the tests have no part in them
+    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(directory / "config"), "JUPYTER_NO_CONFIG": "1"}
+    log = (directory / "jupyter.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(
+            lambda: urllib.request.urlopen(f"{address}/api?token={token}", timeout=5).status == 200, 60, "the server"
+        )
+        yield f"{address}/lab/tree/{{name}}.ipynb?token={token}&reset"
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+@contextmanager
+def browser(directory: Path, width: int = 1400, height: int = 1000) -> Iterator[Chrome]:
+    """A headless browser with an empty profile."""
+    options = ChromeOptions()
+    options.binary_location = browser_path()
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",  # needed as root, in a container
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--window-size={width},{height}",
+        f"--user-data-dir={directory / 'profile'}",
+    ):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+class Page:
+    """One notebook in the browser."""
+
+    def __init__(self, driver: Chrome, address: str, name: str) -> None:
+        self.driver = driver
+        driver.get(address.format(name=name))
+        wait_for(lambda: len(self.cells()) > 5, 90, f"the cells of {name}")
+
+    def find(self, css: str) -> list[WebElement]:
+        """All elements of the notebook that match."""
+        return self.driver.find_elements(By.CSS_SELECTOR, f".jp-NotebookPanel {css}")
+
+    def cells(self) -> list[WebElement]:
+        """The code cells that hold something."""
+        return [c for c in self.find(".jp-CodeCell") if c.find_elements(By.CSS_SELECTOR, ".jp-InputPrompt")]
+
+    def prompts(self) -> list[str]:
+        """What stands in front of the code cells: [3]: done, [*]: to come, [ ]: never run."""
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll('.jp-NotebookPanel .jp-CodeCell .jp-InputArea-prompt')]"
+            ".map(e => e.textContent)"
+        )
+
+    def menu(self, *entries: str) -> None:
+        """Choose from the menu bar, such as ("Run", "Run All Cells")."""
+        for entry in entries:
+            xpath = (
+                f"//li[contains(@class, 'lm-Menu')]"
+                f"[.//div[contains(@class, 'lm-Menu') and starts-with(normalize-space(text()), '{entry}')]]"
+            )
+            found = wait_for(lambda: self.driver.find_elements(By.XPATH, xpath), 20, f"the menu entry {entry}")  # noqa: B023
+            found[-1].click()
+
+    def run_all(self, seconds: float = 300) -> None:
+        """Clear all outputs and run all cells. Raises AssertionError if one fails."""
+        # the kernel may still be starting; the outputs on the page are those that were committed
+        wait_for(lambda: self.find(".jp-Notebook-ExecutionIndicator[data-status='idle']"), 60, "the kernel")
+        self.menu("Edit", "Clear Outputs of All Cells")
+        self.menu("Run", "Run All Cells")
+        wait_for(lambda: "[*]:" in self.prompts(), 30, "the first cell to run")
+
+        def done() -> bool:
+            # the cell that failed stops all others
+            return bool(self.find(ERRORS)) or not any("*" in p for p in self.prompts())
+
+        wait_for(done, seconds, "all cells to run")
+        errors = [e.text for e in self.find(ERRORS)]
+        assert not errors, errors[0]
+        never = [i for i, p in enumerate(self.prompts()) if not any(c.isdigit() for c in p)]
+        assert not never, f"code cells {never} did not run"
+
+    def pictures(self) -> list[tuple[int, int]]:
+        """Width and height of each picture as it is drawn on the page; (0, 0) for a broken one."""
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll('.jp-NotebookPanel .jp-OutputArea-output img')]"
+            ".map(i => i.complete && i.naturalWidth ? [i.clientWidth, i.clientHeight] : [0, 0])"
+        )
+
+    def move_slider(self, output: WebElement, key: str = Keys.END) -> None:
+        """Press a key on the first slider of an output."""
+        handle = output.find_element(By.CSS_SELECTOR, ".noUi-handle")
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
+        ActionChains(self.driver).click(handle).send_keys(key).perform()

@@ -1,0 +1,45 @@
+"""Two notebooks in a real browser: all cells run, the pictures are there, the sliders move them."""
+
+import pytest
+
+pytest.importorskip("selenium", reason='needs pip install -e ".[browser]"')
+pytest.importorskip("jupyterlab", reason='needs pip install -e ".[notebooks]"')
+
+from lab import Page, browser, browser_path, server, wait_for
+from selenium.webdriver.common.by import By
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(browser_path() is None, reason="needs chromium and chromium-driver"),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("lab")
+    with server(directory) as address, browser(directory) as driver:
+        yield lambda name: Page(driver, address, name)
+
+
+@pytest.mark.parametrize("name", ["00_tour", "04_hard_concrete_gate"])
+def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
+    page = lab(name)
+    folded = page.find("details")
+    assert len(folded) >= 3
+    assert not any(answer.get_attribute("open") for answer in folded)
+    before = page.pictures()
+    page.run_all()
+    after = page.pictures()
+    assert len(after) == len(before)
+    assert all(width > 100 and height > 50 for width, height in after)
+    widget = page.find(".jp-OutputArea-output .widget-interact")[0]
+
+    def shown():
+        """The printed line and the picture below the sliders."""
+        text = widget.find_element(By.CSS_SELECTOR, ".jp-RenderedText").text
+        return text, widget.find_element(By.CSS_SELECTOR, "img").get_attribute("src")
+
+    text, picture = shown()
+    assert text
+    page.move_slider(widget)
+    wait_for(lambda: shown()[0] != text and shown()[1] != picture, 30, "text and picture to follow the slider")

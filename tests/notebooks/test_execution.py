@@ -1,0 +1,52 @@
+"""Every notebook runs from top to bottom; one that fails says where."""
+
+import pytest
+from folder import NAMES, SOURCES, executor
+
+pytest.importorskip("nbclient", reason='needs pip install -e ".[notebooks]"')
+pytest.importorskip("ipykernel", reason='needs pip install -e ".[notebooks]"')
+execute = executor()
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_notebook_runs(source):
+    notebook = execute.run(source)
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
+
+
+@pytest.fixture
+def failing(tmp_path):
+    source = tmp_path / "03_wrong.py"
+    cells = ["[markdown]\n# # Title", "\nprint('fine')", "[markdown]\n# ## The bad part", "\nx = 1\n1 / 0"]
+    source.write_text("\n\n".join(f"# %% {cell}" for cell in cells), encoding="utf-8")
+    return source
+
+
+@pytest.mark.slow
+def test_failure_names_notebook_cell_and_heading(failing):
+    with pytest.raises(execute.NotebookError) as error:
+        execute.run(failing)
+    message = str(error.value)
+    assert message.startswith("03_wrong.py, cell 3, under “The bad part”:\nx = 1\n1 / 0\n")
+    assert "ZeroDivisionError" in message
+
+
+@pytest.mark.slow
+def test_a_cell_that_never_ends_is_named(failing, monkeypatch):
+    monkeypatch.setattr(execute, "SECONDS", 2)
+    failing.write_text("# %%\nimport time\n\n# %%\ntime.sleep(60)\n", encoding="utf-8")
+    with pytest.raises(execute.NotebookError, match=r"03_wrong\.py, cell 1, under “the beginning”:\ntime\.sleep"):
+        execute.run(failing)
+
+
+@pytest.mark.slow
+def test_executed_notebook_is_kept_with_its_outputs(failing):
+    failing.write_text("# %% [markdown]\n# # Title\n\n# %%\nprint('kept')\n", encoding="utf-8")
+    target = execute.write(execute.run(failing), failing)
+    assert target.name == "03_wrong.ipynb"
+    assert "kept" in target.read_text(encoding="utf-8")
+
+
+def test_progress_bars_are_kept_as_a_screen_shows_them():
+    assert execute.as_on_a_screen("start\n 1%\r 50%\r100%\nend\r\n") == "start\n100%\nend\n"

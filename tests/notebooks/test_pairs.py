@@ -1,0 +1,102 @@
+"""Each notebook is a pair: its text source, and the same executed. Both say the same, read well, and lead somewhere."""
+
+import json
+import re
+
+import pytest
+from folder import FOLDER, NAMES, SOURCES
+
+jupytext = pytest.importorskip("jupytext", reason='needs pip install -e ".[test]"')
+
+CHAPTERS = 11
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+REPOSITORY = FOLDER.parent
+COLAB = "https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks"
+
+
+def executed(name):
+    return json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
+def markdown(name):
+    return "\n\n".join(
+        cell.source for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == "markdown"
+    )
+
+
+def anchors(text):
+    """The fragments that GitHub makes of headings."""
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_all_chapters_are_there():
+    assert [name[:2] for name in NAMES] == [f"{i:02}" for i in range(CHAPTERS)]
+    assert {path.stem for path in FOLDER.glob("[0-9]*.ipynb")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pair_is_in_step(name):
+    source = jupytext.read(FOLDER / f"{name}.py")
+    wanted = [(cell.cell_type, cell.source) for cell in source.cells]
+    found = [(cell["cell_type"], "".join(cell["source"])) for cell in executed(name)["cells"]]
+    for number, (cell, other) in enumerate(zip(wanted, found, strict=False)):
+        assert cell == other, f"cell {number} differs: python notebooks/execute.py {name}"
+    assert len(wanted) == len(found), f"{len(wanted)} cells in the source: python notebooks/execute.py {name}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_notebook_was_executed_without_an_error(name):
+    code = [cell for cell in executed(name)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert all(output["output_type"] != "error" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs), "no picture"
+    assert not any(str(REPOSITORY) in json.dumps(output) for output in outputs), "a path of the machine that ran it"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_notebook_is_small(name):
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chapter_has_what_a_chapter_has(name):
+    text = markdown(name)
+    assert text.startswith(f"# {name[:2]} · ")
+    assert f"]({COLAB}/{name}.ipynb)" in text
+    assert "**After this chapter you can**" in text
+    assert "**You need**" in text
+    assert 3 <= text.count("<details>") == text.count("</details>") == text.count("<summary>Answer</summary>")
+    code = "\n".join(cell.source for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == "code")
+    assert "show_source(" in code
+    assert "assert" in code
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chapters_are_linked_forward_and_back(name):
+    text, at = markdown(name), NAMES.index(name)
+    neighbours = NAMES[max(at - 1, 0) : at] + NAMES[at + 1 : at + 2]
+    assert all(f"({other}.ipynb)" in text for other in neighbours)
+    assert f"({name}.ipynb)" in README
+
+
+@pytest.mark.parametrize("name", [*NAMES, "README"])
+def test_links_lead_somewhere(name):
+    text = README if name == "README" else markdown(name)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (FOLDER / path).resolve() if path else FOLDER / f"{name}.ipynb"
+        assert file.exists(), f"{target} does not exist"
+        assert file.is_relative_to(REPOSITORY)
+        if fragment:
+            inside = markdown(file.stem) if file.suffix == ".ipynb" else file.read_text(encoding="utf-8")
+            assert fragment in anchors(inside), f"{target}: no such heading"
+
+
+def test_links_are_found():
+    """The pattern above finds links of the kinds that there are."""
+    text = markdown(SOURCES[1].stem)
+    assert "00_tour.ipynb" in re.findall(r"\]\(([^)\s]+)\)", text)

@@ -1,0 +1,101 @@
+"""What the notebooks share."""
+
+import inspect
+
+import pytest
+
+pytest.importorskip("IPython", reason='needs pip install -e ".[notebooks]"')
+
+from tinyprune import notebook, ops
+from tinyprune.errors import UsageError
+from tinyprune.kernels.cpu.norm import block_squares
+from tinyprune.ops.linear import rows
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """What the notebook would display, in order."""
+    things = []
+    monkeypatch.setattr(notebook, "display", lambda thing, **options: things.append(thing))
+    return things
+
+
+@pytest.fixture
+def shown(displayed):
+    def show(*things, **options):
+        displayed.clear()
+        notebook.show_source(*things, **options)
+        return [output.data for output in displayed]
+
+    return show
+
+
+def test_source_is_the_packages_own(shown):
+    (text,) = shown(ops.linear_forward)
+    first = inspect.getsourcelines(ops.linear_forward)[1]
+    assert text.startswith(f"`tinyprune/ops/linear.py`, line {first}\n\n```python\ndef linear_forward(")
+    assert inspect.getsource(ops.linear_forward).strip() in text
+
+
+def test_source_without_docstring_is_all_the_rest(shown):
+    (text,) = shown(ops.linear_forward, docstring=False)
+    whole = inspect.getsource(ops.linear_forward)
+    before, doc, after = whole.split('    """')[0], *whole.split('"""')[1:]
+    assert "Args:" in doc
+    assert text.endswith(f"```python\n{before}{after.strip(chr(10))}\n```")
+
+
+def test_source_of_several_and_of_compiled_functions(shown):
+    assert len(shown(ops.linear_forward, ops.linear_backward)) == 2
+    assert "def block_squares(x):" in shown(block_squares)[0]
+
+
+def test_a_body_of_nothing_but_a_docstring_stays():
+    code = 'class A:\n    """Only this."""\n\n    def f(self):\n        """Gone."""\n\n        return 1\n'
+    stripped = notebook.without_docstrings('def f():\n    """Only this."""')
+    assert stripped == 'def f():\n    """Only this."""'
+    assert notebook.without_docstrings(code) == "class A:\n    def f(self):\n        return 1"
+
+
+def test_decorated_and_one_line_functions(shown):
+    (text,) = shown(rows, docstring=False)
+    assert text.count("def rows") == 1
+    assert "All leading axes" not in text
+
+
+@pytest.mark.parametrize("thing", [len, 3, "text"])
+def test_what_has_no_source_is_refused(thing):
+    with pytest.raises(UsageError, match="things must be functions or classes written in Python, got"):
+        notebook.show_source(thing)
+
+
+def test_results_are_found():
+    assert notebook.results("tradeoff-pydoc", "summary.csv").read_text().startswith("method,heads_open,")
+
+
+def test_missing_results_say_what_to_do():
+    with pytest.raises(UsageError, match=r"no-such-study does not exist: .* clone it"):
+        notebook.results("no-such-study")
+
+
+def test_sliders_leave_a_sentence_where_nothing_moves(displayed):
+    pytest.importorskip("ipywidgets")
+    notebook.sliders(lambda beta: None, beta=(0.1, 1.0, 0.1))
+    (bundle,) = displayed
+    assert bundle["text/plain"] == "[Sliders for beta: they move when this notebook runs, in Jupyter or Colab.]"
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+@pytest.mark.slow
+def test_baseline_is_trained_once(tmp_path, monkeypatch):
+    config = notebook.load_preset("tiny").with_options({"train.steps": 3, "train.evaluate_every": 0})
+    monkeypatch.setattr(notebook, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(notebook, "load_preset", lambda name: config)
+    first = notebook.baseline_run()
+    path = first.directory.checkpoint("train")
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    assert notebook.baseline_run().load("train").model.config.V == first.text.tokenizer.V
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    # other settings than those it was trained with: anew
+    config = config.with_options({"train.steps": 4})
+    assert notebook.baseline_run().load("train").metadata["step"] == 4
