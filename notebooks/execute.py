@@ -65,6 +65,7 @@ def run(source: Path) -> NotebookNode:
         raise NotebookError(
             f"{source.name}, cell {started[-1]}, under “{heading_of(notebook, started[-1])}”:\n{cell.source}\n\n{error}"
         ) from None
+    notebook.metadata.pop("widgets", None)  # of use to a running kernel only, and different each time
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
