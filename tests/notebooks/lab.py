@@ -29,7 +29,7 @@ SETTINGS = {
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-ERRORS = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
+STDERR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"
 
 
 def browser_path() -> str | None:
@@ -159,13 +159,16 @@ class Page:
 
         def done() -> bool:
             # the cell that failed stops all others
-            return bool(self.find(ERRORS)) or not any("*" in p for p in self.prompts())
+            return bool(self.errors()) or not any("*" in p for p in self.prompts())
 
         wait_for(done, seconds, "all cells to run")
-        errors = [e.text for e in self.find(ERRORS)]
-        assert not errors, errors[0]
+        assert not self.errors(), self.errors()[0]
         never = [i for i, p in enumerate(self.prompts()) if not any(c.isdigit() for c in p)]
         assert not never, f"code cells {never} did not run"
+
+    def errors(self) -> list[str]:
+        """What the failed cells say. (JupyterLab shows it as it shows what is written to standard error.)"""
+        return [e.text for e in self.find(STDERR) if "Traceback (most recent call last)" in e.text]
 
     def pictures(self) -> list[tuple[int, int]]:
         """Width and height of each picture as it is drawn on the page; (0, 0) for a broken one."""
