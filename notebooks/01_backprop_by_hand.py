@@ -26,7 +26,11 @@ import sys
 
 if not importlib.util.find_spec("tinyprune"):
     fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
-    subprocess.run(f"{fetch} && {sys.executable} -m pip install -q './repository[notebooks]'", shell=True, check=True)
+    subprocess.run(
+        f"{fetch} && {sys.executable} -m pip install -q ./repository ipywidgets",
+        shell=True,
+        check=True,
+    )
     sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
 
 # %%
@@ -116,15 +120,29 @@ def draw_product(axes, name, left, right, result):
     """Three boxes with the sides' letters: left · right = result."""
     at = 0.0
     sizes = {"R": 1.6, "K": 1.1, "O": 0.6}
-    for symbol, (label, rows, columns), colour in zip(("", "·", "="), (left, right, result), (GREY, GREY, BLUE)):
+    for symbol, (label, rows, columns), colour in zip(
+        ("", "·", "="), (left, right, result), (GREY, GREY, BLUE)
+    ):
         if symbol:
             axes.text(at + 0.3, 0, symbol, ha="center", va="center", fontsize=13)
             at += 0.75
         height, width = sizes[rows], sizes[columns]
-        axes.add_patch(plt.Rectangle((at, -height / 2), width, height, facecolor=colour, alpha=0.25, edgecolor=colour))
+        axes.add_patch(
+            plt.Rectangle(
+                (at, -height / 2), width, height, facecolor=colour, alpha=0.25, edgecolor=colour
+            )
+        )
         axes.text(at + width / 2, 0, label, ha="center", va="center")
         axes.text(at - 0.08, 0, rows, ha="right", va="center", color=colour, fontsize=8)
-        axes.text(at + width / 2, height / 2 + 0.05, columns, ha="center", va="bottom", color=colour, fontsize=8)
+        axes.text(
+            at + width / 2,
+            height / 2 + 0.05,
+            columns,
+            ha="center",
+            va="bottom",
+            color=colour,
+            fontsize=8,
+        )
         at += width + 0.1
     axes.set(xlim=(-0.3, 5), ylim=(-1.05, 1.15), aspect="equal", title=name)
     axes.axis("off")
@@ -141,8 +159,9 @@ plt.show()
 #
 # LayerNorm takes each feature vector $x$ of $D$ numbers, subtracts their mean and divides by their standard deviation:
 #
-# $$ \mathtt{mean} = \tfrac1D\sum_d x_d \qquad \mathtt{std} = \sqrt{\tfrac1D\sum_d (x_d-\mathtt{mean})^2+\mathtt{eps}} \qquad
-# n_d = \frac{x_d - \mathtt{mean}}{\mathtt{std}} \qquad \mathtt{out}_d = n_d \cdot \mathtt{scale}_d + \mathtt{bias}_d $$
+# $$ \mathtt{mean} = \tfrac1D\sum_d x_d \qquad \mathtt{std} = \sqrt{\tfrac1D\sum_d (x_d-\mathtt{mean})^2+\mathtt{eps}} $$
+#
+# $$ n_d = \frac{x_d - \mathtt{mean}}{\mathtt{std}} \qquad \mathtt{out}_d = n_d \cdot \mathtt{scale}_d + \mathtt{bias}_d $$
 #
 # The last line is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one $x_{d}$ moves *all*
 # $n_{d'}$, and by three different roads:
@@ -233,7 +252,9 @@ assert abs(dlogits.sum()) < 1e-15  # what is taken from some is given to others
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
 axes[0].bar(range(V), p[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
-axes[0].set(title=f"p; the target, red, has {p[0, targets[0]]:.2f}: loss {loss:.2f} nats", xlabel="token v")
+axes[0].set(
+    title=f"p; the target, red, has {p[0, targets[0]]:.2f}: loss {loss:.2f} nats", xlabel="token v"
+)
 axes[1].bar(range(V), dlogits[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
 axes[1].axhline(0, color=GREY, linewidth=0.8)
 axes[1].set(title="dlogits", xlabel="token v")
@@ -278,13 +299,22 @@ errors = {
 }
 figure, ax = plt.subplots(figsize=(7, 3.4))
 for (name, error), colour, marker in zip(errors.items(), (GREY, VERMILION, BLUE), "sox"):
-    ax.loglog(steps, np.maximum(error, 1e-17) / abs(exact), marker=marker, color=colour, label=name, markersize=4)
+    ax.loglog(
+        steps,
+        np.maximum(error, 1e-17) / abs(exact),
+        marker=marker,
+        color=colour,
+        label=name,
+        markersize=4,
+    )
 ax.set(xlabel="step h", ylabel="relative error", title="Three ways to measure the same derivative")
 ax.legend(frameon=False)
 plt.show()
 
 best_central, best_complex = min(errors["central difference"]), errors["complex step"][0]
-print(f"central at its best {best_central / abs(exact):.0e}, complex step {best_complex / abs(exact):.0e}")
+print(
+    f"central at its best {best_central / abs(exact):.0e}, complex step {best_complex / abs(exact):.0e}"
+)
 assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1e-3 * abs(exact)
 
 # %% [markdown]
@@ -301,10 +331,16 @@ assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1
 
 # %%
 x2 = rng.standard_normal((3, 5))
-assert_gradients(ops.linear_forward, ops.linear_backward, x2, rng.standard_normal((5, 4)), rng.standard_normal(4))
+assert_gradients(
+    ops.linear_forward, ops.linear_backward, x2, rng.standard_normal((5, 4)), rng.standard_normal(4)
+)
 assert_gradients(ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5))
-for record in check_gradients(ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5)):
-    print(f"{record.operation}  {record.argument}: relative error {record.relative_error:.1e}, passed {record.passed}")
+for record in check_gradients(
+    ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5)
+):
+    print(
+        f"{record.operation}  {record.argument}: relative error {record.relative_error:.1e}, passed {record.passed}"
+    )
 
 # %% [markdown]
 # A check that has never failed proves nothing. **Plant a bug** and see: here is a LayerNorm that forgets the second road.
@@ -321,7 +357,12 @@ def forgetful_backward(dout, cache):
 
 try:
     assert_gradients(
-        ops.layernorm_forward, forgetful_backward, x2, np.ones(5), np.zeros(5), argument_names=["x", "scale", "bias"]
+        ops.layernorm_forward,
+        forgetful_backward,
+        x2,
+        np.ones(5),
+        np.zeros(5),
+        argument_names=["x", "scale", "bias"],
     )
 except AssertionError as error:
     print(error)
@@ -388,7 +429,9 @@ ids, targets = batch(tokens, rng.integers(0, len(tokens) - C, 5))
 names = list(p)
 assert_gradients(
     lambda *values: (step(dict(zip(names, values)), ids, targets)[0], dict(zip(names, values))),
-    lambda dout, cache: tuple(dout * g for g in (step(cache, ids, targets)[1][name] for name in names)),
+    lambda dout, cache: tuple(
+        dout * g for g in (step(cache, ids, targets)[1][name] for name in names)
+    ),
     *p.values(),
     argument_names=names,
     directions=1,

@@ -3,8 +3,9 @@
     python notebooks/execute.py              all
     python notebooks/execute.py 01 04        those whose names begin so
 
-NN_name.py (jupytext, py:percent) is what is written and reviewed; NN_name.ipynb is made from it here, and what one
-reads on GitHub. Edited in Jupyter, an .ipynb is written back by `jupytext --to py:percent NN_name.ipynb`.
+NN_name.py (jupytext, py:percent) is what is written and reviewed; NN_name.ipynb is made from it
+here, and what one reads on GitHub. Edited in Jupyter, an .ipynb is written back by
+`jupytext --to py:percent NN_name.ipynb`.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ class NotebookError(Exception):
 
 def sources(prefixes: list[str] | None = None) -> list[Path]:
     """The text sources in reading order: all, or those whose names begin with one of `prefixes`."""
-    return sorted(p for p in FOLDER.glob("[0-9][0-9]_*.py") if not prefixes or p.name.startswith(tuple(prefixes)))
+    return sorted(
+        p
+        for p in FOLDER.glob("[0-9][0-9]_*.py")
+        if not prefixes or p.name.startswith(tuple(prefixes))
+    )
 
 
 def heading_of(notebook: NotebookNode, index: int) -> str:
     """The last heading at or above a cell."""
-    text = "\n".join(cell.source for cell in notebook.cells[: index + 1] if cell.cell_type == "markdown")
+    text = "\n".join(
+        cell.source for cell in notebook.cells[: index + 1] if cell.cell_type == "markdown"
+    )
     headings = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
     return headings[-1] if headings else "the beginning"
 
@@ -48,7 +55,9 @@ def run(source: Path) -> NotebookNode:
     """
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number}"  # not random, so that a second run differs only where the outputs do
+        cell.id = (
+            f"cell-{number}"  # not random, so that a second run differs only where the outputs do
+        )
     notebook.metadata.pop("jupytext", None)
     started = [0]
     client = NotebookClient(
@@ -62,10 +71,11 @@ def run(source: Path) -> NotebookNode:
         client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         cell = notebook.cells[started[-1]]
-        raise NotebookError(
-            f"{source.name}, cell {started[-1]}, under “{heading_of(notebook, started[-1])}”:\n{cell.source}\n\n{error}"
-        ) from None
-    notebook.metadata.pop("widgets", None)  # of use to a running kernel only, and different each time
+        place = f"{source.name}, cell {started[-1]}, under “{heading_of(notebook, started[-1])}”"
+        raise NotebookError(f"{place}:\n{cell.source}\n\n{error}") from None
+    notebook.metadata.pop(
+        "widgets", None
+    )  # of use to a running kernel only, and different each time
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
@@ -74,7 +84,7 @@ def run(source: Path) -> NotebookNode:
 
 
 def as_on_a_screen(text: str) -> str:
-    """`text` as a terminal shows it: of a progress bar, which begins its line anew again and again, the end."""
+    """`text` as a terminal shows it: of a progress bar, which begins its line anew, the end."""
     return "\n".join(line.rstrip("\r").split("\r")[-1] for line in text.split("\n"))
 
 
@@ -92,7 +102,10 @@ def main(prefixes: list[str]) -> None:
         print(source.name, end=" ", flush=True)
         start = time.perf_counter()
         target = write(run(source), source)
-        print(f"{time.perf_counter() - start:.0f} s, {target.stat().st_size / 1024:.0f} KiB", flush=True)
+        print(
+            f"{time.perf_counter() - start:.0f} s, {target.stat().st_size / 1024:.0f} KiB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
