@@ -54,10 +54,9 @@ def run(source: Path) -> NotebookNode:
         NotebookError: if a cell fails or takes longer than SECONDS; says which.
     """
     notebook = jupytext.read(source)
+    # not random, so that a second run differs only where the outputs do
     for number, cell in enumerate(notebook.cells):
-        cell.id = (
-            f"cell-{number}"  # not random, so that a second run differs only where the outputs do
-        )
+        cell.id = f"cell-{number}"
     notebook.metadata.pop("jupytext", None)
     started = [0]
     client = NotebookClient(
@@ -73,9 +72,8 @@ def run(source: Path) -> NotebookNode:
         cell = notebook.cells[started[-1]]
         place = f"{source.name}, cell {started[-1]}, under “{heading_of(notebook, started[-1])}”"
         raise NotebookError(f"{place}:\n{cell.source}\n\n{error}") from None
-    notebook.metadata.pop(
-        "widgets", None
-    )  # of use to a running kernel only, and different each time
+    # of use to a running kernel only, and different each time
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
