@@ -511,8 +511,8 @@ assert valid < 3.6
 #
 # </details>
 #
-# 4. The gradient of attention's key bias is exactly zero (you will see why in the [next chapter](02_attention_by_hand.ipynb)). What does
-#    a check by *relative error of each entry* say to that?
+# 4. If all keys of an attention share a bias, its gradient is exactly zero (you will see why in the
+#    [next chapter](02_attention_by_hand.ipynb)). What does a check by *relative error of each entry* say to that?
 #
 # <details><summary>Answer</summary>
 #

@@ -2,8 +2,8 @@
 
     score_h = ‖Wv^h‖ · ‖Wo^h‖          Frobenius norms of its Dh columns of Wv and its Dh rows of Wo
 
-The product bounds what the head can add for a context of a given size, and does not change when one matrix is scaled
-by what the other is divided by, which leaves the model the same.
+The product bounds what the head can add for a context of a given size, and does not change when Wv^h is scaled by what
+Wo^h is divided by, which (if the head's persistent values are scaled along with Wv^h) leaves the model the same.
 """
 
 from __future__ import annotations

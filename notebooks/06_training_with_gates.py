@@ -1,0 +1,879 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Training with gates: the three stabilisers, on and off
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/06_training_with_gates.ipynb)
+# &nbsp; ← [05 L0 and the difference](05_l0_and_the_difference.ipynb) · [all chapters](README.md) · [07 removing heads](07_removing_heads.ipynb) →
+#
+# **After this chapter you can** train a language model together with its gates, say what each of the paper's three stabilisers
+# guards against and show it on a real model, hold a chosen number of heads with a controller, and tell a fair test of a
+# stabiliser from an unfair one.
+#
+# **You need** the gate of [chapter 04](04_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
+# [chapter 05](05_l0_and_the_difference.ipynb). Three quarters of an hour to read, half a minute to run (a little more the
+# first time, when the baseline is trained).
+
+# %%
+# In Colab this fetches the project; where tinyprune is installed it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if not importlib.util.find_spec("tinyprune"):
+    fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
+    subprocess.run(
+        f"{fetch} && {sys.executable} -m pip install -q ./repository ipywidgets",
+        shell=True,
+        check=True,
+    )
+    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+
+# %%
+# %matplotlib inline
+import itertools
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+
+from tinyprune import ops, plots
+from tinyprune.data import Segments
+from tinyprune.experiments.pictures import plot_ablation
+from tinyprune.experiments.results import read_csv
+from tinyprune.model.gating import gates_forward, joined_log_alpha, output_scaling
+from tinyprune.model.transformer import Transformer
+from tinyprune.notebook import baseline_run, results, show_source, use_style
+from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
+from tinyprune.pruning.gates import Controller, GateObjective, add_gates, settle
+from tinyprune.tables import text_table
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.loop import Trainer
+from tinyprune.training.metrics import MetricsLog, read_metrics
+from tinyprune.training.optimizers import make_optimizer, parameter_groups
+from tinyprune.training.schedules import linear_warmup
+
+use_style()
+run = baseline_run()
+baseline, text = run.load("train").model, run.text
+config = baseline.config
+L, H, Dh, D, T = config.L, config.H, config.Dh, config.D, config.T
+B = run.config.gate_train.B
+segments = Segments(text.train, B, T)
+baseline_bits = evaluate(baseline, text.valid, text.characters["valid"]).bits_per_character
+print(
+    f"the baseline: {L} layers of {H} heads, {baseline_bits:.3f} bits per character on the validation split"
+)
+
+# %% [markdown]
+# ## 1 · One step: two forces on every gate
+#
+# The model is trained. Now every head gets a gate, and weights and gates are trained together on
+#
+# $$ \mathtt{loss} = \text{cross-entropy} + \mathtt{lam}\cdot L_0 \qquad\qquad L_0 = \sum_{\text{layers}}\sum_h P(g_h > 0) $$
+#
+# Chapters 04 and 05 derived all the pieces. By the chain rule, a gate's number $\mathtt{log\_alpha}_h$ feels
+#
+# $$ \frac{\partial\,\mathtt{loss}}{\partial\,\mathtt{log\_alpha}_h} =
+# \underbrace{\Big(\sum \mathtt{dout}\cdot\Delta_h\Big)\cdot\frac{\partial g_h}{\partial\,\mathtt{log\_alpha}_h}}_{\text{the task}}
+# \;+\; \underbrace{\mathtt{lam}\cdot p_h(1-p_h)}_{\text{the price}} \qquad p_h = P(g_h>0) \tag{1} $$
+#
+# The second term is always positive, so descent always lowers `log_alpha` by it: the price closes gates. The first is
+# negative for a head whose output $\Delta_h$ lowers the loss: the task holds that gate open. The head stays if its pull is
+# the stronger.
+
+# %%
+show_source(add_gates, GateObjective.__call__, docstring=False)
+
+# %% [markdown]
+# `model.backward` delivers the first term, `l0_backward` the second, and `lam` may be on its way up (`linear_warmup`,
+# section 4) or come from a controller (section 6). Check (1) on real text: the price that `GateObjective` adds must be the
+# difference between its gradient and that of the cross-entropy alone, with the same noise.
+
+
+# %%
+def with_gates(gate, backend=run.ops):
+    """The baseline with gates on all heads; its weights are copies."""
+    params = {name: value.copy() for name, value in baseline.params.items()}
+    return Transformer(config, add_gates(params, config.heads, gate), gate, backend)
+
+
+gate = replace(run.config.gate, lam=0.1, lam_warmup=50)
+model = with_gates(gate)
+objective = GateObjective(gate, gate.lam_warmup, sum(config.heads))
+ids, targets, _ = segments.batch(0)  # (B, T)
+shape = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
+
+
+def price(step, share):
+    """How far the objective's gradient is from: task's gradient + share · lam · p (1 − p)."""
+    _, _, grads = objective(model, ids, targets, None, np.random.default_rng(7), step)
+    _, _, cache = model.loss(ids, targets, None, np.random.default_rng(7))
+    task = joined_log_alpha(model.backward(1.0, cache), L)  # (L·H,)
+    p = ops.p_open(joined_log_alpha(model.params, L), **shape)  # (L·H,)
+    return np.abs(joined_log_alpha(grads, L) - (task + share * gate.lam * p * (1 - p))).max()
+
+
+for step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (400, 1.0)):
+    assert price(step, share) < 1e-7, step
+assert price(25, 1.0) > 1e-3  # a price that forgot its warm-up would be noticed
+print(
+    "the gradient of every log_alpha is the task's plus lam · p (1 − p), lam rising over 50 steps"
+)
+
+# %% [markdown]
+# Both terms depend on where the gate stands. The price acts with $p(1-p)$; the task acts through
+# $\partial g/\partial\,\mathtt{log\_alpha}$, which is zero whenever the noise throws the gate into the clip. Average the
+# latter over the noise and draw both.
+
+# %%
+places = np.linspace(-5, 5, 81)
+u = ops.draw_noise((4000, 1), rng=np.random.default_rng(0), dtype=np.float64)  # (4000, 1)
+grid = np.broadcast_to(places, (4000, places.size))  # (4000, 81)
+_, cache = ops.hard_concrete_forward(grid, np.broadcast_to(u, grid.shape), hard=True, **shape)
+mobility = ops.hard_concrete_backward(np.ones_like(grid), cache).mean(0)  # (81,)
+p = ops.p_open(places, **shape)  # (81,)
+
+figure, ax = plt.subplots(figsize=(7, 3.2))
+ax.plot(places, mobility, color=BLUE, label="reach of the task: mean of ∂g/∂log_alpha")
+ax.plot(places, p * (1 - p), color=VERMILION, linestyle="--", label="reach of the price: p (1 − p)")
+for start, name in ((0.0, "log_alpha = 0"), (2.0, "log_alpha = 2")):
+    ax.axvline(start, color=GREY, linewidth=0.8, linestyle=":")
+    ax.text(start, 0.31, name, color=GREY, ha="center", va="bottom")
+ax.set(xlabel="log_alpha", ylabel="factor in the gradient", ylim=(0, 0.31))
+ax.set_title("Gates move in the middle and rest at both ends", pad=18)
+ax.legend(frameon=False, loc="upper left")
+plt.show()
+
+# %% [markdown]
+# Far out on either side both forces vanish: a gate there has decided. At `log_alpha = 2` both are small, so a gate that starts
+# there is moved gently; at 0 both are near their largest. That is the first thing to know about the starting value. The second
+# weighs more.
+
+# %% [markdown]
+# ## 2 · First stabiliser: start from the model that was trained
+#
+# With hard gates the forward pass uses a head if $\bar s \ge \tfrac12$. As $\mathtt{gamma}+\mathtt{zeta}=1$, that is
+# $s\ge\tfrac12$, and the sigmoid is at least one half where its argument is at least zero:
+#
+# $$ \log\tfrac{u}{1-u} + \mathtt{log\_alpha} \ge 0 \iff u \ge \operatorname{sigmoid}(-\mathtt{log\_alpha})
+# \quad\Longrightarrow\quad P(\text{head is used}) = \operatorname{sigmoid}(\mathtt{log\_alpha}) $$
+#
+# The temperature `beta` is gone. $P(\mathtt{open}) = P(g>0)$, which L0 counts, is a little larger, since it includes gates
+# that are nearly shut: 0.943 at the paper's start `log_alpha = 2`, where 0.881 is the chance that the head is really used. A
+# start at 0 looks neutral and is not: a coin is thrown for every head, and **half of the trained model is gone in the first
+# step**.
+
+# %%
+rng = np.random.default_rng(1)
+for start in (0.0, 2.0):
+    log_alpha = np.full(200_000, start)
+    noise = ops.draw_noise(log_alpha.size, rng, np.float64)
+    hard, _ = ops.hard_concrete_forward(log_alpha, noise, hard=True, **shape)
+    soft, _ = ops.hard_concrete_forward(log_alpha, noise, hard=False, **shape)
+    used, opened = ops.sigmoid(start * np.ones(1))[0], ops.p_open(start * np.ones(1), **shape)[0]
+    assert abs(hard.mean() - used) < 0.005 and abs((soft > 0).mean() - opened) < 0.005
+    print(
+        f"log_alpha = {start:.0f}: P(open) {opened:.3f}, used with probability {used:.3f}: {used * L * H:.1f} of {L * H} heads"
+    )
+
+# %% [markdown]
+# What that does to the model, before any training: the loss of one batch with gates drawn anew twelve times, for several
+# starting values, with the output scaling of the next section and without.
+
+# %%
+starts = [-1.0, 0.0, 1.0, 2.0, 3.0, 5.0]
+
+
+def first_loss(start, scaled, draw):
+    """Bits per character in the first step, the gates drawn with seed `draw`."""
+    probe = with_gates(replace(gate, log_alpha_init=start, output_scaling=scaled))
+    return float(probe.loss(ids, targets, None, np.random.default_rng(draw))[0]) / np.log(2)
+
+
+batch_loss = {
+    scaled: np.array([[first_loss(start, scaled, draw) for draw in range(12)] for start in starts])
+    for scaled in (True, False)
+}  # (6 starts, 12 draws) each
+whole = float(baseline.loss(ids, targets)[0]) / np.log(2)
+
+figure, ax = plt.subplots(figsize=(7, 3.3))
+for scaled, colour, marker, shift in ((True, BLUE, "o", -0.06), (False, VERMILION, "s", 0.06)):
+    ax.plot(
+        np.repeat(np.array(starts) + shift, 12),
+        batch_loss[scaled].ravel(),
+        marker,
+        color=colour,
+        alpha=0.3,
+        markersize=4,
+    )
+    name = "with output scaling" if scaled else "without output scaling"
+    ax.plot(
+        np.array(starts) + shift,
+        batch_loss[scaled].mean(1),
+        marker=marker,
+        color=colour,
+        linestyle="-" if scaled else "--",
+        label=name,
+    )
+ax.axhline(whole, color=GREY, linestyle=":", linewidth=1)
+ax.text(-1, whole - 0.1, "the trained model, no gates", color=GREY, va="top")
+ax.set(xlabel="start of every log_alpha", ylabel="bits per character", ylim=(whole - 0.9, None))
+ax.set_title("The loss in the very first step, by where gates start (dots: 12 draws of the gates)")
+ax.legend(frameon=False)
+plt.show()
+print(
+    f"first step: {batch_loss[True][1].mean():.2f} bits from 0, {batch_loss[True][3].mean():.2f} from 2, without gates {whole:.2f}"
+)
+assert whole < batch_loss[True][3].mean() < batch_loss[True][1].mean()
+
+# %% [markdown]
+# From 0, most of what training had won is lost at once. It comes back when training goes on, but meanwhile the gates are
+# learning, too, and what they learn is the worth of a head *in a broken model*. From 2 the model is damaged mildly, as it
+# would be by dropout.
+
+# %% [markdown]
+# ## 3 · Second stabiliser: output scaling
+#
+# A layer adds the sum of what its heads contribute. Write $a_h = o_h W_o^{(h)}$, with $W_o^{(h)}$ the $Dh$ rows of `Wo` that
+# belong to head $h$:
+#
+# $$ y = x + c\sum_h g_h\,a_h + b_o $$
+#
+# When heads close, the sum loses terms, and everything behind the layer, trained on the full sum, gets less than it is used
+# to. Dropout meets the same problem and divides by the share that stays. Do so here, with $n$ open heads of $H$. Over all
+# subsets of $n$ heads, each head is in the share $n/H$ of them, so the average of the sums is $\tfrac nH\sum_h a_h$, and
+#
+# $$ c = \frac{H}{n} \qquad\text{makes it}\qquad \operatorname{mean}_{|S|=n}\; c\sum_{h\in S} a_h = \sum_h a_h \quad\text{exactly.} $$
+#
+# A layer with no open head would divide by zero, so $n$ is taken as at least 1: $c$ lies between 1 and $H$.
+
+# %%
+show_source(output_scaling, docstring=False)
+assert [output_scaling(8, n) for n in (8, 4, 1, 0)] == [1, 2, 8, 8] and output_scaling(0, 0) == 1
+
+# %% [markdown]
+# The averages are exact; the *size* of one single sum is another matter. If all heads of a layer pointed the same way, the
+# sum of $n$ would be $n/H$ times as long as the whole, and $c$ would restore its length, too. If they were at right angles
+# to each other, lengths would add like the sides of a right triangle: $\sqrt{n/H}$ without $c$ and $\sqrt{H/n}$, too long,
+# with it. Where are real heads? Take the contributions of all layers on real text (on the textbook backend, whose cache
+# keeps each head's output `o`) and form all 255 subsets.
+
+# %%
+reader = Transformer(config, {name: x.astype(np.float64) for name, x in baseline.params.items()})
+few = Segments(text.valid, 4, T)
+first, _, _ = few.batch(0)  # (4, T)
+second, wanted, _ = few.batch(1)
+_, memory, _ = reader.forward(first)
+_, _, cache = reader.loss(second, wanted, memory)
+subsets = np.array(list(itertools.product([0.0, 1.0], repeat=H)))[
+    1:
+]  # (255, H), the empty one left out
+n = subsets.sum(1)  # (255,)
+lengths = []
+for i in range(L):
+    o = cache["layers"][i]["attention"].o  # (4, T, H, Dh)
+    a = np.einsum("bthd,hde->hbte", o, reader.params[f"layers.{i}.Wo"].reshape(H, Dh, D)).reshape(
+        H, -1
+    )  # (H, 4·T·D)
+    for k in (1, 4, 7):  # the mean over all subsets of k heads, scaled, is the whole
+        np.testing.assert_allclose((subsets[n == k] @ a * (H / k)).mean(0), a.sum(0), atol=1e-12)
+    gram = a @ a.T  # (H, H): ‖Σ_S a‖² = 1ₛᵀ gram 1ₛ
+    lengths.append(np.sqrt(np.einsum("sh,hk,sk->s", subsets, gram, subsets) / gram.sum()))  # (255,)
+
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharex=True)
+k = np.arange(1, H + 1)
+for ax, scaled, colour in zip(axes, (False, True), (VERMILION, BLUE)):
+    factor = H / k if scaled else np.ones(H)
+    ax.plot(k, factor * k / H, color=GREY, linestyle=":", label="if all heads agreed")
+    ax.plot(
+        k, factor * np.sqrt(k / H), color=GREY, linestyle="--", label="if they were at right angles"
+    )
+    for i, marker in zip(range(L), "os^D"):
+        mean = np.array([lengths[i][n == m].mean() for m in k])
+        ax.plot(
+            k,
+            factor * mean,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=1,
+            label=f"layer {i}",
+        )
+    ax.set(xlabel="open heads n of 8", ylim=(0, None))
+axes[0].set(
+    ylabel="length of the layer's attention output,\nrelative to that of all heads",
+    title="Without scaling: the output shrinks",
+)
+axes[1].set_title("With c = H/n: right on average, long for few heads")
+axes[1].legend(frameon=False, fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Without $c$ the output shrinks as heads close. Real heads are near right angles to each other, so with $c$ the average is
+# kept but the length is not: it grows, gently while most heads are open, to more than twice of what it should be for a
+# single one. (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at
+# random in the trained model, without any training after, and look.
+
+# %%
+counts = [32, 28, 24, 20, 16, 12, 8, 4]
+closing = {True: [], False: []}
+rng = np.random.default_rng(2)
+valid = Segments(text.valid, B, T)
+look, look_targets, _ = valid.batch(0)  # (B, T)
+for count in counts:
+    orders = [rng.permutation(L * H) for _ in range(8)]
+    for scaled in (True, False):
+        probe = with_gates(replace(gate, output_scaling=scaled))
+        bits = []
+        for order in orders:
+            log_alpha = np.full(L * H, -20.0)
+            log_alpha[order[:count]] = 20.0  # these stay open
+            for i, values in enumerate(log_alpha.reshape(L, H)):
+                probe.params[f"layers.{i}.log_alpha"][:] = values
+            bits.append(float(probe.loss(look, look_targets)[0]) / np.log(2))
+        closing[scaled].append(bits)
+
+figure, ax = plt.subplots(figsize=(7, 3.2))
+for scaled, colour, marker, line in ((True, BLUE, "o", "-"), (False, VERMILION, "s", "--")):
+    bits = np.array(closing[scaled])  # (8 counts, 8 draws)
+    x = np.array(counts) + (0.15 if scaled else -0.15)
+    name = "with output scaling" if scaled else "without"
+    ax.errorbar(
+        x,
+        bits.mean(1),
+        bits.std(1),
+        color=colour,
+        marker=marker,
+        linestyle=line,
+        capsize=2,
+        label=name,
+    )
+ax.set(xlabel="heads open, of 32, chosen at random", ylabel="bits per character", xlim=(33.5, 2.5))
+ax.set_title("The trained model with heads closed, no training after (8 draws)")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Compare the lines with their error bars. While more than half of the heads are open there is nothing between them; with few
+# heads left the scaled model is less damaged. Either way most of the damage is there in both, which section 7 will
+# come back to.
+#
+# ### No gradient goes through c
+#
+# `output_scaling` returns a plain number, and `attention_backward` treats it as a constant, as dropout treats its
+# $1/(1-\text{rate})$. That is more than a convenience. Let $d_h = \sum\mathtt{dout}\cdot a_h$ be what head $h$ does to the
+# loss per unit. With $c$ constant,
+#
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h} = c\,d_h, \qquad\text{but with } c = H\big/\textstyle\sum_k g_k:\quad
+# \frac{\partial\,\mathtt{loss}}{\partial g_h} = c\,\Big(d_h - \frac1n\sum_k g_k d_k\Big), $$
+#
+# because $\partial c/\partial g_h = -H/(\sum_k g_k)^2 = -c/n$. In the second formula the heads' average has been subtracted:
+# the open heads of a layer would be judged against each other only. Their gradients add up to zero, so the task would never
+# hold the layer as a whole, while the price pulls at all of its gates. See both, with a complex step as in
+# [chapter 01](01_backprop_by_hand.ipynb).
+
+# %%
+gates = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0])  # (H,), n = 5
+made = cache["layers"][1]["attention"]._replace(gate=gates, scale=output_scaling(H, 5))
+dout = -made.o  # (4, T, H, Dh): a loss that every open head lowers
+*_, dgate = ops.attention_backward(dout, made)  # (H,)
+
+
+def moved(h, c):
+    """∂loss/∂g_h by a complex step, loss = Σ dout · c(g) g o."""
+    g = gates.astype(complex)
+    g[h] += 1e-20j
+    return ((dout * made.o).sum((0, 1, 3)) * c(g) * g).sum().imag / 1e-20
+
+
+constant = np.array([moved(h, lambda g: H / 5) for h in range(H)])
+through = np.array([moved(h, lambda g: H / g.sum()) for h in range(H)])
+np.testing.assert_allclose(dgate, constant, rtol=1e-10)
+print("open head    ", *(f"{h:8d}" for h in np.flatnonzero(gates)), "     sum")
+for name, gradient in (("c constant   ", dgate), ("through c    ", through)):
+    print(name, *(f"{gradient[h]:8.1f}" for h in np.flatnonzero(gates)), f"{gradient @ gates:8.1f}")
+assert (dgate < 0).all() and (
+    through[gates > 0] > 0
+).any()  # through c, some that help would be pushed shut
+assert abs(through @ gates) < 1e-10 * np.abs(dgate).sum()
+
+# %% [markdown]
+# Unlike dropout's factor, this one does not disappear in evaluation: the heads are closed there, too, and the weights have
+# been trained with $c$. `gates_forward` works it out in both cases, from the gates as they are in that very pass.
+
+# %%
+show_source(gates_forward, docstring=False)
+
+# %% [markdown]
+# ## 4 · Third stabiliser: lam warms up
+#
+# Which heads matter? One batch cannot tell. The task's force on a gate depends on the text of the batch and on the noise of
+# all gates. The price does not: it is the same number in every step. Keep the weights still and collect (1)'s first term
+# over 40 batches.
+
+# %%
+model = with_gates(gate)
+rng, memory, pulls = np.random.default_rng(4), None, []
+for step in range(40):
+    batch, batch_targets, _ = segments.batch(step)
+    _, memory, cache = model.loss(batch, batch_targets, memory, rng)
+    pulls.append(joined_log_alpha(model.backward(1.0, cache), L))
+pulls = np.array(pulls)  # (40, L·H)
+p = ops.p_open(np.full(1, gate.log_alpha_init), **shape)[0]
+pull = gate.lam * p * (1 - p)
+
+order = np.argsort(pulls.mean(0))
+figure, ax = plt.subplots(figsize=(9, 3.4))
+ax.errorbar(
+    range(L * H),
+    pulls.mean(0)[order],
+    pulls.std(0)[order],
+    fmt="o",
+    color=BLUE,
+    capsize=2,
+    markersize=4,
+    label="task: mean and standard deviation over 40 batches",
+)
+ax.axhline(0, color="black", linewidth=0.6)
+ax.axhline(
+    -pull,
+    color=VERMILION,
+    linestyle="--",
+    label=f"a head whose mean is below this can pay lam = {gate.lam}",
+)
+ax.set_yscale("symlog", linthresh=0.01)
+ax.set(xlabel="the 32 heads, sorted", ylabel="∂ cross-entropy / ∂log_alpha", xticks=[])
+ax.set_title("From one batch nobody can tell which heads matter")
+ax.legend(frameon=False, loc="lower right")
+plt.show()
+print(
+    f"median over heads: |mean| / standard deviation = {np.median(np.abs(pulls.mean(0)) / pulls.std(0)):.2f}"
+)
+assert np.median(np.abs(pulls.mean(0)) / pulls.std(0)) < 1
+
+# %% [markdown]
+# In a single step the noise is larger than what is to be measured, and the optimizer makes it worse: AdamW divides by the
+# size of past gradients, so a gate's first steps have full length whatever the gradient's size is. A price that is there at
+# once is the only force that points the same way each time, and gates would be carried off by it before the task has been
+# heard. Therefore `lam` rises linearly from 0 (in the paper over the first epoch):
+
+# %%
+show_source(linear_warmup, docstring=False)
+
+# %% [markdown]
+# ## 5 · Switched off in turn, with a fixed lam
+#
+# Now train. `gate_stage` puts the pieces together just as the command `tinyprune gate` does, in a temporary directory. The
+# stage is 60 steps here, where the preset has 500, so gates learn 80 times as fast as the weights, and not 10 times as in
+# the paper. Each of the five variants runs twice, with different noise.
+
+
+# %%
+def gate_stage(steps, warmup, seed, **changes):
+    """Train the baseline with gates. Returns the model, its metrics, and how many heads `settle` has moved."""
+    gate = replace(run.config.gate, lr_multiplier=80.0, **changes)
+    training = replace(
+        run.config.gate_train, steps=steps, evaluate_every=0, log_every=1, checkpoint_every=1000
+    )
+    model = with_gates(gate)
+    groups = parameter_groups(model.params, training.weight_decay, gate.lr_multiplier)
+    moved = []
+
+    def at_end(model):
+        if gate.target_heads is not None:
+            moved.append(settle(model, gate.target_heads))
+
+    with tempfile.TemporaryDirectory() as folder, MetricsLog(Path(folder, "metrics.jsonl")) as log:
+        trainer = Trainer(
+            stage="gate",
+            model=model,
+            segments=Segments(text.train, training.B, T),
+            config=training,
+            optimizer=make_optimizer(training, groups, run.ops),
+            objective=GateObjective(gate, warmup, sum(config.heads)),
+            rng=np.random.default_rng([6, seed]),
+            path=Path(folder, "gate.safetensors"),
+            metadata={},
+            log=log,
+            validate=lambda model: evaluate(model, text.valid, text.characters["valid"]),
+            go_on="run the cell once more",
+            at_end=at_end,
+        )
+        trainer.run()
+        return model, read_metrics(log.path), moved
+
+
+def curve(metrics, key):
+    """One number of every training step, (steps,)."""
+    return np.array([line[key] for line in metrics if line["split"] == "train"])
+
+
+STEPS, WARMUP = 60, 30
+variants = {
+    "all three": {},
+    "without warm-up": {"warmup": 0},
+    "without initialisation": {"log_alpha_init": 0.0},
+    "without output scaling": {"output_scaling": False},
+    "without all three": {"warmup": 0, "log_alpha_init": 0.0, "output_scaling": False},
+}
+SEEDS = (0, 1)
+fixed = {
+    (name, seed): gate_stage(STEPS, seed=seed, **({"warmup": WARMUP, "lam": 0.1} | changes))
+    for name, changes in variants.items()
+    for seed in SEEDS
+}
+
+# %%
+rows = []
+for name, seed in fixed:
+    _, metrics, _ = fixed[name, seed]
+    loss = curve(metrics, "loss") / np.log(2)
+    rows.append(
+        {
+            "variant": name,
+            "seed": seed,
+            "steps 1 to 10, bits": float(loss[:10].mean()),
+            "last 10 steps, bits": float(loss[-10:].mean()),
+            "heads open": metrics[-1]["heads_open"],
+            "validation, bits": metrics[-1]["bits_per_character"],
+        }
+    )
+print(text_table(rows))
+
+looks = dict(
+    zip(
+        variants,
+        (
+            (BLUE, "-"),
+            (HEAD_COLOURS[2], "--"),
+            (VERMILION, "-."),
+            (HEAD_COLOURS[3], ":"),
+            ("black", (0, (1, 1))),
+        ),
+    )
+)
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.0))
+for (name, seed), (_, metrics, _) in fixed.items():
+    colour, line = looks[name]
+    style = {"color": colour, "linestyle": line, "linewidth": 1.8 if seed == 0 else 0.9}
+    if seed == 0:
+        axes[0].plot(plots.running_mean(curve(metrics, "loss") / np.log(2)), **style)
+    axes[1].plot(curve(metrics, "heads_open"), label=name if seed == 0 else None, **style)
+axes[0].axhline(baseline_bits, color=GREY, linewidth=0.8)
+axes[0].text(STEPS, baseline_bits, "the baseline", color=GREY, ha="right", va="bottom")
+axes[0].set(
+    xlabel="step",
+    ylabel="bits per character (training, gates drawn)",
+    title="Loss, running mean, seed 0",
+)
+axes[1].set(
+    xlabel="step",
+    ylabel="heads open in evaluation",
+    ylim=(0, 33),
+    title="Heads open (thick: seed 0, thin: seed 1)",
+)
+figure.legend(
+    *axes[1].get_legend_handles_labels(),
+    loc="outside lower center",
+    ncols=5,
+    frameon=False,
+    fontsize=8,
+)
+plt.show()
+
+first = {
+    name: np.mean([curve(fixed[name, seed][1], "loss")[:10].mean() for seed in SEEDS])
+    for name in variants
+}
+assert (
+    first["without initialisation"] > first["all three"]
+    and first["without all three"] > first["all three"]
+)
+ends = {key: metrics[-1]["heads_open"] for key, (_, metrics, _) in fixed.items()}
+assert len(set(ends.values())) > 1
+
+# %% [markdown]
+# What to see:
+#
+# - **Without initialisation** the loss begins far above the baseline's and stays there. Most gates sit near the boundary,
+#   where both forces are strong, and close within a few dozen steps; few heads are left.
+# - **Without warm-up** the heads begin to close earlier. The loss shows little of it.
+# - **Without output scaling** hardly anything changes.
+#
+# So initialisation earns its place and the others do not? Not so fast. The same `lam` left *different numbers of heads*, and
+# a model with fewer heads has a higher loss whatever the reason. The starting value and the price work on the same thing:
+# how many heads close until the stage ends. A smaller `lam` might have made up for the worse start. **To compare
+# stabilisers, the number of heads must be the same.** And no fixed `lam` gives you a chosen number.
+
+# %% [markdown]
+# ## 6 · A controller that holds a number
+#
+# We want $h = t$: as many open heads $h$ as the target $t$ says. Lagrange's way to put a condition into a loss is to add it
+# with a multiplier, and a square for stability:
+#
+# $$ \text{cross-entropy} + \mathtt{lam1}\cdot(h-t) + \mathtt{lam2}\cdot\frac{(h-t)^2}{\mathtt{heads}} $$
+#
+# Descent moves weights and gates. The multipliers do the opposite, they *ascend*: as long as $h > t$, their gradient is
+# positive and they grow, and the pressure with them, until heads give way (Platt & Barr 1988; Wang, Wohlwend & Lei 2020 for
+# pruning). What reaches a gate is the slope over $h$,
+#
+# $$ \mathtt{pressure} = \mathtt{lam1} + 2\,\mathtt{lam2}\,\frac{h-t}{\mathtt{heads}} $$
+#
+# and it stands where `lam` stood. It may become negative: then it opens gates.
+
+# %%
+show_source(Controller.pressure, GateObjective.pressure, settle, docstring=False)
+
+# the pressure is the slope of the penalty
+controller = Controller(target=16, heads_total=32, lr=0.0)
+controller.lam1, controller.lam2 = 0.3, 0.7
+
+
+def penalty(h, t=16.0):
+    """What the controller adds to the loss."""
+    return controller.lam1 * (h - t) + controller.lam2 * (h - t) ** 2 / controller.heads_total
+
+
+for h in (5.0, 16.0, 31.0):
+    assert np.isclose(
+        controller.pressure(h, 16.0), (penalty(h + 1e-4) - penalty(h - 1e-4)) / 2e-4, rtol=1e-6
+    )
+
+# %% [markdown]
+# Three details of `GateObjective.pressure`: $h$ counts heads as they are *used*,
+# $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ for the paper's gates (section 2), not L0, which also counts gates that
+# are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And `settle`
+# has the last word, because the sum can be 16 while single gates lie on the wrong side. Three runs with different noise:
+
+# %%
+HOLD = {"target_heads": 16, "controller_lr": 0.02}
+held = {seed: gate_stage(100, warmup=50, seed=seed, **HOLD) for seed in (0, 1, 2)}
+
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.3))
+for seed, line in zip(held, ("-", "--", ":")):
+    model, metrics, moved = held[seed]
+    axes[0].plot(curve(metrics, "heads_open"), color=BLUE, linestyle=line, label=f"seed {seed}")
+    axes[1].plot(curve(metrics, "lam"), color=VERMILION, linestyle=line, label=f"seed {seed}")
+    by_layer = [int((layer.values != 0).sum()) for layer in model.gates()]
+    bits = metrics[-1]["bits_per_character"]
+    print(
+        f"seed {seed}: {sum(by_layer)} heads open, by layer {by_layer}, moved by settle: {abs(moved[0])}, {bits:.3f} bits"
+    )
+    assert sum(by_layer) == 16
+axes[0].plot(
+    [0, 50, 100],
+    [L * H * ops.sigmoid(2 * np.ones(1))[0], 16, 16],
+    color=GREY,
+    linewidth=1,
+    label="target t (heads used)",
+)
+axes[0].set(
+    xlabel="step",
+    ylabel="heads open in evaluation",
+    ylim=(0, 33),
+    title="Heads open follow the target",
+)
+axes[0].legend(frameon=False)
+axes[1].axhline(0, color="black", linewidth=0.6)
+axes[1].set(
+    xlabel="step",
+    ylabel="pressure (in the place of lam)",
+    title="The controller presses as much as it takes",
+)
+axes[1].legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# All three end with 16 heads, whatever price that takes (the left picture stops before `settle` has moved the last few).
+# Here are all 32 gates of seed 0, on their way:
+
+# %%
+model, metrics, _ = held[0]
+figure = plots.plot_gates(metrics, model.gate)
+figure.set_dpi(90)
+display(figure)
+
+# %% [markdown]
+# Some heads never leave the top, some fall early, and one or another turns back: its pull has been noticed in time. Where
+# a line jumps at the very end, `settle` was at work. The first layer keeps most of its heads, in every run;
+# [chapter 08](08_fine_tuning_and_trade_off.ipynb) asks whether that is wise.
+#
+# These three models are also a chance to test one thing fairly: output scaling belongs to the trained weights. Evaluate the
+# same models with $c$, and without it.
+
+# %%
+for seed, (trained, _, _) in held.items():
+    stripped = replace(trained, gate=replace(trained.gate, output_scaling=False))
+    bits = [
+        evaluate(m, text.valid, text.characters["valid"]).bits_per_character
+        for m in (trained, stripped)
+    ]
+    scales = [f"{layer.scale:.2f}" for layer in trained.gates()]
+    print(
+        f"seed {seed}, c by layer {', '.join(scales)}: {bits[0]:.3f} bits with c, {bits[1]:.3f} without"
+    )
+    hidden = [m.forward(look)[0] for m in (trained, stripped)]  # (B, T, D) each
+    assert np.abs(hidden[0] - hidden[1]).max() > 0.1  # not the same model
+
+# %% [markdown]
+# A program that drops $c$ in evaluation, or when heads are removed, measures another model than the one that was trained.
+# [Chapter 07](07_removing_heads.ipynb) folds it into `Wo`.
+
+# %% [markdown]
+# ## 7 · The fair test
+#
+# Now take the stabilisers away and hold the number of heads. All three off at once is the strongest contrast, so it gets the
+# steps: three runs against the three above, everything else equal.
+
+# %%
+bare = {seed: gate_stage(100, seed=seed, **HOLD | variants["without all three"]) for seed in held}
+table = []
+for name, models in (("all three", held), ("without all three", bare)):
+    bits = [metrics[-1]["bits_per_character"] for _, metrics, _ in models.values()]
+    start = [curve(metrics, "loss")[:10].mean() / np.log(2) for _, metrics, _ in models.values()]
+    table.append(
+        {
+            "16 of 32 heads": name,
+            "steps 1 to 10, bits": float(np.mean(start)),
+            "validation, bits (mean)": float(np.mean(bits)),
+            "standard deviation": float(np.std(bits, ddof=1)),
+        }
+    )
+print(text_table(table))
+differences = [
+    bare[seed][1][-1]["bits_per_character"] - held[seed][1][-1]["bits_per_character"]
+    for seed in held
+]
+print(
+    f"without minus with, seed by seed: {', '.join(f'{d:+.3f}' for d in differences)}; mean {np.mean(differences):+.3f} ± {np.std(differences, ddof=1):.3f}"
+)
+
+# %% [markdown]
+# The first steps are as bad as before without stabilisers: that damage is real, more than a bit. At the end of the stage a
+# small part of it is left; look at the mean beside its spread, and at the signs. These models are measured as a very short
+# gate stage leaves them, 100 steps after the damage. The question is whether any of it lasts.
+#
+# Three short runs cannot answer that. The full study has five variants at two numbers of heads, a better baseline (2,500
+# steps), a gate stage of 300 steps and 700 more to heal in, and three seeds. These are its **committed results**
+# ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)):
+
+# %%
+study = read_csv(results("ablation-pydoc", "results.csv").read_text())
+shown = [row for row in study if row["method"] in variants]
+figure = plot_ablation(shown)
+figure.set_dpi(90)
+display(figure)
+rows = read_csv(results("ablation-pydoc", "comparison.csv").read_text())
+names = {
+    "method": "variant",
+    "heads_open": "heads_open",
+    "difference": "bits more than all three",
+    "spread": "spread",
+    "seeds": "seeds",
+}
+rows = [{names[key]: row[key] for key in names} for row in rows if row["method"] in variants]
+print(text_table(rows))
+beyond = [row for row in rows if abs(row["bits more than all three"]) > row["spread"]]
+print(f"differences larger than their spread: {len(beyond)} of {len(rows)}")
+
+# the same study right after its 300 steps with gates, before any healing (validation split)
+cells = [
+    json.loads(line) for line in results("ablation-pydoc", "cells.jsonl").read_text().splitlines()
+]
+print("\n16 heads, right after the gate stage:")
+for name, start, scaled, warmup in (
+    ("all three", 2.0, True, None),
+    ("without all three", 0.0, False, 0),
+):
+    bits = []
+    for cell, record in ((line["cell"], line["record"]) for line in cells):
+        own = cell["config"].get("gate", {})
+        state = (own.get("log_alpha_init"), own.get("output_scaling"), own.get("lam_warmup"))
+        as_study = cell["method"] == "gates" and cell["heads"] == 16 and own["lr_multiplier"] > 10
+        if as_study and state == (start, scaled, warmup):
+            bits.append(record["bits_per_character_gated"])
+    print(f"{name:18s} {np.mean(bits):.3f} ± {np.std(bits, ddof=1):.3f} bits, {len(bits)} seeds")
+    assert len(bits) == 3
+
+# %% [markdown]
+# **With a controller that holds the number of heads, no stabiliser matters beyond the spread at this scale.** Not even all
+# three together: after 700 steps of healing, six of the eight means above lie on the side of the models *without*, and no
+# difference exceeds its spread. Even right after the gate stage, with 300 steps where our quick runs had 100, the models
+# without are not behind. Why, and what that does and does not say:
+#
+# - A warm-up and a careful start protect a model from closing too much at once. A controller that is told how many heads to
+#   keep does that by itself: when too many are closed, its pressure turns round.
+# - The gates learn fast here, far faster than in the paper. What they start from is forgotten after a dozen steps. In the
+#   paper's 20 epochs at 10 times the weights' rate, a bad start would last much longer.
+# - The weights are trained along. What output scaling corrects at once, some dozens of steps correct as well.
+# - With a *fixed* `lam`, as the paper has it, each stabiliser also changes how many heads stay, as section 5 has shown. Its
+#   gain and the number of heads cannot be told apart then, unless one looks at models of equal size.
+# - Four layers on half a megabyte of text are not sixteen on WikiText-103. The study says what holds here.
+#
+# The package keeps all three switched on. They cost nothing, they are the paper's method, and with a fixed `lam` a start
+# from 0 has cost most of the heads above.
+#
+# ## Questions
+#
+# 1. At `log_alpha = 2`, P(open) is 0.943, but a hard gate uses its head with probability 0.881 only. Where are the other 6 %?
+#
+# <details><summary>Answer</summary>
+#
+# There $0 < \bar s < \tfrac12$: the soft gate is above zero, and L0 counts it as open, but the hard gate rounds it down to
+# zero. The gradient still flows, since $\bar s$ lies inside the clip; so such a head learns without being used. For this
+# reason `gates_forward` computes heads that are "moving", though shut.
+#
+# </details>
+#
+# 2. Why is the controller's $h$ not simply the number of heads that are open in evaluation?
+#
+# <details><summary>Answer</summary>
+#
+# That number is a step function of `log_alpha`: it has no gradient, and it stands still while all gates drift towards the
+# boundary, until many cross it at once. $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ sees them coming.
+#
+# </details>
+#
+# 3. A layer has lost all heads but one. What is $c$, and what happens to $c$ when the last one closes?
+#
+# <details><summary>Answer</summary>
+#
+# $c = 8$, and it stays 8, because $n$ is taken as at least 1. It multiplies a sum of nothing then: the layer adds $b_o$ and
+# no more. What is left of such a layer is a topic of [chapter 07](07_removing_heads.ipynb).
+#
+# </details>
+#
+# 4. Someone reports: "Without initialisation the loss after pruning is 0.6 bits higher, so initialisation is essential."
+#    What do you ask first?
+#
+# <details><summary>Answer</summary>
+#
+# How many heads each of the two models has kept. Then, how large the difference is between two seeds of the same variant.
+#
+# </details>
+#
+# 5. Adam's first step has the full length of the learning rate for every gate. Compute it from $m = (1-\beta_1)g$,
+#    $v = (1-\beta_2)g^2$ and their bias corrections.
+#
+# <details><summary>Answer</summary>
+#
+# At step 1 the corrections divide by $1-\beta_1$ and $1-\beta_2$: $\hat m = g$, $\hat v = g^2$, and the step is
+# $\mathtt{lr}\cdot g/(|g|+\mathtt{eps})$, that is $\pm\mathtt{lr}$ however small $g$ is. Only the sign counts, and a price
+# without warm-up sets the sign wherever the task is quiet.
+#
+# </details>
+#
+# **Next:** [07 removing heads](07_removing_heads.ipynb): the closed heads are still in the model. Now they go for good, and
+# not one logit may change. The code of this chapter is in [`pruning/gates.py`](../tinyprune/pruning/gates.py),
+# [`model/gating.py`](../tinyprune/model/gating.py) and [`training/loop.py`](../tinyprune/training/loop.py).

@@ -1,0 +1,689 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · Removing heads for good: equal logits, fewer parameters, less time
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/07_removing_heads.ipynb)
+# &nbsp; ← [06 training with gates](06_training_with_gates.ipynb) · [all chapters](README.md) · [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb) →
+#
+# **After this chapter you can** cut closed heads out of a Transformer so that not one logit changes, fold gates and output
+# scaling into the weights, say to the last parameter what that saves and measure what it saves in time, and keep a layer
+# alive that has lost all of its heads.
+#
+# **You need** the gates of [chapter 04](04_hard_concrete_gate.ipynb) and the output scaling $c$ of
+# [chapter 06](06_training_with_gates.ipynb). Half an hour to read, half a minute to run (a little more the first time, when
+# the baseline is trained).
+
+# %%
+# In Colab this fetches the project; where tinyprune is installed it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if not importlib.util.find_spec("tinyprune"):
+    fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
+    subprocess.run(
+        f"{fetch} && {sys.executable} -m pip install -q ./repository ipywidgets",
+        shell=True,
+        check=True,
+    )
+    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+
+# %%
+# %matplotlib inline
+import tempfile
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+from matplotlib.ticker import EngFormatter
+
+from tinyprune import plots
+from tinyprune.data import Segments
+from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.timing import with_head_counts
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.counting import count_multiply_adds, count_parameters, count_parts, head_part
+from tinyprune.model.generation import CachedDecoder, generate
+from tinyprune.model.parameters import HEAD_AXIS, WIDE, init_parameters, take_heads
+from tinyprune.model.transformer import Transformer
+from tinyprune.notebook import baseline_run, results, show_source, sliders, use_style
+from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
+from tinyprune.pruning.gates import open_heads
+from tinyprune.pruning.importance.masks import with_heads
+from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.report import milliseconds_per_1k_tokens, open_config
+from tinyprune.runs import RunDirectory
+from tinyprune.stages import Run
+from tinyprune.tables import text_table
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.loop import LanguageModelling
+from tinyprune.training.optimizers import make_optimizer, parameter_groups
+
+use_style()
+run = baseline_run()
+
+# %% [markdown]
+# ## 1 · A model with closed heads
+#
+# Take the trained baseline and give it a short gate stage: 130 steps, and a controller that holds 16 of its 32 heads
+# ([chapter 06](06_training_with_gates.ipynb) explains both). It is a run of its own, in a temporary directory, and
+# its stages are those of the command line: `gate` trains, `prune` removes.
+
+# %%
+folder = tempfile.TemporaryDirectory()
+settings = replace(
+    run.config,
+    gate=replace(run.config.gate, target_heads=16, controller_lr=0.02, lr_multiplier=60.0),
+    gate_train=replace(run.config.gate_train, steps=130, evaluate_every=0, checkpoint_every=1000),
+)
+own = Run(RunDirectory(folder.name), settings, run.ops, "run the cell once more")
+own.adopt(run.directory.checkpoint("train"))
+own.prepare(["gate", "prune"])
+own.gate()
+own.prune()
+
+text = own.text
+baseline, gated, small = (own.load(stage).model for stage in ("train", "gate", "prune"))
+config = gated.config
+L, H, Dh, D, T, V = config.L, config.H, config.Dh, config.D, config.T, config.V
+gates = gated.gates()
+for i, layer in enumerate(gates):
+    marks = " ".join(str(h) if value else "·" for h, value in enumerate(layer.values))
+    print(f"layer {i}: open heads {marks}   c = {layer.scale:.2f}")
+
+# %% [markdown]
+# The gated model still has all of its parameters. It skips closed heads where it can, but stores them, loads them and slices
+# around them in every pass. What we want is a model in which they have never been.
+
+# %% [markdown]
+# ## 2 · Why a slice is as good as a gate
+#
+# A layer puts the outputs of its heads side by side and multiplies by `Wo`. Cut `Wo` into blocks of $Dh$ rows, one for each
+# head; a product of blocks is the sum over blocks:
+#
+# $$ \big[\,g_0c\,o_0 \;\big|\; g_1c\,o_1 \;\big|\; \dots \;\big|\; g_{H-1}c\,o_{H-1}\,\big]
+# \begin{bmatrix} W_o^{(0)} \\ W_o^{(1)} \\ \vdots \\ W_o^{(H-1)} \end{bmatrix} = \sum_h g_h\,c\;o_h\,W_o^{(h)} \tag{1} $$
+#
+# Three things follow.
+#
+# 1. **A closed head's rows of `Wo` are never met.** With $g_h = 0$ its $Dh$ columns on the left are zero, and whatever
+#    stands in $W_o^{(h)}$ is multiplied by zero.
+# 2. **Its columns of `Wq`, `Wk`, `Wv`, `Wr` serve nobody.** Head $h$ computes $o_h$ from $q_h = n\,W_q^{(h)}$ and so on,
+#    from its own columns, its own `u`, `w`, `pk`, `pv`, and a softmax of its own. No other head reads them. If $o_h$ is not
+#    needed, neither are they.
+# 3. **What stays in front of an open head is a number, and numbers can move.**
+#    $(g_h c\, o_h)\,W_o^{(h)} = o_h\,(g_h c\,W_o^{(h)})$: multiply $g_h c$ into the rows of `Wo` once, and neither gate nor
+#    scaling is needed any more.
+#
+# Here is (1) for one layer, on real text. The textbook backend keeps `o`, the heads' outputs before their gates.
+
+# %%
+float64 = Transformer(
+    config,
+    {name: x.astype(np.float64) for name, x in gated.params.items()},
+    gated.gate,
+    get_backend("numpy"),
+)
+segments = Segments(text.valid, 2, T)
+first, _, _ = segments.batch(0)  # (B, T), B = 2
+ids, targets, _ = segments.batch(1)
+memory = float64.forward(first)[1]  # for each layer (B, M, D)
+_, _, cache = float64.forward(ids, memory, all_heads=True)
+
+i = int(
+    np.argmin([abs(int((g.values != 0).sum()) - 4) for g in gates])
+)  # a layer with about half of its heads
+g, c = float64.gates()[i].values, gates[i].scale  # (H,)
+kept = np.flatnonzero(g)
+o = cache["layers"][i]["attention"].o[0]  # (T, H, Dh), the first row of the batch
+Wo = float64.params[f"layers.{i}.Wo"]  # (H·Dh, D)
+concat = (g[:, None] * c * o).reshape(T, H * Dh)  # (T, H·Dh), zero columns where gates are closed
+folded = (g[:, None, None] * c * Wo.reshape(H, Dh, D))[kept].reshape(-1, D)  # (kept·Dh, D)
+np.testing.assert_allclose(concat @ Wo, o[:, kept].reshape(T, -1) @ folded, atol=1e-12)
+
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1, 1))
+axes[0].imshow(np.abs(concat), cmap="Greys", vmax=np.quantile(np.abs(concat), 0.98), aspect="auto")
+axes[0].set(
+    xlabel="column: head by head",
+    ylabel="position in the text",
+    title=f"layer {i}: the heads side by side",
+)
+axes[0].set_xticks(np.arange(H) * Dh + Dh / 2, [str(h) for h in range(H)])
+cells = np.abs(Wo).reshape(H * Dh // 4, 4, D // 4, 4).mean((1, 3))  # a cell for 4 × 4 numbers
+axes[1].imshow(
+    cells, cmap="Greys", vmin=0, vmax=2 * cells.mean(), aspect="auto", extent=(0, D, H * Dh, 0)
+)
+axes[1].set(xlabel="column: feature of the layer's output", title="Wo: shaded rows meet only zeros")
+axes[1].set_yticks(np.arange(H) * Dh + Dh / 2, [f"head {h}" for h in range(H)])
+for h in range(H):
+    if h not in kept:
+        axes[1].axhspan(
+            h * Dh, (h + 1) * Dh, facecolor=VERMILION, alpha=0.45, hatch="///", edgecolor=VERMILION
+        )
+plt.show()
+
+# %% [markdown]
+# ## 3 · What a head owns
+#
+# So removing a head is slicing: columns of four matrices, rows of a fifth, rows of the small tensors. The package has one
+# table that says along which axis each parameter runs over heads, and one function that slices by it.
+
+# %%
+print("axis that runs over heads:", HEAD_AXIS)
+print("Dh entries for each head: ", WIDE, " the others: one")
+show_source(take_heads, docstring=False)
+
+# %% [markdown]
+# The layer's matrices, before and after. LayerNorm and `bo` belong to no head and stay as they are. What is
+# left of `Wo` is darker than it was: gate and $c$ have been multiplied in. (A grey cell is the mean size of 4 × 4 numbers.)
+
+
+# %%
+def draw_slices(layer):
+    """A layer's matrices with the closed heads' slices marked, and below what is left of them."""
+    figure, axes = plt.subplots(2, len(WIDE), figsize=(9.5, 4.2))
+    closed = np.flatnonzero(gates[layer].values == 0)
+    for column, name in enumerate(WIDE):
+        before, after = (np.abs(m.params[f"layers.{layer}.{name}"]) for m in (gated, small))
+        for ax, matrix in zip(axes[:, column], (before, after)):
+            rows, columns = matrix.shape
+            cells = matrix.reshape(rows // 4, 4, columns // 4, 4).mean(
+                (1, 3)
+            )  # a cell for 4 × 4 numbers
+            if cells.size:
+                ax.imshow(
+                    cells,
+                    cmap="Greys",
+                    vmin=0,
+                    vmax=3 * before.mean(),
+                    extent=(0, columns, rows, 0),
+                )
+            # drawn into the same square, so that sizes can be compared
+            ax.set(xlim=(0, D), ylim=(D, 0), xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            ax.set_title(f"{name} {rows} × {columns}", fontsize=9)
+        for h in closed:
+            span = axes[0, column].axhspan if name == "Wo" else axes[0, column].axvspan
+            span(
+                h * Dh,
+                (h + 1) * Dh,
+                facecolor=VERMILION,
+                alpha=0.45,
+                hatch="///",
+                edgecolor=VERMILION,
+                linewidth=0,
+            )
+    axes[0, 0].set_ylabel("before\n(closed heads shaded)")
+    axes[1, 0].set_ylabel("after")
+    figure.suptitle(f"layer {layer}: {H - len(closed)} of {H} heads stay", fontsize=10)
+    plt.show()
+
+
+draw_slices(i)
+shapes = []
+for name in (*WIDE, "u", "w", "pk", "pv", "bo", "ln.scale"):
+    before, after = (m.params[f"layers.{i}.{name}"].shape for m in (gated, small))
+    shapes.append({"parameter": name, "before": str(before), "after": str(after)})
+    assert (before == after) == (name not in HEAD_AXIS)
+print(text_table(shapes))
+
+# %%
+sliders(draw_slices, layer=(0, L - 1))
+
+# %% [markdown]
+# ## 4 · The removal, and the check that it must pass
+
+# %%
+show_source(remove_closed_heads)
+
+# %% [markdown]
+# The claim is strong: *equal logits*, for every text. So it can be tested strictly. In float64, two correct ways to compute
+# the same number differ by rounding only, around $10^{-14}$ here; float32 has seven digits, and logits of a few units may
+# differ in the sixth. Two segments are read, so that memory takes part.
+
+
+# %%
+def logits(model):
+    """(B, T, V) for the second segment, after reading the first."""
+    memory = model.forward(first)[1]
+    h = model.forward(ids, memory)[0]  # (B, T, D)
+    return h @ model.params["embedding"].T + model.params["out_bias"]
+
+
+def assert_same_logits(model, reference, tolerance):
+    """Raise AssertionError unless both models say the same of the same text; returns the largest difference."""
+    difference = np.abs(logits(model) - logits(reference)).max()
+    assert difference <= tolerance, (
+        f"logits differ by up to {difference:.2g}, allowed are {tolerance:.0e}"
+    )
+    return difference
+
+
+small64 = remove_closed_heads(float64)
+print(f"float32, compiled kernels: {assert_same_logits(small, gated, 1e-4):.1e}")
+print(f"float64, textbook:         {assert_same_logits(small64, float64, 1e-11):.1e}")
+
+# %% [markdown]
+# These gates are hard: an open one is exactly 1, and only $c$ had to be folded. The same function serves soft gates, whose
+# values lie anywhere between 0 and 1. Read the same `log_alpha` as soft gates and remove again:
+
+# %%
+soft = replace(float64, gate=replace(float64.gate, hard=False))
+values = np.concatenate([layer.values for layer in soft.gates()])  # (L·H,)
+print("soft gates:", ", ".join(f"{x:.2f}" for x in values[:8]), "…")
+assert ((values > 0) & (values < 1)).any()
+print(
+    f"float64, soft gates:       {assert_same_logits(remove_closed_heads(soft), soft, 1e-11):.1e}"
+)
+
+# %% [markdown]
+# A check is worth what it finds. **Plant two bugs.** The first forgets to fold $c$ into `Wo`. The second takes the wrong
+# rows of `Wo`: as many as it should, with the right factor, but the *first* ones instead of the open heads'. Shapes are
+# right in both, nothing crashes, and both would go on to be fine-tuned.
+
+
+# %%
+def forgets_c(model):
+    """remove_closed_heads without the output scaling."""
+    wrong = remove_closed_heads(model)
+    for layer, gates in enumerate(model.gates()):
+        wrong.params[f"layers.{layer}.Wo"] /= gates.scale
+    return wrong
+
+
+def wrong_rows(model):
+    """remove_closed_heads with the first rows of Wo in the place of the open heads' rows."""
+    wrong = remove_closed_heads(model)
+    for layer, gates in enumerate(model.gates()):
+        whole = model.params[f"layers.{layer}.Wo"]
+        wrong.params[f"layers.{layer}.Wo"][:] = (
+            gates.scale * whole[: len(wrong.params[f"layers.{layer}.Wo"])]
+        )
+    return wrong
+
+
+for bug in (forgets_c, wrong_rows):
+    try:
+        assert_same_logits(bug(float64), float64, 1e-11)
+    except AssertionError as error:
+        print(f"{bug.__name__}: {error}")
+    else:
+        raise AssertionError(f"the planted bug {bug.__name__} was not found")
+
+# %%
+bits = {}
+for name, model in {
+    "gated, heads closed": float64,
+    "removed": small64,
+    "removed, c forgotten": forgets_c(float64),
+    "removed, wrong rows": wrong_rows(float64),
+}.items():
+    part = text.valid[:2000]
+    bits[name] = evaluate(model, part, len(part)).bits_per_character
+    print(f"{name:22s} {bits[name]:.6f} bits per character on 2,000 characters")
+assert abs(bits["removed"] - bits["gated, heads closed"]) < 1e-10
+assert bits["removed, wrong rows"] > bits["removed"] + 0.1
+
+# %% [markdown]
+# The wrong rows are seen in any loss. The forgotten $c$ is the more dangerous of the two: a model that is a little off looks
+# like a model that has lost something by pruning, which everybody expects. Only the comparison of logits says that it is not
+# the model that was trained.
+
+# %% [markdown]
+# ## 5 · What it saves: parameters, multiply-adds, bytes
+#
+# One head owns $D\cdot Dh$ numbers in each of `Wq`, `Wk`, `Wv`, `Wr`, `Wo`, two biases of $Dh$, and $N$ persistent keys and
+# values of $Dh$ each:
+#
+# $$ \text{parameters of a head} = 5\,D\,Dh + 2\,Dh + 2\,N\,Dh $$
+#
+# For one token it multiplies $D\cdot Dh$ times for its $q$, $k$, $v$ and its part of `Wo`. For each of the $K=M+1$ visible
+# context keys it needs $Dh$ multiply-adds for the content score, the position score and the value, and for each persistent
+# vector $Dh$ for the score and the value:
+#
+# $$ \text{multiply-adds of a head} = 4\,D\,Dh + 3\,K\,Dh + 2\,N\,Dh $$
+
+# %%
+show_source(head_part, docstring=False)
+head, N, K = head_part(config), config.N, config.M + 1
+assert head.parameters == 5 * D * Dh + 2 * Dh + 2 * N * Dh
+assert head.multiply_adds_per_token == 4 * D * Dh + 3 * K * Dh + 2 * N * Dh
+removed = sum(config.heads) - sum(small.config.heads)
+stored = {
+    name: sum(x.size for x in m.params.values())
+    for name, m in (("before", baseline), ("after", small))
+}
+assert (
+    stored["before"] - stored["after"] == removed * head.parameters
+)  # not one number more or less
+assert stored["after"] == count_parameters(small.config)
+size = {s: own.directory.checkpoint(s).stat().st_size for s in ("train", "prune")}
+table = [
+    {
+        "model": name,
+        "heads": sum(m.config.heads),
+        "parameters": count_parameters(m.config),
+        "multiply-adds a token": count_multiply_adds(m.config),
+        "checkpoint, KiB": round(size[stage] / 1024),
+    }
+    for name, m, stage in (("before", baseline, "train"), ("after", small, "prune"))
+]
+print(text_table(table))
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
+models = (("before", baseline.config), ("after", small.config))
+for ax, key, label in zip(
+    axes, ("parameters", "multiply_adds_per_token"), ("parameters", "multiply-adds a token")
+):
+    for x, (_, cfg) in zip((0, 1.5), models):
+        bottom = 0
+        for part in reversed(count_parts(cfg)):
+            value = getattr(part, key)
+            is_heads = part.part.endswith("heads")
+            number = int(part.part.split()[1][0]) if is_heads else None
+            look = (
+                {"color": HEAD_COLOURS[number], "hatch": ("", "//", "xx", "..")[number % 4]}
+                if is_heads
+                else {"color": "#BBBBBB"}
+            )
+            ax.bar(x, value, bottom=bottom, width=0.6, edgecolor="white", linewidth=0.5, **look)
+            if is_heads and value > 0.04 * getattr(count_parts(baseline.config)[2], key):
+                ax.text(x + 0.33, bottom + value / 2, part.part, va="center", fontsize=8)
+            bottom += value
+    ax.set(
+        xticks=[0, 1.5],
+        xticklabels=["all 32 heads", f"{sum(small.config.heads)} heads"],
+        xlim=(-0.5, 2.6),
+        title=label,
+    )
+    ax.yaxis.set_major_formatter(EngFormatter(sep=""))
+figure.suptitle(
+    "Layers shrink in proportion to their heads; the grey rest (embedding, positions, norms) stays",
+    fontsize=10,
+)
+plt.show()
+
+# %% [markdown]
+# All of a layer but its LayerNorm and `bo` belongs to its heads: that is what the All-attention layer of
+# [chapter 03](03_all_attention.ipynb) is for. In an ordinary Transformer the feed-forward block would stay whole.
+
+# %% [markdown]
+# ## 6 · What it saves: time
+#
+# A closed head is skipped by the gated model as well, but the open heads' slices have to be taken out of the whole matrices
+# in every pass, and put together again. Removal does that once and for all, and it saves the memory. The three models take
+# turns reading the same text; medians.
+
+# %%
+ms = milliseconds_per_1k_tokens([baseline, gated, small], text.valid, at_least=0.4)
+for name, value in zip(("all heads", "closed by gates", "removed"), ms):
+    print(f"{name:16s} {value:6.2f} ms per 1,000 tokens ({value / ms[0]:.0%})")
+
+# %% [markdown]
+# And against the number of heads, from 8 in each layer down to none. Time does not depend on weights, so models with random
+# ones will do. Beside it, the **committed results of the full study**
+# ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md)): an All-attention model with 512
+# persistent vectors a head, where this one has 64, and a Transformer-XL with as many parameters.
+
+# %%
+rng = np.random.default_rng(0)
+sizes = [with_head_counts(config, [h] * L) for h in range(H, -1, -1)]
+models = [Transformer(size, init_parameters(size, rng), ops=run.ops) for size in sizes]
+measured = np.array(milliseconds_per_1k_tokens(models, text.valid, at_least=0.25))  # (9,)
+shares = np.array([sum(size.heads) for size in sizes]) / (L * H)
+study = read_csv(results("architecture-pydoc", "inference.csv").read_text())
+
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), sharey=True)
+lines = (
+    ("this notebook, just now", None, BLUE, "o-"),
+    ("study: All-attention", "all-attention", "#009E73", "s--"),
+    ("study: Transformer-XL", "transformer-xl", VERMILION, "^-."),
+)
+for ax, key in zip(axes, ("parameters", "ms_per_1k_tokens")):
+    ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
+    for label, method, colour, style in lines:
+        if method is None:
+            own_numbers = (
+                np.array([count_parameters(size) for size in sizes])
+                if key == "parameters"
+                else measured
+            )
+            x, y = shares, own_numbers / own_numbers[0]
+        else:
+            rows = [row for row in study if row["method"] == method]
+            x, y = (
+                [row["heads_open"] / row["heads_total"] for row in rows],
+                [row[f"{key}_share"] for row in rows],
+            )
+        ax.plot(x, y, style, color=colour, markersize=4, label=label)
+    ax.set(xlabel="share of the heads that is left", xlim=(0, 1.02))
+axes[0].set(ylabel="share of the whole model's", title="Parameters")
+axes[1].set_title("Time for 1,000 tokens")
+axes[0].set_ylim(0, 1.05 * max(1.0, (measured / measured[0]).max()))
+axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+plt.show()
+
+# %% [markdown]
+# Parameters follow the heads exactly, down to what no head owns. Time follows less closely. In the study it falls in steps
+# of two heads a layer: of two threads each takes whole heads, so seven take as long as eight. Your own line depends on your
+# machine and on what else it is doing, and it may have teeth, where an odd number of heads costs more than the even one
+# above it; a model of this size pays for many small calls from Python, too, which no removal makes fewer. What to look at is
+# the even numbers: there time falls with the heads. In Transformer-XL the feed-forward blocks are left standing, in both
+# pictures.
+
+# %% [markdown]
+# ## 7 · A layer that loses all of its heads
+#
+# Nothing keeps a controller from closing a whole layer. Formula (1) becomes a sum over nothing, and
+#
+# $$ y = x + b_o $$
+#
+# is left: the layer hands on what it gets, plus a constant. All shapes have a zero in them now, `Wq` is $(D, 0)$ and `Wo` is
+# $(0, D)$, and programs that have not been tried on that crash: a mean over no heads, a division by $n=0$ in $c$, a softmax
+# over nothing. Try it. Close the last layer's heads and remove.
+
+# %%
+last = L - 1
+emptied = Transformer(
+    config, {name: x.copy() for name, x in gated.params.items()}, gated.gate, run.ops
+)
+emptied.params[f"layers.{last}.log_alpha"][:] = -5.0
+without_layer = remove_closed_heads(emptied)
+for name in ("Wq", "Wo", "pk", "u", "bo"):
+    print(f"{name}: {without_layer.params[f'layers.{last}.{name}'].shape}", end="   ")
+print(f"c = {emptied.gates()[last].scale:.0f}")
+print(f"float32, logits differ by {assert_same_logits(without_layer, emptied, 1e-4):.1e}")
+
+# what is left of it is x + bo
+on_textbook = replace(without_layer, ops=get_backend("numpy"))
+_, memory, cache = on_textbook.forward(ids)
+x = memory[last]  # (B, T, D): the layer's input, kept for the next segment
+after, _ = on_textbook.ops.layernorm_forward(
+    x + without_layer.params[f"layers.{last}.bo"],
+    without_layer.params["ln.scale"],
+    without_layer.params["ln.bias"],
+)  # (B, T, D)
+np.testing.assert_allclose(on_textbook.forward(ids)[0], after, atol=1e-5)
+
+# %% [markdown]
+# It has to train as well. One step of the ordinary objective: every parameter gets a gradient of its own shape, the empty
+# ones an empty one, `bo` a real one; and some more steps bring the loss down.
+
+# %%
+training = replace(run.config.finetune, steps=40)
+objective = LanguageModelling()
+optimizer = make_optimizer(
+    training, parameter_groups(without_layer.params, training.weight_decay), run.ops
+)
+train_segments = Segments(text.train, training.B, T)
+memory, losses = None, []
+for step in range(training.steps):
+    batch, batch_targets, _ = train_segments.batch(step)  # (B, T), B = 16
+    loss, memory, grads = objective(without_layer, batch, batch_targets, memory, rng, step)
+    if step == 0:
+        assert all(grads[name].shape == value.shape for name, value in without_layer.params.items())
+        assert np.isfinite(np.concatenate([g.ravel() for g in grads.values()])).all()
+        print(
+            f"gradient of Wq {grads[f'layers.{last}.Wq'].shape}, of bo: norm {np.linalg.norm(grads[f'layers.{last}.bo']):.4f}"
+        )
+        assert np.linalg.norm(grads[f"layers.{last}.bo"]) > 0
+    optimizer.step(without_layer.params, grads, training.lr)
+    losses.append(loss["loss"] / np.log(2))
+print(
+    f"bits per character: first 5 steps {np.mean(losses[:5]):.2f}, last 5 steps {np.mean(losses[-5:]):.2f}"
+)
+assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+# %% [markdown]
+# And it writes:
+
+# %%
+prompt = text.tokenizer.encode("The value of the expression ")
+tokens = list(generate(without_layer, prompt, 120, np.random.default_rng(0), temperature=0.7))
+print(text.tokenizer.decode(np.array([*prompt, *tokens])))
+
+# %% [markdown]
+# Go on to the end: close *all* heads of *all* layers. What is such a model? No position ever sees another one; the last
+# token alone decides what comes next. It is a table of pairs of characters, a bigram model, and still a valid model of this
+# package: the same token gets the same prediction wherever it stands.
+
+# %%
+no_heads = remove_closed_heads(with_heads(baseline, [np.zeros(H, bool)] * L))
+h = no_heads.forward(ids)[0]  # (B, T, D)
+row, column = np.nonzero(
+    ids == np.bincount(ids.ravel()).argmax()
+)  # where the most frequent token stands
+assert len(row) > 5 and np.abs(h[row, column] - h[row[0], column[0]]).max() < 1e-5
+h = small.forward(ids)[0]
+assert (
+    np.abs(h[row, column] - h[row[0], column[0]]).max() > 0.1
+)  # with heads it matters where it stands
+print(
+    f"no heads at all: {sum(no_heads.config.heads)} of {L * H}, {count_parameters(no_heads.config):,} parameters"
+)
+
+# %% [markdown]
+# ## 8 · Heads keep their numbers
+#
+# In the small model the heads of a layer are numbered 0, 1, 2 … without gaps; the slices know nothing of where they came
+# from. The configuration does: `head_ids` holds the original number of each head, so that pictures of a pruned model name
+# the same heads as pictures of the whole one.
+
+# %%
+figure = plots.plot_heads(small.config)
+figure.set_dpi(100)
+display(figure)
+for ids_kept, opened in zip(small.config.head_ids, open_heads(gated)):
+    assert list(ids_kept) == np.flatnonzero(opened).tolist()
+assert small.config == open_config(gated)
+
+# remove once more, from the small model: the first head of every layer that has one
+mask = [np.arange(count) > 0 for count in small.config.heads]
+smaller = remove_closed_heads(with_heads(small, mask))
+assert smaller.config.head_ids == tuple(kept[1:] for kept in small.config.head_ids)
+print("after a second removal, by layer:", *[list(kept) for kept in smaller.config.head_ids])
+
+# %% [markdown]
+# ## 9 · The same text
+#
+# Writing goes token by token through `CachedDecoder`, which keeps the keys and values of earlier tokens and has an
+# attention of its own. So it is worth a check of its own: gated and small model, the same random numbers, the same text,
+# letter by letter. In float64, so that no rounding can tip a close draw.
+
+# %%
+written = {}
+for name, model in (("gated", float64), ("small", small64)):
+    tokens = list(generate(model, prompt, 150, np.random.default_rng(1), temperature=0.7))
+    written[name] = text.tokenizer.decode(np.array(tokens))
+assert written["gated"] == written["small"]
+print(written["small"])
+
+# the decoder agrees with the pass over a whole segment
+decoder = CachedDecoder(small64)
+step_by_step = np.array([decoder.step(int(token)) for token in ids[0]])  # (T, V)
+at_once = small64.log_probabilities(small64.forward(ids[:1])[0])[0]  # (T, V)
+print(f"log p, token by token against all at once: {np.abs(step_by_step - at_once).max():.1e}")
+assert np.abs(step_by_step - at_once).max() < 1e-10
+
+# %% [markdown]
+# What the three stages have come to so far:
+
+# %%
+rows = []
+for name, model in (("baseline", baseline), ("gated", gated), ("removed", small)):
+    value = evaluate(model, text.valid, text.characters["valid"]).bits_per_character
+    rows.append(
+        {
+            "model": name,
+            "heads": sum(open_config(model).heads),
+            "parameters": count_parameters(model.config),
+            "validation, bits": value,
+        }
+    )
+print(text_table(rows))
+assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
+
+# %% [markdown]
+# Removal itself has cost nothing. What was lost was lost when the gates closed, and it is partly won back by
+# training what is left a little more: the next chapter.
+#
+# ## Questions
+#
+# 1. Why may `bo` and LayerNorm not be sliced, though a closed head no longer uses them?
+#
+# <details><summary>Answer</summary>
+#
+# They run over the $D$ features of the residual stream, not over heads. Every open head reads the normalised input and adds
+# to all $D$ features; `bo` is added once for the layer, whichever heads are open.
+#
+# </details>
+#
+# 2. One could fold $g_h c$ into `Wv` instead of `Wo`. Would that be right here?
+#
+# <details><summary>Answer</summary>
+#
+# Only if it is folded into the persistent values `pv`, too: $o_h$ is a weighted sum of $v_j$ *and* of $\sqrt N\,pv_n$. `Wo`
+# comes after both, so one place suffices.
+#
+# </details>
+#
+# 3. After removal the model is fine-tuned. Does output scaling go on acting then?
+#
+# <details><summary>Answer</summary>
+#
+# No. It is a part of `Wo` now, a number that training may change like any other. $c$ was a correction for heads that are
+# closed but counted in $H$; the small model has no closed heads.
+#
+# </details>
+#
+# 4. Your check in float32 reports a difference of $3\cdot10^{-3}$ between the logits. Rounding, or a bug?
+#
+# <details><summary>Answer</summary>
+#
+# Repeat it in float64. If it is rounding, the difference falls by eight or nine orders of magnitude with the precision; if
+# it is a bug, it stays.
+#
+# </details>
+#
+# 5. Both models compute the same. Is there any reason to keep the gated one?
+#
+# <details><summary>Answer</summary>
+#
+# To go on training gates: a closed gate may still open, while a removed head is gone. And to ask what a head contributes,
+# which needs the head. For everything else the small one is smaller and not slower.
+#
+# </details>
+#
+# **Next:** [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb): the small model is trained a little more, and
+# all ways of choosing heads are put side by side. The code of this chapter is in
+# [`pruning/surgery.py`](../tinyprune/pruning/surgery.py), [`model/parameters.py`](../tinyprune/model/parameters.py),
+# [`model/counting.py`](../tinyprune/model/counting.py) and [`model/generation.py`](../tinyprune/model/generation.py).

@@ -1,0 +1,1009 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 08 · Fine-tuning, and the trade-off against conventional pruning
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/08_fine_tuning_and_trade_off.ipynb)
+# &nbsp; ← [07 removing heads](07_removing_heads.ipynb) · [all chapters](README.md) · [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) →
+#
+# **After this chapter you can** say what fine-tuning heals and what it cannot, score the heads of a model in six
+# conventional ways, race them against learned gates with equal budgets, and read a table of means and spreads without being
+# fooled by it. The result is partly negative, and you will know exactly how far it goes.
+#
+# **You need** the gates of [chapter 06](06_training_with_gates.ipynb) and the removal of [chapter
+# 07](07_removing_heads.ipynb). Forty minutes to read, half a minute to run.
+
+# %%
+# In Colab this fetches the project; where tinyprune is installed it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if not importlib.util.find_spec("tinyprune"):
+    fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
+    subprocess.run(
+        f"{fetch} && {sys.executable} -m pip install -q ./repository ipywidgets",
+        shell=True,
+        check=True,
+    )
+    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+
+# %%
+# %matplotlib inline
+import dataclasses
+import statistics
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+from matplotlib.ticker import MaxNLocator
+
+from tinyprune import Transformer, add_gates, load_preset, remove_closed_heads
+from tinyprune.data import Segments
+from tinyprune.experiments.agreement import rank_correlation
+from tinyprune.experiments.pictures import plot_ablation, plot_agreement, plot_kept, plot_tradeoff
+from tinyprune.experiments.results import compare, read_csv, rows_of, spread
+from tinyprune.notebook import baseline_run, results, show_source, sliders, use_style
+from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION, running_mean
+from tinyprune.pruning.gates import GateObjective, settle
+from tinyprune.pruning.importance import CRITERIA, keep_best, michel, with_heads
+from tinyprune.pruning.importance.reading import mean_loss, read
+from tinyprune.tables import text_table
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.loop import LanguageModelling
+from tinyprune.training.optimizers import (
+    clip_factor,
+    gradient_norm,
+    make_optimizer,
+    parameter_groups,
+)
+from tinyprune.training.schedules import learning_rate
+
+use_style()
+plt.rcParams["figure.dpi"] = 85  # there are many pictures in this chapter
+
+# %% [markdown]
+# ## 1 · A trained model loses half of its heads
+#
+# The model is a tiny baseline, trained here for some ten seconds, or taken over from an earlier chapter. Criteria will read
+# the beginning of the *validation* split; quality is measured on a part of the *test* split, which nothing is chosen by.
+
+# %%
+run = baseline_run()
+text, baseline = run.text, run.load("train").model
+config = baseline.config
+tokens = text.valid[:8192]  # what criteria read
+held_out = text.test[:12_000]  # what quality is measured on
+
+
+def bits(model):
+    """Bits per character on the held-out text."""
+    return evaluate(model, held_out, len(held_out)).bits_per_character
+
+
+def show(figure, dpi=90):
+    """Display a picture that the package has drawn, at the size of a page."""
+    figure.set_dpi(dpi)
+    display(figure)
+
+
+scores = michel(baseline, tokens, None)  # one of the criteria of section 4: for each layer (H,)
+mask = keep_best(scores, 16)  # for each layer (H,): which heads stay
+small = remove_closed_heads(with_heads(baseline, mask))
+before, at_once = bits(baseline), bits(small)
+print(
+    f"all {sum(config.heads)} heads {before:.3f} bits per character; {small.config.heads} heads, at once {at_once:.3f}"
+)
+assert at_once > before + 0.2
+
+# %% [markdown]
+# That hurts. By how much can it be mended without any training? The layers behind expect an input that is no longer there.
+# With $\Delta_h$ for what head $h$ adds to its layer's output ([chapter 05](05_l0_and_the_difference.ipynb)), removing a set
+# $R$ of heads changes the output at each position by $-\sum_{h\in R}\Delta_h$. Of all *constants* that one could add
+# instead, which is the best? Ask for the vector $b$ with the least squared error, set the derivative to zero, and the mean
+# comes out:
+#
+# $$ \frac{\partial}{\partial b}\; \mathrm E\,\Big\|\sum_{h\in R}\Delta_h - b\Big\|^2 = -2\,\mathrm E\Big[\sum_{h\in R}\Delta_h - b\Big] = 0
+# \quad\Longrightarrow\quad b = \mathrm E\Big[\sum_{h\in R}\Delta_h\Big] $$
+#
+# There is a parameter that can hold it: the layer's output bias `bo` is not a head's property, and stays.
+
+# %%
+means, segments = [np.zeros(config.D) for _ in range(config.L)], 0
+for _, cache in read(baseline, tokens, all_heads=True):
+    segments += 1
+    for i in range(config.L):
+        o, Wo = (
+            cache["layers"][i]["attention"].o,
+            baseline.params[f"layers.{i}.Wo"],
+        )  # (B, T, H, Dh)  (H·Dh, D)
+        delta = baseline.ops.head_difference(o, Wo)  # (H, B, T, D)
+        means[i] += delta[~mask[i]].sum(0).mean((0, 1))  # (D,)
+mended = {name: value.copy() for name, value in small.params.items()}
+for i in range(config.L):
+    mended[f"layers.{i}.bo"] += (means[i] / segments).astype(np.float32)
+with_means = bits(Transformer(small.config, mended, ops=run.ops))
+print(f"at once {at_once:.3f}, with the means in bo {with_means:.3f}, before {before:.3f}")
+assert before < with_means
+
+# %% [markdown]
+# A constant repairs only a small part. Most of what the heads said depended on what was read, and only other heads, which
+# also read, can take it over. They have a reason to: the gradient. Training had brought the baseline near a place where the
+# loss is flat; removal throws it to a place where it is steep.
+
+
+# %%
+def mean_gradient_norm(model):
+    """Norm of the gradient over 8,192 characters of the training text."""
+    total, n = {}, 0
+    for _, cache in read(model, text.train[:8192]):
+        total = {name: g + total.get(name, 0) for name, g in model.backward(1.0, cache).items()}
+        n += 1
+    return gradient_norm(total, model.ops) / n
+
+
+flat, steep = mean_gradient_norm(baseline), mean_gradient_norm(small)
+print(f"norm of the gradient: baseline {flat:.2f}, without 16 heads {steep:.2f}")
+assert steep > 1.5 * flat
+
+# %% [markdown]
+# ## 2 · Fine-tuning
+#
+# Fine-tuning is nothing new: the plain loss, the optimizer, the training text, for a little while.
+
+# %%
+show_source(LanguageModelling.__call__, docstring=False)
+
+# %% [markdown]
+# The loop is the one of [chapter 06](06_training_with_gates.ipynb), here without log and checkpoints. The stages' settings
+# are those of the full study further below, with fewer steps: 60 at a constant learning rate, then 90 in which it falls to
+# zero.
+
+
+# %%
+study = load_preset("study")
+GATE, FINE = 60, 90
+constant = dataclasses.replace(study.gate_train, steps=GATE)
+cosine = dataclasses.replace(study.finetune, steps=FINE)
+
+
+def train(model, config, objective=None, lr_multiplier=1.0):
+    """Train `model` in place; returns the training loss of every step, bits per character."""
+    objective = objective or LanguageModelling()
+    optimizer = make_optimizer(
+        config, parameter_groups(model.params, config.weight_decay, lr_multiplier), run.ops
+    )
+    segments = Segments(text.train, config.B, model.config.T)
+    rng, memory, losses = np.random.default_rng(1), None, []
+    for step in range(config.steps):
+        ids, targets, fresh = segments.batch(step)  # (B, T)  (B, T)
+        found, memory, grads = objective(model, ids, targets, None if fresh else memory, rng, step)
+        clip = clip_factor(gradient_norm(grads, run.ops), config.clip)
+        optimizer.step(model.params, grads, learning_rate(config, step), clip)
+        losses.append(found["loss"] / np.log(2))
+    return losses
+
+
+def heal(model):
+    """The whole budget of a model that was pruned at once: both stages, plain training."""
+    return train(model, constant) + train(model, cosine)
+
+
+def copy(model):
+    """The same model with arrays of its own, since training changes them."""
+    return Transformer(
+        model.config, {name: x.copy() for name, x in model.params.items()}, model.gate, run.ops
+    )
+
+
+healed = copy(small)
+curve = heal(healed)
+after = bits(healed)
+unpruned = copy(baseline)
+unpruned_curve = heal(unpruned)
+after_unpruned = bits(unpruned)
+assert after < at_once - 0.2  # most of the damage heals
+
+fig, ax = plt.subplots(figsize=(8, 3.3))
+steps = np.arange(1, GATE + FINE + 1)
+for name, values, colour, style in (
+    ("16 of 32 heads", curve, BLUE, "-"),
+    ("all heads, trained on", unpruned_curve, GREY, "--"),
+):
+    ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    ax.plot(
+        steps, running_mean(values), color=colour, linestyle=style, label=f"training loss: {name}"
+    )
+ax.plot(
+    [0, GATE + FINE],
+    [at_once, after],
+    "o",
+    color=VERMILION,
+    label="held-out text, 16 heads: before and after",
+)
+ax.plot(
+    [0, GATE + FINE],
+    [before, after_unpruned],
+    "s",
+    color="black",
+    markerfacecolor="white",
+    label="held-out text, all heads",
+)
+for x, y, place, side in (
+    (0, at_once, (7, 0), "left"),
+    (GATE + FINE, after, (0, 7), "center"),
+    (0, before, (-2, -14), "center"),
+    (GATE + FINE, after_unpruned, (0, -14), "center"),
+):
+    ax.annotate(f"{y:.2f}", (x, y), place, textcoords="offset points", ha=side)
+ax.set(
+    xlabel="step of fine-tuning",
+    ylabel="bits per character",
+    title="Most of the damage heals in the first steps; some stays",
+)
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# The curve is steep for some fifteen steps, falls slowly after that, and what is left between the two curves is the price of
+# the heads, at this budget. (The wiggles that both curves have in common are the text's: both read the same batches.) Look
+# at the squares as well: *the whole model* was trained on for the same 150 steps. It gained nothing, or little, since the
+# learning rate jumped from where the baseline's schedule had ended, 2e-4, back up to 1e-3, and the first steps undo what the
+# last ones had polished. Given more steps it gains clearly. Which brings us to the question of what to compare with what.
+#
+# ## 3 · A fair race: equal steps
+#
+# Gates are not free. While they are trained, the weights train along, and those steps are training as well. There are three
+# tempting ways to get the comparison wrong:
+#
+# - *compare a pruned and fine-tuned model with the baseline as it was.* The pruned one has been trained longer. A baseline
+#   that is not converged gains from more steps too, and pruning gets the credit. In the full study, which section 7
+#   shows, the baseline has 2,500 steps; the cell below prints what 1,000 more are worth to it;
+# - *give both methods the same fine-tuning and do not count the gate stage.* Gates then have more steps altogether;
+# - *compare at different numbers of heads*, since a criterion is asked for 16 heads and some `lam` leaves 19.
+#
+# So here, and in the full study: after the baseline **everyone has the same number of steps at the same learning rates**,
+# the gate stage counts in the gates' own budget, and everyone ends with the same number of heads. A criterion decides in no
+# step at all, and what it leaves has the whole budget to heal. Gates spend a part of theirs on deciding. The model that
+# keeps all heads has the whole budget, too.
+
+# %%
+fig, ax = plt.subplots(figsize=(8, 2.1))
+budgets = {
+    "a criterion": [(0, GATE + FINE, "fine-tune what is left", BLUE, "")],
+    "gates": [(0, GATE, "train with gates", VERMILION, "//"), (GATE, FINE, "fine-tune", BLUE, "")],
+    "unpruned": [(0, GATE + FINE, "train on, all heads", GREY, "..")],
+}
+for y, stages in enumerate(budgets.values()):
+    for start, length, label, colour, hatch in stages:
+        ax.barh(
+            y,
+            length,
+            left=start,
+            height=0.62,
+            color=colour,
+            alpha=0.35,
+            hatch=hatch,
+            edgecolor=colour,
+        )
+        ax.text(
+            start + length / 2,
+            y,
+            label,
+            ha="center",
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+for x, y in ((0, 0), (GATE, 1)):
+    ax.plot([x, x], [y - 0.45, y + 0.45], color="black", linewidth=2.5)
+    ax.annotate(
+        "removal", (x, y - 0.45), (3, 0), textcoords="offset points", fontsize=8, va="center"
+    )
+ax.set(
+    xlabel="step after the baseline",
+    yticks=range(3),
+    yticklabels=budgets,
+    xlim=(-1, GATE + FINE + 1),
+    ylim=(2.5, -0.7),
+)
+ax.set_title("Equal budgets: the gate stage counts")
+plt.show()
+
+rows = read_csv(
+    results("tradeoff-pydoc", "results.csv").read_text()
+)  # the committed results of the full study
+for baseline_row, unpruned_row in zip(
+    rows_of(rows, "baseline", "test"), rows_of(rows, "unpruned", "test")
+):
+    first, then = baseline_row["bits_per_character"], unpruned_row["bits_per_character"]
+    print(
+        f"full study, seed {baseline_row['seed']}: baseline {first:.3f}, the same trained on, all heads {then:.3f}"
+    )
+    assert then < first
+
+# %% [markdown]
+# Steps are not seconds: a step with 16 heads takes little more than half the time of one with 32, so a criterion's budget is
+# the cheaper one in time. Nor do we count reading a text to score heads (leave-one-out reads it 33 times), or choosing
+# `lam`. We leave that aside; it would favour the cheap criteria a little more.
+#
+# ## 4 · Six conventional criteria
+#
+# Each gives every head a score, the larger the more worth keeping. `keep_best` makes a mask of exactly so many heads from
+# them:
+
+# %%
+show_source(keep_best, docstring=False)
+
+# %% [markdown]
+# **Random.** A draw. Not a straw man: fine-tuning heals so much that criteria have found it hard to beat (Mittal et al.
+# 2018, *Recovering from random pruning*, for convolutional networks).
+#
+# **Magnitude**, $\|W_v^h\|\cdot\|W_o^h\|$. The context part of a head's output is $\sum_j a_j v_j$ with
+# $v_j = \hat x_j W_v^h$ and weights $a_j$ that add up to at most 1. Norms of products are at most products of norms, so
+#
+# $$ \|\Delta_h\| = \Big\|\sum_j a_j\,\hat x_j W_v^h W_o^h\Big\| \;\le\; \max_j\|\hat x_j\| \cdot \|W_v^h\|\cdot\|W_o^h\| $$
+#
+# Small matrices cannot say much, whatever they read. Large ones can, but need not.
+
+# %%
+show_source(CRITERIA["random"], CRITERIA["magnitude"], docstring=False)
+
+# %% [markdown]
+# The product, and not the sum, because doubling $W_v^h$ and halving $W_o^h$ leaves that sum as it is,
+# and so must not change the score. Check that, and find what the score is blind to: the persistent values `pv` of [chapter
+# 03](03_all_attention.ipynb) go through $W_o^h$ as well. Only when they are doubled, too, is the model the same; the score
+# does not look at them.
+
+# %%
+layer, h = 1, 3
+own = slice(h * config.Dh, (h + 1) * config.Dh)  # the head's columns of Wv and rows of Wo
+p = {name: value.copy() for name, value in baseline.params.items()}
+p[f"layers.{layer}.Wv"][:, own] *= 2
+p[f"layers.{layer}.Wo"][own] /= 2
+forgot = mean_loss(Transformer(config, p, ops=run.ops), tokens)
+p[f"layers.{layer}.pv"][h] *= 2
+same = mean_loss(Transformer(config, p, ops=run.ops), tokens)
+whole = mean_loss(baseline, tokens)
+print(
+    f"loss {whole:.6f} nats; rescaled {same:.6f}; rescaled without the persistent values {forgot:.6f}"
+)
+assert abs(same - whole) < 1e-5 < abs(forgot - whole)
+rescaled = CRITERIA["magnitude"](Transformer(config, p, ops=run.ops), tokens, None)
+np.testing.assert_allclose(rescaled, CRITERIA["magnitude"](baseline, tokens, None), rtol=1e-5)
+
+# %% [markdown]
+# **Confidence**, the mean over queries $i$ of $\max_j a_{ij}$ (Voita et al. 2019): a head that puts most of its weight on
+# one place seems to know what it wants. It looks at data, but neither at what the head says nor at whether anyone listens.
+#
+# **Output difference**, $\mathrm E\|\Delta_h\|$: how far the layer's output moves when the head is removed. It sees what the
+# head says; not whether later layers care.
+
+# %%
+show_source(CRITERIA["confidence"], CRITERIA["output-difference"], docstring=False)
+
+# %% [markdown]
+# **Leave-one-out**: remove the head, read the text, put it back; the score is by how much the loss rose (Michel, Levy &
+# Neubig 2019). The dearest, and the only one that measures the thing itself. It is still blind to *pairs*: two heads that do
+# the same work are both dispensable, but not together.
+#
+# **Michel's importance**, $\mathrm E\,|\partial\mathtt{loss}/\partial g_h|$ at $g_h=1$, normalised in each layer (the same
+# authors). One backward pass gives it for all heads at once, as an estimate of leave-one-out: by Taylor's formula, going
+# from $g_h=1$ to $0$,
+#
+# $$ \mathtt{loss}(g_h{=}0) - \mathtt{loss}(g_h{=}1) \;\approx\; -\frac{\partial\,\mathtt{loss}}{\partial g_h} $$
+
+# %%
+show_source(CRITERIA["leave-one-out"], CRITERIA["michel"], docstring=False)
+
+# %% [markdown]
+# How good is that estimate? There is a reason for doubt. A gate multiplies the head's rows of $W_o$: what the head adds is
+# $g_h\,o^h W_o^h$. So moving the gate is the same as scaling these rows, and by the chain rule
+#
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\bigg|_{g_h=1} = \sum_{d,e} \frac{\partial\,\mathtt{loss}}{\partial (W_o^h)_{de}}\,(W_o^h)_{de} $$
+#
+# But the optimizer has been making $\partial\,\mathtt{loss}/\partial W_o$ small all the time. *At a minimum the right side
+# is zero for every head*, important or not: a trained model stands in a valley, where the ground is level in every
+# direction. What Michel's absolute value measures, taken example by example, is how strongly the examples disagree. First
+# the identity, then a walk along some gates from 1 to 0.
+
+# %%
+gated = with_heads(baseline)  # gates, all open
+gradient, products, segments = np.zeros((config.L, config.H)), np.zeros((config.L, config.H)), 0
+for _, cache in read(gated, tokens):
+    grads, dgates = gated.backward_with_gates(1.0, cache)
+    gradient += dgates  # L times (H,)
+    for i in range(config.L):
+        product = grads[f"layers.{i}.Wo"] * gated.params[f"layers.{i}.Wo"]  # (H·Dh, D)
+        products[i] += product.reshape(config.H, config.Dh * config.D).sum(1)  # (H,)
+    segments += 1
+gradient, products = gradient / segments, products / segments
+np.testing.assert_allclose(products, gradient, rtol=1e-3, atol=1e-5)  # float32
+
+exact = np.array(CRITERIA["leave-one-out"](baseline, tokens, None))  # (L, H), nats
+assert np.abs(gradient).max() < exact.max() / 3  # level, compared with what there is to lose
+
+
+def loss_at(layer, h, g):
+    """Loss with one head's gate at g."""
+    own = slice(h * config.Dh, (h + 1) * config.Dh)
+    Wo = baseline.params[f"layers.{layer}.Wo"].copy()
+    Wo[own] *= g
+    return mean_loss(
+        Transformer(config, baseline.params | {f"layers.{layer}.Wo": Wo}, ops=run.ops),
+        tokens[:4096],
+    )
+
+
+fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
+g = np.linspace(0, 1, 6)
+ranking = np.argsort(-exact.ravel())
+for place, colour, style in zip((0, 3, 8, 20), HEAD_COLOURS, ("-", "--", "-.", ":")):
+    i, h = divmod(int(ranking[place]), config.H)
+    path = np.array([loss_at(i, h, value) for value in g])
+    axes[0].plot(
+        g,
+        path - path[-1],
+        color=colour,
+        linestyle=style,
+        marker="o",
+        markersize=4,
+        label=f"layer {i}, head {h}",
+    )
+axes[0].set(
+    xlabel="gate g, all others 1",
+    ylabel="loss more than with g = 1, nats",
+    title="Level at g = 1, whatever happens on the way to 0",
+)
+axes[0].legend(frameon=False)
+for i, marker in enumerate("osD^"):
+    axes[1].plot(
+        -gradient[i], exact[i], marker, color=HEAD_COLOURS[i], markersize=5, label=f"layer {i}"
+    )
+low, high = axes[1].get_ylim()
+axes[1].plot([low, high], [low, high], color=GREY, linewidth=0.8, linestyle=":")
+axes[1].annotate(
+    "if the tangent told",
+    (high / 2, high / 2),
+    (-4, 4),
+    textcoords="offset points",
+    ha="right",
+    color=GREY,
+)
+axes[1].set(
+    xlabel="− ∂loss/∂g at g = 1: what the tangent promises",
+    ylabel="exact difference in loss, nats",
+    title="The tangent knows almost nothing of it",
+)
+axes[1].legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# The tangent at 1 and the height at 0 have little to do with each other. That Michel's criterion works all the same (it
+# does, as the study will show) is not because of Taylor.
+#
+# One more limit, and it is everyone's: scores are for heads *alone*. Take the 16 heads that a mask removes, add up their
+# exact leave-one-out costs, and compare with what removing them together costs.
+
+# %%
+rng = np.random.default_rng(0)
+known = {"michel": scores, "leave-one-out": list(exact)}  # computed above
+all_scores = {
+    name: known.get(name) or criterion(baseline, tokens, rng)
+    for name, criterion in CRITERIA.items()
+}
+masks = {name: keep_best(values, 16) for name, values in all_scores.items()}
+for name, m in masks.items():
+    alone = exact[~np.array(m)].sum()
+    together = mean_loss(with_heads(baseline, m), tokens) - whole
+    print(f"{name:18}  one by one, added up: {alone:.2f} nats   together: {together:.2f}")
+
+# %% [markdown]
+# ## 5 · Do they agree?
+#
+# Before looking at the scores, train the gates, so that they can be looked at along with the rest: the score that they give
+# a head is its `log_alpha` at the end. The controller of [chapter 06](06_training_with_gates.ipynb) steers to 16 heads
+# within the 60 steps; `settle` moves the last one or two across the border if it did not quite get there.
+
+# %%
+gate = dataclasses.replace(study.gate, target_heads=16)
+params = add_gates({name: x.copy() for name, x in baseline.params.items()}, config.heads, gate)
+gated = Transformer(config, params, gate, run.ops)
+gates_curve = train(
+    gated, constant, GateObjective(gate, GATE // 2, config.heads_total), gate.lr_multiplier
+)
+all_scores["gates"] = [gated.params[f"layers.{i}.log_alpha"].copy() for i in range(config.L)]
+moved = settle(gated, 16)
+from_gates = remove_closed_heads(gated)
+masks["gates"] = [np.isin(range(config.H), ids) for ids in from_gates.config.head_ids]
+print(f"heads by layer {from_gates.config.heads}; moved at the end: {abs(moved)}")
+assert sum(from_gates.config.heads) == 16
+
+fig, axes = plt.subplots(2, 4, figsize=(9.5, 3.5), sharex=True, sharey=True)
+for ax, (name, values) in zip(axes.flat, all_scores.items()):
+    image = np.array(values)  # (L, H)
+    ax.imshow((image - image.min()) / (image.max() - image.min()), cmap="Greys", vmin=0, vmax=1.35)
+    for i, kept in enumerate(masks[name]):
+        ax.plot(
+            np.flatnonzero(kept),
+            [i] * kept.sum(),
+            "o",
+            color=BLUE,
+            markersize=4,
+            markeredgecolor="white",
+        )
+    ax.set_title(f"{name}: {' '.join(str(m.sum()) for m in masks[name])}")
+votes = sum(np.array(m, int) for name, m in masks.items() if name != "random")
+axes[1, 3].imshow(votes, cmap="Blues", vmin=0, vmax=8)
+for (i, h), n in np.ndenumerate(votes):
+    axes[1, 3].text(
+        h, i, str(n), ha="center", va="center", color="white" if n > 4 else "black", fontsize=8
+    )
+axes[1, 3].set_title("how many of the six keep it")
+for ax in axes.flat:
+    ax.set(xticks=range(config.H), yticks=range(config.L))
+fig.supxlabel(
+    "head        (darker: a higher score, each map on its own scale; dot: among the 16 best; in the titles: kept by layer)"
+)
+fig.supylabel("layer")
+plt.show()
+
+# %% [markdown]
+# Every criterion has its own idea even of the *layers*. Leave-one-out and output difference keep nearly all of the first
+# layer and next to nothing of the last; Michel, whose scores are normalised within each layer, spreads heads more evenly. To
+# compare orders and not scales, use **Spearman's rank correlation**: replace scores by their ranks among all 32, and take
+# the ordinary correlation of the ranks. It is 1 for the same order, 0 for no relation, −1 for the reverse.
+
+# %%
+show_source(rank_correlation, docstring=False)
+
+# %%
+records = [
+    {
+        "method": a,
+        "other": b,
+        "rank_correlation": rank_correlation(
+            np.concatenate(all_scores[a]), np.concatenate(all_scores[b])
+        ),
+    }
+    for a in all_scores
+    for b in all_scores
+]
+assert rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == 0.8  # 1 − 6·Σd²/(n³ − n), with Σd² = 2
+show(plot_agreement(records), 80)
+
+# %% [markdown]
+# With 32 heads, chance alone gives a rank correlation of about $\pm1/\sqrt{31} = \pm 0.18$, twice that now and then: the row
+# of *random* shows it. The criteria agree with each other better than chance and far from fully; leave-one-out and output
+# difference, one exact and one much cheaper, agree most. How gates agree with the others, here and in the full study, whose
+# baselines are trained three times as long:
+
+# %%
+study_agreement = read_csv(results("tradeoff-pydoc", "agreement.csv").read_text())
+for record in study_agreement:
+    if record["method"] == "gates" and record["other"] in CRITERIA:
+        mine = next(r for r in records if (r["method"], r["other"]) == ("gates", record["other"]))[
+            "rank_correlation"
+        ]
+        print(
+            f"gates and {record['other']:18} here {mine:+.2f}   full study, mean of 3 seeds {record['rank_correlation']:+.2f}"
+        )
+
+# %% [markdown]
+# ## 6 · The race
+#
+# All masks have 16 of 32 heads. Each is removed from the same baseline, measured at once, and has the same 150 steps; gates
+# have used 60 of theirs. Random is drawn three times, so that you see how much luck there is.
+
+# %%
+race = {"unpruned": (before, after_unpruned, unpruned_curve)}
+race["michel"] = (at_once, after, curve)  # section 2
+contenders = {name: [m] for name, m in masks.items() if name not in ("gates", "michel")}
+contenders["random"] += [
+    keep_best(CRITERIA["random"](baseline, tokens, np.random.default_rng(seed)), 16)
+    for seed in (1, 2)
+]
+for name, draws in contenders.items():
+    for number, m in enumerate(draws, start=1):
+        model = remove_closed_heads(with_heads(baseline, m))
+        start, losses = bits(model), heal(model)
+        race[f"{name} {number}" if len(draws) > 1 else name] = (start, bits(model), losses)
+start = bits(from_gates)
+gates_curve += train(from_gates, cosine)
+race["gates"] = (start, bits(from_gates), gates_curve)
+assert all(len(curve) == GATE + FINE for _, _, curve in race.values())  # equal budgets
+
+order = sorted(race, key=lambda name: race[name][1])
+print(
+    text_table(
+        [{"method": name, "removed": race[name][0], "fine-tuned": race[name][1]} for name in order]
+    )
+)
+luck = [race[name][1] for name in race if name.startswith("random")]
+assert all(
+    end < start - 0.1 for name, (start, end, _) in race.items() if name not in ("unpruned", "gates")
+)
+assert race["unpruned"][1] < min(race[name][1] for name in race if name != "unpruned")
+assert race["gates"][1] < max(luck)
+
+# %%
+fig, (ends, curves) = plt.subplots(1, 2, figsize=(9.5, 3.9))
+for y, name in enumerate(order):
+    start, end, _ = race[name]
+    colour = VERMILION if name == "gates" else GREY if name == "unpruned" else BLUE
+    ends.plot([start, end], [y, y], color=colour, linewidth=1)
+    ends.plot(start, y, "o", color=colour, markerfacecolor="white")
+    ends.plot(end, y, "s" if name == "gates" else "o", color=colour)
+ends.set(yticks=range(len(order)), yticklabels=order, xlabel="bits per character, held-out text")
+ends.set_title("hollow: removed · filled: fine-tuned")
+ends.invert_yaxis()
+looks = {
+    "unpruned": (GREY, "--"),
+    "gates": (VERMILION, "-"),
+    "leave-one-out": (BLUE, "-"),
+    "magnitude": (HEAD_COLOURS[2], "-."),
+    "random 1": ("black", ":"),
+}
+for name, (colour, style) in looks.items():
+    values = running_mean(race[name][2])
+    curves.plot(np.arange(1, len(values) + 1), values, color=colour, linestyle=style, label=name)
+curves.axvline(GATE, color=GREY, linewidth=0.8, linestyle=":")
+curves.annotate(
+    "gates: removal",
+    (GATE, 0),
+    (4, 4),
+    xycoords=("data", "axes fraction"),
+    textcoords="offset points",
+    fontsize=8,
+)
+curves.set(
+    xlabel="step after the baseline",
+    ylabel="bits per character, training text",
+    title="Running mean of the training loss",
+)
+curves.set_ylim(None, np.quantile(race["random 1"][2], 0.99))
+curves.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# What to look for. *All pruned models are worse than the unpruned one* that was trained as long. The differences *at once*
+# are enormous and those *after* are small; the order is not even the same. Gates look good at the moment of removal, since
+# their weights have had 60 steps to prepare. That is not the number that counts, and it is a popular one to show. And random
+# heads are far behind all the rest.
+#
+# What *not* to look for: who of those close together is "the winner". This is one baseline, one seed and 150 steps. A
+# different seed would shuffle them. For that there is the study.
+#
+# ## 7 · The full study
+#
+# The committed results of the full study ([`data/results/`](../data/results/README.md)) are this race with 2,500 steps for
+# the baseline and 300 + 700 after it, at five numbers of heads, with three seeds, on the whole test split. More learned
+# methods take part: gates that watch each layer's own output (*layerwise*), soft gates (*voita*), an exact soft top-k
+# (*gumbel-top-k*), and *gates-rewound*: the heads that gates chose, but with the baseline's weights put back. Each seed
+# makes its own baseline, from which all methods start.
+
+# %%
+show(plot_tradeoff(rows), 80)
+
+# %% [markdown]
+# ### How to read a mean, a spread and a paired difference
+#
+# A number such as 1.907 ± 0.031 is the mean of three seeds and their standard deviation $s$, with $n-1$ in the denominator.
+# It says how much *one more run* would typically differ. It is tempting to compare two methods by whether their bars
+# overlap. But the three seeds are three different baselines, and a bad baseline is bad for every method. Write the result of
+# method $m$ with seed $s$ as $x_{ms} = \mu_m + b_s + e_{ms}$: the method's mean, the baseline's luck, the rest. Within one
+# seed, the luck cancels:
+#
+# $$ x_{ms} - x_{m's} = \mu_m-\mu_{m'} + e_{ms} - e_{m's}, \qquad
+# \operatorname{Var}(x_m - x_{m'}) = \operatorname{Var}x_m + \operatorname{Var}x_{m'} - 2\operatorname{Cov}(x_m,x_{m'}) $$
+#
+# So take the difference **seed by seed**, then its mean and standard deviation. `compare` does:
+
+# %%
+show_source(compare, docstring=False)
+
+# %%
+paired = {(r["method"], r["heads_open"]): r for r in compare(rows, "gates")}
+for r in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
+    mine = paired[r["method"], r["heads_open"]]
+    assert (
+        abs(mine["difference"] - r["difference"]) < 1e-5
+        and abs(mine["spread"] - r["spread"]) < 1e-5
+    )
+
+
+def of_seeds(method, heads):
+    """Bits per character of a method by seed."""
+    return {
+        r["seed"]: r["bits_per_character"]
+        for r in rows_of(rows, method, "test")
+        if r["heads_open"] == heads
+    }
+
+
+def study_table(heads):
+    """A record for each method, the best first."""
+    gates, table = of_seeds("gates", heads), []
+    for method in dict.fromkeys(method for method, _ in paired):
+        own = of_seeds(method, heads)
+        r = paired[method, heads]
+        table.append(
+            {
+                "method": method,
+                "mean": statistics.fmean(own.values()),
+                "sd": spread([*own.values()]),
+                "minus_gates": r["difference"],
+                "sd_paired": r["spread"],
+                "sd_unpaired": np.hypot(spread([*own.values()]), spread([*gates.values()])).item(),
+                "worse_than_gates_in": f"{sum(own[s] > gates[s] for s in own)} of {len(own)} seeds",
+            }
+        )
+    return sorted(table, key=lambda record: record["mean"])
+
+
+print(
+    f"gates at 16 of 32 heads: {statistics.fmean(of_seeds('gates', 16).values()):.3f} ± {spread([*of_seeds('gates', 16).values()]):.3f}\n"
+)
+print(text_table(study_table(16)))
+
+# %% [markdown]
+# `sd_unpaired` is what the spread of the difference would be if the two had nothing in common. Pairing is no magic. It helps
+# where the baseline's luck is a large part of the spread, as it is for most rows; for *voita* it hardly does, since what
+# varies there is the method's own luck.
+
+
+# %%
+def draw_study(heads=16):
+    """Left: mean and standard deviation; right: paired differences from gates, a dot for each seed."""
+    table = study_table(heads)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.1), sharey=True)
+    gates = of_seeds("gates", heads)
+    mean, sd = statistics.fmean(gates.values()), spread([*gates.values()])
+    left.axvspan(mean - sd, mean + sd, color=VERMILION, alpha=0.15)
+    left.axvline(mean, color=VERMILION, linewidth=1)
+    left.annotate(
+        "gates",
+        (mean, 1),
+        (0, 2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        color=VERMILION,
+    )
+    right.axvline(0, color=VERMILION, linewidth=1)
+    for y, record in enumerate(table):
+        left.errorbar(record["mean"], y, xerr=record["sd"], fmt="o", color=BLUE, capsize=3)
+        for marker, (seed, value) in zip("s^D", of_seeds(record["method"], heads).items()):
+            right.plot(
+                value - gates[seed], y, marker, color=BLUE, markersize=5, markerfacecolor="white"
+            )
+        right.plot([record["minus_gates"]] * 2, [y - 0.32, y + 0.32], color="black", linewidth=2)
+    left.set(
+        yticks=range(len(table)),
+        yticklabels=[record["method"] for record in table],
+        xlabel="bits per character (test)",
+    )
+    left.set_title(f"{heads} of 32 heads: mean ± sd, 3 seeds", pad=14)
+    right.set(xlabel="bits more than gates with the same seed")
+    right.set_title("paired: a marker for each seed, bar: mean", pad=14)
+    for axis in (left.xaxis, right.xaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    right.invert_yaxis()
+    plt.show()
+
+
+draw_study(16)
+draw_study(10)
+
+# %%
+sliders(draw_study, heads=[29, 22, 16, 10, 3])
+
+# %% [markdown]
+# **What three seeds can say.** The mean of $n$ differences is itself uncertain, by $s/\sqrt n$, and with $n=3$ even $s$ is.
+# Student's $t$ with two degrees of freedom puts 95 % of the cases within $4.30\,s/\sqrt3 \approx 2.5\,s$ of the mean. By
+# that strict measure few differences at 16 heads are beyond doubt:
+
+# %%
+for record in study_table(16):
+    half = 4.303 * record["sd_paired"] / np.sqrt(3)  # half the width of a 95 % interval
+    low, high = record["minus_gates"] - half, record["minus_gates"] + half
+    verdict = (
+        "worse than gates"
+        if low > 0
+        else "better than gates"
+        if high < 0
+        else "undecided by three seeds"
+    )
+    print(
+        f"{record['method']:18} {record['minus_gates']:+.3f}   between {low:+.3f} and {high:+.3f}   {verdict}"
+    )
+
+# %% [markdown]
+# And these are eleven comparisons: with 95 % each, even if no method differed from gates at all, up to four in ten such
+# tables would hold a false verdict. "More than the spread", as the project's tables have it, is the weaker statement: the
+# mean difference is larger than $s$. Three seeds are what an hour on a laptop pays for; they show large differences and
+# leave small ones open.
+#
+# ### What was found
+#
+# - **Gates beat random heads and magnitude by more than the spread**, at half of the heads by about 0.1 bits per character,
+#   with all seeds on one side.
+# - **Gates do not beat criteria that look at data.** At 16 heads Michel, leave-one-out, confidence and output difference
+#   need a little *less*; at 10 the same, though leave-one-out only within the spread; at 29 and 22 all of them are level.
+#   With one head in ten left, gates are level with the best.
+# - **Nobody prunes for free here**: every pruned model is worse than the unpruned one that was trained as long.
+#
+# Why does the expensive way not win? The study tells a part of it. *Gates-rewound*, same heads, baseline's
+# weights, only the 700 steps, is worse than gates: so the 300 steps under gates do train the weights. But they are worth
+# less than 300 plain steps, in which nothing falls out at random. Nor are the heads that gates choose better ones: they
+# protect the first layer, like leave-one-out, since a missing head costs most there *at once*. What a head costs at once and
+# what it costs after 1,000 steps of healing are two things. The next picture has the heads kept by layer.
+
+# %%
+show(plot_kept(rows), 85)
+
+# %% [markdown]
+# Magnitude explains itself in this picture: it keeps few heads in the first layer, whose matrices are the smallest, and
+# whose heads are the most needed.
+#
+# ### Your run beside it
+#
+# The same methods at 16 heads, yours with 150 steps from your 900-step baseline, the study's with 1,000 from 2,500. The
+# levels cannot agree, since the training differs; the question is how much of the *order* does.
+
+# %%
+both = (
+    "michel",
+    "leave-one-out",
+    "confidence",
+    "output-difference",
+    "gates",
+    "random",
+    "magnitude",
+)
+fig, (mine, full) = plt.subplots(1, 2, figsize=(9.5, 3.0), sharey=True)
+for y, name in enumerate(both):
+    colour, marker = (VERMILION, "s") if name == "gates" else (BLUE, "o")
+    values = [end for method, (_, end, _) in race.items() if method.split(" ")[0] == name]
+    mine.plot(values, [y] * len(values), marker, color=colour)
+    values = [*of_seeds(name, 16).values()]
+    full.errorbar(
+        statistics.fmean(values), y, xerr=spread(values), fmt=marker, color=colour, capsize=3
+    )
+mine.axvline(race["unpruned"][1], color=GREY, linestyle=":")
+full.axvline(statistics.fmean(of_seeds("unpruned", 32).values()), color=GREY, linestyle=":")
+mine.set(
+    yticks=range(len(both)),
+    yticklabels=both,
+    xlabel="bits per character",
+    title="your run: one baseline, 150 steps",
+)
+full.set(
+    xlabel="bits per character (test)", title="full study: mean ± sd, 3 baselines, 1,000 steps"
+)
+mine.invert_yaxis()
+fig.supxlabel("dotted: all heads, trained as long", fontsize=8)
+plt.show()
+shared = [name for name in both if name != "random"]
+agreement = rank_correlation(
+    [race[n][1] for n in shared], [statistics.fmean(of_seeds(n, 16).values()) for n in shared]
+)
+print(f"rank correlation of the two orders, random left out: {agreement:+.2f}")
+assert race["gates"][1] < statistics.fmean(luck)  # and this much the quick run shows everywhere
+
+# %% [markdown]
+# That random comes out last, or nearly, is robust; much of the rest is not. A quick run with one seed can put magnitude near
+# the top, where the study has it at the bottom, and a paper built on that run would have been wrong. This is the best reason
+# for seeds and spreads that we can offer.
+#
+# ### What it says, and what it does not
+#
+# It says: on this text, at this size (0.4 million parameters), with this budget, learning the gates buys no better choice
+# than reading a text once, and costs steps. It does *not* say that the paper is wrong: its model is more than a hundred
+# times larger and has twenty epochs with gates, so that these may move slowly, and what deciding costs hardly counts. Nor
+# does it say that gates are useless. They are the only kind of method here that can find *how many* heads to keep; a
+# criterion must be told. And one text is one text. On a second, the source of Python's standard library
+# ([`tradeoff-stdlib`](../data/results/tradeoff-stdlib/README.md)), the order at half of the heads is much the same, but at
+# 10 heads it is not:
+
+# %%
+for r in read_csv(results("tradeoff-stdlib", "comparison.csv").read_text()):
+    if r["method"] in CRITERIA and r["heads_open"] in (16, 10):
+        print(
+            f"second text, {r['heads_open']} heads: {r['method']:18} {r['difference']:+.3f} ± {r['spread']:.3f} more than gates"
+        )
+
+# %% [markdown]
+# ## 8 · Is a large model needed at all?
+#
+# The hardest competitor is none of the above. What if the small model had been small from the start? The ablation study
+# trained two such models for the same total number of steps, baseline's steps included: *small from scratch* has as many
+# heads in every layer and never had any others; *gates from scratch* has gates from the first step on.
+
+# %%
+ablation = read_csv(results("ablation-pydoc", "comparison.csv").read_text())
+summary = {
+    (r["method"], r["heads_open"]): r
+    for r in read_csv(results("ablation-pydoc", "summary.csv").read_text())
+}
+for r in ablation:
+    if "scratch" in r["method"]:
+        s = summary[r["method"], r["heads_open"]]
+        print(
+            f"{r['method']:18} {r['heads_open']} heads: {s['bits_per_character']:.3f} ± {s['spread']:.3f} bits per character, "
+            f"{r['difference']:+.3f} ± {r['spread']:.3f} against gates on a trained model"
+        )
+show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text())))
+
+# %% [markdown]
+# Both need clearly *fewer* bits than pruning a trained model, and the plain small one is about as good as the one with
+# gates. Liu et al. (2019, *Rethinking the Value of Network Pruning*) found the same for convolutional networks. Pruning pays
+# when the large model is there already and its training is not on the bill, as in the paper, or when the large one is
+# wanted, too. As a short cut to a small model it loses, here.
+#
+# (The other rows are the paper's three stabilisers of [chapter 06](06_training_with_gates.ipynb), each taken away. With a
+# controller that holds the number of heads, none of them makes a difference beyond the spread.)
+#
+# ## Questions
+#
+# 1. Someone reports: "after pruning half of the heads and fine-tuning, the model is *better* than the baseline". What do you
+#    ask?
+#
+# <details><summary>Answer</summary>
+#
+# How the baseline does with the same additional steps at the same learning rates. If it was not converged, it improves as
+# well, often by more. In [the tour](00_tour.ipynb) exactly this happens, and the text says so.
+#
+# </details>
+#
+# 2. Michel's criterion normalises within each layer. What would `keep_best` do without that, and what does it become with
+#    `scope="layer"`?
+#
+# <details><summary>Answer</summary>
+#
+# Without it, layers with large gradients win all places; here that is the first layer, and the mask looks more like that of
+# leave-one-out. With `scope="layer"` each layer keeps the same share, and the normalisation has no effect, since it does not
+# change the order within a layer.
+#
+# </details>
+#
+# 3. Two methods have 1.88 ± 0.03 and 1.90 ± 0.03 over three seeds, and the paired difference is 0.020 ± 0.004. Is one
+#    better?
+#
+# <details><summary>Answer</summary>
+#
+# For these baselines, very likely: the difference is five times its spread, $0.020 > 2.5\cdot0.004$. The wide bars are the
+# luck of the baselines, which both share. How large the difference would be on another text nobody knows.
+#
+# </details>
+#
+# 4. Leave-one-out measures the exact cost of every single head. Why is removing the 16 cheapest not the cheapest way to
+#    remove 16?
+#
+# <details><summary>Answer</summary>
+#
+# Costs do not add up. Two heads that do the same work cost nothing each, as long as the other one is there. One would have
+# to measure again after each removal (`score_in_rounds` does), and even that is greedy. And afterwards comes fine-tuning,
+# which no score looks ahead to.
+#
+# </details>
+#
+# 5. Why is the test split read only once, and only for the final models?
+#
+# <details><summary>Answer</summary>
+#
+# Whatever is chosen by a text fits that text by luck as well. Heads, learning rates and steps were chosen by the validation
+# split; a number from there would be a little too good, and most so for the method with the most choices.
+#
+# </details>
+#
+# **Next:** [09 hot loops in Numba](09_hot_loops_in_numba.ipynb), on why all of this took seconds. The criteria are in
+# [`pruning/importance/`](../tinyprune/pruning/importance), the study's cells in
+# [`experiments/cells.py`](../tinyprune/experiments/cells.py), its tables in
+# [`experiments/results.py`](../tinyprune/experiments/results.py); `tinyprune experiment tradeoff --quick` runs a small one
+# of your own.

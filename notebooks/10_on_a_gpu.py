@@ -1,0 +1,1042 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · The same on a GPU
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/10_on_a_gpu.ipynb)
+# &nbsp; ← [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) · [all chapters](README.md) · back to [00 the tour](00_tour.ipynb) →
+#
+# **After this chapter you can** read and write a GPU kernel in Python, say why one is faster than another before you run
+# either, find a missing barrier, and read what the compiler made of your kernel: its PTX, its registers, how many of its
+# threads fit on a processor. You will climb two ladders: a matrix product in four rungs, and attention in two.
+#
+# **You need** the idea of a tile from [chapter 09](09_hot_loops_in_numba.ipynb) and attention from
+# [chapter 02](02_attention_by_hand.ipynb). No GPU: all kernels run in a simulator, and are compiled for GPUs that are not
+# there. Three quarters of an hour to read, half a minute to run.
+
+# %%
+# In Colab this fetches the project; where tinyprune is installed it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if not importlib.util.find_spec("tinyprune"):
+    fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
+    subprocess.run(
+        f"{fetch} && {sys.executable} -m pip install -q ./repository ipywidgets",
+        shell=True,
+        check=True,
+    )
+    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+
+# %% [markdown]
+# Numba decides when it is imported whether `numba.cuda` talks to a GPU or to its **simulator**, which runs a kernel in plain
+# Python, every GPU thread a thread of the operating system. So the switch comes before all else. In this notebook it is always
+# on, with a GPU or without: a simulated array can tell us who read it, which a real one cannot. What needs the real compiler
+# or a real GPU runs in a process of its own, in sections 7 and 9.
+
+# %%
+# %matplotlib inline
+import os
+
+assert "numba" not in sys.modules, (
+    "Numba is imported already: restart the kernel, and run this cell first"
+)
+os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+sys.setswitchinterval(
+    1e-4
+)  # threads of the simulator wait for one another a lot; let them take turns sooner
+
+import dataclasses
+import inspect
+import json
+import math
+import threading
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+from numba import cuda
+
+from tinyprune import ops
+from tinyprune.kernels.ladder import cuda_attention, cuda_matmul
+from tinyprune.kernels.ladder.cuda import gpu_present, what_is_missing
+from tinyprune.kernels.ladder.cuda_matmul import EACH, RUNGS, TILE, WIDE
+from tinyprune.notebook import show_source, use_style
+from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
+
+use_style()
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# Is there a GPU? Do not ask `cuda.is_available()`: the simulator always says yes. Ask the driver. It is a shared library that
+# comes with the driver and not with CUDA; if it can be loaded, if `cuInit` returns 0 (no error) and it counts at least one device,
+# there is one.
+
+# %%
+show_source(gpu_present, docstring=False)
+print("numba.cuda says", cuda.is_available(), "and the driver says", gpu_present())
+
+# %% [markdown]
+# ## 1 · Grid, block, thread, warp
+#
+# A CPU core makes one thread fast. A GPU makes no thread fast; it has thousands, and while some wait for memory, others
+# compute. You write what **one thread** does, a *kernel*, and say how many run it:
+#
+# - A **block** is a group of threads that run on the same processor of the GPU (a *streaming multiprocessor*, SM), so that
+#   they can share memory and wait for each other. At most 1,024.
+# - The **grid** is all blocks. They are independent: they run in any order, some at the same time, and none can wait for another.
+# - A **warp** is 32 threads of a block with consecutive numbers, and what the hardware really runs: one instruction at a time, for
+#   all 32. Threads of a block are numbered along x first, then y: `threadIdx.x + blockDim.x · threadIdx.y`.
+#
+# `cuda.grid(2)` is a thread's place in the whole grid, `blockIdx · blockDim + threadIdx` in x and in y. The grid is made of whole
+# blocks, an array rarely is: hence the `if`, without which the threads beyond the edge would write to memory of someone else.
+
+
+# %%
+@cuda.jit
+def who(block, warp):
+    """Each thread writes down which block and which warp of it it belongs to."""
+    j, i = cuda.grid(2)  # x is the column, y is the row
+    if i < block.shape[0] and j < block.shape[1]:
+        block[i, j] = cuda.blockIdx.x + cuda.gridDim.x * cuda.blockIdx.y
+        warp[i, j] = (cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y) // 32
+
+
+M, N = 21, 70
+placed = {}
+for block_size in ((32, 8), (16, 16)):
+    grid = -(-N // block_size[0]), -(-M // block_size[1])  # rounded up
+    block, warp = np.full((2, M, N), -1)
+    who[grid, block_size](block, warp)
+    assert block.min() >= 0, "someone's element was left out"
+    assert warp.max() == 7, "256 threads are eight warps"
+    placed[block_size] = block, warp
+
+figure, axes = plt.subplots(2, 1, figsize=(8, 5.6))
+for ax, ((x, y), (block, warp)) in zip(axes, placed.items()):
+    rows, columns = -(-M // y) * y, -(-N // x) * x  # of the grid
+    ax.add_patch(
+        plt.Rectangle(
+            (-0.5, -0.5), columns, rows, facecolor="none", edgecolor="#AAAAAA", hatch="///", lw=0
+        )
+    )
+    ax.imshow(0.15 + warp % 2 * 0.25, cmap="Greys", vmin=0, vmax=1, zorder=2)
+    for edge in np.arange(0, N + x, x):
+        ax.axvline(edge - 0.5, color=BLUE, linewidth=2, zorder=3)
+    for edge in np.arange(0, M + y, y):
+        ax.axhline(edge - 0.5, color=BLUE, linewidth=2, zorder=3)
+    for b in range(block.max() + 1):
+        i, j = np.argwhere(block == b)[0]
+        ax.text(j + 0.3, i + 1.3, f"block {b}", fontsize=8, color="black", weight="bold", zorder=4)
+    ax.set(xlim=(-1, columns), ylim=(rows, -1), xlabel="column j (x)", ylabel="row i (y)")
+    ax.set_title(
+        f"blocks of {x} × {y} threads, warps light and dark; hatched: threads with nothing to do"
+    )
+plt.show()
+
+# %% [markdown]
+# In the upper picture a warp is a row of 32, in the lower two rows of 16. Keep that in mind; it will decide which addresses are
+# read together.
+#
+# Where a number can be, from near to far. Sizes and rates are those that NVIDIA publishes for the A100 and H100:
+#
+# | memory | who sees it | how much | how it is named in a kernel |
+# | --- | --- | --- | --- |
+# | registers | one thread | 65,536 of 4 bytes per SM, at most 255 a thread | a variable, a small `cuda.local.array` |
+# | shared memory | one block | up to 164 kB (A100), 228 kB (H100) per SM | `cuda.shared.array` |
+# | global memory | everyone | 80 GB, 2.0 TB/s (A100), 3.35 TB/s (H100) | the arguments |
+#
+# (Between the last two there are caches, L1 and L2, that no line of code mentions.) An H100 can make 67 · 10¹² float32 operations a
+# second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number that is read**. The whole art
+# is to use a number often once it is near.
+
+# %% [markdown]
+# ## 2 · One thread for each number
+#
+# The product `out = a · b`, with a (M, K) and b (K, N), as a kernel: the two outer loops of the definition have become the grid.
+
+# %%
+show_source(cuda_matmul.rows_along_x)
+
+# %% [markdown]
+# Every rung is checked on a shape that fits nothing: several blocks, several warps, all edges ragged. Called like a function, a
+# rung copies its arrays to the GPU, launches its kernel there and copies the result back.
+
+# %%
+M, K, N = 66, 19, 37
+a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
+exact = a.astype(float) @ b  # (M, N), in float64
+for name, rung in RUNGS.items():
+    error = np.abs(rung(a, b) - exact).max()
+    x, y = rung.block
+    print(
+        f"{name:16s} grid {rung.grid(M, N)}, {x * y // 32} warps a block: largest error {error:.1e}"
+    )
+    assert error < 1e-5 and math.prod(rung.grid(M, N)) > 1
+
+# %% [markdown]
+# How many loads does it cost? In the innermost line, each multiply-add reads one number of a and one of b from global memory:
+#
+# $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{2MNK}{MNK} = 2 $$
+#
+# That is a claim about the program, and the simulator lets us count. It hands to the kernel whatever it is given, so give it an
+# object that writes down who asks for what.
+
+
+# %%
+class Traced:
+    """An array that records (block x, block y, block z, thread of the block, address, written) of every access."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.log = array, array.shape, []
+        self.strides = [s // array.itemsize for s in array.strides]
+
+    def record(self, index, written):
+        thread = (
+            threading.current_thread()
+        )  # of the simulator: it knows which thread of the GPU it plays
+        place = thread.blockIdx
+        address = sum(i * s for i, s in zip(index, self.strides))
+        self.log.append((place.x, place.y, place.z, thread.thread_id, address, written))
+
+    def __getitem__(self, index):
+        self.record(index, False)
+        return self.array[index]
+
+    def __setitem__(self, index, value):
+        self.record(index, True)
+        self.array[index] = value
+
+    def loads(self):
+        """(loads, 5): block x, y, z, thread, address. Those of one thread are in the order in which they happened."""
+        log = np.array(self.log).reshape(-1, 6)
+        return log[log[:, 5] == 0, :5]
+
+    def count(self):
+        """How many loads and stores."""
+        written = sum(entry[5] for entry in self.log)
+        return len(self.log) - written, written
+
+
+def trace(rung, M, K, N):
+    """The traced a and b after one launch of a rung's kernel."""
+    a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
+    out, a, b = np.zeros((M, N), np.float32), Traced(a), Traced(b)
+    rung.launch(a, b, out)
+    np.testing.assert_allclose(out, a.array @ b.array, atol=1e-5)
+    return a, b
+
+
+M, K, N = 64, 32, 64
+traces = {name: trace(rung, M, K, N) for name, rung in RUNGS.items()}
+for name in ("rows along x", "columns along x"):
+    loads = [len(array.loads()) for array in traces[name]]
+    print(
+        f"{name:16s} a {loads[0]:,} loads, b {loads[1]:,}: {sum(loads) / (M * N * K):.3f} per multiply-add"
+    )
+    assert sum(loads) == 2 * M * N * K
+
+# %% [markdown]
+# ### Which thread reads which address
+#
+# Two rungs with the same number of loads, and yet one is much better. Here is all that differs:
+
+# %%
+show_source(cuda_matmul.columns_along_x)
+
+# %% [markdown]
+# A warp executes one load instruction for its 32 threads together, and memory answers in **sectors** of 32 bytes, eight float32.
+# If the 32 addresses lie side by side, that is $32\cdot4/32 = 4$ sectors, all of each used. If they all are the same, it is one. If
+# they lie in different rows of a matrix, it is 32, and seven eighths of what comes is thrown away. The first is called a
+# *coalesced* load.
+#
+# - *rows along x*: neighbours in the warp differ in i. `a[i, k]`: 32 rows, **32** sectors. `b[k, j]`: the same number, **1**.
+# - *columns along x*: neighbours differ in j. `a[i, k]`: the same number, **1**. `b[k, j]`: 32 neighbours, **4**.
+#
+# Derived: 33 against 5 sectors for a warp's multiply-add. Counted, from the trace: the n-th load of each thread of a warp belongs
+# to the same instruction.
+
+
+# %%
+def requests(array):
+    """A dictionary (block, warp, n) → addresses: what the n-th load of `array` asked for, for each warp."""
+    loads = array.loads()
+    block = loads[:, 0] + 1000 * loads[:, 1] + 1000000 * loads[:, 2]
+    order = np.lexsort((loads[:, 3], block))  # stable: a thread's own order stays
+    block, thread, address = block[order], loads[order, 3], loads[order, 4]
+    key = block * 1024 + thread
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    nth = np.arange(len(key)) - np.repeat(starts, np.diff(starts, append=len(key)))
+    found = {}
+    for at in zip(block, thread // 32, nth, address):
+        found.setdefault(at[:3], []).append(at[3])
+    return found
+
+
+def sectors(addresses):
+    """How many sectors of 32 bytes these float32 addresses touch; arrays begin at a sector's edge."""
+    return len({int(address) // 8 for address in addresses})
+
+
+counted = {}  # rung -> loads and sectors per multiply-add
+for name, pair in traces.items():
+    asked = [requests(array) for array in pair]
+    assert all(len(addresses) == 32 for found in asked for addresses in found.values()), (
+        "whole warps"
+    )
+    mean = [np.mean([sectors(addresses) for addresses in found.values()]) for found in asked]
+    total = sum(sectors(addresses) for found in asked for addresses in found.values())
+    loads = sum(len(array.loads()) for array in pair)
+    counted[name] = loads / (M * N * K), total / (M * N * K / 32)
+    print(f"{name:16s} sectors for a warp's load: of a {mean[0]:4.1f}, of b {mean[1]:4.1f}")
+assert (counted["rows along x"][1], counted["columns along x"][1]) == (33, 5)
+
+figure, axes = plt.subplots(4, 1, figsize=(9, 5.2), sharex=True)
+panels = [(name, i) for name in ("rows along x", "columns along x") for i in (0, 1)]
+for ax, (name, i) in zip(axes, panels):
+    found = requests(traces[name][i])
+    steps = np.zeros((6, M * K // 8))
+    for n in range(len(steps)):
+        for address in set(found[0, 0, n]):
+            steps[n, address // 8] += 1
+    for n, sector in np.argwhere(steps):
+        shade = plt.cm.Blues(0.1 + 0.8 * steps[n, sector] / 8)
+        ax.add_patch(
+            plt.Rectangle((sector, n), 1, 1, facecolor=shade, edgecolor=BLUE, linewidth=0.8)
+        )
+    array = ("a[i, k]", "b[k, j]")[i]
+    ax.set(
+        ylim=(len(steps), 0),
+        xlim=(0, 128),
+        yticks=np.arange(len(steps)) + 0.5,
+        yticklabels=range(len(steps)),
+    )
+    ax.set_title(f"{name}, {array}: sectors for each step: {sectors(found[0, 0, 0])}", loc="left")
+    ax.set_ylabel("step k")
+axes[-1].set_xlabel("memory, in sectors of 8 numbers (dark: all 8 are used, pale: one is)")
+figure.suptitle("What the first warp reads in its first six steps")
+plt.show()
+
+# %% [markdown]
+# The top picture also shows what saves this rung from the worst: in the next steps the same sectors are asked for
+# again, for the number beside. If the cache still has them, they do not come from memory. Hoping for a cache is what the next
+# rung puts an end to.
+#
+# ## 3 · Tiles in shared memory
+#
+# The 256 threads of a block of 16 × 16 compute a square of out. For that they need 16 rows of a and 16 columns of b, and each of these numbers
+# is needed by 16 threads. So let the block fetch it *once*, into shared memory, a tile at a time. In general, for a
+# square of $R$ rows and $C$ columns of out and $K$ steps:
+#
+# $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{RK + KC}{RCK} = \frac1R+\frac1C \tag{1} $$
+#
+# With $R=C=16$ that is ⅛ in place of 2. One thing in the code deserves a look: the threads *load* as the tiles lie, and *use* as the
+# product needs it; in between each waits for all others of its block. That is what `syncthreads` does.
+
+# %%
+show_source(cuda_matmul.shared_tiles)
+
+
+# %%
+def draw_tiles(ax, corner, shape, label, part, colour, where):
+    """A matrix as a box at corner (x, y), with a band of it and a tile in that band."""
+    height, width = shape
+    x, y = corner
+    ax.add_patch(plt.Rectangle((x, y), width, height, facecolor="white", edgecolor=GREY))
+    (r, c, h, w), (tr, tc, th, tw) = part
+    ax.add_patch(plt.Rectangle((x + c, y + r), w, h, facecolor=colour, alpha=0.2))
+    ax.add_patch(
+        plt.Rectangle((x + tc, y + tr), tw, th, facecolor=colour, alpha=0.75, edgecolor="black")
+    )
+    ax.text(x + where[0], y + where[1], label, ha="center", va="center")
+
+
+figure, ax = plt.subplots(figsize=(6.2, 4.4))
+rows, depth, columns = 56, 70, 84
+i, j, k, t = 16, 32, 32, 16
+draw_tiles(ax, (0, 0), (rows, depth), "a (M, K)", ((i, 0, t, depth), (i, k, t, t)), BLUE, (35, 48))
+draw_tiles(
+    ax,
+    (76, -76),
+    (depth, columns),
+    "b (K, N)",
+    ((0, j, depth, t), (k, j, t, t)),
+    VERMILION,
+    (66, 30),
+)
+draw_tiles(ax, (76, 0), (rows, columns), "out (M, N)", ((i, j, t, t), (i, j, t, t)), GREY, (40, 48))
+ax.annotate("", (60, i + 8), (50, i + 8), arrowprops={"arrowstyle": "->"})
+ax.annotate("", (76 + j + 8, -18), (76 + j + 8, -27), arrowprops={"arrowstyle": "->"})
+ax.text(
+    0,
+    -16,
+    "the dark tiles are in\nshared memory now;\nthey move along the bands",
+    fontsize=8,
+    color=GREY,
+)
+ax.set(
+    xlim=(-3, 165), ylim=(60, -80), aspect="equal", title="What one block needs for its tile of out"
+)
+ax.axis("off")
+plt.show()
+
+# %% [markdown]
+# ### The barrier, taken away
+#
+# There are two `syncthreads` in the loop. Both comments claim that they are needed. A claim that cannot fail is worth nothing, so take
+# the source of the kernel, strike out one barrier, and run what is left.
+
+
+# %%
+def without_barrier(kernel, which):
+    """The kernel made from the same source without its barrier number `which`."""
+    lines = inspect.getsource(kernel.py_func).splitlines(keepends=True)
+    at = [n for n, line in enumerate(lines) if "cuda.syncthreads()" in line][which]
+    lines[at] = lines[at].replace("cuda.syncthreads()", "pass")
+    names = dict(vars(cuda_matmul))
+    exec(compile("".join(lines), f"without barrier {which}", "exec"), names)
+    return names[kernel.py_func.__name__]
+
+
+def errors_without(which, K):
+    """|out − exact|, (M, N), of `shared_tiles` without one barrier."""
+    a, b = rng.standard_normal((18, K), np.float32), rng.standard_normal((K, 19), np.float32)
+    rung = dataclasses.replace(
+        RUNGS["shared tiles"], kernel=without_barrier(cuda_matmul.shared_tiles, which)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # NumPy's, about what it finds in memory that nobody has filled
+        return np.abs(rung(a, b) - a.astype(float) @ b)
+
+
+wrong = {}
+for which, says in enumerate(("before the tiles are read", "before the next tiles are written")):
+    for attempt in range(3):
+        wrong[which] = errors_without(which, K=37)
+        noticed = not wrong[which].max() < 1e-5  # so that NaN counts as noticed
+        print(
+            f"without the barrier {says}, attempt {attempt}: largest error {wrong[which].max():.1e}, noticed {noticed}"
+        )
+        assert noticed
+
+# %% [markdown]
+# Without the first barrier a thread reads places of the tile that nobody has filled yet, and gets whatever was there, huge numbers
+# or none at all (NaN). Without the second, a fast thread already writes the next tile while a slow one still reads this one: the result is
+# *plausible* and wrong, which is worse.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
+for ax, (which, name) in zip(axes, enumerate(("first", "second"))):
+    image = ax.imshow(
+        np.where(np.isfinite(wrong[which]), np.log10(np.maximum(wrong[which], 1e-7)), 3),
+        vmin=-7,
+        vmax=3,
+        cmap="Greys",
+    )
+    ax.set(title=f"without the {name} barrier", xlabel="column j", ylabel="row i")
+figure.colorbar(image, ax=axes, label="log₁₀ of the error (black: huge or NaN)", shrink=0.85)
+plt.show()
+
+# %% [markdown]
+# Do not conclude that the check will always tell. With $K \le 16$ there is only one tile, no next one that could be written too early,
+# and the second barrier could be forgotten in all peace:
+
+# %%
+lucky = errors_without(1, K=16).max()
+print(f"the same bug with K = 16: largest error {lucky:.1e}")
+assert lucky < 1e-5
+
+# %% [markdown]
+# So the shape of a test decides what it can find: *more than one tile, more than one warp, more than one block*. With one warp much of what is
+# wrong would even be right on a real GPU, most of the time. And the simulator has its own blind spots. It runs blocks one after the
+# other, so that two blocks that wait for each other never show; it lets negative indices pass, and more shared memory than
+# there is; and it has Python's numbers: a `0.0` that turns a whole kernel into slow float64 is not seen here. Section 7 sees it.
+#
+# ## 4 · Tiles in registers
+#
+# In `shared_tiles` each multiply-add still reads two numbers, of shared memory. That is near, but not free: an SM's shared memory hands out
+# 32 numbers per clock, one load for a warp, while its arithmetic makes 64 multiply-adds (A100) or 128 (H100), those of two or four warps.
+# Two loads for one multiply-add keep the arithmetic waiting. The cure is (1) again, one level nearer: let a *thread* compute a
+# square of $4\times4$. For each k it reads 4 + 4 numbers into registers and makes 16 multiply-adds with them,
+#
+# $$ \frac{\text{shared loads}}{\text{multiply-adds}} = \frac14+\frac14 = \frac12 \quad\text{in place of } 2, $$
+#
+# and the tile of a block of 16 × 16 threads grows to 64 × 64, so that global loads shrink to $\tfrac1{64}+\tfrac1{64}=\tfrac1{32}$, too.
+
+# %%
+show_source(cuda_matmul.register_tile, docstring=False)
+
+# %%
+figure, axes = plt.subplots(2, 1, figsize=(8.5, 5.8))
+for ax, (title, step) in zip(
+    axes, {"as in the kernel: 16 apart": TILE, "the other way: side by side": 1}.items()
+):
+    for n, x in enumerate((3, 4, 5)):  # three neighbours in a warp, all with y = 0
+        for part_y in range(EACH):
+            for part_x in range(EACH):
+                row = part_y * TILE if step == TILE else part_y
+                column = x + part_x * TILE if step == TILE else x * EACH + part_x
+                ax.add_patch(
+                    plt.Rectangle(
+                        (column, row), 1, 1, facecolor=HEAD_COLOURS[n], edgecolor="white", lw=0.5
+                    )
+                )
+                if part_y == 0:
+                    ax.text(
+                        column + 0.5,
+                        row + 0.55,
+                        x,
+                        ha="center",
+                        va="center",
+                        fontsize=7,
+                        color="white",
+                    )
+    ax.set(xlim=(0, 64), ylim=(20, 0), aspect="equal", title=title, ylabel="row")
+    ax.set(xticks=range(0, 65, 16), yticks=(0, 16))
+    ax.grid(linewidth=0.4)
+axes[1].set_xlabel("column of the block's tile of out (of its 64 rows the upper 20)")
+figure.suptitle("What the threads with x = 3, 4, 5 and y = 0 compute, 4 × 4 numbers each")
+plt.show()
+
+# %% [markdown]
+# Why 16 apart? When neighbours in a warp write to out (or read a row of b's tile), their addresses are then side by side again. In the
+# lower picture they would lie four apart: four times as many sectors for a store, and four threads to each *bank* of shared
+# memory. (There are 32 banks, and a number's address modulo 32 says in which it is. Different addresses in the same bank are served one after
+# the other.)
+#
+# ### All four rungs, counted
+#
+# For shapes that fit the tiles, (1) is exact. For ragged ones, every column of blocks reads all of a, every row of blocks
+# all of b:
+#
+# $$ \text{loads} = \lceil N/C\rceil\, MK + \lceil M/R\rceil\, KN $$
+
+# %%
+sides = {
+    "rows along x": 1,
+    "columns along x": 1,
+    "shared tiles": TILE,
+    "register tile": WIDE,
+}  # R = C
+from_shared = {
+    "rows along x": 0,
+    "columns along x": 0,
+    "shared tiles": 2,
+    "register tile": 2 / EACH,
+}
+print("                     global loads        sectors for a warp's   shared loads")
+print(
+    "                     derived  counted    multiply-add, counted  derived, all per multiply-add"
+)
+for name, (loads, touched) in counted.items():
+    derived = 2 / sides[name]
+    print(f"{name:16s} {derived:11.4f} {loads:8.4f} {touched:14.3f} {from_shared[name]:20.2f}")
+    assert loads == derived
+
+m, k, n = 37, 21, 35  # ragged
+for name in ("shared tiles", "register tile"):
+    loads = sum(len(array.loads()) for array in trace(RUNGS[name], m, k, n))
+    assert loads == -(-n // sides[name]) * m * k + -(-m // sides[name]) * k * n
+    print(f"{name}, ragged: {loads:,} loads, as derived")
+
+figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.9), sharey=True)
+names = list(counted)
+for ax, values, title in (
+    (axes[0], [counted[name][0] for name in names], "global loads per multiply-add"),
+    (axes[1], [counted[name][1] for name in names], "sectors of 32 bytes per warp's multiply-add"),
+):
+    ax.barh(names, values, color=[GREY, GREY, BLUE, BLUE], edgecolor="black", linewidth=0.5)
+    for y, value in enumerate(values):
+        ax.text(value * 1.15, y, f"{value:.3g}", va="center")
+    ax.set(xscale="log", title=title, xlim=(min(values) / 2, max(values) * 5))
+axes[0].invert_yaxis()
+figure.suptitle("The same multiply-adds, ever fewer numbers fetched (counted in the simulator)")
+plt.show()
+
+# %% [markdown]
+# From the first rung to the last, the loads for the same work have shrunk to a sixty-fourth, and the sectors to less than a two-hundredth. This is not a time yet.
+# What can be said about time, section 8 says.
+#
+# ## 5 · Attention: three kernels
+#
+# Now attention of [chapter 02](02_attention_by_hand.ipynb), with M positions of memory before the segment, causal, without the position term
+# and persistent vectors (they would add lines, not ideas). The obvious way is three kernels: scores, softmax of each row, weighted
+# sum of values. The first and the last are like `columns_along_x`. The softmax is new: the maximum of a row needs *all* of its
+# numbers, and they are spread over 64 threads.
+
+# %%
+show_source(cuda_attention.row_softmax)
+
+# %% [markdown]
+# Joining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. Mind the comment on the
+# barrier in the middle: `found` is about to be used again.
+
+# %%
+rows = (
+    rng.standard_normal((5, 150), np.float32) * 5
+)  # a row has more numbers than its block has threads, and not twice as many
+s = rows.copy()
+cuda_attention.row_softmax[len(s), cuda_attention.ROW_THREADS](s)
+weights = np.exp(ops.log_softmax(rows.astype(float)))
+print(f"row softmax: largest error {np.abs(s - weights).max():.1e}")
+assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
+
+# %% [markdown]
+# What does it cost? Let $P$ be the number of (query, key) pairs that see each other. Scores load $2\,\mathtt{Dh}$ numbers a pair and
+# store $TS$; softmax loads $3TS$ and stores $2TS$; the weighted sum loads $2\,\mathtt{Dh}$ a pair and stores $T\,\mathtt{Dh}$. And for
+# each head, the matrix of scores has to lie somewhere: $T S$ numbers.
+#
+# ## 6 · Attention: one kernel
+#
+# The matrix is in the way. To get rid of it, softmax has to work on *some keys at a time*, without having seen the rest. Say that so
+# far, keys $j \in J$ were seen, and we hold
+#
+# $$ m = \max_{j\in J} s_j \qquad \mathtt{total} = \sum_{j\in J} e^{s_j-m} \qquad \mathtt{sums} = \sum_{j\in J} e^{s_j-m}\,v_j $$
+#
+# Then $\mathtt{sums}/\mathtt{total}$ is the attention over $J$: the factor $e^{-m}$ cancels. Now more keys $J'$ come. The new maximum is
+# $m' = \max(m, \max_{J'} s_j)$. In the old terms, $e^{s_j - m'} = e^{s_j-m}\cdot e^{m-m'}$, a factor that is the same for all of them:
+#
+# $$ \mathtt{total}' = e^{m-m'}\,\mathtt{total} + \sum_{j\in J'} e^{s_j-m'} \qquad
+# \mathtt{sums}' = e^{m-m'}\,\mathtt{sums} + \sum_{j\in J'} e^{s_j-m'}\,v_j $$
+#
+# and the three have kept their meaning. This is the *online softmax* (Milakov & Gimelshein 2018), and with tiles in shared memory it is what
+# FlashAttention does (Dao and others 2022). All exponents are at most 0, so nothing overflows; and since $m$ starts as $-\infty$,
+# the first factor is $e^{-\infty}=0$, as it should be. (It must not be $e^{-\infty-(-\infty)}$: each query sees key 0, so that after
+# the first tile $m$ is finite.)
+
+# %%
+show_source(cuda_attention.online_softmax)
+
+# %% [markdown]
+# Barriers again, five in the loop, each with its reason. And one column too many: rows of `k_tile` are 65 long for at most 64 numbers. In the
+# line that makes the score, 16 threads read the same column d of 16 rows. Which banks are that?
+
+# %%
+for length in (64, cuda_attention.PADDED):
+    banks = {(x * length + 5) % 32 for x in range(TILE)}  # thread x reads k_tile[x, 5]
+    print(f"rows of {length}: 16 threads hit {len(banks)} of 32 banks")
+assert len(banks) == TILE
+
+# %% [markdown]
+# Both rungs, two heads, ragged in T, S and Dh, against the textbook in float64:
+
+# %%
+B, T, M, H, Dh = 1, 18, 5, 2, 20
+S = M + T
+q = rng.standard_normal((B, T, H, Dh), np.float32)
+k, v = rng.standard_normal((2, B, S, H, Dh), np.float32)
+exact = ops.attention_forward(q.astype(float), k.astype(float), v.astype(float))[0]  # (B, T, H, Dh)
+for name, attend in cuda_attention.RUNGS.items():
+    error = np.abs(attend(q, k, v) - exact).max()
+    print(f"{name:16s} largest error {error:.1e}")
+    assert error < 1e-5
+
+# %% [markdown]
+# Now the counting, for both, one head. For `online_softmax`: q is loaded once, $T\,\mathtt{Dh}$; each block of 16 queries loads the keys
+# and values up to the last one that its last query sees, $2\,\mathtt{Dh}$ each; and $T\,\mathtt{Dh}$ are stored.
+
+# %%
+T, M, Dh = 40, 8, 20
+S = M + T
+q, k, v = (rng.standard_normal((1, rows, 1, Dh), np.float32) for rows in (T, S, S))
+exact = ops.attention_forward(q.astype(float), k.astype(float), v.astype(float))[0]
+root, across = np.float32(1 / math.sqrt(Dh)), cuda_attention.tiles
+pairs = sum(M + 1 + i for i in range(T))  # query i sees the keys 0 … M + i
+
+
+def traffic(*arrays):
+    """Loads and stores of traced arrays, added up."""
+    return np.sum([array.count() for array in arrays], axis=0)
+
+
+traced = [Traced(x) for x in (q, k, v, np.zeros_like(q))]
+s = Traced(np.zeros((1, 1, T, S), np.float32))
+cuda_attention.scores[(across(S), across(T), 1), (TILE, TILE)](traced[0], traced[1], root, s)
+rows = Traced(s.array.reshape(T, S))  # the same memory
+cuda_attention.row_softmax[T, cuda_attention.ROW_THREADS](rows)
+cuda_attention.weighted_values[(across(Dh), across(T), 1), (TILE, TILE)](s, traced[2], traced[3])
+assert np.abs(traced[3].array - exact).max() < 1e-5
+three = traffic(*traced, s, rows)
+assert list(three) == [4 * Dh * pairs + 3 * T * S, 3 * T * S + T * Dh]
+
+online = [Traced(x) for x in (q, k, v, np.zeros_like(q))]
+cuda_attention.online_softmax[(across(T), 1), (TILE, TILE)](*online[:3], root, online[3])
+assert np.abs(online[3].array - exact).max() < 1e-5
+one = traffic(*online)
+keys = sum(min(S, first + TILE + M) for first in range(0, T, TILE))
+assert list(one) == [T * Dh + 2 * Dh * keys, T * Dh]
+for name, (loads, stores) in (("three kernels", three), ("online softmax", one)):
+    print(f"{name:16s} {loads:8,} loads, {stores:6,} stores of global memory, as derived")
+print(
+    f"matrix of scores: {T * S:,} numbers a head for three kernels, none for one; at T = S = 4,096 it is {4096**2 * 4 / 2**20:.0f} MiB a head"
+)
+
+figure, ax = plt.subplots(figsize=(6.4, 4.6))
+visible = np.arange(S) <= np.arange(T)[:, None] + M  # (T, S)
+loaded = np.zeros((T, S))
+for x, _, _, _, address in online[1].loads():
+    loaded[x * TILE : (x + 1) * TILE, address // Dh] = 1  # k is (1, S, 1, Dh)
+assert not (visible & (loaded == 0)).any(), "a key that a query sees was never loaded"
+ax.imshow(loaded * 0.25 + visible * 0.35, cmap="Blues", vmin=0, vmax=1)
+for first in range(TILE, T, TILE):
+    ax.axhline(first - 0.5, color="black", linewidth=1)
+for first in range(TILE, S, TILE):
+    ax.axvline(first - 0.5, color="black", linewidth=0.6, linestyle=":")
+ax.set(
+    xlabel="key j",
+    ylabel="query i",
+    title="Keys that each block of 16 queries loads (pale), and those that it sees (dark)",
+)
+plt.show()
+
+# %% [markdown]
+# White is never touched: the loop ends at the last key that the block sees. The pale triangle is loaded and masked, at most a tile's width.
+#
+# ## 7 · What the compiler makes of it
+#
+# So far all was Python. Now the same functions go through NVIDIA's compiler, for a GPU that need not be here. Two steps: Numba
+# turns the function into **PTX**, an assembly language for an imaginary GPU with as many registers as one likes, and `ptxas` turns PTX
+# into instructions for a real one, and assigns real registers. In a process of its own, since in this one `numba.cuda` is the simulator.
+
+# %%
+missing = what_is_missing()
+compiled = {}
+if missing:
+    print("This section has not run here:", missing)
+else:
+    real = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    command = [sys.executable, "-m", "tinyprune.kernels.ladder.cuda", "compile", "8.0", "9.0"]
+    done = subprocess.run(command, env=real, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    compiled = {
+        (record["kernel"], record["capability"]): record for record in json.loads(done.stdout)
+    }
+    print(f"compiled {len(compiled)} kernels for compute capability 8.0 (A100) and 9.0 (H100)")
+
+# %% [markdown]
+# An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` one for a 64-bit address, `%p1` one for a
+# yes or no; `@%p1 bra` jumps if it is yes. Of the names you need five:
+#
+# | PTX | what it does |
+# | --- | --- |
+# | `ld.global.f32 %f1, [%rd1]` | load from global memory |
+# | `ld.shared.f32`, `st.shared.f32` | load from and store to shared memory |
+# | `fma.rn.f32 %f4, %f1, %f2, %f3` | %f4 = %f1 · %f2 + %f3, rounded once: the multiply-add |
+# | `bar.sync 0` | `syncthreads` |
+# | `shr.s64 …, 63; and.b64; add.s64` | what Python's negative indices cost: is the sign bit set, then add the length |
+#
+# The heart of three kernels, as compiled for an H100: the run of instructions without a label that has the most multiply-adds.
+
+
+# %%
+def heart(ptx):
+    """The basic block with the most fma: the instructions between two labels or jumps."""
+    blocks, block = [], []
+    for line in ptx.splitlines():
+        text = line.strip()
+        if text.startswith("$L") or " bra" in text:
+            blocks.append([*block, text])
+            block = []
+        elif text.endswith(";"):
+            block.append(text)
+    return max(blocks, key=lambda block: sum("fma.rn" in line for line in block))
+
+
+def kinds(block):
+    """How many instructions of each kind."""
+    names = ("ld.global.f32", "ld.shared.f32", "fma.rn.f32", "bar.sync")
+    found = {name: sum(name in line for line in block) for name in names}
+    return found | {"all": len(block)}
+
+
+if compiled:
+    for name, first, last in (
+        ("columns_along_x", 0, 16),
+        ("shared_tiles", 0, 14),
+        ("register_tile", -36, None),
+    ):
+        block = heart(compiled[name, "9.0"]["ptx"])
+        shown = block[first:last]
+        print(f"{name}: {len(block)} instructions, {len(shown)} of them shown\n")
+        print("\n".join(f"    {line}" for line in shown), "\n")
+
+# %% [markdown]
+# In the first, count how much there is between two `fma`: addresses and signs of indices, computed again for every number. In the
+# second, the loop over the 16 numbers of a tile is gone, written out 16 times, two `ld.shared` for each `fma`; the numbers in
+# `[%rd11+64]` are bytes, a row of 16 float32. In the third, one `ld.shared` of b's tile serves four `fma`, and the 16 sums have 16
+# registers of their own: `cuda.local.array` has dissolved into them, since the compiler could count all of its loops.
+
+# %%
+if compiled:
+    print("for each fma in the heart of the kernel:")
+    print("                  ld.global  ld.shared  all instructions")
+    for rung in RUNGS.values():
+        name = rung.kernel.py_func.__name__
+        found = kinds(heart(compiled[name, "9.0"]["ptx"]))
+        fma = found["fma.rn.f32"]
+        ratios = [found[kind] / fma for kind in ("ld.global.f32", "ld.shared.f32", "all")]
+        print(f"{name:16s} {ratios[0]:9.2f} {ratios[1]:10.2f} {ratios[2]:14.1f}")
+        assert ratios[:2] == [
+            0 if rung.block == (TILE, TILE) else 2,
+            from_shared[name.replace("_", " ")],
+        ]
+    assert not any(".f64" in record["ptx"] for record in compiled.values()), (
+        "somewhere a float64 slipped in"
+    )
+    print("no instruction of any kernel works on float64")
+
+# %% [markdown]
+# What was derived in section 4 is what the compiler writes: 2 shared loads per multiply-add, then ½. And the last column shows a gain
+# that no count of loads has shown: the first rungs spend far more instructions on finding addresses than on the product. (These are
+# instructions of PTX; `ptxas` will still join or drop some.)
+#
+# The last check of the cell is the one that the simulator cannot make. Plant the bug: `total = 0.0` in place of `total = ZERO`.
+
+# %%
+planted = """
+import inspect
+from tinyprune.kernels.ladder import cuda_matmul
+from tinyprune.kernels.ladder.cuda import compile_kernel
+names = dict(vars(cuda_matmul))
+exec(inspect.getsource(cuda_matmul.shared_tiles.py_func).replace("total = ZERO", "total = 0.0"), names)
+print(compile_kernel(names["shared_tiles"], cuda_matmul.SIGNATURE, (9, 0))["ptx"])
+"""
+if compiled:
+    done = subprocess.run(
+        [sys.executable, "-c", planted], env=real, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert ".f64" in done.stdout, "the planted bug was not found" + done.stderr
+    found = [line for line in done.stdout.splitlines() if "f64" in line]
+    print("\n".join([*found[:6], "    …", found[-1]]))
+
+# %% [markdown]
+# The sum has become a float64: each product is converted to one and added as one, in three instructions in place of a multiply-add,
+# and at the end the result is converted back. It gives the right numbers, so that no comparison finds it, and float64 arithmetic runs at half the speed of float32 on these
+# two GPUs, and at a small fraction of it on most others.
+#
+# ### Registers, and how many threads fit
+#
+# An SM hides the waiting for memory by having other warps to run meanwhile. How many it can hold is limited by what each needs.
+# **Occupancy** is the number of warps that fit, over the most that an SM can hold. The limits are from the tables of technical
+# specifications in NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out, from the occupancy calculator of Nsight Compute:
+
+# %%
+LIMITS = {  # of one SM, by compute capability
+    "8.0": {"warps": 64, "blocks": 32, "registers": 65536, "shared": 164 * 1024},  # A100
+    "9.0": {"warps": 64, "blocks": 32, "registers": 65536, "shared": 228 * 1024},  # H100
+}
+
+
+def occupancy(record, threads):
+    """(warps that fit on an SM / warps it can hold, what limits it) of a compiled kernel in blocks of `threads`."""
+    limit = LIMITS[record["capability"]]
+    warps = -(-threads // 32)  # of a block
+    per_warp = (
+        -(-32 * record["registers"] // 256) * 256
+    )  # registers are handed out by 256, to a whole warp
+    per_quarter = (
+        limit["registers"] // 4 // per_warp
+    )  # an SM has four quarters, each with registers of its own
+    shared = (
+        -(-record["shared_bytes"] // 128) * 128 + 1024
+    )  # by 128 bytes, and 1 KiB a block for the system
+    fit = {
+        "warps": limit["warps"] // warps,
+        "registers": 4 * per_quarter // warps,
+        "shared memory": limit["shared"] // shared,
+        "blocks": limit["blocks"],
+    }
+    blocks = min(fit.values())
+    return blocks * warps / limit["warps"], next(
+        name for name, number in fit.items() if number == blocks
+    )
+
+
+if compiled:
+    threads = {rung.kernel.py_func.__name__: math.prod(rung.block) for rung in RUNGS.values()}
+    threads |= dict.fromkeys(cuda_attention.KERNELS, TILE * TILE) | {
+        "row_softmax": cuda_attention.ROW_THREADS
+    }
+    print(
+        "                  GPU  registers  shared memory  spills  stack  threads  occupancy  limited by"
+    )
+    for (name, capability), record in compiled.items():
+        share, by = occupancy(record, threads[name])
+        spills = record["spill_store_bytes"] + record["spill_load_bytes"]
+        print(
+            f"{name:16s} {capability:>4s} {record['registers']:10d} {record['shared_bytes']:12,} B {spills:6d}"
+            f" {record['stack_bytes']:6d} {threads[name]:8d} {share:9.0%}   {by}"
+        )
+        assert spills == record["stack_bytes"] == 0
+
+# %% [markdown]
+# *Spills* are registers that did not fit and went to memory; there are none, and nothing lies on a stack. Shared memory is what the code
+# asks for: two tiles of 16 × 16 × 4 bytes are 2,048.
+#
+# Look at `register_tile`. It needs most registers and has the lowest occupancy of the four products, and yet it is the rung that should be
+# fastest. Occupancy is a means: its 16 independent sums give a warp work to do while a load is on its way, which is what other
+# warps would be needed for (Volkov 2010). So read the column as "is there something to hide waiting behind", not as a mark.
+#
+# ## 8 · How fast could it be?
+#
+# Two limits, and both can be written down without a GPU. One: an SM cannot compute faster than it computes. Two: numbers cannot come faster
+# than memory sends them. With $\mathtt{I}$ operations for each byte that is loaded (*arithmetic intensity*),
+#
+# $$ \text{operations per second} \;\le\; \min(\text{peak},\; \mathtt{I}\cdot\text{bandwidth}) $$
+#
+# the **roofline** (Williams, Waterman & Patterson 2009). A multiply-add is two operations and a load is four bytes, so from (1):
+# $\mathtt{I} = 2 / (4\cdot(\tfrac1R+\tfrac1C))$. Peak and bandwidth below are **data-sheet figures** of NVIDIA, not measurements: A100
+# 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350 GB/s.
+
+# %%
+DATA_SHEET = {
+    "A100": (19.5e12, 2039e9, "-", 64),
+    "H100": (67e12, 3350e9, "--", 128),
+}  # …, multiply-adds a clock and SM
+
+figure, ax = plt.subplots(figsize=(7.5, 4.2))
+intensity = np.geomspace(0.1, 200, 500)
+for (gpu, (peak, bandwidth, style, _)), colour in zip(DATA_SHEET.items(), (BLUE, VERMILION)):
+    ax.loglog(
+        intensity,
+        np.minimum(peak, intensity * bandwidth) / 1e12,
+        style,
+        color=colour,
+        label=f"{gpu}, from its data sheet",
+    )
+marks = {"one thread, one number": 1, "shared tiles": TILE, "register tile": WIDE}
+for (name, side), marker in zip(marks.items(), "os^"):
+    at = 2 / (4 * 2 / side)
+    ax.axvline(at, color=GREY, linewidth=0.6, linestyle=":")
+    for (peak, bandwidth, _, _), colour in zip(DATA_SHEET.values(), (BLUE, VERMILION)):
+        ax.plot(at, min(peak, at * bandwidth) / 1e12, marker, color=colour, markersize=7)
+    ax.text(at * 1.07, 0.13, f"{name}\nI = {at:g}", fontsize=8, color=GREY)
+ax.set(
+    xlabel="operations per byte loaded from global memory",
+    ylabel="TFLOP/s, at most",
+    ylim=(0.1, 130),
+    xlim=(0.1, 200),
+)
+ax.set_title(
+    "Rooflines: what the loads of each rung allow, if no cache helped. Nothing here is measured"
+)
+ax.legend(frameon=False, loc="upper left")
+plt.show()
+
+for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
+    print(f"{gpu}: arithmetic keeps up from {peak / bandwidth:.1f} operations per byte on")
+    for name in ("shared tiles", "register tile"):
+        loads = from_shared[
+            name
+        ]  # a warp's load takes a clock, a warp's multiply-add 32 / rate of one
+        print(
+            f"    {name:14s} shared memory alone allows {min(1, 32 / rate / loads):.0%} of the peak"
+        )
+
+# %% [markdown]
+# Caches make the first rungs better than their marks: what a block loads again and again is often found in L1 or L2. They are
+# therefore limits for what comes from *memory itself* only if nothing were found nearer. The second limit, that of shared memory
+# (32 numbers a clock against 64 or 128 multiply-adds), has no such excuse; it says that `shared_tiles` cannot exceed a quarter or an
+# eighth of the peak, whatever else is done, and that for an H100 even 4 × 4 sums a thread are too few: 8 × 8 would need
+# ¼ load a multiply-add, and 64 registers for the sums alone. That is how the next rung would begin. After it would come loads of four
+# numbers at once, loads that run while the tile before is used, and tensor cores.
+#
+# ## 9 · For real, where a GPU is present
+#
+# The same kernels on a device, if this machine has one: arrays already in its memory, twenty launches in a row, the best of three.
+
+# %%
+if not gpu_present():
+    print(
+        "There is no NVIDIA GPU on this machine: this part has NOT run, and this chapter claims no time on a GPU."
+    )
+else:
+    real = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    command = [sys.executable, "-m", "tinyprune.kernels.ladder.cuda", "time", "--size", "1024"]
+    done = subprocess.run(command, env=real, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        print(
+            "There is a GPU, but the kernels did not run on it:",
+            done.stderr.strip().splitlines()[-1],
+        )
+    else:
+        measured = json.loads(done.stdout)
+        print(f"measured on {measured[0]['device']}, size {measured[0]['size']}")
+        for record in measured:
+            print(
+                f"{record['ladder']:10s} {record['rung']:16s} {record['milliseconds']:9.3f} ms"
+                f" {record['gflops']:9.0f} GFLOP/s   largest error {record['largest_error']:.1e}"
+            )
+            assert record["largest_error"] < 1e-3
+
+# %% [markdown]
+# In Colab, choose a runtime with a GPU and run `pip install 'numba-cuda[cu12]'`, or `[cu13]` if the driver is for CUDA 13 (`nvidia-smi`
+# says so in its first line). If the driver is older than the compiler, the launch fails with
+# `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`; the other of the two is then the one to install.
+#
+# ## Questions
+#
+# 1. With blocks of 16 × 16 threads in place of 32 × 8, how many sectors would a warp's multiply-add touch in *rows along x* and *columns along x*?
+#
+# <details><summary>Answer</summary>
+#
+# A warp is then two y by sixteen x. *Rows along x*: 16 rows of a, 16 sectors; two neighbours of b, one sector: 17. *Columns along x*:
+# two rows of a, 2 sectors; sixteen neighbours of b, 2 sectors: 4. A little better than 5, since 32 numbers of out that form a less
+# stretched rectangle need fewer rows and columns together. The shape of a block is a choice worth a thought.
+#
+# </details>
+#
+# 2. `register_tile` puts zeros into its tiles beyond the edges and computes with them. Why not skip them with an `if`?
+#
+# <details><summary>Answer</summary>
+#
+# A zero adds nothing, so the result is right, and the innermost loop has no condition and a fixed length, which is why the compiler
+# could write it out. And an `if` around the loop would be dangerous: a thread that skips a `syncthreads` that others wait at is an error, on
+# a real GPU often an endless wait. The simulator does not notice that, either.
+#
+# </details>
+#
+# 3. Why may threads of different blocks not wait for one another?
+#
+# <details><summary>Answer</summary>
+#
+# Because not all blocks need be running. If the grid has more blocks than fit on the GPU, the rest start when others have *ended*; a block
+# that waits for one that has not begun waits for ever. This freedom is also the reason why the same kernel runs on a small
+# and on a large GPU.
+#
+# </details>
+#
+# 4. In `online_softmax` each of the 16 threads of a query computes the same `highest`, `total` and `shrink`. Is that a waste?
+#
+# <details><summary>Answer</summary>
+#
+# A small one: 16 comparisons, 16 additions and one exponential a tile. To let one thread do it and the others read would take another
+# barrier and another place in shared memory. The costly part, the 16 exponentials of a query's weights, *is* shared: one for each thread.
+#
+# </details>
+#
+# 5. The occupancy table says that `register_tile` could have more warps if it used fewer registers. Name a way, and what it costs.
+#
+# <details><summary>Answer</summary>
+#
+# Fewer sums a thread: 4 × 2 in place of 4 × 4 frees eight registers and those for addresses that go with them. By (1), shared loads per
+# multiply-add rise from ½ to ¾ and global loads with the smaller tile. Or ask the compiler to keep below a number of registers
+# (`cuda.jit(max_registers=…)`): then it may spill, and the table would show it.
+#
+# </details>
+#
+# **Next:** this is the last chapter. Back to [the tour](00_tour.ipynb), or into the code: the kernels of this chapter are in
+# [`kernels/ladder/cuda_matmul.py`](../tinyprune/kernels/ladder/cuda_matmul.py) and
+# [`kernels/ladder/cuda_attention.py`](../tinyprune/kernels/ladder/cuda_attention.py), what compiles and times them in
+# [`kernels/ladder/cuda.py`](../tinyprune/kernels/ladder/cuda.py). Their counterparts on the CPU, from loops to kernels, are
+# [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py) and
+# [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py).

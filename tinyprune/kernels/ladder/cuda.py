@@ -1,0 +1,195 @@
+"""The GPU ladders' kernels, compiled to see what becomes of them (no GPU needed), or timed on the GPU that is there.
+
+    python -m tinyprune.kernels.ladder.cuda compile 8.0 9.0     PTX, registers, spills: for these compute capabilities
+    python -m tinyprune.kernels.ladder.cuda time                milliseconds, on this machine's GPU
+
+Both print JSON, and run in a process of their own where Numba's simulator is off: a notebook that simulates can ask
+them. Importing this module imports neither Numba nor anything of CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyprune.errors import TinypruneError, UsageError
+
+INSTALL = "pip install 'numba-cuda[cu13]==0.30.*' 'cuda-toolkit[nvcc]==13.0.*'"
+COMPILED = {  # what `ptxas -v` says of a kernel
+    "registers": r"Used (\d+) registers",
+    "shared_bytes": r"(\d+) bytes smem",
+    "stack_bytes": r"(\d+) bytes stack frame",
+    "spill_store_bytes": r"(\d+) bytes spill stores",
+    "spill_load_bytes": r"(\d+) bytes spill loads",
+}
+
+
+def gpu_present() -> bool:
+    """Whether an NVIDIA driver is here and finds a GPU. Asks the driver itself; Numba's simulator always says yes."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:  # no driver
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def find_ptxas() -> str | None:
+    """NVIDIA's assembler, of the package cuda-toolkit[nvcc] or of the system; they must be no older than the PTX."""
+    name = "ptxas.exe" if os.name == "nt" else "ptxas"
+    installed = Path(sysconfig.get_path("purelib"), "nvidia").glob(f"*/bin/**/{name}")
+    return next((str(path) for path in sorted(installed)), None) or shutil.which("ptxas")
+
+
+def what_is_missing() -> str | None:
+    """One line that says why nothing can be compiled here, and what to install; None if it can."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return f"the package numba-cuda is not installed: {INSTALL}"
+    if find_ptxas() is None:
+        return f"ptxas is neither installed nor on the PATH: {INSTALL}"
+    return None
+
+
+def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> dict[str, Any]:
+    """A kernel for a GPU of this compute capability, which need not be here.
+
+    Returns:
+        `kernel`, `capability`, its `ptx`, and of `ptxas -v`: registers of a thread, bytes of shared memory of a block,
+        bytes of a thread's stack and of what did not fit into registers.
+
+    Raises:
+        TinypruneError: if ptxas does not accept it; with what it said.
+    """
+    from numba import cuda
+
+    name = kernel.py_func.__name__
+    ptx, _ = cuda.compile(kernel.py_func, signature, cc=capability, device=False, abi="numba")
+    symbol = re.search(r"\.entry (\w+)", ptx)[1]  # Numba's name tells module, types and more, in 300 letters
+    ptx = ptx.replace(symbol, name)
+    with tempfile.TemporaryDirectory() as directory:
+        source, target = Path(directory, "kernel.ptx"), Path(directory, "kernel.cubin")
+        source.write_text(ptx, encoding="utf-8")
+        version = f"-arch=sm_{capability[0]}{capability[1]}"
+        said = subprocess.run(
+            [find_ptxas(), "-v", version, str(source), "-o", str(target)], capture_output=True, text=True
+        )
+    if said.returncode:
+        raise TinypruneError(f"ptxas refused {name} for {version}: {said.stdout}{said.stderr}")
+    found = {key: re.search(pattern, said.stderr) for key, pattern in COMPILED.items()}
+    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
+    return {"kernel": name, "capability": f"{capability[0]}.{capability[1]}", **numbers, "ptx": ptx}
+
+
+def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """`compile_kernel` for every kernel of both ladders.
+
+    Raises:
+        UsageError: if numba-cuda or ptxas is missing; says what to install.
+    """
+    missing = what_is_missing()
+    if missing:
+        raise UsageError(missing)
+    from tinyprune.kernels.ladder import cuda_attention, cuda_matmul
+
+    kernels = [(rung.kernel, cuda_matmul.SIGNATURE) for rung in cuda_matmul.RUNGS.values()]
+    kernels += [(kernel, cuda_attention.SIGNATURES[name]) for name, kernel in cuda_attention.KERNELS.items()]
+    return [compile_kernel(*kernel, capability) for capability in capabilities for kernel in kernels]
+
+
+def milliseconds(launch: Callable[..., None], arrays: Sequence[Any], rounds: int) -> float:
+    """Of one launch, from the start of `rounds` in a row to the end of the last: the best of three."""
+    from numba import cuda
+
+    launch(*arrays)  # compiles
+    cuda.synchronize()
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(rounds):
+            launch(*arrays)
+        cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best / rounds * 1e3
+
+
+def time_all(size: int, rounds: int, H: int = 8) -> list[dict[str, Any]]:
+    """All rungs with arrays that are in the GPU's memory already, and how far each is from NumPy in float64.
+
+    Products of size × size; attention of H heads of 64 numbers over `size` queries and as many keys.
+    """
+    from numba import cuda
+
+    from tinyprune import ops
+    from tinyprune.kernels.ladder import cuda_attention, cuda_matmul
+
+    rng = np.random.default_rng(0)
+    matrices = rng.standard_normal((2, size, size), np.float32)
+    heads = rng.standard_normal((3, 1, size, H, 64), np.float32)
+    attended = ops.attention_forward(*heads.astype(float), *5 * [None])[0]
+    # of attention a causal query sees half of the keys, and each costs Dh multiply-adds in q·k and Dh in a·v
+    ladders = [
+        ("matmul", cuda_matmul.RUNGS, matrices, matrices[0].astype(float) @ matrices[1], size**3),
+        ("attention", cuda_attention.RUNGS, heads, attended, size * (size + 1) // 2 * H * 2 * 64),
+    ]
+    records = []
+    for ladder, rungs, inputs, expected, multiply_adds in ladders:
+        on_device = [cuda.to_device(np.ascontiguousarray(x)) for x in inputs]
+        on_device.append(cuda.to_device(np.zeros(expected.shape, np.float32)))
+        for name, rung in rungs.items():
+            ms = milliseconds(rung.launch, on_device, rounds)
+            error = np.abs(on_device[-1].copy_to_host() - expected).max()
+            record = {"ladder": ladder, "rung": name, "size": size, "milliseconds": ms}
+            records.append(record | {"gflops": 2e-6 * multiply_adds / ms, "largest_error": float(error)})
+    return records
+
+
+def device_name() -> str:
+    """What the GPU calls itself. The simulator does not know."""
+    from numba import cuda
+
+    name = cuda.get_current_device().name
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print JSON for the command line above."""
+    parser = argparse.ArgumentParser(prog="python -m tinyprune.kernels.ladder.cuda", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    compiling = commands.add_parser("compile", help="PTX, registers and spills of all kernels")
+    compiling.add_argument("capability", nargs="+", help="compute capability of a GPU, such as 8.0")
+    timing = commands.add_parser("time", help="milliseconds of all rungs on this machine's GPU")
+    timing.add_argument("--size", type=int, default=1024, help="of matrices, and number of queries")
+    timing.add_argument("--rounds", type=int, default=20, help="launches in a row")
+    options = parser.parse_args(arguments)
+    if options.command == "compile":
+        records = compile_all([tuple(map(int, capability.split("."))) for capability in options.capability])
+    else:
+        if not gpu_present():
+            raise UsageError("there is no NVIDIA GPU here (no driver, or it finds none)")
+        if importlib.util.find_spec("numba_cuda") is None:
+            raise UsageError(what_is_missing())
+        device = {"device": device_name()}
+        records = [device | record for record in time_all(options.size, options.rounds)]
+    json.dump(records, sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TinypruneError as error:
+        sys.exit(f"error: {error}")
