@@ -181,4 +181,12 @@ class Page:
         """Press a key on the first slider of an output."""
         handle = output.find_element(By.CSS_SELECTOR, ".noUi-handle")
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
+        places = [handle.rect]
+
+        def rests() -> bool:
+            # pictures above that are still being drawn push it down
+            places.append(handle.rect)
+            return places[-1] == places[-2] and not any(tuple(size) == (0, 0) for size in self.pictures())
+
+        wait_for(rests, 30, "the page to come to rest")
         ActionChains(self.driver).click(handle).send_keys(key).perform()

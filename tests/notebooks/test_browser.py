@@ -29,8 +29,13 @@ def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
     assert not any(answer.get_attribute("open") for answer in folded)
     before = page.pictures()
     page.run_all()
-    after = page.pictures()
-    assert len(after) > len(before) > 0  # the picture below the sliders is drawn, too
+
+    def all_pictures():
+        """Those that were there, and one below the sliders."""
+        found = page.pictures()
+        return found if len(found) > len(before) and (0, 0) not in map(tuple, found) else None
+
+    after = wait_for(all_pictures, 30, f"more than {len(before)} pictures")
     assert all(width > 100 and height > 50 for width, height in after)
     widget = page.find(".jp-OutputArea-output .widget-interact")[0]
 
@@ -39,7 +44,7 @@ def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
         text = widget.find_element(By.CSS_SELECTOR, ".jp-RenderedText").text
         return text, widget.find_element(By.CSS_SELECTOR, "img").get_attribute("src")
 
-    text, picture = shown()
+    text, picture = wait_for(shown, 30, "the picture below the sliders")
     assert text
     page.move_slider(widget)
     wait_for(lambda: shown()[0] != text and shown()[1] != picture, 30, "text and picture to follow the slider")
