@@ -36,7 +36,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -82,8 +83,8 @@ def show(*figures, dpi=90):
 # ## 1 · A model and its text
 #
 # The text is the language reference that comes with Python: no download. The model reads it character by character, 64 at a
-# time, and always guesses the next one. The cell trains it for 900 steps, which takes some ten seconds; later chapters find
-# it trained.
+# time, and always guesses the next one. The cell trains it for 900 steps, which takes well under a minute on a laptop; later chapters
+# find it trained. A token is a character here.
 
 # %%
 first_run = baseline_run()
@@ -99,8 +100,8 @@ print(textwrap.indent(text.tokenizer.decode(sample), "    "))
 print("\nthe same, as the model gets it:", *sample[:24], "…")
 
 # %% [markdown]
-# The model is an **All-attention Transformer**: four layers of eight heads and nothing else. In an ordinary Transformer two
-# thirds of the numbers sit in feed-forward blocks, which no removed head makes smaller. Here their work is done by
+# The model is an **All-attention Transformer**: four layers of eight heads and little else. In an ordinary Transformer more than half
+# of the numbers sit in feed-forward blocks, which no removed head makes smaller. Here their work is done by
 # *persistent vectors*, learned keys and values that belong to the heads ([chapter 03](03_all_attention.ipynb)). Remove a
 # head, and everything that it owns goes.
 
@@ -109,7 +110,7 @@ print(text_table([dataclasses.asdict(part) for part in count_parts(config)]))
 
 # %% [markdown]
 # It was taught by nothing but gradients, and these are the subject of chapters [01](01_backprop_by_hand.ipynb) and
-# [02](02_attention_by_hand.ipynb). What has it learned in ten seconds? Give it the beginning of a sentence and let it go on.
+# [02](02_attention_by_hand.ipynb). What has it learned in 900 steps? Give it the beginning of a sentence and let it go on.
 
 
 # %%
@@ -152,7 +153,8 @@ gated = run.load("gate").model
 show(plot_gates(read_metrics(directory.metrics), run.config.gate))
 
 # %% [markdown]
-# Each line is a head; how high it is says how likely it is to be open. All start nearly open. The price `lam` rises over the
+# Each line is a head; how high it is says how likely it is to be open. Dashed ones end closed; below the dotted line
+# evaluation counts a head as closed; the numbers at the right name the heads. All start nearly open. The price `lam` rises over the
 # first 100 steps, and then the heads part company: some stay, some sink. Nobody told the model how many to close, or in
 # which layer.
 #
@@ -178,9 +180,10 @@ show(plot_heads(config), plot_heads(small.config))
 # %% [markdown]
 # ## 4 · Heal
 #
-# What is left is trained a little more, as an ordinary model ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is the
-# loss over all stages. (It jumps up where the gates come, because they flicker: in every step some heads are missing, and
-# never the same ones.)
+# What is left is trained a little more, as an ordinary model ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is the loss over all
+# stages. (The dots are the loss on a second held-out text, the validation text; the table further down is about the
+# test text, so its numbers differ.) (It jumps up where the gates come, because they flicker: in every step some heads are missing, and hardly ever
+# the same ones.)
 
 # %%
 run.finetune()
@@ -238,9 +241,9 @@ for name, model in (
 # %% [markdown]
 # ## 5 · Close them yourself
 #
-# The gates have put all heads in order: the larger a head's `log_alpha`, the more it is worth. Instead of the number that
-# training arrived at, choose your own. The cell takes the model from the end of stage 2, opens the gates of the best so many
-# heads, closes the others, and reads some held-out text; once for every number from 0 to 32, so that the slider is instant.
+# The gates have put all heads in order: the larger the learned number behind a head's gate
+# (`log_alpha`, chapter 04), the more it is worth. Instead of the number that
+# training arrived at, choose your own. The cell takes the model from the end of stage 2, opens the gates of that many heads, the best ones, closes the others, and reads some held-out text; once for every number from 0 to 32, so that the slider is instant.
 
 # %%
 held_out = text.test[:6000]
@@ -338,7 +341,7 @@ assert curve[2] > min(curve) + 0.5  # the last heads are dear
 # | | [02 attention by hand](02_attention_by_hand.ipynb) | the operation that heads are made of, forward and backward |
 # | | [03 all-attention](03_all_attention.ipynb) | persistent vectors, memory, relative positions: this model's layer |
 # | **learn to prune** | [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) | a random switch with a gradient |
-# | | [05 L0 and the difference](05_l0_and_the_difference.ipynb) | a loss that counts, and what a layer says with and without a head |
+# | | [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) | a loss that counts, and what a layer says with and without a head |
 # | | [06 training with gates](06_training_with_gates.ipynb) | stage 2, and what keeps it stable |
 # | | [07 removing heads](07_removing_heads.ipynb) | stage 3: smaller, and provably the same |
 # | | [08 fine-tuning and the trade-off](08_fine_tuning_and_trade_off.ipynb) | stage 4, and an honest race against conventional pruning |
@@ -347,11 +350,11 @@ assert curve[2] > min(curve) + 0.5  # the last heads are dear
 #
 # ## Questions
 #
-# 1. Why could not just as well a gate be put on every single *weight*?
+# 1. Why not put a gate on every single *weight* instead?
 #
 # <details><summary>Answer</summary>
 #
-# It could, and many methods do that. But a matrix with zeros sprinkled over it is multiplied as slowly as a full one. A head
+# One could, and many methods do that. But a matrix with zeros sprinkled over it is multiplied as slowly as a full one. A head
 # is a whole block of columns and rows; without it, the matrices are smaller, and every machine is faster with smaller
 # matrices.
 #
@@ -366,11 +369,10 @@ assert curve[2] > min(curve) + 0.5  # the last heads are dear
 #
 # </details>
 #
-# 3. Half of the heads are gone. Why is the model not exactly half as large, nor twice as fast?
+# 3. Suppose half of the heads were gone. Why would the model be neither half as large nor twice as fast?
 #
 # <details><summary>Answer</summary>
-#
-# Embedding, positions and normalisations belong to no head and stay: they are the lines of the first table that are not
+# Embedding, positions, normalisations and output biases (`bo`) belong to no head and stay: they are the lines of the first table that are not
 # called *heads*. And in a model this small, much of the time is spent on the way between operations and not in them.
 #
 # </details>

@@ -31,7 +31,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -63,8 +64,8 @@ rng = np.random.default_rng(0)
 # a sum over all outputs, since $x_i$ may reach the loss through any of them. That is the whole of backpropagation. Every
 # operation in this package is a pair of functions with this contract:
 #
-#     out, cache  = x_forward(x, W, …)      cache: whatever backward needs
-#     dx, dW, …   = x_backward(dout, cache) gradients in the order of the arguments
+#     out, cache = layer_forward(x, W, …)        cache: whatever backward needs
+#     dx, dW, …  = layer_backward(dout, cache)   gradients, in the order of the arguments
 #
 # What remains is to work out (1) for one operation at a time, in closed form, without ever building the matrix
 # $\partial\,\mathtt{out}/\partial x$.
@@ -163,6 +164,8 @@ plt.show()
 #
 # $$ n_d = \frac{x_d - \mathtt{mean}}{\mathtt{std}} \qquad \mathtt{out}_d = n_d \cdot \mathtt{scale}_d + \mathtt{bias}_d $$
 #
+# (`eps`, $10^{-5}$, keeps `std` away from zero.)
+#
 # The last line is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one $x_{d}$ moves *all*
 # $n_{d'}$, and by three different roads:
 #
@@ -225,7 +228,7 @@ assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps sits beside the varian
 # ## 4 · Cross-entropy: probability minus truth
 #
 # The model's last layer gives one number per possible next token, its `logits`. Softmax makes probabilities of them, and the
-# loss is how surprised the model is by the token that came, in nats:
+# loss is how surprised the model is by the token that came, in nats (one nat is $1/\ln 2\approx1.44$ bits):
 #
 # $$ p_v = \frac{e^{\mathtt{logits}_v}}{\sum_{v'} e^{\mathtt{logits}_{v'}}} \qquad \mathtt{loss} = -\log p_{\mathtt{target}}
 # = \log\sum_{v'} e^{\mathtt{logits}_{v'}} - \mathtt{logits}_\mathtt{target} $$
@@ -234,6 +237,8 @@ assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps sits beside the varian
 # 1 for the target and 0 for all others. Averaged over $R$ rows:
 #
 # $$ \mathtt{dlogits}_{rv} = \frac{\mathtt{dout}}{R}\,\big(p_{rv} - \mathbf 1[v = \mathtt{target}_r]\big) $$
+#
+# ($\mathbf 1[\dots]$ is 1 where the statement in brackets holds, and 0 elsewhere.)
 #
 # Nothing of exponentials and logarithms is left. The gradient says: *lower what you believed, raise what came, and by as much as
 # you were wrong.*
@@ -253,7 +258,8 @@ assert abs(dlogits.sum()) < 1e-15  # what is taken from some is given to others
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
 axes[0].bar(range(V), p[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
 axes[0].set(
-    title=f"p; the target, red, has {p[0, targets[0]]:.2f}: loss {loss:.2f} nats", xlabel="token v"
+    title=f"p; the target, token 2, has {p[0, targets[0]]:.2f}: loss {loss:.2f} nats",
+    xlabel="token v",
 )
 axes[1].bar(range(V), dlogits[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
 axes[1].axhline(0, color=GREY, linewidth=0.8)
@@ -322,8 +328,9 @@ assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1
 #
 # `assert_gradients` does this for every entry of every argument: it draws a random `dout`, so that the output becomes the single
 # number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares tensor by tensor,
+# with $g$ for the gradient that `backward` gives and $m$ for the measured one,
 #
-# $$ \|g-n\| \;\le\; \mathtt{tolerance}\cdot\big(\|g\|+\|n\|+\mathtt{floor}\big). $$
+# $$ \|g-m\| \;\le\; \mathtt{tolerance}\cdot\big(\|g\|+\|m\|+\mathtt{floor}\big). $$
 #
 # Norms of whole tensors, not single entries: an entry whose true gradient is zero comes out as $10^{-17}$ on one side and
 # $-3\cdot10^{-18}$ on the other, and has no relative error worth the name. And not an absolute bound: 0.01 is far too much
@@ -462,7 +469,7 @@ forgetful, valid_forgetful = train(forgetful_backward)
 figure, ax = plt.subplots(figsize=(7, 3.2))
 smooth = np.ones(40) / 40
 for name, values, colour, style in (
-    ("right", losses, BLUE, "-"),
+    ("correct LayerNorm", losses, BLUE, "-"),
     ("forgetful LayerNorm", forgetful, VERMILION, "--"),
 ):
     ax.plot(np.convolve(values, smooth, "valid"), color=colour, linestyle=style, label=name)
@@ -472,7 +479,7 @@ ax.set(xlabel="step", ylabel="bits per character", title="Training loss, mean of
 ax.legend(frameon=False)
 plt.show()
 print(
-    f"held-out text: right {valid:.3f} bits per character, forgetful {valid_forgetful:.3f}, guessing {np.log2(V):.3f}"
+    f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_forgetful:.3f}, guessing {np.log2(V):.3f}"
 )
 assert valid < 3.6
 
@@ -487,7 +494,8 @@ assert valid < 3.6
 # <details><summary>Answer</summary>
 #
 # Nothing in the direction of a step with only this layer; but it would not be the derivative of the loss any more. `cross_entropy`
-# has put the $1/R$ of its mean into `dlogits` already; a second one would make the step depend on the batch size twice.
+# has put the $1/R$ of its mean into `dlogits` already; a second one would make this layer's gradient R times too small, and so
+# dependent on the batch size.
 # And the checker would refuse it.
 #
 # </details>
@@ -496,8 +504,8 @@ assert valid < 3.6
 #
 # <details><summary>Answer</summary>
 #
-# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. This is the only place where the package
-# adds gradients, and why no `backward` may write into its `dout`: the other road still needs it.
+# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. The same happens wherever a value or a parameter is used
+# twice. It is also why no `backward` may write into its `dout`: the other road still needs it.
 #
 # </details>
 #

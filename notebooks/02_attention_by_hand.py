@@ -33,7 +33,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -61,7 +62,9 @@ rng = np.random.default_rng(0)
 # of width Dh:
 #
 # $$ s_{ij} = \frac{q_i\cdot k_j}{\sqrt{\mathtt{Dh}}} \qquad a_{ij} = \frac{e^{s_{ij}}}{\sum_{j'} e^{s_{ij'}}} \qquad
-# o_i = \sum_j a_{ij}\,v_j \qquad\qquad q\;(T, \mathtt{Dh})\quad k, v\;(S, \mathtt{Dh})\quad s, a\;(T, S)\quad o\;(T, \mathtt{Dh}) $$
+# o_i = \sum_j a_{ij}\,v_j $$
+#
+# with q (T, Dh), k and v (S, Dh), s and a (T, S), o (T, Dh).
 #
 # Scores, a softmax over the keys, an average of the values. (Vaswani et al. 2017.) Two remarks.
 #
@@ -99,7 +102,7 @@ for Dh in (16, 64, 256):
 # | $o = a\,v$ | $\mathtt{da} = \mathtt{do}\;v^\top \qquad \mathtt{dv} = a^\top\,\mathtt{do}$ |
 #
 # The first and the last line are products of matrices, as in *linear*. This is what an automatic differentiator would record,
-# operation by operation, and it needs no idea. Below it is written out for one head that sees only its past. `bug` plants
+# operation by operation, and it takes no cleverness. Below it is written out for one head that sees only its past. `bug` plants
 # errors for section 7; leave it alone for now.
 
 
@@ -182,7 +185,7 @@ for theirs, ours in zip(package, (dq, dk, dv)):
 np.testing.assert_allclose((da * a).sum(1), (do * o).sum(1), rtol=1e-12)
 
 # %% [markdown]
-# The last line of that cell is a present for later: the average is known before the row is gone through, from two vectors of
+# The last line of that cell is a present for later: the average is known before going through the row, from two vectors of
 # Dh numbers. The compiled kernels never hold a whole row of weights, and still know it
 # ([chapter 09](09_hot_loops_in_numba.ipynb)).
 #
@@ -223,7 +226,7 @@ plt.show()
 # $$ \mathtt{dist}(i,j) = i + M - j $$
 #
 # positions before query $i$. **Causal** means $\mathtt{dist}\ge 0$. The **same-length** mask also asks for
-# $\mathtt{dist}\le M$: every query sees exactly the M + 1 latest positions, itself among them, wherever in its segment it
+# $\mathtt{dist}\le M$: once the memory is full, every query sees exactly the M + 1 latest positions, itself among them, wherever in its segment it
 # stands. A score that is not visible becomes $-\infty$, its weight $e^{-\infty}=0$, and by (2) its `ds` is 0 as well: no
 # gradient leaks through a mask.
 
@@ -298,15 +301,15 @@ sliders(draw, T=(1, 12), M=(0, 16), mask=["same-length", "causal"])
 # And the backward pass? The memory was computed one step ago, from characters whose caches are gone. A gradient into `m`
 # would have to go on into that step, and from there into the one before: to be exact one would keep everything since the
 # beginning of the text. So it is cut: `m` is treated as a given number. The weights do get their gradient from it, for *they*
-# were used in this step, with `m` on the other side of the product. It is the first of few places where this project leaves
+# were used in this step, with `m` on the other side of the product. It is the first of a few places where this project leaves
 # out a gradient on purpose.
 
 # %%
 show_source(ops.context_forward, ops.context_backward, docstring=False)
 
 # %% [markdown]
-# With the same-length mask, memory makes the cut *invisible*. Whether a text is read in one piece or in crumbs, each query
-# finds the same M + 1 positions before it, in every layer, and computes the same. That can be checked to the last digits, and
+# With the same-length mask, memory makes the cut *invisible*. Whether a text is read in one piece or in crumbs, each query finds the same M + 1 latest positions,
+# itself among them, in every layer, and computes the same. That can be checked to the last digits, and
 # for this we take a trained model. (If none is there yet, the next cell trains one on the language reference of Python: 4
 # layers of 8 heads, D = 128, T = M = 64. It is the baseline for many chapters to come. The first call ever also compiles the
 # kernels, for half a minute.)
@@ -445,7 +448,8 @@ assert early > 0.5 and late < early / 2
 #
 # The second product of (3) has a snag: $r$ is indexed by distance, the score by key, and the table between them is different
 # for each query. Computed as a matrix product, $(q_i + w)\cdot r$ comes out as a matrix with one column for each *distance*.
-# To be added to $q_i\cdot k_j$ it is needed by *key*. Row $i$ has to be shifted by $i$ places.
+# To be added to $q_i\cdot k_j$ it is needed by *key*. Each row has to be shifted one place
+# further to the right than the row above it.
 #
 # No number needs to be moved for that. Let column $c$ hold distance $S-1-c$, and give the matrix one column too many, so that
 # its rows are $S+1$ long. Entry $(i, c)$ then lies at place $i(S+1)+c$ in memory. The key is
@@ -511,7 +515,9 @@ plt.show()
 # and w, ask different ones. Their outputs, side by side, are H · Dh numbers, and $W_o$ makes D of them again. A matrix
 # product over things that lie side by side is a sum of products:
 #
-# $$ y = [o^0;\dots;o^{H-1}]\,W_o + b_o = \sum_h o^h\,W_o^{(h)} + b_o \qquad W_o^{(h)}: \text{rows } h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh} \tag{4} $$
+# $$ y = [o^0;\dots;o^{H-1}]\,W_o + b_o = \sum_h o^h\,W_o^{(h)} + b_o \tag{4} $$
+#
+# with $W_o^{(h)}$ for the rows $h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh}-1$ of $W_o$.
 #
 # **A head is a summand.** All of this project rests on that: a summand can be weighed
 # ([chapter 04](04_hard_concrete_gate.ipynb)), and left out ([chapter 07](07_removing_heads.ipynb)).
@@ -526,8 +532,8 @@ np.testing.assert_allclose(
 
 # %% [markdown]
 # Here is the package's forward: section 1 and equation (3), for all heads and texts of a batch at once. Three things in it are
-# for later: persistent vectors `pk`, `pv` ([chapter 03](03_all_attention.ipynb)), `gate` with its `scale` ([chapter
-# 04](04_hard_concrete_gate.ipynb)), and dropout of weights, which is the ordinary one.
+# for later: persistent vectors `pk`, `pv` ([chapter 03](03_all_attention.ipynb)), `gate` ([chapter 04](04_hard_concrete_gate.ipynb)) with its `scale`
+# ([chapter 06](06_training_with_gates.ipynb)), and dropout, which sets a random share of the weights to zero in training.
 
 # %%
 show_source(ops.attention_forward, docstring=False)
@@ -585,7 +591,10 @@ print("equation (3), score by score, gives the same for causal, same-length and 
 #
 # $$ \mathtt{dq}_i = \tfrac{1}{\sqrt{\mathtt{Dh}}}\Big(\underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,k_j}_{\text{content}} +
 # \underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,r_\mathtt{dist}}_{\text{position}}\Big) \qquad
-# \mathtt{du} = \sum_{b,i}\text{content} \qquad \mathtt{dw} = \sum_{b,i}\text{position} $$
+# $$
+#
+# $$ \mathtt{du} = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_{b,i}\text{content} \qquad
+# \mathtt{dw} = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_{b,i}\text{position} $$
 #
 # $$ \mathtt{dk}_j = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_i \mathtt{ds}_{ij}\,(q_i+u) \qquad
 # \mathtt{dr}_d = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_b\;\sum_{i,j\,:\,\mathtt{dist}(i,j)=d}\mathtt{ds}_{ij}\,(q_i+w) $$
@@ -617,7 +626,7 @@ for record in check_gradients(
 # %% [markdown]
 # ## 7 · Two traps in testing attention
 #
-# **One query, one key.** It is tempting to test on the smallest example, T = 1. Then the query sees a single key, and its
+# **One query, one key.** It is tempting to test on the smallest example, T = S = 1. Then the query sees a single key, and its
 # weight is 1 *whatever the score*: the softmax of one number is 1. The true `dq` and `dk` are zero, and a backward that
 # multiplies `ds` = 0 by something wrong gets the right result. Here are the five bugs that `head_backward` was built with, at
 # T = S = 1 and at T = S = 3.
@@ -702,7 +711,7 @@ print("relative error, entry by entry:", entrywise.round(2))
 assert np.abs(dbk).max() < 1e-14 and np.abs(measured).max() < 1e-14 and entrywise.max() > 1e-3
 
 # %% [markdown]
-# Both columns are rounding noise around zero, and noise compared with noise is far apart. A checker that looks at relative
+# Both rows are rounding noise around zero, and noise compared with noise is far apart. A checker that looks at relative
 # errors of single entries rejects this correct program; `assert_gradients` just accepted it, since next to its floor both
 # tensors are nothing.
 #
@@ -812,13 +821,14 @@ best = max(terms, key=lambda name: np.ptp(terms[name].mean((0, 1))))
 print(f"the term whose mean changes most with the distance: {best}")
 
 # %% [markdown]
-# In an expert for a distance the content terms have no say in the *average*: they differ from key to key, but not from
+# In the run printed here the content terms have little say in the *average*: they differ from key to key, but not from
 # distance to distance, and decide the exceptions only. The hill comes from the position terms, and most of it from
 # $q\cdot r$: the queries of this head have learned to *ask for* the character before. $w\cdot r$, which prefers a distance
 # without being asked, helps a little. $u\cdot k$ is small.
 #
 # Not all heads look at distances. Choose two more by what they look at: the one with the largest share of its weight on
-# blanks and line ends, and the one that looks furthest.
+# blanks and line ends, and the one with
+# the largest mean distance (which need not be larger than that of an even spread, M / 2: the others look nearer).
 
 # %%
 blank = np.isin(tokens, text.tokenizer.encode(" \n"))[:, None, :] & visible_keys(
@@ -923,7 +933,7 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# When generating text, yes, and it is done: the weights stand still, and keys and values of earlier characters stay right. In
+# When generating text, yes, and that is commonly done: the weights stand still, and keys and values of earlier characters stay right. In
 # training the weights have moved by one step since, and no gradient could reach $W_k$ and $W_v$ through what the memory
 # contributes: they would be trained by the segment's own positions only.
 #

@@ -32,7 +32,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -103,7 +104,9 @@ rng = np.random.default_rng(0)
 # Write the block down and look at one of its F hidden units at a time. Column $f$ of $W_1$ and row $f$ of $W_2$ belong to it:
 #
 # $$ \mathtt{out} = \max(x W_1 + b_1,\,0)\,W_2 + b_2 = \sum_{f} \underbrace{\max(x\cdot k_f + b_f,\,0)}_{\text{weight}}\;\underbrace{v_f}_{\text{value}} + b_2
-# \qquad k_f = \text{column } f \text{ of } W_1 \quad v_f = \text{row } f \text{ of } W_2 $$
+# $$
+#
+# with $k_f$ for column $f$ of $W_1$ and $v_f$ for row $f$ of $W_2$.
 #
 # That is an old acquaintance. $x$ is a query, it is compared with F **keys**, and the outcome is a weighted sum of F
 # **values**. Two things differ from attention: the weights come out of a ReLU and not out of a softmax; and keys and values
@@ -135,9 +138,10 @@ np.testing.assert_allclose(
 # is attention over fixed keys, let attention do it: give every head N learned keys and values, `pk` and `pv`, and let them
 # stand in the **same softmax** as the context. The block itself, its ReLU and its biases go.
 #
-# $$ s_{in} = \frac{q_i\cdot\sqrt{\mathtt{Dh}}\,\mathtt{pk}_n}{\sqrt{\mathtt{Dh}}} = q_i\cdot\mathtt{pk}_n \qquad\quad
-# a_i = \mathrm{softmax}\big(\underbrace{s_{i1}\dots s_{iS}}_{\text{context}},\underbrace{s_{i1}\dots s_{iN}}_{\text{persistent}}\big) \qquad\quad
-# o_i = \sum_j a_{ij}\,v_j + \sum_n a_{in}\sqrt{N}\,\mathtt{pv}_n $$
+# $$ s^p_{in} = \frac{q_i\cdot\sqrt{\mathtt{Dh}}\,\mathtt{pk}_n}{\sqrt{\mathtt{Dh}}} = q_i\cdot\mathtt{pk}_n \qquad\quad
+# (a_i, a^p_i) = \mathrm{softmax}\big(\underbrace{s_{i1}\dots s_{iS}}_{\text{context}},\underbrace{s^p_{i1}\dots s^p_{iN}}_{\text{persistent}}\big) $$
+#
+# $$ o_i = \sum_j a_{ij}\,v_j + \sum_n a^p_{in}\sqrt{N}\,\mathtt{pv}_n $$
 #
 # All heads together hold 2 · H · N · Dh = 2 · N · D numbers in them, a feed-forward block 2 · D · F in its matrices. With
 # N = F the two layers are of one size.
@@ -205,7 +209,7 @@ assert shares[1] < 0.3 < shares[0]
 #
 # - $\sqrt{\mathtt{Dh}}$ on the keys cancels against the $1/\sqrt{\mathtt{Dh}}$ of the score, so that what is stored is
 #   compared with the query directly.
-# - $\sqrt N$ on the values is for the average. As long as the weights are nearly even, $a_{in}\approx 1/N$, the head puts out
+# - $\sqrt N$ on the values is for the average. As long as the weights are nearly even, $a^p_{in}\approx 1/N$, the head puts out
 #   the mean of N independent vectors, and a mean of N is $\sqrt N$ times smaller than each of them: with entries of variance
 #   $\sigma^2$,
 #
@@ -229,15 +233,15 @@ for N_new in (16, 256, 4096):
 # *one* average over both kinds. (That average is how the two compete: a text position that is better than expected takes
 # weight from the persistent vectors as well.)
 #
-# $$ \mathtt{da}_{in} = \mathtt{do}_i\cdot\sqrt N\,\mathtt{pv}_n \qquad\quad
-# \mathtt{ds}_{in} = a_{in}\Big(\mathtt{da}_{in} - \sum_{\text{all }j,\,n'} a\,\mathtt{da}\Big) $$
+# $$ \mathtt{da}^p_{in} = \mathtt{do}_i\cdot\sqrt N\,\mathtt{pv}_n \qquad\quad
+# \mathtt{ds}^p_{in} = a^p_{in}\Big(\mathtt{da}^p_{in} - \sum_j a_{ij}\,\mathtt{da}_{ij} - \sum_{n'} a^p_{in'}\,\mathtt{da}^p_{in'}\Big) $$
 #
-# $\mathtt{pv}_n$ enters $o_i$ with the factor $a_{in}\sqrt N$; $\mathtt{pk}_n$ enters the score with the factor $q_i$. Both
+# $\mathtt{pv}_n$ enters $o_i$ with the factor $a^p_{in}\sqrt N$; $\mathtt{pk}_n$ enters the score with the factor $q_i$. Both
 # serve every query of every text, so their gradients are sums over all of them. The query hears from the persistent keys as
 # well, this time without a root:
 #
-# $$ \mathtt{dpv}_n = \sqrt N\sum_{b,i} a_{in}\,\mathtt{do}_i \qquad\quad \mathtt{dpk}_n = \sum_{b,i}\mathtt{ds}_{in}\,q_i \qquad\quad
-# \mathtt{dq}_i \mathrel{+}= \sum_n \mathtt{ds}_{in}\,\mathtt{pk}_n $$
+# $$ \mathtt{dpv}_n = \sqrt N\sum_{b,i} a^p_{in}\,\mathtt{do}_i \qquad\quad \mathtt{dpk}_n = \sum_{b,i}\mathtt{ds}^p_{in}\,q_i \qquad\quad
+# \mathtt{dq}_i \mathrel{+}= \sum_n \mathtt{ds}^p_{in}\,\mathtt{pk}_n $$
 #
 # You have seen the two functions in whole in [chapter 02](02_attention_by_hand.ipynb), section 6. These are the lines in them
 # that speak of persistent vectors.
@@ -503,14 +507,16 @@ assert by_layer["silenced"][-1] < by_layer["silenced"][0] and share[-1].mean() >
 # weight than the first, hardly notices when they fall silent: weight is not importance. To be fair to all three: a model that had been *trained*
 # without would have found another way.
 #
-# In a model of this size, trained for a minute, persistent vectors are thus only in part the feed-forward block that section
+# In a model of this size, trained for 900 steps, persistent vectors are thus only in part the feed-forward block that section
 # 2 promised. Section 9 shows the consequence.
 #
 # ## 7 · What one head owns
 #
 # Now for what this architecture is chosen for here. Take a layer's parameters and colour those that serve only one head.
 # Equation (4) of chapter 02 says which these are: Dh columns of $W_q, W_k, W_v, W_r$, Dh rows of $W_o$, and a row, or a slab,
-# of u, w, pk and pv. The package says the same in one line, and everything that concerns single heads goes by it:
+# of u, w, pk and pv. The package says the same in two lines, the axis along which
+# heads lie, and in which parameters a head takes Dh places along it and not one (`WIDE`); everything that concerns single
+# heads goes by them. (`log_alpha` belongs to the gates of [chapter 04](04_hard_concrete_gate.ipynb).)
 
 # %%
 print(f"HEAD_AXIS = {HEAD_AXIS}\nWIDE = {WIDE}")
@@ -565,7 +571,9 @@ for name, place in places.items():
     ax.set_title(f"{name}  ({shape})", fontsize=8)
     ax.set(xticks=[], yticks=[])
 key = figure.add_subplot(grid[1, 4])
-for y, (colour, word) in enumerate(((3, f"head {shown}"), (2, "other heads"), (0, "shared"))):
+for y, (colour, word) in enumerate(
+    ((3, f"head {shown}"), (2, "other heads, in turn"), (0, "shared"))
+):
     key.add_patch(plt.Rectangle((0, y), 0.8, 0.7, color=colours[colour]))
     key.text(1.0, y + 0.35, word, va="center")
 key.set(xlim=(0, 5), ylim=(3, -0.3))
@@ -575,7 +583,7 @@ plt.show()
 # %% [markdown]
 # (The vectors in the last row are drawn much too tall; they are a single row of numbers.) Grey is what no head owns: a
 # LayerNorm and a bias. The rest falls apart into H equal pieces. `head_part` counts one of them by a formula. A formula about
-# the code is worth a test against the code, in three ways: entries that are blue in the picture; the difference between two
+# the code is worth a test against the code, in three ways: entries that are dark blue in the picture; the difference between two
 # models' shapes; and the arrays that `take_heads` leaves.
 
 # %%
@@ -697,7 +705,7 @@ assert sizes["Transformer-XL"][-1] > 0.5 * sizes["Transformer-XL"][0]
 #
 # A small model is worth having if it is better than *other* models of that size. The architecture study trained both kinds at
 # 0.88 M parameters, N = F = 512, pruned both with the same gates, gave all the same number of steps, and did that with three
-# seeds. These are its committed results ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md),
+# seeds. (What follows ±, or is called spread, is the standard deviation over seeds.) These are its results, which come with the project ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md),
 # made by `tinyprune experiment architecture`), not something that this notebook has run.
 
 # %%

@@ -31,7 +31,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -70,7 +71,7 @@ PAPER = {
 # \frac{\mathrm d\,E[\mathtt{loss}]}{\mathrm d p} = \mathtt{loss}(1) - \mathtt{loss}(0) $$
 #
 # is as smooth in $p$ as one could wish, and its derivative is just what we want to know: the loss with the head minus the
-# loss without it. But one gate needs two losses, two gates need four, and the 32 gates of our smallest model need
+# loss without it. But one gate needs two losses, two gates need four, and the 32 gates of our model need
 # $2^{32}$. We can afford one forward and one backward pass per step, with one throw of all coins. Is there a gradient in a
 # single throw?
 #
@@ -85,10 +86,13 @@ PAPER = {
 #
 # $$ P(\mathtt{noise} \le t) = P\Big(\log\frac{u}{1-u} \le t\Big) = P\big(u \le \mathrm{sigmoid}(t)\big) = \mathrm{sigmoid}(t). \tag{1} $$
 #
-# Hence $P(g=1) = P(\mathtt{noise}\ge-\mathtt{log\_alpha}) = 1-\mathrm{sigmoid}(-\mathtt{log\_alpha}) =
-# \mathrm{sigmoid}(\mathtt{log\_alpha})$: `log_alpha` is the log odds of the coin. And now the randomness, $u$, stands
+# Hence
+#
+# $$ P(g=1) = P(\mathtt{noise}\ge-\mathtt{log\_alpha}) = 1-\mathrm{sigmoid}(-\mathtt{log\_alpha}) = \mathrm{sigmoid}(\mathtt{log\_alpha}): $$
+#
+# `log_alpha` is the log odds of the coin. And now the randomness, $u$, stands
 # *outside*. It does not depend on the parameter, and with $u$ held fixed $g$ is an ordinary function of `log_alpha`. If
-# that function is continuous, derivative and expectation may change places,
+# that function is continuous and made of smooth pieces, derivative and expectation may change places,
 #
 # $$ \frac{\mathrm d}{\mathrm d\,\mathtt{log\_alpha}} E_u\big[\mathtt{loss}(g)\big]
 # = E_u\Big[\mathtt{loss}'(g)\,\frac{\partial g}{\partial\,\mathtt{log\_alpha}}\Big], \tag{2} $$
@@ -109,7 +113,7 @@ PAPER = {
 show_source(ops.draw_noise, ops.hard_concrete_forward, docstring=False)
 
 # %% [markdown]
-# Three arguments need a word. `u=None` is evaluation, where there is no noise and no temperature. `hard` comes in section
+# Three things need a word. `u=None` is evaluation, where there is no noise and no temperature. `hard` comes in section
 # 6. And the odd expression `gate - gate.real` is zero; section 5 says what it is for.
 #
 # The picture shows the same noise going through the three changes.
@@ -159,17 +163,18 @@ plt.show()
 #
 # Everything else is read off. At $x=0$:
 #
-# $$ P(\mathrm{open}) = P(g>0) = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big), \qquad P(g=0) = 1-P(\mathrm{open}), $$
+# $$ P(\mathrm{open}) = P(g>0) = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big). $$
 #
-# and just below $x=1$:
+# With it $P(g=0) = 1-P(\mathrm{open})$; and just below $x=1$:
 #
 # $$ P(g=1) = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}-\mathtt{beta}\log\frac{1-\mathtt{gamma}}{\mathtt{zeta}-1}\Big). $$
 #
 # In between there is a density, the derivative of $P(g\le x) = 1-P(g>x)$. With $P$ for $P(g>x)$ and
 # $\mathrm{sigmoid}'=P(1-P)$,
 #
-# $$ \mathrm{density}(x) = -\frac{\mathrm d P}{\mathrm d x} = P\,(1-P)\cdot\mathtt{beta}\,\Big(\frac{1}{x-\mathtt{gamma}}+\frac{1}{\mathtt{zeta}-x}\Big)
-# = P\,(1-P)\,\frac{\mathtt{beta}\,(\mathtt{zeta}-\mathtt{gamma})}{(x-\mathtt{gamma})(\mathtt{zeta}-x)}. $$
+# $$ \begin{aligned} \mathrm{density}(x) = -\frac{\mathrm d P}{\mathrm d x}
+# &= P\,(1-P)\cdot\mathtt{beta}\,\Big(\frac{1}{x-\mathtt{gamma}}+\frac{1}{\mathtt{zeta}-x}\Big) \\
+# &= P\,(1-P)\,\frac{\mathtt{beta}\,(\mathtt{zeta}-\mathtt{gamma})}{(x-\mathtt{gamma})(\mathtt{zeta}-x)}. \end{aligned} $$
 
 
 # %%
@@ -210,7 +215,7 @@ for log_alpha in (-2.0, 0.0, 2.0):
 # Formulas can be wrong in the same way twice. The draws of the package know nothing of (3), so let them decide. Of $n$
 # draws, a share that has probability $p$ comes out as $p$ give or take $\sqrt{p(1-p)/n}$, its standard error. We count
 # exact zeros, exact ones, and 40 bins between, and express every deviation in standard errors. If the formulas hold, none
-# of the 168 numbers should lie beyond 5. Could this check fail at all? Beside them stands a planted mistake, a P(open)
+# of the 168 numbers should lie beyond 5. Could this check fail at all? The last printed line tries a planted mistake, a P(open)
 # that forgets `beta`.
 
 # %%
@@ -270,12 +275,12 @@ print(
 assert abs(deviation) > 50
 
 # %% [markdown]
-# Most of the probability sits on exactly 0 and exactly 1: the gate is nearly a coin. The little that lies between them is
+# Most of the probability sits on exactly 0 and exactly 1: the gate is nearly a coin. What lies between them is
 # what makes it trainable.
 #
 # ## 4 · Which probability?
 #
-# A gate's sentence "it is open" can mean several things, and they differ:
+# "The gate is open" can mean several things, and they differ:
 #
 # - $g>0$ in training: `p_open`. This is what the L0 loss of [chapter 05](05_l0_and_the_difference.ipynb) counts.
 # - $g\ge\frac12$ in training: the share of forward passes in which a *hard* gate (section 6) uses its head. By (3) at
@@ -324,7 +329,12 @@ ax.plot(
     label="evaluation, soft: value of g",
 )
 ax.step(
-    log_alpha, hard_evaluation, color=VERMILION, linewidth=1.5, label="evaluation, hard: value of g"
+    log_alpha,
+    hard_evaluation,
+    where="post",
+    color=VERMILION,
+    linewidth=1.5,
+    label="evaluation, hard: value of g",
 )
 ax.axvline(2, color=GREY, linewidth=0.8, linestyle=":")
 ax.text(2.1, 0.02, "start of\ntraining", color=GREY, va="bottom")
@@ -519,8 +529,9 @@ assert abs(biases["cubic: g³"]) > 50  # biased: this is not noise
 # nonzero only for throws that land close to the edge, one half of them just below ½, where the slope is taken at 0, the
 # other half just above, where it is taken at 1. So
 #
-# $$ \text{straight-through} \;\longrightarrow\; p\,(1-p)\cdot\tfrac12\big(\mathtt{loss}'(0)+\mathtt{loss}'(1)\big) \qquad\text{in place of}\qquad
-# p\,(1-p)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big) = p\,(1-p)\int_0^1\mathtt{loss}'(x)\,\mathrm dx. $$
+# $$ \text{straight-through} \;\longrightarrow\; p\,(1-p)\cdot\tfrac12\big(\mathtt{loss}'(0)+\mathtt{loss}'(1)\big) $$
+#
+# $$ \text{in place of}\qquad p\,(1-p)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big) = p\,(1-p)\int_0^1\mathtt{loss}'(x)\,\mathrm dx. $$
 #
 # It is the **trapezoid rule**: the area under $\mathtt{loss}'$ is replaced by the mean of its two ends. That rule is exact
 # when $\mathtt{loss}'$ is a straight line, so for straight and parabolic losses; for $g^3$ it gives 1.5 in place of 1.
@@ -564,13 +575,13 @@ figure.legend(
 plt.show()
 
 # %% [markdown]
-# Circles lie on the dashed line, as they must. For the straight loss everything agrees. For the parabola both dashed line
+# Circles lie on the dashed line, as they must. For the straight loss all four nearly agree. For the parabola both dashed line
 # and crosses lie to the right of the solid line: a gate that is mostly shut (left) learns more slowly than it should, one
 # that is mostly open (right) faster. That is the temperature's part, and it goes away with `beta`. For the cubic the
 # crosses are far above either line, and that is the trapezoid's part, which stays.
 #
 # How curved is the loss of a real model as a function of one gate? [Chapter 05](05_l0_and_the_difference.ipynb) plots it:
-# bent, but gently. That is why straight-through works in practice. It is no proof that it must.
+# for most heads it is close to a parabola, and for a parabola the trapezoid rule is exact. That is why straight-through works in practice. It is no proof that it must.
 #
 # ## 7 · Temperature: rare and large, or frequent and small
 #
@@ -652,7 +663,7 @@ axes[1].set(
 plt.show()
 
 # %% [markdown]
-# The mean stays nearly where it is, and the spread falls with about the root of `beta`, later faster. Towards the right,
+# The mean stays nearly where it is, and the spread falls about as 1/√`beta`, later faster. Towards the right,
 # gates are something else than switches; towards the left, a single step is mostly noise. The values that people use lie
 # between 0.33 and 0.67.
 #
@@ -779,7 +790,7 @@ for name, values in USERS.items():
 # project, have that temperature and a hard forward pass. The package has all three, as settings: `gate.beta`,
 # `gate.gamma`, `gate.zeta` and `gate.hard`.
 #
-# Does it matter? The full study, whose results are [committed](../data/results/README.md), has both: the paper's gates and
+# Does it matter? The full study, whose [results](../data/results/README.md) come with the project, has both: the paper's gates and
 # Voita's soft ones (without the paper's output scaling), with three seeds, removed and fine-tuned alike.
 
 # %%
@@ -835,6 +846,7 @@ for record in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
 # </details>
 #
 # **Next:** [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb): what closes a gate, what holds it open,
-# and why the gradient of a gate is exactly the difference that its head makes. The operations of this chapter are in
+# and why the gradient of a gate is exactly the difference that its head makes to
+# the layer's output, weighed by the loss's gradient. The operations of this chapter are in
 # [`ops/hard_concrete.py`](../tinyprune/ops/hard_concrete.py) and [`ops/l0.py`](../tinyprune/ops/l0.py); how all layers'
 # gates go through them in one call is in [`model/gating.py`](../tinyprune/model/gating.py).

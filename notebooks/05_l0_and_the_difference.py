@@ -12,12 +12,12 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb)
 # &nbsp; ← [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) · [all chapters](README.md) · [06 training with gates](06_training_with_gates.ipynb) →
 #
-# **After this chapter you can** say what closes a gate and what holds it open, in the same unit; prove that a gate's
-# gradient is the output with its head minus the output without it, exactly; and explain why that exact number is still a
+# **After this chapter you can** say what closes a gate and what holds it open, in the same unit; prove that a gate's gradient is exactly
+# the output with its head minus the output without it, weighed by the loss's gradient and summed; and explain why that exact number is still a
 # bad guess of what removing the head costs.
 #
 # **You need** chapters [02](02_attention_by_hand.ipynb) and [04](04_hard_concrete_gate.ipynb). Forty minutes to read, less
-# than a minute to run, and ten seconds more if no earlier chapter has trained the baseline.
+# than a minute to run, and a little more if no earlier chapter has trained the baseline.
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -32,7 +32,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -67,7 +68,9 @@ PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 # has no gradient, but gates are random, and its expectation has one:
 #
 # $$ \mathtt{L0} = E\Big[\sum_h \mathbf 1[g_h>0]\Big] = \sum_h P(g_h>0) = \sum_h \mathtt{p\_open}_h,
-# \qquad \mathtt{p\_open} = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big). $$
+# $$
+#
+# $$ \mathtt{p\_open}_h = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big). $$
 #
 # The expectation of a sum is the sum of the expectations, and the expectation of an indicator is its probability; the
 # formula of the latter is that of [chapter 04](04_hard_concrete_gate.ipynb), section 3. **It is a sum, over all heads of
@@ -115,24 +118,24 @@ else:
 
 # %%
 H, L, lam = 8, 4, 0.1
+print(f"{'L0 is the':36}  nats that lam = {lam} asks  lam for {lam} nats")
 for convention, divisor in (
-    ("sum over all heads: the paper, this package", 1),
-    ("mean over layers of each layer's sum: Voita et al. 2019", L),
+    ("sum over all heads (paper, package)", 1),
+    ("mean over layers of sums (Voita 2019)", L),
     ("mean over all heads", L * H),
 ):
-    print(
-        f"{convention:56} lam = {lam} asks {lam / divisor:.4f} nats of a head; for {lam} nats lam = {lam * divisor:.1f}"
-    )
+    print(f"{convention:37} {lam / divisor:21.4f}  {lam * divisor:16.1f}")
 
 # %% [markdown]
-# And even with the same convention the value of a head changes: with 128 heads, each is worth less than with 32, in a
-# model of words the nats per token are other nats than in a model of characters. The paper's `lam` is between 0.01 and
-# 0.02 for 128 heads and words. Our 32 heads, which read characters, need 0.1. Always say how many heads stayed open.
+# And even with the same convention the value of a head changes: with 128 heads each is worth less than with
+# 32, and a nat per word is not a nat per character. The paper's `lam` is between 0.01 and
+# 0.02 for 128 heads and words. Our 32 heads, which read characters, get 0.1; in the tour that
+# closed about a third of them. Always say how many heads stayed open.
 #
 # ## 2 · Where the push goes
 #
 # Say that a head is worth $w$ nats: without it the loss is $w$ higher. Two forces act on its `log_alpha`. L0 pushes down
-# by $\mathtt{lam}\cdot\mathtt{p}(1-\mathtt{p})$. The task pushes up by what comes back through the straight-through gate,
+# by $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task pushes up by what comes back through the straight-through gate,
 # on average. For the task we try two shapes of loss, a straight line $-w\,g$ and a parabola $w\,(1-g)^2$ with its bottom
 # at the open gate; both cost $w$ to close. Section 4 shows which of the two a real model is like.
 
@@ -206,12 +209,18 @@ for worth, colour, style in ((0.3, VERMILION, "-"), (0.9, GREY, "--"), (2.5, BLU
             color=colour,
             linestyle=style,
             linewidth=1.2,
-            label=f"w = {worth} lam" if start == 2 else None,
+            label=f"{worth} lam" if start == 2 else None,
         )
 axes[2].axhline(0, color="black", linewidth=0.6)
 axes[2].set(title="Where gates go (parabola)", xlabel="step", ylabel="log_alpha", ylim=(-6.5, 6.5))
 axes[2].legend(
-    frameon=False, fontsize=8, loc="upper left", ncols=3, columnspacing=0.8, handlelength=1.6
+    title="w =",
+    frameon=False,
+    fontsize=8,
+    loc="upper left",
+    ncols=3,
+    columnspacing=0.8,
+    handlelength=1.4,
 )
 plt.show()
 
@@ -236,11 +245,13 @@ for name in SHAPES:
 #
 # ## 3 · The difference, exactly
 #
-# A review of the paper puts the method into one sentence: *the loss is based on the difference between the layer's output
+# The method is sometimes put into one sentence: *the loss is based on the difference between the layer's output
 # with and without a head.* Taken as it stands, no such difference appears in the formula `cross-entropy + lam · L0`. It is
 # there all the same, in the gradient. In the layer's output
 #
-# $$ y = x + \mathtt{bo} + \sum_h g_h\, c\; o^h\, \mathtt{Wo}_h \qquad y\,(B,T,D)\quad o^h\,(B,T,\mathtt{Dh})\quad \mathtt{Wo}_h\,(\mathtt{Dh},D) $$
+# $$ y = x + \mathtt{bo} + \sum_h g_h\, c\; o^h\, \mathtt{Wo}_h $$
+#
+# with $y$ (B, T, D), $o^h$ (B, T, Dh) and $\mathtt{Wo}_h$ (Dh, D),
 #
 # the gate multiplies what the head has computed, and what it has computed, $o^h$, depends on queries, keys and values, but
 # on no gate of this layer. ($c$ is the output scaling of [chapter 06](06_training_with_gates.ipynb), a plain number, 1 for
@@ -549,8 +560,8 @@ assert np.abs(slope_open).mean() < removal.mean() / 3
 assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 
 # %% [markdown]
-# - **Left.** The first-order estimate $-\partial\,\mathtt{loss}/\partial g$ at the open gate lies near zero for every
-#   head, far below the dashed line on which it would be right. It is of little use even for ranking them. This is why
+# - **Left.** The first-order estimate $-\partial\,\mathtt{loss}/\partial g$ at the open gate lies near zero for every head, and for the heads that matter far below the
+# dashed line on which it would be right. The rank correlation above says how little it is worth even for ranking. This is why
 #   Michel et al. (2019) take the absolute value example by example *before* the mean: the sizes survive, though the signs
 #   cancel ([chapter 08](08_fine_tuning_and_trade_off.ipynb) compares such scores).
 # - **Middle.** The mean of the two slopes, at the open and at the shut gate, is close to the truth. Here is the trapezoid
@@ -572,7 +583,8 @@ assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 #
 # By (1) both differences are sums of $\Delta$s (now without $c$, which is written out): $y_\mathrm{gated}-y_\mathrm{full}
 # = \sum_h e_h\Delta_h$ with $e_h = c\,g_h-1$, and $y_\mathrm{full}-x=\sum_h\Delta_h+\mathtt{bo}$. Multiply the square out.
-# All that is needed of the large arrays is the matrix of inner products $G_{hh'} = \langle\Delta_h,\Delta_{h'}\rangle$:
+# All that is needed of the large arrays is the matrix of inner products $G_{hh'} = \langle\Delta_h,\Delta_{h'}\rangle$,
+# and the number $\mathtt{full}=\|y_\mathrm{full}-x\|^2$:
 #
 # $$ \mathtt{error} = \frac{e^\top G\,e}{\mathtt{full}}, \qquad \frac{\partial\,\mathtt{error}}{\partial e} = \frac{2\,G\,e}{\mathtt{full}}, \qquad
 # \frac{\partial\,\mathtt{error}}{\partial g} = c\cdot\frac{2\,G\,e}{\mathtt{full}}, $$
@@ -638,7 +650,8 @@ assert nothing == 0 and not ops.layerwise_error_backward(1.0, whole_cache).any()
 # ### One step of each
 #
 # `GateObjective` is what the training loop calls in every step of [the next chapter](06_training_with_gates.ipynb). It
-# returns losses, memory and gradients.
+# returns losses, memory and gradients. (Two branches are for later: the controller of chapter 06, and top-k gates, which
+# chapter 08 compares.)
 
 # %%
 show_source(GateObjective.__call__, GateObjective.add_layerwise_gradients, docstring=False)
@@ -810,8 +823,8 @@ print(
 assert hold_task[0].sum() / hold_task.sum() > hold_layer[0].sum() / hold_layer.sum()
 
 # %% [markdown]
-# The task's forces follow the true difference, as far as noise lets one see: the first layer holds on, and the last lets
-# go. (A single step sees one throw, and of that most gates get nothing; learning the order is what the hundreds of steps
+# The task's forces follow the true difference, as far as noise lets one see: in the run printed here
+# the first layer holds on, and what lets go first lies in the upper layers. (A single step sees one throw, and of that most gates get nothing; learning the order is what the hundreds of steps
 # are for.) The layer-wise error ranks heads within a layer sensibly, but it is *relative*: each layer's error is divided
 # by that layer's own output, so every layer has much the same force to distribute. It cannot know that the first layer's
 # heads are dearer than the last's. Only the task can, and in the `layerwise` objective the task's gradient is there as
@@ -819,15 +832,16 @@ assert hold_task[0].sum() / hold_task.sum() > hold_layer[0].sum() / hold_layer.s
 #
 # ## 6 · Does the layer-wise objective pay?
 #
-# The two were compared in full, on three seeds, with the same number of heads and of steps. These are the committed
-# results of that [study](../data/results/README.md).
+# The two were compared in full, on three seeds, with the same number of heads and of steps. These are
+# the results of that [study](../data/results/README.md), which come with the project.
 
 # %%
 summary = read_csv(results("tradeoff-pydoc", "summary.csv").read_text())
 comparison = read_csv(results("tradeoff-pydoc", "comparison.csv").read_text())
 rows = {(r["method"], r["heads_open"]): r for r in summary}
 print(
-    "heads   task             layer-wise       more than task, seed by seed   (bits per character, test split)"
+    "bits per character, test split, mean ± standard deviation over seeds\n"
+    "heads   task             layer-wise       more than task, seed by seed"
 )
 for record in comparison:
     if record["method"] == "gates-layerwise":
@@ -878,7 +892,7 @@ for method, name, colour, style, marker in shown:
         " ".join(f"{n:.1f}" for n in by_layer.mean(0)),
     )
 axes[0].set(
-    title="Committed study: three seeds, mean and spread",
+    title="Full study: three seeds, mean and standard deviation",
     xlabel="heads open, of 32",
     ylabel="bits per character",
 )

@@ -10,7 +10,7 @@
 # # 06 · Training with gates: the three stabilisers, on and off
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/06_training_with_gates.ipynb)
-# &nbsp; ← [05 L0 and the difference](05_l0_and_the_difference.ipynb) · [all chapters](README.md) · [07 removing heads](07_removing_heads.ipynb) →
+# &nbsp; ← [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) · [all chapters](README.md) · [07 removing heads](07_removing_heads.ipynb) →
 #
 # **After this chapter you can** train a language model together with its gates, say what each of the paper's three stabilisers
 # guards against and show it on a real model, hold a chosen number of heads with a controller, and tell a fair test of a
@@ -33,7 +33,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -86,7 +87,9 @@ print(
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial\,\mathtt{log\_alpha}_h} =
 # \underbrace{\Big(\sum \mathtt{dout}\cdot\Delta_h\Big)\cdot\frac{\partial g_h}{\partial\,\mathtt{log\_alpha}_h}}_{\text{the task}}
-# \;+\; \underbrace{\mathtt{lam}\cdot p_h(1-p_h)}_{\text{the price}} \qquad p_h = P(g_h>0) \tag{1} $$
+# \;+\; \underbrace{\mathtt{lam}\cdot p_h(1-p_h)}_{\text{the price}} \tag{1} $$
+#
+# with $p_h = P(g_h>0)$.
 #
 # The second term is always positive, so descent always lowers `log_alpha` by it: the price closes gates. The first is
 # negative for a head whose output $\Delta_h$ lowers the loss: the task holds that gate open. The head stays if its pull is
@@ -156,9 +159,10 @@ ax.legend(frameon=False, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# Far out on either side both forces vanish: a gate there has decided. At `log_alpha = 2` both are small, so a gate that starts
-# there is moved gently; at 0 both are near their largest. That is the first thing to know about the starting value. The second
-# weighs more.
+# Far out on either side both forces vanish: a gate there has decided. At `log_alpha = 2`
+# both are small, at 0 both are near their largest. With plain gradient descent a gate that starts at 2 would be moved
+# gently; AdamW evens sizes out (section 4), but the way to the boundary at 0 remains. The second thing to know about the
+# starting value weighs more.
 
 # %% [markdown]
 # ## 2 · First stabiliser: start from the model that was trained
@@ -167,7 +171,9 @@ plt.show()
 # $s\ge\tfrac12$, and the sigmoid is at least one half where its argument is at least zero:
 #
 # $$ \log\tfrac{u}{1-u} + \mathtt{log\_alpha} \ge 0 \iff u \ge \operatorname{sigmoid}(-\mathtt{log\_alpha})
-# \quad\Longrightarrow\quad P(\text{head is used}) = \operatorname{sigmoid}(\mathtt{log\_alpha}) $$
+# $$
+#
+# $$ \Longrightarrow\quad P(\text{head is used}) = \operatorname{sigmoid}(\mathtt{log\_alpha}) $$
 #
 # The temperature `beta` is gone. $P(\mathtt{open}) = P(g>0)$, which L0 counts, is a little larger, since it includes gates
 # that are nearly shut: 0.943 at the paper's start `log_alpha = 2`, where 0.881 is the chance that the head is really used. A
@@ -266,8 +272,8 @@ assert [output_scaling(8, n) for n in (8, 4, 1, 0)] == [1, 2, 8, 8] and output_s
 # The averages are exact; the *size* of one single sum is another matter. If all heads of a layer pointed the same way, the
 # sum of $n$ would be $n/H$ times as long as the whole, and $c$ would restore its length, too. If they were at right angles
 # to each other, lengths would add like the sides of a right triangle: $\sqrt{n/H}$ without $c$ and $\sqrt{H/n}$, too long,
-# with it. Where are real heads? Take the contributions of all layers on real text (on the textbook backend, whose cache
-# keeps each head's output `o`) and form all 255 subsets.
+# with it. Where are real heads? Take the contributions of all layers on real text (on the textbook *backend*, the NumPy operations of
+# chapters 01 to 05, whose cache keeps each head's output `o`; the compiled kernels are the other backend) and form all 255 subsets.
 
 # %%
 reader = Transformer(config, {name: x.astype(np.float64) for name, x in baseline.params.items()})
@@ -321,8 +327,7 @@ plt.show()
 
 # %% [markdown]
 # Without $c$ the output shrinks as heads close. Real heads are near right angles to each other, so with $c$ the average is
-# kept but the length is not: it grows, gently while most heads are open, to more than twice of what it should be for a
-# single one. (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at
+# kept but the length is not: it grows, gently while most heads are open, to more than twice what it should be for a single one. (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at
 # random in the trained model, without any training after, and look.
 
 # %%
@@ -543,12 +548,13 @@ for name, seed in fixed:
         {
             "variant": name,
             "seed": seed,
-            "steps 1 to 10, bits": float(loss[:10].mean()),
-            "last 10 steps, bits": float(loss[-10:].mean()),
-            "heads open": metrics[-1]["heads_open"],
-            "validation, bits": metrics[-1]["bits_per_character"],
+            "first 10": float(loss[:10].mean()),
+            "last 10": float(loss[-10:].mean()),
+            "heads": metrics[-1]["heads_open"],
+            "validation": metrics[-1]["bits_per_character"],
         }
     )
+print("bits per character, in the first and the last 10 steps and at the end")
 print(text_table(rows))
 
 looks = dict(
@@ -606,14 +612,15 @@ assert len(set(ends.values())) > 1
 # %% [markdown]
 # What to see:
 #
-# - **Without initialisation** the loss begins far above the baseline's and stays there. Most gates sit near the boundary,
-#   where both forces are strong, and close within a few dozen steps; few heads are left.
-# - **Without warm-up** the heads begin to close earlier. The loss shows little of it.
+# - **Without initialisation** the loss begins far above the baseline's and stays there. All gates start on the boundary, so that the first steps downwards already close them; few heads
+#   are left.
+# - **Without warm-up** the heads begin to close earlier. Fewer are left at the end, and the loss is higher by a fraction
+#   of a bit.
 # - **Without output scaling** hardly anything changes.
 #
 # So initialisation earns its place and the others do not? Not so fast. The same `lam` left *different numbers of heads*, and
 # a model with fewer heads has a higher loss whatever the reason. The starting value and the price work on the same thing:
-# how many heads close until the stage ends. A smaller `lam` might have made up for the worse start. **To compare
+# how many heads close by the time the stage ends. A smaller `lam` might have made up for the worse start. **To compare
 # stabilisers, the number of heads must be the same.** And no fixed `lam` gives you a chosen number.
 
 # %% [markdown]
@@ -654,7 +661,9 @@ for h in (5.0, 16.0, 31.0):
 # Three details of `GateObjective.pressure`: $h$ counts heads as they are *used*,
 # $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ for the paper's gates (section 2), not L0, which also counts gates that
 # are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And `settle`
-# has the last word, because the sum can be 16 while single gates lie on the wrong side. Three runs with different noise:
+# has the last word, because the sum can be 16 while single gates lie on the wrong side. (The pressure is the
+# slope over $h$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the slope through
+# the sigmoid.) Three runs with different noise:
 
 # %%
 HOLD = {"target_heads": 16, "controller_lr": 0.02}
@@ -705,8 +714,9 @@ figure.set_dpi(90)
 display(figure)
 
 # %% [markdown]
-# Some heads never leave the top, some fall early, and one or another turns back: its pull has been noticed in time. Where
-# a line jumps at the very end, `settle` was at work. The first layer keeps most of its heads, in every run;
+# Some heads never leave the top, some fall early, and one or another may turn back when its pull is noticed in time. Where
+# a line jumps at the very end (in some runs none does), `settle` was at work. The dashed line above is L0; it stays above
+# the 16 that are held, because it also counts gates that are nearly shut. The first layer keeps most of its heads, in every run;
 # [chapter 08](08_fine_tuning_and_trade_off.ipynb) asks whether that is wise.
 #
 # These three models are also a chance to test one thing fairly: output scaling belongs to the trained weights. Evaluate the
@@ -745,11 +755,12 @@ for name, models in (("all three", held), ("without all three", bare)):
     table.append(
         {
             "16 of 32 heads": name,
-            "steps 1 to 10, bits": float(np.mean(start)),
-            "validation, bits (mean)": float(np.mean(bits)),
-            "standard deviation": float(np.std(bits, ddof=1)),
+            "first 10": float(np.mean(start)),
+            "validation": float(np.mean(bits)),
+            "sd": float(np.std(bits, ddof=1)),
         }
     )
+print("bits per character: in the first 10 steps; at the end, mean and standard deviation")
 print(text_table(table))
 differences = [
     bare[seed][1][-1]["bits_per_character"] - held[seed][1][-1]["bits_per_character"]
@@ -760,7 +771,7 @@ print(
 )
 
 # %% [markdown]
-# The first steps are as bad as before without stabilisers: that damage is real, more than a bit. At the end of the stage a
+# Without the stabilisers the first steps are as bad as they were in section 5: that damage is real, more than a bit. At the end of the stage a
 # small part of it is left; look at the mean beside its spread, and at the signs. These models are measured as a very short
 # gate stage leaves them, 100 steps after the damage. The question is whether any of it lasts.
 #
@@ -814,8 +825,8 @@ for name, start, scaled, warmup in (
 #
 # - A warm-up and a careful start protect a model from closing too much at once. A controller that is told how many heads to
 #   keep does that by itself: when too many are closed, its pressure turns round.
-# - The gates learn fast here, far faster than in the paper. What they start from is forgotten after a dozen steps. In the
-#   paper's 20 epochs at 10 times the weights' rate, a bad start would last much longer.
+# - The study's gates learn 300 times as fast as its weights, far faster than in the paper; at that rate the way from 0 to 2
+#   takes seven full steps. In the paper's 20 epochs at 10 times the weights' rate, a bad start may last much longer.
 # - The weights are trained along. What output scaling corrects at once, some dozens of steps correct as well.
 # - With a *fixed* `lam`, as the paper has it, each stabiliser also changes how many heads stay, as section 5 has shown. Its
 #   gain and the number of heads cannot be told apart then, unless one looks at models of equal size.

@@ -33,7 +33,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -154,7 +155,7 @@ axes[0].imshow(np.abs(concat), cmap="Greys", vmax=np.quantile(np.abs(concat), 0.
 axes[0].set(
     xlabel="column: head by head",
     ylabel="position in the text",
-    title=f"layer {i}: the heads side by side",
+    title=f"layer {i}: closed heads' columns are zero",
 )
 axes[0].set_xticks(np.arange(H) * Dh + Dh / 2, [str(h) for h in range(H)])
 cells = np.abs(Wo).reshape(H * Dh // 4, 4, D // 4, 4).mean((1, 3))  # a cell for 4 × 4 numbers
@@ -345,7 +346,8 @@ assert bits["removed, wrong rows"] > bits["removed"] + 0.1
 #
 # $$ \text{parameters of a head} = 5\,D\,Dh + 2\,Dh + 2\,N\,Dh $$
 #
-# For one token it multiplies $D\cdot Dh$ times for its $q$, $k$, $v$ and its part of `Wo`. For each of the $K=M+1$ visible
+# For one token it multiplies $D\cdot Dh$ times for its $q$, $k$, $v$ and its part of `Wo`. (`Wr` is applied
+# to distances, once for a whole segment, and is not counted.) For each of the $K=M+1$ visible
 # context keys it needs $Dh$ multiply-adds for the content score, the position score and the value, and for each persistent
 # vector $Dh$ for the score and the value:
 #
@@ -474,7 +476,7 @@ plt.show()
 
 # %% [markdown]
 # Parameters follow the heads exactly, down to what no head owns. Time follows less closely. In the study it falls in steps
-# of two heads a layer: of two threads each takes whole heads, so seven take as long as eight. Your own line depends on your
+# of two heads a layer: each of two threads takes whole heads, so that seven take nearly as long as eight. Your own line depends on your
 # machine and on what else it is doing, and it may have teeth, where an odd number of heads costs more than the even one
 # above it; a model of this size pays for many small calls from Python, too, which no removal makes fewer. What to look at is
 # the even numbers: there time falls with the heads. In Transformer-XL the feed-forward blocks are left standing, in both

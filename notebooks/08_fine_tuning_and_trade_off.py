@@ -32,7 +32,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 # %matplotlib inline
@@ -238,8 +239,8 @@ ax.plot(
 for x, y, place, side in (
     (0, at_once, (7, 0), "left"),
     (GATE + FINE, after, (0, 7), "center"),
-    (0, before, (-2, -14), "center"),
-    (GATE + FINE, after_unpruned, (0, -14), "center"),
+    (0, before, (7, -12), "left"),
+    (GATE + FINE, after_unpruned, (7, -3), "left"),
 ):
     ax.annotate(f"{y:.2f}", (x, y), place, textcoords="offset points", ha=side)
 ax.set(
@@ -347,15 +348,15 @@ show_source(keep_best, docstring=False)
 # **Magnitude**, $\|W_v^h\|\cdot\|W_o^h\|$. The context part of a head's output is $\sum_j a_j v_j$ with
 # $v_j = \hat x_j W_v^h$ and weights $a_j$ that add up to at most 1. Norms of products are at most products of norms, so
 #
-# $$ \|\Delta_h\| = \Big\|\sum_j a_j\,\hat x_j W_v^h W_o^h\Big\| \;\le\; \max_j\|\hat x_j\| \cdot \|W_v^h\|\cdot\|W_o^h\| $$
+# $$ \|\Delta_h^\text{context}\| = \Big\|\sum_j a_j\,\hat x_j W_v^h W_o^h\Big\| \;\le\; \max_j\|\hat x_j\| \cdot \|W_v^h\|\cdot\|W_o^h\| $$
 #
-# Small matrices cannot say much, whatever they read. Large ones can, but need not.
+# With small matrices the context cannot say much, whatever is read (what the persistent values add is left out of this bound). Large ones can, but need not.
 
 # %%
 show_source(CRITERIA["random"], CRITERIA["magnitude"], docstring=False)
 
 # %% [markdown]
-# The product, and not the sum, because doubling $W_v^h$ and halving $W_o^h$ leaves that sum as it is,
+# The product, and not the sum, because doubling $W_v^h$ and halving $W_o^h$ leaves what the head says as it is,
 # and so must not change the score. Check that, and find what the score is blind to: the persistent values `pv` of [chapter
 # 03](03_all_attention.ipynb) go through $W_o^h$ as well. Only when they are doubled, too, is the model the same; the score
 # does not look at them.
@@ -389,7 +390,7 @@ show_source(CRITERIA["confidence"], CRITERIA["output-difference"], docstring=Fal
 
 # %% [markdown]
 # **Leave-one-out**: remove the head, read the text, put it back; the score is by how much the loss rose (Michel, Levy &
-# Neubig 2019). The dearest, and the only one that measures the thing itself. It is still blind to *pairs*: two heads that do
+# Neubig 2019). The most expensive, and the only one that measures the thing itself. It is still blind to *pairs*: two heads that do
 # the same work are both dispensable, but not together.
 #
 # **Michel's importance**, $\mathrm E\,|\partial\mathtt{loss}/\partial g_h|$ at $g_h=1$, normalised in each layer (the same
@@ -544,7 +545,7 @@ for (i, h), n in np.ndenumerate(votes):
     axes[1, 3].text(
         h, i, str(n), ha="center", va="center", color="white" if n > 4 else "black", fontsize=8
     )
-axes[1, 3].set_title("how many of the six keep it")
+axes[1, 3].set_title("how many of them keep it, random left out")
 for ax in axes.flat:
     ax.set(xticks=range(config.H), yticks=range(config.L))
 fig.supxlabel(
@@ -554,8 +555,8 @@ fig.supylabel("layer")
 plt.show()
 
 # %% [markdown]
-# Every criterion has its own idea even of the *layers*. Leave-one-out and output difference keep nearly all of the first
-# layer and next to nothing of the last; Michel, whose scores are normalised within each layer, spreads heads more evenly. To
+# Every criterion has its own idea even of the *layers*. Leave-one-out and output difference usually keep most of the first
+# layer and few heads of the last; Michel, whose scores are normalised within each layer, spreads heads more evenly. To
 # compare orders and not scales, use **Spearman's rank correlation**: replace scores by their ranks among all 32, and take
 # the ordinary correlation of the ranks. It is 1 for the same order, 0 for no relation, −1 for the reverse.
 
@@ -640,7 +641,7 @@ for y, name in enumerate(order):
     ends.plot(start, y, "o", color=colour, markerfacecolor="white")
     ends.plot(end, y, "s" if name == "gates" else "o", color=colour)
 ends.set(yticks=range(len(order)), yticklabels=order, xlabel="bits per character, held-out text")
-ends.set_title("hollow: removed · filled: fine-tuned")
+ends.set_title("hollow: removed, far apart; filled: fine-tuned, close")
 ends.invert_yaxis()
 looks = {
     "unpruned": (GREY, "--"),
@@ -673,8 +674,7 @@ plt.show()
 # %% [markdown]
 # What to look for. *All pruned models are worse than the unpruned one* that was trained as long. The differences *at once*
 # are enormous and those *after* are small; the order is not even the same. Gates look good at the moment of removal, since
-# their weights have had 60 steps to prepare. That is not the number that counts, and it is a popular one to show. And random
-# heads are far behind all the rest.
+# their weights have had 60 steps to prepare. That is not the number that counts, and it is a popular one to show. Random heads mostly end last.
 #
 # What *not* to look for: who of those close together is "the winner". This is one baseline, one seed and 150 steps. A
 # different seed would shuffle them. For that there is the study.
@@ -683,7 +683,9 @@ plt.show()
 #
 # The committed results of the full study ([`data/results/`](../data/results/README.md)) are this race with 2,500 steps for
 # the baseline and 300 + 700 after it, at five numbers of heads, with three seeds, on the whole test split. More learned
-# methods take part: gates that watch each layer's own output (*layerwise*), soft gates (*voita*), an exact soft top-k
+# methods take part: Michel's scores computed anew after every few removals
+# (*michel-iterative*), gates that watch each layer's own output (*gates-layerwise*), soft gates (*voita*), gates that always leave
+# exactly k heads open
 # (*gumbel-top-k*), and *gates-rewound*: the heads that gates chose, but with the baseline's weights put back. Each seed
 # makes its own baseline, from which all methods start.
 
@@ -699,8 +701,9 @@ show(plot_tradeoff(rows), 80)
 # method $m$ with seed $s$ as $x_{ms} = \mu_m + b_s + e_{ms}$: the method's mean, the baseline's luck, the rest. Within one
 # seed, the luck cancels:
 #
-# $$ x_{ms} - x_{m's} = \mu_m-\mu_{m'} + e_{ms} - e_{m's}, \qquad
-# \operatorname{Var}(x_m - x_{m'}) = \operatorname{Var}x_m + \operatorname{Var}x_{m'} - 2\operatorname{Cov}(x_m,x_{m'}) $$
+# $$ x_{ms} - x_{m's} = \mu_m-\mu_{m'} + e_{ms} - e_{m's} $$
+#
+# $$ \operatorname{Var}(x_m - x_{m'}) = \operatorname{Var}x_m + \operatorname{Var}x_{m'} - 2\operatorname{Cov}(x_m,x_{m'}) $$
 #
 # So take the difference **seed by seed**, then its mean and standard deviation. `compare` does:
 
@@ -752,7 +755,7 @@ print(
 print(text_table(study_table(16)))
 
 # %% [markdown]
-# `sd_unpaired` is what the spread of the difference would be if the two had nothing in common. Pairing is no magic. It helps
+# *sd unpaired* is what the spread of the difference would be if the two had nothing in common. Pairing is no magic. It helps
 # where the baseline's luck is a large part of the spread, as it is for most rows; for *voita* it hardly does, since what
 # varies there is the method's own luck.
 
@@ -824,17 +827,19 @@ for record in study_table(16):
     )
 
 # %% [markdown]
-# And these are eleven comparisons: with 95 % each, even if no method differed from gates at all, up to four in ten such
-# tables would hold a false verdict. "More than the spread", as the project's tables have it, is the weaker statement: the
-# mean difference is larger than $s$. Three seeds are what an hour on a laptop pays for; they show large differences and
+# And these are eleven comparisons: with 95 % each, even if no method differed from gates at all, about four in ten such tables would
+# hold a false verdict, if the comparisons were independent. "More than the spread", as the project's tables have it, is the weaker statement: the
+# mean difference is larger than $s$. Three seeds are what the study could pay for; they show large differences and
 # leave small ones open.
 #
 # ### What was found
 #
-# - **Gates beat random heads and magnitude by more than the spread**, at half of the heads by about 0.1 bits per character,
+# - **From 22 heads down, gates beat random heads and magnitude by more than the spread**, at half of the heads by about
+# 0.1 bits per character,
 #   with all seeds on one side.
 # - **Gates do not beat criteria that look at data.** At 16 heads Michel, leave-one-out, confidence and output difference
-#   need a little *less*; at 10 the same, though leave-one-out only within the spread; at 29 and 22 all of them are level.
+#   need a little *less*; at 10 the same, though leave-one-out and output difference only
+# within the spread; at 29 and 22 all of them are level.
 #   With one head in ten left, gates are level with the best.
 # - **Nobody prunes for free here**: every pruned model is worse than the unpruned one that was trained as long.
 #
@@ -919,11 +924,14 @@ for r in read_csv(results("tradeoff-stdlib", "comparison.csv").read_text()):
         )
 
 # %% [markdown]
+# At 10 heads of the second text gates are ahead of Michel and leave-one-out by more than the spread, and level with
+# confidence and output difference. "Gates do not beat criteria that look at data" holds for the first text.
+#
 # ## 8 · Is a large model needed at all?
 #
 # The hardest competitor is none of the above. What if the small model had been small from the start? The ablation study
-# trained two such models for the same total number of steps, baseline's steps included: *small from scratch* has as many
-# heads in every layer and never had any others; *gates from scratch* has gates from the first step on.
+# trained two such models for the same total number of steps, baseline's steps included: *small from scratch* has 16 (or 10)
+# heads from the start, spread over the layers, and never had any others; *gates from scratch* has gates from the first step on.
 
 # %%
 ablation = read_csv(results("ablation-pydoc", "comparison.csv").read_text())
@@ -944,7 +952,7 @@ show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text()
 # Both need clearly *fewer* bits than pruning a trained model, and the plain small one is about as good as the one with
 # gates. Liu et al. (2019, *Rethinking the Value of Network Pruning*) found the same for convolutional networks. Pruning pays
 # when the large model is there already and its training is not on the bill, as in the paper, or when the large one is
-# wanted, too. As a short cut to a small model it loses, here.
+# wanted, too. As a shortcut to a small model it loses here.
 #
 # (The other rows are the paper's three stabilisers of [chapter 06](06_training_with_gates.ipynb), each taken away. With a
 # controller that holds the number of heads, none of them makes a difference beyond the spread.)
@@ -957,7 +965,7 @@ show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text()
 # <details><summary>Answer</summary>
 #
 # How the baseline does with the same additional steps at the same learning rates. If it was not converged, it improves as
-# well, often by more. In [the tour](00_tour.ipynb) exactly this happens, and the text says so.
+# well, often by more. In [the tour](00_tour.ipynb) this may happen, and the text warns of it.
 #
 # </details>
 #

@@ -33,7 +33,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %%
 import os
@@ -41,7 +42,7 @@ import os
 for name in (
     "OPENBLAS_CORETYPE",
     "OPENBLAS_L2_SIZE",
-):  # where they are set they can hold NumPy's BLAS back
+):  # NumPy's BLAS at its best, whatever the environment says
     os.environ.pop(name, None)
 
 # %matplotlib inline
@@ -76,7 +77,7 @@ from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 use_style()
 rng = np.random.default_rng(0)
 THREADS, LANES = numba.get_num_threads(), VECTOR_BYTES // 4  # float32 in a vector
-print(textwrap.fill(describe_machine(THREADS, ("numba",)), 120))
+print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
 print(f"vectors of {VECTOR_BYTES} bytes, that is {LANES} float32; {REGISTERS} registers for them")
 
 # %% [markdown]
@@ -86,9 +87,9 @@ print(f"vectors of {VECTOR_BYTES} bytes, that is {LANES} float32; {REGISTERS} re
 # ## 1 · What the machine can do
 #
 # A loop needs two things from a processor: operations and bytes. If it does $W$ operations and moves $Q$ bytes, and the
-# machine does at most $P$ operations and moves at most $\beta$ bytes per second, then it takes at least
+# machine does at most $P$ operations and moves at most $b$ bytes per second, then it takes at least
 #
-# $$ t \;\ge\; \max\!\Big(\frac WP, \frac Q\beta\Big) \qquad\Longrightarrow\qquad \frac Wt \;\le\; \min\big(P,\; \beta\, I\big),
+# $$ t \;\ge\; \max\!\Big(\frac WP, \frac Qb\Big) \qquad\Longrightarrow\qquad \frac Wt \;\le\; \min\big(P,\; b\, I\big),
 # \qquad I = \frac WQ \tag{1} $$
 #
 # The number $I$, operations per byte, is the **arithmetic intensity** of the loop. Equation (1) is called the *roofline*
@@ -130,12 +131,13 @@ PEAK = 2 * c.size * K / best(same_bytes, a, b, c, 0, 0, 0, K) / 1e9
 print(f"multiply-adds of one core end at {PEAK:.0f} GFLOP/s")
 
 # %% [markdown]
-# Divide by $2\cdot$`LANES`: so many vector instructions start per nanosecond. On most processors since 2013 it is two in
-# every clock cycle.
+# Divide by $2\cdot$`LANES`: so many vector instructions start per nanosecond. On most x86 processors since 2013 it is two in every clock cycle,
+# on some with AVX-512 one.
 #
 # **The slope.** There is not one memory but a hierarchy: registers, a first cache of some 32 to 48 KiB, a second, a third,
 # and main memory, each larger and slower. `y += x` moves 12 bytes (two numbers in, one out) for one addition. Its speed
-# against the size of the arrays shows where each level ends. NumPy's copy of a large array tells the last step once more.
+# against the size of the arrays shows where each level ends. NumPy's copy of a large array is a second measure of the last step; counted as one number in and
+# one out it looks slower, since the lines of the target are usually read, too, before they are written.
 
 
 # %%
@@ -255,13 +257,13 @@ show_source(matmul.compiled_loops)
 
 # %% [markdown]
 # `python_loops` has the very same lines without `@numba.njit`. Compiling removes the objects, the type look-ups and the
-# reference counts: a factor of some hundred, for one line of decoration. It leaves two things wrong, and both are in how the
+# reference counts: a factor of some hundreds, for one line of decoration. It leaves two things wrong, and both are in how the
 # loops are *nested*.
 #
-# **A cache line is 64 bytes.** Memory travels in lines of 16 float32, never in single numbers. Matrices lie row by row, so
+# **A cache line is 64 bytes** (on x86 and most ARM processors; 128 on Apple's). Memory travels in lines of 16 float32, never in single numbers. Matrices lie row by row, so
 # the innermost loop, which walks down a column of `b`, asks for another line at every step and uses 4 of its 64 bytes. The
 # picture shows it, and an experiment: add 1 to every `step`-th number of a large array. As long as `step` ≤ 16, every line
-# is touched anyway: from step 2 to step 16 each doubling halves the work, and hardly the time.
+# is touched anyway: from step 2 to step 16 each doubling halves the work but hardly changes the time.
 
 
 # %%
@@ -497,7 +499,8 @@ show_source(matmul.pack, matmul.packed_blocks)
 
 # %% [markdown]
 # Packing is work that multiplies nothing. A block of `b` with $K N$ numbers is copied once and used for $M$ rows: the copy
-# costs a share of about $1/M$ of the time, and is worth it where `b` is too large for the caches to forgive. Measure it
+# moves one number for every $M$ multiply-adds. A number that is moved costs as much as many of those, so it is worth it
+# only where `b` is too large for the caches to forgive. Measure it
 # against the size of `b`, and from now on by a method: **all take turns in one process, and what counts is the median**,
 # because a machine is never quiet.
 
@@ -552,8 +555,7 @@ plt.show()
 # ### Rung 6: all processors
 #
 # The kernel of the package cuts `out` into as many parts as there are threads and gives each thread a part of its own. There
-# is one parallel region and no barrier in it: each thread packs for itself what it reads. Twice packed is cheaper than once
-# waited.
+# is one parallel region and no barrier in it: each thread packs for itself what it reads. Packing twice is cheaper than waiting once.
 
 # %%
 show_source(product.grid, product.shared)
@@ -728,7 +730,8 @@ for name in ("compiled", "loop order", "register tile"):
 # The compiled definition has scalar instructions only. In `loop order` LLVM has found the vectors by itself (the scalar ones
 # beside them are for the ends of rows), but a multiplication and an addition each, none fused: fusing rounds once instead of
 # twice, which would change the result, and Numba does not allow it unless asked (`fastmath`; this package does not ask). The
-# tile asks for multiply-adds expressly, and has nothing else. Now the loops themselves:
+# tile asks for multiply-adds expressly, and all of its vectors are fused (the scalar instructions beside them are for what
+# no tile covers). Now the loops themselves:
 
 # %%
 if "zmm" in assembly(matmul.loop_order) or "ymm" in assembly(matmul.loop_order):
@@ -853,26 +856,31 @@ plt.show()
 # %% [markdown]
 # Read it from the left. `compiled` stands under `loop order` at the same intensity: bytes are not its trouble, waiting is.
 # `loop order` is within a small factor of the slope of the first cache (at this size its `b` does not even lie there), and
-# no loop of that intensity gets above the slope. The only way on is *to the right*, and that is what the tile does. The rest
-# of the climb is vertical: packing, an unspoiled inner loop, the second core.
+# no loop of that intensity gets above the slope. The only way on is *to the right*, and that is what the tile does. The rest of the climb is vertical: an unspoiled inner loop and the other
+# cores (packing shows only in larger matrices).
 #
 # ## 5 · Attention
 #
 # The formula from [chapter 02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), for one head and query $i$,
 # with `now` $= i+M$ its own place:
 #
-# $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), \qquad s_n = q_i\cdot pk_n, \qquad
-# o_i = \sum_j a_j v_j + \sqrt{N} \sum_n a_n pv_n $$
+# $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), $$
+#
+# $$ s_n = q_i\cdot pk_n, \qquad o_i = \sum_j a_j v_j + \sqrt{N} \sum_n a_n pv_n $$
 #
 # with $a$ the softmax over all $s_j$ and $s_n$. **How many operations?** By the formula $2\,\mathtt{Dh}$ for each of the
 # three dot products and sums of a context key, and two of a persistent one: $W = 2\,T\,\mathtt{Dh}\,(3S + 2N)$ per head.
 # **How many bytes?** That depends on what is done with the matrix of scores. The textbook writes and reads it, of
-# $T\times S$ context scores, about 16 times (fill, write, add, mask, maximum, subtract, exponential, sum, divide, use;
+# $T\times S$ context scores, about 16 times (ten operations: fill, write, add, mask, maximum, subtract,
+# exponential, sum, divide, use; most of them both read it and write it;
 # persistent scores about 10 times):
 #
-# $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} \qquad\qquad I_\text{one pass} = \frac{2\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,(2T+3S+2N)} $$
+# $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} $$
 #
-# The second has no matrix: it reads `q`, `k`, `v`, `r`, `pk`, `pv` once and writes `out`. It has a factor $T$ that the first
+# $$ I_\text{one pass} = \frac{2\,B\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,\big(B\,(2T+2S)+S+2N\big)} $$
+#
+# The second has no matrix: it reads `q`, `k`, `v` of each of B texts and `r`, `pk`, `pv`, which these share, once, and
+# writes `out`. It has a factor $T$ that the first
 # has lost. So the plan is to have *no matrix*. Softmax seems to forbid it: every weight needs the sum over all keys.
 
 # %%
@@ -1014,7 +1022,7 @@ def slide_online(seen):
 sliders(slide_online, seen=(1, keys, 1))
 
 # %% [markdown]
-# Every rise of the red line makes the sum fall: all that was summed is measured anew. In the end the four numbers arrive at
+# At every rise of the red line all that was summed is measured anew: where the rise is large, the sum drops. In the end the four numbers arrive at
 # the dots, which are the whole softmax.
 #
 # ### No matrix in memory
@@ -1279,15 +1287,16 @@ print(
 )
 
 # %% [markdown]
-# The textbook has its products from BLAS and stands far below them all the same: with so few operations for a byte the slope
-# of memory is not far above it, and better products could not help much. From `online softmax` on bytes are no limit any
+# The textbook gets its products from BLAS and still stands far below BLAS's line: with so few operations per byte, memory
+# alone holds it to a few times its speed, and better products could not help much. From `online softmax` on bytes are no limit any
 # more. Hardly anything got faster by that alone; intensity is room to climb, not a climb. The other rungs use it.
 #
 # ## 6 · Closed heads are skipped
 #
 # A gate at exactly 0 multiplies its head's output by 0. Then nothing in the head has a gradient, *but for the gate itself*:
 # $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter 05](05_l0_and_the_difference.ipynb)), which asks what the head
-# would have said. So the forward pass of a gated model computes closed heads, the backward pass does not:
+# would have said. So in training the forward pass also computes the closed heads whose gates may still move (`gates_forward`,
+# [chapter 06](06_training_with_gates.ipynb)); the backward pass skips what it can:
 
 # %%
 show_source(attention_kernel.head_backward_closed)
@@ -1355,7 +1364,7 @@ ax.set(
     ylabel="time / all heads open",
     xlim=(0, 8.3),
     ylim=(0, 1.4),
-    title="Attention's time against heads",
+    title="Closing a head saves its backward pass, removing it both",
 )
 ax.legend(frameon=False, loc="upper left", fontsize=8)
 plt.show()
@@ -1510,7 +1519,8 @@ def show(figure):
 
 
 records = committed_records("attention")
-print(textwrap.fill(f"measured on {records[0]['machine']}", 120, break_on_hyphens=False))
+machine = records[0]["machine"].split(" (as a peer")[0]
+print(textwrap.fill(f"measured on {machine}", 78, break_on_hyphens=False))
 show(plot_benchmark(records))
 
 # %% [markdown]
@@ -1522,7 +1532,9 @@ show(plot_benchmark(records))
 records = [r for r in committed_records("memory") if r["sweep"] == "T"]
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.8))
 for ax, key, title in zip(
-    axes, ("median_ms", "peak_mib"), ("ms against T (M = 128)", "peak MiB against T (M = 128)")
+    axes,
+    ("median_ms", "peak_mib"),
+    ("ms against T: PyTorch grows with T²", "peak MiB against T: so does its memory"),
 ):
     for subject, colour, style in zip(
         ("tinyprune (numba)", "torch plain", "torch sdpa"), HEAD_COLOURS, ("o-", "s--", "^:")

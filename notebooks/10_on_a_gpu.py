@@ -33,7 +33,8 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    sys.path.insert(0, "repository")  # beside the code there: the results of the full studies
+    # the results of the full studies lie beside the code
+    sys.path.insert(0, "repository")
 
 # %% [markdown]
 # Numba decides when it is imported whether `numba.cuda` talks to a GPU or to its **simulator**, which runs a kernel in plain
@@ -90,7 +91,8 @@ print("numba.cuda says", cuda.is_available(), "and the driver says", gpu_present
 # compute. You write what **one thread** does, a *kernel*, and say how many run it:
 #
 # - A **block** is a group of threads that run on the same processor of the GPU (a *streaming multiprocessor*, SM), so that
-#   they can share memory and wait for each other. At most 1,024.
+#   they can share
+#   memory and wait for each other. At most 1,024 threads.
 # - The **grid** is all blocks. They are independent: they run in any order, some at the same time, and none can wait for another.
 # - A **warp** is 32 threads of a block with consecutive numbers, and what the hardware really runs: one instruction at a time, for
 #   all 32. Threads of a block are numbered along x first, then y: `threadIdx.x + blockDim.x · threadIdx.y`.
@@ -424,7 +426,7 @@ for which, says in enumerate(("before the tiles are read", "before the next tile
         wrong[which] = errors_without(which, K=37)
         noticed = not wrong[which].max() < 1e-5  # so that NaN counts as noticed
         print(
-            f"without the barrier {says}, attempt {attempt}: largest error {wrong[which].max():.1e}, noticed {noticed}"
+            f"without the barrier {says}, attempt {attempt}: largest error {wrong[which].max():.1e}"
         )
         assert noticed
 
@@ -448,7 +450,7 @@ plt.show()
 
 # %% [markdown]
 # Do not conclude that the check will always tell. With $K \le 16$ there is only one tile, no next one that could be written too early,
-# and the second barrier could be forgotten in all peace:
+# and the second barrier could be left out unnoticed:
 
 # %%
 lucky = errors_without(1, K=16).max()
@@ -509,8 +511,8 @@ plt.show()
 
 # %% [markdown]
 # Why 16 apart? When neighbours in a warp write to out (or read a row of b's tile), their addresses are then side by side again. In the
-# lower picture they would lie four apart: four times as many sectors for a store, and four threads to each *bank* of shared
-# memory. (There are 32 banks, and a number's address modulo 32 says in which it is. Different addresses in the same bank are served one after
+# lower picture they would lie four apart: four times as many sectors for a store, and their
+# 16 addresses in b's tile would share 8 *banks* of shared memory, two to each. (There are 32 banks, and a number's address modulo 32 says in which it is. Different addresses in the same bank are served one after
 # the other.)
 #
 # ### All four rungs, counted
@@ -583,7 +585,7 @@ show_source(cuda_attention.row_softmax)
 # %%
 rows = (
     rng.standard_normal((5, 150), np.float32) * 5
-)  # a row has more numbers than its block has threads, and not twice as many
+)  # a row has more numbers than its block has threads, and not a multiple of them
 s = rows.copy()
 cuda_attention.row_softmax[len(s), cuda_attention.ROW_THREADS](s)
 weights = np.exp(ops.log_softmax(rows.astype(float)))
@@ -597,7 +599,8 @@ assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
 #
 # ## 6 · Attention: one kernel
 #
-# The matrix is in the way. To get rid of it, softmax has to work on *some keys at a time*, without having seen the rest. Say that so
+# The matrix is in the way. (What follows is the online softmax of [chapter 09](09_hot_loops_in_numba.ipynb) once more, in the names of
+# the kernel.) To get rid of it, softmax has to work on *some keys at a time*, without having seen the rest. Say that so
 # far, keys $j \in J$ were seen, and we hold
 #
 # $$ m = \max_{j\in J} s_j \qquad \mathtt{total} = \sum_{j\in J} e^{s_j-m} \qquad \mathtt{sums} = \sum_{j\in J} e^{s_j-m}\,v_j $$
@@ -724,7 +727,7 @@ else:
 
 # %% [markdown]
 # An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` one for a 64-bit address, `%p1` one for a
-# yes or no; `@%p1 bra` jumps if it is yes. Of the names you need five:
+# yes or no; `@%p1 bra` jumps if it is yes. You need these:
 #
 # | PTX | what it does |
 # | --- | --- |
@@ -770,7 +773,7 @@ if compiled:
         print("\n".join(f"    {line}" for line in shown), "\n")
 
 # %% [markdown]
-# In the first, count how much there is between two `fma`: addresses and signs of indices, computed again for every number. In the
+# In the first, count how much comes before the `fma`: addresses and signs of indices, computed again for every number. In the
 # second, the loop over the 16 numbers of a tile is gone, written out 16 times, two `ld.shared` for each `fma`; the numbers in
 # `[%rd11+64]` are bytes, a row of 16 float32. In the third, one `ld.shared` of b's tile serves four `fma`, and the 16 sums have 16
 # registers of their own: `cuda.local.array` has dissolved into them, since the compiler could count all of its loops.
@@ -882,19 +885,19 @@ if compiled:
 # *Spills* are registers that did not fit and went to memory; there are none, and nothing lies on a stack. Shared memory is what the code
 # asks for: two tiles of 16 × 16 × 4 bytes are 2,048.
 #
-# Look at `register_tile`. It needs most registers and has the lowest occupancy of the four products, and yet it is the rung that should be
+# Look at `register_tile`. It needs the most registers and has the lowest occupancy of the four products, and yet it is the rung that should be
 # fastest. Occupancy is a means: its 16 independent sums give a warp work to do while a load is on its way, which is what other
 # warps would be needed for (Volkov 2010). So read the column as "is there something to hide waiting behind", not as a mark.
 #
 # ## 8 · How fast could it be?
 #
-# Two limits, and both can be written down without a GPU. One: an SM cannot compute faster than it computes. Two: numbers cannot come faster
-# than memory sends them. With $\mathtt{I}$ operations for each byte that is loaded (*arithmetic intensity*),
+# Two limits, and both can be written down without a GPU. One: an SM cannot compute faster than its arithmetic units allow. Two: numbers cannot come faster
+# than memory sends them. With $I$ operations for each byte that is loaded (*arithmetic intensity*),
 #
-# $$ \text{operations per second} \;\le\; \min(\text{peak},\; \mathtt{I}\cdot\text{bandwidth}) $$
+# $$ \text{operations per second} \;\le\; \min(\text{peak},\; I\cdot\text{bandwidth}) $$
 #
 # the **roofline** (Williams, Waterman & Patterson 2009). A multiply-add is two operations and a load is four bytes, so from (1):
-# $\mathtt{I} = 2 / (4\cdot(\tfrac1R+\tfrac1C))$. Peak and bandwidth below are **data-sheet figures** of NVIDIA, not measurements: A100
+# $I = 2 / (4\cdot(\tfrac1R+\tfrac1C))$. Peak and bandwidth below are **data-sheet figures** of NVIDIA, not measurements: A100
 # 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350 GB/s.
 
 # %%
@@ -939,7 +942,7 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
             name
         ]  # a warp's load takes a clock, a warp's multiply-add 32 / rate of one
         print(
-            f"    {name:14s} shared memory alone allows {min(1, 32 / rate / loads):.0%} of the peak"
+            f"    {name:14s} shared memory alone allows {min(1, 32 / rate / loads):.1%} of the peak"
         )
 
 # %% [markdown]

@@ -14,6 +14,8 @@ import re
 import sys
 import time
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 import jupytext
 import nbformat
@@ -47,6 +49,28 @@ def heading_of(notebook: NotebookNode, index: int) -> str:
     return headings[-1] if headings else "the beginning"
 
 
+def ask_often(client: NotebookClient) -> None:
+    """Have `client` look every second whether a cell has answered.
+
+    With widgets it sometimes sleeps through the answer, and would look again only when the time for
+    the cell is over (https://github.com/jupyter/nbclient/issues/312).
+    """
+    channel = client.kc.shell_channel
+    get_message = channel.get_msg
+
+    async def get_msg(timeout: float | None = None) -> dict[str, Any]:
+        end = time.monotonic() + (SECONDS if timeout is None else timeout)
+        while True:
+            left = max(end - time.monotonic(), 0)
+            try:
+                return await get_message(timeout=min(left, 1))
+            except Empty:
+                if not left:
+                    raise
+
+    channel.get_msg = get_msg
+
+
 def run(source: Path) -> NotebookNode:
     """The notebook of a text source, every cell executed in a fresh kernel.
 
@@ -64,6 +88,7 @@ def run(source: Path) -> NotebookNode:
         timeout=SECONDS,
         record_timing=False,
         resources={"metadata": {"path": FOLDER}},
+        on_notebook_start=lambda notebook: ask_often(client),
         on_cell_start=lambda cell, cell_index: started.append(cell_index),
     )
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
 import tinyprune
 from tinyprune.config import load_preset
@@ -26,11 +26,14 @@ from tinyprune.runs import RunDirectory
 from tinyprune.stages import Run
 
 REPOSITORY = Path(tinyprune.__file__).parents[1]
+# JupyterLab breaks long lines of code in the middle of words; with this, at blanks.
+WHOLE_WORDS = "<style>.jp-RenderedHTMLCommon pre { word-break: normal; }</style>"
 
 
 def use_style() -> None:
-    """Draw pictures in the notebook, in the package's style, at a size that suits a page."""
+    """Draw pictures in the notebook in the package's style, at a size that suits a page; break long lines at blanks."""
     matplotlib.style.use([*STYLE, {"figure.dpi": 100, "figure.constrained_layout.use": True}])
+    display(HTML(WHOLE_WORDS))
 
 
 def show_source(*things: Callable[..., Any] | type, docstring: bool = True) -> None:

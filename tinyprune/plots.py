@@ -85,7 +85,8 @@ def plot_losses(records: Sequence[Record]) -> Figure:
             axes.axvline(start, color=GREY, linewidth=0.8, linestyle=":")
             if "validation" in ends:
                 bits, colour = ends["validation"]
-                _write(axes, f"{bits:.2f}", (start, bits), (-4, 7), ha="right", color=colour)
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+                _write(axes, f"{bits:.2f}", (start, bits), (-4, 7), ha="right", color=colour, bbox=box, zorder=4)
         ends |= _draw_losses(axes, own, start)
         end = start + max(r["step"] for r in own)
         middles[stage] = (start + end) / 2
