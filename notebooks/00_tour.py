@@ -83,8 +83,8 @@ def show(*figures, dpi=90):
 # ## 1 · A model and its text
 #
 # The text is the language reference that comes with Python: no download. The model reads it character by character, 64 at a
-# time, and always guesses the next one. The cell trains it for 900 steps, which takes well under a minute on a laptop; later chapters
-# find it trained. A token is a character here.
+# time, and always guesses the next one. The cell trains it for 900 steps, which takes well under a minute on a laptop;
+# later chapters find it trained. A token is a character here.
 
 # %%
 first_run = baseline_run()
@@ -100,8 +100,8 @@ print(textwrap.indent(text.tokenizer.decode(sample), "    "))
 print("\nthe same, as the model gets it:", *sample[:24], "…")
 
 # %% [markdown]
-# The model is an **All-attention Transformer**: four layers of eight heads and little else. In an ordinary Transformer more than half
-# of the numbers sit in feed-forward blocks, which no removed head makes smaller. Here their work is done by
+# The model is an **All-attention Transformer**: four layers of eight heads and little else. In an ordinary Transformer more
+# than half of the numbers sit in feed-forward blocks, which no removed head makes smaller. Here their work is done by
 # *persistent vectors*, learned keys and values that belong to the heads ([chapter 03](03_all_attention.ipynb)). Remove a
 # head, and everything that it owns goes.
 
@@ -154,9 +154,9 @@ show(plot_gates(read_metrics(directory.metrics), run.config.gate))
 
 # %% [markdown]
 # Each line is a head; how high it is says how likely it is to be open. Dashed ones end closed; below the dotted line
-# evaluation counts a head as closed; the numbers at the right name the heads. All start nearly open. The price `lam` rises over the
-# first 100 steps, and then the heads part company: some stay, some sink. Nobody told the model how many to close, or in
-# which layer.
+# evaluation counts a head as closed; the numbers at the right name the heads. All start nearly open. The price `lam` rises
+# over the first 100 steps, and then the heads part company: some stay, some sink. Nobody told the model how many to close,
+# or in which layer.
 #
 # ## 3 · Cut out what is closed
 #
@@ -180,10 +180,10 @@ show(plot_heads(config), plot_heads(small.config))
 # %% [markdown]
 # ## 4 · Heal
 #
-# What is left is trained a little more, as an ordinary model ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is the loss over all
-# stages. (The dots are the loss on a second held-out text, the validation text; the table further down is about the
-# test text, so its numbers differ.) (It jumps up where the gates come, because they flicker: in every step some heads are missing, and hardly ever
-# the same ones.)
+# What is left is trained a little more, as an ordinary model ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is
+# the loss over all stages. (The dots are the loss on a second held-out text, the validation text; the table further down is
+# about the test text, so its numbers differ.) (It jumps up where the gates come, because they flicker: in every step some
+# heads are missing, and hardly ever the same ones.)
 
 # %%
 run.finetune()
@@ -241,9 +241,10 @@ for name, model in (
 # %% [markdown]
 # ## 5 · Close them yourself
 #
-# The gates have put all heads in order: the larger the learned number behind a head's gate
-# (`log_alpha`, chapter 04), the more it is worth. Instead of the number that
-# training arrived at, choose your own. The cell takes the model from the end of stage 2, opens the gates of that many heads, the best ones, closes the others, and reads some held-out text; once for every number from 0 to 32, so that the slider is instant.
+# The gates have put all heads in order: the larger the learned number behind a head's gate (`log_alpha`, chapter 04), the
+# more it is worth. Instead of the number that training arrived at, choose your own. The cell takes the model from the end
+# of stage 2, opens the gates of that many heads, the best ones, closes the others, and reads some held-out text; once for
+# every number from 0 to 32, so that the slider is instant.
 
 # %%
 held_out = text.test[:6000]

@@ -166,16 +166,18 @@ plt.show()
 #
 # (`eps`, $10^{-5}$, keeps `std` away from zero.)
 #
-# The last line is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one $x_{d}$ moves *all*
-# $n_{d'}$, and by three different roads:
+# The last line is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one $x_{d}$ moves
+# *all* $n_{d'}$, and by three different roads:
 #
 # 1. **straight**, into its own $n_d$, with the factor $1/\mathtt{std}$;
-# 2. **through the mean**: $\partial\,\mathtt{mean}/\partial x_d = 1/D$, and the mean enters every $n_{d'}$ with the factor $-1/\mathtt{std}$;
-# 3. **through the standard deviation**: $\partial\,\mathtt{std}/\partial x_d = (x_d-\mathtt{mean})/(D\cdot\mathtt{std}) = n_d/D$,
-#    and it enters every $n_{d'}$ with the factor $-n_{d'}/\mathtt{std}$.
+# 2. **through the mean**: $\partial\,\mathtt{mean}/\partial x_d = 1/D$, and the mean enters every $n_{d'}$ with the factor
+#    $-1/\mathtt{std}$;
+# 3. **through the standard deviation**:
+#    $\partial\,\mathtt{std}/\partial x_d = (x_d-\mathtt{mean})/(D\cdot\mathtt{std}) = n_d/D$, and it enters every $n_{d'}$
+#    with the factor $-n_{d'}/\mathtt{std}$.
 #
-# (In road 3 the mean inside the square moves, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$: a road that leads nowhere.)
-# Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
+# (In road 3 the mean inside the square moves, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$: a road that
+# leads nowhere.) Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
 #
 # $$ \mathtt{dx}_d = \frac{1}{\mathtt{std}}\Big(\;
 # \underbrace{\mathtt{dn}_d}_{\text{straight}} \;-\;
@@ -233,15 +235,15 @@ assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps sits beside the varian
 # $$ p_v = \frac{e^{\mathtt{logits}_v}}{\sum_{v'} e^{\mathtt{logits}_{v'}}} \qquad \mathtt{loss} = -\log p_{\mathtt{target}}
 # = \log\sum_{v'} e^{\mathtt{logits}_{v'}} - \mathtt{logits}_\mathtt{target} $$
 #
-# The derivative of the first term with respect to $\mathtt{logits}_v$ is $e^{\mathtt{logits}_v}/\sum = p_v$, that of the second is
-# 1 for the target and 0 for all others. Averaged over $R$ rows:
+# The derivative of the first term with respect to $\mathtt{logits}_v$ is $e^{\mathtt{logits}_v}/\sum = p_v$, that of the
+# second is 1 for the target and 0 for all others. Averaged over $R$ rows:
 #
 # $$ \mathtt{dlogits}_{rv} = \frac{\mathtt{dout}}{R}\,\big(p_{rv} - \mathbf 1[v = \mathtt{target}_r]\big) $$
 #
 # ($\mathbf 1[\dots]$ is 1 where the statement in brackets holds, and 0 elsewhere.)
 #
-# Nothing of exponentials and logarithms is left. The gradient says: *lower what you believed, raise what came, and by as much as
-# you were wrong.*
+# Nothing of exponentials and logarithms is left. The gradient says: *lower what you believed, raise what came, and by as
+# much as you were wrong.*
 
 # %%
 show_source(ops.log_softmax, ops.cross_entropy_forward, ops.cross_entropy_backward, docstring=False)
@@ -274,10 +276,10 @@ plt.show()
 #
 # $$ f'(x) \approx \frac{f(x+h)-f(x)}{h} \qquad\text{or, better,}\qquad f'(x) \approx \frac{f(x+h)-f(x-h)}{2h} $$
 #
-# By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$. So let $h$ go to zero?
-# No: a float64 holds 16 digits. $f(x+h)$ and $f(x-h)$ agree in most of theirs, and the subtraction throws those away; what is left has
-# an error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large error. The best that the central
-# difference can do is the bottom of a valley, at $h\approx 10^{-5}$, with some ten digits right.
+# By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$. So let $h$ go
+# to zero? No: a float64 holds 16 digits. $f(x+h)$ and $f(x-h)$ agree in most of theirs, and the subtraction throws those
+# away; what is left has an error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large error. The best
+# that the central difference can do is the bottom of a valley, at $h\approx 10^{-5}$, with some ten digits right.
 #
 # There is a way round the subtraction. If $f$ is built from functions that also understand complex numbers, step *sideways*:
 #
@@ -326,9 +328,9 @@ assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1
 # %% [markdown]
 # ### From one entry to a test
 #
-# `assert_gradients` does this for every entry of every argument: it draws a random `dout`, so that the output becomes the single
-# number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares tensor by tensor,
-# with $g$ for the gradient that `backward` gives and $m$ for the measured one,
+# `assert_gradients` does this for every entry of every argument: it draws a random `dout`, so that the output becomes the
+# single number $f=\sum \mathtt{dout}\cdot\mathtt{out}$, measures all derivatives, and compares tensor by tensor, with $g$
+# for the gradient that `backward` gives and $m$ for the measured one,
 #
 # $$ \|g-m\| \;\le\; \mathtt{tolerance}\cdot\big(\|g\|+\|m\|+\mathtt{floor}\big). $$
 #
@@ -384,9 +386,9 @@ else:
 #
 #     ids (B, C) → embedding (B, C·E) → linear (B, D) → LayerNorm (B, D) → linear (B, V) → cross-entropy
 #
-# (No nonlinearity but LayerNorm itself. An embedding is a linear layer that is read by row number; its backward *adds* into the
-# rows that were read, by the second rule of thumb.) The text is the language reference that comes with Python. Read `step` from top
-# to bottom, and then the second half from bottom to top: every backward line answers one forward line.
+# (No nonlinearity but LayerNorm itself. An embedding is a linear layer that is read by row number; its backward *adds* into
+# the rows that were read, by the second rule of thumb.) The text is the language reference that comes with Python. Read
+# `step` from top to bottom, and then the second half from bottom to top: every backward line answers one forward line.
 
 # %%
 text = load_text(DataConfig(corpus="pydoc"))
@@ -484,8 +486,8 @@ print(
 assert valid < 3.6
 
 # %% [markdown]
-# It learns, with no automatic differentiation anywhere. And the planted bug? Its curve lies on the right one. Nobody would find it
-# by looking at losses; the checker found it in milliseconds.
+# It learns, with no automatic differentiation anywhere. And the planted bug? Its curve lies on the right one. Nobody would
+# find it by looking at losses; the checker found it in milliseconds.
 #
 # ## Questions
 #
@@ -493,10 +495,9 @@ assert valid < 3.6
 #
 # <details><summary>Answer</summary>
 #
-# Nothing in the direction of a step with only this layer; but it would not be the derivative of the loss any more. `cross_entropy`
-# has put the $1/R$ of its mean into `dlogits` already; a second one would make this layer's gradient R times too small, and so
-# dependent on the batch size.
-# And the checker would refuse it.
+# Nothing in the direction of a step with only this layer; but it would not be the derivative of the loss any more.
+# `cross_entropy` has put the $1/R$ of its mean into `dlogits` already; a second one would make this layer's gradient R
+# times too small, and so dependent on the batch size. And the checker would refuse it.
 #
 # </details>
 #
@@ -504,8 +505,8 @@ assert valid < 3.6
 #
 # <details><summary>Answer</summary>
 #
-# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. The same happens wherever a value or a parameter is used
-# twice. It is also why no `backward` may write into its `dout`: the other road still needs it.
+# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. The same happens wherever a value or
+# a parameter is used twice. It is also why no `backward` may write into its `dout`: the other road still needs it.
 #
 # </details>
 #
@@ -529,7 +530,7 @@ assert valid < 3.6
 #
 # </details>
 #
-# **Next:** [02 attention by hand](02_attention_by_hand.ipynb), where the same three steps (derive, write, measure) meet their first real
-# opponent. The operations of this chapter are in [`ops/linear.py`](../tinyprune/ops/linear.py),
-# [`ops/layernorm.py`](../tinyprune/ops/layernorm.py) and [`ops/cross_entropy.py`](../tinyprune/ops/cross_entropy.py), the checker in
-# [`gradcheck/checker.py`](../tinyprune/gradcheck/checker.py).
+# **Next:** [02 attention by hand](02_attention_by_hand.ipynb), where the same three steps (derive, write, measure) meet
+# their first real opponent. The operations of this chapter are in [`ops/linear.py`](../tinyprune/ops/linear.py),
+# [`ops/layernorm.py`](../tinyprune/ops/layernorm.py) and [`ops/cross_entropy.py`](../tinyprune/ops/cross_entropy.py), the
+# checker in [`gradcheck/checker.py`](../tinyprune/gradcheck/checker.py).

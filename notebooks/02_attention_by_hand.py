@@ -226,9 +226,9 @@ plt.show()
 # $$ \mathtt{dist}(i,j) = i + M - j $$
 #
 # positions before query $i$. **Causal** means $\mathtt{dist}\ge 0$. The **same-length** mask also asks for
-# $\mathtt{dist}\le M$: once the memory is full, every query sees exactly the M + 1 latest positions, itself among them, wherever in its segment it
-# stands. A score that is not visible becomes $-\infty$, its weight $e^{-\infty}=0$, and by (2) its `ds` is 0 as well: no
-# gradient leaks through a mask.
+# $\mathtt{dist}\le M$: once the memory is full, every query sees exactly the M + 1 latest positions, itself among them,
+# wherever in its segment it stands. A score that is not visible becomes $-\infty$, its weight $e^{-\infty}=0$, and by (2)
+# its `ds` is 0 as well: no gradient leaks through a mask.
 
 # %%
 show_source(visible_keys, docstring=False)
@@ -308,11 +308,11 @@ sliders(draw, T=(1, 12), M=(0, 16), mask=["same-length", "causal"])
 show_source(ops.context_forward, ops.context_backward, docstring=False)
 
 # %% [markdown]
-# With the same-length mask, memory makes the cut *invisible*. Whether a text is read in one piece or in crumbs, each query finds the same M + 1 latest positions,
-# itself among them, in every layer, and computes the same. That can be checked to the last digits, and
-# for this we take a trained model. (If none is there yet, the next cell trains one on the language reference of Python: 4
-# layers of 8 heads, D = 128, T = M = 64. It is the baseline for many chapters to come. The first call ever also compiles the
-# kernels, for half a minute.)
+# With the same-length mask, memory makes the cut *invisible*. Whether a text is read in one piece or in crumbs, each query
+# finds the same M + 1 latest positions, itself among them, in every layer, and computes the same. That can be checked to
+# the last digits, and for this we take a trained model. (If none is there yet, the next cell trains one on the language
+# reference of Python: 4 layers of 8 heads, D = 128, T = M = 64. It is the baseline for many chapters to come. The first
+# call ever also compiles the kernels, for half a minute.)
 
 # %%
 run = baseline_run()
@@ -423,8 +423,8 @@ assert early > 0.5 and late < early / 2
 # ## 5 · Relative positions
 #
 # So far a query cannot tell the key next to it from one fifty characters away: shuffle the keys that it sees, and their
-# values with them, and $o$ is the same. The first Transformer added a vector $p_i$ for each position to the embeddings. Multiply that out and the score
-# has four terms,
+# values with them, and $o$ is the same. The first Transformer added a vector $p_i$ for each position to the embeddings.
+# Multiply that out and the score has four terms,
 #
 # $$ (x_i + p_i)W_q\cdot(x_j+p_j)W_k = \underbrace{x_iW_q\cdot x_jW_k}_{\text{what meets what}} + \underbrace{x_iW_q\cdot p_jW_k}_{\text{what looks where}} +
 # \underbrace{p_iW_q\cdot x_jW_k}_{\text{where looks for what}} + \underbrace{p_iW_q\cdot p_jW_k}_{\text{where looks where}} $$
@@ -531,9 +531,10 @@ np.testing.assert_allclose(
 )
 
 # %% [markdown]
-# Here is the package's forward: section 1 and equation (3), for all heads and texts of a batch at once. Three things in it are
-# for later: persistent vectors `pk`, `pv` ([chapter 03](03_all_attention.ipynb)), `gate` ([chapter 04](04_hard_concrete_gate.ipynb)) with its `scale`
-# ([chapter 06](06_training_with_gates.ipynb)), and dropout, which sets a random share of the weights to zero in training.
+# Here is the package's forward: section 1 and equation (3), for all heads and texts of a batch at once. Three things in it
+# are for later: persistent vectors `pk`, `pv` ([chapter 03](03_all_attention.ipynb)), `gate`
+# ([chapter 04](04_hard_concrete_gate.ipynb)) with its `scale` ([chapter 06](06_training_with_gates.ipynb)), and dropout,
+# which sets a random share of the weights to zero in training.
 
 # %%
 show_source(ops.attention_forward, docstring=False)
@@ -933,9 +934,9 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# When generating text, yes, and that is commonly done: the weights stand still, and keys and values of earlier characters stay right. In
-# training the weights have moved by one step since, and no gradient could reach $W_k$ and $W_v$ through what the memory
-# contributes: they would be trained by the segment's own positions only.
+# When generating text, yes, and that is commonly done: the weights stand still, and keys and values of earlier characters
+# stay right. In training the weights have moved by one step since, and no gradient could reach $W_k$ and $W_v$ through what
+# the memory contributes: they would be trained by the segment's own positions only.
 #
 # </details>
 #

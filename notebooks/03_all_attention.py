@@ -499,13 +499,13 @@ assert 0 < cost["averaged"] < cost["silenced"] < cost["removed"]
 assert by_layer["silenced"][-1] < by_layer["silenced"][0] and share[-1].mean() > share[0].mean()
 
 # %% [markdown]
-# The order is the finding. Choosing among persistent vectors is worth something, above all in the first layer; so is a head's
-# mean persistent value, which does not depend on what it chooses; but far and away the most is lost when the *place* goes. A
-# softmax must spend all of its weight. A head that finds nothing of interest in the text needs somewhere to put it, and
-# persistent vectors are that somewhere, even with nothing in them. (Xiao et al. 2023 found that large language models use the
-# first tokens of a text so, and called it an *attention sink*.) And the last layer, which gives them far more of its
-# weight than the first, hardly notices when they fall silent: weight is not importance. To be fair to all three: a model that had been *trained*
-# without would have found another way.
+# The order is the finding. Choosing among persistent vectors is worth something, above all in the first layer; so is a
+# head's mean persistent value, which does not depend on what it chooses; but far and away the most is lost when the *place*
+# goes. A softmax must spend all of its weight. A head that finds nothing of interest in the text needs somewhere to put it,
+# and persistent vectors are that somewhere, even with nothing in them. (Xiao et al. 2023 found that large language models
+# use the first tokens of a text so, and called it an *attention sink*.) And the last layer, which gives them far more of
+# its weight than the first, hardly notices when they fall silent: weight is not importance. To be fair to all three: a
+# model that had been *trained* without would have found another way.
 #
 # In a model of this size, trained for 900 steps, persistent vectors are thus only in part the feed-forward block that section
 # 2 promised. Section 9 shows the consequence.
@@ -582,9 +582,9 @@ plt.show()
 
 # %% [markdown]
 # (The vectors in the last row are drawn much too tall; they are a single row of numbers.) Grey is what no head owns: a
-# LayerNorm and a bias. The rest falls apart into H equal pieces. `head_part` counts one of them by a formula. A formula about
-# the code is worth a test against the code, in three ways: entries that are dark blue in the picture; the difference between two
-# models' shapes; and the arrays that `take_heads` leaves.
+# LayerNorm and a bias. The rest falls apart into H equal pieces. `head_part` counts one of them by a formula. A formula
+# about the code is worth a test against the code, in three ways: entries that are dark blue in the picture; the difference
+# between two models' shapes; and the arrays that `take_heads` leaves.
 
 # %%
 show_source(head_part, docstring=False)
@@ -703,10 +703,11 @@ assert sizes["Transformer-XL"][-1] > 0.5 * sizes["Transformer-XL"][0]
 #
 # ## 9 · But is it any good?
 #
-# A small model is worth having if it is better than *other* models of that size. The architecture study trained both kinds at
-# 0.88 M parameters, N = F = 512, pruned both with the same gates, gave all the same number of steps, and did that with three
-# seeds. (What follows ±, or is called spread, is the standard deviation over seeds.) These are its results, which come with the project ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md),
-# made by `tinyprune experiment architecture`), not something that this notebook has run.
+# A small model is worth having if it is better than *other* models of that size. The architecture study trained both kinds
+# at 0.88 M parameters, N = F = 512, pruned both with the same gates, gave all the same number of steps, and did that with
+# three seeds. (What follows ±, or is called spread, is the standard deviation over seeds.) These are its results, which
+# come with the project ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md), made by
+# `tinyprune experiment architecture`), not something that this notebook has run.
 
 # %%
 rows = read_csv(results("architecture-pydoc", "results.csv").read_text())

@@ -581,7 +581,8 @@ plt.show()
 # crosses are far above either line, and that is the trapezoid's part, which stays.
 #
 # How curved is the loss of a real model as a function of one gate? [Chapter 05](05_l0_and_the_difference.ipynb) plots it:
-# for most heads it is close to a parabola, and for a parabola the trapezoid rule is exact. That is why straight-through works in practice. It is no proof that it must.
+# for most heads it is close to a parabola, and for a parabola the trapezoid rule is exact. That is why straight-through
+# works in practice. It is no proof that it must.
 #
 # ## 7 · Temperature: rare and large, or frequent and small
 #
@@ -790,8 +791,8 @@ for name, values in USERS.items():
 # project, have that temperature and a hard forward pass. The package has all three, as settings: `gate.beta`,
 # `gate.gamma`, `gate.zeta` and `gate.hard`.
 #
-# Does it matter? The full study, whose [results](../data/results/README.md) come with the project, has both: the paper's gates and
-# Voita's soft ones (without the paper's output scaling), with three seeds, removed and fine-tuned alike.
+# Does it matter? The full study, whose [results](../data/results/README.md) come with the project, has both: the paper's
+# gates and Voita's soft ones (without the paper's output scaling), with three seeds, removed and fine-tuned alike.
 
 # %%
 for record in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):

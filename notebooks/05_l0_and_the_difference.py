@@ -12,9 +12,9 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb)
 # &nbsp; ← [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) · [all chapters](README.md) · [06 training with gates](06_training_with_gates.ipynb) →
 #
-# **After this chapter you can** say what closes a gate and what holds it open, in the same unit; prove that a gate's gradient is exactly
-# the output with its head minus the output without it, weighed by the loss's gradient and summed; and explain why that exact number is still a
-# bad guess of what removing the head costs.
+# **After this chapter you can** say what closes a gate and what holds it open, in the same unit; prove that a gate's
+# gradient is exactly the output with its head minus the output without it, weighed by the loss's gradient and summed; and
+# explain why that exact number is still a bad guess of what removing the head costs.
 #
 # **You need** chapters [02](02_attention_by_hand.ipynb) and [04](04_hard_concrete_gate.ipynb). Forty minutes to read, less
 # than a minute to run, and a little more if no earlier chapter has trained the baseline.
@@ -134,10 +134,10 @@ for convention, divisor in (
 #
 # ## 2 · Where the push goes
 #
-# Say that a head is worth $w$ nats: without it the loss is $w$ higher. Two forces act on its `log_alpha`. L0 pushes down
-# by $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task pushes up by what comes back through the straight-through gate,
-# on average. For the task we try two shapes of loss, a straight line $-w\,g$ and a parabola $w\,(1-g)^2$ with its bottom
-# at the open gate; both cost $w$ to close. Section 4 shows which of the two a real model is like.
+# Say that a head is worth $w$ nats: without it the loss is $w$ higher. Two forces act on its `log_alpha`. L0 pushes down by
+# $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task pushes up by what comes back through the straight-through
+# gate, on average. For the task we try two shapes of loss, a straight line $-w\,g$ and a parabola $w\,(1-g)^2$ with its
+# bottom at the open gate; both cost $w$ to close. Section 4 shows which of the two a real model is like.
 
 # %%
 log_alpha = np.linspace(-7, 7, 141)
@@ -560,10 +560,11 @@ assert np.abs(slope_open).mean() < removal.mean() / 3
 assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 
 # %% [markdown]
-# - **Left.** The first-order estimate $-\partial\,\mathtt{loss}/\partial g$ at the open gate lies near zero for every head, and for the heads that matter far below the
-# dashed line on which it would be right. The rank correlation above says how little it is worth even for ranking. This is why
-#   Michel et al. (2019) take the absolute value example by example *before* the mean: the sizes survive, though the signs
-#   cancel ([chapter 08](08_fine_tuning_and_trade_off.ipynb) compares such scores).
+# - **Left.** The first-order estimate $-\partial\,\mathtt{loss}/\partial g$ at the open gate lies near zero for every head,
+#   and for the heads that matter far below the dashed line on which it would be right. The rank correlation above says how
+#   little it is worth even for ranking. This is why Michel et al. (2019) take the absolute value example by example
+#   *before* the mean: the sizes survive, though the signs cancel ([chapter 08](08_fine_tuning_and_trade_off.ipynb) compares
+#   such scores).
 # - **Middle.** The mean of the two slopes, at the open and at the shut gate, is close to the truth. Here is the trapezoid
 #   rule of [chapter 04](04_hard_concrete_gate.ipynb), section 6, and therefore, up to the temperature's part, what
 #   **straight-through gates** measure: about half of their informative throws take the slope at 1, the others at 0. They
@@ -823,12 +824,12 @@ print(
 assert hold_task[0].sum() / hold_task.sum() > hold_layer[0].sum() / hold_layer.sum()
 
 # %% [markdown]
-# The task's forces follow the true difference, as far as noise lets one see: in the run printed here
-# the first layer holds on, and what lets go first lies in the upper layers. (A single step sees one throw, and of that most gates get nothing; learning the order is what the hundreds of steps
-# are for.) The layer-wise error ranks heads within a layer sensibly, but it is *relative*: each layer's error is divided
-# by that layer's own output, so every layer has much the same force to distribute. It cannot know that the first layer's
-# heads are dearer than the last's. Only the task can, and in the `layerwise` objective the task's gradient is there as
-# well, with the two added up.
+# The task's forces follow the true difference, as far as noise lets one see: in the run printed here the first layer holds
+# on, and what lets go first lies in the upper layers. (A single step sees one throw, and of that most gates get nothing;
+# learning the order is what the hundreds of steps are for.) The layer-wise error ranks heads within a layer sensibly, but
+# it is *relative*: each layer's error is divided by that layer's own output, so every layer has much the same force to
+# distribute. It cannot know that the first layer's heads are dearer than the last's. Only the task can, and in the
+# `layerwise` objective the task's gradient is there as well, with the two added up.
 #
 # ## 6 · Does the layer-wise objective pay?
 #
@@ -907,13 +908,13 @@ axes[1].set(
 plt.show()
 
 # %% [markdown]
-# **It does not.** The layer-wise objective needs more bits than the task's at every number of heads but the smallest, by
-# up to 0.035 bits; only at 22 and 16 heads is that more than the spread of three seeds, and at 3 heads, where it is ahead,
-# the spread is far larger than the difference. On a second text, the source of Python's library, it is behind by more than
-# the spread, as the last two lines of the table say. Which heads it keeps differs little, since the task's gradient is there as well; the first layer keeps a
-# little less. As a criterion of its own the length of $\Delta_h$ is cheap and not bad (the *output difference* of [chapter
-# 08](08_fine_tuning_and_trade_off.ipynb)). As an addition to the task it does not help. We found no published system that
-# trains gates this way, and this is what came of trying.
+# **It does not.** The layer-wise objective needs more bits than the task's at every number of heads but the smallest, by up
+# to 0.035 bits; only at 22 and 16 heads is that more than the spread of three seeds, and at 3 heads, where it is ahead, the
+# spread is far larger than the difference. On a second text, the source of Python's library, it is behind by more than the
+# spread, as the last two lines of the table say. Which heads it keeps differs little, since the task's gradient is there as
+# well; the first layer keeps a little less. As a criterion of its own the length of $\Delta_h$ is cheap and not bad (the
+# *output difference* of [chapter 08](08_fine_tuning_and_trade_off.ipynb)). As an addition to the task it does not help. We
+# found no published system that trains gates this way, and this is what came of trying.
 #
 # ## Questions
 #

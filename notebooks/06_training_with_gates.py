@@ -272,8 +272,9 @@ assert [output_scaling(8, n) for n in (8, 4, 1, 0)] == [1, 2, 8, 8] and output_s
 # The averages are exact; the *size* of one single sum is another matter. If all heads of a layer pointed the same way, the
 # sum of $n$ would be $n/H$ times as long as the whole, and $c$ would restore its length, too. If they were at right angles
 # to each other, lengths would add like the sides of a right triangle: $\sqrt{n/H}$ without $c$ and $\sqrt{H/n}$, too long,
-# with it. Where are real heads? Take the contributions of all layers on real text (on the textbook *backend*, the NumPy operations of
-# chapters 01 to 05, whose cache keeps each head's output `o`; the compiled kernels are the other backend) and form all 255 subsets.
+# with it. Where are real heads? Take the contributions of all layers on real text (on the textbook *backend*, the NumPy
+# operations of chapters 01 to 05, whose cache keeps each head's output `o`; the compiled kernels are the other backend) and
+# form all 255 subsets.
 
 # %%
 reader = Transformer(config, {name: x.astype(np.float64) for name, x in baseline.params.items()})
@@ -327,8 +328,9 @@ plt.show()
 
 # %% [markdown]
 # Without $c$ the output shrinks as heads close. Real heads are near right angles to each other, so with $c$ the average is
-# kept but the length is not: it grows, gently while most heads are open, to more than twice what it should be for a single one. (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at
-# random in the trained model, without any training after, and look.
+# kept but the length is not: it grows, gently while most heads are open, to more than twice what it should be for a single
+# one. (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at random in
+# the trained model, without any training after, and look.
 
 # %%
 counts = [32, 28, 24, 20, 16, 12, 8, 4]
@@ -612,8 +614,8 @@ assert len(set(ends.values())) > 1
 # %% [markdown]
 # What to see:
 #
-# - **Without initialisation** the loss begins far above the baseline's and stays there. All gates start on the boundary, so that the first steps downwards already close them; few heads
-#   are left.
+# - **Without initialisation** the loss begins far above the baseline's and stays there. All gates start on the boundary, so
+#   that the first steps downwards already close them; few heads are left.
 # - **Without warm-up** the heads begin to close earlier. Fewer are left at the end, and the loss is higher by a fraction
 #   of a bit.
 # - **Without output scaling** hardly anything changes.
@@ -661,8 +663,8 @@ for h in (5.0, 16.0, 31.0):
 # Three details of `GateObjective.pressure`: $h$ counts heads as they are *used*,
 # $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ for the paper's gates (section 2), not L0, which also counts gates that
 # are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And `settle`
-# has the last word, because the sum can be 16 while single gates lie on the wrong side. (The pressure is the
-# slope over $h$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the slope through
+# has the last word, because the sum can be 16 while single gates lie on the wrong side. (The pressure is the slope over
+# $h$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the slope through
 # the sigmoid.) Three runs with different noise:
 
 # %%
@@ -716,8 +718,8 @@ display(figure)
 # %% [markdown]
 # Some heads never leave the top, some fall early, and one or another may turn back when its pull is noticed in time. Where
 # a line jumps at the very end (in some runs none does), `settle` was at work. The dashed line above is L0; it stays above
-# the 16 that are held, because it also counts gates that are nearly shut. The first layer keeps most of its heads, in every run;
-# [chapter 08](08_fine_tuning_and_trade_off.ipynb) asks whether that is wise.
+# the 16 that are held, because it also counts gates that are nearly shut. The first layer keeps most of its heads, in every
+# run; [chapter 08](08_fine_tuning_and_trade_off.ipynb) asks whether that is wise.
 #
 # These three models are also a chance to test one thing fairly: output scaling belongs to the trained weights. Evaluate the
 # same models with $c$, and without it.
@@ -771,9 +773,9 @@ print(
 )
 
 # %% [markdown]
-# Without the stabilisers the first steps are as bad as they were in section 5: that damage is real, more than a bit. At the end of the stage a
-# small part of it is left; look at the mean beside its spread, and at the signs. These models are measured as a very short
-# gate stage leaves them, 100 steps after the damage. The question is whether any of it lasts.
+# Without the stabilisers the first steps are as bad as they were in section 5: that damage is real, more than a bit. At the
+# end of the stage a small part of it is left; look at the mean beside its spread, and at the signs. These models are
+# measured as a very short gate stage leaves them, 100 steps after the damage. The question is whether any of it lasts.
 #
 # Three short runs cannot answer that. The full study has five variants at two numbers of heads, a better baseline (2,500
 # steps), a gate stage of 300 steps and 700 more to heal in, and three seeds. These are its **committed results**

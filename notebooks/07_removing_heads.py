@@ -476,11 +476,11 @@ plt.show()
 
 # %% [markdown]
 # Parameters follow the heads exactly, down to what no head owns. Time follows less closely. In the study it falls in steps
-# of two heads a layer: each of two threads takes whole heads, so that seven take nearly as long as eight. Your own line depends on your
-# machine and on what else it is doing, and it may have teeth, where an odd number of heads costs more than the even one
-# above it; a model of this size pays for many small calls from Python, too, which no removal makes fewer. What to look at is
-# the even numbers: there time falls with the heads. In Transformer-XL the feed-forward blocks are left standing, in both
-# pictures.
+# of two heads a layer: each of two threads takes whole heads, so that seven take nearly as long as eight. Your own line
+# depends on your machine and on what else it is doing, and it may have teeth, where an odd number of heads costs more than
+# the even one above it; a model of this size pays for many small calls from Python, too, which no removal makes fewer. What
+# to look at is the even numbers: there time falls with the heads. In Transformer-XL the feed-forward blocks are left
+# standing, in both pictures.
 
 # %% [markdown]
 # ## 7 · A layer that loses all of its heads

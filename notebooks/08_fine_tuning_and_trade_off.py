@@ -350,7 +350,8 @@ show_source(keep_best, docstring=False)
 #
 # $$ \|\Delta_h^\text{context}\| = \Big\|\sum_j a_j\,\hat x_j W_v^h W_o^h\Big\| \;\le\; \max_j\|\hat x_j\| \cdot \|W_v^h\|\cdot\|W_o^h\| $$
 #
-# With small matrices the context cannot say much, whatever is read (what the persistent values add is left out of this bound). Large ones can, but need not.
+# With small matrices the context cannot say much, whatever is read (what the persistent values add is left out of this
+# bound). Large ones can, but need not.
 
 # %%
 show_source(CRITERIA["random"], CRITERIA["magnitude"], docstring=False)
@@ -390,8 +391,8 @@ show_source(CRITERIA["confidence"], CRITERIA["output-difference"], docstring=Fal
 
 # %% [markdown]
 # **Leave-one-out**: remove the head, read the text, put it back; the score is by how much the loss rose (Michel, Levy &
-# Neubig 2019). The most expensive, and the only one that measures the thing itself. It is still blind to *pairs*: two heads that do
-# the same work are both dispensable, but not together.
+# Neubig 2019). The most expensive, and the only one that measures the thing itself. It is still blind to *pairs*: two heads
+# that do the same work are both dispensable, but not together.
 #
 # **Michel's importance**, $\mathrm E\,|\partial\mathtt{loss}/\partial g_h|$ at $g_h=1$, normalised in each layer (the same
 # authors). One backward pass gives it for all heads at once, as an estimate of leave-one-out: by Taylor's formula, going
@@ -674,7 +675,8 @@ plt.show()
 # %% [markdown]
 # What to look for. *All pruned models are worse than the unpruned one* that was trained as long. The differences *at once*
 # are enormous and those *after* are small; the order is not even the same. Gates look good at the moment of removal, since
-# their weights have had 60 steps to prepare. That is not the number that counts, and it is a popular one to show. Random heads mostly end last.
+# their weights have had 60 steps to prepare. That is not the number that counts, and it is a popular one to show. Random
+# heads mostly end last.
 #
 # What *not* to look for: who of those close together is "the winner". This is one baseline, one seed and 150 steps. A
 # different seed would shuffle them. For that there is the study.
@@ -683,9 +685,8 @@ plt.show()
 #
 # The committed results of the full study ([`data/results/`](../data/results/README.md)) are this race with 2,500 steps for
 # the baseline and 300 + 700 after it, at five numbers of heads, with three seeds, on the whole test split. More learned
-# methods take part: Michel's scores computed anew after every few removals
-# (*michel-iterative*), gates that watch each layer's own output (*gates-layerwise*), soft gates (*voita*), gates that always leave
-# exactly k heads open
+# methods take part: Michel's scores computed anew after every few removals (*michel-iterative*), gates that watch each
+# layer's own output (*gates-layerwise*), soft gates (*voita*), gates that always leave exactly k heads open
 # (*gumbel-top-k*), and *gates-rewound*: the heads that gates chose, but with the baseline's weights put back. Each seed
 # makes its own baseline, from which all methods start.
 
@@ -827,10 +828,10 @@ for record in study_table(16):
     )
 
 # %% [markdown]
-# And these are eleven comparisons: with 95 % each, even if no method differed from gates at all, about four in ten such tables would
-# hold a false verdict, if the comparisons were independent. "More than the spread", as the project's tables have it, is the weaker statement: the
-# mean difference is larger than $s$. Three seeds are what the study could pay for; they show large differences and
-# leave small ones open.
+# And these are eleven comparisons: with 95 % each, even if no method differed from gates at all, about four in ten such
+# tables would hold a false verdict, if the comparisons were independent. "More than the spread", as the project's tables
+# have it, is the weaker statement: the mean difference is larger than $s$. Three seeds are what the study could pay for;
+# they show large differences and leave small ones open.
 #
 # ### What was found
 #

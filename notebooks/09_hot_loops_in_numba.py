@@ -131,13 +131,14 @@ PEAK = 2 * c.size * K / best(same_bytes, a, b, c, 0, 0, 0, K) / 1e9
 print(f"multiply-adds of one core end at {PEAK:.0f} GFLOP/s")
 
 # %% [markdown]
-# Divide by $2\cdot$`LANES`: so many vector instructions start per nanosecond. On most x86 processors since 2013 it is two in every clock cycle,
-# on some with AVX-512 one.
+# Divide by $2\cdot$`LANES`: so many vector instructions start per nanosecond. On most x86 processors since 2013 it is two
+# in every clock cycle, on some with AVX-512 one.
 #
 # **The slope.** There is not one memory but a hierarchy: registers, a first cache of some 32 to 48 KiB, a second, a third,
 # and main memory, each larger and slower. `y += x` moves 12 bytes (two numbers in, one out) for one addition. Its speed
-# against the size of the arrays shows where each level ends. NumPy's copy of a large array is a second measure of the last step; counted as one number in and
-# one out it looks slower, since the lines of the target are usually read, too, before they are written.
+# against the size of the arrays shows where each level ends. NumPy's copy of a large array is a second measure of the last
+# step; counted as one number in and one out it looks slower, since the lines of the target are usually read, too, before
+# they are written.
 
 
 # %%
@@ -260,10 +261,11 @@ show_source(matmul.compiled_loops)
 # reference counts: a factor of some hundreds, for one line of decoration. It leaves two things wrong, and both are in how the
 # loops are *nested*.
 #
-# **A cache line is 64 bytes** (on x86 and most ARM processors; 128 on Apple's). Memory travels in lines of 16 float32, never in single numbers. Matrices lie row by row, so
-# the innermost loop, which walks down a column of `b`, asks for another line at every step and uses 4 of its 64 bytes. The
-# picture shows it, and an experiment: add 1 to every `step`-th number of a large array. As long as `step` ≤ 16, every line
-# is touched anyway: from step 2 to step 16 each doubling halves the work but hardly changes the time.
+# **A cache line is 64 bytes** (on x86 and most ARM processors; 128 on Apple's). Memory travels in lines of 16 float32,
+# never in single numbers. Matrices lie row by row, so the innermost loop, which walks down a column of `b`, asks for
+# another line at every step and uses 4 of its 64 bytes. The picture shows it, and an experiment: add 1 to every `step`-th
+# number of a large array. As long as `step` ≤ 16, every line is touched anyway: from step 2 to step 16 each doubling halves
+# the work but hardly changes the time.
 
 
 # %%
@@ -554,8 +556,9 @@ plt.show()
 # %% [markdown]
 # ### Rung 6: all processors
 #
-# The kernel of the package cuts `out` into as many parts as there are threads and gives each thread a part of its own. There
-# is one parallel region and no barrier in it: each thread packs for itself what it reads. Packing twice is cheaper than waiting once.
+# The kernel of the package cuts `out` into as many parts as there are threads and gives each thread a part of its own.
+# There is one parallel region and no barrier in it: each thread packs for itself what it reads. Packing twice is cheaper
+# than waiting once.
 
 # %%
 show_source(product.grid, product.shared)
@@ -856,8 +859,8 @@ plt.show()
 # %% [markdown]
 # Read it from the left. `compiled` stands under `loop order` at the same intensity: bytes are not its trouble, waiting is.
 # `loop order` is within a small factor of the slope of the first cache (at this size its `b` does not even lie there), and
-# no loop of that intensity gets above the slope. The only way on is *to the right*, and that is what the tile does. The rest of the climb is vertical: an unspoiled inner loop and the other
-# cores (packing shows only in larger matrices).
+# no loop of that intensity gets above the slope. The only way on is *to the right*, and that is what the tile does. The
+# rest of the climb is vertical: an unspoiled inner loop and the other cores (packing shows only in larger matrices).
 #
 # ## 5 · Attention
 #
@@ -1022,8 +1025,8 @@ def slide_online(seen):
 sliders(slide_online, seen=(1, keys, 1))
 
 # %% [markdown]
-# At every rise of the red line all that was summed is measured anew: where the rise is large, the sum drops. In the end the four numbers arrive at
-# the dots, which are the whole softmax.
+# At every rise of the red line all that was summed is measured anew: where the rise is large, the sum drops. In the end the
+# four numbers arrive at the dots, which are the whole softmax.
 #
 # ### No matrix in memory
 #
@@ -1288,8 +1291,8 @@ print(
 
 # %% [markdown]
 # The textbook gets its products from BLAS and still stands far below BLAS's line: with so few operations per byte, memory
-# alone holds it to a few times its speed, and better products could not help much. From `online softmax` on bytes are no limit any
-# more. Hardly anything got faster by that alone; intensity is room to climb, not a climb. The other rungs use it.
+# alone holds it to a few times its speed, and better products could not help much. From `online softmax` on bytes are no
+# limit any more. Hardly anything got faster by that alone; intensity is room to climb, not a climb. The other rungs use it.
 #
 # ## 6 · Closed heads are skipped
 #

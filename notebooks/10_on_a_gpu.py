@@ -76,9 +76,9 @@ use_style()
 rng = np.random.default_rng(0)
 
 # %% [markdown]
-# Is there a GPU? Do not ask `cuda.is_available()`: the simulator always says yes. Ask the driver. It is a shared library that
-# comes with the driver and not with CUDA; if it can be loaded, if `cuInit` returns 0 (no error) and it counts at least one device,
-# there is one.
+# Is there a GPU? Do not ask `cuda.is_available()`: the simulator always says yes. Ask the driver. It is a shared library
+# that comes with the driver and not with CUDA; if it can be loaded, if `cuInit` returns 0 (no error) and it counts at least
+# one device, there is one.
 
 # %%
 show_source(gpu_present, docstring=False)
@@ -93,12 +93,14 @@ print("numba.cuda says", cuda.is_available(), "and the driver says", gpu_present
 # - A **block** is a group of threads that run on the same processor of the GPU (a *streaming multiprocessor*, SM), so that
 #   they can share
 #   memory and wait for each other. At most 1,024 threads.
-# - The **grid** is all blocks. They are independent: they run in any order, some at the same time, and none can wait for another.
-# - A **warp** is 32 threads of a block with consecutive numbers, and what the hardware really runs: one instruction at a time, for
-#   all 32. Threads of a block are numbered along x first, then y: `threadIdx.x + blockDim.x · threadIdx.y`.
+# - The **grid** is all blocks. They are independent: they run in any order, some at the same time, and none can wait for
+#   another.
+# - A **warp** is 32 threads of a block with consecutive numbers, and what the hardware really runs: one instruction at a
+#   time, for all 32. Threads of a block are numbered along x first, then y: `threadIdx.x + blockDim.x · threadIdx.y`.
 #
-# `cuda.grid(2)` is a thread's place in the whole grid, `blockIdx · blockDim + threadIdx` in x and in y. The grid is made of whole
-# blocks, an array rarely is: hence the `if`, without which the threads beyond the edge would write to memory of someone else.
+# `cuda.grid(2)` is a thread's place in the whole grid, `blockIdx · blockDim + threadIdx` in x and in y. The grid is made of
+# whole blocks, an array rarely is: hence the `if`, without which the threads beyond the edge would write to memory of
+# someone else.
 
 
 # %%
@@ -155,14 +157,15 @@ plt.show()
 # | shared memory | one block | up to 164 kB (A100), 228 kB (H100) per SM | `cuda.shared.array` |
 # | global memory | everyone | 80 GB, 2.0 TB/s (A100), 3.35 TB/s (H100) | the arguments |
 #
-# (Between the last two there are caches, L1 and L2, that no line of code mentions.) An H100 can make 67 · 10¹² float32 operations a
-# second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number that is read**. The whole art
-# is to use a number often once it is near.
+# (Between the last two there are caches, L1 and L2, that no line of code mentions.) An H100 can make 67 · 10¹² float32
+# operations a second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number that is read**.
+# The whole art is to use a number often once it is near.
 
 # %% [markdown]
 # ## 2 · One thread for each number
 #
-# The product `out = a · b`, with a (M, K) and b (K, N), as a kernel: the two outer loops of the definition have become the grid.
+# The product `out = a · b`, with a (M, K) and b (K, N), as a kernel: the two outer loops of the definition have become the
+# grid.
 
 # %%
 show_source(cuda_matmul.rows_along_x)
@@ -254,16 +257,16 @@ for name in ("rows along x", "columns along x"):
 show_source(cuda_matmul.columns_along_x)
 
 # %% [markdown]
-# A warp executes one load instruction for its 32 threads together, and memory answers in **sectors** of 32 bytes, eight float32.
-# If the 32 addresses lie side by side, that is $32\cdot4/32 = 4$ sectors, all of each used. If they all are the same, it is one. If
-# they lie in different rows of a matrix, it is 32, and seven eighths of what comes is thrown away. The first is called a
-# *coalesced* load.
+# A warp executes one load instruction for its 32 threads together, and memory answers in **sectors** of 32 bytes, eight
+# float32. If the 32 addresses lie side by side, that is $32\cdot4/32 = 4$ sectors, all of each used. If they all are the
+# same, it is one. If they lie in different rows of a matrix, it is 32, and seven eighths of what comes is thrown away. The
+# first is called a *coalesced* load.
 #
 # - *rows along x*: neighbours in the warp differ in i. `a[i, k]`: 32 rows, **32** sectors. `b[k, j]`: the same number, **1**.
 # - *columns along x*: neighbours differ in j. `a[i, k]`: the same number, **1**. `b[k, j]`: 32 neighbours, **4**.
 #
-# Derived: 33 against 5 sectors for a warp's multiply-add. Counted, from the trace: the n-th load of each thread of a warp belongs
-# to the same instruction.
+# Derived: 33 against 5 sectors for a warp's multiply-add. Counted, from the trace: the n-th load of each thread of a warp
+# belongs to the same instruction.
 
 
 # %%
@@ -333,14 +336,14 @@ plt.show()
 #
 # ## 3 · Tiles in shared memory
 #
-# The 256 threads of a block of 16 × 16 compute a square of out. For that they need 16 rows of a and 16 columns of b, and each of these numbers
-# is needed by 16 threads. So let the block fetch it *once*, into shared memory, a tile at a time. In general, for a
-# square of $R$ rows and $C$ columns of out and $K$ steps:
+# The 256 threads of a block of 16 × 16 compute a square of out. For that they need 16 rows of a and 16 columns of b, and
+# each of these numbers is needed by 16 threads. So let the block fetch it *once*, into shared memory, a tile at a time. In
+# general, for a square of $R$ rows and $C$ columns of out and $K$ steps:
 #
 # $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{RK + KC}{RCK} = \frac1R+\frac1C \tag{1} $$
 #
-# With $R=C=16$ that is ⅛ in place of 2. One thing in the code deserves a look: the threads *load* as the tiles lie, and *use* as the
-# product needs it; in between each waits for all others of its block. That is what `syncthreads` does.
+# With $R=C=16$ that is ⅛ in place of 2. One thing in the code deserves a look: the threads *load* as the tiles lie, and
+# *use* as the product needs it; in between each waits for all others of its block. That is what `syncthreads` does.
 
 # %%
 show_source(cuda_matmul.shared_tiles)
@@ -392,8 +395,8 @@ plt.show()
 # %% [markdown]
 # ### The barrier, taken away
 #
-# There are two `syncthreads` in the loop. Both comments claim that they are needed. A claim that cannot fail is worth nothing, so take
-# the source of the kernel, strike out one barrier, and run what is left.
+# There are two `syncthreads` in the loop. Both comments claim that they are needed. A claim that cannot fail is worth
+# nothing, so take the source of the kernel, strike out one barrier, and run what is left.
 
 
 # %%
@@ -431,9 +434,9 @@ for which, says in enumerate(("before the tiles are read", "before the next tile
         assert noticed
 
 # %% [markdown]
-# Without the first barrier a thread reads places of the tile that nobody has filled yet, and gets whatever was there, huge numbers
-# or none at all (NaN). Without the second, a fast thread already writes the next tile while a slow one still reads this one: the result is
-# *plausible* and wrong, which is worse.
+# Without the first barrier a thread reads places of the tile that nobody has filled yet, and gets whatever was there, huge
+# numbers or none at all (NaN). Without the second, a fast thread already writes the next tile while a slow one still reads
+# this one: the result is *plausible* and wrong, which is worse.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
@@ -449,8 +452,8 @@ figure.colorbar(image, ax=axes, label="log₁₀ of the error (black: huge or Na
 plt.show()
 
 # %% [markdown]
-# Do not conclude that the check will always tell. With $K \le 16$ there is only one tile, no next one that could be written too early,
-# and the second barrier could be left out unnoticed:
+# Do not conclude that the check will always tell. With $K \le 16$ there is only one tile, no next one that could be written
+# too early, and the second barrier could be left out unnoticed:
 
 # %%
 lucky = errors_without(1, K=16).max()
@@ -458,21 +461,24 @@ print(f"the same bug with K = 16: largest error {lucky:.1e}")
 assert lucky < 1e-5
 
 # %% [markdown]
-# So the shape of a test decides what it can find: *more than one tile, more than one warp, more than one block*. With one warp much of what is
-# wrong would even be right on a real GPU, most of the time. And the simulator has its own blind spots. It runs blocks one after the
-# other, so that two blocks that wait for each other never show; it lets negative indices pass, and more shared memory than
-# there is; and it has Python's numbers: a `0.0` that turns a whole kernel into slow float64 is not seen here. Section 7 sees it.
+# So the shape of a test decides what it can find: *more than one tile, more than one warp, more than one block*. With one
+# warp much of what is wrong would even be right on a real GPU, most of the time. And the simulator has its own blind spots.
+# It runs blocks one after the other, so that two blocks that wait for each other never show; it lets negative indices pass,
+# and more shared memory than there is; and it has Python's numbers: a `0.0` that turns a whole kernel into slow float64 is
+# not seen here. Section 7 sees it.
 #
 # ## 4 · Tiles in registers
 #
-# In `shared_tiles` each multiply-add still reads two numbers, of shared memory. That is near, but not free: an SM's shared memory hands out
-# 32 numbers per clock, one load for a warp, while its arithmetic makes 64 multiply-adds (A100) or 128 (H100), those of two or four warps.
-# Two loads for one multiply-add keep the arithmetic waiting. The cure is (1) again, one level nearer: let a *thread* compute a
-# square of $4\times4$. For each k it reads 4 + 4 numbers into registers and makes 16 multiply-adds with them,
+# In `shared_tiles` each multiply-add still reads two numbers, of shared memory. That is near, but not free: an SM's shared
+# memory hands out 32 numbers per clock, one load for a warp, while its arithmetic makes 64 multiply-adds (A100) or 128
+# (H100), those of two or four warps. Two loads for one multiply-add keep the arithmetic waiting. The cure is (1) again, one
+# level nearer: let a *thread* compute a square of $4\times4$. For each k it reads 4 + 4 numbers into registers and makes 16
+# multiply-adds with them,
 #
 # $$ \frac{\text{shared loads}}{\text{multiply-adds}} = \frac14+\frac14 = \frac12 \quad\text{in place of } 2, $$
 #
-# and the tile of a block of 16 × 16 threads grows to 64 × 64, so that global loads shrink to $\tfrac1{64}+\tfrac1{64}=\tfrac1{32}$, too.
+# and the tile of a block of 16 × 16 threads grows to 64 × 64, so that global loads shrink to
+# $\tfrac1{64}+\tfrac1{64}=\tfrac1{32}$, too.
 
 # %%
 show_source(cuda_matmul.register_tile, docstring=False)
@@ -510,10 +516,10 @@ figure.suptitle("What the threads with x = 3, 4, 5 and y = 0 compute, 4 × 4 num
 plt.show()
 
 # %% [markdown]
-# Why 16 apart? When neighbours in a warp write to out (or read a row of b's tile), their addresses are then side by side again. In the
-# lower picture they would lie four apart: four times as many sectors for a store, and their
-# 16 addresses in b's tile would share 8 *banks* of shared memory, two to each. (There are 32 banks, and a number's address modulo 32 says in which it is. Different addresses in the same bank are served one after
-# the other.)
+# Why 16 apart? When neighbours in a warp write to out (or read a row of b's tile), their addresses are then side by side
+# again. In the lower picture they would lie four apart: four times as many sectors for a store, and their 16 addresses in
+# b's tile would share 8 *banks* of shared memory, two to each. (There are 32 banks, and a number's address modulo 32 says
+# in which it is. Different addresses in the same bank are served one after the other.)
 #
 # ### All four rungs, counted
 #
@@ -565,22 +571,22 @@ figure.suptitle("The same multiply-adds, ever fewer numbers fetched (counted in 
 plt.show()
 
 # %% [markdown]
-# From the first rung to the last, the loads for the same work have shrunk to a sixty-fourth, and the sectors to less than a two-hundredth. This is not a time yet.
-# What can be said about time, section 8 says.
+# From the first rung to the last, the loads for the same work have shrunk to a sixty-fourth, and the sectors to less than a
+# two-hundredth. This is not a time yet. What can be said about time, section 8 says.
 #
 # ## 5 · Attention: three kernels
 #
-# Now attention of [chapter 02](02_attention_by_hand.ipynb), with M positions of memory before the segment, causal, without the position term
-# and persistent vectors (they would add lines, not ideas). The obvious way is three kernels: scores, softmax of each row, weighted
-# sum of values. The first and the last are like `columns_along_x`. The softmax is new: the maximum of a row needs *all* of its
-# numbers, and they are spread over 64 threads.
+# Now attention of [chapter 02](02_attention_by_hand.ipynb), with M positions of memory before the segment, causal, without
+# the position term and persistent vectors (they would add lines, not ideas). The obvious way is three kernels: scores,
+# softmax of each row, weighted sum of values. The first and the last are like `columns_along_x`. The softmax is new: the
+# maximum of a row needs *all* of its numbers, and they are spread over 64 threads.
 
 # %%
 show_source(cuda_attention.row_softmax)
 
 # %% [markdown]
-# Joining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. Mind the comment on the
-# barrier in the middle: `found` is about to be used again.
+# Joining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. Mind the
+# comment on the barrier in the middle: `found` is about to be used again.
 
 # %%
 rows = (
@@ -593,35 +599,36 @@ print(f"row softmax: largest error {np.abs(s - weights).max():.1e}")
 assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
 
 # %% [markdown]
-# What does it cost? Let $P$ be the number of (query, key) pairs that see each other. Scores load $2\,\mathtt{Dh}$ numbers a pair and
-# store $TS$; softmax loads $3TS$ and stores $2TS$; the weighted sum loads $2\,\mathtt{Dh}$ a pair and stores $T\,\mathtt{Dh}$. And for
-# each head, the matrix of scores has to lie somewhere: $T S$ numbers.
+# What does it cost? Let $P$ be the number of (query, key) pairs that see each other. Scores load $2\,\mathtt{Dh}$ numbers a
+# pair and store $TS$; softmax loads $3TS$ and stores $2TS$; the weighted sum loads $2\,\mathtt{Dh}$ a pair and stores
+# $T\,\mathtt{Dh}$. And for each head, the matrix of scores has to lie somewhere: $T S$ numbers.
 #
 # ## 6 · Attention: one kernel
 #
-# The matrix is in the way. (What follows is the online softmax of [chapter 09](09_hot_loops_in_numba.ipynb) once more, in the names of
-# the kernel.) To get rid of it, softmax has to work on *some keys at a time*, without having seen the rest. Say that so
-# far, keys $j \in J$ were seen, and we hold
+# The matrix is in the way. (What follows is the online softmax of [chapter 09](09_hot_loops_in_numba.ipynb) once more, in
+# the names of the kernel.) To get rid of it, softmax has to work on *some keys at a time*, without having seen the rest.
+# Say that so far, keys $j \in J$ were seen, and we hold
 #
 # $$ m = \max_{j\in J} s_j \qquad \mathtt{total} = \sum_{j\in J} e^{s_j-m} \qquad \mathtt{sums} = \sum_{j\in J} e^{s_j-m}\,v_j $$
 #
-# Then $\mathtt{sums}/\mathtt{total}$ is the attention over $J$: the factor $e^{-m}$ cancels. Now more keys $J'$ come. The new maximum is
-# $m' = \max(m, \max_{J'} s_j)$. In the old terms, $e^{s_j - m'} = e^{s_j-m}\cdot e^{m-m'}$, a factor that is the same for all of them:
+# Then $\mathtt{sums}/\mathtt{total}$ is the attention over $J$: the factor $e^{-m}$ cancels. Now more keys $J'$ come. The
+# new maximum is $m' = \max(m, \max_{J'} s_j)$. In the old terms, $e^{s_j - m'} = e^{s_j-m}\cdot e^{m-m'}$, a factor that is
+# the same for all of them:
 #
 # $$ \mathtt{total}' = e^{m-m'}\,\mathtt{total} + \sum_{j\in J'} e^{s_j-m'} \qquad
 # \mathtt{sums}' = e^{m-m'}\,\mathtt{sums} + \sum_{j\in J'} e^{s_j-m'}\,v_j $$
 #
-# and the three have kept their meaning. This is the *online softmax* (Milakov & Gimelshein 2018), and with tiles in shared memory it is what
-# FlashAttention does (Dao and others 2022). All exponents are at most 0, so nothing overflows; and since $m$ starts as $-\infty$,
-# the first factor is $e^{-\infty}=0$, as it should be. (It must not be $e^{-\infty-(-\infty)}$: each query sees key 0, so that after
-# the first tile $m$ is finite.)
+# and the three have kept their meaning. This is the *online softmax* (Milakov & Gimelshein 2018), and with tiles in shared
+# memory it is what FlashAttention does (Dao and others 2022). All exponents are at most 0, so nothing overflows; and since
+# $m$ starts as $-\infty$, the first factor is $e^{-\infty}=0$, as it should be. (It must not be $e^{-\infty-(-\infty)}$:
+# each query sees key 0, so that after the first tile $m$ is finite.)
 
 # %%
 show_source(cuda_attention.online_softmax)
 
 # %% [markdown]
-# Barriers again, five in the loop, each with its reason. And one column too many: rows of `k_tile` are 65 long for at most 64 numbers. In the
-# line that makes the score, 16 threads read the same column d of 16 rows. Which banks are that?
+# Barriers again, five in the loop, each with its reason. And one column too many: rows of `k_tile` are 65 long for at most
+# 64 numbers. In the line that makes the score, 16 threads read the same column d of 16 rows. Which banks are that?
 
 # %%
 for length in (64, cuda_attention.PADDED):
@@ -644,8 +651,9 @@ for name, attend in cuda_attention.RUNGS.items():
     assert error < 1e-5
 
 # %% [markdown]
-# Now the counting, for both, one head. For `online_softmax`: q is loaded once, $T\,\mathtt{Dh}$; each block of 16 queries loads the keys
-# and values up to the last one that its last query sees, $2\,\mathtt{Dh}$ each; and $T\,\mathtt{Dh}$ are stored.
+# Now the counting, for both, one head. For `online_softmax`: q is loaded once, $T\,\mathtt{Dh}$; each block of 16 queries
+# loads the keys and values up to the last one that its last query sees, $2\,\mathtt{Dh}$ each; and $T\,\mathtt{Dh}$ are
+# stored.
 
 # %%
 T, M, Dh = 40, 8, 20
@@ -702,13 +710,15 @@ ax.set(
 plt.show()
 
 # %% [markdown]
-# White is never touched: the loop ends at the last key that the block sees. The pale triangle is loaded and masked, at most a tile's width.
+# White is never touched: the loop ends at the last key that the block sees. The pale triangle is loaded and masked, at most
+# a tile's width.
 #
 # ## 7 · What the compiler makes of it
 #
-# So far all was Python. Now the same functions go through NVIDIA's compiler, for a GPU that need not be here. Two steps: Numba
-# turns the function into **PTX**, an assembly language for an imaginary GPU with as many registers as one likes, and `ptxas` turns PTX
-# into instructions for a real one, and assigns real registers. In a process of its own, since in this one `numba.cuda` is the simulator.
+# So far all was Python. Now the same functions go through NVIDIA's compiler, for a GPU that need not be here. Two steps:
+# Numba turns the function into **PTX**, an assembly language for an imaginary GPU with as many registers as one likes, and
+# `ptxas` turns PTX into instructions for a real one, and assigns real registers. In a process of its own, since in this one
+# `numba.cuda` is the simulator.
 
 # %%
 missing = what_is_missing()
@@ -726,8 +736,8 @@ else:
     print(f"compiled {len(compiled)} kernels for compute capability 8.0 (A100) and 9.0 (H100)")
 
 # %% [markdown]
-# An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` one for a 64-bit address, `%p1` one for a
-# yes or no; `@%p1 bra` jumps if it is yes. You need these:
+# An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` one for a 64-bit address,
+# `%p1` one for a yes or no; `@%p1 bra` jumps if it is yes. You need these:
 #
 # | PTX | what it does |
 # | --- | --- |
@@ -773,10 +783,11 @@ if compiled:
         print("\n".join(f"    {line}" for line in shown), "\n")
 
 # %% [markdown]
-# In the first, count how much comes before the `fma`: addresses and signs of indices, computed again for every number. In the
-# second, the loop over the 16 numbers of a tile is gone, written out 16 times, two `ld.shared` for each `fma`; the numbers in
-# `[%rd11+64]` are bytes, a row of 16 float32. In the third, one `ld.shared` of b's tile serves four `fma`, and the 16 sums have 16
-# registers of their own: `cuda.local.array` has dissolved into them, since the compiler could count all of its loops.
+# In the first, count how much comes before the `fma`: addresses and signs of indices, computed again for every number. In
+# the second, the loop over the 16 numbers of a tile is gone, written out 16 times, two `ld.shared` for each `fma`; the
+# numbers in `[%rd11+64]` are bytes, a row of 16 float32. In the third, one `ld.shared` of b's tile serves four `fma`, and
+# the 16 sums have 16 registers of their own: `cuda.local.array` has dissolved into them, since the compiler could count all
+# of its loops.
 
 # %%
 if compiled:
@@ -798,9 +809,9 @@ if compiled:
     print("no instruction of any kernel works on float64")
 
 # %% [markdown]
-# What was derived in section 4 is what the compiler writes: 2 shared loads per multiply-add, then ½. And the last column shows a gain
-# that no count of loads has shown: the first rungs spend far more instructions on finding addresses than on the product. (These are
-# instructions of PTX; `ptxas` will still join or drop some.)
+# What was derived in section 4 is what the compiler writes: 2 shared loads per multiply-add, then ½. And the last column
+# shows a gain that no count of loads has shown: the first rungs spend far more instructions on finding addresses than on
+# the product. (These are instructions of PTX; `ptxas` will still join or drop some.)
 #
 # The last check of the cell is the one that the simulator cannot make. Plant the bug: `total = 0.0` in place of `total = ZERO`.
 
@@ -822,15 +833,16 @@ if compiled:
     print("\n".join([*found[:6], "    …", found[-1]]))
 
 # %% [markdown]
-# The sum has become a float64: each product is converted to one and added as one, in three instructions in place of a multiply-add,
-# and at the end the result is converted back. It gives the right numbers, so that no comparison finds it, and float64 arithmetic runs at half the speed of float32 on these
-# two GPUs, and at a small fraction of it on most others.
+# The sum has become a float64: each product is converted to one and added as one, in three instructions in place of a
+# multiply-add, and at the end the result is converted back. It gives the right numbers, so that no comparison finds it, and
+# float64 arithmetic runs at half the speed of float32 on these two GPUs, and at a small fraction of it on most others.
 #
 # ### Registers, and how many threads fit
 #
-# An SM hides the waiting for memory by having other warps to run meanwhile. How many it can hold is limited by what each needs.
-# **Occupancy** is the number of warps that fit, over the most that an SM can hold. The limits are from the tables of technical
-# specifications in NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out, from the occupancy calculator of Nsight Compute:
+# An SM hides the waiting for memory by having other warps to run meanwhile. How many it can hold is limited by what each
+# needs. **Occupancy** is the number of warps that fit, over the most that an SM can hold. The limits are from the tables of
+# technical specifications in NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out, from the
+# occupancy calculator of Nsight Compute:
 
 # %%
 LIMITS = {  # of one SM, by compute capability
@@ -882,23 +894,26 @@ if compiled:
         assert spills == record["stack_bytes"] == 0
 
 # %% [markdown]
-# *Spills* are registers that did not fit and went to memory; there are none, and nothing lies on a stack. Shared memory is what the code
-# asks for: two tiles of 16 × 16 × 4 bytes are 2,048.
+# *Spills* are registers that did not fit and went to memory; there are none, and nothing lies on a stack. Shared memory is
+# what the code asks for: two tiles of 16 × 16 × 4 bytes are 2,048.
 #
-# Look at `register_tile`. It needs the most registers and has the lowest occupancy of the four products, and yet it is the rung that should be
-# fastest. Occupancy is a means: its 16 independent sums give a warp work to do while a load is on its way, which is what other
-# warps would be needed for (Volkov 2010). So read the column as "is there something to hide waiting behind", not as a mark.
+# Look at `register_tile`. It needs the most registers and has the lowest occupancy of the four products, and yet it is the
+# rung that should be fastest. Occupancy is a means: its 16 independent sums give a warp work to do while a load is on its
+# way, which is what other warps would be needed for (Volkov 2010). So read the column as "is there something to hide
+# waiting behind", not as a mark.
 #
 # ## 8 · How fast could it be?
 #
-# Two limits, and both can be written down without a GPU. One: an SM cannot compute faster than its arithmetic units allow. Two: numbers cannot come faster
-# than memory sends them. With $I$ operations for each byte that is loaded (*arithmetic intensity*),
+# Two limits, and both can be written down without a GPU. One: an SM cannot compute faster than its arithmetic units allow.
+# Two: numbers cannot come faster than memory sends them. With $I$ operations for each byte that is loaded (*arithmetic
+# intensity*),
 #
 # $$ \text{operations per second} \;\le\; \min(\text{peak},\; I\cdot\text{bandwidth}) $$
 #
-# the **roofline** (Williams, Waterman & Patterson 2009). A multiply-add is two operations and a load is four bytes, so from (1):
-# $I = 2 / (4\cdot(\tfrac1R+\tfrac1C))$. Peak and bandwidth below are **data-sheet figures** of NVIDIA, not measurements: A100
-# 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350 GB/s.
+# the **roofline** (Williams, Waterman & Patterson 2009). A multiply-add is two operations and a load is four bytes, so from
+# (1): $I = 2 / (4\cdot(\tfrac1R+\tfrac1C))$. Peak and bandwidth below are **data-sheet figures** of NVIDIA, not
+# measurements: A100 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350
+# GB/s.
 
 # %%
 DATA_SHEET = {
@@ -946,16 +961,17 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
         )
 
 # %% [markdown]
-# Caches make the first rungs better than their marks: what a block loads again and again is often found in L1 or L2. They are
-# therefore limits for what comes from *memory itself* only if nothing were found nearer. The second limit, that of shared memory
-# (32 numbers a clock against 64 or 128 multiply-adds), has no such excuse; it says that `shared_tiles` cannot exceed a quarter or an
-# eighth of the peak, whatever else is done, and that for an H100 even 4 × 4 sums a thread are too few: 8 × 8 would need
-# ¼ load a multiply-add, and 64 registers for the sums alone. That is how the next rung would begin. After it would come loads of four
-# numbers at once, loads that run while the tile before is used, and tensor cores.
+# Caches make the first rungs better than their marks: what a block loads again and again is often found in L1 or L2. They
+# are therefore limits for what comes from *memory itself* only if nothing were found nearer. The second limit, that of
+# shared memory (32 numbers a clock against 64 or 128 multiply-adds), has no such excuse; it says that `shared_tiles` cannot
+# exceed a quarter or an eighth of the peak, whatever else is done, and that for an H100 even 4 × 4 sums a thread are too
+# few: 8 × 8 would need ¼ load a multiply-add, and 64 registers for the sums alone. That is how the next rung would begin.
+# After it would come loads of four numbers at once, loads that run while the tile before is used, and tensor cores.
 #
 # ## 9 · For real, where a GPU is present
 #
-# The same kernels on a device, if this machine has one: arrays already in its memory, twenty launches in a row, the best of three.
+# The same kernels on a device, if this machine has one: arrays already in its memory, twenty launches in a row, the best of
+# three.
 
 # %%
 if not gpu_present():
@@ -982,19 +998,21 @@ else:
             assert record["largest_error"] < 1e-3
 
 # %% [markdown]
-# In Colab, choose a runtime with a GPU and run `pip install 'numba-cuda[cu12]'`, or `[cu13]` if the driver is for CUDA 13 (`nvidia-smi`
-# says so in its first line). If the driver is older than the compiler, the launch fails with
+# In Colab, choose a runtime with a GPU and run `pip install 'numba-cuda[cu12]'`, or `[cu13]` if the driver is for CUDA 13
+# (`nvidia-smi` says so in its first line). If the driver is older than the compiler, the launch fails with
 # `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`; the other of the two is then the one to install.
 #
 # ## Questions
 #
-# 1. With blocks of 16 × 16 threads in place of 32 × 8, how many sectors would a warp's multiply-add touch in *rows along x* and *columns along x*?
+# 1. With blocks of 16 × 16 threads in place of 32 × 8, how many sectors would a warp's multiply-add touch in *rows along x*
+#    and *columns along x*?
 #
 # <details><summary>Answer</summary>
 #
-# A warp is then two y by sixteen x. *Rows along x*: 16 rows of a, 16 sectors; two neighbours of b, one sector: 17. *Columns along x*:
-# two rows of a, 2 sectors; sixteen neighbours of b, 2 sectors: 4. A little better than 5, since 32 numbers of out that form a less
-# stretched rectangle need fewer rows and columns together. The shape of a block is a choice worth a thought.
+# A warp is then two y by sixteen x. *Rows along x*: 16 rows of a, 16 sectors; two neighbours of b, one sector: 17. *Columns
+# along x*: two rows of a, 2 sectors; sixteen neighbours of b, 2 sectors: 4. A little better than 5, since 32 numbers of out
+# that form a less stretched rectangle need fewer rows and columns together. The shape of a block is a choice worth a
+# thought.
 #
 # </details>
 #
@@ -1002,9 +1020,9 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# A zero adds nothing, so the result is right, and the innermost loop has no condition and a fixed length, which is why the compiler
-# could write it out. And an `if` around the loop would be dangerous: a thread that skips a `syncthreads` that others wait at is an error, on
-# a real GPU often an endless wait. The simulator does not notice that, either.
+# A zero adds nothing, so the result is right, and the innermost loop has no condition and a fixed length, which is why the
+# compiler could write it out. And an `if` around the loop would be dangerous: a thread that skips a `syncthreads` that
+# others wait at is an error, on a real GPU often an endless wait. The simulator does not notice that, either.
 #
 # </details>
 #
@@ -1012,9 +1030,9 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# Because not all blocks need be running. If the grid has more blocks than fit on the GPU, the rest start when others have *ended*; a block
-# that waits for one that has not begun waits for ever. This freedom is also the reason why the same kernel runs on a small
-# and on a large GPU.
+# Because not all blocks need be running. If the grid has more blocks than fit on the GPU, the rest start when others have
+# *ended*; a block that waits for one that has not begun waits for ever. This freedom is also the reason why the same kernel
+# runs on a small and on a large GPU.
 #
 # </details>
 #
@@ -1022,18 +1040,20 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# A small one: 16 comparisons, 16 additions and one exponential a tile. To let one thread do it and the others read would take another
-# barrier and another place in shared memory. The costly part, the 16 exponentials of a query's weights, *is* shared: one for each thread.
+# A small one: 16 comparisons, 16 additions and one exponential a tile. To let one thread do it and the others read would
+# take another barrier and another place in shared memory. The costly part, the 16 exponentials of a query's weights, *is*
+# shared: one for each thread.
 #
 # </details>
 #
-# 5. The occupancy table says that `register_tile` could have more warps if it used fewer registers. Name a way, and what it costs.
+# 5. The occupancy table says that `register_tile` could have more warps if it used fewer registers. Name a way, and what it
+#    costs.
 #
 # <details><summary>Answer</summary>
 #
-# Fewer sums a thread: 4 × 2 in place of 4 × 4 frees eight registers and those for addresses that go with them. By (1), shared loads per
-# multiply-add rise from ½ to ¾ and global loads with the smaller tile. Or ask the compiler to keep below a number of registers
-# (`cuda.jit(max_registers=…)`): then it may spill, and the table would show it.
+# Fewer sums a thread: 4 × 2 in place of 4 × 4 frees eight registers and those for addresses that go with them. By (1),
+# shared loads per multiply-add rise from ½ to ¾ and global loads with the smaller tile. Or ask the compiler to keep below a
+# number of registers (`cuda.jit(max_registers=…)`): then it may spill, and the table would show it.
 #
 # </details>
 #
