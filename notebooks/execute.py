@@ -87,6 +87,7 @@ def run(source: Path) -> NotebookNode:
         notebook,
         timeout=SECONDS,
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": FOLDER}},
         on_notebook_start=lambda notebook: ask_often(client),
         on_cell_start=lambda cell, cell_index: started.append(cell_index),
