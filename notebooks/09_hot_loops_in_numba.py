@@ -754,9 +754,9 @@ else:
 #
 # ### A constant that costs
 #
-# Reading machine code pays. The tile of rung 4 gets its distance along `k` as the constant 1, `set_tile(a, i * K, K, 1, …)`:
-# nothing could be more natural. The kernels of the package pass it in a *variable* that happens to be 1, and `product.py`
-# warns that the constant halves the speed. Here are both, counted and measured:
+# Reading machine code pays. Rungs 4 and 5 ask the array how far neighbours along `k` lie apart,
+# `step = a.strides[1] // a.itemsize`, though it is always 1. To write the constant 1 in its place would be the natural thing.
+# Here are both, counted and measured:
 
 # %%
 fixed_tile = microkernel(matmul.ROWS, 2, True)
@@ -788,8 +788,8 @@ for name, run in runners.items():
 # %% [markdown]
 # Knowing that neighbours along `k` are neighbours in memory, LLVM loads the numbers of `a` for several rounds of `k` ahead.
 # For those it has no registers left, so it puts vectors away into memory (`%rsp` is the stack) and fetches them back: the
-# registers *spill*. The optimiser was helpful, and wrong. The ladder's rungs 4 and 5 are written the natural way and pay for
-# it; the kernel does not. No profile of the Python code would have told.
+# registers *spill*. The optimiser was helpful, and wrong. Hence the variable that happens to be 1, in the ladder and in the
+# kernel. No profile of the Python code would have told.
 #
 # ## 4 · The roof
 #
@@ -860,7 +860,7 @@ plt.show()
 # Read it from the left. `compiled` stands under `loop order` at the same intensity: bytes are not its trouble, waiting is.
 # `loop order` is within a small factor of the slope of the first cache (at this size its `b` does not even lie there), and
 # no loop of that intensity gets above the slope. The only way on is *to the right*, and that is what the tile does. The
-# rest of the climb is vertical: an unspoiled inner loop and the other cores (packing shows only in larger matrices).
+# rest of the climb is vertical: an unspoiled inner loop, packing where `b` is large, the other cores.
 #
 # ## 5 · Attention
 #

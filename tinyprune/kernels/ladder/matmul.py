@@ -115,9 +115,10 @@ def register_tile(a: NDArray, b: NDArray) -> NDArray:
     width = 2 * lanes(b)
     out = np.empty((M, N), a.dtype)
     whole_rows, whole_columns = (M // ROWS * ROWS, N // width * width) if K else (0, 0)
+    step = a.strides[1] // a.itemsize  # 1; told so, LLVM reads ahead in a, and has no registers left for the sums
     for i in range(0, whole_rows, ROWS):
         for j in range(0, whole_columns, width):
-            set_tile(a, i * K, K, 1, b, j, N, out, i * N + j, N, K)
+            set_tile(a, i * K, K, step, b, j, N, out, i * N + j, N, K)
     add_rest(a, b, out, whole_rows, whole_columns)
     return out
 
@@ -147,6 +148,7 @@ def packed_blocks(a: NDArray, b: NDArray) -> NDArray:
     out = np.empty((M, N), a.dtype)
     panels = np.empty(DEPTH * COLUMNS, a.dtype)
     whole_rows, whole_columns = (M // ROWS * ROWS, N // width * width) if K else (0, 0)
+    step = a.strides[1] // a.itemsize  # see above
     for j in range(0, whole_columns, COLUMNS):
         columns = min(COLUMNS, whole_columns - j)
         for k in range(0, K, DEPTH):
@@ -155,9 +157,9 @@ def packed_blocks(a: NDArray, b: NDArray) -> NDArray:
             for i in range(0, whole_rows, ROWS):
                 for c in range(0, columns, width):
                     if k == 0:
-                        set_tile(a, i * K, K, 1, panels, c * depth, width, out, i * N + j + c, N, depth)
+                        set_tile(a, i * K, K, step, panels, c * depth, width, out, i * N + j + c, N, depth)
                     else:
-                        add_tile(a, i * K + k, K, 1, panels, c * depth, width, out, i * N + j + c, N, depth)
+                        add_tile(a, i * K + k, K, step, panels, c * depth, width, out, i * N + j + c, N, depth)
     add_rest(a, b, out, whole_rows, whole_columns)
     return out
 
