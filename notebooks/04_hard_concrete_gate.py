@@ -88,7 +88,8 @@ PAPER = {
 #
 # Hence
 #
-# $$ P(g=1) = P(\mathtt{noise}\ge-\mathtt{log\_alpha}) = 1-\mathrm{sigmoid}(-\mathtt{log\_alpha}) = \mathrm{sigmoid}(\mathtt{log\_alpha}): $$
+# $$ \begin{aligned} P(g=1) = P(\mathtt{noise}\ge-\mathtt{log\_alpha}) &= 1-\mathrm{sigmoid}(-\mathtt{log\_alpha}) \\
+# &= \mathrm{sigmoid}(\mathtt{log\_alpha}): \end{aligned} $$
 #
 # `log_alpha` is the log odds of the coin. And now the randomness, $u$, stands
 # *outside*. It does not depend on the parameter, and with $u$ held fixed $g$ is an ordinary function of `log_alpha`. If
