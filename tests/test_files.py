@@ -25,8 +25,8 @@ def test_one_who_waits_comes_in_when_the_other_leaves(tmp_path):
 
 
 def test_one_who_does_not_wait_is_sent_away(tmp_path):
-    with locked(tmp_path / "lock", wait=False):
-        with pytest.raises(BlockingIOError), locked(tmp_path / "lock", wait=False):
-            pass
-    with locked(tmp_path / "lock", wait=False):
+    lock = tmp_path / "lock"
+    with locked(lock, wait=False), pytest.raises(BlockingIOError), locked(lock, wait=False):
+        pass
+    with locked(lock, wait=False):
         pass
