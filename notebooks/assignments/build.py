@@ -1,0 +1,245 @@
+"""Make from each text, text/aN.py, what a course needs.
+
+    python notebooks/assignments/build.py                   the committed files, anew
+    python notebooks/assignments/build.py gradescope a2     a2-gradescope.zip, with hidden tests
+
+Committed are nbgrader's source notebook, source/aN/aN.ipynb, and the same tasks without Jupyter in
+aN/: the answers to fill in, the visible tests, and pytest's settings. Solutions and hidden tests
+are cut out by nbgrader's own steps. Cells of a text begin with
+
+    # %% [markdown]                              what a student reads
+    # %% given="a2_imports"                      runs beside the answers, and beside the tests
+    # %% tools="a2_tools"                        runs beside the tests only; the first code cell
+    # %% solution="a2_1"                         has a BEGIN SOLUTION … END SOLUTION
+    # %% test="a2_1_forward" points=2            a visible test
+    # %% test="a2_1_forward_hidden" points=3     all of it between BEGIN and END HIDDEN TESTS
+
+and a test belongs to the task whose name its own begins with.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
+from tinyprune.files import replace_file
+
+FOLDER = Path(__file__).parent
+NAMES = sorted(path.stem for path in (FOLDER / "text").glob("a[0-9]*.py"))
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+HIDDEN = "# Hidden tests run here when your work is marked."
+REPOSITORY = "https://github.com/tinyprune/tinyprune"
+
+
+class TextError(Exception):
+    """A text is not written as it has to be; says where."""
+
+
+def notebook_of(name: str, folder: Path = FOLDER) -> NotebookNode:
+    """nbgrader's source notebook of a text, solutions and hidden tests in it."""
+    text = jupytext.read(folder / "text" / f"{name}.py")
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
+    for number, cell in enumerate(text.cells):
+        made = (
+            nbformat.v4.new_markdown_cell
+            if cell.cell_type == "markdown"
+            else nbformat.v4.new_code_cell
+        )
+        new = made(cell.source, id=f"{name}-{number}")
+        if cell.cell_type == "code":
+            new.metadata["nbgrader"], new.source = described(name, cell)
+        notebook.cells.append(new)
+    check_names(name, notebook)
+    return notebook
+
+
+def check_names(name: str, notebook: NotebookNode) -> None:
+    """Raise TextError if a test assigns to a name that an answer defines.
+
+    In a notebook the two are one, and the answer would be gone.
+    """
+    defined, used = set(), {}
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        about = cell.metadata.nbgrader
+        tree = ast.parse(cell.source)
+        if about.solution:
+            defined |= {node.name for node in tree.body if hasattr(node, "name")}
+        elif about.grade:
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    used[node.id] = about.grade_id
+    for other in sorted(defined & set(used)):
+        raise TextError(f"{name}: {used[other]} must not assign to {other}, which is the answer")
+
+
+def described(name: str, cell: NotebookNode) -> tuple[dict, str]:
+    """What nbgrader has to know of a code cell, and its source."""
+    kinds = [kind for kind in ("given", "tools", "solution", "test") if kind in cell.metadata]
+    if len(kinds) != 1:
+        raise TextError(
+            f"{name}: a code cell must be given, tools, solution or test, got {dict(cell.metadata)}"
+        )
+    (kind,) = kinds
+    label = cell.metadata[kind]
+    if not re.fullmatch(rf"{name}_\w+", label):
+        raise TextError(f"{name}: the name of a cell must begin with {name}_, got {label}")
+    about = {
+        "cell_type": "code",
+        "grade": kind == "test",
+        "grade_id": label,
+        "locked": kind != "solution",
+        "schema_version": 3,
+        "solution": kind == "solution",
+        "task": False,
+    }
+    source = cell.source
+    if (kind == "tools") != label.endswith("_tools"):
+        raise TextError(f"{name}: {label}: tools, and nothing else, end in _tools")
+    if kind == "test":
+        about["points"] = cell.metadata["points"]
+        if '"""' in source or "'''" in source:
+            raise TextError(
+                f"{name}: {label}: no texts of several lines in a test; it becomes a function"
+            )
+        if label.endswith("_hidden"):
+            source = f"{HIDDEN}\n{source}"
+        else:
+            source += f'\nprint("passed: {label}. Hidden tests of {task_of(label)} remain.")'
+    return about, source
+
+
+def task_of(label: str) -> str:
+    """The task of a test: a2_3 of a2_3_backward_hidden."""
+    return "_".join(label.split("_")[:2])
+
+
+def released(notebook: NotebookNode, hidden: bool = False) -> NotebookNode:
+    """As students get it: without solutions and, unless `hidden`, without hidden tests."""
+    for step in [ClearSolutions()] if hidden else [ClearSolutions(), ClearHiddenTests()]:
+        notebook, _ = step.preprocess(nbformat.from_dict(notebook), {})
+    return notebook
+
+
+def stub(name: str, notebook: NotebookNode) -> str:
+    """The answers to fill in, as a Python file: texts as comments, no tests."""
+    keep = []
+    for cell in released(notebook).cells:
+        about = cell.metadata.get("nbgrader", {})
+        if not about.get("grade") and not about.get("grade_id", "").endswith("_tools"):
+            keep.append(cell)
+    parts = []
+    for cell in keep:
+        if cell.cell_type == "markdown":
+            parts.append(
+                "# %% [markdown]\n"
+                + textwrap.indent(cell.source, "# ", lambda line: True).replace("# \n", "#\n")
+            )
+        else:
+            parts.append(f"# %%\n{cell.source}")
+    return "\n\n".join(parts) + "\n"
+
+
+def answers(notebook: NotebookNode) -> str:
+    """The reference solution as a file in the place of the stub."""
+    cells = (c for c in notebook.cells if c.cell_type == "code" and not c.metadata.nbgrader.grade)
+    return (
+        "\n\n".join(c.source for c in cells if not c.metadata.nbgrader.grade_id.endswith("_tools"))
+        + "\n"
+    )
+
+
+def tests(name: str, notebook: NotebookNode, hidden: bool) -> str:
+    """The tests as a file for pytest: each cell a function, marked with its task and its points."""
+    head = f'"""Tests of {name}: pytest {name}, or one task: pytest {name} -m {name}_1"""\n'
+    parts, functions = [head], []
+    for cell in released(notebook, hidden).cells:
+        about = cell.metadata.get("nbgrader", {})
+        label = about.get("grade_id", "")
+        source = re.sub(r"^\s*### (BEGIN|END) HIDDEN TESTS\n?", "", cell.source, flags=re.MULTILINE)
+        if about.get("grade"):
+            source = "\n".join(
+                line for line in source.split("\n") if not line.startswith(("print(", HIDDEN))
+            )
+            if not source.strip():
+                continue
+            marks = [f"@pytest.mark.{task_of(label)}", f"@pytest.mark.points({about['points']})"]
+            marks += ["@pytest.mark.hidden"] if label.endswith("_hidden") else []
+            functions.append(
+                "\n".join(marks)
+                + f"\ndef test_{label}():\n{textwrap.indent(source.strip(), '    ')}\n"
+            )
+        elif about.get("locked"):
+            parts.append(source.strip() + "\n")
+    parts.append("import pytest\n")
+    return "\n".join(parts) + "\n\n" + "\n\n".join(functions)
+
+
+def settings(name: str, notebook: NotebookNode) -> str:
+    """pytest.ini of a folder: the tasks as markers."""
+    tasks = sorted(
+        {
+            task_of(c.metadata.nbgrader.grade_id)
+            for c in notebook.cells
+            if c.metadata.get("nbgrader", {}).get("grade")
+        }
+    )
+    lines = [
+        "[pytest]",
+        "addopts = -p tinyprune.course.pytest_plugin --strict-markers --tb=no --no-summary -q",
+        "markers =",
+    ]
+    return "\n".join([*lines, *(f"    {task}: the tests of task {task}" for task in tasks)]) + "\n"
+
+
+def files_of(name: str, folder: Path = FOLDER) -> dict[str, str]:
+    """Every committed file that is made from a text: path → content."""
+    notebook = notebook_of(name, folder)
+    return {
+        f"source/{name}/{name}.ipynb": nbformat.writes(notebook) + "\n",
+        f"{name}/{name}.py": stub(name, notebook),
+        f"{name}/test_{name}.py": tests(name, notebook, hidden=False),
+        f"{name}/pytest.ini": settings(name, notebook),
+    }
+
+
+def gradescope(name: str, target: Path) -> None:
+    """The zip file that Gradescope asks for: all tests, and what installs and runs them."""
+    notebook = notebook_of(name)
+    install = f'#!/usr/bin/env bash\npip install pytest "tinyprune @ git+{REPOSITORY}"\n'
+    run = (
+        "#!/usr/bin/env bash\n"
+        f"cd /autograder/source/{name} && python -m pytest . -p no:cacheprovider "
+        f"--submission=/autograder/submission/{name}.py "
+        "--results=/autograder/results/results.json\n"
+    )
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("setup.sh", install)
+        archive.writestr("run_autograder", run)
+        archive.writestr(f"{name}/test_{name}.py", tests(name, notebook, hidden=True))
+        archive.writestr(f"{name}/pytest.ini", settings(name, notebook))
+
+
+def main(arguments: list[str]) -> None:
+    """Write the committed files, or a zip file for Gradescope."""
+    if arguments[:1] == ["gradescope"]:
+        for name in arguments[1:]:
+            gradescope(name, Path(f"{name}-gradescope.zip"))
+        return
+    for name in NAMES:
+        for path, content in files_of(name).items():
+            (FOLDER / path).parent.mkdir(parents=True, exist_ok=True)
+            replace_file(FOLDER / path, content.encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,46 @@
+"""The course, for nbgrader: run its commands in this directory."""
+
+from nbgrader.preprocessors import (
+    AssignLatePenalties,
+    CheckCellMetadata,
+    ClearOutput,
+    DeduplicateIds,
+    IgnorePattern,
+    LimitOutput,
+    OverwriteCells,
+    OverwriteKernelspec,
+    SaveAutoGrades,
+)
+from tinyprune.course.marking import IsolatedExecute, RestoreCells
+
+c = get_config()  # noqa: F821 (nbgrader has it)
+
+c.CourseDirectory.course_id = "tinyprune"
+
+# nbgrader's own steps, with RestoreCells added and IsolatedExecute in the place of Execute: what
+# is marked is this course's notebook with the student's answers in it, and answers run in a locked
+# process, away from the tests.
+c.Autograde.sanitize_preprocessors = [
+    ClearOutput,
+    RestoreCells,
+    DeduplicateIds,
+    OverwriteKernelspec,
+    OverwriteCells,
+    CheckCellMetadata,
+]
+c.Autograde.autograde_preprocessors = [
+    IsolatedExecute,
+    IgnorePattern,
+    LimitOutput,
+    SaveAutoGrades,
+    AssignLatePenalties,
+    CheckCellMetadata,
+]
+
+# what one submission may use
+c.IsolatedExecute.seconds_per_call = 10
+c.IsolatedExecute.seconds_in_all = 120
+c.IsolatedExecute.memory_megabytes = 3072
+
+# only notebooks are handed in: nothing else that lies beside them is copied or read
+c.CourseDirectory.include = ["*.ipynb"]

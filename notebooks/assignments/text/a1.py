@@ -1,0 +1,424 @@
+# %% tools="a1_tools"
+from tinyprune import ops
+from tinyprune.course import answer, expect_close, expect_gradients
+
+# %% [markdown]
+# # A1 · Three layers by hand
+#
+# You write three layers of a language model, forwards and backwards, with NumPy alone: **linear**,
+# **LayerNorm** and **softmax cross-entropy**. About 2 hours. Helpful before:
+# [chapter 01](https://github.com/tinyprune/tinyprune/blob/main/notebooks/01_backprop_by_hand.ipynb).
+#
+# | task | what | points |
+# | --- | --- | ---: |
+# | a1_1 | linear layer | 8 |
+# | a1_2 | LayerNorm | 12 |
+# | a1_3 | softmax cross-entropy | 10 |
+#
+# Every layer has one form, and so does its test:
+#
+# ```python
+# out, cache = x_forward(*inputs)
+# dX, dW, ...  = x_backward(dout, cache)     # one gradient for each input, in their order
+# ```
+#
+# `dout` is the gradient of the loss with respect to `out`, and so of its shape; `dX` is that with
+# respect to `X`, and of the shape of `X`. A `cache` carries what the backward needs. You may put
+# into it what you like; where a task names its contents, a backward is marked with these even if
+# your forward does not work yet. Neither inputs, nor `dout`, nor the cache may be modified.
+#
+# A test cell that prints `passed` passed. Your gradients are compared with measured derivatives,
+# not with somebody's code: write it as you like. `tinyprune` itself, PyTorch and the like must not
+# be imported by answers. Hidden tests feed other shapes and values.
+
+# %% given="a1_imports"
+import numpy as np
+
+# %% [markdown]
+# ## a1_1 · Linear
+#
+# $$\text{out} = x W + b \qquad x\,(\dots, K),\ W\,(K, O),\ b\,(O),\ \text{out}\,(\dots, O)$$
+#
+# `x` may have any number of leading axes: rows of it are independent of each other. What does the
+# loss gain if one entry of `W` grows a little? Which entries of `out` does it touch?
+
+
+# %% solution="a1_1"
+def linear_forward(x, W, b):
+    """Multiply the last axis of x by W and add b.
+
+    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W, True).
+    """
+    ### BEGIN SOLUTION
+    return x @ W + b, (x, W, True)
+    ### END SOLUTION
+
+
+def linear_backward(dout, cache):
+    """Gradients of linear_forward: dout (..., O) → dx (..., K), dW (K, O), db (O,)."""
+    ### BEGIN SOLUTION
+    x, W, _ = cache
+    flat_x = x.reshape(-1, x.shape[-1])
+    flat_dout = dout.reshape(-1, dout.shape[-1])
+    return dout @ W.T, flat_x.T @ flat_dout, flat_dout.sum(axis=0)
+    ### END SOLUTION
+
+
+# %% test="a1_1_forward" points=1
+rng = np.random.default_rng(0)
+forward = answer("linear_forward")
+W, b = rng.standard_normal((4, 5)), rng.standard_normal(5)
+out, _ = forward(np.zeros((2, 3, 4)), W, b)
+expect_close(
+    out,
+    np.tile(b, (2, 3, 1)),
+    "a row of zeros must come out as the bias",
+    fed="x zeros (2, 3, 4), W (4, 5), b (5,)",
+    hint="what is left of x W + b if x is 0?",
+)
+out, _ = forward(np.eye(4), W, np.zeros(5))
+expect_close(
+    out,
+    W,
+    "the identity must come out as W",
+    fed="x = np.eye(4), W (4, 5), b zeros",
+    hint="row k of the identity picks one row of W",
+)
+
+# %% test="a1_1_forward_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(1)
+forward = answer("linear_forward")
+for shape in ((3,), (6, 3), (2, 1, 4, 3)):
+    W, b = rng.standard_normal((3, 2)), rng.standard_normal(2)
+    x, y = rng.standard_normal(shape), rng.standard_normal(shape)
+    fed = {"x": x, "W": W, "b": b}
+    out_x, out_y = forward(x, W, b)[0], forward(y, W, b)[0]
+    together = forward(2 * x + y, W, b)[0]
+    expect_close(
+        together + 2 * b,
+        2 * np.asarray(out_x) + np.asarray(out_y),
+        "without its bias the layer must be linear: f(2x + y) = 2 f(x) + f(y)",
+        fed=fed,
+        hint="is b added once to every row?",
+    )
+    k = int(rng.integers(3))
+    unit = np.zeros(shape)
+    unit[..., k] = 1
+    expect_close(
+        forward(unit, W, b)[0],
+        np.broadcast_to(W[k] + b, (*shape[:-1], 2)),
+        "a unit vector must pick a row of W, for any number of leading axes",
+        fed={"x": unit, "W": W, "b": b},
+        hint="which axis of x is summed over?",
+    )
+### END HIDDEN TESTS
+
+# %% test="a1_1_backward" points=2
+rng = np.random.default_rng(2)
+expect_gradients(
+    "linear_backward",
+    ops.linear_forward,
+    {
+        "x": rng.standard_normal((6, 4)),
+        "W": rng.standard_normal((4, 5)),
+        "b": rng.standard_normal(5),
+    },
+    hint={
+        "x": "each x meets a whole row of W: which axis of W does dout have?",
+        "W": "each entry of W meets all rows of x: what is summed?",
+        "b": "b is added to every row",
+        "": "one gradient for each input, in the order of the inputs, each of its input's shape",
+    },
+)
+
+# %% test="a1_1_backward_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(3)
+for shape, O in (((3, 2, 3), 3), ((2, 1, 3, 4), 2), ((1, 5), 1)):
+    expect_gradients(
+        "linear_backward",
+        ops.linear_forward,
+        {
+            "x": rng.standard_normal(shape),
+            "W": rng.standard_normal((shape[-1], O)),
+            "b": rng.standard_normal(O),
+        },
+        hint={
+            "x": "square matrices hide a missing transpose: W is square here, or is it?",
+            "W": "x has more than one leading axis: are all of them summed over?",
+            "b": "x has more than one leading axis: are all of them summed over?",
+            "": "x has more than two axes: are the gradients still of their inputs' shapes?",
+        },
+        rng=rng,
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a1_2 · LayerNorm
+#
+# $$n = \frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{mean}((x - \operatorname{mean}(x))^2) + \varepsilon}}
+# \qquad \text{out} = n \cdot \text{scale} + \text{bias}$$
+#
+# Means run over the last axis, of D features, for every position by itself. The gradient with respect
+# to `x` has three roads: straight, through the mean, and through the variance. Write them down one by
+# one before you put them together.
+
+
+# %% solution="a1_2"
+def layernorm_forward(x, scale, bias, eps=1e-5):
+    """Normalise the last axis of x, then scale and shift it.
+
+    x (..., D), scale (D,), bias (D,). Returns out (..., D) and the cache (n, std, scale), with n
+    (..., D) and std (..., 1), the root in the formula.
+    """
+    ### BEGIN SOLUTION
+    centred = x - x.mean(axis=-1, keepdims=True)
+    std = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
+    n = centred / std
+    return n * scale + bias, (n, std, scale)
+    ### END SOLUTION
+
+
+def layernorm_backward(dout, cache):
+    """Gradients of layernorm_forward: dout (..., D) → dx (..., D), dscale (D,), dbias (D,)."""
+    ### BEGIN SOLUTION
+    n, std, scale = cache
+    axes = tuple(range(dout.ndim - 1))
+    dn = dout * scale
+    straight = dn / std
+    through_mean = -dn.mean(axis=-1, keepdims=True) / std
+    through_std = -n * (dn * n).mean(axis=-1, keepdims=True) / std
+    return straight + through_mean + through_std, (dout * n).sum(axis=axes), dout.sum(axis=axes)
+    ### END SOLUTION
+
+
+# %% test="a1_2_forward" points=2
+rng = np.random.default_rng(4)
+forward = answer("layernorm_forward")
+x = 3 + 10 * rng.standard_normal((2, 3, 8))
+out, _ = forward(x, np.ones(8), np.zeros(8))
+fed = {"x": x, "scale": "ones (8,)", "bias": "zeros (8,)"}
+expect_close(
+    np.mean(out, -1),
+    np.zeros((2, 3)),
+    "every position must have mean 0",
+    fed=fed,
+    hint="over which axis is the mean taken, and is it kept as an axis?",
+)
+expect_close(
+    np.mean(np.square(out), -1),
+    np.ones((2, 3)),
+    "every position must have variance 1, up to eps",
+    fed=fed,
+    hint="divide by the root of the mean of the squares",
+    relative=1e-5,
+)
+
+# %% test="a1_2_forward_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(5)
+forward = answer("layernorm_forward")
+x, scale, bias = rng.standard_normal((4, 5)), rng.standard_normal(5), rng.standard_normal(5)
+fed = {"x": x, "scale": scale, "bias": bias}
+plain = np.asarray(forward(x, np.ones(5), np.zeros(5))[0])
+expect_close(
+    forward(x, scale, bias)[0],
+    plain * scale + bias,
+    "scale and bias must act after the normalisation, feature by feature",
+    fed=fed,
+    hint="first n, then n · scale + bias",
+)
+expect_close(
+    forward(x + 7, scale, bias)[0],
+    plain * scale + bias,
+    "a constant added to x must change nothing",
+    fed=fed,
+    hint="is the mean subtracted, also inside the variance?",
+)
+constant = forward(np.full((2, 5), 3.0), np.ones(5), bias)[0]
+expect_close(
+    constant,
+    np.tile(bias, (2, 1)),
+    "a position whose features are all equal must come out as the bias",
+    fed="x = 3 everywhere (2, 5)",
+    hint="0 / 0 is what eps is there for",
+)
+eps = 0.5
+squares = np.mean(np.square(forward(x, np.ones(5), np.zeros(5), eps)[0]), -1)
+variance = x.var(-1)
+expect_close(
+    squares,
+    variance / (variance + eps),
+    "eps must be added to the variance, under the root",
+    fed={"x": x, "eps": eps},
+    hint="sqrt(variance + eps) is neither sqrt(variance) + eps, nor is the variance divided by D − 1",
+)
+### END HIDDEN TESTS
+
+# %% test="a1_2_backward" points=3
+rng = np.random.default_rng(6)
+expect_gradients(
+    "layernorm_backward",
+    ops.layernorm_forward,
+    {
+        "x": rng.standard_normal((3, 5)),
+        "scale": rng.standard_normal(5),
+        "bias": rng.standard_normal(5),
+    },
+    hint={
+        "x": "three roads: straight, through the mean, through the root. Which one is missing?",
+        "scale": "scale multiplies n, at every position",
+        "bias": "bias is added at every position",
+        "": "one gradient for each input, in the order of the inputs, each of its input's shape",
+    },
+)
+
+# %% test="a1_2_backward_hidden" points=4
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(7)
+for shape in ((2, 3, 4), (1, 6), (2, 2, 2, 3)):
+    expect_gradients(
+        "layernorm_backward",
+        ops.layernorm_forward,
+        {
+            "x": 5 * rng.standard_normal(shape),
+            "scale": rng.standard_normal(shape[-1]),
+            "bias": rng.standard_normal(shape[-1]),
+        },
+        hint={
+            "x": "is everything divided by std, and is scale in dn before the means are taken?",
+            "scale": "sum over all axes but the last, however many there are",
+            "bias": "sum over all axes but the last, however many there are",
+            "": "x has more than two axes: are the gradients still of their inputs' shapes?",
+        },
+        rng=rng,
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a1_3 · Softmax cross-entropy
+#
+# $$p_{rv} = \frac{e^{z_{rv}}}{\sum_{v'} e^{z_{rv'}}} \qquad
+# \text{loss} = \frac{1}{R}\sum_r -\log p_{r,\,t_r}$$
+#
+# `z` are the logits of R rows (all leading axes together) for V words, `t` the numbers of the words
+# that came. A logit of 1000 must not overflow: what may be subtracted from a row of logits without
+# changing p?
+
+
+# %% solution="a1_3"
+def cross_entropy_forward(logits, targets):
+    """Mean of −log p of the targets, in nats.
+
+    logits (..., V), targets (...) integers in 0 … V−1.
+    Returns the loss, a number, and the cache (log_p, targets), with log_p (..., V).
+    """
+    ### BEGIN SOLUTION
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    picked = np.take_along_axis(log_p, targets[..., None], axis=-1)
+    return -picked.mean(), (log_p, targets)
+    ### END SOLUTION
+
+
+def cross_entropy_backward(dout, cache):
+    """Gradient of cross_entropy_forward: dout, a number → dlogits (..., V)."""
+    ### BEGIN SOLUTION
+    log_p, targets = cache
+    V = log_p.shape[-1]
+    return dout * (np.exp(log_p) - np.eye(V)[targets]) / targets.size
+    ### END SOLUTION
+
+
+# %% test="a1_3_forward" points=2
+forward = answer("cross_entropy_forward")
+targets = np.array([[0, 2, 1], [4, 3, 0]])
+loss, _ = forward(np.zeros((2, 3, 5)), targets)
+expect_close(
+    loss,
+    np.log(5),
+    "with equal logits each of 5 words has p = 1/5, and the loss must be log 5",
+    fed={"logits": "zeros (2, 3, 5)", "targets": targets},
+    hint="natural logarithm; a mean over all six positions",
+)
+logits = np.log(np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]]))
+loss, _ = forward(logits, np.array([0, 2]))
+expect_close(
+    loss,
+    -(np.log(0.7) + np.log(0.5)) / 2,
+    "logits that are logarithms of probabilities must give these probabilities back",
+    fed={"logits": logits, "targets": "[0 2]"},
+    hint="−log p of the word that came, not of the others",
+)
+
+# %% test="a1_3_forward_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(9)
+forward = answer("cross_entropy_forward")
+logits, targets = rng.standard_normal((2, 4, 6)), rng.integers(0, 6, (2, 4))
+fed = {"logits": logits, "targets": targets}
+loss = forward(logits, targets)[0]
+expect_close(
+    forward(logits + 1000, targets)[0],
+    loss,
+    "1000 added to all logits must change nothing",
+    fed=fed,
+    hint="exp(1000) is infinite in float64; subtract something from each row first",
+)
+expect_close(
+    forward(logits + np.arange(8).reshape(2, 4, 1) * 300, targets)[0],
+    loss,
+    "another number added to each row must change nothing either",
+    fed=fed,
+    hint="the largest logit of each row, not of all rows: the others may underflow to log 0",
+)
+all_words = np.broadcast_to(np.arange(6), (3, 6))
+wide = np.repeat(rng.standard_normal((3, 1, 6)), 6, axis=1)
+each = np.array([[forward(wide[r, v], np.array(v))[0] for v in range(6)] for r in range(3)])
+expect_close(
+    np.exp(-each).sum(1),
+    np.ones(3),
+    "the probabilities of all words must sum to 1",
+    fed={"logits": wide[:, 0], "targets": "each of the 6 words in turn, one row at a time"},
+    hint="logits may be a single row, (V,), and targets a single number, ()",
+)
+expect_close(
+    forward(wide, all_words)[0],
+    each.mean(),
+    "the loss of many rows must be the mean of their losses",
+    fed={"logits": wide, "targets": all_words},
+    hint="a mean over all leading axes, not over the first alone",
+)
+### END HIDDEN TESTS
+
+# %% test="a1_3_backward" points=2
+rng = np.random.default_rng(10)
+expect_gradients(
+    "cross_entropy_backward",
+    ops.cross_entropy_forward,
+    {"logits": rng.standard_normal((4, 5)), "targets": np.array([1, 0, 4, 1])},
+    hint="each logit acts through its own −log p and through the sum; is the mean in it, is dout?",
+)
+
+# %% test="a1_3_backward_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(11)
+for shape in ((2, 3, 4), (1, 3), (2, 2, 2, 3)):
+    expect_gradients(
+        "cross_entropy_backward",
+        ops.cross_entropy_forward,
+        {
+            "logits": 3 * rng.standard_normal(shape),
+            "targets": rng.integers(0, shape[-1], shape[:-1]),
+        },
+        hint="the mean is over all positions, of all leading axes",
+        rng=rng,
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Hand in
+#
+# If every cell above runs without an error, all *visible* tests pass. They are worth 12 of 30 points;
+# the hidden tests, which run after you hand in, decide about the other 18.

@@ -1,0 +1,38 @@
+"""Every assignment: the reference solution gets all points, an untouched one none, wrong ones lose what they should."""
+
+import importlib
+from collections import Counter
+
+import pytest
+
+pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+
+from marks import build, edited, failures, cells_that_test
+
+CASES = [(name, wrong) for name in build.NAMES for wrong in importlib.import_module(f"wrong.{name}").WRONG]
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_reference_solution_passes_every_test(name):
+    assert failures(build.notebook_of(name)) == {}
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_untouched_stub_passes_no_test(name):
+    notebook = build.released(build.notebook_of(name), hidden=True)
+    assert failures(notebook).keys() == cells_that_test(notebook).keys()
+
+
+@pytest.mark.parametrize(("name", "wrong"), CASES, ids=[f"{name}: {wrong.what}" for name, wrong in CASES])
+def test_wrong_answer_loses_the_right_points_and_no_others(name, wrong):
+    said = failures(edited(build.notebook_of(name), wrong))
+    assert said.keys() == wrong.loses, said
+    assert len({build.task_of(test) for test in wrong.loses}) == 1
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_every_task_has_five_wrong_answers_or_more(name):
+    wrongs = importlib.import_module(f"wrong.{name}").WRONG
+    counts = Counter(build.task_of(min(wrong.loses)) for wrong in wrongs)
+    assert counts.keys() == {build.task_of(test) for test in cells_that_test(build.notebook_of(name))}
+    assert min(counts.values()) >= 5, counts

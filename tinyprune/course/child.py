@@ -1,0 +1,159 @@
+"""The process in which an answer runs: it loads what a student wrote and calls it when asked.
+
+Started by `tinyprune.course.sandbox`, which sends messages (see `wire`) through one pipe and gets them through another:
+
+    {"run": source, "name": …}                     → {"done": null} or {"raised": …}
+    {"call": function, "value": (args, kwargs)}    → {"done": result, "changed": arrays it modified} or {"raised": …}
+    {"hold": true, "value": x}                      → {"done": x, which stays here}
+    {"fetch": true, "value": x that stayed here}    → {"done": x}
+
+While it runs it may send {"callback": n, "value": (args, kwargs)} itself, for a function that it was given.
+"""
+
+from __future__ import annotations
+
+import json
+import linecache
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyprune.course import lockdown
+from tinyprune.course.wire import Kept, WireError, decode, encode, pack, unpack
+
+
+class Child:
+    """The answer's side of the wire."""
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self.incoming, self.outgoing = os.fdopen(incoming, "rb"), outgoing
+        self.namespace: dict[str, Any] = {"__name__": "answer", "__builtins__": __builtins__}
+        self.kept: list[Any] = []
+        self.files: set[str] = set()
+
+    def read(self, size: int) -> bytes:
+        data = self.incoming.read(size)
+        if len(data) < size:
+            os._exit(0)  # the tester is gone
+        return data
+
+    def send(self, head: dict[str, Any], value: Any, changed: dict[int, np.ndarray] | None = None) -> None:
+        arrays: list[np.ndarray] = []
+        head["value"] = encode(value, arrays, self.keep, Kept)
+        if changed:
+            head["changed"] = {i: encode(array, arrays, self.keep) for i, array in changed.items()}
+        data = memoryview(pack(head, arrays))
+        while data:
+            data = data[os.write(self.outgoing, data) :]
+
+    def keep(self, thing: Any) -> int:
+        self.kept.append(thing)
+        return len(self.kept) - 1
+
+    def function(self, number: int) -> Any:
+        """What stands here for function `number` of the tester."""
+
+        def callback(*args: Any, **kwargs: Any) -> Any:
+            self.send({"callback": number}, (args, kwargs))
+            head, arrays = unpack(self.read)
+            if "raised" in head:
+                raise RuntimeError(head["raised"]["message"])
+            return self.decode(head["value"], arrays)
+
+        return callback
+
+    def decode(self, tree: Any, arrays: list[np.ndarray]) -> Any:
+        def back(number: int) -> Any:
+            thing = self.kept[number]
+            return thing.value if isinstance(thing, Held) else thing
+
+        return decode(tree, arrays, self.function, back)
+
+    def serve(self) -> None:
+        """Do what is asked until the tester goes."""
+        while True:
+            head, arrays = unpack(self.read)
+            try:
+                self.answer(head, arrays)
+            except WireError as error:
+                self.send({"raised": {"kind": "TypeError", "message": str(error), "trace": ""}}, None)
+            except BaseException as error:
+                # SystemExit and KeyboardInterrupt too: an answer that wants to end is told that it failed
+                self.send({"raised": self.describe(error)}, None)
+
+    def answer(self, head: dict[str, Any], arrays: list[np.ndarray]) -> None:
+        if "run" in head:
+            name = head["name"]
+            self.files.add(name)
+            lines = head["run"].splitlines(keepends=True)
+            linecache.cache[name] = (len(head["run"]), None, lines, name)  # so that a traceback can quote it
+            exec(compile(head["run"], name, "exec"), self.namespace)
+            self.send({"done": True}, None)
+        elif "has" in head:
+            found = self.namespace.get(head["has"])
+            self.send({"done": True}, callable(found))
+        elif "hold" in head:
+            self.send({"done": True}, Held(self.decode(head["value"], arrays)))
+        elif "fetch" in head:
+            self.send({"done": True}, self.decode(head["value"], arrays))
+        else:
+            self.call(head, arrays)
+
+    def call(self, head: dict[str, Any], arrays: list[np.ndarray]) -> None:
+        target = head["call"]
+        function = self.kept[target] if isinstance(target, int) else self.namespace[target]
+        args, kwargs = self.decode(head["value"], arrays)
+        before = [array.copy() for array in arrays]
+        result = function(*args, **kwargs)
+        if head["keep"] == "all":
+            result = Held(result)
+        elif head["keep"] == "cache" and isinstance(result, tuple) and len(result) == 2:
+            result = (result[0], Held(result[1]))
+        changed = {i: new for i, (old, new) in enumerate(zip(before, arrays, strict=True)) if differ(old, new)}
+        self.send({"done": True}, result, changed)
+
+    def describe(self, error: BaseException) -> dict[str, str]:
+        """What went wrong, with the lines of the answer that led there, and no others."""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in self.files]
+        lines = "".join(traceback.format_list(frames[-6:]))
+        if isinstance(error, SyntaxError) and error.filename in self.files:
+            lines = f"  {error.filename}, line {error.lineno}\n    {(error.text or '').strip()}\n"
+        return {"kind": type(error).__name__, "message": str(error)[:2000], "trace": lines[-4000:]}
+
+
+class Held:
+    """Wrapped so, a value stays here."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "<held>"
+
+
+def differ(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of one shape and dtype hold other bytes, NaN or not."""
+    return a.tobytes() != b.tobytes()
+
+
+def main() -> None:
+    """Read the settings from the first argument, lock the door, serve."""
+    settings = json.loads(sys.argv[1])
+    scratch = Path(settings["scratch"])
+    for name in settings["preload"]:
+        __import__(name)
+    lockdown.limit_resources(settings["memory_bytes"], settings["cpu_seconds"], settings["file_bytes"])
+    child = Child(settings["incoming"], settings["outgoing"])
+    sys.argv = ["answer"]
+    filters = lockdown.refuse_in_the_kernel(scratch)
+    lockdown.refuse_in_python(scratch, Path(__file__).parents[1])
+    child.send({"ready": filters}, None)
+    child.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""What a test expects of an answer, and what it says when that is not what came.
+
+Every failure has the same four parts: what was fed, what came, what was expected, and a hint, which says where to look
+and not what to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tinyprune.course.answers import answer
+from tinyprune.course.sandbox import AnswerError
+from tinyprune.gradcheck import check_gradients
+
+
+class Unexpected(AssertionError):
+    """An answer that is not right; the message says how."""
+
+
+def show(value: Any) -> str:
+    """A value in a line or a few: arrays with their shape, long ones cut."""
+    if isinstance(value, np.ndarray):
+        with np.printoptions(precision=6, suppress=True, threshold=24, edgeitems=3, linewidth=100):
+            text = str(value)
+        if value.ndim > 1:
+            text = "\n" + text
+        return f"{value.dtype} array of shape {value.shape}: {text}"
+    if isinstance(value, Mapping):
+        return "\n".join(f"{k} = {show(v)}" for k, v in value.items())
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.10g}"
+    text = repr(value)
+    return text if len(text) <= 300 else text[:300] + " …"
+
+
+def fail(title: str, *, fed: Any, came: Any, expected: Any, hint: str) -> NoReturn:
+    """Raise Unexpected with the four parts."""
+
+    def part(name: str, value: Any) -> str:
+        text = value if isinstance(value, str) else show(value)
+        return f"{name:<9} " + text.replace("\n", "\n" + " " * 10)
+
+    parts = [part("fed", fed), part("came", came), part("expected", expected), part("hint", hint)]
+    raise Unexpected("\n".join([title, *parts]))
+
+
+def expect(condition: bool, title: str, *, fed: Any, came: Any, expected: Any, hint: str) -> None:
+    """Fail unless `condition`.
+
+    Args:
+        title: what is wrong if it does not hold, such as "the weights do not sum to 1".
+        fed, came, expected: texts, or values to be shown; a dict shows names and values.
+        hint: where to look.
+
+    Raises:
+        Unexpected: with all four parts.
+    """
+    if not condition:
+        fail(title, fed=fed, came=came, expected=expected, hint=hint)
+
+
+def expect_close(
+    came: Any,
+    expected: Any,
+    title: str,
+    *,
+    fed: Any,
+    hint: str,
+    relative: float = 1e-7,
+    absolute: float = 1e-9,
+) -> None:
+    """Fail unless two arrays (or numbers) have one shape and nearly the same entries; say which entry differs most.
+
+    Args:
+        came: from the answer: an array or a number of any real type.
+        expected: what a property of the operation says that it must be.
+        relative, absolute: |came − expected| ≤ absolute + relative · |expected|, entry by entry.
+
+    Raises:
+        Unexpected: with all four parts.
+    """
+    expected = np.asarray(expected)
+    try:
+        found = np.asarray(came)
+        numbers = found.dtype.kind in "biufc"
+    except (ValueError, TypeError):
+        numbers = False
+    if not numbers:
+        fail(title, fed=fed, came=came, expected=f"numbers, shape {expected.shape}", hint=hint)
+    if found.shape != expected.shape:
+        fail(title, fed=fed, came=f"shape {found.shape}", expected=f"shape {expected.shape}", hint=hint)
+    with np.errstate(all="ignore"):
+        same = (found == expected) | (np.abs(found - expected) <= absolute + relative * np.abs(expected))
+    if same.all():
+        return
+    if not found.ndim:
+        fail(title, fed=fed, came=found[()], expected=expected[()], hint=hint)
+    with np.errstate(all="ignore"):
+        distance = np.where(same, 0, np.nan_to_num(np.abs(found - expected), nan=np.inf))
+    at = tuple(int(i) for i in np.unravel_index(np.argmax(distance), found.shape))
+    wrong = f"{int((~same).sum())} of {same.size} entries differ; the worst is at [{', '.join(map(str, at))}]"
+    fail(title, fed=fed, came=f"{show(found[at])}   ({wrong})", expected=show(expected[at]), hint=hint)
+
+
+def expect_error(
+    function: Callable[..., Any],
+    *inputs: Any,
+    kind: type[Exception],
+    title: str,
+    fed: Any,
+    hint: str,
+) -> None:
+    """Fail unless `function(*inputs)` raises an error of class `kind`.
+
+    Raises:
+        Unexpected: if it raises nothing, or another error.
+    """
+    try:
+        came = function(*inputs)
+    except AnswerError as error:
+        if error.kind == kind.__name__:
+            return
+        came = str(error)
+    except Exception as error:
+        if isinstance(error, kind):
+            return
+        came = f"{type(error).__name__}: {error}"
+    fail(title, fed=fed, came=came, expected=f"a {kind.__name__}", hint=hint)
+
+
+def expect_gradients(
+    name: str,
+    formula: Callable[..., tuple[Any, Any]],
+    inputs: Mapping[str, Any],
+    *,
+    hint: str | Mapping[str, str],
+    rng: np.random.Generator | None = None,
+    own: Sequence[str] = ("_backward", "_forward"),
+) -> None:
+    """Fail unless the answer's backward gives the derivatives of `formula`, measured by `tinyprune.gradcheck`.
+
+    The backward gets the cache of the answer's own forward if that forward is right, so that a cache may hold anything.
+    If it is not right or not there, the backward gets the cache of `formula`, which is what the task says that a cache
+    holds: a backward can be right although its forward is not.
+
+    Args:
+        name: of the backward, such as "linear_backward".
+        formula: `out, cache = formula(*inputs)`, in complex numbers too.
+        inputs: name → value, in order; gradients are expected of those that are arrays of floats.
+        hint: one for all, or one for each input's gradient ("" for the rest).
+        rng: draws the incoming gradient.
+        own: the ends of the names of backward and forward.
+
+    Raises:
+        Unexpected: if a gradient is wrong, or has the wrong shape or number, or if `dout` or the cache was modified.
+    """
+    backward = answer(name)
+    used = {"cache": "of the formula in the task, since your forward is not right on these inputs"}
+
+    def forward(*values: Any) -> tuple[Any, Any]:
+        out, cache = formula(*values)
+        if any(np.iscomplexobj(v) for v in values if isinstance(v, np.ndarray)):
+            return out, cache
+        try:
+            mine, kept = answer(name.removesuffix(own[0]) + own[1])(*values)
+            if np.shape(mine) == np.shape(out) and np.allclose(mine, out, rtol=1e-6, atol=1e-8):
+                used["cache"] = "of your own forward"
+                return out, kept
+        except Exception:
+            # marked by the forward's own tests
+            pass
+        return out, cache
+
+    def explain(argument: str) -> str:
+        return hint if isinstance(hint, str) else hint.get(argument, hint.get("", ""))
+
+    fed = {**inputs, "cache": used["cache"]}
+    try:
+        records = check_gradients(
+            forward, backward, *inputs.values(), name=name, argument_names=list(inputs), mode="complex", rng=rng
+        )
+    except AssertionError as error:
+        fed["cache"] = used["cache"]
+        fail(
+            f"{name} does not keep to its form",
+            fed=_fed(fed),
+            came=str(error),
+            expected="see the task",
+            hint=explain(""),
+        )
+    fed["cache"] = used["cache"]
+    for r in records:
+        if not r.passed:
+            place = f"d{r.argument}[{', '.join(map(str, r.index))}]" if r.index else f"d{r.argument}"
+            fail(
+                f"{name}: d{r.argument} is not the derivative",
+                fed=_fed(fed),
+                came=f"{place} = {r.got:.10g}   (the entry that is most wrong)",
+                expected=f"{place} = {r.expected:.10g}   (measured: relative error {r.relative_error:.1e})",
+                hint=explain(r.argument),
+            )
+
+
+def _fed(inputs: Mapping[str, Any]) -> str:
+    return "\n".join(f"{k} {v.shape}" if isinstance(v, np.ndarray) else f"{k} {v}" for k, v in inputs.items()) + (
+        "\ndout random"
+    )

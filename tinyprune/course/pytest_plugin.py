@@ -1,0 +1,175 @@
+"""The same tests with pytest: for courses without Jupyter, for Gradescope, and for a student's own machine.
+
+    pytest a2 -m a2_3                                          one task
+    pytest a2 --in-process                                     in this process, for a debugger
+    pytest a2 --submission her.py --results results.json       marks, in Gradescope's format
+
+Loaded by the pytest.ini beside the tests. The answers run in a locked process, as they do where they are marked.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tinyprune.course.answers import _submission
+from tinyprune.course.sandbox import AnswerError, Sandbox
+from tinyprune.files import replace_file
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The three options above."""
+    group = parser.getgroup("course")
+    group.addoption("--submission", metavar="FILE", help="the answers; by default a1.py in the folder a1, and so on")
+    group.addoption("--in-process", action="store_true", help="run answers in this process, unprotected")
+    group.addoption("--results", metavar="FILE", help="write marks in Gradescope's format")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the session's marking."""
+    config.addinivalue_line("markers", "points(n): what a test is worth")
+    config.addinivalue_line("markers", "hidden: a test that is not released")
+    config.pluginmanager.register(Marking(config), "tinyprune-marking")
+
+
+class Marking:
+    """One submission and its marks."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        folder = config.rootpath
+        self.config = config
+        self.file = Path(config.getoption("submission") or folder / f"{folder.name}.py")
+        self.in_process = config.getoption("in_process")
+        self.sandbox = Sandbox()
+        self.problem: str | None = None
+        self.loaded = False
+        self.started = time.perf_counter()
+        self.items: dict[str, dict[str, Any]] = {}
+        # from here on, and while tests are collected: they say what the sandbox needs
+        self.token = _submission.set(None if self.in_process else self.sandbox)
+
+    def load(self) -> None:
+        """Run the file of answers, once."""
+        self.loaded = True
+        try:
+            source = self.file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            self.problem = f"{self.file} cannot be read: {error}"
+            return
+        try:
+            if self.in_process:
+                _submission.set(module_of(self.file))
+            else:
+                self.sandbox.run(source, self.file.name)
+        except AnswerError as error:
+            # what stands above the error is there; what stands below is not
+            self.problem = f"{self.file.name} ends with an error: {error}"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Load the answers before the first test; without them say why."""
+        if not self.loaded:
+            self.load()
+        try:
+            return (yield)
+        except Exception as error:
+            if self.problem:
+                error.add_note(self.problem)
+            raise
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Note what a test is worth, for the report."""
+        points = item.get_closest_marker("points")
+        item.user_properties.append(("points", points.args[0] if points else 0))
+        item.user_properties.append(("hidden", item.get_closest_marker("hidden") is not None))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Nothing is earned before it is tested."""
+        for item in session.items:
+            self.items[item.nodeid] = {"properties": dict(item.user_properties), "passed": False}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
+        """Put into the report what a failing test says, without the lines of the test."""
+        report = yield
+        if call.excinfo is not None:
+            report.user_properties.append(("message", message_of(call.excinfo.value)))
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep how a test ended."""
+        entry = self.items.setdefault(report.nodeid, {"properties": {}, "passed": False})
+        entry["properties"] |= dict(report.user_properties)
+        if report.when == "call":
+            entry["passed"] = report.passed
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """End the answers' process; write the marks."""
+        self.sandbox.close()
+        _submission.reset(self.token)
+        results = self.config.getoption("results")
+        if results and not hasattr(self.config, "workerinput"):
+            replace_file(Path(results), json.dumps(self.results(), indent=2).encode())
+
+    def results(self) -> dict[str, Any]:
+        """Marks in the format of https://gradescope-autograders.readthedocs.io/en/latest/specs/."""
+        tests = []
+        for nodeid, entry in self.items.items():
+            points = entry["properties"].get("points", 0)
+            tests.append(
+                {
+                    "name": nodeid.rpartition("::")[2].removeprefix("test_"),
+                    "score": points if entry["passed"] else 0,
+                    "max_score": points,
+                    "status": "passed" if entry["passed"] else "failed",
+                    "output": entry["properties"].get("message", ""),
+                    "visibility": "after_published" if entry["properties"].get("hidden") else "visible",
+                }
+            )
+        return {
+            "score": sum(t["score"] for t in tests),
+            "execution_time": round(time.perf_counter() - self.started, 3),
+            "output": self.problem or "",
+            "tests": tests,
+        }
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say how many points are sure, and that others are not."""
+        for nodeid, entry in self.items.items():
+            if message := entry["properties"].get("message"):
+                terminalreporter.section(nodeid.rpartition("::")[2].removeprefix("test_"), "-", red=True)
+                terminalreporter.write_line(message)
+        passed = sum(e["properties"].get("points", 0) for e in self.items.values() if e["passed"])
+        total = sum(e["properties"].get("points", 0) for e in self.items.values())
+        if self.problem:
+            terminalreporter.write_line(self.problem, red=True)
+        terminalreporter.write_line(f"{passed:g} of {total:g} points of the tests that ran.")
+        hidden = [e for e in self.items.values() if e["properties"].get("hidden")]
+        if not hidden:
+            terminalreporter.write_line(
+                "These are the visible tests only. Hidden tests, which run after you hand in, remain: "
+                "they feed other shapes and values to the same functions."
+            )
+
+
+def module_of(file: Path) -> ModuleType:
+    """The answers as a module of this process."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, with its notes."""
+    kind = "" if isinstance(error, AssertionError | AnswerError) else f"{type(error).__name__}: "
+    return "\n".join([f"{kind}{error}", *getattr(error, "__notes__", ())])

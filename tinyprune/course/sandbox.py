@@ -1,0 +1,350 @@
+"""The tester's side of the wire: a process of its own for somebody's answer.
+
+    with Sandbox() as sandbox:
+        sandbox.run("def double(x):\n    return 2 * x")
+        sandbox.function("double")(np.arange(3))          # array([0, 2, 4]), computed over there
+
+The answer's process has limits on time, memory and what it may touch (see `lockdown`), and nothing of the tester in it:
+neither tests nor checker nor marks. Whatever it does to itself, it can send values only. When it ends or has to be
+ended, a new one takes its place and loads the same sources again, so that one endless loop costs its own points only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyprune.course.wire import Kept, WireError, decode, encode, pack, unpack
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one submission may use. Seconds spent in functions that the tests hand to the answer do not count."""
+
+    seconds_per_call: float = 10.0
+    seconds_in_all: float = 120.0
+    memory_bytes: int = 3 << 30
+    file_bytes: int = 16 << 20
+    output_characters: int = 10_000
+
+
+class AnswerError(Exception):
+    """The answer raised an error, took too long or ended its process. `kind` is the class of what it raised."""
+
+    def __init__(self, kind: str, message: str, trace: str = "") -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind, self.message, self.trace = kind, message, trace
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}\nin your code:\n{self.trace.rstrip()}" if self.trace else text
+
+
+class AnswerDied(AnswerError):
+    """The answer's process ended, by itself or because it had to be ended."""
+
+
+class Sandbox:
+    """A process for one submission. Close it, or use it in a `with`."""
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        environment: dict[str, str] | None = None,
+        preload: tuple[str, ...] = ("numpy",),
+    ) -> None:
+        """Prepare; the process starts when it is first needed.
+
+        Args:
+            limits: of time, memory and output.
+            environment: variables for the process, beside a few that it needs; none of this process's own.
+            preload: modules that are imported before the door is locked.
+        """
+        self.limits = limits or Limits()
+        self.environment = environment or {}
+        self.preload = preload
+        self.sources: list[tuple[str, str]] = []
+        self.seconds_left = self.limits.seconds_in_all
+        self.filters: list[str] = []
+        self._process: subprocess.Popen | None = None
+        self._kept: list[Any] = []
+        self._generation = 0
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def run(self, source: str, name: str = "answer.py") -> str:
+        """Execute `source` in the answer's namespace.
+
+        Args:
+            name: what tracebacks call it.
+
+        Returns:
+            what it printed, cut to the limit.
+
+        Raises:
+            AnswerError: if it raised an error; `AnswerDied` if its process ended. A source that ended its process is
+                not loaded again.
+        """
+        try:
+            self._ask({"run": source, "name": name}, None)
+        except AnswerDied:
+            raise
+        except AnswerError:
+            # what it defined before the error is there again after a restart
+            self.sources.append((source, name))
+            raise
+        self.sources.append((source, name))
+        return self.printed()
+
+    def has(self, name: str) -> bool:
+        """Whether the answer defines a function of this name."""
+        return self._ask({"has": name}, None)
+
+    def function(self, name: str, keep: str = "none") -> Callable[..., Any]:
+        """A function of the answer, to be called from here.
+
+        Args:
+            keep: "cache": of a result (out, cache) the cache stays there; "all": the whole result does; "none".
+        """
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._ask({"call": name, "keep": keep}, (args, kwargs))
+
+        call.__name__ = call.__qualname__ = name
+        return call
+
+    def hold(self, value: Any) -> Kept:
+        """Send a value over once, for many calls."""
+        return self._ask({"hold": True}, value)
+
+    def fetch(self, kept: Kept) -> Any:
+        """A value that stayed there."""
+        return self._ask({"fetch": True}, kept)
+
+    def printed(self) -> str:
+        """What the answer has printed since this was last asked."""
+        if self._process is None:
+            return ""
+        self._output.seek(self._output_at)
+        data = self._output.read(4 * self.limits.output_characters)
+        self._output_at = self._output.seek(0, os.SEEK_END)
+        text = data.decode(errors="replace")
+        most = self.limits.output_characters
+        return text if len(text) <= most else text[:most] + "\n… (cut)\n"
+
+    def close(self) -> None:
+        """End the process, whatever it is doing, and remove its directory."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # its group: also what it may have started
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+        process.wait()
+        for descriptor in (self._to_child, self._from_child):
+            os.close(descriptor)
+        self._output.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _start(self) -> None:
+        self._scratch = tempfile.mkdtemp(prefix="answer-")
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        self._output_at = 0
+        incoming, self._to_child = os.pipe()
+        self._from_child, outgoing = os.pipe()
+        settings = {
+            "scratch": self._scratch,
+            "incoming": incoming,
+            "outgoing": outgoing,
+            "memory_bytes": self.limits.memory_bytes,
+            "cpu_seconds": int(self.limits.seconds_in_all) + 30,
+            "file_bytes": self.limits.file_bytes,
+            "preload": self.preload,
+        }
+        environment = {
+            "HOME": self._scratch,
+            "TMPDIR": self._scratch,
+            "MPLCONFIGDIR": self._scratch,
+            "MPLBACKEND": "agg",
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "PATH": os.defpath,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+            **({"SYSTEMROOT": os.environ["SYSTEMROOT"]} if "SYSTEMROOT" in os.environ else {}),
+            **self.environment,
+        }
+        package = Path(__file__).parents[2]
+        # -I: neither the directory that it starts in nor this user's own packages are imported from
+        bootstrap = f"import sys; sys.path.append({str(package)!r}); from tinyprune.course.child import main; main()"
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-u", "-c", bootstrap, json.dumps(settings)],
+                cwd=self._scratch,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=(incoming, outgoing),
+                start_new_session=True,
+            )
+        finally:
+            os.close(incoming)
+            os.close(outgoing)
+        self._generation += 1
+        self._kept.clear()
+        self._deadline = time.monotonic() + 60  # importing is not the answer's time
+        try:
+            head, _ = unpack(self._read)
+        except AnswerDied as error:
+            raise RuntimeError(f"the answer's process did not start: {error}\n{self.printed()}") from None
+        self.filters = head["ready"]
+        for source, name in list(self.sources):
+            with contextlib.suppress(AnswerError):
+                self._exchange({"run": source, "name": name}, None)
+        self.printed()
+
+    def _ask(self, head: dict[str, Any], value: Any) -> Any:
+        if self.seconds_left <= 0:
+            raise AnswerDied("TimeoutError", f"the submission took more than {self.limits.seconds_in_all:g} s in all")
+        if self._process is None:
+            self._start()
+        return self._exchange(head, value)
+
+    def _exchange(self, head: dict[str, Any], value: Any) -> Any:
+        allowed = min(self.limits.seconds_per_call, self.seconds_left)
+        self._deadline = time.monotonic() + allowed
+        begun = time.monotonic()
+        elsewhere = 0.0
+        try:
+            arrays = self._send(head, value)
+            while True:
+                reply, received = unpack(self._read)
+                if "callback" in reply:
+                    paused = time.monotonic()
+                    self._call_back(reply, received)
+                    gone = time.monotonic() - paused
+                    self._deadline += gone
+                    elsewhere += gone
+                    continue
+                if "raised" in reply:
+                    raised = {k: str(v) for k, v in reply["raised"].items()}
+                    raise AnswerError(raised["kind"], raised["message"], raised["trace"])
+                for index, tree in reply.get("changed", {}).items():
+                    original = arrays[int(index)]
+                    if original.flags.writeable:
+                        np.copyto(original, self._decode(tree, received))
+                return self._decode(reply["value"], received)
+        except (WireError, KeyError, AttributeError, TypeError) as error:
+            # its process does not speak the language any more
+            self.close()
+            raise AnswerDied("RuntimeError", f"the answer broke its own process: {error}") from None
+        finally:
+            self.seconds_left -= time.monotonic() - begun - elsewhere
+
+    def _send(self, head: dict[str, Any], value: Any) -> list[np.ndarray]:
+        arrays: list[np.ndarray] = []
+        head = head | {"value": encode(value, arrays, self._keep, KeptHere)}
+        data = memoryview(pack(head, arrays))
+        while data:
+            # in small pieces: the other side may have stopped reading
+            _, ready, _ = select.select([], [self._to_child], [], max(self._deadline - time.monotonic(), 0))
+            if not ready:
+                self._give_up()
+            try:
+                data = data[os.write(self._to_child, data[:4096]) :]
+            except BrokenPipeError:
+                self._died()
+        return arrays
+
+    def _read(self, size: int) -> bytes:
+        parts = []
+        while size:
+            ready, _, _ = select.select([self._from_child], [], [], max(self._deadline - time.monotonic(), 0))
+            if not ready:
+                self._give_up()
+            part = os.read(self._from_child, min(size, 1 << 20))
+            if not part:
+                self._died()
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _give_up(self) -> None:
+        self.close()
+        seconds = self.limits.seconds_per_call
+        raise AnswerDied("TimeoutError", f"no result after {seconds:g} s: an endless loop, or far too slow")
+
+    def _died(self) -> None:
+        process = self._process
+        code = process.wait() if process else 0
+        last = self.printed().strip().splitlines()[-1:]
+        self.close()
+        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+        raise AnswerDied("SystemExit", f"the answer ended its own process {how}" + "".join(f" ({s})" for s in last))
+
+    def _call_back(self, reply: dict[str, Any], received: list[np.ndarray]) -> None:
+        try:
+            args, kwargs = self._decode(reply["value"], received)
+            result = self._kept[reply["callback"]](*args, **kwargs)
+        except WireError:
+            raise
+        except Exception as error:
+            self._send({"raised": {"message": f"{type(error).__name__}: {error}"}}, None)
+        else:
+            self._send({"done": True}, result)
+
+    def _keep(self, thing: Any) -> int:
+        self._kept.append(thing)
+        return len(self._kept) - 1
+
+    def _decode(self, tree: Any, arrays: list[np.ndarray]) -> Any:
+        def function(number: int) -> Any:
+            raise WireError("an answer cannot hand over functions")
+
+        value = decode(tree, arrays, function, lambda number: self._kept[number])
+        return _stamped(value, self)
+
+
+class KeptHere(Kept):
+    """What an answer's process keeps, as long as it lives."""
+
+    def __init__(self, number: int, sandbox: Sandbox) -> None:
+        self._number, self._sandbox, self._generation = number, sandbox, sandbox._generation
+
+    @property
+    def number(self) -> int:
+        """Under which it is kept. Raises AnswerDied if the process that kept it is gone."""
+        if self._generation != self._sandbox._generation or self._sandbox._process is None:
+            raise AnswerDied("SystemExit", "the answer's process ended, and with it what it kept")
+        return self._number
+
+
+def _stamped(value: Any, sandbox: Sandbox) -> Any:
+    if type(value) is Kept:
+        return KeptHere(value.number, sandbox)
+    if type(value) in (tuple, list):
+        return type(value)(_stamped(v, sandbox) for v in value)
+    return {k: _stamped(v, sandbox) for k, v in value.items()} if type(value) is dict else value
