@@ -19,11 +19,9 @@ from IPython.display import HTML, Markdown, display
 import tinyprune
 from tinyprune.config import load_preset
 from tinyprune.errors import UsageError
-from tinyprune.files import locked
 from tinyprune.kernels.backend import get_backend
 from tinyprune.plots import STYLE
-from tinyprune.runs import RunDirectory
-from tinyprune.stages import Run
+from tinyprune.stages import Run, trained_once
 
 REPOSITORY = Path(tinyprune.__file__).parents[1]
 # JupyterLab breaks long lines of code in the middle of words; with this, at blanks.
@@ -117,11 +115,5 @@ def baseline_run() -> Run:
     It is kept in runs/ beside the package, for each Python, since each brings another text; a second notebook that asks
     meanwhile waits for the first. `run.load("train").model` is the model, `run.text` its text.
     """
-    directory = RunDirectory(REPOSITORY / "runs" / f"notebooks-python{platform.python_version()}")
-    run = Run(directory, load_preset("tiny"), get_backend("numba"), "run the cell once more")
-    directory.path.mkdir(parents=True, exist_ok=True)
-    with locked(directory.path / ".lock", wait=True):
-        outdated = directory.started and directory.read_config() != run.config
-        run.prepare(["train"], resume=not outdated, overwrite=outdated)
-        run.train(resume=not outdated and directory.checkpoint("train").exists())
-    return run
+    path = REPOSITORY / "runs" / f"notebooks-python{platform.python_version()}"
+    return trained_once(path, load_preset("tiny"), get_backend("numba"), "run the cell once more")

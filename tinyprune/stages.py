@@ -29,6 +29,7 @@ from tinyprune.compilation import announced
 from tinyprune.config import ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.files import locked
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates, settle
@@ -375,3 +376,18 @@ class Run:
             if path.exists():
                 return load_checkpoint(path)[1]["metrics_length"]
         return 0
+
+
+def trained_once(path: Path, config: RunConfig, ops: SimpleNamespace, resume_command: str) -> Run:
+    """A run whose baseline is trained: by this call, or by an earlier one, in this process or in another.
+
+    One that asks meanwhile waits for the first; a run with other settings is done anew.
+    """
+    directory = RunDirectory(path)
+    run = Run(directory, config, ops, resume_command)
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path / ".lock", wait=True):
+        outdated = directory.started and directory.read_config() != config
+        run.prepare(["train"], resume=not outdated, overwrite=outdated)
+        run.train(resume=not outdated and directory.checkpoint("train").exists())
+    return run

@@ -1,0 +1,183 @@
+"""What later assignments are given to start from: a trained language model with heads to gate and to remove.
+
+    model = given.trained()
+    batches = model.batches(steps=100)
+    loss, dgate = batches.loss_and_gate_gradients(np.ones((model.L, model.H)))
+    model.bits(model.parameters)                                   # bits per character on text that it has not read
+
+It stays on the tests' side of the wall: an answer gets functions that it can call, and numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import tinyprune
+from tinyprune.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from tinyprune.data import Segments, Text
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.parameters import Parameters, init_parameters
+from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.stages import trained_once
+from tinyprune.training.evaluation import evaluate
+
+CONFIG = RunConfig(
+    model=ModelConfig(kind="all-attention", L=3, D=64, H=4, N=32, T=64, M=64),
+    data=DataConfig(corpus="pydoc"),
+    train=TrainConfig(steps=600, B=16, lr=3e-3, lr_min=3e-4, warmup=50, evaluate_every=0),
+)
+HELD_OUT = 6_000  # characters, of the test split: a fifth of a second
+
+
+class BudgetUsed(ValueError):
+    """More training steps were asked for than are allowed."""
+
+
+def kept_in() -> Path:
+    """Where the trained model is kept: $TINYPRUNE_COURSE, or runs/ beside the package, or the user's cache."""
+    if given := os.environ.get("TINYPRUNE_COURSE"):
+        return Path(given)
+    repository = Path(tinyprune.__file__).parents[1]
+    if (repository / "pyproject.toml").exists() and os.access(repository, os.W_OK):
+        return repository / "runs"
+    return Path.home() / ".cache" / "tinyprune"
+
+
+def trained() -> GivenModel:
+    """The trained model; the first call on a machine trains it, in some seconds, and keeps it."""
+    path = kept_in() / f"course-python{platform.python_version()}"
+    run = trained_once(path, CONFIG, get_backend("numba"), "run the same again")
+    return GivenModel(run.load("train").model, run.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenModel:
+    """A trained All-attention language model, all heads open, without gates.
+
+    Attributes:
+        model: as it was trained.
+        text: that it was trained on.
+    """
+
+    model: Transformer
+    text: Text
+
+    @property
+    def L(self) -> int:
+        """Layers."""
+        return self.model.config.L
+
+    @property
+    def H(self) -> int:
+        """Heads in each layer."""
+        return self.model.config.H
+
+    @property
+    def Dh(self) -> int:
+        """Numbers in a head."""
+        return self.model.config.Dh
+
+    @property
+    def parameters(self) -> Parameters:
+        """A copy of all parameters, float32, by name: `layers.0.Wq`, …"""
+        return {name: value.copy() for name, value in self.model.params.items()}
+
+    def untrained(self, seed: int) -> Parameters:
+        """Parameters of the same shapes that have learned nothing."""
+        return init_parameters(self.model.config, np.random.default_rng(seed))
+
+    def with_parameters(self, parameters: Parameters) -> Transformer:
+        """The model with these parameters, which may have fewer heads in a layer: Wo says how many.
+
+        Raises:
+            ValueError: if they do not fit together.
+        """
+        config = self.model.config
+        heads = []
+        for i in range(config.L):
+            name = f"layers.{i}.Wo"
+            rows = len(parameters[name]) if name in parameters else -1
+            if rows % config.Dh or not 0 <= rows <= config.H * config.Dh:
+                raise ValueError(f"params[{name!r}] must have {config.Dh} rows for each head, got {rows}")
+            heads.append(rows // config.Dh)
+        ids = tuple(tuple(range(n)) for n in heads)
+        config = dataclasses.replace(config, heads=tuple(heads), head_ids=ids)
+        given = {name: np.asarray(value, np.float32) for name, value in parameters.items()}
+        return Transformer(config, given, ops=self.model.ops)
+
+    def gated(self, gate: NDArray) -> Parameters:
+        """The trained parameters with head h of layer l multiplied by gate[l, h], which here are rows of Wo.
+
+        Args:
+            gate: (L, H), any numbers; an output scaling is multiplied in by whoever wants one.
+
+        Raises:
+            ValueError: if `gate` is not (L, H) or not finite.
+        """
+        gate = np.asarray(gate, np.float32)
+        if gate.shape != (self.L, self.H) or not np.isfinite(gate).all():
+            raise ValueError(f"gate must be finite and of shape ({self.L}, {self.H}), got {gate.shape}")
+        parameters = dict(self.model.params)
+        for i, row in enumerate(gate):
+            parameters[f"layers.{i}.Wo"] = parameters[f"layers.{i}.Wo"] * np.repeat(row, self.Dh)[:, None]
+        return parameters
+
+    def bits(self, parameters: Parameters) -> float:
+        """Bits per character on held-out text."""
+        held_out = self.held_out
+        return float(evaluate(self.with_parameters(parameters), held_out, len(held_out)).bits_per_character)
+
+    @cached_property
+    def held_out(self) -> NDArray:
+        """The beginning of the test split; one token is one character."""
+        return self.text.test[:HELD_OUT]
+
+    def batches(self, steps: int) -> Batches:
+        """The training text, for so many steps."""
+        return Batches(self, steps)
+
+
+class Batches:
+    """Training steps on one batch after the other; only so many.
+
+    Attributes:
+        steps: how many are allowed.
+        used: how many have been made.
+    """
+
+    def __init__(self, given: GivenModel, steps: int) -> None:
+        self.given, self.steps, self.used = given, steps, 0
+        self._segments = Segments(given.text.train, 16, given.model.config.T)
+        self._memory: Memory | None = None
+
+    def loss_and_gradients(self, parameters: Parameters) -> tuple[float, Parameters]:
+        """Loss on the next batch, in nats a character, and its gradients, by name.
+
+        Raises:
+            BudgetUsed: if all steps are used.
+            ValueError: if the parameters do not fit together.
+        """
+        if self.used == self.steps:
+            raise BudgetUsed(f"all {self.steps} steps are used")
+        model = self.given.with_parameters(parameters)
+        ids, targets, fresh = self._segments.batch(self.used)
+        self.used += 1
+        loss, self._memory, cache = model.loss(ids, targets, None if fresh else self._memory)
+        return float(loss), model.backward(1.0, cache)
+
+    def loss_and_gate_gradients(self, gate: NDArray) -> tuple[float, NDArray]:
+        """Loss of the trained model on the next batch, its heads multiplied by `gate` (L, H), and ∂loss/∂gate (L, H).
+
+        A gate multiplies its head's rows of Wo, so that its gradient is the sum of Wo's, entry by entry times Wo.
+        """
+        given = self.given
+        loss, grads = self.loss_and_gradients(given.gated(gate))
+        rows = [grads[f"layers.{i}.Wo"] * given.model.params[f"layers.{i}.Wo"] for i in range(given.L)]
+        return loss, np.stack([r.reshape(given.H, -1).sum(1) for r in rows]).astype(np.float64)
