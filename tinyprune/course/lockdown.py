@@ -87,10 +87,11 @@ def limit_resources(memory_bytes: int, cpu_seconds: int, file_bytes: int) -> Non
 
 
 def refuse_in_python(scratch: Path, package: Path) -> None:
-    """Refuse forbidden imports, files of the package, changes outside `scratch`, processes and network from now on."""
+    """From now on refuse forbidden imports, processes, network, and files but those of Python and in `scratch`."""
     # the hook alone would do; the finder is there for its message
     sys.meta_path.insert(0, _Refuser())
-    sys.addaudithook(_hook(str(scratch.resolve()), str(package.resolve())))
+    readable = [os.path.realpath(path) for path in readable_paths()]
+    sys.addaudithook(_hook(str(scratch.resolve()), str(package.resolve()), readable))
 
 
 def refuse_import(name: str) -> None:
@@ -106,7 +107,7 @@ class _Refuser:
         refuse_import(name)
 
 
-def _hook(scratch: str, package: str) -> Callable[[str, tuple], None]:
+def _hook(scratch: str, package: str, readable: Sequence[str]) -> Callable[[str, tuple], None]:
     # all that it uses is bound here: an answer that changes modules does not change this
     realpath, fspath, isinstance_, separator = os.path.realpath, os.fspath, isinstance, os.sep
 
@@ -125,8 +126,12 @@ def _hook(scratch: str, package: str) -> Callable[[str, tuple], None]:
                 return
             if inside(path, package):
                 raise Refused(f"an answer may not read the package's files, {path}")
-            if isinstance_(flags, int) and flags & WRITING and not inside(path, scratch) and path != os.devnull:
+            if inside(path, scratch) or path == os.devnull:
+                return
+            if isinstance_(flags, int) and flags & WRITING:
                 raise Refused(f"an answer may write files in its own directory only, not {path}")
+            if not any(inside(path, directory) for directory in readable):
+                raise Refused(f"an answer may not read {path}")
         elif event in REFUSED_EVENTS:
             raise Refused(f"an answer may not {REFUSED_EVENTS[event]}")
         elif event in CHANGES:

@@ -115,7 +115,7 @@ class IsolatedExecute(NbGraderPreprocessor):
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """See nbgrader."""
-        limits = Limits(self.seconds_per_call, self.seconds_in_all, self.memory_megabytes << 20)
+        limits = Limits(self.seconds_per_call, self.seconds_in_all, memory_bytes=self.memory_megabytes << 20)
         with Sandbox(limits) as sandbox:
             mark(nb, sandbox)
         return nb, resources

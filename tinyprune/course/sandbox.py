@@ -37,6 +37,7 @@ class Limits:
 
     seconds_per_call: float = 10.0
     seconds_in_all: float = 120.0
+    timeouts: int = 2  # of one function, before it is given up
     memory_bytes: int = 3 << 30
     file_bytes: int = 16 << 20
     output_characters: int = 10_000
@@ -80,6 +81,7 @@ class Sandbox:
         self.preload = preload
         self.sources: list[tuple[str, str]] = []
         self.seconds_left = self.limits.seconds_in_all
+        self.timeouts: dict[str, int] = {}
         self.filters: list[str] = []
         self._process: subprocess.Popen | None = None
         self._kept: list[Any] = []
@@ -127,7 +129,14 @@ class Sandbox:
         """
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._ask({"call": name, "keep": keep}, (args, kwargs))
+            if self.timeouts.get(name, 0) >= self.limits.timeouts:
+                raise AnswerDied("TimeoutError", f"{name} gave no result {self.limits.timeouts} times: not tried again")
+            try:
+                return self._ask({"call": name, "keep": keep}, (args, kwargs))
+            except AnswerDied as error:
+                if error.kind == "TimeoutError":
+                    self.timeouts[name] = self.timeouts.get(name, 0) + 1
+                raise
 
         call.__name__ = call.__qualname__ = name
         return call

@@ -93,7 +93,8 @@ def expect_close(
     if found.shape != expected.shape:
         fail(title, fed=fed, came=f"shape {found.shape}", expected=f"shape {expected.shape}", hint=hint)
     with np.errstate(all="ignore"):
-        same = (found == expected) | (np.abs(found - expected) <= absolute + relative * np.abs(expected))
+        close = np.abs(found - expected) <= absolute + relative * np.abs(expected)
+        same = (found == expected) | (close & np.isfinite(expected))
     if same.all():
         return
     if not found.ndim:

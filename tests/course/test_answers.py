@@ -1,0 +1,86 @@
+"""How tests find the functions of a submission."""
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tinyprune.course import Sandbox, answer, fetch, hold, prepare, submission
+from tinyprune.course.answers import NoAnswer
+from tinyprune.ops import linear_forward
+
+SOURCE = """
+import numpy as np
+
+def scale_forward(x, s):
+    return s * x, x
+
+def short_forward(x):
+    return x
+
+def add(x, y):
+    return x + y
+"""
+
+
+@pytest.fixture(params=["sandbox", "module"])
+def submitted(request):
+    """The same answers, in a process of their own or in this one."""
+    if request.param == "sandbox":
+        with Sandbox() as sandbox, submission(sandbox):
+            sandbox.run(SOURCE)
+            yield request.param
+    else:
+        module = ModuleType("answers")
+        exec(SOURCE, module.__dict__)
+        with submission(module):
+            yield request.param
+
+
+def test_answers_are_the_same_on_both_sides_of_the_wall(submitted):
+    out, _ = answer("scale_forward")(np.arange(3.0), 2.0)
+    assert out.tolist() == [0, 2, 4]
+    assert answer("add")(1, 2) == 3
+    held = hold(np.ones(2))
+    assert fetch(answer("add", keep="all")(held, held)).tolist() == [2, 2]
+
+
+def test_missing_answer_is_named(submitted):
+    with pytest.raises(NoAnswer, match="there is no function nothing"):
+        answer("nothing")
+
+
+def test_forward_without_a_cache_is_told_so(submitted):
+    with pytest.raises(NoAnswer, match=r"short_forward\(float64 \(2,\)\) must return two things, out and a cache"):
+        answer("short_forward")(np.ones(2))
+
+
+def test_error_says_what_the_answer_was_called_with(submitted):
+    with pytest.raises(Exception) as error:  # noqa: PT011, B017 (whatever the answer raises)
+        answer("add")(np.ones((2, 3)), np.ones(4))
+    assert error.value.__notes__ == ["when called as add(float64 (2, 3), float64 (4,))"]
+
+
+def test_function_of_this_package_is_no_answer():
+    module = ModuleType("answers")
+    module.linear_forward = linear_forward
+    with submission(module), pytest.raises(NoAnswer, match="write your own"):
+        answer("linear_forward")
+
+
+def test_in_a_notebook_answers_are_its_own(monkeypatch):
+    main = ModuleType("__main__")
+    exec(SOURCE, main.__dict__)
+    monkeypatch.setitem(__import__("sys").modules, "__main__", main)
+    assert answer("add")(1, 2) == 3
+
+
+def test_needs_are_those_of_the_sandbox_or_of_the_notebook(monkeypatch):
+    monkeypatch.setenv("NEEDED", "0")
+    with Sandbox() as sandbox, submission(sandbox):
+        prepare(preload=("numpy", "json"), environment={"NEEDED": "1"}, seconds_per_call=3)
+        sandbox.run("import os\ndef needed():\n    return os.environ['NEEDED']")
+        assert answer("needed")() == "1"
+        assert sandbox.limits.seconds_per_call == 3
+    prepare(environment={"NEEDED": "2"})
+    assert __import__("os").environ["NEEDED"] == "2"

@@ -1,0 +1,150 @@
+"""What is expected of answers, and what is said when something else comes."""
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.course import expect, expect_close, expect_error, expect_gradients, submission
+from tinyprune.course.expectations import Unexpected
+from tinyprune.course.sandbox import AnswerError
+
+FORM = {"fed": "x", "hint": "look there"}
+
+
+def said(function, *args, **options):
+    with pytest.raises(Unexpected) as error:
+        function(*args, **options)
+    return str(error.value)
+
+
+def test_failure_has_four_parts():
+    text = said(expect, False, "the sum is not 1", fed={"x": np.ones(2), "n": 3}, came=2.0, expected=1.0, hint="divide")
+    lines = text.splitlines()
+    assert lines[0] == "the sum is not 1"
+    assert [line[:10].strip() for line in lines[1:] if line[:10].strip()] == ["fed", "came", "expected", "hint"]
+    assert "float64 array of shape (2,): [1. 1.]" in text
+    assert "n = 3" in text
+    expect(True, "holds", came=1, expected=1, **FORM)
+
+
+@pytest.mark.parametrize(
+    ("came", "expected"),
+    [(1.0, 1.0), (np.ones((2, 3)), np.ones((2, 3))), (np.float32([1, 2]), [1, 2]), (True, 1), (np.inf, np.inf)]
+    + [(1 + 5e-8, 1.0), ([[1, 2]], np.array([[1.0, 2.0]])), (np.zeros((0, 3)), np.zeros((0, 3)))],
+)
+def test_close_enough(came, expected):
+    expect_close(came, expected, "title", **FORM)
+
+
+@pytest.mark.parametrize(
+    ("came", "expected"),
+    [(1 + 2e-7, 1.0), (np.nan, 1.0), (1.0, np.nan), (np.inf, -np.inf), (None, 1.0), ("text", 1.0), ([[1], [1, 2]], 1.0)]
+    + [(np.ones(3), np.ones((3, 1))), (np.ones(1), 1.0), ({"a": 1}, 1.0), (print, 1.0), (1e-8, 0.0)],
+    ids=str,
+)
+def test_not_close_enough(came, expected):
+    said(expect_close, came, expected, "title", **FORM)
+
+
+def test_worst_entry_is_named():
+    came = np.zeros((2, 3))
+    came[1, 2], came[0, 0] = 5, 1
+    text = said(expect_close, came, np.zeros((2, 3)), "title", **FORM)
+    assert "2 of 6 entries differ; the worst is at [1, 2]" in text
+    assert "came      5 " in text
+
+
+def raising(error):
+    def function(x):
+        raise error
+
+    return function
+
+
+def test_error_of_the_right_kind_is_expected():
+    options = {"kind": ValueError, "title": "must refuse", **FORM}
+    expect_error(raising(ValueError("x")), 1, **options)
+    expect_error(raising(AnswerError("ValueError", "x")), 1, **options)
+    assert "came      KeyError" in said(expect_error, raising(KeyError("x")), 1, **options)
+    assert "NotImplementedError" in said(expect_error, raising(AnswerError("NotImplementedError", "")), 1, **options)
+    assert "came      1" in said(expect_error, lambda x: x, 1, **options)
+
+
+INPUTS = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)), "W": np.eye(4)[:, :3] + 0.1, "b": np.ones(3)}
+
+
+def gradients(forward, backward, hint="look there"):
+    """expect_gradients on answers of this process."""
+    module = ModuleType("answers")
+    module.linear_forward, module.linear_backward = forward, backward
+    with submission(module):
+        expect_gradients("linear_backward", ops.linear_forward, INPUTS, hint=hint)
+
+
+def own_forward(x, W, b):
+    return np.einsum("btk,ko->bto", x.real, W.real) + b.real, {"inputs": (x, W)}
+
+
+def own_backward(dout, cache):
+    x, W = cache["inputs"]
+    return dout @ W.T, np.einsum("btk,bto->ko", x, dout), dout.sum((0, 1))
+
+
+def plain_backward(dout, cache):
+    x, W, _ = cache
+    return own_backward(dout, {"inputs": (x, W)})
+
+
+def test_own_cache_is_used_if_the_forward_is_right():
+    gradients(own_forward, own_backward)
+
+
+def wrong_forward(x, W, b):
+    return x @ W, None
+
+
+def failing_forward(x, W, b):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("forward", [wrong_forward, failing_forward])
+def test_right_backward_passes_without_a_right_forward(forward):
+    gradients(forward, plain_backward)
+
+
+def test_wrong_gradient_is_named_with_its_hint():
+    def backward(dout, cache):
+        dx, dW, db = own_backward(dout, cache)
+        return dx, dW * (1 + 1e-9), db
+
+    text = said(gradients, own_forward, backward, {"x": "of x", "W": "of W", "b": "of b"})
+    assert text.startswith("linear_backward: dW is not the derivative")
+    assert "hint      of W" in text
+    assert "x (2, 3, 4)\n" in text
+    assert "came      dW[" in text
+    assert "cache of your own forward" in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (lambda dx, dW, db: (dx, dW), "must return 3 gradients, got 2"),
+        (lambda dx, dW, db: (dx, dW.T, db), "must have shape"),
+        (lambda dx, dW, db: (dx, dW, None), "1 gradients expected for b, got 0"),
+    ],
+)
+def test_wrong_form_is_told(wrong, what):
+    text = said(gradients, own_forward, lambda dout, cache: wrong(*own_backward(dout, cache)), {"": "the form"})
+    assert what in text
+    assert "hint      the form" in text
+
+
+def test_modified_cache_is_told():
+    def backward(dout, cache):
+        result = own_backward(dout, cache)
+        cache["inputs"][0][...] = 0
+        return result
+
+    assert "must not modify its cache" in said(gradients, own_forward, backward)

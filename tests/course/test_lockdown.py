@@ -1,0 +1,126 @@
+"""What an answer's process is kept from, by Python, by the system's limits and by the kernel."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinyprune
+from tinyprune.course.lockdown import FORBIDDEN_IMPORTS
+from tinyprune.course.sandbox import AnswerError, Sandbox
+
+PACKAGE = Path(tinyprune.__file__).parent
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filters are Linux's")
+
+
+@pytest.fixture(scope="module")
+def run():
+    with Sandbox() as sandbox:
+        sandbox.run("def run(source):\n    space = {}\n    exec(source, space)\n    return repr(space.get('r'))")
+        yield sandbox.function("run")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import tinyprune.ops", "from tinyprune import ops", "import tinyprune\nr = tinyprune.ops.linear_forward"]
+    + ["from tinyprune.kernels.cpu import linear", "import importlib\nimportlib.import_module('tinyprune.ops.linear')"]
+    + ["__import__('tinyprune.model')", "import sys\nsys.meta_path.pop(0)\nimport tinyprune.ops"]
+    + [f"import {name}.nn" for name in FORBIDDEN_IMPORTS if name != "tinyprune"],
+)
+def test_solutions_and_frameworks_are_not_imported(run, source):
+    with pytest.raises(AnswerError, match=r"an answer may not (import|read)"):
+        run(source)
+
+
+def test_refusal_says_what_to_do(run):
+    with pytest.raises(AnswerError, match="an answer may not import tinyprune.ops: write what the task asks for"):
+        run("import tinyprune.ops")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        f"open({str(PACKAGE / 'ops' / 'linear.py')!r})",
+        f"import pathlib\npathlib.Path({str(PACKAGE)!r}, 'cli.py').read_text()",
+    ]
+    + [f"open({__file__!r})", "open('/etc/hostname/../../root/.profile')", "open('elsewhere/../../x', 'w')"]
+    + [
+        f"import os\nos.remove({__file__!r})",
+        f"import os\nos.rename({__file__!r}, 'mine')",
+        "import os\nos.mkdir('/tmp/made')",
+    ]
+    + [
+        f"import shutil\nshutil.rmtree({str(Path(__file__).parent)!r})",
+        f"import os\nos.symlink({__file__!r}, '/tmp/link')",
+    ]
+    + ["import os\nos.fork()", "import os\nos.system('true')", "import subprocess\nsubprocess.run(['true'])"]
+    + ["import os\nos.kill(os.getppid(), 0)", "import socket\nsocket.socket()", "import ctypes\nctypes.CDLL(None)"]
+    + ["import os\nos.execv('/bin/true', ['true'])", "import os\nos.posix_spawn('/bin/true', ['true'], {})"]
+    + ["import multiprocessing as m\nm.Process(target=print).start()"],
+)
+def test_files_processes_and_network_are_refused(run, source):
+    with pytest.raises(AnswerError, match=r"(Refused|PermissionError)"):
+        run(source)
+    assert Path(__file__).exists()
+
+
+def test_what_answers_need_is_allowed(run):
+    assert run("open('mine', 'w').write('x')\nr = open('mine').read()") == "'x'"
+    assert run("import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()\nr = 1") == "1"
+    assert run("import decimal, fractions, statistics\nr = statistics.mean([1, 2, 3])") == "2"
+    assert run("import numpy as np\nr = float(np.linalg.svd(np.eye(3))[1].sum())") == "3.0"
+
+
+def in_a_process(source):
+    """What a program prints that has only the kernel's filters on."""
+    head = (
+        "import ctypes, os, sys\nfrom pathlib import Path\nfrom tinyprune.course.lockdown import refuse_in_the_kernel\n"
+    )
+    program = f"{head}libc = ctypes.CDLL(None, use_errno=True)\nfilters = refuse_in_the_kernel(Path.cwd())\n{source}"
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "call",
+    ["libc.fork()", "libc.vfork()", "libc.kill(os.getppid(), 0)", "libc.socket(2, 1, 0)", "libc.setsid()"]
+    + ["libc.syscall(56, 17, 0, 0, 0, 0) if os.uname().machine == 'x86_64' else -1", "libc.unshare(0x10000000)"]
+    + ["libc.ptrace(0, 0, 0, 0)", "libc.execv(b'/bin/true', None)"],
+)
+def test_kernel_refuses_what_native_code_tries(call):
+    assert in_a_process(f"r = {call}\nif r == 0: os._exit(9)\nprint('seccomp' not in filters or r == -1)") == "True"
+
+
+@LINUX
+def test_kernel_refuses_files_that_native_code_opens(tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    opened = "libc.open(b'../secret', 0)"
+    made = "libc.open(b'../new', os.O_CREAT | os.O_WRONLY, 0o600)"
+    removed = "libc.unlink(b'../secret')"
+    own = "libc.open(b'mine', os.O_CREAT | os.O_WRONLY, 0o600)"
+    printed = in_a_process(f"print('landlock' in filters, {opened}, {made}, {removed}, {own} > 0)")
+    if printed.startswith("True"):
+        assert printed == "True -1 -1 -1 True"
+        assert (tmp_path / "secret").exists()
+    else:
+        pytest.skip("this kernel has no Landlock")
+
+
+@LINUX
+def test_threads_are_made_past_the_kernels_filter():
+    program = "import threading\nt = threading.Thread(target=lambda: print('ran'))\nt.start()\nt.join()"
+    assert in_a_process(program) == "ran"
+
+
+@LINUX
+def test_both_filters_are_in_force_here():
+    with Sandbox() as sandbox:
+        sandbox.run("pass")
+        assert "seccomp" in sandbox.filters

@@ -1,0 +1,136 @@
+"""What travels between the tests and an answer."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tinyprune.course.wire import Kept, WireError, decode, encode, pack, unpack
+
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.complex_numbers(allow_nan=False)
+)
+ARRAYS = hnp.arrays(
+    st.sampled_from([np.float32, np.float64, np.int64, np.bool_, np.complex128]),
+    hnp.array_shapes(min_dims=0, min_side=0),
+)
+VALUES = st.recursive(
+    PLAIN | ARRAYS,
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def sent(value, keep=None, function=None, far=None, kept=None):
+    """What arrives of a value."""
+    arrays = []
+    head = {"value": encode(value, arrays, keep, far)}
+    head, arrays = unpack(io.BytesIO(pack(head, arrays)).read)
+    return decode(head["value"], arrays, function, kept)
+
+
+def same(a, b):
+    if isinstance(a, np.ndarray | np.generic):
+        return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, tuple | list):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return type(a) is type(b) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    return type(a) is type(b) and a == b
+
+
+@given(VALUES)
+def test_values_arrive_as_they_were(value):
+    assert same(value, sent(value))
+
+
+def test_transposed_arrays_and_numpy_numbers_arrive():
+    assert same(np.arange(6.0).reshape(2, 3).T.copy(), sent(np.arange(6.0).reshape(2, 3).T))
+    assert same(np.float32(1.5), sent(np.float32(1.5)))
+    assert np.isnan(sent(float("nan")))
+
+
+def test_arrived_arrays_can_be_written():
+    arrived = sent(np.zeros(3))
+    arrived += 1
+    assert arrived.tolist() == [1, 1, 1]
+
+
+def test_generators_arrive_in_their_state():
+    rng = np.random.default_rng(7)
+    rng.random(5)
+    assert sent(rng).random() == rng.random()
+
+
+def test_functions_and_other_things_stay():
+    stayed = []
+
+    def keep(thing):
+        stayed.append(thing)
+        return len(stayed) - 1
+
+    assert sent(len, keep, lambda number: f"function {number}") == "function 0"
+    thing = object()
+    far = sent([thing], keep)[0]
+    assert isinstance(far, Kept)
+    assert sent(far, keep, far=Kept, kept=lambda number: stayed[number]) is thing
+
+
+@pytest.mark.parametrize("dtype", [object, [("a", int)], "datetime64[s]"])
+def test_arrays_of_other_things_are_refused(dtype):
+    with pytest.raises(WireError, match="cannot be handed over"):
+        encode(np.zeros(2, dtype), [], None)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        {"a": 1, "b": 2},
+        [1],
+        {"array": 0},
+        {"array": "x"},
+        {"float": "x"},
+        {"nothing": 1},
+        {"generator": {"dict": {}}},
+    ]
+    + [{"generator": {"dict": {"bit_generator": "__import__"}}}, {"tuple": 3}, {"yours": 0}, {"dict": [1]}],
+    ids=str,
+)
+def test_what_is_no_value_is_refused(tree):
+    with pytest.raises(WireError):
+        decode(tree, [], None)
+
+
+def frame(head, rest=b"", sizes=None):
+    return struct.pack("<QQ", *(sizes or (len(head), len(rest)))) + head + rest
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(b"not json"),
+        frame(b"[1, 2]"),
+        frame(b"{}"),
+        frame(b'{"arrays": 3}'),
+        frame(b'{"arrays": [["O", [1]]]}', bytes(8)),
+        frame(b'{"arrays": [["<f8", [-1]]]}', bytes(8)),
+        frame(b'{"arrays": [["<f8", [2]]]}', bytes(8)),
+        frame(b'{"arrays": [["what", [2]]]}', bytes(8)),
+        frame(b"", sizes=(1 << 40, 0)),
+        frame(b"[" * 100_000),
+    ],
+    ids=range(10),
+)
+def test_what_is_no_message_is_refused(data):
+    with pytest.raises(WireError):
+        unpack(io.BytesIO(data).read)

@@ -1,0 +1,135 @@
+"""The course with nbgrader itself: release, marks of whatever is handed in, feedback."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+
+from marks import FOLDER, build, edited
+from mischief import FULL, MISCHIEF, notebook_of
+from nbgrader.api import Gradebook
+from wrong.a1 import WRONG
+
+# enough for an honest answer on a busy machine
+LIMITS = ["--IsolatedExecute.seconds_per_call=3"]
+
+
+def nbgrader(course, *arguments, fails=False):
+    """Run a command in the course's directory; what it printed."""
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    done = subprocess.run(command, cwd=course, capture_output=True, text=True, timeout=600)
+    assert (done.returncode != 0) == fails, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def new_course(directory):
+    """A course as it is cloned."""
+    shutil.copytree(FOLDER / "source", directory / "source")
+    shutil.copy(FOLDER / "nbgrader_config.py", directory)
+    return directory
+
+
+def hand_in(course, student, notebook, name="a1"):
+    folder = course / "submitted" / student / name
+    folder.mkdir(parents=True)
+    text = notebook if isinstance(notebook, str) else build.nbformat.writes(notebook)
+    (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
+    return folder
+
+
+def scores(course, student, name="a1"):
+    """Points of each test."""
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as gradebook:
+        submission = gradebook.find_submission_notebook(name, name, student)
+        assert not any(grade.needs_manual_grade for grade in submission.grades)
+        return {grade.name: grade.auto_score for grade in submission.grades}
+
+
+def label(text):
+    return re.sub(r"\W+", "-", text).strip("-")
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """One batch: an honest student, an idle one, wrong answers, every mischief, and a file that is no notebook."""
+    course = new_course(tmp_path_factory.mktemp("course"))
+    nbgrader(course, "generate_assignment", "a1")
+    released = build.nbformat.read(course / "release" / "a1" / "a1.ipynb", as_version=4)
+    hand_in(course, "good", build.notebook_of("a1"))
+    hand_in(course, "idle", released)
+    hand_in(course, "broken", "this is not a notebook")
+    for wrong in WRONG:
+        hand_in(course, label(wrong.what), edited(build.notebook_of("a1"), wrong))
+    for mischief in MISCHIEF:
+        hand_in(course, label(mischief.what), notebook_of(mischief, course))
+    # modules of its own beside the notebook
+    folder = hand_in(course, "modules", released)
+    for name in ("numpy.py", "tinyprune.py", "sitecustomize.py", "ipykernel_launcher.py"):
+        (folder / name).write_text("raise SystemExit('mine')")
+    # the unreadable one is reported at the end
+    nbgrader(course, "autograde", "a1", *LIMITS, fails=True)
+    return course
+
+
+@pytest.mark.slow
+def test_honest_and_idle_get_what_they_deserve(course):
+    assert sum(scores(course, "good").values()) == FULL
+    assert set(scores(course, "idle").values()) == {0}
+    assert set(scores(course, "modules").values()) == {0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.what)
+def test_wrong_answer_loses_its_points(course, wrong):
+    found = scores(course, label(wrong.what))
+    assert {name for name, points in found.items() if not points} == wrong.loses
+    worth = scores(course, "good")
+    assert all(points in (0, worth[name]) for name, points in found.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mischief", MISCHIEF, ids=lambda mischief: mischief.what)
+def test_mischief_gets_what_its_answers_are_worth(course, mischief):
+    assert sum(scores(course, label(mischief.what)).values()) == mischief.points
+
+
+@pytest.mark.slow
+def test_nothing_of_the_course_was_touched(course):
+    assert (course / "source" / "a1" / "a1.ipynb").read_bytes() == (FOLDER / "source/a1/a1.ipynb").read_bytes()
+    assert len(list((course / "submitted").iterdir())) == 4 + len(WRONG) + len(MISCHIEF)
+
+
+@pytest.mark.slow
+def test_marked_notebook_says_what_was_refused(course):
+    text = (course / "autograded" / "imports-the-solution" / "a1" / "a1.ipynb").read_text(encoding="utf-8")
+    assert "an answer may not import tinyprune.ops" in text
+
+
+@pytest.mark.slow
+def test_feedback_shows_answers_and_hints(course):
+    nbgrader(course, "generate_feedback", "a1", "--student", label(WRONG[0].what))
+    page = (course / "feedback" / label(WRONG[0].what) / "a1" / "a1.html").read_text(encoding="utf-8")
+    assert "a row of zeros must come out as the bias" in page
+    assert "what is left of x W + b if x is 0?" in page
+
+
+@pytest.mark.slow
+def test_marks_are_exported(course):
+    nbgrader(course, "export")
+    lines = (course / "grades.csv").read_text(encoding="utf-8").splitlines()
+    columns = lines[0].split(",")
+    good = dict(zip(columns, next(line for line in lines if ",good," in line).split(","), strict=True))
+    assert float(good["score"]) == float(good["max_score"]) == FULL
+
+
+@pytest.mark.slow
+def test_points_are_those_of_the_text(course):
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as gradebook:
+        assert gradebook.find_assignment("a1").max_score == FULL
+    notebook = json.loads((course / "release" / "a1" / "a1.ipynb").read_text(encoding="utf-8"))
+    assert any("passed: a1_1_forward" in "".join(cell["source"]) for cell in notebook["cells"])
