@@ -31,8 +31,16 @@ def test_failure_has_four_parts():
 
 @pytest.mark.parametrize(
     ("came", "expected"),
-    [(1.0, 1.0), (np.ones((2, 3)), np.ones((2, 3))), (np.float32([1, 2]), [1, 2]), (True, 1), (np.inf, np.inf)]
-    + [(1 + 5e-8, 1.0), ([[1, 2]], np.array([[1.0, 2.0]])), (np.zeros((0, 3)), np.zeros((0, 3)))],
+    [
+        (1.0, 1.0),
+        (np.ones((2, 3)), np.ones((2, 3))),
+        (np.float32([1, 2]), [1, 2]),
+        (True, 1),
+        (np.inf, np.inf),
+        (1 + 5e-08, 1.0),
+        ([[1, 2]], np.array([[1.0, 2.0]])),
+        (np.zeros((0, 3)), np.zeros((0, 3))),
+    ],
 )
 def test_close_enough(came, expected):
     expect_close(came, expected, "title", **FORM)
@@ -40,8 +48,20 @@ def test_close_enough(came, expected):
 
 @pytest.mark.parametrize(
     ("came", "expected"),
-    [(1 + 2e-7, 1.0), (np.nan, 1.0), (1.0, np.nan), (np.inf, -np.inf), (None, 1.0), ("text", 1.0), ([[1], [1, 2]], 1.0)]
-    + [(np.ones(3), np.ones((3, 1))), (np.ones(1), 1.0), ({"a": 1}, 1.0), (print, 1.0), (1e-8, 0.0)],
+    [
+        (1 + 2e-07, 1.0),
+        (np.nan, 1.0),
+        (1.0, np.nan),
+        (np.inf, -np.inf),
+        (None, 1.0),
+        ("text", 1.0),
+        ([[1], [1, 2]], 1.0),
+        (np.ones(3), np.ones((3, 1))),
+        (np.ones(1), 1.0),
+        ({"a": 1}, 1.0),
+        (print, 1.0),
+        (1e-08, 0.0),
+    ],
     ids=str,
 )
 def test_not_close_enough(came, expected):

@@ -35,7 +35,7 @@ def test_solutions_and_frameworks_are_not_imported(run, source):
 
 
 def test_refusal_says_what_to_do(run):
-    with pytest.raises(AnswerError, match="an answer may not import tinyprune.ops: write what the task asks for"):
+    with pytest.raises(AnswerError, match=r"an answer may not import tinyprune\.ops: write what the task asks for"):
         run("import tinyprune.ops")
 
 
@@ -44,21 +44,24 @@ def test_refusal_says_what_to_do(run):
     [
         f"open({str(PACKAGE / 'ops' / 'linear.py')!r})",
         f"import pathlib\npathlib.Path({str(PACKAGE)!r}, 'cli.py').read_text()",
-    ]
-    + [f"open({__file__!r})", "open('/etc/hostname/../../root/.profile')", "open('elsewhere/../../x', 'w')"]
-    + [
+        f"open({__file__!r})",
+        "open('/etc/hostname/../../root/.profile')",
+        "open('elsewhere/../../x', 'w')",
         f"import os\nos.remove({__file__!r})",
         f"import os\nos.rename({__file__!r}, 'mine')",
         "import os\nos.mkdir('/tmp/made')",
-    ]
-    + [
         f"import shutil\nshutil.rmtree({str(Path(__file__).parent)!r})",
         f"import os\nos.symlink({__file__!r}, '/tmp/link')",
-    ]
-    + ["import os\nos.fork()", "import os\nos.system('true')", "import subprocess\nsubprocess.run(['true'])"]
-    + ["import os\nos.kill(os.getppid(), 0)", "import socket\nsocket.socket()", "import ctypes\nctypes.CDLL(None)"]
-    + ["import os\nos.execv('/bin/true', ['true'])", "import os\nos.posix_spawn('/bin/true', ['true'], {})"]
-    + ["import multiprocessing as m\nm.Process(target=print).start()"],
+        "import os\nos.fork()",
+        "import os\nos.system('true')",
+        "import subprocess\nsubprocess.run(['true'])",
+        "import os\nos.kill(os.getppid(), 0)",
+        "import socket\nsocket.socket()",
+        "import ctypes\nctypes.CDLL(None)",
+        "import os\nos.execv('/bin/true', ['true'])",
+        "import os\nos.posix_spawn('/bin/true', ['true'], {})",
+        "import multiprocessing as m\nm.Process(target=print).start()",
+    ],
 )
 def test_files_processes_and_network_are_refused(run, source):
     with pytest.raises(AnswerError, match=r"(Refused|PermissionError)"):
@@ -88,9 +91,17 @@ def in_a_process(source):
 @LINUX
 @pytest.mark.parametrize(
     "call",
-    ["libc.fork()", "libc.vfork()", "libc.kill(os.getppid(), 0)", "libc.socket(2, 1, 0)", "libc.setsid()"]
-    + ["libc.syscall(56, 17, 0, 0, 0, 0) if os.uname().machine == 'x86_64' else -1", "libc.unshare(0x10000000)"]
-    + ["libc.ptrace(0, 0, 0, 0)", "libc.execv(b'/bin/true', None)"],
+    [
+        "libc.fork()",
+        "libc.vfork()",
+        "libc.kill(os.getppid(), 0)",
+        "libc.socket(2, 1, 0)",
+        "libc.setsid()",
+        "libc.syscall(56, 17, 0, 0, 0, 0) if os.uname().machine == 'x86_64' else -1",
+        "libc.unshare(0x10000000)",
+        "libc.ptrace(0, 0, 0, 0)",
+        "libc.execv(b'/bin/true', None)",
+    ],
 )
 def test_kernel_refuses_what_native_code_tries(call):
     assert in_a_process(f"r = {call}\nif r == 0: os._exit(9)\nprint('seccomp' not in filters or r == -1)") == "True"

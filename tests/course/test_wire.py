@@ -102,8 +102,11 @@ def test_arrays_of_other_things_are_refused(dtype):
         {"float": "x"},
         {"nothing": 1},
         {"generator": {"dict": {}}},
-    ]
-    + [{"generator": {"dict": {"bit_generator": "__import__"}}}, {"tuple": 3}, {"yours": 0}, {"dict": [1]}],
+        {"generator": {"dict": {"bit_generator": "__import__"}}},
+        {"tuple": 3},
+        {"yours": 0},
+        {"dict": [1]},
+    ],
     ids=str,
 )
 def test_what_is_no_value_is_refused(tree):

@@ -127,7 +127,8 @@ MISCHIEF = [
         "patches NumPy",
         0,
         False,
-        cell="import numpy as np\nnp.allclose = np.array_equal = lambda *a, **k: True\nnp.linalg.norm = lambda *a, **k: 0.0",
+        cell="import numpy as np\nnp.allclose = np.array_equal = lambda *a, **k: True\n"
+        "np.linalg.norm = lambda *a, **k: 0.0",
     ),
     Mischief(
         "patches the checker",
@@ -170,7 +171,8 @@ MISCHIEF = [
         "writes into the wire",
         0,
         False,
-        cell="import os\nfor descriptor in range(3, 20):\n    try:\n        os.write(descriptor, b'\\0' * 64)\n    except OSError:\n        pass",
+        cell="import os\nfor descriptor in range(3, 20):\n    try:\n        os.write(descriptor, b'\\0' * 64)\n"
+        "    except OSError:\n        pass",
     ),
 ]
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
 
-from marks import build, edited, failures, cells_that_test
+from marks import build, cells_that_test, edited, failures
 
 CASES = [(name, wrong) for name in build.NAMES for wrong in importlib.import_module(f"wrong.{name}").WRONG]
 

@@ -1,0 +1,199 @@
+"""What is made of the texts: in step, complete, and without a solution in what students get."""
+
+import ast
+import io
+import json
+import re
+import subprocess
+import sys
+import tokenize
+import zipfile
+
+import pytest
+
+pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+
+from marks import FOLDER, build, cells_that_test
+
+REPOSITORY = FOLDER.parents[1]
+
+
+def statements(source):
+    """Every statement of a source that is not trivial, written in one way, whatever its layout."""
+    found = (ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt))
+    return {text for text in found if len(text) >= 16}
+
+
+def secrets(name):
+    """What a release of an assignment must not hold: statements of solutions, and of hidden tests alone."""
+    solution, hidden, public = set(), set(), set()
+    for cell in build.notebook_of(name).cells:
+        if cell.cell_type != "code":
+            continue
+        about = cell.metadata.nbgrader
+        if about.solution:
+            stub = build.ClearSolutions().preprocess(
+                build.nbformat.v4.new_notebook(
+                    cells=[build.nbformat.from_dict(cell)], metadata={"kernelspec": build.KERNEL}
+                ),
+                {},
+            )[0]
+            solution |= statements(cell.source) - statements(stub.cells[0].source)
+        elif about.grade_id.endswith("_hidden"):
+            hidden |= statements(cell.source)
+        else:
+            public |= statements(cell.source)
+    return (solution | hidden) - public
+
+
+def found_in(text, forbidden):
+    """Which of the forbidden statements stand in a file: as code, or anywhere in its text."""
+    squeezed = re.sub(r"\s+", "", text)
+    return {secret for secret in forbidden if re.sub(r"\s+", "", secret) in squeezed}
+
+
+def texts_of(path):
+    """A file's text; of a notebook also its parts, unescaped."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text += "\n".join("".join(cell["source"]) + json.dumps(cell["metadata"]) for cell in cells)
+    return text
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """Everything that students get: nbgrader's release and the folders for pytest."""
+    directory = tmp_path_factory.mktemp("course")
+    for name in build.NAMES:
+        for path, content in build.files_of(name).items():
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            (directory / path).write_text(content, encoding="utf-8")
+    (directory / "nbgrader_config.py").write_text((FOLDER / "nbgrader_config.py").read_text())
+    for name in build.NAMES:
+        command = [sys.executable, "-m", "nbgrader", "generate_assignment", name]
+        subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=120)
+    return {name: [*(directory / "release" / name).rglob("*"), *(directory / name).rglob("*")] for name in build.NAMES}
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_release_holds_no_solution_and_no_hidden_test(release, name):
+    forbidden = secrets(name)
+    assert len(forbidden) > 30
+    files = [path for path in release[name] if path.is_file()]
+    assert len(files) == 4
+    for path in files:
+        text = texts_of(path)
+        assert not found_in(text, forbidden), path
+        assert not re.search(r"(BEGIN|END) (SOLUTION|HIDDEN)", text), path
+        if path.suffix == ".ipynb":
+            assert not any(cell.get("outputs") for cell in json.loads(path.read_text())["cells"])
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_solution_would_be_found(name):
+    forbidden = secrets(name)
+    source = (FOLDER / "source" / name / f"{name}.ipynb").read_text(encoding="utf-8")
+    solution = build.answers(build.notebook_of(name))
+    assert found_in(solution, forbidden)
+    assert found_in(source, forbidden)
+    # one line of it, in other layout, in a comment of a stub
+    line = next(secret for secret in sorted(forbidden) if secret in solution)
+    assert found_in(f"# {line.replace(' ', '  ')}", forbidden) == {line} | found_in(line, forbidden)
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_committed_files_are_in_step_with_the_text(name):
+    for path, content in build.files_of(name).items():
+        assert (FOLDER / path).read_text(encoding="utf-8") == content, f"{path}: python notebooks/assignments/build.py"
+
+
+def test_all_six_are_there():
+    assert [f"a{i}" for i in range(1, 7)] == build.NAMES
+    assert sorted(p.name for p in (FOLDER / "source").iterdir()) == build.NAMES
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_every_task_has_visible_and_hidden_tests_with_points(name):
+    tests = cells_that_test(build.notebook_of(name))
+    tasks = {build.task_of(test) for test in tests}
+    for task in tasks:
+        own = [test for test in tests if build.task_of(test) == task]
+        assert any(test.endswith("_hidden") for test in own)
+        assert any(not test.endswith("_hidden") for test in own)
+    assert all(cell.metadata.nbgrader.points > 0 for cell in tests.values())
+    assert tasks == {f"{name}_{i}" for i in range(1, len(tasks) + 1)}
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_points_in_the_words_are_those_of_the_tests(name):
+    notebook = build.notebook_of(name)
+    words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    tests = cells_that_test(notebook)
+    points = {test: cell.metadata.nbgrader.points for test, cell in tests.items()}
+    for task in {build.task_of(test) for test in tests}:
+        worth = sum(p for test, p in points.items() if build.task_of(test) == task)
+        assert re.search(rf"^\| {task} \|.*\| {worth:g} \|$", words, re.MULTILINE), f"{task}: {worth:g} points"
+    hidden = sum(p for test, p in points.items() if test.endswith("_hidden"))
+    total = sum(points.values())
+    assert re.search(rf"worth {total - hidden:g} of {total:g} points", words)
+    assert re.search(rf"decide\s+about the other {hidden:g}\b", words)
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_stub_is_python_and_asks_for_what_the_tests_ask(name):
+    stub = build.stub(name, build.notebook_of(name))
+    compile(stub, name, "exec")
+    functions = {node.name for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)}
+    asked = set(re.findall(r'answer\(\s*"(\w+)"', build.tests(name, build.notebook_of(name), hidden=True)))
+    assert asked
+    assert asked <= functions
+    comments = [t.string for t in tokenize.generate_tokens(io.StringIO(stub).readline) if t.type == tokenize.COMMENT]
+    assert sum("YOUR CODE HERE" in comment for comment in comments) >= len(asked)
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_links_of_an_assignment_lead_somewhere(name):
+    words = (FOLDER / "text" / f"{name}.py").read_text(encoding="utf-8")
+    links = re.findall(r"https://github\.com/tinyprune/tinyprune/blob/main/([\w./]+)", words)
+    assert links
+    assert all((REPOSITORY / link).exists() for link in links), links
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("# %%\nx = 1\n", "must be given, tools, solution or test"),
+        ('# %% given="b1_x"\nx = 1\n', "must begin with a1_"),
+        ('# %% tools="a1_x"\nx = 1\n', "tools, and nothing else, end in _tools"),
+        ('# %% test="a1_1" points=1\nx = """\n"""\n', "no texts of several lines"),
+        (
+            '# %% solution="a1_1"\ndef f():\n    ### BEGIN SOLUTION\n    pass\n    ### END SOLUTION\n\n'
+            '# %% test="a1_1_f" points=1\nf = 2\n',
+            "a1_1_f must not assign to f",
+        ),
+    ],
+    ids=["kind", "name", "tools", "texts", "assigned"],
+)
+def test_mistakes_in_a_text_are_named(tmp_path, text, what):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a1.py").write_text(text)
+    with pytest.raises(build.TextError, match=what):
+        build.notebook_of("a1", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a1"])
+def test_gradescope_archive_marks_as_nbgrader_does(tmp_path, name):
+    build.gradescope(name, tmp_path / "course.zip")
+    with zipfile.ZipFile(tmp_path / "course.zip") as archive:
+        archive.extractall(tmp_path)
+    (tmp_path / "hers.py").write_text(build.answers(build.notebook_of(name)))
+    run = (tmp_path / "run_autograder").read_text()
+    options = re.search(r"python -m (pytest .*)", run)[1].replace("/autograder/submission/a1.py", "../hers.py")
+    options = options.replace("/autograder/results/results.json", "../results.json").split()
+    environment = {**__import__("os").environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-m", *options], cwd=tmp_path / name, check=True, timeout=120, env=environment)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["score"] == sum(t["max_score"] for t in results["tests"]) == 30
+    assert {t["visibility"] for t in results["tests"]} == {"visible", "after_published"}
