@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.course import expect, expect_close, expect_error, expect_gradients, submission
+from tinyprune.course import expect, expect_close, expect_error, expect_gradients, expect_unmodified, submission
 from tinyprune.course.expectations import Unexpected
 from tinyprune.course.sandbox import AnswerError
 
@@ -168,3 +168,36 @@ def test_modified_cache_is_told():
         return result
 
     assert "must not modify its cache" in said(gradients, own_forward, backward)
+
+
+def test_forward_that_modifies_its_input_costs_no_points_of_the_backward():
+    def in_place(x, W, b):
+        out = own_forward(x.copy(), W, b)
+        x *= 0
+        return out
+
+    gradients(in_place, own_backward)
+
+
+def test_inputs_without_gradient_can_be_named():
+    module = ModuleType("answers")
+    module.scale_forward = lambda x, s, u: (s * x, s)
+    module.scale_backward = lambda dout, s: s * dout
+    inputs = {"x": np.arange(3.0), "s": 2.0, "u": None}
+    with submission(module):
+        formula = module.scale_forward
+        expect_gradients("scale_backward", formula, inputs, hint="", fixed=("s", "u"))
+        module.scale_backward = lambda dout, s: dout
+        assert "dx is not the derivative" in said(
+            expect_gradients, "scale_backward", formula, inputs, hint="", fixed=("s", "u")
+        )
+
+
+def test_modified_input_is_told():
+    def modifies(x, n, y):
+        y += n
+
+    expect_unmodified(lambda x, n: x + n, np.array([1.0, np.nan]), 3)
+    text = said(expect_unmodified, modifies, np.zeros(2), 1, np.zeros(3))
+    assert text.startswith("modifies modifies one of its inputs")
+    assert "float64 array of shape (3,): [1. 1. 1.]" in text

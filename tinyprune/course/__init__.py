@@ -25,6 +25,7 @@ _PUBLIC = {
     "expect_close": "tinyprune.course.expectations",
     "expect_error": "tinyprune.course.expectations",
     "expect_gradients": "tinyprune.course.expectations",
+    "expect_unmodified": "tinyprune.course.expectations",
     "AnswerError": "tinyprune.course.sandbox",
     "Limits": "tinyprune.course.sandbox",
     "Sandbox": "tinyprune.course.sandbox",

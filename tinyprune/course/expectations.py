@@ -6,6 +6,7 @@ and not what to write.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -132,6 +133,25 @@ def expect_error(
     fail(title, fed=fed, came=came, expected=f"a {kind.__name__}", hint=hint)
 
 
+def expect_unmodified(function: Callable[..., Any], *inputs: Any) -> None:
+    """Fail if `function(*inputs)` modifies one of the arrays among its inputs.
+
+    Raises:
+        Unexpected: with the array before and after.
+    """
+    before = copy.deepcopy(inputs)
+    function(*inputs)
+    for old, new in zip(before, inputs, strict=True):
+        expect(
+            not isinstance(old, np.ndarray) or np.array_equal(old, new, equal_nan=True),
+            f"{function.__name__} modifies one of its inputs",
+            fed=old,
+            came=new,
+            expected="the same array, unmodified",
+            hint="x += … and x[…] = … write into the array of the caller; x = x + … makes a new one",
+        )
+
+
 def expect_gradients(
     name: str,
     formula: Callable[..., tuple[Any, Any]],
@@ -140,6 +160,7 @@ def expect_gradients(
     hint: str | Mapping[str, str],
     rng: np.random.Generator | None = None,
     own: Sequence[str] = ("_backward", "_forward"),
+    fixed: Sequence[str] = (),
 ) -> None:
     """Fail unless the answer's backward gives the derivatives of `formula`, measured by `tinyprune.gradcheck`.
 
@@ -154,19 +175,24 @@ def expect_gradients(
         hint: one for all, or one for each input's gradient ("" for the rest).
         rng: draws the incoming gradient.
         own: the ends of the names of backward and forward.
+        fixed: names of inputs that have no gradient although they are floats (or None): noise, a temperature.
 
     Raises:
         Unexpected: if a gradient is wrong, or has the wrong shape or number, or if `dout` or the cache was modified.
     """
     backward = answer(name)
+    varied = {k: v for k, v in inputs.items() if k not in fixed}
     used = {"cache": "of the formula in the task, since your forward is not right on these inputs"}
 
     def forward(*values: Any) -> tuple[Any, Any]:
+        values = tuple((inputs | dict(zip(varied, values, strict=True))).values())
         out, cache = formula(*values)
         if any(np.iscomplexobj(v) for v in values if isinstance(v, np.ndarray)):
             return out, cache
         try:
-            mine, kept = answer(name.removesuffix(own[0]) + own[1])(*values)
+            # copies: a forward that modifies its inputs is marked by its own tests too
+            copies = [copy.deepcopy(v) if isinstance(v, np.ndarray | list) else v for v in values]
+            mine, kept = answer(name.removesuffix(own[0]) + own[1])(*copies)
             if np.shape(mine) == np.shape(out) and np.allclose(mine, out, rtol=1e-6, atol=1e-8):
                 used["cache"] = "of your own forward"
                 return out, kept
@@ -181,7 +207,7 @@ def expect_gradients(
     fed = {**inputs, "cache": used["cache"]}
     try:
         records = check_gradients(
-            forward, backward, *inputs.values(), name=name, argument_names=list(inputs), mode="complex", rng=rng
+            forward, backward, *varied.values(), name=name, argument_names=list(varied), mode="complex", rng=rng
         )
     except AssertionError as error:
         fed["cache"] = used["cache"]

@@ -2,7 +2,7 @@
 
     pytest a2 -m a2_3                                          one task
     pytest a2 --in-process                                     in this process, for a debugger
-    pytest a2 --submission her.py --results results.json       marks, in Gradescope's format
+    pytest a2 --submission=her.py --results=results.json       marks, in Gradescope's format
 
 Loaded by the pytest.ini beside the tests. The answers run in a locked process, as they do where they are marked.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Generator
@@ -47,7 +48,8 @@ class Marking:
         folder = config.rootpath
         self.config = config
         self.file = Path(config.getoption("submission") or folder / f"{folder.name}.py")
-        self.in_process = config.getoption("in_process")
+        # Windows has not what the locked process is made of
+        self.in_process = config.getoption("in_process") or os.name == "nt"
         self.sandbox = Sandbox()
         self.problem: str | None = None
         self.loaded = False

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.course.wire import Kept, WireError, decode, encode, pack, unpack
+from tinyprune.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ class Sandbox:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _start(self) -> None:
+        if os.name == "nt":
+            raise UsageError("answers are marked on Linux or macOS; on Windows use WSL, or pytest with --in-process")
         self._scratch = tempfile.mkdtemp(prefix="answer-")
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._output_at = 0

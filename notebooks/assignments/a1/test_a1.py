@@ -1,7 +1,7 @@
 """Tests of a1: pytest a1, or one task: pytest a1 -m a1_1"""
 
 from tinyprune import ops
-from tinyprune.course import answer, expect_close, expect_gradients
+from tinyprune.course import answer, expect_close, expect_gradients, expect_unmodified
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 # %% tools="a1_tools"
 from tinyprune import ops
-from tinyprune.course import answer, expect_close, expect_gradients
+from tinyprune.course import answer, expect_close, expect_gradients, expect_unmodified
 
 # %% [markdown]
 # # A1 · Three layers by hand
@@ -112,6 +112,7 @@ for shape in ((3,), (6, 3), (2, 1, 4, 3)):
         fed={"x": unit, "W": W, "b": b},
         hint="which axis of x is summed over?",
     )
+    expect_unmodified(forward, x, W, b)
 ### END HIDDEN TESTS
 
 # %% test="a1_1_backward" points=2
@@ -254,6 +255,7 @@ expect_close(
     fed={"x": x, "eps": eps},
     hint="sqrt(variance + eps) is neither sqrt(variance) + eps, nor is the variance divided by D − 1",
 )
+expect_unmodified(forward, x, scale, bias)
 ### END HIDDEN TESTS
 
 # %% test="a1_2_backward" points=3
@@ -390,6 +392,7 @@ expect_close(
     fed={"logits": wide, "targets": all_words},
     hint="a mean over all leading axes, not over the first alone",
 )
+expect_unmodified(forward, logits, targets)
 ### END HIDDEN TESTS
 
 # %% test="a1_3_backward" points=2

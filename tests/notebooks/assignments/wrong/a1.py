@@ -80,6 +80,12 @@ WRONG = [
         "dn = dout\n    dn *= scale",
         {"a1_2_backward", "a1_2_backward_hidden"},
     ),
+    Wrong(
+        "x changed in place",
+        "centred = x - x.mean(axis=-1, keepdims=True)",
+        "x -= x.mean(axis=-1, keepdims=True)\n    centred = x",
+        {"a1_2_forward_hidden"},
+    ),
     # a1_3
     Wrong(
         "overflow: nothing subtracted",

@@ -1,0 +1,285 @@
+"""Tests of a3: pytest a3, or one task: pytest a3 -m a3_1"""
+
+from tinyprune import ops
+from tinyprune.course import answer, expect, expect_close, expect_gradients, expect_unmodified
+
+# beta, gamma, zeta
+PAPERS = (0.333, -0.1, 1.1)
+OTHERS = (0.7, -0.3, 1.1)
+FORM = "one gradient comes back, dlog_alpha, of the shape of log_alpha; dout and the cache stay as they are"
+
+
+def formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=False):
+    # the gate of the text, and the cache as the text describes it
+    gate, (s, _, temperature, stretch) = ops.hard_concrete_forward(
+        log_alpha, u, beta=beta, gamma=gamma, zeta=zeta, hard=hard
+    )
+    return gate, (s, s * stretch + gamma, temperature, stretch)
+
+
+def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
+    return formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=True)
+
+
+def formula_of_l0(log_alpha, beta, gamma, zeta):
+    L0, (p,) = ops.l0_forward(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
+    return L0, p
+
+
+def log_alpha_of(stretched, u, beta, gamma, zeta):
+    # the way back: which log_alpha gives this value before the clip?
+    logit = np.log((stretched - gamma) / (zeta - stretched))
+    return logit if u is None else beta * logit - np.log(u / (1 - u))
+
+
+def expect_gate_gradients(name, formula, stretched, u, constants, hint, rng=None):
+    # gates that stand at known places before the clip, none of them on its kinks, 0 and 1
+    inputs = {"log_alpha": log_alpha_of(stretched, u, *constants), "u": u}
+    inputs |= dict(zip(("beta", "gamma", "zeta"), constants, strict=True))
+    fixed = ("u", "beta", "gamma", "zeta")
+    places = np.array2string(stretched, precision=3, floatmode="maxprec")
+    hints = {"log_alpha": f"{hint}\nbefore the clip these gates stand at\n{places}", "": FORM}
+    expect_gradients(name, formula, inputs, hint=hints, rng=rng, fixed=fixed)
+
+
+def share_of_open(log_alpha, beta, gamma, zeta):
+    # u is uniform, so P(g > 0) is 1 − the noise at which the gate leaves 0: halve the interval
+    low, high = np.zeros(log_alpha.shape), np.ones(log_alpha.shape)
+    for _ in range(60):
+        u = (low + high) / 2
+        is_open = formula_of_gate(log_alpha, u, beta, gamma, zeta)[0] > 0
+        low, high = np.where(is_open, low, u), np.where(is_open, u, high)
+    return 1 - high
+
+
+def layer_output(gates, o, Wo):
+    # y = Σ g_h o_h Wo_h: gate the heads, lay them side by side, project
+    B, T, H, Dh = o.shape
+    return (gates[:, None] * o).reshape(B, T, H * Dh) @ Wo
+
+
+def without_head(h, H):
+    gates = np.ones(H)
+    gates[h] = 0
+    return gates
+
+import numpy as np
+
+import pytest
+
+
+@pytest.mark.a3_1
+@pytest.mark.points(2)
+def test_a3_1_forward():
+    forward = answer("hard_concrete_forward")
+    gate, _ = forward(np.zeros(2), np.full(2, 0.5), *OTHERS)
+    expect_close(
+        gate,
+        np.full(2, 0.4),
+        "with log_alpha = 0 and u = ½ a gate must stand in the middle between gamma and zeta",
+        fed="log_alpha zeros (2,), u = 0.5, beta 0.7, gamma −0.3, zeta 1.1",
+        hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what?",
+    )
+    gate, _ = forward(np.zeros(2), None, *OTHERS)
+    expect_close(
+        gate,
+        np.full(2, 0.4),
+        "in evaluation, with u = None, a log_alpha of 0 must give the same",
+        fed="log_alpha zeros (2,), u None, beta 0.7, gamma −0.3, zeta 1.1",
+        hint="s = sigmoid(log_alpha), and then the same stretch as with noise",
+    )
+    wanted = np.array([[0.05, 0.3, 0.5], [0.6, 0.8, 0.95]])
+    u = np.array([[0.3, 0.5, 0.7], [0.01, 0.9, 0.4]])
+    log_alpha = log_alpha_of(wanted, u, *PAPERS)
+    gate, _ = forward(log_alpha, u, *PAPERS)
+    expect_close(
+        gate,
+        wanted,
+        "log_alpha was computed backwards from the gates, and they must come out again",
+        fed={"log_alpha": log_alpha, "u": u, "beta, gamma, zeta": PAPERS},
+        hint="the sign of the noise; all of the sum is divided by beta, not a part of it",
+    )
+    log_alpha = np.array([-4.0, -1.0, 1.0, 4.0])
+    gate, _ = forward(log_alpha, np.full(4, 0.5), *PAPERS)
+    expect(
+        np.array_equal(gate, [0, 0, 1, 1]),
+        "far from the middle a gate must be exactly 0 or exactly 1",
+        fed={"log_alpha": log_alpha, "u": "0.5 everywhere", "beta, gamma, zeta": PAPERS},
+        came=gate,
+        expected="[0, 0, 1, 1], not nearly but exactly",
+        hint="first stretch, then clip: in the other order 0 and 1 are hardly ever reached",
+    )
+
+
+@pytest.mark.a3_1
+@pytest.mark.points(2)
+def test_a3_1_backward():
+    expect_gate_gradients(
+        "hard_concrete_backward",
+        formula_of_gate,
+        np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
+        np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
+        PAPERS,
+        hint="all of these gates lie inside the clip: which factor comes from which step, and is dout there?",
+    )
+    expect_gate_gradients(
+        "hard_concrete_backward",
+        formula_of_gate,
+        np.array([-0.07, -0.02, 0.4, 1.02, 1.07]),
+        np.array([0.3, 0.5, 0.7, 0.2, 0.9]),
+        PAPERS,
+        hint="some gates are clipped to 0 or to 1: do they move with log_alpha?",
+    )
+
+
+@pytest.mark.a3_2
+@pytest.mark.points(1)
+def test_a3_2_forward():
+    forward = answer("hard_gate_forward")
+    stretched = np.array([[-0.05, 0.05, 0.48], [0.52, 0.9, 1.05]])
+    u = np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]])
+    log_alpha = log_alpha_of(stretched, u, *PAPERS)
+    gate, _ = forward(log_alpha, u, *PAPERS)
+    expect_close(
+        gate,
+        np.array([[0.0, 0, 0], [1, 1, 1]]),
+        "a hard gate must be 1 where the soft one is at least ½, and 0 elsewhere",
+        fed={"log_alpha": log_alpha, "u": u, "soft gates before the clip": stretched},
+        hint="0 or 1 and nothing between; it is the noisy gate that is compared",
+    )
+    gate, _ = forward(np.array([-0.5, 0.5]), None, *PAPERS)
+    expect_close(
+        gate,
+        np.array([0.0, 1]),
+        "in evaluation, with the paper's constants, a gate must be open if log_alpha is above 0",
+        fed="log_alpha [−0.5, 0.5], u None, beta 0.333, gamma −0.1, zeta 1.1",
+        hint="without noise s = sigmoid(log_alpha); the threshold is the same",
+    )
+
+
+@pytest.mark.a3_2
+@pytest.mark.points(1)
+def test_a3_2_backward():
+    expect_gate_gradients(
+        "hard_gate_backward",
+        formula_of_hard_gate,
+        np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
+        np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
+        PAPERS,
+        hint="expected is the derivative of the soft gate, for gates that are open and for gates that are shut",
+    )
+    expect_gate_gradients(
+        "hard_gate_backward",
+        formula_of_hard_gate,
+        np.array([-0.07, -0.02, 0.4, 1.02, 1.07]),
+        np.array([0.3, 0.5, 0.7, 0.2, 0.9]),
+        PAPERS,
+        hint="some soft gates are clipped to 0 or to 1: do these move with log_alpha?",
+    )
+
+
+@pytest.mark.a3_3
+@pytest.mark.points(2)
+def test_a3_3_probability():
+    rng = np.random.default_rng(34)
+    probability = answer("p_open")
+    for constants in (PAPERS, OTHERS):
+        beta, gamma, zeta = constants
+        edge = np.array([beta * np.log(-gamma / zeta)])
+        expect_close(
+            probability(edge, *constants),
+            np.array([0.5]),
+            "at log_alpha = beta · log(−gamma / zeta) a gate must be open half of the time",
+            fed={"log_alpha": edge, "beta, gamma, zeta": constants},
+            hint="here the two terms must cancel: the sign of the second, its factor, which stands above",
+        )
+    log_alpha, n = np.array([-2.0, -0.5, 1.0, 2.0]), 40_000
+    u = rng.uniform(1e-6, 1 - 1e-6, (n, 4))
+    gates, _ = formula_of_gate(np.broadcast_to(log_alpha, u.shape), u, *PAPERS)
+    share = (gates > 0).mean(axis=0)
+    # the share of n draws comes out as p, give or take sqrt(p (1 − p) / n), which is at most ½ / sqrt(n)
+    expect_close(
+        probability(log_alpha, *PAPERS),
+        share,
+        "p_open must be the share of gates above 0, of 40,000 that were drawn",
+        fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
+        hint="open means above 0, not above ½. The share is right to 0.015, six standard errors",
+        relative=0,
+        absolute=6 * 0.5 / np.sqrt(n),
+    )
+
+
+@pytest.mark.a3_3
+@pytest.mark.points(1)
+def test_a3_3_forward():
+    forward = answer("l0_forward")
+    for shape in ((6,), (4, 8)):
+        log_alpha = np.full(shape, 0.333 * np.log(0.1 / 1.1))
+        L0, _ = forward(log_alpha, *PAPERS)
+        expect_close(
+            L0,
+            log_alpha.size / 2,
+            "of gates that are open half of the time, half must be open on average",
+            fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
+            hint="one number for all heads of all layers, a sum of probabilities. Is p_open right?",
+        )
+
+
+@pytest.mark.a3_3
+@pytest.mark.points(1)
+def test_a3_3_backward():
+    expect_gradients(
+        "l0_backward",
+        formula_of_l0,
+        {"log_alpha": np.array([-2.0, -0.5, 1.0, 2.0]), "beta": 0.333, "gamma": -0.1, "zeta": 1.1},
+        hint="derivative of the sigmoid, times the incoming gradient, a number; neither noise nor temperature",
+        fixed=("beta", "gamma", "zeta"),
+    )
+
+
+@pytest.mark.a3_4
+@pytest.mark.points(2)
+def test_a3_4_differences():
+    rng = np.random.default_rng(38)
+    differences = answer("head_differences")
+    o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
+    came = differences(o, Wo)
+    expect(
+        np.shape(came) == (4, 2, 3, 8),
+        "there must be one difference for each head, and each must have the shape of y",
+        fed="o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8)",
+        came=f"shape {np.shape(came)}",
+        expected="shape (H, B, T, D) = (4, 2, 3, 8)",
+        hint="heads come first in Δ, and third in o",
+    )
+    with_all = layer_output(np.ones(4), o, Wo)
+    for h in range(4):
+        expect_close(
+            np.asarray(came)[h],
+            with_all - layer_output(without_head(h, 4), o, Wo),
+            f"Δ[{h}] must be the output with all heads minus the output without head {h}",
+            fed=f"o {o.shape}, Wo {Wo.shape}, random",
+            hint="which rows of Wo belong to a head, and do they follow one another?",
+        )
+
+
+@pytest.mark.a3_4
+@pytest.mark.points(1)
+def test_a3_4_gradients():
+    rng = np.random.default_rng(40)
+    gradients = answer("gate_gradients")
+    o, Wo, dy = (
+        rng.standard_normal((2, 3, 4, 2)),
+        rng.standard_normal((8, 8)),
+        rng.standard_normal((2, 3, 8)),
+    )
+    # with loss = Σ dy · y the loss is a straight line too: its slope is a difference
+    with_all = (dy * layer_output(np.ones(4), o, Wo)).sum()
+    without = [(dy * layer_output(without_head(h, 4), o, Wo)).sum() for h in range(4)]
+    expect_close(
+        gradients(dy, o, Wo),
+        with_all - np.array(without),
+        "for loss = Σ dy · y a gate's gradient must be the loss with the head minus the loss without it",
+        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random",
+        hint="one number for each head: a sum over batch, positions and features, with its sign",
+    )

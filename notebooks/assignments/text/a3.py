@@ -1,0 +1,754 @@
+# %% tools="a3_tools"
+from tinyprune import ops
+from tinyprune.course import answer, expect, expect_close, expect_gradients, expect_unmodified
+
+# beta, gamma, zeta
+PAPERS = (0.333, -0.1, 1.1)
+OTHERS = (0.7, -0.3, 1.1)
+FORM = "one gradient comes back, dlog_alpha, of the shape of log_alpha; dout and the cache stay as they are"
+
+
+def formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=False):
+    # the gate of the text, and the cache as the text describes it
+    gate, (s, _, temperature, stretch) = ops.hard_concrete_forward(
+        log_alpha, u, beta=beta, gamma=gamma, zeta=zeta, hard=hard
+    )
+    return gate, (s, s * stretch + gamma, temperature, stretch)
+
+
+def formula_of_hard_gate(log_alpha, u, beta, gamma, zeta):
+    return formula_of_gate(log_alpha, u, beta, gamma, zeta, hard=True)
+
+
+def formula_of_l0(log_alpha, beta, gamma, zeta):
+    L0, (p,) = ops.l0_forward(log_alpha, beta=beta, gamma=gamma, zeta=zeta)
+    return L0, p
+
+
+def log_alpha_of(stretched, u, beta, gamma, zeta):
+    # the way back: which log_alpha gives this value before the clip?
+    logit = np.log((stretched - gamma) / (zeta - stretched))
+    return logit if u is None else beta * logit - np.log(u / (1 - u))
+
+
+def expect_gate_gradients(name, formula, stretched, u, constants, hint, rng=None):
+    # gates that stand at known places before the clip, none of them on its kinks, 0 and 1
+    inputs = {"log_alpha": log_alpha_of(stretched, u, *constants), "u": u}
+    inputs |= dict(zip(("beta", "gamma", "zeta"), constants, strict=True))
+    fixed = ("u", "beta", "gamma", "zeta")
+    places = np.array2string(stretched, precision=3, floatmode="maxprec")
+    hints = {"log_alpha": f"{hint}\nbefore the clip these gates stand at\n{places}", "": FORM}
+    expect_gradients(name, formula, inputs, hint=hints, rng=rng, fixed=fixed)
+
+
+def share_of_open(log_alpha, beta, gamma, zeta):
+    # u is uniform, so P(g > 0) is 1 − the noise at which the gate leaves 0: halve the interval
+    low, high = np.zeros(log_alpha.shape), np.ones(log_alpha.shape)
+    for _ in range(60):
+        u = (low + high) / 2
+        is_open = formula_of_gate(log_alpha, u, beta, gamma, zeta)[0] > 0
+        low, high = np.where(is_open, low, u), np.where(is_open, u, high)
+    return 1 - high
+
+
+def layer_output(gates, o, Wo):
+    # y = Σ g_h o_h Wo_h: gate the heads, lay them side by side, project
+    B, T, H, Dh = o.shape
+    return (gates[:, None] * o).reshape(B, T, H * Dh) @ Wo
+
+
+def without_head(h, H):
+    gates = np.ones(H)
+    gates[h] = 0
+    return gates
+
+
+# %% [markdown]
+# # A3 · Hard-Concrete gates and the L0 loss
+#
+# You write what decides about a head: a **gate** that can be exactly 0 and still learns, the price of
+# an open gate, and the difference that a head makes. About 2½ hours. Helpful before:
+# [chapter 04](https://github.com/tinyprune/tinyprune/blob/main/notebooks/04_hard_concrete_gate.ipynb)
+# for tasks 1 to 3,
+# [chapter 05](https://github.com/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb)
+# for tasks 3 and 4.
+#
+# | task | what | points |
+# | --- | --- | ---: |
+# | a3_1 | the soft gate | 9 |
+# | a3_2 | the hard gate, straight-through | 6 |
+# | a3_3 | probability of being open, and L0 | 8 |
+# | a3_4 | the difference that a head makes | 7 |
+#
+# No task needs the answer to another one. Helper functions of your own are welcome, in any of the
+# cells for answers.
+#
+# As in A1, a `cache` carries what a backward needs. You may put into it what you like; where a task
+# names its contents, a backward is marked with these even if your forward does not work yet.
+# Neither inputs, nor `dout`, nor the cache may be modified. Answers use NumPy alone. Hidden tests
+# feed other shapes, other values, and other constants than the paper's, which are
+#
+# $$ \mathtt{beta} = 0.333 \qquad \mathtt{gamma} = -0.1 \qquad \mathtt{zeta} = 1.1 . $$
+#
+# Always beta > 0, gamma < 0 and zeta > 1, and all three arrive as arguments.
+
+# %% given="a3_imports"
+import numpy as np
+
+# %% [markdown]
+# ## a3_1 · The soft gate
+#
+# A gate has one parameter, `log_alpha`, and in every training step new noise $u$, uniform between 0
+# and 1. The gate is made in three steps: smear, stretch, clip.
+#
+# $$ s = \operatorname{sigmoid}\Big(\frac{\log u - \log(1-u) + \mathtt{log\_alpha}}{\mathtt{beta}}\Big) \qquad
+# \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma} \qquad
+# g = \min(1, \max(0, \bar s)) $$
+#
+# with $\operatorname{sigmoid}(z) = 1/(1+e^{-z})$. In **evaluation** `u` is `None`: there is neither
+# noise nor temperature, and $s = \operatorname{sigmoid}(\mathtt{log\_alpha})$. `log_alpha`, `u` and
+# the gate have one shape, whatever it is; every gate is by itself.
+#
+# The noise is given and stands still while you differentiate. How much does $g$ move with $\bar s$,
+# on either side of 0 and of 1? Which factor does each of the steps bring, and which of them is
+# another one in evaluation? (At exactly $\bar s = 0$ and $\bar s = 1$ there is a kink. Nobody asks
+# about it.)
+
+
+# %% solution="a3_1"
+def hard_concrete_forward(log_alpha, u, beta, gamma, zeta):
+    """The gates of log_alpha with the noise u, or without noise where u is None.
+
+    log_alpha (...), u (...) or None; beta, gamma, zeta numbers. Returns gate (...) and the cache
+    (s, s_bar, temperature, stretch), with s (...) and s_bar (...) as in the formula, s_bar before the
+    clip; temperature beta, or 1 in evaluation; and stretch = zeta − gamma.
+    """
+    ### BEGIN SOLUTION
+    if u is None:
+        temperature = 1.0
+        noise = 0.0
+    else:
+        temperature = beta
+        noise = np.log(u) - np.log1p(-u)
+    # sigmoid(z) = (1 + tanh(z / 2)) / 2
+    s = (1 + np.tanh((noise + log_alpha) / temperature / 2)) / 2
+    s_bar = s * (zeta - gamma) + gamma
+    return np.clip(s_bar, 0, 1), (s, s_bar, temperature, zeta - gamma)
+    ### END SOLUTION
+
+
+def hard_concrete_backward(dout, cache):
+    """Gradient of hard_concrete_forward: dout (...) → dlog_alpha (...), nothing for the rest."""
+    ### BEGIN SOLUTION
+    s, s_bar, temperature, stretch = cache
+    inside = (s_bar > 0) & (s_bar < 1)
+    return dout * inside * stretch * s * (1 - s) / temperature
+    ### END SOLUTION
+
+
+# %% test="a3_1_forward" points=2
+forward = answer("hard_concrete_forward")
+gate, _ = forward(np.zeros(2), np.full(2, 0.5), *OTHERS)
+expect_close(
+    gate,
+    np.full(2, 0.4),
+    "with log_alpha = 0 and u = ½ a gate must stand in the middle between gamma and zeta",
+    fed="log_alpha zeros (2,), u = 0.5, beta 0.7, gamma −0.3, zeta 1.1",
+    hint="log u − log(1 − u) is 0 here: what is s? Is it stretched, and by what?",
+)
+gate, _ = forward(np.zeros(2), None, *OTHERS)
+expect_close(
+    gate,
+    np.full(2, 0.4),
+    "in evaluation, with u = None, a log_alpha of 0 must give the same",
+    fed="log_alpha zeros (2,), u None, beta 0.7, gamma −0.3, zeta 1.1",
+    hint="s = sigmoid(log_alpha), and then the same stretch as with noise",
+)
+wanted = np.array([[0.05, 0.3, 0.5], [0.6, 0.8, 0.95]])
+u = np.array([[0.3, 0.5, 0.7], [0.01, 0.9, 0.4]])
+log_alpha = log_alpha_of(wanted, u, *PAPERS)
+gate, _ = forward(log_alpha, u, *PAPERS)
+expect_close(
+    gate,
+    wanted,
+    "log_alpha was computed backwards from the gates, and they must come out again",
+    fed={"log_alpha": log_alpha, "u": u, "beta, gamma, zeta": PAPERS},
+    hint="the sign of the noise; all of the sum is divided by beta, not a part of it",
+)
+log_alpha = np.array([-4.0, -1.0, 1.0, 4.0])
+gate, _ = forward(log_alpha, np.full(4, 0.5), *PAPERS)
+expect(
+    np.array_equal(gate, [0, 0, 1, 1]),
+    "far from the middle a gate must be exactly 0 or exactly 1",
+    fed={"log_alpha": log_alpha, "u": "0.5 everywhere", "beta, gamma, zeta": PAPERS},
+    came=gate,
+    expected="[0, 0, 1, 1], not nearly but exactly",
+    hint="first stretch, then clip: in the other order 0 and 1 are hardly ever reached",
+)
+
+# %% test="a3_1_forward_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(30)
+forward = answer("hard_concrete_forward")
+expect_unmodified(forward, rng.standard_normal((2, 3)), rng.uniform(0.1, 0.9, (2, 3)), *OTHERS)
+for shape, constants in (
+    ((7,), OTHERS),
+    ((3, 5), (0.4, -0.6, 1.2)),
+    ((2, 3, 4), (2.0, -0.05, 1.5)),
+):
+    _, gamma, zeta = constants
+    # gates that are 0, 1, and all between; noise up to the ends of what training draws
+    stretched = rng.uniform(gamma + 0.01, zeta - 0.01, shape)
+    u = rng.uniform(1e-6, 1 - 1e-6, shape)
+    u.flat[:2] = 1e-6, 1 - 1e-6
+    for noise in (u, None):
+        log_alpha = log_alpha_of(stretched, noise, *constants)
+        fed = {"log_alpha": log_alpha, "u": noise, "beta, gamma, zeta": constants}
+        expect_close(
+            forward(log_alpha, noise, *constants)[0],
+            stretched.clip(0, 1),
+            "log_alpha was computed backwards from the gates, and they must come out again",
+            fed=fed,
+            hint=(
+                "evaluation: is there neither noise nor temperature?"
+                if noise is None
+                else "are shapes kept, and are beta, gamma and zeta those of the call?"
+            ),
+        )
+log_alpha = np.array([-30.0, 30.0])
+for noise in (np.array([1 - 1e-6, 1e-6]), None):
+    expect_close(
+        forward(log_alpha, noise, *PAPERS)[0],
+        np.array([0.0, 1]),
+        "a large log_alpha must decide against any noise",
+        fed={"log_alpha": log_alpha, "u": noise, "beta, gamma, zeta": PAPERS},
+        hint="is the result a number, and clipped at both ends?",
+    )
+### END HIDDEN TESTS
+
+# %% test="a3_1_backward" points=2
+expect_gate_gradients(
+    "hard_concrete_backward",
+    formula_of_gate,
+    np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
+    np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
+    PAPERS,
+    hint="all of these gates lie inside the clip: which factor comes from which step, and is dout there?",
+)
+expect_gate_gradients(
+    "hard_concrete_backward",
+    formula_of_gate,
+    np.array([-0.07, -0.02, 0.4, 1.02, 1.07]),
+    np.array([0.3, 0.5, 0.7, 0.2, 0.9]),
+    PAPERS,
+    hint="some gates are clipped to 0 or to 1: do they move with log_alpha?",
+)
+
+# %% test="a3_1_backward_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(31)
+for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2), (2.0, -0.3, 1.5))):
+    _, gamma, zeta = constants
+    places = [gamma / 2, gamma / 9, 0.03, 0.4, 0.97, (1 + zeta) / 2]
+    stretched = rng.permutation(np.resize(places, int(np.prod(shape)))).reshape(shape)
+    for noise in (rng.uniform(0.05, 0.95, shape), None):
+        expect_gate_gradients(
+            "hard_concrete_backward",
+            formula_of_gate,
+            stretched,
+            noise,
+            constants,
+            hint=(
+                "this is evaluation (u is None), where s does not know of beta"
+                if noise is None
+                else "gates below, inside and above the clip: are zeta − gamma and beta those of the call?"
+            ),
+            rng=rng,
+        )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a3_2 · The hard gate, straight-through
+#
+# A soft gate of 0.7 is neither a head nor none. A **hard** gate is 0 or 1 in the forward pass:
+#
+# $$ \hat g = \begin{cases} 1 & \text{if } g \ge \tfrac12 \\ 0 & \text{otherwise} \end{cases} \qquad
+# g = \min(1, \max(0, \bar s)), \quad \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma} $$
+#
+# $$ s = \operatorname{sigmoid}\Big(\frac{\log u - \log(1-u) + \mathtt{log\_alpha}}{\mathtt{beta}}\Big)
+# \quad\text{or, where } u \text{ is None,}\quad s = \operatorname{sigmoid}(\mathtt{log\_alpha}). $$
+#
+# As a function of `log_alpha` it is a step: its derivative is 0 wherever it has one, and nothing
+# would be learned. **Straight-through** means: backwards, act as if $\hat g$ were $g$, and pass the
+# gradient of the *soft* gate, $\partial g / \partial\,\mathtt{log\_alpha}$, whatever $\hat g$ was.
+#
+# You may call your functions of a3_1, or write new helper functions if those do not work yet. Which
+# hard gates get a gradient: those that are 1, those that are 0, or some of both? And is
+# "$g \ge \frac12$" the same as "$s \ge \frac12$"?
+
+
+# %% solution="a3_2"
+def hard_gate_forward(log_alpha, u, beta, gamma, zeta):
+    """Gates of 0 or 1: 1 where the soft gate is at least ½.
+
+    log_alpha (...), u (...) or None; beta, gamma, zeta numbers. Returns gate (...) and the cache
+    (s, s_bar, temperature, stretch) of the soft gate: s (...) and s_bar (...), before the clip;
+    temperature beta, or 1 in evaluation; and stretch = zeta − gamma.
+    """
+    ### BEGIN SOLUTION
+    noisy, heat = (log_alpha, 1.0) if u is None else (np.log(u / (1 - u)) + log_alpha, beta)
+    s = 0.5 + 0.5 * np.tanh(0.5 * noisy / heat)
+    s_bar = gamma + (zeta - gamma) * s
+    # the clip moves nothing from one side of ½ to the other
+    gate = np.where(s_bar >= 0.5, 1.0, 0.0)
+    return gate, (s, s_bar, heat, zeta - gamma)
+    ### END SOLUTION
+
+
+def hard_gate_backward(dout, cache):
+    """The soft gate's gradient: dout (...) → dlog_alpha (...)."""
+    ### BEGIN SOLUTION
+    s, s_bar, heat, stretch = cache
+    slope = stretch * s * (1 - s) / heat
+    return dout * np.where((s_bar > 0) & (s_bar < 1), slope, 0)
+    ### END SOLUTION
+
+
+# %% test="a3_2_forward" points=1
+forward = answer("hard_gate_forward")
+stretched = np.array([[-0.05, 0.05, 0.48], [0.52, 0.9, 1.05]])
+u = np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]])
+log_alpha = log_alpha_of(stretched, u, *PAPERS)
+gate, _ = forward(log_alpha, u, *PAPERS)
+expect_close(
+    gate,
+    np.array([[0.0, 0, 0], [1, 1, 1]]),
+    "a hard gate must be 1 where the soft one is at least ½, and 0 elsewhere",
+    fed={"log_alpha": log_alpha, "u": u, "soft gates before the clip": stretched},
+    hint="0 or 1 and nothing between; it is the noisy gate that is compared",
+)
+gate, _ = forward(np.array([-0.5, 0.5]), None, *PAPERS)
+expect_close(
+    gate,
+    np.array([0.0, 1]),
+    "in evaluation, with the paper's constants, a gate must be open if log_alpha is above 0",
+    fed="log_alpha [−0.5, 0.5], u None, beta 0.333, gamma −0.1, zeta 1.1",
+    hint="without noise s = sigmoid(log_alpha); the threshold is the same",
+)
+
+# %% test="a3_2_forward_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(32)
+forward = answer("hard_gate_forward")
+expect_unmodified(forward, rng.standard_normal((2, 3)), rng.uniform(0.1, 0.9, (2, 3)), *OTHERS)
+for shape, constants in (
+    ((8,), OTHERS),
+    ((3, 5), (0.4, -0.6, 1.2)),
+    ((2, 3, 4), (2.0, -0.05, 1.9)),
+):
+    _, gamma, zeta = constants
+    stretched = rng.uniform(gamma + 0.01, zeta - 0.01, shape)
+    stretched.flat[:3] = 0.5 - 1e-6, 0.5 + 1e-6, 0.5 + 1e-3
+    for noise in (rng.uniform(1e-6, 1 - 1e-6, shape), None):
+        log_alpha = log_alpha_of(stretched, noise, *constants)
+        expect_close(
+            forward(log_alpha, noise, *constants)[0],
+            (stretched > 0.5).astype(float),
+            "a hard gate must be 1 where the soft one is at least ½, and 0 elsewhere",
+            fed={
+                "log_alpha": log_alpha,
+                "u": noise,
+                "beta, gamma, zeta": constants,
+                "soft gates before the clip": stretched,
+            },
+            hint=(
+                "evaluation: is there neither noise nor temperature?"
+                if noise is None
+                else "gamma + zeta is not 1 here, so s = ½ does not mean g = ½"
+            ),
+        )
+for noise in (np.full(3, 0.5), None):
+    expect_close(
+        forward(np.array([-1e-3, 0.0, 1e-3]), noise, 0.5, -0.5, 1.5)[0],
+        np.array([0.0, 1, 1]),
+        "a soft gate of exactly ½ must be open",
+        fed={"log_alpha": "[-0.001, 0, 0.001]", "u": noise, "beta, gamma, zeta": (0.5, -0.5, 1.5)},
+        hint="“at least ½”; and np.round goes to the even number",
+    )
+### END HIDDEN TESTS
+
+# %% test="a3_2_backward" points=1
+expect_gate_gradients(
+    "hard_gate_backward",
+    formula_of_hard_gate,
+    np.array([[0.02, 0.3, 0.45], [0.6, 0.8, 0.98]]),
+    np.array([[0.3, 0.5, 0.7], [0.2, 0.9, 0.4]]),
+    PAPERS,
+    hint="expected is the derivative of the soft gate, for gates that are open and for gates that are shut",
+)
+expect_gate_gradients(
+    "hard_gate_backward",
+    formula_of_hard_gate,
+    np.array([-0.07, -0.02, 0.4, 1.02, 1.07]),
+    np.array([0.3, 0.5, 0.7, 0.2, 0.9]),
+    PAPERS,
+    hint="some soft gates are clipped to 0 or to 1: do these move with log_alpha?",
+)
+
+# %% test="a3_2_backward_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(33)
+for shape, constants in (((6,), OTHERS), ((3, 4), (0.4, -0.6, 1.2)), ((2, 3, 2), (2.0, -0.3, 1.5))):
+    _, gamma, zeta = constants
+    places = [gamma / 2, gamma / 9, 0.03, 0.4, 0.97, (1 + zeta) / 2]
+    stretched = rng.permutation(np.resize(places, int(np.prod(shape)))).reshape(shape)
+    for noise in (rng.uniform(0.05, 0.95, shape), None):
+        expect_gate_gradients(
+            "hard_gate_backward",
+            formula_of_hard_gate,
+            stretched,
+            noise,
+            constants,
+            hint=(
+                "this is evaluation (u is None), where s does not know of beta"
+                if noise is None
+                else "soft gates below, inside and above the clip: are the constants those of the call?"
+            ),
+            rng=rng,
+        )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a3_3 · Probability of being open, and L0
+#
+# Left to itself a model keeps all of its heads. The L0 loss puts a price on the number of open
+# gates, of which, as gates are random, there is an expectation:
+#
+# $$ \mathtt{p\_open} = P(g > 0) = \operatorname{sigmoid}\Big(\mathtt{log\_alpha} -
+# \mathtt{beta}\,\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big) \qquad \mathtt{L0} = \sum_h \mathtt{p\_open}_h $$
+#
+# $g$ is the soft gate of a3_1. `log_alpha` may have any shape, such as (L, H), layers by heads, and
+# the sum goes over **all** heads of all layers. Try to find the formula yourself before you use it:
+# set $\bar s > 0$, and undo stretch, sigmoid and temperature until the noise $\log\frac{u}{1-u}$
+# stands alone. The probability that it is larger than $t$ is $\operatorname{sigmoid}(-t)$.
+#
+# The loss of gate training is cross-entropy + lam · L0. So the gradient that comes into `l0_backward`
+# is a number, lam, the price of an open head.
+#
+# `log_alpha` of ±1000 must give 1 and 0, forwards, and a gradient of 0. Which ways of writing the
+# sigmoid and its derivative end in ∞/∞? (A warning about an overflow costs no points, a `nan`
+# does.)
+
+
+# %% solution="a3_3"
+def p_open(log_alpha, beta, gamma, zeta):
+    """Probability that a gate is above 0.
+
+    log_alpha (...); beta, gamma, zeta numbers. Returns p_open (...), and no cache.
+    """
+    ### BEGIN SOLUTION
+    z = log_alpha - beta * np.log(-gamma / zeta)
+    # e^−|z| is at most 1
+    small = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1, small) / (1 + small)
+    ### END SOLUTION
+
+
+def l0_forward(log_alpha, beta, gamma, zeta):
+    """Expected number of open gates.
+
+    log_alpha (...). Returns L0, a number, and the cache p_open (...), an array.
+    """
+    ### BEGIN SOLUTION
+    p = p_open(log_alpha, beta, gamma, zeta)
+    return p.sum(), p
+    ### END SOLUTION
+
+
+def l0_backward(dout, cache):
+    """Gradient of l0_forward: dout, a number → dlog_alpha (...)."""
+    ### BEGIN SOLUTION
+    p = cache
+    return dout * p * (1 - p)
+    ### END SOLUTION
+
+
+# %% test="a3_3_probability" points=2
+rng = np.random.default_rng(34)
+probability = answer("p_open")
+for constants in (PAPERS, OTHERS):
+    beta, gamma, zeta = constants
+    edge = np.array([beta * np.log(-gamma / zeta)])
+    expect_close(
+        probability(edge, *constants),
+        np.array([0.5]),
+        "at log_alpha = beta · log(−gamma / zeta) a gate must be open half of the time",
+        fed={"log_alpha": edge, "beta, gamma, zeta": constants},
+        hint="here the two terms must cancel: the sign of the second, its factor, which stands above",
+    )
+log_alpha, n = np.array([-2.0, -0.5, 1.0, 2.0]), 40_000
+u = rng.uniform(1e-6, 1 - 1e-6, (n, 4))
+gates, _ = formula_of_gate(np.broadcast_to(log_alpha, u.shape), u, *PAPERS)
+share = (gates > 0).mean(axis=0)
+# the share of n draws comes out as p, give or take sqrt(p (1 − p) / n), which is at most ½ / sqrt(n)
+expect_close(
+    probability(log_alpha, *PAPERS),
+    share,
+    "p_open must be the share of gates above 0, of 40,000 that were drawn",
+    fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
+    hint="open means above 0, not above ½. The share is right to 0.015, six standard errors",
+    relative=0,
+    absolute=6 * 0.5 / np.sqrt(n),
+)
+
+# %% test="a3_3_probability_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(35)
+probability = answer("p_open")
+expect_unmodified(probability, rng.standard_normal((2, 3)), *OTHERS)
+for shape, constants in (
+    ((5,), PAPERS),
+    ((3, 2), (0.4, -0.6, 1.2)),
+    ((2, 3, 2), (2.0, -0.05, 1.5)),
+):
+    log_alpha = 2 * rng.standard_normal(shape)
+    expect_close(
+        probability(log_alpha, *constants),
+        share_of_open(log_alpha, *constants),
+        "noise above 1 − p_open must open the gate, and noise below it must not",
+        fed={"log_alpha": log_alpha, "beta, gamma, zeta": constants},
+        hint="expected was found by halving an interval of u. Undo stretch, sigmoid, temperature once more",
+    )
+log_alpha = np.array([[-1000.0, -40.0], [40.0, 1000.0]])
+expect_close(
+    probability(log_alpha, *PAPERS),
+    np.array([[0.0, 0], [1, 1]]),
+    "a very large or very small log_alpha must give 1 or 0",
+    fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
+    hint="exp(1000) is infinite, and ∞/∞ is nan: of which sign may an exponent be?",
+)
+### END HIDDEN TESTS
+
+# %% test="a3_3_forward" points=1
+forward = answer("l0_forward")
+for shape in ((6,), (4, 8)):
+    log_alpha = np.full(shape, 0.333 * np.log(0.1 / 1.1))
+    L0, _ = forward(log_alpha, *PAPERS)
+    expect_close(
+        L0,
+        log_alpha.size / 2,
+        "of gates that are open half of the time, half must be open on average",
+        fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
+        hint="one number for all heads of all layers, a sum of probabilities. Is p_open right?",
+    )
+
+# %% test="a3_3_forward_hidden" points=1
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(36)
+forward = answer("l0_forward")
+expect_unmodified(forward, rng.standard_normal((2, 3)), *OTHERS)
+for shape, constants in (((1,), PAPERS), ((3, 5), OTHERS), ((2, 3, 4), (0.4, -0.6, 1.2))):
+    log_alpha = 2 * rng.standard_normal(shape)
+    fed = {"log_alpha": log_alpha, "beta, gamma, zeta": constants}
+    expect_close(
+        forward(log_alpha, *constants)[0],
+        share_of_open(log_alpha, *constants).sum(),
+        "L0 must be the expected number of open gates",
+        fed=fed,
+        hint="the sum of all probabilities, over every axis. Is p_open right?",
+        absolute=1e-7,
+    )
+    expect_close(
+        forward(np.stack([log_alpha, log_alpha]), *constants)[0],
+        2 * np.asarray(forward(log_alpha, *constants)[0]),
+        "twice the heads must have twice the L0",
+        fed=fed,
+        hint="a mean, over whatever axis, does not grow with the number of heads",
+    )
+log_alpha = np.array([[-1000.0, 1000.0, 1000.0], [1000.0, -1000.0, -1000.0]])
+expect_close(
+    forward(log_alpha, *PAPERS)[0],
+    3.0,
+    "L0 must count the heads if all of them are surely open or surely shut",
+    fed={"log_alpha": log_alpha, "beta, gamma, zeta": PAPERS},
+    hint="exp(1000) is infinite, and ∞/∞ is nan",
+)
+### END HIDDEN TESTS
+
+# %% test="a3_3_backward" points=1
+expect_gradients(
+    "l0_backward",
+    formula_of_l0,
+    {"log_alpha": np.array([-2.0, -0.5, 1.0, 2.0]), "beta": 0.333, "gamma": -0.1, "zeta": 1.1},
+    hint="derivative of the sigmoid, times the incoming gradient, a number; neither noise nor temperature",
+    fixed=("beta", "gamma", "zeta"),
+)
+
+# %% test="a3_3_backward_hidden" points=1
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(37)
+for shape, constants in (((1,), PAPERS), ((3, 2), OTHERS), ((2, 3, 2), (2.0, -0.05, 1.5))):
+    beta, gamma, zeta = constants
+    expect_gradients(
+        "l0_backward",
+        formula_of_l0,
+        {"log_alpha": 2 * rng.standard_normal(shape), "beta": beta, "gamma": gamma, "zeta": zeta},
+        hint="each head has its own gradient: of a sum, not of a mean, whatever the number of axes",
+        rng=rng,
+        fixed=("beta", "gamma", "zeta"),
+    )
+expect_gradients(
+    "l0_backward",
+    formula_of_l0,
+    {"log_alpha": np.array([-1000.0, 0.0, 1000.0]), "beta": 0.333, "gamma": -0.1, "zeta": 1.1},
+    hint="log_alpha of ±1000 must have gradient 0: ∞/∞ and 0 · ∞ are nan",
+    rng=rng,
+    fixed=("beta", "gamma", "zeta"),
+)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a3_4 · The difference that a head makes
+#
+# In the output of a layer, gate $g_h$ multiplies what head $h$ has to say:
+#
+# $$ y = \sum_h g_h\; o_h\, \mathtt{Wo}_h \qquad o_h\,(B, T, Dh),\ \mathtt{Wo}_h\,(Dh, D),\ y\,(B, T, D) $$
+#
+# All heads' outputs come as one array `o` (B, T, H, Dh), in which $o_h$ is `o[:, :, h]`, and all
+# projections as one matrix `Wo` (H·Dh, D), of which the first Dh rows belong to head 0, the next Dh
+# to head 1, and so on. (What the layer adds to $y$ beside its heads does not depend on gates.)
+#
+# The difference that a head makes is the output with it minus the output without it,
+#
+# $$ \Delta_h = y(g_h = 1) - y(g_h = 0), $$
+#
+# and the gradient of its gate is, with $\mathtt{dy} = \partial\,\mathtt{loss}/\partial y$,
+#
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h} = \sum_{b,t,d} \mathtt{dy}_{btd}\; \Delta_{h,btd} $$
+#
+# exactly, whatever the loss is: $y$ is a straight line in $g_h$. What is left of $\Delta_h$ if you
+# write it out? The gradients can be had without storing any Δ, which is H times as large as $y$:
+# how?
+
+
+# %% solution="a3_4"
+def head_differences(o, Wo):
+    """What each head adds to the output of its layer.
+
+    o (B, T, H, Dh), head outputs; Wo (H·Dh, D). Returns Δ (H, B, T, D).
+    """
+    ### BEGIN SOLUTION
+    B, T, H, Dh = o.shape
+    per_head = Wo.reshape(H, Dh, -1)
+    return np.stack([o[:, :, h] @ per_head[h] for h in range(H)])
+    ### END SOLUTION
+
+
+def gate_gradients(dy, o, Wo):
+    """Gradient of the loss with respect to every gate of a layer.
+
+    dy (B, T, D), gradient with respect to y; o (B, T, H, Dh); Wo (H·Dh, D). Returns dgate (H,).
+    """
+    ### BEGIN SOLUTION
+    # Σ dy · (o_h Wo_h) = Σ (dy Wo_hᵀ) · o_h
+    do = (dy @ Wo.T).reshape(o.shape)
+    return (do * o).sum(axis=(0, 1, 3))
+    ### END SOLUTION
+
+
+# %% test="a3_4_differences" points=2
+rng = np.random.default_rng(38)
+differences = answer("head_differences")
+o, Wo = rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8))
+came = differences(o, Wo)
+expect(
+    np.shape(came) == (4, 2, 3, 8),
+    "there must be one difference for each head, and each must have the shape of y",
+    fed="o (B, T, H, Dh) = (2, 3, 4, 2), Wo (H·Dh, D) = (8, 8)",
+    came=f"shape {np.shape(came)}",
+    expected="shape (H, B, T, D) = (4, 2, 3, 8)",
+    hint="heads come first in Δ, and third in o",
+)
+with_all = layer_output(np.ones(4), o, Wo)
+for h in range(4):
+    expect_close(
+        np.asarray(came)[h],
+        with_all - layer_output(without_head(h, 4), o, Wo),
+        f"Δ[{h}] must be the output with all heads minus the output without head {h}",
+        fed=f"o {o.shape}, Wo {Wo.shape}, random",
+        hint="which rows of Wo belong to a head, and do they follow one another?",
+    )
+
+# %% test="a3_4_differences_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(39)
+differences = answer("head_differences")
+expect_unmodified(differences, rng.standard_normal((2, 3, 4, 2)), rng.standard_normal((8, 8)))
+for B, T, H, Dh, D in ((2, 3, 4, 5, 7), (3, 4, 2, 3, 5), (1, 5, 3, 1, 2), (2, 3, 1, 4, 6)):
+    o, Wo = rng.standard_normal((B, T, H, Dh)), rng.standard_normal((H * Dh, D))
+    # whatever the other gates are
+    gates = rng.uniform(0, 1, H)
+    expected = [
+        layer_output(np.where(np.arange(H) == h, 1, gates), o, Wo)
+        - layer_output(np.where(np.arange(H) == h, 0, gates), o, Wo)
+        for h in range(H)
+    ]
+    expect_close(
+        differences(o, Wo),
+        np.array(expected),
+        "Δ of a head must be y with its gate at 1 minus y with its gate at 0",
+        fed=f"o (B, T, H, Dh) = {o.shape}, Wo (H·Dh, D) = {Wo.shape}, random",
+        hint="D need not be H·Dh; is every size taken from the right axis?",
+    )
+### END HIDDEN TESTS
+
+# %% test="a3_4_gradients" points=1
+rng = np.random.default_rng(40)
+gradients = answer("gate_gradients")
+o, Wo, dy = (
+    rng.standard_normal((2, 3, 4, 2)),
+    rng.standard_normal((8, 8)),
+    rng.standard_normal((2, 3, 8)),
+)
+# with loss = Σ dy · y the loss is a straight line too: its slope is a difference
+with_all = (dy * layer_output(np.ones(4), o, Wo)).sum()
+without = [(dy * layer_output(without_head(h, 4), o, Wo)).sum() for h in range(4)]
+expect_close(
+    gradients(dy, o, Wo),
+    with_all - np.array(without),
+    "for loss = Σ dy · y a gate's gradient must be the loss with the head minus the loss without it",
+    fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random",
+    hint="one number for each head: a sum over batch, positions and features, with its sign",
+)
+
+# %% test="a3_4_gradients_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(41)
+gradients = answer("gate_gradients")
+shapes = (2, 3, 8), (2, 3, 4, 2), (8, 8)
+expect_unmodified(gradients, *map(rng.standard_normal, shapes))
+for B, T, H, Dh, D in ((2, 3, 4, 5, 7), (3, 4, 2, 3, 5), (1, 5, 3, 1, 2), (2, 3, 1, 4, 6)):
+    o, Wo = rng.standard_normal((B, T, H, Dh)), rng.standard_normal((H * Dh, D))
+    gates, target = rng.uniform(0, 1, H), rng.standard_normal((B, T, D))
+    # a loss that is curved: Σ (y − target)³ / 3, whose gradient with respect to y is (y − target)²,
+    # and its derivative with respect to each gate, measured with a complex step
+    dy = (layer_output(gates, o, Wo) - target) ** 2
+    step = 1e-20
+    measured = [
+        ((layer_output(gates + 1j * step * row, o, Wo) - target) ** 3).sum().imag / 3 / step
+        for row in np.eye(H)
+    ]
+    expect_close(
+        gradients(dy, o, Wo),
+        np.array(measured),
+        "the gradient of a gate must be the derivative of the loss, whatever the loss is",
+        fed=f"dy {dy.shape}, o {o.shape}, Wo {Wo.shape}, random; loss = Σ (y − target)³ / 3",
+        hint="D need not be H·Dh, and B may be more than 1: what is summed, and what is not?",
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Hand in
+#
+# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30
+# points; the hidden tests, which run after you hand in, decide about the other 17.

@@ -1,0 +1,370 @@
+"""Wrong answers to A3."""
+
+from marks import Wrong
+
+SOFT = "return np.clip(s_bar, 0, 1), (s, s_bar, temperature, zeta - gamma)"
+PROBABILITY = {"a3_3_probability", "a3_3_probability_hidden"}
+L0 = {"a3_3_forward", "a3_3_forward_hidden"}
+
+WRONG = [
+    # a3_1
+    Wrong(
+        "noise with the wrong sign",
+        "np.log(u) - np.log1p(-u)",
+        "np.log1p(-u) - np.log(u)",
+        {"a3_1_forward", "a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "only log_alpha divided by the temperature",
+        "(noise + log_alpha) / temperature / 2",
+        "(noise + log_alpha / temperature) / 2",
+        {"a3_1_forward", "a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "multiplied by the temperature",
+        "(noise + log_alpha) / temperature / 2",
+        "(noise + log_alpha) * temperature / 2",
+        {"a3_1_forward", "a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "stretch forgotten",
+        "s_bar = s * (zeta - gamma) + gamma",
+        "s_bar = s",
+        {"a3_1_forward", "a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "clip forgotten",
+        SOFT,
+        SOFT.replace("np.clip(s_bar, 0, 1)", "s_bar"),
+        {"a3_1_forward", "a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "clipped below only",
+        SOFT,
+        SOFT.replace("np.clip(s_bar, 0, 1)", "np.maximum(s_bar, 0)"),
+        {"a3_1_forward", "a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "the paper's constants written into the function",
+        "s_bar = s * (zeta - gamma) + gamma",
+        "s_bar = s * 1.2 - 0.1",
+        {"a3_1_forward", "a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "temperature also in evaluation",
+        "temperature = 1.0",
+        "temperature = beta",
+        {"a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "evaluation like u = ½, with the temperature",
+        "noise = 0.0\n    else:\n        temperature = beta\n",
+        "noise = 0.0\n    temperature = beta\n    if u is not None:\n",
+        {"a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "log_alpha changed in place",
+        "    # sigmoid(z) = (1 + tanh(z / 2)) / 2\n",
+        "    log_alpha += noise\n    noise = 0.0\n",
+        {"a3_1_forward_hidden"},
+    ),
+    Wrong(
+        "beta in the cache of evaluation",
+        SOFT,
+        SOFT.replace("temperature, ", "beta, "),
+        {"a3_1_backward_hidden"},
+    ),
+    Wrong(
+        "gradient passes the clip",
+        "return dout * inside * stretch",
+        "return dout * stretch",
+        {"a3_1_backward", "a3_1_backward_hidden"},
+    ),
+    Wrong(
+        "gradient stopped at 0 only",
+        "inside = (s_bar > 0) & (s_bar < 1)",
+        "inside = s_bar > 0",
+        {"a3_1_backward", "a3_1_backward_hidden"},
+    ),
+    Wrong(
+        "clip looked for at s, not at the stretched s",
+        "inside = (s_bar > 0) & (s_bar < 1)",
+        "inside = (s > 0) & (s < 1)",
+        {"a3_1_backward", "a3_1_backward_hidden"},
+    ),
+    Wrong(
+        "temperature forgotten backwards",
+        "* (1 - s) / temperature",
+        "* (1 - s)",
+        {"a3_1_backward", "a3_1_backward_hidden"},
+    ),
+    Wrong(
+        "stretch forgotten backwards",
+        "return dout * inside * stretch",
+        "return dout * inside",
+        {"a3_1_backward", "a3_1_backward_hidden"},
+    ),
+    Wrong(
+        "sigmoid's derivative taken at the stretched s",
+        "stretch * s * (1 - s) / temperature",
+        "stretch * s_bar * (1 - s_bar) / temperature",
+        {"a3_1_backward", "a3_1_backward_hidden"},
+    ),
+    Wrong(
+        "dout forgotten",
+        "return dout * inside * stretch",
+        "return inside * stretch",
+        {"a3_1_backward", "a3_1_backward_hidden"},
+    ),
+    Wrong(
+        "dout changed in place",
+        "return dout * inside * stretch",
+        "dout *= inside\n    return dout * stretch",
+        {"a3_1_backward", "a3_1_backward_hidden"},
+    ),
+    # a3_2
+    Wrong(
+        "soft gate returned",
+        "np.where(s_bar >= 0.5, 1.0, 0.0)",
+        "np.clip(s_bar, 0, 1)",
+        {"a3_2_forward", "a3_2_forward_hidden"},
+    ),
+    Wrong(
+        "open as soon as the soft gate is above 0",
+        "np.where(s_bar >= 0.5,",
+        "np.where(s_bar > 0,",
+        {"a3_2_forward", "a3_2_forward_hidden"},
+    ),
+    Wrong(
+        "noise forgotten: log_alpha compared with 0",
+        "np.where(s_bar >= 0.5,",
+        "np.where(log_alpha >= 0,",
+        {"a3_2_forward", "a3_2_forward_hidden"},
+    ),
+    Wrong(
+        "s compared with ½, not the gate",
+        "np.where(s_bar >= 0.5,",
+        "np.where(s >= 0.5,",
+        {"a3_2_forward_hidden"},
+    ),
+    Wrong(
+        "a gate of ½ shut",
+        "np.where(s_bar >= 0.5,",
+        "np.where(s_bar > 0.5,",
+        {"a3_2_forward_hidden"},
+    ),
+    Wrong(
+        "rounded: ½ goes to the even number",
+        "np.where(s_bar >= 0.5, 1.0, 0.0)",
+        "np.round(np.clip(s_bar, 0, 1))",
+        {"a3_2_forward_hidden"},
+    ),
+    Wrong(
+        "gradient of the step: 0",
+        "(s_bar < 1), slope, 0)",
+        "(s_bar < 1), 0, 0)",
+        {"a3_2_backward", "a3_2_backward_hidden"},
+    ),
+    Wrong(
+        "gradient of the identity",
+        "slope = stretch * s * (1 - s) / heat",
+        "slope = np.ones_like(s)",
+        {"a3_2_backward", "a3_2_backward_hidden"},
+    ),
+    Wrong(
+        "open gates only get a gradient",
+        "np.where((s_bar > 0) & (s_bar < 1)",
+        "np.where((s_bar >= 0.5) & (s_bar < 1)",
+        {"a3_2_backward", "a3_2_backward_hidden"},
+    ),
+    Wrong(
+        "gradient passes the clip",
+        "np.where((s_bar > 0) & (s_bar < 1), slope, 0)",
+        "slope",
+        {"a3_2_backward", "a3_2_backward_hidden"},
+    ),
+    Wrong(
+        "temperature forgotten backwards",
+        "slope = stretch * s * (1 - s) / heat",
+        "slope = stretch * s * (1 - s)",
+        {"a3_2_backward", "a3_2_backward_hidden"},
+    ),
+    Wrong(
+        "beta in the cache of evaluation",
+        "return gate, (s, s_bar, heat, zeta - gamma)",
+        "return gate, (s, s_bar, beta, zeta - gamma)",
+        {"a3_2_backward_hidden"},
+    ),
+    Wrong(
+        "hard gate in the cache, in the place of s",
+        "return gate, (s, s_bar, heat, zeta - gamma)",
+        "return gate, (gate, s_bar, heat, zeta - gamma)",
+        {"a3_2_backward", "a3_2_backward_hidden"},
+    ),
+    # a3_3
+    Wrong(
+        "beta forgotten in p_open",
+        "log_alpha - beta * np.log(",
+        "log_alpha - np.log(",
+        PROBABILITY | L0,
+    ),
+    Wrong(
+        "sign in p_open",
+        "log_alpha - beta * np.log(",
+        "log_alpha + beta * np.log(",
+        PROBABILITY | L0,
+    ),
+    Wrong(
+        "divided by beta, as in the gate",
+        "z = log_alpha - beta * np.log(-gamma / zeta)",
+        "z = (log_alpha - np.log(-gamma / zeta)) / beta",
+        PROBABILITY | L0,
+    ),
+    Wrong(
+        "1 − q forgotten: zeta − gamma in the place of zeta",
+        "np.log(-gamma / zeta)",
+        "np.log(-gamma / (zeta - gamma))",
+        PROBABILITY | L0,
+    ),
+    Wrong(
+        "probability of g ≥ ½",
+        "np.log(-gamma / zeta)",
+        "np.log((0.5 - gamma) / (zeta - 0.5))",
+        PROBABILITY | L0,
+    ),
+    Wrong(
+        "the soft gate without noise in the place of a probability",
+        "return np.where(z >= 0, 1, small) / (1 + small)",
+        "return np.clip((zeta - gamma) / (1 + np.exp(-log_alpha)) + gamma, 0, 1)",
+        PROBABILITY | L0,
+    ),
+    Wrong(
+        "overflow: e^z / (1 + e^z)",
+        "return np.where(z >= 0, 1, small) / (1 + small)",
+        "return np.exp(z) / (1 + np.exp(z))",
+        {"a3_3_probability_hidden", "a3_3_forward_hidden"},
+    ),
+    Wrong(
+        "log_alpha changed in place",
+        "z = log_alpha - beta * np.log(-gamma / zeta)",
+        "z = log_alpha\n    z -= beta * np.log(-gamma / zeta)",
+        {"a3_3_probability_hidden", "a3_3_forward_hidden"},
+    ),
+    Wrong("a mean, not a sum", "return p.sum(), p", "return p.mean(), p", L0),
+    Wrong("summed over the first axis only", "return p.sum(), p", "return sum(p), p", L0),
+    Wrong(
+        "mean over layers of sums",
+        "return p.sum(), p",
+        "return p.sum(axis=-1).mean(), p",
+        L0,
+    ),
+    Wrong(
+        "open gates counted, not expected",
+        "return p.sum(), p",
+        "return (p > 0.5).sum(), p",
+        L0,
+    ),
+    Wrong(
+        "dout forgotten",
+        "return dout * p * (1 - p)",
+        "return p * (1 - p)",
+        {"a3_3_backward", "a3_3_backward_hidden"},
+    ),
+    Wrong(
+        "gradient of a mean",
+        "return dout * p * (1 - p)",
+        "return dout * p * (1 - p) / p.size",
+        {"a3_3_backward", "a3_3_backward_hidden"},
+    ),
+    Wrong(
+        "gradient divided by the number of layers",
+        "return dout * p * (1 - p)",
+        "return dout * p * (1 - p) / (len(p) if p.ndim > 1 else 1)",
+        {"a3_3_backward_hidden"},
+    ),
+    Wrong(
+        "overflow backwards: through the odds",
+        "return dout * p * (1 - p)",
+        "odds = p / (1 - p)\n    return dout * odds / (1 + odds) ** 2",
+        {"a3_3_backward_hidden"},
+    ),
+    # a3_4
+    Wrong(
+        "heads taken from the rows of Wo in turn",
+        "per_head = Wo.reshape(H, Dh, -1)",
+        "per_head = Wo.reshape(Dh, H, -1).transpose(1, 0, 2)",
+        {"a3_4_differences", "a3_4_differences_hidden"},
+    ),
+    Wrong(
+        "columns of Wo in the place of rows",
+        "o[:, :, h] @ per_head[h] for",
+        "o[:, :, h] @ Wo[:, h * Dh : (h + 1) * Dh].T for",
+        {"a3_4_differences", "a3_4_differences_hidden"},
+    ),
+    Wrong(
+        "heads third, as in o",
+        "o[:, :, h] @ per_head[h] for h in range(H)])",
+        "o[:, :, h] @ per_head[h] for h in range(H)], axis=2)",
+        {"a3_4_differences", "a3_4_differences_hidden"},
+    ),
+    Wrong(
+        "the output without the head, not the difference",
+        "return np.stack([o[:, :, h] @ per_head[h] for h in range(H)])",
+        "each = np.stack([o[:, :, h] @ per_head[h] for h in range(H)])\n    return each.sum(axis=0) - each",
+        {"a3_4_differences", "a3_4_differences_hidden"},
+    ),
+    Wrong(
+        "without minus with",
+        "return np.stack([o[:, :, h] @",
+        "return np.stack([-o[:, :, h] @",
+        {"a3_4_differences", "a3_4_differences_hidden"},
+    ),
+    Wrong(
+        "D taken to be H · Dh",
+        "per_head = Wo.reshape(H, Dh, -1)",
+        "per_head = Wo.reshape(H, Dh, H * Dh)",
+        {"a3_4_differences_hidden"},
+    ),
+    Wrong(
+        "a mean over batch, positions and features",
+        "return (do * o).sum(axis=(0, 1, 3))",
+        "return (do * o).mean(axis=(0, 1, 3))",
+        {"a3_4_gradients", "a3_4_gradients_hidden"},
+    ),
+    Wrong(
+        "not summed over the batch",
+        "return (do * o).sum(axis=(0, 1, 3))",
+        "return (do * o).sum(axis=(1, 3))",
+        {"a3_4_gradients", "a3_4_gradients_hidden"},
+    ),
+    Wrong(
+        "divided by the number of texts",
+        "return (do * o).sum(axis=(0, 1, 3))",
+        "return (do * o).sum(axis=(0, 1, 3)) / len(o)",
+        {"a3_4_gradients", "a3_4_gradients_hidden"},
+    ),
+    Wrong(
+        "importance: the absolute value",
+        "return (do * o).sum(axis=(0, 1, 3))",
+        "return np.abs((do * o).sum(axis=(0, 1, 3)))",
+        {"a3_4_gradients", "a3_4_gradients_hidden"},
+    ),
+    Wrong(
+        "transpose forgotten",
+        "do = (dy @ Wo.T)",
+        "do = (dy @ Wo)",
+        {"a3_4_gradients", "a3_4_gradients_hidden"},
+    ),
+    Wrong(
+        "D taken to be H · Dh backwards",
+        "do = (dy @ Wo.T)",
+        "do = (dy @ Wo.reshape(len(Wo), len(Wo)).T)",
+        {"a3_4_gradients_hidden"},
+    ),
+    Wrong(
+        "o changed in place",
+        "return (do * o).sum(",
+        "o *= do\n    return o.sum(",
+        {"a3_4_gradients_hidden"},
+    ),
+]
