@@ -176,7 +176,7 @@ def test_forward_that_modifies_its_input_costs_no_points_of_the_backward():
         x *= 0
         return out
 
-    gradients(in_place, own_backward)
+    gradients(in_place, plain_backward)
 
 
 def test_inputs_without_gradient_can_be_named():

@@ -161,12 +161,13 @@ def expect_gradients(
     rng: np.random.Generator | None = None,
     own: Sequence[str] = ("_backward", "_forward"),
     fixed: Sequence[str] = (),
+    only: Sequence[str] | None = None,
 ) -> None:
     """Fail unless the answer's backward gives the derivatives of `formula`, measured by `tinyprune.gradcheck`.
 
     The backward gets the cache of the answer's own forward if that forward is right, so that a cache may hold anything.
     If it is not right or not there, the backward gets the cache of `formula`, which is what the task says that a cache
-    holds: a backward can be right although its forward is not.
+    holds: a backward can be right although its forward is not. A forward that modifies its inputs is not right.
 
     Args:
         name: of the backward, such as "linear_backward".
@@ -176,24 +177,40 @@ def expect_gradients(
         rng: draws the incoming gradient.
         own: the ends of the names of backward and forward.
         fixed: names of inputs that have no gradient although they are floats (or None): noise, a temperature.
+        only: names of the inputs whose gradients this test is about; the other gradients may be anything.
 
     Raises:
         Unexpected: if a gradient is wrong, or has the wrong shape or number, or if `dout` or the cache was modified.
     """
-    backward = answer(name)
-    varied = {k: v for k, v in inputs.items() if k not in fixed}
+    answered = answer(name)
+    # what has no gradient whatever its name: integers and the like
+    asked = [k for k, v in inputs.items() if k not in fixed and (v is None or np.asarray(v).dtype.kind in "fc")]
+    chosen = asked if only is None else list(only)
     used = {"cache": "of the formula in the task, since your forward is not right on these inputs"}
 
-    def forward(*values: Any) -> tuple[Any, Any]:
-        values = tuple((inputs | dict(zip(varied, values, strict=True))).values())
-        out, cache = formula(*values)
-        if any(np.iscomplexobj(v) for v in values if isinstance(v, np.ndarray)):
+    def backward(dout: Any, cache: Any) -> Any:
+        gradients = answered(dout, cache)
+        if only is None:
+            return gradients
+        found = gradients if isinstance(gradients, tuple) else (gradients,)
+        if len(found) != len(asked):
+            raise AssertionError(f"{name}: backward must return {len(asked)} gradients, got {len(found)}")
+        return tuple(found[asked.index(k)] for k in chosen)
+
+    def forward(*varied: Any) -> tuple[Any, Any]:
+        values = inputs | dict(zip(chosen, varied, strict=True))
+        dtype = np.result_type(*(v for v in varied if v is not None))
+        values |= {k: np.asarray(values[k], dtype) for k in asked if values[k] is not None}
+        out, cache = formula(*values.values())
+        if dtype.kind == "c":
             return out, cache
         try:
-            # copies: a forward that modifies its inputs is marked by its own tests too
-            copies = [copy.deepcopy(v) if isinstance(v, np.ndarray | list) else v for v in values]
+            # copies: a forward that modifies its inputs is marked by its own tests
+            copies = copy.deepcopy(list(values.values()))
             mine, kept = answer(name.removesuffix(own[0]) + own[1])(*copies)
-            if np.shape(mine) == np.shape(out) and np.allclose(mine, out, rtol=1e-6, atol=1e-8):
+            untouched = all(np.array_equal(a, b) for a, b in zip(copies, values.values(), strict=True))
+            # as exact as gradients have to be: what is made from a cache is no better than the cache
+            if untouched and np.shape(mine) == np.shape(out) and np.allclose(mine, out, rtol=1e-12, atol=1e-13):
                 used["cache"] = "of your own forward"
                 return out, kept
         except Exception:
@@ -204,27 +221,30 @@ def expect_gradients(
     def explain(argument: str) -> str:
         return hint if isinstance(hint, str) else hint.get(argument, hint.get("", ""))
 
-    fed = {**inputs, "cache": used["cache"]}
     try:
         records = check_gradients(
-            forward, backward, *varied.values(), name=name, argument_names=list(varied), mode="complex", rng=rng
+            forward,
+            backward,
+            *(inputs[k] for k in chosen),
+            name=name,
+            argument_names=chosen,
+            mode="complex",
+            rng=rng,
         )
     except AssertionError as error:
-        fed["cache"] = used["cache"]
         fail(
             f"{name} does not keep to its form",
-            fed=_fed(fed),
+            fed=_fed(inputs | used),
             came=str(error),
             expected="see the task",
             hint=explain(""),
         )
-    fed["cache"] = used["cache"]
     for r in records:
         if not r.passed:
             place = f"d{r.argument}[{', '.join(map(str, r.index))}]" if r.index else f"d{r.argument}"
             fail(
                 f"{name}: d{r.argument} is not the derivative",
-                fed=_fed(fed),
+                fed=_fed(inputs | used),
                 came=f"{place} = {r.got:.10g}   (the entry that is most wrong)",
                 expected=f"{place} = {r.expected:.10g}   (measured: relative error {r.relative_error:.1e})",
                 hint=explain(r.argument),

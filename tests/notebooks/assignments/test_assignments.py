@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
 
 from marks import build, cells_that_test, edited, failures
+from nbclient import NotebookClient
 
 CASES = [(name, wrong) for name in build.NAMES for wrong in importlib.import_module(f"wrong.{name}").WRONG]
 
@@ -21,6 +22,17 @@ def test_reference_solution_passes_every_test(name):
 def test_untouched_stub_passes_no_test(name):
     notebook = build.released(build.notebook_of(name), hidden=True)
     assert failures(notebook).keys() == cells_that_test(notebook).keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", build.NAMES)
+def test_reference_solution_passes_in_a_students_notebook(name):
+    """One kernel for answers and tests, as at home."""
+    notebook = build.notebook_of(name)
+    NotebookClient(notebook, timeout=180, kernel_name="python3").execute()
+    printed = [output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.name == "stdout"]
+    visible = [test for test in cells_that_test(notebook) if not test.endswith("_hidden")]
+    assert [text.split(".")[0] for text in printed] == [f"passed: {test}" for test in visible]
 
 
 @pytest.mark.parametrize(("name", "wrong"), CASES, ids=[f"{name}: {wrong.what}" for name, wrong in CASES])
