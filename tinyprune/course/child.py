@@ -18,6 +18,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ class Child:
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self.incoming, self.outgoing = os.fdopen(incoming, "rb"), outgoing
-        self.namespace: dict[str, Any] = {"__name__": "answer", "__builtins__": __builtins__}
+        # a module like any other: dataclasses, pickle and Numba look for it in sys.modules
+        module = sys.modules["answer"] = ModuleType("answer")
+        self.namespace: dict[str, Any] = module.__dict__
         self.kept: list[Any] = []
         self.files: set[str] = set()
 

@@ -1,0 +1,789 @@
+# %% tools="a6_tools"
+import time
+
+from tinyprune import ops
+from tinyprune.course import (
+    AnswerError,
+    answer,
+    expect,
+    expect_close,
+    fetch,
+    hold,
+    prepare,
+)
+
+# One thread for Numba, as for NumPy. The simulator has to be switched on before Numba is imported;
+# it has a thread for each of a GPU's, and 64 MB for each are set aside unless they share one arena.
+prepare(
+    preload=("numpy", "numba", "numba.cuda"),
+    environment={"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+    seconds_per_call=30,
+    seconds_in_all=240,
+    memory_bytes=1 << 30,
+)
+
+
+def numpy_softmax(x, bias, out):
+    """NumPy's bias_softmax: fast code, but one pass over the array for each step."""
+    np.add(x, bias, out=out)
+    out -= out.max(-1, keepdims=True)
+    np.exp(out, out=out)
+    out /= out.sum(-1, keepdims=True)
+
+
+def out_of_sight(T, S, span):
+    """Which keys a query does not see, (T, S)."""
+    distance = np.arange(T)[:, None] + (S - T) - np.arange(S)
+    return (distance < 0) | (distance > span)
+
+
+def numpy_attention(q, k, v, unseen):
+    """NumPy's attention: the whole matrix of scores, one pass over it for each step. T must be a multiple of 16."""
+    B, H, T, Dh = q.shape
+    S = k.shape[2]
+    # in pieces of 16 queries: products too small for BLAS to start threads, of which you have one
+    rows = (q * np.float32(1 / math.sqrt(Dh))).reshape(B, H, T // 16, 16, Dh)
+    s = np.empty((B, H, T, S), np.float32)
+    pieces = s.reshape(B, H, T // 16, 16, S)
+    np.matmul(rows, k.swapaxes(-1, -2)[:, :, None], out=pieces)
+    np.copyto(s, -np.inf, where=unseen)
+    s -= s.max(-1, keepdims=True)
+    np.exp(s, out=s)
+    s /= s.sum(-1, keepdims=True)
+    return np.matmul(pieces, v[:, :, None]).reshape(q.shape)
+
+
+def exact_attention(q, k, v, span):
+    """The formula of the task in float64."""
+    by_time = (x.swapaxes(1, 2).astype(float) for x in (q, k, v))
+    return ops.attention_forward(*by_time, span=span)[0].swapaxes(1, 2)
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape, np.float32)
+
+
+def shapes(**arrays):
+    return ", ".join(
+        f"{n} {x.shape}" if hasattr(x, "shape") else f"{n} {x}" for n, x in arrays.items()
+    )
+
+
+def expect_float32(came, fed):
+    expect(
+        getattr(came, "dtype", None) == np.float32,
+        "float32 in, float32 out",
+        fed=fed,
+        came=str(getattr(came, "dtype", type(came).__name__)),
+        expected="float32",
+        hint="np.empty and np.zeros make float64 unless they are told a dtype",
+    )
+
+
+def seconds(function, args):
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
+
+
+def expect_faster(name, args, numpy_version, numpy_args, target, fed, hint):
+    """Fail unless the answer is right here, and `target` times as fast as NumPy.
+
+    Both return their result, or write it to their last argument. They take turns, and their medians
+    are compared. A machine may be busy: if it is close, the best of three attempts counts.
+    """
+    yours = answer(name, keep="all")
+    held = [hold(x) for x in args]
+    kept = yours(*held)  # compiles, which is not timed
+    expected = numpy_version(*numpy_args)
+    in_place = expected is None
+    expect_close(
+        fetch(held[-1] if in_place else kept),
+        numpy_args[-1] if in_place else expected,
+        "what is timed must be right, too",
+        fed=fed,
+        hint="look at the tests of the values first",
+        relative=1e-4,
+        absolute=2e-5,
+    )
+    best = ratio = 0
+    for _attempt in range(3):
+        numpy_times, your_times = [], []
+        for turn in range(21):
+            numpy_times.append(seconds(numpy_version, numpy_args))
+            your_times.append(seconds(yours, held))
+            numpy_time, your_time = np.median(numpy_times), np.median(your_times)
+            ratio = numpy_time / your_time
+            if turn > 1 and ratio < target / 4:
+                break  # more turns would not help
+        if ratio > best:
+            best = ratio
+            came = f"yours {your_time * 1e3:.2f} ms, NumPy {numpy_time * 1e3:.2f} ms: {best:.2f} times as fast"
+        if best >= target or ratio < target / 2:
+            break
+    expect(
+        best >= target,
+        f"{name} must be {target} times as fast as NumPy, both with one thread",
+        fed=fed,
+        came=came,
+        expected=f"{target} times as fast, or faster",
+        hint=hint,
+    )
+
+
+# %% [markdown]
+# # A6 · A fused kernel, and a first one for a GPU
+#
+# You write loops, which NumPy taught you to avoid, and have **Numba** compile them: a softmax, an
+# attention that never stores its matrix of scores, and a matrix product for a GPU. About 4 hours.
+# Helpful before: chapters
+# [09](https://github.com/tinyprune/tinyprune/blob/main/notebooks/09_hot_loops_in_numba.ipynb) and
+# [10](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10_on_a_gpu.ipynb).
+#
+# | task | what | points |
+# | --- | --- | ---: |
+# | a6_1 | bias and softmax in one compiled loop | 7 |
+# | a6_2 | fused attention, against a speed target | 13 |
+# | a6_3 | a tiled matrix product for a GPU | 10 |
+#
+# **Compiled.** `@njit` above a function has Numba compile it when it is first called, for the types
+# it is called with. That takes a second or so; the next call with the same types is fast. Compiled
+# code knows numbers, arrays, tuples, `math` and a good part of NumPy, but no Python objects, and
+# what it does not know is an error (*nopython mode*); a function that it calls has to be compiled,
+# too. The older *object mode* (`@jit(forceobj=True)`) accepts everything, since it runs everything in
+# Python, as slowly as before. In compiled code loops over single numbers, `x[r, j]`, are what is fast;
+# whole-array expressions such as `np.exp(x[r])` work, but make a new array each time.
+#
+# **float32.** All arrays of this assignment are float32. One float64 among them, `0.0` or
+# `np.sqrt(8)`, makes float64 of every result that it touches, which is half as fast. Write
+# `np.float32(0)` for a sum that begins with nothing, and give every new array its dtype.
+#
+# **Speed** is marked as a ratio: NumPy's time by yours, on the same machine, in turns, with one
+# thread each. Compiling is not counted. Do not use `cache=True`: there is no place to keep a cache
+# where answers are marked, and there is 1 GiB of memory for all.
+#
+# A test cell that prints `passed` passed. `tinyprune` itself, PyTorch and the like must not be
+# imported by answers. Inputs must not be modified. Hidden tests feed other shapes and values. Run
+# the notebook from its first cell on: it has to set Numba up before Numba is imported.
+
+# %% given="a6_imports"
+import math
+import sys
+import threading
+
+import numba
+import numpy as np
+from numba import cuda, float32, njit, prange
+
+# %% [markdown]
+# ## a6_1 · Bias and softmax
+#
+# $$z_{rj} = x_{rj} + b_j \qquad \text{out}_{rj} = \frac{e^{z_{rj}}}{\sum_{j'} e^{z_{rj'}}}$$
+#
+# for each row r of R by itself. NumPy makes five passes over the whole array, and for each row of
+# each pass it has to set up a small loop again. If rows are short, that is what takes the time. A
+# compiled loop over rows does everything that a row needs while the row is at hand: the passes are
+# **fused**. Like most kernels it makes no array either; it writes to one that it is given. The target,
+# on many rows of 3: twice as fast as NumPy.
+#
+# As always, subtract the largest z of a row first, so that nothing overflows. A mask is made of
+# −∞: $e^{-\infty} = 0$, and such entries come out as 0, whether −∞ stands in x or in b. If a whole
+# row is −∞, its largest is −∞, too. What is −∞ − (−∞)? And in Numba a division by zero raises an
+# error, as in Python.
+#
+# `fastmath=True` allows the compiler to reorder sums, which makes vectors of them possible. It also
+# promises that there is **no infinity and no NaN**, and here there is one. Either leave it out, or
+# allow the one thing only: `fastmath={"reassoc"}`.
+
+
+# %% solution="a6_1"
+@njit
+def bias_softmax(x, bias, out):
+    """Write the softmax of x + bias over each row to out. Returns nothing.
+
+    x, out (R, V) float32, bias (V,) float32, with R, V ≥ 1. What out holds before is to be forgotten.
+    Each row of it shall sum to 1; but where all of x + bias is −∞ in a row, it shall be all zeros.
+    """
+    ### BEGIN SOLUTION
+    R, V = x.shape
+    for r in range(R):
+        highest = np.float32(-np.inf)
+        for j in range(V):
+            highest = max(highest, x[r, j] + bias[j])
+        if highest == -np.inf:
+            out[r] = 0
+            continue
+        total = np.float32(0)
+        for j in range(V):
+            out[r, j] = math.exp(x[r, j] + bias[j] - highest)
+            total += out[r, j]
+        for j in range(V):
+            out[r, j] /= total
+    ### END SOLUTION
+
+
+# %% test="a6_1_values" points=1
+rng = np.random.default_rng(0)
+softmax = answer("bias_softmax")
+out = np.full((2, 4), 7, np.float32)
+softmax(np.full((2, 4), 3, np.float32), np.zeros(4, np.float32), out)
+expect_close(
+    out,
+    np.full((2, 4), 0.25),
+    "with equal z each of 4 entries must be 1/4",
+    fed="x = 3 everywhere (2, 4), bias zeros (4,), out 7 everywhere (2, 4)",
+    hint="is the result in out; does the sum run over one row, and begin anew for each?",
+    relative=1e-6,
+)
+p = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
+bias, out = normal(rng, 3), np.zeros((2, 3), np.float32)
+softmax((np.log(p) - bias).astype(np.float32), bias, out)
+expect_close(
+    out,
+    p,
+    "if x + bias is log p, p must come out",
+    fed={"x": "log p − bias", "p": p, "bias": bias},
+    hint="is bias added, one number for each column?",
+    relative=1e-5,
+)
+
+# %% test="a6_1_values_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(1)
+softmax = answer("bias_softmax")
+for R, V in ((1, 1), (7, 1), (1, 9), (5, 3), (3, 130), (67, 18)):
+    x, bias = 3 * normal(rng, R, V), normal(rng, V)
+    fed = shapes(x=x, bias=bias)
+    before = x.copy(), bias.copy()
+    z = x.astype(float) + bias
+    expected = np.exp(z - z.max(1, keepdims=True))
+    expected /= expected.sum(1, keepdims=True)
+    out = np.full((R, V), np.nan, np.float32)
+    softmax(x, bias, out)
+    expect_close(
+        out,
+        expected,
+        "entries must be e^z of a row divided by their sum, for any number of rows and columns",
+        fed=f"{fed}, out NaN everywhere",
+        hint="which of R and V does each loop run over, and what is set back before each row?",
+        relative=1e-5,
+        absolute=1e-7,
+    )
+    expect(
+        np.array_equal(x, before[0]) and np.array_equal(bias, before[1]),
+        "x and bias must not be modified",
+        fed=fed,
+        came="x or bias is not what it was",
+        expected="both as they were",
+        hint="the only array to write to is out",
+    )
+    for more_x, more_bias in ((300, 0), (-300, 0), (0, 300), (0, -300)):
+        softmax(x + np.float32(more_x), bias + np.float32(more_bias), out)
+        expect_close(
+            out,
+            expected,
+            "the same number added to all of x, or of bias, must change nothing",
+            fed=f"{fed}, x + ({more_x}), bias + ({more_bias})",
+            hint="what is subtracted before exp? It is the largest z of the row, even if all are negative",
+            relative=1e-3,
+            absolute=1e-5,
+        )
+ninf = -np.inf
+x = np.array([[0, ninf, 0, 1], [ninf] * 4, [2, 2, 2, 2], [ninf, ninf, ninf, 5]], np.float32)
+bias = np.array([0, 0, ninf, 0], np.float32)
+third, e = 1 / 3, 1 / (1 + math.e)
+out = np.full((4, 4), 7, np.float32)
+softmax(x, bias, out)
+expect_close(
+    out,
+    np.array([[e, 0, 0, 1 - e], [0, 0, 0, 0], [third, third, 0, third], [0, 0, 0, 1]]),
+    "−∞ must come out as 0, in x or in bias, and a row of nothing else as zeros",
+    fed={"x": x, "bias": bias},
+    hint="−∞ − (−∞) is NaN; and does your fastmath promise that there is no infinity?",
+    relative=1e-5,
+    absolute=1e-7,
+)
+### END HIDDEN TESTS
+
+# %% test="a6_1_speed" points=3
+rng = np.random.default_rng(2)
+x, bias = normal(rng, 200_000, 3), normal(rng, 3)
+expect_faster(
+    "bias_softmax",
+    (x, bias, np.zeros_like(x)),
+    numpy_softmax,
+    (x, bias, np.zeros_like(x)),
+    target=2,
+    fed=shapes(x=x, bias=bias),
+    hint="is it compiled, with loops over single numbers? A new array for each row, or a slice, costs more than the row",
+)
+
+# %% [markdown]
+# ## a6_2 · Fused attention
+#
+# For query i of T and key j of S, the last T of which stand at the places of the queries,
+#
+# $$s_{ij} = \frac{q_i \cdot k_j}{\sqrt{D_h}} \qquad \text{where } 0 \le i + S - T - j \le \text{span}
+# \qquad\qquad \text{out}_i = \frac{\sum_j e^{s_{ij}}\, v_j}{\sum_j e^{s_{ij}}}$$
+#
+# for each text and each head by itself. A query sees itself and `span` keys before it, no later
+# ones (with span ≥ S − 1: all before it). NumPy makes all T × S scores, writes −∞ over those that
+# are out of sight, and goes over the matrix again and again. At T = S = 18,000 that matrix alone is
+# 1.3 GB. You never make it, and never look at a key that is out of sight: for query i, which j is
+# the first, and which the last?
+#
+# **Online softmax** (Milakov & Gimelshein 2018) needs one pass. Keep for a query the highest score
+# so far, m, the sum $\ell = \sum_j e^{s_j - m}$ and the vector $o = \sum_j e^{s_j - m} v_j$. A new
+# score $s$ may be higher than m. Then all that is in $\ell$ and $o$ was measured from the wrong m,
+# and one factor puts it right:
+#
+# $$m' = \max(m, s) \qquad \ell' = e^{m - m'}\,\ell + e^{s - m'} \qquad o' = e^{m - m'}\,o + e^{s - m'}\,v$$
+#
+# After the last key $\text{out} = o / \ell$. What is a good m to begin with? Scores may all be below
+# −1000, and `fastmath=True` must not meet −∞; but the first score is at hand.
+#
+# **`prange`** in place of `range`, with `parallel=True`, shares the turns of a loop among threads.
+# You promise that no turn needs what another one writes: each has its own part of `out`, and scratch
+# that is made inside the loop. Queries, heads and texts are such turns; keys are not, as they add to
+# one sum. Here you have one thread, so that it neither helps nor costs. At home, with
+# `NUMBA_NUM_THREADS` larger, it does. `fastmath=True` may help a scalar product, which is a sum in order.
+#
+# The target: 4 times as fast as NumPy, where span is much smaller than S. Plain loops reach twice that,
+# if they are compiled and touch nothing that is out of sight.
+
+
+# %% solution="a6_2"
+@njit(parallel=True, fastmath=True)
+def fused_attention(q, k, v, span):
+    """Causal attention in one pass over the keys that a query sees, without a (T, S) matrix.
+
+    q (B, H, T, Dh) float32, k and v (B, H, S, Dh) float32 with S ≥ T ≥ 1, span ≥ 0 an integer.
+    Returns out (B, H, T, Dh) float32. You may change the decorator, and add functions above.
+    """
+    ### BEGIN SOLUTION
+    B, H, T, Dh = q.shape
+    S = k.shape[2]
+    root = np.float32(1 / math.sqrt(Dh))
+    out = np.empty((B, H, T, Dh), np.float32)
+    for turn in prange(B * H * T):
+        b, h, i = turn // (H * T), turn // T % H, turn % T
+        last = i + S - T
+        first = max(0, last - span)
+        highest = np.float32(-1e30)
+        total = np.float32(0)
+        o = np.zeros(Dh, np.float32)
+        for j in range(first, last + 1):
+            s = np.float32(0)
+            for d in range(Dh):
+                s += q[b, h, i, d] * k[b, h, j, d]
+            s *= root
+            if s > highest:
+                shrink = math.exp(highest - s)
+                total *= shrink
+                for d in range(Dh):
+                    o[d] *= shrink
+                highest = s
+            weight = math.exp(s - highest)
+            total += weight
+            for d in range(Dh):
+                o[d] += weight * v[b, h, j, d]
+        for d in range(Dh):
+            out[b, h, i, d] = o[d] / total
+    return out
+    ### END SOLUTION
+
+
+# %% test="a6_2_values" points=2
+rng = np.random.default_rng(3)
+attention = answer("fused_attention")
+q, k, v = normal(rng, 1, 2, 4, 3), normal(rng, 1, 2, 4, 3), normal(rng, 1, 2, 4, 3)
+fed = shapes(q=q, k=k, v=v)
+out = attention(q, k, v, 0)
+expect_close(
+    out,
+    v,
+    "a query that sees only itself must get its own v",
+    fed=f"{fed}, span 0",
+    hint="with span 0 there is one key, of weight 1: which j is it?",
+    relative=1e-6,
+)
+expect_float32(out, fed)
+expect_close(
+    attention(np.zeros_like(q), k, v, 100),
+    v.cumsum(2) / np.arange(1, 5)[:, None],
+    "with q = 0 all keys weigh the same, and query i must get the mean of v up to i",
+    fed=f"q zeros, {fed}, span 100",
+    hint="no later keys, all earlier ones, and a span may be larger than S",
+    relative=1e-5,
+    absolute=1e-6,
+)
+expect_close(
+    attention(q, k, v, 2),
+    exact_attention(q, k, v, 2),
+    "out must be that of the formula",
+    fed=f"{fed}, span 2",
+    hint="s is divided by √Dh; a higher m shrinks both sums, ℓ and o, before the new key comes in",
+    relative=1e-5,
+    absolute=2e-5,
+)
+
+# %% test="a6_2_values_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(4)
+attention = answer("fused_attention")
+for B, H, T, S, Dh, span in (
+    (2, 3, 5, 9, 4, 3),
+    (3, 2, 4, 7, 1, 100),
+    (1, 1, 1, 6, 5, 2),
+    (2, 1, 1, 1, 2, 0),
+    (1, 2, 70, 150, 6, 66),
+    (2, 2, 33, 33, 17, 32),
+):
+    q, k, v = normal(rng, B, H, T, Dh), normal(rng, B, H, S, Dh), normal(rng, B, H, S, Dh)
+    fed = f"{shapes(q=q, k=k, v=v)}, span {span}"
+    before = q.copy(), k.copy(), v.copy()
+    out = attention(q, k, v, span)
+    expect_close(
+        out,
+        exact_attention(q, k, v, span),
+        "out must be that of the formula",
+        fed=fed,
+        hint="S may be larger than T: at which j does query i stand, and how far back does it see?",
+        relative=1e-5,
+        absolute=2e-5,
+    )
+    expect_float32(out, fed)
+    expect(
+        all(np.array_equal(x, old) for x, old in zip((q, k, v), before, strict=True)),
+        "inputs must not be modified",
+        fed=fed,
+        came="q, k or v is not what it was",
+        expected="all as they were",
+        hint="results belong into an array of their own",
+    )
+# quarters, and √Dh = 2: scores are exact in float32 too
+quarters = np.round(4 * normal(rng, 2, 2, 1, 40, 4)) / 4
+v = normal(rng, 2, 1, 40, 4)
+k = quarters[0].copy()
+for title, q in (
+    ("scores of some hundreds must not overflow", 128 * quarters[1]),
+    ("scores that are all below −1000 must not vanish", np.full((2, 1, 40, 4), -128.0)),
+):
+    if (q < 0).all():
+        k = np.abs(k) + 5
+    q, k = q.astype(np.float32), k.astype(np.float32)
+    expect_close(
+        attention(q, k, v, 20),
+        exact_attention(q, k, v, 20),
+        title,
+        fed=f"{shapes(q=q, k=k, v=v)}, span 20, scores from "
+        f"{(q @ k.swapaxes(-1, -2)).min() / 2:.0f} to {(q @ k.swapaxes(-1, -2)).max() / 2:.0f}",
+        hint="every exponent is a score minus the highest so far; with which m do you begin?",
+        relative=1e-5,
+        absolute=2e-5,
+    )
+### END HIDDEN TESTS
+
+# %% test="a6_2_memory_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(5)
+T, span = 18_000, 15
+q, k, v = normal(rng, 1, 1, T, 4), normal(rng, 1, 1, T, 4), normal(rng, 1, 1, T, 4)
+fed = f"{shapes(q=q, k=k, v=v)}, span {span}; 1 GiB of memory for all"
+try:
+    came, out = "", answer("fused_attention")(q, k, v, span)
+except AnswerError as error:
+    came, out = str(error), None
+expect(
+    out is not None,
+    "memory must not grow with T · S",
+    fed=fed,
+    came=came,
+    expected="a result: q, k, v and out together are about 1 MB",
+    hint="where is an array of all scores, of all weights, or of what is in sight?",
+)
+expect_close(
+    out[:, :, -100:],
+    exact_attention(q[:, :, -100:], k[:, :, -200:], v[:, :, -200:], span),
+    "the last 100 queries must be right in a long text",
+    fed=fed,
+    hint="is anything kept from one query for the next?",
+    relative=1e-5,
+    absolute=2e-5,
+)
+### END HIDDEN TESTS
+
+# %% test="a6_2_speed" points=3
+rng = np.random.default_rng(6)
+T, S, span = 3072, 3072, 63
+q, k, v = normal(rng, 1, 1, T, 8), normal(rng, 1, 1, S, 8), normal(rng, 1, 1, S, 8)
+expect_faster(
+    "fused_attention",
+    (q, k, v, span),
+    numpy_attention,
+    (q, k, v, out_of_sight(T, S, span)),
+    target=4,
+    fed=f"{shapes(q=q, k=k, v=v)}, span {span}",
+    hint="is it compiled; does it make a matrix, arrays for each query, or look at keys that no query sees?",
+)
+
+# %% test="a6_2_speed_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(7)
+T, S, span = 1024, 2048, 50
+q, k, v = normal(rng, 2, 2, T, 8), normal(rng, 2, 2, S, 8), normal(rng, 2, 2, S, 8)
+expect_faster(
+    "fused_attention",
+    (q, k, v, span),
+    numpy_attention,
+    (q, k, v, out_of_sight(T, S, span)),
+    target=4,
+    fed=f"{shapes(q=q, k=k, v=v)}, span {span}",
+    hint="the same with more texts and heads, and with keys before the first query: where does the loop over keys begin?",
+)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a6_3 · A tile of a matrix product, for a GPU
+#
+# $$\text{out} = A B \qquad A\,(M, K),\ B\,(K, N),\ \text{out}\,(M, N)$$
+#
+# On a GPU you write what *one* thread does, a **kernel**, and start it for a whole grid of blocks of
+# threads, `kernel[grid, block](A, B, out)`. Here blocks are TILE × TILE threads. `cuda.threadIdx.x`,
+# `.y` say which thread of its block this one is, `cuda.blockIdx.x`, `.y` which block, and
+# `x, y = cuda.grid(2)` is its place in the whole grid. x is the column and y the row, by custom. The
+# grid is made of whole blocks, so that some threads lie beyond the edges of `out`. How many blocks
+# are needed along N, if TILE does not divide it?
+#
+# If each thread reads its row of A and its column of B, the kernel reads 2·M·N·K numbers from global
+# memory, which is slow. But the threads of a block need the same rows and columns. So they fetch
+# **tiles** together, into memory that a block shares:
+#
+# 1. `tile_A = cuda.shared.array((TILE, TILE), float32)`, and so for B, each on a line of its own (the
+#    simulator tells them apart by their lines); it is one array for all threads of a block;
+# 2. for each TILE columns of A, and rows of B: each thread copies *one* number of A and *one* of B
+#    into the tiles, or 0 where there is none;
+# 3. `cuda.syncthreads()`: a barrier. Nobody goes on until all threads of the block have come here;
+# 4. each thread adds the TILE products of its row of `tile_A` and its column of `tile_B` to its sum;
+# 5. another barrier. What would go wrong without it?
+#
+# At the end each thread writes its sum to `out`, once. A barrier that only some threads of a block
+# reach is an error that a GPU does not tell you: a thread beyond the edge of `out` may have nothing to
+# sum, but it still has numbers to fetch, and barriers to reach.
+#
+# All this runs without a GPU, in Numba's simulator: Python, slow, with the same results. It is too
+# kind, though, to a kernel that lacks a barrier, which may come out right by luck. `watched` below
+# calls your function on a stricter one: shared memory begins as NaN in each block, and a thread of a
+# block runs as far as the next barrier before another one moves, in whatever order. It also counts
+# what your kernel reads and writes: call `out, did = watched(A, B)` on small arrays, and print both.
+
+# %% given="a6_simulator"
+TILE = 4
+
+
+def watched(A, B):
+    """tiled_matmul(A, B) on the strict simulator. Returns its result, and what its kernel did.
+
+    "read", "written": numbers of global memory that were read and written, by all threads together.
+    "barriers": the fewest and the most barriers that a thread came to.
+    """
+    if not numba.config.ENABLE_CUDASIM:
+        raise RuntimeError(
+            "Numba runs without its simulator: restart, and begin with the first cell"
+        )
+    from numba.cuda.simulator import kernel, kernelapi
+    from numba.np.numpy_support import as_dtype
+
+    Thread, Shared = kernel.BlockThread, kernelapi.FakeCUDAShared
+    Global = type(cuda.to_device(np.zeros(1)))
+    run, wait, get, put, share = (
+        Thread.run, Thread.syncthreads, Global.__getitem__, Global.__setitem__, Shared.array,
+    )  # fmt: skip
+    alone = threading.Lock()  # held by the one thread that moves
+    did = {"read": 0, "written": 0}
+    barriers, tiles = {}, {}
+
+    def in_kernel():
+        return isinstance(threading.current_thread(), Thread)
+
+    def strict_run(thread):
+        with alone:
+            barriers[thread] = 0
+            run(thread)
+
+    def strict_wait(thread):
+        barriers[thread] += 1
+        alone.release()
+        try:
+            wait(thread)
+        finally:
+            alone.acquire()
+
+    def counting_get(array, index):
+        found = get(array, index)
+        did["read"] += in_kernel() and int(np.size(found))
+        return found
+
+    def counting_put(array, index, value):
+        did["written"] += in_kernel() and int(np.size(get(array, index)))
+        put(array, index, value)
+
+    def strict_share(shared, shape, dtype):
+        caller, block = sys._getframe(1), threading.current_thread().blockIdx
+        name = caller.f_code, caller.f_lasti, tuple(block)
+        if name not in tiles:
+            kind = as_dtype(dtype) if isinstance(dtype, numba.types.Type) else np.dtype(dtype)
+            tiles[name] = np.full(shape, np.nan if kind.kind == "f" else 0, kind)
+        return tiles[name]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)  # threads that wait for one another a lot
+    Thread.run, Thread.syncthreads, Shared.array = strict_run, strict_wait, strict_share
+    Global.__getitem__, Global.__setitem__ = counting_get, counting_put
+    try:
+        out = tiled_matmul(A, B)
+    finally:
+        sys.setswitchinterval(interval)
+        Thread.run, Thread.syncthreads, Shared.array = run, wait, share
+        Global.__getitem__, Global.__setitem__ = get, put
+    did["barriers"] = [min(barriers.values(), default=0), max(barriers.values(), default=0)]
+    return out, did
+
+
+# %% solution="a6_3"
+@cuda.jit
+def tile_kernel(A, B, out):
+    """What one thread does: its number of out = A B, from tiles in shared memory."""
+    ### BEGIN SOLUTION
+    tile_A = cuda.shared.array((TILE, TILE), float32)
+    tile_B = cuda.shared.array((TILE, TILE), float32)
+    M, K, N = A.shape[0], A.shape[1], B.shape[1]
+    column, row = cuda.threadIdx.x, cuda.threadIdx.y
+    j, i = cuda.grid(2)
+    total = float32(0)
+    for first in range(0, K, TILE):
+        tile_A[row, column] = A[i, first + column] if i < M and first + column < K else 0
+        tile_B[row, column] = B[first + row, j] if first + row < K and j < N else 0
+        cuda.syncthreads()
+        for k in range(TILE):
+            total += tile_A[row, k] * tile_B[k, column]
+        cuda.syncthreads()
+    if i < M and j < N:
+        out[i, j] = total
+    ### END SOLUTION
+
+
+def tiled_matmul(A, B):
+    """A B on the GPU: launches tile_kernel on blocks of TILE × TILE threads.
+
+    A (M, K) float32, B (K, N) float32, all sizes ≥ 1. Returns out (M, N) float32, a NumPy array.
+    """
+    ### BEGIN SOLUTION
+    M, N = A.shape[0], B.shape[1]
+    out = np.zeros((M, N), np.float32)
+    grid = -(-N // TILE), -(-M // TILE)
+    tile_kernel[grid, (TILE, TILE)](A, B, out)
+    return out
+    ### END SOLUTION
+
+
+# %% test="a6_3_product" points=2
+rng = np.random.default_rng(8)
+multiply = answer("watched")
+for M, K, N in ((4, 4, 4), (4, 8, 4), (8, 12, 8)):
+    A, B = normal(rng, M, K), normal(rng, K, N)
+    out, _ = multiply(A, B)
+    expect_close(
+        out,
+        A @ B,
+        "out must be A B; here TILE divides all sizes",
+        fed=shapes(A=A, B=B, TILE=4),
+        hint="NaN: somebody read a tile before it was whole. Wrong with K > TILE only: is a tile "
+        "overwritten while others still read it, does the sum go on from tile to tile?",
+        relative=1e-5,
+        absolute=1e-5,
+    )
+expect_float32(out, shapes(A=A, B=B))
+
+# %% test="a6_3_product_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(9)
+multiply = answer("watched")
+for M, K, N in ((1, 1, 1), (5, 3, 2), (4, 9, 13), (10, 5, 3), (3, 17, 6)):
+    A, B = normal(rng, M, K), normal(rng, K, N)
+    before = A.copy(), B.copy()
+    out, _ = multiply(A, B)
+    expect_close(
+        out,
+        A @ B,
+        "out must be A B for any sizes, also if TILE does not divide them",
+        fed=shapes(A=A, B=B, TILE=4),
+        hint="blocks along x: N / TILE rounded up, along y: M / TILE; what is in a tile where A or B has ended?",
+        relative=1e-5,
+        absolute=1e-5,
+    )
+    expect_float32(out, shapes(A=A, B=B))
+    expect(
+        np.array_equal(A, before[0]) and np.array_equal(B, before[1]),
+        "inputs must not be modified",
+        fed=shapes(A=A, B=B),
+        came="A or B is not what it was",
+        expected="both as they were",
+        hint="results belong into an array of their own",
+    )
+### END HIDDEN TESTS
+
+# %% test="a6_3_shared" points=2
+rng = np.random.default_rng(10)
+A, B = normal(rng, 8, 8), normal(rng, 8, 12)
+did = answer("watched")(A, B)[1]
+fed = shapes(A=A, B=B, TILE=4)
+# six blocks, two tiles each along K, 16 numbers of A and 16 of B for each
+expect(
+    8 * 8 + 8 * 12 <= did["read"] <= 6 * 2 * 32,
+    "a kernel must read each number once for a block, not once for a thread",
+    fed=fed,
+    came=f"{did['read']} numbers read from global memory",
+    expected="at most 6 blocks · 2 tiles along K · 2 · 16 = 384 (without tiles it would be 2·M·N·K = 1536)",
+    hint="0: no kernel was launched. Too many: the sum reads tiles in shared memory, and not A, B or out",
+)
+
+# %% test="a6_3_shared_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(11)
+for M, K, N in ((6, 11, 9), (9, 6, 2)):
+    A, B = normal(rng, M, K), normal(rng, K, N)
+    did = answer("watched")(A, B)[1]
+    fed = shapes(A=A, B=B, TILE=4)
+    blocks, steps = -(-M // 4) * -(-N // 4), -(-K // 4)
+    expect(
+        M * K + K * N <= did["read"] <= blocks * steps * 32,
+        "a kernel must read each number once for a block, not once for a thread",
+        fed=fed,
+        came=f"{did['read']} numbers read from global memory",
+        expected=f"at most {blocks} blocks · {steps} tiles along K · 2 · 16 = {blocks * steps * 32}",
+        hint="0: no kernel was launched. Too many: the sum reads tiles in shared memory, and not A, B or out",
+    )
+    expect(
+        did["written"] == M * N,
+        "each number of out must be written once, by the kernel",
+        fed=fed,
+        came=f"{did['written']} numbers written to global memory",
+        expected=f"M · N = {M * N}",
+        hint="a thread keeps its sum in a variable; does a thread beyond the edges of out write?",
+    )
+    expect(
+        did["barriers"][0] == did["barriers"][1] > 0,
+        "all threads must come to the same barriers",
+        fed=fed,
+        came="one thread came to {} barriers, another one to {}".format(*did["barriers"]),
+        expected="the same number for all, and not 0",
+        hint="is there a syncthreads inside an if, or a return before it? Threads beyond the edges come, too",
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Hand in
+#
+# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30 points;
+# the hidden tests, which run after you hand in, decide about the other 17.
