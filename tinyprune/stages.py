@@ -389,5 +389,6 @@ def trained_once(path: Path, config: RunConfig, ops: SimpleNamespace, resume_com
     with locked(path / ".lock", wait=True):
         outdated = directory.started and directory.read_config() != config
         run.prepare(["train"], resume=not outdated, overwrite=outdated)
-        run.train(resume=not outdated and directory.checkpoint("train").exists())
+        if not run.finished("train"):
+            run.train(resume=directory.checkpoint("train").exists())
     return run

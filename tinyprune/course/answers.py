@@ -47,7 +47,7 @@ def called(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     def short(value: Any) -> str:
         if isinstance(value, np.ndarray):
             return f"{value.dtype} {value.shape}"
-        text = repr(value)
+        text = getattr(value, "__name__", None) or repr(value)
         return text if len(text) <= 40 else f"{type(value).__name__} …"
 
     return f"{name}({', '.join([*map(short, args), *(f'{k}={short(v)}' for k, v in kwargs.items())])})"

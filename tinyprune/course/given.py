@@ -28,6 +28,10 @@ from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.stages import trained_once
 from tinyprune.training.evaluation import evaluate
 
+# Where several submissions are marked at once, threads that wait must not keep a processor busy. OpenMP reads it when
+# the first kernel runs. (Measured with two busy neighbours on two cores: 100 steps take 1 s instead of up to 70.)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 CONFIG = RunConfig(
     model=ModelConfig(kind="all-attention", L=3, D=64, H=4, N=32, T=64, M=64),
     data=DataConfig(corpus="pydoc"),

@@ -1,0 +1,961 @@
+# %% tools="a4_tools"
+from tinyprune import ops
+from tinyprune.course import answer, expect, expect_close, expect_gradients, given
+from tinyprune.model import gating
+
+PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
+
+
+def scaling(gate):
+    """c (L, 1) of gates (L, H)."""
+    opened = (gate.real > 0).sum(axis=1)
+    return np.array([[gating.output_scaling(gate.shape[1], int(n))] for n in opened])
+
+
+def scaled_by_formula(gate):
+    """As a4_3 wants it, in complex numbers too."""
+    c = scaling(gate)
+    return c * gate, c
+
+
+def sampled(log_alpha, u):
+    """Hard gates of the paper, and how they move with log_alpha: (L, H) each."""
+    check_shapes("sample_gates", log_alpha, u)
+    gate, cache = ops.hard_concrete_forward(log_alpha, u, hard=True, **PAPER)
+    return gate, ops.hard_concrete_backward(np.ones_like(gate), cache)
+
+
+def l0_gradient_of(log_alpha):
+    """∂L0/∂log_alpha (L, H)."""
+    return ops.l0_backward(1.0, ops.l0_forward(log_alpha, **PAPER)[1])
+
+
+def check_shapes(name, *arrays):
+    """Say so if a function of the task is fed with something else than arrays of one shape (L, H)."""
+    shapes = [np.shape(a) for a in arrays]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
+        raise ValueError(
+            f"{name} must be fed with arrays (L, H), got {', '.join(map(str, shapes))}"
+        )
+
+
+class Watch:
+    """Functions for train_gates that note, step by step, what they are fed with.
+
+    losses: step → function of the scaled gates → (loss, gradient).
+    places, noise, fed: log_alpha, u and scaled gates of each step.
+    """
+
+    def __init__(self, losses, sample=sampled, l0_gradient=l0_gradient_of, lam=lambda step: 0.0):
+        self.losses, self.sample, self.slope, self.lam = losses, sample, l0_gradient, lam
+        self.sampled, self.places, self.noise, self.fed = None, [], [], []
+
+    def sample_gates(self, log_alpha, u):
+        check_shapes("sample_gates", log_alpha, u)
+        self.sampled = np.array(log_alpha), np.array(u)
+        return self.sample(*self.sampled)
+
+    def loss_and_gradient(self, scaled):
+        check_shapes("loss_and_gradient", scaled)
+        if self.sampled is None:
+            raise ValueError("loss_and_gradient must be fed with gates that were sampled")
+        self.places.append(self.sampled[0])
+        self.noise.append(self.sampled[1])
+        self.fed.append(np.array(scaled))
+        return self.losses(len(self.fed) - 1)(self.fed[-1])
+
+    def l0_gradient(self, log_alpha):
+        check_shapes("l0_gradient", log_alpha)
+        return self.slope(np.array(log_alpha))
+
+    def train(self, log_alpha, rng, steps, lr):
+        """log_alpha after the answer's training."""
+        came = answer("train_gates")(
+            log_alpha,
+            rng,
+            steps,
+            lr,
+            self.lam,
+            self.sample_gates,
+            scaling,
+            self.loss_and_gradient,
+            self.l0_gradient,
+        )
+        expect(
+            np.shape(came) == np.shape(log_alpha),
+            "train_gates must return log_alpha, of the shape that was given",
+            fed={"log_alpha": f"shape {np.shape(log_alpha)}", "steps": steps, "lr": lr},
+            came=f"{type(came).__name__}, shape {np.shape(came)}",
+            expected=f"an array, shape {np.shape(log_alpha)}",
+            hint="is the new log_alpha returned? c is (L, 1), everything else (L, H)",
+        )
+        return np.asarray(came)
+
+
+def flat(scaled):
+    """A loss that no gate changes."""
+    return 0.0, np.zeros_like(scaled)
+
+
+def straight(worth):
+    """A loss that an open head lowers by what it is worth, (L, H)."""
+    return lambda scaled: (-float((worth * scaled).sum()), -worth)
+
+
+def penalty(lam1, lam2, h, target, heads_total):
+    """What the controller adds to the loss."""
+    d = (h - target) / heads_total
+    return heads_total * (lam1 * d + lam2 * d**2)
+
+
+# %% [markdown]
+# # A4 · Training with gates, and the three stabilisers
+#
+# A trained model has gates on its heads, and a loss that wants them shut. You write how the gates are
+# trained: the **three stabilisers** of the paper, the **training loop**, and the **controller** that
+# holds a chosen number of heads. About 2 hours. Helpful before:
+# [chapter 05](https://github.com/tinyprune/tinyprune/blob/main/notebooks/05_l0_and_the_difference.ipynb) and
+# [chapter 06](https://github.com/tinyprune/tinyprune/blob/main/notebooks/06_training_with_gates.ipynb).
+#
+# | task | what | points |
+# | --- | --- | ---: |
+# | a4_1 | lam warm-up | 3 |
+# | a4_2 | proper initialisation | 5 |
+# | a4_3 | output scaling | 7 |
+# | a4_4 | training the gates | 10 |
+# | a4_5 | a controller for the number of heads | 5 |
+#
+# Every head has one number, `log_alpha`; of a model with L layers of H heads they are an array (L, H).
+# From `log_alpha` and noise `u` between 0 and 1, each head gets its gate `g`:
+#
+# $$ s = \operatorname{sigmoid}\Big(\frac{\log u - \log(1-u) + \mathtt{log\_alpha}}{\mathtt{beta}}\Big)
+# \qquad \bar s = s\,(\mathtt{zeta}-\mathtt{gamma}) + \mathtt{gamma}
+# \qquad g = \min(1, \max(0, \bar s)) $$
+#
+# The paper has `beta` 0.333, `gamma` −0.1, `zeta` 1.1. `L0`, the expected number of open heads, is
+# summed over all layers and heads:
+#
+# $$ \mathtt{p\_open} = P(g>0) = \operatorname{sigmoid}\big(\mathtt{log\_alpha} -
+# \mathtt{beta}\,\log(-\mathtt{gamma}/\mathtt{zeta})\big) \qquad
+# \mathtt{L0} = \sum_{l,h} \mathtt{p\_open}_{lh} $$
+#
+# Gates are trained on `loss + lam · L0`: `lam` is the price of an open head. No task needs another
+# one's answer, nor anything that you wrote before. No function may modify the arrays that it is given.
+# `tinyprune` itself, PyTorch and the like must not be imported by answers. Hidden tests feed other
+# shapes and values.
+
+# %% given="a4_imports"
+import numpy as np
+
+# %% [markdown]
+# ## a4_1 · lam warms up
+#
+# In the first steps nobody can tell which heads matter: what a single batch says is mostly noise. A
+# price that is there at once would close gates before the batches have been heard. So `lam` rises
+# linearly, from 0 at step 0 to its full value at step `warmup_steps`, and stays there. Steps count from 0.
+#
+# Which step is the first with the full price, if `warmup_steps` is 1? And if it is 0, so that there is
+# no warm-up at all?
+
+
+# %% solution="a4_1"
+def lam_at(step, lam, warmup_steps):
+    """The price of an open head in a step.
+
+    step 0, 1, 2, …; lam the full price; warmup_steps ≥ 0, where 0 stands for the full price at once.
+    Returns a number.
+    """
+    ### BEGIN SOLUTION
+    if warmup_steps == 0:
+        return lam
+    return lam * min(step / warmup_steps, 1.0)
+    ### END SOLUTION
+
+
+# %% test="a4_1_warmup" points=1
+price = answer("lam_at")
+for at, expected, hint in (
+    (0, 0.0, "the first step costs nothing; steps count from 0"),
+    (5, 0.05, "half of the way is half of the price"),
+    (10, 0.2 / 2, "the end of the warm-up has the full price"),
+    (25, 0.1, "after the warm-up the price stays as it is"),
+):
+    expect_close(
+        price(at, 0.1, 10),
+        expected,
+        f"the price of step {at} of a warm-up over 10 steps is not right",
+        fed={"step": at, "lam": 0.1, "warmup_steps": 10},
+        hint=hint,
+    )
+
+# %% test="a4_1_warmup_hidden" points=2
+### BEGIN HIDDEN TESTS
+price = answer("lam_at")
+for warmup in (1, 7, 30):
+    prices = [price(at, 0.02, warmup) for at in range(2 * warmup + 3)]
+    fed = {
+        "step": f"0 … {2 * warmup + 2}, one after the other",
+        "lam": 0.02,
+        "warmup_steps": warmup,
+    }
+    expect_close(
+        np.diff(prices[: warmup + 1]),
+        np.full(warmup, 0.02 / warmup),
+        "up to step warmup_steps, each step must add the same to the price",
+        fed=fed,
+        hint="linear, with a step from 0 to 1 that is as large as all others; no rounding",
+        absolute=1e-12,
+    )
+    expect_close(
+        prices[warmup:],
+        np.full(warmup + 3, 0.02),
+        "from step warmup_steps on, the price must be lam",
+        fed=fed,
+        hint="the price must neither rise further nor come later than that",
+        absolute=1e-12,
+    )
+    expect_close(
+        prices[0],
+        0.0,
+        "step 0 must cost nothing",
+        fed=fed,
+        hint="steps count from 0",
+        absolute=1e-12,
+    )
+for at in (0, 1, 50):
+    expect_close(
+        price(at, 0.3, 0),
+        0.3,
+        "without a warm-up, the price must be lam from the first step on",
+        fed={"step": at, "lam": 0.3, "warmup_steps": 0},
+        hint="what does your formula do if warmup_steps is 0, at step 0 and later?",
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a4_2 · Proper initialisation
+#
+# Training has to start from the model that was trained, and not from half of it. So every gate starts
+# *likely open*. The paper sets all `log_alpha` to 2. Which probability is that? You go the other way:
+# say with which probability a gate shall be open, that is $P(g > 0)$, and find its `log_alpha`.
+#
+# Solve the formula for `p_open` at the top for `log_alpha`. What is the inverse of the sigmoid?
+
+
+# %% solution="a4_2"
+def starting_log_alpha(p_open, beta, gamma, zeta):
+    """The log_alpha at which a gate is open, g > 0, with probability p_open.
+
+    p_open an array of any shape or a number, between 0 and 1; beta > 0, gamma < 0, zeta > 1.
+    Returns log_alpha of the shape of p_open.
+    """
+    ### BEGIN SOLUTION
+    logit = np.log(p_open) - np.log(1 - p_open)
+    return logit + beta * np.log(-gamma / zeta)
+    ### END SOLUTION
+
+
+# %% test="a4_2_start" points=2
+start = answer("starting_log_alpha")
+wanted = np.array([0.05, 0.5, 0.9, 0.943])
+log_alpha = start(wanted, 0.333, -0.1, 1.1)
+fed = {"p_open": wanted, **PAPER}
+expect_close(
+    np.shape(log_alpha),
+    wanted.shape,
+    "log_alpha must have the shape of p_open",
+    fed=fed,
+    hint="one log_alpha for each probability; NumPy's functions work entry by entry",
+)
+expect_close(
+    ops.p_open(np.asarray(log_alpha, float), **PAPER),
+    wanted,
+    "a gate with this log_alpha is open with another probability (came: p_open of your log_alpha)",
+    fed=fed,
+    hint="put your log_alpha into the formula for p_open: what do you get, and at which term does it differ?",
+)
+expect(
+    1.99 < start(0.943, 0.333, -0.1, 1.1) < 2.01,
+    "a gate that is open with probability 0.943 must start near 2, as in the paper",
+    fed={"p_open": 0.943, **PAPER},
+    came=start(0.943, 0.333, -0.1, 1.1),
+    expected="2.00",
+    hint="p_open may be a number as well",
+)
+
+# %% test="a4_2_start_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(20)
+start = answer("starting_log_alpha")
+for shape, beta, gamma, zeta in (
+    ((2, 1, 3), 2 / 3, -0.1, 1.1),
+    ((5,), 0.25, -0.3, 1.05),
+    ((), 1.5, -0.02, 1.6),
+):
+    wanted = rng.uniform(0.02, 0.98, shape)
+    log_alpha = np.asarray(start(wanted, beta, gamma, zeta), float)
+    fed = {"p_open": wanted, "beta": beta, "gamma": gamma, "zeta": zeta}
+    expect_close(
+        log_alpha.shape,
+        shape,
+        "log_alpha must have the shape of p_open",
+        fed=fed,
+        hint="p_open may have any number of axes, or none",
+    )
+    # a gate grows with u, so it must open exactly where u passes 1 − p_open
+    for side, opened in ((1e-6, 1.0), (-1e-6, 0.0)):
+        u = 1 - wanted + side
+        gate, _ = ops.hard_concrete_forward(
+            log_alpha, np.asarray(u), beta=beta, gamma=gamma, zeta=zeta, hard=False
+        )
+        expect_close(
+            np.asarray(gate > 0, float),
+            np.full(shape, opened),
+            "gates drawn with this log_alpha are open with another probability than p_open: came 1 for "
+            f"open and 0 for shut, with the noise u {'just above' if opened else 'just below'} 1 − p_open",
+            fed={**fed, "u": u},
+            hint="are beta, gamma and zeta of the call used, each in its place?",
+        )
+plain = start(0.5, 0.333, -0.1, 1.1)
+for p in (0.01, 0.3, 0.999):
+    expect_close(
+        start(p, 0.333, -0.1, 1.1) + start(1 - p, 0.333, -0.1, 1.1),
+        2 * plain,
+        "p_open and 1 − p_open must lie as far above p_open = ½ as below it",
+        fed={"p_open": f"{p} and {1 - p}; came: the sum of the two log_alpha", **PAPER},
+        hint="the sigmoid is symmetric about its middle, and so is its inverse",
+        relative=1e-6,
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a4_3 · Output scaling
+#
+# A layer adds up what its heads contribute. If heads close, the sum shrinks, and the layers behind it
+# get less than they were trained with. So the heads that are open are made larger:
+#
+# $$ \mathtt{scaled}_{lh} = c_l\, g_{lh} \qquad\qquad c_l = \frac{H}{\text{heads open in layer } l} $$
+#
+# A head is *open* if its gate is above 0, however little. `c` lies between 1 and H: in a layer with no
+# open head it is H, and nothing is divided by zero.
+#
+# **No gradient goes through `c`**: it is a constant for the backward, as the factor of dropout is.
+# A head that is shut gets a gradient, too. What would the loss gain if its gate opened a little?
+
+
+# %% solution="a4_3_forward"
+def scaled_gates_forward(gate):
+    """Scale every layer's gates by c.
+
+    gate (L, H), each from 0 to 1. Returns scaled (L, H) and the cache c (L, 1).
+    """
+    ### BEGIN SOLUTION
+    H = gate.shape[1]
+    opened = (gate > 0).sum(axis=1, keepdims=True)
+    c = H / np.maximum(opened, 1)
+    return c * gate, c
+    ### END SOLUTION
+
+
+# %% solution="a4_3_backward"
+def scaled_gates_backward(dout, cache):
+    """Gradient of scaled_gates_forward, c being constant: dout (L, H) → dgate (L, H)."""
+    ### BEGIN SOLUTION
+    c = cache
+    return c * dout
+    ### END SOLUTION
+
+
+# %% test="a4_3_forward" points=2
+forward = answer("scaled_gates_forward")
+gate = np.ones((2, 3))
+expect_close(
+    forward(gate)[0],
+    np.ones((2, 3)),
+    "with all heads open, nothing must change",
+    fed={"gate": gate},
+    hint="c is 1 then",
+)
+gate = np.array([[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+before = gate.copy()
+scaled, _ = forward(gate)
+expect_close(
+    gate,
+    before,
+    "the gates that were given must not be modified",
+    fed={"gate": before},
+    hint="*= and /= change the array itself",
+)
+expect_close(
+    np.sum(scaled, 1),
+    np.full(3, 4.0),
+    "the open heads of each layer must make up for those that are shut (came: the sums of the layers' gates)",
+    fed={"gate": gate},
+    hint="count the open heads of each layer for itself; H is the number of heads in a layer",
+)
+expect_close(
+    np.asarray(scaled) / np.maximum(np.max(scaled, 1, keepdims=True), 1e-300),
+    gate,
+    "all heads of a layer must be multiplied by the same number (came: each layer divided by its largest)",
+    fed={"gate": gate},
+    hint="one c for each layer; a gate that is 0 stays 0",
+)
+
+# %% test="a4_3_forward_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(30)
+forward = answer("scaled_gates_forward")
+for shape in ((3, 5), (4, 2), (1, 7), (2, 1)):
+    L, H = shape
+    gate = rng.uniform(0.05, 1, shape)
+    gate[0, 0] = 1e-5
+    expect_close(
+        forward(gate.copy())[0],
+        gate,
+        "with all gates above 0, nothing must change, also if they are small",
+        fed={"gate": gate},
+        hint="c counts heads that are open, and a gate of 0.3, or of 0.00001, is open",
+        absolute=1e-15,
+    )
+    for n in range(1, H + 1):
+        some = np.where(np.arange(H) < n, gate[:, ::-1], 0.0)
+        expect_close(
+            np.asarray(forward(some.copy())[0])[:, :n] / some[:, :n],
+            np.full((L, n), H / n),
+            f"with {n} of {H} heads open, each open gate must grow by the same factor (came: scaled / gate)",
+            fed={"gate": some},
+            hint="H is the number of heads of a layer; count what is above 0, and do not add gates up",
+        )
+gate = np.tri(5, 6) * rng.uniform(0.05, 0.95, (5, 6))
+expect_close(
+    np.asarray(forward(gate.copy())[0])[:, 0] / gate[:, 0],
+    6 / np.arange(1, 6),
+    "each layer must have a c of its own (came: scaled / gate of the first head of each layer)",
+    fed={"gate": gate},
+    hint="count the open heads of each layer for itself",
+)
+gate = np.array([[0.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
+expect_close(
+    forward(gate.copy())[0],
+    np.array([[0.0, 0.0, 0.0], [0.0, 1.5, 0.0]]),
+    "a layer without an open head must come out as zeros, and leave the others alone",
+    fed={"gate": gate},
+    hint="what is c there? what is divided by what?",
+)
+before = gate.copy()
+forward(gate)
+expect_close(
+    gate,
+    before,
+    "the gates that were given must not be modified",
+    fed={"gate": before},
+    hint="*= and /= change the array itself",
+)
+### END HIDDEN TESTS
+
+# %% test="a4_3_backward" points=1
+expect_gradients(
+    "scaled_gates_backward",
+    scaled_by_formula,
+    {"gate": np.array([[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])},
+    hint={
+        "gate": "scaled = c · gate with c a constant: then what is ∂scaled/∂gate, also where gate is 0?",
+        "": "one gradient, of the shape of gate",
+    },
+)
+
+# %% test="a4_3_backward_hidden" points=2
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(31)
+for shape in ((3, 5), (4, 2), (1, 7)):
+    gate = rng.uniform(0.1, 1, shape) * (rng.uniform(size=shape) < 0.6)
+    gate[-1, :2] = 0.3, 0.0
+    expect_gradients(
+        "scaled_gates_backward",
+        scaled_by_formula,
+        {"gate": gate},
+        hint={
+            "gate": "soft gates; c is a constant, the same for all heads of a layer, whether open or shut",
+            "": "one gradient, of the shape of gate",
+        },
+        rng=rng,
+    )
+expect_gradients(
+    "scaled_gates_backward",
+    scaled_by_formula,
+    {"gate": np.array([[0.0, 0.0, 0.0], [0.0, 0.7, 0.2]])},
+    hint="a layer without an open head: c is H there, and each of its gates has a gradient",
+)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a4_4 · Training the gates
+#
+# Now put the pieces together. The model stays as it is here; only its gates learn. Each step
+#
+# 1. draws noise `u = rng.uniform(1e-6, 1 - 1e-6, shape)` for all gates, anew, with `shape` (L, H),
+# 2. samples the gates, scales them, and runs the model on the next batch with the scaled gates,
+# 3. moves `log_alpha` one step of plain gradient descent, with step size `lr`, on
+#
+# $$ \mathtt{loss}\big(c\cdot g(\mathtt{log\_alpha}, u)\big) + \mathtt{lam}\cdot\mathtt{L0}(\mathtt{log\_alpha})
+# \qquad c \text{ constant.} $$
+#
+# You need not have solved the other tasks, since all parts are given to your function as functions:
+#
+# | call | gives |
+# | --- | --- |
+# | `lam_of(step)` | `lam` in this step, steps counted from 0 |
+# | `sample_gates(log_alpha, u)` | `gate` (L, H) and `dgate` (L, H), how much each gate moves with its `log_alpha` |
+# | `output_scaling(gate)` | `c` (L, 1) |
+# | `loss_and_gradient(scaled)` | the loss on the next batch, and its gradient with respect to `scaled` (L, H) |
+# | `l0_gradient(log_alpha)` | the gradient of `L0` (L, H) |
+#
+# Gates are *hard*: `gate` is 0 or 1, and `dgate` is the derivative of the soft gate that it was
+# rounded from ("straight-through"). `loss_and_gradient` may be called once a step, since each call
+# reads on in the text. Write down the chain rule first: what lies between `log_alpha` and the loss?
+
+
+# %% solution="a4_4"
+def train_gates(
+    log_alpha,
+    rng,
+    steps,
+    lr,
+    lam_of,
+    sample_gates,
+    output_scaling,
+    loss_and_gradient,
+    l0_gradient,
+):
+    """Train the gates by gradient descent and return the new log_alpha (L, H).
+
+    log_alpha (L, H) at the start, not modified; rng a NumPy generator, which draws the noise; steps
+    how many; lr the step size; the five functions as in the table.
+    """
+    ### BEGIN SOLUTION
+    log_alpha = log_alpha.copy()
+    for step in range(steps):
+        u = rng.uniform(1e-6, 1 - 1e-6, log_alpha.shape)
+        gate, dgate = sample_gates(log_alpha, u)
+        c = output_scaling(gate)
+        loss, dscaled = loss_and_gradient(c * gate)
+        task = dscaled * c * dgate
+        price = lam_of(step) * l0_gradient(log_alpha)
+        log_alpha -= lr * (task + price)
+    return log_alpha
+    ### END SOLUTION
+
+
+# %% test="a4_4_price" points=1
+# heads that are worth nothing: only the price acts, and its gradient is made to be 1 everywhere
+watch = Watch(lambda step: flat, l0_gradient=np.ones_like, lam=lambda step: 0.5)
+start = np.array([[2.0, 1.0, 0.0], [-1.0, 3.0, 2.0]])
+came = watch.train(start.copy(), np.random.default_rng(0), 4, 0.1)
+fed = {"log_alpha": start, "steps": 4, "lr": 0.1, "lam": "0.5 in every step", "l0_gradient": "ones"}
+expect_close(
+    came,
+    start - 4 * 0.1 * 0.5,
+    "heads that are worth nothing must fall by lr · lam in each step, where the gradient of L0 is 1",
+    fed=fed | {"loss": "0, whatever the gates"},
+    hint="descent goes against the gradient; the price acts whether a gate is open or shut",
+)
+expect(
+    len(watch.fed) == 4,
+    "the model must be run once in each step",
+    fed=fed,
+    came=f"{len(watch.fed)} calls of loss_and_gradient",
+    expected="4 calls",
+    hint="one call gives the loss and the gradient",
+)
+
+# %% test="a4_4_task" points=2
+# two layers of four heads, of which some are worth much and others nothing; the price presses on all
+worth = np.array([[3.0, 0.0, 0.0, 3.0], [0.0, 3.0, 0.0, 0.0]])
+fed = {"worth": worth, "loss": "−Σ worth · scaled gates", "log_alpha": "2 everywhere", "lr": 2}
+watch = Watch(lambda step: straight(worth), lam=lambda step: 0.0)
+free = watch.train(np.full((2, 4), 2.0), np.random.default_rng(1), 40, 2.0)
+expect_close(
+    free[worth == 0],
+    np.full(5, 2.0),
+    "without a price, a head that is worth nothing must stay where it is",
+    fed=fed | {"steps": 40, "lam": 0},
+    hint="its gradient is 0: what else moves it?",
+)
+expect(
+    bool((free[worth > 0] > 2.05).all()),
+    "without a price, log_alpha of a head that lowers the loss must rise (came: log_alpha of those heads)",
+    fed=fed | {"steps": 40, "lam": 0},
+    came=free[worth > 0],
+    expected="all above 2",
+    hint="which sign has the gradient of such a head, and where does descent take it?",
+)
+watch = Watch(lambda step: straight(worth), lam=lambda step: 0.3)
+priced = watch.train(np.full((2, 4), 2.0), np.random.default_rng(2), 300, 2.0)
+expect(
+    bool((priced[worth == 0] < -1).all() and (priced[worth > 0] > 2).all()),
+    "with a price, the heads that are worth nothing must close, and the others must stay",
+    fed=fed | {"steps": 300, "lam": 0.3},
+    came=priced,
+    expected="below −1 where worth is 0, above 2 where it is 3",
+    hint="two forces on each log_alpha: that of the loss, through the gate, and that of the price",
+)
+
+# %% test="a4_4_model" points=2
+# a trained language model of 3 layers with 4 heads, on real text
+train = answer("train_gates")
+model = given.trained()
+batches = model.batches(steps=100)
+came = train(
+    np.full((model.L, model.H), 2.0),
+    np.random.default_rng(3),
+    100,
+    5.0,
+    lambda step: 0.3 * min(step / 20, 1.0),
+    sampled,
+    scaling,
+    batches.loss_and_gate_gradients,
+    l0_gradient_of,
+)
+fed = "a trained model of 3 layers with 4 heads, all log_alpha at 2; 100 steps, lr 5, lam up to 0.3"
+expect(
+    batches.used == 100 and np.shape(came) == (3, 4),
+    "all steps must be made, and log_alpha must keep its shape",
+    fed=fed,
+    came=f"{batches.used} steps, log_alpha of shape {np.shape(came)}",
+    expected="100 steps, shape (3, 4)",
+    hint="one call of loss_and_gradient in each step; is the new log_alpha returned?",
+)
+mask = (np.asarray(came) >= 0).astype(float)
+opened = int(mask.sum())
+expect(
+    3 <= opened <= 11,
+    "some heads must have closed, and some must be open still",
+    fed=fed,
+    came=f"{opened} of 12 open; log_alpha\n{np.round(came, 2)}",
+    expected="from 3 to 11 open",
+    hint="too many open: is the price there? too few: does the loss hold the heads that it needs?",
+)
+bits = model.bits(model.gated(scaling(mask) * mask))
+rng = np.random.default_rng(4)
+chosen_at_random = [rng.permutation(mask.ravel()).reshape(mask.shape) for _ in range(10)]
+by_chance = [model.bits(model.gated(scaling(m) * m)) for m in chosen_at_random]
+expect(
+    bits < np.mean(by_chance) - 0.1,
+    "the heads that stay must be better ones than heads chosen at random",
+    fed=fed,
+    came=f"{bits:.3f} bits per character with {opened} heads open",
+    expected=f"clearly less than {np.mean(by_chance):.3f}, the mean of ten random choices of {opened} heads",
+    hint="does each gate get the gradient of its own head, with the right sign?",
+)
+
+# %% test="a4_4_price_hidden" points=1
+### BEGIN HIDDEN TESTS
+steps, lr = 6, 0.25
+prices = [0.0, 0.3, 0.1, 0.7, 0.2, 0.5, 0.9]
+start = np.linspace(-2, 3, 15).reshape(3, 5)
+watch = Watch(lambda step: flat, l0_gradient=lambda x: 1 + x, lam=lambda step: prices[step])
+given_start = start.copy()
+came = watch.train(given_start, np.random.default_rng(40), steps, lr)
+fed = {
+    "log_alpha": start,
+    "steps": steps,
+    "lr": lr,
+    "lam_of(step)": f"{prices[:steps]} for steps 0 to 5",
+    "loss": "0, whatever the gates",
+    "l0_gradient(log_alpha)": "1 + log_alpha",
+}
+# 1 + log_alpha shrinks by 1 − lr · lam in each step
+expect_close(
+    came,
+    (1 + start) * np.prod([1 - lr * p for p in prices[:steps]]) - 1,
+    "in each step the price of this step must act, on log_alpha as it is in this step",
+    fed=fed,
+    hint="steps count from 0; l0_gradient is asked anew in each step",
+)
+expect_close(
+    given_start,
+    start,
+    "the log_alpha that was given must not be modified",
+    fed=fed,
+    hint="-= changes the array itself; work on a copy",
+)
+expect(
+    len(watch.fed) == steps,
+    "the model must be run once in each step",
+    fed=fed,
+    came=f"{len(watch.fed)} calls of loss_and_gradient",
+    expected=f"{steps} calls",
+    hint="one call gives the loss and the gradient",
+)
+### END HIDDEN TESTS
+
+# %% test="a4_4_noise_hidden" points=1
+### BEGIN HIDDEN TESTS
+for seed, shape in ((41, (2, 3)), (42, (3, 1))):
+    watch = Watch(lambda step: flat)
+    watch.train(np.zeros(shape), np.random.default_rng(seed), 5, 1.0)
+    rng = np.random.default_rng(seed)
+    drawn = np.array([rng.uniform(1e-6, 1 - 1e-6, shape) for _ in range(5)])
+    fed = {"log_alpha": f"zeros {shape}", "rng": f"np.random.default_rng({seed})", "steps": 5}
+    # a model that is run twice in a step is another mistake
+    noise = [u for i, u in enumerate(watch.noise) if not i or (u != watch.noise[i - 1]).any()]
+    expect(
+        len(noise) == 5,
+        "each step must draw its noise anew",
+        fed=fed,
+        came=f"{len(noise)} different arrays u",
+        expected="5, one in each step",
+        hint="where in the program does the drawing stand?",
+    )
+    expect_close(
+        np.array(noise),
+        drawn,
+        "the noise must be what the given rng draws, between 1e-6 and 1 − 1e-6 (came: the u of all steps)",
+        fed=fed,
+        hint="use the rng that is given, once a step, with the limits and the shape in the task",
+        relative=1e-12,
+        absolute=0,
+    )
+### END HIDDEN TESTS
+
+# %% test="a4_4_gradient_hidden" points=3
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(43)
+L, H, lr, steps, prices = 2, 5, 0.6, 4, [0.0, 0.9, 0.2, 1.3, 0.7]
+start = rng.normal(0, 0.6, (L, H))
+a, b = rng.uniform(0.5, 2, (steps, L, H)), rng.normal(0, 1, (steps, L, H))
+
+
+def curved(k, x):
+    return (a[k] * (x - b[k]) ** 2).sum()
+
+
+def curved_with_gradient(k):
+    k = min(k, steps - 1)
+    return lambda x: (float(curved(k, x)), 2 * a[k] * (x - b[k]))
+
+
+watch = Watch(curved_with_gradient, lam=lambda step: prices[step])
+came = watch.train(start.copy(), np.random.default_rng(44), steps, lr)
+expect(
+    len(watch.fed) == steps,
+    "the model must be run once in each step",
+    fed={"log_alpha": start, "steps": steps},
+    came=f"{len(watch.fed)} calls of loss_and_gradient",
+    expected=f"{steps} calls",
+    hint="one call gives the loss and the gradient",
+)
+places = [*watch.places, came]
+expect_close(
+    places[0],
+    start,
+    "step 0 must sample the gates of the log_alpha that was given",
+    fed={"log_alpha": start},
+    hint="came: what sample_gates was fed with before the model was run for the first time",
+)
+for k in range(steps):
+    before, after, u = places[k], places[k + 1], watch.noise[k]
+    gate, _ = ops.hard_concrete_forward(before, u, hard=True, **PAPER)
+    c = scaling(gate)
+    fed = {"step": k, "log_alpha": before, "gate": gate, "c": c.ravel(), "lam": prices[k], "lr": lr}
+    expect_close(
+        watch.fed[k],
+        c * gate,
+        "the model must be run with the scaled gates (came: what loss_and_gradient was fed with)",
+        fed=fed,
+        hint="multiply the gates by the c of their layer before the model gets them",
+    )
+    # what the step has to go against, measured with a complex step; c is held
+    slope = np.zeros((L, H))
+    for at in np.ndindex(L, H):
+        moved = before.astype(complex)
+        moved[at] += 1e-20j
+        soft, _ = ops.hard_concrete_forward(moved, u, hard=True, **PAPER)
+        l0, _ = ops.l0_forward(moved, **PAPER)
+        slope[at] = (curved(k, c * soft) + prices[k] * l0).imag / 1e-20
+    expect_close(
+        (before - after) / lr,
+        slope,
+        f"step {k} did not go against the gradient of loss(c · g) + lam · L0, which was measured "
+        "(came: how far log_alpha fell, divided by lr)",
+        fed=fed,
+        hint="from log_alpha to the loss: which factors lie on the way? does the price take the same way? "
+        "(in step 0 lam is 0 here, so that only the loss acts)",
+        relative=1e-6,
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## a4_5 · A controller for the number of heads
+#
+# A fixed `lam` does not say how many heads will stay. Say instead how many are wanted: the target `t`.
+# With $h$ heads open of `heads_total`, let $d = (h - t)/\mathtt{heads\_total}$ be the distance, and add to
+# the loss
+#
+# $$ \mathtt{penalty} = \mathtt{heads\_total}\cdot\big(\mathtt{lam1}\cdot d + \mathtt{lam2}\cdot d^2\big). $$
+#
+# Gates feel its slope, $\mathtt{pressure} = \partial\,\mathtt{penalty}/\partial h$, which takes the place
+# of `lam`. The two multipliers play against the gates. Where these descend, `lam1` and `lam2` *ascend*: each
+# moves by `lr` times the derivative of $\mathtt{penalty}/\mathtt{heads\_total}$ with respect to it. So the
+# pressure grows as long as too many heads are open.
+#
+# One step gives the pressure, with the multipliers *as they are before* the step, and the new
+# multipliers. What should happen at $h = t$? Can the pressure be negative, and what does it do then?
+
+
+# %% solution="a4_5"
+def controller_step(lam1, lam2, h, target, heads_total, lr):
+    """One step of the controller: (pressure, new lam1, new lam2), three numbers.
+
+    lam1, lam2 the multipliers; h how many heads are open, any number; target how many should be;
+    heads_total how many there are; lr the step size of the multipliers.
+    """
+    ### BEGIN SOLUTION
+    d = (h - target) / heads_total
+    pressure = lam1 + 2 * lam2 * d
+    return pressure, lam1 + lr * d, lam2 + lr * d**2
+    ### END SOLUTION
+
+
+# %% test="a4_5_pressure" points=1
+step = answer("controller_step")
+fed = {"lam1": 0.25, "lam2": 0.5, "h": 16.0, "target": 16, "heads_total": 32, "lr": 0.1}
+expect_close(
+    step(*fed.values()),
+    np.array([0.25, 0.25, 0.5]),
+    "at the target the pressure must be lam1, and the multipliers must stand still",
+    fed=fed,
+    hint="d is 0; three numbers in the order pressure, lam1, lam2",
+)
+for h in (24.0, 4.0):
+    fed["h"] = h
+    slope = (penalty(0.25, 0.5, h + 0.01, 16, 32) - penalty(0.25, 0.5, h - 0.01, 16, 32)) / 0.02
+    expect_close(
+        step(*fed.values())[0],
+        slope,
+        "the pressure must be the slope of the penalty over h, which was measured",
+        fed=fed,
+        hint="the derivative with respect to h, with its sign; d depends on h, and so does its square",
+    )
+
+# %% test="a4_5_multipliers" points=1
+step = answer("controller_step")
+for h, way in ((24.0, 1), (4.0, -1)):
+    fed = {"lam1": 0.25, "lam2": 0.5, "h": h, "target": 16, "heads_total": 32, "lr": 0.1}
+    _, lam1, lam2 = step(*fed.values())
+    expect(
+        (lam1 - 0.25) * way > 0,
+        f"with too {'many' if way > 0 else 'few'} heads open lam1 must {'grow' if way > 0 else 'fall'}",
+        fed=fed,
+        came=f"lam1 = {lam1:.6g}",
+        expected=f"lam1 {'above' if way > 0 else 'below'} 0.25",
+        hint="the multipliers go up the slope",
+    )
+    expect(
+        lam2 > 0.5,
+        "away from the target, on either side, lam2 must grow",
+        fed=fed,
+        came=f"lam2 = {lam2:.6g}",
+        expected="lam2 above 0.5",
+        hint="what is the derivative of the penalty with respect to lam2?",
+    )
+
+# %% test="a4_5_pressure_hidden" points=1
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(50)
+step = answer("controller_step")
+for heads in (12, 128):
+    for lam1, lam2, share in rng.uniform((-1, 0.1, 0), (1, 2, 1), (5, 3)):
+        h, target = float(share * heads), heads // 3
+        slope = (
+            penalty(lam1, lam2, h + 0.01, target, heads)
+            - penalty(lam1, lam2, h - 0.01, target, heads)
+        ) / 0.02
+        for lr in (0.0, 0.5):
+            expect_close(
+                step(lam1, lam2, h, target, heads, lr)[0],
+                slope,
+                "the pressure must be the slope of the penalty over h, which was measured",
+                fed={
+                    "lam1": lam1,
+                    "lam2": lam2,
+                    "h": h,
+                    "target": target,
+                    "heads_total": heads,
+                    "lr": lr,
+                },
+                hint="with the multipliers before their step, and with its sign: it may be negative",
+                relative=1e-6,
+            )
+### END HIDDEN TESTS
+
+# %% test="a4_5_multipliers_hidden" points=1
+### BEGIN HIDDEN TESTS
+rng = np.random.default_rng(51)
+step = answer("controller_step")
+for heads in (12, 128):
+    for lam1, lam2, share in rng.uniform((-1, 0.1, 0), (1, 2, 1), (5, 3)):
+        h, target, lr = float(share * heads), heads // 3, 0.3
+        fed = {
+            "lam1": lam1,
+            "lam2": lam2,
+            "h": h,
+            "target": target,
+            "heads_total": heads,
+            "lr": lr,
+        }
+        came = step(*fed.values())
+        # the penalty is linear in each multiplier, so that differences are exact
+        for name, new, old, slope in (
+            (
+                "lam1",
+                came[1],
+                lam1,
+                penalty(lam1 + 1, lam2, h, target, heads) - penalty(lam1, lam2, h, target, heads),
+            ),
+            (
+                "lam2",
+                came[2],
+                lam2,
+                penalty(lam1, lam2 + 1, h, target, heads) - penalty(lam1, lam2, h, target, heads),
+            ),
+        ):
+            expect_close(
+                new - old,
+                lr * slope / heads,
+                f"{name} must move by lr times the derivative of penalty / heads_total (came: how far it moved)",
+                fed=fed,
+                hint="up the slope; the derivative with respect to the multiplier, not to h",
+            )
+### END HIDDEN TESTS
+
+# %% test="a4_5_loop_hidden" points=1
+### BEGIN HIDDEN TESTS
+step = answer("controller_step")
+# heads close where the pressure is above what a head is worth
+lam1, lam2, h, heads, target, worth = 0.0, 0.5, 32.0, 32, 12, 0.17
+for _ in range(300):
+    pressure, lam1, lam2 = step(lam1, lam2, h, target, heads, 0.1)
+    h -= 0.5 * heads * (pressure - worth)
+    if not abs(h) < 1e6:
+        break
+expect_close(
+    np.array([h, lam1]),
+    np.array([target, worth]),
+    "in a loop of 300 steps the controller must bring h to the target, and lam1 to what a head is worth",
+    fed={
+        "h": "32, then h − 16 · (pressure − 0.17)",
+        "target": target,
+        "heads_total": heads,
+        "lr": 0.1,
+    },
+    hint="each step starts with the multipliers that the last one returned, in the order lam1, lam2",
+    relative=1e-6,
+)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Hand in
+#
+# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30 points;
+# the hidden tests, which run after you hand in, decide about the other 17.
