@@ -62,10 +62,16 @@ def notebook_of(name: str, folder: Path = FOLDER) -> NotebookNode:
 
 
 def check_names(name: str, notebook: NotebookNode) -> None:
-    """Raise TextError if a test assigns to a name that an answer defines.
+    """Raise TextError if two cells have one name, or a test assigns to what an answer defines.
 
-    In a notebook the two are one, and the answer would be gone.
+    In a notebook the latter two are one, and the answer would be gone.
     """
+    labels = [
+        cell.metadata.nbgrader.grade_id for cell in notebook.cells if cell.cell_type == "code"
+    ]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise TextError(f"{name}: {label} is the name of {labels.count(label)} cells")
     defined, used = set(), {}
     for cell in notebook.cells:
         if cell.cell_type != "code":

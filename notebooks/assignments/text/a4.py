@@ -343,7 +343,7 @@ for p in (0.01, 0.3, 0.999):
 # A head that is shut gets a gradient, too. What would the loss gain if its gate opened a little?
 
 
-# %% solution="a4_3_forward"
+# %% solution="a4_3"
 def scaled_gates_forward(gate):
     """Scale every layer's gates by c.
 
@@ -357,7 +357,7 @@ def scaled_gates_forward(gate):
     ### END SOLUTION
 
 
-# %% solution="a4_3_backward"
+# %% solution="a4_3_way_back"
 def scaled_gates_backward(dout, cache):
     """Gradient of scaled_gates_forward, c being constant: dout (L, H) → dgate (L, H)."""
     ### BEGIN SOLUTION

@@ -151,7 +151,7 @@ WRONG = [
         "gates scaled in place",
         "return c * gate, c",
         "gate *= c\n    return gate, c",
-        {"a4_3_forward", "a4_3_forward_hidden", "a4_3_backward", "a4_3_backward_hidden"},
+        {"a4_3_forward", "a4_3_forward_hidden"},
     ),
     Wrong(
         "no c in the backward",
