@@ -2,7 +2,7 @@
 # # A6 · A fused kernel, and a first one for a GPU
 #
 # You write loops, which NumPy taught you to avoid, and have **Numba** compile them: a softmax, an
-# attention that never stores its matrix of scores, and a matrix product for a GPU. About 4 hours.
+# attention that never stores its matrix of scores, and a matrix product for a GPU. About 3½ hours.
 # Helpful before: chapters
 # [09](https://github.com/tinyprune/tinyprune/blob/main/notebooks/09_hot_loops_in_numba.ipynb) and
 # [10](https://github.com/tinyprune/tinyprune/blob/main/notebooks/10_on_a_gpu.ipynb).
