@@ -174,7 +174,9 @@ def tests(name: str, notebook: NotebookNode, hidden: bool) -> str:
         source = re.sub(r"^\s*### (BEGIN|END) HIDDEN TESTS\n?", "", cell.source, flags=re.MULTILINE)
         if about.get("grade"):
             source = "\n".join(
-                line for line in source.split("\n") if not line.startswith(("print(", HIDDEN))
+                line
+                for line in source.split("\n")
+                if not line.startswith(('print("passed: ', HIDDEN))
             )
             if not source.strip():
                 continue

@@ -1,6 +1,7 @@
 """Every assignment: the reference solution gets all points, an untouched one none, wrong ones lose what they should."""
 
 import importlib
+import re
 from collections import Counter
 
 import pytest
@@ -32,7 +33,7 @@ def test_reference_solution_passes_in_a_students_notebook(name):
     NotebookClient(notebook, timeout=180, kernel_name="python3").execute()
     printed = [output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.name == "stdout"]
     visible = [test for test in cells_that_test(notebook) if not test.endswith("_hidden")]
-    assert [text.split(".")[0] for text in printed] == [f"passed: {test}" for test in visible]
+    assert re.findall(r"^passed: (\w+)\. Hidden tests of", "\n".join(printed), re.MULTILINE) == visible
 
 
 @pytest.mark.parametrize(("name", "wrong"), CASES, ids=[f"{name}: {wrong.what}" for name, wrong in CASES])

@@ -1,0 +1,216 @@
+# %% [markdown]
+# # A5 · Removing heads for good, fine-tuning, and beating a point of the trade-off
+#
+# You cut heads out of a Transformer so that not one logit changes, choose the heads that can go,
+# write Adam, and put all of it together: a trained model loses **half of its heads** and has to need
+# fewer bits per character than one that lost random heads. About 4 hours. Helpful before: chapters
+# [07](https://github.com/tinyprune/tinyprune/blob/main/notebooks/07_removing_heads.ipynb) and
+# [08](https://github.com/tinyprune/tinyprune/blob/main/notebooks/08_fine_tuning_and_trade_off.ipynb).
+#
+# | task | what | points |
+# | --- | --- | ---: |
+# | a5_1 | removing heads | 7 |
+# | a5_2 | folding gates and scaling into Wo | 4 |
+# | a5_3 | which heads? | 6 |
+# | a5_4 | Adam, and fine-tuning | 7 |
+# | a5_5 | beat the trade-off | 6 |
+#
+# A model is its `parameters` here: a flat dict from names to arrays. In it are the embedding, the
+# positions `R`, the biases of the output, and for each layer 0 … L−1
+#
+# | name | shape | a head owns |
+# | --- | --- | --- |
+# | `layers.0.Wq`, `.Wk`, `.Wv`, `.Wr` | (D, H·Dh) | Dh columns |
+# | `layers.0.Wo` | (H·Dh, D) | Dh rows |
+# | `layers.0.u`, `.w` | (H, Dh) | a row |
+# | `layers.0.pk`, `.pv` | (H, N, Dh) | one (N, Dh) |
+# | `layers.0.bo`, `.ln.scale`, `.ln.bias` | (D,) | nothing |
+#
+# Head h owns columns h·Dh … (h+1)·Dh − 1, and so on. `pk` and `pv` are its persistent vectors, `u` and
+# `w` its biases of content and position. A layer adds `Wo` times its heads' outputs, and `bo`, to what
+# came in; a layer that has lost all heads adds `bo`.
+#
+# Parameters, gradients, gates that a function is given must not be modified. `tinyprune` itself, PyTorch
+# and the like must not be imported by answers. Hidden tests feed other shapes and values. No task needs
+# your answer to another.
+
+# %%
+import numpy as np
+
+# %% [markdown]
+# ## a5_1 · Removing heads
+#
+# A head whose gate is 0 adds nothing. So everything that it owns can go, and the smaller model
+# computes *the same logits*, from fewer parameters:
+#
+# $$ \underbrace{5\,D\,Dh}_{W_q, W_k, W_v, W_r, W_o} + \underbrace{2\,Dh}_{u, w} + \underbrace{2\,N\,Dh}_{p_k, p_v}
+# \quad\text{fewer for each head} $$
+#
+# How many heads a layer has *now*, its matrices say: it may have lost some before. `kept[0]` are the
+# heads of layer 0 that stay, in any order. Their order in the smaller model is yours to choose. What must
+# it not be? And what does an index of *no* heads look like to NumPy: of what type is `np.array([])`?
+
+# %%
+def remove_heads(parameters, kept, Dh):
+    """Take all heads out of a model but those that are kept.
+
+    parameters: name → array, not modified. kept: for each layer a list of head numbers, which may be
+    empty. Dh: head width. Returns the smaller model's parameters, name → array, with all names.
+    """
+    # YOUR CODE HERE
+    raise NotImplementedError()
+
+# %% [markdown]
+# ## a5_2 · Folding
+#
+# An open head's output is multiplied by its gate g, which need not be 1, and all heads of a layer by the
+# output scaling c. Both can be multiplied into `Wo` once, and are needed no more:
+#
+# $$ y = x + b_o + \sum_h (g_h\,c\;o_h)\,W_o^{(h)} = x + b_o + \sum_h o_h\,\big(g_h\,c\,W_o^{(h)}\big) $$
+#
+# $W_o^{(h)}$ are the rows of head h. Numbers that have been folded have to be of the type of `Wo`: half
+# of a model in float64 and half in float32 is slow everywhere. What is `float32 array * float64 array`?
+
+# %%
+def fold(parameters, gate, scale, Dh):
+    """Multiply gates and output scaling into Wo.
+
+    parameters: name → array, not modified. gate: (L, H), any numbers. scale: (L,), c of each layer.
+    Dh: head width. Returns parameters, name → array, of the types that they had.
+    """
+    # YOUR CODE HERE
+    raise NotImplementedError()
+
+# %% [markdown]
+# ## a5_3 · Which heads?
+#
+# Michel, Levy and Neubig (2019) ask how much the loss would move if a head's gate moved:
+#
+# $$ I_{lh} = \frac{1}{n}\sum_{b=1}^{n} \left| \frac{\partial\,\text{loss}_b}{\partial g_{lh}} \right|
+# \qquad \text{at } g = 1 \text{ for all heads} $$
+#
+# You are given a function: `loss_and_gate_gradients(gate)`, with `gate` (L, H), reads the next batch b of
+# a text and returns its loss, a number, and ∂loss/∂gate, (L, H). Why the absolute value before the mean?
+# Think of a head that helps in every other batch and hurts in the rest.
+#
+# Then choose: exactly `keep` heads of the whole model, those with the highest scores, whichever layers
+# they are in. (Michel divides each layer's importances by their norm first; we do not. Where would that
+# matter?) Equal scores may go either way, but the number of heads must be right.
+
+# %%
+def head_importance(loss_and_gate_gradients, L, H, batches):
+    """Mean absolute gradient of every head's gate.
+
+    loss_and_gate_gradients: gate (L, H) → loss, gradient (L, H). Call it `batches` times, with open
+    gates. Returns importances (L, H).
+    """
+    # YOUR CODE HERE
+    raise NotImplementedError()
+
+# %%
+def choose_heads(scores, keep):
+    """The `keep` heads with the highest scores.
+
+    scores (L, H), keep 0 … L·H. Returns for each layer a list of the numbers of its heads that stay.
+    """
+    # YOUR CODE HERE
+    raise NotImplementedError()
+
+# %% [markdown]
+# ## a5_4 · Adam, and fine-tuning
+#
+# What is left has never been without the heads that went, and can be trained to be. Adam with decoupled
+# weight decay gives each number a step of its own size. With gradient γ, at step t = 1, 2, …:
+#
+# $$ m \leftarrow \beta_1 m + (1-\beta_1)\,\gamma \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,\gamma^2
+# \qquad \hat m = \frac{m}{1-\beta_1^t} \qquad \hat v = \frac{v}{1-\beta_2^t} $$
+#
+# $$ \theta \leftarrow \theta - \text{lr}\left(\frac{\hat m}{\sqrt{\hat v} + \varepsilon} + \text{decay}\cdot\theta\right) $$
+#
+# m and v start at 0; the two divisions undo that. How long is the very first step, whatever the
+# gradient? The decay is no part of the gradient: what would m and v make of it? Keep in `state` what the
+# next step has to know, in any form: None comes in at the first step, and what you return comes in at
+# the next.
+
+# %%
+def adam_step(parameters, grads, state, lr, decay=0.0, beta1=0.9, beta2=0.999, eps=1e-8):
+    """One step of Adam with decoupled weight decay.
+
+    parameters, grads: name → array, not modified. state: None at the first step, later what the step
+    before returned. Returns the new parameters, name → array, and the new state.
+    """
+    # YOUR CODE HERE
+    raise NotImplementedError()
+
+# %% [markdown]
+# Now the loop. `loss_and_gradients(parameters)` reads the next batch and returns its loss, a number, and
+# gradients, name → array. Every call costs a batch of text, so there is one for each step. `adam_step` comes as
+# an argument, in the form above, without decay; it is right for sure, so that the loop does not depend
+# on your own.
+
+# %%
+def fine_tune(loss_and_gradients, parameters, steps, lr, adam_step):
+    """Train with Adam for so many steps, all with the same lr.
+
+    parameters: name → array, not modified.
+    loss_and_gradients(parameters) → loss, grads
+    adam_step(parameters, grads, state, lr) → new parameters, new state; the first state is None
+    Returns the parameters after the last step.
+    """
+    # YOUR CODE HERE
+    raise NotImplementedError()
+
+# %% [markdown]
+# ## a5_5 · Beat the trade-off
+#
+# Here is a trained language model with 12 heads, 3 layers of 4, that predicts text character by
+# character. Make of it a model with exactly `keep` heads, and let it need as few **bits per
+# character** as you can, on text that it has not been trained on. You have `steps` batches of its training
+# text, for everything: each call of `loss_and_gradients` or `loss_and_gate_gradients` costs one, and
+# one more than `steps` is an error. Spend them wisely: how many on looking, how many on training?
+#
+# Points of the trade-off between heads and bits, computed from the same model, on your machine:
+#
+# | point | at `keep` = 6 | points |
+# | --- | --- | ---: |
+# | random heads cut, no training, 20 steps for you | about 5 bits | 1 |
+# | random heads cut, 150 steps of Adam at lr = 0.003; mean of three draws | about 2.8 bits | 2 |
+# | the same with another number of heads | hidden | 1 |
+# | a third of the way from there to the whole model, all of whose heads are open | hidden | 2 |
+#
+# The first call of the tests trains the model and computes these points: that takes half a minute, once.
+#
+# `remove_heads` and `adam_step` come as arguments again, in the forms of a5_1 and a5_4. Does the learning rate
+# have to stay the same all the way? Which would you rather waste, batches on looking or on training?
+
+# %%
+def prune_and_fine_tune(
+    parameters,
+    keep,
+    steps,
+    L,
+    H,
+    Dh,
+    loss_and_gradients,
+    loss_and_gate_gradients,
+    remove_heads,
+    adam_step,
+):
+    """A smaller model, as good as can be.
+
+    parameters: of the trained model, L layers of H heads of width Dh.
+    keep: how many heads are left in all. steps: how many calls of these two are allowed, together:
+        loss_and_gradients(parameters) → loss, grads, of any model
+        loss_and_gate_gradients(gate) → loss, ∂loss/∂gate (L, H), of the trained model
+    remove_heads(parameters, kept, Dh) → smaller parameters
+    adam_step(parameters, grads, state, lr) → new parameters, state
+    Returns the parameters of the smaller model.
+    """
+    # YOUR CODE HERE
+    raise NotImplementedError()
+
+# %% [markdown]
+# ## Hand in
+#
+# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30 points;
+# the hidden tests, which run after you hand in, decide about the other 17.

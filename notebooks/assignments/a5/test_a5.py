@@ -1,0 +1,474 @@
+"""Tests of a5: pytest a5, or one task: pytest a5 -m a5_1"""
+
+from functools import cache
+
+from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.course import answer, expect, expect_close, given
+from tinyprune.model.parameters import parameter_shapes
+from tinyprune.model.transformer import Transformer
+
+OWNED = ("Wq", "Wk", "Wv", "Wr", "Wo", "u", "w", "pk", "pv")  # parameters that belong to heads
+AXES = "along which axis does it run over heads, and how many entries has a head there?"
+
+
+def small_config(heads):
+    """Layers with so many heads; D = 12 and Dh = 3, so that it takes four to fill a layer."""
+    ids = tuple(tuple(range(n)) for n in heads)
+    return ModelConfig(
+        V=9, L=len(heads), D=12, H=4, N=5, T=5, M=4, heads=tuple(heads), head_ids=ids
+    )
+
+
+def small_model(heads, seed):
+    """Parameters in float64, all of them random, biases too, so that each counts."""
+    rng = np.random.default_rng(seed)
+    shapes = parameter_shapes(small_config(heads))
+    return {name: 0.5 * rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def logits_of(parameters, heads, gate=None):
+    """(B, T, V) of two texts of random letters, of their second halves: memory takes part."""
+    rng = np.random.default_rng(0)
+    model = Transformer(small_config(heads), parameters, gate)
+    _, memory, _ = model.forward(rng.integers(0, 9, (2, 5)))
+    h, _, _ = model.forward(rng.integers(0, 9, (2, 5)), memory)
+    return h @ parameters["embedding"].T + parameters["out_bias"]
+
+
+def closed_instead(parameters, kept):
+    """The same parameters, but with zeros in the rows of Wo that belong to heads that are not kept."""
+    gated = dict(parameters)
+    for layer, heads in enumerate(kept):
+        Wo = parameters[f"layers.{layer}.Wo"]
+        gated[f"layers.{layer}.Wo"] = Wo * np.isin(np.arange(len(Wo)) // 3, heads)[:, None]
+    return gated
+
+
+def expect_parameters(came, shapes, fed, hint):
+    """Fail unless these are arrays with these names and shapes."""
+    expect(
+        isinstance(came, dict) and came.keys() == shapes.keys(),
+        "all parameters must be there, under their names, and no others",
+        fed=fed,
+        came=f"missing {sorted(shapes.keys() - came.keys())}, unknown {sorted(came.keys() - shapes.keys())}"
+        if isinstance(came, dict)
+        else f"a {type(came).__name__}",
+        expected=f"a dict with {len(shapes)} arrays: {', '.join(list(shapes)[:3])}, …",
+        hint="start from dict(parameters) and replace what changes: embedding, R, bo and others stay",
+    )
+    for name, shape in shapes.items():
+        expect(
+            np.shape(came[name]) == shape,
+            f"{name} has the wrong shape",
+            fed=fed,
+            came=np.shape(came[name]),
+            expected=shape,
+            hint=hint,
+        )
+
+
+def expect_untouched(now, before, what, fed):
+    """Fail if an answer changed the arrays that it was given."""
+    for name, value in before.items():
+        expect(
+            np.array_equal(now[name], value),
+            f"{what} must not be modified, {name} was",
+            fed=fed,
+            came=now[name],
+            expected=value,
+            hint="+=, -=, *= and x[...] = … change the caller's array; make a new one",
+        )
+
+
+def expect_same_model(heads, kept, hint, seed):
+    """Remove heads from a small model, and compare its logits with those of the model with closed heads."""
+    parameters = small_model(heads, seed)
+    before = {name: value.copy() for name, value in parameters.items()}
+    fed = f"layers of {list(heads)} heads, D = 12, Dh = 3, N = 5\nkept = {kept}"
+    smaller = answer("remove_heads")(parameters, kept, 3)
+    left = [len(h) for h in kept]
+    expect_parameters(smaller, parameter_shapes(small_config(left)), fed, AXES)
+    expect_untouched(parameters, before, "the parameters", fed)
+    expect_close(
+        logits_of(smaller, left),
+        logits_of(closed_instead(parameters, kept), heads),
+        "the smaller model must compute the logits of the model in which the other heads are closed",
+        fed=fed,
+        hint=hint,
+    )
+
+
+def heads_of(kept, scores, keep):
+    """The lists of a choice, after a look at its form."""
+    L, H = scores.shape
+    fed = {"scores": scores, "keep": keep}
+    form = isinstance(kept, list | tuple) and len(kept) == L
+    expect(
+        form,
+        "a choice has a list of heads for each layer",
+        fed=fed,
+        came=kept,
+        expected=f"{L} lists",
+        hint="one list for each row of the scores, an empty one too",
+    )
+    lists = [np.ravel(heads).tolist() for heads in kept]
+    expect(
+        all(len(set(heads)) == len(heads) and set(heads) <= set(range(H)) for heads in lists),
+        "the numbers of heads must lie in 0 … H − 1 and be different within a layer",
+        fed=fed,
+        came=lists,
+        expected=f"numbers 0 … {H - 1}: each layer counts its heads from 0",
+        hint="how do you get layer and head from a place in the flattened scores?",
+    )
+    expect(
+        sum(map(len, lists)) == keep,
+        "the number of heads in all layers together must be exactly `keep`",
+        fed=fed,
+        came=f"{sum(map(len, lists))} heads: {lists}",
+        expected=f"{keep} heads",
+        hint="keep counts the heads of the whole model; what happens if scores are equal?",
+    )
+    return [[int(h) for h in heads] for heads in lists]
+
+
+def expect_best(scores, keep):
+    """Fail unless no head that goes has a higher score than one that stays."""
+    lists = heads_of(answer("choose_heads")(scores, keep), scores, keep)
+    stays = np.zeros(scores.shape, bool)
+    for layer, heads in enumerate(lists):
+        stays[layer, heads] = True
+    expect(
+        stays.all() or not stays.any() or scores[stays].min() >= scores[~stays].max(),
+        "a head that goes has a higher score than one that stays",
+        fed={"scores": scores, "keep": keep},
+        came=lists,
+        expected="the heads with the highest scores, whatever layer they are in",
+        hint="does your order begin with the highest, and does it run over all layers at once?",
+    )
+
+
+class Scripted:
+    """loss_and_gate_gradients of a play: one gradient after the other, the last one again and again."""
+
+    def __init__(self, gradients):
+        self.gradients, self.gates = gradients, []
+
+    def __call__(self, gate):
+        self.gates.append(np.array(gate, float))
+        return 2.0, self.gradients[min(len(self.gates), len(self.gradients)) - 1]
+
+
+def importance_of(gradients, hint):
+    """What head_importance makes of these gradients (batches, L, H)."""
+    play = Scripted(gradients)
+    batches, L, H = gradients.shape
+    came = answer("head_importance")(play, L, H, batches)
+    fed = {"∂loss/∂gate of the batches": gradients}
+    expect(
+        len(play.gates) == batches,
+        "each of the batches must be asked for once",
+        fed=fed,
+        came=f"{len(play.gates)} calls",
+        expected=f"{batches} calls",
+        hint="every call reads the next batch; keep what it returns",
+    )
+    for gate in play.gates:
+        expect_close(gate, np.ones((L, H)), "gates must be open, (L, H)", fed=fed, hint=hint)
+    return came
+
+
+def walk(start, gradients, lr, **settings):
+    """Parameters before and after each step of adam_step with these gradients."""
+    step, state, path = answer("adam_step", keep="cache"), None, [start]
+    for grads in gradients:
+        before = {name: value.copy() for name, value in path[-1].items()}
+        grads_before = {name: value.copy() for name, value in grads.items()}
+        fed = {"parameters": before, "grads": grads_before, "lr": lr, **settings}
+        result = step(path[-1], grads, state, lr, **settings)
+        expect(
+            isinstance(result, tuple) and len(result) == 2,
+            "adam_step must return two things",
+            fed=fed,
+            came=result,
+            expected="new parameters, and the state for the next step",
+            hint="return parameters, state",
+        )
+        expect_parameters(
+            result[0],
+            {name: value.shape for name, value in start.items()},
+            fed,
+            "a parameter keeps its shape",
+        )
+        expect_untouched(path[-1], before, "the parameters", fed)
+        expect_untouched(grads, grads_before, "the gradients", fed)
+        path.append(result[0])
+        state = result[1]
+    return path
+
+
+class Valley:
+    """loss = ½ Σ curvature · (x − lowest)², and its gradient; keeps where it was asked."""
+
+    def __init__(self, curvature, lowest):
+        self.curvature, self.lowest, self.seen = curvature, lowest, []
+
+    def __call__(self, parameters):
+        self.seen.append({name: np.array(value) for name, value in parameters.items()})
+        away = {name: parameters[name] - self.lowest[name] for name in self.lowest}
+        loss = sum(float((self.curvature[name] * x**2).sum()) / 2 for name, x in away.items())
+        return loss, {name: self.curvature[name] * x for name, x in away.items()}
+
+
+def tuned(loss_and_gradients, start, steps, lr):
+    """What fine_tune makes of these parameters, after a look at its form."""
+    before = {name: value.copy() for name, value in start.items()}
+    came = answer("fine_tune")(loss_and_gradients, start, steps, lr, given.adam_step)
+    fed = {"parameters": before, "steps": steps, "lr": lr}
+    shapes = {name: value.shape for name, value in before.items()}
+    expect_parameters(came, shapes, fed, "return the parameters after the last step")
+    expect_untouched(start, before, "the parameters", fed)
+    expect(
+        len(loss_and_gradients.seen) == steps,
+        "every step must ask for gradients once",
+        fed=fed,
+        came=f"{len(loss_and_gradients.seen)} calls",
+        expected=f"{steps} calls",
+        hint="a call costs a batch of text: none for a look at the loss, none after the last step",
+    )
+    return came
+
+
+trained = cache(given.trained)
+RESULTS = {}  # (keep, steps): bits per character
+
+
+def pruned_bits(keep, steps):
+    """Bits per character of what prune_and_fine_tune makes, after a look at what it is."""
+    model = trained()
+    batches = model.batches(steps)
+    came = answer("prune_and_fine_tune")(
+        model.parameters,
+        keep,
+        steps,
+        model.L,
+        model.H,
+        model.Dh,
+        batches.loss_and_gradients,
+        batches.loss_and_gate_gradients,
+        given.remove_heads,
+        given.adam_step,
+    )
+    fed = f"the trained model, {model.L} layers of {model.H} heads; keep = {keep}, steps = {steps}"
+    try:
+        heads = sum(model.with_parameters(came).config.heads)
+        bits = model.bits(came)
+    except Exception as error:
+        expect(
+            False,
+            "what came is not a model that works",
+            fed=fed,
+            came=f"{type(error).__name__}: {error}",
+            expected="a dict of parameters, as remove_heads and adam_step return it, all finite",
+            hint="return the parameters alone; did the loss fall while you trained?",
+        )
+    expect(
+        heads == keep,
+        "the model must have exactly `keep` heads",
+        fed=fed,
+        came=f"{heads} heads",
+        expected=f"{keep} heads",
+        hint="keep counts the heads of all layers; closed heads are still there, removed ones are not",
+    )
+    RESULTS[keep, steps] = bits
+    return bits
+
+
+def expect_fewer_bits(bits, point, what, keep, steps, hint):
+    """Fail unless `bits` is below a point of the trade-off; say by how much."""
+    expect(
+        bits < point,
+        f"more bits per character than {what}",
+        fed=f"keep = {keep}, steps = {steps}",
+        came=f"{bits:.3f} bits per character",
+        expected=f"less than {point:.3f} bits per character: {what}",
+        hint=hint,
+    )
+
+import numpy as np
+
+import pytest
+
+
+@pytest.mark.a5_1
+@pytest.mark.points(1)
+def test_a5_1_owned():
+    marked = small_model((4, 4), 0)
+    for layer in range(2):
+        # every number of a head is 10 · layer + head, so that one sees whose it is
+        whose = 10.0 * layer + np.arange(4)
+        for name in OWNED:
+            full = f"layers.{layer}.{name}"
+            across = name in ("Wq", "Wk", "Wv", "Wr")
+            entries = np.repeat(whose, 3) if name[0] == "W" else whose
+            shape = (1, -1) if across else (-1, *[1] * (marked[full].ndim - 1))
+            marked[full] = np.ones(marked[full].shape) * entries.reshape(shape)
+    kept = [[0, 2], [1, 2, 3]]
+    fed = f"2 layers of 4 heads, D = 12, Dh = 3, N = 5; kept = {kept}\nhead h of layer l owns numbers 10·l + h"
+    smaller = answer("remove_heads")(marked, kept, 3)
+    expect_parameters(smaller, parameter_shapes(small_config((2, 3))), fed, AXES)
+    for layer, heads in enumerate(kept):
+        for name in OWNED:
+            found = np.unique(smaller[f"layers.{layer}.{name}"])
+            expect(
+                np.array_equal(found, [10 * layer + h for h in heads]),
+                f"layers.{layer}.{name} holds numbers of other heads",
+                fed=fed,
+                came=found,
+                expected=f"{[10 * layer + h for h in heads]} and no others",
+                hint="head h owns entries h·Dh … (h+1)·Dh − 1 of a wide axis; each layer counts from 0",
+            )
+
+
+@pytest.mark.a5_1
+@pytest.mark.points(2)
+def test_a5_1_logits():
+    expect_same_model(
+        (4, 4),
+        [[0, 1, 2, 3], [0, 1, 2, 3]],
+        "nothing is removed here: nothing may change",
+        seed=1,
+    )
+    expect_same_model(
+        (4, 4, 4),
+        [[1, 3], [0], [0, 1, 2]],
+        "do all parameters keep the same heads, and is each number where it was within its head?",
+        seed=2,
+    )
+
+
+@pytest.mark.a5_2
+@pytest.mark.points(2)
+def test_a5_2_fold():
+    # hard gates: head h is open where log_alpha is 0 or more, and c = heads / open heads
+    parameters, settings = small_model((4, 4, 4), 7), GateConfig()
+    log_alpha = np.array([[1, -1, 1, -1], [-1, -1, -1, 1], [1, 1, 1, 1.0]])
+    own = {f"layers.{i}.log_alpha": row for i, row in enumerate(log_alpha)}
+    gates = Transformer(small_config((4, 4, 4)), parameters | own, settings).gates()
+    gate, scale = np.array([g.values for g in gates]), np.array([g.scale for g in gates])
+    fed = {"gate": gate, "scale": scale, "Dh": 3}
+    before = {name: value.copy() for name, value in parameters.items()}
+    folded = answer("fold")(parameters, gate, scale, 3)
+    expect_untouched(parameters, before, "the parameters", fed)
+    expect_parameters(
+        folded, parameter_shapes(small_config((4, 4, 4))), fed, "folding keeps every shape"
+    )
+    expect_close(
+        logits_of(folded, (4, 4, 4)),
+        logits_of(parameters | own, (4, 4, 4), settings),
+        "the folded model must compute the logits of the model with gates",
+        fed=fed,
+        hint="which rows of Wo belong to head h, and what are they multiplied by?",
+    )
+
+
+@pytest.mark.a5_3
+@pytest.mark.points(1)
+def test_a5_3_importance():
+    rng = np.random.default_rng(10)
+    size = rng.uniform(1, 2, (2, 4))
+    signs = np.array([1, -1, -1, 1])[:, None, None]
+    hint = "∂loss/∂g at g = 1, every gate open; absolute values, then their mean over the batches"
+    expect_close(
+        importance_of(size * signs, hint),
+        size,
+        "gradients that change their sign from batch to batch must not cancel",
+        fed={"∂loss/∂gate": "the same four times, times +1, −1, −1, +1", "the same": size},
+        hint=hint,
+    )
+
+
+@pytest.mark.a5_3
+@pytest.mark.points(1)
+def test_a5_3_choose():
+    rng = np.random.default_rng(12)
+    expect_best(np.array([[0.9, 0.1, 0.5, 0.3], [0.2, 0.4, 0.8, 0.7]]), 3)
+    expect_best(rng.random((3, 4)), 6)
+
+
+@pytest.mark.a5_4
+@pytest.mark.points(2)
+def test_a5_4_step():
+    rng = np.random.default_rng(14)
+    start = {"W": rng.standard_normal((2, 3)), "b": rng.standard_normal(3)}
+    # sizes from a thousandth to a thousand
+    grads = {
+        name: rng.choice([-1, 1], x.shape) * 10 ** rng.uniform(-3, 3, x.shape)
+        for name, x in start.items()
+    }
+    path = walk(start, [grads], 0.01)
+    for name in start:
+        expect_close(
+            path[1][name] - start[name],
+            -0.01 * np.sign(grads[name]),
+            f"the first step must move each number of {name} by lr, against its gradient's sign",
+            fed={"grads": grads, "lr": 0.01},
+            hint="m̂ and √v̂ are the gradient and its size at the first step: are both divided by 1 − beta?",
+            relative=1e-4,
+        )
+    path = walk(start, [grads] * 6, 0.01)
+    for t in range(6):
+        expect_close(
+            path[t + 1]["W"] - path[t]["W"],
+            -0.01 * np.sign(grads["W"]),
+            f"if the gradient is always the same, every step must move by lr, step {t + 1} too",
+            fed={"grads, six times": grads, "lr": 0.01},
+            hint="does the state carry m, v and the number of steps from one call to the next?",
+            relative=1e-4,
+        )
+
+
+@pytest.mark.a5_4
+@pytest.mark.points(1)
+def test_a5_4_tune():
+    lowest = {"W": np.array([[1.0, -2], [0, 3]]), "b": np.array([4.0])}
+    curvature = {"W": np.array([[0.01, 1], [10, 100]]), "b": np.array([3.0])}
+    start = {name: x + 1.025 for name, x in lowest.items()}
+    came = tuned(Valley(curvature, lowest), start, 200, 0.05)
+    for name in start:
+        expect(
+            bool(np.abs(came[name] - lowest[name]).max() < 0.02),
+            "200 steps of 0.05 must lead to the bottom of a valley that is about 1 away, be it flat or steep",
+            fed="loss = ½ Σ curvature · (x − lowest)², curvatures from 0.01 to 100; lr = 0.05",
+            came={"away from the lowest point": came[name] - lowest[name]},
+            expected="less than 0.02 away",
+            hint="is every step Adam's, with the state of the step before, from where that step led to?",
+        )
+
+
+@pytest.mark.a5_5
+@pytest.mark.points(1)
+def test_a5_5_heads():
+    bits = pruned_bits(6, 20)
+    expect_fewer_bits(
+        bits,
+        trained().random_heads(6, 0),
+        "random heads cut, and nothing trained",
+        6,
+        20,
+        "does the loss fall while you train? Against the gradient, with a small lr",
+    )
+
+
+@pytest.mark.a5_5
+@pytest.mark.points(2)
+def test_a5_5_point():
+    bits = pruned_bits(6, 150)
+    print(f"{bits:.3f} bits per character with 6 of 12 heads")
+    expect_fewer_bits(
+        bits,
+        trained().random_heads(6, 150),
+        "random heads, fine-tuned as long",
+        6,
+        150,
+        "which heads stay? Are most of the batches spent on training what is left, after the cut?",
+    )

@@ -1,0 +1,108 @@
+"""The trained model that later assignments start from."""
+
+import numpy as np
+import pytest
+
+from tinyprune.course import given
+from tinyprune.course.given import BudgetUsed
+from tinyprune.model.transformer import Transformer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYPRUNE_COURSE", str(tmp_path_factory.mktemp("course")))
+        return given.trained()
+
+
+def in_double(model, parameters):
+    """The loss of the first batch, in float64 and by the textbook."""
+    ids, targets, _ = model.batches(1)._segments.batch(0)
+    exact = {name: value.astype(np.float64) for name, value in parameters.items()}
+    return Transformer(model.model.config, exact).loss(ids, targets)[0]
+
+
+def test_has_learned(model):
+    assert model.bits(model.parameters) < 3 < 6 < model.bits(model.untrained(0)) + 0.5
+
+
+def test_gradient_of_gates_is_the_derivative(model):
+    gate = np.random.default_rng(0).uniform(0.5, 1.5, (model.L, model.H))
+    loss, dgate = model.batches(1).loss_and_gate_gradients(gate)
+    assert loss == pytest.approx(in_double(model, model.gated(gate)), abs=1e-5)
+    h = 1e-3
+    for layer, head in ((0, 0), (1, 3), (2, 2)):
+        moved = np.zeros_like(gate)
+        moved[layer, head] = h
+        high, low = (in_double(model, model.gated(gate + sign * moved)) for sign in (1, -1))
+        assert dgate[layer, head] == pytest.approx((high - low) / (2 * h), rel=1e-3, abs=1e-5)
+
+
+def test_closed_heads_can_be_removed(model):
+    gate = np.ones((model.L, model.H))
+    gate[0, 1] = gate[2] = 0
+    kept = [[0, 2, 3], [0, 1, 2, 3], []]
+    smaller = given.remove_heads(model.parameters, kept, model.Dh)
+    assert model.with_parameters(smaller).config.heads == (3, 4, 0)
+    assert model.bits(smaller) == pytest.approx(model.bits(model.gated(gate)), abs=1e-4)
+
+
+def test_steps_are_a_budget_and_go_through_the_text(model):
+    batches = model.batches(2)
+    losses = [batches.loss_and_gradients(model.parameters)[0] for _ in range(2)]
+    assert losses[0] != losses[1]
+    assert batches.used == 2
+    with pytest.raises(BudgetUsed, match="all 2 steps are used"):
+        batches.loss_and_gradients(model.parameters)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.pop("layers.0.Wo"), "must have 16 rows for each head"),
+        (lambda p: p.update({"layers.1.Wo": p["layers.1.Wo"][:10]}), "must have 16 rows for each head, got 10"),
+        (lambda p: p.update({"layers.1.Wq": p["layers.1.Wq"][:, :16]}), "must have shape"),
+        (lambda p: p.update({"R": p["R"].T}), "must have shape"),
+    ],
+    ids=["missing", "rows", "columns", "turned"],
+)
+def test_parameters_that_do_not_fit_are_refused(model, change, message):
+    parameters = model.parameters
+    change(parameters)
+    with pytest.raises(ValueError, match=message):
+        model.bits(parameters)
+
+
+@pytest.mark.parametrize("gate", [np.ones((3, 3)), np.full((3, 4), np.nan)], ids=["shape", "nan"])
+def test_gates_that_do_not_fit_are_refused(model, gate):
+    with pytest.raises(ValueError, match="gate must be finite and of shape"):
+        model.batches(1).loss_and_gate_gradients(gate)
+
+
+def test_step_of_adam_goes_down_and_changes_nothing_in_place(model):
+    parameters = model.untrained(1)
+    before = {name: value.copy() for name, value in parameters.items()}
+    batches, state, losses = model.batches(20), None, []
+    moved = parameters
+    for _ in range(20):
+        loss, grads = batches.loss_and_gradients(moved)
+        moved, state = given.adam_step(moved, grads, state, 3e-3)
+        losses.append(loss)
+    assert losses[-1] < losses[0] - 0.5
+    assert all(np.array_equal(parameters[name], before[name]) for name in before)
+
+
+def test_random_heads_are_computed_once_and_kept(model, monkeypatch):
+    bits = model.random_heads(6, 5)
+    assert bits > model.bits(model.parameters)
+    monkeypatch.setattr(given.GivenModel, "fine_tuned", lambda *arguments: pytest.fail("computed again"))
+    assert model.random_heads(6, 5) == bits
+
+
+def test_second_call_loads_what_the_first_has_trained(model, monkeypatch, capsys):
+    monkeypatch.setenv("TINYPRUNE_COURSE", str(model.path.parent))
+    again = given.trained()
+    assert capsys.readouterr().err == ""
+    assert all(np.array_equal(value, again.parameters[name]) for name, value in model.parameters.items())
