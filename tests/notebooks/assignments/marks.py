@@ -37,11 +37,23 @@ def cells_that_test(notebook):
 
 
 def edited(notebook, wrong):
-    """The reference solution with a mistake in it."""
+    """The reference solution with a mistake in it, in a cell of the task that loses points."""
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.nbgrader.solution]
     places = [c for c in cells for _ in range(c.source.count(wrong.right))]
     assert len(places) == 1, f"“{wrong.right}” must stand in the solution once, found {len(places)} times"
     places[0].source = places[0].source.replace(wrong.right, wrong.wrong)
+    own = places[0].metadata.nbgrader.grade_id
+    assert {build.task_of(test) for test in wrong.loses} == {build.task_of(own)}, f"planted in {own}"
+    return notebook
+
+
+def only(task, notebook):
+    """The notebook with the tests of one task."""
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if not cell.metadata.get("nbgrader", {}).get("grade") or build.task_of(cell.metadata.nbgrader.grade_id) == task
+    ]
     return notebook
 
 

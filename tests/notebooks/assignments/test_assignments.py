@@ -8,9 +8,10 @@ import pytest
 
 pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
 
-from marks import build, cells_that_test, edited, failures
+from marks import build, cells_that_test, edited, failures, only
 from nbclient import NotebookClient
 
+TASKS = sorted({build.task_of(test) for name in build.NAMES for test in cells_that_test(build.notebook_of(name))})
 CASES = [(name, wrong) for name in build.NAMES for wrong in importlib.import_module(f"wrong.{name}").WRONG]
 
 
@@ -36,11 +37,25 @@ def test_reference_solution_passes_in_a_students_notebook(name):
     assert re.findall(r"^passed: (\w+)\. Hidden tests of", "\n".join(printed), re.MULTILINE) == visible
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_task_needs_no_answer_to_another(task):
+    """With all other tasks untouched its points are all there: so nothing that is wrong elsewhere costs any of them."""
+    notebook = build.notebook_of(task[:2])
+    stub = build.released(notebook, hidden=True)
+    for cell, untouched in zip(notebook.cells, stub.cells, strict=True):
+        if cell.metadata.get("nbgrader", {}).get("solution") and build.task_of(cell.metadata.nbgrader.grade_id) != task:
+            cell.source = untouched.source
+    only(task, notebook)
+    assert failures(notebook) == {}
+
+
 @pytest.mark.parametrize(("name", "wrong"), CASES, ids=[f"{name}: {wrong.what}" for name, wrong in CASES])
 def test_wrong_answer_loses_the_right_points_and_no_others(name, wrong):
-    said = failures(edited(build.notebook_of(name), wrong))
+    """Of its own task, that is; other tasks do not call what is wrong here, which the test above shows."""
+    (task,) = {build.task_of(test) for test in wrong.loses}
+    notebook = edited(build.notebook_of(name), wrong)
+    said = failures(only(task, notebook))
     assert said.keys() == wrong.loses, said
-    assert len({build.task_of(test) for test in wrong.loses}) == 1
 
 
 @pytest.mark.parametrize("name", build.NAMES)
