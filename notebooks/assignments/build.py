@@ -35,7 +35,7 @@ from tinyprune.files import replace_file
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.stem for path in (FOLDER / "text").glob("a[0-9]*.py"))
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-HIDDEN = "# Hidden tests run here when your work is marked."
+HIDDEN = "# Hidden tests run here when your work is marked"
 REPOSITORY = "https://github.com/tinyprune/tinyprune"
 
 
@@ -118,7 +118,8 @@ def described(name: str, cell: NotebookNode) -> tuple[dict, str]:
                 f"{name}: {label}: no texts of several lines in a test; it becomes a function"
             )
         if label.endswith("_hidden"):
-            source = f"{HIDDEN}\n{source}"
+            points = f"{about['points']} point{'s' * (about['points'] != 1)}"
+            source = f"{HIDDEN}, for {points}.\n{source}"
         else:
             source += f'\nprint("passed: {label}. Hidden tests of {task_of(label)} remain.")'
     return about, source
