@@ -224,10 +224,19 @@ def files_of(name: str, folder: Path = FOLDER) -> dict[str, str]:
 def gradescope(name: str, target: Path) -> None:
     """The zip file that Gradescope asks for: all tests, and what installs and runs them."""
     notebook = notebook_of(name)
-    install = f'#!/usr/bin/env bash\npip install pytest "tinyprune @ git+{REPOSITORY}"\n'
+    # Gradescope's own python3 may be older than 3.11, and has to stay as it is
+    install = (
+        "#!/usr/bin/env bash\nset -e\n"
+        "apt-get update && apt-get install -y git python3-venv\n"
+        "python3 -m venv /autograder/uv && /autograder/uv/bin/pip install uv\n"
+        "/autograder/uv/bin/uv venv --python 3.12 /autograder/venv\n"
+        "/autograder/uv/bin/uv pip install --python /autograder/venv pytest "
+        f'"tinyprune @ git+{REPOSITORY}"\n'
+    )
     run = (
         "#!/usr/bin/env bash\n"
-        f"cd /autograder/source/{name} && python -m pytest . -p no:cacheprovider "
+        f"cd /autograder/source/{name}\n"
+        "/autograder/venv/bin/python -m pytest . -p no:cacheprovider "
         f"--submission=/autograder/submission/{name}.py "
         "--results=/autograder/results/results.json\n"
     )

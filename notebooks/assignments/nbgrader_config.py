@@ -42,5 +42,11 @@ c.IsolatedExecute.seconds_per_call = 10
 c.IsolatedExecute.seconds_in_all = 120
 c.IsolatedExecute.memory_megabytes = 3072
 
+# Moodle's names in an archive: "Ada Byron_1234_assignsubmission_file_/a1.ipynb"; the student is
+# "Ada Byron_1234", since two may have one name
+c.FileNameCollectorPlugin.named_regexp = (
+    r".*/(?P<student_id>[^/]+_\d+)_assignsubmission_file[_/]+(?P<file_id>[^/]+)$"
+)
+
 # only notebooks are handed in: nothing else that lies beside them is copied or read
 c.CourseDirectory.include = ["*.ipynb"]

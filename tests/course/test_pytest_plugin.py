@@ -153,3 +153,17 @@ def test_in_process_answers_run_where_a_debugger_is(assignment):
     code, said = assignment(process + RIGHT, "--in-process")
     assert code == 0, said
     assert "5 of 5 points" in said
+
+
+def test_in_process_errors_say_where(assignment):
+    code, said = assignment(RIGHT.replace("return x + x", "return x + y"), "--in-process")
+    assert code == 1
+    assert "NameError: name 'y' is not defined\nin your code:\n" in said
+    assert "line 5, in twice\n    return x + y" in said
+
+
+def test_in_process_what_stands_above_an_error_is_there(assignment):
+    code, said = assignment(RIGHT.replace("def twice", "1 / 0\n\ndef twice"), "--in-process")
+    assert code == 1
+    assert "2 of 5 points" in said
+    assert "there is no function twice: keep its name as it was\na9.py ends with an error: ZeroDivisionError" in said

@@ -87,7 +87,8 @@ def answer(name: str, *, keep: str | None = None) -> Callable[..., Any]:
     module = where or sys.modules["__main__"]
     function = getattr(module, name, None)
     if not callable(function):
-        raise NoAnswer(f"there is no function {name}: run the cell that defines it")
+        advice = "keep its name as it was" if where else "run the cell that defines it"
+        raise NoAnswer(f"there is no function {name}: {advice}")
     origin = str(getattr(function, "__module__", ""))
     if origin.partition(".")[0] == "tinyprune":
         raise NoAnswer(

@@ -30,7 +30,7 @@ def show(value: Any) -> str:
             text = "\n" + text
         return f"{value.dtype} array of shape {value.shape}: {text}"
     if isinstance(value, Mapping):
-        return "\n".join(f"{k} = {show(v)}" for k, v in value.items())
+        return "\n".join(f"{k} = {v if isinstance(v, str) else show(v)}" for k, v in value.items())
     if isinstance(value, float | np.floating):
         return f"{float(value):.10g}"
     text = repr(value)
@@ -45,7 +45,7 @@ def fail(title: str, *, fed: Any, came: Any, expected: Any, hint: str) -> NoRetu
         return f"{name:<9} " + text.replace("\n", "\n" + " " * 10)
 
     parts = [part("fed", fed), part("came", came), part("expected", expected), part("hint", hint)]
-    raise Unexpected("\n".join([title, *parts]))
+    raise Unexpected("\n".join([title, *parts])) from None
 
 
 def expect(condition: bool, title: str, *, fed: Any, came: Any, expected: Any, hint: str) -> None:
@@ -194,7 +194,8 @@ def expect_gradients(
             return gradients
         found = gradients if isinstance(gradients, tuple) else (gradients,)
         if len(found) != len(asked):
-            raise AssertionError(f"{name}: backward must return {len(asked)} gradients, got {len(found)}")
+            number = f"{len(asked)} gradient{'s' * (len(asked) != 1)}"
+            raise AssertionError(f"{name}: backward must return {number}, got {len(found)}")
         return tuple(found[asked.index(k)] for k in chosen)
 
     def forward(*varied: Any) -> tuple[Any, Any]:

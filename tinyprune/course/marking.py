@@ -166,7 +166,9 @@ def printed(text: str) -> list[NotebookNode]:
 
 def failure(kind: str, message: str) -> NotebookNode:
     """An output for an error."""
-    return new_output("error", ename=kind, evalue=message, traceback=[f"{kind}: {message}"])
+    # what an AnswerError says begins with its kind
+    text = message if re.match(rf"{re.escape(kind)}(: |\n|$)", message) else f"{kind}: {message}"
+    return new_output("error", ename=kind, evalue=text.removeprefix(f"{kind}: "), traceback=[text])
 
 
 def without_magics(source: str) -> str:

@@ -14,9 +14,9 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Generator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -66,14 +66,16 @@ class Marking:
         except (OSError, UnicodeDecodeError) as error:
             self.problem = f"{self.file} cannot be read: {error}"
             return
+        # if it ends with an error, what stands above that is there; what stands below is not
         try:
             if self.in_process:
-                _submission.set(module_of(self.file))
+                run_here(self.file)
             else:
                 self.sandbox.run(source, self.file.name)
-        except AnswerError as error:
-            # what stands above the error is there; what stands below is not
-            self.problem = f"{self.file.name} ends with an error: {error}"
+        except Exception as error:
+            if not (self.in_process or isinstance(error, AnswerError)):
+                raise
+            self.problem = f"{self.file.name} ends with an error: {message_of(error, self.file)}"
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -103,7 +105,7 @@ class Marking:
         """Put into the report what a failing test says, without the lines of the test."""
         report = yield
         if call.excinfo is not None:
-            report.user_properties.append(("message", message_of(call.excinfo.value)))
+            report.user_properties.append(("message", message_of(call.excinfo.value, self.file)))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -162,16 +164,20 @@ class Marking:
             )
 
 
-def module_of(file: Path) -> ModuleType:
-    """The answers as a module of this process."""
+def run_here(file: Path) -> None:
+    """Run the answers as a module of this process, and have tests look there."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
+    _submission.set(module)
     spec.loader.exec_module(module)
-    return module
 
 
-def message_of(error: BaseException) -> str:
-    """What an error says, with its notes."""
+def message_of(error: BaseException, file: Path) -> str:
+    """What an error says, where in `file` it was raised (if it ran in this process), and its notes."""
     kind = "" if isinstance(error, AssertionError | AnswerError) else f"{type(error).__name__}: "
-    return "\n".join([f"{kind}{error}", *getattr(error, "__notes__", ())])
+    said = f"{kind}{error}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file.absolute())]
+    if frames:
+        said += "\nin your code:\n" + "".join(traceback.format_list(frames[-6:])).rstrip()
+    return "\n".join([said, *getattr(error, "__notes__", ())])

@@ -202,7 +202,9 @@ def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, expected
         raise AssertionError(f"{name}: backward must not modify dout")
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     if len(gradients) != expected:
-        raise AssertionError(f"{name}: backward must return {expected} gradients, got {len(gradients)}")
+        raise AssertionError(
+            f"{name}: backward must return {expected} gradient{'s' * (expected != 1)}, got {len(gradients)}"
+        )
     first = copy.deepcopy(gradients)
     second = backward(before, cache)
     second = second if isinstance(second, tuple) else (second,)

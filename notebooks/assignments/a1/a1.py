@@ -42,7 +42,8 @@ import numpy as np
 def linear_forward(x, W, b):
     """Multiply the last axis of x by W and add b.
 
-    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W, True).
+    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W, True), where True says
+    that there is a b.
     """
     # YOUR CODE HERE
     raise NotImplementedError()
@@ -85,9 +86,9 @@ def layernorm_backward(dout, cache):
 # $$p_{rv} = \frac{e^{z_{rv}}}{\sum_{v'} e^{z_{rv'}}} \qquad
 # \text{loss} = \frac{1}{R}\sum_r -\log p_{r,\,t_r}$$
 #
-# `z` are the logits of R rows (all leading axes together) for V words, `t` the numbers of the words
-# that came. A logit of 1000 must not overflow: what may be subtracted from a row of logits without
-# changing p?
+# `z` are the logits of R rows (all leading axes together) for V words, `t` says which
+# word came, as a number from 0 to V − 1. A logit of 1000 must not overflow: what may be subtracted
+# from a row of logits without changing p?
 
 # %%
 def cross_entropy_forward(logits, targets):
@@ -108,5 +109,6 @@ def cross_entropy_backward(dout, cache):
 # %% [markdown]
 # ## Hand in
 #
-# If every cell above runs without an error, all *visible* tests pass. They are worth 12 of 30 points;
-# the hidden tests, which run after you hand in, decide about the other 18.
+# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# `pytest a1` shows no failure, all *visible* tests pass. They are worth 12 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 18.

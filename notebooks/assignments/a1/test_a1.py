@@ -131,5 +131,8 @@ def test_a1_3_backward():
         "cross_entropy_backward",
         ops.cross_entropy_forward,
         {"logits": rng.standard_normal((4, 5)), "targets": np.array([1, 0, 4, 1])},
-        hint="each logit acts through its own −log p and through the sum; is the mean in it, is dout?",
+        hint={
+            "logits": "each logit acts through its own −log p and through the sum; is the mean in it, is dout?",
+            "": "one gradient comes back, dlogits, of the shape of the logits; the cache stays as it is",
+        },
     )

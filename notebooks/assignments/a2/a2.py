@@ -97,9 +97,9 @@ def softmax_backward(da, cache):
 # Axes come as (batch, position, head, width), and weights go as (batch, head, query, key). Which
 # axis is summed over in each of the two products? `reshape` does not swap axes: what does?
 #
-# **Given** are a softmax and its gradient, so that you can go on whatever became of a2_1. They are
-# right, and no models: the one overflows, the other makes the whole matrix $\partial a/\partial s$.
-# If yours passed, call yours.
+# **Given** are a softmax and its gradient, so that you can go on whatever became of a2_1. Both
+# are right, but not to be imitated: one overflows, the other makes the whole matrix
+# $\partial a/\partial s$. If yours passed, call yours.
 
 # %%
 def given_softmax(s):
@@ -191,5 +191,6 @@ def persistent_attention_backward(dout, cache):
 # %% [markdown]
 # ## Hand in
 #
-# If every cell above runs without an error, all *visible* tests pass. They are worth 10 of 30 points;
-# the hidden tests, which run after you hand in, decide about the other 20.
+# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# `pytest a2` shows no failure, all *visible* tests pass. They are worth 10 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 20.

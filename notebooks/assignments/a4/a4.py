@@ -128,8 +128,9 @@ def scaled_gates_backward(dout, cache):
 # | `l0_gradient(log_alpha)` | the gradient of `L0` (L, H) |
 #
 # Gates are *hard*: `gate` is 0 or 1, and `dgate` is the derivative of the soft gate that it was
-# rounded from ("straight-through"). `loss_and_gradient` may be called once a step, since each call
-# reads on in the text. Write down the chain rule first: what lies between `log_alpha` and the loss?
+# rounded from ("straight-through"). Call `loss_and_gradient` exactly once in each step, since
+# each call reads on in the text. Write down the chain rule first: what lies between `log_alpha` and
+# the loss?
 
 # %%
 def train_gates(
@@ -181,5 +182,6 @@ def controller_step(lam1, lam2, h, target, heads_total, lr):
 # %% [markdown]
 # ## Hand in
 #
-# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30 points;
-# the hidden tests, which run after you hand in, decide about the other 17.
+# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# `pytest a4` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 17.

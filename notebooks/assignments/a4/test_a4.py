@@ -346,7 +346,8 @@ def test_a4_5_pressure():
             slope,
             "the pressure must be the slope of the penalty over h, which was measured",
             fed=fed,
-            hint="the derivative with respect to h, with its sign; d depends on h, and so does its square",
+            hint="the derivative with respect to h, with its sign; d depends on h, and so does its square; "
+            "lam1 and lam2 are those before the step",
         )
 
 

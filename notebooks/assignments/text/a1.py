@@ -47,7 +47,8 @@ import numpy as np
 def linear_forward(x, W, b):
     """Multiply the last axis of x by W and add b.
 
-    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W, True).
+    x (..., K), W (K, O), b (O,). Returns out (..., O) and the cache (x, W, True), where True says
+    that there is a b.
     """
     ### BEGIN SOLUTION
     return x @ W + b, (x, W, True)
@@ -304,9 +305,9 @@ for shape in ((2, 3, 4), (1, 6), (2, 2, 2, 3)):
 # $$p_{rv} = \frac{e^{z_{rv}}}{\sum_{v'} e^{z_{rv'}}} \qquad
 # \text{loss} = \frac{1}{R}\sum_r -\log p_{r,\,t_r}$$
 #
-# `z` are the logits of R rows (all leading axes together) for V words, `t` the numbers of the words
-# that came. A logit of 1000 must not overflow: what may be subtracted from a row of logits without
-# changing p?
+# `z` are the logits of R rows (all leading axes together) for V words, `t` says which
+# word came, as a number from 0 to V − 1. A logit of 1000 must not overflow: what may be subtracted
+# from a row of logits without changing p?
 
 
 # %% solution="a1_3"
@@ -401,7 +402,10 @@ expect_gradients(
     "cross_entropy_backward",
     ops.cross_entropy_forward,
     {"logits": rng.standard_normal((4, 5)), "targets": np.array([1, 0, 4, 1])},
-    hint="each logit acts through its own −log p and through the sum; is the mean in it, is dout?",
+    hint={
+        "logits": "each logit acts through its own −log p and through the sum; is the mean in it, is dout?",
+        "": "one gradient comes back, dlogits, of the shape of the logits; the cache stays as it is",
+    },
 )
 
 # %% test="a1_3_backward_hidden" points=3
@@ -423,5 +427,6 @@ for shape in ((2, 3, 4), (1, 3), (2, 2, 2, 3)):
 # %% [markdown]
 # ## Hand in
 #
-# If every cell above runs without an error, all *visible* tests pass. They are worth 12 of 30 points;
-# the hidden tests, which run after you hand in, decide about the other 18.
+# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# `pytest a1` shows no failure, all *visible* tests pass. They are worth 12 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 18.

@@ -110,8 +110,8 @@ import numpy as np
 # the gate have one shape, whatever it is; every gate is by itself.
 #
 # The noise is given and stands still while you differentiate. How much does $g$ move with $\bar s$,
-# on either side of 0 and of 1? Which factor does each of the steps bring, and which of them is
-# another one in evaluation? (At exactly $\bar s = 0$ and $\bar s = 1$ there is a kink. Nobody asks
+# on either side of 0 and of 1? Which factor does each of the steps bring, and which of them
+# is different in evaluation? (At exactly $\bar s = 0$ and $\bar s = 1$ there is a kink. Nobody asks
 # about it.)
 
 
@@ -750,5 +750,6 @@ for B, T, H, Dh, D in ((2, 3, 4, 5, 7), (3, 4, 2, 3, 5), (1, 5, 3, 1, 2), (2, 3,
 # %% [markdown]
 # ## Hand in
 #
-# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30
-# points; the hidden tests, which run after you hand in, decide about the other 17.
+# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# `pytest a3` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 17.

@@ -511,8 +511,9 @@ expect_gradients(
 # | `l0_gradient(log_alpha)` | the gradient of `L0` (L, H) |
 #
 # Gates are *hard*: `gate` is 0 or 1, and `dgate` is the derivative of the soft gate that it was
-# rounded from ("straight-through"). `loss_and_gradient` may be called once a step, since each call
-# reads on in the text. Write down the chain rule first: what lies between `log_alpha` and the loss?
+# rounded from ("straight-through"). Call `loss_and_gradient` exactly once in each step, since
+# each call reads on in the text. Write down the chain rule first: what lies between `log_alpha` and
+# the loss?
 
 
 # %% solution="a4_4"
@@ -835,7 +836,8 @@ for h in (24.0, 4.0):
         slope,
         "the pressure must be the slope of the penalty over h, which was measured",
         fed=fed,
-        hint="the derivative with respect to h, with its sign; d depends on h, and so does its square",
+        hint="the derivative with respect to h, with its sign; d depends on h, and so does its square; "
+        "lam1 and lam2 are those before the step",
     )
 
 # %% test="a4_5_multipliers" points=1
@@ -957,5 +959,6 @@ expect_close(
 # %% [markdown]
 # ## Hand in
 #
-# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30 points;
-# the hidden tests, which run after you hand in, decide about the other 17.
+# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# `pytest a4` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 17.

@@ -577,6 +577,7 @@ expect_faster(
 # calls your function on a stricter one: shared memory begins as NaN in each block, and a thread of a
 # block runs as far as the next barrier before another one moves, in whatever order. It also counts
 # what your kernel reads and writes: call `out, did = watched(A, B)` on small arrays, and print both.
+# (Without Jupyter: set the environment variable `NUMBA_ENABLE_CUDASIM=1` before you start Python.)
 
 # %% given="a6_simulator"
 TILE = 4
@@ -786,5 +787,6 @@ for M, K, N in ((6, 11, 9), (9, 6, 2)):
 # %% [markdown]
 # ## Hand in
 #
-# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30 points;
-# the hidden tests, which run after you hand in, decide about the other 17.
+# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# `pytest a6` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 17.
