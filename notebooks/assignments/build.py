@@ -227,11 +227,11 @@ def gradescope(name: str, target: Path) -> None:
     # Gradescope's own python3 may be older than 3.11, and has to stay as it is
     install = (
         "#!/usr/bin/env bash\nset -e\n"
-        "apt-get update && apt-get install -y git python3-venv\n"
+        "apt-get update && apt-get install -y python3-venv\n"
         "python3 -m venv /autograder/uv && /autograder/uv/bin/pip install uv\n"
         "/autograder/uv/bin/uv venv --python 3.12 /autograder/venv\n"
         "/autograder/uv/bin/uv pip install --python /autograder/venv pytest "
-        f'"tinyprune @ git+{REPOSITORY}"\n'
+        f'"tinyprune @ {REPOSITORY}/archive/main.zip"\n'
     )
     run = (
         "#!/usr/bin/env bash\n"

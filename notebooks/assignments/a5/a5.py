@@ -212,5 +212,6 @@ def prune_and_fine_tune(
 # %% [markdown]
 # ## Hand in
 #
-# If every cell above runs without an error, all *visible* tests pass. They are worth 13 of 30 points;
-# the hidden tests, which run after you hand in, decide about the other 17.
+# Hand in this file, under the name that it has. If every test cell above prints `passed`, or
+# `pytest a5` shows no failure, all *visible* tests pass. They are worth 13 of 30 points; the hidden
+# tests, which run after you hand in, decide about the other 17.
