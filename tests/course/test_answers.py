@@ -20,6 +20,9 @@ def short_forward(x):
 
 def add(x, y):
     return x + y
+
+def clear(x, inside):
+    x[...] = inside[0][...] = inside[1]["W"][...] = 0
 """
 
 
@@ -84,3 +87,12 @@ def test_needs_are_those_of_the_sandbox_or_of_the_notebook(monkeypatch):
         assert sandbox.limits.seconds_per_call == 3
     prepare(environment={"NEEDED": "2"})
     assert __import__("os").environ["NEEDED"] == "2"
+
+
+def test_answers_get_copies_unless_they_work_in_place(submitted):
+    x, inside = np.ones(2), [np.ones(2), {"W": np.ones(2)}]
+    clear = answer("clear")
+    clear(x, inside)
+    assert x.tolist() == inside[0].tolist() == inside[1]["W"].tolist() == [1, 1]
+    clear.in_place(x, inside)
+    assert x.tolist() == inside[0].tolist() == inside[1]["W"].tolist() == [0, 0]

@@ -201,3 +201,21 @@ def test_modified_input_is_told():
     text = said(expect_unmodified, modifies, np.zeros(2), 1, np.zeros(3))
     assert text.startswith("modifies modifies one of its inputs")
     assert "float64 array of shape (3,): [1. 1. 1.]" in text
+
+
+def test_backward_that_makes_the_cache_of_the_formula_zero_is_wrong():
+    def linear_backward(dout, cache):
+        cache[0][...] = cache[1][...] = 0
+        return np.zeros(cache[0].shape), np.zeros(cache[1].shape), dout.sum(0)
+
+    module = ModuleType("answers")
+    module.linear_backward = linear_backward
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.standard_normal((3, 2)), "W": rng.standard_normal((2, 4)), "b": rng.standard_normal(4)}
+    with submission(module):
+        text = said(expect_gradients, "linear_backward", ops.linear_forward, inputs, hint="")
+    assert "linear_backward: dx is not the derivative" in text
+
+
+def test_long_texts_are_cut():
+    assert len(said(expect_close, "x" * 10**6, 1.0, "one", **FORM)) < 10_000

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,12 @@ def test_what_answers_need_is_allowed(run):
     assert run("import numpy as np\nr = float(np.linalg.svd(np.eye(3))[1].sum())") == "3.0"
 
 
-def in_a_process(source):
+def in_a_process(source, lock="filters = refuse_in_the_kernel(Path.cwd())"):
     """What a program prints that has only the kernel's filters on."""
     head = (
         "import ctypes, os, sys\nfrom pathlib import Path\nfrom tinyprune.course.lockdown import refuse_in_the_kernel\n"
     )
-    program = f"{head}libc = ctypes.CDLL(None, use_errno=True)\nfilters = refuse_in_the_kernel(Path.cwd())\n{source}"
+    program = f"{head}libc = ctypes.CDLL(None, use_errno=True)\n{lock}\n{source}"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -101,6 +102,15 @@ def in_a_process(source):
         "libc.unshare(0x10000000)",
         "libc.ptrace(0, 0, 0, 0)",
         "libc.execv(b'/bin/true', None)",
+        "libc.fcntl(0, 8, os.getppid())",
+        "libc.fcntl(0, 10, 9)",
+        "libc.socketpair(1, 1, 0, (ctypes.c_int * 2)())",
+        "libc.shmget(0, ctypes.c_size_t(4096), 0o1600)",
+        "libc.setpriority(0, os.getppid(), 0)",
+        "libc.sched_setaffinity(os.getppid(), 8, ctypes.byref(ctypes.c_long(-1)))",
+        "libc.chmod(os.getcwdb(), 0o700)",
+        "libc.mknod(b'device', 0o60600, ctypes.c_ulong(os.stat('/').st_dev))",
+        "libc.chown(os.getcwdb(), -1, -1)",
     ],
 )
 def test_kernel_refuses_what_native_code_tries(call):
@@ -125,6 +135,25 @@ def test_kernel_refuses_files_that_native_code_opens(tmp_path, monkeypatch):
 
 
 @LINUX
+def test_kernel_refuses_the_package_where_it_is_installed_among_others(tmp_path, monkeypatch):
+    for name in ("numpy", "tinyprune", "own"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.py").write_text("x")
+    monkeypatch.chdir(tmp_path / "own")
+    program = (
+        "from tinyprune.course import lockdown\nroots = lockdown.readable_paths()\n"
+        f"lockdown.readable_paths = lambda: [*roots, {str(tmp_path)!r}]\n"
+        f"filters = refuse_in_the_kernel(Path.cwd(), [Path({str(tmp_path / 'tinyprune')!r})])\n"
+        "print('landlock' in filters, libc.open(b'../numpy/x.py', 0) > 0, len(os.listdir('..')),"
+        " libc.open(b'../tinyprune/x.py', 0))"
+    )
+    printed = in_a_process(program, lock="")
+    if not printed.startswith("True"):
+        pytest.skip("this kernel has no Landlock")
+    assert printed == "True True 3 -1"
+
+
+@LINUX
 def test_threads_are_made_past_the_kernels_filter():
     program = "import threading\nt = threading.Thread(target=lambda: print('ran'))\nt.start()\nt.join()"
     assert in_a_process(program) == "ran"
@@ -135,3 +164,26 @@ def test_both_filters_are_in_force_here():
     with Sandbox() as sandbox:
         sandbox.run("pass")
         assert "seccomp" in sandbox.filters
+
+
+@LINUX
+def test_process_ends_when_the_tester_is_killed():
+    program = (
+        "from tinyprune.course.sandbox import Sandbox\nsandbox = Sandbox()\n"
+        "sandbox.run('def f():\\n    while True: pass')\n"
+        "print(sandbox._process.pid, sandbox._scratch, flush=True)\nsandbox.function('f')()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    ) as tester:
+        pid, scratch = tester.stdout.readline().split()
+        time.sleep(0.3)
+        tester.kill()
+    Path(scratch).rmdir()
+    for _ in range(50):
+        stat = Path("/proc", pid, "stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the answer runs on")

@@ -148,6 +148,20 @@ def test_missing_file_is_named(assignment, tmp_path):
     assert "0 of 5 points" in said
 
 
+def test_link_is_refused(assignment, tmp_path):
+    (tmp_path / "solution.py").write_text(RIGHT)
+    (tmp_path / "link.py").symlink_to(tmp_path / "solution.py")
+    _, said = assignment("", f"--submission={tmp_path / 'link.py'}")
+    assert "it is a link" in said
+    assert "0 of 5 points" in said
+
+
+def test_half_a_surrogate_in_an_error_can_be_printed(assignment):
+    _, said = assignment("def double(x):\n    raise ValueError(chr(0xd800))\ntwice = double\n")
+    assert "0 of 5 points" in said
+    assert "Traceback" not in said
+
+
 def test_in_process_answers_run_where_a_debugger_is(assignment):
     process = "import os\nopen('pid', 'w').write(str(os.getpid()))\n"
     code, said = assignment(process + RIGHT, "--in-process")

@@ -1,5 +1,6 @@
 """A process of its own for an answer."""
 
+import json
 import os
 import sys
 import time
@@ -176,6 +177,16 @@ def test_source_that_ends_the_process_is_not_loaded_again(sandbox):
     assert sandbox.function("sleep")(0) == 0
 
 
+def test_source_that_ends_the_process_only_when_it_is_run_again(sandbox):
+    sandbox.run(f"import os, time\nif time.time() > {time.time() + 1}:\n    os._exit(0)")
+    time.sleep(1.1)
+    with pytest.raises(AnswerDied, match="exit status 3"):
+        sandbox.function("leave")()
+    for _ in range(2):
+        with pytest.raises(AnswerDied, match="when its code was run again"):
+            sandbox.function("sleep")(0)
+
+
 def test_endless_call_is_ended_and_given_up_after_the_second(hasty):
     sleep = hasty.function("sleep")
     for _ in range(2):
@@ -216,6 +227,116 @@ def test_what_it_prints_is_kept_and_cut():
         assert sandbox.run("print('hello')") == "hello\n"
         assert sandbox.run("for i in range(1000):\n    print(i)").endswith("… (cut)\n")
         assert sandbox.run("pass") == ""
+
+
+def test_process_that_closes_its_pipes_is_ended(sandbox):
+    sandbox.run("import os, time\ndef close():\n    os.closerange(3, 100)\n    time.sleep(60)")
+    start = time.monotonic()
+    with pytest.raises(AnswerDied, match="closed the pipes"):
+        sandbox.function("close")()
+    assert time.monotonic() - start < 10
+    assert sandbox.function("sleep")(0) == 0
+
+
+def test_pipes_do_not_block_although_select_said_that_they_are_ready(sandbox):
+    assert not os.get_blocking(sandbox._from_child)
+    assert not os.get_blocking(sandbox._to_child)
+
+
+FORGE = """
+import gc, os, struct
+child = next(o for o in gc.get_objects() if type(o).__name__ == "Child")
+def forge(head, rest, *inputs):
+    os.write(child.outgoing, struct.pack("<QQ", len(head), len(rest)) + head.encode() + bytes(rest))
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        '{"value": {"kept": Infinity}, "arrays": []}',
+        '{"value": {"list": ' * 400 + "[]" + "}}" * 400,
+        '{"value": null, "changed": {"abc": null}, "arrays": []}',
+        '{"value": null, "changed": {"7": null}, "arrays": []}',
+        '{"value": null, "changed": {"0": {"array": 0}}, "arrays": [["<f8", [3]]]}',
+        '{"value": null, "changed": 3, "arrays": []}',
+        '{"value": {"list": [{"array": 0}, {"array": 0}]}, "arrays": [["<f8", [3]]]}',
+        '{"value": {"generator": {"dict": {"bit_generator": "PCG64", "state": {"dict": {"state": -1, "inc": -1}}, '
+        '"has_uint32": 0, "uinteger": 0}}}, "arrays": []}',
+        '{"callback": 99, "value": {"tuple": [{"tuple": []}, {"dict": {}}]}, "arrays": []}',
+        '{"callback": "x", "value": 5, "arrays": []}',
+        '{"raised": {"kind": 1}, "arrays": []}',
+        '{"arrays": []}',
+    ],
+)
+def test_forged_message_ends_the_process_and_nothing_else(sandbox, head):
+    sandbox.run(FORGE)
+    x = np.zeros(2)
+    with pytest.raises(AnswerDied, match="broke its own process"):
+        sandbox.function("forge")(head, [0] * 24, x)
+    assert x.tolist() == [0, 0]
+    assert sandbox.function("sleep")(0) == 0
+
+
+def test_what_an_error_says_is_cut(sandbox):
+    sandbox.run(FORGE)
+    with pytest.raises(AnswerError) as error:
+        sandbox.function("forge")(
+            json.dumps({"raised": {"kind": "K", "message": 10_000 * "m", "trace": 10_000 * "t"}, "arrays": []}), []
+        )
+    assert len(str(error.value)) < 9000
+
+
+def test_time_on_the_wire_of_a_callback_counts(hasty):
+    # a reply that fills the pipe, of which the answer reads nothing for a while
+    hasty.run(
+        FORGE + "import time\ndef slowly(f):\n    for _ in range(4):\n"
+        "        child.send({'callback': 0}, ((), {}))\n        time.sleep(0.4)\n"
+        "        from_tester = struct.unpack('<QQ', child.read(16))\n        child.read(sum(from_tester))\n"
+    )
+    with pytest.raises(AnswerDied, match="no result after"):
+        hasty.function("slowly")(lambda: np.zeros(50_000))
+
+
+def test_messages_without_end_are_ended(hasty):
+    hasty.run(
+        FORGE + "import threading\ndef flood(f, message):\n"
+        "    def drain():\n        while True:\n            os.read(child.incoming.fileno(), 1 << 16)\n"
+        "    threading.Thread(target=drain, daemon=True).start()\n"
+        "    message = (struct.pack('<QQ', len(message), 0) + message.encode()) * 100\n"
+        "    while True:\n        os.write(child.outgoing, message)\n"
+    )
+    message = '{"callback": 0, "value": {"tuple": [{"tuple": []}, {"dict": {}}]}, "arrays": []}'
+    with pytest.raises(AnswerDied, match="no result after"):
+        hasty.function("flood")(lambda: None, message)
+
+
+def test_time_in_callbacks_is_limited():
+    with Sandbox(Limits(seconds_in_callbacks=0.3)) as sandbox:
+        sandbox.run("def ask(f):\n    while True:\n        f()")
+        with pytest.raises(AnswerDied, match=r"more than 0\.3 s in functions that were given"):
+            sandbox.function("ask")(lambda: time.sleep(0.1))
+
+
+def test_disk_is_not_filled():
+    with Sandbox(Limits(directory_bytes=1 << 20)) as sandbox:
+        fill = "while True:\n    open(str(n), 'wb').write(bytes(10_000))\n    n += 1"
+        with pytest.raises(AnswerDied, match="more than 1 MiB of files"):
+            sandbox.run(f"n = 0\n{fill}")
+        # nor a little with each call
+        sandbox.run("n = 0\ndef fill():\n    global n\n    n += 1\n    open(str(n), 'wb').write(bytes(500_000))")
+        with pytest.raises(AnswerDied, match="more than 1 MiB of files"):
+            for _ in range(4):
+                sandbox.function("fill")()
+
+
+@pytest.mark.parametrize("mode", ["0o700", "0o300"], ids=["deep", "unreadable"])
+def test_its_directory_goes_however_it_is_nested(mode):
+    with Sandbox() as sandbox:
+        sandbox.run(f"import os\nfor _ in range(1500):\n    os.mkdir('a', {mode})\n    os.chdir('a')")
+        directory = sandbox._scratch
+    assert not os.path.exists(directory)  # noqa: PTH110
 
 
 def test_its_directory_goes_with_it():

@@ -1,6 +1,7 @@
 """What travels between the tests and an answer."""
 
 import io
+import json
 import struct
 
 import numpy as np
@@ -137,3 +138,16 @@ def frame(head, rest=b"", sizes=None):
 def test_what_is_no_message_is_refused(data):
     with pytest.raises(WireError):
         unpack(io.BytesIO(data).read)
+
+
+@pytest.mark.parametrize("dtype", ["f8,f8", "M8[s]", "O", "V8"])
+def test_arrays_of_other_than_numbers_and_texts_do_not_arrive(dtype):
+    head = json.dumps({"arrays": [[dtype, [1]]]}).encode()
+    with pytest.raises(WireError):
+        unpack(io.BytesIO(struct.pack("<QQ", len(head), 16) + head + bytes(16)).read)
+
+
+def test_long_heads_do_not_arrive():
+    head = json.dumps({"value": {"list": [0] * 6_000_000}, "arrays": []}).encode()
+    with pytest.raises(WireError, match="bytes"):
+        unpack(io.BytesIO(struct.pack("<QQ", len(head), 0) + head).read)

@@ -23,12 +23,16 @@ class NoAnswer(AssertionError):
     """There is no such function, or it is not the student's own."""
 
 
-def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, whose errors say what it was called with; of a forward also: that it returns out and a cache."""
+def checked(name: str, function: Callable[..., Any], in_place: bool = False) -> Callable[..., Any]:
+    """`function`, whose errors say what it was called with; of a forward also: that it returns out and a cache.
+
+    Unless `in_place`, it gets copies of arrays. What a test expects is often computed from the inputs after the call:
+    an answer that sets them all to 0 must not make its 0 right. What is returned has the other variant as `in_place`.
+    """
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            result = function(*args, **kwargs)
+            result = function(*args, **kwargs) if in_place else function(*copied(args), **copied(kwargs))
         except Exception as error:
             error.add_note(f"when called as {called(name, args, kwargs)}")
             raise
@@ -38,7 +42,17 @@ def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     call.__name__ = call.__qualname__ = name
+    call.in_place = call if in_place else checked(name, function, in_place=True)
     return call
+
+
+def copied(value: Any) -> Any:
+    """`value` with copies of the arrays in it."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) in (tuple, list):
+        return type(value)(map(copied, value))
+    return {k: copied(v) for k, v in value.items()} if type(value) is dict else value
 
 
 def called(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -65,6 +79,9 @@ def submission(where: Sandbox | ModuleType | None) -> Iterator[None]:
 
 def answer(name: str, *, keep: str | None = None) -> Callable[..., Any]:
     """The function `name` of the submission.
+
+    It gets copies of the arrays that a test gives it. `answer(name).in_place` gets the arrays themselves: for answers
+    that write their result into one, and for tests that look whether inputs are modified.
 
     Args:
         name: a function that the task asks for.

@@ -152,8 +152,9 @@ def main() -> None:
     lockdown.limit_resources(settings["memory_bytes"], settings["cpu_seconds"], settings["file_bytes"])
     child = Child(settings["incoming"], settings["outgoing"])
     sys.argv = ["answer"]
-    filters = lockdown.refuse_in_the_kernel(scratch)
-    lockdown.refuse_in_python(scratch, Path(__file__).parents[1])
+    package = Path(__file__).parents[1]
+    filters = lockdown.refuse_in_the_kernel(scratch, [package, Path(settings["hidden"])])
+    lockdown.refuse_in_python(scratch, package)
     child.send({"ready": filters}, None)
     child.serve()
 

@@ -149,8 +149,23 @@ def readable_paths() -> list[str]:
     return [sys.prefix, sys.base_prefix, *system, *devices, *(p for p in sys.path if "site-packages" in p)]
 
 
-def refuse_in_the_kernel(scratch: Path) -> list[str]:
+def around(path: str, hidden: Sequence[str]) -> list[str]:
+    """A path, or, where something hidden lies in it, what lies beside that."""
+    if not any(h == path or h.startswith(path + os.sep) for h in hidden):
+        return [path]
+    if path in hidden or not os.access(path, os.R_OK):
+        return []
+    with os.scandir(path) as entries:
+        beside = [entry.path for entry in entries if not entry.is_symlink()]
+    return [found for entry in beside for found in around(entry, hidden)]
+
+
+def refuse_in_the_kernel(scratch: Path, hidden: Sequence[Path] = ()) -> list[str]:
     """Have the kernel refuse files, processes, signals and network.
+
+    Args:
+        scratch: the directory that may be changed.
+        hidden: directories that may not be read although they lie in one that may, as an installed package does.
 
     Returns:
         the names of the filters that are in force: "landlock", "seccomp", both or none.
@@ -158,17 +173,23 @@ def refuse_in_the_kernel(scratch: Path) -> list[str]:
     if sys.platform != "linux":
         return []
     libc = ctypes.CDLL(None, use_errno=True)
+    # PR_SET_PDEATHSIG, SIGKILL: an endless loop ends with the marking, however that is ended
+    libc.prctl(1, 9, 0, 0, 0)
     if libc.prctl(38, 1, 0, 0, 0):  # PR_SET_NO_NEW_PRIVS
         return []
     filters = []
-    if _landlock(libc, readable_paths(), [str(scratch), "/dev/null"]):
+    listed = [os.path.realpath(path) for path in readable_paths()]
+    # what Python itself needs is never hidden, wherever somebody works
+    secret = [path for path in map(os.path.realpath, hidden) if path not in listed]
+    readable = [found for path in listed for found in around(path, secret)]
+    if _landlock(libc, listed, readable, [str(scratch), "/dev/null"]):
         filters.append("landlock")
     if _seccomp(libc):
         filters.append("seccomp")
     return filters
 
 
-def _landlock(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str]) -> bool:
+def _landlock(libc: ctypes.CDLL, listed: Sequence[str], readable: Sequence[str], writable: Sequence[str]) -> bool:
     """See https://docs.kernel.org/userspace-api/landlock.html. False where the kernel does not have it."""
     create_ruleset, add_rule, restrict_self = 444, 445, 446
     version = libc.syscall(create_ruleset, None, ctypes.c_size_t(0), 1)
@@ -177,7 +198,7 @@ def _landlock(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str
     # bits 0 to 12 are there from the first version on, then REFER, TRUNCATE; IOCTL_DEV came with version 5
     bits = 13 + (version >= 2) + (version >= 3) + (version >= 5)
     everything = (1 << bits) - 1
-    reading = 0b1101  # EXECUTE, READ_FILE, READ_DIR
+    listing, reading = 0b1000, 0b1101  # READ_DIR; EXECUTE, READ_FILE and READ_DIR
     # a right to directories cannot be given to a file
     of_files = 0b111 | (1 << 14 if version >= 3 else 0) | (1 << 15 if version >= 5 else 0)
     attributes = ctypes.create_string_buffer(struct.pack("<Q", everything))
@@ -185,13 +206,16 @@ def _landlock(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str
     if ruleset < 0:
         return False
     try:
-        for paths, rights in ((readable, reading), (writable, everything)):
+        for paths, rights in ((listed, listing), (readable, reading), (writable, everything)):
             for path in paths:
                 try:
                     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
                 except OSError:
                     continue  # not every machine has all of them
                 allowed = rights if Path(path).is_dir() else rights & of_files
+                if not allowed:
+                    os.close(descriptor)
+                    continue
                 rule = ctypes.create_string_buffer(struct.pack("<Qi", allowed, descriptor))
                 failed = libc.syscall(add_rule, ruleset, 1, rule, 0)
                 os.close(descriptor)
@@ -204,8 +228,11 @@ def _landlock(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str
 
 # numbers of system calls on x86_64 and on aarch64, which never had some of them
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-CLONE, CLONE3, KILL, TGKILL = (56, 220), (435, 435), (62, 129), (234, 131)
-# processes, signals, other processes' memory, limits, network, and what only root could do
+CLONE, CLONE3, KILL, TGKILL, FCNTL = (56, 220), (435, 435), (62, 129), (234, 131), (72, 25)
+# F_SETOWN, F_SETSIG, F_SETOWN_EX have the kernel send any signal to any process; F_SETLEASE keeps others from a file
+REFUSED_FCNTL = (8, 10, 15, 1024)
+# Processes, signals, other processes' memory, limits and processors, network, what Landlock does not know of files,
+# memory that would stay when the process is gone, and what only root could do.
 REFUSED_CALLS = {
     "fork": (57, None),
     "vfork": (58, None),
@@ -225,12 +252,49 @@ REFUSED_CALLS = {
     "setpgid": (109, 154),
     "setrlimit": (160, 164),
     "prlimit64": (302, 261),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "mq_open": (240, 180),
+    "add_key": (248, 217),
+    "keyctl": (250, 219),
+    "memfd_create": (319, 279),
     "socket": (41, 198),
+    "socketpair": (53, 199),
     "io_uring_setup": (425, 425),
     "bpf": (321, 280),
     "unshare": (272, 97),
     "setns": (308, 268),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
     "mount": (165, 40),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
     "umount2": (166, 39),
     "pivot_root": (155, 41),
     "chroot": (161, 51),
@@ -238,10 +302,19 @@ REFUSED_CALLS = {
     "kexec_load": (246, 104),
     "init_module": (175, 105),
     "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_file_load": (320, 294),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
     "open_by_handle_at": (304, 265),
     "sethostname": (170, 161),
     "clock_settime": (227, 112),
     "settimeofday": (164, 170),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
 }
 
 
@@ -252,7 +325,7 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
     at = list(ARCHITECTURES).index(platform.machine())
     load, equal, any_bit, at_least, answer = 0x20, 0x15, 0x45, 0x35, 0x06
     allow, deny, not_there = 0x7FFF0000, 0x00050001, 0x00050026  # EPERM, ENOSYS
-    number, arch_at, argument_at = 0, 4, 16
+    number, arch_at, argument_at, second_at = 0, 4, 16, 24
     program: list[tuple[int, int, int, int]] = [
         (load, 0, 0, arch_at),
         (equal, 1, 0, ARCHITECTURES[platform.machine()]),
@@ -278,6 +351,16 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
             (answer, 0, 0, allow),
             (answer, 0, 0, deny),
         ]
+    for command in REFUSED_FCNTL:
+        # each time the number of the call again
+        program += [
+            (load, 0, 0, number),
+            (equal, 0, 3, FCNTL[at]),
+            (load, 0, 0, second_at),
+            (equal, 0, 1, command),
+            (answer, 0, 0, deny),
+        ]
+    program.append((load, 0, 0, number))
     for call in REFUSED_CALLS.values():
         if call[at] is not None:
             program += [(equal, 0, 1, call[at]), (answer, 0, 0, deny)]

@@ -39,6 +39,7 @@ class RestoreCells(NbGraderPreprocessor):
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """See nbgrader."""
         names = resources["nbgrader"]
+        refuse_link(names["student"], names["assignment"], names["notebook"])
         with Gradebook(names["db_url"]) as gradebook:
             notebook = gradebook.find_notebook(names["notebook"], names["assignment"])
             points = {cell.name: cell.max_score for cell in notebook.grade_cells}
@@ -70,7 +71,7 @@ def restored(
     """
     known = {cell[0]: cell for cell in released}
     names = [cell[0] for cell in released]
-    handed_in = [(cell.metadata.get("nbgrader") or {}).get("grade_id") for cell in cells]
+    handed_in = [name_of(cell) for cell in cells]
     done: set[str] = set()
     result: list[NotebookNode] = []
 
@@ -104,6 +105,21 @@ def restored(
         if name not in done:
             put(name, None)
     return result
+
+
+def name_of(cell: NotebookNode) -> str | None:
+    """What nbgrader's metadata call a cell, if they are metadata: a student can write anything there."""
+    about = cell.metadata.get("nbgrader")
+    name = about.get("grade_id") if isinstance(about, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def refuse_link(student: str, assignment: str, notebook: str) -> None:
+    """Raise ValueError if what was handed in is a link: it could lead to the lecturer's notebook, or a fellow's."""
+    own = Path("submitted", student)
+    file = own / assignment / f"{notebook}.ipynb"
+    if not file.resolve().is_relative_to(own.resolve()):
+        raise ValueError(f"{file} is a link to {file.resolve()}: no marks")
 
 
 class IsolatedExecute(NbGraderPreprocessor):
@@ -166,6 +182,8 @@ def printed(text: str) -> list[NotebookNode]:
 
 def failure(kind: str, message: str) -> NotebookNode:
     """An output for an error."""
+    # half a surrogate, which a text of an answer may have, cannot be written to a file
+    message = message.encode(errors="replace").decode()
     # what an AnswerError says begins with its kind
     text = message if re.match(rf"{re.escape(kind)}(: |\n|$)", message) else f"{kind}: {message}"
     return new_output("error", ename=kind, evalue=text.removeprefix(f"{kind}: "), traceback=[text])

@@ -62,6 +62,8 @@ class Marking:
         """Run the file of answers, once."""
         self.loaded = True
         try:
+            if self.file.is_symlink():
+                raise OSError("it is a link, which could lead to a solution")
             source = self.file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             self.problem = f"{self.file} cannot be read: {error}"
@@ -180,4 +182,6 @@ def message_of(error: BaseException, file: Path) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file.absolute())]
     if frames:
         said += "\nin your code:\n" + "".join(traceback.format_list(frames[-6:])).rstrip()
-    return "\n".join([said, *getattr(error, "__notes__", ())])
+    said = "\n".join([said, *getattr(error, "__notes__", ())])
+    # half a surrogate, which a text of an answer may have, cannot be printed
+    return said.encode(errors="replace").decode()

@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,8 +38,10 @@ class Limits:
     seconds_per_call: float = 10.0
     seconds_in_all: float = 120.0
     timeouts: int = 2  # of one function, before it is given up
+    seconds_in_callbacks: float = 300.0  # in such functions, which an answer may call without end
     memory_bytes: int = 3 << 30
     file_bytes: int = 16 << 20
+    directory_bytes: int = 256 << 20  # of all files together
     output_characters: int = 10_000
 
 
@@ -82,6 +83,7 @@ class Sandbox:
         self.preload = preload
         self.sources: list[tuple[str, str]] = []
         self.seconds_left = self.limits.seconds_in_all
+        self.seconds_in_callbacks = 0.0
         self.timeouts: dict[str, int] = {}
         self.filters: list[str] = []
         self._process: subprocess.Popen | None = None
@@ -176,7 +178,11 @@ class Sandbox:
         for descriptor in (self._to_child, self._from_child):
             os.close(descriptor)
         self._output.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        # not shutil's: it recurses, and directories may be nested deeper than Python does, or be unreadable
+        for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+            if not Path(self._scratch).exists():
+                break
+            subprocess.run([*command, "--", self._scratch], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _start(self) -> None:
         if os.name == "nt":
@@ -186,8 +192,12 @@ class Sandbox:
         self._output_at = 0
         incoming, self._to_child = os.pipe()
         self._from_child, outgoing = os.pipe()
+        # the other side can open both ends of a pipe, and take a byte away between `select` and `read`
+        for descriptor in (self._to_child, self._from_child):
+            os.set_blocking(descriptor, False)
         settings = {
             "scratch": self._scratch,
+            "hidden": str(Path.cwd()),  # the course, or the tests
             "incoming": incoming,
             "outgoing": outgoing,
             "memory_bytes": self.limits.memory_bytes,
@@ -243,9 +253,12 @@ class Sandbox:
             raise AnswerDied("TimeoutError", f"the submission took more than {self.limits.seconds_in_all:g} s in all")
         if self._process is None:
             self._start()
+        self._check_directory()
         return self._exchange(head, value)
 
     def _exchange(self, head: dict[str, Any], value: Any) -> Any:
+        if self._process is None:
+            raise AnswerDied("SystemExit", "the answer ended its own process when its code was run again")
         allowed = min(self.limits.seconds_per_call, self.seconds_left)
         self._deadline = time.monotonic() + allowed
         begun = time.monotonic()
@@ -255,24 +268,22 @@ class Sandbox:
             while True:
                 reply, received = unpack(self._read)
                 if "callback" in reply:
-                    paused = time.monotonic()
-                    self._call_back(reply, received)
-                    gone = time.monotonic() - paused
-                    self._deadline += gone
-                    elsewhere += gone
+                    elsewhere += self._call_back(reply, received)
                     continue
                 if "raised" in reply:
-                    raised = {k: str(v) for k, v in reply["raised"].items()}
-                    raise AnswerError(raised["kind"], raised["message"], raised["trace"])
+                    raised = {k: str(v)[:4000] for k, v in reply["raised"].items()}
+                    raise AnswerError(raised["kind"][:100], raised["message"], raised["trace"])
                 for index, tree in reply.get("changed", {}).items():
                     original = arrays[int(index)]
                     if original.flags.writeable:
                         np.copyto(original, self._decode(tree, received))
                 return self._decode(reply["value"], received)
-        except (WireError, KeyError, AttributeError, TypeError) as error:
-            # its process does not speak the language any more
+        except AnswerError:
+            raise
+        except Exception as error:
+            # its process does not speak the language any more; what it sends instead may break anything here
             self.close()
-            raise AnswerDied("RuntimeError", f"the answer broke its own process: {error}") from None
+            raise AnswerDied("RuntimeError", f"the answer broke its own process: {error!s:.200}") from None
         finally:
             self.seconds_left -= time.monotonic() - begun - elsewhere
 
@@ -281,12 +292,11 @@ class Sandbox:
         head = head | {"value": encode(value, arrays, self._keep, KeptHere)}
         data = memoryview(pack(head, arrays))
         while data:
-            # in small pieces: the other side may have stopped reading
-            _, ready, _ = select.select([], [self._to_child], [], max(self._deadline - time.monotonic(), 0))
-            if not ready:
-                self._give_up()
+            self._wait([], [self._to_child])
             try:
                 data = data[os.write(self._to_child, data[:4096]) :]
+            except BlockingIOError:
+                continue
             except BrokenPipeError:
                 self._died()
         return arrays
@@ -294,15 +304,33 @@ class Sandbox:
     def _read(self, size: int) -> bytes:
         parts = []
         while size:
-            ready, _, _ = select.select([self._from_child], [], [], max(self._deadline - time.monotonic(), 0))
-            if not ready:
-                self._give_up()
-            part = os.read(self._from_child, min(size, 1 << 20))
+            self._wait([self._from_child], [])
+            try:
+                part = os.read(self._from_child, min(size, 1 << 20))
+            except BlockingIOError:
+                continue
             if not part:
                 self._died()
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
+
+    def _wait(self, reading: list[int], writing: list[int]) -> None:
+        """Until a pipe is ready; not beyond the deadline, nor while the disk is being filled."""
+        while True:
+            # first: a pipe may be ready for ever
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                self._give_up()
+            if any(select.select(reading, writing, [], min(left, 0.25))):
+                return
+            self._check_directory()
+
+    def _check_directory(self) -> None:
+        """End a process that fills the disk: the system limits files one by one, but not their number."""
+        if used(Path(self._scratch), self.limits.directory_bytes) > self.limits.directory_bytes:
+            self.close()
+            raise AnswerDied("OSError", f"more than {self.limits.directory_bytes >> 20} MiB of files")
 
     def _give_up(self) -> None:
         self.close()
@@ -310,23 +338,35 @@ class Sandbox:
         raise AnswerDied("TimeoutError", f"no result after {seconds:g} s: an endless loop, or far too slow")
 
     def _died(self) -> None:
-        process = self._process
-        code = process.wait() if process else 0
+        # it may have closed the pipes and go on
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            self.close()
+            raise AnswerDied("RuntimeError", "the answer broke its own process: it closed the pipes") from None
         last = self.printed().strip().splitlines()[-1:]
         self.close()
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
         raise AnswerDied("SystemExit", f"the answer ended its own process {how}" + "".join(f" ({s})" for s in last))
 
-    def _call_back(self, reply: dict[str, Any], received: list[np.ndarray]) -> None:
+    def _call_back(self, reply: dict[str, Any], received: list[np.ndarray]) -> float:
+        """Call a function that the answer was given; the seconds in it, of which the wire's are not a part."""
+        if self.seconds_in_callbacks > self.limits.seconds_in_callbacks:
+            self.close()
+            most = f"{self.limits.seconds_in_callbacks:g} s"
+            raise AnswerDied("TimeoutError", f"more than {most} in functions that were given: called without end?")
+        args, kwargs = self._decode(reply["value"], received)
+        function = self._kept[reply["callback"]]
+        begun = time.monotonic()
         try:
-            args, kwargs = self._decode(reply["value"], received)
-            result = self._kept[reply["callback"]](*args, **kwargs)
-        except WireError:
-            raise
+            head, result = {"done": True}, function(*args, **kwargs)
         except Exception as error:
-            self._send({"raised": {"message": f"{type(error).__name__}: {error}"}}, None)
-        else:
-            self._send({"done": True}, result)
+            head, result = {"raised": {"message": f"{type(error).__name__}: {error!s:.2000}"}}, None
+        gone = time.monotonic() - begun
+        self._deadline += gone
+        self.seconds_in_callbacks += gone
+        self._send(head, result)
+        return gone
 
     def _keep(self, thing: Any) -> int:
         self._kept.append(thing)
@@ -352,6 +392,25 @@ class KeptHere(Kept):
         if self._generation != self._sandbox._generation or self._sandbox._process is None:
             raise AnswerDied("SystemExit", "the answer's process ended, and with it what it kept")
         return self._number
+
+
+def used(directory: Path, enough: int) -> int:
+    """Bytes of disk that a directory takes, each name in it counted as 4096; no further than `enough`."""
+    found, left = 0, [directory]
+    while left and found <= enough:
+        try:
+            with os.scandir(left.pop()) as entries:
+                for entry in entries:
+                    found += 4096 + 512 * getattr(entry.stat(follow_symlinks=False), "st_blocks", 0)
+                    if found > enough:
+                        break
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(entry.path)
+        except FileNotFoundError:
+            continue  # gone meanwhile
+        except OSError:
+            return enough + 1  # nested too deep, or made unreadable
+    return found
 
 
 def _stamped(value: Any, sandbox: Sandbox) -> Any:

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+KINDS = "biufcSU"  # of arrays: numbers and texts, nothing structured, no objects
 PLAIN = (type(None), bool, int, float, str)
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 28
+MAX_HEAD_BYTES = 1 << 24  # as Python objects JSON takes up to twenty times its length
 
 
 class WireError(Exception):
@@ -56,7 +58,7 @@ def encode(value: Any, arrays: list[np.ndarray], keep: Callable[[Any], int], far
     if type(value) is complex:
         return {"complex": [repr(value.real), repr(value.imag)]}
     if isinstance(value, np.ndarray | np.generic):
-        if value.dtype.hasobject or value.dtype.names or value.dtype.kind not in "biufcSU":
+        if value.dtype.kind not in KINDS:
             raise WireError(f"an array of {value.dtype} cannot be handed over; numbers can")
         arrays.append(np.asarray(value))
         return {"scalar" if isinstance(value, np.generic) else "array": len(arrays) - 1}
@@ -81,6 +83,12 @@ def decode(
     Raises:
         WireError: if `tree` was not made by `encode`.
     """
+    return _decode(tree, dict(enumerate(arrays)), function, kept)
+
+
+def _decode(
+    tree: Any, arrays: dict[int, np.ndarray], function: Callable[[int], Any], kept: Callable[[int], Any] | None
+) -> Any:
     if isinstance(tree, PLAIN):
         return tree
     if not isinstance(tree, dict) or len(tree) != 1:
@@ -88,7 +96,7 @@ def decode(
     ((kind, content),) = tree.items()
 
     def inside(part: Any) -> Any:
-        return decode(part, arrays, function, kept)
+        return _decode(part, arrays, function, kept)
 
     try:
         match kind:
@@ -97,9 +105,10 @@ def decode(
             case "complex":
                 return complex(*map(float, content))
             case "array":
-                return arrays[content]
+                # each only once: a list that has one large array a thousand times is larger than any memory
+                return arrays.pop(content)
             case "scalar":
-                return arrays[content][()]
+                return arrays.pop(content)[()]
             case "tuple":
                 return tuple(map(inside, content))
             case "list":
@@ -117,8 +126,8 @@ def decode(
                 return Kept(int(content))
             case "yours" if kept is not None:
                 return kept(int(content))
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
-        raise WireError(f"not a message: {tree!r:.80}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        raise WireError(f"not a message: {type(error).__name__}") from error
     raise WireError(f"not a message: {tree!r:.80}")
 
 
@@ -137,10 +146,10 @@ def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[np.ndarra
         read: gives exactly so many bytes.
 
     Raises:
-        WireError: if what comes is no message or larger than a gigabyte.
+        WireError: if what comes is no message or too large.
     """
     text_size, rest_size = struct.unpack("<QQ", read(16))
-    if text_size + rest_size > MAX_BYTES:
+    if text_size + rest_size > MAX_BYTES or text_size > MAX_HEAD_BYTES:
         raise WireError(f"a message of {text_size + rest_size} bytes; {MAX_BYTES} are allowed")
     try:
         head = json.loads(read(text_size))
@@ -148,15 +157,15 @@ def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[np.ndarra
         arrays, at = [], 0
         for name, shape in head["arrays"]:
             dtype = np.dtype(name)
-            if dtype.hasobject or any(int(n) < 0 for n in shape):
+            if dtype.kind not in KINDS or any(int(n) < 0 for n in shape):
                 raise WireError("arrays of numbers only")
             size = math.prod(shape) * dtype.itemsize
             if at + size > rest_size:
                 raise WireError("an array is cut off")
             arrays.append(np.frombuffer(rest[at : at + size], dtype).reshape(shape))
             at += size
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise WireError(f"not a message: {error}") from error
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise WireError(f"not a message: {error!s:.200}") from error
     if not isinstance(head, dict):
         raise WireError("not a message")
     return head, arrays

@@ -25,7 +25,7 @@ def formula_of_persistent(q, k, v, pk, pv):
 def out_of(name, **inputs):
     """The output of a forward. It is of the first input's shape, and the inputs are as they were."""
     before = {x: value.copy() for x, value in inputs.items()}
-    out, _ = answer(name)(*inputs.values())
+    out, _ = answer(name).in_place(*inputs.values())
     for x, value in inputs.items():
         expect(
             np.array_equal(value, before[x]),
@@ -52,7 +52,7 @@ def softmax_gradient(s, da):
     a, cache = formula_of_softmax(s)
     try:
         copied = s.copy()
-        mine, kept = answer("softmax_forward")(copied)
+        mine, kept = answer("softmax_forward").in_place(copied)
         if (
             np.array_equal(copied, s)
             and np.shape(mine) == s.shape

@@ -70,7 +70,7 @@ class Watch:
 
     def train(self, log_alpha, rng, steps, lr):
         """log_alpha after the answer's training."""
-        came = answer("train_gates")(
+        came = answer("train_gates").in_place(
             log_alpha,
             rng,
             steps,
@@ -378,7 +378,7 @@ expect_close(
 )
 gate = np.array([[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
 before = gate.copy()
-scaled, _ = forward(gate)
+scaled, _ = forward.in_place(gate)
 expect_close(
     gate,
     before,
@@ -443,7 +443,7 @@ expect_close(
     hint="what is c there? what is divided by what?",
 )
 before = gate.copy()
-forward(gate)
+forward.in_place(gate)
 expect_close(
     gate,
     before,

@@ -76,6 +76,28 @@ def without_answers(notebook):
     notebook.cells = [c for c in notebook.cells if not c.metadata.get("nbgrader", {}).get("solution")]
 
 
+def with_odd_metadata(notebook):
+    for odd in ([1], "a1_1", {"grade_id": ["a1_1"]}, {"grade_id": 5}, None):
+        notebook.cells.insert(0, build.nbformat.v4.new_code_cell("1", metadata={"nbgrader": odd}))
+
+
+def with_zeros_for_inputs(notebook):
+    answers = {
+        "a1_1": "def linear_forward(x, W, b):\n    x[...] = W[...] = b[...] = 0\n"
+        "    return np.zeros((*x.shape[:-1], len(b))), None\n"
+        "def linear_backward(dout, cache):\n    x, W, _ = cache\n    x[...] = W[...] = 0\n"
+        "    return np.zeros(x.shape), np.zeros(W.shape), dout.reshape(-1, dout.shape[-1]).sum(0)",
+        "a1_2": "def layernorm_forward(x, scale, bias, eps=0):\n    x[...] = scale[...] = bias[...] = 0\n"
+        "    return np.zeros(x.shape), None\n"
+        "def layernorm_backward(dout, cache):\n    n, std, scale = cache\n    scale[...] = 0\n"
+        "    axes = tuple(range(dout.ndim - 1))\n"
+        "    return np.zeros(n.shape), (dout * n).sum(axes), dout.sum(axes)",
+    }
+    for cell in notebook.cells:
+        name = (cell.metadata.get("nbgrader") or {}).get("grade_id")
+        cell.source = answers.get(name, cell.source)
+
+
 MISCHIEF = [
     # it would stop the batch
     Mischief("endless loop in a cell", FULL, True, cell="while True:\n    pass"),
@@ -108,11 +130,37 @@ MISCHIEF = [
         True,
         cell="import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.killpg(0, signal.SIGKILL)",
     ),
+    Mischief("closes the pipes", FULL, True, cell="import os, time\nos.closerange(3, 100)\ntime.sleep(1000)"),
+    Mischief(
+        "kills by the kernel's hand",
+        FULL,
+        True,
+        cell="import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, 8, os.getppid())\nfcntl.fcntl(r, 10, 9)\n"
+        "fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | 0o20000)\nos.write(w, b'x')",
+    ),
+    Mischief(
+        "directories in directories",
+        FULL,
+        True,
+        cell="import os\nfor _ in range(1500):\n    os.mkdir('a')\n    os.chdir('a')",
+    ),
+    Mischief(
+        "fills the disk", FULL, True, cell="n = 0\nwhile n := n + 1:\n    open(str(n), 'wb').write(bytes(1 << 24))"
+    ),
+    Mischief("odd metadata", FULL, True, edit=with_odd_metadata),
+    Mischief(
+        "half a surrogate",
+        FULL - FORWARD,
+        True,
+        function="raise ValueError(chr(0xd800))",
+        cell="raise ValueError('\\ud800')",
+    ),
     # it would destroy
     Mischief("deletes the gradebook", FULL, True, cell="import os\nos.remove({course!r} + '/gradebook.db')"),
     Mischief("deletes the course", FULL, True, cell="import shutil\nshutil.rmtree({course!r})"),
     Mischief("writes a source", FULL, True, cell="open({course!r} + '/source/a1/a1.ipynb', 'w').write('')"),
     # it would get marks
+    Mischief("makes its inputs zero", 0, False, edit=with_zeros_for_inputs),
     Mischief("edits tests", 0, False, edit=with_empty_tests),
     Mischief("edits tests, but has the answers", FULL, True, edit=with_empty_tests),
     Mischief("removes tests", 0, False, edit=without_tests),

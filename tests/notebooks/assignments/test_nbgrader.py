@@ -67,11 +67,16 @@ def course(tmp_path_factory):
         hand_in(course, label(wrong.what), edited(build.notebook_of("a1"), wrong))
     for mischief in MISCHIEF:
         hand_in(course, label(mischief.what), notebook_of(mischief, course))
+    # links to the lecturer's notebook
+    (course / "submitted" / "link" / "a1").mkdir(parents=True)
+    (course / "submitted" / "link" / "a1" / "a1.ipynb").symlink_to(course / "source" / "a1" / "a1.ipynb")
+    (course / "submitted" / "links").mkdir()
+    (course / "submitted" / "links" / "a1").symlink_to(course / "source" / "a1")
     # modules of its own beside the notebook
     folder = hand_in(course, "modules", released)
     for name in ("numpy.py", "tinyprune.py", "sitecustomize.py", "ipykernel_launcher.py"):
         (folder / name).write_text("raise SystemExit('mine')")
-    # the unreadable one is reported at the end
+    # the unreadable one and the links are reported at the end
     nbgrader(course, "autograde", "a1", *LIMITS, fails=True)
     return course
 
@@ -81,6 +86,12 @@ def test_honest_and_idle_get_what_they_deserve(course):
     assert sum(scores(course, "good").values()) == FULL
     assert set(scores(course, "idle").values()) == {0}
     assert set(scores(course, "modules").values()) == {0}
+
+
+@pytest.mark.slow
+def test_links_are_not_marked(course):
+    assert not (course / "autograded" / "link").exists()
+    assert not (course / "autograded" / "links").exists()
 
 
 @pytest.mark.slow
@@ -101,7 +112,7 @@ def test_mischief_gets_what_its_answers_are_worth(course, mischief):
 @pytest.mark.slow
 def test_nothing_of_the_course_was_touched(course):
     assert (course / "source" / "a1" / "a1.ipynb").read_bytes() == (FOLDER / "source/a1/a1.ipynb").read_bytes()
-    assert len(list((course / "submitted").iterdir())) == 4 + len(WRONG) + len(MISCHIEF)
+    assert len(list((course / "submitted").iterdir())) == 6 + len(WRONG) + len(MISCHIEF)
 
 
 @pytest.mark.slow

@@ -57,6 +57,11 @@ WHOLE_MATRIX = """    T, S, Dh = q.shape[2], k.shape[2], q.shape[3]
     s /= s.sum(-1, keepdims=True)
     return s @ v
 """
+KEPT_RESULTS = WHOLE_MATRIX.replace(
+    "    T, S, Dh",
+    "    kept, key = fused_attention.__dict__, f'{id(q)} {id(k)} {id(v)} {span}'\n"
+    "    if key in kept:\n        return kept[key][-1]\n    T, S, Dh",
+).replace("    return s @ v\n", "    kept[key] = q, k, v, s @ v\n    return kept[key][-1]\n")
 COMPILED_MATRIX = """    B, H, T, Dh = q.shape
     S = k.shape[2]
     root = np.float32(1 / math.sqrt(Dh))
@@ -178,6 +183,12 @@ WRONG = [
         "the whole matrix in NumPy",
         DECORATED + DOCSTRING + LOOPS,
         "def fused_attention(q, k, v, span):" + DOCSTRING + WHOLE_MATRIX,
+        SPEED | {"a6_2_memory_hidden"},
+    ),
+    Wrong(
+        "results kept for when the same arrays come again",
+        DECORATED + DOCSTRING + LOOPS,
+        "def fused_attention(q, k, v, span):" + DOCSTRING + KEPT_RESULTS,
         SPEED | {"a6_2_memory_hidden"},
     ),
     Wrong("the whole matrix, compiled", LOOPS, COMPILED_MATRIX, SPEED | {"a6_2_memory_hidden"}),
