@@ -84,7 +84,7 @@ def expect_same_model(heads, kept, hint, seed):
     parameters = small_model(heads, seed)
     before = {name: value.copy() for name, value in parameters.items()}
     fed = f"layers of {list(heads)} heads, D = 12, Dh = 3, N = 5\nkept = {kept}"
-    smaller = answer("remove_heads")(parameters, kept, 3)
+    smaller = answer("remove_heads").in_place(parameters, kept, 3)
     left = [len(h) for h in kept]
     expect_parameters(smaller, parameter_shapes(small_config(left)), fed, AXES)
     expect_untouched(parameters, before, "the parameters", fed)
@@ -178,7 +178,7 @@ def importance_of(gradients, hint):
 
 def walk(start, gradients, lr, **settings):
     """Parameters before and after each step of adam_step with these gradients."""
-    step, state, path = answer("adam_step", keep="cache"), None, [start]
+    step, state, path = answer("adam_step", keep="cache").in_place, None, [start]
     for grads in gradients:
         before = {name: value.copy() for name, value in path[-1].items()}
         grads_before = {name: value.copy() for name, value in grads.items()}
@@ -221,7 +221,7 @@ class Valley:
 def tuned(loss_and_gradients, start, steps, lr):
     """What fine_tune makes of these parameters, after a look at its form."""
     before = {name: value.copy() for name, value in start.items()}
-    came = answer("fine_tune")(loss_and_gradients, start, steps, lr, given.adam_step)
+    came = answer("fine_tune").in_place(loss_and_gradients, start, steps, lr, given.adam_step)
     fed = {"parameters": before, "steps": steps, "lr": lr}
     shapes = {name: value.shape for name, value in before.items()}
     expect_parameters(came, shapes, fed, "return the parameters after the last step")
@@ -480,7 +480,7 @@ gates = Transformer(small_config((4, 4, 4)), parameters | own, settings).gates()
 gate, scale = np.array([g.values for g in gates]), np.array([g.scale for g in gates])
 fed = {"gate": gate, "scale": scale, "Dh": 3}
 before = {name: value.copy() for name, value in parameters.items()}
-folded = answer("fold")(parameters, gate, scale, 3)
+folded = answer("fold").in_place(parameters, gate.copy(), scale.copy(), 3)
 expect_untouched(parameters, before, "the parameters", fed)
 expect_parameters(
     folded, parameter_shapes(small_config((4, 4, 4))), fed, "folding keeps every shape"
@@ -504,7 +504,8 @@ gates = Transformer(small_config((4, 4)), parameters | own, settings).gates()
 gate, scale = np.array([g.values for g in gates]), np.array([g.scale for g in gates])
 fed = {"gate": gate, "scale": scale, "Dh": 3}
 before = {name: value.copy() for name, value in parameters.items()}
-folded = answer("fold")(parameters, gate, scale, 3)
+folded = answer("fold").in_place(parameters, gate.copy(), scale.copy(), 3)
+expect_untouched(parameters, before, "the parameters", fed)
 expect_parameters(folded, parameter_shapes(small_config((4, 4))), fed, "folding keeps every shape")
 expect_close(
     logits_of(folded, (4, 4)),
@@ -513,7 +514,6 @@ expect_close(
     fed=fed,
     hint="a gate of 0.4 is neither open nor closed: each row is multiplied by gate · c, once",
 )
-expect_untouched(parameters, before, "the parameters", fed)
 for name in before:
     if not name.endswith(".Wo"):
         expect_close(
