@@ -25,7 +25,8 @@ def run():
 
 @pytest.mark.parametrize(
     "source",
-    ["import tinyprune.ops", "from tinyprune import ops", "import tinyprune\nr = tinyprune.ops.linear_forward"]
+    ["import tinyprune", "import tinyprune.course.child", "import tinyprune.ops", "from tinyprune import ops"]
+    + ["import tinyprune\nr = tinyprune.ops.linear_forward"]
     + ["from tinyprune.kernels.cpu import linear", "import importlib\nimportlib.import_module('tinyprune.ops.linear')"]
     + ["__import__('tinyprune.model')", "import sys\nsys.meta_path.pop(0)\nimport tinyprune.ops"]
     + [f"import {name}.nn" for name in FORBIDDEN_IMPORTS if name != "tinyprune"],

@@ -155,6 +155,9 @@ def main() -> None:
     package = Path(__file__).parents[1]
     filters = lockdown.refuse_in_the_kernel(scratch, [package, Path(settings["hidden"])])
     lockdown.refuse_in_python(scratch, package)
+    # from here on they are refused like the rest of the package, and out of reach
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tinyprune"]:
+        del sys.modules[name]
     child.send({"ready": filters}, None)
     child.serve()
 

@@ -188,8 +188,9 @@ MISCHIEF = [
         "patches the wire",
         0,
         False,
-        cell="import tinyprune.course.child as child\nchild.Child.describe = lambda self, error: {{}}\n"
-        "child.Child.call = lambda self, head, arrays: self.send({{'done': True}}, True)",
+        cell="import sys\nframe = sys._getframe()\nwhile 'self' not in frame.f_locals:\n    frame = frame.f_back\n"
+        "child = type(frame.f_locals['self'])\nchild.describe = lambda self, error: {{}}\n"
+        "child.call = lambda self, head, arrays: self.send({{'done': True}}, True)",
     ),
     Mischief(
         "prints marks",
@@ -208,7 +209,7 @@ MISCHIEF = [
         "executes the solution",
         0,
         False,
-        cell="import tinyprune, pathlib\nroot = pathlib.Path(tinyprune.__file__).parent\n"
+        cell="import sys, pathlib\nroot = pathlib.Path(sys.path[-1]) / 'tinyprune'\n"
         "for name in ('linear', 'layernorm', 'cross_entropy'):\n    exec((root / 'ops' / f'{{name}}.py').read_text())",
     ),
     Mischief("reads the lecturer's notebook", 0, False, cell="exec(open({course!r} + '/source/a1/a1.ipynb').read())"),

@@ -1,6 +1,7 @@
 """What is made of the texts: in step, complete, and without a solution in what students get."""
 
 import ast
+import importlib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
 
 from marks import FOLDER, build, cells_that_test
+from mischief import MISCHIEF
 
 REPOSITORY = FOLDER.parents[1]
 
@@ -108,6 +110,13 @@ def test_committed_files_are_in_step_with_the_text(name):
 def test_all_six_are_there():
     assert [f"a{i}" for i in range(1, 7)] == build.NAMES
     assert sorted(p.name for p in (FOLDER / "source").iterdir()) == build.NAMES
+
+
+def test_numbers_in_the_pages_are_those_of_the_tests():
+    page = (FOLDER / "INSTRUCTORS.md").read_text(encoding="utf-8")
+    wrongs = sum(len(importlib.import_module(f"wrong.{name}").WRONG) for name in build.NAMES)
+    assert f"Each of the {wrongs} typical wrong answers" in page
+    assert f"has {len(MISCHIEF)} submissions that try" in page
 
 
 @pytest.mark.parametrize("name", build.NAMES)
