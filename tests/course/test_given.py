@@ -5,6 +5,7 @@ import pytest
 
 from tinyprune.course import given
 from tinyprune.course.given import BudgetUsed
+from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 
 pytestmark = pytest.mark.slow
@@ -17,6 +18,11 @@ def model(tmp_path_factory):
         return given.trained()
 
 
+def untrained(model, seed):
+    """Parameters of the same shapes that have learned nothing."""
+    return init_parameters(model.model.config, np.random.default_rng(seed))
+
+
 def in_double(model, parameters):
     """The loss of the first batch, in float64 and by the textbook."""
     ids, targets, _ = model.batches(1)._segments.batch(0)
@@ -25,7 +31,7 @@ def in_double(model, parameters):
 
 
 def test_has_learned(model):
-    assert model.bits(model.parameters) < 3 < 6 < model.bits(model.untrained(0)) + 0.5
+    assert model.bits(model.parameters) < 3 < 6 < model.bits(untrained(model, 0)) + 0.5
 
 
 def test_gradient_of_gates_is_the_derivative(model):
@@ -82,7 +88,7 @@ def test_gates_that_do_not_fit_are_refused(model, gate):
 
 
 def test_step_of_adam_goes_down_and_changes_nothing_in_place(model):
-    parameters = model.untrained(1)
+    parameters = untrained(model, 1)
     before = {name: value.copy() for name, value in parameters.items()}
     batches, state, losses = model.batches(20), None, []
     moved = parameters

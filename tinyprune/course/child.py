@@ -2,11 +2,13 @@
 
 Started by `tinyprune.course.sandbox`, which sends messages (see `wire`) through one pipe and gets them through another:
 
-    {"run": source, "name": …}                     → {"done": null} or {"raised": …}
-    {"call": function, "value": (args, kwargs)}    → {"done": result, "changed": arrays it modified} or {"raised": …}
-    {"hold": true, "value": x}                      → {"done": x, which stays here}
-    {"fetch": true, "value": x that stayed here}    → {"done": x}
+    {"run": source, "name": …}                          → {"done", "value": null}
+    {"has": name}                                       → {"done", "value": whether there is such a function}
+    {"call": name, "value": (args, kwargs), "keep": …}  → {"done", "value": result, "changed": arrays that it modified}
+    {"hold", "value": x}                                → {"done", "value": x, which stays here}
+    {"fetch", "value": x that stayed here}              → {"done", "value": x}
 
+or {"raised": kind, message and trace of an error} instead.
 While it runs it may send {"callback": n, "value": (args, kwargs)} itself, for a function that it was given.
 """
 
@@ -107,8 +109,7 @@ class Child:
             self.call(head, arrays)
 
     def call(self, head: dict[str, Any], arrays: list[np.ndarray]) -> None:
-        target = head["call"]
-        function = self.kept[target] if isinstance(target, int) else self.namespace[target]
+        function = self.namespace[head["call"]]
         args, kwargs = self.decode(head["value"], arrays)
         before = [array.copy() for array in arrays]
         result = function(*args, **kwargs)

@@ -161,7 +161,6 @@ def expect_gradients(
     *,
     hint: str | Mapping[str, str],
     rng: np.random.Generator | None = None,
-    own: Sequence[str] = ("_backward", "_forward"),
     fixed: Sequence[str] = (),
     only: Sequence[str] | None = None,
 ) -> None:
@@ -177,7 +176,6 @@ def expect_gradients(
         inputs: name → value, in order; gradients are expected of those that are arrays of floats.
         hint: one for all, or one for each input's gradient ("" for the rest).
         rng: draws the incoming gradient.
-        own: the ends of the names of backward and forward.
         fixed: names of inputs that have no gradient although they are floats (or None): noise, a temperature.
         only: names of the inputs whose gradients this test is about; the other gradients may be anything.
 
@@ -212,7 +210,7 @@ def expect_gradients(
         try:
             # copies: a forward that modifies its inputs is marked by its own tests
             copies = copy.deepcopy(list(values.values()))
-            mine, kept = answer(name.removesuffix(own[0]) + own[1]).in_place(*copies)
+            mine, kept = answer(name.removesuffix("_backward") + "_forward").in_place(*copies)
             untouched = all(np.array_equal(a, b) for a, b in zip(copies, values.values(), strict=True))
             # as exact as gradients have to be: what is made from a cache is no better than the cache
             if untouched and np.shape(mine) == np.shape(out) and np.allclose(mine, out, rtol=1e-12, atol=1e-13):

@@ -108,7 +108,8 @@ class _Refuser:
 
 
 def _hook(scratch: str, package: str, readable: Sequence[str]) -> Callable[[str, tuple], None]:
-    # all that it uses is bound here: an answer that changes modules does not change this
+    # bound here, so that an answer that changes modules by accident does not change this; the kernel's filters do not
+    # depend on it
     realpath, fspath, isinstance_, separator = os.path.realpath, os.fspath, isinstance, os.sep
 
     def inside(path: Any, directory: str) -> bool:

@@ -10,6 +10,7 @@ They are put in their places by the course's nbgrader_config.py.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
@@ -191,4 +192,9 @@ def failure(kind: str, message: str) -> NotebookNode:
 
 def without_magics(source: str) -> str:
     """`source` without lines for Jupyter itself, such as %matplotlib inline, which have no meaning here."""
-    return re.sub(r"^([ \t]*)[%!?][^\n]*$", r"\1pass", source, flags=re.MULTILINE)
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError):
+        return re.sub(r"^([ \t]*)[%!?][^\n]*$", r"\1pass", source, flags=re.MULTILINE)
+    # Python as it is: a line that begins with % goes on with a formula
+    return source

@@ -1,0 +1,22 @@
+"""What nbgrader's steps make of a notebook."""
+
+import pytest
+
+pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+
+from tinyprune.course.marking import without_magics
+
+
+@pytest.mark.parametrize(
+    ("source", "left"),
+    [
+        ("%matplotlib inline\nx = 1", "pass\nx = 1"),
+        ("!pip install numpy\nif True:\n    %time x = 1", "pass\nif True:\n    pass"),
+        ("x = (7\n    % 4)", "x = (7\n    % 4)"),
+        ('"""\n%s\n! and ?\n"""', '"""\n%s\n! and ?\n"""'),
+        ("def f(:", "def f(:"),
+    ],
+    ids=["line", "shell", "remainder", "text", "syntax"],
+)
+def test_lines_for_jupyter_go_and_python_stays(source, left):
+    assert without_magics(source) == left
