@@ -28,9 +28,7 @@ def layernorm_forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float = 1e
     Raises:
         ValueError: if `scale` or `bias` is not one number per feature of `x`.
     """
-    for name, value in (("scale", scale), ("bias", bias)):
-        if value.shape != x.shape[-1:]:
-            raise ValueError(f"{name} must have shape {x.shape[-1:]} to match x {x.shape}, got {value.shape}")
+    check_scale_and_bias(x, scale, bias)
     centred = x - x.mean(-1, keepdims=True)
     # A plain square, not |x|²: it stays differentiable in complex arithmetic, where the gradients are checked.
     std = np.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
@@ -61,3 +59,10 @@ def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, N
     # n = (x - mean) / std,  std = sqrt(mean (x - mean)² + eps)
     dx = (dn - dn.mean(-1, keepdims=True) - n * (dn * n).mean(-1, keepdims=True)) / std
     return dx, dscale, dbias
+
+
+def check_scale_and_bias(x: NDArray, scale: NDArray, bias: NDArray) -> None:
+    """Raise ValueError, naming the argument, unless both are one number for each feature of x."""
+    for name, value in (("scale", scale), ("bias", bias)):
+        if value.shape != x.shape[-1:]:
+            raise ValueError(f"{name} must have shape {x.shape[-1:]} to match x {x.shape}, got {value.shape}")

@@ -10,93 +10,21 @@ them. Importing this module imports neither Numba nor anything of CUDA.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.util
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyprune.errors import TinypruneError, UsageError
-
-INSTALL = "pip install 'numba-cuda[cu13]==0.30.*' 'cuda-toolkit[nvcc]==13.0.*'"
-COMPILED = {  # what `ptxas -v` says of a kernel
-    "registers": r"Used (\d+) registers",
-    "shared_bytes": r"(\d+) bytes smem",
-    "stack_bytes": r"(\d+) bytes stack frame",
-    "spill_store_bytes": r"(\d+) bytes spill stores",
-    "spill_load_bytes": r"(\d+) bytes spill loads",
-}
-
-
-def gpu_present() -> bool:
-    """Whether an NVIDIA driver is here and finds a GPU. Asks the driver itself; Numba's simulator always says yes."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:  # no driver
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-
-
-def find_ptxas() -> str | None:
-    """NVIDIA's assembler, of the package cuda-toolkit[nvcc] or of the system; they must be no older than the PTX."""
-    name = "ptxas.exe" if os.name == "nt" else "ptxas"
-    installed = Path(sysconfig.get_path("purelib"), "nvidia").glob(f"*/bin/**/{name}")
-    return next((str(path) for path in sorted(installed)), None) or shutil.which("ptxas")
-
-
-def what_is_missing() -> str | None:
-    """One line that says why nothing can be compiled here, and what to install; None if it can."""
-    if importlib.util.find_spec("numba_cuda") is None:
-        return f"the package numba-cuda is not installed: {INSTALL}"
-    if find_ptxas() is None:
-        return f"ptxas is neither installed nor on the PATH: {INSTALL}"
-    return None
-
-
-def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> dict[str, Any]:
-    """A kernel for a GPU of this compute capability, which need not be here.
-
-    Returns:
-        `kernel`, `capability`, its `ptx`, and of `ptxas -v`: registers of a thread, bytes of shared memory of a block,
-        bytes of a thread's stack and of what did not fit into registers.
-
-    Raises:
-        TinypruneError: if ptxas does not accept it; with what it said.
-    """
-    from numba import cuda
-
-    name = kernel.py_func.__name__
-    ptx, _ = cuda.compile(kernel.py_func, signature, cc=capability, device=False, abi="numba")
-    symbol = re.search(r"\.entry (\w+)", ptx)[1]  # Numba's name tells module, types and more, in 300 letters
-    ptx = ptx.replace(symbol, name)
-    with tempfile.TemporaryDirectory() as directory:
-        source, target = Path(directory, "kernel.ptx"), Path(directory, "kernel.cubin")
-        source.write_text(ptx, encoding="utf-8")
-        version = f"-arch=sm_{capability[0]}{capability[1]}"
-        said = subprocess.run(
-            [find_ptxas(), "-v", version, str(source), "-o", str(target)], capture_output=True, text=True
-        )
-    if said.returncode:
-        raise TinypruneError(f"ptxas refused {name} for {version}: {said.stdout}{said.stderr}")
-    found = {key: re.search(pattern, said.stderr) for key, pattern in COMPILED.items()}
-    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
-    return {"kernel": name, "capability": f"{capability[0]}.{capability[1]}", **numbers, "ptx": ptx}
+from tinyprune.kernels.gpu import compile_kernel, gpu_present, what_is_missing
 
 
 def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """`compile_kernel` for every kernel of both ladders.
+    """`gpu.compile_kernel` for every kernel of both ladders.
 
     Raises:
         UsageError: if numba-cuda or ptxas is missing; says what to install.

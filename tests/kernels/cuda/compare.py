@@ -1,0 +1,75 @@
+"""What the tests of the CUDA kernels share: inputs, and comparison with the textbook in float64."""
+
+import numpy as np
+
+from tinyprune import ops
+from tinyprune.kernels import cuda
+from tinyprune.kernels.cuda.array import DeviceArray, to_device, to_host
+
+TOLERANCE = 1e-5
+
+
+def normal(*shapes, seed=2110):
+    """Standard normal float32 numbers in these shapes."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def on_device(value):
+    """An argument as a kernel is given it: floats in the GPU's memory, everything else as it is."""
+    return to_device(value) if isinstance(value, np.ndarray) and value.dtype == np.float32 else value
+
+
+def in_float64(value):
+    """The same argument as the textbook is given it."""
+    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype == np.float32 else value
+
+
+def assert_close(got, expected, tolerance=TOLERANCE):
+    """`got` (one array or several, None for None) is float32 in the GPU's memory, and as near to `expected` as the
+    tolerance times its largest entry."""
+    if isinstance(expected, tuple | list):
+        assert len(got) == len(expected)
+        for one, other in zip(got, expected, strict=True):
+            assert_close(one, other, tolerance)
+        return
+    if expected is None:
+        assert got is None
+        return
+    assert isinstance(got, DeviceArray) and got.dtype == np.float32 and got.shape == np.shape(expected)
+    finite = np.isfinite(expected)
+    size = np.abs(expected[finite]).max() if np.any(finite) else 0.0
+    np.testing.assert_allclose(to_host(got), expected, rtol=0, atol=tolerance * max(1.0, size))
+
+
+def run(module, name, arguments, douts, **options):
+    """Output and gradients of an operation of `module` (the textbook, or what has its names)."""
+    out, cache = getattr(module, f"{name}_forward")(*arguments, **options)
+    grads = getattr(module, f"{name}_backward")(*douts, cache)
+    return out, grads
+
+
+def assert_equal_to_textbook(name, arguments, *douts, module=cuda, tolerance=TOLERANCE, seed=None, **options):
+    """Forward and backward of operation `name` are those of the textbook in float64; nothing given is modified.
+
+    Args:
+        name: such as "layernorm".
+        arguments: of its forward; float32 arrays go to the GPU's memory.
+        douts: gradients of its outputs.
+        module: whose operation it is.
+        tolerance: see `assert_close`.
+        seed: of the generator `rng` that both are given; None for no such argument.
+        options: given by name.
+    """
+
+    def chance():
+        return {} if seed is None else {"rng": np.random.default_rng(seed)}
+
+    expected = run(ops, name, [in_float64(a) for a in arguments], [in_float64(d) for d in douts], **options, **chance())
+    given = [on_device(a) for a in arguments]
+    given_douts = [on_device(d) for d in douts]
+    got = run(module, name, given, given_douts, **options, **chance())
+    assert_close(got, expected, tolerance)
+    for before, after in zip((*arguments, *douts), (*given, *given_douts), strict=True):
+        if isinstance(after, DeviceArray):
+            assert np.array_equal(to_host(after), before, equal_nan=True)

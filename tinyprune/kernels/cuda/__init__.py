@@ -1,0 +1,10 @@
+"""The operations of `tinyprune.ops` as kernels for NVIDIA GPUs, written in `numba.cuda`: one operation a file, as there.
+
+`jit` says how kernels are compiled and launched, `array` what an array in the GPU's memory is, `memory` where it lives.
+"""
+
+from tinyprune.kernels.cuda.add import add
+from tinyprune.kernels.cuda.array import to_device, to_host
+from tinyprune.kernels.cuda.layernorm import layernorm_backward, layernorm_forward
+
+__all__ = ["add", "layernorm_backward", "layernorm_forward", "to_device", "to_host"]

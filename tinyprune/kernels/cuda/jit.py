@@ -1,0 +1,123 @@
+"""How every kernel here is compiled and launched.
+
+    @kernel(floats, floats, int32, threads=256)
+    def double(x, out, n):
+        i = cuda.grid(1)
+        if i < n:
+            out[i] = x[i] + x[i]
+
+    double(blocks(n, 256), x, out, n)         x and out are `DeviceArray`s
+
+Arrays reach a kernel as pointers to their first entry, flat: an index is one addition, where Numba's own arrays would
+test whether it is negative, and a launch hands over 8 bytes for each. Scalars are 32 bits wide; with a float64 among
+them Numba would compute in float64, which most GPUs do at a thirty-second or less of their speed. So every kernel says
+its types, and is compiled once for them, at its first launch.
+
+In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernels run as Python, slowly, on a
+`Window` of main memory that refuses every index outside its array, negative ones too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numba
+import numpy as np
+from numba import cuda, float32, int32, types, uint32, void
+from numpy.typing import NDArray
+
+__all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+# A grid of few blocks is no mistake here: a vector of 512 numbers has no more work in it.
+numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
+floats = types.CPointer(float32)
+ints = types.CPointer(int32)
+
+
+def device(function: Callable) -> Callable:
+    """A function that kernels call. It may be plain Python that the CPU's kernels use as well."""
+    return cuda.jit(device=True)(function)
+
+
+class Window:
+    """What stands for a pointer in the simulator: reads and writes of an array in main memory, every index checked."""
+
+    __slots__ = ("memory",)
+
+    def __init__(self, memory: NDArray) -> None:
+        self.memory = memory
+
+    def __getitem__(self, i: int) -> Any:
+        if not 0 <= i < self.memory.size:
+            raise IndexError(f"read at {i} of {self.memory.size} entries")
+        return self.memory[i]
+
+    def __setitem__(self, i: int, value: Any) -> None:
+        if not 0 <= i < self.memory.size:
+            raise IndexError(f"write at {i} of {self.memory.size} entries")
+        self.memory[i] = value
+
+
+class Kernel:
+    """A function for the GPU, its types, and how many threads a block of it has.
+
+    Attributes:
+        function: as Python wrote it.
+        signature: Numba's types.
+        threads: of a block, along x, or along x and y.
+        hot: whether training spends its time in it, so that no register may be spilled.
+        float64: whether it computes in float64 on purpose.
+    """
+
+    def __init__(
+        self, function: Callable, signature: Any, threads: int | tuple[int, int], hot: bool, float64: bool
+    ) -> None:
+        self.function = function
+        self.signature = signature
+        self.threads = threads
+        self.hot = hot
+        self.float64 = float64
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+
+    @cached_property
+    def compiled(self) -> Any:
+        """What Numba makes of it, for the GPU that is here."""
+        return cuda.jit(self.function) if SIMULATED else cuda.jit(self.signature)(self.function)
+
+    def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
+        """Launch so many blocks, along x, y and z. Returns before they are done.
+
+        Args:
+            grid: blocks; with none along some axis, there is nothing to do and nothing is done.
+            arguments: `DeviceArray`s that lie in memory without gaps, None where the kernel does not look, and numbers.
+        """
+        if 0 in grid if isinstance(grid, tuple) else not grid:
+            return
+        pointers = [NULL if x is None else getattr(x, "pointer", x) for x in arguments]
+        self.compiled[grid, self.threads](*pointers)
+
+
+NULL = Window(np.empty(0, np.float32)) if SIMULATED else 0
+KERNELS: list[Kernel] = []  # all there are, for the compiler's tests and `tinyprune bench cuda`
+
+
+def kernel(
+    *arguments: Any, threads: int | tuple[int, int], hot: bool = False, float64: bool = False
+) -> Callable[[Callable], Kernel]:
+    """Make a kernel of a function whose arguments have these types; see `Kernel`."""
+
+    def made(function: Callable) -> Kernel:
+        KERNELS.append(Kernel(function, void(*arguments), threads, hot, float64))
+        return KERNELS[-1]
+
+    return made
+
+
+def blocks(size: int, each: int) -> int:
+    """How many blocks that do `each` cover `size`, the last possibly in part."""
+    return -(-size // each)

@@ -1,0 +1,139 @@
+"""The GPU's memory, recycled, and the way in and out.
+
+Asking the driver for memory stops the GPU; a training step asks for the same sizes again and again. So a block goes
+back to a free list when the last array that looks at it is gone, and the next request of its size class gets it, as in
+`kernels.cpu.workspace`. All kernels run one after the other (on the default stream): whoever gets a block writes to it
+after those have read it that were launched before.
+
+In the simulator blocks are main memory, and full of NaN when they are handed out: a kernel that reads what nobody has
+written is found out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cuda.jit import SIMULATED, Window
+
+SMALLEST = 64  # entries of 4 bytes
+GARBAGE = np.int32(-1)  # as float32 a NaN
+
+
+def size_class(entries: int) -> int:
+    """`entries` rounded up by at most an eighth, so that nearly equal sizes share their blocks."""
+    step = max(SMALLEST, 1 << max(entries.bit_length() - 4, 0))
+    return max(-(-entries // step) * step, SMALLEST)
+
+
+class Pool:
+    """Blocks of 4-byte entries by size class, and how many entries are out and how many free."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[Any]] = {}
+        self.entries_free = 0
+        self.entries_used = 0
+        self.most_used = 0
+
+    def take(self, size: int) -> Any:
+        """A block of `size` entries, recycled if there is one."""
+        if self.free.get(size):
+            block = self.free[size].pop()
+            self.entries_free -= size
+        else:
+            block = self.fresh(size)
+        self.entries_used += size
+        self.most_used = max(self.most_used, self.entries_used)
+        if SIMULATED:
+            block[:] = GARBAGE
+        return block
+
+    def fresh(self, size: int) -> Any:
+        """A new block. Raises MemoryError if the GPU has no room for it."""
+        # Shapes have changed, say because heads were removed: what lies idle by then is given back.
+        if self.entries_free > self.entries_used:
+            self.clear()
+        try:
+            return allocate(size)
+        except MemoryError:
+            self.clear()
+            try:
+                return allocate(size)
+            except MemoryError:
+                used = 4 * self.entries_used / 2**20
+                raise MemoryError(
+                    f"the GPU has no room for {4 * size / 2**20:.0f} MiB more beside the {used:.0f} MiB in use here"
+                ) from None
+
+    def give(self, size: int, block: Any) -> None:
+        """Take a block back."""
+        self.entries_used -= size
+        self.entries_free += size
+        self.free.setdefault(size, []).append(block)
+
+    def clear(self) -> None:
+        """Give all free blocks back to the driver."""
+        self.free.clear()
+        self.entries_free = 0
+
+
+def allocate(size: int) -> Any:
+    """Memory from the driver for so many entries. Raises MemoryError if there is none."""
+    if SIMULATED:
+        return np.empty(size, np.int32)
+    from numba.cuda.cudadrv.driver import CudaAPIError
+
+    try:
+        return cuda.device_array(size, np.int32)
+    except CudaAPIError as error:
+        if "OUT_OF_MEMORY" in str(error):
+            raise MemoryError(str(error)) from None
+        raise
+
+
+POOL = Pool()
+
+
+class Lease:
+    """A block while arrays look at it; it goes back to the pool with the last of them.
+
+    Args:
+        entries: that are needed, of 4 bytes each.
+    """
+
+    __slots__ = ("address", "block", "give", "size")
+
+    def __init__(self, entries: int) -> None:
+        self.size = size_class(entries)
+        self.block = POOL.take(self.size)
+        self.give = POOL.give  # kept here, since module names may be gone before the last array
+        self.address = 0 if SIMULATED else self.block.__cuda_array_interface__["data"][0]
+
+    def __del__(self) -> None:
+        if hasattr(self, "give"):
+            self.give(self.size, self.block)
+
+    def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
+        """What a kernel takes for the entries from number `first` on."""
+        if SIMULATED:
+            return Window(self.block[first : first + entries].view(dtype))
+        return self.address + 4 * first
+
+    def write(self, first: int, values: NDArray) -> None:
+        """Copy a flat array from main memory."""
+        part = self.block[first : first + values.size]
+        if SIMULATED:
+            part[:] = values.view(np.int32)
+        else:
+            part.copy_to_device(values.view(np.int32))
+
+    def read(self, first: int, values: NDArray) -> None:
+        """Copy to a flat array in main memory, once all that was launched before is done."""
+        part = self.block[first : first + values.size]
+        if SIMULATED:
+            values.view(np.int32)[:] = part
+        else:
+            part.copy_to_host(values.view(np.int32))

@@ -1,0 +1,69 @@
+"""Four neighbours in one instruction: `load4` and `store4`.
+
+A thread that reads 16 bytes with one instruction needs a quarter of the instructions, and a warp whole sectors of
+memory. Numba would load one number at a time, since it cannot know that they lie on a multiple of 16 bytes; here that
+is promised: memory that the GPU hands out begins on one, and so does shared memory whose entries are read like this.
+"""
+
+from __future__ import annotations
+
+from numba import types
+
+from tinyprune.kernels.cuda.jit import SIMULATED, float32
+
+BYTES = 16
+SHARED = 3  # number of the address space
+
+if SIMULATED:
+
+    def load4(x, i):
+        """x[i], x[i + 1], x[i + 2], x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
+        assert i % 4 == 0, i
+        return x[i], x[i + 1], x[i + 2], x[i + 3]
+
+    def store4(x, i, a, b, c, d):
+        """x[i] = a and so on; i is a multiple of 4."""
+        assert i % 4 == 0, i
+        x[i], x[i + 1], x[i + 2], x[i + 3] = a, b, c, d
+
+else:
+    from llvmlite import ir
+    from numba.cuda.extending import intrinsic
+
+    VECTOR = ir.VectorType(ir.FloatType(), 4)
+
+    def place(context, builder, type_of_x, x, i):
+        """Pointer to four entries from x[i] on; a shared array is moved to where vectors can be read."""
+        if isinstance(type_of_x, types.Array):
+            for variable in builder.module.global_values:
+                if isinstance(variable, ir.GlobalVariable) and variable.addrspace == SHARED:
+                    variable.align = BYTES
+            x = context.make_array(type_of_x)(context, builder, x).data
+        return builder.bitcast(builder.gep(x, [i]), VECTOR.as_pointer())
+
+    @intrinsic
+    def load4(typingctx, x, i):
+        """x[i], x[i + 1], x[i + 2], x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
+
+        def codegen(context, builder, signature, arguments):
+            vector = builder.load(place(context, builder, signature.args[0], *arguments))
+            vector.align = BYTES
+            entries = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
+            return context.make_tuple(builder, signature.return_type, entries)
+
+        return types.UniTuple(float32, 4)(x, types.int64), codegen
+
+    @intrinsic
+    def store4(typingctx, x, i, a, b, c, d):
+        """x[i] = a and so on; i is a multiple of 4."""
+
+        def codegen(context, builder, signature, arguments):
+            x, i, *entries = arguments
+            vector = ir.Constant(VECTOR, ir.Undefined)
+            for n, entry in enumerate(entries):
+                vector = builder.insert_element(vector, entry, ir.Constant(ir.IntType(32), n))
+            stored = builder.store(vector, place(context, builder, signature.args[0], x, i))
+            stored.align = BYTES
+            return context.get_dummy_value()
+
+        return types.void(x, types.int64, *4 * (float32,)), codegen

@@ -1,0 +1,119 @@
+"""Is there a GPU, and can kernels be compiled for it? What is asked before, and without, Numba's CUDA part.
+
+Importing this module imports neither Numba nor anything of CUDA. Each question is answered in one line that says what
+to install or to do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from tinyprune.errors import TinypruneError
+
+INSTALL = "pip install 'numba-cuda[cu13]==0.30.*' 'cuda-toolkit[nvcc]==13.0.*'"
+COMPILED = {  # what `ptxas -v` says of a kernel
+    "registers": r"Used (\d+) registers",
+    "shared_bytes": r"(\d+) bytes smem",
+    "stack_bytes": r"(\d+) bytes stack frame",
+    "spill_store_bytes": r"(\d+) bytes spill stores",
+    "spill_load_bytes": r"(\d+) bytes spill loads",
+}
+
+
+def load_driver() -> ctypes.CDLL | None:
+    """NVIDIA's driver, or None if none is installed."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def gpu_present() -> bool:
+    """Whether an NVIDIA driver is here and finds a GPU. Asks the driver itself; Numba's simulator always says yes."""
+    driver = load_driver()
+    count = ctypes.c_int(0)
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return False
+    return count.value > 0
+
+
+def driver_version() -> tuple[int, int] | None:
+    """The newest CUDA that the driver knows, such as (13, 0); None without a driver."""
+    driver, version = load_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
+        return None
+    return version.value // 1000, version.value % 1000 // 10
+
+
+def find_ptxas() -> str | None:
+    """NVIDIA's assembler, of the package cuda-toolkit[nvcc] or of the system; they must be no older than the PTX."""
+    name = "ptxas.exe" if os.name == "nt" else "ptxas"
+    installed = Path(sysconfig.get_path("purelib"), "nvidia").glob(f"*/bin/**/{name}")
+    return next((str(path) for path in sorted(installed)), None) or shutil.which("ptxas")
+
+
+def what_is_missing() -> str | None:
+    """One line that says why nothing can be compiled here, and what to install; None if it can."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return f"the package numba-cuda is not installed: {INSTALL}"
+    if find_ptxas() is None:
+        return f"ptxas is neither installed nor on the PATH: {INSTALL}"
+    return None
+
+
+@contextmanager
+def pretended_gpu(capability: tuple[int, int]) -> Iterator[None]:
+    """Numba asks the GPU for its capability when a kernel calls another function; here none need be."""
+    stand_in = SimpleNamespace(compute_capability=capability)
+    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: stand_in):
+        yield
+
+
+def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> dict[str, Any]:
+    """A kernel for a GPU of this compute capability, which need not be here.
+
+    Args:
+        kernel: a function, or what `cuda.jit` has made of one.
+        signature: its types, `numba.void(…)`.
+        capability: such as (9, 0).
+
+    Returns:
+        `kernel`, `capability`, its `ptx`, and of `ptxas -v`: registers of a thread, bytes of shared memory of a block,
+        bytes of a thread's stack and of what did not fit into registers.
+
+    Raises:
+        TinypruneError: if ptxas does not accept it; with what it said.
+    """
+    from numba import cuda
+
+    function = getattr(kernel, "py_func", kernel)
+    name = function.__name__
+    with pretended_gpu(capability):
+        ptx, _ = cuda.compile(function, signature, cc=capability, device=False, abi="numba")
+    symbol = re.search(r"\.entry (\w+)", ptx)[1]  # Numba's name tells module, types and more, in 300 letters
+    ptx = ptx.replace(symbol, name)
+    with tempfile.TemporaryDirectory() as directory:
+        source, target = Path(directory, "kernel.ptx"), Path(directory, "kernel.cubin")
+        source.write_text(ptx, encoding="utf-8")
+        version = f"-arch=sm_{capability[0]}{capability[1]}"
+        said = subprocess.run(
+            [find_ptxas(), "-v", version, str(source), "-o", str(target)], capture_output=True, text=True
+        )
+    if said.returncode:
+        raise TinypruneError(f"ptxas refused {name} for {version}: {said.stdout}{said.stderr}")
+    found = {key: re.search(pattern, said.stderr) for key, pattern in COMPILED.items()}
+    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
+    return {"kernel": name, "capability": f"{capability[0]}.{capability[1]}", **numbers, "ptx": ptx}
