@@ -1,7 +1,6 @@
 """Sums and maxima over a block, each twice in a row with the same scratch."""
 
 import numpy as np
-import pytest
 
 from tinyprune.kernels.cuda import reduce
 from tinyprune.kernels.cuda.array import empty, to_device, to_host

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tinyprune.errors import UsageError
+from tinyprune.kernels import gpu
 from tinyprune.kernels.ladder import cuda
 
 pytestmark = pytest.mark.skipif(
@@ -81,7 +82,7 @@ def test_says_what_to_install(monkeypatch):
     with pytest.raises(UsageError, match=r"numba-cuda is not installed: pip install 'numba-cuda\[cu13\]"):
         cuda.compile_all([(9, 0)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(cuda, "find_ptxas", lambda: None)
+    monkeypatch.setattr(gpu, "find_ptxas", lambda: None)
     with pytest.raises(UsageError, match="ptxas is neither installed nor on the PATH: pip install"):
         cuda.compile_all([(9, 0)])
 

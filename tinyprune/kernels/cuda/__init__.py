@@ -1,4 +1,4 @@
-"""The operations of `tinyprune.ops` as kernels for NVIDIA GPUs, written in `numba.cuda`: one operation a file, as there.
+"""The operations of `tinyprune.ops` as kernels for NVIDIA GPUs, written in `numba.cuda`: one operation a file.
 
 `jit` says how kernels are compiled and launched, `array` what an array in the GPU's memory is, `memory` where it lives.
 """
