@@ -103,6 +103,12 @@ OPERATION_BUGS = [
         "return dcontext[:, dcontext.shape[1] - T :]",
         "dx = 0 * dcontext[:, :T]\n    dx[:, -1] = dcontext[:, -1]\n    return dx",
     ),
+    # positions
+    Bug("ops.positions", "dP of the first text only", "dout.sum(0)", "dout[0]"),
+    Bug("ops.positions", "dP a mean over the batch, not a sum", "dout.sum(0)", "dout.mean(0)"),
+    Bug("ops.positions", "gradients swapped, so of wrong shape", "return dout, dP", "return dP, dout"),
+    Bug("ops.positions", "last rows taken for the first", "dP[:T] =", "dP[rows - T :] ="),
+    Bug("ops.positions", "rows in reverse order", "dP[:T] =", "dP[T - 1 :: -1] ="),
     # projections
     Bug("ops.projections", "path through the values forgotten", "dn += dn_v", "dn += 0"),
     Bug("ops.projections", "path through the queries forgotten", "dn[:, S - T :] += dn_q", "dn += 0"),

@@ -21,7 +21,7 @@ def test_every_forward_has_its_backward():
         {name.removesuffix(suffix) for name in ops.__all__ if name.endswith(suffix)}
         for suffix in ("_forward", "_backward")
     )
-    assert forwards == backwards and len(forwards) == 16
+    assert forwards == backwards and len(forwards) == 17
     for name in forwards:
         *gradients, last = inspect.signature(getattr(ops, f"{name}_backward")).parameters
         assert last == "cache" and gradients and all(gradient.startswith("d") for gradient in gradients)
@@ -54,8 +54,8 @@ def test_an_unknown_backend_is_bad_use_and_the_known_ones_are_named(name):
 def test_numba_has_every_heavy_operation_with_the_textbooks_signature():
     backend = get_backend("numba")
     compiled = {name for name in ops.__all__ if getattr(backend, name) is not getattr(ops, name)}
-    # What is left to the textbook are a few numbers for each head, and views.
-    gates = {"hard_concrete", "top_k", "l0", "head_difference", "layerwise_error", "context_backward"}
+    # What is left to the textbook are a few numbers for each head, views, and one sum for the plain Transformer.
+    gates = {"hard_concrete", "top_k", "l0", "head_difference", "layerwise_error", "context_backward", "positions"}
     gates |= {"adaptive_softmax_backward"}  # it finds the compiled parts in its cache
     for name in compiled:
         expected, got = (inspect.signature(getattr(module, name)).parameters for module in (ops, backend))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tinyprune.ops import squared_norm
+from tinyprune.ops import squared_norm, squared_norms
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -37,3 +37,8 @@ def test_infinite(bad):
 
 def test_nan():
     assert math.isnan(squared_norm(np.array([1.0, np.nan, np.inf])))
+
+
+def test_of_several_arrays():
+    assert squared_norms([np.array([[1.0, 2.0]]), np.array(3.0, np.float32), np.zeros(0)]) == [5.0, 9.0, 0.0]
+    assert squared_norms([]) == []

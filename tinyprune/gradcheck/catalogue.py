@@ -127,6 +127,12 @@ def operation_cases(ops: SimpleNamespace | None = None) -> list[Case]:
             {"x": normal(B, T, D)},
         ),
         Case(
+            "positions",
+            ops.positions_forward,
+            ops.positions_backward,
+            {"x": normal(B, T, D), "P": normal(S, D)},
+        ),
+        Case(
             "projections",
             projections_joined,
             # q, k and v have a gradient each, and the checker knows one output: the three in a row along time

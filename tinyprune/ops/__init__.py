@@ -4,8 +4,8 @@
 arguments; `dout` and `cache` are never modified. Everything works in float32 (training), float64 (checking) and
 complex128 (checking to the last digit, see `tinyprune.gradcheck`).
 
-Operations without a gradient of their own: `add`, `squared_norm`, `take_slices` and `put_slices`, the optimizers'
-updates, which work in place, and `attention_step`, for writing text.
+Operations without a gradient of their own: `add`, `join`, `squared_norm` and `squared_norms`, `take_slices` and
+`put_slices`, the optimizers' updates, which work in place, and `attention_step`, for writing text.
 """
 
 from tinyprune.ops.adamw import adamw_update
@@ -25,12 +25,14 @@ from tinyprune.ops.embedding import embedding_backward, embedding_forward
 from tinyprune.ops.feedforward import feedforward_backward, feedforward_forward
 from tinyprune.ops.hard_concrete import draw_noise, hard_concrete_backward, hard_concrete_forward, sigmoid
 from tinyprune.ops.head_difference import head_difference
+from tinyprune.ops.join import join
 from tinyprune.ops.l0 import l0_backward, l0_forward, p_open
 from tinyprune.ops.lamb import lamb_update
 from tinyprune.ops.layernorm import layernorm_backward, layernorm_forward
 from tinyprune.ops.layerwise_error import layerwise_error_backward, layerwise_error_forward
 from tinyprune.ops.linear import linear_backward, linear_forward
-from tinyprune.ops.norm import squared_norm
+from tinyprune.ops.norm import squared_norm, squared_norms
+from tinyprune.ops.positions import positions_backward, positions_forward
 from tinyprune.ops.projections import projections_backward, projections_forward
 from tinyprune.ops.residual import residual_backward, residual_forward
 from tinyprune.ops.sgd import sgd_update
@@ -64,6 +66,7 @@ __all__ = [
     "hard_concrete_backward",
     "hard_concrete_forward",
     "head_difference",
+    "join",
     "l0_backward",
     "l0_forward",
     "lamb_update",
@@ -75,6 +78,8 @@ __all__ = [
     "linear_forward",
     "log_softmax",
     "p_open",
+    "positions_backward",
+    "positions_forward",
     "projections_backward",
     "projections_forward",
     "put_slices",
@@ -83,6 +88,7 @@ __all__ = [
     "sgd_update",
     "sigmoid",
     "squared_norm",
+    "squared_norms",
     "take_slices",
     "top_k_backward",
     "top_k_forward",

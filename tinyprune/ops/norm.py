@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,3 +24,8 @@ def squared_norm(x: NDArray) -> float:
         squares = np.square(x, dtype=np.float64)
         # ravel: summed in the order of the indices, so that the last bit does not depend on how memory is laid out.
         return float(squares.ravel().sum())
+
+
+def squared_norms(arrays: Sequence[NDArray]) -> list[float]:
+    """`squared_norm` of each array. On a GPU, Python then waits once for all of them."""
+    return [squared_norm(x) for x in arrays]

@@ -68,7 +68,8 @@ def gradient_norm(grads: dict[str, NDArray], ops: SimpleNamespace) -> float:
     Raises:
         NotFiniteError: if it is NaN or infinite, naming the first gradient to blame.
     """
-    norms = {name: math.sqrt(ops.squared_norm(grad)) for name, grad in grads.items()}
+    squares = ops.squared_norms(list(grads.values()))
+    norms = {name: math.sqrt(square) for name, square in zip(grads, squares, strict=True)}
     common = math.hypot(*norms.values())
     if not math.isfinite(common):
         for name, norm in norms.items():

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import tinyprune
 from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 
@@ -32,15 +34,16 @@ def compile_in_a_new_process(package: Path, cache: Path, **environment: str) -> 
     return json.loads(done.stdout)
 
 
-def test_kept_until_any_source_changes(tmp_path):
+@pytest.mark.parametrize("other", ["cpu/simd.py", "formulas.py"])
+def test_kept_until_any_source_changes(tmp_path, other):
     copy = tmp_path / "tinyprune"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     first = compile_in_a_new_process(copy, tmp_path / "cache")
     assert first["total"] == 30
     assert "sum_of_squares" in first["names"]
     assert compile_in_a_new_process(copy, tmp_path / "cache")["names"] == []
-    simd = copy / "kernels" / "cpu" / "simd.py"  # not the kernel's own file
-    simd.write_text(simd.read_text() + "\n# changed\n")
+    source = copy / "kernels" / other  # not the kernel's own file
+    source.write_text(source.read_text() + "\n# changed\n")
     assert compile_in_a_new_process(copy, tmp_path / "cache")["names"] == first["names"]
 
 

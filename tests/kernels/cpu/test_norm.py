@@ -8,7 +8,7 @@ from hypothesis import given
 
 from tinyprune import ops
 from tinyprune.kernels.cpu.arguments import SMALL
-from tinyprune.kernels.cpu.norm import COLUMNS, squared_norm
+from tinyprune.kernels.cpu.norm import COLUMNS, squared_norm, squared_norms
 
 from .compare import assert_same_bits, assert_threads_do_not_matter, draw, each_dtype, few, leading, seeds, widths
 
@@ -61,3 +61,8 @@ def test_one_number():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="x must be float32 or float64 for a compiled kernel, got int64"):
         squared_norm(np.ones(3, int))
+
+
+def test_of_several_arrays():
+    (x, y) = draw(0, np.float32, (3, 700), (5,))
+    assert squared_norms([x, y]) == [squared_norm(x), squared_norm(y)]

@@ -28,7 +28,7 @@ from tinyprune.kernels.cpu.layernorm import layernorm_backward, layernorm_forwar
 from tinyprune.kernels.cpu.layerwise_error import layerwise_error_backward, layerwise_error_forward
 from tinyprune.kernels.cpu.linear import linear_backward, linear_forward
 from tinyprune.kernels.cpu.matmul import matmul
-from tinyprune.kernels.cpu.norm import squared_norm
+from tinyprune.kernels.cpu.norm import squared_norm, squared_norms
 from tinyprune.kernels.cpu.projections import projections_backward, projections_forward
 from tinyprune.kernels.cpu.residual import residual_backward, residual_forward
 from tinyprune.kernels.cpu.sgd import sgd_update
@@ -72,6 +72,7 @@ __all__ = [
     "residual_forward",
     "sgd_update",
     "squared_norm",
+    "squared_norms",
     "take_slices",
 ]
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import numba
 from numba.core import config, event
 
+from tinyprune.kernels import formulas
+
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
 
 
@@ -59,7 +61,7 @@ def nothing():
 
 
 def forget_outdated() -> None:
-    """Delete compiled kernels that were made from other sources than those in this folder now, or with other checks.
+    """Delete compiled kernels that were made from other sources than those of now, or with other checks.
 
     Numba looks at the file of the function alone. A kernel contains what it calls from other files, and would go on
     with the old version of that. Nor does it look at NUMBA_BOUNDSCHECK.
@@ -67,7 +69,7 @@ def forget_outdated() -> None:
     if not CACHED:
         return
     digest = hashlib.sha256(str(BOUNDS_CHECKED).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(formulas.__file__)):
         digest.update(source.read_bytes())
     folder = Path(nothing.stats.cache_path)
     stamp = folder / "sources.sha256"

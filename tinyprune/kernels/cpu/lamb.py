@@ -26,7 +26,7 @@ from tinyprune.kernels.cpu.norm import sum_of_squares
 @parallel_kernel
 def direct(param, grad, m, v, decay, beta1, beta2, eps, step, grad_scale, d):
     """Move m and v; d is where param shall go. All 1-D."""
-    constants = constants_of(param, beta1, beta2, eps, step, grad_scale)
+    constants = constants_of(param.dtype.type, beta1, beta2, eps, step, grad_scale)
     decay = param.dtype.type(decay)
     if param.size <= SMALL:
         for i in range(param.size):
