@@ -65,7 +65,8 @@ def measure_seconds(model: Transformer, segments: Segments, text: Text, config: 
     Each is done twice and the second timed: the first finds cold caches, or kernels that have to be compiled. Of the
     update, which takes little, only one parameter's is made, on a copy.
     """
-    name, copy = next((name, param.copy()) for name, param in model.params.items())
+    ops = model.ops
+    name, copy = next((name, ops.to_device(ops.to_host(param).copy())) for name, param in model.params.items())
     optimizer = make_optimizer(config, parameter_groups([name], config.weight_decay), model.ops)
     ids, targets, _ = segments.batch(0)
     T = model.config.T
@@ -77,11 +78,11 @@ def measure_seconds(model: Transformer, segments: Segments, text: Text, config: 
             start = time.perf_counter()
             _, memory, cache = model.loss(ids, targets, memory, np.random.default_rng(0))
             grads = model.backward(1.0, cache)
-            model.ops.squared_norms(list(grads.values()))
+            ops.squared_norms(list(grads.values()))
             optimizer.step({name: copy}, {name: grads[name]}, config.lr)
             step = time.perf_counter() - start
             start = time.perf_counter()
-            model.loss(ids[:1], targets[:1])
+            float(model.loss(ids[:1], targets[:1])[0])  # a GPU is waited for
             look = time.perf_counter() - start
     return step, look * len(text.valid) / T
 
@@ -247,7 +248,7 @@ class Run:
     def save_finished(self, stage: str, model: Transformer, origin: SavedModel, **own: Any) -> None:
         """Write a stage's checkpoint that no training made, its text that of `origin`."""
         metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
-        tensors = {f"params.{name}": value for name, value in model.params.items()}
+        tensors = {f"params.{name}": value for name, value in model.host_params().items()}
         own |= {"stage": stage, "step": 0, "finished": True}
         save_checkpoint(self.directory.checkpoint(stage), tensors, metadata | own)
 

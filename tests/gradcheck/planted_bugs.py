@@ -256,6 +256,7 @@ OPERATION_BUGS = [
     Bug("ops.layerwise_error", "lost scale c", "return scale * de", "return de"),
     Bug("ops.layerwise_error", "denominator forgotten", "(G @ e) / full\n    # e", "(G @ e)\n    # e"),
     Bug("ops.layerwise_error", "products between heads forgotten", "2 * (G @ e)", "2 * (np.diag(G) * e)"),
+    Bug("ops.positions", "positions of the first text only", "dout.sum(0)", "dout[0]"),
 ]
 
 MODEL_BUGS = [
@@ -370,13 +371,12 @@ MODEL_BUGS = [
         "transformer",
     ),
     Bug("model.transformer", "gradient of the loss taken for 1", "entropy_backward(dloss,", "entropy_backward(1.0,"),
-    Bug("model.transformer", "positions of the first text only", "dx.sum(0), len", "dx[0], len", "transformer"),
     # transformer and parameters: gates and the heads left out
     Bug(
         "model.transformer",
         "path from the gates forgotten",
-        "dvalues[0][gates.active] = dgate",
-        "dvalues[0][gates.active] = 0",
+        "dvalues.insert(0, dgate)",
+        "dvalues.insert(0, np.zeros_like(dgate))",
     ),
     Bug(
         "model.gating",
@@ -387,8 +387,8 @@ MODEL_BUGS = [
     Bug(
         "model.transformer",
         "gates put at the front when heads are left out",
-        "dvalues[0][gates.active] = dgate",
-        "dvalues[0][: len(dgate)] = dgate",
+        "ops.put_slices(dgate, gates.active, 0, gates.values.size)",
+        "ops.put_slices(dgate, range(len(dgate)), 0, gates.values.size)",
     ),
     Bug(
         "model.transformer",

@@ -338,7 +338,8 @@ class Work:
 
     def log_alpha(self, model: Transformer, digits: int) -> list[list[float]]:
         """Of every gate, a list for each layer."""
-        layers = (model.params[f"layers.{i}.log_alpha"] for i in range(model.config.L))
+        params = model.host_params()
+        layers = (params[f"layers.{i}.log_alpha"] for i in range(model.config.L))
         return [[round(float(x), digits) for x in layer] for layer in layers]
 
     def bits(self, model: Transformer, split: str) -> float | None:
@@ -362,7 +363,7 @@ class Work:
 
 def checkpoint_bytes(model: Transformer) -> bytes:
     """The weights as a safetensors file."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in model.params.items()})
+    return safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in model.host_params().items()})
 
 
 def load_checkpoint_bytes(content: bytes) -> dict[str, Any]:

@@ -9,26 +9,42 @@ from __future__ import annotations
 import importlib
 from types import SimpleNamespace
 
+from numpy.typing import NDArray
+
 from tinyprune import ops
 from tinyprune.errors import UsageError
+from tinyprune.kernels.gpu import check_usable
 
 # name -> module with its operations; imported only when asked for, so that `import tinyprune` stays light.
-BACKENDS = {"numba": "tinyprune.kernels.cpu", "numpy": "tinyprune.ops"}
+BACKENDS = {"numba": "tinyprune.kernels.cpu", "numpy": "tinyprune.ops", "cuda": "tinyprune.kernels.cuda"}
+
+
+def unchanged(x: NDArray) -> NDArray:
+    """`x` itself: the way to and from a device that is main memory."""
+    return x
 
 
 def get_backend(name: str) -> SimpleNamespace:
     """The operations of backend `name`, each from its module or else from `tinyprune.ops`.
 
-    Beside them, `compilations` is a context manager that calls a function with the name of each kernel compiled
-    meanwhile, see `kernels.cpu.jit.compilations`; None for a backend that compiles nothing.
+    Beside them,
+
+    - `to_device` copies an array of main memory to where the backend computes, `to_host` back; both hand on what is
+      there already, and for the CPU's backends that is everything. Token numbers stay in main memory.
+    - `compilations` is a context manager that calls a function with the name of each kernel compiled meanwhile, see
+      `kernels.cpu.jit.compilations`; None for a backend that compiles nothing.
 
     Raises:
-        UsageError: if there is no such backend.
+        UsageError: if there is no such backend, or what it needs is not here.
     """
     if name not in BACKENDS:
         raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
+    if name.startswith("cuda"):
+        check_usable()
     module = importlib.import_module(BACKENDS[name])
     return SimpleNamespace(
         **{operation: getattr(module, operation, getattr(ops, operation)) for operation in ops.__all__},
         compilations=getattr(module, "compilations", None),
+        to_device=getattr(module, "to_device", unchanged),
+        to_host=getattr(module, "to_host", unchanged),
     )

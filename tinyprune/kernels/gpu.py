@@ -16,12 +16,13 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from tinyprune.errors import TinypruneError
+from tinyprune.errors import TinypruneError, UsageError
 
 INSTALL = "pip install 'numba-cuda[cu13]==0.30.*' 'cuda-toolkit[nvcc]==13.0.*'"
 COMPILED = {  # what `ptxas -v` says of a kernel
@@ -71,6 +72,79 @@ def what_is_missing() -> str | None:
         return f"the package numba-cuda is not installed: {INSTALL}"
     if find_ptxas() is None:
         return f"ptxas is neither installed nor on the PATH: {INSTALL}"
+    return None
+
+
+def fitting_extra() -> str:
+    """What to install for the driver that is here."""
+    version = driver_version()
+    newest = 'python -m pip install -e ".[cuda]"'
+    if version is None:
+        return f"{newest} (for a driver of CUDA 13; .[cuda12] for one of CUDA 12)"
+    return newest if version >= (13, 0) else 'python -m pip install -e ".[cuda12]"'
+
+
+def toolkit_version() -> tuple[int, int] | None:
+    """The CUDA for which kernels are compiled here, such as (13, 0); None where no package says so."""
+    for package in ("cuda-toolkit", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12"):
+        try:
+            major, minor, *_ = metadata.version(package).split(".")
+        except metadata.PackageNotFoundError:
+            continue
+        return int(major), int(minor)
+    return None
+
+
+def why_unusable() -> str | None:
+    """One line that says why kernels cannot run here, and what to install or to do; None if they can.
+
+    In Numba's simulator they always can.
+    """
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return None
+    instead = "or use --backend numba"
+    if load_driver() is None:
+        return f"there is no NVIDIA driver here; install the one for your GPU from nvidia.com/drivers, {instead}"
+    driver = driver_version()
+    if not gpu_present():
+        return f"the NVIDIA driver finds no GPU; see what nvidia-smi says and CUDA_VISIBLE_DEVICES holds, {instead}"
+    if importlib.util.find_spec("numba_cuda") is None:
+        return f"numba-cuda is not installed: {fitting_extra()}"
+    if driver is not None and driver < (12, 0):
+        return (
+            f"the NVIDIA driver knows CUDA {driver[0]}.{driver[1]} at most, and 12.0 is needed; update it from "
+            f"nvidia.com/drivers, {instead}"
+        )
+    toolkit = toolkit_version()
+    if toolkit is None:
+        return f"numba-cuda is here, but no CUDA toolkit: {fitting_extra()}"
+    if driver is not None and driver[0] < toolkit[0]:
+        return (
+            f"the NVIDIA driver knows CUDA {driver[0]}.{driver[1]} at most, and the CUDA toolkit installed here is "
+            f"{toolkit[0]}.{toolkit[1]}: {fitting_extra()}, or update the driver from nvidia.com/drivers"
+        )
+    return None
+
+
+def check_usable() -> None:
+    """Raise UsageError, one line, unless kernels can run here: on a GPU or in the simulator."""
+    reason = why_unusable()
+    if reason is not None:
+        raise UsageError(f"the cuda backend cannot run: {reason}")
+
+
+def explained(error: Exception) -> TinypruneError | None:
+    """What an error that came while a kernel was compiled or launched means; None if it is of another kind."""
+    said = str(error)
+    if "UNSUPPORTED_PTX" in said or "unsupported toolchain" in said:
+        return UsageError(
+            f"the NVIDIA driver is older than the CUDA toolkit that compiled a kernel: {fitting_extra()}, "
+            "or update the driver from nvidia.com/drivers"
+        )
+    if type(error).__name__ in {"NvvmSupportError", "NvvmError", "CudaSupportError", "DynamicLibNotFoundError"}:
+        return UsageError(f"the CUDA toolkit cannot be used ({' '.join(said.split())}): {fitting_extra()}")
+    if type(error).__name__ == "CCSupportError":
+        return UsageError(f"this GPU is too old for the CUDA toolkit ({' '.join(said.split())}): use --backend numba")
     return None
 
 

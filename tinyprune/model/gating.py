@@ -10,6 +10,7 @@ In training the noise is drawn from `rng`; in evaluation there is none.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -25,19 +26,21 @@ from tinyprune.model.parameters import Parameters
 class LayerGates:
     """A layer's gates in one forward pass."""
 
-    values: NDArray  # (H,)
+    values: NDArray  # (H,), in main memory
+    gate: NDArray  # the same, where the backend computes
     scale: float  # output scaling c
     active: NDArray  # numbers of the heads that are computed
 
 
-def joined_log_alpha(params: Parameters, layers: int) -> NDArray:
+def joined_log_alpha(params: Parameters, layers: int, ops: SimpleNamespace) -> NDArray:
     """All layers' log_alpha one after the other, (all heads,)."""
-    return np.concatenate([params[f"layers.{i}.log_alpha"] for i in range(layers)])
+    return ops.join([params[f"layers.{i}.log_alpha"] for i in range(layers)])
 
 
 def by_layer(values: NDArray, heads: Sequence[int]) -> list[NDArray]:
-    """One number for each head, (all heads,), cut into one array (H,) for each layer."""
-    return np.split(values, np.cumsum(heads)[:-1])
+    """One number for each head, (all heads,), cut into one array (H,) for each layer: views."""
+    ends = itertools.accumulate(heads)
+    return [values[end - H : end] for H, end in zip(heads, ends, strict=True)]
 
 
 def gates_forward(
@@ -63,33 +66,36 @@ def gates_forward(
         gates: of each layer.
         cache: what `gates_backward` needs.
     """
-    log_alpha = joined_log_alpha(params, len(heads))
+    log_alpha = joined_log_alpha(params, len(heads), ops)
     n, dtype = log_alpha.size, log_alpha.real.dtype
     if gate.distribution == "top-k":
         noise = None if rng is None else ops.draw_gumbel(n, rng, dtype)
-        values, cache = ops.top_k_forward(log_alpha, noise, k=gate.target_heads, tau=gate.tau, hard=gate.hard)
+        gate_values, cache = ops.top_k_forward(log_alpha, noise, k=gate.target_heads, tau=gate.tau, hard=gate.hard)
         moving = np.ones(n, bool)
     else:
         u = None if rng is None else ops.draw_noise(n, rng, dtype)
-        values, cache = ops.hard_concrete_forward(
+        gate_values, cache = ops.hard_concrete_forward(
             log_alpha, u, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta, hard=gate.hard
         )
         # A gate that is shut in this pass may still learn to open, unless it is clipped.
-        moving = ops.hard_concrete_backward(np.ones_like(values), cache).real != 0
+        slope = ops.hard_concrete_backward(ops.to_device(np.ones(n, dtype)), cache)
+        moving = ops.to_host(slope).real != 0
+    # Python has to know which heads to compute: the one thing that a GPU is asked for on the way.
+    values = ops.to_host(gate_values)
     opened = values.real != 0
     computed = opened | all_heads if rng is None else opened | moving | all_heads
     layers = []
-    for own, is_open, is_computed in zip(
-        by_layer(values, heads), by_layer(opened, heads), by_layer(computed, heads), strict=True
+    for own, of_backend, is_open, is_computed in zip(
+        *(by_layer(every, heads) for every in (values, gate_values, opened, computed)), strict=True
     ):
         scale = output_scaling(own.size, int(is_open.sum())) if gate.output_scaling else 1.0
-        layers.append(LayerGates(own, scale, np.flatnonzero(is_computed)))
+        layers.append(LayerGates(own, of_backend, scale, np.flatnonzero(is_computed)))
     return layers, cache
 
 
 def gates_backward(dvalues: Sequence[NDArray], gate: GateConfig, ops: SimpleNamespace, cache: tuple) -> list[NDArray]:
     """Gradients of every layer's `log_alpha` (H,), from those of its gates' values."""
-    dout = np.concatenate(dvalues)
+    dout = ops.join(dvalues)
     # values = hard_concrete(log_alpha) or top_k(log_alpha)
     backward = ops.top_k_backward if gate.distribution == "top-k" else ops.hard_concrete_backward
     return by_layer(backward(dout, cache), [layer.size for layer in dvalues])

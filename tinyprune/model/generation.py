@@ -37,8 +37,8 @@ class CachedDecoder:
         for layer, gates in zip(self.layers, model.gates(), strict=True):
             p, gate, scale = layer, None, 1.0
             if gates is not None:
-                p = take_heads(layer, gates.active, config.Dh)
-                gate, scale = gates.values[gates.active], gates.scale
+                p = take_heads(layer, gates.active, config.Dh, model.ops.take_slices)
+                gate, scale = model.ops.take_slices(gates.gate, gates.active, 0), gates.scale
             arguments = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
             r = position_keys(model, p) if config.relative else None
             self.attention.append(
@@ -54,8 +54,11 @@ class CachedDecoder:
         self.latest: list[int] = []  # tokens to read again, for the plain Transformer
 
     def step(self, token: int) -> NDArray:
-        """Read one token; returns log p of every next one, (V,). Raises ValueError unless it is in 0 … V−1."""
-        return self.model.log_probabilities(self.read_token(token))
+        """Read one token; returns log p of every next one, (V,), in main memory.
+
+        Raises ValueError unless it is in 0 … V−1.
+        """
+        return self.model.ops.to_host(self.model.log_probabilities(self.read_token(token)))
 
     def read_token(self, token: int) -> NDArray:
         """Read one token; returns its hidden state, (D,). Raises ValueError unless it is in 0 … V−1."""

@@ -52,6 +52,10 @@ class Transformer:
             got = self.params[name].shape if name in self.params else None
             if got != shapes[name]:
                 raise ValueError(f"params[{name!r}] must have shape {shapes[name]}, got {got}")
+        # Where the backend computes is where they live; what lies there already is not copied.
+        placed = {name: self.ops.to_device(value) for name, value in self.params.items()}
+        if any(placed[name] is not value for name, value in self.params.items()):
+            self.params = placed
 
     def forward(
         self,
@@ -87,19 +91,22 @@ class Transformer:
         cache: dict[str, Any] = {"layers": [], "ffn": []}
         x, cache["embedding"] = self.embed(ids, rng)
         if not config.relative:
-            x = x + p["positions"][:T]
+            x, cache["positions"] = ops.positions_forward(x, p["positions"])
         cache["gates"], cache["gate"] = self.gates_forward(rng, all_heads)
         new_memory: Memory = []
         for i in range(config.L):
             layer = layer_parameters(p, i)
             gates = cache["gates"][i]
-            values, scale = None, 1.0
+            gate, scale = None, 1.0
             if gates is not None:
                 if gates.active.size < gates.values.size:
                     layer = take_heads(layer, gates.active, config.Dh, ops.take_slices)
-                values, scale = gates.values[gates.active], gates.scale
+                    gate = ops.take_slices(gates.gate, gates.active, 0)
+                else:
+                    gate = gates.gate
+                scale = gates.scale
             m = memory[i] if memory else None
-            y, context, block = attention_block_forward(x, m, layer, p.get("R"), values, scale, config, ops, rng)
+            y, context, block = attention_block_forward(x, m, layer, p.get("R"), gate, scale, config, ops, rng)
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x = y
@@ -183,11 +190,10 @@ class Transformer:
             dlayer |= dp
             gates = cache["gates"][i]
             if gates is not None:
-                # heads that were left out have no part in the loss
-                dvalues.insert(0, np.zeros_like(gates.values))
-                dvalues[0][gates.active] = dgate
-                if gates.active.size < gates.values.size:
+                if gates.active.size < gates.values.size:  # heads that were left out have no part in the loss
                     dlayer = put_heads(dlayer, gates.active, gates.values.size, config.Dh, ops.put_slices)
+                    dgate = ops.put_slices(dgate, gates.active, 0, gates.values.size)
+                dvalues.insert(0, dgate)
             if dR_layer is not None:
                 # all layers read the same rows of R
                 dR = dR_layer if dR is None else ops.add(dR, dR_layer)
@@ -196,10 +202,11 @@ class Transformer:
             for i, dlog_alpha in enumerate(gates_backward(dvalues, self.gate, ops, cache["gate"])):
                 grads[f"layers.{i}.log_alpha"] = dlog_alpha
         if config.relative:
-            grads["R"] = with_zeros_below(dR, len(p["R"]))
+            # rows of R that are farther away than the segment's context was long
+            grads["R"] = dR if len(dR) == len(p["R"]) else ops.put_slices(dR, range(len(dR)), 0, len(p["R"]))
         else:
             # x = embedding + positions[:T]
-            grads["positions"] = with_zeros_below(dx.sum(0), len(p["positions"]))
+            dx, grads["positions"] = ops.positions_backward(dx, cache["positions"])
         # The embeddings are used twice, on the way in and on the way out.
         if config.cutoffs:
             dtables_in, dprojections_in = ops.adaptive_embedding_backward(dx, cache["embedding"])
@@ -210,6 +217,10 @@ class Transformer:
         else:
             grads["embedding"] = ops.add(ops.embedding_backward(dx, cache["embedding"]), dE.T)
         return {name: grads[name] for name in p}, dvalues
+
+    def host_params(self) -> Parameters:
+        """The parameters in main memory: copies of those of a GPU, otherwise the model's own arrays."""
+        return {name: self.ops.to_host(value) for name, value in self.params.items()}
 
     def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
         """Each layer's gates: sampled with `rng`, or evaluated when it is None; a list of None without gates."""
@@ -259,12 +270,3 @@ def remember(x: NDArray, context: NDArray, M: int) -> NDArray:
     """
     latest = x if x.shape[1] >= M else context
     return latest[:, -M:].real
-
-
-def with_zeros_below(rows: NDArray, count: int) -> NDArray:
-    """Gradient of a table of `count` rows of which only the first were read, from the gradient of these."""
-    if len(rows) == count:
-        return rows
-    grad = np.zeros((count, rows.shape[1]), rows.dtype)
-    grad[: len(rows)] = rows
-    return grad

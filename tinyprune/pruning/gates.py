@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -116,20 +118,22 @@ class GateObjective:
         # The layer-wise error compares with the layer's full output, for which every head is needed.
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise)
         grads = model.backward(1.0, cache)
-        losses = {"loss": float(loss)}
-        if layerwise:
-            losses["layerwise_error"] = self.add_layerwise_gradients(model, cache, grads)
+        errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
+
+        def losses(**others: float) -> dict[str, float]:
+            """A GPU is waited for in here: when all is on its way."""
+            layerwise_error = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
+            return {"loss": float(loss)} | layerwise_error | others
 
         if gate.distribution == "top-k":
-            return losses | {"l0": float(gate.target_heads)}, memory, grads  # exactly so many are open: no pressure
+            return losses(l0=float(gate.target_heads)), memory, grads  # exactly so many are open: no pressure
 
-        log_alpha = joined_log_alpha(model.params, model.config.L)
+        log_alpha = joined_log_alpha(model.params, model.config.L, ops)
         l0, l0_cache = ops.l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
         share = linear_warmup(step, self.warmup)
-        lam = gate.lam * share if self.controller is None else self.pressure(log_alpha, share)
-        for i, dlog_alpha in enumerate(by_layer(ops.l0_backward(lam, l0_cache), model.config.heads)):
-            grads[f"layers.{i}.log_alpha"] += dlog_alpha
-        return losses | {"l0": float(l0), "lam": lam}, memory, grads
+        lam = gate.lam * share if self.controller is None else self.pressure(ops.to_host(log_alpha), share)
+        add_gate_gradients(grads, by_layer(ops.l0_backward(lam, l0_cache), model.config.heads), ops)
+        return losses(l0=float(l0), lam=lam), memory, grads
 
     def pressure(self, log_alpha: NDArray, share: float) -> float:
         """What the controller sets in lam's place, the target being `share` of the way from the start to its end.
@@ -143,31 +147,31 @@ class GateObjective:
         start = self.heads_total / (1 + math.exp(opening - self.gate.log_alpha_init))  # h before the first step
         return self.controller.pressure(h, start + share * (self.controller.target - start))
 
-    def add_layerwise_gradients(self, model: Transformer, cache: dict[str, Any], grads: Parameters) -> float:
-        """Add to each layer's gates the gradient of the layer's own error; returns the sum of the errors."""
-        ops, total = model.ops, 0.0
-        dvalues = [np.zeros_like(gates.values) for gates in cache["gates"]]
+    def add_layerwise_gradients(self, model: Transformer, cache: dict[str, Any], grads: Parameters) -> list[Any]:
+        """Add to each layer's gates the gradient of the layer's own error; returns the errors, scalars."""
+        ops, errors = model.ops, []
+        dvalues = [ops.to_device(np.zeros_like(gates.values)) for gates in cache["gates"]]
         for i, gates in enumerate(cache["gates"]):
             if not gates.values.size:
                 continue
             p = model.params
             error, error_cache = ops.layerwise_error_forward(
-                gates.values,
+                gates.gate,
                 cache["layers"][i]["attention"].o,
                 p[f"layers.{i}.Wo"],
                 p[f"layers.{i}.bo"],
                 gates.scale,
             )
             dvalues[i] = ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
-            total += float(error)
-        for i, dlog_alpha in enumerate(gates_backward(dvalues, self.gate, ops, cache["gate"])):
-            grads[f"layers.{i}.log_alpha"] += dlog_alpha
-        return total
+            errors.append(error)
+        add_gate_gradients(grads, gates_backward(dvalues, self.gate, ops, cache["gate"]), ops)
+        return errors
 
     def describe(self, model: Transformer) -> dict[str, Any]:
         """For the log: heads open in evaluation, and every log_alpha, a list for each layer."""
         opened = sum(int(layer.sum()) for layer in open_heads(model))
-        log_alpha = [model.params[f"layers.{i}.log_alpha"].tolist() for i in range(model.config.L)]
+        ops, layers = model.ops, range(model.config.L)
+        log_alpha = [ops.to_host(model.params[f"layers.{i}.log_alpha"]).tolist() for i in layers]
         return {"heads_open": opened, "log_alpha": log_alpha}
 
     def state(self) -> dict[str, NDArray]:
@@ -182,6 +186,13 @@ class GateObjective:
             self.controller.lam1, self.controller.lam2 = state["lam"].tolist()
 
 
+def add_gate_gradients(grads: Parameters, dlog_alphas: Sequence[NDArray], ops: SimpleNamespace) -> None:
+    """Add to the gradients of each layer's log_alpha, where another path to the gates joins."""
+    for i, dlog_alpha in enumerate(dlog_alphas):
+        name = f"layers.{i}.log_alpha"
+        grads[name] = ops.add(grads[name], dlog_alpha)
+
+
 def settle(model: Transformer, target: int) -> int:
     """Move log_alpha across the opening so that exactly `target` heads are open in evaluation, if they are not yet.
 
@@ -194,7 +205,8 @@ def settle(model: Transformer, target: int) -> int:
     surplus = sum(int(layer.sum()) for layer in open_heads(model)) - target
     if surplus == 0:
         return 0
-    gate, log_alpha = model.gate, joined_log_alpha(model.params, model.config.L)
+    gate, ops = model.gate, model.ops
+    log_alpha = ops.to_host(joined_log_alpha(model.params, model.config.L, ops))
     opening, margin = opening_log_alpha(gate), 1e-3
     least = opening + margin if gate.hard else opening_log_alpha(dataclasses.replace(gate, hard=True))
     order = np.argsort(-log_alpha, kind="stable")
@@ -202,7 +214,7 @@ def settle(model: Transformer, target: int) -> int:
     log_alpha[stay] = np.where(log_alpha[stay] > opening, log_alpha[stay], least)
     log_alpha[go] = np.minimum(log_alpha[go], opening - margin)
     for i, values in enumerate(by_layer(log_alpha, model.config.heads)):
-        model.params[f"layers.{i}.log_alpha"][...] = values
+        model.params[f"layers.{i}.log_alpha"] = ops.to_device(values.copy())
     return surplus
 
 

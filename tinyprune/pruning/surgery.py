@@ -35,11 +35,12 @@ def remove_closed_heads(model: Transformer) -> Transformer:
     if model.gate is None:
         raise ValueError("model must have gates that say which heads to remove, got one without")
     config = model.config
-    params = {name: value for name, value in model.params.items() if not name.startswith("layers.")}
+    before = model.host_params()
+    params = {name: value for name, value in before.items() if not name.startswith("layers.")}
     head_ids = []
     for i, gates in enumerate(model.gates()):
         kept = np.flatnonzero(gates.values)
-        layer = take_heads(layer_parameters(model.params, i), kept, config.Dh)
+        layer = take_heads(layer_parameters(before, i), kept, config.Dh)
         del layer["log_alpha"]
         factor = np.repeat(gates.values[kept] * gates.scale, config.Dh)  # one for each row of Wo
         layer["Wo"] = (layer["Wo"] * factor[:, None]).astype(layer["Wo"].dtype)

@@ -51,13 +51,16 @@ def evaluate(model: Transformer, tokens: NDArray, characters: int) -> Evaluation
         tokens: (n,), n ≥ 2.
         characters: of the text, for bits per character.
     """
-    total, predicted = 0.0, 0
+    losses, sizes = [], []
     memory: Memory | None = None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # seen below
         for ids, targets in evaluation_segments(tokens, model.config.T):
             loss, memory, _ = model.loss(ids, targets, memory)
-            total += float(loss) * targets.size
-            predicted += targets.size
+            losses.append(loss)
+            sizes.append(targets.size)
+    # only now: with a GPU, to look at a number is to wait for it
+    total = sum(float(loss) * size for loss, size in zip(losses, sizes, strict=True))
+    predicted = sum(sizes)
     if not math.isfinite(total):
         raise NotFiniteError(f"the loss on held-out text is {total}")
     return Evaluation(total / predicted, predicted, characters * predicted / len(tokens))

@@ -73,7 +73,8 @@ class LanguageModelling:
     ) -> tuple[dict[str, float], Memory, Parameters]:
         """See `Objective`."""
         loss, memory, cache = model.loss(ids, targets, memory, rng)
-        return {"loss": float(loss)}, memory, model.backward(1.0, cache)
+        grads = model.backward(1.0, cache)
+        return {"loss": float(loss)}, memory, grads  # a GPU is waited for when all is on its way
 
     def describe(self, model: Transformer) -> dict[str, Any]:
         """Nothing to add."""
@@ -205,13 +206,14 @@ class Trainer:
             NotFiniteError: if a parameter is NaN or infinite; the checkpoint before is kept.
             SaveError: if it cannot be written; the checkpoint before is untouched.
         """
-        for name, value in self.model.params.items():
+        params, to_host = self.model.host_params(), self.model.ops.to_host
+        for name, value in params.items():
             if not np.isfinite(value).all():
                 raise self.not_finite(f"{name} is not finite after step {self.step}")
-        tensors = {f"params.{name}": value for name, value in self.model.params.items()}
-        tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
+        tensors = {f"params.{name}": value for name, value in params.items()}
+        tensors |= {f"optimizer.{name}": to_host(value) for name, value in self.optimizer.state().items()}
         tensors |= {f"objective.{name}": value for name, value in self.objective.state().items()}
-        tensors |= {f"memory.{i}": value for i, value in enumerate(self.memory or [])}
+        tensors |= {f"memory.{i}": to_host(value) for i, value in enumerate(self.memory or [])}
         own = {
             "stage": self.stage,
             "step": self.step,
@@ -231,6 +233,7 @@ class Trainer:
         tensors, metadata = load_checkpoint(self.path)
         if metadata.get("stage") != self.stage:
             raise CheckpointError(f"{self.path} is of stage {metadata.get('stage')!r}, not {self.stage!r}")
+        to_device = self.model.ops.to_device
         groups: dict[str, dict[str, NDArray]] = {"params": {}, "optimizer": {}, "objective": {}, "memory": {}}
         for name, value in tensors.items():
             group, _, rest = name.partition(".")
@@ -242,11 +245,11 @@ class Trainer:
                     f"{self.path} does not fit the configured model at {name}: needed {value.shape}, found "
                     f"{None if saved is None else saved.shape}; resume with the run's own config.toml"
                 )
-            value[...] = saved
+            self.model.params[name] = to_device(saved.astype(value.dtype, copy=False))
         self.optimizer.load_state(groups["optimizer"])
         self.objective.load_state(groups["objective"])
         memory = groups["memory"]
-        self.memory = [memory[str(i)] for i in range(len(memory))] or None
+        self.memory = [to_device(memory[str(i)]) for i in range(len(memory))] or None
         self.step = metadata["step"]
         self.rng = restore_generator(metadata["generator"])
         self.log.truncate(metadata["metrics_length"])

@@ -135,7 +135,11 @@ class Optimizer(ABC):
                 missing = next(name for name in names if name not in params)
                 raise UsageError(f"there is no parameter {missing}, although it has a group or a gradient")
         if not self.moments:
-            self.moments = {f"{k}.{name}": np.zeros_like(params[name]) for k in self.MOMENTS for name in self.groups}
+            self.moments = {
+                f"{k}.{name}": self.ops.to_device(np.zeros(params[name].shape, params[name].dtype))
+                for k in self.MOMENTS
+                for name in self.groups
+            }
         for name, grad in grads.items():
             self._check(name, params[name], grad)
 
@@ -198,7 +202,7 @@ class Optimizer(ABC):
             if value.dtype.kind != "f":
                 raise CheckpointError(f"optimizer state {key} must hold floating-point numbers, got {value.dtype}")
         self.steps = int(steps.item())
-        self.moments = {key: value.copy() for key, value in moments.items()}
+        self.moments = {key: self.ops.to_device(value.copy()) for key, value in moments.items()}
 
 
 class SGD(Optimizer):

@@ -22,6 +22,7 @@ from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAShared
 ORDERS = {"first to last": lambda threads: threads, "last to first": lambda threads: threads[::-1]}
 order = "first to last"
 current = None  # the thread that runs
+shared = {}  # the block's arrays, by file and line
 
 
 class Thread(greenlet):
@@ -46,6 +47,7 @@ class Block(kernel.BlockManager):
     def run(self, grid_point, *arguments):
         """From barrier to barrier, all of them."""
         global current
+        shared.clear()
         points = list(np.ndindex(*self._block_dim))
         threads = [Thread(lambda: self._f(*arguments), grid_point, point) for point in ORDERS[order](points)]
         try:
@@ -64,12 +66,12 @@ def shared_array(self, shape, dtype):
     """As Numba's, which looks for the calling line in the whole stack and reads its source for that."""
     caller = sys._getframe(1)
     place = caller.f_code.co_filename, caller.f_lineno
-    if place not in self._allocations:
+    if place not in shared:
         dtype = kernelapi.numpy_support.as_dtype(dtype)
         array = np.empty(shape, dtype)
         array.reshape(-1).view(np.uint8)[:] = 255
-        self._allocations[place] = array
-    return self._allocations[place]
+        shared[place] = array
+    return shared[place]
 
 
 def install():

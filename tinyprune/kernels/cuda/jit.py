@@ -28,6 +28,8 @@ import numpy as np
 from numba import cuda, float32, int32, types, uint32, void
 from numpy.typing import NDArray
 
+from tinyprune.kernels.gpu import explained
+
 __all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
@@ -86,8 +88,17 @@ class Kernel:
 
     @cached_property
     def compiled(self) -> Any:
-        """What Numba makes of it, for the GPU that is here."""
-        return cuda.jit(self.function) if SIMULATED else cuda.jit(self.signature)(self.function)
+        """What Numba makes of it, for the GPU that is here.
+
+        Raises:
+            UsageError: if driver, toolkit and GPU do not fit together; says what to install.
+        """
+        if SIMULATED:
+            return cuda.jit(self.function)
+        try:
+            return cuda.jit(self.signature)(self.function)
+        except Exception as error:
+            raise explained(error) or error from error
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch so many blocks, along x, y and z. Returns before they are done.

@@ -22,7 +22,7 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
 
     Attention weights are something that compiled kernels never hold, so the textbook reads the text.
     """
-    textbook = dataclasses.replace(model, ops=get_backend("numpy"))
+    textbook = dataclasses.replace(model, params=model.host_params(), ops=get_backend("numpy"))
     segments = 0
     sums = [np.zeros(H) for H in model.config.heads]
     for _, cache in read(textbook, tokens, all_heads=True):

@@ -18,9 +18,9 @@ from tinyprune.pruning.importance.masks import Scores
 def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
     """Scores from the weights alone, (H,) for each layer; `tokens` and `rng` are not looked at."""
     D, Dh = model.config.D, model.config.Dh
-    scores = []
+    params, scores = model.host_params(), []
     for i, H in enumerate(model.config.heads):
-        Wv, Wo = model.params[f"layers.{i}.Wv"], model.params[f"layers.{i}.Wo"]
+        Wv, Wo = params[f"layers.{i}.Wv"], params[f"layers.{i}.Wo"]
         values = np.sqrt((Wv.reshape(D, H, Dh) ** 2).sum((0, 2)))
         outputs = np.sqrt((Wo.reshape(H, Dh, D) ** 2).sum((1, 2)))
         scores.append(values * outputs)

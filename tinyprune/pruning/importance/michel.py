@@ -28,6 +28,6 @@ def michel(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Sco
     for _, cache in read(gated, tokens, streams=1):
         _, dgates = gated.backward_with_gates(1.0, cache)
         for total, dgate in zip(sums, dgates, strict=True):
-            total += np.abs(dgate)
+            total += np.abs(gated.ops.to_host(dgate))
     # a layer without any effect has scores of 0, not NaN
     return [total / max(np.sqrt((total**2).sum()), np.finfo(float).tiny) for total in sums]

@@ -25,5 +25,6 @@ def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Genera
             gates = cache["gates"][i]
             scale = 1.0 if gates is None else gates.scale
             delta = model.ops.head_difference(block["attention"].o, model.params[f"layers.{i}.Wo"], scale)
+            delta = model.ops.to_host(delta)
             total += np.sqrt((delta**2).sum(-1)).mean((1, 2))  # delta (H, B, T, D)
     return [total / segments for total in sums]

@@ -1,0 +1,102 @@
+"""What is said when there is no GPU, no driver, a wrong one, or no toolkit; and that nothing is disturbed by it."""
+
+import importlib.util
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tinyprune.errors import UsageError
+from tinyprune.kernels import gpu
+from tinyprune.kernels.backend import get_backend
+
+
+def driver_of(version, gpus=1):
+    """A stand-in for NVIDIA's driver that knows CUDA up to `version`."""
+
+    def set_to(value):
+        def call(pointer):
+            pointer._obj.value = value
+            return 0
+
+        return call
+
+    return SimpleNamespace(
+        cuInit=lambda flags: 0 if gpus else 100, cuDeviceGetCount=set_to(gpus), cuDriverGetVersion=set_to(version)
+    )
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend a machine: its driver (None for none), whether numba-cuda is installed, and the toolkit's version."""
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+
+    def pretend(driver, numba_cuda=True, toolkit=(13, 0)):
+        monkeypatch.setattr(gpu, "load_driver", lambda: driver)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if numba_cuda else None)
+        monkeypatch.setattr(gpu, "toolkit_version", lambda: toolkit)
+
+    return pretend
+
+
+def test_all_is_well(machine):
+    for version, toolkit in ((13000, (13, 0)), (13010, (13, 0)), (12040, (12, 9)), (13000, (12, 9))):
+        machine(driver_of(version), toolkit=toolkit)
+        assert gpu.why_unusable() is None
+        gpu.check_usable()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((None,), "there is no NVIDIA driver here; install the one for your GPU from nvidia.com/drivers, or use"),
+        ((driver_of(13000, gpus=0),), "the NVIDIA driver finds no GPU; see what nvidia-smi says"),
+        ((driver_of(13000), False), 'numba-cuda is not installed: python -m pip install -e ".[cuda]"'),
+        ((driver_of(12080), False), 'numba-cuda is not installed: python -m pip install -e ".[cuda12]"'),
+        ((driver_of(11080),), "the NVIDIA driver knows CUDA 11.8 at most, and 12.0 is needed; update it from"),
+        ((driver_of(13000), True, None), 'no CUDA toolkit: python -m pip install -e ".[cuda]"'),
+        (
+            (driver_of(12080),),
+            "knows CUDA 12.8 at most, and the CUDA toolkit installed here is 13.0: python -m pip install -e "
+            '".[cuda12]", or update the driver',
+        ),
+    ],
+)
+def test_one_line_says_what_to_do(machine, given, said):
+    machine(*given)
+    assert said in gpu.why_unusable()
+    with pytest.raises(UsageError, match="the cuda backend cannot run: ") as raised:
+        get_backend("cuda")
+    assert "\n" not in str(raised.value) and said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("[222] Call to cuLinkAddData results in CUDA_ERROR_UNSUPPORTED_PTX_VERSION"),
+            "is older than the",
+        ),
+        (type("NvvmSupportError", (ImportError,), {})("libNVVM\ncannot be found"), r"used \(libNVVM cannot be found\)"),
+        (type("CCSupportError", (RuntimeError,), {})("GPU compute capability 6.1"), "this GPU is too old"),
+    ],
+)
+def test_errors_of_the_toolkit_are_explained(machine, error, said):
+    machine(driver_of(12080))
+    with pytest.raises(UsageError, match=said):
+        raise gpu.explained(error)
+    assert gpu.explained(ValueError("n must be positive")) is None
+
+
+def test_nothing_of_cuda_is_touched_unasked():
+    code = (
+        "import sys, ctypes\n"
+        "loaded = []\n"
+        "ctypes.CDLL = lambda name, *rest, **more: loaded.append(name)\n"
+        "import tinyprune, tinyprune.cli, tinyprune.kernels.backend, tinyprune.kernels.gpu\n"
+        "tinyprune.kernels.backend.get_backend('numpy')\n"
+        "print([name for name in sys.modules if 'cuda' in name], loaded, 'numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=240)
+    assert done.stdout == "[] [] False\n", done.stderr
