@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 from tinyprune.compilation import announced
+from tinyprune.kernels.cpu.jit import COMPILING
 
 SAID = "tinyprune: compiling kernels, once on this machine: about half a minute\n"
 
@@ -17,14 +18,14 @@ def compilations(tell):
 
 
 def test_says_so_once(capsys):
-    with announced(SimpleNamespace(compilations=compilations)):
+    with announced(SimpleNamespace(compilations=compilations, compiling=COMPILING)):
         pass
     assert capsys.readouterr().err == SAID
 
 
 def test_counts_functions_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with announced(SimpleNamespace(compilations=compilations)):
+    with announced(SimpleNamespace(compilations=compilations, compiling=COMPILING)):
         pass
     shown = capsys.readouterr().err
     assert shown.startswith(SAID)

@@ -24,8 +24,7 @@ def announced(ops: SimpleNamespace) -> Iterator[None]:
 
         def tell(name: str) -> None:
             if not bars:
-                message = "tinyprune: compiling kernels, once on this machine: about half a minute"
-                print(message, file=sys.stderr, flush=True)
+                print(f"tinyprune: {ops.compiling}", file=sys.stderr, flush=True)
                 form = "{n} functions in {elapsed}{postfix}"
                 bars.append(
                     stack.enter_context(tqdm(bar_format=form, dynamic_ncols=True, leave=False, disable=silent()))

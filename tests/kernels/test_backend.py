@@ -15,6 +15,7 @@ def test_numpy_is_the_textbook():
     backend = get_backend("numpy")
     assert vars(backend) == {name: getattr(ops, name) for name in ops.__all__} | {
         "compilations": None,
+        "compiling": None,
         "to_device": unchanged,
         "to_host": unchanged,
     }
@@ -40,7 +41,7 @@ def test_what_a_backend_lacks_comes_from_the_textbook(monkeypatch):
     backend = get_backend("partial")
     assert backend.sigmoid is partial.sigmoid
     assert backend.attention_forward is ops.attention_forward
-    assert set(vars(backend)) == {*ops.__all__, "compilations", "to_device", "to_host"}
+    assert set(vars(backend)) == {*ops.__all__, "compilations", "compiling", "to_device", "to_host"}
 
 
 def test_each_call_gives_a_namespace_of_its_own():

@@ -32,7 +32,8 @@ def get_backend(name: str) -> SimpleNamespace:
     - `to_device` copies an array of main memory to where the backend computes, `to_host` back; both hand on what is
       there already, and for the CPU's backends that is everything. Token numbers stay in main memory.
     - `compilations` is a context manager that calls a function with the name of each kernel compiled meanwhile, see
-      `kernels.cpu.jit.compilations`; None for a backend that compiles nothing.
+      `kernels.cpu.jit.compilations`; `compiling` says to the user what goes on then. Both None for a backend that
+      compiles nothing.
 
     Raises:
         UsageError: if there is no such backend, or what it needs is not here.
@@ -45,6 +46,7 @@ def get_backend(name: str) -> SimpleNamespace:
     return SimpleNamespace(
         **{operation: getattr(module, operation, getattr(ops, operation)) for operation in ops.__all__},
         compilations=getattr(module, "compilations", None),
+        compiling=getattr(module, "COMPILING", None),
         to_device=getattr(module, "to_device", unchanged),
         to_host=getattr(module, "to_host", unchanged),
     )

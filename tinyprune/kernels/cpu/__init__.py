@@ -22,7 +22,7 @@ from tinyprune.kernels.cpu.cross_entropy import cross_entropy_backward, cross_en
 from tinyprune.kernels.cpu.dropout import dropout_backward, dropout_forward
 from tinyprune.kernels.cpu.embedding import embedding_backward, embedding_forward
 from tinyprune.kernels.cpu.feedforward import feedforward_backward, feedforward_forward
-from tinyprune.kernels.cpu.jit import compilations, forget_outdated
+from tinyprune.kernels.cpu.jit import COMPILING, compilations, forget_outdated
 from tinyprune.kernels.cpu.lamb import lamb_update
 from tinyprune.kernels.cpu.layernorm import layernorm_backward, layernorm_forward
 from tinyprune.kernels.cpu.layerwise_error import layerwise_error_backward, layerwise_error_forward
@@ -35,6 +35,7 @@ from tinyprune.kernels.cpu.sgd import sgd_update
 from tinyprune.kernels.cpu.slices import put_slices, take_slices
 
 __all__ = [
+    "COMPILING",
     "AttentionStep",
     "adamw_update",
     "adaptive_embedding_backward",

@@ -20,6 +20,7 @@ from numba.core import config, event
 
 from tinyprune.kernels import formulas
 
+COMPILING = "compiling kernels, once on this machine: about half a minute"
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
 
 

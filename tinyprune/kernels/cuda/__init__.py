@@ -5,6 +5,18 @@
 
 from tinyprune.kernels.cuda.add import add
 from tinyprune.kernels.cuda.array import to_device, to_host
+from tinyprune.kernels.cuda.jit import COMPILING, compilations
 from tinyprune.kernels.cuda.layernorm import layernorm_backward, layernorm_forward
+from tinyprune.kernels.cuda.top_k import top_k_backward, top_k_forward
 
-__all__ = ["add", "layernorm_backward", "layernorm_forward", "to_device", "to_host"]
+__all__ = [
+    "COMPILING",
+    "add",
+    "compilations",
+    "layernorm_backward",
+    "layernorm_forward",
+    "to_device",
+    "to_host",
+    "top_k_backward",
+    "top_k_forward",
+]

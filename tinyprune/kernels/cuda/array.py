@@ -165,8 +165,8 @@ def to_device(x: NDArray | DeviceArray) -> DeviceArray:
     return copy
 
 
-def to_host(x: DeviceArray | NDArray) -> NDArray:
-    """A copy in main memory. An array that is there already stays, and so does a number."""
+def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
+    """A copy in main memory. An array that is there already stays, as do numbers and None."""
     if not isinstance(x, DeviceArray):
         return x
     flat = np.empty(x.span, x.dtype)

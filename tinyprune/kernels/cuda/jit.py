@@ -19,7 +19,8 @@ In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +34,7 @@ from tinyprune.kernels.gpu import explained
 __all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+COMPILING = "compiling kernels for the GPU, at every start: some seconds"
 # A grid of few blocks is no mistake here: a vector of 512 numbers has no more work in it.
 numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
@@ -95,6 +97,8 @@ class Kernel:
         """
         if SIMULATED:
             return cuda.jit(self.function)
+        for tell in LISTENERS:
+            tell(self.__name__)
         try:
             return cuda.jit(self.signature)(self.function)
         except Exception as error:
@@ -111,6 +115,19 @@ class Kernel:
             return
         pointers = [NULL if x is None else getattr(x, "pointer", x) for x in arguments]
         self.compiled[grid, self.threads](*pointers)
+
+
+LISTENERS: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def compilations(tell: Callable[[str], None]) -> Iterator[None]:
+    """Have `tell(name)` called for every kernel compiled meanwhile. In the simulator none is."""
+    LISTENERS.append(tell)
+    try:
+        yield
+    finally:
+        LISTENERS.remove(tell)
 
 
 NULL = Window(np.empty(0, np.float32)) if SIMULATED else 0
