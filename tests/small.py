@@ -81,7 +81,7 @@ def small_trainer(
         stage="train",
         model=model,
         config=config,
-        optimizer=make_optimizer(config, parameter_groups(model.params, config.weight_decay, 10.0)),
+        optimizer=make_optimizer(config, parameter_groups(model.params, config.weight_decay, 10.0), model.ops),
         objective=objective or LanguageModelling(),
         rng=np.random.default_rng(3),
         path=directory / "train.safetensors",

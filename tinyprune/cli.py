@@ -150,7 +150,9 @@ def add_setting(sub: argparse.ArgumentParser) -> None:
 
 def add_backend(sub: argparse.ArgumentParser) -> None:
     """--backend."""
-    sub.add_argument("--backend", default="numba", help="numba, compiled, or numpy, the textbook (%(default)s)")
+    sub.add_argument(
+        "--backend", default="numba", help="numba, compiled; numpy, the textbook; cuda, an NVIDIA GPU (%(default)s)"
+    )
 
 
 def add_gate_options(sub: argparse.ArgumentParser) -> None:

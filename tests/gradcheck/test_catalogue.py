@@ -126,7 +126,8 @@ def real_numbers_only() -> SimpleNamespace:
 
         return guarded
 
-    return SimpleNamespace(**{name: refusing(operation) for name, operation in vars(get_backend("numpy")).items()})
+    backend = vars(get_backend("numpy"))
+    return SimpleNamespace(**backend | {name: refusing(backend[name]) for name in ops.__all__})
 
 
 def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
@@ -136,6 +137,11 @@ def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
     with pytest.raises(UsageError, match="mode must be central, got complex"):
         check_all("linear", "complex", real_numbers_only())
     assert check_all("linear", "complex", get_backend("numpy"))[0]["mode"] == "complex"
+
+
+def test_a_backend_that_computes_on_a_gpu_is_refused():
+    with pytest.raises(UsageError, match="in float64, and this backend computes in float32"):
+        check_all("linear", ops=SimpleNamespace(**vars(get_backend("numpy")) | {"to_device": lambda x: x}))
 
 
 def test_check_all_reports_the_worst_argument_of_the_backend_that_it_is_given():

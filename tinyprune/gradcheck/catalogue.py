@@ -17,7 +17,7 @@ import numpy as np
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck.checker import check_gradients
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import get_backend, unchanged
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 
@@ -288,9 +288,14 @@ def check_all(
         ops: backend, by default the textbook.
 
     Raises:
-        UsageError: for "complex" with a backend that refuses complex numbers.
+        UsageError: for "complex" with a backend that refuses complex numbers, and for one that computes on a GPU.
     """
     ops = ops or get_backend("numpy")
+    if ops.to_device is not unchanged:
+        raise UsageError(
+            "gradients are checked by differences in float64, and this backend computes in float32; its tests compare "
+            "it with the textbook, whose gradients are checked: pytest tests/kernels/cuda"
+        )
     if mode is None:
         mode = "complex" if takes_complex(ops) else "central"
     elif mode == "complex" and not takes_complex(ops):

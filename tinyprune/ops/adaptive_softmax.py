@@ -60,19 +60,8 @@ def adaptive_softmax_forward(
     Raises:
         ValueError: if a target is not an integer in 0 … V−1, or the shapes do not fit together.
     """
+    check_arguments(x, targets, tables, projections, cluster_weight, cluster_bias, biases)
     bounds = cluster_bounds(tables)
-    if targets.shape != x.shape[:-1] or targets.size == 0:
-        raise ValueError(f"targets must have shape {x.shape[:-1]}, one or more, got {targets.shape}")
-    check_ids(targets, bounds[-1][1], "targets")
-    check_projections(tables, projections)
-    C, D = len(tables) - 1, x.shape[-1]
-    if cluster_weight.shape != (C, D) or cluster_bias.shape != (C,):
-        raise ValueError(
-            f"cluster_weight and cluster_bias must have shapes {(C, D)} and {(C,)}, got {cluster_weight.shape} and "
-            f"{cluster_bias.shape}"
-        )
-    if [len(bias) for bias in biases] != [len(table) for table in tables]:
-        raise ValueError(f"biases must have one number for each row of tables, got {[bias.shape for bias in biases]}")
     rows, flat = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
 
     V0 = len(tables[0])
@@ -155,3 +144,20 @@ def adaptive_log_probabilities(
         logits, _ = parts.linear_forward(narrow, tables[c].T, biases[c])
         log_p.append(head[..., V0 + c - 1, None] + parts.log_softmax(logits))
     return np.concatenate(log_p, -1)
+
+
+def check_arguments(x, targets, tables, projections, cluster_weight, cluster_bias, biases) -> None:
+    """Raise ValueError, naming the argument, unless everything fits together."""
+    bounds = cluster_bounds(tables)
+    if targets.shape != x.shape[:-1] or targets.size == 0:
+        raise ValueError(f"targets must have shape {x.shape[:-1]}, one or more, got {targets.shape}")
+    check_ids(targets, bounds[-1][1], "targets")
+    check_projections(tables, projections)
+    C, D = len(tables) - 1, x.shape[-1]
+    if cluster_weight.shape != (C, D) or cluster_bias.shape != (C,):
+        raise ValueError(
+            f"cluster_weight and cluster_bias must have shapes {(C, D)} and {(C,)}, got {cluster_weight.shape} and "
+            f"{cluster_bias.shape}"
+        )
+    if [len(bias) for bias in biases] != [len(table) for table in tables]:
+        raise ValueError(f"biases must have one number for each row of tables, got {[bias.shape for bias in biases]}")

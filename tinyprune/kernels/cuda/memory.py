@@ -18,6 +18,7 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.jit import SIMULATED, Window
+from tinyprune.kernels.gpu import explained
 
 SMALLEST = 64  # entries of 4 bytes
 GARBAGE = np.int32(-1)  # as float32 a NaN
@@ -91,7 +92,7 @@ def allocate(size: int) -> Any:
     except CudaAPIError as error:
         if "OUT_OF_MEMORY" in str(error):
             raise MemoryError(str(error)) from None
-        raise
+        raise explained(error) or error from None
 
 
 POOL = Pool()
