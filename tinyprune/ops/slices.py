@@ -58,10 +58,15 @@ def put_slices(part: NDArray, index: Sequence[int], axis: int, n: int, width: in
 
 def entries(index: Sequence[int], n: int, width: int) -> NDArray[np.int64]:
     """Where along their axis the entries of these of n slices lie, (len(index)·width,)."""
+    check_index(index, n)
     first = np.asarray(index, np.int64) * width
-    if first.size and not 0 <= first.min() <= first.max() < n * width:
-        raise ValueError(f"index must lie in 0 … {n - 1}, got {list(index)}")
     return (first[:, None] + np.arange(width)).reshape(-1)
+
+
+def check_index(index: Sequence[int], n: int) -> None:
+    """Raise ValueError unless all numbers are those of one of n slices."""
+    if len(index) and not 0 <= min(index) <= max(index) < n:
+        raise ValueError(f"index must lie in 0 … {n - 1}, got {list(index)}")
 
 
 def slice_count(name: str, x: NDArray, axis: int, width: int) -> int:
