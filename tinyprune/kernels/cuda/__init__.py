@@ -3,34 +3,50 @@
 `jit` says how kernels are compiled and launched, `array` what an array in the GPU's memory is, `memory` where it lives.
 """
 
+from tinyprune.kernels.cuda.adamw import adamw_update
 from tinyprune.kernels.cuda.add import add
 from tinyprune.kernels.cuda.array import to_device, to_host
 from tinyprune.kernels.cuda.context import context_backward, context_forward
+from tinyprune.kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.kernels.cuda.dropout import dropout_backward, dropout_forward
+from tinyprune.kernels.cuda.embedding import embedding_backward, embedding_forward
 from tinyprune.kernels.cuda.jit import COMPILING, compilations
 from tinyprune.kernels.cuda.join import join
+from tinyprune.kernels.cuda.lamb import lamb_update
 from tinyprune.kernels.cuda.layernorm import layernorm_backward, layernorm_forward
+from tinyprune.kernels.cuda.norm import squared_norm, squared_norms
 from tinyprune.kernels.cuda.positions import positions_backward, positions_forward
 from tinyprune.kernels.cuda.residual import residual_backward, residual_forward
+from tinyprune.kernels.cuda.sgd import sgd_update
 from tinyprune.kernels.cuda.slices import put_slices, take_slices
 from tinyprune.kernels.cuda.top_k import top_k_backward, top_k_forward
 
 __all__ = [
     "COMPILING",
+    "adamw_update",
     "add",
     "compilations",
     "context_backward",
     "context_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
     "dropout_backward",
     "dropout_forward",
+    "embedding_backward",
+    "embedding_forward",
     "join",
+    "lamb_update",
     "layernorm_backward",
     "layernorm_forward",
+    "log_softmax",
     "positions_backward",
     "positions_forward",
     "put_slices",
     "residual_backward",
     "residual_forward",
+    "sgd_update",
+    "squared_norm",
+    "squared_norms",
     "take_slices",
     "to_device",
     "to_host",

@@ -36,9 +36,9 @@ def drop(x, factor, key0, key1, limit, size, out):
         out[i] = x[i] * keep_factor(i, factor, key0, key1, limit)
 
 
-def mask_of(rate: float, keys: tuple[int, int]) -> tuple:
-    """What `keep_factor` needs to know of a mask: 1 / (1 − rate), the keys and the threshold."""
-    return np.float32(1 / (1 - rate)), *map(np.uint32, (*keys, threshold(rate)))
+def mask_of(rate: float, keys: tuple[int, int], factor: float = 1.0) -> tuple:
+    """What `keep_factor` takes after the number of an entry. At rate 0 it is the factor for all, whatever the keys."""
+    return np.float32(factor / (1 - rate)), *map(np.uint32, (*keys, threshold(rate)))
 
 
 def apply(x: DeviceArray, rate: float, keys: tuple[int, int]) -> DeviceArray:

@@ -1,0 +1,124 @@
+"""The optimizers' updates, each against the textbook's in float64; gradients with gaps, norms of 0, bad arguments."""
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.kernels import cuda
+from tinyprune.kernels.cuda.array import empty, to_device, to_host
+from tinyprune.kernels.cuda.lamb import rate_of
+from tinyprune.kernels.cuda.norm import Sums
+
+from .compare import assert_close, normal
+
+SGD = {"lr": 0.1, "decay": 0.3, "beta1": 0.8}
+ADAM = {**SGD, "beta2": 0.95, "eps": 1e-3}
+RULES = {
+    "sgd": (cuda.sgd_update, ops.sgd_update, ("param", "grad", "momentum"), SGD),
+    "adamw": (cuda.adamw_update, ops.adamw_update, ("param", "grad", "m", "v"), ADAM),
+    "lamb": (cuda.lamb_update, ops.lamb_update, ("param", "grad", "m", "v"), ADAM),
+}
+each_rule = pytest.mark.parametrize("rule", RULES)
+
+
+def inputs(rule, shape):
+    """θ, gradient and moments. All but θ and the gradient are positive: v is an average of squares."""
+    param, grad, *moments = normal(*[shape] * len(RULES[rule][2]))
+    return [param, grad, *map(np.abs, moments)]
+
+
+def step(rule, arrays, textbook=False, t=3, **more):
+    """One step, on the GPU or as in the textbook."""
+    ours, theirs, _, options = RULES[rule]
+    counted = {} if rule == "sgd" else {"step": t}
+    (theirs if textbook else ours)(*arrays, **options, **counted, **more)
+
+
+@each_rule
+@pytest.mark.parametrize("shape", [(7, 41), (), (1,), (257,), (0, 3)])
+def test_equals_textbook(place, rule, shape):
+    arrays = [np.asarray(x) for x in inputs(rule, shape)]
+    expected = [np.array(x, float) for x in arrays]
+    given = [to_device(x) for x in arrays]
+    for t in (1, 2, 100):
+        step(rule, given, t=t, grad_scale=0.7)
+        step(rule, expected, textbook=True, t=t, grad_scale=0.7)
+    assert_close(given, expected)
+    assert np.array_equal(to_host(given[1]), arrays[1])
+
+
+def test_lambs_rate_from_more_sums_than_a_block_has_threads(place):
+    """As of a tensor that is more than 256 blocks large."""
+    of_param, of_d = np.random.default_rng(1).random((2, 300))
+    sums, rate = Sums(600), empty(())
+    sums.lease.write(0, np.concatenate([of_param, of_d]).view(np.int32))
+    rate_of(1, sums, 300, 0.3, rate)
+    assert_close(rate, 0.3 * np.sqrt(of_param.sum() / of_d.sum()))
+
+
+@each_rule
+def test_the_gradient_is_not_scaled_unless_asked(place, rule):
+    arrays = inputs(rule, (50,))
+    one, other = ([to_device(x) for x in arrays] for _ in range(2))
+    step(rule, one)
+    step(rule, other, grad_scale=1.0)
+    for a, b in zip(one, other, strict=True):
+        assert np.array_equal(to_host(a), to_host(b))
+
+
+@each_rule
+def test_gradients_with_gaps(place, rule):
+    param, grad, *moments = inputs(rule, (6, 8))
+    given, expected = ([to_device(x) for x in (param, *moments)] for _ in range(2))
+    wide = to_device(np.pad(grad.T, ((1, 2), (0, 3))))
+    step(rule, [given[0], wide[1:9, :6].T, *given[1:]])
+    step(rule, [expected[0], to_device(grad), *expected[1:]])
+    for a, b in zip(given, expected, strict=True):
+        assert np.array_equal(to_host(a), to_host(b))
+
+
+@pytest.mark.parametrize(("start", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
+def test_lamb_with_a_norm_of_zero(place, start, gradient):
+    """A tensor of zeros leaves zero; one without a direction stays where it is."""
+    arrays = [to_device(np.full(5, value, np.float32)) for value in (start, gradient, 0, 0)]
+    cuda.lamb_update(*arrays, **ADAM | {"decay": 0.0, "eps": 1e-12}, step=1)
+    assert_close(arrays[0], np.full(5, start - ADAM["lr"] * gradient))
+
+
+@each_rule
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_inf_as_in_the_textbook(place, rule, bad):
+    arrays = inputs(rule, (40,))
+    arrays[1][5] = bad
+    expected = [np.array(x, float) for x in arrays]
+    given = [to_device(x) for x in arrays]
+    with np.errstate(all="ignore"):
+        step(rule, given)
+        step(rule, expected, textbook=True)
+    for a, b in zip(given, expected, strict=True):
+        np.testing.assert_allclose(to_host(a), b, rtol=1e-4)
+
+
+ONES = np.ones((3, 4), np.float32)
+BAD_ARRAYS = [
+    (rule, name, bad, message)
+    for rule, (*_, names, _) in RULES.items()
+    for name in names
+    for bad, message in (
+        (lambda: to_device(ONES).T, r"must have the shape of param, \(3, 4\), got \(4, 3\)"),
+        (lambda: to_device(np.ones((3, 8), np.float32))[:, 2:6], "is updated in place and must be C-contiguous"),
+        (lambda: ONES, "must be in the GPU's memory, got ndarray"),
+        (lambda: to_device(ONES.astype(np.int32)), "must be float32 for the cuda backend, got int32"),
+    )
+    if not (name == "param" and "shape" in message) and not (name == "grad" and "in place" in message)
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "bad", "message"), BAD_ARRAYS)
+def test_bad_arrays_change_nothing(place, rule, name, bad, message):
+    arrays = {each: to_device(ONES) for each in RULES[rule][2]} | {name: bad()}
+    copies = [to_host(x).copy() for x in arrays.values()]
+    with pytest.raises(ValueError, match=f"{name} {message}"):
+        step(rule, list(arrays.values()))
+    for x, copy in zip(arrays.values(), copies, strict=True):
+        assert np.array_equal(to_host(x), copy)

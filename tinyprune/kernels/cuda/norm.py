@@ -1,0 +1,87 @@
+"""Squared norms: the sums of the squares of all entries. See `tinyprune.ops.norm`.
+
+    for i: sum += x[i]²                      in float64
+
+One block for every `EACH` entries; a thread adds every `THREADS`th of these, and the threads' sums are joined. float64
+is on purpose: a square of float32 may be too large for float32. Python adds the blocks' sums, of all arrays, after one
+copy out of the GPU's memory: it waits once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+from numba import float64, types
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cuda.arguments import check_floats, contiguous
+from tinyprune.kernels.cuda.array import DeviceArray
+from tinyprune.kernels.cuda.jit import blocks, cuda, floats, int32, kernel
+from tinyprune.kernels.cuda.memory import Lease
+from tinyprune.kernels.cuda.reduce import block_sum
+
+THREADS = 256
+EACH = 32 * THREADS
+
+doubles = types.CPointer(float64)
+
+
+@kernel(floats, int32, int32, doubles, threads=THREADS, hot=True, float64=True)
+def squares(x, size, first, sums):
+    """sums[first + block]: of the squares of each block's entries of x, flat."""
+    scratch = cuda.shared.array(THREADS, float64)
+    block, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    total = float64(0)
+    for i in range(block * EACH + thread, min((block + 1) * EACH, size), THREADS):
+        value = float64(x[i])
+        total += value * value
+    total = block_sum(total, scratch)
+    if thread == 0:
+        sums[first + block] = total
+
+
+class Sums:
+    """float64 numbers in the GPU's memory, for kernels that say `doubles`."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.lease = Lease(2 * size)
+
+    @property
+    def pointer(self) -> Any:
+        """What a kernel takes for them."""
+        return self.lease.pointer(0, 2 * self.size, np.dtype(np.float64))
+
+    def to_host(self) -> NDArray[np.float64]:
+        """A copy in main memory, once they are computed."""
+        values = np.empty(self.size, np.float64)
+        if self.size:
+            self.lease.read(0, values.view(np.int32))
+        return values
+
+
+def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[Sums, list[tuple[int, int]]]:
+    """The blocks' sums of all arrays, and where those of each begin and end."""
+    ends = list(accumulate((blocks(x.size, EACH) for x in arrays), initial=0))
+    places = list(pairwise(ends))
+    sums = Sums(ends[-1])
+    for x, (first, end) in zip(arrays, places, strict=True):
+        squares(end - first, contiguous(x), x.size, first, sums)
+    return sums, places
+
+
+def squared_norms(arrays: Sequence[DeviceArray]) -> list[float]:
+    """‖x‖² over all entries of each array, in float64: `ops.squared_norms` for float32. Waits once for the GPU."""
+    check_floats(**{f"arrays[{i}]": x for i, x in enumerate(arrays)})
+    sums, places = sum_squares(arrays)
+    values = sums.to_host()
+    return [float(values[first:end].sum()) for first, end in places]
+
+
+def squared_norm(x: DeviceArray) -> float:
+    """‖x‖² over all entries, in float64: `ops.squared_norm` for float32. Waits for the GPU."""
+    check_floats(x=x)
+    return squared_norms([x])[0]
