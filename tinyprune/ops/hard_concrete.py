@@ -51,14 +51,11 @@ def hard_concrete_forward(
     Raises:
         ValueError: if beta, gamma or zeta is out of range or `u` does not match.
     """
-    if not (beta > 0 and gamma < 0 and zeta > 1):
-        raise ValueError(f"needed are beta > 0, gamma < 0, zeta > 1; got beta {beta}, gamma {gamma}, zeta {zeta}")
+    check_arguments(log_alpha, u, beta, gamma, zeta)
     if u is None:
         temperature = 1.0
         s = sigmoid(log_alpha)
     else:
-        if u.shape != log_alpha.shape:
-            raise ValueError(f"u must have the shape of log_alpha, {log_alpha.shape}, got {u.shape}")
         temperature = beta
         s = sigmoid((np.log(u) - np.log1p(-u) + log_alpha) / temperature)
     stretched = s * (zeta - gamma) + gamma
@@ -87,3 +84,11 @@ def hard_concrete_backward(dout: NDArray, cache: tuple) -> NDArray:
     ds = dout * inside * stretch
     # s = sigmoid((… + log_alpha) / beta)
     return ds * s * (1 - s) / temperature
+
+
+def check_arguments(log_alpha: NDArray, u: NDArray | None, beta: float, gamma: float, zeta: float) -> None:
+    """Raise ValueError unless the gate's numbers are in their ranges and `u` is None or of the shape of `log_alpha`."""
+    if not (beta > 0 and gamma < 0 and zeta > 1):
+        raise ValueError(f"needed are beta > 0, gamma < 0, zeta > 1; got beta {beta}, gamma {gamma}, zeta {zeta}")
+    if u is not None and u.shape != log_alpha.shape:
+        raise ValueError(f"u must have the shape of log_alpha, {log_alpha.shape}, got {u.shape}")

@@ -10,8 +10,10 @@ from tinyprune.kernels.cuda.context import context_backward, context_forward
 from tinyprune.kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.kernels.cuda.dropout import dropout_backward, dropout_forward
 from tinyprune.kernels.cuda.embedding import embedding_backward, embedding_forward
+from tinyprune.kernels.cuda.hard_concrete import hard_concrete_backward, hard_concrete_forward
 from tinyprune.kernels.cuda.jit import COMPILING, compilations
 from tinyprune.kernels.cuda.join import join
+from tinyprune.kernels.cuda.l0 import l0_backward, l0_forward
 from tinyprune.kernels.cuda.lamb import lamb_update
 from tinyprune.kernels.cuda.layernorm import layernorm_backward, layernorm_forward
 from tinyprune.kernels.cuda.norm import squared_norm, squared_norms
@@ -34,7 +36,11 @@ __all__ = [
     "dropout_forward",
     "embedding_backward",
     "embedding_forward",
+    "hard_concrete_backward",
+    "hard_concrete_forward",
     "join",
+    "l0_backward",
+    "l0_forward",
     "lamb_update",
     "layernorm_backward",
     "layernorm_forward",

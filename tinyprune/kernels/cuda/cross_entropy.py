@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.arguments import check_floats, contiguous
 from tinyprune.kernels.cuda.array import DeviceArray, empty, to_device
-from tinyprune.kernels.cuda.copies import fill
-from tinyprune.kernels.cuda.jit import blocks, cuda, device, float32, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.jit import cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.reduce import block_max, block_sum
+from tinyprune.kernels.cuda.scaled import scaled
 from tinyprune.ops.cross_entropy import check_targets
 
 THREADS = 128
@@ -108,24 +108,6 @@ def mean_of(x, size, mean):
         mean[0] = total / float32(size)
 
 
-@kernel(floats, floats, int32, floats, threads=THREADS)
-def times(x, factor, size, out):
-    """out = x · factor[0], all flat."""
-    i = cuda.grid(1)
-    if i < size:
-        out[i] = x[i] * factor[0]
-
-
-def scalar(value: float | DeviceArray) -> DeviceArray:
-    """A number in the GPU's memory, of shape ()."""
-    if isinstance(value, DeviceArray):
-        check_floats(dout=value)
-        return value
-    x = empty(())
-    fill(1, x, 1, np.float32(value))
-    return x
-
-
 def log_softmax(logits: DeviceArray) -> DeviceArray:
     """log p over the last axis: `ops.log_softmax` for float32."""
     check_floats(logits=logits)
@@ -166,6 +148,4 @@ def cross_entropy_backward(dout: float | DeviceArray, cache: tuple) -> DeviceArr
     (dlogits,) = cache
     if not isinstance(dout, DeviceArray) and dout == 1:
         return dlogits
-    out = empty(dlogits.shape)
-    times(blocks(out.size, THREADS), dlogits, scalar(dout), out.size, out)
-    return out
+    return scaled(dlogits, dout)
