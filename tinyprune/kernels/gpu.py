@@ -160,7 +160,8 @@ def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> 
     """A kernel for a GPU of this compute capability, which need not be here.
 
     Args:
-        kernel: a function, or what `cuda.jit` has made of one.
+        kernel: a function, or what `cuda.jit` has made of one. Its attribute `launch_bounds`, if it has one, goes to
+            the compiler.
         signature: its types, `numba.void(…)`.
         capability: such as (9, 0).
 
@@ -175,8 +176,9 @@ def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> 
 
     function = getattr(kernel, "py_func", kernel)
     name = function.__name__
+    bounds = getattr(function, "launch_bounds", None)
     with pretended_gpu(capability):
-        ptx, _ = cuda.compile(function, signature, cc=capability, device=False, abi="numba")
+        ptx, _ = cuda.compile(function, signature, cc=capability, device=False, abi="numba", launch_bounds=bounds)
     symbol = re.search(r"\.entry (\w+)", ptx)[1]  # Numba's name tells module, types and more, in 300 letters
     ptx = ptx.replace(symbol, name)
     with tempfile.TemporaryDirectory() as directory:

@@ -30,12 +30,8 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    K, O = W.shape
-    if x.shape[-1] != K:
-        raise ValueError(f"x must have {K} features to match W {W.shape}, got x {x.shape}")
-    if b is not None and b.shape != (O,):
-        raise ValueError(f"b must have shape ({O},) to match W {W.shape}, got {b.shape}")
-    out = (rows(x) @ W).reshape(*x.shape[:-1], O)
+    check_arguments(x, W, b)
+    out = (rows(x) @ W).reshape(*x.shape[:-1], W.shape[1])
     if b is not None:
         out += b
     return out, (x, W, b is not None)
@@ -62,3 +58,11 @@ def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDAr
     # out += b
     db = dout_rows.sum(0) if has_bias else None
     return dx, dW, db
+
+
+def check_arguments(x: NDArray, W: NDArray, b: NDArray | None) -> None:
+    """Raise ValueError, naming the argument, unless everything fits together."""
+    if W.ndim != 2 or x.ndim < 1 or x.shape[-1] != W.shape[0]:
+        raise ValueError(f"x must have {W.shape[0]} features to match W {W.shape}, got x {x.shape}")
+    if b is not None and b.shape != W.shape[1:]:
+        raise ValueError(f"b must have shape ({W.shape[1]},) to match W {W.shape}, got {b.shape}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu.arguments import check_floats, check_gradient
 from tinyprune.kernels.cpu.matmul import matmul
+from tinyprune.ops.linear import check_arguments
 
 
 @lru_cache(maxsize=64)
@@ -47,13 +48,8 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
 
 def check(x: NDArray, W: NDArray, b: NDArray | None) -> None:
     """Raise ValueError, by the names of `linear_forward`, if these do not fit together."""
-    check_floats(x=x, W=W)
-    if W.ndim != 2 or x.ndim < 1 or x.shape[-1] != W.shape[0]:
-        raise ValueError(f"x must have {W.shape[0]} features to match W {W.shape}, got x {x.shape}")
-    if b is not None:
-        check_floats(x=x, b=b)
-        if b.shape != W.shape[1:]:
-            raise ValueError(f"b must have shape ({W.shape[1]},) to match W {W.shape}, got {b.shape}")
+    check_floats(x=x, W=W, **({} if b is None else {"b": b}))
+    check_arguments(x, W, b)
 
 
 def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray | None]:

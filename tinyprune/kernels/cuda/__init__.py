@@ -4,20 +4,29 @@
 """
 
 from tinyprune.kernels.cuda.adamw import adamw_update
+from tinyprune.kernels.cuda.adaptive_embedding import adaptive_embedding_backward, adaptive_embedding_forward
+from tinyprune.kernels.cuda.adaptive_softmax import (
+    adaptive_log_probabilities,
+    adaptive_softmax_backward,
+    adaptive_softmax_forward,
+)
 from tinyprune.kernels.cuda.add import add
 from tinyprune.kernels.cuda.array import to_device, to_host
 from tinyprune.kernels.cuda.context import context_backward, context_forward
 from tinyprune.kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.kernels.cuda.dropout import dropout_backward, dropout_forward
 from tinyprune.kernels.cuda.embedding import embedding_backward, embedding_forward
+from tinyprune.kernels.cuda.feedforward import feedforward_backward, feedforward_forward
 from tinyprune.kernels.cuda.hard_concrete import hard_concrete_backward, hard_concrete_forward
 from tinyprune.kernels.cuda.jit import COMPILING, compilations
 from tinyprune.kernels.cuda.join import join
 from tinyprune.kernels.cuda.l0 import l0_backward, l0_forward
 from tinyprune.kernels.cuda.lamb import lamb_update
 from tinyprune.kernels.cuda.layernorm import layernorm_backward, layernorm_forward
+from tinyprune.kernels.cuda.linear import linear_backward, linear_forward
 from tinyprune.kernels.cuda.norm import squared_norm, squared_norms
 from tinyprune.kernels.cuda.positions import positions_backward, positions_forward
+from tinyprune.kernels.cuda.projections import projections_backward, projections_forward
 from tinyprune.kernels.cuda.residual import residual_backward, residual_forward
 from tinyprune.kernels.cuda.sgd import sgd_update
 from tinyprune.kernels.cuda.slices import put_slices, take_slices
@@ -26,6 +35,11 @@ from tinyprune.kernels.cuda.top_k import top_k_backward, top_k_forward
 __all__ = [
     "COMPILING",
     "adamw_update",
+    "adaptive_embedding_backward",
+    "adaptive_embedding_forward",
+    "adaptive_log_probabilities",
+    "adaptive_softmax_backward",
+    "adaptive_softmax_forward",
     "add",
     "compilations",
     "context_backward",
@@ -36,6 +50,8 @@ __all__ = [
     "dropout_forward",
     "embedding_backward",
     "embedding_forward",
+    "feedforward_backward",
+    "feedforward_forward",
     "hard_concrete_backward",
     "hard_concrete_forward",
     "join",
@@ -44,9 +60,13 @@ __all__ = [
     "lamb_update",
     "layernorm_backward",
     "layernorm_forward",
+    "linear_backward",
+    "linear_forward",
     "log_softmax",
     "positions_backward",
     "positions_forward",
+    "projections_backward",
+    "projections_forward",
     "put_slices",
     "residual_backward",
     "residual_forward",

@@ -75,16 +75,27 @@ class Kernel:
         threads: of a block, along x, or along x and y.
         hot: whether training spends its time in it, so that no register may be spilled.
         float64: whether it computes in float64 on purpose.
+        resident: how many of its blocks a multiprocessor is to have room for at a time, or 0 for as it comes: the
+            compiler then uses no more registers than that leaves.
     """
 
     def __init__(
-        self, function: Callable, signature: Any, threads: int | tuple[int, int], hot: bool, float64: bool
+        self,
+        function: Callable,
+        signature: Any,
+        threads: int | tuple[int, int],
+        hot: bool,
+        float64: bool,
+        resident: int,
     ) -> None:
         self.function = function
         self.signature = signature
         self.threads = threads
         self.hot = hot
         self.float64 = float64
+        self.resident = resident
+        if resident:
+            function.launch_bounds = (int(np.prod(threads)), resident)
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
 
@@ -99,10 +110,14 @@ class Kernel:
             return cuda.jit(self.function)
         for tell in LISTENERS:
             tell(self.__name__)
+        bounds = getattr(self.function, "launch_bounds", None)
         try:
-            return cuda.jit(self.signature)(self.function)
+            return cuda.jit(self.signature, launch_bounds=bounds)(self.function)
         except Exception as error:
-            raise explained(error) or error from error
+            meaning = explained(error)
+            if meaning is None:
+                raise
+            raise meaning from error
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch so many blocks, along x, y and z. Returns before they are done.
@@ -135,12 +150,12 @@ KERNELS: list[Kernel] = []  # all there are, for the compiler's tests and `tinyp
 
 
 def kernel(
-    *arguments: Any, threads: int | tuple[int, int], hot: bool = False, float64: bool = False
+    *arguments: Any, threads: int | tuple[int, int], hot: bool = False, float64: bool = False, resident: int = 0
 ) -> Callable[[Callable], Kernel]:
     """Make a kernel of a function whose arguments have these types; see `Kernel`."""
 
     def made(function: Callable) -> Kernel:
-        KERNELS.append(Kernel(function, void(*arguments), threads, hot, float64))
+        KERNELS.append(Kernel(function, void(*arguments), threads, hot, float64, resident))
         return KERNELS[-1]
 
     return made

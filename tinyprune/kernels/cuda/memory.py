@@ -92,7 +92,10 @@ def allocate(size: int) -> Any:
     except CudaAPIError as error:
         if "OUT_OF_MEMORY" in str(error):
             raise MemoryError(str(error)) from None
-        raise explained(error) or error from None
+        meaning = explained(error)
+        if meaning is None:
+            raise
+        raise meaning from error
 
 
 POOL = Pool()

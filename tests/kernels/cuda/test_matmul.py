@@ -1,0 +1,263 @@
+"""The matrix product against float64: shapes, layouts, views, what is added, sums in parts, bad arguments."""
+
+import numpy as np
+import pytest
+
+from tinyprune.kernels.cuda import matmul as module
+from tinyprune.kernels.cuda.array import to_device, to_host
+from tinyprune.kernels.cuda.matmul import division, matmul
+
+from .compare import assert_close, normal
+
+TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
+
+
+def in_float64(x, W, **added):
+    """The product of the matrix of all rows of x with W, in float64, and what is added at the end."""
+    out = x.astype(np.float64) @ W.astype(np.float64)
+    return sum((a for a in added.values() if a is not None), out)
+
+
+def laid_out(x, layout):
+    """The numbers of a matrix in the GPU's memory, in another order or with other numbers between them."""
+    rows, columns = x.shape
+    if layout == "transposed":
+        return to_device(x.T.copy()).T
+    if layout in ("gaps", "gaps of four"):
+        skip = 4 if layout == "gaps of four" else 1
+        wide = np.full((rows + 1, -(-columns // 4) * 4 + 2 * skip), np.nan, np.float32)
+        wide[1:, skip : skip + columns] = x
+        return to_device(wide)[1:, skip : skip + columns]
+    if layout == "transposed gaps":
+        return laid_out(np.ascontiguousarray(x.T), "gaps").T
+    return to_device(x)
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """Sets constants of the module for a test."""
+
+    def to(**values):
+        module.plan.cache_clear()
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+
+    yield to
+    module.plan.cache_clear()
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize(
+    ("M", "K", "N"), [(1, 1, 1), (9, 17, 6), (65, 37, 67), (12, 16, 8), (1, 70, 37), (8, 5, 33), (3, 40, 1)]
+)
+def test_shapes_and_transposes(place, M, K, N, transpose_a, transpose_b):
+    a, b = normal((M, K), (K, N))
+    got = matmul(
+        to_device(a.T.copy() if transpose_a else a),
+        to_device(b.T.copy() if transpose_b else b),
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+    )
+    assert_close(got, in_float64(a, b))
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES[:3])
+@pytest.mark.parametrize(("M", "K", "N"), [(131, 19, 130), (132, 16, 4)])
+def test_large_tiles(place, settings, M, K, N, transpose_a, transpose_b):
+    """A little more than a tile, and numbers that can be read four at a time."""
+    settings(TILES=(128,))
+    test_shapes_and_transposes(place, M, K, N, transpose_a, transpose_b)
+
+
+@pytest.mark.parametrize("layout", ["plain", "transposed", "gaps", "gaps of four", "transposed gaps"])
+@pytest.mark.parametrize(
+    ("M", "bias", "residual", "relu"), [(9, True, True, True), (3, True, True, True), (9, 0, 0, 1)]
+)
+def test_layouts_and_what_is_added(place, layout, M, bias, residual, relu):
+    a, b, c, r = normal((M, 21), (21, 34), (34,), (M, 34))
+    got = matmul(
+        laid_out(a, layout),
+        laid_out(b, layout),
+        bias=to_device(c) if bias else None,
+        residual=laid_out(r, layout) if residual else None,
+        relu=bool(relu),
+    )
+    expected = in_float64(a, b, bias=c if bias else None, residual=r if residual else None)
+    assert_close(got, np.maximum(expected, 0) if relu else expected)
+
+
+@pytest.mark.parametrize("N", [8, 7])
+def test_sums_in_parts(place, both_orders, settings, N):
+    """Several parts along k, the last one short; groups of rows, and what is added when they are joined."""
+    settings(SHORTEST=16)
+    a, b, bias, residual = normal((9, 50), (50, N), (N,), (9, N))
+    assert division(9, N, 50) == (64, 3)
+    expected = in_float64(a, b, bias=bias, residual=residual)
+    device_a, device_b = to_device(a), to_device(b)
+    got = matmul(device_a, device_b, bias=to_device(bias), residual=to_device(residual), relu=True)
+    assert_close(got, np.maximum(expected, 0))
+    got = matmul(to_device(a.T.copy()), device_b, transpose_a=True)
+    assert_close(got, in_float64(a, b))
+    again = matmul(to_device(a.T.copy()), device_b, transpose_a=True)
+    assert np.array_equal(to_host(got), to_host(again))
+    test_the_last_rows_of_each_batch_entry(place, 2, 20, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("B", "T", "skip", "O"), [(2, 5, 2, 8), (3, 1, 2, 5), (2, 19, 1, 3), (2, 0, 3, 4), (0, 2, 1, 4)]
+)
+def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
+    S, K = T + skip, 12
+    n, W, dn, g, wide = normal((B, S, K), (K, O), (B, S, O), (B, T, O), (B, S + 1, O + 2))
+    part = to_device(n)[:, skip:]
+    rows = n[:, skip:].reshape(B * T, K)
+    expected = in_float64(n[:, skip:], W)
+    assert_close(matmul(part, to_device(W)), expected)
+    # into some rows, the others untouched
+    target = to_device(dn)
+    last = target[:, skip:]
+    assert matmul(part, to_device(W), residual=last, out=last) is last
+    assert_close(last, expected + dn[:, skip:])
+    assert np.array_equal(to_host(target)[:, :skip], dn[:, :skip])
+    matmul(to_device(np.ascontiguousarray(n[:, skip:])), to_device(W), out=last)
+    assert_close(last, expected)
+    # a sum over all rows, those of the other matrix in groups or not
+    assert_close(matmul(part, to_device(g), transpose_a=True), in_float64(rows.T, g.reshape(B * T, O)))
+    other = to_device(wide)[:, skip + 1 :, 1 : O + 1]
+    expected = in_float64(rows.T, wide[:, skip + 1 :, 1 : O + 1].reshape(B * T, O))
+    assert_close(matmul(part, other, transpose_a=True), expected)
+
+
+def test_more_axes_stand_for_their_rows(place):
+    x, W = normal((2, 3, 4, 5), (5, 6))
+    on_device = to_device(x)
+    for view in ((), (slice(None), slice(None), slice(1, 3)), (slice(None), slice(1, 3), slice(1, 3))):
+        part = x[view]
+        got = matmul(on_device[view], to_device(W))
+        assert_close(got, part.astype(np.float64) @ W)
+        got = matmul(on_device[view], on_device[view], transpose_a=True)
+        assert_close(got, np.einsum("abck,abcn->kn", part, part, dtype=np.float64))
+    # groups of rows that do not match
+    x, g, out = normal((2, 3, 4, 5), (2, 6, 4, 6), (2, 3, 5, 6))
+    got = matmul(to_device(x)[:, 1:], to_device(g)[:, 1:3, :, :4], transpose_a=True)
+    assert_close(got, np.einsum("abck,abcn->kn", x[:, 1:], g[:, 1:3, :, :4], dtype=np.float64))
+    target = to_device(out)[:, :2, :4]
+    with pytest.raises(ValueError, match="out must consist of rows"):
+        matmul(to_device(x)[:, 1:], to_device(W), out=target)
+    target = to_device(out)[1, :, :4]
+    assert_close(matmul(to_device(x)[1], to_device(W), out=target), x[1].astype(np.float64) @ W)
+    target = to_device(out[:, :, :4])[:, :2]
+    assert_close(matmul(to_device(x)[1:, :2, 1:3], to_device(W), out=to_device(out)[1:, :2, 1:3]), x[1:, :2, 1:3] @ W)
+
+
+@pytest.mark.parametrize(("M", "K", "N"), [(0, 3, 4), (3, 0, 4), (9, 0, 4), (3, 4, 0), (9, 4, 0), (0, 0, 0)])
+def test_nothing_to_add_up(place, M, K, N):
+    a, b, bias = normal((M, K), (K, N), (N,))
+    assert_close(matmul(to_device(a), to_device(b), bias=to_device(bias)), in_float64(a, b, bias=bias))
+    assert_close(matmul(to_device(a.T.copy()), to_device(b), transpose_a=True), in_float64(a, b))
+
+
+@pytest.mark.parametrize("M", [5, 13])
+def test_nothing_else_is_written(place, M):
+    a, b = normal((M, 7), (7, 35))
+    for first, columns in ((3, 38), (4, 39)):
+        frame = to_device(np.full((M + 4, 44), 5, np.float32))
+        matmul(to_device(a), to_device(b), out=frame[2:-2, first:columns])
+        got = to_host(frame)
+        assert_close(to_device(got[2:-2, first:columns].copy()), in_float64(a, b))
+        got[2:-2, first:columns] = 5
+        assert (got == 5).all()
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize("M", [5, 61])
+def test_a_bad_number_spoils_its_row_or_column_alone(place, M, transpose_a, transpose_b):
+    a, b = normal((M, 37), (37, 35))
+    a[M - 1, 3], b[5, 34] = np.nan, np.inf
+    given = laid_out(a.T, "gaps") if transpose_a else laid_out(a, "gaps"), laid_out(b.T if transpose_b else b, "gaps")
+    with np.errstate(invalid="ignore"):
+        got = to_host(matmul(*given, transpose_a=transpose_a, transpose_b=transpose_b))
+    bad = ~np.isfinite(got)
+    assert bad[M - 1].all() and bad[:, 34].all() and bad.sum() == M + 35 - 1
+
+
+@pytest.mark.parametrize("M", [3, 9])
+def test_relu_keeps_nan(place, settings, M):
+    a, b = normal((M, 40), (40, 5))
+    a[1] = np.nan
+    for shortest in (256, 16):
+        settings(SHORTEST=shortest)
+        got = to_host(matmul(to_device(a), to_device(b), relu=True))
+        assert np.isnan(got[1]).all() and (np.delete(got, 1, 0) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "K", "expected"),
+    [
+        (36_864, 512, 512, (128, 1)),  # many rows: no parts
+        (512, 512, 36_864, (128, 16)),  # a weight's gradient
+        (512, 2048, 36_864, (128, 4)),
+        (2048, 128, 128, (64, 1)),  # small tiles, since there are few
+        (128, 128, 2048, (64, 8)),
+        (1, 1, 10**6, (128, 256)),
+        (10, 10, 0, (64, 1)),
+    ],
+)
+def test_how_it_is_divided(M, N, K, expected):
+    assert division(M, N, K) == expected
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "message"),
+    [
+        ((2, 3), (4, 5), {}, r"columns of a must be as many as the rows of b, got a \(2, 3\) and b \(4, 5\)"),
+        ((2, 3), (3, 5), {"transpose_a": True}, r"a \(2, 3\), transposed, and b \(3, 5\)"),
+        ((2, 3), (3, 5), {"transpose_b": True}, r"b \(3, 5\), transposed"),
+        ((3,), (3, 5), {}, r"got a \(3,\)"),
+        ((2, 3), (3,), {}, r"b \(3,\)"),
+        ((2, 2, 3), (2, 3, 5), {}, r"b \(2, 3, 5\)"),
+        ((2, 3), (5, 2, 3), {"transpose_b": True}, r"b \(5, 2, 3\)"),
+        ((2, 4, 3), (8, 5), {"transpose_a": True}, r"b \(8, 5\)"),
+        ((2, 3), (3, 5), {"bias": (2,)}, r"bias must have shape \(5,\)"),
+        ((2, 3), (3, 5), {"bias": (1, 5)}, r"bias must have shape \(5,\)"),
+        ((2, 3), (3, 5), {"residual": (5,)}, r"residual must have shape \(2, 5\)"),
+        ((2, 3), (3, 5), {"out": (5, 2)}, r"out must have shape \(2, 5\)"),
+    ],
+)
+def test_bad_shapes(place, a, b, options, message):
+    (a, b), options = map(to_device, normal(a, b)), options.copy()
+    for name, value in options.items():
+        if isinstance(value, tuple):
+            options[name] = to_device(np.ones(value, np.float32))
+    for _ in range(2):  # what is worked out for shapes is kept, an error is not
+        with pytest.raises(ValueError, match=message):
+            matmul(a, b, **options)
+
+
+def test_bad_arrays(place):
+    x, host = to_device(np.ones((4, 4), np.float32)), np.ones((4, 4), np.float32)
+    numbers = to_device(np.ones((4, 4), np.int32))
+    for name in ("a", "b", "bias", "residual", "out"):
+        with pytest.raises(ValueError, match=f"{name} must be in the GPU's memory, got ndarray"):
+            matmul(**{"a": x, "b": x, name: host})
+        with pytest.raises(ValueError, match=f"{name} must be float32 for the cuda backend, got int32"):
+            matmul(**{"a": x, "b": x, name: numbers})
+
+
+def test_out_in_the_memory_of_an_argument(place):
+    x, y, other = (to_device(np.ones((4, 4), np.float32)) for _ in range(3))
+    with pytest.raises(ValueError, match="out must not lie in the memory of a, which is read"):
+        matmul(x, y, out=x)
+    with pytest.raises(ValueError, match="out must not lie in the memory of b, which is read"):
+        matmul(y, x.T, out=x)
+    with pytest.raises(ValueError, match="out must not lie in the memory of bias, which is read"):
+        matmul(y, y, bias=x[1], out=x)
+    long = to_device(np.ones((6, 4), np.float32))
+    with pytest.raises(ValueError, match="out must not lie in the memory of residual, which is read"):
+        matmul(y, y, residual=long[:4], out=long[1:5])
+    with pytest.raises(ValueError, match="residual must be out itself, or lie in memory as it does"):
+        matmul(y, y, residual=other.T, out=x)
+    with pytest.raises(ValueError, match=r"out must consist of rows of numbers side by side, got strides \(1, 4\)"):
+        matmul(y, y, out=x.T)
+    wide = to_device(np.ones((4, 8), np.float32))
+    assert np.array_equal(to_host(matmul(y, y, residual=wide[:, 4:], out=wide[:, 4:])), np.full((4, 4), 5))

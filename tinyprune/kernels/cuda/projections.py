@@ -1,0 +1,45 @@
+"""Projections: queries for the segment, keys and values for all of its context. See `tinyprune.ops.projections`.
+
+    for b: q[b] = n[b, S−T:] · Wq;  k[b] = n[b] · Wk;  v[b] = n[b] · Wv
+
+Products by `matmul`, which reads the last T rows of each batch entry where they lie, and adds up dn in place.
+"""
+
+from __future__ import annotations
+
+from tinyprune.kernels.cuda.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.array import DeviceArray
+from tinyprune.kernels.cuda.matmul import matmul
+from tinyprune.ops.projections import check_arguments
+
+
+def last(x: DeviceArray, T: int) -> DeviceArray:
+    """x[:, S−T:] of (B, S, D)."""
+    return x[:, x.shape[1] - T :]
+
+
+def projections_forward(
+    n: DeviceArray, Wq: DeviceArray, Wk: DeviceArray, Wv: DeviceArray, T: int
+) -> tuple[tuple[DeviceArray, DeviceArray, DeviceArray], tuple]:
+    """Queries, keys and values: `ops.projections_forward` for float32."""
+    check_floats(n=n, Wq=Wq, Wk=Wk, Wv=Wv)
+    check_arguments(n, Wq, Wk, Wv, T)
+    return (matmul(last(n, T), Wq), matmul(n, Wk), matmul(n, Wv)), (n, Wq, Wk, Wv, T)
+
+
+def projections_backward(
+    dq: DeviceArray, dk: DeviceArray, dv: DeviceArray, cache: tuple
+) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
+    """Gradients of `projections_forward`, as `ops.projections_backward`."""
+    n, Wq, Wk, Wv, T = cache
+    B, S, _ = n.shape
+    for name, dout, rows in (("dq", dq, T), ("dk", dk, S), ("dv", dv, S)):
+        check_gradient(dout, (B, rows, Wq.shape[1]), name)
+    # k = n Wk,  v = n Wv
+    dn = matmul(dk, Wk, transpose_b=True)
+    matmul(dv, Wv, transpose_b=True, residual=dn, out=dn)
+    # q = n[:, S-T:] Wq
+    part = last(dn, T)
+    matmul(dq, Wq, transpose_b=True, residual=part, out=part)
+    dWq = matmul(last(n, T), dq, transpose_a=True)
+    return dn, dWq, matmul(n, dk, transpose_a=True), matmul(n, dv, transpose_a=True)
