@@ -104,9 +104,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("bench", bench, "measure speed and memory, alone or against peers, and print ratios")
     sub.add_argument("benchmark", choices=BENCHMARKS, help="what to measure")
-    about = "compare with these: torch (for matmul it is always NumPy's BLAS)"
+    about = "compare with these: torch (for matmul it is always NumPy's BLAS; on a GPU cuBLAS, as torch calls it)"
     sub.add_argument("--peers", default="", metavar="NAMES", help=about)
-    sub.add_argument("--backend", help="whose operations are measured (numba)")
+    sub.add_argument("--backend", help="whose operations are measured: numba, numpy or cuda (numba)")
+    about = "cuda: what the compiler makes of every kernel, for which no GPU is needed"
+    sub.add_argument("--compile-only", action="store_true", help=about)
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--preset", help="the shapes of this preset or .toml file only")
     what.add_argument("--shapes", default="", metavar="NAMES", help="these only, such as tiny,relative-d128,plain-d256")
@@ -443,8 +445,13 @@ def bench(arguments: argparse.Namespace) -> None:
     from tinyprune.bench.output import text_output
     from tinyprune.tables import json_table
 
+    if arguments.plot and arguments.compile_only:
+        raise UsageError("--plot draws speeds, and --compile-only measures none")
+    backend = arguments.backend or ("cuda" if arguments.benchmark == "cuda" else None)
     shapes = arguments.preset or arguments.shapes
-    options = make_options(arguments.backend, arguments.peers, shapes, arguments.rounds, arguments.threads)
+    options = make_options(
+        backend, arguments.peers, shapes, arguments.rounds, arguments.threads, arguments.compile_only
+    )
     records = run_benchmark(arguments.benchmark, options)
     print(json_table(records) if arguments.json else text_output(records))
     if arguments.plot:

@@ -6,6 +6,10 @@
     generate    one token at a time, keys and values kept                     against PyTorch eager
     memory      peak memory and time against T, open heads and threads        against PyTorch, plain and SDPA
     ladder      the road from a plain loop to the kernels, rung by rung       against NumPy's BLAS
+    cuda        the GPU's kernels, one by one                                 against what the GPU can do, and cuBLAS
+
+All but the ladder can be run on a GPU, too (`--backend cuda`), where PyTorch then computes as well: a run ends when the
+GPU is done, products are in float32 proper on both sides, and the peer of matmul is cuBLAS.
 
 What makes the ratios fair:
 
@@ -30,6 +34,6 @@ GFLOP are nominal, see `shapes.py`: they count what the formula says, whatever t
 # name -> module with `run(options)`, which returns records; imported only when asked for
 BENCHMARKS = {
     name: f"tinyprune.bench.benchmarks.{name}"
-    for name in ("matmul", "attention", "step", "generate", "memory", "ladder")
+    for name in ("matmul", "attention", "step", "generate", "memory", "ladder", "cuda")
 }
 PEERS = ("torch",)

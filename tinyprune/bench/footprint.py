@@ -2,7 +2,8 @@
 
 It is what the first two runs need, at the worst moment, beyond what a fresh process holds that has built everything
 (weights, inputs) and has done the same once at a small size (imports, compilation). On Linux that is exact; elsewhere
-the system only tells the largest size so far, so what the small size needed is missing from it.
+the system only tells the largest size so far, so what the small size needed is missing from it. On a GPU it is the
+memory that its arrays take, as the library counts it, see `work.Gauge`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tinyprune.bench.workers import HOLD_BLAS_BACK
+from tinyprune.kernels.gpu import driver_version, gpu_name
 
 
 def processors() -> int:
@@ -44,13 +45,16 @@ def blas_name() -> str:
     return f"{blas['name']} {blas['version']}{without}"
 
 
-def describe_machine(threads: int, packages: tuple[str, ...]) -> str:
-    """Processor, threads, system, versions."""
+def gpu_and_driver() -> str:
+    """The GPU's name, and the newest CUDA that its driver knows."""
+    return f"{gpu_name()}, driver for CUDA {'.'.join(map(str, driver_version() or ()))}, "
+
+
+def describe_machine(threads: int, packages: tuple[str, ...], gpu: bool = False) -> str:
+    """Processor, threads, system, versions; before them the GPU, if it was one that computed."""
+    name = f"{gpu_and_driver() if gpu else ''}{processor_name()}"
     cores = f"{processors()} processors"
     vectors = f" with {instruction_set()}" if instruction_set() else ""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", *packages))
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("numpy", *packages))
     python = f"Python {platform.python_version()}"
-    return (
-        f"{processor_name()}{vectors}, {cores}, {threads} threads, {platform.system()}, {python}, {versions}, "
-        f"BLAS {blas_name()}"
-    )
+    return f"{name}{vectors}, {cores}, {threads} threads, {platform.system()}, {python}, {versions}, BLAS {blas_name()}"

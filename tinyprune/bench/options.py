@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 
 from tinyprune.bench import BENCHMARKS, PEERS
@@ -11,6 +12,7 @@ from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
+from tinyprune.kernels.gpu import why_unusable
 from tinyprune.tables import Record
 
 DEFAULT_BACKEND = "numba"
@@ -26,6 +28,7 @@ class Options:
         shapes: names of models, see `shapes.py`; empty for the benchmark's own list.
         rounds: turns of each contender; None for the benchmark's own number.
         threads: of each contender.
+        compile_only: whether nothing is run, only compiled.
     """
 
     backend: str
@@ -33,6 +36,12 @@ class Options:
     shapes: tuple[str, ...] = ()
     rounds: int | None = None
     threads: int = 1
+    compile_only: bool = False
+
+    @property
+    def device(self) -> str:
+        """Where a peer computes that can choose, in PyTorch's words: "cuda" if we do."""
+        return "cuda" if self.backend == "cuda" else "cpu"
 
     @property
     def subject(self) -> str:
@@ -46,6 +55,7 @@ def make_options(
     shapes: str = "",
     rounds: int | None = None,
     threads: int | None = None,
+    compile_only: bool = False,
 ) -> Options:
     """Options from what stands on the command line; `peers` and `shapes` are separated by commas.
 
@@ -64,7 +74,9 @@ def make_options(
             raise UsageError(f'--peers {peer} needs PyTorch, which is not here: python -m pip install "torch>=2.4"')
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
-    return Options(backend or DEFAULT_BACKEND, split(peers), split(shapes), rounds, threads or processors())
+    return Options(
+        backend or DEFAULT_BACKEND, split(peers), split(shapes), rounds, threads or processors(), compile_only
+    )
 
 
 def split(names: str) -> tuple[str, ...]:
@@ -72,9 +84,48 @@ def split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
+def check_benchmark(name: str, options: Options) -> None:
+    """Raise UsageError if this benchmark cannot be run with these options, or not here."""
+    if name == "cuda" and options.backend != "cuda":
+        raise UsageError("`tinyprune bench cuda` is about the cuda backend; leave out --backend")
+    if name == "ladder" and options.backend == "cuda":
+        raise UsageError("`tinyprune bench ladder` is about kernels for the processor; leave out --backend")
+    if options.compile_only:
+        if name != "cuda":
+            raise UsageError("--compile-only goes with `tinyprune bench cuda`")
+    elif options.backend == "cuda":
+        check_gpu(options)
+
+
+def check_gpu(options: Options) -> None:
+    """Raise UsageError unless our kernels, and PyTorch if it is asked for, can run on a GPU here."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
+    problem = why_unusable()
+    if problem:
+        raise UsageError(f"the cuda backend cannot run: {problem}; `tinyprune bench cuda --compile-only` needs no GPU")
+    problem = torch_without_gpu() if "torch" in options.peers else None
+    if problem:
+        raise UsageError(f"--peers torch: {problem}")
+
+
+def torch_without_gpu() -> str | None:
+    """Why PyTorch cannot be a peer on the GPU; None if it can."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} finds no GPU; install one that is built for CUDA"
+    return None
+
+
 def run_benchmark(name: str, options: Options) -> list[Record]:
     """All records of a benchmark, each with the machine's description. Raises TinypruneError if something fails."""
+    check_benchmark(name, options)
     records = importlib.import_module(BENCHMARKS[name]).run(options)
-    packages = (*(["numba"] if options.backend == "numba" else []), *options.peers)
-    machine = describe_machine(options.threads, packages)
+    if options.compile_only:
+        return records
+    packages = {"numba": ["numba"], "cuda": ["numba-cuda"]}.get(options.backend, [])
+    machine = describe_machine(options.threads, (*packages, *options.peers), gpu=options.backend == "cuda")
     return [record | {"machine": machine} for record in records]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from tinyprune.bench.inputs import attention_arguments, batch, matrices, parameters, tokens
 from tinyprune.bench.shapes import ModelShape, model_shape
 from tinyprune.bench.training import BETAS, CLIP, EPS, LR, WEIGHT_DECAY
-from tinyprune.bench.work import Work
+from tinyprune.bench.work import IN_A_ROW, Gauge, Work
 from tinyprune.config import GateConfig, TrainConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.generation import CachedDecoder
@@ -25,37 +26,84 @@ from tinyprune.training.optimizers import clip_factor, gradient_norm, make_optim
 OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that do not move while we look
 
 
+def waiting(backend: str) -> Callable[[], None]:
+    """What returns when all is computed. An operation of the cuda backend only tells the GPU what to do."""
+    if backend != "cuda":
+        return lambda: None
+    from numba import cuda
+
+    return cuda.synchronize
+
+
+def gauge(backend: str) -> Gauge | None:
+    """Of the memory that arrays take on a GPU."""
+    if backend != "cuda":
+        return None
+    from tinyprune.kernels.cuda.memory import POOL
+
+    def begin() -> int:
+        POOL.most_used = POOL.entries_used
+        return 4 * POOL.entries_used
+
+    return Gauge(begin, lambda: 4 * POOL.most_used)
+
+
+def in_a_row(backend: str, run: Callable[[], Any], results: Callable[[], dict[str, NDArray]] = dict) -> Work:
+    """A short work; on a GPU several in a row, then a wait. (In Numba's simulator one is long enough.)"""
+    if backend != "cuda":
+        return Work(run, results)
+    from tinyprune.kernels.cuda.jit import SIMULATED
+
+    wait, count = waiting(backend), 1 if SIMULATED else IN_A_ROW
+
+    def run_all() -> None:
+        for _ in range(count):
+            run()
+        wait()
+
+    return Work(run_all, results, units=count)
+
+
 def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Work:
     """One product; see `inputs.matrices`."""
     a, b = matrices(m, k, n, layout)
+    options = {"transpose_a": layout == "Aᵀ·B", "transpose_b": layout == "A·Bᵀ"}
+    if backend == "cuda":
+        from tinyprune.kernels.cuda.array import to_device, to_host
+        from tinyprune.kernels.cuda.matmul import matmul as multiply
+
+        a, b = to_device(a), to_device(b)
+        return in_a_row(backend, lambda: multiply(a, b, **options), lambda: {"out": to_host(multiply(a, b, **options))})
     out = np.empty((m, n), np.float32)
     if backend == "numpy":
         a, b = (a.T if layout == "Aᵀ·B" else a), (b.T if layout == "A·Bᵀ" else b)
         return Work(lambda: np.matmul(a, b, out=out), lambda: {"out": np.matmul(a, b)})
     multiply = importlib.import_module("tinyprune.kernels.cpu.matmul").matmul
-    options = {"transpose_a": layout == "Aᵀ·B", "transpose_b": layout == "A·Bᵀ"}
     return Work(lambda: multiply(a, b, out=out, **options), lambda: {"out": multiply(a, b, **options)})
 
 
 def attention(backend: str, **shape: Any) -> Work:
     """Forward + backward to all inputs."""
     shape = model_shape(**shape)
-    ops = get_backend(backend)
+    ops, wait = get_backend(backend), waiting(backend)
     arrays, dout = attention_arguments(shape)
+    arrays, dout = {name: ops.to_device(x) for name, x in arrays.items()}, ops.to_device(dout)
     rng = np.random.default_rng(0)
     options = {"span": shape.config.span, "dropout": shape.config.dropout_attention}
 
     def run(rng: np.random.Generator | None = rng) -> tuple[NDArray, tuple]:
         out, cache = ops.attention_forward(**arrays, **options, rng=rng)
-        return out, ops.attention_backward(dout, cache)
+        grads = ops.attention_backward(dout, cache)
+        wait()
+        return out, grads
 
     def results() -> dict[str, NDArray]:
         out, grads = run(rng=None)
         names = ("q", "k", "v", "r", "u", "w", "pk", "pv")
         named = {f"d{name}": grad for name, grad in zip(names, grads, strict=False) if grad is not None}
-        return {"out": out} | named
+        return {name: ops.to_host(x) for name, x in ({"out": out} | named).items()}
 
-    return Work(run, results)
+    return Work(run, results, gauge=gauge(backend))
 
 
 def make_model(shape: ModelShape, ops: SimpleNamespace, half: str | None) -> Transformer:
@@ -86,7 +134,8 @@ class TrainingStep:
         self.optimizer = make_optimizer(config, parameter_groups(self.model.params, WEIGHT_DECAY), ops)
         gate = self.model.gate
         self.objective = LanguageModelling() if gate is None else GateObjective(gate, 1, shape.config.heads_total)
-        self.ids, self.targets, self.memory = batch(shape)
+        self.ids, self.targets, memory = batch(shape)
+        self.memory = None if memory is None else [ops.to_device(m) for m in memory]
 
     def __call__(self, rng: np.random.Generator | None) -> float:
         """One step; returns the loss. `rng` draws dropout and gates, None is for none."""
@@ -100,9 +149,14 @@ class TrainingStep:
 
 def training_step(backend: str, half: str | None = None, **shape: Any) -> Work:
     """A step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
-    step = TrainingStep(model_shape(**shape), get_backend(backend), half)
+    step, wait = TrainingStep(model_shape(**shape), get_backend(backend), half), waiting(backend)
     rng = np.random.default_rng(0)
-    return Work(lambda: step(rng), lambda: {"losses": np.array([step(None) for _ in range(3)])})
+
+    def run() -> None:
+        step(rng)
+        wait()  # what follows the loss: backward and the optimizer
+
+    return Work(run, lambda: {"losses": np.array([step(None) for _ in range(3)])}, gauge=gauge(backend))
 
 
 def decoder(backend: str, n: int, **shape: Any) -> Work:
@@ -118,7 +172,7 @@ def decoder(backend: str, n: int, **shape: Any) -> Work:
 
     def run(tokens: list[int] = text) -> None:
         for token in tokens:
-            cached.step(token)
+            cached.step(token)  # to main memory, where the next token would be drawn
 
     run(beginning)
     return Work(run, log_probabilities, units=n)

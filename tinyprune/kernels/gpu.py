@@ -51,6 +51,14 @@ def gpu_present() -> bool:
     return count.value > 0
 
 
+def gpu_name() -> str:
+    """What the first GPU calls itself; nothing without one."""
+    driver, name = load_driver(), ctypes.create_string_buffer(256)
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGetName(name, len(name), 0):
+        return ""
+    return name.value.decode()
+
+
 def driver_version() -> tuple[int, int] | None:
     """The newest CUDA that the driver knows, such as (13, 0); None without a driver."""
     driver, version = load_driver(), ctypes.c_int(0)
@@ -64,6 +72,12 @@ def find_ptxas() -> str | None:
     name = "ptxas.exe" if os.name == "nt" else "ptxas"
     installed = Path(sysconfig.get_path("purelib"), "nvidia").glob(f"*/bin/**/{name}")
     return next((str(path) for path in sorted(installed)), None) or shutil.which("ptxas")
+
+
+def ptxas_version() -> str:
+    """Such as 13.0.88."""
+    said = subprocess.run([find_ptxas(), "--version"], capture_output=True, text=True).stdout
+    return next(iter(re.findall(r"V(\d[\d.]*)", said)), "of unknown version")
 
 
 def what_is_missing() -> str | None:
@@ -189,7 +203,9 @@ def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> 
             [find_ptxas(), "-v", version, str(source), "-o", str(target)], capture_output=True, text=True
         )
     if said.returncode:
-        raise TinypruneError(f"ptxas refused {name} for {version}: {said.stdout}{said.stderr}")
+        lines = f"{said.stdout}{said.stderr}".splitlines()
+        errors = [line for line in lines if "error" in line or "fatal" in line] or lines
+        raise TinypruneError(f"ptxas refused {name} for {version}: {' '.join(errors)}")
     found = {key: re.search(pattern, said.stderr) for key, pattern in COMPILED.items()}
     numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
     return {"kernel": name, "capability": f"{capability[0]}.{capability[1]}", **numbers, "ptx": ptx}

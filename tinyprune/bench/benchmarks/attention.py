@@ -6,7 +6,7 @@ from typing import Any
 
 from tinyprune.bench.options import Options
 from tinyprune.bench.race import OURS, Case, Contender, race
-from tinyprune.bench.shapes import ATTENTION_SHAPES, attention_gflop, model_shape
+from tinyprune.bench.shapes import ATTENTION_SHAPES, attention_gflop, default_shapes, model_shape
 from tinyprune.tables import Record
 
 ROUNDS = 11
@@ -21,14 +21,15 @@ def contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
         options.subject, OURS, "tinyprune.bench.ours:attention", {"backend": options.backend} | shape, gflop
     )
     target = "tinyprune.bench.peers.torch_attention:attention"
+    where = {"device": options.device} | shape
     modes = MODES if "torch" in options.peers else ()
-    return ours, *(Contender(f"torch {mode}", "torch", target, {"mode": mode} | shape, gflop) for mode in modes)
+    return ours, *(Contender(f"torch {mode}", "torch", target, {"mode": mode} | where, gflop) for mode in modes)
 
 
 def run(options: Options) -> list[Record]:
     """`tinyprune bench attention`."""
     records = []
-    for name in options.shapes or ATTENTION_SHAPES:
+    for name in options.shapes or default_shapes(options.backend, ATTENTION_SHAPES):
         case = Case(name, contenders(options, name=name))
         records += race("attention", [case], rounds=options.rounds or ROUNDS, threads=options.threads)
     return records

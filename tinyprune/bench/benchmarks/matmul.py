@@ -1,16 +1,20 @@
-"""Matrix products: all that the model's linear layers take, forward and backward, against NumPy's BLAS."""
+"""Matrix products: all that the model's linear layers take, forward and backward, against NumPy's BLAS.
+
+On a GPU the peer is NVIDIA's cuBLAS in float32, as PyTorch calls it.
+"""
 
 from __future__ import annotations
 
 from tinyprune.bench.options import Options
 from tinyprune.bench.race import OURS, Case, Contender, race
-from tinyprune.bench.shapes import STEP_SHAPES, ModelShape, model_shape
+from tinyprune.bench.shapes import STEP_SHAPES, ModelShape, default_shapes, model_shape
 from tinyprune.stages import say
 from tinyprune.tables import Record
 
 ROUNDS = 15
 RAGGED = ((37, 53, 91), (1000, 333, 77))
 LARGE = (1024, 1024, 1024)
+CUBLAS = "cuBLAS float32"
 
 Product = tuple[int, int, int, str]
 
@@ -36,9 +40,10 @@ def model_products(shape: ModelShape) -> list[Product]:
     return [product for layer in layers for product in forward_and_backward(*layer)]
 
 
-def products(names: tuple[str, ...]) -> list[Product]:
+def products(names: tuple[str, ...], backend: str = "numba") -> list[Product]:
     """Those of the models called so, each once; without names, of all models, and beyond."""
-    found = [product for name in names or STEP_SHAPES for product in model_products(model_shape(name))]
+    models = names or default_shapes(backend, STEP_SHAPES)
+    found = [product for name in models for product in model_products(model_shape(name))]
     if not names:
         for m, k, n in (LARGE, *RAGGED):
             found += [(m, k, n, layout) for layout in ("A·B", "A·Bᵀ", "Aᵀ·B")]
@@ -51,14 +56,15 @@ def matmul_gflop(m: int, k: int, n: int) -> float:
 
 
 def case(product: Product, options: Options) -> Case:
-    """One product, by us and by NumPy."""
+    """One product, by us and by NumPy; on a GPU by cuBLAS, if PyTorch is a peer."""
     m, k, n, layout = product
     arguments = {"m": m, "k": k, "n": n, "layout": layout}
     gflop = matmul_gflop(m, k, n)
     ours = Contender(
         options.subject, OURS, "tinyprune.bench.ours:matmul", {"backend": options.backend} | arguments, gflop
     )
-    return Case(f"{m}×{k}×{n} {layout}", (ours, blas(product)))
+    peer = blas if options.device == "cpu" else cublas if "torch" in options.peers else None
+    return Case(f"{m}×{k}×{n} {layout}", (ours,) if peer is None else (ours, peer(product)))
 
 
 def blas(product: Product, library: str = "numpy", subject: str = "NumPy's BLAS", compared: bool = True) -> Contender:
@@ -69,9 +75,17 @@ def blas(product: Product, library: str = "numpy", subject: str = "NumPy's BLAS"
     return Contender(subject, library, target, arguments, matmul_gflop(m, k, n), compared)
 
 
+def cublas(product: Product, compared: bool = True) -> Contender:
+    """cuBLAS as a peer."""
+    m, k, n, layout = product
+    arguments = {"m": m, "k": k, "n": n, "layout": layout}
+    target = "tinyprune.bench.peers.cublas:matmul"
+    return Contender(CUBLAS, "torch", target, arguments, matmul_gflop(m, k, n), compared)
+
+
 def run(options: Options) -> list[Record]:
     """`tinyprune bench matmul`."""
-    if options.peers:
+    if options.device == "cpu" and options.peers:
         say("matmul is compared with NumPy's BLAS, always and only")
-    cases = [case(product, options) for product in products(options.shapes)]
+    cases = [case(product, options) for product in products(options.shapes, options.backend)]
     return race("matmul", cases, rounds=options.rounds or ROUNDS, threads=options.threads)

@@ -1,6 +1,7 @@
 """Peak memory and time: of attention as T grows, of a training step with fewer heads, and with 1, 2, 4 … threads.
 
-The heads are removed for good, on both sides. How memory is measured: `tinyprune.bench.footprint`.
+The heads are removed for good, on both sides. On a GPU there are no threads to count. How memory is measured:
+`tinyprune.bench.footprint`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def lengths(options: Options, name: str) -> list[Record]:
 def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
     """Training steps, ours and PyTorch's eager ones."""
     modes = attention.MODES if "torch" in options.peers else ()
-    return step.our_step(options, **shape), *(step.torch_step(mode, **shape) for mode in modes)
+    return step.our_step(options, **shape), *(step.torch_step(mode, device=options.device, **shape) for mode in modes)
 
 
 def heads_open(options: Options, name: str) -> list[Record]:
@@ -69,6 +70,6 @@ def run(options: Options) -> list[Record]:
     """`tinyprune bench memory`."""
     records = []
     for name in options.shapes or (SHAPE,):
-        for sweep in (lengths, heads_open, thread_counts):
+        for sweep in (lengths, heads_open, *([thread_counts] if options.device == "cpu" else [])):
             records += sweep(options, name)
     return records

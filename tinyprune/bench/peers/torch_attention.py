@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyprune.bench.inputs import attention_arguments
+from tinyprune.bench.peers.device import gauge, torch_device, wait_for
 from tinyprune.bench.shapes import model_shape
 from tinyprune.bench.work import Work
 
@@ -72,23 +73,25 @@ def sdpa_attention(q, k, v, r, u, w, pk, pv, visible: Tensor, dropout: float = 0
 MODES = {"plain": plain_attention, "sdpa": sdpa_attention}
 
 
-def attention(mode: str, **shape) -> Work:
+def attention(mode: str, device: str = "cpu", **shape) -> Work:
     """Forward + backward to all inputs; see `tinyprune.bench.shapes.model_shape` for `shape`."""
-    shape = model_shape(**shape)
+    shape, device = model_shape(**shape), torch_device(device)
     config = shape.config
     arrays, dout = attention_arguments(shape)
-    given = {name: torch.from_numpy(x).requires_grad_() for name, x in arrays.items()}
+    given = {name: torch.from_numpy(x).to(device).requires_grad_() for name, x in arrays.items()}
     arguments = [given.get(name) for name in ("q", "k", "v", "r", "u", "w", "pk", "pv")]
-    dout = torch.from_numpy(dout)
-    visible = visible_keys(config.T, config.M + config.T, config.span)
+    dout = torch.from_numpy(dout).to(device)
+    visible = visible_keys(config.T, config.M + config.T, config.span).to(device)
 
     def run(dropout: float = config.dropout_attention):
         out = MODES[mode](*arguments, visible, dropout)
-        return out, torch.autograd.grad(out, list(given.values()), dout)
+        grads = torch.autograd.grad(out, list(given.values()), dout)
+        wait_for(device)
+        return out, grads
 
     def results():
         out, grads = run(dropout=0.0)
         named = {f"d{name}": grad for name, grad in zip(given, grads, strict=True)}
-        return {name: x.detach().numpy() for name, x in ({"out": out} | named).items()}
+        return {name: x.detach().cpu().numpy() for name, x in ({"out": out} | named).items()}
 
-    return Work(run, results)
+    return Work(run, results, gauge=gauge(device))

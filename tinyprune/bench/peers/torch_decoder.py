@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyprune.bench.inputs import parameters, tokens
+from tinyprune.bench.peers.device import torch_device
 from tinyprune.bench.peers.torch_model import LanguageModel, Layer, load_parameters
 from tinyprune.bench.shapes import model_shape
 from tinyprune.bench.work import Work
@@ -28,9 +29,10 @@ class LayerDecoder:
     def __init__(self, layer: Layer, R: Tensor, C: int) -> None:
         self.layer, self.C = layer, C
         H, Dh, N = layer.heads, layer.u.shape[1], 0 if layer.pk is None else layer.pk.shape[1]
+        device = layer.u.device
         self.qkv = torch.cat([p.weight for p in layer.project.values()])
-        self.keys, self.values = torch.zeros(2, H, C + N, Dh)
-        self.bias = torch.full((H, 1, C + N), -math.inf)  # added to the scores
+        self.keys, self.values = torch.zeros(2, H, C + N, Dh, device=device)
+        self.bias = torch.full((H, 1, C + N), -math.inf, device=device)  # added to the scores
         if N:
             self.keys[:, C:] = math.sqrt(Dh) * layer.pk
             self.values[:, C:] = math.sqrt(N) * layer.pv
@@ -38,7 +40,8 @@ class LayerDecoder:
             self.bias[:, 0, C:] = -(layer.u[:, None] * layer.pk).sum(-1)
         self.root = 1 / math.sqrt(Dh)
         r = layer.r(R[:C]).view(C, H, Dh) * self.root
-        self.r = r[-torch.arange(2 * C) % C].permute(1, 2, 0).contiguous()  # column x: distance −x mod C, (H, Dh, 2C)
+        # column x: distance −x mod C, (H, Dh, 2C)
+        self.r = r[-torch.arange(2 * C, device=device) % C].permute(1, 2, 0).contiguous()
 
     def clear(self) -> None:
         self.bias[..., : self.C] = -math.inf
@@ -84,12 +87,13 @@ class Decoder:
         return F.linear(model.norm(x), model.embedding, model.out_bias)[0].log_softmax(-1)
 
 
-def decoder(n: int, threads: int, **shape) -> Work:
+def decoder(n: int, threads: int, device: str = "cpu", **shape) -> Work:
     """Read `n` tokens one by one, each with log p of what comes next, once the context is full."""
-    shape = model_shape(**shape)
+    shape, device = model_shape(**shape), torch_device(device)
+    model = LanguageModel(shape.config, "sdpa")
+    load_parameters(model, parameters(shape))
+    model.to(device)
     with torch.inference_mode():
-        model = LanguageModel(shape.config, "sdpa")
-        load_parameters(model, parameters(shape))
         cached = Decoder(model)
     beginning, text = (part.tolist() for part in np.split(tokens(shape, shape.config.M + shape.config.T + n), [-n]))
 
@@ -97,13 +101,13 @@ def decoder(n: int, threads: int, **shape) -> Work:
     def log_probabilities():
         """From the first token on, with an empty context."""
         cached.clear()
-        return {"log_p": np.array([cached.step(token).numpy() for token in (*beginning, *text)])}
+        return {"log_p": np.array([cached.step(token).cpu().numpy() for token in (*beginning, *text)])}
 
     @torch.inference_mode()
     def run(tokens: list[int] = text) -> None:
         torch.set_num_threads(threads)
         for token in tokens:
-            cached.step(token)
+            cached.step(token).cpu()  # where the next token would be drawn
 
     run(beginning)
     return Work(run, log_probabilities, units=n)

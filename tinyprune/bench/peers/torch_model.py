@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinyprune.bench.inputs import batch, parameters
+from tinyprune.bench.peers.device import gauge, torch_device
 from tinyprune.bench.peers.torch_attention import MODES, visible_keys
 from tinyprune.bench.shapes import model_shape
 from tinyprune.bench.training import BETAS, CLIP, EPS, LR, WEIGHT_DECAY
@@ -80,7 +81,7 @@ class LanguageModel(nn.Module):
         config, new_memory = self.config, []
         table = self.embedding
         if self.training and config.dropout_embedding:
-            table = table * F.dropout(torch.ones(config.V, 1), config.dropout_embedding)  # whole words
+            table = table * F.dropout(table.new_ones(config.V, 1), config.dropout_embedding)  # whole words
         x = F.embedding(ids, table) * math.sqrt(config.D)
         if not config.relative:
             x = x + self.positions
@@ -136,14 +137,16 @@ def make_optimizer(model: LanguageModel, way: str) -> torch.optim.AdamW:
 class TrainingStep:
     """Forward, loss, backward, clipping, AdamW; memory is carried from step to step."""
 
-    def __init__(self, shape, mode: str, optimizer: str, compiled: bool) -> None:
+    def __init__(self, shape, mode: str, optimizer: str, compiled: bool, device: torch.device) -> None:
+        self.device = device
         self.model = LanguageModel(shape.config, mode)
         load_parameters(self.model, parameters(shape))
+        self.model.to(device)
         self.optimizer = make_optimizer(self.model, optimizer)
         self.loss = torch.compile(self.model) if compiled else self.model
         ids, targets, memory = batch(shape)
-        self.ids, self.targets = torch.from_numpy(ids), torch.from_numpy(targets)
-        self.memory = None if memory is None else [torch.from_numpy(m) for m in memory]
+        self.ids, self.targets = (torch.from_numpy(x).to(device) for x in (ids, targets))
+        self.memory = None if memory is None else [torch.from_numpy(m).to(device) for m in memory]
 
     def __call__(self) -> float:
         self.optimizer.zero_grad()
@@ -151,13 +154,13 @@ class TrainingStep:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
-        return loss.item()
+        return loss.item()  # for which a GPU has to be done
 
 
-def training_step(mode: str, optimizer: str = "fused", compiled: bool = False, **shape) -> Work:
+def training_step(mode: str, optimizer: str = "fused", compiled: bool = False, device: str = "cpu", **shape) -> Work:
     """See `tinyprune.bench.shapes.model_shape` for `shape`."""
     shape = model_shape(**shape)
-    step = TrainingStep(shape, mode, optimizer, compiled)
+    step = TrainingStep(shape, mode, optimizer, compiled, torch_device(device))
     config = shape.config
 
     def losses():
@@ -167,4 +170,4 @@ def training_step(mode: str, optimizer: str = "fused", compiled: bool = False, *
         step.model.train()
         return {"losses": losses}
 
-    return Work(step, losses)
+    return Work(step, losses, gauge=gauge(step.device))

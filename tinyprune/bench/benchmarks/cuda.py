@@ -1,0 +1,132 @@
+"""The CUDA kernels: what the compiler makes of them, or how near to the GPU's limits they come.
+
+    tinyprune bench cuda --compile-only      no GPU needed, see `tinyprune.bench.compiled`
+    tinyprune bench cuda                     on a GPU
+
+On a GPU, every operation that training spends its time in runs over and over at a model's shapes. It is set against two
+limits that are measured beside it, by kernels that do one thing only (`tinyprune.kernels.cuda.limits`): how many bytes
+a second the GPU copies, and how many multiply-adds it computes in registers. `copy_share` and `multiply_add_share` are
+the operation's own speed over these. The larger of the two says what holds it back; if both are small, that is the
+kernel itself, or launches that take longer than the work. Bytes are what has to be moved at least, with every argument
+read once and every result written once; of small arrays, which stay in the second-level cache, the share may be above
+1. Operations are nominal, as in `shapes.py`.
+
+Products have cuBLAS beside them if a PyTorch for CUDA is installed: its `ratio_to_subject` is our share of its speed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from tinyprune.bench.benchmarks.attention import contenders as attention_contenders
+from tinyprune.bench.benchmarks.matmul import case as matmul_case
+from tinyprune.bench.benchmarks.matmul import products
+from tinyprune.bench.compiled import compiled_records
+from tinyprune.bench.inputs import attention_arguments
+from tinyprune.bench.options import Options, torch_without_gpu
+from tinyprune.bench.race import OURS, Case, Contender, race
+from tinyprune.bench.shapes import PAPER, model_shape
+from tinyprune.model.parameters import parameter_shapes
+from tinyprune.tables import Record
+
+ROUNDS = 9
+SHAPES = ("small", PAPER)
+COPY, MULTIPLY_ADD = "limit: copy", "limit: multiply-add"
+COPIED = 2**26  # entries of 4 bytes: more than a second-level cache holds
+BUSY = {"threads": 2**20, "steps": 2**13}
+
+
+class Measured(NamedTuple):
+    """A case, and how many bytes it has to move at least."""
+
+    case: Case
+    bytes: float
+
+
+def operation(options: Options, shape: str, work: str, moved: float, flop: float, **arguments: Any) -> Measured:
+    """One of `tinyprune.bench.operations`, which moves so many entries of 4 bytes."""
+    target = f"tinyprune.bench.operations:{work}"
+    contender = Contender(options.subject, OURS, target, arguments, flop / 1e9)
+    return Measured(Case(shape, (contender,)), 4 * moved)
+
+
+def limits(options: Options) -> list[Measured]:
+    """What the GPU does at best."""
+    flop = 2 * math.prod(BUSY.values())
+    return [
+        operation(options, COPY, "copy", 2 * COPIED, 0, entries=COPIED),
+        operation(options, MULTIPLY_ADD, "multiply_adds", 0, flop, **BUSY),
+    ]
+
+
+def matrix_products(options: Options, names: tuple[str, ...]) -> list[Measured]:
+    """All that the models' linear layers take, beside cuBLAS."""
+    found = []
+    for m, k, n, layout in products(names):
+        case = matmul_case((m, k, n, layout), options)
+        found.append(Measured(replace(case, shape=f"matmul {case.shape}"), 4 * (m * k + k * n + m * n)))
+    return found
+
+
+def attention(options: Options, name: str) -> Measured:
+    """Forward reads its inputs and writes out; backward reads inputs, out and dout, and writes gradients."""
+    arrays, out = attention_arguments(model_shape(name))
+    entries = 3 * sum(x.size for x in arrays.values()) + 3 * out.size
+    return Measured(Case(f"attention {name}", attention_contenders(replace(options, peers=()), name=name)), 4 * entries)
+
+
+def single_operations(options: Options, name: str) -> list[Measured]:
+    """The others of a training step, forward and backward; operations by the formulas."""
+    shape = model_shape(name)
+    c, B = shape.config, shape.B
+    R, T, D, V = B * (c.M + c.T), B * c.T, c.D, c.V
+    P = sum(math.prod(size) for size in parameter_shapes(c).values())
+    sizes = [
+        # x → out; dout, x → dx. Of an entry 8 operations, then 13 for dx, 5 for dscale and dbias
+        ("layernorm", f"{R}×{D}", 5 * R * D, 26 * R * D, {"rows": R, "D": D}),
+        # logits → log p; log p → dlogits. Maximum, difference, exp, sum, difference; exp, product
+        ("cross_entropy", f"{T}×{V}", 4 * T * V, 7 * T * V, {"rows": T, "V": V}),
+        # rows of the table → out; dout → the table's gradient
+        ("embedding", f"{T} of {V}×{D}", 3 * T * D + V * D, 3 * T * D, {"tokens": T, "V": V, "D": D}),
+        # parameter, gradient and both averages → all of these but the gradient
+        ("adamw", f"{P} parameters", 7 * P, 16 * P, {"name": name}),
+    ]
+    return [
+        operation(options, f"{work} {name}, {size}", work, entries, flop, backend=options.backend, **arguments)
+        for work, size, entries, flop, arguments in sizes
+    ]
+
+
+def with_shares(rows: list[Record], moved: dict[str, float]) -> list[Record]:
+    """The records with the speed of what they move, and both speeds over the limits', which are among them."""
+    rows = [row | {"gbytes_per_second": 1e-6 * moved[row["shape"]] / row["median_ms"]} for row in rows]
+    by_shape = {row["shape"]: row for row in rows}
+    bandwidth, rate = by_shape[COPY]["gbytes_per_second"], by_shape[MULTIPLY_ADD]["gflops"]
+    return [
+        row | {"copy_share": row["gbytes_per_second"] / bandwidth, "multiply_add_share": row["gflops"] / rate}
+        for row in rows
+    ]
+
+
+def all_cases(options: Options) -> list[Measured]:
+    """The limits, and every operation at the models' shapes."""
+    names = options.shapes or SHAPES
+    of_models = [[attention(options, name), *single_operations(options, name)] for name in names]
+    return [*limits(options), *matrix_products(options, names), *(one for model in of_models for one in model)]
+
+
+def measure(cases: list[Measured], options: Options) -> list[Record]:
+    """Times and shares of the limits, which must be among the cases."""
+    rounds = options.rounds or ROUNDS
+    rows = race("cuda", [one.case for one in cases], rounds=rounds, threads=options.threads)
+    return with_shares(rows, {one.case.shape: one.bytes for one in cases})
+
+
+def run(options: Options) -> list[Record]:
+    """`tinyprune bench cuda`."""
+    if options.compile_only:
+        return compiled_records()
+    options = replace(options, peers=() if torch_without_gpu() else ("torch",))
+    return measure(all_cases(options), options)
