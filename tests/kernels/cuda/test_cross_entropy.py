@@ -52,7 +52,7 @@ def test_the_order_of_the_logits(place, both_orders):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_overwrite(place, overwrite):
+def test_overwrite(place, both_orders, overwrite):
     logits, targets = draw((7, 40))
     for given in (to_device(logits), to_device(np.ascontiguousarray(logits.T)).T):
         loss, cache = cuda.cross_entropy_forward(given, targets, overwrite=overwrite)
