@@ -18,11 +18,13 @@ from tinyprune.kernels.cuda.dropout import dropout_backward, dropout_forward
 from tinyprune.kernels.cuda.embedding import embedding_backward, embedding_forward
 from tinyprune.kernels.cuda.feedforward import feedforward_backward, feedforward_forward
 from tinyprune.kernels.cuda.hard_concrete import hard_concrete_backward, hard_concrete_forward
+from tinyprune.kernels.cuda.head_difference import head_difference
 from tinyprune.kernels.cuda.jit import COMPILING, compilations
 from tinyprune.kernels.cuda.join import join
 from tinyprune.kernels.cuda.l0 import l0_backward, l0_forward
 from tinyprune.kernels.cuda.lamb import lamb_update
 from tinyprune.kernels.cuda.layernorm import layernorm_backward, layernorm_forward
+from tinyprune.kernels.cuda.layerwise_error import layerwise_error_backward, layerwise_error_forward
 from tinyprune.kernels.cuda.linear import linear_backward, linear_forward
 from tinyprune.kernels.cuda.norm import squared_norm, squared_norms
 from tinyprune.kernels.cuda.positions import positions_backward, positions_forward
@@ -54,12 +56,15 @@ __all__ = [
     "feedforward_forward",
     "hard_concrete_backward",
     "hard_concrete_forward",
+    "head_difference",
     "join",
     "l0_backward",
     "l0_forward",
     "lamb_update",
     "layernorm_backward",
     "layernorm_forward",
+    "layerwise_error_backward",
+    "layerwise_error_forward",
     "linear_backward",
     "linear_forward",
     "log_softmax",
