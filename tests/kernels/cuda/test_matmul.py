@@ -24,8 +24,8 @@ def laid_out(x, layout):
     if layout == "transposed":
         return to_device(x.T.copy()).T
     if layout in ("gaps", "gaps of four"):
-        skip = 4 if layout == "gaps of four" else 1
-        wide = np.full((rows + 1, -(-columns // 4) * 4 + 2 * skip), np.nan, np.float32)
+        skip = 4 if layout == "gaps of four" else 1  # with 1, rows lie fours apart, but none begins on one
+        wide = np.full((rows + 1, -(-columns // 4) * 4 + 8), np.nan, np.float32)
         wide[1:, skip : skip + columns] = x
         return to_device(wide)[1:, skip : skip + columns]
     if layout == "transposed gaps":
@@ -90,8 +90,8 @@ def test_layouts_and_what_is_added(place, layout, M, bias, residual, relu):
 def test_sums_in_parts(place, both_orders, settings, N):
     """Several parts along k, the last one short; groups of rows, and what is added when they are joined."""
     settings(SHORTEST=16)
-    a, b, bias, residual = normal((9, 50), (50, N), (N,), (9, N))
-    assert division(9, N, 50) == (64, 3)
+    a, b, bias, residual = normal((9, 70), (70, N), (N,), (9, N))
+    assert division(9, N, 70) == (64, 4)  # of at least two strips each, so that there are three
     expected = in_float64(a, b, bias=bias, residual=residual)
     device_a, device_b = to_device(a), to_device(b)
     got = matmul(device_a, device_b, bias=to_device(bias), residual=to_device(residual), relu=True)
@@ -100,11 +100,11 @@ def test_sums_in_parts(place, both_orders, settings, N):
     assert_close(got, in_float64(a, b))
     again = matmul(to_device(a.T.copy()), device_b, transpose_a=True)
     assert np.array_equal(to_host(got), to_host(again))
-    test_the_last_rows_of_each_batch_entry(place, 2, 20, 5, 3)
+    test_the_last_rows_of_each_batch_entry(place, 4, 10, 5, 3)
 
 
 @pytest.mark.parametrize(
-    ("B", "T", "skip", "O"), [(2, 5, 2, 8), (3, 1, 2, 5), (2, 19, 1, 3), (2, 0, 3, 4), (0, 2, 1, 4)]
+    ("B", "T", "skip", "O"), [(2, 5, 2, 8), (3, 1, 2, 5), (2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)]
 )
 def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
     S, K = T + skip, 12
@@ -159,13 +159,14 @@ def test_nothing_to_add_up(place, M, K, N):
 
 @pytest.mark.parametrize("M", [5, 13])
 def test_nothing_else_is_written(place, M):
-    a, b = normal((M, 7), (7, 35))
-    for first, columns in ((3, 38), (4, 39)):
+    for first, N in ((3, 36), (3, 37), (4, 35), (4, 36)):
+        a, b = normal((M, 7), (7, N))
         frame = to_device(np.full((M + 4, 44), 5, np.float32))
-        matmul(to_device(a), to_device(b), out=frame[2:-2, first:columns])
+        part = frame[2:-2, first : first + N]
+        assert matmul(to_device(a), to_device(b), out=part) is part
+        assert_close(part, in_float64(a, b))
         got = to_host(frame)
-        assert_close(to_device(got[2:-2, first:columns].copy()), in_float64(a, b))
-        got[2:-2, first:columns] = 5
+        got[2:-2, first : first + N] = 5
         assert (got == 5).all()
 
 

@@ -48,12 +48,18 @@ def device(function: Callable) -> Callable:
 
 
 class Window:
-    """What stands for a pointer in the simulator: reads and writes of an array in main memory, every index checked."""
+    """What stands for a pointer in the simulator: reads and writes of an array in main memory, every index checked.
 
-    __slots__ = ("memory",)
+    Attributes:
+        memory: the array.
+        first: how many entries lie between the beginning of its block of memory and its own.
+    """
 
-    def __init__(self, memory: NDArray) -> None:
+    __slots__ = ("first", "memory")
+
+    def __init__(self, memory: NDArray, first: int = 0) -> None:
         self.memory = memory
+        self.first = first
 
     def __getitem__(self, i: int) -> Any:
         if not 0 <= i < self.memory.size:

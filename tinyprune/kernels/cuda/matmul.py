@@ -56,8 +56,8 @@ class Rows(NamedTuple):
         return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 else self
 
     def aligned(self, first: int) -> bool:
-        """Whether they all begin on a multiple of 4, if the first does on `first`."""
-        return not (first % 4 or self.row % 4 or self.group % 4)
+        """Whether all begin on a multiple of 4, the first at `first`. (A group is as long as so many rows.)"""
+        return not (first % 4 or self.row % 4)
 
 
 class Plan(NamedTuple):

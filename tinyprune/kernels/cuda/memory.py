@@ -123,7 +123,7 @@ class Lease:
     def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
         """What a kernel takes for the entries from number `first` on."""
         if SIMULATED:
-            return Window(self.block[first : first + entries].view(dtype))
+            return Window(self.block[first : first + entries].view(dtype), first)
         return self.address + 4 * first
 
     def write(self, first: int, values: NDArray) -> None:
