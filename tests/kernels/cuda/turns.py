@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from greenlet import greenlet
+from numba import cuda
 from numba.cuda.simulator import kernel, kernelapi
 from numba.cuda.simulator.kernelapi import Dim3, FakeCUDAShared
 
@@ -23,6 +24,8 @@ ORDERS = {"first to last": lambda threads: threads, "last to first": lambda thre
 order = "first to last"
 current = None  # the thread that runs
 shared = {}  # the block's arrays, by file and line
+swapped = {}  # modules whose `cuda` is the simulator's now, by their identity
+launch = kernel.FakeCUDAKernel.__call__
 
 
 class Thread(greenlet):
@@ -62,6 +65,23 @@ class Block(kernel.BlockManager):
             current = None
 
 
+def call(self, *arguments):
+    """As Numba's, which puts the simulator's `cuda` into a function's module for each call. Here it is for each launch."""
+    context = kernel._get_kernel_context()
+    if not self._device and context is None:
+        try:
+            return launch(self, *arguments)
+        finally:
+            for names in swapped.values():
+                names["cuda"] = cuda
+            swapped.clear()
+    names = self.fn.__globals__
+    if id(names) not in swapped and names.get("cuda") is cuda:
+        swapped[id(names)] = names
+        names["cuda"] = context
+    return self.fn(*arguments)
+
+
 def shared_array(self, shape, dtype):
     """As Numba's, which looks for the calling line in the whole stack and reads its source for that."""
     caller = sys._getframe(1)
@@ -77,5 +97,6 @@ def shared_array(self, shape, dtype):
 def install():
     """From now on, in this process."""
     kernel.BlockManager = Block
+    kernel.FakeCUDAKernel.__call__ = call
     kernelapi.threading = SimpleNamespace(Lock=threading.Lock, current_thread=lambda: current)
     FakeCUDAShared.array = shared_array
