@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.copies import copied, zeros
 
@@ -62,6 +63,8 @@ def test_refusals(place):
         x.reshape(4)
     with pytest.raises(ValueError, match=r"cannot reshape a view with strides \(1, 3\); copy it first"):
         x.T.reshape(6)
+    with pytest.raises(UsageError, match="an array of 2,147,483,648 numbers is more than a kernel can count"):
+        empty((2**20, 2**11))
     for index in (2, -3, (0, 3), (0, 0, 0)):
         with pytest.raises(IndexError):
             x[index]

@@ -17,8 +17,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.memory import Lease
 
+MOST = 2**31 - 1  # what an int32 holds, of which kernels' sizes are
 FLOAT32, INT32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
@@ -144,9 +146,19 @@ def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArray:
-    """An array of whatever the memory holds."""
+    """An array of whatever the memory holds.
+
+    Raises:
+        UsageError: if it has more entries than a kernel can count.
+        MemoryError: if the GPU has no room for it.
+    """
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    return DeviceArray(Lease(math.prod(shape)), 0, shape, c_strides(shape), np.dtype(dtype))
+    size = math.prod(shape)
+    if size > MOST:
+        raise UsageError(
+            f"an array of {size:,} numbers is more than a kernel can count, {MOST:,}; make B, T or the vocabulary smaller"
+        )
+    return DeviceArray(Lease(size), 0, shape, c_strides(shape), np.dtype(dtype))
 
 
 def to_device(x: NDArray | DeviceArray) -> DeviceArray:
