@@ -12,6 +12,7 @@ from tinyprune.kernels.cuda.adaptive_softmax import (
 )
 from tinyprune.kernels.cuda.add import add
 from tinyprune.kernels.cuda.array import to_device, to_host
+from tinyprune.kernels.cuda.attention import attention_backward, attention_forward
 from tinyprune.kernels.cuda.context import context_backward, context_forward
 from tinyprune.kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.kernels.cuda.dropout import dropout_backward, dropout_forward
@@ -43,6 +44,8 @@ __all__ = [
     "adaptive_softmax_backward",
     "adaptive_softmax_forward",
     "add",
+    "attention_backward",
+    "attention_forward",
     "compilations",
     "context_backward",
     "context_forward",

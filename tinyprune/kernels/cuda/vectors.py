@@ -1,8 +1,11 @@
-"""Four neighbours in one instruction: `load4` and `store4`.
+"""Four neighbours in one instruction, `load4` and `store4`; and one number of shared memory, `load1` and `store1`.
 
 A thread that reads 16 bytes with one instruction needs a quarter of the instructions, and a warp whole sectors of
 memory. Numba would load one number at a time, since it cannot know that they lie on a multiple of 16 bytes; here that
 is promised: memory that the GPU hands out begins on one, and so does shared memory whose entries are read like this.
+
+An index of a shared array may count from the end, says Numba, and looks each time whether it is negative: then entries
+that lie a constant apart need an address each. `load1` and `store1` look at nothing, as pointers do.
 """
 
 from __future__ import annotations
@@ -29,6 +32,16 @@ if SIMULATED:
         """x[i] = a and so on; i is a multiple of 4."""
         check(x, i)
         x[i], x[i + 1], x[i + 2], x[i + 3] = a, b, c, d
+
+    def load1(x, i):
+        """x[i] of a flat shared array; i is not negative."""
+        assert i >= 0, i
+        return x[i]
+
+    def store1(x, i, a):
+        """x[i] = a of a flat shared array; i is not negative."""
+        assert i >= 0, i
+        x[i] = a
 
 else:
     from llvmlite import ir
@@ -71,3 +84,26 @@ else:
             return context.get_dummy_value()
 
         return types.void(x, types.int64, *4 * (float32,)), codegen
+
+    @intrinsic
+    def load1(typingctx, x, i):
+        """x[i] of a flat shared array; i is not negative."""
+
+        def codegen(context, builder, signature, arguments):
+            array, i = arguments
+            data = context.make_array(signature.args[0])(context, builder, array).data
+            return builder.load(builder.gep(data, [i]))
+
+        return float32(x, types.int64), codegen
+
+    @intrinsic
+    def store1(typingctx, x, i, a):
+        """x[i] = a of a flat shared array; i is not negative."""
+
+        def codegen(context, builder, signature, arguments):
+            array, i, a = arguments
+            data = context.make_array(signature.args[0])(context, builder, array).data
+            builder.store(a, builder.gep(data, [i]))
+            return context.get_dummy_value()
+
+        return types.void(x, types.int64, float32), codegen
