@@ -13,10 +13,11 @@ from tinyprune.kernels.gpu import gpu_present
 if importlib.util.find_spec("numba.cuda") is not None:
     from tinyprune.kernels.cuda.jit import SIMULATED
 
-    from . import turns
+    from . import tensor_core, turns
 
     if SIMULATED:
         turns.install()
+        tensor_core.install()
 else:
     collect_ignore_glob = ["test_*.py"]
 

@@ -7,6 +7,7 @@ import pytest
 
 from tinyprune.kernels.cuda import matmul as door
 from tinyprune.kernels.cuda import product
+from tinyprune.kernels.cuda.arithmetic import positive
 from tinyprune.kernels.cuda.array import to_device
 
 from .compare import assert_close, normal
@@ -30,4 +31,4 @@ def test_every_layout(place, both_orders):
 def test_positive_part(place, x):
     if place == "gpu":
         pytest.skip("a function of kernels")
-    assert np.array_equal(product.positive(np.float32(x)), np.maximum(x, 0), equal_nan=True)
+    assert np.array_equal(positive(np.float32(x)), np.maximum(x, 0), equal_nan=True)

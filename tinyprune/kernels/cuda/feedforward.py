@@ -27,14 +27,23 @@ def rectify_gradient(dh, h, size):
 
 
 def feedforward_forward(
-    x: DeviceArray, W1: DeviceArray, b1: DeviceArray, W2: DeviceArray, b2: DeviceArray
+    x: DeviceArray,
+    W1: DeviceArray,
+    b1: DeviceArray,
+    W2: DeviceArray,
+    b2: DeviceArray,
+    *,
+    precision: str = "float32",
 ) -> tuple[DeviceArray, tuple]:
-    """Two linear maps with a ReLU between them: `ops.feedforward_forward` for float32."""
+    """Two linear maps with a ReLU between them: `ops.feedforward_forward` for float32.
+
+    precision: of the products, here and in backward; see `matmul`.
+    """
     check_floats(x=x, W1=W1, b1=b1, W2=W2, b2=b2)
     check_arguments(x, W1, b1, W2, b2)
-    h = matmul(matrix(x), W1, bias=b1, relu=True)
-    out, cache2 = linear_forward(h if x.ndim > 1 else h[0], W2, b2)
-    return out, ((x, W1, True), cache2)
+    h = matmul(matrix(x), W1, bias=b1, relu=True, precision=precision)
+    out, cache2 = linear_forward(h if x.ndim > 1 else h[0], W2, b2, precision=precision)
+    return out, ((x, W1, True, precision), cache2)
 
 
 def feedforward_backward(

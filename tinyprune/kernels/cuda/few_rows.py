@@ -10,8 +10,8 @@ threads read neighbouring numbers, and what they found is joined in shared memor
 
 from __future__ import annotations
 
+from tinyprune.kernels.cuda.arithmetic import finished
 from tinyprune.kernels.cuda.jit import Kernel, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.product import finished
 
 WIDE, LINES = 32, 8  # threads of a block along x and y
 FEW = 8  # rows, up to which these kernels are used

@@ -22,28 +22,33 @@ def matrix(x: DeviceArray) -> DeviceArray:
     return contiguous(x).reshape(1, x.size) if x.ndim == 1 else x
 
 
-def linear_forward(x: DeviceArray, W: DeviceArray, b: DeviceArray | None = None) -> tuple[DeviceArray, tuple]:
-    """Multiply the last axis of `x` by `W` and add `b`: `ops.linear_forward` for float32."""
+def linear_forward(
+    x: DeviceArray, W: DeviceArray, b: DeviceArray | None = None, *, precision: str = "float32"
+) -> tuple[DeviceArray, tuple]:
+    """Multiply the last axis of `x` by `W` and add `b`: `ops.linear_forward` for float32.
+
+    precision: of the products, here and in backward; see `matmul`.
+    """
     check_floats(x=x, W=W)
     if b is not None:
         check_floats(b=b)
     check_arguments(x, W, b)
-    out = matmul(matrix(x), W, bias=b)
-    return out if x.ndim > 1 else out[0], (x, W, b is not None)
+    out = matmul(matrix(x), W, bias=b, precision=precision)
+    return out if x.ndim > 1 else out[0], (x, W, b is not None, precision)
 
 
 def linear_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:
     """Gradients of `linear_forward`, as `ops.linear_backward`."""
-    x, W, has_bias = cache
+    x, W, has_bias, precision = cache
     K, O = W.shape
     check_gradient(dout, (*x.shape[:-1], O))
     rows, dout_rows = matrix(x), matrix(dout)
     # out = x @ W
-    dx = matmul(dout_rows, W, transpose_b=True)
+    dx = matmul(dout_rows, W, transpose_b=True, precision=precision)
     if rows_of(W.shape, W.strides):
-        dW = matmul(rows, dout_rows, transpose_a=True)
+        dW = matmul(rows, dout_rows, transpose_a=True, precision=precision)
     else:
-        dW = matmul(dout_rows, rows, transpose_a=True).T
+        dW = matmul(dout_rows, rows, transpose_a=True, precision=precision).T
     # out += b
     db = column_sums(contiguous(dout).reshape(math.prod(dout.shape[:-1]), O)) if has_bias else None
     return dx if x.ndim > 1 else dx[0], dW, db

@@ -12,24 +12,15 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.arguments import check_floats, contiguous
+from tinyprune.kernels.cuda.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, BIAS, RELU, RESIDUAL, STRIP, THREADS
 from tinyprune.kernels.cuda.array import DeviceArray, empty
 from tinyprune.kernels.cuda.copies import copied
 from tinyprune.kernels.cuda.few_rows import FEW, FEW_ROWS, WIDE
 from tinyprune.kernels.cuda.jit import blocks
-from tinyprune.kernels.cuda.product import (
-    ALIGNED_A,
-    ALIGNED_B,
-    ALIGNED_OUT,
-    BIAS,
-    PRODUCTS,
-    RELU,
-    RESIDUAL,
-    STRIP,
-    THREADS,
-    TILES,
-    join,
-)
+from tinyprune.kernels.cuda.product import ARITHMETICS, PRODUCTS, TILES, join
+from tinyprune.kernels.cuda.tensor_cores import check_tensor_cores
 
 BLOCKS = 256  # about as many as run at a time on the largest GPUs: two for each of 132 multiprocessors
 ENOUGH = 128  # blocks that are not worth splitting into smaller ones
@@ -64,7 +55,7 @@ class Plan(NamedTuple):
     """How a product of arrays of certain forms is computed."""
 
     shape: tuple[int, ...]
-    kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS or FEW_ROWS
+    kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS, without the precision, or in FEW_ROWS
     grid: tuple[int, ...]  # (blocks along x, y, z)
     numbers: tuple[int, ...]  # for the kernel
     parts: int  # of the sum along k
@@ -180,6 +171,14 @@ def check_out(out: DeviceArray, residual: DeviceArray | None, **read: DeviceArra
             raise ValueError(f"out must not lie in the memory of {name}, which is read while out is written")
 
 
+def check_precision(precision: str) -> None:
+    """Raise UsageError unless products can be computed so."""
+    if precision not in ARITHMETICS:
+        raise UsageError(f"precision must be one of {', '.join(ARITHMETICS)}; got {precision!r}")
+    if precision == "tf32":
+        check_tensor_cores()
+
+
 def matmul(
     a: DeviceArray,
     b: DeviceArray,
@@ -190,6 +189,7 @@ def matmul(
     residual: DeviceArray | None = None,
     relu: bool = False,
     out: DeviceArray | None = None,
+    precision: str = "float32",
 ) -> DeviceArray:
     """op(a) · op(b) + bias + residual, or the positive part of that.
 
@@ -202,6 +202,8 @@ def matmul(
         relu: whether the result is max(…, 0); NaN stays.
         out: where the result goes, (M, N) or (..., N), in rows; not in the memory of another argument, but
             `residual` may be `out` itself. None: a new array.
+        precision: "float32", or "tf32" for products by tensor cores, see `tensor_cores`; sums are float32 either way.
+            Few rows are always multiplied in float32: there the time goes into reading.
 
     Returns:
         out.
@@ -209,7 +211,9 @@ def matmul(
     Raises:
         ValueError: if shapes do not fit together, an array is not float32, or `out` does not consist of rows or lies in
             the memory of what is still to be read.
+        UsageError: if there is no such precision, or not on this GPU.
     """
+    check_precision(precision)
     others = {name: x for name, x in (("bias", bias), ("residual", residual), ("out", out)) if x is not None}
     check_floats(a=a, b=b, **others)
     shape = fitting(a.shape, transpose_a, b.shape, transpose_b)
@@ -236,9 +240,9 @@ def matmul(
     if isinstance(p.kernel, bool):
         FEW_ROWS[p.kernel](p.grid, a, b, bias, residual, out, *p.numbers)
     elif p.parts == 1:
-        PRODUCTS[p.kernel](p.grid, a, b, bias, residual, out, *p.numbers)
+        PRODUCTS[precision, *p.kernel](p.grid, a, b, bias, residual, out, *p.numbers)
     else:
         slots = empty((p.parts, *shape))
-        PRODUCTS[p.kernel](p.grid, a, b, None, None, slots, *p.numbers)
+        PRODUCTS[precision, *p.kernel](p.grid, a, b, None, None, slots, *p.numbers)
         join(blocks(out.size, THREADS), slots, bias, residual, out, *p.join_numbers)
     return out

@@ -19,27 +19,32 @@ def last(x: DeviceArray, T: int) -> DeviceArray:
 
 
 def projections_forward(
-    n: DeviceArray, Wq: DeviceArray, Wk: DeviceArray, Wv: DeviceArray, T: int
+    n: DeviceArray, Wq: DeviceArray, Wk: DeviceArray, Wv: DeviceArray, T: int, *, precision: str = "float32"
 ) -> tuple[tuple[DeviceArray, DeviceArray, DeviceArray], tuple]:
-    """Queries, keys and values: `ops.projections_forward` for float32."""
+    """Queries, keys and values: `ops.projections_forward` for float32.
+
+    precision: of the products, here and in backward; see `matmul`.
+    """
     check_floats(n=n, Wq=Wq, Wk=Wk, Wv=Wv)
     check_arguments(n, Wq, Wk, Wv, T)
-    return (matmul(last(n, T), Wq), matmul(n, Wk), matmul(n, Wv)), (n, Wq, Wk, Wv, T)
+    q, k, v = (matmul(x, W, precision=precision) for x, W in ((last(n, T), Wq), (n, Wk), (n, Wv)))
+    return (q, k, v), (n, Wq, Wk, Wv, T, precision)
 
 
 def projections_backward(
     dq: DeviceArray, dk: DeviceArray, dv: DeviceArray, cache: tuple
 ) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
     """Gradients of `projections_forward`, as `ops.projections_backward`."""
-    n, Wq, Wk, Wv, T = cache
+    n, Wq, Wk, Wv, T, precision = cache
     B, S, _ = n.shape
     for name, dout, rows in (("dq", dq, T), ("dk", dk, S), ("dv", dv, S)):
         check_gradient(dout, (B, rows, Wq.shape[1]), name)
     # k = n Wk,  v = n Wv
-    dn = matmul(dk, Wk, transpose_b=True)
-    matmul(dv, Wv, transpose_b=True, residual=dn, out=dn)
+    dn = matmul(dk, Wk, transpose_b=True, precision=precision)
+    matmul(dv, Wv, transpose_b=True, residual=dn, out=dn, precision=precision)
     # q = n[:, S-T:] Wq
     part = last(dn, T)
-    matmul(dq, Wq, transpose_b=True, residual=part, out=part)
-    dWq = matmul(last(n, T), dq, transpose_a=True)
-    return dn, dWq, matmul(n, dk, transpose_a=True), matmul(n, dv, transpose_a=True)
+    matmul(dq, Wq, transpose_b=True, residual=part, out=part, precision=precision)
+    pairs = (last(n, T), dq), (n, dk), (n, dv)
+    dWq, dWk, dWv = (matmul(x, dout, transpose_a=True, precision=precision) for x, dout in pairs)
+    return dn, dWq, dWk, dWv

@@ -23,6 +23,10 @@ if SIMULATED:
         """Where a GPU would stop the program."""
         assert (i + getattr(x, "first", 0)) % 4 == 0, f"four numbers at {i}, which is no multiple of 16 bytes"
 
+    def aligned(x):
+        """A shared array of a kernel whose vectors are read by functions that it calls."""
+        return x
+
     def load4(x, i):
         """x[i], x[i + 1], x[i + 2], x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
         check(x, i)
@@ -49,12 +53,26 @@ else:
 
     VECTOR = ir.VectorType(ir.FloatType(), 4)
 
+    def align(module):
+        """Move the shared arrays that a kernel, or a function that it calls, makes to where vectors can be read."""
+        for variable in module.global_values:
+            if isinstance(variable, ir.GlobalVariable) and variable.addrspace == SHARED:
+                variable.align = BYTES
+
+    @intrinsic
+    def aligned(typingctx, x):
+        """A shared array of a kernel whose vectors are read by functions that it calls, which do not see it made."""
+
+        def codegen(context, builder, signature, arguments):
+            align(builder.module)
+            return arguments[0]
+
+        return x(x), codegen
+
     def place(context, builder, type_of_x, x, i):
         """Pointer to four entries from x[i] on; a shared array is moved to where vectors can be read."""
         if isinstance(type_of_x, types.Array):
-            for variable in builder.module.global_values:
-                if isinstance(variable, ir.GlobalVariable) and variable.addrspace == SHARED:
-                    variable.align = BYTES
+            align(builder.module)
             x = context.make_array(type_of_x)(context, builder, x).data
         return builder.bitcast(builder.gep(x, [i]), VECTOR.as_pointer())
 
