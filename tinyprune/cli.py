@@ -153,7 +153,7 @@ def add_setting(sub: argparse.ArgumentParser) -> None:
 def add_backend(sub: argparse.ArgumentParser) -> None:
     """--backend."""
     sub.add_argument(
-        "--backend", default="numba", help="numba, compiled; numpy, the textbook; cuda, an NVIDIA GPU (%(default)s)"
+        "--backend", default="numba", help="numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (%(default)s)"
     )
 
 

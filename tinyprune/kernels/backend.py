@@ -16,7 +16,12 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.gpu import check_usable
 
 # name -> module with its operations; imported only when asked for, so that `import tinyprune` stays light.
-BACKENDS = {"numba": "tinyprune.kernels.cpu", "numpy": "tinyprune.ops", "cuda": "tinyprune.kernels.cuda"}
+BACKENDS = {
+    "numba": "tinyprune.kernels.cpu",
+    "numpy": "tinyprune.ops",
+    "cuda": "tinyprune.kernels.cuda",
+    "cuda-tf32": "tinyprune.kernels.cuda.tf32",
+}
 
 
 def unchanged(x: NDArray) -> NDArray:

@@ -59,8 +59,12 @@ class AttentionStep:
         weights = {"ln_scale": ln_scale, "ln_bias": ln_bias, "Wq": Wq, "Wk": Wk, "Wv": Wv, "Wo": Wo, "bo": bo}
         self.arguments = weights | {"u": u, "w": w, "pk": pk, "pv": pv, "gate": gate, "scale": scale}
         self.r = r
-        self.keys, self.values = np.zeros((2, C, Wq.shape[1] // Dh, Dh), Wq.dtype)
+        self.keys, self.values = (self.buffer((C, Wq.shape[1] // Dh, Dh), Wq.dtype) for _ in range(2))
         self.clear()
+
+    def buffer(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+        """Where keys or values are kept. A backend may keep them elsewhere."""
+        return np.zeros(shape, dtype)
 
     def clear(self) -> None:
         """Forget everything read."""

@@ -10,8 +10,8 @@ from tinyprune import ops
 from tinyprune.kernels.cuda import (
     attention,
     attention_distances,
-    attention_outputs,
     attention_keys,
+    attention_outputs,
     attention_queries,
 )
 from tinyprune.kernels.cuda.attention_tiles import Tiles

@@ -43,3 +43,15 @@ def place(request):
 def both_orders(request, monkeypatch):
     """In the simulator: in which order the threads of a block take their turns."""
     monkeypatch.setattr(turns, "order", request.param)
+
+
+@pytest.fixture
+def quick_attention(place):
+    """In the simulator: attention by tiles so small that whole models get through it."""
+    if place == "gpu":
+        yield
+        return
+    from .attention_case import installed, small
+
+    with installed(small("narrow")):
+        yield

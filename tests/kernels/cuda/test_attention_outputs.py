@@ -1,6 +1,5 @@
 """The kernel of attention's forward by itself."""
 
-import numpy as np
 import pytest
 
 from tinyprune.kernels.cuda import attention, attention_outputs

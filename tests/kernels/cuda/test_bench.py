@@ -6,14 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from tinyprune import ops
 from tinyprune.bench import ours
 from tinyprune.bench.agreement import disagreement
 from tinyprune.bench.benchmarks import cuda as benchmark
 from tinyprune.bench.options import Options
 from tinyprune.bench.output import text_output
 from tinyprune.bench.worker import Server, peak_memory
-from tinyprune.kernels import cuda
 from tinyprune.kernels.cuda.array import empty
 
 MODEL = """

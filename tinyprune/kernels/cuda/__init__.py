@@ -13,6 +13,7 @@ from tinyprune.kernels.cuda.adaptive_softmax import (
 from tinyprune.kernels.cuda.add import add
 from tinyprune.kernels.cuda.array import to_device, to_host
 from tinyprune.kernels.cuda.attention import attention_backward, attention_forward
+from tinyprune.kernels.cuda.attention_step import AttentionStep, attention_step
 from tinyprune.kernels.cuda.context import context_backward, context_forward
 from tinyprune.kernels.cuda.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.kernels.cuda.dropout import dropout_backward, dropout_forward
@@ -37,6 +38,7 @@ from tinyprune.kernels.cuda.top_k import top_k_backward, top_k_forward
 
 __all__ = [
     "COMPILING",
+    "AttentionStep",
     "adamw_update",
     "adaptive_embedding_backward",
     "adaptive_embedding_forward",
@@ -46,6 +48,7 @@ __all__ = [
     "add",
     "attention_backward",
     "attention_forward",
+    "attention_step",
     "compilations",
     "context_backward",
     "context_forward",

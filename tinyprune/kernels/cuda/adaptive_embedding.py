@@ -37,8 +37,12 @@ def adaptive_embedding_forward(
     *,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
+    precision: str = "float32",
 ) -> tuple[DeviceArray, tuple]:
-    """Look up each id, an integer in main memory: `ops.adaptive_embedding_forward` for float32."""
+    """Look up each id, an integer in main memory: `ops.adaptive_embedding_forward` for float32.
+
+    `precision` is that of the products with the projections, see `matmul`.
+    """
     check_clusters(tables, projections)
     bounds = cluster_bounds(tables)
     V, D = bounds[-1][1], tables[0].shape[1]
@@ -53,7 +57,7 @@ def adaptive_embedding_forward(
         place = np.flatnonzero((flat >= first) & (flat < end))
         rows, linear = take_rows(tables[c], flat[place] - first), None
         if c > 0:
-            rows, linear = linear_forward(rows, projections[c - 1])
+            rows, linear = linear_forward(rows, projections[c - 1], precision=precision)
         put_rows(rows, place, flat[place], mask, out)
         places.append(place)
         linears.append(linear)

@@ -65,10 +65,12 @@ def adaptive_softmax_forward(
     cluster_weight: DeviceArray,
     cluster_bias: DeviceArray,
     biases: list[DeviceArray],
+    *,
+    precision: str = "float32",
 ) -> tuple[DeviceArray, tuple]:
     """Mean negative log-probability of `targets`, integers in main memory: `ops.adaptive_softmax_forward` for float32.
 
-    The loss has shape ().
+    The loss has shape (). `precision` is that of the products, see `matmul`.
     """
     check_floats(x=x, cluster_weight=cluster_weight, cluster_bias=cluster_bias)
     check_clusters(tables, projections)
@@ -82,7 +84,7 @@ def adaptive_softmax_forward(
     for c, (first, end) in enumerate(bounds[1:]):
         head_targets[(flat >= first) & (flat < end)] = V0 + c
     weight, bias = head_parameters(tables[0], cluster_weight, biases[0], cluster_bias)
-    head_logits, head_linear = linear_forward(rows, weight.T, bias)
+    head_logits, head_linear = linear_forward(rows, weight.T, bias, precision=precision)
     loss, head_loss = cross_entropy_forward(head_logits, head_targets, overwrite=True)
 
     tails = []
@@ -91,8 +93,8 @@ def adaptive_softmax_forward(
         if not place.size:
             tails.append(None)
             continue
-        narrow, narrow_linear = linear_forward(take_rows(rows, place), projections[c - 1].T)
-        logits, word_linear = linear_forward(narrow, tables[c].T, biases[c])
+        narrow, narrow_linear = linear_forward(take_rows(rows, place), projections[c - 1].T, precision=precision)
+        logits, word_linear = linear_forward(narrow, tables[c].T, biases[c], precision=precision)
         tail_loss, tail_cache = cross_entropy_forward(logits, flat[place] - first, overwrite=True)
         before, loss = loss, empty(())
         add_share(1, before, tail_loss, np.float32(place.size / flat.size), loss)
@@ -139,18 +141,20 @@ def adaptive_log_probabilities(
     cluster_weight: DeviceArray,
     cluster_bias: DeviceArray,
     biases: list[DeviceArray],
+    *,
+    precision: str = "float32",
 ) -> DeviceArray:
     """log p of every word, (..., V): `ops.adaptive_log_probabilities` for float32."""
     bounds = cluster_bounds(tables)
     V, V0, D = bounds[-1][1], len(tables[0]), x.shape[-1]
     rows = contiguous(x).reshape(-1, D)
     weight, bias = head_parameters(tables[0], cluster_weight, biases[0], cluster_bias)
-    head = log_softmax(linear_forward(rows, weight.T, bias)[0])
+    head = log_softmax(linear_forward(rows, weight.T, bias, precision=precision)[0])
     out = empty((len(rows), V))
     parts = [(contiguous(head[:, :V0]), -1)]
     for c in range(1, len(tables)):
-        narrow, _ = linear_forward(rows, projections[c - 1].T)
-        logits, _ = linear_forward(narrow, tables[c].T, biases[c])
+        narrow, _ = linear_forward(rows, projections[c - 1].T, precision=precision)
+        logits, _ = linear_forward(narrow, tables[c].T, biases[c], precision=precision)
         parts.append((log_softmax(logits), V0 + c - 1))
     for (first, _), (log_p, column) in zip(bounds, parts, strict=True):
         n = log_p.shape[1]

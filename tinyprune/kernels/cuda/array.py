@@ -156,7 +156,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArr
     size = math.prod(shape)
     if size > MOST:
         raise UsageError(
-            f"an array of {size:,} numbers is more than a kernel can count, {MOST:,}; make B, T or the vocabulary smaller"
+            f"an array of {size:,} numbers is more than a kernel can count, {MOST:,}; make B, T or V smaller"
         )
     return DeviceArray(Lease(size), 0, shape, c_strides(shape), np.dtype(dtype))
 

@@ -22,8 +22,8 @@ import numpy as np
 from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.array import DeviceArray, empty
 from tinyprune.kernels.cuda.attention_distances import DISTANCES_BACKWARD
-from tinyprune.kernels.cuda.attention_outputs import FORWARD
 from tinyprune.kernels.cuda.attention_keys import KEYS_BACKWARD
+from tinyprune.kernels.cuda.attention_outputs import FORWARD
 from tinyprune.kernels.cuda.attention_queries import QUERIES_BACKWARD
 from tinyprune.kernels.cuda.column_sums import column_sums
 from tinyprune.kernels.cuda.jit import Kernel, blocks

@@ -1,0 +1,60 @@
+"""One token at a time against the textbook, before and after the oldest token is forgotten."""
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.kernels.cuda import AttentionStep
+from tinyprune.kernels.cuda.array import to_device, to_host
+
+from .compare import assert_close, in_float64, on_device
+
+pytestmark = pytest.mark.usefixtures("quick_attention")
+
+
+def example(D=11, H=2, Dh=5, N=3, C=3, relative=True, gated=True):
+    """What `AttentionStep` takes: weights of a size at which the softmax is neither flat nor a single one."""
+    rng = np.random.default_rng(3)
+    W = H * Dh
+    shapes = {"ln_scale": (D,), "ln_bias": (D,), "Wq": (D, W), "Wk": (D, W), "Wv": (D, W), "Wo": (W, D), "bo": (D,)}
+    shapes |= {"r": (C + 2, H, Dh), "u": (H, Dh), "w": (H, Dh)} if relative else {}
+    shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
+    shapes |= {"gate": (H,)} if gated else {}
+    arrays = {name: rng.standard_normal(shape, np.float32) / np.float32(2) for name, shape in shapes.items()}
+    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5} | arrays
+
+
+def text(D, tokens=5):
+    """Inputs of the layer, (tokens, D)."""
+    return np.random.default_rng(4).standard_normal((tokens, D), np.float32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"relative": False, "N": 0}, {"gated": False, "C": 1}, {"H": 0}, {"C": 9, "Dh": 8, "D": 40}],
+    ids=["all", "plain", "one place", "no heads", "more places than tokens"],
+)
+def test_equals_textbook(place, options):
+    p = example(**options)
+    x = text(len(p["bo"]))
+    expected = ops.AttentionStep(**{name: in_float64(value) for name, value in p.items()})
+    got = AttentionStep(**{name: on_device(value) for name, value in p.items()})
+    for row in x:
+        assert_close(got(to_device(row)), expected(in_float64(row)))
+    expected.clear()
+    got.clear()
+    assert_close(got(to_device(x[0])), expected(in_float64(x[0])))
+
+
+def test_nothing_is_written_when_something_does_not_fit(place):
+    p = {name: on_device(value) for name, value in example().items()}
+    step = AttentionStep(**p)
+    step(to_device(text(11)[0]))
+    keys, values = to_host(step.keys), to_host(step.values)
+    step.arguments["u"] = to_device(np.zeros((3, 5), np.float32))
+    with pytest.raises(ValueError, match=r"u must have shape \(2, 5\)"):
+        step(to_device(text(11)[1]))
+    assert np.array_equal(to_host(step.keys), keys) and np.array_equal(to_host(step.values), values)
+    assert step.read == 1
+    with pytest.raises(ValueError, match=r"x must be \(D,\), got \(1, 11\)"):
+        step(to_device(text(11)[:1]))
