@@ -19,56 +19,43 @@ from tinyprune.kernels.cuda.jit import KERNELS
 from tinyprune.kernels.cuda.row_dots import row_dots
 from tinyprune.kernels.cuda.widths import wide
 
-from .compare import in_float64, on_device
+from .compare import on_device
 
 NAMES = ("out", "dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv", "dgate")
-VARIANTS = {
-    "forward": attention_outputs.FORWARD,
-    "queries_backward": attention_queries.QUERIES_BACKWARD,
-    "keys_backward": attention_keys.KEYS_BACKWARD,
-    "distances_backward": attention_distances.DISTANCES_BACKWARD,
+MAKERS = {
+    "forward": attention_outputs,
+    "queries_backward": attention_queries,
+    "keys_backward": attention_keys,
+    "distances_backward": attention_distances,
 }
-# But for their size the narrow ones are like the kernels for Dh up to 32, and the wide ones like those for 64: position
-# keys come in two parts, and it is not the same tiles that are long.
-SMALL = {
-    "narrow": {
-        "forward": Tiles(8, queries=32, keys=16, side=4),
-        "queries_backward": Tiles(8, queries=32, keys=16, side=4),
-        "keys_backward": Tiles(8, queries=16, keys=32, side=4),
-        "distances_backward": Tiles(8, queries=16, keys=32, side=4),
-    },
-    "wide": {
-        "forward": Tiles(16, queries=32, keys=16, columns=8, side=4),
-        "queries_backward": Tiles(16, queries=16, keys=16, side=4),
-        "keys_backward": Tiles(16, queries=32, keys=16, columns=8, side=4),
-        "distances_backward": Tiles(16, queries=32, keys=16, columns=8, side=4),
-    },
-}
+VARIANTS = {name: getattr(module, name.upper()) for name, module in MAKERS.items()}
+IN_USE = {name: variants.copy() for name, variants in VARIANTS.items()}
+WIDTHS = (4, 8, 16)  # of the small tiles
 
 
-def made(module, name, tiles):
-    """The kernel of this name and size as `module` makes it; it is none of the package's."""
+def quarters(name, module):
+    """The kernels of this name as `module` makes them, by width, with tiles that have a quarter of every size.
+
+    For the simulator that is a sixty-fourth of the work. They are none of the package's kernels.
+    """
     known = len(KERNELS)
-    kernel = getattr(module, f"make_{name}")(tiles)
+    tiles = [Tiles(*(size // 4 for size in kernel.tiles)) for kernel in IN_USE[name].values()]
+    kernels = {small.width: getattr(module, f"make_{name}")(small) for small in tiles}
     del KERNELS[known:]
-    return kernel
+    return kernels
 
 
-@cache
-def small(sizes):
-    """All four kernels, by name."""
-    modules = (attention_outputs, attention_queries, attention_keys, attention_distances)
-    return {name: made(module, name, SMALL[sizes][name]) for module, name in zip(modules, VARIANTS, strict=True)}
+SMALL = {name: quarters(name, module) for name, module in MAKERS.items()}
 
 
 @contextmanager
 def installed(kernels):
-    """Meanwhile attention uses these, by name, and no other variants of them."""
+    """Meanwhile attention uses these, {name: {width: kernel}}, in place of others of the names."""
     before = {name: VARIANTS[name].copy() for name in kernels}
     try:
-        for name, kernel in kernels.items():
+        for name, variants in kernels.items():
             VARIANTS[name].clear()
-            VARIANTS[name][kernel.tiles.width] = kernel
+            VARIANTS[name].update(variants)
         yield
     finally:
         for name, variants in before.items():
@@ -77,7 +64,7 @@ def installed(kernels):
 
 
 def arguments(B=2, H=2, T=5, M=3, Dh=8, N=6, relative=True, gate=(0.7, 0.0), seed=1):
-    """q, k, v, r, u, w, pk, pv (None where there are none), the gates and dout, all but the gates standard normal."""
+    """q, k, v, r, u, w, pk, pv (None where there are none) and the gates, and dout; but for the gates normal numbers."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -86,15 +73,16 @@ def arguments(B=2, H=2, T=5, M=3, Dh=8, N=6, relative=True, gate=(0.7, 0.0), see
     S = M + T
     x = [normal(B, T, H, Dh), normal(B, S, H, Dh), normal(B, S, H, Dh)]
     x += [normal(S, H, Dh), normal(H, Dh), normal(H, Dh)] if relative else [None] * 3
-    x += [normal(H, N, Dh), normal(H, N, Dh)] if N else [None] * 2
+    x += [normal(H, N, Dh) / np.float32(Dh**0.5), normal(H, N, Dh)] if N else [None] * 2  # scores like the others'
     x.append(None if gate is None else np.resize(np.array(gate, np.float32), H))
     return x, normal(B, T, H, Dh)
 
 
-def textbook(x, dout, **options):
-    """What `tinyprune.ops` finds in float64, by name: output, gradients, and the head outputs `o` of the cache."""
-    out, cache = ops.attention_forward(*map(in_float64, x), **options)
-    gradients = ops.attention_backward(in_float64(dout), cache)
+def textbook(x, dout, dtype=np.float64, **options):
+    """What `tinyprune.ops` finds in this dtype, by name: output, gradients, and the head outputs `o` of the cache."""
+    x = [a if a is None else a.astype(dtype) for a in x]
+    out, cache = ops.attention_forward(*x, **options)
+    gradients = ops.attention_backward(dout.astype(dtype), cache)
     return dict(zip(NAMES, (out, *gradients), strict=True)) | {"o": cache.o}
 
 
@@ -106,20 +94,20 @@ def on_gpu(x, dout, **options):
 
 
 @cache
-def case(sizes):
-    """For a test of one kernel of these sizes, which is to notice a missing barrier: more than one round of every loop.
+def case(width):
+    """For a test of one kernel of this width, which is to notice a missing barrier: more than one round of every loop.
 
     Returns:
         x: arguments.   options, rng: of forward.   expected: by name, of the textbook.
         gradients: what each of backward's functions takes.
     """
-    x, dout = arguments(B=2, H=1, T=18, M=15, Dh=SMALL[sizes]["forward"].width - 1, N=17, gate=(0.7,))
+    x, dout = arguments(B=2, H=1, T=18, M=15, Dh=width - 1, N=17, gate=(0.7,))
     options = {"span": 30, "dropout": 0.2, "scale": 1.5}
 
     def rng():
         return np.random.default_rng(2)
 
-    with installed(small(sizes)):
+    with installed(SMALL):
         _, c = attention.attention_forward(*map(on_device, x), **options, rng=rng())
     dout_there = wide(on_device(dout))
     delta = row_dots(dout_there, wide(c.o), options["scale"])

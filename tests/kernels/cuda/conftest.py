@@ -14,6 +14,7 @@ if importlib.util.find_spec("numba.cuda") is not None:
     from tinyprune.kernels.cuda.jit import SIMULATED
 
     from . import tensor_core, turns
+    from .attention_case import SMALL, installed
 
     if SIMULATED:
         turns.install()
@@ -39,19 +40,14 @@ def place(request):
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def small_tiles():
+    """In the simulator attention has small tiles: those in use are for more numbers than it gets through."""
+    with installed(SMALL if SIMULATED else {}):
+        yield
+
+
 @pytest.fixture(params=["first to last", "last to first"])
 def both_orders(request, monkeypatch):
     """In the simulator: in which order the threads of a block take their turns."""
     monkeypatch.setattr(turns, "order", request.param)
-
-
-@pytest.fixture
-def quick_attention(place):
-    """In the simulator: attention by tiles so small that whole models get through it."""
-    if place == "gpu":
-        yield
-        return
-    from .attention_case import installed, small
-
-    with installed(small("narrow")):
-        yield

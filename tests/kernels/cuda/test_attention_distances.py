@@ -4,19 +4,18 @@ import pytest
 
 from tinyprune.kernels.cuda import attention, attention_distances
 
-from .attention_case import SMALL, case, installed, made
+from .attention_case import WIDTHS, case, installed, quarters
 from .compare import assert_close
 
 
-def check(module, every=tuple(SMALL)):
-    """Tiles of all kinds."""
-    for sizes in every:
-        c = case(sizes)
-        name = "distances_backward"
-        with installed({name: made(module, name, SMALL[sizes][name])}):
+def check(module, widths=WIDTHS):
+    """More than one tile of everything, with the tiles of every width."""
+    with installed({"distances_backward": quarters("distances_backward", module)}):
+        for width in widths:
+            c = case(width)
             assert_close(attention.distance_gradients(*c.gradients), (c.expected["dr"], c.expected["dw"]))
 
 
-@pytest.mark.parametrize("sizes", SMALL)
-def test_equals_textbook(place, both_orders, sizes):
-    check(attention_distances, [sizes])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_equals_textbook(place, both_orders, width):
+    check(attention_distances, [width])

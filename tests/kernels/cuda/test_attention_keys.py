@@ -4,19 +4,19 @@ import pytest
 
 from tinyprune.kernels.cuda import attention, attention_keys
 
-from .attention_case import SMALL, case, installed, made
+from .attention_case import WIDTHS, case, installed, quarters
 from .compare import assert_close
 
 
-def check(module, every=tuple(SMALL)):
-    """Tiles of all kinds."""
-    for sizes in every:
-        c = case(sizes)
-        with installed({"keys_backward": made(module, "keys_backward", SMALL[sizes]["keys_backward"])}):
+def check(module, widths=WIDTHS):
+    """More than one tile of everything, with the tiles of every width."""
+    with installed({"keys_backward": quarters("keys_backward", module)}):
+        for width in widths:
+            c = case(width)
             assert_close(attention.key_gradients(*c.gradients), [c.expected[name] for name in ("dk", "dv", "du")])
             assert_close(attention.persistent_gradients(*c.gradients), [c.expected[name] for name in ("dpk", "dpv")])
 
 
-@pytest.mark.parametrize("sizes", SMALL)
-def test_equals_textbook(place, both_orders, sizes):
-    check(attention_keys, [sizes])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_equals_textbook(place, both_orders, width):
+    check(attention_keys, [width])

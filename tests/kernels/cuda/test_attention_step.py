@@ -9,8 +9,6 @@ from tinyprune.kernels.cuda.array import to_device, to_host
 
 from .compare import assert_close, in_float64, on_device
 
-pytestmark = pytest.mark.usefixtures("quick_attention")
-
 
 def example(D=11, H=2, Dh=5, N=3, C=3, relative=True, gated=True):
     """What `AttentionStep` takes: weights of a size at which the softmax is neither flat nor a single one."""

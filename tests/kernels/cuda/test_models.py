@@ -15,7 +15,6 @@ from tinyprune.training.checkpoints import load_checkpoint
 from tinyprune.training.loop import LanguageModelling
 from tinyprune.training.optimizers import clip_factor, gradient_norm, make_optimizer, parameter_groups
 
-pytestmark = pytest.mark.usefixtures("quick_attention")
 TOLERANCE = 1e-5
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
 OPENED = np.array([[True, False, True], [False, False, False]])  # a layer may have none

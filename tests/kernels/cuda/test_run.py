@@ -24,7 +24,6 @@ def command(capsys, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_attention")
 def test_the_whole_method(place, tmp_path, capsys, monkeypatch):
     for name, value in {"SAMPLE_TOKENS": 5, "TIMING_B": 1, "TIMING_ROUNDS": 1}.items():
         monkeypatch.setattr(report, name, value)

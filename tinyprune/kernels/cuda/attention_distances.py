@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 
 from tinyprune.kernels.cuda.attention_tiles import LOWEST, ROWS, Tiles, clear, count_on, kept, make_tiles
-from tinyprune.kernels.cuda.jit import Kernel, cuda, float32, floats, int32, kernel, uint32
+from tinyprune.kernels.cuda.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.vectors import load1, store1, store4
 
 
@@ -33,12 +33,23 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     dots, sliding_dots, add_beside, put, mix_turned = t.dots, t.sliding_dots, t.add_beside, t.put, t.mix_turned
     SUMS = 4 * OUT_DISTANCES
     SHARES = QUERIES // ROWS  # threads that have a part of a distance's scores
+    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
     # shared memory: position keys; dout, then queries; values, then keys, then gradients of scores
     X = DISTANCES * WIDE
     Z = X + QUERIES * WIDE
     SIZE = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS, DISTANCES * SHARES)
 
-    @kernel(*13 * (floats,), *8 * (int32,), *3 * (float32,), int32, *3 * (uint32,), threads=THREADS, hot=True)
+    @device
+    def row_sum(tile, distance):
+        """The sum over all queries of a distance's ds, of which threads have parts."""
+        total = float32(0)
+        for c in range(SHARES):
+            total += load1(tile, Z + distance * SHARES + c)
+        return total
+
+    types = (*13 * (floats,), *8 * (int32,), *3 * (float32,), int32, *3 * (uint32,))
+
+    @kernel(*types, threads=THREADS, hot=True, resident=RESIDENT)
     def distances_backward(
         q, k, v, r, w, key_bias, distance_bias, gate, dout, lse, delta, dr, dw, B, T, S, H, N, W, span, group, to_score,
         to_key, to_weight, gated, key0, key1, limit,
@@ -126,22 +137,18 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         for n in range(OUT_DISTANCES):
             distance = key_in(out_column + n)
             if first + distance < S and d < W:
-                total = float32(0)
-                for c in range(SHARES):
-                    total += load1(tile, Z + distance * SHARES + c)
+                total = row_sum(tile, distance)
                 bias = h * W + d
                 x0, x1 = sums[4 * n] + total * w[bias], sums[4 * n + 1] + total * w[bias + 1]
                 x2, x3 = sums[4 * n + 2] + total * w[bias + 2], sums[4 * n + 3] + total * w[bias + 3]
                 at = ((slot * S + first + distance) * H + h) * W + d
                 store4(dr, at, x0 * to_key, x1 * to_key, x2 * to_key, x3 * to_key)
-        if thread < W:
+        dw_at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W
+        for d in range(thread, W, THREADS):
             change = float32(0)
             for distance in range(DISTANCES):
-                total = float32(0)
-                for c in range(SHARES):
-                    total += load1(tile, Z + distance * SHARES + c)
-                change += total * load1(tile, distance * WIDE + thread)
-            dw[((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W + thread] = change * to_key
+                change += row_sum(tile, distance) * load1(tile, distance * WIDE + d)
+            dw[dw_at + d] = change * to_key
 
     distances_backward.tiles = tiles
     return distances_backward

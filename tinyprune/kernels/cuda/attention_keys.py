@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 
 from tinyprune.kernels.cuda.attention_tiles import LOWEST, ROWS, Tiles, clear, count_on, kept, make_tiles
-from tinyprune.kernels.cuda.jit import Kernel, cuda, float32, floats, int32, kernel, uint32
+from tinyprune.kernels.cuda.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.vectors import load1, store1, store4
 
 
@@ -35,13 +35,24 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     dots, sliding_dots, add_beside, put, mix_turned = t.dots, t.sliding_dots, t.add_beside, t.put, t.mix_turned
     SUMS = 4 * OUT_KEYS
     SHARES = QUERIES // ROWS  # threads that have a part of a key's scores
+    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
     # shared memory: keys; values; queries or dout; position keys, then weights, then gradients of scores
     V = KEYS * WIDE
     X = 2 * KEYS * WIDE
     Z = X + QUERIES * WIDE
     SIZE = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS, KEYS * SHARES)
 
-    @kernel(*14 * (floats,), *12 * (int32,), *3 * (float32,), *3 * (int32,), *3 * (uint32,), threads=THREADS, hot=True)
+    @device
+    def row_sum(tile, key):
+        """The sum over all queries of a key's ds, of which threads have parts."""
+        total = float32(0)
+        for c in range(SHARES):
+            total += load1(tile, Z + key * SHARES + c)
+        return total
+
+    types = (*14 * (floats,), *12 * (int32,), *3 * (float32,), *3 * (int32,), *3 * (uint32,))
+
+    @kernel(*types, threads=THREADS, hot=True, resident=RESIDENT)
     def keys_backward(
         q, k, v, r, u, key_bias, distance_bias, gate, dout, lse, delta, dk, dv, du, B, T, S, H, N, W, span, keys,
         k_slot, k_head, k_row, group, to_score, to_key, to_weight, context, relative, gated, key0, key1, limit,
@@ -161,21 +172,18 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 store4(dv, at, x0 * to_weight, x1 * to_weight, x2 * to_weight, x3 * to_weight)
                 x0, x1, x2, x3 = dk_sums[4 * n], dk_sums[4 * n + 1], dk_sums[4 * n + 2], dk_sums[4 * n + 3]
                 if relative:
-                    total = float32(0)
-                    for c in range(SHARES):
-                        total += load1(tile, Z + key * SHARES + c)
+                    total = row_sum(tile, key)
                     bias = h * W + d
                     x0, x1 = x0 + total * u[bias], x1 + total * u[bias + 1]
                     x2, x3 = x2 + total * u[bias + 2], x3 + total * u[bias + 3]
                 store4(dk, at, x0 * to_key, x1 * to_key, x2 * to_key, x3 * to_key)
-        if relative and thread < W:
-            change = float32(0)
-            for key in range(KEYS):
-                total = float32(0)
-                for c in range(SHARES):
-                    total += load1(tile, Z + key * SHARES + c)
-                change += total * load1(tile, key * WIDE + thread)
-            du[((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W + thread] = change * to_key
+        if relative:
+            du_at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W
+            for d in range(thread, W, THREADS):
+                change = float32(0)
+                for key in range(KEYS):
+                    change += row_sum(tile, key) * load1(tile, key * WIDE + d)
+                du[du_at + d] = change * to_key
 
     keys_backward.tiles = tiles
     return keys_backward

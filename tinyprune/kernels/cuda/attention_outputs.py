@@ -27,8 +27,14 @@ from __future__ import annotations
 import math
 
 from tinyprune.kernels.cuda.attention_tiles import LOWEST, ROWS, Tiles, clear, count_on, kept, make_tiles
-from tinyprune.kernels.cuda.jit import Kernel, cuda, float32, floats, int32, kernel, uint32
+from tinyprune.kernels.cuda.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.vectors import load1, load4, store1, store4
+
+
+@device
+def larger(x, y):
+    """The larger of two numbers; x if y is NaN."""
+    return y if y > x else x
 
 
 def make_forward(tiles: Tiles) -> Kernel:
@@ -41,6 +47,7 @@ def make_forward(tiles: Tiles) -> Kernel:
     dots, sliding_dots, add_beside, put, mix = t.dots, t.sliding_dots, t.add_beside, t.put, t.mix
     SUMS = 4 * OUT_QUERIES
     SHARES = KEYS // EACH  # threads that have a part of a query's scores
+    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
     # shared memory: queries; keys, then values; position keys, then weights; maxima, at last totals; 2^(before − now)
     Y = QUERIES * WIDE
     Z = Y + KEYS * WIDE
@@ -48,7 +55,29 @@ def make_forward(tiles: Tiles) -> Kernel:
     SHRINK = FOUND + QUERIES * SHARES
     SIZE = SHRINK + QUERIES
 
-    @kernel(*12 * (floats,), *6 * (int32,), *5 * (float32,), *2 * (int32,), *3 * (uint32,), threads=THREADS, hot=True)
+    @device
+    def row_max(tile, at, best):
+        """The largest of the threads' maxima for a query and of `best`; no NaN, the weights will have it."""
+        if SHARES % 4 == 0:
+            for c in range(0, SHARES, 4):
+                x0, x1, x2, x3 = load4(tile, at + c)
+                best = larger(larger(larger(larger(best, x0), x1), x2), x3)
+        else:
+            for c in range(SHARES):
+                best = larger(best, load1(tile, at + c))
+        return best
+
+    @device
+    def row_sum(tile, at):
+        """The sum of the threads' totals for a query."""
+        total = float32(0)
+        for c in range(SHARES):
+            total += load1(tile, at + c)
+        return total
+
+    types = (*12 * (floats,), *6 * (int32,), *5 * (float32,), *2 * (int32,), *3 * (uint32,))
+
+    @kernel(*types, threads=THREADS, hot=True, resident=RESIDENT)
     def attend(
         q, k, v, r, pk, pv, key_bias, distance_bias, gate, out, o, lse, T, S, H, N, W, span, to_score,
         to_persistent_score, persistent_weight, scale, raised, relative, gated, key0, key1, limit,
@@ -119,17 +148,12 @@ def make_forward(tiles: Tiles) -> Kernel:
                 for c in range(EACH):
                     score = s[m * EACH + c] * factor if last - reach <= c * SIDE <= last else LOWEST
                     s[m * EACH + c] = score
-                    best = score if score > best else best
+                    best = larger(best, score)
                 store1(tile, found + m * SIDE * SHARES + share, best)
             cuda.syncthreads()  # all maxima are there, and everyone has read keys and position keys
             for m in range(ROWS):
                 best = highest[m]
-                for c in range(0, SHARES, 4):
-                    x0, x1, x2, x3 = load4(tile, found + m * SIDE * SHARES + c)
-                    best = x0 if x0 > best else best
-                    best = x1 if x1 > best else best
-                    best = x2 if x2 > best else best
-                    best = x3 if x3 > best else best
+                best = row_max(tile, found + m * SIDE * SHARES, best)
                 shrink = math.exp2(highest[m] - best)
                 highest[m] = best
                 total[m] *= shrink
@@ -162,10 +186,7 @@ def make_forward(tiles: Tiles) -> Kernel:
         for m in range(OUT_QUERIES):
             query = out_i + m * SIDE
             if t0 + query < T and d < W:
-                weight = float32(0)
-                for c in range(SHARES):
-                    weight += load1(tile, FOUND + query * SHARES + c)
-                weight = raised / weight
+                weight = raised / row_sum(tile, FOUND + query * SHARES)
                 at = q_at + (t0 + query) * step + d
                 x0, x1, x2, x3 = sums[4 * m], sums[4 * m + 1], sums[4 * m + 2], sums[4 * m + 3]
                 x0, x1, x2, x3 = x0 * weight, x1 * weight, x2 * weight, x3 * weight
@@ -174,9 +195,7 @@ def make_forward(tiles: Tiles) -> Kernel:
         for m in range(ROWS):
             query = i + m * SIDE
             if share == 0 and t0 + query < T:
-                weight = float32(0)
-                for c in range(SHARES):
-                    weight += load1(tile, FOUND + query * SHARES + c)
+                weight = row_sum(tile, FOUND + query * SHARES)
                 lse[(b * T + t0 + query) * H + h] = highest[m] + math.log2(weight)
 
     attend.tiles = tiles

@@ -29,6 +29,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         t.dots, t.sliding_dots, t.add_beside, t.put, t.mix, t.sliding_mix,
     )  # fmt: skip
     SUMS = 4 * OUT_QUERIES
+    RESIDENT = 4  # blocks of a multiprocessor: their threads have 128 registers each
     # shared memory: queries; dout; values, then keys; gradients of scores; position keys
     X = QUERIES * WIDE
     Y = 2 * QUERIES * WIDE
@@ -36,7 +37,9 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     Z = P + QUERIES * WEIGHTS
     SIZE = Z + SLIDES * WIDE
 
-    @kernel(*13 * (floats,), *6 * (int32,), *5 * (float32,), *2 * (int32,), *3 * (uint32,), threads=THREADS, hot=True)
+    types = (*13 * (floats,), *6 * (int32,), *5 * (float32,), *2 * (int32,), *3 * (uint32,))
+
+    @kernel(*types, threads=THREADS, hot=True, resident=RESIDENT)
     def queries_backward(
         q, k, v, r, pk, pv, key_bias, distance_bias, gate, dout, lse, delta, dq, T, S, H, N, W, span, to_score,
         to_persistent_score, to_key, to_weight, to_persistent_weight, relative, gated, key0, key1, limit,
