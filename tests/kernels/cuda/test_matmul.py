@@ -208,6 +208,16 @@ def test_how_it_is_divided(M, N, K, expected):
     assert division(M, N, K) == expected
 
 
+@pytest.mark.parametrize("transposed", ["", "a", "b"])
+def test_a_kernel_is_given_numbers_of_32_bits(transposed):
+    """Though a matrix may have more numbers than those can count."""
+    M, K, N = 100_000, 40_000, 50_000
+    a, b = (K, M) if transposed == "a" else (M, K), (N, K) if transposed == "b" else (K, N)
+    forms = [module.Form(shape, (shape[1], 1), 0) for shape in (a, b, (M, N))]
+    plan = module.plan(forms[0], transposed == "a", forms[1], transposed == "b", 0, forms[2])
+    assert max(plan.numbers) < 2**31
+
+
 @pytest.mark.parametrize(
     ("a", "b", "options", "message"),
     [

@@ -44,7 +44,7 @@ class Rows(NamedTuple):
 
     def regrouped(self, groups: int, rows: int) -> Rows:
         """The same rows in so many groups, if they are all in one."""
-        return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 else self
+        return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 < groups else self
 
     def aligned(self, first: int) -> bool:
         """Whether all begin on a multiple of 4, the first at `first`. (A group is as long as so many rows.)"""

@@ -2,7 +2,8 @@
 
 Numbers are rounded to 10 bits behind the leading one, to the nearest, half away from zero; their products are exact,
 and are summed in float32. Rounding changes a number by at most 2⁻¹¹ of itself, so that a sum of products differs from
-the exact one by at most about 2⁻¹⁰ of Σ |a| · |b|, beside what float32 does to any sum.
+the exact one by at most about 2⁻¹⁰ of Σ |a| · |b|, beside what float32 does to any sum. Of products of normal random
+numbers with K from 64 to 36,864, emulated in NumPy, that is 3 · 10⁻⁴ of their norm; float32 alone does 1 to 4 · 10⁻⁷.
 
 One instruction, which the 32 threads of a warp execute together, adds the product of 16 × 8 numbers of a and 8 × 8 of
 b to 16 × 8 sums. Which of them a thread holds (NVIDIA's PTX ISA, "Matrix Fragments for mma.m16n8k8"), with
