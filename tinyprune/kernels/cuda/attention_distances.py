@@ -18,7 +18,7 @@ import math
 
 from tinyprune.kernels.cuda.attention_tiles import LOWEST, ROWS, Tiles, clear, count_on, kept, make_tiles
 from tinyprune.kernels.cuda.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.vectors import load1, store1, store4
+from tinyprune.kernels.cuda.vectors import aligned, load1, store1, store4
 
 
 def make_distances_backward(tiles: Tiles) -> Kernel:
@@ -55,7 +55,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         to_key, to_weight, gated, key0, key1, limit,
     ):  # fmt: skip
         """dr (slots, S, H, W): a block for a tile of distances, grid (slots, H, tiles). dw: (slots, tiles, H, W)."""
-        tile = cuda.shared.array(SIZE, float32)
+        tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
         some = cuda.local.array(SOME, float32)

@@ -20,7 +20,7 @@ import math
 
 from tinyprune.kernels.cuda.attention_tiles import LOWEST, ROWS, Tiles, clear, count_on, kept, make_tiles
 from tinyprune.kernels.cuda.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.vectors import load1, store1, store4
+from tinyprune.kernels.cuda.vectors import aligned, load1, store1, store4
 
 
 def make_keys_backward(tiles: Tiles) -> Kernel:
@@ -63,7 +63,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         k_slot, k_head, k_row: from one slot of dk to the next, from one head, from one key.
         group: batch entries of a slot; for context keys 1.
         """
-        tile = cuda.shared.array(SIZE, float32)
+        tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
         some = cuda.local.array(SOME, float32)

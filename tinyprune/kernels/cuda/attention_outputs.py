@@ -28,7 +28,7 @@ import math
 
 from tinyprune.kernels.cuda.attention_tiles import LOWEST, ROWS, Tiles, clear, count_on, kept, make_tiles
 from tinyprune.kernels.cuda.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.vectors import load1, load4, store1, store4
+from tinyprune.kernels.cuda.vectors import aligned, load1, load4, store1, store4
 
 
 @device
@@ -87,7 +87,7 @@ def make_forward(tiles: Tiles) -> Kernel:
         key_bias: u·k, (B, S, H).   distance_bias: w·r, (S, H).   W: Dh, a multiple of 4.
         raised: 1 / (1 − dropout).   limit: what an entry's hash has to reach to stay, 0 without dropout.
         """
-        tile = cuda.shared.array(SIZE, float32)
+        tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         some = cuda.local.array(SOME, float32)
         highest = cuda.local.array(ROWS, float32)

@@ -15,7 +15,7 @@ import math
 
 from tinyprune.kernels.cuda.attention_tiles import LOWEST, ROWS, Tiles, clear, count_on, kept, make_tiles
 from tinyprune.kernels.cuda.jit import Kernel, cuda, float32, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.vectors import store4
+from tinyprune.kernels.cuda.vectors import aligned, store4
 
 
 def make_queries_backward(tiles: Tiles) -> Kernel:
@@ -49,7 +49,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         to_score, to_key: log2 e / √Dh and 1 / √Dh.   to_weight: scale / (1 − dropout), and for pv times √N.
         delta: (B, T, H), times scale, but not the gate.   The rest as in `attention_outputs`.
         """
-        tile = cuda.shared.array(SIZE, float32)
+        tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
         some = cuda.local.array(SOME, float32)
