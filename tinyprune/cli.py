@@ -106,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("benchmark", choices=BENCHMARKS, help="what to measure")
     about = "compare with these: torch (for matmul it is always NumPy's BLAS; on a GPU cuBLAS, as torch calls it)"
     sub.add_argument("--peers", default="", metavar="NAMES", help=about)
-    sub.add_argument("--backend", help="whose operations are measured: numba, numpy or cuda (numba)")
+    sub.add_argument("--backend", help="whose operations are measured: numba, numpy, cuda, cuda-tf32 (numba)")
     about = "cuda: what the compiler makes of every kernel, for which no GPU is needed"
     sub.add_argument("--compile-only", action="store_true", help=about)
     what = sub.add_mutually_exclusive_group()

@@ -1,5 +1,7 @@
 """Which models are measured, and what they nominally compute."""
 
+import math
+
 import pytest
 from toy_works import write_model
 
@@ -9,6 +11,7 @@ from tinyprune.bench.shapes import (
     STEP_SHAPES,
     AbsolutePositions,
     attention_gflop,
+    default_shapes,
     model_shape,
     step_gflop,
 )
@@ -54,6 +57,15 @@ def test_the_plain_kind_has_persistent_vectors_but_neither_memory_nor_relative_p
     names = parameter_shapes(config).keys()
     assert {"positions", "layers.0.pk", "layers.0.pv"} <= names
     assert not {"R", "layers.0.Wr", "layers.0.u", "layers.0.w"} & names
+
+
+def test_the_papers_model_with_a_plain_softmax():
+    """On a GPU only: a processor is not given it unasked."""
+    shape = model_shape("paper")
+    c = shape.config
+    assert (c.D, c.H, c.L, c.N, c.T, c.M, c.V, c.cutoffs, shape.B) == (512, 8, 16, 2048, 192, 192, 8192, (), 16)
+    assert 58e6 < sum(math.prod(size) for size in parameter_shapes(c).values()) < 60e6
+    assert "paper" in default_shapes("cuda", STEP_SHAPES) and "paper" not in default_shapes("numba", STEP_SHAPES)
 
 
 def test_changes(tmp_path):

@@ -96,7 +96,25 @@ def test_nothing_of_cuda_is_touched_unasked():
         "ctypes.CDLL = lambda name, *rest, **more: loaded.append(name)\n"
         "import tinyprune, tinyprune.cli, tinyprune.kernels.backend, tinyprune.kernels.gpu\n"
         "tinyprune.kernels.backend.get_backend('numpy')\n"
-        "print([name for name in sys.modules if 'cuda' in name], loaded, 'numba' in sys.modules)"
+        "found = [name for name in sys.modules if 'cuda' in name and name != '_numba_cuda_redirector']\n"
+        "print(found, loaded, 'numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=240)
     assert done.stdout == "[] [] False\n", done.stderr
+
+
+def test_the_gpus_name(monkeypatch):
+    def tell(buffer, size, device):
+        buffer.value = b"NVIDIA A100"
+        return 0
+
+    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetName=tell)
+    monkeypatch.setattr(gpu, "load_driver", lambda: driver)
+    assert gpu.gpu_name() == "NVIDIA A100"
+    monkeypatch.setattr(gpu, "load_driver", lambda: None)
+    assert gpu.gpu_name() == ""
+
+
+@pytest.mark.skipif(gpu.find_ptxas() is None, reason="ptxas is not installed")
+def test_the_version_of_ptxas():
+    assert all(part.isdigit() for part in gpu.ptxas_version().split("."))

@@ -32,8 +32,12 @@ from tinyprune.tables import Record
 CAPABILITIES = ("8.0", "9.0")  # of an A100 and of an H100
 
 
-def compile_kernels(capabilities: Sequence[str] = CAPABILITIES) -> list[dict[str, Any]]:
-    """The compiler's records of all kernels, see `tinyprune.kernels.cuda.compiled.describe`.
+def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The compiler's records of kernels, see `tinyprune.kernels.cuda.compiled.describe`.
+
+    Args:
+        capabilities: compute capabilities.
+        modules: of `tinyprune.kernels.cuda`, in which the kernels are written; none for all.
 
     Raises:
         UsageError: if numba-cuda or ptxas is missing; says what to install.
@@ -43,6 +47,7 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES) -> list[dict[str
     if missing:
         raise UsageError(missing)
     command = [sys.executable, "-m", "tinyprune.kernels.cuda.compiled", *capabilities]
+    command += ["--modules", *modules] if modules else []
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         pipes = {"stdout": subprocess.PIPE, "stderr": complaints, "text": True, "encoding": "utf-8"}

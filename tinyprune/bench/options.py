@@ -11,7 +11,7 @@ from tinyprune.bench import BENCHMARKS, PEERS
 from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import BACKENDS
+from tinyprune.kernels.backend import BACKENDS, on_gpu
 from tinyprune.kernels.gpu import why_unusable
 from tinyprune.tables import Record
 
@@ -40,8 +40,8 @@ class Options:
 
     @property
     def device(self) -> str:
-        """Where a peer computes that can choose, in PyTorch's words: "cuda" if we do."""
-        return "cuda" if self.backend == "cuda" else "cpu"
+        """Where, and how exactly, a peer computes that can choose: "cpu", or as we do "cuda" or "cuda-tf32"."""
+        return self.backend if on_gpu(self.backend) else "cpu"
 
     @property
     def subject(self) -> str:
@@ -86,14 +86,14 @@ def split(names: str) -> tuple[str, ...]:
 
 def check_benchmark(name: str, options: Options) -> None:
     """Raise UsageError if this benchmark cannot be run with these options, or not here."""
-    if name == "cuda" and options.backend != "cuda":
-        raise UsageError("`tinyprune bench cuda` is about the cuda backend; leave out --backend")
-    if name == "ladder" and options.backend == "cuda":
+    if name == "cuda" and not on_gpu(options.backend):
+        raise UsageError("`tinyprune bench cuda` is about kernels for GPUs; leave out --backend")
+    if name == "ladder" and on_gpu(options.backend):
         raise UsageError("`tinyprune bench ladder` is about kernels for the processor; leave out --backend")
     if options.compile_only:
         if name != "cuda":
             raise UsageError("--compile-only goes with `tinyprune bench cuda`")
-    elif options.backend == "cuda":
+    elif on_gpu(options.backend):
         check_gpu(options)
 
 
@@ -126,6 +126,7 @@ def run_benchmark(name: str, options: Options) -> list[Record]:
     records = importlib.import_module(BENCHMARKS[name]).run(options)
     if options.compile_only:
         return records
-    packages = {"numba": ["numba"], "cuda": ["numba-cuda"]}.get(options.backend, [])
-    machine = describe_machine(options.threads, (*packages, *options.peers), gpu=options.backend == "cuda")
+    gpu = on_gpu(options.backend)
+    packages = ["numba-cuda"] if gpu else ["numba"] if options.backend == "numba" else []
+    machine = describe_machine(options.threads, (*packages, *options.peers), gpu=gpu)
     return [record | {"machine": machine} for record in records]

@@ -15,7 +15,7 @@ from tinyprune.bench.shapes import ModelShape, model_shape
 from tinyprune.bench.training import BETAS, CLIP, EPS, LR, WEIGHT_DECAY
 from tinyprune.bench.work import IN_A_ROW, Gauge, Work
 from tinyprune.config import GateConfig, TrainConfig
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import get_backend, on_gpu
 from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates
@@ -28,7 +28,7 @@ OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that do not move while we look
 
 def waiting(backend: str) -> Callable[[], None]:
     """What returns when all is computed. An operation of the cuda backend only tells the GPU what to do."""
-    if backend != "cuda":
+    if not on_gpu(backend):
         return lambda: None
     from numba import cuda
 
@@ -37,7 +37,7 @@ def waiting(backend: str) -> Callable[[], None]:
 
 def gauge(backend: str) -> Gauge | None:
     """Of the memory that arrays take on a GPU."""
-    if backend != "cuda":
+    if not on_gpu(backend):
         return None
     from tinyprune.kernels.cuda.memory import POOL
 
@@ -50,7 +50,7 @@ def gauge(backend: str) -> Gauge | None:
 
 def in_a_row(backend: str, run: Callable[[], Any], results: Callable[[], dict[str, NDArray]] = dict) -> Work:
     """A short work; on a GPU several in a row, then a wait. (In Numba's simulator one is long enough.)"""
-    if backend != "cuda":
+    if not on_gpu(backend):
         return Work(run, results)
     from tinyprune.kernels.cuda.jit import SIMULATED
 
@@ -68,11 +68,12 @@ def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Work:
     """One product; see `inputs.matrices`."""
     a, b = matrices(m, k, n, layout)
     options = {"transpose_a": layout == "Aᵀ·B", "transpose_b": layout == "A·Bᵀ"}
-    if backend == "cuda":
+    if on_gpu(backend):
         from tinyprune.kernels.cuda.array import to_device, to_host
         from tinyprune.kernels.cuda.matmul import matmul as multiply
 
         a, b = to_device(a), to_device(b)
+        options["precision"] = "tf32" if backend == "cuda-tf32" else "float32"
         return in_a_row(backend, lambda: multiply(a, b, **options), lambda: {"out": to_host(multiply(a, b, **options))})
     out = np.empty((m, n), np.float32)
     if backend == "numpy":

@@ -43,6 +43,7 @@ def plot_speeds(records: Sequence[Record]) -> Figure:
     unit, label = "gflops", "GFLOP per second (nominal)"
     if "tokens_per_second" in records[0]:
         unit, label = "tokens_per_second", "tokens per second"
+    records = [r for r in records if r[unit]]  # a copy computes nothing
     shapes = list(dict.fromkeys(r["shape"] for r in records))
     subjects = list(dict.fromkeys(r["subject"] for r in records))
     figure = Figure(figsize=(7, 1.6 + 0.45 * len(shapes) + 0.2 * len(subjects)), dpi=DPI, layout="constrained")

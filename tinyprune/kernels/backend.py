@@ -24,6 +24,11 @@ BACKENDS = {
 }
 
 
+def on_gpu(name: str) -> bool:
+    """Whether this backend computes on a GPU."""
+    return name.startswith("cuda")
+
+
 def unchanged(x: NDArray) -> NDArray:
     """`x` itself: the way to and from a device that is main memory."""
     return x
@@ -45,7 +50,7 @@ def get_backend(name: str) -> SimpleNamespace:
     """
     if name not in BACKENDS:
         raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
-    if name.startswith("cuda"):
+    if on_gpu(name):
         check_usable()
     module = importlib.import_module(BACKENDS[name])
     return SimpleNamespace(

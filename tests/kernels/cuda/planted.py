@@ -8,8 +8,8 @@ import sys
 
 from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda.compiled import describe
-from tinyprune.kernels.cuda.jit import KERNELS, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.vectors import load4
+from tinyprune.kernels.cuda.jit import KERNELS, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.vectors import aligned, load4
 
 THREADS = 1024
 MANY = 128
@@ -83,13 +83,26 @@ def registers(x):
         x[j] = sums[j]
 
 
+@device
+def sum_of_four(x, i):
+    a, b, c, d = load4(x, i)
+    return a + b + c + d
+
+
 @kernel(floats, threads=THREADS)
 def vectors(x):
+    scratch = aligned(cuda.shared.array(LARGE, float32))
+    scratch[cuda.threadIdx.x] = x[cuda.threadIdx.x]
+    cuda.syncthreads()  # other threads' entries are read
+    x[cuda.threadIdx.x] = sum_of_four(scratch, 4 * (THREADS - 1 - cuda.threadIdx.x))
+
+
+@kernel(floats, threads=THREADS)
+def vectors_anywhere(x):
     scratch = cuda.shared.array(LARGE, float32)
     scratch[cuda.threadIdx.x] = x[cuda.threadIdx.x]
     cuda.syncthreads()  # other threads' entries are read
-    a, b, c, d = load4(scratch, 4 * (THREADS - 1 - cuda.threadIdx.x))
-    x[cuda.threadIdx.x] = a + b + c + d
+    x[cuda.threadIdx.x] = sum_of_four(scratch, 4 * (THREADS - 1 - cuda.threadIdx.x))
 
 
 @kernel(floats, threads=THREADS)

@@ -1,7 +1,10 @@
-"""Our side of the benchmarks on a GPU: it computes what it does in NumPy, and `tinyprune bench cuda` has its records."""
+"""Our side of the benchmarks on a GPU: it computes what it does in NumPy, and `tinyprune bench cuda` has its records.
+
+Models are as small as they can be: the kernels' tiles are not, and the simulator goes through each with all threads.
+"""
 
 import contextlib
-import math
+import time
 
 import numpy as np
 import pytest
@@ -9,53 +12,65 @@ import pytest
 from tinyprune.bench import ours
 from tinyprune.bench.agreement import disagreement
 from tinyprune.bench.benchmarks import cuda as benchmark
+from tinyprune.bench.benchmarks.matmul import TF32_TOLERANCE
 from tinyprune.bench.options import Options
 from tinyprune.bench.output import text_output
+from tinyprune.bench.work import Work
 from tinyprune.bench.worker import Server, peak_memory
 from tinyprune.kernels.cuda.array import empty
 
 MODEL = """
 [model]
 kind = "all-attention"
-V = 17
-L = 2
-D = 24
-H = 3
-N = 5
-T = 6
-M = 4
+V = 7
+L = 1
+D = 8
+H = {heads}
+N = 2
+T = 3
+M = 2
 mask = "same-length"
 [train]
-B = 2
+B = 1
 """
 
 
 @pytest.fixture
 def model(tmp_path):
-    """A model's name."""
-    path = tmp_path / "model.toml"
-    path.write_text(MODEL, encoding="utf-8")
+    """Name of a model with one head."""
+    return write_model(tmp_path, heads=1)
+
+
+def write_model(directory, heads):
+    path = directory / "model.toml"
+    path.write_text(MODEL.format(heads=heads), encoding="utf-8")
     return str(path)
 
 
 class Here(contextlib.nullcontext):
-    """In place of the libraries' processes: this one."""
+    """In place of the libraries' processes: this one, and a turn is one run."""
 
     def __init__(self, threads):
         super().__init__(self)
         self.threads = threads
         self.server = Server()
 
-    def ask(self, library, do, **arguments):
-        return getattr(self.server, do)(**arguments)
-
     def build(self, library, key, target, arguments):
         self.server.build(key, target, arguments, None)
+
+    def ask(self, library, do, key, **arguments):
+        if do != "turn":
+            return getattr(self.server, do)(key, **arguments)
+        work, begin = self.server.works[key], time.perf_counter()
+        work.run()
+        elapsed = time.perf_counter() - begin
+        return {"seconds": elapsed / work.units, "elapsed": elapsed, "waited": 0.0}
 
 
 def test_every_operation_against_the_limits(place, model, monkeypatch):
     monkeypatch.setattr("tinyprune.bench.race.Workers", Here)
-    monkeypatch.setattr("tinyprune.bench.worker.TURN", 0.0)
+    product = (3, 8, 7, "A·B")
+    monkeypatch.setattr(benchmark, "products", lambda names: [product])
     monkeypatch.setattr(benchmark, "COPIED", 512)
     monkeypatch.setattr(benchmark, "BUSY", {"threads": 512, "steps": 128})
     options = Options("cuda", shapes=(model,), rounds=1)
@@ -70,9 +85,10 @@ def test_every_operation_against_the_limits(place, model, monkeypatch):
         assert 0 < record["copy_share"] == record["gbytes_per_second"] / copied["gbytes_per_second"]
         assert 0 < record["multiply_add_share"] == record["gflops"] / computed["gflops"]
         assert all(value is None or isinstance(value, str | int | float) for value in record.values())
-    product = next(record for record in records if record["shape"] == "matmul 12×24×17 A·B")
-    moved = 4 * (12 * 24 + 24 * 17 + 12 * 17)
-    assert product["gbytes_per_second"] == pytest.approx(moved / product["median_ms"] / 1e6)
+    moved = 4 * (3 * 8 + 8 * 7 + 3 * 7)
+    matmul = by_work["matmul"]
+    assert matmul["shape"] == "matmul 3×8×7 A·B" and matmul["gflops"] > 0
+    assert matmul["gbytes_per_second"] == pytest.approx(moved / matmul["median_ms"] / 1e6)
     assert "multiply add share" in text_output([record | {"machine": "a GPU"} for record in records])
 
 
@@ -81,13 +97,22 @@ def test_products(place, layout):
     assert_same("matmul", m=33, k=5, n=7, layout=layout)
 
 
+def test_products_in_tf32(place):
+    """They are not those of float32, and not far from them."""
+    shape = {"m": 33, "k": 5, "n": 7, "layout": "A·B"}
+    results, expected = (ours.matmul(backend, **shape).results() for backend in ("cuda-tf32", "numpy"))
+    assert disagreement(results, expected, 1e-5)
+    assert not disagreement(results, expected, TF32_TOLERANCE / 2)
+
+
 def test_attention(place, model):
     assert_same("attention", name=model)
 
 
-@pytest.mark.parametrize("half", [None, "closed", "removed"])
-def test_training(place, model, half):
-    assert_same("training_step", half=half, name=model)
+@pytest.mark.usefixtures("quick_attention")
+@pytest.mark.parametrize("half", ["closed", "removed"])
+def test_training(place, tmp_path, half):
+    assert_same("training_step", half=half, name=write_model(tmp_path, heads=2))
 
 
 def test_reading_token_by_token(place, model):
@@ -95,18 +120,15 @@ def test_reading_token_by_token(place, model):
 
 
 def assert_same(work, **arguments):
-    """The work gives the same results on the GPU and in NumPy, and runs."""
-    here, there = (getattr(ours, work)(backend, **arguments) for backend in ("cuda", "numpy"))
-    results = here.results()
+    """The work gives the same results on the GPU and in NumPy."""
+    results, expected = (getattr(ours, work)(backend, **arguments).results() for backend in ("cuda", "numpy"))
     assert all(isinstance(result, np.ndarray) for result in results.values())
-    assert disagreement(results, there.results(), 1e-5) == ""
-    here.run()
+    assert disagreement(results, expected, 1e-5) == ""
 
 
-def test_memory_is_that_of_arrays(place, model):
-    kept = []
-    work = ours.Work(lambda: kept.append(empty(2**18)), gauge=ours.gauge("cuda"))
-    assert 2 <= peak_memory(work)["peak_mib"] < 2.5  # two runs keep 1 MiB each
-    work = ours.Work(lambda: empty(2**18).size, gauge=ours.gauge("cuda"))
-    assert 1 <= peak_memory(work)["peak_mib"] < 1.25
-    assert math.isclose(ours.attention("cuda", name=model).gauge.begin(), 0, abs_tol=1e9)
+def test_memory_is_that_of_arrays(place):
+    kept, gauge = [], ours.gauge("cuda")
+    both = peak_memory(Work(lambda: kept.append(empty(2**18)), gauge=gauge))
+    assert 2 <= both["peak_mib"] < 2.5  # each of the two runs keeps 1 MiB
+    one = peak_memory(Work(lambda: empty(2**18).size, gauge=gauge))
+    assert 1 <= one["peak_mib"] < 1.25

@@ -18,7 +18,7 @@ def test_copy(place, size):
 
 
 def test_multiply_and_add(place):
-    """From 0 … 7, x = x / 2 + 1 comes nearer to 2 by half in every step, all of which float32 holds exactly or nearly."""
+    """From 0 … 7, x = x / 2 + 1 comes nearer to 2 by half in every step."""
     unit = limits.CHAINS * limits.UNROLLED
     out = empty(2 * limits.THREADS)
     for steps, distance in ((unit, 0.5**limits.UNROLLED), (2 * unit, 0.5 ** (2 * limits.UNROLLED))):

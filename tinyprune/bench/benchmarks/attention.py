@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyprune.bench.benchmarks.matmul import tolerance
 from tinyprune.bench.options import Options
 from tinyprune.bench.race import OURS, Case, Contender, race
 from tinyprune.bench.shapes import ATTENTION_SHAPES, attention_gflop, default_shapes, model_shape
@@ -30,6 +31,6 @@ def run(options: Options) -> list[Record]:
     """`tinyprune bench attention`."""
     records = []
     for name in options.shapes or default_shapes(options.backend, ATTENTION_SHAPES):
-        case = Case(name, contenders(options, name=name))
+        case = Case(name, contenders(options, name=name), tolerance(options, 1e-4))
         records += race("attention", [case], rounds=options.rounds or ROUNDS, threads=options.threads)
     return records

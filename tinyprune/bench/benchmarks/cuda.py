@@ -9,7 +9,8 @@ a second the GPU copies, and how many multiply-adds it computes in registers. `c
 the operation's own speed over these. The larger of the two says what holds it back; if both are small, that is the
 kernel itself, or launches that take longer than the work. Bytes are what has to be moved at least, with every argument
 read once and every result written once; of small arrays, which stay in the second-level cache, the share may be above
-1. Operations are nominal, as in `shapes.py`.
+1. Operations are nominal, as in `shapes.py`. (With --backend cuda-tf32 products are made by tensor cores, which compute
+more than any multiply-adds in registers.)
 
 Products have cuBLAS beside them if a PyTorch for CUDA is installed: its `ratio_to_subject` is our share of its speed.
 """

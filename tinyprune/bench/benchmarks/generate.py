@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tinyprune.bench.benchmarks.matmul import tolerance
 from tinyprune.bench.options import Options
 from tinyprune.bench.race import OURS, Case, Contender, fastest, race
 from tinyprune.bench.shapes import PRESETS, default_shapes, model_shape
@@ -28,7 +29,7 @@ def generate_case(options: Options, name: str) -> Case:
         counts = sorted({1, options.threads}) if options.device == "cpu" else [1]
         ways = [torch_decoder(threads, gflop, name, options.device) for threads in counts]
         contenders.append(fastest(Case(name, tuple(ways)), threads=options.threads) if len(ways) > 1 else ways[0])
-    return Case(name, tuple(contenders))
+    return Case(name, tuple(contenders), tolerance(options, 1e-4))
 
 
 def run(options: Options) -> list[Record]:

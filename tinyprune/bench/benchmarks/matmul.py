@@ -1,6 +1,6 @@
 """Matrix products: all that the model's linear layers take, forward and backward, against NumPy's BLAS.
 
-On a GPU the peer is NVIDIA's cuBLAS in float32, as PyTorch calls it.
+On a GPU the peer is NVIDIA's cuBLAS as PyTorch calls it, in float32 or, for the backend cuda-tf32, in tf32 as we are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from tinyprune.tables import Record
 ROUNDS = 15
 RAGGED = ((37, 53, 91), (1000, 333, 77))
 LARGE = (1024, 1024, 1024)
-CUBLAS = "cuBLAS float32"
+CUBLAS = "cuBLAS"
+TF32_TOLERANCE = 5e-3  # of products whose numbers have 10 bits behind the point, rounded by each in its own way
 
 Product = tuple[int, int, int, str]
 
@@ -63,8 +64,8 @@ def case(product: Product, options: Options) -> Case:
     ours = Contender(
         options.subject, OURS, "tinyprune.bench.ours:matmul", {"backend": options.backend} | arguments, gflop
     )
-    peer = blas if options.device == "cpu" else cublas if "torch" in options.peers else None
-    return Case(f"{m}×{k}×{n} {layout}", (ours,) if peer is None else (ours, peer(product)))
+    peers = (blas(product),) if options.device == "cpu" else cublas(product, options)
+    return Case(f"{m}×{k}×{n} {layout}", (ours, *peers), tolerance(options, 1e-4))
 
 
 def blas(product: Product, library: str = "numpy", subject: str = "NumPy's BLAS", compared: bool = True) -> Contender:
@@ -75,12 +76,19 @@ def blas(product: Product, library: str = "numpy", subject: str = "NumPy's BLAS"
     return Contender(subject, library, target, arguments, matmul_gflop(m, k, n), compared)
 
 
-def cublas(product: Product, compared: bool = True) -> Contender:
-    """cuBLAS as a peer."""
+def cublas(product: Product, options: Options, compared: bool = True) -> tuple[Contender, ...]:
+    """cuBLAS as a peer, if PyTorch is one."""
+    if "torch" not in options.peers:
+        return ()
     m, k, n, layout = product
-    arguments = {"m": m, "k": k, "n": n, "layout": layout}
+    arguments = {"m": m, "k": k, "n": n, "layout": layout, "device": options.device}
     target = "tinyprune.bench.peers.cublas:matmul"
-    return Contender(CUBLAS, "torch", target, arguments, matmul_gflop(m, k, n), compared)
+    return (Contender(CUBLAS, "torch", target, arguments, matmul_gflop(m, k, n), compared),)
+
+
+def tolerance(options: Options, usual: float) -> float:
+    """What a `Case` allows: more than usual where products are rounded to tf32."""
+    return TF32_TOLERANCE if options.device == "cuda-tf32" else usual
 
 
 def run(options: Options) -> list[Record]:

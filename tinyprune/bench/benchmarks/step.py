@@ -14,7 +14,7 @@ import os
 from typing import Any
 
 from tinyprune.bench.benchmarks.attention import MODES
-from tinyprune.bench.benchmarks.matmul import CUBLAS, LARGE, blas, cublas
+from tinyprune.bench.benchmarks.matmul import CUBLAS, LARGE, blas, cublas, tolerance
 from tinyprune.bench.footprint import with_memory
 from tinyprune.bench.options import Options
 from tinyprune.bench.race import OURS, Case, Contender, fastest, race
@@ -64,8 +64,8 @@ def torch_steps(options: Options, name: str) -> tuple[Contender, ...]:
 
 def sgemm(options: Options) -> tuple[Contender, ...]:
     """The yardstick; also as the environment has it, if that is not BLAS at its best."""
-    if options.device == "cuda":
-        return (cublas((*LARGE_FOR_CUDA, "A·B"), compared=False),) if "torch" in options.peers else ()
+    if options.device != "cpu":
+        return cublas((*LARGE_FOR_CUDA, "A·B"), options, compared=False)
     best = blas((*LARGE, "A·B"), subject=SGEMM, compared=False)
     if not any(name in os.environ for name in HOLD_BLAS_BACK):
         return (best,)
@@ -75,7 +75,8 @@ def sgemm(options: Options) -> tuple[Contender, ...]:
 def step_case(options: Options, name: str) -> Case:
     """All contenders at the model called `name`."""
     ours = [our_step(options, half, name=name) for half in (None, "closed", "removed")]
-    return Case(name, (*ours, *torch_steps(options, name), *sgemm(options)), tolerance=1e-5)
+    contenders = (*ours, *torch_steps(options, name), *sgemm(options))
+    return Case(name, contenders, tolerance(options, 1e-5))
 
 
 def with_share(records: list[Record]) -> list[Record]:

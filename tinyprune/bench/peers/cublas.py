@@ -1,4 +1,4 @@
-"""PyTorch's matrix product on the GPU, which is that of NVIDIA's cuBLAS, in float32 proper."""
+"""PyTorch's matrix product on the GPU, which is that of NVIDIA's cuBLAS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tinyprune.bench.work import IN_A_ROW, Work
 
 
 def matmul(m: int, k: int, n: int, layout: str, device: str = "cuda") -> Work:
-    """One product; see `tinyprune.bench.inputs.matrices`."""
+    """One product; see `tinyprune.bench.inputs.matrices`, and for `device` `torch_device`."""
     device = torch_device(device)
     a, b = (torch.from_numpy(x).to(device) for x in matrices(m, k, n, layout))
     a, b = (a.T if layout == "Aᵀ·B" else a), (b.T if layout == "A·Bᵀ" else b)

@@ -35,22 +35,35 @@ def all_modules() -> list[str]:
 
 
 def module_of(kernel: Kernel) -> str:
-    """The module that made a kernel."""
+    """The module in which a kernel is written."""
     return kernel.function.__module__.rpartition(".")[2]
 
 
 def kernels_of(modules: Sequence[str]) -> list[Kernel]:
-    """The kernels that these modules make."""
-    for module in modules:
+    """The kernels that are written in these modules, in their order; whichever module makes them."""
+    for module in all_modules():
         importlib.import_module(f"{cuda.__name__}.{module}")
-    return [kernel for kernel in KERNELS if module_of(kernel) in modules]
+    return sorted((kernel for kernel in KERNELS if module_of(kernel) in modules), key=module_of)
 
 
-def full_name(kernel: Kernel) -> str:
-    """A kernel's name, and the constants that it was made with: of a variant of several."""
-    constants = inspect.getclosurevars(kernel.function).nonlocals
-    numbers = [f"{name}={value}" for name, value in constants.items() if isinstance(value, int | float)]
-    return " ".join([kernel.__name__, *numbers])
+def constants(kernel: Kernel) -> dict[str, Any]:
+    """The numbers that a kernel was made with, by the function around it."""
+    around = inspect.getclosurevars(kernel.function).nonlocals
+    return {name: value for name, value in around.items() if isinstance(value, int | float)}
+
+
+def names_of(kernels: Sequence[Kernel]) -> list[str]:
+    """Each kernel's name; with variants of one name, also a constant in which all of them differ, or a number."""
+    same: dict[tuple[str, str], list[Kernel]] = {}
+    for kernel in kernels:
+        same.setdefault((module_of(kernel), kernel.__name__), []).append(kernel)
+    names = []
+    for kernel in kernels:
+        variants, own = same[module_of(kernel), kernel.__name__], constants(kernel)
+        telling = [f"{c}={own[c]}" for c in own if len({constants(v).get(c) for v in variants}) == len(variants)]
+        suffix = "" if len(variants) == 1 else f" {next(iter(telling), variants.index(kernel) + 1)}"
+        names.append(kernel.__name__ + suffix)
+    return names
 
 
 def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
@@ -64,21 +77,20 @@ def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
     except TinypruneError:
         raise
     except Exception as error:  # Numba's errors, of which there are many kinds
-        raise TinypruneError(f"Numba cannot compile {module_of(kernel)}.{full_name(kernel)}: {error}") from error
-    return {
+        raise TinypruneError(f"Numba cannot compile {module_of(kernel)}.{kernel.__name__}: {error}") from error
+    return compiled | {
         "module": module_of(kernel),
         "threads": math.prod(kernel.threads) if isinstance(kernel.threads, tuple) else kernel.threads,
         "hot": kernel.hot,
         "float64": kernel.float64,
-        **compiled,
-        "kernel": full_name(kernel),
     }
 
 
 def describe_one(task: tuple[tuple[str, ...], int, Capability]) -> dict[str, Any]:
     """The same of a kernel by its number among those of some modules: a number reaches another process, it does not."""
     modules, number, capability = task
-    return describe(kernels_of(modules)[number], capability)
+    kernels = kernels_of(modules)
+    return describe(kernels[number], capability) | {"kernel": names_of(kernels)[number]}
 
 
 def compile_all(modules: Sequence[str], capabilities: Sequence[Capability]) -> tuple[int, Iterator[dict[str, Any]]]:
