@@ -64,7 +64,7 @@ def installed(kernels):
 
 
 def arguments(B=2, H=2, T=5, M=3, Dh=8, N=6, relative=True, gate=(0.7, 0.0), seed=1):
-    """q, k, v, r, u, w, pk, pv (None where there are none) and the gates, and dout; but for the gates normal numbers."""
+    """q, k, v, r, u, w, pk, pv (None where there are none) and gates, and dout: normal numbers, but for the gates."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
