@@ -109,7 +109,6 @@ def test_attention(place, model):
     assert_same("attention", name=model)
 
 
-@pytest.mark.usefixtures("quick_attention")
 @pytest.mark.parametrize("half", ["closed", "removed"])
 def test_training(place, tmp_path, half):
     assert_same("training_step", half=half, name=write_model(tmp_path, heads=2))
