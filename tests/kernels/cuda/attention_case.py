@@ -73,7 +73,7 @@ def arguments(B=2, H=2, T=5, M=3, Dh=8, N=6, relative=True, gate=(0.7, 0.0), see
     S = M + T
     x = [normal(B, T, H, Dh), normal(B, S, H, Dh), normal(B, S, H, Dh)]
     x += [normal(S, H, Dh), normal(H, Dh), normal(H, Dh)] if relative else [None] * 3
-    x += [normal(H, N, Dh) / np.float32(Dh**0.5), normal(H, N, Dh)] if N else [None] * 2  # scores like the others'
+    x += [normal(H, N, Dh) / np.float32(Dh**0.5), normal(H, N, Dh)] if N else [None] * 2  # scores like others
     x.append(None if gate is None else np.resize(np.array(gate, np.float32), H))
     return x, normal(B, T, H, Dh)
 

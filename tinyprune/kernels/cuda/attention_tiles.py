@@ -200,46 +200,58 @@ def make_tiles(tiles: Tiles) -> SimpleNamespace:
     @device
     def mix(tile, p, y, sums):
         """out[i, d] += Σ_j p[i, j] · y[j, d]; p: the thread's first row, y: its column in the first row of y."""
-        for first in range(0, KEYS, GROUP):
-            for j in range(SIDE):
-                at = y + (first + j) * WIDE
-                y0, y1 = load4(tile, at), load4(tile, at + SIDE * WIDE)
-                y2, y3 = load4(tile, at + 2 * SIDE * WIDE), load4(tile, at + 3 * SIDE * WIDE)
+        for _ in range(0, KEYS, GROUP):
+            for _ in range(SIDE):
+                y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
+                y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
                 for i in range(OUT_QUERIES):
-                    a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS + first + 4 * j)
+                    a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
                     for n in range(4):
                         m = 4 * i + n
                         sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
+                p, y = p + 4, y + WIDE
+            y += 3 * SIDE * WIDE
 
     @device
     def sliding_mix(tile, p, z, some, sums):
         """out[i, d] += Σ_j p[i, j] · z[i − j, d]; z: the thread's column in the row of its first query and key 0."""
-        for first in range(0, KEYS, GROUP):
-            for j in range(SIDE):
-                at = z - (first + j + 3 * SIDE) * NARROW
+        z -= 3 * SIDE * NARROW
+        for _ in range(0, KEYS, GROUP):
+            for _ in range(SIDE):
                 for n in range(OUT_QUERIES + 3):
                     m = 4 * n
-                    some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, at + n * SIDE * NARROW)
+                    some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * NARROW)
                 for i in range(OUT_QUERIES):
-                    a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS + first + 4 * j)
+                    a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
                     for n in range(4):
                         m = 4 * i + n
                         sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
+                p, z = p + 4, z - NARROW
+            z -= 3 * SIDE * NARROW
+
+    @device
+    def add_outer(tile, p, x, sums):
+        """out[j, d] += p[j] · x[d] for the keys and columns of a thread."""
+        some = load4(tile, x)
+        if OUT_KEYS == 4:
+            a, b, c, e = load4(tile, p)
+            add_row(sums, 0, a, some)
+            add_row(sums, 4, b, some)
+            add_row(sums, 8, c, some)
+            add_row(sums, 12, e, some)
+        else:
+            for j in range(OUT_KEYS):
+                add_row(sums, 4 * j, load1(tile, p + j), some)
 
     @device
     def mix_turned(tile, p, x, sums):
         """out[j, d] += Σ_i p[i, j] · x[i, d]; p: the thread's first column, x: its column in the first row of x."""
-        for i in range(QUERIES):
-            some = load4(tile, x + i * WIDE)
-            at = p + i * WEIGHTS
-            if OUT_KEYS == 4:
-                a, b, c, e = load4(tile, at)
-                add_row(sums, 0, a, some)
-                add_row(sums, 4, b, some)
-                add_row(sums, 8, c, some)
-                add_row(sums, 12, e, some)
-            else:
-                for j in range(OUT_KEYS):
-                    add_row(sums, 4 * j, load1(tile, at + j), some)
+        for _ in range(0, QUERIES, 4):
+            # four to a round, by hand: the compiler counts them all, for 16 multiply-adds each
+            add_outer(tile, p, x, sums)
+            add_outer(tile, p + WEIGHTS, x + WIDE, sums)
+            add_outer(tile, p + 2 * WEIGHTS, x + 2 * WIDE, sums)
+            add_outer(tile, p + 3 * WEIGHTS, x + 3 * WIDE, sums)
+            p, x = p + 4 * WEIGHTS, x + 4 * WIDE
 
     return SimpleNamespace(**locals())
