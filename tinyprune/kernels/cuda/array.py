@@ -11,6 +11,7 @@ side by side before a kernel that wants that reads it.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.kernels.cuda.jit import SIMULATED
 from tinyprune.kernels.cuda.memory import Lease
 
 MOST = 2**31 - 1  # what an int32 holds, of which kernels' sizes are
@@ -62,10 +64,7 @@ class DeviceArray:
     @property
     def contiguous(self) -> bool:
         """Whether its entries lie side by side, in C order."""
-        return self.size == 0 or all(
-            n == 1 or stride == expected
-            for n, stride, expected in zip(self.shape, self.strides, c_strides(self.shape), strict=True)
-        )
+        return in_order(self.shape, self.strides)
 
     @property
     def flags(self) -> SimpleNamespace:
@@ -75,7 +74,8 @@ class DeviceArray:
     @property
     def pointer(self) -> Any:
         """What a kernel takes for it; only of a contiguous one does it find the entries."""
-        return self.lease.pointer(self.first, self.span, self.dtype)
+        # how many there are only the simulator asks, and a launch has little time
+        return self.lease.pointer(self.first, self.span if SIMULATED else 0, self.dtype)
 
     @property
     def span(self) -> int:
@@ -136,6 +136,15 @@ class DeviceArray:
         return f"DeviceArray({self.dtype}, {self.shape})"
 
 
+@lru_cache(4096)
+def in_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the entries of an array of this shape, with strides in entries, lie side by side in C order."""
+    return 0 in shape or all(
+        n == 1 or stride == expected for n, stride, expected in zip(shape, strides, c_strides(shape), strict=True)
+    )
+
+
+@lru_cache(4096)
 def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides in entries of an array that lies in C order without gaps."""
     strides, step = [], 1

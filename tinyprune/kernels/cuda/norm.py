@@ -2,14 +2,15 @@
 
     for i: sum += x[i]²                      in float64
 
-One block for every `EACH` entries; a thread adds every `THREADS`th of these, and the threads' sums are joined. float64
-is on purpose: a square of float32 may be too large for float32. Python adds the blocks' sums, of all arrays, after one
-copy out of the GPU's memory: it waits once.
+One block for every `EACH` entries of an array; a thread adds every `THREADS`th of these, and the threads' sums are
+joined. float64 is on purpose: a square of float32 may be too large for float32. All arrays take one launch. Python adds
+the blocks' sums after one copy out of the GPU's memory: it waits once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -18,8 +19,9 @@ from numba import float64, types
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.arguments import check_floats, contiguous
-from tinyprune.kernels.cuda.array import DeviceArray
-from tinyprune.kernels.cuda.jit import blocks, cuda, floats, int32, kernel
+from tinyprune.kernels.cuda.array import DeviceArray, to_device
+from tinyprune.kernels.cuda.jit import blocks, cuda, ints, kernel
+from tinyprune.kernels.cuda.many import Table, tables
 from tinyprune.kernels.cuda.memory import Lease
 from tinyprune.kernels.cuda.reduce import block_sum
 
@@ -29,18 +31,20 @@ EACH = 32 * THREADS
 doubles = types.CPointer(float64)
 
 
-@kernel(floats, int32, int32, doubles, threads=THREADS, hot=True, float64=True)
-def squares(x, size, first, sums):
-    """sums[first + block]: of the squares of each block's entries of x, flat."""
+@kernel(tables, ints, ints, ints, doubles, threads=THREADS, hot=True, float64=True)
+def squares(arrays, owners, begins, sizes, sums):
+    """sums[block]: of the squares of the block's entries of array owners[block], flat, from begins[block] on."""
     scratch = cuda.shared.array(THREADS, float64)
     block, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    begin, size = begins[block], sizes[owners[block]]
+    x = arrays[owners[block]]
     total = float64(0)
-    for i in range(block * EACH + thread, min((block + 1) * EACH, size), THREADS):
+    for i in range(begin + thread, min(begin + EACH, size), THREADS):
         value = float64(x[i])
         total += value * value
     total = block_sum(total, scratch)
     if thread == 0:
-        sums[first + block] = total
+        sums[block] = total
 
 
 class Sums:
@@ -63,13 +67,21 @@ class Sums:
         return values
 
 
+@lru_cache(256)
+def division(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], DeviceArray, DeviceArray, DeviceArray]:
+    """Of arrays of these sizes: the first and last block of each; each block's array and first entry; the sizes."""
+    counts = [blocks(size, EACH) for size in sizes]
+    owners = np.repeat(np.arange(len(sizes)), counts)
+    begins = np.concatenate([np.arange(count) * EACH for count in counts]) if counts else owners
+    places = list(pairwise(accumulate(counts, initial=0)))
+    return places, *(to_device(np.asarray(numbers, np.int32)) for numbers in (owners, begins, sizes))
+
+
 def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[Sums, list[tuple[int, int]]]:
     """The blocks' sums of all arrays, and where those of each begin and end."""
-    ends = list(accumulate((blocks(x.size, EACH) for x in arrays), initial=0))
-    places = list(pairwise(ends))
-    sums = Sums(ends[-1])
-    for x, (first, end) in zip(arrays, places, strict=True):
-        squares(end - first, contiguous(x), x.size, first, sums)
+    places, owners, begins, sizes = division(tuple(x.size for x in arrays))
+    sums = Sums(owners.size)
+    squares(owners.size, Table([contiguous(x) for x in arrays]), owners, begins, sizes, sums)
     return sums, places
 
 
