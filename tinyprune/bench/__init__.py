@@ -9,7 +9,8 @@
     cuda        the GPU's kernels, one by one                                 against what the GPU can do, and cuBLAS
 
 All but the ladder can be run on a GPU, too (`--backend cuda`), where PyTorch then computes as well: a run ends when the
-GPU is done, products are in float32 proper on both sides, and the peer of matmul is cuBLAS.
+GPU is done, products are in float32 proper on both sides (in tf32 on both with `--backend cuda-tf32`), and the peer of
+matmul is cuBLAS.
 
 What makes the ratios fair:
 

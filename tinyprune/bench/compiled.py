@@ -58,7 +58,9 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequenc
         complaints.seek(0)
         said = complaints.read().strip()
     if process.returncode:
-        raise TinypruneError(said.rpartition("error: ")[2] or f"compiling ended with status {process.returncode}")
+        _, refused, reason = f"\n{said}".partition("\nerror: ")
+        last = (said.splitlines() or [f"status {process.returncode}"])[-1]
+        raise TinypruneError(reason if refused else f"compiling ended with: {last}")
     return records
 
 

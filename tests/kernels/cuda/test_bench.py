@@ -1,6 +1,6 @@
 """Our side of the benchmarks on a GPU: it computes what it does in NumPy, and `tinyprune bench cuda` has its records.
 
-Models are as small as they can be: the kernels' tiles are not, and the simulator goes through each with all threads.
+Models are as small as they can be, for the simulator.
 """
 
 import contextlib

@@ -123,3 +123,12 @@ def test_a_kernel_that_cannot_be_compiled_ends_it_in_one_line(monkeypatch, tmp_p
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(TinypruneError, match=r"^ptxas refused normalise for -arch=sm_80: no$"):
         compile_kernels(modules=["layernorm"])
+
+
+def test_so_does_any_other_end(monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import tinyprune.kernels.gpu as gpu\ndel gpu.compile_kernel\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(
+        TinypruneError, match=r"^compiling ended with: ImportError: cannot import name 'compile_kernel'"
+    ):
+        compile_kernels(modules=["layernorm"])
