@@ -966,7 +966,9 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
 # shared memory (32 numbers a clock against 64 or 128 multiply-adds), has no such excuse; it says that `shared_tiles` cannot
 # exceed a quarter or an eighth of the peak, whatever else is done, and that for an H100 even 4 × 4 sums a thread are too
 # few: 8 × 8 would need ¼ load a multiply-add, and 64 registers for the sums alone. That is how the next rung would begin.
-# After it would come loads of four numbers at once, loads that run while the tile before is used, and tensor cores.
+# After it would come loads of four numbers at once, loads that run while the tile before is used, and tensor cores. All of
+# this is in the kernels that `--backend cuda` computes with, [`kernels/cuda/product.py`](../tinyprune/kernels/cuda/product.py)
+# and [`tensor_cores.py`](../tinyprune/kernels/cuda/tensor_cores.py).
 #
 # ## 9 · For real, where a GPU is present
 #
@@ -1062,4 +1064,5 @@ else:
 # [`kernels/ladder/cuda_attention.py`](../tinyprune/kernels/ladder/cuda_attention.py), what compiles and times them in
 # [`kernels/ladder/cuda.py`](../tinyprune/kernels/ladder/cuda.py). Their counterparts on the CPU, from loops to kernels, are
 # [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py) and
-# [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py).
+# [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). What a whole model takes on a GPU is in
+# [`kernels/cuda/`](../tinyprune/kernels/cuda).

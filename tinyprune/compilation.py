@@ -1,4 +1,4 @@
-"""Tell the user while kernels are compiled: that happens once on a machine, from then on they are read from disk."""
+"""Tell the user while kernels are compiled: for the CPU once on a machine, for a GPU at every start."""
 
 from __future__ import annotations
 

@@ -256,7 +256,6 @@ OPERATION_BUGS = [
     Bug("ops.layerwise_error", "lost scale c", "return scale * de", "return de"),
     Bug("ops.layerwise_error", "denominator forgotten", "(G @ e) / full\n    # e", "(G @ e)\n    # e"),
     Bug("ops.layerwise_error", "products between heads forgotten", "2 * (G @ e)", "2 * (np.diag(G) * e)"),
-    Bug("ops.positions", "positions of the first text only", "dout.sum(0)", "dout[0]"),
 ]
 
 MODEL_BUGS = [

@@ -120,13 +120,17 @@ def torch_without_gpu() -> str | None:
     return None
 
 
+def packages_of(backend: str) -> tuple[str, ...]:
+    """What a backend computes with, beside NumPy."""
+    return ("numba-cuda",) if on_gpu(backend) else ("numba",) if backend == "numba" else ()
+
+
 def run_benchmark(name: str, options: Options) -> list[Record]:
     """All records of a benchmark, each with the machine's description. Raises TinypruneError if something fails."""
     check_benchmark(name, options)
     records = importlib.import_module(BENCHMARKS[name]).run(options)
     if options.compile_only:
         return records
-    gpu = on_gpu(options.backend)
-    packages = ["numba-cuda"] if gpu else ["numba"] if options.backend == "numba" else []
-    machine = describe_machine(options.threads, (*packages, *options.peers), gpu=gpu)
+    packages = (*packages_of(options.backend), *options.peers)
+    machine = describe_machine(options.threads, packages, gpu=on_gpu(options.backend))
     return [record | {"machine": machine} for record in records]

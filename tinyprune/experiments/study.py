@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.bench.machine import describe_machine, processors
+from tinyprune.bench.options import packages_of
 from tinyprune.compilation import announced
 from tinyprune.config import ModelConfig
 from tinyprune.errors import Interrupted, UsageError
@@ -32,7 +33,7 @@ from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import ALL_THREE, GRIDS, KINDS, Entry, Plan
 from tinyprune.experiments.timing import inference
 from tinyprune.files import replace_file
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import get_backend, on_gpu
 from tinyprune.stages import say
 from tinyprune.tables import Record, markdown_table
 
@@ -110,7 +111,7 @@ def write_results(name: str, plan: Plan, store: Store) -> list[Record]:
         "text_sha256": plan.digest,
         "seeds": [plan.config.seed + i for i in range(plan.seeds)],
         "shares": list(plan.shares),
-        "machine": describe_machine(timing_threads(plan.backend), ("numba",) if plan.backend == "numba" else ()),
+        "machine": describe_machine(timing_threads(plan.backend), packages_of(plan.backend), on_gpu(plan.backend)),
     }
     write(store, "study.json", json.dumps(about, indent=1) + "\n")
     drawn = pictures.draw(name, store, entries, tables)

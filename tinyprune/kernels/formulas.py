@@ -1,4 +1,4 @@
-"""Formulas for one entry, shared by the kernels for the CPU and for the GPU, which compile them each for itself.
+"""Formulas that kernels for the CPU and for the GPU share; each compiles them for itself.
 
 Plain functions of scalars: what one of them returns depends on its arguments alone, and none calls another. They know
 nothing of Numba and run as they stand, too, as in Numba's simulator of a GPU.

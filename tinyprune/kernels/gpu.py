@@ -99,7 +99,10 @@ def fitting_extra() -> str:
 
 
 def toolkit_version() -> tuple[int, int] | None:
-    """The CUDA for which kernels are compiled here, such as (13, 0); None where no package says so."""
+    """The CUDA for which kernels are compiled here, such as (13, 0).
+
+    None where no package says so: a toolkit may be there all the same, from elsewhere. If not, see `explained`.
+    """
     for package in ("cuda-toolkit", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12"):
         try:
             major, minor, *_ = metadata.version(package).split(".")
@@ -122,17 +125,15 @@ def why_unusable() -> str | None:
     driver = driver_version()
     if not gpu_present():
         return f"the NVIDIA driver finds no GPU; see what nvidia-smi says and CUDA_VISIBLE_DEVICES holds, {instead}"
-    if importlib.util.find_spec("numba_cuda") is None:
-        return f"numba-cuda is not installed: {fitting_extra()}"
     if driver is not None and driver < (12, 0):
         return (
             f"the NVIDIA driver knows CUDA {driver[0]}.{driver[1]} at most, and 12.0 is needed; update it from "
             f"nvidia.com/drivers, {instead}"
         )
+    if importlib.util.find_spec("numba_cuda") is None:
+        return f"numba-cuda is not installed: {fitting_extra()}"
     toolkit = toolkit_version()
-    if toolkit is None:
-        return f"numba-cuda is here, but no CUDA toolkit: {fitting_extra()}"
-    if driver is not None and driver[0] < toolkit[0]:
+    if driver is not None and toolkit is not None and driver[0] < toolkit[0]:
         return (
             f"the NVIDIA driver knows CUDA {driver[0]}.{driver[1]} at most, and the CUDA toolkit installed here is "
             f"{toolkit[0]}.{toolkit[1]}: {fitting_extra()}, or update the driver from nvidia.com/drivers"
@@ -148,7 +149,7 @@ def check_usable() -> None:
 
 
 def explained(error: Exception) -> TinypruneError | None:
-    """What an error that came while a kernel was compiled or launched means; None if it is of another kind."""
+    """What an error that came while a kernel was compiled or memory asked for means; None if it is of another kind."""
     said = str(error)
     if "UNSUPPORTED_PTX" in said or "unsupported toolchain" in said:
         return UsageError(

@@ -71,19 +71,21 @@ def gates_forward(
     if gate.distribution == "top-k":
         noise = None if rng is None else ops.draw_gumbel(n, rng, dtype)
         gate_values, cache = ops.top_k_forward(log_alpha, noise, k=gate.target_heads, tau=gate.tau, hard=gate.hard)
-        moving = np.ones(n, bool)
+        moving = np.full(n, rng is not None)
     else:
         u = None if rng is None else ops.draw_noise(n, rng, dtype)
         gate_values, cache = ops.hard_concrete_forward(
             log_alpha, u, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta, hard=gate.hard
         )
-        # A gate that is shut in this pass may still learn to open, unless it is clipped.
-        slope = ops.hard_concrete_backward(ops.to_device(np.ones(n, dtype)), cache)
-        moving = ops.to_host(slope).real != 0
-    # Python has to know which heads to compute: the one thing that a GPU is asked for on the way.
+        moving = np.zeros(n, bool)
+        if rng is not None:
+            # A gate that is shut in this pass may still learn to open, unless it is clipped.
+            slope = ops.hard_concrete_backward(ops.to_device(np.ones(n, dtype)), cache)
+            moving = ops.to_host(slope).real != 0
+    # Python has to know which heads to compute; for that a GPU is waited for.
     values = ops.to_host(gate_values)
     opened = values.real != 0
-    computed = opened | all_heads if rng is None else opened | moving | all_heads
+    computed = opened | moving | all_heads
     layers = []
     for own, of_backend, is_open, is_computed in zip(
         *(by_layer(every, heads) for every in (values, gate_values, opened, computed)), strict=True

@@ -202,10 +202,10 @@ class Transformer:
             for i, dlog_alpha in enumerate(gates_backward(dvalues, self.gate, ops, cache["gate"])):
                 grads[f"layers.{i}.log_alpha"] = dlog_alpha
         if config.relative:
-            # rows of R that are farther away than the segment's context was long
+            # rows of R beyond the segment's context were not read: zeros
             grads["R"] = dR if len(dR) == len(p["R"]) else ops.put_slices(dR, range(len(dR)), 0, len(p["R"]))
         else:
-            # x = embedding + positions[:T]
+            # x = positions(x, P)
             dx, grads["positions"] = ops.positions_backward(dx, cache["positions"])
         # The embeddings are used twice, on the way in and on the way out.
         if config.cutoffs:

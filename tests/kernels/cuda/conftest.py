@@ -1,7 +1,7 @@
 """Where the tests of the CUDA kernels run: on the GPU that is here, or in Numba's simulator.
 
-A process can do only one of both, since Numba decides when it is imported (tests/conftest.py). So every test is there
-twice, and one of the two is skipped, saying why.
+A process can do only one of both, since Numba decides when it is imported (tests/conftest.py). So every test that
+takes `place` is there twice, and one of the two is skipped, saying why.
 """
 
 import importlib.util

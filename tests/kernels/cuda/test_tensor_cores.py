@@ -48,7 +48,6 @@ def test_the_product_of_rounded_numbers(tf32, settings, TILE, M, K, N, layout): 
 def test_what_is_added_and_sums_in_parts(tf32, both_orders, settings):  # noqa: F811
     settings(SHORTEST=16)
     a, b, bias, residual = map(to_tf32, normal((9, 70), (70, 7), (7,), (9, 7)))
-    expected = a.astype(np.float64) @ b + bias + residual
     for K in (70, 20):
         expected = np.maximum(a[:, :K].astype(np.float64) @ b[:K] + bias + residual, 0)
         got = product(a[:, :K], b[:K], True, False, bias=to_device(bias), residual=to_device(residual), relu=True)

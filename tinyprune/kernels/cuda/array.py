@@ -126,7 +126,7 @@ class DeviceArray:
         return DeviceArray(self.lease, first, tuple(shape), tuple(strides), self.dtype)
 
     def __float__(self) -> float:
-        """Its only entry, copied to main memory: the one moment at which Python waits for the GPU."""
+        """Its only entry, copied to main memory, for which Python waits, as for `to_host`."""
         return float(to_host(self).reshape(()))
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
@@ -171,7 +171,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArr
 
 
 def to_device(x: NDArray | DeviceArray) -> DeviceArray:
-    """A copy in the GPU's memory: of real numbers as float32, of whole numbers as int32. What is there already stays.
+    """A copy in the GPU's memory of an array of float32 or int32. What is there already stays.
 
     Raises:
         ValueError: if the numbers are not those that a kernel works on.

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.array import DeviceArray, empty
 from tinyprune.kernels.cuda.attention_distances import DISTANCES_BACKWARD
@@ -186,9 +187,12 @@ def sizes(c: AttentionCache) -> tuple[int, int, int, int, int, int, int]:
 
 
 def variant(kernels: dict[int, Kernel], Dh: int) -> Kernel:
-    """The narrowest of some kernels that Dh fits into. ValueError if there is none."""
+    """The narrowest of some kernels that Dh fits into. UsageError if there is none."""
     if Dh > max(kernels):
-        raise ValueError(f"q must have Dh of at most {max(kernels)} for the cuda backend, got {Dh}")
+        raise UsageError(
+            f"heads have at most {max(kernels)} numbers (Dh = D / H) on a GPU, got {Dh}; make D smaller or H larger, "
+            "or use --backend numba"
+        )
     return kernels[min(width for width in kernels if width >= Dh)]
 
 

@@ -2,8 +2,8 @@
 
     for i, j, k: out[i, j] += a[i, k] · b[k, j]
 
-The door: arguments are checked here, and it is worked out where rows lie in memory and which kernel is to run. The
-kernels are in `product` and `few_rows`.
+Here arguments are checked, and it is worked out where rows lie in memory and which kernel is to run. The kernels are in
+`product` and `few_rows`.
 """
 
 from __future__ import annotations

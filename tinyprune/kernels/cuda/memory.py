@@ -25,7 +25,7 @@ GARBAGE = np.int32(-1)  # as float32 a NaN
 
 
 def size_class(entries: int) -> int:
-    """`entries` rounded up by at most an eighth, so that nearly equal sizes share their blocks."""
+    """`entries` rounded up to whole 64, and by at most an eighth beyond: so nearly equal sizes share their blocks."""
     step = max(SMALLEST, 1 << max(entries.bit_length() - 4, 0))
     return max(-(-entries // step) * step, SMALLEST)
 

@@ -69,7 +69,13 @@ class Sums:
 
 @lru_cache(256)
 def division(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], DeviceArray, DeviceArray, DeviceArray]:
-    """Of arrays of these sizes: the first and last block of each; each block's array and first entry; the sizes."""
+    """How arrays of these sizes are shared out.
+
+    Returns:
+        places: of each array its first block, and the first of the next array.
+        owners, begins: of each block its array, and the entry that it begins with.
+        sizes: once more, for the kernel.
+    """
     counts = [blocks(size, EACH) for size in sizes]
     owners = np.repeat(np.arange(len(sizes)), counts)
     begins = np.concatenate([np.arange(count) * EACH for count in counts]) if counts else owners

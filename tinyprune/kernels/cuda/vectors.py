@@ -20,7 +20,8 @@ SHARED = 3  # number of the address space
 if SIMULATED:
 
     def check(x, i):
-        """Where a GPU would stop the program."""
+        """Where a GPU would stop the program, or read what is not the array's."""
+        assert i >= 0, i
         assert (i + getattr(x, "first", 0)) % 4 == 0, f"four numbers at {i}, which is no multiple of 16 bytes"
 
     def aligned(x):
