@@ -20,7 +20,7 @@ CASES = {
     "plain, wide": {"T": 17, "M": 0, "Dh": 16, "N": 0, "relative": False},
     "relative": {"T": 17, "M": 21, "Dh": 5, "N": 0, "gate": (1, 0.5), "span": 21},
     "relative, wide": {"T": 9, "M": 10, "Dh": 12, "N": 0, "gate": (1, 0.5), "span": 3},
-    "relative with dropout": {"B": 1, "T": 5, "M": 41, "N": 0, "gate": None, "dropout": 0.5},
+    "relative with dropout": {"B": 1, "T": 5, "M": 41, "N": 0, "gate": None, "dropout": 0.5, "span": 2**40},
     "persistent": {"B": 1, "T": 20, "M": 30, "N": 33, "relative": False, "span": 3, "scale": 0.5},
     "persistent with dropout": {"B": 1, "T": 19, "M": 0, "Dh": 4, "N": 5, "relative": False, "dropout": 0.1},
     "nothing but itself": {"H": 3, "T": 17, "M": 2, "N": 1, "span": 0, "gate": (0, 1, 0.3)},
@@ -130,6 +130,32 @@ def test_a_closed_head_has_no_gradient_but_its_gate_has(place):
     assert not any(got[name][..., 0, :].any() for name in ("dq", "dk", "dv", "dr", "du", "dw"))
     assert not any(got[name][0].any() for name in ("dpk", "dpv"))
     assert got["dgate"].all() and got["o"].all()
+
+
+def test_a_closed_head_has_no_backward(place):
+    x, dout = arguments(gate=(0.0, 1.0))
+    x[2][..., 0, :] = np.nan
+    got = {name: to_host(a) for name, a in on_gpu(x, dout).items()}
+    assert np.isnan(got["out"][..., 0, :]).all() and np.isnan(got["dgate"][0])
+    assert all(np.isfinite(got[name]).all() for name in ("dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv"))
+
+
+def test_huge_scores_do_not_overflow(place):
+    x, dout = arguments(T=5, M=6)
+    for name in (0, 4, 5):  # q, u, w
+        x[name] *= 1e4
+    assert all(np.isfinite(to_host(a)).all() for a in on_gpu(x, dout).values())
+
+
+def test_all_scores_far_below_zero(place):
+    """What fills up a tile has a score of 0, which would be larger by far."""
+    x, dout = arguments(B=1, H=1, T=3, M=2, Dh=4, N=5, relative=False, gate=None)
+    for n, middle in ((0, 30), (1, -30), (6, -15)):  # q, k, pk
+        x[n] = middle + x[n] / np.float32(20)
+    expected = textbook(x, dout)
+    for name, got in on_gpu(x, dout).items():
+        if got is not None:
+            np.testing.assert_allclose(to_host(got), expected[name], rtol=0, atol=1e-3 * np.abs(expected[name]).max())
 
 
 def test_no_matrix_of_weights_in_memory(place):

@@ -44,8 +44,8 @@ class Tiles(NamedTuple):
     """Sizes that are constants in a kernel."""
 
     width: int  # Dh, rounded up
-    queries: int  # 4 · side, or twice as many where keys are not more than 4 · side
-    keys: int  # 2 or 4 · side, or twice as many
+    queries: int  # of a tile: 4 · side or 8 · side
+    keys: int  # of a tile: the same, but not both are 8 · side
     columns: int = 32  # of the sliding rows that are in shared memory at a time
     side: int = 8  # a block has 2 · side² threads
 
@@ -199,35 +199,34 @@ def make_tiles(tiles: Tiles) -> SimpleNamespace:
 
     @device
     def mix(tile, p, y, sums):
-        """out[i, d] += Σ_j p[i, j] · y[j, d]; p: the thread's first row, y: its column in the first row of y."""
-        for _ in range(0, KEYS, GROUP):
-            for _ in range(SIDE):
-                y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
-                y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
-                for i in range(OUT_QUERIES):
-                    a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
-                    for n in range(4):
-                        m = 4 * i + n
-                        sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
-                p, y = p + 4, y + WIDE
-            y += 3 * SIDE * WIDE
+        """out[i, d] += Σ_j p[i, j] · y[j, d]; p: the thread's first row, y: its column in the first row of y.
+
+        Here and in `sliding_mix` a tile has 4 · SIDE keys.
+        """
+        for _ in range(SIDE):
+            y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
+            y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
+            for i in range(OUT_QUERIES):
+                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+                for n in range(4):
+                    m = 4 * i + n
+                    sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
+            p, y = p + 4, y + WIDE
 
     @device
     def sliding_mix(tile, p, z, some, sums):
         """out[i, d] += Σ_j p[i, j] · z[i − j, d]; z: the thread's column in the row of its first query and key 0."""
         z -= 3 * SIDE * NARROW
-        for _ in range(0, KEYS, GROUP):
-            for _ in range(SIDE):
-                for n in range(OUT_QUERIES + 3):
-                    m = 4 * n
-                    some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * NARROW)
-                for i in range(OUT_QUERIES):
-                    a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
-                    for n in range(4):
-                        m = 4 * i + n
-                        sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
-                p, z = p + 4, z - NARROW
-            z -= 3 * SIDE * NARROW
+        for _ in range(SIDE):
+            for n in range(OUT_QUERIES + 3):
+                m = 4 * n
+                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * NARROW)
+            for i in range(OUT_QUERIES):
+                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+                for n in range(4):
+                    m = 4 * i + n
+                    sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
+            p, z = p + 4, z - NARROW
 
     @device
     def add_outer(tile, p, x, sums):
