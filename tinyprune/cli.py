@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--methods", metavar="NAMES", help="tradeoff: these only, such as gates,random,michel")
     about = "criteria choose among all heads, or the same share in each layer (%(default)s)"
     sub.add_argument("--scope", choices=("global", "layer"), default="global", help=about)
-    sub.add_argument("--jobs", type=int, help="models trained at a time (all processors)")
+    sub.add_argument("--jobs", type=int, help="models trained at a time (all processors; on a GPU 1)")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="have a Dask cluster compute, such as tcp://host:8786")
     add_setting(sub)
     add_backend(sub)
@@ -425,7 +425,9 @@ def experiment(arguments: argparse.Namespace) -> None:
     quick = "-quick" if arguments.quick else ""
     preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""
     name = f"{arguments.study}{preset}-{Path(plan.config.data.corpus).stem}{quick}"
-    workers = dask_cluster(arguments.scheduler) if arguments.scheduler else local_processes(arguments.jobs)
+    workers = (
+        dask_cluster(arguments.scheduler) if arguments.scheduler else local_processes(arguments.jobs, arguments.backend)
+    )
     directory = arguments.directory or Path("runs", name)
     rows = run_study(arguments.study, plan, directory, workers, compile_first=not arguments.scheduler)
     print_records(rows if arguments.json else summarise(rows), arguments.json)

@@ -30,6 +30,7 @@ from tinyprune.config import ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import locked
+from tinyprune.kernels.backend import unchanged
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates, settle
@@ -62,8 +63,9 @@ def duration(seconds: float) -> str:
 def measure_seconds(model: Transformer, segments: Segments, text: Text, config: TrainConfig) -> tuple[float, float]:
     """What one training step and one reading of the validation split take, measured; the model is not changed.
 
-    Each is done twice and the second timed: the first finds cold caches, or kernels that have to be compiled. Of the
-    update, which takes little, only one parameter's is made, on a copy.
+    Each is done twice and the second timed: the first finds cold caches, or kernels that have to be compiled. For a GPU
+    it is the third, since what a memory takes is compiled at the second. Of the update, which takes little, only one
+    parameter's is made, on a copy.
     """
     ops = model.ops
     name, copy = next((name, ops.to_device(ops.to_host(param).copy())) for name, param in model.params.items())
@@ -74,7 +76,7 @@ def measure_seconds(model: Transformer, segments: Segments, text: Text, config: 
     memory = None
     # That numbers overflow is for the training to notice.
     with announced(model.ops), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for _ in range(2):
+        for _ in range(2 if ops.to_device is unchanged else 3):
             start = time.perf_counter()
             _, memory, cache = model.loss(ids, targets, memory, np.random.default_rng(0))
             grads = model.backward(1.0, cache)

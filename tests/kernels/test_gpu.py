@@ -79,6 +79,7 @@ def test_one_line_says_what_to_do(machine, given, said):
         ),
         (type("NvvmSupportError", (ImportError,), {})("libNVVM\ncannot be found"), r"used \(libNVVM cannot be found\)"),
         (type("CCSupportError", (RuntimeError,), {})("GPU compute capability 6.1"), "this GPU is too old"),
+        (ValueError("Can't use arch-specific compute_130a"), "this GPU is newer than the CUDA toolkit"),
     ],
 )
 def test_errors_of_the_toolkit_are_explained(machine, error, said):
@@ -117,3 +118,9 @@ def test_the_gpus_name(monkeypatch):
 @pytest.mark.skipif(gpu.find_ptxas() is None, reason="ptxas is not installed")
 def test_the_version_of_ptxas():
     assert all(part.isdigit() for part in gpu.ptxas_version().split("."))
+
+
+def test_the_kernels_are_tested():
+    """Tests in the folder `cuda` take `numba.cuda`; where there is none they are left out, and here it is said."""
+    if importlib.util.find_spec("numba.cuda") is None:
+        pytest.skip("this Numba has no numba.cuda, nor is numba-cuda installed: tests/kernels/cuda is left out")

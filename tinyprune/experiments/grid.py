@@ -33,6 +33,7 @@ from tinyprune.bench.machine import processors
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.store import Store
+from tinyprune.kernels.backend import on_gpu
 from tinyprune.progress import silent
 
 ATTEMPTS = 3  # that a cell gets when workers die
@@ -57,11 +58,14 @@ class Workers:
 OpenWorkers = Callable[[], AbstractContextManager[Workers]]
 
 
-def local_processes(jobs: int | None = None) -> OpenWorkers:
-    """Processes of this machine, by default one for each processor. Raises UsageError for less than one."""
+def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWorkers:
+    """Processes of this machine, by default one for each processor, or if a GPU computes one.
+
+    Raises UsageError for less than one.
+    """
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs must be at least 1, got {jobs}")
-    count = jobs or processors()
+    count = jobs or (1 if on_gpu(backend) else processors())
 
     @contextmanager
     def opened() -> Iterator[Workers]:

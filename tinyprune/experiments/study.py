@@ -66,7 +66,7 @@ def run_study(
         todo = missing([entry.cell for entry in entries], store)
         say(f"experiment {name}: {len(entries)} models, {len(todo)} of them or of their baselines still to be trained")
         try:
-            if todo and compile_first:
+            if todo and compile_first and not on_gpu(plan.backend):  # nothing compiled for a GPU is kept
                 compile_kernels(entries)
             run_cells([entry.cell for entry in entries], store, workers, name)
             return write_results(name, plan, store)

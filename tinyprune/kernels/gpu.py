@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from unittest import mock
 
 from tinyprune.errors import TinypruneError, UsageError
@@ -148,18 +148,40 @@ def check_usable() -> None:
         raise UsageError(f"the cuda backend cannot run: {reason}")
 
 
-def explained(error: Exception) -> TinypruneError | None:
-    """What an error that came while a kernel was compiled or memory asked for means; None if it is of another kind."""
-    said = str(error)
+def raise_explained(error: Exception) -> NoReturn:
+    """Raise what an error of the GPU means, see `explained`; the error itself if it is of another kind."""
+    meaning = explained(error)
+    if meaning is None:
+        raise error
+    raise meaning from error
+
+
+def explained(error: Exception) -> TinypruneError | MemoryError | None:
+    """What an error means that came while a kernel was compiled or launched, or memory asked for, copied to or from.
+
+    None if it is of another kind.
+    """
+    said = " ".join(str(error).split())
     if "UNSUPPORTED_PTX" in said or "unsupported toolchain" in said:
         return UsageError(
             f"the NVIDIA driver is older than the CUDA toolkit that compiled a kernel: {fitting_extra()}, "
             "or update the driver from nvidia.com/drivers"
         )
     if type(error).__name__ in {"NvvmSupportError", "NvvmError", "CudaSupportError", "DynamicLibNotFoundError"}:
-        return UsageError(f"the CUDA toolkit cannot be used ({' '.join(said.split())}): {fitting_extra()}")
+        return UsageError(f"the CUDA toolkit cannot be used ({said}): {fitting_extra()}")
     if type(error).__name__ == "CCSupportError":
-        return UsageError(f"this GPU is too old for the CUDA toolkit ({' '.join(said.split())}): use --backend numba")
+        return UsageError(
+            f"this GPU is too old for the CUDA toolkit ({said}): an older one may do, "
+            'python -m pip install -e ".[cuda12]", or use --backend numba'
+        )
+    if "Can't use arch-specific" in said:
+        return UsageError(f"this GPU is newer than the CUDA toolkit ({said}): update numba-cuda and the toolkit")
+    if type(error).__name__ in {"CUDAError", "CudaAPIError"}:  # of cuda.core and of Numba, without a common ancestor
+        return (
+            MemoryError(f"the GPU has none left ({said})")
+            if "OUT_OF_MEMORY" in said
+            else TinypruneError(f"the GPU has failed: {said}")
+        )
     return None
 
 

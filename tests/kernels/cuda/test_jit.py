@@ -102,3 +102,25 @@ def test_shared_memory_is_fresh_for_each_block(place):
     out = empty(4)
     copy(2, out)
     assert np.array_equal(to_host(out)[:2], [7, 7]) and np.isnan(to_host(out)[2:]).all()
+
+
+def test_warps_hand_numbers_to_each_other_in_the_simulator(place, both_orders):
+    if place == "gpu":
+        pytest.skip("a GPU has instructions for it")
+
+    @made(floats, threads=64)
+    def hand(out):
+        x = cuda.threadIdx.x
+        for n, number in enumerate(turns.exchange("here", x)):
+            out[32 * x + n] = float32(number)
+
+    @made(floats, threads=64)
+    def some(out):
+        if cuda.threadIdx.x % 2:
+            turns.exchange("here", 0)
+
+    out = empty((64, 32))
+    hand(1, out)
+    assert np.array_equal(to_host(out), np.repeat(np.arange(64).reshape(2, 32), 32, 0))
+    with pytest.raises(AssertionError, match="not all threads of the warp hand in numbers for here"):
+        some(1, out)

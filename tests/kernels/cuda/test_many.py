@@ -4,7 +4,7 @@ import numpy as np
 
 from tinyprune.kernels.cuda.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.jit import KERNELS, cuda, floats, int32, kernel
-from tinyprune.kernels.cuda.many import Table, tables
+from tinyprune.kernels.cuda.many import table_of, tables
 
 from .compare import normal
 
@@ -19,5 +19,5 @@ def test_each_block_finds_its_array(place):
     KERNELS.pop()
     x, y = normal((3,), (6,))
     out = empty((3, 3))
-    copy(3, Table([to_device(x), to_device(y)[3:], to_device(y)[:3]]), 3, out)
+    copy(3, table_of([to_device(x), to_device(y)[3:], to_device(y)[:3]]), 3, out)
     assert np.array_equal(to_host(out), [x, y[3:], y[:3]])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda import memory
 from tinyprune.kernels.cuda.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.memory import POOL, Pool, size_class
@@ -53,3 +54,23 @@ def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place, monkeypa
     with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 0 MiB in use here"):
         pool.take(2**21)
     assert given_back
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "kind"),
+    [
+        ("CudaAPIError", "[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY", MemoryError),
+        ("CUDAError", "CUDA_ERROR_OUT_OF_MEMORY: The API call failed", MemoryError),
+        ("CUDAError", "CUDA_ERROR_ILLEGAL_ADDRESS: While executing a kernel", TinypruneError),
+    ],
+)
+def test_what_the_driver_says_becomes_one_line(place, monkeypatch, error, said, kind):
+    """Its errors are of two libraries, without a common ancestor."""
+
+    def refuse(*_):
+        raise type(error, (Exception,), {})(said)
+
+    monkeypatch.setattr(memory, "SIMULATED", False)
+    monkeypatch.setattr(memory.cuda, "device_array", refuse)
+    with pytest.raises(kind, match="the GPU has no room for 0 MiB" if kind is MemoryError else "the GPU has failed"):
+        Pool().take(64)

@@ -7,6 +7,7 @@ from small import small_config, small_model, small_trainer
 from tinyprune.config import GateConfig, TrainConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import DeviceArray, to_host
+from tinyprune.kernels.cuda.memory import Lease
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, settle
@@ -163,3 +164,28 @@ def test_a_resumed_training_ends_with_the_same_bits(place, tmp_path):
     tensors, _ = zip(*(load_checkpoint(trainer.path) for trainer in (whole, resumed)), strict=True)
     assert tensors[0].keys() == tensors[1].keys() and "optimizer.v.R" in tensors[0] and "memory.0" in tensors[0]
     assert all(np.array_equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_what_is_copied_in_a_training_step(place, monkeypatch):
+    """Token numbers in, and out the loss and the gradients' norms; of gates their values, their slopes and L0, too."""
+    copies = {"read": [], "write": []}
+    for name, sizes in copies.items():
+        copy = getattr(Lease, name)
+
+        def counted(self, first, values, copy=copy, sizes=sizes):
+            sizes.append(values.size)
+            copy(self, first, values)
+
+        monkeypatch.setattr(Lease, name, counted)
+    for gate, waits in ((None, 2), (GateConfig(), 5)):
+        _, model = pair(gate=gate, L=1, **DROPOUT)
+        ids, targets = text(model.config)
+        rule = make_optimizer(TrainConfig(lr=0.01), parameter_groups(model.params, 0.01), model.ops)
+        objective = LanguageModelling() if gate is None else GateObjective(gate, 1, 3)
+        for step in range(2):  # at the first, what stays there is copied, too
+            copies["read"].clear()
+            copies["write"].clear()
+            _, _, grads = objective(model, ids[step], targets[step], None, np.random.default_rng(4), step)
+            rule.step(model.params, grads, 0.01, clip_factor(gradient_norm(grads, model.ops), 1.0))
+        assert len(copies["read"]) == waits and sum(copies["read"]) < 4 * len(model.params) + 20, copies
+        assert max(copies["write"]) < 100, copies

@@ -29,12 +29,12 @@ import numpy as np
 from numba import cuda, float32, int32, types, uint32, void
 from numpy.typing import NDArray
 
-from tinyprune.kernels.gpu import explained
+from tinyprune.kernels.gpu import raise_explained
 
 __all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
-COMPILING = "compiling kernels for the GPU, at every start: some seconds"
+COMPILING = "compiling kernels for the GPU, at every start: up to half a minute"
 # A grid of few blocks is no mistake here: a vector of 512 numbers has no more work in it.
 numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
@@ -102,6 +102,7 @@ class Kernel:
         self.resident = resident
         if resident:
             function.launch_bounds = (int(np.prod(threads)), resident)
+        self.launches: dict[Any, Any] = {}  # by grid; Numba works one out in ten microseconds
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
 
@@ -120,10 +121,7 @@ class Kernel:
         try:
             return cuda.jit(self.signature, launch_bounds=bounds)(self.function)
         except Exception as error:
-            meaning = explained(error)
-            if meaning is None:
-                raise
-            raise meaning from error
+            raise_explained(error)
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch so many blocks, along x, y and z. Returns before they are done.
@@ -131,11 +129,22 @@ class Kernel:
         Args:
             grid: blocks; with none along some axis, there is nothing to do and nothing is done.
             arguments: `DeviceArray`s that lie in memory without gaps, None where the kernel does not look, and numbers.
+
+        Raises:
+            TinypruneError, MemoryError: if the GPU refuses, or an earlier kernel has failed.
         """
         if 0 in grid if isinstance(grid, tuple) else not grid:
             return
         pointers = [NULL if x is None else getattr(x, "pointer", x) for x in arguments]
-        self.compiled[grid, self.threads](*pointers)
+        launch = self.launches.get(grid)
+        if launch is None:
+            launch = self.compiled[grid, self.threads]
+            if not SIMULATED:  # where it is the kernel itself, which remembers the last grid
+                self.launches[grid] = launch
+        try:
+            launch(*pointers)
+        except Exception as error:
+            raise_explained(error)
 
 
 LISTENERS: list[Callable[[str], None]] = []

@@ -10,6 +10,7 @@ To launch a kernel takes Python longer than a GPU takes for a small array, and a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,29 @@ tables = types.CPointer(floats)
 
 
 class Table:
-    """Pointers to contiguous arrays, for a kernel that says `tables`. The arrays live as long as it does."""
+    """Pointers to arrays, for a kernel that says `tables`.
 
-    def __init__(self, arrays: Sequence[DeviceArray]) -> None:
-        self.arrays = arrays
-        self.pointers = [x.pointer for x in arrays]
+    Args:
+        pointers: to their first entries.
+    """
+
+    def __init__(self, pointers: tuple[Any, ...]) -> None:
+        self.pointers = pointers
         if not SIMULATED:
-            self.lease = Lease(2 * len(arrays))
-            self.lease.write(0, np.array(self.pointers, np.uint64).view(np.int32))
+            self.lease = Lease(2 * len(pointers))
+            self.lease.write(0, np.array(pointers, np.uint64).view(np.int32))
 
     @property
     def pointer(self) -> Any:
         """What a kernel takes for it."""
         return self.pointers if SIMULATED else self.lease.address
+
+
+# From step to step arrays mostly lie where they lay before, and a table says nothing but that.
+remembered = lru_cache(1024)(Table)
+
+
+def table_of(arrays: Sequence[DeviceArray]) -> Table:
+    """The table of some contiguous arrays. They have to be kept until the kernel is launched."""
+    pointers = tuple(x.pointer for x in arrays)
+    return Table(pointers) if SIMULATED else remembered(pointers)

@@ -18,7 +18,7 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.jit import SIMULATED, Window
-from tinyprune.kernels.gpu import explained
+from tinyprune.kernels.gpu import raise_explained
 
 SMALLEST = 64  # entries of 4 bytes
 GARBAGE = np.int32(-1)  # as float32 a NaN
@@ -54,12 +54,11 @@ class Pool:
 
     def fresh(self, size: int) -> Any:
         """A new block. Raises MemoryError if the GPU has no room for it."""
-        # Shapes have changed, say because heads were removed: what lies idle by then is given back.
-        if self.entries_free > self.entries_used:
-            self.clear()
         try:
             return allocate(size)
         except MemoryError:
+            # What is idle goes back only now: to give memory back and to ask for it stops the GPU, and with gates that
+            # open and close, or rare words, sizes come and go.
             self.clear()
             try:
                 return allocate(size)
@@ -85,17 +84,10 @@ def allocate(size: int) -> Any:
     """Memory from the driver for so many entries. Raises MemoryError if there is none."""
     if SIMULATED:
         return np.empty(size, np.int32)
-    from numba.cuda.cudadrv.driver import CudaAPIError
-
     try:
         return cuda.device_array(size, np.int32)
-    except CudaAPIError as error:
-        if "OUT_OF_MEMORY" in str(error):
-            raise MemoryError(str(error)) from None
-        meaning = explained(error)
-        if meaning is None:
-            raise
-        raise meaning from error
+    except Exception as error:
+        raise_explained(error)
 
 
 POOL = Pool()
@@ -128,16 +120,24 @@ class Lease:
 
     def write(self, first: int, values: NDArray) -> None:
         """Copy a flat array from main memory."""
+        values = values.view(np.int32)
         part = self.block[first : first + values.size]
         if SIMULATED:
-            part[:] = values.view(np.int32)
-        else:
-            part.copy_to_device(values.view(np.int32))
+            part[:] = values
+            return
+        try:
+            part.copy_to_device(values)
+        except Exception as error:
+            raise_explained(error)
 
     def read(self, first: int, values: NDArray) -> None:
         """Copy to a flat array in main memory, once all that was launched before is done."""
+        values = values.view(np.int32)
         part = self.block[first : first + values.size]
         if SIMULATED:
-            values.view(np.int32)[:] = part
-        else:
-            part.copy_to_host(values.view(np.int32))
+            values[:] = part
+            return
+        try:
+            part.copy_to_host(values)
+        except Exception as error:
+            raise_explained(error)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tinyprune.kernels.cuda.arguments import check_floats, contiguous
 from tinyprune.kernels.cuda.array import DeviceArray, to_device
 from tinyprune.kernels.cuda.jit import blocks, cuda, ints, kernel
-from tinyprune.kernels.cuda.many import Table, tables
+from tinyprune.kernels.cuda.many import table_of, tables
 from tinyprune.kernels.cuda.memory import Lease
 from tinyprune.kernels.cuda.reduce import block_sum
 
@@ -87,7 +87,8 @@ def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[Sums, list[tuple[int, in
     """The blocks' sums of all arrays, and where those of each begin and end."""
     places, owners, begins, sizes = division(tuple(x.size for x in arrays))
     sums = Sums(owners.size)
-    squares(owners.size, Table([contiguous(x) for x in arrays]), owners, begins, sizes, sums)
+    packed = [contiguous(x) for x in arrays]
+    squares(owners.size, table_of(packed), owners, begins, sizes, sums)
     return sums, places
 
 
