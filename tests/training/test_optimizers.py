@@ -146,7 +146,12 @@ def test_the_backend_does_the_arithmetic_of_every_parameter(rule):
     def update(param, grad, *moments, **constants):
         seen.append((param.shape, constants["lr"], constants["decay"], constants["grad_scale"]))
 
-    optimizer = make_optimizer(config(rule), GROUPS, SimpleNamespace(**{f"{rule}_update": update}, to_device=unchanged))
+    def updates(params, grads, ms, vs, *, lrs, decays, **constants):
+        for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
+            update(param, grad, m, v, lr=lr, decay=decay, **constants)
+
+    rules = {"adamw_updates": updates, "lamb_update": update, "sgd_update": update}
+    optimizer = make_optimizer(config(rule), GROUPS, SimpleNamespace(**rules, to_device=unchanged))
     optimizer.step(arrays(0), arrays(1), 0.1, np.float32(0.5))
     assert seen == [((3, 4), 0.1, 0.3, 0.5), ((4,), 0.1, 0.0, 0.5), ((2,), 1.0, 0.0, 0.5)]
     assert all(type(number) is float for call in seen for number in call[1:])

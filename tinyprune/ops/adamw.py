@@ -10,6 +10,8 @@ The divisions by 1 − betaᵗ undo that m and v started at zero.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,3 +66,32 @@ def adamw_update(
     r = adam_direction(grad, m, v, beta1=beta1, beta2=beta2, eps=eps, step=step, grad_scale=grad_scale)
     param *= 1 - lr * decay
     param -= lr * r
+
+
+def adamw_updates(
+    params: Sequence[NDArray],
+    grads: Sequence[NDArray],
+    ms: Sequence[NDArray],
+    vs: Sequence[NDArray],
+    *,
+    lrs: Sequence[float],
+    decays: Sequence[float],
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    grad_scale: float = 1.0,
+) -> None:
+    """`adamw_update` of several parameters, in place; a GPU does them all at once.
+
+    Args:
+        params, grads, ms, vs: arrays of each.
+        lrs, decays: numbers of each.
+        beta1, beta2, eps, step, grad_scale: of all, see `adamw_update`.
+
+    Raises:
+        ValueError: if there are not as many of each, or shapes differ.
+    """
+    constants = {"beta1": beta1, "beta2": beta2, "eps": eps, "step": step, "grad_scale": grad_scale}
+    for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
+        adamw_update(param, grad, m, v, lr=lr, decay=decay, **constants)

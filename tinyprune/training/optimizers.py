@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,10 +88,20 @@ def clip_factor(norm: float, max_norm: float) -> float:
     return max_norm / norm if max_norm and norm > max_norm else 1.0
 
 
+class Update(NamedTuple):
+    """What one parameter's update takes."""
+
+    param: NDArray
+    grad: NDArray
+    moments: list[NDArray]
+    lr: float
+    decay: float
+
+
 class Optimizer(ABC):
     """What the rules share: the count of steps, and moments (running averages), which start at zero.
 
-    A rule says which moments it keeps of each parameter, and how one parameter is updated.
+    A rule says which moments it keeps of each parameter, and how parameters are updated.
     """
 
     MOMENTS: ClassVar[tuple[str, ...]] = ()
@@ -108,10 +118,8 @@ class Optimizer(ABC):
         self.moments_of = {name: [f"{kind}.{name}" for kind in self.MOMENTS] for name in groups}
 
     @abstractmethod
-    def update(
-        self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float, grad_scale: float
-    ) -> None:
-        """Move `param` and its `moments`, in place, by one step."""
+    def update(self, updates: Sequence[Update], grad_scale: float) -> None:
+        """Move parameters and their moments, in place, by one step."""
 
     def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float, grad_scale: float = 1.0) -> None:
         """Update in place every parameter that has a gradient. Gradients are not modified.
@@ -145,10 +153,12 @@ class Optimizer(ABC):
 
         self.steps += 1
         lr, grad_scale = float(lr), float(grad_scale)
+        updates = []
         for name, grad in grads.items():
             group = self.groups[name]
             moments = [self.moments[key] for key in self.moments_of[name]]
-            self.update(params[name], grad, moments, lr * group.lr_multiplier, group.weight_decay, grad_scale)
+            updates.append(Update(params[name], grad, moments, lr * group.lr_multiplier, group.weight_decay))
+        self.update(updates, grad_scale)
 
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
@@ -210,11 +220,11 @@ class SGD(Optimizer):
 
     MOMENTS = ("momentum",)
 
-    def update(
-        self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float, grad_scale: float
-    ) -> None:
+    def update(self, updates: Sequence[Update], grad_scale: float) -> None:
+        """See `Optimizer.update`."""
         beta1 = self.config.beta1
-        self.ops.sgd_update(param, grad, *moments, lr=lr, decay=decay, beta1=beta1, grad_scale=grad_scale)
+        for param, grad, moments, lr, decay in updates:
+            self.ops.sgd_update(param, grad, *moments, lr=lr, decay=decay, beta1=beta1, grad_scale=grad_scale)
 
 
 class AdamW(Optimizer):
@@ -231,36 +241,27 @@ class AdamW(Optimizer):
             raise UsageError(f"train.eps must be at least 1.2e-38 for {config.optimizer}, got {config.eps}; try 1e-8")
 
     @property
-    def rule(self) -> Callable[..., None]:
-        """The operation that updates one parameter."""
-        return self.ops.adamw_update
+    def constants(self) -> dict[str, float]:
+        """What the rule takes that is the same for all parameters."""
+        c = self.config
+        return {"beta1": c.beta1, "beta2": c.beta2, "eps": c.eps, "step": self.steps}
 
-    def update(
-        self, param: NDArray, grad: NDArray, moments: list[NDArray], lr: float, decay: float, grad_scale: float
-    ) -> None:
-        c, (m, v) = self.config, moments
-        self.rule(
-            param,
-            grad,
-            m,
-            v,
-            lr=lr,
-            decay=decay,
-            beta1=c.beta1,
-            beta2=c.beta2,
-            eps=c.eps,
-            step=self.steps,
-            grad_scale=grad_scale,
-        )
+    def update(self, updates: Sequence[Update], grad_scale: float) -> None:
+        """See `Optimizer.update`."""
+        if updates:
+            params, grads, moments, lrs, decays = zip(*updates, strict=True)
+            ms, vs = zip(*moments, strict=True)
+            options = {"lrs": lrs, "decays": decays, "grad_scale": grad_scale} | self.constants
+            self.ops.adamw_updates(params, grads, ms, vs, **options)
 
 
 class LAMB(AdamW):
     """Layer-wise adaptation of AdamW for large batches, see `tinyprune.ops.lamb`."""
 
-    @property
-    def rule(self) -> Callable[..., None]:
-        """The operation that updates one parameter."""
-        return self.ops.lamb_update
+    def update(self, updates: Sequence[Update], grad_scale: float) -> None:
+        """See `Optimizer.update`."""
+        for param, grad, moments, lr, decay in updates:
+            self.ops.lamb_update(param, grad, *moments, lr=lr, decay=decay, grad_scale=grad_scale, **self.constants)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB, "sgd": SGD}

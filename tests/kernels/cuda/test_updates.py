@@ -7,6 +7,7 @@ from tinyprune import ops
 from tinyprune.kernels import cuda
 from tinyprune.kernels.cuda.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.lamb import rate_of
+from tinyprune.kernels.cuda.many import EACH
 from tinyprune.kernels.cuda.norm import Sums
 
 from .compare import assert_close, normal
@@ -122,3 +123,20 @@ def test_bad_arrays_change_nothing(place, rule, name, bad, message):
         step(rule, list(arrays.values()))
     for x, copy in zip(arrays.values(), copies, strict=True):
         assert np.array_equal(to_host(x), copy)
+
+
+def test_many_parameters_in_one_launch(place):
+    """More than one block for one of them, none for another."""
+    shapes = [(3, 5), (EACH + 3,), (0,), ()]
+    groups = [[np.asarray(x) for x in inputs("adamw", shape)] for shape in shapes]
+    options = {**ADAM, "step": 3, "lrs": [0.1, 0.2, 0.3, 0.4], "decays": [0.3, 0.0, 0.1, 0.2]}
+    del options["lr"], options["decay"]
+    expected = [[np.array(x, float) for x in group] for group in groups]
+    given = [[to_device(x) for x in group] for group in groups]
+    ops.adamw_updates(*zip(*expected, strict=True), **options)
+    cuda.adamw_updates(*zip(*given, strict=True), **options)
+    assert_close(given, expected)
+    param, grad, _, v = given[0]
+    one = {"lrs": [0.1], "decays": [0.1]}
+    with pytest.raises(ValueError, match=r"m must have the shape of param, \(3, 5\), got \(\)"):
+        cuda.adamw_updates([param], [grad], [given[3][2]], [v], **options | one)

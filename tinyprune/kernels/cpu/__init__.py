@@ -7,7 +7,7 @@ Several Python threads may call them at the same time where Numba's threading la
 workqueue, ends the process then.
 """
 
-from tinyprune.kernels.cpu.adamw import adamw_update
+from tinyprune.kernels.cpu.adamw import adamw_update, adamw_updates
 from tinyprune.kernels.cpu.adaptive_embedding import adaptive_embedding_backward, adaptive_embedding_forward
 from tinyprune.kernels.cpu.adaptive_softmax import (
     adaptive_log_probabilities,
@@ -38,6 +38,7 @@ __all__ = [
     "COMPILING",
     "AttentionStep",
     "adamw_update",
+    "adamw_updates",
     "adaptive_embedding_backward",
     "adaptive_embedding_forward",
     "adaptive_log_probabilities",

@@ -10,6 +10,8 @@ Times (µs, 2 threads), 2¹⁸ numbers in float32: 32, NumPy 320; 128 numbers: 3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from numba import prange
 from numpy.typing import NDArray
 
@@ -68,3 +70,23 @@ def adamw_update(
         check_in_place(param=param, m=m, v=v)
     numbers = map(float, (lr, decay, beta1, beta2, eps, step, grad_scale))
     update(param.ravel(), flat(grad), m.ravel(), v.ravel(), *numbers)
+
+
+def adamw_updates(
+    params: Sequence[NDArray],
+    grads: Sequence[NDArray],
+    ms: Sequence[NDArray],
+    vs: Sequence[NDArray],
+    *,
+    lrs: Sequence[float],
+    decays: Sequence[float],
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    grad_scale: float = 1.0,
+) -> None:
+    """`adamw_update` of several parameters, one after the other. Arguments as in `ops.adamw_updates`."""
+    constants = {"beta1": beta1, "beta2": beta2, "eps": eps, "step": step, "grad_scale": grad_scale}
+    for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
+        adamw_update(param, grad, m, v, lr=lr, decay=decay, **constants)

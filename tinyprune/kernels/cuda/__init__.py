@@ -3,7 +3,7 @@
 `jit` says how kernels are compiled and launched, `array` what an array in the GPU's memory is, `memory` where it lives.
 """
 
-from tinyprune.kernels.cuda.adamw import adamw_update
+from tinyprune.kernels.cuda.adamw import adamw_update, adamw_updates
 from tinyprune.kernels.cuda.adaptive_embedding import adaptive_embedding_backward, adaptive_embedding_forward
 from tinyprune.kernels.cuda.adaptive_softmax import (
     adaptive_log_probabilities,
@@ -40,6 +40,7 @@ __all__ = [
     "COMPILING",
     "AttentionStep",
     "adamw_update",
+    "adamw_updates",
     "adaptive_embedding_backward",
     "adaptive_embedding_forward",
     "adaptive_log_probabilities",

@@ -1,4 +1,4 @@
-"""Many arrays in one launch: a table of where they are.
+"""Many arrays in one launch: a table of where they are, and which block works on what.
 
     @kernel(tables, …)
     def each(arrays, …):
@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from numba import types
 
-from tinyprune.kernels.cuda.array import DeviceArray
-from tinyprune.kernels.cuda.jit import SIMULATED, floats
+from tinyprune.kernels.cuda.array import DeviceArray, to_device
+from tinyprune.kernels.cuda.jit import SIMULATED, blocks, floats
 from tinyprune.kernels.cuda.memory import Lease
 
+THREADS = 256
+EACH = 32 * THREADS  # entries of one array that a block works on
 tables = types.CPointer(floats)
 
 
@@ -50,3 +53,19 @@ def table_of(arrays: Sequence[DeviceArray]) -> Table:
     """The table of some contiguous arrays. They have to be kept until the kernel is launched."""
     pointers = tuple(x.pointer for x in arrays)
     return Table(pointers) if SIMULATED else remembered(pointers)
+
+
+@lru_cache(256)
+def division(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], DeviceArray, DeviceArray, DeviceArray]:
+    """How arrays of these sizes are shared out to blocks.
+
+    Returns:
+        places: of each array its first block, and the first of the next array.
+        owners, begins: of each block its array, and the entry that it begins with.
+        sizes: once more, for the kernel.
+    """
+    counts = [blocks(size, EACH) for size in sizes]
+    owners = np.repeat(np.arange(len(sizes)), counts)
+    begins = np.concatenate([np.arange(count) * EACH for count in counts]) if counts else owners
+    places = list(pairwise(accumulate(counts, initial=0)))
+    return places, *(to_device(np.asarray(numbers, np.int32)) for numbers in (owners, begins, sizes))

@@ -10,8 +10,6 @@ the blocks' sums after one copy out of the GPU's memory: it waits once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,11 @@ from numba import float64, types
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.arguments import check_floats, contiguous
-from tinyprune.kernels.cuda.array import DeviceArray, to_device
-from tinyprune.kernels.cuda.jit import blocks, cuda, ints, kernel
-from tinyprune.kernels.cuda.many import table_of, tables
+from tinyprune.kernels.cuda.array import DeviceArray
+from tinyprune.kernels.cuda.jit import cuda, ints, kernel
+from tinyprune.kernels.cuda.many import EACH, THREADS, division, table_of, tables
 from tinyprune.kernels.cuda.memory import Lease
 from tinyprune.kernels.cuda.reduce import block_sum
-
-THREADS = 256
-EACH = 32 * THREADS
 
 doubles = types.CPointer(float64)
 
@@ -65,22 +60,6 @@ class Sums:
         if self.size:
             self.lease.read(0, values.view(np.int32))
         return values
-
-
-@lru_cache(256)
-def division(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], DeviceArray, DeviceArray, DeviceArray]:
-    """How arrays of these sizes are shared out.
-
-    Returns:
-        places: of each array its first block, and the first of the next array.
-        owners, begins: of each block its array, and the entry that it begins with.
-        sizes: once more, for the kernel.
-    """
-    counts = [blocks(size, EACH) for size in sizes]
-    owners = np.repeat(np.arange(len(sizes)), counts)
-    begins = np.concatenate([np.arange(count) * EACH for count in counts]) if counts else owners
-    places = list(pairwise(accumulate(counts, initial=0)))
-    return places, *(to_device(np.asarray(numbers, np.int32)) for numbers in (owners, begins, sizes))
 
 
 def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[Sums, list[tuple[int, int]]]:
