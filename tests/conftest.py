@@ -5,11 +5,11 @@ import os
 # Tests run beside each other: a thread that waits for another has to let others have its processor, not to spin on it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from tinyprune.kernels.gpu import gpu_present
+from tinyprune.kernels.gpu import why_unusable
 
-# Without a GPU the CUDA kernels run in Numba's simulator, which it takes before it is first imported, or not at all.
-if not gpu_present():
-    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+# Where no GPU can be used the CUDA kernels run in Numba's simulator, which has to be chosen before Numba is imported.
+if why_unusable() is not None:
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 
 import numpy as np
 import pytest
