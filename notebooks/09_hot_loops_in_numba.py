@@ -66,9 +66,10 @@ from tinyprune.bench.inputs import attention_arguments, matrices
 from tinyprune.bench.machine import describe_machine
 from tinyprune.bench.plot import plot_benchmark
 from tinyprune.bench.shapes import attention_gflop, model_shape
-from tinyprune.kernels import cpu
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu import attention as attention_kernel
 from tinyprune.kernels.cpu import attention_tiles, jit, product, workspace
+from tinyprune.kernels.cpu import matmul as matmul_kernel
 from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, microkernel
 from tinyprune.kernels.ladder import attention, matmul
 from tinyprune.notebook import results, show_source, sliders, use_style
@@ -76,6 +77,7 @@ from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
 use_style()
 rng = np.random.default_rng(0)
+cpu = get_backend("numba")
 THREADS, LANES = numba.get_num_threads(), VECTOR_BYTES // 4  # float32 in a vector
 print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
 print(f"vectors of {VECTOR_BYTES} bytes, that is {LANES} float32; {REGISTERS} registers for them")
@@ -586,7 +588,7 @@ x = rng.standard_normal(2**20, np.float32)
 products = []
 for threads in (1, min(2, THREADS)):
     numba.set_num_threads(threads)
-    products.append(cpu.matmul(a, b))
+    products.append(matmul_kernel.matmul(a, b))
     print(
         f"{threads} thread{'s' * (threads > 1)}: divided sum {divided_sum(x):.5f}, entry of the product {products[-1][1, 2]:.5f}"
     )
@@ -1441,7 +1443,7 @@ for attempt, refused in (
         lambda: matmul.register_tile(np.ones((4, 5), np.float32), np.ones((6, 4), np.float32)),
         ValueError,
     ),
-    (lambda: cpu.matmul(np.ones((4, 5), np.float32), np.ones((5, 4), np.float64)), ValueError),
+    (lambda: matmul_kernel.matmul(np.ones((4, 5), np.float32), np.ones((5, 4), np.float64)), ValueError),
 ):
     try:
         attempt()

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import Segments
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import add_gates
@@ -15,6 +16,13 @@ from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import LanguageModelling, Trainer
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.optimizers import make_optimizer, parameter_groups
+
+
+def backend_with(**changes: Any) -> Backend:
+    """The textbook with some operations, or other attributes, replaced."""
+    backend = Backend()
+    vars(backend).update(changes)
+    return backend
 
 
 def small_config(kind: str = "all-attention", **options: Any) -> ModelConfig:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 
 from tqdm import tqdm
 
+from tinyprune.kernels.backend import Backend
 from tinyprune.progress import silent
 
 
 @contextmanager
-def announced(ops: SimpleNamespace) -> Iterator[None]:
+def announced(ops: Backend) -> Iterator[None]:
     """Say, on standard error, that the backend `ops` compiles, and on a terminal show what; nothing if it does not.
 
     Args:
@@ -32,6 +32,5 @@ def announced(ops: SimpleNamespace) -> Iterator[None]:
             bars[0].set_postfix_str(name, refresh=False)
             bars[0].update()
 
-        if ops.compilations is not None:
-            stack.enter_context(ops.compilations(tell))
+        stack.enter_context(ops.compilations(tell))
         yield

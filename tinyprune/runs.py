@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, read_config, to_toml
 from tinyprune.data import Tokenizer, tokenizer_from_dict
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import replace_file
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.training.checkpoints import load_checkpoint
 
@@ -54,7 +54,7 @@ def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, d
     }
 
 
-def load_model(path: Path, ops: SimpleNamespace) -> SavedModel:
+def load_model(path: Path, ops: Backend) -> SavedModel:
     """Read a stage's checkpoint.
 
     Raises:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from tinyprune.config import ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import locked
-from tinyprune.kernels.backend import unchanged
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates, settle
@@ -76,7 +75,7 @@ def measure_seconds(model: Transformer, segments: Segments, text: Text, config: 
     memory = None
     # That numbers overflow is for the training to notice.
     with announced(model.ops), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for _ in range(2 if ops.to_device is unchanged else 3):
+        for _ in range(3 if ops.on_device else 2):
             start = time.perf_counter()
             _, memory, cache = model.loss(ids, targets, memory, np.random.default_rng(0))
             grads = model.backward(1.0, cache)
@@ -109,7 +108,7 @@ class Run:
 
     directory: RunDirectory
     config: RunConfig
-    ops: SimpleNamespace
+    ops: Backend
     resume_command: str
     anew: Sequence[str] = ()
     source: Path | None = None
@@ -380,7 +379,7 @@ class Run:
         return 0
 
 
-def trained_once(path: Path, config: RunConfig, ops: SimpleNamespace, resume_command: str) -> Run:
+def trained_once(path: Path, config: RunConfig, ops: Backend, resume_command: str) -> Run:
     """A run whose baseline is trained: by this call, or by an earlier one, in this process or in another.
 
     One that asks meanwhile waits for the first; a run with other settings is done anew.

@@ -1,15 +1,14 @@
 """Every gradient of the library, measured: operations entry by entry, and whole models."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from small import backend_with
 
 from tinyprune import ops
 from tinyprune.config import KINDS
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck import Case, GradientRecord, check_all, check_gradients, model_case, operation_cases
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import Backend
 
 CASES = operation_cases()
 # The forward pass of a straight-through gate is a step: a difference quotient sees 0 or a jump, never the gradient of
@@ -115,7 +114,7 @@ def test_check_all_by_central_differences_leaves_straight_through_gates_out():
     ]
 
 
-def real_numbers_only() -> SimpleNamespace:
+def real_numbers_only() -> Backend:
     """A backend that refuses complex numbers, as compiled kernels do."""
 
     def refusing(operation):
@@ -126,8 +125,7 @@ def real_numbers_only() -> SimpleNamespace:
 
         return guarded
 
-    backend = vars(get_backend("numpy"))
-    return SimpleNamespace(**backend | {name: refusing(backend[name]) for name in ops.__all__})
+    return backend_with(takes_complex=False, **{name: refusing(getattr(ops, name)) for name in ops.__all__})
 
 
 def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
@@ -136,12 +134,12 @@ def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
         assert record["mode"] == "central" and record["passed"] is True
     with pytest.raises(UsageError, match="mode must be central, got complex"):
         check_all("linear", "complex", real_numbers_only())
-    assert check_all("linear", "complex", get_backend("numpy"))[0]["mode"] == "complex"
+    assert check_all("linear", "complex", Backend())[0]["mode"] == "complex"
 
 
 def test_a_backend_that_computes_on_a_gpu_is_refused():
     with pytest.raises(UsageError, match="in float64, and this backend computes in float32"):
-        check_all("linear", ops=SimpleNamespace(**vars(get_backend("numpy")) | {"to_device": lambda x: x}))
+        check_all("linear", ops=backend_with(on_device=True))
 
 
 def test_check_all_reports_the_worst_argument_of_the_backend_that_it_is_given():
@@ -149,7 +147,7 @@ def test_check_all_reports_the_worst_argument_of_the_backend_that_it_is_given():
         dx, dW, db = ops.linear_backward(dout, cache)
         return dx, dW, 1.001 * db
 
-    broken = SimpleNamespace(**vars(get_backend("numpy")) | {"linear_backward": wrong_bias})
+    broken = backend_with(linear_backward=wrong_bias)
     (record,) = check_all("linear", ops=broken)
     assert record["argument"] == "b" and record["passed"] is False
 

@@ -6,16 +6,17 @@ crashes does not, and fails its test.
 
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 from planted_bugs import BUGS, MODEL_BUGS, OPERATION_BUGS, Bug
+from small import backend_with
 
 import tinyprune
 from tinyprune import ops
 from tinyprune.config import KINDS
 from tinyprune.gradcheck import Case, check_gradients, model_case, operation_cases
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import Backend
 
 # Modules that import their predecessors in this list, and must be executed anew when one of those is edited.
 MODEL_MODULES = ["model.parameters", "model.gating", "model.layers", "model.transformer", "gradcheck.catalogue"]
@@ -33,12 +34,10 @@ def execute(module: str, right: str = "", wrong: str = "") -> ModuleType:
     return copy
 
 
-def edited_operations(module: str, right: str = "", wrong: str = "") -> SimpleNamespace:
+def edited_operations(module: str, right: str = "", wrong: str = "") -> Backend:
     """The textbook's operations, those of `module` from its edited copy."""
     edited = vars(execute(module, right, wrong))
-    return SimpleNamespace(
-        **vars(get_backend("numpy")) | {name: edited[name] for name in ops.__all__ if name in edited}
-    )
+    return backend_with(**{name: edited[name] for name in ops.__all__ if name in edited})
 
 
 def edited_model_case(monkeypatch, module: str, right: str, wrong: str, kind: str, adaptive: bool, hard: bool) -> Case:
@@ -59,7 +58,7 @@ def found(case: Case, mode: str, directions: int | None = None) -> bool:
     return not all(record.passed for record in records)
 
 
-def cases_of(module: str, operations: SimpleNamespace) -> list[Case]:
+def cases_of(module: str, operations: Backend) -> list[Case]:
     """The cases of one operation, the fullest first (the catalogue goes from simple to full)."""
     operation = module.removeprefix("ops.")
     return [case for case in reversed(operation_cases(operations)) if case.operation.split(" (")[0] == operation]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small import small_config, small_model, small_trainer
+from small import backend_with, small_config, small_model, small_trainer
 
 from tinyprune.config import KINDS, DataConfig, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import load_text
@@ -151,17 +151,16 @@ def test_of_the_attention_cache_only_the_head_outputs_are_looked_at(objective):
     gate = GateConfig(objective=objective, lam=0.3)
     model, *arguments = example("all-attention", gate, **DROPOUT)
     expected = gradients(gate, model, *arguments)
-    textbook = vars(model.ops)
+    textbook = model.ops
 
     def attention_forward(*inputs, **options):
-        out, cache = textbook["attention_forward"](*inputs, **options)
+        out, cache = textbook.attention_forward(*inputs, **options)
         return out, SimpleNamespace(o=cache.o, hidden=cache)
 
     def attention_backward(dout, cache):
-        return textbook["attention_backward"](dout, cache.hidden)
+        return textbook.attention_backward(dout, cache.hidden)
 
-    own = {"attention_forward": attention_forward, "attention_backward": attention_backward}
-    model.ops = SimpleNamespace(**textbook | own)
+    model.ops = backend_with(attention_forward=attention_forward, attention_backward=attention_backward)
     losses, grads = gradients(gate, model, *arguments)
     assert losses == expected[0]
     for name, grad in grads.items():

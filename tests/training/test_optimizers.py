@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small import backend_with
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
-from tinyprune.kernels.backend import get_backend, unchanged
+from tinyprune.kernels.backend import get_backend
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.optimizers import (
     AdamW,
@@ -151,7 +151,7 @@ def test_the_backend_does_the_arithmetic_of_every_parameter(rule):
             update(param, grad, m, v, lr=lr, decay=decay, **constants)
 
     rules = {"adamw_updates": updates, "lamb_update": update, "sgd_update": update}
-    optimizer = make_optimizer(config(rule), GROUPS, SimpleNamespace(**rules, to_device=unchanged))
+    optimizer = make_optimizer(config(rule), GROUPS, backend_with(**rules))
     optimizer.step(arrays(0), arrays(1), 0.1, np.float32(0.5))
     assert seen == [((3, 4), 0.1, 0.3, 0.5), ((4,), 0.1, 0.0, 0.5), ((2,), 1.0, 0.0, 0.5)]
     assert all(type(number) is float for call in seen for number in call[1:])

@@ -11,7 +11,7 @@ from tinyprune.bench import BENCHMARKS, PEERS
 from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import BACKENDS, on_gpu
+from tinyprune.kernels.backend import BACKENDS
 from tinyprune.kernels.gpu import why_unusable
 from tinyprune.tables import Record
 
@@ -39,9 +39,14 @@ class Options:
     compile_only: bool = False
 
     @property
+    def on_device(self) -> bool:
+        """Whether our backend computes on a GPU."""
+        return BACKENDS[self.backend].on_device
+
+    @property
     def device(self) -> str:
         """Where, and how exactly, a peer computes that can choose: "cpu", or as we do "cuda" or "cuda-tf32"."""
-        return self.backend if on_gpu(self.backend) else "cpu"
+        return self.backend if self.on_device else "cpu"
 
     @property
     def subject(self) -> str:
@@ -86,14 +91,14 @@ def split(names: str) -> tuple[str, ...]:
 
 def check_benchmark(name: str, options: Options) -> None:
     """Raise UsageError if this benchmark cannot be run with these options, or not here."""
-    if name == "cuda" and not on_gpu(options.backend):
+    if name == "cuda" and not options.on_device:
         raise UsageError("`tinyprune bench cuda` is about kernels for GPUs; leave out --backend")
-    if name == "ladder" and on_gpu(options.backend):
+    if name == "ladder" and options.on_device:
         raise UsageError("`tinyprune bench ladder` is about kernels for the processor; leave out --backend")
     if options.compile_only:
         if name != "cuda":
             raise UsageError("--compile-only goes with `tinyprune bench cuda`")
-    elif on_gpu(options.backend):
+    elif options.on_device:
         check_gpu(options)
 
 
@@ -122,7 +127,7 @@ def torch_without_gpu() -> str | None:
 
 def packages_of(backend: str) -> tuple[str, ...]:
     """What a backend computes with, beside NumPy."""
-    return ("numba-cuda",) if on_gpu(backend) else ("numba",) if backend == "numba" else ()
+    return BACKENDS[backend].packages
 
 
 def run_benchmark(name: str, options: Options) -> list[Record]:
@@ -132,5 +137,5 @@ def run_benchmark(name: str, options: Options) -> list[Record]:
     if options.compile_only:
         return records
     packages = (*packages_of(options.backend), *options.peers)
-    machine = describe_machine(options.threads, packages, gpu=on_gpu(options.backend))
+    machine = describe_machine(options.threads, packages, gpu=options.on_device)
     return [record | {"machine": machine} for record in records]

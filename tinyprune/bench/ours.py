@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tinyprune.bench.shapes import ModelShape, model_shape
 from tinyprune.bench.training import BETAS, CLIP, EPS, LR, WEIGHT_DECAY
 from tinyprune.bench.work import IN_A_ROW, Gauge, Work
 from tinyprune.config import GateConfig, TrainConfig
-from tinyprune.kernels.backend import get_backend, on_gpu
+from tinyprune.kernels.backend import BACKENDS, Backend, get_backend
 from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates
@@ -28,7 +27,7 @@ OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that do not move while we look
 
 def waiting(backend: str) -> Callable[[], None]:
     """What returns when all is computed. An operation of the cuda backend only tells the GPU what to do."""
-    if not on_gpu(backend):
+    if not BACKENDS[backend].on_device:
         return lambda: None
     from numba import cuda
 
@@ -37,7 +36,7 @@ def waiting(backend: str) -> Callable[[], None]:
 
 def gauge(backend: str) -> Gauge | None:
     """Of the memory that arrays take on a GPU."""
-    if not on_gpu(backend):
+    if not BACKENDS[backend].on_device:
         return None
     from tinyprune.kernels.cuda.memory import POOL
 
@@ -50,7 +49,7 @@ def gauge(backend: str) -> Gauge | None:
 
 def in_a_row(backend: str, run: Callable[[], Any], results: Callable[[], dict[str, NDArray]] = dict) -> Work:
     """A short work; on a GPU several in a row, then a wait. (In Numba's simulator one is long enough.)"""
-    if not on_gpu(backend):
+    if not BACKENDS[backend].on_device:
         return Work(run, results)
     from tinyprune.kernels.cuda.jit import SIMULATED
 
@@ -68,7 +67,7 @@ def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Work:
     """One product; see `inputs.matrices`."""
     a, b = matrices(m, k, n, layout)
     options = {"transpose_a": layout == "Aᵀ·B", "transpose_b": layout == "A·Bᵀ"}
-    if on_gpu(backend):
+    if BACKENDS[backend].on_device:
         from tinyprune.kernels.cuda.array import to_device, to_host
         from tinyprune.kernels.cuda.matmul import matmul as multiply
 
@@ -107,7 +106,7 @@ def attention(backend: str, **shape: Any) -> Work:
     return Work(run, results, gauge=gauge(backend))
 
 
-def make_model(shape: ModelShape, ops: SimpleNamespace, half: str | None) -> Transformer:
+def make_model(shape: ModelShape, ops: Backend, half: str | None) -> Transformer:
     """The model, in training for the first time or with every second head closed.
 
     Args:
@@ -129,7 +128,7 @@ def make_model(shape: ModelShape, ops: SimpleNamespace, half: str | None) -> Tra
 class TrainingStep:
     """Forward, loss, backward, clipping, AdamW; memory is carried from step to step."""
 
-    def __init__(self, shape: ModelShape, ops: SimpleNamespace, half: str | None) -> None:
+    def __init__(self, shape: ModelShape, ops: Backend, half: str | None) -> None:
         self.model = make_model(shape, ops, half)
         config = TrainConfig(beta1=BETAS[0], beta2=BETAS[1], eps=EPS)
         self.optimizer = make_optimizer(config, parameter_groups(self.model.params, WEIGHT_DECAY), ops)

@@ -27,7 +27,7 @@ from typing import Any
 
 from tinyprune.config import ModelConfig, load_preset
 from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import on_gpu
+from tinyprune.kernels.backend import BACKENDS
 
 VOCABULARY = 103  # characters of the `pydoc` corpus
 
@@ -63,7 +63,7 @@ CUDA_SHAPES = ("small", "relative-d128", "relative-d256", "plain-d256", PAPER)
 
 def default_shapes(backend: str, shapes: tuple[str, ...]) -> tuple[str, ...]:
     """The shapes that a benchmark takes if none are given: on a GPU the same for all, on a processor `shapes`."""
-    return CUDA_SHAPES if on_gpu(backend) else shapes
+    return CUDA_SHAPES if BACKENDS[backend].on_device else shapes
 
 
 def model_shape(name: str, **changes: Any) -> ModelShape:

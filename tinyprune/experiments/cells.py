@@ -22,8 +22,6 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -167,28 +165,12 @@ def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
         ops = get_backend(cell.backend)
         start = time.perf_counter()
         try:
-            with one_thread(cell.backend):
+            with ops.threads(1):
                 outcome = Work(cell, ops).run(baseline)
         except TinypruneError as error:
             raise type(error)(f"{cell}: {error}") from error
         outcome.record["seconds"] = round(time.perf_counter() - start, 2)
         return outcome
-
-
-@contextmanager
-def one_thread(backend: str) -> Iterator[None]:
-    """Have compiled kernels use one thread meanwhile."""
-    if backend != "numba":
-        yield
-        return
-    import numba
-
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
 
 
 @lru_cache(2)

@@ -33,7 +33,7 @@ from tinyprune.bench.machine import processors
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.store import Store
-from tinyprune.kernels.backend import on_gpu
+from tinyprune.kernels.backend import BACKENDS
 from tinyprune.progress import silent
 
 ATTEMPTS = 3  # that a cell gets when workers die
@@ -65,7 +65,7 @@ def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWork
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs must be at least 1, got {jobs}")
-    count = jobs or (1 if on_gpu(backend) else processors())
+    count = jobs or (1 if BACKENDS[backend].on_device else processors())
 
     @contextmanager
     def opened() -> Iterator[Workers]:

@@ -33,7 +33,7 @@ from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import ALL_THREE, GRIDS, KINDS, Entry, Plan
 from tinyprune.experiments.timing import inference
 from tinyprune.files import replace_file
-from tinyprune.kernels.backend import get_backend, on_gpu
+from tinyprune.kernels.backend import BACKENDS, get_backend
 from tinyprune.stages import say
 from tinyprune.tables import Record, markdown_table
 
@@ -66,7 +66,7 @@ def run_study(
         todo = missing([entry.cell for entry in entries], store)
         say(f"experiment {name}: {len(entries)} models, {len(todo)} of them or of their baselines still to be trained")
         try:
-            if todo and compile_first and not on_gpu(plan.backend):  # nothing compiled for a GPU is kept
+            if todo and compile_first and not BACKENDS[plan.backend].on_device:  # nothing compiled for a GPU is kept
                 compile_kernels(entries)
             run_cells([entry.cell for entry in entries], store, workers, name)
             return write_results(name, plan, store)
@@ -111,7 +111,9 @@ def write_results(name: str, plan: Plan, store: Store) -> list[Record]:
         "text_sha256": plan.digest,
         "seeds": [plan.config.seed + i for i in range(plan.seeds)],
         "shares": list(plan.shares),
-        "machine": describe_machine(timing_threads(plan.backend), packages_of(plan.backend), on_gpu(plan.backend)),
+        "machine": describe_machine(
+            timing_threads(plan.backend), packages_of(plan.backend), BACKENDS[plan.backend].on_device
+        ),
     }
     write(store, "study.json", json.dumps(about, indent=1) + "\n")
     drawn = pictures.draw(name, store, entries, tables)

@@ -1,15 +1,14 @@
 """What `tinyprune gradcheck` checks: every operation with small inputs of telling shapes, and whole models.
 
 Shapes have distinct sizes, so that no transpose goes unnoticed, and T ≥ 3, so that no softmax is trivially 1. Gates lie
-below, inside and above the clip, off its kinks. The operations come from a backend's namespace, so that compiled
-kernels are checked like the textbook.
+below, inside and above the clip, off its kinks. The operations are those of a backend, so that compiled kernels
+are checked like the textbook.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck.checker import check_gradients
-from tinyprune.kernels.backend import get_backend, unchanged
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 
@@ -37,9 +36,9 @@ class Case:
     inputs: dict[str, Any]
 
 
-def operation_cases(ops: SimpleNamespace | None = None) -> list[Case]:
+def operation_cases(ops: Backend | None = None) -> list[Case]:
     """A case (attention: several) for every operation of the backend `ops`, by default the textbook's."""
-    ops = ops or get_backend("numpy")
+    ops = ops or Backend()
     rng = np.random.default_rng(2110)
 
     def normal(*shape: int, size: float = 1.0) -> np.ndarray:
@@ -201,7 +200,7 @@ def operation_cases(ops: SimpleNamespace | None = None) -> list[Case]:
 
 
 def model_case(
-    kind: str = "all-attention", hard: bool = True, adaptive: bool = False, ops: SimpleNamespace | None = None
+    kind: str = "all-attention", hard: bool = True, adaptive: bool = False, ops: Backend | None = None
 ) -> Case:
     """A whole model as one operation: its inputs are all parameters, its output is cross-entropy + lam · L0.
 
@@ -214,7 +213,7 @@ def model_case(
         adaptive: adaptive softmax and embedding instead of the plain ones.
         ops: backend, by default the textbook.
     """
-    ops = ops or get_backend("numpy")
+    ops = ops or Backend()
     relative = kind != "transformer"
     config = ModelConfig(
         kind=kind,
@@ -264,19 +263,7 @@ def model_case(
     return Case(f"model ({kind}{softmax}, {'straight-through' if hard else 'soft'} gates)", forward, backward, params)
 
 
-def takes_complex(ops: SimpleNamespace) -> bool:
-    """Whether a backend passes complex numbers through; compiled kernels refuse them."""
-    one = np.ones((1, 1), complex)
-    try:
-        ops.linear_forward(one, one)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def check_all(
-    prefix: str | None = None, mode: str | None = None, ops: SimpleNamespace | None = None
-) -> list[dict[str, Any]]:
+def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend | None = None) -> list[dict[str, Any]]:
     """Check operations and models; for each its worst argument, as a flat record.
 
     Straight-through gates have no central difference: their forward pass is a step, whose slope is 0 or infinite. They
@@ -290,15 +277,15 @@ def check_all(
     Raises:
         UsageError: for "complex" with a backend that refuses complex numbers, and for one that computes on a GPU.
     """
-    ops = ops or get_backend("numpy")
-    if ops.to_device is not unchanged:
+    ops = ops or Backend()
+    if ops.on_device:
         raise UsageError(
             "gradients are checked by differences in float64, and this backend computes in float32; its tests compare "
             "it with the textbook, whose gradients are checked: pytest tests/kernels/cuda"
         )
     if mode is None:
-        mode = "complex" if takes_complex(ops) else "central"
-    elif mode == "complex" and not takes_complex(ops):
+        mode = "complex" if ops.takes_complex else "central"
+    elif mode == "complex" and not ops.takes_complex:
         raise UsageError("this backend computes with real numbers only; mode must be central, got complex")
     models = [
         model_case(kind, hard, adaptive, ops)

@@ -1,62 +1,374 @@
-"""Choose who computes: a backend is a namespace of operations with the names and signatures of `tinyprune.ops`.
+"""Choose who computes: a backend is a class that has every operation of `tinyprune.ops`, under the same name.
 
-A backend module holds what it has compiled; whatever it lacks comes from the textbook in `tinyprune.ops`. The model
-takes the namespace as an argument and never asks which one it is.
+`Backend` is the textbook. A compiled backend is a subclass that lists the operations it has kernels for; the others
+stay the textbook's. From `ops.NAME(…)` in the model an editor goes to `Backend.NAME`, and from there to the function in
+`ops/`; the same line of a subclass leads to `kernels/cpu/` or `kernels/cuda/`. The compiled classes are made inside
+functions, since Numba is imported only when a backend that needs it is asked for.
 """
 
 from __future__ import annotations
 
-import importlib
-from types import SimpleNamespace
-
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
 
 from tinyprune import ops
 from tinyprune.errors import UsageError
 from tinyprune.kernels.gpu import check_usable
 
-# name -> module with its operations; imported only when asked for, so that `import tinyprune` stays light.
+Array = Any  # np.ndarray, or for a backend on a device `kernels.cuda.array.DeviceArray`
+
+
+def untyped(operation: Callable[..., Any]) -> Any:
+    """`operation` as a static method, untyped: its arrays are `DeviceArray`s, those of the textbook NumPy's."""
+    return staticmethod(operation)
+
+
+class Backend:
+    """The textbook's operations, on NumPy arrays.
+
+    Attributes:
+        name: what `get_backend` was asked for.
+        on_device: whether arrays live in a GPU's memory. Token ids stay in main memory.
+        takes_complex: whether complex numbers pass through, for gradients by complex step.
+        compiling: message to the user when kernels are compiled; None for a backend that compiles nothing.
+    """
+
+    name: str = "numpy"
+    on_device: bool = False
+    takes_complex: bool = True
+    compiling: str | None = None
+
+    def to_device(self, x: Array) -> Array:
+        """Copy an array of main memory to where the backend computes; what is there already is returned as it is."""
+        return x
+
+    def to_host(self, x: Array) -> Array:
+        """Copy an array to main memory; what is there already is returned as it is."""
+        return x
+
+    def synchronize(self) -> None:
+        """Wait until everything that was launched is computed. Without a GPU nothing is ever pending."""
+
+    def compilations(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
+        """In this context `tell` is called with the name of each kernel that is compiled."""
+        return nullcontext()
+
+    def threads(self, count: int) -> AbstractContextManager[None]:
+        """In this context kernels use `count` threads; NumPy's own are not touched."""
+        return nullcontext()
+
+    adamw_update = staticmethod(ops.adamw_update)
+    adamw_updates = staticmethod(ops.adamw_updates)
+    adaptive_embedding_backward = staticmethod(ops.adaptive_embedding_backward)
+    adaptive_embedding_forward = staticmethod(ops.adaptive_embedding_forward)
+    adaptive_log_probabilities = staticmethod(ops.adaptive_log_probabilities)
+    adaptive_softmax_backward = staticmethod(ops.adaptive_softmax_backward)
+    adaptive_softmax_forward = staticmethod(ops.adaptive_softmax_forward)
+    add = staticmethod(ops.add)
+    attention_backward = staticmethod(ops.attention_backward)
+    attention_forward = staticmethod(ops.attention_forward)
+    attention_step = staticmethod(ops.attention_step)
+    AttentionStep = ops.AttentionStep
+    context_backward = staticmethod(ops.context_backward)
+    context_forward = staticmethod(ops.context_forward)
+    cross_entropy_backward = staticmethod(ops.cross_entropy_backward)
+    cross_entropy_forward = staticmethod(ops.cross_entropy_forward)
+    draw_gumbel = staticmethod(ops.draw_gumbel)
+    draw_noise = staticmethod(ops.draw_noise)
+    dropout_backward = staticmethod(ops.dropout_backward)
+    dropout_forward = staticmethod(ops.dropout_forward)
+    embedding_backward = staticmethod(ops.embedding_backward)
+    embedding_forward = staticmethod(ops.embedding_forward)
+    feedforward_backward = staticmethod(ops.feedforward_backward)
+    feedforward_forward = staticmethod(ops.feedforward_forward)
+    hard_concrete_backward = staticmethod(ops.hard_concrete_backward)
+    hard_concrete_forward = staticmethod(ops.hard_concrete_forward)
+    head_difference = staticmethod(ops.head_difference)
+    join = staticmethod(ops.join)
+    l0_backward = staticmethod(ops.l0_backward)
+    l0_forward = staticmethod(ops.l0_forward)
+    lamb_update = staticmethod(ops.lamb_update)
+    layernorm_backward = staticmethod(ops.layernorm_backward)
+    layernorm_forward = staticmethod(ops.layernorm_forward)
+    layerwise_error_backward = staticmethod(ops.layerwise_error_backward)
+    layerwise_error_forward = staticmethod(ops.layerwise_error_forward)
+    linear_backward = staticmethod(ops.linear_backward)
+    linear_forward = staticmethod(ops.linear_forward)
+    log_softmax = staticmethod(ops.log_softmax)
+    p_open = staticmethod(ops.p_open)
+    positions_backward = staticmethod(ops.positions_backward)
+    positions_forward = staticmethod(ops.positions_forward)
+    projections_backward = staticmethod(ops.projections_backward)
+    projections_forward = staticmethod(ops.projections_forward)
+    put_slices = staticmethod(ops.put_slices)
+    residual_backward = staticmethod(ops.residual_backward)
+    residual_forward = staticmethod(ops.residual_forward)
+    sgd_update = staticmethod(ops.sgd_update)
+    sigmoid = staticmethod(ops.sigmoid)
+    squared_norm = staticmethod(ops.squared_norm)
+    squared_norms = staticmethod(ops.squared_norms)
+    take_slices = staticmethod(ops.take_slices)
+    top_k_backward = staticmethod(ops.top_k_backward)
+    top_k_forward = staticmethod(ops.top_k_forward)
+
+
+def numba_backend() -> Backend:
+    """Kernels that Numba compiles for the CPU."""
+    import numba
+
+    from tinyprune.kernels.cpu import (
+        adamw,
+        adaptive_embedding,
+        adaptive_softmax,
+        attention,
+        context,
+        cross_entropy,
+        dropout,
+        embedding,
+        feedforward,
+        jit,
+        lamb,
+        layernorm,
+        layerwise_error,
+        linear,
+        norm,
+        projections,
+        residual,
+        sgd,
+        slices,
+    )
+    from tinyprune.kernels.cpu import (
+        add as adding,
+    )
+    from tinyprune.kernels.cpu import (
+        attention_step as stepping,
+    )
+
+    class Numba(Backend):
+        name = "numba"
+        takes_complex = False
+        compiling = jit.COMPILING
+
+        def compilations(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
+            return jit.compilations(tell)
+
+        @contextmanager
+        def threads(self, count: int) -> Iterator[None]:
+            before = numba.get_num_threads()
+            numba.set_num_threads(count)
+            try:
+                yield
+            finally:
+                numba.set_num_threads(before)
+
+        adamw_update = staticmethod(adamw.adamw_update)
+        adamw_updates = staticmethod(adamw.adamw_updates)
+        adaptive_embedding_backward = staticmethod(adaptive_embedding.adaptive_embedding_backward)
+        adaptive_embedding_forward = staticmethod(adaptive_embedding.adaptive_embedding_forward)
+        adaptive_log_probabilities = staticmethod(adaptive_softmax.adaptive_log_probabilities)
+        adaptive_softmax_backward = staticmethod(adaptive_softmax.adaptive_softmax_backward)
+        adaptive_softmax_forward = staticmethod(adaptive_softmax.adaptive_softmax_forward)
+        add = staticmethod(adding.add)
+        attention_backward = staticmethod(attention.attention_backward)
+        attention_forward = staticmethod(attention.attention_forward)
+        attention_step = staticmethod(stepping.attention_step)
+        AttentionStep = stepping.AttentionStep
+        context_forward = staticmethod(context.context_forward)
+        cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
+        cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
+        dropout_backward = staticmethod(dropout.dropout_backward)
+        dropout_forward = staticmethod(dropout.dropout_forward)
+        embedding_backward = staticmethod(embedding.embedding_backward)
+        embedding_forward = staticmethod(embedding.embedding_forward)
+        feedforward_backward = staticmethod(feedforward.feedforward_backward)
+        feedforward_forward = staticmethod(feedforward.feedforward_forward)
+        lamb_update = staticmethod(lamb.lamb_update)
+        layernorm_backward = staticmethod(layernorm.layernorm_backward)
+        layernorm_forward = staticmethod(layernorm.layernorm_forward)
+        layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)
+        layerwise_error_forward = staticmethod(layerwise_error.layerwise_error_forward)
+        linear_backward = staticmethod(linear.linear_backward)
+        linear_forward = staticmethod(linear.linear_forward)
+        log_softmax = staticmethod(cross_entropy.log_softmax)
+        projections_backward = staticmethod(projections.projections_backward)
+        projections_forward = staticmethod(projections.projections_forward)
+        put_slices = staticmethod(slices.put_slices)
+        residual_backward = staticmethod(residual.residual_backward)
+        residual_forward = staticmethod(residual.residual_forward)
+        sgd_update = staticmethod(sgd.sgd_update)
+        squared_norm = staticmethod(norm.squared_norm)
+        squared_norms = staticmethod(norm.squared_norms)
+        take_slices = staticmethod(slices.take_slices)
+
+    return Numba()
+
+
+def cuda_backend(precision: str = "float32") -> Backend:
+    """Kernels that `numba.cuda` compiles for an NVIDIA GPU.
+
+    Args:
+        precision: "tf32" lets tensor cores compute the products of linear layers, see `kernels.cuda.tensor_cores`.
+
+    Raises:
+        UsageError: if kernels cannot run here, neither on a GPU nor in Numba's simulator.
+    """
+    check_usable()
+    from numba import cuda
+
+    from tinyprune.kernels.cuda import (
+        adamw,
+        adaptive_embedding,
+        adaptive_softmax,
+        array,
+        attention,
+        context,
+        cross_entropy,
+        dropout,
+        embedding,
+        feedforward,
+        hard_concrete,
+        head_difference as differing,
+        jit,
+        l0,
+        lamb,
+        layernorm,
+        layerwise_error,
+        linear,
+        norm,
+        positions,
+        projections,
+        residual,
+        sgd,
+        slices,
+        top_k,
+    )
+    from tinyprune.kernels.cuda import (
+        add as adding,
+    )
+    from tinyprune.kernels.cuda import (
+        attention_step as stepping,
+    )
+    from tinyprune.kernels.cuda import (
+        join as joining,
+    )
+
+    class Cuda(Backend):
+        name = "cuda"
+        on_device = True
+        takes_complex = False
+        compiling = jit.COMPILING
+
+        def to_device(self, x: Array) -> Array:
+            return array.to_device(x)
+
+        def to_host(self, x: Array) -> Array:
+            return array.to_host(x)
+
+        def synchronize(self) -> None:
+            cuda.synchronize()
+
+        def compilations(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
+            return jit.compilations(tell)
+
+        adamw_update = untyped(adamw.adamw_update)
+        adamw_updates = untyped(adamw.adamw_updates)
+        adaptive_embedding_backward = untyped(adaptive_embedding.adaptive_embedding_backward)
+        adaptive_embedding_forward = untyped(adaptive_embedding.adaptive_embedding_forward)
+        adaptive_log_probabilities = untyped(adaptive_softmax.adaptive_log_probabilities)
+        adaptive_softmax_backward = untyped(adaptive_softmax.adaptive_softmax_backward)
+        adaptive_softmax_forward = untyped(adaptive_softmax.adaptive_softmax_forward)
+        add = untyped(adding.add)
+        attention_backward = untyped(attention.attention_backward)
+        attention_forward = untyped(attention.attention_forward)
+        attention_step = untyped(stepping.attention_step)
+        AttentionStep = stepping.AttentionStep
+        context_backward = untyped(context.context_backward)
+        context_forward = untyped(context.context_forward)
+        cross_entropy_backward = untyped(cross_entropy.cross_entropy_backward)
+        cross_entropy_forward = untyped(cross_entropy.cross_entropy_forward)
+        dropout_backward = untyped(dropout.dropout_backward)
+        dropout_forward = untyped(dropout.dropout_forward)
+        embedding_backward = untyped(embedding.embedding_backward)
+        embedding_forward = untyped(embedding.embedding_forward)
+        feedforward_backward = untyped(feedforward.feedforward_backward)
+        feedforward_forward = untyped(feedforward.feedforward_forward)
+        hard_concrete_backward = untyped(hard_concrete.hard_concrete_backward)
+        hard_concrete_forward = untyped(hard_concrete.hard_concrete_forward)
+        head_difference = untyped(differing.head_difference)
+        join = untyped(joining.join)
+        l0_backward = untyped(l0.l0_backward)
+        l0_forward = untyped(l0.l0_forward)
+        lamb_update = untyped(lamb.lamb_update)
+        layernorm_backward = untyped(layernorm.layernorm_backward)
+        layernorm_forward = untyped(layernorm.layernorm_forward)
+        layerwise_error_backward = untyped(layerwise_error.layerwise_error_backward)
+        layerwise_error_forward = untyped(layerwise_error.layerwise_error_forward)
+        linear_backward = untyped(linear.linear_backward)
+        linear_forward = untyped(linear.linear_forward)
+        log_softmax = untyped(cross_entropy.log_softmax)
+        positions_backward = untyped(positions.positions_backward)
+        positions_forward = untyped(positions.positions_forward)
+        projections_backward = untyped(projections.projections_backward)
+        projections_forward = untyped(projections.projections_forward)
+        put_slices = untyped(slices.put_slices)
+        residual_backward = untyped(residual.residual_backward)
+        residual_forward = untyped(residual.residual_forward)
+        sgd_update = untyped(sgd.sgd_update)
+        squared_norm = untyped(norm.squared_norm)
+        squared_norms = untyped(norm.squared_norms)
+        take_slices = untyped(slices.take_slices)
+        top_k_backward = untyped(top_k.top_k_backward)
+        top_k_forward = untyped(top_k.top_k_forward)
+
+    if precision == "float32":
+        return Cuda()
+
+    class CudaTF32(Cuda):
+        """Only forward operations need to be told: a backward finds the precision in its cache."""
+
+        name = "cuda-tf32"
+        linear_forward = untyped(partial(linear.linear_forward, precision=precision))
+        projections_forward = untyped(partial(projections.projections_forward, precision=precision))
+        feedforward_forward = untyped(partial(feedforward.feedforward_forward, precision=precision))
+        adaptive_embedding_forward = untyped(
+            partial(adaptive_embedding.adaptive_embedding_forward, precision=precision)
+        )
+        adaptive_softmax_forward = untyped(partial(adaptive_softmax.adaptive_softmax_forward, precision=precision))
+        adaptive_log_probabilities = untyped(partial(adaptive_softmax.adaptive_log_probabilities, precision=precision))
+
+    return CudaTF32()
+
+
+class Choice(NamedTuple):
+    """What is known of a backend before it is made.
+
+    Attributes:
+        make: makes it; what it needs is imported only then.
+        on_device: see `Backend`.
+        packages: that compute, beside NumPy; for reports of a machine.
+    """
+
+    make: Callable[[], Backend]
+    on_device: bool = False
+    packages: tuple[str, ...] = ()
+
+
 BACKENDS = {
-    "numba": "tinyprune.kernels.cpu",
-    "numpy": "tinyprune.ops",
-    "cuda": "tinyprune.kernels.cuda",
-    "cuda-tf32": "tinyprune.kernels.cuda.tf32",
+    "numba": Choice(numba_backend, packages=("numba",)),
+    "numpy": Choice(Backend),
+    "cuda": Choice(cuda_backend, on_device=True, packages=("numba-cuda",)),
+    "cuda-tf32": Choice(partial(cuda_backend, "tf32"), on_device=True, packages=("numba-cuda",)),
 }
 
 
-def on_gpu(name: str) -> bool:
-    """Whether this backend computes on a GPU."""
-    return name.startswith("cuda")
-
-
-def unchanged(x: NDArray) -> NDArray:
-    """`x` itself: the way to and from a device that is main memory."""
-    return x
-
-
-def get_backend(name: str) -> SimpleNamespace:
-    """The operations of backend `name`, each from its module or else from `tinyprune.ops`.
-
-    Beside them,
-
-    - `to_device` copies an array of main memory to where the backend computes, `to_host` back; both hand on what is
-      there already, and for the CPU's backends that is everything. Token numbers stay in main memory.
-    - `compilations` is a context manager that calls a function with the name of each kernel compiled meanwhile, see
-      `kernels.cpu.jit.compilations`; `compiling` says to the user what goes on then. Both None for a backend that
-      compiles nothing.
+def get_backend(name: str) -> Backend:
+    """The backend of this name.
 
     Raises:
-        UsageError: if there is no such backend, or what it needs is not here.
+        UsageError: if there is none, or what it needs is not here.
     """
     if name not in BACKENDS:
         raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
-    if on_gpu(name):
-        check_usable()
-    module = importlib.import_module(BACKENDS[name])
-    return SimpleNamespace(
-        **{operation: getattr(module, operation, getattr(ops, operation)) for operation in ops.__all__},
-        compilations=getattr(module, "compilations", None),
-        compiling=getattr(module, "COMPILING", None),
-        to_device=getattr(module, "to_device", unchanged),
-        to_host=getattr(module, "to_host", unchanged),
-    )
+    return BACKENDS[name].make()

@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import Parameters
 
 
@@ -32,7 +32,7 @@ class LayerGates:
     active: NDArray  # numbers of the heads that are computed
 
 
-def joined_log_alpha(params: Parameters, layers: int, ops: SimpleNamespace) -> NDArray:
+def joined_log_alpha(params: Parameters, layers: int, ops: Backend) -> NDArray:
     """All layers' log_alpha one after the other, (all heads,)."""
     return ops.join([params[f"layers.{i}.log_alpha"] for i in range(layers)])
 
@@ -47,7 +47,7 @@ def gates_forward(
     params: Parameters,
     heads: Sequence[int],
     gate: GateConfig,
-    ops: SimpleNamespace,
+    ops: Backend,
     rng: np.random.Generator | None,
     all_heads: bool,
 ) -> tuple[list[LayerGates], tuple]:
@@ -95,7 +95,7 @@ def gates_forward(
     return layers, cache
 
 
-def gates_backward(dvalues: Sequence[NDArray], gate: GateConfig, ops: SimpleNamespace, cache: tuple) -> list[NDArray]:
+def gates_backward(dvalues: Sequence[NDArray], gate: GateConfig, ops: Backend, cache: tuple) -> list[NDArray]:
     """Gradients of every layer's `log_alpha` (H,), from those of its gates' values."""
     dout = ops.join(dvalues)
     # values = hard_concrete(log_alpha) or top_k(log_alpha)

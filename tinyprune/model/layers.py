@@ -9,13 +9,13 @@ the segment before; no gradient flows into it, though the weights that read it g
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import Parameters
 
 
@@ -27,7 +27,7 @@ def attention_block_forward(
     gate: NDArray | None,
     scale: float,
     config: ModelConfig,
-    ops: SimpleNamespace,
+    ops: Backend,
     rng: np.random.Generator | None,
 ) -> tuple[NDArray, NDArray, dict[str, Any]]:
     """One attention block.
@@ -82,7 +82,7 @@ def attention_block_forward(
 
 
 def attention_block_backward(
-    dy: NDArray, cache: dict[str, Any], ops: SimpleNamespace
+    dy: NDArray, cache: dict[str, Any], ops: Backend
 ) -> tuple[NDArray, Parameters, NDArray | None, NDArray | None]:
     """Gradients of `attention_block_forward`.
 
@@ -120,7 +120,7 @@ def attention_block_backward(
 
 
 def feedforward_block_forward(
-    x: NDArray, p: Parameters, config: ModelConfig, ops: SimpleNamespace, rng: np.random.Generator | None
+    x: NDArray, p: Parameters, config: ModelConfig, ops: Backend, rng: np.random.Generator | None
 ) -> tuple[NDArray, dict[str, Any]]:
     """One feed-forward block: x (B, T, D) → y (B, T, D) and its cache. `rng` None: evaluation."""
     cache: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def feedforward_block_forward(
     return y, cache
 
 
-def feedforward_block_backward(dy: NDArray, cache: dict[str, Any], ops: SimpleNamespace) -> tuple[NDArray, Parameters]:
+def feedforward_block_backward(dy: NDArray, cache: dict[str, Any], ops: Backend) -> tuple[NDArray, Parameters]:
     """Gradients of `feedforward_block_forward`: dx (B, T, D), and the parameters' by short name."""
     dp: Parameters = {}
     # y = x + dropout(feedforward(n))

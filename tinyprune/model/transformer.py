@@ -11,14 +11,13 @@ The segment's layer inputs, behind the memory they were read with, become the ne
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.gating import LayerGates, gates_backward, gates_forward
 from tinyprune.model.layers import (
     attention_block_backward,
@@ -42,7 +41,7 @@ class Transformer:
     config: ModelConfig
     params: Parameters
     gate: GateConfig | None = None
-    ops: SimpleNamespace = field(default_factory=lambda: get_backend("numpy"))
+    ops: Backend = field(default_factory=Backend)
 
     def __post_init__(self) -> None:
         shapes = parameter_shapes(self.config, gated=self.gate is not None)

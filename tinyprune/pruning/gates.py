@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.gating import by_layer, gates_backward, joined_log_alpha
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Memory, Transformer
@@ -186,7 +186,7 @@ class GateObjective:
             self.controller.lam1, self.controller.lam2 = state["lam"].tolist()
 
 
-def add_gate_gradients(grads: Parameters, dlog_alphas: Sequence[NDArray], ops: SimpleNamespace) -> None:
+def add_gate_gradients(grads: Parameters, dlog_alphas: Sequence[NDArray], ops: Backend) -> None:
     """Add to the gradients of each layer's log_alpha, where another path to the gates joins."""
     for i, dlog_alpha in enumerate(dlog_alphas):
         name = f"layers.{i}.log_alpha"

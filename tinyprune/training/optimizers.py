@@ -18,7 +18,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import is_bias
 
 
@@ -58,7 +57,7 @@ def parameter_groups(
     return groups
 
 
-def gradient_norm(grads: dict[str, NDArray], ops: SimpleNamespace) -> float:
+def gradient_norm(grads: dict[str, NDArray], ops: Backend) -> float:
     """The common norm of all gradients, sqrt(Σ over all entries of all gradients g²), summed in float64.
 
     Args:
@@ -106,12 +105,10 @@ class Optimizer(ABC):
 
     MOMENTS: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: SimpleNamespace | None = None
-    ) -> None:
+    def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> None:
         self.config = config
         self.groups = groups
-        self.ops = ops or get_backend("numpy")
+        self.ops = ops or Backend()
         self.steps = 0
         self.moments: dict[str, NDArray] = {}
         # the names of a parameter's moments, written out once and not in every step
@@ -232,9 +229,7 @@ class AdamW(Optimizer):
 
     MOMENTS = ("m", "v")
 
-    def __init__(
-        self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: SimpleNamespace | None = None
-    ) -> None:
+    def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> None:
         super().__init__(config, groups, ops)
         # A number whose gradient is always 0, such as the embedding of an absent word, has direction 0 / (0 + eps).
         if config.eps < np.finfo(np.float32).tiny:
@@ -267,9 +262,7 @@ class LAMB(AdamW):
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB, "sgd": SGD}
 
 
-def make_optimizer(
-    config: TrainConfig, groups: dict[str, ParameterGroup], ops: SimpleNamespace | None = None
-) -> Optimizer:
+def make_optimizer(config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> Optimizer:
     """The rule that `config.optimizer` names, for the parameters in `groups`; `ops` is the backend, by default NumPy.
 
     The arithmetic is the backend's; checks, state and moments are here.

@@ -17,8 +17,9 @@ PACKAGE = Path(tinyprune.__file__).parent
 COMPILE = """
 import json
 import numpy as np
-from tinyprune.kernels import cpu
+from tinyprune.kernels.backend import get_backend
 names = []
+cpu = get_backend("numba")
 with cpu.compilations(names.append):
     total = cpu.squared_norm(np.arange(5, dtype=np.float32))
 print(json.dumps({"names": names, "total": total}))

@@ -3,8 +3,11 @@
 import numpy as np
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import DeviceArray, to_device, to_host
+
+cuda = get_backend("cuda")
+
 
 TOLERANCE = 1e-5
 

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device
 
 from .compare import assert_close, normal
 from .test_adaptive_embedding import SIZES, D, clusters
+
+cuda = get_backend("cuda")
+
 
 TARGETS = {
     "all clusters": np.array([[0, 11, 5, 4], [3, 3, 10, 7]]),

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device
 
 from .compare import assert_close, normal
+
+cuda = get_backend("cuda")
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (2, 3, 50), (257,)])

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 
 from . import turns
 from .barriers import barriers, without
+
+cuda = get_backend("cuda")
+
 
 MODULES = [module.name for module in pkgutil.iter_modules(cuda.__path__) if barriers(module.name)]
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device, to_host
 
 from .compare import normal
+
+cuda = get_backend("cuda")
 
 
 @pytest.mark.parametrize(("B", "M", "T", "D"), [(2, 3, 4, 5), (3, 1, 7, 70), (1, 0, 2, 3), (0, 2, 3, 4), (2, 3, 0, 4)])

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.cross_entropy import FOUR, THREADS, mean_of
 
 from .compare import assert_close, assert_equal_to_textbook, normal
+
+cuda = get_backend("cuda")
+
 
 SHAPES = [(2, 3, 50), (1, 1), (2, THREADS), (2, 2 * FOUR + THREADS + 1), (3, FOUR - 1), (1, FOUR)]
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device, to_host
 from tinyprune.kernels.cuda.embedding import CHUNK, chunks_of, sum_rows, take_rows
 
 from .compare import assert_close, assert_equal_to_textbook, normal
+
+cuda = get_backend("cuda")
 
 
 def words(shape, V, seed=0):

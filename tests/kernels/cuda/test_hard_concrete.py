@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device, to_host
 from tinyprune.kernels.cuda.hard_concrete import THREADS
 
 from .compare import assert_close, assert_equal_to_textbook, normal, on_device
+
+cuda = get_backend("cuda")
+
 
 GATE = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 

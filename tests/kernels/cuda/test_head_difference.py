@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device
 
 from .compare import assert_close, normal
+
+cuda = get_backend("cuda")
 
 
 @pytest.mark.parametrize(

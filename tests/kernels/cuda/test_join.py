@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device, to_host
 
 from .compare import normal
+
+cuda = get_backend("cuda")
 
 
 def test_equals_numpy(place):

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import DeviceArray, to_device, to_host
 from tinyprune.kernels.cuda.l0 import THREADS
 
 from .compare import assert_equal_to_textbook, normal
+
+cuda = get_backend("cuda")
+
 
 GATE = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 

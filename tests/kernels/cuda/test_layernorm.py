@@ -2,10 +2,12 @@
 
 import pytest
 
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device
 
 from .compare import assert_equal_to_textbook, normal
+
+cuda = get_backend("cuda")
 
 
 def check(module, shape=(2, 3, 130)):

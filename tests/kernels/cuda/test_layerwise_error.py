@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import DeviceArray, empty, to_device, to_host
 from tinyprune.kernels.cuda.layerwise_error import THREADS, error_of
 
 from .compare import assert_close, assert_equal_to_textbook, normal
+
+cuda = get_backend("cuda")
 
 
 def draw(B, T, H, Dh, D):

@@ -18,6 +18,9 @@ from tinyprune.training.optimizers import clip_factor, gradient_norm, make_optim
 
 from . import turns
 
+cuda = get_backend("cuda")
+
+
 TOLERANCE = 1e-5
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
 OPENED = np.array([[True, False, True], [False, False, False]])  # a layer may have none

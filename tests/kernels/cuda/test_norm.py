@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device
 from tinyprune.kernels.cuda.norm import EACH, THREADS
 
 from .compare import normal
+
+cuda = get_backend("cuda")
 
 
 @pytest.mark.parametrize(

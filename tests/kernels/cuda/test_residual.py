@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import to_device, to_host
 
 from .compare import assert_equal_to_textbook, normal
+
+cuda = get_backend("cuda")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 130), (1,), (0, 4)])

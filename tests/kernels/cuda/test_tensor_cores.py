@@ -5,7 +5,7 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.errors import UsageError
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda import matmul as door
 from tinyprune.kernels.cuda import tensor_cores
 from tinyprune.kernels.cuda.array import to_device, to_host
@@ -15,6 +15,8 @@ from tinyprune.kernels.cuda.product import LAYOUTS
 from .compare import assert_close, in_float64, normal, on_device, run
 from .tensor_core import to_tf32
 from .test_matmul import settings  # noqa: F401
+
+cuda = get_backend("cuda")
 
 
 @pytest.fixture

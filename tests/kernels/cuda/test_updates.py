@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels import cuda
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.lamb import rate_of
 from tinyprune.kernels.cuda.many import EACH
 from tinyprune.kernels.cuda.norm import Sums
 
 from .compare import assert_close, normal
+
+cuda = get_backend("cuda")
+
 
 SGD = {"lr": 0.1, "decay": 0.3, "beta1": 0.8}
 ADAM = {**SGD, "beta2": 0.95, "eps": 1e-3}

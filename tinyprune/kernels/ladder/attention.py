@@ -20,8 +20,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune import ops
-from tinyprune.kernels import cpu
 from tinyprune.kernels.cpu.arguments import check_floats
+from tinyprune.kernels.cpu.attention import attention_forward
 from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 from tinyprune.ops.attention import check_arguments
 
@@ -264,7 +264,7 @@ def kernel(
     with its sums in registers; the position scores are written so that they already lie where they are to be added;
     e^x is a polynomial for a whole vector at once.
     """
-    return cpu.attention_forward(q, k, v, r, u, w, pk, pv, span=span)[0]
+    return attention_forward(q, k, v, r, u, w, pk, pv, span=span)[0]
 
 
 RUNGS = {

@@ -12,8 +12,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels import cpu
 from tinyprune.kernels.cpu.arguments import check_floats
+from tinyprune.kernels.cpu.matmul import matmul
 from tinyprune.kernels.cpu.simd import REGISTERS, lanes, load, microkernel, store
 
 ROWS = 12 if REGISTERS == 32 else 6  # of a register tile two vectors wide
@@ -171,7 +171,7 @@ def kernel(a: NDArray, b: NDArray) -> NDArray:
     No thread waits for another before the end. The last tile of a row or column runs in vectors too, transposed
     matrices are read where they lie, and memory for blocks and results is used again instead of asked for.
     """
-    return cpu.matmul(a, b)
+    return matmul(a, b)
 
 
 RUNGS = {

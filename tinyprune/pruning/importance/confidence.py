@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import Backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance.masks import Scores
 from tinyprune.pruning.importance.reading import read
@@ -22,7 +22,7 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
 
     Attention weights are something that compiled kernels never hold, so the textbook reads the text.
     """
-    textbook = dataclasses.replace(model, params=model.host_params(), ops=get_backend("numpy"))
+    textbook = dataclasses.replace(model, params=model.host_params(), ops=Backend())
     segments = 0
     sums = [np.zeros(H) for H in model.config.heads]
     for _, cache in read(textbook, tokens, all_heads=True):
