@@ -63,8 +63,8 @@ from tinyprune.plots import (
 )
 from tinyprune.pruning.gates import settle
 from tinyprune.report import summarise
-from tinyprune.runs import RunDirectory
-from tinyprune.stages import Run
+from tinyprune.runs.directory import RunDirectory
+from tinyprune.runs.run import Run
 from tinyprune.tables import markdown_table, text_table
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.metrics import read_metrics

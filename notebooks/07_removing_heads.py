@@ -61,11 +61,11 @@ from tinyprune.pruning.gates import open_heads
 from tinyprune.pruning.importance.masks import with_heads
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.report import milliseconds_per_1k_tokens, open_config
-from tinyprune.runs import RunDirectory
-from tinyprune.stages import Run
+from tinyprune.runs.directory import RunDirectory
+from tinyprune.runs.run import Run
 from tinyprune.tables import text_table
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import LanguageModelling
+from tinyprune.training.step import LanguageModelling
 from tinyprune.training.optimizers import make_optimizer, parameter_groups
 
 use_style()

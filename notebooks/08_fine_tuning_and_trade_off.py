@@ -57,7 +57,7 @@ from tinyprune.pruning.importance import CRITERIA, keep_best, michel, with_heads
 from tinyprune.pruning.importance.reading import mean_loss, read
 from tinyprune.tables import text_table
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import LanguageModelling
+from tinyprune.training.step import LanguageModelling
 from tinyprune.training.optimizers import (
     clip_factor,
     gradient_norm,

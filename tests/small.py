@@ -13,9 +13,9 @@ from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import add_gates
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import LanguageModelling, Trainer
+from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
-from tinyprune.training.optimizers import make_optimizer, parameter_groups
+from tinyprune.training.step import LanguageModelling
 
 
 def backend_with(**changes: Any) -> Backend:
@@ -81,17 +81,15 @@ def small_trainer(
         tokens = np.random.default_rng(1).integers(0, model.config.V, 70)
     fields = TrainConfig.__dataclass_fields__
     config = TrainConfig(**{"B": 2, "lr": 0.01} | {k: v for k, v in options.items() if k in fields})
-    others = {
-        "segments": Segments(tokens, config.B, model.config.T),
-        "validate": lambda model: evaluate(model, tokens[:20], 20),
-    } | {k: v for k, v in options.items() if k not in fields}
-    return Trainer(
+    others = {"validate": lambda model: evaluate(model, tokens[:20], 20)}
+    others |= {k: v for k, v in options.items() if k not in fields}
+    return Trainer.start(
+        model,
+        others.pop("segments", Segments(tokens, config.B, model.config.T)),
+        config,
+        objective or LanguageModelling(),
+        np.random.default_rng(3),
         stage="train",
-        model=model,
-        config=config,
-        optimizer=make_optimizer(config, parameter_groups(model.params, config.weight_decay, 10.0), model.ops),
-        objective=objective or LanguageModelling(),
-        rng=np.random.default_rng(3),
         path=directory / "train.safetensors",
         metadata={"note": "small"},
         log=MetricsLog(directory / "metrics.jsonl"),

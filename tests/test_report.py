@@ -24,8 +24,8 @@ from tinyprune.report import (
     summarise,
     write_report,
 )
-from tinyprune.runs import STAGES, RunDirectory
-from tinyprune.stages import Run
+from tinyprune.runs.directory import STAGES, RunDirectory
+from tinyprune.runs.run import Run
 from tinyprune.tables import show
 from tinyprune.training.evaluation import evaluate
 

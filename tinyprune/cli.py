@@ -215,8 +215,8 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
     """The run that the arguments speak of, ready for `stages`."""
     from tinyprune.config import load_preset
     from tinyprune.kernels.backend import get_backend
-    from tinyprune.runs import STAGES, RunDirectory
-    from tinyprune.stages import Run
+    from tinyprune.runs.directory import STAGES, RunDirectory
+    from tinyprune.runs.run import Run
 
     directory, ops = RunDirectory(arguments.directory or default_directory(arguments)), get_backend(arguments.backend)
     source = getattr(arguments, "source", None)
@@ -248,7 +248,7 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
 def run_all(arguments: argparse.Namespace) -> None:
     """`tinyprune run`."""
     from tinyprune.report import summarise, write_report
-    from tinyprune.runs import STAGES
+    from tinyprune.runs.directory import STAGES
 
     run = open_run(arguments, STAGES)
     if not arguments.resume:
@@ -269,8 +269,8 @@ def run_stage(arguments: argparse.Namespace) -> None:
 def load_saved(arguments: argparse.Namespace):
     """The model that the arguments name."""
     from tinyprune.kernels.backend import get_backend
-    from tinyprune.runs import RunDirectory, load_model
-    from tinyprune.stages import say
+    from tinyprune.progress import say
+    from tinyprune.runs.directory import RunDirectory, load_model
 
     path, ops = Path(arguments.model), get_backend(getattr(arguments, "backend", "numpy"))
     if path.suffix == ".safetensors":
@@ -291,9 +291,9 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     """`tinyprune eval`."""
     import numpy as np
 
-    from tinyprune.compilation import announced
     from tinyprune.data import load_text
     from tinyprune.report import milliseconds_per_1k_tokens, stage_record
+    from tinyprune.warmup import announced
 
     saved = load_saved(arguments)
     text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
@@ -308,9 +308,9 @@ def generate_text(arguments: argparse.Namespace) -> None:
     """`tinyprune generate`: the prompt and what follows, on standard output as it comes."""
     import numpy as np
 
-    from tinyprune.compilation import announced
     from tinyprune.model.generation import generate
-    from tinyprune.stages import say
+    from tinyprune.progress import say
+    from tinyprune.warmup import announced
 
     for name, low in (("tokens", 1), ("temperature", 0), ("top_k", 1), ("seed", 0)):
         value = getattr(arguments, name)
@@ -382,9 +382,9 @@ def describe(arguments: argparse.Namespace) -> None:
 
 def gradcheck(arguments: argparse.Namespace) -> None:
     """`tinyprune gradcheck`: a line for each operation, its worst argument; exit status 1 if a gradient is wrong."""
-    from tinyprune.compilation import announced
     from tinyprune.gradcheck import check_all
     from tinyprune.kernels.backend import get_backend
+    from tinyprune.warmup import announced
 
     ops = get_backend(arguments.backend)
     with announced(ops):

@@ -21,7 +21,7 @@ from tinyprune.config import load_preset
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.plots import STYLE
-from tinyprune.stages import Run, trained_once
+from tinyprune.runs.run import Run, trained_once
 
 REPOSITORY = Path(tinyprune.__file__).parents[1]
 # JupyterLab breaks long lines of code in the middle of words; with this, at blanks.

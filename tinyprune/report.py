@@ -15,9 +15,10 @@ from tinyprune.data import Text
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.progress import say
 from tinyprune.pruning.gates import open_heads
-from tinyprune.runs import STAGES
-from tinyprune.stages import Run, say
+from tinyprune.runs.directory import STAGES
+from tinyprune.runs.run import Run
 from tinyprune.tables import Record, markdown_table
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.metrics import read_metrics

@@ -116,7 +116,7 @@ def test_ten_targets_are_met_exactly_by_both_objectives(percent, objective, fold
     work = Work(Cell(config, "baseline", backend="numpy"), get_backend("numpy"))
     model = work.new_model()
     gated = Transformer(model.config, add_gates(model.params, model.config.heads, gate), gate)
-    work.train(gated, config.gate_train, "gate", GateObjective(gate, 3, 20), gate.lr_multiplier)
+    work.train(gated, config.gate_train, "gate", GateObjective(gate, 3, 20))
     settle(gated, heads)
     assert sum(int(layer.sum()) for layer in open_heads(gated)) == heads
 

@@ -18,9 +18,10 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, settle
 from tinyprune.training.checkpoints import load_checkpoint
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import LanguageModelling, Trainer
+from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import read_metrics
 from tinyprune.training.schedules import learning_rate
+from tinyprune.training.step import LanguageModelling
 
 STEPS = 9  # an epoch has 6: the text begins again on the way
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}

@@ -19,8 +19,8 @@ from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, add_gates
 from tinyprune.pruning.surgery import remove_closed_heads
-from tinyprune.training.loop import LanguageModelling
 from tinyprune.training.optimizers import clip_factor, gradient_norm, make_optimizer, parameter_groups
+from tinyprune.training.step import LanguageModelling
 
 OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that do not move while we look
 

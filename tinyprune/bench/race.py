@@ -23,8 +23,7 @@ from tqdm import tqdm
 
 from tinyprune.bench.workers import WorkerError, Workers
 from tinyprune.errors import TinypruneError
-from tinyprune.progress import silent
-from tinyprune.stages import say
+from tinyprune.progress import say, silent
 from tinyprune.tables import Record
 
 SLOWED = 1.25  # a peer may be so many times slower than alone

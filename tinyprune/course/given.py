@@ -32,7 +32,7 @@ from tinyprune.files import replace_file
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.parameters import Parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Memory, Transformer
-from tinyprune.stages import trained_once
+from tinyprune.runs.run import trained_once
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.optimizers import Optimizer, make_optimizer, parameter_groups
 

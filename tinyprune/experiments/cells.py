@@ -19,12 +19,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,13 +35,11 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import GateObjective, add_gates, settle
+from tinyprune.pruning.gates import hit_target, with_new_gates
 from tinyprune.pruning.importance import CRITERIA, keep_best, score_in_rounds, with_heads
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import LanguageModelling, Objective, Trainer
-from tinyprune.training.metrics import MetricsLog, read_metrics
-from tinyprune.training.optimizers import make_optimizer, parameter_groups
+from tinyprune.training.step import LanguageModelling, Objective, Training, train_step
 
 # How a method's gates differ from those that are configured. Voita et al. 2019 have soft gates, and no output scaling;
 # nor have Li, Cotterell & Sachan 2021, whose k gates need no pressure.
@@ -259,14 +255,12 @@ class Work:
     def gated(self, model: Transformer, changes: dict[str, Any], config: TrainConfig) -> Transformer:
         """Trained with gates until exactly so many heads are open, and without the others then."""
         gate = dataclasses.replace(self.config.gate, target_heads=self.cell.heads, **changes)
-        gated = Transformer(model.config, add_gates(model.params, model.config.heads, gate), gate, self.ops)
         warmup = config.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
-        objective = GateObjective(gate, warmup, model.config.heads_total)
-        lines = self.train(gated, config, "gate", objective, gate.lr_multiplier)
+        gated, objective = with_new_gates(model, gate, warmup)
+        path = self.train(gated, config, "gate", objective)
         self.record["scores"] = self.log_alpha(gated, 4)
         if gate.distribution == "hard-concrete":
-            self.record["heads_shifted"] = settle(gated, self.cell.heads)
-        path = [{"step": line["step"], "log_alpha": line["log_alpha"]} for line in lines if "log_alpha" in line]
+            self.record["heads_shifted"] = hit_target(gated)
         self.record["gate_path"] = [
             {"step": point["step"], "log_alpha": [[round(x, 2) for x in layer] for layer in point["log_alpha"]]}
             for point in path[:-1]
@@ -277,46 +271,27 @@ class Work:
         return remove_closed_heads(gated)
 
     def train(
-        self,
-        model: Transformer,
-        config: TrainConfig,
-        stage: str,
-        objective: Objective | None = None,
-        lr_multiplier: float = 1.0,
+        self, model: Transformer, config: TrainConfig, stage: str, objective: Objective | None = None
     ) -> list[dict[str, Any]]:
-        """Train `model` in place for one stage; returns what was logged on the way."""
-        with tempfile.TemporaryDirectory(prefix="tinyprune-") as directory:
-            log = MetricsLog(Path(directory, "metrics.jsonl"))
-            with log:
-                trainer = Trainer(
-                    stage=stage,
-                    model=model,
-                    segments=Segments(self.text.train, config.B, model.config.T),
-                    config=dataclasses.replace(config, log_every=PATH_EVERY),
-                    optimizer=make_optimizer(
-                        config, parameter_groups(model.params, config.weight_decay, lr_multiplier), self.ops
-                    ),
-                    objective=objective or LanguageModelling(),
-                    rng=self.generator(stage),
-                    path=Path(directory, "none.safetensors"),
-                    metadata={},
-                    log=log,
-                    validate=lambda model: evaluate(model, self.text.valid, self.text.characters["valid"]),
-                    go_on="",
-                )
-                try:
-                    while trainer.step < config.steps:
-                        trainer.train_step()
-                except NotFiniteError as error:
-                    table = "gate_train" if stage == "gate" else stage
-                    raise NotFiniteError(
-                        f"step {trainer.step + 1} of stage {stage} gave numbers that are not finite; lower its "
-                        f"learning rate, say with --set {table}.lr={config.lr / 2:g}"
-                    ) from error
-            lines = read_metrics(log.path)
+        """Train `model` in place for one stage; returns the objective's description of every `PATH_EVERY`th step."""
+        segments = Segments(self.text.train, config.B, model.config.T)
+        objective = objective or LanguageModelling()
+        training = Training.start(model, segments, config, objective, self.generator(stage))
+        path = []
+        try:
+            while training.step < config.steps:
+                train_step(training)
+                if training.step % PATH_EVERY == 0 or training.step == config.steps:
+                    path.append({"step": training.step, **objective.describe(model)})
+        except NotFiniteError as error:
+            table = "gate_train" if stage == "gate" else stage
+            raise NotFiniteError(
+                f"step {training.step + 1} of stage {stage} gave numbers that are not finite; lower its "
+                f"learning rate, say with --set {table}.lr={config.lr / 2:g}"
+            ) from error
         self.record["steps_total"] += config.steps
         self.record.setdefault("bits_per_character_after", {})[stage] = self.bits(model, "valid")
-        return lines
+        return path
 
     def log_alpha(self, model: Transformer, digits: int) -> list[list[float]]:
         """Of every gate, a list for each layer."""

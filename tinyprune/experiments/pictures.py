@@ -24,7 +24,7 @@ from tinyprune.experiments.studies import Entry
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.plots import DPI, GREY, HEAD_COLOURS, STYLE, plot_gates, save_figure
-from tinyprune.stages import say
+from tinyprune.progress import say
 from tinyprune.tables import Record
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")

@@ -22,7 +22,6 @@ from typing import Any
 
 from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.bench.options import packages_of
-from tinyprune.compilation import announced
 from tinyprune.config import ModelConfig
 from tinyprune.errors import Interrupted, UsageError
 from tinyprune.experiments.agreement import agreement
@@ -34,8 +33,9 @@ from tinyprune.experiments.studies import ALL_THREE, GRIDS, KINDS, Entry, Plan
 from tinyprune.experiments.timing import inference
 from tinyprune.files import replace_file
 from tinyprune.kernels.backend import BACKENDS, get_backend
-from tinyprune.stages import say
+from tinyprune.progress import say
 from tinyprune.tables import Record, markdown_table
+from tinyprune.warmup import announced
 
 
 def run_study(

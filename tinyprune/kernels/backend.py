@@ -229,7 +229,6 @@ def cuda_backend(precision: str = "float32") -> Backend:
         embedding,
         feedforward,
         hard_concrete,
-        head_difference as differing,
         jit,
         l0,
         lamb,
@@ -249,6 +248,9 @@ def cuda_backend(precision: str = "float32") -> Backend:
     )
     from tinyprune.kernels.cuda import (
         attention_step as stepping,
+    )
+    from tinyprune.kernels.cuda import (
+        head_difference as differing,
     )
     from tinyprune.kernels.cuda import (
         join as joining,

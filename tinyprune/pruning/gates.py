@@ -39,6 +39,22 @@ def add_gates(params: Parameters, heads: tuple[int, ...], gate: GateConfig) -> P
     return params | {f"layers.{i}.log_alpha": np.full(H, gate.log_alpha_init, dtype) for i, H in enumerate(heads)}
 
 
+def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[Transformer, GateObjective]:
+    """Begin the gate stage: the model with a gate on every head, and the objective that closes them.
+
+    Args:
+        model: without gates; its arrays are shared.
+        gate: kind of gates, and lam or the target.
+        warmup: steps over which lam, or the target, is reached.
+
+    Raises:
+        UsageError: if more heads should stay open than there are.
+    """
+    heads = model.config.heads
+    gated = Transformer(model.config, add_gates(model.params, heads, gate), gate, model.ops)
+    return gated, GateObjective(gate, warmup, sum(heads))
+
+
 def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
     """Which heads of each layer are open in evaluation; all of them in a model without gates."""
     gates = model.gates()
@@ -191,6 +207,12 @@ def add_gate_gradients(grads: Parameters, dlog_alphas: Sequence[NDArray], ops: B
     for i, dlog_alpha in enumerate(dlog_alphas):
         name = f"layers.{i}.log_alpha"
         grads[name] = ops.add(grads[name], dlog_alpha)
+
+
+def hit_target(model: Transformer) -> int:
+    """End the gate stage with exactly `gate.target_heads` heads open: see `settle`. Without a target nothing moves: 0."""
+    target = None if model.gate is None else model.gate.target_heads
+    return 0 if target is None else settle(model, target)
 
 
 def settle(model: Transformer, target: int) -> int:

@@ -1,14 +1,13 @@
-"""The training loop: batches in, gradients from an objective, an optimizer's step, and nothing lost on the way.
+"""The training loop: the steps of `tinyprune.training.step`, with a log, a progress bar and checkpoints.
 
-What a step does depends on nothing but the parameters, the optimizer's and the objective's state, the random generator,
-the number of the step (which says what text comes next) and the memory. All of it is in the checkpoint, together with
-the length of metrics.jsonl at that moment; so a run that was killed and resumed ends with the same bits as one that was
-not.
+A step depends on the parameters, the optimizer's and the objective's state, the random generator, the memory, and the
+number of the step, which says what text comes next; on nothing else. All of it is in the checkpoint, together with the
+length of metrics.jsonl at that moment; so a run that was killed and resumed ends with the same bits as one that ran
+through.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -16,115 +15,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tinyprune.config import TrainConfig
-from tinyprune.data import Segments
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
-from tinyprune.model.parameters import Parameters
-from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.model.transformer import Transformer
 from tinyprune.progress import silent
 from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from tinyprune.training.evaluation import Evaluation
 from tinyprune.training.metrics import MetricsLog
-from tinyprune.training.optimizers import Optimizer, clip_factor, gradient_norm
-from tinyprune.training.schedules import learning_rate
+from tinyprune.training.step import Training, train_step
 
 
-class Objective(Protocol):
-    """What is minimised. An objective with a state of its own, such as a controller's multipliers, has it saved."""
-
-    def __call__(
-        self,
-        model: Transformer,
-        ids: NDArray,
-        targets: NDArray,
-        memory: Memory | None,
-        rng: np.random.Generator,
-        step: int,
-    ) -> tuple[dict[str, float], Memory, Parameters]:
-        """Named losses, all to be finite and shown; memory for the next segment; gradients by name."""
-
-    def describe(self, model: Transformer) -> dict[str, Any]:
-        """More for the log, worked out only when a line is written."""
-
-    def state(self) -> dict[str, NDArray]:
-        """What a checkpoint must hold."""
-
-    def load_state(self, state: dict[str, NDArray]) -> None:
-        """Go on from `state`."""
-
-
-class LanguageModelling:
-    """The plain objective: cross-entropy of the next token."""
-
-    def __call__(
-        self,
-        model: Transformer,
-        ids: NDArray,
-        targets: NDArray,
-        memory: Memory | None,
-        rng: np.random.Generator,
-        step: int,
-    ) -> tuple[dict[str, float], Memory, Parameters]:
-        """See `Objective`."""
-        loss, memory, cache = model.loss(ids, targets, memory, rng)
-        grads = model.backward(1.0, cache)
-        return {"loss": float(loss)}, memory, grads  # a GPU is waited for when all is on its way
-
-    def describe(self, model: Transformer) -> dict[str, Any]:
-        """Nothing to add."""
-        return {}
-
-    def state(self) -> dict[str, NDArray]:
-        """No state."""
-        return {}
-
-    def load_state(self, state: dict[str, NDArray]) -> None:
-        """No state."""
-
-
-@dataclass
-class Trainer:
-    """One stage's training.
+@dataclass(kw_only=True)
+class Trainer(Training):
+    """One stage's training, from its first or its last saved step to its end.
 
     Attributes:
         stage: its name, for log and messages.
-        model: trained in place.
-        segments: the training text.
-        config: steps, learning rate and so on.
-        optimizer: with a parameter group for each parameter.
-        objective: what is minimised.
-        rng: noise of dropout and gates; the only source of chance.
         path: the stage's checkpoint.
         metadata: to go into each checkpoint beside the trainer's own.
         log: metrics.jsonl.
         validate: called every `config.evaluate_every` steps, and after the last.
         go_on: how to resume, for the message after Ctrl-C.
         at_end: called once after the last step, before the last validation.
-        step: how many updates have been made.
-        memory: that the last step left behind, for each layer (B, up to M, D).
     """
 
-    stage: str
-    model: Transformer
-    segments: Segments
-    config: TrainConfig
-    optimizer: Optimizer
-    objective: Objective
     rng: np.random.Generator
+    stage: str
     path: Path
     metadata: dict[str, Any]
     log: MetricsLog
     validate: Callable[[Transformer], Evaluation]
     go_on: str
     at_end: Callable[[Transformer], None] = lambda model: None
-    step: int = 0
-    memory: Memory | None = None
 
     def run(self) -> None:
         """Train until the last step; the stage's checkpoint then says that it is finished.
@@ -168,30 +95,18 @@ class Trainer:
         self.log.write(record | self.objective.describe(self.model))
 
     def train_step(self) -> dict[str, float]:
-        """One update; returns the objective's losses."""
-        ids, targets, fresh = self.segments.batch(self.step)
-        memory = None if fresh else self.memory
-        # Overflow on the way shows in the loss or in the gradient's norm, which are looked at below.
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            losses, self.memory, grads = self.objective(self.model, ids, targets, memory, self.rng, self.step)
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise self.not_finite(f"{name} is {value} in step {self.step + 1}")
+        """Make one update and log it; returns the objective's losses."""
         try:
-            norm = gradient_norm(grads, self.model.ops)
+            losses, norm, lr = train_step(self)
         except NotFiniteError as error:
-            raise self.not_finite(f"{error} in step {self.step + 1}") from error
-        lr = learning_rate(self.config, self.step)
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.optimizer.step(self.model.params, grads, lr, clip_factor(norm, self.config.clip))
-        self.step += 1
+            raise self.not_finite(str(error)) from error
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
             record = {"stage": self.stage, "step": self.step, "split": "train", **losses}
             self.log.write(record | {"lr": lr, "grad_norm": norm} | self.objective.describe(self.model))
         return losses
 
     def not_finite(self, what: str) -> NotFiniteError:
-        """The error for a number that is none: where, what is left, and what to do."""
+        """Build the error for a NaN or an infinity: where it appeared, what is saved, and what to do."""
         table = "gate_train" if self.stage == "gate" else self.stage
         kept = f"{self.path} holds the last checkpoint" if self.path.exists() else "no checkpoint has been saved yet"
         return NotFiniteError(

@@ -13,8 +13,8 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, settle
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.checkpoints import load_checkpoint
-from tinyprune.training.loop import LanguageModelling
 from tinyprune.training.optimizers import clip_factor, gradient_norm, make_optimizer, parameter_groups
+from tinyprune.training.step import LanguageModelling
 
 from . import turns
 

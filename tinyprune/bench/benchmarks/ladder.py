@@ -11,7 +11,7 @@ from tinyprune.bench.options import Options
 from tinyprune.bench.race import OURS, Case, Contender, race
 from tinyprune.bench.shapes import attention_gflop, model_shape
 from tinyprune.errors import UsageError
-from tinyprune.stages import say
+from tinyprune.progress import say
 from tinyprune.tables import Record
 
 ROUNDS = 5

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tinyprune.bench.options import Options
 from tinyprune.bench.race import OURS, Case, Contender, race
 from tinyprune.bench.shapes import STEP_SHAPES, ModelShape, default_shapes, model_shape
-from tinyprune.stages import say
+from tinyprune.progress import say
 from tinyprune.tables import Record
 
 ROUNDS = 15

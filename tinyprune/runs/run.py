@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import shlex
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from tinyprune.compilation import announced
 from tinyprune.config import ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
@@ -32,60 +28,19 @@ from tinyprune.files import locked
 from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import GateObjective, add_gates, settle
+from tinyprune.progress import duration, say
+from tinyprune.pruning.gates import GateObjective, hit_target, with_new_gates
 from tinyprune.pruning.surgery import remove_closed_heads
-from tinyprune.runs import STAGES, RunDirectory, SavedModel, load_model, model_metadata
+from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import LanguageModelling, Objective, Trainer
+from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
-from tinyprune.training.optimizers import make_optimizer, parameter_groups
+from tinyprune.training.step import LanguageModelling, Objective
+from tinyprune.warmup import measure_seconds
 
 # Which tables of the configuration a stage goes by.
 SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": (), "finetune": ("finetune",)}
-
-
-def say(message: str) -> None:
-    """Tell the user, on standard error, what is happening."""
-    print(f"tinyprune: {message}", file=sys.stderr, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """About how long, as one says it."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def measure_seconds(model: Transformer, segments: Segments, text: Text, config: TrainConfig) -> tuple[float, float]:
-    """What one training step and one reading of the validation split take, measured; the model is not changed.
-
-    Each is done twice and the second timed: the first finds cold caches, or kernels that have to be compiled. For a GPU
-    it is the third, since what a memory takes is compiled at the second. Of the update, which takes little, only one
-    parameter's is made, on a copy.
-    """
-    ops = model.ops
-    name, copy = next((name, ops.to_device(ops.to_host(param).copy())) for name, param in model.params.items())
-    optimizer = make_optimizer(config, parameter_groups([name], config.weight_decay), model.ops)
-    ids, targets, _ = segments.batch(0)
-    T = model.config.T
-    step = look = math.inf
-    memory = None
-    # That numbers overflow is for the training to notice.
-    with announced(model.ops), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for _ in range(3 if ops.on_device else 2):
-            start = time.perf_counter()
-            _, memory, cache = model.loss(ids, targets, memory, np.random.default_rng(0))
-            grads = model.backward(1.0, cache)
-            ops.squared_norms(list(grads.values()))
-            optimizer.step({name: copy}, {name: grads[name]}, config.lr)
-            step = time.perf_counter() - start
-            start = time.perf_counter()
-            float(model.loss(ids[:1], targets[:1])[0])  # a GPU is waited for
-            look = time.perf_counter() - start
-    return step, look * len(text.valid) / T
 
 
 def validations(steps: int, config: TrainConfig) -> int:
@@ -265,7 +220,6 @@ class Run:
         """Stage 2: gates on every head of the baseline, trained with the weights."""
         before = self.before("gate").model
         gate, config = self.config.gate, before.config
-        model = Transformer(config, add_gates(before.params, config.heads, gate), gate, self.ops)
         if gate.target_heads is not None:
             # A gate needs some hundred steps to close; a target that falls faster is overshot.
             warmup = self.config.gate_train.steps // 2
@@ -273,16 +227,16 @@ class Run:
             warmup = gate.lam_warmup
         else:
             warmup = self.segments(config, self.config.gate_train).per_epoch
-        objective = GateObjective(gate, warmup, sum(config.heads))
+        model, objective = with_new_gates(before, gate, warmup)
         if warmup > self.config.gate_train.steps and not (resume and self.finished("gate")):
             say(f"gate: lam rises over {warmup} steps, more than gate_train.steps: it will not reach {gate.lam}")
 
-        def hit_target(model: Transformer) -> None:
-            moved = 0 if gate.target_heads is None else settle(model, gate.target_heads)
+        def at_end(model: Transformer) -> None:
+            moved = hit_target(model)
             if moved:
                 say(f"gate: to hit the target, heads {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
 
-        self.fit("gate", model, self.config.gate_train, objective, resume, hit_target, gate.lr_multiplier)
+        self.fit("gate", model, self.config.gate_train, objective, resume, at_end)
 
     def prune(self, resume: bool = False) -> None:
         """Stage 3: remove the closed heads."""
@@ -307,23 +261,20 @@ class Run:
         objective: Objective,
         resume: bool,
         at_end: Callable[[Transformer], None] = lambda model: None,
-        gate_lr_multiplier: float = 1.0,
     ) -> None:
         """Train `model` as one stage of the run."""
         if resume and self.finished(stage):
             say(f"{stage}: already finished")
             return
         text = self.text
-        groups = parameter_groups(model.params, config.weight_decay, gate_lr_multiplier)
         with MetricsLog(self.directory.metrics) as log:
-            trainer = Trainer(
+            trainer = Trainer.start(
+                model,
+                self.segments(model.config, config),
+                config,
+                objective,
+                self.generator(stage),
                 stage=stage,
-                model=model,
-                segments=self.segments(model.config, config),
-                config=config,
-                optimizer=make_optimizer(config, groups, self.ops),
-                objective=objective,
-                rng=self.generator(stage),
                 path=self.directory.checkpoint(stage),
                 metadata=model_metadata(model, text.tokenizer, self.config.data, text.digest)
                 | {"seed": self.config.seed},

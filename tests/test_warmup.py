@@ -4,9 +4,9 @@ import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from tinyprune.compilation import announced
 from tinyprune.kernels.backend import Backend
 from tinyprune.kernels.cpu.jit import COMPILING
+from tinyprune.warmup import announced
 
 SAID = "tinyprune: compiling kernels, once on this machine: about half a minute\n"
 

@@ -1,0 +1,1 @@
+"""Runs: the stages of the method (`run`) and the directory where a run keeps its files (`directory`)."""

@@ -1,0 +1,167 @@
+"""One step of training: a batch, losses and gradients, the gradient's norm, an update.
+
+This is all of training; `tinyprune.training.loop` adds checkpoints, signals, the log and the progress bar around it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import TrainConfig
+from tinyprune.errors import NotFiniteError
+from tinyprune.model.parameters import Parameters
+from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.training.optimizers import Optimizer, clip_factor, gradient_norm, make_optimizer, parameter_groups
+from tinyprune.training.schedules import learning_rate
+
+
+class Batches(Protocol):
+    """Where text comes from, such as `tinyprune.data.Segments`."""
+
+    def batch(self, step: int) -> tuple[NDArray, NDArray, bool]:
+        """Ids (B, T) of step `step`, their targets (B, T), and whether the text begins anew, without memory."""
+
+
+class Objective(Protocol):
+    """What is minimised. An objective with a state of its own, such as a controller's multipliers, has it saved."""
+
+    def __call__(
+        self,
+        model: Transformer,
+        ids: NDArray,
+        targets: NDArray,
+        memory: Memory | None,
+        rng: np.random.Generator | None,
+        step: int,
+    ) -> tuple[dict[str, float], Memory, Parameters]:
+        """Return named losses, all to be finite and shown; memory for the next segment; gradients by name."""
+
+    def describe(self, model: Transformer) -> dict[str, Any]:
+        """Return more entries for the log; called only when a line is written."""
+
+    def state(self) -> dict[str, NDArray]:
+        """Return what a checkpoint must hold."""
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """Continue from `state`."""
+
+
+class LanguageModelling:
+    """The plain objective: cross-entropy of the next token."""
+
+    def __call__(
+        self,
+        model: Transformer,
+        ids: NDArray,
+        targets: NDArray,
+        memory: Memory | None,
+        rng: np.random.Generator | None,
+        step: int,
+    ) -> tuple[dict[str, float], Memory, Parameters]:
+        """See `Objective`."""
+        loss, memory, cache = model.loss(ids, targets, memory, rng)
+        grads = model.backward(1.0, cache)
+        return {"loss": float(loss)}, memory, grads  # converted last: float() waits for a GPU
+
+    def describe(self, model: Transformer) -> dict[str, Any]:
+        """This objective adds nothing to the log."""
+        return {}
+
+    def state(self) -> dict[str, NDArray]:
+        """This objective has no state."""
+        return {}
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """This objective has no state."""
+
+
+@dataclass(kw_only=True)
+class Training:
+    """A model in training: all that a step reads and changes.
+
+    Attributes:
+        model: trained in place.
+        segments: the training text.
+        config: learning rate, clipping and so on.
+        objective: what is minimised.
+        optimizer: with a parameter group for each parameter.
+        rng: noise of dropout and gates, the only source of randomness; None for none.
+        step: how many updates have been made.
+        memory: what the last step left, for each layer (B, up to M, D).
+    """
+
+    model: Transformer
+    segments: Batches
+    config: TrainConfig
+    objective: Objective
+    optimizer: Optimizer
+    rng: np.random.Generator | None
+    step: int = 0
+    memory: Memory | None = None
+
+    @classmethod
+    def start(
+        cls,
+        model: Transformer,
+        segments: Batches,
+        config: TrainConfig,
+        objective: Objective,
+        rng: np.random.Generator | None,
+        **others: Any,
+    ) -> Self:
+        """A training before its first step, with the optimizer that `config` names.
+
+        Gates learn as fast as the model's `GateConfig` says. `others` are further fields of a subclass.
+        """
+        multiplier = 1.0 if model.gate is None else model.gate.lr_multiplier
+        optimizer = make_optimizer(config, parameter_groups(model.params, config.weight_decay, multiplier), model.ops)
+        return cls(
+            model=model,
+            segments=segments,
+            config=config,
+            objective=objective,
+            optimizer=optimizer,
+            rng=rng,
+            **others,
+        )
+
+
+class StepResult(NamedTuple):
+    """What one step reports: the objective's losses, the gradient's norm before clipping, the learning rate."""
+
+    losses: dict[str, float]
+    grad_norm: float
+    lr: float
+
+
+def train_step(training: Training) -> StepResult:
+    """Make one update of the model, in place.
+
+    Raises:
+        NotFiniteError: if a loss or the gradient is NaN or infinite. The parameters are then as they were.
+    """
+    model, config, step = training.model, training.config, training.step
+    # Overflow on the way shows in the losses or in the gradient's norm, which are checked below.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        # the next segment of every stream of text, and the memory of the one before it
+        ids, targets, fresh = training.segments.batch(step)
+        memory = None if fresh else training.memory
+        # forward, loss, backward
+        losses, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(f"{name} is {value} in step {step + 1}")
+        try:
+            norm = gradient_norm(grads, model.ops)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error} in step {step + 1}") from error
+        # the update: gradients longer than `config.clip` are shortened as the optimizer reads them
+        lr = learning_rate(config, step)
+        training.optimizer.step(model.params, grads, lr, clip_factor(norm, config.clip))
+    training.step += 1
+    return StepResult(losses, norm, lr)
