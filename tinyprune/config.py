@@ -68,7 +68,7 @@ class Config:
             value = _check_type(key, getattr(self, f.name), hints[f.name])
             object.__setattr__(self, f.name, value)
             low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
-            if choices and value not in choices:
+            if choices and value is not None and value not in choices:
                 raise UsageError(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}")
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float):
@@ -113,6 +113,10 @@ class ModelConfig(Config):
     F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
+    positions: str | None = option(
+        None, "where tokens are; not given: learned for transformer, else relative", choices=("relative", "learned")
+    )
+    norm: str = option("layernorm", "normalisation before each block", choices=("layernorm",))
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
@@ -124,6 +128,8 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.positions is None:
+            object.__setattr__(self, "positions", self.usual_positions)
         if not self.heads:
             object.__setattr__(self, "heads", (self.H,) * self.L)
         if not self.head_ids:
@@ -148,6 +154,8 @@ class ModelConfig(Config):
             raise UsageError(f"model.F must be at least 1 for {self.kind}, got 0")
         if self.kind == "transformer" and self.M:
             raise UsageError(f"model.M must be 0 for transformer, which has no memory; got {self.M}")
+        if not self.relative and self.M:
+            raise UsageError(f'model.M must be 0 for model.positions = "learned", which know no memory; got {self.M}')
         if self.kind == "transformer" and self.mask != "causal":
             raise UsageError(f'model.mask must be "causal" for transformer, got "{self.mask}"')
         if list(self.cutoffs) != sorted(set(self.cutoffs)):
@@ -160,8 +168,15 @@ class ModelConfig(Config):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `heads` and `head_ids` only once heads are gone, so that L and H alone say it before."""
+        """Plain values; `heads` and `head_ids` once heads are gone, `positions` and `norm` where they are unusual.
+
+        So L and H alone say how many heads a new model has, and files from before an option keep their bytes.
+        """
         values = super().to_dict()
+        if self.positions == self.usual_positions:
+            del values["positions"]
+        if self.norm == "layernorm":
+            del values["norm"]
         if self.head_ids == (tuple(range(self.H)),) * self.L:
             del values["heads"], values["head_ids"]
         return values
@@ -172,9 +187,14 @@ class ModelConfig(Config):
         return self.D // self.H
 
     @property
+    def usual_positions(self) -> str:
+        """The positions that a model of this kind has when none are given."""
+        return "learned" if self.kind == "transformer" else "relative"
+
+    @property
     def relative(self) -> bool:
-        """Relative positions (R, Wr, u, w) and memory; the plain Transformer has absolute positions instead."""
-        return self.kind != "transformer"
+        """Whether positions are relative (R, Wr, u, w), as memory needs; otherwise learned, one vector a place."""
+        return self.positions == "relative"
 
     @property
     def span(self) -> int | None:

@@ -8,7 +8,6 @@ import pytest
 from tinyprune.config import KINDS, ModelConfig
 from tinyprune.model.parameters import (
     HEAD_AXIS,
-    cluster_ranges,
     init_parameters,
     is_bias,
     layer_parameters,
@@ -16,6 +15,7 @@ from tinyprune.model.parameters import (
     put_heads,
     take_heads,
 )
+from tinyprune.model.vocabulary import cluster_ranges
 
 
 def config(kind: str = "all-attention", **options) -> ModelConfig:

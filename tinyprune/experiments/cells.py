@@ -33,6 +33,7 @@ from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError, UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
+from tinyprune.model.gating import gate_names
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import hit_target, with_new_gates
@@ -296,7 +297,7 @@ class Work:
     def log_alpha(self, model: Transformer, digits: int) -> list[list[float]]:
         """Of every gate, a list for each layer."""
         params = model.host_params()
-        layers = (params[f"layers.{i}.log_alpha"] for i in range(model.config.L))
+        layers = (params[name] for name in gate_names(model.config.L))
         return [[round(float(x), digits) for x in layer] for layer in layers]
 
     def bits(self, model: Transformer, split: str) -> float | None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import Backend
-from tinyprune.model.parameters import Parameters
+from tinyprune.model.parameters import Parameters, put_heads, take_heads
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,14 @@ class LayerGates:
     active: NDArray  # numbers of the heads that are computed
 
 
+def gate_names(layers: int) -> list[str]:
+    """Names of the layers' log_alpha among the parameters."""
+    return [f"layers.{i}.log_alpha" for i in range(layers)]
+
+
 def joined_log_alpha(params: Parameters, layers: int, ops: Backend) -> NDArray:
     """All layers' log_alpha one after the other, (all heads,)."""
-    return ops.join([params[f"layers.{i}.log_alpha"] for i in range(layers)])
+    return ops.join([params[name] for name in gate_names(layers)])
 
 
 def by_layer(values: NDArray, heads: Sequence[int]) -> list[NDArray]:
@@ -101,6 +106,35 @@ def gates_backward(dvalues: Sequence[NDArray], gate: GateConfig, ops: Backend, c
     # values = hard_concrete(log_alpha) or top_k(log_alpha)
     backward = ops.top_k_backward if gate.distribution == "top-k" else ops.hard_concrete_backward
     return by_layer(backward(dout, cache), [layer.size for layer in dvalues])
+
+
+def take_active(
+    layer: Parameters, gates: LayerGates | None, Dh: int, ops: Backend
+) -> tuple[Parameters, NDArray | None, float]:
+    """What a layer computes with in this pass: its parameters and gate, (heads,), without inactive heads; its scaling.
+
+    Args:
+        layer: its parameters, by short name.
+        gates: None for a model without gates, which has no gate and a scaling of 1.
+        Dh: head width.
+        ops: backend.
+    """
+    if gates is None:
+        return layer, None, 1.0
+    if gates.active.size == gates.values.size:
+        return layer, gates.gate, gates.scale
+    taken = take_heads(layer, gates.active, Dh, ops.take_slices)
+    return taken, ops.take_slices(gates.gate, gates.active, 0), gates.scale
+
+
+def put_active(
+    dlayer: Parameters, dgate: NDArray, gates: LayerGates, Dh: int, ops: Backend
+) -> tuple[Parameters, NDArray]:
+    """Reverse of `take_active` for gradients: a head that was left out has no part in the loss, so zeros."""
+    H = gates.values.size
+    if gates.active.size == H:
+        return dlayer, dgate
+    return put_heads(dlayer, gates.active, H, Dh, ops.put_slices), ops.put_slices(dgate, gates.active, 0, H)
 
 
 def output_scaling(H: int, opened: int) -> float:

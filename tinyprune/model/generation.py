@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import NotFiniteError
-from tinyprune.model.parameters import Parameters, layer_parameters, take_heads
+from tinyprune.model.gating import take_active
+from tinyprune.model.layers import feedforward_block_forward
+from tinyprune.model.norms import norm_forward
+from tinyprune.model.parameters import Parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
 
 # The layer's parameters that its attention block reads, position projection apart.
@@ -35,10 +38,7 @@ class CachedDecoder:
         self.layers = [layer_parameters(model.params, i) for i in range(config.L)]
         self.attention = []  # of each layer its block, with room for all that the newest token sees
         for layer, gates in zip(self.layers, model.gates(), strict=True):
-            p, gate, scale = layer, None, 1.0
-            if gates is not None:
-                p = take_heads(layer, gates.active, config.Dh, model.ops.take_slices)
-                gate, scale = model.ops.take_slices(gates.gate, gates.active, 0), gates.scale
+            p, gate, scale = take_active(layer, gates, config.Dh, model.ops)
             arguments = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
             r = position_keys(model, p) if config.relative else None
             self.attention.append(
@@ -83,10 +83,8 @@ class CachedDecoder:
         for p, step in zip(self.layers, self.attention, strict=True):
             x = step(x)
             if model.config.F:
-                n, _ = ops.layernorm_forward(x, p["ffn.ln.scale"], p["ffn.ln.bias"])
-                y, _ = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
-                x, _ = ops.residual_forward(x, y)
-        return ops.layernorm_forward(x, model.params["ln.scale"], model.params["ln.bias"])[0]
+                x, _ = feedforward_block_forward(x, p, model.config, ops, None)
+        return norm_forward(x, model.params, "ln", model.config, ops)[0]
 
 
 def position_keys(model: Transformer, layer: Parameters) -> NDArray:

@@ -1,7 +1,7 @@
 """The two blocks that layers are made of, each with its residual connection.
 
-    attention block      y = x + dropout(Wo · attention(LayerNorm([m; x])) + bo)
-    feed-forward block   y = x + dropout(feedforward(LayerNorm(x)))
+    attention block      y = x + dropout(Wo · attention(norm([m; x])) + bo)
+    feed-forward block   y = x + dropout(feedforward(norm(x)))
 
 `p` is the layer's parameters under their short names, `ops` the backend's operations. The memory m was computed for
 the segment before; no gradient flows into it, though the weights that read it get theirs.
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.kernels.backend import Backend
+from tinyprune.model.norms import norm_backward, norm_forward
 from tinyprune.model.parameters import Parameters
 
 
@@ -54,7 +55,7 @@ def attention_block_forward(
 
     context, cache["context"] = ops.context_forward(m, x)
     S = context.shape[1]
-    n, cache["ln"] = ops.layernorm_forward(context, p["ln.scale"], p["ln.bias"])
+    n, cache["ln"] = norm_forward(context, p, "ln", config, ops)
     # q (B, T, H·Dh), k and v (B, S, H·Dh)
     (q, k, v), cache["projections"] = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T)
     r = None
@@ -113,8 +114,9 @@ def attention_block_backward(
         dq.reshape(B, T, H * Dh), dk.reshape(B, S, H * Dh), dv.reshape(B, S, H * Dh), cache["projections"]
     )
     del dq, dk, dv
-    # n = LayerNorm([m; x]); nothing flows into m
-    dcontext, dp["ln.scale"], dp["ln.bias"] = ops.layernorm_backward(dn, cache["ln"])
+    # n = norm([m; x]); nothing flows into m
+    dcontext, dnorm = norm_backward(dn, cache["ln"], "ln", ops)
+    dp |= dnorm
     dx = ops.add(dx, ops.context_backward(dcontext, cache["context"]))
     return dx, dp, dR, dgate
 
@@ -124,7 +126,7 @@ def feedforward_block_forward(
 ) -> tuple[NDArray, dict[str, Any]]:
     """One feed-forward block: x (B, T, D) → y (B, T, D) and its cache. `rng` None: evaluation."""
     cache: dict[str, Any] = {}
-    n, cache["ln"] = ops.layernorm_forward(x, p["ffn.ln.scale"], p["ffn.ln.bias"])
+    n, cache["ln"] = norm_forward(x, p, "ffn.ln", config, ops)
     y, cache["ffn"] = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
     y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
     return y, cache
@@ -136,6 +138,6 @@ def feedforward_block_backward(dy: NDArray, cache: dict[str, Any], ops: Backend)
     # y = x + dropout(feedforward(n))
     dx, dblock = ops.residual_backward(dy, cache["residual"])
     dn, dp["ffn.W1"], dp["ffn.b1"], dp["ffn.W2"], dp["ffn.b2"] = ops.feedforward_backward(dblock, cache["ffn"])
-    # n = LayerNorm(x)
-    dx_n, dp["ffn.ln.scale"], dp["ffn.ln.bias"] = ops.layernorm_backward(dn, cache["ln"])
-    return ops.add(dx, dx_n), dp
+    # n = norm(x)
+    dx_n, dnorm = norm_backward(dn, cache["ln"], "ffn.ln", ops)
+    return ops.add(dx, dx_n), dp | dnorm

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
+from tinyprune.model import Parameters
+from tinyprune.model.norms import norm_shapes
+from tinyprune.model.vocabulary import embedding_shapes, softmax_shapes
 from tinyprune.ops import put_slices, take_slices
-
-Parameters = dict[str, NDArray]
 
 # Which axis of a layer's parameter runs over heads. Those in WIDE have Dh entries for each head, the others one.
 HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 0, "pv": 0, "log_alpha": 0}
@@ -27,19 +28,11 @@ WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo")
 
 def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter, in the order of the forward pass; with the heads' `log_alpha` if `gated`."""
-    V, D, Dh, N, F, T, M = config.V, config.D, config.Dh, config.N, config.F, config.T, config.M
-    shapes: dict[str, tuple[int, ...]] = {}
-    if config.cutoffs:
-        for c, (first, end) in enumerate(cluster_ranges(config)):
-            width = D // config.div_value**c
-            shapes[f"embedding.{c}"] = (end - first, width)
-            if c:
-                shapes[f"projection.{c}"] = (width, D)
-    else:
-        shapes["embedding"] = (V, D)
+    D, Dh, N, F, T, M = config.D, config.Dh, config.N, config.F, config.T, config.M
+    shapes = embedding_shapes(config)
     shapes |= {"R": (M + T, D)} if config.relative else {"positions": (T, D)}
     for i, H in enumerate(config.heads):
-        layer: dict[str, tuple[int, ...]] = {"ln.scale": (D,), "ln.bias": (D,)}
+        layer = norm_shapes(config, "ln")
         layer |= dict.fromkeys(("Wq", "Wk", "Wv"), (D, H * Dh))
         if config.relative:
             layer |= {"Wr": (D, H * Dh), "u": (H, Dh), "w": (H, Dh)}
@@ -49,22 +42,10 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
         if gated:
             layer["log_alpha"] = (H,)
         if F:
-            layer |= {"ffn.ln.scale": (D,), "ffn.ln.bias": (D,), "ffn.W1": (D, F), "ffn.b1": (F,)}
-            layer |= {"ffn.W2": (F, D), "ffn.b2": (D,)}
+            layer |= norm_shapes(config, "ffn.ln")
+            layer |= {"ffn.W1": (D, F), "ffn.b1": (F,), "ffn.W2": (F, D), "ffn.b2": (D,)}
         shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
-    shapes |= {"ln.scale": (D,), "ln.bias": (D,)}
-    if config.cutoffs:
-        C = len(config.cutoffs)
-        shapes |= {"cluster.weight": (C, D), "cluster.bias": (C,)}
-        shapes |= {f"out_bias.{c}": (end - first,) for c, (first, end) in enumerate(cluster_ranges(config))}
-    else:
-        shapes["out_bias"] = (V,)
-    return shapes
-
-
-def cluster_ranges(config: ModelConfig) -> list[tuple[int, int]]:
-    """First id and one past the last id of each cluster of the adaptive softmax."""
-    return list(zip((0, *config.cutoffs), (*config.cutoffs, config.V), strict=True))
+    return shapes | norm_shapes(config, "ln") | softmax_shapes(config)
 
 
 def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type = np.float32) -> Parameters:
@@ -99,7 +80,7 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
 
 
 def is_bias(name: str) -> bool:
-    """A parameter that is added: bo, b1, b2, u, w, LayerNorm's bias, the softmax's biases."""
+    """Whether a parameter is added: bo, b1, b2, u, w, LayerNorm's bias, the softmax's biases."""
     return name.split(".")[-1] in {"bias", "bo", "b1", "b2", "u", "w"} or name.startswith("out_bias")
 
 

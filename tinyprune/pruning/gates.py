@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tinyprune.config import GateConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.kernels.backend import Backend
-from tinyprune.model.gating import by_layer, gates_backward, joined_log_alpha
+from tinyprune.model.gating import by_layer, gate_names, gates_backward, joined_log_alpha
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops import sigmoid
@@ -36,7 +36,9 @@ def add_gates(params: Parameters, heads: tuple[int, ...], gate: GateConfig) -> P
     `params` itself gains nothing, but its arrays are shared.
     """
     dtype = params["ln.scale"].dtype
-    return params | {f"layers.{i}.log_alpha": np.full(H, gate.log_alpha_init, dtype) for i, H in enumerate(heads)}
+    return params | {
+        name: np.full(H, gate.log_alpha_init, dtype) for name, H in zip(gate_names(len(heads)), heads, strict=True)
+    }
 
 
 def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[Transformer, GateObjective]:
@@ -186,8 +188,7 @@ class GateObjective:
     def describe(self, model: Transformer) -> dict[str, Any]:
         """For the log: heads open in evaluation, and every log_alpha, a list for each layer."""
         opened = sum(int(layer.sum()) for layer in open_heads(model))
-        ops, layers = model.ops, range(model.config.L)
-        log_alpha = [ops.to_host(model.params[f"layers.{i}.log_alpha"]).tolist() for i in layers]
+        log_alpha = [model.ops.to_host(model.params[name]).tolist() for name in gate_names(model.config.L)]
         return {"heads_open": opened, "log_alpha": log_alpha}
 
     def state(self) -> dict[str, NDArray]:
@@ -204,13 +205,12 @@ class GateObjective:
 
 def add_gate_gradients(grads: Parameters, dlog_alphas: Sequence[NDArray], ops: Backend) -> None:
     """Add to the gradients of each layer's log_alpha, where another path to the gates joins."""
-    for i, dlog_alpha in enumerate(dlog_alphas):
-        name = f"layers.{i}.log_alpha"
+    for name, dlog_alpha in zip(gate_names(len(dlog_alphas)), dlog_alphas, strict=True):
         grads[name] = ops.add(grads[name], dlog_alpha)
 
 
 def hit_target(model: Transformer) -> int:
-    """End the gate stage with exactly `gate.target_heads` heads open: see `settle`. Without a target nothing moves: 0."""
+    """End the gate stage with exactly `gate.target_heads` heads open, see `settle`; 0, nothing moved, without."""
     target = None if model.gate is None else model.gate.target_heads
     return 0 if target is None else settle(model, target)
 
@@ -235,8 +235,8 @@ def settle(model: Transformer, target: int) -> int:
     stay, go = order[:target], order[target:]
     log_alpha[stay] = np.where(log_alpha[stay] > opening, log_alpha[stay], least)
     log_alpha[go] = np.minimum(log_alpha[go], opening - margin)
-    for i, values in enumerate(by_layer(log_alpha, model.config.heads)):
-        model.params[f"layers.{i}.log_alpha"] = ops.to_device(values.copy())
+    for name, values in zip(gate_names(model.config.L), by_layer(log_alpha, model.config.heads), strict=True):
+        model.params[name] = ops.to_device(values.copy())
     return surplus
 
 

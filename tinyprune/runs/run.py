@@ -118,7 +118,7 @@ class Run:
         written = self.directory.read_config() if self.directory.started else None
         if written is not None and self.source is None:
             self.check_settings(written, resume, [stage for stage in STAGES if stage not in anew])
-        if self.config.model.relative and self.config.model.M == 0 and self.config.model.mask == "same-length":
+        if self.config.model.M == 0 and self.config.model.mask == "same-length":
             raise UsageError(
                 'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
             )

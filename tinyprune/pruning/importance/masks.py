@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
-from tinyprune.model.gating import by_layer
+from tinyprune.model.gating import by_layer, gate_names
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import add_gates
 
@@ -40,8 +40,8 @@ def with_heads(model: Transformer, mask: Mask | None = None) -> Transformer:
         raise ValueError(f"mask must have {heads} heads by layer, got {[np.shape(layer) for layer in mask]}")
     gate = GateConfig(output_scaling=False)
     params = add_gates(model.params, heads, gate)
-    for i, layer in enumerate(mask):
-        params[f"layers.{i}.log_alpha"][:] = np.where(layer, OPEN, CLOSED)
+    for name, layer in zip(gate_names(len(mask)), mask, strict=True):
+        params[name][:] = np.where(layer, OPEN, CLOSED)
     return dataclasses.replace(model, params=params, gate=gate)
 
 

@@ -1,0 +1,112 @@
+"""Both ends of the model, where it meets the vocabulary: embedding on the way in, softmax on the way out.
+
+    plain      one table E (V, D), used twice: x = E[id],  logits = h Eᵀ + b
+    adaptive   a table for each cluster of words, narrower for rarer ones, and projections to width D; also used twice
+
+Which of them a model has, its `cutoffs` say. Since the tables are used at both ends, their two gradients are added.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import ModelConfig
+from tinyprune.kernels.backend import Backend
+from tinyprune.model import Parameters
+
+
+def cluster_ranges(config: ModelConfig) -> list[tuple[int, int]]:
+    """First id and one past the last id of each cluster of the adaptive softmax."""
+    return list(zip((0, *config.cutoffs), (*config.cutoffs, config.V), strict=True))
+
+
+def embedding_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tables, and of the projections of all clusters but the first."""
+    if not config.cutoffs:
+        return {"embedding": (config.V, config.D)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for c, (first, end) in enumerate(cluster_ranges(config)):
+        width = config.D // config.div_value**c
+        shapes[f"embedding.{c}"] = (end - first, width)
+        if c:
+            shapes[f"projection.{c}"] = (width, config.D)
+    return shapes
+
+
+def softmax_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what only the softmax has: biases, and vectors for the clusters of rarer words."""
+    if not config.cutoffs:
+        return {"out_bias": (config.V,)}
+    C = len(config.cutoffs)
+    shapes: dict[str, tuple[int, ...]] = {"cluster.weight": (C, config.D), "cluster.bias": (C,)}
+    return shapes | {f"out_bias.{c}": (end - first,) for c, (first, end) in enumerate(cluster_ranges(config))}
+
+
+def clusters(p: Parameters, config: ModelConfig) -> tuple[list[NDArray], list[NDArray]]:
+    """Tables and projections of the adaptive embedding."""
+    C = len(config.cutoffs)
+    return [p[f"embedding.{c}"] for c in range(C + 1)], [p[f"projection.{c}"] for c in range(1, C + 1)]
+
+
+def adaptive_arguments(p: Parameters, config: ModelConfig) -> tuple:
+    """The adaptive softmax's parameters, in its order."""
+    biases = [p[f"out_bias.{c}"] for c in range(len(config.cutoffs) + 1)]
+    return (*clusters(p, config), p["cluster.weight"], p["cluster.bias"], biases)
+
+
+def embed_forward(
+    ids: NDArray, p: Parameters, config: ModelConfig, ops: Backend, rng: np.random.Generator | None
+) -> tuple[NDArray, tuple]:
+    """Embed tokens: ids (B, T) → x (B, T, D) and the cache. `rng` draws whole-word dropout; None for evaluation."""
+    dropout = config.dropout_embedding
+    if config.cutoffs:
+        return ops.adaptive_embedding_forward(ids, *clusters(p, config), dropout=dropout, rng=rng)
+    return ops.embedding_forward(ids, p["embedding"], dropout=dropout, rng=rng)
+
+
+def embed_backward(dx: NDArray, cache: tuple, config: ModelConfig, ops: Backend) -> Parameters:
+    """Gradients of the parameters of `embed_forward`, by name."""
+    if not config.cutoffs:
+        return {"embedding": ops.embedding_backward(dx, cache)}
+    dtables, dprojections = ops.adaptive_embedding_backward(dx, cache)
+    return by_name(dtables, dprojections)
+
+
+def predict_forward(
+    h: NDArray, targets: NDArray, p: Parameters, config: ModelConfig, ops: Backend
+) -> tuple[np.inexact, tuple]:
+    """Mean cross-entropy, nats a token, of predicting targets (B, T) from h (B, T, D); and the cache."""
+    if config.cutoffs:
+        return ops.adaptive_softmax_forward(h, targets, *adaptive_arguments(p, config))
+    logits, output = ops.linear_forward(h, p["embedding"].T, p["out_bias"])
+    loss, softmax = ops.cross_entropy_forward(logits, targets, overwrite=True)
+    return loss, (output, softmax)
+
+
+def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Backend) -> tuple[NDArray, Parameters]:
+    """Gradients of `predict_forward`: dh (B, T, D), and those of the parameters by name."""
+    if config.cutoffs:
+        dh, dtables, dprojections, dweight, dbias, dbiases = ops.adaptive_softmax_backward(dloss, cache)
+        own = {"cluster.weight": dweight, "cluster.bias": dbias} | {f"out_bias.{c}": g for c, g in enumerate(dbiases)}
+        return dh, by_name(dtables, dprojections) | own
+    output, softmax = cache
+    # loss = cross_entropy(logits), logits = h Eᵀ + out_bias
+    dlogits = ops.cross_entropy_backward(dloss, softmax)
+    grads: Parameters = {}
+    dh, dE, grads["out_bias"] = ops.linear_backward(dlogits, output)
+    return dh, grads | {"embedding": dE.T}
+
+
+def by_name(dtables: list[NDArray], dprojections: list[NDArray]) -> Parameters:
+    """Gradients of the clusters' tables and projections under the parameters' names."""
+    grads = {f"embedding.{c}": g for c, g in enumerate(dtables)}
+    return grads | {f"projection.{c}": g for c, g in enumerate(dprojections, start=1)}
+
+
+def log_probabilities(h: NDArray, p: Parameters, config: ModelConfig, ops: Backend) -> NDArray:
+    """log p of every next token, (…, V), from hidden states (…, D)."""
+    if config.cutoffs:
+        return ops.adaptive_log_probabilities(h, *adaptive_arguments(p, config))
+    logits, _ = ops.linear_forward(h, p["embedding"].T, p["out_bias"])
+    return ops.log_softmax(logits)
