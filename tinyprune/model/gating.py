@@ -55,7 +55,7 @@ def gates_forward(
     ops: Backend,
     rng: np.random.Generator | None,
     all_heads: bool,
-) -> tuple[list[LayerGates], tuple]:
+) -> tuple[list[LayerGates | None], tuple]:
     """Sample or evaluate the gates of every layer.
 
     Args:
@@ -74,6 +74,7 @@ def gates_forward(
     log_alpha = joined_log_alpha(params, len(heads), ops)
     n, dtype = log_alpha.size, log_alpha.real.dtype
     if gate.distribution == "top-k":
+        assert gate.target_heads is not None  # as `GateConfig` has checked
         noise = None if rng is None else ops.draw_gumbel(n, rng, dtype)
         gate_values, cache = ops.top_k_forward(log_alpha, noise, k=gate.target_heads, tau=gate.tau, hard=gate.hard)
         moving = np.full(n, rng is not None)
@@ -91,7 +92,7 @@ def gates_forward(
     values = ops.to_host(gate_values)
     opened = values.real != 0
     computed = opened | moving | all_heads
-    layers = []
+    layers: list[LayerGates | None] = []
     for own, of_backend, is_open, is_computed in zip(
         *(by_layer(every, heads) for every in (values, gate_values, opened, computed)), strict=True
     ):

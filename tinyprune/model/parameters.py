@@ -65,7 +65,7 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
     """
     if not config.V:
         raise ValueError("config.V must be set to make a model, got 0")
-    params = {}
+    params: Parameters = {}
     for name, shape in parameter_shapes(config).items():
         last = name.split(".")[-1]
         if last == "scale":
@@ -91,7 +91,7 @@ def layer_parameters(params: Parameters, i: int) -> Parameters:
 
 
 def take_heads(
-    layer: Parameters, heads: Sequence[int], Dh: int, take: Callable[..., NDArray] = take_slices
+    layer: Parameters, heads: Sequence[int] | NDArray, Dh: int, take: Callable[..., NDArray] = take_slices
 ) -> Parameters:
     """A layer with only the given heads: copies of their slices, and the other parameters as they are.
 
@@ -109,7 +109,7 @@ def take_heads(
 
 
 def put_heads(
-    grads: Parameters, heads: Sequence[int], H: int, Dh: int, put: Callable[..., NDArray] = put_slices
+    grads: Parameters, heads: Sequence[int] | NDArray, H: int, Dh: int, put: Callable[..., NDArray] = put_slices
 ) -> Parameters:
     """Reverse of `take_heads` for gradients: those of the taken heads in place, zero for the heads left out.
 

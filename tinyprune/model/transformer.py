@@ -145,7 +145,8 @@ class Transformer:
         dx, dnorm = norm_backward(dh, cache["ln"], "ln", ops)
         grads |= dnorm
         del dh  # not to be kept while the layers take their memory
-        dR, dvalues = None, []
+        dR: NDArray | None = None
+        dvalues: list[NDArray] = []
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
             if config.F:

@@ -19,7 +19,7 @@ The gates and the scaling by heads / open heads are those of Shim et al. 2021. N
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +158,7 @@ def attention_forward(
     return out, AttentionCache(qh, kh, vh, rh, u, w, pk, pv, gate, scale, a, keep, dropout, o)
 
 
-def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | None, ...]:
+def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
     """Gradients of `attention_forward` in argument order; None for an argument that was None.
 
     Through the softmax, every weight's gradient reaches every score of its row:

@@ -6,6 +6,7 @@ out = x W + b            x (..., K)   W (K, O)   b (O,)   out (..., O)
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -37,7 +38,7 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
     return out, (x, W, b is not None)
 
 
-def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray | None]:
+def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, Any]:
     """Gradients of `linear_forward` in argument order.
 
     Each row of x meets the whole of W, and W meets every row, so

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def take_slices(x: NDArray, index: Sequence[int], axis: int, width: int = 1) -> NDArray:
+def take_slices(x: NDArray, index: Sequence[int] | NDArray, axis: int, width: int = 1) -> NDArray:
     """The slices of these numbers, in this order.
 
     Args:
@@ -34,7 +34,7 @@ def take_slices(x: NDArray, index: Sequence[int], axis: int, width: int = 1) -> 
     return np.take(x, entries(index, slice_count("x", x, axis, width), width), axis)
 
 
-def put_slices(part: NDArray, index: Sequence[int], axis: int, n: int, width: int = 1) -> NDArray:
+def put_slices(part: NDArray, index: Sequence[int] | NDArray, axis: int, n: int, width: int = 1) -> NDArray:
     """Zeros, but for the slices of these numbers.
 
     Args:

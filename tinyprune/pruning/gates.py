@@ -144,16 +144,18 @@ class GateObjective:
             return {"loss": float(loss)} | layerwise_error | others
 
         if gate.distribution == "top-k":
-            return losses(l0=float(gate.target_heads)), memory, grads  # exactly so many are open: no pressure
+            return losses(l0=float(gate.target_heads or 0)), memory, grads  # exactly so many are open: no pressure
 
         log_alpha = joined_log_alpha(model.params, model.config.L, ops)
         l0, l0_cache = ops.l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
         share = linear_warmup(step, self.warmup)
-        lam = gate.lam * share if self.controller is None else self.pressure(ops.to_host(log_alpha), share)
+        lam = gate.lam * share
+        if self.controller is not None:
+            lam = self.pressure(self.controller, ops.to_host(log_alpha), share)
         add_gate_gradients(grads, by_layer(ops.l0_backward(lam, l0_cache), model.config.heads), ops)
         return losses(l0=float(l0), lam=lam), memory, grads
 
-    def pressure(self, log_alpha: NDArray, share: float) -> float:
+    def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
         """What the controller sets in lam's place, the target being `share` of the way from the start to its end.
 
         Its gauge is h = Σ sigmoid(log_alpha − opening), ½ for a head on the border of what evaluation opens. For the
@@ -163,7 +165,7 @@ class GateObjective:
         opening = opening_log_alpha(self.gate)
         h = float(sigmoid(log_alpha - opening).sum())
         start = self.heads_total / (1 + math.exp(opening - self.gate.log_alpha_init))  # h before the first step
-        return self.controller.pressure(h, start + share * (self.controller.target - start))
+        return controller.pressure(h, start + share * (controller.target - start))
 
     def add_layerwise_gradients(self, model: Transformer, cache: dict[str, Any], grads: Parameters) -> list[Any]:
         """Add to each layer's gates the gradient of the layer's own error; returns the errors, scalars."""
@@ -224,10 +226,10 @@ def settle(model: Transformer, target: int) -> int:
     heads that stay are those with the largest log_alpha; among equal ones the earlier layer, the lower head stays. Only
     what is on the wrong side is moved: soft gates that stay keep their values. One that must open is opened half-way.
     """
-    surplus = sum(int(layer.sum()) for layer in open_heads(model)) - target
-    if surplus == 0:
-        return 0
     gate, ops = model.gate, model.ops
+    surplus = sum(int(layer.sum()) for layer in open_heads(model)) - target
+    if gate is None or surplus == 0:
+        return 0
     log_alpha = ops.to_host(joined_log_alpha(model.params, model.config.L, ops))
     opening, margin = opening_log_alpha(gate), 1e-3
     least = opening + margin if gate.hard else opening_log_alpha(dataclasses.replace(gate, hard=True))

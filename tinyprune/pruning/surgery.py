@@ -39,6 +39,7 @@ def remove_closed_heads(model: Transformer) -> Transformer:
     params = {name: value for name, value in before.items() if not name.startswith("layers.")}
     head_ids = []
     for i, gates in enumerate(model.gates()):
+        assert gates is not None
         kept = np.flatnonzero(gates.values)
         layer = take_heads(layer_parameters(before, i), kept, config.Dh)
         del layer["log_alpha"]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors
@@ -93,7 +93,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
     """Where `rng` stands, as plain values for `metadata`. Raises UsageError unless it is a PCG64, NumPy's default."""
-    state = rng.bit_generator.state
+    state = dict(rng.bit_generator.state)
     if state["bit_generator"] != "PCG64":
         raise UsageError(
             f"only a PCG64 generator can be saved, got {state['bit_generator']}; use numpy.random.default_rng"
@@ -108,7 +108,7 @@ def restore_generator(state: dict[str, Any]) -> np.random.Generator:
     """
     bits = np.random.PCG64(0)
     try:
-        bits.state = state
+        bits.state = cast(Any, state)
         accepted = bits.state == state
     except (TypeError, ValueError, KeyError, OverflowError):
         accepted = False
@@ -134,7 +134,7 @@ def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:
     layout = [[name, tensors[name].dtype.name, tensors[name].shape] for name in names]
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, metadata, layout]).encode())
     for name in names:
-        digest.update(tensors[name].ravel())
+        digest.update(cast(Any, tensors[name].ravel()))
     return json.dumps({"format_version": FORMAT_VERSION, "sha256": digest.hexdigest(), "metadata": metadata})
 
 

@@ -18,7 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,7 +236,7 @@ class AdamW(Optimizer):
             raise UsageError(f"train.eps must be at least 1.2e-38 for {config.optimizer}, got {config.eps}; try 1e-8")
 
     @property
-    def constants(self) -> dict[str, float]:
+    def constants(self) -> dict[str, Any]:
         """What the rule takes that is the same for all parameters."""
         c = self.config
         return {"beta1": c.beta1, "beta2": c.beta2, "eps": c.eps, "step": self.steps}
