@@ -1,6 +1,10 @@
 """What tests of all rooms share."""
 
 import os
+import signal
+
+# Tests send Ctrl-C to programs that they start; a parent that ignores it, such as nohup, must not pass that on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests run beside each other: a thread that waits for another has to let others have its processor, not to spin on it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
