@@ -1,7 +1,6 @@
 """Peak memory and time: of attention as T grows, of a training step with fewer heads, and with 1, 2, 4 … threads.
 
-The heads are removed for good, on both sides. On a GPU there are no threads to count. How memory is measured:
-`tinyprune.bench.footprint`.
+Both sides remove the heads for good. On a GPU threads do not matter. How memory is measured: `race.peak_mib`.
 """
 
 from __future__ import annotations
@@ -9,23 +8,22 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tinyprune.bench.benchmarks import attention, step
-from tinyprune.bench.footprint import with_memory
-from tinyprune.bench.options import Options
-from tinyprune.bench.race import Case, Contender, race
+from tinyprune.bench.benchmarks.speed import MODES, attention_contenders, our_step, torch_step
+from tinyprune.bench.command import Options
+from tinyprune.bench.race import Case, Contender, race, with_memory
 from tinyprune.bench.shapes import model_shape
 from tinyprune.tables import Record
 
 ROUNDS = 5
 SHAPE = "relative-d128"
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
-B = 2  # of the attention: at T 2048, each of the plain way's matrices of scores takes 160 MB
+B = 2  # of the attention: at T 2048, each matrix of scores of the plain way takes 160 MB
 
 
 def measure(
     sweep: str, value: int, shape: str, contenders: tuple[Contender, ...], rehearsal: dict[str, Any], options: Options
 ) -> list[Record]:
-    """One point of a sweep: `value` is its place on the axis called `sweep`."""
+    """Measure one point of a sweep: `value` is its place on the axis called `sweep`."""
     rows = race("memory", [Case(shape, contenders)], rounds=options.rounds or ROUNDS, threads=options.threads)
     rows = with_memory(rows, contenders, rehearsal, options.threads)
     return [row | {"sweep": sweep, "value": value} for row in rows]
@@ -35,15 +33,15 @@ def lengths(options: Options, name: str) -> list[Record]:
     """Attention alone, against T."""
     records = []
     for T in LENGTHS:
-        contenders = attention.contenders(options, name=name, T=T, B=B)
+        contenders = attention_contenders(options, name=name, T=T, B=B)
         records += measure("T", T, f"attention of {name}, B {B}, T {T}", contenders, {"T": 32, "B": 1}, options)
     return records
 
 
 def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
     """Training steps, ours and PyTorch's eager ones."""
-    modes = attention.MODES if "torch" in options.peers else ()
-    return step.our_step(options, **shape), *(step.torch_step(mode, device=options.device, **shape) for mode in modes)
+    modes = MODES if "torch" in options.peers else ()
+    return our_step(options, **shape), *(torch_step(mode, device=options.device, **shape) for mode in modes)
 
 
 def heads_open(options: Options, name: str) -> list[Record]:
@@ -66,10 +64,8 @@ def thread_counts(options: Options, name: str) -> list[Record]:
     return records
 
 
-def run(options: Options) -> list[Record]:
+def run_memory(options: Options) -> list[Record]:
     """`tinyprune bench memory`."""
-    records = []
-    for name in options.shapes or (SHAPE,):
-        for sweep in (lengths, heads_open, *([thread_counts] if options.device == "cpu" else [])):
-            records += sweep(options, name)
-    return records
+    sweeps = (lengths, heads_open) if options.on_device else (lengths, heads_open, thread_counts)
+    names = options.shapes or (SHAPE,)
+    return [record for name in names for sweep in sweeps for record in sweep(options, name)]
