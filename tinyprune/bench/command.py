@@ -102,19 +102,13 @@ def check_benchmark(name: str, options: Options) -> None:
         if name != "cuda":
             raise UsageError("--compile-only goes with `tinyprune bench cuda`")
     elif options.on_device:
-        check_gpu(options)
-
-
-def check_gpu(options: Options) -> None:
-    """Raise UsageError unless our kernels, and PyTorch if it is a peer, can run on a GPU here."""
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
-    problem = why_unusable()
-    if problem:
-        raise UsageError(f"the cuda backend cannot run: {problem}; `tinyprune bench cuda --compile-only` needs no GPU")
-    problem = torch_without_gpu() if "torch" in options.peers else None
-    if problem:
-        raise UsageError(f"--peers torch: {problem}")
+        if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+            raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
+        if problem := why_unusable():
+            said = f"the cuda backend cannot run: {problem}"
+            raise UsageError(f"{said}; `tinyprune bench cuda --compile-only` needs no GPU")
+        if "torch" in options.peers and (problem := torch_without_gpu()):
+            raise UsageError(f"--peers torch: {problem}")
 
 
 def torch_without_gpu() -> str | None:

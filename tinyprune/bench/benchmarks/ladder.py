@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from tinyprune.bench.benchmarks.speed import blas, matmul_gflop
+from tinyprune.bench.benchmarks.speed import blas
 from tinyprune.bench.command import Options
 from tinyprune.bench.race import OURS, Case, Contender, race
 from tinyprune.bench.shapes import attention_arguments, attention_gflop, matrices, model_shape
@@ -43,7 +43,7 @@ def attention_workload(rung: str, **shape: Any) -> Workload:
 def matmul_rung(rung: str, n: int) -> Contender:
     """One rung's product of n × n matrices."""
     target = "tinyprune.bench.benchmarks.ladder:matmul_workload"
-    return Contender(rung, OURS, target, {"rung": rung, "n": n}, matmul_gflop(n, n, n))
+    return Contender(rung, OURS, target, {"rung": rung, "n": n}, 2 * n**3 / 1e9)
 
 
 def attention_rung(rung: str, **shape: Any) -> Contender:

@@ -5,7 +5,7 @@ Both sides remove the heads for good. On a GPU threads do not matter. How memory
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from tinyprune.bench.benchmarks.speed import MODES, attention_contenders, our_step, torch_step
@@ -29,43 +29,26 @@ def measure(
     return [row | {"sweep": sweep, "value": value} for row in rows]
 
 
-def lengths(options: Options, name: str) -> list[Record]:
-    """Attention alone, against T."""
-    records = []
-    for T in LENGTHS:
-        contenders = attention_contenders(options, name=name, T=T, B=B)
-        records += measure("T", T, f"attention of {name}, B {B}, T {T}", contenders, {"T": 32, "B": 1}, options)
-    return records
-
-
 def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
     """Training steps, ours and PyTorch's eager ones."""
     modes = MODES if "torch" in options.peers else ()
     return our_step(options, **shape), *(torch_step(mode, device=options.device, **shape) for mode in modes)
 
 
-def heads_open(options: Options, name: str) -> list[Record]:
-    """A training step, against heads in each layer."""
-    H, records = model_shape(name).config.H, []
-    for heads in sorted({1, *range(2, H + 1, 2), H}):
-        contenders = step_contenders(options, name=name, heads=heads)
-        records += measure("heads", heads, f"step of {name}, {heads} of {H} heads", contenders, {"B": 1}, options)
-    return records
-
-
-def thread_counts(options: Options, name: str) -> list[Record]:
-    """A training step, against threads."""
-    records, threads = [], 1
-    while threads <= options.threads:
-        some = dataclasses.replace(options, threads=threads)
-        shape = f"step of {name}, {threads} thread{'s' * (threads > 1)}"
-        records += measure("threads", threads, shape, step_contenders(some, name=name), {"B": 1}, some)
-        threads *= 2
-    return records
-
-
 def run_memory(options: Options) -> list[Record]:
     """`tinyprune bench memory`."""
-    sweeps = (lengths, heads_open) if options.on_device else (lengths, heads_open, thread_counts)
-    names = options.shapes or (SHAPE,)
-    return [record for name in names for sweep in sweeps for record in sweep(options, name)]
+    records = []
+    for name in options.shapes or (SHAPE,):
+        for T in LENGTHS:
+            contenders = attention_contenders(options, name=name, T=T, B=B)
+            records += measure("T", T, f"attention of {name}, B {B}, T {T}", contenders, {"T": 32, "B": 1}, options)
+        H = model_shape(name).config.H
+        for heads in sorted({1, *range(2, H + 1, 2), H}):
+            contenders = step_contenders(options, name=name, heads=heads)
+            records += measure("heads", heads, f"step of {name}, {heads} of {H} heads", contenders, {"B": 1}, options)
+        threads = 1
+        while threads <= options.threads and not options.on_device:
+            some, shape = replace(options, threads=threads), f"step of {name}, {threads} thread{'s' * (threads > 1)}"
+            records += measure("threads", threads, shape, step_contenders(some, name=name), {"B": 1}, some)
+            threads *= 2
+    return records

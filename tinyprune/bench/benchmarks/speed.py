@@ -89,33 +89,31 @@ def products(names: tuple[str, ...], backend: str = "numba") -> list[Product]:
     return list(dict.fromkeys(found))
 
 
-def matmul_gflop(m: int, k: int, n: int) -> float:
-    """Operations of one product, in 10⁹."""
-    return 2 * m * k * n / 1e9
+def product_contender(
+    subject: str, library: str, module: str, product: Product, compared: bool = True, **where: str
+) -> Contender:
+    """The function `matmul` of a module of `tinyprune.bench`; `where` is its backend or device."""
+    m, k, n, layout = product
+    arguments = {"m": m, "k": k, "n": n, "layout": layout} | where
+    return Contender(subject, library, f"tinyprune.bench.{module}:matmul", arguments, 2 * m * k * n / 1e9, compared)
 
 
 def blas(product: Product, library: str = "numpy", subject: str = BLAS, compared: bool = True) -> Contender:
     """NumPy as a peer; the library "numpy" has BLAS at its best, see `processes.environment`."""
-    m, k, n, layout = product
-    arguments = {"backend": "numpy", "m": m, "k": k, "n": n, "layout": layout}
-    target = "tinyprune.bench.backend_workloads:matmul"
-    return Contender(subject, library, target, arguments, matmul_gflop(m, k, n), compared)
+    return product_contender(subject, library, "backend_workloads", product, compared, backend="numpy")
 
 
 def cublas(product: Product, options: Options, compared: bool = True) -> tuple[Contender, ...]:
     """cuBLAS as a peer, if PyTorch is one."""
     if "torch" not in options.peers:
         return ()
-    m, k, n, layout = product
-    arguments = {"m": m, "k": k, "n": n, "layout": layout, "device": options.device}
-    target = "tinyprune.bench.torch_operations:matmul"
-    return (Contender(CUBLAS, "torch", target, arguments, matmul_gflop(m, k, n), compared),)
+    return (product_contender(CUBLAS, "torch", "torch_operations", product, compared, device=options.device),)
 
 
 def matmul_case(product: Product, options: Options) -> Case:
     """One product, by us and by NumPy; on a GPU by cuBLAS, if PyTorch is a peer."""
     m, k, n, layout = product
-    ours = our_contender(options, "matmul", matmul_gflop(m, k, n), m=m, k=k, n=n, layout=layout)
+    ours = product_contender(options.subject, OURS, "backend_workloads", product, backend=options.backend)
     peers = cublas(product, options) if options.on_device else (blas(product),)
     return Case(f"{m}×{k}×{n} {layout}", (ours, *peers), tolerance(options, 1e-4))
 
