@@ -103,5 +103,5 @@ def test_torch_reads_token_by_token_as_we_do(kind, tmp_path):
 
 
 def test_torch_reads_only_with_relative_positions(tmp_path):
-    with pytest.raises(UsageError, match="relative positions, got transformer"):
+    with pytest.raises(UsageError, match="relative positions, got learned ones"):
         torch_module("decoder").decoder(9, 1, name=write_model(tmp_path, "transformer"))

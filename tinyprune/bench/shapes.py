@@ -40,12 +40,6 @@ VOCABULARY = 103  # characters of the `pydoc` corpus
 TRAIN = TrainConfig(lr=1e-4, schedule="constant", beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, clip=1.0)
 
 
-class AbsolutePositions(ModelConfig):
-    """All-attention with learned absolute positions, which no `kind` offers."""
-
-    relative = False
-
-
 @dataclass(frozen=True)
 class ModelShape:
     """A model, and how many segments it reads at once."""
@@ -59,7 +53,7 @@ SIZES = {"d128": {"L": 4, "D": 128, "N": 256}, "d256": {"L": 6, "D": 256, "N": 1
 KINDS = {
     "relative": {"M": 128, "mask": "same-length"},
     "relative-causal": {"M": 128, "mask": "causal"},
-    "plain": {"M": 0, "mask": "causal"},
+    "plain": {"M": 0, "mask": "causal", "positions": "learned"},
 }
 PRESETS = ("tiny", "small")
 PAPER = "paper"
@@ -88,8 +82,7 @@ def model_shape(name: str, **changes: Any) -> ModelShape:
     B = changes.pop("B", None)
     kind, _, size = name.rpartition("-")
     if kind in KINDS and size in SIZES:
-        make = AbsolutePositions if kind == "plain" else ModelConfig
-        config = make(V=VOCABULARY, H=8, T=128, **KINDS[kind], **SIZES[size])
+        config = ModelConfig(V=VOCABULARY, H=8, T=128, **KINDS[kind], **SIZES[size])
         B = B or 16
     elif name == PAPER:
         model = load_preset("paper-wt103").model

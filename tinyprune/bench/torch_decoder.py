@@ -66,7 +66,9 @@ class Decoder:
     def __init__(self, model: LanguageModel) -> None:
         config = model.config
         if not config.relative:
-            raise UsageError(f"the decoder in PyTorch is for models with relative positions, got {config.kind}")
+            raise UsageError(
+                f"the decoder in PyTorch is for models with relative positions, got {config.positions} ones"
+            )
         self.model = model.eval()
         places = config.M + 1 if config.mask == "same-length" else config.M + config.T
         self.layers = [LayerDecoder(layer, model.positions, places) for layer in model.layers]
