@@ -62,10 +62,9 @@ from numba import prange
 from numpy.lib.stride_tricks import as_strided
 
 from tinyprune import ops
-from tinyprune.bench.inputs import attention_arguments, matrices
+from tinyprune.bench.figures import plot_benchmark
 from tinyprune.bench.machine import describe_machine
-from tinyprune.bench.plot import plot_benchmark
-from tinyprune.bench.shapes import attention_gflop, model_shape
+from tinyprune.bench.shapes import attention_arguments, attention_gflop, matrices, model_shape
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu import attention as attention_kernel
 from tinyprune.kernels.cpu import attention_tiles, jit, product, workspace

@@ -443,8 +443,7 @@ def parse_numbers(option: str, text: str) -> list[float]:
 
 def bench(arguments: argparse.Namespace) -> None:
     """`tinyprune bench`."""
-    from tinyprune.bench.options import make_options, run_benchmark
-    from tinyprune.bench.output import text_output
+    from tinyprune.bench.command import make_options, run_benchmark, text_output
     from tinyprune.tables import json_table
 
     if arguments.plot and arguments.compile_only:
@@ -457,7 +456,7 @@ def bench(arguments: argparse.Namespace) -> None:
     records = run_benchmark(arguments.benchmark, options)
     print(json_table(records) if arguments.json else text_output(records))
     if arguments.plot:
-        from tinyprune.bench.plot import plot_benchmark
+        from tinyprune.bench.figures import plot_benchmark
         from tinyprune.plots import save_figure
 
         save_figure(plot_benchmark(records), arguments.plot)

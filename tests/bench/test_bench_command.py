@@ -6,18 +6,18 @@ import re
 
 import pytest
 from command import refused, succeed
-from toy_works import write_model
+from toy_workloads import write_model
 
 from tinyprune.bench import BENCHMARKS
-from tinyprune.bench.benchmarks import attention, generate, matmul, memory, step
+from tinyprune.bench.benchmarks import memory
+from tinyprune.bench.command import Options, check_benchmark, make_options
 from tinyprune.bench.machine import describe_machine
-from tinyprune.bench.options import Options, make_options
 from tinyprune.errors import UsageError
+from tinyprune.kernels import gpu
 
 # Other programs rely on these.
 KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops"]
 QUICK = ("--backend=numpy", "--rounds=1", "--threads=1")
-TORCH = Options("numpy", peers=("torch",), threads=2)
 
 
 def measure(*arguments: str) -> list[dict]:
@@ -35,19 +35,22 @@ def test_attention_as_a_table_and_as_a_picture(tmp_path):
     model, picture = write_model(tmp_path), tmp_path / "attention.png"
     done = succeed("bench", "attention", "--preset", model, *QUICK, "--plot", picture)
     assert done.stdout.startswith("attention on ") and "tinyprune (numpy)" in done.stdout
-    assert "median ms  ratio to subject  gflops" in done.stdout and "benchmark" not in done.stdout
+    assert "subject median ms ratio to subject gflops" in " ".join(done.stdout.split())
+    assert "benchmark" not in done.stdout and "sweep" not in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_matmul_has_numpys_blas_as_its_peer(tmp_path):
     records = measure("matmul", "--preset", write_model(tmp_path))
     assert [r["subject"] for r in records] == ["tinyprune (numpy)", "NumPy's BLAS"] * 15
     assert {"12×24×24 A·B", "24×12×24 Aᵀ·B", "12×17×24 A·Bᵀ", "20×24×72 A·B"} <= {r["shape"] for r in records}
 
 
+@pytest.mark.slow
 def test_step_has_half_of_the_heads_a_yardstick_and_memory(tmp_path):
     records = measure("step", "--preset", write_model(tmp_path))
-    ours, closed, removed, sgemm = records[:4]
+    ours, closed, removed, sgemm = records
     assert closed["subject"].endswith("half of the heads closed")
     assert removed["subject"].endswith("half of the heads removed")
     for record in (closed, removed):
@@ -56,7 +59,7 @@ def test_step_has_half_of_the_heads_a_yardstick_and_memory(tmp_path):
     assert 0 < sgemm["sgemm_share"] <= 1 and sgemm["ratio_to_subject"] is None and sgemm["peak_mib"] is None
     best_ms = min(sgemm["median_ms"], sgemm["alone_ms"])
     assert ours["sgemm_share"] == pytest.approx(ours["gflops"] / (2 * 1.024**3 / best_ms * 1e3))
-    assert ours["peak_mib"] >= 0
+    assert ours["peak_mib"] >= 0 and ours["memory_ratio"] in (1, None)
 
 
 def test_generate_counts_tokens(tmp_path):
@@ -64,10 +67,11 @@ def test_generate_counts_tokens(tmp_path):
     assert ours["tokens_per_second"] == pytest.approx(1e3 / ours["median_ms"])
 
 
+@pytest.mark.slow
 def test_memory_sweeps(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "LENGTHS", (512, 1024))
     name = write_model(tmp_path, "transformer")
-    records = memory.run(Options("numpy", shapes=(name,), rounds=1, threads=2))
+    records = memory.run_memory(Options("numpy", shapes=(name,), rounds=1, threads=2))
     places = {sweep: [r["value"] for r in records if r["sweep"] == sweep] for sweep in ("T", "heads", "threads")}
     assert places == {"T": [512, 1024], "heads": [1, 2, 3], "threads": [1, 2]}
     # Attention in NumPy keeps T × T weights: twice the length, four times the memory.
@@ -76,48 +80,59 @@ def test_memory_sweeps(tmp_path, monkeypatch):
     assert [r["memory_ratio"] for r in records[:2]] == [1, 1]
 
 
-def test_contenders_with_torch():
-    """What takes part, without running it."""
-    assert [c.subject for c in attention.contenders(TORCH, name="tiny")] == [
-        *("tinyprune (numpy)", "torch plain", "torch sdpa")
-    ]
-    assert [c.subject for c in memory.step_contenders(TORCH, name="tiny")] == [
-        *("tinyprune (numpy)", "torch plain", "torch sdpa")
-    ]
-    compiled = step.torch_step("sdpa", compiled=True, name="tiny")
-    assert compiled.subject == "torch.compile (sdpa)" and compiled.optional and compiled.compared
-    eager = step.torch_step("plain", name="tiny")
-    assert not eager.optional and eager.compared and eager.gflop == step.our_step(TORCH, name="tiny").gflop
-    half = step.our_step(TORCH, "closed", name="tiny")
-    assert not half.compared and half.gflop < 0.55 * eager.gflop
-    assert generate.torch_decoder(1, 1.0, "tiny").subject == "torch eager, 1 thread"
+REFUSED = [
+    (["flops"], "argument benchmark: invalid choice: 'flops'"),
+    (["step", "--shapes=tiny", "--preset=tiny"], "not allowed with argument"),
+    (["cuda", "--compile-only", "--plot=a.png"], "--plot draws speeds, and --compile-only measures none"),
+    (["step", "--shapes=tiny,enormous"], "the benchmarks also know relative-d128"),
+    (["attention", "--backend=cuda"], "times in Numba's simulator say nothing about a GPU"),
+]
 
 
-def test_the_yardstick_is_blas_at_its_best(monkeypatch):
-    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
-    monkeypatch.delenv("OPENBLAS_L2_SIZE", raising=False)
-    assert [c.library for c in step.sgemm(TORCH)] == ["numpy"]
-    monkeypatch.setenv("OPENBLAS_L2_SIZE", "512")
-    assert [c.library for c in step.sgemm(TORCH)] == ["numpy", "numpy as set"]
-    assert "OPENBLAS_L2_SIZE=512" in describe_machine(1, ())
-    assert matmul.blas((1, 2, 3, "A·B")).library == "numpy"
+@pytest.mark.parametrize(("arguments", "said"), REFUSED)
+def test_what_the_command_refuses(arguments, said):
+    assert said in refused(2, "bench", *arguments, env={"NUMBA_ENABLE_CUDASIM": "1"})
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("options", "said"),
     [
-        (["flops"], "argument benchmark: invalid choice: 'flops'"),
-        (["step", "--preset=enormous"], "no preset or .toml file 'enormous'"),
-        (["step", "--shapes=tiny,enormous"], "the benchmarks also know relative-d128"),
-        (["step", "--shapes=tiny", "--preset=tiny"], "not allowed with argument"),
-        (["step", "--backend=fortran"], "--backend must be one of "),
-        (["step", "--peers=jax"], "--peers must be of torch; got 'jax'"),
-        (["step", "--rounds=0"], "--rounds must be at least 1, got 0"),
-        (["step", "--threads=-1"], "--threads must be at least 1, got -1"),
+        ({"shapes": "enormous"}, "no preset or .toml file 'enormous'"),
+        ({"backend": "fortran"}, "--backend must be one of "),
+        ({"peers": "jax"}, "--peers must be of torch; got 'jax'"),
+        ({"rounds": 0}, "--rounds must be at least 1, got 0"),
+        ({"threads": -1}, "--threads must be at least 1, got -1"),
     ],
 )
-def test_what_is_refused(arguments, said):
-    assert said in refused(2, "bench", *arguments)
+def test_what_is_no_option(options, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        make_options(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("cuda", {"backend": "numba"}, "`tinyprune bench cuda` is about kernels for GPUs; leave out --backend"),
+        ("ladder", {"backend": "cuda"}, "`tinyprune bench ladder` is about kernels for the processor; leave out"),
+        ("step", {"compile_only": True}, "--compile-only goes with `tinyprune bench cuda`"),
+    ],
+)
+def test_what_does_not_go_together(name, options, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        check_benchmark(name, make_options(**options))
+
+
+@pytest.mark.skipif(gpu.gpu_present(), reason="there is a GPU")
+@pytest.mark.parametrize("arguments", [["cuda"], ["step", "--backend=cuda"]])
+def test_without_a_gpu_it_is_refused(arguments):
+    said = refused(2, "bench", *arguments, env={"NUMBA_ENABLE_CUDASIM": "0"})
+    assert said.startswith("the cuda backend cannot run: ")
+    assert said.endswith("; `tinyprune bench cuda --compile-only` needs no GPU")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is not None, reason="numba-cuda is installed")
+def test_to_compile_it_says_what_to_install():
+    assert refused(2, "bench", "cuda", "--compile-only").startswith("the package numba-cuda is not installed: pip inst")
 
 
 def test_without_torch_it_says_how_to_get_it(monkeypatch):
@@ -126,10 +141,19 @@ def test_without_torch_it_says_how_to_get_it(monkeypatch):
         make_options("numpy", peers="torch")
 
 
-def test_names_are_separated_by_commas():
+def test_options():
     options = make_options(shapes="tiny, plain-d128,")
-    assert options.backend == "numba"
+    assert options.backend == "numba" and options.device == "cpu"
     assert options.shapes == ("tiny", "plain-d128") and options.peers == () and options.threads >= 1
+    on_gpu = make_options("cuda-tf32", compile_only=True)
+    assert on_gpu.device == "cuda-tf32" and on_gpu.compile_only
+
+
+def test_the_gpu_is_named(monkeypatch):
+    monkeypatch.setattr("tinyprune.bench.machine.gpu_name", lambda: "NVIDIA A100")
+    monkeypatch.setattr("tinyprune.bench.machine.driver_version", lambda: (13, 0))
+    assert describe_machine(2, (), gpu=True).startswith("NVIDIA A100, driver for CUDA 13.0, ")
+    assert "NVIDIA" not in describe_machine(2, ())
 
 
 def test_help():

@@ -5,12 +5,10 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from tinyprune import ops
-from tinyprune.bench import ladder as works
 from tinyprune.bench.benchmarks import ladder
-from tinyprune.bench.inputs import attention_arguments, matrices
-from tinyprune.bench.options import Options
-from tinyprune.bench.plot_ladder import plot_ladder
-from tinyprune.bench.shapes import model_shape
+from tinyprune.bench.command import Options
+from tinyprune.bench.figures import plot_benchmark
+from tinyprune.bench.shapes import attention_arguments, matrices, model_shape
 from tinyprune.errors import UsageError
 from tinyprune.kernels.ladder import attention, matmul
 
@@ -35,7 +33,7 @@ def test_records_climb():
 def test_rungs_are_given_the_same_as_other_benchmarks():
     a, b = matrices(8, 8, 8, "A·B")
     for rung in ("Python loops", "loop order"):
-        np.testing.assert_allclose(works.matmul(rung, 8).results()["out"], a @ b, atol=1e-5)
+        np.testing.assert_allclose(ladder.matmul_workload(rung, 8).results()["out"], a @ b, atol=1e-5)
 
 
 @pytest.mark.parametrize(("mask", "span"), [("same-length", 6), ("causal", None)])
@@ -43,7 +41,7 @@ def test_attention_has_the_mask_of_its_model(mask, span):
     shape = {"name": "tiny", "T": 8, "M": 6, "B": 1, "mask": mask}
     arrays, _ = attention_arguments(model_shape(**shape))
     expected, _ = ops.attention_forward(**arrays, span=span)
-    np.testing.assert_array_equal(works.attention("textbook (NumPy)", **shape).results()["out"], expected)
+    np.testing.assert_array_equal(ladder.attention_workload("textbook (NumPy)", **shape).results()["out"], expected)
 
 
 def test_names_are_those_of_rungs():
@@ -62,22 +60,21 @@ def test_names_are_those_of_rungs():
 def test_shapes_that_have_no_ladder(shapes, message, monkeypatch):
     monkeypatch.setattr(ladder, "matmul_ladder", lambda *_: [])
     with pytest.raises(UsageError, match=message):
-        ladder.run(Options("numba", shapes=shapes))
+        ladder.run_ladder(Options("numba", shapes=shapes))
 
 
 @pytest.mark.slow
 def test_a_small_one(monkeypatch):
     monkeypatch.setattr(ladder, "N", 64)
     monkeypatch.setattr(ladder, "N_LOW", {"Python loops": 8, "compiled": 16})
-    rows = ladder.run(Options("numba", shapes=("tiny",), rounds=1, threads=1))
-    subjects = [*matmul.RUNGS, "NumPy's BLAS", *attention.RUNGS]
-    assert [r["subject"] for r in rows] == subjects
+    rows = ladder.run_ladder(Options("numba", shapes=("tiny",), rounds=1, threads=1))
+    assert [r["subject"] for r in rows] == [*matmul.RUNGS, "NumPy's BLAS", *attention.RUNGS]
     assert [r["shape"] for r in rows[:3]] == ["8×8×8", "16×16×16", "64×64×64"]
     assert all(r["gflops"] > 0 and r["median_ms"] > 0 for r in rows)
 
 
 def test_picture():
-    figure = plot_ladder(records())
+    figure = plot_benchmark(records())
     figure.draw_without_rendering()
     first, second = figure.axes
     assert [label.get_text() for label in first.get_yticklabels()] == ["low", "middle", "top", "beside"]

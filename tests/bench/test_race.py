@@ -9,32 +9,25 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from tinyprune.bench.agreement import disagreement
-from tinyprune.bench.race import ATTEMPTS, PATIENCE, Case, Contender, Race, Turn, fastest, race, records
+from tinyprune.bench.race import ATTEMPTS, PATIENCE, Case, Contender, Race, Turn, disagreement, fastest, race, records
 from tinyprune.errors import TinypruneError
 
-KEYS = [
-    *("benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops"),
-    *("alone_ms", "waited_percent"),
-]
+KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops", "alone_ms", "waited_percent"]
 
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    """Worker processes find `toy_works`."""
+    """Libraries' processes find `toy_workloads`."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
-def contender(subject: str, library: str, work: str = "quick", **options) -> Contender:
-    arguments = options.pop("arguments", {})
-    return Contender(subject, library, f"toy_works:{work}", arguments, options.pop("gflop", 2.0), **options)
+def contender(subject, library, workload="quick", gflop=2.0, compared=True, optional=False, **arguments) -> Contender:
+    return Contender(subject, library, f"toy_workloads:{workload}", arguments, gflop, compared, optional)
 
 
 def test_a_race():
     cases = [
-        Case(
-            shape, (contender("we", "ours", arguments={"value": v}), contender("they", "torch", arguments={"value": v}))
-        )
+        Case(shape, (contender("we", "ours", value=v), contender("they", "torch", value=v)))
         for shape, v in (("one", 1.0), ("two", 2.0))
     ]
     rows = race("toy", cases, rounds=2, threads=1)
@@ -49,49 +42,41 @@ def test_a_race():
             assert theirs["ratio_to_subject"] == pytest.approx(theirs["median_ms"] / ours["median_ms"])
 
 
-def test_no_times_without_agreement():
-    case = Case("one", (contender("we", "ours"), contender("they", "torch", arguments={"value": 1.001})))
+def test_no_times_without_agreement_unless_results_are_not_compared():
+    we, they = contender("we", "ours"), contender("they", "torch", value=1.001)
     with pytest.raises(TinypruneError, match=r"we and they disagree at one: value differs by 1\.0e-03 of its norm"):
-        race("toy", [case], rounds=1, threads=1)
-    one_apart = Case("one", (case.contenders[0], contender("they", "torch", arguments={"value": 9.0}, compared=False)))
-    assert len(race("toy", [one_apart], rounds=1, threads=1)) == 2
+        race("toy", [Case("one", (we, they))], rounds=1, threads=1)
+    apart = contender("they", "torch", value=9.0, compared=False)
+    assert len(race("toy", [Case("one", (we, apart))], rounds=1, threads=1)) == 2
 
 
 def test_what_cannot_be_built_is_left_out_or_an_error(capsys):
-    case = Case("one", (contender("we", "ours"), contender("they", "torch", "failing", optional=True)))
-    assert [r["subject"] for r in race("toy", [case], rounds=1, threads=1)] == ["we"]
+    we, they = contender("we", "ours"), contender("they", "torch", "failing", optional=True)
+    assert [r["subject"] for r in race("toy", [Case("one", (we, they))], rounds=1, threads=1)] == ["we"]
     assert "they is left out at one: torch: RuntimeError: no compiler" in capsys.readouterr().err
     with pytest.raises(TinypruneError, match="no compiler"):
-        race("toy", [Case("one", (case.contenders[0], contender("they", "torch", "failing")))], rounds=1, threads=1)
+        race("toy", [Case("one", (we, contender("they", "torch", "failing")))], rounds=1, threads=1)
 
 
 CASE = Case("one", (contender("we", "ours", gflop=3.0), contender("they", "torch", gflop=6.0)))
 
 
-def test_ratios():
-    ours, theirs = records(CASE, [Turn(0.002, 0.0), Turn(0.005, 0.01)], [None, 0.0045])
-    assert ours == {
-        "shape": "one", "subject": "we", "median_ms": 2.0, "ratio_to_subject": 1.0, "gflops": 1500.0,
-        "alone_ms": None, "waited_percent": 0.0,
-    }  # fmt: skip
-    assert theirs == {
-        "shape": "one", "subject": "they", "median_ms": 5.0, "ratio_to_subject": 2.5, "gflops": 1200.0,
-        "alone_ms": 4.5, "waited_percent": 1.0,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(("alone", "ratio"), [(0.0041, 2.5), (0.0039, None)])
-def test_no_ratio_for_a_peer_that_is_slower_in_company(alone, ratio):
-    """1.25 times is the border, so 4 ms for 5."""
-    assert records(CASE, [Turn(0.002, 0), Turn(0.005, 0)], [None, alone])[1]["ratio_to_subject"] == ratio
-
-
-@pytest.mark.parametrize("waited", [(0.0, 0.11), (0.11, 0.0)])
-def test_no_ratio_on_a_busy_machine(waited):
-    turns = [Turn(seconds, share) for seconds, share in zip((0.002, 0.005), waited, strict=True)]
-    assert records(CASE, turns, [None, 0.005])[1]["ratio_to_subject"] is None
-    calm = [Turn(turn.seconds, 0.09) for turn in turns]
-    assert records(CASE, calm, [None, 0.005])[1]["ratio_to_subject"] == 2.5
+@pytest.mark.parametrize(
+    ("alone", "waited", "ratio"),
+    [
+        (0.0045, (0.0, 0.01), 2.5),
+        (0.0041, (0.0, 0.0), 2.5),  # 1.25 times is the limit, so 4 ms for 5
+        (0.0039, (0.0, 0.0), None),
+        (0.005, (0.09, 0.09), 2.5),
+        (0.005, (0.0, 0.11), None),  # a busy machine
+        (0.005, (0.11, 0.0), None),
+    ],
+)
+def test_no_ratio_if_a_peer_was_slower_than_alone_or_the_machine_was_busy(alone, waited, ratio):
+    ours, theirs = records(CASE, [Turn(0.002, waited[0]), Turn(0.005, waited[1])], [None, alone])
+    assert list(ours.values()) == ["one", "we", 2, None if waited[0] > 0.1 else 1, 1500, None, 100 * waited[0]]
+    assert list(theirs.values()) == ["one", "they", 5, ratio, 1200, 1e3 * alone, 100 * waited[1]]
+    assert list(ours) == list(theirs) == KEYS[1:]
 
 
 class Script:
@@ -152,16 +137,13 @@ class Ways(contextlib.nullcontext):
         super().__init__(self)
         self.times = times
 
-    def build(self, library: str, key: str, target: str, arguments: dict) -> None:
-        assert key in self.times
-
-    def ask(self, library: str, do: str, key: str) -> dict[str, float]:
-        return {"seconds": self.times[key].pop()}
+    def ask(self, library: str, do: str, key: str, **arguments: object) -> dict[str, float]:
+        return {} if do == "build" else {"seconds": self.times[key].pop()}
 
 
 def test_fastest_is_who_took_the_least_time_once(monkeypatch):
     ways = Ways({"one/we": [0.3, 9.0, 0.1], "one/they": [0.2, 0.2, 0.2]})
-    monkeypatch.setattr("tinyprune.bench.race.Workers", lambda threads: ways)
+    monkeypatch.setattr("tinyprune.bench.race.Processes", lambda threads: ways)
     assert fastest(CASE, threads=1).subject == "we"
     assert ways.times == {"one/we": [], "one/they": []}
 
@@ -181,7 +163,4 @@ def test_fastest_is_who_took_the_least_time_once(monkeypatch):
 def test_agreement(theirs, problem):
     said = disagreement({"x": np.array([1.0, 2.0])}, theirs, 1e-4)
     assert said.startswith(problem) and bool(said) == bool(problem)
-
-
-def test_two_arrays_of_zeros_agree():
     assert disagreement({"x": np.zeros(3)}, {"x": np.zeros(3)}, 1e-4) == ""

@@ -3,13 +3,12 @@
 import math
 
 import pytest
-from toy_works import write_model
+from toy_workloads import write_model
 
-from tinyprune.bench.benchmarks.matmul import products
+from tinyprune.bench.benchmarks.speed import products
 from tinyprune.bench.shapes import (
     ATTENTION_SHAPES,
     STEP_SHAPES,
-    AbsolutePositions,
     attention_gflop,
     default_shapes,
     model_shape,
@@ -42,18 +41,16 @@ def test_a_feedforward_block_counts_as_much_as_persistent_vectors_of_its_width()
     assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
 
 
-def test_the_shapes():
-    assert STEP_SHAPES == ("tiny", "small", "relative-d128", "relative-d256", "plain-d128", "plain-d256")
-    assert set(ATTENTION_SHAPES) == {*STEP_SHAPES, "relative-causal-d128", "relative-causal-d256"}
-    for name in ATTENTION_SHAPES:
-        shape = model_shape(name)
-        assert shape.B == 16 and shape.config.V == 103 and shape.config.H == 8, name
-        assert shape.config.span == (None if "causal" in name or "plain" in name else shape.config.M), name
+@pytest.mark.parametrize("name", ATTENTION_SHAPES)
+def test_the_shapes(name):
+    shape = model_shape(name)
+    assert shape.B == 16 and shape.config.V == 103 and shape.config.H == 8
+    assert shape.config.span == (None if "causal" in name or "plain" in name else shape.config.M)
 
 
 def test_the_plain_kind_has_persistent_vectors_but_neither_memory_nor_relative_positions():
     config = model_shape("plain-d128").config
-    assert isinstance(config, AbsolutePositions) and config.M == 0 and not config.relative
+    assert config.kind == "all-attention" and config.M == 0 and not config.relative
     names = parameter_shapes(config).keys()
     assert {"positions", "layers.0.pk", "layers.0.pv"} <= names
     assert not {"R", "layers.0.Wr", "layers.0.u", "layers.0.w"} & names
@@ -79,7 +76,7 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"'enormous'.*relative-d128"):
         model_shape("enormous")
     with pytest.raises(UsageError, match="cutoffs"):
-        model_shape(write_model(tmp_path, more="\ncutoffs = [5, 9]"))
+        model_shape(write_model(tmp_path, cutoffs=[5, 9]))
 
 
 def test_products_are_all_that_linear_layers_take():

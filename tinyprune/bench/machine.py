@@ -7,8 +7,10 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from tinyprune.bench.workers import HOLD_BLAS_BACK
+from tinyprune.bench.processes import HOLD_BLAS_BACK
 from tinyprune.kernels.gpu import driver_version, gpu_name
+
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # by Linux's flag, the widest first
 
 
 def processors() -> int:
@@ -17,26 +19,20 @@ def processors() -> int:
 
 
 def processor_name() -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, as far as the system tells, and on Linux the widest vectors of an x86 processor."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def instruction_set() -> str:
-    """The widest vectors that Linux reports of an x86 processor, or nothing."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return ""
-    return next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
+        text = ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    flags = set(text.split())
+    vectors = next((f" with {vectors}" for flag, vectors in VECTORS.items() if flag in flags), "")
+    return name + vectors
 
 
 def blas_name() -> str:
-    """The BLAS that NumPy was built with, and what the environment makes of it."""
+    """The BLAS that NumPy was built with, and the environment variables that slow it down."""
     import numpy as np
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
@@ -45,16 +41,9 @@ def blas_name() -> str:
     return f"{blas['name']} {blas['version']}{without}"
 
 
-def gpu_and_driver() -> str:
-    """The GPU's name, and the newest CUDA that its driver knows."""
-    return f"{gpu_name()}, driver for CUDA {'.'.join(map(str, driver_version() or ()))}, "
-
-
 def describe_machine(threads: int, packages: tuple[str, ...], gpu: bool = False) -> str:
-    """Processor, threads, system, versions; before them the GPU, if it was one that computed."""
-    name = f"{gpu_and_driver() if gpu else ''}{processor_name()}"
-    cores = f"{processors()} processors"
-    vectors = f" with {instruction_set()}" if instruction_set() else ""
+    """Processor, threads, system and versions; if a GPU computed, first its name and the newest CUDA of its driver."""
+    device = f"{gpu_name()}, driver for CUDA {'.'.join(map(str, driver_version() or ()))}, " if gpu else ""
+    system = f"{processors()} processors, {threads} threads, {platform.system()}, Python {platform.python_version()}"
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("numpy", *packages))
-    python = f"Python {platform.python_version()}"
-    return f"{name}{vectors}, {cores}, {threads} threads, {platform.system()}, {python}, {versions}, BLAS {blas_name()}"
+    return f"{device}{processor_name()}, {system}, {versions}, BLAS {blas_name()}"

@@ -1,12 +1,14 @@
-"""The comparison: contenders take turns, over and over; medians, ratios, and whether to trust them.
+"""The comparison: contenders take turns, over and over; medians, ratios, peak memory, and whether to trust the ratios.
 
 1. Every peer is built and timed alone, before our process exists.
-2. Ours starts. The results that all gave before they were first timed must be the same, arrays whole.
+2. Ours starts. The results that all returned before they were first timed must agree, whole arrays.
 3. Ours, peer, ours, peer …, `rounds` times.
 4. A peer that is slower here than alone has been disturbed: steps 3 and 1 again, and no ratio if it stays so.
 
-A turn in which another program of the machine took a processor away is taken again, as long as there is patience; where
-that is the rule and not the exception there is no ratio either, since not all suffer from it alike.
+A turn in which another program took a processor away is repeated, as long as there is patience; where that is the rule
+rather than the exception there is no ratio either, since it does not slow all contenders alike.
+
+Peak memory is measured apart from the race, each contender in a fresh process, see `peak_mib`.
 """
 
 from __future__ import annotations
@@ -19,34 +21,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tinyprune.bench.workers import WorkerError, Workers
+from tinyprune.bench.processes import ProcessError, Processes
 from tinyprune.errors import TinypruneError
 from tinyprune.progress import say, silent
 from tinyprune.tables import Record
 
-SLOWED = 1.25  # a peer may be so many times slower than alone
+SLOWED = 1.25  # a peer may take this many times its time alone
 ATTEMPTS = 3
 WAITED = 0.02  # share of a turn that threads may wait for a processor
 TOO_BUSY = 0.1  # the same of the median turn, above which there is no ratio
-PAUSES = (0.1, 0.3, 1.0)  # seconds, before a turn is taken again
-PATIENCE = 2.0  # seconds for each round that a race may spend on that
+PAUSES = (0.1, 0.3, 1.0)  # seconds, before a turn is repeated
+PATIENCE = 2.0  # seconds for each round that a race may spend on repeating turns
 OURS = "ours"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Who does the work of a case, and how.
+    """One side of a case: a library and how it is called.
 
     Attributes:
         subject: its name in tables.
-        library: works of one library share a process; "ours" is the one that starts last.
-        target: "module:function", makes its `Work`.
+        library: contenders of one library share a process; that of "ours" starts last.
+        target: "module:function" that returns its `Workload`.
         arguments: of that function, plain values.
-        gflop: nominal operations of one unit of its work, in 10⁹.
-        compared: whether its results must be the same as the others'.
-        optional: left out, with a word, if it cannot be built here.
+        gflop: nominal operations of one unit of its workload, in 10⁹.
+        compared: whether its results must agree with the others'.
+        optional: whether it is left out, with a message, if it cannot be built here.
     """
 
     subject: str
@@ -67,14 +71,14 @@ class Case:
     tolerance: float = 1e-4
 
     def key(self, contender: Contender) -> str:
-        """What the contender's work is called in its process."""
+        """The name of the contender's workload in its process."""
         return f"{self.shape}/{contender.subject}"
 
 
 class Turn(NamedTuple):
-    """What a turn, or the median turn, was like."""
+    """The outcome of a turn, or of the median turn."""
 
-    seconds: float  # for one unit of work
+    seconds: float  # for one unit
     waited: float  # share of the time that threads waited for a processor
 
 
@@ -83,25 +87,25 @@ def race(benchmark: str, cases: Sequence[Case], *, rounds: int, threads: int) ->
 
     Args:
         benchmark: its name, for the records.
-        cases: whose works fit into memory together.
-        rounds: turns of each.
-        threads: of each process.
+        cases: whose workloads fit into memory together.
+        rounds: turns of each contender.
+        threads: threads of each process.
 
     Returns:
         a record for each contender of each case: benchmark, shape, subject, median_ms, ratio_to_subject (its time over
         that of the case's first; None if one was disturbed), gflops (nominal, per second), alone_ms (None for ours),
-        waited_percent (of the time: how long its threads waited for a processor that others had).
+        waited_percent (share of the time that its threads waited for a processor which others had).
 
     Raises:
         TinypruneError: if results disagree, or a library fails.
     """
     turns = rounds * sum(1 + (c.library != OURS) for case in cases for c in case.contenders)
     with (
-        Workers(threads) as workers,
+        Processes(threads) as processes,
         tempfile.TemporaryDirectory() as directory,
         tqdm(total=turns, desc=benchmark, unit="turn", disable=silent()) as bar,
     ):
-        running = Race(rounds, workers, Path(directory), bar)
+        running = Race(rounds, processes, Path(directory), bar)
         cases = [running.enter_peers(case) for case in cases]
         for case in cases:
             running.enter_ours(case)
@@ -109,33 +113,33 @@ def race(benchmark: str, cases: Sequence[Case], *, rounds: int, threads: int) ->
 
 
 class Race:
-    """The steps of a race, and what they share.
+    """The steps of a race, and the state they share.
 
     Args:
         rounds: turns of each contender.
-        workers: the libraries' processes.
-        directory: where they leave their results.
+        processes: the libraries' processes.
+        directory: where they write their results.
         bar: counts turns.
     """
 
-    def __init__(self, rounds: int, workers: Workers, directory: Path, bar: tqdm) -> None:
+    def __init__(self, rounds: int, processes: Processes, directory: Path, bar: tqdm) -> None:
         self.rounds = rounds
-        self.workers = workers
+        self.processes = processes
         self.directory = directory
         self.bar = bar
         self.alone: dict[str, float] = {}  # seconds, by key
-        self.results: dict[str, dict[str, Any]] = {}
+        self.results: dict[str, dict[str, NDArray]] = {}
         self.patience = PATIENCE * rounds
 
     def enter_peers(self, case: Case) -> Case:
-        """Build the peers' works and time each, alone; returns the case without those that cannot be built."""
+        """Build the peers' workloads and time each alone; returns the case without those that cannot be built."""
         entered = []
         for contender in case.contenders:
             if contender.library != OURS:
                 try:
                     self.enter(case, contender)
                     self.time_alone(case, contender)
-                except WorkerError as error:
+                except ProcessError as error:
                     if not contender.optional:
                         raise
                     say(f"{contender.subject} is left out at {case.shape}: {error}")
@@ -144,12 +148,10 @@ class Race:
         return replace(case, contenders=tuple(entered))
 
     def enter_ours(self, case: Case) -> None:
-        """Build our works, and look whether all agree."""
+        """Build our workloads, and check that all results agree."""
         for contender in case.contenders:
             if contender.library == OURS:
                 self.enter(case, contender)
-        from tinyprune.bench.agreement import disagreement
-
         first, *others = (c for c in case.contenders if c.compared)
         for other in others:
             problem = disagreement(self.results[case.key(first)], self.results[case.key(other)], case.tolerance)
@@ -157,24 +159,22 @@ class Race:
                 raise TinypruneError(f"{first.subject} and {other.subject} disagree at {case.shape}: {problem}")
 
     def enter(self, case: Case, contender: Contender) -> None:
-        """Build a work, and keep its results."""
-        import numpy as np
-
-        key = case.key(contender)
+        """Build a workload, and load its results."""
+        c, key = contender, case.key(contender)
         self.bar.set_postfix_str(f"{key}: building")
-        self.workers.build(contender.library, key, contender.target, contender.arguments)
-        if contender.compared:
+        self.processes.ask(c.library, "build", key=key, target=c.target, arguments=c.arguments)
+        if c.compared:
             path = self.directory / "results.npz"
-            self.workers.ask(contender.library, "results", key=key, path=str(path))
+            self.processes.ask(c.library, "results", key=key, path=str(path))
             with np.load(path) as file:
                 self.results[key] = dict(file)
 
     def turn(self, case: Case, contender: Contender) -> Turn:
-        """One turn, and another one if it was disturbed."""
+        """Take one turn, and again if it was disturbed."""
         for pause in (*PAUSES, 0):
             begin = time.monotonic()
-            answer = self.workers.ask(contender.library, "turn", key=case.key(contender))
-            waited = answer["waited"] / (answer["elapsed"] * self.workers.threads)
+            answer = self.processes.ask(contender.library, "turn", key=case.key(contender))
+            waited = answer["waited"] / (answer["elapsed"] * self.processes.threads)
             if waited <= WAITED or self.patience <= 0 or not pause:
                 break
             time.sleep(pause)
@@ -183,12 +183,12 @@ class Race:
         return Turn(answer["seconds"], waited)
 
     def time_alone(self, case: Case, contender: Contender) -> None:
-        """Turns in which nobody else has one in between."""
+        """Take turns with no other contender's in between."""
         self.bar.set_postfix_str(f"{case.key(contender)}: alone")
         self.alone[case.key(contender)] = median([self.turn(case, contender) for _ in range(self.rounds)]).seconds
 
     def run(self, case: Case) -> list[Record]:
-        """The alternating run, repeated while a peer is slower in it than alone."""
+        """Alternate between all contenders; repeat that while a peer is slower in it than alone."""
         for _attempt in range(ATTEMPTS):
             self.bar.set_postfix_str(case.shape)
             turns = [[self.turn(case, c) for c in case.contenders] for _ in range(self.rounds)]
@@ -197,7 +197,7 @@ class Race:
             disturbed = [c for c, row in zip(case.contenders, rows, strict=True) if row["ratio_to_subject"] is None]
             if not disturbed:
                 break
-            # Where others use the machine too, it may have become slower for everybody.
+            # If other programs are running, the machine may have become slower for all contenders.
             for contender in disturbed:
                 if contender.library != OURS:
                     self.time_alone(case, contender)
@@ -207,12 +207,12 @@ class Race:
 
 
 def median(turns: Sequence[Turn]) -> Turn:
-    """The median of the times, and of the waiting."""
+    """The median of the times, and of the shares of waiting."""
     return Turn(*map(statistics.median, zip(*turns, strict=True)))
 
 
 def records(case: Case, turns: Sequence[Turn], alone: Sequence[float | None]) -> list[Record]:
-    """A record for each contender, from its median turn in company and its seconds alone; see `race`."""
+    """Build a record for each contender from its median turn in the race and its seconds alone; see `race`."""
     rows = []
     for contender, (t, waited), by_itself in zip(case.contenders, turns, alone, strict=True):
         slowed = by_itself is not None and t > SLOWED * by_itself
@@ -231,13 +231,64 @@ def records(case: Case, turns: Sequence[Turn], alone: Sequence[float | None]) ->
     return rows
 
 
+def disagreement(a: dict[str, NDArray], b: dict[str, NDArray], tolerance: float) -> str:
+    """Describe how two contenders' results differ; "" if ‖x − y‖ ≤ tolerance · ‖y‖ for every pair of arrays."""
+    if a.keys() != b.keys():
+        return f"one has {', '.join(a)}, the other {', '.join(b)}"
+    for name, x in a.items():
+        y = b[name].astype(np.float64)
+        if x.shape != y.shape:
+            return f"{name} has shapes {x.shape} and {y.shape}"
+        error, size = np.linalg.norm(x - y), np.linalg.norm(y)
+        if not error <= tolerance * size:  # also if there are NaNs
+            return f"{name} differs by {error / size:.1e} of its norm, allowed is {tolerance:.0e}"
+    return ""
+
+
 def fastest(case: Case, *, threads: int, rounds: int = 3) -> Contender:
-    """Of several ways to do the same, the one that takes the least time. They have a process for themselves."""
-    with Workers(threads) as workers:
+    """Find which of several ways to do the same takes the least time, in processes of their own."""
+    with Processes(threads) as processes:
         for c in case.contenders:
-            workers.build(c.library, case.key(c), c.target, c.arguments)
+            processes.ask(c.library, "build", key=case.key(c), target=c.target, arguments=c.arguments)
         times: dict[str, list[float]] = {c.subject: [] for c in case.contenders}
         for _ in range(rounds):
             for c in case.contenders:
-                times[c.subject].append(workers.ask(c.library, "turn", key=case.key(c))["seconds"])
+                times[c.subject].append(processes.ask(c.library, "turn", key=case.key(c))["seconds"])
     return min(case.contenders, key=lambda c: min(times[c.subject]))
+
+
+def peak_mib(contender: Contender, rehearsal: dict[str, Any], threads: int) -> float:
+    """Peak memory of the first two runs of a contender's workload, in MiB.
+
+    It counts from what a fresh process holds that has built everything (weights, inputs) and has run the same once at
+    a small size (imports, compilation). That is exact on Linux; other systems only report the largest size so far, so
+    what the small size needed is missing. On a GPU it is the memory of arrays as the library counts it, see
+    `workload.Gauge`.
+
+    Args:
+        rehearsal: arguments that make the workload small.
+    """
+    c, small = contender, contender.arguments | rehearsal
+    with Processes(threads) as processes:
+        processes.ask(c.library, "build", key="", target=c.target, arguments=c.arguments, rehearsal=small)
+        return processes.ask(c.library, "peak", key="")["peak_mib"]
+
+
+def with_memory(
+    rows: list[Record], contenders: Sequence[Contender], rehearsal: dict[str, Any], threads: int
+) -> list[Record]:
+    """The records of one case with `peak_mib` and `memory_ratio` (a subject's over ours, the first's).
+
+    Args:
+        rows: of one case.
+        contenders: those to be measured, ours first; for others the two are None.
+        rehearsal: see `peak_mib`.
+        threads: threads of each process.
+    """
+    peaks = {c.subject: peak_mib(c, rehearsal, threads) for c in contenders}
+    ours = peaks[contenders[0].subject]
+
+    def memory(peak: float | None) -> Record:
+        return {"peak_mib": peak, "memory_ratio": peak / ours if peak is not None and ours > 0 else None}
+
+    return [row | memory(peaks.get(row["subject"])) for row in rows]

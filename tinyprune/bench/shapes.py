@@ -1,15 +1,16 @@
-"""The models whose shapes are measured, and how many floating-point operations they take by the formula.
+"""The models whose shapes are measured: their nominal operations, and random inputs, the same for every contender.
 
     tiny, small       the presets, with their own dropout; a vocabulary of 103 unless the preset has one
     relative-d128     the paper's kind of model: relative positions, memory 128; B 16, T 128, H 8, L 4, D 128, N 256
     relative-d256     the same with L 6, D 256, N 1024
-    …-causal          the same, plain causal instead of the same-length mask
-    plain-d128, …     absolute positions and no memory, still with persistent vectors (see `AbsolutePositions`)
-    paper             the paper's WikiText-103 model with a plain softmax over 8,192 words, B 16: too much for a
-                      processor, so that only a GPU is given it unasked
+    …-causal          the same with the causal mask in place of the same-length mask
+    plain-d128, …     learned absolute positions and no memory, still with persistent vectors: what relative positions
+                      and memory cost
+    paper             the paper's WikiText-103 model with a plain softmax over 8,192 words, B 16: too large for a
+                      processor, so only a GPU runs it by default
 
 The product of an (m, k) and a (k, n) matrix counts as 2·m·k·n operations, forward and backward together as three times
-forward. Of a layer with width W = heads · Dh, S = M + T and batch B that is, for a whole training step,
+forward. For a layer with width W = heads · Dh, S = M + T and batch B a whole training step takes
 
     3 · [ B·T·4·D·W  (q and Wo)  +  B·S·4·D·W  (k, v)  +  B·4·T·(S + N)·W  (scores, values)
           + B·2·T·S·W + 2·S·D·W  (position scores and R·Wr, with relative positions)  +  B·T·4·D·F  (feed-forward) ].
@@ -25,18 +26,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from tinyprune.config import ModelConfig, load_preset
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import ModelConfig, TrainConfig, load_preset
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
+from tinyprune.model.parameters import Parameters, init_parameters
+from tinyprune.model.transformer import Memory
 
 VOCABULARY = 103  # characters of the `pydoc` corpus
-
-
-class AbsolutePositions(ModelConfig):
-    """All-attention with learned absolute positions, which no `kind` offers: what the paper's kind is without its
-    relative positions and memory, so that one can see what these cost."""
-
-    relative = False
+# every contender's training step: AdamW and clipping
+TRAIN = TrainConfig(lr=1e-4, schedule="constant", beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, clip=1.0)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ SIZES = {"d128": {"L": 4, "D": 128, "N": 256}, "d256": {"L": 6, "D": 256, "N": 1
 KINDS = {
     "relative": {"M": 128, "mask": "same-length"},
     "relative-causal": {"M": 128, "mask": "causal"},
-    "plain": {"M": 0, "mask": "causal"},
+    "plain": {"M": 0, "mask": "causal", "positions": "learned"},
 }
 PRESETS = ("tiny", "small")
 PAPER = "paper"
@@ -62,15 +63,15 @@ CUDA_SHAPES = ("small", "relative-d128", "relative-d256", "plain-d256", PAPER)
 
 
 def default_shapes(backend: str, shapes: tuple[str, ...]) -> tuple[str, ...]:
-    """The shapes that a benchmark takes if none are given: on a GPU the same for all, on a processor `shapes`."""
+    """The shapes of a benchmark if none are given: on a GPU the same for all benchmarks, on a processor `shapes`."""
     return CUDA_SHAPES if BACKENDS[backend].on_device else shapes
 
 
 def model_shape(name: str, **changes: Any) -> ModelShape:
     """The model called `name`: one of the list above, any preset, or a .toml file.
 
-    The memory of "paper" is worked out, not measured: 59 million parameters, which with gradients and AdamW's averages
-    take 0.9 GiB, and in PyTorch written plainly some 9 GiB of attention weights and dropout in its 16 layers.
+    "paper" has 59 million parameters, which with gradients and AdamW's averages take 0.9 GiB; in PyTorch written
+    plainly its 16 layers also keep some 9 GiB of attention weights and dropout. (Computed, not measured.)
 
     Args:
         changes: `B`, `heads` (open in every layer), or fields of `ModelConfig`.
@@ -81,8 +82,7 @@ def model_shape(name: str, **changes: Any) -> ModelShape:
     B = changes.pop("B", None)
     kind, _, size = name.rpartition("-")
     if kind in KINDS and size in SIZES:
-        make = AbsolutePositions if kind == "plain" else ModelConfig
-        config = make(V=VOCABULARY, H=8, T=128, **KINDS[kind], **SIZES[size])
+        config = ModelConfig(V=VOCABULARY, H=8, T=128, **KINDS[kind], **SIZES[size])
         B = B or 16
     elif name == PAPER:
         model = load_preset("paper-wt103").model
@@ -110,7 +110,7 @@ def attention_gflop(config: ModelConfig, B: int) -> float:
 
 
 def step_gflop(config: ModelConfig, B: int) -> float:
-    """Nominal operations of a training step, in 10⁹; of the heads that `config.heads` says are there."""
+    """Nominal operations of a training step, in 10⁹, with the heads that `config.heads` counts."""
     D, T, S, N = config.D, config.T, config.M + config.T, config.N
     total = 0
     for heads in config.heads:
@@ -119,3 +119,51 @@ def step_gflop(config: ModelConfig, B: int) -> float:
         if config.relative:
             total += B * 2 * T * S * W + 2 * S * D * W
     return 3 * total / 1e9
+
+
+def matrices(m: int, k: int, n: int, layout: str) -> tuple[NDArray, NDArray]:
+    """Draw two float32 matrices as they lie in memory; `layout` says how they are multiplied into (m, n).
+
+    "A·B": (m, k), (k, n).   "A·Bᵀ": (m, k), (n, k).   "Aᵀ·B": (k, m), (k, n).
+    """
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((k, m) if layout == "Aᵀ·B" else (m, k), np.float32)
+    b = rng.standard_normal((n, k) if layout == "A·Bᵀ" else (k, n), np.float32)
+    return a, b
+
+
+def attention_arguments(shape: ModelShape) -> tuple[dict[str, NDArray], NDArray]:
+    """Draw the arrays of `ops.attention_forward` by name, float32, without those the model lacks; and dout."""
+    c, B = shape.config, shape.B
+    rng = np.random.default_rng(0)
+    S, H, Dh = c.M + c.T, c.H, c.Dh
+    shapes = {"q": (B, c.T, H, Dh), "k": (B, S, H, Dh), "v": (B, S, H, Dh)}
+    if c.relative:
+        shapes |= {"r": (S, H, Dh), "u": (H, Dh), "w": (H, Dh)}
+    if c.N:
+        shapes |= {"pk": (H, c.N, Dh), "pv": (H, c.N, Dh)}
+    arrays = {name: rng.standard_normal(size, np.float32) for name, size in shapes.items()}
+    for name in {"pk", "pv"} & arrays.keys():  # attention multiplies them by √Dh and √N
+        arrays[name] *= np.float32(0.1)
+    return arrays, rng.standard_normal((B, c.T, H, Dh), np.float32)
+
+
+def parameters(shape: ModelShape) -> Parameters:
+    """Draw float32 parameters; no bias is zero, so that a contender that forgets one is noticed."""
+    rng = np.random.default_rng(0)
+    params = init_parameters(shape.config, rng)
+    return {name: x + 0.02 * rng.standard_normal(x.shape, np.float32) for name, x in params.items()}
+
+
+def batch(shape: ModelShape) -> tuple[NDArray, NDArray, Memory | None]:
+    """Draw tokens and the tokens that follow them, (B, T) int64, and memory, (B, M, D) float32 per layer or None."""
+    c, B = shape.config, shape.B
+    rng = np.random.default_rng(1)
+    ids, targets = rng.integers(0, c.V, (2, B, c.T))
+    memory = [rng.standard_normal((B, c.M, c.D), np.float32) for _ in range(c.L)] if c.M else None
+    return ids, targets, memory
+
+
+def tokens(shape: ModelShape, n: int) -> NDArray:
+    """Draw a text to read one token at a time, (n,) int64."""
+    return np.random.default_rng(1).integers(0, shape.config.V, n)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.bench.machine import describe_machine, processors
-from tinyprune.bench.options import packages_of
 from tinyprune.config import ModelConfig
 from tinyprune.errors import Interrupted, UsageError
 from tinyprune.experiments.agreement import agreement
@@ -112,7 +111,7 @@ def write_results(name: str, plan: Plan, store: Store) -> list[Record]:
         "seeds": [plan.config.seed + i for i in range(plan.seeds)],
         "shares": list(plan.shares),
         "machine": describe_machine(
-            timing_threads(plan.backend), packages_of(plan.backend), BACKENDS[plan.backend].on_device
+            timing_threads(plan.backend), BACKENDS[plan.backend].packages, BACKENDS[plan.backend].on_device
         ),
     }
     write(store, "study.json", json.dumps(about, indent=1) + "\n")

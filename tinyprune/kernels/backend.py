@@ -349,11 +349,13 @@ class Choice(NamedTuple):
     Attributes:
         make: makes it; what it needs is imported only then.
         on_device: see `Backend`.
+        precision: of matrix products: "float32", or "tf32" by tensor cores.
         packages: that compute, beside NumPy; for reports of a machine.
     """
 
     make: Callable[[], Backend]
     on_device: bool = False
+    precision: str = "float32"
     packages: tuple[str, ...] = ()
 
 
@@ -361,7 +363,7 @@ BACKENDS = {
     "numba": Choice(numba_backend, packages=("numba",)),
     "numpy": Choice(Backend),
     "cuda": Choice(cuda_backend, on_device=True, packages=("numba-cuda",)),
-    "cuda-tf32": Choice(partial(cuda_backend, "tf32"), on_device=True, packages=("numba-cuda",)),
+    "cuda-tf32": Choice(partial(cuda_backend, "tf32"), True, precision="tf32", packages=("numba-cuda",)),
 }
 
 

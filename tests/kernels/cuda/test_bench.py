@@ -9,14 +9,14 @@ import time
 import numpy as np
 import pytest
 
-from tinyprune.bench import ours
-from tinyprune.bench.agreement import disagreement
+from tinyprune.bench import backend_workloads as ours
 from tinyprune.bench.benchmarks import cuda as benchmark
-from tinyprune.bench.benchmarks.matmul import TF32_TOLERANCE
-from tinyprune.bench.options import Options
-from tinyprune.bench.output import text_output
-from tinyprune.bench.work import Work
-from tinyprune.bench.worker import Server, peak_memory
+from tinyprune.bench.benchmarks.speed import TF32_TOLERANCE
+from tinyprune.bench.command import Options, text_output
+from tinyprune.bench.race import disagreement
+from tinyprune.bench.server import Server, peak_memory
+from tinyprune.bench.workload import Workload
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.array import empty
 
 MODEL = """
@@ -55,20 +55,17 @@ class Here(contextlib.nullcontext):
         self.threads = threads
         self.server = Server()
 
-    def build(self, library, key, target, arguments):
-        self.server.build(key, target, arguments, None)
-
     def ask(self, library, do, key, **arguments):
         if do != "turn":
             return getattr(self.server, do)(key, **arguments)
-        work, begin = self.server.works[key], time.perf_counter()
+        work, begin = self.server.workloads[key], time.perf_counter()
         work.run()
         elapsed = time.perf_counter() - begin
         return {"seconds": elapsed / work.units, "elapsed": elapsed, "waited": 0.0}
 
 
 def test_every_operation_against_the_limits(place, model, monkeypatch):
-    monkeypatch.setattr("tinyprune.bench.race.Workers", Here)
+    monkeypatch.setattr("tinyprune.bench.race.Processes", Here)
     product = (3, 8, 7, "A·B")
     monkeypatch.setattr(benchmark, "products", lambda names: [product])
     monkeypatch.setattr(benchmark, "COPIED", 512)
@@ -126,8 +123,8 @@ def assert_same(work, **arguments):
 
 
 def test_memory_is_that_of_arrays(place):
-    kept, gauge = [], ours.gauge("cuda")
-    both = peak_memory(Work(lambda: kept.append(empty(2**18)), gauge=gauge))
+    kept, gauge = [], ours.gauge(get_backend("cuda"))
+    both = peak_memory(Workload(lambda: kept.append(empty(2**18)), gauge=gauge))
     assert 2 <= both["peak_mib"] < 2.5  # each of the two runs keeps 1 MiB
-    one = peak_memory(Work(lambda: empty(2**18).size, gauge=gauge))
+    one = peak_memory(Workload(lambda: empty(2**18).size, gauge=gauge))
     assert 1 <= one["peak_mib"] < 1.25

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tinyprune.bench.compiled import as_row, compile_kernels
-from tinyprune.bench.occupancy import occupancy
+from tinyprune.bench.kernel_resources import as_row, compile_kernels, occupancy
 from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda.compiled import all_modules, kernels_of, module_of, names_of
 from tinyprune.kernels.gpu import what_is_missing

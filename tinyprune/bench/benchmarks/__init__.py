@@ -1,1 +1,1 @@
-"""One benchmark a file: which contenders meet at which shapes. `run(options)` returns the records."""
+"""The benchmarks: which contenders meet at which shapes. `run_NAME(options)` runs one and returns its records."""

@@ -1,18 +1,18 @@
-"""The CUDA kernels: what the compiler makes of them, or how near to the GPU's limits they come.
+"""The CUDA kernels: what the compiler makes of them, or how near they come to the GPU's limits.
 
-    tinyprune bench cuda --compile-only      no GPU needed, see `tinyprune.bench.compiled`
+    tinyprune bench cuda --compile-only      no GPU needed, see `tinyprune.bench.kernel_resources`
     tinyprune bench cuda                     on a GPU
 
-On a GPU, every operation that training spends its time in runs over and over at a model's shapes. It is set against two
-limits that are measured beside it, by kernels that do one thing only (`tinyprune.kernels.cuda.limits`): how many bytes
-a second the GPU copies, and how many multiply-adds it computes in registers. `copy_share` and `multiply_add_share` are
-the operation's own speed over these. The larger of the two says what holds it back; if both are small, that is the
-kernel itself, or launches that take longer than the work. Bytes are what has to be moved at least, with every argument
-read once and every result written once; of small arrays, which stay in the second-level cache, the share may be above
-1. Operations are nominal, as in `shapes.py`. (With --backend cuda-tf32 products are made by tensor cores, which compute
-more than any multiply-adds in registers.)
+On a GPU, every operation that training spends its time in runs over and over at a model's shapes. It is compared with
+two limits that are measured beside it, by kernels that do one thing only (`tinyprune.kernels.cuda.limits`): how many
+bytes a second the GPU copies, and how many multiply-adds it computes in registers. `copy_share` and
+`multiply_add_share` are the operation's own speed over these. The larger of the two is what limits it; if both are
+small, that is the kernel itself, or launches that take longer than the work. Bytes are the least that has to be moved,
+with every argument read once and every result written once; for small arrays, which stay in the second-level cache, the
+share may exceed 1. Operations are nominal, as in `shapes.py`. (With --backend cuda-tf32 products are computed by tensor
+cores, which are faster than any multiply-adds in registers.)
 
-Products have cuBLAS beside them if a PyTorch for CUDA is installed: its `ratio_to_subject` is our share of its speed.
+Products are shown beside cuBLAS if a PyTorch for CUDA is installed: its `ratio_to_subject` is our share of its speed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tinyprune.bench.benchmarks.attention import contenders as attention_contenders
-from tinyprune.bench.benchmarks.matmul import case as matmul_case
-from tinyprune.bench.benchmarks.matmul import products
-from tinyprune.bench.compiled import compiled_records
-from tinyprune.bench.inputs import attention_arguments
-from tinyprune.bench.options import Options, torch_without_gpu
-from tinyprune.bench.race import OURS, Case, Contender, race
-from tinyprune.bench.shapes import PAPER, model_shape
+from tinyprune.bench.benchmarks.speed import attention_contenders, matmul_case, our_contender, products
+from tinyprune.bench.command import Options, torch_without_gpu
+from tinyprune.bench.kernel_resources import compiled_records
+from tinyprune.bench.race import Case, race
+from tinyprune.bench.shapes import PAPER, attention_arguments, model_shape
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.tables import Record
 
@@ -46,11 +43,9 @@ class Measured(NamedTuple):
     bytes: float
 
 
-def operation(options: Options, shape: str, work: str, moved: float, flop: float, **arguments: Any) -> Measured:
-    """One of `tinyprune.bench.operations`, which moves so many entries of 4 bytes."""
-    target = f"tinyprune.bench.operations:{work}"
-    contender = Contender(options.subject, OURS, target, arguments, flop / 1e9)
-    return Measured(Case(shape, (contender,)), 4 * moved)
+def operation(options: Options, shape: str, name: str, moved: float, flop: float, **arguments: Any) -> Measured:
+    """One of the operations in `backend_workloads`, which moves so many entries of 4 bytes."""
+    return Measured(Case(shape, (our_contender(options, name, flop / 1e9, **arguments),)), 4 * moved)
 
 
 def limits(options: Options) -> list[Measured]:
@@ -63,7 +58,7 @@ def limits(options: Options) -> list[Measured]:
 
 
 def matrix_products(options: Options, names: tuple[str, ...]) -> list[Measured]:
-    """All that the models' linear layers take, beside cuBLAS."""
+    """All products of the models' linear layers, beside cuBLAS."""
     found = []
     for m, k, n, layout in products(names):
         case = matmul_case((m, k, n, layout), options)
@@ -79,13 +74,13 @@ def attention(options: Options, name: str) -> Measured:
 
 
 def single_operations(options: Options, name: str) -> list[Measured]:
-    """The others of a training step, forward and backward; operations by the formulas."""
+    """The others of a training step, forward and backward, with the operations of their formulas."""
     shape = model_shape(name)
     c, B = shape.config, shape.B
     R, T, D, V = B * (c.M + c.T), B * c.T, c.D, c.V
     P = sum(math.prod(size) for size in parameter_shapes(c).values())
-    sizes = [
-        # x → out; dout, x → dx. Of an entry 8 operations, then 13 for dx, 5 for dscale and dbias
+    sizes: list[tuple[str, str, int, int, dict[str, Any]]] = [
+        # x → out; dout, x → dx. For each entry 8 operations, then 13 for dx, 5 for dscale and dbias
         ("layernorm", f"{R}×{D}", 5 * R * D, 26 * R * D, {"rows": R, "D": D}),
         # logits → log p; log p → dlogits. Maximum, difference, exp, sum, difference; exp, product
         ("cross_entropy", f"{T}×{V}", 4 * T * V, 7 * T * V, {"rows": T, "V": V}),
@@ -95,13 +90,13 @@ def single_operations(options: Options, name: str) -> list[Measured]:
         ("adamw", f"{P} parameters", 7 * P, 16 * P, {"name": name}),
     ]
     return [
-        operation(options, f"{work} {name}, {size}", work, entries, flop, backend=options.backend, **arguments)
+        Measured(Case(f"{work} {name}, {size}", (our_contender(options, work, flop / 1e9, **arguments),)), 4 * entries)
         for work, size, entries, flop, arguments in sizes
     ]
 
 
 def with_shares(rows: list[Record], moved: dict[str, float]) -> list[Record]:
-    """The records with the speed of what they move, and both speeds over the limits', which are among them."""
+    """The records with the speed at which they move bytes, and both speeds over the limits', which are among them."""
     rows = [row | {"gbytes_per_second": 1e-6 * moved[row["shape"]] / row["median_ms"]} for row in rows]
     by_shape = {row["shape"]: row for row in rows}
     bandwidth, rate = by_shape[COPY]["gbytes_per_second"], by_shape[MULTIPLY_ADD]["gflops"]
@@ -119,13 +114,13 @@ def all_cases(options: Options) -> list[Measured]:
 
 
 def measure(cases: list[Measured], options: Options) -> list[Record]:
-    """Times and shares of the limits, which must be among the cases."""
+    """Time the cases, and compare them with the limits, which must be among them."""
     rounds = options.rounds or ROUNDS
     rows = race("cuda", [one.case for one in cases], rounds=rounds, threads=options.threads)
     return with_shares(rows, {one.case.shape: one.bytes for one in cases})
 
 
-def run(options: Options) -> list[Record]:
+def run_cuda(options: Options) -> list[Record]:
     """`tinyprune bench cuda`."""
     if options.compile_only:
         return compiled_records()

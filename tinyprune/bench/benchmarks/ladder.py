@@ -1,4 +1,4 @@
-"""The road from a plain loop to the kernels, rung by rung (`tinyprune.kernels.ladder`); NumPy's BLAS stands beside."""
+"""The road from a plain loop to the kernels, rung by rung (`tinyprune.kernels.ladder`), beside NumPy's BLAS."""
 
 from __future__ import annotations
 
@@ -6,38 +6,60 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from tinyprune.bench.benchmarks.matmul import blas, matmul_gflop
-from tinyprune.bench.options import Options
+from tinyprune.bench.benchmarks.speed import blas
+from tinyprune.bench.command import Options
 from tinyprune.bench.race import OURS, Case, Contender, race
-from tinyprune.bench.shapes import attention_gflop, model_shape
+from tinyprune.bench.shapes import attention_arguments, attention_gflop, matrices, model_shape
+from tinyprune.bench.workload import Workload
 from tinyprune.errors import UsageError
 from tinyprune.progress import say
 from tinyprune.tables import Record
 
 ROUNDS = 5
-N = 1024  # rows and columns of the matrices; of those that the lowest rungs multiply, which would take too long
+N = 1024  # rows and columns of the matrices; the lowest rungs, which would take too long, multiply smaller ones
 N_LOW = {"Python loops": 48, "compiled": 256}
 SHAPE, B = "relative-d128", 4
 
 
+def matmul_workload(rung: str, n: int) -> Workload:
+    """The product of two n × n matrices by one rung."""
+    from tinyprune.kernels.ladder.matmul import RUNGS
+
+    a, b = matrices(n, n, n, "A·B")
+    return Workload(lambda: RUNGS[rung](a, b), lambda: {"out": RUNGS[rung](a, b)})
+
+
+def attention_workload(rung: str, **shape: Any) -> Workload:
+    """Attention forward by one rung; `shape` is that of a model with relative positions and persistent vectors."""
+    from tinyprune.kernels.ladder.attention import RUNGS
+
+    measured = model_shape(**shape)
+    c = measured.config
+    arrays, _ = attention_arguments(measured)
+    span = c.M + c.T if c.span is None else c.span
+    return Workload(lambda: RUNGS[rung](**arrays, span=span), lambda: {"out": RUNGS[rung](**arrays, span=span)})
+
+
 def matmul_rung(rung: str, n: int) -> Contender:
     """One rung's product of n × n matrices."""
-    return Contender(rung, OURS, "tinyprune.bench.ladder:matmul", {"rung": rung, "n": n}, matmul_gflop(n, n, n))
+    target = "tinyprune.bench.benchmarks.ladder:matmul_workload"
+    return Contender(rung, OURS, target, {"rung": rung, "n": n}, 2 * n**3 / 1e9)
 
 
 def attention_rung(rung: str, **shape: Any) -> Contender:
     """One rung's attention. The textbook has a process of its own, where its BLAS has the processors to itself."""
-    resolved = model_shape(**shape)
-    gflop = attention_gflop(resolved.config, resolved.B) / 3  # which counts backward as twice forward
+    measured = model_shape(**shape)
+    gflop = attention_gflop(measured.config, measured.B) / 3  # which counts backward as twice forward
     library = "numpy" if rung.startswith("textbook") else OURS
-    return Contender(rung, library, "tinyprune.bench.ladder:attention", {"rung": rung} | shape, gflop)
+    target = "tinyprune.bench.benchmarks.ladder:attention_workload"
+    return Contender(rung, library, target, {"rung": rung} | shape, gflop)
 
 
 def climb(ladder: str, rungs: Sequence[Record], beside: Sequence[Record] = ()) -> list[Record]:
-    """A ladder's records from the lowest rung on, then what stands beside it.
+    """A ladder's records from the lowest rung up, then what is shown beside it.
 
-    `times_faster` is how many times as many operations per second a rung does as the one below. So are the ratios,
-    since the lowest rungs had less to do.
+    `times_faster` is how many times as many operations per second a rung does as the one below. The ratios compare
+    operations per second, too, since the lowest rungs had less to do.
     """
     faster = [None, *(high["gflops"] / low["gflops"] for low, high in pairwise(rungs)), *(None for _ in beside)]
     top = rungs[-1]["gflops"]
@@ -50,7 +72,7 @@ def climb(ladder: str, rungs: Sequence[Record], beside: Sequence[Record] = ()) -
 
 
 def matmul_ladder(rungs: Sequence[str], options: Options) -> list[Record]:
-    """The lowest rungs at sizes of their own, all others and BLAS at one."""
+    """Time the lowest rungs at sizes of their own, all others and BLAS at one size."""
     sizes = {rung: N_LOW.get(rung, N) for rung in rungs}
     cases = [Case(f"{n}×{n}×{n}", (matmul_rung(rung, n),)) for rung, n in sizes.items() if n < N]
     high = [matmul_rung(rung, n) for rung, n in sizes.items() if n == N]
@@ -61,7 +83,7 @@ def matmul_ladder(rungs: Sequence[str], options: Options) -> list[Record]:
 
 
 def attention_ladder(rungs: Sequence[str], name: str, options: Options) -> list[Record]:
-    """All rungs at one model's shape, forward."""
+    """Time all rungs at one model's shape, forward."""
     config = model_shape(name).config
     if not config.relative or not config.N:
         raise UsageError(f"the ladder of attention needs relative positions and persistent vectors, got {name}")
@@ -71,7 +93,7 @@ def attention_ladder(rungs: Sequence[str], name: str, options: Options) -> list[
     return climb("attention", rows[::-1])
 
 
-def run(options: Options) -> list[Record]:
+def run_ladder(options: Options) -> list[Record]:
     """`tinyprune bench ladder`."""
     from tinyprune.kernels.ladder import attention, matmul
 

@@ -1,75 +1,54 @@
 """Peak memory and time: of attention as T grows, of a training step with fewer heads, and with 1, 2, 4 … threads.
 
-The heads are removed for good, on both sides. On a GPU there are no threads to count. How memory is measured:
-`tinyprune.bench.footprint`.
+Both sides remove the heads for good. On a GPU threads do not matter. How memory is measured: `race.peak_mib`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
-from tinyprune.bench.benchmarks import attention, step
-from tinyprune.bench.footprint import with_memory
-from tinyprune.bench.options import Options
-from tinyprune.bench.race import Case, Contender, race
+from tinyprune.bench.benchmarks.speed import MODES, attention_contenders, our_step, torch_step
+from tinyprune.bench.command import Options
+from tinyprune.bench.race import Case, Contender, race, with_memory
 from tinyprune.bench.shapes import model_shape
 from tinyprune.tables import Record
 
 ROUNDS = 5
 SHAPE = "relative-d128"
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
-B = 2  # of the attention: at T 2048, each of the plain way's matrices of scores takes 160 MB
+B = 2  # of the attention: at T 2048, each matrix of scores of the plain way takes 160 MB
 
 
 def measure(
     sweep: str, value: int, shape: str, contenders: tuple[Contender, ...], rehearsal: dict[str, Any], options: Options
 ) -> list[Record]:
-    """One point of a sweep: `value` is its place on the axis called `sweep`."""
+    """Measure one point of a sweep: `value` is its place on the axis called `sweep`."""
     rows = race("memory", [Case(shape, contenders)], rounds=options.rounds or ROUNDS, threads=options.threads)
     rows = with_memory(rows, contenders, rehearsal, options.threads)
     return [row | {"sweep": sweep, "value": value} for row in rows]
 
 
-def lengths(options: Options, name: str) -> list[Record]:
-    """Attention alone, against T."""
-    records = []
-    for T in LENGTHS:
-        contenders = attention.contenders(options, name=name, T=T, B=B)
-        records += measure("T", T, f"attention of {name}, B {B}, T {T}", contenders, {"T": 32, "B": 1}, options)
-    return records
-
-
 def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
     """Training steps, ours and PyTorch's eager ones."""
-    modes = attention.MODES if "torch" in options.peers else ()
-    return step.our_step(options, **shape), *(step.torch_step(mode, device=options.device, **shape) for mode in modes)
+    modes = MODES if "torch" in options.peers else ()
+    return our_step(options, **shape), *(torch_step(mode, device=options.device, **shape) for mode in modes)
 
 
-def heads_open(options: Options, name: str) -> list[Record]:
-    """A training step, against heads in each layer."""
-    H, records = model_shape(name).config.H, []
-    for heads in sorted({1, *range(2, H + 1, 2), H}):
-        contenders = step_contenders(options, name=name, heads=heads)
-        records += measure("heads", heads, f"step of {name}, {heads} of {H} heads", contenders, {"B": 1}, options)
-    return records
-
-
-def thread_counts(options: Options, name: str) -> list[Record]:
-    """A training step, against threads."""
-    records, threads = [], 1
-    while threads <= options.threads:
-        some = dataclasses.replace(options, threads=threads)
-        shape = f"step of {name}, {threads} thread{'s' * (threads > 1)}"
-        records += measure("threads", threads, shape, step_contenders(some, name=name), {"B": 1}, some)
-        threads *= 2
-    return records
-
-
-def run(options: Options) -> list[Record]:
+def run_memory(options: Options) -> list[Record]:
     """`tinyprune bench memory`."""
     records = []
     for name in options.shapes or (SHAPE,):
-        for sweep in (lengths, heads_open, *([thread_counts] if options.device == "cpu" else [])):
-            records += sweep(options, name)
+        for T in LENGTHS:
+            contenders = attention_contenders(options, name=name, T=T, B=B)
+            records += measure("T", T, f"attention of {name}, B {B}, T {T}", contenders, {"T": 32, "B": 1}, options)
+        H = model_shape(name).config.H
+        for heads in sorted({1, *range(2, H + 1, 2), H}):
+            contenders = step_contenders(options, name=name, heads=heads)
+            records += measure("heads", heads, f"step of {name}, {heads} of {H} heads", contenders, {"B": 1}, options)
+        threads = 1
+        while threads <= options.threads and not options.on_device:
+            some, shape = replace(options, threads=threads), f"step of {name}, {threads} thread{'s' * (threads > 1)}"
+            records += measure("threads", threads, shape, step_contenders(some, name=name), {"B": 1}, some)
+            threads *= 2
     return records

@@ -1,10 +1,12 @@
-"""What a benchmark is asked for, checked; and the whole of it: records with the machine they were measured on."""
+"""`tinyprune bench` from its options to its table: check what is asked for, measure it, format the records."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import os
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyprune.bench import BENCHMARKS, PEERS
@@ -13,9 +15,10 @@ from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
 from tinyprune.kernels.gpu import why_unusable
-from tinyprune.tables import Record
+from tinyprune.tables import Record, text_table
 
 DEFAULT_BACKEND = "numba"
+NO_COLUMNS = ("benchmark", "machine", "sweep", "value")  # printed above the table, or used by plots alone
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,12 @@ class Options:
     """What to measure.
 
     Attributes:
-        backend: whose operations are ours.
-        peers: what they are compared with, from `PEERS`.
+        backend: name of the backend that is measured.
+        peers: what it is compared with, from `PEERS`.
         shapes: names of models, see `shapes.py`; empty for the benchmark's own list.
         rounds: turns of each contender; None for the benchmark's own number.
-        threads: of each contender.
-        compile_only: whether nothing is run, only compiled.
+        threads: threads of each contender.
+        compile_only: whether kernels are only compiled and nothing is run.
     """
 
     backend: str
@@ -45,12 +48,12 @@ class Options:
 
     @property
     def device(self) -> str:
-        """Where, and how exactly, a peer computes that can choose: "cpu", or as we do "cuda" or "cuda-tf32"."""
+        """Where PyTorch computes, and how exactly: "cpu", or as our backend does "cuda" or "cuda-tf32"."""
         return self.backend if self.on_device else "cpu"
 
     @property
     def subject(self) -> str:
-        """What we are called in tables."""
+        """Our name in tables."""
         return f"tinyprune ({self.backend})"
 
 
@@ -62,10 +65,10 @@ def make_options(
     threads: int | None = None,
     compile_only: bool = False,
 ) -> Options:
-    """Options from what stands on the command line; `peers` and `shapes` are separated by commas.
+    """Build options from the command line's strings; `peers` and `shapes` are separated by commas.
 
     Raises:
-        UsageError: if something is out of range, unknown or not installed.
+        UsageError: if a value is out of range, unknown or needs a package that is not installed.
     """
     for name, value in (("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
@@ -85,12 +88,12 @@ def make_options(
 
 
 def split(names: str) -> tuple[str, ...]:
-    """Names that commas separate."""
+    """Split names at commas."""
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def check_benchmark(name: str, options: Options) -> None:
-    """Raise UsageError if this benchmark cannot be run with these options, or not here."""
+    """Raise UsageError if this benchmark cannot run with these options, or not on this machine."""
     if name == "cuda" and not options.on_device:
         raise UsageError("`tinyprune bench cuda` is about kernels for GPUs; leave out --backend")
     if name == "ladder" and options.on_device:
@@ -99,23 +102,17 @@ def check_benchmark(name: str, options: Options) -> None:
         if name != "cuda":
             raise UsageError("--compile-only goes with `tinyprune bench cuda`")
     elif options.on_device:
-        check_gpu(options)
-
-
-def check_gpu(options: Options) -> None:
-    """Raise UsageError unless our kernels, and PyTorch if it is asked for, can run on a GPU here."""
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
-    problem = why_unusable()
-    if problem:
-        raise UsageError(f"the cuda backend cannot run: {problem}; `tinyprune bench cuda --compile-only` needs no GPU")
-    problem = torch_without_gpu() if "torch" in options.peers else None
-    if problem:
-        raise UsageError(f"--peers torch: {problem}")
+        if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+            raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
+        if problem := why_unusable():
+            said = f"the cuda backend cannot run: {problem}"
+            raise UsageError(f"{said}; `tinyprune bench cuda --compile-only` needs no GPU")
+        if "torch" in options.peers and (problem := torch_without_gpu()):
+            raise UsageError(f"--peers torch: {problem}")
 
 
 def torch_without_gpu() -> str | None:
-    """Why PyTorch cannot be a peer on the GPU; None if it can."""
+    """Explain why PyTorch cannot be a peer on the GPU; None if it can."""
     if importlib.util.find_spec("torch") is None:
         return "PyTorch is not installed"
     import torch
@@ -125,17 +122,24 @@ def torch_without_gpu() -> str | None:
     return None
 
 
-def packages_of(backend: str) -> tuple[str, ...]:
-    """What a backend computes with, beside NumPy."""
-    return BACKENDS[backend].packages
-
-
 def run_benchmark(name: str, options: Options) -> list[Record]:
-    """All records of a benchmark, each with the machine's description. Raises TinypruneError if something fails."""
+    """Run a benchmark; each record also describes the machine.
+
+    Raises:
+        TinypruneError: if the options do not fit, results disagree or a library fails.
+    """
     check_benchmark(name, options)
-    records = importlib.import_module(BENCHMARKS[name]).run(options)
+    module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
+    records = getattr(module, f"run_{name}")(options)
     if options.compile_only:
         return records
-    packages = (*packages_of(options.backend), *options.peers)
+    packages = (*BACKENDS[options.backend].packages, *options.peers)
     machine = describe_machine(options.threads, packages, gpu=options.on_device)
     return [record | {"machine": machine} for record in records]
+
+
+def text_output(records: Sequence[Record]) -> str:
+    """Format records as text: benchmark and machine, then a table with a row for each contender."""
+    rows = [{key: value for key, value in record.items() if key not in NO_COLUMNS} for record in records]
+    head = textwrap.fill(f"{records[0]['benchmark']} on {records[0]['machine']}", 120, break_on_hyphens=False)
+    return f"{head}\n\n{text_table(rows)}"

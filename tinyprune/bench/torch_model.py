@@ -1,29 +1,27 @@
 """The same language model as a PyTorch user would write it, and its training step.
 
-`mode` is "plain" or "sdpa", the way attention is written; both may be compiled as a whole by `torch.compile`.
+`mode` is "plain" or "sdpa", the way attention is written; `torch.compile` may compile the whole model with either.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinyprune.bench.inputs import batch, parameters
-from tinyprune.bench.peers.device import gauge, torch_device
-from tinyprune.bench.peers.torch_attention import MODES, visible_keys
-from tinyprune.bench.shapes import model_shape
-from tinyprune.bench.training import BETAS, CLIP, EPS, LR, WEIGHT_DECAY
-from tinyprune.bench.work import Work
+from tinyprune.bench.shapes import TRAIN, ModelShape, batch, model_shape, parameters
+from tinyprune.bench.torch_operations import MODES, gauge, torch_device, visible_keys
+from tinyprune.bench.workload import Workload
 from tinyprune.config import ModelConfig
 from tinyprune.model.parameters import Parameters, layer_parameters
 
 
 class Layer(nn.Module):
-    """Attention over memory, segment and persistent vectors, then perhaps a feed-forward block. Pre-norm."""
+    """Attention over memory, segment and persistent vectors, then a feed-forward block if F > 0. Pre-norm."""
 
     def __init__(self, config: ModelConfig, heads: int, mode: str) -> None:
         super().__init__()
@@ -31,7 +29,7 @@ class Layer(nn.Module):
         self.heads, self.dropout, self.dropout_attention = heads, config.dropout, config.dropout_attention
         self.attend = MODES[mode]
         self.norm = nn.LayerNorm(D)
-        # One product for q, k and v, where they are of the same positions.
+        # One product for q, k and v if they have the same positions.
         projections = {"q": width, "kv": 2 * width} if config.M else {"qkv": 3 * width}
         self.project = nn.ModuleDict({name: nn.Linear(D, n, bias=False) for name, n in projections.items()})
         self.out = nn.Linear(width, D)
@@ -47,7 +45,7 @@ class Layer(nn.Module):
             )
 
     def forward(self, x: Tensor, memory: Tensor | None, R: Tensor | None, visible: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D); memory (B, M, D)."""
+        """Map x (B, T, D), with memory (B, M, D), to (B, T, D)."""
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in self.queries_keys_values(x, memory))
         r = None if R is None else self.r(R).unflatten(-1, (self.heads, -1))
         dropout = self.dropout_attention if self.training else 0.0
@@ -56,6 +54,7 @@ class Layer(nn.Module):
         return x if self.feedforward is None else x + self.feedforward(x)
 
     def queries_keys_values(self, x: Tensor, memory: Tensor | None) -> tuple[Tensor, ...]:
+        """q of x; k and v of memory and x, (B, S, W)."""
         if memory is None:
             return self.project["qkv"](self.norm(x)).chunk(3, -1)
         n = self.norm(torch.cat([memory, x], 1))
@@ -63,7 +62,7 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embeddings tied with the output, layers, cross-entropy."""
+    """Embeddings tied to the output layer, layers, cross-entropy."""
 
     def __init__(self, config: ModelConfig, mode: str) -> None:
         super().__init__()
@@ -77,7 +76,7 @@ class LanguageModel(nn.Module):
         self.register_buffer("visible", visible_keys(T, S, config.span))
 
     def forward(self, ids: Tensor, targets: Tensor, memory: list[Tensor] | None) -> tuple[Tensor, list[Tensor] | None]:
-        """Mean cross-entropy, and the next segment's memory. ids, targets (B, T); memory (B, M, D) for each layer."""
+        """Mean cross-entropy, and the next segment's memory. ids, targets (B, T); memory (B, M, D) per layer."""
         config, new_memory = self.config, []
         table = self.embedding
         if self.training and config.dropout_embedding:
@@ -95,13 +94,13 @@ class LanguageModel(nn.Module):
 
 
 def remember(memory: Tensor, x: Tensor, M: int) -> Tensor:
-    """The latest M inputs of a layer."""
+    """The latest M inputs of a layer, detached."""
     x = x.detach()
     return (x if x.shape[1] >= M else torch.cat([memory, x], 1))[:, -M:]
 
 
 def load_parameters(model: LanguageModel, params: Parameters) -> None:
-    """Give the model our parameters. Ours multiply from the right: a Linear's weight is the transpose."""
+    """Load our parameters. Our weights multiply from the right: a Linear's weight is the transpose."""
     state = {"embedding": params["embedding"], "out_bias": params["out_bias"]}
     state |= {"norm.weight": params["ln.scale"], "norm.bias": params["ln.bias"], "visible": model.visible.numpy()}
     state["positions"] = params["R" if model.config.relative else "positions"]
@@ -124,21 +123,21 @@ def load_parameters(model: LanguageModel, params: Parameters) -> None:
 
 
 def make_optimizer(model: LanguageModel, way: str) -> torch.optim.AdamW:
-    """AdamW with the decay that we give each parameter; `way` is "fused" or "foreach"."""
-    # Matrices decay; LayerNorms, biases and all that are vectors per head do not.
+    """AdamW with our decay of each parameter; `way` is "fused" or "foreach"."""
+    # Matrices decay; LayerNorms, biases and vectors per head do not.
     decays = {True: [], False: []}
     for name, parameter in model.named_parameters():
         last = name.split(".")[-1]
         decays[parameter.ndim > 1 and last not in ("u", "w")].append(parameter)
-    groups = [{"params": p, "weight_decay": WEIGHT_DECAY if decay else 0.0} for decay, p in decays.items()]
-    return torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, **{way: True})
+    groups = [{"params": p, "weight_decay": TRAIN.weight_decay if decay else 0.0} for decay, p in decays.items()]
+    betas = (TRAIN.beta1, TRAIN.beta2)
+    return torch.optim.AdamW(groups, lr=TRAIN.lr, betas=betas, eps=TRAIN.eps, **{way: True})
 
 
 class TrainingStep:
     """Forward, loss, backward, clipping, AdamW; memory is carried from step to step."""
 
-    def __init__(self, shape, mode: str, optimizer: str, compiled: bool, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, shape: ModelShape, mode: str, optimizer: str, compiled: bool, device: torch.device) -> None:
         self.model = LanguageModel(shape.config, mode)
         load_parameters(self.model, parameters(shape))
         self.model.to(device)
@@ -149,25 +148,28 @@ class TrainingStep:
         self.memory = None if memory is None else [torch.from_numpy(m).to(device) for m in memory]
 
     def __call__(self) -> float:
+        """Take one step; return the loss."""
         self.optimizer.zero_grad()
         loss, self.memory = self.loss(self.ids, self.targets, self.memory)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(self.model.parameters(), TRAIN.clip)
         self.optimizer.step()
-        return loss.item()  # for which a GPU has to be done
+        return loss.item()  # waits for a GPU
 
 
-def training_step(mode: str, optimizer: str = "fused", compiled: bool = False, device: str = "cpu", **shape) -> Work:
-    """See `tinyprune.bench.shapes.model_shape` for `shape`."""
-    shape = model_shape(**shape)
-    step = TrainingStep(shape, mode, optimizer, compiled, torch_device(device))
-    config = shape.config
+def training_step(
+    mode: str, optimizer: str = "fused", compiled: bool = False, device: str = "cpu", **shape: Any
+) -> Workload:
+    """One training step; see `shapes.model_shape` for `shape`."""
+    measured, where = model_shape(**shape), torch_device(device)
+    step = TrainingStep(measured, mode, optimizer, compiled, where)
+    c = measured.config
 
     def losses():
-        if config.dropout or config.dropout_attention or config.dropout_embedding:
+        if c.dropout or c.dropout_attention or c.dropout_embedding:
             step.model.eval()
         losses = np.array([step() for _ in range(3)])
         step.model.train()
         return {"losses": losses}
 
-    return Work(step, losses, gauge=gauge(step.device))
+    return Workload(step, losses, gauge=gauge(where))

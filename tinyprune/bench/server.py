@@ -1,7 +1,7 @@
-"""The process of one library: it builds what is to be timed, and runs it when it is told that it is its turn.
+"""A library's process: it builds workloads, and runs one when asked.
 
-Requests come as lines of JSON on standard input, and each is answered by a line on standard output. While it waits,
-the process is blocked; before it answers, its threads have gone to sleep. So nobody has company while it is measured.
+Requests are lines of JSON on standard input, and each is answered by a line on standard output. Between requests the
+process is blocked, and its threads go to sleep before it answers, so that no other library runs during a measurement.
 """
 
 from __future__ import annotations
@@ -19,50 +19,42 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tinyprune.bench.work import Work
+from tinyprune.bench.workload import Workload
 
 TURN = 0.1  # seconds that a turn lasts at least
 MEMORY_RUNS = 2
 MIB = 2**20
 
 
-def build(target: str, arguments: dict[str, Any]) -> Work:
-    """Call `target`, "module:function", which makes a `Work`."""
+def build(target: str, arguments: dict[str, Any]) -> Workload:
+    """Call `target`, "module:function", which returns a `Workload`."""
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(module), function)(**arguments)
 
 
-def save_results(work: Work, path: str) -> dict[str, Any]:
-    """Write the results, which the parent compares with others', to an .npz file."""
-    import numpy as np
-
-    np.savez(path, **work.results())
-    return {}
-
-
-def calls_in_a_turn(work: Work) -> int:
-    """Warm up; how often `work` has to run for a turn that the clock can measure."""
-    work.run()
+def calls_in_a_turn(workload: Workload) -> int:
+    """Warm up; return how often `workload` has to run for a turn that the clock can measure."""
+    workload.run()
     begin = time.perf_counter()
-    work.run()
+    workload.run()
     return max(1, math.ceil(TURN / (time.perf_counter() - begin)))
 
 
-def take_turn(work: Work, calls: int) -> dict[str, float]:
+def take_turn(workload: Workload, calls: int) -> dict[str, float]:
     """Time `calls` runs: `seconds` for one unit, `elapsed` for all, and how long threads `waited` for a processor."""
-    work.run()  # caches and threads are cold after the others' turns
+    workload.run()  # caches and threads are cold after the others' turns
     gc.collect()
     waited, begin = waiting_seconds(), time.perf_counter()
     for _ in range(calls):
-        work.run()
+        workload.run()
     elapsed = time.perf_counter() - begin
     waited = max(0.0, waiting_seconds() - waited)
     settle()
-    return {"seconds": elapsed / (calls * work.units), "elapsed": elapsed, "waited": waited}
+    return {"seconds": elapsed / (calls * workload.units), "elapsed": elapsed, "waited": waited}
 
 
 def settle(look: float = 0.004, at_most: float = 0.5) -> None:
-    """Return when this process has come to rest: threads of OpenMP and BLAS spin for a while before they sleep."""
+    """Return when this process is idle: threads of OpenMP and BLAS spin for a while before they sleep."""
     end = time.monotonic() + at_most
     while time.monotonic() < end:
         before = time.process_time()
@@ -72,7 +64,7 @@ def settle(look: float = 0.004, at_most: float = 0.5) -> None:
 
 
 def waiting_seconds() -> float:
-    """How long this process's threads have waited for a processor because others had it; 0 where nobody counts."""
+    """How long this process's threads have been ready to run without a processor; 0 where the system does not say."""
     total = 0
     for path in Path("/proc/self/task").glob("*/schedstat"):
         with contextlib.suppress(OSError):  # a thread may have ended meanwhile
@@ -80,26 +72,22 @@ def waiting_seconds() -> float:
     return total / 1e9
 
 
-def peak_memory(work: Work) -> dict[str, float]:
-    """MiB that the first `MEMORY_RUNS` runs need beyond what the process holds before them, at the worst moment."""
-    begin, highest = work.gauge or (reset_peak, peak)
+def peak_memory(workload: Workload) -> dict[str, float]:
+    """Measure the MiB that the first `MEMORY_RUNS` runs need at their peak, beyond what the process held before."""
+    begin, highest = workload.gauge or (reset_peak, peak)
     gc.collect()
-    give_back_free_memory()
-    before = begin()
-    for _ in range(MEMORY_RUNS):
-        work.run()
-    return {"peak_mib": (highest() - before) / MIB}
-
-
-def give_back_free_memory() -> None:
-    """Let memory that was freed go back to the system, if this C library knows how; or it would hide later needs."""
+    # Freed memory that the C library keeps would hide what is needed later.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
+    before = begin()
+    for _ in range(MEMORY_RUNS):
+        workload.run()
+    return {"peak_mib": (highest() - before) / MIB}
 
 
 def reset_peak() -> int:
-    """Begin a new peak where the system can (Linux); returns the resident bytes from which to count."""
+    """Start a new peak where the system allows it (Linux); return the resident bytes from which to count."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -119,40 +107,46 @@ def peak() -> int:
 
 
 def status_bytes(field: str) -> int:
-    """A field of /proc/self/status."""
+    """Read a field of /proc/self/status, which is in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 class Server:
-    """Answers requests; `works` holds what was built, by key."""
+    """Answers requests: each method is one. `workloads` holds what was built, by key."""
 
     def __init__(self) -> None:
-        self.works: dict[str, Work] = {}
+        self.workloads: dict[str, Workload] = {}
         self.calls: dict[str, int] = {}
 
-    def build(self, key: str, target: str, arguments: dict[str, Any], rehearsal: dict[str, Any] | None) -> dict:
-        """Make a work. A `rehearsal` is the same with other arguments, run once before: imports, compilation."""
+    def build(self, key: str, target: str, arguments: dict[str, Any], rehearsal: dict[str, Any] | None = None) -> dict:
+        """Build a workload. A `rehearsal` is the same with other arguments, run once before: imports, compilation."""
         if rehearsal is not None:
             build(target, rehearsal).run()
-        self.works[key] = build(target, arguments)
+        self.workloads[key] = build(target, arguments)
         return {}
 
     def results(self, key: str, path: str) -> dict:
-        return save_results(self.works[key], path)
+        """Write the results, which the parent compares with others', to an .npz file."""
+        import numpy as np
+
+        np.savez(path, **self.workloads[key].results())
+        return {}
 
     def turn(self, key: str) -> dict:
+        """See `take_turn`; the first turn of a workload also decides how many runs its turns have."""
         if key not in self.calls:
-            self.calls[key] = calls_in_a_turn(self.works[key])
-        return take_turn(self.works[key], self.calls[key])
+            self.calls[key] = calls_in_a_turn(self.workloads[key])
+        return take_turn(self.workloads[key], self.calls[key])
 
     def peak(self, key: str) -> dict:
-        return peak_memory(self.works[key])
+        """See `peak_memory`."""
+        return peak_memory(self.workloads[key])
 
 
 def main() -> None:
     """Serve until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair, which then closes our input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes our input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
     server = Server()

@@ -1,16 +1,16 @@
-"""Pictures of benchmarks, as readable in black and white as in colour: every contender has a marker of its own."""
+"""Figures of benchmarks, readable without colour, too: every contender has its own marker."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from tinyprune.bench.plot_ladder import plot_ladder
-from tinyprune.plots import DPI, GREY, HEAD_COLOURS, STYLE
+from tinyprune.plots import BLUE, DPI, GREY, HEAD_COLOURS, STYLE
 from tinyprune.tables import Record, show
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -18,23 +18,22 @@ LINES = ("-", "--", "-.", ":")
 SWEEPS = {"T": "T, attention alone", "heads": "heads in each layer, whole step", "threads": "threads, whole step"}
 
 
+@matplotlib.style.context(STYLE)
 def plot_benchmark(records: Sequence[Record]) -> Figure:
-    """The picture that fits the benchmark; see `plot_speeds`, `plot_sweeps` and `plot_ladder`."""
-    if records[0]["benchmark"] == "ladder":
-        return plot_ladder(records)
-    with matplotlib.style.context(STYLE):
-        return plot_sweeps(records) if records[0]["benchmark"] == "memory" else plot_speeds(records)
+    """Draw the figure that fits the benchmark; see `plot_speeds`, `plot_sweeps` and `plot_ladder`."""
+    plots = {"memory": plot_sweeps, "ladder": plot_ladder}
+    return plots.get(records[0]["benchmark"], plot_speeds)(records)
 
 
 def look(subjects: Sequence[str], subject: str) -> dict[str, str]:
-    """Colour and marker of a contender; ours, the first, is filled."""
+    """Choose a contender's colour and marker; ours, the first, is filled."""
     i = subjects.index(subject)
     colour = HEAD_COLOURS[i % len(HEAD_COLOURS)]
     return {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markerfacecolor": "white" if i else colour}
 
 
 def plot_speeds(records: Sequence[Record]) -> Figure:
-    """How fast every contender is at every shape.
+    """Draw how fast every contender is at every shape.
 
     Returns:
         Figure with one Axes: a row for each shape, x the speed on a log scale (tokens per second for `generate`, else
@@ -59,7 +58,7 @@ def plot_speeds(records: Sequence[Record]) -> Figure:
         others = [r for r in records if r["shape"] == shape and r["subject"] != subjects[0]]
         peers = sorted((r for r in others if r["ratio_to_subject"] is not None), key=lambda r: r[unit])
         for i, record in enumerate(peers):
-            # those next to each other above and below the line by turns
+            # neighbours alternate above and below the line
             offset = (0, -14) if i % 2 else (0, 5)
             text = f"{show(round(record['ratio_to_subject'], 2))}×"
             axes.annotate(text, (record[unit], place), offset, textcoords="offset points", ha="center")
@@ -69,7 +68,7 @@ def plot_speeds(records: Sequence[Record]) -> Figure:
 
 
 def plot_sweeps(records: Sequence[Record]) -> Figure:
-    """Time and memory against T, heads and threads.
+    """Draw time and memory against T, heads and threads.
 
     Returns:
         Figure with two rows of Axes, time above memory, and a column for each sweep in the records. T has log scales,
@@ -92,7 +91,7 @@ def plot_sweeps(records: Sequence[Record]) -> Figure:
 
 
 def draw_sweep(axes: Axes, records: Sequence[Record], key: str, subjects: Sequence[str]) -> None:
-    """One line for each contender; log scales for T, from 0 otherwise."""
+    """Draw a line for each contender; log scales for T, from 0 otherwise."""
     values = sorted({r["value"] for r in records})
     if records[0]["sweep"] == "T":
         axes.set(xscale="log", yscale="log")
@@ -109,7 +108,38 @@ def draw_sweep(axes: Axes, records: Sequence[Record], key: str, subjects: Sequen
 
 
 def draw_linear_growth(axes: Axes, records: Sequence[Record], key: str) -> None:
-    """A dotted line of growth in proportion to T, through the first contender's last point."""
+    """Draw a dotted line of growth in proportion to T, through the first contender's last point."""
     ours = sorted((r["value"], r[key]) for r in records if r["subject"] == records[0]["subject"])
     (first, _), (last, top) = ours[0], ours[-1]
     axes.plot([first, last], [top * first / last, top], color=GREY, linestyle=":", linewidth=1)
+
+
+def plot_ladder(records: Sequence[Record]) -> Figure:
+    """Draw how fast every rung is.
+
+    Returns:
+        Figure with one Axes for each ladder, one above the other: a bar for each rung, the lowest at the bottom, x in
+        nominal GFLOP per second on a log scale. At its end, how many times faster it is than the rung below. What is
+        shown beside the ladder has an open bar.
+    """
+    found = [list(rows) for _, rows in groupby(records, key=lambda record: record["ladder"])]
+    rows = [len(ladder) for ladder in found]
+    figure = Figure(figsize=(7, 0.9 + 0.6 * len(found) + 0.3 * sum(rows)), dpi=DPI, layout="constrained")
+    grid = figure.subplots(len(found), 1, squeeze=False, height_ratios=rows)[:, 0]
+    for axes, ladder in zip(grid, found, strict=True):
+        speeds = [record["gflops"] for record in ladder]
+        faster = [record["times_faster"] for record in ladder]
+        bars = axes.barh(range(len(ladder)), speeds, height=0.7, color=BLUE)
+        for bar, times in list(zip(bars, faster, strict=True))[1:]:
+            if times is None:
+                bar.set(facecolor="white", edgecolor=GREY, hatch="////")
+        axes.bar_label(
+            bars, ["" if times is None else f"{show(float(f'{times:.3g}'))}×" for times in faster], padding=3
+        )
+        shape = ladder[-1]["shape"]
+        names = [r["subject"] if r["shape"] == shape else f"{r['subject']}, {r['shape']}" for r in ladder]
+        axes.set(yticks=range(len(ladder)), yticklabels=names, xscale="log", title=shape)
+        axes.set_xlim(min(speeds) / 2, max(speeds) * 3)
+        axes.xaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
+    grid[-1].set_xlabel("GFLOP per second (nominal); n×: n times faster than the rung below")
+    return figure

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinyprune.bench.occupancy import Occupancy, occupancy
+from tinyprune.bench.kernel_resources import Occupancy, occupancy
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,71 @@
-"""Attention over context and persistent vectors as one writes it in PyTorch: plain, and with the fused SDPA.
+"""PyTorch's products and attention: plain, and with the fused SDPA; and where PyTorch computes.
 
-The formulas are those of `tinyprune.ops.attention`. Both ways take (B, T, H, Dh) as it comes from the projections.
+The formulas of attention are those of `tinyprune.ops.attention`. Both ways take (B, T, H, Dh) as the projections
+return it.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyprune.bench.inputs import attention_arguments
-from tinyprune.bench.peers.device import gauge, torch_device, wait_for
-from tinyprune.bench.shapes import model_shape
-from tinyprune.bench.work import Work
+from tinyprune.bench.shapes import attention_arguments, matrices, model_shape
+from tinyprune.bench.workload import IN_A_ROW, Gauge, Workload
+from tinyprune.errors import UsageError
+
+
+def torch_device(device: str) -> torch.device:
+    """Choose the processor, or the GPU and the precision of its products.
+
+    Args:
+        device: "cpu"; "cuda", with products in float32; "cuda-tf32", with products by tensor cores, which keep 10 of
+            float32's 23 bits.
+
+    Raises:
+        UsageError: if this PyTorch cannot compute on a GPU.
+    """
+    kind, _, tf32 = device.partition("-")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"PyTorch {torch.__version__} finds no GPU: install one that is built for CUDA")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    return torch.device(kind)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until everything is computed. A processor has nothing pending; a GPU computes after the call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def gauge(device: torch.device) -> Gauge | None:
+    """A gauge of the GPU memory that tensors occupy; None on the processor."""
+    if device.type != "cuda":
+        return None
+
+    def begin() -> int:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+
+    return Gauge(begin, torch.cuda.max_memory_allocated)
+
+
+def matmul(m: int, k: int, n: int, layout: str, device: str = "cuda") -> Workload:
+    """One product, on a GPU by NVIDIA's cuBLAS; see `shapes.matrices`."""
+    where = torch_device(device)
+    a, b = (torch.from_numpy(x).to(where) for x in matrices(m, k, n, layout))
+    a, b = (a.T if layout == "Aᵀ·B" else a), (b.T if layout == "A·Bᵀ" else b)
+    out = torch.empty(m, n, device=where)
+
+    def run() -> None:
+        for _ in range(IN_A_ROW):
+            torch.matmul(a, b, out=out)
+        synchronize(where)
+
+    return Workload(run, lambda: {"out": (a @ b).cpu().numpy()}, units=IN_A_ROW)
 
 
 def visible_keys(T: int, S: int, span: int | None) -> Tensor:
@@ -63,7 +114,7 @@ def sdpa_attention(q, k, v, r, u, w, pk, pv, visible: Tensor, dropout: float = 0
         if r is None:
             mask = F.pad(visible, (0, N), value=True)
         else:
-            # SDPA has one query for all keys, and u is meant for the context alone: its part is taken off again.
+            # SDPA uses one query for all keys, but u belongs to the context alone: subtract its persistent part.
             surplus = (u[:, None] * pk).sum(-1)  # (H, N)
             mask = torch.cat([mask, (-surplus)[:, None].expand(B, H, T, N)], -1)
     query = q if u is None else q + u[:, None]
@@ -73,20 +124,20 @@ def sdpa_attention(q, k, v, r, u, w, pk, pv, visible: Tensor, dropout: float = 0
 MODES = {"plain": plain_attention, "sdpa": sdpa_attention}
 
 
-def attention(mode: str, device: str = "cpu", **shape) -> Work:
-    """Forward + backward to all inputs; see `tinyprune.bench.shapes.model_shape` for `shape`."""
-    shape, device = model_shape(**shape), torch_device(device)
-    config = shape.config
-    arrays, dout = attention_arguments(shape)
-    given = {name: torch.from_numpy(x).to(device).requires_grad_() for name, x in arrays.items()}
+def attention(mode: str, device: str = "cpu", **shape: Any) -> Workload:
+    """Forward + backward to all inputs; see `shapes.model_shape` for `shape`."""
+    measured, where = model_shape(**shape), torch_device(device)
+    config = measured.config
+    arrays, dout = attention_arguments(measured)
+    given = {name: torch.from_numpy(x).to(where).requires_grad_() for name, x in arrays.items()}
     arguments = [given.get(name) for name in ("q", "k", "v", "r", "u", "w", "pk", "pv")]
-    dout = torch.from_numpy(dout).to(device)
-    visible = visible_keys(config.T, config.M + config.T, config.span).to(device)
+    dout = torch.from_numpy(dout).to(where)
+    visible = visible_keys(config.T, config.M + config.T, config.span).to(where)
 
     def run(dropout: float = config.dropout_attention):
         out = MODES[mode](*arguments, visible, dropout)
         grads = torch.autograd.grad(out, list(given.values()), dout)
-        wait_for(device)
+        synchronize(where)
         return out, grads
 
     def results():
@@ -94,4 +145,4 @@ def attention(mode: str, device: str = "cpu", **shape) -> Work:
         named = {f"d{name}": grad for name, grad in zip(given, grads, strict=True)}
         return {name: x.detach().cpu().numpy() for name, x in ({"out": out} | named).items()}
 
-    return Work(run, results, gauge=gauge(device))
+    return Workload(run, results, gauge=gauge(where))

@@ -1,30 +1,30 @@
-"""Reading one token at a time in PyTorch eager, keys and values kept in buffers that are made once.
+"""Reading one token at a time in PyTorch eager, with keys and values in buffers that are allocated once.
 
-A ring of C places holds the C latest keys and values, the persistent ones lie behind it, so that one product sees all
-of them. (For a single query SDPA took 1.4 times as long as `baddbmm`, softmax and a product.) Token t goes to place
-t mod C. Seen from there, the key at place s has distance (t − s) mod C: for every t that is a stretch of the same
-periodic row of position keys, which are worked out once.
+A ring of C places holds the C latest keys and values, and the persistent ones follow it, so that one product reaches
+all of them. (For a single query SDPA took 1.4 times as long as `baddbmm`, softmax and a product.) Token t goes to place
+t mod C. Then the key at place s has distance (t − s) mod C: for every t that is a slice of the same periodic row of
+position keys, which are computed once.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyprune.bench.inputs import parameters, tokens
-from tinyprune.bench.peers.device import torch_device
-from tinyprune.bench.peers.torch_model import LanguageModel, Layer, load_parameters
-from tinyprune.bench.shapes import model_shape
-from tinyprune.bench.work import Work
+from tinyprune.bench.shapes import model_shape, parameters, tokens
+from tinyprune.bench.torch_model import LanguageModel, Layer, load_parameters
+from tinyprune.bench.torch_operations import torch_device
+from tinyprune.bench.workload import Workload
 from tinyprune.errors import UsageError
 
 
 class LayerDecoder:
-    """One layer's weights, made ready, and its buffers."""
+    """One layer's prepared weights and its buffers."""
 
     def __init__(self, layer: Layer, R: Tensor, C: int) -> None:
         self.layer, self.C = layer, C
@@ -36,7 +36,7 @@ class LayerDecoder:
         if N:
             self.keys[:, C:] = math.sqrt(Dh) * layer.pk
             self.values[:, C:] = math.sqrt(N) * layer.pv
-            # There is one query for all keys, and u is meant for the context alone: its part is taken off again.
+            # One query is used for all keys, but u belongs to the context alone: subtract its persistent part.
             self.bias[:, 0, C:] = -(layer.u[:, None] * layer.pk).sum(-1)
         self.root = 1 / math.sqrt(Dh)
         r = layer.r(R[:C]).view(C, H, Dh) * self.root
@@ -44,10 +44,11 @@ class LayerDecoder:
         self.r = r[-torch.arange(2 * C, device=device) % C].permute(1, 2, 0).contiguous()
 
     def clear(self) -> None:
+        """Forget everything read."""
         self.bias[..., : self.C] = -math.inf
 
     def step(self, x: Tensor, t: int) -> Tensor:
-        """Token number t, (1, D), through the layer."""
+        """Pass token number t, x (1, D), through the layer."""
         layer, C = self.layer, self.C
         place, filled = t % C, min(t + 1, C)
         q, k, v = F.linear(layer.norm(x), self.qkv).view(3, layer.heads, 1, -1)
@@ -60,12 +61,14 @@ class LayerDecoder:
 
 
 class Decoder:
-    """A language model with relative positions that reads tokens one by one."""
+    """Reads tokens one by one with a language model that has relative positions."""
 
     def __init__(self, model: LanguageModel) -> None:
         config = model.config
         if not config.relative:
-            raise UsageError(f"the decoder in PyTorch is for models with relative positions, got {config.kind}")
+            raise UsageError(
+                f"the decoder in PyTorch is for models with relative positions, got {config.positions} ones"
+            )
         self.model = model.eval()
         places = config.M + 1 if config.mask == "same-length" else config.M + config.T
         self.layers = [LayerDecoder(layer, model.positions, places) for layer in model.layers]
@@ -78,7 +81,7 @@ class Decoder:
             layer.clear()
 
     def step(self, token: int) -> Tensor:
-        """Read one token; returns log p of every next one, (V,)."""
+        """Read one token; return log p of every next one, (V,)."""
         model = self.model
         x = model.embedding[token : token + 1] * math.sqrt(model.config.D)
         for layer in self.layers:
@@ -87,15 +90,16 @@ class Decoder:
         return F.linear(model.norm(x), model.embedding, model.out_bias)[0].log_softmax(-1)
 
 
-def decoder(n: int, threads: int, device: str = "cpu", **shape) -> Work:
+def decoder(n: int, threads: int, device: str = "cpu", **shape: Any) -> Workload:
     """Read `n` tokens one by one, each with log p of what comes next, once the context is full."""
-    shape, device = model_shape(**shape), torch_device(device)
-    model = LanguageModel(shape.config, "sdpa")
-    load_parameters(model, parameters(shape))
-    model.to(device)
+    measured, where = model_shape(**shape), torch_device(device)
+    c = measured.config
+    model = LanguageModel(c, "sdpa")
+    load_parameters(model, parameters(measured))
+    model.to(where)
     with torch.inference_mode():
         cached = Decoder(model)
-    beginning, text = (part.tolist() for part in np.split(tokens(shape, shape.config.M + shape.config.T + n), [-n]))
+    beginning, text = (part.tolist() for part in np.split(tokens(measured, c.M + c.T + n), [-n]))
 
     @torch.inference_mode()
     def log_probabilities():
@@ -110,4 +114,4 @@ def decoder(n: int, threads: int, device: str = "cpu", **shape) -> Work:
             cached.step(token).cpu()  # where the next token would be drawn
 
     run(beginning)
-    return Work(run, log_probabilities, units=n)
+    return Workload(run, log_probabilities, units=n)

@@ -1,13 +1,25 @@
-"""`tinyprune bench cuda --compile-only`: what the compiler makes of every CUDA kernel, without a GPU.
+"""What the compiler makes of every CUDA kernel, without a GPU: `tinyprune bench cuda --compile-only`.
 
     threads, registers, shared_bytes      of a block, of a thread, of a block
     stack_bytes, spilled_bytes            of a thread, in the GPU's memory: what did not fit into registers
-    warps, occupancy                      that a multiprocessor holds at most, and their share of 64: see `occupancy.py`
+    warps, occupancy                      that a multiprocessor holds at most, and their share of 64
     limited_by                            what keeps it from more
     float64                               whether the PTX computes in float64, which most GPUs do slowly
     hot                                   whether training spends its time there
 
 The kernels are compiled by another process (`tinyprune.kernels.cuda.compiled`), in which Numba's simulator is off.
+
+Theoretical occupancy: a multiprocessor (SM) hides the latency of memory by switching to another warp, of 32 threads.
+How many it can hold is bounded by the resources that a block of the kernel takes:
+
+    warps             64
+    blocks            32
+    registers         65,536, a quarter of them for each of its 4 parts; a warp takes 32 · registers, rounded up to 256
+    shared memory     164 KiB (8.0) or 228 KiB (9.0); a block takes 1 KiB more than it asks for, rounded up to 128 bytes
+
+The limits are NVIDIA's: "Technical Specifications per Compute Capability" in the CUDA C++ Programming Guide. How warps
+and blocks are rounded is in cuda_occupancy.h of the CUDA toolkit, and the tests compare with its results. More is not
+always better: a kernel that has enough to do between two loads needs few warps.
 """
 
 from __future__ import annotations
@@ -19,11 +31,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from tinyprune.bench.occupancy import WARPS, occupancy
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.kernels.gpu import ptxas_version, what_is_missing
 from tinyprune.progress import silent
@@ -31,13 +42,55 @@ from tinyprune.tables import Record
 
 CAPABILITIES = ("8.0", "9.0")  # of an A100 and of an H100
 
+WARP = 32  # threads
+WARPS, BLOCKS = 64, 32  # of a multiprocessor
+REGISTERS, PARTS, REGISTER_UNIT = 65536, 4, 256
+SHARED_UNIT, SHARED_RESERVED = 128, 1024  # bytes
+SHARED = {"8.0": 164 * 1024, "9.0": 228 * 1024}  # bytes of a multiprocessor, by compute capability
+
+
+class Occupancy(NamedTuple):
+    """How many warps of a kernel a multiprocessor can hold, and what keeps it from more (None if it is full)."""
+
+    warps: int
+    limited_by: str | None
+
+
+def round_up(n: int, unit: int) -> int:
+    """Round up to a multiple of `unit`."""
+    return -(-n // unit) * unit
+
+
+def occupancy(capability: str, threads: int, registers: int, shared_bytes: int) -> Occupancy:
+    """The theoretical occupancy of a kernel.
+
+    Args:
+        capability: compute capability, "8.0" or "9.0".
+        threads: of a block.
+        registers: of a thread.
+        shared_bytes: of a block.
+    """
+    warps = -(-threads // WARP)
+    of_a_warp = round_up(registers * WARP, REGISTER_UNIT)
+    # a launch is refused unless every part has the registers for as many warps as the fullest part
+    fits = of_a_warp * round_up(warps, PARTS) <= REGISTERS
+    blocks = {
+        "warps": WARPS // warps,
+        "blocks": BLOCKS,
+        "registers": REGISTERS // PARTS // of_a_warp * PARTS // warps if fits else 0,
+        "shared memory": SHARED[capability] // round_up(shared_bytes + SHARED_RESERVED, SHARED_UNIT),
+    }
+    fewest = min(blocks.values())
+    limits = " and ".join(name for name, n in blocks.items() if n == fewest)
+    return Occupancy(fewest * warps, None if fewest * warps == WARPS else limits)
+
 
 def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The compiler's records of kernels, see `tinyprune.kernels.cuda.compiled.describe`.
+    """Compile kernels; return the compiler's records, see `tinyprune.kernels.cuda.compiled.describe`.
 
     Args:
         capabilities: compute capabilities.
-        modules: of `tinyprune.kernels.cuda`, in which the kernels are written; none for all.
+        modules: those of `tinyprune.kernels.cuda` whose kernels are compiled; none for all.
 
     Raises:
         UsageError: if numba-cuda or ptxas is missing; says what to install.
@@ -65,7 +118,7 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequenc
 
 
 def as_row(record: dict[str, Any]) -> Record:
-    """A compiler's record as a row of the table."""
+    """Turn a compiler's record into a row of the table."""
     threads, registers, shared = record["threads"], record["registers"], record["shared_bytes"]
     warps, limited_by = occupancy(record["capability"], threads, registers, shared)
     return {
@@ -87,7 +140,7 @@ def as_row(record: dict[str, Any]) -> Record:
 
 
 def compiled_records() -> list[Record]:
-    """The table, each row with the compilers' names."""
+    """Compile all kernels; return the table, each row with the compilers' versions."""
     rows = [as_row(record) for record in compile_kernels()]
     compilers = f"no GPU: compiled by numba-cuda {metadata.version('numba-cuda')} and ptxas {ptxas_version()}"
     return [row | {"machine": compilers} for row in rows]

@@ -1,0 +1,105 @@
+"""Libraries' processes: what they answer, and that they end."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_workloads
+
+from tinyprune.bench.processes import THREADS, ProcessError, Processes, environment
+from tinyprune.bench.server import peak_memory, settle, take_turn
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    """Libraries' processes find `toy_workloads`."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def build(processes, library, workload, key="a", **more):
+    processes.ask(library, "build", key=key, target=f"toy_workloads:{workload}", **({"arguments": {}} | more))
+
+
+def result(processes, library, path, key="a"):
+    processes.ask(library, "results", key=key, path=str(path / "r.npz"))
+    return np.load(path / "r.npz")["value"].tolist()
+
+
+def test_a_turn(tmp_path):
+    """What the library prints is no answer."""
+    with Processes(1) as processes:
+        build(processes, "ours", "quick", arguments={"value": 2.5})
+        build(processes, "ours", "quick", "b", arguments={"value": 3.5}, rehearsal={})
+        build(processes, "ours", "talkative", "c")
+        assert [result(processes, "ours", tmp_path, key) for key in "abc"] == [[2.5], [3.5], [1]]
+        for key in "ac":
+            answer = processes.ask("ours", "turn", key=key)
+            assert answer.keys() == {"seconds", "elapsed", "waited"}
+            assert 0 < answer["seconds"] < answer["elapsed"] and answer["waited"] >= 0
+        assert len(processes.running) == 1  # all of one library
+
+
+def test_seconds_are_of_one_unit():
+    answer = take_turn(toy_workloads.quick(), calls=10)
+    assert answer["seconds"] == answer["elapsed"] / (10 * 2)
+
+
+def test_errors_are_answered_and_a_death_is_reported_with_its_last_words():
+    with Processes(1) as processes:
+        with pytest.raises(ProcessError, match=r"^torch: RuntimeError: no compiler$"):
+            build(processes, "torch", "failing")
+        build(processes, "torch", "quick")  # the process goes on
+        with pytest.raises(ProcessError, match="process for torch ended: Segmentation fault, so"):
+            build(processes, "torch", "dying")
+
+
+def test_no_process_outlives_the_with_statement():
+    with contextlib.suppress(ZeroDivisionError), Processes(1) as processes:
+        build(processes, "ours", "quick")
+        process, _ = processes.running["ours"]
+        assert process.poll() is None
+        1 / 0
+    assert process.poll() is not None
+
+
+def test_a_process_ends_when_its_parent_is_gone():
+    processes = Processes(1)
+    processes.start("ours")
+    process, complaints = processes.running["ours"]
+    process.stdin.close()
+    assert process.wait(timeout=30) == 0
+    process.stdout.close()
+    complaints.close()
+
+
+def test_environment(monkeypatch, tmp_path):
+    """NumPy as a peer is without what holds BLAS back; that reaches its process."""
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("OPENBLAS_L2_SIZE", "512")
+    for library in ("ours", "torch", "numpy", "numpy as set"):
+        variables = environment(library, 3)
+        assert {variables[name] for name in THREADS} == {"3"}
+        held_back = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"} & variables.keys()
+        assert len(held_back) == (0 if library == "numpy" else 2), library
+    with Processes(1) as processes:
+        for library, expected in (("numpy", -1), ("ours", 512)):
+            build(processes, library, "variable", arguments={"name": "OPENBLAS_L2_SIZE"})
+            assert result(processes, library, tmp_path) == [expected]
+
+
+def test_settle_returns_from_a_quiet_process():
+    settle(look=0.001, at_most=0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak")
+def test_peak_memory():
+    with Processes(1) as processes:
+        for mib in (64, 16):  # the larger first: its peak must not be seen in the second
+            build(processes, "ours", "large", arguments={"mib": mib}, rehearsal={"mib": 1})
+            assert processes.ask("ours", "peak", key="a")["peak_mib"] == pytest.approx(mib, abs=2)
+
+
+def test_peak_memory_in_this_process():
+    assert peak_memory(toy_workloads.large(4)).keys() == {"peak_mib"}

@@ -1,0 +1,107 @@
+"""What is timed is the real thing: our side in NumPy, and PyTorch's side against it."""
+
+import math
+
+import numpy as np
+import pytest
+from toy_workloads import SIZES, write_model
+
+from tinyprune.bench import backend_workloads as ours
+from tinyprune.bench.race import disagreement
+from tinyprune.bench.shapes import matrices, model_shape
+from tinyprune.errors import UsageError
+from tinyprune.kernels.backend import get_backend
+
+PLAIN = {"name": "plain-d128", "T": 8, "B": 2}  # absolute positions and persistent vectors
+
+
+def torch_module(name: str):
+    """`tinyprune.bench.torch_NAME`; the test is skipped without PyTorch."""
+    pytest.importorskip("torch")
+    return getattr(__import__("tinyprune.bench", fromlist=[f"torch_{name}"]), f"torch_{name}")
+
+
+def assert_same(a, b, tolerance):
+    assert disagreement(a.results(), b.results(), tolerance) == ""
+    a.run()
+    b.run()
+
+
+@pytest.mark.parametrize("layout", ["A·B", "A·Bᵀ", "Aᵀ·B"])
+def test_products(layout):
+    a, b = matrices(3, 5, 4, layout)
+    expected = np.einsum({"A·B": "mk,kn", "A·Bᵀ": "mk,nk", "Aᵀ·B": "km,kn"}[layout] + "->mn", a, b)
+    work = ours.matmul("numpy", 3, 5, 4, layout)
+    np.testing.assert_allclose(work.results()["out"], expected, rtol=1e-5)
+    np.testing.assert_allclose(work.run(), expected, rtol=1e-5)
+    assert_same(torch_module("operations").matmul(3, 5, 4, layout, device="cpu"), work, 1e-6)
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "highest"), ("cuda", "highest"), ("cuda-tf32", "high")])
+def test_precision_of_pytorchs_products(monkeypatch, device, precision):
+    torch_device = torch_module("operations").torch_device
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        assert torch_device(device).type == device.split("-")[0]
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_half_of_the_heads_closed_and_removed_are_the_same_model(tmp_path):
+    """In evaluation; and it is not the model with all heads."""
+    name = write_model(tmp_path)
+    full, closed, removed = (
+        ours.training_step("numpy", half, name=name).results()["losses"][0] for half in (None, "closed", "removed")
+    )
+    assert closed == pytest.approx(removed, rel=1e-6) and abs(full - closed) > 1e-4
+    model = ours.make_model(model_shape(name), get_backend("numpy"), "closed")
+    for gates in model.gates(np.random.default_rng(0)):
+        assert gates.active.tolist() == [0, 2]  # the closed head is not computed
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_parameters_and_memory_move_on(tmp_path, kind):
+    losses = ours.training_step("numpy", name=write_model(tmp_path, kind)).results()["losses"]
+    assert len(set(losses)) == 3 and all(1 < loss < 5 for loss in losses)
+
+
+@pytest.mark.parametrize("mode", ["plain", "sdpa"])
+@pytest.mark.parametrize("kind", [*SIZES, "plain"])
+def test_torch_computes_what_we_do(mode, kind, tmp_path):
+    """Attention and its gradients; losses of three steps: forward, backward, clipping, optimizer, memory.
+
+    Dropout is off in what is compared.
+    """
+    dropout = dict.fromkeys(("dropout", "dropout_attention", "dropout_embedding"), 0.3)
+    shape = PLAIN if kind == "plain" else {"name": write_model(tmp_path, kind, **dropout)}
+    peer = torch_module("operations").attention(mode, **shape)
+    assert_same(ours.attention("numpy", **shape), peer, 1e-4)
+    optimizer = {"plain": "foreach", "sdpa": "fused"}[mode]
+    peer = torch_module("model").training_step(mode, optimizer, **shape)
+    assert_same(ours.training_step("numpy", **shape), peer, 1e-6)
+
+
+def test_torch_trains_with_fewer_heads(tmp_path):
+    shape = {"name": write_model(tmp_path), "heads": 2}
+    peer = torch_module("model").training_step("sdpa", **shape)
+    assert_same(ours.training_step("numpy", **shape), peer, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
+def test_torch_reads_token_by_token_as_we_do(kind, tmp_path):
+    """From an empty context on until it has been full for a while."""
+    peer, name = torch_module("decoder"), write_model(tmp_path, kind)
+    we, they = ours.decoder("numpy", 9, name=name), peer.decoder(9, 1, name=name)
+    a, b = we.results()["log_p"], they.results()["log_p"]
+    assert len(a) > 9 + 6 and abs(np.exp(a).sum(1) - 1).max() < 1e-5
+    assert abs(a - b).max() < 1e-4 * math.log(17)
+    assert we.units == they.units == 9
+    they.run()
+
+
+def test_torch_reads_only_with_relative_positions(tmp_path):
+    with pytest.raises(UsageError, match="relative positions, got learned ones"):
+        torch_module("decoder").decoder(9, 1, name=write_model(tmp_path, "transformer"))

@@ -1,0 +1,239 @@
+"""Matmul, attention, step and generate: how fast our side is, and how fast its peers.
+
+`matmul` takes all products of the model's linear layers, forward and backward, against NumPy's BLAS. On a GPU the peer
+is NVIDIA's cuBLAS as PyTorch calls it, in float32 or, with the backend cuda-tf32, like ours in tf32.
+
+`attention` is attention alone, forward + backward with gradients to all inputs, against PyTorch: plain, and SDPA with a
+mask.
+
+`step` is a whole training step, against PyTorch: plain, SDPA, and both under torch.compile. `sgemm_share` is the speed
+by nominal operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run (and a second
+time with the environment's own settings if these slow BLAS down). On a GPU the yardstick is cuBLAS at 4096×4096×4096,
+if PyTorch is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.peak_mib`;
+that of compiled code is not, since it would include the compiler's.
+
+`generate` reads a text one token at a time with cached keys and values, against PyTorch eager with one thread or all.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from tinyprune.bench.command import Options
+from tinyprune.bench.processes import HOLD_BLAS_BACK
+from tinyprune.bench.race import OURS, Case, Contender, fastest, race, with_memory
+from tinyprune.bench.shapes import (
+    ATTENTION_SHAPES,
+    PRESETS,
+    STEP_SHAPES,
+    ModelShape,
+    attention_gflop,
+    default_shapes,
+    model_shape,
+    step_gflop,
+)
+from tinyprune.kernels.backend import BACKENDS
+from tinyprune.model.counting import count_multiply_adds
+from tinyprune.progress import say
+from tinyprune.tables import Record
+
+MATMUL_ROUNDS, ATTENTION_ROUNDS, STEP_ROUNDS, GENERATE_ROUNDS = 15, 11, 9, 15
+LAYOUTS = ("A·B", "A·Bᵀ", "Aᵀ·B")
+RAGGED = ((37, 53, 91), (1000, 333, 77))
+LARGE, LARGE_FOR_CUDA = (1024, 1024, 1024), (4096, 4096, 4096)
+BLAS, SGEMM, CUBLAS = "NumPy's BLAS", "NumPy's sgemm", "cuBLAS"
+TF32_TOLERANCE = 5e-3  # of products whose factors are rounded to 10 bits after the point, by each side in its own way
+MODES = ("plain", "sdpa")
+TOKENS = 32  # in a turn
+
+Product = tuple[int, int, int, str]
+
+
+def our_contender(options: Options, workload: str, gflop: float, **arguments: Any) -> Contender:
+    """Our side, a function of `backend_workloads`."""
+    target = f"tinyprune.bench.backend_workloads:{workload}"
+    return Contender(options.subject, OURS, target, {"backend": options.backend} | arguments, gflop)
+
+
+def tolerance(options: Options, usual: float) -> float:
+    """The tolerance of a `Case`: larger than usual where products are rounded to tf32."""
+    return TF32_TOLERANCE if BACKENDS[options.backend].precision == "tf32" else usual
+
+
+def forward_and_backward(rows: int, inputs: int, outputs: int) -> list[Product]:
+    """(m, k, n, layout) of X·W, of dX = dY·Wᵀ and of dW = Xᵀ·dY, with W as it lies in memory."""
+    sizes = (rows, inputs, outputs), (rows, outputs, inputs), (inputs, rows, outputs)
+    return [(*size, layout) for size, layout in zip(sizes, LAYOUTS, strict=True)]
+
+
+def model_products(shape: ModelShape) -> list[Product]:
+    """Those of q and Wo, of k and v, of all three as one, of the output layer, of R·Wr, of the feed-forward block."""
+    c, B = shape.config, shape.B
+    S, D = c.M + c.T, c.D
+    layers = [(B * c.T, D, D), (B * S, D, D), (B * S, D, 3 * D), (B * c.T, D, c.V)]
+    if c.relative:
+        layers.append((S, D, D))
+    if c.F:
+        layers += [(B * c.T, D, c.F), (B * c.T, c.F, D)]
+    return [product for layer in layers for product in forward_and_backward(*layer)]
+
+
+def products(names: tuple[str, ...], backend: str = "numba") -> list[Product]:
+    """The products of the models with these names, each once; without names those of all models, and more sizes."""
+    models = names or default_shapes(backend, STEP_SHAPES)
+    found = [product for name in models for product in model_products(model_shape(name))]
+    if not names:
+        found += [(*size, layout) for size in (LARGE, *RAGGED) for layout in LAYOUTS]
+    return list(dict.fromkeys(found))
+
+
+def product_contender(
+    subject: str, library: str, module: str, product: Product, compared: bool = True, **where: str
+) -> Contender:
+    """The function `matmul` of a module of `tinyprune.bench`; `where` is its backend or device."""
+    m, k, n, layout = product
+    arguments = {"m": m, "k": k, "n": n, "layout": layout} | where
+    return Contender(subject, library, f"tinyprune.bench.{module}:matmul", arguments, 2 * m * k * n / 1e9, compared)
+
+
+def blas(product: Product, library: str = "numpy", subject: str = BLAS, compared: bool = True) -> Contender:
+    """NumPy as a peer; the library "numpy" has BLAS at its best, see `processes.environment`."""
+    return product_contender(subject, library, "backend_workloads", product, compared, backend="numpy")
+
+
+def cublas(product: Product, options: Options, compared: bool = True) -> tuple[Contender, ...]:
+    """cuBLAS as a peer, if PyTorch is one."""
+    if "torch" not in options.peers:
+        return ()
+    return (product_contender(CUBLAS, "torch", "torch_operations", product, compared, device=options.device),)
+
+
+def matmul_case(product: Product, options: Options) -> Case:
+    """One product, by us and by NumPy; on a GPU by cuBLAS, if PyTorch is a peer."""
+    m, k, n, layout = product
+    ours = product_contender(options.subject, OURS, "backend_workloads", product, backend=options.backend)
+    peers = cublas(product, options) if options.on_device else (blas(product),)
+    return Case(f"{m}×{k}×{n} {layout}", (ours, *peers), tolerance(options, 1e-4))
+
+
+def run_matmul(options: Options) -> list[Record]:
+    """`tinyprune bench matmul`."""
+    if not options.on_device and options.peers:
+        say("matmul is compared with NumPy's BLAS, always and only")
+    cases = [matmul_case(product, options) for product in products(options.shapes, options.backend)]
+    return race("matmul", cases, rounds=options.rounds or MATMUL_ROUNDS, threads=options.threads)
+
+
+def attention_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
+    """Us and the peers at one shape; see `shapes.model_shape`."""
+    measured = model_shape(**shape)
+    gflop = attention_gflop(measured.config, measured.B)
+    ours = our_contender(options, "attention", gflop, **shape)
+    target, where = "tinyprune.bench.torch_operations:attention", {"device": options.device} | shape
+    modes = MODES if "torch" in options.peers else ()
+    return ours, *(Contender(f"torch {mode}", "torch", target, {"mode": mode} | where, gflop) for mode in modes)
+
+
+def run_attention(options: Options) -> list[Record]:
+    """`tinyprune bench attention`."""
+    records = []
+    for name in options.shapes or default_shapes(options.backend, ATTENTION_SHAPES):
+        case = Case(name, attention_contenders(options, name=name), tolerance(options, 1e-4))
+        records += race("attention", [case], rounds=options.rounds or ATTENTION_ROUNDS, threads=options.threads)
+    return records
+
+
+def our_step(options: Options, half: str | None = None, **shape: Any) -> Contender:
+    """Our step; with `half` of the heads "closed" or "removed"."""
+    measured = model_shape(**shape)
+    if half is None:
+        gflop = step_gflop(measured.config, measured.B)
+        return our_contender(options, "training_step", gflop, half=None, **shape)
+    left = model_shape(**shape, heads=(measured.config.H + 1) // 2)
+    ours = our_contender(options, "training_step", step_gflop(left.config, left.B), half=half, **shape)
+    return replace(ours, subject=f"{options.subject}, half of the heads {half}", compared=False)
+
+
+def torch_step(
+    mode: str, optimizer: str = "fused", compiled: bool = False, device: str = "cpu", **shape: Any
+) -> Contender:
+    """PyTorch's step; left out if it cannot be compiled here."""
+    measured = model_shape(**shape)
+    arguments = {"mode": mode, "optimizer": optimizer, "compiled": compiled, "device": device} | shape
+    gflop = step_gflop(measured.config, measured.B)
+    subject = f"torch.compile ({mode})" if compiled else f"torch {mode}"
+    target = "tinyprune.bench.torch_model:training_step"
+    return Contender(subject, "torch", target, arguments, gflop, optional=compiled)
+
+
+def torch_steps(options: Options, name: str) -> tuple[Contender, ...]:
+    """What a PyTorch user would try: both ways to write attention, eager and compiled, with the faster optimizer."""
+    if "torch" not in options.peers:
+        return ()
+    where = {"device": options.device, "name": name}
+    ways = tuple(replace(torch_step("sdpa", way, **where), subject=way) for way in ("fused", "foreach"))
+    optimizer = fastest(Case(name, ways), threads=options.threads).subject
+    return tuple(torch_step(mode, optimizer, compiled, **where) for compiled in (False, True) for mode in MODES)
+
+
+def sgemm(options: Options) -> tuple[Contender, ...]:
+    """The yardstick; also with the environment's settings if these keep BLAS from its best."""
+    if options.on_device:
+        return cublas((*LARGE_FOR_CUDA, "A·B"), options, compared=False)
+    best = blas((*LARGE, "A·B"), subject=SGEMM, compared=False)
+    if not any(name in os.environ for name in HOLD_BLAS_BACK):
+        return (best,)
+    return best, blas((*LARGE, "A·B"), "numpy as set", f"{SGEMM}, environment as it is", compared=False)
+
+
+def with_share(records: list[Record]) -> list[Record]:
+    """The records with `sgemm_share`; the yardsticks themselves have no ratio, since they do other work."""
+    yardstick = next((r for r in records if r["subject"] in (SGEMM, CUBLAS)), None)
+    if yardstick is None:
+        return [r | {"sgemm_share": None} for r in records]
+    # Alone or in the race, whichever was faster: a yardstick that was disturbed would flatter us.
+    best = yardstick["gflops"] * max(1.0, yardstick["median_ms"] / yardstick["alone_ms"])
+    rows = [r | {"sgemm_share": r["gflops"] / best} for r in records]
+    return [r | ({"ratio_to_subject": None} if yardstick["subject"] in r["subject"] else {}) for r in rows]
+
+
+def run_step(options: Options) -> list[Record]:
+    """`tinyprune bench step`."""
+    records = []
+    for name in options.shapes or default_shapes(options.backend, STEP_SHAPES):
+        ours = [our_step(options, half, name=name) for half in (None, "closed", "removed")]
+        steps = (*ours, *torch_steps(options, name))
+        case = Case(name, (*steps, *sgemm(options)), tolerance(options, 1e-5))
+        rows = race("step", [case], rounds=options.rounds or STEP_ROUNDS, threads=options.threads)
+        rows = with_memory(rows, [c for c in steps if not c.optional], {"B": 1}, options.threads)
+        records += with_share(rows)
+    return records
+
+
+def torch_decoder(threads: int, gflop: float, name: str, device: str = "cpu") -> Contender:
+    """PyTorch eager, with so many threads."""
+    subject = f"torch eager, {threads} thread{'s' * (threads > 1)}" if device == "cpu" else "torch eager"
+    arguments = {"n": TOKENS, "threads": threads, "device": device, "name": name}
+    return Contender(subject, "torch", "tinyprune.bench.torch_decoder:decoder", arguments, gflop)
+
+
+def generate_case(options: Options, name: str) -> Case:
+    """Us and the faster of PyTorch's two; on a GPU its threads do not matter."""
+    gflop = 2 * count_multiply_adds(model_shape(name).config) / 1e9
+    contenders = [our_contender(options, "decoder", gflop, n=TOKENS, name=name)]
+    if "torch" in options.peers:
+        counts = [1] if options.on_device else sorted({1, options.threads})
+        ways = [torch_decoder(threads, gflop, name, options.device) for threads in counts]
+        contenders.append(fastest(Case(name, tuple(ways)), threads=options.threads) if len(ways) > 1 else ways[0])
+    return Case(name, tuple(contenders), tolerance(options, 1e-4))
+
+
+def run_generate(options: Options) -> list[Record]:
+    """`tinyprune bench generate`; `median_ms` is for one token."""
+    records = []
+    for name in options.shapes or default_shapes(options.backend, PRESETS):
+        case = generate_case(options, name)
+        records += race("generate", [case], rounds=options.rounds or GENERATE_ROUNDS, threads=options.threads)
+    return [r | {"tokens_per_second": 1e3 / r["median_ms"]} for r in records]
