@@ -19,7 +19,7 @@ from tinyprune.experiments.cells import (
     REWOUND,
     SMALL,
     Cell,
-    Work,
+    CellRun,
     compute,
     load_checkpoint_bytes,
     read_text,
@@ -113,7 +113,7 @@ def test_ten_targets_are_met_exactly_by_both_objectives(percent, objective, fold
     config = toy_config(folder, model__H=10, model__D=20, gate_train__steps=6)
     heads = round(20 * percent / 100)
     gate = dataclasses.replace(config.gate, target_heads=heads, objective=objective)
-    work = Work(Cell(config, "baseline", backend="numpy"), get_backend("numpy"))
+    work = CellRun(Cell(config, "baseline", backend="numpy"), get_backend("numpy"))
     model = work.new_model()
     gated = Transformer(model.config, add_gates(model.params, model.config.heads, gate), gate)
     work.train(gated, config.gate_train, "gate", GateObjective(gate, 3, 20))

@@ -163,7 +163,7 @@ def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
         start = time.perf_counter()
         try:
             with ops.threads(1):
-                outcome = Work(cell, ops).run(baseline)
+                outcome = CellRun(cell, ops).run(baseline)
         except TinypruneError as error:
             raise type(error)(f"{cell}: {error}") from error
         outcome.record["seconds"] = round(time.perf_counter() - start, 2)
@@ -176,7 +176,7 @@ def read_text(data: DataConfig, digest: str | None = None) -> Text:
     return load_text(data, digest=digest)
 
 
-class Work:
+class CellRun:
     """The computation of one cell: a text, and models on their way through the stages."""
 
     def __init__(self, cell: Cell, ops: Any) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import CheckpointError
+from tinyprune.experiments.plan import Entry
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.studies import Entry
 from tinyprune.experiments.timing import measure_times, with_head_counts
 from tinyprune.tables import Record
 

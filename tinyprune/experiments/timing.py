@@ -14,12 +14,10 @@ from tqdm import tqdm
 
 from tinyprune.config import ModelConfig
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import silent
 from tinyprune.report import milliseconds_per_1k_tokens
-from tinyprune.tables import Record
 
 AT_A_TIME = 12  # models that take turns: as many as surely fit into memory beside each other
 
@@ -54,38 +52,3 @@ def measure_times(
             ms |= {config: scale * value for config, value in zip(group, measured, strict=True)}
             bar.update(len(group) - bool(start))
     return ms
-
-
-def inference(configs: dict[str, ModelConfig], backend: str = "numba") -> list[Record]:
-    """How size, computation and time fall as heads are removed, the same number from each layer.
-
-    Args:
-        configs: models with all their heads, by the names that the records give them.
-
-    Returns:
-        a record for each model and number of heads, with shares of the whole model's numbers.
-    """
-    smaller = {
-        (name, h): with_head_counts(config, [h] * config.L)
-        for name, config in configs.items()
-        for h in range(config.H, -1, -1)
-    }
-    ms: dict[ModelConfig, float] = {}
-    for name in configs:  # the sizes of one model beside each other
-        ms |= measure_times([c for (of, _), c in smaller.items() if of == name], backend, at_least=1.0)
-    records = []
-    for (name, h), config in smaller.items():
-        whole = configs[name]
-        numbers = {
-            "parameters": count_parameters(config),
-            "multiply_adds_per_token": count_multiply_adds(config),
-            "ms_per_1k_tokens": ms[config],
-        }
-        of_whole = {
-            "parameters": count_parameters(whole),
-            "multiply_adds_per_token": count_multiply_adds(whole),
-            "ms_per_1k_tokens": ms[smaller[name, whole.H]],
-        }
-        record = {"method": name, "heads_open": h * config.L, "heads_total": whole.heads_total} | numbers
-        records.append(record | {f"{key}_share": numbers[key] / of_whole[key] for key in numbers})
-    return records
