@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,13 +107,13 @@ class Study:
     Attributes:
         entries: gives the cells of a plan. All names, shares and seeds stand for different cells.
         tables: gives the study's own tables by file name. There must be a "comparison", see `results.compare`.
-        pictures: draws from all tables; gives caption and figure by file name.
+        pictures: gives file name, caption and figure of each picture, drawn from all tables.
         changes: what the study changes in the preset `running.PRESET`, as for `RunConfig.with_options`.
         equal: what models have in common that are compared, "heads" or "parameters".
     """
 
     entries: Callable[[Plan], list[Entry]]
     tables: Callable[[Finished], dict[str, list[Record]]]
-    pictures: Callable[[Finished], dict[str, tuple[str, Figure]]]
+    pictures: Callable[[Finished], Iterable[tuple[str, str, Figure]]]
     changes: dict[str, Any] = field(default_factory=dict)
     equal: str = "heads"

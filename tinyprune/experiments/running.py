@@ -113,35 +113,37 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
 
     The pictures of an earlier run are removed.
     """
+
+    def write(file: str, text: str) -> None:
+        replace_file(store.directory / file, text.encode())
+
     study, V = get_study(name), read_text(plan.config.data, plan.digest).tokenizer.V
     rows = tidy(name, entries, store, V, plan.backend)
     done = Finished(entries, store, V, {"results": rows, "summary": summarise(rows)})
     done.tables.update(study.tables(done))
     for table, records in done.tables.items():
         if records:
-            write(store, f"{table}.csv", to_csv(records))
+            write(f"{table}.csv", to_csv(records))
     corpus = Path(plan.config.data.corpus).name  # without the folder of a file
-    machine = describe_machine(
-        timing_threads(plan.backend), packages_of(plan.backend), BACKENDS[plan.backend].on_device
-    )
     about = {
         "study": name,
         "config": plan.config.to_dict() | {"data": plan.config.data.to_dict() | {"corpus": corpus}},
         "text_sha256": plan.digest,
         "seeds": [plan.config.seed + i for i in range(plan.seeds)],
         "shares": list(plan.shares),
-        "machine": machine,
+        "machine": describe_machine(
+            timing_threads(plan.backend), packages_of(plan.backend), BACKENDS[plan.backend].on_device
+        ),
     }
-    write(store, "study.json", json.dumps(about, indent=1) + "\n")
-    pictures = study.pictures(done)
-    plots = store.directory / "plots"
-    for picture, (_, figure) in pictures.items():
+    write("study.json", json.dumps(about, indent=1) + "\n")
+    plots, captions = store.directory / "plots", {}
+    for picture, caption, figure in study.pictures(done):
+        captions[picture] = caption
         save_figure(figure, plots / f"{picture}.png")
     for path in plots.glob("*.png"):
-        if path.stem not in pictures:
+        if path.stem not in captions:
             path.unlink()
-    captions = {picture: caption for picture, (caption, _) in pictures.items()}
-    write(store, "README.md", report(about, done.tables, captions, study.equal))
+    write("README.md", report(about, done.tables, captions, study.equal))
     say(f"experiment {name}: {store.directory / 'README.md'}, *.csv and plots/ are written")
     return rows
 
@@ -153,11 +155,6 @@ def timing_threads(backend: str) -> int:
     import numba
 
     return numba.get_num_threads()
-
-
-def write(store: Store, name: str, text: str) -> None:
-    """Write a text file of the study, whole or not at all."""
-    replace_file(store.directory / name, text.encode())
 
 
 def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dict[str, str], equal: str) -> str:

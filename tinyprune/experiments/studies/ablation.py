@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib.style
@@ -74,9 +74,9 @@ def tables(done: Finished) -> dict[str, list[Record]]:
     return {"comparison": compare(done.tables["results"], ALL_THREE)}
 
 
-def pictures(done: Finished) -> dict[str, tuple[str, Figure]]:
-    """Draw the only picture, with its caption."""
-    return {"ablation": ("Bits per character without each stabiliser", plot_ablation(done.tables["results"]))}
+def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
+    """Draw the only picture."""
+    yield "ablation", "Bits per character without each stabiliser", plot_ablation(done.tables["results"])
 
 
 STUDY = Study(entries, tables, pictures)

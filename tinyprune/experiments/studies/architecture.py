@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tinyprune.config import ModelConfig, of_kind
 from tinyprune.experiments.drawing import MEASURES, look, means, name_seeds
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
-from tinyprune.experiments.results import compare_sizes
+from tinyprune.experiments.results import compare_sizes, rows_of
 from tinyprune.experiments.timing import measure_times, with_head_counts
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.plots import DPI, GREY, STYLE
@@ -64,43 +66,52 @@ def inference(configs: dict[str, ModelConfig], backend: str = "numba") -> list[R
     return records
 
 
+def _panels(records: Sequence[Record], height: float) -> tuple[Figure, dict[str, Axes], dict[str, dict[str, Any]]]:
+    """Return a figure with one Axes for each measure, these by measure, and the looks of the kinds of models."""
+    kinds = list(dict.fromkeys(r["method"] for r in records))
+    looks = {kind: {"label": kind} | look(kinds, kind) for kind in kinds}
+    figure = Figure(figsize=(9, height), dpi=DPI, layout="constrained")
+    panels = dict(zip(MEASURES, figure.subplots(1, len(MEASURES), sharey=True), strict=True))
+    for axes in panels.values():
+        axes.grid(alpha=0.3, linewidth=0.5)
+    return figure, panels, looks
+
+
+def _legend(figure: Figure) -> None:
+    """Write the kinds' names below the panels."""
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+
+
 @matplotlib.style.context(STYLE)
 def plot_architecture(rows: Sequence[Record], split: str = "test") -> Figure:
     """Draw quality of both architectures against parameters, multiply-adds and time, with error bars over seeds."""
-    own = [r for r in rows if r["split"] == split]
-    kinds = list(dict.fromkeys(r["method"] for r in own))
-    figure = Figure(figsize=(9, 3.6), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(MEASURES), sharey=True)
-    for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
-        for kind in kinds:
-            x, y, error = means([r for r in own if r["method"] == kind], measure)
-            axes.errorbar(x, y, error, label=kind, capsize=2, elinewidth=0.8, **look(kinds, kind))
-        axes.set(xlabel=label, xlim=(0, None))
+    figure, panels, looks = _panels(rows, 3.6)
+    for measure, axes in panels.items():
+        for kind, style in looks.items():
+            x, y, error = means(rows_of(rows, kind, split), measure)
+            axes.errorbar(x, y, error, capsize=2, elinewidth=0.8, **style)
+        axes.set(xlabel=MEASURES[measure], xlim=(0, None))
         axes.xaxis.set(major_locator=MaxNLocator(4), major_formatter=EngFormatter(sep=""))
-        axes.grid(alpha=0.3, linewidth=0.5)
-    panels[0].set_ylabel("bits per character (test)")
+    figure.axes[0].set_ylabel("bits per character (test)")
     name_seeds(figure, rows)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    _legend(figure)
     return figure
 
 
 @matplotlib.style.context(STYLE)
 def plot_inference(records: Sequence[Record]) -> Figure:
     """Draw what is left of parameters, multiply-adds and time as heads are removed, with the line of proportion."""
-    kinds = list(dict.fromkeys(r["method"] for r in records))
-    figure = Figure(figsize=(9, 3.4), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(MEASURES), sharey=True)
-    for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
+    figure, panels, looks = _panels(records, 3.4)
+    for measure, axes in panels.items():
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
         axes.annotate("in proportion", (0.62, 0.56), rotation=38, color=GREY, fontsize=8)
-        for kind in kinds:
+        for kind, style in looks.items():
             own = [r for r in records if r["method"] == kind]
             x = [r["heads_open"] / r["heads_total"] for r in own]
-            axes.plot(x, [r[f"{measure}_share"] for r in own], label=kind, **look(kinds, kind))
-        axes.set(title=label, xlabel="share of the heads that is left", xlim=(0, 1.02), ylim=(0, 1.05))
-        axes.grid(alpha=0.3, linewidth=0.5)
-    panels[0].set_ylabel("share of the whole model's")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+            axes.plot(x, [r[f"{measure}_share"] for r in own], **style)
+        axes.set(title=MEASURES[measure], xlabel="share of the heads that is left", xlim=(0, 1.02), ylim=(0, 1.05))
+    figure.axes[0].set_ylabel("share of the whole model's")
+    _legend(figure)
     return figure
 
 
@@ -113,18 +124,12 @@ def tables(done: Finished) -> dict[str, list[Record]]:
     }
 
 
-def pictures(done: Finished) -> dict[str, tuple[str, Figure]]:
-    """Draw the pictures, with their captions."""
-    return {
-        "architecture": (
-            "Quality against parameters, multiply-adds and time of both architectures",
-            plot_architecture(done.tables["results"]),
-        ),
-        "inference": (
-            "Parameters, multiply-adds and time against heads, with the ideal line",
-            plot_inference(done.tables["inference"]),
-        ),
-    }
+def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
+    """Draw quality against size and time, and size and time against heads."""
+    caption = "Quality against parameters, multiply-adds and time of both architectures"
+    yield "architecture", caption, plot_architecture(done.tables["results"])
+    caption = "Parameters, multiply-adds and time against heads, with the ideal line"
+    yield "inference", caption, plot_inference(done.tables["inference"])
 
 
 STUDY = Study(entries, tables, pictures, changes=CHANGES, equal="parameters")

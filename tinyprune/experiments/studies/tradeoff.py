@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib.style
@@ -299,37 +299,29 @@ def tables(done: Finished) -> dict[str, list[Record]]:
     }
 
 
-def pictures(done: Finished) -> dict[str, tuple[str, Figure]]:
-    """Draw the pictures, with their captions; attention only if the baseline's weights are there."""
-    rows = done.tables["results"]
-    drawn = {
-        "tradeoff": (
-            "Bits per character against heads that stay, for each method, with error bars",
-            plot_tradeoff(rows),
-        ),
-        "kept": ("Heads kept in each layer, for each method", plot_kept(rows)),
-        "agreement": (
-            "Rank correlation between what the methods think of the heads",
-            plot_agreement(done.tables["agreement"]),
-        ),
-    }
-    half = nearest_share(done.entries)
+def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
+    """Draw the pictures; attention only if the baseline's weights are there."""
+    rows, half = done.tables["results"], nearest_share(done.entries)
+    yield (
+        "tradeoff",
+        "Bits per character against heads that stay, for each method, with error bars",
+        plot_tradeoff(rows),
+    )
+    yield "kept", "Heads kept in each layer, for each method", plot_kept(rows)
+    agreed = plot_agreement(done.tables["agreement"])
+    yield "agreement", "Rank correlation between what the methods think of the heads", agreed
     shown = next((e for e in done.entries if (e.method, e.target_share) == ("gates", half)), None)
-    if shown is not None:
-        record = done.store.record(shown.cell)
-        drawn["gate_paths"] = (
-            "Probability of being open of every head, layer by layer, over the gate stage",
-            plot_paths(shown, record),
-        )
-        baseline = baseline_model(shown, done.store)
-        if baseline is None:
-            say("the picture of attention is left out: the baseline's weights are not in baselines/")
-        else:
-            drawn["attention"] = (
-                "Where heads that were kept and heads that were removed look",
-                plot_attention(*baseline, record["head_ids"]),
-            )
-    return drawn
+    if shown is None:
+        return
+    record = done.store.record(shown.cell)
+    caption = "Probability of being open of every head, layer by layer, over the gate stage"
+    yield "gate_paths", caption, plot_paths(shown, record)
+    baseline = baseline_model(shown, done.store)
+    if baseline is None:
+        say("the picture of attention is left out: the baseline's weights are not in baselines/")
+    else:
+        caption = "Where heads that were kept and heads that were removed look"
+        yield "attention", caption, plot_attention(*baseline, record["head_ids"])
 
 
 STUDY = Study(entries, tables, pictures)
