@@ -18,7 +18,7 @@ def models(tmp_path):
     """The unpruned model of each kind."""
     entries = STUDY.entries(toy_plan(tmp_path, shares=(0.5, 0.25)))
     assert len(entries) == 2 * 2 * (1 + 2)  # seeds · kinds · (unpruned, shares)
-    return {e.method: dataclasses.replace(e.cell.config.model, V=27) for e in entries}
+    return {e.method: dataclasses.replace(e.cell.config.model, V=26) for e in entries}
 
 
 def test_both_kinds_have_as_many_parameters(models):
