@@ -59,8 +59,8 @@ from tinyprune import (
 )
 from tinyprune.config import of_kind
 from tinyprune.data import Segments
-from tinyprune.experiments.pictures import plot_architecture
 from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.studies.architecture import plot_architecture
 from tinyprune.model.counting import count_parameters, head_part
 from tinyprune.model.layers import attention_block_forward
 from tinyprune.model.parameters import (

@@ -44,8 +44,8 @@ import numpy as np
 
 from tinyprune import GateConfig, Transformer, add_gates, assert_gradients, get_backend, ops
 from tinyprune.data import Segments
-from tinyprune.experiments.agreement import rank_correlation
 from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.studies.tradeoff import rank_correlation
 from tinyprune.model.gating import output_scaling
 from tinyprune.model.layers import attention_block_backward, attention_block_forward
 from tinyprune.model.parameters import layer_parameters

@@ -50,8 +50,8 @@ from IPython.display import display
 
 from tinyprune import ops, plots
 from tinyprune.data import Segments
-from tinyprune.experiments.pictures import plot_ablation
 from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.studies.ablation import plot_ablation
 from tinyprune.model.gating import gates_forward, joined_log_alpha, output_scaling
 from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import baseline_run, results, show_source, use_style

@@ -47,9 +47,14 @@ from matplotlib.ticker import MaxNLocator
 
 from tinyprune import Transformer, add_gates, load_preset, remove_closed_heads
 from tinyprune.data import Segments
-from tinyprune.experiments.agreement import rank_correlation
-from tinyprune.experiments.pictures import plot_ablation, plot_agreement, plot_kept, plot_tradeoff
 from tinyprune.experiments.results import compare, read_csv, rows_of, spread
+from tinyprune.experiments.studies.ablation import plot_ablation
+from tinyprune.experiments.studies.tradeoff import (
+    plot_agreement,
+    plot_kept,
+    plot_tradeoff,
+    rank_correlation,
+)
 from tinyprune.notebook import baseline_run, results, show_source, sliders, use_style
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION, running_mean
 from tinyprune.pruning.gates import GateObjective, settle

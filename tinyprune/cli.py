@@ -401,8 +401,7 @@ def experiment(arguments: argparse.Namespace) -> None:
     """`tinyprune experiment`: the summary, or with --json every row."""
     from tinyprune.experiments.grid import dask_cluster, local_processes
     from tinyprune.experiments.results import summarise
-    from tinyprune.experiments.studies import make_plan
-    from tinyprune.experiments.study import run_study
+    from tinyprune.experiments.running import make_plan, run_study
 
     if arguments.scheduler and arguments.jobs:
         raise UsageError("--jobs is for this machine's processes; a Dask cluster has as many as its workers")
@@ -416,11 +415,11 @@ def experiment(arguments: argparse.Namespace) -> None:
         arguments.preset,
         options,
         arguments.quick,
-        arguments.seeds,
-        shares,
-        methods,
-        arguments.scope,
-        arguments.backend,
+        seeds=arguments.seeds,
+        shares=shares,
+        methods=methods,
+        scope=arguments.scope,
+        backend=arguments.backend,
     )
     quick = "-quick" if arguments.quick else ""
     preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""

@@ -6,10 +6,8 @@ import json
 import numba
 import numpy as np
 import pytest
-import safetensors.numpy
-from toy import STEPS, toy_cell, toy_config
+from toy import STEPS, toy_cell, toy_config, without_seconds
 
-from tinyprune.config import RunConfig
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.experiments.cells import (
     FROM_SCRATCH,
@@ -19,7 +17,8 @@ from tinyprune.experiments.cells import (
     REWOUND,
     SMALL,
     Cell,
-    Work,
+    CellRun,
+    Outcome,
     compute,
     load_checkpoint_bytes,
     read_text,
@@ -42,11 +41,6 @@ def baseline(folder):
     return compute(toy_cell(folder))
 
 
-def stable(record: dict) -> dict:
-    """Without what is measured in seconds."""
-    return {key: value for key, value in record.items() if key != "seconds"}
-
-
 def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
     cell = toy_cell(folder)
     text = read_text(cell.config.data)
@@ -59,9 +53,11 @@ def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
     assert record["heads"] == [2, 2] and record["parameters"] == count_parameters(config)
     assert record["steps_total"] == STEPS["train"]
     json.dumps(record, allow_nan=False)
+    other = compute(toy_cell(folder, seed=1)).record
+    assert other["bits_per_character"] != record["bits_per_character"]
 
 
-@pytest.mark.parametrize("heads", [0, 1, 3, 4])
+@pytest.mark.parametrize("heads", [0, 3, 4])
 @pytest.mark.parametrize("method", [*METHODS, FROM_SCRATCH, SMALL])
 def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method, heads, folder, baseline):
     cell = toy_cell(folder, method, heads)
@@ -93,12 +89,7 @@ def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, b
 @pytest.mark.parametrize("method", ["random", "gates", "voita", "gumbel-top-k"])
 def test_the_same_cell_has_the_same_result(method, folder, baseline):
     first, second = (compute(toy_cell(folder, method, 2), baseline.checkpoint).record for _ in range(2))
-    assert stable(first) == stable(second)
-
-
-def test_seeds_differ(folder):
-    records = [compute(toy_cell(folder, seed=seed)).record for seed in (0, 1)]
-    assert records[0]["bits_per_character"] != records[1]["bits_per_character"]
+    assert without_seconds(first) == without_seconds(second)
 
 
 def test_unpruned_keeps_all_heads_and_trains_as_long(folder, baseline):
@@ -113,7 +104,7 @@ def test_ten_targets_are_met_exactly_by_both_objectives(percent, objective, fold
     config = toy_config(folder, model__H=10, model__D=20, gate_train__steps=6)
     heads = round(20 * percent / 100)
     gate = dataclasses.replace(config.gate, target_heads=heads, objective=objective)
-    work = Work(Cell(config, "baseline", backend="numpy"), get_backend("numpy"))
+    work = CellRun(Cell(config, "baseline", backend="numpy"), get_backend("numpy"))
     model = work.new_model()
     gated = Transformer(model.config, add_gates(model.params, model.config.heads, gate), gate)
     work.train(gated, config.gate_train, "gate", GateObjective(gate, 3, 20))
@@ -182,10 +173,12 @@ def test_a_cell_for_another_text_is_refused(folder):
         compute(cell)
 
 
-def test_the_number_of_threads_is_what_it_was(folder):
+def test_a_cell_is_computed_in_one_thread(folder, monkeypatch):
+    threads = []
+    monkeypatch.setattr(CellRun, "run", lambda *_: threads.append(numba.get_num_threads()) or Outcome({}))
     before = numba.get_num_threads()
     compute(dataclasses.replace(toy_cell(folder), backend="numba"))
-    assert numba.get_num_threads() == before
+    assert threads == [1] and numba.get_num_threads() == before
 
 
 def test_in_rounds_is_not_the_same_as_at_once(folder, baseline):
@@ -216,14 +209,3 @@ def test_a_training_that_fails_names_its_cell(folder):
         TinypruneError, match=r"all-attention baseline, seed 0: step 1?[0-9] of stage train gave .*--set train.lr=5e"
     ):
         compute(toy_cell(folder, train__lr=1e30, train__clip=0.0, train__optimizer="sgd"))
-
-
-def test_a_checkpoint_goes_through_bytes_unchanged(baseline):
-    params = load_checkpoint_bytes(baseline.checkpoint)
-    again = safetensors.numpy.load(safetensors.numpy.save(params))
-    assert params.keys() == again.keys() and all(np.array_equal(params[name], again[name]) for name in params)
-
-
-def test_a_plan_is_plain_data(folder):
-    config = toy_config(folder)
-    assert RunConfig.from_dict(config.to_dict()) == config

@@ -5,89 +5,53 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor
 
 import pytest
-from toy import toy_cell, toy_plan
+from toy import Here, Lost, toy_cell, toy_plan, without_seconds
 
 from tinyprune.errors import NotFiniteError, TinypruneError, UsageError
 from tinyprune.experiments.cells import Cell, compute
-from tinyprune.experiments.grid import Workers, local_processes, missing, run_cells
+from tinyprune.experiments.grid import local_processes, missing, run_cells
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.studies import tradeoff
-
-
-class Lost(Exception):
-    """A worker's death that leaves its executor usable, as on a cluster."""
-
-
-class Here(Executor):
-    """Computes at once, in this thread; `before(cell)` may raise."""
-
-    def __init__(self, before=lambda cell: None) -> None:
-        self.computed: list[Cell] = []
-        self.before = before
-
-    def submit(self, function, cell, *arguments):
-        future: Future = Future()
-        try:
-            self.before(cell)
-            future.set_result(function(cell, *arguments))
-            self.computed.append(cell)
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def opened(self):
-        @contextmanager
-        def workers() -> Iterator[Workers]:
-            yield Workers(self, 1, (BrokenExecutor, Lost))
-
-        return workers
-
-
-def results(store: Store) -> dict:
-    """Records without times, by key."""
-    return {k: {n: v for n, v in record.items() if n != "seconds"} for k, record in store.records.items()}
+from tinyprune.experiments.studies.tradeoff import STUDY
 
 
 def cells_of(directory, **options) -> list[Cell]:
-    return [entry.cell for entry in tradeoff(toy_plan(directory, **options))]
+    return [entry.cell for entry in STUDY.entries(toy_plan(directory, **options))]
 
 
 def test_baselines_come_first_and_nothing_is_computed_twice(tmp_path):
     cells = cells_of(tmp_path)
     here, store = Here(), Store(tmp_path / "study")
-    run_cells([*cells, *cells], store, here.opened())
+    run_cells([*cells, *cells], store, here.opened)
     # two seeds of baseline, unpruned, random, gates
     assert len(here.computed) == len(store.records) == 8
     for cell in here.computed:
         assert cell.baseline is None or here.computed.index(cell.baseline) < here.computed.index(cell)
     again = Here()
-    run_cells(cells, Store(tmp_path / "study"), again.opened())
+    run_cells(cells, Store(tmp_path / "study"), again.opened)
     assert again.computed == []
 
 
 def test_only_what_is_missing_is_computed(tmp_path):
     cells = cells_of(tmp_path)
     store = Store(tmp_path / "study")
-    run_cells(cells[:3], store, Here().opened())
+    run_cells(cells[:3], store, Here().opened)
     here = Here()
-    run_cells(cells, Store(tmp_path / "study"), here.opened())
+    run_cells(cells, Store(tmp_path / "study"), here.opened)
     assert {cell.key for cell in here.computed} == {cell.key for cell in cells[3:]}
 
 
 def test_a_baseline_whose_weights_are_gone_is_trained_again_only_if_needed(tmp_path):
     cells = cells_of(tmp_path, seeds=1)
     store = Store(tmp_path / "study")
-    run_cells(cells, store, Here().opened())
+    run_cells(cells, store, Here().opened)
     store.checkpoint_path(cells[0]).unlink()
     assert missing(cells, store) == {}
     more = Cell(cells[0].config, "magnitude", 1, backend="numpy")
     assert list(missing([*cells, more], store)) == [cells[0].key, more.key]
-    run_cells([*cells, more], store, Here().opened())
+    run_cells([*cells, more], store, Here().opened)
     assert store.record(more) is not None
 
 
@@ -104,7 +68,7 @@ def test_a_cell_whose_worker_died_is_sent_again(method, deaths, death, tmp_path)
             raise death("killed")
 
     store = Store(tmp_path / "study")
-    run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened())
+    run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened)
     assert len(died) == deaths and len(store.records) == 4
 
 
@@ -117,7 +81,7 @@ def test_a_cell_that_kills_every_worker_ends_the_study_and_what_is_finished_is_k
     with pytest.raises(
         TinypruneError, match=r"died 3 times while all-attention gates 2 heads, seed 0 was .*fewer --jobs"
     ):
-        run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened())
+        run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened)
     assert len(store.records) == 3
 
 
@@ -125,7 +89,7 @@ def test_a_cell_that_fails_ends_the_study_and_is_named(tmp_path):
     bad = toy_cell(tmp_path, train__lr=1e30, train__clip=0.0, train__optimizer="sgd")
     store = Store(tmp_path / "study")
     with pytest.raises(TinypruneError, match="all-attention baseline, seed 0: step"):
-        run_cells([toy_cell(tmp_path, seed=3), bad], store, Here().opened())
+        run_cells([toy_cell(tmp_path, seed=3), bad], store, Here().opened)
     assert len(store.records) == 1
 
 
@@ -139,7 +103,7 @@ def test_what_is_finished_beside_a_failure_is_kept(tmp_path):
 
     store = Store(tmp_path / "study")
     with pytest.raises(NotFiniteError, match="seed 4"):
-        run_cells([bad, good], store, Here(before).opened())
+        run_cells([bad, good], store, Here(before).opened)
     assert list(store.records) == [good.key]
 
 
@@ -171,10 +135,7 @@ def test_processes_compute_what_one_thread_computes_and_survive_a_kill(tmp_path)
     run_cells(cells, store, local_processes(2))
     killer.join()
     assert killed and len(store.records) == 5
-    expected = {}
     baseline = compute(cells[0].baseline)
     for cell in cells:
-        expected[cell.key] = compute(cell, baseline.checkpoint).record
-    for key, record in expected.items():
-        del record["seconds"]
-        assert results(store)[key] == record
+        expected = compute(cell, baseline.checkpoint).record
+        assert without_seconds(store.record(cell)) == without_seconds(expected)

@@ -1,20 +1,26 @@
-"""Studies small enough to be run by the dozen: a text of 7,000 characters and models of four heads."""
+"""Studies small enough to be computed by the dozen, rows of their tables, and an executor that computes at once."""
 
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from command import MODEL, write_text
 
 from tinyprune.config import RunConfig
+from tinyprune.experiments import running, timing
 from tinyprune.experiments.cells import Cell
-from tinyprune.experiments.studies import Plan
+from tinyprune.experiments.grid import Workers
+from tinyprune.experiments.plan import Plan
+from tinyprune.model.counting import count_parameters
 
 STAGE = {"B": 2, "lr": 2e-3}
 STEPS = {"train": 12, "gate_train": 8, "finetune": 4}
 
 
 def toy_config(directory: Path, seed: int = 0, **options: Any) -> RunConfig:
-    """A configuration on a text in `directory`; `options` are "table.key" with __ for the dot."""
+    """A configuration on a text of 7,000 characters in `directory`; `options` are "table.key" with __ for the dot."""
     path = directory / "book.txt"
     if not path.exists():
         write_text(directory)
@@ -24,11 +30,80 @@ def toy_config(directory: Path, seed: int = 0, **options: Any) -> RunConfig:
 
 
 def toy_plan(directory: Path, **options: Any) -> Plan:
-    """Two seeds, half of the heads, two methods, on the textbook: nothing is compiled."""
+    """Two seeds, half of the heads, two methods, on NumPy, so that nothing is compiled."""
     given = {"seeds": 2, "shares": (0.5,), "methods": ("random", "gates"), "backend": "numpy"} | options
     return Plan(toy_config(directory), **given)
 
 
 def toy_cell(directory: Path, method: str = "baseline", heads: int | None = None, **options: Any) -> Cell:
-    """One cell, on the textbook."""
+    """One cell, on NumPy."""
     return Cell(toy_config(directory, **options), method, heads, backend="numpy")
+
+
+def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what differs from run to run."""
+    return {key: value for key, value in record.items() if key not in ("seconds", "ms_per_1k_tokens")}
+
+
+class Here(Executor):
+    """Computes at once, in this thread; `before(cell)` may raise."""
+
+    def __init__(self, before=lambda cell: None) -> None:
+        self.computed: list[Cell] = []
+        self.before = before
+
+    def submit(self, function, cell, *arguments):
+        future: Future = Future()
+        try:
+            self.before(cell)
+            future.set_result(function(cell, *arguments))
+            self.computed.append(cell)
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    @contextmanager
+    def opened(self) -> Iterator[Workers]:
+        yield Workers(self, 1, (BrokenExecutor, Lost))
+
+
+class Lost(Exception):
+    """A worker's death that leaves its executor usable, as on a cluster."""
+
+
+def whole_study(name: str, plan: Plan, directory: Path, monkeypatch: Any) -> tuple[dict[str, str], set[str]]:
+    """Run a study; returns its text files by name, and its pictures' names. Times are 1 ms for every parameter."""
+    monkeypatch.setattr(
+        timing, "milliseconds_per_1k_tokens", lambda models, *_: [count_parameters(m.config) for m in models]
+    )
+    running.run_study(name, plan, directory / name, Here().opened)
+    pictures = {path.stem for path in (directory / name / "plots").glob("*.png")}
+    files = {path.name: path.read_text() for path in (directory / name).iterdir() if path.suffix in (".csv", ".md")}
+    assert all(f"](plots/{picture}.png)" in files["README.md"] for picture in pictures)
+    return files, pictures
+
+
+def row(method: str, heads: int, seed: int, bits: float, split: str = "test") -> dict[str, Any]:
+    """A row of results.csv, of a model with 2 layers of 2 heads."""
+    return {
+        "kind": "all-attention",
+        "corpus": "pydoc",
+        "method": method,
+        "heads_open": heads,
+        "heads_total": 4,
+        "heads_by_layer": {3: "2 1", 2: "1 1"}.get(heads, "2 2"),
+        "seed": seed,
+        "split": split,
+        "parameters": 100 + 10 * heads,
+        "multiply_adds_per_token": 7,
+        "bits_per_character": bits,
+        "ms_per_1k_tokens": 1.0 + seed,
+    }
+
+
+def rows() -> list[dict[str, Any]]:
+    """Rows of three methods with 2 and 3 heads and of the unpruned model, with two seeds each."""
+    bits = {"random": 2.5, "magnitude": 2.6, "gates": 2.2}
+    places = [(heads, seed) for heads in (2, 3) for seed in (0, 1)]
+    made = [row(m, heads, seed, b + 0.1 * seed + 1 / heads) for m, b in bits.items() for heads, seed in places]
+    return made + [row("unpruned", 4, seed, 2.0) for seed in (0, 1)]

@@ -33,6 +33,13 @@ METADATA = {
 }
 
 
+@pytest.fixture
+def path(tmp_path):
+    """A saved checkpoint."""
+    save_checkpoint(tmp_path / "c.safetensors", TENSORS, METADATA)
+    return tmp_path / "c.safetensors"
+
+
 def assert_same(tensors: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert list(tensors) == sorted(expected)
     for name, tensor in expected.items():
@@ -53,42 +60,29 @@ def run_script(script: str, directory: Path) -> str:
     return done.stdout
 
 
-def test_views_with_gaps_in_memory_come_back_right(tmp_path):
-    """The trainer's memory is such a view; safetensors by itself would write the bytes that lie between, too."""
-    whole = np.arange(48, dtype=np.float32).reshape(2, 4, 6)
-    views = {"latest": whole[:, -3:], "real": (whole + 1j).real[:, -2:], "transposed": whole[0].T, "back": whole[::-1]}
-    save_checkpoint(tmp_path / "c.safetensors", views, {})
-    assert_same(load_checkpoint(tmp_path / "c.safetensors")[0], views)
-
-
-def test_round_trip(tmp_path):
-    save_checkpoint(tmp_path / "c.safetensors", TENSORS, METADATA)
-    tensors, metadata = load_checkpoint(tmp_path / "c.safetensors")
+def test_round_trip(path):
+    """Loaded arrays are writable and no views of the file."""
+    tensors, metadata = load_checkpoint(path)
     assert_same(tensors, TENSORS)
     assert metadata == METADATA
-    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
-
-
-def test_loaded_arrays_are_writable_and_apart_from_the_file(tmp_path):
-    path = tmp_path / "c.safetensors"
-    save_checkpoint(path, TENSORS, METADATA)
-    tensors, _ = load_checkpoint(path)
+    assert list(path.parent.iterdir()) == [path]
     for tensor in tensors.values():
         tensor[...] = 1
     assert_same(load_checkpoint(path)[0], TENSORS)
 
 
 def test_views_are_saved_as_they_look(tmp_path):
+    """safetensors by itself would write the bytes in the gaps of such memory, too."""
     x = np.arange(12.0).reshape(3, 4)
     views = {"transposed": x.T, "strided": x[:, ::2], "reversed": x[::-1], "broadcast": np.broadcast_to(x[0], (2, 4))}
+    views |= {"latest": x.reshape(2, 2, 3)[:, -1:], "real": (x + 1j).real[:, -2:]}
     save_checkpoint(tmp_path / "c.safetensors", views, {})
     assert_same(load_checkpoint(tmp_path / "c.safetensors")[0], views)
 
 
-def test_any_safetensors_reader_opens_it(tmp_path):
-    save_checkpoint(tmp_path / "c.safetensors", TENSORS, METADATA)
-    assert_same(dict(sorted(safetensors.numpy.load_file(tmp_path / "c.safetensors").items())), TENSORS)
-    with safetensors.safe_open(tmp_path / "c.safetensors", framework="numpy") as file:
+def test_any_safetensors_reader_opens_it(path):
+    assert_same(dict(sorted(safetensors.numpy.load_file(path).items())), TENSORS)
+    with safetensors.safe_open(path, framework="numpy") as file:
         assert json.loads(file.metadata()["tinyprune"])["metadata"] == METADATA
 
 
@@ -98,9 +92,7 @@ def test_equal_contents_make_equal_files(tmp_path):
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
-def test_every_flipped_bit_is_noticed(tmp_path):
-    path = tmp_path / "c.safetensors"
-    save_checkpoint(path, TENSORS, METADATA)
+def test_every_flipped_bit_is_noticed(path):
     whole = path.read_bytes()
     with path.open("r+b", buffering=0) as file:
         for place, byte in enumerate(whole):
@@ -113,18 +105,14 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     assert_same(load_checkpoint(path)[0], TENSORS)
 
 
-def test_every_truncation_is_noticed(tmp_path):
-    path = tmp_path / "c.safetensors"
-    save_checkpoint(path, TENSORS, METADATA)
+def test_every_truncation_is_noticed(path):
     for length in reversed(range(path.stat().st_size)):
         os.truncate(path, length)
         assert_refused(path, "truncated")
 
 
 @pytest.mark.parametrize("more", [b"\0", b" ", b"{}"])
-def test_anything_added_is_noticed(tmp_path, more):
-    path = tmp_path / "c.safetensors"
-    save_checkpoint(path, TENSORS, METADATA)
+def test_anything_added_is_noticed(path, more):
     with path.open("ab") as file:
         file.write(more)
     assert_refused(path)
@@ -137,16 +125,6 @@ def test_arrays_of_another_checkpoint_are_noticed(tmp_path):
     save_checkpoint(twos, {"x": np.full(3, 2.0)}, {})
     ones.write_bytes(ones.read_bytes()[:-24] + twos.read_bytes()[-24:])
     assert_refused(ones, "altered")
-
-
-def rewrite(path: Path, change) -> None:
-    """Change the header's entry by `change(fields)` and write the file as safetensors would, which is all in order."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        fields = json.loads(file.metadata()["tinyprune"])
-    entry = change(fields)
-    path.write_bytes(
-        safetensors.numpy.save(TENSORS, {"tinyprune": entry if isinstance(entry, str) else json.dumps(entry)})
-    )
 
 
 @pytest.mark.parametrize(
@@ -163,10 +141,13 @@ def rewrite(path: Path, change) -> None:
         (lambda fields: "no JSON", "altered"),
     ],
 )
-def test_metadata_that_is_not_as_written_is_refused(tmp_path, change, words):
-    save_checkpoint(tmp_path / "c.safetensors", TENSORS, METADATA)
-    rewrite(tmp_path / "c.safetensors", change)
-    assert_refused(tmp_path / "c.safetensors", words)
+def test_metadata_that_is_not_as_written_is_refused(path, change, words):
+    """The file is whole as safetensors, only its header's entry has changed."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        entry = change(json.loads(file.metadata()["tinyprune"]))
+    entry = entry if isinstance(entry, str) else json.dumps(entry)
+    path.write_bytes(safetensors.numpy.save(TENSORS, {"tinyprune": entry}))
+    assert_refused(path, words)
 
 
 def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
@@ -180,16 +161,17 @@ def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
     assert_refused(path)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "np"}])
-def test_foreign_safetensors_are_refused(tmp_path, metadata):
-    safetensors.numpy.save_file({"x": np.ones(3)}, tmp_path / "c.safetensors", metadata)
-    assert_refused(tmp_path / "c.safetensors", "not a checkpoint of tinyprune")
+OTHERS = [b"", b"{}", b"To be, or not to be, that is the question." * 9, bytes(1000)]
+FOREIGN = [safetensors.numpy.save({"x": np.ones(3)}, metadata) for metadata in (None, {"format": "np"})]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"To be, or not to be, that is the question." * 9, bytes(1000)])
-def test_other_files_are_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(c, "no checkpoint at all") for c in OTHERS] + [(c, "not a checkpoint of tinyprune") for c in FOREIGN],
+)
+def test_other_files_are_refused(tmp_path, content, words):
     (tmp_path / "c.safetensors").write_bytes(content)
-    assert_refused(tmp_path / "c.safetensors", "no checkpoint at all")
+    assert_refused(tmp_path / "c.safetensors", words)
 
 
 def test_missing_file_and_directory_are_refused(tmp_path):
@@ -197,19 +179,17 @@ def test_missing_file_and_directory_are_refused(tmp_path):
     assert_refused(tmp_path, "cannot read")
 
 
+FOREIGN_ARRAYS = (np.array(["a"]), np.array([None]), np.ones(2, np.complex128), np.ones(2, ">f4"), np.ones(2, "M8[s]"))
+NOT_JSON = (float("nan"), float("inf"), np.float32(1), np.ones(2), Path("x"))
+
+
 @pytest.mark.parametrize(
-    "tensor", [np.array(["a"]), np.array([None]), np.ones(2, np.complex128), np.ones(2, ">f4"), np.ones(2, "M8[s]")]
+    ("tensors", "metadata", "words"),
+    [({"x": x}, {}, "array x") for x in FOREIGN_ARRAYS] + [({}, {"best": {"loss": x}}, "metadata") for x in NOT_JSON],
 )
-def test_arrays_that_the_file_cannot_hold_are_refused(tmp_path, tensor):
-    with pytest.raises(UsageError, match="array x"):
-        save_checkpoint(tmp_path / "c.safetensors", {"x": tensor}, {})
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32(1), np.ones(2), Path("x")])
-def test_metadata_that_json_cannot_hold_is_refused(tmp_path, value):
-    with pytest.raises(UsageError, match="metadata"):
-        save_checkpoint(tmp_path / "c.safetensors", {}, {"best": {"loss": value}})
+def test_what_the_file_cannot_hold_is_refused(tmp_path, tensors, metadata, words):
+    with pytest.raises(UsageError, match=words):
+        save_checkpoint(tmp_path / "c.safetensors", tensors, metadata)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -343,25 +323,21 @@ def test_generator_goes_on_where_it_stood(tmp_path):
     np.testing.assert_array_equal(restored.standard_normal(4), expected[1])
 
 
+CHANGES = [
+    {"bit_generator": "MT19937"},
+    {"state": {"state": 2**128, "inc": 1}},
+    {"state": {"state": 1.5, "inc": 1}},
+    {"state": {"state": 1}},
+    {"state": None},
+    {"uinteger": 2**40},
+    {"has_uint32": "yes"},
+]
+
+
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"bit_generator": "MT19937"},
-        {"state": {"state": 2**128, "inc": 1}},
-        {"state": {"state": 1.5, "inc": 1}},
-        {"state": {"state": 1}},
-        {"state": None},
-        {"uinteger": 2**40},
-        {"has_uint32": "yes"},
-    ],
+    "state", [None, {}, [], "PCG64", *(generator_state(np.random.default_rng(0)) | change for change in CHANGES)]
 )
-def test_rubbish_is_no_generator(change):
-    with pytest.raises(CheckpointError, match="random generator"):
-        restore_generator({**generator_state(np.random.default_rng(0)), **change})
-
-
-@pytest.mark.parametrize("state", [None, {}, [], "PCG64"])
-def test_something_else_is_no_generator(state):
+def test_what_is_no_state_of_a_generator_is_refused(state):
     with pytest.raises(CheckpointError, match="random generator"):
         restore_generator(state)
 

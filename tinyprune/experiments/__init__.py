@@ -1,12 +1,13 @@
-"""Studies: the paper's claims tried at a laptop's scale, and pruning compared with pruning.
+"""Studies: the paper's claims, tested at a laptop's scale, and pruning methods compared with each other.
 
-    tradeoff       quality against heads that stay, for every method
+    tradeoff       quality against the number of heads kept, for every method
     ablation       gates without each of the three stabilisers, and without a converged model to start from
     architecture   All-attention against Transformer-XL at equal parameters, both pruned
 
-A study is a grid of cells that need nothing of each other (`cells`), computed by any `concurrent.futures.Executor`
-(`grid`), kept one by one (`store`), and told in tables (`results`) and pictures (`pictures`).
+Each study is one file of `studies`: its models, what they are compared with, its tables and its pictures. The models
+are independent cells (`cells`), computed by any `concurrent.futures.Executor` (`grid`) and stored one by one (`store`);
+`running` leads a study from its first cell to its report. A new study is a file in `studies/` and its name below.
 """
 
-# Written out here, so that the command line knows them without importing what they need.
+# The command line needs the names, without importing what the studies need.
 STUDIES = ("tradeoff", "ablation", "architecture")

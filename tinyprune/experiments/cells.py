@@ -1,17 +1,17 @@
-"""A cell: one model trained, pruned to a number of heads, trained on, and measured. Cells need nothing of each other.
+"""A cell: one model trained, pruned to a number of heads, trained further, and measured.
 
     baseline      config.train steps without gates                                        (one for each seed)
     a criterion   heads removed from the baseline, then gate_train + finetune steps       (`pruning.importance`)
     gates         gate_train steps with gates, closed heads removed, finetune steps       (`pruning.gates`)
-    gates-rewound the heads that these gates chose, but the baseline's weights again, finetune steps
+    gates-rewound the same gates choose the heads, but the baseline's weights are kept, finetune steps
     unpruned      nothing removed, gate_train + finetune steps
-    from scratch  train + gate_train steps with gates, or without most heads, from the very first, finetune steps
+    from scratch  train + gate_train steps with gates, or with few heads, from the first step on, finetune steps
 
-After the baseline every method has the same number of steps with the same learning rates. Heads are chosen by what the
-training and the validation split say; the test split is read once, at the end.
+After the baseline every method has the same number of steps with the same learning rates. Heads are chosen on the
+training and the validation split; the test split is read once, at the end.
 
-A cell is plain data and its computation a pure function, so it can be sent anywhere. The baseline that it starts from
-goes with it, as the bytes of a safetensors file.
+A cell is plain data and its computation a pure function, so it can be sent to any process or machine, together with the
+baseline that it starts from, as the bytes of a safetensors file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import safetensors.numpy
 from tinyprune.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError, UsageError
-from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.backend import Backend, get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.gating import gate_names
 from tinyprune.model.parameters import init_parameters
@@ -42,42 +42,42 @@ from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import LanguageModelling, Objective, Training, train_step
 
-# How a method's gates differ from those that are configured. Voita et al. 2019 have soft gates, and no output scaling;
-# nor have Li, Cotterell & Sachan 2021, whose k gates need no pressure.
+# How a method's gates differ from the configured ones. Voita et al. 2019 use soft gates without output scaling; Li,
+# Cotterell & Sachan 2021 use none either, and their k gates need no penalty.
 GATES: dict[str, dict[str, Any]] = {
     "gates": {"objective": "task"},
     "gates-layerwise": {"objective": "layerwise"},
     "voita": {"hard": False, "output_scaling": False},
     "gumbel-top-k": {"distribution": "top-k", "output_scaling": False},
 }
-# Criteria that are asked again after every tenth of all heads, as Michel et al. 2019 do.
+# Criteria that are evaluated again after every tenth of all heads is removed, as by Michel et al. 2019.
 IN_ROUNDS = {"michel-iterative": "michel"}
 ROUND_SHARE = 0.1
 FROM_SCRATCH = "gates-from-scratch"
 SMALL = "small-from-scratch"  # every layer with the same share of its heads, and no gates
-# What these gates choose is removed from the baseline, whose weights the gate stage has not touched: are gates good at
-# choosing, or is what they do to the weights?
+# The heads that these gates close are removed from the baseline, with its weights from before the gate stage: is it the
+# choice of heads that helps, or the training of the weights?
 REWOUND = {"gates-rewound": "gates"}
 METHODS = (*CRITERIA, *IN_ROUNDS, *GATES, *REWOUND)
-SCORE_TOKENS = 24_000  # of the validation split, that criteria read
-REVISION = 1  # of what the methods do: another number makes all cells be computed anew
+SCORE_TOKENS = 24_000  # how much of the validation split criteria read
+REVISION = 1  # of the methods: with another number all cells are computed again
 PATH_EVERY = 10  # steps between two points of a gate's path
 
-# Numba's plainest threading layer ends the process when two threads call it at once.
+# Numba's simplest threading layer ends the process when two threads call it at the same time.
 ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is to be computed.
+    """One model to compute.
 
     Attributes:
-        config: model, text, stages and seed. `config.gate.target_heads` is not looked at: `heads` says it.
+        config: model, text, stages and seed. `heads` is used in place of `config.gate.target_heads`.
         method: "baseline", "unpruned", `FROM_SCRATCH`, `SMALL` or one of `METHODS`.
-        heads: how many stay, of all layers; None for a method that removes none.
+        heads: how many heads are kept in all layers together; None for a method that removes none.
         scope: for criteria, see `importance.keep_best`.
-        backend: whose operations compute.
-        digest: sha256 of the text, so that nobody computes the cell with another; None for any.
+        backend: name of the backend that computes.
+        digest: sha256 of the text; a worker with another text refuses the cell. None accepts any text.
     """
 
     config: RunConfig
@@ -98,26 +98,26 @@ class Cell:
 
     @property
     def baseline(self) -> Cell | None:
-        """The cell that this one starts from."""
+        """The cell that this one starts from; None if it starts from new weights."""
         if self.method in ("baseline", FROM_SCRATCH, SMALL):
             return None
         return dataclasses.replace(self, method="baseline", heads=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: all that the result depends on, and nothing else."""
+        """Return plain values: everything that the result depends on, and nothing else."""
         config = self.config.to_dict()
         for stage in ("train", "gate_train", "finetune"):
             for name in ("evaluate_every", "checkpoint_every", "log_every"):
                 config[stage].pop(name)
         if self.method in GATES or self.method in REWOUND or self.method == FROM_SCRATCH:
-            # what `heads` and the method say instead
+            # determined by `heads` and the method
             for name in ("target_heads", "lam", *GATES.get(self.method, GATES["gates"])):
                 config["gate"].pop(name, None)
         else:
             del config["gate"]
         if self.method == "baseline":
             del config["gate_train"], config["finetune"]
-        own: dict[str, Any] = {"revision": REVISION, "method": self.method, "backend": self.backend, "config": config}
+        own = {"revision": REVISION, "method": self.method, "backend": self.backend, "config": config}
         own["digest"] = self.digest
         if self.heads is not None:
             own["heads"] = self.heads
@@ -127,7 +127,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A name for exactly this: cells with equal keys have equal results."""
+        """A hash of `to_dict()`: cells with equal keys have equal results."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -137,10 +137,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell.
+    """The result of a cell.
 
     Attributes:
-        record: plain values, see `measure`; what is kept of a study.
+        record: plain values, see `CellRun.measure`.
         checkpoint: the baseline's weights, as the bytes of a safetensors file; None for other cells.
     """
 
@@ -149,11 +149,11 @@ class Outcome:
 
 
 def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
-    """Compute a cell, in one thread: a machine is filled by computing as many cells as it has processors.
+    """Compute a cell in one thread; to use a whole machine, compute as many cells at a time as it has processors.
 
     Args:
         cell: what to compute.
-        baseline: the checkpoint that `cell.baseline` came to.
+        baseline: the checkpoint of `cell.baseline`.
 
     Raises:
         TinypruneError: naming the cell, if its training fails.
@@ -163,7 +163,7 @@ def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
         start = time.perf_counter()
         try:
             with ops.threads(1):
-                outcome = Work(cell, ops).run(baseline)
+                outcome = CellRun(cell, ops).run(baseline)
         except TinypruneError as error:
             raise type(error)(f"{cell}: {error}") from error
         outcome.record["seconds"] = round(time.perf_counter() - start, 2)
@@ -172,14 +172,14 @@ def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
 
 @lru_cache(2)
 def read_text(data: DataConfig, digest: str | None = None) -> Text:
-    """The tokenised text, kept for the next cell of this process. UsageError if its sha256 is another than `digest`."""
+    """Return the tokenised text, cached for the next cell. Raises UsageError if its sha256 is not `digest`."""
     return load_text(data, digest=digest)
 
 
-class Work:
-    """The computation of one cell: a text, and models on their way through the stages."""
+class CellRun:
+    """The computation of one cell; `record` collects what is measured on the way."""
 
-    def __init__(self, cell: Cell, ops: Any) -> None:
+    def __init__(self, cell: Cell, ops: Backend) -> None:
         self.cell = cell
         self.config = cell.config
         self.ops = ops
@@ -187,7 +187,7 @@ class Work:
         self.record: dict[str, Any] = {"steps_total": 0}
 
     def run(self, baseline: bytes | None) -> Outcome:
-        """All of it."""
+        """Train, prune, train further and measure; `baseline` as in `compute`."""
         method, config = self.cell.method, self.config
         if method == "baseline":
             model = self.new_model()
@@ -200,7 +200,7 @@ class Work:
             model = remove_closed_heads(with_heads(new, mask))
             self.train(model, together, "train")
         elif method == FROM_SCRATCH:
-            # gates as fast as in the gate stage, whose learning rate is another
+            # The gates' learning rate is that of the gate stage.
             faster = config.gate.lr_multiplier * config.gate_train.lr / config.train.lr
             model = self.gated(self.new_model(), GATES["gates"] | {"lr_multiplier": faster}, together)
         else:
@@ -225,20 +225,20 @@ class Work:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The configured model, its vocabulary that of the text."""
+        """The configured model, with the text's vocabulary size."""
         return dataclasses.replace(self.config.model, V=self.text.tokenizer.V)
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """Chance, from the seed: each purpose has its own, the same for every method."""
+        """Return a random generator for one purpose, derived from the seed; it is the same for every method."""
         purposes = ("init", "train", "gate", "finetune", "scores")
         return np.random.default_rng([self.config.seed, purposes.index(purpose)])
 
     def new_model(self) -> Transformer:
-        """Before any training."""
+        """Return a model with new weights."""
         return Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
 
     def pruned(self, model: Transformer) -> Transformer:
-        """Without the heads that a criterion finds least important; whole if the method is "unpruned"."""
+        """Return the model without the heads that a criterion scores lowest; unchanged if no number is given."""
         method, heads = self.cell.method, self.cell.heads
         if heads is None:
             return model
@@ -254,7 +254,7 @@ class Work:
         return remove_closed_heads(with_heads(model, keep_best(scores, heads, self.cell.scope)))
 
     def gated(self, model: Transformer, changes: dict[str, Any], config: TrainConfig) -> Transformer:
-        """Trained with gates until exactly so many heads are open, and without the others then."""
+        """Train with gates until exactly the cell's number of heads is open; return the model without the others."""
         gate = dataclasses.replace(self.config.gate, target_heads=self.cell.heads, **changes)
         warmup = config.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         gated, objective = with_new_gates(model, gate, warmup)
@@ -266,7 +266,7 @@ class Work:
             {"step": point["step"], "log_alpha": [[round(x, 2) for x in layer] for layer in point["log_alpha"]]}
             for point in path[:-1]
         ]
-        # the last point is where the gates ended, settled
+        # The last point is where the gates ended, after the target was met.
         self.record["gate_path"].append({"step": config.steps, "log_alpha": self.log_alpha(gated, 3)})
         self.record["bits_per_character_gated"] = self.bits(gated, "valid")
         return remove_closed_heads(gated)
@@ -295,17 +295,17 @@ class Work:
         return path
 
     def log_alpha(self, model: Transformer, digits: int) -> list[list[float]]:
-        """Of every gate, a list for each layer."""
+        """Return log_alpha of every gate, rounded, a list for each layer."""
         params = model.host_params()
         layers = (params[name] for name in gate_names(model.config.L))
         return [[round(float(x), digits) for x in layer] for layer in layers]
 
     def bits(self, model: Transformer, split: str) -> float | None:
-        """Bits per character of a split."""
+        """Return bits per character on a split."""
         return evaluate(model, getattr(self.text, split), self.text.characters[split]).bits_per_character
 
     def measure(self, model: Transformer) -> dict[str, Any]:
-        """The cell's record: size, computation, quality on both splits, and what was noted on the way."""
+        """Return the cell's record: size, computation, quality on both splits, and what `record` has collected."""
         *_, valid = self.record["bits_per_character_after"].values()
         quality = {"valid": valid, "test": self.bits(model, "test")}
         return {
@@ -320,10 +320,10 @@ class Work:
 
 
 def checkpoint_bytes(model: Transformer) -> bytes:
-    """The weights as a safetensors file."""
+    """Return the weights as the bytes of a safetensors file."""
     return safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in model.host_params().items()})
 
 
 def load_checkpoint_bytes(content: bytes) -> dict[str, Any]:
-    """The weights that `checkpoint_bytes` wrote."""
+    """Return the weights that `checkpoint_bytes` wrote."""
     return safetensors.numpy.load(content)

@@ -1,8 +1,7 @@
-"""Computing cells on any `concurrent.futures.Executor`: processes of this machine, or a Dask cluster.
+"""Compute cells on any `concurrent.futures.Executor`: processes of this machine, or a Dask cluster.
 
-A cell is sent once what it starts from, its baseline, is there; what came back is kept at once (`store`). Only about
-twice as many cells as can be computed at a time are on their way, since each takes its baseline's weights along. When
-a worker dies its cell is sent again.
+A cell is submitted when its baseline is done; every result is stored at once (`store`). At most twice as many cells as
+there are workers are submitted, since each carries its baseline's weights. A cell whose worker dies is submitted again.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from tinyprune.bench.machine import processors
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.store import Store
-from tinyprune.kernels.backend import BACKENDS
+from tinyprune.kernels.backend import get_backend
 from tinyprune.progress import silent
 
-ATTEMPTS = 3  # that a cell gets when workers die
+ATTEMPTS = 3  # at a cell whose workers die
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where cells are computed.
+    """An executor and how to use it.
 
     Attributes:
-        executor: takes `submit`.
+        executor: computes the cells.
         count: how many cells it computes at a time.
-        lost: exceptions of a future that say that its worker has died, not that the cell has failed.
+        lost: exceptions of a future that mean that its worker has died, not that the cell has failed.
     """
 
     executor: Executor
@@ -59,24 +58,24 @@ OpenWorkers = Callable[[], AbstractContextManager[Workers]]
 
 
 def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWorkers:
-    """Processes of this machine, by default one for each processor, or if a GPU computes one.
+    """Return processes of this machine: `jobs`, or one for each processor, or a single one if a GPU computes.
 
-    Raises UsageError for less than one.
+    Raises UsageError if `jobs` is less than 1, or if there is no such backend.
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs must be at least 1, got {jobs}")
-    count = jobs or (1 if BACKENDS[backend].on_device else processors())
+    count = jobs or (1 if get_backend(backend).on_device else processors())
 
     @contextmanager
     def opened() -> Iterator[Workers]:
         before = set(multiprocessing.active_children())
-        # Not forked: a copy of a process that has used threads may wait for one that it has no copy of.
+        # Not forked: a fork of a process that has used threads may wait for a thread that it does not have.
         executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), look_after_worker)
         try:
             with environment(dict.fromkeys(BLAS_THREADS, "1")):
                 yield Workers(executor, count)
         except BaseException:
-            # what they compute now nobody waits for
+            # Nobody waits for what they are computing.
             for process in set(multiprocessing.active_children()) - before:
                 process.terminate()
             raise
@@ -87,7 +86,7 @@ def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWork
 
 
 def look_after_worker() -> None:
-    """In a worker: Ctrl-C is for the parent to act on, and a worker whose parent has died ends."""
+    """Set up a worker process: it ignores Ctrl-C, which the parent handles, and exits when its parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -100,7 +99,7 @@ def look_after_worker() -> None:
 
 @contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Processes that start meanwhile find these environment variables."""
+    """Set environment variables for the processes that are started in this context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -114,14 +113,18 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
-    """The workers of the Dask scheduler at `address`, such as tcp://host:8786, which has `timeout` seconds to answer.
+    """Return the workers of the Dask scheduler at `address`, such as tcp://host:8786.
 
-    A worker process computes one cell at a time, so `dask worker ADDRESS --nworkers auto --nthreads 1` is what uses a
-    machine. Workers may come and go; while there are none the study waits.
+    A worker process computes one cell at a time, so start `dask worker ADDRESS --nworkers auto --nthreads 1` to use a
+    whole machine. Workers may come and go; while there are none the study waits.
+
+    Args:
+        address: of the scheduler.
+        timeout: seconds to wait for its answer.
 
     Raises:
-        UsageError: when opened, if Dask is not installed, nobody answers, there are no workers, or they have another
-            tinyprune.
+        UsageError: when opened, if Dask is not installed, no scheduler answers, it has no workers, or they have another
+            version of tinyprune.
     """
 
     @contextmanager
@@ -138,7 +141,7 @@ def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
             ) from error
         with client:
             check_workers(client, address)
-            # pure=False: a cell that is sent again is a new task, not the old one's error
+            # pure=False: a cell that is submitted again is a new task, not the error of the old one.
             executor = client.get_executor(pure=False)
             yield Workers(executor, len(client.nthreads()), (BrokenExecutor, distributed.KilledWorker))
 
@@ -146,7 +149,7 @@ def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
 
 
 def check_workers(client: Any, address: str) -> None:
-    """Raise UsageError unless the cluster has workers, all with this version of tinyprune."""
+    """Raise UsageError unless the cluster has workers and all have this version of tinyprune."""
     if not client.nthreads():
         command = f"dask worker {address} --nworkers auto --nthreads 1"
         raise UsageError(f"the Dask scheduler at {address} has no workers; start some with: {command}")
@@ -159,10 +162,10 @@ def check_workers(client: Any, address: str) -> None:
 
 
 def run_cells(cells: Iterable[Cell], store: Store, workers: OpenWorkers, describe: str = "cells") -> None:
-    """Compute all cells that the store does not have yet, with the baselines that they start from.
+    """Compute all cells that are not in the store, and the baselines that they start from.
 
     Raises:
-        TinypruneError: if a cell fails, or its workers died three times. What was finished before is kept.
+        TinypruneError: if a cell fails, or its workers died three times. Finished cells are kept.
     """
     todo = missing(cells, store)
     attempts: Counter[str] = Counter()
@@ -176,7 +179,7 @@ def run_cells(cells: Iterable[Cell], store: Store, workers: OpenWorkers, describ
 
 
 def missing(cells: Iterable[Cell], store: Store) -> dict[str, Cell]:
-    """By their keys: the cells that are not done, and before them the baselines whose weights they need."""
+    """Return, by key, the cells that are not done, preceded by the baselines whose weights they need."""
     todo: dict[str, Cell] = {}
     wanted = [cell for cell in cells if store.record(cell) is None]
     for cell in wanted:
@@ -187,7 +190,7 @@ def missing(cells: Iterable[Cell], store: Store) -> dict[str, Cell]:
 
 
 def _computed(todo: dict[str, Cell], store: Store, workers: Workers, attempts: Counter[str]) -> Iterator[Cell]:
-    """Yield cells as they are done and kept; ends early when the executor is broken, which takes a new one."""
+    """Yield cells as they are done and stored; stop early if the executor is broken and has to be replaced."""
     waiting = dict(todo)
     running: dict[Future, Cell] = {}
     while waiting or running:

@@ -1,4 +1,4 @@
-"""From finished cells to tables: a tidy one with a row for each model and split, and a summary over seeds."""
+"""Tables of finished cells: a row for each model and split, means over seeds, and differences between methods."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import CheckpointError
+from tinyprune.experiments.plan import Entry
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.studies import Entry
 from tinyprune.experiments.timing import measure_times, with_head_counts
 from tinyprune.tables import Record
 
@@ -24,15 +24,15 @@ SPLITS = ("valid", "test")
 
 
 def model_config(entry: Entry, record: dict[str, Any], V: int) -> ModelConfig:
-    """The sizes of the model that a cell ended with."""
+    """Return the sizes of a cell's pruned model."""
     return with_head_counts(dataclasses.replace(entry.cell.config.model, V=V), record["heads"])
 
 
 def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: str) -> list[Record]:
-    """A row for each model and split, times measured now.
+    """Return a row for each model and split; times are measured now.
 
-    `heads_shifted` says how many heads the controller had left open beyond the target (if negative: closed), and which
-    were moved to meet it exactly; None for methods that have no controller.
+    `heads_shifted` is how many heads more than the target the controller left open (fewer if negative), which were then
+    closed to meet it exactly; None for methods that have no controller.
 
     Raises:
         CheckpointError: if a cell is not done.
@@ -68,7 +68,7 @@ def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: st
 
 
 def summarise(rows: Sequence[Record], split: str = "test") -> list[Record]:
-    """Mean and standard deviation (spread) over seeds, for each method and number of heads, on one split."""
+    """Return mean and standard deviation (spread) over seeds, for each method and number of heads, on one split."""
     groups: dict[tuple[str, int], list[Record]] = {}
     for row in rows:
         if row["split"] == split:
@@ -90,14 +90,15 @@ def summarise(rows: Sequence[Record], split: str = "test") -> list[Record]:
 
 
 def compare(rows: Sequence[Record], reference: str, split: str = "test") -> list[Record]:
-    """How many more bits each method needs than the reference, to as many heads and with the same seed.
+    """Compute how many more bits each method needs than the reference, with as many heads and the same seed.
 
     Args:
         rows: of results.csv.
-        reference: a method. Where it is not there, nothing can be said.
+        reference: a method. Rows without a partner of this method are left out.
+        split: whose rows are compared.
 
     Returns:
-        a record for each other method and number of heads: mean of the differences and their standard deviation
+        A record for each other method and number of heads: mean of the differences and their standard deviation
         (spread) over seeds. Above 0 the reference is better.
     """
     bits = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows_of(rows, reference, split)}
@@ -114,13 +115,12 @@ def compare(rows: Sequence[Record], reference: str, split: str = "test") -> list
 
 
 def compare_sizes(rows: Sequence[Record], method: str, reference: str, split: str = "test") -> list[Record]:
-    """How many more bits a method needs than the reference, at as many parameters and with the same seed.
+    """Compute how many more bits a method needs than the reference, with as many parameters and the same seed.
 
-    The method's bits between two of its sizes lie on the straight line between them; sizes that it does not reach are
-    left out.
+    The method's bits are interpolated linearly between its sizes; sizes outside of their range are left out.
 
     Returns:
-        a record for each number of heads of the reference, as in `compare`.
+        A record for each number of heads of the reference, as in `compare`.
     """
     groups: dict[int, list[float]] = {}
     for row in rows_of(rows, reference, split):
@@ -140,22 +140,22 @@ def compare_sizes(rows: Sequence[Record], method: str, reference: str, split: st
 
 
 def difference(values: Sequence[float]) -> Record:
-    """Mean and spread of differences over seeds."""
+    """Return mean and spread of differences over seeds."""
     return {"difference": statistics.fmean(values), "spread": spread(values), "seeds": len(values)}
 
 
 def rows_of(rows: Sequence[Record], method: str, split: str) -> list[Record]:
-    """The rows of one method and split."""
+    """Return the rows of one method and split."""
     return [row for row in rows if row["method"] == method and row["split"] == split]
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation over seeds (n − 1); None for a single one."""
+    """Return the standard deviation over seeds (n − 1); None for a single one."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def to_csv(records: Sequence[Record]) -> str:
-    """Records as CSV, numbers with as many digits as mean something."""
+    """Return records as CSV, numbers with six significant digits."""
 
     def plain(value: Any) -> Any:
         return f"{value:.6g}" if isinstance(value, float) and math.isfinite(value) else value
@@ -168,7 +168,7 @@ def to_csv(records: Sequence[Record]) -> str:
 
 
 def read_csv(text: str) -> list[Record]:
-    """What `to_csv` wrote, numbers as numbers."""
+    """Return the records that `to_csv` wrote, with numbers as int or float and empty cells as None."""
 
     def value(cell: str) -> Any:
         for kind in (int, float):

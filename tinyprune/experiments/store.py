@@ -1,10 +1,10 @@
-"""What a study has computed so far, in its directory: nothing that is finished is computed twice.
+"""The finished cells of a study, in its directory, so that none is computed twice.
 
-    cells.jsonl             a line for each finished cell: its key, what it was, what came of it
+    cells.jsonl                 a line for each finished cell: its key, the cell, its record
     baselines/KEY.safetensors   weights of the baselines, which other cells start from
 
-A line is appended and synced when its cell is done. A kill in the middle of that leaves half a line at the end, which
-is cut off when the file is next opened.
+A line is appended and synced when its cell is done. If the process is killed while it writes, half a line is left at
+the end; it is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Store:
     """The finished cells of a directory.
 
     Args:
-        directory: made if it is not there.
+        directory: created if it does not exist.
 
     Raises:
         UsageError: if it is a file.
         CheckpointError: if a line of cells.jsonl before the last cannot be read.
-        SaveError: if the directory cannot be made.
+        SaveError: if the directory cannot be created.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -65,9 +65,9 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out meanwhile. Raises UsageError if one is here already.
+        """Lock the directory against other processes. Raises UsageError if one holds the lock.
 
-        The lock goes with the process, however it ends. Where the system has no such locks nobody is kept out.
+        The lock ends with the process. On a system without such locks this does nothing.
         """
         with ExitStack() as stack:
             try:
@@ -80,24 +80,24 @@ class Store:
             yield
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
-        """What came of a cell; None if it is not done."""
+        """Return the record of a cell; None if it is not done."""
         return self.records.get(cell.key)
 
     def checkpoint(self, baseline: Cell) -> bytes | None:
-        """A baseline's weights; None if they are not here."""
+        """Return a baseline's weights; None if they are not stored."""
         try:
             return self.checkpoint_path(baseline).read_bytes()
         except FileNotFoundError:
             return None
 
     def checkpoint_path(self, baseline: Cell) -> Path:
-        """Where a baseline's weights are."""
+        """Return the path of a baseline's weights."""
         return self.directory / "baselines" / f"{baseline.key}.safetensors"
 
     def add(self, cell: Cell, outcome: Outcome) -> None:
-        """Keep what came of a cell. Raises SaveError if that cannot be written; all earlier cells are untouched.
+        """Store the result of a cell. Raises SaveError if it cannot be written; earlier cells are not changed.
 
-        A baseline's weights come first, so that its line means that they are there.
+        A baseline's weights are written before its line, so that the line implies them.
         """
         if outcome.checkpoint is not None:
             replace_file(self.checkpoint_path(cell), outcome.checkpoint, "baseline")

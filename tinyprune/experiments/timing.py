@@ -1,7 +1,6 @@
-"""How long models of given sizes take, measured one against the other when no cell is being computed.
+"""Measure how long models of given sizes take, in turns, when no cell is being computed.
 
-Time depends on sizes alone, not on weights, so models with random ones are measured: each configuration once, however
-many cells ended with it.
+Time depends on sizes and not on weights, so that models with random weights are measured, each configuration once.
 """
 
 from __future__ import annotations
@@ -14,29 +13,27 @@ from tqdm import tqdm
 
 from tinyprune.config import ModelConfig
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import silent
 from tinyprune.report import milliseconds_per_1k_tokens
-from tinyprune.tables import Record
 
-AT_A_TIME = 12  # models that take turns: as many as surely fit into memory beside each other
+AT_A_TIME = 12  # models that take turns, few enough to fit into memory together
 
 
 def with_head_counts(config: ModelConfig, heads: Sequence[int]) -> ModelConfig:
-    """The configuration with so many heads in each layer."""
+    """Return the configuration with `heads[i]` heads in layer i."""
     return dataclasses.replace(config, heads=tuple(heads), head_ids=tuple(tuple(range(h)) for h in heads))
 
 
 def measure_times(
     configs: Iterable[ModelConfig], backend: str = "numba", at_least: float = 0.25
 ) -> dict[ModelConfig, float]:
-    """Milliseconds to read 1,000 tokens with a model of each configuration, see `report.milliseconds_per_1k_tokens`.
+    """Measure milliseconds per 1,000 tokens of each configuration, see `report.milliseconds_per_1k_tokens`.
 
     Args:
         configs: with V set; equal ones are measured once.
-        backend: whose operations compute.
+        backend: name of the backend that computes.
         at_least: seconds for which each is measured.
     """
     ops, rng = get_backend(backend), np.random.default_rng(0)
@@ -49,43 +46,8 @@ def measure_times(
             models = [Transformer(config, init_parameters(config, rng), ops=ops) for config in group]
             tokens = rng.integers(0, min(config.V for config in group), 16 * first.T)
             measured = milliseconds_per_1k_tokens(models, tokens, at_least)
-            # the first is in every group, so that a machine that gets slower does so for all
+            # The first is in every group: times are scaled to it, in case the machine's speed changes.
             scale = ms.get(first, measured[0]) / measured[0]
             ms |= {config: scale * value for config, value in zip(group, measured, strict=True)}
             bar.update(len(group) - bool(start))
     return ms
-
-
-def inference(configs: dict[str, ModelConfig], backend: str = "numba") -> list[Record]:
-    """How size, computation and time fall as heads are removed, the same number from each layer.
-
-    Args:
-        configs: models with all their heads, by the names that the records give them.
-
-    Returns:
-        a record for each model and number of heads, with shares of the whole model's numbers.
-    """
-    smaller = {
-        (name, h): with_head_counts(config, [h] * config.L)
-        for name, config in configs.items()
-        for h in range(config.H, -1, -1)
-    }
-    ms: dict[ModelConfig, float] = {}
-    for name in configs:  # the sizes of one model beside each other
-        ms |= measure_times([c for (of, _), c in smaller.items() if of == name], backend, at_least=1.0)
-    records = []
-    for (name, h), config in smaller.items():
-        whole = configs[name]
-        numbers = {
-            "parameters": count_parameters(config),
-            "multiply_adds_per_token": count_multiply_adds(config),
-            "ms_per_1k_tokens": ms[config],
-        }
-        of_whole = {
-            "parameters": count_parameters(whole),
-            "multiply_adds_per_token": count_multiply_adds(whole),
-            "ms_per_1k_tokens": ms[smaller[name, whole.H]],
-        }
-        record = {"method": name, "heads_open": h * config.L, "heads_total": whole.heads_total} | numbers
-        records.append(record | {f"{key}_share": numbers[key] / of_whole[key] for key in numbers})
-    return records

@@ -1,0 +1,147 @@
+"""`tinyprune experiment`, as it is typed: it plans, computes, continues after a kill, and refuses nonsense."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+from command import MODEL, contents, refused, start, succeed, wait_until, write_text
+from toy import STEPS, toy_plan, without_seconds
+
+from tinyprune.errors import UsageError
+from tinyprune.experiments import STUDIES
+from tinyprune.experiments.cells import METHODS
+from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.running import make_plan
+from tinyprune.experiments.studies import get_study
+
+
+def given(study, tmp_path, **options) -> list[str]:
+    """The arguments of a study of small models, with two seeds."""
+    settings = {f"model.{k}": v for k, v in MODEL.items()}
+    settings |= {f"{stage}.{k}": v for stage, steps in STEPS.items() for k, v in (("steps", steps), ("B", 2))}
+    settings |= {key.replace("__", "."): value for key, value in options.items()}
+    start = ["experiment", study, "--quick", "--corpus", write_text(tmp_path), "--backend", "numpy"]
+    return [*start, "--methods", "random,gates", *(f"--set={key}={value}" for key, value in settings.items())]
+
+
+def rows_of(directory) -> list[dict]:
+    """The rows of results.csv without times."""
+    return [without_seconds(row) for row in read_csv((directory / "results.csv").read_text())]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
+    entries = get_study(name).entries(toy_plan(tmp_path, shares=(0.5, 0.25)))
+    assert len(entries) == len({(e.method, e.target_share, e.seed) for e in entries})
+    assert len({e.cell.key for e in entries}) == len(entries)
+    assert {e.seed for e in entries} == {0, 1}
+
+
+def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
+    full, quick = make_plan("architecture"), make_plan("architecture", quick=True, seeds=5, scope="layer")
+    assert (full.seeds, full.shares, full.methods) == (3, (0.9, 0.7, 0.5, 0.3, 0.1), METHODS)
+    assert (quick.seeds, quick.shares, quick.scope) == (5, (0.5,), "layer")
+    assert (full.config.model.N, make_plan("tradeoff").config.model.N) == (512, 64)
+    assert make_plan("architecture", preset="study").config.model.N == 64
+    assert make_plan("tradeoff", None, {"train.steps": 7}, quick=True).config.train.steps == 7
+    assert quick.config.train.steps == 200 < full.config.train.steps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shares": (0.5, 0.51)}, r"shares must stand for different numbers of heads; \[0.5, 0.51\] are \[2, 2\]"),
+        ({"shares": ()}, "shares must be numbers from 0 to 1"),
+        ({"methods": ("gates", "gates")}, "methods must be different"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+    ],
+)
+def test_plans_that_would_count_twice_are_refused(options, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        toy_plan(tmp_path, **options)
+
+
+@pytest.mark.slow
+def test_a_study_is_computed_once_and_told_in_json_and_tables(tmp_path):
+    arguments = [*given("architecture", tmp_path), "--directory", tmp_path / "study", "--jobs", "2"]
+    rows = json.loads(succeed(*arguments, "--json").stdout)
+    assert {row["study"] for row in rows} == {"architecture"} and {row["seed"] for row in rows} == {10, 11}
+    assert all(row["bits_per_character"] > 0 and row["ms_per_1k_tokens"] > 0 for row in rows)
+    assert len(rows_of(tmp_path / "study")) == len(rows)
+    about = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert about["seeds"] == [10, 11] and about["config"]["train"]["steps"] == 12 and "Python" in about["machine"]
+    kept = (tmp_path / "study" / "cells.jsonl").read_bytes()
+    again = succeed(*arguments)
+    assert "0 of them or of their baselines still to be trained" in again.stderr
+    assert (tmp_path / "study" / "cells.jsonl").read_bytes() == kept
+    assert "bits per character" in again.stdout.splitlines()[0]
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    arguments = [*given("tradeoff", tmp_path, gate_train__steps=60), "--jobs", "2"]
+    succeed(*arguments, "--directory", tmp_path / "whole")
+    killed = start(*arguments, "--directory", tmp_path / "killed", start_new_session=True)
+    log = tmp_path / "killed" / "cells.jsonl"
+    wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 3, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = log.read_bytes()
+    done = succeed(*arguments, "--directory", tmp_path / "killed")
+    assert log.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    assert "8 models" in done.stderr
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent_and_ctrl_c_says_how_to_go_on(tmp_path):
+    arguments = [*given("tradeoff", tmp_path, gate_train__steps=100_000), "--jobs", "2"]
+    arguments += ["--directory", tmp_path / "study"]
+    log = tmp_path / "study" / "cells.jsonl"
+
+    def at_work(process) -> bool:
+        return log.exists() and len(children(process.pid)) >= 2
+
+    for sign, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        process = start(*arguments)
+        wait_until(lambda process=process: at_work(process), process)
+        workers = children(process.pid)
+        process.send_signal(sign)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == status
+        assert sign == signal.SIGKILL or ("are kept in" in said.splitlines()[-1] and "same command" in said)
+        wait_until(lambda workers=workers: not any(alive(pid) for pid in workers), process)
+        assert not any(alive(pid) for pid in workers)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that another has started."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(line) for line in listed.split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shares", "half"], "--shares takes numbers with commas between them, got 'half'"),
+        (["--shares", "1.5"], "shares must be numbers from 0 to 1, got [1.5]"),
+        (["--methods", "magic"], "methods must be among random, magnitude"),
+        (["--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["--set", "data.tokenizer=word", "--set", "data.vocabulary=50"], "need a tokenizer without <unk>"),
+        (["--jobs", "0"], "jobs must be at least 1, got 0"),
+        (["--jobs", "2", "--scheduler", "tcp://127.0.0.1:9"], "--jobs is for this machine's processes"),
+        (["--preset", "enormous"], "no preset or .toml file 'enormous'"),
+        (["--backend", "abacus"], "backend must be one of"),
+    ],
+)
+def test_bad_use_is_one_line(options, message, tmp_path):
+    assert message in refused(2, "experiment", "tradeoff", "--directory", tmp_path / "study", *options)
+    assert contents(tmp_path) == {}

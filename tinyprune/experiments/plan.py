@@ -1,0 +1,119 @@
+"""What a study consists of (`Study`), and how large it is made (`Plan`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from tinyprune.config import RunConfig
+from tinyprune.errors import UsageError
+from tinyprune.experiments.cells import METHODS, Cell
+from tinyprune.experiments.store import Store
+from tinyprune.tables import Record
+
+SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads, that are kept
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell and its name in a study's tables; `target_share` of the heads is kept, None for all of them."""
+
+    method: str
+    target_share: float | None
+    cell: Cell
+
+    @property
+    def seed(self) -> int:
+        """The cell's seed."""
+        return self.cell.config.seed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large a study is.
+
+    Attributes:
+        config: model, text and stages; its seed is the first one.
+        seeds: how many seeds.
+        shares: shares of the heads to keep.
+        methods: pruning methods to compare.
+        scope: where criteria compare heads, see `importance.keep_best`.
+        backend: name of the backend that computes.
+        digest: sha256 of the text.
+    """
+
+    config: RunConfig
+    seeds: int = 3
+    shares: Sequence[float] = SHARES
+    methods: Sequence[str] = METHODS
+    scope: str = "global"
+    backend: str = "numba"
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UsageError(f"seeds must be at least 1, got {self.seeds}")
+        if not self.shares or not all(0 <= share <= 1 for share in self.shares):
+            raise UsageError(f"shares must be numbers from 0 to 1, got {list(self.shares)}")
+        for method in self.methods:
+            if method not in METHODS:
+                raise UsageError(f"methods must be among {', '.join(METHODS)}; got {method!r}")
+        if len(set(self.methods)) < len(self.methods):
+            raise UsageError(f"methods must be different, got {', '.join(self.methods)}")
+        heads = [self.heads(share) for share in self.shares]
+        if len(set(heads)) < len(heads):
+            raise UsageError(f"shares must stand for different numbers of heads; {list(self.shares)} are {heads}")
+
+    def configs(self, config: RunConfig | None = None) -> list[RunConfig]:
+        """Return one configuration for each seed."""
+        config = config or self.config
+        return [dataclasses.replace(config, seed=config.seed + i) for i in range(self.seeds)]
+
+    def heads(self, share: float) -> int:
+        """Return how many heads a share of them is."""
+        return round(share * self.config.model.heads_total)
+
+    def entry(self, name: str, config: RunConfig, method: str, share: float | None = None) -> Entry:
+        """Return the cell of one method that keeps a share of the heads, called `name` in the tables."""
+        heads = None if share is None else self.heads(share)
+        return Entry(name, share, Cell(config, method, heads, self.scope, self.backend, self.digest))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study whose cells are all done.
+
+    Attributes:
+        entries: the cells by their names in the tables.
+        store: their records, and the baselines' weights.
+        V: vocabulary size of the text.
+        tables: records by table name: "results", "summary", then the study's own.
+    """
+
+    entries: Sequence[Entry]
+    store: Store
+    V: int
+    tables: dict[str, list[Record]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that one study does not share with the others.
+
+    Attributes:
+        entries: gives the cells of a plan. All names, shares and seeds stand for different cells.
+        tables: gives the study's own tables by file name. There must be a "comparison", see `results.compare`.
+        pictures: gives file name, caption and figure of each picture, drawn from all tables.
+        changes: what the study changes in the preset `running.PRESET`, as for `RunConfig.with_options`.
+        equal: what models have in common that are compared, "heads" or "parameters".
+    """
+
+    entries: Callable[[Plan], list[Entry]]
+    tables: Callable[[Finished], dict[str, list[Record]]]
+    pictures: Callable[[Finished], Iterable[tuple[str, str, Figure]]]
+    changes: dict[str, Any] = field(default_factory=dict)
+    equal: str = "heads"

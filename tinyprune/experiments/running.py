@@ -1,0 +1,185 @@
+"""A study from its first cell to its report.
+
+A study's directory contains:
+
+    cells.jsonl, baselines/   what is finished, see `store`
+    study.json                study, configuration, seeds, machine
+    results.csv               a row for each model and split
+    summary.csv               mean and spread over seeds
+    comparison.csv            differences from the method that the study is about
+    inference.csv             (architecture) size, computation and time as heads are removed
+    agreement.csv             (tradeoff) rank correlation between the methods' scores of the heads
+    plots/*.png, README.md    the same as pictures and as text
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tinyprune.bench.machine import describe_machine, processors
+from tinyprune.config import load_preset
+from tinyprune.errors import Interrupted, UsageError
+from tinyprune.experiments.cells import compute, read_text
+from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
+from tinyprune.experiments.plan import Entry, Finished, Plan
+from tinyprune.experiments.results import summarise, tidy, to_csv
+from tinyprune.experiments.store import Store
+from tinyprune.experiments.studies import get_study
+from tinyprune.files import replace_file
+from tinyprune.kernels.backend import BACKENDS, get_backend
+from tinyprune.plots import save_figure
+from tinyprune.progress import say
+from tinyprune.tables import Record, markdown_table
+from tinyprune.warmup import announced
+
+PRESET = "study"
+# What one finishes in three minutes: the same stages, with fewer steps, sizes and seeds.
+QUICK: dict[str, Any] = {"train.steps": 200, "train.warmup": 20, "gate_train.steps": 60, "finetune.steps": 40}
+QUICK_SIZES: dict[str, Any] = {"seeds": 2, "shares": (0.5,)}
+
+
+def make_plan(
+    study: str, preset: str | None = None, options: dict[str, Any] | None = None, quick: bool = False, **sizes: Any
+) -> Plan:
+    """Make a plan from the command line's values.
+
+    Args:
+        study: one of `experiments.STUDIES`.
+        preset: of model and stages; None for `PRESET` with the study's own changes.
+        options: `{"table.key": value}`, see `RunConfig.with_options`.
+        quick: fewer steps, seeds and shares, where they are not given.
+        sizes: other fields of `Plan`; None for the default.
+    """
+    changes = get_study(study).changes if preset is None else {}
+    config = load_preset(preset or PRESET).with_options(changes | (QUICK if quick else {}) | (options or {}))
+    given = {name: value for name, value in sizes.items() if value is not None}
+    return Plan(config, digest=read_text(config.data).digest, **(QUICK_SIZES if quick else {}) | given)
+
+
+def run_study(
+    name: str, plan: Plan, directory: str | Path, workers: OpenWorkers, compile_first: bool = True
+) -> list[Record]:
+    """Compute the cells that a study lacks, then write its tables and pictures; returns the rows of results.csv.
+
+    Args:
+        name: one of `experiments.STUDIES`.
+        plan: how large it is.
+        directory: where everything is stored; cells that are there already are not computed again.
+        workers: who computes, see `grid`.
+        compile_first: compile the kernels once in this process, so that the workers, who share the cache, need not.
+
+    Raises:
+        UsageError: if the tokenizer has `<unk>`, which makes bits per character meaningless, or if another process is
+            at work in the directory.
+        TinypruneError: if a cell fails; what is finished is kept.
+        Interrupted: after Ctrl-C; what is finished is kept.
+    """
+    get_backend(plan.backend)  # raises if there is no such backend
+    text = read_text(plan.config.data, plan.digest)
+    if not all(text.characters.values()):
+        raise UsageError("studies compare bits per character, which need a tokenizer without <unk>: character or byte")
+    store = Store(directory)
+    entries = get_study(name).entries(plan)
+    with store.locked():
+        todo = missing([entry.cell for entry in entries], store)
+        say(f"experiment {name}: {len(entries)} models, {len(todo)} of them or of their baselines still to be trained")
+        try:
+            if todo and compile_first and not BACKENDS[plan.backend].on_device:  # nothing compiled for a GPU is kept
+                compile_kernels(entries)
+            run_cells([entry.cell for entry in entries], store, workers, name)
+            return write_results(name, plan, entries, store)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"stopped; {len(store.records)} models are kept in {store.directory}; the same command goes on"
+            ) from error
+
+
+def compile_kernels(entries: Sequence[Entry]) -> None:
+    """Train a model of each kind for one step, so that the kernels of its training are compiled, and say so."""
+    small = {f"{stage}.{k}": 1 for stage in ("train", "gate_train", "finetune") for k in ("steps", "B")}
+    with announced(get_backend(entries[0].cell.backend)):
+        for kind in {entry.cell.config.model.kind: entry.cell for entry in entries}.values():
+            cell = dataclasses.replace(kind, config=kind.config.with_options(small), method="gates", heads=1)
+            compute(cell, compute(cell.baseline).checkpoint)
+
+
+def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store) -> list[Record]:
+    """Write tables, pictures and report of a study whose cells are all done; returns the rows of results.csv.
+
+    The pictures of an earlier run are removed.
+    """
+
+    def write(file: str, text: str) -> None:
+        replace_file(store.directory / file, text.encode())
+
+    study, V = get_study(name), read_text(plan.config.data, plan.digest).tokenizer.V
+    rows = tidy(name, entries, store, V, plan.backend)
+    done = Finished(entries, store, V, {"results": rows, "summary": summarise(rows)})
+    done.tables.update(study.tables(done))
+    for table, records in done.tables.items():
+        if records:
+            write(f"{table}.csv", to_csv(records))
+    corpus = Path(plan.config.data.corpus).name  # without the folder of a file
+    about = {
+        "study": name,
+        "config": plan.config.to_dict() | {"data": plan.config.data.to_dict() | {"corpus": corpus}},
+        "text_sha256": plan.digest,
+        "seeds": [plan.config.seed + i for i in range(plan.seeds)],
+        "shares": list(plan.shares),
+        "machine": describe_machine(
+            timing_threads(plan.backend), BACKENDS[plan.backend].packages, BACKENDS[plan.backend].on_device
+        ),
+    }
+    write("study.json", json.dumps(about, indent=1) + "\n")
+    plots, captions = store.directory / "plots", {}
+    for picture, caption, figure in study.pictures(done):
+        captions[picture] = caption
+        save_figure(figure, plots / f"{picture}.png")
+    for path in plots.glob("*.png"):
+        if path.stem not in captions:
+            path.unlink()
+    write("README.md", report(about, done.tables, captions, study.equal))
+    say(f"experiment {name}: {store.directory / 'README.md'}, *.csv and plots/ are written")
+    return rows
+
+
+def timing_threads(backend: str) -> int:
+    """Return the number of threads with which times are measured."""
+    if backend != "numba":
+        return processors()
+    import numba
+
+    return numba.get_num_threads()
+
+
+def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dict[str, str], equal: str) -> str:
+    """Return README.md of a study, with its tables and pictures.
+
+    Args:
+        about: content of study.json.
+        tables: as in `Finished`.
+        captions: by the pictures' file names.
+        equal: as in `Study`.
+    """
+    name, config = about["study"], about["config"]
+    steps = " + ".join(str(config[stage]["steps"]) for stage in ("train", "gate_train", "finetune"))
+    paragraphs = [
+        f"# {name}, on {config['data']['corpus']}",
+        f"Bits per character on the held-out test split, mean over {len(about['seeds'])} seeds and standard deviation "
+        f"(spread); {steps} steps for every model but the baseline. Written by `tinyprune experiment {name}`; "
+        "the configuration is in `study.json`, a row for each model in `results.csv`.",
+        markdown_table(tables["summary"]),
+    ]
+    if tables["comparison"]:
+        reference = tables["comparison"][0]["reference"]
+        paragraphs += [
+            f"How many more bits per character than *{reference}*, with as many {equal} and the same seed: mean of the "
+            f"differences and their standard deviation. Above 0, *{reference}* is better.",
+            markdown_table(tables["comparison"]),
+        ]
+    paragraphs += [f"![{caption}](plots/{picture}.png)" for picture, caption in captions.items()]
+    return "\n\n".join([*paragraphs, f"Machine: {about['machine']}."]) + "\n"
