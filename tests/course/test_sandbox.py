@@ -1,5 +1,6 @@
 """An answer runs in a process of its own: what goes over and back, and what happens when it misbehaves."""
 
+import contextlib
 import json
 import os
 import sys
@@ -163,7 +164,7 @@ def test_functions_and_arrays_of_objects_may_not_come_back(sandbox, kind):
 
 def test_printed_text_is_kept_and_cut():
     with Sandbox(Limits(output_characters=100)) as sandbox:
-        assert sandbox.run("print('hello')") == "hello\n"
+        assert sandbox.run("n = globals().get('n', 0) + 1\nprint('run', n)") == "run 1\n"
         assert sandbox.run("for i in range(1000):\n    print(i)").endswith("… (cut)\n")
         assert sandbox.run("pass") == ""
 
@@ -273,7 +274,7 @@ def test_source_that_ends_the_process_is_not_loaded_again(sandbox):
     assert sandbox.function("sleep")(0) == 0
 
 
-def test_source_that_ends_the_process_only_when_it_is_run_again(sandbox, tmp_path):
+def test_source_that_ends_the_process_only_when_it_is_run_again(sandbox):
     sandbox.run(f"def leave():\n    os._exit(3)\nif time.time() > {time.time() + 1}:\n    os._exit(0)")
     time.sleep(1.1)
     with pytest.raises(AnswerDied, match="exit status 3"):
@@ -321,7 +322,7 @@ def test_message_of_an_error_is_cut(sandbox):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["0o700", "0o300"], ids=["deep", "unreadable"])
 def test_its_directory_is_removed_however_it_is_nested(mode):
-    with Sandbox() as sandbox:
+    # On a slow machine the process is killed before it is done, because its files can no longer be counted.
+    with Sandbox() as sandbox, contextlib.suppress(AnswerDied):
         sandbox.run(f"import os\nfor _ in range(1500):\n    os.mkdir('a', {mode})\n    os.chdir('a')")
-        directory = sandbox._scratch
-    assert not exists(directory)
+    assert not exists(sandbox._scratch)
