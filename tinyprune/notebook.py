@@ -1,6 +1,6 @@
-"""What the notebooks share: the package's own source on the page, sliders, the committed results, a trained model.
+"""Tools of the notebooks: the package's source on the page, sliders, the committed results, a trained model.
 
-Needs what `pip install "tinyprune[notebooks]"` installs; nothing else in the package imports this.
+They need `pip install "tinyprune[notebooks]"`; nothing else in the package imports them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tinyprune.plots import STYLE
 from tinyprune.runs.run import Run, trained_once
 
 REPOSITORY = Path(tinyprune.__file__).parents[1]
-# JupyterLab breaks long lines of code in the middle of words; with this, at blanks.
+# JupyterLab breaks long lines of code in the middle of words; this makes it break them at spaces.
 WHOLE_WORDS = "<style>.jp-RenderedHTMLCommon pre { word-break: normal; }</style>"
 
 
 def use_style() -> None:
-    """Draw pictures in the notebook in the package's style, at a size that suits a page; break long lines at blanks."""
+    """Draw figures in the package's style at a size for a page, and break long lines at spaces."""
     matplotlib.style.use([*STYLE, {"figure.dpi": 100, "figure.constrained_layout.use": True}])
     display(HTML(WHOLE_WORDS))
 
 
 def show_source(*things: Callable[..., Any] | type, docstring: bool = True) -> None:
-    """Display the source of functions or classes as it stands in the package, each below its file and line.
+    """Display the source of functions or classes of the package, each below its file and line.
 
     Args:
         things: functions (compiled by Numba or not) or classes.
@@ -59,13 +59,13 @@ def show_source(*things: Callable[..., Any] | type, docstring: bool = True) -> N
 
 
 def without_docstrings(code: str) -> str:
-    """`code` without the docstrings of its functions and classes; nothing else changes."""
+    """Return `code` without the docstrings of its functions and classes, and otherwise unchanged."""
     lines = code.splitlines()
     for node in ast.walk(ast.parse(code)):
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or ast.get_docstring(node) is None:
             continue
         text = node.body[0]
-        # a body that is nothing but a docstring keeps it, or it would not be Python any more
+        # A body that consists of a docstring keeps it, because it may not be empty.
         if len(node.body) > 1:
             for number in range(text.lineno - 1, text.end_lineno):
                 lines[number] = None
@@ -77,12 +77,12 @@ def without_docstrings(code: str) -> str:
 def sliders(draw: Callable[..., Any], **ranges: Any) -> None:
     """Display sliders above a picture that follows them.
 
-    Where no notebook is running, on a web page say, there is a sentence in their place: show the picture for a few
+    Where no notebook is running, such as on a web page, a sentence takes their place; so show the picture for a few
     values as well.
 
     Args:
         draw: `draw(**values)` displays something.
-        ranges: for each argument of `draw` a widget, or what `ipywidgets.interactive` makes one of, such as
+        ranges: for each argument of `draw` a widget or an abbreviation of `ipywidgets.interactive`, such as
             (low, high, step).
     """
     from ipywidgets import interactive
@@ -95,10 +95,10 @@ def sliders(draw: Callable[..., Any], **ranges: Any) -> None:
 
 
 def results(*path: str) -> Path:
-    """Where the committed results of a study are, such as `results("tradeoff-pydoc", "summary.csv")`.
+    """Return the path of a study's committed results, such as `results("tradeoff-pydoc", "summary.csv")`.
 
     Raises:
-        UsageError: if they are not there, since the package was installed without its repository.
+        UsageError: if it does not exist, for example because the package was installed without its repository.
     """
     found = REPOSITORY.joinpath("data", "results", *path)
     if not found.exists():
@@ -110,10 +110,10 @@ def results(*path: str) -> Path:
 
 
 def baseline_run() -> Run:
-    """A run of the preset `tiny` whose baseline is trained: by this call, or by that of an earlier notebook.
+    """Return a run of the preset `tiny` with a trained baseline, which the first call trains and keeps.
 
-    It is kept in runs/ beside the package, for each Python, since each brings another text; a second notebook that asks
-    meanwhile waits for the first. `run.load("train").model` is the model, `run.text` its text.
+    It is kept in runs/ beside the package, one for each version of Python, because the text depends on it. A second
+    notebook waits for the first to finish training. `run.load("train").model` is the model, `run.text` its text.
     """
     path = REPOSITORY / "runs" / f"notebooks-python{platform.python_version()}"
     return trained_once(path, load_preset("tiny"), get_backend("numba"), "run the cell once more")

@@ -1,8 +1,8 @@
-"""Pictures of a run: how the loss went, how the gates closed, which heads stayed.
+"""Figures of a run: its losses, its gates over time, and the heads that were kept.
 
-Made to be read on a screen, in black-and-white print and by the colour-blind: what a colour says, a line style, a
-weight or a word says too, and lines carry their names instead of a legend. No function leaves matplotlib's global
-settings changed, and nobody's matplotlibrc changes a picture.
+They are readable on a screen, in black-and-white print and for the colour-blind: line styles, weights or words repeat
+what colours say, and lines carry their names instead of a legend. matplotlib's global settings stay unchanged, and a
+user's matplotlibrc does not change a figure.
 
 The records are those of metrics.jsonl, see `tinyprune.training.metrics.read_metrics`.
 """
@@ -35,11 +35,11 @@ Record = dict[str, Any]
 
 DPI = 150
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
-# Okabe & Ito 2008, "Color Universal Design", with a grey in the place of yellow, which is hard to see on white.
+# Okabe & Ito 2008, "Color Universal Design", with grey instead of yellow, which is hard to see on white.
 HEAD_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", GREY)
 OPENNESS = {"hard-concrete": "P(open)", "top-k": "soft gate"}
 KEPT, REMOVED = {"facecolor": BLUE}, {"facecolor": "white", "edgecolor": "#AAAAAA", "hatch": "////"}
-# "default" comes first: matplotlib's own settings, not the user's.
+# "default" comes first, so that matplotlib's own settings replace the user's.
 STYLE = [
     "default",
     {
@@ -56,17 +56,17 @@ STYLE = [
 
 @matplotlib.style.context(STYLE)
 def plot_losses(records: Sequence[Record]) -> Figure:
-    """Loss over the whole run, the stages one after the other.
+    """Plot the loss over the whole run, one stage after the other.
 
-    The training loss is there twice: as logged (faint) and as a running mean. The numbers are the validation losses at
-    the end of each stage.
+    The training loss is shown as logged (faint) and as a running mean. The numbers are the validation losses at the end
+    of each stage.
 
     Args:
         records: of one or more stages, with losses in nats per token.
 
     Returns:
         Figure with one Axes: x in steps since the run began, y in bits per token (nats / ln 2) on a log scale, which
-        leaves room for the late, small differences beside the steep beginning.
+        shows small differences at the end beside the steep beginning.
 
     Raises:
         UsageError: if there is no training or validation loss in the records.
@@ -76,7 +76,7 @@ def plot_losses(records: Sequence[Record]) -> Figure:
         raise UsageError("these metrics hold no loss to plot; train for a few steps first")
     figure = Figure(figsize=(7, 3.5), dpi=DPI, layout="constrained")
     axes = figure.add_subplot(xlabel="step, the stages one after the other", ylabel="bits per token")
-    # A text of one single character has losses of 0, for which a log scale has no place.
+    # A text of a single character has losses of 0, which a log scale cannot show.
     axes.set_yscale("log" if min(r["loss"] for r in records) > 0 else "linear")
     start, middles, ends = 0, {}, {}
     for stage in dict.fromkeys(r["stage"] for r in records):
@@ -102,7 +102,7 @@ def plot_losses(records: Sequence[Record]) -> Figure:
 
 
 def _draw_losses(axes: Axes, records: list[Record], start: int) -> dict[str, tuple[float, str]]:
-    """Draw the curves of one stage, which begins after step `start`; returns the end and the colour of each."""
+    """Draw the curves of a stage that begins after step `start`; return the last value and the colour of each."""
     ends = {}
     steps, bits = _losses(records, "train")
     if steps.size:
@@ -118,24 +118,24 @@ def _draw_losses(axes: Axes, records: list[Record], start: int) -> dict[str, tup
 
 
 def _losses(records: list[Record], split: str) -> tuple[NDArray, NDArray]:
-    """Steps and losses of a split, in bits."""
+    """Return the steps and the losses of a split, in bits."""
     own = [r for r in records if r["split"] == split]
     return np.array([r["step"] for r in own]), np.array([r["loss"] for r in own]) / math.log(2)
 
 
 @matplotlib.style.context(STYLE)
 def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[Sequence[int]] | None = None) -> Figure:
-    """How likely each head was to be open as the gate stage went on, and how many heads were.
+    """Plot each head's probability of being open over the gate stage, and the number of open heads.
 
     Args:
         records: of a run; those with "log_alpha" are used.
         gate: the gates' constants and target.
-        head_ids: original numbers of the heads that had gates, a list for each layer; by default 0, 1, 2 …
+        head_ids: original numbers of the heads with gates, a list for each layer; by default 0, 1, 2 …
 
     Returns:
-        Figure: the first Axes has the number of open heads, then comes one for each layer, with a line for each head:
-        x in steps of the gate stage, y the probability P(open). Heads that are open in evaluation at the end are solid
-        and thick, the others dashed and thin.
+        Figure: the first Axes shows the number of open heads, each other one a layer with a line for each head: x in
+        steps of the gate stage, y the probability P(open). Heads that are open in evaluation at the end are solid and
+        thick, the others dashed and thin.
 
     Raises:
         UsageError: if no record has "log_alpha".
@@ -165,7 +165,7 @@ def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[S
 
 
 def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: GateConfig) -> None:
-    """How many heads are open: in evaluation, expected (that is L0), and wanted."""
+    """Draw the number of open heads: in evaluation, expected (which is L0), and wanted."""
     total = sum(len(layer) for layer in records[0]["log_alpha"])
     opened, expected = [r["heads_open"] for r in records], sum(layer.sum(1) for layer in _openness(records, gate)[0])
     axes.set(title=f"open heads (of {total})", xlim=_limits(steps[-1]), ylim=(0, 1.04 * max(total, 1)))
@@ -180,13 +180,14 @@ def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: Ga
 
 
 def _openness(records: list[Record], gate: GateConfig) -> tuple[list[NDArray], list[NDArray], float | None]:
-    """How open gates are.
+    """Measure how open the gates are.
 
     Returns:
         openness: for each layer (records, heads), 0 … 1: the probability that a Hard-Concrete gate is open, or the soft
-            top-k gate without its noise.
-        opened: for each layer (heads,), which are open in evaluation at the end.
-        boundary: the openness above which a gate is open in evaluation; None for top-k, where it depends on the others.
+            top-k gate without noise.
+        opened: for each layer (heads,), whether a head is open in evaluation at the end.
+        boundary: the openness above which a gate is open in evaluation; None for top-k, where gates depend on each
+            other.
     """
     joined = np.array([np.concatenate(r["log_alpha"]) for r in records])
     heads = [len(layer) for layer in records[0]["log_alpha"]]
@@ -236,14 +237,14 @@ def _number_heads(axes: Axes, heads: Sequence[int], ends: NDArray, opened: NDArr
 
 @matplotlib.style.context(STYLE)
 def plot_heads(config: ModelConfig) -> Figure:
-    """Which heads a model still has.
+    """Plot which heads a model still has.
 
     Args:
-        config: of the model; `head_ids` says which of the original H heads of each layer are there.
+        config: of the model; `head_ids` lists the remaining heads of each layer by their original numbers.
 
     Returns:
         Figure with one Axes: a row for each layer, the first at the top, and a column for each original head. A filled
-        cell with the head's number is a head that stayed, an empty hatched one a head that was removed.
+        cell with a number is a head that was kept, an empty hatched cell a head that was removed.
     """
     figure = Figure(figsize=(max(3.5, 1.1 + 0.34 * config.H), 0.85 + 0.34 * config.L), dpi=DPI, layout="compressed")
     axes = figure.add_subplot(xlabel="head", ylabel="layer", aspect="equal")
@@ -277,14 +278,14 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def _p_open(log_alpha: NDArray, gate: GateConfig) -> NDArray:
-    """The probability that a sampled gate is open."""
+    """Return the probability that a sampled gate is open."""
     return p_open(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
 
 
 def running_mean(values: ArrayLike) -> NDArray:
-    """Mean of each value and its neighbours, half a √n on either side. (n,) -> (n,).
+    """Average each value with its neighbours, half of √n on either side. (n,) -> (n,).
 
-    Near the beginning it takes no more on the right than there are on the left, so that a steep start stays steep.
+    Near the beginning it uses as many on the right as there are on the left, so a steep start stays steep.
     """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     i = np.arange(len(sums) - 1)
@@ -294,7 +295,7 @@ def running_mean(values: ArrayLike) -> NDArray:
 
 
 def spread(places: Sequence[float], gap: float) -> NDArray:
-    """Move places apart, in their order, until neighbours have `gap` between them: for labels. (n,) -> (n,)."""
+    """Move the places of labels apart, in their order, until neighbours are `gap` apart. (n,) -> (n,)."""
     order = np.argsort(places, kind="stable")
     up, down = np.array(places, float), np.array(places, float)
     for low, high in itertools.pairwise(order):
@@ -305,12 +306,12 @@ def spread(places: Sequence[float], gap: float) -> NDArray:
 
 
 def _name_lines(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
-    """Write names at the right of the Axes, given with the y and the colour of their lines."""
-    axes.autoscale_view()  # which matplotlib puts off until it draws
+    """Write the names of lines, given with their y and colour, at the right of the Axes."""
+    axes.autoscale_view()  # matplotlib would do so only when it draws
     to_axes = axes.transData + axes.transAxes.inverted()
     gap = 12 / 72 / (axes.figure.get_figheight() * axes.get_position().height)
     places = spread([to_axes.transform((1, y))[1] for y, _ in ends.values()], gap)
-    places -= min(places.min(), 0)  # not among the numbers below the x axis
+    places -= min(places.min(), 0)  # above the numbers below the x axis
     for (name, (_, colour)), place in zip(ends.items(), places, strict=True):
         _write(axes, name, (1, place), (6, 0), "axes fraction", va="center", color=colour)
 
@@ -323,15 +324,15 @@ def _write(
     coordinates: str | tuple[str, str] = "data",
     **look: Any,
 ) -> None:
-    """Write at `place`, which is in matplotlib's `coordinates`, moved by `offset` points."""
+    """Write at `place`, given in matplotlib's `coordinates`, moved by `offset` points."""
     axes.annotate(text, place, offset, xycoords=coordinates, textcoords="offset points", **look)
 
 
 def _limits(last_step: int) -> tuple[float, float]:
-    """Limits of x with a little room for the marker at the last step, which is 0 in a stage without steps."""
+    """Return limits of x with room for the marker at the last step, which is 0 in a stage without steps."""
     return 0, 1.01 * max(last_step, 1)
 
 
 def _marker(steps: NDArray) -> str:
-    """A line of one point, or of points at a single step, cannot be seen without a marker."""
+    """Return a marker for points at a single step, which are invisible as a line."""
     return "o" if steps[0] == steps[-1] else ""

@@ -1,4 +1,4 @@
-"""What came of a run: the table of its stages, plots, and report.md that shows both."""
+"""The report of a run: the table of its stages, plots, and report.md with both."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WHAT_IT_IS = {
 
 
 def open_config(model: Transformer) -> ModelConfig:
-    """The configuration with only the heads that are open in evaluation: what the model computes."""
+    """Return the configuration with only the heads that are open in evaluation, which is what the model computes."""
     ids = tuple(
         tuple(int(i) for i, is_open in zip(ids, layer, strict=True) if is_open)
         for ids, layer in zip(model.config.head_ids, open_heads(model), strict=True)
@@ -44,7 +44,7 @@ def open_config(model: Transformer) -> ModelConfig:
 
 
 def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: float, split: str) -> Record:
-    """A stage's line: size, computation, quality on the given split, speed."""
+    """Return a stage's row: size, computation, quality on the given split, speed."""
     result = evaluate(model, getattr(text, split), text.characters[split])
     opened = open_config(model)
     return {
@@ -60,28 +60,27 @@ def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: f
 
 
 def milliseconds_per_1k_tokens(models: list[Transformer], tokens: NDArray, at_least: float = 0.5) -> list[float]:
-    """Time to read 1,000 tokens (forward pass, 16 parallel streams, memory full), each model's median.
+    """Return each model's median time to read 1,000 tokens (forward pass, 16 parallel streams, memory full).
 
-    The models take turns, so that a machine that gets slower or faster does so for all of them: five rounds or more,
-    until each has been measured for `at_least` so many seconds.
+    The models take turns, so that a machine that becomes slower or faster does so for all of them: at least five
+    rounds, and at least `at_least` seconds for each model.
     """
     T = models[0].config.T
-    ids = np.resize(tokens, (TIMING_B, T)).astype(np.int64)  # a short text is repeated
-    targets = ids
+    ids = np.resize(tokens, (TIMING_B, T)).astype(np.int64)  # a short text is repeated; ids are also the targets
     memories: list[Memory | None] = [None] * len(models)
     for _ in range(max(1, math.ceil(models[0].config.M / T))):
-        memories = [model.loss(ids, targets, memory)[1] for model, memory in zip(models, memories, strict=True)]
+        memories = [model.loss(ids, ids, memory)[1] for model, memory in zip(models, memories, strict=True)]
     seconds: list[list[float]] = [[] for _ in models]
     while len(seconds[-1]) < TIMING_ROUNDS or min(map(sum, seconds)) < at_least:
         for model, memory, measured in zip(models, memories, seconds, strict=True):
             start = time.perf_counter()
-            float(model.loss(ids, targets, memory)[0])  # a GPU is waited for
+            float(model.loss(ids, ids, memory)[0])  # the conversion waits for a GPU
             measured.append(time.perf_counter() - start)
     return [1e6 * statistics.median(measured) / ids.size for measured in seconds]
 
 
 def summarise(run: Run) -> list[Record]:
-    """The table of the run's four stages, on the test split."""
+    """Return the table of the run's four stages, on the test split."""
     say(f"report: reading the test split ({len(run.text.test):,} tokens) with each of the four models")
     models = [run.load(stage).model for stage in STAGES]
     times = milliseconds_per_1k_tokens(models, run.text.valid)
@@ -91,8 +90,8 @@ def summarise(run: Run) -> list[Record]:
 
 
 def write_report(run: Run, records: list[Record]) -> None:
-    """Plots and report.md in the run's directory."""
-    # matplotlib takes a second to import and is needed nowhere else.
+    """Write the plots and report.md to the run's directory."""
+    # Imported here because matplotlib takes a second to import.
     from tinyprune import plots
 
     directory = run.directory
@@ -110,7 +109,7 @@ def write_report(run: Run, records: list[Record]) -> None:
 
 
 def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
-    """The beginning of the test split as a prompt, and how the model goes on."""
+    """Return the beginning of the test split, as a prompt, and the model's continuation."""
     prompt = run.text.test[: model.config.T]
     rng = np.random.default_rng(run.config.seed)
     tokens = list(generate(model, prompt, SAMPLE_TOKENS, rng, temperature=0.8))
@@ -119,7 +118,7 @@ def sample_text(run: Run, model: Transformer) -> tuple[str, str]:
 
 
 def report_text(run: Run, records: list[Record], model: Transformer, sample: tuple[str, str]) -> str:
-    """report.md."""
+    """Return the text of report.md; `sample` is a prompt and its continuation."""
     config, text = run.config, run.text
     first, last = records[0], records[-1]
     if first["bits_per_character"] is None:
@@ -163,5 +162,5 @@ def report_text(run: Run, records: list[Record], model: Transformer, sample: tup
 
 
 def fenced(text: str) -> str:
-    """Text that cannot end the code block that it stands in, nor its line."""
+    """Return text that cannot end the code block around it."""
     return text.replace("```", "'''").strip("\n")

@@ -10,7 +10,7 @@ Record = dict[str, Any]
 
 
 def show(value: Any) -> str:
-    """A cell: thousands separated, floats with four digits that mean something, yes and no, a dash for None."""
+    """Return a cell's text: thousands separated, four significant digits, yes and no, a dash for None."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -18,45 +18,38 @@ def show(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return (
-            f"{value:.1e}"
-            if value and abs(value) < 1e-3
-            else f"{value:.4g}"
-            if abs(value) < 9999.5
-            else f"{value:,.0f}"
-        )
+        if value and abs(value) < 1e-3:
+            return f"{value:.1e}"
+        return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:,.0f}"
     return str(value)
 
 
 def text_table(records: list[Record]) -> str:
-    """Aligned columns, numbers to the right. The first record's keys are the columns."""
-    columns = list(records[0])
-    cells = [[column.replace("_", " ") for column in columns]]
-    cells += [[show(record[column]) for column in columns] for record in records]
-    widths = [max(len(row[j]) for row in cells) for j in range(len(columns))]
+    """Return a table with aligned columns, numbers to the right. The first record's keys are the columns."""
+    cells = _cells(records)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [
-        all(isinstance(r[c], int | float | None) and not isinstance(r[c], bool) for r in records) for c in columns
+        all(isinstance(r[c], int | float | None) and not isinstance(r[c], bool) for r in records) for c in records[0]
     ]
-    lines = []
-    for row in cells:
-        padded = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
+    pads = [str.rjust if right else str.ljust for right in numeric]
+    lines = ["  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)) for row in cells]
     lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def markdown_table(records: list[Record]) -> str:
-    """The same as Markdown."""
+    """Return the same table as Markdown."""
+    head, *rows = _cells(records)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _cells(records: list[Record]) -> list[list[str]]:
+    """Return the rows of a table as text, the names of the columns first."""
     columns = list(records[0])
-    rows = [[column.replace("_", " ") for column in columns], ["---"] * len(columns)]
-    rows += [[show(record[column]) for column in columns] for record in records]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return [[column.replace("_", " ") for column in columns], *([show(r[c]) for c in columns] for r in records)]
 
 
 def json_table(records: list[Record]) -> str:
-    """One list of flat objects. An infinite number, which JSON does not have, is null."""
+    """Return a list of flat objects as JSON, with null for infinite numbers, which JSON lacks."""
     plain = [{k: None if v in (math.inf, -math.inf) else v for k, v in record.items()} for record in records]
     return json.dumps(plain, indent=1, allow_nan=False)

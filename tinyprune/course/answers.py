@@ -1,4 +1,4 @@
-"""Where tests find the functions that a student wrote."""
+"""How tests find the functions that a student wrote."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import numpy as np
 
 from tinyprune.course.sandbox import AnswerError, Sandbox
 
-# what is being marked: a sandbox, a module, or (None) whatever program is running, such as a student's notebook
+# What is being marked: a sandbox, a module, or (None) the running program, such as a student's notebook.
 _submission: ContextVar[Sandbox | ModuleType | None] = ContextVar("submission", default=None)
 
 
 class NoAnswer(AssertionError):
-    """There is no such function, or it is not the student's own."""
+    """There is no such function, or it is not the student's own work."""
 
 
 def checked(name: str, function: Callable[..., Any], in_place: bool = False) -> Callable[..., Any]:
-    """`function`, whose errors say what it was called with; of a forward also: that it returns out and a cache.
+    """Wrap `function`: its errors say what it was called with, and a forward must return (out, cache).
 
-    Unless `in_place`, it gets copies of arrays. What a test expects is often computed from the inputs after the call:
-    an answer that sets them all to 0 must not make its 0 right. What is returned has the other variant as `in_place`.
+    Unless `in_place`, it gets copies of arrays: tests often compute what they expect from the inputs after the call, so
+    an answer that sets its inputs to 0 must not thereby be right. The result's attribute `in_place` gets no copies.
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -47,7 +47,7 @@ def checked(name: str, function: Callable[..., Any], in_place: bool = False) -> 
 
 
 def copied(value: Any) -> Any:
-    """`value` with copies of the arrays in it."""
+    """Return `value` with copies of the arrays in it."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if type(value) in (tuple, list):
@@ -56,7 +56,7 @@ def copied(value: Any) -> Any:
 
 
 def called(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """A call in short: arrays as their shapes."""
+    """Describe a call briefly, with the shapes of arrays."""
 
     def short(value: Any) -> str:
         if isinstance(value, np.ndarray):
@@ -69,7 +69,7 @@ def called(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 
 @contextmanager
 def submission(where: Sandbox | ModuleType | None) -> Iterator[None]:
-    """Within this, `answer` looks there."""
+    """Let `answer` look in `where` within this context."""
     token = _submission.set(where)
     try:
         yield
@@ -78,18 +78,18 @@ def submission(where: Sandbox | ModuleType | None) -> Iterator[None]:
 
 
 def answer(name: str, *, keep: str | None = None) -> Callable[..., Any]:
-    """The function `name` of the submission.
+    """Return the function `name` of the submission, which gets copies of the arrays that it is called with.
 
-    It gets copies of the arrays that a test gives it. `answer(name).in_place` gets the arrays themselves: for answers
-    that write their result into one, and for tests that look whether inputs are modified.
+    `answer(name).in_place` gets the arrays themselves: for answers that write their result into one, and for tests of
+    whether inputs are modified.
 
     Args:
         name: a function that the task asks for.
-        keep: what of its result stays in the answer's process, where there is one: "all", "none", or "cache", the
+        keep: the part of its result that stays in the answer's process, if there is one: "all", "none", or "cache", the
             second of (out, cache). By default "cache" for names that end in _forward, so that a cache may be anything.
 
     Raises:
-        NoAnswer: if there is none, or if it was imported from this package.
+        NoAnswer: if there is no such function, or if it was imported from this package.
     """
     where = _submission.get()
     if isinstance(where, Sandbox):
@@ -117,12 +117,12 @@ def answer(name: str, *, keep: str | None = None) -> Callable[..., Any]:
 def prepare(
     *, preload: Sequence[str] = ("numpy",), environment: Mapping[str, str] | None = None, **limits: float
 ) -> None:
-    """Say, before anything else runs, what the answer's process needs. In a notebook: what this one needs.
+    """Configure the answer's process before it starts. In a notebook only set the environment.
 
     Args:
-        preload: modules that answers use and that have to be imported before files are locked away.
-        environment: variables that have to be set before they are imported.
-        limits: fields of `Limits` that differ from its defaults.
+        preload: modules for answers that have to be imported before files are locked.
+        environment: variables to set before that.
+        limits: fields of `Limits` that differ from the defaults.
     """
     where = _submission.get()
     if isinstance(where, Sandbox):
@@ -135,12 +135,12 @@ def prepare(
 
 
 def hold(value: Any) -> Any:
-    """`value`, sent to the answer's process once for many calls; in a notebook `value` itself."""
+    """Send `value` to the answer's process once, for many calls. In a notebook return `value` itself."""
     where = _submission.get()
     return where.hold(value) if isinstance(where, Sandbox) else value
 
 
 def fetch(value: Any) -> Any:
-    """What stayed in the answer's process, brought here; in a notebook `value` itself."""
+    """Fetch a value that stayed in the answer's process. In a notebook return `value` itself."""
     where = _submission.get()
     return where.fetch(value) if isinstance(where, Sandbox) else value

@@ -1,6 +1,6 @@
-"""The process in which an answer runs: it loads what a student wrote and calls it when asked.
+"""The process in which an answer runs: it loads a student's code and calls it when asked.
 
-Started by `tinyprune.course.sandbox`, which sends messages (see `wire`) through one pipe and gets them through another:
+`tinyprune.course.sandbox` starts it, sends messages (see `wire`) through one pipe and receives replies through another:
 
     {"run": source, "name": …}                          → {"done", "value": null}
     {"has": name}                                       → {"done", "value": whether there is such a function}
@@ -8,8 +8,8 @@ Started by `tinyprune.course.sandbox`, which sends messages (see `wire`) through
     {"hold", "value": x}                                → {"done", "value": x, which stays here}
     {"fetch", "value": x that stayed here}              → {"done", "value": x}
 
-or {"raised": kind, message and trace of an error} instead.
-While it runs it may send {"callback": n, "value": (args, kwargs)} itself, for a function that it was given.
+or {"raised": kind, message and trace of an error} instead. While it runs, an answer may send
+{"callback": n, "value": (args, kwargs)} to call a function that it was given.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Child:
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self.incoming, self.outgoing = os.fdopen(incoming, "rb"), outgoing
-        # a module like any other: dataclasses, pickle and Numba look for it in sys.modules
+        # A module like any other: dataclasses, pickle and Numba look for it in sys.modules.
         module = sys.modules["answer"] = ModuleType("answer")
         self.namespace: dict[str, Any] = module.__dict__
         self.kept: list[Any] = []
@@ -60,7 +60,7 @@ class Child:
         return len(self.kept) - 1
 
     def function(self, number: int) -> Any:
-        """What stands here for function `number` of the tester."""
+        """Return the stand-in for function `number` of the tester."""
 
         def callback(*args: Any, **kwargs: Any) -> Any:
             self.send({"callback": number}, (args, kwargs))
@@ -72,14 +72,14 @@ class Child:
         return callback
 
     def decode(self, tree: Any, arrays: list[np.ndarray]) -> Any:
-        def back(number: int) -> Any:
+        def mine(number: int) -> Any:
             thing = self.kept[number]
             return thing.value if isinstance(thing, Held) else thing
 
-        return decode(tree, arrays, self.function, back)
+        return decode(tree, arrays, self.function, mine)
 
     def serve(self) -> None:
-        """Do what is asked until the tester goes."""
+        """Answer messages until the tester is gone."""
         while True:
             head, arrays = unpack(self.read)
             try:
@@ -87,7 +87,7 @@ class Child:
             except WireError as error:
                 self.send({"raised": {"kind": "TypeError", "message": str(error), "trace": ""}}, None)
             except BaseException as error:
-                # SystemExit and KeyboardInterrupt too: an answer that wants to end is told that it failed
+                # SystemExit and KeyboardInterrupt too: an answer that tries to exit has failed.
                 self.send({"raised": self.describe(error)}, None)
 
     def answer(self, head: dict[str, Any], arrays: list[np.ndarray]) -> None:
@@ -99,8 +99,7 @@ class Child:
             exec(compile(head["run"], name, "exec"), self.namespace)
             self.send({"done": True}, None)
         elif "has" in head:
-            found = self.namespace.get(head["has"])
-            self.send({"done": True}, callable(found))
+            self.send({"done": True}, callable(self.namespace.get(head["has"])))
         elif "hold" in head:
             self.send({"done": True}, Held(self.decode(head["value"], arrays)))
         elif "fetch" in head:
@@ -117,11 +116,12 @@ class Child:
             result = Held(result)
         elif head["keep"] == "cache" and isinstance(result, tuple) and len(result) == 2:
             result = (result[0], Held(result[1]))
-        changed = {i: new for i, (old, new) in enumerate(zip(before, arrays, strict=True)) if differ(old, new)}
+        pairs = enumerate(zip(before, arrays, strict=True))
+        changed = {i: new for i, (old, new) in pairs if old.tobytes() != new.tobytes()}  # NaN is equal to itself
         self.send({"done": True}, result, changed)
 
     def describe(self, error: BaseException) -> dict[str, str]:
-        """What went wrong, with the lines of the answer that led there, and no others."""
+        """Describe an error with the lines of the answer that led to it, and no others."""
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in self.files]
         lines = "".join(traceback.format_list(frames[-6:]))
         if isinstance(error, SyntaxError) and error.filename in self.files:
@@ -130,7 +130,7 @@ class Child:
 
 
 class Held:
-    """Wrapped so, a value stays here."""
+    """Wraps a value that stays in this process."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -139,13 +139,8 @@ class Held:
         return "<held>"
 
 
-def differ(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of one shape and dtype hold other bytes, NaN or not."""
-    return a.tobytes() != b.tobytes()
-
-
 def main() -> None:
-    """Read the settings from the first argument, lock the door, serve."""
+    """Read the settings from the first argument, lock the process, serve."""
     settings = json.loads(sys.argv[1])
     scratch = Path(settings["scratch"])
     for name in settings["preload"]:
@@ -156,7 +151,7 @@ def main() -> None:
     package = Path(__file__).parents[1]
     filters = lockdown.refuse_in_the_kernel(scratch, [package, Path(settings["hidden"])])
     lockdown.refuse_in_python(scratch, package)
-    # from here on they are refused like the rest of the package, and out of reach
+    # From here on they are refused like the rest of the package.
     for name in [name for name in sys.modules if name.partition(".")[0] == "tinyprune"]:
         del sys.modules[name]
     child.send({"ready": filters}, None)

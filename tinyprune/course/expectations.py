@@ -1,7 +1,6 @@
-"""What a test expects of an answer, and what it says when that is not what came.
+"""Check what an answer returns. Every failure has four parts: what was fed, what came, what was expected, and a hint.
 
-Every failure has the same four parts: what was fed, what came, what was expected, and a hint, which says where to look
-and not what to write.
+A hint says where to look, not what to write.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from tinyprune.gradcheck import check_gradients
 
 
 class Unexpected(AssertionError):
-    """An answer that is not right; the message says how."""
+    """An answer is wrong; the message says how."""
 
 
 def show(value: Any) -> str:
-    """A value in a line or a few: arrays with their shape, long ones cut."""
+    """Describe a value in a few lines: arrays with their shape, long ones cut."""
     if isinstance(value, np.ndarray):
         with np.printoptions(precision=6, suppress=True, threshold=24, edgeitems=3, linewidth=100):
             text = str(value)
@@ -53,8 +52,8 @@ def expect(condition: bool, title: str, *, fed: Any, came: Any, expected: Any, h
     """Fail unless `condition`.
 
     Args:
-        title: what is wrong if it does not hold, such as "the weights do not sum to 1".
-        fed, came, expected: texts, or values to be shown; a dict shows names and values.
+        title: what is wrong otherwise, such as "the weights do not sum to 1".
+        fed, came, expected: texts or values; a dict shows names and values.
         hint: where to look.
 
     Raises:
@@ -74,11 +73,11 @@ def expect_close(
     relative: float = 1e-7,
     absolute: float = 1e-9,
 ) -> None:
-    """Fail unless two arrays (or numbers) have one shape and nearly the same entries; say which entry differs most.
+    """Fail unless two arrays or numbers have equal shapes and nearly equal entries; name the entry that differs most.
 
     Args:
-        came: from the answer: an array or a number of any real type.
-        expected: what a property of the operation says that it must be.
+        came: the answer's array or number, of any real type.
+        expected: the array or number that it must be.
         relative, absolute: |came − expected| ≤ absolute + relative · |expected|, entry by entry.
 
     Raises:
@@ -141,7 +140,7 @@ def expect_unmodified(function: Callable[..., Any], *inputs: Any) -> None:
         Unexpected: with the array before and after.
     """
     before = copy.deepcopy(inputs)
-    # an answer gets copies otherwise
+    # Otherwise an answer gets copies.
     getattr(function, "in_place", function)(*inputs)
     for old, new in zip(before, inputs, strict=True):
         expect(
@@ -166,24 +165,24 @@ def expect_gradients(
 ) -> None:
     """Fail unless the answer's backward gives the derivatives of `formula`, measured by `tinyprune.gradcheck`.
 
-    The backward gets the cache of the answer's own forward if that forward is right, so that a cache may hold anything.
-    If it is not right or not there, the backward gets the cache of `formula`, which is what the task says that a cache
-    holds: a backward can be right although its forward is not. A forward that modifies its inputs is not right.
+    The backward gets the cache of the answer's own forward if that forward is right, so a cache may hold anything. If
+    the forward is wrong, missing or modifies its inputs, the backward gets the cache of `formula`, whose contents the
+    task describes: a backward can be right although its forward is not.
 
     Args:
-        name: of the backward, such as "linear_backward".
+        name: name of the backward, such as "linear_backward".
         formula: `out, cache = formula(*inputs)`, in complex numbers too.
-        inputs: name → value, in order; gradients are expected of those that are arrays of floats.
+        inputs: name → value, in order; gradients are expected for arrays of floats.
         hint: one for all, or one for each input's gradient ("" for the rest).
         rng: draws the incoming gradient.
-        fixed: names of inputs that have no gradient although they are floats (or None): noise, a temperature.
-        only: names of the inputs whose gradients this test is about; the other gradients may be anything.
+        fixed: names of float inputs (or None) without a gradient, such as noise or a temperature.
+        only: names of the inputs whose gradients are checked; the other gradients may be anything.
 
     Raises:
         Unexpected: if a gradient is wrong, or has the wrong shape or number, or if `dout` or the cache was modified.
     """
     answered = answer(name).in_place
-    # what has no gradient whatever its name: integers and the like
+    # Integers and the like have no gradient.
     asked = [k for k, v in inputs.items() if k not in fixed and (v is None or np.asarray(v).dtype.kind in "fc")]
     chosen = asked if only is None else list(only)
     used = {"cache": "of the formula in the task, since your forward is not right on these inputs"}
@@ -205,35 +204,28 @@ def expect_gradients(
         out, cache = formula(*values.values())
         if dtype.kind == "c":
             return out, cache
-        # apart from the inputs, whose derivatives are measured after the backward had the cache
+        # A copy, because the backward gets the cache before the inputs are varied.
         cache = copy.deepcopy(cache)
         try:
-            # copies: a forward that modifies its inputs is marked by its own tests
+            # Copies, because a forward that modifies its inputs is marked by its own tests.
             copies = copy.deepcopy(list(values.values()))
             mine, kept = answer(name.removesuffix("_backward") + "_forward").in_place(*copies)
             untouched = all(np.array_equal(a, b) for a, b in zip(copies, values.values(), strict=True))
-            # as exact as gradients have to be: what is made from a cache is no better than the cache
+            # As exact as gradients have to be: they are no better than the cache that they are made from.
             if untouched and np.shape(mine) == np.shape(out) and np.allclose(mine, out, rtol=1e-12, atol=1e-13):
                 used["cache"] = "of your own forward"
                 return out, kept
         except Exception:
-            # marked by the forward's own tests
-            pass
+            pass  # marked by the forward's own tests
         return out, cache
 
     def explain(argument: str) -> str:
         return hint if isinstance(hint, str) else hint.get(argument, hint.get("", ""))
 
     try:
-        records = check_gradients(
-            forward,
-            backward,
-            *(inputs[k] for k in chosen),
-            name=name,
-            argument_names=chosen,
-            mode="complex",
-            rng=rng,
-        )
+        varied = [inputs[k] for k in chosen]
+        options = {"name": name, "argument_names": chosen, "mode": "complex", "rng": rng}
+        records = check_gradients(forward, backward, *varied, **options)
     except AssertionError as error:
         fail(
             f"{name} does not keep to its form",

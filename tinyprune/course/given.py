@@ -1,12 +1,12 @@
-"""What later assignments are given to start from: a trained language model with heads to gate and to remove.
+"""The trained language model that later assignments start from, with heads to gate and to remove.
 
     model = given.trained()
     batches = model.batches(steps=100)
     loss, dgate = batches.loss_and_gate_gradients(np.ones((model.L, model.H)))
-    model.bits(model.parameters)                                   # bits per character on text that it has not read
-    model.random_heads(keep=6, steps=100)                          # the same after a pruning that looks at nothing
+    model.bits(model.parameters)                                   # bits per character on held-out text
+    model.random_heads(keep=6, steps=100)                          # the same after random heads were removed
 
-It stays on the tests' side of the wall: an answer gets functions that it can call, and numbers.
+It stays in the tests' process: an answer gets numbers, and functions that it can call.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ CONFIG = RunConfig(
     data=DataConfig(corpus="pydoc"),
     train=TrainConfig(steps=600, B=16, lr=3e-3, lr_min=3e-4, warmup=50, evaluate_every=0),
 )
-# in one thread: as fast at this size, and threads do not wait for each other where many submissions are marked at once
+# One thread is as fast at this size, and threads do not wait for each other while many submissions are marked.
 BACKEND = "numba"
-HELD_OUT = 6_000  # characters, of the test split, read in less than a tenth of a second
-DRAWS = 3  # of random heads
-RANDOM_LR = 3e-3  # of their fine-tuning
+HELD_OUT = 6_000  # characters of the test split, which take less than a tenth of a second
+DRAWS = 3  # draws of random heads
+RANDOM_LR = 3e-3  # learning rate of their fine-tuning
 
 
 class BudgetUsed(ValueError):
-    """More training steps were asked for than are allowed."""
+    """All allowed training steps have been used."""
 
 
 def kept_in() -> Path:
-    """Where the trained model is kept: $TINYPRUNE_COURSE, or runs/ beside the package, or the user's cache."""
+    """Return the folder of the trained model: $TINYPRUNE_COURSE, or runs/ beside the package, or the user's cache."""
     if given := os.environ.get("TINYPRUNE_COURSE"):
         return Path(given)
     repository = Path(tinyprune.__file__).parents[1]
@@ -63,7 +63,7 @@ def kept_in() -> Path:
 
 
 def trained() -> GivenModel:
-    """The trained model; the first call on a machine trains it, in some seconds, and keeps it."""
+    """Return the trained model. The first call on a machine trains and keeps it, which takes some seconds."""
     path = kept_in() / f"course-python{platform.python_version()}"
     with one_thread(BACKEND):
         run = trained_once(path, CONFIG, get_backend(BACKEND), "run the same again")
@@ -75,9 +75,9 @@ class GivenModel:
     """A trained All-attention language model, all heads open, without gates.
 
     Attributes:
-        model: as it was trained.
-        text: that it was trained on.
-        path: the directory that it is kept in.
+        model: the model as it was trained.
+        text: its training text.
+        path: the directory in which it is kept.
     """
 
     model: Transformer
@@ -86,26 +86,26 @@ class GivenModel:
 
     @property
     def L(self) -> int:
-        """Layers."""
+        """The number of layers."""
         return self.model.config.L
 
     @property
     def H(self) -> int:
-        """Heads in each layer."""
+        """The number of heads in each layer."""
         return self.model.config.H
 
     @property
     def Dh(self) -> int:
-        """Numbers in a head."""
+        """The width of a head."""
         return self.model.config.Dh
 
     @property
     def parameters(self) -> Parameters:
-        """A copy of all parameters, float32, by name: `layers.0.Wq`, …"""
+        """A copy of all parameters: name, such as `layers.0.Wq`, → float32 array."""
         return {name: value.copy() for name, value in self.model.params.items()}
 
     def with_parameters(self, parameters: Parameters) -> Transformer:
-        """The model with these parameters, which may have fewer heads in a layer: Wo says how many.
+        """Return the model with these parameters. A layer may have fewer heads: the rows of its Wo tell how many.
 
         Raises:
             ValueError: if they do not fit together.
@@ -124,10 +124,10 @@ class GivenModel:
         return Transformer(config, given, ops=self.model.ops)
 
     def gated(self, gate: NDArray) -> Parameters:
-        """The trained parameters with head h of layer l multiplied by gate[l, h], which here are rows of Wo.
+        """Return the trained parameters with head h of layer l multiplied by gate[l, h], through its rows of Wo.
 
         Args:
-            gate: (L, H), any numbers; an output scaling is multiplied in by whoever wants one.
+            gate: (L, H), any finite numbers, including an output scaling if there is one.
 
         Raises:
             ValueError: if `gate` is not (L, H) or not finite.
@@ -141,7 +141,7 @@ class GivenModel:
         return parameters
 
     def bits(self, parameters: Parameters) -> float:
-        """Bits per character on held-out text."""
+        """Return bits per character on held-out text."""
         held_out = self.held_out
         with one_thread(BACKEND):
             return float(evaluate(self.with_parameters(parameters), held_out, len(held_out)).bits_per_character)
@@ -152,13 +152,13 @@ class GivenModel:
         return self.text.test[:HELD_OUT]
 
     def batches(self, steps: int) -> Batches:
-        """The training text, for so many steps."""
+        """Return the training text as batches for so many steps."""
         return Batches(self, steps)
 
     def random_heads(self, keep: int, steps: int) -> float:
-        """Bits per character with `keep` random heads left after so many steps of fine-tuning, a mean over three draws.
+        """Return bits per character of `keep` random heads after `steps` steps of fine-tuning, averaged over 3 draws.
 
-        Computed by the first call on a machine and kept beside the model.
+        The first call on a machine computes it and keeps it beside the model.
         """
         weights = b"".join(value.tobytes() for value in self.model.params.values())
         asked = f"{keep} {steps} {DRAWS} {RANDOM_LR}".encode() + weights
@@ -170,12 +170,12 @@ class GivenModel:
         return bits
 
     def draw(self, keep: int, seed: int) -> Parameters:
-        """The trained parameters of `keep` heads, whichever they are."""
+        """Return the trained parameters of `keep` random heads."""
         chosen = np.random.default_rng(seed).permutation(self.L * self.H)[:keep]
         return remove_heads(self.parameters, [chosen[chosen // self.H == i] % self.H for i in range(self.L)], self.Dh)
 
     def fine_tuned(self, parameters: Parameters, steps: int) -> Parameters:
-        """`parameters` after so many steps of Adam."""
+        """Return `parameters` after so many steps of Adam."""
         batches, state = self.batches(steps), None
         for _ in range(steps):
             parameters, state = adam_step(parameters, batches.loss_and_gradients(parameters)[1], state, RANDOM_LR)
@@ -183,7 +183,7 @@ class GivenModel:
 
 
 def remove_heads(parameters: Parameters, kept: Sequence[Sequence[int]], Dh: int) -> Parameters:
-    """Parameters of the heads `kept`, for each layer their numbers; new arrays."""
+    """Return new arrays with only the heads `kept`, a list of head numbers for each layer."""
     smaller = dict(parameters)
     for i, heads in enumerate(kept):
         layer = take_heads(layer_parameters(parameters, i), heads, Dh)
@@ -194,12 +194,12 @@ def remove_heads(parameters: Parameters, kept: Sequence[Sequence[int]], Dh: int)
 def adam_step(
     parameters: Parameters, grads: Parameters, state: Optimizer | None, lr: float
 ) -> tuple[Parameters, Optimizer]:
-    """New parameters after a step of Adam, and the state for the next step.
+    """Return new parameters after a step of Adam, and the state for the next step.
 
     Args:
         parameters: name → array, not modified.
         grads: their gradients.
-        state: of the step before, which moves on; None at the first.
+        state: of the previous step, which is updated; None for the first.
         lr: learning rate.
     """
     state = state or make_optimizer(TrainConfig(), parameter_groups(parameters, 0.0))
@@ -209,11 +209,11 @@ def adam_step(
 
 
 class Batches:
-    """Training steps on one batch after the other; only so many.
+    """A limited number of training steps on successive batches.
 
     Attributes:
-        steps: how many are allowed.
-        used: how many have been made.
+        steps: the number of steps that are allowed.
+        used: the number of steps that have been made.
     """
 
     def __init__(self, given: GivenModel, steps: int) -> None:
@@ -222,7 +222,7 @@ class Batches:
         self._memory: Memory | None = None
 
     def loss_and_gradients(self, parameters: Parameters) -> tuple[float, Parameters]:
-        """Loss on the next batch, in nats a character, and its gradients, by name.
+        """Return the loss on the next batch, in nats per character, and its gradients by name.
 
         Raises:
             BudgetUsed: if all steps are used.
@@ -238,9 +238,9 @@ class Batches:
             return float(loss), model.backward(1.0, cache)
 
     def loss_and_gate_gradients(self, gate: NDArray) -> tuple[float, NDArray]:
-        """Loss of the trained model on the next batch, its heads multiplied by `gate` (L, H), and ∂loss/∂gate (L, H).
+        """Return the trained model's loss on the next batch, its heads multiplied by `gate` (L, H), and dgate (L, H).
 
-        A gate multiplies its head's rows of Wo, so that its gradient is the sum of Wo's, entry by entry times Wo.
+        A gate multiplies its head's rows of Wo, so its gradient is the sum of dWo · Wo over these rows.
         """
         given = self.given
         loss, grads = self.loss_and_gradients(given.gated(gate))

@@ -1,11 +1,10 @@
 """Two steps for nbgrader, which does everything else: release, collection, points, gradebook, feedback.
 
-- `RestoreCells`: what is marked is the lecturer's notebook with the student's answers in it, whatever became of the
-  rest.
-- `IsolatedExecute` takes the place of nbgrader's Execute: answers run in a locked process, tests run here, and the two
-  never meet. Where nbgrader runs both in one kernel, an answer can change the tests that it is given.
+- `RestoreCells` puts the student's answers into the lecturer's notebook, which is what gets marked.
+- `IsolatedExecute` replaces nbgrader's Execute, which runs answers and tests in one kernel, where an answer can change
+  its tests. Here answers run in a locked process and tests in this one.
 
-They are put in their places by the course's nbgrader_config.py.
+The course's nbgrader_config.py installs them.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from traitlets import Float, Integer
 from tinyprune.course.answers import submission
 from tinyprune.course.sandbox import AnswerError, Limits, Sandbox
 
-TOOLS = "_tools"  # how the name of a cell ends that is for the tests only
+TOOLS = "_tools"  # ending of the names of cells for the tests only
 
 
 class RestoreCells(NbGraderPreprocessor):
-    """Put back every cell of the assignment as it was released, but for the answers.
+    """Restore every cell of the assignment except the answers.
 
-    Tests that were changed, removed, copied, or marked as something else are those of the gradebook again. Cells that
-    a student added stay where they are, as cells without marks.
+    Tests that were changed, removed, copied or relabelled are replaced by those of the gradebook. Cells that a student
+    added stay in place, without marks.
     """
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
@@ -46,7 +45,7 @@ class RestoreCells(NbGraderPreprocessor):
             points = {cell.name: cell.max_score for cell in notebook.grade_cells}
             solutions = {cell.name for cell in notebook.solution_cells}
             released = [(c.name, c.cell_type, c.source, c.locked, c.checksum) for c in notebook.source_cells]
-        # SQL gives them in any order
+        # SQL returns them in any order.
         in_order = order_of(Path("source", names["assignment"], f"{names['notebook']}.ipynb"))
         released.sort(key=lambda cell: in_order.get(cell[0], len(in_order)))
         nb.cells = restored(nb.cells, released, points, solutions)
@@ -54,7 +53,7 @@ class RestoreCells(NbGraderPreprocessor):
 
 
 def order_of(source: Path) -> dict[str, int]:
-    """Where each named cell stands in the lecturer's notebook. (nbgrader works in the course's directory.)"""
+    """Return the position of each named cell in the lecturer's notebook. (nbgrader works in the course's directory.)"""
     cells = nbformat.read(source, as_version=4).cells
     return {cell.metadata["nbgrader"]["grade_id"]: at for at, cell in enumerate(cells) if "nbgrader" in cell.metadata}
 
@@ -62,12 +61,12 @@ def order_of(source: Path) -> dict[str, int]:
 def restored(
     cells: list[NotebookNode], released: list[tuple], points: dict[str, float], solutions: set[str]
 ) -> list[NotebookNode]:
-    """The cells that are marked.
+    """Return the cells to be marked.
 
     Args:
-        cells: what was handed in.
-        released: (name, cell type, source, locked, checksum) of the released cells that have a name, in order.
-        points: of the tests, by name.
+        cells: the cells that were handed in.
+        released: (name, cell type, source, locked, checksum) of the released cells with a name, in order.
+        points: of each test, by name.
         solutions: names of the cells that students fill in.
     """
     known = {cell[0]: cell for cell in released}
@@ -109,14 +108,14 @@ def restored(
 
 
 def name_of(cell: NotebookNode) -> str | None:
-    """What nbgrader's metadata call a cell, if they are metadata: a student can write anything there."""
+    """Return a cell's name in nbgrader's metadata, None if they are malformed: a student can write anything there."""
     about = cell.metadata.get("nbgrader")
     name = about.get("grade_id") if isinstance(about, dict) else None
     return name if isinstance(name, str) else None
 
 
 def refuse_link(student: str, assignment: str, notebook: str) -> None:
-    """Raise ValueError if what was handed in is a link: it could lead to the lecturer's notebook, or a fellow's."""
+    """Raise ValueError if the submission is a link, which could lead to the solution or to another submission."""
     own = Path("submitted", student)
     file = own / assignment / f"{notebook}.ipynb"
     if not file.resolve().is_relative_to(own.resolve()):
@@ -139,7 +138,7 @@ class IsolatedExecute(NbGraderPreprocessor):
 
 
 def mark(nb: NotebookNode, sandbox: Sandbox) -> None:
-    """Execute a restored notebook: each cell gets the outputs of its side of the wall."""
+    """Execute a restored notebook: tests in this process, answers in the sandbox."""
     namespace: dict[str, Any] = {"__name__": "tests"}
     with submission(sandbox):
         for number, cell in enumerate(nb.cells, 1):
@@ -152,12 +151,12 @@ def mark(nb: NotebookNode, sandbox: Sandbox) -> None:
                 cell.outputs = run_test(cell.source, name, namespace) + printed(sandbox.printed())
             else:
                 if details.get("locked"):
-                    run_test(cell.source, name, namespace)  # what is given to both, such as imports
+                    run_test(cell.source, name, namespace)  # a cell for both, such as imports
                 cell.outputs = run_answer(cell.source, name or f"cell {number}", sandbox)
 
 
 def run_answer(source: str, name: str, sandbox: Sandbox) -> list[NotebookNode]:
-    """Outputs of a cell that a student wrote."""
+    """Run a student's cell and return its outputs."""
     try:
         return printed(sandbox.run(without_magics(source), name))
     except AnswerError as error:
@@ -165,7 +164,7 @@ def run_answer(source: str, name: str, sandbox: Sandbox) -> list[NotebookNode]:
 
 
 def run_test(source: str, name: str, namespace: dict[str, Any]) -> list[NotebookNode]:
-    """Outputs of a cell that a lecturer wrote."""
+    """Run a lecturer's cell and return its outputs."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output):
@@ -177,24 +176,24 @@ def run_test(source: str, name: str, namespace: dict[str, Any]) -> list[Notebook
 
 
 def printed(text: str) -> list[NotebookNode]:
-    """An output for what was printed, if anything was."""
+    """Return an output for printed text, none if there is no text."""
     return [new_output("stream", name="stdout", text=text)] if text else []
 
 
 def failure(kind: str, message: str) -> NotebookNode:
-    """An output for an error."""
-    # half a surrogate, which a text of an answer may have, cannot be written to a file
+    """Return an output for an error."""
+    # An answer's message may contain half a surrogate, which cannot be written to a file.
     message = message.encode(errors="replace").decode()
-    # what an AnswerError says begins with its kind
+    # The message of an AnswerError already begins with its kind.
     text = message if re.match(rf"{re.escape(kind)}(: |\n|$)", message) else f"{kind}: {message}"
     return new_output("error", ename=kind, evalue=text.removeprefix(f"{kind}: "), traceback=[text])
 
 
 def without_magics(source: str) -> str:
-    """`source` without lines for Jupyter itself, such as %matplotlib inline, which have no meaning here."""
+    """Replace lines for Jupyter itself, such as %matplotlib inline, by `pass`."""
     try:
         ast.parse(source)
     except (SyntaxError, ValueError):
         return re.sub(r"^([ \t]*)[%!?][^\n]*$", r"\1pass", source, flags=re.MULTILINE)
-    # Python as it is: a line that begins with % goes on with a formula
+    # Valid Python: a line that begins with % continues a formula.
     return source

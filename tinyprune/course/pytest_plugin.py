@@ -1,10 +1,10 @@
-"""The same tests with pytest: for courses without Jupyter, for Gradescope, and for a student's own machine.
+"""Run an assignment's tests with pytest: without Jupyter, for Gradescope, and on a student's own machine.
 
     pytest a2 -m a2_3                                          one task
     pytest a2 --in-process                                     in this process, for a debugger
     pytest a2 --submission=her.py --results=results.json       marks, in Gradescope's format
 
-Loaded by the pytest.ini beside the tests. The answers run in a locked process, as they do where they are marked.
+The pytest.ini beside the tests loads this plugin. Answers run in a locked process, as they do where they are marked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tinyprune.files import replace_file
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The three options above."""
+    """Add the three options above."""
     group = parser.getgroup("course")
     group.addoption("--submission", metavar="FILE", help="the answers; by default a1.py in the folder a1, and so on")
     group.addoption("--in-process", action="store_true", help="run answers in this process, unprotected")
@@ -35,8 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the session's marking."""
-    config.addinivalue_line("markers", "points(n): what a test is worth")
+    """Register the markers and start marking."""
+    config.addinivalue_line("markers", "points(n): points of a test")
     config.addinivalue_line("markers", "hidden: a test that is not released")
     config.pluginmanager.register(Marking(config), "tinyprune-marking")
 
@@ -48,18 +48,18 @@ class Marking:
         folder = config.rootpath
         self.config = config
         self.file = Path(config.getoption("submission") or folder / f"{folder.name}.py")
-        # Windows has not what the locked process is made of
+        # The locked process does not exist on Windows.
         self.in_process = config.getoption("in_process") or os.name == "nt"
         self.sandbox = Sandbox()
         self.problem: str | None = None
         self.loaded = False
         self.started = time.perf_counter()
         self.items: dict[str, dict[str, Any]] = {}
-        # from here on, and while tests are collected: they say what the sandbox needs
+        # From here on, because modules of tests configure the sandbox while they are collected.
         self.token = _submission.set(None if self.in_process else self.sandbox)
 
     def load(self) -> None:
-        """Run the file of answers, once."""
+        """Run the file of answers."""
         self.loaded = True
         try:
             if self.file.is_symlink():
@@ -68,7 +68,7 @@ class Marking:
         except (OSError, UnicodeDecodeError) as error:
             self.problem = f"{self.file} cannot be read: {error}"
             return
-        # if it ends with an error, what stands above that is there; what stands below is not
+        # If it ends with an error, only what it defines above the error exists.
         try:
             if self.in_process:
                 run_here(self.file)
@@ -81,7 +81,7 @@ class Marking:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Load the answers before the first test; without them say why."""
+        """Load the answers before the first test; if that failed, failing tests say why."""
         if not self.loaded:
             self.load()
         try:
@@ -92,33 +92,33 @@ class Marking:
             raise
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Note what a test is worth, for the report."""
+        """Record a test's points for the report."""
         points = item.get_closest_marker("points")
         item.user_properties.append(("points", points.args[0] if points else 0))
         item.user_properties.append(("hidden", item.get_closest_marker("hidden") is not None))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Nothing is earned before it is tested."""
+        """List all tests as failed until they have passed."""
         for item in session.items:
             self.items[item.nodeid] = {"properties": dict(item.user_properties), "passed": False}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
-        """Put into the report what a failing test says, without the lines of the test."""
+        """Put a failing test's message into the report, without the lines of the test."""
         report = yield
         if call.excinfo is not None:
             report.user_properties.append(("message", message_of(call.excinfo.value, self.file)))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep how a test ended."""
+        """Record the outcome of a test."""
         entry = self.items.setdefault(report.nodeid, {"properties": {}, "passed": False})
         entry["properties"] |= dict(report.user_properties)
         if report.when == "call":
             entry["passed"] = report.passed
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """End the answers' process; write the marks."""
+        """End the answers' process and write the marks."""
         self.sandbox.close()
         _submission.reset(self.token)
         results = self.config.getoption("results")
@@ -126,20 +126,18 @@ class Marking:
             replace_file(Path(results), json.dumps(self.results(), indent=2).encode())
 
     def results(self) -> dict[str, Any]:
-        """Marks in the format of https://gradescope-autograders.readthedocs.io/en/latest/specs/."""
-        tests = []
-        for nodeid, entry in self.items.items():
-            points = entry["properties"].get("points", 0)
-            tests.append(
-                {
-                    "name": nodeid.rpartition("::")[2].removeprefix("test_"),
-                    "score": points if entry["passed"] else 0,
-                    "max_score": points,
-                    "status": "passed" if entry["passed"] else "failed",
-                    "output": entry["properties"].get("message", ""),
-                    "visibility": "after_published" if entry["properties"].get("hidden") else "visible",
-                }
-            )
+        """Return the marks in the format of https://gradescope-autograders.readthedocs.io/en/latest/specs/."""
+        tests = [
+            {
+                "name": label(nodeid),
+                "score": points(entry) if entry["passed"] else 0,
+                "max_score": points(entry),
+                "status": "passed" if entry["passed"] else "failed",
+                "output": entry["properties"].get("message", ""),
+                "visibility": "after_published" if entry["properties"].get("hidden") else "visible",
+            }
+            for nodeid, entry in self.items.items()
+        ]
         return {
             "score": sum(t["score"] for t in tests),
             "execution_time": round(time.perf_counter() - self.started, 3),
@@ -148,26 +146,35 @@ class Marking:
         }
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say how many points are sure, and that others are not."""
+        """Print messages and points, and whether hidden tests remain."""
         for nodeid, entry in self.items.items():
             if message := entry["properties"].get("message"):
-                terminalreporter.section(nodeid.rpartition("::")[2].removeprefix("test_"), "-", red=True)
+                terminalreporter.section(label(nodeid), "-", red=True)
                 terminalreporter.write_line(message)
-        passed = sum(e["properties"].get("points", 0) for e in self.items.values() if e["passed"])
-        total = sum(e["properties"].get("points", 0) for e in self.items.values())
+        passed = sum(points(entry) for entry in self.items.values() if entry["passed"])
+        total = sum(map(points, self.items.values()))
         if self.problem:
             terminalreporter.write_line(self.problem, red=True)
         terminalreporter.write_line(f"{passed:g} of {total:g} points of the tests that ran.")
-        hidden = [e for e in self.items.values() if e["properties"].get("hidden")]
-        if not hidden:
+        if not any(entry["properties"].get("hidden") for entry in self.items.values()):
             terminalreporter.write_line(
                 "These are the visible tests only. Hidden tests, which run after you hand in, remain: "
                 "they feed other shapes and values to the same functions."
             )
 
 
+def label(nodeid: str) -> str:
+    """Return a test's name without its file and `test_`."""
+    return nodeid.rpartition("::")[2].removeprefix("test_")
+
+
+def points(entry: dict[str, Any]) -> float:
+    """Return the points that a test is worth."""
+    return entry["properties"].get("points", 0)
+
+
 def run_here(file: Path) -> None:
-    """Run the answers as a module of this process, and have tests look there."""
+    """Run the answers as a module of this process, in which tests then look for them."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
@@ -176,12 +183,12 @@ def run_here(file: Path) -> None:
 
 
 def message_of(error: BaseException, file: Path) -> str:
-    """What an error says, where in `file` it was raised (if it ran in this process), and its notes."""
+    """Return an error's message, the lines of `file` that raised it (if it ran in this process), and its notes."""
     kind = "" if isinstance(error, AssertionError | AnswerError) else f"{type(error).__name__}: "
     said = f"{kind}{error}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file.absolute())]
     if frames:
         said += "\nin your code:\n" + "".join(traceback.format_list(frames[-6:])).rstrip()
     said = "\n".join([said, *getattr(error, "__notes__", ())])
-    # half a surrogate, which a text of an answer may have, cannot be printed
+    # An answer's message may contain half a surrogate, which cannot be printed.
     return said.encode(errors="replace").decode()

@@ -1,12 +1,12 @@
-"""The tester's side of the wire: a process of its own for somebody's answer.
+"""The tester's side of the wire: a separate process for an answer.
 
     with Sandbox() as sandbox:
         sandbox.run("def double(x):\n    return 2 * x")
         sandbox.function("double")(np.arange(3))          # array([0, 2, 4]), computed over there
 
-The answer's process has limits on time, memory and what it may touch (see `lockdown`), and nothing of the tester in it:
-neither tests nor checker nor marks. Whatever it does to itself, it can send values only. When it ends or has to be
-ended, a new one takes its place and loads the same sources again, so that one endless loop costs its own points only.
+The answer's process is limited in time, memory and what it may touch (see `lockdown`), and contains nothing of the
+tester: no tests, no checker, no marks. Whatever it does to itself, it can only send values. If it ends or is killed, a
+new process replaces it and loads the same sources again, so that an endless loop costs its own points only.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tinyprune.errors import UsageError
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use. Seconds spent in functions that the tests hand to the answer do not count."""
+    """The resources of one submission. Time in functions that the tests hand to the answer does not count."""
 
     seconds_per_call: float = 10.0
     seconds_in_all: float = 120.0
-    timeouts: int = 2  # of one function, before it is given up
-    seconds_in_callbacks: float = 300.0  # in such functions, which an answer may call without end
+    timeouts: int = 2  # of one function, before it is no longer called
+    seconds_in_callbacks: float = 300.0  # in such functions, which an answer may call endlessly
     memory_bytes: int = 3 << 30
     file_bytes: int = 16 << 20
     directory_bytes: int = 256 << 20  # of all files together
@@ -46,7 +46,7 @@ class Limits:
 
 
 class AnswerError(Exception):
-    """The answer raised an error, took too long or ended its process. `kind` is the class of what it raised."""
+    """The answer raised an error, took too long or ended its process. `kind` names the class of the error."""
 
     def __init__(self, kind: str, message: str, trace: str = "") -> None:
         super().__init__(f"{kind}: {message}" if message else kind)
@@ -58,7 +58,7 @@ class AnswerError(Exception):
 
 
 class AnswerDied(AnswerError):
-    """The answer's process ended, by itself or because it had to be ended."""
+    """The answer's process ended or had to be killed."""
 
 
 class Sandbox:
@@ -71,12 +71,12 @@ class Sandbox:
         environment: dict[str, str] | None = None,
         preload: tuple[str, ...] = ("numpy",),
     ) -> None:
-        """Prepare; the process starts when it is first needed.
+        """Prepare a process, which starts when it is first needed.
 
         Args:
             limits: of time, memory and output.
-            environment: variables for the process, beside a few that it needs; none of this process's own.
-            preload: modules that are imported before the door is locked.
+            environment: variables for the process, besides a few that it needs; it inherits none.
+            preload: modules to import before the process is locked.
         """
         self.limits = limits or Limits()
         self.environment = environment or {}
@@ -97,13 +97,7 @@ class Sandbox:
         self.close()
 
     def run(self, source: str, name: str = "answer.py") -> str:
-        """Execute `source` in the answer's namespace.
-
-        Args:
-            name: what tracebacks call it.
-
-        Returns:
-            what it printed, cut to the limit.
+        """Execute `source`, called `name` in tracebacks, in the answer's namespace; return what it printed, cut.
 
         Raises:
             AnswerError: if it raised an error; `AnswerDied` if its process ended. A source that ended its process is
@@ -111,24 +105,23 @@ class Sandbox:
         """
         try:
             self._ask({"run": source, "name": name}, None)
-        except AnswerDied:
-            raise
-        except AnswerError:
-            # what it defined before the error is there again after a restart
-            self.sources.append((source, name))
+        except AnswerError as error:
+            if not isinstance(error, AnswerDied):
+                self.sources.append((source, name))  # what it defines above the error is there again after a restart
             raise
         self.sources.append((source, name))
         return self.printed()
 
     def has(self, name: str) -> bool:
-        """Whether the answer defines a function of this name."""
+        """Return whether the answer defines a function of this name."""
         return self._ask({"has": name}, None)
 
     def function(self, name: str, keep: str = "none") -> Callable[..., Any]:
-        """A function of the answer, to be called from here.
+        """Return a stand-in for a function of the answer.
 
         Args:
-            keep: "cache": of a result (out, cache) the cache stays there; "all": the whole result does; "none".
+            name: of the function.
+            keep: what stays in its process: "all" of a result, the "cache" of a result (out, cache), or "none".
         """
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -145,15 +138,15 @@ class Sandbox:
         return call
 
     def hold(self, value: Any) -> Kept:
-        """Send a value over once, for many calls."""
+        """Send a value once, for many calls."""
         return self._ask({"hold": True}, value)
 
     def fetch(self, kept: Kept) -> Any:
-        """A value that stayed there."""
+        """Return a value that stayed there."""
         return self._ask({"fetch": True}, kept)
 
     def printed(self) -> str:
-        """What the answer has printed since this was last asked."""
+        """Return what the answer has printed since the last call, cut to the limit."""
         if self._process is None:
             return ""
         self._output.seek(self._output_at)
@@ -164,11 +157,11 @@ class Sandbox:
         return text if len(text) <= most else text[:most] + "\n… (cut)\n"
 
     def close(self) -> None:
-        """End the process, whatever it is doing, and remove its directory."""
+        """Kill the process, whatever it is doing, and remove its directory."""
         process, self._process = self._process, None
         if process is None:
             return
-        # its group: also what it may have started
+        # Its whole group, in case it has started processes.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -178,7 +171,7 @@ class Sandbox:
         for descriptor in (self._to_child, self._from_child):
             os.close(descriptor)
         self._output.close()
-        # not shutil's: it recurses, and directories may be nested deeper than Python does, or be unreadable
+        # shutil.rmtree would recurse too deeply into nested directories, and fail at unreadable ones.
         for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
             if not Path(self._scratch).exists():
                 break
@@ -192,12 +185,12 @@ class Sandbox:
         self._output_at = 0
         incoming, self._to_child = os.pipe()
         self._from_child, outgoing = os.pipe()
-        # the other side can open both ends of a pipe, and take a byte away between `select` and `read`
+        # The other side can open both ends of a pipe, and take a byte between `select` and `read`.
         for descriptor in (self._to_child, self._from_child):
             os.set_blocking(descriptor, False)
         settings = {
             "scratch": self._scratch,
-            "hidden": str(Path.cwd()),  # the course, or the tests
+            "hidden": str(Path.cwd()),  # the course or the tests
             "incoming": incoming,
             "outgoing": outgoing,
             "memory_bytes": self.limits.memory_bytes,
@@ -219,7 +212,7 @@ class Sandbox:
             **self.environment,
         }
         package = Path(__file__).parents[2]
-        # -I: neither the directory that it starts in nor this user's own packages are imported from
+        # -I: import neither from the working directory nor from the user's own packages.
         bootstrap = f"import sys; sys.path.append({str(package)!r}); from tinyprune.course.child import main; main()"
         try:
             self._process = subprocess.Popen(
@@ -281,7 +274,7 @@ class Sandbox:
         except AnswerError:
             raise
         except Exception as error:
-            # its process does not speak the language any more; what it sends instead may break anything here
+            # The process no longer follows the protocol; what it sends may break anything here.
             self.close()
             raise AnswerDied("RuntimeError", f"the answer broke its own process: {error!s:.200}") from None
         finally:
@@ -316,29 +309,26 @@ class Sandbox:
         return b"".join(parts)
 
     def _wait(self, reading: list[int], writing: list[int]) -> None:
-        """Until a pipe is ready; not beyond the deadline, nor while the disk is being filled."""
+        """Wait until a pipe is ready, but not beyond the deadline, nor while the disk is being filled."""
         while True:
-            # first: a pipe may be ready for ever
+            # Checked first, because a pipe may always be ready.
             left = self._deadline - time.monotonic()
             if left <= 0:
-                self._give_up()
+                self.close()
+                seconds = self.limits.seconds_per_call
+                raise AnswerDied("TimeoutError", f"no result after {seconds:g} s: an endless loop, or far too slow")
             if any(select.select(reading, writing, [], min(left, 0.25))):
                 return
             self._check_directory()
 
     def _check_directory(self) -> None:
-        """End a process that fills the disk: the system limits files one by one, but not their number."""
+        """Kill a process that fills the disk: the system limits the size of each file, but not their number."""
         if used(Path(self._scratch), self.limits.directory_bytes) > self.limits.directory_bytes:
             self.close()
             raise AnswerDied("OSError", f"more than {self.limits.directory_bytes >> 20} MiB of files")
 
-    def _give_up(self) -> None:
-        self.close()
-        seconds = self.limits.seconds_per_call
-        raise AnswerDied("TimeoutError", f"no result after {seconds:g} s: an endless loop, or far too slow")
-
     def _died(self) -> None:
-        # it may have closed the pipes and go on
+        # It may have closed the pipes and be running on.
         try:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
@@ -350,7 +340,7 @@ class Sandbox:
         raise AnswerDied("SystemExit", f"the answer ended its own process {how}" + "".join(f" ({s})" for s in last))
 
     def _call_back(self, reply: dict[str, Any], received: list[np.ndarray]) -> float:
-        """Call a function that the answer was given; the seconds in it, of which the wire's are not a part."""
+        """Call a function for the answer and return the seconds in it, without those on the wire."""
         if self.seconds_in_callbacks > self.limits.seconds_in_callbacks:
             self.close()
             most = f"{self.limits.seconds_in_callbacks:g} s"
@@ -376,26 +366,25 @@ class Sandbox:
         def function(number: int) -> Any:
             raise WireError("an answer cannot hand over functions")
 
-        value = decode(tree, arrays, function, lambda number: self._kept[number])
-        return _stamped(value, self)
+        return decode(tree, arrays, function, self._kept.__getitem__, lambda number: KeptHere(number, self))
 
 
 class KeptHere(Kept):
-    """What an answer's process keeps, as long as it lives."""
+    """A stand-in for an object in an answer's process, valid as long as that process lives."""
 
     def __init__(self, number: int, sandbox: Sandbox) -> None:
         self._number, self._sandbox, self._generation = number, sandbox, sandbox._generation
 
     @property
     def number(self) -> int:
-        """Under which it is kept. Raises AnswerDied if the process that kept it is gone."""
+        """The object's number. Raises AnswerDied if the process that kept it is gone."""
         if self._generation != self._sandbox._generation or self._sandbox._process is None:
             raise AnswerDied("SystemExit", "the answer's process ended, and with it what it kept")
         return self._number
 
 
 def used(directory: Path, enough: int) -> int:
-    """Bytes of disk that a directory takes, each name in it counted as 4096; no further than `enough`."""
+    """Return the bytes of disk that a directory takes, plus 4096 for each name; stop counting beyond `enough`."""
     found, left = 0, [directory]
     while left and found <= enough:
         try:
@@ -407,15 +396,7 @@ def used(directory: Path, enough: int) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         left.append(entry.path)
         except FileNotFoundError:
-            continue  # gone meanwhile
+            continue  # removed in the meantime
         except OSError:
             return enough + 1  # nested too deep, or made unreadable
     return found
-
-
-def _stamped(value: Any, sandbox: Sandbox) -> Any:
-    if type(value) is Kept:
-        return KeptHere(value.number, sandbox)
-    if type(value) in (tuple, list):
-        return type(value)(_stamped(v, sandbox) for v in value)
-    return {k: _stamped(v, sandbox) for k, v in value.items()} if type(value) is dict else value

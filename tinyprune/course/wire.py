@@ -1,8 +1,8 @@
-"""How values travel between the process that tests and the process that runs an answer.
+"""The messages between the process that tests and the process that runs an answer.
 
-A message is a JSON head and the raw arrays that it speaks of. There is no pickle in it: what comes from the answer's
-process is data, whoever wrote it, and can be nothing else. Numbers, texts, arrays, tuples, lists, dicts, generators and
-functions can travel; of a function only a number goes over the wire, and calling it sends a message back.
+A message is a JSON head and the raw arrays that it refers to. It contains no pickle, so whatever the answer's process
+sends is data and nothing else. Numbers, texts, arrays, tuples, lists, dicts and generators can travel, and functions
+too: only a number goes over the wire, and calling it sends a message back.
 
     8 bytes  length of the head, little endian        head  {"value": tree, "arrays": [[dtype, shape], …], …}
     8 bytes  length of the rest                       rest  the arrays' bytes, one after the other
@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
-KINDS = "biufcSU"  # of arrays: numbers and texts, nothing structured, no objects
+KINDS = "biufcSU"  # of arrays: numbers and texts; no structures, no objects
 PLAIN = (type(None), bool, int, float, str)
 MAX_BYTES = 1 << 28
-MAX_HEAD_BYTES = 1 << 24  # as Python objects JSON takes up to twenty times its length
+MAX_HEAD_BYTES = 1 << 24  # JSON takes up to twenty times its length as Python objects
 
 
 class WireError(Exception):
-    """A value cannot travel, or what came is no message."""
+    """A value that cannot travel, or bytes that are not a message."""
 
 
 class Kept:
-    """Something that stayed where it was made; handed back, it is that thing again."""
+    """A stand-in for an object that stayed on the other side; handed back, it is that object again."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -39,13 +39,13 @@ class Kept:
 
 
 def encode(value: Any, arrays: list[np.ndarray], keep: Callable[[Any], int], far: type | None = None) -> Any:
-    """`value` as a tree that JSON can hold.
+    """Return `value` as a tree for JSON.
 
     Args:
         value: what travels.
-        arrays: gets the arrays in it, not copies.
-        keep: gives a number to a function, or to any object that cannot travel, and remembers it.
-        far: the class that stands here for what the other side keeps; its objects go back as what they are.
+        arrays: receives the arrays in `value`, not copies.
+        keep: stores a function, or an object that cannot travel, and returns its number.
+        far: the class of stand-ins for objects on the other side, which become those objects again there.
 
     Raises:
         WireError: if an array in `value` has no fixed size, such as an array of objects.
@@ -72,67 +72,68 @@ def encode(value: Any, arrays: list[np.ndarray], keep: Callable[[Any], int], far
 
 
 def decode(
-    tree: Any, arrays: list[np.ndarray], function: Callable[[int], Any], kept: Callable[[int], Any] | None = None
+    tree: Any,
+    arrays: list[np.ndarray],
+    function: Callable[[int], Any],
+    mine: Callable[[int], Any] | None = None,
+    far: Callable[[int], Any] = Kept,
 ) -> Any:
-    """The value of `encode`.
+    """Return the value that `encode` made `tree` of.
 
     Args:
-        function: makes what stands here for a function of the other side.
-        kept: gives back what was kept here under a number.
+        arrays: of the message.
+        function: makes the stand-in for function number n of the other side.
+        mine: returns object n that was kept on this side.
+        far: makes the stand-in for object n that was kept on the other side.
 
     Raises:
         WireError: if `tree` was not made by `encode`.
     """
-    return _decode(tree, dict(enumerate(arrays)), function, kept)
+    left = dict(enumerate(arrays))
 
-
-def _decode(
-    tree: Any, arrays: dict[int, np.ndarray], function: Callable[[int], Any], kept: Callable[[int], Any] | None
-) -> Any:
-    if isinstance(tree, PLAIN):
-        return tree
-    if not isinstance(tree, dict) or len(tree) != 1:
-        raise WireError(f"not a message: {tree!r:.80}")
-    ((kind, content),) = tree.items()
-
-    def inside(part: Any) -> Any:
-        return _decode(part, arrays, function, kept)
-
-    try:
+    def value(tree: Any) -> Any:
+        if isinstance(tree, PLAIN):
+            return tree
+        if not isinstance(tree, dict) or len(tree) != 1:
+            raise WireError(f"not a message: {tree!r:.80}")
+        ((kind, content),) = tree.items()
         match kind:
             case "float":
                 return float(content)
             case "complex":
                 return complex(*map(float, content))
             case "array":
-                # each only once: a list that has one large array a thousand times is larger than any memory
-                return arrays.pop(content)
+                # Each only once: a list with one large array a thousand times would fill the memory.
+                return left.pop(content)
             case "scalar":
-                return arrays.pop(content)[()]
+                return left.pop(content)[()]
             case "tuple":
-                return tuple(map(inside, content))
+                return tuple(map(value, content))
             case "list":
-                return list(map(inside, content))
+                return list(map(value, content))
             case "dict":
-                return {str(k): inside(v) for k, v in content.items()}
+                return {str(k): value(v) for k, v in content.items()}
             case "generator":
-                state = inside(content)
-                bits = getattr(np.random, {"PCG64": "PCG64", "PCG64DXSM": "PCG64DXSM"}[state["bit_generator"]])()
+                state = value(content)
+                bits = {"PCG64": np.random.PCG64, "PCG64DXSM": np.random.PCG64DXSM}[state["bit_generator"]]()
                 bits.state = state
                 return np.random.Generator(bits)
             case "call":
                 return function(int(content))
             case "kept":
-                return Kept(int(content))
-            case "yours" if kept is not None:
-                return kept(int(content))
+                return far(int(content))
+            case "yours" if mine is not None:
+                return mine(int(content))
+        raise WireError(f"not a message: {tree!r:.80}")
+
+    try:
+        return value(tree)
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise WireError(f"not a message: {type(error).__name__}") from error
-    raise WireError(f"not a message: {tree!r:.80}")
 
 
 def pack(head: dict[str, Any], arrays: list[np.ndarray]) -> bytes:
-    """A message as bytes."""
+    """Return a message as bytes."""
     head = head | {"arrays": [[a.dtype.str, a.shape] for a in arrays]}
     text = json.dumps(head).encode()
     rest = b"".join(a.tobytes() for a in arrays)
@@ -140,13 +141,10 @@ def pack(head: dict[str, Any], arrays: list[np.ndarray]) -> bytes:
 
 
 def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """The next message.
-
-    Args:
-        read: gives exactly so many bytes.
+    """Read the next message. `read(n)` returns exactly n bytes.
 
     Raises:
-        WireError: if what comes is no message or too large.
+        WireError: if it is not a message or too large.
     """
     text_size, rest_size = struct.unpack("<QQ", read(16))
     if text_size + rest_size > MAX_BYTES or text_size > MAX_HEAD_BYTES:

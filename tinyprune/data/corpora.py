@@ -1,31 +1,28 @@
-"""Corpora: from a name or a path to the bytes of three splits, train, valid and test.
+"""Find a corpus: from a name or a path to the bytes of three splits, train, valid and test.
 
-Two corpora are embedded in every Python and need no network, five are downloaded (`corpora.toml`), and any file is one.
+Two corpora come with every Python, five are downloaded (`corpora.toml`), and any file can be one.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import os
 import sysconfig
 import tomllib
 import zipfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
 from tinyprune.config import DataConfig
-from tinyprune.data.spans import Progress, Span, ignore_progress, open_member
+from tinyprune.data.spans import SPLITS, Corpus, Span
 from tinyprune.errors import TinypruneError, UsageError
 
-SPLITS = ("train", "valid", "test")
-
-# What some distributions of Python leave out, what `pydoc` has already, and what depends on how Python was built.
+# Folders that some distributions of Python leave out, that were installed later, or that are a corpus of their own.
 _NOT_IN_STDLIB = {
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "tkinter", "lib2to3", "distutils"),
     *("ensurepip", "pydoc_data"),
@@ -34,7 +31,7 @@ _NOT_IN_STDLIB = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What `corpora.toml` says of one corpus; its first lines explain each key."""
+    """One corpus of `corpora.toml`, whose first lines explain each key."""
 
     name: str
     licence: str
@@ -47,29 +44,8 @@ class Entry:
     split_bytes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """A text in three splits, not yet read. `splits` has the keys train, valid and test, in this order."""
-
-    name: str
-    splits: dict[str, Span]
-
-    @property
-    def size(self) -> int:
-        """In bytes, all splits together."""
-        return sum(span.size for span in self.splits.values())
-
-    def digest(self, progress: Progress = ignore_progress) -> str:
-        """sha256 over the bytes of train, valid and test, one after the other, as 64 hexadecimal digits."""
-        sha = hashlib.sha256()
-        for span in self.splits.values():
-            for chunk in span.read_bytes(progress):
-                sha.update(chunk)
-        return sha.hexdigest()
-
-
 def catalogue() -> dict[str, Entry]:
-    """The corpora that have a name, in the order of `corpora.toml`: first those that need no network."""
+    """Return the corpora with a name, in the order of `corpora.toml`: first those that need no network."""
     text = (resources.files("tinyprune.data") / "corpora.toml").read_text(encoding="utf-8")
     return {
         name: Entry(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
@@ -78,15 +54,15 @@ def catalogue() -> dict[str, Entry]:
 
 
 def data_directory() -> Path:
-    """Where downloads and kept tokens lie: $TINYPRUNE_DATA, or data/downloads under the current directory."""
+    """Return the folder of downloads and kept tokens: $TINYPRUNE_DATA, or data/downloads here."""
     return Path(os.environ.get("TINYPRUNE_DATA") or Path("data", "downloads"))
 
 
 def open_corpus(config: DataConfig) -> Corpus:
-    """Find the corpus `config.corpus`, downloading it if need be, and say where each of its splits lies.
+    """Find the corpus `config.corpus`, downloading it if need be.
 
-    A corpus that brings no splits is cut into three runs, train first, then valid, then test, by the two fractions of
-    `config`. Sizes are in bytes; a cut inside a character of several bytes moves behind it. A cut may divide a word.
+    A corpus without splits of its own is cut into train, then valid, then test, by the two fractions of `config`. Sizes
+    are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word.
 
     Raises:
         UsageError: if there is neither a corpus nor a readable file of that name, or if it is empty.
@@ -96,16 +72,16 @@ def open_corpus(config: DataConfig) -> Corpus:
     entry = entries.get(config.corpus)
     if entry is None:
         path = _local_file(config.corpus, list(entries))
-        return _cut_by_fractions(path.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
-    if not entry.url:
-        text = {"pydoc": pydoc_text, "stdlib": stdlib_text}[entry.name]().encode("utf-8")
-        return _cut_by_fractions(entry.name, functools.partial(io.BytesIO, text), len(text), config)
-    return open_entry(entry, config)
+        return _cut(path.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
+    if entry.url:
+        return open_entry(entry, config)
+    text = {"pydoc": pydoc_text, "stdlib": stdlib_text}[entry.name]().encode("utf-8")
+    return _cut(entry.name, functools.partial(io.BytesIO, text), len(text), config)
 
 
 def open_entry(entry: Entry, config: DataConfig) -> Corpus:
-    """Open a corpus that comes from the network; see `open_corpus`."""
-    # Here and not above: urllib and tqdm take longer to import than everything else together.
+    """Open a corpus that has to be downloaded; see `open_corpus`."""
+    # Imported here because urllib and tqdm take longer to import than everything else together.
     from tinyprune.data.download import fetch
 
     offline = ", ".join(e.name for e in catalogue().values() if not e.url)
@@ -118,33 +94,32 @@ def open_entry(entry: Entry, config: DataConfig) -> Corpus:
         otherwise=f"or use a corpus that needs no network: {offline}",
     )
     if not entry.members:
-        return _cut_by_fractions(entry.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
+        return _cut(entry.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = [archive.getinfo(member).file_size for member in entry.members]
     except (zipfile.BadZipFile, KeyError) as error:
         raise TinypruneError(f"{path} is not the archive of {entry.name}: {error}; delete it and run again") from error
-    openers = [functools.partial(open_member, path, member) for member in entry.members]
+    openers = [functools.partial(_open_member, path, member) for member in entry.members]
     if len(openers) == 1:
-        return _cut(entry.name, openers[0], sizes[0], entry.split_bytes[0], entry.split_bytes[1])
+        return _cut(entry.name, openers[0], sizes[0], config, entry.split_bytes)
     spans = [Span(f"{entry.name} ({m})", o, 0, n) for m, o, n in zip(entry.members, openers, sizes, strict=True)]
     return Corpus(entry.name, dict(zip(SPLITS, spans, strict=True)))
 
 
 def pydoc_text() -> str:
-    """Python's language reference as `help()` shows it: all topics, sorted by name, joined by a newline."""
+    """Return Python's language reference as `help()` shows it: all topics, sorted by name, joined by newlines."""
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name] for name in sorted(topics))
 
 
 def stdlib_text() -> str:
-    """The sources of Python's standard library: all .py files, sorted by path, joined by a newline.
+    """Return the sources of Python's standard library: all .py files, sorted by path, joined by newlines.
 
-    Left out are what some distributions leave out (tests, IDLE, tkinter, turtledemo, lib2to3, distutils, ensurepip),
-    what was installed afterwards, `pydoc_data`, which is a corpus of its own, and `_sysconfigdata*` and `config-*`,
-    which say how this Python was built. So the text is the same for every Python of one version, but for patches of its
-    distributor's.
+    It omits what some distributions leave out, what was installed later, the corpus `pydoc`, and `_sysconfigdata*` and
+    `config-*`, which describe how this Python was built. So every Python of one version has the same text, except for
+    patches by its distributor.
 
     Raises:
         UsageError: if this Python comes without its sources.
@@ -162,7 +137,7 @@ def stdlib_text() -> str:
 
 
 def _local_file(name: str, known: list[str]) -> Path:
-    """The file at the path `name`; UsageError when it is not there or cannot be read."""
+    """Return the path of the file `name`. Raises UsageError if it is not there, cannot be read or is empty."""
     path = Path(name).expanduser()
     allowed = f"give one of {', '.join(known)}, or the path of a text file"
     if not path.exists():
@@ -182,21 +157,27 @@ def _local_file(name: str, known: list[str]) -> Path:
 Opener = Callable[[], AbstractContextManager[BinaryIO]]
 
 
-def _cut_by_fractions(name: str, opener: Opener, size: int, config: DataConfig) -> Corpus:
-    """Cut `size` bytes by the two fractions of `config`."""
-    valid, test = int(size * config.valid_fraction), int(size * config.test_fraction)
-    return _cut(name, opener, size, size - valid - test, valid)
+@contextmanager
+def _open_member(archive: Path, member: str) -> Iterator[BinaryIO]:
+    """Open the file `member` inside a zip archive for reading."""
+    with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
+        yield stream
 
 
-def _cut(name: str, opener: Opener, size: int, train: int, valid: int) -> Corpus:
-    """Cut `size` bytes into `train`, then `valid`, then what is left."""
+def _cut(name: str, opener: Opener, size: int, config: DataConfig, split_bytes: Sequence[int] = ()) -> Corpus:
+    """Cut `size` bytes into train, valid and test, of `split_bytes` bytes or else by the two fractions of `config`."""
+    if split_bytes:
+        train, valid, _ = split_bytes
+    else:
+        valid = int(size * config.valid_fraction)
+        train = size - valid - int(size * config.test_fraction)
     stops = [_character_start(opener, train), _character_start(opener, train + valid), size]
     spans = [Span(name, opener, start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
     return Corpus(name, dict(zip(SPLITS, spans, strict=True)))
 
 
 def _character_start(opener: Opener, position: int) -> int:
-    """`position`, or the next one where a character starts: UTF-8 continues a character by up to 3 bytes 10xxxxxx."""
+    """Return the first byte from `position` on that starts a character: UTF-8 continues one by ≤ 3 bytes 10xxxxxx."""
     with opener() as stream:
         stream.seek(position)
         for byte in stream.read(3):

@@ -1,8 +1,7 @@
-"""Downloads: with a progress bar, a checked sha256, and the resumption of one that was cut.
+"""Downloads with a progress bar and a checked sha256, which resume after a broken connection.
 
-What arrives is collected in FILE.part. A connection that breaks is taken up again where it broke, at once or in a later
-run, by an HTTP Range request (RFC 9110 §14). Only a complete file with the right hash gets the name FILE, so whatever
-has that name can be trusted.
+Bytes are collected in FILE.part. After a break, the rest is requested by an HTTP Range request (RFC 9110 §14), at once
+or by a later run. Only a complete file with the right hash gets the name FILE, so a file of that name can be trusted.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ from tqdm import tqdm
 
 from tinyprune.errors import SaveError, TinypruneError
 
-# Some hosts answer 403 to the name that urllib gives itself.
+# Some hosts answer 403 to urllib's own user agent.
 USER_AGENT = "tinyprune/0.1"
 TIMEOUT_SECONDS = 30
 
 
 class _Interrupted(Exception):
-    """The network failed: no connection, an error of the server's, or an end before the end."""
+    """The network failed: no connection, an error from the server, or too few bytes."""
 
 
 def fetch(
     url: str, path: Path, *, name: str, sha256: str | None = None, size: int | None = None, otherwise: str = ""
 ) -> Path:
-    """Make sure that the file of `url` lies at `path`, whole and unaltered; download it when it is not there.
+    """Make sure that the file of `url` is at `path`, complete and unaltered; download it if it is not there.
 
     Args:
         url: http or https address.
-        path: where the file belongs; its folder is made.
-        name: what messages and the progress bar call it.
+        path: of the file; its folder is made.
+        name: name in messages and on the progress bar.
         sha256: 64 hexadecimal digits. None: the hash is recorded in `path`.sha256 at first use and checked afterwards.
-        size: in bytes, for the progress bar where the server does not tell it.
-        otherwise: what else one can do without a network, added to that message.
+        size: in bytes, for the progress bar if the server does not send it.
+        otherwise: advice for users without a network, added to that message.
 
     Returns:
         `path`.
@@ -63,7 +62,7 @@ def fetch(
 
 
 def _download(url: str, path: Path, part: Path, name: str, size: int | None, otherwise: str) -> None:
-    """Fill `part`, going on for as long as every attempt brings it further than it has been."""
+    """Fill `part`, trying again for as long as every attempt brings new bytes."""
     furthest = _size(part)
     while True:
         try:
@@ -80,7 +79,7 @@ def _download(url: str, path: Path, part: Path, name: str, size: int | None, oth
 
 
 def _receive(url: str, part: Path, name: str, size: int | None) -> None:
-    """One request: append to `part` what it lacks, or write it anew if the server does not know Range."""
+    """Make one request: append the missing bytes to `part`, or start it anew if the server does not support Range."""
     have = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
     if have:
@@ -91,7 +90,7 @@ def _receive(url: str, part: Path, name: str, size: int | None) -> None:
         error.close()
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise _Interrupted(f"the server says {error.code} {error.reason}") from error
-        # Nothing follows the bytes that we have. Either they are all, or they belong to something else.
+        # Nothing follows the bytes that we have: either they are complete, or they belong to something else.
         if error.headers.get("Content-Range") != f"bytes */{have}":
             part.unlink()
             _receive(url, part, name, size)
@@ -116,7 +115,7 @@ def _receive(url: str, part: Path, name: str, size: int | None) -> None:
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes, none at the end. Tells a failing network from a failing disk, which are both OSErrors."""
+    """Return the next bytes, none at the end. A failing network raises _Interrupted, a failing disk OSError."""
     try:
         return response.read(1 << 16)
     except (OSError, http.client.HTTPException) as error:
@@ -124,7 +123,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _verify(file: Path, path: Path, sha256: str | None) -> None:
-    """Compare the hash of `file` with `sha256`, or else with the one recorded beside `path`, or record it."""
+    """Compare the hash of `file` with `sha256`, else with the one recorded beside `path`, else record it there."""
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     record = _beside(path, ".sha256")
@@ -146,5 +145,5 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _size(path: Path) -> int:
-    """In bytes; 0 for what is not there."""
+    """Return the size in bytes, 0 if there is no such file."""
     return path.stat().st_size if path.exists() else 0

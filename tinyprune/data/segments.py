@@ -1,12 +1,12 @@
-"""Segments: how a long text is cut so that a model's memory follows it.
+"""Segments: how a long text is cut into batches so that a model's memory is always the text just before.
 
 The text is cut into B streams, one for each row of the batch, and every stream into segments of T tokens:
 
     row 0   | segment 0 | segment 1 | segment 2 | …
     row 1   | segment 0 | segment 1 | segment 2 | …
 
-Step s takes segment s of every row. What a row reads in step s + 1 therefore follows what it read in step s, and
-the memory that step s left behind is the text just before. (Dai et al. 2019, §3.2)
+Step s takes segment s of every row, so what a row reads in step s + 1 follows what it read in step s, and the memory
+of step s is the text just before it. (Dai et al. 2019, §3.2)
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from tinyprune.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The batches of a text. Which one a step gets depends on nothing but its number, so a resumed run goes on exactly.
+    """The batches of a text. A step's batch depends only on its number, so a resumed run continues exactly.
 
-    Every row's stream has (n − 1) // B tokens, n being how many the text has; what is left of a stream after its last
-    whole segment, fewer than T tokens, is not used.
+    Every row's stream has (n − 1) // B of the text's n tokens. The remainder of a stream after its last whole segment,
+    fewer than T tokens, is not used.
 
     Args:
         tokens: the text, (n,) of any integer dtype, possibly memory-mapped.
-        B: rows of the batch.
-        T: tokens of a segment.
+        B: rows in a batch.
+        T: tokens in a segment.
 
     Raises:
-        UsageError: if the text has not one segment for each row.
+        UsageError: if the text is too short for one segment in each row.
     """
 
     tokens: NDArray
@@ -50,21 +50,21 @@ class Segments:
 
     @property
     def per_epoch(self) -> int:
-        """Steps until every row has reached the end of its stream."""
+        """The number of steps until every row has reached the end of its stream."""
         return self._stream // self.T
 
     @property
     def _stream(self) -> int:
-        """Tokens of one row's stream. The last token of the text is only ever a target."""
+        """The number of tokens in one row's stream. The last token of the text is only ever a target."""
         return (len(self.tokens) - 1) // self.B
 
     def batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
-        """The batch of a step, counted from 0 over all epochs.
+        """Return the batch of a step; steps are counted from 0 over all epochs.
 
         Returns:
             ids: (B, T) int64.
             targets: (B, T) int64; targets[b, t] is the token that follows ids[b, t] in the text.
-            fresh: True for the first step of an epoch: the rows begin anew, and memory must be empty.
+            fresh: True for the first step of an epoch: the rows start again, so memory must be empty.
         """
         segment = step % self.per_epoch
         windows = np.empty((self.B, self.T + 1), np.int64)
@@ -75,17 +75,17 @@ class Segments:
 
 
 def evaluation_segments(tokens: NDArray, T: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """One stream over the whole text, in which every token but the first is a target exactly once.
+    """Return one stream over the whole text, in which every token but the first is a target exactly once.
 
     Args:
         tokens: the text, (n,) of any integer dtype, possibly memory-mapped.
-        T: tokens of a segment; the last may be shorter.
+        T: tokens in a segment; the last may be shorter.
 
     Returns:
-        iterator over (ids, targets), each (1, t) int64 with t ≤ T; memory is empty before the first and then kept.
+        an iterator over (ids, targets), each (1, t) int64 with t ≤ T; memory is empty before the first and then kept.
 
     Raises:
-        UsageError: if there is nothing to predict, with fewer than 2 tokens; at once, not only when iterated over.
+        UsageError: at the call, if there are fewer than 2 tokens and so nothing to predict.
     """
     if len(tokens) < 2:
         raise UsageError(f"evaluation needs a text of at least 2 tokens, got {len(tokens)}")

@@ -1,35 +1,28 @@
-"""Spans: runs of bytes in memory, in a file or in a zip archive, read piece by piece and never as a whole."""
+"""A corpus as three spans of bytes, in memory, in a file or in a zip archive, read in pieces and never as a whole."""
 
 from __future__ import annotations
 
 import codecs
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tinyprune.errors import TinypruneError, UsageError
 
 CHUNK = 1 << 20
-
-Progress = Callable[[int], object]
-"""Called with the number of bytes just read, for a progress bar."""
-
-
-def ignore_progress(_bytes_read: int) -> None:
-    """The progress of what is too short to show."""
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
 class Span:
-    """The bytes `start` … `stop - 1` of what `open` opens.
+    """The bytes `start` … `stop - 1` of the stream that `open` opens.
 
     Attributes:
-        label: what messages call the text.
-        open: gives a seekable binary stream to be used in a `with` statement; called once for each reading.
+        label: name of the text in messages.
+        open: returns a seekable binary stream for a `with` statement; called once for each reading.
     """
 
     label: str
@@ -39,15 +32,17 @@ class Span:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The number of bytes."""
         return self.stop - self.start
 
-    def read_bytes(self, progress: Progress = ignore_progress) -> Iterator[bytes]:
-        """The bytes, in chunks of at most a megabyte.
+    def read(self, unit: str) -> Iterator[Any]:
+        """Return chunks that cut no `unit` in two: bytes for "byte", text for "character" and "word"."""
+        if unit == "byte":
+            return self.read_bytes()
+        return whole_words(self.read_text()) if unit == "word" else self.read_text()
 
-        Raises:
-            TinypruneError: if the file has become shorter than it was.
-        """
+    def read_bytes(self) -> Iterator[bytes]:
+        """Yield the bytes in chunks of at most a megabyte. Raises TinypruneError if the file has become shorter."""
         left = self.size
         with self.open() as stream:
             stream.seek(self.start)
@@ -58,19 +53,18 @@ class Span:
                         f"{self.label} ended {left:,} bytes too early: did it change while it was read?"
                     )
                 left -= len(chunk)
-                progress(len(chunk))
                 yield chunk
 
-    def read_text(self, progress: Progress = ignore_progress) -> Iterator[str]:
-        """The characters, in chunks: UTF-8 decoded, a character that lies across two chunks kept whole.
+    def read_text(self) -> Iterator[str]:
+        """Yield the characters in chunks, decoded from UTF-8; a character may lie across two chunks of bytes.
 
         Raises:
-            UsageError: if the bytes are not UTF-8, with the position of the first one that is not.
+            UsageError: if the bytes are not UTF-8; the message gives the offset of the first one that is not.
         """
         decoder = codecs.getincrementaldecoder("utf-8")()
         position = self.start
-        # The empty chunk at the end makes the decoder complain of a character that was begun and never finished.
-        for chunk in chain(self.read_bytes(progress), [b""]):
+        # The empty chunk at the end makes the decoder report a character that was begun but not finished.
+        for chunk in chain(self.read_bytes(), [b""]):
             held_back = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(chunk, final=not chunk)
@@ -85,8 +79,49 @@ class Span:
                 yield text
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """A text that has been found but not yet read. `splits` has the keys train, valid and test, in this order."""
+
+    name: str
+    splits: dict[str, Span]
+
+    @property
+    def size(self) -> int:
+        """The number of bytes of all splits together."""
+        return sum(span.size for span in self.splits.values())
+
+    def read(self, unit: str, doing: str = "", splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, Any]]:
+        """Yield (split, chunk), split by split; see `Span.read`.
+
+        Args:
+            unit: "byte", "character" or "word", the kind of a tokenizer.
+            doing: label of a progress bar on standard error, such as "reading"; without one there is no bar.
+            splits: names of the splits to read.
+        """
+        spans = {split: self.splits[split] for split in splits}
+        chunks = ((split, chunk) for split, span in spans.items() for chunk in span.read(unit))
+        if not doing:
+            yield from chunks
+            return
+        from tqdm import tqdm  # slow to import
+
+        total = sum(span.size for span in spans.values())
+        with tqdm(desc=f"{doing} {self.name}", total=total, unit="B", unit_scale=True, mininterval=0.5) as bar:
+            for split, chunk in chunks:
+                bar.update(len(chunk if unit == "byte" else chunk.encode()))
+                yield split, chunk
+
+    def digest(self, doing: str = "") -> str:
+        """Return the sha256 of the bytes of train, valid and test, joined, as 64 hexadecimal digits."""
+        sha = hashlib.sha256()
+        for _, chunk in self.read("byte", doing):
+            sha.update(chunk)
+        return sha.hexdigest()
+
+
 def whole_words(chunks: Iterable[str]) -> Iterator[str]:
-    """The same text in chunks that end at a space or at the end of a line, so that no word is cut in two."""
+    """Yield the same text in chunks that end at a space or at the end of a line, so that no word is cut in two."""
     rest = ""
     for chunk in chunks:
         text = rest + chunk
@@ -96,10 +131,3 @@ def whole_words(chunks: Iterable[str]) -> Iterator[str]:
         rest = text[end:]
     if rest:
         yield rest
-
-
-@contextmanager
-def open_member(archive: Path, member: str) -> Iterator[BinaryIO]:
-    """Open the file `member` inside a zip archive for reading."""
-    with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
-        yield stream

@@ -1,18 +1,28 @@
-"""A text as a model reads it: the one thing that the rest of the program needs of this package."""
+"""A text as a model reads it: found, checked, tokenised and split. `load_text` is the whole way.
+
+corpora.open_corpus     from a name or a path to a `Corpus`, downloaded if need be
+spans.Corpus            three runs of bytes, read in pieces
+tokenizers              pieces to token ids
+kept                    where the ids of a large corpus are kept, in memory-mapped files
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig
+from tinyprune.data import kept
 from tinyprune.data.corpora import data_directory, open_corpus
-from tinyprune.data.tokenise import build_tokenizer, progress_bar, tokenise
-from tinyprune.data.tokenizers import Tokenizer
+from tinyprune.data.spans import SPLITS
+from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, build_tokenizer, encode_corpus, id_dtype, known
 from tinyprune.errors import UsageError
 
-# A corpus of more bytes than this is tokenised into memory-mapped files.
+# A larger corpus is tokenised into memory-mapped files.
 IN_MEMORY_BYTES = 16_000_000
 
 
@@ -21,12 +31,12 @@ class Text:
     """A tokenised corpus.
 
     Attributes:
-        tokenizer: what made the ids, and makes text of them again.
+        tokenizer: the tokenizer that made the ids; its `decode` turns them back into text.
         train, valid, test: token ids, (n,) of an unsigned integer dtype, possibly memory-mapped and read-only.
-        characters: how many characters (byte tokenizer: bytes) the raw text of each split has, for bits per character;
-            0 if some of its words became `<unk>`, so that the tokens do not stand for the text.
-        digest: sha256 of the whole corpus, hexadecimal, by which a resumed run sees that the text has changed.
-        name: of the corpus, or of the file.
+        characters: the number of characters (byte tokenizer: bytes) in the raw text of each split, for bits per
+            character; 0 if some of its words became `<unk>`, because the tokens then no longer stand for the text.
+        digest: sha256 of the whole corpus, hexadecimal; a resumed run uses it to notice that the text has changed.
+        name: name of the corpus or of the file.
     """
 
     tokenizer: Tokenizer
@@ -48,32 +58,34 @@ def load_text(
     """Find, download if need be, split and tokenise the corpus of `config`.
 
     Args:
-        config: which text, cut how. Fractions are of bytes, and are not used by a corpus that brings its own splits.
+        config: corpus, tokenizer and splits. The fractions are of bytes; a corpus with its own splits ignores them.
         tokenizer: from a checkpoint: encode with it instead of building the one that `config` asks for.
-        digest: from a checkpoint: refuse a text whose sha256 is another.
-        in_memory_bytes: a larger corpus goes through in pieces, and its tokens are kept in the download directory.
+        digest: from a checkpoint: refuse a text with another sha256.
+        in_memory_bytes: a larger corpus is read in pieces, and its tokens are kept in the download directory.
 
     Raises:
         UsageError: if there is no such corpus, if it is empty or too short for its splits, if it is not UTF-8
-            (character and word tokenizer), or if a character has no number in a given tokenizer.
-        TinypruneError: if a download or a write fails.
+            (character and word tokenizer), or if a given tokenizer lacks one of its characters.
+        TinypruneError: if a download fails or kept tokens are damaged.
+        SaveError: if a file cannot be written.
     """
     corpus = open_corpus(config)
-    if corpus.size > in_memory_bytes:
-        keep_in = data_directory()
-        with progress_bar(f"reading {corpus.name}", corpus.size) as progress:
-            found = corpus.digest(progress)
-    else:
-        keep_in = None
-        found = corpus.digest()
-    if digest is not None and found != digest:
+    large = corpus.size > in_memory_bytes
+    found = corpus.digest("reading" if large else "")
+    if digest not in (None, found):
         raise UsageError(
             f"the text {corpus.name!r} is not the one that the model was trained on (its sha256 is another); put that "
             "text back, or start a new run"
         )
     if tokenizer is None:
-        tokenizer = build_tokenizer(corpus, config, found, keep_in)
-    tokens, characters = tokenise(corpus, tokenizer, found, keep_in)
+        build = functools.partial(build_tokenizer, corpus, config, "vocabulary of" if large else "")
+        keep = large and config.tokenizer != "byte"
+        tokenizer = kept.vocabulary(data_directory(), corpus, found, config, build) if keep else build()
+    encoded = encode_corpus(corpus, tokenizer, "tokenising" if large else "")
+    if large:
+        tokens, characters = kept.tokens(data_directory(), corpus, found, tokenizer, encoded)
+    else:
+        tokens, characters = in_memory(encoded, id_dtype(tokenizer))
 
     wanted = {"train": 1.0, "valid": config.valid_fraction, "test": config.test_fraction}
     for split, fraction in wanted.items():
@@ -84,3 +96,13 @@ def load_text(
                 f"at least 2 tokens and has {len(tokens[split])}; give a longer text, or {remedy}"
             )
     return Text(tokenizer, **tokens, characters=characters, digest=found, name=corpus.name)
+
+
+def in_memory(encoded: Iterable[EncodedChunk], dtype: np.dtype) -> tuple[dict[str, NDArray], dict[str, int]]:
+    """Join the chunks of each split: their ids, (n,) of `dtype`, and `Text.characters`."""
+    ids = {split: [np.empty(0, dtype)] for split in SPLITS}
+    characters = dict.fromkeys(SPLITS, 0.0)
+    for split, chunk, length in encoded:
+        ids[split].append(chunk)
+        characters[split] += length
+    return {split: np.concatenate(chunks) for split, chunks in ids.items()}, known(characters)

@@ -1,24 +1,27 @@
-"""Tokenizers: from text to the numbers 0 … V − 1 that a model reads, and back.
+"""Tokenizers: from text to the token ids 0 … V − 1 that a model reads, and back.
 
-Three kinds, all with the same few members:
+The three kinds have the same members:
 
     kind                    "character", "byte" or "word"
     V                       size of the vocabulary
     encode(text)            token ids, (n,) int64
-    decode(ids)             the text again (words: with white space made regular)
+    decode(ids)             the text (of words: with white space made regular)
     to_dict()               plain values for JSON, from which `tokenizer_from_dict` builds an equal tokenizer
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinyprune.config import DataConfig
+from tinyprune.data.spans import Corpus
 from tinyprune.errors import UsageError
 
 UNKNOWN = "<unk>"
@@ -26,7 +29,7 @@ END_OF_LINE = "<eos>"
 
 
 def check_ids(ids: ArrayLike, V: int) -> NDArray:
-    """`ids` as an integer array. Raises UsageError unless all lie in 0 … V − 1: compiled code does not look again."""
+    """Return `ids` as an integer array. Raises UsageError unless all lie in 0 … V − 1: compiled code does not check."""
     ids = np.asarray(ids)
     if not ids.size:
         return ids.astype(np.int64)
@@ -39,30 +42,30 @@ def check_ids(ids: ArrayLike, V: int) -> NDArray:
 
 
 class ByteTokenizer:
-    """One token for each byte, V = 256. Reads any file: text is taken as UTF-8, and nothing is unknown."""
+    """One token for each byte, V = 256. It reads any file; text is encoded as UTF-8, and no byte is unknown."""
 
     kind = "byte"
     V = 256
 
     def encode(self, text: str | bytes) -> NDArray[np.int64]:
-        """The bytes of `text`, (n,) int64."""
+        """Return the bytes of `text`, (n,) int64."""
         data = text.encode("utf-8", errors="surrogatepass") if isinstance(text, str) else text
         return np.frombuffer(data, np.uint8).astype(np.int64)
 
     def decode(self, ids: ArrayLike) -> str:
-        """The text of these bytes; what is not UTF-8, such as half a character, becomes U+FFFD."""
+        """Return the text of these bytes; what is not UTF-8, such as half a character, becomes U+FFFD."""
         return check_ids(ids, self.V).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"kind": self.kind}
 
 
 class CharacterTokenizer:
-    """One token for each character (Unicode code point), numbered in the order of their code points.
+    """One token for each character (Unicode code point), numbered in the order of the code points.
 
-    The vocabulary is the set of characters of the *whole* corpus, held-out text included, so that no held-out text has
-    a character without a number. That tells the model which characters exist, and nothing of where they stand.
+    The vocabulary is the set of characters of the *whole* corpus, so that every character of the held-out text has an
+    id. That tells the model which characters exist, but not where they stand.
 
     Raises:
         UsageError: if there are no characters, or if they are not in rising order without repetition.
@@ -76,20 +79,20 @@ class CharacterTokenizer:
         self.characters = characters
         self.V = len(characters)
         self._codes = _code_points(characters)
-        # One entry more than the highest code point: the place of all that lies above.
+        # One entry more than the highest code point, for all characters above it.
         self._ids = np.full(self._codes[-1] + 2, -1, np.int64)
         self._ids[self._codes] = np.arange(self.V)
 
     @classmethod
     def build(cls, chunks: Iterable[str]) -> CharacterTokenizer:
-        """The tokenizer of all characters that occur in `chunks`."""
+        """Return the tokenizer of all characters that occur in `chunks`."""
         seen = np.zeros(0x110000, bool)
         for chunk in chunks:
             seen[_code_points(chunk)] = True
         return cls("".join(map(chr, np.flatnonzero(seen))))
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Token ids, (n,) int64. Raises UsageError naming the characters that have no number."""
+        """Return token ids, (n,) int64. Raises UsageError naming the characters that have no id."""
         ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
         if ids.size and ids.min() < 0:
             outside = sorted(set(text) - set(self.characters))
@@ -101,21 +104,20 @@ class CharacterTokenizer:
         return ids
 
     def decode(self, ids: ArrayLike) -> str:
-        """The text of these ids. Raises UsageError for ids outside 0 … V − 1."""
+        """Return the text of these ids. Raises UsageError for ids outside 0 … V − 1."""
         codes = self._codes[check_ids(ids, self.V)]
         return codes.tobytes().decode("utf-32-le", errors="surrogatepass")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"kind": self.kind, "characters": self.characters}
 
 
 class WordTokenizer:
     """One token for each run of characters between white space, and `<eos>` for each end of line, as WikiText has it.
 
-    Words are numbered by falling frequency, which is what an adaptive softmax needs, and equally frequent ones in the
-    order of the alphabet. Two things are lost: a word that has no number becomes `<unk>`, and white space within a
-    line becomes one space.
+    Words are numbered by falling frequency, as an adaptive softmax needs them, and alphabetically where equally
+    frequent. Two things are lost: an unknown word becomes `<unk>`, and white space within a line becomes one space.
 
     Raises:
         UsageError: if words repeat, or if `<unk>` or `<eos>` is not among them.
@@ -133,13 +135,13 @@ class WordTokenizer:
 
     @classmethod
     def build(cls, chunks: Iterable[str], size: int = 0) -> WordTokenizer:
-        """The tokenizer of the words in `chunks`, none of which may lie across two chunks.
+        """Return the tokenizer of the words in `chunks`, none of which may lie across two chunks.
 
         Args:
             chunks: the training text.
             size: V, with `<unk>` and `<eos>` among them: the most frequent words are kept. 0: all words.
 
-        `<unk>` counts for as often as the text has it and for all words that are not kept, `<eos>` for ends of lines.
+        The frequency of `<unk>` includes all words that are not kept; that of `<eos>` is the number of lines.
 
         Raises:
             UsageError: if `size` leaves no room for a word.
@@ -161,11 +163,11 @@ class WordTokenizer:
         return cls(words)
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Token ids, (n,) int64. Only an end of line gives `<eos>`: a prompt without one goes on in its line."""
+        """Return token ids, (n,) int64. Only an end of line gives `<eos>`: a prompt without one continues its line."""
         return np.array([self._ids.get(word, self.unknown) for word in _words(text)], np.int64)
 
     def decode(self, ids: ArrayLike) -> str:
-        """The words of these ids, one space between them, and a new line after each `<eos>`.
+        """Return the words of these ids, separated by spaces, with a new line for each `<eos>`.
 
         Raises UsageError for ids outside 0 … V − 1.
         """
@@ -174,7 +176,7 @@ class WordTokenizer:
         return text.replace(" \n", "\n").removesuffix(" ")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"kind": self.kind, "words": self.words}
 
 
@@ -182,7 +184,7 @@ Tokenizer = ByteTokenizer | CharacterTokenizer | WordTokenizer
 
 
 def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that `to_dict` wrote. Raises UsageError when that is not what `values` are."""
+    """Return the tokenizer that `to_dict` wrote. Raises UsageError if `values` do not describe one."""
     match values:
         case {"kind": "byte"}:
             return ByteTokenizer()
@@ -191,6 +193,42 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
         case {"kind": "word", "words": [*words]} if all(isinstance(word, str) for word in words):
             return WordTokenizer(words)
     raise UsageError(f"not the description of a tokenizer: {json.dumps(values, default=str)[:80]}")
+
+
+def build_tokenizer(corpus: Corpus, config: DataConfig, doing: str = "") -> Tokenizer:
+    """Build the tokenizer that `config` asks for from the corpus; `doing` labels a progress bar.
+
+    Raises:
+        UsageError: if the corpus is not UTF-8 and the tokenizer is not the byte tokenizer.
+    """
+    match config.tokenizer:
+        case "byte":
+            return ByteTokenizer()
+        case "word":
+            return WordTokenizer.build((words for _, words in corpus.read("word", doing, ["train"])), config.vocabulary)
+    return CharacterTokenizer.build(text for _, text in corpus.read("character", doing))
+
+
+EncodedChunk = tuple[str, NDArray, float]
+"""Split, ids (n,) of `id_dtype(tokenizer)`, and how many characters they stand for: NaN if words became `<unk>`."""
+
+
+def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, doing: str = "") -> Iterator[EncodedChunk]:
+    """Encode the corpus chunk by chunk, split by split; `doing` labels a progress bar."""
+    for split, chunk in corpus.read(tokenizer.kind, doing):
+        ids = tokenizer.encode(chunk)
+        lost = tokenizer.kind == "word" and (ids == tokenizer.unknown).sum() > chunk.count(UNKNOWN)
+        yield split, ids.astype(id_dtype(tokenizer)), math.nan if lost else len(chunk)
+
+
+def id_dtype(tokenizer: Tokenizer) -> np.dtype:
+    """Return the smallest of uint8, uint16 and uint32 that holds every id."""
+    return np.min_scalar_type(tokenizer.V - 1)
+
+
+def known(characters: dict[str, float]) -> dict[str, int]:
+    """Return the characters of each split, 0 in place of NaN: then the tokens do not stand for the text."""
+    return {split: 0 if math.isnan(count) else int(count) for split, count in characters.items()}
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:

@@ -1,6 +1,7 @@
-"""What an answer gets: the same cells, in the same kind of process, as when nbgrader marks it."""
+"""Mark an answer with the same cells, in the same kind of process, as nbgrader does; and typical wrong answers."""
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +12,29 @@ FOLDER = Path(__file__).parents[3] / "notebooks" / "assignments"
 
 
 class Wrong(NamedTuple):
-    """A wrong answer that students give: an edit of the reference solution, and the tests that must notice."""
+    """A wrong answer that students give: an edit of the reference solution, and the tests that must notice it."""
 
     what: str  # the mistake, as a lecturer would name it
-    right: str  # stands in the reference solution exactly once
-    wrong: str  # takes its place
+    right: str  # a text that occurs once in the reference solution; a line "…" stands for any lines
+    wrong: str  # its replacement; a line "…" stands for the same lines
     loses: set[str]  # the tests that fail, all of one task; every other test passes
+
+
+def wrong_answers(name):
+    """Read wrong/aN.txt, whose first lines explain it."""
+    found, task, texts = [], "", {}
+    for line in Path(__file__).with_name("wrong").joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            task = line[2:]
+        elif line.startswith(("-", "+")):
+            texts[line[0]].append(line[2:])
+        elif line:
+            what, _, tests = line.rpartition(": ")
+            loses = {f"{task}_{test.rstrip('*')}" for test in tests.split()}
+            loses |= {f"{task}_{test.rstrip('*')}_hidden" for test in tests.split() if test.endswith("*")}
+            texts = {"-": [], "+": []}
+            found.append((what, texts, loses))
+    return [Wrong(what, "\n".join(texts["-"]), "\n".join(texts["+"]), loses) for what, texts, loses in found]
 
 
 def builder():
@@ -38,11 +56,16 @@ def cells_that_test(notebook):
 
 def edited(notebook, wrong):
     """The reference solution with a mistake in it, in a cell of the task that loses points."""
+    pattern = re.compile(re.escape(wrong.right).replace("\\\n…\\\n", "\n(.*?)\n"), re.DOTALL)
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.nbgrader.solution]
-    places = [c for c in cells for _ in range(c.source.count(wrong.right))]
-    assert len(places) == 1, f"“{wrong.right}” must stand in the solution once, found {len(places)} times"
-    places[0].source = places[0].source.replace(wrong.right, wrong.wrong)
-    own = places[0].metadata.nbgrader.grade_id
+    places = [(cell, match) for cell in cells for match in pattern.finditer(cell.source)]
+    assert len(places) == 1, f"“{wrong.right}” must occur once in the solution, found {len(places)} times"
+    ((cell, match),) = places
+    replacement = wrong.wrong
+    for lines in match.groups():
+        replacement = replacement.replace("…", lines, 1)
+    cell.source = cell.source[: match.start()] + replacement + cell.source[match.end() :]
+    own = cell.metadata.nbgrader.grade_id
     assert {build.task_of(test) for test in wrong.loses} == {build.task_of(own)}, f"planted in {own}"
     return notebook
 

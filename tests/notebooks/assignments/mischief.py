@@ -1,55 +1,54 @@
 """Submissions of A1 that try to get marks, or to stop the batch, by other means than answers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from marks import build
 
+FULL = 30.0
+FORWARD = 3.0  # points of linear_forward
+
 
 class Mischief(NamedTuple):
-    """What is handed in, and what it gets.
-
-    `cell` is a cell that is added first, `edit` changes the notebook, `solved` says whether the rest is the reference
-    solution or the untouched stub, `function` is put at the beginning of linear_forward.
-    """
+    """What is handed in, and how many points it gets."""
 
     what: str
     points: float
-    solved: bool
-    cell: str = ""
-    function: str = ""
-    edit: object = None
+    solved: bool  # whether the rest is the reference solution or the untouched stub
+    cell: str = ""  # code of an additional first cell
+    function: str = ""  # code at the beginning of linear_forward
+    edit: Any = None  # a function that changes the notebook
 
 
-FULL = 30.0
-FORWARD = 3.0  # what linear_forward is worth
+def metadata(cell):
+    return cell.metadata.get("nbgrader", {})
+
+
+def graded(notebook):
+    return [cell for cell in notebook.cells if metadata(cell).get("grade")]
 
 
 def without_tests(notebook):
-    notebook.cells = [c for c in notebook.cells if not c.metadata.get("nbgrader", {}).get("grade")]
+    notebook.cells = [cell for cell in notebook.cells if not metadata(cell).get("grade")]
 
 
 def with_empty_tests(notebook):
-    for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade"):
-            cell.source = "pass"
+    for cell in graded(notebook):
+        cell.source = "pass"
 
 
 def with_other_marks(notebook):
-    for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade"):
-            cell.source = "1000"
-            cell.metadata.nbgrader |= {"points": 1000, "solution": True, "locked": False}
+    for cell in graded(notebook):
+        cell.source = "1000"
+        cell.metadata.nbgrader |= {"points": 1000, "solution": True, "locked": False}
 
 
 def with_ungraded_tests(notebook):
-    for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade"):
-            cell.metadata.nbgrader |= {"grade": False, "points": 0}
+    for cell in graded(notebook):
+        cell.metadata.nbgrader |= {"grade": False, "points": 0}
 
 
 def with_tests_twice(notebook):
-    tests = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade")]
-    for cell in tests:
+    for cell in graded(notebook):
         copy = build.nbformat.from_dict(cell)
         copy.id += "-again"
         copy.source = "pass"
@@ -57,23 +56,22 @@ def with_tests_twice(notebook):
 
 
 def with_texts_for_tests(notebook):
-    for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade"):
-            cell.cell_type = "markdown"
-            cell.pop("outputs", None)
-            cell.pop("execution_count", None)
+    for cell in graded(notebook):
+        cell.cell_type = "markdown"
+        cell.pop("outputs", None)
+        cell.pop("execution_count", None)
 
 
 def with_tools_of_its_own(notebook):
     for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade_id", "").endswith("_tools"):
+        if metadata(cell).get("grade_id", "").endswith("_tools"):
             cell.source = (
-                "def nothing(*args, **options):\n    return args\nanswer = expect_close = expect_gradients = nothing"
+                "def nothing(*args, **options): return args\nanswer = expect_close = expect_gradients = nothing"
             )
 
 
 def without_answers(notebook):
-    notebook.cells = [c for c in notebook.cells if not c.metadata.get("nbgrader", {}).get("solution")]
+    notebook.cells = [cell for cell in notebook.cells if not metadata(cell).get("solution")]
 
 
 def with_odd_metadata(notebook):
@@ -81,148 +79,129 @@ def with_odd_metadata(notebook):
         notebook.cells.insert(0, build.nbformat.v4.new_code_cell("1", metadata={"nbgrader": odd}))
 
 
+ZEROS = {
+    "a1_1": """
+def linear_forward(x, W, b):
+    x[...] = W[...] = b[...] = 0
+    return np.zeros((*x.shape[:-1], len(b))), None
+def linear_backward(dout, cache):
+    x, W, _ = cache
+    x[...] = W[...] = 0
+    return np.zeros(x.shape), np.zeros(W.shape), dout.reshape(-1, dout.shape[-1]).sum(0)""",
+    "a1_2": """
+def layernorm_forward(x, scale, bias, eps=0):
+    x[...] = scale[...] = bias[...] = 0
+    return np.zeros(x.shape), None
+def layernorm_backward(dout, cache):
+    n, std, scale = cache
+    scale[...] = 0
+    axes = tuple(range(dout.ndim - 1))
+    return np.zeros(n.shape), (dout * n).sum(axes), dout.sum(axes)""",
+}
+
+
 def with_zeros_for_inputs(notebook):
-    answers = {
-        "a1_1": "def linear_forward(x, W, b):\n    x[...] = W[...] = b[...] = 0\n"
-        "    return np.zeros((*x.shape[:-1], len(b))), None\n"
-        "def linear_backward(dout, cache):\n    x, W, _ = cache\n    x[...] = W[...] = 0\n"
-        "    return np.zeros(x.shape), np.zeros(W.shape), dout.reshape(-1, dout.shape[-1]).sum(0)",
-        "a1_2": "def layernorm_forward(x, scale, bias, eps=0):\n    x[...] = scale[...] = bias[...] = 0\n"
-        "    return np.zeros(x.shape), None\n"
-        "def layernorm_backward(dout, cache):\n    n, std, scale = cache\n    scale[...] = 0\n"
-        "    axes = tuple(range(dout.ndim - 1))\n"
-        "    return np.zeros(n.shape), (dout * n).sum(axes), dout.sum(axes)",
-    }
     for cell in notebook.cells:
-        name = (cell.metadata.get("nbgrader") or {}).get("grade_id")
-        cell.source = answers.get(name, cell.source)
+        cell.source = ZEROS.get(metadata(cell).get("grade_id"), cell.source)
 
 
+# Cells that would stop the batch or destroy the course; the answers below them keep their points.
+CELLS = {
+    "endless loop in a cell": "while True:\n    pass",
+    "sys.exit in a cell": "import sys\nsys.exit()",
+    "os._exit in a cell": "import os\nos._exit(0)",
+    "fork bomb": "import os\nwhile True:\n    os.fork()",
+    "fork bomb past Python": """
+import ctypes
+while True:
+    if ctypes.pythonapi.fork() < 0:
+        raise OSError('refused')""",
+    "shells": "import subprocess\nsubprocess.Popen('sleep 1000', shell=True)",
+    "threads": "import threading\nthreading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()",
+    "memory": "hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 28))",
+    "prints without end": "while True:\n    print('x' * 10_000)",
+    "waits for input": "name = input('your name? ')",
+    "signals": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.killpg(0, signal.SIGKILL)",
+    "closes the pipes": "import os, time\nos.closerange(3, 100)\ntime.sleep(1000)",
+    "kills by the kernel's hand": """
+import fcntl, os
+r, w = os.pipe()
+fcntl.fcntl(r, 8, os.getppid())
+fcntl.fcntl(r, 10, 9)
+fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | 0o20000)
+os.write(w, b'x')""",
+    "directories in directories": "import os\nfor _ in range(1500):\n    os.mkdir('a')\n    os.chdir('a')",
+    "fills the disk": "n = 0\nwhile n := n + 1:\n    open(str(n), 'wb').write(bytes(1 << 24))",
+    "deletes the gradebook": "import os\nos.remove('COURSE/gradebook.db')",
+    "deletes the course": "import shutil\nshutil.rmtree('COURSE')",
+    "writes a source": "open('COURSE/source/a1/a1.ipynb', 'w').write('')",
+}
+# The same inside a function, which loses the points of that function.
+FUNCTIONS = {
+    "endless loop in a function": "while True: pass",
+    "sys.exit in a function": "import sys; sys.exit(0)",
+    "os._exit in a function": "import os; os._exit(0)",
+    "crash": "import ctypes; ctypes.string_at(0)",
+}
+# Cells that would get marks without answers.
+CHEATS = {
+    "patches NumPy": """
+import numpy as np
+np.allclose = np.array_equal = lambda *a, **k: True
+np.linalg.norm = lambda *a, **k: 0.0""",
+    "patches the checker": """
+import sys
+import tinyprune.gradcheck.checker as checker
+checker.check_gradients = lambda *a, **k: []""",
+    "patches the wire": """
+import sys
+frame = sys._getframe()
+while 'self' not in frame.f_locals:
+    frame = frame.f_back
+child = type(frame.f_locals['self'])
+child.describe = lambda self, error: {}
+child.call = lambda self, head, arrays: self.send({'done': True}, True)""",
+    "prints marks": """
+for name in ('a1_1_forward', 'a1_1_backward'):
+    print('passed:', name)
+print('{"score": 30}')""",
+    "swallows errors": """
+class AssertionError(BaseException): pass
+import builtins
+builtins.AssertionError = AssertionError""",
+    "imports the solution": "from tinyprune.ops import *",
+    "executes the solution": """
+import sys, pathlib
+root = pathlib.Path(sys.path[-1]) / 'tinyprune'
+for name in ('linear', 'layernorm', 'cross_entropy'):
+    exec((root / 'ops' / f'{name}.py').read_text())""",
+    "reads the lecturer's notebook": "exec(open('COURSE/source/a1/a1.ipynb').read())",
+    "reads another submission": "print(open('COURSE/submitted/good/a1/a1.ipynb').read())",
+    "writes into the wire": """
+import os
+for descriptor in range(3, 20):
+    try:
+        os.write(descriptor, b'\\0' * 64)
+    except OSError:
+        pass""",
+}
 MISCHIEF = [
-    # it would stop the batch
-    Mischief("endless loop in a cell", FULL, True, cell="while True:\n    pass"),
-    Mischief("endless loop in a function", FULL - FORWARD, True, function="while True:\n        pass"),
-    Mischief("sys.exit in a cell", FULL, True, cell="import sys\nsys.exit()"),
-    Mischief("sys.exit in a function", FULL - FORWARD, True, function="import sys; sys.exit(0)"),
-    Mischief("os._exit in a cell", FULL, True, cell="import os\nos._exit(0)"),
-    Mischief("os._exit in a function", FULL - FORWARD, True, function="import os; os._exit(0)"),
-    Mischief("fork bomb", FULL, True, cell="import os\nwhile True:\n    os.fork()"),
-    Mischief(
-        "fork bomb past Python",
-        FULL,
-        True,
-        cell="import ctypes\nwhile True:\n    if ctypes.pythonapi.fork() < 0:\n        raise OSError('refused')",
-    ),
-    Mischief("shells", FULL, True, cell="import subprocess\nsubprocess.Popen('sleep 1000', shell=True)"),
-    Mischief(
-        "threads",
-        FULL,
-        True,
-        cell="import threading\nthreading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()",
-    ),
-    Mischief("memory", FULL, True, cell="hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 28))"),
-    Mischief("prints without end", FULL, True, cell="while True:\n    print('x' * 10_000)"),
-    Mischief("crash", FULL - FORWARD, True, function="import ctypes; ctypes.string_at(0)"),
-    Mischief("waits for input", FULL, True, cell="name = input('your name? ')"),
-    Mischief(
-        "signals",
-        FULL,
-        True,
-        cell="import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.killpg(0, signal.SIGKILL)",
-    ),
-    Mischief("closes the pipes", FULL, True, cell="import os, time\nos.closerange(3, 100)\ntime.sleep(1000)"),
-    Mischief(
-        "kills by the kernel's hand",
-        FULL,
-        True,
-        cell="import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, 8, os.getppid())\nfcntl.fcntl(r, 10, 9)\n"
-        "fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | 0o20000)\nos.write(w, b'x')",
-    ),
-    Mischief(
-        "directories in directories",
-        FULL,
-        True,
-        cell="import os\nfor _ in range(1500):\n    os.mkdir('a')\n    os.chdir('a')",
-    ),
-    Mischief(
-        "fills the disk", FULL, True, cell="n = 0\nwhile n := n + 1:\n    open(str(n), 'wb').write(bytes(1 << 24))"
-    ),
+    *(Mischief(what, FULL, True, cell=cell) for what, cell in CELLS.items()),
+    *(Mischief(what, FULL - FORWARD, True, function=function) for what, function in FUNCTIONS.items()),
+    Mischief("half a surrogate", FULL - FORWARD, True, "raise ValueError('\\ud800')", "raise ValueError(chr(0xd800))"),
     Mischief("odd metadata", FULL, True, edit=with_odd_metadata),
-    Mischief(
-        "half a surrogate",
-        FULL - FORWARD,
-        True,
-        function="raise ValueError(chr(0xd800))",
-        cell="raise ValueError('\\ud800')",
-    ),
-    # it would destroy
-    Mischief("deletes the gradebook", FULL, True, cell="import os\nos.remove({course!r} + '/gradebook.db')"),
-    Mischief("deletes the course", FULL, True, cell="import shutil\nshutil.rmtree({course!r})"),
-    Mischief("writes a source", FULL, True, cell="open({course!r} + '/source/a1/a1.ipynb', 'w').write('')"),
-    # it would get marks
+    Mischief("edits tests, but has the answers", FULL, True, edit=with_empty_tests),
+    Mischief("removes tests, but has the answers", FULL, True, edit=without_tests),
+    *(Mischief(what, 0, False, cell=cell) for what, cell in CHEATS.items()),
     Mischief("makes its inputs zero", 0, False, edit=with_zeros_for_inputs),
     Mischief("edits tests", 0, False, edit=with_empty_tests),
-    Mischief("edits tests, but has the answers", FULL, True, edit=with_empty_tests),
     Mischief("removes tests", 0, False, edit=without_tests),
-    Mischief("removes tests, but has the answers", FULL, True, edit=without_tests),
     Mischief("gives itself points", 0, False, edit=with_other_marks),
     Mischief("marks tests as ungraded", 0, False, edit=with_ungraded_tests),
     Mischief("tests twice", 0, False, edit=with_tests_twice),
     Mischief("tests as texts", 0, False, edit=with_texts_for_tests),
     Mischief("tools of its own", 0, False, edit=with_tools_of_its_own),
     Mischief("removes the answers' cells", 0, True, edit=without_answers),
-    Mischief(
-        "patches NumPy",
-        0,
-        False,
-        cell="import numpy as np\nnp.allclose = np.array_equal = lambda *a, **k: True\n"
-        "np.linalg.norm = lambda *a, **k: 0.0",
-    ),
-    Mischief(
-        "patches the checker",
-        0,
-        False,
-        cell="import sys\nimport tinyprune.gradcheck.checker as checker\nchecker.check_gradients = lambda *a, **k: []",
-    ),
-    Mischief(
-        "patches the wire",
-        0,
-        False,
-        cell="import sys\nframe = sys._getframe()\nwhile 'self' not in frame.f_locals:\n    frame = frame.f_back\n"
-        "child = type(frame.f_locals['self'])\nchild.describe = lambda self, error: {{}}\n"
-        "child.call = lambda self, head, arrays: self.send({{'done': True}}, True)",
-    ),
-    Mischief(
-        "prints marks",
-        0,
-        False,
-        cell="for name in ('a1_1_forward', 'a1_1_backward'):\n    print('passed:', name)\nprint('{{\"score\": 30}}')",
-    ),
-    Mischief(
-        "swallows errors",
-        0,
-        False,
-        cell="class AssertionError(BaseException): pass\nimport builtins\nbuiltins.AssertionError = AssertionError",
-    ),
-    Mischief("imports the solution", 0, False, cell="from tinyprune.ops import *"),
-    Mischief(
-        "executes the solution",
-        0,
-        False,
-        cell="import sys, pathlib\nroot = pathlib.Path(sys.path[-1]) / 'tinyprune'\n"
-        "for name in ('linear', 'layernorm', 'cross_entropy'):\n    exec((root / 'ops' / f'{{name}}.py').read_text())",
-    ),
-    Mischief("reads the lecturer's notebook", 0, False, cell="exec(open({course!r} + '/source/a1/a1.ipynb').read())"),
-    Mischief(
-        "reads another submission", 0, False, cell="print(open({course!r} + '/submitted/good/a1/a1.ipynb').read())"
-    ),
-    Mischief(
-        "writes into the wire",
-        0,
-        False,
-        cell="import os\nfor descriptor in range(3, 20):\n    try:\n        os.write(descriptor, b'\\0' * 64)\n"
-        "    except OSError:\n        pass",
-    ),
 ]
 
 
@@ -232,13 +211,12 @@ def notebook_of(mischief, course):
     if not mischief.solved:
         notebook = build.released(notebook)
     if mischief.function:
+        head = "def linear_forward(x, W, b):\n"
         for cell in notebook.cells:
-            head = "def linear_forward(x, W, b):\n"
-            if cell.cell_type == "code" and head in cell.source:
-                # after the docstring's first quotes would do as well: it runs before anything else
+            if cell.cell_type == "code":
                 cell.source = cell.source.replace(head, f"{head}    {mischief.function}\n")
     if mischief.edit:
         mischief.edit(notebook)
     if mischief.cell:
-        notebook.cells.insert(0, build.nbformat.v4.new_code_cell(mischief.cell.format(course=str(course))))
+        notebook.cells.insert(0, build.nbformat.v4.new_code_cell(mischief.cell.strip().replace("COURSE", str(course))))
     return notebook

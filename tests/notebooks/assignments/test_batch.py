@@ -9,9 +9,8 @@ import pytest
 
 pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
 
-from marks import build, edited
+from marks import build, edited, wrong_answers
 from test_nbgrader import hand_in, label, new_course, scores
-from wrong.a1 import WRONG
 
 STUDENTS = 300
 MINUTES = 30
@@ -24,7 +23,7 @@ def test_three_hundred_submissions_in_half_an_hour(tmp_path, capsys):
     subprocess.run([sys.executable, "-m", "nbgrader", "generate_assignment", "a1"], cwd=course, check=True)
     reference = build.notebook_of("a1")
     kinds = {"right": reference, "empty": build.released(reference)}
-    kinds |= {label(wrong.what): edited(build.notebook_of("a1"), wrong) for wrong in WRONG}
+    kinds |= {label(wrong.what): edited(build.notebook_of("a1"), wrong) for wrong in wrong_answers("a1")}
     names = list(kinds)
     for student in range(STUDENTS):
         hand_in(course, f"s{student:03}", kinds[names[student % len(names)]])

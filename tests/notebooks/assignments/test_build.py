@@ -1,7 +1,6 @@
 """What is made of the texts: in step, complete, and without a solution in what students get."""
 
 import ast
-import importlib
 import io
 import json
 import re
@@ -14,7 +13,7 @@ import pytest
 
 pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
 
-from marks import FOLDER, build, cells_that_test
+from marks import FOLDER, build, cells_that_test, wrong_answers
 from mischief import MISCHIEF
 
 REPOSITORY = FOLDER.parents[1]
@@ -114,7 +113,7 @@ def test_all_six_are_there():
 
 def test_numbers_in_the_pages_are_those_of_the_tests():
     page = (FOLDER / "INSTRUCTORS.md").read_text(encoding="utf-8")
-    wrongs = sum(len(importlib.import_module(f"wrong.{name}").WRONG) for name in build.NAMES)
+    wrongs = sum(len(wrong_answers(name)) for name in build.NAMES)
     assert f"Each of the {wrongs} typical wrong answers" in page
     assert f"has {len(MISCHIEF)} submissions that try" in page
 

@@ -1,0 +1,65 @@
+"""A server on this machine, for downloads."""
+
+import http.server
+import threading
+
+import pytest
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `payload` at any address and records the Range of every request.
+
+    Attributes:
+        cuts: for each coming request, after how many bytes its connection is closed; [] cuts no more.
+        ranges, content_length: whether it knows Range, and says how long an answer is.
+        status: an error with which it answers instead.
+    """
+
+    ranges = content_length = True
+    status = None
+    payload = b""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.cuts, self.requests, self.agents = [], [], []
+        self.url = f"http://127.0.0.1:{self.server_port}/file"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, asked = self.server, self.headers.get("Range")
+        server.requests.append(asked)
+        server.agents.append(self.headers["User-Agent"])
+        body, status = server.payload, 200
+        if server.status:
+            return self.send_error(server.status)
+        if server.ranges and asked:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(body):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(body)}")
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
+            body, status = body[start:], 206
+        self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.payload) - 1}/{len(server.payload)}")
+        if server.content_length:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+        return None
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
