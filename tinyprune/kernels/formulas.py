@@ -1,7 +1,7 @@
-"""Formulas that kernels for the CPU and for the GPU share; each compiles them for itself.
+"""Formulas that kernels for the CPU and for the GPU share; each backend compiles them for itself.
 
-Plain functions of scalars: what one of them returns depends on its arguments alone, and none calls another. They know
-nothing of Numba and run as they stand, too, as in Numba's simulator of a GPU.
+They are pure functions of scalars, and none calls another. They do not depend on Numba, so that they also run
+uncompiled, as in Numba's simulator of a GPU.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 
 
 def threshold(rate: float) -> int:
-    """What an entry's hash has to reach for dropout to keep the entry."""
+    """Return the least hash of an entry that dropout keeps."""
     return int(rate * 2**32)
 
 
 def kept(number, key0, key1, limit):
-    """Whether dropout keeps the entry of this number: the hash of `tinyprune.ops.dropout.keep_mask`, for one entry.
+    """Return whether dropout keeps entry `number`, by the hash of `tinyprune.ops.dropout.keep_mask`.
 
-    Keys and limit, the `threshold` of the rate, are uint32. Numba makes 64 bits of every sum and product, and `u32` 32
-    again; at each step, or LLVM would work on half as many entries at once. NumPy multiplies in 64 bits so as not to
-    warn of what no longer fits into 32; a compiler sees that only 32 are wanted.
+    Keys and limit, the `threshold` of the rate, are uint32. Numba widens each sum and product to 64 bits; `u32` narrows
+    it again at each step, so that LLVM works on twice as many entries at once. The factors have 64 bits so that NumPy
+    does not warn of an overflow; a compiler sees that only 32 are used.
     """
     u32, u64 = np.uint32, np.uint64
     h = u32(u32(number) ^ key0)
@@ -34,13 +34,13 @@ def kept(number, key0, key1, limit):
 
 
 def adam_constants(real: Any, beta1: float, beta2: float, eps: float, step: float, grad_scale: float) -> tuple:
-    """What `adam` computes with, in the type `real` of the arrays: with one float64 it would compute all in float64."""
+    """Return the constants of `adam` in the arrays' type `real`: one float64 would make all of it float64."""
     corrections = real(1 - beta1**step), real(1 - beta2**step)
     return real(grad_scale), real(beta1), real(1 - beta1), real(beta2), real(1 - beta2), *corrections, real(eps)
 
 
 def adam(grad, m, v, constants):
-    """Of one entry: m and v after they have taken in the gradient, and m̂ / (√v̂ + eps). See `tinyprune.ops.adamw`."""
+    """Return one entry's new m and v and its m̂ / (√v̂ + eps). See `tinyprune.ops.adamw`."""
     grad_scale, m_keep, m_take, v_keep, v_take, m_correction, v_correction, eps = constants
     g = grad_scale * grad
     m = m_keep * m + m_take * g

@@ -21,7 +21,7 @@ from tinyprune.ops.add import check_same_shape
 def adam_direction(
     grad: NDArray, m: NDArray, v: NDArray, *, beta1: float, beta2: float, eps: float, step: int, grad_scale: float
 ) -> NDArray:
-    """m̂ / (√v̂ + eps), a new array, after `m` and `v` have taken in the gradient. Arguments as in `adamw_update`."""
+    """Update `m` and `v` by the gradient and return m̂ / (√v̂ + eps), a new array. Arguments as in `adamw_update`."""
     g = grad_scale * grad
     m *= beta1
     m += (1 - beta1) * g
@@ -46,7 +46,7 @@ def adamw_update(
     step: int,
     grad_scale: float = 1.0,
 ) -> None:
-    """Move `param` and its moments `m` and `v`, in place, by one step.
+    """Update `param` and its moments `m` and `v`, in place, by one step.
 
     Args:
         param: θ, any shape, float32 or float64.
@@ -82,7 +82,7 @@ def adamw_updates(
     step: int,
     grad_scale: float = 1.0,
 ) -> None:
-    """`adamw_update` of several parameters, in place; a GPU does them all at once.
+    """Update several parameters in place, as `adamw_update`; a GPU updates them all at once.
 
     Args:
         params, grads, ms, vs: arrays of each.

@@ -26,7 +26,7 @@ TEXTBOOK = SimpleNamespace(linear_forward=linear_forward, linear_backward=linear
 
 
 def cluster_bounds(tables: list[NDArray]) -> list[tuple[int, int]]:
-    """First id and one past the last id of each cluster, from the heights of the tables."""
+    """Return the first id and one past the last id of each cluster, from the heights of the tables."""
     ends = np.cumsum([len(table) for table in tables]).tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -95,7 +95,7 @@ def adaptive_embedding_forward(
 
 
 def adaptive_embedding_backward(dout: NDArray, cache: tuple) -> tuple[list[NDArray], list[NDArray]]:
-    """Gradients of `adaptive_embedding_forward` in argument order.
+    """Return the gradients of `adaptive_embedding_forward` in argument order.
 
     Args:
         dout: gradient of the loss with respect to `out`, (*ids.shape, D). Not modified.

@@ -43,7 +43,7 @@ def adaptive_softmax_forward(
     *,
     parts: SimpleNamespace = TEXTBOOK,
 ) -> tuple[np.inexact, tuple]:
-    """Mean negative log-probability of `targets`.
+    """Compute the mean negative log-probability of `targets`.
 
     Args:
         x: last hidden states, (..., D), any float or complex dtype.
@@ -87,7 +87,7 @@ def adaptive_softmax_forward(
 
 
 def adaptive_softmax_backward(dout: float | np.inexact, cache: tuple) -> tuple:
-    """Gradients of `adaptive_softmax_forward` in argument order, `targets` left out.
+    """Return the gradients of `adaptive_softmax_forward` in argument order, without `targets`.
 
     Args:
         dout: gradient with respect to `loss`, scalar.
@@ -133,7 +133,7 @@ def adaptive_log_probabilities(
     *,
     parts: SimpleNamespace = TEXTBOOK,
 ) -> NDArray:
-    """log p of every word, (..., V), for generating text. Arguments as in `adaptive_softmax_forward`."""
+    """Compute log p of every word, (..., V), for generating text. Arguments as in `adaptive_softmax_forward`."""
     V0 = len(tables[0])
     weight = np.concatenate([tables[0], cluster_weight])
     head_logits, _ = parts.linear_forward(x, weight.T, np.concatenate([biases[0], cluster_bias]))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def check_same_shape(**arrays: NDArray) -> None:
-    """Raise ValueError unless all have the shape of the first; they are called by the names that they are given by."""
+    """Raise ValueError unless all have the shape of the first. Messages use the keyword names."""
     (first, like), *others = arrays.items()
     for name, value in others:
         if value.shape != like.shape:
@@ -17,7 +17,7 @@ def check_same_shape(**arrays: NDArray) -> None:
 
 
 def add(a: NDArray, b: NDArray) -> NDArray:
-    """a + b, a new array.
+    """Return a + b, a new array.
 
     Args:
         a, b: of the same shape, any float or complex dtype; they may be views, with gaps in memory.

@@ -28,7 +28,7 @@ from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
 
 
 class AttentionCache(NamedTuple):
-    """What `attention_backward` needs. `a` and `o` are also worth a look of their own."""
+    """What `attention_backward` needs. `a` and `o` are also worth looking at for themselves."""
 
     q: NDArray  # (B, H, T, Dh), and so k and v with S
     k: NDArray
@@ -47,34 +47,28 @@ class AttentionCache(NamedTuple):
 
 
 def heads_first(x: NDArray) -> NDArray:
-    """(B, T, H, Dh) → (B, H, T, Dh) and back, without a copy."""
+    """Swap the axes of positions and heads, (B, T, H, Dh) → (B, H, T, Dh) and back, without a copy."""
     return x.swapaxes(1, 2)
 
 
 def transposed(x: NDArray) -> NDArray:
-    """The matrices in the last two axes transposed, without a copy."""
+    """Transpose the matrices in the last two axes, without a copy."""
     return x.swapaxes(-1, -2)
 
 
-def by_key(P: NDArray) -> NDArray:
-    """See scores that are sorted by distance as scores sorted by key, without a copy.
-
-    Column c of P (B, H, T, S + 1) holds distance S − 1 − c, which for query i is key j = c + i − (T − 1). In memory,
-    entry (i, c) lies at i(S + 1) + c = i·S + j + (T − 1): a matrix with rows of S that starts T − 1 later. Entries
-    with j > i + M belong to other rows; no query sees them.
-
-    Returns:
-        a *view* of P, (B, H, T, S).
-    """
-    B, H, T, S = P.shape[0], P.shape[1], P.shape[2], P.shape[3] - 1
-    return P.reshape(B, H, T * (S + 1))[..., T - 1 : T - 1 + T * S].reshape(B, H, T, S)
-
-
 def visible_keys(T: int, S: int, span: int | None) -> NDArray[np.bool_]:
-    """Which key each query sees, (T, S): those at distance 0 … span, or all at distance ≥ 0 when span is None."""
+    """Return which key each query sees, (T, S): those at distance 0 … span; for None all at distance ≥ 0 (causal)."""
     distance = np.arange(T)[:, None] + (S - T) - np.arange(S)
     visible = distance >= 0
     return visible if span is None else visible & (distance <= span)
+
+
+def softmax(s: NDArray) -> NDArray:
+    """Turn scores into weights along the last axis, in place. A score of −∞ becomes a weight of 0."""
+    s -= s.real.max(-1, keepdims=True)  # exp cannot overflow then
+    a = np.exp(s, out=s)
+    a /= a.sum(-1, keepdims=True)
+    return a
 
 
 def attention_forward(
@@ -121,26 +115,24 @@ def attention_forward(
     root = 1 / math.sqrt(Dh)
     scale = float(scale)  # a NumPy scalar would make float64 of float32
 
+    # scores: by content, by position, masked; and those of the persistent keys beside them
     qh, kh, vh = heads_first(q), heads_first(k), heads_first(v)
     s = np.empty((B, H, T, S + N), q.dtype)
     context, persistent = s[..., :S], s[..., S:]
-    if r is None:
-        rh = None
-        np.matmul(qh * root, transposed(kh), out=context)
-    else:
+    content = qh * root if r is None else (qh + u[:, None]) * root
+    np.matmul(content, transposed(kh), out=context)
+    rh = None
+    if r is not None:
         rh = r.swapaxes(0, 1)[:, ::-1]
         P = np.zeros((B, H, T, S + 1), q.dtype)
         np.matmul((qh + w[:, None]) * root, transposed(rh), out=P[..., :S])
-        np.matmul((qh + u[:, None]) * root, transposed(kh), out=context)
         context += by_key(P)
     np.copyto(context, -np.inf, where=~visible_keys(T, S, span))
     if N:
         np.matmul(qh, transposed(pk), out=persistent)
 
-    s -= s.real.max(-1, keepdims=True)
-    a = np.exp(s, out=s)
-    a /= a.sum(-1, keepdims=True)
-
+    # weights
+    a = softmax(s)
     keep = None
     dropped = a
     if rng is not None and dropout > 0:
@@ -148,6 +140,7 @@ def attention_forward(
         dropped = a * keep
         dropped /= 1 - dropout
 
+    # head outputs, and their gates
     o = dropped[..., :S] @ vh
     if N:
         o += dropped[..., S:] @ (math.sqrt(N) * pv)
@@ -159,7 +152,7 @@ def attention_forward(
 
 
 def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
-    """Gradients of `attention_forward` in argument order; None for an argument that was None.
+    """Return the gradients of `attention_forward` in argument order; None for an argument that was None.
 
     Through the softmax, every weight's gradient reaches every score of its row:
 
@@ -205,7 +198,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
         da *= keep
         da /= 1 - dropout
 
-    # a = softmax(s); a key that was out of sight has a = 0, and so ds = 0
+    # a = softmax(s); a masked key has a = 0, and so ds = 0
     da *= a
     ds = da - a * da.sum(-1, keepdims=True)
     ds_context, ds_persistent = ds[..., :S], ds[..., S:]
@@ -235,6 +228,20 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
 
     dq, dk, dv = (np.ascontiguousarray(heads_first(g)) for g in (dq, dk, dv))
     return dq, dk, dv, dr, du, dw, dpk, dpv, dgate
+
+
+def by_key(P: NDArray) -> NDArray:
+    """View scores sorted by distance as scores sorted by key: the relative shift (Dai et al. 2019, app. B).
+
+    Column c of P (B, H, T, S + 1) holds distance S − 1 − c, which for query i is key j = c + i − (T − 1). In memory,
+    entry (i, c) lies at i(S + 1) + c = i·S + j + (T − 1): a matrix with rows of S that starts T − 1 later. Entries
+    with j > i + M belong to other rows; they are masked.
+
+    Returns:
+        a *view* of P, (B, H, T, S).
+    """
+    B, H, T, S = P.shape[0], P.shape[1], P.shape[2], P.shape[3] - 1
+    return P.reshape(B, H, T * (S + 1))[..., T - 1 : T - 1 + T * S].reshape(B, H, T, S)
 
 
 def check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout) -> None:

@@ -1,9 +1,9 @@
-"""One layer's attention block for one token of a text that is being written: inference only, no backward.
+"""One layer's attention block for one token of a text that is being generated: inference only, no backward.
 
     y = x + Wo · attention(LayerNorm(x)) + bo        x, y (D,)
 
-Keys and values of earlier tokens are kept in two ring buffers of C places. The token before which `read` others were
-read takes place `read` mod C, and with it the place of the one that is C tokens back, which is forgotten:
+Keys and values of earlier tokens are kept in two ring buffers of C places. A token read after `read` others takes place
+`read` mod C and so overwrites the token C before it, which is forgotten:
 
     place s      holds the token at distance (read − s) mod C
     visible      min(read + 1, C) places, the token itself at distance 0
@@ -23,9 +23,9 @@ from tinyprune.ops.projections import projections_forward
 
 
 class AttentionStep:
-    """A layer's attention block with buffers of its own, which reads a text token by token: `y = step(x)`.
+    """A layer's attention block with its own buffers, which reads a text token by token: `y = step(x)`.
 
-    A backend may arrange the weights for this use: what happens to them later need not have an effect.
+    A backend may copy and rearrange the weights: changing them later need not have an effect.
 
     Args:
         C: places in the buffers: how many tokens are seen, the newest included.
@@ -63,7 +63,7 @@ class AttentionStep:
         self.clear()
 
     def buffer(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
-        """Where keys or values are kept. A backend may keep them elsewhere."""
+        """Make a buffer for keys or values. A backend may keep them elsewhere."""
         return np.zeros(shape, dtype)
 
     def clear(self) -> None:
@@ -98,12 +98,12 @@ def attention_step(
     gate: NDArray | None = None,
     scale: float = 1.0,
 ) -> NDArray:
-    """The block's output for the newest token, whose key and value are kept.
+    """Compute the block's output for the newest token, and store its key and value.
 
     Args:
         x: the layer's input for the token, (D,), float32 or float64.
         keys, values: ring buffers, (C, H, Dh), C ≥ 1, dtype of `x`; H may be 0. *Written in place*: place `read` mod C.
-            Places that no token has taken yet are not read; they may hold anything.
+            Places that no token has taken yet are not read and may hold anything.
         r: position keys, (at least C, H, Dh), row = distance; None for no relative positions.
         read: how many tokens were read before this one.
         ln_scale, ln_bias: of the LayerNorm, (D,).
@@ -117,17 +117,17 @@ def attention_step(
         y: (D,), dtype of `x`.
 
     Raises:
-        ValueError: if the shapes do not fit together or `read` is negative; the buffers are as before then.
+        ValueError: if the shapes do not fit together or `read` is negative; the buffers then stay as they are.
     """
     check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
     D = len(x)
     C, H, Dh = keys.shape
-    n, _ = layernorm_forward(x, ln_scale, ln_bias)
+    n = normalise(x, ln_scale, ln_bias)
     (q, k, v), _ = projections_forward(n.reshape(1, 1, D), Wq, Wk, Wv, 1)  # (1, 1, H·Dh)
 
     visible = min(read + 1, C)
     places = np.arange(read + 1 - visible, read + 1) % C  # from the oldest token to the newest
-    seen_keys, seen_values = keys[places], values[places]  # copies: the buffers are written when nothing can fail
+    seen_keys, seen_values = keys[places], values[places]  # copies: the buffers are written once nothing can fail
     seen_keys[-1], seen_values[-1] = k.reshape(H, Dh), v.reshape(H, Dh)
     o, _ = attention_forward(
         q.reshape(1, 1, H, Dh),
@@ -146,8 +146,13 @@ def attention_step(
     return x + y
 
 
+def normalise(x: NDArray, ln_scale: NDArray, ln_bias: NDArray) -> NDArray:
+    """Apply the block's norm to x, (D,)."""
+    return layernorm_forward(x, ln_scale, ln_bias)[0]
+
+
 def check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo) -> None:
-    """Raise ValueError, naming the argument, unless these fit together; the other arguments are checked on the way."""
+    """Raise ValueError, naming the argument, unless these fit together; operations check the other arguments."""
     if x.ndim != 1:
         raise ValueError(f"x must be (D,), got {x.shape}")
     if keys.ndim != 3 or len(keys) < 1:

@@ -31,7 +31,7 @@ def context_forward(m: NDArray | None, x: NDArray) -> tuple[NDArray, tuple]:
 
 
 def context_backward(dcontext: NDArray, cache: tuple) -> NDArray:
-    """Gradient of `context_forward` with respect to `x`: the last T rows. What belongs to `m` ends here.
+    """Return the gradient of `context_forward` with respect to `x`: the last T rows. None flows into `m`.
 
     Args:
         dcontext: gradient of the loss with respect to `context`, (B, S, D). Not modified.
@@ -45,7 +45,7 @@ def context_backward(dcontext: NDArray, cache: tuple) -> NDArray:
 
 
 def check_context(m: NDArray | None, x: NDArray) -> None:
-    """Raise ValueError, naming the argument, unless `m` is None or of the batch and width of `x`."""
+    """Raise ValueError, naming the argument, unless `m` is None or has the batch and width of `x`."""
     if x.ndim != 3:
         raise ValueError(f"x must be (B, T, D), got {x.shape}")
     B, _, D = x.shape

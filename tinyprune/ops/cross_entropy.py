@@ -15,13 +15,13 @@ from tinyprune.ops.embedding import check_ids
 
 
 def log_softmax(logits: NDArray) -> NDArray:
-    """log p over the last axis; the largest logit is subtracted first, so that exp cannot overflow."""
+    """Compute log p over the last axis; the largest logit is subtracted first, so that exp cannot overflow."""
     shifted = logits - logits.real.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def cross_entropy_forward(logits: NDArray, targets: NDArray, *, overwrite: bool = False) -> tuple[np.inexact, tuple]:
-    """Mean negative log-probability of `targets`.
+    """Compute the mean negative log-probability of `targets`.
 
     Args:
         logits: (..., V), any float or complex dtype.
@@ -43,7 +43,7 @@ def cross_entropy_forward(logits: NDArray, targets: NDArray, *, overwrite: bool 
 
 
 def cross_entropy_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
-    """Gradient of `cross_entropy_forward` with respect to `logits`.
+    """Return the gradient of `cross_entropy_forward` with respect to `logits`.
 
     log p_r,target depends on every logit of its row, through the logit itself and through the sum, and so
 

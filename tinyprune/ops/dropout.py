@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 
 def draw_keys(rng: np.random.Generator) -> tuple[int, int]:
-    """The two 32-bit keys of one dropout mask."""
+    """Draw the two 32-bit keys of a dropout mask."""
     first, second = rng.integers(0, 2**32, size=2, dtype=np.uint32)
     return int(first), int(second)
 
 
 def keep_mask(shape: tuple[int, ...], rate: float, keys: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which entries stay: entry number i (in C order, modulo 2³²) stays iff hash(i, keys) ≥ rate · 2³².
+    """Return which entries are kept: entry i (in C order, modulo 2³²) iff hash(i, keys) ≥ rate · 2³².
 
     Args:
         shape: of the mask.
@@ -78,7 +78,7 @@ def dropout_forward(x: NDArray, rate: float, rng: np.random.Generator | None) ->
 
 
 def dropout_backward(dout: NDArray, cache: tuple) -> NDArray:
-    """Gradient of `dropout_forward` with respect to `x`: what was dropped gets none, the rest is scaled as x was.
+    """Return the gradient of `dropout_forward`: 0 for dropped entries, and `dout` scaled as x was for the others.
 
     Args:
         dout: gradient of the loss with respect to `out`, shape of `x`. Not modified.

@@ -56,7 +56,7 @@ def embedding_forward(
 
 
 def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
-    """Gradient of `embedding_forward` with respect to `E`: each row sums over the places where its word stands.
+    """Return the gradient of `embedding_forward` with respect to `E`: each row sums over the places of its word.
 
         dE[v] = √D · Σ_{(b,t): ids_bt = v} dout_bt · keep[v] / (1 − rate)
 
@@ -76,7 +76,7 @@ def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
 
 
 def sum_rows(rows: NDArray, ids: NDArray, V: int) -> NDArray:
-    """Add rows of equal id together: (R, D), (R,) → (V, D).
+    """Sum rows of equal id: (R, D), (R,) → (V, D).
 
     Sorting brings equal ids together, so that each sum is one slice, always in the same order.
     """

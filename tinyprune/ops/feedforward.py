@@ -15,7 +15,7 @@ from tinyprune.ops.linear import linear_backward, linear_forward
 
 
 def feedforward_forward(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray) -> tuple[NDArray, tuple]:
-    """Two linear maps with a ReLU between them.
+    """Apply two linear maps with a ReLU between them.
 
     Args:
         x: activations, (..., D), any float or complex dtype.
@@ -38,7 +38,7 @@ def feedforward_forward(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: N
 
 
 def feedforward_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
-    """Gradients of `feedforward_forward` in argument order.
+    """Return the gradients of `feedforward_forward` in argument order.
 
     Args:
         dout: gradient of the loss with respect to `out`, (..., D). Not modified.

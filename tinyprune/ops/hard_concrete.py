@@ -20,14 +20,14 @@ NOISE_EPS = 1e-6
 
 
 def sigmoid(x: NDArray) -> NDArray:
-    """1 / (1 + exp(−x)), from exp(−|x|), which cannot overflow."""
+    """Compute 1 / (1 + exp(−x)) from exp(−|x|), which cannot overflow."""
     positive = x.real >= 0
     z = np.exp(np.where(positive, -x, x))
     return np.where(positive, 1, z) / (1 + z)
 
 
 def draw_noise(shape: tuple[int, ...] | int, rng: np.random.Generator, dtype: np.dtype | type) -> NDArray:
-    """The gates' noise u ~ U(1e-6, 1 − 1e-6)."""
+    """Draw the gates' noise u ~ U(1e-6, 1 − 1e-6)."""
     return rng.uniform(NOISE_EPS, 1 - NOISE_EPS, shape).astype(dtype)
 
 
@@ -69,7 +69,7 @@ def hard_concrete_forward(
 
 
 def hard_concrete_backward(dout: NDArray, cache: tuple) -> NDArray:
-    """Gradient of `hard_concrete_forward` with respect to `log_alpha`, the same for hard and soft gates.
+    """Return the gradient of `hard_concrete_forward` with respect to `log_alpha`, the same for hard and soft gates.
 
         ∂g/∂log_alpha = (zeta − gamma) · s (1 − s) / beta   where 0 < s̄ < 1, else 0     (evaluation: beta = 1)
 
@@ -87,7 +87,7 @@ def hard_concrete_backward(dout: NDArray, cache: tuple) -> NDArray:
 
 
 def check_arguments(log_alpha: NDArray, u: NDArray | None, beta: float, gamma: float, zeta: float) -> None:
-    """Raise ValueError unless the gate's numbers are in their ranges and `u` is None or of the shape of `log_alpha`."""
+    """Raise ValueError unless the gate's constants are in range and `u` is None or of the shape of `log_alpha`."""
     if not (beta > 0 and gamma < 0 and zeta > 1):
         raise ValueError(f"needed are beta > 0, gamma < 0, zeta > 1; got beta {beta}, gamma {gamma}, zeta {zeta}")
     if u is not None and u.shape != log_alpha.shape:

@@ -26,7 +26,7 @@ def check_output_projection(o: NDArray, Wo: NDArray) -> None:
 
 
 def head_difference(o: NDArray, Wo: NDArray, scale: float = 1.0) -> NDArray:
-    """Δ_h of every head of a layer.
+    """Compute Δ_h of every head of a layer.
 
     Args:
         o: head outputs before their gates, (B, T, H, Dh), `AttentionCache.o`.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def join(arrays: Sequence[NDArray]) -> NDArray:
-    """All entries in a row, a new array.
+    """Concatenate vectors into a new array.
 
     Args:
         arrays: at least one, each 1-D, any float or complex dtype; they may be views, with gaps in memory.
@@ -25,7 +25,7 @@ def join(arrays: Sequence[NDArray]) -> NDArray:
 
 
 def check_vectors(arrays: Sequence[NDArray]) -> None:
-    """Raise ValueError unless there is an array and all are 1-D."""
+    """Raise ValueError unless there is at least one array and all are 1-D."""
     if not arrays:
         raise ValueError("arrays must be at least one, got none")
     for i, x in enumerate(arrays):

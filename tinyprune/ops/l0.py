@@ -15,12 +15,12 @@ from tinyprune.ops.hard_concrete import sigmoid
 
 
 def p_open(log_alpha: NDArray, *, beta: float, gamma: float, zeta: float) -> NDArray:
-    """Probability that a sampled gate is above 0; shape and dtype of `log_alpha`."""
+    """Return the probability that a sampled gate is above 0; shape and dtype of `log_alpha`."""
     return sigmoid(log_alpha - beta * math.log(-gamma / zeta))
 
 
 def l0_forward(log_alpha: NDArray, *, beta: float, gamma: float, zeta: float) -> tuple[np.inexact, tuple]:
-    """Expected number of open gates.
+    """Compute the expected number of open gates.
 
     Args:
         log_alpha: one number per gate, any shape, any float or complex dtype.
@@ -35,7 +35,7 @@ def l0_forward(log_alpha: NDArray, *, beta: float, gamma: float, zeta: float) ->
 
 
 def l0_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
-    """Gradient of `l0_forward` with respect to `log_alpha`: dlog_alpha = dout · p_open (1 − p_open).
+    """Return the gradient of `l0_forward` with respect to `log_alpha`: dout · p_open (1 − p_open).
 
     Args:
         dout: gradient with respect to `L0`, scalar.

@@ -33,7 +33,7 @@ def lamb_update(
     step: int,
     grad_scale: float = 1.0,
 ) -> None:
-    """Move `param` and its moments `m` and `v`, in place, by one step. Arguments and errors as in `adamw_update`."""
+    """Update `param` and its moments `m` and `v`, in place, by one step. Arguments and errors as in `adamw_update`."""
     check_same_shape(param=param, grad=grad, m=m, v=v)
     d = adam_direction(grad, m, v, beta1=beta1, beta2=beta2, eps=eps, step=step, grad_scale=grad_scale)
     d += decay * param

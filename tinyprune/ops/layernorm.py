@@ -38,7 +38,7 @@ def layernorm_forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float = 1e
 
 
 def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray]:
-    """Gradients of `layernorm_forward` in argument order.
+    """Return the gradients of `layernorm_forward` in argument order.
 
     Every dn_d reaches every x_d' by three roads: straight, through the mean and through std. Together,
 
@@ -62,7 +62,7 @@ def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, N
 
 
 def check_scale_and_bias(x: NDArray, scale: NDArray, bias: NDArray) -> None:
-    """Raise ValueError, naming the argument, unless both are one number for each feature of x."""
+    """Raise ValueError, naming the argument, unless both have one number for each feature of x."""
     for name, value in (("scale", scale), ("bias", bias)):
         if value.shape != x.shape[-1:]:
             raise ValueError(f"{name} must have shape {x.shape[-1:]} to match x {x.shape}, got {value.shape}")

@@ -28,7 +28,7 @@ from tinyprune.ops.head_difference import check_output_projection
 def layerwise_error_forward(
     gate: NDArray, o: NDArray, Wo: NDArray, bo: NDArray, scale: float = 1.0
 ) -> tuple[np.inexact, tuple]:
-    """Relative squared error that the gates make in their layer's output.
+    """Compute the relative squared error that the gates make in their layer's output.
 
     Args:
         gate: (H,), any float or complex dtype.
@@ -52,7 +52,7 @@ def layerwise_error_forward(
 def error_of(
     gate: NDArray, scale: float, oo: NDArray, WW: NDArray, outputs: NDArray, bo: NDArray, count: int
 ) -> tuple[np.inexact, tuple]:
-    """The error, and what backward needs, from the products of the big arrays.
+    """Compute the error, and what backward needs, from the products of the big arrays.
 
     Args:
         gate: (H,).   scale: output scaling c.
@@ -72,7 +72,7 @@ def error_of(
 
 
 def layerwise_error_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
-    """Gradient of `layerwise_error_forward` with respect to `gate`: dgate = dout · 2c · G e / ‖y_full − x‖².
+    """Return the gradient of `layerwise_error_forward` with respect to `gate`, dout · 2c · G e / ‖y_full − x‖².
 
     Args:
         dout: gradient with respect to `error`, scalar.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def rows(x: NDArray) -> NDArray:
-    """All leading axes as one: (..., K) → (R, K). Not reshape(-1, K), which cannot tell R when a layer's K is 0."""
+    """Merge all leading axes: (..., K) → (R, K). Not by reshape(-1, K), which cannot tell R when K is 0."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
@@ -39,7 +39,7 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
 
 
 def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, Any]:
-    """Gradients of `linear_forward` in argument order.
+    """Return the gradients of `linear_forward` in argument order.
 
     Each row of x meets the whole of W, and W meets every row, so
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def squared_norm(x: NDArray) -> float:
-    """‖x‖² over all entries, squared and summed in float64.
+    """Compute ‖x‖² over all entries, squared and summed in float64.
 
     Args:
         x: any shape, float32 or float64.
@@ -27,5 +27,5 @@ def squared_norm(x: NDArray) -> float:
 
 
 def squared_norms(arrays: Sequence[NDArray]) -> list[float]:
-    """`squared_norm` of each array. On a GPU, Python then waits once for all of them."""
+    """Compute `squared_norm` of each array. On a GPU, Python then waits once for all of them."""
     return [squared_norm(x) for x in arrays]

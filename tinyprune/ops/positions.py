@@ -31,7 +31,7 @@ def positions_forward(x: NDArray, P: NDArray) -> tuple[NDArray, tuple]:
 
 
 def positions_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray]:
-    """Gradients of `positions_forward` in argument order.
+    """Return the gradients of `positions_forward` in argument order.
 
     Args:
         dout: gradient of the loss with respect to `out`, (B, T, D). Not modified.
@@ -49,7 +49,7 @@ def positions_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray]:
 
 
 def check_positions(x: NDArray, P: NDArray) -> None:
-    """Raise ValueError, naming the argument, unless `P` has a vector of the width of `x` for each of its places."""
+    """Raise ValueError, naming the argument, unless `P` has a vector as wide as `x` for each of its places."""
     if x.ndim != 3:
         raise ValueError(f"x must be (B, T, D), got {x.shape}")
     _, T, D = x.shape

@@ -15,7 +15,7 @@ from tinyprune.ops.linear import linear_backward, linear_forward
 def projections_forward(
     n: NDArray, Wq: NDArray, Wk: NDArray, Wv: NDArray, T: int
 ) -> tuple[tuple[NDArray, NDArray, NDArray], tuple]:
-    """Queries, keys and values.
+    """Compute queries, keys and values.
 
     Args:
         n: normalised memory and segment, (B, S, D), any float or complex dtype.
@@ -40,7 +40,7 @@ def projections_forward(
 def projections_backward(
     dq: NDArray, dk: NDArray, dv: NDArray, cache: tuple
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Gradients of `projections_forward` in argument order, `T` left out.
+    """Return the gradients of `projections_forward` in argument order, without `T`.
 
     Args:
         dq: gradient of the loss with respect to `q`, (B, T, H·Dh). Not modified, and neither are the next two.

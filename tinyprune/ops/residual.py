@@ -17,7 +17,7 @@ from tinyprune.ops.dropout import check_rate, dropout_backward, dropout_forward
 def residual_forward(
     x: NDArray, y: NDArray, dropout: float = 0.0, rng: np.random.Generator | None = None
 ) -> tuple[NDArray, tuple]:
-    """Add `y` to `x`; in training, what dropout leaves of it.
+    """Add `y` to `x`; in training, what dropout leaves of `y`.
 
     Args:
         x: input of a block, any shape, any float or complex dtype.
@@ -39,7 +39,7 @@ def residual_forward(
 
 
 def residual_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray]:
-    """Gradients of `residual_forward` in argument order.
+    """Return the gradients of `residual_forward` in argument order.
 
     Args:
         dout: gradient of the loss with respect to `out`, shape of `x`. Not modified.

@@ -22,7 +22,7 @@ def sgd_update(
     beta1: float,
     grad_scale: float = 1.0,
 ) -> None:
-    """Move `param` and `momentum`, in place, by one step.
+    """Update `param` and `momentum`, in place, by one step.
 
     Args:
         param: θ, any shape, float32 or float64.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 
 def take_slices(x: NDArray, index: Sequence[int] | NDArray, axis: int, width: int = 1) -> NDArray:
-    """The slices of these numbers, in this order.
+    """Take the slices `index`, in this order.
 
     Args:
         x: any float or complex dtype; its `axis` is n·width long.
@@ -35,7 +35,7 @@ def take_slices(x: NDArray, index: Sequence[int] | NDArray, axis: int, width: in
 
 
 def put_slices(part: NDArray, index: Sequence[int] | NDArray, axis: int, n: int, width: int = 1) -> NDArray:
-    """Zeros, but for the slices of these numbers.
+    """Put slices into zeros, at the places `index`.
 
     Args:
         part: any float or complex dtype; its `axis` is len(index)·width long.
@@ -57,20 +57,20 @@ def put_slices(part: NDArray, index: Sequence[int] | NDArray, axis: int, n: int,
 
 
 def entries(index: Sequence[int], n: int, width: int) -> NDArray[np.int64]:
-    """Where along their axis the entries of these of n slices lie, (len(index)·width,)."""
+    """Return where the entries of the slices `index` of n lie along their axis, (len(index)·width,)."""
     check_index(index, n)
     first = np.asarray(index, np.int64) * width
     return (first[:, None] + np.arange(width)).reshape(-1)
 
 
 def check_index(index: Sequence[int], n: int) -> None:
-    """Raise ValueError unless all numbers are those of one of n slices."""
+    """Raise ValueError unless all numbers are in 0 … n−1."""
     if len(index) and not 0 <= min(index) <= max(index) < n:
         raise ValueError(f"index must lie in 0 … {n - 1}, got {list(index)}")
 
 
 def slice_count(name: str, x: NDArray, axis: int, width: int) -> int:
-    """How many slices `x` has. Raises ValueError if its axis does not exist or ends within one."""
+    """Return how many slices `x` has. Raises ValueError if its axis does not exist or ends within one."""
     if not 0 <= axis < x.ndim or width < 1 or x.shape[axis] % width:
         raise ValueError(f"{name} must have whole slices of {width} entries along axis {axis}, got {x.shape}")
     return x.shape[axis] // width

@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 
 def draw_gumbel(n: int, rng: np.random.Generator, dtype: np.dtype | type) -> NDArray:
-    """Noise −log(−log U) with U ~ U(0, 1), (n,)."""
+    """Draw Gumbel noise −log(−log U), U ~ U(0, 1), (n,)."""
     return rng.gumbel(size=n).astype(dtype)
 
 
 def largest(a: NDArray, k: int) -> NDArray[np.bool_]:
-    """Which are the k largest of `a` (n,); among equal ones the earlier come first."""
+    """Return which are the k largest of `a` (n,); of equal ones the earlier come first."""
     chosen = np.zeros(a.shape, bool)
     chosen[np.argsort(-a.real, kind="stable")[:k]] = True
     return chosen
 
 
 def choice(z: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """A softmax, and what is left when one of n is taken out.
+    """Compute a softmax, and what is left when one of n is taken out.
 
     Args:
         z: (n,).
@@ -95,7 +95,7 @@ def top_k_forward(
 
 
 def top_k_backward(dout: NDArray, cache: tuple) -> NDArray:
-    """Gradient of `top_k_forward` with respect to `log_alpha`, the same for hard and soft gates.
+    """Return the gradient of `top_k_forward` with respect to `log_alpha`, the same for hard and soft gates.
 
     The k rounds are walked through backwards, like the steps of a recurrent network. With P_im the softmax over all
     numbers but i,

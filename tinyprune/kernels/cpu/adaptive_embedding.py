@@ -1,7 +1,7 @@
 """Adaptive embedding: the textbook's, made of compiled parts. See `tinyprune.ops.adaptive_embedding`.
 
-Products with the projections and the sums of equal words' rows are kernels. Which place belongs to which cluster, and
-copying rows there and back, is left to NumPy.
+Kernels compute the products with the projections and the sums of equal words' rows. NumPy finds which place belongs to
+which cluster and copies rows there and back.
 
 Times (µs, 2 threads), ids (16, 128), clusters of 2,000, 8,000 and 10,000 words in 256, 64 and 16 numbers, float32:
 forward 170, NumPy 170; backward 350, NumPy 1,430.
@@ -23,7 +23,7 @@ COMPILED = SimpleNamespace(linear_forward=linear_forward, linear_backward=linear
 
 
 def numbered(**lists: list[NDArray]) -> dict[str, NDArray]:
-    """The arrays of each list by their names, such as tables[0], for `check_floats`."""
+    """Name the arrays of each list, such as tables[0], for `check_floats`."""
     return {f"{name}[{i}]": array for name, arrays in lists.items() for i, array in enumerate(arrays)}
 
 
@@ -42,7 +42,7 @@ def adaptive_embedding_forward(
 
 
 def adaptive_embedding_backward(dout: NDArray, cache: tuple) -> tuple[list[NDArray], list[NDArray]]:
-    """Gradients of `adaptive_embedding_forward`, as `ops.adaptive_embedding_backward`."""
+    """Return the gradients of `adaptive_embedding_forward`, as `ops.adaptive_embedding_backward`."""
     shape, dtype, inner = cache
     check_gradient(dout, shape, dtype)
     return ops.adaptive_embedding_backward(dout, inner)

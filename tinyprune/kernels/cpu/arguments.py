@@ -1,7 +1,7 @@
-"""What every kernel asks of its arguments before it runs: a kernel itself checks nothing.
+"""Checks and conversions of arguments before a kernel runs; a kernel itself checks nothing.
 
-Numba compiles anew for each dtype and each layout of an array; with these checks that is once for float32 and once for
-float64.
+Numba compiles a kernel for each dtype and memory layout that it meets; with these checks that is once for float32 and
+once for float64.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
 def check_floats(**arrays: NDArray) -> None:
-    """Raise ValueError unless all are float32, or all float64; they are called by the names that they are given by."""
+    """Raise ValueError unless all are float32, or all float64. Messages use the keyword names."""
     (first, like), *_ = arrays.items()
     dtype = like.dtype
     if dtype not in FLOATS:
@@ -31,7 +31,7 @@ def check_floats(**arrays: NDArray) -> None:
 
 
 def alike(first: NDArray, *others: NDArray) -> bool:
-    """Whether all have the shape and the dtype of the first, float32 or float64."""
+    """Return whether all have the shape and dtype of the first, float32 or float64."""
     shape, dtype = first.shape, first.dtype
     for other in others:
         if other.shape != shape or other.dtype != dtype:
@@ -40,7 +40,7 @@ def alike(first: NDArray, *others: NDArray) -> bool:
 
 
 def check_alike(**arrays: NDArray) -> None:
-    """Raise ValueError unless they are `alike`. (Asking that first is cheaper than giving them names.)"""
+    """Raise ValueError unless they are `alike`. (Call `alike` first: it is cheaper than keyword arguments.)"""
     check_same_shape(**arrays)
     check_floats(**arrays)
 
@@ -52,7 +52,7 @@ def check_gradient(dout: NDArray, shape: tuple[int, ...], dtype: np.dtype, name:
 
 
 def contiguous(x: NDArray) -> NDArray:
-    """`x` as it is if a kernel can walk through its memory, otherwise a copy in C order."""
+    """Return `x` itself if it is writeable, aligned and C-contiguous, as kernels expect, otherwise such a copy."""
     if x.flags.carray:
         return x
     copy = workspace.empty(x.shape, x.dtype)
@@ -61,15 +61,15 @@ def contiguous(x: NDArray) -> NDArray:
 
 
 def flat(x: NDArray) -> NDArray:
-    """The entries of `x` in C order, 1-D: its own memory where possible, a copy otherwise."""
+    """Return the entries of `x` in C order, 1-D: a view where possible, otherwise a copy."""
     return x.ravel() if x.flags.carray else contiguous(x).ravel()
 
 
 def by_rows(x: NDArray) -> tuple[NDArray, int] | None:
-    """The memory of `x`, 1-D, and how many entries lie from x[0] to x[1], from x[1] to x[2] and so on.
+    """Return the memory of `x`, 1-D and without a copy, and the distance from each x[i] to the next in entries.
 
-    None where that is not so: where an x[i] is not in one piece, or they are in another order. What lies between them
-    is in the memory too; it is not to be written to.
+    None unless every x[i] is contiguous and they follow one another. Gaps between them are part of the memory; do not
+    write to it.
     """
     if x.flags.carray:
         return x.ravel(), x.size // len(x) if x.size else 0
@@ -82,8 +82,22 @@ def by_rows(x: NDArray) -> tuple[NDArray, int] | None:
     return as_strided(x, ((len(x) - 1) * step + size,), (x.itemsize,)), step
 
 
+def for_update(param: NDArray, grad: NDArray, **state: NDArray) -> tuple[NDArray, ...]:
+    """Flat views of `param`, `grad` and an optimizer's `state`, for a kernel that updates all but `grad` in place.
+
+    Raises:
+        ValueError: if shapes or dtypes differ, or one that is updated is read-only or not C-contiguous.
+    """
+    updated = (param, *state.values())
+    if not alike(grad, *updated):
+        check_alike(param=param, grad=grad, **state)
+    if not all(x.flags.carray for x in updated):
+        check_in_place(param=param, **state)
+    return param.ravel(), flat(grad), *(x.ravel() for x in state.values())
+
+
 def check_in_place(**arrays: NDArray) -> None:
-    """Raise ValueError for one that is read-only or has gaps or another order in memory: `ravel` would copy it."""
+    """Raise ValueError if one is read-only or not C-contiguous: `ravel` would copy it."""
     for name, value in arrays.items():
         if not value.flags.carray:
             raise ValueError(

@@ -1,20 +1,20 @@
-"""One layer's attention block for a text that is read token by token; inference only.
+"""One layer's attention block for text that is read token by token; inference only.
 
     n = LayerNorm(x);  y = x + bo
     for each head:                                                  # with its columns of Wq, Wk, Wv and its rows of Wo
         q, k, v = n @ Wq, n @ Wk, n @ Wv;  keys[place], values[place] = k, v
         s = [keys @ (q + u) + r @ (q + w) by distance, pk @ q];  y += softmax(s) @ [values, pv] @ Wo
 
-What it costs is reading the weights, 3.4 MB a layer at preset `small`, of which every number is used once. There, with
-two threads, a layer takes 24 µs, where just reading so much takes 19 and the textbook takes 165. What brought it there:
+It is memory-bound: each of the weights, 3.4 MB a layer at preset `small`, is used once per token. There, with two
+threads, a layer takes 24 µs; just reading that much takes 19, and the textbook takes 165. What each trick buys:
 
-- Every weight lies where it is read next: head by head, in the order of the work, each matrix in panels two vectors
-  wide. Memory is one long run then, read at 120 to 130 GB/s; a head's columns of Wq as they are, 128 bytes of each row,
-  came at 50. So did the keys by rows at 90, since adding up the lanes of a sum for every key kept the processor busy.
-- Packed so, all products are one function: its row is LayerNorm(x), q, the weights of the softmax, o in turn.
-- One region of threads for all of it, over heads: none waits for another until their parts of y are added, in order.
-- √Dh, √N, log2 e, gates and scale are multiplied into the weights beforehand; closed heads are not there at all.
-- All arguments are looked at once, and not for every token: 0.6 µs of Python a call in place of 10.
+- Weights lie in the order in which they are read: head by head, each matrix in panels two vectors wide. So memory is
+  read in one long run, at 120 to 130 GB/s, where a head's columns of Wq, 128 bytes of each row, came at 50, and keys by
+  rows at 90, since for every key the lanes of its sum had to be added up.
+- With this packing one function computes all products: its row is LayerNorm(x), q, the softmax's weights and o in turn.
+- There is one parallel loop, over heads: threads wait only once, before their parts of y are added, in order.
+- √Dh, √N, log2 e, gates and scale are multiplied into the weights beforehand; closed heads are left out.
+- Arguments are checked once and not for every token: 0.6 µs of Python a call instead of 10.
 
 Without packing and with arguments checked at every call it took 51 µs.
 """
@@ -53,7 +53,7 @@ from tinyprune.kernels.cpu.simd import (
     subtract,
     total,
 )
-from tinyprune.ops.attention_step import attention_step  # noqa: F401 (for a token here and there: nothing is packed)
+from tinyprune.ops.attention_step import attention_step  # noqa: F401 (for single tokens: it packs nothing)
 
 EPS = 1e-5  # of the LayerNorm
 
@@ -62,7 +62,7 @@ row_times_narrow_panel = microkernel(1, 1, False)
 
 
 class Layout(NamedTuple):
-    """Where in a head's memory its parts are, in the order in which they are read. Matrices lie in panels."""
+    """Where the parts of a head's memory begin, in the order in which they are read. Matrices lie in panels."""
 
     qkv: int  # (D, 3·Dh): the head's columns of Wq, Wk, Wv side by side
     u: int  # Dh numbers, and so w
@@ -72,7 +72,7 @@ class Layout(NamedTuple):
     pk: int  # (Dh, N)
     values: int  # (places + persistent, Dh): C and N, rounded up; a row for each place, then pv
     Wo: int  # (Dh, D)
-    q: int  # scratch from here on; behind q are k and v
+    q: int  # scratch from here on; k and v follow q
     q_u: int
     q_w: int
     positions: int
@@ -84,7 +84,7 @@ class Layout(NamedTuple):
 
 @kernel
 def layout(D, Dh, C, N, relative, L):
-    """The memory of a head; every part begins at a whole vector."""
+    """Lay out the memory of a head for vectors of L numbers; every part begins at a whole vector."""
     head, places, persistent = whole(Dh, L), whole(C, L), whole(N, L)
     qkv = 0
     u = qkv + D * whole(3 * Dh, L)
@@ -107,9 +107,9 @@ def layout(D, Dh, C, N, relative, L):
 
 @part
 def row_times_matrix(x, at, m, b, rows, columns, out):
-    """m[out + j] = Σ_k x[at + k] · b[k, j] for k < rows, j < columns; rows ≥ 1, columns whole vectors.
+    """Compute m[out + j] = Σ_k x[at + k] · b[k, j] for k < rows, j < columns; rows ≥ 1, columns whole vectors.
 
-    b lies in m in panels of two vectors, then perhaps one of one vector: of each row in turn the panel's columns.
+    Matrix b lies in m in panels of two vectors, the last perhaps of one: in each panel row after row.
     """
     never_inline()
     L = lanes(m)
@@ -123,14 +123,14 @@ def row_times_matrix(x, at, m, b, rows, columns, out):
 
 @part
 def entry(k, j, rows, columns, L):
-    """Where in a matrix in panels entry (k, j) is."""
+    """Return where entry (k, j) of a matrix in panels lies."""
     first = j // (2 * L) * (2 * L)
     return first * rows + k * min(2 * L, columns - first) + j - first
 
 
 @part
 def softmax(m, s, n):
-    """n scores, to base 2, become weights 2^(score − max); returns their sum. n: whole vectors, at least one."""
+    """Turn n scores, to base 2, into weights 2^(score − max) and return their sum. n: whole vectors, at least one."""
     L = lanes(m)
     best = load(m, s)
     for i in range(s + L, s + n, L):
@@ -146,7 +146,7 @@ def softmax(m, s, n):
 
 @part
 def head_step(n, m, place, visible, D, Dh, C, N, relative):
-    """One head, whose memory is m: its key and value are kept, its part of the block's output is left in `out`."""
+    """Compute one head, whose memory is m: store its key and value, and its part of the block's output in `out`."""
     never_inline()
     L = lanes(m)
     at = layout(D, Dh, C, N, relative, L)
@@ -162,7 +162,7 @@ def head_step(n, m, place, visible, D, Dh, C, N, relative):
 
     row_times_matrix(m, at.q_u, m, at.keys, Dh, places, at.s)
     if relative:
-        # Places 0 … place are at the distances place … 0, those behind them at C − 1 … place + 1.
+        # Places 0 … place are at the distances place … 0, those after them at C − 1 … place + 1.
         row_times_matrix(m, at.q_w, m, at.r, Dh, places, at.positions)
         for i in range(place + 1):
             m[at.s + i] += m[at.positions + C - 1 - place + i]
@@ -181,7 +181,7 @@ def head_step(n, m, place, visible, D, Dh, C, N, relative):
 
 @part
 def normalise(x, scale, bias, n):
-    """n = LayerNorm(x)."""
+    """Compute the block's norm, n = LayerNorm(x). Another norm would take its place here and in `step`."""
     D, L = x.size, lanes(x)
     size = x.dtype.type(D)
     sums, squares = broadcast(x, 0), broadcast(x, 0)
@@ -199,7 +199,7 @@ def normalise(x, scale, bias, n):
 
 @parallel_kernel
 def step(x, ln_scale, ln_bias, bo, memory, read, Dh, C, N, relative, n, y):
-    """The whole block, y. memory: (heads, …), see `Layout`.   n: scratch for LayerNorm(x)."""
+    """Compute the whole block, y. memory: (heads, …), see `Layout`.   n: scratch for LayerNorm(x)."""
     D = x.size
     H = len(memory)
     out = layout(D, Dh, C, N, relative, lanes(x)).out
@@ -209,7 +209,7 @@ def step(x, ln_scale, ln_bias, bo, memory, read, Dh, C, N, relative, n, y):
         head_step(n, memory[h], place, visible, D, Dh, C, N, relative)
     for d in range(D):
         y[d] = x[d] + bo[d]
-    for h in range(H):  # in this order, whichever was ready first
+    for h in range(H):  # always in this order, so that y does not depend on the threads
         for d in range(D):
             y[d] += memory[h, out + d]
 
@@ -218,7 +218,7 @@ class AttentionStep:
     """One layer's attention block, which reads a text token by token: `y = step(x)`.
 
     It sees the C latest tokens, the newest included. As `tinyprune.ops.AttentionStep`, compiled; float32 or float64.
-    The weights are copied: what happens to them later has no effect. Heads whose gates are 0 are left out.
+    The weights are copied: changing them later has no effect. Heads whose gates are 0 are left out.
 
     Args:
         C: how many tokens are kept, at least 1.
@@ -269,7 +269,7 @@ class AttentionStep:
         self.memory = workspace.zeros((len(opened), at.end), Wq.dtype)
         for m, h in zip(self.memory, opened, strict=True):
             head = slice(h * Dh, (h + 1) * Dh)
-            # Scores are to be those of (q + u)·k / √Dh to base 2, and q·pk as it is.
+            # Scaled so that (q + u)·k is the score to base 2; pk · √Dh makes up for the 1 / √Dh in q.
             put(m, at.qkv, np.hstack([Wq[:, head] * (LOG2_E / root), Wk[:, head], Wv[:, head]]))
             if r is not None:
                 m[at.u : at.u + Dh], m[at.w : at.w + Dh] = u[h] * (LOG2_E / root), w[h] * (LOG2_E / root)
@@ -289,7 +289,7 @@ class AttentionStep:
         Dh, C, N, _ = self.sizes
         L = VECTOR_BYTES // self.n.itemsize
         at = layout(len(self.n), *self.sizes, L)
-        for m in self.memory:  # values of no weight must be numbers: 0 · NaN is NaN
+        for m in self.memory:  # values whose weight is 0 must be finite: 0 · NaN is NaN
             put(m, at.values, np.zeros((C, Dh), m.dtype), 0, whole(C, L) + whole(N, L))
 
     def __call__(self, x: NDArray) -> NDArray:
@@ -302,7 +302,7 @@ class AttentionStep:
             y: the block's output, (D,).
 
         Raises:
-            ValueError: unless `x` has the weights' D and dtype; nothing has been read then.
+            ValueError: unless `x` has the weights' D and dtype; the token then counts as not read.
         """
         n = self.n
         if x.shape != n.shape or x.dtype != n.dtype:
@@ -314,7 +314,7 @@ class AttentionStep:
 
 
 def put(m: NDArray, at: int, matrix: NDArray, first: int = 0, rows: int | None = None) -> None:
-    """Write a matrix into m[at:] in panels; as the rows from `first` on of one with so many `rows`."""
+    """Write a matrix into m[at:] in panels, as the rows from `first` on of a matrix with `rows` rows."""
     L = VECTOR_BYTES // m.itemsize
     given, columns = matrix.shape
     rows = rows or given

@@ -7,6 +7,10 @@ lie side by side. Scratch arrays are flat; a matrix in one is given as its offse
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from numpy.typing import NDArray
+
 from tinyprune.kernels.cpu.jit import kernel, part
 from tinyprune.kernels.cpu.simd import (
     REGISTERS,
@@ -30,22 +34,61 @@ from tinyprune.kernels.cpu.simd import (
 
 TILE = 32  # queries in a tile
 ROWS = 8 if REGISTERS == 32 else 4  # of a register tile: ROWS × 2 sums, 2 vectors of keys, 1 number
-LOWEST = -1e30  # a score that is out of sight; not −∞, since −∞ − (−∞) is NaN
+LOWEST = -1e30  # the score of a key that is masked out; not −∞, since −∞ − (−∞) is NaN
 
 tile_set = microkernel(ROWS, 2, False)
 tile_add = microkernel(ROWS, 2, True)
 narrow_add = microkernel(2 * ROWS, 1, True)
 
 
+class Sizes(NamedTuple):
+    """What has the same size for every head."""
+
+    B: int  # batch entries
+    T: int  # queries
+    S: int  # context keys
+    N: int  # persistent keys
+    H: int  # heads
+    D: int  # Dh, rounded up to whole vectors with zeros
+    span: int  # a query sees the context keys at the distances 0 … span
+    row: int  # distance between the rows of a tile's scores
+    relative: bool  # whether there are relative positions
+
+
+class Dropout(NamedTuple):
+    """How attention weights are dropped, see `simd.drop`."""
+
+    key0: int
+    key1: int
+    limit: int  # what an entry's hash has to reach; 0 for no dropout
+    factor: float  # of what is kept, 1 / (1 − rate)
+
+
+class Mask(NamedTuple):
+    """Bounds of a mask: query t of a tile sees the keys low + t · slope ≤ j < high + t · slope."""
+
+    low: int
+    high: int
+    slope: int
+
+
+class Running(NamedTuple):
+    """The online softmax of a tile's queries after some of the keys."""
+
+    max: NDArray  # (TILE,)
+    sum: NDArray  # of 2^(s − max), (TILE, lanes)
+    out: NDArray  # Σ 2^(s − max) · v, (TILE, D)
+
+
 @kernel
 def whole(n, multiple):
-    """The least multiple that is not below n."""
+    """Round n up to a multiple."""
     return (n + multiple - 1) // multiple * multiple
 
 
 @part
 def fill_zero(x, at, n):
-    """x[at : at + n] = 0, n a multiple of the lanes."""
+    """Set x[at : at + n] = 0, n a multiple of the lanes."""
     zero = broadcast(x, 0.0)
     for i in range(at, at + n, lanes(x)):
         store(x, i, zero)
@@ -53,7 +96,7 @@ def fill_zero(x, at, n):
 
 @part
 def pack(source, at, stride, n, target, to, front, panels, D, factor):
-    """Rows of `source` times `factor`, transposed into panels: `front` rows of zeros, the n rows, zeros to the end.
+    """Transpose n rows of `source` times `factor` into panels: `front` rows of zeros, the n rows, zeros to the end.
 
     Row j of D numbers starts at source[at + j · stride]; the first panel at target[to].
     """
@@ -80,7 +123,7 @@ def pack(source, at, stride, n, target, to, front, panels, D, factor):
 
 @part
 def unpack(source, at, front, n, target, to, stride, D, factor):
-    """The reverse of `pack`: n rows at target[to + j · stride] from panels at source[at], times `factor`."""
+    """Reverse `pack`: write n rows at target[to + j · stride] from panels at source[at], times `factor`."""
     never_inline()
     W = lanes(source)
     width = 2 * W
@@ -101,7 +144,7 @@ def unpack(source, at, front, n, target, to, stride, D, factor):
 
 @part
 def scores_set(a, a0, panels, p0, n, s, s0, s_row, D):
-    """s[t, j] = Σ_d a[t, d] · panels[j, d] for the tile's TILE rows and n keys, n a multiple of WIDTH."""
+    """Set s[t, j] = Σ_d a[t, d] · panels[j, d] for the tile's TILE rows and n keys, n a multiple of WIDTH."""
     never_inline()
     width = 2 * lanes(s)
     for j in range(0, n, width):
@@ -111,7 +154,7 @@ def scores_set(a, a0, panels, p0, n, s, s0, s_row, D):
 
 @part
 def scores_add(a, a0, panels, p0, n, s, s0, s_row, D):
-    """s[t, j] += Σ_d a[t, d] · panels[j, d], as `scores_set`."""
+    """Add Σ_d a[t, d] · panels[j, d] to s[t, j], as `scores_set`."""
     never_inline()
     width = 2 * lanes(s)
     for j in range(0, n, width):
@@ -121,7 +164,7 @@ def scores_add(a, a0, panels, p0, n, s, s0, s_row, D):
 
 @part
 def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D):
-    """out[t, d] += Σ_j s[t, j] · x[j, d] for the tile's rows and n ≥ 1 rows of x."""
+    """Add Σ_j s[t, j] · x[j, d] to out[t, d] for the tile's rows and n ≥ 1 rows of x."""
     never_inline()
     W = lanes(s)
     if D % (2 * W) == 0:
@@ -136,7 +179,7 @@ def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D):
 
 @part
 def outer(a, a0, s, s0, s_row, n, panels, p0, D):
-    """panels[j, d] += Σ_t s[t, j] · a[t, d] over the tile's rows, for n keys, n a multiple of WIDTH."""
+    """Add Σ_t s[t, j] · a[t, d] over the tile's rows to panels[j, d], for n keys, n a multiple of WIDTH."""
     never_inline()
     width = 2 * lanes(s)
     for j in range(0, n, width):
@@ -146,7 +189,7 @@ def outer(a, a0, s, s0, s_row, n, panels, p0, D):
 
 @part
 def show_only(s, at, n, low, high):
-    """Scores of the keys low ≤ j < high as they are, others in the same vectors LOWEST; the vectors apart are zeroed.
+    """Mask n scores: keep those of the keys low ≤ j < high, set others in the same vectors to LOWEST, the rest to 0.
 
     Returns where the vectors with visible keys begin and end, relative to `at`.
     """
@@ -163,80 +206,80 @@ def show_only(s, at, n, low, high):
 
 
 @part
-def softmax_rows(s, at, row, n, low, high, slope, tile, top, sums, out, D, entry, entries, key0, key1, threshold):
+def softmax_rows(s, at, n, mask, running, entry, sizes, dropout):
     """Take n more scores (base 2) of each query into its online softmax (Milakov & Gimelshein 2018, Alg. 3).
 
-    Query t has its scores at s[at + t · row] and sees those from low + t · slope to high + t · slope. In `tile`, at
-    top + t is its running maximum m, then the sums of 2^(s − m) by lanes, and its output so far. Scores become weights
-    2^(s − m), those that dropout takes out 0; entry + t · entries is the number of the first for the hash.
+    Query t has its scores at s[at + t · row]. They become weights 2^(s − max), those that dropout takes out 0. `entry`
+    is the number of the tile's first weight for the dropout hash; a query has S + N of them.
     """
     never_inline()
-    W = lanes(s)
+    W, D = lanes(s), sizes.D
     for t in range(TILE):
-        x = at + t * row
-        first, last = max(low + t * slope, 0), min(high + t * slope, n)
-        if last <= first:
+        x = at + t * sizes.row
+        low, high = max(mask.low + t * mask.slope, 0), min(mask.high + t * mask.slope, n)
+        if high <= low:
             fill_zero(s, x, n)
             continue
-        begin, end = show_only(s, x, n, first, last)
+        begin, end = show_only(s, x, n, low, high)
         best = load(s, x + begin)
         for j in range(x + begin + W, x + end, W):
             best = maximum(load(s, j), best)
-        m = tile[top + t]
-        total = load(tile, sums + t * W)
+        m = running.max[t]
+        total = load(running.sum, t * W)
         if any_greater(best, broadcast(s, m)):
             new = max(m, largest(best))
             shrink = exp2(broadcast(s, m - new))
             total = multiply(total, shrink)
-            for d in range(out + t * D, out + (t + 1) * D, W):
-                store(tile, d, multiply(load(tile, d), shrink))
-            tile[top + t] = m = new
+            for d in range(t * D, (t + 1) * D, W):
+                store(running.out, d, multiply(load(running.out, d), shrink))
+            running.max[t] = m = new
         m_all = broadcast(s, m)
-        if threshold:
+        if dropout.limit:
+            first = entry + t * (sizes.S + sizes.N)
             for j in range(begin, end, W):
                 p = exp2(subtract(load(s, x + j), m_all))
                 total = add(total, p)
-                store(s, x + j, drop(p, entry + t * entries + j, key0, key1, threshold))
+                store(s, x + j, drop(p, first + j, dropout.key0, dropout.key1, dropout.limit))
         else:
             for j in range(x + begin, x + end, W):
                 p = exp2(subtract(load(s, j), m_all))
                 total = add(total, p)
                 store(s, j, p)
-        store(tile, sums + t * W, total)
+        store(running.sum, t * W, total)
 
 
 @part
-def softmax_rows_backward(
-    s, at, g, row, n, low, high, slope, tile, lse, delta, count, entry, entries, key0, key1, threshold, raise_kept
-):
-    """From n scores of each query and da = do·v, at s[g + t · row], to weights and ds, in place.
+def softmax_rows_backward(s, ds, at, n, mask, count, lse, delta, entry, sizes, dropout):
+    """Turn n scores of each query, in s, and their da = do·v, in ds, into weights and ds, in place.
 
-    a = 2^(s − lse)     ã = a · keep · raise_kept     ds = ã · da − a · delta,     delta = Σ_j ã_j da_j = do · o
+    a = 2^(s − lse)     ã = a · keep · factor     ds = ã · da − a · delta,     delta = Σ_j ã_j da_j = do · o
 
-    In `tile`, at lse + t and delta + t, are query t's. Rows from `count` on are no queries: zeros.
+    Query t has its row at at + t · row of both, and lse[t] and delta[t]. The tile has `count` queries; the rows after
+    them become zeros. `entry` as in `softmax_rows`.
     """
     never_inline()
     W = lanes(s)
-    raised = broadcast(s, raise_kept)
+    factor = broadcast(s, dropout.factor)
     for t in range(TILE):
-        x, y = at + t * row, g + t * row
-        first, last = max(low + t * slope, 0), min(high + t * slope, n)
-        if last <= first or t >= count:
+        x = at + t * sizes.row
+        low, high = max(mask.low + t * mask.slope, 0), min(mask.high + t * mask.slope, n)
+        if high <= low or t >= count:
             fill_zero(s, x, n)
-            fill_zero(s, y, n)
+            fill_zero(ds, x, n)
             continue
-        begin, end = show_only(s, x, n, first, last)
-        fill_zero(s, y, begin)
-        fill_zero(s, y + end, n - end)
-        lse_all, delta_all = broadcast(s, tile[lse + t]), broadcast(s, tile[delta + t])
-        if threshold:
+        begin, end = show_only(s, x, n, low, high)
+        fill_zero(ds, x, begin)
+        fill_zero(ds, x + end, n - end)
+        lse_all, delta_all = broadcast(s, lse[t]), broadcast(s, delta[t])
+        if dropout.limit:
+            first = entry + t * (sizes.S + sizes.N)
             for j in range(begin, end, W):
                 a = exp2(subtract(load(s, x + j), lse_all))
-                dropped = multiply(drop(a, entry + t * entries + j, key0, key1, threshold), raised)
+                dropped = multiply(drop(a, first + j, dropout.key0, dropout.key1, dropout.limit), factor)
                 store(s, x + j, dropped)
-                store(s, y + j, subtract(multiply(dropped, load(s, y + j)), multiply(a, delta_all)))
+                store(ds, x + j, subtract(multiply(dropped, load(ds, x + j)), multiply(a, delta_all)))
         else:
             for j in range(begin, end, W):
                 a = exp2(subtract(load(s, x + j), lse_all))
                 store(s, x + j, a)
-                store(s, y + j, multiply(a, subtract(load(s, y + j), delta_all)))
+                store(ds, x + j, multiply(a, subtract(load(ds, x + j), delta_all)))

@@ -3,9 +3,9 @@
     for each place r:  out[r] = E[ids[r]] · factor(ids[r])          factor(v) = √D · keep(v) / (1 − dropout)
     for each word v:   dE[v] = factor(v) · Σ dout[r] over the places r where v stands, in their order
 
-Backward sorts the places by word first, a counting sort, so that each row of dE belongs to one thread and is written
-once: no two threads add to one row, and a sum's order is that of the places. NumPy's way through argsort and reduceat
-copies all rows before it sums them. Word dropout is a factor of the row, looked up with it.
+Backward first sorts the places by word, a counting sort, so that each row of dE is written once, by one thread, and
+summed in the order of the places. NumPy's argsort and reduceat copy all rows before they sum them. Word dropout is a
+factor of the row.
 
 Times (µs, 2 threads), ids (16, 128), E (2048, 128) in float32, with dropout: forward 28, NumPy 107; backward 39, NumPy
 468. The counting sort takes 5, argsort 15.
@@ -29,14 +29,14 @@ from tinyprune.ops.embedding import check_ids
 
 @kernel
 def scaled(source, times, target):
-    """target = source · times, both 1-D."""
+    """Set target = source · times, both 1-D."""
     for d in range(target.size):
         target[d] = source[d] * times
 
 
 @parallel_kernel
 def look_up(ids, E, factor, key0, key1, limit, out):
-    """out (R, D): the rows `ids` of E, times the factor, or times 0 if the word is dropped."""
+    """Set out (R, D) to the rows `ids` of E, times the factor, or times 0 if the word is dropped."""
     factor = E.dtype.type(factor)
     key0, key1, limit = np.uint32(key0), np.uint32(key1), np.uint32(limit)
     if out.size < SMALL:
@@ -49,7 +49,7 @@ def look_up(ids, E, factor, key0, key1, limit, out):
 
 @kernel
 def places_by_word(ids, V):
-    """The places of word v, in order, are places[starts[v] : starts[v + 1]]: a counting sort."""
+    """Sort places by word, a counting sort: those of word v, in order, are places[starts[v] : starts[v + 1]]."""
     starts = np.zeros(V + 2, np.int64)
     for word in ids:
         starts[word + 2] += 1
@@ -65,7 +65,7 @@ def places_by_word(ids, V):
 
 @parallel_kernel
 def sum_by_word(ids, dout, factor, key0, key1, limit, dE):
-    """dE (V, D): the sums of the rows of dout (R, D) by word, times the factor, or times 0 if the word is dropped."""
+    """Set dE (V, D) to the sums of the rows of dout (R, D) by word, times the factor or 0 as in `look_up`."""
     V, D = dE.shape
     factor = dE.dtype.type(factor)
     key0, key1, limit = np.uint32(key0), np.uint32(key1), np.uint32(limit)
@@ -101,7 +101,7 @@ def embedding_forward(
 
 
 def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
-    """Gradient of `embedding_forward` with respect to `E`, as `ops.embedding_backward`."""
+    """Return the gradient of `embedding_forward` with respect to `E`, as `ops.embedding_backward`."""
     places, shape, (V, D), dtype, factor, keys, limit = cache
     check_gradient(dout, shape, dtype)
     dE = workspace.empty((V, D), dtype)

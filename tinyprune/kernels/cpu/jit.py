@@ -1,10 +1,10 @@
-"""How every kernel here is compiled, and kept.
+"""How every kernel here is compiled and cached.
 
-`cache=True`: compiled once on a machine, then read from disk. `error_model="numpy"`: x / 0 is inf, as in NumPy, without
-a test at each division. Rounding is left as written (no fastmath), so that a sum's order is the one the code shows.
+`cache=True`: compiled once per machine, then read from disk. `error_model="numpy"`: x / 0 is inf, as in NumPy, which
+saves a test at each division. There is no fastmath, so that sums are computed in the order that the code shows.
 
-With NUMBA_BOUNDSCHECK=1 every index is checked, those of the vector loads and stores in `simd` too; kernels then run in
-one thread, since Numba cannot raise from inside a parallel loop.
+With NUMBA_BOUNDSCHECK=1 every index is checked, including those of the vector loads and stores in `simd`; kernels then
+run in one thread, since Numba cannot raise from inside a parallel loop.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
 
 
 def can_cache() -> bool:
-    """Whether Numba finds a folder for compiled code; if not, say what to do."""
+    """Return whether Numba finds a folder for compiled code; if not, warn and say what to do."""
 
     def probe() -> None:
-        """Never called."""
+        """Do nothing; it is never called."""
 
     try:
         numba.njit(cache=True)(probe)
@@ -44,28 +44,28 @@ def can_cache() -> bool:
 
 CACHED = can_cache()
 
-# Without entrances that nobody uses compiling takes a fifth less: C code calls none of these, Python no `part`. (One
-# called from Python all the same ends the process.)
+# Omitting unused entry points makes compilation a fifth faster: C code calls none of these functions, Python no `part`.
+# (Calling a `part` from Python crashes the process.)
 kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True)
 parallel_kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, parallel=not BOUNDS_CHECKED)
 part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
 def threads() -> int:
-    """How many threads a parallel kernel may use now; no result depends on it."""
+    """Return how many threads a parallel kernel may use now; no result depends on it."""
     return numba.get_num_threads()
 
 
 @kernel
 def nothing():
-    """Never called; where its compiled code would be kept, all kernels of this folder are."""
+    """Do nothing. It is never called: its cache path is that of all kernels of this folder."""
 
 
 def forget_outdated() -> None:
-    """Delete compiled kernels that were made from other sources than those of now, or with other checks.
+    """Delete cached kernels that were compiled from other sources than today's, or with other bounds checks.
 
-    Numba looks at the file of the function alone. A kernel contains what it calls from other files, and would go on
-    with the old version of that. Nor does it look at NUMBA_BOUNDSCHECK.
+    Numba compares only the file that a function is in. A kernel also contains what it calls from other files, and would
+    keep the old version of that. Numba does not compare NUMBA_BOUNDSCHECK either.
     """
     if not CACHED:
         return
@@ -83,22 +83,22 @@ def forget_outdated() -> None:
 
 
 class CompilationListener(event.Listener):
-    """Calls `tell(name)` for every function that is about to be compiled; those read from disk are not."""
+    """Calls `tell(name)` before a function is compiled, but not when it is read from disk."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell
 
     def on_start(self, event: event.Event) -> None:
-        """A compilation begins."""
+        """Tell that a compilation begins."""
         self.tell(event.data["dispatcher"].py_func.__name__)
 
     def on_end(self, event: event.Event) -> None:
-        """A compilation has ended."""
+        """Ignore that a compilation has ended."""
 
 
 @contextmanager
 def compilations(tell: Callable[[str], None]) -> Iterator[None]:
-    """Have `tell(name)` called for every function compiled meanwhile."""
+    """Call `tell(name)` for every function that is compiled within the `with` block."""
     listener = CompilationListener(tell)
     event.register("numba:compile", listener)
     try:

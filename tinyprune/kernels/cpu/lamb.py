@@ -4,7 +4,7 @@
     for i: sums of θ[i]² and d[i]²
     for i: θ[i] −= lr · ‖θ‖ / ‖d‖ · d[i]
 
-The norms stand between two passes, so d is stored. Making it anew in the second pass took a third longer.
+The norms are needed before the second pass, so d is stored; computing it again there takes a third longer.
 
 Times (µs, 2 threads), 2¹⁸ numbers in float32: 73, NumPy 570; 128 numbers: 5, NumPy 13.
 """
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.adamw import constants_of, direction
-from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_in_place, flat
+from tinyprune.kernels.cpu.arguments import SMALL, for_update
 from tinyprune.kernels.cpu.jit import parallel_kernel
 from tinyprune.kernels.cpu.norm import sum_of_squares
 
 
 @parallel_kernel
 def direct(param, grad, m, v, decay, beta1, beta2, eps, step, grad_scale, d):
-    """Move m and v; d is where param shall go. All 1-D."""
+    """Update m and v, and set d to the direction in which param moves. All 1-D."""
     constants = constants_of(param.dtype.type, beta1, beta2, eps, step, grad_scale)
     decay = param.dtype.type(decay)
     if param.size <= SMALL:
@@ -38,7 +38,7 @@ def direct(param, grad, m, v, decay, beta1, beta2, eps, step, grad_scale, d):
 
 @parallel_kernel
 def move(param, d, rate):
-    """param −= rate · d, both 1-D."""
+    """Subtract rate · d from param, both 1-D."""
     rate = param.dtype.type(rate)
     if param.size <= SMALL:
         for i in range(param.size):
@@ -62,18 +62,14 @@ def lamb_update(
     step: int,
     grad_scale: float = 1.0,
 ) -> None:
-    """Move `param` and its moments `m` and `v`, in place, by one step. As `ops.lamb_update`; float32 or float64.
+    """Update `param` and its moments `m` and `v`, in place, by one step. As `ops.lamb_update`; float32 or float64.
 
     Raises:
         ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
     """
-    if not alike(param, grad, m, v):
-        check_alike(param=param, grad=grad, m=m, v=v)
-    if not (param.flags.carray and m.flags.carray and v.flags.carray):
-        check_in_place(param=param, m=m, v=v)
-    param, d = param.ravel(), workspace.empty(param.size, param.dtype)
-    numbers = map(float, (decay, beta1, beta2, eps, step, grad_scale))
-    direct(param, flat(grad), m.ravel(), v.ravel(), *numbers, d)
+    param, grad, m, v = for_update(param, grad, m=m, v=v)
+    d = workspace.empty(param.size, param.dtype)
+    direct(param, grad, m, v, *map(float, (decay, beta1, beta2, eps, step, grad_scale)), d)
     param_norm, d_norm = math.sqrt(sum_of_squares(param)), math.sqrt(sum_of_squares(d))
     ratio = param_norm / d_norm if param_norm and d_norm else 1.0
     move(param, d, float(lr * ratio))

@@ -2,9 +2,9 @@
 
     for each row: mean = Σ x / D;  std = sqrt(Σ (x − mean)² / D + eps);  out = (x − mean) / std · scale + bias
 
-A row stays in the nearest cache while it is read three times. Vector instructions, since LLVM may not reorder a sum and
-so leaves the plain loops' sums scalar. Backward keeps x, the mean and 1 / std of each row and makes n anew: nothing of
-the size of x is stored for it. dscale and dbias are summed over blocks of rows, then over the blocks.
+A row stays in the first cache while it is read three times. Sums use vector instructions: LLVM may not reorder a sum
+and would leave a plain loop scalar. Forward saves x and the mean and 1 / std of each row; backward recomputes n, so
+nothing else of the size of x is stored. dscale and dbias are summed over blocks of rows, then over the blocks.
 
 Times (µs, 2 threads), x (16, 128, 128) in float32: forward 40, NumPy 1800, plain loops 130; backward 44, NumPy 460,
 plain loops for dx alone 125.
@@ -27,7 +27,7 @@ ROWS = 32  # rows of a block: one thread handles it, and sums its dscale and dbi
 
 @kernel
 def row_sum(x, at, D):
-    """Σ x over the D entries from `at`."""
+    """Sum x over the D entries from `at`."""
     L = lanes(x)
     whole = D - D % L
     s = broadcast(x, 0)
@@ -41,7 +41,7 @@ def row_sum(x, at, D):
 
 @kernel
 def row_squares(x, at, D, mean):
-    """Σ (x − mean)² over the D entries from `at`."""
+    """Sum (x − mean)² over the D entries from `at`."""
     L = lanes(x)
     whole = D - D % L
     s, means = broadcast(x, 0), broadcast(x, mean)
@@ -57,7 +57,7 @@ def row_squares(x, at, D, mean):
 
 @kernel
 def normalise_rows(first, end, x, scale, bias, eps, out, means, inverses):
-    """The rows first ≤ row < end of `normalise`."""
+    """Do the work of `normalise` for the rows first ≤ row < end."""
     D, L = scale.size, lanes(x)
     whole = D - D % L
     real = x.dtype.type
@@ -77,7 +77,7 @@ def normalise_rows(first, end, x, scale, bias, eps, out, means, inverses):
 
 @parallel_kernel
 def normalise(x, scale, bias, eps, out, means, inverses):
-    """out, and of each row the mean and 1 / std. x and out are flat."""
+    """Compute out, and the mean and 1 / std of each row. x and out are flat."""
     R = means.size
     if x.size < SMALL:
         normalise_rows(0, R, x, scale, bias, eps, out, means, inverses)
@@ -88,7 +88,7 @@ def normalise(x, scale, bias, eps, out, means, inverses):
 
 @kernel
 def row_backward(dout, x, at, mean, inverse, scale, dx, sums, sums_at):
-    """dx of one row; its dscale and dbias are added to the 2 D entries of `sums` from `sums_at`."""
+    """Compute dx of one row, and add its dscale and dbias to the 2 D entries of `sums` from `sums_at`."""
     D, L = scale.size, lanes(x)
     whole = D - D % L
     dscale_at, dbias_at = sums_at, sums_at + D
@@ -126,7 +126,7 @@ def row_backward(dout, x, at, mean, inverse, scale, dx, sums, sums_at):
 
 @kernel
 def block_backward(block, dout, x, means, inverses, scale, dx, sums):
-    """The rows of one block: their dx, and in `sums` what they add to dscale and dbias."""
+    """Compute dx of one block's rows and sum their dscale and dbias in `sums`."""
     D, R = scale.size, means.size
     first = 2 * D * block
     sums[first : first + 2 * D] = 0
@@ -136,7 +136,7 @@ def block_backward(block, dout, x, means, inverses, scale, dx, sums):
 
 @parallel_kernel
 def backward(dout, x, means, inverses, scale, dx, sums, totals):
-    """dx, and in `totals` dscale and dbias; `sums` is scratch, 2 D entries for each block of rows. All are flat."""
+    """Compute dx, and dscale and dbias in `totals`; `sums` is scratch, 2 D entries for each block. All are flat."""
     D, R = scale.size, means.size
     blocks = (R + ROWS - 1) // ROWS
     if x.size < SMALL:
@@ -168,7 +168,7 @@ def layernorm_forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float = 1e
 
 
 def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray]:
-    """Gradients of `layernorm_forward` in argument order, as `ops.layernorm_backward`."""
+    """Return the gradients of `layernorm_forward`, as `ops.layernorm_backward`."""
     x, means, inverses, scale = cache
     check_gradient(dout, x.shape, x.dtype)
     D = scale.size

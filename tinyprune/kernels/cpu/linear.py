@@ -2,7 +2,7 @@
 
     for r, o: out[r, o] = b[o] + Σ_k x[r, k] · W[k, o]
 
-Three products, see `matmul`. Nothing is copied first, though x may be a view of a few positions and W a transposed one.
+Three products, see `matmul`. It reads views where they lie: a few positions of x, or a transposed W, are not copied.
 
 Times (µs, 2 threads), x (16, 128, 128), W (128, 128) in float32: forward 165, NumPy 324; backward 351, NumPy 764.
 """
@@ -21,17 +21,17 @@ from tinyprune.ops.linear import check_arguments
 
 @lru_cache(maxsize=64)
 def ones(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
-    """Read only by agreement: what has the flag is copied for a kernel."""
+    """Return ones. Do not write to them: they are not flagged read-only, because kernels would then copy them."""
     return np.ones(shape, dtype)
 
 
 def column_sums(rows: NDArray) -> NDArray:
-    """Σ over all rows, (..., O) → (O,): a row of ones times the matrix, so that the sums stay in registers."""
+    """Sum over all rows, (..., O) → (O,): a row of ones times the matrix, so that the sums stay in registers."""
     return matmul(ones((*rows.shape[:-1], 1), rows.dtype), rows, transpose_a=True).reshape(-1)
 
 
 def matrix(x: NDArray) -> NDArray:
-    """`x` as `matmul` wants it: a vector as a matrix of one row."""
+    """Return `x` as a matrix for `matmul`: a vector becomes one row."""
     return x[None] if x.ndim == 1 else x
 
 
@@ -40,7 +40,7 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
     try:
         out = matmul(matrix(x), W, bias=b)
     except ValueError:
-        # only then is it worth the time to find out what to call it
+        # check again, by the names of this function, only now that something is wrong: checking takes time
         check(x, W, b)
         raise
     return out if x.ndim > 1 else out[0], (x, W, b is not None)
@@ -53,7 +53,7 @@ def check(x: NDArray, W: NDArray, b: NDArray | None) -> None:
 
 
 def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray | None]:
-    """Gradients of `linear_forward`, as `ops.linear_backward`."""
+    """Return the gradients of `linear_forward`, as `ops.linear_backward`."""
     x, W, has_bias = cache
     check_gradient(dout, (*x.shape[:-1], W.shape[1]), x.dtype)
     rows = matrix(dout)

@@ -2,7 +2,7 @@
 
     for i, j, k: out[i, j] += a[i, k] · b[k, j]
 
-The door: arguments are checked here, and it is worked out where rows lie in memory. The kernels are in `product`.
+This is the entry point, which checks arguments and works out where rows lie in memory. The kernels are in `product`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tinyprune.kernels.cpu.jit import threads
 from tinyprune.kernels.cpu.product import BLOCK, DEPTH, ROWS, WORTH_A_THREAD, WORTH_PACKING, alone, shared
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
 
-WHOLE, COPY = -1, 0  # as a span: the array lies in memory without gaps; it has to be copied first
+WHOLE, COPY = -1, 0  # special spans: the array has no gaps in memory; it has to be copied first
 
 
 class Form(NamedTuple):
-    """What a plan has to know of an array; a tuple made by `form` is taken for one."""
+    """What a plan needs to know about an array."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in bytes
@@ -35,12 +35,12 @@ class Form(NamedTuple):
 
 
 def form(x: NDArray) -> tuple:
-    """The `Form` of an array, as an ordinary tuple: made and looked up in half the time."""
+    """Return the `Form` of an array as a plain tuple, which is made and hashed in half the time."""
     return x.shape, x.strides, x.dtype, x.flags.behaved
 
 
 class Layout(NamedTuple):
-    """Where the rows of a matrix lie: row i of group g starts at g · group + i · row, in numbers."""
+    """Where the rows of a matrix lie: row i of group g starts at entry g · group + i · row."""
 
     span: int  # how far the matrix reaches, or WHOLE or COPY
     groups: int
@@ -49,17 +49,17 @@ class Layout(NamedTuple):
 
 
 def layout(x: Form) -> Layout:
-    """Layout of all the rows of an array (..., columns)."""
+    """Find the layout of the rows of an array (..., columns)."""
     *lead, columns = x.shape
     item = x.dtype.itemsize
     copied = Layout(COPY, 1, 0, columns)
-    # read-only or not aligned is another type for Numba, and it would compile anew
+    # to Numba a read-only or unaligned array has another type, for which it would compile again
     if not x.behaved:
         return copied
     axes: list[tuple[int, int]] = []
     for n, stride in zip(lead, x.strides, strict=False):
         if n > 1:
-            # an axis that only continues the one before it is no axis of its own
+            # an axis that continues the one before it is merged with it
             before = axes.pop()[0] if axes and axes[-1][1] * item == n * stride else 1
             axes.append((before * n, stride // item))
     irregular = any(stride % item or stride < 0 for stride in x.strides) or (x.strides[-1] != item and columns > 1)
@@ -72,7 +72,7 @@ def layout(x: Form) -> Layout:
 
 
 def transposed(x: Form) -> Form:
-    """The form of the transposed view of a matrix."""
+    """Return the form of the transposed view of a matrix."""
     return x._replace(shape=x.shape[::-1], strides=x.strides[::-1])
 
 
@@ -81,10 +81,10 @@ class Plan(NamedTuple):
 
     shape: tuple[int, ...]
     spans: tuple[int, int, int, int, int]  # of a, b, out, residual, bias: see Layout
-    steps: tuple[tuple[int, ...], ...]  # as `product` wants them
+    steps: tuple[tuple[int, ...], ...]  # see `product`
     work: int  # multiply-adds
     scratch: int  # numbers, for each thread
-    nothing: NDArray  # stands for a residual or bias that is not there
+    nothing: NDArray  # passed for a missing residual or bias
 
 
 @lru_cache(maxsize=4096)
@@ -97,7 +97,7 @@ def plan(
     residual: tuple | None,
     out: tuple | None,
 ) -> Plan:
-    """Check the arguments of a product by their forms and plan it: once for many calls.
+    """Check the arguments of a product by their forms and plan it, once for many calls.
 
     Raises:
         ValueError: as `matmul`.
@@ -110,7 +110,7 @@ def plan(
     )
     if len(a.shape) < 2 or len(b.shape) < 2 or (transpose_b and len(b.shape) > 2):
         raise misfit
-    # A transposed view is the matrix that it shows, transposed once more.
+    # A transposed view is read as the matrix under it, transposed once more.
     if layout(a).span == COPY and len(a.shape) == 2 and layout(transposed(a)).span != COPY:
         a, transpose_a = transposed(a), not transpose_a
     if layout(b).span == COPY and len(b.shape) == 2 and layout(transposed(b)).span != COPY:
@@ -130,7 +130,7 @@ def plan(
     c, r = layout(out) if out else in_one_piece, layout(residual) if residual else in_one_piece
 
     def in_groups(rows: int, *matrices: Layout) -> list[Layout]:
-        """The same number of groups for matrices whose rows are read side by side."""
+        """Give matrices whose rows are read side by side the same number of groups."""
         most = max(m.groups for m in matrices)
         return [m if m.groups == most else m._replace(groups=most, group=rows // most * m.row) for m in matrices]
 
@@ -156,14 +156,14 @@ def plan(
             (M // groups, N, K // k_groups, k_groups, groups, int(packing), int(accumulate)),
         ),
         M * N * K,
-        # a power of two, so that many products share the same
+        # a power of two, so that many products share one scratch
         1 << (panels * min(K, DEPTH) * width + ROWS * DEPTH).bit_length(),
         np.empty(0, a.dtype),
     )
 
 
 def check_like(a: Form, shape: tuple[int, ...], **forms: Form) -> Form:
-    """Raise ValueError unless what is given by its name has the dtype of `a` and this shape."""
+    """Return the one keyword argument; raise ValueError unless it has the dtype of `a` and this shape."""
     check_floats(a=a, **forms)
     ((name, x),) = forms.items()
     if x.shape != shape:
@@ -172,7 +172,7 @@ def check_like(a: Form, shape: tuple[int, ...], **forms: Form) -> Form:
 
 
 def memory(x: NDArray, span: int) -> NDArray:
-    """The numbers of `x` as they lie in memory, 1-D, gaps between its rows included."""
+    """Return the memory of `x` as a 1-D view, gaps between its rows included."""
     if span == WHOLE:
         return x.ravel("K")
     return contiguous(x).ravel() if span == COPY else as_strided(x, (span,), (x.itemsize,))
@@ -180,7 +180,7 @@ def memory(x: NDArray, span: int) -> NDArray:
 
 @lru_cache(maxsize=8)
 def scratch(workers: int, size: int, dtype: np.dtype, caller: int) -> NDArray:
-    """Room for the panels of `workers` threads; kept, since one caller computes one product at a time."""
+    """Return memory for the panels of `workers` threads; it is kept, as one caller computes one product at a time."""
     return workspace.empty((workers, size), dtype)
 
 
@@ -194,26 +194,26 @@ def matmul(
     residual: NDArray | None = None,
     out: NDArray | None = None,
 ) -> NDArray:
-    """op(a) · op(b) + bias + residual.
+    """Compute op(a) · op(b) + bias + residual.
 
-    Every entry is one sum, from bias and residual on along k, and does not depend on the number of threads.
+    Every entry is one sum, which starts from residual + bias and runs along k, whatever the number of threads.
 
     Args:
         a: (M, K), or (K, M) with `transpose_a`. More axes, (..., K) or (..., M), stand for the matrix of all its rows.
-            float32 or float64, like all arguments; any strides: rows at equal distances are read where they lie, and so
-            are those of a transposed view.
+            float32 or float64, like all arguments, with any strides: rows at equal distances, also those of a
+            transposed view, are read in place.
         b: (K, N), or (N, K) with `transpose_b`; (..., N), if `a` is (..., M) of more axes and transposed.
         bias: (N,), added to each row.
         residual: shape of `out`; may be `out` itself, to accumulate.
-        out: where the result goes, (M, N) or (..., N); not in the memory of another argument, but
-            `residual` may be `out` itself. None: a new array.
+        out: where the result goes, (M, N) or (..., N), or None for a new array. It must not overlap other arguments,
+            but `residual` may be `out` itself.
 
     Returns:
         out.
 
     Raises:
-        ValueError: if shapes do not fit together, dtypes differ or are not float32 or float64, or `out` cannot be
-            written to or lies in the memory of what is still to be read.
+        ValueError: if shapes do not fit together, dtypes differ or are not float32 or float64, or `out` is read-only,
+            unaligned or overlaps an argument.
     """
     out_form = None if out is None else form(out)
     p = plan(
@@ -242,11 +242,11 @@ def matmul(
 
 
 def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, residual: NDArray | None, out: NDArray) -> None:
-    """Run the kernel: p.work > 0, all arrays checked."""
+    """Run the kernel on checked arrays; p.work > 0."""
     a_span, b_span, c_span, r_span, bias_span = p.spans
     c = memory(out, c_span)
     if residual is None or (residual is out and bias is None):
-        r = p.nothing  # the sums start from what is in c, if from anything
+        r = p.nothing  # the sums start from zero or from what is in c
     else:
         r = c if residual is out else memory(residual, r_span)
     workers = min(p.work // WORTH_A_THREAD, threads()) if p.work >= 2 * WORTH_A_THREAD else 1

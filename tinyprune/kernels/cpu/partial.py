@@ -1,6 +1,6 @@
-"""The ragged ends of a matrix: part of a vector loaded or stored, part of a tile computed, nothing beyond it touched.
+"""The ragged ends of a matrix: masked loads, masked stores and partial tiles, which touch nothing beyond the end.
 
-AVX-512 and AVX2 have instructions for it; elsewhere LLVM makes one test and one move for each lane.
+AVX-512 and AVX2 have instructions for it; elsewhere LLVM emits a test and a move for each lane.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from tinyprune.kernels.cpu.simd import (
     address,
     lanes_of,
     llvm_vector,
-    load_at,
-    multiply_add,
     same_in_all,
     splat,
+    sum_over_k,
 )
 
 
 def smaller(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """The smaller of two integers."""
+    """Return the smaller of two integers."""
     return b.select(b.icmp_signed("<", x, y), x, y)
 
 
 def between(b: ir.IRBuilder, count: ir.Value, most: int) -> ir.Value:
-    """`count`, but at least 0 and at most `most`."""
+    """Clamp `count` to 0 … `most`."""
     count = smaller(b, count, ir.Constant(I64, most))
     return b.select(b.icmp_signed(">", count, ir.Constant(I64, 0)), count, ir.Constant(I64, 0))
 
@@ -41,14 +40,14 @@ def between(b: ir.IRBuilder, count: ir.Value, most: int) -> ir.Value:
 def somewhere(
     context: Any, b: ir.IRBuilder, kind: types.Array, array: ir.Value, offset: ir.Value, count: ir.Value
 ) -> Any:
-    """Pointer to `count` elements from `offset` on; where nothing is read, `offset` may be beyond the array."""
+    """Return a pointer to `count` elements from `offset` on; if `count` is 0, `offset` may be beyond the array."""
     nothing = b.icmp_signed("==", count, ir.Constant(I64, 0))
     offset = b.select(nothing, ir.Constant(I64, 0), offset)
     return address(context, b, kind, array, offset, [count], 0)
 
 
 def mask(b: ir.IRBuilder, kind: ir.VectorType, count: ir.Value) -> ir.Value:
-    """The lanes before `count`, which is at most their number."""
+    """Return a mask of the first `count` lanes; `count` is at most their number."""
     return b.icmp_signed("<", lanes_of(kind), splat(b, b.trunc(count, I32), kind.count))
 
 
@@ -60,25 +59,25 @@ def masked(b: ir.IRBuilder, name: str, result: ir.Type, kind: ir.VectorType, *ar
 
 
 def load_masked(b: ir.IRBuilder, pointer: ir.Value, lanes: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """The masked lanes from memory, 0 in the others."""
+    """Load the masked lanes from memory, and 0 into the others."""
     pointer = b.bitcast(pointer, kind.as_pointer())
     return masked(b, "load", kind, kind, pointer, alignment(kind), lanes, same_in_all(kind, 0.0))
 
 
 def store_masked(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, lanes: ir.Value) -> None:
-    """The masked lanes to memory."""
+    """Store the masked lanes to memory."""
     pointer = b.bitcast(pointer, value.type.as_pointer())
     masked(b, "store", ir.VoidType(), value.type, value, pointer, alignment(value.type), lanes)
 
 
 def alignment(kind: ir.VectorType) -> ir.Constant:
-    """A vector may lie wherever its numbers may."""
+    """Return the alignment of a vector: that of its numbers."""
     return ir.Constant(I32, 4 if kind.element == ir.FloatType() else 8)
 
 
 @intrinsic
 def load_some(typing, array, offset, count):
-    """The vector array[offset : offset + count] and 0 in the other lanes; all lanes if count is larger."""
+    """Load array[offset : offset + count], and 0 into the other lanes; all lanes if count is larger."""
 
     def generate(context, b, signature, arguments):
         kind = llvm_vector(array.dtype)
@@ -91,7 +90,7 @@ def load_some(typing, array, offset, count):
 
 @intrinsic
 def store_some(typing, array, offset, vector, count):
-    """array[offset : offset + count] = the first `count` lanes of vector; all lanes if count is larger."""
+    """Store the first `count` lanes of vector to array[offset : offset + count]; all lanes if count is larger."""
 
     def generate(context, b, signature, arguments):
         kind = llvm_vector(array.dtype)
@@ -104,22 +103,21 @@ def store_some(typing, array, offset, vector, count):
 
 
 def ragged_microkernel(rows: int, vectors: int) -> Callable:
-    """`simd.microkernel` for a tile of which only the first rows and columns exist.
+    """Like `simd.microkernel`, for a tile of which only the first rows and columns exist.
 
     The instruction kernel(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K, R, J, accumulate) computes, for
     i < min(rows, R) and j < min(vectors · lanes, J),
 
         c[c0 + i · c_row + j]  (+)=  Σ_k<K a[a0 + i · a_row + k · a_k] · b[b0 + k · b_k + j]          K, R, J ≥ 1
 
-    and reads whole vectors of b. The last row stands in for the rows that are missing: it is computed more than once,
-    and each time the same numbers are stored.
+    and reads whole vectors of b. For rows that are missing the last row is computed and stored again.
     """
 
     def generate(context, b, signature, arguments):
         a_array, a0, a_row, a_k, b_array, b0, b_k, c_array, c0, c_row, K, R, J, accumulate = arguments
         kinds = signature.args
         kind = llvm_vector(kinds[7].dtype)
-        zero, one, whole = (ir.Constant(I64, x) for x in (0, 1, kind.count))
+        one, whole = ir.Constant(I64, 1), ir.Constant(I64, kind.count)
         width = ir.Constant(I64, vectors * kind.count)
         last_row, last_k = b.sub(smaller(b, R, ir.Constant(I64, rows)), one), b.sub(K, one)
         columns = smaller(b, J, width)
@@ -135,30 +133,11 @@ def ragged_microkernel(rows: int, vectors: int) -> Callable:
         tile = [[b.gep(c_first, [b.add(b.mul(r, c_row), shift)]) for shift in shifts] for r in row]
         start = [[load_masked(b, p, m, kind) for p, m in zip(ps, old, strict=True)] for ps in tile]
 
-        before, loop, after = b.block, b.append_basic_block("k"), b.append_basic_block("k.end")
-        b.branch(loop)
-        b.position_at_end(loop)
-        k = b.phi(I64)
-        sums = [[b.phi(kind) for _ in range(vectors)] for _ in range(rows)]
-        b_at, a_at = b.gep(b_first, [b.mul(k, b_k)]), b.gep(a_first, [b.mul(k, a_k)])
-        bs = [load_at(b, b.gep(b_at, [shift]), kind) for shift in shifts]
-        new = []
-        for i in range(rows):
-            x = splat(b, b.load(b.gep(a_at, [b.mul(row[i], a_row)])), kind.count)
-            new.append([multiply_add(b, x, bs[v], sums[i][v]) for v in range(vectors)])
-        next_k = b.add(k, one)
-        k.add_incoming(zero, before)
-        k.add_incoming(next_k, loop)
-        for i in range(rows):
-            for v in range(vectors):
-                sums[i][v].add_incoming(start[i][v], before)
-                sums[i][v].add_incoming(new[i][v], loop)
-        b.cbranch(b.icmp_signed("<", next_k, K), loop, after)
-
-        b.position_at_end(after)
-        for i in range(rows):
-            for v in range(vectors):
-                store_masked(b, new[i][v], tile[i][v], lanes[v])
+        a_rows = [b.mul(r, a_row) for r in row]
+        sums = sum_over_k(b, start, K, a_first, a_rows, a_k, b_first, b_k)
+        for sums_of_row, pointers in zip(sums, tile, strict=True):
+            for value, pointer, mask_of in zip(sums_of_row, pointers, lanes, strict=True):
+                store_masked(b, value, pointer, mask_of)
         return context.get_dummy_value()
 
     i8 = types.int64

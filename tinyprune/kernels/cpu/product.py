@@ -2,8 +2,8 @@
 
     for i, j, k: c[i, j] += a[i, k] · b[k, j]
 
-What each step brought, in GFLOP/s of float32, on one core with AVX-512 whose multiply-adds end at 265, for the products
-2048 × 256 × 256 and 1008 × 1024 × 1024 (on a machine with other work; differences of 3% are noise):
+What each step buys, in GFLOP/s of float32, on one core with AVX-512 and a peak of 265, for 2048 × 256 × 256 and
+1008 × 1024 × 1024 (on a machine with other work; differences of 3 % are noise):
 
     that loop, each sum in one register            2.4      –
     k in the middle: LLVM makes vectors of j        45     48
@@ -12,10 +12,10 @@ What each step brought, in GFLOP/s of float32, on one core with AVX-512 whose mu
     k cut in blocks of 256                           –    237     scratch is small, however long the sums are
     two threads                                    483    377
 
-Rows of a are read where they lie: packing them too brings nothing but in two cases. Columns of a are taken from rows
-that are far apart; or rows lie whole pages apart, so that the rows of a tile drive each other out of the first-level
-cache: 1024 × 1024 × 1024 on two cores of another machine, whose multiply-adds end at 220, ran at 157 without and 195
-with. The distances a_row and a_k have to be variables: of a constant a_k = 1 LLVM makes a loop of half the speed.
+Rows of a are read where they lie. Packing them too pays in two cases only: when columns of a are read from rows that
+are far apart, and when rows lie whole pages apart, so that the rows of a tile evict each other from the first-level
+cache: 1024 × 1024 × 1024 on two cores of another machine with a peak of 220 ran at 157 without and at 195 with packing.
+The distances a_row and a_k are variables on purpose: with a constant a_k = 1, LLVM's loop has half the speed.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from tinyprune.kernels.cpu.simd import (
     transpose,
 )
 
-ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, beside two of b and one of a
-FEW = 4  # rows of the tile for what is left over
+ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, with two of b and one of a
+FEW = 4  # rows of the tile for the rows left over
 LONG = 4  # panels in the tile for a single row
 DEPTH = 256  # of a block, along k
 BLOCK = 512 * 1024 // (2 * VECTOR_BYTES * DEPTH)  # panels in a block of b, which is to stay in the second-level cache
@@ -57,9 +57,9 @@ long_tile = ragged_microkernel(1, 2 * LONG)
 
 @part
 def pack(b, at, b_row, b_column, depth, columns, panel, packed):
-    """packed as panels [panel][k][width] ← depth × columns of b, b[at] the first; those before `panel` left out.
+    """Copy depth × columns of b, from b[at] on, into panels [panel][k][width]; those before `panel` are left out.
 
-    A panel is what one tile reads: it lies in one piece. What fills up the last is never stored in a result.
+    A panel is what one tile reads, in one piece. What pads the last one never reaches a result.
     """
     never_inline()
     L = lanes(b)
@@ -104,7 +104,7 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
 
 @part
 def pack_columns(a, at, a_k, depth, packed, to):
-    """packed[to:] as [k][ROWS] ← ROWS rows of op(a), where those are columns of a."""
+    """Copy ROWS rows of op(a), which are columns of a, to packed[to:] as [k][ROWS]."""
     never_inline()
     L = lanes(a)
     for k in range(depth):
@@ -114,7 +114,7 @@ def pack_columns(a, at, a_k, depth, packed, to):
 
 @part
 def pack_rows(a, at, a_row, depth, packed, to):
-    """packed[to:] as [ROWS][DEPTH] ← ROWS rows of a."""
+    """Copy ROWS rows of a to packed[to:] as [ROWS][DEPTH]."""
     never_inline()
     L = lanes(a)
     for i in range(ROWS):
@@ -124,7 +124,7 @@ def pack_rows(a, at, a_row, depth, packed, to):
 
 @part
 def ragged_tiles(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows, columns, accumulate):
-    """c[rows, columns] (+)= a · panel where a tile is cut off by the end of the rows or of the columns."""
+    """Compute c[rows, columns] (+)= a · panel for a tile at the end of the rows or columns."""
     never_inline()
     if rows == ROWS and columns <= lanes(b):
         narrow_tile(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows, columns, accumulate)
@@ -136,7 +136,7 @@ def ragged_tiles(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, depth, rows,
 
 @part
 def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns):
-    """c[rows, columns] = residual + bias, either of them perhaps empty."""
+    """Set c[rows, columns] = residual + bias, either of which may be empty."""
     never_inline()
     L = lanes(c)
     for r in range(rows):
@@ -151,7 +151,7 @@ def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns
 
 @part
 def product(a, b, c, residual, bias, steps, extents, scratch):
-    """The part of the product that one thread makes: some row tiles by some panels of columns.
+    """Compute one thread's part of the product: some row tiles by some panels of columns.
 
     Entry (i, k) of op(a), row i being row i' of group g, lies at a[g · a_group + i' · a_row + k · a_k]; c and the
     residual likewise. k runs through groups too: entry (k, j) of op(b), k being k' of group g, lies at
@@ -225,9 +225,9 @@ def product(a, b, c, residual, bias, steps, extents, scratch):
 
 @part
 def grid(tiles, panels, width, N, threads):
-    """How many threads share the row tiles and how many the panels: such that the largest part is small.
+    """Return how many threads share the row tiles and how many the panels, such that the largest part is small.
 
-    Rows are shared if nearly as good: then no two threads read the same rows of a or write into the same line of c.
+    Sharing rows only is preferred if nearly as good: no two threads then write into the same cache line of c.
     """
     best, shares = 0.0, (0, 0)
     for down in range(1, threads + 1):
@@ -242,7 +242,7 @@ def grid(tiles, panels, width, N, threads):
 
 @kernel
 def alone(a, b, c, residual, bias, steps, scratch):
-    """The product in one thread."""
+    """Compute the product in one thread."""
     M, N, _, _, groups, _, _ = steps[4]
     width = 2 * lanes(b)
     extents = (0, groups * ((M + ROWS - 1) // ROWS), 0, (N + width - 1) // width)
@@ -251,7 +251,7 @@ def alone(a, b, c, residual, bias, steps, scratch):
 
 @parallel_kernel
 def shared(a, b, c, residual, bias, steps, scratch):
-    """The product in several threads: each packs for itself what it reads, so that none waits for another."""
+    """Compute the product in several threads; each packs what it reads for itself, so that none waits for another."""
     a_steps, b_steps, c_steps, r_steps, sizes = steps  # a parallel loop cannot take tuples of tuples
     M, N, _, _, groups, _, _ = sizes
     width = 2 * lanes(b)

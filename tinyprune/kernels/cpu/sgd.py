@@ -11,13 +11,13 @@ from __future__ import annotations
 from numba import prange
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_in_place, flat
+from tinyprune.kernels.cpu.arguments import SMALL, for_update
 from tinyprune.kernels.cpu.jit import parallel_kernel
 
 
 @parallel_kernel
 def update(param, grad, momentum, lr, decay, beta1, grad_scale):
-    """Move param and momentum, all 1-D."""
+    """Update param and momentum, all 1-D."""
     real = param.dtype.type  # numbers in the type of the arrays, or Numba would compute in float64
     shrink, rate, keep, grad_scale = real(1 - lr * decay), real(lr), real(beta1), real(grad_scale)
     if param.size <= SMALL:
@@ -40,15 +40,11 @@ def sgd_update(
     beta1: float,
     grad_scale: float = 1.0,
 ) -> None:
-    """Move `param` and `momentum`, in place, by one step.
+    """Update `param` and `momentum`, in place, by one step.
 
     Arguments and errors as in `ops.sgd_update`; float32 or float64.
 
     Raises:
         ValueError: if `param` or `momentum` is read-only or not C-contiguous.
     """
-    if not alike(param, grad, momentum):
-        check_alike(param=param, grad=grad, momentum=momentum)
-    if not (param.flags.carray and momentum.flags.carray):
-        check_in_place(param=param, momentum=momentum)
-    update(param.ravel(), flat(grad), momentum.ravel(), float(lr), float(decay), float(beta1), float(grad_scale))
+    update(*for_update(param, grad, momentum=momentum), *map(float, (lr, decay, beta1, grad_scale)))

@@ -1,18 +1,18 @@
 """Vectors of numbers in one register: the few instructions that the hot kernels are written in.
 
-Numba's own loops become vector code only when LLVM can prove that it is safe, and never with the registers used as a
-kernel wants. Here a `Vector` is a value like a float, and each function below is one instruction or a few, on all lanes
-at once. Arrays are flat (1-D, C-contiguous) with explicit offsets; their dtype, float32 or float64, picks the vector.
+LLVM vectorises plain loops only when it can prove that this is safe, and it does not keep a tile of sums in registers.
+Here a `Vector` is a value like a float, and each function below is one instruction or a few, on all lanes at once.
+Arrays are flat (1-D, C-contiguous) with explicit offsets; their dtype, float32 or float64, determines the vector.
 
-How wide a vector is, and how many registers there are, is asked of LLVM for the processor that Numba compiles for
-(NUMBA_CPU_NAME and NUMBA_CPU_FEATURES included):
+LLVM tells how wide a vector is, and how many registers there are, on the processor that Numba compiles for (it honours
+NUMBA_CPU_NAME and NUMBA_CPU_FEATURES):
 
     AVX-512   64 bytes, 32 registers      16 float32 or 8 float64
     AVX2      32 bytes, 16 registers       8            4
     SSE2      16 bytes, 16 registers       4            2
     NEON      16 bytes, 32 registers       4            2
 
-The heart is `microkernel`: a tile of a matrix product whose sums stay in registers. It is the only loop written here.
+The core is `microkernel`: a tile of a matrix product whose sums stay in registers, and the only loop written here.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
 def host_vectors() -> tuple[int, int]:
-    """(bytes in a vector, number of vector registers) of the processor that Numba compiles for.
+    """Return (bytes in a vector, number of vector registers) of the processor that Numba compiles for.
 
-    Found by letting LLVM add two wide vectors and looking which registers it takes.
+    LLVM adds two wide vectors, and the assembly shows which registers it uses.
     """
     triple, name, features = cpu_target.target_context.codegen().magic_tuple()[:3]
     module = llvm.parse_assembly(
@@ -77,7 +77,7 @@ VECTORS = {dtype: Vector(dtype) for dtype in (types.float32, types.float64)}
 
 
 def llvm_vector(dtype: types.Type) -> ir.VectorType:
-    """LLVM's type for a Vector of `dtype`."""
+    """Return LLVM's type for a Vector of `dtype`."""
     element = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
     return ir.VectorType(element, VECTOR_BYTES * 8 // dtype.bitwidth)
 
@@ -87,36 +87,36 @@ def llvm_vector(dtype: types.Type) -> ir.VectorType:
 
 
 def same_in_all(kind: ir.VectorType, x: float) -> ir.Constant:
-    """A constant vector."""
+    """Make a constant vector with x in every lane."""
     return ir.Constant(kind, [x] * kind.count)
 
 
 def lanes_of(kind: ir.VectorType) -> ir.Constant:
-    """0, 1, 2 … as unsigned 32-bit integers, one for each lane."""
+    """Make the vector 0, 1, 2 … of 32-bit lane numbers."""
     return ir.Constant(ir.VectorType(I32, kind.count), list(range(kind.count)))
 
 
 def splat(b: ir.IRBuilder, x: ir.Value, count: int) -> ir.Value:
-    """A scalar in every lane."""
+    """Copy a scalar into every lane."""
     kind = ir.VectorType(x.type, count)
     first = b.insert_element(ir.Constant(kind, ir.Undefined), x, ir.Constant(I32, 0))
     return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), same_in_all(ir.VectorType(I32, count), 0))
 
 
 def load_at(b: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """A vector from memory, of any alignment that its elements have."""
+    """Load a vector that is aligned as its elements are."""
     value = b.load(b.bitcast(pointer, kind.as_pointer()))
     value.align = 4 if kind.element == ir.FloatType() else 8
     return value
 
 
 def store_at(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
-    """A vector to memory."""
+    """Store a vector."""
     b.store(value, b.bitcast(pointer, value.type.as_pointer())).align = 4 if value.type.element == ir.FloatType() else 8
 
 
 def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
-    """x · y + z: one instruction where the processor has it, two where it has not."""
+    """Compute x · y + z in one instruction where the processor has it, otherwise in two."""
     kind = x.type
     suffix = f"v{kind.count}f{32 if kind.element == ir.FloatType() else 64}"
     function = ir.FunctionType(kind, [kind] * 3)
@@ -124,12 +124,12 @@ def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.V
 
 
 def larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
-    """The larger of two, lane by lane."""
+    """Take the larger of two, lane by lane."""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
 def fold(b: ir.IRBuilder, v: ir.Value, combine: Callable) -> ir.Value:
-    """All lanes combined into one number, in halves: always in the same order."""
+    """Combine all lanes into one number, halving the vector, always in the same order."""
     count = v.type.count
     step = count // 2
     while step:
@@ -142,10 +142,10 @@ def fold(b: ir.IRBuilder, v: ir.Value, combine: Callable) -> ir.Value:
 def address(
     context: Any, b: ir.IRBuilder, kind: types.Array, array: ir.Value, offset: ir.Value, spans: list, extent: int
 ) -> ir.Value:
-    """Pointer to element `offset`.
+    """Return a pointer to element `offset`.
 
-    With bounds checks on, IndexError unless all that is reached from there exists: `extent` elements after each sum of
-    some of the `spans`, which may be negative.
+    With bounds checks, raise IndexError unless everything that is read or written from there exists: `extent` elements
+    after each sum of some of the `spans`, which may be negative.
     """
     view = context.make_array(kind)(context, b, array)
     if BOUNDS_CHECKED:
@@ -166,20 +166,20 @@ def address(
 
 @intrinsic
 def lanes(typing, array):
-    """How many numbers of the array's dtype are in a vector; a constant to the compiler."""
+    """Return how many numbers of the array's dtype a vector holds; a constant to the compiler."""
     count = VECTORS[array.dtype].lanes
     return types.int64(array), lambda context, b, signature, arguments: ir.Constant(I64, count)
 
 
 @intrinsic
 def number(typing, n):
-    """n as an ordinary int64: Numba would compile a function anew for every constant that it is called with."""
+    """Return n as an ordinary int64: Numba would compile a function again for every constant it is called with."""
     return types.int64(n), lambda context, b, signature, arguments: context.cast(b, arguments[0], n, types.int64)
 
 
 @intrinsic
 def never_inline(typing):
-    """Called in a function: it stays a function, compiled once, where LLVM would copy it into each of its callers."""
+    """Keep the calling function from being inlined, so that it is compiled once and not into each of its callers."""
 
     def generate(context, b, signature, arguments):
         b.function.attributes.add("noinline")
@@ -190,7 +190,7 @@ def never_inline(typing):
 
 @intrinsic
 def load(typing, array, offset):
-    """The vector array[offset : offset + lanes]."""
+    """Load the vector array[offset : offset + lanes]."""
 
     def generate(context, b, signature, arguments):
         kind = llvm_vector(array.dtype)
@@ -202,7 +202,7 @@ def load(typing, array, offset):
 
 @intrinsic
 def store(typing, array, offset, vector):
-    """array[offset : offset + lanes] = vector."""
+    """Store a vector: array[offset : offset + lanes] = vector."""
 
     def generate(context, b, signature, arguments):
         pointer = address(context, b, array, arguments[0], arguments[1], [], vector.lanes)
@@ -214,7 +214,7 @@ def store(typing, array, offset, vector):
 
 @intrinsic
 def broadcast(typing, array, x):
-    """A vector of the array's dtype with the number x in every lane."""
+    """Make a vector of the array's dtype with the number x in every lane."""
 
     def generate(context, b, signature, arguments):
         return splat(b, context.cast(b, arguments[1], x, array.dtype), VECTORS[array.dtype].lanes)
@@ -223,7 +223,7 @@ def broadcast(typing, array, x):
 
 
 def unary(body: Callable, doc: str) -> Callable:
-    """An instruction on one vector."""
+    """Make an instruction on one vector."""
 
     def instruction(typing, x):
         return x(x), lambda context, b, signature, arguments: body(b, *arguments)
@@ -233,7 +233,7 @@ def unary(body: Callable, doc: str) -> Callable:
 
 
 def binary(body: Callable, doc: str) -> Callable:
-    """An instruction on two vectors."""
+    """Make an instruction on two vectors."""
 
     def instruction(typing, x, y):
         return x(x, y), lambda context, b, signature, arguments: body(b, *arguments)
@@ -250,25 +250,25 @@ maximum = binary(larger, "the larger of x and y")
 
 @intrinsic
 def muladd(typing, x, y, z):
-    """x · y + z."""
+    """Compute x · y + z."""
     return x(x, y, z), lambda context, b, signature, arguments: multiply_add(b, *arguments)
 
 
 @intrinsic
 def largest(typing, x):
-    """The largest lane, a scalar."""
+    """Return the largest lane, a scalar."""
     return x.dtype(x), lambda context, b, signature, arguments: fold(b, arguments[0], larger)
 
 
 @intrinsic
 def total(typing, x):
-    """The sum of the lanes, a scalar."""
+    """Return the sum of the lanes, a scalar."""
     return x.dtype(x), lambda context, b, signature, arguments: fold(b, arguments[0], lambda b, p, q: b.fadd(p, q))
 
 
 @intrinsic
 def any_greater(typing, x, y):
-    """Whether x > y in any lane."""
+    """Return whether x > y in any lane."""
 
     def generate(context, b, signature, arguments):
         bits = b.bitcast(b.fcmp_ordered(">", *arguments), ir.IntType(x.lanes))
@@ -279,7 +279,7 @@ def any_greater(typing, x, y):
 
 @intrinsic
 def only_lanes(typing, x, low, high, otherwise):
-    """x in the lanes low ≤ lane < high, the number `otherwise` in all others."""
+    """Keep x in the lanes low ≤ lane < high and put the number `otherwise` into all others."""
 
     def generate(context, b, signature, arguments):
         v, low, high, otherwise_ = arguments
@@ -293,9 +293,9 @@ def only_lanes(typing, x, low, high, otherwise):
 
 
 def exp2_coefficients(dtype: types.Type) -> list[float]:
-    """A polynomial for 2^f, |f| ≤ 1/2, the constant first, off by less than the dtype's rounding; 1 at 0.
+    """Return the polynomial for 2^f, |f| ≤ 1/2, constant first; its error is below the dtype's rounding, and 0 at 0.
 
-    For float32 through Chebyshev's points, which takes the fewest terms; for float64 Taylor's.
+    It interpolates at Chebyshev's points for float32, which needs the fewest terms, and is Taylor's for float64.
     """
     if dtype == types.float64:
         return [math.log(2) ** k / math.factorial(k) for k in range(14)]
@@ -305,7 +305,7 @@ def exp2_coefficients(dtype: types.Type) -> list[float]:
 
 @intrinsic
 def exp2(typing, x):
-    """2^x for x up to about 100; 0 where the result would be below the dtype's least normal number; NaN for NaN.
+    """Compute 2^x for x up to about 100; 0 if the result is below the dtype's least normal number; NaN for NaN.
 
     2^x = 2^round(x) · 2^f. Adding 1.5 · 2^(bits of the mantissa) rounds x to an integer and leaves that integer in the
     lowest bits, from where a shift moves it into the exponent.
@@ -332,7 +332,7 @@ def exp2(typing, x):
 
 @intrinsic
 def drop(typing, x, first, key0, key1, threshold):
-    """x where dropout keeps the entry and 0 elsewhere; lane l holds entry number first + l (modulo 2³²).
+    """Keep x where dropout keeps the entry and put 0 elsewhere; lane l is entry number first + l (modulo 2³²).
 
     The hash is that of `tinyprune.ops.dropout.keep_mask`; an entry stays iff hash ≥ threshold = rate · 2³².
     """
@@ -389,8 +389,44 @@ def transpose(typing, source, at, stride, target, to, target_stride, factor):
     return types.void(source, i8, i8, target, i8, i8, factor), generate
 
 
+def sum_over_k(
+    b: ir.IRBuilder,
+    start: list[list[ir.Value]],
+    K: ir.Value,
+    a_first: ir.Value,
+    a_rows: list[ir.Value],
+    a_k: ir.Value,
+    b_first: ir.Value,
+    b_k: ir.Value,
+) -> list[list[ir.Value]]:
+    """Append the loop of a microkernel: start[i][v] + Σ_k<K a[a_rows[i] + k · a_k] · (vector v of b at k · b_k)."""
+    kind, vectors = start[0][0].type, len(start[0])
+    before, loop, after = b.block, b.append_basic_block("k"), b.append_basic_block("k.end")
+    b.branch(loop)
+    b.position_at_end(loop)
+    k = b.phi(I64)
+    sums = [[b.phi(kind) for _ in row] for row in start]
+    b_at = b.gep(b_first, [b.mul(k, b_k)])
+    a_at = b.gep(a_first, [b.mul(k, a_k)])
+    bs = [load_at(b, b.gep(b_at, [ir.Constant(I64, v * kind.count)]), kind) for v in range(vectors)]
+    new = []
+    for a_row, row in zip(a_rows, sums, strict=True):
+        x = splat(b, b.load(b.gep(a_at, [a_row])), kind.count)
+        new.append([multiply_add(b, x, y, z) for y, z in zip(bs, row, strict=True)])
+    next_k = b.add(k, ir.Constant(I64, 1))
+    k.add_incoming(ir.Constant(I64, 0), before)
+    k.add_incoming(next_k, loop)
+    for row, first, later in zip(sums, start, new, strict=True):
+        for value, x, y in zip(row, first, later, strict=True):
+            value.add_incoming(x, before)
+            value.add_incoming(y, loop)
+    b.cbranch(b.icmp_signed("<", next_k, K), loop, after)
+    b.position_at_end(after)
+    return new
+
+
 def microkernel(rows: int, vectors: int, accumulate: bool) -> Callable:
-    """A tile of a matrix product that lives in registers.
+    """Make the instruction for a tile of a matrix product whose sums stay in registers.
 
     The instruction kernel(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K) computes, for i < rows, j < vectors · lanes,
 
@@ -423,31 +459,10 @@ def microkernel(rows: int, vectors: int, accumulate: bool) -> Callable:
         start = [[load_at(b, p, kind) if accumulate else zero for p in row] for row in tile]
         a_rows = [times(i, a_row) for i in range(rows)]
 
-        before, loop, after = b.block, b.append_basic_block("k"), b.append_basic_block("k.end")
-        b.branch(loop)
-        b.position_at_end(loop)
-        k = b.phi(I64)
-        sums = [[b.phi(kind) for _ in range(vectors)] for _ in range(rows)]
-        b_at = b.gep(b_first, [b.mul(k, b_k)])
-        a_at = b.gep(a_first, [b.mul(k, a_k)])
-        bs = [load_at(b, b.gep(b_at, [ir.Constant(I64, v * kind.count)]), kind) for v in range(vectors)]
-        new = []
-        for i in range(rows):
-            x = splat(b, b.load(b.gep(a_at, [a_rows[i]])), kind.count)
-            new.append([multiply_add(b, x, bs[v], sums[i][v]) for v in range(vectors)])
-        next_k = b.add(k, ir.Constant(I64, 1))
-        k.add_incoming(ir.Constant(I64, 0), before)
-        k.add_incoming(next_k, loop)
-        for i in range(rows):
-            for v in range(vectors):
-                sums[i][v].add_incoming(start[i][v], before)
-                sums[i][v].add_incoming(new[i][v], loop)
-        b.cbranch(b.icmp_signed("<", next_k, K), loop, after)
-
-        b.position_at_end(after)
-        for i in range(rows):
-            for v in range(vectors):
-                store_at(b, new[i][v], tile[i][v])
+        sums = sum_over_k(b, start, K, a_first, a_rows, a_k, b_first, b_k)
+        for sums_of_row, row in zip(sums, tile, strict=True):
+            for value, pointer in zip(sums_of_row, row, strict=True):
+                store_at(b, value, pointer)
         return context.get_dummy_value()
 
     i8 = types.int64

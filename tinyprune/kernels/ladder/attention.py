@@ -29,7 +29,7 @@ CHUNK = 64  # keys worked on at once
 
 
 def rung(attend: Callable[..., NDArray]) -> Callable[..., NDArray]:
-    """`attend` with a look at its arguments before, as compiled code takes none: ValueError if they do not fit."""
+    """Check the arguments of `attend`, which compiled code does not; ValueError if they do not fit together."""
 
     @wraps(attend)
     def checked(
@@ -56,7 +56,7 @@ def textbook(
 
 @numba.njit
 def dot(x: NDArray, y: NDArray) -> float:
-    """Σ x y."""
+    """Sum x y."""
     result = x.dtype.type(0)
     for d in range(x.size):
         result += x[d] * y[d]
@@ -65,7 +65,7 @@ def dot(x: NDArray, y: NDArray) -> float:
 
 @numba.njit
 def softmax(s: NDArray) -> None:
-    """Scores become weights, in place."""
+    """Turn scores into weights, in place."""
     highest, total = s[0], s.dtype.type(0)
     for j in range(s.size):
         highest = max(highest, s[j])
@@ -115,7 +115,7 @@ def compiled_loops(
 
 @numba.njit
 def take_keys(s: NDArray, values: NDArray, factor: float, highest: float, total: float, o: NDArray) -> tuple:
-    """Some more keys in the online softmax (Milakov & Gimelshein 2018): the new (highest, total); o in place.
+    """Take more keys into an online softmax (Milakov & Gimelshein 2018): the new (highest, total); o in place.
 
     At any time o / total is the answer for the keys so far. When a score passes the highest, all before is scaled down.
     """
@@ -136,7 +136,7 @@ def take_keys(s: NDArray, values: NDArray, factor: float, highest: float, total:
 
 @numba.njit
 def head_by_keys(q, k, v, r, u, w, pk, pv, span, out) -> None:
-    """One head, key by key: q, out (T, Dh), k, v, r (S, Dh), u, w (Dh,), pk, pv (N, Dh)."""
+    """Compute one head key by key: q, out (T, Dh), k, v, r (S, Dh), u, w (Dh,), pk, pv (N, Dh)."""
     real = q.dtype.type
     T, Dh = q.shape
     S, N = len(k), len(pk)
@@ -181,7 +181,7 @@ def online_softmax(
 
 @numba.njit
 def add_products(x: NDArray, columns: NDArray, first: int, s: NDArray) -> None:
-    """s[j] += Σ_d x[d] · columns[d, first + j]."""
+    """Add Σ_d x[d] · columns[d, first + j] to s[j]."""
     for d in range(x.size):
         row = columns[d, first : first + s.size]
         for j in range(s.size):
@@ -190,7 +190,7 @@ def add_products(x: NDArray, columns: NDArray, first: int, s: NDArray) -> None:
 
 @numba.njit
 def head_by_lanes(q, k, v, r, u, w, pk, pv, span, out) -> None:
-    """One head as `head_by_keys`, with scores of a chunk of keys side by side."""
+    """Compute one head as `head_by_keys`, with the scores of a chunk of keys side by side."""
     real = q.dtype.type
     T, Dh = q.shape
     S, N = len(k), len(pk)

@@ -25,7 +25,7 @@ add_tile = microkernel(ROWS, 2, True)
 
 
 def rung(multiply: Callable[[NDArray, NDArray], NDArray]) -> Callable[[NDArray, NDArray], NDArray]:
-    """`multiply` with a look at its arguments before, as compiled code takes none: ValueError if they do not fit."""
+    """Check the arguments of `multiply`, which compiled code does not; ValueError if they do not fit together."""
 
     @wraps(multiply)
     def checked(a: NDArray, b: NDArray) -> NDArray:
@@ -92,7 +92,7 @@ def loop_order(a: NDArray, b: NDArray) -> NDArray:
 
 @numba.njit
 def add_rest(a: NDArray, b: NDArray, out: NDArray, first_row: int, first_column: int) -> None:
-    """What whole tiles leave over: out[i, j] from `first_row` on, and to the right of `first_column`. Starts from 0."""
+    """Compute what whole tiles leave: out[i, j] from `first_row` on, and to the right of `first_column`."""
     M, K, N = a.shape[0], a.shape[1], b.shape[1]
     for i in range(M):
         begin = first_column if i < first_row else 0
@@ -115,7 +115,9 @@ def register_tile(a: NDArray, b: NDArray) -> NDArray:
     width = 2 * lanes(b)
     out = np.empty((M, N), a.dtype)
     whole_rows, whole_columns = (M // ROWS * ROWS, N // width * width) if K else (0, 0)
-    step = a.strides[1] // a.itemsize  # 1; told so, LLVM reads ahead in a, and has no registers left for the sums
+    step = (
+        a.strides[1] // a.itemsize
+    )  # 1; as a constant it makes LLVM read ahead in a, and no registers are left for the sums
     for i in range(0, whole_rows, ROWS):
         for j in range(0, whole_columns, width):
             set_tile(a, i * K, K, step, b, j, N, out, i * N + j, N, K)
