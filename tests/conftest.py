@@ -3,9 +3,6 @@
 import os
 import signal
 
-# Tests send Ctrl-C to programs that they start; a parent that ignores it, such as nohup, must not pass that on.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Tests run beside each other: a thread that waits for another has to let others have its processor, not to spin on it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -17,6 +14,9 @@ if why_unusable() is not None:
 
 import numpy as np
 import pytest
+
+# Tests send Ctrl-C to programs that they start; a parent that ignores it, such as nohup, must not pass that on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
