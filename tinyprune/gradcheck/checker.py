@@ -108,10 +108,10 @@ def check_gradients(
             raise ValueError(f"{name}: {label} must be finite to be checked")
     inputs = tuple(_convert(value, np.float64) for value in inputs)
 
-    untouched = tuple(_convert(value, np.float64) for value in inputs)
+    untouched = copy.deepcopy(inputs)
     out, cache = forward(*inputs)
     for label, before, after in zip(labels, untouched, inputs, strict=True):
-        if _has_gradient(before) and not _equal(before, after):
+        if isinstance(before, np.ndarray | list) and not _equal(before, after):
             raise AssertionError(f"{name}: forward must not modify {label}")
     dout = tuple(_draw(rng, part) for part in out) if isinstance(out, tuple) else _draw(rng, out)
     gradients = _run_backward(name, backward, dout, cache, len(slots))
@@ -192,9 +192,9 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _convert(value: Any, dtype: Any) -> Any:
-    """Float arrays (and lists of them) as copies of `dtype`; everything else as it is."""
+    """Copies: of float arrays (and lists of them) with `dtype`, of everything else as it is."""
     if value is None or not _has_gradient(value):
-        return value
+        return value.copy() if isinstance(value, np.ndarray) else value
     if isinstance(value, list | tuple):
         return [np.array(v, dtype) for v in value]
     return np.array(value, dtype)
