@@ -8,7 +8,7 @@ from tinyprune import ops
 from tinyprune.config import KINDS
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck import Case, GradientRecord, check_all, check_gradients, model_case, operation_cases
-from tinyprune.kernels.backend import Backend
+from tinyprune.kernels.backend import Backend, get_backend
 
 CASES = operation_cases()
 # The forward pass of a straight-through gate is a step: a difference quotient sees 0 or a jump, never the gradient of
@@ -44,7 +44,7 @@ def test_operations_to_the_last_digits_by_complex_step(case):
 
 @pytest.mark.parametrize("case", SMOOTH, ids=lambda case: case.operation)
 def test_operations_by_central_differences(case):
-    for record in check(case, mode="central"):
+    for record in check(case, mode="central", directions=3):
         assert record.passed, record.message()
 
 
@@ -56,15 +56,24 @@ def test_central_differences_of_a_straight_through_gate_see_only_the_step(case):
 
 
 @pytest.mark.parametrize(
+    "directions", [2, pytest.param(None, marks=pytest.mark.slow)], ids=["along directions", "entry by entry"]
+)
+@pytest.mark.parametrize(
     ("hard", "adaptive"), [(False, False), (True, False), (True, True)], ids=["soft", "straight-through", "adaptive"]
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_whole_models_to_the_last_digits_by_complex_step(kind, hard, adaptive):
+def test_whole_models_to_the_last_digits_by_complex_step(kind, hard, adaptive, directions):
     case = model_case(kind, hard=hard, adaptive=adaptive)
-    records = check(case)
-    assert [record.argument for record in records] == list(case.inputs)
+    records = check(case, directions=directions)
+    assert [record.argument for record in records] == [name for name in case.inputs for _ in range(directions or 1)]
     for record in records:
         assert record.passed and record.relative_error <= 1e-12, record.message()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_models_of_compiled_kernels_by_central_differences(kind):
+    for record in check(model_case(kind, False, True, get_backend("numba")), mode="central", directions=1):
+        assert record.passed, record.message()
 
 
 def test_a_large_attention_along_directions(rng):
@@ -98,8 +107,8 @@ def test_every_operation_with_a_gradient_has_a_case():
 
 
 def test_check_all_gives_one_flat_record_for_each_case():
-    records = check_all("attention")
-    assert [record["operation"] for record in records] == [c.operation for c in CASES if "attention" in c.operation]
+    records = check_all("embedding")
+    assert [record["operation"] for record in records] == ["embedding", "embedding (evaluation)"]
     for record in records:
         assert list(record) == ["operation", "argument", "mode", "relative_error", "passed"]
         assert record["passed"] is True and record["mode"] == "complex" and record["relative_error"] <= 1e-12
@@ -129,12 +138,12 @@ def real_numbers_only() -> Backend:
 
 
 def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
-    for prefix in ("linear", "context", "projections", "model (transformer-xl"):
+    for prefix in ("layernorm", "context (", "projections"):
         (record,) = check_all(prefix, ops=real_numbers_only())
         assert record["mode"] == "central" and record["passed"] is True
     with pytest.raises(UsageError, match="mode must be central, got complex"):
-        check_all("linear", "complex", real_numbers_only())
-    assert check_all("linear", "complex", Backend())[0]["mode"] == "complex"
+        check_all("residual", "complex", real_numbers_only())
+    assert check_all("residual", "complex", Backend())[0]["mode"] == "complex"
 
 
 def test_a_backend_that_computes_on_a_gpu_is_refused():
@@ -144,12 +153,21 @@ def test_a_backend_that_computes_on_a_gpu_is_refused():
 
 def test_check_all_reports_the_worst_argument_of_the_backend_that_it_is_given():
     def wrong_bias(dout, cache):
-        dx, dW, db = ops.linear_backward(dout, cache)
-        return dx, dW, 1.001 * db
+        dx, dscale, dbias = ops.layernorm_backward(dout, cache)
+        return dx, dscale, 1.001 * dbias
 
-    broken = backend_with(linear_backward=wrong_bias)
-    (record,) = check_all("linear", ops=broken)
-    assert record["argument"] == "b" and record["passed"] is False
+    (record,) = check_all("layernorm", ops=backend_with(layernorm_backward=wrong_bias))
+    assert record["argument"] == "bias" and record["passed"] is False
+
+
+def test_words_of_the_catalogue_are_repeated_absent_and_of_every_cluster():
+    inputs = {case.operation: case.inputs for case in CASES}
+    for name, key in (("embedding", "ids"), ("cross_entropy", "targets"), ("adaptive_softmax", "targets")):
+        assert len(np.unique(inputs[name][key])) < min(inputs[name][key].size, 7)
+    for name, key in (("adaptive_embedding", "ids"), ("adaptive_softmax", "targets")):
+        ends = np.cumsum([len(table) for table in inputs[name]["tables"]])
+        for variant, present in (("", {0, 1, 2}), (" (last cluster absent)", {0, 1})):
+            assert {int(c) for c in np.searchsorted(ends, inputs[name + variant][key].reshape(-1), "right")} == present
 
 
 def test_sampled_gates_of_the_catalogue_are_in_every_state():

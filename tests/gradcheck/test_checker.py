@@ -228,6 +228,19 @@ def test_lists_of_arrays_each_have_a_record(rng):
         check_gradients(weighted_sum_forward, second_missing, parts, weights, **options)
 
 
+def test_several_outputs_have_a_dout_each(rng):
+    def split_forward(x):
+        return (x[:2], x[2:] ** 2), x
+
+    def split_backward(dout, x):
+        one, other = dout
+        return np.concatenate([one, 2 * x[2:] * other])
+
+    assert_gradients(split_forward, split_backward, rng.standard_normal(5))
+    with pytest.raises(AssertionError, match="wrong gradient with respect to x0"):
+        assert_gradients(split_forward, lambda dout, x: np.concatenate(dout), rng.standard_normal(5))
+
+
 def test_integers_and_options_are_passed_on_without_a_gradient(rng):
     def pick_forward(x, ids, name):
         assert ids.dtype == np.int64 and name == "rows"
@@ -316,6 +329,15 @@ def test_a_forward_that_modifies_its_input_is_noticed():
 
     with pytest.raises(AssertionError, match="forward must not modify x0"):
         check_gradients(forward, lambda dout, cache: 2 * dout, np.ones(3))
+
+
+def test_a_forward_that_modifies_its_token_numbers_is_noticed():
+    def forward(ids, x):
+        ids += 1
+        return x[ids], None
+
+    with pytest.raises(AssertionError, match="forward must not modify x0"):
+        check_gradients(forward, lambda dout, cache: dout, np.array([0, 1]), np.ones(3))
 
 
 def test_a_gradient_for_an_input_that_is_none_must_be_none():

@@ -1,129 +1,312 @@
-"""Does the checker find bugs? Plant them in the real source, one at a time, and see.
+"""Bugs planted in every operation and in the model's backward pass, one at a time, and found.
 
-A bug counts as found when a gradient does not pass or the checker raises its AssertionError; an edit that merely
-crashes does not, and fails its test.
+Most are systematic changes of the code (`mutants`), of every backward and of what it is made of; the others are wrong
+operations, made of the right ones. A bug counts as found when a gradient does not pass, when the checker raises its
+AssertionError, or when a forward pass is no longer that of the compiled kernels. What merely crashes is no bug.
 """
 
-import sys
-from pathlib import Path
-from types import ModuleType
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from types import FunctionType
 
+import numpy as np
 import pytest
-from planted_bugs import BUGS, MODEL_BUGS, OPERATION_BUGS, Bug
+from mutants import mutants, planted, remembered
 from small import backend_with
 
-import tinyprune
 from tinyprune import ops
 from tinyprune.config import KINDS
 from tinyprune.gradcheck import Case, check_gradients, model_case, operation_cases
-from tinyprune.kernels.backend import Backend
+from tinyprune.gradcheck.catalogue import leaves
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model import gating, layers, parameters
+from tinyprune.model.transformer import Transformer
+from tinyprune.ops.attention import by_key
 
-# Modules that import their predecessors in this list, and must be executed anew when one of those is edited.
-MODEL_MODULES = ["model.parameters", "model.gating", "model.layers", "model.transformer", "gradcheck.catalogue"]
-
-
-def execute(module: str, right: str = "", wrong: str = "") -> ModuleType:
-    """A fresh copy of `tinyprune.{module}`, with `wrong` where its source says `right`."""
-    path = Path(tinyprune.__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
-    source = path.read_text(encoding="utf-8")
-    if right:
-        assert source.count(right) == 1, f"{path.name} must hold exactly once: {right}"
-        source = source.replace(right, wrong)
-    copy = ModuleType(f"tinyprune.{module}")
-    exec(compile(source, f"<copy of {path.name}>", "exec"), vars(copy))
-    return copy
+CASES = {case.operation: case for case in operation_cases()}
+OPERATIONS = list(dict.fromkeys(name.split(" (")[0] for name in CASES))
 
 
-def edited_operations(module: str, right: str = "", wrong: str = "") -> Backend:
-    """The textbook's operations, those of `module` from its edited copy."""
-    edited = vars(execute(module, right, wrong))
-    return backend_with(**{name: edited[name] for name in ops.__all__ if name in edited})
+def functions_of(operation: str) -> list[FunctionType]:
+    """The functions that an operation's file is made of; without checks, draws, and those that nothing here calls.
+
+    Where the numba backend has no kernel, nothing but gradients tells a right forward pass from a wrong one: its
+    backward alone.
+    """
+    module = import_module(f"tinyprune.ops.{operation}")
+    own = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
+    compiled = getattr(get_backend("numba"), f"{operation}_forward") is not getattr(ops, f"{operation}_forward")
+    left_out = ("check_", "draw_", "keep_mask", "adaptive_log_probabilities")
+    return [f for f in own if f.__name__.endswith("_backward") or (compiled and not f.__name__.startswith(left_out))]
 
 
-def edited_model_case(monkeypatch, module: str, right: str, wrong: str, kind: str, adaptive: bool, hard: bool) -> Case:
-    """`model_case` on top of the edited copy of `module`: what imports it is executed anew and finds the copy."""
-    first = MODEL_MODULES.index(module)
-    for later in MODEL_MODULES[first:]:
-        edit = (right, wrong) if later == module else ()
-        # Python looks up `from tinyprune.model.layers import …` here. Undone at the end of the test.
-        monkeypatch.setitem(sys.modules, f"tinyprune.{later}", execute(later, *edit))
-    return sys.modules["tinyprune.gradcheck.catalogue"].model_case(kind, hard=hard, adaptive=adaptive)
+FUNCTIONS = {f.__name__: (operation, f) for operation in OPERATIONS for f in functions_of(operation)}
+
+# Changes that change nothing: how many of a kind there are in a function, and why.
+EQUIVALENT = {
+    ("linear_forward", "argument for result"): (1, "NumPy multiplies any axes"),
+    ("sum_rows", "always"): (1, "no ids, no rows: the tests of the operation see it"),
+    ("sum_rows", "length for size"): (1, "one axis"),
+    ("attention_forward", "forgotten"): (1, "softmax does not see a number that is subtracted from all scores"),
+    ("attention_forward", "sign"): (1, "the same"),
+    ("attention_forward", "twice"): (1, "softmax divides it out"),
+    ("attention_forward", "always"): (1, "dropout of rate 0 keeps everything"),
+    ("log_softmax", "sign"): (1, "softmax does not see a number that is subtracted from all logits"),
+    ("log_softmax", "left summand only"): (1, "the same"),
+    ("adaptive_embedding_forward", "length for size"): (1, "one axis"),
+    ("adaptive_softmax_forward", "length for size"): (4, "one axis"),
+    ("adaptive_softmax_backward", "length for size"): (1, "one axis"),
+    ("adaptive_softmax_backward", "right summand only"): (1, "the absent cluster is number 2 of 2"),
+    ("layerwise_error_forward", "exchanged"): (1, "a product of numbers"),
+    ("error_of", "never"): (1, "a layer that adds nothing: the tests of the operation see it"),
+    ("error_of", "matrix product the other way round"): (4, "vectors and a symmetric matrix"),
+    ("layerwise_error_backward", "matrix product the other way round"): (1, "a symmetric matrix"),
+    ("backward_with_gates", "length for size"): (4, "one axis"),
+    ("backward_with_gates", "always"): (4, "all models here have gates; all heads may be put where they are"),
+    ("backward_with_gates", "always the second"): (1, "all rows of R may be put where they are"),
+    ("backward_with_gates", "0 * (result)"): (1, "the gradients of the gates' values are not checked here"),
+    ("backward_with_gates", "2 * (result)"): (1, "the same"),
+    ("attention_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
+    ("attention_block_backward", "argument changed in place"): (1, "nobody reads dy again"),
+    ("feedforward_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
+    ("feedforward_block_backward", "argument changed in place"): (1, "nobody reads dy again"),
+    ("gates_backward", "2 * (result)"): (1, "a list twice, of which the second half is not read"),
+    ("gates_backward", "always the second"): (1, "top-k gates are tested in tests/pruning"),
+    ("gates_backward", "length for size"): (1, "one axis"),
+    ("by_layer", "2 * (result)"): (1, "a list twice, of which the second half is not read"),
+    ("put_heads", "argument for result"): (1, "nobody reads the gradients of the heads again"),
+}
 
 
-def found(case: Case, mode: str, directions: int | None = None) -> bool:
+@cache
+def cases_of(operation: str) -> list[Case]:
+    """The cases of an operation, the fullest first: what breaks it is no bug."""
+    own = [case for name, case in CASES.items() if name.split(" (")[0] == operation]
+    return sorted(own, key=lambda case: -sum(x is not None for x in [*case.inputs.values(), *case.constants.values()]))
+
+
+@cache
+def compiled_outputs() -> dict[str, object]:
+    """What the compiled kernels make of the catalogue's inputs."""
+    return {case.operation: case.forward(*case.inputs.values())[0] for case in operation_cases(get_backend("numba"))}
+
+
+def wrong_gradients(case: Case, directions: int | None = 1) -> bool:
     try:
-        records = check_gradients(case.forward, case.backward, *case.inputs.values(), mode=mode, directions=directions)
+        records = check_gradients(case.forward, case.backward, *case.inputs.values(), directions=directions)
     except AssertionError:
         return True
     return not all(record.passed for record in records)
 
 
-def cases_of(module: str, operations: Backend) -> list[Case]:
-    """The cases of one operation, the fullest first (the catalogue goes from simple to full)."""
-    operation = module.removeprefix("ops.")
-    return [case for case in reversed(operation_cases(operations)) if case.operation.split(" (")[0] == operation]
+def wrong_output(case: Case) -> bool:
+    outs = case.forward(*case.inputs.values())[0], compiled_outputs()[case.operation]
+    pairs = zip(*map(leaves, outs), strict=True)
+    return not all(np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=1e-9, atol=1e-12) for x, y in pairs)
 
 
-def smooth(cases: list[Case]) -> list[Case]:
-    """Without the straight-through gates: a step has no central difference."""
-    return [case for case in cases if "straight-through" not in case.operation]
+def outcome(cases: list[Case], wrong: Callable[[Case], bool]) -> str:
+    """Of a planted bug: found, not found, or crashed."""
+    try:
+        with np.errstate(all="ignore"):
+            return "found" if any(wrong(case) for case in cases) else "not found"
+    except Exception:
+        return "crashed"
 
 
-def label(bug: Bug) -> str:
-    return f"{bug.module.split('.')[1]}: {bug.what}"
+def outcomes(function: FunctionType, cases: list[Case], wrong: Callable[[Case], bool]) -> dict[str, list[str]]:
+    """The mutants of a function, by what became of them."""
+    results: dict[str, list[str]] = {"found": [], "not found": [], "crashed": []}
+    for what, code in mutants(function):
+        with planted(function, code):
+            result = outcome(cases, wrong)
+        results[result].append(what)
+    return results
 
 
-@pytest.mark.parametrize("bug", OPERATION_BUGS, ids=label)
-def test_a_bug_in_an_operation_is_found(bug):
-    cases = cases_of(bug.module, edited_operations(bug.module, bug.right, bug.wrong))
-    assert any(found(case, "complex") for case in cases)
-    assert any(found(case, "central") for case in smooth(cases))
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.filterwarnings("ignore")
+def test_every_mutant_of_an_operation_is_found(name):
+    operation, function = FUNCTIONS[name]
+    if name.endswith("_backward"):
+        cases = [replace(case, forward=remembered(case.forward)) for case in cases_of(operation)]
+        results = outcomes(function, cases, wrong_gradients)
+    else:
+        compiled_outputs()
+        results = outcomes(function, cases_of(operation), lambda case: wrong_gradients(case) or wrong_output(case))
+    kinds = Counter((name, what.split(":")[0]) for what in results["not found"])
+    assert kinds == {key: count for key, (count, _) in EQUIVALENT.items() if key[0] == name}, results["not found"]
+    assert results["found"] and not any(wrong_gradients(case) for case in cases_of(operation))
 
 
-@pytest.mark.parametrize("bug", MODEL_BUGS, ids=label)
-def test_a_bug_in_the_wiring_of_the_model_is_found(bug, monkeypatch):
-    for mode, hard in (("complex", True), ("central", False)):
-        case = edited_model_case(monkeypatch, bug.module, bug.right, bug.wrong, bug.model, bug.adaptive, hard)
-        assert found(case, mode, directions=2), mode
+# The model: what is wired wrongly.
+
+MODEL_FUNCTIONS = [
+    Transformer.backward_with_gates,
+    layers.attention_block_backward,
+    layers.feedforward_block_backward,
+    gating.gates_backward,
+    gating.by_layer,
+    parameters.put_heads,
+]
 
 
-# Found because of the bugs, and not because of the planting.
+@cache
+def model_cases() -> list[Case]:
+    """Models of every kind, with what only some of them have."""
+    cases = [model_case(kind, hard=kind != "transformer", adaptive=kind == "transformer-xl") for kind in KINDS]
+    return [replace(case, forward=remembered(case.forward)) for case in cases]
 
 
-@pytest.mark.parametrize("module", sorted({bug.module for bug in OPERATION_BUGS}))
-def test_no_false_alarm_for_an_operation_executed_without_an_edit(module):
-    cases = cases_of(module, edited_operations(module))
-    assert cases
-    assert not any(found(case, "complex") for case in cases)
-    assert not any(found(case, "central") for case in smooth(cases))
+@pytest.mark.parametrize("function", MODEL_FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.filterwarnings("ignore")
+def test_every_mutant_of_the_models_backward_is_found(function):
+    results = outcomes(function, model_cases(), wrong_gradients)
+    kinds = Counter((function.__name__, what.split(":")[0]) for what in results["not found"])
+    assert kinds == {key: count for key, (count, _) in EQUIVALENT.items() if key[0] == function.__name__}, results[
+        "not found"
+    ]
 
 
-@pytest.mark.parametrize("adaptive", [False, True], ids=["plain", "adaptive"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_false_alarm_for_a_model_executed_without_an_edit(kind, adaptive, monkeypatch):
-    for mode, hard in (("complex", True), ("central", False)):
-        case = edited_model_case(monkeypatch, "model.parameters", "", "", kind, adaptive, hard)
-        assert case.forward.__code__.co_filename == "<copy of catalogue.py>"
-        assert not found(case, mode, directions=2), mode
+# Bugs that no small change of the code makes: wrong operations, made of the right ones.
 
 
-def test_a_model_bug_shows_entry_by_entry_too(monkeypatch):
-    """The tests above take directions, for speed; what users run takes every entry."""
-    bug = next(bug for bug in MODEL_BUGS if bug.what.startswith("R of one layer"))
-    case = edited_model_case(monkeypatch, bug.module, bug.right, bug.wrong, bug.model, bug.adaptive, hard=True)
-    records = check_gradients(case.forward, case.backward, *case.inputs.values(), argument_names=list(case.inputs))
-    assert [record.argument for record in records if not record.passed] == ["R"]
-    case = model_case(bug.model, hard=True)
-    assert not found(case, "complex", directions=1)
+def changed_gradients(operation: str, change: Callable, case: str | None = None) -> tuple[str, Callable]:
+    """The name of a case, and its backward with `change` made to the tuple of its gradients."""
+
+    def backward(dout, kept):
+        gradients = getattr(ops, f"{operation}_backward")(*(dout if isinstance(dout, tuple) else (dout,)), kept)
+        return change(gradients)
+
+    return case or operation, backward
 
 
-# The table keeps what it promises.
+def part(**changes: Callable) -> Callable:
+    """A change of some of attention's gradients, by name."""
+    names = ("q", "k", "v", "r", "u", "w", "pk", "pv", "gate")
+
+    def change(gradients):
+        by_name = dict(zip(names, gradients, strict=True))
+        return tuple((by_name | {name: new(by_name) for name, new in changes.items()}).values())
+
+    return change
 
 
-def test_there_are_many_bugs_in_every_operation_and_in_the_model():
-    assert len(BUGS) >= 40
-    assert len({label(bug) for bug in BUGS}) == len(BUGS)
-    operations = {name.removesuffix("_backward") for name in ops.__all__ if name.endswith("_backward")}
-    modules = {f"ops.{operation}" for operation in operations} | {"model.layers", "model.transformer"}
-    for module in modules:
-        assert sum(bug.module == module for bug in BUGS) >= 4, module
+def without_shift(dout, kept):
+    with planted(by_key, (lambda P: P[..., :-1]).__code__):
+        return ops.attention_backward(dout, kept)
+
+
+def after_dropout(dout, kept):
+    return ops.attention_backward(dout, kept._replace(a=kept.a * kept.keep / (1 - kept.dropout)))
+
+
+def last_place_only(dout, kept):
+    """A repeated word's gradients overwrite each other."""
+    ids = CASES["embedding"].inputs["ids"].reshape(-1)
+    last = np.array([word not in ids[i + 1 :] for i, word in enumerate(ids)]).reshape(dout.shape[:-1])
+    return ops.embedding_backward(dout * last[..., None], kept)
+
+
+def last_position_only(dout, kept):
+    return ops.context_backward(np.where(np.arange(dout.shape[1])[:, None] == dout.shape[1] - 1, dout, 0), kept)
+
+
+def memory_without_keys(dout, kept):
+    dq, dk, dv = dout
+    return ops.projections_backward(dq, dk * (np.arange(dk.shape[1]) >= dk.shape[1] - dq.shape[1])[:, None], dv, kept)
+
+
+def before_relu(dout, kept):
+    x, W1, b1, *_ = CASES["feedforward"].inputs.values()
+    dx, dW1, db1, _, db2 = ops.feedforward_backward(dout, kept)
+    return dx, dW1, db1, np.einsum("btf,btd->fd", x @ W1 + b1, dout), db2
+
+
+def head_by_head(dout, kept):
+    """Products between heads are forgotten: each head's gradient is that of a layer with only this head gated."""
+    case, gate = CASES["layerwise_error"], CASES["layerwise_error"].inputs["gate"]
+    alone = [np.where(np.arange(gate.size) == h, gate, 1 / case.constants["scale"]) for h in range(gate.size)]
+    return np.array([case.backward(dout, case.forward(one)[1])[h] for h, one in enumerate(alone)])
+
+
+FULL, TRAINING = "attention (All-attention)", "hard_concrete (soft, training)"
+OPERATION_BUGS = {
+    "attention: c left out of dgate": changed_gradients("attention", part(gate=lambda d: d["gate"] / 1.5), FULL),
+    "attention: the gate in dgate": changed_gradients("attention", part(gate=lambda d: d["gate"] * 0.7), FULL),
+    "attention: dw holds the content path": changed_gradients("attention", part(w=lambda d: d["u"] + d["w"]), FULL),
+    "attention: dpk scaled as context keys are": changed_gradients(
+        "attention", part(pk=lambda d: d["pk"] / 5**0.5), FULL
+    ),
+    "attention: relative shift forgotten": (FULL, without_shift),
+    "attention: softmax of the dropped weights": (FULL, after_dropout),
+    "embedding: repeated words overwrite each other": ("embedding", last_place_only),
+    "residual: dropout on both paths": changed_gradients("residual", lambda d: (d[1], d[1])),
+    "context: the last position only": ("context", last_position_only),
+    "projections: keys of the memory forgotten": ("projections", memory_without_keys),
+    "feedforward: dW2 from before the ReLU": ("feedforward", before_relu),
+    "feedforward: biases swapped": changed_gradients("feedforward", lambda d: (*d[:2], d[4], d[3], d[2])),
+    "adaptive_embedding: rows of other places": (
+        "adaptive_embedding",
+        lambda dout, kept: ops.adaptive_embedding_backward(np.roll(dout, 1, axis=1), kept),
+    ),
+    "adaptive_embedding: projection forgotten": changed_gradients(
+        "adaptive_embedding", lambda d: ([d[0][0], d[0][1] @ d[1][0], *d[0][2:]], d[1])
+    ),
+    "hard_concrete: temperature in evaluation too": changed_gradients(
+        "hard_concrete", lambda d: d / 0.333, "hard_concrete (soft, evaluation)"
+    ),
+    "hard_concrete: the gate in the place of s": changed_gradients(
+        "hard_concrete", lambda d: d * gate_for_s(CASES[TRAINING]), TRAINING
+    ),
+    "l0: a mean over heads": changed_gradients("l0", lambda d: d / d.size),
+    "layerwise_error: products between heads forgotten": ("layerwise_error", head_by_head),
+}
+
+
+def gate_for_s(case: Case) -> np.ndarray:
+    """g (1 − g) / s (1 − s)."""
+    gate, (s, *_) = case.forward(*case.inputs.values())
+    return gate * (1 - gate) / (s * (1 - s))
+
+
+@pytest.mark.parametrize("bug", OPERATION_BUGS)
+def test_a_wrong_operation_is_found(bug):
+    name, backward = OPERATION_BUGS[bug]
+    assert wrong_gradients(replace(CASES[name], backward=backward), directions=None)
+
+
+def later_rows(dn, kept):
+    """The rows of the memory give LayerNorm's gains no gradient."""
+    return ops.layernorm_backward(np.where(np.arange(dn.shape[1])[:, None] < dn.shape[1] - 4, 0, dn), kept)
+
+
+MODEL_BUGS = {
+    "the memory's gradient given to the segment": {"context_backward": lambda d, kept: d[:, : kept[0]]},
+    "keys of the memory forgotten": {"projections_backward": lambda *a: memory_without_keys(a[:3], a[3])},
+    "memory forgotten in LayerNorm's gains": {"layernorm_backward": later_rows},
+    "dropout forgotten after a block": {"residual_backward": lambda dout, kept: (dout, dout)},
+    "heads put at the front when others are left out": {
+        "put_slices": lambda part, index, *others, **more: ops.put_slices(part, range(len(index)), *others, **more)
+    },
+    "heads put in reverse order": {
+        "put_slices": lambda part, index, *others, **more: ops.put_slices(part, index[::-1], *others, **more)
+    },
+}
+
+
+@pytest.mark.parametrize("bug", MODEL_BUGS)
+def test_a_wrong_operation_in_a_model_is_found(bug):
+    assert wrong_gradients(model_case("all-attention", ops=backend_with(**MODEL_BUGS[bug])))
+
+
+@pytest.mark.parametrize("mode", ["complex", "central"])
+def test_no_false_alarm(mode):
+    for case in [*CASES.values(), *model_cases()]:
+        if mode == "complex" or "straight-through" not in case.operation:
+            records = check_gradients(case.forward, case.backward, *case.inputs.values(), mode=mode, directions=1)
+            assert all(record.passed for record in records), case.operation

@@ -2,11 +2,11 @@
 
 Any pair in the form of this package can be checked, whoever wrote it:
 
-    out, cache = forward(*inputs)              out: an array or a scalar
+    out, cache = forward(*inputs)              out: an array, a scalar or a tuple of arrays
     gradients  = backward(dout, cache)         one for each input that is an array of floats, in order
 
-A random `dout` turns the output into one number, f = Σ dout · out, whose derivative with respect to each entry x is
-measured in one of two ways and compared with what `backward` says:
+A random `dout` (a tuple if `out` is one) turns the output into one number, f = Σ dout · out. Its derivative with
+respect to each entry x is measured in one of two ways and compared with what `backward` says:
 
     complex   Im f(x + ih) / h, h = 1e-20            no subtraction, so no digit is lost: right to about 1e-15
     central   (f(x + h) − f(x − h)) / 2h, h = 1e-5   loses half of them; for functions that refuse complex numbers
@@ -97,7 +97,7 @@ def check_gradients(
     """
     if mode not in CRITERIA:
         raise ValueError(f"mode must be one of {', '.join(CRITERIA)}, got {mode!r}")
-    name = name or getattr(forward, "__name__", "operation")
+    name = str(name or getattr(forward, "__name__", "operation"))
     rng = rng or np.random.default_rng(0)
     labels = list(argument_names) if argument_names else [f"x{i}" for i in range(len(inputs))]
     if len(labels) != len(inputs):
@@ -108,16 +108,17 @@ def check_gradients(
             raise ValueError(f"{name}: {label} must be finite to be checked")
     inputs = tuple(_convert(value, np.float64) for value in inputs)
 
-    untouched = tuple(_convert(value, np.float64) for value in inputs)
+    untouched = copy.deepcopy(inputs)
     out, cache = forward(*inputs)
     for label, before, after in zip(labels, untouched, inputs, strict=True):
-        if _has_gradient(before) and not _equal(before, after):
+        if isinstance(before, np.ndarray | list) and not _equal(before, after):
             raise AssertionError(f"{name}: forward must not modify {label}")
-    dout = rng.standard_normal(np.shape(out)) if np.ndim(out) else float(rng.uniform(0.5, 2))
+    dout = tuple(_draw(rng, part) for part in out) if isinstance(out, tuple) else _draw(rng, out)
     gradients = _run_backward(name, backward, dout, cache, len(slots))
 
     def f(values: Sequence[Any]) -> complex:
-        return (dout * forward(*values)[0]).sum()
+        parts = zip(_leaves(dout), _leaves(forward(*values)[0]), strict=True)
+        return sum((d * part).sum() for d, part in parts)
 
     records = []
     for (label, value), gradient in zip(slots, gradients, strict=True):
@@ -166,6 +167,11 @@ def assert_gradients(
         raise AssertionError("\n".join(failures))
 
 
+def _draw(rng: np.random.Generator, out: Any) -> Any:
+    """A gradient with respect to an output: normal numbers, or for a scalar one from 0.5 to 2."""
+    return rng.standard_normal(np.shape(out)) if np.ndim(out) else float(rng.uniform(0.5, 2))
+
+
 def _has_gradient(value: Any) -> bool:
     """Float arrays, lists of them, and None (an argument left out, whose gradient is None)."""
     if isinstance(value, list | tuple):
@@ -186,9 +192,9 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _convert(value: Any, dtype: Any) -> Any:
-    """Float arrays (and lists of them) as copies of `dtype`; everything else as it is."""
+    """Copies: of float arrays (and lists of them) with `dtype`, of everything else as it is."""
     if value is None or not _has_gradient(value):
-        return value
+        return value.copy() if isinstance(value, np.ndarray) else value
     if isinstance(value, list | tuple):
         return [np.array(v, dtype) for v in value]
     return np.array(value, dtype)
@@ -196,9 +202,9 @@ def _convert(value: Any, dtype: Any) -> Any:
 
 def _run_backward(name: str, backward: Callable, dout: Any, cache: Any, expected: int) -> tuple:
     """Call `backward` twice: the second result differs if the first call modified the cache."""
-    before, kept = copy.copy(dout), copy.deepcopy(dout)
+    before, kept = copy.deepcopy(dout), copy.deepcopy(dout)
     gradients = backward(before, cache)
-    if not np.array_equal(before, kept):
+    if not _equal(before, kept):
         raise AssertionError(f"{name}: backward must not modify dout")
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     if len(gradients) != expected:

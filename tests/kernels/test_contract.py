@@ -1,0 +1,373 @@
+"""What every backend promises of every operation of gradcheck's catalogue, beside right gradients.
+
+A new operation is tested here as soon as it has its entry there. The textbook in float64 says what is right; that its
+gradients are right is seen in tests/gradcheck, and its formulas in tests/ops.
+"""
+
+import copy
+import re
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tinyprune import ops
+from tinyprune.gradcheck.catalogue import SIZES, Case, Sizes, no_backward, operation_cases, other_cases
+from tinyprune.kernels.backend import get_backend
+
+from .compare import assert_close, assert_same_bits, leaves, mapped
+
+SINGLE = Sizes(B=1, T=1, M=0, H=1, Dh=1, N=1, D=1, F=1, V=6)
+VECTORS = Sizes(B=2, T=32, M=32, H=2, Dh=16, N=64, D=64, F=32, V=128)
+RAGGED = Sizes(B=3, T=33, M=31, H=5, Dh=17, N=65, D=37, F=61, V=131)
+LARGE = Sizes(B=5, T=70, M=61, H=3, Dh=13, N=97, D=37, F=131, V=301, lead=(3, 181))  # threads share these
+NO_HEADS, NO_TEXTS = SIZES._replace(H=0), SIZES._replace(B=0, lead=(2, 0, 3))
+
+widths = st.sampled_from([1, 3, 7, 8, 13, 15, 16, 17, 31, 32, 33, 61, 64, 127])  # whole vectors, and one more or less
+any_sizes = st.builds(
+    Sizes,
+    B=st.integers(1, 3),
+    T=widths,
+    M=st.sampled_from([0, 1, 5, 31, 64]),
+    H=st.sampled_from([1, 2, 3, 5]),
+    Dh=st.sampled_from([1, 3, 7, 8, 16, 17, 32]),
+    N=st.sampled_from([0, 1, 31, 64, 97]),
+    D=widths,
+    F=widths,
+    V=st.sampled_from([6, 7, 16, 33, 64, 131]),
+    lead=st.sampled_from([None, (), (1,), (5,), (1, 31), (33,), (97,), (2, 3, 4)]),
+)
+
+
+@cache
+def cases(backend: str, sizes: Sizes = SIZES) -> dict[str, Case]:
+    """The catalogue on a backend, by name."""
+    own = get_backend(backend)
+    return {case.operation: case for case in [*operation_cases(own, sizes), *other_cases(own, sizes)]}
+
+
+REAL = {"squared_norm", "squared_norms", "lamb_update", "adamw_update", "adamw_updates"}  # no complex numbers
+NAMES = list(cases("numpy"))
+
+
+def is_compiled(operation: str, suffix: str = "_forward") -> bool:
+    """Whether the numba backend has an operation of its own, or leaves it to the textbook."""
+    name = operation.split(" (")[0]
+    name = name + suffix if hasattr(ops, name + suffix) else name
+    return getattr(get_backend("numba"), name) is not getattr(ops, name)
+
+
+COMPILED = [name for name in NAMES if is_compiled(name)]
+each_case = pytest.mark.parametrize("name", NAMES)
+each_compiled = pytest.mark.parametrize("name", COMPILED)
+on_every_backend = pytest.mark.parametrize(
+    "backend",
+    ["numpy", "numba", pytest.param("cuda", marks=pytest.mark.slow)],
+)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(request):
+    """In the simulator CUDA's attention has small tiles, and threads that take turns."""
+    if getattr(request.node, "callspec", None) is None or request.node.callspec.params.get("backend") != "cuda":
+        yield
+        return
+    if find_spec("numba.cuda") is None:
+        pytest.skip("numba-cuda is not installed")
+    from .cuda.attention_case import SMALL, installed
+    from .cuda.conftest import SIMULATED
+
+    with installed(SMALL if SIMULATED else {}):
+        yield
+
+
+def of_dtype(value, dtype):
+    """An argument with its floats in `dtype`."""
+    return mapped(lambda x: x.astype(dtype) if x.dtype.kind in "fc" else x, value)
+
+
+def draw_dout(out, dtype):
+    """A gradient with respect to the output; of a scalar, large enough for its gradients not to be small."""
+    rng = np.random.default_rng(1)
+    return mapped(lambda x: rng.standard_normal(x.shape).astype(dtype) if x.ndim else dtype(100), out)
+
+
+def run(backend: str, case: Case, inputs: dict, dtype, dout=None) -> tuple:
+    """Output and gradients in main memory. What is given is not modified, and backward can be called again."""
+    own = get_backend(backend)
+    given = {
+        name: mapped(own.to_device, value) if name not in ("ids", "targets") else value
+        for name, value in inputs.items()
+    }
+    out, kept = case.forward(*given.values())
+    dout = draw_dout(mapped(own.to_host, out), dtype) if dout is None else dout
+    on_device = mapped(lambda x: own.to_device(x) if x.ndim else x, dout)
+    before = copy.deepcopy(mapped(own.to_host, [list(given.values()), out, on_device]))
+    gradients = copy.deepcopy(mapped(own.to_host, case.backward(on_device, kept)))
+    assert_same_bits(mapped(own.to_host, case.backward(on_device, kept)), gradients)
+    assert_same_bits(mapped(own.to_host, [list(given.values()), out, on_device]), before)
+    return before[1], gradients
+
+
+@cache
+def textbook(name: str, sizes: Sizes = SIZES) -> tuple:
+    """What the textbook finds in float64."""
+    case = cases("numpy", sizes)[name]
+    return run("numpy", case, case.inputs, np.float64)
+
+
+def assert_like_the_textbook(backend: str, name: str, sizes: Sizes, dtype) -> None:
+    """Results and gradients, their shapes and dtypes; or the same error."""
+    case = cases(backend, sizes)[name]
+    inputs = of_dtype(case.inputs, dtype)
+    try:
+        expected = textbook(name, sizes)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            run(backend, case, inputs, dtype)
+        return
+    assert_close(run(backend, case, inputs, dtype), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_compiled
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(sizes=any_sizes)
+@example(sizes=SIZES)
+@example(sizes=SINGLE)
+@example(sizes=VECTORS)
+@example(sizes=RAGGED)
+@example(sizes=LARGE)
+@example(sizes=NO_HEADS)
+@example(sizes=NO_TEXTS)
+def test_compiled_like_the_textbook(dtype, name, sizes):
+    assert_like_the_textbook("numba", name, sizes, dtype)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, SINGLE, NO_HEADS, NO_TEXTS], ids=["small", "single", "no heads", "no texts"])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [("numpy", np.float32), ("numpy", np.complex128), pytest.param("cuda", np.float32, marks=pytest.mark.slow)],
+)
+@each_case
+def test_other_dtypes_and_devices_like_the_textbook(backend, dtype, name, sizes):
+    if dtype is not np.complex128 or name not in REAL:
+        assert_like_the_textbook(backend, name, sizes, dtype)
+
+
+VIEWS = {
+    "gaps": lambda x: np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x,
+    "rows with gaps": lambda x: np.pad(x, [(1, 2)] * x.ndim)[(slice(1, -2),) * x.ndim] if x.ndim else x,
+    "Fortran": np.asfortranarray,
+    "backwards": lambda x: np.flip(np.flip(x).copy()),
+    "read-only": lambda x: np.broadcast_to(x, x.shape),
+}
+
+
+@pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("view", VIEWS)
+@each_compiled
+def test_views_like_arrays_without_gaps(view, name, sizes):
+    case = cases("numba", sizes)[name]
+    out, _ = textbook(name, sizes)
+    inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, draw_dout(out, np.float64)))
+    assert_close(run("numba", case, inputs, np.float64, dout), textbook(name, sizes), np.float64)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])
+@each_compiled
+def test_threads_do_not_matter(name, sizes):
+    backend, case = get_backend("numba"), cases("numba", sizes)[name]
+    inputs = of_dtype(case.inputs, np.float32)
+    results = []
+    for threads in (1, 2, 2):
+        with backend.threads(threads):
+            results.append(run("numba", case, inputs, np.float32))
+    assert_same_bits(results[1:], [results[0]] * 2)
+
+
+def float_places(inputs: dict) -> list[tuple[str, int | None]]:
+    """The arrays of floats among the inputs: names, and places in lists."""
+    return [
+        (name, i if isinstance(value, list) else None)
+        for name, value in inputs.items()
+        for i, x in enumerate(leaves(value))
+        if x is not None and x.dtype.kind == "f" and x.size
+    ]
+
+
+def changed(inputs: dict, place: tuple[str, int | None], change) -> dict:
+    """The inputs with one array replaced by `change` of it."""
+    name, i = place
+    value = change(inputs[name] if i is None else inputs[name][i])
+    return inputs | {name: value if i is None else [*inputs[name][:i], value, *inputs[name][i + 1 :]]}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@each_case
+def test_nan_shows_whichever_argument_it_is_in(backend, name):
+    """A model that has diverged must not look healthy."""
+    case = cases(backend)[name]
+    for place in float_places(case.inputs):
+        results = run(backend, case, changed(case.inputs, place, lambda x: np.full_like(x, np.nan)), np.float64)
+        assert any(np.isnan(x).any() for x in leaves(results) if x is not None), place
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@each_compiled
+def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
+    """Outputs and gradients; the number is the first entry, in a whole vector, or the last, after them.
+
+    Not so in attention, whose kernels do not touch keys out of sight, and where a ReLU multiplies infinity by 0.
+    """
+    if name.lower().startswith("attention") or (name == "feedforward" and not np.isnan(bad)):
+        return
+    sizes = RAGGED
+    own, expected = (cases(backend, sizes)[name] for backend in ("numba", "numpy"))
+
+    def spoilt(x, at):
+        x = x.copy()
+        x.flat[at] = bad
+        return x
+
+    for place in float_places(own.inputs):
+        for at in (0, -1):
+            inputs = changed(own.inputs, place, lambda x, at=at: spoilt(x, at))
+            with np.errstate(all="ignore"):
+                results = [run(*pair, inputs, np.float64) for pair in (("numba", own), ("numpy", expected))]
+            for one, other in zip(*map(leaves, results), strict=True):
+                if other is not None:
+                    np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
+
+
+# Bad arguments.
+
+
+def outcome(compute):
+    """What `compute` returns, or the error that it raises."""
+    try:
+        return compute()
+    except Exception as error:
+        return error
+
+
+def reshaped(x: np.ndarray) -> list[np.ndarray]:
+    """The array in wrong shapes: an entry more along each axis, an axis less, an axis more."""
+    longer = [np.resize(x, [n + (axis == i) for i, n in enumerate(x.shape)]) for axis in range(x.ndim)]
+    return [*longer, *([x[0]] if x.ndim and len(x) else []), x[None]]
+
+
+def refused(error, *names: str) -> bool:
+    """Whether it is an error that says what one of these arguments must be, and not one of NumPy's."""
+    message = str(error)
+    wording = re.search(r"\bmust\b|needed", message) and any(name.removesuffix("s") in message for name in names)
+    return isinstance(error, ValueError) and bool(wording)
+
+
+def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, **constants) -> bool:
+    """Where the textbook names the argument in an error, so does the backend in the same words; where it finds a
+    result, both have its shapes. Returns whether there was an error that says what is wrong."""
+    expected = outcome(lambda: cases("numpy")[case.operation].forward(*inputs.values(), **constants)[0])
+    got = outcome(lambda: case.forward(*inputs.values(), **constants)[0])
+    if refused(expected, argument):
+        assert refused(got, argument)
+        # the compiled AttentionStep refuses its weights when it is made, the textbook's when it reads
+        assert str(got) == str(expected) or case.operation == "AttentionStep"
+    elif isinstance(expected, Exception):
+        assert isinstance(got, Exception)
+    else:
+        assert [np.shape(x) for x in leaves(got)] == [np.shape(x) for x in leaves(expected)]
+    return refused(expected, *case.inputs, *case.constants)
+
+
+FREE = {
+    "dropout",
+    "embedding",
+    "squared_norm",
+    "squared_norms",
+    "log_softmax",
+    "adaptive_log_probabilities",
+    "l0",
+}  # of any shape
+FREE |= {"sigmoid", "p_open", "hard_concrete (soft, evaluation)", "hard_concrete (straight-through, evaluation)"}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@each_case
+def test_arrays_of_wrong_shape_or_missing_are_named(backend, name):
+    case = cases(backend)[name]
+    for argument, i in float_places(case.inputs):
+        wrong = [
+            assert_same_outcome(backend, case, argument, changed(case.inputs, (argument, i), lambda x, bad=bad: bad))
+            for bad in reshaped(leaves(case.inputs[argument])[i or 0])
+        ]
+        assert any(wrong) or name in FREE, argument
+        assert_same_outcome(backend, case, argument, case.inputs | {argument: None})
+    for argument, value in case.constants.items():
+        if isinstance(value, np.ndarray):
+            wrong = [
+                assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in reshaped(value)
+            ]
+            assert any(wrong), argument
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@each_case
+def test_numbers_out_of_range_are_named(backend, name):
+    case = cases(backend)[name]
+    for argument, value in case.constants.items():
+        if argument in (
+            "rate",
+            "dropout",
+            "span",
+            "T",
+            "beta",
+            "gamma",
+            "zeta",
+            "k",
+            "tau",
+            "read",
+            "C",
+            "Dh",
+            "index",
+        ):
+            bad = ([-1], [99]) if argument == "index" else (-1, 10**6)
+            if value is not None:
+                wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
+                assert any(wrong) or name in ("l0", "p_open") or "update" in name, argument
+    for argument in {"ids", "targets"} & set(case.inputs):
+        for bad in (case.inputs[argument] * 1.0, case.inputs[argument] - 99, case.inputs[argument] + 99):
+            assert assert_same_outcome(backend, case, argument, case.inputs | {argument: bad}), argument
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.complex128, np.int64])
+@each_compiled
+def test_wrong_dtypes_are_named_by_compiled_kernels(dtype, name):
+    case = cases("numba")[name]
+    for place in float_places(case.inputs):
+        inputs = changed(case.inputs, place, lambda x: x.astype(dtype))
+        with pytest.raises(ValueError, match=f"got {np.dtype(dtype)}") as error:
+            case.forward(*inputs.values())
+        assert refused(error.value, place[0]) or place[0] == "arrays"
+    for dout in wrong_gradients(case, dtype):
+        with pytest.raises(ValueError, match=r"d\w+ must be float64 .* like the output"):
+            case.backward(*dout)
+
+
+def wrong_gradients(case: Case, dtype) -> list[tuple]:
+    """Gradients with respect to an output, of wrong shape and of wrong dtype, and the cache."""
+    out, kept = case.forward(*case.inputs.values())
+    if not is_compiled(case.operation, "_backward") or case.backward is no_backward or not np.ndim(leaves(out)[0]):
+        return []
+    douts = out if isinstance(out, tuple) else (out,)
+    wrong = [(*douts[:i], bad, *douts[i + 1 :]) for i, x in enumerate(douts) for bad in (x.astype(dtype), x[1:])]
+    return [(dout if isinstance(out, tuple) else dout[0], kept) for dout in wrong]
+
+
+def test_the_catalogue_has_every_operation():
+    names = {name.split(" (")[0] for name in NAMES}
+    operations = {name.removesuffix("_forward").removesuffix("_backward") for name in ops.__all__}
+    assert names == operations - {"draw_gumbel", "draw_noise"}
