@@ -37,7 +37,7 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequenc
 
     Args:
         capabilities: compute capabilities.
-        modules: of `tinyprune.kernels.cuda`, in which the kernels are written; none for all.
+        modules: of `tinyprune.kernels.cuda`, in which the kernels are written; none for all, and those of `limits`.
 
     Raises:
         UsageError: if numba-cuda or ptxas is missing; says what to install.
@@ -47,7 +47,7 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequenc
     if missing:
         raise UsageError(missing)
     command = [sys.executable, "-m", "tinyprune.kernels.cuda.compiled", *capabilities]
-    command += ["--modules", *modules] if modules else []
+    command += ["--modules", *modules] if modules else ["--also", "tinyprune.bench.limits"]
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         pipes = {"stdout": subprocess.PIPE, "stderr": complaints, "text": True, "encoding": "utf-8"}

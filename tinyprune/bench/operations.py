@@ -85,8 +85,8 @@ def adamw(backend: str, name: str) -> Work:
 
 def copy(entries: int) -> Work:
     """The GPU's limit: as many entries as asked for, read and written."""
-    from tinyprune.kernels.cuda import limits
-    from tinyprune.kernels.cuda.array import empty, to_device
+    from tinyprune.bench import limits
+    from tinyprune.kernels.cuda.device.array import empty, to_device
 
     x, out = to_device(np.zeros(entries, np.float32)), empty(entries)
     return in_a_row("cuda", lambda: limits.copy(x, out))
@@ -94,8 +94,8 @@ def copy(entries: int) -> Work:
 
 def multiply_adds(threads: int, steps: int) -> Work:
     """The GPU's limit: so many threads with so many multiply-adds each, in registers."""
-    from tinyprune.kernels.cuda import limits
-    from tinyprune.kernels.cuda.array import empty
+    from tinyprune.bench import limits
+    from tinyprune.kernels.cuda.device.array import empty
 
     out = empty(threads)
     return in_a_row("cuda", lambda: limits.multiply_and_add(steps, out))

@@ -38,7 +38,7 @@ def gauge(backend: str) -> Gauge | None:
     """Of the memory that arrays take on a GPU."""
     if not BACKENDS[backend].on_device:
         return None
-    from tinyprune.kernels.cuda.memory import POOL
+    from tinyprune.kernels.cuda.device.memory import POOL
 
     def begin() -> int:
         POOL.most_used = POOL.entries_used
@@ -51,7 +51,7 @@ def in_a_row(backend: str, run: Callable[[], Any], results: Callable[[], dict[st
     """A short work; on a GPU several in a row, then a wait. (In Numba's simulator one is long enough.)"""
     if not BACKENDS[backend].on_device:
         return Work(run, results)
-    from tinyprune.kernels.cuda.jit import SIMULATED
+    from tinyprune.kernels.cuda.device.jit import SIMULATED
 
     wait, count = waiting(backend), 1 if SIMULATED else IN_A_ROW
 
@@ -68,8 +68,8 @@ def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Work:
     a, b = matrices(m, k, n, layout)
     options = {"transpose_a": layout == "Aᵀ·B", "transpose_b": layout == "A·Bᵀ"}
     if BACKENDS[backend].on_device:
-        from tinyprune.kernels.cuda.array import to_device, to_host
-        from tinyprune.kernels.cuda.matmul import matmul as multiply
+        from tinyprune.kernels.cuda.device.array import to_device, to_host
+        from tinyprune.kernels.cuda.products.matmul import matmul as multiply
 
         a, b = to_device(a), to_device(b)
         options["precision"] = "tf32" if backend == "cuda-tf32" else "float32"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tinyprune.kernels.cuda import attention
-from tinyprune.kernels.cuda.array import to_device, to_host
-from tinyprune.kernels.cuda.memory import POOL
+from tinyprune.kernels.cuda.device.array import to_device, to_host
+from tinyprune.kernels.cuda.device.memory import POOL
+from tinyprune.kernels.cuda.layers import attention
 
 from .attention_case import IN_USE, arguments, installed, on_gpu, textbook
 from .compare import TOLERANCE, on_device

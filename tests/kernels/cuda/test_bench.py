@@ -17,7 +17,7 @@ from tinyprune.bench.options import Options
 from tinyprune.bench.output import text_output
 from tinyprune.bench.work import Work
 from tinyprune.bench.worker import Server, peak_memory
-from tinyprune.kernels.cuda.array import empty
+from tinyprune.kernels.cuda.device.array import empty
 
 MODEL = """
 [model]

@@ -1,0 +1,195 @@
+"""How every kernel here is compiled and launched.
+
+    @kernel(floats, floats, int32, threads=256)
+    def double(x, out, n):
+        i = cuda.grid(1)
+        if i < n:
+            out[i] = x[i] + x[i]
+
+    double(blocks(n, 256), x, out, n)         x and out are `DeviceArray`s
+
+Arrays reach a kernel as pointers to their first entry, flat: an index is one addition, where Numba's own arrays would
+test whether it is negative, and a launch hands over 8 bytes for each. Scalars are 32 bits wide; with a float64 among
+them Numba would compute in float64, which most GPUs do at a thirty-second or less of their speed. So every kernel says
+its types, and is compiled once for them, at its first launch.
+
+In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernels run as Python, slowly, on a
+`Window` of main memory that refuses every index outside its array, negative ones too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numba
+import numpy as np
+from numba import cuda, float32, int32, types, uint32, void
+from numpy.typing import NDArray
+
+from tinyprune.kernels.gpu import raise_explained
+
+__all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+COMPILING = "compiling kernels for the GPU, at every start: up to half a minute"
+# A grid of few blocks is no mistake here: a vector of 512 numbers has no more work in it.
+numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
+floats = types.CPointer(float32)
+ints = types.CPointer(int32)
+
+
+def device(function: Callable) -> Callable:
+    """A function that kernels call. It may be plain Python that the CPU's kernels use as well."""
+    return cuda.jit(device=True)(function)
+
+
+class Window:
+    """What stands for a pointer in the simulator: reads and writes of an array in main memory, every index checked.
+
+    Attributes:
+        memory: the array.
+        first: how many entries lie between the beginning of its block of memory and its own.
+    """
+
+    __slots__ = ("first", "memory")
+
+    def __init__(self, memory: NDArray, first: int = 0) -> None:
+        self.memory = memory
+        self.first = first
+
+    def __getitem__(self, i: int) -> Any:
+        if not 0 <= i < self.memory.size:
+            raise IndexError(f"read at {i} of {self.memory.size} entries")
+        return self.memory[i]
+
+    def __setitem__(self, i: int, value: Any) -> None:
+        if not 0 <= i < self.memory.size:
+            raise IndexError(f"write at {i} of {self.memory.size} entries")
+        self.memory[i] = value
+
+
+class Kernel:
+    """A function for the GPU, its types, and how many threads a block of it has.
+
+    Attributes:
+        function: as Python wrote it.
+        signature: Numba's types.
+        threads: of a block, along x, or along x and y.
+        hot: whether training spends its time in it, so that no register may be spilled.
+        float64: whether it computes in float64 on purpose.
+        resident: how many of its blocks a multiprocessor is to have room for at a time, or 0 for as it comes: the
+            compiler then uses no more registers than that leaves.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        signature: Any,
+        threads: int | tuple[int, int],
+        hot: bool,
+        float64: bool,
+        resident: int,
+    ) -> None:
+        self.function = function
+        self.signature = signature
+        self.threads = threads
+        self.hot = hot
+        self.float64 = float64
+        self.resident = resident
+        if resident:
+            function.launch_bounds = (int(np.prod(threads)), resident)
+        self.launches: dict[Any, Any] = {}  # by grid; Numba works one out in ten microseconds
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+
+    @cached_property
+    def compiled(self) -> Any:
+        """What Numba makes of it, for the GPU that is here.
+
+        Raises:
+            UsageError: if driver, toolkit and GPU do not fit together; says what to install.
+        """
+        if SIMULATED:
+            return cuda.jit(self.function)
+        for tell in LISTENERS:
+            tell(self.__name__)
+        bounds = getattr(self.function, "launch_bounds", None)
+        try:
+            return cuda.jit(self.signature, launch_bounds=bounds)(self.function)
+        except Exception as error:
+            raise_explained(error)
+
+    def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
+        """Launch so many blocks, along x, y and z. Returns before they are done.
+
+        Args:
+            grid: blocks; with none along some axis, there is nothing to do and nothing is done.
+            arguments: contiguous `DeviceArray`s, None where the kernel does not look, numbers, and NamedTuples of
+                these. One that has arrays must have `pointers` as its property `pointer`.
+
+        Raises:
+            TinypruneError, MemoryError: if the GPU refuses, or an earlier kernel has failed.
+        """
+        if 0 in grid if isinstance(grid, tuple) else not grid:
+            return
+        given = [NULL if x is None else getattr(x, "pointer", x) for x in arguments]
+        launch = self.launches.get(grid)
+        if launch is None:
+            launch = self.compiled[grid, self.threads]
+            if not SIMULATED:  # where it is the kernel itself, which remembers the last grid
+                self.launches[grid] = launch
+        try:
+            launch(*given)
+        except Exception as error:
+            raise_explained(error)
+
+
+LISTENERS: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def compilations(tell: Callable[[str], None]) -> Iterator[None]:
+    """Have `tell(name)` called for every kernel compiled meanwhile. In the simulator none is."""
+    LISTENERS.append(tell)
+    try:
+        yield
+    finally:
+        LISTENERS.remove(tell)
+
+
+NULL = Window(np.empty(0, np.float32)) if SIMULATED else 0
+
+
+def pointers(arrays: Any) -> Any:
+    """Return a NamedTuple of arrays as a kernel takes it, with the pointer of each."""
+    return arrays._make([NULL if x is None else x.pointer for x in arrays])
+
+
+KERNELS: list[Kernel] = []  # all there are, for the compiler's tests and `tinyprune bench cuda`
+
+
+def kernel(
+    *arguments: Any,
+    threads: int | tuple[int, int],
+    name: str | None = None,
+    hot: bool = False,
+    float64: bool = False,
+    resident: int = 0,
+) -> Callable[[Callable], Kernel]:
+    """Make a kernel of a function whose arguments have these types; see `Kernel`. Variants of one need names."""
+
+    def made(function: Callable) -> Kernel:
+        function.__name__ = name or function.__name__
+        KERNELS.append(Kernel(function, void(*arguments), threads, hot, float64, resident))
+        return KERNELS[-1]
+
+    return made
+
+
+def blocks(size: int, each: int) -> int:
+    """How many blocks that do `each` cover `size`, the last possibly in part."""
+    return -(-size // each)
