@@ -1,10 +1,10 @@
-"""What the compiler makes of the kernels in this folder: PTX, registers, shared memory, spills. No GPU is needed.
+"""Compile the kernels in this folder and report PTX, registers, shared memory and spills. No GPU is needed.
 
     python -m tinyprune.kernels.cuda.compiled 8.0 9.0                           all, for these compute capabilities
     python -m tinyprune.kernels.cuda.compiled 8.0 --modules updates.norm        those of some modules only
 
-This is a program of its own because Numba's simulator has to be off, and Numba decides when it is imported. It prints
-a line of JSON: how many records follow; then each record, on a line of its own, as soon as it is there.
+This is a separate program because Numba's simulator has to be off, which Numba decides when it is imported. It prints
+the number of records and then each record, a line of JSON each, as soon as it is ready.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ PACKAGE = f"{cuda.__name__}."
 
 
 def all_modules() -> list[str]:
-    """Names of the modules in the rooms of this folder, such as "updates.norm"."""
+    """Return the names of the modules in the folders here, such as "updates.norm"."""
     rooms = pkgutil.walk_packages(cuda.__path__, PACKAGE)
     return [module.name.removeprefix(PACKAGE) for module in rooms if module.name.count(".") > PACKAGE.count(".")]
 
 
 def module_of(kernel: Kernel) -> str:
-    """The module in which a kernel is written, by the name that `all_modules` gives it; in full if it is elsewhere."""
+    """Return the module of a kernel, by its name in `all_modules`, or in full if it is elsewhere."""
     return kernel.function.__module__.removeprefix(PACKAGE)
 
 
 def kernels_of(modules: Sequence[str]) -> list[Kernel]:
-    """The kernels that are written in these modules, sorted by module."""
+    """Return the kernels of these modules, sorted by module."""
     for module in modules:
         importlib.import_module(module if module.startswith("tinyprune.") else PACKAGE + module)
     return sorted((kernel for kernel in KERNELS if module_of(kernel) in modules), key=module_of)
 
 
 def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
-    """One record: `module`, `kernel`, what its maker says of it, and `gpu.compile_kernel`'s own.
+    """Compile a kernel; return the record of `gpu.compile_kernel`, with `module`, `threads`, `hot` and `float64`.
 
     Raises:
         TinypruneError: if it cannot be compiled.
@@ -70,13 +70,13 @@ def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
 
 
 def describe_one(task: tuple[tuple[str, ...], int, Capability]) -> dict[str, Any]:
-    """The same of a kernel by its number among those of some modules: a number reaches another process, it does not."""
+    """Describe a kernel by its number among those of some modules: unlike a kernel, that can be sent to a process."""
     modules, number, capability = task
     return describe(kernels_of(modules)[number], capability)
 
 
 def compile_all(modules: Sequence[str], capabilities: Sequence[Capability]) -> tuple[int, Iterator[dict[str, Any]]]:
-    """How many records there are of these modules' kernels, and the records, made by all processors.
+    """Compile these modules' kernels on all processors; return the number of records and an iterator over them.
 
     Raises:
         UsageError: in Numba's simulator, or if numba-cuda or ptxas is missing; says what to install.
@@ -101,7 +101,7 @@ def compile_all(modules: Sequence[str], capabilities: Sequence[Capability]) -> t
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line above."""
+    """Run the command line above."""
     parser = argparse.ArgumentParser(prog=f"python -m {cuda.__name__}.compiled", description=__doc__.split("\n")[0])
     parser.add_argument("capability", nargs="+", help="compute capability of a GPU, such as 8.0")
     parser.add_argument("--modules", nargs="+", default=all_modules(), help="whose kernels (all of this folder)")

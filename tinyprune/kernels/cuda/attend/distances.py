@@ -1,15 +1,14 @@
-"""Attention backward for position keys: dr. See `keys`, of which this is the mirror image.
+"""Attention backward for position keys: dr and dw. It mirrors `keys`: distances stay and keys slide.
 
     distance of query i and key j = i + M − j,        so key of query i at distance c = i + M − c
 
-Here distances stand still and keys slide. A block takes a tile of position keys, and runs along all queries of a group
-of batch entries:
+A block has a tile of position keys, and goes through all queries of a group of batch entries:
 
     for each tile of queries:
         ds  = p · (do vᵀ · keep / (1 − dropout) − delta), by query and distance
         dr += dsᵀ (q + w)
 
-Each group has its own slot of dr, and dw one for each tile, too.
+Each group has its own slot of dr, and of dw one for each tile.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
 
 
 def make_distances_backward(tiles: Tiles) -> Kernel:
-    """The kernel for these sizes, in which `keys` are distances."""
+    """Make the kernel for tiles of these sizes, whose `keys` are distances."""
     f = make_functions(tiles)
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
     sliding_dots, scores, put, mix_turned, share_sum = f.sliding_dots, f.scores, f.put, f.mix_turned, f.share_sum
     D, QUERIES, DISTANCES, _, SIDE = tiles
     THREADS, EACH, SCORES, _, OUT_DISTANCES, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_DISTANCES
-    SHARES = QUERIES // ROWS  # threads that have a part of a distance's scores
+    SHARES = QUERIES // ROWS  # threads that share a distance's scores
     RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
-    # shared memory: position keys; dout, then queries; values, then keys, then gradients of scores
+    # shared memory: position keys; dout, then queries; values, then keys, then ds
     X = DISTANCES * WIDE
     Z = X + QUERIES * WIDE
     SIZE = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS, DISTANCES * SHARES)
@@ -92,7 +91,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
                 bring_beside(x.key_bias, b * S * H + h, H, key, S, tile, Z, SLIDES, COLUMNS)
                 scores(tile, X + i * WIDE, j * WIDE, z, Z, x.k, k_at, step, key, S, W, True, some, s)
-                cuda.syncthreads()  # everyone has read keys before gradients take their place
+                cuda.syncthreads()  # everyone has read keys before gradients replace them
 
                 for m in range(ROWS):
                     there, at = t0 + i + m * SIDE < T, row + m * SIDE * H
@@ -112,12 +111,12 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 near, entry = int32(near + QUERIES), count_on(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # the gradients are there
                 mix_turned(tile, Z + out_column, X + d, sums)
-                cuda.syncthreads()  # everyone has read them before the next tile comes
+                cuda.syncthreads()  # everyone has read them before the next tile is brought
 
         share = i % SIDE + i // (ROWS * SIDE) * SIDE
         for c in range(EACH):
             store1(tile, Z + j * SHARES + share + c * SIDE * SHARES, biased[c])
-        cuda.syncthreads()  # everyone's part of the sums of ds is there
+        cuda.syncthreads()  # all threads' sums of ds are there
         to_key *= factor
         for n in range(OUT_DISTANCES):
             distance = key_in(out_column + n)

@@ -1,25 +1,24 @@
 """Attention forward: one kernel, and no T × S matrix in memory. See `tinyprune.ops.attention`.
 
-A block takes a tile of queries of one head of one batch entry, and runs along the head's keys, a tile at a time: first
-the persistent ones, then those of the context that at least one of its queries sees (online softmax: Milakov &
-Gimelshein 2018; tiling: Dao et al. 2022).
+A block has a tile of queries of one head of one batch entry. It goes through the head's keys tile by tile: first the
+persistent ones, then those of the context that at least one of its queries sees (online softmax: Milakov & Gimelshein
+2018; tiling: Dao et al. 2022).
 
     for each tile of keys:
         s       = scores to base 2, LOWEST where a query does not see a key
-        highest = max(highest, max_j s)        and what there is so far times 2^(highest before − highest)
+        highest = max(highest, max_j s)        and total and sums times 2^(previous highest − highest)
         p       = 2^(s − highest)
-        total  += Σ_j p        sums += p ṽ        without the weights that dropout takes out
+        total  += Σ_j p        sums += p ṽ        where dropout has set weights to zero
     o = sums / total / (1 − dropout)        out = o · scale · gate
 
-For backward it keeps the log-sum-exp, highest + log2 total. Global memory sees q, k, v once for each tile of queries,
-and o and out.
+It saves the log-sum-exp for backward, lse = highest + log2 total. Global memory is read once for each tile of queries
+(q, k, v), and o and out are written.
 
-Scores are q·k + q·r + (u·k + w·r). What is in brackets depends on the key or on the distance alone; it is made
-beforehand (`key_bias`, `distance_bias`) and lies beside the rows of k and r. Keys and values take turns in the same
+Scores are q·k + q·r + (u·k + w·r). The terms in brackets depend on the key or on the distance alone. They are computed
+before (`key_bias`, `distance_bias`) and stored after the rows of k and r. Keys and values take turns in one region of
 shared memory; so do position keys, 32 columns at a time, and weights.
 
-The threads that have parts of a query's scores tell each other their maxima for each tile, by way of shared memory;
-their totals only at the end.
+Threads that share a query's scores exchange their maxima through shared memory for every tile, their totals at the end.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
 
 @device
 def larger(x, y):
-    """The larger of two numbers; x if y is NaN."""
+    """Return the larger of two numbers; x if y is NaN."""
     return y if y > x else x
 
 
 def make_forward(tiles: Tiles) -> Kernel:
-    """The kernel for these sizes; `tiles` stays its attribute."""
+    """Make the kernel for tiles of these sizes, which are its attribute `tiles`."""
     f = make_functions(tiles)
     score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
     scores, put, mix, share_sum = f.scores, f.put, f.mix, f.share_sum
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_QUERIES
-    SHARES = KEYS // EACH  # threads that have a part of a query's scores
+    SHARES = KEYS // EACH  # threads that share a query's scores
     RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
-    # shared memory: queries; keys, then values; position keys, then weights; maxima, at last totals; 2^(before − now)
+    # shared memory: queries; keys, then values; position keys, then weights; maxima, in the end totals; shrink
     Y = QUERIES * WIDE
     Z = Y + KEYS * WIDE
     FOUND = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS)
@@ -58,7 +57,7 @@ def make_forward(tiles: Tiles) -> Kernel:
 
     @device
     def row_max(tile, at, best):
-        """The largest of the threads' maxima for a query and of `best`; no NaN, the weights will have it."""
+        """Return the largest of `best` and the threads' maxima for a query. NaNs are ignored: weights will be NaN."""
         if SHARES % 4 == 0:
             for c in range(0, SHARES, 4):
                 x0, x1, x2, x3 = load4(tile, at + c)
@@ -87,7 +86,7 @@ def make_forward(tiles: Tiles) -> Kernel:
         b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * QUERIES
         i, j, column = score_place(cuda.threadIdx.x)
         out_i, d = out_place(cuda.threadIdx.x)
-        share = j % SIDE + j // (EACH * SIDE) * SIDE  # which part of the scores is this thread's
+        share = j % SIDE + j // (EACH * SIDE) * SIDE  # index of this thread among those of a query
         found, weights, z = FOUND + i * SHARES, Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = H * W, S - T
         q_at, k_at = b * T * step + h * W, b * S * step + h * W
@@ -98,7 +97,7 @@ def make_forward(tiles: Tiles) -> Kernel:
 
         low, end = max(0, t0 + M - span), min(t0 + QUERIES, T) + M  # the context keys that these queries see
         persistent_tiles = (N + KEYS - 1) // KEYS
-        # the entry of dropout's mask for the thread's first query and key; one for the next query is a row on
+        # number of the dropout entry of the thread's first query and key, and from one of its queries to the next
         entry_0, row_entries = ((b * H + h) * T + t0 + i) * (S + N) + j, SIDE * (S + N)
         first, entry = 0, count_on(entry_0, S)
         for n in range(persistent_tiles + (end - low + KEYS - 1) // KEYS):
@@ -155,11 +154,11 @@ def make_forward(tiles: Tiles) -> Kernel:
                 for c in range(4):
                     sums[4 * m + c] *= shrink
             mix(tile, Z + out_i * WEIGHTS, Y + d, sums)
-            cuda.syncthreads()  # everyone has read them before the next keys come
+            cuda.syncthreads()  # everyone has read them before the next keys are brought
 
         for m in range(ROWS):
             store1(tile, found + m * SIDE * SHARES + share, total[m])
-        cuda.syncthreads()  # everyone's part of the totals is there
+        cuda.syncthreads()  # all threads' totals are there
         factor = scale
         if gated:
             factor *= x.gate[h]

@@ -1,17 +1,17 @@
-"""Attention backward for keys and values: dk and dv, and the same for persistent ones. See `queries`.
+"""Attention backward for keys and values, those of the context (dk, dv, du) or persistent ones (dpk, dpv).
 
-A block takes a tile of keys with their values, and runs along the queries that see them:
+A block has a tile of keys with their values, and goes through the queries that see them:
 
     for each tile of queries:
         p   = 2^(s − lse)                          dv += (p · keep)ᵀ do
         ds  = p · (do vᵀ · keep / (1 − dropout) − delta)      dk += dsᵀ (q + u)
 
-Context keys belong to one batch entry. Persistent ones serve the whole batch: a block takes a group of its entries, and
-writes to the group's own slot; the slots are summed afterwards, in order. How many there are depends on the shapes
-alone, so that no bit of the result depends on which block comes first.
+A key of the context belongs to one batch entry. Persistent keys serve the whole batch: a block has a group of its
+entries and writes to the group's own slot, and the slots are summed afterwards, in order. Their number depends on the
+shapes alone, so no bit of the result depends on which block runs first.
 
-The sums of ds over all queries stay in registers, too, for u: dk gets them times u, and du is what they make with k.
-Queries and dout take turns in the same shared memory; so do position keys, weights, and the gradients of scores.
+The sums of ds over all queries stay in registers as well, for u: dk += (Σ_i ds) u and du += (Σ_i ds) k. Queries and
+dout take turns in one region of shared memory; so do position keys, weights and ds.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
 
 
 def make_keys_backward(tiles: Tiles) -> Kernel:
-    """The kernel for these sizes."""
+    """Make the kernel for tiles of these sizes."""
     f = make_functions(tiles)
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
     dots, scores, put, mix_turned, share_sum = f.dots, f.scores, f.put, f.mix_turned, f.share_sum
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, _, OUT_KEYS, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_KEYS
-    SHARES = QUERIES // ROWS  # threads that have a part of a key's scores
+    SHARES = QUERIES // ROWS  # threads that share a key's scores
     RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
-    # shared memory: keys; values; queries or dout; position keys, then weights, then gradients of scores
+    # shared memory: keys; values; queries or dout; position keys, then weights, then ds
     V = KEYS * WIDE
     X = 2 * KEYS * WIDE
     Z = X + QUERIES * WIDE
@@ -47,7 +47,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     def keys_backward(x, saved, dk, dv, du, sizes, keys, scales, context, relative, gated, dropout):
         """dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 
-        context: whether the keys are those of the context, or else the persistent ones.
+        context: whether the keys are those of the context, not the persistent ones.
         """
         B, T, S, H, N, W, span = sizes
         to_score, to_key, to_weight = scales
@@ -137,13 +137,13 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 near, entry = int32(near + QUERIES // SIDE * climb), count_on(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # queries and gradients are there
                 mix_turned(tile, Z + out_column, X + d, dk_sums)
-                cuda.syncthreads()  # everyone has read them before the next tile comes
+                cuda.syncthreads()  # everyone has read them before the next tile is brought
 
         if relative:
             share = i % SIDE + i // (ROWS * SIDE) * SIDE
             for c in range(EACH):
                 store1(tile, Z + j * SHARES + share + c * SIDE * SHARES, biased[c])
-            cuda.syncthreads()  # everyone's part of the sums of ds is there
+            cuda.syncthreads()  # all threads' sums of ds are there
         to_key *= factor
         to_weight *= factor
         for n in range(OUT_KEYS):

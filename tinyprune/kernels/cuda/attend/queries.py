@@ -1,12 +1,12 @@
-"""Attention backward for queries: dq. See `forward`, whose course along the keys is this one's, too.
+"""Attention backward for queries: dq. It goes through the keys as `forward` does.
 
     for each tile of keys:
-        da = do ṽ        p = 2^(s − lse), the weights made anew
+        da = do ṽ        p = 2^(s − lse), the weights recomputed
         ds = p · (da · keep / (1 − dropout) − delta)            delta_i = Σ_d do · o
         dq += ds (k + r)
 
-All is linear in do, so that dout stands for it, and the gate, which makes do of dout, waits until the end; a head whose
-gate is 0 has nothing to do. dq for a whole tile of queries stays in registers; each is written once.
+Everything is linear in do = gate · dout, so the kernel uses dout and multiplies by the gate at the end; a head whose
+gate is 0 is skipped. dq of a tile of queries stays in registers and is written once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
 
 
 def make_queries_backward(tiles: Tiles) -> Kernel:
-    """The kernel for these sizes; all columns of position keys are in shared memory, for they are used twice."""
+    """Make the kernel for these sizes. All columns of position keys are in shared memory, since they are used twice."""
     f = make_functions(tiles._replace(columns=tiles.width))
     score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
     dots, scores, put, mix, sliding_mix = f.dots, f.scores, f.put, f.mix, f.sliding_mix
@@ -89,9 +89,9 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
                 to_score, to_key, to_weight = context
             bring(values, at, row, first, rows, 0, W, tile, Y, KEYS, D)
             clear(da, SCORES)
-            cuda.syncthreads()  # values are there, and dout
+            cuda.syncthreads()  # values and dout are there
             dots(tile, X + i * WIDE, Y + j * WIDE, da)
-            cuda.syncthreads()  # everyone has read the values before keys take their place
+            cuda.syncthreads()  # everyone has read the values before keys replace them
             bring(keys, at, row, first, rows, 0, W, tile, Y, KEYS, D)
             if sliding:
                 bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, Y, KEYS, D)
@@ -112,7 +112,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             mix(tile, P + out_i * WEIGHTS, Y + d, sums)
             if sliding:
                 sliding_mix(tile, P + out_i * WEIGHTS, Z + (out_i + KEYS - 1) * WIDE + d, some, sums)
-            cuda.syncthreads()  # everyone has read all of it before the next tile comes
+            cuda.syncthreads()  # everyone has read everything before the next tile is brought
         for m in range(OUT_QUERIES):
             query = t0 + out_i + m * SIDE
             if query < T and d < W:
@@ -123,7 +123,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     return queries_backward
 
 
-# with 64 queries of width 64 and their dout there would be no room for keys
+# 64 queries of width 64 and their dout would leave no room for keys.
 TILES = (
     Tiles(width=16, queries=64, keys=32),
     Tiles(width=32, queries=64, keys=32),

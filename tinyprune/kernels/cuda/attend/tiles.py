@@ -1,4 +1,4 @@
-"""What the kernels of attention are made of: one block's work on a tile of queries and a tile of keys.
+"""What the kernels of attention share: a block's work on a tile of queries and a tile of keys.
 
     s[i, j]   += Σ_d x[i, d] · y[j, d]             `dots`            for i < QUERIES, j < KEYS, d < D
     s[i, j]   += Σ_d x[i, d] · z[i − j, d]         `sliding_dots`
@@ -6,19 +6,18 @@
     out[i, d] += Σ_j p[i, j] · z[i − j, d]         `sliding_mix`
     out[j, d] += Σ_i p[i, j] · x[i, d]             `mix_turned`
 
-All operands are in one array of shared memory, `tile`; a function is told where they begin. Sums are in registers.
+All operands are in one array of shared memory, `tile`, and functions are told where each begins. Sums are in registers.
 
-x has a row for each query, y one for each key. z *slides*: a query and a key that both move on by one have the same
-distance, so that a tile has use for QUERIES + KEYS − 1 rows of position keys; the row of (i, j) is i − j + KEYS − 1. It
-works the other way round, too: distance and query tell the key.
+x has a row for each query, y one for each key. z *slides*: a query and a key that both move by one keep their
+distance, so a tile needs QUERIES + KEYS − 1 rows of position keys, and (i, j) uses row i − j + KEYS − 1. In the same
+way, distance and query determine the key.
 
-A thread makes 4 queries × 4 keys (or 2) of the scores. They do not lie side by side but SIDE rows apart: so
-neighbouring threads read neighbouring rows, which their padding puts into different banks of shared memory, and a
-thread's 16 scores have 7 distances. For 4 numbers along d it reads 4 + 4 times 16 bytes for 64 multiply-adds, and 4 + 7
-where z slides.
+A thread computes the scores of 4 queries × 4 keys (or 2), whose rows are SIDE apart. So neighbouring threads read
+neighbouring rows, which padding puts into different banks of shared memory, and the 16 scores of a thread have only 7
+distances. For 4 numbers along d it reads 4 + 4 times 16 bytes for 64 multiply-adds, or 4 + 7 times where z slides.
 
-The weights p lie with keys SIDE apart side by side, as the thread that made them has them: of each 4 · SIDE keys, key j
-is in column j % SIDE · 4 + j / SIDE. A thread of `mix` takes 4 of them with one instruction, and again 7 rows of z.
+The weights p are stored as their threads have them, with keys that are SIDE apart side by side: of each 4 · SIDE keys,
+key j is in column j % SIDE · 4 + j / SIDE. A thread of `mix` reads 4 of them with one instruction, and 7 rows of z.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from numba import int64
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
 from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
 
-LOWEST = np.float32(-1e30)  # a score that is out of sight; not −∞, since −∞ − (−∞) is NaN
-PAD = 4  # numbers behind each row in shared memory; the first of them may go with the row
+LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
+PAD = 4  # numbers after each row in shared memory; the first may hold one that belongs to the row
 ROWS = 4  # queries of a thread
 
 
@@ -98,26 +97,26 @@ class Functions(NamedTuple):
 
 @device
 def count_on(number, by):
-    """number + by in 32 bits, as dropout numbers its entries."""
+    """Return number + by in 32 bits, as dropout numbers its entries."""
     return uint32((int64(number) + by) & 0xFFFFFFFF)
 
 
 @device
 def dot4(x, y, total):
-    """total + Σ x · y of four numbers each."""
+    """Return total + Σ x · y of four numbers each."""
     return total + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3]
 
 
 @device
 def add_row(sums, at, weight, x):
-    """sums[at…] += weight · x for four numbers."""
+    """Add weight · x, four numbers, to sums[at…]."""
     for n in range(4):
         sums[at + n] += weight * x[n]
 
 
 @device
 def clear(x, n):
-    """Zeros in n registers."""
+    """Set n registers to zero."""
     for m in range(n):
         x[m] = float32(0)
 
@@ -131,38 +130,38 @@ def make_functions(tiles: Tiles) -> Functions:
 
     @device
     def score_place(thread):
-        """The first query and the first key of a thread's scores, and the column of p where they go.
+        """Return the first query and the first key of a thread's scores, and the column of p for them.
 
-        Threads that differ in the lowest bit read the same keys, and in the next the same queries: shared memory can
-        hand both out at once.
+        Threads that differ in the lowest bit read the same keys, and in the next the same queries: shared memory serves
+        both at once.
         """
         x, y = thread // 2 % SIDE, thread // (2 * SIDE) * 2 + thread % 2
-        half = y // SIDE  # the other half of the threads has other queries, or if there are no more, other keys
+        half = y // SIDE  # the second half of the threads has other queries or, if there are none, other keys
         i, j = y % SIDE + half * (QUERIES - ROWS * SIDE), x + half * (KEYS - EACH * SIDE)
         return i, j, j // GROUP * GROUP + x * 4 + j % GROUP // SIDE
 
     @device
     def out_place(thread):
-        """A thread's first query, the others being SIDE rows on each, and its first column of out."""
+        """Return a thread's first query, the others follow SIDE rows apart, and its first column of out."""
         y = thread // (2 * ACROSS) * 2 + thread % 2
         return y // SIDE * SIDE * OUT_QUERIES + y % SIDE, thread // 2 % ACROSS * 4
 
     @device
     def key_place(thread):
-        """The same if rows of out are keys: the column of p with the first, the others being in the next columns."""
+        """Return the same if rows of out are keys: the first one's column of p, the others follow, and that of out."""
         y = thread // (2 * ACROSS) * 2 + thread % 2
         return y * OUT_KEYS, thread // 2 % ACROSS * 4
 
     @device
     def key_in(column):
-        """The key whose weights are in this column of p."""
+        """Return the key whose weights are in this column of p."""
         return column // GROUP * GROUP + column % GROUP // 4 + column % 4 * SIDE
 
     @device
     def bring(source, at, step, first, limit, d0, W, tile, to, rows, columns):
-        """Rows first, first + 1, … of source into shared memory, so many, and of each the columns from d0 on.
+        """Copy rows from `first` of `source`, and columns from d0, to shared memory: `rows` × `columns` from `to` on.
 
-        Row i begins at entry at + i · step, a multiple of 4. Zeros for i outside 0 … limit − 1 and for columns ≥ W.
+        Row i begins at entry at + i · step, a multiple of 4. Rows outside 0 … limit − 1 and columns ≥ W become zero.
         """
         across = columns // 4
         down = THREADS // across
@@ -173,14 +172,14 @@ def make_functions(tiles: Tiles) -> Functions:
         place, put = at + i * step + d0 + column, to + row * (columns + PAD) + column
         for _ in range(rows // down):
             there = 0 <= i < limit
-            # read from somewhere in any case: behind a branch, the next load would wait for this one
+            # Always read from somewhere: inside a branch, the next load would wait for this one.
             a, b, c, e = load4(source, place if there else at)
             store4(tile, put, a if there else zero, b if there else zero, c if there else zero, e if there else zero)
             i, place, put = int32(i + down), place + down * step, put + down * (columns + PAD)
 
     @device
     def bring_beside(source, at, step, first, limit, tile, to, rows, columns):
-        """One number for each of those rows, beside it."""
+        """Copy one number for each of those rows, to the place after it."""
         for part in range((rows + THREADS - 1) // THREADS):
             row = cuda.threadIdx.x + part * THREADS
             if row < rows:
@@ -216,7 +215,7 @@ def make_functions(tiles: Tiles) -> Functions:
 
     @device
     def add_beside(tile, y, z, s):
-        """s[i, j] += the numbers beside row j of y and row i − j of z; y and z as above."""
+        """s[i, j] += the numbers after row j of y and after row i − j of z; y and z as above."""
         for i in range(ROWS):
             for j in range(EACH):
                 key, slide = y + j * SIDE * WIDE + D, z + (i - j) * SIDE * NARROW + COLUMNS
@@ -253,7 +252,7 @@ def make_functions(tiles: Tiles) -> Functions:
 
     @device
     def put(tile, p, s, i):
-        """The thread's weights of its row i into p; p: where those of its first row go."""
+        """Store the thread's weights of its row i in p; p: where those of its first row go."""
         at = p + i * SIDE * WEIGHTS
         if EACH == 4:
             store4(tile, at, s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3])
@@ -310,7 +309,7 @@ def make_functions(tiles: Tiles) -> Functions:
     def mix_turned(tile, p, x, sums):
         """out[j, d] += Σ_i p[i, j] · x[i, d]; p: the thread's first column, x: its column in the first row of x."""
         for _ in range(0, QUERIES, 4):
-            # four to a round, by hand: the compiler counts them all, for 16 multiply-adds each
+            # unrolled by four: otherwise the compiler counts every row, for 16 multiply-adds each
             add_outer(tile, p, x, sums)
             add_outer(tile, p + WEIGHTS, x + WIDE, sums)
             add_outer(tile, p + 2 * WEIGHTS, x + 2 * WIDE, sums)

@@ -1,11 +1,10 @@
-"""An array in the GPU's memory, with as much of NumPy's manners as the model needs, and no arithmetic.
+"""Arrays in the GPU's memory: the part of NumPy's interface that the model needs, without arithmetic.
 
-Its entries are float32 (or int32, for token numbers and places). `x[2:5]`, `x[:, -3:]`, `x[1]`, `x.T`, `x.reshape(…)`
-are views: nothing is copied. What computes is the operations of this folder; they copy a view whose entries do not lie
-side by side before a kernel that wants that reads it.
+Entries are float32 (or int32, for token and row numbers). `x[2:5]`, `x[:, -3:]`, `x[1]`, `x.T` and `x.reshape(…)` are
+views: nothing is copied. An operation whose kernel needs contiguous memory copies a view first.
 
     x = to_device(array)        a copy in the GPU's memory
-    array = to_host(x)          and back, once all is computed that x waits for
+    array = to_host(x)          a copy in main memory, after the kernels launched before have finished
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.jit import SIMULATED
 from tinyprune.kernels.cuda.device.memory import Lease
 
-MOST = 2**31 - 1  # what an int32 holds, of which kernels' sizes are
+MOST = 2**31 - 1  # the largest int32, the type of sizes in kernels
 FLOAT32, INT32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
 class DeviceArray:
-    """Some entries of a block of the GPU's memory.
+    """A strided view of a block of the GPU's memory.
 
     Attributes:
         lease: of the block.
-        first: number of the entry of the block where the array begins.
+        first: index in the block of the array's first entry.
         shape: as in NumPy.
-        strides: how many *entries* lie from one index to the next, for each axis.
+        strides: in *entries*, for each axis.
         dtype: float32 or int32.
     """
 
@@ -50,12 +49,12 @@ class DeviceArray:
 
     @property
     def ndim(self) -> int:
-        """How many axes it has."""
+        """Return the number of axes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """How many entries it has."""
+        """Return the number of entries."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:
@@ -63,37 +62,37 @@ class DeviceArray:
 
     @property
     def contiguous(self) -> bool:
-        """Whether its entries lie side by side, in C order."""
+        """Return whether its entries lie in C order without gaps."""
         return in_order(self.shape, self.strides)
 
     @property
     def flags(self) -> SimpleNamespace:
-        """As far as the optimizers ask: `carray`, whether a kernel can work on it in place."""
+        """Return NumPy's `carray`, which optimizers ask for: whether a kernel can work in place."""
         return SimpleNamespace(carray=self.contiguous)
 
     @property
     def pointer(self) -> Any:
-        """What a kernel takes for it; only of a contiguous one does it find the entries."""
-        # how many there are only the simulator asks, and a launch has little time
+        """Return what a kernel gets for it. The array has to be contiguous."""
+        # only the simulator needs the span, and launches must be quick
         return self.lease.pointer(self.first, self.span if SIMULATED else 0, self.dtype)
 
     @property
     def span(self) -> int:
-        """Entries of the block from its first to its last."""
+        """Return the number of entries of the block from its first to its last, both included."""
         return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)) if self.size else 0
 
     @property
     def T(self) -> DeviceArray:
-        """Its axes in the opposite order."""
+        """Return the view with its axes reversed."""
         return DeviceArray(self.lease, self.first, self.shape[::-1], self.strides[::-1], self.dtype)
 
     @property
     def real(self) -> DeviceArray:
-        """Itself: there are no complex numbers here."""
+        """Return itself: there are no complex numbers here."""
         return self
 
     def reshape(self, *shape: Any) -> DeviceArray:
-        """The same entries in another shape; one length may be −1. ValueError if that takes a copy."""
+        """Return a view in another shape, of which one length may be −1. Raises ValueError if that needs a copy."""
         wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         if -1 in wanted:
             rest = -math.prod(wanted)
@@ -105,7 +104,7 @@ class DeviceArray:
         return DeviceArray(self.lease, self.first, wanted, c_strides(wanted), self.dtype)
 
     def __getitem__(self, index: Any) -> DeviceArray:
-        """A view: whole numbers and slices of step 1, for the first axes."""
+        """Return a view: integers and slices of step 1, for the first axes."""
         first, shape, strides = self.first, [], []
         indices = index if isinstance(index, tuple) else (index,)
         if len(indices) > self.ndim:
@@ -126,7 +125,7 @@ class DeviceArray:
         return DeviceArray(self.lease, first, tuple(shape), tuple(strides), self.dtype)
 
     def __float__(self) -> float:
-        """Its only entry, copied to main memory, for which Python waits, as for `to_host`."""
+        """Return its only entry. Waits for the GPU, as `to_host` does."""
         return float(to_host(self).reshape(()))
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
@@ -138,7 +137,7 @@ class DeviceArray:
 
 @lru_cache(4096)
 def in_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether the entries of an array of this shape, with strides in entries, lie side by side in C order."""
+    """Return whether an array of this shape, with strides in entries, is in C order without gaps."""
     return 0 in shape or all(
         n == 1 or stride == expected for n, stride, expected in zip(shape, strides, c_strides(shape), strict=True)
     )
@@ -146,7 +145,7 @@ def in_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 @lru_cache(4096)
 def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides in entries of an array that lies in C order without gaps."""
+    """Return the strides, in entries, of a contiguous array."""
     strides, step = [], 1
     for n in reversed(shape):
         strides.append(step)
@@ -155,10 +154,10 @@ def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArray:
-    """An array of whatever the memory holds.
+    """Return an uninitialised array.
 
     Raises:
-        UsageError: if it has more entries than a kernel can count.
+        UsageError: if it has more entries than an int32 counts.
         MemoryError: if the GPU has no room for it.
     """
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -171,10 +170,10 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArr
 
 
 def to_device(x: NDArray | DeviceArray) -> DeviceArray:
-    """A copy in the GPU's memory of an array of float32 or int32. What is there already stays.
+    """Copy an array of float32 or int32 to the GPU's memory; one that is there already is returned.
 
     Raises:
-        ValueError: if the numbers are not those that a kernel works on.
+        ValueError: if it has another dtype.
     """
     if isinstance(x, DeviceArray):
         return x
@@ -187,7 +186,7 @@ def to_device(x: NDArray | DeviceArray) -> DeviceArray:
 
 
 def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
-    """A copy in main memory. An array that is there already stays, as do numbers and None."""
+    """Copy an array to main memory; one that is there already is returned, as are numbers and None."""
     if not isinstance(x, DeviceArray):
         return x
     flat = np.empty(x.span, x.dtype)

@@ -1,4 +1,4 @@
-"""How every kernel here is compiled and launched.
+"""Compile and launch kernels.
 
     @kernel(floats, floats, int32, threads=256)
     def double(x, out, n):
@@ -8,13 +8,13 @@
 
     double(blocks(n, 256), x, out, n)         x and out are `DeviceArray`s
 
-Arrays reach a kernel as pointers to their first entry, flat: an index is one addition, where Numba's own arrays would
-test whether it is negative, and a launch hands over 8 bytes for each. Scalars are 32 bits wide; with a float64 among
-them Numba would compute in float64, which most GPUs do at a thirty-second or less of their speed. So every kernel says
-its types, and is compiled once for them, at its first launch.
+A kernel gets each array as a pointer to its first entry. Indexing is then one addition, where Numba's own arrays test
+for negative indices, and a launch passes 8 bytes an array. Scalars have 32 bits: a single float64 would make Numba
+compute in float64, at a thirty-second of most GPUs' speed or less. So every kernel declares its types, and is compiled
+once for them, at its first launch.
 
 In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernels run as Python, slowly, on a
-`Window` of main memory that refuses every index outside its array, negative ones too.
+`Window` of main memory that refuses every index outside its array, negative ones included.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int3
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 COMPILING = "compiling kernels for the GPU, at every start: up to half a minute"
-# A grid of few blocks is no mistake here: a vector of 512 numbers has no more work in it.
+# Small grids are no mistake here: a vector of 512 numbers has no more work in it.
 numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 floats = types.CPointer(float32)
@@ -43,16 +43,16 @@ ints = types.CPointer(int32)
 
 
 def device(function: Callable) -> Callable:
-    """A function that kernels call. It may be plain Python that the CPU's kernels use as well."""
+    """Make a function that kernels can call; it may be plain Python that the CPU's kernels share."""
     return cuda.jit(device=True)(function)
 
 
 class Window:
-    """What stands for a pointer in the simulator: reads and writes of an array in main memory, every index checked.
+    """The simulator's pointer: reads and writes an array in main memory, and checks every index.
 
     Attributes:
         memory: the array.
-        first: how many entries lie between the beginning of its block of memory and its own.
+        first: entries of its block of memory before its own first one.
     """
 
     __slots__ = ("first", "memory")
@@ -73,16 +73,16 @@ class Window:
 
 
 class Kernel:
-    """A function for the GPU, its types, and how many threads a block of it has.
+    """A function for the GPU, its types, and the number of threads in its blocks.
 
     Attributes:
-        function: as Python wrote it.
-        signature: Numba's types.
+        function: the Python function.
+        signature: its types for Numba.
         threads: of a block, along x, or along x and y.
         hot: whether training spends its time in it, so that no register may be spilled.
         float64: whether it computes in float64 on purpose.
-        resident: how many of its blocks a multiprocessor is to have room for at a time, or 0 for as it comes: the
-            compiler then uses no more registers than that leaves.
+        resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
+            compiler may use; 0 for no limit.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class Kernel:
         self.resident = resident
         if resident:
             function.launch_bounds = (int(np.prod(threads)), resident)
-        self.launches: dict[Any, Any] = {}  # by grid; Numba works one out in ten microseconds
+        self.launches: dict[Any, Any] = {}  # by grid; making one takes Numba ten microseconds
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
 
     @cached_property
     def compiled(self) -> Any:
-        """What Numba makes of it, for the GPU that is here.
+        """Compile it for this machine's GPU.
 
         Raises:
             UsageError: if driver, toolkit and GPU do not fit together; says what to install.
@@ -124,10 +124,10 @@ class Kernel:
             raise_explained(error)
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
-        """Launch so many blocks, along x, y and z. Returns before they are done.
+        """Launch it, and return before it is done.
 
         Args:
-            grid: blocks; with none along some axis, there is nothing to do and nothing is done.
+            grid: blocks along x, or along x, y and z; with 0 along some axis nothing is launched.
             arguments: contiguous `DeviceArray`s, None where the kernel does not look, numbers, and NamedTuples of
                 these. One that has arrays must have `pointers` as its property `pointer`.
 
@@ -140,7 +140,7 @@ class Kernel:
         launch = self.launches.get(grid)
         if launch is None:
             launch = self.compiled[grid, self.threads]
-            if not SIMULATED:  # where it is the kernel itself, which remembers the last grid
+            if not SIMULATED:  # the simulator returns the kernel itself, which remembers the last grid
                 self.launches[grid] = launch
         try:
             launch(*given)
@@ -153,7 +153,7 @@ LISTENERS: list[Callable[[str], None]] = []
 
 @contextmanager
 def compilations(tell: Callable[[str], None]) -> Iterator[None]:
-    """Have `tell(name)` called for every kernel compiled meanwhile. In the simulator none is."""
+    """Call `tell(name)` for every kernel compiled inside the context. The simulator compiles none."""
     LISTENERS.append(tell)
     try:
         yield
@@ -169,7 +169,7 @@ def pointers(arrays: Any) -> Any:
     return arrays._make([NULL if x is None else x.pointer for x in arrays])
 
 
-KERNELS: list[Kernel] = []  # all there are, for the compiler's tests and `tinyprune bench cuda`
+KERNELS: list[Kernel] = []  # all of them, for the compile tests and `tinyprune bench cuda`
 
 
 def kernel(
@@ -180,7 +180,7 @@ def kernel(
     float64: bool = False,
     resident: int = 0,
 ) -> Callable[[Callable], Kernel]:
-    """Make a kernel of a function whose arguments have these types; see `Kernel`. Variants of one need names."""
+    """Make a kernel from a function with arguments of these types; see `Kernel`. Variants need names of their own."""
 
     def made(function: Callable) -> Kernel:
         function.__name__ = name or function.__name__
@@ -191,5 +191,5 @@ def kernel(
 
 
 def blocks(size: int, each: int) -> int:
-    """How many blocks that do `each` cover `size`, the last possibly in part."""
+    """Return how many blocks of `each` cover `size`; the last may be partly empty."""
     return -(-size // each)

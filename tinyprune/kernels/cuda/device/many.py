@@ -1,10 +1,10 @@
-"""Many arrays in one launch: a table of where they are, and which block works on what.
+"""Work on many arrays in one launch: a table of their addresses, and which block works on what.
 
     @kernel(tables, …)
     def each(arrays, …):
         x = arrays[n]                a pointer to the first entry of array n
 
-To launch a kernel takes Python longer than a GPU takes for a small array, and a model has hundreds of parameters.
+Launching a kernel takes Python longer than a small array takes the GPU, and a model has hundreds of parameters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ tables = types.CPointer(floats)
 
 
 class Table:
-    """Pointers to arrays, for a kernel that says `tables`.
+    """Pointers to arrays, for a kernel argument of type `tables`.
 
     Args:
         pointers: to their first entries.
@@ -41,28 +41,28 @@ class Table:
 
     @property
     def pointer(self) -> Any:
-        """What a kernel takes for it."""
+        """Return what a kernel gets for it."""
         return self.pointers if SIMULATED else self.lease.address
 
 
-# From step to step arrays mostly lie where they lay before, and a table says nothing but that.
+# From step to step most arrays stay where they are, and so do their tables.
 remembered = lru_cache(1024)(Table)
 
 
 def table_of(arrays: Sequence[DeviceArray]) -> Table:
-    """The table of some contiguous arrays. They have to be kept until the kernel is launched."""
+    """Return the table of contiguous arrays, which have to be kept until the kernel is launched."""
     pointers = tuple(x.pointer for x in arrays)
     return Table(pointers) if SIMULATED else remembered(pointers)
 
 
 @lru_cache(256)
 def division(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], DeviceArray, DeviceArray, DeviceArray]:
-    """How arrays of these sizes are shared out to blocks.
+    """Share out arrays of these sizes to blocks.
 
     Returns:
-        places: of each array its first block, and the first of the next array.
-        owners, begins: of each block its array, and the entry that it begins with.
-        sizes: once more, for the kernel.
+        places: for each array, its first block and the first one of the next array.
+        owners, begins: for each block, its array and the entry that it begins with.
+        sizes: on the device.
     """
     counts = [blocks(size, EACH) for size in sizes]
     owners = np.repeat(np.arange(len(sizes)), counts)

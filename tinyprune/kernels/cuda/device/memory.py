@@ -1,12 +1,12 @@
-"""The GPU's memory, recycled, and the way in and out.
+"""A pool of the GPU's memory, and copies to it and from it.
 
-Asking the driver for memory stops the GPU; a training step asks for the same sizes again and again. So a block goes
-back to a free list when the last array that looks at it is gone, and the next request of its size class gets it, as in
-`kernels.cpu.workspace`. All kernels run one after the other (on the default stream): whoever gets a block writes to it
-after those have read it that were launched before.
+Asking the driver for memory stops the GPU, and every training step needs the same sizes. So a block returns to a free
+list when the last array that uses it is freed, and serves the next request of its size class, as in
+`kernels.cpu.workspace`. All kernels run in order on the default stream, so a recycled block is written only after
+earlier kernels have read it.
 
-In the simulator blocks are main memory, and full of NaN when they are handed out: a kernel that reads what nobody has
-written is found out.
+In the simulator a block is main memory, filled with NaN when it is taken, so that a kernel that reads what nobody has
+written is noticed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ GARBAGE = np.int32(-1)  # as float32 a NaN
 
 
 def size_class(entries: int) -> int:
-    """`entries` rounded up to whole 64, and by at most an eighth beyond: so nearly equal sizes share their blocks."""
+    """Round up to a multiple of 64, and by at most an eighth: nearly equal sizes share blocks."""
     step = max(SMALLEST, 1 << max(entries.bit_length() - 4, 0))
     return max(-(-entries // step) * step, SMALLEST)
 
 
 class Pool:
-    """Blocks of 4-byte entries by size class, and how many entries are out and how many free."""
+    """Free blocks of 4-byte entries by size class, and counts of entries used and free."""
 
     def __init__(self) -> None:
         self.free: dict[int, list[Any]] = {}
@@ -40,7 +40,7 @@ class Pool:
         self.most_used = 0
 
     def take(self, size: int) -> Any:
-        """A block of `size` entries, recycled if there is one."""
+        """Take a block of `size` entries, recycled if possible."""
         if self.free.get(size):
             block = self.free[size].pop()
             self.entries_free -= size
@@ -53,12 +53,12 @@ class Pool:
         return block
 
     def fresh(self, size: int) -> Any:
-        """A new block. Raises MemoryError if the GPU has no room for it."""
+        """Allocate a block. Raises MemoryError if the GPU has no room for it."""
         try:
             return allocate(size)
         except MemoryError:
-            # What is idle goes back only now: to give memory back and to ask for it stops the GPU, and with gates that
-            # open and close, or rare words, sizes come and go.
+            # Idle blocks are freed only now: freeing and allocating stop the GPU, and sizes come and go with gates that
+            # open and close, or with rare words.
             self.clear()
             try:
                 return allocate(size)
@@ -69,19 +69,19 @@ class Pool:
                 ) from None
 
     def give(self, size: int, block: Any) -> None:
-        """Take a block back."""
+        """Return a block to the pool."""
         self.entries_used -= size
         self.entries_free += size
         self.free.setdefault(size, []).append(block)
 
     def clear(self) -> None:
-        """Give all free blocks back to the driver."""
+        """Free all idle blocks."""
         self.free.clear()
         self.entries_free = 0
 
 
 def allocate(size: int) -> Any:
-    """Memory from the driver for so many entries. Raises MemoryError if there is none."""
+    """Allocate entries from the driver. Raises MemoryError if there is no room."""
     if SIMULATED:
         return np.empty(size, np.int32)
     try:
@@ -94,10 +94,10 @@ POOL = Pool()
 
 
 class Lease:
-    """A block while arrays look at it; it goes back to the pool with the last of them.
+    """A block that arrays use; it returns to the pool when the last of them is freed.
 
     Args:
-        entries: that are needed, of 4 bytes each.
+        entries: needed, of 4 bytes each.
     """
 
     __slots__ = ("address", "block", "give", "size")
@@ -105,7 +105,7 @@ class Lease:
     def __init__(self, entries: int) -> None:
         self.size = size_class(entries)
         self.block = POOL.take(self.size)
-        self.give = POOL.give  # kept here, since module names may be gone before the last array
+        self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
         self.address = 0 if SIMULATED else self.block.__cuda_array_interface__["data"][0]
 
     def __del__(self) -> None:
@@ -113,7 +113,7 @@ class Lease:
             self.give(self.size, self.block)
 
     def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
-        """What a kernel takes for the entries from number `first` on."""
+        """Return what a kernel gets for the entries from `first` on."""
         if SIMULATED:
             return Window(self.block[first : first + entries].view(dtype), first)
         return self.address + 4 * first
@@ -131,7 +131,7 @@ class Lease:
             raise_explained(error)
 
     def read(self, first: int, values: NDArray) -> None:
-        """Copy to a flat array in main memory, once all that was launched before is done."""
+        """Copy to a flat array in main memory, after the kernels launched before have finished."""
         values = values.view(np.int32)
         part = self.block[first : first + values.size]
         if SIMULATED:

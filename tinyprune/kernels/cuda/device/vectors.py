@@ -1,11 +1,11 @@
-"""Four neighbours in one instruction, `load4` and `store4`; and one number of shared memory, `load1` and `store1`.
+"""Load and store four neighbours with one instruction (`load4`), as far as they exist (`load_some`), or one (`load1`).
 
-A thread that reads 16 bytes with one instruction needs a quarter of the instructions, and a warp whole sectors of
-memory. Numba would load one number at a time, since it cannot know that they lie on a multiple of 16 bytes; here that
-is promised: memory that the GPU hands out begins on one, and so does shared memory whose entries are read like this.
+Reading 16 bytes at once takes a quarter of the instructions, and a warp reads whole sectors of memory. Numba would load
+one number at a time, since it does not know that they are aligned to 16 bytes. Here they are: the GPU's memory and
+shared memory that is read in this way both begin on a multiple of 16 bytes.
 
-An index of a shared array may count from the end, says Numba, and looks each time whether it is negative: then entries
-that lie a constant apart need an address each. `load1` and `store1` look at nothing, as pointers do.
+For a shared array Numba tests whether an index is negative, and then each of several entries a constant apart needs an
+address of its own. `load1` and `store1` test nothing, as pointers do.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ SHARED = 3  # number of the address space
 if SIMULATED:
 
     def check(x, i):
-        """Where a GPU would stop the program, or read what is not the array's."""
+        """Fail where a GPU would stop the program, or read beyond the array."""
         assert i >= 0, i
         assert (i + getattr(x, "first", 0)) % 4 == 0, f"four numbers at {i}, which is no multiple of 16 bytes"
 
     def aligned(x):
-        """A shared array of a kernel whose vectors are read by functions that it calls."""
+        """Return a shared array, aligned for functions that read four entries at a time."""
         return x
 
     def load4(x, i):
-        """x[i], x[i + 1], x[i + 2], x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
+        """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
         check(x, i)
         return x[i], x[i + 1], x[i + 2], x[i + 3]
 
     def store4(x, i, a, b, c, d):
-        """x[i] = a and so on; i is a multiple of 4."""
+        """Set x[i] … x[i + 3] to a … d; i is a multiple of 4."""
         check(x, i)
         x[i], x[i + 1], x[i + 2], x[i + 3] = a, b, c, d
 
     def load1(x, i):
-        """x[i] of a flat shared array; i is not negative."""
+        """Return x[i] of a flat shared array; i is not negative."""
         assert i >= 0, i
         return x[i]
 
     def store1(x, i, a):
-        """x[i] = a of a flat shared array; i is not negative."""
+        """Set x[i] = a in a flat shared array; i is not negative."""
         assert i >= 0, i
         x[i] = a
 
@@ -55,14 +55,14 @@ else:
     VECTOR = ir.VectorType(ir.FloatType(), 4)
 
     def align(module):
-        """Move the shared arrays that a kernel, or a function that it calls, makes to where vectors can be read."""
+        """Align the shared arrays of a kernel, or of a function that it calls, so that vectors can be read."""
         for variable in module.global_values:
             if isinstance(variable, ir.GlobalVariable) and variable.addrspace == SHARED:
                 variable.align = BYTES
 
     @intrinsic
     def aligned(typingctx, x):
-        """A shared array of a kernel whose vectors are read by functions that it calls, which do not see it made."""
+        """Return a shared array, aligned for functions that read four entries at a time but do not see it made."""
 
         def codegen(context, builder, signature, arguments):
             align(builder.module)
@@ -71,7 +71,7 @@ else:
         return x(x), codegen
 
     def place(context, builder, type_of_x, x, i):
-        """Pointer to four entries from x[i] on; a shared array is moved to where vectors can be read."""
+        """Return a pointer to four entries from x[i] on; a shared array is aligned."""
         if isinstance(type_of_x, types.Array):
             align(builder.module)
             x = context.make_array(type_of_x)(context, builder, x).data
@@ -79,7 +79,7 @@ else:
 
     @intrinsic
     def load4(typingctx, x, i):
-        """x[i], x[i + 1], x[i + 2], x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
+        """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
 
         def codegen(context, builder, signature, arguments):
             vector = builder.load(place(context, builder, signature.args[0], *arguments))
@@ -91,7 +91,7 @@ else:
 
     @intrinsic
     def store4(typingctx, x, i, a, b, c, d):
-        """x[i] = a and so on; i is a multiple of 4."""
+        """Set x[i] … x[i + 3] to a … d; i is a multiple of 4."""
 
         def codegen(context, builder, signature, arguments):
             x, i, *entries = arguments
@@ -106,7 +106,7 @@ else:
 
     @intrinsic
     def load1(typingctx, x, i):
-        """x[i] of a flat shared array; i is not negative."""
+        """Return x[i] of a flat shared array; i is not negative."""
 
         def codegen(context, builder, signature, arguments):
             array, i = arguments
@@ -117,7 +117,7 @@ else:
 
     @intrinsic
     def store1(typingctx, x, i, a):
-        """x[i] = a of a flat shared array; i is not negative."""
+        """Set x[i] = a in a flat shared array; i is not negative."""
 
         def codegen(context, builder, signature, arguments):
             array, i, a = arguments
@@ -130,7 +130,7 @@ else:
 
 @device
 def load_some(x, i, left, aligned):
-    """x[i], x[i + 1], x[i + 2], x[i + 3], of which `left` are there, and zeros for those that are not.
+    """Return x[i] … x[i + 3], of which `left` exist, with zeros for the others.
 
     aligned: whether i is a multiple of 4 wherever `left` is 4 or more.
     """
@@ -147,7 +147,7 @@ def load_some(x, i, left, aligned):
 
 @device
 def store_some(x, i, left, aligned, a, b, c, d):
-    """x[i] = a and so on, as far as those `left` are there; see `load_some`."""
+    """Set those of x[i] … x[i + 3] that exist to a … d; see `load_some`."""
     if aligned and left >= 4:
         store4(x, i, a, b, c, d)
     else:

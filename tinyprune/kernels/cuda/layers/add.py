@@ -2,7 +2,7 @@
 
     for i: out[i] = a[i] + b[i]
 
-One thread for each entry. What has gaps in memory, such as a transposed matrix, is copied first.
+One thread for each entry. Views that are not contiguous are copied first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def add_all(a, b, size, out):
 
 
 def add(a: DeviceArray, b: DeviceArray) -> DeviceArray:
-    """a + b, a new array: `ops.add` for float32."""
+    """Return a + b: `ops.add` for float32."""
     check_alike(a=a, b=b)
     out = empty(a.shape)
     add_all(blocks(out.size, THREADS), contiguous(a), contiguous(b), out.size, out)

@@ -1,15 +1,14 @@
 """Attention over context and persistent vectors, with gated heads, on a GPU. See `tinyprune.ops.attention`.
 
-Forward is one pass along the keys (`attend.forward`), backward four launches, each of which makes the weights anew
-from the saved log-sum-exp: `attend.queries` (dq), `attend.keys` for context keys (dk, dv, du) and again for
-persistent ones (dpk, dpv), `attend.distances` (dr, dw). None has a matrix of T × S in memory, and none adds to what
-another block has written: every sum has one order, which depends on the shapes alone. What they are made of is in
-`attend.tiles`.
+Forward is one pass through the keys (`attend.forward`). Backward is four launches, which recompute the weights from the
+saved log-sum-exp: `attend.queries` (dq), `attend.keys` for keys of the context (dk, dv, du) and again for persistent
+ones (dpk, dpv), `attend.distances` (dr, dw). None stores a T × S matrix, and no block adds to what another has written:
+every sum has one order, which depends on the shapes alone. `attend.tiles` is what they share.
 
-So scores and do·v are made again in each of the four. For a query and a key of the context these are 14 products of
-vectors, for a persistent key 7, where 8 and 5 would do if blocks added to what others have written, in whatever order.
+The price is that each of the four recomputes scores and do·v: 14 products of vectors for a query and a key of the
+context and 7 for a persistent key, where 8 and 5 would do if blocks added to each other's results in any order.
 
-Dh is rounded up to the width of the next kernel, at most 64; arrays whose Dh is no multiple of 4 are copied first.
+Dh is rounded up to the width of the next kernel, at most 64. Arrays whose Dh is not a multiple of 4 are copied first.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from tinyprune.ops.attention import check_arguments
 from tinyprune.ops.dropout import draw_keys
 
 LOG2_E = math.log2(math.e)
-BLOCKS = 1024  # gradients that are summed over the batch are summed in groups, so that there are about so many blocks
+BLOCKS = 1024  # about how many there are for gradients that are summed over the batch, group by group
 
 
 class AttentionCache(NamedTuple):

@@ -1,9 +1,9 @@
-"""One layer's attention block for one token of a text that is being written. See `tinyprune.ops.attention_step`.
+"""One layer's attention block for one token of a text that is being generated. See `tinyprune.ops.attention_step`.
 
     y = x + Wo · attention(LayerNorm(x)) + bo        x, y (D,)
 
-The operations that training uses, with one query. The keys and values that it sees are copied out of the ring buffers
-into the order of the text, the newest last: a few bytes beside the weights, which are all read once for each token.
+These are the operations of training, with one query. The keys and values that it sees are copied from the ring buffers
+in the order of the text, the newest last: few bytes compared with the weights, which are all read for every token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ THREADS = 128
 
 @kernel(floats, floats, int32, int32, int32, int32, int32, floats, threads=THREADS)
 def unroll(ring, newest, first, C, visible, width, size, out):
-    """out (visible, width): rows first, first + 1, … of ring (C, width), counted round, and at last the newest."""
+    """out (visible, width): rows from `first` of ring (C, width), modulo C, and the newest as the last one."""
     i = cuda.grid(1)
     if i < size:
         row, column = i // width, i % width
@@ -35,7 +35,7 @@ def unroll(ring, newest, first, C, visible, width, size, out):
 
 
 def in_order(ring: DeviceArray, newest: DeviceArray, read: int) -> DeviceArray:
-    """What the newest token sees of the ring (C, H, Dh), itself included: (1, visible, H, Dh)."""
+    """Return what the newest token sees of the ring (C, H, Dh), itself included: (1, visible, H, Dh)."""
     C, H, Dh = ring.shape
     visible, width = min(read + 1, C), H * Dh
     out = empty((1, visible, H, Dh))
@@ -65,7 +65,7 @@ def attention_step(
     gate: DeviceArray | None = None,
     scale: float = 1.0,
 ) -> DeviceArray:
-    """The block's output for the newest token, whose key and value are kept: `ops.attention_step` for float32."""
+    """Compute the block's output for the newest token, and keep its key and value: `ops.attention_step` for float32."""
     check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
     check_floats(x=x, keys=keys, values=values)
     check_in_place(keys=keys, values=values)
@@ -86,20 +86,20 @@ def attention_step(
         scale=scale,
     )  # (1, 1, H, Dh)
     y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
-    for newest, ring in ((k, keys), (v, values)):  # the buffers are written when nothing can fail
+    for newest, ring in ((k, keys), (v, values)):  # write the buffers last, when nothing can fail any more
         copied(newest, ring[read % C])
     return add(x, y)
 
 
 class AttentionStep(ops.AttentionStep):
-    """A layer's attention block with buffers of its own, in the GPU's memory. Arguments as in `ops.AttentionStep`."""
+    """A layer's attention block with its buffers in the GPU's memory. Arguments as in `ops.AttentionStep`."""
 
     def buffer(self, shape: tuple[int, ...], dtype: np.dtype) -> DeviceArray:
-        """Zeros, float32 whatever the dtype."""
+        """Return zeros, float32 whatever the dtype."""
         return zeros(shape)
 
     def __call__(self, x: DeviceArray) -> DeviceArray:
-        """Read one token: y from x, both (D,)."""
+        """Process one token: return y for x, both (D,)."""
         y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments)
         self.read += 1
         return y

@@ -1,9 +1,9 @@
-"""Context: the memory and the segment one after the other. See `tinyprune.ops.context`.
+"""Context: the memory followed by the segment. See `tinyprune.ops.context`.
 
     for b: out[b] = [m[b]; x[b]]
 
-One thread for each entry of out; a row of blocks for each b. The memory is read where it lies, in the context of the
-segment before: that its texts are not side by side costs nothing, where a copy would move it twice.
+One thread for each entry of out, and a row of blocks for each b. The memory is read in place, from the context of the
+previous segment: gaps between its texts cost nothing, and a copy would move it twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def join_rows(m, m_step, x, x_step, split, size, out):
 
 
 def by_rows(x: DeviceArray) -> tuple[DeviceArray, int]:
-    """`x`, each x[b] of which lies in one piece, and how many entries lie from x[0] to x[1]; copied if need be."""
+    """Return `x` and the entries from x[0] to x[1]; it is copied unless each x[b] is contiguous."""
     if x.size and not x[0].contiguous:
         x = copied(x)
     return x, x.strides[0]

@@ -2,8 +2,8 @@
 
     for i: out[i] = x[i] · (1 / (1 − rate) if kept(i) else 0)
 
-One thread for each entry. The mask is never stored: some fifteen instructions work out an entry's fate where it stands,
-in forward and again in backward, where reading a mask back would be bytes to wait for.
+One thread for each entry. The mask is never stored: some fifteen instructions recompute it for an entry, in forward and
+again in backward, which is faster than reading it from memory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ THREADS = 256
 
 @kernel(floats, DROPOUT, int32, floats, threads=THREADS, hot=True)
 def drop(x, dropout, size, out):
-    """out[i] = x[i] · factor where kept, x[i] · 0 elsewhere: 0 × NaN and 0 × inf are NaN here as in NumPy."""
+    """out[i] = x[i] · factor if kept, else x[i] · 0: as in NumPy, NaN and inf become NaN."""
     i = cuda.grid(1)
     if i < size:
         out[i] = x[i] * keep_factor(i, dropout)
 
 
 def apply(x: DeviceArray, rate: float, keys: tuple[int, int]) -> DeviceArray:
-    """A new array: x · keep / (1 − rate)."""
+    """Return x · keep / (1 − rate)."""
     out = empty(x.shape)
     drop(blocks(x.size, THREADS), contiguous(x), mask_of(rate, keys), x.size, out)
     return out
@@ -46,7 +46,7 @@ def dropout_forward(x: DeviceArray, rate: float, rng: np.random.Generator | None
 
 
 def dropout_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
-    """Gradient of `dropout_forward`, as `ops.dropout_backward`: the same entries are dropped, worked out again."""
+    """Gradient of `dropout_forward`, as `ops.dropout_backward`; the mask is recomputed."""
     keys, rate, shape = cache
     check_gradient(dout, shape)
     if keys is None:

@@ -2,8 +2,8 @@
 
     for r: h[r] = max(x[r] · W1 + b1, 0);  out[r] = h[r] · W2 + b2
 
-Two linear maps. The first product takes the positive part before it writes, which saves a pass over h; h alone is kept,
-since h > 0 tells where a was.
+Two linear maps. The first product applies the ReLU before it writes, which saves a pass over h. Only h is kept, since
+h > 0 is true where the input of the ReLU was positive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ THREADS = 256
 
 @kernel(floats, floats, int32, threads=THREADS)
 def rectify_gradient(dh, h, size):
-    """dh = dh where h > 0, and dh · 0 elsewhere, in place, flat: a thread for each number."""
+    """dh *= 1 where h > 0, else 0, in place, flat: a thread for each number."""
     i = cuda.grid(1)
     if i < size:
         dh[i] *= float32(1) if h[i] > float32(0) else float32(0)

@@ -2,9 +2,9 @@
 
     for each row: mean = Σ x / D;  std = sqrt(Σ (x − mean)² / D + eps);  out = (x − mean) / std · scale + bias
 
-One block for each row: neighbouring threads read neighbouring features. Backward keeps x, the mean and 1 / std of each
-row and makes n anew. dscale and dbias are sums over all rows: one block for 32 features and a run of rows, then the
-runs in order, so that no bit depends on which block comes first.
+One block for each row; neighbouring threads read neighbouring features. Backward recomputes n from x, and the mean and
+1 / std of each row. dscale and dbias are sums over all rows: a block sums 32 features over a run of rows, and then the
+runs are summed in order, so no bit depends on which block runs first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ THREADS = 128
 
 @kernel(floats, floats, floats, int32, float32, floats, floats, floats, threads=THREADS, hot=True)
 def normalise(x, scale, bias, D, eps, out, means, inverses):
-    """out, and of each row the mean and 1 / std: a block for each row."""
+    """out, and the mean and 1 / std of each row: a block for each row."""
     scratch = cuda.shared.array(THREADS, float32)
     row, thread = cuda.blockIdx.x, cuda.threadIdx.x
     at, size = row * D, float32(D)
@@ -66,7 +66,7 @@ def normalise_backward(dout, x, means, inverses, scale, D, dx):
 
 @kernel(floats, floats, floats, floats, int32, int32, floats, threads=(WIDE, LINES), hot=True)
 def parameter_gradients(dout, x, means, inverses, R, D, sums):
-    """sums (runs, 2, D): what each run of rows adds to dscale = Σ dout · n and to dbias = Σ dout."""
+    """sums (runs, 2, D): the part of each run of rows in dscale = Σ dout · n and in dbias = Σ dout."""
     scratch = cuda.shared.array((2, LINES, WIDE), float32)
     column, line, run = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
     d = cuda.blockIdx.x * WIDE + column

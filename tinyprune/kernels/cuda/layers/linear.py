@@ -2,8 +2,8 @@
 
     for r, o: out[r, o] = b[o] + Σ_k x[r, k] · W[k, o]
 
-Three products, see `matmul`. Nothing is copied first, though x may be a view of a few positions and W a transposed one;
-then dW is a transposed view as well, so that its own `.T` lies in memory like the matrix that W is a view of.
+Three products, see `products.matmul`, which reads x and W in place, even if x is a view of a few positions and W a
+transposed matrix. Then dW is a transposed view as well, whose `.T` has the layout of that matrix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tinyprune.ops.linear import check_arguments
 
 
 def matrix(x: DeviceArray) -> DeviceArray:
-    """`x` as `matmul` wants it: a vector as a matrix of one row."""
+    """Return `x` as `matmul` takes it: a vector becomes a matrix of one row."""
     return contiguous(x).reshape(1, x.size) if x.ndim == 1 else x
 
 

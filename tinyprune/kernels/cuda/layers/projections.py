@@ -2,7 +2,7 @@
 
     for b: q[b] = n[b, S−T:] · Wq;  k[b] = n[b] · Wk;  v[b] = n[b] · Wv
 
-Products by `matmul`, which reads the last T rows of each batch entry where they lie, and adds up dn in place.
+`matmul` reads the last T rows of each batch entry in place, and accumulates dn in place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tinyprune.ops.projections import check_arguments
 
 
 def last(x: DeviceArray, T: int) -> DeviceArray:
-    """x[:, S−T:] of (B, S, D)."""
+    """Return the view x[:, S−T:] of (B, S, D)."""
     return x[:, x.shape[1] - T :]
 
 

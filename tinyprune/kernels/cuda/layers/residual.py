@@ -1,8 +1,8 @@
-"""Residual connection: add to x what dropout leaves of y. See `tinyprune.ops.residual`.
+"""Residual connection: x plus y after dropout. See `tinyprune.ops.residual`.
 
     for i: out[i] = x[i] + y[i] · (1 / (1 − dropout) if kept(i) else 0)
 
-One thread for each entry. One pass: what dropout leaves of y is not stored and read again.
+One thread for each entry, in one pass: y after dropout is not stored.
 """
 
 from __future__ import annotations
@@ -44,6 +44,6 @@ def residual_forward(
 
 
 def residual_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
-    """Gradients of `residual_forward`, as `ops.residual_backward`: `dout` itself for x, what dropout leaves for y."""
+    """Gradients of `residual_forward`, as `ops.residual_backward`; that of x is `dout` itself."""
     # out = x + dropout(y)
     return dout, dropout_backward(dout, cache)

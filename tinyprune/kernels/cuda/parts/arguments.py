@@ -1,4 +1,4 @@
-"""What every operation asks of its arguments before a kernel runs: a kernel itself checks nothing."""
+"""Check the arguments of an operation; its kernels check nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tinyprune.ops.add import check_same_shape
 
 
 def check_floats(**arrays: DeviceArray) -> None:
-    """Raise ValueError unless all are float32 in the GPU's memory; they are called by the names they are given by."""
+    """Raise ValueError unless all are float32 in the GPU's memory. Messages use the keyword names."""
     for name, value in arrays.items():
         if not isinstance(value, DeviceArray):
             raise ValueError(
@@ -24,14 +24,14 @@ def check_alike(**arrays: DeviceArray) -> None:
 
 
 def check_gradient(dout: DeviceArray, shape: tuple[int, ...], name: str = "dout") -> None:
-    """Raise ValueError unless `dout`, called `name`, is float32 and has the shape of what `forward` returned."""
+    """Raise ValueError unless `dout`, called `name` in messages, is float32 of the output's shape."""
     check_floats(**{name: dout})
     if dout.shape != shape:
         raise ValueError(f"{name} must have shape {shape} like the output, got {dout.shape}")
 
 
 def check_in_place(**arrays: DeviceArray) -> None:
-    """Raise ValueError for one that has gaps or another order in memory: what is changed would be a copy."""
+    """Raise ValueError for an array that is not contiguous: a kernel would update a copy of it."""
     for name, value in arrays.items():
         if not value.contiguous:
             raise ValueError(

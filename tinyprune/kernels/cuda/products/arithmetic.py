@@ -1,4 +1,4 @@
-"""What the kernels of the matrix product have in common: where rows lie, and what becomes of a sum.
+"""What the kernels of the matrix product share: where rows lie, and what is added to a sum.
 
 Rows may come in groups of `per`, such as the last positions of each batch entry: row i begins at entry
 (i // per) · group + (i % per) · row.
@@ -15,8 +15,8 @@ from tinyprune.kernels.cuda.device.jit import device, float32, int32
 
 THREADS = 256
 STRIP = 1024  # numbers of a strip: four for each thread
-BIAS, RESIDUAL, RELU = 1, 2, 4  # what becomes of a sum, in this order, in `finish`
-ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # what can be read or written four at a time, in `fours`
+BIAS, RESIDUAL, RELU = 1, 2, 4  # flags in `finish`: what is done to a sum, in this order
+ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # flags in `fours`: what can be read or written four at a time
 
 
 class Sizes(NamedTuple):
@@ -40,13 +40,11 @@ SIZES, STRIDES = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind 
 
 
 class Arithmetic(NamedTuple):
-    """How the threads of a block multiply two strips, see `product`: made for a size of tile, and of functions that the
-    kernel calls.
+    """Device functions that multiply two strips, see `product`, made for one size of tile.
 
     Attributes:
-        PAD: numbers between the rows of a strip in shared memory, so that what a warp reads or writes at a time lies in
-            different banks.
-        rounded: what of a number goes into shared memory.
+        PAD: numbers between the rows of a strip in shared memory, so that a warp accesses different banks.
+        rounded: rounds a number before it is stored in shared memory.
         add_strips: adds the product of two strips to the sums of a thread.
         write: writes the sums of a thread.
     """
@@ -65,13 +63,13 @@ def place(i, per, strides):
 
 @device
 def positive(x):
-    """max(x, 0); NaN stays."""
+    """Return max(x, 0), or NaN for NaN."""
     return float32(0) if x < float32(0) else x
 
 
 @device
 def finished(x, bias, j, residual, to, finish):
-    """What becomes of a sum: + bias[j] + residual[to], and of that the positive part."""
+    """Return x + bias[j] + residual[to], or the positive part of that, as `finish` says."""
     if finish & BIAS:
         x += bias[j]
     if finish & RESIDUAL:

@@ -1,11 +1,11 @@
-"""Matrix product with few rows, as when text is generated: the kernels of `matmul` for that.
+"""Matrix product with few rows, as when text is generated.
 
     for i, j: out[i, j] = Σ_k a[i, k] · b[k, j]
 
-All the time goes into reading b, once for each row of a. A block of 32 × 8 threads makes 32 numbers of one row. Where a
-row of b holds neighbours in j, so do the threads along x, and the lines of threads take every eighth k. Where it runs
-along k, the threads along x do, and every line takes four of the 32 j, one after the other. Either way neighbouring
-threads read neighbouring numbers, and what they found is joined in shared memory.
+The time goes into reading b, once for each row of a. A block of 32 × 8 threads computes 32 numbers of one row. Where
+rows of b run along j, so do the threads along x, and each line of threads takes every eighth k. Where they run along k,
+so do the threads along x, and each line takes four of the 32 j, one after the other. Either way neighbouring threads
+read neighbouring numbers, and their sums are joined in shared memory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int
 from tinyprune.kernels.cuda.products.arithmetic import finished
 
 WIDE, LINES = 32, 8  # threads of a block along x and y
-FEW = 8  # rows, up to which these kernels are used
-APART = WIDE + 1  # numbers from row to row of what is read by columns, so that they lie in different banks
+FEW = 8  # the most rows for which these kernels are used
+APART = WIDE + 1  # numbers from row to row where columns are read, so that these are in different banks
 
 
 @kernel(*5 * (floats,), *6 * (int32,), threads=(WIDE, LINES))
 def rows_of_b(a, b, bias, residual, out, N, K, a_row, b_row, c_row, finish):
-    """a · b, where b[k, j] is b[k · b_row + j]."""
+    """out = a · b, finished, where b[k, j] is b[k · b_row + j]."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
     x, line, i = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
     j = cuda.blockIdx.x * WIDE + x
@@ -39,7 +39,7 @@ def rows_of_b(a, b, bias, residual, out, N, K, a_row, b_row, c_row, finish):
 
 @kernel(*5 * (floats,), *6 * (int32,), threads=(WIDE, LINES))
 def columns_of_b(a, b, bias, residual, out, N, K, a_row, b_row, c_row, finish):
-    """a · b, where b[k, j] is b[j · b_row + k]."""
+    """out = a · b, finished, where b[k, j] is b[j · b_row + k]."""
     scratch = cuda.shared.array((WIDE, APART), float32)
     x, line, i = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
     left = cuda.blockIdx.x * WIDE
@@ -60,4 +60,4 @@ def columns_of_b(a, b, bias, residual, out, N, K, a_row, b_row, c_row, finish):
         out[to] = finished(total, bias, j, residual, to, finish)
 
 
-FEW_ROWS: dict[bool, Kernel] = {False: rows_of_b, True: columns_of_b}  # does k run along the rows of b in memory?
+FEW_ROWS: dict[bool, Kernel] = {False: rows_of_b, True: columns_of_b}  # by whether k runs along the rows of b

@@ -2,8 +2,8 @@
 
     for i, j, k: out[i, j] += a[i, k] · b[k, j]
 
-Here arguments are checked, and it is worked out where rows lie in memory and which kernel is to run. The kernels are in
-`product` and `few_rows`.
+This module checks the arguments, works out where rows lie in memory, and chooses the kernel, from `product` or
+`few_rows`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from tinyprune.kernels.cuda.products.few_rows import FEW, FEW_ROWS, WIDE
 from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS, TILES, join
 from tinyprune.kernels.cuda.products.tensor_cores import check_tensor_cores
 
-BLOCKS = 256  # about as many as run at a time on the largest GPUs: two for each of 132 multiprocessors
-ENOUGH = 128  # blocks that are not worth splitting into smaller ones
-SHORTEST = 256  # part of a sum along k that is worth a slot of its own
+BLOCKS = 256  # about as many as run at once on the largest GPUs: two on each of 132 multiprocessors
+ENOUGH = 128  # blocks; with so many, smaller tiles are not worthwhile
+SHORTEST = 256  # numbers along k that are worth a slot of their own
 
 
 class Form(NamedTuple):
-    """What a plan has to know of an array."""
+    """What a plan needs to know of an array."""
 
     shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in numbers
+    strides: tuple[int, ...]  # in entries
     first: int  # where it begins in its block of memory, modulo 4
 
 
 class Rows(NamedTuple):
-    """Where the rows of a matrix lie: row i of group g begins at number g · group + i · row."""
+    """Where the rows of a matrix lie: row i of group g begins at entry g · group + i · row."""
 
     groups: int
     group: int
@@ -55,20 +55,20 @@ class Rows(NamedTuple):
 
     @property
     def strides(self) -> Strides:
-        """Return what a kernel is told of them."""
+        """Return them as a kernel gets them."""
         return Strides(self.group, self.row)
 
     def regrouped(self, groups: int, rows: int) -> Rows:
-        """The same rows in so many groups, if they are all in one."""
+        """Split rows that are all in one group into so many groups."""
         return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 < groups else self
 
     def aligned(self, first: int) -> bool:
-        """Whether all begin on a multiple of 4, the first at `first`. (A group is as long as so many rows.)"""
+        """Return whether all begin on a multiple of 4, the first at `first`. (A group is a number of rows long.)"""
         return not (first % 4 or self.row % 4)
 
 
 class Plan(NamedTuple):
-    """How a product of arrays of certain forms is computed."""
+    """How to compute a product of arrays of certain forms."""
 
     shape: tuple[int, ...]
     kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS, without the precision, or in FEW_ROWS
@@ -79,13 +79,13 @@ class Plan(NamedTuple):
 
 
 def form(x: DeviceArray) -> Form:
-    """Of an array."""
+    """Describe an array."""
     return Form(x.shape, x.strides, x.first % 4)
 
 
 @lru_cache(maxsize=4096)
 def rows_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> Rows | None:
-    """The rows of an array (..., columns); None if they are no rows of numbers side by side, in groups or not."""
+    """Return the rows of an array (..., columns), or None if its rows are not contiguous or not evenly spaced."""
     *lead, columns = shape
     if columns > 1 and strides[-1] != 1:
         return None
@@ -102,8 +102,10 @@ def rows_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> Rows | None:
 
 
 def as_it_lies(x: DeviceArray, transpose: bool) -> tuple[DeviceArray, bool]:
-    """An array whose rows a kernel can read, and whether it is to be transposed: a transposed view is the matrix that
-    it shows, transposed once more. What has no such rows is copied."""
+    """Return an array whose rows a kernel can read, and whether to transpose it.
+
+    A transposed view becomes its matrix, to be transposed once more. Other views are copied.
+    """
     if rows_of(x.shape, x.strides):
         return x, transpose
     if x.ndim == 2 and rows_of(x.shape[::-1], x.strides[::-1]):
@@ -113,7 +115,7 @@ def as_it_lies(x: DeviceArray, transpose: bool) -> tuple[DeviceArray, bool]:
 
 @lru_cache(maxsize=4096)
 def fitting(a: tuple[int, ...], transpose_a: bool, b: tuple[int, ...], transpose_b: bool) -> tuple[int, ...]:
-    """Shape of the product of arrays of these shapes. Raises ValueError if there is none."""
+    """Return the shape of the product of arrays of these shapes. Raises ValueError if they do not fit."""
     misfit = ValueError(
         f"the columns of a must be as many as the rows of b, got a {a}{', transposed,' * transpose_a} and "
         f"b {b}{', transposed' * transpose_b}"
@@ -128,18 +130,18 @@ def fitting(a: tuple[int, ...], transpose_a: bool, b: tuple[int, ...], transpose
 
 @lru_cache(maxsize=4096)
 def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, out: Form) -> Plan | None:
-    """Plan a product whose arguments are checked, once for many calls. None if a is to be copied first.
+    """Plan a product of checked arguments, once for many calls. Returns None if `a` has to be copied first.
 
     Args:
         a, b: with rows that kernels can read, not both to be transposed.
-        finish: as the kernels take it.
-        out: with such rows. The residual lies as it does.
+        finish: flags for the kernels.
+        out: with rows as well. The residual has the same form.
     """
     N = out.shape[-1]
     M = math.prod(out.shape[:-1])
     K = math.prod(a.shape[:-1]) if transpose_a else a.shape[-1]
     x, y, c = (rows_of(z.shape, z.strides) for z in (a, b, out))
-    # Of two matrices whose rows are walked through side by side, either may be in groups; then the other is, too.
+    # Two matrices whose rows are read side by side need the same groups; if one has them, the other is split likewise.
     rows, walked = (K, (x, y)) if transpose_a else (M, (x, c))
     groups = max(z.groups for z in walked)
     walked = [z.regrouped(groups, rows) for z in walked]
@@ -164,7 +166,7 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
 
 
 def division(M: int, N: int, K: int) -> tuple[int, int]:
-    """Size of tile, and parts of the sum along k. It depends on the shapes alone, and so does every bit of a result."""
+    """Choose the size of tile, and the parts of the sum along k, from the shapes alone: so results are reproducible."""
     for tile in TILES:
         tiles = blocks(M, tile) * blocks(N, tile)
         parts = max(min(BLOCKS // max(tiles, 1), K // SHORTEST), 1)
@@ -174,7 +176,7 @@ def division(M: int, N: int, K: int) -> tuple[int, int]:
 
 
 def check_out(out: DeviceArray, residual: DeviceArray | None, **read: DeviceArray) -> None:
-    """Raise ValueError unless a product can go to `out` while these are read."""
+    """Raise ValueError unless a product can be written to `out` while these are read."""
     if rows_of(out.shape, out.strides) is None:
         raise ValueError(f"out must consist of rows of numbers side by side, got strides {out.strides}")
     if residual is not None and form(residual) != form(out):
@@ -182,13 +184,13 @@ def check_out(out: DeviceArray, residual: DeviceArray | None, **read: DeviceArra
     if residual is not None and residual.first != out.first:
         read["residual"] = residual
     for name, x in read.items():
-        # whether one begins before the other has ended
+        # whether they overlap
         if x.lease is out.lease and x.first < out.first + out.span and out.first < x.first + x.span:
             raise ValueError(f"out must not lie in the memory of {name}, which is read while out is written")
 
 
 def check_precision(precision: str) -> None:
-    """Raise UsageError unless products can be computed so."""
+    """Raise UsageError unless products can be computed in this precision."""
     if precision not in ARITHMETICS:
         raise UsageError(f"precision must be one of {', '.join(ARITHMETICS)}; got {precision!r}")
     if precision == "tf32":
@@ -207,27 +209,27 @@ def matmul(
     out: DeviceArray | None = None,
     precision: str = "float32",
 ) -> DeviceArray:
-    """op(a) · op(b) + bias + residual, or the positive part of that.
+    """Compute op(a) · op(b) + bias + residual, or the positive part of that.
 
     Args:
-        a: (M, K), or (K, M) with `transpose_a`. More axes, (..., K) or (..., M), stand for the matrix of all its rows.
-            Rows at equal distances, in groups or not, are read where they lie, and so are those of a transposed view.
+        a: (M, K), or (K, M) with `transpose_a`. More axes, (..., K) or (..., M), mean the matrix of all rows. Rows at
+            equal distances, in groups or not, are read in place, and so are those of a transposed view.
         b: (K, N), or (N, K) with `transpose_b`; (..., N), if `a` is (..., M) of more axes and transposed.
         bias: (N,), added to each row.
         residual: shape of `out`; may be `out` itself, to accumulate.
         relu: whether the result is max(…, 0); NaN stays.
-        out: where the result goes, (M, N) or (..., N), in rows; not in the memory of another argument, but
-            `residual` may be `out` itself. None: a new array.
-        precision: "float32", or "tf32" for products by tensor cores, see `tensor_cores`; sums are float32 either way.
-            Few rows are always multiplied in float32: there the time goes into reading.
+        out: rows for the result, (M, N) or (..., N), that share no memory with another argument, except that
+            `residual` may be `out` itself. None for a new array.
+        precision: "float32", or "tf32" for tensor cores, see `tensor_cores`; sums are float32 either way. Few rows are
+            always multiplied in float32, since there the time goes into reading.
 
     Returns:
         out.
 
     Raises:
-        ValueError: if shapes do not fit together, an array is not float32, or `out` does not consist of rows or lies in
-            the memory of what is still to be read.
-        UsageError: if there is no such precision, or not on this GPU.
+        ValueError: if shapes do not fit together, an array is not float32, or `out` does not consist of rows or shares
+            memory with an argument that is still to be read.
+        UsageError: if the precision does not exist, or not on this GPU.
     """
     check_precision(precision)
     others = {name: x for name, x in (("bias", bias), ("residual", residual), ("out", out)) if x is not None}

@@ -1,7 +1,7 @@
 """Float32 arithmetic for the tiles of a matrix product.
 
-A thread makes 8 × 8 sums (4 × 4 with small tiles), as squares of 4 × 4. For every k it reads 8 numbers of a and 8 of b
-from shared memory, four with each instruction, and makes 64 multiply-adds: 16 for each instruction that reads.
+A thread has 8 × 8 sums (4 × 4 with small tiles), in squares of 4 × 4. For every k it reads 8 numbers of a and 8 of b
+from shared memory, four per instruction, for 64 multiply-adds: 16 for each load.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tinyprune.kernels.cuda.products.arithmetic import (
     positive,
 )
 
-ROWS, COLUMNS = 16, 32  # of out between one square of a thread and its next: 4 × 8 threads of a warp lie between
+ROWS, COLUMNS = 16, 32  # of out from one square of a thread to its next: 4 × 8 threads of a warp lie between
 
 
 def make_multiply_add(TILE: int) -> Arithmetic:
-    """For tiles of this size."""
+    """Make the functions for tiles of this size."""
     PAD = 4
     WIDE = TILE + PAD
     DEPTH = STRIP // TILE
@@ -33,15 +33,15 @@ def make_multiply_add(TILE: int) -> Arithmetic:
 
     @device
     def rounded(x):
-        """All of it."""
+        """Return x: float32 needs no rounding."""
         return x
 
     @device
     def corner(thread):
-        """Row and column of the thread's first sum in the tile.
+        """Return row and column of the thread's first sum in the tile.
 
-        Of 8 warps, 4 × 2; of the 32 threads of a warp, 4 × 8. With one instruction these read 64 different bytes of a
-        or 128 of b; those that read the same are near each other, as in NVIDIA's CUTLASS.
+        The 8 warps are 4 × 2, the 32 threads of a warp 4 × 8. One load of a warp reads 64 different bytes of a, or 128
+        of b; threads that read the same bytes are near each other, as in NVIDIA's CUTLASS.
         """
         warp, lane = thread // 32, thread % 32
         row = warp // 2 * ROWS * SQUARES + (lane // 16 * 2 + lane % 2) * 4
@@ -68,8 +68,8 @@ def make_multiply_add(TILE: int) -> Arithmetic:
         row, column = corner(thread)
         a_at, b_at = at + row, at + column
         for _ in range(0, DEPTH, 4):
-            # Four to a round, by hand: the compiler leaves so long a loop as it is, and then nobody would load for the
-            # next k what this one does not wait for. With all eight there are not registers enough for two blocks.
+            # Unrolled by four, which the compiler does not do for so long a loop: so numbers for the next k are loaded
+            # while these are multiplied. Unrolled by eight, two blocks would not have registers enough.
             add_products(strips_a, a_at, strips_b, b_at, some_a, some_b, sums)
             add_products(strips_a, a_at + WIDE, strips_b, b_at + WIDE, some_a, some_b, sums)
             add_products(strips_a, a_at + 2 * WIDE, strips_b, b_at + 2 * WIDE, some_a, some_b, sums)
@@ -78,7 +78,7 @@ def make_multiply_add(TILE: int) -> Arithmetic:
 
     @device
     def write(sums, thread, top, left, out, first, M, N, per, strides, bias, residual, finish, fours):
-        """The sums, finished, to out, whose rows begin at `first`; the tile begins at row `top` and column `left`."""
+        """Write the finished sums to out, whose rows begin at `first`; the tile begins at row `top`, column `left`."""
         y_0, x_0 = corner(thread)
         for y in range(EACH):
             i = top + y_0 + y // 4 * ROWS + y % 4
@@ -96,8 +96,7 @@ def make_multiply_add(TILE: int) -> Arithmetic:
                 if finish & RELU:
                     x0, x1, x2, x3 = positive(x0), positive(x1), positive(x2), positive(x3)
                 store_some(out, to + j, there, fours & ALIGNED_OUT, x0, x1, x2, x3)
-            # the next row takes the place of the first: with an index that is not a constant, the sums could not be
-            # in registers
+            # The next row moves to the place of the first: indexed by a variable, the sums would not be in registers.
             for n in range(SUMS - EACH):
                 sums[n] = sums[n + EACH]
 

@@ -1,17 +1,17 @@
-"""Matrix product by tiles: the kernels of `matmul`.
+"""Matrix product by tiles.
 
     for i, j: out[i, j] = Σ_k a[i, k] · b[k, j]
 
-A block makes a tile of out, 128 × 128 or 64 × 64. For a few k at a time it brings the strip of a and the strip of b
-that the tile needs into shared memory, each number once for 128 (or 64) products, and adds their product to sums that
-its threads keep in registers, each some of them: in float32 by `multiply_add`, or in tf32 by `tensor_cores`.
+A block computes a tile of out, 128 × 128 or 64 × 64. For a few k at a time it copies the strips of a and b that the
+tile needs to shared memory, each number once for 128 (or 64) products, and adds their product to sums in its threads'
+registers: in float32 by `multiply_add`, or in tf32 by `tensor_cores`.
 
-Strips lie in shared memory as [k][line], a line being a row of a or a column of b, wherever they come from: what is
-read along k is turned on the way. There is room for two strips of each. While one is multiplied, the numbers of the
-next are under way from global memory to registers, and go to the other place; so there is one barrier for each strip.
+In shared memory strips are stored as [k][line], a line being a row of a or a column of b; strips that are read along k
+are transposed. There is room for two strips of each. While one is multiplied, the numbers of the next are loaded into
+registers, and are then stored in the other place, so that each strip needs one barrier.
 
-A long sum with few outputs, such as a weight's gradient, is shared out along k: `blockIdx.z` counts its parts, each
-goes to a slot of its own, and `join` adds these up in their order. How many there are depends on the shapes alone.
+A long sum with few outputs, such as a weight's gradient, is split along k: `blockIdx.z` counts the parts, each has a
+slot of its own, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from tinyprune.kernels.cuda.products.arithmetic import (
 from tinyprune.kernels.cuda.products.multiply_add import make_multiply_add
 from tinyprune.kernels.cuda.products.tensor_cores import make_tensor_cores
 
-TILES = (128, 64)  # rows and columns of out that a block makes
+TILES = (128, 64)  # rows and columns of a block's tile
 LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a · b, a · bᵀ, aᵀ · b
 ARITHMETICS = {"float32": make_multiply_add, "tf32": make_tensor_cores}
 
 
 def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> Kernel:
-    """The kernel for a size of tile and a layout: is it k that runs along the rows of a in memory, and of b?"""
+    """Make the kernel for a size of tile and a layout: whether k runs along the rows of a in memory, and of b."""
     PAD, rounded, add_strips, write = ARITHMETICS[precision](TILE)
     DEPTH = STRIP // TILE  # of a strip, along k
     WIDE = TILE + PAD
@@ -47,24 +47,24 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
 
     @device
     def first_number(thread, along_k):
-        """Of the four numbers that a thread brings: line and k."""
+        """Return line and k of the first of the four numbers that a thread loads."""
         if along_k:
             return thread // (DEPTH // 4), thread % (DEPTH // 4) * 4
         return thread % (TILE // 4) * 4, thread // (TILE // 4)
 
     @device
     def bring(x, at, lines_left, k_left, along_k, fours):
-        """Four numbers of a matrix, zeros beyond its edges: there are so many more lines and k from the first on."""
+        """Load four numbers of a matrix, zeros beyond its edges: so many lines and k are left from the first on."""
         if along_k:
             return load_some(x, at, k_left if lines_left > 0 else 0, fours)
         return load_some(x, at, lines_left if k_left > 0 else 0, fours)
 
     @device
     def settle(strip, at, along_k, x0, x1, x2, x3):
-        """Put them into shared memory."""
+        """Store them in shared memory."""
         x0, x1, x2, x3 = rounded(x0), rounded(x1), rounded(x2), rounded(x3)
         if along_k:
-            at = uint32(at)  # not negative: Numba would test whether it is to count from the end
+            at = uint32(at)  # not negative, so that Numba need not test whether it is
             strip[at], strip[at + WIDE], strip[at + 2 * WIDE], strip[at + 3 * WIDE] = x0, x1, x2, x3
         else:
             store4(strip, at, x0, x1, x2, x3)
@@ -81,13 +81,13 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         sums = cuda.local.array(SUMS, float32)
         for n in range(SUMS):
             sums[n] = float32(0)
-        thread = cuda.threadIdx.x & (THREADS - 1)  # the same; but now the compiler knows that it is not negative
+        thread = cuda.threadIdx.x & (THREADS - 1)  # tells the compiler that it is not negative
         slot = cuda.blockIdx.z
         top, left = cuda.blockIdx.y * TILE, cuda.blockIdx.x * TILE
         begin = slot * part
         k_left = min(part, K - begin)
 
-        # the numbers that this thread brings: where they lie, where they go, and how many lines there are from them on
+        # the numbers that this thread loads: where they are, where they go, and how many lines are left from them on
         i, a_k = first_number(thread, A_ALONG_K)
         j, b_k = first_number(thread, B_ALONG_K)
         a_to, b_to = a_k * WIDE + i, b_k * WIDE + j
@@ -111,7 +111,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         while k_left > 0:
             settle(strips_a, at + a_to, A_ALONG_K, a0, a1, a2, a3)
             settle(strips_b, at + b_to, B_ALONG_K, b0, b1, b2, b3)
-            cuda.syncthreads()  # both strips are whole, and nobody reads those before any more
+            cuda.syncthreads()  # both strips are complete, and nobody reads the previous ones any more
             k_left -= DEPTH
             a_at += a_step
             b_at += b_step
@@ -137,7 +137,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
 
 @kernel(*4 * (floats,), *4 * (int32,), STRIDES, int32, threads=THREADS)
 def join(slots, bias, residual, out, S, M, N, per, at_out, finish):
-    """out = Σ_s slots (S, M, N), `finished`: a thread for each number."""
+    """out = Σ_s slots (S, M, N), finished: a thread for each number."""
     n = cuda.grid(1)
     if n < M * N:
         i, j = n // N, n % N

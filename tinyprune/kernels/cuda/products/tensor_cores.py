@@ -1,19 +1,19 @@
-"""Tf32 arithmetic for the tiles of a matrix product, by the tensor cores of GPUs of compute capability 8.0 and later.
+"""Tf32 arithmetic for the tiles of a matrix product: tensor cores of GPUs of compute capability 8.0 and later.
 
-Numbers are rounded to 10 bits behind the leading one, to the nearest, half away from zero; their products are exact,
-and are summed in float32. Rounding changes a number by at most 2⁻¹¹ of itself, so that a sum of products differs from
-the exact one by at most about 2⁻¹⁰ of Σ |a| · |b|, beside what float32 does to any sum. Of products of normal random
-numbers with K from 64 to 36,864, emulated in NumPy, that is 3 · 10⁻⁴ of their norm; float32 alone does 1 to 4 · 10⁻⁷.
+Numbers are rounded to 10 bits after the leading one, to the nearest and half away from zero; products are exact, and
+sums are float32. Rounding changes a number by at most 2⁻¹¹ of itself, so a sum of products is off by at most about 2⁻¹⁰
+of Σ |a| · |b|, besides the rounding of any float32 sum. For normal random numbers and K from 64 to 36,864, emulated in
+NumPy, the error is 3 · 10⁻⁴ of the product's norm; with float32 alone it is 1 to 4 · 10⁻⁷.
 
-One instruction, which the 32 threads of a warp execute together, adds the product of 16 × 8 numbers of a and 8 × 8 of
-b to 16 × 8 sums. Which of them a thread holds (NVIDIA's PTX ISA, "Matrix Fragments for mma.m16n8k8"), with
-g = lane // 4 and t = lane % 4:
+One instruction, executed by the 32 threads of a warp together, adds the product of 16 × 8 numbers of a and 8 × 8 of b
+to 16 × 8 sums. A thread holds these (NVIDIA's PTX ISA, "Matrix Fragments for mma.m16n8k8"), with g = lane // 4 and
+t = lane % 4:
 
     a        k = t       k = t + 4          b       j = g            sum      j = 2t      j = 2t + 1
     i = g        a0      a2                 k = t       b0           i = g        c0      c1
     i = g + 8    a1      a3                 k = t + 4   b1           i = g + 8    c2      c3
 
-Of 8 warps, 4 × 2; a warp makes 32 × 64 sums, 2 × 8 such pieces (16 × 32 and 1 × 4 with small tiles).
+The 8 warps are 4 × 2; a warp has 32 × 64 sums, 2 × 8 such pieces (16 × 32 and 1 × 4 with small tiles).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.jit import SIMULATED, cuda, device, float32, uint32
 from tinyprune.kernels.cuda.products.arithmetic import STRIP, Arithmetic, finished, place
 
-EARLIEST = (8, 0)  # compute capability
+EARLIEST = (8, 0)  # compute capability with tf32
 
-# Numba's simulator has no tensor cores. Tests put functions in their place.
+# Numba's simulator has no tensor cores; tests set functions that emulate them.
 EMULATION = SimpleNamespace(rounded=None, mma=None)
 
 if SIMULATED:
 
     def rounded(x):
-        """The nearest number of tf32."""
+        """Return x, rounded to tf32."""
         return EMULATION.rounded(x)
 
     def mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
-        """The four sums of a thread, and what the warp's numbers add to them."""
+        """Return the four sums of the thread, to which the product of the warp's numbers is added."""
         return EMULATION.mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
 
 else:
@@ -52,7 +52,7 @@ else:
 
     @intrinsic
     def rounded(typingctx, x):
-        """The nearest number of tf32."""
+        """Return x, rounded to tf32."""
 
         def codegen(context, builder, signature, arguments):
             convert = ir.InlineAsm(ir.FunctionType(BITS, [FLOAT]), "cvt.rna.tf32.f32 $0, $1;", "=r,f")
@@ -62,7 +62,7 @@ else:
 
     @intrinsic
     def mma(typingctx, a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
-        """The four sums of a thread, and what the warp's numbers add to them."""
+        """Return the four sums of the thread, to which the product of the warp's numbers is added."""
 
         def codegen(context, builder, signature, arguments):
             factors = [builder.bitcast(x, BITS) for x in arguments[:6]]
@@ -77,7 +77,7 @@ else:
 
 @lru_cache(maxsize=1)
 def capability() -> tuple[int, int]:
-    """Of the GPU that is here."""
+    """Return the compute capability of this machine's GPU."""
     return cuda.get_current_device().compute_capability
 
 
@@ -94,18 +94,18 @@ def check_tensor_cores() -> None:
 
 
 def make_tensor_cores(TILE: int) -> Arithmetic:
-    """For tiles of this size."""
+    """Make the functions for tiles of this size."""
     PAD = 8
     WIDE = TILE + PAD
     DEPTH = STRIP // TILE
-    DOWN, ACROSS = TILE // 64, TILE // 16  # pieces of a warp
+    DOWN, ACROSS = TILE // 64, TILE // 16  # pieces of a warp along rows and columns
     EACH = 2 * ACROSS  # sums of a thread in a row
     SUMS = 2 * DOWN * EACH
-    FACTORS = 4 * DOWN  # numbers of a of a thread, for eight k
+    FACTORS = 4 * DOWN  # numbers of a that a thread holds, for eight k
 
     @device
     def corner(thread):
-        """Row and column in the tile where the sums of the thread's warp begin."""
+        """Return row and column in the tile where the sums of the thread's warp begin."""
         warp = thread // 32
         return warp // 2 * 16 * DOWN, warp % 2 * 8 * ACROSS
 
@@ -140,7 +140,7 @@ def make_tensor_cores(TILE: int) -> Arithmetic:
 
     @device
     def write(sums, thread, top, left, out, first, M, N, per, strides, bias, residual, finish, fours):
-        """The sums, finished, to out, whose rows begin at `first`; the tile begins at row `top` and column `left`."""
+        """Write the finished sums to out, whose rows begin at `first`; the tile begins at row `top`, column `left`."""
         y_0, x_0 = corner(thread)
         for y in range(2 * DOWN):
             i = top + y_0 + 8 * y + thread % 32 // 4

@@ -3,7 +3,7 @@
     for i: s = sigmoid((log u[i] − log(1 − u[i]) + log_alpha[i]) / beta);  s̄ = s · (zeta − gamma) + gamma
            gate[i] = clip(s̄, 0, 1);  slope[i] = (zeta − gamma) · s (1 − s) / beta where 0 < s̄ < 1, else 0
 
-One thread for each gate, and there are few. Forward keeps the slope, so that backward is a product.
+One thread for each of the few gates. Forward keeps the slope, so backward is a product.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ THREADS = 128
 
 @device
 def sigmoid(x):
-    """1 / (1 + exp(−x)), from exp(−|x|), which cannot overflow."""
+    """Return 1 / (1 + exp(−x)), computed from exp(−|x|), which cannot overflow."""
     z = math.exp(-abs(x))
     return (float32(1) if x >= 0 else z) / (float32(1) + z)
 
 
 @kernel(floats, floats, int32, float32, float32, float32, int32, int32, floats, floats, threads=THREADS)
 def evaluate(log_alpha, u, noisy, temperature, gamma, stretch, hard, size, gate, slope):
-    """Gates and their slopes, all flat; without noise `u` is not read, and the temperature is 1."""
+    """Compute gates and their slopes, all flat. Without noise `u` is not read, and the temperature is 1."""
     i = cuda.grid(1)
     if i < size:
         x = log_alpha[i]
@@ -42,7 +42,7 @@ def evaluate(log_alpha, u, noisy, temperature, gamma, stretch, hard, size, gate,
         inside = stretched > 0 and stretched < 1
         value = stretched if inside else float32(stretched >= 1)
         gate[i] = float32(value >= float32(0.5)) if hard else value
-        # a product: NaN stays NaN
+        # a product, so that NaN stays NaN
         slope[i] = float32(inside) * stretch * s * (float32(1) - s) / temperature
 
 

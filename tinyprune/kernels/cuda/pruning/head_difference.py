@@ -2,7 +2,7 @@
 
     for h: delta[h] = o[:, :, h] · (c · Wo[h·Dh : (h + 1)·Dh])
 
-One product for each head, which reads its part of o where it lies.
+One product for each head, which reads its part of o in place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tinyprune.ops.head_difference import check_output_projection
 
 
 def head_difference(o: DeviceArray, Wo: DeviceArray, scale: float = 1.0) -> DeviceArray:
-    """Δ_h of every head of a layer, (H, B, T, D): `ops.head_difference` for float32."""
+    """Compute Δ_h of every head of a layer, (H, B, T, D): `ops.head_difference` for float32."""
     check_floats(o=o, Wo=Wo)
     check_output_projection(o, Wo)
     B, T, H, Dh = o.shape

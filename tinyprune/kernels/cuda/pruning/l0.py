@@ -2,7 +2,7 @@
 
     for i: p = sigmoid(log_alpha[i] − beta · log(−gamma / zeta));  L0 += p;  slope[i] = p · (1 − p)
 
-One block: there are few gates.
+One block, since there are few gates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ THREADS = 128
 
 @kernel(floats, float32, int32, floats, floats, threads=THREADS)
 def sum_open(log_alpha, shift, size, L0, slope):
-    """L0[0], and slope, flat."""
+    """Compute L0[0] and the slopes, flat."""
     scratch = cuda.shared.array(THREADS, float32)
     total = float32(0)
     for i in range(cuda.threadIdx.x, size, THREADS):
@@ -36,7 +36,7 @@ def sum_open(log_alpha, shift, size, L0, slope):
 
 
 def l0_forward(log_alpha: DeviceArray, *, beta: float, gamma: float, zeta: float) -> tuple[DeviceArray, tuple]:
-    """Expected number of open gates, of shape (): `ops.l0_forward` for float32."""
+    """Compute the expected number of open gates, of shape (): `ops.l0_forward` for float32."""
     check_floats(log_alpha=log_alpha)
     L0, slope = empty(()), empty(log_alpha.shape)
     shift = np.float32(beta * math.log(-gamma / zeta))

@@ -3,9 +3,9 @@
     for a, b: G[a, b] = Σ_ij (oᵀo)[a·Dh + i, b·Dh + j] · (Wo Woᵀ)[a·Dh + i, b·Dh + j]
     error = eᵀ G e / full        e = c · gate − 1        full = Σ G + 2 (Σ o Wo) · bo + B·T · bo · bo
 
-Two large products, by `matmul`, and one of a single row. G has a block for each pair of heads, whose threads go down
-the columns of their part of the matrices. The rest, (H, H) numbers and two vectors, is one block. It also makes the
-gradient for dout = 1, so that backward is a product.
+Two large products by `matmul`, and one of a single row. G has a block for each pair of heads, whose threads go down the
+columns of their part of the matrices. The rest, (H, H) numbers and two vectors, is one block. It also computes the
+gradient for dout = 1, so backward is a product.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ THREADS = 64
 
 @kernel(floats, floats, int32, int32, floats, threads=THREADS)
 def inner_products(oo, WW, H, Dh, G):
-    """G (H, H): the products of oo and WW, both (H·Dh, H·Dh), entry by entry, summed for each pair of heads."""
+    """G (H, H): the elementwise product of oo and WW, both (H·Dh, H·Dh), summed for each pair of heads."""
     scratch = cuda.shared.array(THREADS, float32)
     a, b = cuda.blockIdx.y, cuda.blockIdx.x
     total = float32(0)
@@ -50,7 +50,7 @@ def error_of(gate, scale, G, outputs, bo, count, H, D, error, slope):
         full += (float32(2) * outputs[d] + count * bo[d]) * bo[d]
     full = block_sum(full, scratch)
     if full == 0:
-        full = float32(1)  # a layer that adds nothing, with all heads or with none, makes no error
+        full = float32(1)  # a layer whose heads add nothing has no error
     total = float32(0)
     for a in range(thread, H, THREADS):
         product = float32(0)  # (G e)[a]
@@ -66,7 +66,7 @@ def error_of(gate, scale, G, outputs, bo, count, H, D, error, slope):
 def layerwise_error_forward(
     gate: DeviceArray, o: DeviceArray, Wo: DeviceArray, bo: DeviceArray, scale: float = 1.0
 ) -> tuple[DeviceArray, tuple]:
-    """Relative squared error that the gates make, of shape (): `ops.layerwise_error_forward` for float32."""
+    """Compute the relative squared error of the gates, of shape (): `ops.layerwise_error_forward` for float32."""
     check_floats(gate=gate, o=o, Wo=Wo, bo=bo)
     check_arguments(gate, o, Wo, bo)
     B, T, H, Dh = o.shape

@@ -1,12 +1,12 @@
-"""Slices: what some heads own of a parameter, taken out of it and put back. See `tinyprune.ops.slices`.
+"""Slices: the parts of a parameter that belong to some heads, taken out and put back. See `tinyprune.ops.slices`.
 
     for o, j, i:  out[o, j, i] = x[o, index[j], i], or 0 where index[j] is −1       x (outer, n, inner)
 
-inner is what a head has in one piece. That is `take_slices`, and with the index of the part's slice for each slice of
-the whole, −1 for none, it is `put_slices`: everything is written once. One thread for each entry of out.
+inner is the contiguous part of a head. This is `take_slices`. With an index that maps each slice of the whole to one of
+the part, or to −1, it is `put_slices`, so every entry is written once. One thread for each entry of out.
 
-A step of a model with closed heads does both for ten arrays in each layer, with few and always the same numbers: what
-is in the GPU's memory already is not copied there again.
+A training step with closed heads does both for ten arrays a layer, always with the same few indices, which are copied
+to the GPU's memory only once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.ops.slices import check_index, check_part, slice_count
 
 THREADS = 256
-REMEMBERED = 256  # indices, of a few numbers each
+REMEMBERED = 256  # indices kept on the device, of a few numbers each
 
 
 @kernel(floats, ints, int32, int32, int32, int32, floats, threads=THREADS)
@@ -32,7 +32,7 @@ def pick(x, index, n, picked, inner, size, out):
     """out (outer, picked, inner) from x (outer, n, inner), both flat, by index (picked,)."""
     i = cuda.grid(1)
     if i < size:
-        # 32 bits, without a sign: Numba would divide in 64, some four times the work
+        # unsigned, 32 bits: Numba would divide in 64 bits, which takes about four times as long
         rest = uint32(i) // uint32(inner)
         outer = int32(rest // uint32(picked))
         h = index[int32(rest % uint32(picked))]
@@ -44,12 +44,12 @@ def pick(x, index, n, picked, inner, size, out):
 
 @lru_cache(REMEMBERED)
 def on_device(index: tuple[int, ...]) -> DeviceArray:
-    """These numbers in the GPU's memory."""
+    """Copy an index to the GPU's memory."""
     return to_device(np.array(index, np.int32))
 
 
 def picked(x: DeviceArray, index: Sequence[int], axis: int, n: int, width: int) -> DeviceArray:
-    """`pick` along an axis of n slices of so many entries."""
+    """Run `pick` along an axis of n slices of `width` entries."""
     shape = x.shape
     out = empty((*shape[:axis], len(index) * width, *shape[axis + 1 :]))
     inner = width * math.prod(shape[axis + 1 :])
@@ -59,7 +59,7 @@ def picked(x: DeviceArray, index: Sequence[int], axis: int, n: int, width: int) 
 
 
 def take_slices(x: DeviceArray, index: Sequence[int], axis: int, width: int = 1) -> DeviceArray:
-    """The slices of these numbers, in this order: `ops.take_slices` for float32."""
+    """Return the slices of `index`, in this order: `ops.take_slices` for float32."""
     check_floats(x=x)
     n = slice_count("x", x, axis, width)
     check_index(index, n)
@@ -67,7 +67,7 @@ def take_slices(x: DeviceArray, index: Sequence[int], axis: int, width: int = 1)
 
 
 def put_slices(part: DeviceArray, index: Sequence[int], axis: int, n: int, width: int = 1) -> DeviceArray:
-    """Zeros, but for the slices of these numbers: `ops.put_slices` for float32."""
+    """Return zeros, except for the slices of `index`: `ops.put_slices` for float32."""
     check_floats(part=part)
     check_part(part, index, axis, width)
     check_index(index, n)

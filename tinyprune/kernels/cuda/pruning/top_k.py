@@ -1,7 +1,7 @@
-"""Soft top-k: k of n gates, chosen by how large their numbers are. See `tinyprune.ops.top_k`.
+"""Soft top-k: the k largest of n gates. See `tinyprune.ops.top_k`.
 
-A number for each head of the model, k rounds one after the other, and Python has to know the result to leave heads out:
-no work for a GPU. The textbook computes, and what goes in and out is copied.
+One number for each head of the model, k sequential rounds, and Python needs the result to skip heads: no work for a
+GPU. The textbook computes it, and arguments and results are copied.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""One update of AdamW, of as many parameters as there are. See `tinyprune.ops.adamw`.
+"""One update of AdamW for all parameters. See `tinyprune.ops.adamw`.
 
-    for i: g = grad_scale · grad[i];  m[i], v[i] take in g, g²;  θ[i] −= lr · (m̂ / (√v̂ + eps) + decay · θ[i])
+    for i: g = grad_scale · grad[i];  update m[i], v[i] with g, g²;  θ[i] −= lr · (m̂ / (√v̂ + eps) + decay · θ[i])
 
-One launch for all parameters: of most there is little, and a launch takes Python longer than that. A block has a run of
-one parameter's numbers. One pass: four arrays are read and three written. The formula is `formulas.adam`, the same as
-on the CPU; here the compiler may round a product and a sum once instead of twice.
+One launch for all parameters: most are so small that launching takes longer than the work. A block has a run of one
+parameter's numbers. In one pass four arrays are read and three written. The formula is `formulas.adam`, as on the CPU;
+here the compiler may round a product and a sum once instead of twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ adam = device(formulas.adam)
 
 @kernel(tables, int32, ints, ints, ints, floats, floats, constants, threads=THREADS, hot=True)
 def adamw_all(arrays, count, owners, begins, sizes, shrinks, rates, constants):
-    """Move so many params, and their m and v. arrays: of all params, then all grads, all m, all v, flat each."""
+    """Update `count` params and their m and v, flat. arrays: all params, then all grads, all m, all v."""
     block = cuda.blockIdx.x
     n, begin = owners[block], begins[block]
     param, grad, m, v = arrays[n], arrays[count + n], arrays[2 * count + n], arrays[3 * count + n]
@@ -41,7 +41,7 @@ def adamw_all(arrays, count, owners, begins, sizes, shrinks, rates, constants):
 
 @lru_cache(64)
 def numbers_of(values: tuple[float, ...]) -> DeviceArray:
-    """Numbers in the GPU's memory; many are the same from step to step."""
+    """Copy numbers to the GPU's memory; many are the same in every step."""
     return to_device(np.array(values, np.float32))
 
 
@@ -90,7 +90,7 @@ def adamw_update(
     step: int,
     grad_scale: float = 1.0,
 ) -> None:
-    """Move `param` and its moments `m` and `v`, in place, by one step: `ops.adamw_update` for float32.
+    """Update `param` and its moments `m` and `v`, in place, by one step: `ops.adamw_update` for float32.
 
     Raises:
         ValueError: if `param`, `m` or `v` is not C-contiguous.

@@ -1,11 +1,11 @@
 """One update of LAMB. See `tinyprune.ops.lamb`.
 
-    for i: m[i], v[i] take in the gradient;  d[i] = m̂ / (√v̂ + eps) + decay · θ[i]
+    for i: update m[i], v[i];  d[i] = m̂ / (√v̂ + eps) + decay · θ[i]
     for i: sums of θ[i]² and d[i]²
     for i: θ[i] −= lr · ‖θ‖ / ‖d‖ · d[i]
 
-Three passes with one thread for each number, or one block for every `norm.EACH`; between the second and the third, one
-block works out lr · ‖θ‖ / ‖d‖ in float64. The norms stay in the GPU's memory: Python does not wait for them.
+Three passes, with a thread for each number or, for the sums, a block for every `many.EACH`. Before the last, one block
+computes lr · ‖θ‖ / ‖d‖ in float64. The norms stay in the GPU's memory, so Python does not wait for them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ THREADS = 256
 
 @kernel(floats, floats, floats, floats, float32, constants, int32, floats, threads=THREADS, hot=True)
 def direct(param, grad, m, v, decay, constants, size, d):
-    """Move m and v; d is where param shall go. All flat."""
+    """Update m and v, and compute the direction d. All flat."""
     i = cuda.grid(1)
     if i < size:
         m[i], v[i], direction = adam(grad[i], m[i], v[i], constants)
@@ -76,7 +76,7 @@ def lamb_update(
     step: int,
     grad_scale: float = 1.0,
 ) -> None:
-    """Move `param` and its moments `m` and `v`, in place, by one step: `ops.lamb_update` for float32.
+    """Update `param` and its moments `m` and `v`, in place, by one step: `ops.lamb_update` for float32.
 
     Raises:
         ValueError: if `param`, `m` or `v` is not C-contiguous.

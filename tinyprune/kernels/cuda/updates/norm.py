@@ -3,8 +3,8 @@
     for i: sum += x[i]²                      in float64
 
 One block for every `EACH` entries of an array; a thread adds every `THREADS`th of these, and the threads' sums are
-joined. float64 is on purpose: a square of float32 may be too large for float32. All arrays take one launch. Python adds
-the blocks' sums after one copy out of the GPU's memory: it waits once.
+joined. float64 is on purpose: the square of a float32 may overflow float32. All arrays share one launch. Python adds
+the blocks' sums after one copy from the GPU's memory, for which it waits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ doubles = types.CPointer(float64)
 
 @kernel(tables, ints, ints, ints, doubles, threads=THREADS, hot=True, float64=True)
 def squares(arrays, owners, begins, sizes, sums):
-    """sums[block]: of the squares of the block's entries of array owners[block], flat, from begins[block] on."""
+    """sums[block]: squares of the block's entries, those of array owners[block], flat, from begins[block] on."""
     scratch = cuda.shared.array(THREADS, float64)
     block, thread = cuda.blockIdx.x, cuda.threadIdx.x
     begin, size = begins[block], sizes[owners[block]]
@@ -44,7 +44,7 @@ def squares(arrays, owners, begins, sizes, sums):
 
 
 class Sums:
-    """float64 numbers in the GPU's memory, for kernels that say `doubles`."""
+    """float64 numbers in the GPU's memory, for kernel arguments of type `doubles`."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -52,11 +52,11 @@ class Sums:
 
     @property
     def pointer(self) -> Any:
-        """What a kernel takes for them."""
+        """Return what a kernel gets for them."""
         return self.lease.pointer(0, 2 * self.size, np.dtype(np.float64))
 
     def to_host(self) -> NDArray[np.float64]:
-        """A copy in main memory, once they are computed."""
+        """Copy them to main memory. Waits for the GPU."""
         values = np.empty(self.size, np.float64)
         if self.size:
             self.lease.read(0, values.view(np.int32))
@@ -64,7 +64,7 @@ class Sums:
 
 
 def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[Sums, list[tuple[int, int]]]:
-    """The blocks' sums of all arrays, and where those of each begin and end."""
+    """Compute the blocks' sums of all arrays; return them, and where those of each begin and end."""
     places, owners, begins, sizes = division(tuple(x.size for x in arrays))
     sums = Sums(owners.size)
     packed = [contiguous(x) for x in arrays]
@@ -73,7 +73,7 @@ def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[Sums, list[tuple[int, in
 
 
 def squared_norms(arrays: Sequence[DeviceArray]) -> list[float]:
-    """‖x‖² over all entries of each array, in float64: `ops.squared_norms` for float32. Waits once for the GPU."""
+    """Compute ‖x‖² of each array, in float64: `ops.squared_norms` for float32. Waits once for the GPU."""
     check_floats(**{f"arrays[{i}]": x for i, x in enumerate(arrays)})
     sums, places = sum_squares(arrays)
     values = sums.to_host()
@@ -81,6 +81,6 @@ def squared_norms(arrays: Sequence[DeviceArray]) -> list[float]:
 
 
 def squared_norm(x: DeviceArray) -> float:
-    """‖x‖² over all entries, in float64: `ops.squared_norm` for float32. Waits for the GPU."""
+    """Compute ‖x‖², in float64: `ops.squared_norm` for float32. Waits for the GPU."""
     check_floats(x=x)
     return squared_norms([x])[0]

@@ -2,7 +2,7 @@
 
     for i: b[i] = beta1 · b[i] + grad_scale · grad[i];  θ[i] −= lr · (b[i] + decay · θ[i])
 
-One thread for each number. One pass: three arrays are read and two written.
+One thread for each number. In one pass three arrays are read and two written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ THREADS = 256
 
 @kernel(floats, floats, floats, float32, float32, float32, float32, int32, threads=THREADS, hot=True)
 def sgd_all(param, grad, momentum, shrink, rate, keep, grad_scale, size):
-    """Move param and momentum, all flat."""
+    """Update param and momentum, all flat."""
     i = cuda.grid(1)
     if i < size:
         b = keep * momentum[i] + grad_scale * grad[i]
@@ -37,7 +37,7 @@ def sgd_update(
     beta1: float,
     grad_scale: float = 1.0,
 ) -> None:
-    """Move `param` and `momentum`, in place, by one step: `ops.sgd_update` for float32.
+    """Update `param` and `momentum`, in place, by one step: `ops.sgd_update` for float32.
 
     Raises:
         ValueError: if `param` or `momentum` is not C-contiguous.

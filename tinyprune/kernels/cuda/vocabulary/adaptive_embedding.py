@@ -2,7 +2,7 @@
 
     for each cluster c: rows = tables[c][ids of c] (· projections[c − 1]);  out[places of c] = factor · rows
 
-Which tokens belong to which cluster is worked out in main memory, where their numbers are.
+The tokens of each cluster are found in main memory, where the ids are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tinyprune.ops.embedding import check_ids
 
 
 def check_clusters(tables: list[DeviceArray], projections: list[DeviceArray]) -> None:
-    """Raise ValueError unless they fit together and are float32 in the GPU's memory."""
+    """Raise ValueError unless tables and projections fit together and are float32 in the GPU's memory."""
     check_floats(**{f"tables[{c}]": table for c, table in enumerate(tables)})
     check_floats(**{f"projections[{c}]": projection for c, projection in enumerate(projections)})
     check_projections(tables, projections)
@@ -51,7 +51,7 @@ def adaptive_embedding_forward(
     check_rate("dropout", dropout)
     dropped = rng is not None and dropout > 0
     mask = mask_of(dropout, draw_keys(rng), math.sqrt(D)) if dropped else mask_of(0, (0, 0), math.sqrt(D))
-    flat = ids.reshape(-1).copy()  # the caller may fill `ids` anew
+    flat = ids.reshape(-1).copy()  # the caller may overwrite `ids`
     out = empty((flat.size, D))
     places, linears = [], []
     for c, (first, end) in enumerate(bounds):

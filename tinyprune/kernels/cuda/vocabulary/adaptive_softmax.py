@@ -3,8 +3,8 @@
 
     loss = cross-entropy of the head over all rows + Σ_c share of its rows · cross-entropy of tail c over them
 
-Products and losses are those of `linear` and `cross_entropy`. Which rows belong to which tail is worked out in main
-memory, where the targets are.
+Products and losses are those of `linear` and `cross_entropy`. The rows of each tail are found in main memory, where the
+targets are.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ THREADS = 256
 
 @kernel(floats, floats, float32, floats, threads=1)
 def add_share(total, part, share, out):
-    """out = total + part · share, numbers."""
+    """out[0] = total[0] + part[0] · share."""
     out[0] = total[0] + part[0] * share
 
 
 @kernel(floats, int32, floats, int32, int32, int32, int32, int32, floats, threads=THREADS)
 def spread(log_p, n, head, width, column, first, V, size, out):
-    """out (R, V) from column `first` on: log_p (R, n) plus the head's log p of the cluster, column `column` of
-    head (R, width); plus nothing if that is −1."""
+    """out (R, V) from column `first` on: log_p (R, n), plus column `column` of head (R, width) unless that is −1."""
     i = cuda.grid(1)
     if i < size:
         row, j = i // n, i % n
@@ -51,7 +50,7 @@ def spread(log_p, n, head, width, column, first, V, size, out):
 def head_parameters(
     table: DeviceArray, cluster_weight: DeviceArray, bias: DeviceArray, cluster_bias: DeviceArray
 ) -> tuple[DeviceArray, DeviceArray]:
-    """Of the head: [table; cluster_weight], (V_0 + C, D), and [bias; cluster_bias], (V_0 + C,)."""
+    """Return the head's [table; cluster_weight], (V_0 + C, D), and [bias; cluster_bias], (V_0 + C,)."""
     (V0, D), C = table.shape, len(cluster_weight)
     weight, _ = context_forward(contiguous(table).reshape(1, V0, D), contiguous(cluster_weight).reshape(1, C, D))
     return weight.reshape(V0 + C, D), join([bias, cluster_bias])
@@ -105,7 +104,7 @@ def adaptive_softmax_forward(
 def adaptive_softmax_backward(dout: float | DeviceArray, cache: tuple) -> tuple:
     """Gradients of `adaptive_softmax_forward` in argument order, as `ops.adaptive_softmax_backward`.
 
-    A `dout` in the GPU's memory is waited for.
+    Waits for a `dout` in the GPU's memory.
     """
     shape, R, tables, projections, biases, head_linear, head_loss, tails = cache
     dout, V0 = float(dout), len(tables[0])

@@ -3,13 +3,13 @@
     for each row: top = max logits;  s = Σ exp(logits − top)
                   loss += (log s + top − logits[target]) / R;  dlogits = (exp(logits − top) / s − 1[v = target]) / R
 
-One block for each row. The first pass over the row finds top and s at once: each thread keeps the largest logit that it
-has seen and a sum that belongs to it, and scales the sum when a larger one comes (Milakov & Gimelshein 2018). The
-second pass writes the gradient, over the logits if it may. So logits are read twice, the second time from the cache if
-the rows that are worked on fit there, and written once; the textbook makes five arrays of that size.
+One block for each row. The first pass over the row finds top and s together: each thread keeps its largest logit so far
+and the sum that belongs to it, and rescales the sum at each larger logit (Milakov & Gimelshein 2018). The second pass
+writes the gradient, over the logits if allowed. So logits are read twice, the second time from the cache if the current
+rows fit there, and written once; the textbook makes five arrays of that size.
 
-A thread asks for four logits before it computes with the first, so that it waits for memory once and not four times.
-The compiler cannot do that by itself: as far as it knows, what is written may be what is read next.
+A thread loads four logits before it computes with the first, so that it waits for memory once, not four times. The
+compiler cannot do that itself, since what is written might be what is read next.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from tinyprune.ops.cross_entropy import check_targets
 
 THREADS = 128
 FOUR = 4 * THREADS
-LEAST = np.finfo(np.float32).min  # not −inf: the difference of two of these is NaN
+LEAST = np.finfo(np.float32).min  # not −inf, since −inf − (−inf) is NaN
 
 
 @device
 def four(x, at):
-    """A thread's x[at] and three more, as far apart as the block is wide."""
+    """Return x[at] and three more entries, each as far apart as the block is wide."""
     return x[at], x[at + THREADS], x[at + 2 * THREADS], x[at + 3 * THREADS]
 
 
 @device
 def largest_and_sum(x, at, V, scratch):
-    """top = max x, and Σ exp(x − top), of the V entries from `at`; every thread of the block is told.
+    """Return top = max x, and Σ exp(x − top), of the V entries from `at`, to every thread of the block.
 
-    With a NaN or +inf among them the sum is NaN: so is the difference from top.
+    With a NaN or +inf among them the sum is NaN, as is the difference from top.
     """
     thread = cuda.threadIdx.x
     top, total = LEAST, float32(0)
@@ -80,7 +80,7 @@ def losses_and_gradient(logits, targets, V, share, losses, dlogits):
         dlogits[at + v + 3 * THREADS] = math.exp(d - top) * factor
     for v in range(whole + thread, V, THREADS):
         dlogits[at + v] = math.exp(logits[at + v] - top) * factor
-    # once more, by the thread that has just written it
+    # overwritten by the thread that wrote it
     if thread == target % THREADS:
         dlogits[at + target] = (math.exp(of_target - top) / total - float32(1)) * share
 
@@ -98,7 +98,7 @@ def log_probabilities(logits, V, out):
 
 @kernel(floats, int32, floats, threads=THREADS)
 def mean_of(x, size, mean):
-    """mean[0] of x, flat, by one block."""
+    """mean[0] of x, flat. One block."""
     scratch = cuda.shared.array(THREADS, float32)
     total = float32(0)
     for i in range(cuda.threadIdx.x, size, THREADS):
@@ -109,7 +109,7 @@ def mean_of(x, size, mean):
 
 
 def log_softmax(logits: DeviceArray) -> DeviceArray:
-    """log p over the last axis: `ops.log_softmax` for float32."""
+    """Return log p over the last axis: `ops.log_softmax` for float32."""
     check_floats(logits=logits)
     V = logits.shape[-1]
     if V == 0:
@@ -124,8 +124,8 @@ def cross_entropy_forward(
 ) -> tuple[DeviceArray, tuple]:
     """Mean negative log-probability of `targets`, integers in main memory: `ops.cross_entropy_forward` for float32.
 
-    With `overwrite` the gradient is written over `logits`, if they lie in memory row by row. The loss is of shape () in
-    the GPU's memory; `float` waits for it.
+    With `overwrite` the gradient is written over `logits`, if these are contiguous. The loss has shape () in the GPU's
+    memory; `float` waits for it.
     """
     check_floats(logits=logits)
     check_targets(logits, targets)
@@ -142,8 +142,8 @@ def cross_entropy_forward(
 def cross_entropy_backward(dout: float | DeviceArray, cache: tuple) -> DeviceArray:
     """Gradient of `cross_entropy_forward` with respect to `logits`, as `ops.cross_entropy_backward`.
 
-    For the number 1 it is the array that `forward` has made, not a copy: do not modify it. `dout` may also be of shape
-    () in the GPU's memory.
+    If `dout` is the number 1, the result is the array that forward has made, not a copy: do not modify it. `dout` may
+    also have shape () in the GPU's memory.
     """
     (dlogits,) = cache
     if not isinstance(dout, DeviceArray) and dout == 1:

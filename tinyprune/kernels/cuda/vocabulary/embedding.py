@@ -1,12 +1,12 @@
 """Embedding: look up a vector for each token, scale it by √D, drop whole words. See `tinyprune.ops.embedding`.
 
-    for each place r:  out[r] = E[ids[r]] · factor(ids[r])          factor(v) = √D · keep(v) / (1 − dropout)
-    for each word v:   dE[v] = factor(v) · Σ dout[r] over the places r where v stands, in their order
+    for each position r:  out[r] = E[ids[r]] · factor(ids[r])       factor(v) = √D · keep(v) / (1 − dropout)
+    for each word v:      dE[v] = factor(v) · Σ dout[r] over the positions r of v, in order
 
-Forward has a block for each place, whose threads take the features. Backward cannot: two places of one word would add
-to one row, in an order that is a matter of chance. So Python sorts the places by word. Many words stand there once, but
-"the" in every twentieth place; so the places of a word are cut into chunks, one block adds the rows of a chunk, and
-then one block adds the chunks of a word. Rows of dE whose word does not occur are zero.
+Forward has a block for each position, with a thread for each feature. Backward cannot have that: several positions of
+one word would add to one row, in random order. So Python sorts the positions by word. Many words occur once, but "the"
+at every twentieth position; so the positions of a word are cut into chunks, one block adds the rows of a chunk, and one
+block adds the chunks of a word. Rows of dE whose word does not occur are zero.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tinyprune.ops.dropout import check_rate, draw_keys
 from tinyprune.ops.embedding import check_ids
 
 THREADS = 128
-CHUNK = 32  # places whose rows a block adds
+CHUNK = 32  # positions whose rows a block adds
 
 
 @kernel(floats, ints, ints, int32, floats, threads=THREADS, hot=True)
 def sum_chunks(rows, places, starts, D, sums):
-    """sums (chunks, D): of the rows of each chunk, whose places lie in `places` from starts[chunk] on."""
+    """sums (chunks, D): of the rows of each chunk, whose numbers are in `places` from starts[chunk] on."""
     chunk, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
     if d < D:
         total = float32(0)
@@ -42,7 +42,7 @@ def sum_chunks(rows, places, starts, D, sums):
 
 @kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
 def sum_words(sums, words, starts, dropout, D, dE):
-    """dE[words[w]]: the sums of the chunks of word w, times the factor, or times 0 if the word is dropped."""
+    """dE[words[w]]: the sum over the chunks of word w, times the factor, or times 0 if the word is dropped."""
     w, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
     if d < D:
         total = float32(0)
@@ -52,13 +52,13 @@ def sum_words(sums, words, starts, dropout, D, dE):
 
 
 def chunks_of(ids: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Which rows to add.
+    """Sort rows by word, and cut those of each word into chunks.
 
     Returns:
-        places: numbers of the rows (R,), by word, in order.
-        words: which occur (W,), rising.
+        places: numbers of the rows, sorted by word (R,).
+        words: that occur, ascending (W,).
         chunk_starts: where in `places` each chunk begins, and R (chunks + 1,).
-        word_starts: number of each word's first chunk, and how many there are (W + 1,).
+        word_starts: number of each word's first chunk, and the number of chunks (W + 1,).
     """
     places = np.argsort(ids, kind="stable")
     words, first, count = np.unique(ids[places], return_index=True, return_counts=True)
@@ -69,11 +69,11 @@ def chunks_of(ids: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
 
 
 def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout) -> DeviceArray:
-    """(V, D): rows (R, D) of equal id (R,) added together, times what the mask says; zeros for other ids."""
+    """Add rows (R, D) of equal id (R,), times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
     parts = chunks_of(ids)
-    joined = to_device(np.concatenate(parts).astype(np.int32))  # one way to the GPU for all four
+    joined = to_device(np.concatenate(parts).astype(np.int32))  # one copy to the GPU for all four
     ends = np.cumsum([part.size for part in parts])
     places, words, chunk_starts, word_starts = (
         joined[end - part.size : end] for part, end in zip(parts, ends.tolist(), strict=True)
@@ -99,7 +99,7 @@ def embedding_forward(
     mask = mask_of(dropout, draw_keys(rng), math.sqrt(D)) if dropped else mask_of(0, (0, 0), math.sqrt(D))
     flat = ids.reshape(-1)
     out = taken_rows(E, flat, flat, mask).reshape(*ids.shape, D)
-    return out, (ids.copy(), E.shape, mask)  # the caller may fill `ids` anew
+    return out, (ids.copy(), E.shape, mask)  # the caller may overwrite `ids`
 
 
 def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
@@ -111,14 +111,14 @@ def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
 
 
 def take_rows(table: DeviceArray, ids: NDArray) -> DeviceArray:
-    """The rows `ids` (R,), integers in main memory, of a table (V, D): (R, D)."""
+    """Return the rows `ids` (R,), integers in main memory, of a table (V, D): (R, D)."""
     check_floats(table=table)
     check_ids(ids, len(table))
     return taken_rows(table, ids, ids, KEEP_ALL)
 
 
 def sum_rows(rows: DeviceArray, ids: NDArray, V: int) -> DeviceArray:
-    """Add rows of equal id together, (R, D), (R,) → (V, D): `ops.embedding.sum_rows` for float32."""
+    """Add rows of equal id, (R, D), (R,) → (V, D): `ops.embedding.sum_rows` for float32."""
     check_floats(rows=rows)
     if rows.ndim != 2 or ids.shape != rows.shape[:1]:
         raise ValueError(f"rows must be (R, D) and ids (R,), one for each row, got {rows.shape} and {ids.shape}")

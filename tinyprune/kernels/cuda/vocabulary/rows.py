@@ -1,10 +1,10 @@
-"""Rows of a matrix, by their numbers: taken out, put in, added, each times its word's dropout factor.
+"""Rows of a matrix by number: taken, put or added, times the dropout factors of their words.
 
     take: out[i] = x[places[i]] · factor(words[i])
     put:  out[places[i]] = rows[i] · factor(words[i])
     add:  out[places[i]] = out[places[i]] + rows[i]
 
-A block for each row. All places are different, so that no two blocks write to one row.
+A block for each row. In `put` and `add` all places differ, so no two blocks write to one row.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def add(rows, places, D, out):
 
 
 def numbers(values: NDArray) -> DeviceArray:
-    """Whole numbers of main memory, for a kernel."""
+    """Copy integers to the GPU's memory, as int32."""
     return to_device(values.astype(np.int32))
 
 
 def taken_rows(x: DeviceArray, places: NDArray, words: NDArray, mask: Dropout) -> DeviceArray:
-    """(n, D): the rows `places` (n,) of x (R, D), times what the mask says of `words` (n,)."""
+    """Return the rows `places` (n,) of x (R, D), each times the factor of its word in `words` (n,): (n, D)."""
     D = x.shape[1]
     out, rows = empty((places.size, D)), numbers(places)
     take(places.size, contiguous(x), rows, rows if words is places else numbers(words), mask, D, out)
@@ -60,7 +60,7 @@ def taken_rows(x: DeviceArray, places: NDArray, words: NDArray, mask: Dropout) -
 
 
 def put_rows(rows: DeviceArray, places: NDArray, words: NDArray, mask: Dropout, out: DeviceArray) -> None:
-    """Write rows (n, D) to the rows `places` (n,) of out (R, D), times what the mask says of `words` (n,)."""
+    """Write rows (n, D) to the rows `places` (n,) of out (R, D), times the factors of `words` (n,)."""
     put(places.size, contiguous(rows), numbers(places), numbers(words), mask, rows.shape[1], out)
 
 
