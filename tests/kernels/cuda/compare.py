@@ -1,6 +1,7 @@
 """What the tests of the CUDA kernels share: inputs, and comparison with the textbook in float64."""
 
 import numpy as np
+import pytest
 
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
@@ -11,6 +12,11 @@ cuda = get_backend("cuda")
 
 TOLERANCE = 1e-5
 cuda = get_backend("cuda")
+
+
+def slow(*case):
+    """A case that takes the simulator long."""
+    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 def normal(*shapes, seed=2110):

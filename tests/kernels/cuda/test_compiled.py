@@ -18,7 +18,9 @@ from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda.compiled import all_modules, kernels_of, module_of
 from tinyprune.kernels.gpu import what_is_missing
 
-pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=f"not compiled for a GPU: {what_is_missing()}")
+if what_is_missing() is not None:
+    pytest.skip(f"not compiled for a GPU: {what_is_missing()}", allow_module_level=True)
+
 CAPABILITIES = ("8.0", "9.0")
 SHARED_BYTES = 48 * 1024  # that a block may have without asking for more at launch
 KERNELS = kernels_of([*all_modules(), "tinyprune.bench.limits"])

@@ -11,7 +11,7 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
-from tinyprune.kernels.cuda.device.array import to_device
+from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.pruning.l0 import THREADS as GATES
 from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR
 
@@ -196,14 +196,55 @@ def test_without_backward_equals_textbook(place, name, arguments):
     assert_close(got, expected)
 
 
-EVERY = [(f"{maker.__name__}_forward", *maker(*cases[0])) for maker, cases in CASES.items()]
-EVERY += [(name, arguments, (), {}) for name, arguments in dict(WITHOUT_BACKWARD).items() if name[0] != "a"]
-EVERY.append(("add", normal((3,), (3,)), (), {}))
-IN_EITHER_MEMORY = {("hard_concrete_forward", 1), ("top_k_forward", 1)}  # the noise
+EVERY = [(maker.__name__, *maker(*cases[0])) for maker, cases in CASES.items()]
+EVERY += [(name, arguments, (), {}) for name, arguments in dict(WITHOUT_BACKWARD).items() if arguments[0] is not None]
+EVERY.append(("add", normal((3, 5), (3, 5)), (), {}))
+every_operation = pytest.mark.parametrize(
+    ("name", "arguments", "douts", "options"), EVERY, ids=[name for name, *_ in EVERY]
+)
+IN_EITHER_MEMORY = {("hard_concrete", 1), ("top_k", 1)}  # the noise
+UNCHECKED = {"adaptive_log_probabilities"}  # as in the textbook
 WRONG = {
     "must be in the GPU's memory, got ndarray": lambda x: x,
     "must be float32 for the cuda backend, got int32": lambda x: to_device(x.astype(np.int32)),
 }
+
+
+def call(name, arguments, options):
+    """An operation, or its forward; a seed among the options becomes a generator."""
+    options = options.copy()
+    if "seed" in options:
+        options["rng"] = np.random.default_rng(options.pop("seed"))
+    return getattr(cuda, name if hasattr(cuda, name) else f"{name}_forward")(*arguments, **options)
+
+
+def results(name, arguments, douts, options):
+    """What an operation returns, and its gradients."""
+    found = call(name, arguments, options)
+    return (found[0], getattr(cuda, f"{name}_backward")(*douts, found[1])) if douts else found
+
+
+def view_of(x):
+    """The same numbers in the GPU's memory, with NaN between their rows, and not aligned to 16 bytes."""
+    if isinstance(x, list) and x and is_float32(x[0]):
+        return [*map(view_of, x)]
+    if not is_float32(x) or not x.ndim:
+        return on_device(x)
+    wider = np.full((*x.shape[:-1], x.shape[-1] + 3), np.nan, np.float32)
+    wider[..., 1:-2] = x
+    return to_device(wider)[(*(x.ndim - 1) * (slice(None),), slice(1, -2))]
+
+
+def hosted(value):
+    """Results in main memory."""
+    return [*map(hosted, value)] if isinstance(value, tuple | list) else to_host(value)
+
+
+@every_operation
+def test_views_that_are_not_aligned(place, name, arguments, douts, options):
+    expected = results(name, on_device([*arguments]), on_device([*douts]), options)
+    got = results(name, [*map(view_of, arguments)], [*map(view_of, douts)], options)
+    assert_close(got, hosted(expected))
 
 
 def spoilt(x, convert):
@@ -213,22 +254,20 @@ def spoilt(x, convert):
     return convert(x) if is_float32(x) else None
 
 
-@pytest.mark.parametrize(("name", "arguments", "douts", "options"), EVERY, ids=[name for name, *_ in EVERY])
+@every_operation
 def test_arrays_of_another_memory_type_or_shape(place, name, arguments, douts, options):
     """Each argument by itself is refused, and so is a gradient of another shape."""
-    options = {"rng" if key == "seed" else key: None if key == "seed" else value for key, value in options.items()}
     given = on_device([*arguments])
     for n, x in enumerate(arguments):
         for said, convert in WRONG.items():
             wrong = spoilt(x, convert)
-            if wrong is not None and (name, n) not in IN_EITHER_MEMORY:
+            if wrong is not None and (name, n) not in IN_EITHER_MEMORY and name not in UNCHECKED:
                 with pytest.raises(ValueError, match=said):
-                    getattr(cuda, name)(*given[:n], wrong, *given[n + 1 :], **options)
-    if douts and is_float32(douts[-1]) and name != "context_forward":
-        _, cache = getattr(cuda, name)(*given, **options)
-        backward = getattr(cuda, f"{name.removesuffix('forward')}backward")
+                    call(name, [*given[:n], wrong, *given[n + 1 :]], options)
+    if douts and is_float32(douts[-1]) and name != "context":
+        other = to_device(np.ones((2, 1, 1, 1), np.float32))
         with pytest.raises(ValueError, match=r"must have shape \(.* like the output, got \(2, 1, 1, 1\)"):
-            backward(*on_device([*douts[:-1]]), to_device(np.ones((2, 1, 1, 1), np.float32)), cache)
+            getattr(cuda, f"{name}_backward")(*on_device([*douts[:-1]]), other, call(name, given, options)[1])
 
 
 # A few numbers for each head, or nothing but noise: drawn and looked at in main memory.

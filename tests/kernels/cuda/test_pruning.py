@@ -107,11 +107,3 @@ def test_join_reads_views(place):
     out = cuda.join(arrays)
     assert np.array_equal(to_host(out), np.concatenate([a, b, c[:, 1], d[1:]]))
     assert np.array_equal(to_host(cuda.join(arrays[:1])), a) and cuda.join(arrays[:1]).lease is not arrays[0].lease
-
-
-def test_slices_of_views_by_numbers_of_numpy(place):
-    (x,) = normal((6, 5))
-    index = np.array([2, 0])
-    assert np.array_equal(to_host(cuda.take_slices(to_device(x).T, index, 1, 2)), ops.take_slices(x.T, index, 1, 2))
-    got = cuda.put_slices(to_device(x)[:2, 1:], index, 0, 3)
-    assert np.array_equal(to_host(got), ops.put_slices(x[:2, 1:], index, 0, 3))

@@ -56,7 +56,7 @@ def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
         TinypruneError: if it cannot be compiled.
     """
     try:
-        compiled = compile_kernel(kernel.function, kernel.signature, capability)
+        compiled = compile_kernel(kernel.entry, kernel.signature, capability)
     except TinypruneError:
         raise
     except Exception as error:  # Numba's errors, of which there are many kinds

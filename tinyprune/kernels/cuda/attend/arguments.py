@@ -11,14 +11,12 @@ from tinyprune.kernels.cuda.device.jit import float32, floats, int32, pointers
 
 
 class Inputs(NamedTuple):
-    """The arrays of forward, None where there is none. W is Dh, rounded up to a multiple of 4 with zeros."""
+    """What all four kernels read. None where there is none. W is Dh, rounded up to a multiple of 4 with zeros."""
 
     q: DeviceArray  # (B, T, H, W)
     k: DeviceArray  # (B, S, H, W), and so v
     v: DeviceArray
     r: DeviceArray | None  # (S, H, W), row = distance
-    u: DeviceArray | None  # (H, W)
-    w: DeviceArray | None
     pk: DeviceArray | None  # (H, N, W)
     pv: DeviceArray | None
     key_bias: DeviceArray | None  # u·k, (B, S, H)
@@ -41,7 +39,6 @@ class Saved(NamedTuple):
 class Sizes(NamedTuple):
     """Lengths of the axes, and how far back a query sees."""
 
-    B: int
     T: int
     S: int
     H: int
@@ -51,23 +48,22 @@ class Sizes(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Factors of one kind of keys. For those of the context they are as here; persistent ones have no √Dh, but √N."""
+    """Factors of one kind of keys."""
 
-    score: float  # log2 e / √Dh: scores are to base 2
-    key: float  # 1 / √Dh, of gradients
-    weight: float  # of weights, or of the products of dout and values: 1, or scale / (1 − dropout)
+    score: float  # log2 e / √Dh, or log2 e for persistent keys: scores are to base 2
+    weight: float  # of weights in forward, and of do·v in backward; times √N for persistent keys
 
 
 class Keys(NamedTuple):
     """Which keys a launch of `keys_backward` works on, and where their gradients lie."""
 
     count: int
+    group: int  # batch entries that are summed in a slot; 1 for keys of the context
     slot: int  # entries from one slot of dk to the next
     head: int  # from one head
     row: int  # from one key
-    group: int  # batch entries that are summed in a slot; 1 for keys of the context
 
 
 INPUTS, SAVED = (types.NamedTuple(len(kind._fields) * (floats,), kind) for kind in (Inputs, Saved))
 SIZES, KEYS_OF = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (Sizes, Keys))
-SCALES = types.NamedTuple(3 * (float32,), Scales)
+SCALES = types.NamedTuple(2 * (float32,), Scales)

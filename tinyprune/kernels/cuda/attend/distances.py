@@ -37,16 +37,16 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     Z = X + QUERIES * WIDE
     SIZE = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS, DISTANCES * SHARES)
 
-    types = (INPUTS, SAVED, floats, floats, SIZES, int32, SCALES, int32, DROPOUT)
+    types = (INPUTS, SAVED, *3 * (floats,), int32, SIZES, int32, SCALES, float32, int32, DROPOUT)
 
     @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
-    def distances_backward(x, saved, dr, dw, sizes, group, scales, gated, dropout):
+    def distances_backward(x, saved, w, dr, dw, B, sizes, group, scales, to_key, gated, dropout):
         """dr (slots, S, H, W): a block for a tile of distances, grid (slots, H, tiles). dw: (slots, tiles, H, W).
 
         group: batch entries that are summed in a slot.
         """
-        B, T, S, H, N, W, span = sizes
-        to_score, to_key, to_weight = scales
+        T, S, H, N, W, span = sizes
+        to_score, to_weight = scales
         _, key0, key1, limit = dropout
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
@@ -123,8 +123,8 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
             if first + distance < S and d < W:
                 total = share_sum(tile, Z + distance * SHARES, SHARES)
                 bias = h * W + d
-                x0, x1 = sums[4 * n] + total * x.w[bias], sums[4 * n + 1] + total * x.w[bias + 1]
-                x2, x3 = sums[4 * n + 2] + total * x.w[bias + 2], sums[4 * n + 3] + total * x.w[bias + 3]
+                x0, x1 = sums[4 * n] + total * w[bias], sums[4 * n + 1] + total * w[bias + 1]
+                x2, x3 = sums[4 * n + 2] + total * w[bias + 2], sums[4 * n + 3] + total * w[bias + 3]
                 at = ((slot * S + first + distance) * H + h) * W + d
                 store4(dr, at, x0 * to_key, x1 * to_key, x2 * to_key, x3 * to_key)
         dw_at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W

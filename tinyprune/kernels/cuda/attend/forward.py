@@ -75,7 +75,7 @@ def make_forward(tiles: Tiles) -> Kernel:
 
         context, persistent: `Scales` of their keys.   relative, gated: whether there are r and gates.
         """
-        _, T, S, H, N, W, span = sizes
+        T, S, H, N, W, span = sizes
         _, key0, key1, limit = dropout
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)

@@ -41,16 +41,16 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     Z = X + QUERIES * WIDE
     SIZE = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS, KEYS * SHARES)
 
-    types = (INPUTS, SAVED, *3 * (floats,), SIZES, KEYS_OF, SCALES, *3 * (int32,), DROPOUT)
+    types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEYS_OF, SCALES, float32, *3 * (int32,), DROPOUT)
 
     @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
-    def keys_backward(x, saved, dk, dv, du, sizes, keys, scales, context, relative, gated, dropout):
+    def keys_backward(x, saved, u, dk, dv, du, B, sizes, keys, scales, to_key, context, relative, gated, dropout):
         """dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 
         context: whether the keys are those of the context, not the persistent ones.
         """
-        B, T, S, H, N, W, span = sizes
-        to_score, to_key, to_weight = scales
+        T, S, H, N, W, span = sizes
+        to_score, to_weight = scales
         _, key0, key1, limit = dropout
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
@@ -156,8 +156,8 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 if relative:
                     total = share_sum(tile, Z + key * SHARES, SHARES)
                     bias = h * W + d
-                    x0, x1 = x0 + total * x.u[bias], x1 + total * x.u[bias + 1]
-                    x2, x3 = x2 + total * x.u[bias + 2], x3 + total * x.u[bias + 3]
+                    x0, x1 = x0 + total * u[bias], x1 + total * u[bias + 1]
+                    x2, x3 = x2 + total * u[bias + 2], x3 + total * u[bias + 3]
                 store4(dk, at, x0 * to_key, x1 * to_key, x2 * to_key, x3 * to_key)
         if relative:
             du_at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W

@@ -36,12 +36,15 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     Z = P + QUERIES * WEIGHTS
     SIZE = Z + SLIDES * WIDE
 
-    types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, int32, int32, DROPOUT)
+    types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
     @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
-    def queries_backward(x, saved, dq, sizes, context, persistent, relative, gated, dropout):
-        """dq (B, T, H, W): a block for a tile of queries, grid (B, H, tiles). The rest as in `forward`."""
-        _, T, S, H, N, W, span = sizes
+    def queries_backward(x, saved, dq, sizes, context, persistent, context_key, relative, gated, dropout):
+        """dq (B, T, H, W): a block for a tile of queries, grid (B, H, tiles).
+
+        context_key: 1 / √Dh, from ds to dq; for persistent keys it is 1.   The rest as in `forward`.
+        """
+        T, S, H, N, W, span = sizes
         _, key0, key1, limit = dropout
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
@@ -81,12 +84,12 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
                 sliding = False
                 keys, values, at, row, rows = x.pk, x.pv, h * N * W, W, N
                 near, climb, reach = int32(N - 1 - first - j), 0, N
-                to_score, to_key, to_weight = persistent
+                to_score, to_weight, to_key = persistent.score, persistent.weight, float32(1)
             else:
                 sliding = relative != 0
                 keys, values, at, row, rows = x.k, x.v, k_at, step, S
                 near, climb, reach = int32(own + i - j), SIDE, span
-                to_score, to_key, to_weight = context
+                to_score, to_weight, to_key = context.score, context.weight, context_key
             bring(values, at, row, first, rows, 0, W, tile, Y, KEYS, D)
             clear(da, SCORES)
             cuda.syncthreads()  # values and dout are there

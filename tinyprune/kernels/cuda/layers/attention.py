@@ -41,6 +41,8 @@ class AttentionCache(NamedTuple):
     """What `attention_backward` needs."""
 
     inputs: Inputs
+    u: DeviceArray | None  # (H, W), and so w
+    w: DeviceArray | None
     sizes: Sizes
     scale: float
     weight: float  # scale / (1 − dropout)
@@ -84,8 +86,8 @@ def attention_forward(
     attend = variant(FORWARD, Dh)
     q, k, v, r, u, w, pk, pv = (x if x is None else wide(x) for x in (q, k, v, r, u, w, pk, pv))
     biases = (None, None) if r is None else (row_dots(k, u), row_dots(r, w))
-    inputs = Inputs(q, k, v, r, u, w, pk, pv, *biases, None if gate is None else contiguous(gate))
-    sizes = Sizes(B, T, S, H, N, q.shape[-1], S if span is None else min(span, S))
+    inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
+    sizes = Sizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
     raised, mask = 1.0, KEEP_ALL
     if rng is not None and dropout > 0:
         raised, mask = 1 / (1 - dropout), mask_of(dropout, draw_keys(rng))
@@ -96,7 +98,7 @@ def attention_forward(
         grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, r is not None, gate is not None, mask
     )  # fmt: skip
     o = narrow(o, Dh)
-    cache = AttentionCache(inputs, sizes, float(scale), float(scale) * raised, mask, lse, o)
+    cache = AttentionCache(inputs, u, w, sizes, float(scale), float(scale) * raised, mask, lse, o)
     return narrow(out, Dh), cache
 
 
@@ -116,62 +118,64 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
 
 def query_gradients(saved: Saved, c: AttentionCache) -> DeviceArray:
     """Compute dq."""
-    B, T, _, H, N, _, _ = c.sizes
-    Dh = c.o.shape[-1]
+    (B, T, H, Dh), N = c.o.shape, c.sizes.N
     kernel = variant(QUERIES_BACKWARD, Dh)
     dq = empty(c.inputs.q.shape)
     grid = B, H, blocks(T, kernel.tiles.queries)
-    kernel(grid, c.inputs, saved, dq, c.sizes, *scales_of(Dh, N, c.weight), c.relative, c.gated, c.dropout)
+    scales, to_key = scales_of(Dh, N, c.weight), 1 / math.sqrt(Dh)
+    kernel(grid, c.inputs, saved, dq, c.sizes, *scales, to_key, c.relative, c.gated, c.dropout)
     return narrow(dq, Dh)
 
 
 def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:
     """Compute dk, dv and du."""
-    B, _, S, H, N, W, _ = c.sizes
-    Dh = c.o.shape[-1]
+    B, Dh = len(c.o), c.o.shape[-1]
+    _, S, H, N, W, _ = c.sizes
     kernel = variant(KEYS_BACKWARD, Dh)
     tiles = blocks(S, kernel.tiles.keys)
     dk, dv = empty(c.inputs.k.shape), empty(c.inputs.k.shape)
     du = empty((B * tiles, H * W)) if c.relative else None
-    keys, (scales, _) = Keys(S, S * H * W, W, H * W, 1), scales_of(Dh, N, c.weight)
+    keys, (scales, _), to_key = Keys(S, 1, S * H * W, W, H * W), scales_of(Dh, N, c.weight), 1 / math.sqrt(Dh)
     kernel(
-        (B, H, tiles), c.inputs, saved, dk, dv, du, c.sizes, keys, scales, True, c.relative, c.gated, c.dropout
+        (B, H, tiles), c.inputs, saved, c.u, dk, dv, du, B, c.sizes, keys, scales, to_key, True, c.relative, c.gated,
+        c.dropout,
     )  # fmt: skip
-    return narrow(dk, Dh), narrow(dv, Dh), slot_sum(du, c.inputs.u.shape, Dh) if c.relative else None
+    return narrow(dk, Dh), narrow(dv, Dh), slot_sum(du, c.u.shape, Dh) if c.relative else None
 
 
 def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
     """Compute dpk and dpv."""
-    B, _, _, H, N, W, _ = c.sizes
-    Dh = c.o.shape[-1]
+    B, Dh = len(c.o), c.o.shape[-1]
+    _, _, H, N, W, _ = c.sizes
     kernel = variant(KEYS_BACKWARD, Dh)
     tiles = blocks(N, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dpk, dpv = empty((slots, H, N, W)), empty((slots, H, N, W))
-    keys, (_, scales) = Keys(N, H * N * W, N * W, W, group), scales_of(Dh, N, c.weight)
+    keys, (_, scales) = Keys(N, group, H * N * W, N * W, W), scales_of(Dh, N, c.weight)
     kernel(
-        (slots, H, tiles), c.inputs, saved, dpk, dpv, None, c.sizes, keys, scales, False, False, c.gated, c.dropout
+        (slots, H, tiles), c.inputs, saved, None, dpk, dpv, None, B, c.sizes, keys, scales, 1.0, False, False, c.gated,
+        c.dropout,
     )  # fmt: skip
     return slot_sum(dpk, c.inputs.pk.shape, Dh), slot_sum(dpv, c.inputs.pk.shape, Dh)
 
 
 def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
     """Compute dr and dw."""
-    B, _, S, H, N, W, _ = c.sizes
-    Dh = c.o.shape[-1]
+    B, Dh = len(c.o), c.o.shape[-1]
+    _, S, H, N, W, _ = c.sizes
     kernel = variant(DISTANCES_BACKWARD, Dh)
     tiles = blocks(S, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
     scales, _ = scales_of(Dh, N, c.weight)
-    kernel((slots, H, tiles), c.inputs, saved, dr, dw, c.sizes, group, scales, c.gated, c.dropout)
-    return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.inputs.w.shape, Dh)
+    to_key = 1 / math.sqrt(Dh)
+    kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, c.sizes, group, scales, to_key, c.gated, c.dropout)
+    return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.w.shape, Dh)
 
 
 def scales_of(Dh: int, N: int, weight: float) -> tuple[Scales, Scales]:
     """Return the factors of keys of the context, and of persistent keys."""
-    root = math.sqrt(Dh)
-    return Scales(LOG2_E / root, 1 / root, weight), Scales(LOG2_E, 1.0, weight * math.sqrt(N))
+    return Scales(LOG2_E / math.sqrt(Dh), weight), Scales(LOG2_E, weight * math.sqrt(N))
 
 
 def variant(kernels: dict[int, Kernel], Dh: int) -> Kernel:
