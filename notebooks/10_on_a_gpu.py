@@ -967,8 +967,8 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
 # exceed a quarter or an eighth of the peak, whatever else is done, and that for an H100 even 4 × 4 sums a thread are too
 # few: 8 × 8 would need ¼ load a multiply-add, and 64 registers for the sums alone. That is how the next rung would begin.
 # After it would come loads of four numbers at once, loads that run while the tile before is used, and tensor cores. All of
-# this is in the kernels that `--backend cuda` computes with, [`kernels/cuda/product.py`](../tinyprune/kernels/cuda/product.py)
-# and [`tensor_cores.py`](../tinyprune/kernels/cuda/tensor_cores.py).
+# this is in the kernels that `--backend cuda` computes with, [`kernels/cuda/products/product.py`](../tinyprune/kernels/cuda/products/product.py)
+# and [`tensor_cores.py`](../tinyprune/kernels/cuda/products/tensor_cores.py).
 #
 # ## 9 · For real, where a GPU is present
 #

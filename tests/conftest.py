@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from tinyprune.kernels.gpu import why_unusable
 
 # Where no GPU can be used the CUDA kernels run in Numba's simulator, which has to be chosen before Numba is imported.
-if why_unusable() is not None:
+if (NO_GPU := why_unusable()) is not None:
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 
 import numpy as np
@@ -23,3 +23,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def rng() -> np.random.Generator:
     """A generator with a fixed seed, fresh for every test."""
     return np.random.default_rng(2110)
+
+
+def pytest_report_header() -> str:
+    """Say where the CUDA kernels run: tests that need a GPU are not collected without one."""
+    place = "in Numba's simulator" if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1" else "on the GPU"
+    return f"CUDA kernels: {place}" + (f", since {NO_GPU}" if NO_GPU else "")

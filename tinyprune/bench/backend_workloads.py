@@ -29,7 +29,7 @@ def gauge(ops: Backend) -> Gauge | None:
     """A gauge of the GPU memory that arrays occupy; None if they are in main memory."""
     if not ops.on_device:
         return None
-    from tinyprune.kernels.cuda.memory import POOL
+    from tinyprune.kernels.cuda.device.memory import POOL
 
     def begin() -> int:
         POOL.most_used = POOL.entries_used
@@ -42,7 +42,7 @@ def in_a_row(ops: Backend, run: Callable[[], Any], results: Callable[[], dict[st
     """A short workload; on a GPU several runs in a row, then one wait. (In Numba's simulator one is long enough.)"""
     if not ops.on_device:
         return Workload(run, results)
-    from tinyprune.kernels.cuda.jit import SIMULATED
+    from tinyprune.kernels.cuda.device.jit import SIMULATED
 
     count = 1 if SIMULATED else IN_A_ROW
 
@@ -60,7 +60,7 @@ def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Workload:
     a, b = matrices(m, k, n, layout)
     options: dict[str, Any] = {"transpose_a": layout == "Aᵀ·B", "transpose_b": layout == "A·Bᵀ"}
     if ops.on_device:
-        from tinyprune.kernels.cuda.matmul import matmul as on_gpu
+        from tinyprune.kernels.cuda.products.matmul import matmul as on_gpu
 
         a, b = ops.to_device(a), ops.to_device(b)
         options["precision"] = choice.precision
@@ -223,8 +223,8 @@ def adamw(backend: str, name: str) -> Workload:
 
 def copy(backend: str, entries: int) -> Workload:
     """The GPU's limit of reading and writing: copy so many entries."""
-    from tinyprune.kernels.cuda import limits
-    from tinyprune.kernels.cuda.array import empty
+    from tinyprune.bench import limits
+    from tinyprune.kernels.cuda.device.array import empty
 
     ops = get_backend(backend)
     x, out = ops.to_device(np.zeros(entries, np.float32)), empty(entries)
@@ -233,8 +233,8 @@ def copy(backend: str, entries: int) -> Workload:
 
 def multiply_adds(backend: str, threads: int, steps: int) -> Workload:
     """The GPU's limit of arithmetic: so many multiply-adds in registers, in each of so many threads."""
-    from tinyprune.kernels.cuda import limits
-    from tinyprune.kernels.cuda.array import empty
+    from tinyprune.bench import limits
+    from tinyprune.kernels.cuda.device.array import empty
 
     out = empty(threads)
     return in_a_row(get_backend(backend), lambda: limits.multiply_and_add(steps, out))

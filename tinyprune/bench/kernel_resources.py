@@ -100,7 +100,7 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequenc
     if missing:
         raise UsageError(missing)
     command = [sys.executable, "-m", "tinyprune.kernels.cuda.compiled", *capabilities]
-    command += ["--modules", *modules] if modules else []
+    command += ["--modules", *modules] if modules else ["--also", "tinyprune.bench.limits"]
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
         pipes = {"stdout": subprocess.PIPE, "stderr": complaints, "text": True, "encoding": "utf-8"}

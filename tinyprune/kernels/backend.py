@@ -209,7 +209,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
     """Kernels that `numba.cuda` compiles for an NVIDIA GPU.
 
     Args:
-        precision: "tf32" lets tensor cores compute the products of linear layers, see `kernels.cuda.tensor_cores`.
+        precision: "tf32" lets tensor cores compute the products of linear layers, see `cuda.products.tensor_cores`.
 
     Raises:
         UsageError: if kernels cannot run here, neither on a GPU nor in Numba's simulator.
@@ -217,44 +217,25 @@ def cuda_backend(precision: str = "float32") -> Backend:
     check_usable()
     from numba import cuda
 
-    from tinyprune.kernels.cuda import (
-        adamw,
-        adaptive_embedding,
-        adaptive_softmax,
-        array,
+    from tinyprune.kernels.cuda.device import array, jit
+    from tinyprune.kernels.cuda.layers import add as adding
+    from tinyprune.kernels.cuda.layers import (
         attention,
         context,
-        cross_entropy,
         dropout,
-        embedding,
         feedforward,
-        hard_concrete,
-        jit,
-        l0,
-        lamb,
         layernorm,
-        layerwise_error,
         linear,
-        norm,
         positions,
         projections,
         residual,
-        sgd,
-        slices,
-        top_k,
     )
-    from tinyprune.kernels.cuda import (
-        add as adding,
-    )
-    from tinyprune.kernels.cuda import (
-        attention_step as stepping,
-    )
-    from tinyprune.kernels.cuda import (
-        head_difference as differing,
-    )
-    from tinyprune.kernels.cuda import (
-        join as joining,
-    )
+    from tinyprune.kernels.cuda.layers import attention_step as stepping
+    from tinyprune.kernels.cuda.pruning import hard_concrete, l0, layerwise_error, slices, top_k
+    from tinyprune.kernels.cuda.pruning import head_difference as differing
+    from tinyprune.kernels.cuda.pruning import join as joining
+    from tinyprune.kernels.cuda.updates import adamw, lamb, norm, sgd
+    from tinyprune.kernels.cuda.vocabulary import adaptive_embedding, adaptive_softmax, cross_entropy, embedding
 
     class Cuda(Backend):
         name = "cuda"

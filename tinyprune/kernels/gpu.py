@@ -1,7 +1,6 @@
-"""Is there a GPU, and can kernels be compiled for it? What is asked before, and without, Numba's CUDA part.
+"""Find out whether there is a GPU and whether kernels can be compiled for it, without Numba's CUDA part.
 
-Importing this module imports neither Numba nor anything of CUDA. Each question is answered in one line that says what
-to install or to do.
+Importing this module imports neither Numba nor anything of CUDA. Messages are one line and say what to install or do.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from unittest import mock
 from tinyprune.errors import TinypruneError, UsageError
 
 INSTALL = "pip install 'numba-cuda[cu13]==0.30.*' 'cuda-toolkit[nvcc]==13.0.*'"
-COMPILED = {  # what `ptxas -v` says of a kernel
+COMPILED = {  # patterns in the output of `ptxas -v`
     "registers": r"Used (\d+) registers",
     "shared_bytes": r"(\d+) bytes smem",
     "stack_bytes": r"(\d+) bytes stack frame",
@@ -35,7 +34,7 @@ COMPILED = {  # what `ptxas -v` says of a kernel
 
 
 def load_driver() -> ctypes.CDLL | None:
-    """NVIDIA's driver, or None if none is installed."""
+    """Load NVIDIA's driver; return None if none is installed."""
     try:
         return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
@@ -43,7 +42,7 @@ def load_driver() -> ctypes.CDLL | None:
 
 
 def gpu_present() -> bool:
-    """Whether an NVIDIA driver is here and finds a GPU. Asks the driver itself; Numba's simulator always says yes."""
+    """Ask the driver whether there is a GPU. (Numba's simulator would always say yes.)"""
     driver = load_driver()
     count = ctypes.c_int(0)
     if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
@@ -52,7 +51,7 @@ def gpu_present() -> bool:
 
 
 def gpu_name() -> str:
-    """What the first GPU calls itself; nothing without one."""
+    """Return the name of the first GPU, or an empty string without one."""
     driver, name = load_driver(), ctypes.create_string_buffer(256)
     if driver is None or driver.cuInit(0) or driver.cuDeviceGetName(name, len(name), 0):
         return ""
@@ -60,7 +59,7 @@ def gpu_name() -> str:
 
 
 def driver_version() -> tuple[int, int] | None:
-    """The newest CUDA that the driver knows, such as (13, 0); None without a driver."""
+    """Return the newest CUDA that the driver supports, such as (13, 0), or None without a driver."""
     driver, version = load_driver(), ctypes.c_int(0)
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
         return None
@@ -68,20 +67,20 @@ def driver_version() -> tuple[int, int] | None:
 
 
 def find_ptxas() -> str | None:
-    """NVIDIA's assembler, of the package cuda-toolkit[nvcc] or of the system; they must be no older than the PTX."""
+    """Find NVIDIA's assembler in cuda-toolkit[nvcc] or on the PATH; it must not be older than the PTX."""
     name = "ptxas.exe" if os.name == "nt" else "ptxas"
     installed = Path(sysconfig.get_path("purelib"), "nvidia").glob(f"*/bin/**/{name}")
     return next((str(path) for path in sorted(installed)), None) or shutil.which("ptxas")
 
 
 def ptxas_version() -> str:
-    """Such as 13.0.88."""
+    """Return the version of ptxas, such as 13.0.88."""
     said = subprocess.run([find_ptxas(), "--version"], capture_output=True, text=True).stdout
     return next(iter(re.findall(r"V(\d[\d.]*)", said)), "of unknown version")
 
 
 def what_is_missing() -> str | None:
-    """One line that says why nothing can be compiled here, and what to install; None if it can."""
+    """Return one line that says why nothing can be compiled here and what to install; None if it can."""
     if importlib.util.find_spec("numba_cuda") is None:
         return f"the package numba-cuda is not installed: {INSTALL}"
     if find_ptxas() is None:
@@ -90,7 +89,7 @@ def what_is_missing() -> str | None:
 
 
 def fitting_extra() -> str:
-    """What to install for the driver that is here."""
+    """Return the command that installs the CUDA packages for this machine's driver."""
     version = driver_version()
     newest = 'python -m pip install -e ".[cuda]"'
     if version is None:
@@ -99,9 +98,9 @@ def fitting_extra() -> str:
 
 
 def toolkit_version() -> tuple[int, int] | None:
-    """The CUDA for which kernels are compiled here, such as (13, 0).
+    """Return the version of the installed CUDA packages, such as (13, 0).
 
-    None where no package says so: a toolkit may be there all the same, from elsewhere. If not, see `explained`.
+    None without such a package; there may still be a toolkit from elsewhere. If not, see `explained`.
     """
     for package in ("cuda-toolkit", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12"):
         try:
@@ -113,7 +112,7 @@ def toolkit_version() -> tuple[int, int] | None:
 
 
 def why_unusable() -> str | None:
-    """One line that says why kernels cannot run here, and what to install or to do; None if they can.
+    """Return one line that says why kernels cannot run here and what to install or do; None if they can.
 
     In Numba's simulator they always can.
     """
@@ -142,14 +141,14 @@ def why_unusable() -> str | None:
 
 
 def check_usable() -> None:
-    """Raise UsageError, one line, unless kernels can run here: on a GPU or in the simulator."""
+    """Raise UsageError, one line, unless kernels can run here, on a GPU or in the simulator."""
     reason = why_unusable()
     if reason is not None:
         raise UsageError(f"the cuda backend cannot run: {reason}")
 
 
 def raise_explained(error: Exception) -> NoReturn:
-    """Raise what an error of the GPU means, see `explained`; the error itself if it is of another kind."""
+    """Raise the explanation of a GPU's error, see `explained`, or the error itself if there is none."""
     meaning = explained(error)
     if meaning is None:
         raise error
@@ -157,9 +156,9 @@ def raise_explained(error: Exception) -> NoReturn:
 
 
 def explained(error: Exception) -> TinypruneError | MemoryError | None:
-    """What an error means that came while a kernel was compiled or launched, or memory asked for, copied to or from.
+    """Explain an error from compiling or launching a kernel, or from allocating or copying memory.
 
-    None if it is of another kind.
+    Returns None for an error of another kind.
     """
     said = " ".join(str(error).split())
     if "UNSUPPORTED_PTX" in said or "unsupported toolchain" in said:
@@ -176,7 +175,7 @@ def explained(error: Exception) -> TinypruneError | MemoryError | None:
         )
     if "Can't use arch-specific" in said:
         return UsageError(f"this GPU is newer than the CUDA toolkit ({said}): update numba-cuda and the toolkit")
-    if type(error).__name__ in {"CUDAError", "CudaAPIError"}:  # of cuda.core and of Numba, without a common ancestor
+    if type(error).__name__ in {"CUDAError", "CudaAPIError"}:  # from cuda.core and Numba, without a common base class
         return (
             MemoryError(f"the GPU has none left ({said})")
             if "OUT_OF_MEMORY" in said
@@ -187,27 +186,26 @@ def explained(error: Exception) -> TinypruneError | MemoryError | None:
 
 @contextmanager
 def pretended_gpu(capability: tuple[int, int]) -> Iterator[None]:
-    """Numba asks the GPU for its capability when a kernel calls another function; here none need be."""
+    """Answer for a GPU when Numba asks for its capability, which it does for kernels that call functions."""
     stand_in = SimpleNamespace(compute_capability=capability)
     with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: stand_in):
         yield
 
 
 def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> dict[str, Any]:
-    """A kernel for a GPU of this compute capability, which need not be here.
+    """Compile a kernel for a compute capability; no GPU is needed.
 
     Args:
-        kernel: a function, or what `cuda.jit` has made of one. Its attribute `launch_bounds`, if it has one, goes to
-            the compiler.
+        kernel: a function, or the result of `cuda.jit`. Its attribute `launch_bounds`, if any, goes to the compiler.
         signature: its types, `numba.void(…)`.
         capability: such as (9, 0).
 
     Returns:
-        `kernel`, `capability`, its `ptx`, and of `ptxas -v`: registers of a thread, bytes of shared memory of a block,
-        bytes of a thread's stack and of what did not fit into registers.
+        `kernel`, `capability` and `ptx`; from `ptxas -v` a thread's registers, a block's bytes of shared memory, and
+        the bytes of a thread's stack and of spilled registers.
 
     Raises:
-        TinypruneError: if ptxas does not accept it; with what it said.
+        TinypruneError: if ptxas refuses the kernel; with its message.
     """
     from numba import cuda
 
@@ -216,7 +214,7 @@ def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> 
     bounds = getattr(function, "launch_bounds", None)
     with pretended_gpu(capability):
         ptx, _ = cuda.compile(function, signature, cc=capability, device=False, abi="numba", launch_bounds=bounds)
-    symbol = re.search(r"\.entry (\w+)", ptx)[1]  # Numba's name tells module, types and more, in 300 letters
+    symbol = re.search(r"\.entry (\w+)", ptx)[1]  # Numba's name has module, types and more, in 300 letters
     ptx = ptx.replace(symbol, name)
     with tempfile.TemporaryDirectory() as directory:
         source, target = Path(directory, "kernel.ptx"), Path(directory, "kernel.cubin")

@@ -7,26 +7,22 @@ from types import SimpleNamespace
 import numpy as np
 
 from tinyprune import ops
-from tinyprune.kernels.cuda import (
-    attention,
-    attention_distances,
-    attention_keys,
-    attention_outputs,
-    attention_queries,
-)
-from tinyprune.kernels.cuda.attention_tiles import Tiles
-from tinyprune.kernels.cuda.jit import KERNELS
-from tinyprune.kernels.cuda.row_dots import row_dots
-from tinyprune.kernels.cuda.widths import wide
+from tinyprune.kernels.cuda.attend import distances, forward, keys, queries
+from tinyprune.kernels.cuda.attend.arguments import Saved
+from tinyprune.kernels.cuda.attend.tiles import Tiles
+from tinyprune.kernels.cuda.device.jit import KERNELS
+from tinyprune.kernels.cuda.layers import attention
+from tinyprune.kernels.cuda.parts.copies import wide
+from tinyprune.kernels.cuda.parts.sums import row_dots
 
 from .compare import on_device
 
 NAMES = ("out", "dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv", "dgate")
 MAKERS = {
-    "forward": attention_outputs,
-    "queries_backward": attention_queries,
-    "keys_backward": attention_keys,
-    "distances_backward": attention_distances,
+    "forward": forward,
+    "queries_backward": queries,
+    "keys_backward": keys,
+    "distances_backward": distances,
 }
 VARIANTS = {name: getattr(module, name.upper()) for name, module in MAKERS.items()}
 IN_USE = {name: variants.copy() for name, variants in VARIANTS.items()}
@@ -110,11 +106,10 @@ def case(width):
     with installed(SMALL):
         _, c = attention.attention_forward(*map(on_device, x), **options, rng=rng())
     dout_there = wide(on_device(dout))
-    delta = row_dots(dout_there, wide(c.o), options["scale"])
     return SimpleNamespace(
         x=x,
         options=options,
         rng=rng,
         expected=textbook(x, dout, **options, rng=rng()),
-        gradients=(dout_there, delta, c),
+        gradients=(Saved(dout_there, c.lse, row_dots(dout_there, wide(c.o), options["scale"])), c),
     )

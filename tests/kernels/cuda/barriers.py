@@ -4,7 +4,7 @@ import importlib
 import inspect
 from types import ModuleType
 
-from tinyprune.kernels.cuda.jit import KERNELS
+from tinyprune.kernels.cuda.device.jit import KERNELS
 
 BARRIER = "cuda.syncthreads()"
 

@@ -1,17 +1,15 @@
 """Where the tests of the CUDA kernels run: on the GPU that is here, or in Numba's simulator.
 
-A process can do only one of both, since Numba decides when it is imported (tests/conftest.py). So every test that
-takes `place` is there twice, and one of the two is skipped, saying why.
+A process can do only one of both, since Numba decides when it is imported (tests/conftest.py). Every test that takes
+`place` is marked `gpu` where it runs on a GPU; without one there are no such tests.
 """
 
 import importlib.util
 
 import pytest
 
-from tinyprune.kernels.gpu import gpu_present
-
 if importlib.util.find_spec("numba.cuda") is not None:
-    from tinyprune.kernels.cuda.jit import SIMULATED
+    from tinyprune.kernels.cuda.device.jit import SIMULATED
 
     from . import tensor_core, turns
     from .attention_case import SMALL, installed
@@ -24,20 +22,17 @@ else:
 
 
 def pytest_generate_tests(metafunc):
-    """Each test for both places."""
+    """Each test for the place of this process."""
     if "place" in metafunc.fixturenames:
-        places = ["simulator", pytest.param("gpu", marks=pytest.mark.gpu)]
-        metafunc.parametrize("place", places, indirect=True)
+        places = ["simulator"] if SIMULATED else [pytest.param("gpu", marks=pytest.mark.gpu)]
+        metafunc.parametrize("place", places)
 
 
 @pytest.fixture
-def place(request):
-    """Skips the test unless this process computes in this place."""
-    if request.param == "gpu" and SIMULATED:
-        pytest.skip("there is a GPU, but NUMBA_ENABLE_CUDASIM=1" if gpu_present() else "no NVIDIA GPU here")
-    if request.param == "simulator" and not SIMULATED:
-        pytest.skip("runs on the GPU; in the simulator with NUMBA_ENABLE_CUDASIM=1")
-    return request.param
+def simulated():
+    """Skips the test on a GPU."""
+    if not SIMULATED:
+        pytest.skip("only the simulator lets threads take turns, fills memory with NaN and checks every index")
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import sys
 
 from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda.compiled import describe
-from tinyprune.kernels.cuda.jit import KERNELS, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.vectors import aligned, load4
+from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.vectors import aligned, load4
 
 THREADS = 1024
 MANY = 128

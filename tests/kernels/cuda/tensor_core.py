@@ -8,7 +8,7 @@ from operator import mul
 
 import numpy as np
 
-from tinyprune.kernels.cuda import tensor_cores
+from tinyprune.kernels.cuda.products import tensor_cores
 
 from . import turns
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.kernels.cuda.array import to_device, to_host
-from tinyprune.kernels.cuda.attention_step import AttentionStep
+from tinyprune.kernels.cuda.device.array import to_device, to_host
+from tinyprune.kernels.cuda.layers.attention_step import AttentionStep
 
 from .compare import assert_close, in_float64, on_device
 

@@ -17,7 +17,7 @@ from tinyprune.bench.race import disagreement
 from tinyprune.bench.server import Server, peak_memory
 from tinyprune.bench.workload import Workload
 from tinyprune.kernels.backend import get_backend
-from tinyprune.kernels.cuda.array import empty
+from tinyprune.kernels.cuda.device.array import empty
 
 MODEL = """
 [model]

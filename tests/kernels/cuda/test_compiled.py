@@ -9,21 +9,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tinyprune.bench.kernel_resources import as_row, compile_kernels, occupancy
 from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.compiled import all_modules, kernels_of, module_of, names_of
+from tinyprune.kernels.cuda.compiled import all_modules, kernels_of, module_of
 from tinyprune.kernels.gpu import what_is_missing
 
-pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=f"not compiled for a GPU: {what_is_missing()}")
+if what_is_missing() is not None:
+    pytest.skip(f"not compiled for a GPU: {what_is_missing()}", allow_module_level=True)
+
 CAPABILITIES = ("8.0", "9.0")
 SHARED_BYTES = 48 * 1024  # that a block may have without asking for more at launch
-KERNELS = kernels_of(all_modules())
+KERNELS = kernels_of([*all_modules(), "tinyprune.bench.limits"])
 # those of attention and of large products, whose operands come four at a time
-VECTORS = {"product", "attention_outputs", "attention_queries", "attention_keys", "attention_distances"}
+VECTORS = {"products.product", "attend.forward", "attend.queries", "attend.keys", "attend.distances"}
 
 
 def problems(record):
@@ -46,7 +47,7 @@ def problems(record):
 @pytest.mark.parametrize("module", sorted({module_of(kernel) for kernel in KERNELS}))
 def test_compiled(module):
     records = compile_kernels(CAPABILITIES, [module])
-    names = names_of(kernels_of([module]))
+    names = [kernel.__name__ for kernel in kernels_of([module])]
     assert len(names) == len(set(names))
     assert [(r["kernel"], r["capability"]) for r in records] == [(name, c) for name in names for c in CAPABILITIES]
     assert {(r["kernel"], r["capability"]): problems(r) for r in records if problems(r)} == {}
@@ -92,28 +93,13 @@ def test_what_numba_cannot_compile_is_named(planted):
     assert planted["unknown_name"].startswith("Numba cannot compile __main__.unknown_name: ")
 
 
-def test_variants_have_names_of_their_own():
-    def variant(size, twice, name):
-        def run(x):
-            x[0] = size * twice
-
-        run.__name__ = name
-        return SimpleNamespace(function=run, __name__=name)
-
-    kernels = [
-        variant(*made) for made in ((8, 1, "a"), (8, 2, "a"), (9, 2, "a"), (8, 1, "b"), (8, 1, "c"), (8, 1, "c"))
-    ]
-    assert names_of(kernels) == ["a 1", "a 2", "a 3", "b", "c 1", "c 2"]
-    assert names_of(kernels[:2]) == ["a twice=1", "a twice=2"]
-
-
 def test_rows_of_the_table():
     """`tinyprune bench cuda --compile-only` for one module."""
-    rows = [as_row(record) for record in compile_kernels(modules=["layernorm"])]
+    rows = [as_row(record) for record in compile_kernels(modules=["layers.layernorm"])]
     assert [row["kernel"] for row in rows[::2]] == ["normalise", "normalise_backward", "parameter_gradients"]
     assert [row["capability"] for row in rows[:2]] == ["8.0", "9.0"]
     row = rows[0]
-    assert row["module"] == "layernorm" and row["threads"] == 128 and row["shared_bytes"] == 4 * 128
+    assert row["module"] == "layers.layernorm" and row["threads"] == 128 and row["shared_bytes"] == 4 * 128
     assert row["hot"] and not row["float64"] and row["stack_bytes"] == row["spilled_bytes"] == 0
     assert row["occupancy"] == row["warps"] / 64 and 8 <= row["registers"] <= 255
     assert all(value is None or isinstance(value, str | int | float) for row in rows for value in row.values())
@@ -128,7 +114,7 @@ def test_a_kernel_that_cannot_be_compiled_ends_it_in_one_line(monkeypatch, tmp_p
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(TinypruneError, match=r"^ptxas refused normalise for -arch=sm_80: no$"):
-        compile_kernels(modules=["layernorm"])
+        compile_kernels(modules=["layers.layernorm"])
 
 
 def test_so_does_any_other_end(monkeypatch, tmp_path):
@@ -137,4 +123,4 @@ def test_so_does_any_other_end(monkeypatch, tmp_path):
     with pytest.raises(
         TinypruneError, match=r"^compiling ended with: ImportError: cannot import name 'compile_kernel'"
     ):
-        compile_kernels(modules=["layernorm"])
+        compile_kernels(modules=["layers.layernorm"])

@@ -6,8 +6,8 @@ from small import small_config, small_model, small_trainer
 
 from tinyprune.config import GateConfig, TrainConfig
 from tinyprune.kernels.backend import get_backend
-from tinyprune.kernels.cuda.array import DeviceArray, to_host
-from tinyprune.kernels.cuda.memory import Lease
+from tinyprune.kernels.cuda.device.array import DeviceArray, to_host
+from tinyprune.kernels.cuda.device.memory import Lease
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, settle
@@ -17,9 +17,6 @@ from tinyprune.training.optimizers import clip_factor, gradient_norm, make_optim
 from tinyprune.training.step import LanguageModelling
 
 from . import turns
-
-cuda = get_backend("cuda")
-
 
 TOLERANCE = 1e-5
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}

@@ -4,7 +4,7 @@
     tinyprune bench cuda                     on a GPU
 
 On a GPU, every operation that training spends its time in runs over and over at a model's shapes. It is compared with
-two limits that are measured beside it, by kernels that do one thing only (`tinyprune.kernels.cuda.limits`): how many
+two limits that are measured beside it, by kernels that do one thing only (`tinyprune.bench.limits`): how many
 bytes a second the GPU copies, and how many multiply-adds it computes in registers. `copy_share` and
 `multiply_add_share` are the operation's own speed over these. The larger of the two is what limits it; if both are
 small, that is the kernel itself, or launches that take longer than the work. Bytes are the least that has to be moved,

@@ -1,5 +1,8 @@
-"""The operations of `tinyprune.ops` as kernels for NVIDIA GPUs, written in `numba.cuda`: one operation a file.
+"""The operations of `tinyprune.ops` as kernels for NVIDIA GPUs, written in `numba.cuda`.
 
-`jit` says how kernels are compiled and launched, `array` what an array in the GPU's memory is, `memory` where it lives.
+    device/                                     how a kernel is compiled and launched; arrays and the GPU's memory
+    parts/, products/, attend/                  pieces of kernels, matrix products, the kernels of attention
+    layers/, vocabulary/, pruning/, updates/    the operations, one a file, named as in `tinyprune.ops`
+
 `tinyprune.kernels.backend` lists the operations.
 """

@@ -1,17 +1,16 @@
-"""What the compiler makes of the kernels of this folder: PTX, registers, shared memory, spills. No GPU is needed.
+"""Compile the kernels in this folder and report PTX, registers, shared memory and spills. No GPU is needed.
 
-    python -m tinyprune.kernels.cuda.compiled 8.0 9.0                       all kernels, for these compute capabilities
-    python -m tinyprune.kernels.cuda.compiled 8.0 --modules reduce add      those of some modules only
+    python -m tinyprune.kernels.cuda.compiled 8.0 9.0                           all, for these compute capabilities
+    python -m tinyprune.kernels.cuda.compiled 8.0 --modules updates.norm        those of some modules only
 
-This is a program of its own because Numba's simulator has to be off, and Numba decides when it is imported. It prints
-a line of JSON: how many records follow; then each record, on a line of its own, as soon as it is there.
+This is a separate program because Numba's simulator has to be off, which Numba decides when it is imported. It prints
+the number of records and then each record, a line of JSON each, as soon as it is ready.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import inspect
 import json
 import math
 import multiprocessing
@@ -23,57 +22,41 @@ from typing import Any
 
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.kernels import cuda
-from tinyprune.kernels.cuda.jit import KERNELS, SIMULATED, Kernel
+from tinyprune.kernels.cuda.device.jit import KERNELS, SIMULATED, Kernel
 from tinyprune.kernels.gpu import compile_kernel, what_is_missing
 
 Capability = tuple[int, int]
 
 
+PACKAGE = f"{cuda.__name__}."
+
+
 def all_modules() -> list[str]:
-    """Names of the modules of this folder, without the package's."""
-    return [module.name for module in pkgutil.iter_modules(cuda.__path__)]
+    """Return the names of the modules in the folders here, such as "updates.norm"."""
+    rooms = pkgutil.walk_packages(cuda.__path__, PACKAGE)
+    return [module.name.removeprefix(PACKAGE) for module in rooms if module.name.count(".") > PACKAGE.count(".")]
 
 
 def module_of(kernel: Kernel) -> str:
-    """The module in which a kernel is written."""
-    return kernel.function.__module__.rpartition(".")[2]
+    """Return the module of a kernel, by its name in `all_modules`, or in full if it is elsewhere."""
+    return kernel.function.__module__.removeprefix(PACKAGE)
 
 
 def kernels_of(modules: Sequence[str]) -> list[Kernel]:
-    """The kernels that are written in these modules, in their order; whichever module makes them."""
-    for module in all_modules():
-        importlib.import_module(f"{cuda.__name__}.{module}")
+    """Return the kernels of these modules, sorted by module."""
+    for module in modules:
+        importlib.import_module(module if module.startswith("tinyprune.") else PACKAGE + module)
     return sorted((kernel for kernel in KERNELS if module_of(kernel) in modules), key=module_of)
 
 
-def constants(kernel: Kernel) -> dict[str, Any]:
-    """The numbers that a kernel was made with, by the function around it."""
-    around = inspect.getclosurevars(kernel.function).nonlocals
-    return {name: value for name, value in around.items() if isinstance(value, int | float)}
-
-
-def names_of(kernels: Sequence[Kernel]) -> list[str]:
-    """Each kernel's name; with variants of one name, also a constant in which all of them differ, or a number."""
-    same: dict[tuple[str, str], list[Kernel]] = {}
-    for kernel in kernels:
-        same.setdefault((module_of(kernel), kernel.__name__), []).append(kernel)
-    names = []
-    for kernel in kernels:
-        variants, own = same[module_of(kernel), kernel.__name__], constants(kernel)
-        telling = [f"{c}={own[c]}" for c in own if len({constants(v).get(c) for v in variants}) == len(variants)]
-        suffix = "" if len(variants) == 1 else f" {next(iter(telling), variants.index(kernel) + 1)}"
-        names.append(kernel.__name__ + suffix)
-    return names
-
-
 def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
-    """One record: `module`, `kernel`, what its maker says of it, and `gpu.compile_kernel`'s own.
+    """Compile a kernel; return the record of `gpu.compile_kernel`, with `module`, `threads`, `hot` and `float64`.
 
     Raises:
         TinypruneError: if it cannot be compiled.
     """
     try:
-        compiled = compile_kernel(kernel.function, kernel.signature, capability)
+        compiled = compile_kernel(kernel.entry, kernel.signature, capability)
     except TinypruneError:
         raise
     except Exception as error:  # Numba's errors, of which there are many kinds
@@ -87,14 +70,13 @@ def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
 
 
 def describe_one(task: tuple[tuple[str, ...], int, Capability]) -> dict[str, Any]:
-    """The same of a kernel by its number among those of some modules: a number reaches another process, it does not."""
+    """Describe a kernel by its number among those of some modules: unlike a kernel, that can be sent to a process."""
     modules, number, capability = task
-    kernels = kernels_of(modules)
-    return describe(kernels[number], capability) | {"kernel": names_of(kernels)[number]}
+    return describe(kernels_of(modules)[number], capability)
 
 
 def compile_all(modules: Sequence[str], capabilities: Sequence[Capability]) -> tuple[int, Iterator[dict[str, Any]]]:
-    """How many records there are of these modules' kernels, and the records, made by all processors.
+    """Compile these modules' kernels on all processors; return the number of records and an iterator over them.
 
     Raises:
         UsageError: in Numba's simulator, or if numba-cuda or ptxas is missing; says what to install.
@@ -119,13 +101,14 @@ def compile_all(modules: Sequence[str], capabilities: Sequence[Capability]) -> t
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line above."""
+    """Run the command line above."""
     parser = argparse.ArgumentParser(prog=f"python -m {cuda.__name__}.compiled", description=__doc__.split("\n")[0])
     parser.add_argument("capability", nargs="+", help="compute capability of a GPU, such as 8.0")
-    parser.add_argument("--modules", nargs="+", default=all_modules(), help="whose kernels (all)")
+    parser.add_argument("--modules", nargs="+", default=all_modules(), help="whose kernels (all of this folder)")
+    parser.add_argument("--also", nargs="+", default=[], help="modules elsewhere that have kernels, in full")
     options = parser.parse_args(arguments)
     capabilities = [tuple(map(int, capability.split("."))) for capability in options.capability]
-    count, records = compile_all(options.modules, capabilities)
+    count, records = compile_all([*options.modules, *options.also], capabilities)
     print(json.dumps(count), flush=True)
     for record in records:
         print(json.dumps(record), flush=True)

@@ -1,10 +1,10 @@
-"""The GPU ladders' kernels, compiled to see what becomes of them (no GPU needed), or timed on the GPU that is there.
+"""Compile the kernels of the GPU ladders, which needs no GPU, or time them on this machine's GPU.
 
     python -m tinyprune.kernels.ladder.cuda compile 8.0 9.0     PTX, registers, spills: for these compute capabilities
     python -m tinyprune.kernels.ladder.cuda time                milliseconds, on this machine's GPU
 
-Both print JSON, and run in a process of their own where Numba's simulator is off: a notebook that simulates can ask
-them. Importing this module imports neither Numba nor anything of CUDA.
+Both print JSON. They are separate processes, in which Numba's simulator is off, so that a notebook that simulates can
+call them. Importing this module imports neither Numba nor anything of CUDA.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tinyprune.kernels.gpu import compile_kernel, gpu_present, what_is_missing
 
 
 def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """`gpu.compile_kernel` for every kernel of both ladders.
+    """Run `gpu.compile_kernel` for every kernel of both ladders.
 
     Raises:
         UsageError: if numba-cuda or ptxas is missing; says what to install.
@@ -40,7 +40,7 @@ def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]
 
 
 def milliseconds(launch: Callable[..., None], arrays: Sequence[Any], rounds: int) -> float:
-    """Of one launch, from the start of `rounds` in a row to the end of the last: the best of three."""
+    """Time `rounds` launches in a row and return the milliseconds of one, the best of three."""
     from numba import cuda
 
     launch(*arrays)  # compiles
@@ -56,9 +56,9 @@ def milliseconds(launch: Callable[..., None], arrays: Sequence[Any], rounds: int
 
 
 def time_all(size: int, rounds: int, H: int = 8) -> list[dict[str, Any]]:
-    """All rungs with arrays that are in the GPU's memory already, and how far each is from NumPy in float64.
+    """Time all rungs with arrays in the GPU's memory, and measure their errors against NumPy in float64.
 
-    Products of size × size; attention of H heads of 64 numbers over `size` queries and as many keys.
+    Products are size × size; attention has H heads of 64 numbers, `size` queries and as many keys.
     """
     from numba import cuda
 
@@ -69,7 +69,7 @@ def time_all(size: int, rounds: int, H: int = 8) -> list[dict[str, Any]]:
     matrices = rng.standard_normal((2, size, size), np.float32)
     heads = rng.standard_normal((3, 1, size, H, 64), np.float32)
     attended = ops.attention_forward(*heads.astype(float), *5 * [None])[0]
-    # of attention a causal query sees half of the keys, and each costs Dh multiply-adds in q·k and Dh in a·v
+    # A causal query sees half of the keys, and each costs Dh multiply-adds in q·k and Dh in a·v.
     ladders = [
         ("matmul", cuda_matmul.RUNGS, matrices, matrices[0].astype(float) @ matrices[1], size**3),
         ("attention", cuda_attention.RUNGS, heads, attended, size * (size + 1) // 2 * H * 2 * 64),
@@ -87,7 +87,7 @@ def time_all(size: int, rounds: int, H: int = 8) -> list[dict[str, Any]]:
 
 
 def device_name() -> str:
-    """What the GPU calls itself. The simulator does not know."""
+    """Return the name of the GPU. The simulator has none."""
     from numba import cuda
 
     name = cuda.get_current_device().name
@@ -95,7 +95,7 @@ def device_name() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print JSON for the command line above."""
+    """Run the command line above, and print JSON."""
     parser = argparse.ArgumentParser(prog="python -m tinyprune.kernels.ladder.cuda", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     compiling = commands.add_parser("compile", help="PTX, registers and spills of all kernels")

@@ -4,9 +4,9 @@ Query i sees the keys j ≤ i + M, where M = S − T is what memory there is bef
 
     s_ij = q_i·k_j / √Dh        a_i = softmax(s_i)        out_i = Σ_j a_ij v_j
 
-Positions and persistent vectors are left out, so that what the kernels do with memory stays in sight. All run on a GPU,
-or slowly, but with the same result, in Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported). Only
-who imports this module needs `numba.cuda`.
+Positions and persistent vectors are left out, to keep the use of memory in view. All kernels run on a GPU or, slowly
+and with the same result, in Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported). Only importing
+this module needs `numba.cuda`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TILE = 16  # queries of a block, and keys that it works on at once; threads alon
 ROW_THREADS = 64  # of a block that works on one row; a power of 2
 WIDEST = 64  # the largest Dh of `online_softmax`: each thread sums 64 / 16 columns of out
 EACH = WIDEST // TILE
-PADDED = WIDEST + 1  # a row of a tile whose column is read by 16 threads at once: they hit 16 banks, not one
+PADDED = WIDEST + 1  # row length of a tile whose columns 16 threads read at once: in 16 banks, not one
 ZERO = np.float32(0)
 LOWEST = np.float32(-np.inf)
 
@@ -57,8 +57,8 @@ def scores(q: NDArray, k: NDArray, root: float, s: NDArray) -> None:
 def row_softmax(s: NDArray) -> None:
     """Scores (rows, S) become weights, in place: one block for each row.
 
-    Every thread takes each 64th number. What they found is joined in shared memory by halves: 32 threads take what 32
-    others found, then 16, 8, 4, 2, 1. Each half waits for the one before.
+    Every thread takes each 64th number. Results are combined in shared memory by halves: 32 threads combine theirs with
+    those of 32 others, then 16, 8, 4, 2, 1. Each step waits for the previous one.
     """
     found = cuda.shared.array(ROW_THREADS, float32)
     x, row, S = cuda.threadIdx.x, cuda.blockIdx.x, s.shape[1]
@@ -76,7 +76,7 @@ def row_softmax(s: NDArray) -> None:
         half //= 2
     cuda.syncthreads()
     highest = found[0]
-    cuda.syncthreads()  # everyone knows the maximum before its place is used for sums
+    cuda.syncthreads()  # everyone has read the maximum before its place is used for sums
 
     total = ZERO
     for j in range(x, S, ROW_THREADS):
@@ -110,11 +110,11 @@ def weighted_values(a: NDArray, v: NDArray, out: NDArray) -> None:
 
 @cuda.jit
 def online_softmax(q: NDArray, k: NDArray, v: NDArray, root: float, out: NDArray) -> None:
-    """One block for 16 queries of one head, and all of attention in it: no score ever goes to global memory.
+    """All of attention in one kernel, a block for 16 queries of one head: no score ever goes to global memory.
 
-    (Milakov & Gimelshein 2018; Dao et al. 2022.) The keys come by tiles of 16 into shared memory. Thread (x, y) makes
-    the score of query y and key x, then takes part in the sums of query y, in columns x, x + 16, … of out. At any time
-    sums / total is the answer for the keys so far; when a score passes the highest, all before is scaled down.
+    (Milakov & Gimelshein 2018; Dao et al. 2022.) Keys are copied to shared memory in tiles of 16. Thread (x, y)
+    computes the score of query y and key x, then the sums of query y in columns x, x + 16, … of out. At any time
+    sums / total is the answer for the keys so far; at a new highest score, everything before is scaled down.
     """
     q_tile = cuda.shared.array((TILE, PADDED), float32)
     k_tile = cuda.shared.array((TILE, PADDED), float32)
@@ -132,7 +132,7 @@ def online_softmax(q: NDArray, k: NDArray, v: NDArray, root: float, out: NDArray
         q_tile[y, d] = q[b, i, h, d] * root if i < T and d < Dh else ZERO
     highest, total = LOWEST, ZERO
 
-    end = first_query + TILE + S - T  # behind the last key that a query of this block sees
+    end = first_query + TILE + S - T  # after the last key that a query of this block sees
     if end > S:
         end = S
     for first in range(0, end, TILE):
@@ -175,9 +175,9 @@ def online_softmax(q: NDArray, k: NDArray, v: NDArray, root: float, out: NDArray
 
 
 def rung(launch: Callable[..., None]) -> Callable[[NDArray, NDArray, NDArray], NDArray]:
-    """Of `launch`, which works on arrays in the GPU's memory, a function of NumPy arrays q, k, v that returns out.
+    """Turn `launch`, which works on arrays in the GPU's memory, into a function of NumPy arrays that returns out.
 
-    It looks at its arguments before, as kernels do not: ValueError if they do not fit. `launch` stays its attribute.
+    It checks its arguments, which kernels do not, and raises ValueError. `launch` is its attribute.
     """
 
     @wraps(launch)
@@ -207,13 +207,13 @@ def rung(launch: Callable[..., None]) -> Callable[[NDArray, NDArray, NDArray], N
 
 
 def tiles(size: int) -> int:
-    """How many of them cover `size`, the last possibly in part."""
+    """Return how many tiles cover `size`; the last may be partly empty."""
     return -(-size // TILE)
 
 
 @rung
 def three_kernels(q: Any, k: Any, v: Any, out: Any) -> None:
-    """Scores, softmax, weighted sums: each a kernel that reads from global memory what the one before has written.
+    """Compute scores, softmax and weighted sums in three kernels that pass results through global memory.
 
     The T × S matrices are written, read and written again, and read once more, and each score loads its own q and k.
     """
@@ -226,10 +226,10 @@ def three_kernels(q: Any, k: Any, v: Any, out: Any) -> None:
 
 @rung
 def one_kernel(q: Any, k: Any, v: Any, out: Any) -> None:
-    """`online_softmax`: a block works on 16 queries, and the weights of 16 keys are used where they are made.
+    """Run `online_softmax`: a block has 16 queries, and uses the weights of 16 keys where it computes them.
 
-    Global memory holds nothing but q, k, v and out; k and v are read once for 16 queries. Keys that none of the block's
-    queries sees are not even loaded.
+    Global memory holds only q, k, v and out; k and v are read once for 16 queries. Keys that no query of the block sees
+    are not even loaded.
     """
     B, T, H, Dh = q.shape
     online_softmax[(tiles(T), B * H), (TILE, TILE)](q, k, v, np.float32(1 / math.sqrt(Dh)), out)

@@ -1,8 +1,8 @@
 """Matrix product on a GPU, from a thread for each number to tiles in registers: a (M, K) · b (K, N), float32.
 
-Every rung makes the same M·N·K multiply-adds. What changes is how often a number comes from global memory, and with how
-many others. All run on a GPU, or slowly, but with the same result, in Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set
-before Numba is imported). Only who imports this module needs `numba.cuda`.
+Every rung makes the same M·N·K multiply-adds. What changes is how often a number is read from global memory, and with
+how many others. All run on a GPU or, slowly and with the same result, in Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set
+before Numba is imported). Only importing this module needs `numba.cuda`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TILE = 16  # threads of a block along x and along y for the others: eight warps,
 EACH = 4  # rows and columns of out that a thread of `register_tile` computes
 WIDE = TILE * EACH  # rows and columns of out that its block computes
 DEPTH = 16  # of its tiles, along k
-ZERO = np.float32(0)  # 0.0 would be a float64, and so would every sum that begins with it
+ZERO = np.float32(0)  # 0.0 would be a float64, and so would every sum that starts with it
 
 MATRIX = float32[:, ::1]
 SIGNATURE = void(MATRIX, MATRIX, MATRIX)
@@ -28,7 +28,7 @@ SIGNATURE = void(MATRIX, MATRIX, MATRIX)
 
 @cuda.jit
 def rows_along_x(a: NDArray, b: NDArray, out: NDArray) -> None:
-    """One thread for each number of out: the inner loop of the definition, the two outer ones are the grid.
+    """Compute each number of out in a thread: the inner loop of the definition; the two outer loops are the grid.
 
     Each multiply-add loads two numbers from global memory. The 32 threads of a warp differ in x, here the row: at every
     step they read 32 numbers of a that lie K apart, each in another sector of 32 bytes, of which 4 are used.
@@ -43,10 +43,10 @@ def rows_along_x(a: NDArray, b: NDArray, out: NDArray) -> None:
 
 @cuda.jit
 def columns_along_x(a: NDArray, b: NDArray, out: NDArray) -> None:
-    """The same with x and y exchanged: neighbours in a warp are neighbours in a row of b and of out.
+    """Do the same with x and y exchanged: neighbours in a warp are neighbours in a row of b and of out.
 
-    What a warp reads of b at a step lies side by side and comes in a few whole sectors (the loads are coalesced), and
-    of a it reads one or two numbers that all its threads share. There are as many loads as before, and fewer sectors.
+    At every step a warp reads neighbouring numbers of b, in a few whole sectors (the loads are coalesced), and one or
+    two numbers of a that its threads share. There are as many loads as before, but fewer sectors.
     """
     j, i = cuda.grid(2)
     if i < out.shape[0] and j < out.shape[1]:
@@ -58,10 +58,10 @@ def columns_along_x(a: NDArray, b: NDArray, out: NDArray) -> None:
 
 @cuda.jit
 def shared_tiles(a: NDArray, b: NDArray, out: NDArray) -> None:
-    """A block brings a tile of a and a tile of b into its shared memory, and all of its threads read them there.
+    """Copy a tile of a and a tile of b to a block's shared memory, where all its threads read them.
 
     Each thread loads one number of each tile and uses 16 of each: a sixteenth of the loads. Beyond the edges of a and b
-    the tiles are filled with zeros, which add nothing. Every multiply-add still reads two numbers, of shared memory.
+    the tiles are filled with zeros, which add nothing. Every multiply-add still reads two numbers, from shared memory.
     """
     tile_a = cuda.shared.array((TILE, TILE), float32)
     tile_b = cuda.shared.array((TILE, TILE), float32)
@@ -82,11 +82,11 @@ def shared_tiles(a: NDArray, b: NDArray, out: NDArray) -> None:
 
 @cuda.jit
 def register_tile(a: NDArray, b: NDArray, out: NDArray) -> None:
-    """Each thread computes 4 × 4 numbers of out, and keeps their sums in registers.
+    """Compute 4 × 4 numbers of out in each thread, with their sums in registers.
 
-    For every k it reads 4 + 4 numbers of shared memory and makes 16 multiply-adds with them, where `shared_tiles` read
-    32 for as many. A block's tile of out is 64 × 64, so that global memory is read four times less often, too. The 16
-    sums do not wait for one another. A thread's rows and columns lie 16 apart: neighbours stay side by side.
+    For every k a thread reads 4 + 4 numbers from shared memory for 16 multiply-adds, where `shared_tiles` reads 32. A
+    block's tile of out is 64 × 64, so that global memory is read four times less often as well. The 16 sums do not wait
+    for one another. A thread's rows and columns are 16 apart, so that neighbouring threads stay side by side.
     """
     tile_a = cuda.shared.array((WIDE, DEPTH), float32)
     tile_b = cuda.shared.array((DEPTH, WIDE), float32)
@@ -122,7 +122,7 @@ def register_tile(a: NDArray, b: NDArray, out: NDArray) -> None:
 
 @dataclass(frozen=True)
 class Rung:
-    """A kernel, and how it is launched. Called with a and b, it returns their product."""
+    """A kernel and how to launch it. Call it with a and b for their product."""
 
     kernel: Callable[..., Any]
     x: int  # what a block computes of out along the grid's x …
@@ -131,16 +131,16 @@ class Rung:
     x_is_row: bool = False
 
     def grid(self, M: int, N: int) -> tuple[int, int]:
-        """How many blocks along x and y cover an out of M × N, the last ones possibly in part."""
+        """Return how many blocks along x and y cover an out of M × N; the last ones may be partly empty."""
         along_x, along_y = (M, N) if self.x_is_row else (N, M)
         return -(-along_x // self.x), -(-along_y // self.y)
 
     def launch(self, a: Any, b: Any, out: Any) -> None:
-        """Write a · b to out, all in the GPU's memory. Returns before it is done; see `cuda.synchronize`."""
+        """Write a · b to out, all in the GPU's memory. Returns before it is done, see `cuda.synchronize`."""
         self.kernel[self.grid(*out.shape), self.block](a, b, out)
 
     def __call__(self, a: NDArray, b: NDArray) -> NDArray:
-        """a · b; ValueError if they do not fit, as a kernel looks at nothing."""
+        """Return a · b. Raises ValueError if they do not fit, which a kernel does not check."""
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
             raise ValueError(f"a and b must be (M, K) and (K, N), got {a.shape} and {b.shape}")
         if a.dtype != np.float32 or b.dtype != np.float32:

@@ -1,0 +1,141 @@
+"""A quick test of each module whose kernels have barriers, for the module itself and for copies without one of them."""
+
+from unittest import mock
+
+import numpy as np
+
+from tinyprune.kernels.cuda.attend import forward
+from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
+from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, kernel
+from tinyprune.kernels.cuda.layers import attention
+from tinyprune.kernels.cuda.products import matmul
+
+from .attention_case import WIDTHS, case, installed, quarters
+from .compare import assert_close, assert_equal_to_textbook, normal, on_device
+
+THREADS = 128
+
+
+def block_sums(module):
+    """Sums and maxima over a block, each twice in a row with the same scratch: every thread is told all of them."""
+    block_sum, block_max = module.block_sum, module.block_max
+
+    def all_four(x, out):
+        scratch = cuda.shared.array(THREADS, float32)
+        i = cuda.threadIdx.x
+        out[i] = block_sum(x[i], scratch)
+        out[THREADS + i] = block_sum(x[i] * x[i], scratch)
+        out[2 * THREADS + i] = block_max(x[i], scratch)
+        out[3 * THREADS + i] = block_max(-x[i], scratch)
+
+    (x,) = normal((THREADS,))
+    out = empty((4, THREADS))
+    kernel(floats, floats, threads=THREADS)(all_four)(1, to_device(x), out)
+    KERNELS.pop()
+    expected = np.array([x.sum(dtype=float), (x * x).sum(dtype=float), x.max(), (-x).max()])
+    np.testing.assert_allclose(to_host(out), np.repeat(expected[:, None], THREADS, 1), rtol=1e-5)
+
+
+def column_sums(module, shape=(70, 35)):
+    """More than one run of rows, more than one block of columns."""
+    (x,) = normal(shape)
+    assert_close(module.column_sums(to_device(x)), x.sum(0, dtype=float))
+
+
+def row_dots(module, shape=(3, 7, 2, 11)):
+    """More rows than a block has lines, more numbers than lanes; y of the shape of x, and the same for all rows."""
+    x, y, same = normal(shape, shape, shape[-2:])
+    for other in (y, same):
+        expected = 0.5 * (x.astype(np.float64) * other).sum(-1)
+        assert_close(module.row_dots(to_device(x), to_device(other), 0.5), expected)
+
+
+def sums(module):
+    """All three."""
+    block_sums(module)
+    column_sums(module)
+    row_dots(module)
+
+
+def layernorm(module):
+    """More features than threads, and more rows than a block of `parameter_gradients` has lines."""
+    x, dout, scale, bias = normal((2, 3, 130), (2, 3, 130), (130,), (130,))
+    assert_equal_to_textbook("layernorm", (x + 2, scale, bias), dout, module=module)
+    x, dout, scale, bias = normal((9, 3), (9, 3), (3,), (3,))
+    assert_equal_to_textbook("layernorm", (x + 2, scale, bias), dout, module=module)
+
+
+def few_rows(module, M=2, K=70, N=35):
+    """More than one block, more k than threads along it."""
+    a, b, bias = normal((M, K), (K, N), (N,))
+    expected = a.astype(np.float64) @ b + bias
+    with mock.patch.object(matmul, "FEW_ROWS", module.FEW_ROWS):
+        for transpose_b, given in ((False, b), (True, b.T.copy())):
+            got = matmul.matmul(to_device(a), to_device(given), transpose_b=transpose_b, bias=to_device(bias))
+            assert_close(got, expected)
+
+
+def product(module, layouts=((True, False),)):
+    """Three strips, more than one tile."""
+    a, b = normal((9, 40), (40, 67))
+    with mock.patch.object(matmul, "PRODUCTS", module.PRODUCTS):
+        for a_along_k, b_along_k in layouts:
+            given = (a if a_along_k else a.T.copy()), (b.T.copy() if b_along_k else b)
+            got = matmul.matmul(*map(to_device, given), transpose_a=not a_along_k, transpose_b=b_along_k)
+            assert_close(got, a.astype(np.float64) @ b)
+
+
+def attend_forward(module, widths=WIDTHS):
+    """More than one tile of everything, with the tiles of every width; so are the next three."""
+    with installed({"forward": quarters("forward", module)}):
+        for width in widths:
+            c = case(width)
+            try:
+                out, cache = attention.attention_forward(*map(on_device, c.x), **c.options, rng=c.rng())
+            except ValueError as error:  # a logarithm, in Python, of what should have been a sum of weights
+                raise AssertionError from error
+            assert_close((out, cache.o), (c.expected["out"], c.expected["o"]))
+
+
+def attend_queries(module, widths=WIDTHS):
+    """The kernel that makes dq."""
+    with installed({"queries_backward": quarters("queries_backward", module)}):
+        for width in widths:
+            c = case(width)
+            assert_close(attention.query_gradients(*c.gradients), c.expected["dq"])
+
+
+def attend_keys(module, widths=WIDTHS):
+    """The kernel that makes dk, dv, du, dpk and dpv."""
+    with installed({"keys_backward": quarters("keys_backward", module)}):
+        for width in widths:
+            c = case(width)
+            assert_close(attention.key_gradients(*c.gradients), [c.expected[name] for name in ("dk", "dv", "du")])
+            assert_close(attention.persistent_gradients(*c.gradients), [c.expected[name] for name in ("dpk", "dpv")])
+
+
+def attend_distances(module, widths=WIDTHS):
+    """The kernel that makes dr and dw."""
+    with installed({"distances_backward": quarters("distances_backward", module)}):
+        for width in widths:
+            c = case(width)
+            assert_close(attention.distance_gradients(*c.gradients), (c.expected["dr"], c.expected["dw"]))
+
+
+def attend_tiles(module):
+    """The functions that the four have in common, in the first of them."""
+    with mock.patch.object(forward, "make_functions", module.make_functions):
+        attend_forward(forward)
+
+
+CHECKS = {
+    "attend.distances": attend_distances,
+    "attend.forward": attend_forward,
+    "attend.keys": attend_keys,
+    "attend.queries": attend_queries,
+    "attend.tiles": attend_tiles,
+    "layers.layernorm": layernorm,
+    "parts.sums": sums,
+    "products.few_rows": few_rows,
+    "products.product": product,
+}

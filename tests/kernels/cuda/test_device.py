@@ -1,0 +1,266 @@
+"""The device: launches, arrays with NumPy's views, the pool of memory, and what only the tests' simulator finds."""
+
+import numpy as np
+import pytest
+
+from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.kernels.cuda.device import memory
+from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
+from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.many import table_of, tables
+from tinyprune.kernels.cuda.device.memory import POOL, Pool, size_class
+from tinyprune.kernels.cuda.device.vectors import load4, store4
+from tinyprune.kernels.cuda.parts.copies import copied, zeros
+
+from . import turns
+from .compare import normal
+
+
+def made(*arguments, **options):
+    """`kernel`, without leaving it among those of the package."""
+
+    def decorate(function):
+        result = kernel(*arguments, **options)(function)
+        KERNELS.pop()
+        return result
+
+    return decorate
+
+
+@made(floats, floats, int32, float32, threads=64)
+def scale(x, out, n, factor):
+    """out = x · factor, four at a time."""
+    i = 4 * cuda.grid(1)
+    if i < n:
+        a, b, c, d = load4(x, i)
+        store4(out, i, a * factor, b * factor, c * factor, d * factor)
+
+
+def test_launch_and_vectors(place):
+    x, out = np.arange(520, dtype=np.float32), empty(520)
+    scale(blocks(130, 64), to_device(x), out, 520, np.float32(0.5))
+    assert np.array_equal(to_host(out), x / 2)
+
+
+def test_no_blocks_are_nothing_to_do(place):
+    scale(0, None, None, 0, np.float32(1))
+    scale((3, 0), None, None, 0, np.float32(1))
+
+
+@pytest.mark.parametrize("where", [-1, 5])
+def test_an_index_outside_is_refused_in_the_simulator(place, simulated, where):
+    @made(floats, int32, threads=1)
+    def write(x, i):
+        x[i] = float32(1)
+
+    @made(floats, floats, int32, threads=1)
+    def read(x, out, i):
+        out[0] = x[i]
+
+    x, out = to_device(np.zeros(5, np.float32)), empty(1)
+    with pytest.raises(IndexError, match=f"write at {where} of 5 entries"):
+        write(1, x, where)
+    with pytest.raises(IndexError, match=f"read at {where} of 5 entries"):
+        read(1, x, out, where)
+    with pytest.raises(IndexError, match="of 0 entries"):
+        write(1, None, 0)
+
+
+def test_a_barrier_that_some_miss_is_refused_in_the_simulator(place, simulated, both_orders):
+    @made(floats, threads=64)
+    def some(x):
+        if cuda.threadIdx.x < 33:
+            cuda.syncthreads()
+        x[cuda.threadIdx.x] = float32(1)
+
+    @made(floats, threads=64)
+    def different(x):
+        if cuda.threadIdx.x < 33:
+            cuda.syncthreads()
+        else:
+            cuda.syncthreads()
+        x[cuda.threadIdx.x] = float32(1)
+
+    for launch in (some, different):
+        with pytest.raises(AssertionError, match="not all threads of the block come to the barrier"):
+            launch(1, empty(64))
+    assert turns.current is None
+
+
+def test_shared_memory_is_fresh_for_each_block(place, simulated):
+    @made(floats, threads=2)
+    def copy(out):
+        tile = cuda.shared.array(2, float32)
+        x = cuda.threadIdx.x
+        if cuda.blockIdx.x == 0:
+            tile[x] = float32(7)
+        out[2 * cuda.blockIdx.x + x] = tile[x]
+
+    out = empty(4)
+    copy(2, out)
+    assert np.array_equal(to_host(out)[:2], [7, 7]) and np.isnan(to_host(out)[2:]).all()
+
+
+def test_warps_hand_numbers_to_each_other_in_the_simulator(place, simulated, both_orders):
+    @made(floats, threads=64)
+    def hand(out):
+        x = cuda.threadIdx.x
+        for n, number in enumerate(turns.exchange("here", x)):
+            out[32 * x + n] = float32(number)
+
+    @made(floats, threads=64)
+    def some(out):
+        if cuda.threadIdx.x % 2:
+            turns.exchange("here", 0)
+
+    out = empty((64, 32))
+    hand(1, out)
+    assert np.array_equal(to_host(out), np.repeat(np.arange(64).reshape(2, 32), 32, 0))
+    with pytest.raises(AssertionError, match="not all threads of the warp hand in numbers for here"):
+        some(1, out)
+
+
+def test_each_block_finds_its_array(place):
+    @made(tables, int32, floats, threads=4)
+    def copy(arrays, n, out):
+        x = arrays[cuda.blockIdx.x]
+        if cuda.threadIdx.x < n:
+            out[cuda.blockIdx.x * n + cuda.threadIdx.x] = x[cuda.threadIdx.x]
+
+    x, y = normal((3,), (6,))
+    out = empty((3, 3))
+    copy(3, table_of([to_device(x), to_device(y)[3:], to_device(y)[:3]]), 3, out)
+    assert np.array_equal(to_host(out), [x, y[3:], y[:3]])
+
+
+def test_there_and_back(place):
+    for shape in ((), (1,), (0,), (3, 0, 2), (2, 3, 5), (130,)):
+        (x,) = normal(shape)
+        there = to_device(x)
+        assert there.shape == shape and there.ndim == x.ndim and there.size == x.size and there.dtype == x.dtype
+        assert np.array_equal(to_host(there), x) and to_host(there).shape == shape
+    numbers = np.arange(6, dtype=np.int32).reshape(2, 3)
+    assert np.array_equal(to_host(to_device(numbers)), numbers)
+    assert to_device(there) is there and to_host(x) is x
+    assert float(to_device(np.float32([[2.5]]))) == 2.5
+
+
+VIEWS = [
+    lambda x: x[1],
+    lambda x: x[-1],
+    lambda x: x[1:],
+    lambda x: x[2:1],
+    lambda x: x[:, -2:],
+    lambda x: x[:, 1, 2:4],
+    lambda x: x[:, :, 0],
+    lambda x: x[1, 2, 3],
+    lambda x: x.T,
+    lambda x: x[0].T[1:3],
+    lambda x: x[1:2].reshape(-1),
+    lambda x: x.reshape(3, -1, 5)[:, 1:],
+    lambda x: x.reshape((15, 4)),
+    lambda x: x.real,
+]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_are_numpys(place, view):
+    (x,) = normal((3, 4, 5))
+    expected, got = view(x), view(to_device(x))
+    assert got.shape == expected.shape and got.contiguous == expected.flags.c_contiguous
+    assert np.array_equal(to_host(got), expected)
+    assert np.array_equal(to_host(copied(got)), expected) and copied(got).contiguous
+
+
+def test_a_view_shares_its_memory(place):
+    x = zeros((2, 3))
+    x[1].lease.write(x[1].first, np.float32([1, 2, 3]))
+    assert np.array_equal(to_host(x), [[0, 0, 0], [1, 2, 3]])
+
+
+def test_refusals(place):
+    x = to_device(np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="computes in float32, got an array of float64"):
+        to_device(np.zeros(2))
+    with pytest.raises(ValueError, match=r"cannot reshape \(2, 3\) into \(4,\)"):
+        x.reshape(4)
+    with pytest.raises(ValueError, match=r"cannot reshape a view with strides \(1, 3\); copy it first"):
+        x.T.reshape(6)
+    with pytest.raises(UsageError, match="an array of 2,147,483,648 numbers is more than a kernel can count"):
+        empty((2**20, 2**11))
+    for index in (2, -3, (0, 3), (0, 0, 0)):
+        with pytest.raises(IndexError):
+            x[index]
+    with pytest.raises(IndexError, match="step 1"):
+        x[::2]
+    with pytest.raises(TypeError, match="to_host copies it"):
+        np.asarray(x)
+    with pytest.raises(TypeError):
+        x + x
+    assert len(x) == 2 and repr(x) == "DeviceArray(float32, (2, 3))" and empty(3).shape == (3,)
+
+
+def test_size_classes():
+    for entries in (*range(1, 300), 10**4, 10**6 + 1):
+        assert (
+            entries <= size_class(entries) <= max(entries * 1.126 + 1, entries + 64) and size_class(entries) % 64 == 0
+        )
+
+
+def test_a_block_comes_back_when_its_last_view_is_gone(place):
+    x = to_device(np.arange(1000, dtype=np.float32))
+    block, view = x.lease.block, x[10:]
+    del x
+    assert empty(1000).lease.block is not block
+    assert to_host(view)[0] == 10
+    del view
+    assert empty(1000).lease.block is block
+
+
+def test_fresh_memory_is_garbage_in_the_simulator(place, simulated):
+    assert np.isnan(to_host(empty(100))).all()
+
+
+def test_bytes_are_counted(place):
+    POOL.clear()
+    used = POOL.entries_used
+    x = empty(1000)
+    assert POOL.entries_used == used + size_class(1000) and POOL.entries_free == 0
+    del x
+    assert POOL.entries_used == used and POOL.entries_free == size_class(1000)
+    POOL.clear()
+    assert POOL.entries_free == 0
+
+
+def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place, monkeypatch):
+    pool, allocate, given_back = Pool(), memory.allocate, []
+    pool.clear = lambda: given_back.append(True)
+    monkeypatch.setattr(memory, "allocate", lambda size: allocate(size) if size < 1000 else no_room())
+
+    def no_room():
+        raise MemoryError
+
+    pool.take(512)
+    with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 0 MiB in use here"):
+        pool.take(2**21)
+    assert given_back
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "kind"),
+    [
+        ("CudaAPIError", "[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY", MemoryError),
+        ("CUDAError", "CUDA_ERROR_OUT_OF_MEMORY: The API call failed", MemoryError),
+        ("CUDAError", "CUDA_ERROR_ILLEGAL_ADDRESS: While executing a kernel", TinypruneError),
+    ],
+)
+def test_what_the_driver_says_becomes_one_line(place, monkeypatch, error, said, kind):
+    """Its errors are of two libraries, without a common ancestor."""
+
+    def refuse(*_):
+        raise type(error, (Exception,), {})(said)
+
+    monkeypatch.setattr(memory, "SIMULATED", False)
+    monkeypatch.setattr(memory.cuda, "device_array", refuse)
+    with pytest.raises(kind, match="the GPU has no room for 0 MiB" if kind is MemoryError else "the GPU has failed"):
+        Pool().take(64)

@@ -1,0 +1,80 @@
+"""Operations of a layer: what each does that the table of `test_operations` does not show."""
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.kernels.cuda.device.array import to_device, to_host
+
+from .compare import assert_close, cuda, normal
+from .test_operations import feedforward
+
+
+def test_exactly_the_textbooks_entries_are_dropped(place):
+    ours, theirs = np.random.default_rng(3), np.random.default_rng(3)
+    x = np.ones((7, 100), np.float32)
+    for rate in (0.3, 0.0, 0.5):
+        out, _ = cuda.dropout_forward(to_device(x), rate, ours)
+        assert np.array_equal(to_host(out) == 0, ops.dropout_forward(x, rate, theirs)[0] == 0)
+    assert ours.bit_generator.state == theirs.bit_generator.state
+
+
+@pytest.mark.parametrize(("rate", "rng"), [(0.5, None), (0.0, np.random.default_rng(0))])
+def test_evaluation_and_rate_0_are_the_identity(place, rate, rng):
+    x = to_device(np.ones((3, 4), np.float32))
+    out, cache = cuda.dropout_forward(x, rate, rng)
+    assert out is x and cuda.dropout_backward(x, cache) is x
+
+
+def test_nan_and_inf_are_not_hidden_by_being_dropped(place):
+    x = np.array([np.nan, np.inf, -np.inf, 1.0] * 10, np.float32)
+    with np.errstate(invalid="ignore"):
+        out, _ = cuda.dropout_forward(to_device(x), 0.5, np.random.default_rng(2))
+        expected, _ = ops.dropout_forward(x, 0.5, np.random.default_rng(2))
+    np.testing.assert_array_equal(to_host(out), expected)
+
+
+def test_memories_are_read_where_they_lie(place):
+    m, x = normal((5, 3, 2), (4, 9, 5))
+    for there, here in ((lambda m: m.T, lambda x: x[1:3]), (lambda m: m.T[:, 1:], lambda x: x[:2, 4:])):
+        got, _ = cuda.context_forward(there(to_device(m)), here(to_device(x)))
+        assert np.array_equal(to_host(got), np.concatenate([there(m), here(x)], axis=1))
+
+
+def test_no_memory(place):
+    (x,) = map(to_device, normal((2, 3, 4)))
+    context, cache = cuda.context_forward(None, x)
+    assert context is x
+    assert np.array_equal(to_host(cuda.context_backward(x, cache)), to_host(x))
+
+
+def test_the_embedding_transposed_and_the_last_positions(place):
+    n, E, b, dout = normal((2, 7, 12), (33, 12), (33,), (2, 5, 33))
+    out, cache = cuda.linear_forward(to_device(n)[:, 2:], to_device(E).T, to_device(b))
+    wide = [x.astype(np.float64) for x in (n[:, 2:], E.T, b, dout)]
+    expected, expected_cache = ops.linear_forward(*wide[:3])
+    assert_close(out, expected)
+    dx, dW, db = cuda.linear_backward(to_device(dout), cache)
+    assert_close((dx, dW, db), ops.linear_backward(wide[3], expected_cache))
+    assert dW.T.contiguous
+
+
+@pytest.mark.parametrize("rows", [3, 9])
+def test_nan_comes_through(place, rows):
+    arguments, (dout,), _ = feedforward((rows,), 7, 9)
+    arguments[0][2, 0] = np.nan
+    dout[1, 2] = np.nan
+    out, cache = cuda.feedforward_forward(*map(to_device, arguments))
+    expected, expected_cache = ops.feedforward_forward(*arguments)
+    assert_close(out, expected)
+    assert np.isnan(to_host(out)[2]).all()
+    grads = cuda.feedforward_backward(to_device(dout), cache)
+    for got, gradient in zip(grads, ops.feedforward_backward(dout, expected_cache), strict=True):
+        assert np.array_equal(np.isnan(to_host(got)), np.isnan(gradient))
+
+
+def test_the_gradient_of_a_sum_is_dout_itself(place):
+    x, P = map(to_device, normal((5, 3, 2), (4, 2)))
+    for _, cache in (cuda.residual_forward(x, x, 0.5, np.random.default_rng(1)), cuda.positions_forward(x, P)):
+        backward = cuda.positions_backward if cache[0] == x.shape else cuda.residual_backward
+        assert backward(x, cache)[0] is x

@@ -1,0 +1,122 @@
+"""Pieces that operations share, against NumPy: sums, copies, rows by number; and the kernels that measure limits."""
+
+import numpy as np
+import pytest
+
+from tinyprune.bench import limits
+from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
+from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, kernel
+from tinyprune.kernels.cuda.parts import sums
+from tinyprune.kernels.cuda.parts.copies import narrow, scaled, wide
+from tinyprune.kernels.cuda.parts.masks import mask_of
+from tinyprune.kernels.cuda.vocabulary.rows import add_rows, put_rows, taken_rows
+from tinyprune.ops.dropout import keep_mask
+
+from .checks import THREADS, column_sums, row_dots
+from .compare import assert_close, normal
+
+
+@pytest.mark.parametrize("shape", [(sums.RUN**2 + 1, 1), (1, 1), (0, 3), (3, 0), (9, 33)])
+def test_column_sums(place, shape):
+    """One run, runs of runs, no rows, no columns."""
+    column_sums(sums, shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (16, 3, 8), (0, 2, 4), (5, 0, 4)])
+def test_row_dots(place, shape):
+    row_dots(sums, shape)
+
+
+def test_nan_is_not_lost(place):
+    reduce_max = sums.block_max
+
+    def run(x, out):
+        scratch = cuda.shared.array(THREADS, float32)
+        out[cuda.threadIdx.x] = reduce_max(x[cuda.threadIdx.x], scratch)
+
+    for where in (0, 5, 64, 127):
+        (x,) = normal((THREADS,))
+        x[where] = np.nan
+        out = empty(THREADS)
+        kernel(floats, floats, threads=THREADS)(run)(1, to_device(x), out)
+        KERNELS.pop()
+        assert np.isnan(to_host(out)).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (), (257,), (0, 2)])
+def test_scaled(place, shape):
+    (x,) = map(np.asarray, normal(shape))
+    for factor in (0.3, np.float64(2), to_device(np.array(-1.5, np.float32))):
+        assert_close(scaled(to_device(x), factor), np.asarray(x * np.float64(to_host(factor))))
+
+
+def test_factors_of_another_shape(place):
+    (x,) = normal((3, 4))
+    with pytest.raises(ValueError, match=r"scale must have shape \(\) like the output, got \(3,\)"):
+        scaled(to_device(x), to_device(x)[:, 0], "scale")
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 5), (300, 3), (1,), (0, 3), (2, 0, 7)])
+def test_wider_with_zeros_and_back(place, shape):
+    (x,) = normal(shape)
+    wider = wide(to_device(x))
+    assert wider.contiguous and wider.shape == (*shape[:-1], -(-shape[-1] // 4) * 4)
+    np.testing.assert_array_equal(to_host(wider)[..., : shape[-1]], x)
+    assert not to_host(wider)[..., shape[-1] :].any()
+    np.testing.assert_array_equal(to_host(narrow(wider, shape[-1])), x)
+
+
+def test_no_copy_where_nothing_is_to_do(place):
+    (x,) = normal((3, 8))
+    x = to_device(x)
+    assert wide(x) is x and narrow(x, 8) is x
+    assert wide(x.T[:, :2]).contiguous
+
+
+PLACES, WORDS = np.array([4, 0, 2]), np.array([7, 3, 5])
+
+
+@pytest.mark.parametrize("D", [1, 5, 130])
+@pytest.mark.parametrize("keys", [(1, 2), (11, 5)])
+def test_rows_taken_put_and_added(place, D, keys):
+    x, rows = normal((6, D), (3, D))
+    factor = (2.5 / 0.6 * keep_mask((10,), 0.4, keys)[WORDS])[:, None].astype(np.float32)
+    mask = mask_of(0.4, keys, 2.5)
+    taken = taken_rows(to_device(x), PLACES, WORDS, mask)
+    np.testing.assert_allclose(to_host(taken), x[PLACES] * factor, rtol=1e-6)
+    put, added = to_device(x), to_device(x)
+    put_rows(to_device(rows), PLACES, WORDS, mask, put)
+    add_rows(to_device(rows), PLACES, added)
+    expected = x.copy()
+    expected[PLACES] = rows * factor
+    np.testing.assert_allclose(to_host(put), expected, rtol=1e-6)
+    expected = x.copy()
+    expected[PLACES] += rows
+    np.testing.assert_allclose(to_host(added), expected, rtol=1e-6)
+
+
+def test_no_rows(place):
+    x, rows = normal((6, 3), (0, 3))
+    none, out = np.zeros(0, np.int64), to_device(x)
+    put_rows(to_device(rows), none, none, mask_of(0, (0, 0)), out)
+    add_rows(to_device(rows), none, out)
+    assert np.array_equal(to_host(out), x)
+    assert taken_rows(out, none, none, mask_of(0, (0, 0))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("size", [4, 12, 4 * limits.THREADS + 8])
+def test_copy(place, size):
+    (x,) = normal((size,))
+    out = empty(size)
+    limits.copy(to_device(x), out)
+    assert np.array_equal(to_host(out), x)
+
+
+def test_multiply_and_add(place):
+    """From 0 … 7, x = x / 2 + 1 comes nearer to 2 by half in every step."""
+    unit = limits.CHAINS * limits.UNROLLED
+    out = empty(2 * limits.THREADS)
+    for steps, distance in ((unit, 0.5**limits.UNROLLED), (2 * unit, 0.5 ** (2 * limits.UNROLLED))):
+        limits.multiply_and_add(steps, out)
+        expected = sum(2 + distance * (x - 2) for x in range(limits.CHAINS))
+        np.testing.assert_allclose(to_host(out), np.full(out.size, expected), rtol=2e-6)

@@ -1,0 +1,128 @@
+"""Both ends of a model: words that stand once, often, never; logits written over, large, infinite."""
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
+from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR, THREADS, mean_of
+from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_rows, take_rows
+
+from .compare import assert_close, assert_equal_to_textbook, cuda, normal
+from .test_operations import D, clusters, words
+
+
+def test_each_sum_is_that_of_its_chunks(place):
+    """Of one word in all places: bit by bit, so that nothing depends on which block comes first."""
+    (rows,) = normal((2 * CHUNK + 5, 2))
+    ids = np.full(len(rows), 3)
+    chunks = [np.add.accumulate(rows[at : at + CHUNK])[-1] for at in range(0, len(rows), CHUNK)]
+    got = to_host(sum_rows(to_device(rows), ids, 5))
+    assert np.array_equal(got[3], np.add.accumulate(chunks)[-1])
+    assert not got[[0, 1, 2, 4]].any()
+
+
+def test_no_chunk_is_longer_than_its_limit_or_of_two_words():
+    ids = words((500,), 9)
+    places, present, chunk_starts, word_starts = chunks_of(ids)
+    assert np.array_equal(np.sort(places), np.arange(500)) and chunk_starts[-1] == 500
+    lengths = np.diff(chunk_starts)
+    assert lengths.min() > 0 and lengths.max() == CHUNK
+    for word, first, end in zip(present, word_starts, word_starts[1:], strict=False):
+        assert np.array_equal(places[chunk_starts[first] : chunk_starts[end]], np.flatnonzero(ids == word))
+
+
+def test_rows_for_the_adaptive_embedding(place):
+    ids = words((70,), 6)
+    table, rows = normal((9, 6), (70, 7))
+    assert np.array_equal(to_host(take_rows(to_device(table).T, ids)), table.T[ids])
+    got = sum_rows(to_device(rows)[:, 2:], ids, 8)
+    assert_close(got, ops.embedding.sum_rows(rows[:, 2:].astype(float), ids, 8))
+
+
+def test_ids_may_be_filled_anew_after_forward(place):
+    ids = words((5,), 3)
+    E, dout = map(to_device, normal((3, 2), (5, 2)))
+    _, cache = cuda.embedding_forward(ids, E)
+    expected = to_host(cuda.embedding_backward(dout, cache))
+    ids[:] = 0
+    assert np.array_equal(to_host(cuda.embedding_backward(dout, cache)), expected)
+
+
+def test_words_of_one_cluster_only(place):
+    tables, projections = clusters()
+    out, cache = cuda.adaptive_embedding_forward(
+        np.array([1, 2]), [*map(to_device, tables)], [*map(to_device, projections)]
+    )
+    (dout,) = normal((2, D))
+    dtables, dprojections = cuda.adaptive_embedding_backward(to_device(dout), cache)
+    assert_close(dtables[1:], [np.zeros((3, 6)), np.zeros((5, 3))])
+    assert_close(dprojections, [np.zeros((6, D)), np.zeros((3, D))])
+
+
+def draw(shape):
+    """Logits with tops at different places, and targets."""
+    (logits,) = normal(shape)
+    return 5 * logits, np.random.default_rng(3).integers(0, shape[-1], shape[:-1])
+
+
+def test_the_mean_over_more_rows_than_a_block_has_threads(place, both_orders):
+    (losses,), mean = normal((2 * THREADS + 1,)), empty(())
+    mean_of(1, to_device(losses), losses.size, mean)
+    assert_close(mean, losses.mean(dtype=float))
+
+
+def test_each_word_as_target(place):
+    """Whichever thread wrote it, with three others or alone."""
+    targets = np.arange(0, FOUR + THREADS + 5, 97)
+    (logits,) = normal((targets.size, FOUR + THREADS + 5))
+    assert_equal_to_textbook("cross_entropy", (logits, targets), 1.0)
+
+
+def test_the_order_of_the_logits(place, both_orders):
+    """Rising, so that every sum is scaled again and again, and falling."""
+    rising = np.linspace(-80, 80, 2 * FOUR, dtype=np.float32)
+    logits = np.array([rising, rising[::-1]])
+    assert_equal_to_textbook("cross_entropy", (logits, np.array([5, 900])), 1.0)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_overwrite(place, both_orders, overwrite):
+    logits, targets = draw((7, 40))
+    for given in (to_device(logits), to_device(np.ascontiguousarray(logits.T)).T):
+        loss, cache = cuda.cross_entropy_forward(given, targets, overwrite=overwrite)
+        expected, expected_cache = ops.cross_entropy_forward(logits.astype(float), targets)
+        assert loss.shape == ()
+        assert_close(loss, expected)
+        gradient = cuda.cross_entropy_backward(1.0, cache)
+        assert_close(gradient, ops.cross_entropy_backward(1.0, expected_cache))
+        shared = overwrite and given.contiguous
+        assert (gradient.lease is given.lease) == shared
+        assert np.array_equal(to_host(given), logits) == (not shared)
+        # as often as one likes
+        assert_close(cuda.cross_entropy_backward(2.0, cache), ops.cross_entropy_backward(2.0, expected_cache))
+        assert_close(cuda.cross_entropy_backward(1.0, cache), ops.cross_entropy_backward(1.0, expected_cache))
+
+
+def test_a_gradient_of_the_loss_that_is_in_the_gpus_memory(place):
+    logits, targets = draw((3, 5))
+    _, cache = cuda.cross_entropy_forward(to_device(logits), targets)
+    got = cuda.cross_entropy_backward(to_device(np.array(0.5, np.float32)), cache)
+    assert np.array_equal(to_host(got), to_host(cuda.cross_entropy_backward(0.5, cache)))
+
+
+def test_large_and_impossible_logits(place):
+    """No overflow; −inf is probability 0."""
+    logits = np.array([[1e4, 1e4, -1e4, 0], [-np.inf, -3, -np.inf, 1], [-1e30, -np.inf, -1e30, -1e30]], np.float32)
+    assert_equal_to_textbook("cross_entropy", (logits, np.array([1, 1, 3])), 1.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [0, 5, FOUR + 3])
+def test_what_is_not_finite_makes_its_row_and_the_loss_nan(place, bad, where):
+    logits, targets = draw((2, FOUR + 9))
+    logits[1, where] = bad
+    with np.errstate(invalid="ignore"):
+        loss, (dlogits,) = cuda.cross_entropy_forward(to_device(logits), targets)
+    assert np.isnan(float(loss))
+    assert np.isnan(to_host(dlogits)[1]).all() and np.isfinite(to_host(dlogits)[0]).all()

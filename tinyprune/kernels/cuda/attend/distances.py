@@ -1,0 +1,146 @@
+"""Attention backward for position keys: dr and dw. It mirrors `keys`: distances stay and keys slide.
+
+    distance of query i and key j = i + M − j,        so key of query i at distance c = i + M − c
+
+A block has a tile of position keys, and goes through all queries of a group of batch entries:
+
+    for each tile of queries:
+        ds  = p · (do vᵀ · keep / (1 − dropout) − delta), by query and distance
+        dr += dsᵀ (q + w)
+
+Each group has its own slot of dr, and of dw one for each tile.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1, store4
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
+
+
+def make_distances_backward(tiles: Tiles) -> Kernel:
+    """Make the kernel for tiles of these sizes, whose `keys` are distances."""
+    f = make_functions(tiles)
+    score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
+    sliding_dots, scores, put, mix_turned, share_sum = f.sliding_dots, f.scores, f.put, f.mix_turned, f.share_sum
+    D, QUERIES, DISTANCES, _, SIDE = tiles
+    THREADS, EACH, SCORES, _, OUT_DISTANCES, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
+    SUMS = 4 * OUT_DISTANCES
+    SHARES = QUERIES // ROWS  # threads that share a distance's scores
+    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
+    # shared memory: position keys; dout, then queries; values, then keys, then ds
+    X = DISTANCES * WIDE
+    Z = X + QUERIES * WIDE
+    SIZE = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS, DISTANCES * SHARES)
+
+    types = (INPUTS, SAVED, *3 * (floats,), int32, SIZES, int32, SCALES, float32, int32, DROPOUT)
+
+    @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
+    def distances_backward(x, saved, w, dr, dw, B, sizes, group, scales, to_key, gated, dropout):
+        """dr (slots, S, H, W): a block for a tile of distances, grid (slots, H, tiles). dw: (slots, tiles, H, W).
+
+        group: batch entries that are summed in a slot.
+        """
+        T, S, H, N, W, span = sizes
+        to_score, to_weight = scales
+        _, key0, key1, limit = dropout
+        tile = aligned(cuda.shared.array(SIZE, float32))
+        s = cuda.local.array(SCORES, float32)
+        da = cuda.local.array(SCORES, float32)
+        some = cuda.local.array(SOME, float32)
+        biased = cuda.local.array(EACH, float32)
+        sums = cuda.local.array(SUMS, float32)
+        slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * DISTANCES
+        thread = cuda.threadIdx.x
+        i, j, column = score_place(thread)
+        out_column, d = key_place(thread)
+        weights, z = Z + i * WEIGHTS + column, Z + (i - j + DISTANCES - 1) * NARROW
+        step, M = H * W, S - T
+        bring(x.r, h * W, step, first, S, 0, W, tile, 0, DISTANCES, D)
+        bring_beside(x.distance_bias, h, H, first, S, tile, 0, DISTANCES, D)
+        clear(sums, SUMS)
+        clear(biased, EACH)
+        factor = x.gate[h] if gated else float32(1)
+
+        # The thread's row m has a key at distance c if c · SIDE ≤ near + m · SIDE, and sees it if c · SIDE ≤ reach.
+        begin, end = max(0, first - M), T
+        if factor == 0 or first > span:
+            end = begin
+        reach, row_entries = int32(span - first - j), SIDE * (S + N + 1)
+        for b in range(slot * group, min(B, (slot + 1) * group)):
+            q_at, k_at = b * T * step + h * W, b * S * step + h * W
+            row = (b * T + begin + i) * H + h
+            near = int32(begin + M - first + i - j)
+            entry = count_on(near, ((b * H + h) * T + begin + i) * (S + N))
+            for t0 in range(begin, end, QUERIES):
+                key = t0 + M - first - DISTANCES + 1  # of the first row that slides
+                bring(saved.dout, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+                clear(da, SCORES)
+                for d0 in range(0, D, COLUMNS):
+                    if d0 > 0:
+                        cuda.syncthreads()  # everyone has read the columns before
+                    bring(x.v, k_at, step, key, S, d0, W, tile, Z, SLIDES, COLUMNS)
+                    cuda.syncthreads()  # dout and columns of values are there
+                    sliding_dots(tile, X + i * WIDE + d0, z, some, da)
+                cuda.syncthreads()  # everyone has read them
+
+                bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+                bring_beside(x.key_bias, b * S * H + h, H, key, S, tile, Z, SLIDES, COLUMNS)
+                scores(tile, X + i * WIDE, j * WIDE, z, Z, x.k, k_at, step, key, S, W, True, some, s)
+                cuda.syncthreads()  # everyone has read keys before gradients replace them
+
+                for m in range(ROWS):
+                    there, at = t0 + i + m * SIDE < T, row + m * SIDE * H
+                    lse, delta = saved.lse[at] if there else -LOWEST, saved.delta[at] if there else float32(0)
+                    last, number = int32(near + m * SIDE), count_on(entry, m * row_entries)
+                    for c in range(EACH):
+                        seen = c * SIDE <= last and c * SIDE <= reach
+                        score = s[m * EACH + c] * to_score if seen else LOWEST
+                        gradient = da[m * EACH + c] * to_weight
+                        if limit > 0 and not kept(count_on(number, -c * SIDE), key0, key1, limit):
+                            gradient = float32(0)
+                        gradient = math.exp2(score - lse) * (gradient - delta)
+                        biased[c] += gradient
+                        s[m * EACH + c] = gradient
+                    put(tile, weights, s, m)
+                row += QUERIES * H
+                near, entry = int32(near + QUERIES), count_on(entry, QUERIES // SIDE * row_entries)
+                cuda.syncthreads()  # the gradients are there
+                mix_turned(tile, Z + out_column, X + d, sums)
+                cuda.syncthreads()  # everyone has read them before the next tile is brought
+
+        share = i % SIDE + i // (ROWS * SIDE) * SIDE
+        for c in range(EACH):
+            store1(tile, Z + j * SHARES + share + c * SIDE * SHARES, biased[c])
+        cuda.syncthreads()  # all threads' sums of ds are there
+        to_key *= factor
+        for n in range(OUT_DISTANCES):
+            distance = key_in(out_column + n)
+            if first + distance < S and d < W:
+                total = share_sum(tile, Z + distance * SHARES, SHARES)
+                bias = h * W + d
+                x0, x1 = sums[4 * n] + total * w[bias], sums[4 * n + 1] + total * w[bias + 1]
+                x2, x3 = sums[4 * n + 2] + total * w[bias + 2], sums[4 * n + 3] + total * w[bias + 3]
+                at = ((slot * S + first + distance) * H + h) * W + d
+                store4(dr, at, x0 * to_key, x1 * to_key, x2 * to_key, x3 * to_key)
+        dw_at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W
+        for d in range(thread, W, THREADS):
+            total = float32(0)
+            for distance in range(DISTANCES):
+                total += share_sum(tile, Z + distance * SHARES, SHARES) * load1(tile, distance * WIDE + d)
+            dw[dw_at + d] = total * to_key
+
+    distances_backward.tiles = tiles
+    return distances_backward
+
+
+TILES = (
+    Tiles(width=16, queries=32, keys=64),
+    Tiles(width=32, queries=32, keys=64),
+    Tiles(width=64, queries=64, keys=32),
+)
+DISTANCES_BACKWARD = {tiles.width: make_distances_backward(tiles) for tiles in TILES}

@@ -1,0 +1,184 @@
+"""Attention forward: one kernel, and no T × S matrix in memory. See `tinyprune.ops.attention`.
+
+A block has a tile of queries of one head of one batch entry. It goes through the head's keys tile by tile: first the
+persistent ones, then those of the context that at least one of its queries sees (online softmax: Milakov & Gimelshein
+2018; tiling: Dao et al. 2022).
+
+    for each tile of keys:
+        s       = scores to base 2, LOWEST where a query does not see a key
+        highest = max(highest, max_j s)        and total and sums times 2^(previous highest − highest)
+        p       = 2^(s − highest)
+        total  += Σ_j p        sums += p ṽ        where dropout has set weights to zero
+    o = sums / total / (1 − dropout)        out = o · scale · gate
+
+It saves the log-sum-exp for backward, lse = highest + log2 total. Global memory is read once for each tile of queries
+(q, k, v), and o and out are written.
+
+Scores are q·k + q·r + (u·k + w·r). The terms in brackets depend on the key or on the distance alone. They are computed
+before (`key_bias`, `distance_bias`) and stored after the rows of k and r. Keys and values take turns in one region of
+shared memory; so do position keys, 32 columns at a time, and weights.
+
+Threads that share a query's scores exchange their maxima through shared memory for every tile, their totals at the end.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.vectors import aligned, load1, load4, store1, store4
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
+
+
+@device
+def larger(x, y):
+    """Return the larger of two numbers; x if y is NaN."""
+    return y if y > x else x
+
+
+def make_forward(tiles: Tiles) -> Kernel:
+    """Make the kernel for tiles of these sizes, which are its attribute `tiles`."""
+    f = make_functions(tiles)
+    score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
+    scores, put, mix, share_sum = f.scores, f.put, f.mix, f.share_sum
+    D, QUERIES, KEYS, _, SIDE = tiles
+    THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
+    SUMS = 4 * OUT_QUERIES
+    SHARES = KEYS // EACH  # threads that share a query's scores
+    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
+    # shared memory: queries; keys, then values; position keys, then weights; maxima, in the end totals; shrink
+    Y = QUERIES * WIDE
+    Z = Y + KEYS * WIDE
+    FOUND = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS)
+    SHRINK = FOUND + QUERIES * SHARES
+    SIZE = SHRINK + QUERIES
+
+    @device
+    def row_max(tile, at, best):
+        """Return the largest of `best` and the threads' maxima for a query. NaNs are ignored: weights will be NaN."""
+        if SHARES % 4 == 0:
+            for c in range(0, SHARES, 4):
+                x0, x1, x2, x3 = load4(tile, at + c)
+                best = larger(larger(larger(larger(best, x0), x1), x2), x3)
+        else:
+            for c in range(SHARES):
+                best = larger(best, load1(tile, at + c))
+        return best
+
+    types = (INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
+
+    @kernel(*types, name=f"attend_{D}", threads=THREADS, hot=True, resident=RESIDENT)
+    def attend(x, out, o, lse, sizes, context, persistent, scale, relative, gated, dropout):
+        """out and o (B, T, H, W), lse (B, T, H): a block for a tile of queries, grid (B, H, tiles).
+
+        context, persistent: `Scales` of their keys.   relative, gated: whether there are r and gates.
+        """
+        T, S, H, N, W, span = sizes
+        _, key0, key1, limit = dropout
+        tile = aligned(cuda.shared.array(SIZE, float32))
+        s = cuda.local.array(SCORES, float32)
+        some = cuda.local.array(SOME, float32)
+        highest = cuda.local.array(ROWS, float32)
+        total = cuda.local.array(ROWS, float32)
+        sums = cuda.local.array(SUMS, float32)
+        b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * QUERIES
+        i, j, column = score_place(cuda.threadIdx.x)
+        out_i, d = out_place(cuda.threadIdx.x)
+        share = j % SIDE + j // (EACH * SIDE) * SIDE  # index of this thread among those of a query
+        found, weights, z = FOUND + i * SHARES, Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
+        step, M = H * W, S - T
+        q_at, k_at = b * T * step + h * W, b * S * step + h * W
+        for n in range(ROWS):
+            highest[n], total[n] = LOWEST, float32(0)
+        clear(sums, SUMS)
+        bring(x.q, q_at, step, t0, T, 0, W, tile, 0, QUERIES, D)
+
+        low, end = max(0, t0 + M - span), min(t0 + QUERIES, T) + M  # the context keys that these queries see
+        persistent_tiles = (N + KEYS - 1) // KEYS
+        # number of the dropout entry of the thread's first query and key, and from one of its queries to the next
+        entry_0, row_entries = ((b * H + h) * T + t0 + i) * (S + N) + j, SIDE * (S + N)
+        first, entry = 0, count_on(entry_0, S)
+        for n in range(persistent_tiles + (end - low + KEYS - 1) // KEYS):
+            if n == persistent_tiles:
+                first, entry = low, count_on(entry_0, low)
+            own = t0 + M - first  # the first query's own key is this one of the tile
+            # The thread's row m sees its keys c with near + m · climb − reach ≤ c · SIDE ≤ near + m · climb.
+            if n < persistent_tiles:
+                sliding = False
+                keys, values, at, row, rows = x.pk, x.pv, h * N * W, W, N
+                near, climb, reach = int32(N - 1 - first - j), 0, N
+                factor, weight = persistent.score, persistent.weight
+            else:
+                sliding = relative != 0
+                keys, values, at, row, rows = x.k, x.v, k_at, step, S
+                near, climb, reach = int32(own + i - j), SIDE, span
+                factor, weight = context.score, context.weight
+            bring(keys, at, row, first, rows, 0, W, tile, Y, KEYS, D)
+            if sliding:
+                bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, Y, KEYS, D)
+                bring_beside(x.distance_bias, h, H, own - KEYS + 1, S, tile, Z, SLIDES, COLUMNS)
+            own_query, own_key, distance = i * WIDE, Y + j * WIDE, own - KEYS + 1
+            scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
+
+            for m in range(ROWS):
+                last, best = int32(near + m * climb), LOWEST
+                for c in range(EACH):
+                    score = s[m * EACH + c] * factor if last - reach <= c * SIDE <= last else LOWEST
+                    s[m * EACH + c] = score
+                    best = larger(best, score)
+                store1(tile, found + m * SIDE * SHARES + share, best)
+            cuda.syncthreads()  # all maxima are there, and everyone has read keys and position keys
+            for m in range(ROWS):
+                best = highest[m]
+                best = row_max(tile, found + m * SIDE * SHARES, best)
+                shrink = math.exp2(highest[m] - best)
+                highest[m] = best
+                total[m] *= shrink
+                if share == 0:
+                    store1(tile, SHRINK + i + m * SIDE, shrink)
+                number = count_on(entry, m * row_entries)
+                for c in range(EACH):
+                    p = math.exp2(s[m * EACH + c] - best)
+                    total[m] += p
+                    if limit > 0 and not kept(count_on(number, c * SIDE), key0, key1, limit):
+                        p = float32(0)
+                    s[m * EACH + c] = p * weight
+                put(tile, weights, s, m)
+            bring(values, at, row, first, rows, 0, W, tile, Y, KEYS, D)
+            first, entry = first + KEYS, count_on(entry, KEYS)
+            cuda.syncthreads()  # weights and values are there
+            for m in range(OUT_QUERIES):
+                shrink = load1(tile, SHRINK + out_i + m * SIDE)
+                for c in range(4):
+                    sums[4 * m + c] *= shrink
+            mix(tile, Z + out_i * WEIGHTS, Y + d, sums)
+            cuda.syncthreads()  # everyone has read them before the next keys are brought
+
+        for m in range(ROWS):
+            store1(tile, found + m * SIDE * SHARES + share, total[m])
+        cuda.syncthreads()  # all threads' totals are there
+        factor = scale
+        if gated:
+            factor *= x.gate[h]
+        for m in range(OUT_QUERIES):
+            query = out_i + m * SIDE
+            if t0 + query < T and d < W:
+                weight = dropout.factor / share_sum(tile, FOUND + query * SHARES, SHARES)
+                at = q_at + (t0 + query) * step + d
+                x0, x1, x2, x3 = sums[4 * m], sums[4 * m + 1], sums[4 * m + 2], sums[4 * m + 3]
+                x0, x1, x2, x3 = x0 * weight, x1 * weight, x2 * weight, x3 * weight
+                store4(o, at, x0, x1, x2, x3)
+                store4(out, at, x0 * factor, x1 * factor, x2 * factor, x3 * factor)
+        for m in range(ROWS):
+            query = i + m * SIDE
+            if share == 0 and t0 + query < T:
+                row_total = share_sum(tile, FOUND + query * SHARES, SHARES)
+                lse[(b * T + t0 + query) * H + h] = highest[m] + math.log2(row_total)
+
+    attend.tiles = tiles
+    return attend
+
+
+FORWARD = {D: make_forward(Tiles(width=D, queries=64, keys=32)) for D in (16, 32, 64)}

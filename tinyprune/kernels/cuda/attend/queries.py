@@ -1,0 +1,135 @@
+"""Attention backward for queries: dq. It goes through the keys as `forward` does.
+
+    for each tile of keys:
+        da = do ṽ        p = 2^(s − lse), the weights recomputed
+        ds = p · (da · keep / (1 − dropout) − delta)            delta_i = Σ_d do · o
+        dq += ds (k + r)
+
+Everything is linear in do = gate · dout, so the kernel uses dout and multiplies by the gate at the end; a head whose
+gate is 0 is skipped. dq of a tile of queries stays in registers and is written once.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.vectors import aligned, store4
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
+
+
+def make_queries_backward(tiles: Tiles) -> Kernel:
+    """Make the kernel for these sizes. All columns of position keys are in shared memory, since they are used twice."""
+    f = make_functions(tiles._replace(columns=tiles.width))
+    score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
+    dots, scores, put, mix, sliding_mix = f.dots, f.scores, f.put, f.mix, f.sliding_mix
+    D, QUERIES, KEYS, _, SIDE = tiles
+    THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, _, WEIGHTS, _, SLIDES, SOME = lengths(tiles)
+    SUMS = 4 * OUT_QUERIES
+    RESIDENT = 4  # blocks of a multiprocessor: their threads have 128 registers each
+    # shared memory: queries; dout; values, then keys; gradients of scores; position keys
+    X = QUERIES * WIDE
+    Y = 2 * QUERIES * WIDE
+    P = Y + KEYS * WIDE
+    Z = P + QUERIES * WEIGHTS
+    SIZE = Z + SLIDES * WIDE
+
+    types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
+
+    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
+    def queries_backward(x, saved, dq, sizes, context, persistent, context_key, relative, gated, dropout):
+        """dq (B, T, H, W): a block for a tile of queries, grid (B, H, tiles).
+
+        context_key: 1 / √Dh, from ds to dq; for persistent keys it is 1.   The rest as in `forward`.
+        """
+        T, S, H, N, W, span = sizes
+        _, key0, key1, limit = dropout
+        tile = aligned(cuda.shared.array(SIZE, float32))
+        s = cuda.local.array(SCORES, float32)
+        da = cuda.local.array(SCORES, float32)
+        some = cuda.local.array(SOME, float32)
+        lse = cuda.local.array(ROWS, float32)
+        delta = cuda.local.array(ROWS, float32)
+        sums = cuda.local.array(SUMS, float32)
+        b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * QUERIES
+        i, j, column = score_place(cuda.threadIdx.x)
+        out_i, d = out_place(cuda.threadIdx.x)
+        weights, z = P + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * WIDE
+        step, M = H * W, S - T
+        q_at, k_at = b * T * step + h * W, b * S * step + h * W
+        for m in range(ROWS):
+            query = t0 + i + m * SIDE
+            at = (b * T + query) * H + h
+            lse[m] = saved.lse[at] if query < T else -LOWEST
+            delta[m] = saved.delta[at] if query < T else float32(0)
+        clear(sums, SUMS)
+        bring(x.q, q_at, step, t0, T, 0, W, tile, 0, QUERIES, D)
+        bring(saved.dout, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+        factor = x.gate[h] if gated else float32(1)
+
+        low, end = max(0, t0 + M - span), min(t0 + QUERIES, T) + M
+        persistent_tiles = (N + KEYS - 1) // KEYS
+        rounds = persistent_tiles + (end - low + KEYS - 1) // KEYS
+        if factor == 0:
+            rounds = 0
+        entry_0, row_entries = ((b * H + h) * T + t0 + i) * (S + N) + j, SIDE * (S + N)
+        first, entry = 0, count_on(entry_0, S)
+        for n in range(rounds):
+            if n == persistent_tiles:
+                first, entry = low, count_on(entry_0, low)
+            own = t0 + M - first
+            if n < persistent_tiles:
+                sliding = False
+                keys, values, at, row, rows = x.pk, x.pv, h * N * W, W, N
+                near, climb, reach = int32(N - 1 - first - j), 0, N
+                to_score, to_weight, to_key = persistent.score, persistent.weight, float32(1)
+            else:
+                sliding = relative != 0
+                keys, values, at, row, rows = x.k, x.v, k_at, step, S
+                near, climb, reach = int32(own + i - j), SIDE, span
+                to_score, to_weight, to_key = context.score, context.weight, context_key
+            bring(values, at, row, first, rows, 0, W, tile, Y, KEYS, D)
+            clear(da, SCORES)
+            cuda.syncthreads()  # values and dout are there
+            dots(tile, X + i * WIDE, Y + j * WIDE, da)
+            cuda.syncthreads()  # everyone has read the values before keys replace them
+            bring(keys, at, row, first, rows, 0, W, tile, Y, KEYS, D)
+            if sliding:
+                bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, Y, KEYS, D)
+                bring_beside(x.distance_bias, h, H, own - KEYS + 1, S, tile, Z, SLIDES, D)
+            own_query, own_key, distance = i * WIDE, Y + j * WIDE, own - KEYS + 1
+            scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
+            for m in range(ROWS):
+                last, number = int32(near + m * climb), count_on(entry, m * row_entries)
+                for c in range(EACH):
+                    score = s[m * EACH + c] * to_score if last - reach <= c * SIDE <= last else LOWEST
+                    gradient = da[m * EACH + c] * to_weight
+                    if limit > 0 and not kept(count_on(number, c * SIDE), key0, key1, limit):
+                        gradient = float32(0)
+                    s[m * EACH + c] = math.exp2(score - lse[m]) * (gradient - delta[m]) * to_key
+                put(tile, weights, s, m)
+            first, entry = first + KEYS, count_on(entry, KEYS)
+            cuda.syncthreads()  # the gradients are there
+            mix(tile, P + out_i * WEIGHTS, Y + d, sums)
+            if sliding:
+                sliding_mix(tile, P + out_i * WEIGHTS, Z + (out_i + KEYS - 1) * WIDE + d, some, sums)
+            cuda.syncthreads()  # everyone has read everything before the next tile is brought
+        for m in range(OUT_QUERIES):
+            query = t0 + out_i + m * SIDE
+            if query < T and d < W:
+                x0, x1, x2, x3 = sums[4 * m], sums[4 * m + 1], sums[4 * m + 2], sums[4 * m + 3]
+                store4(dq, q_at + query * step + d, x0 * factor, x1 * factor, x2 * factor, x3 * factor)
+
+    queries_backward.tiles = tiles
+    return queries_backward
+
+
+# 64 queries of width 64 and their dout would leave no room for keys.
+TILES = (
+    Tiles(width=16, queries=64, keys=32),
+    Tiles(width=32, queries=64, keys=32),
+    Tiles(width=64, queries=32, keys=32),
+)
+QUERIES_BACKWARD = {tiles.width: make_queries_backward(tiles) for tiles in TILES}

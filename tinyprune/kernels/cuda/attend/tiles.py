@@ -1,0 +1,322 @@
+"""What the kernels of attention share: a block's work on a tile of queries and a tile of keys.
+
+    s[i, j]   += Σ_d x[i, d] · y[j, d]             `dots`            for i < QUERIES, j < KEYS, d < D
+    s[i, j]   += Σ_d x[i, d] · z[i − j, d]         `sliding_dots`
+    out[i, d] += Σ_j p[i, j] · y[j, d]             `mix`
+    out[i, d] += Σ_j p[i, j] · z[i − j, d]         `sliding_mix`
+    out[j, d] += Σ_i p[i, j] · x[i, d]             `mix_turned`
+
+All operands are in one array of shared memory, `tile`, and functions are told where each begins. Sums are in registers.
+
+x has a row for each query, y one for each key. z *slides*: a query and a key that both move by one keep their
+distance, so a tile needs QUERIES + KEYS − 1 rows of position keys, and (i, j) uses row i − j + KEYS − 1. In the same
+way, distance and query determine the key.
+
+A thread computes the scores of 4 queries × 4 keys (or 2), whose rows are SIDE apart. So neighbouring threads read
+neighbouring rows, which padding puts into different banks of shared memory, and the 16 scores of a thread have only 7
+distances. For 4 numbers along d it reads 4 + 4 times 16 bytes for 64 multiply-adds, or 4 + 7 times where z slides.
+
+The weights p are stored as their threads have them, with keys that are SIDE apart side by side: of each 4 · SIDE keys,
+key j is in column j % SIDE · 4 + j / SIDE. A thread of `mix` reads 4 of them with one instruction, and 7 rows of z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numba import int64
+
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
+from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
+
+LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
+PAD = 4  # numbers after each row in shared memory; the first may hold one that belongs to the row
+ROWS = 4  # queries of a thread
+
+
+class Tiles(NamedTuple):
+    """Sizes that are constants in a kernel."""
+
+    width: int  # Dh, rounded up
+    queries: int  # of a tile: 4 · side or 8 · side
+    keys: int  # of a tile: the same, but not both are 8 · side
+    columns: int = 32  # of the sliding rows that are in shared memory at a time
+    side: int = 8  # a block has 2 · side² threads
+
+
+class Lengths(NamedTuple):
+    """What follows from these sizes, constants as well."""
+
+    THREADS: int  # of a block
+    EACH: int  # keys of a thread, which has `ROWS` queries
+    SCORES: int  # of a thread
+    OUT_QUERIES: int  # rows of out that a thread makes
+    OUT_KEYS: int  # and if they are keys
+    WIDE: int  # numbers from one row of x or y to the next
+    NARROW: int  # of z
+    WEIGHTS: int  # of p
+    COLUMNS: int  # of z
+    SLIDES: int  # rows of z, of which the last is not used
+    SOME: int  # registers for the rows of z that a thread needs at a time
+
+
+def lengths(tiles: Tiles) -> Lengths:
+    """Work out the constants of a tile."""
+    D, queries, keys, columns, side = tiles
+    threads, columns = 2 * side**2, min(columns, D)
+    each = queries * keys // (ROWS * threads)
+    down = threads // (D // 4)  # threads along the rows of out; along its columns, each has 4
+    out_queries = queries // down
+    some = 4 * (max(ROWS + each, out_queries + 4) - 1)
+    wide, narrow, weights = D + PAD, columns + PAD, keys + PAD
+    return Lengths(
+        threads, each, ROWS * each, out_queries, keys // down, wide, narrow, weights, columns, queries + keys, some
+    )
+
+
+class Functions(NamedTuple):
+    """The device functions that `make_functions` makes."""
+
+    score_place: Callable
+    out_place: Callable
+    key_place: Callable
+    key_in: Callable
+    bring: Callable
+    bring_beside: Callable
+    dots: Callable
+    sliding_dots: Callable
+    scores: Callable
+    put: Callable
+    mix: Callable
+    sliding_mix: Callable
+    mix_turned: Callable
+    share_sum: Callable
+
+
+@device
+def count_on(number, by):
+    """Return number + by in 32 bits, as dropout numbers its entries."""
+    return uint32((int64(number) + by) & 0xFFFFFFFF)
+
+
+@device
+def dot4(x, y, total):
+    """Return total + Σ x · y of four numbers each."""
+    return total + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3]
+
+
+@device
+def add_row(sums, at, weight, x):
+    """Add weight · x, four numbers, to sums[at…]."""
+    for n in range(4):
+        sums[at + n] += weight * x[n]
+
+
+@device
+def clear(x, n):
+    """Set n registers to zero."""
+    for m in range(n):
+        x[m] = float32(0)
+
+
+def make_functions(tiles: Tiles) -> Functions:
+    """Make the device functions for tiles of these sizes."""
+    D, QUERIES, KEYS, _, SIDE = tiles
+    THREADS, EACH, SCORES, OUT_QUERIES, OUT_KEYS, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, _ = lengths(tiles)
+    GROUP = 4 * SIDE  # columns of p in which keys have another order
+    ACROSS = D // 4  # threads that share a row of out
+
+    @device
+    def score_place(thread):
+        """Return the first query and the first key of a thread's scores, and the column of p for them.
+
+        Threads that differ in the lowest bit read the same keys, and in the next the same queries: shared memory serves
+        both at once.
+        """
+        x, y = thread // 2 % SIDE, thread // (2 * SIDE) * 2 + thread % 2
+        half = y // SIDE  # the second half of the threads has other queries or, if there are none, other keys
+        i, j = y % SIDE + half * (QUERIES - ROWS * SIDE), x + half * (KEYS - EACH * SIDE)
+        return i, j, j // GROUP * GROUP + x * 4 + j % GROUP // SIDE
+
+    @device
+    def out_place(thread):
+        """Return a thread's first query, the others follow SIDE rows apart, and its first column of out."""
+        y = thread // (2 * ACROSS) * 2 + thread % 2
+        return y // SIDE * SIDE * OUT_QUERIES + y % SIDE, thread // 2 % ACROSS * 4
+
+    @device
+    def key_place(thread):
+        """Return the same if rows of out are keys: the first one's column of p, the others follow, and that of out."""
+        y = thread // (2 * ACROSS) * 2 + thread % 2
+        return y * OUT_KEYS, thread // 2 % ACROSS * 4
+
+    @device
+    def key_in(column):
+        """Return the key whose weights are in this column of p."""
+        return column // GROUP * GROUP + column % GROUP // 4 + column % 4 * SIDE
+
+    @device
+    def bring(source, at, step, first, limit, d0, W, tile, to, rows, columns):
+        """Copy rows from `first` of `source`, and columns from d0, to shared memory: `rows` × `columns` from `to` on.
+
+        Row i begins at entry at + i · step, a multiple of 4. Rows outside 0 … limit − 1 and columns ≥ W become zero.
+        """
+        across = columns // 4
+        down = THREADS // across
+        row, column = cuda.threadIdx.x // across, cuda.threadIdx.x % across * 4
+        if d0 + column >= W:
+            limit = 0
+        i, zero = int32(first + row), float32(0)
+        place, put = at + i * step + d0 + column, to + row * (columns + PAD) + column
+        for _ in range(rows // down):
+            there = 0 <= i < limit
+            # Always read from somewhere: inside a branch, the next load would wait for this one.
+            a, b, c, e = load4(source, place if there else at)
+            store4(tile, put, a if there else zero, b if there else zero, c if there else zero, e if there else zero)
+            i, place, put = int32(i + down), place + down * step, put + down * (columns + PAD)
+
+    @device
+    def bring_beside(source, at, step, first, limit, tile, to, rows, columns):
+        """Copy one number for each of those rows, to the place after it."""
+        for part in range((rows + THREADS - 1) // THREADS):
+            row = cuda.threadIdx.x + part * THREADS
+            if row < rows:
+                i = int32(first + row)
+                number = source[at + i * step] if 0 <= i < limit else float32(0)
+                store1(tile, to + row * (columns + PAD) + columns, number)
+
+    @device
+    def dots(tile, x, y, s):
+        """s[i, j] += Σ_d x[i, d] · y[j, d]; x and y: the thread's first rows."""
+        for d in range(0, D, 4):
+            x0, x1 = load4(tile, x + d), load4(tile, x + d + SIDE * WIDE)
+            x2, x3 = load4(tile, x + d + 2 * SIDE * WIDE), load4(tile, x + d + 3 * SIDE * WIDE)
+            for j in range(EACH):
+                some = load4(tile, y + d + j * SIDE * WIDE)
+                s[j] = dot4(x0, some, s[j])
+                s[EACH + j] = dot4(x1, some, s[EACH + j])
+                s[2 * EACH + j] = dot4(x2, some, s[2 * EACH + j])
+                s[3 * EACH + j] = dot4(x3, some, s[3 * EACH + j])
+
+    @device
+    def sliding_dots(tile, x, z, some, s):
+        """s[i, j] += Σ_d x[i, d] · z[i − j, d] over the columns that z has; z: the row of the thread's first (i, j)."""
+        for d in range(0, COLUMNS, 4):
+            for n in range(ROWS + EACH - 1):
+                m, at = 4 * n, z + d + (n + 1 - EACH) * SIDE * NARROW
+                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, at)
+            for i in range(ROWS):
+                a, b, c, e = load4(tile, x + d + i * SIDE * WIDE)
+                for j in range(EACH):
+                    m, n = i * EACH + j, 4 * (i - j + EACH - 1)
+                    s[m] = s[m] + a * some[n] + b * some[n + 1] + c * some[n + 2] + e * some[n + 3]
+
+    @device
+    def add_beside(tile, y, z, s):
+        """s[i, j] += the numbers after row j of y and after row i − j of z; y and z as above."""
+        for i in range(ROWS):
+            for j in range(EACH):
+                key, slide = y + j * SIDE * WIDE + D, z + (i - j) * SIDE * NARROW + COLUMNS
+                s[i * EACH + j] += load1(tile, key) + load1(tile, slide)
+
+    @device
+    def scores(tile, x, y, z, slides, source, at, step, first, limit, W, sliding, some, s):
+        """s[i, j] = Σ_d x[i, d] · y[j, d], and if `sliding` also Σ_d x[i, d] · z[i − j, d] and the numbers beside.
+
+        x, y, z: the thread's first rows. Rows of z are brought from `source` to `slides`, some columns at a time; see
+        `bring`. What was brought before is waited for.
+        """
+        clear(s, SCORES)
+        for d0 in range(0, D if sliding else COLUMNS, COLUMNS):
+            if d0 > 0:
+                cuda.syncthreads()  # everyone has read the columns before
+            if sliding:
+                bring(source, at, step, first, limit, d0, W, tile, slides, SLIDES, COLUMNS)
+            cuda.syncthreads()  # x, y and the columns are there
+            if d0 == 0:
+                dots(tile, x, y, s)
+            if sliding:
+                sliding_dots(tile, x + d0, z, some, s)
+        if sliding:
+            add_beside(tile, y, z, s)
+
+    @device
+    def share_sum(tile, at, shares):
+        """Return the sum of so many numbers from `at` on: of one row, what its threads have found."""
+        total = float32(0)
+        for n in range(shares):
+            total += load1(tile, at + n)
+        return total
+
+    @device
+    def put(tile, p, s, i):
+        """Store the thread's weights of its row i in p; p: where those of its first row go."""
+        at = p + i * SIDE * WEIGHTS
+        if EACH == 4:
+            store4(tile, at, s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3])
+        else:
+            for j in range(EACH):
+                store1(tile, at + j, s[i * EACH + j])
+
+    @device
+    def mix(tile, p, y, sums):
+        """out[i, d] += Σ_j p[i, j] · y[j, d]; p: the thread's first row, y: its column in the first row of y.
+
+        Here and in `sliding_mix` a tile has 4 · SIDE keys.
+        """
+        for _ in range(SIDE):
+            y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
+            y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
+            for i in range(OUT_QUERIES):
+                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+                for n in range(4):
+                    m = 4 * i + n
+                    sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
+            p, y = p + 4, y + WIDE
+
+    @device
+    def sliding_mix(tile, p, z, some, sums):
+        """out[i, d] += Σ_j p[i, j] · z[i − j, d]; z: the thread's column in the row of its first query and key 0."""
+        z -= 3 * SIDE * NARROW
+        for _ in range(SIDE):
+            for n in range(OUT_QUERIES + 3):
+                m = 4 * n
+                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * NARROW)
+            for i in range(OUT_QUERIES):
+                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+                for n in range(4):
+                    m = 4 * i + n
+                    sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
+            p, z = p + 4, z - NARROW
+
+    @device
+    def add_outer(tile, p, x, sums):
+        """out[j, d] += p[j] · x[d] for the keys and columns of a thread."""
+        some = load4(tile, x)
+        if OUT_KEYS == 4:
+            a, b, c, e = load4(tile, p)
+            add_row(sums, 0, a, some)
+            add_row(sums, 4, b, some)
+            add_row(sums, 8, c, some)
+            add_row(sums, 12, e, some)
+        else:
+            for j in range(OUT_KEYS):
+                add_row(sums, 4 * j, load1(tile, p + j), some)
+
+    @device
+    def mix_turned(tile, p, x, sums):
+        """out[j, d] += Σ_i p[i, j] · x[i, d]; p: the thread's first column, x: its column in the first row of x."""
+        for _ in range(0, QUERIES, 4):
+            # unrolled by four: otherwise the compiler counts every row, for 16 multiply-adds each
+            add_outer(tile, p, x, sums)
+            add_outer(tile, p + WEIGHTS, x + WIDE, sums)
+            add_outer(tile, p + 2 * WEIGHTS, x + 2 * WIDE, sums)
+            add_outer(tile, p + 3 * WEIGHTS, x + 3 * WIDE, sums)
+            p, x = p + 4 * WEIGHTS, x + 4 * WIDE
+
+    return Functions(
+        score_place, out_place, key_place, key_in, bring, bring_beside, dots, sliding_dots, scores, put, mix,
+        sliding_mix, mix_turned, share_sum,
+    )  # fmt: skip

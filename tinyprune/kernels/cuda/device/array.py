@@ -1,0 +1,195 @@
+"""Arrays in the GPU's memory: the part of NumPy's interface that the model needs, without arithmetic.
+
+Entries are float32 (or int32, for token and row numbers). `x[2:5]`, `x[:, -3:]`, `x[1]`, `x.T` and `x.reshape(…)` are
+views: nothing is copied. An operation whose kernel needs contiguous memory copies a view first.
+
+    x = to_device(array)        a copy in the GPU's memory
+    array = to_host(x)          a copy in main memory, after the kernels launched before have finished
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from tinyprune.errors import UsageError
+from tinyprune.kernels.cuda.device.jit import SIMULATED
+from tinyprune.kernels.cuda.device.memory import Lease
+
+MOST = 2**31 - 1  # the largest int32, the type of sizes in kernels
+FLOAT32, INT32 = np.dtype(np.float32), np.dtype(np.int32)
+
+
+class DeviceArray:
+    """A strided view of a block of the GPU's memory.
+
+    Attributes:
+        lease: of the block.
+        first: index in the block of the array's first entry.
+        shape: as in NumPy.
+        strides: in *entries*, for each axis.
+        dtype: float32 or int32.
+    """
+
+    __slots__ = ("dtype", "first", "lease", "shape", "strides")
+
+    def __init__(
+        self, lease: Lease, first: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype
+    ) -> None:
+        self.lease = lease
+        self.first = first
+        self.shape = shape
+        self.strides = strides
+        self.dtype = dtype
+
+    @property
+    def ndim(self) -> int:
+        """Return the number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Return the number of entries."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def contiguous(self) -> bool:
+        """Return whether its entries lie in C order without gaps."""
+        return in_order(self.shape, self.strides)
+
+    @property
+    def flags(self) -> SimpleNamespace:
+        """Return NumPy's `carray`, which optimizers ask for: whether a kernel can work in place."""
+        return SimpleNamespace(carray=self.contiguous)
+
+    @property
+    def pointer(self) -> Any:
+        """Return what a kernel gets for it. The array has to be contiguous."""
+        # only the simulator needs the span, and launches must be quick
+        return self.lease.pointer(self.first, self.span if SIMULATED else 0, self.dtype)
+
+    @property
+    def span(self) -> int:
+        """Return the number of entries of the block from its first to its last, both included."""
+        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)) if self.size else 0
+
+    @property
+    def T(self) -> DeviceArray:
+        """Return the view with its axes reversed."""
+        return DeviceArray(self.lease, self.first, self.shape[::-1], self.strides[::-1], self.dtype)
+
+    @property
+    def real(self) -> DeviceArray:
+        """Return itself: there are no complex numbers here."""
+        return self
+
+    def reshape(self, *shape: Any) -> DeviceArray:
+        """Return a view in another shape, of which one length may be −1. Raises ValueError if that needs a copy."""
+        wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+        if -1 in wanted:
+            rest = -math.prod(wanted)
+            wanted = tuple(self.size // max(rest, 1) if n == -1 else n for n in wanted)
+        if math.prod(wanted) != self.size:
+            raise ValueError(f"cannot reshape {self.shape} into {wanted}")
+        if not self.contiguous:
+            raise ValueError(f"cannot reshape a view with strides {self.strides}; copy it first")
+        return DeviceArray(self.lease, self.first, wanted, c_strides(wanted), self.dtype)
+
+    def __getitem__(self, index: Any) -> DeviceArray:
+        """Return a view: integers and slices of step 1, for the first axes."""
+        first, shape, strides = self.first, [], []
+        indices = index if isinstance(index, tuple) else (index,)
+        if len(indices) > self.ndim:
+            raise IndexError(f"{len(indices)} indices for an array of {self.ndim} axes")
+        for axis, (n, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
+            wanted = indices[axis] if axis < len(indices) else slice(None)
+            if isinstance(wanted, slice):
+                start, stop, step = wanted.indices(n)
+                if step != 1:
+                    raise IndexError(f"only slices of step 1 are views here, got {wanted}")
+                shape.append(max(stop - start, 0))
+                strides.append(stride)
+                first += start * stride if shape[-1] else 0
+            else:
+                if not -n <= wanted < n:
+                    raise IndexError(f"index {wanted} is out of range for axis {axis} of length {n}")
+                first += (wanted % n) * stride
+        return DeviceArray(self.lease, first, tuple(shape), tuple(strides), self.dtype)
+
+    def __float__(self) -> float:
+        """Return its only entry. Waits for the GPU, as `to_host` does."""
+        return float(to_host(self).reshape(()))
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("this array is in the GPU's memory; to_host copies it to NumPy's")
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.dtype}, {self.shape})"
+
+
+@lru_cache(4096)
+def in_order(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Return whether an array of this shape, with strides in entries, is in C order without gaps."""
+    return 0 in shape or all(
+        n == 1 or stride == expected for n, stride, expected in zip(shape, strides, c_strides(shape), strict=True)
+    )
+
+
+@lru_cache(4096)
+def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides, in entries, of a contiguous array."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArray:
+    """Return an uninitialised array.
+
+    Raises:
+        UsageError: if it has more entries than an int32 counts.
+        MemoryError: if the GPU has no room for it.
+    """
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    size = math.prod(shape)
+    if size > MOST:
+        raise UsageError(
+            f"an array of {size:,} numbers is more than a kernel can count, {MOST:,}; make B, T or V smaller"
+        )
+    return DeviceArray(Lease(size), 0, shape, c_strides(shape), np.dtype(dtype))
+
+
+def to_device(x: NDArray | DeviceArray) -> DeviceArray:
+    """Copy an array of float32 or int32 to the GPU's memory; one that is there already is returned.
+
+    Raises:
+        ValueError: if it has another dtype.
+    """
+    if isinstance(x, DeviceArray):
+        return x
+    if x.dtype not in (FLOAT32, INT32):
+        raise ValueError(f"the cuda backend computes in float32, got an array of {x.dtype}; convert it first")
+    copy = empty(x.shape, x.dtype)
+    if x.size:
+        copy.lease.write(0, np.ascontiguousarray(x).reshape(-1))
+    return copy
+
+
+def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
+    """Copy an array to main memory; one that is there already is returned, as are numbers and None."""
+    if not isinstance(x, DeviceArray):
+        return x
+    flat = np.empty(x.span, x.dtype)
+    if x.size:
+        x.lease.read(x.first, flat)
+    return np.lib.stride_tricks.as_strided(flat, x.shape, [4 * stride for stride in x.strides]).copy()

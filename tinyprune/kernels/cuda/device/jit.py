@@ -1,0 +1,226 @@
+"""Compile and launch kernels.
+
+    @kernel(floats, floats, int32, threads=256)
+    def double(x, out, n):
+        i = cuda.grid(1)
+        if i < n:
+            out[i] = x[i] + x[i]
+
+    double(blocks(n, 256), x, out, n)         x and out are `DeviceArray`s
+
+A kernel gets each array as a pointer to its first entry. Indexing is then one addition, where Numba's own arrays test
+for negative indices, and a launch passes 8 bytes an array. Scalars have 32 bits: a single float64 would make Numba
+compute in float64, at a thirty-second of most GPUs' speed or less. So every kernel declares its types, and is compiled
+once for them, at its first launch.
+
+In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernels run as Python, slowly, on a
+`Window` of main memory that refuses every index outside its array, negative ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numba
+import numpy as np
+from numba import cuda, float32, int32, types, uint32, void
+from numpy.typing import NDArray
+
+from tinyprune.kernels.gpu import raise_explained
+
+__all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+COMPILING = "compiling kernels for the GPU, at every start: up to half a minute"
+# Small grids are no mistake here: a vector of 512 numbers has no more work in it.
+numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
+floats = types.CPointer(float32)
+ints = types.CPointer(int32)
+
+
+def device(function: Callable) -> Callable:
+    """Make a function that kernels can call; it may be plain Python that the CPU's kernels share."""
+    return cuda.jit(device=True)(function)
+
+
+class Window:
+    """The simulator's pointer: reads and writes an array in main memory, and checks every index.
+
+    Attributes:
+        memory: the array.
+        first: entries of its block of memory before its own first one.
+    """
+
+    __slots__ = ("first", "memory")
+
+    def __init__(self, memory: NDArray, first: int = 0) -> None:
+        self.memory = memory
+        self.first = first
+
+    def __getitem__(self, i: int) -> Any:
+        if not 0 <= i < self.memory.size:
+            raise IndexError(f"read at {i} of {self.memory.size} entries")
+        return self.memory[i]
+
+    def __setitem__(self, i: int, value: Any) -> None:
+        if not 0 <= i < self.memory.size:
+            raise IndexError(f"write at {i} of {self.memory.size} entries")
+        self.memory[i] = value
+
+
+def flattened(function: Callable, arguments: Sequence[Any]) -> tuple[Callable, list[Any]]:
+    """Return a kernel that gets the entries of NamedTuples one by one, and the types of its arguments.
+
+    Numba would unpack the tuples itself, but at every launch, and that takes it 3 microseconds each.
+    """
+    names, parameters, given, flat = {"function": device(function)}, [], [], []
+    for n, kind in enumerate(arguments):
+        if isinstance(kind, types.BaseNamedTuple):
+            names[f"Tuple{n}"] = kind.instance_class
+            entries = [f"{field}_{n}" for field in kind.fields]
+            given.append(f"Tuple{n}({', '.join(entries)})")
+            flat += kind.types
+        else:
+            entries = [f"argument_{n}"]
+            given += entries
+            flat.append(kind)
+        parameters += entries
+    exec(f"def entry({', '.join(parameters)}):\n    function({', '.join(given)})", names)
+    return names["entry"], flat
+
+
+class Kernel:
+    """A function for the GPU, its types, and the number of threads in its blocks.
+
+    Attributes:
+        function: the Python function.
+        spread: for each of its arguments, whether it is a NamedTuple whose entries are passed one by one.
+        entry: what the compiler gets, see `flattened`, and `signature` its types.
+        threads: of a block, along x, or along x and y.
+        hot: whether training spends its time in it, so that no register may be spilled.
+        float64: whether it computes in float64 on purpose.
+        resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
+            compiler may use; 0 for no limit.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        arguments: Sequence[Any],
+        threads: int | tuple[int, int],
+        hot: bool,
+        float64: bool,
+        resident: int,
+    ) -> None:
+        self.function = function
+        self.spread = [not SIMULATED and isinstance(kind, types.BaseNamedTuple) for kind in arguments]
+        self.entry, flat = flattened(function, arguments) if any(self.spread) else (function, arguments)
+        self.entry.__name__ = function.__name__
+        self.signature = void(*flat)
+        self.threads = threads
+        self.hot = hot
+        self.float64 = float64
+        self.resident = resident
+        if resident:
+            self.entry.launch_bounds = (int(np.prod(threads)), resident)
+        self.launches: dict[Any, Any] = {}  # by grid; making one takes Numba ten microseconds
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+
+    @cached_property
+    def compiled(self) -> Any:
+        """Compile it for this machine's GPU.
+
+        Raises:
+            UsageError: if driver, toolkit and GPU do not fit together; says what to install.
+        """
+        if SIMULATED:
+            return cuda.jit(self.function)
+        for tell in LISTENERS:
+            tell(self.__name__)
+        bounds = getattr(self.entry, "launch_bounds", None)
+        try:
+            return cuda.jit(self.signature, launch_bounds=bounds)(self.entry)
+        except Exception as error:
+            raise_explained(error)
+
+    def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
+        """Launch it, and return before it is done.
+
+        Args:
+            grid: blocks along x, or along x, y and z; with 0 along some axis nothing is launched.
+            arguments: contiguous `DeviceArray`s, None where the kernel does not look, numbers, and NamedTuples of
+                these. One that has arrays must have `pointers` as its property `pointer`.
+
+        Raises:
+            TinypruneError, MemoryError: if the GPU refuses, or an earlier kernel has failed.
+        """
+        if 0 in grid if isinstance(grid, tuple) else not grid:
+            return
+        given: list[Any] = []
+        for x, spread in zip(arguments, self.spread, strict=True):
+            x = NULL if x is None else getattr(x, "pointer", x)
+            if spread:
+                given.extend(x)
+            else:
+                given.append(x)
+        launch = self.launches.get(grid)
+        if launch is None:
+            launch = self.compiled[grid, self.threads]
+            if not SIMULATED:  # the simulator returns the kernel itself, which remembers the last grid
+                self.launches[grid] = launch
+        try:
+            launch(*given)
+        except Exception as error:
+            raise_explained(error)
+
+
+LISTENERS: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def compilations(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call `tell(name)` for every kernel compiled inside the context. The simulator compiles none."""
+    LISTENERS.append(tell)
+    try:
+        yield
+    finally:
+        LISTENERS.remove(tell)
+
+
+NULL = Window(np.empty(0, np.float32)) if SIMULATED else 0
+
+
+def pointers(arrays: Any) -> Any:
+    """Return a NamedTuple of arrays as a kernel takes it, with the pointer of each."""
+    return arrays._make([NULL if x is None else x.pointer for x in arrays])
+
+
+KERNELS: list[Kernel] = []  # all of them, for the compile tests and `tinyprune bench cuda`
+
+
+def kernel(
+    *arguments: Any,
+    threads: int | tuple[int, int],
+    name: str | None = None,
+    hot: bool = False,
+    float64: bool = False,
+    resident: int = 0,
+) -> Callable[[Callable], Kernel]:
+    """Make a kernel from a function with arguments of these types; see `Kernel`. Variants need names of their own."""
+
+    def made(function: Callable) -> Kernel:
+        function.__name__ = name or function.__name__
+        KERNELS.append(Kernel(function, arguments, threads, hot, float64, resident))
+        return KERNELS[-1]
+
+    return made
+
+
+def blocks(size: int, each: int) -> int:
+    """Return how many blocks of `each` cover `size`; the last may be partly empty."""
+    return -(-size // each)

@@ -1,0 +1,143 @@
+"""A pool of the GPU's memory, and copies to it and from it.
+
+Asking the driver for memory stops the GPU, and every training step needs the same sizes. So a block returns to a free
+list when the last array that uses it is freed, and serves the next request of its size class, as in
+`kernels.cpu.workspace`. All kernels run in order on the default stream, so a recycled block is written only after
+earlier kernels have read it.
+
+In the simulator a block is main memory, filled with NaN when it is taken, so that a kernel that reads what nobody has
+written is noticed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cuda.device.jit import SIMULATED, Window
+from tinyprune.kernels.gpu import raise_explained
+
+SMALLEST = 64  # entries of 4 bytes
+GARBAGE = np.int32(-1)  # as float32 a NaN
+
+
+def size_class(entries: int) -> int:
+    """Round up to a multiple of 64, and by at most an eighth: nearly equal sizes share blocks."""
+    step = max(SMALLEST, 1 << max(entries.bit_length() - 4, 0))
+    return max(-(-entries // step) * step, SMALLEST)
+
+
+class Pool:
+    """Free blocks of 4-byte entries by size class, and counts of entries used and free."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[Any]] = {}
+        self.entries_free = 0
+        self.entries_used = 0
+        self.most_used = 0
+
+    def take(self, size: int) -> Any:
+        """Take a block of `size` entries, recycled if possible."""
+        if self.free.get(size):
+            block = self.free[size].pop()
+            self.entries_free -= size
+        else:
+            block = self.fresh(size)
+        self.entries_used += size
+        self.most_used = max(self.most_used, self.entries_used)
+        if SIMULATED:
+            block[:] = GARBAGE
+        return block
+
+    def fresh(self, size: int) -> Any:
+        """Allocate a block. Raises MemoryError if the GPU has no room for it."""
+        try:
+            return allocate(size)
+        except MemoryError:
+            # Idle blocks are freed only now: freeing and allocating stop the GPU, and sizes come and go with gates that
+            # open and close, or with rare words.
+            self.clear()
+            try:
+                return allocate(size)
+            except MemoryError:
+                used = 4 * self.entries_used / 2**20
+                raise MemoryError(
+                    f"the GPU has no room for {4 * size / 2**20:.0f} MiB more beside the {used:.0f} MiB in use here"
+                ) from None
+
+    def give(self, size: int, block: Any) -> None:
+        """Return a block to the pool."""
+        self.entries_used -= size
+        self.entries_free += size
+        self.free.setdefault(size, []).append(block)
+
+    def clear(self) -> None:
+        """Free all idle blocks."""
+        self.free.clear()
+        self.entries_free = 0
+
+
+def allocate(size: int) -> Any:
+    """Allocate entries from the driver. Raises MemoryError if there is no room."""
+    if SIMULATED:
+        return np.empty(size, np.int32)
+    try:
+        return cuda.device_array(size, np.int32)
+    except Exception as error:
+        raise_explained(error)
+
+
+POOL = Pool()
+
+
+class Lease:
+    """A block that arrays use; it returns to the pool when the last of them is freed.
+
+    Args:
+        entries: needed, of 4 bytes each.
+    """
+
+    __slots__ = ("address", "block", "give", "size")
+
+    def __init__(self, entries: int) -> None:
+        self.size = size_class(entries)
+        self.block = POOL.take(self.size)
+        self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
+        self.address = 0 if SIMULATED else self.block.__cuda_array_interface__["data"][0]
+
+    def __del__(self) -> None:
+        if hasattr(self, "give"):
+            self.give(self.size, self.block)
+
+    def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
+        """Return what a kernel gets for the entries from `first` on."""
+        if SIMULATED:
+            return Window(self.block[first : first + entries].view(dtype), first)
+        return self.address + 4 * first
+
+    def write(self, first: int, values: NDArray) -> None:
+        """Copy a flat array from main memory."""
+        values = values.view(np.int32)
+        part = self.block[first : first + values.size]
+        if SIMULATED:
+            part[:] = values
+            return
+        try:
+            part.copy_to_device(values)
+        except Exception as error:
+            raise_explained(error)
+
+    def read(self, first: int, values: NDArray) -> None:
+        """Copy to a flat array in main memory, after the kernels launched before have finished."""
+        values = values.view(np.int32)
+        part = self.block[first : first + values.size]
+        if SIMULATED:
+            values[:] = part
+            return
+        try:
+            part.copy_to_host(values)
+        except Exception as error:
+            raise_explained(error)

@@ -1,0 +1,201 @@
+"""Attention over context and persistent vectors, with gated heads, on a GPU. See `tinyprune.ops.attention`.
+
+Forward is one pass through the keys (`attend.forward`). Backward is four launches, which recompute the weights from the
+saved log-sum-exp: `attend.queries` (dq), `attend.keys` for keys of the context (dk, dv, du) and again for persistent
+ones (dpk, dpv), `attend.distances` (dr, dw). None stores a T × S matrix, and no block adds to what another has written:
+every sum has one order, which depends on the shapes alone. `attend.tiles` is what they share.
+
+The price is that each of the four recomputes scores and do·v: 14 products of vectors for a query and a key of the
+context and 7 for a persistent key, where 8 and 5 would do if blocks added to each other's results in any order.
+
+Dh is rounded up to the width of the next kernel, at most 64. Arrays whose Dh is not a multiple of 4 are copied first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyprune.errors import UsageError
+from tinyprune.kernels.cuda.attend.arguments import Inputs, Keys, Saved, Scales, Sizes
+from tinyprune.kernels.cuda.attend.distances import DISTANCES_BACKWARD
+from tinyprune.kernels.cuda.attend.forward import FORWARD
+from tinyprune.kernels.cuda.attend.keys import KEYS_BACKWARD
+from tinyprune.kernels.cuda.attend.queries import QUERIES_BACKWARD
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import Kernel, blocks
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
+from tinyprune.kernels.cuda.parts.masks import KEEP_ALL, Dropout, mask_of
+from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
+from tinyprune.ops.attention import check_arguments
+from tinyprune.ops.dropout import draw_keys
+
+LOG2_E = math.log2(math.e)
+BLOCKS = 1024  # about how many there are for gradients that are summed over the batch, group by group
+
+
+class AttentionCache(NamedTuple):
+    """What `attention_backward` needs."""
+
+    inputs: Inputs
+    u: DeviceArray | None  # (H, W), and so w
+    w: DeviceArray | None
+    sizes: Sizes
+    scale: float
+    weight: float  # scale / (1 − dropout)
+    dropout: Dropout
+    lse: DeviceArray  # base-2 logarithm of Σ 2^s, (B, T, H)
+    o: DeviceArray  # head outputs before their gates, (B, T, H, Dh)
+
+    @property
+    def relative(self) -> bool:
+        """Whether there are position keys."""
+        return self.inputs.r is not None
+
+    @property
+    def gated(self) -> bool:
+        """Whether there are gates."""
+        return self.inputs.gate is not None
+
+
+def attention_forward(
+    q: DeviceArray,
+    k: DeviceArray,
+    v: DeviceArray,
+    r: DeviceArray | None = None,
+    u: DeviceArray | None = None,
+    w: DeviceArray | None = None,
+    pk: DeviceArray | None = None,
+    pv: DeviceArray | None = None,
+    gate: DeviceArray | None = None,
+    *,
+    span: int | None = None,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> tuple[DeviceArray, AttentionCache]:
+    """`ops.attention_forward` for float32 and Dh ≤ 64. The cache has the head outputs `o`; weights are not kept."""
+    check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout)
+    optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
+    check_floats(q=q, k=k, v=v, **{name: x for name, x in optional.items() if x is not None})
+    B, T, H, Dh = q.shape
+    S, N = k.shape[1], 0 if pk is None else pk.shape[1]
+    attend = variant(FORWARD, Dh)
+    q, k, v, r, u, w, pk, pv = (x if x is None else wide(x) for x in (q, k, v, r, u, w, pk, pv))
+    biases = (None, None) if r is None else (row_dots(k, u), row_dots(r, w))
+    inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
+    sizes = Sizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
+    raised, mask = 1.0, KEEP_ALL
+    if rng is not None and dropout > 0:
+        raised, mask = 1 / (1 - dropout), mask_of(dropout, draw_keys(rng))
+
+    out, o, lse = empty(q.shape), empty(q.shape), empty((B, T, H))
+    grid = B, H, blocks(T, attend.tiles.queries)
+    attend(
+        grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, r is not None, gate is not None, mask
+    )  # fmt: skip
+    o = narrow(o, Dh)
+    cache = AttentionCache(inputs, u, w, sizes, float(scale), float(scale) * raised, mask, lse, o)
+    return narrow(out, Dh), cache
+
+
+def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[DeviceArray | None, ...]:
+    """Gradients of `attention_forward` in argument order, as `ops.attention_backward`; None for what was None."""
+    c = cache
+    check_gradient(dout, c.o.shape)
+    dout = wide(dout)
+    saved = Saved(dout, c.lse, row_dots(dout, wide(c.o), c.scale))
+    dq = query_gradients(saved, c)
+    dk, dv, du = key_gradients(saved, c)
+    dr, dw = distance_gradients(saved, c) if c.relative else (None, None)
+    dpk, dpv = (None, None) if c.inputs.pk is None else persistent_gradients(saved, c)
+    dgate = column_sums(saved.delta.reshape(-1, c.sizes.H)) if c.gated else None
+    return dq, dk, dv, dr, du, dw, dpk, dpv, dgate
+
+
+def query_gradients(saved: Saved, c: AttentionCache) -> DeviceArray:
+    """Compute dq."""
+    (B, T, H, Dh), N = c.o.shape, c.sizes.N
+    kernel = variant(QUERIES_BACKWARD, Dh)
+    dq = empty(c.inputs.q.shape)
+    grid = B, H, blocks(T, kernel.tiles.queries)
+    scales, to_key = scales_of(Dh, N, c.weight), 1 / math.sqrt(Dh)
+    kernel(grid, c.inputs, saved, dq, c.sizes, *scales, to_key, c.relative, c.gated, c.dropout)
+    return narrow(dq, Dh)
+
+
+def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:
+    """Compute dk, dv and du."""
+    B, Dh = len(c.o), c.o.shape[-1]
+    _, S, H, N, W, _ = c.sizes
+    kernel = variant(KEYS_BACKWARD, Dh)
+    tiles = blocks(S, kernel.tiles.keys)
+    dk, dv = empty(c.inputs.k.shape), empty(c.inputs.k.shape)
+    du = empty((B * tiles, H * W)) if c.relative else None
+    keys, (scales, _), to_key = Keys(S, 1, S * H * W, W, H * W), scales_of(Dh, N, c.weight), 1 / math.sqrt(Dh)
+    kernel(
+        (B, H, tiles), c.inputs, saved, c.u, dk, dv, du, B, c.sizes, keys, scales, to_key, True, c.relative, c.gated,
+        c.dropout,
+    )  # fmt: skip
+    return narrow(dk, Dh), narrow(dv, Dh), slot_sum(du, c.u.shape, Dh) if c.relative else None
+
+
+def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
+    """Compute dpk and dpv."""
+    B, Dh = len(c.o), c.o.shape[-1]
+    _, _, H, N, W, _ = c.sizes
+    kernel = variant(KEYS_BACKWARD, Dh)
+    tiles = blocks(N, kernel.tiles.keys)
+    group, slots = groups(B, H * tiles)
+    dpk, dpv = empty((slots, H, N, W)), empty((slots, H, N, W))
+    keys, (_, scales) = Keys(N, group, H * N * W, N * W, W), scales_of(Dh, N, c.weight)
+    kernel(
+        (slots, H, tiles), c.inputs, saved, None, dpk, dpv, None, B, c.sizes, keys, scales, 1.0, False, False, c.gated,
+        c.dropout,
+    )  # fmt: skip
+    return slot_sum(dpk, c.inputs.pk.shape, Dh), slot_sum(dpv, c.inputs.pk.shape, Dh)
+
+
+def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
+    """Compute dr and dw."""
+    B, Dh = len(c.o), c.o.shape[-1]
+    _, S, H, N, W, _ = c.sizes
+    kernel = variant(DISTANCES_BACKWARD, Dh)
+    tiles = blocks(S, kernel.tiles.keys)
+    group, slots = groups(B, H * tiles)
+    dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
+    scales, _ = scales_of(Dh, N, c.weight)
+    to_key = 1 / math.sqrt(Dh)
+    kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, c.sizes, group, scales, to_key, c.gated, c.dropout)
+    return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.w.shape, Dh)
+
+
+def scales_of(Dh: int, N: int, weight: float) -> tuple[Scales, Scales]:
+    """Return the factors of keys of the context, and of persistent keys."""
+    return Scales(LOG2_E / math.sqrt(Dh), weight), Scales(LOG2_E, weight * math.sqrt(N))
+
+
+def variant(kernels: dict[int, Kernel], Dh: int) -> Kernel:
+    """Return the narrowest kernel that Dh fits into. Raises UsageError if there is none."""
+    if Dh > max(kernels):
+        raise UsageError(
+            f"heads have at most {max(kernels)} numbers (Dh = D / H) on a GPU, got {Dh}; make D smaller or H larger, "
+            "or use --backend numba"
+        )
+    return kernels[min(width for width in kernels if width >= Dh)]
+
+
+def groups(B: int, each: int) -> tuple[int, int]:
+    """Cut the batch into groups, each of which makes so many blocks: return entries of a group, and groups."""
+    group = max(blocks(B * each, BLOCKS), 1)
+    return group, max(blocks(B, group), 1)
+
+
+def slot_sum(slots: DeviceArray, shape: tuple[int, ...], Dh: int) -> DeviceArray:
+    """Sum slots, each of which has the entries of `shape` (…, W), and narrow the sum to (…, Dh)."""
+    size = math.prod(shape)
+    flat = slots.reshape(slots.size // size if size else 1, size)
+    return narrow((flat if len(flat) == 1 else column_sums(flat)).reshape(shape), Dh)

@@ -1,0 +1,105 @@
+"""One layer's attention block for one token of a text that is being generated. See `tinyprune.ops.attention_step`.
+
+    y = x + Wo · attention(LayerNorm(x)) + bo        x, y (D,)
+
+These are the operations of training, with one query. The keys and values that it sees are copied from the ring buffers
+in the order of the text, the newest last: few bytes compared with the weights, which are all read for every token.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyprune import ops
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
+from tinyprune.kernels.cuda.layers.add import add
+from tinyprune.kernels.cuda.layers.attention import attention_forward
+from tinyprune.kernels.cuda.layers.layernorm import layernorm_forward
+from tinyprune.kernels.cuda.layers.linear import linear_forward
+from tinyprune.kernels.cuda.layers.projections import projections_forward
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
+from tinyprune.kernels.cuda.parts.copies import contiguous, copied, zeros
+from tinyprune.ops.attention_step import check_step
+
+THREADS = 128
+
+
+@kernel(floats, floats, int32, int32, int32, int32, int32, floats, threads=THREADS)
+def unroll(ring, newest, first, C, visible, width, size, out):
+    """out (visible, width): rows from `first` of ring (C, width), modulo C, and the newest as the last one."""
+    i = cuda.grid(1)
+    if i < size:
+        row, column = i // width, i % width
+        out[i] = newest[column] if row == visible - 1 else ring[(first + row) % C * width + column]
+
+
+def in_order(ring: DeviceArray, newest: DeviceArray, read: int) -> DeviceArray:
+    """Return what the newest token sees of the ring (C, H, Dh), itself included: (1, visible, H, Dh)."""
+    C, H, Dh = ring.shape
+    visible, width = min(read + 1, C), H * Dh
+    out = empty((1, visible, H, Dh))
+    first = (read + 1 - visible) % C
+    unroll(blocks(out.size, THREADS), ring, newest, first, C, visible, width, out.size, out)
+    return out
+
+
+def attention_step(
+    x: DeviceArray,
+    keys: DeviceArray,
+    values: DeviceArray,
+    r: DeviceArray | None,
+    read: int,
+    *,
+    ln_scale: DeviceArray,
+    ln_bias: DeviceArray,
+    Wq: DeviceArray,
+    Wk: DeviceArray,
+    Wv: DeviceArray,
+    Wo: DeviceArray,
+    bo: DeviceArray,
+    u: DeviceArray | None = None,
+    w: DeviceArray | None = None,
+    pk: DeviceArray | None = None,
+    pv: DeviceArray | None = None,
+    gate: DeviceArray | None = None,
+    scale: float = 1.0,
+) -> DeviceArray:
+    """Compute the block's output for the newest token, and keep its key and value: `ops.attention_step` for float32."""
+    check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
+    check_floats(x=x, keys=keys, values=values)
+    check_in_place(keys=keys, values=values)
+    D = len(x)
+    C, H, Dh = keys.shape
+    n, _ = layernorm_forward(x, ln_scale, ln_bias)
+    (q, k, v), _ = projections_forward(contiguous(n).reshape(1, 1, D), Wq, Wk, Wv, 1)  # (1, 1, H·Dh)
+    o, _ = attention_forward(
+        q.reshape(1, 1, H, Dh),
+        in_order(keys, k, read),
+        in_order(values, v, read),
+        None if r is None else r[: min(read + 1, C)],
+        u,
+        w,
+        pk,
+        pv,
+        gate,
+        scale=scale,
+    )  # (1, 1, H, Dh)
+    y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
+    for newest, ring in ((k, keys), (v, values)):  # write the buffers last, when nothing can fail any more
+        copied(newest, ring[read % C])
+    return add(x, y)
+
+
+class AttentionStep(ops.AttentionStep):
+    """A layer's attention block with its buffers in the GPU's memory. Arguments as in `ops.AttentionStep`."""
+
+    def buffer(self, shape: tuple[int, ...], dtype: np.dtype) -> DeviceArray:
+        """Return zeros, float32 whatever the dtype."""
+        return zeros(shape)
+
+    def __call__(self, x: DeviceArray) -> DeviceArray:
+        """Process one token: return y for x, both (D,)."""
+        y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments)
+        self.read += 1
+        return y

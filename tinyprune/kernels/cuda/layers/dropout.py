@@ -1,0 +1,55 @@
+"""Dropout: set a random share of the entries to zero and scale the others up. See `tinyprune.ops.dropout`.
+
+    for i: out[i] = x[i] · (1 / (1 − rate) if kept(i) else 0)
+
+One thread for each entry. The mask is never stored: some fifteen instructions recompute it for an entry, in forward and
+again in backward, which is faster than reading it from memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, keep_factor, mask_of
+from tinyprune.ops.dropout import check_rate, draw_keys
+
+THREADS = 256
+
+
+@kernel(floats, DROPOUT, int32, floats, threads=THREADS, hot=True)
+def drop(x, dropout, size, out):
+    """out[i] = x[i] · factor if kept, else x[i] · 0: as in NumPy, NaN and inf become NaN."""
+    i = cuda.grid(1)
+    if i < size:
+        out[i] = x[i] * keep_factor(i, dropout)
+
+
+def apply(x: DeviceArray, rate: float, keys: tuple[int, int]) -> DeviceArray:
+    """Return x · keep / (1 − rate)."""
+    out = empty(x.shape)
+    drop(blocks(x.size, THREADS), contiguous(x), mask_of(rate, keys), x.size, out)
+    return out
+
+
+def dropout_forward(x: DeviceArray, rate: float, rng: np.random.Generator | None) -> tuple[DeviceArray, tuple]:
+    """Drop a share `rate` of `x`: `ops.dropout_forward` for float32."""
+    check_rate("rate", rate)
+    check_floats(x=x)
+    if rng is None or rate == 0:
+        return x, (None, 0.0, x.shape)
+    keys = draw_keys(rng)
+    return apply(x, rate, keys), (keys, rate, x.shape)
+
+
+def dropout_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
+    """Gradient of `dropout_forward`, as `ops.dropout_backward`; the mask is recomputed."""
+    keys, rate, shape = cache
+    check_gradient(dout, shape)
+    if keys is None:
+        return dout
+    # out = x * keep / (1 - rate)
+    return apply(dout, rate, keys)

@@ -1,0 +1,61 @@
+"""Feed-forward block of the ordinary Transformer, one hidden layer with a ReLU. See `tinyprune.ops.feedforward`.
+
+    for r: h[r] = max(x[r] · W1 + b1, 0);  out[r] = h[r] · W2 + b2
+
+Two linear maps. The first product applies the ReLU before it writes, which saves a pass over h. Only h is kept, since
+h > 0 is true where the input of the ReLU was positive.
+"""
+
+from __future__ import annotations
+
+from tinyprune.kernels.cuda.device.array import DeviceArray
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.layers.linear import linear_backward, linear_forward, matrix
+from tinyprune.kernels.cuda.parts.arguments import check_floats
+from tinyprune.kernels.cuda.products.matmul import matmul
+from tinyprune.ops.feedforward import check_arguments
+
+THREADS = 256
+
+
+@kernel(floats, floats, int32, threads=THREADS)
+def rectify_gradient(dh, h, size):
+    """dh *= 1 where h > 0, else 0, in place, flat: a thread for each number."""
+    i = cuda.grid(1)
+    if i < size:
+        dh[i] *= float32(1) if h[i] > float32(0) else float32(0)
+
+
+def feedforward_forward(
+    x: DeviceArray,
+    W1: DeviceArray,
+    b1: DeviceArray,
+    W2: DeviceArray,
+    b2: DeviceArray,
+    *,
+    precision: str = "float32",
+) -> tuple[DeviceArray, tuple]:
+    """Two linear maps with a ReLU between them: `ops.feedforward_forward` for float32.
+
+    precision: of the products, here and in backward; see `matmul`.
+    """
+    check_floats(x=x, W1=W1, b1=b1, W2=W2, b2=b2)
+    check_arguments(x, W1, b1, W2, b2)
+    h = matmul(matrix(x), W1, bias=b1, relu=True, precision=precision)
+    out, cache2 = linear_forward(h if x.ndim > 1 else h[0], W2, b2, precision=precision)
+    return out, ((x, W1, True, precision), cache2)
+
+
+def feedforward_backward(
+    dout: DeviceArray, cache: tuple
+) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
+    """Gradients of `feedforward_forward`, as `ops.feedforward_backward`."""
+    cache1, cache2 = cache
+    h = cache2[0]
+    # out = h W2 + b2
+    dh, dW2, db2 = linear_backward(dout, cache2)
+    # h = max(a, 0)
+    rectify_gradient(blocks(h.size, THREADS), dh, h, h.size)
+    # a = x W1 + b1
+    dx, dW1, db1 = linear_backward(dh, cache1)
+    return dx, dW1, db1, dW2, db2

@@ -1,0 +1,117 @@
+"""LayerNorm: zero mean and unit variance for every feature vector, then scale and shift. See `tinyprune.ops.layernorm`.
+
+    for each row: mean = Σ x / D;  std = sqrt(Σ (x − mean)² / D + eps);  out = (x − mean) / std · scale + bias
+
+One block for each row; neighbouring threads read neighbouring features. Backward recomputes n from x, and the mean and
+1 / std of each row. dscale and dbias are sums over all rows: a block sums 32 features over a run of rows, and then the
+runs are summed in order, so no bit depends on which block runs first.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.sums import LINES, RUN, WIDE, block_sum, column_sums
+from tinyprune.ops.layernorm import check_scale_and_bias
+
+THREADS = 128
+
+
+@kernel(floats, floats, floats, int32, float32, floats, floats, floats, threads=THREADS, hot=True)
+def normalise(x, scale, bias, D, eps, out, means, inverses):
+    """out, and the mean and 1 / std of each row: a block for each row."""
+    scratch = cuda.shared.array(THREADS, float32)
+    row, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    at, size = row * D, float32(D)
+    total = float32(0)
+    for d in range(thread, D, THREADS):
+        total += x[at + d]
+    mean = block_sum(total, scratch) / size
+    total = float32(0)
+    for d in range(thread, D, THREADS):
+        centred = x[at + d] - mean
+        total += centred * centred
+    inverse = float32(1) / math.sqrt(block_sum(total, scratch) / size + eps)
+    for d in range(thread, D, THREADS):
+        out[at + d] = (x[at + d] - mean) * inverse * scale[d] + bias[d]
+    if thread == 0:
+        means[row], inverses[row] = mean, inverse
+
+
+@kernel(floats, floats, floats, floats, floats, int32, floats, threads=THREADS, hot=True)
+def normalise_backward(dout, x, means, inverses, scale, D, dx):
+    """dx: a block for each row.
+
+    dx = (dn − mean_d dn − n · mean_d(dn · n)) / std
+    """
+    scratch = cuda.shared.array(THREADS, float32)
+    row, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    at, size = row * D, float32(D)
+    mean, inverse = means[row], inverses[row]
+    dn_sum, dn_n_sum = float32(0), float32(0)
+    for d in range(thread, D, THREADS):
+        dn = dout[at + d] * scale[d]
+        dn_sum += dn
+        dn_n_sum += dn * (x[at + d] - mean) * inverse
+    dn_mean = block_sum(dn_sum, scratch) / size
+    dn_n_mean = block_sum(dn_n_sum, scratch) / size
+    for d in range(thread, D, THREADS):
+        n = (x[at + d] - mean) * inverse
+        dx[at + d] = (dout[at + d] * scale[d] - dn_mean - n * dn_n_mean) * inverse
+
+
+@kernel(floats, floats, floats, floats, int32, int32, floats, threads=(WIDE, LINES), hot=True)
+def parameter_gradients(dout, x, means, inverses, R, D, sums):
+    """sums (runs, 2, D): the part of each run of rows in dscale = Σ dout · n and in dbias = Σ dout."""
+    scratch = cuda.shared.array((2, LINES, WIDE), float32)
+    column, line, run = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
+    d = cuda.blockIdx.x * WIDE + column
+    end = min((run + 1) * RUN, R)
+    dscale, dbias = float32(0), float32(0)
+    if d < D:
+        for row in range(run * RUN + line, end, LINES):
+            g = dout[row * D + d]
+            dscale += g * (x[row * D + d] - means[row]) * inverses[row]
+            dbias += g
+    scratch[0, line, column] = dscale
+    scratch[1, line, column] = dbias
+    cuda.syncthreads()  # all lines have written before the first one sums them
+    if line == 0 and d < D:
+        for other in range(1, LINES):
+            dscale += scratch[0, other, column]
+            dbias += scratch[1, other, column]
+        sums[2 * run * D + d] = dscale
+        sums[(2 * run + 1) * D + d] = dbias
+
+
+def layernorm_forward(
+    x: DeviceArray, scale: DeviceArray, bias: DeviceArray, eps: float = 1e-5
+) -> tuple[DeviceArray, tuple]:
+    """Normalise the last axis of `x`, then scale and shift it: `ops.layernorm_forward` for float32."""
+    check_floats(x=x, scale=scale, bias=bias)
+    check_scale_and_bias(x, scale, bias)
+    x, scale, bias = contiguous(x), contiguous(scale), contiguous(bias)
+    D = x.shape[-1]
+    R = math.prod(x.shape[:-1])
+    out, means, inverses = empty(x.shape), empty(R), empty(R)
+    normalise(R, x, scale, bias, D, eps, out, means, inverses)
+    return out, (x, means, inverses, scale)
+
+
+def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """Gradients of `layernorm_forward` in argument order, as `ops.layernorm_backward`."""
+    x, means, inverses, scale = cache
+    check_gradient(dout, x.shape)
+    dout = contiguous(dout)
+    D, R = scale.size, means.size
+    dx = empty(x.shape)
+    normalise_backward(R, dout, x, means, inverses, scale, D, dx)
+    runs = max(blocks(R, RUN), 1)
+    sums = empty((runs, 2 * D))
+    parameter_gradients((blocks(D, WIDE), runs), dout, x, means, inverses, R, D, sums)
+    dparameters = column_sums(sums)
+    return dx, dparameters[:D], dparameters[D:]

@@ -1,0 +1,55 @@
+"""Linear: multiply the last axis by a matrix and add a bias. See `tinyprune.ops.linear`.
+
+    for r, o: out[r, o] = b[o] + Σ_k x[r, k] · W[k, o]
+
+Three products, see `products.matmul`, which reads x and W in place, even if x is a view of a few positions and W a
+transposed matrix. Then dW is a transposed view as well, whose `.T` has the layout of that matrix.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyprune.kernels.cuda.device.array import DeviceArray
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.sums import column_sums
+from tinyprune.kernels.cuda.products.matmul import matmul, rows_of
+from tinyprune.ops.linear import check_arguments
+
+
+def matrix(x: DeviceArray) -> DeviceArray:
+    """Return `x` as `matmul` takes it: a vector becomes a matrix of one row."""
+    return contiguous(x).reshape(1, x.size) if x.ndim == 1 else x
+
+
+def linear_forward(
+    x: DeviceArray, W: DeviceArray, b: DeviceArray | None = None, *, precision: str = "float32"
+) -> tuple[DeviceArray, tuple]:
+    """Multiply the last axis of `x` by `W` and add `b`: `ops.linear_forward` for float32.
+
+    precision: of the products, here and in backward; see `matmul`.
+    """
+    check_floats(x=x, W=W)
+    if b is not None:
+        check_floats(b=b)
+    check_arguments(x, W, b)
+    out = matmul(matrix(x), W, bias=b, precision=precision)
+    return out if x.ndim > 1 else out[0], (x, W, b is not None, precision)
+
+
+def linear_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:
+    """Gradients of `linear_forward`, as `ops.linear_backward`."""
+    x, W, has_bias, precision = cache
+    K, O = W.shape
+    check_gradient(dout, (*x.shape[:-1], O))
+    rows, dout_rows = matrix(x), matrix(dout)
+    # out = x @ W
+    dx = matmul(dout_rows, W, transpose_b=True, precision=precision)
+    if rows_of(W.shape, W.strides):
+        dW = matmul(rows, dout_rows, transpose_a=True, precision=precision)
+    else:
+        dW = matmul(dout_rows, rows, transpose_a=True, precision=precision).T
+    # out += b
+    db = column_sums(contiguous(dout).reshape(math.prod(dout.shape[:-1]), O)) if has_bias else None
+    return dx if x.ndim > 1 else dx[0], dW, db

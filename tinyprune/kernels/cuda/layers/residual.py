@@ -1,0 +1,49 @@
+"""Residual connection: x plus y after dropout. See `tinyprune.ops.residual`.
+
+    for i: out[i] = x[i] + y[i] · (1 / (1 − dropout) if kept(i) else 0)
+
+One thread for each entry, in one pass: y after dropout is not stored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
+from tinyprune.kernels.cuda.layers.add import add
+from tinyprune.kernels.cuda.layers.dropout import dropout_backward
+from tinyprune.kernels.cuda.parts.arguments import check_alike
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, keep_factor, mask_of
+from tinyprune.ops.dropout import check_rate, draw_keys
+
+THREADS = 256
+
+
+@kernel(floats, floats, DROPOUT, int32, floats, threads=THREADS, hot=True)
+def add_dropped(x, y, dropout, size, out):
+    """out = x + y · (factor where kept, else 0), all flat."""
+    i = cuda.grid(1)
+    if i < size:
+        out[i] = x[i] + y[i] * keep_factor(i, dropout)
+
+
+def residual_forward(
+    x: DeviceArray, y: DeviceArray, dropout: float = 0.0, rng: np.random.Generator | None = None
+) -> tuple[DeviceArray, tuple]:
+    """x + dropout(y): `ops.residual_forward` for float32."""
+    check_alike(x=x, y=y)
+    check_rate("dropout", dropout)
+    if rng is None or dropout == 0:
+        return add(x, y), (None, 0.0, x.shape)
+    keys = draw_keys(rng)
+    out = empty(x.shape)
+    add_dropped(blocks(x.size, THREADS), contiguous(x), contiguous(y), mask_of(dropout, keys), x.size, out)
+    return out, (keys, dropout, x.shape)
+
+
+def residual_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
+    """Gradients of `residual_forward`, as `ops.residual_backward`; that of x is `dout` itself."""
+    # out = x + dropout(y)
+    return dout, dropout_backward(dout, cache)

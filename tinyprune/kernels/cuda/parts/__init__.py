@@ -1,0 +1,1 @@
+"""Pieces that several operations share: checks of arguments, copies, sums."""

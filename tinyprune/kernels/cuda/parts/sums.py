@@ -1,0 +1,125 @@
+"""Sums over the threads of a block, over the columns of a matrix, and products of rows. Each has one fixed order.
+
+`block_sum`, `block_max`: half of the threads add what the other half found: 128 add what 128 others have, then 64, 32,
+… 1. Each step waits for the one before.
+
+`column_sums`: a block takes 32 neighbouring columns and a run of rows. Its 8 lines of threads take every eighth row,
+and their sums are joined in shared memory. The sums of the runs are rows again, and are summed in the same way.
+
+`row_dots`: a block takes 16 rows with 8 threads each, whose sums are joined in shared memory.
+
+The orders depend on shapes and numbers of threads alone, so every result is the same each time.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
+
+WIDE = 32  # columns of a block of `column_sums`
+LINES = 8  # of its threads
+RUN = 64  # rows of a block
+LANES, DOT_ROWS = 8, 16  # threads for each row of `row_dots`, and rows of a block
+
+
+@device
+def block_sum(value, scratch):
+    """Return Σ value over all threads of the block (along x alone, a power of 2) to every thread.
+
+    scratch: shared memory, an entry for each thread. It may be used again at once.
+    """
+    x = cuda.threadIdx.x
+    scratch[x] = value
+    half = cuda.blockDim.x // 2
+    while half > 0:
+        cuda.syncthreads()  # the other half has written what this half reads
+        if x < half:
+            scratch[x] += scratch[x + half]
+        half //= 2
+    cuda.syncthreads()  # the sum is there before anyone reads it
+    total = scratch[0]
+    cuda.syncthreads()  # everyone has read it before its place is used again
+    return total
+
+
+@device
+def block_max(value, scratch):
+    """Return the largest value of all threads of the block, as `block_sum` does; NaN if one is NaN."""
+    x = cuda.threadIdx.x
+    scratch[x] = value
+    half = cuda.blockDim.x // 2
+    while half > 0:
+        cuda.syncthreads()  # the other half has written what this half reads
+        if x < half:
+            other = scratch[x + half]
+            # a NaN is not equal to itself, and not larger than anything
+            if other > scratch[x] or other != other:
+                scratch[x] = other
+        half //= 2
+    cuda.syncthreads()  # the maximum is there before anyone reads it
+    highest = scratch[0]
+    cuda.syncthreads()  # everyone has read it before its place is used again
+    return highest
+
+
+@kernel(floats, int32, int32, floats, threads=(WIDE, LINES))
+def run_sums(x, R, C, out):
+    """out (runs, C): the sums over each run of rows of x (R, C)."""
+    scratch = cuda.shared.array((LINES, WIDE), float32)
+    column, line, run = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
+    c = cuda.blockIdx.x * WIDE + column
+    end = min((run + 1) * RUN, R)
+    total = float32(0)
+    if c < C:
+        for r in range(run * RUN + line, end, LINES):
+            total += x[r * C + c]
+    scratch[line, column] = total
+    cuda.syncthreads()  # all lines have written before the first one sums them
+    if line == 0 and c < C:
+        for other in range(1, LINES):
+            total += scratch[other, column]
+        out[run * C + c] = total
+
+
+def column_sums(x: DeviceArray) -> DeviceArray:
+    """Sum a contiguous matrix (R, C) over its rows: out[c] = Σ_r x[r, c], (C,); zeros if there are no rows."""
+    R, C = x.shape
+    while True:
+        runs = max(blocks(R, RUN), 1)
+        out = empty((runs, C))
+        run_sums((blocks(C, WIDE), runs), x, R, C, out)
+        if runs == 1:
+            return out.reshape(C)
+        x, R = out, runs
+
+
+@kernel(floats, floats, int32, int32, int32, int32, float32, floats, threads=(LANES, DOT_ROWS))
+def dot_rows(x, y, R, H, D, y_step, factor, out):
+    """out (R, H): a block for 16 r of one h. y_step: entries from row r of y to the next one."""
+    scratch = cuda.shared.array((DOT_ROWS, LANES), float32)
+    lane, line, h = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
+    r = cuda.blockIdx.x * DOT_ROWS + line
+    total = float32(0)
+    if r < R:
+        for d in range(lane, D, LANES):
+            total += x[(r * H + h) * D + d] * y[r * y_step + h * D + d]
+    scratch[line, lane] = total
+    cuda.syncthreads()  # all lanes have written before the first one sums them
+    if lane == 0 and r < R:
+        for other in range(1, LANES):
+            total += scratch[line, other]
+        out[r * H + h] = total * factor
+
+
+def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray:
+    """Multiply x (…, H, D) by y, of the same shape or (H, D), row by row: out[r, h] = factor · Σ_d x · y, (…, H).
+
+    Both are contiguous.
+    """
+    *rows, H, D = x.shape
+    R = math.prod(rows)
+    out = empty((*rows, H))
+    dot_rows((blocks(R, DOT_ROWS), H), x, y, R, H, D, H * D if y.ndim == x.ndim else 0, factor, out)
+    return out

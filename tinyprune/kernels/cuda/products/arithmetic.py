@@ -1,0 +1,77 @@
+"""What the kernels of the matrix product share: where rows lie, and what is added to a sum.
+
+Rows may come in groups of `per`, such as the last positions of each batch entry: row i begins at entry
+(i // per) · group + (i % per) · row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from numba import types
+
+from tinyprune.kernels.cuda.device.jit import device, float32, int32
+
+THREADS = 256
+STRIP = 1024  # numbers of a strip: four for each thread
+BIAS, RESIDUAL, RELU = 1, 2, 4  # flags in `finish`: what is done to a sum, in this order
+ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # flags in `fours`: what can be read or written four at a time
+
+
+class Sizes(NamedTuple):
+    """Of a product: a is (M, K), b (K, N)."""
+
+    M: int
+    N: int
+    K: int
+    part: int  # of K, for one slot of out: a multiple of a strip's depth
+    per: int  # rows of a group
+
+
+class Strides(NamedTuple):
+    """Entries from one group of rows of a matrix to the next, and from one row to the next."""
+
+    group: int
+    row: int
+
+
+SIZES, STRIDES = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (Sizes, Strides))
+
+
+class Arithmetic(NamedTuple):
+    """Device functions that multiply two strips, see `product`, made for one size of tile.
+
+    Attributes:
+        PAD: numbers between the rows of a strip in shared memory, so that a warp accesses different banks.
+        rounded: rounds a number before it is stored in shared memory.
+        add_strips: adds the product of two strips to the sums of a thread.
+        write: writes the sums of a thread.
+    """
+
+    PAD: int
+    rounded: Callable
+    add_strips: Callable
+    write: Callable
+
+
+@device
+def place(i, per, strides):
+    """Return where row i begins."""
+    return i // per * strides.group + i % per * strides.row
+
+
+@device
+def positive(x):
+    """Return max(x, 0), or NaN for NaN."""
+    return float32(0) if x < float32(0) else x
+
+
+@device
+def finished(x, bias, j, residual, to, finish):
+    """Return x + bias[j] + residual[to], or the positive part of that, as `finish` says."""
+    if finish & BIAS:
+        x += bias[j]
+    if finish & RESIDUAL:
+        x += residual[to]
+    return positive(x) if finish & RELU else x

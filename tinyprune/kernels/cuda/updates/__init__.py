@@ -1,0 +1,1 @@
+"""Operations on parameters and their gradients, after backward: norms and updates."""

@@ -1,0 +1,92 @@
+"""One update of LAMB. See `tinyprune.ops.lamb`.
+
+    for i: update m[i], v[i];  d[i] = m̂ / (√v̂ + eps) + decay · θ[i]
+    for i: sums of θ[i]² and d[i]²
+    for i: θ[i] −= lr · ‖θ‖ / ‖d‖ · d[i]
+
+Three passes, with a thread for each number or, for the sums, a block for every `many.EACH`. Before the last, one block
+computes lr · ‖θ‖ / ‖d‖ in float64. The norms stay in the GPU's memory, so Python does not wait for them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import float64
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.parts.arguments import check_alike, check_in_place
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.sums import block_sum
+from tinyprune.kernels.cuda.updates.adamw import adam, constants
+from tinyprune.kernels.cuda.updates.norm import doubles, sum_squares
+from tinyprune.kernels.formulas import adam_constants
+
+THREADS = 256
+
+
+@kernel(floats, floats, floats, floats, float32, constants, int32, floats, threads=THREADS, hot=True)
+def direct(param, grad, m, v, decay, constants, size, d):
+    """Update m and v, and compute the direction d. All flat."""
+    i = cuda.grid(1)
+    if i < size:
+        m[i], v[i], direction = adam(grad[i], m[i], v[i], constants)
+        d[i] = direction + decay * param[i]
+
+
+@kernel(doubles, int32, float64, floats, threads=THREADS, float64=True)
+def rate_of(sums, count, lr, rate):
+    """rate[0] = lr · ‖θ‖ / ‖d‖, from as many sums of squares of the one as of the other; lr if one is 0. One block."""
+    scratch = cuda.shared.array(THREADS, float64)
+    thread = cuda.threadIdx.x
+    of_param, of_d = float64(0), float64(0)
+    for i in range(thread, count, THREADS):
+        of_param += sums[i]
+        of_d += sums[count + i]
+    of_param = block_sum(of_param, scratch)
+    of_d = block_sum(of_d, scratch)
+    if thread == 0:
+        if of_param == 0 or of_d == 0:
+            rate[0] = lr
+        else:
+            rate[0] = lr * (math.sqrt(of_param) / math.sqrt(of_d))
+
+
+@kernel(floats, floats, floats, int32, threads=THREADS, hot=True)
+def move(param, d, rate, size):
+    """param −= rate[0] · d, both flat."""
+    i = cuda.grid(1)
+    if i < size:
+        param[i] -= rate[0] * d[i]
+
+
+def lamb_update(
+    param: DeviceArray,
+    grad: DeviceArray,
+    m: DeviceArray,
+    v: DeviceArray,
+    *,
+    lr: float,
+    decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    grad_scale: float = 1.0,
+) -> None:
+    """Update `param` and its moments `m` and `v`, in place, by one step: `ops.lamb_update` for float32.
+
+    Raises:
+        ValueError: if `param`, `m` or `v` is not C-contiguous.
+    """
+    check_alike(param=param, grad=grad, m=m, v=v)
+    check_in_place(param=param, m=m, v=v)
+    size, d, rate = param.size, empty(param.shape), empty(())
+    grid = blocks(size, THREADS)
+    numbers = adam_constants(np.float32, beta1, beta2, eps, step, grad_scale)
+    direct(grid, param, contiguous(grad), m, v, np.float32(decay), numbers, size, d)
+    sums, ((_, count), _) = sum_squares([param, d])
+    rate_of(1, sums, count, lr, rate)
+    move(grid, param, d, rate, size)

@@ -1,0 +1,126 @@
+"""Embedding: look up a vector for each token, scale it by √D, drop whole words. See `tinyprune.ops.embedding`.
+
+    for each position r:  out[r] = E[ids[r]] · factor(ids[r])       factor(v) = √D · keep(v) / (1 − dropout)
+    for each word v:      dE[v] = factor(v) · Σ dout[r] over the positions r of v, in order
+
+Forward has a block for each position, with a thread for each feature. Backward cannot have that: several positions of
+one word would add to one row, in random order. So Python sorts the positions by word. Many words occur once, but "the"
+at every twentieth position; so the positions of a word are cut into chunks, one block adds the rows of a chunk, and one
+block adds the chunks of a word. Rows of dE whose word does not occur are zero.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.copies import contiguous, zeros
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, keep_factor, mask_of
+from tinyprune.kernels.cuda.vocabulary.rows import taken_rows
+from tinyprune.ops.dropout import check_rate, draw_keys
+from tinyprune.ops.embedding import check_ids
+
+THREADS = 128
+CHUNK = 32  # positions whose rows a block adds
+
+
+@kernel(floats, ints, ints, int32, floats, threads=THREADS, hot=True)
+def sum_chunks(rows, places, starts, D, sums):
+    """sums (chunks, D): of the rows of each chunk, whose numbers are in `places` from starts[chunk] on."""
+    chunk, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
+    if d < D:
+        total = float32(0)
+        for k in range(starts[chunk], starts[chunk + 1]):
+            total += rows[places[k] * D + d]
+        sums[chunk * D + d] = total
+
+
+@kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
+def sum_words(sums, words, starts, dropout, D, dE):
+    """dE[words[w]]: the sum over the chunks of word w, times the factor, or times 0 if the word is dropped."""
+    w, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
+    if d < D:
+        total = float32(0)
+        for chunk in range(starts[w], starts[w + 1]):
+            total += sums[chunk * D + d]
+        dE[words[w] * D + d] = total * keep_factor(words[w], dropout)
+
+
+def chunks_of(ids: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Sort rows by word, and cut those of each word into chunks.
+
+    Returns:
+        places: numbers of the rows, sorted by word (R,).
+        words: that occur, ascending (W,).
+        chunk_starts: where in `places` each chunk begins, and R (chunks + 1,).
+        word_starts: number of each word's first chunk, and the number of chunks (W + 1,).
+    """
+    places = np.argsort(ids, kind="stable")
+    words, first, count = np.unique(ids[places], return_index=True, return_counts=True)
+    chunks = -(-count // CHUNK)
+    word_starts = np.concatenate([[0], np.cumsum(chunks)])
+    within = np.arange(word_starts[-1]) - np.repeat(word_starts[:-1], chunks)  # number of a chunk within its word
+    return places, words, np.append(np.repeat(first, chunks) + CHUNK * within, ids.size), word_starts
+
+
+def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout) -> DeviceArray:
+    """Add rows (R, D) of equal id (R,), times the factors of the ids; zeros for other ids: (V, D)."""
+    D = rows.shape[1]
+    total = zeros((V, D))
+    parts = chunks_of(ids)
+    joined = to_device(np.concatenate(parts).astype(np.int32))  # one copy to the GPU for all four
+    ends = np.cumsum([part.size for part in parts])
+    places, words, chunk_starts, word_starts = (
+        joined[end - part.size : end] for part, end in zip(parts, ends.tolist(), strict=True)
+    )
+    sums = empty((chunk_starts.size - 1, D))
+    across = blocks(D, THREADS)
+    sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)
+    sum_words((words.size, across), sums, words, word_starts, mask, D, total)
+    return total
+
+
+def embedding_forward(
+    ids: NDArray, E: DeviceArray, *, dropout: float = 0.0, rng: np.random.Generator | None = None
+) -> tuple[DeviceArray, tuple]:
+    """Look up the rows `ids`, integers in main memory, of `E`: `ops.embedding_forward` for float32."""
+    check_floats(E=E)
+    if E.ndim != 2:
+        raise ValueError(f"E must be (V, D), got {E.shape}")
+    V, D = E.shape
+    check_ids(ids, V)
+    check_rate("dropout", dropout)
+    dropped = rng is not None and dropout > 0
+    mask = mask_of(dropout, draw_keys(rng), math.sqrt(D)) if dropped else mask_of(0, (0, 0), math.sqrt(D))
+    flat = ids.reshape(-1)
+    out = taken_rows(E, flat, flat, mask).reshape(*ids.shape, D)
+    return out, (ids.copy(), E.shape, mask)  # the caller may overwrite `ids`
+
+
+def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
+    """Gradient of `embedding_forward` with respect to `E`, as `ops.embedding_backward`."""
+    ids, (V, D), mask = cache
+    check_gradient(dout, (*ids.shape, D))
+    # out[r] = E[ids[r]] · factor
+    return sums_by_word(contiguous(dout).reshape(-1, D), ids.reshape(-1), V, mask)
+
+
+def take_rows(table: DeviceArray, ids: NDArray) -> DeviceArray:
+    """Return the rows `ids` (R,), integers in main memory, of a table (V, D): (R, D)."""
+    check_floats(table=table)
+    check_ids(ids, len(table))
+    return taken_rows(table, ids, ids, KEEP_ALL)
+
+
+def sum_rows(rows: DeviceArray, ids: NDArray, V: int) -> DeviceArray:
+    """Add rows of equal id, (R, D), (R,) → (V, D): `ops.embedding.sum_rows` for float32."""
+    check_floats(rows=rows)
+    if rows.ndim != 2 or ids.shape != rows.shape[:1]:
+        raise ValueError(f"rows must be (R, D) and ids (R,), one for each row, got {rows.shape} and {ids.shape}")
+    check_ids(ids, V)
+    return sums_by_word(rows, ids, V, KEEP_ALL)

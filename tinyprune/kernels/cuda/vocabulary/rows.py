@@ -1,0 +1,69 @@
+"""Rows of a matrix by number: taken, put or added, times the dropout factors of their words.
+
+    take: out[i] = x[places[i]] · factor(words[i])
+    put:  out[places[i]] = rows[i] · factor(words[i])
+    add:  out[places[i]] = out[places[i]] + rows[i]
+
+A block for each row. In `put` and `add` all places differ, so no two blocks write to one row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.jit import cuda, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, Dropout, keep_factor
+
+THREADS = 128
+
+
+@kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
+def take(x, places, words, dropout, D, out):
+    """out (n, D) from x (R, D)."""
+    i = cuda.blockIdx.x
+    times = keep_factor(words[i], dropout)
+    for d in range(cuda.threadIdx.x, D, THREADS):
+        out[i * D + d] = x[places[i] * D + d] * times
+
+
+@kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS)
+def put(rows, places, words, dropout, D, out):
+    """out (R, D) from rows (n, D)."""
+    i = cuda.blockIdx.x
+    times = keep_factor(words[i], dropout)
+    for d in range(cuda.threadIdx.x, D, THREADS):
+        out[places[i] * D + d] = rows[i * D + d] * times
+
+
+@kernel(floats, ints, int32, floats, threads=THREADS)
+def add(rows, places, D, out):
+    """out (R, D), to which rows (n, D) are added."""
+    i = cuda.blockIdx.x
+    for d in range(cuda.threadIdx.x, D, THREADS):
+        out[places[i] * D + d] += rows[i * D + d]
+
+
+def numbers(values: NDArray) -> DeviceArray:
+    """Copy integers to the GPU's memory, as int32."""
+    return to_device(values.astype(np.int32))
+
+
+def taken_rows(x: DeviceArray, places: NDArray, words: NDArray, mask: Dropout) -> DeviceArray:
+    """Return the rows `places` (n,) of x (R, D), each times the factor of its word in `words` (n,): (n, D)."""
+    D = x.shape[1]
+    out, rows = empty((places.size, D)), numbers(places)
+    take(places.size, contiguous(x), rows, rows if words is places else numbers(words), mask, D, out)
+    return out
+
+
+def put_rows(rows: DeviceArray, places: NDArray, words: NDArray, mask: Dropout, out: DeviceArray) -> None:
+    """Write rows (n, D) to the rows `places` (n,) of out (R, D), times the factors of `words` (n,)."""
+    put(places.size, contiguous(rows), numbers(places), numbers(words), mask, rows.shape[1], out)
+
+
+def add_rows(rows: DeviceArray, places: NDArray, out: DeviceArray) -> None:
+    """Add rows (n, D) to the rows `places` (n,) of out (R, D), in place."""
+    add(places.size, contiguous(rows), numbers(places), rows.shape[1], out)
