@@ -1,4 +1,4 @@
-"""`python -m tinyprune` as a process of its own, and a text and settings small enough to run it by the hundred."""
+"""`tinyprune` in this process or in one of its own, and a text and settings small enough to run it by the hundred."""
 
 import io
 import os
@@ -69,8 +69,8 @@ def run_here(*arguments: str | Path) -> subprocess.CompletedProcess:
 
 
 def succeed(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess:
-    """Run `tinyprune`; fail, showing what it says, unless it ends well and without a warning."""
-    done = tinyprune(*arguments, **options)
+    """Run `tinyprune`, like `refused`; fail, showing what it says, unless it ends well and without a warning."""
+    done = tinyprune(*arguments, **options) if options else run_here(*arguments)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("tinyprune: ") for line in done.stderr.splitlines()), done.stderr
     return done

@@ -1,8 +1,9 @@
-"""Stopped at any moment, by SIGKILL, Ctrl-C or SIGTERM, a run goes on to the same bits. All with real processes."""
+"""Stopped at any moment, by SIGKILL, Ctrl-C or SIGTERM, a run goes on to the same bits."""
 
 import contextlib
 import itertools
 import json
+import os
 import random
 import re
 import shlex
@@ -20,6 +21,7 @@ from command import (
     contents,
     do_stages,
     refused,
+    run_here,
     settings,
     start,
     succeed,
@@ -27,6 +29,9 @@ from command import (
     without_compilation,
     write_text,
 )
+
+from tinyprune.runs import run as stages
+from tinyprune.training import loop
 
 INTERRUPTED = "interrupted; every checkpoint is whole, --resume goes on from the last"
 # 40 steps of about 3 ms in each stage, a checkpoint after every other one.
@@ -41,10 +46,16 @@ def book(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(book) -> Path:
-    """A run that nothing interrupted, its stages done one by one."""
+    """A run that nothing interrupted, not to be changed."""
     directory = book.parent / "reference"
     do_stages(directory, book, OPTIONS, GATE_OPTIONS)
     return directory
+
+
+@pytest.fixture
+def copy(reference, tmp_path) -> Path:
+    """A copy of the uninterrupted run."""
+    return shutil.copytree(reference, tmp_path / "copy")
 
 
 def records(directory: Path) -> list[dict]:
@@ -123,61 +134,61 @@ def let_it_work(process: subprocess.Popen, directory: Path, rng: random.Random) 
         wait_until(lambda: being_written(directory) - before, process)
 
 
-def up_to(reference: Path, directory: Path, stage: str) -> None:
-    """Make `directory` a run in which everything before `stage` is done."""
-    shutil.copytree(reference, directory)
+def forget_from(directory: Path, stage: str) -> None:
+    """Delete the checkpoints of `stage` and of all stages after it."""
     for later in STAGES[STAGES.index(stage) :]:
         (directory / f"{later}.safetensors").unlink()
 
 
+class Killed(BaseException):
+    """Nothing runs after this, as after SIGKILL."""
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_that_was_killed_goes_on_alone(stage, reference, tmp_path):
-    """Killed twice as its checkpoint is being written; the two files are what an uninterrupted run has."""
-    directory = tmp_path / "run"
-    up_to(reference, directory, stage)
-    checkpoint = directory / f"{stage}.safetensors"
+def test_a_stage_that_died_goes_on_alone(stage, reference, copy, monkeypatch):
+    """It dies twice, each time in the middle of writing its third checkpoint, or the only one that removal writes."""
+    forget_from(copy, stage)
+    module = stages if stage == "prune" else loop
+    save = module.save_checkpoint
     for _ in range(2):
-        before = being_written(directory)
-        process = start(stage, directory, "--resume")
-        wait_until(lambda before=before: being_written(directory) - before, process)
-        # Removal writes once, and has ended a moment later.
-        assert kill(process) or stage == "prune"
-    succeed(stage, directory, "--resume")
-    assert checkpoint.read_bytes() == (reference / checkpoint.name).read_bytes()
-    log, whole_log = ((d / "metrics.jsonl").read_bytes() for d in (directory, reference))
+        left = iter(range(0 if stage == "prune" else 2, -1, -1))
+
+        def save_or_die(path, *what, left=left):
+            if next(left) == 0:
+                path.with_name(f"{path.name}.tmp").write_bytes(b"half of a checkpoint")
+                raise Killed
+            save(path, *what)
+
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(module, "save_checkpoint", save_or_die)
+            run_here(stage, copy, "--resume")
+    again = succeed(stage, copy, "--resume").stderr
+    assert stage == "prune" or f"tinyprune: {stage}: going on after step 8\n" in again
+    assert (copy / f"{stage}.safetensors").read_bytes() == (reference / f"{stage}.safetensors").read_bytes()
+    log, whole_log = ((directory / "metrics.jsonl").read_bytes() for directory in (copy, reference))
     assert whole_log.startswith(log) and (stage != "finetune" or log == whole_log)
 
 
-def until_step(process: subprocess.Popen, directory: Path, stage: str, step: int) -> None:
-    """Wait until the process has made so many steps of a stage."""
-
-    def reached() -> bool:
-        return any(r["stage"] == stage and r["step"] >= step for r in records(directory)[-1:])
-
-    wait_until(reached, process)
+# Asked to stop.
 
 
-@pytest.mark.parametrize(
-    ("command", "stage", "number"),
-    [
-        ("train", "train", signal.SIGINT),
-        ("train", "train", signal.SIGTERM),
-        ("gate", "gate", signal.SIGTERM),
-        ("run", "gate", signal.SIGINT),
-    ],
-)
-def test_a_polite_stop_saves_and_says_how_to_go_on(command, stage, number, reference, book, tmp_path):
-    directory = tmp_path / "my run"  # to be quoted
-    if command == "gate":
-        up_to(reference, directory, "gate")
-        process = start("gate", directory, "--resume")
-    else:
-        process = start(command, directory, "--corpus", book, *OPTIONS, *(GATE_OPTIONS if command == "run" else []))
-    until_step(process, directory, stage, 5)
-    process.send_signal(number)
-    _, said = process.communicate()
-    assert process.returncode == 130, said
-    message, to_type = said.splitlines()[-1].split("; go on with: ")
+def send_in_step(monkeypatch, stage: str, step: int, *numbers: int) -> None:
+    """Have this process send itself these signals when a stage makes a certain step."""
+    original = loop.Trainer.train_step
+
+    def train_step(trainer):
+        if (trainer.stage, trainer.step) == (stage, step - 1):
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return original(trainer)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+
+
+def assert_stopped_and_resumed(done, command: str, stage: str, directory: Path, reference: Path) -> None:
+    """It said where it stopped and how to go on; going on gives the reference's bits."""
+    assert done.returncode == 130, done.stderr
+    message, to_type = done.stderr.splitlines()[-1].split("; go on with: ")
     last = records(directory)[-1]
     assert last["stage"] == stage
     assert message == (
@@ -191,30 +202,54 @@ def test_a_polite_stop_saves_and_says_how_to_go_on(command, stage, number, refer
         assert (directory / name).read_bytes() == (reference / name).read_bytes(), name
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_step(book, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "stage", "number"),
+    [
+        ("train", "train", signal.SIGINT),
+        ("train", "train", signal.SIGTERM),
+        ("gate", "gate", signal.SIGTERM),
+        ("run", "gate", signal.SIGINT),
+    ],
+)
+def test_a_polite_stop_saves_and_says_how_to_go_on(command, stage, number, reference, book, tmp_path, monkeypatch):
+    directory = tmp_path / "my run"  # to be quoted
+    given = ["--corpus", book, *OPTIONS, *(GATE_OPTIONS if command == "run" else [])]
+    if command == "gate":
+        shutil.copytree(reference, directory)
+        forget_from(directory, "gate")
+        given = ["--resume"]
+    with monkeypatch.context() as patched:
+        send_in_step(patched, stage, 5, number)
+        done = run_here(command, directory, *given)
+    assert records(directory)[-1]["step"] == 5
+    assert_stopped_and_resumed(done, command, stage, directory, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_stop_of_another_process(number, reference, book, tmp_path):
     directory = tmp_path / "run"
-    long = tmp_path / "long.txt"
-    long.write_text(20 * book.read_text(encoding="utf-8"), encoding="utf-8")
-    succeed("train", directory, "--corpus", long, *settings(steps=0))
-    saved = (directory / "train.safetensors").read_bytes()
-    with start("gate", directory, "--set=gate_train.B=2000", "--set=gate_train.steps=50") as process:  # long steps
-        until_step(process, directory, "gate", 1)
-        process.send_signal(signal.SIGINT)
-        said = ""
-        while "once more stops at once" not in said:
-            said += process.stderr.read(1)
-            assert process.poll() is None, said
-        process.send_signal(signal.SIGINT)
-        said += process.stderr.read()
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1] == f"tinyprune: {INTERRUPTED}"
-    assert "Traceback" not in said
-    assert (directory / "train.safetensors").read_bytes() == saved
+    process = start("run", directory, "--corpus", book, *OPTIONS, *GATE_OPTIONS)
+    wait_until(lambda: any(r["stage"] == "gate" and r["step"] >= 5 for r in records(directory)[-1:]), process)
+    process.send_signal(number)
+    _, said = process.communicate()
+    done = subprocess.CompletedProcess(process.args, process.returncode, "", said)
+    assert_stopped_and_resumed(done, "run", "gate", directory, reference)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(copy, reference, monkeypatch, capfd):
+    forget_from(copy, "gate")
+    send_in_step(monkeypatch, "gate", 1, signal.SIGINT, signal.SIGINT)
+    done = run_here("gate", copy, "--resume")
+    assert "stopping after this step; once more stops at once" in capfd.readouterr().err
+    assert done.returncode == 130 and done.stderr.splitlines()[-1] == f"tinyprune: {INTERRUPTED}"
+    assert not (copy / "gate.safetensors").exists()
+    assert (copy / "train.safetensors").read_bytes() == (reference / "train.safetensors").read_bytes()
 
 
 def test_ctrl_c_while_nothing_is_trained(reference):
     before = contents(reference)
-    process = start("generate", reference, "--prompt=1", "--tokens=1000000")
+    process = start("generate", reference, "--prompt=1", "--tokens=1000000", "--backend=numpy")
     process.stdout.read(20)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
@@ -226,28 +261,24 @@ def test_ctrl_c_while_nothing_is_trained(reference):
 
 
 @pytest.mark.parametrize("torn", [b'{"stage": "finetune", "st', b"\0\0\0\0", b'{"stage": "finetune", "step": 99}\n'])
-def test_what_was_logged_after_the_last_checkpoint_is_dropped(torn, reference, tmp_path):
-    directory = tmp_path / "run"
-    shutil.copytree(reference, directory)
-    (directory / "finetune.safetensors").unlink()
-    (directory / "finetune.safetensors.tmp").write_bytes((reference / "finetune.safetensors").read_bytes()[:5000])
-    with (directory / "metrics.jsonl").open("ab") as log:
+def test_what_was_logged_after_the_last_checkpoint_is_dropped(torn, reference, copy):
+    (copy / "finetune.safetensors").unlink()
+    (copy / "finetune.safetensors.tmp").write_bytes((reference / "finetune.safetensors").read_bytes()[:5000])
+    with (copy / "metrics.jsonl").open("ab") as log:
         log.write(torn)
-    succeed("finetune", directory, "--resume")
-    assert_same(directory, reference)
+    succeed("finetune", copy, "--resume")
+    assert_same(copy, reference)
 
 
-def test_a_finished_run_is_only_reported(reference, tmp_path):
-    directory = tmp_path / "run"
-    shutil.copytree(reference, directory)
-    times = {name: (directory / name).stat().st_mtime_ns for name in LASTING}
+def test_a_finished_run_is_only_reported(copy):
+    times = {name: (copy / name).stat().st_mtime_ns for name in LASTING}
     for stage in STAGES:
-        assert succeed(stage, directory, "--resume").stderr == f"tinyprune: {stage}: already finished\n"
-    lines = succeed("run", directory, "--resume").stdout.splitlines()
+        assert succeed(stage, copy, "--resume").stderr == f"tinyprune: {stage}: already finished\n"
+    lines = succeed("run", copy, "--resume").stdout.splitlines()
     assert lines[0].startswith("stage ") and "bits per character" in lines[0]
     assert [line.split()[0] for line in lines[2:]] == list(STAGES)
-    assert {name: (directory / name).stat().st_mtime_ns for name in LASTING} == times
-    assert (directory / "report.md").exists()
+    assert {name: (copy / name).stat().st_mtime_ns for name in LASTING} == times
+    assert (copy / "report.md").exists()
 
 
 # What --resume and --overwrite do not do.
@@ -263,15 +294,14 @@ def test_resume_with_other_settings_is_refused(setting, reference):
     assert contents(reference) == before
 
 
-def test_resume_with_the_same_settings_is_not(reference, book, tmp_path):
-    directory = tmp_path / "run"
-    shutil.copytree(reference, directory)
-    succeed("finetune", directory, "--resume", "--corpus", book, *OPTIONS, "--set=gate.target_heads=3")
+def test_resume_with_the_same_settings_is_not(copy, book):
+    succeed("finetune", copy, "--resume", "--corpus", book, *OPTIONS, "--set=gate.target_heads=3")
 
 
 def test_a_run_that_is_not_there_cannot_go_on(tmp_path):
     said = refused(2, "run", tmp_path / "mistyped", "--resume")
-    assert said == f"{tmp_path / 'mistyped'} holds no run to go on with; leave out --resume to start one"
+    assert said.startswith(f"{tmp_path / 'mistyped'} holds no run to ")
+    assert said.endswith("; leave out --resume to start one")
     assert not contents(tmp_path)
 
 
@@ -284,28 +314,24 @@ def test_what_is_done_is_not_done_again_unasked(command, reference):
     assert contents(reference) == before
 
 
-def test_overwrite_starts_anew(reference, book, tmp_path):
+def test_overwrite_starts_anew(reference, copy, book, tmp_path):
     """Also with another text, other settings, and a checkpoint that is broken: none of the old ones is read."""
-    directory = tmp_path / "run"
-    shutil.copytree(reference, directory)
-    (directory / "train.safetensors").write_bytes(b"broken")
+    (copy / "train.safetensors").write_bytes(b"broken")
     other = tmp_path / "other.txt"
     other.write_text("Ж is not in the book. " * 100, encoding="utf-8")
-    succeed("train", directory, "--overwrite", "--corpus", other, "--seed=3", "--set=model.D=8")
-    assert sorted(set(contents(directory)) & set(CHECKPOINTS)) == ["train.safetensors"]
-    assert {record["stage"] for record in records(directory)} == {"train"}
-    succeed("train", directory, "--overwrite", "--corpus", book, *OPTIONS, "--seed=0")
-    assert (directory / "train.safetensors").read_bytes() == (reference / "train.safetensors").read_bytes()
+    succeed("train", copy, "--overwrite", "--corpus", other, "--seed=3", "--set=model.D=8")
+    assert sorted(set(contents(copy)) & set(CHECKPOINTS)) == ["train.safetensors"]
+    assert {record["stage"] for record in records(copy)} == {"train"}
+    succeed("train", copy, "--overwrite", "--corpus", book, *OPTIONS, "--seed=0")
+    assert (copy / "train.safetensors").read_bytes() == (reference / "train.safetensors").read_bytes()
 
 
-def test_overwriting_a_stage_keeps_those_before(reference, tmp_path):
-    directory = tmp_path / "run"
-    shutil.copytree(reference, directory)
-    succeed("gate", directory, "--overwrite", "--target-heads=1")
-    assert sorted(set(contents(directory)) & set(CHECKPOINTS)) == ["gate.safetensors", "train.safetensors"]
-    assert (directory / "train.safetensors").read_bytes() == (reference / "train.safetensors").read_bytes()
-    succeed("gate", directory, "--overwrite", "--target-heads=3")
-    assert (directory / "gate.safetensors").read_bytes() == (reference / "gate.safetensors").read_bytes()
+def test_overwriting_a_stage_keeps_those_before(reference, copy):
+    succeed("gate", copy, "--overwrite", "--target-heads=1")
+    assert sorted(set(contents(copy)) & set(CHECKPOINTS)) == ["gate.safetensors", "train.safetensors"]
+    assert (copy / "train.safetensors").read_bytes() == (reference / "train.safetensors").read_bytes()
+    succeed("gate", copy, "--overwrite", "--target-heads=3")
+    assert (copy / "gate.safetensors").read_bytes() == (reference / "gate.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

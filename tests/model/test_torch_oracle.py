@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 import pytest
+from small import small_config, small_model
 
-from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.model.parameters import init_parameters
+from tinyprune.config import GateConfig
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import draw_noise
 
@@ -26,7 +26,7 @@ def torch_head(n, n_query, p, h, config):
     q, k, v = n_query @ p["Wq"][:, own], n @ p["Wk"][:, own], n @ p["Wv"][:, own]
     distance = (torch.arange(T)[:, None] + S - T) - torch.arange(S)[None, :]
     visible = (distance >= 0) & (distance <= (config.M if config.mask == "same-length" else S))
-    if config.kind == "transformer":
+    if "R" not in p:
         scores = q @ k.transpose(1, 2)
     else:
         r = p["R"][:S] @ p["Wr"][:, own]
@@ -91,7 +91,7 @@ def torch_log_probabilities(h, p, config):
 def torch_model(ids, p, memory, noise, config, gate):
     """log p (B, T, V) and the layers' inputs; `noise` is a list with a vector for each layer, or None."""
     x = math.sqrt(config.D) * torch_vectors(p, config)[ids]
-    if config.kind == "transformer":
+    if "positions" in p:
         x = x + p["positions"][: ids.shape[1]]
     inputs = []
     for i in range(config.L):
@@ -101,20 +101,22 @@ def torch_model(ids, p, memory, noise, config, gate):
         if gate is not None:
             gates, scale = torch_gates(layer["log_alpha"], None if noise is None else noise[i], gate)
         inputs.append(x)
-        x = torch_layer(x, None if memory is None else memory[i], layer | {"R": p.get("R")}, gates, scale, config)
+        x = torch_layer(
+            x,
+            None if memory is None else memory[i],
+            layer | {name: x for name, x in p.items() if name == "R"},
+            gates,
+            scale,
+            config,
+        )
     h = F.layer_norm(x, (config.D,), p["ln.scale"], p["ln.bias"])
     return torch_log_probabilities(h, p, config), inputs
 
 
-def build(kind, mask, adaptive):
+def build(kind, mask, options):
     """A configuration and parameters of telling size, with `log_alpha`."""
-    V, D, H, L, T = 13, 12, 3, 3, 5
-    sizes = {"N": 6} if kind == "all-attention" else {"N": 0, "F": 7}
-    M = 0 if kind == "transformer" else 4
-    cutoffs = (5, 9) if adaptive else ()
-    config = ModelConfig(kind=kind, V=V, D=D, H=H, L=L, T=T, M=M, mask=mask, cutoffs=cutoffs, div_value=2, **sizes)
-    rng = np.random.default_rng(11)
-    params = {name: 2 * x + 0.3 * rng.standard_normal(x.shape) for name, x in init_parameters(config, rng).items()}
+    config = small_config(kind, V=13, L=3, mask=mask, div_value=2, **options)
+    params = small_model(config, seed=11).params
     log_alpha = {f"layers.{i}.log_alpha": np.array(row) for i, row in enumerate(LOG_ALPHA)}
     return config, params, log_alpha
 
@@ -122,13 +124,16 @@ def build(kind, mask, adaptive):
 # With the noise of NOISE_SEED every layer has an open head, and gates are in all states: see the last test.
 LOG_ALPHA = [[0.2, 0.5, -0.2], [0.1, -0.4, 0.6], [0.3, 0.6, -0.1]]
 NOISE_SEED = 8
+ADAPTIVE = {"cutoffs": (5, 9)}
 MODELS = [
-    ("all-attention", "same-length", False),
-    ("all-attention", "causal", False),
-    ("all-attention", "same-length", True),
-    ("transformer-xl", "same-length", False),
-    ("transformer-xl", "causal", True),
-    ("transformer", "causal", False),
+    ("all-attention", "same-length", {}),
+    ("all-attention", "causal", {}),
+    ("all-attention", "same-length", ADAPTIVE),
+    ("all-attention", "causal", {"positions": "learned", "M": 0}),
+    ("transformer-xl", "same-length", {}),
+    ("transformer-xl", "causal", ADAPTIVE),
+    ("transformer", "causal", {}),
+    ("transformer", "causal", {"positions": "relative"}),
 ]
 GATES = {
     "no gates": None,
@@ -140,10 +145,10 @@ GATES = {
 
 
 @pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
-@pytest.mark.parametrize(("kind", "mask", "adaptive"), MODELS)
-def test_loss_memory_and_all_gradients_agree_with_autograd(kind, mask, adaptive, gate):
+@pytest.mark.parametrize(("kind", "mask", "options"), MODELS)
+def test_loss_memory_and_all_gradients_agree_with_autograd(kind, mask, options, gate):
     """Two segments: the first without memory and without noise, the second with both."""
-    config, params, log_alpha = build(kind, mask, adaptive)
+    config, params, log_alpha = build(kind, mask, options)
     params |= log_alpha if gate is not None else {}
     rng = np.random.default_rng(5)
     first_ids = rng.integers(0, config.V, (2, config.T))
@@ -181,7 +186,7 @@ def test_loss_memory_and_all_gradients_agree_with_autograd(kind, mask, adaptive,
 
 def test_the_noise_puts_gates_in_every_state():
     """Closed and clipped, below ½ and above ½, fully open; all layers have an open head, and some are scaled up."""
-    config, params, log_alpha = build("all-attention", "same-length", False)
+    config, params, log_alpha = build("all-attention", "same-length", {})
     gates = Transformer(config, params | log_alpha, GATES["soft, scaled"]).gates(np.random.default_rng(NOISE_SEED))
     values = np.concatenate([g.values for g in gates])
     inside = values[(values > 0) & (values < 1)]
