@@ -1242,12 +1242,13 @@ for t in range(R):
 show_source(
     attention_tiles.scores_add,
     attention_tiles.softmax_rows,
+    attention_kernel.context_scores,
     attention_kernel.head_forward,
     docstring=False,
 )
 
 # %% [markdown]
-# In `head_forward`, `1 + ready` with `row + 1` is where position scores go, `TILE + a` with `row` where content scores are
+# In `context_scores`, `1 + ready` with `row + 1` is where position scores go, `TILE + a` with `row` where content scores are
 # added: equation (7) in two lines. The maximum is only moved when a vector of scores passes it (`any_greater`), which after
 # the first keys is rare.
 
@@ -1303,7 +1304,7 @@ print(
 # [chapter 06](06_training_with_gates.ipynb)); the backward pass skips what it can:
 
 # %%
-show_source(attention_kernel.head_backward_closed)
+show_source(attention_kernel.backward_closed_heads)
 
 # %%
 small = {name: x.astype(np.float64) for name, x in ragged.items()}

@@ -222,16 +222,6 @@ def broadcast(typing, array, x):
     return VECTORS[array.dtype](array, x), generate
 
 
-def unary(body: Callable, doc: str) -> Callable:
-    """Make an instruction on one vector."""
-
-    def instruction(typing, x):
-        return x(x), lambda context, b, signature, arguments: body(b, *arguments)
-
-    instruction.__doc__ = doc
-    return intrinsic(instruction)
-
-
 def binary(body: Callable, doc: str) -> Callable:
     """Make an instruction on two vectors."""
 
