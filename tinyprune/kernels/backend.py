@@ -21,7 +21,7 @@ Array = Any  # np.ndarray, or for a backend on a device `kernels.cuda.array.Devi
 
 
 def untyped(operation: Callable[..., Any]) -> Any:
-    """`operation` as a static method, untyped: its arrays are `DeviceArray`s, those of the textbook NumPy's."""
+    """Make a static method without a type: for operations with arrays or a cache unlike the textbook's."""
     return staticmethod(operation)
 
 
@@ -166,15 +166,15 @@ def numba_backend() -> Backend:
         adamw_update = staticmethod(adamw.adamw_update)
         adamw_updates = staticmethod(adamw.adamw_updates)
         adaptive_embedding_backward = staticmethod(adaptive_embedding.adaptive_embedding_backward)
-        adaptive_embedding_forward = staticmethod(adaptive_embedding.adaptive_embedding_forward)
-        adaptive_log_probabilities = staticmethod(adaptive_softmax.adaptive_log_probabilities)
+        adaptive_embedding_forward = untyped(adaptive_embedding.adaptive_embedding_forward)
+        adaptive_log_probabilities = untyped(adaptive_softmax.adaptive_log_probabilities)
         adaptive_softmax_backward = staticmethod(adaptive_softmax.adaptive_softmax_backward)
-        adaptive_softmax_forward = staticmethod(adaptive_softmax.adaptive_softmax_forward)
+        adaptive_softmax_forward = untyped(adaptive_softmax.adaptive_softmax_forward)
         add = staticmethod(adding.add)
-        attention_backward = staticmethod(attention.attention_backward)
-        attention_forward = staticmethod(attention.attention_forward)
+        attention_backward = untyped(attention.attention_backward)
+        attention_forward = untyped(attention.attention_forward)
         attention_step = staticmethod(stepping.attention_step)
-        AttentionStep = stepping.AttentionStep
+        AttentionStep = stepping.AttentionStep  # type: ignore[assignment]
         context_forward = staticmethod(context.context_forward)
         cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
         cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
@@ -266,7 +266,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         attention_backward = untyped(attention.attention_backward)
         attention_forward = untyped(attention.attention_forward)
         attention_step = untyped(stepping.attention_step)
-        AttentionStep = stepping.AttentionStep
+        AttentionStep = stepping.AttentionStep  # type: ignore[assignment]
         context_backward = untyped(context.context_backward)
         context_forward = untyped(context.context_forward)
         cross_entropy_backward = untyped(cross_entropy.cross_entropy_backward)

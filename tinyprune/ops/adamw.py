@@ -11,6 +11,7 @@ The divisions by 1 − betaᵗ undo that m and v started at zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +93,6 @@ def adamw_updates(
     Raises:
         ValueError: if there are not as many of each, or shapes differ.
     """
-    constants = {"beta1": beta1, "beta2": beta2, "eps": eps, "step": step, "grad_scale": grad_scale}
+    constants: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": eps, "step": step, "grad_scale": grad_scale}
     for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
         adamw_update(param, grad, m, v, lr=lr, decay=decay, **constants)

@@ -13,6 +13,7 @@ A tail is computed only for the rows whose target lies in it: that is where the 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def adaptive_softmax_forward(
     head_logits, head_linear = parts.linear_forward(rows, weight.T, np.concatenate([biases[0], cluster_bias]))
     loss, head_loss = parts.cross_entropy_forward(head_logits, head_targets)
 
-    tails = []
+    tails: list[Any] = []
     for c, (first, end) in enumerate(bounds[1:], start=1):
         place = np.flatnonzero((flat >= first) & (flat < end))
         if not place.size:
@@ -146,7 +147,15 @@ def adaptive_log_probabilities(
     return np.concatenate(log_p, -1)
 
 
-def check_arguments(x, targets, tables, projections, cluster_weight, cluster_bias, biases) -> None:
+def check_arguments(
+    x: NDArray,
+    targets: NDArray,
+    tables: list[NDArray],
+    projections: list[NDArray],
+    cluster_weight: NDArray,
+    cluster_bias: NDArray,
+    biases: list[NDArray],
+) -> None:
     """Raise ValueError, naming the argument, unless everything fits together."""
     bounds = cluster_bounds(tables)
     if targets.shape != x.shape[:-1] or targets.size == 0:

@@ -119,16 +119,18 @@ def attention_forward(
     qh, kh, vh = heads_first(q), heads_first(k), heads_first(v)
     s = np.empty((B, H, T, S + N), q.dtype)
     context, persistent = s[..., :S], s[..., S:]
-    content = qh * root if r is None else (qh + u[:, None]) * root
-    np.matmul(content, transposed(kh), out=context)
-    rh = None
-    if r is not None:
+    if r is None:
+        np.matmul(qh * root, transposed(kh), out=context)
+        rh = None
+    else:
+        assert u is not None and w is not None  # as `check_arguments` has seen
+        np.matmul((qh + u[:, None]) * root, transposed(kh), out=context)
         rh = r.swapaxes(0, 1)[:, ::-1]
         P = np.zeros((B, H, T, S + 1), q.dtype)
         np.matmul((qh + w[:, None]) * root, transposed(rh), out=P[..., :S])
         context += by_key(P)
     np.copyto(context, -np.inf, where=~visible_keys(T, S, span))
-    if N:
+    if pk is not None:
         np.matmul(qh, transposed(pk), out=persistent)
 
     # weights
@@ -142,7 +144,7 @@ def attention_forward(
 
     # head outputs, and their gates
     o = dropped[..., :S] @ vh
-    if N:
+    if pv is not None:
         o += dropped[..., S:] @ (math.sqrt(N) * pv)
     o = np.ascontiguousarray(heads_first(o))
     out = o * scale
@@ -189,7 +191,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
     da = np.empty_like(a)
     np.matmul(do, transposed(v), out=da[..., :S])
     dpv = None
-    if N:
+    if pv is not None:
         dpv = math.sqrt(N) * (transposed(dropped[..., S:]) @ do).sum(0)
         np.matmul(do, transposed(math.sqrt(N) * pv), out=da[..., S:])
 
@@ -209,6 +211,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
     if r is None:
         dk = transposed(ds_context) @ (q * root)
     else:
+        assert u is not None and w is not None
         dk = transposed(ds_context) @ ((q + u[:, None]) * root)
         du = dq.sum((0, 2))
         dP = np.zeros((B, H, T, S + 1), a.dtype)
@@ -222,7 +225,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
 
     # s[S:] = q·pk
     dpk = None
-    if N:
+    if pk is not None:
         dq += ds_persistent @ pk
         dpk = (transposed(ds_persistent) @ q).sum(0)
 
@@ -244,7 +247,19 @@ def by_key(P: NDArray) -> NDArray:
     return P.reshape(B, H, T * (S + 1))[..., T - 1 : T - 1 + T * S].reshape(B, H, T, S)
 
 
-def check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout) -> None:
+def check_arguments(
+    q: NDArray,
+    k: NDArray,
+    v: NDArray,
+    r: NDArray | None,
+    u: NDArray | None,
+    w: NDArray | None,
+    pk: NDArray | None,
+    pv: NDArray | None,
+    gate: NDArray | None,
+    span: int | None,
+    dropout: float,
+) -> None:
     """Raise ValueError, naming the argument, unless everything fits together."""
     if q.ndim != 4 or q.shape[3] < 1:
         raise ValueError(f"q must be (B, T, H, Dh) with Dh ≥ 1, got {q.shape}")

@@ -13,6 +13,8 @@ What the token sees is what `attention_forward` shows the last query of a segmen
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,7 +58,15 @@ class AttentionStep:
         gate: NDArray | None = None,
         scale: float = 1.0,
     ) -> None:
-        weights = {"ln_scale": ln_scale, "ln_bias": ln_bias, "Wq": Wq, "Wk": Wk, "Wv": Wv, "Wo": Wo, "bo": bo}
+        weights: dict[str, Any] = {
+            "ln_scale": ln_scale,
+            "ln_bias": ln_bias,
+            "Wq": Wq,
+            "Wk": Wk,
+            "Wv": Wv,
+            "Wo": Wo,
+            "bo": bo,
+        }
         self.arguments = weights | {"u": u, "w": w, "pk": pk, "pv": pv, "gate": gate, "scale": scale}
         self.r = r
         self.keys, self.values = (self.buffer((C, Wq.shape[1] // Dh, Dh), Wq.dtype) for _ in range(2))
@@ -151,7 +161,18 @@ def normalise(x: NDArray, ln_scale: NDArray, ln_bias: NDArray) -> NDArray:
     return layernorm_forward(x, ln_scale, ln_bias)[0]
 
 
-def check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo) -> None:
+def check_step(
+    x: NDArray,
+    keys: NDArray,
+    values: NDArray,
+    r: NDArray | None,
+    read: int,
+    Wq: NDArray,
+    Wk: NDArray,
+    Wv: NDArray,
+    Wo: NDArray,
+    bo: NDArray,
+) -> None:
     """Raise ValueError, naming the argument, unless these fit together; operations check the other arguments."""
     if x.ndim != 1:
         raise ValueError(f"x must be (D,), got {x.shape}")

@@ -11,6 +11,7 @@ Put is the reverse of take for gradients: a head that was left out has no part i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,18 +53,19 @@ def put_slices(part: NDArray, index: Sequence[int] | NDArray, axis: int, n: int,
     """
     check_part(part, index, axis, width)
     x = np.zeros((*part.shape[:axis], n * width, *part.shape[axis + 1 :]), part.dtype)
-    x[(slice(None),) * axis + (entries(index, n, width),)] = part
+    place: tuple[Any, ...] = (*[slice(None)] * axis, entries(index, n, width))
+    x[place] = part
     return x
 
 
-def entries(index: Sequence[int], n: int, width: int) -> NDArray[np.int64]:
+def entries(index: Sequence[int] | NDArray, n: int, width: int) -> NDArray[np.int64]:
     """Return where the entries of the slices `index` of n lie along their axis, (len(index)·width,)."""
     check_index(index, n)
     first = np.asarray(index, np.int64) * width
     return (first[:, None] + np.arange(width)).reshape(-1)
 
 
-def check_index(index: Sequence[int], n: int) -> None:
+def check_index(index: Sequence[int] | NDArray, n: int) -> None:
     """Raise ValueError unless all numbers are in 0 … n−1."""
     if len(index) and not 0 <= min(index) <= max(index) < n:
         raise ValueError(f"index must lie in 0 … {n - 1}, got {list(index)}")
@@ -76,7 +78,7 @@ def slice_count(name: str, x: NDArray, axis: int, width: int) -> int:
     return x.shape[axis] // width
 
 
-def check_part(part: NDArray, index: Sequence[int], axis: int, width: int) -> None:
+def check_part(part: NDArray, index: Sequence[int] | NDArray, axis: int, width: int) -> None:
     """Raise ValueError unless `part` has one slice for each number of `index`."""
     if slice_count("part", part, axis, width) != len(index):
         raise ValueError(

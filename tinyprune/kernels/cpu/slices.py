@@ -81,7 +81,7 @@ def put(taken, index, n, inner, x):
     return True
 
 
-def take_slices(x: NDArray, index: Sequence[int], axis: int, width: int = 1) -> NDArray:
+def take_slices(x: NDArray, index: Sequence[int] | NDArray, axis: int, width: int = 1) -> NDArray:
     """Take the slices `index`, in this order, as `ops.take_slices`; float32 or float64."""
     check_floats(x=x)
     n = slice_count("x", x, axis, width)
@@ -92,7 +92,7 @@ def take_slices(x: NDArray, index: Sequence[int], axis: int, width: int = 1) -> 
     return part
 
 
-def put_slices(part: NDArray, index: Sequence[int], axis: int, n: int, width: int = 1) -> NDArray:
+def put_slices(part: NDArray, index: Sequence[int] | NDArray, axis: int, n: int, width: int = 1) -> NDArray:
     """Put slices into zeros, as `ops.put_slices`; float32 or float64."""
     check_floats(part=part)
     check_part(part, index, axis, width)
