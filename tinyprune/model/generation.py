@@ -40,6 +40,8 @@ class CachedDecoder:
         for layer, gates in zip(self.layers, model.gates(), strict=True):
             p, gate, scale = take_active(layer, gates, config.Dh, model.ops)
             arguments = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
+            if config.norm != "layernorm":  # the decoder normalises
+                arguments = {name: value for name, value in arguments.items() if not name.startswith("ln_")}
             r = position_keys(model, p) if config.relative else None
             self.attention.append(
                 model.ops.AttentionStep(context + 1, config.Dh, r, **arguments, gate=gate, scale=scale)
@@ -80,8 +82,9 @@ class CachedDecoder:
         x = model.embed(np.array([token]))[0][0]  # (D,)
         if not model.config.relative:
             x = ops.add(x, model.params["positions"][self.read])
+        normed_inside = model.config.norm == "layernorm"  # see `ops.attention_step`
         for p, step in zip(self.layers, self.attention, strict=True):
-            x = step(x)
+            x = step(x) if normed_inside else step(x, norm_forward(x, p, "ln", model.config, ops)[0])
             if model.config.F:
                 x, _ = feedforward_block_forward(x, p, model.config, ops, None)
         return norm_forward(x, model.params, "ln", model.config, ops)[0]

@@ -44,8 +44,8 @@ class AttentionStep:
         Dh: int,
         r: NDArray | None,
         *,
-        ln_scale: NDArray,
-        ln_bias: NDArray,
+        ln_scale: NDArray | None = None,
+        ln_bias: NDArray | None = None,
         Wq: NDArray,
         Wk: NDArray,
         Wv: NDArray,
@@ -58,16 +58,9 @@ class AttentionStep:
         gate: NDArray | None = None,
         scale: float = 1.0,
     ) -> None:
-        weights: dict[str, Any] = {
-            "ln_scale": ln_scale,
-            "ln_bias": ln_bias,
-            "Wq": Wq,
-            "Wk": Wk,
-            "Wv": Wv,
-            "Wo": Wo,
-            "bo": bo,
-        }
-        self.arguments = weights | {"u": u, "w": w, "pk": pk, "pv": pv, "gate": gate, "scale": scale}
+        norm = {"ln_scale": ln_scale, "ln_bias": ln_bias}
+        weights: dict[str, Any] = {"Wq": Wq, "Wk": Wk, "Wv": Wv, "Wo": Wo, "bo": bo}
+        self.arguments = norm | weights | {"u": u, "w": w, "pk": pk, "pv": pv, "gate": gate, "scale": scale}
         self.r = r
         self.keys, self.values = (self.buffer((C, Wq.shape[1] // Dh, Dh), Wq.dtype) for _ in range(2))
         self.clear()
@@ -80,9 +73,9 @@ class AttentionStep:
         """Forget everything read."""
         self.read = 0
 
-    def __call__(self, x: NDArray) -> NDArray:
-        """Read one token: y from x, both (D,)."""
-        y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments)
+    def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:
+        """Read one token: y from x, both (D,). n: norm(x), see `attention_step`."""
+        y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments, n=n)
         self.read += 1
         return y
 
@@ -94,8 +87,8 @@ def attention_step(
     r: NDArray | None,
     read: int,
     *,
-    ln_scale: NDArray,
-    ln_bias: NDArray,
+    ln_scale: NDArray | None = None,
+    ln_bias: NDArray | None = None,
     Wq: NDArray,
     Wk: NDArray,
     Wv: NDArray,
@@ -107,6 +100,7 @@ def attention_step(
     pv: NDArray | None = None,
     gate: NDArray | None = None,
     scale: float = 1.0,
+    n: NDArray | None = None,
 ) -> NDArray:
     """Compute the block's output for the newest token, and store its key and value.
 
@@ -116,12 +110,14 @@ def attention_step(
             Places that no token has taken yet are not read and may hold anything.
         r: position keys, (at least C, H, Dh), row = distance; None for no relative positions.
         read: how many tokens were read before this one.
-        ln_scale, ln_bias: of the LayerNorm, (D,).
+        ln_scale, ln_bias: of the LayerNorm, (D,); not given for another norm, see `n`.
         Wq, Wk, Wv: weights, (D, H·Dh).   Wo: (H·Dh, D).   bo: (D,).
         u, w: biases of content and position score, (H, Dh); given exactly if `r` is.
         pk, pv: persistent keys and values, (H, N, Dh); None for none.
         gate: one factor per head, (H,); None for all open.
         scale: output scaling c.
+        n: norm(x), (D,), for a norm that the caller computes; None: LayerNorm, which a compiled step has inside, since
+            a call for it would take a fifth of the step's time.
 
     Returns:
         y: (D,), dtype of `x`.
@@ -132,7 +128,10 @@ def attention_step(
     check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
     D = len(x)
     C, H, Dh = keys.shape
-    n = normalise(x, ln_scale, ln_bias)
+    if n is None:
+        if ln_scale is None or ln_bias is None:
+            raise ValueError("n must be given, or ln_scale and ln_bias")
+        n, _ = layernorm_forward(x, ln_scale, ln_bias)
     (q, k, v), _ = projections_forward(n.reshape(1, 1, D), Wq, Wk, Wv, 1)  # (1, 1, H·Dh)
 
     visible = min(read + 1, C)
@@ -154,11 +153,6 @@ def attention_step(
     keys[read % C], values[read % C] = seen_keys[-1], seen_values[-1]
     y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
     return x + y
-
-
-def normalise(x: NDArray, ln_scale: NDArray, ln_bias: NDArray) -> NDArray:
-    """Apply the block's norm to x, (D,)."""
-    return layernorm_forward(x, ln_scale, ln_bias)[0]
 
 
 def check_step(

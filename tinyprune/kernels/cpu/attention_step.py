@@ -181,7 +181,7 @@ def head_step(n, m, place, visible, D, Dh, C, N, relative):
 
 @part
 def normalise(x, scale, bias, n):
-    """Compute the block's norm, n = LayerNorm(x). Another norm would take its place here and in `step`."""
+    """Compute n = LayerNorm(x). Inside the step it takes a microsecond, called from Python six."""
     D, L = x.size, lanes(x)
     size = x.dtype.type(D)
     sums, squares = broadcast(x, 0), broadcast(x, 0)
@@ -198,13 +198,14 @@ def normalise(x, scale, bias, n):
 
 
 @parallel_kernel
-def step(x, ln_scale, ln_bias, bo, memory, read, Dh, C, N, relative, n, y):
-    """Compute the whole block, y. memory: (heads, …), see `Layout`.   n: scratch for LayerNorm(x)."""
+def step(x, ln_scale, ln_bias, bo, memory, read, Dh, C, N, relative, normalised, n, y):
+    """Compute the whole block, y. memory: (heads, …), see `Layout`.   n: norm(x), or scratch for LayerNorm(x)."""
     D = x.size
     H = len(memory)
     out = layout(D, Dh, C, N, relative, lanes(x)).out
     place, visible = read % C, min(read + 1, C)
-    normalise(x, ln_scale, ln_bias, n)
+    if not normalised:
+        normalise(x, ln_scale, ln_bias, n)
     for h in prange(H):
         head_step(n, memory[h], place, visible, D, Dh, C, N, relative)
     for d in range(D):
@@ -224,7 +225,7 @@ class AttentionStep:
         C: how many tokens are kept, at least 1.
         Dh: width of a head, at least 1.
         r: position keys, (at least C, H, Dh), row = distance; None for no relative positions.
-        ln_scale, ln_bias: of the LayerNorm, (D,).
+        ln_scale, ln_bias: of the LayerNorm, (D,); not given where the caller normalises.
         Wq, Wk, Wv: weights, (D, H·Dh); H may be 0.   Wo: (H·Dh, D).   bo: (D,).
         u, w: biases of content and position score, (H, Dh); given exactly if `r` is.
         pk, pv: persistent keys and values, (H, N, Dh); None for none.
@@ -241,8 +242,8 @@ class AttentionStep:
         Dh: int,
         r: NDArray | None,
         *,
-        ln_scale: NDArray,
-        ln_bias: NDArray,
+        ln_scale: NDArray | None = None,
+        ln_bias: NDArray | None = None,
         Wq: NDArray,
         Wk: NDArray,
         Wv: NDArray,
@@ -255,9 +256,9 @@ class AttentionStep:
         gate: NDArray | None = None,
         scale: float = 1.0,
     ) -> None:
-        optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
+        optional = {"ln_scale": ln_scale, "ln_bias": ln_bias, "r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
         given = {name: value for name, value in optional.items() if value is not None}
-        check(C, Dh, ln_scale=ln_scale, ln_bias=ln_bias, Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, bo=bo, **given)
+        check(C, Dh, Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, bo=bo, **given)
         D, W = Wq.shape
         N = 0 if pk is None else pk.shape[1]
         factors = np.full(W // Dh, float(scale)) if gate is None else gate * float(scale)
@@ -278,7 +279,8 @@ class AttentionStep:
                 put(m, at.pk, pk[h].T * root)
                 put(m, at.values, pv[h] * math.sqrt(N), places, places + whole(N, L))
             put(m, at.Wo, Wo[head] * factors[h])
-        self.vectors = tuple(np.array(x) for x in (ln_scale, ln_bias, bo))
+        self.has_norm = ln_scale is not None and ln_bias is not None
+        self.vectors = tuple(np.array(bo if x is None else x) for x in (ln_scale, ln_bias, bo))
         self.sizes = (Dh, C, N, r is not None)
         self.n = np.empty(D, Wq.dtype)
         self.clear()
@@ -292,23 +294,30 @@ class AttentionStep:
         for m in self.memory:  # values whose weight is 0 must be finite: 0 · NaN is NaN
             put(m, at.values, np.zeros((C, Dh), m.dtype), 0, whole(C, L) + whole(N, L))
 
-    def __call__(self, x: NDArray) -> NDArray:
+    def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:
         """Read one token.
 
         Args:
             x: the layer's input for it, (D,).
+            n: norm(x), (D,), where the caller normalises; None for LayerNorm.
 
         Returns:
             y: the block's output, (D,).
 
         Raises:
-            ValueError: unless `x` has the weights' D and dtype; the token then counts as not read.
+            ValueError: unless `x` and `n` have the weights' D and dtype; the token then counts as not read.
         """
-        n = self.n
-        if x.shape != n.shape or x.dtype != n.dtype:
-            raise ValueError(f"x must be {n.dtype} of shape {n.shape}, got {x.dtype} of shape {x.shape}")
-        y = np.empty(n.shape, n.dtype)
-        step(contiguous(x), *self.vectors, self.memory, self.read, *self.sizes, n, y)
+        own = self.n
+        if (n is None) != self.has_norm:
+            raise ValueError("n must be given exactly if ln_scale and ln_bias were not")
+        for name, given in (("x", x), ("n", own if n is None else n)):
+            if given.shape != own.shape or given.dtype != own.dtype:
+                raise ValueError(
+                    f"{name} must be {own.dtype} of shape {own.shape}, got {given.dtype} of shape {given.shape}"
+                )
+        y = np.empty(own.shape, own.dtype)
+        n = own if n is None else contiguous(n)
+        step(contiguous(x), *self.vectors, self.memory, self.read, *self.sizes, not self.has_norm, n, y)
         self.read += 1
         return y
 
@@ -329,7 +338,7 @@ def check(C, Dh, **arrays) -> None:
     for name, value in (("C", C), ("Dh", Dh)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    for names in (("r", "u", "w"), ("pk", "pv")):
+    for names in (("ln_scale", "ln_bias"), ("r", "u", "w"), ("pk", "pv")):
         if len(names) > sum(name in arrays for name in names) > 0:
             raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must be given together or not at all")
     check_floats(**arrays)

@@ -51,8 +51,8 @@ def attention_step(
     r: DeviceArray | None,
     read: int,
     *,
-    ln_scale: DeviceArray,
-    ln_bias: DeviceArray,
+    ln_scale: DeviceArray | None = None,
+    ln_bias: DeviceArray | None = None,
     Wq: DeviceArray,
     Wk: DeviceArray,
     Wv: DeviceArray,
@@ -64,6 +64,7 @@ def attention_step(
     pv: DeviceArray | None = None,
     gate: DeviceArray | None = None,
     scale: float = 1.0,
+    n: DeviceArray | None = None,
 ) -> DeviceArray:
     """Compute the block's output for the newest token, and keep its key and value: `ops.attention_step` for float32."""
     check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
@@ -71,7 +72,8 @@ def attention_step(
     check_in_place(keys=keys, values=values)
     D = len(x)
     C, H, Dh = keys.shape
-    n, _ = layernorm_forward(x, ln_scale, ln_bias)
+    if n is None:
+        n, _ = layernorm_forward(x, ln_scale, ln_bias)
     (q, k, v), _ = projections_forward(contiguous(n).reshape(1, 1, D), Wq, Wk, Wv, 1)  # (1, 1, H·Dh)
     o, _ = attention_forward(
         q.reshape(1, 1, H, Dh),
@@ -98,8 +100,8 @@ class AttentionStep(ops.AttentionStep):
         """Return zeros, float32 whatever the dtype."""
         return zeros(shape)
 
-    def __call__(self, x: DeviceArray) -> DeviceArray:
-        """Process one token: return y for x, both (D,)."""
-        y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments)
+    def __call__(self, x: DeviceArray, n: DeviceArray | None = None) -> DeviceArray:
+        """Process one token: return y for x, both (D,). n: norm(x), see `ops.attention_step`."""
+        y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments, n=n)
         self.read += 1
         return y
