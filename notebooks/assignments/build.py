@@ -58,7 +58,7 @@ def notebook_of(name: str, folder: Path = FOLDER) -> NotebookNode:
 
 
 def check_names(name: str, notebook: NotebookNode) -> None:
-    """Raise TextError if two cells have one name, or a test assigns to a name that an answer defines.
+    """Raise TextError if two cells have one name, or a test assigns to what an answer defines.
 
     In a notebook such a test would overwrite the answer.
     """
