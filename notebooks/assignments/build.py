@@ -1,13 +1,13 @@
-"""Make from each text, text/aN.py, what a course needs.
+"""Make the files of a course from each text, text/aN.py.
 
-    python notebooks/assignments/build.py                   the committed files, anew
+    python notebooks/assignments/build.py                   all committed files
     python notebooks/assignments/build.py gradescope a2     a2-gradescope.zip, with hidden tests
 
-Committed are nbgrader's source notebook, source/aN/aN.ipynb, and the same tasks without Jupyter in
-aN/: the answers to fill in, the visible tests, and pytest's settings. Solutions and hidden tests
-are cut out by nbgrader's own steps. Cells of a text begin with
+The committed files are nbgrader's source notebook, source/aN/aN.ipynb, and the same tasks without
+Jupyter in aN/: the answers to fill in, the visible tests, and pytest's settings. nbgrader's own
+steps remove solutions and hidden tests. Cells of a text begin with
 
-    # %% [markdown]                              what a student reads
+    # %% [markdown]                              for students to read
     # %% given="a2_imports"                      runs beside the answers, and beside the tests
     # %% tools="a2_tools"                        runs beside the tests only; the first code cell
     # %% solution="a2_1"                         has a BEGIN SOLUTION … END SOLUTION
@@ -40,20 +40,16 @@ REPOSITORY = "https://github.com/tinyprune/tinyprune"
 
 
 class TextError(Exception):
-    """A text is not written as it has to be; says where."""
+    """A text has a mistake; the message says where."""
 
 
 def notebook_of(name: str, folder: Path = FOLDER) -> NotebookNode:
-    """nbgrader's source notebook of a text, solutions and hidden tests in it."""
+    """Return nbgrader's source notebook of a text, with solutions and hidden tests."""
     text = jupytext.read(folder / "text" / f"{name}.py")
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
     for number, cell in enumerate(text.cells):
-        made = (
-            nbformat.v4.new_markdown_cell
-            if cell.cell_type == "markdown"
-            else nbformat.v4.new_code_cell
-        )
-        new = made(cell.source, id=f"{name}-{number}")
+        new_cell = getattr(nbformat.v4, f"new_{cell.cell_type}_cell")
+        new = new_cell(cell.source, id=f"{name}-{number}")
         if cell.cell_type == "code":
             new.metadata["nbgrader"], new.source = described(name, cell)
         notebook.cells.append(new)
@@ -64,7 +60,7 @@ def notebook_of(name: str, folder: Path = FOLDER) -> NotebookNode:
 def check_names(name: str, notebook: NotebookNode) -> None:
     """Raise TextError if two cells have one name, or a test assigns to what an answer defines.
 
-    In a notebook the latter two are one, and the answer would be gone.
+    In a notebook such a test would overwrite the answer.
     """
     labels = [
         cell.metadata.nbgrader.grade_id for cell in notebook.cells if cell.cell_type == "code"
@@ -89,7 +85,7 @@ def check_names(name: str, notebook: NotebookNode) -> None:
 
 
 def described(name: str, cell: NotebookNode) -> tuple[dict, str]:
-    """What nbgrader has to know of a code cell, and its source."""
+    """Return nbgrader's metadata of a code cell, and its source."""
     kinds = [kind for kind in ("given", "tools", "solution", "test") if kind in cell.metadata]
     if len(kinds) != 1:
         raise TextError(
@@ -126,19 +122,19 @@ def described(name: str, cell: NotebookNode) -> tuple[dict, str]:
 
 
 def task_of(label: str) -> str:
-    """The task of a test: a2_3 of a2_3_backward_hidden."""
+    """Return the task of a test, such as a2_3 for a2_3_backward_hidden."""
     return "_".join(label.split("_")[:2])
 
 
 def released(notebook: NotebookNode, hidden: bool = False) -> NotebookNode:
-    """As students get it: without solutions and, unless `hidden`, without hidden tests."""
+    """Return the notebook for students: without solutions and, unless `hidden`, hidden tests."""
     for step in [ClearSolutions()] if hidden else [ClearSolutions(), ClearHiddenTests()]:
         notebook, _ = step.preprocess(nbformat.from_dict(notebook), {})
     return notebook
 
 
 def stub(name: str, notebook: NotebookNode) -> str:
-    """The answers to fill in, as a Python file: texts as comments, no tests."""
+    """Return the answers to fill in as a Python file, with texts as comments and without tests."""
     keep = []
     for cell in released(notebook).cells:
         about = cell.metadata.get("nbgrader", {})
@@ -157,7 +153,7 @@ def stub(name: str, notebook: NotebookNode) -> str:
 
 
 def answers(notebook: NotebookNode) -> str:
-    """The reference solution as a file in the place of the stub."""
+    """Return the reference solution as a file that replaces the stub."""
     cells = (c for c in notebook.cells if c.cell_type == "code" and not c.metadata.nbgrader.grade)
     return (
         "\n\n".join(c.source for c in cells if not c.metadata.nbgrader.grade_id.endswith("_tools"))
@@ -166,7 +162,7 @@ def answers(notebook: NotebookNode) -> str:
 
 
 def tests(name: str, notebook: NotebookNode, hidden: bool) -> str:
-    """The tests as a file for pytest: each cell a function, marked with its task and its points."""
+    """Return a file for pytest: each test a function, marked with its task and its points."""
     head = f'"""Tests of {name}: pytest {name}, or one task: pytest {name} -m {name}_1"""\n'
     parts, functions = [head], []
     for cell in released(notebook, hidden).cells:
@@ -194,7 +190,7 @@ def tests(name: str, notebook: NotebookNode, hidden: bool) -> str:
 
 
 def settings(name: str, notebook: NotebookNode) -> str:
-    """pytest.ini of a folder: the tasks as markers."""
+    """Return the pytest.ini of a folder, with the tasks as markers."""
     tasks = sorted(
         {
             task_of(c.metadata.nbgrader.grade_id)
@@ -211,7 +207,7 @@ def settings(name: str, notebook: NotebookNode) -> str:
 
 
 def files_of(name: str, folder: Path = FOLDER) -> dict[str, str]:
-    """Every committed file that is made from a text: path → content."""
+    """Return every committed file that is made from a text: path → content."""
     notebook = notebook_of(name, folder)
     return {
         f"source/{name}/{name}.ipynb": nbformat.writes(notebook) + "\n",
@@ -222,9 +218,9 @@ def files_of(name: str, folder: Path = FOLDER) -> dict[str, str]:
 
 
 def gradescope(name: str, target: Path) -> None:
-    """The zip file that Gradescope asks for: all tests, and what installs and runs them."""
+    """Write the zip file for Gradescope: all tests, and scripts that install and run them."""
     notebook = notebook_of(name)
-    # Gradescope's own python3 may be older than 3.11, and has to stay as it is
+    # Gradescope's own python3 may be older than 3.11 and must not be changed.
     install = (
         "#!/usr/bin/env bash\nset -e\n"
         "apt-get update && apt-get install -y python3-venv\n"

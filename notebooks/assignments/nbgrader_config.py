@@ -17,8 +17,8 @@ c = get_config()  # noqa: F821 (nbgrader has it)
 
 c.CourseDirectory.course_id = "tinyprune"
 
-# nbgrader's own steps, with RestoreCells added and IsolatedExecute in the place of Execute: what
-# is marked is this course's notebook with the student's answers in it, and answers run in a locked
+# nbgrader's own steps, with RestoreCells added and IsolatedExecute instead of Execute: what is
+# marked is this course's notebook with the student's answers in it, and answers run in a locked
 # process, away from the tests.
 c.Autograde.sanitize_preprocessors = [
     ClearOutput,
@@ -37,7 +37,7 @@ c.Autograde.autograde_preprocessors = [
     CheckCellMetadata,
 ]
 
-# what one submission may use
+# resources of one submission
 c.IsolatedExecute.seconds_per_call = 10
 c.IsolatedExecute.seconds_in_all = 120
 c.IsolatedExecute.memory_megabytes = 3072
@@ -48,5 +48,5 @@ c.FileNameCollectorPlugin.named_regexp = (
     r".*/(?P<student_id>[^/]+_\d+)_assignsubmission_file[_/]+(?P<file_id>[^/]+)$"
 )
 
-# only notebooks are handed in: nothing else that lies beside them is copied or read
+# only notebooks are handed in: other files beside them are neither copied nor read
 c.CourseDirectory.include = ["*.ipynb"]

@@ -1,4 +1,4 @@
-"""How tests find the functions of a submission."""
+"""Tests find the functions of a submission, in a sandbox, a module or a notebook."""
 
 from types import ModuleType
 
@@ -48,17 +48,11 @@ def test_answers_are_the_same_on_both_sides_of_the_wall(submitted):
     assert fetch(answer("add", keep="all")(held, held)).tolist() == [2, 2]
 
 
-def test_missing_answer_is_named(submitted):
+def test_errors_name_the_answer_and_what_it_was_called_with(submitted):
     with pytest.raises(NoAnswer, match="there is no function nothing"):
         answer("nothing")
-
-
-def test_forward_without_a_cache_is_told_so(submitted):
     with pytest.raises(NoAnswer, match=r"short_forward\(float64 \(2,\)\) must return two things, out and a cache"):
         answer("short_forward")(np.ones(2))
-
-
-def test_error_says_what_the_answer_was_called_with(submitted):
     with pytest.raises(Exception) as error:
         answer("add")(np.ones((2, 3)), np.ones(4))
     assert error.value.__notes__ == ["when called as add(float64 (2, 3), float64 (4,))"]
@@ -78,7 +72,7 @@ def test_in_a_notebook_answers_are_its_own(monkeypatch):
     assert answer("add")(1, 2) == 3
 
 
-def test_needs_are_those_of_the_sandbox_or_of_the_notebook(monkeypatch):
+def test_prepare_configures_the_sandbox_or_the_notebook(monkeypatch):
     monkeypatch.setenv("NEEDED", "0")
     with Sandbox() as sandbox, submission(sandbox):
         prepare(preload=("numpy", "json"), environment={"NEEDED": "1"}, seconds_per_call=3)

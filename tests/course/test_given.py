@@ -19,12 +19,12 @@ def model(tmp_path_factory):
 
 
 def untrained(model, seed):
-    """Parameters of the same shapes that have learned nothing."""
+    """Return untrained parameters of the same shapes."""
     return init_parameters(model.model.config, np.random.default_rng(seed))
 
 
 def in_double(model, parameters):
-    """The loss of the first batch, in float64 and by the textbook."""
+    """Return the loss of the first batch, in float64 and by the NumPy backend."""
     ids, targets, _ = model.batches(1)._segments.batch(0)
     exact = {name: value.astype(np.float64) for name, value in parameters.items()}
     return Transformer(model.model.config, exact).loss(ids, targets)[0]
@@ -107,7 +107,7 @@ def test_random_heads_are_computed_once_and_kept(model, monkeypatch):
     assert model.random_heads(6, 5) == bits
 
 
-def test_second_call_loads_what_the_first_has_trained(model, monkeypatch, capsys):
+def test_second_call_loads_the_trained_model(model, monkeypatch, capsys):
     monkeypatch.setenv("TINYPRUNE_COURSE", str(model.path.parent))
     again = given.trained()
     assert capsys.readouterr().err == ""

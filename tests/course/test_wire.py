@@ -1,4 +1,4 @@
-"""What travels between the tests and an answer."""
+"""Values and messages between the tests and an answer."""
 
 import io
 import json
@@ -12,31 +12,24 @@ from hypothesis.extra import numpy as hnp
 
 from tinyprune.course.wire import Kept, WireError, decode, encode, pack, unpack
 
-PLAIN = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text()
-    | st.complex_numbers(allow_nan=False)
-)
+NUMBERS = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
 ARRAYS = hnp.arrays(
     st.sampled_from([np.float32, np.float64, np.int64, np.bool_, np.complex128]),
     hnp.array_shapes(min_dims=0, min_side=0),
 )
 VALUES = st.recursive(
-    PLAIN | ARRAYS,
+    NUMBERS | st.none() | st.text() | ARRAYS,
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
 
 
-def sent(value, keep=None, function=None, far=None, kept=None):
-    """What arrives of a value."""
+def sent(value, keep=None, function=None, far=None, mine=None):
+    """Send a value and return what arrives."""
     arrays = []
     head = {"value": encode(value, arrays, keep, far)}
     head, arrays = unpack(io.BytesIO(pack(head, arrays)).read)
-    return decode(head["value"], arrays, function, kept)
+    return decode(head["value"], arrays, function, mine)
 
 
 def same(a, b):
@@ -54,25 +47,18 @@ def test_values_arrive_as_they_were(value):
     assert same(value, sent(value))
 
 
-def test_transposed_arrays_and_numpy_numbers_arrive():
+def test_views_numpy_numbers_nan_and_generators_arrive():
     assert same(np.arange(6.0).reshape(2, 3).T.copy(), sent(np.arange(6.0).reshape(2, 3).T))
     assert same(np.float32(1.5), sent(np.float32(1.5)))
     assert np.isnan(sent(float("nan")))
-
-
-def test_arrived_arrays_can_be_written():
     arrived = sent(np.zeros(3))
-    arrived += 1
-    assert arrived.tolist() == [1, 1, 1]
-
-
-def test_generators_arrive_in_their_state():
+    arrived += 1  # it can be written to
     rng = np.random.default_rng(7)
     rng.random(5)
     assert sent(rng).random() == rng.random()
 
 
-def test_functions_and_other_things_stay():
+def test_functions_and_other_objects_stay():
     stayed = []
 
     def keep(thing):
@@ -83,7 +69,7 @@ def test_functions_and_other_things_stay():
     thing = object()
     far = sent([thing], keep)[0]
     assert isinstance(far, Kept)
-    assert sent(far, keep, far=Kept, kept=lambda number: stayed[number]) is thing
+    assert sent(far, keep, far=Kept, mine=stayed.__getitem__) is thing
 
 
 @pytest.mark.parametrize("dtype", [object, [("a", int)], "datetime64[s]"])
@@ -110,7 +96,7 @@ def test_arrays_of_other_things_are_refused(dtype):
     ],
     ids=str,
 )
-def test_what_is_no_value_is_refused(tree):
+def test_malformed_values_are_refused(tree):
     with pytest.raises(WireError):
         decode(tree, [], None)
 
@@ -130,21 +116,15 @@ def frame(head, rest=b"", sizes=None):
         frame(b'{"arrays": [["<f8", [-1]]]}', bytes(8)),
         frame(b'{"arrays": [["<f8", [2]]]}', bytes(8)),
         frame(b'{"arrays": [["what", [2]]]}', bytes(8)),
+        *(frame(f'{{"arrays": [["{dtype}", [1]]]}}'.encode(), bytes(16)) for dtype in ("f8,f8", "M8[s]", "O", "V8")),
         frame(b"", sizes=(1 << 40, 0)),
         frame(b"[" * 100_000),
     ],
-    ids=range(10),
+    ids=str,
 )
-def test_what_is_no_message_is_refused(data):
+def test_malformed_messages_are_refused(data):
     with pytest.raises(WireError):
         unpack(io.BytesIO(data).read)
-
-
-@pytest.mark.parametrize("dtype", ["f8,f8", "M8[s]", "O", "V8"])
-def test_arrays_of_other_than_numbers_and_texts_do_not_arrive(dtype):
-    head = json.dumps({"arrays": [[dtype, [1]]]}).encode()
-    with pytest.raises(WireError):
-        unpack(io.BytesIO(struct.pack("<QQ", len(head), 16) + head + bytes(16)).read)
 
 
 def test_long_heads_do_not_arrive():

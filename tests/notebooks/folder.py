@@ -1,4 +1,4 @@
-"""The folder of notebooks, as the tests see it."""
+"""The folder of notebooks."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ NAMES = [source.stem for source in SOURCES]
 
 
 def executor() -> ModuleType:
-    """notebooks/execute.py, which is a program and in no package."""
+    """Return notebooks/execute.py, a program outside of any package, as a module."""
     spec = importlib.util.spec_from_file_location("execute", FOLDER / "execute.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

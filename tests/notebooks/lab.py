@@ -1,4 +1,4 @@
-"""A JupyterLab with a copy of the notebooks, and a real browser that looks at it."""
+"""JupyterLab with a copy of the notebooks, and a real browser to read them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-# All cells are in the page, not only those that are on the screen; nothing is announced or fetched from elsewhere.
+# All cells are in the page, not only those on the screen; no news or updates are fetched.
 SETTINGS = {
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -33,7 +33,7 @@ STDERR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']
 
 
 def browser_path() -> str | None:
-    """Chromium or Chrome, if there is one."""
+    """Return the path of Chromium or Chrome, None if there is neither."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -75,7 +75,7 @@ def server(directory: Path) -> Iterator[str]:
         "--no-browser",
         *(f"--{key}={value}" for key, value in options.items()),
     ]
-    # settings of the person who runs the tests have no part in them
+    # Settings of the person who runs the tests must not matter.
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(directory / "config"), "JUPYTER_NO_CONFIG": "1"}
     log = (directory / "jupyter.log").open("w")
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -125,15 +125,15 @@ class Page:
         wait_for(lambda: len(self.cells()) > 5, 90, f"the cells of {name}")
 
     def find(self, css: str) -> list[WebElement]:
-        """All elements of the notebook that match."""
+        """Return all elements of the notebook that match."""
         return self.driver.find_elements(By.CSS_SELECTOR, f".jp-NotebookPanel {css}")
 
     def cells(self) -> list[WebElement]:
-        """The code cells that hold something."""
+        """Return the code cells with content."""
         return [c for c in self.find(".jp-CodeCell") if c.find_elements(By.CSS_SELECTOR, ".jp-InputPrompt")]
 
     def prompts(self) -> list[str]:
-        """What stands in front of the code cells: [3]: done, [*]: to come, [ ]: never run."""
+        """Return the prompts of the code cells: [3]: done, [*]: waiting, [ ]: never run."""
         return self.driver.execute_script(
             "return [...document.querySelectorAll('.jp-NotebookPanel .jp-CodeCell .jp-InputArea-prompt')]"
             ".map(e => e.textContent)"
@@ -151,14 +151,14 @@ class Page:
 
     def run_all(self, seconds: float = 300) -> None:
         """Clear all outputs and run all cells. Raises AssertionError if one fails."""
-        # the kernel may still be starting; the outputs on the page are those that were committed
+        # The kernel may still be starting, and the page shows the committed outputs.
         wait_for(lambda: self.find(".jp-Notebook-ExecutionIndicator[data-status='idle']"), 60, "the kernel")
         self.menu("Edit", "Clear Outputs of All Cells")
         self.menu("Run", "Run All Cells")
         wait_for(lambda: "[*]:" in self.prompts(), 30, "the first cell to run")
 
         def done() -> bool:
-            # the cell that failed stops all others
+            # A cell that fails stops all others.
             return bool(self.errors()) or not any("*" in p for p in self.prompts())
 
         wait_for(done, seconds, "all cells to run")
@@ -167,11 +167,11 @@ class Page:
         assert not never, f"code cells {never} did not run"
 
     def errors(self) -> list[str]:
-        """What the failed cells say. (JupyterLab shows it as it shows what is written to standard error.)"""
+        """Return the errors of failed cells, which JupyterLab shows like standard error."""
         return [e.text for e in self.find(STDERR) if "Traceback (most recent call last)" in e.text]
 
     def pictures(self) -> list[tuple[int, int]]:
-        """Width and height of each picture as it is drawn on the page; (0, 0) for a broken one."""
+        """Return width and height of each picture on the page, (0, 0) for a broken one."""
         return self.driver.execute_script(
             "return [...document.querySelectorAll('.jp-NotebookPanel .jp-OutputArea-output img')]"
             ".map(i => i.complete && i.naturalWidth ? [i.clientWidth, i.clientHeight] : [0, 0])"
@@ -184,7 +184,7 @@ class Page:
         places = [handle.rect]
 
         def rests() -> bool:
-            # pictures above that are still being drawn push it down
+            # Pictures above that are still being drawn push it down.
             places.append(handle.rect)
             return places[-1] == places[-2] and not any(tuple(size) == (0, 0) for size in self.pictures())
 

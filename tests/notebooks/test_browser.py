@@ -1,4 +1,4 @@
-"""Two notebooks in a real browser: all cells run, the pictures are there, the sliders move them."""
+"""Two notebooks in a real browser: all cells run, pictures appear, and sliders change them."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
     page.run_all()
 
     def all_pictures():
-        """Those that were there, and one below the sliders."""
+        """Return the pictures once there is one more below the sliders."""
         found = page.pictures()
         return found if len(found) > len(before) and (0, 0) not in map(tuple, found) else None
 
@@ -40,7 +40,7 @@ def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
     widget = page.find(".jp-OutputArea-output .widget-interact")[0]
 
     def shown():
-        """The printed line and the picture below the sliders."""
+        """Return the printed line and the picture below the sliders."""
         text = widget.find_element(By.CSS_SELECTOR, ".jp-RenderedText").text
         return text, widget.find_element(By.CSS_SELECTOR, "img").get_attribute("src")
 

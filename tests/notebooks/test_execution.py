@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom; one that fails says where."""
+"""Every notebook runs from top to bottom; an error in one names its place."""
 
 import pytest
 from folder import NAMES, SOURCES, executor
@@ -48,5 +48,5 @@ def test_executed_notebook_is_kept_with_its_outputs(failing):
     assert "kept" in target.read_text(encoding="utf-8")
 
 
-def test_progress_bars_are_kept_as_a_screen_shows_them():
+def test_progress_bars_are_kept_as_a_terminal_shows_them():
     assert execute.as_on_a_screen("start\n 1%\r 50%\r100%\nend\r\n") == "start\n100%\nend\n"

@@ -1,4 +1,4 @@
-"""Each notebook is a pair: its text source, and the same executed. Both say the same, read well, and lead somewhere."""
+"""Each notebook is a pair, a text source and the executed notebook: they agree, are complete, and their links work."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def markdown(name):
 
 
 def anchors(text):
-    """The fragments that GitHub makes of headings."""
+    """Return the anchors that GitHub gives to headings."""
     headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -45,7 +45,7 @@ def test_pair_is_in_step(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_committed_notebook_was_executed_without_an_error(name):
+def test_committed_notebook_was_executed_without_an_error_and_is_small(name):
     code = [cell for cell in executed(name)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell["outputs"]]
@@ -53,22 +53,18 @@ def test_committed_notebook_was_executed_without_an_error(name):
     assert any("image/png" in output.get("data", {}) for output in outputs), "no picture"
     found = re.findall(r"/(?:home|root|Users|tmp|work)/[\w.]+", json.dumps(outputs))
     assert not found, "paths of the machine that ran it"
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 1_000_000
 
 
 def test_committed_gpu_chapter_was_executed_with_the_compiler():
-    """Which is an extra: without it the chapter runs, but has nothing to read."""
+    """Without the extra `cuda` the chapter runs, but shows no compiled code."""
     cells = executed("10_on_a_gpu")["cells"]
     printed = "".join(line for cell in cells for output in cell.get("outputs", []) for line in output.get("text", []))
     assert "ld.shared.f32" in printed, "execute it where the extra `cuda` is installed"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_committed_notebook_is_small(name):
-    assert (FOLDER / f"{name}.ipynb").stat().st_size < 1_000_000
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_chapter_has_what_a_chapter_has(name):
+def test_chapter_has_all_parts_of_a_chapter(name):
     text = markdown(name)
     assert text.startswith(f"# {name[:2]} · ")
     assert f"]({COLAB}/{name}.ipynb)" in text
@@ -89,7 +85,7 @@ def test_chapters_are_linked_forward_and_back(name):
 
 
 @pytest.mark.parametrize("name", [*NAMES, "README"])
-def test_links_lead_somewhere(name):
+def test_links_work(name):
     text = README if name == "README" else markdown(name)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith("https://"):
@@ -104,6 +100,6 @@ def test_links_lead_somewhere(name):
 
 
 def test_links_are_found():
-    """The pattern above finds links of the kinds that there are."""
+    """The pattern above finds a link that is known to exist."""
     text = markdown(SOURCES[1].stem)
     assert "00_tour.ipynb" in re.findall(r"\]\(([^)\s]+)\)", text)

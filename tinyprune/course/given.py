@@ -40,8 +40,6 @@ CONFIG = RunConfig(
     data=DataConfig(corpus="pydoc"),
     train=TrainConfig(steps=600, B=16, lr=3e-3, lr_min=3e-4, warmup=50, evaluate_every=0),
 )
-# One thread is as fast at this size, and threads do not wait for each other while many submissions are marked.
-BACKEND = "numba"
 HELD_OUT = 6_000  # characters of the test split, which take less than a tenth of a second
 DRAWS = 3  # draws of random heads
 RANDOM_LR = 3e-3  # learning rate of their fine-tuning
@@ -64,8 +62,10 @@ def kept_in() -> Path:
 def trained() -> GivenModel:
     """Return the trained model. The first call on a machine trains and keeps it, which takes some seconds."""
     path = kept_in() / f"course-python{platform.python_version()}"
-    with get_backend(BACKEND).threads(1):
-        run = trained_once(path, CONFIG, get_backend(BACKEND), "run the same again")
+    # One thread is as fast at this size, and threads do not wait for each other while many submissions are marked.
+    ops = get_backend("numba")
+    with ops.threads(1):
+        run = trained_once(path, CONFIG, ops, "run the same again")
     return GivenModel(run.load("train").model, run.text, path)
 
 
@@ -142,7 +142,7 @@ class GivenModel:
     def bits(self, parameters: Parameters) -> float:
         """Return bits per character on held-out text."""
         held_out = self.held_out
-        with get_backend(BACKEND).threads(1):
+        with self.model.ops.threads(1):
             return float(evaluate(self.with_parameters(parameters), held_out, len(held_out)).bits_per_character)
 
     @cached_property
@@ -232,7 +232,7 @@ class Batches:
         model = self.given.with_parameters(parameters)
         ids, targets, fresh = self._segments.batch(self.used)
         self.used += 1
-        with get_backend(BACKEND).threads(1):
+        with model.ops.threads(1):
             loss, self._memory, cache = model.loss(ids, targets, None if fresh else self._memory)
             return float(loss), model.backward(1.0, cache)
 

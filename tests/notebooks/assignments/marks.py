@@ -38,7 +38,7 @@ def wrong_answers(name):
 
 
 def builder():
-    """notebooks/assignments/build.py as a module."""
+    """Return notebooks/assignments/build.py as a module."""
     spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -49,13 +49,13 @@ build = builder()
 
 
 def cells_that_test(notebook):
-    """The tests' cells by name."""
+    """Return the cells of tests by name."""
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.nbgrader.grade]
     return {cell.metadata.nbgrader.grade_id: cell for cell in cells}
 
 
 def edited(notebook, wrong):
-    """The reference solution with a mistake in it, in a cell of the task that loses points."""
+    """Plant a mistake in the reference solution, in a cell of the task that loses points."""
     pattern = re.compile(re.escape(wrong.right).replace("\\\n…\\\n", "\n(.*?)\n"), re.DOTALL)
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.nbgrader.solution]
     places = [(cell, match) for cell in cells for match in pattern.finditer(cell.source)]
@@ -71,7 +71,7 @@ def edited(notebook, wrong):
 
 
 def only(task, notebook):
-    """The notebook with the tests of one task."""
+    """Keep only the tests of one task."""
     notebook.cells = [
         cell
         for cell in notebook.cells
@@ -81,7 +81,7 @@ def only(task, notebook):
 
 
 def failures(notebook, limits=None):
-    """The tests that fail, each with what it says."""
+    """Return the tests that fail with their messages."""
     with Sandbox(limits or Limits()) as sandbox:
         mark(notebook, sandbox)
     failed = {}

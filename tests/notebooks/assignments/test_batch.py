@@ -1,4 +1,4 @@
-"""A lecturer's evening: 300 submissions, marked by nbgrader, one after the other."""
+"""nbgrader marks 300 submissions, one after the other."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ MINUTES = 30
 
 @pytest.mark.batch
 def test_three_hundred_submissions_in_half_an_hour(tmp_path, capsys):
-    """Right answers, wrong ones and empty ones in turn; the time is for two cores, and printed."""
+    """Right, wrong and empty answers in turn; the time, for two cores, is printed."""
     course = new_course(tmp_path)
     subprocess.run([sys.executable, "-m", "nbgrader", "generate_assignment", "a1"], cwd=course, check=True)
     reference = build.notebook_of("a1")

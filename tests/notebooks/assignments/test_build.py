@@ -1,4 +1,4 @@
-"""What is made of the texts: in step, complete, and without a solution in what students get."""
+"""Files made from the texts are up to date and complete, and students get no solutions."""
 
 import ast
 import io
@@ -20,7 +20,7 @@ REPOSITORY = FOLDER.parents[1]
 
 
 def statements(source):
-    """Every statement of a source that is not trivial, written in one way, whatever its layout."""
+    """Return every statement of at least 16 characters, normalised, so that layout does not matter."""
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
     docstrings = [node for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
     found = (ast.unparse(node) for node in nodes if node not in docstrings)
@@ -28,7 +28,7 @@ def statements(source):
 
 
 def secrets(name):
-    """Statements of an assignment's solutions and hidden tests, but for those that its words for all hold."""
+    """Return the statements of solutions and hidden tests, except those that the task itself contains."""
     solution, hidden, public = set(), set(), []
     for cell in build.notebook_of(name).cells:
         about = cell.metadata.get("nbgrader")
@@ -38,20 +38,20 @@ def secrets(name):
             hidden |= statements(cell.source)
         else:
             public.append(cell.source)
-    # what the task itself says is no secret; it may say a line of the solution, but not the solution
+    # What the task says is no secret; it may contain single lines of the solution, but not the solution.
     said = found_in("\n".join(public), solution)
     assert len(said) <= len(solution) / 4, said
     return (solution - said) | (hidden - found_in("\n".join(public), hidden))
 
 
 def found_in(text, forbidden):
-    """Which of the forbidden statements stand in a file: as code, or anywhere in its text."""
+    """Return the forbidden statements that a text contains, as code or anywhere else."""
     squeezed = re.sub(r"\s+", "", text)
     return {secret for secret in forbidden if re.sub(r"\s+", "", secret) in squeezed}
 
 
 def texts_of(path):
-    """A file's text; of a notebook also its parts, unescaped."""
+    """Return a file's text; for a notebook also its unescaped parts."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
@@ -61,7 +61,7 @@ def texts_of(path):
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
-    """Everything that students get: nbgrader's release and the folders for pytest."""
+    """All files that students get: nbgrader's release and the folders for pytest."""
     directory = tmp_path_factory.mktemp("course")
     for name in build.NAMES:
         for path, content in build.files_of(name).items():
@@ -95,7 +95,7 @@ def test_solution_would_be_found(name):
     solution = build.answers(build.notebook_of(name))
     assert found_in(solution, forbidden)
     assert found_in(source, forbidden)
-    # one line of it, in other layout, in a comment of a stub
+    # One line of it, in another layout, in a comment.
     line = next(secret for secret in sorted(forbidden) if secret in solution)
     assert found_in(f"# {line.replace(' ', '  ')}", forbidden) == {line} | found_in(line, forbidden)
 

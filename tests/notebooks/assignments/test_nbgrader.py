@@ -1,4 +1,4 @@
-"""The course with nbgrader itself: release, marks of whatever is handed in, feedback."""
+"""The course with nbgrader itself: release, marks of all kinds of submissions, feedback."""
 
 import json
 import re
@@ -14,13 +14,15 @@ from marks import FOLDER, build, edited, wrong_answers
 from mischief import FULL, MISCHIEF, notebook_of
 from nbgrader.api import Gradebook
 
+pytestmark = pytest.mark.slow
+
 WRONG = wrong_answers("a1")
-# enough for an honest answer on a busy machine
+# Enough for an honest answer on a busy machine.
 LIMITS = ["--IsolatedExecute.seconds_per_call=3"]
 
 
 def nbgrader(course, *arguments, fails=False):
-    """Run a command in the course's directory; what it printed."""
+    """Run a command in the course's directory and return what it prints."""
     command = [sys.executable, "-m", "nbgrader", *arguments]
     done = subprocess.run(command, cwd=course, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == fails, done.stderr[-3000:]
@@ -28,7 +30,7 @@ def nbgrader(course, *arguments, fails=False):
 
 
 def new_course(directory):
-    """A course as it is cloned."""
+    """Return a course as it is after cloning."""
     shutil.copytree(FOLDER / "source", directory / "source")
     shutil.copy(FOLDER / "nbgrader_config.py", directory)
     return directory
@@ -43,7 +45,7 @@ def hand_in(course, student, notebook, name="a1"):
 
 
 def scores(course, student, name="a1"):
-    """Points of each test."""
+    """Return the points of each test."""
     with Gradebook(f"sqlite:///{course}/gradebook.db") as gradebook:
         submission = gradebook.find_submission_notebook(name, name, student)
         assert not any(grade.needs_manual_grade for grade in submission.grades)
@@ -56,7 +58,7 @@ def label(text):
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """One batch: an honest student, an idle one, wrong answers, every mischief, and a file that is no notebook."""
+    """One batch: an honest student, an idle one, wrong answers, all mischief, links, and a file that is no notebook."""
     course = new_course(tmp_path_factory.mktemp("course"))
     nbgrader(course, "generate_assignment", "a1")
     released = build.nbformat.read(course / "release" / "a1" / "a1.ipynb", as_version=4)
@@ -81,20 +83,14 @@ def course(tmp_path_factory):
     return course
 
 
-@pytest.mark.slow
 def test_honest_and_idle_get_what_they_deserve(course):
     assert sum(scores(course, "good").values()) == FULL
     assert set(scores(course, "idle").values()) == {0}
     assert set(scores(course, "modules").values()) == {0}
+    for links in ("link", "links"):
+        assert not (course / "autograded" / links).exists()
 
 
-@pytest.mark.slow
-def test_links_are_not_marked(course):
-    assert not (course / "autograded" / "link").exists()
-    assert not (course / "autograded" / "links").exists()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.what)
 def test_wrong_answer_loses_its_points(course, wrong):
     found = scores(course, label(wrong.what))
@@ -103,25 +99,21 @@ def test_wrong_answer_loses_its_points(course, wrong):
     assert all(points in (0, worth[name]) for name, points in found.items())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mischief", MISCHIEF, ids=lambda mischief: mischief.what)
 def test_mischief_gets_what_its_answers_are_worth(course, mischief):
     assert sum(scores(course, label(mischief.what)).values()) == mischief.points
 
 
-@pytest.mark.slow
 def test_nothing_of_the_course_was_touched(course):
     assert (course / "source" / "a1" / "a1.ipynb").read_bytes() == (FOLDER / "source/a1/a1.ipynb").read_bytes()
     assert len(list((course / "submitted").iterdir())) == 6 + len(WRONG) + len(MISCHIEF)
 
 
-@pytest.mark.slow
 def test_marked_notebook_says_what_was_refused(course):
     text = (course / "autograded" / "imports-the-solution" / "a1" / "a1.ipynb").read_text(encoding="utf-8")
     assert "an answer may not import tinyprune.ops" in text
 
 
-@pytest.mark.slow
 def test_feedback_shows_answers_and_hints(course):
     nbgrader(course, "generate_feedback", "a1", "--student", label(WRONG[0].what))
     page = (course / "feedback" / label(WRONG[0].what) / "a1" / "a1.html").read_text(encoding="utf-8")
@@ -129,7 +121,6 @@ def test_feedback_shows_answers_and_hints(course):
     assert "what is left of x W + b if x is 0?" in page
 
 
-@pytest.mark.slow
 def test_marks_are_exported(course):
     nbgrader(course, "export")
     lines = (course / "grades.csv").read_text(encoding="utf-8").splitlines()
@@ -138,7 +129,6 @@ def test_marks_are_exported(course):
     assert float(good["score"]) == float(good["max_score"]) == FULL
 
 
-@pytest.mark.slow
 def test_points_are_those_of_the_text(course):
     with Gradebook(f"sqlite:///{course}/gradebook.db") as gradebook:
         assert gradebook.find_assignment("a1").max_score == FULL
