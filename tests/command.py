@@ -68,9 +68,9 @@ def run_here(*arguments: str | Path) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
-def succeed(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess:
+def succeed(*arguments: str | Path, run: Any = tinyprune, **options: Any) -> subprocess.CompletedProcess:
     """Run `tinyprune`; fail, showing what it says, unless it ends well and without a warning."""
-    done = tinyprune(*arguments, **options)
+    done = run(*arguments, **options)
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("tinyprune: ") for line in done.stderr.splitlines()), done.stderr
     return done
