@@ -43,7 +43,7 @@ RICH = RunConfig(
         dropout_attention=0.2,
         dropout_embedding=0.3,
     ),
-    data=DataConfig(corpus='texts\\of "mine"\n#1 ä.txt', tokenizer="word", vocabulary=100, valid_fraction=0.1),
+    data=DataConfig(corpus='texts\\of "mine"\n#1 ä 🦊.txt', tokenizer="word", vocabulary=100, valid_fraction=0.1),
     train=TrainConfig(steps=7, B=3, optimizer="lamb", lr=1e-5, weight_decay=1e-20, eps=1e16, schedule="constant"),
     gate=GateConfig(target_heads=5, hard=False, objective="layerwise", log_alpha_init=-1.5),
     gate_train=TrainConfig(steps=8),
@@ -63,14 +63,6 @@ def rebuilt(run: RunConfig) -> RunConfig:
 def test_toml_brings_everything_back(run):
     assert rebuilt(run) == run
     assert RunConfig.from_dict(run.to_dict()) == run
-
-
-def test_toml_brings_back_a_name_with_an_emoji():
-    run = RunConfig(data=DataConfig(corpus="texts/🦊.txt"))
-    assert rebuilt(run) == run
-
-
-def test_an_empty_file_is_the_default():
     assert read_config("", "test") == RunConfig()
 
 
@@ -115,16 +107,13 @@ def test_unknown_tables_and_keys_are_named_and_so_are_those_allowed():
     assert refused({"modle": {}}).startswith("unknown table or key 'modle'; allowed are model, data, train, gate")
     assert refused({"train": {"stepz": 3}}).startswith("unknown key train.stepz; allowed are steps, B, optimizer")
     assert refused({"model": 3}) == "model must be a table, got 3"
-
-
-@pytest.mark.parametrize("table", ["gate_train", "finetune"])
-def test_the_other_two_train_tables_are_named_in_their_messages(table):
-    assert refused({table: {"stepz": 3}}).startswith(f"unknown key {table}.stepz")
-    assert refused({table: {"B": 0}}) == f"{table}.B must be at least 1, got 0"
+    for table in ("gate_train", "finetune"):
+        assert refused({table: {"stepz": 3}}).startswith(f"unknown key {table}.stepz")
+        assert refused({table: {"B": 0}}) == f"{table}.B must be at least 1, got 0"
 
 
 def bounds():
-    """Every bounded number of every table, with a value just outside of it."""
+    """Every bounded number and every choice of every table, with a value just outside."""
     for table, cls in TABLES.items():
         for field in dataclasses.fields(cls):
             for limit, sign, words in (("low", -1, "at least"), ("high", 1, "at most")):
@@ -134,23 +123,15 @@ def bounds():
                 whole = str(field.type).startswith(("int", "tuple[int"))
                 outside = bound + sign if whole else math.nextafter(bound, sign * math.inf)
                 value = [outside] if str(field.type).startswith("tuple") else outside
-                yield pytest.param(
-                    table, field.name, value, f"must be {words} {bound}", id=f"{table}.{field.name}-{limit}"
-                )
+                yield table, field.name, value, f"must be {words} {bound}"
+            if field.metadata.get("choices"):
+                yield table, field.name, "nonsense", "must be one of "
 
 
 @pytest.mark.parametrize(("table", "key", "value", "words"), list(bounds()))
-def test_numbers_out_of_range(table, key, value, words):
-    assert refused({table: {key: value}}).startswith(f"{table}.{key} {words}")
-
-
-@pytest.mark.parametrize(
-    ("table", "key"),
-    [(table, f.name) for table, cls in TABLES.items() for f in dataclasses.fields(cls) if f.metadata.get("choices")],
-)
-def test_choices(table, key):
-    message = refused({table: {key: "nonsense"}})
-    assert message.startswith(f"{table}.{key} must be one of ") and message.endswith("got 'nonsense'")
+def test_values_outside_of_what_is_allowed(table, key, value, words):
+    message, got = refused({table: {key: value}}), value[0] if isinstance(value, list) else value
+    assert message.startswith(f"{table}.{key} {words}") and message.endswith(f"got {got!r}")
 
 
 @pytest.mark.parametrize(
@@ -183,9 +164,9 @@ def test_numbers_must_be_finite(value):
     assert refused({"gate": {"log_alpha_init": value}}).startswith("gate.log_alpha_init must be a finite number")
 
 
-@pytest.mark.parametrize(("value", "words"), [(-1, "at least 0"), (1.5, "of type int"), ("a", "of type int")])
-def test_the_seed(value, words):
-    assert refused({"seed": value}).startswith(f"seed must be {words}")
+def test_the_seed():
+    for value, words in ((-1, "at least 0"), (1.5, "of type int"), ("a", "of type int")):
+        assert refused({"seed": value}).startswith(f"seed must be {words}")
 
 
 XL = {"kind": "transformer-xl", "N": 0, "F": 8}
@@ -241,6 +222,7 @@ def test_options_replace_single_values_and_are_validated():
     assert run.train == dataclasses.replace(RICH.train, lr=0.5) and run.seed == 4 and run.model.T == 3
     assert run.gate.target_heads == 2 and run.finetune == RICH.finetune
     assert RICH.with_options({}) == RICH
+    assert RunConfig().with_options({"model.L": 2, "model.H": 4}).model.head_ids == ((0, 1, 2, 3),) * 2
     for options, message in (
         ({"train.B": 0}, "train.B must be at least 1"),
         ({"train.nope": 0}, "unknown key train.nope"),
@@ -269,10 +251,6 @@ def test_a_run_file_explains_every_setting():
     settings = [line for line in lines if " = " in line]
     assert len(settings) > 60
     assert [line for line in settings if "  # " not in line] == ["seed = 0"]
-
-
-def test_layers_and_heads_can_be_changed_as_long_as_no_head_is_gone():
-    assert RunConfig().with_options({"model.L": 2, "model.H": 4}).model.head_ids == ((0, 1, 2, 3),) * 2
 
 
 def test_errors_name_the_file():

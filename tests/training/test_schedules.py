@@ -35,6 +35,7 @@ def test_without_warmup_it_starts_at_the_top():
 
 def test_constant():
     assert rates(steps=5, warmup=2, schedule="constant", lr_min=0.1) == [0.25, 0.5, 0.5, 0.5, 0.5]
+    assert rates(steps=1) == [0.5]
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 50, 199, 200])
@@ -52,10 +53,6 @@ def test_it_never_jumps(warmup):
 @pytest.mark.parametrize("warmup", [4, 5, 100])
 def test_warmup_as_long_as_the_stage_or_longer(warmup):
     assert rates(steps=4, warmup=warmup) == [0.5 * (step + 1) / warmup for step in range(4)]
-
-
-def test_a_stage_of_one_step_learns():
-    assert rates(steps=1) == [0.5]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 10])

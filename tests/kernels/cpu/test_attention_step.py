@@ -180,7 +180,7 @@ def test_arrays_with_gaps_or_in_another_order():
         ({"bo": np.ones(1)}, r"bo must have shape \(13,\)"),
         ({"ln_scale": np.ones(15)}, r"ln_scale must have shape \(13,\)"),
         ({"ln_bias": np.ones((13, 1))}, r"ln_bias must have shape \(13,\)"),
-        ({"Wv": np.ones((13, 15), np.float32)}, "Wv must have the dtype of Wq, float64, got float32"),
+        ({"Wv": np.ones((13, 15), np.float32)}, "Wv must have the dtype of ln_scale, float64, got float32"),
         ({"gate": np.ones(3, complex)}, "gate must have the dtype of ln_scale, float64, got complex128"),
         ({"ln_scale": np.ones(13, np.int64)}, "ln_scale must be float32 or float64"),
     ],

@@ -256,9 +256,10 @@ class AttentionStep:
         gate: NDArray | None = None,
         scale: float = 1.0,
     ) -> None:
-        optional = {"ln_scale": ln_scale, "ln_bias": ln_bias, "r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
+        norm = {name: x for name, x in (("ln_scale", ln_scale), ("ln_bias", ln_bias)) if x is not None}
+        optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
         given = {name: value for name, value in optional.items() if value is not None}
-        check(C, Dh, Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, bo=bo, **given)
+        check(C, Dh, **norm, Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, bo=bo, **given)
         D, W = Wq.shape
         N = 0 if pk is None else pk.shape[1]
         factors = np.full(W // Dh, float(scale)) if gate is None else gate * float(scale)
