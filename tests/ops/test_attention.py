@@ -1,15 +1,14 @@
-"""Attention against its formula in plain loops, and what must hold whatever the numbers are."""
-
-import math
+"""Attention over ragged shapes against its formula in plain loops, and what must hold whatever the numbers are."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_forward import attention as attention_in_loops
 
 from tinyprune.gradcheck import check_gradients
 from tinyprune.ops import attention_backward, attention_forward
-from tinyprune.ops.attention import by_key, visible_keys
+from tinyprune.ops.attention import by_key
 
 NAMES = ["q", "k", "v", "r", "u", "w", "pk", "pv", "gate"]
 
@@ -22,36 +21,6 @@ def draw(rng, B=2, T=4, M=3, H=3, Dh=5, N=4, relative=True, gated=True, dtype=np
     shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
     shapes |= {"gate": (H,)} if gated else {}
     return dict.fromkeys(NAMES) | {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
-
-
-def attention_in_loops(q, k, v, r, u, w, pk, pv, gate, *, span=None, scale=1.0):
-    """The formula, a query at a time."""
-    B, T, H, Dh = q.shape
-    S, N = k.shape[1], 0 if pk is None else pk.shape[1]
-    out = np.zeros_like(q)
-    for b in range(B):
-        for h in range(H):
-            for i in range(T):
-                scores, values = [], []
-                for j in range(S):
-                    distance = i + (S - T) - j
-                    if distance < 0 or (span is not None and distance > span):
-                        continue
-                    if r is None:
-                        score = q[b, i, h] @ k[b, j, h]
-                    else:
-                        score = (q[b, i, h] + u[h]) @ k[b, j, h] + (q[b, i, h] + w[h]) @ r[distance, h]
-                    scores.append(score / math.sqrt(Dh))
-                    values.append(v[b, j, h])
-                for n in range(N):
-                    scores.append(q[b, i, h] @ (math.sqrt(Dh) * pk[h, n]) / math.sqrt(Dh))
-                    values.append(math.sqrt(N) * pv[h, n])
-                weights = np.exp(np.array(scores) - max(scores))
-                weights /= weights.sum()
-                out[b, i, h] = scale * sum(a * value for a, value in zip(weights, values, strict=True))
-                if gate is not None:
-                    out[b, i, h] *= gate[h]
-    return out
 
 
 @st.composite
@@ -69,7 +38,7 @@ def sizes(draw_from):
     }, draw_from(st.none() | st.integers(0, M + 2))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(sizes())
 def test_ragged_shapes_agree_with_the_formula_in_loops(example):
     arguments, span = draw(np.random.default_rng(4), **example[0]), example[1]
@@ -79,7 +48,7 @@ def test_ragged_shapes_agree_with_the_formula_in_loops(example):
     np.testing.assert_allclose(cache.a.sum(-1), 1, rtol=1e-13)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(sizes())
 def test_ragged_shapes_have_right_gradients(example):
     arguments, span = draw(np.random.default_rng(4), **example[0]), example[1]
@@ -103,20 +72,6 @@ def test_same_length_each_query_sees_the_latest_positions_only(T, rng):
     for i in range(T):
         assert seen[:, :, i, i : i + M + 1].all()
     assert (cache.a[..., M + T :] > 0).all()
-
-
-def test_causal_each_query_sees_all_that_came_before(rng):
-    T, M = 4, 3
-    _, cache = attention_forward(*draw(rng, T=T, M=M).values())
-    seen = cache.a[..., : M + T] > 0
-    np.testing.assert_array_equal(seen, np.broadcast_to(np.tril(np.ones((T, M + T), bool), M), seen.shape))
-
-
-@pytest.mark.parametrize(("T", "S", "span"), [(3, 3, None), (3, 5, None), (3, 5, 2), (1, 4, 0), (4, 4, 1)])
-def test_visible_keys(T, S, span):
-    for i, j in np.ndindex(T, S):
-        distance = i + S - T - j
-        assert visible_keys(T, S, span)[i, j] == (0 <= distance <= (S if span is None else span))
 
 
 @pytest.mark.parametrize("span", [None, 3])
@@ -177,28 +132,7 @@ def test_a_closed_head_gives_its_vectors_no_gradient_but_its_gate_has_one(rng):
     assert dgate.all()
 
 
-def test_dropout_thins_the_weights_and_scales_up_the_rest(rng):
-    arguments = draw(rng, N=0, gated=False)
-    out, cache = attention_forward(*arguments.values(), dropout=0.4, rng=np.random.default_rng(1))
-    assert not cache.keep.all()
-    np.testing.assert_allclose(cache.a.sum(-1), 1)
-    expected = np.einsum("bhts,bshd->bthd", cache.a * cache.keep / 0.6, arguments["v"])
-    np.testing.assert_allclose(out, expected, rtol=1e-13, atol=1e-15)
-    evaluated, cache = attention_forward(*arguments.values(), dropout=0.4, rng=None)
-    assert cache.keep is None
-    np.testing.assert_array_equal(evaluated, attention_forward(*arguments.values())[0])
-
-
 # The edges.
-
-
-@pytest.mark.parametrize("edge", [{"T": 1}, {"M": 0}, {"T": 1, "M": 0, "N": 0}, {"H": 1}, {"Dh": 1}, {"N": 1}], ids=str)
-def test_smallest_sizes(edge, rng):
-    arguments = draw(rng, **edge)
-    out, cache = attention_forward(*arguments.values(), span=2)
-    np.testing.assert_allclose(out, attention_in_loops(*arguments.values(), span=2), rtol=1e-12, atol=1e-13)
-    for x, gradient in zip(arguments.values(), attention_backward(np.ones_like(out), cache), strict=True):
-        assert gradient is None if x is None else np.isfinite(gradient).all()
 
 
 def test_a_layer_that_has_lost_all_of_its_heads(rng):
@@ -234,46 +168,8 @@ def test_a_text_in_two_segments_with_memory_is_the_text_in_one_piece(rng):
 # Bad arguments.
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("q", (2, 4, 15)),
-        ("q", (2, 4, 3, 0)),
-        ("k", (2, 3, 3, 5)),
-        ("k", (1, 7, 3, 5)),
-        ("v", (2, 6, 3, 5)),
-        ("r", (8, 3, 5)),
-        ("u", (3, 4)),
-        ("w", (2, 5)),
-        ("pk", (2, 4, 5)),
-        ("pk", (3, 0, 5)),
-        ("pk", (3, 5)),
-        ("pv", (3, 5, 5)),
-        ("gate", (4,)),
-    ],
-)
-def test_a_wrong_shape_is_named(name, shape, rng):
-    arguments = draw(rng) | {name: np.ones(shape)}
-    with pytest.raises(ValueError, match=f"^{name} must"):
-        attention_forward(*arguments.values())
-
-
 @pytest.mark.parametrize("name", ["r", "u", "w", "pk", "pv"])
 def test_what_belongs_together_must_come_together(name, rng):
     together = "r, u and w" if name in "ruw" else "pk and pv"
     with pytest.raises(ValueError, match=f"{together} must be given together or not at all"):
         attention_forward(*(draw(rng) | {name: None}).values())
-
-
-@pytest.mark.parametrize(
-    ("option", "complaint"),
-    [
-        ({"span": -1}, "span must be at least 0 or None, got -1"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
-        ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
-    ],
-    ids=str,
-)
-def test_options_out_of_range(option, complaint, rng):
-    with pytest.raises(ValueError, match=complaint):
-        attention_forward(*draw(rng).values(), **option)

@@ -73,39 +73,17 @@ def test_without_heads_the_layer_adds_its_bias(rng):
     np.testing.assert_array_equal(attention_step(x, *buffers(0), read=7, **p), x + p["bo"])
 
 
-def test_single_precision_and_arguments_untouched(rng):
-    p = example(rng, dtype=np.float32)
-    before = {name: value.copy() for name, value in p.items()}
-    x = rng.standard_normal(D).astype(np.float32)
-    keys, values = buffers(dtype=np.float32)
-    y = attention_step(x, keys, values, read=0, **p)
-    assert y.dtype == keys.dtype == np.float32 and not np.shares_memory(x, y)
-    for name, value in p.items():
-        np.testing.assert_array_equal(value, before[name])
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": np.ones((1, D))}, r"x must be \(D,\), got \(1, 6\)"),
-        ({"keys": np.ones((C, H * Dh))}, r"keys must be \(C, H, Dh\) with C ≥ 1, got \(4, 6\)"),
-        ({"keys": np.ones((0, H, Dh))}, r"keys must be \(C, H, Dh\) with C ≥ 1, got \(0, 3, 2\)"),
         ({"values": np.ones((C + 1, H, Dh))}, r"values must have shape \(4, 3, 2\) .*, got \(5, 3, 2\)"),
-        ({"r": np.ones((C - 1, H, Dh))}, r"r must be \(at least 4, 3, 2\) .*, got \(3, 3, 2\)"),
-        ({"r": np.ones((C, H + 1, Dh))}, r"r must be \(at least 4, 3, 2\) .*, got \(4, 4, 2\)"),
         ({"read": -1}, "read must be at least 0, got -1"),
         ({"ln_bias": np.ones(D + 1)}, r"bias must have shape \(6,\)"),
-        ({"Wq": np.ones((D, D + 1))}, r"Wq must have shape \(6, 6\) .*, got \(6, 7\)"),
-        ({"Wk": np.ones((D, 1))}, "Wk must have shape"),
-        ({"Wv": np.ones((1, D))}, "Wv must have shape"),
-        ({"Wo": np.ones((H, D))}, "Wo must have shape"),
-        ({"bo": np.ones(1)}, "bo must have shape"),
-        ({"u": None}, "r, u and w must be given together"),
         ({"pv": None}, "pk and pv must be given together"),
         ({"gate": np.ones(H + 1)}, "gate must have shape"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named_and_nothing_is_written(change, message, rng):
+def test_after_an_error_nothing_is_written(change, message, rng):
     keys, values = buffers()
     arguments = {"x": np.ones(D), "keys": keys, "values": values, "read": 0} | example(rng) | change
     with pytest.raises(ValueError, match=message):

@@ -4,18 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from test_forward import top_k as by_hand
 
 from tinyprune.ops import draw_gumbel, top_k_backward, top_k_forward
-
-
-def by_hand(a: np.ndarray, k: int, tau: float) -> np.ndarray:
-    """Σ of k softmaxes, each as a ratio of sums: what was chosen before weighs (1 − p)^(1/tau) less."""
-    weight, g = np.exp(a / tau), np.zeros(len(a))
-    for _ in range(k):
-        p = weight / weight.sum()
-        g += p
-        weight = weight * (1 - p) ** (1 / tau)
-    return g
 
 
 @pytest.mark.parametrize("tau", [0.3, 1.0, 2.0])
@@ -23,7 +14,7 @@ def by_hand(a: np.ndarray, k: int, tau: float) -> np.ndarray:
 def test_soft_gates_are_the_sum_of_k_softmaxes(k, tau, rng):
     log_alpha, noise = rng.standard_normal((2, 5))
     gate, _ = top_k_forward(log_alpha, noise, k=k, tau=tau, hard=False)
-    np.testing.assert_allclose(gate, by_hand(log_alpha + noise, k, tau), rtol=1e-12)
+    np.testing.assert_allclose(gate, by_hand(log_alpha, noise, k, tau, False), rtol=1e-12)
     assert gate.sum() == pytest.approx(k, abs=1e-12)
 
 
@@ -61,10 +52,10 @@ def test_subsets_are_drawn_with_the_probability_of_drawing_without_replacement(r
         expected[i] += p
         expected[j] += p
     draws = [
-        top_k_forward(log_alpha, draw_gumbel(4, rng, np.float64), k=2, tau=1.0, hard=True)[0] for _ in range(20_000)
+        top_k_forward(log_alpha, draw_gumbel(4, rng, np.float64), k=2, tau=1.0, hard=True)[0] for _ in range(4_000)
     ]
-    # standard deviation of a share: at most sqrt(1/4 / 20,000) = 0.0035
-    np.testing.assert_allclose(np.mean(draws, 0), expected, atol=4 * 0.0036)
+    # standard deviation of a share: at most sqrt(1/4 / 4,000) = 0.0079
+    np.testing.assert_allclose(np.mean(draws, 0), expected, atol=4 * 0.0079)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -92,19 +83,3 @@ def test_with_a_high_temperature_a_large_number_counts_more_than_once():
 def test_a_single_gate(k):
     gate, cache = top_k_forward(np.array([0.3]), np.zeros(1), k=k, tau=0.5, hard=False)
     assert gate == [k] and top_k_backward(np.ones(1), cache) == [0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"k": 4}, "0 <= k <= 3"),
-        ({"k": -1}, "got k -1"),
-        ({"tau": 0.0}, "tau > 0"),
-        ({"noise": np.zeros(2)}, r"got \(3,\) and \(2,\)"),
-        ({"log_alpha": np.zeros((3, 1)), "noise": None}, r"log_alpha must be \(n,\)"),
-    ],
-)
-def test_what_does_not_fit_is_refused(arguments, message):
-    given = {"log_alpha": np.zeros(3), "noise": np.zeros(3), "k": 1, "tau": 1.0, "hard": True} | arguments
-    with pytest.raises(ValueError, match=message):
-        top_k_forward(given.pop("log_alpha"), given.pop("noise"), **given)

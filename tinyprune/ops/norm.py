@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 def squared_norm(x: NDArray) -> float:
     """Compute ‖x‖² over all entries, squared and summed in float64.
 
+    >>> squared_norm(np.array([[1, -2], [3, 4]], np.float32))
+    30.0
+
     Args:
         x: any shape, float32 or float64.
 

@@ -1,26 +1,22 @@
-"""One token at a time compiled: against the textbook over shapes, before and after the oldest token is forgotten."""
+"""One token at a time compiled: with and without its parts, closed heads, bad numbers, weights that change."""
 
-import numba
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tinyprune import ops
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.attention_step import AttentionStep
 
-from .compare import assert_close, assert_same_bits, assert_threads_do_not_matter, each_dtype, few, in_float64, seeds
+from ..compare import assert_close, assert_same_bits
 
-sizes = st.sampled_from([1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 32, 33, 37])
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Threads that meet after every token would wait for one another where tests run side by side."""
-    threads = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(threads)
+    with get_backend("numba").threads(1):
+        yield
 
 
 def example(dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, seed=3):
@@ -51,19 +47,10 @@ def kernel(x, p):
 
 def textbook(x, p):
     """The same in float64, with the textbook's buffers, whose contents before the first token must not matter."""
-    p = {name: in_float64(value) for name, value in p.items()}
+    p = {name: value.astype(float) if isinstance(value, np.ndarray) else value for name, value in p.items()}
     C, Dh, r = p.pop("C"), p.pop("Dh"), p.pop("r")
     keys, values = np.full((2, C, p["Wq"].shape[1] // Dh, Dh), np.nan)
-    return np.array([ops.attention_step(row, keys, values, r, read, **p) for read, row in enumerate(in_float64(x))])
-
-
-@each_dtype
-@few
-@given(D=sizes, H=sizes, Dh=sizes, N=sizes, C=sizes, seed=seeds)
-def test_like_the_textbook(dtype, D, H, Dh, N, C, seed):
-    p, x = example(dtype, D, min(H, 5), Dh, N, C, seed=seed), text(dtype, D, C + 5, seed)
-    p["ln_scale"] *= D > 1  # of a single feature LayerNorm makes 0 or what rounding leaves of it
-    assert_close(kernel(x, p), textbook(x, p), dtype)
+    return np.array([ops.attention_step(row, keys, values, r, read, **p) for read, row in enumerate(x.astype(float))])
 
 
 @each_dtype
@@ -127,14 +114,6 @@ def test_scores_far_apart():
     np.testing.assert_allclose(y, textbook(x, p), atol=1e-3)  # scores of 1000 in float32 are exact to 1e-4
 
 
-@each_dtype
-def test_threads_do_not_matter(dtype):
-    p, x = example(dtype, H=7), text(dtype)
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-    assert_threads_do_not_matter(lambda: kernel(x, p))
-    numba.set_num_threads(1)
-
-
 def test_weights_are_copied_and_left_alone():
     p, x = example(np.float64), text(np.float64)
     before = {name: np.copy(value) for name, value in p.items()}
@@ -148,15 +127,6 @@ def test_weights_are_copied_and_left_alone():
     assert_same_bits(y, expected)
 
 
-def test_arrays_with_gaps_or_in_another_order():
-    p, x = example(np.float64), text(np.float64)
-    expected = kernel(x, p)
-    for name, value in p.items():
-        if isinstance(value, np.ndarray):
-            p[name] = np.asfortranarray(value) if value.ndim > 1 else np.repeat(value, 2)[::2]
-    assert_same_bits(kernel(np.asfortranarray(x), p), expected)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -164,25 +134,10 @@ def test_arrays_with_gaps_or_in_another_order():
         ({"C": 7}, r"r must be \(at least 7, 3, 5\) .*, got \(6, 3, 5\)"),
         ({"Dh": 0}, "Dh must be at least 1, got 0"),
         ({"Dh": 4}, r"Wq must be \(D, H·4\) with D ≥ 1 for heads of width 4, got \(13, 15\)"),
-        ({"r": np.ones((6, 2, 5))}, r"r must be .*, got \(6, 2, 5\)"),
-        ({"r": None}, "r, u and w must be given together or not at all"),
         ({"w": None}, "r, u and w must be given together or not at all"),
-        ({"pv": None}, "pk and pv must be given together or not at all"),
         ({"pk": np.ones((3, 0, 5))}, r"pk must be \(3, N, 5\) with N ≥ 1, got \(3, 0, 5\)"),
-        ({"pv": np.ones((3, 8, 5))}, r"pv must have shape \(3, 7, 5\) .*, got \(3, 8, 5\)"),
-        ({"u": np.ones((5, 3))}, r"u must have shape \(3, 5\)"),
-        ({"gate": np.ones(1)}, r"gate must have shape \(3,\)"),
-        ({"Wq": np.ones((3, 13, 5))}, "Wq must be"),
         ({"Wq": np.ones((0, 15))}, r"Wq must be .*, got \(0, 15\)"),
-        ({"Wk": np.ones((15, 13))}, r"Wk must have shape \(13, 15\)"),
-        ({"Wv": np.ones((13, 5))}, r"Wv must have shape \(13, 15\)"),
-        ({"Wo": np.ones((13, 15))}, r"Wo must have shape \(15, 13\)"),
-        ({"bo": np.ones(1)}, r"bo must have shape \(13,\)"),
-        ({"ln_scale": np.ones(15)}, r"ln_scale must have shape \(13,\)"),
         ({"ln_bias": np.ones((13, 1))}, r"ln_bias must have shape \(13,\)"),
-        ({"Wv": np.ones((13, 15), np.float32)}, "Wv must have the dtype of ln_scale, float64, got float32"),
-        ({"gate": np.ones(3, complex)}, "gate must have the dtype of ln_scale, float64, got complex128"),
-        ({"ln_scale": np.ones(13, np.int64)}, "ln_scale must be float32 or float64"),
     ],
 )
 def test_bad_arguments(change, message):

@@ -1,0 +1,214 @@
+"""What single kernels promise beyond the contract: blocks, bits, memory that is given up, ids that change."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyprune import ops
+from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.cpu.arguments import SMALL
+from tinyprune.kernels.cpu.dropout import kept, threshold
+from tinyprune.kernels.cpu.layernorm import ROWS
+from tinyprune.kernels.cpu.linear import column_sums
+from tinyprune.kernels.cpu.norm import COLUMNS
+from tinyprune.ops.dropout import keep_mask
+
+from ..compare import assert_close, assert_same_bits
+
+cpu = get_backend("numba")
+few = settings(max_examples=25, deadline=None, derandomize=True)
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+ADAM = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "step": 3, "grad_scale": 0.7}
+SGD = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "grad_scale": 0.7}
+RULES = {"sgd_update": (3, SGD), "adamw_update": (4, ADAM), "lamb_update": (4, ADAM)}
+
+
+def draw(dtype, *shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+# Blocks and sums.
+
+
+@each_dtype
+@pytest.mark.parametrize("R", [ROWS - 1, ROWS, ROWS + 1, 5 * ROWS + 3])
+def test_layernorm_of_rows_around_the_size_of_a_block(dtype, R):
+    x, scale, bias, dout = draw(dtype, (R, 37), (37,), (37,), (R, 37))
+    (out, kept), (expected, expected_kept) = (
+        backend.layernorm_forward(*(a.astype(to) for a in (x, scale, bias)), 0.1)
+        for backend, to in ((cpu, dtype), (ops, np.float64))
+    )
+    assert_close(out, expected, dtype)
+    assert_close(cpu.layernorm_backward(dout, kept), ops.layernorm_backward(dout.astype(float), expected_kept), dtype)
+
+
+@each_dtype
+@pytest.mark.parametrize("size", [0, COLUMNS - 1, COLUMNS + 1, SMALL - 1, SMALL, SMALL + 1, 3 * SMALL + 777])
+def test_squared_norm_of_sizes_around_those_of_a_block(dtype, size):
+    (x,) = draw(dtype, (size,))
+    assert cpu.squared_norm(x) == pytest.approx(math.fsum(np.square(x, dtype=np.float64)), rel=1e-13)
+
+
+def test_squares_of_float32_neither_overflow_nor_vanish():
+    x = np.array([1e30, 1e-30], np.float32)
+    assert (cpu.squared_norm(x), cpu.squared_norm(x[1:])) == (float(x[0]) ** 2, float(x[1]) ** 2)
+    assert cpu.squared_norm(np.array([1e200, 1.0])) == math.inf
+
+
+def test_column_sums_are_exact_where_numbers_are():
+    rows = np.arange(2000 * 130, dtype=np.float64).reshape(2, 1000, 130)
+    np.testing.assert_array_equal(column_sums(rows), rows.sum((0, 1)))
+
+
+def test_one_row_in_the_place_of_many_is_added_where_it_lies():
+    a, row = draw(np.float32, (5, 61, 67), (61, 67))
+    assert a.size >= SMALL
+    many = np.broadcast_to(row, a.shape)
+    assert_same_bits([cpu.add(a, many), cpu.add(many, many)], [a + row, np.ascontiguousarray(many + row)])
+
+
+@each_dtype
+@few
+@given(
+    before=st.sampled_from([(), (5,), (0,), (3, 7)]),
+    after=st.sampled_from([(), (13,), (4, 16), (0,)]),
+    n=st.integers(0, 7),
+    width=st.sampled_from([1, 3, 16, 17]),
+    seed=st.integers(0, 99),
+)
+def test_slices_along_any_axis(dtype, before, after, n, width, seed):
+    rng = np.random.default_rng(seed)
+    index = rng.permutation(n)[: rng.integers(0, n + 1)]
+    (x,) = draw(dtype, (*before, n * width, *after))
+    axis = len(before)
+    part = ops.take_slices(x, index, axis, width)
+    assert_same_bits(cpu.take_slices(x, index, axis, width), part)
+    assert_same_bits(cpu.put_slices(part, index, axis, n, width), ops.put_slices(part, index, axis, n, width))
+
+
+@pytest.mark.parametrize(("S", "T"), [(5, 0), (0, 0)])
+def test_projections_without_queries(S, T):
+    arrays = draw(np.float64, (2, S, 3), (3, 4), (3, 4), (3, 4))
+    (outs, kept), (expected, _) = (backend.projections_forward(*arrays, T) for backend in (cpu, ops))
+    assert_close(outs, expected, np.float64)
+    assert cpu.projections_backward(*outs, kept)[0].shape == (2, S, 3)
+
+
+# Dropout.
+
+
+@few
+@given(keys=st.tuples(*[st.integers(0, 2**32 - 1)] * 2), rate=st.floats(0, 0.999), start=st.integers(0, 2**32 - 1))
+def test_the_hash_of_one_entry(keys, rate, start):
+    limits = np.uint32(keys[0]), np.uint32(keys[1]), np.uint32(threshold(rate))
+    assert [kept(i, *limits) for i in range(50)] == keep_mask((50,), rate, keys).tolist()
+    assert kept(start, *limits) == kept(start + 2**32, *limits)  # entries are numbered modulo 2³²
+
+
+# Tokens.
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint64])
+def test_ids_of_any_integer_type_that_may_be_filled_anew(dtype):
+    E, logits = draw(np.float64, (11, 5), (40, 11))
+    ids = np.arange(40) ** 2 % 11
+    given_ids = np.repeat(ids, 2).astype(dtype)[::2]
+    (out, kept), (expected, expected_kept) = (
+        cpu.embedding_forward(i, E, dropout=0.2, rng=np.random.default_rng(3)) for i in (given_ids, ids)
+    )
+    assert_same_bits(cpu.cross_entropy_forward(logits, given_ids)[0], cpu.cross_entropy_forward(logits, ids)[0])
+    given_ids[:] = 0
+    assert_same_bits([out, cpu.embedding_backward(out, kept)], [expected, cpu.embedding_backward(out, expected_kept)])
+
+
+def test_each_word_is_summed_in_the_order_of_its_places():
+    """In float32 the order shows: 2²⁴ swallows a 1 that comes after it."""
+    dout, words = np.array([2**24, 1, 1, -(2**24), 1], np.float32)[:, None], np.array([2, 2, 2, 2, 0])
+    for order, total in ((np.arange(5), 0), (np.array([1, 2, 0, 3, 4]), 2)):
+        _, kept = cpu.embedding_forward(words[order], np.ones((3, 1), np.float32))
+        assert cpu.embedding_backward(dout[order], kept)[2, 0] == total
+
+
+# Cross-entropy.
+
+
+@each_dtype
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_logits_that_may_be_overwritten(dtype, order):
+    (logits,) = draw(dtype, (40, 37))
+    targets = np.arange(40) % 37
+    expected, kept = cpu.cross_entropy_forward(logits, targets)
+    given_up, read_only = np.array(logits, order=order), logits.copy()
+    loss, given_up_kept = cpu.cross_entropy_forward(given_up, targets, overwrite=True)
+    dlogits = cpu.cross_entropy_backward(1.0, given_up_kept)
+    assert_same_bits([loss, dlogits], [expected, cpu.cross_entropy_backward(1.0, kept)])
+    assert np.shares_memory(dlogits, given_up) == (order == "C")
+    read_only.flags.writeable = False
+    assert_same_bits(cpu.cross_entropy_forward(read_only, targets, overwrite=True)[0], expected)
+    assert_same_bits(read_only, logits)
+
+
+@each_dtype
+@pytest.mark.parametrize("V", [5, 64, 71])
+def test_logits_far_apart_and_far_from_zero(dtype, V):
+    """exp overflows for most of them, and underflows for most of their differences."""
+    logits = draw(dtype, (50, V))[0] * dtype(1000) + dtype(20000)
+    targets = np.argmax(logits, axis=-1)
+    targets[::2] = 3
+    (loss, kept), (expected, expected_kept) = (
+        backend.cross_entropy_forward(x, targets) for backend, x in ((cpu, logits), (ops, logits.astype(float)))
+    )
+    assert_close(loss, expected, dtype)
+    assert_close(cpu.cross_entropy_backward(50, kept), ops.cross_entropy_backward(50, expected_kept), dtype)
+    assert_close(cpu.log_softmax(logits), ops.log_softmax(logits.astype(float)), dtype)
+
+
+def test_losses_are_summed_in_float64_and_a_row_of_minus_inf_is_nan():
+    """A mean of a hundred thousand equal losses: their float32 sum would be off in the fifth digit."""
+    loss, _ = cpu.cross_entropy_forward(np.zeros((100_000, 3), np.float32), np.zeros(100_000, int))
+    assert loss == np.float32(np.log(np.float32(3)))
+    loss, kept = cpu.cross_entropy_forward(np.array([[0.0, 1.0], [-np.inf, -np.inf]]), np.zeros(2, int))
+    dlogits = cpu.cross_entropy_backward(1.0, kept)
+    assert np.isnan(loss) and np.isnan(dlogits[1]).all() and np.isfinite(dlogits[0]).all()
+    with pytest.raises(ValueError, match=r"logits must have at least one entry in a row, got shape \(2, 0\)"):
+        cpu.log_softmax(np.ones((2, 0)))
+
+
+# Updates.
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_updates_have_the_textbooks_bits_in_float32(rule):
+    """Every entry is computed in float32, rounded after each operation. (LAMB's norms are summed in another order.)"""
+    count, options = RULES[rule]
+    arrays = [np.abs(x) for x in draw(np.float32, *[(1001,)] * count)]
+    expected = [x.copy() for x in arrays]
+    getattr(cpu, rule)(*arrays, **options)
+    getattr(ops, rule)(*expected, **options)
+    assert_same_bits(arrays[1:], expected[1:])
+    np.testing.assert_allclose(arrays[0], expected[0], rtol=0, atol=1e-6 if rule == "lamb_update" else 0)
+
+
+@pytest.mark.parametrize(("start", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
+def test_lamb_with_a_norm_of_zero(start, gradient):
+    """A tensor of zeros leaves zero; one without a direction stays where it is."""
+    param, grad, m, v = np.full(5, start), np.full(5, gradient), np.zeros(5), np.zeros(5)
+    cpu.lamb_update(param, grad, m, v, **ADAM | {"decay": 0.0, "eps": 1e-12, "step": 1, "grad_scale": 1.0})
+    np.testing.assert_allclose(param, start - ADAM["lr"] * gradient)
+
+
+@pytest.mark.parametrize("bad", ["gaps", "order", "read-only"])
+@pytest.mark.parametrize(("rule", "place"), [(rule, i) for rule in RULES for i in range(RULES[rule][0]) if i != 1])
+def test_updates_refuse_what_they_cannot_write_to_and_change_nothing(rule, place, bad):
+    count, options = RULES[rule]
+    arrays = [np.ones((3, 4)) for _ in range(count)]
+    wrong = {"gaps": np.ones((3, 8))[:, ::2], "order": np.asfortranarray(np.ones((3, 4))), "read-only": np.ones((3, 4))}
+    arrays[place] = wrong[bad]
+    arrays[place].flags.writeable = bad != "read-only"
+    with pytest.raises(ValueError, match="is updated in place and must be writeable and C-contiguous"):
+        getattr(cpu, rule)(*arrays, **options)
+    assert all((x == 1).all() for x in arrays)

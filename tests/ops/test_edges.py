@@ -1,0 +1,210 @@
+"""Edges of the operations: what their formulas do not say, and the contract does not ask."""
+
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.gradcheck import operation_cases
+from tinyprune.ops.adaptive_embedding import TEXTBOOK as EMBEDDING
+from tinyprune.ops.adaptive_softmax import TEXTBOOK as SOFTMAX
+from tinyprune.ops.embedding import sum_rows
+
+CASES = {case.operation: case for case in operation_cases()}
+
+
+# What is new, what is a view, what is drawn.
+
+
+def test_results_are_new_arrays_or_the_views_that_are_promised(rng):
+    x, m = rng.standard_normal((2, 4, 5)), rng.standard_normal((2, 3, 5))
+    results = [ops.add(x, x), ops.join([x[0, 0]]), ops.take_slices(x, [0, 1], 0), ops.positions_forward(x, x[0])[0]]
+    assert not any(np.shares_memory(result, x) for result in results)
+    assert ops.context_forward(None, x)[0] is x and ops.dropout_forward(x, 0.5, None)[0] is x
+    context, kept = ops.context_forward(m, x)
+    assert np.shares_memory(ops.context_backward(context, kept), context)
+    assert ops.positions_backward(x, ops.positions_forward(x, x[0])[1])[0] is x
+    assert ops.residual_backward(x, ops.residual_forward(x, x)[1])[0] is x
+
+
+@pytest.mark.parametrize("operation", ["dropout", "residual", "embedding", "adaptive_embedding", "attention"])
+def test_dropout_draws_two_keys_and_nothing_in_evaluation(operation, rng):
+    x = rng.standard_normal((2, 3, 2, 4))
+    ids = np.arange(3)
+    run = {
+        "dropout": lambda rate, rng: ops.dropout_forward(x, rate, rng),
+        "residual": lambda rate, rng: ops.residual_forward(x, x, rate, rng),
+        "embedding": lambda rate, rng: ops.embedding_forward(ids, x[0, :, 0], dropout=rate, rng=rng),
+        "adaptive_embedding": lambda rate, rng: ops.adaptive_embedding_forward(
+            ids, [x[0, :, 0]], [], dropout=rate, rng=rng
+        ),
+        "attention": lambda rate, rng: ops.attention_forward(x, x, x, dropout=rate, rng=rng),
+    }[operation]
+    one, two = np.random.default_rng(8), np.random.default_rng(8)
+    run(0.5, one)
+    run(0.0, one)
+    ops.dropout.draw_keys(two)
+    assert one.bit_generator.state == two.bit_generator.state
+    np.testing.assert_array_equal(run(0.5, None)[0], run(0.0, one)[0])
+
+
+def test_updates_move_all_but_the_gradient_in_place_in_its_dtype():
+    adam = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "step": 3}
+    for update, count, options in (
+        (ops.sgd_update, 3, {"lr": 0.1, "decay": 0.3, "beta1": 0.8}),
+        (ops.adamw_update, 4, adam),
+        (ops.lamb_update, 4, adam),
+    ):
+        for dtype in (np.float32, np.float64):
+            arrays = [np.full((3, 4), 0.5 + i, dtype) for i in range(count)]
+            before = [x.copy() for x in arrays]
+            assert update(*arrays, **options) is None
+            assert [bool((x == b).all()) for x, b in zip(arrays, before, strict=True)] == [i == 1 for i in range(count)]
+            update(*(x[:, :0].copy() for x in arrays), **options)
+
+
+def test_lists_of_arrays_have_to_be_of_one_length():
+    with pytest.raises(ValueError):
+        ops.adamw_updates([], [np.ones(1)], [], [], lrs=[], decays=[], beta1=0.9, beta2=0.9, eps=1e-8, step=1)
+    with pytest.raises(ValueError, match="arrays must be at least one, got none"):
+        ops.join([])
+
+
+# Numbers at their limits.
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_huge_logits_do_not_overflow(dtype):
+    loss, kept = ops.cross_entropy_forward(np.array([[1e4, 0, -1e4]], dtype), np.array([2]))
+    assert loss == 2e4
+    np.testing.assert_array_equal(ops.cross_entropy_backward(1.0, kept), [[1, 0, -1]])
+
+
+def test_a_constant_vector_is_normalised_to_its_bias():
+    out, kept = ops.layernorm_forward(np.full((1, 4), 3.0), np.ones(4), np.arange(4.0))
+    np.testing.assert_array_equal(out[0], np.arange(4.0))
+    assert np.isfinite(ops.layernorm_backward(np.ones((1, 4)), kept)[0]).all()
+
+
+def test_squared_norm_is_summed_in_float64_in_the_order_of_the_indices():
+    assert ops.squared_norm(np.concatenate([[2**13], np.ones(1001)]).astype(np.float32)) == 2**26 + 1001
+    x = np.random.default_rng(0).standard_normal((300, 70)).astype(np.float32)
+    assert ops.squared_norm(np.asfortranarray(x)) == ops.squared_norm(np.repeat(x, 2, 1)[:, ::2]) == ops.squared_norm(x)
+    assert ops.squared_norm(np.full(4, 1.2e154)) == ops.squared_norm(np.array([1.0, -np.inf])) == math.inf
+    assert math.isnan(ops.squared_norm(np.array([np.nan, np.inf]))) and ops.squared_norms([]) == []
+
+
+def test_layerwise_error_from_nothing_to_everything(rng):
+    o, Wo, bo = rng.standard_normal((2, 4, 3, 5)), rng.standard_normal((15, 7)), rng.standard_normal(7)
+    assert ops.layerwise_error_forward(np.ones(3), o, Wo, bo)[0] == 0
+    assert ops.layerwise_error_forward(np.zeros(3), o, Wo, 0 * bo)[0] == pytest.approx(1, rel=1e-12)
+    assert ops.layerwise_error_forward(np.zeros(3), o, 0 * Wo, 0 * bo)[0] == 0  # a layer that adds nothing
+
+
+# Words that are repeated, absent, dropped.
+
+
+def test_a_repeated_word_gets_the_sum_and_an_absent_one_nothing(rng):
+    E, ids = rng.standard_normal((7, 4)), np.array([[6, 0, 6], [3, 6, 1]])
+    out, kept = ops.embedding_forward(ids, E)
+    dout = rng.standard_normal(out.shape)
+    expected = np.zeros_like(E)
+    np.add.at(expected, ids, dout * 2)
+    np.testing.assert_allclose(ops.embedding_backward(dout, kept), expected)
+    np.testing.assert_array_equal(sum_rows(np.zeros((0, 3)), np.zeros(0, int), 2), np.zeros((2, 3)))
+
+
+def test_one_cluster_is_the_plain_embedding_and_softmax(rng):
+    E, bias, x = rng.standard_normal((9, 4)), rng.standard_normal(9), rng.standard_normal((3, 5, 4))
+    ids = rng.integers(0, 9, (3, 5))
+    plain, kept = ops.embedding_forward(ids, E, dropout=0.3, rng=np.random.default_rng(5))
+    out, adaptive_kept = ops.adaptive_embedding_forward(ids, [E], [], dropout=0.3, rng=np.random.default_rng(5))
+    np.testing.assert_array_equal(out, plain)
+    (dE,), dprojections = ops.adaptive_embedding_backward(x, adaptive_kept)
+    np.testing.assert_allclose(dE, ops.embedding_backward(x, kept), rtol=1e-13)
+
+    logits, linear = ops.linear_forward(x, E.T, bias)
+    loss, kept = ops.cross_entropy_forward(logits, ids)
+    expected = ops.linear_backward(ops.cross_entropy_backward(0.7, kept), linear)
+    got, kept = ops.adaptive_softmax_forward(x, ids, [E], [], np.zeros((0, 4)), np.zeros(0), [bias])
+    dx, (dE,), no_projections, dcluster_weight, dcluster_bias, (dbias,) = ops.adaptive_softmax_backward(0.7, kept)
+    assert got == pytest.approx(loss, rel=1e-14) and dprojections == no_projections == []
+    assert dcluster_weight.shape == (0, 4) and dcluster_bias.shape == (0,)
+    for one, other in zip((dx, dE.T, dbias), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
+
+
+def test_an_absent_cluster_has_gradient_zero_but_its_logit_has_not():
+    case = CASES["adaptive_softmax (last cluster absent)"]
+    _, dtables, dprojections, dcluster_weight, dcluster_bias, dbiases = case.backward(
+        1.0, case.forward(*case.inputs.values())[1]
+    )
+    assert not dtables[2].any() and not dprojections[1].any() and not dbiases[2].any()
+    assert dtables[1].any() and dcluster_weight[1].any() and dcluster_bias[1] > 0
+
+
+# Operations that are made of others are given them.
+
+
+def noticed(parts: SimpleNamespace, used: Counter) -> SimpleNamespace:
+    """The same parts, whose calls are counted."""
+
+    def counting(name):
+        def part(*arguments):
+            used[name] += 1
+            return getattr(parts, name)(*arguments)
+
+        return part
+
+    return SimpleNamespace(**{name: counting(name) for name in vars(parts)})
+
+
+def test_parts_that_are_handed_in_are_the_ones_used():
+    """Every one of them, for the head once and for each of two tails."""
+    used = Counter()
+    case = CASES["adaptive_softmax"]
+    _, kept = case.forward(*case.inputs.values(), parts=noticed(SOFTMAX, used))
+    ops.adaptive_softmax_backward(1.0, kept)
+    weights = {name: x for name, x in case.inputs.items() if name != "targets"}
+    ops.adaptive_log_probabilities(**weights, parts=noticed(SOFTMAX, used))
+    expected = {"linear_forward": 10, "linear_backward": 5, "log_softmax": 3}
+    assert used == expected | {"cross_entropy_forward": 3, "cross_entropy_backward": 3}
+
+    used = Counter()
+    case = CASES["adaptive_embedding"]
+    out, kept = case.forward(*case.inputs.values(), parts=noticed(EMBEDDING, used))
+    case.backward(out, kept)
+    assert used == {"linear_forward": 2, "linear_backward": 2, "sum_rows": 3}
+
+
+# What an operation means to others.
+
+
+def test_put_is_the_transpose_of_take(rng):
+    """⟨take(x), y⟩ = ⟨x, put(y)⟩, which is what makes it the gradient."""
+    x, y = rng.standard_normal((3, 10)), rng.standard_normal((3, 4))
+    assert (ops.take_slices(x, [4, 1], 1, 2) * y).sum() == pytest.approx((x * ops.put_slices(y, [4, 1], 1, 5, 2)).sum())
+
+
+def test_the_gradient_of_a_gate_is_the_loss_per_output_times_the_heads_difference(rng):
+    """Exactly, with dropout and output scaling; and the difference is that of the outputs with and without the head."""
+    case = CASES["attention (All-attention)"]
+    inputs, Wo = case.inputs, rng.standard_normal((15, 11))
+
+    def layer(gate):
+        out, kept = case.forward(*(inputs | {"gate": gate}).values())
+        return *ops.linear_forward(out.reshape(2, 4, 15), Wo), kept
+
+    gate = np.array([0.3, 0.0, 1.0])
+    y, linear, kept = layer(gate)
+    delta = ops.head_difference(kept.o, Wo, 1.5)
+    for h in range(3):
+        opened, closed = (layer(np.where(np.arange(3) == h, value, gate))[0] for value in (1, 0))
+        np.testing.assert_allclose(opened - closed, delta[h], rtol=1e-12, atol=1e-12)
+    _, loss = ops.cross_entropy_forward(y, rng.integers(0, 11, (2, 4)))
+    dy = ops.cross_entropy_backward(1.0, loss)
+    dgate = case.backward(ops.linear_backward(dy, linear)[0].reshape(2, 4, 3, 5), kept)[-1]
+    np.testing.assert_allclose(dgate, (dy * delta).sum((1, 2, 3)), rtol=1e-12)

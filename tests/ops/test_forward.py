@@ -1,0 +1,268 @@
+"""The forward pass of every operation against its formula, computed another way: in loops, or with the numbers spread
+out. A short operation has its formula as a doctest in its own file instead."""
+
+import doctest
+import math
+from importlib import import_module
+from itertools import pairwise
+from pkgutil import iter_modules
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.gradcheck.catalogue import SIZES, Sizes, operation_cases, other_cases
+
+HASH = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
+
+
+def kept(shape: tuple[int, ...], rate: float, rng: int | None) -> np.ndarray:
+    """What dropout multiplies by: the recipe of `ops.dropout` in plain integers, an entry at a time."""
+    if rng is None or rate == 0:
+        return np.ones(shape)
+    keys = [int(key) for key in np.random.default_rng(rng).integers(0, 2**32, size=2, dtype=np.uint32)]
+    factors = []
+    for number in range(math.prod(shape)):
+        h = number ^ keys[0]
+        h = ((h ^ (h >> 17)) * HASH[0]) % 2**32 ^ keys[1]
+        h = ((h ^ (h >> 11)) * HASH[1]) % 2**32
+        h = ((h ^ (h >> 15)) * HASH[2]) % 2**32
+        factors.append((h ^ (h >> 14)) >= rate * 2**32)
+    return np.reshape(factors, shape) / (1 - rate)
+
+
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def linear(x, W, b):
+    return np.einsum("...k,ko->...o", x, W) + (0 if b is None else b)
+
+
+def embedding(ids, E, dropout, rng):
+    factors = kept((len(E),), dropout, rng)
+    return np.array([math.sqrt(E.shape[1]) * E[i] * factors[i] for i in ids.flat]).reshape(*ids.shape, -1)
+
+
+def layernorm(x, scale, bias, eps):
+    rows = [(row - sum(row) / len(row)) for row in x.reshape(-1, x.shape[-1])]
+    stds = [math.sqrt(math.fsum(row * row) / len(row) + eps) for row in rows]
+    return np.reshape([row / std * scale + bias for row, std in zip(rows, stds, strict=True)], x.shape)
+
+
+def dropout(x, rate, rng):
+    return x * kept(x.shape, rate, rng)
+
+
+def residual(x, y, dropout, rng):
+    return x + y * kept(y.shape, dropout, rng)
+
+
+def context(x, m):
+    return x if m is None else np.array([[*memory, *rows] for memory, rows in zip(m, x, strict=True)])
+
+
+def positions(x, P):
+    return np.array([[row + P[t] for t, row in enumerate(text)] for text in x])
+
+
+def projections(n, Wq, Wk, Wv, T):
+    return tuple(np.einsum("bsd,do->bso", rows, W) for rows, W in ((n[:, n.shape[1] - T :], Wq), (n, Wk), (n, Wv)))
+
+
+def attention(q, k, v, r, u, w, pk, pv, gate, span=None, scale=1.0, dropout=0.0, rng=None):
+    """A query at a time."""
+    B, T, H, Dh = q.shape
+    S, N = k.shape[1], 0 if pk is None else pk.shape[1]
+    factors = kept((B, H, T, S + N), dropout, rng)
+    out = np.zeros_like(q)
+    for b, h, i in np.ndindex(B, H, T):
+        scores, values = np.full(S + N, -np.inf), np.zeros((S + N, Dh))
+        for j in range(S):
+            distance = i + (S - T) - j
+            if 0 <= distance <= (S if span is None else span):
+                content = q[b, i, h] @ k[b, j, h] if r is None else (q[b, i, h] + u[h]) @ k[b, j, h]
+                position = 0 if r is None else (q[b, i, h] + w[h]) @ r[distance, h]
+                scores[j], values[j] = (content + position) / math.sqrt(Dh), v[b, j, h]
+        for n in range(N):
+            scores[S + n] = q[b, i, h] @ (math.sqrt(Dh) * pk[h, n]) / math.sqrt(Dh)
+            values[S + n] = math.sqrt(N) * pv[h, n]
+        weights = np.exp(scores - scores.max())
+        out[b, i, h] = scale * (weights / weights.sum() * factors[b, h, i]) @ values * (1 if gate is None else gate[h])
+    return out
+
+
+def feedforward(x, W1, b1, W2, b2):
+    return linear(np.maximum(linear(x, W1, b1), 0), W2, b2)
+
+
+def log_softmax(logits):
+    return np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+
+
+def cross_entropy(logits, targets):
+    rows = zip(logits.reshape(-1, logits.shape[-1]), targets.flat, strict=True)
+    return np.mean([math.log(sum(map(math.exp, row))) - row[target] for row, target in rows])
+
+
+def full_table(tables, projections):
+    """Every word's vector at full width, (V, D)."""
+    return np.concatenate([tables[0], *(t @ p for t, p in zip(tables[1:], projections, strict=True))])
+
+
+def adaptive_embedding(ids, tables, projections, rng, dropout=0.0):
+    return embedding(ids, full_table(tables, projections), dropout, rng)
+
+
+def adaptive_log_probabilities(x, tables, projections, cluster_weight, cluster_bias, biases):
+    """The head's probabilities of frequent words, and of each cluster times its words'."""
+    ends = np.cumsum([len(table) for table in tables])
+    logits = x @ full_table(tables, projections).T + np.concatenate(biases)
+    clusters = x @ cluster_weight.T + cluster_bias
+    head = np.exp(log_softmax(np.concatenate([logits[..., : ends[0]], clusters], -1)))
+    p = [head[..., : ends[0]]]
+    for c, (first, end) in enumerate(pairwise(ends)):
+        p.append(head[..., ends[0] + c, None] * np.exp(log_softmax(logits[..., first:end])))
+    return np.log(np.concatenate(p, -1))
+
+
+def adaptive_softmax(x, targets, *weights, **named):
+    return -np.take_along_axis(adaptive_log_probabilities(x, *weights, **named), targets[..., None], -1).mean()
+
+
+def hard_concrete(log_alpha, u, beta, gamma, zeta, hard):
+    noise = np.zeros_like(log_alpha) if u is None else np.log(u / (1 - u))
+    s = np.vectorize(logistic)((noise + log_alpha) / (1 if u is None else beta))
+    gate = np.clip(s * (zeta - gamma) + gamma, 0, 1)
+    return (gate >= 0.5) * 1.0 if hard else gate
+
+
+def top_k(log_alpha, noise, k, tau, hard):
+    """Each softmax is a ratio of sums: what was chosen before weighs (1 − p)^(1/tau) less."""
+    a = log_alpha + noise
+    weight, gate = np.exp(a / tau), np.zeros(len(a))
+    for _ in range(k):
+        p = weight / weight.sum()
+        gate += p
+        weight = weight * (1 - p) ** (1 / tau)
+    return np.isin(np.arange(len(a)), np.argsort(a)[len(a) - k :]) * 1.0 if hard else gate
+
+
+def p_open(log_alpha, beta, gamma, zeta):
+    return np.vectorize(logistic)(log_alpha - beta * math.log(-gamma / zeta))
+
+
+def head_difference(o, Wo, scale):
+    B, T, H, Dh = o.shape
+    only = np.eye(H)[:, None, None, :, None] * o
+    return scale * only.reshape(H, B, T, H * Dh) @ Wo
+
+
+def layerwise_error(gate, o, Wo, bo, scale):
+    """‖y_gated − y_full‖² / ‖y_full − x‖² with both outputs written out, on some x."""
+    x = np.random.default_rng(9).standard_normal((*o.shape[:2], len(bo)))
+    y_full, y_gated = (x + (g[:, None] * o).reshape(*o.shape[:2], -1) @ Wo + bo for g in (0 * gate + 1, scale * gate))
+    return ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
+
+
+def sgd_update(param, grad, momentum, lr, decay, beta1, grad_scale):
+    momentum = beta1 * momentum + grad_scale * grad
+    return param - lr * (momentum + decay * param), momentum
+
+
+def adam(grad, m, v, beta1, beta2, eps, step, grad_scale):
+    g = grad_scale * grad
+    m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    return m, v, m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + eps)
+
+
+def adamw_update(param, grad, m, v, lr, decay, **constants):
+    m, v, r = adam(grad, m, v, **constants)
+    return param - lr * (r + decay * param), m, v
+
+
+def adamw_updates(params, grads, ms, vs, lrs, decays, **constants):
+    each = zip(params, grads, ms, vs, lrs, decays, strict=True)
+    return tuple(map(list, zip(*(adamw_update(*arguments, **constants) for arguments in each), strict=True)))
+
+
+def lamb_update(param, grad, m, v, lr, decay, **constants):
+    m, v, r = adam(grad, m, v, **constants)
+    d = r + decay * param
+    return param - lr * np.linalg.norm(param) / np.linalg.norm(d) * d, m, v
+
+
+def last_query(texts, keys, values, r, ln_scale, ln_bias, Wq, Wo, bo, u, w, pk, pv, gate, scale):
+    """The block's output for the last of some tokens (n, D), of keys and values (n, H, Dh)."""
+    q = (layernorm(texts[-1:], ln_scale, ln_bias, 1e-5) @ Wq).reshape(1, 1, *keys.shape[1:])
+    o = attention(q, keys[None], values[None], r[: len(keys)], u, w, pk, pv, gate, scale=scale)
+    return texts[-1] + o.reshape(-1) @ Wo + bo
+
+
+def attention_step(x, keys, values, r, read, Wk, Wv, ln_scale, ln_bias, **weights):
+    keys, values, n = keys.copy(), values.copy(), layernorm(x[None], ln_scale, ln_bias, 1e-5)
+    keys[read % len(keys)], values[read % len(keys)] = ((n @ W).reshape(keys.shape[1:]) for W in (Wk, Wv))
+    order = np.arange(read + 1, read + 1 + len(keys)) % len(keys)  # all places are taken
+    return last_query(x[None], keys[order], values[order], r, ln_scale, ln_bias, **weights), keys, values
+
+
+def attention_reader(x, r, C, Dh, Wk, Wv, ln_scale, ln_bias, **weights):
+    n = layernorm(x, ln_scale, ln_bias, 1e-5)
+    keys, values = ((n @ W).reshape(len(x), -1, Dh) for W in (Wk, Wv))
+    windows = [slice(max(0, i + 1 - C), i + 1) for i in range(len(x))]
+    return tuple(last_query(x[s], keys[s], values[s], r, ln_scale, ln_bias, **weights) for s in windows)
+
+
+def put_slices(part, index, axis, n, width):
+    x = np.zeros((part.shape[0], n * width, part.shape[2]))
+    for i, h in enumerate(index):
+        for d in range(width):
+            x[:, h * width + d] = part[:, i * width + d]
+    return x
+
+
+FORMULAS = {name: f for name, f in globals().items() if getattr(f, "__module__", "") == __name__}
+FORMULAS |= {
+    "AttentionStep": attention_reader,
+    "add": lambda a, b: np.reshape([x + y for x, y in zip(a.flat, b.flat, strict=True)], a.shape),
+    "join": lambda arrays: np.array([x for array in arrays for x in array]),
+    "squared_norm": lambda x: math.fsum(value * value for value in x.flat),
+    "squared_norms": lambda arrays: [math.fsum(value * value for value in x.flat) for x in arrays],
+    "sigmoid": np.vectorize(logistic),
+    "l0": lambda log_alpha, **gate: p_open(log_alpha, **gate).sum(),
+    "take_slices": lambda x, index, axis, width: np.concatenate(
+        [x[:, :0], *(x[:, h * width : (h + 1) * width] for h in index)], axis
+    ),
+}
+CASES = {case.operation: case for case in [*operation_cases(), *other_cases()]}
+OTHER = Sizes(B=1, T=6, M=5, H=2, Dh=4, N=3, D=9, F=5, V=12, lead=(5,))
+
+
+@pytest.mark.parametrize("sizes", [SIZES, OTHER], ids=["small", "other"])
+@pytest.mark.parametrize("name", CASES)
+def test_like_its_formula(name, sizes):
+    case = next(case for case in [*operation_cases(None, sizes), *other_cases(None, sizes)] if case.operation == name)
+    operation = name.split(" (")[0]
+    if operation not in FORMULAS:
+        assert doctests(operation), f"{operation} has neither a formula here nor a doctest"
+        return
+    out, _ = case.forward(*case.inputs.values())
+    expected = FORMULAS[operation](**case.inputs | case.constants)
+    for got, wanted in zip(flat(out), flat(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-12)
+
+
+def flat(out) -> list:
+    """The arrays of an output."""
+    return [x for item in out for x in flat(item)] if isinstance(out, list | tuple) else [out]
+
+
+def doctests(operation: str) -> int:
+    """How many examples the file of an operation holds."""
+    module = import_module(f"tinyprune.ops.{operation}")
+    return sum(len(test.examples) for test in doctest.DocTestFinder().find(module))
+
+
+def test_examples_in_docstrings():
+    results = [doctest.testmod(import_module(f"tinyprune.ops.{module.name}")) for module in iter_modules(ops.__path__)]
+    assert sum(result.attempted for result in results) > 0 and not any(result.failed for result in results)
