@@ -47,7 +47,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     def keys_backward(x, saved, u, dk, dv, du, B, sizes, keys, scales, to_key, context, relative, gated, dropout):
         """dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 
-        context: whether the keys are those of the context, not the persistent ones.
+        context: whether x.k and x.v are those of the context, or else the persistent ones in their place.
         """
         T, S, H, N, W, span = sizes
         to_score, to_weight = scales
@@ -65,12 +65,9 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         out_column, d = key_place(thread)
         weights, z = Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = H * W, S - T
-        if context:
-            k, v, k_at = x.k, x.v, h * keys.head + slot * keys.slot
-        else:
-            k, v, k_at = x.pk, x.pv, h * keys.head
-        bring(k, k_at, keys.row, first, keys.count, 0, W, tile, 0, KEYS, D)
-        bring(v, k_at, keys.row, first, keys.count, 0, W, tile, V, KEYS, D)
+        k_at = h * keys.head + (slot * keys.slot if context else 0)
+        bring(x.k, k_at, keys.row, first, keys.count, 0, W, tile, 0, KEYS, D)
+        bring(x.v, k_at, keys.row, first, keys.count, 0, W, tile, V, KEYS, D)
         if relative:
             bring_beside(x.key_bias, slot * S * H + h, H, first, S, tile, 0, KEYS, D)
         clear(dk_sums, SUMS)

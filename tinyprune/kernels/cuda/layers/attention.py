@@ -151,9 +151,10 @@ def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, 
     tiles = blocks(N, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dpk, dpv = empty((slots, H, N, W)), empty((slots, H, N, W))
+    inputs = c.inputs._replace(k=c.inputs.pk, v=c.inputs.pv)
     keys, (_, scales) = Keys(N, group, H * N * W, N * W, W), scales_of(Dh, N, c.weight)
     kernel(
-        (slots, H, tiles), c.inputs, saved, None, dpk, dpv, None, B, c.sizes, keys, scales, 1.0, False, False, c.gated,
+        (slots, H, tiles), inputs, saved, None, dpk, dpv, None, B, c.sizes, keys, scales, 1.0, False, False, c.gated,
         c.dropout,
     )  # fmt: skip
     return slot_sum(dpk, c.inputs.pk.shape, Dh), slot_sum(dpv, c.inputs.pk.shape, Dh)
