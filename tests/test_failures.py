@@ -391,7 +391,7 @@ def test_directories_that_cannot_be_written(book, tmp_path):
         locked = Path("/proc/self")  # where root may not write either
     said = refused(1, "run", locked / "run", *given)
     assert said.startswith(f"cannot write {locked / 'run' / 'config.toml'}: ")
-    assert said.endswith("make sure that its directory is one and can be written")
+    assert said.endswith("make sure that its directory exists and is writable")
 
 
 @pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
