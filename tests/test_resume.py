@@ -300,8 +300,7 @@ def test_resume_with_the_same_settings_is_not(copy, book):
 
 def test_a_run_that_is_not_there_cannot_go_on(tmp_path):
     said = refused(2, "run", tmp_path / "mistyped", "--resume")
-    assert said.startswith(f"{tmp_path / 'mistyped'} holds no run to ")
-    assert said.endswith("; leave out --resume to start one")
+    assert said == f"{tmp_path / 'mistyped'} holds no run to resume; leave out --resume to start one"
     assert not contents(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The command line. It parses, calls and prints; all else is elsewhere."""
+"""The command line: it parses arguments, calls the package and prints the results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tinyprune.experiments import STUDIES
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains like everything else: one line, exit status 2."""
+    """An argument parser that reports errors like the rest of the package: in one line, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """Build the parser of all commands and their options."""
     parser = Parser(
         prog="tinyprune",
         description="Train a small All-attention language model, gate its attention heads, remove those that close, "
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("run", run_all, "all four stages, then a table, plots and a report")
+    sub = command("run", run_all, "run all four stages, then write a table, plots and a report")
     add_run_options(sub, needs_directory=False)
     add_gate_options(sub)
     sub.add_argument("--json", action="store_true", help="the table as JSON on standard output")
@@ -57,17 +57,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("finetune", run_stage, "stage 4: train the smaller model a little more")
     add_run_options(sub)
 
-    sub = command("eval", evaluate_model, "evaluate a model on held-out text, memory carried all the way")
+    sub = command("eval", evaluate_model, "evaluate a model on held-out text, with the memory carried along")
     add_model_options(sub)
     sub.add_argument("--split", choices=("valid", "test"), default="valid", help="which part of the text (%(default)s)")
     sub.add_argument("--json", action="store_true", help="as JSON on standard output")
 
-    sub = command("generate", generate_text, "write on from a prompt")
+    sub = command("generate", generate_text, "continue a prompt")
     add_model_options(sub)
-    sub.add_argument("--prompt", required=True, help="the text to go on from")
+    sub.add_argument("--prompt", required=True, help="the text to continue")
     sub.add_argument("--tokens", type=int, default=300, help="how many tokens to add (%(default)s)")
-    sub.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest (%(default)s)")
-    sub.add_argument("--top-k", type=int, help="draw among the k likeliest only")
+    sub.add_argument("--temperature", type=float, default=0.8, help="0: always take the likeliest (%(default)s)")
+    sub.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
     sub.add_argument("--seed", type=int, default=0, help="random seed of the draws (%(default)s)")
 
     sub = command("describe", describe, "count a model's parameters and multiply-adds, part by part")
@@ -78,49 +78,49 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="as JSON on standard output")
 
     sub = command("gradcheck", gradcheck, "check every operation's gradient, and whole models'")
-    sub.add_argument("--op", metavar="NAME", help="only operations whose name begins so")
+    sub.add_argument("--op", metavar="NAME", help="only operations whose name begins with NAME")
     about = "how to measure (complex where the backend takes complex numbers, else central)"
     sub.add_argument("--mode", choices=("complex", "central"), help=about)
-    sub.add_argument("--backend", default="numpy", help="whose operations are checked: numba or numpy (%(default)s)")
+    sub.add_argument("--backend", default="numpy", help="the backend to check: numba or numpy (%(default)s)")
     sub.add_argument("--json", action="store_true", help="as JSON on standard output")
 
     sub = command("experiment", experiment, "a study: train, prune and compare many models, then tables and pictures")
     sub.add_argument("study", choices=STUDIES, help="what is compared")
-    sub.add_argument("--directory", help="where it is kept, and goes on from (runs/STUDY-CORPUS)")
+    sub.add_argument("--directory", help="where results are kept and resumed (runs/STUDY-CORPUS)")
     sub.add_argument("--preset", help="model and stages: a preset or a .toml file (study; architecture: N = 512)")
     sub.add_argument("--corpus", help="a corpus's name or a text file (pydoc)")
     sub.add_argument("--quick", action="store_true", help="few steps, sizes and seeds: three minutes")
-    sub.add_argument("--seeds", type=int, help="how many, from the configured one on (3; quick: 2)")
-    about = "shares of the heads that stay (0.9,0.7,0.5,0.3,0.1; quick: 0.5)"
+    sub.add_argument("--seeds", type=int, help="how many seeds, starting with the configured one (3; quick: 2)")
+    about = "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)"
     sub.add_argument("--shares", metavar="NUMBERS", help=about)
-    sub.add_argument("--methods", metavar="NAMES", help="tradeoff: these only, such as gates,random,michel")
+    sub.add_argument("--methods", metavar="NAMES", help="tradeoff: only these methods, such as gates,random,michel")
     about = "criteria choose among all heads, or the same share in each layer (%(default)s)"
     sub.add_argument("--scope", choices=("global", "layer"), default="global", help=about)
-    sub.add_argument("--jobs", type=int, help="models trained at a time (all processors; on a GPU 1)")
-    sub.add_argument("--scheduler", metavar="ADDRESS", help="have a Dask cluster compute, such as tcp://host:8786")
+    sub.add_argument("--jobs", type=int, help="models trained at once (all processors; on a GPU 1)")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="compute on a Dask cluster, such as tcp://host:8786")
     add_setting(sub)
     add_backend(sub)
     sub.add_argument("--json", action="store_true", help="all rows as JSON on standard output")
 
     sub = command("bench", bench, "measure speed and memory, alone or against peers, and print ratios")
     sub.add_argument("benchmark", choices=BENCHMARKS, help="what to measure")
-    about = "compare with these: torch (for matmul it is always NumPy's BLAS; on a GPU cuBLAS, as torch calls it)"
+    about = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
     sub.add_argument("--peers", default="", metavar="NAMES", help=about)
-    sub.add_argument("--backend", help="whose operations are measured: numba, numpy, cuda, cuda-tf32 (numba)")
-    about = "cuda: what the compiler makes of every kernel, for which no GPU is needed"
+    sub.add_argument("--backend", help="the backend to measure: numba, numpy, cuda, cuda-tf32 (numba)")
+    about = "cuda: report what the compiler makes of every kernel; needs no GPU"
     sub.add_argument("--compile-only", action="store_true", help=about)
     what = sub.add_mutually_exclusive_group()
-    what.add_argument("--preset", help="the shapes of this preset or .toml file only")
-    what.add_argument("--shapes", default="", metavar="NAMES", help="these only, such as tiny,relative-d128,plain-d256")
-    sub.add_argument("--rounds", type=int, help="turns of each contender (what the benchmark needs)")
+    what.add_argument("--preset", help="only the shapes of this preset or .toml file")
+    what.add_argument("--shapes", default="", metavar="NAMES", help="only these, such as tiny,relative-d128,plain-d256")
+    sub.add_argument("--rounds", type=int, help="runs of each contender (as many as the benchmark needs)")
     sub.add_argument("--threads", type=int, help="threads of each contender (all processors)")
     sub.add_argument("--json", action="store_true", help="as JSON on standard output")
-    sub.add_argument("--plot", metavar="FILE.png", help="draw a picture, too")
+    sub.add_argument("--plot", metavar="FILE.png", help="also draw a picture")
     return parser
 
 
 def add_run_options(sub: argparse.ArgumentParser, needs_directory: bool = True) -> None:
-    """What every stage takes."""
+    """Add the options that every stage takes."""
     if needs_directory:
         sub.add_argument("directory", help="directory of the run")
     else:
@@ -132,48 +132,48 @@ def add_run_options(sub: argparse.ArgumentParser, needs_directory: bool = True) 
     add_setting(sub)
     add_backend(sub)
     again = sub.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on where the run stopped")
+    again.add_argument("--resume", action="store_true", help="continue where the run stopped")
     again.add_argument(
-        "--overwrite", action="store_true", help="start anew, removing what this stage and later ones made"
+        "--overwrite", action="store_true", help="start anew, deleting the results of this stage and later ones"
     )
 
 
 def add_stage(sub: argparse.ArgumentParser) -> None:
-    """--stage, of a run that a command looks at."""
-    about = "stage of the run, if not the latest"
+    """Add --stage, which selects a stage of the run."""
+    about = "stage of the run (the latest)"
     sub.add_argument("--stage", choices=("train", "gate", "prune", "finetune"), help=about)
 
 
 def add_setting(sub: argparse.ArgumentParser) -> None:
-    """--set, for everything that has no option of its own."""
+    """Add --set, for settings without an option of their own."""
     about = "any other setting, such as train.steps=500; a run's config.toml lists and explains them all"
     sub.add_argument("--set", dest="options", action="append", default=[], metavar="TABLE.KEY=VALUE", help=about)
 
 
 def add_backend(sub: argparse.ArgumentParser) -> None:
-    """--backend."""
+    """Add --backend."""
     sub.add_argument(
         "--backend", default="numba", help="numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (%(default)s)"
     )
 
 
 def add_gate_options(sub: argparse.ArgumentParser) -> None:
-    """What the gate stage takes."""
+    """Add the options of the gate stage."""
     pressure = sub.add_mutually_exclusive_group()
     pressure.add_argument("--lam", type=float, help="weight of the L0 loss, a sum over all heads")
-    pressure.add_argument("--target-heads", type=int, help="hold exactly so many heads open, instead of lam")
-    sub.add_argument("--objective", choices=("task", "layerwise"), help="what the gates minimise beside it")
+    pressure.add_argument("--target-heads", type=int, help="hold exactly this many heads open, instead of lam")
+    sub.add_argument("--objective", choices=("task", "layerwise"), help="what the gates minimise besides")
 
 
 def add_model_options(sub: argparse.ArgumentParser) -> None:
-    """What the commands take that use a trained model."""
+    """Add the options of commands that use a trained model."""
     sub.add_argument("model", help="a run's directory (its latest stage) or a checkpoint")
     add_stage(sub)
     add_backend(sub)
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings given on the command line, by their names in the configuration."""
+    """Return the settings given on the command line, by their names in the configuration."""
     named = {
         "data.corpus": arguments.corpus,
         "data.tokenizer": arguments.tokenizer,
@@ -184,12 +184,12 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     given = {name: value for name, value in named.items() if value is not None}
     if "gate.lam" in given:
-        given["gate.target_heads"] = None  # the one takes the other's place, also where the run had a target
+        given["gate.target_heads"] = None  # lam replaces a target that the run had
     return given | parse_options(arguments.options)
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:
-    """`["train.steps=100", "data.corpus=book.txt"]` as a dictionary; a value that is not TOML is a string."""
+    """Parse `["train.steps=100", "data.corpus=book.txt"]` into a dictionary; a value that is not TOML is a string."""
     parsed = {}
     for option in options:
         name, equals, value = option.partition("=")
@@ -203,7 +203,7 @@ def parse_options(options: list[str]) -> dict[str, Any]:
 
 
 def default_directory(arguments: argparse.Namespace) -> Path:
-    """runs/PRESET-CORPUS."""
+    """Return the path runs/PRESET-CORPUS."""
     from tinyprune.config import load_preset
 
     preset = arguments.preset or "tiny"
@@ -212,7 +212,7 @@ def default_directory(arguments: argparse.Namespace) -> Path:
 
 
 def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
-    """The run that the arguments speak of, ready for `stages`."""
+    """Return the run that the arguments name, prepared for `stages`."""
     from tinyprune.config import load_preset
     from tinyprune.kernels.backend import get_backend
     from tinyprune.runs.directory import STAGES, RunDirectory
@@ -224,7 +224,7 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
     if source is not None and source.is_dir():
         source = RunDirectory(source).checkpoint("train")
     if arguments.resume and not directory.started:
-        raise UsageError(f"{directory.path} holds no run to go on with; leave out --resume to start one")
+        raise UsageError(f"{directory.path} holds no run to resume; leave out --resume to start one")
     present = [stage for stage in STAGES[STAGES.index(stages[0]) :] if directory.checkpoint(stage).exists()]
     if present and not arguments.resume and not arguments.overwrite:
         raise UsageError(
@@ -246,7 +246,7 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
 
 
 def run_all(arguments: argparse.Namespace) -> None:
-    """`tinyprune run`."""
+    """Run `tinyprune run`."""
     from tinyprune.report import summarise, write_report
     from tinyprune.runs.directory import STAGES
 
@@ -261,13 +261,13 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 
 def run_stage(arguments: argparse.Namespace) -> None:
-    """`tinyprune train`, `gate`, `prune`, `finetune`."""
+    """Run `tinyprune train`, `gate`, `prune` or `finetune`."""
     run = open_run(arguments, (arguments.command,))
     getattr(run, arguments.command)(arguments.resume)
 
 
 def load_saved(arguments: argparse.Namespace):
-    """The model that the arguments name."""
+    """Load the model that the arguments name."""
     from tinyprune.kernels.backend import get_backend
     from tinyprune.progress import say
     from tinyprune.runs.directory import RunDirectory, load_model
@@ -288,7 +288,7 @@ def load_saved(arguments: argparse.Namespace):
 
 
 def evaluate_model(arguments: argparse.Namespace) -> None:
-    """`tinyprune eval`."""
+    """Run `tinyprune eval`."""
     import numpy as np
 
     from tinyprune.data import load_text
@@ -297,7 +297,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
 
     saved = load_saved(arguments)
     text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
-    # what overflows ends as NaN, and is noticed as that
+    # an overflow ends as NaN, which is reported
     with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):
         (ms,) = milliseconds_per_1k_tokens([saved.model], text.valid)
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
@@ -305,7 +305,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
 
 
 def generate_text(arguments: argparse.Namespace) -> None:
-    """`tinyprune generate`: the prompt and what follows, on standard output as it comes."""
+    """Run `tinyprune generate`: print the prompt, then each token as soon as it is drawn."""
     import numpy as np
 
     from tinyprune.model.generation import generate
@@ -327,7 +327,7 @@ def generate_text(arguments: argparse.Namespace) -> None:
     tokens = generate(saved.model, prompt, arguments.tokens, rng, **options)
     with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate_model`
         tokens = itertools.chain([next(tokens)], tokens)
-    # Between words the tokenizer puts the space itself.
+    # The tokenizer itself puts spaces between words.
     print(arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt, end="", flush=True)
     with np.errstate(over="ignore", invalid="ignore"):
         for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
@@ -336,10 +336,10 @@ def generate_text(arguments: argparse.Namespace) -> None:
 
 
 def pieces(tokenizer: Any, before: int, tokens: Iterable[int]) -> Iterator[str]:
-    """The text of each token as it comes, `before` being the one before the first.
+    """Yield the text of each token as it comes; `before` is the token before the first.
 
-    What it is depends on its neighbours: a space stands between two words but not after the end of a line, and the
-    bytes of one character are shown together.
+    The text depends on the neighbours: words are separated by a space except after the end of a line, and the bytes of
+    one character are printed together.
     """
     if tokenizer.kind == "byte":
         yield from codecs.iterdecode((bytes([token]) for token in tokens), "utf-8", errors="replace")
@@ -350,7 +350,7 @@ def pieces(tokenizer: Any, before: int, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def describe(arguments: argparse.Namespace) -> None:
-    """`tinyprune describe`."""
+    """Run `tinyprune describe`."""
     import dataclasses
 
     from tinyprune.config import load_preset
@@ -381,7 +381,7 @@ def describe(arguments: argparse.Namespace) -> None:
 
 
 def gradcheck(arguments: argparse.Namespace) -> None:
-    """`tinyprune gradcheck`: a line for each operation, its worst argument; exit status 1 if a gradient is wrong."""
+    """Run `tinyprune gradcheck`: print each operation's worst argument; the exit status is 1 if a gradient is wrong."""
     from tinyprune.gradcheck import check_all
     from tinyprune.kernels.backend import get_backend
     from tinyprune.warmup import announced
@@ -398,7 +398,7 @@ def gradcheck(arguments: argparse.Namespace) -> None:
 
 
 def experiment(arguments: argparse.Namespace) -> None:
-    """`tinyprune experiment`: the summary, or with --json every row."""
+    """Run `tinyprune experiment`: print the summary, or with --json every row."""
     from tinyprune.experiments.grid import dask_cluster, local_processes
     from tinyprune.experiments.results import summarise
     from tinyprune.experiments.running import make_plan, run_study
@@ -433,7 +433,7 @@ def experiment(arguments: argparse.Namespace) -> None:
 
 
 def parse_numbers(option: str, text: str) -> list[float]:
-    """`"0.5,0.3"` as numbers."""
+    """Parse numbers such as `"0.5,0.3"`."""
     try:
         return [float(number) for number in text.split(",")]
     except ValueError as error:
@@ -441,7 +441,7 @@ def parse_numbers(option: str, text: str) -> list[float]:
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    """`tinyprune bench`."""
+    """Run `tinyprune bench`."""
     from tinyprune.bench.command import make_options, run_benchmark, text_output
     from tinyprune.tables import json_table
 
@@ -462,14 +462,14 @@ def bench(arguments: argparse.Namespace) -> None:
 
 
 def print_records(records: list[dict[str, Any]], as_json: bool) -> None:
-    """The table, for people or for programs."""
+    """Print the table as text or as JSON."""
     from tinyprune.tables import json_table, text_table
 
     print(json_table(records) if as_json else text_table(records))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, 1 for a failure, 2 for bad use, 130 after Ctrl-C."""
+    """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad usage, 130 after Ctrl-C."""
     if hasattr(sys.stdout, "reconfigure"):  # show "?" for what the terminal's encoding lacks, rather than fail
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -477,7 +477,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments = build_parser().parse_args(argv)
             arguments.run(arguments)
         finally:
-            # If nobody takes the output, let it be known here and not when Python ends.
+            # A closed output is noticed here, and not only when Python exits.
             print(end="", flush=True)
     except TinypruneError as error:
         return complain(error, error.exit_status)
@@ -495,14 +495,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def complain(message: object, status: int) -> int:
-    """One line on standard error, an error unless the user stopped it (status 130); returns `status`."""
+    """Print one line on standard error, as an error unless the user stopped it (status 130); return `status`."""
     kind = "" if status == 130 else "error: "
     print(f"tinyprune: {kind}{' '.join(str(message).split())}", file=sys.stderr)
     return status
 
 
 def give_up_output() -> None:
-    """If standard output takes no more, send what is left nowhere, or Python would complain of it once more."""
+    """Discard what is left for a closed standard output, or Python would report it once more at exit."""
     try:
         print(end="", flush=True)
     except OSError:

@@ -1,15 +1,15 @@
-"""Configuration: what a run is made of, as validated dataclasses, to and from TOML.
+"""Configuration: the settings of a run as validated dataclasses, read from and written to TOML.
 
 A run's file has one table for each dataclass:
 
     [model]       ModelConfig     sizes and kind of the Transformer
-    [data]        DataConfig      which text, cut how
+    [data]        DataConfig      the text and how it is split
     [train]       TrainConfig     stage 1: the baseline
     [gate]        GateConfig      stage 2: the gates and their loss
-    [gate_train]  TrainConfig     stage 2: the weights' side of it
+    [gate_train]  TrainConfig     stage 2: the training of the weights
     [finetune]    TrainConfig     stage 4: after removal
 
-Sizes have the letters that papers give them: V vocabulary, L layers, D model width, H heads, Dh = D/H head width,
+Sizes are named by the letters of the papers: V vocabulary, L layers, D model width, H heads, Dh = D/H head width,
 N persistent vectors a head, F feed-forward width, T queries in a segment, M memory length, B batch.
 """
 
@@ -28,18 +28,18 @@ from typing import Any, Self
 
 from tinyprune.errors import UsageError
 
-# Of any one size: far above what fits into memory, far below where NumPy cannot count any more.
+# The limit of every size: far above what fits into memory, far below NumPy's largest integer.
 LARGEST = 10_000_000
 KINDS = ("all-attention", "transformer-xl", "transformer")
 
 
 def option(default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
-    """A dataclass field with its meaning and its allowed values: `low <= value <= high`, or one of `choices`."""
+    """Define a field with its meaning and its allowed values: `low <= value <= high`, or one of `choices`."""
     return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
 
 
 def _check_type(key: str, value: Any, hint: Any) -> Any:
-    """`value`, converted where TOML is looser than Python (3 for 3.0, list for tuple), or UsageError."""
+    """Return `value`, converted where TOML is looser than Python (3 for 3.0, list for tuple), or raise UsageError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -57,7 +57,7 @@ def _check_type(key: str, value: Any, hint: Any) -> Any:
 
 
 class Config:
-    """What all tables share: types and ranges are checked on construction, unknown keys are refused."""
+    """The base of all tables: it checks types and ranges on construction and refuses unknown keys."""
 
     TABLE: typing.ClassVar[str] = ""
 
@@ -82,7 +82,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from a parsed TOML table. Raises UsageError for a key that is not a field, naming those that are."""
+        """Build from a parsed TOML table. Raises UsageError for an unknown key, naming the allowed ones."""
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
@@ -90,16 +90,16 @@ class Config:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without those that are None."""
+        """Return plain values, without those that are None."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """Sizes and kind of a Transformer language model.
+    """The sizes and the kind that define a Transformer language model.
 
     `heads` holds how many heads each layer has *now*, `head_ids` which of the original 0 … H−1 they are. Both default
-    to all H heads in each layer; removal makes them smaller and leaves H, and so Dh = D / H, as it was.
+    to all H heads in each layer; removal shrinks them and leaves H, and hence Dh = D / H, unchanged.
     """
 
     TABLE: typing.ClassVar[str] = "model"
@@ -114,14 +114,14 @@ class ModelConfig(Config):
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
     positions: str | None = option(
-        None, "where tokens are; not given: learned for transformer, else relative", choices=("relative", "learned")
+        None, "position encoding; not given: learned for transformer, else relative", choices=("relative", "learned")
     )
     norm: str = option("layernorm", "normalisation before each block", choices=("layernorm",))
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
     cutoffs: tuple[int, ...] = option((), "adaptive softmax: where the clusters of rarer words begin", low=1)
-    div_value: int = option(4, "adaptive softmax: each cluster's embeddings are so many times narrower", low=1)
+    div_value: int = option(4, "adaptive softmax: each cluster is this many times narrower than the last", low=1)
     dropout: float = option(0.0, "on the outputs of attention and feed-forward", low=0.0, high=0.95)
     dropout_attention: float = option(0.0, "on the attention weights", low=0.0, high=0.95)
     dropout_embedding: float = option(0.0, "on whole words of the vocabulary", low=0.0, high=0.95)
@@ -155,7 +155,7 @@ class ModelConfig(Config):
         if self.kind == "transformer" and self.M:
             raise UsageError(f"model.M must be 0 for transformer, which has no memory; got {self.M}")
         if not self.relative and self.M:
-            raise UsageError(f'model.M must be 0 for model.positions = "learned", which know no memory; got {self.M}')
+            raise UsageError(f'model.M must be 0 for model.positions = "learned", which allow no memory; got {self.M}')
         if self.kind == "transformer" and self.mask != "causal":
             raise UsageError(f'model.mask must be "causal" for transformer, got "{self.mask}"')
         if list(self.cutoffs) != sorted(set(self.cutoffs)):
@@ -168,9 +168,9 @@ class ModelConfig(Config):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `heads` and `head_ids` once heads are gone, `positions` and `norm` where they are unusual.
+        """Return plain values; `heads`, `head_ids`, `positions` and `norm` only where they are not the default.
 
-        So L and H alone say how many heads a new model has, and files from before an option keep their bytes.
+        So L and H alone define a new model's heads, and files written before an option existed keep their bytes.
         """
         values = super().to_dict()
         if self.positions == self.usual_positions:
@@ -183,48 +183,46 @@ class ModelConfig(Config):
 
     @property
     def Dh(self) -> int:
-        """Width of one head."""
+        """Return the width of one head."""
         return self.D // self.H
 
     @property
     def usual_positions(self) -> str:
-        """The positions that a model of this kind has when none are given."""
+        """Return the positions that a model of this kind has when none are given."""
         return "learned" if self.kind == "transformer" else "relative"
 
     @property
     def relative(self) -> bool:
-        """Whether positions are relative (R, Wr, u, w), as memory needs; otherwise learned, one vector a place."""
+        """Return whether positions are relative (R, Wr, u, w), as memory requires, or learned, a vector for each."""
         return self.positions == "relative"
 
     @property
     def span(self) -> int | None:
-        """The largest distance that a query sees: M for the same-length mask, None (all that is there) for causal."""
+        """Return the largest distance that a query sees: M for the same-length mask, None (no limit) for causal."""
         return self.M if self.mask == "same-length" else None
 
     @property
     def heads_total(self) -> int:
-        """Heads before any removal, of all layers."""
+        """Return the number of heads in all layers before any removal."""
         return self.L * self.H
 
 
 @dataclass(frozen=True)
 class DataConfig(Config):
-    """Which text a model learns, and how it is cut."""
+    """The text that a model learns, and how it is tokenised and split."""
 
     TABLE: typing.ClassVar[str] = "data"
 
     corpus: str = option("pydoc", "name of a corpus, or the path of a text file")
     tokenizer: str = option("character", "what one token is", choices=("character", "byte", "word"))
-    vocabulary: int = option(0, "word tokenizer: keep so many of the most frequent words; 0: all", low=0)
-    valid_fraction: float = option(0.05, "share for validation, where the corpus brings no split", low=0.0, high=0.5)
-    test_fraction: float = option(
-        0.05, "share held out for the end, where the corpus brings no split", low=0.0, high=0.5
-    )
+    vocabulary: int = option(0, "word tokenizer: keep this many of the most frequent words; 0: all", low=0)
+    valid_fraction: float = option(0.05, "share for validation, if the corpus has no split", low=0.0, high=0.5)
+    test_fraction: float = option(0.05, "share held out for testing, if the corpus has no split", low=0.0, high=0.5)
 
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """How weights are trained in one stage."""
+    """The settings by which one stage trains the weights."""
 
     TABLE: typing.ClassVar[str] = "train"
 
@@ -232,36 +230,36 @@ class TrainConfig(Config):
     B: int = option(16, "segments in a batch: parallel streams of text", low=1, high=LARGEST)
     optimizer: str = option("adamw", "update rule", choices=("adamw", "lamb", "sgd"))
     lr: float = option(2e-3, "learning rate after warm-up", low=0.0)
-    lr_min: float = option(0.0, "where the cosine ends", low=0.0)
+    lr_min: float = option(0.0, "learning rate at the end of the cosine", low=0.0)
     schedule: str = option("cosine", "learning rate after warm-up", choices=("cosine", "constant"))
     warmup: int = option(0, "steps over which the learning rate rises linearly from 0", low=0)
-    weight_decay: float = option(0.01, "of matrices; norms, biases and gates have none", low=0.0)
+    weight_decay: float = option(0.01, "for matrices; norms, biases and gates have none", low=0.0)
     beta1: float = option(0.9, "decay of the gradient's mean (SGD: momentum)", low=0.0, high=0.999999)
     beta2: float = option(0.999, "decay of the squared gradient's mean", low=0.0, high=0.999999)
-    eps: float = option(1e-8, "added to its root", low=1e-30)
-    clip: float = option(1.0, "largest norm of the whole gradient; 0: no clipping", low=0.0)
-    evaluate_every: int = option(200, "steps between two looks at the validation split; 0: never", low=0)
+    eps: float = option(1e-8, "added to the root of that mean", low=1e-30)
+    clip: float = option(1.0, "largest norm of all gradients together; 0: no clipping", low=0.0)
+    evaluate_every: int = option(200, "steps between two evaluations on the validation split; 0: never", low=0)
     checkpoint_every: int = option(100, "steps between two checkpoints; the last step always has one", low=1)
     log_every: int = option(10, "steps between two lines in metrics.jsonl", low=1)
 
 
 @dataclass(frozen=True)
 class GateConfig(Config):
-    """The Hard-Concrete gates and the loss that closes them. L0 is a *sum* over all heads of all layers."""
+    """The settings of the gates and of the loss that closes them. L0 is a *sum* over all heads of all layers."""
 
     TABLE: typing.ClassVar[str] = "gate"
 
-    objective: str = option("task", "what the gates minimise beside lam * L0", choices=("task", "layerwise"))
+    objective: str = option("task", "what the gates minimise besides lam * L0", choices=("task", "layerwise"))
     lam: float = option(0.02, "weight of the L0 loss, a sum over all heads", low=0.0)
     lam_warmup: int | None = option(None, "steps over which lam rises from 0; not given: the first epoch", low=0)
     target_heads: int | None = option(
-        None, "hold so many heads open by a controller, instead of lam; reached half-way", low=0
+        None, "heads that a controller holds open, instead of lam; reached half-way", low=0
     )
     controller_lr: float = option(0.004, "target: step size of the controller's two multipliers", low=0.0)
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     distribution: str = option(
         "hard-concrete",
-        "how gates are drawn: each for itself, or always target_heads of them",
+        "how gates are drawn: independently, or always target_heads of them",
         choices=("hard-concrete", "top-k"),
     )
     tau: float = option(0.5, "top-k: temperature of its softmax", low=1e-3, high=100.0)
@@ -269,9 +267,9 @@ class GateConfig(Config):
     gamma: float = option(-0.1, "lower end of the stretched gate", high=-1e-6)
     zeta: float = option(1.1, "upper end of the stretched gate", low=1.000001)
     hard: bool = option(True, "straight-through: the forward pass uses 0 or 1")
-    log_alpha_init: float = option(2.0, "start of every log_alpha; 2.0 opens a gate with probability 0.94")
+    log_alpha_init: float = option(2.0, "initial log_alpha of every gate; 2.0 opens it with probability 0.94")
     output_scaling: bool = option(True, "multiply attention's output by heads / open heads of the layer")
-    lr_multiplier: float = option(10.0, "gates' learning rate, in units of the weights'", low=0.0)
+    lr_multiplier: float = option(10.0, "gates' learning rate, as a multiple of the weights'", low=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -281,7 +279,7 @@ class GateConfig(Config):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run: the tables of its file."""
+    """The settings of a whole run; each attribute is a table of its file."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -309,12 +307,12 @@ class RunConfig:
                 try:
                     built[name] = hints[name].from_dict(value)
                 except UsageError as error:
-                    # gate_train and finetune are TrainConfigs too, whose messages speak of "train".
+                    # gate_train and finetune are TrainConfigs too, whose messages say "train".
                     raise UsageError(str(error).replace(f"{hints[name].TABLE}.", f"{name}.", 1)) from error
         return cls(**built)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested values; `RunConfig.from_dict` reads them back to an equal object."""
+        """Return plain nested values; `RunConfig.from_dict` reads them back to an equal object."""
         tables: dict[str, Any] = {"seed": self.seed}
         for f in dataclasses.fields(self):
             if f.name != "seed":
@@ -322,7 +320,7 @@ class RunConfig:
         return tables
 
     def with_options(self, options: dict[str, Any]) -> Self:
-        """A copy with `{"table.key": value}` replaced, validated like a file."""
+        """Return a copy with `{"table.key": value}` replaced, validated like a file."""
         tables = self.to_dict()
         if "model.kind" in options:
             tables["model"] |= of_kind(self.model, options["model.kind"])
@@ -338,7 +336,7 @@ class RunConfig:
 
 
 def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
-    """What must change with the kind: as many parameters in persistent vectors as in a feed-forward block.
+    """Return what changes with the kind; a feed-forward block is as large as the persistent vectors that it replaces.
 
     N persistent keys and values of all heads have 2·N·D parameters, a feed-forward block of width F has 2·D·F.
     """
@@ -348,14 +346,14 @@ def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
 
 
 def to_toml(tables: dict[str, Any]) -> str:
-    """Write a run's plain values as TOML, each with its meaning as a comment.
+    """Format a run's plain values as TOML, each with its meaning as a comment.
 
     Numbers, strings, booleans and lists look the same in JSON and in TOML.
     """
     hints = typing.get_type_hints(RunConfig)
 
     def line(table: str, key: str, value: Any) -> str:
-        # TOML takes neither JSON's halves of a character beyond U+FFFF nor a bare delete character.
+        # TOML allows neither JSON's surrogate pairs nor a bare delete character.
         text = f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
         fields = {f.name: f for f in dataclasses.fields(hints[table])} if table in hints else {}
         return f"{text:<26}  # {fields[key].metadata['doc']}" if key in fields else text
@@ -368,7 +366,7 @@ def to_toml(tables: dict[str, Any]) -> str:
 
 
 def read_config(text: str, source: str) -> RunConfig:
-    """Parse a run's TOML. Raises UsageError naming `source` when it is not TOML or does not validate."""
+    """Parse a run's TOML. Raises UsageError naming `source` if it is not TOML or not valid."""
     try:
         return RunConfig.from_dict(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, UsageError) as error:
@@ -376,14 +374,14 @@ def read_config(text: str, source: str) -> RunConfig:
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package."""
+    """Return the names of the presets that come with the package."""
     return sorted(
         p.name.removesuffix(".toml") for p in resources.files("tinyprune.presets").iterdir() if p.name.endswith(".toml")
     )
 
 
 def load_preset(name: str) -> RunConfig:
-    """The preset `name`, or the TOML file at that path. Raises UsageError when there is neither."""
+    """Load the preset `name`, or the TOML file at that path. Raises UsageError if there is neither."""
     path = Path(name)
     if name in preset_names():
         text = (resources.files("tinyprune.presets") / f"{name}.toml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Writing files so that they are whole at every moment, and saying it in one line when that fails."""
+"""Write files atomically, and report a failure in one line."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tinyprune.errors import SaveError
 
 
 def save_error(what: str, error: OSError) -> SaveError:
-    """`error`, met while `what` was written, as one line that says what is lost (nothing) and what to do."""
+    """Build the error for `error`, raised while writing `what`: it says that nothing is lost, and what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "free some space" if full else "make sure that its directory is one and can be written"
+    remedy = "free some space" if full else "make sure that its directory exists and is writable"
     return SaveError(f"cannot write {what}: {error.strerror or error}; what was there before is untouched; {remedy}")
 
 
 def replace_file(path: Path, content: bytes, kind: str = "") -> None:
-    """Make `content` the content of `path`, so that a kill or a power failure leaves the old or the new one whole.
+    """Replace the file at `path`; a kill or a power failure leaves either the old or the new content whole.
 
-    It is written as `NAME.tmp` first and takes the name when all of it is on the disk; a `NAME.tmp` that a killed
-    process left is overwritten by the next call.
+    The content is written to `NAME.tmp`, which is renamed once all of it is on the disk; a `NAME.tmp` left by a killed
+    process is overwritten by the next call.
 
     Args:
-        path: the file; its directory is made if it is not there.
+        path: the file; its directory is created if missing.
         content: the bytes.
-        kind: what messages call it, such as "checkpoint".
+        kind: what messages call the file, such as "checkpoint".
 
     Raises:
-        SaveError: if it cannot be written, for example because the disk is full. What was at `path` is untouched.
+        SaveError: if it cannot be written, for example because the disk is full. The old file is untouched.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -46,7 +46,7 @@ def replace_file(path: Path, content: bytes, kind: str = "") -> None:
         if isinstance(error, OSError):
             raise save_error(f"{kind} {path}".strip(), error) from error
         raise
-    # The new name reaches the disk with the directory. Not every system can sync one; the file is whole either way.
+    # Sync the directory, which holds the new name. Not every system can; the file is whole either way.
     with contextlib.suppress(OSError):
         directory = os.open(path.parent, os.O_RDONLY)
         try:
@@ -57,12 +57,12 @@ def replace_file(path: Path, content: bytes, kind: str = "") -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Keep other processes that lock `path` out meanwhile; its directory has to be there.
+    """Hold a lock on `path`, so that other processes cannot lock it; its directory must exist.
 
-    The lock goes with the process, however it ends. Where the system has no such locks nobody is kept out.
+    The lock is released when the process ends, however it ends. On systems without such locks nothing is locked.
 
     Raises:
-        BlockingIOError: if another process is here and `wait` is false.
+        BlockingIOError: if another process holds the lock and `wait` is false.
     """
     try:
         import fcntl

@@ -1,6 +1,6 @@
-"""The first steps: kernels are compiled, which the user is told, and steps are timed to say how long a stage takes.
+"""Warm-up: compile kernels and tell the user so; time a step to estimate how long a stage takes.
 
-Kernels for the CPU are compiled once on a machine, those for a GPU at every start.
+CPU kernels are compiled once per machine, GPU kernels at every start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tinyprune.training.step import LanguageModelling, Training, train_step
 
 @contextmanager
 def announced(ops: Backend) -> Iterator[None]:
-    """Say, on standard error, that the backend `ops` compiles, and on a terminal show what; nothing if it does not."""
+    """Say on standard error when the backend `ops` compiles kernels, and show on a terminal which."""
     with ExitStack() as stack:
         bars: list[tqdm] = []
 
@@ -43,10 +43,10 @@ def announced(ops: Backend) -> Iterator[None]:
 
 
 def measure_seconds(model: Transformer, segments: Segments, text: Text, config: TrainConfig) -> tuple[float, float]:
-    """Time one training step and one reading of the validation split, in seconds; the model is not changed.
+    """Time one training step and one evaluation on the validation split, in seconds; the model is not changed.
 
-    Each is done twice and the second is timed: the first meets cold caches, or kernels that have to be compiled. On a
-    GPU the third is timed: kernels that read memory are compiled in the second step.
+    Each is done twice and the second is timed, since the first meets cold caches or uncompiled kernels. On a GPU the
+    third is timed, since kernels that read memory are compiled in the second step.
     """
     ops = model.ops
     copies = {name: ops.to_device(ops.to_host(value).copy()) for name, value in model.params.items()}
@@ -57,7 +57,7 @@ def measure_seconds(model: Transformer, segments: Segments, text: Text, config: 
     with announced(ops), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in range(3 if ops.on_device else 2):
             start = time.perf_counter()
-            with suppress(NotFiniteError):  # the real training will notice
+            with suppress(NotFiniteError):  # the real training reports it
                 train_step(training)
             ops.synchronize()
             step = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The language model: operations wired into blocks, blocks into a Transformer; its parameters, counted; generation."""
+"""The language model: operations form blocks, blocks form a Transformer; parameter counts; generation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How large a model is and how much it computes, in all and for each head.
+"""Count a model's parameters and multiply-adds, in total and for each head.
 
 Parameters are counted as they are stored, without the gates, which are gone after removal. Multiply-adds are counted
-for one token of a long text, keys and values of earlier tokens kept (as in generating): every query meets
+for one token of a long text, with cached keys and values of earlier tokens (as in generation): every query meets
 K = M + 1 context keys under the same-length mask, M + (T + 1)/2 on average under the causal one, and N persistent ones.
 LayerNorm, softmax and other work that is not a product is left out; so is R·Wr, which does not depend on the text.
 
@@ -20,7 +20,7 @@ from tinyprune.model.parameters import HEAD_AXIS, parameter_shapes
 
 @dataclass(frozen=True)
 class Part:
-    """One line of the table: what it is, how many parameters, how many multiply-adds a token."""
+    """A line of the table, which names a part and gives its parameters and its multiply-adds per token."""
 
     part: str
     parameters: int
@@ -28,12 +28,12 @@ class Part:
 
 
 def context_keys(config: ModelConfig) -> float:
-    """Context keys that a query meets, on average over a segment."""
+    """Return the number of context keys that a query meets, on average over a segment."""
     return config.M + 1 if config.mask == "same-length" else config.M + (config.T + 1) / 2
 
 
 def head_part(config: ModelConfig) -> Part:
-    """What one head owns: exactly what its removal removes."""
+    """Return the counts of one head, which are exactly what its removal saves."""
     D, Dh, N, K = config.D, config.Dh, config.N, context_keys(config)
     projections = 4 + config.relative  # Wq, Wk, Wv, Wo and Wr
     parameters = projections * D * Dh + 2 * Dh * config.relative + 2 * N * Dh
@@ -42,7 +42,7 @@ def head_part(config: ModelConfig) -> Part:
 
 
 def count_parts(config: ModelConfig) -> list[Part]:
-    """The model's parts, embedding apart; their sums are the whole model.
+    """Return the parts of the model, the embedding separately; their sums are the whole model.
 
     Raises:
         ValueError: if the vocabulary's size V is not set.
@@ -67,10 +67,10 @@ def count_parts(config: ModelConfig) -> list[Part]:
 
 
 def embedding_counts(config: ModelConfig, sizes: dict[str, int]) -> tuple[int, int]:
-    """Parameters and multiply-adds of embedding and softmax, which share their matrices.
+    """Return parameters and multiply-adds of embedding and softmax, which share their matrices.
 
-    With the adaptive softmax a token costs the head and, only when its word lies there, a tail; the count takes the
-    head alone, which most tokens need.
+    With the adaptive softmax every token costs the head, and a rarer word also costs a tail; only the head is counted,
+    which is all that most tokens need.
     """
     names = ("embedding", "projection", "cluster", "out_bias")
     parameters = sum(size for name, size in sizes.items() if name.startswith(names))
@@ -79,10 +79,10 @@ def embedding_counts(config: ModelConfig, sizes: dict[str, int]) -> tuple[int, i
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """All parameters."""
+    """Return the number of all parameters."""
     return sum(part.parameters for part in count_parts(config))
 
 
 def count_multiply_adds(config: ModelConfig) -> int:
-    """Multiply-adds for one token of the whole model."""
+    """Return the multiply-adds of the whole model for one token."""
     return sum(part.multiply_adds_per_token for part in count_parts(config))

@@ -1,8 +1,8 @@
-"""The gates of all layers in one forward pass, and the way back to every `log_alpha`.
+"""The gates of all layers in one forward pass, and the backward pass to every `log_alpha`.
 
-All layers' `log_alpha` are put one after the other, (all heads,), go through one operation, and are cut again:
+The `log_alpha` of all layers are joined, (all heads,), go through one operation, and are split again:
 
-    hard-concrete   each gate for itself (`ops.hard_concrete_forward`)
+    hard-concrete   each gate independently (`ops.hard_concrete_forward`)
     top-k           k of all heads together (`ops.top_k_forward`)
 
 In training the noise is drawn from `rng`; in evaluation there is none.
@@ -24,26 +24,26 @@ from tinyprune.model.parameters import Parameters, put_heads, take_heads
 
 @dataclass(frozen=True)
 class LayerGates:
-    """A layer's gates in one forward pass."""
+    """The gates that a layer has in one forward pass."""
 
     values: NDArray  # (H,), in main memory
-    gate: NDArray  # the same, where the backend computes
+    gate: NDArray  # the same, in the backend's memory
     scale: float  # output scaling c
     active: NDArray  # numbers of the heads that are computed
 
 
 def gate_names(layers: int) -> list[str]:
-    """Names of the layers' log_alpha among the parameters."""
+    """Return the names of the layers' log_alpha among the parameters."""
     return [f"layers.{i}.log_alpha" for i in range(layers)]
 
 
 def joined_log_alpha(params: Parameters, layers: int, ops: Backend) -> NDArray:
-    """All layers' log_alpha one after the other, (all heads,)."""
+    """Join the log_alpha of all layers, (all heads,)."""
     return ops.join([params[name] for name in gate_names(layers)])
 
 
 def by_layer(values: NDArray, heads: Sequence[int]) -> list[NDArray]:
-    """One number for each head, (all heads,), cut into one array (H,) for each layer: views."""
+    """Split one number for each head, (all heads,), into a view (H,) for each layer."""
     ends = itertools.accumulate(heads)
     return [values[end - H : end] for H, end in zip(heads, ends, strict=True)]
 
@@ -59,13 +59,12 @@ def gates_forward(
     """Sample or evaluate the gates of every layer.
 
     Args:
-        params: of the model, with a `layers.i.log_alpha` (H,) for each layer.
-        heads: how many heads each layer has.
-        gate: what kind of gates they are.
+        params: the model's, with a `layers.i.log_alpha` (H,) for each layer.
+        heads: number of heads of each layer.
+        gate: the kind of gates.
         ops: the backend's operations.
         rng: noise; None for evaluation.
-        all_heads: all heads are to be computed. Otherwise a head whose gate is shut, and in training cannot move
-            either, is not among the active ones.
+        all_heads: compute all heads. Otherwise a head whose gate is shut and (in training) cannot move is not active.
 
     Returns:
         gates: of each layer.
@@ -88,7 +87,7 @@ def gates_forward(
             # A gate that is shut in this pass may still learn to open, unless it is clipped.
             slope = ops.hard_concrete_backward(ops.to_device(np.ones(n, dtype)), cache)
             moving = ops.to_host(slope).real != 0
-    # Python has to know which heads to compute; for that a GPU is waited for.
+    # Python must know which heads to compute, so this waits for a GPU.
     values = ops.to_host(gate_values)
     opened = values.real != 0
     computed = opened | moving | all_heads
@@ -102,7 +101,7 @@ def gates_forward(
 
 
 def gates_backward(dvalues: Sequence[NDArray], gate: GateConfig, ops: Backend, cache: tuple) -> list[NDArray]:
-    """Gradients of every layer's `log_alpha` (H,), from those of its gates' values."""
+    """Return the gradient of every layer's `log_alpha` (H,), from those of its gate values."""
     dout = ops.join(dvalues)
     # values = hard_concrete(log_alpha) or top_k(log_alpha)
     backward = ops.top_k_backward if gate.distribution == "top-k" else ops.hard_concrete_backward
@@ -112,11 +111,11 @@ def gates_backward(dvalues: Sequence[NDArray], gate: GateConfig, ops: Backend, c
 def take_active(
     layer: Parameters, gates: LayerGates | None, Dh: int, ops: Backend
 ) -> tuple[Parameters, NDArray | None, float]:
-    """What a layer computes with in this pass: its parameters and gate, (heads,), without inactive heads; its scaling.
+    """Return a layer's parameters and gate, (heads,), without the inactive heads, and its output scaling.
 
     Args:
         layer: its parameters, by short name.
-        gates: None for a model without gates, which has no gate and a scaling of 1.
+        gates: None for a model without gates, whose gate is None and whose scaling is 1.
         Dh: head width.
         ops: backend.
     """
@@ -131,7 +130,7 @@ def take_active(
 def put_active(
     dlayer: Parameters, dgate: NDArray, gates: LayerGates, Dh: int, ops: Backend
 ) -> tuple[Parameters, NDArray]:
-    """Reverse of `take_active` for gradients: a head that was left out has no part in the loss, so zeros."""
+    """Reverse `take_active` for gradients: a head that was left out does not affect the loss and gets zeros."""
     H = gates.values.size
     if gates.active.size == H:
         return dlayer, dgate
@@ -139,5 +138,5 @@ def put_active(
 
 
 def output_scaling(H: int, opened: int) -> float:
-    """c = H / open heads, between 1 and H: a layer keeps its output's size when heads close. (Shim et al. 2021)"""
+    """Return c = H / open heads, in 1 … H, which keeps a layer's output size when heads close. (Shim et al. 2021)"""
     return H / max(opened, 1) if H else 1.0

@@ -1,9 +1,9 @@
 """Generate text one token at a time, keeping every layer's keys and values.
 
-A new token needs its own query only; the keys and values of earlier tokens do not change and are kept. Models with
-relative positions forget the oldest ones when more than their context is kept: M for the same-length mask, so that
-every token sees just what it would see in training, M + T − 1 for the causal one, the largest distance that R knows.
-The plain Transformer's positions are absolute: when its T places are full, the latest half is read again from place 0.
+A new token needs only its own query; the keys and values of earlier tokens do not change and are kept. Models with
+relative positions drop the oldest ones beyond their context: M for the same-length mask, so that every token sees what
+it would see in training; M + T − 1 for the causal one, the largest distance in R. The plain Transformer's positions are
+absolute: when its T positions are full, the latest half is read again from position 0.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tinyprune.model.norms import norm_forward
 from tinyprune.model.parameters import Parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
 
-# The layer's parameters that its attention block reads, position projection apart.
+# The parameters of a layer that its attention block reads, except the position projection.
 ATTENTION = ("ln.scale", "ln.bias", "Wq", "Wk", "Wv", "Wo", "bo", "u", "w", "pk", "pv")
 
 
 class CachedDecoder:
-    """Reads tokens one by one and says what it expects next.
+    """A decoder that reads tokens one by one and predicts the next one.
 
     Args:
-        model: in evaluation; heads whose gates are closed are left out, others scaled as their gate says.
+        model: used in evaluation; heads whose gates are closed are left out, others scaled by their gate.
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -36,7 +36,7 @@ class CachedDecoder:
         self.model = model
         context = config.M if config.mask == "same-length" else config.M + config.T - 1
         self.layers = [layer_parameters(model.params, i) for i in range(config.L)]
-        self.attention = []  # of each layer its block, with room for all that the newest token sees
+        self.attention = []  # each layer's block, with room for all that the newest token sees
         for layer, gates in zip(self.layers, model.gates(), strict=True):
             p, gate, scale = take_active(layer, gates, config.Dh, model.ops)
             arguments = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
@@ -49,21 +49,21 @@ class CachedDecoder:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything read."""
+        """Forget all tokens read so far."""
         self.read = 0
         for step in self.attention:
             step.clear()
         self.latest: list[int] = []  # tokens to read again, for the plain Transformer
 
     def step(self, token: int) -> NDArray:
-        """Read one token; returns log p of every next one, (V,), in main memory.
+        """Read one token; return log p of every next one, (V,), in main memory.
 
         Raises ValueError unless it is in 0 … V−1.
         """
         return self.model.ops.to_host(self.model.log_probabilities(self.read_token(token)))
 
     def read_token(self, token: int) -> NDArray:
-        """Read one token; returns its hidden state, (D,). Raises ValueError unless it is in 0 … V−1."""
+        """Read one token; return its hidden state, (D,). Raises ValueError unless it is in 0 … V−1."""
         config = self.model.config
         if not config.relative and self.read == config.T:
             latest = self.latest[-(config.T // 2) :] if config.T > 1 else []
@@ -77,7 +77,7 @@ class CachedDecoder:
         return h
 
     def hidden_state(self, token: int) -> NDArray:
-        """h of the newest token, (D,), and its keys and values kept."""
+        """Return h of the newest token, (D,), and keep its keys and values."""
         model, ops = self.model, self.model.ops
         x = model.embed(np.array([token]))[0][0]  # (D,)
         if not model.config.relative:
@@ -91,7 +91,7 @@ class CachedDecoder:
 
 
 def position_keys(model: Transformer, layer: Parameters) -> NDArray:
-    """r of a layer for all distances, (M + T, its heads, Dh). It depends on no text, so it is worked out once."""
+    """Return r of a layer for all distances, (M + T, its heads, Dh). It does not depend on the text."""
     r, _ = model.ops.linear_forward(model.params["R"], layer["Wr"])
     Dh = model.config.Dh
     return r.reshape(len(r), r.shape[1] // Dh, Dh)
@@ -112,9 +112,9 @@ def generate(
         model: the language model.
         prompt: token numbers, (n,), at least one.
         tokens: how many to add.
-        rng: draws them.
-        temperature: 1 draws as the model says, less prefers the likely ones, 0 always takes the likeliest.
-        top_k: draw among the k likeliest only; None for all.
+        rng: source of the draws.
+        temperature: 1 draws from the model's distribution, less prefers likely tokens, 0 always takes the likeliest.
+        top_k: draw from the k likeliest tokens only; None for all.
 
     Returns:
         an iterator over the new token numbers.
@@ -134,7 +134,7 @@ def generate(
 def continuation(
     model: Transformer, prompt: NDArray, tokens: int, rng: np.random.Generator, temperature: float, top_k: int | None
 ) -> Iterator[int]:
-    """The work of `generate`, which has looked at the arguments before the first token is asked for."""
+    """Do the work of `generate`, which checks the arguments before the first token is requested."""
     decoder = CachedDecoder(model)
     for token in prompt[:-1]:
         decoder.read_token(int(token))
@@ -145,7 +145,7 @@ def continuation(
 
 
 def sample(log_p: NDArray, rng: np.random.Generator, temperature: float, top_k: int | None) -> int:
-    """Draw a token from log p (V,)."""
+    """Draw a token from log p (V,), as `generate` describes."""
     if np.isnan(log_p).any():
         raise NotFiniteError("the model predicts nan: it has diverged; train it with a lower lr")
     if temperature == 0:

@@ -1,10 +1,10 @@
-"""The two blocks that layers are made of, each with its residual connection.
+"""The two blocks that form a layer, each with its residual connection.
 
     attention block      y = x + dropout(Wo · attention(norm([m; x])) + bo)
     feed-forward block   y = x + dropout(feedforward(norm(x)))
 
-`p` is the layer's parameters under their short names, `ops` the backend's operations. The memory m was computed for
-the segment before; no gradient flows into it, though the weights that read it get theirs.
+`p` holds the layer's parameters under their short names, `ops` the backend's operations. The memory m was computed for
+the previous segment; no gradient flows into it, but the weights that read it get theirs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def attention_block_forward(
     ops: Backend,
     rng: np.random.Generator | None,
 ) -> tuple[NDArray, NDArray, dict[str, Any]]:
-    """One attention block.
+    """Compute one attention block.
 
     Args:
         x: layer input, (B, T, D).
@@ -44,9 +44,9 @@ def attention_block_forward(
 
     Returns:
         y: (B, T, D).
-        context: m and x one after the other, (B, S, D): the next segment's memory is its end.
-        cache: by operation. `cache["attention"].o` holds the head outputs before their gates, (B, T, H, Dh); what else
-            is in it is the backend's own affair.
+        context: m and x joined, (B, S, D); its end is the next segment's memory.
+        cache: by operation. `cache["attention"].o` holds the head outputs before their gates, (B, T, H, Dh); the rest
+            of it is private to the backend.
     """
     B, T, D = x.shape
     Dh = config.Dh
@@ -85,7 +85,7 @@ def attention_block_forward(
 def attention_block_backward(
     dy: NDArray, cache: dict[str, Any], ops: Backend
 ) -> tuple[NDArray, Parameters, NDArray | None, NDArray | None]:
-    """Gradients of `attention_block_forward`.
+    """Return the gradients of `attention_block_forward`.
 
     Args:
         dy: gradient of the loss with respect to `y`, (B, T, D). Not modified.
@@ -102,7 +102,7 @@ def attention_block_backward(
     H, Dh = cache["attention"].o.shape[2:]
     # o = attention(q, k, v, r, u, w, pk, pv, gate)
     dq, dk, dv, dr, du, dw, dpk, dpv, dgate = ops.attention_backward(do.reshape(B, T, H, Dh), cache["attention"])
-    del do  # a step takes the most memory here, so what is done with is let go, as are dq, dk and dv below
+    del do  # memory use peaks here, so arrays are freed as soon as possible; so are dq, dk and dv below
     dp |= {name: g for name, g in (("u", du), ("w", dw), ("pk", dpk), ("pv", dpv)) if g is not None}
     # r = R[:S] Wr
     dR = None
@@ -124,7 +124,7 @@ def attention_block_backward(
 def feedforward_block_forward(
     x: NDArray, p: Parameters, config: ModelConfig, ops: Backend, rng: np.random.Generator | None
 ) -> tuple[NDArray, dict[str, Any]]:
-    """One feed-forward block: x (B, T, D) → y (B, T, D) and its cache. `rng` None: evaluation."""
+    """Compute one feed-forward block: x (B, T, D) → y (B, T, D) and its cache. `rng` is None in evaluation."""
     cache: dict[str, Any] = {}
     n, cache["ln"] = norm_forward(x, p, "ffn.ln", config, ops)
     y, cache["ffn"] = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
@@ -133,7 +133,7 @@ def feedforward_block_forward(
 
 
 def feedforward_block_backward(dy: NDArray, cache: dict[str, Any], ops: Backend) -> tuple[NDArray, Parameters]:
-    """Gradients of `feedforward_block_forward`: dx (B, T, D), and the parameters' by short name."""
+    """Return the gradients of `feedforward_block_forward`: dx (B, T, D), and those of the parameters by short name."""
     dp: Parameters = {}
     # y = x + dropout(feedforward(n))
     dx, dblock = ops.residual_backward(dy, cache["residual"])

@@ -1,4 +1,4 @@
-"""A layer's inputs before the segment, which its attention reads as further keys and values. (Dai et al. 2019)"""
+"""The memory: a layer's inputs before the segment, which attention reads as further context. (Dai et al. 2019)"""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def check_memory(memory: Memory | None, B: int, config: ModelConfig) -> None:
 
 
 def remember(x: NDArray, context: NDArray, M: int) -> NDArray:
-    """The latest M of a layer's inputs as plain numbers: no derivative is carried on.
+    """Return the latest M inputs of a layer as plain numbers, without derivatives.
 
     Args:
         x: the segment's, (B, T, D).
         context: those of memory and segment, (B, S, D).
 
     Returns:
-        (B, up to M, D), a view and not a copy, of x if that is long enough: then nothing else is kept alive.
+        (B, up to M, D), a view of x if that is long enough, so that nothing else is kept alive.
     """
     latest = x if x.shape[1] >= M else context
     return latest[:, -M:].real

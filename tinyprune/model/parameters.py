@@ -1,10 +1,10 @@
-"""A model's parameters: one flat dictionary from name to array; which of them belong to a head.
+"""The parameters of a model: one flat dictionary from name to array, and which slices belong to a head.
 
-Layer i's are called `layers.i.NAME`. A head h owns, of its layer,
+Those of layer i are called `layers.i.NAME`. In its layer, a head h owns
 
     columns h·Dh … (h+1)·Dh of Wq, Wk, Wv, Wr      the same rows of Wo      rows h of u, w, pk, pv and log_alpha
 
-and nothing else: taking heads out is slicing these, see `take_heads`.
+and nothing else: heads are selected by slicing these, see `take_heads`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo")
 
 
 def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, in the order of the forward pass; with the heads' `log_alpha` if `gated`."""
+    """Return name and shape of every parameter, in the order of the forward pass; with `log_alpha` if `gated`."""
     D, Dh, N, F, T, M = config.D, config.Dh, config.N, config.F, config.T, config.M
     shapes = embedding_shapes(config)
     shapes |= {"R": (M + T, D)} if config.relative else {"positions": (T, D)}
@@ -80,12 +80,12 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
 
 
 def is_bias(name: str) -> bool:
-    """Whether a parameter is added: bo, b1, b2, u, w, LayerNorm's bias, the softmax's biases."""
+    """Return whether a parameter is added: bo, b1, b2, u, w, LayerNorm's bias, the softmax's biases."""
     return name.split(".")[-1] in {"bias", "bo", "b1", "b2", "u", "w"} or name.startswith("out_bias")
 
 
 def layer_parameters(params: Parameters, i: int) -> Parameters:
-    """The parameters of layer i under their short names; the arrays are shared, not copied."""
+    """Return the parameters of layer i under their short names; the arrays are shared, not copied."""
     prefix = f"layers.{i}."
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
@@ -93,7 +93,7 @@ def layer_parameters(params: Parameters, i: int) -> Parameters:
 def take_heads(
     layer: Parameters, heads: Sequence[int] | NDArray, Dh: int, take: Callable[..., NDArray] = take_slices
 ) -> Parameters:
-    """A layer with only the given heads: copies of their slices, and the other parameters as they are.
+    """Return a layer with only the given heads: copies of their slices, and all other parameters as they are.
 
     Args:
         layer: its parameters, by short name.
@@ -111,7 +111,7 @@ def take_heads(
 def put_heads(
     grads: Parameters, heads: Sequence[int] | NDArray, H: int, Dh: int, put: Callable[..., NDArray] = put_slices
 ) -> Parameters:
-    """Reverse of `take_heads` for gradients: those of the taken heads in place, zero for the heads left out.
+    """Reverse `take_heads` for gradients: the heads left out get zeros.
 
     Args:
         grads: by short name, of the taken heads.

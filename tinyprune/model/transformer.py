@@ -1,11 +1,11 @@
-"""The language model: operations wired into forward and backward.
+"""The language model: its forward and backward pass, built from operations.
 
     x⁰ = embedding(ids) (+ positions, where they are learned)             (B, T, D)
     xˡ⁺¹ = attention block of xˡ with memory mˡ (, then feed-forward block)
     h = norm(x^L)
     loss = cross-entropy of h · embeddingᵀ + out_bias against the next tokens
 
-The segment's layer inputs, after the memory that they were read with, become the next segment's memory.
+The segment's layer inputs, joined to the memory before them, become the next segment's memory.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from tinyprune.model.parameters import Parameters, layer_parameters, parameter_s
 
 @dataclass
 class Transformer:
-    """A language model: `config` and `params`; with `gate` set, every layer's heads carry gates (`log_alpha`).
+    """A language model has a `config` and `params`; with `gate` set, all heads have gates (`log_alpha`).
 
     Raises:
-        ValueError: if the parameters are not those of the configuration.
+        ValueError: if the parameters do not fit the configuration.
     """
 
     config: ModelConfig
@@ -52,7 +52,7 @@ class Transformer:
             got = self.params[name].shape if name in self.params else None
             if got != shapes[name]:
                 raise ValueError(f"params[{name!r}] must have shape {shapes[name]}, got {got}")
-        # They live where the backend computes; what is there already is not copied.
+        # Parameters live where the backend computes; those already there are not copied.
         placed = {name: self.ops.to_device(value) for name, value in self.params.items()}
         if any(placed[name] is not value for name, value in self.params.items()):
             self.params = placed
@@ -65,23 +65,23 @@ class Transformer:
         *,
         all_heads: bool = False,
     ) -> tuple[NDArray, Memory, dict[str, Any]]:
-        """Hidden states of a segment.
+        """Return the hidden states of a segment.
 
         Args:
             ids: tokens, integers in 0 … V−1, (B, T) with T up to the configured one.
             memory: for each layer its inputs before the segment, (B, up to M, D); None at the start of a text.
             rng: noise of gates and dropout while training; None for evaluation.
-            all_heads: compute closed heads too. Otherwise a head whose gate is shut, and in training cannot move
-                either, costs nothing: it is left out.
+            all_heads: compute closed heads too. Otherwise a head whose gate is shut and (in training) cannot move is
+                left out and costs nothing.
 
         Returns:
             h: (B, T, D), after the last norm.
-            memory: for the next segment; not to be modified, since the cache shares it.
+            memory: for the next segment; do not modify it, since the cache shares it.
             cache: for `backward`; `cache["layers"][i]["attention"].o` holds layer i's head outputs before their gates,
                 (B, T, H, Dh), `cache["gates"][i]` its gates.
 
         Raises:
-            ValueError: if an id is out of range, T too long, or the memory not that of this model and batch.
+            ValueError: if an id is out of range, T too long, or the memory does not fit this model and batch.
         """
         config, ops, p = self.config, self.ops, self.params
         if ids.shape[1] > config.T:
@@ -116,7 +116,7 @@ class Transformer:
         *,
         all_heads: bool = False,
     ) -> tuple[np.inexact, Memory, dict[str, Any]]:
-        """Mean cross-entropy in nats a token of predicting `targets` (B, T) from `ids` (B, T).
+        """Return the mean cross-entropy, in nats per token, of predicting `targets` (B, T) from `ids` (B, T).
 
         Arguments and the other results are those of `forward`.
         """
@@ -125,7 +125,7 @@ class Transformer:
         return loss, new_memory, cache
 
     def backward(self, dloss: float, cache: dict[str, Any]) -> Parameters:
-        """Gradients of `loss` with respect to every parameter, by name.
+        """Return the gradients of `loss` with respect to every parameter, by name.
 
         Args:
             dloss: gradient with respect to the loss, usually 1.
@@ -134,7 +134,7 @@ class Transformer:
         return self.backward_with_gates(dloss, cache)[0]
 
     def backward_with_gates(self, dloss: float, cache: dict[str, Any]) -> tuple[Parameters, list[NDArray]]:
-        """The same, and ∂loss/∂g_h of every gate's value, (H,) for each layer; none without gates.
+        """Return the gradients of `backward`, and ∂loss/∂g_h of every gate's value, (H,) for each layer if gated.
 
         A head that was left out of the forward pass has 0 there.
         """
@@ -144,7 +144,7 @@ class Transformer:
         # h = norm(x)
         dx, dnorm = norm_backward(dh, cache["ln"], "ln", ops)
         grads |= dnorm
-        del dh  # not to be kept while the layers take their memory
+        del dh  # free it before the layers allocate their memory
         dR: NDArray | None = None
         dvalues: list[NDArray] = []
         for i in reversed(range(config.L)):
@@ -176,25 +176,25 @@ class Transformer:
         return {name: grads[name] for name in p}, dvalues
 
     def embed(self, ids: NDArray, rng: np.random.Generator | None = None) -> tuple[NDArray, tuple]:
-        """Embeddings of tokens, (*ids.shape, D), and the cache. `rng` None: evaluation."""
+        """Embed tokens: return (*ids.shape, D) and the cache. `rng` is None in evaluation."""
         return vocabulary.embed_forward(ids, self.params, self.config, self.ops, rng)
 
     def log_probabilities(self, h: NDArray) -> NDArray:
-        """log p of every next token, (…, V), from hidden states (…, D)."""
+        """Return log p of every next token, (…, V), from hidden states (…, D)."""
         return vocabulary.log_probabilities(h, self.params, self.config, self.ops)
 
     def host_params(self) -> Parameters:
-        """The parameters in main memory: copies of those of a GPU, otherwise the model's own arrays."""
+        """Return the parameters in main memory: copies from a GPU, otherwise the model's own arrays."""
         return {name: self.ops.to_host(value) for name, value in self.params.items()}
 
     def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
-        """Each layer's gates: sampled with `rng`, or evaluated when it is None; a list of None without gates."""
+        """Return each layer's gates, sampled with `rng` or evaluated if it is None; a list of None without gates."""
         return self.gates_forward(rng, all_heads)[0]
 
     def gates_forward(
         self, rng: np.random.Generator | None, all_heads: bool
     ) -> tuple[list[LayerGates | None], tuple | None]:
-        """The same, with the cache for `backward`."""
+        """Return the same as `gates`, with the cache for `backward`."""
         if self.gate is None:
             return [None] * self.config.L, None
         return gates_forward(self.params, self.config.heads, self.gate, self.ops, rng, all_heads)

@@ -1,9 +1,9 @@
-"""Both ends of the model, where it meets the vocabulary: embedding on the way in, softmax on the way out.
+"""Both ends of the model, which know the vocabulary: the embedding at the input, the softmax at the output.
 
     plain      one table E (V, D), used twice: x = E[id],  logits = h Eᵀ + b
-    adaptive   a table for each cluster of words, narrower for rarer ones, and projections to width D; also used twice
+    adaptive   a table for each cluster of words, narrower for rarer ones, with projections to width D; also used twice
 
-Which of them a model has, its `cutoffs` say. Since the tables are used at both ends, their two gradients are added.
+The model's `cutoffs` select one. Since the tables are used at both ends, their two gradients are added.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tinyprune.model import Parameters
 
 
 def cluster_ranges(config: ModelConfig) -> list[tuple[int, int]]:
-    """First id and one past the last id of each cluster of the adaptive softmax."""
+    """Return the first id and one past the last id of each cluster of the adaptive softmax."""
     return list(zip((0, *config.cutoffs), (*config.cutoffs, config.V), strict=True))
 
 
 def embedding_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tables, and of the projections of all clusters but the first."""
+    """Return names and shapes of the tables, and of the projections of all clusters but the first."""
     if not config.cutoffs:
         return {"embedding": (config.V, config.D)}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -35,7 +35,7 @@ def embedding_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def softmax_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what only the softmax has: biases, and vectors for the clusters of rarer words."""
+    """Return names and shapes of what only the softmax has: biases, and vectors for the clusters of rarer words."""
     if not config.cutoffs:
         return {"out_bias": (config.V,)}
     C = len(config.cutoffs)
@@ -44,13 +44,13 @@ def softmax_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def clusters(p: Parameters, config: ModelConfig) -> tuple[list[NDArray], list[NDArray]]:
-    """Tables and projections of the adaptive embedding."""
+    """Return the tables and the projections of the adaptive embedding."""
     C = len(config.cutoffs)
     return [p[f"embedding.{c}"] for c in range(C + 1)], [p[f"projection.{c}"] for c in range(1, C + 1)]
 
 
 def adaptive_arguments(p: Parameters, config: ModelConfig) -> tuple:
-    """The adaptive softmax's parameters, in its order."""
+    """Return the adaptive softmax's parameters in the order of its arguments."""
     biases = [p[f"out_bias.{c}"] for c in range(len(config.cutoffs) + 1)]
     return (*clusters(p, config), p["cluster.weight"], p["cluster.bias"], biases)
 
@@ -66,7 +66,7 @@ def embed_forward(
 
 
 def embed_backward(dx: NDArray, cache: tuple, config: ModelConfig, ops: Backend) -> Parameters:
-    """Gradients of the parameters of `embed_forward`, by name."""
+    """Return the gradients of the parameters of `embed_forward`, by name."""
     if not config.cutoffs:
         return {"embedding": ops.embedding_backward(dx, cache)}
     dtables, dprojections = ops.adaptive_embedding_backward(dx, cache)
@@ -76,7 +76,7 @@ def embed_backward(dx: NDArray, cache: tuple, config: ModelConfig, ops: Backend)
 def predict_forward(
     h: NDArray, targets: NDArray, p: Parameters, config: ModelConfig, ops: Backend
 ) -> tuple[np.inexact, tuple]:
-    """Mean cross-entropy, nats a token, of predicting targets (B, T) from h (B, T, D); and the cache."""
+    """Return the mean cross-entropy of predicting targets (B, T) from h (B, T, D), nats per token, and the cache."""
     if config.cutoffs:
         return ops.adaptive_softmax_forward(h, targets, *adaptive_arguments(p, config))
     logits, output = ops.linear_forward(h, p["embedding"].T, p["out_bias"])
@@ -85,7 +85,7 @@ def predict_forward(
 
 
 def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Backend) -> tuple[NDArray, Parameters]:
-    """Gradients of `predict_forward`: dh (B, T, D), and those of the parameters by name."""
+    """Return the gradients of `predict_forward`: dh (B, T, D), and those of the parameters by name."""
     if config.cutoffs:
         dh, dtables, dprojections, dweight, dbias, dbiases = ops.adaptive_softmax_backward(dloss, cache)
         own = {"cluster.weight": dweight, "cluster.bias": dbias} | {f"out_bias.{c}": g for c, g in enumerate(dbiases)}
@@ -99,13 +99,13 @@ def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Backe
 
 
 def by_name(dtables: list[NDArray], dprojections: list[NDArray]) -> Parameters:
-    """Gradients of the clusters' tables and projections under the parameters' names."""
+    """Return the gradients of the clusters' tables and projections by parameter name."""
     grads = {f"embedding.{c}": g for c, g in enumerate(dtables)}
     return grads | {f"projection.{c}": g for c, g in enumerate(dprojections, start=1)}
 
 
 def log_probabilities(h: NDArray, p: Parameters, config: ModelConfig, ops: Backend) -> NDArray:
-    """log p of every next token, (…, V), from hidden states (…, D)."""
+    """Return log p of every next token, (…, V), from hidden states (…, D)."""
     if config.cutoffs:
         return ops.adaptive_log_probabilities(h, *adaptive_arguments(p, config))
     logits, _ = ops.linear_forward(h, p["embedding"].T, p["out_bias"])

@@ -1,1 +1,1 @@
-"""Pruning: the gates' training, and the removal of closed heads."""
+"""Pruning: training with gates, importance criteria, and the removal of closed heads."""

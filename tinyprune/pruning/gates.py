@@ -1,8 +1,8 @@
-"""Training with gates: every head gets one, and a loss that wants them shut.
+"""Training with gates: every head gets a gate, and the loss rewards closed gates.
 
     task       loss = cross-entropy + lam · L0                           (Shim et al. 2021)
-    layerwise  the same, and the gates also minimise, each layer for itself, the relative error that they make in its
-               output, ‖y_gated − y_full‖² / ‖y_full − x‖² on the layer's own input; only the gates learn from it
+    layerwise  the same, and the gates of each layer also minimise the relative error that they cause in its output,
+               ‖y_gated − y_full‖² / ‖y_full − x‖² on the layer's own input; only the gates learn from it
     target     instead of lam · L0: a controller that holds the expected number of open heads at a target
     top-k      no L0 loss at all: gates that always leave exactly as many heads open    (Li, Cotterell & Sachan 2021)
 
@@ -31,9 +31,9 @@ from tinyprune.training.schedules import linear_warmup
 
 
 def add_gates(params: Parameters, heads: tuple[int, ...], gate: GateConfig) -> Parameters:
-    """The parameters with gates, every log_alpha at its start; for layers with the given numbers of heads.
+    """Return the parameters with gates, every log_alpha at its initial value, for layers with `heads` heads.
 
-    `params` itself gains nothing, but its arrays are shared.
+    `params` is not modified, but its arrays are shared.
     """
     dtype = params["ln.scale"].dtype
     return params | {
@@ -42,11 +42,11 @@ def add_gates(params: Parameters, heads: tuple[int, ...], gate: GateConfig) -> P
 
 
 def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[Transformer, GateObjective]:
-    """Begin the gate stage: the model with a gate on every head, and the objective that closes them.
+    """Begin the gate stage: return the model with a gate on every head, and the objective that closes gates.
 
     Args:
         model: without gates; its arrays are shared.
-        gate: kind of gates, and lam or the target.
+        gate: the kind of gates, and lam or the target.
         warmup: steps over which lam, or the target, is reached.
 
     Raises:
@@ -58,7 +58,7 @@ def with_new_gates(model: Transformer, gate: GateConfig, warmup: int) -> tuple[T
 
 
 def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
-    """Which heads of each layer are open in evaluation; all of them in a model without gates."""
+    """Return which heads of each layer are open in evaluation; all of them in a model without gates."""
     gates = model.gates()
     return [np.ones(H, bool) if g is None else g.values != 0 for H, g in zip(model.config.heads, gates, strict=True)]
 
@@ -66,15 +66,16 @@ def open_heads(model: Transformer) -> list[NDArray[np.bool_]]:
 class Controller:
     """Holds the number of open heads h at a target t by a Lagrangian, lam1 · (h − t) + lam2 · (h − t)² / heads.
 
-    It is played from both sides. Its slope over h, lam1 + 2 · lam2 · (h − t) / heads, is the pressure that closes
-    gates, in lam's place before L0; the two multipliers ascend. As long as too many heads are open the pressure grows,
-    and the other way round. (Platt & Barr 1988; Wang et al. 2020, §4.2)
+    The gates descend it and the two multipliers ascend it. Its slope over h, lam1 + 2 · lam2 · (h − t) / heads, is the
+    pressure that closes gates: it replaces lam as the weight of L0. It grows while too many heads are open and falls
+    while too few are. (Platt & Barr 1988; Wang et al. 2020, §4.2)
 
-    Gates answer slowly, some hundred steps after the pressure: multipliers that start at 0 and grow fast overshoot far
-    (measured: down to 5 heads where 16 were wanted). So lam2 starts where it steers at once, and the steps are small.
+    Gates respond some hundred steps after the pressure, so multipliers that start at 0 and grow fast overshoot far
+    (measured: down to 5 heads for a target of 16). Therefore lam2 starts at a value that steers at once, and the steps
+    are small.
 
     Args:
-        target: how many heads to hold open.
+        target: number of heads to hold open.
         heads_total: how many have gates; distances are shares of these, so that one `lr` serves models of every size.
         lr: step size of the multipliers.
     """
@@ -89,7 +90,7 @@ class Controller:
         self.lam2 = self.LAM2_START
 
     def pressure(self, h: float, t: float) -> float:
-        """What stands in lam's place for `h` open heads and the target `t` of the moment; the multipliers step."""
+        """Return the weight of L0 for `h` open heads and the current target `t`, and update the multipliers."""
         distance = (h - t) / self.heads_total
         pressure = self.lam1 + 2 * self.lam2 * distance
         self.lam1 += self.lr * distance
@@ -98,12 +99,12 @@ class Controller:
 
 
 class GateObjective:
-    """The objective of the gate stage, see the head of this file.
+    """The objective that the gate stage minimises, see the head of this file.
 
     Args:
         gate: the configuration.
         warmup: steps over which lam, or the target, is reached.
-        heads_total: heads that carry gates.
+        heads_total: number of heads with gates.
 
     Raises:
         UsageError: if more heads should stay than there are.
@@ -130,21 +131,21 @@ class GateObjective:
         rng: np.random.Generator,
         step: int,
     ) -> tuple[dict[str, float], Memory, Parameters]:
-        """Losses, memory for the next segment, and gradients; see `tinyprune.training.loop.Objective`."""
+        """Return losses, memory for the next segment, and gradients; see `tinyprune.training.step.Objective`."""
         gate, ops = self.gate, model.ops
         layerwise = gate.objective == "layerwise"
-        # The layer-wise error compares with the layer's full output, for which every head is needed.
+        # The layer-wise error compares with the layer's full output, which needs every head.
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise)
         grads = model.backward(1.0, cache)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
 
         def losses(**others: float) -> dict[str, float]:
-            """A GPU is waited for in here: when all is on its way."""
+            """Convert to floats last: this waits for the GPU."""
             layerwise_error = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
             return {"loss": float(loss)} | layerwise_error | others
 
         if gate.distribution == "top-k":
-            return losses(l0=float(gate.target_heads or 0)), memory, grads  # exactly so many are open: no pressure
+            return losses(l0=float(gate.target_heads or 0)), memory, grads  # exactly k are open: no pressure
 
         log_alpha = joined_log_alpha(model.params, model.config.L, ops)
         l0, l0_cache = ops.l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
@@ -156,11 +157,11 @@ class GateObjective:
         return losses(l0=float(l0), lam=lam), memory, grads
 
     def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
-        """What the controller sets in lam's place, the target being `share` of the way from the start to its end.
+        """Return the controller's weight of L0; the target has moved by `share` from the initial h to its final value.
 
-        Its gauge is h = Σ sigmoid(log_alpha − opening), ½ for a head on the border of what evaluation opens. For the
-        paper's hard gates that is P(g = 1), the share of forward passes that use the head. L0 = Σ P(g > 0) also counts
-        gates that are mostly shut; with it as the gauge, a target of 16 ended with 11 open.
+        It measures h = Σ sigmoid(log_alpha − opening), which counts ½ for a head on the border of being open in
+        evaluation. For the paper's hard gates each term is P(g = 1), the share of forward passes that use the head.
+        L0 = Σ P(g > 0) also counts gates that are mostly shut; with it as h, a target of 16 ended with 11 open.
         """
         opening = opening_log_alpha(self.gate)
         h = float(sigmoid(log_alpha - opening).sum())
@@ -168,7 +169,7 @@ class GateObjective:
         return controller.pressure(h, start + share * (controller.target - start))
 
     def add_layerwise_gradients(self, model: Transformer, cache: dict[str, Any], grads: Parameters) -> list[Any]:
-        """Add to each layer's gates the gradient of the layer's own error; returns the errors, scalars."""
+        """Add the gradient of each layer's own error to that layer's gates; return the errors, scalars."""
         ops, errors = model.ops, []
         dvalues = [ops.to_device(np.zeros_like(gates.values)) for gates in cache["gates"]]
         for i, gates in enumerate(cache["gates"]):
@@ -188,17 +189,17 @@ class GateObjective:
         return errors
 
     def describe(self, model: Transformer) -> dict[str, Any]:
-        """For the log: heads open in evaluation, and every log_alpha, a list for each layer."""
+        """Return for the log the number of heads open in evaluation, and every log_alpha, a list for each layer."""
         opened = sum(int(layer.sum()) for layer in open_heads(model))
         log_alpha = [model.ops.to_host(model.params[name]).tolist() for name in gate_names(model.config.L)]
         return {"heads_open": opened, "log_alpha": log_alpha}
 
     def state(self) -> dict[str, NDArray]:
-        """The controller's two multipliers, (2,)."""
+        """Return the controller's two multipliers, (2,)."""
         return {} if self.controller is None else {"lam": np.array([self.controller.lam1, self.controller.lam2])}
 
     def load_state(self, state: dict[str, NDArray]) -> None:
-        """Go on from `state`; CheckpointError if it is not this objective's."""
+        """Continue from `state`. Raises CheckpointError if it is not this objective's."""
         if (self.controller is None) == ("lam" in state):
             raise CheckpointError("the checkpoint was made with another setting of gate.target_heads; resume with that")
         if self.controller is not None:
@@ -206,25 +207,25 @@ class GateObjective:
 
 
 def add_gate_gradients(grads: Parameters, dlog_alphas: Sequence[NDArray], ops: Backend) -> None:
-    """Add to the gradients of each layer's log_alpha, where another path to the gates joins."""
+    """Add the gradients of another path to the gates to those of each layer's log_alpha, in `grads`."""
     for name, dlog_alpha in zip(gate_names(len(dlog_alphas)), dlog_alphas, strict=True):
         grads[name] = ops.add(grads[name], dlog_alpha)
 
 
 def hit_target(model: Transformer) -> int:
-    """End the gate stage with exactly `gate.target_heads` heads open, see `settle`; 0, nothing moved, without."""
+    """End the gate stage with exactly `gate.target_heads` heads open, see `settle`; without a target return 0."""
     target = None if model.gate is None else model.gate.target_heads
     return 0 if target is None else settle(model, target)
 
 
 def settle(model: Transformer, target: int) -> int:
-    """Move log_alpha across the opening so that exactly `target` heads are open in evaluation, if they are not yet.
+    """Move log_alpha across the opening so that exactly `target` heads are open in evaluation.
 
-    Returns how many heads that closed, or opened if negative.
+    Returns how many heads it closed, or opened if negative.
 
     The controller holds the expected number at the target; single gates may still lie on the wrong side of it. The
-    heads that stay are those with the largest log_alpha; among equal ones the earlier layer, the lower head stays. Only
-    what is on the wrong side is moved: soft gates that stay keep their values. One that must open is opened half-way.
+    heads with the largest log_alpha stay; ties go to the earlier layer and the lower head. Only gates on the wrong side
+    are moved: soft gates that stay keep their values. A gate that must open is opened half-way.
     """
     gate, ops = model.gate, model.ops
     surplus = sum(int(layer.sum()) for layer in open_heads(model)) - target
@@ -243,7 +244,7 @@ def settle(model: Transformer, target: int) -> int:
 
 
 def opening_log_alpha(gate: GateConfig) -> float:
-    """The log_alpha above which a gate is open in evaluation: where the stretched sigmoid passes ½ if hard, else 0.
+    """Return the log_alpha above which a gate is open in evaluation: the stretched sigmoid is ½ there if hard, else 0.
 
     With the paper's gamma and zeta a hard gate opens at log_alpha = 0.
     """

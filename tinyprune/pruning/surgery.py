@@ -1,8 +1,8 @@
-"""Removing closed heads for good.
+"""Remove closed heads for good.
 
 A head whose gate is 0 adds nothing to its layer's output, so everything it owns can go: its columns of Wq, Wk, Wv, Wr,
-its rows of Wo, its u, w, persistent keys and values. What the open heads' gates and the output scaling multiply is
-multiplied into their rows of Wo instead,
+its rows of Wo, its u, w, persistent keys and values. The gates of open heads and the output scaling are folded into
+their rows of Wo,
 
     Wo_h ← gate_h · c · Wo_h
 
@@ -21,7 +21,7 @@ from tinyprune.model.transformer import Transformer
 
 
 def remove_closed_heads(model: Transformer) -> Transformer:
-    """The model without its closed heads and without gates.
+    """Return the model without its closed heads and without gates.
 
     Args:
         model: with gates; it is not modified.

@@ -1,9 +1,9 @@
-"""A run's directory, and the models in it.
+"""The directory of a run and the models in it.
 
-config.toml            what was asked for
-metrics.jsonl          one JSON object a line, as training goes on
+config.toml            the settings
+metrics.jsonl          the log, one JSON object per line
 train.safetensors      a checkpoint for each stage: train, gate, prune, finetune
-plots/*.png, report.md what came of it
+plots/*.png, report.md the results
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ STAGES = ("train", "gate", "prune", "finetune")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model from a checkpoint and what is needed to use it.
+    """A model loaded from a checkpoint, with what is needed to use it.
 
     Attributes:
         model: as it was saved.
         tokenizer: of the text that it was trained on.
         data: which text that was.
         digest: sha256 of that text.
-        metadata: all that the checkpoint says.
+        metadata: all metadata of the checkpoint.
     """
 
     model: Transformer
@@ -44,7 +44,7 @@ class SavedModel:
 
 
 def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, digest: str) -> dict[str, Any]:
-    """What a checkpoint must say beside the tensors, so that `load_model` needs no other file."""
+    """Return the metadata that a checkpoint needs, so that `load_model` reads no other file."""
     return {
         "model": model.config.to_dict(),
         "gate": None if model.gate is None else model.gate.to_dict(),
@@ -58,7 +58,7 @@ def load_model(path: Path, ops: Backend) -> SavedModel:
     """Read a stage's checkpoint.
 
     Raises:
-        CheckpointError: if it cannot be read, or does not hold what its metadata says.
+        CheckpointError: if it cannot be read, or its tensors do not fit its metadata.
     """
     tensors, metadata = load_checkpoint(path)
     params = {name.removeprefix("params."): x for name, x in tensors.items() if name.startswith("params.")}
@@ -75,10 +75,10 @@ def load_model(path: Path, ops: Backend) -> SavedModel:
 
 
 class RunDirectory:
-    """Where a run keeps its files.
+    """The directory where a run keeps its files.
 
     Args:
-        path: of the directory; it need not exist yet.
+        path: the directory; it need not exist yet.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -87,28 +87,28 @@ class RunDirectory:
             raise UsageError(f"{self.path} is a file; give the directory of a run")
 
     def checkpoint(self, stage: str) -> Path:
-        """The stage's checkpoint, there or not."""
+        """Return the path of the stage's checkpoint, whether it exists or not."""
         return self.path / f"{stage}.safetensors"
 
     @property
     def metrics(self) -> Path:
-        """metrics.jsonl."""
+        """Return the path of metrics.jsonl."""
         return self.path / "metrics.jsonl"
 
     @property
     def started(self) -> bool:
-        """Whether anything has been done here."""
+        """Return whether a run has been started here."""
         return (self.path / "config.toml").exists()
 
     def latest_stage(self) -> str:
-        """The last stage that has a checkpoint. Raises UsageError if none has."""
+        """Return the last stage that has a checkpoint. Raises UsageError if none has."""
         done = [stage for stage in STAGES if self.checkpoint(stage).exists()]
         if not done:
             raise UsageError(f"{self.path} holds no checkpoint; start with: tinyprune train {self.path}")
         return done[-1]
 
     def read_config(self) -> RunConfig:
-        """The run's configuration. Raises UsageError if there is none or it does not validate."""
+        """Read the run's configuration. Raises UsageError if it is missing or not valid."""
         path = self.path / "config.toml"
         try:
             return read_config(path.read_text(encoding="utf-8"), str(path))
@@ -116,7 +116,7 @@ class RunDirectory:
             raise UsageError(f"cannot read {path}: {error}; put it back, or start a new run") from error
 
     def write_config(self, config: RunConfig) -> None:
-        """Write config.toml, making the directory."""
+        """Write config.toml; the directory is created if missing."""
         self.write("config.toml", to_toml(config.to_dict()))
 
     def write(self, name: str, text: str) -> None:
@@ -129,9 +129,9 @@ class RunDirectory:
         replace_file(path, content)
 
     def remove(self, stages: Sequence[str]) -> None:
-        """Delete these stages' checkpoints and the report, which is no longer true.
+        """Delete these stages' checkpoints and the report, which is out of date then.
 
-        The last comes first: what is left if that is cut short still fits together.
+        The last stage goes first, so that what an interruption leaves is consistent.
         """
         for result in (self.path / "report.md", *self.path.glob("plots/*.png")):
             result.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""The four stages of the method, each from the checkpoint of the one before.
+"""The four stages of the method, each of which starts from the checkpoint of the previous one.
 
-    train     a baseline, every head open
-    gate      the same model with a gate on every head, under the L0 loss
-    prune     closed heads removed for good
-    finetune  the smaller model trained a little more
+    train     train a baseline with every head open
+    gate      train it on with a gate on every head, under the L0 loss
+    prune     remove the closed heads for good
+    finetune  train the smaller model a little more
 
-Each can be stopped at any moment and goes on from its own checkpoint with `resume`.
+Each can be stopped at any moment and continues from its own checkpoint with `resume`.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import measure_seconds
 
-# Which tables of the configuration a stage goes by.
+# The tables of the configuration that a stage depends on.
 SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": (), "finetune": ("finetune",)}
 
 
 def validations(steps: int, config: TrainConfig) -> int:
-    """How often the validation split is read in so many steps."""
+    """Return how often the validation split is evaluated in `steps` steps."""
     return 1 + (steps // config.evaluate_every if config.evaluate_every else 0)
 
 
 @dataclass
 class Run:
-    """A run: its directory, configuration and backend, and the stages as methods.
+    """A run has a directory, a configuration and a backend; its methods are the stages.
 
     Attributes:
-        directory: where everything is kept.
-        config: of all stages.
+        directory: where all files are kept.
+        config: the settings of all stages.
         ops: the backend's operations.
-        resume_command: what to type to go on after a stop, for messages.
+        resume_command: the command that resumes after a stop, for messages.
         anew: stages whose checkpoints no longer count, see `prepare`.
         source: another run's checkpoint, until `prepare` has made it the baseline of this one, see `adopt`.
     """
@@ -70,7 +70,7 @@ class Run:
 
     @cached_property
     def text(self) -> Text:
-        """The tokenised text; for a model that exists, with its own tokenizer.
+        """Return the tokenised text; an existing model's own tokenizer is used.
 
         Raises:
             UsageError: if the text is not the one that the run was trained on, or a split is too short.
@@ -89,21 +89,20 @@ class Run:
         return text
 
     def earlier_model(self) -> SavedModel | None:
-        """The model that the run is to start from, or that of the earliest checkpoint that stays in it."""
+        """Return the adopted model, or that of the earliest checkpoint that is kept, or None."""
         paths = [self.directory.checkpoint(stage) for stage in STAGES if stage not in self.anew]
         found = [self.source] if self.source else [path for path in paths if path.exists()]
         return load_model(found[0], self.ops) if found else None
 
     def prepare(self, stages: Sequence[str], resume: bool = False, overwrite: bool = False) -> None:
-        """Make the run ready for `stages`: config.toml written, an adopted baseline saved, and checkpoints to be
-        overwritten gone.
+        """Prepare the run for `stages`: write config.toml, save an adopted baseline, delete outdated checkpoints.
 
-        All that can be known beforehand is checked before anything is touched.
+        Everything that can be checked beforehand is checked before any file is touched.
 
         Raises:
-            UsageError: if settings contradict what is done already, if the text is not the run's or too short for a
-                stage, if the stage before is not done, or if more heads should stay open than there are.
-            CheckpointError: if the checkpoint of the stage before is broken.
+            UsageError: if settings contradict finished stages, if the text is not the run's or too short for a stage,
+                if the previous stage is not finished, or if more heads should stay open than there are.
+            CheckpointError: if the checkpoint of the previous stage is broken.
             SaveError: if config.toml cannot be written.
         """
         anew = STAGES[STAGES.index(stages[0]) :]
@@ -138,7 +137,7 @@ class Run:
             self.directory.write_config(self.config)
 
     def check_settings(self, written: RunConfig, resume: bool, before: Sequence[str]) -> None:
-        """Raise UsageError if the configuration is not that which was `written` for what is there already."""
+        """Raise UsageError if the configuration contradicts the one that was `written` for existing checkpoints."""
         path = self.directory.path / "config.toml"
         if resume and self.config != written:
             raise UsageError(f"--resume goes on with the settings in {path}; leave out those that differ")
@@ -152,7 +151,7 @@ class Run:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The configured model, its vocabulary that of the text."""
+        """Return the configured model with the vocabulary size of the text."""
         V = self.text.tokenizer.V
         if self.config.model.V not in (0, V):
             raise UsageError(
@@ -162,13 +161,13 @@ class Run:
         return dataclasses.replace(self.config.model, V=V)
 
     def before(self, stage: str) -> SavedModel | None:
-        """The model that a stage starts from: None for the first, which makes its own."""
+        """Return the model that a stage starts from, or None for the first stage, which makes its own."""
         if stage == "train":
             return None
         return self.load(STAGES[STAGES.index(stage) - 1])
 
     def load(self, stage: str) -> SavedModel:
-        """The finished model of a stage. Raises UsageError if it is not finished, CheckpointError if broken."""
+        """Load the finished model of a stage. Raises UsageError if it is not finished, CheckpointError if broken."""
         path = self.directory.checkpoint(stage)
         command = shlex.join(["tinyprune", stage, str(self.directory.path)])
         if not path.exists():
@@ -181,12 +180,12 @@ class Run:
         return saved
 
     def finished(self, stage: str) -> bool:
-        """Whether a stage has a finished checkpoint."""
+        """Return whether a stage has a finished checkpoint."""
         path = self.directory.checkpoint(stage)
         return path.exists() and bool(load_checkpoint(path)[1].get("finished"))
 
     def adopt(self, source: Path) -> None:
-        """Take another run's model for the baseline, with its text, as if it had been trained here. Writes nothing yet.
+        """Take another run's model and text as the baseline, as if trained here; nothing is written yet.
 
         Raises:
             UsageError: if it has gates, or this run has trained a baseline of its own.
@@ -202,14 +201,14 @@ class Run:
         self.config = dataclasses.replace(self.config, model=saved.model.config, data=saved.data)
 
     def save_finished(self, stage: str, model: Transformer, origin: SavedModel, **own: Any) -> None:
-        """Write a stage's checkpoint that no training made, its text that of `origin`."""
+        """Write the checkpoint of a stage that involves no training; its text is that of `origin`."""
         metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
         tensors = {f"params.{name}": value for name, value in model.host_params().items()}
         own |= {"stage": stage, "step": 0, "finished": True}
         save_checkpoint(self.directory.checkpoint(stage), tensors, metadata | own)
 
     def train(self, resume: bool = False) -> None:
-        """Stage 1: train the baseline."""
+        """Run stage 1: train the baseline."""
         if resume and self.finished("train"):
             say("train: already finished")
             return
@@ -217,11 +216,11 @@ class Run:
         self.fit("train", model, self.config.train, LanguageModelling(), resume)
 
     def gate(self, resume: bool = False) -> None:
-        """Stage 2: gates on every head of the baseline, trained with the weights."""
+        """Run stage 2: train gates on every head of the baseline together with the weights."""
         before = self.before("gate").model
         gate, config = self.config.gate, before.config
         if gate.target_heads is not None:
-            # A gate needs some hundred steps to close; a target that falls faster is overshot.
+            # A gate needs a few hundred steps to close; a target that falls faster is overshot.
             warmup = self.config.gate_train.steps // 2
         elif gate.lam_warmup is not None:
             warmup = gate.lam_warmup
@@ -239,7 +238,7 @@ class Run:
         self.fit("gate", model, self.config.gate_train, objective, resume, at_end)
 
     def prune(self, resume: bool = False) -> None:
-        """Stage 3: remove the closed heads."""
+        """Run stage 3: remove the closed heads."""
         if resume and self.finished("prune"):
             say("prune: already finished")
             return
@@ -250,7 +249,7 @@ class Run:
         self.save_finished("prune", model, gated, metrics_length=gated.metadata["metrics_length"])
 
     def finetune(self, resume: bool = False) -> None:
-        """Stage 4: train the smaller model a little more."""
+        """Run stage 4: train the smaller model a little more."""
         self.fit("finetune", self.before("finetune").model, self.config.finetune, LanguageModelling(), resume)
 
     def fit(
@@ -297,7 +296,7 @@ class Run:
             trainer.run()
 
     def announce(self) -> None:
-        """Say what a whole run will do, and about how long that takes, measured on this machine."""
+        """Say what a whole run will do and about how long it takes, as measured on this machine."""
         config, stages = self.config, (self.config.train, self.config.gate_train, self.config.finetune)
         model = Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
         step, look = measure_seconds(model, self.segments(model.config, config.train), self.text, config.train)
@@ -310,19 +309,19 @@ class Run:
         )
 
     def training(self, stage: str) -> TrainConfig:
-        """How the weights are trained in a stage."""
+        """Return the settings by which a stage trains the weights."""
         return getattr(self.config, "gate_train" if stage == "gate" else stage)
 
     def segments(self, model: ModelConfig, config: TrainConfig) -> Segments:
-        """The training text, cut for a stage."""
+        """Return the training text, cut into segments for a stage."""
         return Segments(self.text.train, config.B, model.T)
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """A random generator of its own for the initialisation and for each stage, all from the run's seed."""
+        """Return the random generator of the initialisation or of a stage, derived from the run's seed."""
         return np.random.default_rng([self.config.seed, ("init", *STAGES).index(purpose)])
 
     def metrics_length_before(self, stage: str) -> int:
-        """How long metrics.jsonl was when the stages before this one were done."""
+        """Return the length of metrics.jsonl at the end of the stages before this one."""
         for earlier in reversed(STAGES[: STAGES.index(stage)]):
             path = self.directory.checkpoint(earlier)
             if path.exists():
@@ -331,9 +330,9 @@ class Run:
 
 
 def trained_once(path: Path, config: RunConfig, ops: Backend, resume_command: str) -> Run:
-    """A run whose baseline is trained: by this call, or by an earlier one, in this process or in another.
+    """Return a run whose baseline is trained, by this call or by an earlier one in any process.
 
-    One that asks meanwhile waits for the first; a run with other settings is done anew.
+    A concurrent call waits for the first; a run with other settings is done anew.
     """
     directory = RunDirectory(path)
     run = Run(directory, config, ops, resume_command)

@@ -1,1 +1,1 @@
-"""Training: optimizers, schedules, the loop, checkpoints and evaluation."""
+"""Training: the step and the loop around it, optimizers, schedules, checkpoints and evaluation."""

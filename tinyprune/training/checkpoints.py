@@ -1,16 +1,13 @@
-"""Checkpoints: named arrays and their metadata in one safetensors file, which is either whole or refused.
+"""Checkpoints: named arrays and their metadata in one safetensors file; a damaged file is refused.
 
     8 bytes     length of the header
-    header      JSON: each array's name, dtype, shape and place, and under "__metadata__" one entry of ours:
+    header      JSON: each array's name, dtype, shape and offset, and under "__metadata__" one entry of ours:
                 "tinyprune": {"format_version": 1, "sha256": "…", "metadata": {what the caller gave}}
     data        the arrays' bytes, one after the other
 
 Any safetensors reader can open it. The sha256 covers the version, the metadata and all names, dtypes, shapes and bytes,
-so that a single flipped bit is noticed. (One entry and not three, because safetensors writes several in random order:
-this way equal contents make equal files.)
-
-A new checkpoint is first written beside the old one, as `NAME.tmp`, and takes its place when all of it is on the disk:
-at every moment one of the two is whole. A `NAME.tmp` that a killed process left is overwritten by the next save.
+so that a single flipped bit is noticed. (There is one entry and not three because safetensors writes several in random
+order; this way equal contents make equal files.) A checkpoint is replaced atomically, see `tinyprune.files`.
 """
 
 from __future__ import annotations
@@ -37,13 +34,13 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
     """Write `tensors` and `metadata` to `path`, whole or not at all.
 
     Args:
-        path: the file; one that is there already is replaced, in one instant, at the very end.
+        path: the file; an existing one is replaced atomically.
         tensors: name -> array of booleans, integers or floats, of any shape (0-d and empty ones too).
-        metadata: what JSON can hold: dicts with strings as keys, lists, strings, finite numbers, booleans, None.
+        metadata: values that JSON can hold: dicts with strings as keys, lists, strings, finite numbers, booleans, None.
 
     Raises:
         UsageError: for an array or metadata that the file cannot hold.
-        SaveError: if it cannot be written, for example because the disk is full. What was at `path` is untouched.
+        SaveError: if it cannot be written, for example because the disk is full. The old file is untouched.
     """
     path = Path(path)
     tensors = {name: _storable(name, tensor) for name, tensor in tensors.items()}
@@ -59,15 +56,14 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any
     """Read what `save_checkpoint` wrote.
 
     Returns:
-        tensors: name -> array, in the order of the names; they are writable and the caller's own.
+        tensors: name -> array, in the order of the names; they are writable and not shared.
         metadata: as it was given, with JSON's types (a tuple comes back as a list).
 
     Raises:
-        CheckpointError: if there is no such file, or it is truncated, altered in any bit, not one of ours, or from a
-            newer tinyprune.
+        CheckpointError: if the file is missing, truncated, altered in any bit, not ours, or from a newer tinyprune.
     """
     try:
-        Path(path).open("rb").close()  # safetensors would call a file that may not be read a missing one
+        Path(path).open("rb").close()  # safetensors would report an unreadable file as missing
         with safetensors.safe_open(path, framework="numpy") as file:
             entry = (file.metadata() or {}).get(ENTRY)
             if entry is None:
@@ -80,19 +76,19 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any
         raise CheckpointError(
             f"cannot read checkpoint {path}: {error.strerror or error}; check its permissions"
         ) from error
-    # TypeError and AttributeError: another program has changed an array to a dtype that NumPy does not have.
+    # TypeError and AttributeError: another program has changed an array's dtype to one that NumPy lacks.
     except (safetensors.SafetensorError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is truncated, altered, or no checkpoint at all ({error}); {OTHERWISE}"
         ) from error
-    # What `save_checkpoint` would have written for these contents must be what is written there.
+    # The entry must be the one that `save_checkpoint` writes for these contents.
     if entry != _entry(metadata, tensors):
         raise CheckpointError(f"{path} was altered after it was written (its sha256 does not match); {OTHERWISE}")
     return tensors, metadata
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
-    """Where `rng` stands, as plain values for `metadata`. Raises UsageError unless it is a PCG64, NumPy's default."""
+    """Return the state of `rng` as plain values for `metadata`. Raises UsageError unless it is a PCG64."""
     state = dict(rng.bit_generator.state)
     if state["bit_generator"] != "PCG64":
         raise UsageError(
@@ -102,7 +98,7 @@ def generator_state(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def restore_generator(state: dict[str, Any]) -> np.random.Generator:
-    """A generator that goes on where the one given to `generator_state` stood. (Its `spawn` starts anew, though.)
+    """Return a generator that continues from a state of `generator_state`. (Its `spawn` starts anew, though.)
 
     Raises CheckpointError if `state` is not such a state.
     """
@@ -118,7 +114,7 @@ def restore_generator(state: dict[str, Any]) -> np.random.Generator:
 
 
 def _storable(name: str, tensor: NDArray) -> NDArray:
-    """`tensor` as safetensors needs it: contiguous, in C order, of a dtype that it knows."""
+    """Return `tensor` as safetensors needs it, contiguous in C order; raise UsageError for an unsupported dtype."""
     tensor = np.asarray(tensor, order="C")
     if tensor.dtype.kind not in "biuf" or tensor.itemsize > 8 or not tensor.dtype.isnative:
         raise UsageError(
@@ -129,7 +125,7 @@ def _storable(name: str, tensor: NDArray) -> NDArray:
 
 
 def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:
-    """The JSON that stands in the header."""
+    """Return the JSON of the header's entry."""
     names = sorted(tensors)
     layout = [[name, tensors[name].dtype.name, tensors[name].shape] for name in names]
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, metadata, layout]).encode())
@@ -139,7 +135,7 @@ def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:
 
 
 def _metadata(path: str | Path, entry: str) -> dict[str, Any]:
-    """The caller's metadata out of the header's entry."""
+    """Return the caller's metadata from the header's entry."""
     try:
         fields = json.loads(entry)
         version, metadata = fields["format_version"], fields["metadata"]

@@ -1,4 +1,4 @@
-"""How well a model predicts a text that it has not been trained on."""
+"""Evaluate how well a model predicts text that it was not trained on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tinyprune.model.transformer import Memory, Transformer
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy over a whole text.
+    """The mean cross-entropy that a model reaches on a whole text.
 
     Attributes:
         nats_per_token: natural-log loss, averaged over all tokens but the first, which nothing precedes.
-        tokens: how many were predicted.
-        characters: how many characters of text these tokens stand for; 0 if they do not stand for it, see `Text`.
+        tokens: number of predicted tokens.
+        characters: number of characters that these tokens encode; 0 if some words became `<unk>`, see `Text`.
     """
 
     nats_per_token: float
@@ -29,14 +29,14 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token): as unsure as among so many equally likely tokens; inf beyond what a float holds."""
+        """Return exp(nats per token), the number of equally likely tokens that is as uncertain; inf on overflow."""
         return math.exp(self.nats_per_token) if self.nats_per_token < 709 else math.inf
 
     @property
     def bits_per_character(self) -> float | None:
-        """Bits needed for each character of the text, whatever the tokens are; None if words became `<unk>`.
+        """Return the bits per character of the text, whatever the tokens are; None if words became `<unk>`.
 
-        Words that are one and the same `<unk>` to the model would come for free.
+        Telling such words apart would otherwise cost nothing.
         """
         if not self.characters:
             return None
@@ -44,21 +44,21 @@ class Evaluation:
 
 
 def evaluate(model: Transformer, tokens: NDArray, characters: int) -> Evaluation:
-    """Read a whole text once, from its first to its last token, memory carried all the way.
+    """Read a whole text once, from its first to its last token, with the memory carried along.
 
     Args:
         model: evaluated without noise: no dropout, gates at their evaluation value.
         tokens: (n,), n ≥ 2.
-        characters: of the text, for bits per character.
+        characters: number of characters of the text, for bits per character.
     """
     losses, sizes = [], []
     memory: Memory | None = None
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # seen below
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # checked below
         for ids, targets in evaluation_segments(tokens, model.config.T):
             loss, memory, _ = model.loss(ids, targets, memory)
             losses.append(loss)
             sizes.append(targets.size)
-    # only now: with a GPU, to look at a number is to wait for it
+    # converted last: float() waits for a GPU
     total = sum(float(loss) * size for loss, size in zip(losses, sizes, strict=True))
     predicted = sum(sizes)
     if not math.isfinite(total):

@@ -1,9 +1,8 @@
 """The training loop: the steps of `tinyprune.training.step`, with a log, a progress bar and checkpoints.
 
-A step depends on the parameters, the optimizer's and the objective's state, the random generator, the memory, and the
-number of the step, which says what text comes next; on nothing else. All of it is in the checkpoint, together with the
-length of metrics.jsonl at that moment; so a run that was killed and resumed ends with the same bits as one that ran
-through.
+A step depends only on the parameters, the state of the optimizer and of the objective, the random generator, the
+memory, and the step's number, which selects the text. All of these are in the checkpoint, together with the length of
+metrics.jsonl; so a run that was killed and resumed ends with the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from tinyprune.training.step import Training, train_step
 
 @dataclass(kw_only=True)
 class Trainer(Training):
-    """One stage's training, from its first or its last saved step to its end.
+    """The training of one stage, which starts at its first or its last saved step.
 
     Attributes:
-        stage: its name, for log and messages.
+        stage: its name, for the log and messages.
         path: the stage's checkpoint.
-        metadata: to go into each checkpoint beside the trainer's own.
+        metadata: saved in each checkpoint in addition to the trainer's own.
         log: metrics.jsonl.
         validate: called every `config.evaluate_every` steps, and after the last.
-        go_on: how to resume, for the message after Ctrl-C.
+        go_on: the command that resumes, for the message after Ctrl-C.
         at_end: called once after the last step, before the last validation.
     """
 
@@ -85,7 +84,7 @@ class Trainer(Training):
                 raise Interrupted(f"stopped after {self.stage}; all is saved in {self.path}; go on with: {self.go_on}")
 
     def log_validation(self) -> None:
-        """Read the validation split and write a line about it."""
+        """Evaluate on the validation split and log the result."""
         try:
             result = self.validate(self.model)
         except NotFiniteError as error:
@@ -95,7 +94,7 @@ class Trainer(Training):
         self.log.write(record | self.objective.describe(self.model))
 
     def train_step(self) -> dict[str, float]:
-        """Make one update and log it; returns the objective's losses."""
+        """Make one update and log it; return the objective's losses."""
         try:
             losses, norm, lr = train_step(self)
         except NotFiniteError as error:
@@ -140,7 +139,7 @@ class Trainer(Training):
         save_checkpoint(self.path, tensors, self.metadata | own)
 
     def restore(self) -> None:
-        """Go on from the stage's checkpoint.
+        """Continue from the stage's checkpoint.
 
         Raises:
             CheckpointError: if it cannot be read or belongs to another model, optimizer or stage.
@@ -170,13 +169,13 @@ class Trainer(Training):
         self.log.truncate(metadata["metrics_length"])
 
     def progress_bar(self) -> tqdm:
-        """On standard error; silent where that is neither a terminal nor a notebook."""
+        """Return a progress bar on standard error; it is silent outside terminals and notebooks."""
         return tqdm(total=self.config.steps, initial=self.step, desc=self.stage, unit="step", disable=silent())
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a question that the loop asks between steps; the second Ctrl-C stops at once."""
+    """Defer Ctrl-C and SIGTERM until the loop asks for them between steps; a second one stops at once."""
     asked = False
 
     def handler(number: int, _frame: Any) -> None:

@@ -1,7 +1,7 @@
 """The log of a run, `metrics.jsonl`: one JSON object a line, appended as training goes on.
 
-A checkpoint stores how long the log was when it was saved. On resume the log is cut back to that length, so that the
-steps which are then made again do not stand in it twice.
+A checkpoint stores the length of the log at that moment. On resume the log is cut back to that length, so that repeated
+steps are not logged twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinyprune.files import save_error
 
 
 class MetricsLog:
-    """Appends to `path`, which is made if it is not there; its directory must be. Close it, or use it in `with`.
+    """A log that appends to `path`, which is created if missing; its directory must exist. Close it, or use `with`.
 
     On resume call `truncate` before the first `write`: a kill may have left half a line at the end.
     Every method raises SaveError if the file cannot be written.
@@ -33,12 +33,12 @@ class MetricsLog:
             raise save_error(f"metrics {self.path}", error) from error
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append `record`, its keys in the order in which they are given.
+        """Append `record`, with its keys in the given order.
 
         Raises:
             NotFiniteError: for a NaN or an infinity, which JSON does not have.
             UsageError: for a value that is not plain (a NumPy scalar, an array).
-            SaveError: for a full disk, for example. No part of the line is left in the file then.
+            SaveError: if the disk is full, for example. No part of the line is then left in the file.
         """
         for key, value in record.items():
             try:
@@ -47,12 +47,12 @@ class MetricsLog:
                 raise NotFiniteError(f"metric {key} is {value!r}; lower the learning rate or warm up longer") from error
             except TypeError as error:
                 raise UsageError(
-                    f"metric {key} must be a plain value, got a {type(value).__name__}; convert it, with float() say"
+                    f"metric {key} must be a plain value, got a {type(value).__name__}; convert it, as with float()"
                 ) from error
         line = json.dumps(record).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)
         try:
-            # An almost full disk takes a part of the line before it refuses the rest.
+            # An almost full disk accepts a part of the line before it refuses the rest.
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
@@ -61,7 +61,7 @@ class MetricsLog:
             raise save_error(f"metrics {self.path}", error) from error
 
     def sync(self) -> int:
-        """Wait until all lines are on the disk. Returns the length of the file in bytes, for `truncate`."""
+        """Wait until all lines are on the disk; return the length of the file in bytes, for `truncate`."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -69,10 +69,9 @@ class MetricsLog:
         return self._file.seek(0, os.SEEK_END)
 
     def truncate(self, length: int) -> None:
-        """Drop all that was written after the `sync` that returned `length`.
+        """Drop everything written after the `sync` that returned `length`.
 
-        Raises CheckpointError if no line ends at `length`: the file is not the one that the checkpoint saw. It is left
-        as it is then.
+        Raises CheckpointError, and changes nothing, if no line ends at `length`: it is not the checkpoint's log.
         """
         size = self._file.seek(0, os.SEEK_END)
         self._file.seek(max(length - 1, 0))
@@ -87,7 +86,7 @@ class MetricsLog:
             raise save_error(f"metrics {self.path}", error) from error
 
     def close(self) -> None:
-        """Close the file. May be called twice."""
+        """Close the file; a second call does nothing."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -100,7 +99,7 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a log, in order. Half a line at the end, which a kill leaves, is left out.
+    """Return the records of a log in order, without half a line that a kill may leave at the end.
 
     Raises CheckpointError if there is no such file, or a line is not a JSON object.
     """

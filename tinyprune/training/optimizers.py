@@ -1,15 +1,15 @@
-"""Optimizers: how parameters move once their gradients are known.
+"""Optimizers: update rules that turn gradients into new parameters.
 
-    SGD     momentum, the plain rule that the other two refine
-    AdamW   a step size for each number, by its gradient's own history       (Loshchilov & Hutter 2019, Alg. 2)
-    LAMB    AdamW's direction, at a length that fits each tensor             (You et al. 2020, Alg. 2)
+    SGD     gradient descent with momentum, which the other two refine
+    AdamW   a step size for each number, from the history of its gradient    (Loshchilov & Hutter 2019, Alg. 2)
+    LAMB    AdamW's direction, with a length adapted to each tensor          (You et al. 2020, Alg. 2)
 
 Weight decay is decoupled in all three: it shrinks the parameter by lr · decay and never enters the gradient's history.
 (In the paper decay has a schedule of its own; here, as in PyTorch, the learning rate is that schedule.)
 
 Parameters, gradients and moments are flat dicts from names to arrays. Arithmetic happens in the dtype of the
-parameters: every scalar is a Python float, which NumPy never takes as a reason to go from float32 to float64. The rules
-themselves are operations (`tinyprune.ops.sgd`, `adamw`, `lamb`), so that a backend can compile them.
+parameters: every scalar is a Python float, which never promotes NumPy's float32 to float64. The rules themselves are
+operations (`tinyprune.ops.sgd`, `adamw`, `lamb`), so that a backend can compile them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tinyprune.model.parameters import is_bias
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """How one parameter differs: its learning rate in units of the stage's, and its weight decay."""
+    """The settings that differ between parameters: learning rate, as a multiple of the stage's, and weight decay."""
 
     lr_multiplier: float = 1.0
     weight_decay: float = 0.0
@@ -40,10 +40,10 @@ class ParameterGroup:
 def parameter_groups(
     names: Iterable[str], weight_decay: float, gate_lr_multiplier: float = 1.0
 ) -> dict[str, ParameterGroup]:
-    """The group of each parameter, by its name.
+    """Return the group of each parameter, by its name.
 
-    Gates (`log_alpha`) learn `gate_lr_multiplier` times as fast and do not decay, since decay would pull them to
-    0 = half open. Normalisations and biases do not decay. Everything else does, by `weight_decay`.
+    Gates (`log_alpha`) learn `gate_lr_multiplier` times as fast and do not decay: decay would pull them to 0, which is
+    half open. Norms and biases do not decay. Everything else does, by `weight_decay`.
     """
     groups = {}
     for name in names:
@@ -58,14 +58,14 @@ def parameter_groups(
 
 
 def gradient_norm(grads: dict[str, NDArray], ops: Backend) -> float:
-    """The common norm of all gradients, sqrt(Σ over all entries of all gradients g²), summed in float64.
+    """Return the joint norm of all gradients, sqrt(Σ over all entries of all gradients g²), summed in float64.
 
     Args:
         grads: name -> array; not modified.
         ops: the backend's operations.
 
     Raises:
-        NotFiniteError: if it is NaN or infinite, naming the first gradient to blame.
+        NotFiniteError: if it is NaN or infinite; the message names the first such gradient.
     """
     squares = ops.squared_norms(list(grads.values()))
     norms = {name: math.sqrt(square) for name, square in zip(grads, squares, strict=True)}
@@ -78,7 +78,7 @@ def gradient_norm(grads: dict[str, NDArray], ops: Backend) -> float:
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
-    """What to multiply all gradients by, so that their common norm is at most `max_norm`. (Pascanu et al. 2013, Alg. 1)
+    """Return the factor that limits the joint norm of all gradients to `max_norm`. (Pascanu et al. 2013, Alg. 1)
 
         g ← g · max_norm / norm   where norm > max_norm
 
@@ -88,7 +88,7 @@ def clip_factor(norm: float, max_norm: float) -> float:
 
 
 class Update(NamedTuple):
-    """What one parameter's update takes."""
+    """The arguments that one parameter's update takes."""
 
     param: NDArray
     grad: NDArray
@@ -98,9 +98,9 @@ class Update(NamedTuple):
 
 
 class Optimizer(ABC):
-    """What the rules share: the count of steps, and moments (running averages), which start at zero.
+    """The part that all rules share: the step count, and the moments (running averages), which start at zero.
 
-    A rule says which moments it keeps of each parameter, and how parameters are updated.
+    A subclass defines which moments it keeps of each parameter, and how parameters are updated.
     """
 
     MOMENTS: ClassVar[tuple[str, ...]] = ()
@@ -111,29 +111,29 @@ class Optimizer(ABC):
         self.ops = ops or Backend()
         self.steps = 0
         self.moments: dict[str, NDArray] = {}
-        # the names of a parameter's moments, written out once and not in every step
+        # the names of each parameter's moments, built once and not in every step
         self.moments_of = {name: [f"{kind}.{name}" for kind in self.MOMENTS] for name in groups}
 
     @abstractmethod
     def update(self, updates: Sequence[Update], grad_scale: float) -> None:
-        """Move parameters and their moments, in place, by one step."""
+        """Update parameters and their moments in place by one step."""
 
     def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float, grad_scale: float = 1.0) -> None:
         """Update in place every parameter that has a gradient. Gradients are not modified.
 
-        Moments are made at the first step, for all parameters at once, whether they have a gradient or not: so the
-        state of an optimizer is always complete, and `load_state` can notice when something is missing.
+        The first step creates the moments of all parameters, with or without a gradient. So the state of an optimizer
+        is always complete, and `load_state` notices when something is missing.
 
         Args:
             params: name -> array; has at least the names of the groups.
             grads: name -> array of the parameter's shape and dtype.
             lr: this step's learning rate, before the groups' multipliers.
-            grad_scale: what the gradients are multiplied by as they are read, see `clip_factor`.
+            grad_scale: factor applied to the gradients as they are read, see `clip_factor`.
 
         Raises:
             UsageError: for a name that is not in the groups or not in `params`, a gradient of another shape or dtype,
                 or a parameter that is read-only or not in C order.
-            CheckpointError: if moments that were loaded do not fit the parameters. Nothing is changed in either case.
+            CheckpointError: if loaded moments do not fit the parameters. Nothing is changed in either case.
         """
         for names in (self.groups.keys(), grads.keys()):
             if not names <= params.keys():
@@ -179,18 +179,18 @@ class Optimizer(ABC):
                 )
 
     def state(self) -> dict[str, NDArray]:
-        """What a checkpoint must hold: `steps` (0-d int64) and the moments, such as `m.layers.0.Wq`.
+        """Return what a checkpoint must hold: `steps` (0-d int64) and the moments, such as `m.layers.0.Wq`.
 
         The moments are the optimizer's own arrays: write or copy them before the next step.
         """
         return {"steps": np.array(self.steps, np.int64), **self.moments}
 
     def load_state(self, state: dict[str, NDArray]) -> None:
-        """Go on from `state`, which is copied: the next steps are bit for bit those of the optimizer that gave it.
+        """Continue from `state`, which is copied: the next steps are bit for bit those of the optimizer that saved it.
 
         Raises:
-            CheckpointError: if `state` is not this rule's for these groups: something missing, unknown, or of another
-                kind. (That shapes fit the parameters is checked by the next `step`, which is the first to see both.)
+            CheckpointError: if `state` does not fit this rule and these groups: an entry is missing, unknown, or of
+                another kind. (Shapes are checked by the next `step`, the first to see the parameters too.)
         """
         steps = state.get("steps")
         if steps is None or steps.size != 1 or steps.dtype.kind not in "iu" or steps.item() < 0:
@@ -198,7 +198,7 @@ class Optimizer(ABC):
         moments = {key: value for key, value in state.items() if key != "steps"}
         expected = {f"{kind}.{name}" for kind in self.MOMENTS for name in self.groups}
         if not moments and steps.item() == 0:
-            expected = set()  # an optimizer that has not made a step
+            expected = set()  # an optimizer before its first step
         for problem, keys in (("lacks", expected - moments.keys()), ("has unknown", moments.keys() - expected)):
             if keys:
                 raise CheckpointError(
@@ -213,7 +213,7 @@ class Optimizer(ABC):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum, see `tinyprune.ops.sgd`."""
+    """The rule of stochastic gradient descent with momentum, see `tinyprune.ops.sgd`."""
 
     MOMENTS = ("momentum",)
 
@@ -225,19 +225,19 @@ class SGD(Optimizer):
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay, see `tinyprune.ops.adamw`."""
+    """The rule of Adam with decoupled weight decay, see `tinyprune.ops.adamw`."""
 
     MOMENTS = ("m", "v")
 
     def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> None:
         super().__init__(config, groups, ops)
-        # A number whose gradient is always 0, such as the embedding of an absent word, has direction 0 / (0 + eps).
+        # An entry whose gradient is always 0, such as the embedding of an absent word, moves by 0 / (0 + eps).
         if config.eps < np.finfo(np.float32).tiny:
             raise UsageError(f"train.eps must be at least 1.2e-38 for {config.optimizer}, got {config.eps}; try 1e-8")
 
     @property
     def constants(self) -> dict[str, Any]:
-        """What the rule takes that is the same for all parameters."""
+        """Return the arguments of the rule that are the same for all parameters."""
         c = self.config
         return {"beta1": c.beta1, "beta2": c.beta2, "eps": c.eps, "step": self.steps}
 
@@ -251,7 +251,7 @@ class AdamW(Optimizer):
 
 
 class LAMB(AdamW):
-    """Layer-wise adaptation of AdamW for large batches, see `tinyprune.ops.lamb`."""
+    """The rule of LAMB, which adapts AdamW layer-wise to large batches, see `tinyprune.ops.lamb`."""
 
     def update(self, updates: Sequence[Update], grad_scale: float) -> None:
         """See `Optimizer.update`."""
@@ -263,8 +263,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB, "sgd": S
 
 
 def make_optimizer(config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> Optimizer:
-    """The rule that `config.optimizer` names, for the parameters in `groups`; `ops` is the backend, by default NumPy.
+    """Make the optimizer that `config.optimizer` names, for the parameters in `groups`; `ops` defaults to NumPy.
 
-    The arithmetic is the backend's; checks, state and moments are here.
+    The backend computes; checks, state and moments are here.
     """
     return OPTIMIZERS[config.optimizer](config, groups, ops)

@@ -1,6 +1,6 @@
-"""Schedules: what the learning rate, and the weight of the L0 loss, are at each step.
+"""Schedules: the learning rate and the weight of the L0 loss at each step.
 
-Steps count from 0: `step` is how many updates have been made before this one.
+Steps count from 0: `step` is the number of updates made before this one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tinyprune.errors import UsageError
 
 
 def linear_warmup(step: int, steps: int) -> float:
-    """A factor that rises linearly from 0 at step 0 to 1 at step `steps`, and stays there. 1 at once if `steps` is 0.
+    """Return a factor that rises linearly from 0 at step 0 to 1 at step `steps` and stays there; 1 if `steps` is 0.
 
     Raises UsageError if `step` or `steps` is negative.
     """
@@ -22,14 +22,14 @@ def linear_warmup(step: int, steps: int) -> float:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The learning rate of update `step` of `config.steps`.
+    """Return the learning rate of update `step` of `config.steps`.
 
-        warm-up:   lr · (step + 1) / warmup                     so that the first update already moves something
+        warm-up:   lr · (step + 1) / warmup                     so that the first update already has an effect
         constant:  lr
         cosine:    lr_min + (lr − lr_min) · (1 + cos(π·p)) / 2   p from 0 at the peak to 1 at the last step
 
     (Loshchilov & Hutter 2017, eq. 5, without restarts.) The peak, where the rate is `lr`, is the last step of the
-    warm-up, or step 0 without one. A warm-up as long as the whole stage, or longer, is all there is. After the last
+    warm-up, or step 0 without one. A warm-up as long as the whole stage, or longer, fills it. After the last
     step the rate stays at `lr_min`.
 
     Raises UsageError if `step` is negative.

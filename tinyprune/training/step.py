@@ -1,4 +1,4 @@
-"""One step of training: a batch, losses and gradients, the gradient's norm, an update.
+"""One step of training: batch, losses and gradients, gradient norm, update.
 
 This is all of training; `tinyprune.training.loop` adds checkpoints, signals, the log and the progress bar around it.
 """
@@ -21,14 +21,14 @@ from tinyprune.training.schedules import learning_rate
 
 
 class Batches(Protocol):
-    """Where text comes from, such as `tinyprune.data.Segments`."""
+    """An object that supplies the text, such as `tinyprune.data.Segments`."""
 
     def batch(self, step: int) -> tuple[NDArray, NDArray, bool]:
-        """Ids (B, T) of step `step`, their targets (B, T), and whether the text begins anew, without memory."""
+        """Return ids (B, T) of step `step`, their targets (B, T), and whether the text begins anew, without memory."""
 
 
 class Objective(Protocol):
-    """What is minimised. An objective with a state of its own, such as a controller's multipliers, has it saved."""
+    """The function that training minimises; its state, such as a controller's multipliers, is saved with the model."""
 
     def __call__(
         self,
@@ -39,7 +39,7 @@ class Objective(Protocol):
         rng: np.random.Generator | None,
         step: int,
     ) -> tuple[dict[str, float], Memory, Parameters]:
-        """Return named losses, all to be finite and shown; memory for the next segment; gradients by name."""
+        """Return named losses, all checked and shown; memory for the next segment; gradients by name."""
 
     def describe(self, model: Transformer) -> dict[str, Any]:
         """Return more entries for the log; called only when a line is written."""
@@ -52,7 +52,7 @@ class Objective(Protocol):
 
 
 class LanguageModelling:
-    """The plain objective: cross-entropy of the next token."""
+    """The plain objective is the cross-entropy of the next token."""
 
     def __call__(
         self,
@@ -82,17 +82,17 @@ class LanguageModelling:
 
 @dataclass(kw_only=True)
 class Training:
-    """A model in training: all that a step reads and changes.
+    """The state of a training: everything that a step reads and changes.
 
     Attributes:
         model: trained in place.
         segments: the training text.
         config: learning rate, clipping and so on.
-        objective: what is minimised.
+        objective: the function that is minimised.
         optimizer: with a parameter group for each parameter.
         rng: noise of dropout and gates, the only source of randomness; None for none.
-        step: how many updates have been made.
-        memory: what the last step left, for each layer (B, up to M, D).
+        step: number of updates made so far.
+        memory: the memory after the last step, for each layer (B, up to M, D).
     """
 
     model: Transformer
@@ -114,9 +114,9 @@ class Training:
         rng: np.random.Generator | None,
         **others: Any,
     ) -> Self:
-        """A training before its first step, with the optimizer that `config` names.
+        """Return a training before its first step, with the optimizer that `config` names.
 
-        Gates learn as fast as the model's `GateConfig` says. `others` are further fields of a subclass.
+        Gates have the learning rate of the model's `GateConfig`. `others` are further fields of a subclass.
         """
         multiplier = 1.0 if model.gate is None else model.gate.lr_multiplier
         optimizer = make_optimizer(config, parameter_groups(model.params, config.weight_decay, multiplier), model.ops)
@@ -132,7 +132,7 @@ class Training:
 
 
 class StepResult(NamedTuple):
-    """What one step reports: the objective's losses, the gradient's norm before clipping, the learning rate."""
+    """The report of one step holds the objective's losses, the gradient norm before clipping, the learning rate."""
 
     losses: dict[str, float]
     grad_norm: float
@@ -143,10 +143,10 @@ def train_step(training: Training) -> StepResult:
     """Make one update of the model, in place.
 
     Raises:
-        NotFiniteError: if a loss or the gradient is NaN or infinite. The parameters are then as they were.
+        NotFiniteError: if a loss or the gradient is NaN or infinite. The parameters are then unchanged.
     """
     model, config, step = training.model, training.config, training.step
-    # Overflow on the way shows in the losses or in the gradient's norm, which are checked below.
+    # An overflow shows in the losses or in the gradient norm, which are checked below.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         # the next segment of every stream of text, and the memory of the one before it
         ids, targets, fresh = training.segments.batch(step)

@@ -1,6 +1,6 @@
-"""Which heads matter? The conventional answers: a score for each head, the larger the more it is worth keeping.
+"""Conventional criteria of importance: a score for each head, larger for heads that are more worth keeping.
 
-    random             a draw
+    random             a random number
     magnitude          ‖Wv^h‖ · ‖Wo^h‖
     confidence         mean over positions of the largest attention weight
     michel             E|∂loss/∂g_h|, normalised in each layer
@@ -8,9 +8,9 @@
     output-difference  E‖Δ_h‖, what the head adds to its layer's output
 
 `scores[name](model, tokens, rng)` gives a score for every head of every layer, `keep_best` turns scores into a mask
-with an exact number of heads, over all layers together or the same share in each, and `score_in_rounds` scores anew
-after each round, without the heads that went so far. `with_heads` makes the model that a mask describes, which
-`pruning.surgery` then makes smaller. What is learned (Hard-Concrete gates, soft top-k) is in `pruning.gates`.
+with an exact number of heads, over all layers together or the same share in each, and `score_in_rounds` rescores after
+each round, without the heads removed so far. `with_heads` makes the model that a mask describes, which
+`pruning.surgery` then makes smaller. Learned gates (Hard-Concrete, soft top-k) are in `pruning.gates`.
 """
 
 from tinyprune.pruning.importance.confidence import confidence

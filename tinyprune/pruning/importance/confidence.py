@@ -1,4 +1,4 @@
-"""Confidence: a head that often puts most of its weight on one place seems to know what it wants.
+"""Confidence: a head that often puts most of its weight on one position is sure of its choice.
 (Voita et al. 2019, §3)
 
     score_h = mean over queries of max_j a_ij          j over context keys and persistent vectors alike
@@ -18,9 +18,9 @@ from tinyprune.pruning.importance.reading import read
 
 
 def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
-    """Scores from one reading of `tokens`, (H,) for each layer; `rng` is not used.
+    """Return scores from one reading of `tokens`, (H,) for each layer; `rng` is not used.
 
-    Attention weights are something that compiled kernels never hold, so the textbook reads the text.
+    Compiled kernels never store the attention weights, so the textbook backend reads the text.
     """
     textbook = dataclasses.replace(model, params=model.host_params(), ops=Backend())
     segments = 0

@@ -1,9 +1,9 @@
-"""Leave one out: the exact difference in loss, by trying. (Michel, Levy & Neubig 2019, §3.2, ablate single heads so)
+"""Leave one out: measure the exact difference in loss. (Michel, Levy & Neubig 2019, §3.2, ablate single heads so)
 
     score_h = loss without head h − loss with all          the same text, all other heads as they are
 
-One reading of the text for each head: the dearest criterion, and the only one that measures what it wants to know. It
-still knows nothing of pairs: two heads that do the same thing are both dispensable, but not together.
+It reads the text once for each head: the most expensive criterion, and the only one that measures the loss directly. It
+still ignores pairs: of two heads that do the same thing, either is dispensable, but not both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tinyprune.pruning.importance.reading import mean_loss
 
 
 def leave_one_out(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
-    """Scores in nats per token, (H,) for each layer; `rng` is not used.
+    """Return scores in nats per token, (H,) for each layer; `rng` is not used.
 
-    A head whose gate is shut already makes no difference: 0.
+    A head whose gate is shut already scores 0.
     """
     present = open_heads(model)
     whole = mean_loss(with_heads(model, present), tokens)

@@ -1,9 +1,9 @@
-"""Magnitude: a head whose matrices are small changes little, whatever it looks at.
+"""Magnitude: a head with small matrices changes little, whatever it looks at.
 
     score_h = ‖Wv^h‖ · ‖Wo^h‖          Frobenius norms of its Dh columns of Wv and its Dh rows of Wo
 
-The product bounds what the head can add for a context of a given size, and does not change when Wv^h is scaled by what
-Wo^h is divided by, which (if the head's persistent values are scaled along with Wv^h) leaves the model the same.
+The product bounds what the head can add for a context of a given size. It does not change when Wv^h is multiplied by a
+factor and Wo^h divided by it, which (if the head's persistent values are scaled with Wv^h) leaves the model the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tinyprune.pruning.importance.masks import Scores
 
 
 def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
-    """Scores from the weights alone, (H,) for each layer; `tokens` and `rng` are not looked at."""
+    """Return scores from the weights alone, (H,) for each layer; `tokens` and `rng` are not used."""
     D, Dh = model.config.D, model.config.Dh
     params, scores = model.host_params(), []
     for i, H in enumerate(model.config.heads):

@@ -22,17 +22,17 @@ OPEN, CLOSED = 20.0, -20.0  # log_alpha of gates that are exactly 1 and 0 in eva
 
 
 def with_heads(model: Transformer, mask: Mask | None = None) -> Transformer:
-    """The model with gates that are 1 for the heads of `mask` and 0 for the others; None for all of them.
+    """Return the model with gates that are 1 for the heads of `mask` and 0 for the others; None keeps all heads.
 
     Args:
-        model: any; with gates of its own or without, those are not looked at. Not modified, but its arrays are shared.
+        model: gates of its own are ignored. It is not modified, but its arrays are shared.
         mask: which heads stay.
 
     Returns:
-        a model without output scaling: what is left computes just what it did before, as conventional pruning has it.
+        a model without output scaling: the heads that stay compute what they did before, as in conventional pruning.
 
     Raises:
-        ValueError: if the mask has not one entry for each head of each layer.
+        ValueError: unless the mask has one entry for each head of each layer.
     """
     heads = model.config.heads
     mask = [np.ones(H, bool) for H in heads] if mask is None else mask
@@ -46,16 +46,15 @@ def with_heads(model: Transformer, mask: Mask | None = None) -> Transformer:
 
 
 def keep_best(scores: Scores, heads: int, scope: str = "global") -> Mask:
-    """The `heads` heads with the largest scores; among equal ones the earlier layer, the lower head stays.
+    """Return the mask of the `heads` heads with the largest scores; ties go to the earlier layer and the lower head.
 
     Args:
-        scores: of all heads. A score of −inf is for a head that is gone already.
-        heads: how many stay, of all layers.
-        scope: "global": whichever they are. "layer": each layer keeps the same share of its heads, as near as whole
-            heads allow; where they do not, the layers with the largest fractions, the earlier first, keep one more.
+        scores: of all heads; −inf marks a head that is already removed.
+        heads: how many heads stay, in all layers together.
+        scope: "global": in any layer. "layer": each layer keeps the same share of its heads, rounded by `layer_shares`.
 
     Raises:
-        UsageError: if there are not so many heads, or no such scope.
+        UsageError: if there are fewer heads, or no such scope.
         ValueError: if a score is NaN.
     """
     sizes = [layer.size for layer in scores]
@@ -75,7 +74,7 @@ def keep_best(scores: Scores, heads: int, scope: str = "global") -> Mask:
 
 
 def layer_shares(sizes: Sequence[int], heads: int) -> list[int]:
-    """`heads` split over layers in proportion to their sizes, largest remainders first (Hamilton's method)."""
+    """Split `heads` over layers by their sizes: largest remainders first, then earlier layers (Hamilton's method)."""
     exact = np.array(sizes) * heads / max(sum(sizes), 1)
     shares = np.floor(exact).astype(int)
     first = np.argsort(-(exact - shares), kind="stable")[: heads - shares.sum()]
@@ -90,23 +89,23 @@ def score_in_rounds(
     rounds: int,
     scope: str = "global",
 ) -> Scores:
-    """Remove the worst heads a few at a time and score the others anew after each round.
+    """Remove the worst heads a few at a time, and rescore the others after each round.
 
     One round is one-shot pruning. Michel et al. 2019 (§4.2) remove a tenth of all heads at a time.
 
     Args:
-        model: as `score` wants it.
-        heads: how many stay in the end.
-        score: scores of a model's heads; it gets models made by `with_heads`.
-        rounds: at least 1; each removes as near to the same number as whole heads allow.
+        model: the model to score.
+        heads: how many heads stay in the end.
+        score: returns the scores of a model's heads; it is given models made by `with_heads`.
+        rounds: at least 1; each removes the same number of heads, up to rounding.
         scope: see `keep_best`.
 
     Returns:
-        scores by which `keep_best` keeps those heads: the number of the round that a head went in, the last for those
-        that stay, and a fraction that says where it stood among those of its round.
+        scores by which `keep_best` keeps those heads: the round in which a head was removed, or the last for those that
+        stay, plus a fraction for its rank in that round.
 
     Raises:
-        UsageError: if there are not so many heads, or less than one round.
+        UsageError: if there are fewer heads, or less than one round.
     """
     sizes = model.config.heads
     total = sum(sizes)
@@ -119,7 +118,7 @@ def score_in_rounds(
     for done in range(1, rounds + 1):
         there = np.concatenate(mask)
         scores = np.where(there, np.concatenate(score(with_heads(model, mask))), -np.inf)
-        # (0, 1), larger for better; those that went before keep theirs
+        # rank in (0, 1), larger is better; heads removed before keep their score
         place = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1
         result[there] = done - 1 + place[there] / (total + 1)
         left = total - round((total - heads) * done / rounds)

@@ -1,4 +1,4 @@
-"""Michel's importance: how much the loss would move if the head's gate moved. (Michel, Levy & Neubig 2019, §4.1)
+"""Michel's importance: how much the loss changes with the head's gate. (Michel, Levy & Neubig 2019, §4.1)
 
     I_h     = mean over examples of |∂loss(example) / ∂g_h|        at g = 1
     score_h = I_h / ‖I of its layer‖₂                              so that layers can be compared
@@ -18,9 +18,9 @@ from tinyprune.pruning.importance.reading import read
 
 
 def michel(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
-    """Scores from one reading of `tokens`, with gradients, (H,) for each layer; `rng` is not used.
+    """Return scores from one reading of `tokens`, with gradients, (H,) for each layer; `rng` is not used.
 
-    A model without gates is scored with all its heads; heads whose gates are shut have a score of 0.
+    A model without gates is scored with all its heads; heads whose gates are shut score 0.
     """
     gated = with_heads(model) if model.gate is None else model
     sums = [np.zeros(H) for H in model.config.heads]

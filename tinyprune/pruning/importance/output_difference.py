@@ -1,4 +1,4 @@
-"""Output difference: how far the layer's output with the head is from that without it.
+"""Output difference: the distance between the layer's output with the head and without it.
 
     score_h = mean over positions of ‖Δ_h‖₂          Δ_h = y(g_h = 1) − y(g_h = 0), see `ops.head_difference`
 
@@ -16,7 +16,7 @@ from tinyprune.pruning.importance.reading import read
 
 
 def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
-    """Scores from one reading of `tokens`, (H,) for each layer; `rng` is not used."""
+    """Return scores from one reading of `tokens`, (H,) for each layer; `rng` is not used."""
     segments = 0
     sums = [np.zeros(H) for H in model.config.heads]
     for _, cache in read(model, tokens, all_heads=True):

@@ -1,4 +1,4 @@
-"""Random scores: what every other criterion has to beat."""
+"""Random scores: the baseline that every other criterion has to beat."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tinyprune.pruning.importance.masks import Scores
 
 
 def random_scores(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
-    """Uniform numbers, (H,) for each layer; `tokens` is not looked at."""
+    """Draw uniform numbers, (H,) for each layer; `tokens` is not used."""
     return [rng.random(H) for H in model.config.heads]

@@ -1,4 +1,4 @@
-"""Reading a text with a model, as the criteria do it that look at data."""
+"""Read a text with a model, for the criteria that look at data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from tinyprune.data import Segments
 from tinyprune.model.transformer import Transformer
 
-STREAMS = 16  # that are read beside each other where only means count
+STREAMS = 16  # rows read in parallel by criteria that need only means
 
 
 def read(
     model: Transformer, tokens: NDArray, streams: int = STREAMS, all_heads: bool = False
 ) -> Iterator[tuple[np.inexact, dict[str, Any]]]:
-    """Read a text without noise, memory carried along: loss and cache of each segment.
+    """Read a text without noise, with the memory carried along; yield loss and cache of each segment.
 
     Args:
         model: evaluated.
@@ -26,7 +26,7 @@ def read(
         all_heads: compute closed heads too.
 
     Raises:
-        UsageError: if the text has not one segment.
+        UsageError: if the text is shorter than one segment.
     """
     T = model.config.T
     segments = Segments(tokens, max(1, min(streams, (len(tokens) - 1) // T)), T)
@@ -38,5 +38,5 @@ def read(
 
 
 def mean_loss(model: Transformer, tokens: NDArray) -> float:
-    """Mean cross-entropy over the text, nats per token."""
+    """Return the mean cross-entropy over the text, nats per token."""
     return float(np.mean([float(loss) for loss, _ in read(model, tokens)]))
