@@ -74,6 +74,7 @@ def release(tmp_path_factory):
     return {name: [*(directory / "release" / name).rglob("*"), *(directory / name).rglob("*")] for name in build.NAMES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", build.NAMES)
 def test_release_holds_no_solution_and_no_hidden_test(release, name):
     forbidden = secrets(name)
