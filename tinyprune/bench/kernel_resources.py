@@ -90,7 +90,7 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequenc
 
     Args:
         capabilities: compute capabilities.
-        modules: those of `tinyprune.kernels.cuda` whose kernels are compiled; none for all.
+        modules: those of `tinyprune.kernels.cuda` whose kernels are compiled; none for all, and `limits`.
 
     Raises:
         UsageError: if numba-cuda or ptxas is missing; says what to install.
