@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import STEPS, toy_cell, toy_config, without_seconds
 
-from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import (
     FROM_SCRATCH,
     GATES,
@@ -26,7 +26,6 @@ from tinyprune.experiments.cells import (
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, settle
 from tinyprune.pruning.importance import CRITERIA, with_heads
 from tinyprune.training.evaluation import evaluate
 
@@ -57,16 +56,19 @@ def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
     assert other["bits_per_character"] != record["bits_per_character"]
 
 
-@pytest.mark.parametrize("heads", [0, 3, 4])
-@pytest.mark.parametrize("method", [*METHODS, FROM_SCRATCH, SMALL])
+@pytest.mark.parametrize(
+    ("method", "heads"),
+    [("unpruned", None), *((m, heads) for m in (*METHODS, FROM_SCRATCH, SMALL) for heads in (0, 3, 4))],
+)
 def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method, heads, folder, baseline):
     cell = toy_cell(folder, method, heads)
     outcome = compute(cell, None if cell.baseline is None else baseline.checkpoint)
     record = outcome.record
-    assert sum(record["heads"]) == heads and [len(ids) for ids in record["head_ids"]] == record["heads"]
+    assert sum(record["heads"]) == (4 if heads is None else heads)
+    assert [len(ids) for ids in record["head_ids"]] == record["heads"]
     assert record["steps_total"] == sum(STEPS.values())
     assert outcome.checkpoint is None
-    assert method == SMALL or np.shape(record["scores"]) == (2, 2)
+    assert method in (SMALL, "unpruned") or np.shape(record["scores"]) == (2, 2)
     if method == SMALL:
         assert abs(record["heads"][0] - record["heads"][1]) <= 1
     if method in GATES or method in REWOUND or method == FROM_SCRATCH:
@@ -92,24 +94,14 @@ def test_the_same_cell_has_the_same_result(method, folder, baseline):
     assert without_seconds(first) == without_seconds(second)
 
 
-def test_unpruned_keeps_all_heads_and_trains_as_long(folder, baseline):
-    record = compute(toy_cell(folder, "unpruned"), baseline.checkpoint).record
-    assert record["heads"] == [2, 2] and record["steps_total"] == sum(STEPS.values())
-
-
-@pytest.mark.parametrize("objective", ["task", "layerwise"])
+@pytest.mark.parametrize("method", ["gates", "gates-layerwise"])
 @pytest.mark.parametrize("percent", range(10, 101, 10))
-def test_ten_targets_are_met_exactly_by_both_objectives(percent, objective, folder):
+def test_ten_targets_are_met_exactly_by_both_objectives(percent, method, folder):
     """20 heads in 2 layers, a few steps: whatever the controller leaves, the count is the one that was asked for."""
     config = toy_config(folder, model__H=10, model__D=20, gate_train__steps=6)
-    heads = round(20 * percent / 100)
-    gate = dataclasses.replace(config.gate, target_heads=heads, objective=objective)
-    work = CellRun(Cell(config, "baseline", backend="numpy"), get_backend("numpy"))
-    model = work.new_model()
-    gated = Transformer(model.config, add_gates(model.params, model.config.heads, gate), gate)
-    work.train(gated, config.gate_train, "gate", GateObjective(gate, 3, 20))
-    settle(gated, heads)
-    assert sum(int(layer.sum()) for layer in open_heads(gated)) == heads
+    run = CellRun(Cell(config, method, round(20 * percent / 100), backend="numpy"), get_backend("numpy"))
+    pruned = run.gated(run.new_model(), GATES[method], config.gate_train)
+    assert sum(pruned.config.heads) == run.cell.heads
 
 
 # What a key depends on.
@@ -167,10 +159,11 @@ def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weight
     assert gates["bits_per_character"]["valid"] != pytest.approx(expected, rel=1e-3)
 
 
-def test_a_cell_for_another_text_is_refused(folder):
-    cell = dataclasses.replace(toy_cell(folder), digest="0" * 64)
+def test_a_cell_for_another_text_or_without_its_baseline_is_refused(folder):
     with pytest.raises(UsageError, match=r"seed 0: the text .* is not the one"):
-        compute(cell)
+        compute(dataclasses.replace(toy_cell(folder), digest="0" * 64))
+    with pytest.raises(UsageError, match="random 2 heads, seed 0 needs the checkpoint of its baseline"):
+        compute(toy_cell(folder, "random", 2))
 
 
 def test_a_cell_is_computed_in_one_thread(folder, monkeypatch):
@@ -197,15 +190,3 @@ def test_soft_gates_that_stay_keep_their_values(folder, baseline):
     assert record["heads_shifted"] == 3
     ends = np.concatenate(record["gate_path"][-1]["log_alpha"])
     assert ends.max() == pytest.approx(np.concatenate(record["scores"]).max(), abs=0.006) and ends.max() > 1
-
-
-def test_a_cell_without_its_baseline_is_refused(folder):
-    with pytest.raises(UsageError, match="random 2 heads, seed 0 needs the checkpoint of its baseline"):
-        compute(toy_cell(folder, "random", 2))
-
-
-def test_a_training_that_fails_names_its_cell(folder):
-    with pytest.raises(
-        TinypruneError, match=r"all-attention baseline, seed 0: step 1?[0-9] of stage train gave .*--set train.lr=5e"
-    ):
-        compute(toy_cell(folder, train__lr=1e30, train__clip=0.0, train__optimizer="sgd"))

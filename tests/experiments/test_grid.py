@@ -21,26 +21,18 @@ def cells_of(directory, **options) -> list[Cell]:
     return [entry.cell for entry in STUDY.entries(toy_plan(directory, **options))]
 
 
-def test_baselines_come_first_and_nothing_is_computed_twice(tmp_path):
+def test_baselines_come_first_and_only_what_is_missing_is_computed(tmp_path):
     cells = cells_of(tmp_path)
-    here, store = Here(), Store(tmp_path / "study")
-    run_cells([*cells, *cells], store, here.opened)
-    # two seeds of baseline, unpruned, random, gates
-    assert len(here.computed) == len(store.records) == 8
-    for cell in here.computed:
-        assert cell.baseline is None or here.computed.index(cell.baseline) < here.computed.index(cell)
-    again = Here()
+    assert len(cells) == 8  # two seeds of baseline, unpruned, random, gates
+    first, rest, again = Here(), Here(), Here()
+    run_cells(cells[:3], Store(tmp_path / "study"), first.opened)
+    run_cells([*cells, *cells], Store(tmp_path / "study"), rest.opened)
     run_cells(cells, Store(tmp_path / "study"), again.opened)
-    assert again.computed == []
-
-
-def test_only_what_is_missing_is_computed(tmp_path):
-    cells = cells_of(tmp_path)
-    store = Store(tmp_path / "study")
-    run_cells(cells[:3], store, Here().opened)
-    here = Here()
-    run_cells(cells, Store(tmp_path / "study"), here.opened)
-    assert {cell.key for cell in here.computed} == {cell.key for cell in cells[3:]}
+    computed = first.computed + rest.computed
+    assert {cell.key for cell in first.computed} == {cell.key for cell in cells[:3]}
+    assert sorted(cell.key for cell in computed) == sorted(cell.key for cell in cells) and again.computed == []
+    for cell in computed:
+        assert cell.baseline is None or computed.index(cell.baseline) < computed.index(cell)
 
 
 def test_a_baseline_whose_weights_are_gone_is_trained_again_only_if_needed(tmp_path):
@@ -85,25 +77,12 @@ def test_a_cell_that_kills_every_worker_ends_the_study_and_what_is_finished_is_k
     assert len(store.records) == 3
 
 
-def test_a_cell_that_fails_ends_the_study_and_is_named(tmp_path):
-    bad = toy_cell(tmp_path, train__lr=1e30, train__clip=0.0, train__optimizer="sgd")
-    store = Store(tmp_path / "study")
-    with pytest.raises(TinypruneError, match="all-attention baseline, seed 0: step"):
-        run_cells([toy_cell(tmp_path, seed=3), bad], store, Here().opened)
-    assert len(store.records) == 1
-
-
-def test_what_is_finished_beside_a_failure_is_kept(tmp_path):
+def test_a_cell_that_fails_ends_the_study_and_what_is_finished_beside_it_is_kept(tmp_path):
     """Of two that are done at the same moment."""
-    good, bad = toy_cell(tmp_path, seed=3), toy_cell(tmp_path, seed=4)
-
-    def before(cell):
-        if cell.config.seed == 4:
-            raise NotFiniteError("seed 4")
-
-    store = Store(tmp_path / "study")
-    with pytest.raises(NotFiniteError, match="seed 4"):
-        run_cells([bad, good], store, Here(before).opened)
+    bad = toy_cell(tmp_path, train__lr=1e30, train__clip=0.0, train__optimizer="sgd")
+    good, store = toy_cell(tmp_path, seed=3), Store(tmp_path / "study")
+    with pytest.raises(NotFiniteError, match=r"all-attention baseline, seed 0: step .*--set train.lr=5e"):
+        run_cells([bad, good], store, Here().opened)
     assert list(store.records) == [good.key]
 
 
