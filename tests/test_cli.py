@@ -164,7 +164,7 @@ def test_generate(finished):
     directory, _ = finished
 
     def write(*options: str) -> str:
-        return succeed("generate", directory, "--prompt=17 heads\n", "--tokens=40", *options, run=run_here).stdout
+        return succeed("generate", directory, "--prompt=17 heads\n", "--tokens=40", *options).stdout
 
     text = write()
     assert text.startswith("17 heads\n") and len(text) == len("17 heads\n") + 40 + 1

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from tinyprune.ops import attention_forward, attention_step, layernorm_forward
+from tinyprune import ops
+from tinyprune.ops import attention_forward, layernorm_forward
+from tinyprune.ops.attention_step import BlockWeights
 
 D, H, Dh, N, C = 6, 3, 2, 5, 4
 TOKENS = 11
@@ -23,6 +25,10 @@ def example(rng, heads: int = H, relative: bool = True, persistent: bool = True,
     shapes |= {"r": (C + 2, heads, Dh), "u": (heads, Dh), "w": (heads, Dh)} if relative else {}
     shapes |= {"pk": (heads, N, Dh), "pv": (heads, N, Dh), "gate": (heads,)} if persistent else {}
     return {"r": None} | {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def attention_step(x, keys, values, read, r, **weights):
+    return ops.attention_step(x, keys, values, r, read, BlockWeights(**weights))
 
 
 def buffers(heads: int = H, dtype: type = np.float64) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +54,7 @@ def test_each_token_sees_the_latest_c_itself_included(heads, relative, persisten
     text = rng.standard_normal((TOKENS, D))
     keys, values = buffers(heads)
     for read, x in enumerate(text):
-        y = attention_step(x, keys, values, read=read, scale=1.5, **p)
+        y = attention_step(x, keys, values, read, scale=1.5, **p)
         window = text[max(0, read + 1 - C) : read + 1]
         np.testing.assert_allclose(y, expected(window, p, 1.5), rtol=1e-12, atol=1e-12)
 
@@ -60,7 +66,7 @@ def test_a_token_takes_the_place_of_the_one_that_is_forgotten(rng):
     keys, values = buffers()
     for read, x in enumerate(text):
         before = keys.copy(), values.copy()
-        attention_step(x, keys, values, read=read, **p)
+        attention_step(x, keys, values, read, **p)
         for buffer, earlier, W in ((keys, before[0], "Wk"), (values, before[1], "Wv")):
             np.testing.assert_allclose(buffer[read % C], (n[read] @ p[W]).reshape(H, Dh), rtol=1e-12)
             others = np.arange(C) != read % C
@@ -70,7 +76,7 @@ def test_a_token_takes_the_place_of_the_one_that_is_forgotten(rng):
 def test_without_heads_the_layer_adds_its_bias(rng):
     p = example(rng, heads=0)
     x = rng.standard_normal(D)
-    np.testing.assert_array_equal(attention_step(x, *buffers(0), read=7, **p), x + p["bo"])
+    np.testing.assert_array_equal(attention_step(x, *buffers(0), 7, **p), x + p["bo"])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tinyprune.gradcheck.checker import check_gradients
 from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.attention_step import BlockWeights
 
 GATE: dict[str, Any] = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 # With the noise below: clipped to 0, inside on both sides of one half, clipped to 1.
@@ -154,7 +155,7 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
 
     def case(operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
         """The operation of this name, which writes to those of its inputs that are `written`."""
-        run = getattr(ops, operation)
+        run = step if operation == "attention_step" else getattr(ops, operation)
 
         def copying(**arguments: Any) -> tuple[Any, None]:
             copies = {name: copied(ops, arguments[name]) for name in written}
@@ -163,9 +164,12 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
 
         return Case(operation, with_constants(ops, copying, list(inputs), constants), no_backward, inputs, constants)
 
-    def reader(x: Any, **weights: Any) -> tuple[tuple, None]:
-        step = ops.AttentionStep(**weights)
-        return tuple(step(row) for row in x), None
+    def step(x: Any, keys: Any, values: Any, r: Any, read: int, **weights: Any) -> Any:
+        return ops.attention_step(x, keys, values, r, read, BlockWeights(**weights))
+
+    def reader(x: Any, C: int, Dh: int, r: Any, **weights: Any) -> tuple[tuple, None]:
+        read_one = ops.AttentionStep(C, Dh, r, BlockWeights(**weights))
+        return tuple(read_one(row) for row in x), None
 
     _, tied, head = clusters(normal, D, V)
     C, W = M + 1, H * Dh

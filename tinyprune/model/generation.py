@@ -19,6 +19,7 @@ from tinyprune.model.layers import feedforward_block_forward
 from tinyprune.model.norms import norm_forward
 from tinyprune.model.parameters import Parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.attention_step import BlockWeights
 
 # The parameters of a layer that its attention block reads, except the position projection.
 ATTENTION = ("ln.scale", "ln.bias", "Wq", "Wk", "Wv", "Wo", "bo", "u", "w", "pk", "pv")
@@ -39,13 +40,12 @@ class CachedDecoder:
         self.attention = []  # each layer's block, with room for all that the newest token sees
         for layer, gates in zip(self.layers, model.gates(), strict=True):
             p, gate, scale = take_active(layer, gates, config.Dh, model.ops)
-            arguments = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
+            taken = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
             if config.norm != "layernorm":  # the decoder normalises
-                arguments = {name: value for name, value in arguments.items() if not name.startswith("ln_")}
+                taken.pop("ln_scale")
+            weights = BlockWeights(**taken, gate=gate, scale=scale)
             r = position_keys(model, p) if config.relative else None
-            self.attention.append(
-                model.ops.AttentionStep(context + 1, config.Dh, r, **arguments, gate=gate, scale=scale)
-            )
+            self.attention.append(model.ops.AttentionStep(context + 1, config.Dh, r, weights))
         self.clear()
 
     def clear(self) -> None:

@@ -13,7 +13,7 @@ What the token sees is what `attention_forward` shows the last query of a segmen
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,44 +24,51 @@ from tinyprune.ops.linear import linear_forward
 from tinyprune.ops.projections import projections_forward
 
 
-class AttentionStep:
-    """A layer's attention block with its own buffers, which reads a text token by token: `y = step(x)`.
+class BlockWeights(NamedTuple):
+    """What an attention block computes with, besides its position keys.
 
-    A backend may copy and rearrange the weights: changing them later need not have an effect.
+    Attributes:
+        Wq, Wk, Wv: weights, (D, H·Dh).   Wo: (H·Dh, D).   bo: (D,).
+        ln_scale, ln_bias: of the LayerNorm, (D,); None where the caller normalises.
+        u, w: biases of content and position score, (H, Dh); given exactly if there are position keys.
+        pk, pv: persistent keys and values, (H, N, Dh); None for none.
+        gate: one factor per head, (H,); None for all open.
+        scale: output scaling c.
+    """
+
+    Wq: NDArray
+    Wk: NDArray
+    Wv: NDArray
+    Wo: NDArray
+    bo: NDArray
+    ln_scale: NDArray | None = None
+    ln_bias: NDArray | None = None
+    u: NDArray | None = None
+    w: NDArray | None = None
+    pk: NDArray | None = None
+    pv: NDArray | None = None
+    gate: NDArray | None = None
+    scale: float = 1.0
+
+
+class AttentionStep:
+    """A layer's attention block with buffers of its own, which reads a text token by token: `y = step(x)`.
+
+    A backend may arrange the weights for this use: what happens to them later need not have an effect.
 
     Args:
         C: places in the buffers: how many tokens are seen, the newest included.
         Dh: width of a head.
-        r: position keys or None, see `attention_step`, and so the other arguments, which are given by name.
+        r: position keys or None, see `attention_step`.
+        weights: of the block.
 
     Raises:
         ValueError: if shapes do not fit together; in the textbook, as soon as the first token is read.
     """
 
-    def __init__(
-        self,
-        C: int,
-        Dh: int,
-        r: NDArray | None,
-        *,
-        ln_scale: NDArray | None = None,
-        ln_bias: NDArray | None = None,
-        Wq: NDArray,
-        Wk: NDArray,
-        Wv: NDArray,
-        Wo: NDArray,
-        bo: NDArray,
-        u: NDArray | None = None,
-        w: NDArray | None = None,
-        pk: NDArray | None = None,
-        pv: NDArray | None = None,
-        gate: NDArray | None = None,
-        scale: float = 1.0,
-    ) -> None:
-        norm = {"ln_scale": ln_scale, "ln_bias": ln_bias}
-        weights: dict[str, Any] = {"Wq": Wq, "Wk": Wk, "Wv": Wv, "Wo": Wo, "bo": bo}
-        self.arguments = norm | weights | {"u": u, "w": w, "pk": pk, "pv": pv, "gate": gate, "scale": scale}
-        self.r = r
+    def __init__(self, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
+        self.r, self.weights = r, weights
+        Wq = weights.Wq
         self.keys, self.values = (self.buffer((C, Wq.shape[1] // Dh, Dh), Wq.dtype) for _ in range(2))
         self.clear()
 
@@ -75,7 +82,7 @@ class AttentionStep:
 
     def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:
         """Read one token: y from x, both (D,). n: norm(x), see `attention_step`."""
-        y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments, n=n)
+        y = attention_step(x, self.keys, self.values, self.r, self.read, self.weights, n)
         self.read += 1
         return y
 
@@ -86,20 +93,7 @@ def attention_step(
     values: NDArray,
     r: NDArray | None,
     read: int,
-    *,
-    ln_scale: NDArray | None = None,
-    ln_bias: NDArray | None = None,
-    Wq: NDArray,
-    Wk: NDArray,
-    Wv: NDArray,
-    Wo: NDArray,
-    bo: NDArray,
-    u: NDArray | None = None,
-    w: NDArray | None = None,
-    pk: NDArray | None = None,
-    pv: NDArray | None = None,
-    gate: NDArray | None = None,
-    scale: float = 1.0,
+    weights: BlockWeights,
     n: NDArray | None = None,
 ) -> NDArray:
     """Compute the block's output for the newest token, and store its key and value.
@@ -110,12 +104,7 @@ def attention_step(
             Places that no token has taken yet are not read and may hold anything.
         r: position keys, (at least C, H, Dh), row = distance; None for no relative positions.
         read: how many tokens were read before this one.
-        ln_scale, ln_bias: of the LayerNorm, (D,); not given for another norm, see `n`.
-        Wq, Wk, Wv: weights, (D, H·Dh).   Wo: (H·Dh, D).   bo: (D,).
-        u, w: biases of content and position score, (H, Dh); given exactly if `r` is.
-        pk, pv: persistent keys and values, (H, N, Dh); None for none.
-        gate: one factor per head, (H,); None for all open.
-        scale: output scaling c.
+        weights: of the block.
         n: norm(x), (D,), for a norm that the caller computes; None: LayerNorm, which a compiled step has inside, since
             a call for it would take a fifth of the step's time.
 
@@ -125,6 +114,7 @@ def attention_step(
     Raises:
         ValueError: if the shapes do not fit together or `read` is negative; the buffers then stay as they are.
     """
+    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale = weights
     check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
     D = len(x)
     C, H, Dh = keys.shape

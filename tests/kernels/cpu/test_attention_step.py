@@ -6,6 +6,7 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.attention_step import AttentionStep
+from tinyprune.ops.attention_step import BlockWeights
 
 from ..compare import assert_close, assert_same_bits
 
@@ -40,8 +41,12 @@ def text(dtype, D=13, tokens=11, seed=4):
     return np.random.default_rng(seed).standard_normal((tokens, D)).astype(dtype)
 
 
+def make(C, Dh, r, **weights):
+    return AttentionStep(C, Dh, r, BlockWeights(**weights))
+
+
 def kernel(x, p):
-    step = AttentionStep(**p)
+    step = make(**p)
     return np.array([step(row) for row in x])
 
 
@@ -49,8 +54,9 @@ def textbook(x, p):
     """The same in float64, with the textbook's buffers, whose contents before the first token must not matter."""
     p = {name: value.astype(float) if isinstance(value, np.ndarray) else value for name, value in p.items()}
     C, Dh, r = p.pop("C"), p.pop("Dh"), p.pop("r")
+    weights, step = BlockWeights(**p), ops.attention_step
     keys, values = np.full((2, C, p["Wq"].shape[1] // Dh, Dh), np.nan)
-    return np.array([ops.attention_step(row, keys, values, r, read, **p) for read, row in enumerate(x.astype(float))])
+    return np.array([step(row, keys, values, r, read, weights) for read, row in enumerate(x.astype(float))])
 
 
 @each_dtype
@@ -76,7 +82,7 @@ def test_closed_heads_have_no_part_in_it(dtype):
     for name in ("u", "w", "pk", "pv"):
         p[name][[0, 3]] = np.nan
     assert_close(kernel(x, p), expected, dtype)
-    assert len(AttentionStep(**p).memory) == 3
+    assert len(make(**p).memory) == 3
 
 
 @pytest.mark.parametrize("closed", ["removed", "gate"])
@@ -88,7 +94,7 @@ def test_without_heads_the_layer_adds_its_bias(closed):
 
 def test_forgets_when_told_to():
     p, x = example(np.float64), text(np.float64)
-    step = AttentionStep(**p)
+    step = make(**p)
     for row in (*x, np.full(13, np.nan)):
         step(row)
     step.clear()
@@ -118,7 +124,7 @@ def test_weights_are_copied_and_left_alone():
     p, x = example(np.float64), text(np.float64)
     before = {name: np.copy(value) for name, value in p.items()}
     expected = kernel(x, p)
-    step = AttentionStep(**p)
+    step = make(**p)
     for name, value in p.items():
         np.testing.assert_array_equal(value, before[name])
         if isinstance(value, np.ndarray):
@@ -142,13 +148,13 @@ def test_weights_are_copied_and_left_alone():
 )
 def test_bad_arguments(change, message):
     with pytest.raises(ValueError, match=message):
-        AttentionStep(**(example(np.float64) | change))
+        make(**(example(np.float64) | change))
 
 
 @pytest.mark.parametrize("bad", [np.ones(12), np.ones((1, 13)), np.ones(13, np.float32), np.ones(13, np.int64)])
 def test_a_bad_token_is_not_read(bad):
     p, x = example(np.float64), text(np.float64)
-    step = AttentionStep(**p)
+    step = make(**p)
     y = [step(row) for row in x[:5]]
     with pytest.raises(ValueError, match=r"x must be float64 of shape \(13,\), got"):
         step(bad)

@@ -6,6 +6,7 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.layers.attention_step import AttentionStep
+from tinyprune.ops.attention_step import BlockWeights
 
 from .compare import assert_close, in_float64, on_device
 
@@ -22,6 +23,10 @@ def example(D=11, H=2, Dh=5, N=3, C=3, relative=True, gated=True):
     return {"C": C, "Dh": Dh, "r": None, "scale": 1.5} | arrays
 
 
+def make(kind, C, Dh, r, **weights):
+    return kind(C, Dh, r, BlockWeights(**weights))
+
+
 def text(D, tokens=5):
     """Inputs of the layer, (tokens, D)."""
     return np.random.default_rng(4).standard_normal((tokens, D), np.float32)
@@ -35,8 +40,8 @@ def text(D, tokens=5):
 def test_equals_textbook(place, options):
     p = example(**options)
     x = text(len(p["bo"]))
-    expected = ops.AttentionStep(**{name: in_float64(value) for name, value in p.items()})
-    got = AttentionStep(**{name: on_device(value) for name, value in p.items()})
+    expected = make(ops.AttentionStep, **{name: in_float64(value) for name, value in p.items()})
+    got = make(AttentionStep, **{name: on_device(value) for name, value in p.items()})
     for row in x:
         assert_close(got(to_device(row)), expected(in_float64(row)))
     expected.clear()
@@ -46,10 +51,10 @@ def test_equals_textbook(place, options):
 
 def test_nothing_is_written_when_something_does_not_fit(place):
     p = {name: on_device(value) for name, value in example().items()}
-    step = AttentionStep(**p)
+    step = make(AttentionStep, **p)
     step(to_device(text(11)[0]))
     keys, values = to_host(step.keys), to_host(step.values)
-    step.arguments["u"] = to_device(np.zeros((3, 5), np.float32))
+    step.weights = step.weights._replace(u=to_device(np.zeros((3, 5), np.float32)))
     with pytest.raises(ValueError, match=r"u must have shape \(2, 5\)"):
         step(to_device(text(11)[1]))
     assert np.array_equal(to_host(step.keys), keys) and np.array_equal(to_host(step.values), values)

@@ -53,7 +53,10 @@ from tinyprune.kernels.cpu.simd import (
     subtract,
     total,
 )
-from tinyprune.ops.attention_step import attention_step  # noqa: F401 (for single tokens: it packs nothing)
+from tinyprune.ops.attention_step import (
+    BlockWeights,
+    attention_step,  # noqa: F401 (for single tokens: it packs nothing)
+)
 
 EPS = 1e-5  # of the LayerNorm
 
@@ -225,37 +228,14 @@ class AttentionStep:
         C: how many tokens are kept, at least 1.
         Dh: width of a head, at least 1.
         r: position keys, (at least C, H, Dh), row = distance; None for no relative positions.
-        ln_scale, ln_bias: of the LayerNorm, (D,); not given where the caller normalises.
-        Wq, Wk, Wv: weights, (D, H·Dh); H may be 0.   Wo: (H·Dh, D).   bo: (D,).
-        u, w: biases of content and position score, (H, Dh); given exactly if `r` is.
-        pk, pv: persistent keys and values, (H, N, Dh); None for none.
-        gate: one factor per head, (H,); None for all open.
-        scale: output scaling c.
+        weights: of the block, see `ops.attention_step.BlockWeights`; H may be 0.
 
     Raises:
         ValueError: if the shapes do not fit together, or the dtypes differ or are not float32 or float64.
     """
 
-    def __init__(
-        self,
-        C: int,
-        Dh: int,
-        r: NDArray | None,
-        *,
-        ln_scale: NDArray | None = None,
-        ln_bias: NDArray | None = None,
-        Wq: NDArray,
-        Wk: NDArray,
-        Wv: NDArray,
-        Wo: NDArray,
-        bo: NDArray,
-        u: NDArray | None = None,
-        w: NDArray | None = None,
-        pk: NDArray | None = None,
-        pv: NDArray | None = None,
-        gate: NDArray | None = None,
-        scale: float = 1.0,
-    ) -> None:
+    def __init__(self, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
+        Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale = weights
         norm = {name: x for name, x in (("ln_scale", ln_scale), ("ln_bias", ln_bias)) if x is not None}
         optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
         given = {name: value for name, value in optional.items() if value is not None}

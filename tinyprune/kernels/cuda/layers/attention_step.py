@@ -20,7 +20,7 @@ from tinyprune.kernels.cuda.layers.linear import linear_forward
 from tinyprune.kernels.cuda.layers.projections import projections_forward
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
 from tinyprune.kernels.cuda.parts.copies import contiguous, copied, zeros
-from tinyprune.ops.attention_step import check_step
+from tinyprune.ops.attention_step import BlockWeights, check_step
 
 THREADS = 128
 
@@ -50,23 +50,11 @@ def attention_step(
     values: DeviceArray,
     r: DeviceArray | None,
     read: int,
-    *,
-    ln_scale: DeviceArray | None = None,
-    ln_bias: DeviceArray | None = None,
-    Wq: DeviceArray,
-    Wk: DeviceArray,
-    Wv: DeviceArray,
-    Wo: DeviceArray,
-    bo: DeviceArray,
-    u: DeviceArray | None = None,
-    w: DeviceArray | None = None,
-    pk: DeviceArray | None = None,
-    pv: DeviceArray | None = None,
-    gate: DeviceArray | None = None,
-    scale: float = 1.0,
+    weights: BlockWeights,
     n: DeviceArray | None = None,
 ) -> DeviceArray:
     """Compute the block's output for the newest token, and keep its key and value: `ops.attention_step` for float32."""
+    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale = weights
     check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
     check_floats(x=x, keys=keys, values=values)
     check_in_place(keys=keys, values=values)
@@ -102,6 +90,6 @@ class AttentionStep(ops.AttentionStep):
 
     def __call__(self, x: DeviceArray, n: DeviceArray | None = None) -> DeviceArray:
         """Process one token: return y for x, both (D,). n: norm(x), see `ops.attention_step`."""
-        y = attention_step(x, self.keys, self.values, self.r, self.read, **self.arguments, n=n)
+        y = attention_step(x, self.keys, self.values, self.r, self.read, self.weights, n)
         self.read += 1
         return y
