@@ -34,6 +34,8 @@ def test_it_ends_with_tables_and_pictures(models, tmp_path, monkeypatch):
     files, pictures = whole_study("architecture", toy_plan(tmp_path, seeds=1), tmp_path, monkeypatch)
     assert pictures == {"architecture", "inference"}
     assert "with as many parameters and the same seed" in files["README.md"]
+    pairs = {(r["method"], r["reference"]) for r in read_csv(files["comparison.csv"])}
+    assert pairs == {("transformer-xl", "all-attention")}
     records = read_csv(files["inference.csv"])
     assert [(r["method"], r["heads_open"]) for r in records] == [(kind, h) for kind in models for h in (4, 2, 0)]
     for i, r in enumerate(records):
