@@ -326,7 +326,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_saved(run):
     assert said.startswith(f"cannot write checkpoint {run / 'finetune.safetensors'}: ")
     assert said.endswith("File too large; what was there before is untouched; free some space")
     after = contents(run)
-    assert before.pop("metrics.jsonl").startswith(after.pop("metrics.jsonl")[:1000]) and after == before
+    assert before.pop("metrics.jsonl").startswith(after.pop("metrics.jsonl")) and after == before
     succeed("finetune", run, "--resume")
     assert contents(run) == whole
 
