@@ -95,14 +95,14 @@ def draw_dout(out, dtype):
     return mapped(lambda x: rng.standard_normal(x.shape).astype(dtype) if x.ndim else dtype(100), out)
 
 
-def run(backend: str, case: Case, inputs: dict, dtype, dout=None) -> tuple:
+def run(backend: str, case: Case, inputs: dict, dtype, dout=None, **constants) -> tuple:
     """Output and gradients in main memory. What is given is not modified, and backward can be called again."""
     own = get_backend(backend)
     given = {
         name: mapped(own.to_device, value) if name not in ("ids", "targets") else value
         for name, value in inputs.items()
     }
-    out, kept = case.forward(*given.values())
+    out, kept = case.forward(*given.values(), **constants)
     dout = draw_dout(mapped(own.to_host, out), dtype) if dout is None else dout
     on_device = mapped(lambda x: own.to_device(x) if x.ndim else x, dout)
     before = copy.deepcopy(mapped(own.to_host, [list(given.values()), out, on_device]))
@@ -174,7 +174,8 @@ def test_views_like_arrays_without_gaps(view, name, sizes):
     case = cases("numba", sizes)[name]
     out, _ = textbook(name, sizes)
     inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, draw_dout(out, np.float64)))
-    assert_close(run("numba", case, inputs, np.float64, dout), textbook(name, sizes), np.float64)
+    constants = {key: VIEWS[view](value) for key, value in case.constants.items() if isinstance(value, np.ndarray)}
+    assert_close(run("numba", case, inputs, np.float64, dout, **constants), textbook(name, sizes), np.float64)
 
 
 @pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])
