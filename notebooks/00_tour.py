@@ -379,4 +379,4 @@ assert curve[2] > min(curve) + 0.5  # the last heads are dear
 # </details>
 #
 # **Next:** [01 backprop by hand](01_backprop_by_hand.ipynb). The four stages are methods of `Run` in
-# [`stages.py`](../tinyprune/stages.py); on the command line the whole tour is `tinyprune run`.
+# [`runs/run.py`](../tinyprune/runs/run.py); on the command line the whole tour is `tinyprune run`.

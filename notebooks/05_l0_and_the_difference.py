@@ -48,7 +48,9 @@ from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.tradeoff import rank_correlation
 from tinyprune.model.gating import output_scaling
 from tinyprune.model.layers import attention_block_backward, attention_block_forward
+from tinyprune.model.norms import norm_backward
 from tinyprune.model.parameters import layer_parameters
+from tinyprune.model.vocabulary import predict_backward
 from tinyprune.notebook import baseline_run, results, show_source, use_style
 from tinyprune.ops.layerwise_error import error_of
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
@@ -348,9 +350,8 @@ assert np.abs(ys - line).max() < 1e-12 * np.abs(ys).max()
 
 # %%
 p = gated.params
-dlogits = ops.cross_entropy_backward(1.0, cache["softmax"])  # (B, T, V)
-dh, _, _ = ops.linear_backward(dlogits, cache["output"])  # (B, T, D)
-dy, _, _ = ops.layernorm_backward(dh, cache["ln"])  # (B, T, D), of the last layer
+dh, _ = predict_backward(1.0, cache["softmax"], config, ops)  # (B, T, D)
+dy, _ = norm_backward(dh, cache["ln"], "ln", ops)  # (B, T, D), of the last layer
 by_difference, norms = np.zeros((L, H)), np.zeros((L, H))
 for i in reversed(range(L)):
     Delta = ops.head_difference(
@@ -386,10 +387,8 @@ noisy = Transformer(
 )
 _, _, noisy_cache = noisy.loss(ids, targets, memory, np.random.default_rng(5), all_heads=True)
 _, dgates = noisy.backward_with_gates(1.0, noisy_cache)
-dlogits = ops.cross_entropy_backward(1.0, noisy_cache["softmax"])
-dy = ops.layernorm_backward(
-    ops.linear_backward(dlogits, noisy_cache["output"])[0], noisy_cache["ln"]
-)[0]  # (B, T, D)
+dh, _ = predict_backward(1.0, noisy_cache["softmax"], config, ops)
+dy, _ = norm_backward(dh, noisy_cache["ln"], "ln", ops)  # (B, T, D)
 for i in reversed(range(L)):
     own = noisy_cache["gates"][i]
     Delta = ops.head_difference(
