@@ -116,7 +116,7 @@ class ModelConfig(Config):
     positions: str | None = option(
         None, "position encoding; not given: learned for transformer, else relative", choices=("relative", "learned")
     )
-    norm: str = option("layernorm", "normalisation before each block", choices=("layernorm",))
+    norm: str = option("layernorm", "normalisation before each block", choices=("layernorm", "rmsnorm"))
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")

@@ -108,6 +108,7 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, "evaluation", dropout=0.3, rng=None),
         # eps is large: a small one would not show, and amplifies rounding in rows that are nearly constant
         case("layernorm", {"x": normal(*lead, D), "scale": normal(D), "bias": normal(D)}, eps=0.1),
+        case("rmsnorm", {"x": normal(*lead, D), "scale": normal(D)}, eps=0.1),
         case("dropout", {"x": normal(*lead, D)}, rate=0.3, rng=SEED),
         case("dropout", {"x": normal(*lead, D)}, "evaluation", rate=0.3, rng=None),
         case("residual", {"x": normal(*lead, D), "y": normal(*lead, D)}, dropout=0.3, rng=SEED),
@@ -285,7 +286,11 @@ def no_backward(dout: Any, cache: Any) -> tuple:
 
 
 def model_case(
-    kind: str = "all-attention", hard: bool = True, adaptive: bool = False, ops: Backend | None = None
+    kind: str = "all-attention",
+    hard: bool = True,
+    adaptive: bool = False,
+    ops: Backend | None = None,
+    norm: str = "layernorm",
 ) -> Case:
     """A whole model as one operation: its inputs are all parameters, its output is cross-entropy + lam · L0.
 
@@ -297,11 +302,13 @@ def model_case(
         hard: straight-through gates; soft ones otherwise.
         adaptive: adaptive softmax and embedding instead of the plain ones.
         ops: backend, by default the textbook.
+        norm: see `ModelConfig`.
     """
     ops = ops or Backend()
     relative = kind != "transformer"
     config = ModelConfig(
         kind=kind,
+        norm=norm,
         V=11,
         L=2,
         D=12,
@@ -346,6 +353,7 @@ def model_case(
         return tuple(grads[name] for name in params)
 
     softmax = ", adaptive softmax" if adaptive else ""
+    softmax += "" if norm == "layernorm" else f", {norm}"
     return Case(f"model ({kind}{softmax}, {'straight-through' if hard else 'soft'} gates)", forward, backward, params)
 
 
@@ -374,13 +382,14 @@ def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend |
     elif mode == "complex" and not ops.takes_complex:
         raise UsageError("this backend computes with real numbers only; mode must be central, got complex")
     models = [
-        model_case(kind, hard, adaptive, ops)
-        for kind, hard, adaptive in (
-            ("all-attention", True, False),
-            ("all-attention", False, False),
-            ("all-attention", False, True),
-            ("transformer-xl", False, False),
-            ("transformer", False, False),
+        model_case(kind, hard, adaptive, ops, norm)
+        for kind, hard, adaptive, norm in (
+            ("all-attention", True, False, "layernorm"),
+            ("all-attention", False, False, "layernorm"),
+            ("all-attention", False, True, "layernorm"),
+            ("all-attention", False, False, "rmsnorm"),
+            ("transformer-xl", False, False, "layernorm"),
+            ("transformer", False, False, "layernorm"),
         )
     ]
     worst = []

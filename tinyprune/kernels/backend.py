@@ -105,6 +105,8 @@ class Backend:
     put_slices = staticmethod(ops.put_slices)
     residual_backward = staticmethod(ops.residual_backward)
     residual_forward = staticmethod(ops.residual_forward)
+    rmsnorm_backward = staticmethod(ops.rmsnorm_backward)
+    rmsnorm_forward = staticmethod(ops.rmsnorm_forward)
     sgd_update = staticmethod(ops.sgd_update)
     sigmoid = staticmethod(ops.sigmoid)
     squared_norm = staticmethod(ops.squared_norm)
@@ -136,6 +138,7 @@ def numba_backend() -> Backend:
         norm,
         projections,
         residual,
+        rmsnorm,
         sgd,
         slices,
     )
@@ -197,6 +200,8 @@ def numba_backend() -> Backend:
         put_slices = staticmethod(slices.put_slices)
         residual_backward = staticmethod(residual.residual_backward)
         residual_forward = staticmethod(residual.residual_forward)
+        rmsnorm_backward = staticmethod(rmsnorm.rmsnorm_backward)
+        rmsnorm_forward = staticmethod(rmsnorm.rmsnorm_forward)
         sgd_update = staticmethod(sgd.sgd_update)
         squared_norm = staticmethod(norm.squared_norm)
         squared_norms = staticmethod(norm.squared_norms)
@@ -229,6 +234,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         positions,
         projections,
         residual,
+        rmsnorm,
     )
     from tinyprune.kernels.cuda.layers import attention_step as stepping
     from tinyprune.kernels.cuda.pruning import hard_concrete, l0, layerwise_error, slices, top_k
@@ -298,6 +304,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         put_slices = untyped(slices.put_slices)
         residual_backward = untyped(residual.residual_backward)
         residual_forward = untyped(residual.residual_forward)
+        rmsnorm_backward = untyped(rmsnorm.rmsnorm_backward)
+        rmsnorm_forward = untyped(rmsnorm.rmsnorm_forward)
         sgd_update = untyped(sgd.sgd_update)
         squared_norm = untyped(norm.squared_norm)
         squared_norms = untyped(norm.squared_norms)

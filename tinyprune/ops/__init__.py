@@ -35,6 +35,7 @@ from tinyprune.ops.norm import squared_norm, squared_norms
 from tinyprune.ops.positions import positions_backward, positions_forward
 from tinyprune.ops.projections import projections_backward, projections_forward
 from tinyprune.ops.residual import residual_backward, residual_forward
+from tinyprune.ops.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from tinyprune.ops.sgd import sgd_update
 from tinyprune.ops.slices import put_slices, take_slices
 from tinyprune.ops.top_k import draw_gumbel, top_k_backward, top_k_forward
@@ -86,6 +87,8 @@ __all__ = [
     "put_slices",
     "residual_backward",
     "residual_forward",
+    "rmsnorm_backward",
+    "rmsnorm_forward",
     "sgd_update",
     "sigmoid",
     "squared_norm",
