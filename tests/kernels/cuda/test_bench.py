@@ -64,6 +64,7 @@ class Here(contextlib.nullcontext):
         return {"seconds": elapsed / work.units, "elapsed": elapsed, "waited": 0.0}
 
 
+@pytest.mark.slow
 def test_every_operation_against_the_limits(place, model, monkeypatch):
     monkeypatch.setattr("tinyprune.bench.race.Processes", Here)
     product = (3, 8, 7, "A·B")
@@ -89,6 +90,7 @@ def test_every_operation_against_the_limits(place, model, monkeypatch):
     assert "multiply add share" in text_output([record | {"machine": "a GPU"} for record in records])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["A·B", "A·Bᵀ", "Aᵀ·B"])
 def test_products(place, layout):
     assert_same("matmul", m=33, k=5, n=7, layout=layout)
@@ -102,15 +104,18 @@ def test_products_in_tf32(place):
     assert not disagreement(results, expected, TF32_TOLERANCE / 2)
 
 
+@pytest.mark.slow
 def test_attention(place, model):
     assert_same("attention", name=model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", ["closed", "removed"])
 def test_training(place, tmp_path, half):
     assert_same("training_step", half=half, name=write_model(tmp_path, heads=2))
 
 
+@pytest.mark.slow
 def test_reading_token_by_token(place, model):
     assert_same("decoder", n=3, name=model)
 

@@ -59,6 +59,7 @@ def assert_near(got, expected, tolerance=TOLERANCE, of_gates=10 * TOLERANCE):
         assert error <= allowed * np.linalg.norm(expected[name]) + 1e-7, (name, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "gate", "options"), CASES.values(), ids=CASES)
 def test_loss_and_gradients_over_two_segments(place, kind, gate, options):
     models = pair(kind, gate, OPENED if gate else None, **DROPOUT, **options)
@@ -76,6 +77,7 @@ def test_loss_and_gradients_over_two_segments(place, kind, gate, options):
     assert rngs[0].bit_generator.state == rngs[1].bit_generator.state  # the same draws, in number and order
 
 
+@pytest.mark.slow
 def test_tf32_is_off_by_what_its_rounding_explains(place):
     models = pair("transformer-xl", backend="cuda-tf32")
     ids, targets = text(models[0].config)
@@ -88,6 +90,7 @@ def test_tf32_is_off_by_what_its_rounding_explains(place):
     assert_near(grads[1], grads[0], 2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "target"), [("task", None), ("layerwise", 3)])
 def test_gate_training_removal_and_text(place, objective, target):
     """A few steps of gate training, then closed heads removed, then text: the same as in the textbook."""
@@ -133,6 +136,7 @@ def test_gate_training_removal_and_text(place, objective, target):
     assert found[0] == found[1] == found[2] == found[3]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_to_the_last_bit_each_time(place, monkeypatch):
     runs = []
     for order in turns.ORDERS:  # of the simulator's threads
@@ -147,6 +151,7 @@ def test_training_is_the_same_to_the_last_bit_each_time(place, monkeypatch):
     assert all(np.array_equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_same_bits(place, tmp_path):
     trainers = []
     for directory in ("whole", "parts", "parts"):
