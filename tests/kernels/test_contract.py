@@ -50,6 +50,7 @@ def cases(backend: str, sizes: Sizes = SIZES) -> dict[str, Case]:
 
 
 REAL = {"squared_norm", "squared_norms", "lamb_update", "adamw_update", "adamw_updates"}  # no complex numbers
+HOST = {"sigmoid", "p_open"}  # computed in main memory
 NAMES = list(cases("numpy"))
 
 
@@ -154,7 +155,8 @@ def test_compiled_like_the_textbook(dtype, name, sizes):
 )
 @each_case
 def test_other_dtypes_and_devices_like_the_textbook(backend, dtype, name, sizes):
-    if dtype is not np.complex128 or name not in REAL:
+    left_out = REAL if dtype is np.complex128 else HOST if backend == "cuda" else set()
+    if name not in left_out:
         assert_like_the_textbook(backend, name, sizes, dtype)
 
 
@@ -214,7 +216,8 @@ def test_nan_shows_whichever_argument_it_is_in(backend, name):
     case = cases(backend)[name]
     for place in float_places(case.inputs):
         results = run(backend, case, changed(case.inputs, place, lambda x: np.full_like(x, np.nan)), np.float64)
-        assert any(np.isnan(x).any() for x in leaves(results) if x is not None), place
+        seen = any(np.isnan(x).any() for x in leaves(results) if x is not None)
+        assert seen or "absent" in name, place  # nobody reads a cluster that is absent
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -305,7 +308,7 @@ def test_arrays_of_wrong_shape_or_missing_are_named(backend, name):
             assert_same_outcome(backend, case, argument, changed(case.inputs, (argument, i), lambda x, bad=bad: bad))
             for bad in reshaped(leaves(case.inputs[argument])[i or 0])
         ]
-        assert any(wrong) or name in FREE, argument
+        assert any(wrong) or {name, name.split(" (")[0]} & FREE, argument
         assert_same_outcome(backend, case, argument, case.inputs | {argument: None})
     for argument, value in case.constants.items():
         if isinstance(value, np.ndarray):
