@@ -33,7 +33,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -1443,7 +1443,10 @@ for attempt, refused in (
         lambda: matmul.register_tile(np.ones((4, 5), np.float32), np.ones((6, 4), np.float32)),
         ValueError,
     ),
-    (lambda: matmul_kernel.matmul(np.ones((4, 5), np.float32), np.ones((5, 4), np.float64)), ValueError),
+    (
+        lambda: matmul_kernel.matmul(np.ones((4, 5), np.float32), np.ones((5, 4), np.float64)),
+        ValueError,
+    ),
 ):
     try:
         attempt()

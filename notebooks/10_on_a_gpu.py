@@ -33,7 +33,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %% [markdown]

@@ -203,7 +203,7 @@ def test_a_directory_that_is_not_there_is_made_and_one_that_is_a_file_refused(tm
     save_checkpoint(tmp_path / "new" / "c.safetensors", TENSORS, METADATA)
     assert load_checkpoint(tmp_path / "new" / "c.safetensors")[1] == METADATA
     (tmp_path / "file").write_bytes(b"kept")
-    with pytest.raises(SaveError, match=r"cannot write checkpoint .*directory is one and can be written"):
+    with pytest.raises(SaveError, match=r"cannot write checkpoint .*directory exists and is writable"):
         save_checkpoint(tmp_path / "file" / "c.safetensors", {}, {})
     assert (tmp_path / "file").read_bytes() == b"kept"
 
@@ -264,7 +264,7 @@ def test_missing_permission(tmp_path):
     tmp_path.chmod(0o755)
     assert saved.startswith("SaveError cannot write checkpoint c.safetensors")
     assert "Permission denied" in saved
-    assert "can be written" in saved
+    assert "is writable" in saved
     assert read.startswith("CheckpointError cannot read checkpoint secret: Permission denied")
     assert loaded == "{'step': 1}"
 

@@ -96,7 +96,7 @@ def test_reading_names_a_bad_line(tmp_path, line):
 def test_missing_places(tmp_path):
     with pytest.raises(CheckpointError, match="cannot read metrics"):
         read_metrics(tmp_path / "m")
-    with pytest.raises(SaveError, match=r"cannot write metrics .*directory is one and can be written"):
+    with pytest.raises(SaveError, match=r"cannot write metrics .*directory exists and is writable"):
         MetricsLog(tmp_path / "nowhere" / "m")
 
 
