@@ -12,15 +12,15 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/00_tour.ipynb)
 # &nbsp; [all chapters](README.md) · [01 backprop by hand](01_backprop_by_hand.ipynb) →
 #
-# A language model has *heads*: small, independent readers, dozens of them, that look back over the text and each report what
-# they found. Some matter a great deal, some hardly at all. This project trains a model, lets it **learn which of its heads
-# it can do without**, cuts those out for good, and trains what is left a little more. No autograd, no framework: every
-# gradient was derived by hand, and the later chapters derive them with you. This one only looks.
+# A language model has dozens of *heads*: small, independent readers that look back over the text and report what they
+# find. Some matter a great deal, others hardly at all. This project trains a model, lets it **learn which of its heads
+# it can do without**, removes those for good, and trains the rest a little more. There is no autograd and no framework:
+# every gradient was derived by hand, and the later chapters derive them with you. This chapter only looks.
 #
 # **After this chapter you can** say what the four stages are, what they do to a model's size, speed and quality, and which
 # chapter to open for the part that you want to understand.
 #
-# **You need** nothing but curiosity. Five minutes to read, half a minute to run (the very first run of all
+# **You need** nothing but curiosity. It takes five minutes to read and half a minute to run (the very first run
 # compiles for half a minute more).
 
 # %%
@@ -36,7 +36,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -82,9 +82,9 @@ def show(*figures, dpi=90):
 # %% [markdown]
 # ## 1 · A model and its text
 #
-# The text is the language reference that comes with Python: no download. The model reads it character by character, 64 at a
-# time, and always guesses the next one. The cell trains it for 900 steps, which takes well under a minute on a laptop;
-# later chapters find it trained. A token is a character here.
+# The text is the language reference that comes with Python, so nothing is downloaded. The model reads it character by
+# character, 64 at a time, and always predicts the next one. The cell trains it for 900 steps, which takes well under a
+# minute on a laptop; later chapters reuse the trained model. A token is a character here.
 
 # %%
 first_run = baseline_run()
@@ -100,17 +100,18 @@ print(textwrap.indent(text.tokenizer.decode(sample), "    "))
 print("\nthe same, as the model gets it:", *sample[:24], "…")
 
 # %% [markdown]
-# The model is an **All-attention Transformer**: four layers of eight heads and little else. In an ordinary Transformer more
-# than half of the numbers sit in feed-forward blocks, which no removed head makes smaller. Here their work is done by
-# *persistent vectors*, learned keys and values that belong to the heads ([chapter 03](03_all_attention.ipynb)). Remove a
-# head, and everything that it owns goes.
+# The model is an **All-attention Transformer**: four layers of eight heads and little else. In an ordinary Transformer
+# more than half of the parameters sit in feed-forward blocks, which do not shrink when a head is removed. Here their
+# work is done by *persistent vectors*, learned keys and values that belong to the heads
+# ([chapter 03](03_all_attention.ipynb)). Remove a head, and everything it owns goes with it.
 
 # %%
 print(text_table([dataclasses.asdict(part) for part in count_parts(config)]))
 
 # %% [markdown]
-# It was taught by nothing but gradients, and these are the subject of chapters [01](01_backprop_by_hand.ipynb) and
-# [02](02_attention_by_hand.ipynb). What has it learned in 900 steps? Give it the beginning of a sentence and let it go on.
+# It learned from nothing but gradients, the subject of chapters [01](01_backprop_by_hand.ipynb) and
+# [02](02_attention_by_hand.ipynb). What has it learned in 900 steps? Give it the beginning of a sentence and let it
+# continue.
 
 
 # %%
@@ -118,7 +119,7 @@ prompt = "The following statement returns the "
 
 
 def write(model, characters=320):
-    """Let a model go on from the prompt."""
+    """Let a model continue the prompt."""
     new = generate(
         model, text.tokenizer.encode(prompt), characters, np.random.default_rng(0), temperature=0.7
     )
@@ -128,19 +129,19 @@ def write(model, characters=320):
 print(textwrap.indent(write(baseline), "    "))
 
 # %% [markdown]
-# It is no author. But out of single characters it has made words, spaces and the layout of a page.
+# It is no author. But from single characters it has learned words, spaces and the layout of a page.
 #
 # ## 2 · A gate on every head
 #
-# Each head now gets a **gate**, a random switch that lets its report through or not ([chapter
-# 04](04_hard_concrete_gate.ipynb)). How likely a gate is to be open is a learned number. The model is trained on, under a
-# loss with two parts:
+# Each head now gets a **gate**, a random switch that lets its report through or not
+# ([chapter 04](04_hard_concrete_gate.ipynb)). The probability that a gate is open is learned. Training continues with a
+# loss that has two parts:
 #
 # $$ \mathtt{loss} = \text{how wrong the guesses are} + \mathtt{lam}\cdot\text{how many gates are open} $$
 #
-# A head that does not pay its fare by better guesses closes ([chapter 05](05_l0_and_the_difference.ipynb), [chapter
-# 06](06_training_with_gates.ipynb)). All stages that follow happen in a temporary directory, so that the baseline stays as
-# it is.
+# A head that does not pay for itself by better predictions closes ([chapter 05](05_l0_and_the_difference.ipynb),
+# [chapter 06](06_training_with_gates.ipynb)). The following stages run in a temporary directory, so that the baseline
+# is not changed.
 
 # %%
 folder = tempfile.TemporaryDirectory(prefix="tinyprune-tour-")  # gone when the notebook ends
@@ -153,16 +154,16 @@ gated = run.load("gate").model
 show(plot_gates(read_metrics(directory.metrics), run.config.gate))
 
 # %% [markdown]
-# Each line is a head; how high it is says how likely it is to be open. Dashed ones end closed; below the dotted line
-# evaluation counts a head as closed; the numbers at the right name the heads. All start nearly open. The price `lam` rises
-# over the first 100 steps, and then the heads part company: some stay, some sink. Nobody told the model how many to close,
-# or in which layer.
+# Each line is a head; its height is the probability that the head is open. Dashed lines end closed; below the dotted
+# line evaluation counts a head as closed; the numbers on the right name the heads. All start nearly open. The price
+# `lam` rises over the first 100 steps, and then the heads separate: some stay open, some close. Nobody told the model
+# how many to close, or in which layer.
 #
 # ## 3 · Cut out what is closed
 #
-# A closed head adds exactly nothing. So its columns and rows can be taken out of every matrix, and the model gets smaller
-# and faster and still says **the same thing**. That is not a figure of speech: the cell compares every prediction with that
-# of the gated model ([chapter 07](07_removing_heads.ipynb)).
+# A closed head adds exactly nothing. So its columns and rows can be removed from every matrix: the model becomes
+# smaller and faster and still computes **the same**. This is meant literally: the cell compares every prediction with
+# that of the gated model ([chapter 07](07_removing_heads.ipynb)).
 
 # %%
 run.prune()
@@ -180,10 +181,11 @@ show(plot_heads(config), plot_heads(small.config))
 # %% [markdown]
 # ## 4 · Heal
 #
-# What is left is trained a little more, as an ordinary model ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is
-# the loss over all stages. (The dots are the loss on a second held-out text, the validation text; the table further down is
-# about the test text, so its numbers differ.) (It jumps up where the gates come, because they flicker: in every step some
-# heads are missing, and hardly ever the same ones.)
+# The remaining heads are trained a little more, as an ordinary model
+# ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is the loss over all stages. The dots are the loss on a
+# second held-out text, the validation text; the table further down is about the test text, so its numbers differ. The
+# loss jumps up when the gates arrive, because they flicker: in every step some heads are missing, and hardly ever the
+# same ones.
 
 # %%
 run.finetune()
@@ -191,8 +193,8 @@ final = run.load("finetune").model
 show(plot_losses(read_metrics(first_run.directory.metrics) + read_metrics(directory.metrics)))
 
 # %% [markdown]
-# And the whole run in one table, measured on the text that was held out. Bits per character say how many yes-or-no questions
-# the model would still have to ask, on average, to know the next character: the fewer, the better.
+# Here is the whole run in one table, measured on held-out text. Bits per character are the number of yes-or-no
+# questions that the model would still have to ask, on average, to know the next character: the fewer, the better.
 
 # %%
 table = summarise(run)
@@ -224,12 +226,12 @@ for ax, (key, label) in zip(axes, measures.items()):
 plt.show()
 
 # %% [markdown]
-# Look at the table with some suspicion, which is a habit of this project. The final model may well be *better* than the
-# baseline; that does not show that pruning helps, because it has been trained longer. What the table shows is that so many
-# heads could go. Whether learned gates are a better way of choosing heads than simpler ones, *at equal cost*, is the
-# question of [chapter 08](08_fine_tuning_and_trade_off.ipynb), and its answer is mixed.
+# Read the table with some suspicion, as this project always does. The final model may well be *better* than the
+# baseline; that does not show that pruning helps, because it has been trained longer. What the table shows is that so
+# many heads could be removed. Whether learned gates choose heads better than simpler methods do, *at equal cost*, is
+# the question of [chapter 08](08_fine_tuning_and_trade_off.ipynb), and the answer is mixed.
 #
-# The same prompt, the two models' own words:
+# Here are both models' continuations of the same prompt:
 
 # %%
 for name, model in (
@@ -241,10 +243,10 @@ for name, model in (
 # %% [markdown]
 # ## 5 · Close them yourself
 #
-# The gates have put all heads in order: the larger the learned number behind a head's gate (`log_alpha`, chapter 04), the
-# more it is worth. Instead of the number that training arrived at, choose your own. The cell takes the model from the end
-# of stage 2, opens the gates of that many heads, the best ones, closes the others, and reads some held-out text; once for
-# every number from 0 to 32, so that the slider is instant.
+# The gates rank all heads: the larger the learned parameter of a head's gate (`log_alpha`, chapter 04), the more the
+# head is worth. Instead of the number of heads that training arrived at, choose your own. The cell takes the model from
+# the end of stage 2, opens the gates of that many heads, the best ones, closes the others, and reads some held-out
+# text; it does so for every number from 0 to 32 in advance, so that the slider responds at once.
 
 # %%
 held_out = text.test[:6000]
@@ -256,7 +258,7 @@ for heads in range(config.heads_total + 1):
     model = Transformer(config, params, gated.gate, gated.ops)
     settle(
         model, heads
-    )  # moves log_alpha, so that exactly so many are open: those with the largest
+    )  # moves log_alpha so that exactly this many are open: those with the largest
     curve.append(evaluate(model, held_out, len(held_out)).bits_per_character)
     opened.append([gates.values > 0 for gates in model.gates()])  # for each layer (H,)
 assert all(sum(layer.sum() for layer in layers) == heads for heads, layers in enumerate(opened))
@@ -264,7 +266,7 @@ learned = gate_row["heads_open"]
 
 
 def draw_map(ax, heads):
-    """Which heads are open: filled; which are closed: hatched."""
+    """Draw open heads filled and closed heads hatched."""
     for layer, is_open in enumerate(opened[heads]):
         for h in range(config.H):
             look = KEPT if is_open[h] else REMOVED
@@ -276,7 +278,7 @@ def draw_map(ax, heads):
 
 
 def draw_curve(ax):
-    """Quality against the number of open heads."""
+    """Plot quality against the number of open heads."""
     ax.plot(range(len(curve)), curve, color=BLUE, marker=".", linewidth=1.2)
     ax.axvline(learned, color=GREY, linestyle=":", linewidth=1)
     ax.annotate(
@@ -299,7 +301,7 @@ def draw_curve(ax):
 
 
 def close_heads(heads):
-    """The slider's picture: the map of heads, and where on the curve one is."""
+    """Draw the slider's picture: the map of heads, and the current point on the curve."""
     print(f"{heads} of {config.heads_total} heads open: {curve[heads]:.2f} bits per character")
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.9), width_ratios=(1, 1.3))
     draw_map(left, heads)
@@ -312,7 +314,7 @@ def close_heads(heads):
 sliders(close_heads, heads=(0, config.heads_total, 1))
 
 # %% [markdown]
-# The same on paper, for four numbers of heads:
+# Here is the same without a slider, for four numbers of heads:
 
 # %%
 fig, axes = plt.subplot_mosaic(
@@ -326,19 +328,19 @@ draw_curve(axes["curve"])
 for heads in (24, 16, 8, 2):
     axes["curve"].plot(heads, curve[heads], "o", color=VERMILION)
 plt.show()
-assert curve[2] > min(curve) + 0.5  # the last heads are dear
+assert curve[2] > min(curve) + 0.5  # the last heads are expensive to lose
 
 # %% [markdown]
-# The curve is flat on the right and steep on the left: the first heads to go are cheap, the last ones are what the model
-# lives on. It need not be lowest at 32: the weights have grown used to the number that was open in training, and heads that
-# closed early have not learned with the others since. Where few are open it is ragged, and one head more can even do harm:
-# here nothing has been healed.
+# The curve is flat on the right and steep on the left: the first heads to go are cheap, the last ones are
+# indispensable. It need not be lowest at 32: the weights have adapted to the number that was open in training, and
+# heads that closed early have not learned with the others since. Where few are open the curve is ragged, and one more
+# head can even do harm, since nothing has been fine-tuned here.
 #
 # ## The chapters
 #
 # | | chapter | what you do there |
 # | --- | --- | --- |
-# | **learn to differentiate** | [01 backprop by hand](01_backprop_by_hand.ipynb) | derive three layers, and a checker that trusts nobody |
+# | **learn to differentiate** | [01 backprop by hand](01_backprop_by_hand.ipynb) | derive three layers, and build a checker that trusts nobody |
 # | | [02 attention by hand](02_attention_by_hand.ipynb) | the operation that heads are made of, forward and backward |
 # | | [03 all-attention](03_all_attention.ipynb) | persistent vectors, memory, relative positions: this model's layer |
 # | **learn to prune** | [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) | a random switch with a gradient |
@@ -365,16 +367,17 @@ assert curve[2] > min(curve) + 0.5  # the last heads are dear
 #
 # <details><summary>Answer</summary>
 #
-# Closed heads are still stored in the gated model, but they are skipped when it computes. Removal takes them out of storage
-# as well.
+# Closed heads are still stored in the gated model, but it skips them when it computes. Removal deletes them from
+# storage as well.
 #
 # </details>
 #
 # 3. Suppose half of the heads were gone. Why would the model be neither half as large nor twice as fast?
 #
 # <details><summary>Answer</summary>
-# Embedding, positions, normalisations and output biases (`bo`) belong to no head and stay: they are the lines of the first table that are not
-# called *heads*. And in a model this small, much of the time is spent on the way between operations and not in them.
+# Embedding, positions, normalisations and output biases (`bo`) belong to no head and stay: they are the lines of the
+# first table that are not called *heads*. And in a model this small, much of the time is spent between operations and
+# not in them.
 #
 # </details>
 #

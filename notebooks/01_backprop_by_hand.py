@@ -13,10 +13,11 @@
 # &nbsp; ← [00 the tour](00_tour.ipynb) · [all chapters](README.md) · [02 attention by hand](02_attention_by_hand.ipynb) →
 #
 # **After this chapter you can** derive the backward pass of a layer with pencil and paper, write it in NumPy, and show
-# that it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and then
-# train a small language model that is made of nothing else.
+# that it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and
+# then train a small language model built from these alone.
 #
-# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Half an hour to read, some seconds to run.
+# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. It takes half an hour to read and a
+# few seconds to run.
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -31,7 +32,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -48,7 +49,7 @@ use_style()
 rng = np.random.default_rng(0)
 
 # %% [markdown]
-# ## 1 · What a backward pass owes you
+# ## 1 · What a backward pass computes
 #
 # A network computes a single number, the `loss`, through a chain of operations. To make the loss smaller, we want to know for
 # *every* number in the chain how the loss would change if that number were a little larger. That is its **gradient**. For an
@@ -56,12 +57,13 @@ rng = np.random.default_rng(0)
 #
 # $$ \mathtt{dx}_i = \frac{\partial\,\mathtt{loss}}{\partial x_i} $$
 #
-# The chain rule lets each operation care only about itself. Say it computes `out` from `x`. From the operations behind it it
-# receives `dout`, the gradient with respect to its output, and owes the operation before it
+# Thanks to the chain rule, each operation needs to know only itself. Say it computes `out` from `x`. From the
+# operations after it, it receives `dout`, the gradient with respect to its output, and to the operation before it, it
+# returns
 #
 # $$ \mathtt{dx}_i = \sum_j \mathtt{dout}_j \, \frac{\partial\, \mathtt{out}_j}{\partial x_i} \tag{1} $$
 #
-# a sum over all outputs, since $x_i$ may reach the loss through any of them. That is the whole of backpropagation. Every
+# a sum over all outputs, since $x_i$ may affect the loss through any of them. That is all of backpropagation. Every
 # operation in this package is a pair of functions with this contract:
 #
 #     out, cache = layer_forward(x, W, …)        cache: whatever backward needs
@@ -77,7 +79,8 @@ rng = np.random.default_rng(0)
 #
 # $$ \mathtt{out}_{ro} = \sum_k x_{rk} W_{ko} + b_o \qquad\qquad x\;(R, K)\quad W\;(K, O)\quad b\;(O)\quad \mathtt{out}\;(R, O) $$
 #
-# Ask (1) about one $x_{rk}$. It appears in the outputs of *its own row* only, in $\mathtt{out}_{ro}$ with the factor $W_{ko}$:
+# Apply (1) to one $x_{rk}$. It appears in the outputs of *its own row* only, in $\mathtt{out}_{ro}$ with the factor
+# $W_{ko}$:
 #
 # $$ \mathtt{dx}_{rk} = \sum_o \mathtt{dout}_{ro} W_{ko} \quad\Longrightarrow\quad \mathtt{dx} = \mathtt{dout}\, W^\top $$
 #
@@ -86,25 +89,25 @@ rng = np.random.default_rng(0)
 # $$ \mathtt{dW}_{ko} = \sum_r x_{rk}\,\mathtt{dout}_{ro} \quad\Longrightarrow\quad \mathtt{dW} = x^\top \mathtt{dout},
 # \qquad\qquad \mathtt{db}_o = \sum_r \mathtt{dout}_{ro} $$
 #
-# Two rules of thumb come out of this, and they hold for every layer: **what was summed over forward is copied backward**, and
-# **what was used more than once forward is summed over backward**. Now the code. It is not a copy: the cell prints the function
-# that the package itself runs.
+# Two rules of thumb follow, and they hold for every layer: **what was summed over forward is copied backward**, and
+# **what was used more than once forward is summed over backward**. Now the code. It is not a copy: the cell prints the
+# function that the package itself runs.
 
 # %%
 show_source(ops.linear_forward, ops.linear_backward, docstring=False)
 
 # %% [markdown]
-# Shapes first. A gradient that has the wrong shape is wrong; often the shapes leave only one way to multiply.
+# Check shapes first. A gradient of the wrong shape is wrong, and often the shapes allow only one way to multiply.
 
 # %%
 R, K, O = 4, 3, 2
 x, W, b = rng.standard_normal((R, K)), rng.standard_normal((K, O)), rng.standard_normal(O)
 out, cache = ops.linear_forward(x, W, b)  # (R, O)
-dout = rng.standard_normal(out.shape)  # (R, O), from whatever comes behind
+dout = rng.standard_normal(out.shape)  # (R, O), from whatever comes after
 dx, dW, db = ops.linear_backward(dout, cache)  # (R, K)  (K, O)  (O,)
 assert (dx.shape, dW.shape, db.shape) == (x.shape, W.shape, b.shape)
 
-# one entry, straight from (1): nudge W[1, 0], see how far Σ dout · out moves
+# one entry, straight from (1): nudge W[1, 0] and see how much Σ dout · out changes
 nudged = W.copy()
 nudged[1, 0] += 1e-6
 moved = (dout * (ops.linear_forward(x, nudged, b)[0] - out)).sum()
@@ -112,13 +115,13 @@ print(f"measured {moved / 1e-6:.6f}   backward says {dW[1, 0]:.6f}")
 assert np.isclose(moved / 1e-6, dW[1, 0], rtol=1e-6)
 
 # %% [markdown]
-# The same three products as a picture. What stays open on the outside of a product is what the result is indexed by; what meets
-# in the middle is summed over and disappears.
+# Here are the same three products as a picture. The outer dimensions of a product index the result; the inner ones,
+# which meet in the middle, are summed over and disappear.
 
 
 # %%
 def draw_product(axes, name, left, right, result):
-    """Three boxes with the sides' letters: left · right = result."""
+    """Draw three boxes labelled with their dimensions: left · right = result."""
     at = 0.0
     sizes = {"R": 1.6, "K": 1.1, "O": 0.6}
     for symbol, (label, rows, columns), colour in zip(
@@ -156,7 +159,7 @@ draw_product(axes[2], "to the weights", ("xᵀ", "K", "R"), ("dout", "R", "O"), 
 plt.show()
 
 # %% [markdown]
-# ## 3 · LayerNorm: three roads
+# ## 3 · LayerNorm: three paths
 #
 # LayerNorm takes each feature vector $x$ of $D$ numbers, subtracts their mean and divides by their standard deviation:
 #
@@ -166,8 +169,8 @@ plt.show()
 #
 # (`eps`, $10^{-5}$, keeps `std` away from zero.)
 #
-# The last line is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one $x_{d}$ moves
-# *all* $n_{d'}$, and by three different roads:
+# The last line is easy: $\mathtt{dn}_d = \mathtt{dout}_d\cdot\mathtt{scale}_d$. The rest is not, because one $x_{d}$
+# changes *all* $n_{d'}$, along three different paths:
 #
 # 1. **straight**, into its own $n_d$, with the factor $1/\mathtt{std}$;
 # 2. **through the mean**: $\partial\,\mathtt{mean}/\partial x_d = 1/D$, and the mean enters every $n_{d'}$ with the factor
@@ -176,8 +179,8 @@ plt.show()
 #    $\partial\,\mathtt{std}/\partial x_d = (x_d-\mathtt{mean})/(D\cdot\mathtt{std}) = n_d/D$, and it enters every $n_{d'}$
 #    with the factor $-n_{d'}/\mathtt{std}$.
 #
-# (In road 3 the mean inside the square moves, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$: a road that
-# leads nowhere.) Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
+# (In path 3 the mean inside the square changes, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$, so this
+# path adds nothing.) Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
 #
 # $$ \mathtt{dx}_d = \frac{1}{\mathtt{std}}\Big(\;
 # \underbrace{\mathtt{dn}_d}_{\text{straight}} \;-\;
@@ -188,25 +191,25 @@ plt.show()
 show_source(ops.layernorm_forward, ops.layernorm_backward, docstring=False)
 
 # %% [markdown]
-# The formula is claimed for *all* roads together. So build them one at a time as $D\times D$ matrices
-# $\partial n_{d'}/\partial x_d$ and see whether their sum gives the same `dx`.
+# The formula claims to cover *all* paths together. So build them one at a time as $D\times D$ matrices $\partial
+# n_{d'}/\partial x_d$ and see whether their sum gives the same `dx`.
 
 # %%
 D = 12
 x, scale, bias = rng.standard_normal(D), rng.uniform(0.5, 1.5, D), rng.standard_normal(D)
 out, cache = ops.layernorm_forward(x, scale, bias)
 n, std, _ = cache
-roads = {
+paths = {
     "straight": np.eye(D) / std,
     "through the mean": -np.ones((D, D)) / (D * std),
     "through std": -np.outer(n, n) / (D * std),
 }
 dout = rng.standard_normal(D)
 dx, _, _ = ops.layernorm_backward(dout, cache)
-np.testing.assert_allclose(dx, (dout * scale) @ sum(roads.values()), rtol=1e-12)
+np.testing.assert_allclose(dx, (dout * scale) @ sum(paths.values()), rtol=1e-12)
 
 figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.7), sharey=True)
-for ax, (name, matrix) in zip(axes, {**roads, "all three": sum(roads.values())}.items()):
+for ax, (name, matrix) in zip(axes, {**paths, "all three": sum(paths.values())}.items()):
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set(title=name, xlabel="$x_d$", xticks=[0, D - 1], yticks=[0, D - 1])
 axes[0].set_ylabel("$n_{d'}$")
@@ -214,23 +217,23 @@ figure.colorbar(image, ax=axes, shrink=0.75, label="∂n / ∂x")
 plt.show()
 
 # %% [markdown]
-# The diagonal is what one would write down at first sight. The two faint patterns beside it are what one forgets, and a network
-# with a forgetful LayerNorm *still trains*, as you will see at the end. That is why section 5 is about trust.
+# The diagonal is the obvious part. The two faint patterns beside it are easily forgotten, and a network with a
+# forgetful LayerNorm *still trains*, as you will see at the end. That is why section 5 is about trust.
 #
-# Two more things can be read off the matrix. Its rows add up to zero: shifting all of $x$ changes nothing, since the mean goes
-# with it. And it gives zero when multiplied by $n$ itself (up to `eps`): making all of $x$ larger around its mean changes
-# nothing either, since `std` goes with it.
+# The matrix shows two more things. Its rows add up to zero: shifting all of $x$ changes nothing, since the mean shifts
+# with it. And it gives zero when multiplied by $n$ itself (up to `eps`): scaling $x$ around its mean changes nothing
+# either, since `std` scales with it.
 
 # %%
-whole = sum(roads.values())
+whole = sum(paths.values())
 assert np.abs(whole.sum(1)).max() < 1e-14
-assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps sits beside the variance
+assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps is added to the variance
 
 # %% [markdown]
 # ## 4 · Cross-entropy: probability minus truth
 #
-# The model's last layer gives one number per possible next token, its `logits`. Softmax makes probabilities of them, and the
-# loss is how surprised the model is by the token that came, in nats (one nat is $1/\ln 2\approx1.44$ bits):
+# The model's last layer gives one number per possible next token, its `logits`. Softmax turns them into probabilities,
+# and the loss is how surprised the model is by the token that came, in nats (one nat is $1/\ln 2\approx1.44$ bits):
 #
 # $$ p_v = \frac{e^{\mathtt{logits}_v}}{\sum_{v'} e^{\mathtt{logits}_{v'}}} \qquad \mathtt{loss} = -\log p_{\mathtt{target}}
 # = \log\sum_{v'} e^{\mathtt{logits}_{v'}} - \mathtt{logits}_\mathtt{target} $$
@@ -242,8 +245,8 @@ assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps sits beside the varian
 #
 # ($\mathbf 1[\dots]$ is 1 where the statement in brackets holds, and 0 elsewhere.)
 #
-# Nothing of exponentials and logarithms is left. The gradient says: *lower what you believed, raise what came, and by as
-# much as you were wrong.*
+# The exponentials and logarithms have cancelled. The gradient says: *lower what you believed, raise what came, and by
+# as much as you were wrong.*
 
 # %%
 show_source(ops.log_softmax, ops.cross_entropy_forward, ops.cross_entropy_backward, docstring=False)
@@ -255,7 +258,7 @@ loss, cache = ops.cross_entropy_forward(logits, targets)
 dlogits = ops.cross_entropy_backward(1.0, cache)  # (1, V)
 p = np.exp(ops.log_softmax(logits))
 np.testing.assert_allclose(dlogits, p - np.eye(V)[targets], rtol=1e-12)
-assert abs(dlogits.sum()) < 1e-15  # what is taken from some is given to others
+assert abs(dlogits.sum()) < 1e-15  # what some lose, others gain
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
 axes[0].bar(range(V), p[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
@@ -271,28 +274,31 @@ plt.show()
 # %% [markdown]
 # ## 5 · How to trust it
 #
-# You have a formula and a program. Both may be wrong, and a wrong gradient rarely crashes. So *measure* the derivative and
-# compare. The obvious way is a small step $h$:
+# You have a formula and a program. Both may be wrong, and a wrong gradient rarely crashes. So *measure* the derivative
+# and compare. The obvious way is to take a small step $h$:
 #
 # $$ f'(x) \approx \frac{f(x+h)-f(x)}{h} \qquad\text{or, better,}\qquad f'(x) \approx \frac{f(x+h)-f(x-h)}{2h} $$
 #
-# By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$. So let $h$ go
-# to zero? No: a float64 holds 16 digits. $f(x+h)$ and $f(x-h)$ agree in most of theirs, and the subtraction throws those
-# away; what is left has an error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large error. The best
-# that the central difference can do is the bottom of a valley, at $h\approx 10^{-5}$, with some ten digits right.
+# By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$. So let $h$
+# go to zero? No: a float64 holds 16 digits. $f(x+h)$ and $f(x-h)$ agree in most of them, and the subtraction throws
+# those away; the difference has an error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large
+# error. The central difference is at its best at the bottom of a valley, at $h\approx 10^{-5}$, with some ten correct
+# digits.
 #
-# There is a way round the subtraction. If $f$ is built from functions that also understand complex numbers, step *sideways*:
+# There is a way around the subtraction. If $f$ is built from functions that also accept complex numbers, step
+# *sideways*:
 #
 # $$ f(x + ih) = f(x) + ih\,f'(x) - \tfrac12h^2 f''(x) - \dots \qquad\Longrightarrow\qquad f'(x) \approx \frac{\operatorname{Im} f(x+ih)}{h} $$
 #
-# Nothing is subtracted: the derivative sits alone in the imaginary part. Take $h = 10^{-20}$; then $h^2 = 10^{-40}$ vanishes
-# and the result is right to the last digit (Squire & Trapp 1998). This is why the operations of this package accept complex
-# arrays, and why `LayerNorm` squares with `centred * centred` and not with `abs`, which has no complex derivative.
+# Nothing is subtracted: the derivative is alone in the imaginary part. Take $h = 10^{-20}$; then $h^2 = 10^{-40}$
+# vanishes and the result is right to the last digit (Squire & Trapp 1998). This is why the operations of this package
+# accept complex arrays, and why `LayerNorm` squares with `centred * centred` and not with `abs`, which has no complex
+# derivative.
 
 
 # %%
 def f(value):
-    """One number out of LayerNorm, as a function of one number going in."""
+    """Return one number computed from LayerNorm, as a function of one input entry."""
     moved = x.astype(type(value))  # x (D,)
     moved[3] = value
     return (dout * ops.layernorm_forward(moved, scale, bias)[0]).sum()
@@ -334,9 +340,9 @@ assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1
 #
 # $$ \|g-m\| \;\le\; \mathtt{tolerance}\cdot\big(\|g\|+\|m\|+\mathtt{floor}\big). $$
 #
-# Norms of whole tensors, not single entries: an entry whose true gradient is zero comes out as $10^{-17}$ on one side and
-# $-3\cdot10^{-18}$ on the other, and has no relative error worth the name. And not an absolute bound: 0.01 is far too much
-# for a gradient of 0.001.
+# It compares norms of whole tensors and not single entries: an entry whose true gradient is zero comes out as
+# $10^{-17}$ on one side and $-3\cdot10^{-18}$ on the other, so its relative error means nothing. And it does not use an
+# absolute bound: 0.01 is far too much for a gradient of 0.001.
 
 # %%
 x2 = rng.standard_normal((3, 5))
@@ -352,12 +358,13 @@ for record in check_gradients(
     )
 
 # %% [markdown]
-# A check that has never failed proves nothing. **Plant a bug** and see: here is a LayerNorm that forgets the second road.
+# A check that has never failed proves nothing. **Plant a bug** and see: here is a LayerNorm that forgets the second
+# path.
 
 
 # %%
 def forgetful_backward(dout, cache):
-    """layernorm_backward without the road through the mean."""
+    """Compute layernorm_backward without the path through the mean."""
     n, std, scale = cache
     dn = dout * scale
     dx = (dn - n * (dn * n).mean(-1, keepdims=True)) / std
@@ -381,14 +388,15 @@ else:
 # %% [markdown]
 # ## 6 · All of it together, on real text
 #
-# Three operations are enough for a language model. It reads the last $C=8$ characters, each as an embedding of $E$ numbers laid
-# side by side, and guesses the next:
+# Three operations are enough for a language model. It reads the last $C=8$ characters, each as an embedding of $E$
+# numbers, concatenated, and predicts the next:
 #
 #     ids (B, C) → embedding (B, C·E) → linear (B, D) → LayerNorm (B, D) → linear (B, V) → cross-entropy
 #
-# (No nonlinearity but LayerNorm itself. An embedding is a linear layer that is read by row number; its backward *adds* into
-# the rows that were read, by the second rule of thumb.) The text is the language reference that comes with Python. Read
-# `step` from top to bottom, and then the second half from bottom to top: every backward line answers one forward line.
+# (LayerNorm is the only nonlinearity. An embedding is a linear layer that is read by row number; its backward *adds*
+# into the rows that were read, by the second rule of thumb.) The text is the language reference that comes with Python.
+# Read `step` from top to bottom, and then the second half from bottom to top: every backward line matches one forward
+# line.
 
 # %%
 text = load_text(DataConfig(corpus="pydoc"))
@@ -397,7 +405,7 @@ tokens = text.train.astype(np.int64)
 
 
 def new_parameters(rng):
-    """Names, shapes and starting values."""
+    """Return the initial parameters by name."""
     return {
         "embedding": rng.standard_normal((V, E)) * 0.1,
         "W1": rng.standard_normal((C * E, D)) / np.sqrt(C * E),
@@ -410,7 +418,7 @@ def new_parameters(rng):
 
 
 def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
-    """Loss and all gradients. ids (B, C), targets (B,)."""
+    """Return the loss and all gradients. ids (B, C), targets (B,)."""
     e, e_cache = ops.embedding_forward(ids, p["embedding"])  # (B, C, E)
     x = e.reshape(len(ids), -1)  # (B, C·E)
     h, h_cache = ops.linear_forward(x, p["W1"], p["b1"])  # (B, D)
@@ -428,7 +436,7 @@ def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
 
 
 def batch(tokens, at):
-    """C characters from each position, and the one behind them."""
+    """Return C characters from each position, and the one after them."""
     return tokens[at[:, None] + np.arange(C)], tokens[at + C]
 
 
@@ -450,7 +458,7 @@ print("the whole model's gradients agree with the complex step")
 
 # %%
 def train(layernorm_backward, steps=1200, lr=0.3):
-    """Plain gradient descent. Returns the training loss of every step and the validation loss at the end, in bits."""
+    """Run plain gradient descent. Return the training loss of every step and the final validation loss, in bits."""
     rng = np.random.default_rng(1)
     p = new_parameters(rng)
     losses = []
@@ -486,8 +494,8 @@ print(
 assert valid < 3.6
 
 # %% [markdown]
-# It learns, with no automatic differentiation anywhere. And the planted bug? Its curve lies on the right one. Nobody would
-# find it by looking at losses; the checker found it in milliseconds.
+# It learns, with no automatic differentiation anywhere. And the planted bug? Its curve coincides with the correct one.
+# Nobody would find the bug by looking at losses; the checker found it in milliseconds.
 #
 # ## Questions
 #
@@ -495,9 +503,9 @@ assert valid < 3.6
 #
 # <details><summary>Answer</summary>
 #
-# Nothing in the direction of a step with only this layer; but it would not be the derivative of the loss any more.
-# `cross_entropy` has put the $1/R$ of its mean into `dlogits` already; a second one would make this layer's gradient R
-# times too small, and so dependent on the batch size. And the checker would refuse it.
+# With only this layer, the direction of a step would still be right, but it would no longer be the derivative of the
+# loss. `cross_entropy` has already put the $1/R$ of its mean into `dlogits`; a second one would make this layer's
+# gradient R times too small, and so dependent on the batch size. The checker would reject it.
 #
 # </details>
 #
@@ -505,8 +513,8 @@ assert valid < 3.6
 #
 # <details><summary>Answer</summary>
 #
-# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. The same happens wherever a value or
-# a parameter is used twice. It is also why no `backward` may write into its `dout`: the other road still needs it.
+# `dx = dout + f_backward(dout)`: `x` was used twice, so its two gradients are summed. The same happens wherever a value
+# or a parameter is used twice. It is also why no `backward` may write into its `dout`: the other path still needs it.
 #
 # </details>
 #
@@ -514,9 +522,9 @@ assert valid < 3.6
 #
 # <details><summary>Answer</summary>
 #
-# Where the program leaves the functions that have a complex derivative: `abs`, `max` and comparisons (unless they look at
-# `.real`, as `log_softmax` does here), a conversion to float, compiled code that knows float64 only. For those the checker has
-# `mode="central"`, with its ten digits.
+# Where the program leaves the functions that have a complex derivative: `abs`, `max` and comparisons (unless they look
+# at `.real`, as `log_softmax` does here), a conversion to float, compiled code that accepts only float64. For those the
+# checker has `mode="central"`, with its ten digits.
 #
 # </details>
 #
@@ -525,8 +533,8 @@ assert valid < 3.6
 #
 # <details><summary>Answer</summary>
 #
-# It compares two rounding errors with each other, finds them 100 % apart, and rejects a correct program. Hence the norm of the
-# whole tensor and the small `floor`.
+# It compares two rounding errors, finds them 100 % apart, and rejects a correct program. Hence the norm of the whole
+# tensor and the small `floor`.
 #
 # </details>
 #

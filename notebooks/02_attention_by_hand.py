@@ -12,13 +12,13 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/02_attention_by_hand.ipynb)
 # &nbsp; ← [01 backprop by hand](01_backprop_by_hand.ipynb) · [all chapters](README.md) · [03 all-attention](03_all_attention.ipynb) →
 #
-# **After this chapter you can** write attention and its backward pass with your own hands, in two ways that agree; explain
-# what a memory and relative positions add to it, and why they need each other; and build a test of it that really fails when
-# it should. At the end you look into the heads of a trained model.
+# **After this chapter you can** write attention and its backward pass by hand, in two ways that agree; explain what a
+# memory and relative positions add to it, and why they need each other; and build a test of it that really fails when
+# it should. At the end you look inside the heads of a trained model.
 #
-# **You need** [chapter 01](01_backprop_by_hand.ipynb): the contract of `forward` and `backward`, and `assert_gradients`. An
-# hour to read, half a minute to run (a small model is trained on the way; where an earlier chapter has done that, some
-# seconds).
+# **You need** [chapter 01](01_backprop_by_hand.ipynb): the contract of `forward` and `backward`, and
+# `assert_gradients`. It takes an hour to read and half a minute to run (a small model is trained on the way; if an
+# earlier chapter has done that, a few seconds).
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -33,7 +33,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -55,27 +55,27 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## 1 · One head: scores, weights, a weighted sum
 #
-# The model of chapter 01 read eight characters, and each of the eight places had weights of its own. Whatever it learned
-# about a quotation mark in place 3 it had to learn again for place 4. **Attention** lets the text itself decide what is worth
-# reading. Every position asks a question, its **query**; every position has a label by which it can be found, its **key**,
-# and something to say, its **value**. All three are linear maps of the position's features. For T queries, S keys and a head
-# of width Dh:
+# The model of chapter 01 read eight characters, and each of the eight positions had weights of its own. Whatever it
+# learned about a quotation mark at position 3 it had to learn again for position 4. **Attention** lets the text itself
+# decide what is worth reading. Every position asks a question, its **query**; every position has a label by which it
+# can be found, its **key**, and something to say, its **value**. All three are linear maps of the position's features.
+# For T queries, S keys and a head of width Dh:
 #
 # $$ s_{ij} = \frac{q_i\cdot k_j}{\sqrt{\mathtt{Dh}}} \qquad a_{ij} = \frac{e^{s_{ij}}}{\sum_{j'} e^{s_{ij'}}} \qquad
 # o_i = \sum_j a_{ij}\,v_j $$
 #
 # with q (T, Dh), k and v (S, Dh), s and a (T, S), o (T, Dh).
 #
-# Scores, a softmax over the keys, an average of the values. (Vaswani et al. 2017.) Two remarks.
+# These are scores, a softmax over the keys, and an average of the values. (Vaswani et al. 2017.) Two remarks.
 #
-# *Why the root.* If the entries of $q_i$ and $k_j$ are independent with mean 0 and variance 1, every product has variance 1,
-# and the sum of Dh of them has variance Dh. Scores of size $\sqrt{\mathtt{Dh}}$ would make the softmax almost a maximum, and,
-# as section 2 will show, a softmax that has made up its mind passes hardly any gradient. Dividing brings the variance back to
-# 1 for any Dh.
+# *Why the root.* If the entries of $q_i$ and $k_j$ are independent with mean 0 and variance 1, every product has
+# variance 1, and the sum of Dh of them has variance Dh. Scores of size $\sqrt{\mathtt{Dh}}$ would make the softmax
+# almost a maximum, and, as section 2 will show, a saturated softmax passes hardly any gradient. Dividing brings the
+# variance back to 1 for any Dh.
 #
-# *Why the maximum is taken off.* Adding one number to all scores of a row multiplies numerator and denominator by the same
-# factor: nothing changes. So the code subtracts the row's largest score first, and $e^s$ cannot overflow. Keep this
-# invariance in mind; it will come back twice.
+# *Why the maximum is subtracted.* Adding one number to all scores of a row multiplies numerator and denominator by the
+# same factor: nothing changes. So the code subtracts the row's largest score first, and $e^s$ cannot overflow. Keep
+# this invariance in mind; it will come back twice.
 
 # %%
 for Dh in (16, 64, 256):
@@ -90,8 +90,8 @@ for Dh in (16, 64, 256):
 # %% [markdown]
 # ## 2 · Its backward pass, twice
 #
-# **First way: step by step.** Write the softmax as what it is, an exponential, a sum and a division, and turn every line
-# around by the two rules of chapter 01 (*what was summed is copied; what was used more than once is summed over*):
+# **First way: step by step.** Write the softmax as an exponential, a sum and a division, and reverse every line by the
+# two rules of chapter 01 (*what was summed is copied; what was used more than once is summed over*):
 #
 # | forward | backward, from the bottom up |
 # | --- | --- |
@@ -101,14 +101,14 @@ for Dh in (16, 64, 256):
 # | $a_{ij} = e_{ij}/z_i$ | $\mathtt{de}_{ij} = \mathtt{da}_{ij}/z_i \qquad \mathtt{dz}_i = -\sum_j \mathtt{da}_{ij}\,e_{ij}/z_i^2$ |
 # | $o = a\,v$ | $\mathtt{da} = \mathtt{do}\;v^\top \qquad \mathtt{dv} = a^\top\,\mathtt{do}$ |
 #
-# The first and the last line are products of matrices, as in *linear*. This is what an automatic differentiator would record,
-# operation by operation, and it takes no cleverness. Below it is written out for one head that sees only its past. `bug` plants
-# errors for section 7; leave it alone for now.
+# The first and the last line are products of matrices, as in *linear*. This is what an automatic differentiator would
+# record, operation by operation, and it takes no cleverness. Below it is written out for one head that sees only its
+# past. `bug` plants errors for section 7; ignore it for now.
 
 
 # %%
 def head_forward(q, k, v):
-    """One causal head, step by step. q (T, Dh), k and v (S, Dh) → o (T, Dh)."""
+    """Compute one causal head, step by step. q (T, Dh), k and v (S, Dh) → o (T, Dh)."""
     visible = visible_keys(len(q), len(k), None)  # (T, S), see section 3
     s = q @ k.T / np.sqrt(q.shape[1])  # (T, S)
     e = np.exp(s - s.real.max(1, keepdims=True)) * visible  # (T, S)
@@ -118,7 +118,7 @@ def head_forward(q, k, v):
 
 
 def head_backward(do, cache, bug=None):
-    """The lines of `head_forward` from the last to the first."""
+    """Reverse the lines of `head_forward` from the last to the first."""
     q, k, v, e, z, a = cache
     root = 1 / np.sqrt(q.shape[1])
     # o = a v
@@ -145,25 +145,25 @@ assert_gradients(head_forward, head_backward, q, k, v, argument_names=["q", "k",
 print("one head, step by step: all gradients agree with the complex step")
 
 # %% [markdown]
-# **Second way: one formula for the whole softmax.** Ask how one score $s_{im}$ moves one weight $a_{ij}$ of its row. As
-# numerator it moves $a_{im}$ alone, by the factor $a_{im}$; in the denominator it makes all of them smaller:
+# **Second way: one formula for the whole softmax.** Ask how one score $s_{im}$ changes one weight $a_{ij}$ of its row.
+# In the numerator it changes $a_{im}$ alone, by the factor $a_{im}$; in the denominator it makes all of them smaller:
 #
 # $$ \frac{\partial a_{ij}}{\partial s_{im}} = a_{ij}\,\big(\mathbf 1[j=m] - a_{im}\big) $$
 #
-# With the contract (1) of chapter 01, a sum over everything that $s_{im}$ reaches:
+# By equation (1) of chapter 01, sum over everything that $s_{im}$ reaches:
 #
 # $$ \mathtt{ds}_{im} = \sum_j \mathtt{da}_{ij}\,a_{ij}\big(\mathbf 1[j=m]-a_{im}\big)
 # \;=\; a_{im}\Big(\mathtt{da}_{im} - \sum_j a_{ij}\,\mathtt{da}_{ij}\Big) \tag{2} $$
 #
-# Read it aloud. $\mathtt{da}_{im}$ says how much the loss would gain or lose from more weight on key $m$. The sum is the
-# average of this over all keys, weighted as the query weights them now. *Only what is better or worse than the average
-# counts*, and it counts in proportion to the weight that the key has already. What one key is given the others lose, so every
-# row of `ds` adds up to zero. And a softmax that has made up its mind, with all weights 0 but for one, has `ds` = 0
-# everywhere: it cannot learn to change it.
+# Read it aloud. $\mathtt{da}_{im}$ says how much the loss would gain or lose from more weight on key $m$. The sum is
+# the average of this over all keys, weighted as the query weights them now. *Only what is better or worse than the
+# average counts*, and it counts in proportion to the weight that the key already has. What one key gains the others
+# lose, so every row of `ds` adds up to zero. And a saturated softmax, with all weights 0 but one, has `ds` = 0
+# everywhere: it can no longer learn.
 
 # %%
 o, cache = head_forward(q, k, v)
-do = rng.standard_normal(o.shape)  # (T, Dh), from whatever comes behind
+do = rng.standard_normal(o.shape)  # (T, Dh), from whatever comes after
 dq, dk, dv = head_backward(do, cache)
 a = cache[-1]  # (T, S)
 da = do @ v.T  # (T, S)
@@ -174,7 +174,7 @@ np.testing.assert_allclose(ds @ k / np.sqrt(Dh), dq, rtol=1e-12)
 np.testing.assert_allclose(ds.T @ q / np.sqrt(Dh), dk, rtol=1e-12)
 assert np.abs(ds.sum(1)).max() < 1e-15  # every row of ds adds up to zero
 
-# and both are what the package computes: it wants (B, T, H, Dh), here one text and one head
+# and both are what the package computes: it takes (B, T, H, Dh), here one text and one head
 out, package_cache = ops.attention_forward(q[None, :, None], k[None, :, None], v[None, :, None])
 package = ops.attention_backward(do[None, :, None], package_cache)[:3]
 np.testing.assert_allclose(out[0, :, 0], o, rtol=1e-12)
@@ -185,12 +185,12 @@ for theirs, ours in zip(package, (dq, dk, dv)):
 np.testing.assert_allclose((da * a).sum(1), (do * o).sum(1), rtol=1e-12)
 
 # %% [markdown]
-# The last line of that cell is a present for later: the average is known before going through the row, from two vectors of
-# Dh numbers. The compiled kernels never hold a whole row of weights, and still know it
+# The last line of that cell will be useful later: the average, which the kernels call *delta*, follows from two vectors
+# of Dh numbers, before the row is read. The compiled kernels never store a whole row of weights, and still have it
 # ([chapter 09](09_hot_loops_in_numba.ipynb)).
 #
-# The matrix $\partial a/\partial s$ of one query, as LayerNorm's was drawn in chapter 01. Beside it, what happens to the same
-# `da` with two softmaxes: one that is undecided and one that is nearly certain.
+# The next cell draws the matrix $\partial a/\partial s$ of one query, as chapter 01 did for LayerNorm. Beside it is
+# `ds` for the same `da` with two softmaxes: one that is undecided and one that is nearly certain.
 
 # %%
 scores = np.array([0.3, -0.8, 1.2, 0.1, -0.4, 0.6])
@@ -225,9 +225,9 @@ plt.show()
 #
 # $$ \mathtt{dist}(i,j) = i + M - j $$
 #
-# positions before query $i$. **Causal** means $\mathtt{dist}\ge 0$. The **same-length** mask also asks for
-# $\mathtt{dist}\le M$: once the memory is full, every query sees exactly the M + 1 latest positions, itself among them,
-# wherever in its segment it stands. A score that is not visible becomes $-\infty$, its weight $e^{-\infty}=0$, and by (2)
+# positions before query $i$. **Causal** means $\mathtt{dist}\ge 0$. The **same-length** mask also requires
+# $\mathtt{dist}\le M$: once the memory is full, every query sees exactly the M + 1 latest positions, itself included,
+# wherever in its segment it is. A score that is not visible becomes $-\infty$, its weight $e^{-\infty}=0$, and by (2)
 # its `ds` is 0 as well: no gradient leaks through a mask.
 
 # %%
@@ -236,7 +236,7 @@ show_source(visible_keys, docstring=False)
 
 # %%
 def draw_mask(ax, T, M, mask):
-    """Which keys each query sees."""
+    """Draw which keys each query sees."""
     visible = visible_keys(T, M + T, M if mask == "same-length" else None)  # (T, S)
     ax.imshow(
         visible,
@@ -287,32 +287,32 @@ sliders(draw, T=(1, 12), M=(0, 16), mask=["same-length", "causal"])
 # %% [markdown]
 # ## 4 · Memory
 #
-# A text of half a million characters does not fit into one step, so it is cut into **segments** of T. Cut like that, the
-# first query of a segment sees one character, itself, and the model has to guess from that. On average a query sees half of a
-# segment, and never beyond its beginning.
+# A text of half a million characters does not fit into one step, so it is cut into **segments** of T. Then the first
+# query of a segment sees only one character, itself, and the model has to predict from that. On average a query sees
+# half a segment, and never beyond its beginning.
 #
-# Dai et al. (2019, *Transformer-XL*) keep the layer's inputs of the segment before, `m`, as a **memory**. Queries come from
-# the segment alone; keys and values from memory and segment, $S = M + T$ of them:
+# Dai et al. (2019, *Transformer-XL*) keep the layer's inputs of the previous segment, `m`, as a **memory**. Queries
+# come from the segment alone; keys and values come from memory and segment, $S = M + T$ of them:
 #
 # $$ q = \hat x\,W_q \qquad k = [\hat m;\hat x]\,W_k \qquad v = [\hat m;\hat x]\,W_v \qquad\qquad \hat x = \mathrm{LayerNorm}(x) $$
 #
-# What is kept is the layer's *input*, and keys and values are made of it with today's weights.
+# What is kept is the layer's *input*; keys and values are computed from it with the current weights.
 #
-# And the backward pass? The memory was computed one step ago, from characters whose caches are gone. A gradient into `m`
-# would have to go on into that step, and from there into the one before: to be exact one would keep everything since the
-# beginning of the text. So it is cut: `m` is treated as a given number. The weights do get their gradient from it, for *they*
-# were used in this step, with `m` on the other side of the product. It is the first of a few places where this project leaves
-# out a gradient on purpose.
+# And the backward pass? The memory was computed one step ago, and the caches of that step are gone. A gradient into `m`
+# would have to continue into that step, and from there into the one before: to be exact, one would have to keep
+# everything since the beginning of the text. So it is cut: `m` is treated as a constant. The weights do get their
+# gradient from it, because *they* were used in this step, with `m` as the other factor of the product. It is the first
+# of a few places where this project leaves out a gradient on purpose.
 
 # %%
 show_source(ops.context_forward, ops.context_backward, docstring=False)
 
 # %% [markdown]
-# With the same-length mask, memory makes the cut *invisible*. Whether a text is read in one piece or in crumbs, each query
-# finds the same M + 1 latest positions, itself among them, in every layer, and computes the same. That can be checked to
-# the last digits, and for this we take a trained model. (If none is there yet, the next cell trains one on the language
-# reference of Python: 4 layers of 8 heads, D = 128, T = M = 64. It is the baseline for many chapters to come. The first
-# call ever also compiles the kernels, for half a minute.)
+# With the same-length mask, memory makes the cut *invisible*. Whether a text is read in one piece or in small ones,
+# each query finds the same M + 1 latest positions, itself included, in every layer, and computes the same. That can be
+# checked to the last digits, on a trained model. (If there is none yet, the next cell trains one on the language
+# reference of Python: 4 layers of 8 heads, D = 128, T = M = 64. It is the baseline of many later chapters. The very
+# first call also compiles the kernels, for half a minute.)
 
 # %%
 run = baseline_run()
@@ -327,7 +327,7 @@ passage = text.test[None, :192].astype(np.int64)  # (1, 192)
 
 
 def read_in_pieces(size, keep_memory=True):
-    """Hidden states of the passage, (1, 192, D), read `size` characters at a time."""
+    """Return the hidden states of the passage, (1, 192, D), read `size` characters at a time."""
     memory, states = None, []
     for start in range(0, passage.shape[1], size):
         h, new_memory, _ = exact.forward(passage[:, start : start + size], memory)
@@ -346,20 +346,20 @@ for size in (32, 19, 5):
     assert apart < 1e-10 < 1e-2 < without
 
 # %% [markdown]
-# What is it worth? Let the trained model read held-out text with its memory, and once more with the memory taken away at the
+# What is it worth? Let the trained model read held-out text with its memory, and again with the memory removed at the
 # beginning of every segment, and compare the loss position by position.
 
 
 # %%
 def bits_by_position(keep_memory, splits=("valid", "test"), B=16):
-    """Bits per character at each position of the segments, (T,), and how many segments that is the mean of."""
+    """Return bits per character at each position of the segments, (T,), and the number of segments averaged."""
     total, count = np.zeros(T), 0
     for split in splits:
         segments, memory = Segments(getattr(text, split), B, T), None
         for step in range(segments.per_epoch):
             ids, targets, _ = segments.batch(step)  # (B, T) each
             h, new_memory, _ = trained.forward(ids, memory)
-            if step:  # there is no memory yet at the very first
+            if step:  # the first segment has no memory yet
                 p = np.take_along_axis(trained.log_probabilities(h), targets[..., None], -1)[
                     ..., 0
                 ]  # (B, T)
@@ -372,7 +372,7 @@ def bits_by_position(keep_memory, splits=("valid", "test"), B=16):
 with_memory, count = bits_by_position(True)
 without_memory, _ = bits_by_position(False)
 
-# for comparison: a table of which character follows which, counted on the training text
+# for comparison: a table of which character follows which, counted in the training text
 V = text.tokenizer.V
 pairs = np.full((V, V), 0.1)  # a little of everything, so that nothing is impossible
 np.add.at(pairs, (text.train[:-1], text.train[1:]), 1)
@@ -408,57 +408,57 @@ print(
 assert early > 0.5 and late < early / 2
 
 # %% [markdown]
-# With memory the curve has no slope: its ups and downs come from the characters that happen to stand there, and both curves
-# share them. Without it the first characters of each segment are expensive, and the model needs dozens of positions to find
-# its feet.
+# With memory the curve has no slope: its ups and downs come from the characters that happen to be there, and both
+# curves share them. Without memory the first characters of each segment are expensive, and the model needs dozens of
+# positions to recover.
 #
-# Be fair, though. This model was *trained* with memory and hardly ever met a beginning; at t = 0, alone with a single
-# character, it is nowhere near what a mere table of pairs would do. A model trained without memory would have learned to
-# begin, and lose less. What no training gives it is the context that is not there.
+# To be fair, this model was *trained* with memory and hardly ever met a beginning; at t = 0, with a single character,
+# it is far worse than a mere table of pairs. A model trained without memory would have learned to begin, and would lose
+# less. But no training can supply the missing context.
 #
-# Memory also reaches further than M. A layer reads, M positions back, what the layer below it made of the M before those: in L
-# layers up to L · M characters, here 4 · 64.
+# Memory also reaches further than M. M positions back, a layer reads what the layer below computed from the M before
+# those: L layers reach up to L · M characters, here 4 · 64.
 
 # %% [markdown]
 # ## 5 · Relative positions
 #
-# So far a query cannot tell the key next to it from one fifty characters away: shuffle the keys that it sees, and their
-# values with them, and $o$ is the same. The first Transformer added a vector $p_i$ for each position to the embeddings.
-# Multiply that out and the score has four terms,
+# So far a query cannot tell the adjacent key from one fifty characters away: shuffle the keys that it sees together
+# with their values, and $o$ is the same. The first Transformer added a vector $p_i$ for each position to the
+# embeddings. Expanded, the score has four terms,
 #
 # $$ (x_i + p_i)W_q\cdot(x_j+p_j)W_k = \underbrace{x_iW_q\cdot x_jW_k}_{\text{what meets what}} + \underbrace{x_iW_q\cdot p_jW_k}_{\text{what looks where}} +
 # \underbrace{p_iW_q\cdot x_jW_k}_{\text{where looks for what}} + \underbrace{p_iW_q\cdot p_jW_k}_{\text{where looks where}} $$
 #
-# and with a memory they go wrong. Position 3 of the segment and position 3 of the memory would carry the same $p_3$, and the
-# model could not know which of the two came first. What does mean the same everywhere is the **distance**. So Dai et al.
-# (2019, §3.3) rewrite the four terms:
+# and with a memory they go wrong. Position 3 of the segment and position 3 of the memory would carry the same $p_3$,
+# and the model could not know which of the two came first. What means the same everywhere is the **distance**. So Dai
+# et al. (2019,  3.3) rewrite the four terms:
 #
 # - where $p_j$ stood in a key, put $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$: a key that belongs to the distance. `R` has a
 #   row for each distance; all layers share it, and here it is learned. $W_r$ is the layer's own.
-# - where $p_i$ stood in a query, put a plain learned vector for each head, since, seen from itself, every query stands in the
-#   same place: **u** where it met a content, **w** where it met a position.
+# - where $p_i$ stood in a query, put a plain learned vector for each head, since every query has distance 0 from
+#   itself: **u** in the content term, **w** in the position term.
 #
 # $$ s_{ij} = \frac{q_i\cdot k_j + q_i\cdot r_\mathtt{dist} + u\cdot k_j + w\cdot r_\mathtt{dist}}{\sqrt{\mathtt{Dh}}}
 # = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{3} $$
 #
-# So $u\cdot k_j$ says which contents this head likes whoever asks, and $w\cdot r_\mathtt{dist}$ which distances. Section 8
-# shows all four at work in a trained head.
+# So $u\cdot k_j$ says which contents this head prefers for any query, and $w\cdot r_\mathtt{dist}$ which distances.
+# Section 8 shows all four terms in a trained head.
 #
 # ### The shift
 #
-# The second product of (3) has a snag: $r$ is indexed by distance, the score by key, and the table between them is different
-# for each query. Computed as a matrix product, $(q_i + w)\cdot r$ comes out as a matrix with one column for each *distance*.
-# To be added to $q_i\cdot k_j$ it is needed by *key*. Each row has to be shifted one place
-# further to the right than the row above it.
+# The second product of (3) has a catch: $r$ is indexed by distance, the score by key, and the mapping between them
+# differs for each query. Computed as a matrix product, $(q_i + w)\cdot r$ has one column for each *distance*. To be
+# added to $q_i\cdot k_j$, it must have one for each *key*. Each row has to be shifted one place further to the right
+# than the row above it.
 #
-# No number needs to be moved for that. Let column $c$ hold distance $S-1-c$, and give the matrix one column too many, so that
-# its rows are $S+1$ long. Entry $(i, c)$ then lies at place $i(S+1)+c$ in memory. The key is
-# $j = i + M - \mathtt{dist} = c + i - (T-1)$, so the same place is
+# No number needs to be moved for that. Let column $c$ hold distance $S-1-c$, and give the matrix one extra column, so
+# that its rows are $S+1$ long. Entry $(i, c)$ then lies at offset $i(S+1)+c$ in memory. The key is $j = i + M -
+# \mathtt{dist} = c + i - (T-1)$, so the same offset is
 #
 # $$ i(S+1) + c \;=\; i\,S + (i + c) \;=\; i\,S + j + (T-1) : $$
 #
-# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ places later. A different view of the
-# same numbers; nothing is copied.
+# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ entries later. It is another
+# view of the same numbers; nothing is copied.
 
 # %%
 show_source(by_key, docstring=False)
@@ -467,7 +467,7 @@ show_source(by_key, docstring=False)
 T5, M5 = 4, 3
 S5 = M5 + T5
 P = np.full((1, 1, T5, S5 + 1), np.nan)
-P[..., :S5] = np.arange(S5)[::-1]  # entry = its distance; the column too many stays empty
+P[..., :S5] = np.arange(S5)[::-1]  # entry = its distance; the extra column stays empty
 shifted = by_key(P)[0, 0]  # (T, S)
 assert np.shares_memory(shifted, P)
 visible = visible_keys(T5, S5, None)  # (T, S)
@@ -504,22 +504,22 @@ axes[1].set_xticklabels([*(f"m{j}" for j in range(M5)), *(f"x{j}" for j in range
 plt.show()
 
 # %% [markdown]
-# The numbers are distances. On the right they count down to 0 towards the query's own position, one place further along in
-# each row, as they should. The hatched corner holds what has slipped in from neighbouring rows: exactly those keys that lie
-# in the future and are masked anyway. Backward uses the same view the other way round: `ds`, which is by key, is *written*
-# through it into a matrix of zeros, and there it lies by distance.
+# The numbers are distances. On the right they count down to 0 towards the query's own position, one place further along
+# in each row, as they should. The hatched corner holds entries from neighbouring rows: exactly the keys that lie in the
+# future and are masked anyway. Backward uses the same view in reverse: `ds`, which is indexed by key, is *written*
+# through it into a matrix of zeros, which is then indexed by distance.
 #
 # ## 6 · The whole operation
 #
-# **Several heads.** One head asks one question. H of them, each with its own Dh columns of $W_q, W_k, W_v, W_r$ and its own u
-# and w, ask different ones. Their outputs, side by side, are H · Dh numbers, and $W_o$ makes D of them again. A matrix
-# product over things that lie side by side is a sum of products:
+# **Several heads.** One head asks one question. H of them, each with its own Dh columns of $W_q, W_k, W_v, W_r$ and its
+# own u and w, ask different ones. Their outputs, concatenated, are H · Dh numbers, and $W_o$ maps them back to D. A
+# matrix product over a concatenation is a sum of products:
 #
 # $$ y = [o^0;\dots;o^{H-1}]\,W_o + b_o = \sum_h o^h\,W_o^{(h)} + b_o \tag{4} $$
 #
 # with $W_o^{(h)}$ for the rows $h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh}-1$ of $W_o$.
 #
-# **A head is a summand.** All of this project rests on that: a summand can be weighed
+# **A head is a summand.** The whole project rests on this: a summand can be weighted
 # ([chapter 04](04_hard_concrete_gate.ipynb)), and left out ([chapter 07](07_removing_heads.ipynb)).
 
 # %%
@@ -531,22 +531,22 @@ np.testing.assert_allclose(
 )
 
 # %% [markdown]
-# Here is the package's forward: section 1 and equation (3), for all heads and texts of a batch at once. Three things in it
-# are for later: persistent vectors `pk`, `pv` ([chapter 03](03_all_attention.ipynb)), `gate`
-# ([chapter 04](04_hard_concrete_gate.ipynb)) with its `scale` ([chapter 06](06_training_with_gates.ipynb)), and dropout,
-# which sets a random share of the weights to zero in training.
+# Here is the package's forward pass: section 1 and equation (3), for all heads and texts of a batch at once. It
+# contains three things for later: persistent vectors `pk`, `pv` ([chapter 03](03_all_attention.ipynb)), `gate`
+# ([chapter 04](04_hard_concrete_gate.ipynb)) with its `scale` ([chapter 06](06_training_with_gates.ipynb)), and
+# dropout, which sets a random fraction of the weights to zero in training.
 
 # %%
 show_source(ops.attention_forward, docstring=False)
 
 # %% [markdown]
-# The matrices are shifted, transposed and added in place. To see that this is (3) and nothing else, compute (3) again, as
-# slowly and plainly as it can be written.
+# The matrices are shifted, transposed and added in place. To see that this is (3) and nothing else, compute (3) again
+# in the slowest and plainest way.
 
 
 # %%
 def slow_attention(q, k, v, r, u, w, span):
-    """Equation (3), one score at a time."""
+    """Compute equation (3), one score at a time."""
     B, T, H, Dh = q.shape
     S = k.shape[1]
     M = S - T
@@ -586,9 +586,9 @@ for span in (None, S6 - T6, 2):
 print("equation (3), score by score, gives the same for causal, same-length and a shorter span")
 
 # %% [markdown]
-# **Backward.** Everything up to `ds` is section 2. From there, turn (3) around. $q_i$ is in it twice, with $k_j$ and with
-# $r$, so `dq` has two parts. $u$ is added to every query of every text: it was *used more than once*, so its gradient is the
-# sum over batch and positions of what its place receives; the same holds for $w$, and for $r$, which serves all texts:
+# **Backward.** Everything up to `ds` is section 2. From there, reverse (3). $q_i$ occurs in it twice, with $k_j$ and
+# with $r$, so `dq` has two parts. $u$ is added to every query of every text: it was *used more than once*, so its
+# gradient is summed over batch and positions; the same holds for $w$, and for $r$, which all texts share:
 #
 # $$ \mathtt{dq}_i = \tfrac{1}{\sqrt{\mathtt{Dh}}}\Big(\underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,k_j}_{\text{content}} +
 # \underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,r_\mathtt{dist}}_{\text{position}}\Big) \qquad
@@ -600,7 +600,7 @@ print("equation (3), score by score, gives the same for causal, same-length and 
 # $$ \mathtt{dk}_j = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_i \mathtt{ds}_{ij}\,(q_i+u) \qquad
 # \mathtt{dr}_d = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_b\;\sum_{i,j\,:\,\mathtt{dist}(i,j)=d}\mathtt{ds}_{ij}\,(q_i+w) $$
 #
-# In the code `dP` is `ds` sorted by distance, so that the last sum is a matrix product as well.
+# In the code, `dP` is `ds` indexed by distance, so that the last sum is a matrix product, too.
 
 # %%
 show_source(ops.attention_backward, docstring=False)
@@ -660,30 +660,30 @@ for bug in bugs:
 assert passes(None, 1, 1) and passes(None, 3, 3)
 
 # %% [markdown]
-# All of them pass at T = 1; four of the five concern the softmax and its scores, the fifth a transpose that one row does not
-# need. At T = 3 all are found. A second rule hides in the list: with T = S the matrix that was not transposed has the right
-# *shape*. Choose all sizes different, as in section 6, and NumPy itself refuses it. (Persistent vectors join the softmax in
-# the next chapter, and then T = 1 is not blind any more; a test without them is.)
+# All of them pass at T = 1; four of the five concern the softmax and its scores, the fifth a transpose that makes no
+# difference for one row. At T = 3 all are found. The list also teaches a second rule: with T = S the matrix that was
+# not transposed has the right *shape*. Choose all sizes different, as in section 6, and NumPy itself rejects it. (When
+# persistent vectors join the softmax in the next chapter, T = 1 is no longer blind; a test without them still is.)
 #
-# **A gradient that is exactly zero.** Why does the package have no bias on its keys? Say $k_j = n_j W_k + b_k$. Then every
-# score of row $i$ gets the same $(q_i + u)\cdot b_k/\sqrt{\mathtt{Dh}}$, and, by the invariance of section 1, nothing changes
-# at all. In terms of `ds`:
+# **A gradient that is exactly zero.** Why do the package's keys have no bias? Say $k_j = n_j W_k + b_k$. Then every
+# score of row $i$ gets the same $(q_i + u)\cdot b_k/\sqrt{\mathtt{Dh}}$, and, by the invariance of section 1, nothing
+# changes at all. In terms of `ds`:
 #
 # $$ \mathtt{db}_k = \sum_j \mathtt{dk}_j = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_i (q_i+u)\underbrace{\textstyle\sum_j\mathtt{ds}_{ij}}_{=\,0} = 0 $$
 #
-# A parameter that does nothing. But it makes a fine trap for a gradient checker, the one of question 4 of chapter 01.
+# The parameter has no effect. But it makes a fine trap for a gradient checker, the one of question 4 of chapter 01.
 
 
 # %%
 def biased_forward(q, n, Wk, bk, v):
-    """Attention whose keys have a bias. q (T, Dh), n (S, D), Wk (D, Dh), bk (Dh,), v (S, Dh)."""
+    """Compute attention whose keys have a bias. q (T, Dh), n (S, D), Wk (D, Dh), bk (Dh,), v (S, Dh)."""
     k, k_cache = ops.linear_forward(n, Wk, bk)  # (S, Dh)
     o, o_cache = head_forward(q, k, v)  # (T, Dh)
     return o, (k_cache, o_cache)
 
 
 def biased_backward(do, cache):
-    """The two backwards of `biased_forward`, from the last to the first."""
+    """Compute the backward pass of `biased_forward`."""
     k_cache, o_cache = cache
     dq, dk, dv = head_backward(do, o_cache)
     dn, dWk, dbk = ops.linear_backward(dk, k_cache)
@@ -712,15 +712,15 @@ print("relative error, entry by entry:", entrywise.round(2))
 assert np.abs(dbk).max() < 1e-14 and np.abs(measured).max() < 1e-14 and entrywise.max() > 1e-3
 
 # %% [markdown]
-# Both rows are rounding noise around zero, and noise compared with noise is far apart. A checker that looks at relative
-# errors of single entries rejects this correct program; `assert_gradients` just accepted it, since next to its floor both
-# tensors are nothing.
+# Both rows are rounding noise around zero, and relative to each other they are far apart. A checker that looks at
+# relative errors of single entries rejects this correct program; `assert_gradients` just accepted it, since both
+# tensors are negligible next to its floor.
 #
 # ## 8 · Inside a trained model
 #
-# The textbook's operations keep all attention weights, so the trained model can be opened. Let it read some held-out text and
-# average the weight that each of its heads gives to distance 0, 1, 2, … Rows do not add up to one: the rest goes to keys that
-# are further away, and to persistent vectors, with which chapter 03 deals.
+# The textbook's operations keep all attention weights, so we can look inside the trained model. Let it read some
+# held-out text and average the weight that each of its heads gives to distance 0, 1, 2, … Rows do not add up to one:
+# the rest goes to keys further away, and to persistent vectors, the subject of chapter 03.
 
 # %%
 model = Transformer(trained.config, trained.params, ops=get_backend("numpy"))
@@ -742,7 +742,7 @@ i, dist = np.arange(T)[:, None], np.arange(M + 1)
 by_distance = context[..., i, i + M - dist].mean((1, 3))  # (L, H, M + 1)
 np.testing.assert_allclose(
     by_distance.sum(-1), context.sum(-1).mean((1, 3)), rtol=1e-4
-)  # same-length: nothing else
+)  # same-length: no other keys
 
 shown = 10
 figure, axes = plt.subplots(1, L, figsize=(9.5, 2.9), sharey=True)
@@ -772,9 +772,9 @@ print(
 assert share > 0.15  # evenly spread over M + 1 + N keys it would be under 1 %
 
 # %% [markdown]
-# The dark column is distance 1. Nobody asked for it: some heads have made it their trade to look at *the character before*.
-# (To predict the next character, the current one and the one before it are the best start; the current one is in $x$ already,
-# through the residual connection. Hence, perhaps, so little weight at distance 0.)
+# The dark column is distance 1. Nobody asked for it: some heads have specialised in *the previous character*. (To
+# predict the next character, the current one and the one before it are the best start; the current one is already in
+# $x$, through the residual connection. This may explain why distance 0 gets so little weight.)
 #
 # Now take the strongest of these heads apart into the four terms of (3), each averaged over queries, as a function of
 # distance.
@@ -799,7 +799,7 @@ terms = {
 }
 total = sum(terms.values())  # (B, T, 16)
 a = c.a[:, head][:, i, i + M - dist]  # (B, T, 16)
-# log a is the score less one number for each row, the logarithm of its sum: so the four terms are all there is
+# log a is the score minus one number for each row, the logarithm of its sum: the four terms explain everything else
 rest = (total - np.log(np.maximum(a, 1e-30)))[(a > 1e-20).all(-1)]  # (rows, 16)
 assert np.ptp(rest, axis=-1).max() < 1e-3
 
@@ -822,14 +822,14 @@ best = max(terms, key=lambda name: np.ptp(terms[name].mean((0, 1))))
 print(f"the term whose mean changes most with the distance: {best}")
 
 # %% [markdown]
-# In the run printed here the content terms have little say in the *average*: they differ from key to key, but not from
-# distance to distance, and decide the exceptions only. The hill comes from the position terms, and most of it from
-# $q\cdot r$: the queries of this head have learned to *ask for* the character before. $w\cdot r$, which prefers a distance
-# without being asked, helps a little. $u\cdot k$ is small.
+# In the run printed here the content terms matter little in the *average*: they differ from key to key, but not from
+# distance to distance, and decide only the exceptions. The peak comes from the position terms, and most of it from
+# $q\cdot r$: the queries of this head have learned to *ask for* the previous character. $w\cdot r$, which prefers a
+# distance for every query, helps a little. $u\cdot k$ is small.
 #
 # Not all heads look at distances. Choose two more by what they look at: the one with the largest share of its weight on
-# blanks and line ends, and the one with
-# the largest mean distance (which need not be larger than that of an even spread, M / 2: the others look nearer).
+# blanks and line ends, and the one with the largest mean distance (which need not exceed that of uniform weights, M /
+# 2: the others look nearer).
 
 # %%
 blank = np.isin(tokens, text.tokenizer.encode(" \n"))[:, None, :] & visible_keys(
@@ -868,9 +868,9 @@ axes[0].set_ylabel("query")
 plt.show()
 
 # %% [markdown]
-# The same three, for two queries each, on the text itself. The query is the framed character at the end; what stands before
-# it is darker, the more weight it gets. (↵ is the end of a line.) The names of the heads are averages: where a row surprises
-# you, that is the head, too.
+# Here are the same three heads, with two queries each, on the text itself. The query is the framed character at the
+# end; an earlier character is darker the more weight it gets. (↵ is the end of a line.) The heads are named after their
+# averages, so some rows may surprise you.
 
 # %%
 length = M + 1
@@ -904,9 +904,8 @@ for ax, query in zip(axes, (40, 58)):
 plt.show()
 
 # %% [markdown]
-# A head is a small specialist: one keeps to a place, others go by what is written. Whether the model could do without one of
-# them is another question than what it looks at, and not one that a picture answers. That question takes the rest of these
-# chapters.
+# A head is a small specialist: one looks at a position, others at what is written. Whether the model could do without
+# one of them is a different question, which no picture answers. It is the subject of the remaining chapters.
 #
 # ## Questions
 #
@@ -915,8 +914,9 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# `u` is added to `q` in the content product only, $(q_i+u)\cdot k_j$, so it receives what $q_i$ receives there and no more.
-# What comes through $(q_i+w)\cdot r$ is w's. Summed after, `du` would be du + dw: right in shape, and found by the checker.
+# `u` is added to `q` in the content product only, $(q_i+u)\cdot k_j$, so it receives what $q_i$ receives there and no
+# more. What comes through $(q_i+w)\cdot r$ belongs to w. Taken after, the sum would be du + dw: of the right shape, but
+# found by the checker.
 #
 # </details>
 #
@@ -925,18 +925,18 @@ plt.show()
 # <details><summary>Answer</summary>
 #
 # Nothing, as with the key bias: every visible score of row $i$ gets the same $(q_i+w)\cdot b/\sqrt{\mathtt{Dh}}$. Only
-# differences between distances count. (Once persistent keys share the softmax, which have no distance, both are no longer
-# true: then such a bias shifts weight between the text and the persistent vectors.)
+# differences between distances count. (Both cease to hold once persistent keys, which have no distance, share the
+# softmax: such a bias then shifts weight between the text and the persistent vectors.)
 #
 # </details>
 #
-# 3. Could the memory hold keys and values in place of layer inputs? They would not have to be computed again.
+# 3. Could the memory hold keys and values instead of layer inputs? They would not have to be recomputed.
 #
 # <details><summary>Answer</summary>
 #
-# When generating text, yes, and that is commonly done: the weights stand still, and keys and values of earlier characters
-# stay right. In training the weights have moved by one step since, and no gradient could reach $W_k$ and $W_v$ through what
-# the memory contributes: they would be trained by the segment's own positions only.
+# In generation, yes, and that is commonly done: the weights are fixed, so keys and values of earlier characters stay
+# valid. In training the weights have changed by one step since, and no gradient could reach $W_k$ and $W_v$ through the
+# memory's contribution: they would be trained by the segment's own positions only.
 #
 # </details>
 #
@@ -945,8 +945,8 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# Approximately, whenever a query puts nearly all of its weight on one key: then `ds` ≈ 0 in that row, see the right panel of
-# section 2. It is why scores start small, with a root in them and small initial weights.
+# Approximately, whenever a query puts nearly all of its weight on one key: then `ds` ≈ 0 in that row, see the right
+# panel of section 2. This is why scores start small, thanks to the root and small initial weights.
 #
 # </details>
 #
@@ -954,12 +954,14 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# Queries would see M + 1 to M + T positions, later ones more: the curve could fall a little along the segment. And reading in
-# pieces would not give the same to the last digits any more, for what a query sees would depend on where its segment begins.
+# Queries would see M + 1 to M + T positions, later ones more: the curve could fall a little along the segment. And
+# reading in pieces would no longer agree to the last digits, since what a query sees would depend on where its segment
+# begins.
 #
 # </details>
 #
-# **Next:** [03 all-attention](03_all_attention.ipynb): the softmax gets N more keys that stand for no place in the text, and
-# the feed-forward block goes. The operation of this chapter is [`ops/attention.py`](../tinyprune/ops/attention.py), memory is
-# in [`ops/context.py`](../tinyprune/ops/context.py) and [`data/segments.py`](../tinyprune/data/segments.py), the layer around
-# it in [`model/layers.py`](../tinyprune/model/layers.py).
+# **Next:** [03 all-attention](03_all_attention.ipynb): the softmax gets N more keys that belong to no position in the
+# text, and the feed-forward block is dropped. The operation of this chapter is
+# [`ops/attention.py`](../tinyprune/ops/attention.py), memory is in [`ops/context.py`](../tinyprune/ops/context.py) and
+# [`data/segments.py`](../tinyprune/data/segments.py), the layer around it in
+# [`model/layers.py`](../tinyprune/model/layers.py).

@@ -12,12 +12,13 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/03_all_attention.ipynb)
 # &nbsp; ← [02 attention by hand](02_attention_by_hand.ipynb) · [all chapters](README.md) · [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) →
 #
-# **After this chapter you can** read a feed-forward block as attention over fixed keys, build persistent vectors into the
-# softmax of chapter 02 and derive their gradients, and say to the last parameter what disappears with a head, and what does
-# not. You will also see what persistent vectors do in a small trained model, which is only in part what one would expect.
+# **After this chapter you can** read a feed-forward block as attention over fixed keys, build persistent vectors into
+# the softmax of chapter 02 and derive their gradients, and say exactly which parameters disappear with a head, and
+# which do not. You will also see what persistent vectors do in a small trained model, which is only partly what one
+# would expect.
 #
-# **You need** [chapter 02](02_attention_by_hand.ipynb). Forty minutes to read, half a minute to run (some seconds, if an
-# earlier chapter has trained the model).
+# **You need** [chapter 02](02_attention_by_hand.ipynb). It takes forty minutes to read and half a minute to run (a few
+# seconds if an earlier chapter has trained the model).
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -32,7 +33,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -88,15 +89,15 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## 1 · The block that pruning cannot reach
 #
-# The layer of an ordinary Transformer has two halves. Attention, with its heads, brings information from other positions.
-# Then a **feed-forward block** works on each position by itself: D numbers are made F, usually F = 4 D, negative ones are set
-# to zero, and F are made D again. Count the weights: attention has $W_q, W_k, W_v, W_o$ with $D^2$ each, and relative
-# positions add $W_r$; the feed-forward block has two matrices of $D\cdot F = 4D^2$.
+# The layer of an ordinary Transformer has two halves. Attention, with its heads, brings information from other
+# positions. Then a **feed-forward block** works on each position by itself: it maps D numbers to F, usually F = 4 D,
+# sets negative ones to zero, and maps F back to D. Count the weights: attention has $W_q, W_k, W_v, W_o$ with $D^2$
+# each, and relative positions add $W_r$; the feed-forward block has two matrices of $D\cdot F = 4D^2$.
 #
 # $$ \text{attention: } 5\,D^2 \qquad\qquad \text{feed-forward: } 2\,D\,F = 8\,D^2 $$
 #
-# Heads are what we want to remove. But the larger half of the layer does not belong to any head: take out all of them, and
-# more than half of the model is still there. The paper that this project rebuilds (Shim et al. 2021) therefore starts from a
+# Heads are what we want to remove. But the larger half of the layer belongs to no head: remove all heads, and more than
+# half of the model is still there. The paper that this project rebuilds (Shim et al. 2021) therefore starts from a
 # Transformer without that half.
 #
 # ## 2 · A feed-forward block is attention to things that never change
@@ -108,9 +109,9 @@ rng = np.random.default_rng(0)
 #
 # with $k_f$ for column $f$ of $W_1$ and $v_f$ for row $f$ of $W_2$.
 #
-# That is an old acquaintance. $x$ is a query, it is compared with F **keys**, and the outcome is a weighted sum of F
-# **values**. Two things differ from attention: the weights come out of a ReLU and not out of a softmax; and keys and values
-# do not depend on the text. They are parameters: not what was said some lines above, but what is always true.
+# This looks familiar. $x$ is a query, it is compared with F **keys**, and the result is a weighted sum of F **values**.
+# Two things differ from attention: the weights come from a ReLU instead of a softmax; and keys and values do not depend
+# on the text. They are parameters: not what was said a few lines above, but what is always true.
 
 # %%
 show_source(ops.feedforward_forward, docstring=False)
@@ -118,7 +119,7 @@ show_source(ops.feedforward_forward, docstring=False)
 
 # %%
 def feedforward_as_attention(x, W1, b1, W2, b2):
-    """The same block as a query's scores, weights, and weighted sum."""
+    """Compute the same block as a query's scores, weights, and weighted sum."""
     keys, values = W1.T, W2  # (F, D) both
     score = x @ keys.T + b1  # (R, F)
     weight = np.maximum(score, 0)  # (R, F): this stands where attention has its softmax
@@ -134,21 +135,22 @@ np.testing.assert_allclose(
 # %% [markdown]
 # ## 3 · Persistent vectors
 #
-# Sukhbaatar et al. (2019, *Augmenting Self-attention with Persistent Memory*) take that at its word. If a feed-forward block
-# is attention over fixed keys, let attention do it: give every head N learned keys and values, `pk` and `pv`, and let them
-# stand in the **same softmax** as the context. The block itself, its ReLU and its biases go.
+# Sukhbaatar et al. (2019, *Augmenting Self-attention with Persistent Memory*) take this literally. If a feed-forward
+# block is attention over fixed keys, let attention do it: give every head N learned keys and values, `pk` and `pv`, and
+# put them in the **same softmax** as the context. The block itself, its ReLU and its biases are dropped.
 #
 # $$ s^p_{in} = \frac{q_i\cdot\sqrt{\mathtt{Dh}}\,\mathtt{pk}_n}{\sqrt{\mathtt{Dh}}} = q_i\cdot\mathtt{pk}_n \qquad\quad
 # (a_i, a^p_i) = \mathrm{softmax}\big(\underbrace{s_{i1}\dots s_{iS}}_{\text{context}},\underbrace{s^p_{i1}\dots s^p_{iN}}_{\text{persistent}}\big) $$
 #
 # $$ o_i = \sum_j a_{ij}\,v_j + \sum_n a^p_{in}\sqrt{N}\,\mathtt{pv}_n $$
 #
-# All heads together hold 2 · H · N · Dh = 2 · N · D numbers in them, a feed-forward block 2 · D · F in its matrices. With
-# N = F the two layers are of one size.
+# Together, the persistent vectors of all heads have 2 · H · N · Dh = 2 · N · D numbers, the matrices of a feed-forward
+# block 2 · D · F. With N = F the two layers have the same size.
 #
-# Persistent keys have no position, so u, w and r do not meet them. And no mask hides them. One can think of them as a memory
-# that never scrolls away, and the next cell takes that literally: for attention without relative positions, `pk` and `pv` are
-# *the same as* N more keys $\sqrt{\mathtt{Dh}}\,\mathtt{pk}$ and values $\sqrt N\,\mathtt{pv}$ put in front of the text.
+# Persistent keys have no position, so u, w and r do not apply to them, and no mask hides them. One can think of them as
+# a memory that never scrolls away, and the next cell takes that literally: for attention without relative positions,
+# `pk` and `pv` are *the same as* N more keys $\sqrt{\mathtt{Dh}}\,\mathtt{pk}$ and values $\sqrt N\,\mathtt{pv}$ in
+# front of the text.
 
 # %%
 B, T, S, H, Dh, N = 2, 3, 5, 4, 6, 7  # all different
@@ -158,7 +160,7 @@ pk, pv = rng.standard_normal((H, N, Dh)), rng.standard_normal((H, N, Dh))
 
 
 def in_front(persistent, factor, context):
-    """(H, N, Dh) as the first N of N + S positions, the same for all texts of the batch: (B, N + S, H, Dh)."""
+    """Put (H, N, Dh) in front of the S positions of every text of the batch: return (B, N + S, H, Dh)."""
     rows = np.broadcast_to(factor * persistent.swapaxes(0, 1), (B, N, H, Dh))
     return np.concatenate([rows, context], axis=1)
 
@@ -169,9 +171,9 @@ np.testing.assert_allclose(together, as_text, rtol=1e-11)
 np.testing.assert_allclose(cache.a.sum(-1), 1)  # one softmax over all S + N
 
 # %% [markdown]
-# There is one thing that a feed-forward block does not have: *competition*. With a ReLU every hidden unit decides for itself.
-# In the softmax all share one unit of weight, among each other and with the text. Here are ten scores, made into weights by
-# the one and by the other, and then the same ten beside a text that has one very attractive key.
+# There is one thing that a feed-forward block does not have: *competition*. With a ReLU every hidden unit decides for
+# itself. In the softmax all of them share one unit of weight with each other and with the text. Here are ten scores,
+# turned into weights by a ReLU and by a softmax, and then the same ten beside a text that has one very attractive key.
 
 # %%
 score = np.sort(rng.standard_normal(10))[::-1]  # of one query with ten fixed keys
@@ -203,15 +205,15 @@ assert shares[1] < 0.3 < shares[0]
 # %% [markdown]
 # ### Why the two roots
 #
-# `pk` and `pv` are *parameters*: they start small, like weights, and an optimizer such as AdamW moves each entry by about its
-# learning rate per step. But they stand beside $k$ and $v$, which are *activations*, sums over D inputs and much larger. The
-# factors make up for it.
+# `pk` and `pv` are *parameters*: they start small, like weights, and an optimizer such as AdamW moves each entry by
+# about its learning rate per step. But they are used beside $k$ and $v$, which are *activations*, sums over D inputs
+# and much larger. The factors compensate for that.
 #
 # - $\sqrt{\mathtt{Dh}}$ on the keys cancels against the $1/\sqrt{\mathtt{Dh}}$ of the score, so that what is stored is
 #   compared with the query directly.
-# - $\sqrt N$ on the values is for the average. As long as the weights are nearly even, $a^p_{in}\approx 1/N$, the head puts out
-#   the mean of N independent vectors, and a mean of N is $\sqrt N$ times smaller than each of them: with entries of variance
-#   $\sigma^2$,
+# - $\sqrt N$ on the values is for the average. As long as the weights are nearly uniform, $a^p_{in}\approx 1/N$, the
+#   head outputs the mean of N independent vectors, which is $\sqrt N$ times smaller than each of them: with entries of
+#   variance $\sigma^2$,
 #
 # $$ \mathrm{Var}\Big(\sum_n \tfrac1N\sqrt N\,\mathtt{pv}_{nd}\Big) = N\cdot\tfrac1{N^2}\cdot N\cdot\sigma^2 = \sigma^2 \qquad\text{for any } N. $$
 
@@ -219,7 +221,7 @@ assert shares[1] < 0.3 < shares[0]
 config = dataclasses.replace(load_preset("tiny").model, V=100)
 for N_new in (16, 256, 4096):
     fresh = init_parameters(dataclasses.replace(config, N=N_new), rng)["layers.0.pv"]  # (H, N, Dh)
-    mean = fresh.mean(1)  # (H, Dh): what even weights put out
+    mean = fresh.mean(1)  # (H, Dh): the output for uniform weights
     print(
         f"N {N_new:4}: entries of pv have size {fresh.std():.4f}, their mean {mean.std():.4f}, "
         f"times √N {math.sqrt(N_new) * mean.std():.4f}"
@@ -229,27 +231,27 @@ for N_new in (16, 256, 4096):
 # %% [markdown]
 # ## 4 · Their gradients
 #
-# Nothing new happens: they are keys and values. Equation (2) of chapter 02 holds for the whole row of S + N weights, with
-# *one* average over both kinds. (That average is how the two compete: a text position that is better than expected takes
-# weight from the persistent vectors as well.)
+# There is nothing new: they are keys and values. Equation (2) of chapter 02 holds for the whole row of S + N weights,
+# with *one* average over both kinds. (Through that average the two compete: a text position that is better than
+# expected takes weight from the persistent vectors, too.)
 #
 # $$ \mathtt{da}^p_{in} = \mathtt{do}_i\cdot\sqrt N\,\mathtt{pv}_n \qquad\quad
 # \mathtt{ds}^p_{in} = a^p_{in}\Big(\mathtt{da}^p_{in} - \sum_j a_{ij}\,\mathtt{da}_{ij} - \sum_{n'} a^p_{in'}\,\mathtt{da}^p_{in'}\Big) $$
 #
-# $\mathtt{pv}_n$ enters $o_i$ with the factor $a^p_{in}\sqrt N$; $\mathtt{pk}_n$ enters the score with the factor $q_i$. Both
-# serve every query of every text, so their gradients are sums over all of them. The query hears from the persistent keys as
-# well, this time without a root:
+# $\mathtt{pv}_n$ enters $o_i$ with the factor $a^p_{in}\sqrt N$; $\mathtt{pk}_n$ enters the score with the factor
+# $q_i$. Both serve every query of every text, so their gradients are sums over all of them. The query also gets a
+# gradient from the persistent keys, this time without a root:
 #
 # $$ \mathtt{dpv}_n = \sqrt N\sum_{b,i} a^p_{in}\,\mathtt{do}_i \qquad\quad \mathtt{dpk}_n = \sum_{b,i}\mathtt{ds}^p_{in}\,q_i \qquad\quad
 # \mathtt{dq}_i \mathrel{+}= \sum_n \mathtt{ds}^p_{in}\,\mathtt{pk}_n $$
 #
-# You have seen the two functions in whole in [chapter 02](02_attention_by_hand.ipynb), section 6. These are the lines in them
-# that speak of persistent vectors.
+# You have seen the two complete functions in [chapter 02](02_attention_by_hand.ipynb), section 6. These are their lines
+# about persistent vectors.
 
 
 # %%
 def lines_about(function, pattern):
-    """Print those lines of a function that match, with the points where others are left out."""
+    """Print the lines of a function that match, with dots where others are left out."""
     skipped = False
     for line in without_docstrings(inspect.getsource(function)).splitlines():
         if re.search(pattern, line) and not re.search(
@@ -267,7 +269,7 @@ print("\n" + "─" * 60 + "\n")
 lines_about(ops.attention_backward, persistent_lines)
 
 # %% [markdown]
-# All arguments but the gate, all sizes different, at once:
+# Now check all arguments except the gate at once, with all sizes different:
 
 # %%
 relative = [rng.standard_normal(shape) for shape in ((S, H, Dh), (H, Dh), (H, Dh))]  # r, u, w
@@ -282,19 +284,19 @@ for record in check(same_length, ops.attention_backward, *arguments):
     print(f"d{record.argument:2}: relative error {record.relative_error:.1e}")
 
 # %% [markdown]
-# Two plausible mistakes, to see that the check would notice: the $\sqrt N$ forgotten in `dpv`, and two averages instead of
+# Two plausible mistakes show that the check would notice: $\sqrt N$ forgotten in `dpv`, and two averages instead of
 # one, as if context and persistent vectors had a softmax each.
 
 
 # %%
 def without_root_N(dout, cache):
-    """attention_backward with √N forgotten on the way to pv."""
+    """Compute attention_backward without √N in dpv."""
     *others, dpv, dgate = ops.attention_backward(dout, cache)
     return *others, dpv / math.sqrt(N), dgate
 
 
 def two_averages(dout, cache):
-    """attention_backward with dpk from a softmax over the persistent keys alone."""
+    """Compute attention_backward with dpk from a softmax over the persistent keys alone."""
     *others, dpk, dpv, dgate = ops.attention_backward(dout, cache)
     a = cache.a[..., S:]  # (B, H, T, N)
     da = dout.swapaxes(1, 2) @ (math.sqrt(N) * pv).swapaxes(1, 2)  # (B, H, T, N)
@@ -312,8 +314,8 @@ for backward in (without_root_N, two_averages):
 # %% [markdown]
 # ## 5 · The whole layer
 #
-# Here it is, the only block that an all-attention model has: context, LayerNorm, projections, attention, $W_o$, residual
-# connection. No second half follows.
+# This is the only block that an all-attention model has: context, LayerNorm, projections, attention, $W_o$, residual
+# connection. There is no second half.
 
 # %%
 show_source(attention_block_forward, docstring=False)
@@ -321,9 +323,9 @@ show_source(attention_block_forward, docstring=False)
 # %% [markdown]
 # ## 6 · Where a trained model's weight goes
 #
-# The next cell takes the trained baseline from chapter 02 (or trains it): H = 8 heads with N = 64 persistent vectors each;
-# with M = 64 a query sees 65 positions of text. If it cared for all keys alike, 64 of 129 parts, half of its weight, would be
-# persistent. So it is in a model that has not been trained. After training:
+# The next cell takes the trained baseline from chapter 02 (or trains it): H = 8 heads with N = 64 persistent vectors
+# each; with M = 64 a query sees 65 positions of text. If it weighted all keys equally, 64 of 129 parts, half of its
+# weight, would be persistent. That is the case in an untrained model. After training:
 
 # %%
 run = baseline_run()
@@ -333,13 +335,13 @@ T, M, N, L, H, Dh = (getattr(config, name) for name in ("T", "M", "N", "L", "H",
 
 
 def read(params, segments=4, B=8):
-    """All attention weights, (L, B, H, T, S + N), and the last cache, of a few segments of held-out text."""
+    """Return all attention weights, (L, B, H, T, S + N), and the last cache, for a few segments of held-out text."""
     model = Transformer(config, params)  # on the operations of ops/, which keep all weights
     stream, memory, weights = Segments(text.test, B, T), None, []
     for step in range(segments):
         ids, _, _ = stream.batch(step)  # (B, T)
         _, memory, cache = model.forward(ids, memory)
-        if step:  # memory is full
+        if step:  # the memory is full
             weights.append(np.stack([layer["attention"].a for layer in cache["layers"]]))
     return np.concatenate(weights, 1), cache, ids
 
@@ -370,9 +372,9 @@ print(
 assert np.abs(share_fresh - N / (N + M + 1)).max() < 0.05 < np.ptp(share)
 
 # %% [markdown]
-# Heads have parted ways. Those of the first layer read text above all, while further up many heads give the larger part of
-# their weight to persistent vectors. It is tempting to conclude that the upper layers "compute" more and "look" less. Before
-# you do, look at single queries.
+# The heads have specialised. Those of the first layer mostly read text, while further up many heads give the larger
+# part of their weight to persistent vectors. It is tempting to conclude that the upper layers "compute" more and "look"
+# less. Before you do, look at single queries.
 
 # %%
 gap = 16
@@ -380,7 +382,7 @@ most, least = (np.unravel_index(f(share), (L, H)) for f in (np.argmax, np.argmin
 
 
 def draw_query(ax, layer, head, row, query):
-    """One query's weights over text and persistent vectors."""
+    """Plot one query's weights over text and persistent vectors."""
     a = cache["layers"][layer]["attention"].a[row, head, query]  # (S + N,)
     distance = query + M - np.arange(M + T)
     seen = (distance >= 0) & (distance <= M)
@@ -406,7 +408,7 @@ plt.show()
 
 
 def spread_over(part):
-    """exp(entropy) of weights (…, keys), scaled to add up to 1: evenly spread over k keys it is k. Mean over all."""
+    """Return the mean exp(entropy) of weights (…, keys), scaled to add up to 1: k for uniform weights over k keys."""
     p = part / part.sum(-1, keepdims=True)
     return np.exp(-(p * np.log(np.maximum(p, 1e-30))).sum(-1)).mean()
 
@@ -429,19 +431,19 @@ def draw(layer, head, query):
 sliders(draw, layer=(0, L - 1), head=(0, H - 1), query=(0, T - 1))
 
 # %% [markdown]
-# Text weights are tall and few. Persistent weights are low and many: with the odd exception, a head spreads them over most of
-# its N vectors. A block that "looks something up" would choose. So what is the persistent part good for? Three operations on
-# the trained model, on all its layers, each without any retraining:
+# Text weights are tall and few. Persistent weights are low and many: with few exceptions, a head spreads them over most
+# of its N vectors. A block that "looks something up" would choose. So what is the persistent part good for? Modify the
+# trained model in three ways, in all its layers and without any retraining:
 #
 # - **averaged**: in each head, every `pv` is replaced by the mean of all N. The head still gives the same weight to
-#   persistent vectors, but *which* of them it looks at makes no difference any more;
-# - **silenced**: every `pv` is zero. The weight is spent and brings nothing;
-# - **removed**: no persistent vectors at all. The weight that they took must go to the text.
+#   persistent vectors, but *which* of them it looks at no longer makes a difference;
+# - **silenced**: every `pv` is zero. The weight is spent for nothing;
+# - **removed**: there are no persistent vectors. The weight that they took must go to the text.
 
 
 # %%
 def with_pv(change, layers=range(L)):
-    """The trained parameters with pv changed in some layers."""
+    """Return the trained parameters with pv changed in some layers."""
     changed = {
         f"layers.{i}.pv": change(trained.params[f"layers.{i}.pv"]).astype(np.float32)
         for i in layers
@@ -450,7 +452,7 @@ def with_pv(change, layers=range(L)):
 
 
 def bits(params, config=config):
-    """Bits per character on the test split."""
+    """Return bits per character on the test split."""
     model = Transformer(config, params, ops=trained.ops)
     return evaluate(model, text.test, text.characters["test"]).bits_per_character
 
@@ -500,23 +502,23 @@ assert by_layer["silenced"][-1] < by_layer["silenced"][0] and share[-1].mean() >
 
 # %% [markdown]
 # The order is the finding. Choosing among persistent vectors is worth something, above all in the first layer; so is a
-# head's mean persistent value, which does not depend on what it chooses; but far and away the most is lost when the *place*
-# goes. A softmax must spend all of its weight. A head that finds nothing of interest in the text needs somewhere to put it,
-# and persistent vectors are that somewhere, even with nothing in them. (Xiao et al. 2023 found that large language models
-# use the first tokens of a text so, and called it an *attention sink*.) And the last layer, which gives them far more of
-# its weight than the first, hardly notices when they fall silent: weight is not importance. To be fair to all three: a
-# model that had been *trained* without would have found another way.
+# head's mean persistent value, which does not depend on the choice; but by far the most is lost when the vectors
+# themselves are removed. A softmax must spend all of its weight. A head that finds nothing of interest in the text
+# needs somewhere to put it, and persistent vectors serve as that place, even when they are zero. (Xiao et al. 2023
+# found that large language models use the first tokens of a text in this way, and called it an *attention sink*.) And
+# the last layer, which gives them far more of its weight than the first, hardly notices when they are silenced: weight
+# is not importance. In all three cases, a model *trained* without persistent vectors would have found another way.
 #
-# In a model of this size, trained for 900 steps, persistent vectors are thus only in part the feed-forward block that section
-# 2 promised. Section 9 shows the consequence.
+# In a model of this size, trained for 900 steps, persistent vectors are thus only partly the feed-forward block that
+# section 2 promised. Section 9 shows the consequence.
 #
 # ## 7 · What one head owns
 #
-# Now for what this architecture is chosen for here. Take a layer's parameters and colour those that serve only one head.
-# Equation (4) of chapter 02 says which these are: Dh columns of $W_q, W_k, W_v, W_r$, Dh rows of $W_o$, and a row, or a slab,
-# of u, w, pk and pv. The package says the same in two lines, the axis along which
-# heads lie, and in which parameters a head takes Dh places along it and not one (`WIDE`); everything that concerns single
-# heads goes by them. (`log_alpha` belongs to the gates of [chapter 04](04_hard_concrete_gate.ipynb).)
+# Now for the reason why this project uses the architecture. Take a layer's parameters and colour those that serve only
+# one head. Equation (4) of chapter 02 says which these are: Dh columns of $W_q, W_k, W_v, W_r$, Dh rows of $W_o$, and a
+# row, or a slab, of u, w, pk and pv. The package says the same in two lines: the axis that runs over heads, and the
+# parameters in which a head takes Dh entries along it instead of one (`WIDE`). All code about single heads uses them.
+# (`log_alpha` belongs to the gates of [chapter 04](04_hard_concrete_gate.ipynb).)
 
 # %%
 print(f"HEAD_AXIS = {HEAD_AXIS}\nWIDE = {WIDE}")
@@ -525,7 +527,7 @@ show_source(take_heads)
 
 # %%
 def owners(config, layer=0):
-    """For every parameter of a layer an array of its shape: the head that an entry belongs to, −1 for none."""
+    """Return, for every parameter of a layer, an array with the head that each entry belongs to, or −1."""
     found = {}
     for name, shape in parameter_shapes(config).items():
         if not name.startswith(f"layers.{layer}."):
@@ -542,7 +544,7 @@ def owners(config, layer=0):
 
 
 def flat(owner):
-    """As a picture: heads' slabs (H, N, Dh) side by side, (N, H·Dh); a vector as one row."""
+    """Reshape for a picture: heads' slabs (H, N, Dh) side by side, (N, H·Dh); a vector as one row."""
     if owner.ndim == 3:
         return owner.swapaxes(0, 1).reshape(owner.shape[1], -1)
     return owner.reshape(1, -1) if owner.ndim == 1 or owner.shape[0] == H else owner
@@ -581,10 +583,10 @@ key.axis("off")
 plt.show()
 
 # %% [markdown]
-# (The vectors in the last row are drawn much too tall; they are a single row of numbers.) Grey is what no head owns: a
-# LayerNorm and a bias. The rest falls apart into H equal pieces. `head_part` counts one of them by a formula. A formula
-# about the code is worth a test against the code, in three ways: entries that are dark blue in the picture; the difference
-# between two models' shapes; and the arrays that `take_heads` leaves.
+# (The vectors in the last row are drawn much too tall; they are a single row of numbers.) Grey parameters belong to no
+# head: a LayerNorm and a bias. The rest splits into H equal pieces. `head_part` counts one of them by a formula. A
+# formula about code should be tested against the code, here in three ways: by the dark blue entries in the picture, by
+# the difference between two models' shapes, and by the arrays that `take_heads` leaves.
 
 # %%
 show_source(head_part, docstring=False)
@@ -620,9 +622,9 @@ assert count_parameters(config) == count_parameters(without_heads) + L * H * par
 # %% [markdown]
 # ## 8 · In proportion, or not
 #
-# The same count for the paper's size, with nothing trained or even allocated: a configuration is enough. Beside it a
-# Transformer-XL of the same size, F = N, as `of_kind` makes it. (`tinyprune describe --preset paper-wt103` prints the whole
-# table. Embeddings are left out on both sides, as is usual: they are the same for both.)
+# Here is the same count at the paper's size. Nothing is trained or even allocated: a configuration is enough. Beside it
+# is a Transformer-XL of the same size, F = N, as `of_kind` makes it. (`tinyprune describe --preset paper-wt103` prints
+# the whole table. Embeddings are left out of both, as is usual: they are the same for both.)
 
 # %%
 paper = load_preset("paper-wt103").model
@@ -630,7 +632,7 @@ xl = dataclasses.replace(paper, kind="transformer-xl", **of_kind(paper, "transfo
 
 
 def parts(config, heads_left):
-    """Parameters without embeddings, by what they are, with so many heads left in every layer."""
+    """Return parameters without embeddings, by kind, with `heads_left` heads in every layer."""
     ids = (tuple(range(heads_left)),) * config.L
     sums = {"shared": 0, "feed-forward": 0, "heads": 0}
     for part in count_parts(
@@ -697,17 +699,17 @@ assert sizes["Transformer-XL"][-1] > 0.5 * sizes["Transformer-XL"][0]
 # All-attention falls along the diagonal, almost to nothing. Transformer-XL stops at its feed-forward blocks: without any head,
 # and so without any connection between positions, more than 60 % of it would still be there.
 #
-# The last two lines are the pair that the paper compares. It reports 53.8 M parameters for both whole models, 30.7 M for
-# All-attention without 43 % of its heads and 47.9 M for Transformer-XL without 25 %, and says that these two are about
-# equally good. Our counts lie 0.6 to 1.7 million above these; what the paper's leave out we do not know.
+# The last two lines are the pair that the paper compares. It reports 53.8 M parameters for both whole models, 30.7 M
+# for All-attention without 43 % of its heads and 47.9 M for Transformer-XL without 25 %, and says that these two are
+# about equally good. Our counts are 0.6 to 1.7 million higher; we do not know what the paper's counts leave out.
 #
 # ## 9 · But is it any good?
 #
-# A small model is worth having if it is better than *other* models of that size. The architecture study trained both kinds
-# at 0.88 M parameters, N = F = 512, pruned both with the same gates, gave all the same number of steps, and did that with
-# three seeds. (What follows ±, or is called spread, is the standard deviation over seeds.) These are its results, which
-# come with the project ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md), made by
-# `tinyprune experiment architecture`), not something that this notebook has run.
+# A small model is worth having if it is better than *other* models of that size. The architecture study trained both
+# kinds at 0.88 M parameters, N = F = 512, pruned both with the same gates, and gave all the same number of steps, with
+# three seeds. (A number after ± and the word spread both mean the standard deviation over seeds.) These results come
+# with the project ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md), made by
+# `tinyprune experiment architecture`); this notebook has not computed them.
 
 # %%
 rows = read_csv(results("architecture-pydoc", "results.csv").read_text())
@@ -736,18 +738,18 @@ print(
 )
 
 # %% [markdown]
-# **At this scale the paper's claim does not hold.** Transformer-XL is better from the start and stays better at equal size
-# until hardly any of its heads are left: the lines cross near 0.6 M parameters. Only below that, at sizes that Transformer-XL
-# can hardly reach or cannot reach at all, does All-attention have the field to itself. The *counting* of section 8 holds
-# exactly; the quality that should go with it is not there.
+# **At this scale the paper's claim does not hold.** Transformer-XL is better from the start and stays better at equal
+# size until hardly any of its heads are left: the lines cross near 0.6 M parameters. Only below that, at sizes that
+# Transformer-XL can hardly reach or cannot reach at all, is All-attention without competition. The *counting* of
+# section 8 holds exactly; the quality that should go with it does not.
 #
-# Why? We do not know, and the study has no answer either. Section 6 offers a suspicion: a persistent vector has to win weight
-# from the text in a shared softmax before it can do anything, and in a small, short-trained model most of that weight is
-# merely parked. A feed-forward block works from the first step on. The paper's models have sixty times as many parameters and
-# read a text that is far larger.
+# We do not know why, and the study has no answer either. Section 6 suggests a reason: a persistent vector has to win
+# weight from the text in a shared softmax before it can do anything, and in a small, briefly trained model most of that
+# weight is merely parked. A feed-forward block works from the first step on. The paper's models have sixty times as
+# many parameters and read a far larger text.
 #
-# For these chapters All-attention stays the model of choice all the same: there a head is a thing by itself, and removing it
-# is visible everywhere, in parameters, computation and time.
+# These chapters use All-attention all the same: its heads are self-contained, and removing one shows everywhere, in
+# parameters, computation and time.
 #
 # ## Questions
 #
@@ -755,14 +757,14 @@ print(
 #
 # <details><summary>Answer</summary>
 #
-# No. The softmax runs over 1 + 3 scores then, and its weights depend on all of them: `dq`, `dk` and `dpk` are no longer zero,
-# and a wrong sign or a lost root shows. An implementation that handles context alone wrongly, a mask for instance, can still
-# hide.
+# No. The softmax then runs over 1 + 3 scores, and its weights depend on all of them: `dq`, `dk` and `dpk` are no longer
+# zero, and a wrong sign or a missing root shows. An error that concerns only the context, such as a wrong mask, can
+# still hide.
 #
 # </details>
 #
-# 2. A bias $b_k$ on the keys of the context had a gradient of exactly zero. With persistent vectors it has not. What could
-#    the model use it for?
+# 2. A bias $b_k$ on the keys of the context had a gradient of exactly zero. With persistent vectors that is no longer
+#    so. What could the model use it for?
 #
 # <details><summary>Answer</summary>
 #
@@ -775,8 +777,9 @@ print(
 #
 # <details><summary>Answer</summary>
 #
-# w goes with a distance, and a persistent vector has none. u·pk would be one more number per persistent vector that depends
-# on nothing else, a bias $b_n$ on its score, like $b_1$ of the feed-forward block. It could be had; this layer does without.
+# w belongs to a distance, and a persistent vector has none. u·pk would be one more number per persistent vector that
+# depends on nothing else, a bias $b_n$ on its score, like $b_1$ of the feed-forward block. It is possible; this layer
+# does without.
 #
 # </details>
 #
@@ -784,8 +787,8 @@ print(
 #
 # <details><summary>Answer</summary>
 #
-# $W_o$ has no rows left, attention contributes nothing, and $y = x + b_o$: the residual connection and a constant. The layer
-# is nearly free, and the model goes on working; the package tests that case. ([Chapter 07](07_removing_heads.ipynb))
+# $W_o$ has no rows left, attention contributes nothing, and $y = x + b_o$: the residual connection and a constant. The
+# layer is nearly free, and the model still works; the package tests that case. ([Chapter 07](07_removing_heads.ipynb))
 #
 # </details>
 #
@@ -794,13 +797,13 @@ print(
 #
 # <details><summary>Answer</summary>
 #
-# For All-attention it rises towards 1: all of what was added belongs to heads. For Transformer-XL it falls: all of what was
-# added belongs to none.
+# For All-attention it rises towards 1: everything added belongs to heads. For Transformer-XL it falls: nothing added
+# does.
 #
 # </details>
 #
-# **Next:** [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb): a switch on every head that can be trained. The layer is
-# in [`model/layers.py`](../tinyprune/model/layers.py), who owns what in
+# **Next:** [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb): a trainable switch on every head. The layer is in
+# [`model/layers.py`](../tinyprune/model/layers.py), who owns what in
 # [`model/parameters.py`](../tinyprune/model/parameters.py), the counting in
 # [`model/counting.py`](../tinyprune/model/counting.py), and the feed-forward block, which Transformer-XL still has, in
 # [`ops/feedforward.py`](../tinyprune/ops/feedforward.py).

@@ -12,11 +12,11 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/04_hard_concrete_gate.ipynb)
 # &nbsp; ← [03 all-attention](03_all_attention.ipynb) · [all chapters](README.md) · [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) →
 #
-# **After this chapter you can** explain how a switch that is on or off can be learned by gradient descent, derive its
-# whole distribution from one formula, write its backward pass, and say which of its gradients are exact and which are not.
+# **After this chapter you can** explain how an on-off switch can be learned by gradient descent, derive its whole
+# distribution from one formula, write its backward pass, and say which of its gradients are exact and which are not.
 #
-# **You need** [chapter 01](01_backprop_by_hand.ipynb), probabilities and expectations, and the derivative of the sigmoid.
-# Half an hour to read, some seconds to run.
+# **You need** [chapter 01](01_backprop_by_hand.ipynb), probabilities and expectations, and the derivative of the
+# sigmoid. It takes half an hour to read and a few seconds to run.
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -31,7 +31,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -56,28 +56,27 @@ PAPER = {
 # %% [markdown]
 # ## 1 · A switch has no gradient
 #
-# To find out which attention heads a model can do without, give every head a factor, its **gate** $g_h$, and multiply the
-# head's output by it. A gate of 1 leaves the head as it is. A gate of 0 takes it away, and then it can be cut out of the
-# model for good ([chapter 07](07_removing_heads.ipynb)). Nothing in between will do: a head at 0.03 costs as much time as
-# a whole one.
+# To find out which attention heads a model can do without, give every head a factor, its **gate** $g_h$, and multiply
+# the head's output by it. A gate of 1 leaves the head unchanged. A gate of 0 removes its effect, and then the head can
+# be removed from the model for good ([chapter 07](07_removing_heads.ipynb)). Nothing in between helps: a head with a
+# gate of 0.03 costs as much time as a whole one.
 #
-# So we want a number that is 0 or 1 and that gradient descent can train. Let `log_alpha` be the parameter behind it. The
-# obvious switch $g = \mathbf 1[\mathtt{log\_alpha} \ge 0]$ is flat to the left of 0 and flat to the right of it. Its
-# derivative is 0 wherever it exists, and gradient descent never moves.
+# So we want a number that is 0 or 1 and that gradient descent can train. Let `log_alpha` be its parameter. The obvious
+# switch $g = \mathbf 1[\mathtt{log\_alpha} \ge 0]$ is flat to the left of 0 and flat to the right of it. Its derivative
+# is 0 wherever it exists, so gradient descent never moves it.
 #
-# Chance helps, half-way. Let the switch be a coin with $P(g=1)=p$. The *expected* loss
+# Randomness is half of the solution. Let the switch be a coin with $P(g=1)=p$. The *expected* loss
 #
 # $$ E[\mathtt{loss}] = p\cdot\mathtt{loss}(1) + (1-p)\cdot\mathtt{loss}(0), \qquad
 # \frac{\mathrm d\,E[\mathtt{loss}]}{\mathrm d p} = \mathtt{loss}(1) - \mathtt{loss}(0) $$
 #
-# is as smooth in $p$ as one could wish, and its derivative is just what we want to know: the loss with the head minus the
-# loss without it. But one gate needs two losses, two gates need four, and the 32 gates of our model need
-# $2^{32}$. We can afford one forward and one backward pass per step, with one throw of all coins. Is there a gradient in a
-# single throw?
+# is perfectly smooth in $p$, and its derivative is exactly what we want to know: the loss with the head minus the loss
+# without it. But one gate needs two losses, two gates need four, and the 32 gates of our model need $2^{32}$. We can
+# afford one forward and one backward pass per step, with one toss of all coins. Is there a gradient in a single toss?
 #
 # ## 2 · The noise outside
 #
-# A throw is a computation, too: draw $u$ uniformly from (0, 1), and compare. What we compare is up to us. Take
+# A toss is a computation, too: draw $u$ uniformly from (0, 1), and compare. What we compare is up to us. Take
 #
 # $$ \mathtt{noise} = \log\frac{u}{1-u}, \qquad g = \mathbf 1[\mathtt{noise} + \mathtt{log\_alpha} \ge 0]. $$
 #
@@ -91,22 +90,22 @@ PAPER = {
 # $$ \begin{aligned} P(g=1) = P(\mathtt{noise}\ge-\mathtt{log\_alpha}) &= 1-\mathrm{sigmoid}(-\mathtt{log\_alpha}) \\
 # &= \mathrm{sigmoid}(\mathtt{log\_alpha}): \end{aligned} $$
 #
-# `log_alpha` is the log odds of the coin. And now the randomness, $u$, stands
-# *outside*. It does not depend on the parameter, and with $u$ held fixed $g$ is an ordinary function of `log_alpha`. If
-# that function is continuous and made of smooth pieces, derivative and expectation may change places,
+# `log_alpha` is the log odds of the coin. And now the randomness, $u$, is *outside*: it does not depend on the
+# parameter, and for fixed $u$, $g$ is an ordinary function of `log_alpha`. If that function is continuous and piecewise
+# smooth, derivative and expectation may be exchanged,
 #
 # $$ \frac{\mathrm d}{\mathrm d\,\mathtt{log\_alpha}} E_u\big[\mathtt{loss}(g)\big]
 # = E_u\Big[\mathtt{loss}'(g)\,\frac{\partial g}{\partial\,\mathtt{log\_alpha}}\Big], \tag{2} $$
 #
-# and the right side is an average over single throws, each of which backpropagation can differentiate. This is the
-# **reparameterisation trick** (Kingma & Welling 2014). The step function is not continuous, so for it (2) fails: the right
-# side would be 0. Three changes make it continuous and keep what we liked about it.
+# and the right side is an average over single tosses, each of which backpropagation can differentiate. This is the
+# **reparameterisation trick** (Kingma & Welling 2014). For the step function, which is not continuous, (2) fails: the
+# right side would be 0. Three changes make it continuous and keep its advantages.
 #
-# 1. **Smear.** $s = \mathrm{sigmoid}\big((\mathtt{noise}+\mathtt{log\_alpha})/\mathtt{beta}\big)$. The smaller the
-#    temperature `beta`, the nearer to the step. This is the *concrete* or *Gumbel-sigmoid* distribution (Maddison, Mnih &
-#    Teh 2017; Jang, Gu & Poole 2017). It has a gradient everywhere, but is never exactly 0 or 1.
+# 1. **Smooth.** $s = \mathrm{sigmoid}\big((\mathtt{noise}+\mathtt{log\_alpha})/\mathtt{beta}\big)$. The smaller the
+#    temperature `beta`, the closer it is to the step. This is the *concrete* or *Gumbel-sigmoid* distribution
+#    (Maddison, Mnih & Teh 2017; Jang, Gu & Poole 2017). It has a gradient everywhere, but is never exactly 0 or 1.
 # 2. **Stretch.** $\bar s = s\,(\mathtt{zeta}-\mathtt{gamma})+\mathtt{gamma}$ runs from `gamma` < 0 to `zeta` > 1.
-# 3. **Clip.** $g = \min(1, \max(0, \bar s))$. All that lies outside falls on exactly 0 and exactly 1.
+# 3. **Clip.** $g = \min(1, \max(0, \bar s))$. Everything outside becomes exactly 0 or exactly 1.
 #
 # That is the **Hard-Concrete gate** (Louizos, Welling & Kingma 2018).
 
@@ -114,14 +113,15 @@ PAPER = {
 show_source(ops.draw_noise, ops.hard_concrete_forward, docstring=False)
 
 # %% [markdown]
-# Three things need a word. `u=None` is evaluation, where there is no noise and no temperature. `hard` comes in section
+# Three things need an explanation. `u=None` means evaluation, with no noise and no temperature. `hard` follows in
+# section
 # 6. And the odd expression `gate - gate.real` is zero; section 5 says what it is for.
 #
-# The picture shows the same noise going through the three changes.
+# The picture shows the same noise after each of the three changes.
 
 # %%
 noise = np.linspace(-6, 6, 601)
-u = ops.sigmoid(noise)  # the u that makes this noise, by (1)
+u = ops.sigmoid(noise)  # the u that gives this noise, by (1)
 beta, gamma, zeta = PAPER.values()
 s = ops.sigmoid(noise / beta)  # with log_alpha = 0
 stretched = s * (zeta - gamma) + gamma
@@ -147,8 +147,8 @@ plt.show()
 # %% [markdown]
 # ## 3 · The whole distribution from one formula
 #
-# How likely is the gate to be larger than some $x$ between 0 and 1? Clipping does not matter for that question, so walk
-# back from $g$ to the noise, one step at a time, and let (1) have the last word:
+# How likely is the gate to be larger than some $x$ between 0 and 1? Clipping does not matter for that question, so go
+# back from $g$ to the noise, one step at a time, and apply (1) at the end:
 #
 # $$ \begin{aligned}
 # g > x &\iff s\,(\mathtt{zeta}-\mathtt{gamma})+\mathtt{gamma} > x &&\text{undo the clip}\\
@@ -162,7 +162,7 @@ plt.show()
 #
 # $$ \boxed{\;P(g > x) = \mathrm{sigmoid}\Big(\mathtt{log\_alpha} - \mathtt{beta}\,\log\frac{x-\mathtt{gamma}}{\mathtt{zeta}-x}\Big),\qquad 0\le x<1\;} \tag{3} $$
 #
-# Everything else is read off. At $x=0$:
+# Everything else follows. At $x=0$:
 #
 # $$ P(\mathrm{open}) = P(g>0) = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big). $$
 #
@@ -180,18 +180,18 @@ plt.show()
 
 # %%
 def P_above(x, log_alpha, beta, gamma, zeta):
-    """P(g > x), formula (3)."""
+    """Return P(g > x) by formula (3)."""
     return ops.sigmoid(log_alpha - beta * np.log((x - gamma) / (zeta - x)))
 
 
 def density(x, log_alpha, beta, gamma, zeta):
-    """Of the gate at 0 < x < 1."""
+    """Return the density of the gate at 0 < x < 1."""
     P = P_above(x, log_alpha, beta, gamma, zeta)
     return P * (1 - P) * beta * (zeta - gamma) / ((x - gamma) * (zeta - x))
 
 
 def draws(log_alpha, beta, gamma, zeta, n, rng):
-    """n gates from the package, soft."""
+    """Draw n soft gates with the package's operation."""
     u = ops.draw_noise(n, rng, np.float64)
     return ops.hard_concrete_forward(
         np.full(n, log_alpha), u, beta=beta, gamma=gamma, zeta=zeta, hard=False
@@ -204,7 +204,7 @@ for log_alpha in (-2.0, 0.0, 2.0):
         P_above(0.0, log_alpha, **PAPER), ops.p_open(np.array(log_alpha), **PAPER), rtol=1e-14
     )
 
-# the density and the two point masses make 1: Gauss-Legendre integration over (0, 1)
+# the density and the two point masses add up to 1: Gauss-Legendre integration over (0, 1)
 nodes, weights = np.polynomial.legendre.leggauss(60)
 nodes, weights = (nodes + 1) / 2, weights / 2
 for log_alpha in (-2.0, 0.0, 2.0):
@@ -213,11 +213,11 @@ for log_alpha in (-2.0, 0.0, 2.0):
     assert abs(whole - 1) < 1e-12
 
 # %% [markdown]
-# Formulas can be wrong in the same way twice. The draws of the package know nothing of (3), so let them decide. Of $n$
-# draws, a share that has probability $p$ comes out as $p$ give or take $\sqrt{p(1-p)/n}$, its standard error. We count
-# exact zeros, exact ones, and 40 bins between, and express every deviation in standard errors. If the formulas hold, none
-# of the 168 numbers should lie beyond 5. Could this check fail at all? The last printed line tries a planted mistake, a P(open)
-# that forgets `beta`.
+# Two formulas can share a mistake. The draws of the package do not use (3), so let them decide. Among $n$ draws, an
+# event of probability $p$ has the frequency $p$ with a standard error of $\sqrt{p(1-p)/n}$. We count exact zeros, exact
+# ones, and 40 bins in between, and express every deviation in standard errors. If the formulas hold, none of the 168
+# numbers should exceed 5. Could this check fail at all? The last printed line tries a planted mistake, a P(open) that
+# forgets `beta`.
 
 # %%
 n, edges = 200_000, np.linspace(0, 1, 41)
@@ -276,8 +276,8 @@ print(
 assert abs(deviation) > 50
 
 # %% [markdown]
-# Most of the probability sits on exactly 0 and exactly 1: the gate is nearly a coin. What lies between them is
-# what makes it trainable.
+# Most of the probability is at exactly 0 and exactly 1: the gate is nearly a coin. The part in between makes it
+# trainable.
 #
 # ## 4 · Which probability?
 #
@@ -355,9 +355,9 @@ print(f"    P(g = 1)  = {P_above(1.0, start, **PAPER):.3f}")
 assert round(float(ops.p_open(start, **PAPER)), 3) == 0.943
 
 # %% [markdown]
-# The paper starts every `log_alpha` at 2, so that a head is open with probability 0.943 and training begins near the model
-# that was trained. At 0, the value one would start with by habit, a hard gate shuts half of all heads in every step. Note
-# also what the lines tell you about a half-way gate: L0 counts a head at `log_alpha = 0` as 0.69 of a head, hard forward
+# The paper starts every `log_alpha` at 2, so that a head is open with probability 0.943 and training begins near the
+# model that was trained. At 0, the usual initial value, hard gates would shut half of all heads in every step. Note
+# also what the lines say about a half-open gate: L0 counts a head at `log_alpha = 0` as 0.69 of a head, hard forward
 # passes use it half of the time, and evaluation uses it always.
 #
 # ## 5 · Backward
@@ -375,8 +375,8 @@ assert round(float(ops.p_open(start, **PAPER)), 3) == 0.943
 show_source(ops.hard_concrete_backward, docstring=False)
 
 # %% [markdown]
-# The check needs gates below the clip, inside it and above it, and none so near a kink that a step of $10^{-5}$ crosses
-# it. The tensor may have any shape.
+# The check needs gates below the clip range, inside it and above it, and none so close to a kink that a step of
+# $10^{-5}$ crosses it. The tensor may have any shape.
 
 # %%
 log_alpha = np.array([[-3.0, -0.4, 0.1, 2.5], [0.3, -0.2, 1.0, -1.0]])  # (2, 4)
@@ -387,12 +387,12 @@ assert (gate == 0).any() and (gate == 1).any() and ((gate > 0) & (gate < 1)).sum
 
 
 def soft(log_alpha, u=u):
-    """The package's soft gate with this chapter's constants."""
+    """Compute the package's soft gate with this chapter's constants."""
     return ops.hard_concrete_forward(log_alpha, u, **PAPER, hard=False)
 
 
 def hard(log_alpha):
-    """The same with hard=True."""
+    """Compute the same gate with hard=True."""
     return ops.hard_concrete_forward(log_alpha, u, **PAPER, hard=True)
 
 
@@ -404,13 +404,13 @@ assert_gradients(lambda x: soft(x, None), ops.hard_concrete_backward, log_alpha)
 
 
 def unclipped_backward(dout, cache):
-    """Planted: the gradient passes the clip."""
+    """Compute a planted error: the gradient passes the clip."""
     s, _, temperature, stretch = cache
     return dout * stretch * s * (1 - s) / temperature
 
 
 def lukewarm_backward(dout, cache):
-    """Planted: the temperature is forgotten."""
+    """Compute a planted error: the temperature is forgotten."""
     s, inside, _, stretch = cache
     return dout * inside * stretch * s * (1 - s)
 
@@ -424,9 +424,9 @@ for planted in (unclipped_backward, lukewarm_backward):
         raise AssertionError("the planted bug was not found")
 
 # %% [markdown]
-# The second of these would survive for long: the gates would still move the right way, three times too slowly, and only a
-# check notices. The first is worse than it looks, because beyond the clip the forward pass is flat and a gate would be
-# pushed by a slope that is not there.
+# The second of these would go unnoticed for long: the gates would still move in the right direction, three times too
+# slowly, and only a check reveals it. The first is worse than it looks, because beyond the clip the forward pass is
+# flat, and a gate would be pushed by a slope that does not exist.
 #
 # Now the same question about the hard gate, which comes next: is `hard_concrete_backward` the derivative of the *hard*
 # forward?
@@ -441,20 +441,20 @@ for mode in ("complex", "central"):
 
 # %% [markdown]
 # Both answers are right. Ordinary differences see a function that jumps between 0 and 1 and is flat elsewhere: its
-# derivative is zero, and backward claims something else. The complex step passes because the forward was written so that
-# it does: `gate - gate.real` is zero for real numbers, and for complex ones it carries the derivative of the *soft* gate
-# along in the imaginary part. So the complex step checks that the code does what it means to do. Whether what it means to
-# do is sensible is another matter, for which we need a measurement.
+# derivative is zero, and backward claims something else. The complex step passes because the forward was written so
+# that it does: `gate - gate.real` is zero for real numbers, and for complex ones it carries the derivative of the
+# *soft* gate in the imaginary part. So the complex step checks that the code does what was intended. Whether the
+# intention makes sense is a different question, which needs a measurement.
 #
 # ## 6 · Straight-through: what is exact and what is biased
 #
-# A soft gate of 0.7 is neither head nor no head. The paper uses hard gates, also called **straight-through** (Bengio,
-# Léonard & Courville 2013):
+# A soft gate of 0.7 neither keeps nor removes its head. The paper uses hard gates, also called **straight-through**
+# (Bengio, Léonard & Courville 2013):
 #
 # - forward uses $\hat g = \mathbf 1[g\ge\frac12]$, so that a training step sees the model as it will be after pruning;
 # - backward uses the gradient of $g$, as if $\hat g$ were $g$.
 #
-# What does that give on average? For a loss that depends on one gate we can compute everything exactly. First the two
+# What is the result on average? For a loss that depends on one gate we can compute everything exactly. First, the two
 # quantities that one may want:
 #
 # - **Soft**: $E[\mathtt{loss}(g)] = \mathtt{loss}(0)+\int_0^1\mathtt{loss}'(x)\,P(g>x)\,\mathrm dx$ (integrate by parts).
@@ -463,14 +463,14 @@ for mode in ("complex", "central"):
 # - **Hard**: $E[\mathtt{loss}(\hat g)] = \mathtt{loss}(0) + P(g\ge\tfrac12)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big)$,
 #   and hence the derivative $p\,(1-p)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big)$ with $p = P(g\ge\frac12)$.
 #
-# And then what backpropagation computes from single throws:
+# Second, what backpropagation computes from single tosses:
 #
 # - with soft gates, the mean of $\mathtt{loss}'(g)\,\partial g/\partial\,\mathtt{log\_alpha}$. By (2) it is (4):
 #   **exact**;
 # - with hard gates, the mean of $\mathtt{loss}'(\hat g)\,\partial g/\partial\,\mathtt{log\_alpha}$: the slope at 0 or 1
-#   times the gradient at $g$. Nobody promised that this is the derivative of anything.
+#   times the gradient at $g$. There is no guarantee that this is the derivative of anything.
 #
-# Measure it, for a loss that is straight in $g$, one that is a parabola, and one that is curved more.
+# Measure it for a loss that is linear in $g$ (a *straight* line), one that is a parabola, and one with more curvature.
 
 # %%
 LOSSES = {  # loss(g) and its derivative
@@ -481,19 +481,19 @@ LOSSES = {  # loss(g) and its derivative
 
 
 def exact_soft(slope, log_alpha, beta=0.333, gamma=-0.1, zeta=1.1):
-    """Formula (4), by Gauss-Legendre integration."""
+    """Integrate formula (4) by Gauss-Legendre quadrature."""
     P = P_above(nodes, log_alpha, beta, gamma, zeta)
     return (weights * slope(nodes) * P * (1 - P)).sum()
 
 
 def exact_hard(loss, log_alpha, beta=0.333, gamma=-0.1, zeta=1.1):
-    """Derivative of the expected loss of a hard gate."""
+    """Return the derivative of the expected loss of a hard gate."""
     p = P_above(0.5, log_alpha, beta, gamma, zeta)
     return p * (1 - p) * (loss(1.0) - loss(0.0))
 
 
 def measured(slope, log_alpha, hard, n, rng, beta=0.333, gamma=-0.1, zeta=1.1):
-    """Mean of n single-throw gradients by the package's forward and backward, and its standard error."""
+    """Return the mean of n single-toss gradients by the package's forward and backward, and its standard error."""
     u = ops.draw_noise(n, rng, np.float64)
     gate, cache = ops.hard_concrete_forward(
         np.full(n, log_alpha), u, beta=beta, gamma=gamma, zeta=zeta, hard=hard
@@ -513,7 +513,7 @@ for name, (loss, slope) in LOSSES.items():
     print(
         f"{name:22}{of_soft:13.4f}{mean:12.4f} ±{error:.4f}{of_hard:13.4f}{through:12.4f} ±{through_error:.4f}"
     )
-    assert abs(mean - of_soft) < 5 * error  # exact: nothing but noise is between them
+    assert abs(mean - of_soft) < 5 * error  # exact: they differ only by noise
     biases[name] = (through - of_hard) / through_error
 print(
     "straight-through against hard, in standard errors:",
@@ -522,21 +522,21 @@ print(
 assert abs(biases["cubic: g³"]) > 50  # biased: this is not noise
 
 # %% [markdown]
-# The soft gate's column agrees with its exact value to within the noise, for every loss. Straight-through has the right
-# sign in all three rows. It is right to about one per cent for the straight loss, a third too large for the parabola and
-# more than two thirds too large for the cubic.
+# The soft gate's column agrees with its exact value up to noise, for every loss. Straight-through has the right sign in
+# all three rows. It is right to about one per cent for the linear loss, a third too large for the parabola and more
+# than two thirds too large for the cubic.
 #
-# There is a reason, and it is worth knowing. Let `beta` be small. Then $\partial g/\partial\,\mathtt{log\_alpha}$ is
-# nonzero only for throws that land close to the edge, one half of them just below ½, where the slope is taken at 0, the
-# other half just above, where it is taken at 1. So
+# The reason is worth knowing. Let `beta` be small. Then $\partial g/\partial\,\mathtt{log\_alpha}$ is nonzero only for
+# tosses close to the edge, half of them just below ½, where the slope is taken at 0, and half just above, where it is
+# taken at 1. So
 #
 # $$ \text{straight-through} \;\longrightarrow\; p\,(1-p)\cdot\tfrac12\big(\mathtt{loss}'(0)+\mathtt{loss}'(1)\big) $$
 #
 # $$ \text{in place of}\qquad p\,(1-p)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big) = p\,(1-p)\int_0^1\mathtt{loss}'(x)\,\mathrm dx. $$
 #
-# It is the **trapezoid rule**: the area under $\mathtt{loss}'$ is replaced by the mean of its two ends. That rule is exact
-# when $\mathtt{loss}'$ is a straight line, so for straight and parabolic losses; for $g^3$ it gives 1.5 in place of 1.
-# Whatever bias is left for those two at `beta` = 0.333 comes from `beta` not being small.
+# It is the **trapezoid rule**: the area under $\mathtt{loss}'$ is replaced by the mean of its two ends. That rule is
+# exact when $\mathtt{loss}'$ is a straight line, that is, for linear and parabolic losses; for $g^3$ it gives 1.5
+# instead of 1. For those two, the remaining bias at `beta` = 0.333 comes from `beta` not being small.
 
 # %%
 for name, (loss, slope) in LOSSES.items():
@@ -576,20 +576,20 @@ figure.legend(
 plt.show()
 
 # %% [markdown]
-# Circles lie on the dashed line, as they must. For the straight loss all four nearly agree. For the parabola both dashed line
-# and crosses lie to the right of the solid line: a gate that is mostly shut (left) learns more slowly than it should, one
-# that is mostly open (right) faster. That is the temperature's part, and it goes away with `beta`. For the cubic the
-# crosses are far above either line, and that is the trapezoid's part, which stays.
+# Circles lie on the dashed line, as they must. For the linear loss all four nearly agree. For the parabola both dashed
+# line and crosses lie to the right of the solid line: a gate that is mostly shut (left) learns more slowly than it
+# should, one that is mostly open (right) faster. This is the effect of the temperature, and it vanishes with `beta`.
+# For the cubic the crosses are far above both lines: this is the effect of the trapezoid rule, which stays.
 #
-# How curved is the loss of a real model as a function of one gate? [Chapter 05](05_l0_and_the_difference.ipynb) plots it:
-# for most heads it is close to a parabola, and for a parabola the trapezoid rule is exact. That is why straight-through
-# works in practice. It is no proof that it must.
+# How curved is the loss of a real model as a function of one gate? [Chapter 05](05_l0_and_the_difference.ipynb) plots
+# it: for most heads it is close to a parabola, and for a parabola the trapezoid rule is exact. That is why
+# straight-through works in practice. It does not prove that it must.
 #
 # ## 7 · Temperature: rare and large, or frequent and small
 #
 # A draw that is clipped has no gradient. By section 3 the share of such draws is $1 - P(g>0) + P(g=1)$. Since $u$ is
-# uniform, a plot of the gradient against $u$ shows all there is: the width of the hump is the share of draws that learn
-# anything, and the *area* under it is the mean gradient.
+# uniform, a plot of the gradient against $u$ shows everything: the width of the hump is the share of draws with a
+# gradient, and the *area* under it is the mean gradient.
 
 # %%
 u = np.linspace(0.0005, 0.9995, 2000)
@@ -605,7 +605,7 @@ for ax, beta in zip(axes, betas):
         zero = 1 - P_above(0.0, log_alpha, **options) + P_above(1.0, log_alpha, **options)
         assert abs((gradient == 0).mean() - zero) < 3 / len(
             u
-        )  # a share of a grid: right to its spacing
+        )  # a share of a grid: accurate to its spacing
         ax.text(
             0.97,
             0.95 if log_alpha == 0 else 0.85,
@@ -622,8 +622,8 @@ plt.show()
 
 # %% [markdown]
 # Up to the temperatures in use, `beta` hardly changes the area: the mean gradient is nearly that of the coin, $p(1-p)$.
-# What changes is how it comes. A small `beta` makes gates that are almost always exactly 0 or 1, and nine steps of ten
-# teach a gate nothing while the tenth throws it far. A large one gives a gradient in almost every draw, from gates that
+# What changes is its distribution. With a small `beta`, gates are almost always exactly 0 or 1: nine steps of ten teach
+# a gate nothing, and the tenth moves it far. A large `beta` gives a gradient in almost every draw, but from gates that
 # are almost never what they will be in evaluation. The next cell measures it.
 
 # %%
@@ -665,22 +665,21 @@ axes[1].set(
 plt.show()
 
 # %% [markdown]
-# The mean stays nearly where it is, and the spread falls about as 1/√`beta`, later faster. Towards the right,
-# gates are something else than switches; towards the left, a single step is mostly noise. The values that people use lie
-# between 0.33 and 0.67.
+# The mean hardly changes, and the spread falls about as 1/√`beta`, later faster. Towards the right, gates are no longer
+# switches; towards the left, a single step is mostly noise. Commonly used values lie between 0.33 and 0.67.
 #
-# The package uses the clip for speed as well. A hard gate that is shut *and* clipped has neither a part in the forward
-# pass nor a gradient, so its head is not computed at all in that step ([`model/gating.py`](../tinyprune/model/gating.py)).
+# The package also uses the clip for speed. A hard gate that is shut *and* clipped neither affects the forward pass nor
+# has a gradient, so its head is not computed at all in that step ([`model/gating.py`](../tinyprune/model/gating.py)).
 #
 # ## 8 · Turn the knobs
 #
-# Left, the distribution: derived and drawn. Right, the gradient of every draw against its noise. Below, with sliders; here
-# first for six settings, one knob turned at a time.
+# The left pictures show the distribution, derived and sampled; the right ones show the gradient of every draw against
+# its noise. Here are six settings, which change one knob at a time; sliders follow below.
 
 
 # %%
 def picture(axes, log_alpha, beta, gamma, zeta, n=20_000):
-    """Distribution and gradient of a gate on two Axes. Returns P(open)."""
+    """Plot distribution and gradient of a gate on two Axes; return P(open)."""
     left, right = axes
     options = {"beta": beta, "gamma": gamma, "zeta": zeta}
     u = ops.draw_noise(n, np.random.default_rng(0), np.float64)
@@ -735,15 +734,15 @@ figure.supylabel("left: density and point masses;   right: ∂g / ∂log_alpha",
 plt.show()
 
 # %% [markdown]
-# What to see: `log_alpha` moves weight from 0 to 1, and the hump with it. `beta` decides how much lies between, and how
-# high and narrow the hump is; with `beta` = 1 and `log_alpha` = 0 the density is flat, since $s$ is then $u$ itself. A
-# wider stretch leaves hardly anything between 0 and 1: the clip cuts the hump's shoulders off, and most draws have no
-# gradient.
+# Note that `log_alpha` moves weight from 0 to 1, and the hump with it. `beta` determines how much lies in between, and
+# how high and narrow the hump is; with `beta` = 1 and `log_alpha` = 0 the density is flat, since $s$ is then $u$
+# itself. A wider stretch leaves hardly anything between 0 and 1: the clip cuts off the hump's shoulders, and most draws
+# have no gradient.
 
 
 # %%
 def turn(log_alpha=2.0, beta=0.333, gamma=-0.1, zeta=1.1):
-    """The same picture for the sliders' values."""
+    """Draw the same picture for the sliders' values."""
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2))
     opened = picture(axes, log_alpha, beta, gamma, zeta)
     axes[0].set(
@@ -765,8 +764,8 @@ sliders(
 # %% [markdown]
 # ## 9 · Who uses which values
 #
-# The same gate appears in three well-known places with different constants. Numbers such as "how open is `log_alpha` = 2"
-# do not carry over from one to the next.
+# The same gate appears in three well-known papers with different constants. Numbers such as "how open is `log_alpha` =
+# 2" do not carry over from one to another.
 
 # %%
 USERS = {
@@ -786,14 +785,15 @@ for name, values in USERS.items():
     )
 
 # %% [markdown]
-# Louizos et al. pruned weights and neurons; with their temperature twice as many gates lie between 0 and 1. Voita et al.
-# pruned the heads of translation models with the smaller temperature and soft gates. A soft gate that stays open may end
-# between 0 and 1; its value is then a factor that is folded into the head's output matrix. Shim et al., the paper of this
-# project, have that temperature and a hard forward pass. The package has all three, as settings: `gate.beta`,
+# Louizos et al. pruned weights and neurons; with their temperature twice as many gates lie between 0 and 1. Voita et
+# al. pruned the heads of translation models with the smaller temperature and soft gates. A soft gate that stays open
+# may end between 0 and 1; its value is then folded into the head's output matrix. Shim et al., the paper of this
+# project, use that temperature and a hard forward pass. The package has all three as settings: `gate.beta`,
 # `gate.gamma`, `gate.zeta` and `gate.hard`.
 #
-# Does it matter? The full study, whose [results](../data/results/README.md) come with the project, has both: the paper's
-# gates and Voita's soft ones (without the paper's output scaling), with three seeds, removed and fine-tuned alike.
+# Does it matter? The full study, whose [results](../data/results/README.md) come with the project, has both: the
+# paper's gates and Voita's soft ones (without the paper's output scaling), with three seeds, removed and fine-tuned in
+# the same way.
 
 # %%
 for record in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
@@ -804,27 +804,27 @@ for record in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
         )
 
 # %% [markdown]
-# The two are all but level, except with 3 heads left, where soft gates are worse. In that study, with its short training, it
-# makes little difference whether the forward pass is hard or soft.
+# The two are almost equal, except with 3 heads left, where soft gates are worse. In that study, with its short
+# training, it makes little difference whether the forward pass is hard or soft.
 #
 # ## Questions
 #
-# 1. A gate has drifted to `log_alpha` = −6. What is its chance to come back?
+# 1. A gate has drifted to `log_alpha` = −6. What are its chances of coming back?
 #
 # <details><summary>Answer</summary>
 #
 # Small, but not zero. P(open) is sigmoid(−6 + 0.8), about half a per cent: in one step of about two hundred the gate is
-# above 0, and only then can the task's gradient reach it. (The L0 loss pushes it in every step, but downwards.) Evaluation
-# shut it long ago.
+# above 0, and only then can the task's gradient reach it. (The L0 loss pushes it in every step, but downwards.) In
+# evaluation it has been shut for a long time.
 #
 # </details>
 #
-# 2. Why is the noise cut to $10^{-6}\le u\le 1-10^{-6}$ in `draw_noise`?
+# 2. Why is the noise clipped to $10^{-6}\le u\le 1-10^{-6}$ in `draw_noise`?
 #
 # <details><summary>Answer</summary>
 #
-# At exactly $u=0$ or $u=1$ the noise would be infinite. In float32 numbers just below 1 round to 1, so this would happen.
-# The cut touches only draws beyond ±13.8, and those are clipped anyway for every `log_alpha` between −13 and 13.
+# At exactly $u=0$ or $u=1$ the noise would be infinite. In float32 numbers just below 1 round to 1, so this would
+# happen. This affects only draws beyond ±13.8, and those are clipped anyway for every `log_alpha` between −13 and 13.
 #
 # </details>
 #
@@ -838,17 +838,17 @@ for record in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
 #
 # </details>
 #
-# 4. In evaluation the hard gate opens at `log_alpha` = 0. Does that stay so with `gamma` = −0.1 and `zeta` = 1.5?
+# 4. In evaluation the hard gate opens at `log_alpha` = 0. Is that still so with `gamma` = −0.1 and `zeta` = 1.5?
 #
 # <details><summary>Answer</summary>
 #
-# No: $\log\frac{0.5+0.1}{1.5-0.5}=\log 0.6\approx-0.51$. `opening_log_alpha` computes it, and whatever needs the border
-# asks that function.
+# No: $\log\frac{0.5+0.1}{1.5-0.5}=\log 0.6\approx-0.51$. `opening_log_alpha` computes it, and all code that needs the
+# border calls it.
 #
 # </details>
 #
 # **Next:** [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb): what closes a gate, what holds it open,
-# and why the gradient of a gate is exactly the difference that its head makes to
-# the layer's output, weighed by the loss's gradient. The operations of this chapter are in
-# [`ops/hard_concrete.py`](../tinyprune/ops/hard_concrete.py) and [`ops/l0.py`](../tinyprune/ops/l0.py); how all layers'
-# gates go through them in one call is in [`model/gating.py`](../tinyprune/model/gating.py).
+# and why the gradient of a gate is exactly the difference that its head makes to the layer's output, weighted by the
+# loss's gradient. The operations of this chapter are in [`ops/hard_concrete.py`](../tinyprune/ops/hard_concrete.py) and
+# [`ops/l0.py`](../tinyprune/ops/l0.py); how all layers' gates go through them in one call is in
+# [`model/gating.py`](../tinyprune/model/gating.py).

@@ -13,11 +13,11 @@
 # &nbsp; ← [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) · [all chapters](README.md) · [06 training with gates](06_training_with_gates.ipynb) →
 #
 # **After this chapter you can** say what closes a gate and what holds it open, in the same unit; prove that a gate's
-# gradient is exactly the output with its head minus the output without it, weighed by the loss's gradient and summed; and
-# explain why that exact number is still a bad guess of what removing the head costs.
+# gradient is exactly the output with its head minus the output without it, weighted by the loss's gradient and summed;
+# and explain why that exact number is still a bad estimate of the cost of removing the head.
 #
-# **You need** chapters [02](02_attention_by_hand.ipynb) and [04](04_hard_concrete_gate.ipynb). Forty minutes to read, less
-# than a minute to run, and a little more if no earlier chapter has trained the baseline.
+# **You need** chapters [02](02_attention_by_hand.ipynb) and [04](04_hard_concrete_gate.ipynb). It takes forty minutes
+# to read and less than a minute to run, a little more if no earlier chapter has trained the baseline.
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -32,7 +32,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -65,22 +65,22 @@ PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 # %% [markdown]
 # ## 1 · What closes a gate: L0
 #
-# Left to itself, a model keeps all of its heads, since each does it a little good. Something must want them shut. What we
-# would like to pay for is the number of open heads, $\sum_h \mathbf 1[g_h>0]$, the "L0 norm" of the gates. As a count it
-# has no gradient, but gates are random, and its expectation has one:
+# Left to itself, a model keeps all of its heads, since each helps a little. Something must push them shut. What we
+# would like to penalise is the number of open heads, $\sum_h \mathbf 1[g_h>0]$, the "L0 norm" of the gates. A count has
+# no gradient, but gates are random, and its expectation has one:
 #
 # $$ \mathtt{L0} = E\Big[\sum_h \mathbf 1[g_h>0]\Big] = \sum_h P(g_h>0) = \sum_h \mathtt{p\_open}_h,
 # $$
 #
 # $$ \mathtt{p\_open}_h = \mathrm{sigmoid}\Big(\mathtt{log\_alpha}-\mathtt{beta}\log\frac{-\mathtt{gamma}}{\mathtt{zeta}}\Big). $$
 #
-# The expectation of a sum is the sum of the expectations, and the expectation of an indicator is its probability; the
-# formula of the latter is that of [chapter 04](04_hard_concrete_gate.ipynb), section 3. **It is a sum, over all heads of
-# all layers.** With $\mathrm{sigmoid}'=\mathrm{sigmoid}\,(1-\mathrm{sigmoid})$,
+# The expectation of a sum is the sum of the expectations, and the expectation of an indicator is a probability, given
+# by the formula of [chapter 04](04_hard_concrete_gate.ipynb), section 3. **It is a sum over all heads of all layers.**
+# With $\mathrm{sigmoid}'=\mathrm{sigmoid}\,(1-\mathrm{sigmoid})$,
 #
 # $$ \frac{\partial\,\mathtt{L0}}{\partial\,\mathtt{log\_alpha}_h} = \mathtt{p\_open}_h\,(1-\mathtt{p\_open}_h). $$
 #
-# Unlike the gradient that comes through the gates, this one needs no noise: it is exact in every step, and never zero.
+# Unlike the gradient through the gates, this one needs no noise: it is exact in every step, and never zero.
 
 # %%
 show_source(ops.p_open, ops.l0_forward, ops.l0_backward, docstring=False)
@@ -89,7 +89,7 @@ show_source(ops.p_open, ops.l0_forward, ops.l0_backward, docstring=False)
 log_alpha = rng.normal(0, 2, (4, 8))  # (L, H)
 assert_gradients(lambda x: ops.l0_forward(x, **PAPER), ops.l0_backward, log_alpha)
 
-# what it claims to count: throw all 32 gates 20,000 times and count those above 0
+# check the count: draw all 32 gates 20,000 times and count those above 0
 u = ops.draw_noise((20_000, 4, 8), rng, np.float64)
 gates, _ = ops.hard_concrete_forward(np.broadcast_to(log_alpha, u.shape), u, **PAPER, hard=False)
 counts = (gates > 0).sum((1, 2))  # (20000,)
@@ -100,7 +100,7 @@ assert abs(counts.mean() - l0) < 5 * error
 
 
 def mean_backward(dout, cache):
-    """Planted: the gradient of the mean over heads."""
+    """Compute a planted error: the gradient of the mean over heads."""
     return ops.l0_backward(dout, cache) / cache[0].size
 
 
@@ -114,9 +114,9 @@ else:
 # %% [markdown]
 # ### lam does not carry over
 #
-# The loss of gate training is `cross-entropy + lam · L0`. What is `lam`? Cross-entropy is a mean over tokens, in nats. So
-# `lam` is a **price: nats per token that one open head has to be worth.** The same number means something else where L0 is
-# not the sum:
+# The loss of gate training is `cross-entropy + lam · L0`. What is `lam`? Cross-entropy is a mean over tokens, in nats.
+# So `lam` is a **price: the nats per token that one open head has to be worth.** The same number means something else
+# if L0 is not the sum:
 
 # %%
 H, L, lam = 8, 4, 0.1
@@ -129,23 +129,24 @@ for convention, divisor in (
     print(f"{convention:37} {lam / divisor:21.4f}  {lam * divisor:16.1f}")
 
 # %% [markdown]
-# And even with the same convention the value of a head changes: with 128 heads each is worth less than with
-# 32, and a nat per word is not a nat per character. The paper's `lam` is between 0.01 and
-# 0.02 for 128 heads and words. Our 32 heads, which read characters, get 0.1; in the tour that
-# closed about a third of them. Always say how many heads stayed open.
+# Even with the same convention the value of a head changes: with 128 heads each is worth less than with 32, and a nat
+# per word is not a nat per character. The paper's `lam` is between 0.01 and 0.02 for 128 heads and words. Our 32 heads,
+# which read characters, get 0.1; in the tour that closed about a third of them. So always report how many heads stayed
+# open.
 #
-# ## 2 · Where the push goes
+# ## 2 · Where the forces push
 #
-# Say that a head is worth $w$ nats: without it the loss is $w$ higher. Two forces act on its `log_alpha`. L0 pushes down by
-# $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task pushes up by what comes back through the straight-through
-# gate, on average. For the task we try two shapes of loss, a straight line $-w\,g$ and a parabola $w\,(1-g)^2$ with its
-# bottom at the open gate; both cost $w$ to close. Section 4 shows which of the two a real model is like.
+# Suppose a head is worth $w$ nats: without it the loss is $w$ higher. Two forces act on its `log_alpha`. L0 pushes down
+# by $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task pushes up by the mean gradient through the
+# straight-through gate. For the task we try two shapes of loss, a straight line $-w\,g$ and a parabola $w\,(1-g)^2$
+# with its minimum at the open gate; in both, closing costs $w$. Section 4 shows which of the two resembles a real
+# model.
 
 # %%
 log_alpha = np.linspace(-7, 7, 141)
 noise = np.arange(
     -15, 15, 0.1 / 32
-)  # a fine grid in the place of draws, each point with its probability:
+)  # a fine grid in place of draws, each point with its probability:
 u = ops.sigmoid(noise)
 weights = (
     u * (1 - u) * (0.1 / 32)
@@ -153,7 +154,7 @@ weights = (
 
 
 def push_up(log_alpha, slope):
-    """Mean gradient of -loss, through straight-through gates, with respect to each log_alpha."""
+    """Return the mean gradient of -loss with respect to each log_alpha, through straight-through gates."""
     a, uu = np.broadcast_arrays(log_alpha[:, None], u)  # (n, 9600)
     gate, cache = ops.hard_concrete_forward(a, uu, **PAPER, hard=True)
     return -ops.hard_concrete_backward(slope(gate), cache) @ weights  # (n,)
@@ -228,57 +229,57 @@ plt.show()
 
 for name in SHAPES:
     balance = down / up[name]
-    assert (np.diff(balance) < 0).all()  # falls everywhere: see the text
+    assert (np.diff(balance) < 0).all()  # falls everywhere, see the text
     print(
         f"{name:9} balance at log_alpha 7: w = {balance[-1]:.2f} lam, at 2: {np.interp(2, log_alpha, balance):.2f} lam, at −7: {balance[0]:.2f} lam"
     )
 
 # %% [markdown]
 # Read the middle panel. A head that is worth more than the line's height at its `log_alpha` opens further, one that is
-# worth less closes further. The line *falls*: the more open a gate is, the less it needs to be worth to stay. So the
-# balance is not a resting place but a **watershed**. A gate on either side runs away from it, and ends clearly open or
+# worth less closes further. The line *falls*: the more open a gate is, the less its head needs to be worth to stay. So
+# the balance is not stable: it is a **watershed**. A gate on either side moves away from it, and ends clearly open or
 # clearly shut; the grey paths on the right start from four places and divide. Three things follow.
 #
-# - `lam` sorts heads, roughly: what is worth much less than `lam` nats closes, what is worth much more stays.
-# - In between the start decides. With `log_alpha` = 2 a head has to be worth half to two thirds of `lam` to stay; started
-#   half-way, at 0, nearly all of it. This is one reason for the paper's initialisation.
-# - Both forces fade at both ends. A gate that is far open or far shut hardly moves any more. (Adam, which divides a
+# - `lam` sorts heads, roughly: heads worth much less than `lam` nats close, heads worth much more stay.
+# - In between, the initial value decides. From `log_alpha` = 2 a head has to be worth half to two thirds of `lam` to
+#   stay; from 0, half open, nearly all of it. This is one reason for the paper's initialisation.
+# - Both forces vanish at both ends. A gate that is far open or far shut hardly moves any more. (Adam, which divides a
 #   gradient by its usual size, hides much of that; the signs stay.)
 #
 # ## 3 · The difference, exactly
 #
-# The method is sometimes put into one sentence: *the loss is based on the difference between the layer's output
-# with and without a head.* Taken as it stands, no such difference appears in the formula `cross-entropy + lam · L0`. It is
-# there all the same, in the gradient. In the layer's output
+# The method is sometimes summarised in one sentence: *the loss is based on the difference between the layer's output
+# with and without a head.* Yet no such difference appears in the formula `cross-entropy + lam · L0`. It is there all
+# the same, in the gradient. In the layer's output
 #
 # $$ y = x + \mathtt{bo} + \sum_h g_h\, c\; o^h\, \mathtt{Wo}_h $$
 #
 # with $y$ (B, T, D), $o^h$ (B, T, Dh) and $\mathtt{Wo}_h$ (Dh, D),
 #
-# the gate multiplies what the head has computed, and what it has computed, $o^h$, depends on queries, keys and values, but
-# on no gate of this layer. ($c$ is the output scaling of [chapter 06](06_training_with_gates.ipynb), a plain number, 1 for
-# now.) So $y$ is **affine** in every gate: a constant plus $g_h$ times something. That something is what $y$ gains when
-# $g_h$ goes from 0 to 1,
+# the gate multiplies the head's output $o^h$, which depends on queries, keys and values, but on no gate of this layer.
+# ($c$ is the output scaling of [chapter 06](06_training_with_gates.ipynb), a plain number, 1 for now.) So $y$ is
+# **affine** in every gate: a constant plus $g_h$ times something. That something is the change of $y$ when $g_h$ goes
+# from 0 to 1,
 #
 # $$ \Delta_h = y(g_h{=}1) - y(g_h{=}0) = c\;o^h\,\mathtt{Wo}_h, \qquad y(g_h) = y(g_h{=}0) + g_h\,\Delta_h . \tag{1} $$
 #
-# Of such a function the derivative is $\partial y/\partial g_h = \Delta_h$, at every $g_h$. The chain rule, equation (1)
+# The derivative of such a function is $\partial y/\partial g_h = \Delta_h$ at every $g_h$. The chain rule, equation (1)
 # of [chapter 01](01_backprop_by_hand.ipynb), sums over all outputs:
 #
 # $$ \boxed{\;\frac{\partial\,\mathtt{loss}}{\partial g_h} = \sum_{b,t,d}\frac{\partial\,\mathtt{loss}}{\partial y_{btd}}\,\Delta_{h,btd}\;} \tag{2} $$
 #
-# There is no "approximately" in it: **the gradient of a gate is the layer's output with the head minus the output without
-# it, weighed by how the loss feels about each number of the output.**
+# This is exact: **the gradient of a gate is the layer's output with the head minus the output without it, weighted by
+# the loss's gradient with respect to each number of the output.**
 
 # %%
 show_source(ops.head_difference)
 
 # %% [markdown]
-# `attention_backward` does not compute it like that. It has `do`, the gradient with respect to the head outputs, at hand
-# and sums `do * o`, see [chapter 02](02_attention_by_hand.ipynb). That is (2) with the brackets moved: $\langle
-# \mathtt{dy},\,o\,\mathtt{Wo}_h\rangle = \langle \mathtt{dy}\,\mathtt{Wo}_h^\top,\,o\rangle =
-# \langle\mathtt{do},\,o\rangle$. So there are two independent ways to compute one number, and a third, measuring it. We
-# take a trained model, in float64, and real text.
+# `attention_backward` does not compute it like that. It already has `do`, the gradient with respect to the head
+# outputs, and sums `do * o`, see [chapter 02](02_attention_by_hand.ipynb). That is (2) with the product regrouped:
+# $\langle \mathtt{dy},\,o\,\mathtt{Wo}_h\rangle = \langle \mathtt{dy}\,\mathtt{Wo}_h^\top,\,o\rangle =
+# \langle\mathtt{do},\,o\rangle$. So there are two independent ways to compute this number, and a third way is to
+# measure it. We take a trained model, in float64, and real text.
 
 # %%
 run = baseline_run()
@@ -300,7 +301,7 @@ ids, targets, _ = segments.batch(1)  # (B, T) each
 
 
 def loss_and_outputs(model, gates, ids, targets, memory):
-    """The model's own blocks, with given gates: gates (L, H). Returns the loss and every layer's y (B, T, D)."""
+    """Run the model's own blocks with given gates (L, H); return the loss and every layer's y (B, T, D)."""
     ops, p = model.ops, model.params
     x = model.embed(ids)[0].astype(np.result_type(p["R"], gates.dtype))  # (B, T, D)
     outputs = []
@@ -322,7 +323,7 @@ assert np.isclose(
 )
 
 # %% [markdown]
-# First (1): turn one gate from −0.5 to 1.5 and compare all of the layer's output with the straight line.
+# First check (1): vary one gate from −0.5 to 1.5 and compare the layer's whole output with the straight line.
 
 # %%
 layer, head = 1, 3
@@ -344,9 +345,9 @@ print(
 assert np.abs(ys - line).max() < 1e-12 * np.abs(ys).max()
 
 # %% [markdown]
-# Then (2), for all layers and heads, in three ways. To have $\partial\,\mathtt{loss}/\partial y$ of every layer, the cell
-# walks the model's backward pass by hand. The third way is the complex step of [chapter 01](01_backprop_by_hand.ipynb),
-# one forward pass per gate.
+# Then check (2), for all layers and heads, in three ways. To get $\partial\,\mathtt{loss}/\partial y$ of every layer,
+# the cell runs the model's backward pass by hand. The third way is the complex step of
+# [chapter 01](01_backprop_by_hand.ipynb), one forward pass per gate.
 
 # %%
 p = gated.params
@@ -376,7 +377,7 @@ for name, other in (("attention_backward", by_backward), ("complex step", by_com
     assert error < 1e-12
 
 # %% [markdown]
-# All three agree to rounding, in every layer and head. While training the gates are noisy and $c$ is not 1; (2) holds
+# All three agree up to rounding, in every layer and head. In training, gates are noisy and $c$ is not 1; (2) holds
 # there as well, with $c$ in $\Delta_h$. The next cell checks this in one noisy pass. What a gradient does *not* see is
 # that $c$ itself changes when one more head closes: no gradient goes through $c$, just as none goes through a dropout
 # mask.
@@ -401,11 +402,11 @@ for i in reversed(range(L)):
     dy = attention_block_backward(dy, noisy_cache["layers"][i], ops)[0]
 
 # %% [markdown]
-# ## 4 · What an exact slope does not tell
+# ## 4 · What an exact slope does not tell you
 #
-# The output is a straight line in $g_h$. The *loss* is not: between $y$ and the loss lie further layers, LayerNorms and a
-# softmax. So (2) is the exact slope where the gate stands, and a slope is not the difference in loss between $g_h=1$ and
-# $g_h=0$. For three heads of the trained model, the whole curve:
+# The output is a straight line in $g_h$. The *loss* is not: between $y$ and the loss are further layers, LayerNorms and
+# a softmax. So (2) is the exact slope at the gate's current value, and a slope is not the difference in loss between
+# $g_h=1$ and $g_h=0$. Here is the whole curve for three heads of the trained model:
 
 # %%
 held_out = text.valid[: 16 * config.T * 5 + 1]  # 5 segments of 16 streams
@@ -427,14 +428,14 @@ for step in range(5):
 
 
 def mean_loss_at(gates):
-    """Mean loss over the held-out pieces with the compiled kernels; memory as the whole model left it."""
+    """Return the mean loss over the held-out pieces, with the compiled kernels and the whole model's memory."""
     return float(
         np.mean([loss_and_outputs(model, gates.astype(np.float32), *piece)[0] for piece in pieces])
     )
 
 
 def mean_slopes(mask):
-    """Mean of ∂loss/∂g over the same text, (L, H), with the heads of `mask` open."""
+    """Return the mean of ∂loss/∂g over the same text, (L, H), with the heads of `mask` open."""
     found = []
     for _, cache in read(
         with_heads(model, mask), held_out, all_heads=True
@@ -494,17 +495,17 @@ axes[1].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The red line, the slope at the open gate, is nearly level, and the blue curve rises far above it to the left. Section 2's
-# parabola was a good guess. Is that an accident of these heads? No. There is a second way to read the same gradient.
-# Multiplying a head's rows of `Wo` by $g$ does just what the gate does, so moving the gate from 1 is moving
-# $\mathtt{Wo}_h$ along itself:
+# The red line, the slope at the open gate, is nearly flat, and the blue curve rises far above it to the left. Section
+# 2's parabola was a good guess. This is not a peculiarity of these heads. There is a second way to read the same
+# gradient. Multiplying a head's rows of `Wo` by $g$ has the same effect as the gate, so moving the gate from 1 scales
+# $\mathtt{Wo}_h$:
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\Big|_{g_h=1} = \big\langle \mathtt{dWo}_h,\; \mathtt{Wo}_h\big\rangle . $$
 #
-# Training has spent hundreds of steps on making $\mathtt{dWo}$ zero, on average. In a model at its minimum **every gate's
-# mean slope at $g=1$ is zero**, however much the head matters (on its training text; on held-out text it is small). What a
-# removal costs is all in the curvature. The next cell checks the formula, and then compares three estimates with the truth
-# for all 32 heads.
+# Training has spent hundreds of steps on making $\mathtt{dWo}$ zero, on average. In a model at its minimum **every
+# gate's mean slope at $g=1$ is zero**, however much the head matters (on its training text; on held-out text it is
+# small). The cost of a removal lies entirely in the curvature. The next cell checks the formula, and then compares
+# three estimates with the truth for all 32 heads.
 
 # %%
 for i in range(L):
@@ -559,38 +560,39 @@ assert np.abs(slope_open).mean() < removal.mean() / 3
 assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 
 # %% [markdown]
-# - **Left.** The first-order estimate $-\partial\,\mathtt{loss}/\partial g$ at the open gate lies near zero for every head,
-#   and for the heads that matter far below the dashed line on which it would be right. The rank correlation above says how
-#   little it is worth even for ranking. This is why Michel et al. (2019) take the absolute value example by example
-#   *before* the mean: the sizes survive, though the signs cancel ([chapter 08](08_fine_tuning_and_trade_off.ipynb) compares
-#   such scores).
-# - **Middle.** The mean of the two slopes, at the open and at the shut gate, is close to the truth. Here is the trapezoid
-#   rule of [chapter 04](04_hard_concrete_gate.ipynb), section 6, and therefore, up to the temperature's part, what
-#   **straight-through gates** measure: about half of their informative throws take the slope at 1, the others at 0. They
-#   learn what a head is worth although it does not show in the slope of the trained model. For the dearest heads, whose
-#   curves are no parabolas any more, it comes out too small.
+# - **Left.** The first-order estimate $-\partial\,\mathtt{loss}/\partial g$ at the open gate lies near zero for every
+#   head, and for the heads that matter far below the dashed line of correct estimates. The rank correlation above shows
+#   how little it is worth even for ranking. This is why Michel et al. (2019) take the absolute value of each example
+#   *before* the mean: the sizes survive, though the signs would cancel
+#   ([chapter 08](08_fine_tuning_and_trade_off.ipynb) compares such scores).
+# - **Middle.** The mean of the two slopes, at the open and at the shut gate, is close to the truth. This is the
+#   trapezoid rule of [chapter 04](04_hard_concrete_gate.ipynb), section 6, and therefore, up to the effect of the
+#   temperature, what **straight-through gates** measure: about half of their informative draws take the slope at 1, the
+#   others at 0. They learn what a head is worth although the slope of the trained model does not show it. For the most
+#   valuable heads, whose curves are no longer parabolas, the estimate is too small.
 # - **Right.** The length of $\Delta_h$ needs no gradient at all, and ranks heads well here.
 #
 # ## 5 · Two objectives
 #
-# **`task`** is the paper's: `cross-entropy + lam · L0`. The difference appears in the gradient only, weighed by what the
-# loss feels about it.
+# **`task`** is the paper's: `cross-entropy + lam · L0`. The difference appears only in the gradient, weighted by the
+# loss's gradient.
 #
 # **`layerwise`** takes the review's sentence literally. Each layer compares its output with gated heads with its output
 # with all heads, on the same input, and its gates also minimise the relative squared error
 #
 # $$ \mathtt{error} = \frac{\|y_\mathrm{gated}-y_\mathrm{full}\|^2}{\|y_\mathrm{full}-x\|^2}. $$
 #
-# By (1) both differences are sums of $\Delta$s (now without $c$, which is written out): $y_\mathrm{gated}-y_\mathrm{full}
-# = \sum_h e_h\Delta_h$ with $e_h = c\,g_h-1$, and $y_\mathrm{full}-x=\sum_h\Delta_h+\mathtt{bo}$. Multiply the square out.
-# All that is needed of the large arrays is the matrix of inner products $G_{hh'} = \langle\Delta_h,\Delta_{h'}\rangle$,
-# and the number $\mathtt{full}=\|y_\mathrm{full}-x\|^2$:
+# By (1) both differences are sums of $\Delta$s (now without $c$, which is written out):
+# $y_\mathrm{gated}-y_\mathrm{full} = \sum_h e_h\Delta_h$ with $e_h = c\,g_h-1$, and
+# $y_\mathrm{full}-x=\sum_h\Delta_h+\mathtt{bo}$. Expand the square. All that is needed from the large arrays is the
+# matrix of inner products $G_{hh'} = \langle\Delta_h,\Delta_{h'}\rangle$, and the number
+# $\mathtt{full}=\|y_\mathrm{full}-x\|^2$:
 #
 # $$ \mathtt{error} = \frac{e^\top G\,e}{\mathtt{full}}, \qquad \frac{\partial\,\mathtt{error}}{\partial e} = \frac{2\,G\,e}{\mathtt{full}}, \qquad
 # \frac{\partial\,\mathtt{error}}{\partial g} = c\cdot\frac{2\,G\,e}{\mathtt{full}}, $$
 #
-# the last two because $G$ is symmetric and $e=c\,g-1$. In the diagonal of $G$ stands $\|\Delta_h\|^2$; off the diagonal,
-# whether heads pull the same way. It needs no backward pass through the model.
+# the last two because $G$ is symmetric and $e=c\,g-1$. The diagonal of $G$ holds $\|\Delta_h\|^2$; the entries off the
+# diagonal say whether heads point in the same direction. No backward pass through the model is needed.
 
 # %%
 show_source(error_of, ops.layerwise_error_backward, docstring=False)
@@ -618,12 +620,12 @@ assert np.isclose(error, direct, rtol=1e-11)
 
 
 def forward(gate):
-    """The layer-wise error as a function of the gates."""
+    """Compute the layer-wise error as a function of the gates."""
     return ops.layerwise_error_forward(gate, cached, Wo, bo, c)
 
 
 def scaleless_backward(dout, cache):
-    """Planted: forgets that e contains c · g."""
+    """Compute a planted error that forgets that e contains c · g."""
     return ops.layerwise_error_backward(dout, cache) / cache[3]
 
 
@@ -644,13 +646,13 @@ print(
 assert nothing == 0 and not ops.layerwise_error_backward(1.0, whole_cache).any()
 
 # %% [markdown]
-# The last line is worth a thought. At the full model the layer-wise error is at its minimum, zero, and so is its gradient.
-# It starts to speak when noise has shut a head, just like the task's.
+# Note the last line. At the full model the layer-wise error is at its minimum, zero, and so is its gradient. It takes
+# effect once noise has shut a head, just like the task's gradient.
 #
 # ### One step of each
 #
-# `GateObjective` is what the training loop calls in every step of [the next chapter](06_training_with_gates.ipynb). It
-# returns losses, memory and gradients. (Two branches are for later: the controller of chapter 06, and top-k gates, which
+# The training loop of [the next chapter](06_training_with_gates.ipynb) calls `GateObjective` in every step. It returns
+# losses, memory and gradients. (Two branches are for later: the controller of chapter 06, and top-k gates, which
 # chapter 08 compares.)
 
 # %%
@@ -698,7 +700,7 @@ print(
 
 # and the whole task objective, embedding to L0, against the complex step, through the straight-through gates
 def objective_forward(*log_alpha):
-    """Loss of the task objective as a function of every layer's log_alpha, noise fixed."""
+    """Compute the loss of the task objective as a function of every layer's log_alpha, for fixed noise."""
     params = exact.params | {f"layers.{i}.log_alpha": a for i, a in enumerate(log_alpha)}
     params["embedding"] = params["embedding"].astype(
         np.result_type(*log_alpha)
@@ -712,7 +714,7 @@ def objective_forward(*log_alpha):
 
 
 def objective_backward(dout, caches):
-    """Its gradients: through the model, and of L0."""
+    """Compute its gradients, through the model and of L0."""
     trial, cache, l0_cache = caches
     grads = trial.backward(dout, cache)
     from_l0 = np.split(ops.l0_backward(dout * lam, l0_cache), L)
@@ -725,12 +727,12 @@ assert_gradients(
 print("cross-entropy + lam · L0: the gradient of every log_alpha agrees with the complex step")
 
 # %% [markdown]
-# ### What each would close first
+# ### Which heads each would close first
 #
-# All gates stand at `log_alpha` = 2, so L0 pushes all of them down equally. Which give way first is decided by the force
-# that holds them open: the mean of $-\partial\,\mathtt{loss}/\partial\,\mathtt{log\_alpha}$ over many noisy passes, of the
-# task or of the layer-wise error. For the task there is no way round the passes. For the layer-wise error $G$ of the
-# trained model's heads is enough, and thousands of throws cost nothing.
+# All gates are at `log_alpha` = 2, so L0 pushes all of them down equally. Which of them close first depends on the
+# force that holds them open: the mean of $-\partial\,\mathtt{loss}/\partial\,\mathtt{log\_alpha}$ over many noisy
+# passes, of the task or of the layer-wise error. For the task, the passes cannot be avoided. For the layer-wise error,
+# $G$ of the trained model's heads is enough, and thousands of draws cost nothing.
 
 # %%
 start = Transformer(
@@ -823,17 +825,17 @@ print(
 assert hold_task[0].sum() / hold_task.sum() > hold_layer[0].sum() / hold_layer.sum()
 
 # %% [markdown]
-# The task's forces follow the true difference, as far as noise lets one see: in the run printed here the first layer holds
-# on, and what lets go first lies in the upper layers. (A single step sees one throw, and of that most gates get nothing;
-# learning the order is what the hundreds of steps are for.) The layer-wise error ranks heads within a layer sensibly, but
-# it is *relative*: each layer's error is divided by that layer's own output, so every layer has much the same force to
-# distribute. It cannot know that the first layer's heads are dearer than the last's. Only the task can, and in the
-# `layerwise` objective the task's gradient is there as well, with the two added up.
+# The task's forces follow the true difference, as far as the noise allows: in the run printed here the first layer
+# stays open, and the heads that would close first are in the upper layers. (A single step sees one draw, from which
+# most gates get no gradient; it takes hundreds of steps to learn the order.) The layer-wise error ranks heads within a
+# layer sensibly, but it is *relative*: each layer's error is divided by that layer's own output, so every layer has
+# much the same force to distribute. It cannot know that the first layer's heads are more valuable than the last's. Only
+# the task can, and the `layerwise` objective adds the task's gradient.
 #
 # ## 6 · Does the layer-wise objective pay?
 #
-# The two were compared in full, on three seeds, with the same number of heads and of steps. These are
-# the results of that [study](../data/results/README.md), which come with the project.
+# The two were compared in full on three seeds, with the same number of heads and of steps. The results of that
+# [study](../data/results/README.md) come with the project.
 
 # %%
 summary = read_csv(results("tradeoff-pydoc", "summary.csv").read_text())
@@ -907,13 +909,13 @@ axes[1].set(
 plt.show()
 
 # %% [markdown]
-# **It does not.** The layer-wise objective needs more bits than the task's at every number of heads but the smallest, by up
-# to 0.035 bits; only at 22 and 16 heads is that more than the spread of three seeds, and at 3 heads, where it is ahead, the
-# spread is far larger than the difference. On a second text, the source of Python's library, it is behind by more than the
-# spread, as the last two lines of the table say. Which heads it keeps differs little, since the task's gradient is there as
-# well; the first layer keeps a little less. As a criterion of its own the length of $\Delta_h$ is cheap and not bad (the
-# *output difference* of [chapter 08](08_fine_tuning_and_trade_off.ipynb)). As an addition to the task it does not help. We
-# found no published system that trains gates this way, and this is what came of trying.
+# **It does not.** The layer-wise objective needs more bits than the task's at every number of heads but the smallest,
+# by up to 0.035 bits; only at 22 and 16 heads is that more than the spread of three seeds, and at 3 heads, where it is
+# ahead, the spread is far larger than the difference. On a second text, the source of Python's library, it is behind by
+# more than the spread, as the last two lines of the table say. It keeps nearly the same heads, since it includes the
+# task's gradient; the first layer keeps slightly fewer. As a criterion by itself the length of $\Delta_h$ is cheap and
+# not bad (the *output difference* of [chapter 08](08_fine_tuning_and_trade_off.ipynb)). As an addition to the task it
+# does not help. We found no published system that trains gates this way; this is the result of trying.
 #
 # ## Questions
 #
@@ -921,9 +923,8 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# Yes, for the pass at hand. With the mask held fixed, $y$ is still affine in $g_h$; $\Delta_h$ is then the masked
-# difference. It is the same with noise on other gates and with $c$: whatever is a constant of the pass is a constant of
-# the identity.
+# Yes, for the given pass. With the mask fixed, $y$ is still affine in $g_h$; $\Delta_h$ is then the masked difference.
+# The same holds for noise on other gates and for $c$: whatever is constant in the pass is constant in the identity.
 #
 # </details>
 #
@@ -933,7 +934,7 @@ plt.show()
 #
 # In the same layer, yes: $y = y(0,0)+g_1\Delta_1+g_2\Delta_2$, without a term $g_1g_2$. In different layers, no: $g_1$
 # changes the input of the upper layer and with it $o^{h_2}$, so $\Delta_2$ depends on $g_1$, through a softmax. This is
-# one reason why leave-one-out says little about leaving out two.
+# one reason why leave-one-out says little about removing two heads.
 #
 # </details>
 #
@@ -941,8 +942,8 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# No. Cross-entropy is a mean over tokens and L0 does not depend on the batch. It would have to if the loss were a sum over
-# tokens.
+# No. Cross-entropy is a mean over tokens, and L0 does not depend on the batch. It would have to change if the loss were
+# a sum over tokens.
 #
 # </details>
 #
@@ -951,12 +952,13 @@ plt.show()
 # <details><summary>Answer</summary>
 #
 # Whether 0.4 of the heads are open or shut, of how many; whether L0 is a sum or a mean; nats or bits, per word or per
-# character; and how many heads were open *in evaluation*, since L0 counts half-way gates in part.
+# character; and how many heads were open *in evaluation*, since L0 counts half-open gates in part.
 #
 # </details>
 #
-# **Next:** [06 training with gates](06_training_with_gates.ipynb), where the two forces meet for hundreds of steps, with
-# the three stabilisers that keep the model alive meanwhile. The code of this chapter is in
+# **Next:** [06 training with gates](06_training_with_gates.ipynb), where the two forces act for hundreds of steps, with
+# three stabilisers that keep the model from breaking. The code of this chapter is in
 # [`ops/l0.py`](../tinyprune/ops/l0.py), [`ops/head_difference.py`](../tinyprune/ops/head_difference.py),
-# [`ops/layerwise_error.py`](../tinyprune/ops/layerwise_error.py) and [`pruning/gates.py`](../tinyprune/pruning/gates.py);
-# the scores that need no gates are in [`pruning/importance/`](../tinyprune/pruning/importance).
+# [`ops/layerwise_error.py`](../tinyprune/ops/layerwise_error.py) and
+# [`pruning/gates.py`](../tinyprune/pruning/gates.py); the scores that need no gates are in
+# [`pruning/importance/`](../tinyprune/pruning/importance).

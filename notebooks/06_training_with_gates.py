@@ -17,8 +17,8 @@
 # stabiliser from an unfair one.
 #
 # **You need** the gate of [chapter 04](04_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
-# [chapter 05](05_l0_and_the_difference.ipynb). Three quarters of an hour to read, half a minute to run (a little more the
-# first time, when the baseline is trained).
+# [chapter 05](05_l0_and_the_difference.ipynb). It takes three quarters of an hour to read and half a minute to run (a
+# little more the first time, when the baseline is trained).
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -33,7 +33,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -83,7 +83,7 @@ print(
 #
 # $$ \mathtt{loss} = \text{cross-entropy} + \mathtt{lam}\cdot L_0 \qquad\qquad L_0 = \sum_{\text{layers}}\sum_h P(g_h > 0) $$
 #
-# Chapters 04 and 05 derived all the pieces. By the chain rule, a gate's number $\mathtt{log\_alpha}_h$ feels
+# Chapters 04 and 05 derived all the parts. By the chain rule, the gradient of a gate's $\mathtt{log\_alpha}_h$ is
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial\,\mathtt{log\_alpha}_h} =
 # \underbrace{\Big(\sum \mathtt{dout}\cdot\Delta_h\Big)\cdot\frac{\partial g_h}{\partial\,\mathtt{log\_alpha}_h}}_{\text{the task}}
@@ -91,22 +91,22 @@ print(
 #
 # with $p_h = P(g_h>0)$.
 #
-# The second term is always positive, so descent always lowers `log_alpha` by it: the price closes gates. The first is
-# negative for a head whose output $\Delta_h$ lowers the loss: the task holds that gate open. The head stays if its pull is
-# the stronger.
+# The second term is always positive, so descent always lowers `log_alpha`: the price closes gates. The first is
+# negative for a head whose output $\Delta_h$ lowers the loss: the task holds that gate open. The head stays if the
+# task's pull is stronger.
 
 # %%
 show_source(add_gates, GateObjective.__call__, docstring=False)
 
 # %% [markdown]
-# `model.backward` delivers the first term, `l0_backward` the second, and `lam` may be on its way up (`linear_warmup`,
-# section 4) or come from a controller (section 6). Check (1) on real text: the price that `GateObjective` adds must be the
-# difference between its gradient and that of the cross-entropy alone, with the same noise.
+# `model.backward` computes the first term, `l0_backward` the second, and `lam` may still be rising (`linear_warmup`,
+# section 4) or come from a controller (section 6). Check (1) on real text: the price that `GateObjective` adds must be
+# the difference between its gradient and that of the cross-entropy alone, with the same noise.
 
 
 # %%
 def with_gates(gate, backend=run.ops):
-    """The baseline with gates on all heads; its weights are copies."""
+    """Return the baseline with gates on all heads; its weights are copies."""
     params = {name: value.copy() for name, value in baseline.params.items()}
     return Transformer(config, add_gates(params, config.heads, gate), gate, backend)
 
@@ -119,7 +119,7 @@ shape = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
 
 
 def price(step, share):
-    """How far the objective's gradient is from: task's gradient + share · lam · p (1 − p)."""
+    """Return the distance of the objective's gradient from task's gradient + share · lam · p (1 − p)."""
     _, _, grads = objective(model, ids, targets, None, np.random.default_rng(7), step)
     _, _, cache = model.loss(ids, targets, None, np.random.default_rng(7))
     task = joined_log_alpha(model.backward(1.0, cache), L, ops)  # (L·H,)
@@ -135,9 +135,9 @@ print(
 )
 
 # %% [markdown]
-# Both terms depend on where the gate stands. The price acts with $p(1-p)$; the task acts through
-# $\partial g/\partial\,\mathtt{log\_alpha}$, which is zero whenever the noise throws the gate into the clip. Average the
-# latter over the noise and draw both.
+# Both terms depend on the gate's `log_alpha`. The price acts with $p(1-p)$; the task acts through $\partial
+# g/\partial\,\mathtt{log\_alpha}$, which is zero whenever the noise puts the gate into the clip. Average the latter
+# over the noise and plot both.
 
 # %%
 places = np.linspace(-5, 5, 81)
@@ -159,10 +159,9 @@ ax.legend(frameon=False, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# Far out on either side both forces vanish: a gate there has decided. At `log_alpha = 2`
-# both are small, at 0 both are near their largest. With plain gradient descent a gate that starts at 2 would be moved
-# gently; AdamW evens sizes out (section 4), but the way to the boundary at 0 remains. The second thing to know about the
-# starting value weighs more.
+# Far out on either side both forces vanish: the gate is settled. At `log_alpha = 2` both are small, at 0 both are near
+# their maximum. With plain gradient descent a gate that starts at 2 would move gently; AdamW equalises step sizes
+# (section 4), but the distance to the boundary at 0 remains. The second effect of the starting value is more important.
 
 # %% [markdown]
 # ## 2 · First stabiliser: start from the model that was trained
@@ -175,10 +174,10 @@ plt.show()
 #
 # $$ \Longrightarrow\quad P(\text{head is used}) = \operatorname{sigmoid}(\mathtt{log\_alpha}) $$
 #
-# The temperature `beta` is gone. $P(\mathtt{open}) = P(g>0)$, which L0 counts, is a little larger, since it includes gates
-# that are nearly shut: 0.943 at the paper's start `log_alpha = 2`, where 0.881 is the chance that the head is really used. A
-# start at 0 looks neutral and is not: a coin is thrown for every head, and **half of the trained model is gone in the first
-# step**.
+# The temperature `beta` has cancelled. $P(\mathtt{open}) = P(g>0)$, which L0 counts, is a little larger, since it
+# includes gates that are nearly shut: 0.943 at the paper's start `log_alpha = 2`, where 0.881 is the probability that
+# the head is really used. A start at 0 looks neutral but is not: a coin is tossed for every head, and **half of the
+# trained model is gone in the first step**.
 
 # %%
 rng = np.random.default_rng(1)
@@ -194,15 +193,15 @@ for start in (0.0, 2.0):
     )
 
 # %% [markdown]
-# What that does to the model, before any training: the loss of one batch with gates drawn anew twelve times, for several
-# starting values, with the output scaling of the next section and without.
+# The next cell shows what that does to the model before any training: the loss of one batch with gates drawn anew
+# twelve times, for several starting values, with and without the output scaling of the next section.
 
 # %%
 starts = [-1.0, 0.0, 1.0, 2.0, 3.0, 5.0]
 
 
 def first_loss(start, scaled, draw):
-    """Bits per character in the first step, the gates drawn with seed `draw`."""
+    """Return bits per character in the first step, with gates drawn from seed `draw`."""
     probe = with_gates(replace(gate, log_alpha_init=start, output_scaling=scaled))
     return float(probe.loss(ids, targets, None, np.random.default_rng(draw))[0]) / np.log(2)
 
@@ -244,9 +243,8 @@ print(
 assert whole < batch_loss[True][3].mean() < batch_loss[True][1].mean()
 
 # %% [markdown]
-# From 0, most of what training had won is lost at once. It comes back when training goes on, but meanwhile the gates are
-# learning, too, and what they learn is the worth of a head *in a broken model*. From 2 the model is damaged mildly, as it
-# would be by dropout.
+# From 0, most of what training had achieved is lost at once. Further training recovers it, but meanwhile the gates are
+# learning, too, and they learn what a head is worth *in a broken model*. From 2 the damage is mild, as with dropout.
 
 # %% [markdown]
 # ## 3 · Second stabiliser: output scaling
@@ -256,25 +254,25 @@ assert whole < batch_loss[True][3].mean() < batch_loss[True][1].mean()
 #
 # $$ y = x + c\sum_h g_h\,a_h + b_o $$
 #
-# When heads close, the sum loses terms, and everything behind the layer, trained on the full sum, gets less than it is used
-# to. Dropout meets the same problem and divides by the share that stays. Do so here, with $n$ open heads of $H$. Over all
-# subsets of $n$ heads, each head is in the share $n/H$ of them, so the average of the sums is $\tfrac nH\sum_h a_h$, and
+# When heads close, the sum loses terms, and later layers, trained on the full sum, get less than before. Dropout has
+# the same problem and divides by the share that stays. Do the same here, with $n$ open heads of $H$. Of all subsets of
+# $n$ heads, a share $n/H$ contains a given head, so the average of the sums is $\tfrac nH\sum_h a_h$, and
 #
 # $$ c = \frac{H}{n} \qquad\text{makes it}\qquad \operatorname{mean}_{|S|=n}\; c\sum_{h\in S} a_h = \sum_h a_h \quad\text{exactly.} $$
 #
-# A layer with no open head would divide by zero, so $n$ is taken as at least 1: $c$ lies between 1 and $H$.
+# A layer with no open head would divide by zero, so $n$ is at least 1: $c$ lies between 1 and $H$.
 
 # %%
 show_source(output_scaling, docstring=False)
 assert [output_scaling(8, n) for n in (8, 4, 1, 0)] == [1, 2, 8, 8] and output_scaling(0, 0) == 1
 
 # %% [markdown]
-# The averages are exact; the *size* of one single sum is another matter. If all heads of a layer pointed the same way, the
-# sum of $n$ would be $n/H$ times as long as the whole, and $c$ would restore its length, too. If they were at right angles
-# to each other, lengths would add like the sides of a right triangle: $\sqrt{n/H}$ without $c$ and $\sqrt{H/n}$, too long,
-# with it. Where are real heads? Take the contributions of all layers on real text (on the textbook *backend*, the NumPy
-# operations of chapters 01 to 05, whose cache keeps each head's output `o`; the compiled kernels are the other backend) and
-# form all 255 subsets.
+# The averages are exact; the *size* of a single sum is a different question. If all heads of a layer pointed in the
+# same direction, the sum of $n$ would be $n/H$ times as long as the whole, and $c$ would restore its length, too. If
+# they were at right angles to each other, lengths would add like the sides of a right triangle: $\sqrt{n/H}$ without
+# $c$ and $\sqrt{H/n}$, too long, with it. Where do real heads lie? Take the contributions of all layers on real text
+# (with the textbook *backend*, the NumPy operations of chapters 01 to 05, whose cache keeps each head's output `o`; the
+# compiled kernels are the other backend) and form all 255 subsets.
 
 # %%
 reader = Transformer(config, {name: x.astype(np.float64) for name, x in baseline.params.items()})
@@ -327,10 +325,10 @@ axes[1].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Without $c$ the output shrinks as heads close. Real heads are near right angles to each other, so with $c$ the average is
-# kept but the length is not: it grows, gently while most heads are open, to more than twice what it should be for a single
-# one. (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at random in
-# the trained model, without any training after, and look.
+# Without $c$ the output shrinks as heads close. Real heads are nearly orthogonal, so with $c$ the average is kept but
+# the length is not: it grows, slowly while most heads are open, to more than twice the right length for a single one.
+# (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at random in
+# the trained model, without any training afterwards, and compare.
 
 # %%
 counts = [32, 28, 24, 20, 16, 12, 8, 4]
@@ -372,23 +370,23 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Compare the lines with their error bars. While more than half of the heads are open there is nothing between them; with few
-# heads left the scaled model is less damaged. Either way most of the damage is there in both, which section 7 will
-# come back to.
+# Compare the lines with their error bars. While more than half of the heads are open there is no difference; with few
+# heads left the scaled model is less damaged. But most of the damage remains in both, a point to which section 7
+# returns.
 #
 # ### No gradient goes through c
 #
 # `output_scaling` returns a plain number, and `attention_backward` treats it as a constant, as dropout treats its
-# $1/(1-\text{rate})$. That is more than a convenience. Let $d_h = \sum\mathtt{dout}\cdot a_h$ be what head $h$ does to the
-# loss per unit. With $c$ constant,
+# $1/(1-\text{rate})$. That is more than a convenience. Let $d_h = \sum\mathtt{dout}\cdot a_h$ be the effect of head $h$
+# on the loss, per unit. With $c$ constant,
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial g_h} = c\,d_h, \qquad\text{but with } c = H\big/\textstyle\sum_k g_k:\quad
 # \frac{\partial\,\mathtt{loss}}{\partial g_h} = c\,\Big(d_h - \frac1n\sum_k g_k d_k\Big), $$
 #
-# because $\partial c/\partial g_h = -H/(\sum_k g_k)^2 = -c/n$. In the second formula the heads' average has been subtracted:
-# the open heads of a layer would be judged against each other only. Their gradients add up to zero, so the task would never
-# hold the layer as a whole, while the price pulls at all of its gates. See both, with a complex step as in
-# [chapter 01](01_backprop_by_hand.ipynb).
+# because $\partial c/\partial g_h = -H/(\sum_k g_k)^2 = -c/n$. In the second formula the heads' average has been
+# subtracted: the open heads of a layer would only be compared with each other. Their gradients add up to zero, so the
+# task would never hold the layer as a whole, while the price pulls on all of its gates. The next cell shows both, with
+# a complex step as in [chapter 01](01_backprop_by_hand.ipynb).
 
 # %%
 gates = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0])  # (H,), n = 5
@@ -398,7 +396,7 @@ dout = -made.o  # (4, T, H, Dh): a loss that every open head lowers
 
 
 def moved(h, c):
-    """∂loss/∂g_h by a complex step, loss = Σ dout · c(g) g o."""
+    """Measure ∂loss/∂g_h by a complex step, loss = Σ dout · c(g) g o."""
     g = gates.astype(complex)
     g[h] += 1e-20j
     return ((dout * made.o).sum((0, 1, 3)) * c(g) * g).sum().imag / 1e-20
@@ -416,8 +414,8 @@ assert (dgate < 0).all() and (
 assert abs(through @ gates) < 1e-10 * np.abs(dgate).sum()
 
 # %% [markdown]
-# Unlike dropout's factor, this one does not disappear in evaluation: the heads are closed there, too, and the weights have
-# been trained with $c$. `gates_forward` works it out in both cases, from the gates as they are in that very pass.
+# Unlike dropout's factor, this one does not disappear in evaluation: the heads are closed there, too, and the weights
+# have been trained with $c$. `gates_forward` computes it in both cases, from the gates of that pass.
 
 # %%
 show_source(gates_forward, docstring=False)
@@ -425,9 +423,9 @@ show_source(gates_forward, docstring=False)
 # %% [markdown]
 # ## 4 · Third stabiliser: lam warms up
 #
-# Which heads matter? One batch cannot tell. The task's force on a gate depends on the text of the batch and on the noise of
-# all gates. The price does not: it is the same number in every step. Keep the weights still and collect (1)'s first term
-# over 40 batches.
+# One batch cannot tell which heads matter. The task's force on a gate depends on the text of the batch and on the noise
+# of all gates. The price does not: it is the same number in every step. Keep the weights fixed and collect the first
+# term of (1) over 40 batches.
 
 # %%
 model = with_gates(gate)
@@ -470,10 +468,10 @@ print(
 assert np.median(np.abs(pulls.mean(0)) / pulls.std(0)) < 1
 
 # %% [markdown]
-# In a single step the noise is larger than what is to be measured, and the optimizer makes it worse: AdamW divides by the
-# size of past gradients, so a gate's first steps have full length whatever the gradient's size is. A price that is there at
-# once is the only force that points the same way each time, and gates would be carried off by it before the task has been
-# heard. Therefore `lam` rises linearly from 0 (in the paper over the first epoch):
+# In a single step the noise is larger than the signal, and the optimizer makes it worse: AdamW divides by the size of
+# past gradients, so a gate's first steps have full length whatever the gradient's size. With the full price from the
+# start, it would be the only force that always points the same way, and it would close gates before the task has had
+# any effect. Therefore `lam` rises linearly from 0 (in the paper over the first epoch):
 
 # %%
 show_source(linear_warmup, docstring=False)
@@ -481,14 +479,14 @@ show_source(linear_warmup, docstring=False)
 # %% [markdown]
 # ## 5 · Switched off in turn, with a fixed lam
 #
-# Now train. `gate_stage` puts the pieces together just as the command `tinyprune gate` does, in a temporary directory. The
-# stage is 60 steps here, where the preset has 500, so gates learn 80 times as fast as the weights, and not 10 times as in
-# the paper. Each of the five variants runs twice, with different noise.
+# Now train. `gate_stage` does what the command `tinyprune gate` does, in a temporary directory. The stage has 60 steps
+# here, where the preset has 500, so gates learn 80 times as fast as the weights, and not 10 times as in the paper. Each
+# of the five variants runs twice, with different noise.
 
 
 # %%
 def gate_stage(steps, warmup, seed, **changes):
-    """Train the baseline with gates. Returns the model, its metrics, and how many heads `settle` has moved."""
+    """Train the baseline with gates; return the model, its metrics, and how many heads `settle` has moved."""
     gate = replace(run.config.gate, lr_multiplier=80.0, **changes)
     training = replace(
         run.config.gate_train, steps=steps, evaluate_every=0, log_every=1, checkpoint_every=1000
@@ -522,7 +520,7 @@ def gate_stage(steps, warmup, seed, **changes):
 
 
 def curve(metrics, key):
-    """One number of every training step, (steps,)."""
+    """Return one metric of every training step, (steps,)."""
     return np.array([line[key] for line in metrics if line["split"] == "train"])
 
 
@@ -612,34 +610,34 @@ ends = {key: metrics[-1]["heads_open"] for key, (_, metrics, _) in fixed.items()
 assert len(set(ends.values())) > 1
 
 # %% [markdown]
-# What to see:
+# Observe:
 #
-# - **Without initialisation** the loss begins far above the baseline's and stays there. All gates start on the boundary, so
-#   that the first steps downwards already close them; few heads are left.
+# - **Without initialisation** the loss begins far above the baseline's and stays there. All gates start on the
+#   boundary, so the first steps downwards already close them; few heads are left.
 # - **Without warm-up** the heads begin to close earlier. Fewer are left at the end, and the loss is higher by a fraction
 #   of a bit.
 # - **Without output scaling** hardly anything changes.
 #
-# So initialisation earns its place and the others do not? Not so fast. The same `lam` left *different numbers of heads*, and
-# a model with fewer heads has a higher loss whatever the reason. The starting value and the price work on the same thing:
-# how many heads close by the time the stage ends. A smaller `lam` might have made up for the worse start. **To compare
-# stabilisers, the number of heads must be the same.** And no fixed `lam` gives you a chosen number.
+# Is initialisation useful, then, and the others are not? Not so fast. The same `lam` left *different numbers of heads*,
+# and a model with fewer heads has a higher loss for whatever reason. The starting value and the price both determine
+# how many heads have closed by the end of the stage. A smaller `lam` might have made up for the worse start. **To
+# compare stabilisers, the number of heads must be the same.** And no fixed `lam` gives you a number of your choice.
 
 # %% [markdown]
 # ## 6 · A controller that holds a number
 #
-# We want $h = t$: as many open heads $h$ as the target $t$ says. Lagrange's way to put a condition into a loss is to add it
-# with a multiplier, and a square for stability:
+# We want $h = t$: as many open heads $h$ as the target $t$. The Lagrangian method adds this condition to the loss with
+# a multiplier, and a square for stability:
 #
 # $$ \text{cross-entropy} + \mathtt{lam1}\cdot(h-t) + \mathtt{lam2}\cdot\frac{(h-t)^2}{\mathtt{heads}} $$
 #
-# Descent moves weights and gates. The multipliers do the opposite, they *ascend*: as long as $h > t$, their gradient is
-# positive and they grow, and the pressure with them, until heads give way (Platt & Barr 1988; Wang, Wohlwend & Lei 2020 for
-# pruning). What reaches a gate is the slope over $h$,
+# Weights and gates descend. The multipliers *ascend*: as long as $h > t$, their gradient is positive and they grow, and
+# the pressure with them, until heads close (Platt & Barr 1988; Wang, Wohlwend & Lei 2020 for pruning). A gate receives
+# the slope over $h$,
 #
 # $$ \mathtt{pressure} = \mathtt{lam1} + 2\,\mathtt{lam2}\,\frac{h-t}{\mathtt{heads}} $$
 #
-# and it stands where `lam` stood. It may become negative: then it opens gates.
+# which replaces `lam`. It may become negative: then it opens gates.
 
 # %%
 show_source(Controller.pressure, GateObjective.pressure, settle, docstring=False)
@@ -650,7 +648,7 @@ controller.lam1, controller.lam2 = 0.3, 0.7
 
 
 def penalty(h, t=16.0):
-    """What the controller adds to the loss."""
+    """Compute what the controller adds to the loss."""
     return controller.lam1 * (h - t) + controller.lam2 * (h - t) ** 2 / controller.heads_total
 
 
@@ -660,12 +658,12 @@ for h in (5.0, 16.0, 31.0):
     )
 
 # %% [markdown]
-# Three details of `GateObjective.pressure`: $h$ counts heads as they are *used*,
-# $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ for the paper's gates (section 2), not L0, which also counts gates that
-# are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And `settle`
-# has the last word, because the sum can be 16 while single gates lie on the wrong side. (The pressure is the slope over
-# $h$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the slope through
-# the sigmoid.) Three runs with different noise:
+# Three details of `GateObjective.pressure`: $h$ counts heads by how often they are *used*,
+# $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ for the paper's gates (section 2), not L0, which also counts gates
+# that are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And
+# `settle` finishes the job, because the sum can be 16 while single gates lie on the wrong side. (The pressure is the
+# slope over $h$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the
+# slope through the sigmoid.) Three runs with different noise:
 
 # %%
 HOLD = {"target_heads": 16, "controller_lr": 0.02}
@@ -706,8 +704,8 @@ axes[1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# All three end with 16 heads, whatever price that takes (the left picture stops before `settle` has moved the last few).
-# Here are all 32 gates of seed 0, on their way:
+# All three end with 16 heads, at whatever price that takes (the left picture ends before `settle` has moved the last
+# few). Here are the paths of all 32 gates of seed 0:
 
 # %%
 model, metrics, _ = held[0]
@@ -716,13 +714,13 @@ figure.set_dpi(90)
 display(figure)
 
 # %% [markdown]
-# Some heads never leave the top, some fall early, and one or another may turn back when its pull is noticed in time. Where
-# a line jumps at the very end (in some runs none does), `settle` was at work. The dashed line above is L0; it stays above
-# the 16 that are held, because it also counts gates that are nearly shut. The first layer keeps most of its heads, in every
-# run; [chapter 08](08_fine_tuning_and_trade_off.ipynb) asks whether that is wise.
+# Some heads never leave the top, some fall early, and a few may turn back when the task's pull grows in time. Where a
+# line jumps at the very end (in some runs none does), `settle` has moved it. The dashed line above is L0; it stays
+# above 16, because it also counts gates that are nearly shut. The first layer keeps most of its heads in every run;
+# [chapter 08](08_fine_tuning_and_trade_off.ipynb) asks whether that is wise.
 #
-# These three models are also a chance to test one thing fairly: output scaling belongs to the trained weights. Evaluate the
-# same models with $c$, and without it.
+# These three models also allow one fair test: output scaling belongs to the trained weights. Evaluate the same models
+# with $c$, and without it.
 
 # %%
 for seed, (trained, _, _) in held.items():
@@ -739,14 +737,14 @@ for seed, (trained, _, _) in held.items():
     assert np.abs(hidden[0] - hidden[1]).max() > 0.1  # not the same model
 
 # %% [markdown]
-# A program that drops $c$ in evaluation, or when heads are removed, measures another model than the one that was trained.
+# A program that drops $c$ in evaluation, or when heads are removed, does not measure the model that was trained.
 # [Chapter 07](07_removing_heads.ipynb) folds it into `Wo`.
 
 # %% [markdown]
 # ## 7 · The fair test
 #
-# Now take the stabilisers away and hold the number of heads. All three off at once is the strongest contrast, so it gets the
-# steps: three runs against the three above, everything else equal.
+# Now switch the stabilisers off and hold the number of heads. Switching all three off at once gives the strongest
+# contrast: three runs against the three above, everything else equal.
 
 # %%
 bare = {seed: gate_stage(100, seed=seed, **HOLD | variants["without all three"]) for seed in held}
@@ -773,13 +771,13 @@ print(
 )
 
 # %% [markdown]
-# Without the stabilisers the first steps are as bad as they were in section 5: that damage is real, more than a bit. At the
-# end of the stage a small part of it is left; look at the mean beside its spread, and at the signs. These models are
-# measured as a very short gate stage leaves them, 100 steps after the damage. The question is whether any of it lasts.
+# Without the stabilisers the first steps are as bad as in section 5: the damage is real, more than a bit. At the end of
+# the stage a small part of it is left; compare the mean with its spread, and look at the signs. These models are
+# measured right after a very short gate stage, 100 steps after the damage. The question is whether any of it lasts.
 #
-# Three short runs cannot answer that. The full study has five variants at two numbers of heads, a better baseline (2,500
-# steps), a gate stage of 300 steps and 700 more to heal in, and three seeds. These are its **committed results**
-# ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)):
+# Three short runs cannot answer that. The full study has five variants at two numbers of heads, a better baseline
+# (2,500 steps), a gate stage of 300 steps, 700 more steps of fine-tuning, and three seeds. These are its **committed
+# results** ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)):
 
 # %%
 study = read_csv(results("ablation-pydoc", "results.csv").read_text())
@@ -820,22 +818,22 @@ for name, start, scaled, warmup in (
     assert len(bits) == 3
 
 # %% [markdown]
-# **With a controller that holds the number of heads, no stabiliser matters beyond the spread at this scale.** Not even all
-# three together: after 700 steps of healing, six of the eight means above lie on the side of the models *without*, and no
-# difference exceeds its spread. Even right after the gate stage, with 300 steps where our quick runs had 100, the models
-# without are not behind. Why, and what that does and does not say:
+# **With a controller that holds the number of heads, no stabiliser matters beyond the spread at this scale.** Not even
+# all three together: after 700 steps of fine-tuning, six of the eight means above favour the models *without*, and no
+# difference exceeds its spread. Even right after the gate stage, with 300 steps where our quick runs had 100, the
+# models without are not behind. Here are possible reasons, and the limits of this result:
 #
-# - A warm-up and a careful start protect a model from closing too much at once. A controller that is told how many heads to
-#   keep does that by itself: when too many are closed, its pressure turns round.
-# - The study's gates learn 300 times as fast as its weights, far faster than in the paper; at that rate the way from 0 to 2
-#   takes seven full steps. In the paper's 20 epochs at 10 times the weights' rate, a bad start may last much longer.
-# - The weights are trained along. What output scaling corrects at once, some dozens of steps correct as well.
-# - With a *fixed* `lam`, as the paper has it, each stabiliser also changes how many heads stay, as section 5 has shown. Its
-#   gain and the number of heads cannot be told apart then, unless one looks at models of equal size.
-# - Four layers on half a megabyte of text are not sixteen on WikiText-103. The study says what holds here.
+# - A warm-up and a careful start protect a model from closing too much at once. A controller that is told how many
+#   heads to keep does that by itself: when too many are closed, its pressure changes sign.
+# - The study's gates learn 300 times as fast as its weights, far faster than in the paper; at that rate it takes seven
+#   full steps from 0 to 2. In the paper's 20 epochs at 10 times the weights' rate, a bad start may last much longer.
+# - The weights are trained at the same time. What output scaling corrects at once, a few dozen steps correct as well.
+# - With a *fixed* `lam`, as the paper has it, each stabiliser also changes how many heads stay, as section 5 has shown.
+#   Its gain cannot then be separated from the number of heads, unless models of equal size are compared.
+# - Four layers on half a megabyte of text are not sixteen on WikiText-103. The study applies only to this setting.
 #
-# The package keeps all three switched on. They cost nothing, they are the paper's method, and with a fixed `lam` a start
-# from 0 has cost most of the heads above.
+# The package keeps all three switched on. They cost nothing, they are the paper's method, and with a fixed `lam` a
+# start from 0 closed most of the heads above.
 #
 # ## Questions
 #
@@ -843,9 +841,9 @@ for name, start, scaled, warmup in (
 #
 # <details><summary>Answer</summary>
 #
-# There $0 < \bar s < \tfrac12$: the soft gate is above zero, and L0 counts it as open, but the hard gate rounds it down to
-# zero. The gradient still flows, since $\bar s$ lies inside the clip; so such a head learns without being used. For this
-# reason `gates_forward` computes heads that are "moving", though shut.
+# There $0 < \bar s < \tfrac12$: the soft gate is above zero, and L0 counts it as open, but the hard gate rounds it down
+# to zero. The gradient still flows, since $\bar s$ lies inside the clip; so such a head learns without being used. This
+# is why `gates_forward` also computes heads that are shut but "moving".
 #
 # </details>
 #
@@ -853,8 +851,8 @@ for name, start, scaled, warmup in (
 #
 # <details><summary>Answer</summary>
 #
-# That number is a step function of `log_alpha`: it has no gradient, and it stands still while all gates drift towards the
-# boundary, until many cross it at once. $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ sees them coming.
+# That number is a step function of `log_alpha`: it has no gradient, and it does not change while all gates drift
+# towards the boundary, until many cross it at once. $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ sees them coming.
 #
 # </details>
 #
@@ -862,8 +860,8 @@ for name, start, scaled, warmup in (
 #
 # <details><summary>Answer</summary>
 #
-# $c = 8$, and it stays 8, because $n$ is taken as at least 1. It multiplies a sum of nothing then: the layer adds $b_o$ and
-# no more. What is left of such a layer is a topic of [chapter 07](07_removing_heads.ipynb).
+# $c = 8$, and it stays 8, because $n$ is taken as at least 1. It then multiplies an empty sum: the layer adds only
+# $b_o$. What remains of such a layer is a topic of [chapter 07](07_removing_heads.ipynb).
 #
 # </details>
 #
@@ -882,11 +880,12 @@ for name, start, scaled, warmup in (
 # <details><summary>Answer</summary>
 #
 # At step 1 the corrections divide by $1-\beta_1$ and $1-\beta_2$: $\hat m = g$, $\hat v = g^2$, and the step is
-# $\mathtt{lr}\cdot g/(|g|+\mathtt{eps})$, that is $\pm\mathtt{lr}$ however small $g$ is. Only the sign counts, and a price
-# without warm-up sets the sign wherever the task is quiet.
+# $\mathtt{lr}\cdot g/(|g|+\mathtt{eps})$, that is $\pm\mathtt{lr}$ however small $g$ is. Only the sign counts, and a
+# price without warm-up sets the sign wherever the task exerts no force.
 #
 # </details>
 #
-# **Next:** [07 removing heads](07_removing_heads.ipynb): the closed heads are still in the model. Now they go for good, and
-# not one logit may change. The code of this chapter is in [`pruning/gates.py`](../tinyprune/pruning/gates.py),
-# [`model/gating.py`](../tinyprune/model/gating.py) and [`training/loop.py`](../tinyprune/training/loop.py).
+# **Next:** [07 removing heads](07_removing_heads.ipynb): the closed heads are still in the model. Now they are removed
+# for good, and not one logit may change. The code of this chapter is in
+# [`pruning/gates.py`](../tinyprune/pruning/gates.py), [`model/gating.py`](../tinyprune/model/gating.py) and
+# [`training/loop.py`](../tinyprune/training/loop.py).

@@ -12,13 +12,13 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/07_removing_heads.ipynb)
 # &nbsp; ← [06 training with gates](06_training_with_gates.ipynb) · [all chapters](README.md) · [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb) →
 #
-# **After this chapter you can** cut closed heads out of a Transformer so that not one logit changes, fold gates and output
-# scaling into the weights, say to the last parameter what that saves and measure what it saves in time, and keep a layer
-# alive that has lost all of its heads.
+# **After this chapter you can** remove closed heads from a Transformer without changing a single logit, fold gates and
+# output scaling into the weights, count exactly how many parameters that saves and measure how much time, and keep a
+# layer working that has lost all of its heads.
 #
 # **You need** the gates of [chapter 04](04_hard_concrete_gate.ipynb) and the output scaling $c$ of
-# [chapter 06](06_training_with_gates.ipynb). Half an hour to read, half a minute to run (a little more the first time, when
-# the baseline is trained).
+# [chapter 06](06_training_with_gates.ipynb). It takes half an hour to read and half a minute to run (a little more the
+# first time, when the baseline is trained).
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -33,7 +33,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -75,8 +75,8 @@ run = baseline_run()
 # ## 1 · A model with closed heads
 #
 # Take the trained baseline and give it a short gate stage: 130 steps, and a controller that holds 16 of its 32 heads
-# ([chapter 06](06_training_with_gates.ipynb) explains both). It is a run of its own, in a temporary directory, and
-# its stages are those of the command line: `gate` trains, `prune` removes.
+# ([chapter 06](06_training_with_gates.ipynb) explains both). It is a separate run in a temporary directory, with the
+# stages of the command line: `gate` trains, `prune` removes.
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -101,28 +101,27 @@ for i, layer in enumerate(gates):
     print(f"layer {i}: open heads {marks}   c = {layer.scale:.2f}")
 
 # %% [markdown]
-# The gated model still has all of its parameters. It skips closed heads where it can, but stores them, loads them and slices
-# around them in every pass. What we want is a model in which they have never been.
+# The gated model still has all of its parameters. It skips closed heads where it can, but stores them, loads them and
+# slices around them in every pass. We want a model that never contained them.
 
 # %% [markdown]
-# ## 2 · Why a slice is as good as a gate
+# ## 2 · Why slicing equals gating
 #
-# A layer puts the outputs of its heads side by side and multiplies by `Wo`. Cut `Wo` into blocks of $Dh$ rows, one for each
-# head; a product of blocks is the sum over blocks:
+# A layer concatenates the outputs of its heads and multiplies by `Wo`. Split `Wo` into blocks of $Dh$ rows, one for
+# each head; a product of blocks is a sum over blocks:
 #
 # $$ \big[\,g_0c\,o_0 \;\big|\; g_1c\,o_1 \;\big|\; \dots \;\big|\; g_{H-1}c\,o_{H-1}\,\big]
 # \begin{bmatrix} W_o^{(0)} \\ W_o^{(1)} \\ \vdots \\ W_o^{(H-1)} \end{bmatrix} = \sum_h g_h\,c\;o_h\,W_o^{(h)} \tag{1} $$
 #
 # Three things follow.
 #
-# 1. **A closed head's rows of `Wo` are never met.** With $g_h = 0$ its $Dh$ columns on the left are zero, and whatever
-#    stands in $W_o^{(h)}$ is multiplied by zero.
-# 2. **Its columns of `Wq`, `Wk`, `Wv`, `Wr` serve nobody.** Head $h$ computes $o_h$ from $q_h = n\,W_q^{(h)}$ and so on,
-#    from its own columns, its own `u`, `w`, `pk`, `pv`, and a softmax of its own. No other head reads them. If $o_h$ is not
-#    needed, neither are they.
-# 3. **What stays in front of an open head is a number, and numbers can move.**
-#    $(g_h c\, o_h)\,W_o^{(h)} = o_h\,(g_h c\,W_o^{(h)})$: multiply $g_h c$ into the rows of `Wo` once, and neither gate nor
-#    scaling is needed any more.
+# 1. **A closed head's rows of `Wo` have no effect.** With $g_h = 0$ its $Dh$ columns on the left are zero, so
+#    $W_o^{(h)}$ is multiplied by zero.
+# 2. **Nothing needs its columns of `Wq`, `Wk`, `Wv`, `Wr`.** Head $h$ computes $o_h$ from $q_h = n\,W_q^{(h)}$ and so
+#    on, from its own columns, its own `u`, `w`, `pk`, `pv`, and a softmax of its own. No other head reads them. If
+#    $o_h$ is not needed, neither are they.
+# 3. **An open head is multiplied by a number, and the number can be moved.** $(g_h c\, o_h)\,W_o^{(h)} = o_h\,(g_h
+#    c\,W_o^{(h)})$: fold $g_h c$ into the rows of `Wo` once, and neither gate nor scaling is needed any more.
 #
 # Here is (1) for one layer, on real text. The textbook backend keeps `o`, the heads' outputs before their gates.
 
@@ -174,8 +173,8 @@ plt.show()
 # %% [markdown]
 # ## 3 · What a head owns
 #
-# So removing a head is slicing: columns of four matrices, rows of a fifth, rows of the small tensors. The package has one
-# table that says along which axis each parameter runs over heads, and one function that slices by it.
+# So removing a head means slicing: columns of four matrices, rows of a fifth, rows of the small tensors. The package
+# has one table with the axis of each parameter that runs over heads, and one function that slices along it.
 
 # %%
 print("axis that runs over heads:", HEAD_AXIS)
@@ -183,13 +182,13 @@ print("Dh entries for each head: ", WIDE, " the others: one")
 show_source(take_heads, docstring=False)
 
 # %% [markdown]
-# The layer's matrices, before and after. LayerNorm and `bo` belong to no head and stay as they are. What is
-# left of `Wo` is darker than it was: gate and $c$ have been multiplied in. (A grey cell is the mean size of 4 × 4 numbers.)
+# The layer's matrices, before and after. LayerNorm and `bo` belong to no head and are unchanged. What is left of `Wo`
+# is darker than before: gate and $c$ have been folded in. (A grey cell is the mean size of 4 × 4 numbers.)
 
 
 # %%
 def draw_slices(layer):
-    """A layer's matrices with the closed heads' slices marked, and below what is left of them."""
+    """Draw a layer's matrices with the closed heads' slices marked, and below what is left of them."""
     figure, axes = plt.subplots(2, len(WIDE), figsize=(9.5, 4.2))
     closed = np.flatnonzero(gates[layer].values == 0)
     for column, name in enumerate(WIDE):
@@ -246,21 +245,21 @@ sliders(draw_slices, layer=(0, L - 1))
 show_source(remove_closed_heads)
 
 # %% [markdown]
-# The claim is strong: *equal logits*, for every text. So it can be tested strictly. In float64, two correct ways to compute
-# the same number differ by rounding only, around $10^{-14}$ here; float32 has seven digits, and logits of a few units may
-# differ in the sixth. Two segments are read, so that memory takes part.
+# The claim is strong: *equal logits* for every text. So it can be tested strictly. In float64, two correct ways to
+# compute the same number differ only by rounding, around $10^{-14}$ here; float32 has seven digits, and logits of a few
+# units may differ in the sixth. Two segments are read, so that memory is included.
 
 
 # %%
 def logits(model):
-    """(B, T, V) for the second segment, after reading the first."""
+    """Return logits (B, T, V) for the second segment, after reading the first."""
     memory = model.forward(first)[1]
     h = model.forward(ids, memory)[0]  # (B, T, D)
     return h @ model.params["embedding"].T + model.params["out_bias"]
 
 
 def assert_same_logits(model, reference, tolerance):
-    """Raise AssertionError unless both models say the same of the same text; returns the largest difference."""
+    """Raise AssertionError unless both models predict the same; return the largest difference."""
     difference = np.abs(logits(model) - logits(reference)).max()
     assert difference <= tolerance, (
         f"logits differ by up to {difference:.2g}, allowed are {tolerance:.0e}"
@@ -273,8 +272,8 @@ print(f"float32, compiled kernels: {assert_same_logits(small, gated, 1e-4):.1e}"
 print(f"float64, textbook:         {assert_same_logits(small64, float64, 1e-11):.1e}")
 
 # %% [markdown]
-# These gates are hard: an open one is exactly 1, and only $c$ had to be folded. The same function serves soft gates, whose
-# values lie anywhere between 0 and 1. Read the same `log_alpha` as soft gates and remove again:
+# These gates are hard: an open one is exactly 1, and only $c$ had to be folded. The same function serves soft gates,
+# whose values lie anywhere between 0 and 1. Interpret the same `log_alpha` as soft gates and remove again:
 
 # %%
 soft = replace(float64, gate=replace(float64.gate, hard=False))
@@ -286,14 +285,14 @@ print(
 )
 
 # %% [markdown]
-# A check is worth what it finds. **Plant two bugs.** The first forgets to fold $c$ into `Wo`. The second takes the wrong
-# rows of `Wo`: as many as it should, with the right factor, but the *first* ones instead of the open heads'. Shapes are
-# right in both, nothing crashes, and both would go on to be fine-tuned.
+# A check is worth only what it finds. **Plant two bugs.** The first forgets to fold $c$ into `Wo`. The second takes the
+# wrong rows of `Wo`: the right number, with the right factor, but the *first* ones instead of the open heads'. In both
+# the shapes are right, nothing crashes, and fine-tuning would continue from the wrong model.
 
 
 # %%
 def forgets_c(model):
-    """remove_closed_heads without the output scaling."""
+    """Remove closed heads without the output scaling."""
     wrong = remove_closed_heads(model)
     for layer, gates in enumerate(model.gates()):
         wrong.params[f"layers.{layer}.Wo"] /= gates.scale
@@ -301,7 +300,7 @@ def forgets_c(model):
 
 
 def wrong_rows(model):
-    """remove_closed_heads with the first rows of Wo in the place of the open heads' rows."""
+    """Remove closed heads, but keep the first rows of Wo instead of the open heads' rows."""
     wrong = remove_closed_heads(model)
     for layer, gates in enumerate(model.gates()):
         whole = model.params[f"layers.{layer}.Wo"]
@@ -334,9 +333,9 @@ assert abs(bits["removed"] - bits["gated, heads closed"]) < 1e-10
 assert bits["removed, wrong rows"] > bits["removed"] + 0.1
 
 # %% [markdown]
-# The wrong rows are seen in any loss. The forgotten $c$ is the more dangerous of the two: a model that is a little off looks
-# like a model that has lost something by pruning, which everybody expects. Only the comparison of logits says that it is not
-# the model that was trained.
+# The wrong rows show in any loss. The forgotten $c$ is the more dangerous bug: a model that is slightly off looks like
+# one that has lost something by pruning, as everybody expects. Only the comparison of logits shows that it is not the
+# model that was trained.
 
 # %% [markdown]
 # ## 5 · What it saves: parameters, multiply-adds, bytes
@@ -346,10 +345,10 @@ assert bits["removed, wrong rows"] > bits["removed"] + 0.1
 #
 # $$ \text{parameters of a head} = 5\,D\,Dh + 2\,Dh + 2\,N\,Dh $$
 #
-# For one token it multiplies $D\cdot Dh$ times for its $q$, $k$, $v$ and its part of `Wo`. (`Wr` is applied
-# to distances, once for a whole segment, and is not counted.) For each of the $K=M+1$ visible
-# context keys it needs $Dh$ multiply-adds for the content score, the position score and the value, and for each persistent
-# vector $Dh$ for the score and the value:
+# For one token it needs $D\cdot Dh$ multiply-adds for each of $q$, $k$, $v$ and its part of `Wo`. (`Wr` is applied to
+# distances, once for a whole segment, and is not counted.) For each of the $K=M+1$ visible context keys it needs $Dh$
+# multiply-adds for the content score, the position score and the value, and for each persistent vector $Dh$ for the
+# score and the value:
 #
 # $$ \text{multiply-adds of a head} = 4\,D\,Dh + 3\,K\,Dh + 2\,N\,Dh $$
 
@@ -365,7 +364,7 @@ stored = {
 }
 assert (
     stored["before"] - stored["after"] == removed * head.parameters
-)  # not one number more or less
+)  # exactly, to the last number
 assert stored["after"] == count_parameters(small.config)
 size = {s: own.directory.checkpoint(s).stat().st_size for s in ("train", "prune")}
 table = [
@@ -415,15 +414,15 @@ figure.suptitle(
 plt.show()
 
 # %% [markdown]
-# All of a layer but its LayerNorm and `bo` belongs to its heads: that is what the All-attention layer of
-# [chapter 03](03_all_attention.ipynb) is for. In an ordinary Transformer the feed-forward block would stay whole.
+# All of a layer except its LayerNorm and `bo` belongs to its heads: that is the purpose of the All-attention layer of
+# [chapter 03](03_all_attention.ipynb). In an ordinary Transformer the feed-forward block would keep its size.
 
 # %% [markdown]
 # ## 6 · What it saves: time
 #
-# A closed head is skipped by the gated model as well, but the open heads' slices have to be taken out of the whole matrices
-# in every pass, and put together again. Removal does that once and for all, and it saves the memory. The three models take
-# turns reading the same text; medians.
+# The gated model skips a closed head, too, but in every pass it has to copy the open heads' slices out of the whole
+# matrices. Removal does that once and for all, and it saves the memory. The three models take turns reading the same
+# text; the cell prints medians.
 
 # %%
 ms = milliseconds_per_1k_tokens([baseline, gated, small], text.valid, at_least=0.4)
@@ -431,10 +430,10 @@ for name, value in zip(("all heads", "closed by gates", "removed"), ms):
     print(f"{name:16s} {value:6.2f} ms per 1,000 tokens ({value / ms[0]:.0%})")
 
 # %% [markdown]
-# And against the number of heads, from 8 in each layer down to none. Time does not depend on weights, so models with random
-# ones will do. Beside it, the **committed results of the full study**
+# The next cell plots the time against the number of heads, from 8 in each layer down to none. Time does not depend on
+# the weights, so random ones suffice. Beside it are the **committed results of the full study**
 # ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md)): an All-attention model with 512
-# persistent vectors a head, where this one has 64, and a Transformer-XL with as many parameters.
+# persistent vectors per head, where this one has 64, and a Transformer-XL with as many parameters.
 
 # %%
 rng = np.random.default_rng(0)
@@ -475,23 +474,23 @@ axes[0].legend(frameon=False, fontsize=8, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# Parameters follow the heads exactly, down to what no head owns. Time follows less closely. In the study it falls in steps
-# of two heads a layer: each of two threads takes whole heads, so that seven take nearly as long as eight. Your own line
-# depends on your machine and on what else it is doing, and it may have teeth, where an odd number of heads costs more than
-# the even one above it; a model of this size pays for many small calls from Python, too, which no removal makes fewer. What
-# to look at is the even numbers: there time falls with the heads. In Transformer-XL the feed-forward blocks are left
-# standing, in both pictures.
+# Parameters follow the heads exactly, down to what no head owns. Time follows less closely. In the study it falls in
+# steps of two heads per layer: each of two threads takes whole heads, so seven take nearly as long as eight. Your own
+# line depends on your machine and its load, and it may be jagged, with odd numbers of heads costing more than the next
+# even number; a model of this size also spends time on many small calls from Python, whose number does not fall with
+# the heads. Look at the even numbers: there time falls with the heads. In Transformer-XL the feed-forward blocks
+# remain, in both pictures.
 
 # %% [markdown]
 # ## 7 · A layer that loses all of its heads
 #
-# Nothing keeps a controller from closing a whole layer. Formula (1) becomes a sum over nothing, and
+# Nothing prevents a controller from closing a whole layer. Formula (1) becomes an empty sum, and
 #
 # $$ y = x + b_o $$
 #
-# is left: the layer hands on what it gets, plus a constant. All shapes have a zero in them now, `Wq` is $(D, 0)$ and `Wo` is
-# $(0, D)$, and programs that have not been tried on that crash: a mean over no heads, a division by $n=0$ in $c$, a softmax
-# over nothing. Try it. Close the last layer's heads and remove.
+# is left: the layer passes on its input plus a constant. Shapes now contain a zero, `Wq` is $(D, 0)$ and `Wo` is $(0,
+# D)$, and programs that were not tested with them crash: a mean over no heads, a division by $n=0$ in $c$, an empty
+# softmax. Try it: close the last layer's heads and remove them.
 
 # %%
 last = L - 1
@@ -517,8 +516,8 @@ after, _ = on_textbook.ops.layernorm_forward(
 np.testing.assert_allclose(on_textbook.forward(ids)[0], after, atol=1e-5)
 
 # %% [markdown]
-# It has to train as well. One step of the ordinary objective: every parameter gets a gradient of its own shape, the empty
-# ones an empty one, `bo` a real one; and some more steps bring the loss down.
+# It has to train as well. In one step of the ordinary objective every parameter gets a gradient of its own shape: the
+# empty ones an empty one, `bo` a real one. A few more steps reduce the loss.
 
 # %%
 training = replace(run.config.finetune, steps=40)
@@ -546,7 +545,7 @@ print(
 assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 # %% [markdown]
-# And it writes:
+# And it generates text:
 
 # %%
 prompt = text.tokenizer.encode("The value of the expression ")
@@ -554,21 +553,19 @@ tokens = list(generate(without_layer, prompt, 120, np.random.default_rng(0), tem
 print(text.tokenizer.decode(np.array([*prompt, *tokens])))
 
 # %% [markdown]
-# Go on to the end: close *all* heads of *all* layers. What is such a model? No position ever sees another one; the last
-# token alone decides what comes next. It is a table of pairs of characters, a bigram model, and still a valid model of this
-# package: the same token gets the same prediction wherever it stands.
+# Go all the way: close *all* heads of *all* layers. What is such a model? No position ever sees another one, so the
+# last token alone decides what comes next. It is a table of pairs of characters, a bigram model, and still a valid
+# model of this package: the same token gets the same prediction at every position.
 
 # %%
 no_heads = remove_closed_heads(with_heads(baseline, [np.zeros(H, bool)] * L))
 h = no_heads.forward(ids)[0]  # (B, T, D)
 row, column = np.nonzero(
     ids == np.bincount(ids.ravel()).argmax()
-)  # where the most frequent token stands
+)  # positions of the most frequent token
 assert len(row) > 5 and np.abs(h[row, column] - h[row[0], column[0]]).max() < 1e-5
 h = small.forward(ids)[0]
-assert (
-    np.abs(h[row, column] - h[row[0], column[0]]).max() > 0.1
-)  # with heads it matters where it stands
+assert np.abs(h[row, column] - h[row[0], column[0]]).max() > 0.1  # with heads its position matters
 print(
     f"no heads at all: {sum(no_heads.config.heads)} of {L * H}, {count_parameters(no_heads.config):,} parameters"
 )
@@ -576,9 +573,9 @@ print(
 # %% [markdown]
 # ## 8 · Heads keep their numbers
 #
-# In the small model the heads of a layer are numbered 0, 1, 2 … without gaps; the slices know nothing of where they came
-# from. The configuration does: `head_ids` holds the original number of each head, so that pictures of a pruned model name
-# the same heads as pictures of the whole one.
+# In the small model the heads of a layer are numbered 0, 1, 2 … without gaps; the slices do not say which heads they
+# were. The configuration does: `head_ids` holds the original number of each head, so that pictures of a pruned model
+# name the same heads as pictures of the whole one.
 
 # %%
 figure = plots.plot_heads(small.config)
@@ -588,7 +585,7 @@ for ids_kept, opened in zip(small.config.head_ids, open_heads(gated)):
     assert list(ids_kept) == np.flatnonzero(opened).tolist()
 assert small.config == open_config(gated)
 
-# remove once more, from the small model: the first head of every layer that has one
+# remove again, from the small model: the first head of every layer that has one
 mask = [np.arange(count) > 0 for count in small.config.heads]
 smaller = remove_closed_heads(with_heads(small, mask))
 assert smaller.config.head_ids == tuple(kept[1:] for kept in small.config.head_ids)
@@ -597,9 +594,9 @@ print("after a second removal, by layer:", *[list(kept) for kept in smaller.conf
 # %% [markdown]
 # ## 9 · The same text
 #
-# Writing goes token by token through `CachedDecoder`, which keeps the keys and values of earlier tokens and has an
-# attention of its own. So it is worth a check of its own: gated and small model, the same random numbers, the same text,
-# letter by letter. In float64, so that no rounding can tip a close draw.
+# Generation goes token by token through `CachedDecoder`, which keeps the keys and values of earlier tokens and has its
+# own attention. So it needs its own check: with the same random numbers, the gated and the small model must write the
+# same text, letter by letter. The check runs in float64, so that rounding cannot decide a close draw.
 
 # %%
 written = {}
@@ -617,7 +614,7 @@ print(f"log p, token by token against all at once: {np.abs(step_by_step - at_onc
 assert np.abs(step_by_step - at_once).max() < 1e-10
 
 # %% [markdown]
-# What the three stages have come to so far:
+# This is the result of the three stages so far:
 
 # %%
 rows = []
@@ -635,12 +632,12 @@ print(text_table(rows))
 assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 
 # %% [markdown]
-# Removal itself has cost nothing. What was lost was lost when the gates closed, and it is partly won back by
-# training what is left a little more: the next chapter.
+# Removal itself has cost nothing. The loss rose when the gates closed, and training the smaller model a little more
+# recovers part of it: the next chapter.
 #
 # ## Questions
 #
-# 1. Why may `bo` and LayerNorm not be sliced, though a closed head no longer uses them?
+# 1. Why must `bo` and LayerNorm not be sliced, although a closed head no longer uses them?
 #
 # <details><summary>Answer</summary>
 #
@@ -653,17 +650,17 @@ assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 #
 # <details><summary>Answer</summary>
 #
-# Only if it is folded into the persistent values `pv`, too: $o_h$ is a weighted sum of $v_j$ *and* of $\sqrt N\,pv_n$. `Wo`
-# comes after both, so one place suffices.
+# Only if it is folded into the persistent values `pv`, too: $o_h$ is a weighted sum of $v_j$ *and* of $\sqrt N\,pv_n$.
+# `Wo` comes after both, so folding it in there suffices.
 #
 # </details>
 #
-# 3. After removal the model is fine-tuned. Does output scaling go on acting then?
+# 3. After removal the model is fine-tuned. Does output scaling still apply?
 #
 # <details><summary>Answer</summary>
 #
-# No. It is a part of `Wo` now, a number that training may change like any other. $c$ was a correction for heads that are
-# closed but counted in $H$; the small model has no closed heads.
+# No. It is now a part of `Wo`, which training may change like any other parameter. $c$ was a correction for heads that
+# are closed but counted in $H$; the small model has no closed heads.
 #
 # </details>
 #
@@ -680,12 +677,12 @@ assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 #
 # <details><summary>Answer</summary>
 #
-# To go on training gates: a closed gate may still open, while a removed head is gone. And to ask what a head contributes,
-# which needs the head. For everything else the small one is smaller and not slower.
+# Yes, to continue training gates: a closed gate may still open, while a removed head is gone. And to ask what a head
+# contributes, which requires the head. For everything else the small one is smaller and not slower.
 #
 # </details>
 #
-# **Next:** [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb): the small model is trained a little more, and
-# all ways of choosing heads are put side by side. The code of this chapter is in
+# **Next:** [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb): the small model is trained a little
+# more, and all ways of choosing heads are compared. The code of this chapter is in
 # [`pruning/surgery.py`](../tinyprune/pruning/surgery.py), [`model/parameters.py`](../tinyprune/model/parameters.py),
 # [`model/counting.py`](../tinyprune/model/counting.py) and [`model/generation.py`](../tinyprune/model/generation.py).

@@ -13,11 +13,11 @@
 # &nbsp; ← [07 removing heads](07_removing_heads.ipynb) · [all chapters](README.md) · [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) →
 #
 # **After this chapter you can** say what fine-tuning heals and what it cannot, score the heads of a model in six
-# conventional ways, race them against learned gates with equal budgets, and read a table of means and spreads without being
-# fooled by it. The result is partly negative, and you will know exactly how far it goes.
+# conventional ways, race them against learned gates with equal budgets, and read a table of means and spreads without
+# being fooled by it. The result is partly negative, and you will know exactly what it covers.
 #
-# **You need** the gates of [chapter 06](06_training_with_gates.ipynb) and the removal of [chapter
-# 07](07_removing_heads.ipynb). Forty minutes to read, half a minute to run.
+# **You need** the gates of [chapter 06](06_training_with_gates.ipynb) and the removal of
+# [chapter 07](07_removing_heads.ipynb). It takes forty minutes to read and half a minute to run.
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -32,7 +32,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -77,8 +77,9 @@ plt.rcParams["figure.dpi"] = 85  # there are many pictures in this chapter
 # %% [markdown]
 # ## 1 · A trained model loses half of its heads
 #
-# The model is a tiny baseline, trained here for some ten seconds, or taken over from an earlier chapter. Criteria will read
-# the beginning of the *validation* split; quality is measured on a part of the *test* split, which nothing is chosen by.
+# The model is a tiny baseline, trained here in about ten seconds, or taken from an earlier chapter. Criteria will read
+# the beginning of the *validation* split; quality is measured on a part of the *test* split, which is not used to
+# choose anything.
 
 # %%
 run = baseline_run()
@@ -89,7 +90,7 @@ held_out = text.test[:12_000]  # what quality is measured on
 
 
 def bits(model):
-    """Bits per character on the held-out text."""
+    """Return bits per character on the held-out text."""
     return evaluate(model, held_out, len(held_out)).bits_per_character
 
 
@@ -109,16 +110,15 @@ print(
 assert at_once > before + 0.2
 
 # %% [markdown]
-# That hurts. By how much can it be mended without any training? The layers behind expect an input that is no longer there.
-# With $\Delta_h$ for what head $h$ adds to its layer's output ([chapter 05](05_l0_and_the_difference.ipynb)), removing a set
-# $R$ of heads changes the output at each position by $-\sum_{h\in R}\Delta_h$. Of all *constants* that one could add
-# instead, which is the best? Ask for the vector $b$ with the least squared error, set the derivative to zero, and the mean
-# comes out:
+# That hurts. How much of it can be repaired without any training? Later layers expect an input that is no longer there.
+# With $\Delta_h$ for what head $h$ adds to its layer's output ([chapter 05](05_l0_and_the_difference.ipynb)), removing
+# a set $R$ of heads changes the output at each position by $-\sum_{h\in R}\Delta_h$. Which *constant* is the best
+# replacement? The vector $b$ with the least squared error, where the derivative is zero, is the mean:
 #
 # $$ \frac{\partial}{\partial b}\; \mathrm E\,\Big\|\sum_{h\in R}\Delta_h - b\Big\|^2 = -2\,\mathrm E\Big[\sum_{h\in R}\Delta_h - b\Big] = 0
 # \quad\Longrightarrow\quad b = \mathrm E\Big[\sum_{h\in R}\Delta_h\Big] $$
 #
-# There is a parameter that can hold it: the layer's output bias `bo` is not a head's property, and stays.
+# One parameter can hold it: the layer's output bias `bo` belongs to no head, and stays.
 
 # %%
 means, segments = [np.zeros(config.D) for _ in range(config.L)], 0
@@ -139,14 +139,14 @@ print(f"at once {at_once:.3f}, with the means in bo {with_means:.3f}, before {be
 assert before < with_means
 
 # %% [markdown]
-# A constant repairs only a small part. Most of what the heads said depended on what was read, and only other heads, which
-# also read, can take it over. They have a reason to: the gradient. Training had brought the baseline near a place where the
-# loss is flat; removal throws it to a place where it is steep.
+# A constant repairs only a small part. Most of the heads' output depended on the text, and only other heads, which also
+# read the text, can replace it. The gradient pushes them to do so. Training had brought the baseline near a point where
+# the loss is flat; removal moves it to a point where the loss is steep.
 
 
 # %%
 def mean_gradient_norm(model):
-    """Norm of the gradient over 8,192 characters of the training text."""
+    """Return the norm of the gradient over 8,192 characters of the training text."""
     total, n = {}, 0
     for _, cache in read(model, text.train[:8192]):
         total = {name: g + total.get(name, 0) for name, g in model.backward(1.0, cache).items()}
@@ -161,15 +161,15 @@ assert steep > 1.5 * flat
 # %% [markdown]
 # ## 2 · Fine-tuning
 #
-# Fine-tuning is nothing new: the plain loss, the optimizer, the training text, for a little while.
+# Fine-tuning is nothing new: it trains on the training text with the plain loss and the same optimizer, for a short
+# time.
 
 # %%
 show_source(LanguageModelling.__call__, docstring=False)
 
 # %% [markdown]
-# The loop is the one of [chapter 06](06_training_with_gates.ipynb), here without log and checkpoints. The stages' settings
-# are those of the full study further below, with fewer steps: 60 at a constant learning rate, then 90 in which it falls to
-# zero.
+# The loop is that of [chapter 06](06_training_with_gates.ipynb), without log and checkpoints. The stages' settings are
+# those of the full study below, with fewer steps: 60 at a constant learning rate, then 90 in which it falls to zero.
 
 
 # %%
@@ -180,7 +180,7 @@ cosine = dataclasses.replace(study.finetune, steps=FINE)
 
 
 def train(model, config, objective=None, lr_multiplier=1.0):
-    """Train `model` in place; returns the training loss of every step, bits per character."""
+    """Train `model` in place; return the training loss of every step, in bits per character."""
     objective = objective or LanguageModelling()
     optimizer = make_optimizer(
         config, parameter_groups(model.params, config.weight_decay, lr_multiplier), run.ops
@@ -197,12 +197,12 @@ def train(model, config, objective=None, lr_multiplier=1.0):
 
 
 def heal(model):
-    """The whole budget of a model that was pruned at once: both stages, plain training."""
+    """Spend the whole budget of a model that was pruned at once: both stages with plain training."""
     return train(model, constant) + train(model, cosine)
 
 
 def copy(model):
-    """The same model with arrays of its own, since training changes them."""
+    """Copy a model with its arrays, since training changes them."""
     return Transformer(
         model.config, {name: x.copy() for name, x in model.params.items()}, model.gate, run.ops
     )
@@ -257,27 +257,28 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The curve is steep for some fifteen steps, falls slowly after that, and what is left between the two curves is the price of
-# the heads, at this budget. (The wiggles that both curves have in common are the text's: both read the same batches.) Look
-# at the squares as well: *the whole model* was trained on for the same 150 steps. It gained nothing, or little, since the
-# learning rate jumped from where the baseline's schedule had ended, 2e-4, back up to 1e-3, and the first steps undo what the
-# last ones had polished. Given more steps it gains clearly. Which brings us to the question of what to compare with what.
+# The curve is steep for some fifteen steps and falls slowly after that; the remaining gap between the two curves is the
+# price of the heads at this budget. (Both curves share their wiggles because both models read the same batches.) Look
+# at the squares as well: *the whole model* was trained for the same 150 additional steps. It gained little or nothing,
+# since the learning rate jumped from 2e-4, where the baseline's schedule had ended, back up to 1e-3, and the first
+# steps undo the fine adjustments of the last ones. With more steps it gains clearly. This raises the question of what
+# to compare with what.
 #
 # ## 3 · A fair race: equal steps
 #
-# Gates are not free. While they are trained, the weights train along, and those steps are training as well. There are three
+# Gates are not free. While they are trained, the weights are trained, too, and those steps count. There are three
 # tempting ways to get the comparison wrong:
 #
-# - *compare a pruned and fine-tuned model with the baseline as it was.* The pruned one has been trained longer. A baseline
-#   that is not converged gains from more steps too, and pruning gets the credit. In the full study, which section 7
-#   shows, the baseline has 2,500 steps; the cell below prints what 1,000 more are worth to it;
+# - *compare a pruned and fine-tuned model with the original baseline.* The pruned one has been trained longer. A
+#   baseline that has not converged also gains from more steps, and pruning gets the credit. In the full study of
+#   section 7 the baseline has 2,500 steps; the cell below prints its gain from 1,000 more;
 # - *give both methods the same fine-tuning and do not count the gate stage.* Gates then have more steps altogether;
 # - *compare at different numbers of heads*, since a criterion is asked for 16 heads and some `lam` leaves 19.
 #
-# So here, and in the full study: after the baseline **everyone has the same number of steps at the same learning rates**,
-# the gate stage counts in the gates' own budget, and everyone ends with the same number of heads. A criterion decides in no
-# step at all, and what it leaves has the whole budget to heal. Gates spend a part of theirs on deciding. The model that
-# keeps all heads has the whole budget, too.
+# So here, and in the full study: after the baseline **everyone has the same number of steps at the same learning
+# rates**, the gate stage counts in the gates' own budget, and everyone ends with the same number of heads. A criterion
+# decides without any step, so its model has the whole budget for fine-tuning. Gates spend a part of theirs on deciding.
+# The model that keeps all heads has the whole budget, too.
 
 # %%
 fig, ax = plt.subplots(figsize=(8, 2.1))
@@ -334,20 +335,20 @@ for baseline_row, unpruned_row in zip(
     assert then < first
 
 # %% [markdown]
-# Steps are not seconds: a step with 16 heads takes little more than half the time of one with 32, so a criterion's budget is
-# the cheaper one in time. Nor do we count reading a text to score heads (leave-one-out reads it 33 times), or choosing
-# `lam`. We leave that aside; it would favour the cheap criteria a little more.
+# Steps are not seconds: a step with 16 heads takes little more than half the time of one with 32, so a criterion's
+# budget takes less time. Nor do we count reading a text to score heads (leave-one-out reads it 33 times), or choosing
+# `lam`. Counting them would favour the cheap criteria a little more.
 #
 # ## 4 · Six conventional criteria
 #
-# Each gives every head a score, the larger the more worth keeping. `keep_best` makes a mask of exactly so many heads from
-# them:
+# Each gives every head a score, larger for heads more worth keeping. `keep_best` turns scores into a mask with an exact
+# number of heads:
 
 # %%
 show_source(keep_best, docstring=False)
 
 # %% [markdown]
-# **Random.** A draw. Not a straw man: fine-tuning heals so much that criteria have found it hard to beat (Mittal et al.
+# **Random** scores are no straw man: fine-tuning heals so much that random choices are hard to beat (Mittal et al.
 # 2018, *Recovering from random pruning*, for convolutional networks).
 #
 # **Magnitude**, $\|W_v^h\|\cdot\|W_o^h\|$. The context part of a head's output is $\sum_j a_j v_j$ with
@@ -355,17 +356,17 @@ show_source(keep_best, docstring=False)
 #
 # $$ \|\Delta_h^\text{context}\| = \Big\|\sum_j a_j\,\hat x_j W_v^h W_o^h\Big\| \;\le\; \max_j\|\hat x_j\| \cdot \|W_v^h\|\cdot\|W_o^h\| $$
 #
-# With small matrices the context cannot say much, whatever is read (what the persistent values add is left out of this
-# bound). Large ones can, but need not.
+# With small matrices the context can contribute little, whatever is read (the bound leaves out the persistent values).
+# With large ones it can contribute much, but need not.
 
 # %%
 show_source(CRITERIA["random"], CRITERIA["magnitude"], docstring=False)
 
 # %% [markdown]
-# The product, and not the sum, because doubling $W_v^h$ and halving $W_o^h$ leaves what the head says as it is,
-# and so must not change the score. Check that, and find what the score is blind to: the persistent values `pv` of [chapter
-# 03](03_all_attention.ipynb) go through $W_o^h$ as well. Only when they are doubled, too, is the model the same; the score
-# does not look at them.
+# The score is the product and not the sum, because doubling $W_v^h$ and halving $W_o^h$ does not change the head's
+# output, so it must not change the score. Check that, and find the score's blind spot: the persistent values `pv` of
+# [chapter 03](03_all_attention.ipynb) go through $W_o^h$ as well. Only when they are doubled, too, is the model
+# unchanged; the score ignores them.
 
 # %%
 layer, h = 1, 3
@@ -385,19 +386,20 @@ rescaled = CRITERIA["magnitude"](Transformer(config, p, ops=run.ops), tokens, No
 np.testing.assert_allclose(rescaled, CRITERIA["magnitude"](baseline, tokens, None), rtol=1e-5)
 
 # %% [markdown]
-# **Confidence**, the mean over queries $i$ of $\max_j a_{ij}$ (Voita et al. 2019): a head that puts most of its weight on
-# one place seems to know what it wants. It looks at data, but neither at what the head says nor at whether anyone listens.
+# **Confidence**, the mean over queries $i$ of $\max_j a_{ij}$ (Voita et al. 2019): a head that puts most of its weight
+# on one position is sure of its choice. The criterion looks at data, but neither at the head's output nor at its effect
+# on later layers.
 #
-# **Output difference**, $\mathrm E\|\Delta_h\|$: how far the layer's output moves when the head is removed. It sees what the
-# head says; not whether later layers care.
+# **Output difference**, $\mathrm E\|\Delta_h\|$: how much the layer's output changes when the head is removed. It sees
+# the head's output, but not its effect on later layers.
 
 # %%
 show_source(CRITERIA["confidence"], CRITERIA["output-difference"], docstring=False)
 
 # %% [markdown]
-# **Leave-one-out**: remove the head, read the text, put it back; the score is by how much the loss rose (Michel, Levy &
-# Neubig 2019). The most expensive, and the only one that measures the thing itself. It is still blind to *pairs*: two heads
-# that do the same work are both dispensable, but not together.
+# **Leave-one-out**: remove the head, read the text, put it back; the score is the increase of the loss (Michel, Levy &
+# Neubig 2019). It is the most expensive criterion, and the only one that measures the loss directly. It is still blind
+# to *pairs*: of two heads that do the same work, either is dispensable, but not both.
 #
 # **Michel's importance**, $\mathrm E\,|\partial\mathtt{loss}/\partial g_h|$ at $g_h=1$, normalised in each layer (the same
 # authors). One backward pass gives it for all heads at once, as an estimate of leave-one-out: by Taylor's formula, going
@@ -409,15 +411,15 @@ show_source(CRITERIA["confidence"], CRITERIA["output-difference"], docstring=Fal
 show_source(CRITERIA["leave-one-out"], CRITERIA["michel"], docstring=False)
 
 # %% [markdown]
-# How good is that estimate? There is a reason for doubt. A gate multiplies the head's rows of $W_o$: what the head adds is
-# $g_h\,o^h W_o^h$. So moving the gate is the same as scaling these rows, and by the chain rule
+# How good is that estimate? There is a reason for doubt. A gate multiplies the head's rows of $W_o$: the head
+# contributes $g_h\,o^h W_o^h$. So moving the gate scales these rows, and by the chain rule
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\bigg|_{g_h=1} = \sum_{d,e} \frac{\partial\,\mathtt{loss}}{\partial (W_o^h)_{de}}\,(W_o^h)_{de} $$
 #
-# But the optimizer has been making $\partial\,\mathtt{loss}/\partial W_o$ small all the time. *At a minimum the right side
-# is zero for every head*, important or not: a trained model stands in a valley, where the ground is level in every
-# direction. What Michel's absolute value measures, taken example by example, is how strongly the examples disagree. First
-# the identity, then a walk along some gates from 1 to 0.
+# But the optimizer has been making $\partial\,\mathtt{loss}/\partial W_o$ small all the time. *At a minimum the right
+# side is zero for every head*, important or not: a trained model is in a valley, where the ground is level in every
+# direction. Michel's absolute value of each example measures how strongly the examples disagree. The next cell checks
+# the identity, and then follows some gates from 1 to 0.
 
 # %%
 gated = with_heads(baseline)  # gates, all open
@@ -437,7 +439,7 @@ assert np.abs(gradient).max() < exact.max() / 3  # level, compared with what the
 
 
 def loss_at(layer, h, g):
-    """Loss with one head's gate at g."""
+    """Return the loss with one head's gate at g."""
     own = slice(h * config.Dh, (h + 1) * config.Dh)
     Wo = baseline.params[f"layers.{layer}.Wo"].copy()
     Wo[own] *= g
@@ -491,11 +493,11 @@ axes[1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The tangent at 1 and the height at 0 have little to do with each other. That Michel's criterion works all the same (it
-# does, as the study will show) is not because of Taylor.
+# The tangent at 1 says little about the height at 0. Michel's criterion works all the same, as the study will show, but
+# not because of Taylor's formula.
 #
-# One more limit, and it is everyone's: scores are for heads *alone*. Take the 16 heads that a mask removes, add up their
-# exact leave-one-out costs, and compare with what removing them together costs.
+# All criteria share one more limitation: they score heads *one by one*. Take the 16 heads that a mask removes, add up
+# their exact leave-one-out costs, and compare with the cost of removing them together.
 
 # %%
 rng = np.random.default_rng(0)
@@ -513,9 +515,9 @@ for name, m in masks.items():
 # %% [markdown]
 # ## 5 · Do they agree?
 #
-# Before looking at the scores, train the gates, so that they can be looked at along with the rest: the score that they give
-# a head is its `log_alpha` at the end. The controller of [chapter 06](06_training_with_gates.ipynb) steers to 16 heads
-# within the 60 steps; `settle` moves the last one or two across the border if it did not quite get there.
+# Before looking at the scores, train the gates, so that they can be compared with the rest: their score for a head is
+# its final `log_alpha`. The controller of [chapter 06](06_training_with_gates.ipynb) steers to 16 heads within the 60
+# steps; `settle` moves the last one or two across the border if it did not quite get there.
 
 # %%
 gate = dataclasses.replace(study.gate, target_heads=16)
@@ -561,10 +563,11 @@ fig.supylabel("layer")
 plt.show()
 
 # %% [markdown]
-# Every criterion has its own idea even of the *layers*. Leave-one-out and output difference usually keep most of the first
+# The criteria even disagree about the *layers*. Leave-one-out and output difference usually keep most of the first
 # layer and few heads of the last; Michel, whose scores are normalised within each layer, spreads heads more evenly. To
-# compare orders and not scales, use **Spearman's rank correlation**: replace scores by their ranks among all 32, and take
-# the ordinary correlation of the ranks. It is 1 for the same order, 0 for no relation, −1 for the reverse.
+# compare orders instead of scales, use **Spearman's rank correlation**: replace scores by their ranks among all 32, and
+# compute the ordinary correlation of the ranks. It is 1 for the same order, 0 for no relation, −1 for the reverse
+# order.
 
 # %%
 show_source(rank_correlation, docstring=False)
@@ -585,10 +588,10 @@ assert rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == 0.8  # 1 − 6·Σd²
 show(plot_agreement(records), 80)
 
 # %% [markdown]
-# With 32 heads, chance alone gives a rank correlation of about $\pm1/\sqrt{31} = \pm 0.18$, twice that now and then: the row
-# of *random* shows it. The criteria agree with each other better than chance and far from fully; leave-one-out and output
-# difference, one exact and one much cheaper, agree most. How gates agree with the others, here and in the full study, whose
-# baselines are trained three times as long:
+# With 32 heads, chance alone gives a rank correlation of about $\pm1/\sqrt{31} = \pm 0.18$, and occasionally twice
+# that: see the row of *random*. The criteria agree with each other better than chance, but far from fully;
+# leave-one-out and output difference, one exact and one much cheaper, agree most. The next cell shows how gates agree
+# with the others, here and in the full study, whose baselines are trained three times as long:
 
 # %%
 study_agreement = read_csv(results("tradeoff-pydoc", "agreement.csv").read_text())
@@ -604,8 +607,8 @@ for record in study_agreement:
 # %% [markdown]
 # ## 6 · The race
 #
-# All masks have 16 of 32 heads. Each is removed from the same baseline, measured at once, and has the same 150 steps; gates
-# have used 60 of theirs. Random is drawn three times, so that you see how much luck there is.
+# All masks keep 16 of 32 heads. Each is applied to the same baseline, measured at once, and then trained for the same
+# 150 steps; gates have used 60 of theirs. Random is drawn three times to show how much luck is involved.
 
 # %%
 race = {"unpruned": (before, after_unpruned, unpruned_curve)}
@@ -678,22 +681,22 @@ curves.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# What to look for. *All pruned models are worse than the unpruned one* that was trained as long. The differences *at once*
-# are enormous and those *after* are small; the order is not even the same. Gates look good at the moment of removal, since
-# their weights have had 60 steps to prepare. That is not the number that counts, and it is a popular one to show. Random
-# heads mostly end last.
+# Note that *all pruned models are worse than the unpruned one* that was trained as long. The differences *at once* are
+# enormous and those *after* are small; even the order changes. Gates look good right after the removal, since their
+# weights have had 60 steps to prepare. That is a popular number to show, but not the one that counts. Random heads
+# mostly end last.
 #
-# What *not* to look for: who of those close together is "the winner". This is one baseline, one seed and 150 steps. A
-# different seed would shuffle them. For that there is the study.
+# Do *not* look for "the winner" among those close together. This is one baseline, one seed and 150 steps. Another seed
+# would shuffle them. That question needs the study.
 #
 # ## 7 · The full study
 #
-# The committed results of the full study ([`data/results/`](../data/results/README.md)) are this race with 2,500 steps for
-# the baseline and 300 + 700 after it, at five numbers of heads, with three seeds, on the whole test split. More learned
-# methods take part: Michel's scores computed anew after every few removals (*michel-iterative*), gates that watch each
-# layer's own output (*gates-layerwise*), soft gates (*voita*), gates that always leave exactly k heads open
-# (*gumbel-top-k*), and *gates-rewound*: the heads that gates chose, but with the baseline's weights put back. Each seed
-# makes its own baseline, from which all methods start.
+# The committed results of the full study ([`data/results/`](../data/results/README.md)) are this race with 2,500 steps
+# for the baseline and 300 + 700 after it, at five numbers of heads, with three seeds, on the whole test split. It
+# includes more learned methods: Michel's scores, recomputed after every few removals (*michel-iterative*), gates that
+# compare each layer's own output (*gates-layerwise*), soft gates (*voita*), gates that always leave exactly k heads
+# open (*gumbel-top-k*), and *gates-rewound*: the heads that gates chose, but with the baseline's weights restored. Each
+# seed has its own baseline, from which all methods start.
 
 # %%
 show(plot_tradeoff(rows), 80)
@@ -701,17 +704,17 @@ show(plot_tradeoff(rows), 80)
 # %% [markdown]
 # ### How to read a mean, a spread and a paired difference
 #
-# A number such as 1.907 ± 0.031 is the mean of three seeds and their standard deviation $s$, with $n-1$ in the denominator.
-# It says how much *one more run* would typically differ. It is tempting to compare two methods by whether their bars
-# overlap. But the three seeds are three different baselines, and a bad baseline is bad for every method. Write the result of
-# method $m$ with seed $s$ as $x_{ms} = \mu_m + b_s + e_{ms}$: the method's mean, the baseline's luck, the rest. Within one
-# seed, the luck cancels:
+# A number such as 1.907 ± 0.031 is the mean of three seeds and their standard deviation $s$, with $n-1$ in the
+# denominator. It says how much *another run* would typically differ. It is tempting to compare two methods by whether
+# their bars overlap. But the three seeds are three different baselines, and a bad baseline is bad for every method.
+# Write the result of method $m$ with seed $s$ as $x_{ms} = \mu_m + b_s + e_{ms}$: the method's mean, the baseline's
+# effect, the rest. Within one seed, the baseline's effect cancels:
 #
 # $$ x_{ms} - x_{m's} = \mu_m-\mu_{m'} + e_{ms} - e_{m's} $$
 #
 # $$ \operatorname{Var}(x_m - x_{m'}) = \operatorname{Var}x_m + \operatorname{Var}x_{m'} - 2\operatorname{Cov}(x_m,x_{m'}) $$
 #
-# So take the difference **seed by seed**, then its mean and standard deviation. `compare` does:
+# So take the difference **seed by seed**, then its mean and standard deviation, as `compare` does:
 
 # %%
 show_source(compare, docstring=False)
@@ -727,7 +730,7 @@ for r in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
 
 
 def of_seeds(method, heads):
-    """Bits per character of a method by seed."""
+    """Return bits per character of a method by seed."""
     return {
         r["seed"]: r["bits_per_character"]
         for r in rows_of(rows, method, "test")
@@ -736,7 +739,7 @@ def of_seeds(method, heads):
 
 
 def study_table(heads):
-    """A record for each method, the best first."""
+    """Return a record for each method, the best first."""
     gates, table = of_seeds("gates", heads), []
     for method in dict.fromkeys(method for method, _ in paired):
         own = of_seeds(method, heads)
@@ -761,14 +764,14 @@ print(
 print(text_table(study_table(16)))
 
 # %% [markdown]
-# *sd unpaired* is what the spread of the difference would be if the two had nothing in common. Pairing is no magic. It helps
-# where the baseline's luck is a large part of the spread, as it is for most rows; for *voita* it hardly does, since what
-# varies there is the method's own luck.
+# *sd unpaired* is what the spread of the difference would be if the two were independent. Pairing is no magic. It helps
+# where the baseline causes a large part of the spread, as in most rows; for *voita* it hardly helps, since the method
+# itself varies there.
 
 
 # %%
 def draw_study(heads=16):
-    """Left: mean and standard deviation; right: paired differences from gates, a dot for each seed."""
+    """Draw mean and standard deviation on the left; on the right paired differences from gates, a dot per seed."""
     table = study_table(heads)
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.1), sharey=True)
     gates = of_seeds("gates", heads)
@@ -813,9 +816,9 @@ draw_study(10)
 sliders(draw_study, heads=[29, 22, 16, 10, 3])
 
 # %% [markdown]
-# **What three seeds can say.** The mean of $n$ differences is itself uncertain, by $s/\sqrt n$, and with $n=3$ even $s$ is.
-# Student's $t$ with two degrees of freedom puts 95 % of the cases within $4.30\,s/\sqrt3 \approx 2.5\,s$ of the mean. By
-# that strict measure few differences at 16 heads are beyond doubt:
+# **What three seeds can say.** The mean of $n$ differences is itself uncertain, by $s/\sqrt n$, and with $n=3$ even $s$
+# is. By Student's $t$ with two degrees of freedom, 95 % of the cases lie within $4.30\,s/\sqrt3 \approx 2.5\,s$ of the
+# mean. By that strict measure few differences at 16 heads are certain:
 
 # %%
 for record in study_table(16):
@@ -833,39 +836,37 @@ for record in study_table(16):
     )
 
 # %% [markdown]
-# And these are eleven comparisons: with 95 % each, even if no method differed from gates at all, about four in ten such
-# tables would hold a false verdict, if the comparisons were independent. "More than the spread", as the project's tables
-# have it, is the weaker statement: the mean difference is larger than $s$. Three seeds are what the study could pay for;
-# they show large differences and leave small ones open.
+# And these are eleven comparisons: at 95 % each, even if no method differed from gates, about four in ten such tables
+# would contain a false verdict if the comparisons were independent. "More than the spread" in the project's tables is a
+# weaker statement: the mean difference is larger than $s$. The study could afford three seeds; they show large
+# differences and leave small ones open.
 #
 # ### What was found
 #
 # - **From 22 heads down, gates beat random heads and magnitude by more than the spread**, at half of the heads by about
-# 0.1 bits per character,
-#   with all seeds on one side.
-# - **Gates do not beat criteria that look at data.** At 16 heads Michel, leave-one-out, confidence and output difference
-#   need a little *less*; at 10 the same, though leave-one-out and output difference only
-# within the spread; at 29 and 22 all of them are level.
-#   With one head in ten left, gates are level with the best.
+#   0.1 bits per character, with all seeds on one side.
+# - **Gates do not beat criteria that look at data.** At 16 heads Michel, leave-one-out, confidence and output
+#   difference need slightly *fewer* bits; so they do at 10, though leave-one-out and output difference only within the
+#   spread; at 29 and 22 all of them are level. With one head in ten left, gates are level with the best.
 # - **Nobody prunes for free here**: every pruned model is worse than the unpruned one that was trained as long.
 #
-# Why does the expensive way not win? The study tells a part of it. *Gates-rewound*, same heads, baseline's
-# weights, only the 700 steps, is worse than gates: so the 300 steps under gates do train the weights. But they are worth
-# less than 300 plain steps, in which nothing falls out at random. Nor are the heads that gates choose better ones: they
-# protect the first layer, like leave-one-out, since a missing head costs most there *at once*. What a head costs at once and
-# what it costs after 1,000 steps of healing are two things. The next picture has the heads kept by layer.
+# Why does the expensive way not win? The study gives part of the answer. *Gates-rewound*, with the same heads, the
+# baseline's weights and only the 700 steps, is worse than gates: so the 300 steps under gates do train the weights. But
+# they are worth less than 300 plain steps, in which no heads are missing at random. Nor do gates choose better heads:
+# they protect the first layer, like leave-one-out, since a missing head costs most there *at once*. But the cost of a
+# head at once is not its cost after 1,000 steps of fine-tuning. The next picture shows the heads kept by layer.
 
 # %%
 show(plot_kept(rows), 85)
 
 # %% [markdown]
-# Magnitude explains itself in this picture: it keeps few heads in the first layer, whose matrices are the smallest, and
-# whose heads are the most needed.
+# This picture explains the result of magnitude: it keeps few heads in the first layer, whose matrices are the smallest,
+# and whose heads are the most needed.
 #
 # ### Your run beside it
 #
-# The same methods at 16 heads, yours with 150 steps from your 900-step baseline, the study's with 1,000 from 2,500. The
-# levels cannot agree, since the training differs; the question is how much of the *order* does.
+# The next cell compares the same methods at 16 heads: yours with 150 steps after a 900-step baseline, the study's with
+# 1,000 after 2,500. The levels cannot agree, since the training differs; the question is how far the *order* does.
 
 # %%
 both = (
@@ -905,22 +906,22 @@ agreement = rank_correlation(
     [race[n][1] for n in shared], [statistics.fmean(of_seeds(n, 16).values()) for n in shared]
 )
 print(f"rank correlation of the two orders, random left out: {agreement:+.2f}")
-assert race["gates"][1] < statistics.fmean(luck)  # and this much the quick run shows everywhere
+assert race["gates"][1] < statistics.fmean(luck)  # the quick run shows this much on every machine
 
 # %% [markdown]
-# That random comes out last, or nearly, is robust; much of the rest is not. A quick run with one seed can put magnitude near
-# the top, where the study has it at the bottom, and a paper built on that run would have been wrong. This is the best reason
-# for seeds and spreads that we can offer.
+# That random is last, or nearly last, is robust; much of the rest is not. A quick run with one seed can put magnitude
+# near the top, where the study has it at the bottom, and a paper based on that run would have been wrong. This is the
+# best argument for seeds and spreads that we can offer.
 #
-# ### What it says, and what it does not
+# ### What the study shows, and what it does not
 #
-# It says: on this text, at this size (0.4 million parameters), with this budget, learning the gates buys no better choice
-# than reading a text once, and costs steps. It does *not* say that the paper is wrong: its model is more than a hundred
-# times larger and has twenty epochs with gates, so that these may move slowly, and what deciding costs hardly counts. Nor
-# does it say that gates are useless. They are the only kind of method here that can find *how many* heads to keep; a
-# criterion must be told. And one text is one text. On a second, the source of Python's standard library
-# ([`tradeoff-stdlib`](../data/results/tradeoff-stdlib/README.md)), the order at half of the heads is much the same, but at
-# 10 heads it is not:
+# On this text, at this size (0.4 million parameters) and with this budget, learned gates choose heads no better than
+# criteria that read a text once, and they cost steps. This does *not* mean that the paper is wrong: its model is more
+# than a hundred times larger and has twenty epochs with gates, so that gates may move slowly, and the cost of deciding
+# hardly counts. Nor does it mean that gates are useless. They are the only kind of method here that can find *how many*
+# heads to keep; a criterion must be told. And this is only one text. On a second, the source of Python's standard
+# library ([`tradeoff-stdlib`](../data/results/tradeoff-stdlib/README.md)), the order at half of the heads is much the
+# same, but at 10 heads it is not:
 
 # %%
 for r in read_csv(results("tradeoff-stdlib", "comparison.csv").read_text()):
@@ -931,13 +932,14 @@ for r in read_csv(results("tradeoff-stdlib", "comparison.csv").read_text()):
 
 # %% [markdown]
 # At 10 heads of the second text gates are ahead of Michel and leave-one-out by more than the spread, and level with
-# confidence and output difference. "Gates do not beat criteria that look at data" holds for the first text.
+# confidence and output difference. "Gates do not beat criteria that look at data" thus holds only for the first text.
 #
 # ## 8 · Is a large model needed at all?
 #
-# The hardest competitor is none of the above. What if the small model had been small from the start? The ablation study
-# trained two such models for the same total number of steps, baseline's steps included: *small from scratch* has 16 (or 10)
-# heads from the start, spread over the layers, and never had any others; *gates from scratch* has gates from the first step on.
+# The strongest competitor is none of the above. What if the small model had been small from the start? The ablation
+# study trained two such models for the same total number of steps, including those of the baseline: *small from
+# scratch* has 16 (or 10) heads from the start, spread over the layers, and never had any others; *gates from scratch*
+# has gates from the first step on.
 
 # %%
 ablation = read_csv(results("ablation-pydoc", "comparison.csv").read_text())
@@ -956,12 +958,12 @@ show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text()
 
 # %% [markdown]
 # Both need clearly *fewer* bits than pruning a trained model, and the plain small one is about as good as the one with
-# gates. Liu et al. (2019, *Rethinking the Value of Network Pruning*) found the same for convolutional networks. Pruning pays
-# when the large model is there already and its training is not on the bill, as in the paper, or when the large one is
-# wanted, too. As a shortcut to a small model it loses here.
+# gates. Liu et al. (2019, *Rethinking the Value of Network Pruning*) found the same for convolutional networks. Pruning
+# pays when the large model already exists and its training is not counted, as in the paper, or when the large model is
+# needed, too. As a shortcut to a small model it loses here.
 #
-# (The other rows are the paper's three stabilisers of [chapter 06](06_training_with_gates.ipynb), each taken away. With a
-# controller that holds the number of heads, none of them makes a difference beyond the spread.)
+# (The other rows switch off the paper's three stabilisers of [chapter 06](06_training_with_gates.ipynb), one at a time.
+# With a controller that holds the number of heads, none of them makes a difference beyond the spread.)
 #
 # ## Questions
 #
@@ -970,8 +972,8 @@ show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text()
 #
 # <details><summary>Answer</summary>
 #
-# How the baseline does with the same additional steps at the same learning rates. If it was not converged, it improves as
-# well, often by more. In [the tour](00_tour.ipynb) this may happen, and the text warns of it.
+# How good the baseline is after the same additional steps at the same learning rates. If it had not converged, it
+# improves as well, often by more. In [the tour](00_tour.ipynb) this may happen, and the text warns of it.
 #
 # </details>
 #
@@ -980,9 +982,9 @@ show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text()
 #
 # <details><summary>Answer</summary>
 #
-# Without it, layers with large gradients win all places; here that is the first layer, and the mask looks more like that of
-# leave-one-out. With `scope="layer"` each layer keeps the same share, and the normalisation has no effect, since it does not
-# change the order within a layer.
+# Without it, layers with large gradients would keep all their heads; here that is the first layer, and the mask looks
+# more like that of leave-one-out. With `scope="layer"` each layer keeps the same share, and the normalisation has no
+# effect, since it does not change the order within a layer.
 #
 # </details>
 #
@@ -991,8 +993,8 @@ show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text()
 #
 # <details><summary>Answer</summary>
 #
-# For these baselines, very likely: the difference is five times its spread, $0.020 > 2.5\cdot0.004$. The wide bars are the
-# luck of the baselines, which both share. How large the difference would be on another text nobody knows.
+# For these baselines, very likely: the difference is five times its spread, $0.020 > 2.5\cdot0.004$. The wide bars come
+# from the baselines, which both share. Nobody knows how large the difference would be on another text.
 #
 # </details>
 #
@@ -1001,9 +1003,9 @@ show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text()
 #
 # <details><summary>Answer</summary>
 #
-# Costs do not add up. Two heads that do the same work cost nothing each, as long as the other one is there. One would have
-# to measure again after each removal (`score_in_rounds` does), and even that is greedy. And afterwards comes fine-tuning,
-# which no score looks ahead to.
+# Costs do not add up. Two heads that do the same work cost nothing each, as long as the other one is there. One would
+# have to measure again after each removal (as `score_in_rounds` does), and even that is greedy. And no score
+# anticipates the fine-tuning that follows.
 #
 # </details>
 #
@@ -1011,13 +1013,13 @@ show(plot_ablation(read_csv(results("ablation-pydoc", "results.csv").read_text()
 #
 # <details><summary>Answer</summary>
 #
-# Whatever is chosen by a text fits that text by luck as well. Heads, learning rates and steps were chosen by the validation
-# split; a number from there would be a little too good, and most so for the method with the most choices.
+# Whatever is chosen on a text also fits that text by luck. Heads, learning rates and steps were chosen on the
+# validation split; a result on that split would be slightly too good, most of all for the method with the most choices.
 #
 # </details>
 #
-# **Next:** [09 hot loops in Numba](09_hot_loops_in_numba.ipynb), on why all of this took seconds. The criteria are in
-# [`pruning/importance/`](../tinyprune/pruning/importance), the study's cells in
+# **Next:** [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) explains why all of this took only seconds. The
+# criteria are in [`pruning/importance/`](../tinyprune/pruning/importance), the study's cells in
 # [`experiments/cells.py`](../tinyprune/experiments/cells.py), its tables in
-# [`experiments/results.py`](../tinyprune/experiments/results.py); `tinyprune experiment tradeoff --quick` runs a small one
-# of your own.
+# [`experiments/results.py`](../tinyprune/experiments/results.py); `tinyprune experiment tradeoff --quick` runs a small
+# one of your own.

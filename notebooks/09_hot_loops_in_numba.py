@@ -12,13 +12,13 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/09_hot_loops_in_numba.ipynb)
 # &nbsp; ← [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb) · [all chapters](README.md) · [10 on a GPU](10_on_a_gpu.ipynb) →
 #
-# **After this chapter you can** say how fast a loop could run on your machine before you write it, climb from three nested
-# loops to within sight of that number, and show at every rung that the result is still right. You will do it twice: for the
-# matrix product, and for the attention of [chapter 02](02_attention_by_hand.ipynb), whose kernel ends up several times as
-# fast as PyTorch.
+# **After this chapter you can** say how fast a loop could run on your machine before you write it, climb from three
+# nested loops to close to that number, and show at every rung that the result is still right. You will do it twice: for
+# the matrix product, and for the attention of [chapter 02](02_attention_by_hand.ipynb), whose kernel ends up several
+# times as fast as PyTorch.
 #
-# **You need** the formula of attention, and an idea of what a processor's cache and registers are for. An hour to read, less
-# than a minute to run.
+# **You need** the formula of attention, and an idea of what a processor's cache and registers are for. It takes an hour
+# to read and less than a minute to run.
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -33,7 +33,7 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %%
@@ -82,8 +82,8 @@ print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
 print(f"vectors of {VECTOR_BYTES} bytes, that is {LANES} float32; {REGISTERS} registers for them")
 
 # %% [markdown]
-# All speeds below were measured while this page was made, on the machine named above. On yours they will differ, and so may
-# the order of two neighbours. Nothing in this chapter asserts a time; every result is asserted.
+# All speeds below were measured when this page was made, on the machine named above. On yours they will differ, and so
+# may the order of two neighbours. This chapter asserts no times, but every result.
 #
 # ## 1 · What the machine can do
 #
@@ -93,19 +93,19 @@ print(f"vectors of {VECTOR_BYTES} bytes, that is {LANES} float32; {REGISTERS} re
 # $$ t \;\ge\; \max\!\Big(\frac WP, \frac Qb\Big) \qquad\Longrightarrow\qquad \frac Wt \;\le\; \min\big(P,\; b\, I\big),
 # \qquad I = \frac WQ \tag{1} $$
 #
-# The number $I$, operations per byte, is the **arithmetic intensity** of the loop. Equation (1) is called the *roofline*
-# (Williams, Waterman & Patterson 2009): over $I$, drawn in logarithms, the bound rises with slope one and then is flat.
-# Where you are under that roof tells what to work on.
+# The number $I$, operations per byte, is the **arithmetic intensity** of the loop. Equation (1) is called the
+# *roofline* (Williams, Waterman & Patterson 2009): plotted over $I$ on logarithmic axes, the bound rises with slope one
+# and then is flat. The position of a loop under that roof tells what to work on.
 #
-# **The flat part.** A *fused multiply-add*, $x\cdot y+z$ on a whole vector of numbers, is one instruction and two operations
-# per number. To measure how many of them a core can start, the data has to be right there. The package has a function that
-# multiplies small tiles with free strides (section 2 is about it). With all strides zero it reads the same few bytes again
-# and again:
+# **The flat part.** A *fused multiply-add*, $x\cdot y+z$ on a whole vector of numbers, is one instruction and two
+# operations per number. To measure how many of them a core can start, the data has to be in the nearest cache. The
+# package has a function that multiplies small tiles with arbitrary strides (see section 2). With all strides zero it
+# reads the same few bytes again and again:
 
 
 # %%
 def best(work, *arguments, turns=30):
-    """The shortest of many calls, in seconds: for limits of the machine."""
+    """Return the shortest of many calls in seconds, to find limits of the machine."""
     times = []
     for _ in range(turns):
         start = time.perf_counter()
@@ -116,7 +116,7 @@ def best(work, *arguments, turns=30):
 
 @numba.njit
 def same_bytes(a, b, c, a_row, a_k, b_k, K):
-    """K rounds of a register tile, with distances that the compiler does not know."""
+    """Run K rounds of a register tile, with strides that the compiler does not know."""
     matmul.set_tile(a, 0, a_row, a_k, b, 0, b_k, c, 0, 2 * LANES, K)
 
 
@@ -132,14 +132,14 @@ PEAK = 2 * c.size * K / best(same_bytes, a, b, c, 0, 0, 0, K) / 1e9
 print(f"multiply-adds of one core end at {PEAK:.0f} GFLOP/s")
 
 # %% [markdown]
-# Divide by $2\cdot$`LANES`: so many vector instructions start per nanosecond. On most x86 processors since 2013 it is two
-# in every clock cycle, on some with AVX-512 one.
+# Divided by $2\cdot$`LANES`, this is the number of vector instructions that start per nanosecond. On most x86
+# processors since 2013 it is two in every clock cycle, on some with AVX-512 one.
 #
-# **The slope.** There is not one memory but a hierarchy: registers, a first cache of some 32 to 48 KiB, a second, a third,
-# and main memory, each larger and slower. `y += x` moves 12 bytes (two numbers in, one out) for one addition. Its speed
-# against the size of the arrays shows where each level ends. NumPy's copy of a large array is a second measure of the last
-# step; counted as one number in and one out it looks slower, since the lines of the target are usually read, too, before
-# they are written.
+# **The slope.** There is not one memory but a hierarchy: registers, a first cache of some 32 to 48 KiB, a second, a
+# third, and main memory, each larger and slower. `y += x` moves 12 bytes (two numbers in, one out) for one addition.
+# Its speed against the size of the arrays shows where each level ends. NumPy's copy of a large array is a second
+# measure of the last step; counted as one number in and one out it looks slower, since the target's cache lines are
+# usually also read before they are written.
 
 
 # %%
@@ -187,8 +187,8 @@ print(
 # $$ I = \frac{2n^3}{12 n^2} = \frac n6 \tag{2} $$
 #
 # At $n=1024$ that is 171 operations per byte. Multiply by the bandwidth of *memory* just measured: far more than the
-# multiply-adds can do. So a matrix product has no excuse; it could run at the flat roof. Three nested loops do not, by a
-# factor of a hundred. Why?
+# multiply-adds can do. So a matrix product could run at the flat roof. Three nested loops miss it by a factor of a
+# hundred. Why?
 
 # %%
 n = 1024
@@ -199,19 +199,19 @@ print(
 # %% [markdown]
 # ## 2 · The matrix product, rung by rung
 #
-# The rungs are in [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py): all take `a` and `b`, all do the same
-# operations. First, how do we know that a rung is right? A float32 rounds by at most $\varepsilon = 2^{-24}$ of its value.
-# An entry is a sum of $K$ products; one product is rounded once itself and then with every addition that follows, at most
-# $K$ times in all. So, whatever the order of the sum, and up to terms in $\varepsilon^2$,
+# The rungs are in [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py): all take `a` and `b`, all do the
+# same operations. First, how do we know that a rung is right? A float32 rounds by at most $\varepsilon = 2^{-24}$ of
+# its value. An entry is a sum of $K$ products; a product is rounded once itself and again with every addition that
+# follows, at most $K$ times in all. So, whatever the order of the sum, and up to terms in $\varepsilon^2$,
 #
 # $$ \big|\mathtt{out}_{ij} - \textstyle\sum_k a_{ik} b_{kj}\big| \;\le\; K\varepsilon \sum_k |a_{ik}|\,|b_{kj}| \tag{3} $$
 #
-# That is a bound for every single entry, with no tolerance that somebody picked. The textbook is NumPy in float64.
+# This is a bound for every entry, without an arbitrary tolerance. The reference is NumPy in float64.
 
 
 # %%
 def check_product(multiply, m, k, n):
-    """Every entry of multiply(a, b) within the bound (3)."""
+    """Check that every entry of multiply(a, b) is within the bound (3)."""
     a, b = matrices(m, k, n, "A·B")  # (m, k)  (k, n)
     out = multiply(a, b)  # (m, n)
     assert out.shape == (m, n) and out.dtype == np.float32
@@ -230,13 +230,13 @@ for name, rung in matmul.RUNGS.items():
 print(f"all of {', '.join(matmul.RUNGS)}: right to the last bits that rounding allows")
 
 # %% [markdown]
-# The shape 37 × 53 × 91 is no accident. The fast rungs work in tiles, and what no tile covers has code of its own. **Plant a
-# bug**: a product that forgets it.
+# The shape 37 × 53 × 91 is chosen on purpose. The fast rungs work in tiles, and separate code handles the remainder.
+# **Plant a bug**: a product that forgets the remainder.
 
 
 # %%
 def forgets_the_rest(a, b):
-    """Whole tiles only."""
+    """Multiply whole tiles only."""
     m, n = len(a) // matmul.ROWS * matmul.ROWS, b.shape[1] // (2 * LANES) * 2 * LANES
     out = np.zeros((len(a), b.shape[1]), a.dtype)
     out[:m, :n] = matmul.register_tile(a[:m], b[:, :n])
@@ -258,15 +258,15 @@ else:
 show_source(matmul.compiled_loops)
 
 # %% [markdown]
-# `python_loops` has the very same lines without `@numba.njit`. Compiling removes the objects, the type look-ups and the
-# reference counts: a factor of some hundreds, for one line of decoration. It leaves two things wrong, and both are in how the
-# loops are *nested*.
+# `python_loops` has the same lines without `@numba.njit`. Compiling removes the objects, the type look-ups and the
+# reference counts: a factor of some hundreds for one decorator. Two problems remain, both in the way the loops are
+# *nested*.
 #
 # **A cache line is 64 bytes** (on x86 and most ARM processors; 128 on Apple's). Memory travels in lines of 16 float32,
-# never in single numbers. Matrices lie row by row, so the innermost loop, which walks down a column of `b`, asks for
-# another line at every step and uses 4 of its 64 bytes. The picture shows it, and an experiment: add 1 to every `step`-th
-# number of a large array. As long as `step` ≤ 16, every line is touched anyway: from step 2 to step 16 each doubling halves
-# the work but hardly changes the time.
+# never in single numbers. Matrices are stored row by row, so the innermost loop, which walks down a column of `b`,
+# needs another line at every step and uses 4 of its 64 bytes. The picture shows this, and so does an experiment: add 1
+# to every `step`-th number of a large array. As long as `step` ≤ 16, every line is touched anyway: from step 2 to step
+# 16 each doubling halves the work but hardly changes the time.
 
 
 # %%
@@ -277,7 +277,7 @@ def add_one(x, step):
 
 
 def draw_walk(ax, title, cells, colour):
-    """A corner of b, (4, 32), its cache lines as boxes, and the numbers that are read one after the other."""
+    """Draw a corner of b, (4, 32), with its cache lines as boxes and the numbers in the order of reading."""
     for row in range(4):
         for line in range(2):
             used = any(r == row and c // 16 == line for r, c in cells)
@@ -329,13 +329,13 @@ axes[2].minorticks_off()
 plt.show()
 
 # %% [markdown]
-# (At step 1 there are so many numbers that the additions themselves count. Behind 16 each doubling skips every other line,
-# and the time falls.)
+# (At step 1 there are so many numbers that the additions themselves count. Beyond 16 each doubling skips every other
+# line, and the time falls.)
 #
-# **A sum has to wait for itself.** `out[i, j] += …` adds to the number that the addition before has just made. An addition
-# takes some three clock cycles until its result is there, however many adders stand idle. Two operations in three cycles of
-# a processor at 4 GHz are 2.7 GFLOP/s. The compiler may not help: to add in another order, in several sums side by side,
-# would round differently, and it may not change results.
+# **A sum has to wait for itself.** `out[i, j] += …` adds to the result of the previous addition. An addition takes
+# about three clock cycles until its result is available, however many adders are idle. Two operations in three cycles
+# of a processor at 4 GHz are 2.7 GFLOP/s. The compiler must not help: adding in another order, in several parallel
+# sums, would round differently, and it may not change results.
 #
 # ### Rung 3: another order of the loops
 
@@ -343,9 +343,9 @@ plt.show()
 show_source(matmul.loop_order)
 
 # %% [markdown]
-# Nothing but `j` and `k` exchanged. Now neighbours `out[i, j]` and `out[i, j + 1]` have nothing to do with each other: the
-# compiler does 8 or 16 of them in one **SIMD** instruction, and none waits. Each entry still adds its products in the order
-# of `k`, so the bits of the result are the same as before, and that can be asserted:
+# Only `j` and `k` are exchanged. Now neighbours `out[i, j]` and `out[i, j + 1]` are independent: the compiler computes
+# 8 or 16 of them in one **SIMD** instruction, and none waits. Each entry still adds its products in the order of `k`,
+# so the bits of the result are the same as before, which can be asserted:
 
 # %%
 a, b = matrices(96, 80, 112, "A·B")
@@ -353,9 +353,9 @@ np.testing.assert_array_equal(matmul.loop_order(a, b), matmul.compiled_loops(a, 
 np.testing.assert_array_equal(matmul.loop_order(a, b), matmul.python_loops(a, b))
 
 # %% [markdown]
-# But look at the bytes. For one multiply-add the innermost loop loads `b[k, j]` and `out[i, j]` and stores `out[i, j]`: 12
-# bytes between registers and first cache for 2 operations, $I = \tfrac16$. By (1) even the first cache then allows no more
-# than a sixth of its bandwidth:
+# But consider the bytes. For one multiply-add the innermost loop loads `b[k, j]` and `out[i, j]` and stores `out[i,
+# j]`: 12 bytes between registers and first cache for 2 operations, $I = \tfrac16$. By (1) even the first cache then
+# allows no more than a sixth of its bandwidth:
 
 # %%
 print(
@@ -376,24 +376,25 @@ print(
 #
 # $$ RV + V + 1 \;\le\; \mathtt{REGISTERS} \tag{5} $$
 #
-# And there is a lower limit: a multiply-add takes about four cycles, and two can start in each, so eight sums at least must
-# be under way or the processor waits.
+# There is also a lower limit: a multiply-add takes about four cycles, and two can start in each, so at least eight sums
+# must be in flight or the processor waits.
 
 # %%
 show_source(matmul.register_tile, microkernel)
 
 # %% [markdown]
-# `microkernel` writes the loop in LLVM's own language, because it must be certain that the sums are in registers. `phi` is
-# how that language says *this variable comes from before the loop the first time, and from the loop's last round
-# afterwards*. It is the only loop in the package that is written so; attention uses the same one.
+# `microkernel` writes the loop in LLVM's own language, to be certain that the sums are in registers. In that language,
+# `phi` means that *a variable comes from before the loop the first time, and from the loop's last round afterwards*. It
+# is the only loop in the package that is written this way; attention uses it, too.
 #
-# Both limits can be seen. The factory makes tiles of any height, so try them, on data that fits into the first cache. The
-# grey line is what the two arguments predict: `min(1, sums / 8)` of the peak, and nothing good where (5) breaks.
+# Both limits can be measured. The factory makes tiles of any height, so try them on data that fits into the first
+# cache. The grey line is the prediction of the two arguments: `min(1, sums / 8)` of the peak, and a drop where (5) is
+# violated.
 
 
 # %%
 def tile_runner(rows):
-    """A compiled function that runs a tile of `rows` × 2 vectors `times` times; a_k is the distance along k."""
+    """Compile a function that runs a tile of `rows` × 2 vectors `times` times; a_k is the stride along k."""
     tile = microkernel(rows, 2, True)
 
     @numba.njit
@@ -405,7 +406,7 @@ def tile_runner(rows):
 
 
 def tile_arguments(rows, K=128):
-    """a (rows, K) and b (K, 2 · LANES), flat; c (rows, 2 · LANES) of zeros, flat."""
+    """Return a (rows, K), b (K, 2 · LANES) and zeros c (rows, 2 · LANES), all flat."""
     a, b = matrices(rows, K, 2 * LANES, "A·B")
     return a.ravel(), b.ravel(), np.zeros(rows * 2 * LANES, np.float32), 1, K
 
@@ -461,16 +462,16 @@ for rows in (1, 4, matmul.ROWS):
 # %% [markdown]
 # ### Rung 5: packing
 #
-# A tile reads `C` columns of `b`: a short piece of one row, then a short piece of the next, a whole row of `b` farther on.
-# If that distance is 4096 bytes, a page, two things go wrong. Each piece is on another page, whose address the processor has
-# to look up. And a cache is not free to put a line anywhere: the first one, on most processors, has 64 *sets*, and line
-# number $\ell = \lfloor\mathrm{address}/64\rfloor$ belongs to set $\ell \bmod 64$, with room for 8 or 12 lines. Lines 4096
-# bytes apart all belong to the *same* set. Count it:
+# A tile reads `C` columns of `b`: a short piece of one row, then a short piece of the next, a whole row of `b` further
+# on. If that distance is 4096 bytes, a page, two things go wrong. Each piece is on another page, whose address the
+# processor has to look up. And a cache cannot put a line anywhere: the first one, on most processors, has 64 *sets*,
+# and line number $\ell = \lfloor\mathrm{address}/64\rfloor$ belongs to set $\ell \bmod 64$, with room for 8 or 12
+# lines. Lines 4096 bytes apart all belong to the *same* set. The next cell counts them:
 
 
 # %%
 def lines_in_sets(depth, width, row_bytes):
-    """How many cache lines of `depth` pieces of `width` float32 fall into each of 64 sets."""
+    """Count the cache lines of `depth` pieces of `width` float32 in each of 64 sets."""
     lines = {(k * row_bytes + 4 * j) // 64 for k in range(depth) for j in range(width)}
     return np.bincount([line % 64 for line in lines], minlength=64)
 
@@ -493,27 +494,26 @@ axes[1].annotate(
 plt.show()
 
 # %% [markdown]
-# On the left the panel's 256 lines crowd into two sets and drive each other out before the next tile reads them again; 62
-# sets stay empty. Copied once into one piece, a *packed panel* fills all sets evenly, and is used for all rows of `a` (Goto
-# & van de Geijn 2008).
+# On the left the panel's 256 lines crowd into two sets and evict each other before the next tile reads them again; 62
+# sets stay empty. Copied once into contiguous memory, a *packed panel* fills all sets evenly, and is used for all rows
+# of `a` (Goto & van de Geijn 2008).
 
 # %%
 show_source(matmul.pack, matmul.packed_blocks)
 
 # %% [markdown]
-# Packing is work that multiplies nothing. A block of `b` with $K N$ numbers is copied once and used for $M$ rows: the copy
-# moves one number for every $M$ multiply-adds. A number that is moved costs as much as many of those, so it is worth it
-# only where `b` is too large for the caches to forgive. Measure it
-# against the size of `b`, and from now on by a method: **all take turns in one process, and what counts is the median**,
-# because a machine is never quiet.
+# Packing multiplies nothing. A block of `b` with $K N$ numbers is copied once and used for $M$ rows: the copy moves one
+# number for every $M$ multiply-adds. Moving a number costs as much as many of those, so packing pays only if `b` is too
+# large for the caches. Measure it against the size of `b`, from now on in the following way: **all contenders take
+# turns in one process, and the median counts**, because a machine is never quiet.
 
 
 # %%
 def alternate(works, rounds=5):
-    """Median time of each work in seconds; all take turns."""
+    """Return the median time of each work in seconds; all take turns."""
     repeats, times = {}, {name: [] for name in works}
     for name, work in works.items():
-        work()  # what has to be compiled is compiled now
+        work()  # compile now
         start = time.perf_counter()
         work()
         repeats[name] = max(
@@ -523,7 +523,7 @@ def alternate(works, rounds=5):
         for name, work in works.items():
             time.sleep(
                 0.02
-            )  # threads of the one before, BLAS's above all, go on waiting for work for a while
+            )  # threads of the previous one, above all BLAS's, keep spinning for a while
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 work()
@@ -557,18 +557,17 @@ plt.show()
 # %% [markdown]
 # ### Rung 6: all processors
 #
-# The kernel of the package cuts `out` into as many parts as there are threads and gives each thread a part of its own.
-# There is one parallel region and no barrier in it: each thread packs for itself what it reads. Packing twice is cheaper
-# than waiting once.
+# The package's kernel splits `out` into as many parts as there are threads and gives each thread one part. There is one
+# parallel region without a barrier: each thread packs what it reads. Packing twice is cheaper than waiting once.
 
 # %%
 show_source(product.grid, product.shared)
 
 # %% [markdown]
-# `prange` says that the rounds of a loop may run at the same time. That is a promise by whoever writes it. Here it is kept
-# easily: no two threads write the same entry. It also keeps a second promise, which matters more than speed: **the same
-# bits, however many threads**. Every entry is one sum, along `k`, in one thread. A sum that is itself divided among threads
-# breaks it, since additions are rounded and so their order counts:
+# `prange` says that the iterations of a loop may run at the same time. Its author promises that this is safe. Here it
+# is: no two threads write the same entry. The kernel also keeps a second promise, which matters more than speed: **the
+# same bits for any number of threads**. Every entry is one sum, along `k`, in one thread. A sum that is divided among
+# threads breaks this promise, since additions are rounded, so their order matters:
 
 
 # %%
@@ -577,7 +576,7 @@ def divided_sum(x):
     result = np.float32(0)
     for i in prange(
         x.size
-    ):  # Numba sees a sum, gives each thread a part of it, and adds up what they return
+    ):  # Numba recognises a sum, gives each thread a part of it, and adds up the parts
         result += x[i]
     return result
 
@@ -595,13 +594,12 @@ numba.set_num_threads(THREADS)
 np.testing.assert_array_equal(*products)  # every bit
 
 # %% [markdown]
-# So a run that was stopped goes on to the same bits with one core or with eight, and a difference between two results always
-# has a reason.
+# So a run that was stopped continues to the same bits with one core or with eight, and a difference between two results
+# always has a cause.
 #
 # ### The whole ladder
 #
-# The two lowest rungs multiply smaller matrices, or you would wait for minutes. NumPy's product stands beside as what was to
-# be reached.
+# The two lowest rungs multiply smaller matrices, or you would wait for minutes. NumPy's product is shown as the target.
 
 # %%
 size_of = {"Python loops": 48, "compiled": 256}  # else 1024
@@ -619,7 +617,7 @@ committed = {
 
 
 def draw_ladder(speeds, ladder, title):
-    """A bar for each rung, the lowest at the bottom, with how many times faster than the one below it is."""
+    """Draw a bar for each rung, the lowest at the bottom, labelled with its speed-up over the one below."""
     figure, ax = plt.subplots(figsize=(8, 0.9 + 0.3 * len(speeds)))
     names, values = list(speeds), list(speeds.values())
     ax.barh(
@@ -656,12 +654,12 @@ print(
 
 # %% [markdown]
 # The diamonds are the committed results of the full measurement, `tinyprune bench ladder`, on a machine that section 8
-# names. Where the bars are far from them, the machine under this page was busy, or is another.
+# names. If the bars are far from them, this page was made on a busy machine, or on another one.
 #
-# ## 3 · Looking into the machine
+# ## 3 · Looking at the machine code
 #
-# What did the compiler make of it? A compiled function can be asked: `inspect_llvm()` gives LLVM's language, `inspect_asm()`
-# the instructions. One line of x86 assembly is read like this, the *last* operand being the one that is written:
+# What did the compiler make of it? `inspect_llvm()` shows a compiled function in LLVM's language, `inspect_asm()` its
+# instructions. Here is how to read x86 assembly, in which the *last* operand is the one that is written:
 #
 # | | |
 # | --- | --- |
@@ -673,8 +671,8 @@ print(
 # | `vbroadcastss` | one number from memory into all lanes |
 # | `jne .LBB0_15` | back to the label, unless the last comparison was equal: the end of a loop |
 #
-# Two helpers: one counts arithmetic by width, one finds the basic block (from a label to a jump) in which most of it
-# happens.
+# Two helpers follow: one counts arithmetic by width, the other finds the basic block (from a label to a jump) with most
+# of it.
 
 # %%
 ARITHMETIC = re.compile(
@@ -684,14 +682,14 @@ ARM_VECTOR = re.compile(r"^\s+(?:fmla|fmul|fadd)\b.*(?:\.4s|\.2d)", re.MULTILINE
 
 
 def assembly(compiled):
-    """Machine code of a function that Numba has compiled, all signatures."""
+    """Return the machine code of a function that Numba has compiled, for all signatures."""
     if not hasattr(compiled, "inspect_asm"):
-        compiled = compiled.__wrapped__  # a rung looks at its arguments first
+        compiled = compiled.__wrapped__  # a rung checks its arguments first
     return "\n".join(compiled.inspect_asm().values())
 
 
 def count(text):
-    """Arithmetic instructions in machine code: of one number, of vectors by their registers, and fused multiply-adds."""
+    """Count arithmetic instructions: scalar ones, vector ones by register, and fused multiply-adds."""
     lines = [match.group() for match in ARITHMETIC.finditer(text)]
     packed = [line for line in lines if re.search(r"p[sd]\s", line)]
     counts = {"of one number": len(lines) - len(packed)}
@@ -705,7 +703,7 @@ def count(text):
 
 
 def hot_block(text, only=""):
-    """The basic block with the most arithmetic, counting lines that contain `only`."""
+    """Return the basic block with the most arithmetic, counting lines that contain `only`."""
     blocks, block = [], []
     for line in text.splitlines():
         if re.match(r"^\S+:", line):
@@ -720,7 +718,7 @@ def hot_block(text, only=""):
 
 
 def show_block(text, only="", limit=14):
-    """The first lines of `hot_block`."""
+    """Print the first lines of `hot_block`."""
     lines = hot_block(text, only)
     print("\n".join(lines[:limit]) + ("\n    …\n" if len(lines) > limit else "\n"))
 
@@ -731,11 +729,11 @@ for name in ("compiled", "loop order", "register tile"):
     )
 
 # %% [markdown]
-# The compiled definition has scalar instructions only. In `loop order` LLVM has found the vectors by itself (the scalar ones
-# beside them are for the ends of rows), but a multiplication and an addition each, none fused: fusing rounds once instead of
-# twice, which would change the result, and Numba does not allow it unless asked (`fastmath`; this package does not ask). The
-# tile asks for multiply-adds expressly, and all of its vectors are fused (the scalar instructions beside them are for what
-# no tile covers). Now the loops themselves:
+# The compiled definition has only scalar instructions. In `loop order` LLVM has vectorised by itself (the scalar
+# instructions beside are for the ends of rows), but with separate multiplications and additions: fusing them rounds
+# once instead of twice, which would change the result, and Numba does not allow it unless asked (`fastmath`; this
+# package does not ask). The tile requests multiply-adds explicitly, and all of its vectors are fused (the scalar
+# instructions beside are for the remainder). Now the loops themselves:
 
 # %%
 if "zmm" in assembly(matmul.loop_order) or "ymm" in assembly(matmul.loop_order):
@@ -750,14 +748,14 @@ else:
     show_block(assembly(matmul.loop_order))
 
 # %% [markdown]
-# There it is, the sum that waits for itself: every `vaddss` reads the `%xmm0` that the one before has written. (The store
-# between them is there as the compiler cannot know that `out` does not overlap `a`.)
+# This is the sum that waits for itself: every `vaddss` reads the `%xmm0` that the previous one has written. (There is a
+# store between them because the compiler cannot know that `out` does not overlap `a`.)
 #
 # ### A constant that costs
 #
-# Reading machine code pays. Rungs 4 and 5 ask the array how far neighbours along `k` lie apart,
-# `step = a.strides[1] // a.itemsize`, though it is always 1. To write the constant 1 in its place would be the natural thing.
-# Here are both, counted and measured:
+# Reading machine code pays. Rungs 4 and 5 read the distance between neighbours along `k` from the array, `step =
+# a.strides[1] // a.itemsize`, although it is always 1. It would be natural to write the constant 1 instead. Here are
+# both, counted and measured:
 
 # %%
 fixed_tile = microkernel(matmul.ROWS, 2, True)
@@ -765,7 +763,7 @@ fixed_tile = microkernel(matmul.ROWS, 2, True)
 
 @numba.njit
 def constant_step(a, b, c, a_k, K, times):
-    """As `tile_runner`, but a_k is 1 and the compiler knows."""
+    """Do the same as `tile_runner`, but with a constant a_k = 1."""
     for _ in range(times):
         fixed_tile(a, 0, K, 1, b, 0, 2 * LANES, c, 0, 2 * LANES, K)
 
@@ -787,14 +785,14 @@ for name, run in runners.items():
     )
 
 # %% [markdown]
-# Knowing that neighbours along `k` are neighbours in memory, LLVM loads the numbers of `a` for several rounds of `k` ahead.
-# For those it has no registers left, so it puts vectors away into memory (`%rsp` is the stack) and fetches them back: the
-# registers *spill*. The optimiser was helpful, and wrong. Hence the variable that happens to be 1, in the ladder and in the
-# kernel. No profile of the Python code would have told.
+# Knowing that neighbours along `k` are adjacent in memory, LLVM loads the numbers of `a` for several iterations of `k`
+# in advance. It has no registers left for them, so it stores vectors to memory (`%rsp` is the stack) and loads them
+# back: the registers *spill*. The optimiser meant well, and was wrong. Hence the variable that happens to be 1, in the
+# ladder and in the kernel. No profile of the Python code would have shown this.
 #
 # ## 4 · The roof
 #
-# Now equation (1) as a picture. The bytes are those between registers and first cache, one thread:
+# Here is equation (1) as a picture, for one thread. The bytes are those between registers and first cache:
 #
 # - `compiled` and `loop order` both move 12 bytes for 2 operations. (By luck of the compiler `compiled` keeps its sum in a
 #   register; it still loads two numbers and stores one.)
@@ -803,7 +801,7 @@ for name, run in runners.items():
 
 # %%
 def draw_roof(ax):
-    """The two slopes and the flat part for one core; BLAS on all threads as a dotted line."""
+    """Draw the two slopes and the flat part for one core, and BLAS on all threads as a dotted line."""
     x = np.geomspace(0.05, 400, 200)
     for bytes_per_second, name, style in (
         (FIRST_CACHE, "first cache", "-"),
@@ -858,34 +856,33 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# Read it from the left. `compiled` stands under `loop order` at the same intensity: bytes are not its trouble, waiting is.
-# `loop order` is within a small factor of the slope of the first cache (at this size its `b` does not even lie there), and
-# no loop of that intensity gets above the slope. The only way on is *to the right*, and that is what the tile does. The
-# rest of the climb is vertical: an unspoiled inner loop, packing where `b` is large, the other cores.
+# Read it from the left. `compiled` is below `loop order` at the same intensity: it is limited by waiting, not by bytes.
+# `loop order` is within a small factor of the slope of the first cache (at this size its `b` does not even fit there),
+# and no loop of that intensity gets above the slope. The only way up is *to the right*, which is what the tile does.
+# The rest of the climb is vertical: a clean inner loop, packing where `b` is large, and the other cores.
 #
 # ## 5 · Attention
 #
-# The formula from [chapter 02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), for one head and query $i$,
-# with `now` $= i+M$ its own place:
+# The formula from [chapter 02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), for one head and query
+# $i$, with `now` $= i+M$ its own position:
 #
 # $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), $$
 #
 # $$ s_n = q_i\cdot pk_n, \qquad o_i = \sum_j a_j v_j + \sqrt{N} \sum_n a_n pv_n $$
 #
-# with $a$ the softmax over all $s_j$ and $s_n$. **How many operations?** By the formula $2\,\mathtt{Dh}$ for each of the
-# three dot products and sums of a context key, and two of a persistent one: $W = 2\,T\,\mathtt{Dh}\,(3S + 2N)$ per head.
-# **How many bytes?** That depends on what is done with the matrix of scores. The textbook writes and reads it, of
-# $T\times S$ context scores, about 16 times (ten operations: fill, write, add, mask, maximum, subtract,
-# exponential, sum, divide, use; most of them both read it and write it;
-# persistent scores about 10 times):
+# with $a$ the softmax over all $s_j$ and $s_n$. **How many operations?** By the formula $2\,\mathtt{Dh}$ for each of
+# the three dot products and sums of a context key, and two of a persistent one: $W = 2\,T\,\mathtt{Dh}\,(3S + 2N)$ per
+# head. **How many bytes?** That depends on the matrix of scores. The textbook writes or reads the $T\times S$ context
+# scores about 16 times (ten operations: fill, write, add, mask, maximum, subtract, exponential, sum, divide, use; most
+# of them both read it and write it; persistent scores about 10 times):
 #
 # $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} $$
 #
 # $$ I_\text{one pass} = \frac{2\,B\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,\big(B\,(2T+2S)+S+2N\big)} $$
 #
-# The second has no matrix: it reads `q`, `k`, `v` of each of B texts and `r`, `pk`, `pv`, which these share, once, and
-# writes `out`. It has a factor $T$ that the first
-# has lost. So the plan is to have *no matrix*. Softmax seems to forbid it: every weight needs the sum over all keys.
+# The second has no matrix: it reads `q`, `k`, `v` of each of B texts once, as well as the shared `r`, `pk`, `pv`, and
+# writes `out`. It has a factor $T$ that the first lacks. So the plan is to have *no matrix*. Softmax seems to forbid
+# it: every weight needs the sum over all keys.
 
 # %%
 shape = model_shape("relative-d128", B=4)
@@ -913,10 +910,10 @@ for name, intensity in attention_intensity.items():
 # %% [markdown]
 # ### Online softmax
 #
-# Take the keys in pieces. Of those seen so far keep three things: the highest score $m$, the sum $\ell=\sum_j e^{s_j-m}$,
-# and the unfinished output $o=\sum_j e^{s_j-m} v_j$. The answer for the keys so far is $o/\ell$, whatever $m$ is, since
-# $e^{-m}$ cancels. Now come more keys, and a new highest score $m'$. All that has been summed was measured from the wrong
-# height. But
+# Take the keys in pieces. For those seen so far keep three things: the highest score $m$, the sum $\ell=\sum_j
+# e^{s_j-m}$, and the unfinished output $o=\sum_j e^{s_j-m} v_j$. The answer for the keys so far is $o/\ell$, whatever
+# $m$ is, since $e^{-m}$ cancels. Now more keys come, with a new highest score $m'$. All sums so far used the wrong
+# maximum. But
 #
 # $$ e^{s_j-m'} = e^{s_j-m}\; e^{m-m'} $$
 #
@@ -924,8 +921,8 @@ for name, intensity in attention_intensity.items():
 #
 # $$ \ell' = e^{m-m'}\,\ell + \sum_{\text{new}} e^{s_j-m'} \qquad\qquad o' = e^{m-m'}\,o + \sum_{\text{new}} e^{s_j-m'}\,v_j \tag{6} $$
 #
-# (Milakov & Gimelshein 2018.) No exponent is ever above zero, so nothing overflows, and each weight is used where it is made
-# and then forgotten.
+# (Milakov & Gimelshein 2018.) No exponent is ever above zero, so nothing overflows, and each weight is used as soon as
+# it is computed, and then discarded.
 
 # %%
 show_source(attention.take_keys)
@@ -937,7 +934,7 @@ values = rng.standard_normal((keys, Dh))  # (keys, Dh)
 
 
 def in_pieces(s, values, piece, take=attention.take_keys):
-    """Softmax-weighted sum of values, some keys at a time. Returns the output and what was kept after each piece."""
+    """Sum values with softmax weights, some keys at a time; return the output and the state after each piece."""
     o, highest, total, kept = np.zeros(values.shape[1]), -math.inf, 0.0, []
     for first in range(0, len(s), piece):
         highest, total = take(s[first : first + piece], values[first:], 1.0, highest, total, o)
@@ -951,13 +948,13 @@ for piece in (1, 7, 64, keys):
 print("the same output for any size of the pieces")
 
 # %% [markdown]
-# **Plant a bug**: forget to shrink `o`. Whether that is noticed depends on the scores. If the highest comes first, nothing
-# ever shrinks, and the wrong program is right.
+# **Plant a bug**: forget to rescale `o`. Whether that is noticed depends on the scores. If the highest comes first,
+# nothing is ever rescaled, and the wrong program gives the right result.
 
 
 # %%
 def forgets_to_shrink(s, values, factor, highest, total, o):
-    """take_keys, but what is in o stays as it was."""
+    """Do the same as take_keys, but without rescaling o."""
     before = o.copy()
     best, total = attention.take_keys(s, values, factor, highest, total, o)
     o += before * (1 - math.exp(highest - best))
@@ -983,7 +980,7 @@ highest, total, output = (np.array(x) for x in zip(*kept))  # (keys,)  (keys,)  
 
 
 def draw_online(axes, seen):
-    """What is kept after `seen` keys."""
+    """Draw the state after `seen` keys."""
     for ax in axes:
         ax.axvline(seen, color=GREY, linewidth=0.8, linestyle=":")
     axes[0].plot(s, ".", color=GREY, markersize=3, label="scores")
@@ -1026,18 +1023,18 @@ def slide_online(seen):
 sliders(slide_online, seen=(1, keys, 1))
 
 # %% [markdown]
-# At every rise of the red line all that was summed is measured anew: where the rise is large, the sum drops. In the end the
-# four numbers arrive at the dots, which are the whole softmax.
+# At every rise of the red line all sums are rescaled: where the rise is large, the sum drops. In the end the four
+# numbers arrive at the dots, the results of the whole softmax.
 #
 # ### No matrix in memory
 #
-# Does the kernel keep its word? `tracemalloc` sees every array that NumPy asks for, at the worst moment. One batch entry, 8
-# heads, T growing, M = T:
+# Does the kernel really need no matrix? `tracemalloc` records the peak of all arrays that NumPy allocates, here for one
+# batch entry, 8 heads, growing T and M = T:
 
 
 # %%
 def peak_bytes(attend, arguments, span):
-    """The most that was held at once during a call, beyond its arguments."""
+    """Return the peak memory of a call in addition to its arguments."""
     attend(**arguments, span=span)
     workspace.POOL.clear()
     tracemalloc.start()
@@ -1075,14 +1072,14 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# What the kernel does hold is its output, one number per query for the backward pass (the logarithm of the softmax's
-# denominator, from which the weights are worked out again), and scratch for each thread: a tile of 32 queries, and panels of
-# keys.
+# The kernel does store its output, one number per query for the backward pass (*lse*, the logarithm of the softmax's
+# denominator, from which the weights are recomputed), and scratch memory for each thread: a tile of 32 queries, and
+# panels of keys.
 #
 # ### The rungs
 #
-# All six are in [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). First each against the textbook
-# in float64, at lengths that nothing divides:
+# All six are in [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). First, compare each with the
+# textbook in float64, at lengths that no tile size divides:
 
 # %%
 ragged, _ = attention_arguments(model_shape("relative-d128", B=2, T=67, M=41, N=37))
@@ -1099,10 +1096,10 @@ for name, attend in attention.RUNGS.items():
     print(f"{name}: largest difference {np.abs(out - exact).max():.1e}")
 
 # %% [markdown]
-# `online softmax` is (6) in loops. Its dot products are sums that wait for themselves, as in rung 2 of the matrix product,
-# and the cure is the same: let the innermost loop run over something whose rounds are independent. There, it was columns;
-# here, it is **keys**. A head's keys are transposed once, so that number `d` of neighbouring keys lie side by side, and a
-# vector holds the scores of 16 keys:
+# `online softmax` is (6) in loops. Its dot products are sums that wait for themselves, as in rung 2 of the matrix
+# product, and the remedy is the same: let the innermost loop run over something whose iterations are independent.
+# There, it was columns; here, it is **keys**. A head's keys are transposed once, so that entries `d` of neighbouring
+# keys are adjacent, and a vector holds the scores of 16 keys:
 
 # %%
 show_source(attention.add_products, attention.head_by_lanes, docstring=False)
@@ -1120,22 +1117,23 @@ for name in ("online softmax", "keys in lanes"):
 #
 # ### The shift for free
 #
-# The kernel works on a tile of $R$ = 32 queries at a time. Content scores of a tile are a product as in section 2: 32 rows
-# times a panel of keys. The *position* scores are not: query $t$ of the tile needs $(q_t+w)\cdot r$ for distance $t + M - j$
-# at key $j$, each row shifted against the one above. As a product they come out sorted by distance, the farthest first. In
-# column $c$ lies distance $M+R-1-c$, so
+# The kernel works on a tile of $R$ = 32 queries at a time. Content scores of a tile are a product as in section 2: 32
+# rows times a panel of keys. The *position* scores are not: query $t$ of the tile needs $(q_t+w)\cdot r$ for distance
+# $t + M - j$ at key $j$, each row shifted against the one above. A product gives them sorted by distance, the largest
+# first. Column $c$ holds distance $M+R-1-c$, so
 #
 # $$ \text{score }(t, j)\text{ needs column}\quad c = j + R-1-t \tag{7} $$
 #
-# One would compute them and then shift each row by copying. Instead, choose where the product *writes*. Scores lie in a
-# scratch array with rows `LS` numbers apart, and begin at number $R$: $(t,j)$ is at $R + t\cdot \mathtt{LS} + j$. Let the
-# position scores begin at number 1, with rows $\mathtt{LS}+1$ apart. By (7) then entry $(t, c)$ of that product is number
+# The obvious way is to compute them and then shift each row by copying. Instead, choose where the product *writes*.
+# Scores are stored in a scratch array with rows `LS` numbers apart, beginning at number $R$: $(t,j)$ is at $R + t\cdot
+# \mathtt{LS} + j$. Let the position scores begin at number 1, with rows $\mathtt{LS}+1$ apart. By (7) then entry $(t,
+# c)$ of that product is number
 #
 # $$ 1 + t\,(\mathtt{LS}+1) + c \;=\; 1 + t\,\mathtt{LS} + t + j + R - 1 - t \;=\; R + t\,\mathtt{LS} + j $$
 #
-# The $t$ cancels: **each position score already lies where the score of its key lies**. Nothing is moved; $q\cdot k$ is
-# added on top. Since `microkernel` has free strides, the longer rows cost nothing. See it in a small memory, four queries,
-# eight keys:
+# The $t$ cancels: **each position score is already at the place of its key's score**. Nothing is moved; $q\cdot k$ is
+# added on top. Since `microkernel` accepts arbitrary strides, the longer rows cost nothing. Here is a small example
+# with four queries and eight keys:
 
 # %%
 R, LS, n_keys, M_small = 4, 12, 8, 4  # row R − 1 sees the key n_keys − 1: M + R keys
@@ -1151,7 +1149,7 @@ np.testing.assert_array_equal(
 
 
 def draw_memory(ax, stride, rows, boxes, title):
-    """`scratch` as rows of `stride` numbers; `boxes` is (first number of a row's box, its width)."""
+    """Draw `scratch` as rows of `stride` numbers; `boxes` is (first number of a row's box, its width)."""
     for i, distance in enumerate(scratch):
         row, column = divmod(i, stride)
         if row < rows and not np.isnan(distance):
@@ -1198,9 +1196,9 @@ draw_memory(axes[1], LS, R, (R, n_keys), f"the same memory in rows of LS = {LS}:
 plt.show()
 
 # %% [markdown]
-# Each number is the distance whose score lies there; grey ones are negative, keys that this query does not see and the mask
-# takes out. Left, all rows are alike: a plain product made them. Right, the same bytes: along the diagonal, one and the same
-# distance. Now with the real products:
+# Each number is the distance whose score is stored there; grey ones are negative, for keys that this query does not see
+# and the mask removes. On the left all rows are alike, as a plain product writes them. On the right are the same bytes,
+# with equal distances along the diagonals. Now with the real products:
 
 # %%
 Dh_small = 16
@@ -1221,7 +1219,7 @@ by_column[exists] = r[M_small + R - 1 - np.arange(columns)[exists]]
 P[:] = (q + w) @ by_column.T  # (R, columns): a product, rows LS + 1 apart
 s_view += (q + u) @ k.T  # (R, n_keys): a product, rows LS apart, on top
 for t in range(R):
-    for j in range(t + M_small + 1):  # what query t sees
+    for j in range(t + M_small + 1):  # keys that query t sees
         np.testing.assert_allclose(
             s_view[t, j], (q[t] + u) @ k[j] + (q[t] + w) @ r[t + M_small - j], rtol=0, atol=1e-12
         )
@@ -1233,10 +1231,10 @@ for t in range(R):
 #
 # ### The kernel
 #
-# Everything is in place: tiles in registers (scores, weighted sums, all gradients are one `microkernel` with different
-# strides), keys in lanes, no matrix, no shift. What is left is the exponential, 16 at a time: $e^x = 2^{x\log_2 e}$ with
-# $\log_2 e$ multiplied into the queries, and $2^x = 2^{\mathrm{round}(x)}\,2^f$ is an integer put into the exponent's bits
-# times a polynomial of degree five ([`simd.py`](../tinyprune/kernels/cpu/simd.py), `exp2`).
+# All parts are in place: tiles in registers (scores, weighted sums and all gradients use one `microkernel` with
+# different strides), keys in lanes, no matrix, no shift. What is left is the exponential, 16 at a time: $e^x =
+# 2^{x\log_2 e}$ with $\log_2 e$ multiplied into the queries, and $2^x = 2^{\mathrm{round}(x)}\,2^f$ is an integer put
+# into the exponent's bits times a polynomial of degree five ([`simd.py`](../tinyprune/kernels/cpu/simd.py), `exp2`).
 
 # %%
 show_source(
@@ -1248,9 +1246,9 @@ show_source(
 )
 
 # %% [markdown]
-# In `context_scores`, `1 + ready` with `row + 1` is where position scores go, `TILE + a` with `row` where content scores are
-# added: equation (7) in two lines. The maximum is only moved when a vector of scores passes it (`any_greater`), which after
-# the first keys is rare.
+# In `context_scores`, `1 + ready` with `row + 1` is where position scores go, `TILE + a` with `row` where content
+# scores are added: equation (7) in two lines. The maximum changes only when a vector of scores exceeds it
+# (`any_greater`), which is rare after the first keys.
 
 # %%
 arguments, _ = attention_arguments(shape)
@@ -1268,11 +1266,11 @@ print(
 
 # %% [markdown]
 # A sobering second rung: plain compiled loops are *slower* than NumPy, whose products come from BLAS. In the full
-# measurement, on two cores, only the last rung passes the first. (Operations are those of the formula: keys out of sight
-# count, though all rungs from `online softmax` on leave them out. The textbook's BLAS has to share this process with Numba's
-# threads; in the full measurement it has one of its own.)
+# measurement, on two cores, only the last rung passes the first. (Operations are counted by the formula: masked keys
+# count, although all rungs from `online softmax` on skip them. The textbook's BLAS has to share this process with
+# Numba's threads; in the full measurement it has its own.)
 #
-# Under the roof, with bytes that come from beyond the caches:
+# Here are the rungs under the roof, with bytes from beyond the caches:
 
 # %%
 figure, ax = plt.subplots(figsize=(7.5, 3.6))
@@ -1292,16 +1290,16 @@ print(
 )
 
 # %% [markdown]
-# The textbook gets its products from BLAS and still stands far below BLAS's line: with so few operations per byte, memory
-# alone holds it to a few times its speed, and better products could not help much. From `online softmax` on bytes are no
-# limit any more. Hardly anything got faster by that alone; intensity is room to climb, not a climb. The other rungs use it.
+# The textbook gets its products from BLAS and is still far below BLAS's line: with so few operations per byte, memory
+# alone limits it to a few times its speed, and better products could not help much. From `online softmax` on, bytes are
+# no longer a limit. That alone makes hardly anything faster; higher intensity only makes room for the other rungs.
 #
 # ## 6 · Closed heads are skipped
 #
-# A gate at exactly 0 multiplies its head's output by 0. Then nothing in the head has a gradient, *but for the gate itself*:
-# $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter 05](05_l0_and_the_difference.ipynb)), which asks what the head
-# would have said. So in training the forward pass also computes the closed heads whose gates may still move (`gates_forward`,
-# [chapter 06](06_training_with_gates.ipynb)); the backward pass skips what it can:
+# A gate at exactly 0 multiplies its head's output by 0. Then nothing in the head has a gradient *except the gate
+# itself*: $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter 05](05_l0_and_the_difference.ipynb)), which
+# depends on the head's output. So in training the forward pass also computes the closed heads whose gates may still
+# move (`gates_forward`, [chapter 06](06_training_with_gates.ipynb)); the backward pass skips what it can:
 
 # %%
 show_source(attention_kernel.backward_closed_heads)
@@ -1327,7 +1325,7 @@ print(
 
 # %%
 def only(arguments, heads):
-    """The arguments with the first `heads` heads."""
+    """Return the arguments with the first `heads` heads."""
     return {
         name: np.ascontiguousarray(
             x[:heads] if name in ("u", "w", "pk", "pv") else x[..., :heads, :]
@@ -1375,14 +1373,14 @@ ax.legend(frameon=False, loc="upper left", fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Removed heads cost nothing, so that line goes to zero; closed ones cost their forward pass, which is the grey line. In a
-# model that has been pruned for good ([chapter 07](07_removing_heads.ipynb)) nothing of them is left to be computed.
+# Removed heads cost nothing, so that line goes to zero; closed ones cost their forward pass, which is the grey line. In
+# a model that has been pruned for good ([chapter 07](07_removing_heads.ipynb)) nothing of them remains to be computed.
 #
 # ## 7 · Traps
 #
-# **`0.0` is a float64.** Numba gives every variable one type, wide enough for all that is assigned to it. One careless
-# literal, and a float32 loop converts each number to float64 and back and has half as many lanes. Nothing fails; even the
-# result is a little better. The package's own `dot` begins with `x.dtype.type(0)`:
+# **`0.0` is a float64.** Numba gives every variable one type, wide enough for all values assigned to it. With one
+# careless literal, a float32 loop converts each number to float64 and back and has half as many lanes. Nothing fails;
+# the result is even slightly better. The package's own `dot` begins with `x.dtype.type(0)`:
 
 
 # %%
@@ -1427,9 +1425,9 @@ print(
 # The same happens with an `int64` (`float32 * int64` is float64 in Numba) and with `math.sqrt(Dh)` of an integer. Check with
 # `f.signatures`, or look for `cvt` in the assembly.
 #
-# **Nobody checks an index.** In Numba `x[i]` with `i` behind the end reads, or *writes*, whatever lies there: another array,
-# or the end of the process. (That is why this page does not show it.) So arguments are checked at the door, in Python, once
-# per call, and while developing one compiles with checks:
+# **Indices are not checked.** In Numba `x[i]` with `i` beyond the end reads, or *writes*, whatever is there: it may
+# corrupt another array or crash the process. (That is why this page does not show it.) So arguments are checked on
+# entry, in Python, once per call, and during development one compiles with checks:
 
 
 # %%
@@ -1443,7 +1441,10 @@ for attempt, refused in (
         lambda: matmul.register_tile(np.ones((4, 5), np.float32), np.ones((6, 4), np.float32)),
         ValueError,
     ),
-    (lambda: matmul_kernel.matmul(np.ones((4, 5), np.float32), np.ones((5, 4), np.float64)), ValueError),
+    (
+        lambda: matmul_kernel.matmul(np.ones((4, 5), np.float32), np.ones((5, 4), np.float64)),
+        ValueError,
+    ),
 ):
     try:
         attempt()
@@ -1453,7 +1454,8 @@ for attempt, refused in (
         raise AssertionError("that should have been refused")
 
 # %% [markdown]
-# The environment variable `NUMBA_BOUNDSCHECK=1` does it for a whole program, and the package's vector loads obey it, too.
+# The environment variable `NUMBA_BOUNDSCHECK=1` does so for a whole program, and the package's vector loads obey it,
+# too.
 #
 # **Compiling takes time.** The first call of a function with new types compiles it. The rungs of this page are compiled in
 # every process; the kernels of the package are kept on disk (`cache=True`) and read from there:
@@ -1466,23 +1468,23 @@ print(
 )
 
 # %% [markdown]
-# `cache=True` has a trap of its own. Numba compiles anew when the *file of the function* changes. But a kernel contains,
-# compiled in, what it calls from other files, and would go on with the old version of that. Hence:
+# `cache=True` has a trap of its own. Numba recompiles when the *file of the function* changes. But a kernel also
+# contains compiled code that it calls from other files, and would keep the old version of that. Hence:
 
 # %%
 show_source(jit.forget_outdated)
 
 # %% [markdown]
-# And functions made inside functions, like `tile_runner`'s above, mostly miss the cache: each call makes another one.
-# Kernels belong at the top of a module.
+# And functions made inside functions, such as that of `tile_runner` above, mostly miss the cache, since each call makes
+# a new one. Kernels belong at the top level of a module.
 #
 # ## 8 · Against PyTorch
 #
-# Two compiled libraries in one process fight for the cores. Numba's threads and PyTorch's may share one library of threads,
-# and settings of the one slow the other down, up to a hundred times; a comparison made so is worth nothing.
-# `tinyprune bench` gives each library a process of its own, lets them take turns, checks that both computed the same, and
-# times the peer alone before, to see that it does not suffer in the comparison. A short run of it, if PyTorch is installed
-# here:
+# Two compiled libraries in one process compete for the cores. Numba's threads and PyTorch's may share one threading
+# library, and the settings of one can slow the other down by up to a hundred times; such a comparison is worthless.
+# `tinyprune bench` gives each library its own process, lets them take turns, checks that both computed the same, and
+# first times the peer alone, to make sure that the comparison does not slow it down. Here is a short run, if PyTorch is
+# installed:
 
 # %%
 start = time.perf_counter()
@@ -1529,8 +1531,8 @@ print(textwrap.fill(f"measured on {machine}", 78, break_on_hyphens=False))
 show(plot_benchmark(records))
 
 # %% [markdown]
-# With relative positions PyTorch has no fused kernel: it goes through the matrix of scores, like our textbook, and pays as
-# our textbook pays. The last two rows, `plain`, have no relative positions; there SDPA is PyTorch's own fused kernel,
+# With relative positions PyTorch has no fused kernel: it goes through the matrix of scores, like our textbook, and pays
+# the same price. The last two rows, `plain`, have no relative positions; there SDPA is PyTorch's own fused kernel,
 # compiled C++, and the margin is smaller. Time and memory of attention alone as T grows:
 
 # %%
@@ -1556,8 +1558,8 @@ plt.show()
 # %% [markdown]
 # ### What is not reached
 #
-# How much of a whole training step's time would be left if it did nothing but products at the speed of BLAS? That share is
-# the honest measure of everything above; the rest is softmax, LayerNorm, the optimizer, memory, and Python.
+# What share of a training step's time would remain if it only computed products at the speed of BLAS? That share is the
+# honest measure of everything above; the rest is softmax, LayerNorm, the optimizer, memory, and Python.
 
 # %%
 steps = committed_records("step")
@@ -1565,7 +1567,7 @@ names = list(dict.fromkeys(r["shape"] for r in steps))
 
 
 def share(name, subject):
-    """Speed of a step as a share of BLAS's speed in a large product on the same machine."""
+    """Return the speed of a step as a share of BLAS's speed in a large product on the same machine."""
     records = {r["subject"]: r for r in steps if r["shape"] == name}
     ours = records["tinyprune (numba)"]
     return records[subject]["gflops"] / (ours["gflops"] / ours["sgemm_share"])
@@ -1601,11 +1603,11 @@ for name in names:
     print(f"{name:15} tinyprune {share(name, 'tinyprune (numba)'):.0%} of BLAS's speed")
 
 # %% [markdown]
-# At `tiny` it is about half. Its heads have 16 numbers, one vector: the tile of a weighted sum is then one vector wide, and
-# the share of softmax in each key is four times that of a head of 64. Its products are small, and hundreds of calls from
-# Python cost some microseconds each. A step of 17 ms does not hide that. The [README](../README.md#speed) has the table, and
-# names the one shape of 54 at which our product loses clearly to BLAS. On a processor whose BLAS is slower the shares are
-# higher and the ratios to PyTorch smaller: the higher the share, the less is left to win.
+# At `tiny` it is about half. Its heads have 16 numbers, one vector: the tile of a weighted sum is then one vector wide,
+# and the share of softmax in each key is four times that of a head of 64. Its products are small, and hundreds of calls
+# from Python cost some microseconds each, which shows in a step of 17 ms. The [README](../README.md#speed) has the
+# table, and names the one shape of 54 for which our product is clearly slower than BLAS. On a processor whose BLAS is
+# slower the shares are higher and the ratios to PyTorch smaller: the higher the share, the less is left to win.
 #
 # ## Questions
 #
@@ -1613,9 +1615,9 @@ for name in names:
 #
 # <details><summary>Answer</summary>
 #
-# Equation (1) is a bound, not a prediction. `compiled` waits: each addition needs the result of the one before, so about
-# three cycles pass for two operations, and no vector can be used. In `loop order` neighbouring sums are independent: 16 to a
-# vector, several vectors under way. It is stopped by the bytes, `compiled` never gets that far.
+# Equation (1) is a bound, not a prediction. `compiled` waits: each addition needs the result of the one before, so
+# about three cycles pass for two operations, and no vector can be used. In `loop order` neighbouring sums are
+# independent: 16 in a vector, several vectors in flight. It is limited by bytes; `compiled` never gets that far.
 #
 # </details>
 #
@@ -1624,13 +1626,14 @@ for name in names:
 #
 # <details><summary>Answer</summary>
 #
-# By (5) $2R + 3 \le 16$: six rows, 12 sums. Eight have to be under way, so yes. Loads per multiply-add:
-# $\tfrac1{16}+\tfrac16 = 0.23$, against $\tfrac1{32}+\tfrac1{12}=0.11$ with AVX-512. It is what `matmul.ROWS` is there.
+# By (5) $2R + 3 \le 16$: six rows, 12 sums. Eight have to be in flight, so yes. Loads per multiply-add:
+# $\tfrac1{16}+\tfrac16 = 0.23$, against $\tfrac1{32}+\tfrac1{12}=0.11$ with AVX-512. `matmul.ROWS` has this value
+# there.
 #
 # </details>
 #
-# 3. Online softmax rescales `o` whenever the maximum rises. With scores in random order, how often is that among $n$ keys,
-#    taken one at a time?
+# 3. Online softmax rescales `o` whenever the maximum rises. With scores in random order, how often does that happen
+#    among $n$ keys, taken one at a time?
 #
 # <details><summary>Answer</summary>
 #
@@ -1644,9 +1647,9 @@ for name in names:
 #
 # <details><summary>Answer</summary>
 #
-# Row $t$ of the product begins at column $c=0$, which by (7) is key $j = t+1-R$: up to $R-1$ keys before the first. No query
-# of the tile sees those, but the product is a full rectangle and writes them. From the second row on they fall behind the
-# last key of the row above, which is why rows are a little longer than there are keys.
+# Row $t$ of the product begins at column $c=0$, which by (7) is key $j = t+1-R$: up to $R-1$ keys before the first. No
+# query of the tile sees those, but the product is a full rectangle and writes them. From the second row on they fall
+# after the last key of the row above, which is why rows are slightly longer than the number of keys.
 #
 # </details>
 #
@@ -1654,8 +1657,9 @@ for name in names:
 #
 # <details><summary>Answer</summary>
 #
-# All keys of a query add to the same sum and the same `o`: threads would write the same numbers at the same time. With a
-# copy for each thread, added at the end, it would be right, but its bits would depend on the number of threads.
+# All keys of a query add to the same sum and the same `o`: threads would write the same numbers at the same time. With
+# a copy for each thread, added up at the end, the result would be right, but its bits would depend on the number of
+# threads.
 #
 # </details>
 #

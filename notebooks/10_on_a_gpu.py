@@ -12,13 +12,13 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/10_on_a_gpu.ipynb)
 # &nbsp; ← [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) · [all chapters](README.md) · back to [00 the tour](00_tour.ipynb) →
 #
-# **After this chapter you can** read and write a GPU kernel in Python, say why one is faster than another before you run
-# either, find a missing barrier, and read what the compiler made of your kernel: its PTX, its registers, how many of its
-# threads fit on a processor. You will climb two ladders: a matrix product in four rungs, and attention in two.
+# **After this chapter you can** read and write a GPU kernel in Python, predict which of two kernels is faster before
+# you run them, find a missing barrier, and read what the compiler made of your kernel: its PTX, its registers, how many
+# of its threads fit on a processor. You will climb two ladders: a matrix product in four rungs, and attention in two.
 #
 # **You need** the idea of a tile from [chapter 09](09_hot_loops_in_numba.ipynb) and attention from
-# [chapter 02](02_attention_by_hand.ipynb). No GPU: all kernels run in a simulator, and are compiled for GPUs that are not
-# there. Three quarters of an hour to read, half a minute to run.
+# [chapter 02](02_attention_by_hand.ipynb). You need no GPU: all kernels run in a simulator, and are compiled for GPUs
+# that need not be present. It takes three quarters of an hour to read and half a minute to run.
 
 # %%
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -33,14 +33,14 @@ if not importlib.util.find_spec("tinyprune"):
         shell=True,
         check=True,
     )
-    # the results of the full studies lie beside the code
+    # the results of the full studies are stored beside the code
     sys.path.insert(0, "repository")
 
 # %% [markdown]
-# Numba decides when it is imported whether `numba.cuda` talks to a GPU or to its **simulator**, which runs a kernel in plain
-# Python, every GPU thread a thread of the operating system. So the switch comes before all else. In this notebook it is always
-# on, with a GPU or without: a simulated array can tell us who read it, which a real one cannot. What needs the real compiler
-# or a real GPU runs in a process of its own, in sections 7 and 9.
+# Numba decides when it is imported whether `numba.cuda` talks to a GPU or to its **simulator**, which runs a kernel in
+# plain Python, with every GPU thread as a thread of the operating system. So the switch comes first. In this notebook
+# it is always on, with or without a GPU: a simulated array can tell us who read it, which a real one cannot. What needs
+# the real compiler or a real GPU runs in a separate process, in sections 7 and 9.
 
 # %%
 # %matplotlib inline
@@ -52,7 +52,7 @@ assert "numba" not in sys.modules, (
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 sys.setswitchinterval(
     1e-4
-)  # threads of the simulator wait for one another a lot; let them take turns sooner
+)  # threads of the simulator often wait for one another; let them switch sooner
 
 import dataclasses
 import inspect
@@ -76,9 +76,9 @@ use_style()
 rng = np.random.default_rng(0)
 
 # %% [markdown]
-# Is there a GPU? Do not ask `cuda.is_available()`: the simulator always says yes. Ask the driver. It is a shared library
-# that comes with the driver and not with CUDA; if it can be loaded, if `cuInit` returns 0 (no error) and it counts at least
-# one device, there is one.
+# Is there a GPU? Do not ask `cuda.is_available()`: the simulator always says yes. Ask the driver. It is a shared
+# library that comes with the driver and not with CUDA. There is a GPU if the library can be loaded, `cuInit` returns 0
+# (no error), and at least one device is counted.
 
 # %%
 show_source(gpu_present, docstring=False)
@@ -87,26 +87,26 @@ print("numba.cuda says", cuda.is_available(), "and the driver says", gpu_present
 # %% [markdown]
 # ## 1 · Grid, block, thread, warp
 #
-# A CPU core makes one thread fast. A GPU makes no thread fast; it has thousands, and while some wait for memory, others
-# compute. You write what **one thread** does, a *kernel*, and say how many run it:
+# A CPU core makes one thread fast. A GPU makes no single thread fast; it has thousands, and while some wait for memory,
+# others compute. You write what **one thread** does, a *kernel*, and say how many threads run it:
 #
-# - A **block** is a group of threads that run on the same processor of the GPU (a *streaming multiprocessor*, SM), so that
-#   they can share
-#   memory and wait for each other. At most 1,024 threads.
+# - A **block** is a group of threads that run on the same processor of the GPU (a *streaming multiprocessor*, SM), so
+#   that they can share memory and wait for each other. It has at most 1,024 threads.
 # - The **grid** is all blocks. They are independent: they run in any order, some at the same time, and none can wait for
 #   another.
-# - A **warp** is 32 threads of a block with consecutive numbers, and what the hardware really runs: one instruction at a
-#   time, for all 32. Threads of a block are numbered along x first, then y: `threadIdx.x + blockDim.x · threadIdx.y`.
+# - A **warp** is 32 threads of a block with consecutive numbers, and the unit that the hardware executes: one
+#   instruction at a time for all 32. Threads of a block are numbered along x first, then y: `threadIdx.x + blockDim.x ·
+#   threadIdx.y`.
 #
-# `cuda.grid(2)` is a thread's place in the whole grid, `blockIdx · blockDim + threadIdx` in x and in y. The grid is made of
-# whole blocks, an array rarely is: hence the `if`, without which the threads beyond the edge would write to memory of
-# someone else.
+# `cuda.grid(2)` is a thread's position in the whole grid, `blockIdx · blockDim + threadIdx` in x and in y. The grid
+# consists of whole blocks, an array rarely does: hence the `if`, without which the threads beyond the edge would write
+# outside the array.
 
 
 # %%
 @cuda.jit
 def who(block, warp):
-    """Each thread writes down which block and which warp of it it belongs to."""
+    """Record for each thread its block and its warp."""
     j, i = cuda.grid(2)  # x is the column, y is the row
     if i < block.shape[0] and j < block.shape[1]:
         block[i, j] = cuda.blockIdx.x + cuda.gridDim.x * cuda.blockIdx.y
@@ -146,10 +146,11 @@ for ax, ((x, y), (block, warp)) in zip(axes, placed.items()):
 plt.show()
 
 # %% [markdown]
-# In the upper picture a warp is a row of 32, in the lower two rows of 16. Keep that in mind; it will decide which addresses are
-# read together.
+# In the upper picture a warp is a row of 32, in the lower two rows of 16. Keep this in mind; it determines which
+# addresses are read together.
 #
-# Where a number can be, from near to far. Sizes and rates are those that NVIDIA publishes for the A100 and H100:
+# A number can be in one of the following memories, from near to far. Sizes and rates are those that NVIDIA publishes
+# for the A100 and H100:
 #
 # | memory | who sees it | how much | how it is named in a kernel |
 # | --- | --- | --- | --- |
@@ -157,9 +158,9 @@ plt.show()
 # | shared memory | one block | up to 164 kB (A100), 228 kB (H100) per SM | `cuda.shared.array` |
 # | global memory | everyone | 80 GB, 2.0 TB/s (A100), 3.35 TB/s (H100) | the arguments |
 #
-# (Between the last two there are caches, L1 and L2, that no line of code mentions.) An H100 can make 67 · 10¹² float32
-# operations a second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number that is read**.
-# The whole art is to use a number often once it is near.
+# (Between the last two there are caches, L1 and L2, which the code does not mention.) An H100 can make 67 · 10¹²
+# float32 operations a second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number
+# that is read**. So the art is to use a number often once it is near.
 
 # %% [markdown]
 # ## 2 · One thread for each number
@@ -171,7 +172,7 @@ plt.show()
 show_source(cuda_matmul.rows_along_x)
 
 # %% [markdown]
-# Every rung is checked on a shape that fits nothing: several blocks, several warps, all edges ragged. Called like a function, a
+# Every rung is checked on an awkward shape: several blocks, several warps, all edges ragged. Called like a function, a
 # rung copies its arrays to the GPU, launches its kernel there and copies the result back.
 
 # %%
@@ -191,8 +192,8 @@ for name, rung in RUNGS.items():
 #
 # $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{2MNK}{MNK} = 2 $$
 #
-# That is a claim about the program, and the simulator lets us count. It hands to the kernel whatever it is given, so give it an
-# object that writes down who asks for what.
+# That is a claim about the program, and the simulator lets us count. It passes any object on to the kernel, so pass one
+# that records every access.
 
 
 # %%
@@ -206,7 +207,7 @@ class Traced:
     def record(self, index, written):
         thread = (
             threading.current_thread()
-        )  # of the simulator: it knows which thread of the GPU it plays
+        )  # the simulator's thread knows which GPU thread it simulates
         place = thread.blockIdx
         address = sum(i * s for i, s in zip(index, self.strides))
         self.log.append((place.x, place.y, place.z, thread.thread_id, address, written))
@@ -220,18 +221,18 @@ class Traced:
         self.array[index] = value
 
     def loads(self):
-        """(loads, 5): block x, y, z, thread, address. Those of one thread are in the order in which they happened."""
+        """Return (loads, 5): block x, y, z, thread, address, in each thread's order."""
         log = np.array(self.log).reshape(-1, 6)
         return log[log[:, 5] == 0, :5]
 
     def count(self):
-        """How many loads and stores."""
+        """Return the numbers of loads and stores."""
         written = sum(entry[5] for entry in self.log)
         return len(self.log) - written, written
 
 
 def trace(rung, M, K, N):
-    """The traced a and b after one launch of a rung's kernel."""
+    """Return the traced a and b after one launch of a rung's kernel."""
     a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
     out, a, b = np.zeros((M, N), np.float32), Traced(a), Traced(b)
     rung.launch(a, b, out)
@@ -251,27 +252,27 @@ for name in ("rows along x", "columns along x"):
 # %% [markdown]
 # ### Which thread reads which address
 #
-# Two rungs with the same number of loads, and yet one is much better. Here is all that differs:
+# Two rungs have the same number of loads, and yet one is much better. Here is the only difference:
 
 # %%
 show_source(cuda_matmul.columns_along_x)
 
 # %% [markdown]
 # A warp executes one load instruction for its 32 threads together, and memory answers in **sectors** of 32 bytes, eight
-# float32. If the 32 addresses lie side by side, that is $32\cdot4/32 = 4$ sectors, all of each used. If they all are the
-# same, it is one. If they lie in different rows of a matrix, it is 32, and seven eighths of what comes is thrown away. The
-# first is called a *coalesced* load.
+# float32. If the 32 addresses are adjacent, that is $32\cdot4/32 = 4$ sectors, each fully used. If they are all the
+# same, it is one. If they are in different rows of a matrix, it is 32, and seven eighths of the data is thrown away.
+# The first case is called a *coalesced* load.
 #
 # - *rows along x*: neighbours in the warp differ in i. `a[i, k]`: 32 rows, **32** sectors. `b[k, j]`: the same number, **1**.
 # - *columns along x*: neighbours differ in j. `a[i, k]`: the same number, **1**. `b[k, j]`: 32 neighbours, **4**.
 #
-# Derived: 33 against 5 sectors for a warp's multiply-add. Counted, from the trace: the n-th load of each thread of a warp
-# belongs to the same instruction.
+# So we derive 33 against 5 sectors for a warp's multiply-add. Now count them in the trace: the n-th load of each thread
+# of a warp belongs to the same instruction.
 
 
 # %%
 def requests(array):
-    """A dictionary (block, warp, n) → addresses: what the n-th load of `array` asked for, for each warp."""
+    """Return a dictionary (block, warp, n) → addresses of the n-th load of `array`, for each warp."""
     loads = array.loads()
     block = loads[:, 0] + 1000 * loads[:, 1] + 1000000 * loads[:, 2]
     order = np.lexsort((loads[:, 3], block))  # stable: a thread's own order stays
@@ -286,7 +287,7 @@ def requests(array):
 
 
 def sectors(addresses):
-    """How many sectors of 32 bytes these float32 addresses touch; arrays begin at a sector's edge."""
+    """Count the sectors of 32 bytes that these float32 addresses touch; arrays begin at a sector's edge."""
     return len({int(address) // 8 for address in addresses})
 
 
@@ -330,9 +331,9 @@ figure.suptitle("What the first warp reads in its first six steps")
 plt.show()
 
 # %% [markdown]
-# The top picture also shows what saves this rung from the worst: in the next steps the same sectors are asked for
-# again, for the number beside. If the cache still has them, they do not come from memory. Hoping for a cache is what the next
-# rung puts an end to.
+# The top picture also shows what saves this rung from the worst: the next steps need the same sectors again, for the
+# adjacent number. If the cache still has them, they do not come from memory. The next rung does not depend on the
+# cache.
 #
 # ## 3 · Tiles in shared memory
 #
@@ -342,8 +343,8 @@ plt.show()
 #
 # $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{RK + KC}{RCK} = \frac1R+\frac1C \tag{1} $$
 #
-# With $R=C=16$ that is ⅛ in place of 2. One thing in the code deserves a look: the threads *load* as the tiles lie, and
-# *use* as the product needs it; in between each waits for all others of its block. That is what `syncthreads` does.
+# With $R=C=16$ that is ⅛ in place of 2. Note one thing in the code: the threads *load* in the order of the tiles, and
+# *use* in the order of the product; in between each waits for all others of its block. That is what `syncthreads` does.
 
 # %%
 show_source(cuda_matmul.shared_tiles)
@@ -351,7 +352,7 @@ show_source(cuda_matmul.shared_tiles)
 
 # %%
 def draw_tiles(ax, corner, shape, label, part, colour, where):
-    """A matrix as a box at corner (x, y), with a band of it and a tile in that band."""
+    """Draw a matrix as a box at corner (x, y), with a band of it and a tile in that band."""
     height, width = shape
     x, y = corner
     ax.add_patch(plt.Rectangle((x, y), width, height, facecolor="white", edgecolor=GREY))
@@ -393,15 +394,15 @@ ax.axis("off")
 plt.show()
 
 # %% [markdown]
-# ### The barrier, taken away
+# ### Removing a barrier
 #
 # There are two `syncthreads` in the loop. Both comments claim that they are needed. A claim that cannot fail is worth
-# nothing, so take the source of the kernel, strike out one barrier, and run what is left.
+# nothing, so take the source of the kernel, remove one barrier, and run the rest.
 
 
 # %%
 def without_barrier(kernel, which):
-    """The kernel made from the same source without its barrier number `which`."""
+    """Compile the kernel from the same source without its barrier number `which`."""
     lines = inspect.getsource(kernel.py_func).splitlines(keepends=True)
     at = [n for n, line in enumerate(lines) if "cuda.syncthreads()" in line][which]
     lines[at] = lines[at].replace("cuda.syncthreads()", "pass")
@@ -411,15 +412,13 @@ def without_barrier(kernel, which):
 
 
 def errors_without(which, K):
-    """|out − exact|, (M, N), of `shared_tiles` without one barrier."""
+    """Return |out − exact|, (M, N), of `shared_tiles` without one barrier."""
     a, b = rng.standard_normal((18, K), np.float32), rng.standard_normal((K, 19), np.float32)
     rung = dataclasses.replace(
         RUNGS["shared tiles"], kernel=without_barrier(cuda_matmul.shared_tiles, which)
     )
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # NumPy's, about what it finds in memory that nobody has filled
+        warnings.simplefilter("ignore")  # NumPy's warnings about uninitialised memory
         return np.abs(rung(a, b) - a.astype(float) @ b)
 
 
@@ -434,9 +433,9 @@ for which, says in enumerate(("before the tiles are read", "before the next tile
         assert noticed
 
 # %% [markdown]
-# Without the first barrier a thread reads places of the tile that nobody has filled yet, and gets whatever was there, huge
-# numbers or none at all (NaN). Without the second, a fast thread already writes the next tile while a slow one still reads
-# this one: the result is *plausible* and wrong, which is worse.
+# Without the first barrier a thread reads entries of the tile that are not filled yet, and gets arbitrary values, huge
+# numbers or NaN. Without the second, a fast thread already writes the next tile while a slow one still reads this one:
+# the result is *plausible* and wrong, which is worse.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
@@ -452,8 +451,8 @@ figure.colorbar(image, ax=axes, label="log₁₀ of the error (black: huge or Na
 plt.show()
 
 # %% [markdown]
-# Do not conclude that the check will always tell. With $K \le 16$ there is only one tile, no next one that could be written
-# too early, and the second barrier could be left out unnoticed:
+# Do not conclude that the check always notices. With $K \le 16$ there is only one tile and no next one that could be
+# written too early, so nobody would notice a missing second barrier:
 
 # %%
 lucky = errors_without(1, K=16).max()
@@ -461,19 +460,19 @@ print(f"the same bug with K = 16: largest error {lucky:.1e}")
 assert lucky < 1e-5
 
 # %% [markdown]
-# So the shape of a test decides what it can find: *more than one tile, more than one warp, more than one block*. With one
-# warp much of what is wrong would even be right on a real GPU, most of the time. And the simulator has its own blind spots.
-# It runs blocks one after the other, so that two blocks that wait for each other never show; it lets negative indices pass,
-# and more shared memory than there is; and it has Python's numbers: a `0.0` that turns a whole kernel into slow float64 is
-# not seen here. Section 7 sees it.
+# So the shape of a test decides what it can find: *more than one tile, more than one warp, more than one block*. With
+# only one warp, many wrong kernels would even give right results on a real GPU, most of the time. And the simulator has
+# its own blind spots. It runs blocks one after the other, so it does not reveal blocks that wait for each other; it
+# allows negative indices, and more shared memory than exists; and it uses Python's numbers: a `0.0` that turns a whole
+# kernel into slow float64 goes unnoticed. Section 7 detects it.
 #
 # ## 4 · Tiles in registers
 #
-# In `shared_tiles` each multiply-add still reads two numbers, of shared memory. That is near, but not free: an SM's shared
-# memory hands out 32 numbers per clock, one load for a warp, while its arithmetic makes 64 multiply-adds (A100) or 128
-# (H100), those of two or four warps. Two loads for one multiply-add keep the arithmetic waiting. The cure is (1) again, one
-# level nearer: let a *thread* compute a square of $4\times4$. For each k it reads 4 + 4 numbers into registers and makes 16
-# multiply-adds with them,
+# In `shared_tiles` each multiply-add still reads two numbers from shared memory. That is near, but not free: an SM's
+# shared memory delivers 32 numbers per clock, one load for a warp, while its arithmetic units do 64 multiply-adds
+# (A100) or 128 (H100), those of two or four warps. With two loads per multiply-add they have to wait. The remedy is (1)
+# again, one level nearer: let a *thread* compute a square of $4\times4$. For each k it reads 4 + 4 numbers into
+# registers and does 16 multiply-adds with them,
 #
 # $$ \frac{\text{shared loads}}{\text{multiply-adds}} = \frac14+\frac14 = \frac12 \quad\text{in place of } 2, $$
 #
@@ -516,10 +515,10 @@ figure.suptitle("What the threads with x = 3, 4, 5 and y = 0 compute, 4 × 4 num
 plt.show()
 
 # %% [markdown]
-# Why 16 apart? When neighbours in a warp write to out (or read a row of b's tile), their addresses are then side by side
-# again. In the lower picture they would lie four apart: four times as many sectors for a store, and their 16 addresses in
-# b's tile would share 8 *banks* of shared memory, two to each. (There are 32 banks, and a number's address modulo 32 says
-# in which it is. Different addresses in the same bank are served one after the other.)
+# Why 16 apart? When neighbours in a warp write to out (or read a row of b's tile), their addresses are then adjacent.
+# In the lower picture they would be four apart: a store would touch four times as many sectors, and their 16 addresses
+# in b's tile would share 8 *banks* of shared memory, two to each. (There are 32 banks, and a number's bank is its
+# address modulo 32. Different addresses in the same bank are served one after the other.)
 #
 # ### All four rungs, counted
 #
@@ -571,22 +570,22 @@ figure.suptitle("The same multiply-adds, ever fewer numbers fetched (counted in 
 plt.show()
 
 # %% [markdown]
-# From the first rung to the last, the loads for the same work have shrunk to a sixty-fourth, and the sectors to less than a
-# two-hundredth. This is not a time yet. What can be said about time, section 8 says.
+# From the first rung to the last, the loads for the same work have shrunk to a sixty-fourth, and the sectors to less
+# than a two-hundredth. This is not a time yet; section 8 says what can be said about time.
 #
 # ## 5 · Attention: three kernels
 #
-# Now attention of [chapter 02](02_attention_by_hand.ipynb), with M positions of memory before the segment, causal, without
-# the position term and persistent vectors (they would add lines, not ideas). The obvious way is three kernels: scores,
-# softmax of each row, weighted sum of values. The first and the last are like `columns_along_x`. The softmax is new: the
-# maximum of a row needs *all* of its numbers, and they are spread over 64 threads.
+# Now attention of [chapter 02](02_attention_by_hand.ipynb), with M positions of memory before the segment, causal,
+# without the position term and persistent vectors (they would add lines, not ideas). The obvious way takes three
+# kernels: scores, softmax of each row, weighted sum of values. The first and the last are like `columns_along_x`. The
+# softmax is new: the maximum of a row needs *all* of its numbers, and they are spread over 64 threads.
 
 # %%
 show_source(cuda_attention.row_softmax)
 
 # %% [markdown]
-# Joining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. Mind the
-# comment on the barrier in the middle: `found` is about to be used again.
+# Combining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. Note the
+# comment on the barrier in the middle: `found` is about to be reused.
 
 # %%
 rows = (
@@ -599,15 +598,15 @@ print(f"row softmax: largest error {np.abs(s - weights).max():.1e}")
 assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
 
 # %% [markdown]
-# What does it cost? Let $P$ be the number of (query, key) pairs that see each other. Scores load $2\,\mathtt{Dh}$ numbers a
-# pair and store $TS$; softmax loads $3TS$ and stores $2TS$; the weighted sum loads $2\,\mathtt{Dh}$ a pair and stores
-# $T\,\mathtt{Dh}$. And for each head, the matrix of scores has to lie somewhere: $T S$ numbers.
+# What does it cost? Let $P$ be the number of visible (query, key) pairs. Scores load $2\,\mathtt{Dh}$ numbers a pair
+# and store $TS$; softmax loads $3TS$ and stores $2TS$; the weighted sum loads $2\,\mathtt{Dh}$ a pair and stores
+# $T\,\mathtt{Dh}$. And for each head, the matrix of scores needs memory for $T S$ numbers.
 #
 # ## 6 · Attention: one kernel
 #
-# The matrix is in the way. (What follows is the online softmax of [chapter 09](09_hot_loops_in_numba.ipynb) once more, in
-# the names of the kernel.) To get rid of it, softmax has to work on *some keys at a time*, without having seen the rest.
-# Say that so far, keys $j \in J$ were seen, and we hold
+# The matrix is the problem. (What follows is the online softmax of [chapter 09](09_hot_loops_in_numba.ipynb) again,
+# with the kernel's names.) To get rid of it, softmax has to work on *some keys at a time*, without having seen the
+# rest. Suppose that keys $j \in J$ have been seen so far, and we hold
 #
 # $$ m = \max_{j\in J} s_j \qquad \mathtt{total} = \sum_{j\in J} e^{s_j-m} \qquad \mathtt{sums} = \sum_{j\in J} e^{s_j-m}\,v_j $$
 #
@@ -618,17 +617,18 @@ assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
 # $$ \mathtt{total}' = e^{m-m'}\,\mathtt{total} + \sum_{j\in J'} e^{s_j-m'} \qquad
 # \mathtt{sums}' = e^{m-m'}\,\mathtt{sums} + \sum_{j\in J'} e^{s_j-m'}\,v_j $$
 #
-# and the three have kept their meaning. This is the *online softmax* (Milakov & Gimelshein 2018), and with tiles in shared
-# memory it is what FlashAttention does (Dao and others 2022). All exponents are at most 0, so nothing overflows; and since
-# $m$ starts as $-\infty$, the first factor is $e^{-\infty}=0$, as it should be. (It must not be $e^{-\infty-(-\infty)}$:
-# each query sees key 0, so that after the first tile $m$ is finite.)
+# and the three keep their meaning. This is the *online softmax* (Milakov & Gimelshein 2018), and with tiles in shared
+# memory it is what FlashAttention does (Dao and others 2022). All exponents are at most 0, so nothing overflows; and
+# since $m$ starts as $-\infty$, the first factor is $e^{-\infty}=0$, as it should be. (It must not be
+# $e^{-\infty-(-\infty)}$: each query sees key 0, so that after the first tile $m$ is finite.)
 
 # %%
 show_source(cuda_attention.online_softmax)
 
 # %% [markdown]
-# Barriers again, five in the loop, each with its reason. And one column too many: rows of `k_tile` are 65 long for at most
-# 64 numbers. In the line that makes the score, 16 threads read the same column d of 16 rows. Which banks are that?
+# There are five barriers in the loop, each with its reason, and one extra column: rows of `k_tile` are 65 long for at
+# most 64 numbers. In the line that computes the score, 16 threads read the same column d of 16 rows. Which banks do
+# they use?
 
 # %%
 for length in (64, cuda_attention.PADDED):
@@ -637,7 +637,7 @@ for length in (64, cuda_attention.PADDED):
 assert len(banks) == TILE
 
 # %% [markdown]
-# Both rungs, two heads, ragged in T, S and Dh, against the textbook in float64:
+# Compare both rungs with the textbook in float64, for two heads and ragged T, S and Dh:
 
 # %%
 B, T, M, H, Dh = 1, 18, 5, 2, 20
@@ -651,7 +651,7 @@ for name, attend in cuda_attention.RUNGS.items():
     assert error < 1e-5
 
 # %% [markdown]
-# Now the counting, for both, one head. For `online_softmax`: q is loaded once, $T\,\mathtt{Dh}$; each block of 16 queries
+# Now count for both, with one head. For `online_softmax`: q is loaded once, $T\,\mathtt{Dh}$; each block of 16 queries
 # loads the keys and values up to the last one that its last query sees, $2\,\mathtt{Dh}$ each; and $T\,\mathtt{Dh}$ are
 # stored.
 
@@ -665,7 +665,7 @@ pairs = sum(M + 1 + i for i in range(T))  # query i sees the keys 0 … M + i
 
 
 def traffic(*arrays):
-    """Loads and stores of traced arrays, added up."""
+    """Add up the loads and stores of traced arrays."""
     return np.sum([array.count() for array in arrays], axis=0)
 
 
@@ -710,15 +710,15 @@ ax.set(
 plt.show()
 
 # %% [markdown]
-# White is never touched: the loop ends at the last key that the block sees. The pale triangle is loaded and masked, at most
-# a tile's width.
+# White entries are never touched: the loop ends at the last key that the block sees. The pale triangle is loaded and
+# masked; it is at most a tile wide.
 #
 # ## 7 · What the compiler makes of it
 #
-# So far all was Python. Now the same functions go through NVIDIA's compiler, for a GPU that need not be here. Two steps:
-# Numba turns the function into **PTX**, an assembly language for an imaginary GPU with as many registers as one likes, and
-# `ptxas` turns PTX into instructions for a real one, and assigns real registers. In a process of its own, since in this one
-# `numba.cuda` is the simulator.
+# So far everything was Python. Now the same functions go through NVIDIA's compiler, for a GPU that need not be present.
+# There are two steps: Numba translates the function into **PTX**, an assembly language for a virtual GPU with unlimited
+# registers, and `ptxas` translates PTX into instructions for a real one, and assigns real registers. This needs a
+# separate process, since in this one `numba.cuda` is the simulator.
 
 # %%
 missing = what_is_missing()
@@ -737,7 +737,7 @@ else:
 
 # %% [markdown]
 # An instruction reads `name.kind target, sources`. `%f1` is a register for a float32, `%rd1` one for a 64-bit address,
-# `%p1` one for a yes or no; `@%p1 bra` jumps if it is yes. You need these:
+# `%p1` one for a truth value; `@%p1 bra` jumps if it is true. You need these:
 #
 # | PTX | what it does |
 # | --- | --- |
@@ -747,12 +747,12 @@ else:
 # | `bar.sync 0` | `syncthreads` |
 # | `shr.s64 …, 63; and.b64; add.s64` | what Python's negative indices cost: is the sign bit set, then add the length |
 #
-# The heart of three kernels, as compiled for an H100: the run of instructions without a label that has the most multiply-adds.
+# The next cell prints the core of three kernels, as compiled for an H100: the basic block with the most multiply-adds.
 
 
 # %%
 def heart(ptx):
-    """The basic block with the most fma: the instructions between two labels or jumps."""
+    """Return the basic block (the instructions between two labels or jumps) with the most fma."""
     blocks, block = [], []
     for line in ptx.splitlines():
         text = line.strip()
@@ -765,7 +765,7 @@ def heart(ptx):
 
 
 def kinds(block):
-    """How many instructions of each kind."""
+    """Count the instructions of each kind."""
     names = ("ld.global.f32", "ld.shared.f32", "fma.rn.f32", "bar.sync")
     found = {name: sum(name in line for line in block) for name in names}
     return found | {"all": len(block)}
@@ -783,11 +783,11 @@ if compiled:
         print("\n".join(f"    {line}" for line in shown), "\n")
 
 # %% [markdown]
-# In the first, count how much comes before the `fma`: addresses and signs of indices, computed again for every number. In
-# the second, the loop over the 16 numbers of a tile is gone, written out 16 times, two `ld.shared` for each `fma`; the
-# numbers in `[%rd11+64]` are bytes, a row of 16 float32. In the third, one `ld.shared` of b's tile serves four `fma`, and
-# the 16 sums have 16 registers of their own: `cuda.local.array` has dissolved into them, since the compiler could count all
-# of its loops.
+# In the first, count how much comes before the `fma`: addresses and signs of indices, computed again for every number.
+# In the second, the loop over the 16 numbers of a tile is unrolled 16 times, with two `ld.shared` for each `fma`; the
+# numbers in `[%rd11+64]` are bytes, a row of 16 float32. In the third, one `ld.shared` of b's tile serves four `fma`,
+# and the 16 sums have their own 16 registers: the compiler could unroll all of its loops, so `cuda.local.array` became
+# registers.
 
 # %%
 if compiled:
@@ -809,11 +809,11 @@ if compiled:
     print("no instruction of any kernel works on float64")
 
 # %% [markdown]
-# What was derived in section 4 is what the compiler writes: 2 shared loads per multiply-add, then ½. And the last column
-# shows a gain that no count of loads has shown: the first rungs spend far more instructions on finding addresses than on
-# the product. (These are instructions of PTX; `ptxas` will still join or drop some.)
+# The compiler confirms what section 4 derived: 2 shared loads per multiply-add, then ½. The last column shows a gain
+# that no count of loads has shown: the first rungs spend far more instructions on addresses than on the product. (These
+# are PTX instructions; `ptxas` will still combine or drop some.)
 #
-# The last check of the cell is the one that the simulator cannot make. Plant the bug: `total = 0.0` in place of `total = ZERO`.
+# The simulator cannot make the last check of the cell. Plant the bug: `total = 0.0` in place of `total = ZERO`.
 
 # %%
 planted = """
@@ -834,15 +834,15 @@ if compiled:
 
 # %% [markdown]
 # The sum has become a float64: each product is converted to one and added as one, in three instructions in place of a
-# multiply-add, and at the end the result is converted back. It gives the right numbers, so that no comparison finds it, and
+# multiply-add, and at the end the result is converted back. The results are right, so no comparison finds the bug, but
 # float64 arithmetic runs at half the speed of float32 on these two GPUs, and at a small fraction of it on most others.
 #
 # ### Registers, and how many threads fit
 #
-# An SM hides the waiting for memory by having other warps to run meanwhile. How many it can hold is limited by what each
-# needs. **Occupancy** is the number of warps that fit, over the most that an SM can hold. The limits are from the tables of
-# technical specifications in NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out, from the
-# occupancy calculator of Nsight Compute:
+# An SM hides memory latency by running other warps meanwhile. The number of warps it can hold depends on what each one
+# needs. **Occupancy** is the number of warps that fit, divided by the most that an SM can hold. The limits are from the
+# tables of technical specifications in NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out,
+# from the occupancy calculator of Nsight Compute:
 
 # %%
 LIMITS = {  # of one SM, by compute capability
@@ -852,18 +852,18 @@ LIMITS = {  # of one SM, by compute capability
 
 
 def occupancy(record, threads):
-    """(warps that fit on an SM / warps it can hold, what limits it) of a compiled kernel in blocks of `threads`."""
+    """Return the occupancy of a compiled kernel in blocks of `threads`, and what limits it."""
     limit = LIMITS[record["capability"]]
     warps = -(-threads // 32)  # of a block
     per_warp = (
         -(-32 * record["registers"] // 256) * 256
-    )  # registers are handed out by 256, to a whole warp
+    )  # registers are allocated in units of 256 to a whole warp
     per_quarter = (
         limit["registers"] // 4 // per_warp
-    )  # an SM has four quarters, each with registers of its own
+    )  # an SM has four quarters, each with its own registers
     shared = (
         -(-record["shared_bytes"] // 128) * 128 + 1024
-    )  # by 128 bytes, and 1 KiB a block for the system
+    )  # in units of 128 bytes, and 1 KiB per block for the system
     fit = {
         "warps": limit["warps"] // warps,
         "registers": 4 * per_quarter // warps,
@@ -894,18 +894,18 @@ if compiled:
         assert spills == record["stack_bytes"] == 0
 
 # %% [markdown]
-# *Spills* are registers that did not fit and went to memory; there are none, and nothing lies on a stack. Shared memory is
-# what the code asks for: two tiles of 16 × 16 × 4 bytes are 2,048.
+# *Spills* are registers that did not fit and went to memory; there are none, and nothing is on the stack. Shared memory
+# is what the code requests: two tiles of 16 × 16 × 4 bytes are 2,048.
 #
-# Look at `register_tile`. It needs the most registers and has the lowest occupancy of the four products, and yet it is the
-# rung that should be fastest. Occupancy is a means: its 16 independent sums give a warp work to do while a load is on its
-# way, which is what other warps would be needed for (Volkov 2010). So read the column as "is there something to hide
-# waiting behind", not as a mark.
+# Look at `register_tile`. It needs the most registers and has the lowest occupancy of the four products, and yet it is
+# the rung that should be fastest. Occupancy is only a means: with 16 independent sums a warp has work to do while a
+# load is in flight, so it needs fewer other warps to hide the latency (Volkov 2010). So do not read the column as a
+# grade; ask whether there is enough work to hide the latency.
 #
 # ## 8 · How fast could it be?
 #
-# Two limits, and both can be written down without a GPU. One: an SM cannot compute faster than its arithmetic units allow.
-# Two: numbers cannot come faster than memory sends them. With $I$ operations for each byte that is loaded (*arithmetic
+# Two limits can be derived without a GPU. First, an SM cannot compute faster than its arithmetic units allow. Second,
+# numbers cannot arrive faster than memory delivers them. With $I$ operations for each byte that is loaded (*arithmetic
 # intensity*),
 #
 # $$ \text{operations per second} \;\le\; \min(\text{peak},\; I\cdot\text{bandwidth}) $$
@@ -961,19 +961,20 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
         )
 
 # %% [markdown]
-# Caches make the first rungs better than their marks: what a block loads again and again is often found in L1 or L2. They
-# are therefore limits for what comes from *memory itself* only if nothing were found nearer. The second limit, that of
-# shared memory (32 numbers a clock against 64 or 128 multiply-adds), has no such excuse; it says that `shared_tiles` cannot
-# exceed a quarter or an eighth of the peak, whatever else is done, and that for an H100 even 4 × 4 sums a thread are too
-# few: 8 × 8 would need ¼ load a multiply-add, and 64 registers for the sums alone. That is how the next rung would begin.
-# After it would come loads of four numbers at once, loads that run while the tile before is used, and tensor cores. All of
-# this is in the kernels that `--backend cuda` computes with, [`kernels/cuda/products/product.py`](../tinyprune/kernels/cuda/products/product.py)
-# and [`tensor_cores.py`](../tinyprune/kernels/cuda/products/tensor_cores.py).
+# Caches make the first rungs better than their marks: what a block loads repeatedly is often found in L1 or L2. The
+# marks are true limits only if everything comes from *memory itself*. The second limit, that of shared memory (32
+# numbers a clock against 64 or 128 multiply-adds), always applies; it says that `shared_tiles` cannot exceed a quarter
+# or an eighth of the peak, whatever else is done, and that for an H100 even 4 × 4 sums per thread are too few: 8 × 8
+# would need ¼ load a multiply-add, and 64 registers for the sums alone. The next rung would begin there. It would be
+# followed by loads of four numbers at once, loads that overlap with the use of the previous tile, and tensor cores. All
+# of this is in the kernels of `--backend cuda`,
+# [`kernels/cuda/products/product.py`](../tinyprune/kernels/cuda/products/product.py) and
+# [`tensor_cores.py`](../tinyprune/kernels/cuda/products/tensor_cores.py).
 #
 # ## 9 · For real, where a GPU is present
 #
-# The same kernels on a device, if this machine has one: arrays already in its memory, twenty launches in a row, the best of
-# three.
+# The next cell runs the same kernels on a device, if this machine has one: with arrays already in its memory, twenty
+# launches in a row, the best of three.
 
 # %%
 if not gpu_present():
@@ -1000,9 +1001,9 @@ else:
             assert record["largest_error"] < 1e-3
 
 # %% [markdown]
-# In Colab, choose a runtime with a GPU and run `pip install 'numba-cuda[cu12]'`, or `[cu13]` if the driver is for CUDA 13
-# (`nvidia-smi` says so in its first line). If the driver is older than the compiler, the launch fails with
-# `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`; the other of the two is then the one to install.
+# In Colab, choose a runtime with a GPU and run `pip install 'numba-cuda[cu12]'`, or `[cu13]` if the driver is for CUDA
+# 13 (`nvidia-smi` says so in its first line). If the driver is older than the compiler, the launch fails with
+# `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`; then install the other of the two.
 #
 # ## Questions
 #
@@ -1011,10 +1012,10 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# A warp is then two y by sixteen x. *Rows along x*: 16 rows of a, 16 sectors; two neighbours of b, one sector: 17. *Columns
-# along x*: two rows of a, 2 sectors; sixteen neighbours of b, 2 sectors: 4. A little better than 5, since 32 numbers of out
-# that form a less stretched rectangle need fewer rows and columns together. The shape of a block is a choice worth a
-# thought.
+# A warp is then two y by sixteen x. *Rows along x*: 16 rows of a, 16 sectors; two neighbours of b, one sector: 17.
+# *Columns along x*: two rows of a, 2 sectors; sixteen neighbours of b, 2 sectors: 4. This is slightly better than 5,
+# since 32 numbers of out in a less elongated rectangle need fewer rows and columns in total. So the shape of a block
+# deserves some thought.
 #
 # </details>
 #
@@ -1022,9 +1023,9 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# A zero adds nothing, so the result is right, and the innermost loop has no condition and a fixed length, which is why the
-# compiler could write it out. And an `if` around the loop would be dangerous: a thread that skips a `syncthreads` that
-# others wait at is an error, on a real GPU often an endless wait. The simulator does not notice that, either.
+# A zero adds nothing, so the result is right, and the innermost loop has no condition and a fixed length, so the
+# compiler could unroll it. And an `if` around the loop would be dangerous: if a thread skips a `syncthreads` at which
+# others wait, a real GPU often waits for ever. The simulator does not notice that, either.
 #
 # </details>
 #
@@ -1032,19 +1033,20 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# Because not all blocks need be running. If the grid has more blocks than fit on the GPU, the rest start when others have
-# *ended*; a block that waits for one that has not begun waits for ever. This freedom is also the reason why the same kernel
-# runs on a small and on a large GPU.
+# Because not all blocks may be running. If the grid has more blocks than fit on the GPU, the rest start when others
+# have *ended*; a block that waits for one that has not started waits for ever. This freedom is also the reason why the
+# same kernel runs on a small and on a large GPU.
 #
 # </details>
 #
-# 4. In `online_softmax` each of the 16 threads of a query computes the same `highest`, `total` and `shrink`. Is that a waste?
+# 4. In `online_softmax` each of the 16 threads of a query computes the same `highest`, `total` and `shrink`. Is that
+#    wasteful?
 #
 # <details><summary>Answer</summary>
 #
-# A small one: 16 comparisons, 16 additions and one exponential a tile. To let one thread do it and the others read would
-# take another barrier and another place in shared memory. The costly part, the 16 exponentials of a query's weights, *is*
-# shared: one for each thread.
+# Only slightly: it costs 16 comparisons, 16 additions and one exponential per tile. If one thread did it and the others
+# read the result, that would take another barrier and more shared memory. The costly part, the 16 exponentials of a
+# query's weights, *is* shared: one for each thread.
 #
 # </details>
 #
@@ -1053,16 +1055,16 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# Fewer sums a thread: 4 × 2 in place of 4 × 4 frees eight registers and those for addresses that go with them. By (1),
-# shared loads per multiply-add rise from ½ to ¾ and global loads with the smaller tile. Or ask the compiler to keep below a
-# number of registers (`cuda.jit(max_registers=…)`): then it may spill, and the table would show it.
+# Use fewer sums per thread: 4 × 2 instead of 4 × 4 frees eight registers and those for their addresses. By (1), shared
+# loads per multiply-add rise from ½ to ¾, and global loads rise with the smaller tile. Or tell the compiler to limit
+# the registers (`cuda.jit(max_registers=…)`): then it may spill, and the table would show it.
 #
 # </details>
 #
-# **Next:** this is the last chapter. Back to [the tour](00_tour.ipynb), or into the code: the kernels of this chapter are in
-# [`kernels/ladder/cuda_matmul.py`](../tinyprune/kernels/ladder/cuda_matmul.py) and
-# [`kernels/ladder/cuda_attention.py`](../tinyprune/kernels/ladder/cuda_attention.py), what compiles and times them in
-# [`kernels/ladder/cuda.py`](../tinyprune/kernels/ladder/cuda.py). Their counterparts on the CPU, from loops to kernels, are
-# [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py) and
-# [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). What a whole model takes on a GPU is in
-# [`kernels/cuda/`](../tinyprune/kernels/cuda).
+# **Next:** this is the last chapter. Back to [the tour](00_tour.ipynb), or into the code: the kernels of this chapter
+# are in [`kernels/ladder/cuda_matmul.py`](../tinyprune/kernels/ladder/cuda_matmul.py) and
+# [`kernels/ladder/cuda_attention.py`](../tinyprune/kernels/ladder/cuda_attention.py), the code that compiles and times
+# them is in [`kernels/ladder/cuda.py`](../tinyprune/kernels/ladder/cuda.py). Their counterparts on the CPU, from loops
+# to kernels, are [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py) and
+# [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). The kernels for a whole model on a GPU are
+# in [`kernels/cuda/`](../tinyprune/kernels/cuda).

@@ -213,7 +213,7 @@ class Optimizer(ABC):
 
 
 class SGD(Optimizer):
-    """The rule of stochastic gradient descent with momentum, see `tinyprune.ops.sgd`."""
+    """This rule is stochastic gradient descent with momentum, see `tinyprune.ops.sgd`."""
 
     MOMENTS = ("momentum",)
 
@@ -225,7 +225,7 @@ class SGD(Optimizer):
 
 
 class AdamW(Optimizer):
-    """The rule of Adam with decoupled weight decay, see `tinyprune.ops.adamw`."""
+    """This rule is Adam with decoupled weight decay, see `tinyprune.ops.adamw`."""
 
     MOMENTS = ("m", "v")
 
@@ -251,7 +251,7 @@ class AdamW(Optimizer):
 
 
 class LAMB(AdamW):
-    """The rule of LAMB, which adapts AdamW layer-wise to large batches, see `tinyprune.ops.lamb`."""
+    """This rule adapts AdamW layer by layer to large batches, see `tinyprune.ops.lamb`."""
 
     def update(self, updates: Sequence[Update], grad_scale: float) -> None:
         """See `Optimizer.update`."""

@@ -1,4 +1,4 @@
-"""From scores to heads: masks with an exact number of heads, in one shot or in rounds."""
+"""Turn scores into masks with an exact number of heads, in one shot or in rounds."""
 
 from __future__ import annotations
 
