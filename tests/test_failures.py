@@ -4,7 +4,6 @@ import os
 import resource
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,30 +143,19 @@ def test_a_stage_whose_predecessor_is_not_finished(run):
     ("option", "said"),
     [
         ("--set=train.stepz=3", "unknown key train.stepz; allowed are steps, B, "),
-        ("--set=gate_train.stepz=3", "unknown key gate_train.stepz; allowed are steps, B, "),
         ("--set=trian.steps=3", "unknown table 'trian' in 'trian.steps'; allowed are seed, model, data, train"),
         ("--set=steps=3", "unknown table or key 'steps'"),
         ("--set=model=3", "model must be a table, got 3"),
         ("--set=nonsense", "--set takes TABLE.KEY=VALUE, got 'nonsense'"),
-        ("--set==", "unknown table or key ''"),
         ("--set=finetune.steps=-1", "finetune.steps must be at least 0, got -1"),
-        ("--set=model.dropout=1.5", "model.dropout must be at most 0.95, got 1.5"),
         ("--set=train.lr=nan", "train.lr must be a finite number, got nan"),
-        ("--set=train.steps=1e3", "train.steps must be of type int, got 1000.0"),
-        ("--set=train.steps=", "train.steps must be of type int, got ''"),
         ("--set=train.lr=fast", "train.lr must be of type float, got 'fast'"),
-        ("--set=gate.hard=1", "gate.hard must be of type bool, got 1"),
-        ("--set=train.optimizer=adam", "train.optimizer must be one of adamw, lamb, sgd; got 'adam'"),
         ("--set=model.H=3", "model.D must be a multiple of model.H = 3, got 16"),
-        ("--set=model.kind=transformer", "model.N must be 0 for transformer"),
         ("--set=model.V=5", "model.V is 5, but the tokenizer of book.txt has 26 entries; add --set model.V=0"),
         ("--seed=-1", "seed must be at least 0, got -1"),
         ("--seed=x", "argument --seed: invalid int value: 'x'; see tinyprune run --help"),
-        ("--lam=-0.1", "gate.lam must be at least 0.0, got -0.1"),
         ("--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
-        ("--target-heads=-1", "gate.target_heads must be at least 0, got -1"),
         ("--objective=both", "argument --objective: invalid choice: 'both'"),
-        ("--tokenizer=bpe", "argument --tokenizer: invalid choice: 'bpe'"),
         ("--preset=huge", "no preset or .toml file 'huge'; presets are "),
         ("--backend=abacus", "backend must be one of numba, numpy"),
         ("--corpus=nowhere.txt", "data.corpus: there is no corpus and no file 'nowhere.txt'; give one of pydoc, "),
@@ -192,10 +180,7 @@ def test_settings_that_exclude_each_other(options, tmp_path):
     [
         (b"[train]\nsteps = ", "Invalid value (at end of document)"),
         (b"[train]\nstepz = 3", "unknown key train.stepz; allowed are steps, B, "),
-        (b"[train]\nsteps = -3", "train.steps must be at least 0, got -3"),
         (b"[training]\nsteps = 3", "unknown table or key 'training'"),
-        (b"seed = true", "seed must be of type int, got True"),
-        (b"[model]\nkind = 3", "model.kind must be of type str, got 3"),
         (b"# caf\xe9", "'utf-8' codec can't decode byte 0xe9"),
     ],
 )
@@ -236,13 +221,9 @@ def test_a_command_line_that_cannot_be(command, said):
         (["--prompt=Жa\n"], "the vocabulary of 26 characters lacks 'Ж'; leave them out, or train with data.tokenizer"),
         (["--prompt="], "--prompt must hold at least one token, got an empty text"),
         ([], "the following arguments are required: --prompt"),
-        (["--prompt=1", "--temperature=-1"], "--temperature must be at least 0, got -1.0"),
         (["--prompt=1", "--temperature=nan"], "--temperature must be at least 0, got nan"),
-        (["--prompt=1", "--temperature=inf"], "--temperature must be at least 0, got inf"),
-        (["--prompt=1", "--temperature=hot"], "argument --temperature: invalid float value: 'hot'"),
         (["--prompt=1", "--top-k=0"], "--top-k must be at least 1, got 0"),
         (["--prompt=1", "--tokens=0"], "--tokens must be at least 1, got 0"),
-        (["--prompt=1", "--seed=-1"], "--seed must be at least 0, got -1"),
         (["--prompt=1", "--backend=abacus"], "backend must be one of numba, numpy"),
     ],
 )
@@ -347,21 +328,6 @@ def test_a_disk_that_is_full_when_another_file_is_written(size, file, run, book,
     assert str(run / file) in said and "File too large; " in said and "; free some space" in said
     assert contents(run).items() >= before.items()
     assert not list(run.rglob("*.tmp"))
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
-def test_a_small_file_system_that_is_full(book, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small]
-    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    try:
-        said = refused(1, "run", small / "run", "--corpus", book, *settings())
-        assert "No space left on device; what was there before is untouched; free some space" in said
-        succeed("describe", small / "run")
-    finally:
-        subprocess.run(["umount", small], check=True)
 
 
 def test_directories_that_cannot_be_written(book, tmp_path):

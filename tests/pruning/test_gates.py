@@ -1,11 +1,10 @@
 """The gate stage: its gradients by complex step, lam and the controller, exact targets, and short real trainings."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small import backend_with, small_config, small_model, small_trainer
+from small import small_config, small_model, small_trainer
 
 from tinyprune.config import KINDS, DataConfig, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import load_text
@@ -132,28 +131,6 @@ def test_only_gates_learn_from_the_layerwise_error(kind):
     assert any((layerwise[name] != without[name]).any() for name in gates_of(task))
 
 
-@pytest.mark.parametrize("objective", ["task", "layerwise"])
-def test_only_the_head_outputs_of_the_attention_cache_are_read(objective):
-    """A compiled backend keeps no attention weights, for example."""
-    gate = GateConfig(objective=objective, lam=0.3)
-    model, *arguments = example("all-attention", gate, **DROPOUT)
-    expected = gradients(gate, model, *arguments)
-    textbook = model.ops
-
-    def attention_forward(*inputs, **options):
-        out, cache = textbook.attention_forward(*inputs, **options)
-        return out, SimpleNamespace(o=cache.o, hidden=cache)
-
-    def attention_backward(dout, cache):
-        return textbook.attention_backward(dout, cache.hidden)
-
-    model.ops = backend_with(attention_forward=attention_forward, attention_backward=attention_backward)
-    losses, grads = gradients(gate, model, *arguments)
-    assert losses == expected[0]
-    for name, grad in grads.items():
-        np.testing.assert_array_equal(grad, expected[1][name], err_msg=name)
-
-
 # lam and its warm-up.
 
 
@@ -170,15 +147,6 @@ def test_lam_grows_linearly_and_weighs_the_gradient_of_l0():
             p = sigmoid(model.params[name] - 0.333 * np.log(0.1 / 1.1))
             np.testing.assert_allclose(grads[name] - plain[name], lam * p * (1 - p), rtol=1e-9, atol=1e-12)
         assert all(np.array_equal(grads[name], plain[name]) for name in set(plain) - set(gates_of(plain)))
-
-
-def test_l0_is_the_sum_over_all_heads():
-    gate = GateConfig()
-    model, ids, targets, memory = example("all-attention", gate)
-    for name in gates_of(model.params):
-        model.params[name][...] = 2.0
-    losses, _ = gradients(gate, model, ids, targets, memory)
-    assert losses["l0"] == pytest.approx(6 * 0.943, rel=1e-3)
 
 
 def test_what_a_line_of_the_log_says():

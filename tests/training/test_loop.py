@@ -123,86 +123,20 @@ def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(variant, ever
         assert resumed.rng.bit_generator.state == whole.rng.bit_generator.state
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_part_of_the_state_matters(variant, tmp_path):
-    """So the test above would notice if one of them were not restored."""
-    trainer = make(tmp_path, variant, checkpoint_every=4)
-    with trainer.log:
-        for _ in range(4):
-            trainer.train_step()
-        trainer.save()
-    kept = files(tmp_path)
-
-    def finish(forget) -> dict[str, np.ndarray]:
-        for name, content in kept.items():
-            (tmp_path / name).write_bytes(content)
-        trainer = make(tmp_path, variant, checkpoint_every=4)
-        forget(trainer)
-        return run(trainer).model.params
-
-    def optimizer(trainer):
-        trainer.optimizer.moments = {name: 0 * x for name, x in trainer.optimizer.moments.items()}
-
-    def generator(trainer):
-        trainer.rng = np.random.default_rng(3)
-
-    def memory(trainer):
-        trainer.memory = None
-
-    def controller(trainer):
-        trainer.objective.controller.lam1 = 0.0
-
-    parts = [optimizer, generator]
-    parts += [memory] if trainer.memory else []
-    parts += [controller] if "controller" in variant else []
-    whole = finish(lambda trainer: None)
-    for forget in parts:
-        assert any((x != whole[name]).any() for name, x in finish(forget).items()), forget.__name__
-
-
-def interrupt(directory: Path, where: str, *numbers: int) -> None:
-    """Train, and have this process send itself signals somewhere on the way."""
-
-    def before(model, step):
-        if step == {"step 5": 4, "last step": 8}.get(where):
-            send(model)
-
-    def send(model):
-        for number in numbers:
-            os.kill(os.getpid(), number)
-
-    trainer = make(directory, CONTROLLED, before=before, checkpoint_every=100)
-    if where == "last validation":
-        trainer.at_end = send
-    run(trainer)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_stops_after_the_step_and_all_is_saved(number, tmp_path):
-    path = tmp_path / "run" / "train.safetensors"
-    with pytest.raises(Interrupted) as stop:
-        interrupt(tmp_path / "run", "step 5", number)
-    assert str(stop.value) == (
-        f"stopped after step 5 of 9 of train; all is saved in {path}; go on with: tinyprune train here --resume"
-    )
-    assert load_checkpoint(path)[1]["step"] == 5
-    for directory in ("run", "whole"):
-        run(make(tmp_path / directory, CONTROLLED, checkpoint_every=100))
-    assert files(tmp_path / "run") == files(tmp_path / "whole")
-
-
 @pytest.mark.parametrize("where", ["last step", "last validation"])
 def test_a_signal_at_the_very_end_is_not_forgotten(where, tmp_path):
     """The stage is finished first; but what would come after it, another stage say, does not begin."""
-    with pytest.raises(Interrupted):
-        interrupt(tmp_path / "run", where, signal.SIGINT)
-    assert load_checkpoint(tmp_path / "run" / "train.safetensors")[1]["finished"]
 
+    def send(*_):
+        os.kill(os.getpid(), signal.SIGINT)
 
-def test_the_second_ctrl_c_stops_at_once(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        interrupt(tmp_path / "run", "step 5", signal.SIGINT, signal.SIGINT)
-    assert not (tmp_path / "run" / "train.safetensors").exists()
+    before = (lambda model, step: send() if step == STEPS - 1 else None) if where == "last step" else None
+    trainer = make(tmp_path, before=before)
+    if where == "last validation":
+        trainer.at_end = send
+    with pytest.raises(Interrupted, match=rf"^stopped after train; all is saved in {trainer.path}; go on with: "):
+        run(trainer)
+    assert load_checkpoint(trainer.path)[1]["finished"]
 
 
 def test_afterwards_signals_do_what_they_did_before(tmp_path):
