@@ -54,12 +54,6 @@ def test_a_head_owns_its_share_of_everything():
     assert set(HEAD_AXIS) == set(matrices | vectors)
 
 
-def test_a_layer_may_have_no_heads():
-    shapes = parameter_shapes(small_config(heads=(0, 3)))
-    assert shapes["layers.0.Wq"] == (12, 0) and shapes["layers.0.Wo"] == (0, 12) and shapes["layers.0.pk"] == (0, 6, 4)
-    assert shapes["layers.0.bo"] == (12,)
-
-
 def test_adaptive_shapes():
     adaptive = small_config(cutoffs=(4, 7), div_value=2)
     assert cluster_ranges(adaptive) == [(0, 4), (4, 7), (7, 11)]
