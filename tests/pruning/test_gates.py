@@ -179,25 +179,19 @@ def test_the_controller_holds_its_target(target):
         assert (np.argsort(params["log_alpha"])[-target:] >= 16 - target).all()
 
 
-def test_the_controllers_pressure_stands_in_lam_s_place():
-    gate = GateConfig(target_heads=2)
-    arguments = example("all-attention", gate)
-    losses, grads = gradients(gate, *arguments)
-    assert losses["lam"] > 0  # more than 2 are open
-    _, expected = gradients(GateConfig(lam=losses["lam"]), *arguments)
-    for name in grads:
-        np.testing.assert_allclose(grads[name], expected[name], rtol=1e-13)
-
-
-def test_the_target_is_approached_from_all_heads():
-    """In the first step the gates are where they should be, so there is no pressure; later there is more and more."""
+def test_the_controllers_pressure_takes_the_place_of_lam():
+    """In the first step all gates are where they should be, so there is none; it grows as the target falls."""
     gate = GateConfig(target_heads=1, log_alpha_init=1.2)
-    model, ids, targets, memory = example("all-attention", gate)
+    model, *arguments = example("all-attention", gate)
     for name in gates_of(model.params):
         model.params[name][...] = 1.2
-    pressures = [gradients(gate, model, ids, targets, memory, step, warmup=10)[0]["lam"] for step in (0, 2, 5, 10, 20)]
+    results = [gradients(gate, model, *arguments, step, warmup=10) for step in (0, 2, 5, 10, 20)]
+    pressures = [losses["lam"] for losses, _ in results]
     assert pressures[0] == pytest.approx(0, abs=1e-12)
     assert 0 < pressures[1] < pressures[2] < pressures[3] == pressures[4]
+    _, expected = gradients(GateConfig(lam=pressures[4]), model, *arguments)
+    for name, grad in results[4][1].items():
+        np.testing.assert_allclose(grad, expected[name], rtol=1e-13)
 
 
 def test_the_controllers_state_comes_back():

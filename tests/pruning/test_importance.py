@@ -194,23 +194,22 @@ def test_random_scores_are_the_generators():
 # Masks.
 
 
-def test_the_best_stay_and_exactly_so_many():
-    scores = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
-    for heads, expected in enumerate(["000 000", "000 100", "000 101", "100 101", "101 101", "111 101", "111 111"]):
-        mask = keep_best(scores, heads)
-        assert " ".join("".join(str(int(x)) for x in layer) for layer in mask) == expected
+SCORES = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
 
 
-def test_among_equal_scores_the_earlier_layer_and_the_lower_head_stay():
-    mask = keep_best(ZEROS, 4)
-    assert [layer.tolist() for layer in mask] == [[True] * 3, [True, False, False]]
-
-
-def test_layers_keep_the_same_share():
-    scores = [np.array([3.0, 1.0, 2.0]), np.array([0.5, 0.0, 0.4])]
-    counts = [[int(m.sum()) for m in keep_best(scores, heads, "layer")] for heads in range(7)]
-    assert counts == [[0, 0], [1, 0], [1, 1], [2, 1], [2, 2], [3, 2], [3, 3]]
-    assert keep_best(scores, 2, "layer")[1].tolist() == [True, False, False]
+@pytest.mark.parametrize(
+    ("scores", "scope", "expected"),
+    [
+        (SCORES, "global", "000 000, 000 100, 000 101, 100 101, 101 101, 111 101, 111 111"),
+        (SCORES, "layer", "000 000, 100 000, 100 100, 101 100, 101 101, 111 101, 111 111"),
+        # among equal scores the earlier layer and the lower head stay
+        (ZEROS, "global", "000 000, 100 000, 110 000, 111 000, 111 100, 111 110, 111 111"),
+    ],
+)
+def test_exactly_so_many_heads_stay_and_they_are_the_best(scores, scope, expected):
+    for heads, mask in enumerate(expected.split(", ")):
+        kept = keep_best(scores, heads, scope)
+        assert " ".join("".join(str(int(stays)) for stays in layer) for layer in kept) == mask
 
 
 @pytest.mark.parametrize(
@@ -227,11 +226,7 @@ def test_shares_of_layers_of_different_sizes(sizes, heads, expected):
         (lambda: keep_best(ZEROS, -1), UsageError, "got -1"),
         (lambda: keep_best(ZEROS, 3, "both"), UsageError, "global, layer; got 'both'"),
         (lambda: keep_best([np.array([1.0, np.nan])], 1), ValueError, "got NaN"),
-        (
-            lambda: with_heads(model(), [np.ones(3, bool), np.ones(2, bool)]),
-            ValueError,
-            r"mask must have \(3, 3\) heads",
-        ),
+        (lambda: with_heads(model(), [ZEROS[0] == 0, np.ones(2, bool)]), ValueError, r"mask must have \(3, 3\) heads"),
         (lambda: score_in_rounds(model(), 7, lambda m: ZEROS, 1), UsageError, "got 7"),
         (lambda: score_in_rounds(model(), 3, lambda m: ZEROS, 0), UsageError, "rounds must be at least 1"),
     ],

@@ -203,32 +203,6 @@ def test_a_learning_rate_that_is_far_too_high(lr, every, said, tmp_path):
     assert said in fail(trainer) and not trainer.path.exists()
 
 
-class InfiniteGradient(LanguageModelling):
-    """The loss is fine, one of the gradients is not."""
-
-    def __call__(self, model, ids, targets, memory, rng, step):
-        losses, memory, grads = super().__call__(model, ids, targets, memory, rng, step)
-        if step == 3:
-            grads["layers.1.Wo"][0, 0] = np.inf
-        return losses, memory, grads
-
-
-def test_a_gradient_that_is_infinite(tmp_path):
-    model = small_model(small_config())
-    trainer = small_trainer(tmp_path, model, InfiniteGradient(), steps=6, checkpoint_every=2)
-    said = fail(trainer)
-    assert said.startswith("train: the gradient of layers.1.Wo has a norm of inf in step 4; ")
-    assert f"{trainer.path} holds the last checkpoint" in said
-    assert load_checkpoint(trainer.path)[1]["step"] == 2
-
-
-@pytest.mark.parametrize(("stage", "table"), [("train", "train"), ("gate", "gate_train")])
-def test_the_remedy_names_a_table_that_exists(stage, table, tmp_path):
-    trainer = make(tmp_path, before=not_a_number)
-    trainer.stage = stage
-    assert f" in table [{table}] of the run's config.toml" in fail(trainer)
-
-
 @pytest.mark.parametrize(
     ("options", "stage", "said"),
     [
