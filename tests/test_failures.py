@@ -23,7 +23,7 @@ def book(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(book) -> Path:
-    """A finished run, not to be changed."""
+    """Make a finished run, which tests must not change."""
     directory = book.parent / "finished"
     do_stages(directory, book, settings(), ["--target-heads=3"])
     return directory
@@ -31,7 +31,7 @@ def finished(book) -> Path:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A copy of the finished run."""
+    """Copy the finished run."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -185,7 +185,7 @@ def test_settings_that_exclude_each_other(options, tmp_path):
     ],
 )
 def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
-    """Given as a preset, and as the configuration of a run."""
+    """It is given as a preset, and as the configuration of a run."""
     mine = tmp_path / "mine.toml"
     mine.write_bytes(content)
     complaint = harmless(2, tmp_path, "train", tmp_path / "new", "--preset", mine)
@@ -328,7 +328,7 @@ def test_directories_that_cannot_be_written(book, tmp_path):
 
 
 def without_a_reader(*command: str | Path, **options) -> tuple[int, str]:
-    """Status and standard error of a command whose output goes into a pipe that is closed at the other end."""
+    """Return status and standard error of a command whose output goes into a pipe that is closed at the other end."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
@@ -350,7 +350,7 @@ slow = pytest.mark.slow
     ids=str,
 )
 def test_an_output_that_takes_nothing(command, unbuffered, finished):
-    """A full disk after `>`, and a reader that has gone, as after `| head`."""
+    """The disk after `>` is full, or the reader after `|` has gone."""
     command = [command[0], finished, *command[1:]]
     environment = {"PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
@@ -371,7 +371,7 @@ def test_an_output_without_our_characters(finished):
 
 
 def test_a_loss_that_is_not_a_number(book, tmp_path):
-    """The baseline is done; the stage that fails has made a step and a checkpoint before."""
+    """The stage that fails comes after the baseline, and has saved one checkpoint."""
     run = tmp_path / "run"
     options = settings(MODEL, checkpoint_every=1)
     wild = ["--set=gate_train.lr=1e30", "--set=gate_train.clip=0", "--set=gate_train.evaluate_every=0"]
@@ -397,7 +397,7 @@ def test_what_to_do_about_a_loss_that_is_not_a_number_helps(book, tmp_path):
 
 
 def test_a_model_that_predicts_nothing(book, tmp_path):
-    """Finite weights, but so large that every product with them overflows."""
+    """Its weights are finite, but so large that every product with them overflows."""
     run = tmp_path / "run"
     wild = ["--set=train.lr=1e30", "--set=train.clip=0"]
     said = refused(1, "train", tmp_path / "wild", "--corpus", book, *settings(MODEL, steps=1), *wild)

@@ -51,7 +51,7 @@ def test_a_causal_mask_sees_the_same_as_long_as_memory_holds_all_before(kind, T,
 
 
 def test_a_causal_mask_then_sees_the_latest_m_plus_t():
-    """The last token of a segment sees as many with a full memory. With one layer memory is embeddings only."""
+    """So does the last token of a segment with a full memory. With one layer, memory holds embeddings only."""
     config = small_config(mask="causal", L=1, T=4, M=4)
     model, text = small_model(config), draw_text(config, 23)
     log_p = one_by_one(model, text)
@@ -187,7 +187,7 @@ def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (3.0, None), (1.0, 3), (0.7, 2), (1, 99)])
 def test_the_distribution_of_draws(temperature, top_k):
-    """p^(1/temperature) of the k likeliest. With four degrees of freedom 5 in 100,000 lie beyond 25."""
+    """They follow p^(1/temperature) of the k likeliest. Chi-square of 4 degrees exceeds 25 once in 20,000."""
     rng = np.random.default_rng(8)
     draws = [sample(np.log(P), rng, temperature, top_k) for _ in range(2500)]
     counts = np.bincount(draws, minlength=5)

@@ -254,7 +254,7 @@ each_gate = pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
 
 
 def gated(gate: GateConfig, log_alpha: list) -> Transformer:
-    """A model with these log_alpha, a list for each layer."""
+    """Make a model with these log_alpha, a list for each layer."""
     heads = tuple(map(len, log_alpha))
     config = small_config(D=24, H=6, L=len(heads), heads=heads)
     model = small_model(config, gate, dtype=np.float32)
@@ -346,13 +346,13 @@ def test_open_heads_of_a_model_with_and_without_gates():
 
 @pytest.fixture(scope="module")
 def tokens() -> np.ndarray:
-    """A thousand lines of the language reference."""
+    """Load a thousand lines of the language reference."""
     return load_text(DataConfig()).train[:40_000].astype(np.int64)
 
 
 @pytest.fixture(scope="module")
 def baseline(tokens, tmp_path_factory) -> Transformer:
-    """A model whose heads have learnt something."""
+    """Train a model until its heads are of use."""
     config = ModelConfig(V=int(tokens.max()) + 1, L=2, D=16, H=4, N=8, T=12, M=12)
     model = Transformer(config, init_parameters(config, np.random.default_rng(0)))
     directory = tmp_path_factory.mktemp("baseline")

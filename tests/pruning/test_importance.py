@@ -41,7 +41,7 @@ def streams(tokens: np.ndarray, count: int, T: int) -> tuple[np.ndarray, np.ndar
 
 
 def loss_of(model: Transformer) -> float:
-    """Mean loss on 16 streams, memory carried by hand."""
+    """Compute the mean loss on 16 streams, memory carried by hand."""
     memory, losses = None, []
     for ids, targets in zip(*streams(LONG, 16, model.config.T), strict=True):
         loss, memory, _ = model.loss(ids, targets, memory)
@@ -276,7 +276,7 @@ def test_one_round_ranks_as_one_shot_does():
 
 
 def test_scores_are_taken_anew_from_what_is_left():
-    """Two heads that do the same: each alone can go, but once one is gone the other is worth most."""
+    """Of two heads that do the same either can go, but once one is gone the other is worth most."""
     seen = []
 
     def scores(m: Transformer) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ def mean_surprise(log_p: np.ndarray, targets: np.ndarray) -> float:
 
 
 def indifferent(V: int) -> Transformer:
-    """A model to which all tokens are equally likely, with ln V nats each."""
+    """Make a model to which all tokens are equally likely, ln V nats each."""
     model = small_model(small_config(V=V))
     model.params["embedding"][...] = 0
     model.params["out_bias"][...] = 0
@@ -33,7 +33,7 @@ def indifferent(V: int) -> Transformer:
 @pytest.mark.parametrize("n", [2, 3, 6, 7, 16, 23])
 @pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
 def test_it_is_one_long_forward_pass_over_the_text(kind, n):
-    """In that pass T = n − 1, and no query looks further back than M all the same."""
+    """That pass has T = n − 1, but its queries look no further back than M."""
     model = small_model(small_config(kind))
     tokens = text(n)
     result = evaluate(model, tokens, 100)
@@ -84,7 +84,7 @@ def test_characters_as_tokens():
 
 
 def test_words_as_tokens(tmp_path):
-    """A word's bits are shared by all characters that it stands for, white space included."""
+    """A word's bits are divided among all characters that it stands for, white space included."""
     path = tmp_path / "words.txt"
     path.write_text("one three seven eleven\n" * 40, encoding="utf-8")
     data = DataConfig(corpus=str(path), tokenizer="word", valid_fraction=0.25, test_fraction=0.25)

@@ -51,7 +51,7 @@ class Around:
 
 
 def make(directory: Path, variant: str = "no gates, no memory", before=None, **options) -> Trainer:
-    """A trainer as a new process makes it, which goes on from the checkpoint if there is one."""
+    """Make a trainer as a new process does; it goes on from the checkpoint if there is one."""
     kind, optimizer, gate = VARIANTS[variant]
     directory.mkdir(exist_ok=True)
     model = small_model(small_config(kind, **DROPOUT), gate, dtype=np.float32)
@@ -77,7 +77,7 @@ def run(trainer: Trainer) -> Trainer:
 
 @pytest.mark.parametrize(("T", "M"), [(5, 3), (3, 5)], ids=str)
 def test_the_memory_in_a_checkpoint_is_what_the_last_step_left(T, M, tmp_path):
-    """A view of the segment, or of it and the memory before; the file has just what is seen through it."""
+    """Memory is a view into a larger array; the file has just what the view shows."""
     trainer = small_trainer(tmp_path, small_model(small_config(T=T, M=M)), steps=3)
     run(trainer)
     tensors, _ = load_checkpoint(trainer.path)
@@ -125,7 +125,7 @@ def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(variant, ever
 
 @pytest.mark.parametrize("where", ["last step", "last validation"])
 def test_a_signal_at_the_very_end_is_not_forgotten(where, tmp_path):
-    """The stage is finished first; but what would come after it, another stage say, does not begin."""
+    """The stage is finished first, but the next one does not begin."""
 
     def send(*_):
         os.kill(os.getpid(), signal.SIGINT)
@@ -306,7 +306,7 @@ def test_nothing_is_printed_where_there_is_no_terminal(tmp_path, capfd):
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("lamb", marks=pytest.mark.slow)])
 def test_a_short_text_is_learnt_by_heart(optimizer, tmp_path):
-    """48 tokens, over and over: what follows is certain, once a few of those before are seen."""
+    """48 tokens are repeated, so a few tokens determine the next one."""
     period = np.random.default_rng(0).integers(0, 11, 48)
     tokens = np.tile(period, 20)
     config = ModelConfig(V=11, L=2, D=32, H=4, N=8, T=12, M=12)
