@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tinyprune.cli import main
 
@@ -59,8 +60,9 @@ def tinyprune(*arguments: str | Path, **options: Any) -> subprocess.CompletedPro
 
 
 def run_here(*arguments: str | Path) -> subprocess.CompletedProcess:
-    """Run `tinyprune` in this process."""
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+    """Run `tinyprune` in this process, without timing models, which takes seconds and is tested with the report."""
+    untimed = patch("tinyprune.report.milliseconds_per_1k_tokens", lambda models, *_: [1.0] * len(models))
+    with untimed, redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         try:
             status = main(list(map(str, arguments)))
         except SystemExit as ended:

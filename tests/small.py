@@ -1,4 +1,4 @@
-"""Small models of every kind and a trainer for them, for the tests of several rooms."""
+"""Small models of every kind and a trainer for them."""
 
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from tinyprune.training.step import LanguageModelling
 
 
 def backend_with(**changes: Any) -> Backend:
-    """The textbook with some operations, or other attributes, replaced."""
+    """Make a NumPy backend with some operations, or other attributes, replaced."""
     backend = Backend()
     vars(backend).update(changes)
     return backend
 
 
 def small_config(kind: str = "all-attention", **options: Any) -> ModelConfig:
-    """Distinct sizes, so that no mix-up goes unnoticed."""
+    """Make a configuration whose sizes all differ, so that no mix-up goes unnoticed."""
     sizes = {"V": 11, "L": 2, "D": 12, "H": 3, "T": 5, "M": 4}
     sizes |= {"N": 6} if kind == "all-attention" else {"N": 0, "F": 7}
     if kind == "transformer":
@@ -41,7 +41,7 @@ def small_model(
     dtype: type = np.float64,
     seed: int = 0,
 ) -> Transformer:
-    """Parameters of telling size, no bias 0, no two gates alike.
+    """Make a model with large parameters, no bias 0, and no two gates alike.
 
     Args:
         opened: which heads are open, (L, H) bool; all if None.
@@ -61,7 +61,7 @@ def small_model(
 
 
 def read(model: Transformer, ids: NDArray) -> NDArray:
-    """Hidden states (B, n, D) of a text (B, n), read in segments of T with memory."""
+    """Compute hidden states (B, n, D) of a text (B, n), read in segments of T with memory."""
     memory, parts = None, []
     for start in range(0, ids.shape[1], model.config.T):
         h, memory, _ = model.forward(ids[:, start : start + model.config.T], memory)
@@ -72,7 +72,7 @@ def read(model: Transformer, ids: NDArray) -> NDArray:
 def small_trainer(
     directory: Path, model: Transformer, objective: Any = None, tokens: NDArray | None = None, **options: Any
 ) -> Trainer:
-    """A stage called "train" in `directory`, on `tokens` (by default random ones); to be run in `with trainer.log:`.
+    """Make a stage called "train" in `directory`, on `tokens` (random by default); run it in `with trainer.log:`.
 
     Args:
         options: fields of `TrainConfig` by their names, others of `Trainer`.

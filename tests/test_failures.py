@@ -4,7 +4,6 @@ import os
 import resource
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ def book(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(book) -> Path:
-    """A finished run, not to be changed."""
+    """Make a finished run, which tests must not change."""
     directory = book.parent / "finished"
     do_stages(directory, book, settings(), ["--target-heads=3"])
     return directory
@@ -32,7 +31,7 @@ def finished(book) -> Path:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A copy of the finished run."""
+    """Copy the finished run."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -144,30 +143,19 @@ def test_a_stage_whose_predecessor_is_not_finished(run):
     ("option", "said"),
     [
         ("--set=train.stepz=3", "unknown key train.stepz; allowed are steps, B, "),
-        ("--set=gate_train.stepz=3", "unknown key gate_train.stepz; allowed are steps, B, "),
         ("--set=trian.steps=3", "unknown table 'trian' in 'trian.steps'; allowed are seed, model, data, train"),
         ("--set=steps=3", "unknown table or key 'steps'"),
         ("--set=model=3", "model must be a table, got 3"),
         ("--set=nonsense", "--set takes TABLE.KEY=VALUE, got 'nonsense'"),
-        ("--set==", "unknown table or key ''"),
         ("--set=finetune.steps=-1", "finetune.steps must be at least 0, got -1"),
-        ("--set=model.dropout=1.5", "model.dropout must be at most 0.95, got 1.5"),
         ("--set=train.lr=nan", "train.lr must be a finite number, got nan"),
-        ("--set=train.steps=1e3", "train.steps must be of type int, got 1000.0"),
-        ("--set=train.steps=", "train.steps must be of type int, got ''"),
         ("--set=train.lr=fast", "train.lr must be of type float, got 'fast'"),
-        ("--set=gate.hard=1", "gate.hard must be of type bool, got 1"),
-        ("--set=train.optimizer=adam", "train.optimizer must be one of adamw, lamb, sgd; got 'adam'"),
         ("--set=model.H=3", "model.D must be a multiple of model.H = 3, got 16"),
-        ("--set=model.kind=transformer", "model.N must be 0 for transformer"),
         ("--set=model.V=5", "model.V is 5, but the tokenizer of book.txt has 26 entries; add --set model.V=0"),
         ("--seed=-1", "seed must be at least 0, got -1"),
         ("--seed=x", "argument --seed: invalid int value: 'x'; see tinyprune run --help"),
-        ("--lam=-0.1", "gate.lam must be at least 0.0, got -0.1"),
         ("--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
-        ("--target-heads=-1", "gate.target_heads must be at least 0, got -1"),
         ("--objective=both", "argument --objective: invalid choice: 'both'"),
-        ("--tokenizer=bpe", "argument --tokenizer: invalid choice: 'bpe'"),
         ("--preset=huge", "no preset or .toml file 'huge'; presets are "),
         ("--backend=abacus", "backend must be one of numba, numpy"),
         ("--corpus=nowhere.txt", "data.corpus: there is no corpus and no file 'nowhere.txt'; give one of pydoc, "),
@@ -192,15 +180,12 @@ def test_settings_that_exclude_each_other(options, tmp_path):
     [
         (b"[train]\nsteps = ", "Invalid value (at end of document)"),
         (b"[train]\nstepz = 3", "unknown key train.stepz; allowed are steps, B, "),
-        (b"[train]\nsteps = -3", "train.steps must be at least 0, got -3"),
         (b"[training]\nsteps = 3", "unknown table or key 'training'"),
-        (b"seed = true", "seed must be of type int, got True"),
-        (b"[model]\nkind = 3", "model.kind must be of type str, got 3"),
         (b"# caf\xe9", "'utf-8' codec can't decode byte 0xe9"),
     ],
 )
 def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
-    """Given as a preset, and as the configuration of a run."""
+    """It is given as a preset, and as the configuration of a run."""
     mine = tmp_path / "mine.toml"
     mine.write_bytes(content)
     complaint = harmless(2, tmp_path, "train", tmp_path / "new", "--preset", mine)
@@ -236,13 +221,9 @@ def test_a_command_line_that_cannot_be(command, said):
         (["--prompt=Жa\n"], "the vocabulary of 26 characters lacks 'Ж'; leave them out, or train with data.tokenizer"),
         (["--prompt="], "--prompt must hold at least one token, got an empty text"),
         ([], "the following arguments are required: --prompt"),
-        (["--prompt=1", "--temperature=-1"], "--temperature must be at least 0, got -1.0"),
         (["--prompt=1", "--temperature=nan"], "--temperature must be at least 0, got nan"),
-        (["--prompt=1", "--temperature=inf"], "--temperature must be at least 0, got inf"),
-        (["--prompt=1", "--temperature=hot"], "argument --temperature: invalid float value: 'hot'"),
         (["--prompt=1", "--top-k=0"], "--top-k must be at least 1, got 0"),
         (["--prompt=1", "--tokens=0"], "--tokens must be at least 1, got 0"),
-        (["--prompt=1", "--seed=-1"], "--seed must be at least 0, got -1"),
         (["--prompt=1", "--backend=abacus"], "backend must be one of numba, numpy"),
     ],
 )
@@ -257,20 +238,10 @@ def test_a_prompt_or_an_option_that_cannot_be(options, said, finished):
     ("content", "options", "said"),
     [
         (b"", [], "is empty"),
-        (b"short", [], "is too short"),
         (b"0123456789" * 3, [], "is too short, 30 bytes in all: its valid split needs at least 2 tokens and has 1"),
-        (
-            b"a text that is too short for a batch. " * 20,
-            ["--set=train.B=50"],
-            "one step needs B \u00b7 T + 1 = 50 \u00b7 16 + 1",
-        ),
-        (b"a text that is too short for a batch. " * 20, ["--set=finetune.B=50"], "one step needs B \u00b7 T + 1"),
-        (
-            b"caf\xe9 " * 500,
-            [],
-            'book is not UTF-8 text: byte 0xe9 at offset 3; data.tokenizer = "byte" takes any file',
-        ),
-        (b"caf\xe9 " * 500, ["--tokenizer=word"], "book is not UTF-8 text: byte 0xe9 at offset 3"),
+        (b"too short for a batch. " * 35, ["--set=train.B=50"], "one step needs B \u00b7 T + 1 = 50 \u00b7 16 + 1"),
+        (b"too short for a batch. " * 35, ["--set=finetune.B=50"], "one step needs B \u00b7 T + 1"),
+        (b"caf\xe9 " * 500, [], 'not UTF-8 text: byte 0xe9 at offset 3; data.tokenizer = "byte" takes any file'),
         (b"two words " * 500, ["--tokenizer=word", "--set=data.vocabulary=1"], "data.vocabulary must be 0"),
         (b"no test split. " * 500, ["--set=data.test_fraction=0"], "the test split of book has 0 tokens"),
     ],
@@ -282,22 +253,15 @@ def test_a_text_that_cannot_be(content, options, said, tmp_path):
     assert said in harmless(2, tmp_path, "run", tmp_path / "run", *given)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace("heads", "shade"),
-        lambda text: text[:-1],
-        lambda text: text + "Ж",
-    ],
-    ids=["other words", "shorter", "a new character"],
-)
-def test_a_text_that_changed(change, book, tmp_path):
+def test_a_text_that_changed(book, tmp_path):
     corpus, run = Path(shutil.copy(book, tmp_path)), tmp_path / "run"
     succeed("train", run, "--corpus", corpus, *settings(MODEL, steps=2))
-    corpus.write_text(change(corpus.read_text(encoding="utf-8")), encoding="utf-8")
-    for arguments in (["train", run, "--resume"], ["gate", run], ["eval", run]):
-        said = harmless(2, run, *arguments)
-        assert said.startswith("the text 'book.txt' is not the one that the model was trained on")
+    text = corpus.read_text(encoding="utf-8")
+    for changed in (text.replace("heads", "shade"), text[:-1], text + "Ж"):
+        corpus.write_text(changed, encoding="utf-8")
+        for arguments in (["train", run, "--resume"], ["gate", run], ["eval", run]):
+            said = harmless(2, run, *arguments)
+            assert said.startswith("the text 'book.txt' is not the one that the model was trained on")
     corpus.unlink()
     assert "there is no corpus and no file" in harmless(2, run, "gate", run)
 
@@ -349,21 +313,6 @@ def test_a_disk_that_is_full_when_another_file_is_written(size, file, run, book,
     assert not list(run.rglob("*.tmp"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
-def test_a_small_file_system_that_is_full(book, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small]
-    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    try:
-        said = refused(1, "run", small / "run", "--corpus", book, *settings())
-        assert "No space left on device; what was there before is untouched; free some space" in said
-        succeed("describe", small / "run")
-    finally:
-        subprocess.run(["umount", small], check=True)
-
-
 def test_directories_that_cannot_be_written(book, tmp_path):
     given = ["--corpus", book, *settings(MODEL)]
     assert refused(2, "run", book, *given) == f"{book} is a file; give the directory of a run"
@@ -379,7 +328,7 @@ def test_directories_that_cannot_be_written(book, tmp_path):
 
 
 def without_a_reader(*command: str | Path, **options) -> tuple[int, str]:
-    """Status and standard error of a command whose output goes into a pipe that is closed at the other end."""
+    """Return status and standard error of a command whose output goes into a pipe that is closed at the other end."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
@@ -401,7 +350,7 @@ slow = pytest.mark.slow
     ids=str,
 )
 def test_an_output_that_takes_nothing(command, unbuffered, finished):
-    """A full disk after `>`, and a reader that has gone, as after `| head`."""
+    """The disk after `>` is full, or the reader after `|` has gone."""
     command = [command[0], finished, *command[1:]]
     environment = {"PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
@@ -422,13 +371,13 @@ def test_an_output_without_our_characters(finished):
 
 
 def test_a_loss_that_is_not_a_number(book, tmp_path):
-    """The baseline is done; the stage that fails has made a step and a checkpoint before."""
+    """The stage that fails comes after the baseline, and has saved one checkpoint."""
     run = tmp_path / "run"
     options = settings(MODEL, checkpoint_every=1)
     wild = ["--set=gate_train.lr=1e30", "--set=gate_train.clip=0", "--set=gate_train.evaluate_every=0"]
     said = refused(1, "run", run, "--corpus", book, *options, *wild)
     assert said.startswith("gate: loss is nan in step 2; ")
-    assert f"{run / 'gate.safetensors'} holds the last checkpoint" in said
+    assert f"{run / 'gate.safetensors'} holds the last checkpoint; lower lr " in said and " [gate_train] " in said
     saved = contents(run)
     assert "gate: loss is nan in step 2; " in refused(1, "run", run, "--resume")
     assert contents(run) == saved
@@ -448,7 +397,7 @@ def test_what_to_do_about_a_loss_that_is_not_a_number_helps(book, tmp_path):
 
 
 def test_a_model_that_predicts_nothing(book, tmp_path):
-    """Finite weights, but so large that every product with them overflows."""
+    """Its weights are finite, but so large that every product with them overflows."""
     run = tmp_path / "run"
     wild = ["--set=train.lr=1e30", "--set=train.clip=0"]
     said = refused(1, "train", tmp_path / "wild", "--corpus", book, *settings(MODEL, steps=1), *wild)

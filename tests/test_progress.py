@@ -1,4 +1,4 @@
-"""Progress bars appear where somebody sees them."""
+"""Progress bars are drawn only where somebody sees them."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""The names of the package itself: what Python finds is what editors and type checkers are told."""
+"""The public names: Python finds what editors and type checkers are told."""
 
 import ast
 import importlib
@@ -10,7 +10,7 @@ import tinyprune
 
 
 def declared() -> dict[str, str]:
-    """Names and the modules that they are imported from, as the block for type checkers says."""
+    """Read names and their modules from the block for type checkers."""
     tree = ast.parse(Path(tinyprune.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     assert ast.unparse(block.test) == "TYPE_CHECKING"

@@ -46,7 +46,7 @@ def book(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(book) -> Path:
-    """A run that nothing interrupted, not to be changed."""
+    """Make a run that nothing interrupts; tests must not change it."""
     directory = book.parent / "reference"
     do_stages(directory, book, OPTIONS, GATE_OPTIONS)
     return directory
@@ -54,12 +54,12 @@ def reference(book) -> Path:
 
 @pytest.fixture
 def copy(reference, tmp_path) -> Path:
-    """A copy of the uninterrupted run."""
+    """Copy the uninterrupted run."""
     return shutil.copytree(reference, tmp_path / "copy")
 
 
 def records(directory: Path) -> list[dict]:
-    """The whole lines of a run's log, which may just be being written."""
+    """Read the complete lines of a log that may be growing."""
     try:
         content = (directory / "metrics.jsonl").read_bytes()
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def records(directory: Path) -> list[dict]:
 
 
 def being_written(directory: Path) -> set[tuple[str, int]]:
-    """Files of which a part is written, or was when their process was killed: name and time of the latest write."""
+    """Find files that are partly written: their names and the times of the latest writes."""
     found = set()
     for path in directory.glob("*.tmp"):
         with contextlib.suppress(FileNotFoundError):
@@ -77,7 +77,7 @@ def being_written(directory: Path) -> set[tuple[str, int]]:
 
 
 def kill(process: subprocess.Popen) -> bool:
-    """SIGKILL; whether that came before the process's own end."""
+    """Send SIGKILL; return whether the process had not ended before."""
     process.kill()
     _, said = process.communicate()
     assert process.returncode in (0, -signal.SIGKILL), said
@@ -85,13 +85,13 @@ def kill(process: subprocess.Popen) -> bool:
 
 
 def begin(directory: Path, book: Path) -> subprocess.Popen:
-    """Start the run, or go on with it."""
+    """Start the run, or resume it."""
     begun = (directory / "config.toml").exists()
     return start("run", directory, *(["--resume"] if begun else ["--corpus", book, *OPTIONS, *GATE_OPTIONS]))
 
 
 def assert_same(directory: Path, reference: Path) -> None:
-    """All checkpoints, the log and the configuration are the reference's, byte for byte; no half of a file is left."""
+    """Check that checkpoints, log and configuration equal the reference's, and that no temporary file is left."""
     for name in LASTING:
         assert (directory / name).read_bytes() == (reference / name).read_bytes(), name
     assert not list(directory.rglob("*.tmp"))
@@ -121,7 +121,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(reference, book, tmp_path)
 
 
 def let_it_work(process: subprocess.Popen, directory: Path, rng: random.Random) -> None:
-    """Until a random moment: soon after it started, after some steps, or when the write after them has begun."""
+    """Wait for a random moment: soon after the start, after some steps, or when the write after them has begun."""
     moment = rng.choice(["starting", "stepping", "writing", "writing"])
     if moment == "starting":
         time.sleep(rng.uniform(0, 0.25))
@@ -186,7 +186,7 @@ def send_in_step(monkeypatch, stage: str, step: int, *numbers: int) -> None:
 
 
 def assert_stopped_and_resumed(done, command: str, stage: str, directory: Path, reference: Path) -> None:
-    """It said where it stopped and how to go on; going on gives the reference's bits."""
+    """Check the message of a stopped command, and that the command in it leads to the reference's bits."""
     assert done.returncode == 130, done.stderr
     message, to_type = done.stderr.splitlines()[-1].split("; go on with: ")
     last = records(directory)[-1]
@@ -314,7 +314,7 @@ def test_what_is_done_is_not_done_again_unasked(command, reference):
 
 
 def test_overwrite_starts_anew(reference, copy, book, tmp_path):
-    """Also with another text, other settings, and a checkpoint that is broken: none of the old ones is read."""
+    """It does so with another text, with other settings and over a broken checkpoint: no old one is read."""
     (copy / "train.safetensors").write_bytes(b"broken")
     other = tmp_path / "other.txt"
     other.write_text("Ж is not in the book. " * 100, encoding="utf-8")
@@ -355,7 +355,7 @@ def test_nothing_is_overwritten_before_all_that_can_be_checked_is(command, wrong
 
 
 def test_another_baseline_is_not_taken_before_all_that_can_be_checked_is(reference, book, tmp_path):
-    """--from makes it this run's baseline: one that a run has trained itself is never replaced, an earlier one is."""
+    """With --from a baseline replaces an adopted one, but never one that the run has trained itself."""
     other, run = tmp_path / "other", tmp_path / "run"
     succeed("train", other, "--corpus", book, *settings({"L": 1, "D": 8, "H": 4}, steps=2))
     short = ["--set=gate_train.steps=2", "--set=gate_train.B=2"]

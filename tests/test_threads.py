@@ -1,9 +1,9 @@
-"""A run's bits do not depend on how many threads computed it."""
+"""The bits of a run do not depend on the number of threads."""
 
 import pytest
 from command import contents, settings, succeed, write_text
 
-# Large enough that products, attention and all passes are shared out among threads.
+# Large enough for products, attention and all other passes to run on several threads.
 MODEL = {"L": 2, "D": 64, "H": 4, "N": 24, "T": 48, "M": 48, "dropout": 0.1, "dropout_attention": 0.1}
 
 

@@ -103,7 +103,7 @@ def test_the_paper_s_model_by_hand():
 
 
 def test_persistent_vectors_are_most_of_a_head_of_the_paper_s():
-    """So removing heads makes an All-attention model small, and a Transformer not."""
+    """Therefore removing heads shrinks an All-attention model far more than a Transformer."""
     config = load_preset("paper-wt103").model
     of_heads = config.heads_total * head_part(config).parameters
     assert of_heads > 0.99 * sum(part.parameters for part in count_parts(config)[1:])

@@ -51,7 +51,7 @@ def test_a_causal_mask_sees_the_same_as_long_as_memory_holds_all_before(kind, T,
 
 
 def test_a_causal_mask_then_sees_the_latest_m_plus_t():
-    """The last token of a segment sees as many with a full memory. With one layer memory is embeddings only."""
+    """So does the last token of a segment with a full memory. With one layer, memory holds embeddings only."""
     config = small_config(mask="causal", L=1, T=4, M=4)
     model, text = small_model(config), draw_text(config, 23)
     log_p = one_by_one(model, text)
@@ -140,6 +140,7 @@ def test_the_same_seed_writes_the_same_text():
     one, two, other = (list(generate(model, np.array([2]), 40, np.random.default_rng(s))) for s in (1, 1, 2))
     assert one == two != other
     assert list(generate(model, np.array([2]), 15, np.random.default_rng(1))) == one[:15]
+    assert list(generate(model, np.array([2]), 0, np.random.default_rng(1))) == []
 
 
 def test_all_of_the_prompt_matters(rng):
@@ -152,16 +153,12 @@ def test_all_of_the_prompt_matters(rng):
 def test_tokens_are_drawn_as_log_p_says(rng):
     """The average of −log p of the drawn tokens is the entropy of the distributions that they are drawn from."""
     model = small_model(small_config())
-    tokens = [0, *generate(model, np.array([0]), 1000, rng)]
+    tokens = [0, *generate(model, np.array([0]), 600, rng)]
     log_p = one_by_one(model, np.array(tokens))[:-1]
-    surprise = -log_p[np.arange(1000), tokens[1:]]
+    surprise = -log_p[np.arange(600), tokens[1:]]
     entropy = -(np.exp(log_p) * log_p).sum(-1)
     spread = np.sqrt((np.exp(log_p) * (log_p + entropy[:, None]) ** 2).sum())
     assert abs((surprise - entropy).sum()) < 4 * spread
-
-
-def test_no_tokens_asked_for(rng):
-    assert list(generate(small_model(small_config()), np.array([1]), 0, rng)) == []
 
 
 @pytest.mark.parametrize(
@@ -190,7 +187,7 @@ def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (3.0, None), (1.0, 3), (0.7, 2), (1, 99)])
 def test_the_distribution_of_draws(temperature, top_k):
-    """p^(1/temperature) of the k likeliest. With four degrees of freedom 5 in 100,000 lie beyond 25."""
+    """They follow p^(1/temperature) of the k likeliest. Chi-square of 4 degrees exceeds 25 once in 20,000."""
     rng = np.random.default_rng(8)
     draws = [sample(np.log(P), rng, temperature, top_k) for _ in range(2500)]
     counts = np.bincount(draws, minlength=5)
@@ -200,17 +197,18 @@ def test_the_distribution_of_draws(temperature, top_k):
     assert chi_square(counts[allowed], p / p.sum()) < 25 < chi_square(counts[allowed], p**1.5 / (p**1.5).sum())
 
 
-def test_equally_likely_tokens_at_the_border_of_top_k(rng):
-    """Exactly k stay, those with the lower numbers first."""
-    draws = {sample(np.log(np.full(5, 0.2)), rng, 1.0, 2) for _ in range(200)}
-    assert draws == {0, 1}
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1e-310, 1e-30])
-def test_a_temperature_of_almost_0(temperature, rng):
-    assert {sample(np.log(P), rng, temperature, None) for _ in range(50)} == {1}
-
-
-def test_impossible_tokens_are_never_drawn(rng):
-    log_p = np.array([-np.inf, np.log(0.5), -np.inf, np.log(0.5)])
-    assert {sample(log_p, rng, 1.0, None) for _ in range(200)} == {1, 3}
+@pytest.mark.parametrize(
+    ("p", "temperature", "top_k", "drawn"),
+    [
+        (np.full(5, 0.2), 1.0, 2, {0, 1}),  # among equally likely tokens those with the lower numbers stay
+        (P, 0.0, None, {1}),
+        (P, 1e-310, None, {1}),
+        (P, 1e-30, None, {1}),
+        (np.array([0, 0.5, 0, 0.5]), 1.0, None, {1, 3}),
+    ],
+    ids=str,
+)
+def test_what_may_be_drawn(p, temperature, top_k, drawn, rng):
+    with np.errstate(divide="ignore"):
+        log_p = np.log(p)
+    assert {sample(log_p, rng, temperature, top_k) for _ in range(100)} == drawn

@@ -20,7 +20,7 @@ from tinyprune.model.vocabulary import cluster_ranges
 
 
 def count(kind: str, V=11, L=2, D=12, H=3, Dh=4, T=5, M=4, N=6, F=7) -> int:
-    """The number of parameters of `small_config`, written out."""
+    """Return the number of parameters of `small_config`, written out."""
     attention = 2 * D + 3 * D * H * Dh + H * Dh * D + D  # LayerNorm, Wq Wk Wv, Wo, bo
     relative = D * H * Dh + 2 * H * Dh  # Wr, u and w
     persistent = 2 * H * N * Dh
@@ -52,12 +52,6 @@ def test_a_head_owns_its_share_of_everything():
     vectors = {"u": Dh, "w": Dh, "pk": N * Dh, "pv": N * Dh, "log_alpha": 1}
     assert lost == {f"layers.1.{name}": size for name, size in (matrices | vectors).items()}
     assert set(HEAD_AXIS) == set(matrices | vectors)
-
-
-def test_a_layer_may_have_no_heads():
-    shapes = parameter_shapes(small_config(heads=(0, 3)))
-    assert shapes["layers.0.Wq"] == (12, 0) and shapes["layers.0.Wo"] == (0, 12) and shapes["layers.0.pk"] == (0, 6, 4)
-    assert shapes["layers.0.bo"] == (12,)
 
 
 def test_adaptive_shapes():
@@ -120,7 +114,7 @@ def test_layer_parameters_share_their_arrays():
 
 @pytest.fixture
 def layer(rng):
-    """A gated layer with a feed-forward block and persistent vectors: everything that a head can own, and more."""
+    """Make a gated layer with persistent vectors and a feed-forward block: all that a head can own, and more."""
     shapes = parameter_shapes(small_config(), gated=True) | parameter_shapes(small_config("transformer-xl"), gated=True)
     return layer_parameters({name: rng.standard_normal(shape) for name, shape in shapes.items()}, 1)
 

@@ -20,7 +20,7 @@ F = torch.nn.functional
 
 
 def torch_head(n, n_query, p, h, config):
-    """Output of head h, (B, T, Dh), from normalised context (B, S, D) and queries (B, T, D)."""
+    """Compute the output of head h, (B, T, Dh), from normalised context (B, S, D) and queries (B, T, D)."""
     Dh, own = config.Dh, slice(h * config.Dh, (h + 1) * config.Dh)
     T, S = n_query.shape[1], n.shape[1]
     q, k, v = n_query @ p["Wq"][:, own], n @ p["Wk"][:, own], n @ p["Wv"][:, own]
@@ -57,7 +57,7 @@ def torch_layer(x, memory, p, gates, scale, config):
 
 
 def torch_gates(log_alpha, u, gate):
-    """Values of a layer's gates and its output scaling; u None is evaluation."""
+    """Compute a layer's gates and its output scaling; u is None in evaluation."""
     s = torch.sigmoid(log_alpha if u is None else (u.log() - (1 - u).log() + log_alpha) / gate.beta)
     g = (s * (gate.zeta - gate.gamma) + gate.gamma).clamp(0, 1)
     if gate.hard:
@@ -67,7 +67,7 @@ def torch_gates(log_alpha, u, gate):
 
 
 def torch_vectors(p, config):
-    """Every word's embedding at full width, (V, D)."""
+    """Return every word's embedding at full width, (V, D)."""
     if not config.cutoffs:
         return p["embedding"]
     narrow = [p[f"embedding.{c}"] for c in range(len(config.cutoffs) + 1)]
@@ -75,7 +75,7 @@ def torch_vectors(p, config):
 
 
 def torch_log_probabilities(h, p, config):
-    """log p of every word, (B, T, V)."""
+    """Compute log p of every word, (B, T, V)."""
     if not config.cutoffs:
         return torch.log_softmax(h @ p["embedding"].T + p["out_bias"], -1)
     C = len(config.cutoffs)
@@ -89,7 +89,7 @@ def torch_log_probabilities(h, p, config):
 
 
 def torch_model(ids, p, memory, noise, config, gate):
-    """log p (B, T, V) and the layers' inputs; `noise` is a list with a vector for each layer, or None."""
+    """Compute log p (B, T, V) and the layers' inputs; `noise` has a vector for each layer, or is None."""
     x = math.sqrt(config.D) * torch_vectors(p, config)[ids]
     if "positions" in p:
         x = x + p["positions"][: ids.shape[1]]
@@ -114,7 +114,7 @@ def torch_model(ids, p, memory, noise, config, gate):
 
 
 def build(kind, mask, options):
-    """A configuration and parameters of telling size, with `log_alpha`."""
+    """Make a configuration, large parameters, and `log_alpha`."""
     config = small_config(kind, V=13, L=3, mask=mask, div_value=2, **options)
     params = small_model(config, seed=11).params
     log_alpha = {f"layers.{i}.log_alpha": np.array(row) for i, row in enumerate(LOG_ALPHA)}
@@ -147,7 +147,7 @@ GATES = {
 @pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
 @pytest.mark.parametrize(("kind", "mask", "options"), MODELS)
 def test_loss_memory_and_all_gradients_agree_with_autograd(kind, mask, options, gate):
-    """Two segments: the first without memory and without noise, the second with both."""
+    """The first of two segments has neither memory nor noise, the second has both."""
     config, params, log_alpha = build(kind, mask, options)
     params |= log_alpha if gate is not None else {}
     rng = np.random.default_rng(5)
@@ -185,7 +185,7 @@ def test_loss_memory_and_all_gradients_agree_with_autograd(kind, mask, options, 
 
 
 def test_the_noise_puts_gates_in_every_state():
-    """Closed and clipped, below ½ and above ½, fully open; all layers have an open head, and some are scaled up."""
+    """Gates are closed, below ½, above ½ and fully open; every layer has an open head, and some are scaled up."""
     config, params, log_alpha = build("all-attention", "same-length", {})
     gates = Transformer(config, params | log_alpha, GATES["soft, scaled"]).gates(np.random.default_rng(NOISE_SEED))
     values = np.concatenate([g.values for g in gates])

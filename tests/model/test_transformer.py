@@ -15,7 +15,7 @@ V, D, H, T, M = 11, 12, 3, 5, 4  # of `small_config`
 
 
 def build(kind="all-attention", gate=None, log_alpha=None, dtype=np.float64, **options) -> Transformer:
-    """A small model; `log_alpha` has a row for each layer."""
+    """Make a small model; `log_alpha` has a row for each layer."""
     model = small_model(small_config(kind, **options), gate, dtype=dtype)
     for i, row in enumerate(log_alpha or []):
         model.params[f"layers.{i}.log_alpha"][...] = row
@@ -32,7 +32,7 @@ def hidden_states(model: Transformer, ids: np.ndarray, lengths: list[int]) -> np
 
 
 def largest_difference(one: dict, two: dict) -> float:
-    """The largest ‖a − b‖ / ‖b‖ of two models' gradients, by parameter; b may be zero where a is."""
+    """Return the largest ‖a − b‖ / ‖b‖ of all parameters' gradients; b may be zero where a is."""
     assert list(one) == list(two)
     return max(np.linalg.norm(one[name] - two[name]) / (np.linalg.norm(two[name]) or 1) for name in two)
 
@@ -125,7 +125,7 @@ def test_training_leaves_clipped_heads_out_and_no_gradient_changes(kind, hard, r
 
 
 def test_a_gate_that_is_shut_in_this_pass_still_learns():
-    """Straight-through: between the clip and ½ a head gives nothing forward, but its gate has a gradient."""
+    """A straight-through gate between the clip and ½ shuts its head, but has a gradient."""
     model = build(gate=GateConfig(hard=True), log_alpha=[[-0.3] * H] * 2)
     ids = np.arange(T)[None]
     learning = 0

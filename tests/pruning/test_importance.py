@@ -1,4 +1,4 @@
-"""Criteria of importance against computations by hand or by brute force; masks with exact counts."""
+"""Criteria of importance compared with computations by hand or brute force; masks with exact counts."""
 
 import dataclasses
 import itertools
@@ -18,6 +18,8 @@ from tinyprune.pruning.importance.masks import layer_shares
 from tinyprune.pruning.surgery import remove_closed_heads
 
 LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
+SHORT = LONG[:61]
+ZEROS = [np.zeros(3), np.zeros(3)]  # scores
 
 
 def model(kind: str = "all-attention", **options) -> Transformer:
@@ -29,7 +31,7 @@ def score(name: str, model: Transformer, tokens: np.ndarray = LONG) -> list[np.n
 
 
 def streams(tokens: np.ndarray, count: int, T: int) -> tuple[np.ndarray, np.ndarray]:
-    """(segments, count, T): inputs and targets, cut by hand."""
+    """Cut inputs and targets, (segments, count, T) each, by hand."""
     length = (len(tokens) - 1) // count
     rows = np.stack([tokens[i * length : i * length + length] for i in range(count)])
     following = np.stack([tokens[i * length + 1 : i * length + length + 1] for i in range(count)])
@@ -38,17 +40,17 @@ def streams(tokens: np.ndarray, count: int, T: int) -> tuple[np.ndarray, np.ndar
     return cut[0], cut[1]
 
 
-def loss_of(model: Transformer, tokens: np.ndarray, count: int = 16) -> float:
-    """Mean loss, memory carried by hand."""
+def loss_of(model: Transformer) -> float:
+    """Compute the mean loss on 16 streams, memory carried by hand."""
     memory, losses = None, []
-    for ids, targets in zip(*streams(tokens, count, model.config.T), strict=True):
+    for ids, targets in zip(*streams(LONG, 16, model.config.T), strict=True):
         loss, memory, _ = model.loss(ids, targets, memory)
         losses.append(loss)
     return np.mean(losses)
 
 
 def without(whole: Transformer, layer: int, head: int) -> Transformer:
-    """The model with a head cut out, by surgery."""
+    """Cut a head out of the model, by surgery."""
     mask = [np.ones(H, bool) for H in whole.config.heads]
     mask[layer][head] = False
     return remove_closed_heads(with_heads(whole, mask))
@@ -76,7 +78,7 @@ def test_leave_one_out_is_the_loss_of_the_model_without_the_head(kind):
     whole = model(kind)
     scores = score("leave-one-out", whole)
     for layer, head in itertools.product(range(2), range(3)):
-        expected = loss_of(without(whole, layer, head), LONG) - loss_of(whole, LONG)
+        expected = loss_of(without(whole, layer, head)) - loss_of(whole)
         assert scores[layer][head] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
@@ -86,7 +88,7 @@ def test_leave_one_out_counts_from_the_heads_that_are_there():
     pruned = with_heads(whole, mask)
     scores = score("leave-one-out", pruned)
     assert scores[0][1] == 0
-    expected = loss_of(without(remove_closed_heads(pruned), 0, 1), LONG) - loss_of(pruned, LONG)
+    expected = loss_of(without(remove_closed_heads(pruned), 0, 1)) - loss_of(pruned)
     assert scores[0][2] == pytest.approx(expected, rel=1e-9)
 
 
@@ -96,15 +98,6 @@ def test_magnitude_of_a_head_is_that_of_its_own_slices():
     for head, own in enumerate((slice(0, 4), slice(4, 8), slice(8, 12))):
         by_hand = math.sqrt(sum(x * x for x in Wv[:, own].flat)) * math.sqrt(sum(x * x for x in Wo[own].flat))
         assert score("magnitude", whole)[1][head] == pytest.approx(by_hand, rel=1e-12)
-
-
-def test_magnitude_sees_no_difference_between_models_that_compute_the_same():
-    whole = model()
-    before = score("magnitude", whole)
-    scaled = dataclasses.replace(whole, params={name: x.copy() for name, x in whole.params.items()})
-    scaled.params["layers.0.Wv"][:, :4] *= 7
-    scaled.params["layers.0.Wo"][:4] /= 7
-    np.testing.assert_allclose(score("magnitude", scaled)[0], before[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,48 +113,38 @@ def test_confidence_is_the_mean_of_the_largest_weights(kind):
         np.testing.assert_allclose(score("confidence", whole)[layer], np.mean(largest[layer], (0, 2)), rtol=1e-12)
 
 
-def test_a_head_that_looks_at_one_place_is_confident():
-    whole = model()
-    whole.params["layers.0.Wq"][:, :4] *= 300  # scores far apart
-    scores = score("confidence", whole)
-    assert scores[0][0] > 0.95 and scores[0][0] > max(scores[0][1:])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
-    """By central differences of the loss of each segment in a gate that is not hard."""
-    whole = model(kind)
+    """The slopes are differences of each segment's loss, for a gate at 1 and at 1 − h.
+
+    A gate of exactly 1 sits on the clip: the slope is taken below it, and the loss is smooth.
+    """
+    whole, h = model(kind), 2e-5
     gate = GateConfig(hard=False, output_scaling=False, gamma=-0.5, zeta=1.5)
-    h = 1e-5
 
     def with_gate(layer: int, head: int, value: float) -> Transformer:
-        params = dict(whole.params)
-        for i in range(2):
-            params[f"layers.{i}.log_alpha"] = np.full(3, 20.0)
-        params[f"layers.{layer}.log_alpha"] = params[f"layers.{layer}.log_alpha"].copy()
-        # 2 · sigmoid(log_alpha) − ½ = value
-        params[f"layers.{layer}.log_alpha"][head] = math.log((value + 0.5) / (1.5 - value))
+        log_alpha = np.full((2, 3), 20.0)
+        log_alpha[layer, head] = math.log((value + 0.5) / (1.5 - value))  # 2 · sigmoid(log_alpha) − ½ = value
+        params = whole.params | {f"layers.{i}.log_alpha": log_alpha[i] for i in range(2)}
         return Transformer(whole.config, params, gate)
 
-    # a gate of exactly 1 sits on the clip: the slope is taken between 1 − 2h and 1, and the loss is smooth
-    ids, targets = streams(LONG, 1, 5)
+    ids, targets = streams(SHORT, 1, 5)
     slopes = np.zeros((2, 3))
     for layer, head in itertools.product(range(2), range(3)):
-        low, high = with_gate(layer, head, 1 - 2 * h), with_gate(layer, head, 1 - 1e-12)
-        memories = [None, None]
-        differences = []
-        # the memory that both read is the one of the model with all its heads
+        low, high = with_gate(layer, head, 1 - h), with_gate(layer, head, 1 - 1e-12)
+        memory, differences = None, []
         for x, y in zip(ids, targets, strict=True):
-            losses = [m.loss(x, y, memories[0])[0] for m in (low, high)]
-            _, memories[0], _ = high.loss(x, y, memories[0])
-            differences.append(abs((losses[1] - losses[0]) / (2 * h)))
+            # both read the memory of the model with all its heads
+            below, _, _ = low.loss(x, y, memory)
+            loss, memory, _ = high.loss(x, y, memory)
+            differences.append(abs((loss - below) / h))
         slopes[layer, head] = np.mean(differences)
     expected = slopes / np.sqrt((slopes**2).sum(1, keepdims=True))
-    np.testing.assert_allclose(np.array(score("michel", whole)), expected, rtol=2e-3)
+    np.testing.assert_allclose(np.array(score("michel", whole, SHORT)), expected, rtol=2e-3)
 
 
 def test_michel_takes_the_absolute_value_of_each_segment():
-    """Were it that of the mean, slopes of both signs would cancel."""
+    """Otherwise slopes of both signs would cancel."""
     whole = with_heads(model())
     signed = np.zeros((2, 3))
     sizes = np.zeros((2, 3))
@@ -178,7 +161,7 @@ def test_michel_takes_the_absolute_value_of_each_segment():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
-    """Of the first layer, whose input does not depend on the heads: both outputs from the model itself."""
+    """The first layer's input does not depend on the heads, so both outputs come from the model itself."""
     whole = model(kind)
     ids = streams(LONG, 16, 5)[0]
     norms = np.zeros((3, len(ids)))
@@ -193,15 +176,6 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
                 outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
             norms[head, s] = np.sqrt(((outputs[0] - outputs[1]) ** 2).sum(-1)).mean()
     np.testing.assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
-
-
-@pytest.mark.parametrize("name", ["michel", "leave-one-out", "output-difference"])
-def test_a_head_that_does_nothing_has_the_lowest_score(name):
-    whole = model()
-    whole.params["layers.1.Wo"][4:8] = 0
-    scores = score(name, whole)
-    assert scores[1][1] == pytest.approx(0, abs=1e-12)
-    assert abs(scores[1][0]) > 1e-4 and abs(scores[1][2]) > 1e-4
 
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))
@@ -220,23 +194,22 @@ def test_random_scores_are_the_generators():
 # Masks.
 
 
-def test_the_best_stay_and_exactly_so_many():
-    scores = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
-    for heads, expected in enumerate(["000 000", "000 100", "000 101", "100 101", "101 101", "111 101", "111 111"]):
-        mask = keep_best(scores, heads)
-        assert " ".join("".join(str(int(x)) for x in layer) for layer in mask) == expected
+SCORES = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
 
 
-def test_among_equal_scores_the_earlier_layer_and_the_lower_head_stay():
-    mask = keep_best([np.zeros(3), np.zeros(3)], 4)
-    assert [layer.tolist() for layer in mask] == [[True] * 3, [True, False, False]]
-
-
-def test_layers_keep_the_same_share():
-    scores = [np.array([3.0, 1.0, 2.0]), np.array([0.5, 0.0, 0.4])]
-    counts = [[int(m.sum()) for m in keep_best(scores, heads, "layer")] for heads in range(7)]
-    assert counts == [[0, 0], [1, 0], [1, 1], [2, 1], [2, 2], [3, 2], [3, 3]]
-    assert keep_best(scores, 2, "layer")[1].tolist() == [True, False, False]
+@pytest.mark.parametrize(
+    ("scores", "scope", "expected"),
+    [
+        (SCORES, "global", "000 000, 000 100, 000 101, 100 101, 101 101, 111 101, 111 111"),
+        (SCORES, "layer", "000 000, 100 000, 100 100, 101 100, 101 101, 111 101, 111 111"),
+        # among equal scores the earlier layer and the lower head stay
+        (ZEROS, "global", "000 000, 100 000, 110 000, 111 000, 111 100, 111 110, 111 111"),
+    ],
+)
+def test_exactly_so_many_heads_stay_and_they_are_the_best(scores, scope, expected):
+    for heads, mask in enumerate(expected.split(", ")):
+        kept = keep_best(scores, heads, scope)
+        assert " ".join("".join(str(int(stays)) for stays in layer) for layer in kept) == mask
 
 
 @pytest.mark.parametrize(
@@ -247,27 +220,24 @@ def test_shares_of_layers_of_different_sizes(sizes, heads, expected):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((7,), "between 0 and the 6 there are, got 7"), ((-1,), "got -1"), ((3, "both"), "global, layer; got 'both'")],
+    ("call", "error", "message"),
+    [
+        (lambda: keep_best(ZEROS, 7), UsageError, "between 0 and the 6 there are, got 7"),
+        (lambda: keep_best(ZEROS, -1), UsageError, "got -1"),
+        (lambda: keep_best(ZEROS, 3, "both"), UsageError, "global, layer; got 'both'"),
+        (lambda: keep_best([np.array([1.0, np.nan])], 1), ValueError, "got NaN"),
+        (lambda: with_heads(model(), [ZEROS[0] == 0, np.ones(2, bool)]), ValueError, r"mask must have \(3, 3\) heads"),
+        (lambda: score_in_rounds(model(), 7, lambda m: ZEROS, 1), UsageError, "got 7"),
+        (lambda: score_in_rounds(model(), 3, lambda m: ZEROS, 0), UsageError, "rounds must be at least 1"),
+    ],
 )
-def test_bad_counts_and_scopes_are_refused(arguments, message):
-    scores = [np.zeros(3), np.zeros(3)]
-    with pytest.raises(UsageError, match=message):
-        keep_best(scores, *arguments)
-
-
-def test_a_score_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="got NaN"):
-        keep_best([np.array([1.0, np.nan])], 1)
-
-
-def test_a_mask_for_another_model_is_refused():
-    with pytest.raises(ValueError, match=r"mask must have \(3, 3\) heads by layer"):
-        with_heads(model(), [np.ones(3, bool), np.ones(2, bool)])
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_what_a_mask_leaves_computes_what_it_did():
-    """No output scaling: the layer's output is the sum of the heads that stay, unchanged."""
+    """There is no output scaling: the layer's output is the sum of the heads that stay, unchanged."""
     whole = model()
     mask = [np.array([True, False, True]), np.array([False, False, True])]
     pruned = with_heads(whole, mask)
@@ -294,7 +264,7 @@ def test_rounds_end_with_exactly_so_many_heads(rounds, heads, scope):
     assert seen == [6 - round((6 - heads) * done / rounds) for done in range(rounds)]
     mask = keep_best(ends, heads, scope)
     assert sum(layer.sum() for layer in mask) == heads
-    # whoever stays is above whoever went, of the same layer at least
+    # a head that stays scores above every head of its layer that went
     for end, kept in zip(ends, mask, strict=True):
         assert (end[kept] > rounds).all() and (end[~kept] < rounds).all()
 
@@ -306,7 +276,7 @@ def test_one_round_ranks_as_one_shot_does():
 
 
 def test_scores_are_taken_anew_from_what_is_left():
-    """Two heads that do the same: each alone can go, but once one is gone the other is worth most."""
+    """Of two heads that do the same either can go, but once one is gone the other is worth most."""
     seen = []
 
     def scores(m: Transformer) -> list[np.ndarray]:
@@ -320,9 +290,3 @@ def test_scores_are_taken_anew_from_what_is_left():
     assert [layer.tolist() for layer in mask] == [[True, False, False], [True, True, True]]
     one_shot = keep_best(scores(with_heads(model())), 4)
     assert [layer.tolist() for layer in one_shot] == [[False, False, True], [True, True, True]]
-
-
-@pytest.mark.parametrize(("heads", "rounds", "message"), [(7, 1, "got 7"), (3, 0, "rounds must be at least 1")])
-def test_bad_rounds_are_refused(heads, rounds, message):
-    with pytest.raises(UsageError, match=message):
-        score_in_rounds(model(), heads, lambda m: score("magnitude", m), rounds)

@@ -18,7 +18,7 @@ MASKS = [np.reshape(mask, (2, 3)) for mask in itertools.product([True, False], r
 
 
 def logits(model: Transformer, ids: np.ndarray) -> np.ndarray:
-    """Logits (B, n, V); for the adaptive softmax log p, which are as good."""
+    """Compute logits (B, n, V), or log p for the adaptive softmax."""
     h = read(model, ids)
     if model.config.cutoffs:
         return model.log_probabilities(h)
@@ -26,7 +26,7 @@ def logits(model: Transformer, ids: np.ndarray) -> np.ndarray:
 
 
 def largest_change(model: Transformer, smaller: Transformer) -> float:
-    """The largest change of a logit, in units of the largest logit, over segments of which the last is short."""
+    """Return the largest change of a logit, in units of the largest logit, over segments of which the last is short."""
     ids = np.random.default_rng(5).integers(0, model.config.V, (2, 2 * model.config.T + 2))
     before, after = logits(model, ids), logits(smaller, ids)
     return np.abs(after - before).max() / np.abs(before).max()
@@ -126,7 +126,7 @@ def test_the_original_stays_as_it_is(opened, hard):
 
 
 def test_head_numbers_are_kept_over_two_rounds():
-    """Removed in two rounds or in one: the same heads with their original numbers, and the same logits."""
+    """Removing heads in two rounds or in one leaves the same numbers and the same logits."""
     first = np.array([[True, False, True], [True, True, True]])
     both = np.array([[False, False, True], [True, False, True]])
     gate = GateConfig()

@@ -1,4 +1,4 @@
-"""Evaluation: every token once, memory all the way, and bits for characters whatever the tokens are."""
+"""Evaluation: it predicts every token once with memory throughout, and counts bits per character."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ def mean_surprise(log_p: np.ndarray, targets: np.ndarray) -> float:
 
 
 def indifferent(V: int) -> Transformer:
-    """A model to which all tokens are equally likely: ln V nats each."""
+    """Make a model to which all tokens are equally likely, ln V nats each."""
     model = small_model(small_config(V=V))
     model.params["embedding"][...] = 0
     model.params["out_bias"][...] = 0
@@ -33,7 +33,7 @@ def indifferent(V: int) -> Transformer:
 @pytest.mark.parametrize("n", [2, 3, 6, 7, 16, 23])
 @pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
 def test_it_is_one_long_forward_pass_over_the_text(kind, n):
-    """Whose one segment is the whole text: T = n − 1, and no query looks further back than M all the same."""
+    """That pass has T = n − 1, but its queries look no further back than M."""
     model = small_model(small_config(kind))
     tokens = text(n)
     result = evaluate(model, tokens, 100)
@@ -47,10 +47,11 @@ def test_it_is_one_long_forward_pass_over_the_text(kind, n):
     assert result.tokens == n - 1
 
 
+@pytest.mark.parametrize("options", [{}, {"cutoffs": (4, 7), "div_value": 2}], ids=["plain", "adaptive"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_token_but_the_first_is_predicted_once(kind):
-    """Segments of 5, 5, 5 and 2: the mean is over tokens, not over segments."""
-    model = small_model(small_config(kind, mask="causal"))
+def test_each_token_but_the_first_is_predicted_once(kind, options):
+    """With segments of 5, 5, 5 and 2 the mean is over tokens, not over segments."""
+    model = small_model(small_config(kind, mask="causal", **options))
     tokens = text(18)
     log_p = model.log_probabilities(read(model, tokens[None, :-1]))[0]
     result = evaluate(model, tokens, 100)
@@ -58,15 +59,7 @@ def test_each_token_but_the_first_is_predicted_once(kind):
     assert result.tokens == 17
 
 
-def test_an_adaptive_softmax():
-    model = small_model(small_config(cutoffs=(4, 7), div_value=2))
-    tokens = text(18)
-    log_p = model.log_probabilities(read(model, tokens[None, :-1]))[0]
-    assert evaluate(model, tokens, 100).nats_per_token == pytest.approx(mean_surprise(log_p, tokens[1:]), rel=1e-12)
-
-
 def test_without_noise_and_without_a_trace():
-    """No dropout, gates at their evaluation value, and the model stays as it is."""
     gate = GateConfig(hard=False)
     noisy = small_model(small_config(dropout=0.5, dropout_attention=0.5, dropout_embedding=0.5), gate)
     before = {name: x.copy() for name, x in noisy.params.items()}
@@ -75,14 +68,11 @@ def test_without_noise_and_without_a_trace():
     assert all(np.array_equal(noisy.params[name], x) for name, x in before.items())
 
 
-def test_bits_perplexity_and_characters():
+def test_bits_and_perplexity():
+    """exp(1000) is more than a float can hold."""
     result = Evaluation(nats_per_token=2 * math.log(2), tokens=9, characters=45.0)
     assert result.perplexity == pytest.approx(4)
     assert result.bits_per_character == pytest.approx(2 * 9 / 45)
-
-
-def test_a_model_that_is_hopeless():
-    """exp(1000) is more than a float can hold."""
     assert Evaluation(nats_per_token=1000.0, tokens=9, characters=9.0).perplexity == math.inf
 
 
@@ -94,7 +84,7 @@ def test_characters_as_tokens():
 
 
 def test_words_as_tokens(tmp_path):
-    """A word's bits are shared by all characters that it stands for, white space included."""
+    """A word's bits are divided among all characters that it stands for, white space included."""
     path = tmp_path / "words.txt"
     path.write_text("one three seven eleven\n" * 40, encoding="utf-8")
     data = DataConfig(corpus=str(path), tokenizer="word", valid_fraction=0.25, test_fraction=0.25)

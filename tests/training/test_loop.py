@@ -51,7 +51,7 @@ class Around:
 
 
 def make(directory: Path, variant: str = "no gates, no memory", before=None, **options) -> Trainer:
-    """A trainer as a new process makes it, which goes on from the checkpoint if there is one."""
+    """Make a trainer as a new process does; it goes on from the checkpoint if there is one."""
     kind, optimizer, gate = VARIANTS[variant]
     directory.mkdir(exist_ok=True)
     model = small_model(small_config(kind, **DROPOUT), gate, dtype=np.float32)
@@ -77,7 +77,7 @@ def run(trainer: Trainer) -> Trainer:
 
 @pytest.mark.parametrize(("T", "M"), [(5, 3), (3, 5)], ids=str)
 def test_the_memory_in_a_checkpoint_is_what_the_last_step_left(T, M, tmp_path):
-    """A view of the segment, or of it and the memory before; the file has just what is seen through it."""
+    """Memory is a view into a larger array; the file has just what the view shows."""
     trainer = small_trainer(tmp_path, small_model(small_config(T=T, M=M)), steps=3)
     run(trainer)
     tensors, _ = load_checkpoint(trainer.path)
@@ -102,7 +102,7 @@ class Killed(Exception):
 def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(variant, every, tmp_path):
     """Parameters, optimizer, controller, generator, memory, metrics: the files are equal byte for byte."""
     whole = run(make(tmp_path / "whole", variant, checkpoint_every=every))
-    for killed_in in range(STEPS) if every == 1 else (0, 3, 4, 8):
+    for killed_in in range(STEPS) if every == 1 else (0, 3, 6, 8):
         directory = tmp_path / str(killed_in)
 
         def die(model, step, killed_in=killed_in):
@@ -123,86 +123,20 @@ def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(variant, ever
         assert resumed.rng.bit_generator.state == whole.rng.bit_generator.state
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_part_of_the_state_matters(variant, tmp_path):
-    """So the test above would notice if one of them were not restored."""
-    trainer = make(tmp_path, variant, checkpoint_every=4)
-    with trainer.log:
-        for _ in range(4):
-            trainer.train_step()
-        trainer.save()
-    kept = files(tmp_path)
-
-    def finish(forget) -> dict[str, np.ndarray]:
-        for name, content in kept.items():
-            (tmp_path / name).write_bytes(content)
-        trainer = make(tmp_path, variant, checkpoint_every=4)
-        forget(trainer)
-        return run(trainer).model.params
-
-    def optimizer(trainer):
-        trainer.optimizer.moments = {name: 0 * x for name, x in trainer.optimizer.moments.items()}
-
-    def generator(trainer):
-        trainer.rng = np.random.default_rng(3)
-
-    def memory(trainer):
-        trainer.memory = None
-
-    def controller(trainer):
-        trainer.objective.controller.lam1 = 0.0
-
-    parts = [optimizer, generator]
-    parts += [memory] if trainer.memory else []
-    parts += [controller] if "controller" in variant else []
-    whole = finish(lambda trainer: None)
-    for forget in parts:
-        assert any((x != whole[name]).any() for name, x in finish(forget).items()), forget.__name__
-
-
-def interrupt(directory: Path, where: str, *numbers: int) -> None:
-    """Train, and have this process send itself signals somewhere on the way."""
-
-    def before(model, step):
-        if step == {"step 5": 4, "last step": 8}.get(where):
-            send(model)
-
-    def send(model):
-        for number in numbers:
-            os.kill(os.getpid(), number)
-
-    trainer = make(directory, CONTROLLED, before=before, checkpoint_every=100)
-    if where == "last validation":
-        trainer.at_end = send
-    run(trainer)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_stops_after_the_step_and_all_is_saved(number, tmp_path):
-    path = tmp_path / "run" / "train.safetensors"
-    with pytest.raises(Interrupted) as stop:
-        interrupt(tmp_path / "run", "step 5", number)
-    assert str(stop.value) == (
-        f"stopped after step 5 of 9 of train; all is saved in {path}; go on with: tinyprune train here --resume"
-    )
-    assert load_checkpoint(path)[1]["step"] == 5
-    for directory in ("run", "whole"):
-        run(make(tmp_path / directory, CONTROLLED, checkpoint_every=100))
-    assert files(tmp_path / "run") == files(tmp_path / "whole")
-
-
 @pytest.mark.parametrize("where", ["last step", "last validation"])
 def test_a_signal_at_the_very_end_is_not_forgotten(where, tmp_path):
-    """The stage is finished first; but what would come after it, another stage say, does not begin."""
-    with pytest.raises(Interrupted):
-        interrupt(tmp_path / "run", where, signal.SIGINT)
-    assert load_checkpoint(tmp_path / "run" / "train.safetensors")[1]["finished"]
+    """The stage is finished first, but the next one does not begin."""
 
+    def send(*_):
+        os.kill(os.getpid(), signal.SIGINT)
 
-def test_the_second_ctrl_c_stops_at_once(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        interrupt(tmp_path / "run", "step 5", signal.SIGINT, signal.SIGINT)
-    assert not (tmp_path / "run" / "train.safetensors").exists()
+    before = (lambda model, step: send() if step == STEPS - 1 else None) if where == "last step" else None
+    trainer = make(tmp_path, before=before)
+    if where == "last validation":
+        trainer.at_end = send
+    with pytest.raises(Interrupted, match=rf"^stopped after train; all is saved in {trainer.path}; go on with: "):
+        run(trainer)
+    assert load_checkpoint(trainer.path)[1]["finished"]
 
 
 def test_afterwards_signals_do_what_they_did_before(tmp_path):
@@ -267,32 +201,6 @@ def test_a_loss_that_is_no_number_stops_and_the_last_checkpoint_is_good(accident
 def test_a_learning_rate_that_is_far_too_high(lr, every, said, tmp_path):
     trainer = make(tmp_path, lr=lr, warmup=0, clip=0.0, checkpoint_every=every, evaluate_every=0)
     assert said in fail(trainer) and not trainer.path.exists()
-
-
-class InfiniteGradient(LanguageModelling):
-    """The loss is fine, one of the gradients is not."""
-
-    def __call__(self, model, ids, targets, memory, rng, step):
-        losses, memory, grads = super().__call__(model, ids, targets, memory, rng, step)
-        if step == 3:
-            grads["layers.1.Wo"][0, 0] = np.inf
-        return losses, memory, grads
-
-
-def test_a_gradient_that_is_infinite(tmp_path):
-    model = small_model(small_config())
-    trainer = small_trainer(tmp_path, model, InfiniteGradient(), steps=6, checkpoint_every=2)
-    said = fail(trainer)
-    assert said.startswith("train: the gradient of layers.1.Wo has a norm of inf in step 4; ")
-    assert f"{trainer.path} holds the last checkpoint" in said
-    assert load_checkpoint(trainer.path)[1]["step"] == 2
-
-
-@pytest.mark.parametrize(("stage", "table"), [("train", "train"), ("gate", "gate_train")])
-def test_the_remedy_names_a_table_that_exists(stage, table, tmp_path):
-    trainer = make(tmp_path, before=not_a_number)
-    trainer.stage = stage
-    assert f" in table [{table}] of the run's config.toml" in fail(trainer)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +306,7 @@ def test_nothing_is_printed_where_there_is_no_terminal(tmp_path, capfd):
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("lamb", marks=pytest.mark.slow)])
 def test_a_short_text_is_learnt_by_heart(optimizer, tmp_path):
-    """48 tokens, over and over: what follows is certain, once a few of those before are seen."""
+    """48 tokens are repeated, so a few tokens determine the next one."""
     period = np.random.default_rng(0).integers(0, 11, 48)
     tokens = np.tile(period, 20)
     config = ModelConfig(V=11, L=2, D=32, H=4, N=8, T=12, M=12)

@@ -1,4 +1,4 @@
-"""One training step: it is what one would write by hand, and what is not finite changes nothing."""
+"""One training step: it equals the same step by hand, and changes nothing if a number is not finite."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tinyprune.training.step import LanguageModelling, Training, train_step
 
 
 def make_training(objective: LanguageModelling | None = None, **options) -> Training:
-    """A training with dropout whose text has six steps an epoch."""
+    """Make a training with dropout; its text has six steps an epoch."""
     config = TrainConfig(**{"B": 2, "lr": 0.01, "warmup": 2, "clip": 0.1} | options)
     segments = Segments(np.random.default_rng(1).integers(0, 11, 70), config.B, 5)
     model = small_model(small_config(dropout=0.1, dropout_attention=0.2))
