@@ -112,7 +112,7 @@ def test_the_hash_of_one_entry(keys, rate, start):
 # Tokens.
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.uint64])
 def test_ids_of_any_integer_type_that_may_be_filled_anew(dtype):
     E, logits = draw(np.float64, (11, 5), (40, 11))
     ids = np.arange(40) ** 2 % 11
