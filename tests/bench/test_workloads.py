@@ -57,9 +57,10 @@ def test_half_of_the_heads_closed_and_removed_are_the_same_model(tmp_path):
         ours.training_step("numpy", half, name=name).results()["losses"][0] for half in (None, "closed", "removed")
     )
     assert closed == pytest.approx(removed, rel=1e-6) and abs(full - closed) > 1e-4
-    model = ours.make_model(model_shape(name), get_backend("numpy"), "closed")
-    for gates in model.gates(np.random.default_rng(0)):
+    gated, smaller = (ours.make_model(model_shape(name), get_backend("numpy"), half) for half in ("closed", "removed"))
+    for gates in gated.gates(np.random.default_rng(0)):
         assert gates.active.tolist() == [0, 2]  # the closed head is not computed
+    assert smaller.config.heads == (2, 2)
 
 
 @pytest.mark.parametrize("kind", SIZES)
