@@ -356,7 +356,7 @@ def baseline(tokens, tmp_path_factory) -> Transformer:
     config = ModelConfig(V=int(tokens.max()) + 1, L=2, D=16, H=4, N=8, T=12, M=12)
     model = Transformer(config, init_parameters(config, np.random.default_rng(0)))
     directory = tmp_path_factory.mktemp("baseline")
-    trainer = small_trainer(directory, model, tokens=tokens, steps=150, B=4, lr=1e-2, evaluate_every=0)
+    trainer = small_trainer(directory, model, tokens=tokens, steps=300, B=4, lr=1e-2, evaluate_every=0)
     with trainer.log:
         trainer.run()
     return model

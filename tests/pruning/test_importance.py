@@ -33,11 +33,9 @@ def score(name: str, model: Transformer, tokens: np.ndarray = LONG) -> list[np.n
 def streams(tokens: np.ndarray, count: int, T: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut inputs and targets, (segments, count, T) each, by hand."""
     length = (len(tokens) - 1) // count
-    rows = np.stack([tokens[i * length : i * length + length] for i in range(count)])
-    following = np.stack([tokens[i * length + 1 : i * length + length + 1] for i in range(count)])
-    segments = length // T
-    cut = [x[:, : segments * T].reshape(count, segments, T).swapaxes(0, 1) for x in (rows, following)]
-    return cut[0], cut[1]
+    rows = (tokens[first:][: count * length].reshape(count, length) for first in (0, 1))
+    ids, targets = (x[:, : length // T * T].reshape(count, -1, T).swapaxes(0, 1) for x in rows)
+    return ids, targets
 
 
 def loss_of(model: Transformer) -> float:
