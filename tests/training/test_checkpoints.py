@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from command import wait_until
 
 from tinyprune.errors import CheckpointError, SaveError, UsageError
 from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
@@ -225,7 +226,7 @@ import numpy as np
 from tinyprune.training.checkpoints import save_checkpoint
 
 for step in itertools.count():
-    save_checkpoint("c.safetensors", {"x": np.full(100_000 + step % 1000, step)}, {"step": step})
+    save_checkpoint("c.safetensors", {"x": np.full(500_000 + step % 1000, step)}, {"step": step})
     if step == 0:
         print("saved", flush=True)
 """
@@ -241,12 +242,13 @@ def test_a_stop_at_any_moment_leaves_a_whole_checkpoint(number, attempts, tmp_pa
         program = [sys.executable, "-c", SAVE_FOR_EVER]
         with subprocess.Popen(program, cwd=tmp_path, stdout=pipe, stderr=subprocess.DEVNULL) as process:
             assert process.stdout.readline().strip() == b"saved"
-            time.sleep(0.007 * (attempt + 1))
+            wait_until((tmp_path / "c.safetensors.tmp").exists, process)
+            time.sleep(0.007 * attempt)
             process.send_signal(number)
         assert process.returncode == -number
         tensors, metadata = load_checkpoint(path)
         step = metadata["step"]
-        assert_same(tensors, {"x": np.full(100_000 + step % 1000, step)})
+        assert_same(tensors, {"x": np.full(500_000 + step % 1000, step)})
         assert number == signal.SIGKILL or list(tmp_path.iterdir()) == [path]
 
 
