@@ -2,13 +2,11 @@
 
 import dataclasses
 import math
-import tomllib
 
 import pytest
 
 from tinyprune.config import (
     KINDS,
-    Config,
     DataConfig,
     GateConfig,
     ModelConfig,
@@ -23,26 +21,11 @@ from tinyprune.errors import UsageError
 
 TABLES = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "gate": GateConfig}
 # Nothing at its default; heads gone, None replaced, numbers that need an exponent.
+SIZES = {"V": 50, "L": 2, "D": 12, "H": 3, "N": 0, "F": 7, "T": 9, "M": 5, "heads": (0, 2), "head_ids": ((), (0, 2))}
+SOFTMAX = {"cutoffs": (10, 20), "div_value": 2}
+DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.3}
 RICH = RunConfig(
-    model=ModelConfig(
-        kind="transformer-xl",
-        V=50,
-        L=2,
-        D=12,
-        H=3,
-        N=0,
-        F=7,
-        T=9,
-        M=5,
-        mask="causal",
-        heads=(0, 2),
-        head_ids=((), (0, 2)),
-        cutoffs=(10, 20),
-        div_value=2,
-        dropout=0.1,
-        dropout_attention=0.2,
-        dropout_embedding=0.3,
-    ),
+    model=ModelConfig(kind="transformer-xl", mask="causal", **SIZES, **SOFTMAX, **DROPOUT),
     data=DataConfig(corpus='texts\\of "mine"\n#1 ä 🦊.txt', tokenizer="word", vocabulary=100, valid_fraction=0.1),
     train=TrainConfig(steps=7, B=3, optimizer="lamb", lr=1e-5, weight_decay=1e-20, eps=1e16, schedule="constant"),
     gate=GateConfig(target_heads=5, hard=False, objective="layerwise", log_alpha_init=-1.5),
@@ -84,8 +67,7 @@ def test_defaults_that_follow_from_others():
 
 def test_toml_is_looser_than_python_where_nothing_is_lost():
     run = RunConfig.from_dict({"train": {"lr": 1}, "model": {"L": 2, "H": 2, "heads": [2, 1]}})
-    assert run.train.lr == 1.0 and isinstance(run.train.lr, float)
-    assert run.model.heads == (2, 1)
+    assert isinstance(run.train.lr, float) and run.train.lr == 1 and run.model.heads == (2, 1)
 
 
 def test_configurations_cannot_be_changed():
@@ -101,15 +83,6 @@ def refused(tables: dict) -> str:
         RunConfig.from_dict(tables)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def test_unknown_tables_and_keys_are_named_and_so_are_those_allowed():
-    assert refused({"modle": {}}).startswith("unknown table or key 'modle'; allowed are model, data, train, gate")
-    assert refused({"train": {"stepz": 3}}).startswith("unknown key train.stepz; allowed are steps, B, optimizer")
-    assert refused({"model": 3}) == "model must be a table, got 3"
-    for table in ("gate_train", "finetune"):
-        assert refused({table: {"stepz": 3}}).startswith(f"unknown key {table}.stepz")
-        assert refused({table: {"B": 0}}) == f"{table}.B must be at least 1, got 0"
 
 
 def bounds():
@@ -134,84 +107,66 @@ def test_values_outside_of_what_is_allowed(table, key, value, words):
     assert message.startswith(f"{table}.{key} {words}") and message.endswith(f"got {got!r}")
 
 
-@pytest.mark.parametrize(
-    ("table", "key", "value", "wanted"),
-    [
-        ("model", "L", 2.0, "of type int"),
-        ("model", "L", "2", "of type int"),
-        ("model", "L", True, "of type int"),
-        ("model", "kind", 3, "of type str"),
-        ("model", "heads", 3, "a list"),
-        ("model", "dropout", "0.1", "of type float"),
-        ("train", "lr", True, "of type float"),
-        ("train", "lr", None, "of type float"),
-        ("gate", "hard", 1, "of type bool"),
-        ("gate", "target_heads", 2.5, "of type int"),
-        ("data", "corpus", ["a"], "of type str"),
-    ],
-)
-def test_wrong_types(table, key, value, wanted):
-    assert refused({table: {key: value}}) == f"{table}.{key} must be {wanted}, got {value!r}"
+WRONG_TYPES = {
+    "of type int": [("model.L", 2.0), ("model.L", "2"), ("model.L", True), ("gate.target_heads", 2.5)],
+    "of type float": [("model.dropout", "0.1"), ("train.lr", True), ("train.lr", None)],
+    "of type str": [("model.kind", 3), ("data.corpus", ["a"])],
+    "of type bool": [("gate.hard", 1)],
+    "a list": [("model.heads", 3)],
+}
 
 
-def test_wrong_types_inside_of_lists():
-    assert refused({"model": {"L": 2, "heads": [8, "8"]}}) == "model.heads[1] must be of type int, got '8'"
-    assert refused({"model": {"L": 1, "head_ids": [[0.5]]}}) == "model.head_ids[0][0] must be of type int, got 0.5"
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_must_be_finite(value):
-    assert refused({"gate": {"log_alpha_init": value}}).startswith("gate.log_alpha_init must be a finite number")
-
-
-def test_the_seed():
-    for value, words in ((-1, "at least 0"), (1.5, "of type int"), ("a", "of type int")):
-        assert refused({"seed": value}).startswith(f"seed must be {words}")
+@pytest.mark.parametrize(("key", "value", "wanted"), [(*x, wanted) for wanted, xs in WRONG_TYPES.items() for x in xs])
+def test_wrong_types(key, value, wanted):
+    table, name = key.split(".")
+    assert refused({table: {name: value}}) == f"{key} must be {wanted}, got {value!r}"
 
 
 XL = {"kind": "transformer-xl", "N": 0, "F": 8}
 PLAIN = {"kind": "transformer", "N": 0, "F": 8, "M": 0, "mask": "causal"}
+IDS = {"L": 1, "H": 4}
+TRAININGS = ("train", "gate_train", "finetune")
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+NOT_TOGETHER = [
+    ({"D": 10, "H": 4}, "model.D must be a multiple of model.H = 4, got 10"),
+    ({"L": 2, "heads": [8]}, "model.heads and model.head_ids must have L = 2 entries, got 1 and 1"),
+    ({"L": 1, "head_ids": [[0, 1], [0]]}, "model.heads and model.head_ids must have L = 1 entries, got 1 and 2"),
+    *(
+        (IDS | {"heads": [n], "head_ids": [ids]}, f"model.head_ids[0] must be {n} rising numbers below H = 4")
+        for n, ids in ((2, [0]), (2, [1, 0]), (2, [1, 1]), (1, [4]), (1, [-1]))
+    ),
+    (IDS | {"heads": [5]}, "model.head_ids[0] must be 5 rising numbers below H = 4"),
+    ({"F": 5}, "model.F must be 0 for all-attention"),
+    *((kind | {"N": 3}, f"model.N must be 0 for {kind['kind']}") for kind in (XL, PLAIN)),
+    *((kind | {"F": 0}, f"model.F must be at least 1 for {kind['kind']}") for kind in (XL, PLAIN)),
+    (PLAIN | {"M": 3}, "model.M must be 0 for transformer"),
+    (PLAIN | {"mask": "same-length"}, 'model.mask must be "causal" for transformer'),
+    *(({"cutoffs": x}, f"model.cutoffs must rise, got {x}") for x in ([20, 10], [10, 10])),
+    ({"V": 20, "cutoffs": [10, 20]}, "model.cutoffs must lie below V = 20, got [10, 20]"),
+    ({"D": 8, "cutoffs": [10, 20]}, "model.div_value = 4 leaves no width for cluster 2 at D = 8"),
+]
+OTHERS = [
+    ({"modle": {}}, "unknown table or key 'modle'; allowed are model, data, train, gate"),
+    ({"model": 3}, "model must be a table, got 3"),
+    *(({x: {"stepz": 3}}, f"unknown key {x}.stepz; allowed are steps, B, optimizer") for x in TRAININGS),
+    *(({x: {"B": 0}}, f"{x}.B must be at least 1, got 0") for x in TRAININGS),
+    ({"model": {"L": 2, "heads": [8, "8"]}}, "model.heads[1] must be of type int, got '8'"),
+    ({"model": {"L": 1, "head_ids": [[0.5]]}}, "model.head_ids[0][0] must be of type int, got 0.5"),
+    *(({"gate": {"log_alpha_init": x}}, f"gate.log_alpha_init must be a finite number, got {x}") for x in NOT_FINITE),
+    ({"seed": -1}, "seed must be at least 0, got -1"),
+    *(({"seed": x}, f"seed must be of type int, got {x!r}") for x in (1.5, "a")),
+]
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ({"D": 10, "H": 4}, "model.D must be a multiple of model.H = 4, got 10"),
-        ({"L": 2, "heads": [8]}, "model.heads and model.head_ids must have L = 2 entries, got 1 and 1"),
-        ({"L": 1, "head_ids": [[0, 1], [0]]}, "model.heads and model.head_ids must have L = 1 entries, got 1 and 2"),
-        ({"L": 1, "H": 4, "heads": [2], "head_ids": [[0]]}, "model.head_ids[0] must be 2 rising numbers below H = 4"),
-        ({"L": 1, "H": 4, "heads": [2], "head_ids": [[1, 0]]}, "model.head_ids[0] must be 2 rising numbers"),
-        ({"L": 1, "H": 4, "heads": [2], "head_ids": [[1, 1]]}, "model.head_ids[0] must be 2 rising numbers"),
-        ({"L": 1, "H": 4, "heads": [1], "head_ids": [[4]]}, "model.head_ids[0] must be 1 rising numbers below H = 4"),
-        ({"L": 1, "H": 4, "heads": [1], "head_ids": [[-1]]}, "model.head_ids[0] must be 1 rising numbers"),
-        ({"L": 1, "H": 4, "heads": [5]}, "model.head_ids[0] must be 5 rising numbers below H = 4"),
-        ({"F": 5}, "model.F must be 0 for all-attention"),
-        (XL | {"N": 3}, "model.N must be 0 for transformer-xl"),
-        (XL | {"F": 0}, "model.F must be at least 1 for transformer-xl"),
-        (PLAIN | {"N": 3}, "model.N must be 0 for transformer"),
-        (PLAIN | {"F": 0}, "model.F must be at least 1 for transformer"),
-        (PLAIN | {"M": 3}, "model.M must be 0 for transformer"),
-        (PLAIN | {"mask": "same-length"}, 'model.mask must be "causal" for transformer'),
-        ({"cutoffs": [20, 10]}, "model.cutoffs must rise, got [20, 10]"),
-        ({"cutoffs": [10, 10]}, "model.cutoffs must rise, got [10, 10]"),
-        ({"V": 20, "cutoffs": [10, 20]}, "model.cutoffs must lie below V = 20, got [10, 20]"),
-        ({"D": 8, "cutoffs": [10, 20]}, "model.div_value = 4 leaves no width for cluster 2 at D = 8"),
-    ],
-)
-def test_fields_that_do_not_go_together(model, message):
-    assert refused({"model": model}).startswith(message)
+@pytest.mark.parametrize(("tables", "message"), [*(({"model": model}, said) for model, said in NOT_TOGETHER), *OTHERS])
+def test_what_is_refused(tables, message):
+    assert refused(tables).startswith(message)
 
 
 @pytest.mark.parametrize("model", [XL, PLAIN, {"V": 20, "cutoffs": [10, 19]}, {"N": 0}, {"M": 0}, {"H": 1}, {"D": 8}])
 def test_fields_that_do(model):
     run = RunConfig.from_dict({"model": model})
     assert rebuilt(run) == run
-
-
-def test_every_option_says_what_it_means():
-    for cls in TABLES.values():
-        assert issubclass(cls, Config)
-        assert all(f.metadata["doc"] for f in dataclasses.fields(cls))
 
 
 # Options and presets.
@@ -231,9 +186,8 @@ def test_options_replace_single_values_and_are_validated():
         ({"nope": 0}, "unknown table or key 'nope'"),
         ({"model.kind": "transformer", "model.N": 3}, "model.N must be 0"),
     ):
-        with pytest.raises(UsageError) as error:
+        with pytest.raises(UsageError, match=f"^{message}"):
             RunConfig().with_options(options)
-        assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("start", KINDS)
@@ -251,13 +205,15 @@ def test_a_run_file_explains_every_setting():
     settings = [line for line in lines if " = " in line]
     assert len(settings) > 60
     assert [line for line in settings if "  # " not in line] == ["seed = 0"]
+    assert all(f.metadata["doc"] for cls in TABLES.values() for f in dataclasses.fields(cls))
 
 
-def test_errors_name_the_file():
-    with pytest.raises(UsageError, match=r"my\.toml: train\.B must be at least 1"):
-        read_config("[train]\nB = 0\n", "my.toml")
-    with pytest.raises(UsageError, match=r"my\.toml: .*line 1"):
-        read_config("[train\n", "my.toml")
+@pytest.mark.parametrize(
+    ("text", "words"), [("[train]\nB = 0\n", r"train\.B must be at least 1"), ("[train\n", ".*line 1")]
+)
+def test_errors_name_the_file(text, words):
+    with pytest.raises(UsageError, match=rf"my\.toml: {words}"):
+        read_config(text, "my.toml")
 
 
 def test_every_preset_loads_and_comes_back():
@@ -270,17 +226,9 @@ def test_a_toml_file_is_loaded_by_its_path(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text(to_toml(RICH.to_dict()), encoding="utf-8")
     assert load_preset(str(path)) == RICH
-    path.write_text("[train]\nB = 0\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"run\.toml: train\.B must be at least 1"):
-        load_preset(str(path))
 
 
 @pytest.mark.parametrize("name", ["nope", "nope.toml", "/", "test_config.py"])
 def test_a_preset_that_does_not_exist(name):
     with pytest.raises(UsageError, match=f"no preset or .toml file '{name}'; presets are"):
         load_preset(name)
-
-
-def test_toml_is_real_toml():
-    tables = {"a": 1, "t": {"x": [1, 2], "y": 'q"\\\n', "z": True, "e": 1e-9}}
-    assert tomllib.loads(to_toml(tables)) == tables
