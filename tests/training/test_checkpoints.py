@@ -56,6 +56,10 @@ def assert_refused(path: Path, words: str | None = None) -> None:
 
 
 def test_round_trip(path):
+    """Any safetensors reader can open the file, too."""
+    assert_same(dict(sorted(safetensors.numpy.load_file(path).items())), TENSORS)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        assert json.loads(file.metadata()["tinyprune"])["metadata"] == METADATA
     tensors, metadata = load_checkpoint(path)
     assert_same(tensors, TENSORS)
     assert metadata == METADATA
@@ -72,12 +76,6 @@ def test_views_are_saved_as_they_look(tmp_path):
     views |= {"latest": x.reshape(2, 2, 3)[:, -1:], "real": (x + 1j).real[:, -2:]}
     save_checkpoint(tmp_path / "c.safetensors", views, {})
     assert_same(load_checkpoint(tmp_path / "c.safetensors")[0], views)
-
-
-def test_any_safetensors_reader_opens_it(path):
-    assert_same(dict(sorted(safetensors.numpy.load_file(path).items())), TENSORS)
-    with safetensors.safe_open(path, framework="numpy") as file:
-        assert json.loads(file.metadata()["tinyprune"])["metadata"] == METADATA
 
 
 def test_equal_contents_make_equal_files(tmp_path):
@@ -99,31 +97,28 @@ def test_every_flipped_bit_is_noticed(path):
     assert_same(load_checkpoint(path)[0], TENSORS)
 
 
-def test_every_truncation_is_noticed(path):
-    for length in reversed(range(path.stat().st_size)):
+def test_everything_added_and_every_truncation_is_noticed(path):
+    whole = path.read_bytes()
+    for more in (b"\0", b" ", b"{}"):
+        path.write_bytes(whole + more)
+        assert_refused(path)
+    for length in reversed(range(len(whole))):
         os.truncate(path, length)
         assert_refused(path, "truncated")
 
 
-@pytest.mark.parametrize("more", [b"\0", b" ", b"{}"])
-def test_anything_added_is_noticed(path, more):
-    with path.open("ab") as file:
-        file.write(more)
-    assert_refused(path)
+NEWER = "format 2, newer than 1.*update tinyprune"
+ALTERED = [{"format_version": 0}, {"format_version": "x"}, {"metadata": {**METADATA, "none": 0}}]
+ALTERED += [{"metadata": {"loss": float("inf")}}]
+INCOMPLETE = [{"format_version": 1, "metadata": {}}, {"format_version": 1}, [1], "no JSON"]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda fields: {**fields, "format_version": 2}, "format 2, newer than 1.*update tinyprune"),
-        (lambda fields: {**fields, "format_version": 0}, "altered"),
-        (lambda fields: {**fields, "format_version": "x"}, "altered"),
-        (lambda fields: {**fields, "metadata": {**METADATA, "none": 0}}, "altered"),
-        (lambda fields: {**fields, "metadata": {"loss": float("inf")}}, "altered"),
-        (lambda fields: {"format_version": 1, "metadata": {}}, "altered"),
-        (lambda fields: {"format_version": 1}, "altered"),
-        (lambda fields: [1], "altered"),
-        (lambda fields: "no JSON", "altered"),
+        (lambda fields: fields | {"format_version": 2}, NEWER),
+        *((lambda fields, new=new: fields | new, "altered") for new in ALTERED),
+        *((lambda fields, new=new: new, "altered") for new in INCOMPLETE),
     ],
 )
 def test_metadata_that_is_not_as_written_is_refused(path, change, words):
@@ -146,22 +141,18 @@ def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
     assert_refused(path)
 
 
-OTHERS = [b"", b"{}", b"To be, or not to be, that is the question." * 9, bytes(1000)]
+NOT_OURS = [b"", b"{}", b"To be, or not to be, that is the question." * 9, bytes(1000)]
 FOREIGN = [safetensors.numpy.save({"x": np.ones(3)}, metadata) for metadata in (None, {"format": "np"})]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(c, "no checkpoint at all") for c in OTHERS] + [(c, "not a checkpoint of tinyprune") for c in FOREIGN],
-)
-def test_other_files_are_refused(tmp_path, content, words):
-    (tmp_path / "c.safetensors").write_bytes(content)
-    assert_refused(tmp_path / "c.safetensors", words)
-
-
-def test_missing_file_and_directory_are_refused(tmp_path):
-    assert_refused(tmp_path / "c.safetensors", "there is no checkpoint")
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    assert_refused(path, "there is no checkpoint")
     assert_refused(tmp_path, "cannot read")
+    for contents, words in ((NOT_OURS, "no checkpoint at all"), (FOREIGN, "not a checkpoint of tinyprune")):
+        for content in contents:
+            path.write_bytes(content)
+            assert_refused(path, words)
 
 
 FOREIGN_ARRAYS = (np.array(["a"]), np.array([None]), np.ones(2, np.complex128), np.ones(2, ">f4"), np.ones(2, "M8[s]"))
@@ -272,9 +263,6 @@ CHANGES = [{"bit_generator": "MT19937"}, {"uinteger": 2**40}, {"has_uint32": "ye
 def test_what_is_no_state_of_a_generator_is_refused(state):
     with pytest.raises(CheckpointError, match="random generator"):
         restore_generator(state)
-
-
-def test_other_generators_are_refused():
     with pytest.raises(UsageError, match="MT19937"):
         generator_state(np.random.Generator(np.random.MT19937(0)))
 
