@@ -38,9 +38,7 @@ RICH = RunConfig(
 XL = {"kind": "transformer-xl", "N": 0, "F": 8}
 PLAIN = {"kind": "transformer", "N": 0, "F": 8, "M": 0, "mask": "causal"}
 MODELS = [XL, PLAIN, {"V": 20, "cutoffs": [10, 19]}, {"N": 0}, {"M": 0}, {"H": 1}, {"D": 8}]
-
-
-# There and back.
+MODELS += [{"L": 1, "H": 2, "heads": [1], "head_ids": [[1]]}]  # not the first, which the count alone would mean
 
 
 @pytest.mark.parametrize(
@@ -55,15 +53,12 @@ def test_toml_brings_everything_back(run):
 def test_heads_are_written_only_once_some_are_gone():
     assert not {"heads", "head_ids"} & ModelConfig().to_dict().keys()
     assert ModelConfig(L=2, H=2, heads=(1, 2), head_ids=((1,), (0, 1))).to_dict()["head_ids"] == ((1,), (0, 1))
-    # One head of two is left, and it is not the first: the count alone would not say so.
-    second = RunConfig(model=ModelConfig(L=1, H=2, heads=(1,), head_ids=((1,),)))
-    assert read_config(to_toml(second.to_dict()), "test") == second
 
 
 def test_defaults_follow_from_others_and_stay():
-    config = ModelConfig(L=3, D=12, H=4)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.L = 4
+        RunConfig().train.steps = 5
+    config = ModelConfig(L=3, D=12, H=4)
     assert config.heads == (4, 4, 4) and config.head_ids == ((0, 1, 2, 3),) * 3
     assert config.Dh == 3 and config.heads_total == 12 and config.relative
     assert ModelConfig(L=2, H=4, heads=(0, 2)).head_ids == ((), (0, 1))
@@ -74,9 +69,6 @@ def test_defaults_follow_from_others_and_stay():
 def test_toml_is_looser_than_python_where_nothing_is_lost():
     run = RunConfig.from_dict({"train": {"lr": 1}, "model": {"L": 2, "H": 2, "heads": [2, 1]}})
     assert isinstance(run.train.lr, float) and run.train.lr == 1 and run.model.heads == (2, 1)
-
-
-# What is refused.
 
 
 def refused(tables: dict) -> str:
@@ -162,9 +154,6 @@ def test_what_is_refused(tables, message):
     assert refused(tables).startswith(message)
 
 
-# Options and presets.
-
-
 def test_options_replace_single_values_and_are_validated():
     run = RICH.with_options({"train.lr": 0.5, "model.T": 3, "seed": 4, "gate.target_heads": 2})
     assert run.train == dataclasses.replace(RICH.train, lr=0.5) and run.seed == 4 and run.model.T == 3
@@ -173,31 +162,27 @@ def test_options_replace_single_values_and_are_validated():
     assert RunConfig().with_options({"model.L": 2, "model.H": 4}).model.head_ids == ((0, 1, 2, 3),) * 2
     for options, message in (
         ({"train.B": 0}, "train.B must be at least 1"),
-        ({"train.nope": 0}, "unknown key train.nope"),
         ({"nope.B": 0}, "unknown table 'nope' in 'nope.B'; allowed are seed, model"),
         ({"seed.B": 0}, "unknown table 'seed' in 'seed.B'"),
-        ({"nope": 0}, "unknown table or key 'nope'"),
         ({"model.kind": "transformer", "model.N": 3}, "model.N must be 0"),
     ):
         with pytest.raises(UsageError, match=f"^{message}"):
             RunConfig().with_options(options)
 
 
-@pytest.mark.parametrize("start", KINDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_kind_is_one_switch_and_keeps_the_parameters(start, kind):
+def test_the_kind_is_one_switch_and_keeps_the_parameters(kind):
     """Persistent vectors become a feed-forward block of as many parameters, but for its biases and LayerNorm."""
-    before = RunConfig().with_options({"model.N": 24}).with_options({"model.kind": start})
-    after = before.with_options({"model.kind": kind})
-    assert after.model.kind == kind and 24 in (after.model.N, after.model.F)
+    for start in KINDS:
+        before = RunConfig().with_options({"model.N": 24}).with_options({"model.kind": start})
+        after = before.with_options({"model.kind": kind})
+        assert after.model.kind == kind and 24 in (after.model.N, after.model.F)
     assert RunConfig().with_options({"model.kind": kind, "model.M": 0, "model.mask": "causal"}).model.M == 0
 
 
 def test_a_run_file_explains_every_setting():
-    lines = to_toml(RunConfig().to_dict()).splitlines()
-    settings = [line for line in lines if " = " in line]
-    assert len(settings) > 60
-    assert [line for line in settings if "  # " not in line] == ["seed = 0"]
+    settings = [line for line in to_toml(RunConfig().to_dict()).splitlines() if " = " in line]
+    assert len(settings) > 60 and [line for line in settings if "  # " not in line] == ["seed = 0"]
     assert all(f.metadata["doc"] for cls in TABLES.values() for f in dataclasses.fields(cls))
 
 
