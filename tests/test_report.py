@@ -23,11 +23,9 @@ from tinyprune.training.evaluation import evaluate
 # Other programs rely on these names and their order.
 KEYS = ["stage", "heads_open", "heads_total", "parameters", "multiply_adds_per_token", "bits_per_character"]
 KEYS += ["perplexity", "ms_per_1k_tokens"]
-CONFIG = {
-    "seed": 5,
-    "model": {"L": 2, "D": 16, "H": 4, "N": 6, "T": 8, "M": 8},
+CONFIG = {"seed": 5, "model": {"L": 2, "D": 16, "H": 4, "N": 6, "T": 8, "M": 8}, "gate": {"target_heads": 5}}
+CONFIG |= {
     "train": {"steps": 6, "B": 2, "lr": 0.01},
-    "gate": {"target_heads": 5},
     "gate_train": {"steps": 4, "B": 2},
     "finetune": {"steps": 3, "B": 2},
 }
@@ -58,9 +56,6 @@ def models(run) -> list[Transformer]:
     return [run.load(stage).model for stage in STAGES]
 
 
-# The table.
-
-
 def test_the_keys_and_numbers_of_a_record(run, models, records):
     assert [record["stage"] for record in records] == list(STAGES)
     for record, model in zip(records, models, strict=True):
@@ -72,6 +67,9 @@ def test_the_keys_and_numbers_of_a_record(run, models, records):
         assert record["parameters"] == count_parameters(model.config)
         assert record["heads_total"] == 8
         assert 0 < record["ms_per_1k_tokens"] < 1e5
+    record = report.stage_record("train", models[0], run.text, 1.5, "valid")
+    result = evaluate(models[0], run.text.valid, run.text.characters["valid"])
+    assert (record["bits_per_character"], record["ms_per_1k_tokens"]) == (result.bits_per_character, 1.5)
 
 
 def test_what_the_stages_do_to_the_numbers(models, records):
@@ -85,12 +83,6 @@ def test_what_the_stages_do_to_the_numbers(models, records):
     assert prune["parameters"] == finetune["parameters"]
     assert prune["bits_per_character"] == pytest.approx(gate["bits_per_character"], rel=1e-5)
     assert train["bits_per_character"] != gate["bits_per_character"] != finetune["bits_per_character"]
-
-
-def test_a_record_of_another_split(run, models):
-    record = report.stage_record("train", models[0], run.text, 1.5, "valid")
-    result = evaluate(models[0], run.text.valid, run.text.characters["valid"])
-    assert (record["bits_per_character"], record["ms_per_1k_tokens"]) == (result.bits_per_character, 1.5)
 
 
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
@@ -110,9 +102,6 @@ def test_the_open_configuration_keeps_the_heads_original_numbers():
     assert report.open_config(gated).head_ids == ((2,), (1,))
 
 
-# Time.
-
-
 @pytest.mark.parametrize("at_least", [0.0, 0.1])
 def test_milliseconds_are_measured_for_every_model(at_least, run, models):
     """Half of the rounds take as long as the median or longer; most of the time goes into what is measured."""
@@ -123,14 +112,8 @@ def test_milliseconds_are_measured_for_every_model(at_least, run, models):
     seconds = sum(measured) / 1000 * (16 * 8 / 1000)
     assert passed / 1000 < 3 * seconds <= passed
     assert passed >= 4 * at_least
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_milliseconds_for_every_kind(kind):
-    assert report.milliseconds_per_1k_tokens([small_model(small_config(kind))], np.arange(60) % 11, 0)[0] > 0
-
-
-# report.md.
+    for model in map(small_model, map(small_config, KINDS)):
+        assert report.milliseconds_per_1k_tokens([model], np.arange(60) % 11, 0)[0] > 0
 
 
 def one_line(run: Run, records: list[dict]) -> str:
@@ -170,12 +153,11 @@ def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):
     text = one_line(run, records)
     train, valid, test = (f"{len(split):,}" for split in (run.text.train, run.text.valid, run.text.test))
     head = head_part(run.config.model)
-    gone = 3 * head.parameters
-    assert records[0]["parameters"] - records[-1]["parameters"] == gone
+    assert records[0]["parameters"] - records[-1]["parameters"] == 3 * head.parameters
     for part in (
         f"{train} tokens to train on, {valid} to validate, {test} held out",
         f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds",
-        f"removed make {gone:,} parameters",
+        f"removed make {3 * head.parameters:,} parameters",
         "Steps: 6 + 4 + 3;",
         "Gates: task objective, target 5 heads, L0 summed over all heads",
     ):
@@ -183,11 +165,6 @@ def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):
     gate = dataclasses.replace(run.config.gate, target_heads=None, lam=0.25, objective="layerwise")
     other = dataclasses.replace(run, config=dataclasses.replace(run.config, gate=gate))
     assert "Gates: layerwise objective, lam = 0.25, L0 summed over all heads" in one_line(other, records)
-
-
-def test_text_of_the_model_cannot_break_out_of_its_block():
-    assert report.fenced("\n```\n# title\n````\n") == "'''\n# title\n'''`"
-    assert "```" not in report.fenced("`" * 7)
 
 
 def test_the_written_report_its_sample_and_its_plots(run, records):
@@ -203,3 +180,5 @@ def test_the_written_report_its_sample_and_its_plots(run, records):
     assert len(continuation) == 400 and set(continuation) <= set(run.text.tokenizer.characters)
     assert report.fenced(prompt) in text and report.fenced(continuation) in text
     assert text.count("```") == 4
+    # Text of the model cannot break out of its block.
+    assert report.fenced("\n```\n# title\n````\n") == "'''\n# title\n'''`" and "```" not in report.fenced("`" * 7)
