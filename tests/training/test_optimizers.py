@@ -37,28 +37,19 @@ def arrays(seed: int, dtype: type = np.float64) -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
 
 
-def moments_by_hand(gradients: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """m̂ and v̂ as the weighted means that their recursions amount to."""
-    t = len(gradients)
-    m = sum(0.2 * 0.8 ** (t - 1 - i) * g for i, g in enumerate(gradients))
-    v = sum(0.05 * 0.95 ** (t - 1 - i) * g**2 for i, g in enumerate(gradients))
-    return m / (1 - 0.8**t), v / (1 - 0.95**t)
-
-
 def direction_by_hand(rule: str, theta: np.ndarray, gradients: list[np.ndarray], decay: float) -> np.ndarray:
-    """What the learning rate is multiplied by, after these gradients."""
+    """What the learning rate is multiplied by, after these gradients; moments are written out as weighted sums."""
+    ages, t = range(len(gradients))[::-1], len(gradients)
+    m = sum(0.8**age * g for age, g in zip(ages, gradients, strict=True))
     if rule == "sgd":
-        return sum(0.8 ** (len(gradients) - 1 - i) * g for i, g in enumerate(gradients)) + decay * theta
-    m, v = moments_by_hand(gradients)
-    d = m / (np.sqrt(v) + 1e-6) + decay * theta
+        return m + decay * theta
+    v = sum(0.95**age * g**2 for age, g in zip(ages, gradients, strict=True))
+    d = 0.2 * m / (1 - 0.8**t) / (np.sqrt(0.05 * v / (1 - 0.95**t)) + 1e-6) + decay * theta
     return d if rule == "adamw" else np.linalg.norm(theta) / np.linalg.norm(d) * d
 
 
 def test_three_steps_by_hand(rule):
-    params = arrays(0)
-    expected = {name: param.copy() for name, param in params.items()}
-    optimizer = make(rule)
-    history = []
+    optimizer, params, expected, history = make(rule), arrays(0), arrays(0), []
     for step, lr in enumerate((0.1, 0.05, 0.2)):
         history.append(arrays(step + 1))
         optimizer.step(params, history[-1], lr)
