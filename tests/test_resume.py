@@ -32,7 +32,7 @@ from command import (
 from tinyprune.runs import run as stages
 from tinyprune.training import loop
 
-INTERRUPTED = "interrupted; every checkpoint is whole, --resume goes on from the last"
+INTERRUPTED = "tinyprune: interrupted; every checkpoint is whole, --resume goes on from the last"
 # 40 steps of about 3 ms in each stage, a checkpoint after every other one.
 OPTIONS = settings(steps=40, checkpoint_every=2)
 GATE_OPTIONS = ["--target-heads=3"]
@@ -96,9 +96,8 @@ def test_twenty_kills_at_random_moments_change_no_bit(reference, book, tmp_path)
         directory = tmp_path / f"run{number}"
         killed = True
         while killed:
-            options = (
-                ["--resume"] if (directory / "config.toml").exists() else ["--corpus", book, *OPTIONS, *GATE_OPTIONS]
-            )
+            begun = (directory / "config.toml").exists()
+            options = ["--resume"] if begun else ["--corpus", book, *OPTIONS, *GATE_OPTIONS]
             before, process = being_written(directory), start("run", directory, *options)
             let_it_work(process, directory, rng)
             process.kill()
@@ -165,9 +164,6 @@ def test_a_stage_that_died_goes_on_alone(stage, reference, copy, monkeypatch):
     assert whole_log.startswith(log) and (stage != "finetune" or log == whole_log)
 
 
-# Asked to stop.
-
-
 def send_in_step(monkeypatch, stage: str, step: int, *numbers: int) -> None:
     """Have this process send itself these signals when a stage makes a certain step."""
     original = loop.Trainer.train_step
@@ -215,11 +211,10 @@ def test_a_polite_stop_saves_and_says_how_to_go_on(
     last = records(directory)[-1]
     assert last["stage"] == stage and (apart or last["step"] == 5)
     message, to_type = said.splitlines()[-1].split("; go on with: ")
-    saved = directory / f"{stage}.safetensors"
-    assert message == f"tinyprune: stopped after step {last['step']} of 40 of {stage}; all is saved in {saved}"
+    saved, step = directory / f"{stage}.safetensors", last["step"]
+    assert message == f"tinyprune: stopped after step {step} of 40 of {stage}; all is saved in {saved}"
     assert shlex.split(to_type) == ["tinyprune", command, str(directory), "--resume"]
-    again = succeed(*shlex.split(to_type)[1:])
-    assert f"tinyprune: {stage}: going on after step {last['step']}\n" in again.stderr
+    assert f"tinyprune: {stage}: going on after step {step}\n" in succeed(*shlex.split(to_type)[1:]).stderr
     assert_same(directory, reference, *([] if command == "run" else [saved.name]))
 
 
@@ -228,7 +223,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(copy, reference, monkeypatch
     send_in_step(monkeypatch, "gate", 1, signal.SIGINT, signal.SIGINT)
     done = run_here("gate", copy, "--resume")
     assert "stopping after this step; once more stops at once" in capfd.readouterr().err
-    assert done.returncode == 130 and done.stderr.splitlines()[-1] == f"tinyprune: {INTERRUPTED}"
+    assert done.returncode == 130 and done.stderr.splitlines()[-1] == INTERRUPTED
     assert not (copy / "gate.safetensors").exists()
     assert_same(copy, reference, "train.safetensors")
 
@@ -239,16 +234,13 @@ def test_ctrl_c_while_nothing_is_trained(reference):
     process.stdout.read(20)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
-    assert (process.returncode, without_compilation(said)) == (130, [f"tinyprune: {INTERRUPTED}"])
+    assert (process.returncode, without_compilation(said)) == (130, [INTERRUPTED])
     assert contents(reference) == before
-
-
-# What is left after a power cut: files of which a part was written.
 
 
 @pytest.mark.parametrize("torn", [b'{"stage": "finetune", "st', b"\0\0\0\0", b'{"stage": "finetune", "step": 99}\n'])
 def test_what_was_logged_after_the_last_checkpoint_is_dropped(torn, reference, copy, book):
-    """It resumes with the settings of the run, which may be given again."""
+    """After a power cut part of a file may be written. The run's own settings may be given again."""
     (copy / "finetune.safetensors").unlink()
     (copy / "finetune.safetensors.tmp").write_bytes((reference / "finetune.safetensors").read_bytes()[:5000])
     with (copy / "metrics.jsonl").open("ab") as log:
@@ -268,16 +260,9 @@ def test_a_finished_run_is_only_reported(copy):
     assert (copy / "report.md").exists()
 
 
-# What --resume and --overwrite do not do.
-
-
 def test_a_run_that_is_not_there_cannot_go_on(tmp_path):
     said = harmless(2, tmp_path, "run", tmp_path / "mistyped", "--resume")
     assert said == f"{tmp_path / 'mistyped'} holds no run to resume; leave out --resume to start one"
-
-
-def checkpoints(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.glob("*.safetensors*"))
 
 
 def test_overwrite_starts_anew(reference, copy, book, tmp_path):
@@ -286,7 +271,7 @@ def test_overwrite_starts_anew(reference, copy, book, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("Ж is not in the book. " * 100, encoding="utf-8")
     succeed("train", copy, "--overwrite", "--corpus", other, "--seed=3", "--set=model.D=8")
-    assert checkpoints(copy) == ["train.safetensors"]
+    assert [path.name for path in copy.glob("*.safetensors*")] == ["train.safetensors"]
     assert {record["stage"] for record in records(copy)} == {"train"}
     succeed("train", copy, "--overwrite", "--corpus", book, *OPTIONS, "--seed=0")
     assert_same(copy, reference, "train.safetensors")
@@ -294,7 +279,7 @@ def test_overwrite_starts_anew(reference, copy, book, tmp_path):
 
 def test_overwriting_a_stage_keeps_those_before(reference, copy):
     succeed("gate", copy, "--overwrite", "--target-heads=1")
-    assert checkpoints(copy) == ["gate.safetensors", "train.safetensors"]
+    assert {path.name for path in copy.glob("*.safetensors*")} == {"train.safetensors", "gate.safetensors"}
     succeed("gate", copy, "--overwrite", "--target-heads=3")
     assert_same(copy, reference, "train.safetensors", "gate.safetensors")
 
