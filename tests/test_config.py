@@ -5,30 +5,22 @@ import math
 
 import pytest
 
-from tinyprune.config import (
-    KINDS,
-    DataConfig,
-    GateConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    load_preset,
-    preset_names,
-    read_config,
-    to_toml,
-)
+from tinyprune import config
+from tinyprune.config import ModelConfig, RunConfig, TrainConfig, load_preset, read_config, to_toml
 from tinyprune.errors import UsageError
 
-TABLES = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig, "gate": GateConfig}
+TABLES = {"model": ModelConfig, "data": config.DataConfig, "train": TrainConfig, "gate": config.GateConfig}
 # Nothing at its default; heads gone, None replaced, numbers that need an exponent.
 SIZES = {"V": 50, "L": 2, "D": 12, "H": 3, "N": 0, "F": 7, "T": 9, "M": 5, "heads": (0, 2), "head_ids": ((), (0, 2))}
 SOFTMAX = {"cutoffs": (10, 20), "div_value": 2}
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.3}
 RICH = RunConfig(
     model=ModelConfig(kind="transformer-xl", mask="causal", **SIZES, **SOFTMAX, **DROPOUT),
-    data=DataConfig(corpus='texts\\of "mine"\n#1 ä 🦊.txt', tokenizer="word", vocabulary=100, valid_fraction=0.1),
+    data=config.DataConfig(
+        corpus='texts\\of "mine"\n#1 ä 🦊.txt', tokenizer="word", vocabulary=100, valid_fraction=0.1
+    ),
     train=TrainConfig(steps=7, B=3, optimizer="lamb", lr=1e-5, weight_decay=1e-20, eps=1e16, schedule="constant"),
-    gate=GateConfig(target_heads=5, hard=False, objective="layerwise", log_alpha_init=-1.5),
+    gate=config.GateConfig(target_heads=5, hard=False, objective="layerwise", log_alpha_init=-1.5),
     gate_train=TrainConfig(steps=8),
     finetune=TrainConfig(steps=9),
     seed=12,
@@ -43,7 +35,11 @@ MODELS += [{"L": 1, "H": 2, "heads": [1], "head_ids": [[1]]}]  # not the first, 
 
 @pytest.mark.parametrize(
     "run",
-    [RICH, *(RunConfig.from_dict({"model": model}) for model in [{}, *MODELS]), *map(load_preset, preset_names())],
+    [
+        RICH,
+        *(RunConfig.from_dict({"model": model}) for model in [{}, *MODELS]),
+        *map(load_preset, config.preset_names()),
+    ],
 )
 def test_toml_brings_everything_back(run):
     assert read_config(to_toml(run.to_dict()), "test") == run
@@ -58,17 +54,15 @@ def test_heads_are_written_only_once_some_are_gone():
 def test_defaults_follow_from_others_and_stay():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().train.steps = 5
-    config = ModelConfig(L=3, D=12, H=4)
-    assert config.heads == (4, 4, 4) and config.head_ids == ((0, 1, 2, 3),) * 3
-    assert config.Dh == 3 and config.heads_total == 12 and config.relative
+    model = ModelConfig(L=3, D=12, H=4)
+    assert model.heads == (4, 4, 4) and model.head_ids == ((0, 1, 2, 3),) * 3
+    assert model.Dh == 3 and model.heads_total == 12 and model.relative
     assert ModelConfig(L=2, H=4, heads=(0, 2)).head_ids == ((), (0, 1))
     assert ModelConfig(M=7).span == 7 and ModelConfig(M=7, mask="causal").span is None
-    assert not ModelConfig(**PLAIN).relative and read_config("", "test") == RunConfig()
-
-
-def test_toml_is_looser_than_python_where_nothing_is_lost():
+    # TOML is looser than Python where nothing is lost.
     run = RunConfig.from_dict({"train": {"lr": 1}, "model": {"L": 2, "H": 2, "heads": [2, 1]}})
     assert isinstance(run.train.lr, float) and run.train.lr == 1 and run.model.heads == (2, 1)
+    assert not ModelConfig(**PLAIN).relative and read_config("", "test") == RunConfig()
 
 
 def refused(tables: dict) -> str:
@@ -83,13 +77,11 @@ def bounds():
     for table, cls in TABLES.items():
         for field in dataclasses.fields(cls):
             for limit, sign, words in (("low", -1, "at least"), ("high", 1, "at most")):
-                bound = field.metadata.get(limit)
-                if bound is None:
-                    continue
-                whole = str(field.type).startswith(("int", "tuple[int"))
-                outside = bound + sign if whole else math.nextafter(bound, sign * math.inf)
-                value = [outside] if str(field.type).startswith("tuple") else outside
-                yield table, field.name, value, f"must be {words} {bound}"
+                if (bound := field.metadata[limit]) is not None:
+                    whole = str(field.type).startswith(("int", "tuple[int"))
+                    outside = bound + sign if whole else math.nextafter(bound, sign * math.inf)
+                    value = [outside] if str(field.type).startswith("tuple") else outside
+                    yield table, field.name, value, f"must be {words} {bound}"
             if field.metadata.get("choices"):
                 yield table, field.name, "nonsense", "must be one of "
 
@@ -170,10 +162,10 @@ def test_options_replace_single_values_and_are_validated():
             RunConfig().with_options(options)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", config.KINDS)
 def test_the_kind_is_one_switch_and_keeps_the_parameters(kind):
     """Persistent vectors become a feed-forward block of as many parameters, but for its biases and LayerNorm."""
-    for start in KINDS:
+    for start in config.KINDS:
         before = RunConfig().with_options({"model.N": 24}).with_options({"model.kind": start})
         after = before.with_options({"model.kind": kind})
         assert after.model.kind == kind and 24 in (after.model.N, after.model.F)
@@ -186,21 +178,15 @@ def test_a_run_file_explains_every_setting():
     assert all(f.metadata["doc"] for cls in TABLES.values() for f in dataclasses.fields(cls))
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("[train]\nB = 0\n", r"train\.B must be at least 1"), ("[train\n", ".*line 1")]
-)
-def test_errors_name_the_file(text, words):
-    with pytest.raises(UsageError, match=rf"my\.toml: {words}"):
-        read_config(text, "my.toml")
+def test_errors_name_the_file():
+    for text, words in (("[train]\nB = 0\n", r"train\.B must be at least 1"), ("[train\n", ".*line 1")):
+        with pytest.raises(UsageError, match=rf"my\.toml: {words}"):
+            read_config(text, "my.toml")
 
 
-def test_a_toml_file_is_loaded_by_its_path(tmp_path):
-    path = tmp_path / "run.toml"
-    path.write_text(to_toml(RICH.to_dict()), encoding="utf-8")
-    assert load_preset(str(path)) == RICH
-
-
-@pytest.mark.parametrize("name", ["nope", "nope.toml", "/", "test_config.py"])
-def test_a_preset_that_does_not_exist(name):
-    with pytest.raises(UsageError, match=f"no preset or .toml file '{name}'; presets are"):
-        load_preset(name)
+def test_presets_are_found_by_name_or_path(tmp_path):
+    (tmp_path / "run.toml").write_text(to_toml(RICH.to_dict()), encoding="utf-8")
+    assert load_preset(str(tmp_path / "run.toml")) == RICH
+    for name in ("nope", "nope.toml", "/", __file__):
+        with pytest.raises(UsageError, match=f"no preset or .toml file '{name}'; presets are"):
+            load_preset(name)
