@@ -13,21 +13,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import command as commands
 import pytest
-from command import (
-    LASTING,
-    STAGES,
-    contents,
-    do_stages,
-    refused,
-    run_here,
-    settings,
-    start,
-    succeed,
-    wait_until,
-    without_compilation,
-    write_text,
-)
+from command import LASTING, STAGES, contents, run_here, settings, start, succeed, wait_until
 
 from tinyprune.runs import run as stages
 from tinyprune.training import loop
@@ -40,14 +28,14 @@ GATE_OPTIONS = ["--target-heads=3"]
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory) -> Path:
-    return write_text(tmp_path_factory.mktemp("text"))
+    return commands.write_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
 def reference(book) -> Path:
     """Make a run that nothing interrupts; tests must not change it."""
     directory = book.parent / "reference"
-    do_stages(directory, book, OPTIONS, GATE_OPTIONS)
+    commands.do_stages(directory, book, OPTIONS, GATE_OPTIONS)
     return directory
 
 
@@ -75,7 +63,7 @@ def being_written(directory: Path) -> set[tuple[str, int]]:
 def harmless(status: int, directory: Path, *arguments: str | Path) -> str:
     """Return the message of a command that must fail and leave every file in the directory as it is."""
     before = contents(directory)
-    said = refused(status, *arguments)
+    said = commands.refused(status, *arguments)
     assert contents(directory) == before
     return said
 
@@ -234,7 +222,7 @@ def test_ctrl_c_while_nothing_is_trained(reference):
     process.stdout.read(20)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
-    assert (process.returncode, without_compilation(said)) == (130, [INTERRUPTED])
+    assert (process.returncode, commands.without_compilation(said)) == (130, [INTERRUPTED])
     assert contents(reference) == before
 
 
