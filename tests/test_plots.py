@@ -1,7 +1,5 @@
 """Figures show what the records say, are readable for one head or many, and are saved completely or not at all."""
 
-from __future__ import annotations
-
 import math
 import struct
 import subprocess
@@ -13,15 +11,17 @@ import pytest
 from matplotlib.text import Text
 
 from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.errors import SaveError, UsageError
+from tinyprune.errors import UsageError
 from tinyprune.plots import plot_gates, plot_heads, plot_losses, running_mean, save_figure, spread
 
 
 def loss_records(stage: str, train: dict[int, float], valid: dict[int, float]) -> list[dict]:
     """Records of one stage, from losses by step."""
-    records = [{"stage": stage, "step": s, "split": "train", "loss": x, "lr": 0.1} for s, x in train.items()]
-    return records + [
-        {"stage": stage, "step": s, "split": "valid", "loss": x, "bits_per_character": 9.0} for s, x in valid.items()
+    splits = (("train", train, {"lr": 0.1}), ("valid", valid, {"bits_per_character": 9.0}))
+    return [
+        {"stage": stage, "step": s, "split": split, "loss": x} | more
+        for split, xs, more in splits
+        for s, x in xs.items()
     ]
 
 
@@ -36,14 +36,8 @@ RECORDS = [record for stage, losses in RUN.items() for record in loss_records(st
 def gate_records(log_alpha: np.ndarray, every: int = 10) -> list[dict]:
     """Records of a gate stage, from log_alpha (records, layers, heads), after those of training."""
     gates = [
-        {
-            "stage": "gate",
-            "step": every * (i + 1),
-            "split": "train",
-            "loss": 2.0,
-            "heads_open": int((layers >= 0).sum()),
-            "log_alpha": layers.tolist(),
-        }
+        {"stage": "gate", "step": every * (i + 1), "split": "train", "loss": 2.0, "log_alpha": layers.tolist()}
+        | {"heads_open": int((layers >= 0).sum())}
         for i, layers in enumerate(log_alpha)
     ]
     return loss_records("train", {10: 3.0}, {10: 3.5}) + gates
@@ -68,9 +62,9 @@ def head_lines(axes) -> dict:
     return {int(line.get_label()[5:]): line for line in axes.lines if line.get_label().startswith("head ")}
 
 
-def assert_readable(figure) -> None:
-    """Every text has at least 9 points and is inside the figure, and texts at lines and in cells overlap neither each
-    other nor the numbers at the x axis."""
+def readable(figure):
+    """Return a figure after checking that every text has at least 9 points and is inside the figure, and that texts at
+    lines and in cells overlap neither each other nor the numbers at the x axis."""
     figure.draw_without_rendering()
     assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
     box = figure.get_tightbbox()  # inches
@@ -81,19 +75,19 @@ def assert_readable(figure) -> None:
         boxes = [text.get_window_extent() for text in (*axes.texts, *numbers) if text.get_text()]
         for i, box in enumerate(boxes):
             assert not box.count_overlaps(boxes[:i]), (axes.get_title(loc="left"), i)
+    return figure
 
 
 def test_losses_are_plotted_in_bits_over_the_whole_run_and_named():
-    figure = plot_losses(RECORDS)
-    assert_readable(figure)
-    (axes,) = figure.axes
-    start = 0
-    for train, valid in RUN.values():
-        for losses in (train, valid):
-            x, y = [start + step for step in losses], [loss / math.log(2) for loss in losses.values()]
-            assert [shown for shown in lines(axes) if shown[0] == x and np.allclose(shown[1], y)], (x, y)
-        start += max(train)
-    assert [x for x, _ in lines(axes) if len(x) == 2 and x[0] == x[1]] == [[40, 40], [65, 65]]
+    other = {"stage": "finetune", "step": 999, "split": "test", "loss": 50.0}  # no split that is plotted
+    (axes,) = readable(plot_losses([*RECORDS, other])).axes
+    start, drawn = 0, lines(axes)
+    for losses in RUN.values():
+        for split in losses:
+            x, y = [start + step for step in split], [loss / math.log(2) for loss in split.values()]
+            assert [shown for shown in drawn if shown[0] == x and np.allclose(shown[1], y)], (x, y)
+        start += max(losses[0])
+    assert [x for x, _ in drawn if len(x) == 2 and x[0] == x[1]] == [[40, 40], [65, 65]]
     low, high = axes.get_xlim()
     assert low == 0 and 70 < high < 72
     stages = [text for text in axes.texts if text.get_text() in RUN]
@@ -104,40 +98,30 @@ def test_losses_are_plotted_in_bits_over_the_whole_run_and_named():
     assert said < set(texts(axes))
 
 
-@pytest.mark.parametrize(
-    "records",
-    [
-        loss_records("train", RUN["train"][0], {}),
-        loss_records("train", {10: 4.5}, {}),
-        loss_records("train", {}, {200: 2.0}),
-        loss_records("finetune", {1: 2.0}, {1: 2.0}),
-        loss_records("train", {}, {0: 4.5}),
-        loss_records("train", {10: 0.0, 20: 0.0}, {20: 0.0}),
-    ],
-    ids=["train only", "one training loss", "one validation loss", "one step", "no step", "losses of zero"],
-)
-def test_losses_of_a_partial_run(records):
-    figure = plot_losses(records)
-    assert_readable(figure)
-    (axes,) = figure.axes
+PARTIAL = {
+    "train only": ("train", RUN["train"][0], {}),
+    "one training loss": ("train", {10: 4.5}, {}),
+    "one validation loss": ("train", {}, {200: 2.0}),
+    "one step": ("finetune", {1: 2.0}, {1: 2.0}),
+    "no step": ("train", {}, {0: 4.5}),
+    "losses of zero": ("train", {10: 0.0, 20: 0.0}, {20: 0.0}),
+}
+
+
+@pytest.mark.parametrize("losses", PARTIAL.values(), ids=PARTIAL)
+def test_losses_of_a_partial_run(losses):
+    records = loss_records(*losses)
+    (axes,) = readable(plot_losses(records)).axes
     shown = [line for line in axes.lines if len(line.get_xdata()) > 1 or line.get_marker() == "o"]
     bits = {round(y, 9) for line in shown for y in line.get_ydata()}
     assert {round(record["loss"] / math.log(2), 9) for record in records} <= bits
-
-
-def test_losses_ignore_other_splits():
-    (axes,) = plot_losses([*RECORDS, {"stage": "finetune", "step": 999, "split": "test", "loss": 50.0}]).axes
-    assert lines(axes) == lines(plot_losses(RECORDS).axes[0])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 20, 100, 1000])
 def test_running_mean_is_a_mean_of_neighbours(n):
     values = np.random.default_rng(n).normal(size=n)
     half = int(math.sqrt(n) / 2)
-    expected = []
-    for i in range(n):
-        left = min(half, i)
-        expected.append(np.mean(values[i - left : i + left + 1]))
+    expected = [np.mean(values[i - (left := min(half, i)) : i + left + 1]) for i in range(n)]
     np.testing.assert_allclose(running_mean(values), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -152,45 +136,32 @@ def test_spread_moves_only_what_is_too_near_and_keeps_the_order():
 
 
 @pytest.mark.parametrize(
-    ("records", "layers", "heads"), [(1, 1, 1), (1, 4, 8), (7, 1, 8), (7, 3, 5), (7, 4, 16), (7, 16, 8)]
+    ("records", "layers", "heads", "hard"),
+    [(1, 1, 1, True), (1, 4, 8, False), (7, 1, 8, True), (7, 3, 5, False), (7, 4, 16, True), (7, 16, 8, False)],
 )
-def test_gates_plot_the_probability_of_each_head(records, layers, heads):
-    gate = GateConfig(beta=0.5, gamma=-0.2, zeta=1.2)
-    log_alpha = random_gates(records, layers, heads)
-    figure = plot_gates(gate_records(log_alpha), gate)
-    assert_readable(figure)
+def test_gates_show_how_open_each_head_is_and_which_end_open(records, layers, heads, hard):
+    gate = GateConfig(beta=0.5, gamma=-0.2, zeta=1.2, hard=hard)
+    log_alpha, steps = random_gates(records, layers, heads), [10 * (i + 1) for i in range(records)]
+    opening, shift = 0.0 if hard else math.log(0.2 / 1.2), 0.5 * math.log(0.2 / 1.2)
+    # Around the boundary, and closed before or open before: only the last record counts.
+    log_alpha[-1, 0, :4] = opening + np.array([-0.01, 0.01, -0.5, 0.5][:heads])
+    log_alpha[-2:-1, 0, :4] = opening + np.array([3, -3, 3, -3][:heads])
+    probability = 1 / (1 + np.exp(shift - log_alpha))
+    figure = readable(plot_gates(gate_records(log_alpha), gate))
     assert len(figure.axes) == 1 + layers
-    steps = [10 * (i + 1) for i in range(records)]
-    shift = 0.5 * math.log(0.2 / 1.2)
     for layer, axes in enumerate(figure.axes[1:]):
         assert axes.get_title(loc="left") == f"layer {layer}"
-        by_head = head_lines(axes)
-        assert sorted(by_head) == list(range(heads))
+        opened, by_head = set(np.flatnonzero(log_alpha[-1, layer] > opening)), head_lines(axes)
+        assert sorted(by_head) == list(range(heads)) == sorted(map(int, texts(axes)))
         for head, line in by_head.items():
             assert list(line.get_xdata()) == steps
-            probability = 1 / (1 + np.exp(-(log_alpha[:, layer, head] - shift)))
-            np.testing.assert_allclose(line.get_ydata(), probability, rtol=1e-12)
+            np.testing.assert_allclose(line.get_ydata(), probability[:, layer, head], rtol=1e-12)
             assert records > 1 or line.get_marker() == "o"
-
-
-@pytest.mark.parametrize(("hard", "opening"), [(True, 0.0), (False, math.log(0.1 / 1.1))])
-def test_gates_that_end_open_in_evaluation_are_drawn_strong(hard, opening):
-    gate = GateConfig(hard=hard)
-    log_alpha = random_gates(5, 3, 8)
-    # Around the boundary, and closed before or open before: only the last record counts.
-    log_alpha[-1, 0, :4] = opening + np.array([-0.01, 0.01, -0.5, 0.5])
-    log_alpha[-2, 0, :4] = opening + np.array([3, -3, 3, -3])
-    figure = plot_gates(gate_records(log_alpha), gate)
-    for layer, axes in enumerate(figure.axes[1:]):
-        opened = set(np.flatnonzero(log_alpha[-1, layer] > opening))
-        by_head = head_lines(axes)
-        assert {head for head, line in by_head.items() if line.get_linestyle() == "-"} == opened
+            assert (line.get_linestyle() == "-") == (head in opened)
         thin = [line.get_linewidth() for head, line in by_head.items() if head not in opened]
         assert all(by_head[head].get_linewidth() > max(thin, default=0) for head in opened)
         assert {int(text.get_text()) for text in axes.texts if text.get_weight() == "bold"} == opened
-        assert sorted(map(int, texts(axes))) == list(range(8))
-        boundary = 1 / (1 + math.exp(0.333 * math.log(0.1 / 1.1) - opening))
-        assert [y for _, y in lines(axes) if np.allclose(y, boundary)]
+        assert [y for _, y in lines(axes) if np.allclose(y, 1 / (1 + math.exp(shift - opening)))]
 
 
 def test_top_k_gates_are_drawn_by_what_they_let_through():
@@ -198,16 +169,15 @@ def test_top_k_gates_are_drawn_by_what_they_let_through():
     gate = GateConfig(distribution="top-k", target_heads=5, tau=0.5)
     log_alpha = random_gates(4, 2, 4)
     figure = plot_gates(gate_records(log_alpha), gate)
-    best = set(np.argsort(-log_alpha[-1].ravel())[:5].tolist())
-    shown = np.zeros((4, 8))
+    best, soft = set(np.argsort(-log_alpha[-1].ravel())[:5].tolist()), []
     for layer, axes in enumerate(figure.axes[1:]):
         assert axes.get_ylabel() == ("soft gate" if layer == 0 else "")
-        for head, line in head_lines(axes).items():
-            assert (line.get_linestyle() == "-") == (4 * layer + head in best)
-            shown[:, 4 * layer + head] = line.get_ydata()
         assert len(axes.lines) == 4
-    np.testing.assert_allclose(shown.sum(1), 5)
-    assert "5.0 expected" in texts(figure.axes[0])
+        for head, line in sorted(head_lines(axes).items()):
+            assert (line.get_linestyle() == "-") == (4 * layer + head in best)
+            soft.append(line.get_ydata())
+    np.testing.assert_allclose(sum(soft), [5, 5, 5, 5])
+    assert len(soft) == 8 and len(np.unique(soft)) > 2 and "5.0 expected" in texts(figure.axes[0])
 
 
 def test_gates_number_each_line_at_its_end():
@@ -238,8 +208,7 @@ def test_gates_of_a_stage_with_no_or_one_step(step):
     (before,), (after,) = random_gates(1, 2, 3), -random_gates(1, 2, 3)
     records = [record | {"step": step} for record in gate_records(np.array([before, after]))[-2:]]
     records[1]["split"] = "valid"
-    figure = plot_gates(records, GateConfig())
-    assert_readable(figure)
+    figure = readable(plot_gates(records, GateConfig()))
     for layer, axes in enumerate(figure.axes[1:]):
         for head, line in head_lines(axes).items():
             assert line.get_marker() == "o"
@@ -250,58 +219,42 @@ def test_gates_of_a_pruned_model_keep_their_numbers():
     records = gate_records(random_gates(3, 1, 2))
     for record in records:
         record.get("log_alpha", []).append([])
-    figure = plot_gates(records, GateConfig(), head_ids=((3, 14), ()))
-    assert_readable(figure)
+    figure = readable(plot_gates(records, GateConfig(), head_ids=((3, 14), ())))
     assert sorted(head_lines(figure.axes[1])) == [3, 14]
     assert sorted(texts(figure.axes[1])) == ["14", "3"]
     assert head_lines(figure.axes[2]) == {}
     assert figure.axes[2].get_title(loc="left") == "layer 1: no heads"
 
 
-@pytest.mark.parametrize(
-    "figure",
-    [
-        lambda: plot_losses(
-            loss_records("train", {step: 9 - step / 2000 for step in range(100, 10001, 100)}, {})
-            + loss_records("gate", {10: 4.0}, {})
-            + loss_records("finetune", {10: 4.0}, {})
-        ),
-        lambda: plot_gates(gate_records(np.full((3, 4, 40), 2.0)), GateConfig(target_heads=160)),
-        lambda: plot_gates(gate_records(np.full((3, 1, 1), -9.0), every=10000), GateConfig(target_heads=0)),
-        lambda: plot_gates(gate_records(np.zeros((2, 1, 0))), GateConfig(target_heads=0)),
-    ],
-    ids=["short stages of a long run", "many heads that end together", "lines at zero", "no heads"],
-)
-def test_crowded_figures_can_be_read(figure):
-    assert_readable(figure())
+LONG = {step: 9 - step / 2000 for step in range(100, 10001, 100)}
+SHORT = loss_records("gate", {10: 4.0}, {}) + loss_records("finetune", {10: 4.0}, {})
+CROWDED = {
+    "short stages of a long run": lambda: plot_losses(loss_records("train", LONG, {}) + SHORT),
+    "heads that end together": lambda: plot_gates(gate_records(np.full((3, 4, 40), 2.0)), GateConfig(target_heads=160)),
+    "lines at zero": lambda: plot_gates(gate_records(np.full((3, 1, 1), -9.0), 10000), GateConfig(target_heads=0)),
+    "no heads": lambda: plot_gates(gate_records(np.zeros((2, 1, 0))), GateConfig(target_heads=0)),
+}
 
 
-@pytest.mark.parametrize(
-    ("draw", "said"),
-    [
-        (lambda: plot_losses([]), "no loss to plot; train"),
-        (lambda: plot_gates(RECORDS, GateConfig()), "no gates to plot; run the gate stage"),
-    ],
-)
-def test_records_without_what_is_plotted_are_refused(draw, said):
-    with pytest.raises(UsageError, match=rf"^these metrics hold {said}[^\n]*$"):
-        draw()
+@pytest.mark.parametrize("draw", CROWDED.values(), ids=CROWDED)
+def test_crowded_figures_can_be_read(draw):
+    readable(draw())
 
 
-@pytest.mark.parametrize(
-    ("H", "head_ids"),
-    [
-        (1, ((0,),)),
-        (4, ((),)),
-        (8, ((0, 3, 7), (), (1,), tuple(range(8)))),
-        (16, tuple(tuple(range(layer)) for layer in range(16))),
-    ],
-)
+def test_records_without_what_is_plotted_are_refused():
+    with pytest.raises(UsageError, match=r"^these metrics hold no loss to plot; train[^\n]*$"):
+        plot_losses([])
+    with pytest.raises(UsageError, match=r"^these metrics hold no gates to plot; run the gate stage[^\n]*$"):
+        plot_gates(RECORDS, GateConfig())
+
+
+HEADS = [(1, ((0,),)), (4, ((),)), (8, ((0, 3, 7), (), (1,), tuple(range(8))))]
+
+
+@pytest.mark.parametrize(("H", "head_ids"), [*HEADS, (16, tuple(tuple(range(layer)) for layer in range(16)))])
 def test_heads_that_stayed_are_filled_and_numbered(H, head_ids):
     config = ModelConfig(D=H * 4, H=H, L=len(head_ids), heads=tuple(map(len, head_ids)), head_ids=head_ids)
-    figure = plot_heads(config)
-    assert_readable(figure)
-    (axes,) = figure.axes
+    (axes,) = readable(plot_heads(config)).axes
     kept, removed = set(), set()
     for cell in axes.patches:
         x, y = cell.get_center()
@@ -309,10 +262,8 @@ def test_heads_that_stayed_are_filled_and_numbered(H, head_ids):
         (removed if empty else kept).add((round(y), round(x)))
     assert kept == {(layer, head) for layer, ids in enumerate(head_ids) for head in ids}
     assert removed == {(layer, head) for layer in range(len(head_ids)) for head in range(H)} - kept
-    numbers = {
-        (text.get_position()[1], text.get_position()[0]): text for text in axes.texts if text.get_text().isdigit()
-    }
-    assert {place: text.get_text() for place, text in numbers.items()} == {place: str(place[1]) for place in kept}
+    written = {text.get_position(): text.get_text() for text in axes.texts if text.get_text().isdigit()}
+    assert written == {(head, layer): str(head) for layer, head in kept}
     counts = {text.xy[1]: text.get_text() for text in axes.texts if "/" in text.get_text()}
     assert counts == {layer: f"{len(ids)}/{H}" for layer, ids in enumerate(head_ids)}
     assert axes.get_title(loc="left") == f"{len(kept)} of {H * len(head_ids)} heads kept"
@@ -333,28 +284,17 @@ def settings() -> dict:
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 def test_equal_figures_make_equal_files_whatever_the_users_settings(tmp_path, draw):
-    before = settings()
-    figure = draw()
-    path = tmp_path / "plots" / "a.png"
+    before, figure, path = settings(), draw(), tmp_path / "plots" / "a.png"
     save_figure(figure, path)
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG")
-    width, _ = struct.unpack(">II", content[16:24])
-    assert width == int(figure.get_figwidth() * 150)
+    assert struct.unpack(">I", content[16:20]) == (int(figure.get_figwidth() * 150),)
     save_figure(figure, path)
     assert path.read_bytes() == content
     with matplotlib.style.context(["dark_background", {"font.size": 20, "savefig.dpi": 50, "lines.linewidth": 7}]):
         save_figure(draw(), path)
     assert path.read_bytes() == content
-    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
-    assert settings() == before
-
-
-def test_a_figure_that_cannot_be_saved_is_an_error(tmp_path):
-    (tmp_path / "directory.png").mkdir()
-    with pytest.raises(SaveError, match=r"^cannot write \S*directory\.png: [^\n]*$"):
-        save_figure(plot_heads(ModelConfig(L=1)), tmp_path / "directory.png")
-    assert [p.name for p in tmp_path.iterdir()] == ["directory.png"]
+    assert list(path.parent.iterdir()) == [path] and settings() == before
 
 
 def test_pyplot_with_its_global_state_is_not_imported():
