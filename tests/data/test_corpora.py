@@ -45,34 +45,31 @@ def test_stdlib_is_source_code_in_a_fixed_order_without_tests():
         assert absent not in text
 
 
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Opens the corpus of a file in the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def mine(data, valid, test):
+        (tmp_path / "mine.txt").write_bytes(data)
+        return open_corpus(DataConfig(corpus="~/mine.txt", valid_fraction=valid, test_fraction=test))
+
+    return mine
+
+
 @pytest.mark.parametrize(("valid", "test"), [(20, 10), (0, 0)])
-def test_a_local_file_is_cut_in_train_then_valid_then_test(tmp_path, valid, test):
-    path = tmp_path / "mine.txt"
-    data = bytes(range(100))
-    path.write_bytes(data)
-    corpus = open_corpus(DataConfig(corpus=str(path), valid_fraction=valid / 100, test_fraction=test / 100))
-    assert corpus.name == "mine.txt"
-    stop = 100 - test
+def test_a_local_file_is_cut_in_train_then_valid_then_test(mine, valid, test):
+    data, stop = bytes(range(100)), 100 - test
+    corpus = mine(data, valid / 100, test / 100)
     assert texts(corpus) == {"train": data[: stop - valid], "valid": data[stop - valid : stop], "test": data[stop:]}
-    assert corpus.size == 100
-    assert corpus.digest() == hashlib.sha256(data).hexdigest()
+    assert (corpus.name, corpus.size, corpus.digest()) == ("mine.txt", 100, hashlib.sha256(data).hexdigest())
 
 
 @pytest.mark.parametrize("size", range(20, 40))
-def test_no_character_is_cut(tmp_path, size):
-    path = tmp_path / "mine.txt"
+def test_no_character_is_cut(mine, size):
     text = ("é€𝄞" * 20)[:size]
-    path.write_text(text, encoding="utf-8")
-    corpus = open_corpus(DataConfig(corpus=str(path), valid_fraction=0.3, test_fraction=0.3))
-    parts = ["".join(span.read_text()) for span in corpus.splits.values()]
-    assert "".join(parts) == text
-    assert all(parts)
-
-
-def test_the_home_folder_is_understood(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mine.txt").write_text("0123456789")
-    assert open_corpus(DataConfig(corpus="~/mine.txt")).size == 10
+    parts = ["".join(span.read_text()) for span in mine(text.encode(), 0.3, 0.3).splits.values()]
+    assert "".join(parts) == text and all(parts)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +79,8 @@ def test_the_home_folder_is_understood(tmp_path, monkeypatch):
 def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(
-        UsageError, match=rf"data\.corpus: .*{said}.*pydoc, stdlib, tinyshakespeare.*path of a text file"
-    ):
+    said = rf"data\.corpus: .*{said}.*pydoc, stdlib, tinyshakespeare.*path of a text file"
+    with pytest.raises(UsageError, match=said):
         open_corpus(DataConfig(corpus=name))
 
 
