@@ -109,31 +109,29 @@ def entry(server, tmp_path, monkeypatch):
     return entry
 
 
-def test_an_archive_with_three_files_brings_its_own_splits(entry, tmp_path):
-    members = {"w/train": "a b c\n" * 50, "w/valid": "d e\n", "w/test": "f\n"}
-    corpus = open_entry(entry(members), DataConfig(valid_fraction=0.5))
-    assert texts(corpus) == {"train": b"a b c\n" * 50, "valid": b"d e\n", "test": b"f\n"}
+@pytest.mark.parametrize(
+    ("content", "more", "splits"),
+    [
+        ({"w/train": "a b c\n" * 50, "w/valid": "d e\n", "w/test": "f\n"}, {}, [b"a b c\n" * 50, b"d e\n", b"f\n"]),
+        ({"text": "0123456789"}, {"split_bytes": (4, 5, 1)}, [b"0123", b"45678", b"9"]),
+        (b"0123456789", {}, [b"0123456", b"78", b"9"]),
+    ],
+    ids=["three files", "where the catalogue says", "by the fractions"],
+)
+def test_how_a_download_is_split(entry, tmp_path, content, more, splits):
+    corpus = open_entry(entry(content, **more), DataConfig(valid_fraction=0.2, test_fraction=0.1))
+    assert list(texts(corpus).items()) == list(zip(("train", "valid", "test"), splits, strict=True))
     assert (tmp_path / "downloads" / "text.zip").exists()
 
 
-@pytest.mark.parametrize("content", [{"text": "0123456789"}, b"0123456789"], ids=["archive", "file"])
-def test_one_text_is_cut_where_the_catalogue_says_or_by_the_fractions(entry, content):
-    config = DataConfig(valid_fraction=0.2, test_fraction=0.1)
-    of_archive = {"split_bytes": (4, 5, 1)} if isinstance(content, dict) else {}
-    train, valid = (b"0123", b"45678") if of_archive else (b"0123456", b"78")
-    assert texts(open_entry(entry(content, **of_archive), config)) == {"train": train, "valid": valid, "test": b"9"}
-
-
 @pytest.mark.parametrize(
-    ("content", "more", "said"),
-    [
-        (b"<html>log in first</html>", {"members": ("text",)}, r"text\.zip is not the archive of a-text"),
-        ({"other": "text"}, {"members": ("text",)}, r"not the archive of a-text: .*no item named 'text'"),
-    ],
+    ("content", "said"),
+    [(b"<html>log in first</html>", ""), ({"other": "text"}, ": .*no item named 'text'")],
+    ids=["page", "archive"],
 )
-def test_another_archive_is_an_error(entry, content, more, said):
-    with pytest.raises(TinypruneError, match=said):
-        open_entry(entry(content, **more), DataConfig())
+def test_another_archive_is_an_error(entry, content, said):
+    with pytest.raises(TinypruneError, match=rf"text\.zip is not the archive of a-text{said}"):
+        open_entry(entry(content, members=("text",)), DataConfig())
 
 
 def test_a_download_that_fails_names_the_embedded_corpora(entry, server, tmp_path):
