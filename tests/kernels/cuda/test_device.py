@@ -139,15 +139,9 @@ def test_there_and_back(place):
     assert float(to_device(np.float32([[2.5]]))) == 2.5
 
 
+PARTS = [1, -1, np.s_[1:], np.s_[2:1], np.s_[:, -2:], np.s_[:, 1, 2:4], np.s_[:, :, 0], (1, 2, 3)]
 VIEWS = [
-    lambda x: x[1],
-    lambda x: x[-1],
-    lambda x: x[1:],
-    lambda x: x[2:1],
-    lambda x: x[:, -2:],
-    lambda x: x[:, 1, 2:4],
-    lambda x: x[:, :, 0],
-    lambda x: x[1, 2, 3],
+    *(lambda x, part=part: x[part] for part in PARTS),
     lambda x: x.T,
     lambda x: x[0].T[1:3],
     lambda x: x[1:2].reshape(-1),
