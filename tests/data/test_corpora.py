@@ -134,8 +134,9 @@ def test_another_archive_is_an_error(entry, content, said):
         open_entry(entry(content, members=("text",)), DataConfig())
 
 
-def test_a_download_that_fails_names_the_embedded_corpora(entry, server, tmp_path):
+def test_a_download_that_fails_says_what_the_server_does_and_names_the_embedded_corpora(entry, server, tmp_path):
     server.status = 404
-    with pytest.raises(TinypruneError, match=r"404.*needs no network: pydoc, stdlib") as raised:
+    said = f"cannot download a-text from {server.url}: the server says 404 Not Found.*needs no network: pydoc, stdlib"
+    with pytest.raises(TinypruneError, match=said) as raised:
         open_entry(entry(b""), DataConfig())
     assert str(tmp_path / "downloads" / "text.zip") in str(raised.value)

@@ -111,13 +111,6 @@ def test_an_unknown_hash_is_recorded_and_checked_afterwards(download, file):
         download(sha256=None)
 
 
-def test_the_answer_of_the_server_is_passed_on(download, server):
-    server.status = 404
-    said = f"cannot download a text from {server.url}: the server says 404 Not Found"
-    with pytest.raises(TinypruneError, match=said):
-        download()
-
-
 def test_without_a_network_the_message_gives_alternatives(download, server, file):
     server.shutdown()
     server.server_close()

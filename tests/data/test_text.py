@@ -93,10 +93,9 @@ def test_memory_mapped_tokens_are_those_in_memory_and_are_used_again(load, kept,
     "change", [{"tokenizer": "byte"}, {"vocabulary": 10}, {"valid_fraction": 0.1}, "text"], ids=str
 )
 def test_kept_tokens_of_other_settings_or_text_are_not_used(load, change):
-    config = {"tokenizer": "word"}
-    before = load(LINES, config, large=True)
-    content = "LINE" + LINES[4:] if change == "text" else LINES
-    config |= {} if change == "text" else change
+    before = load(LINES, {"tokenizer": "word"}, large=True)
+    content, options = ("LINE" + LINES[4:], {}) if change == "text" else (LINES, change)
+    config = {"tokenizer": "word"} | options
     after = load(content, config, large=True)
     np.testing.assert_array_equal(after.train, load(content, config).train)
     assert not np.array_equal(after.train, before.train)
