@@ -76,8 +76,7 @@ def test_cache_stays_there_and_is_the_same_each_time(sandbox):
 def test_arrays_that_it_modifies_are_modified_here(sandbox):
     x, W = np.zeros(3), np.ones((2, 2))
     sandbox.function("add_in_place")(x, {"W": W, "b": np.ones(1)})
-    assert x.tolist() == [1, 1, 1]
-    assert W.tolist() == [[2, 2], [2, 2]]
+    assert x.tolist() == [1, 1, 1] and W.tolist() == [[2, 2], [2, 2]]
 
 
 def test_calls_back(sandbox):
@@ -107,8 +106,7 @@ def test_held_values_stay_there(sandbox):
     held = sandbox.hold(np.arange(4.0))
     out = sandbox.function("double_forward", "all")(held)
     assert not isinstance(out, tuple)
-    assert sandbox.fetch(out)[0].tolist() == [0, 2, 4, 6]
-    assert sandbox.fetch(held).tolist() == [0, 1, 2, 3]
+    assert sandbox.fetch(out)[0].tolist() == [0, 2, 4, 6] and sandbox.fetch(held).tolist() == [0, 1, 2, 3]
 
 
 def test_error_has_kind_message_and_only_the_lines_of_the_answer(sandbox):
@@ -230,13 +228,10 @@ def test_files_of_many_calls_are_added_up():
             sandbox.function("fill")()
 
 
-def test_source_that_ends_the_process_is_not_loaded_again(sandbox):
+def test_source_that_ends_the_process_at_once_or_only_when_it_is_run_again(sandbox):
     with pytest.raises(AnswerDied):
         sandbox.run("os._exit(0)")
-    assert sandbox.function("sleep")(0) == 0
-
-
-def test_source_that_ends_the_process_only_when_it_is_run_again(sandbox):
+    assert sandbox.function("sleep")(0) == 0  # it is not loaded again
     sandbox.run(f"def leave():\n    os._exit(3)\nif time.time() > {time.time() + 1}:\n    os._exit(0)")
     time.sleep(1.1)
     with pytest.raises(AnswerDied, match="exit status 3"):
