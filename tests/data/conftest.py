@@ -30,20 +30,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server, asked = self.server, self.headers.get("Range")
         server.requests.append(asked)
         server.agents.append(self.headers["User-Agent"])
-        body, status = server.payload, 200
         if server.status:
             return self.send_error(server.status)
-        if server.ranges and asked:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.send_header("Content-Length", "0")
-                return self.end_headers()
-            body, status = body[start:], 206
+        size = len(server.payload)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if server.ranges and asked else 0
+        body = server.payload[start:]
+        status = 200 if not start else 206 if body else 416
         self.send_response(status)
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{len(server.payload) - 1}/{len(server.payload)}")
+        if status != 200:
+            self.send_header("Content-Range", f"bytes {f'{start}-{size - 1}' if body else '*'}/{size}")
         if server.content_length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -45,34 +45,31 @@ def test_stdlib_is_source_code_in_a_fixed_order_without_tests():
         assert absent not in text
 
 
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Opens the corpus of a file in the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def mine(data, valid, test):
+        (tmp_path / "mine.txt").write_bytes(data)
+        return open_corpus(DataConfig(corpus="~/mine.txt", valid_fraction=valid, test_fraction=test))
+
+    return mine
+
+
 @pytest.mark.parametrize(("valid", "test"), [(20, 10), (0, 0)])
-def test_a_local_file_is_cut_in_train_then_valid_then_test(tmp_path, valid, test):
-    path = tmp_path / "mine.txt"
-    data = bytes(range(100))
-    path.write_bytes(data)
-    corpus = open_corpus(DataConfig(corpus=str(path), valid_fraction=valid / 100, test_fraction=test / 100))
-    assert corpus.name == "mine.txt"
-    stop = 100 - test
+def test_a_local_file_is_cut_in_train_then_valid_then_test(mine, valid, test):
+    data, stop = bytes(range(100)), 100 - test
+    corpus = mine(data, valid / 100, test / 100)
     assert texts(corpus) == {"train": data[: stop - valid], "valid": data[stop - valid : stop], "test": data[stop:]}
-    assert corpus.size == 100
-    assert corpus.digest() == hashlib.sha256(data).hexdigest()
+    assert (corpus.name, corpus.size, corpus.digest()) == ("mine.txt", 100, hashlib.sha256(data).hexdigest())
 
 
 @pytest.mark.parametrize("size", range(20, 40))
-def test_no_character_is_cut(tmp_path, size):
-    path = tmp_path / "mine.txt"
+def test_no_character_is_cut(mine, size):
     text = ("é€𝄞" * 20)[:size]
-    path.write_text(text, encoding="utf-8")
-    corpus = open_corpus(DataConfig(corpus=str(path), valid_fraction=0.3, test_fraction=0.3))
-    parts = ["".join(span.read_text()) for span in corpus.splits.values()]
-    assert "".join(parts) == text
-    assert all(parts)
-
-
-def test_the_home_folder_is_understood(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mine.txt").write_text("0123456789")
-    assert open_corpus(DataConfig(corpus="~/mine.txt")).size == 10
+    parts = ["".join(span.read_text()) for span in mine(text.encode(), 0.3, 0.3).splits.values()]
+    assert "".join(parts) == text and all(parts)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +79,8 @@ def test_the_home_folder_is_understood(tmp_path, monkeypatch):
 def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(
-        UsageError, match=rf"data\.corpus: .*{said}.*pydoc, stdlib, tinyshakespeare.*path of a text file"
-    ):
+    said = rf"data\.corpus: .*{said}.*pydoc, stdlib, tinyshakespeare.*path of a text file"
+    with pytest.raises(UsageError, match=said):
         open_corpus(DataConfig(corpus=name))
 
 
@@ -113,35 +109,34 @@ def entry(server, tmp_path, monkeypatch):
     return entry
 
 
-def test_an_archive_with_three_files_brings_its_own_splits(entry, tmp_path):
-    members = {"w/train": "a b c\n" * 50, "w/valid": "d e\n", "w/test": "f\n"}
-    corpus = open_entry(entry(members), DataConfig(valid_fraction=0.5))
-    assert texts(corpus) == {"train": b"a b c\n" * 50, "valid": b"d e\n", "test": b"f\n"}
+@pytest.mark.parametrize(
+    ("content", "more", "splits"),
+    [
+        ({"w/train": "a b c\n" * 50, "w/valid": "d e\n", "w/test": "f\n"}, {}, [b"a b c\n" * 50, b"d e\n", b"f\n"]),
+        ({"text": "0123456789"}, {"split_bytes": (4, 5, 1)}, [b"0123", b"45678", b"9"]),
+        (b"0123456789", {}, [b"0123456", b"78", b"9"]),
+    ],
+    ids=["three files", "where the catalogue says", "by the fractions"],
+)
+def test_how_a_download_is_split(entry, tmp_path, content, more, splits):
+    corpus = open_entry(entry(content, **more), DataConfig(valid_fraction=0.2, test_fraction=0.1))
+    assert list(texts(corpus).items()) == list(zip(("train", "valid", "test"), splits, strict=True))
     assert (tmp_path / "downloads" / "text.zip").exists()
 
 
-@pytest.mark.parametrize("content", [{"text": "0123456789"}, b"0123456789"], ids=["archive", "file"])
-def test_one_text_is_cut_where_the_catalogue_says_or_by_the_fractions(entry, content):
-    config = DataConfig(valid_fraction=0.2, test_fraction=0.1)
-    of_archive = {"split_bytes": (4, 5, 1)} if isinstance(content, dict) else {}
-    train, valid = (b"0123", b"45678") if of_archive else (b"0123456", b"78")
-    assert texts(open_entry(entry(content, **of_archive), config)) == {"train": train, "valid": valid, "test": b"9"}
-
-
 @pytest.mark.parametrize(
-    ("content", "more", "said"),
-    [
-        (b"<html>log in first</html>", {"members": ("text",)}, r"text\.zip is not the archive of a-text"),
-        ({"other": "text"}, {"members": ("text",)}, r"not the archive of a-text: .*no item named 'text'"),
-    ],
+    ("content", "said"),
+    [(b"<html>log in first</html>", ""), ({"other": "text"}, ": .*no item named 'text'")],
+    ids=["page", "archive"],
 )
-def test_another_archive_is_an_error(entry, content, more, said):
-    with pytest.raises(TinypruneError, match=said):
-        open_entry(entry(content, **more), DataConfig())
+def test_another_archive_is_an_error(entry, content, said):
+    with pytest.raises(TinypruneError, match=rf"text\.zip is not the archive of a-text{said}"):
+        open_entry(entry(content, members=("text",)), DataConfig())
 
 
-def test_a_download_that_fails_names_the_embedded_corpora(entry, server, tmp_path):
+def test_a_download_that_fails_says_what_the_server_does_and_names_the_embedded_corpora(entry, server, tmp_path):
     server.status = 404
-    with pytest.raises(TinypruneError, match=r"404.*needs no network: pydoc, stdlib") as raised:
+    said = f"cannot download a-text from {server.url}: the server says 404 Not Found.*needs no network: pydoc, stdlib"
+    with pytest.raises(TinypruneError, match=said) as raised:
         open_entry(entry(b""), DataConfig())
     assert str(tmp_path / "downloads" / "text.zip") in str(raised.value)

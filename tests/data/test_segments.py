@@ -21,21 +21,16 @@ def test_rows_are_contiguous_and_an_epoch_uses_all_but_a_remainder(sizes):
     B, T, extra = sizes
     n = B * T + extra
     segments = Segments(numbered(n), B, T)
-    previous, seen = None, []
-    for step in range(segments.per_epoch):
-        ids, targets, fresh = segments.batch(step)
+    batches = [segments.batch(step) for step in range(segments.per_epoch)]
+    for ids, targets, _ in batches:
         assert ids.shape == targets.shape == (B, T)
         assert ids.dtype == targets.dtype == np.int64
         np.testing.assert_array_equal(targets, ids + 1)
-        np.testing.assert_array_equal(np.diff(ids, axis=1), 1)
-        assert fresh == (step == 0)
-        if previous is not None:
-            np.testing.assert_array_equal(ids[:, 0], previous[:, -1])
-        previous = targets
-        seen += targets.ravel().tolist()
-    assert len(set(seen)) == len(seen)
-    assert max(seen) < n
-    assert n - 1 - len(seen) < B * T
+    assert [fresh for *_, fresh in batches] == [True] + [False] * (len(batches) - 1)
+    rows = np.concatenate([targets for _, targets, _ in batches], axis=1)
+    np.testing.assert_array_equal(np.diff(rows, axis=1), 1)
+    assert len(np.unique(rows)) == rows.size and rows.max() < n
+    assert n - 1 - rows.size < B * T
 
 
 def test_a_new_epoch_follows_the_last_segment():
@@ -47,8 +42,7 @@ def test_a_new_epoch_follows_the_last_segment():
 
 
 def test_batches_can_be_written_to_and_leave_the_text_alone():
-    tokens = numbered(13)
-    segments = Segments(tokens, B=2, T=3)
+    segments = Segments(tokens := numbered(13), B=2, T=3)
     ids, targets, _ = segments.batch(0)
     ids[:] = targets[:] = 0
     np.testing.assert_array_equal(tokens, numbered(13))
@@ -64,8 +58,7 @@ def test_too_short_a_text_is_refused():
 @given(st.integers(2, 40), st.integers(1, 50))
 def test_evaluation_predicts_every_token_but_the_first_once(n, T):
     pairs = list(evaluation_segments(numbered(n), T))
-    ids = np.concatenate([ids[0] for ids, _ in pairs])
-    targets = np.concatenate([targets[0] for _, targets in pairs])
+    ids, targets = (np.concatenate([pair[i][0] for pair in pairs]) for i in (0, 1))
     assert ids.dtype == targets.dtype == np.int64
     np.testing.assert_array_equal(ids, np.arange(n - 1))
     np.testing.assert_array_equal(targets, np.arange(1, n))

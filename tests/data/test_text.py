@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinyprune.config import DataConfig
-from tinyprune.data import ByteTokenizer, CharacterTokenizer, load_text, spans
+from tinyprune.data import CharacterTokenizer, load_text, spans
 from tinyprune.errors import SaveError, TinypruneError, UsageError
 
 TOKENIZERS = ("character", "byte", "word")
@@ -42,13 +42,11 @@ def arrays(text):
 def test_pydoc_needs_nothing_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = load_text(DataConfig())
-    assert text.name == "pydoc"
-    assert text.train.dtype == np.uint8
+    assert text.name == "pydoc" and text.train.dtype == np.uint8
     assert len(text.train) / len(text.valid) == pytest.approx(18, rel=0.01)
     assert text.tokenizer.decode(text.train[:22]) == 'The "assert" statement'
     assert list(text.characters.values()) == list(map(len, arrays(text)))
-    assert len(text.digest) == 64
-    assert list(tmp_path.iterdir()) == []
+    assert len(text.digest) == 64 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -67,14 +65,15 @@ def test_the_splits_together_are_the_text(load, kind):
     assert text.train.max() < text.tokenizer.V
     everything = load(LINES, {"tokenizer": kind, "valid_fraction": 0.0, "test_fraction": 0.0})
     np.testing.assert_array_equal(everything.train, everything.tokenizer.encode(LINES))
+    assert len(everything.valid) == len(everything.test) == 0
+    assert everything.tokenizer.to_dict()["kind"] == kind
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_memory_mapped_tokens_are_those_in_memory_and_are_used_again(load, kept, capsys, kind):
     config = {"tokenizer": kind, "valid_fraction": 0.3, "test_fraction": 0.0}
     small = load(LINES, config)
-    assert not kept.exists()
-    assert capsys.readouterr().err == ""
+    assert not kept.exists() and capsys.readouterr().err == ""
     large = load(LINES, config, large=True)
     assert "tokenising text: 100%" in capsys.readouterr().err
     files = {path: path.stat().st_mtime_ns for path in kept.rglob("*")}
@@ -82,8 +81,7 @@ def test_memory_mapped_tokens_are_those_in_memory_and_are_used_again(load, kept,
     # Found again, also with the tokenizer of a checkpoint.
     for text in (large, load(LINES, config, large=True), load(LINES, config, large.tokenizer, large=True)):
         for mapped, array in zip(arrays(text), arrays(small), strict=True):
-            assert isinstance(mapped, np.memmap)
-            assert mapped.dtype == array.dtype
+            assert isinstance(mapped, np.memmap) and mapped.dtype == array.dtype
             np.testing.assert_array_equal(mapped, array)
         assert text.tokenizer.to_dict() == small.tokenizer.to_dict()
         assert (text.characters, text.digest) == (small.characters, small.digest)
@@ -95,34 +93,33 @@ def test_memory_mapped_tokens_are_those_in_memory_and_are_used_again(load, kept,
     "change", [{"tokenizer": "byte"}, {"vocabulary": 10}, {"valid_fraction": 0.1}, "text"], ids=str
 )
 def test_kept_tokens_of_other_settings_or_text_are_not_used(load, change):
-    config = {"tokenizer": "word"}
-    before = load(LINES, config, large=True)
-    content = "LINE" + LINES[4:] if change == "text" else LINES
-    config |= {} if change == "text" else change
+    before = load(LINES, {"tokenizer": "word"}, large=True)
+    content, options = ("LINE" + LINES[4:], {}) if change == "text" else (LINES, change)
+    config = {"tokenizer": "word"} | options
     after = load(content, config, large=True)
     np.testing.assert_array_equal(after.train, load(content, config).train)
     assert not np.array_equal(after.train, before.train)
     assert (after.digest == before.digest) == (change != "text")
 
 
-@pytest.mark.parametrize("damage", ["cut", "overwritten", "absent"])
-def test_damaged_tokens_are_noticed(load, kept, damage):
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("*.tokens/train.npy", lambda data: None, r"are damaged .* delete that folder"),
+        ("*.tokens/train.npy", lambda data: data[:-10], r"are damaged .* delete that folder"),
+        ("*.tokens/train.npy", lambda data: data[:-10] + b"\xff" * 10, r"are damaged .* delete that folder"),
+        ("*.vocabulary.json", lambda data: data[:-5], r"vocabulary\.json cannot be read .* delete it"),
+    ],
+    ids=["absent", "cut", "overwritten", "vocabulary"],
+)
+def test_damage_is_noticed(load, kept, name, damage, said):
     load(LINES, large=True)
-    (path,) = kept.glob("*.tokens/train.npy")
-    data = path.read_bytes()
-    if damage == "absent":
-        path.unlink()
-    else:
-        path.write_bytes(data[:-10] if damage == "cut" else data[:-10] + b"\xff" * 10)
-    with pytest.raises(TinypruneError, match=r"are damaged .* delete that folder"):
-        load(LINES, large=True)
-
-
-def test_a_damaged_vocabulary_is_noticed(load, kept):
-    load(LINES, large=True)
-    (path,) = kept.glob("*.vocabulary.json")
-    path.write_text(path.read_text()[:-5])
-    with pytest.raises(TinypruneError, match=r"vocabulary\.json cannot be read .* delete it"):
+    (path,) = kept.glob(name)
+    data = damage(path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(TinypruneError, match=said):
         load(LINES, large=True)
 
 
@@ -148,29 +145,25 @@ def test_a_given_tokenizer_is_used_instead_of_a_new_one(load):
         load(LINES, None, CharacterTokenizer.build([LINES.replace("€", "")]))
 
 
-def test_vocabulary_limits_words(load):
-    text = load(LINES, {"tokenizer": "word", "vocabulary": 9})
-    assert text.tokenizer.V == 9
-    assert text.train.max() == 8
-
-
 def test_words_are_counted_in_training_text_only_and_characters_everywhere(load):
+    limited = load(LINES, {"tokenizer": "word", "vocabulary": 9})
+    assert (limited.tokenizer.V, limited.train.max()) == (9, 8)
     content = "a a b b b \n" + "c c c c c z"
     text = load(content, {"tokenizer": "word", "valid_fraction": 0.5, "test_fraction": 0.0})
     assert text.tokenizer.words == ["b", "a", "<eos>", "<unk>"]
-    assert text.tokenizer.decode(text.valid) == "<unk> <unk> <unk> <unk> <unk> <unk>"
+    assert text.tokenizer.decode(text.valid) == " ".join(["<unk>"] * 6)
     text = load(content, {"valid_fraction": 0.1, "test_fraction": 0.1})
     assert text.tokenizer.characters == "\n abcz"
     assert text.train.max() < text.test.max() == 5
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_words_that_became_unknown_stand_for_no_characters(load, large):
+@pytest.mark.parametrize(("end", "characters"), [("a <unk>\n" * 5, 40), ("a b <unk>\n" * 5, 0)])
+def test_words_that_became_unknown_stand_for_no_characters(load, large, end, characters):
     """`<unk>` in the text itself is a word like others; only a word that is replaced by it loses characters."""
-    for end, characters in (("a <unk>\n" * 5, 40), ("a b <unk>\n" * 5, 0)):
-        config = {"tokenizer": "word", "valid_fraction": len(end) / (80 + len(end)), "test_fraction": 0.0}
-        text = load("a <unk>\n" * 10 + end, config, large=large)
-        assert text.characters == {"train": 80, "valid": characters, "test": 0}
+    config = {"tokenizer": "word", "valid_fraction": len(end) / (80 + len(end)), "test_fraction": 0.0}
+    text = load("a <unk>\n" * 10 + end, config, large=large)
+    assert text.characters == {"train": 80, "valid": characters, "test": 0}
 
 
 def test_a_text_that_has_changed_is_noticed_before_it_is_tokenised(load):
@@ -201,12 +194,6 @@ def test_any_file_can_be_read_as_bytes_and_only_text_as_characters(load, large):
 def test_too_short_a_text_is_refused(load, content, config, said):
     with pytest.raises(UsageError, match=rf"text is too short, {len(content)} bytes in all: its {said}"):
         load(content, config)
-
-
-def test_a_split_that_was_not_asked_for_may_be_empty(load):
-    text = load("abc", {"tokenizer": "byte", "valid_fraction": 0.0, "test_fraction": 0.0})
-    assert list(map(len, arrays(text))) == [3, 0, 0]
-    assert isinstance(text.tokenizer, ByteTokenizer)
 
 
 def test_importing_the_package_imports_nothing_slow():

@@ -6,7 +6,6 @@ import pytest
 from tinyprune import ops
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import to_device, to_host
-from tinyprune.kernels.cuda.products import few_rows as few_rows_module
 from tinyprune.kernels.cuda.products import matmul as module
 from tinyprune.kernels.cuda.products import product as product_module
 from tinyprune.kernels.cuda.products import tensor_cores
@@ -14,7 +13,8 @@ from tinyprune.kernels.cuda.products.arithmetic import positive
 from tinyprune.kernels.cuda.products.matmul import division, matmul
 from tinyprune.kernels.cuda.products.product import LAYOUTS
 
-from .checks import few_rows, product
+from ..cpu.test_matmul import BAD_SHAPES, assert_refused
+from .checks import product
 from .compare import assert_close, cuda, in_float64, normal, on_device, run, slow
 from .tensor_core import to_tf32
 from .test_operations import feedforward, linear, projections
@@ -26,25 +26,28 @@ SHAPES += [slow(65, 37, 67), slow(131, 19, 130), slow(132, 16, 4)]
 TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
 
 
-def expected_of(x, W, **added):
+def expected_of(x, W, *added):
     """The product of the matrix of all rows of x with W, in float64, and what is added at the end."""
-    out = x.astype(np.float64) @ W.astype(np.float64)
-    return sum((a for a in added.values() if a is not None), out)
+    return sum(added, x.astype(np.float64) @ W.astype(np.float64))
 
 
 def laid_out(x, layout):
     """The numbers of a matrix in the GPU's memory, in another order or with other numbers between them."""
     rows, columns = x.shape
-    if layout == "transposed":
-        return to_device(x.T.copy()).T
+    if layout.startswith("transposed"):
+        return laid_out(x.T.copy(), layout.removeprefix("transposed").strip()).T
     if layout in ("gaps", "gaps of four"):
         skip = 4 if layout == "gaps of four" else 1  # with 1, rows lie fours apart, but none begins on one
         wide = np.full((rows + 1, -(-columns // 4) * 4 + 8), np.nan, np.float32)
         wide[1:, skip : skip + columns] = x
         return to_device(wide)[1:, skip : skip + columns]
-    if layout == "transposed gaps":
-        return laid_out(np.ascontiguousarray(x.T), "gaps").T
-    return to_device(x)
+    return to_device(x.copy())
+
+
+def given_as(a, b, transpose_a, transpose_b, layout="plain", **options):
+    """a · b, from what these flags make of them."""
+    given = laid_out(a.T if transpose_a else a, layout), laid_out(b.T if transpose_b else b, layout)
+    return matmul(*given, transpose_a=transpose_a, transpose_b=transpose_b, **options)
 
 
 @pytest.fixture
@@ -65,31 +68,16 @@ def settings(monkeypatch):
 def test_shapes_and_transposes(place, settings, M, K, N, transpose_a, transpose_b):
     settings(TILES=(128 if M > 128 else 64,))
     a, b, bias = normal((M, K), (K, N), (N,))
-    got = matmul(
-        to_device(a.T.copy() if transpose_a else a),
-        to_device(b.T.copy() if transpose_b else b),
-        transpose_a=transpose_a,
-        transpose_b=transpose_b,
-        bias=to_device(bias),
-    )
-    assert_close(got, expected_of(a, b, bias=bias))
+    assert_close(given_as(a, b, transpose_a, transpose_b, bias=to_device(bias)), expected_of(a, b, bias))
 
 
 @pytest.mark.parametrize("layout", ["plain", "transposed", "gaps", "gaps of four", "transposed gaps"])
-@pytest.mark.parametrize(
-    ("M", "bias", "residual", "relu"), [(9, True, True, True), (3, True, True, True), (9, 0, 0, 1)]
-)
-def test_layouts_and_what_is_added(place, layout, M, bias, residual, relu):
+@pytest.mark.parametrize(("M", "added"), [(9, True), (3, True), (9, False)])
+def test_layouts_and_what_is_added(place, layout, M, added):
     a, b, c, r = normal((M, 21), (21, 34), (34,), (M, 34))
-    got = matmul(
-        laid_out(a, layout),
-        laid_out(b, layout),
-        bias=to_device(c) if bias else None,
-        residual=laid_out(r, layout) if residual else None,
-        relu=bool(relu),
-    )
-    expected = expected_of(a, b, bias=c if bias else None, residual=r if residual else None)
-    assert_close(got, np.maximum(expected, 0) if relu else expected)
+    options = {"bias": to_device(c), "residual": laid_out(r, layout)} if added else {}
+    got = matmul(laid_out(a, layout), laid_out(b, layout), **options, relu=True)
+    assert_close(got, np.maximum(expected_of(a, b, *[c, r] * added), 0))
 
 
 @pytest.mark.parametrize("N", [8, 7])
@@ -98,27 +86,19 @@ def test_sums_in_parts(place, both_orders, settings, N):
     settings(SHORTEST=16)
     a, b, bias, residual = normal((9, 70), (70, N), (N,), (9, N))
     assert division(9, N, 70) == (64, 4)  # of at least two strips each, so that there are three
-    expected = expected_of(a, b, bias=bias, residual=residual)
+    expected = expected_of(a, b, bias, residual)
     device_a, device_b = to_device(a), to_device(b)
     got = matmul(device_a, device_b, bias=to_device(bias), residual=to_device(residual), relu=True)
     assert_close(got, np.maximum(expected, 0))
-    got = matmul(to_device(a.T.copy()), device_b, transpose_a=True)
+    got, again = (matmul(to_device(a.T.copy()), device_b, transpose_a=True) for _ in range(2))
     assert_close(got, expected_of(a, b))
-    again = matmul(to_device(a.T.copy()), device_b, transpose_a=True)
     assert np.array_equal(to_host(got), to_host(again))
     test_the_last_rows_of_each_batch_entry(place, 4, 10, 5, 3)
 
 
 @pytest.mark.parametrize(
     ("B", "T", "skip", "O"),
-    [
-        (2, 5, 2, 8),
-        (3, 1, 2, 5),
-        slow(2, 19, 1, 3),
-        (9, 2, 1, 5),
-        (2, 0, 3, 4),
-        (0, 2, 1, 4),
-    ],
+    [(2, 5, 2, 8), (3, 1, 2, 5), slow(2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)],
 )
 def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
     S, K = T + skip, 12
@@ -144,38 +124,31 @@ def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
 
 @pytest.mark.slow
 def test_more_axes_stand_for_their_rows(place):
-    x, W = normal((2, 3, 4, 5), (5, 6))
-    on_device = to_device(x)
-    for view in ((), (slice(None), slice(None), slice(1, 3)), (slice(None), slice(1, 3), slice(1, 3))):
+    x, W, g, out = normal((2, 3, 4, 5), (5, 6), (2, 6, 4, 6), (2, 3, 5, 6))
+    there, factor, target = map(to_device, (x, W, out))
+    for view in ((), np.s_[:, :, 1:3], np.s_[:, 1:3, 1:3]):
         part = x[view]
-        got = matmul(on_device[view], to_device(W))
-        assert_close(got, part.astype(np.float64) @ W)
-        got = matmul(on_device[view], on_device[view], transpose_a=True)
+        assert_close(matmul(there[view], factor), part.astype(np.float64) @ W)
+        got = matmul(there[view], there[view], transpose_a=True)
         assert_close(got, np.einsum("abck,abcn->kn", part, part, dtype=np.float64))
     # groups of rows that do not match
-    x, g, out = normal((2, 3, 4, 5), (2, 6, 4, 6), (2, 3, 5, 6))
-    got = matmul(to_device(x)[:, 1:], to_device(g)[:, 1:3, :, :4], transpose_a=True)
+    got = matmul(there[:, 1:], to_device(g)[:, 1:3, :, :4], transpose_a=True)
     assert_close(got, np.einsum("abck,abcn->kn", x[:, 1:], g[:, 1:3, :, :4], dtype=np.float64))
-    target = to_device(out)[:, :2, :4]
     with pytest.raises(ValueError, match="out must consist of rows"):
-        matmul(to_device(x)[:, 1:], to_device(W), out=target)
-    target = to_device(out)[1, :, :4]
-    assert_close(matmul(to_device(x)[1], to_device(W), out=target), x[1].astype(np.float64) @ W)
-    target = to_device(out[:, :, :4])[:, :2]
-    assert_close(matmul(to_device(x)[1:, :2, 1:3], to_device(W), out=to_device(out)[1:, :2, 1:3]), x[1:, :2, 1:3] @ W)
+        matmul(there[:, 1:], factor, out=target[:, :2, :4])
+    for given, into in ((np.s_[1], np.s_[1, :, :4]), (np.s_[1:, :2, 1:3], np.s_[1:, :2, 1:3])):
+        assert_close(matmul(there[given], factor, out=target[into]), x[given].astype(np.float64) @ W)
 
 
 @pytest.mark.parametrize("M", [5, 13])
 def test_nothing_else_is_written(place, M):
     for first, N in ((3, 36), (3, 37), (4, 35), (4, 36)):
         a, b = normal((M, 7), (7, N))
-        frame = to_device(np.full((M + 4, 44), 5, np.float32))
+        frame = to_device(np.full((M + 4, 44), np.nan, np.float32))
         part = frame[2:-2, first : first + N]
         assert matmul(to_device(a), to_device(b), out=part) is part
         assert_close(part, expected_of(a, b))
-        got = to_host(frame)
-        got[2:-2, first : first + N] = 5
-        assert (got == 5).all()
+        assert np.isnan(to_host(frame)).sum() == (M + 4) * 44 - M * N
 
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
@@ -183,9 +156,8 @@ def test_nothing_else_is_written(place, M):
 def test_a_bad_number_spoils_its_row_or_column_alone(place, M, transpose_a, transpose_b):
     a, b = normal((M, 37), (37, 35))
     a[M - 1, 3], b[5, 34] = np.nan, np.inf
-    given = laid_out(a.T, "gaps") if transpose_a else laid_out(a, "gaps"), laid_out(b.T if transpose_b else b, "gaps")
     with np.errstate(invalid="ignore"):
-        got = to_host(matmul(*given, transpose_a=transpose_a, transpose_b=transpose_b))
+        got = to_host(given_as(a, b, transpose_a, transpose_b, "gaps"))
     bad = ~np.isfinite(got)
     assert bad[M - 1].all() and bad[:, 34].all() and bad.sum() == M + 35 - 1
 
@@ -226,61 +198,38 @@ def test_a_kernel_is_given_numbers_of_32_bits(transposed):
     assert max(plan.numbers[0]) < 2**31
 
 
+def ones(shape=(4, 4)):
+    return to_device(np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize(("a", "b", "options", "message"), BAD_SHAPES)
+def test_bad_shapes(place, a, b, options, message):
+    assert_refused(matmul, ones, a, b, options, message)
+
+
 @pytest.mark.parametrize(
-    ("a", "b", "options", "message"),
+    ("make", "message"),
     [
-        ((2, 3), (4, 5), {}, r"columns of a must be as many as the rows of b, got a \(2, 3\) and b \(4, 5\)"),
-        ((2, 3), (3, 5), {"transpose_a": True}, r"a \(2, 3\), transposed, and b \(3, 5\)"),
-        ((2, 3), (3, 5), {"transpose_b": True}, r"b \(3, 5\), transposed"),
-        ((3,), (3, 5), {}, r"got a \(3,\)"),
-        ((2, 3), (3,), {}, r"b \(3,\)"),
-        ((2, 2, 3), (2, 3, 5), {}, r"b \(2, 3, 5\)"),
-        ((2, 3), (5, 2, 3), {"transpose_b": True}, r"b \(5, 2, 3\)"),
-        ((2, 4, 3), (8, 5), {"transpose_a": True}, r"b \(8, 5\)"),
-        ((2, 3), (3, 5), {"bias": (2,)}, r"bias must have shape \(5,\)"),
-        ((2, 3), (3, 5), {"bias": (1, 5)}, r"bias must have shape \(5,\)"),
-        ((2, 3), (3, 5), {"residual": (5,)}, r"residual must have shape \(2, 5\)"),
-        ((2, 3), (3, 5), {"out": (5, 2)}, r"out must have shape \(2, 5\)"),
+        (lambda x, y: {"a": x, "b": y, "out": x}, "out must not lie in the memory of a, which is read"),
+        (lambda x, y: {"b": x.T, "out": x}, "out must not lie in the memory of b, which is read"),
+        (lambda x, y: {"bias": x[1], "out": x}, "out must not lie in the memory of bias, which is read"),
+        (
+            lambda x, y: {"a": y[1:], "residual": x[:3], "out": x[1:]},
+            "out must not lie in the memory of residual, which is read",
+        ),
+        (lambda x, y: {"residual": y.T, "out": x}, "residual must be out itself, or lie in memory as it does"),
+        (lambda x, y: {"out": x.T}, r"out must consist of rows of numbers side by side, got strides \(1, 4\)"),
     ],
 )
-def test_bad_shapes(place, a, b, options, message):
-    (a, b), options = map(to_device, normal(a, b)), options.copy()
-    for name, value in options.items():
-        if isinstance(value, tuple):
-            options[name] = to_device(np.ones(value, np.float32))
-    for _ in range(2):  # what is worked out for shapes is kept, an error is not
-        with pytest.raises(ValueError, match=message):
-            matmul(a, b, **options)
+def test_out_in_the_memory_of_an_argument(place, make, message):
+    with pytest.raises(ValueError, match=message):
+        matmul(**{"a": ones(), "b": ones()} | make(ones(), ones()))
 
 
-def test_out_in_the_memory_of_an_argument(place):
-    x, y, other = (to_device(np.ones((4, 4), np.float32)) for _ in range(3))
-    with pytest.raises(ValueError, match="out must not lie in the memory of a, which is read"):
-        matmul(x, y, out=x)
-    with pytest.raises(ValueError, match="out must not lie in the memory of b, which is read"):
-        matmul(y, x.T, out=x)
-    with pytest.raises(ValueError, match="out must not lie in the memory of bias, which is read"):
-        matmul(y, y, bias=x[1], out=x)
-    long = to_device(np.ones((6, 4), np.float32))
-    with pytest.raises(ValueError, match="out must not lie in the memory of residual, which is read"):
-        matmul(y, y, residual=long[:4], out=long[1:5])
-    with pytest.raises(ValueError, match="residual must be out itself, or lie in memory as it does"):
-        matmul(y, y, residual=other.T, out=x)
-    with pytest.raises(ValueError, match=r"out must consist of rows of numbers side by side, got strides \(1, 4\)"):
-        matmul(y, y, out=x.T)
-    wide = to_device(np.ones((4, 8), np.float32))
-    assert np.array_equal(to_host(matmul(y, y, residual=wide[:, 4:], out=wide[:, 4:])), np.full((4, 4), 5))
-
-
-def test_few_rows(place):
-    for M, K, N in ((1, 1, 1), (8, 3, 9), (1, 0, 3)):
-        few_rows(few_rows_module, M, K, N)
-
-
-def test_rows_that_are_some_of_others(place):
-    x, W = normal((12, 9), (9, 5))
-    for rows in (slice(2, 5), slice(2, 10)):
-        assert_close(matmul(to_device(x)[rows, 1:6], to_device(W)[2:7]), x[rows, 1:6].astype(float) @ W[2:7])
+def test_out_that_is_what_is_added(place):
+    wide = ones((4, 8))
+    matmul(ones(), ones(), residual=wide[:, 4:], out=wide[:, 4:])
+    assert (to_host(wide) == [1] * 4 + [5] * 4).all()
 
 
 @pytest.mark.slow
@@ -293,13 +242,6 @@ def test_positive_part(place, simulated, x):
     assert np.array_equal(positive(np.float32(x)), np.maximum(x, 0), equal_nan=True)
 
 
-TF32_SHAPES = [
-    (64, 9, 17, 6),
-    slow(64, 66, 20, 35),
-    slow(128, 130, 9, 70),
-]
-
-
 @pytest.fixture
 def tf32(place, monkeypatch):
     """Skips the test where the GPU has no such tensor cores; otherwise there are no other products by tiles."""
@@ -309,19 +251,12 @@ def tf32(place, monkeypatch):
     monkeypatch.setattr(module, "PRODUCTS", kernels)
 
 
-def in_tf32(a, b, a_along_k, b_along_k, **options):
-    """a · b in tf32, from a and b as they are or transposed in memory."""
-    a, b = a if a_along_k else a.T.copy(), b.T.copy() if b_along_k else b
-    transposes = {"transpose_a": not a_along_k, "transpose_b": b_along_k}
-    return matmul(to_device(a), to_device(b), **transposes, precision="tf32", **options)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("TILE", "M", "K", "N"), TF32_SHAPES)
-def test_the_product_of_rounded_numbers(tf32, settings, TILE, M, K, N, layout):
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize(("TILE", "M", "K", "N"), [(64, 9, 17, 6), slow(64, 66, 20, 35), slow(128, 130, 9, 70)])
+def test_the_product_of_rounded_numbers(tf32, settings, TILE, M, K, N, transpose_a, transpose_b):
     settings(TILES=(TILE,))
     a, b = normal((M, K), (K, N))
-    got = in_tf32(a, b, *layout)
+    got = given_as(a, b, transpose_a, transpose_b, precision="tf32")
     assert_close(got, to_tf32(a).astype(np.float64) @ to_tf32(b))
     # each factor is off by 2⁻¹¹ of itself at most
     off = np.abs(to_host(got) - a.astype(np.float64) @ b)
@@ -333,8 +268,8 @@ def test_what_is_added_and_sums_in_parts(tf32, both_orders, settings):
     a, b, bias, residual = map(to_tf32, normal((9, 70), (70, 7), (7,), (9, 7)))
     for K in (70, 20):
         expected = np.maximum(a[:, :K].astype(np.float64) @ b[:K] + bias + residual, 0)
-        got = in_tf32(a[:, :K], b[:K], True, False, bias=to_device(bias), residual=to_device(residual), relu=True)
-        assert_close(got, expected)
+        added = {"bias": to_device(bias), "residual": to_device(residual), "relu": True}
+        assert_close(matmul(to_device(a[:, :K]), to_device(b[:K]), **added, precision="tf32"), expected)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +285,7 @@ def test_operations_in_tf32(tf32, maker, case):
 
 def test_few_rows_are_multiplied_in_float32(tf32):
     a, b = normal((3, 20), (20, 5))
-    assert_close(in_tf32(a, b, True, False), a.astype(np.float64) @ b)
+    assert_close(matmul(to_device(a), to_device(b), precision="tf32"), a.astype(np.float64) @ b)
 
 
 @pytest.mark.parametrize("x", [0.0, 1.0, 1 + 2**-11, -1 - 2**-11, 1 + 2**-11 - 2**-20, 3e38, np.inf, -np.inf, np.nan])
