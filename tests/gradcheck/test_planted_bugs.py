@@ -23,7 +23,7 @@ from tinyprune.config import KINDS
 from tinyprune.gradcheck import Case, check_gradients, model_case, operation_cases
 from tinyprune.gradcheck.catalogue import leaves
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model import gating, layers, parameters
+from tinyprune.model import gating, layers, norms, parameters, vocabulary
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.attention import by_key
 
@@ -65,8 +65,8 @@ EQUIVALENT = {
     ("error_of", "never"): (1, "a layer that adds nothing: the tests of the operation see it"),
     ("error_of", "matrix product the other way round"): (4, "vectors and a symmetric matrix"),
     ("layerwise_error_backward", "matrix product the other way round"): (1, "a symmetric matrix"),
-    ("backward_with_gates", "length for size"): (4, "one axis"),
-    ("backward_with_gates", "always"): (4, "all models here have gates; all heads may be put where they are"),
+    ("backward_with_gates", "always"): (3, "all models here have gates; relative positions have R in every layer"),
+    ("backward_with_gates", "argument for result"): (1, "a dict takes in pairs like a dict"),
     ("backward_with_gates", "always the second"): (1, "all rows of R may be put where they are"),
     ("backward_with_gates", "0 * (result)"): (1, "the gradients of the gates' values are not checked here"),
     ("backward_with_gates", "2 * (result)"): (1, "the same"),
@@ -74,10 +74,13 @@ EQUIVALENT = {
     ("attention_block_backward", "argument changed in place"): (1, "nobody reads dy again"),
     ("feedforward_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
     ("feedforward_block_backward", "argument changed in place"): (1, "nobody reads dy again"),
-    ("gates_backward", "2 * (result)"): (1, "a list twice, of which the second half is not read"),
     ("gates_backward", "always the second"): (1, "top-k gates are tested in tests/pruning"),
     ("gates_backward", "length for size"): (1, "one axis"),
-    ("by_layer", "2 * (result)"): (1, "a list twice, of which the second half is not read"),
+    ("put_active", "never"): (1, "all heads may be put where they are"),
+    ("put_active", "length for size"): (2, "one axis"),
+    ("embed_backward", "argument changed in place"): (2, "nobody reads dx again"),
+    ("predict_backward", "2 * argument"): (2, "a list twice, of which the second half has no parameter"),
+    ("norm_backward", "argument changed in place"): (2, "nobody reads dout again"),
     ("put_heads", "argument for result"): (1, "nobody reads the gradients of the heads again"),
 }
 
@@ -150,8 +153,12 @@ MODEL_FUNCTIONS = [
     layers.attention_block_backward,
     layers.feedforward_block_backward,
     gating.gates_backward,
+    gating.put_active,
     gating.by_layer,
     parameters.put_heads,
+    vocabulary.embed_backward,
+    vocabulary.predict_backward,
+    norms.norm_backward,
 ]
 
 
@@ -159,6 +166,7 @@ MODEL_FUNCTIONS = [
 def model_cases() -> list[Case]:
     """Models of every kind, with what only some of them have."""
     cases = [model_case(kind, hard=kind != "transformer", adaptive=kind == "transformer-xl") for kind in KINDS]
+    cases.append(model_case("transformer", norm="rmsnorm"))
     return [replace(case, forward=remembered(case.forward)) for case in cases]
 
 

@@ -108,7 +108,6 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, "evaluation", dropout=0.3, rng=None),
         # eps is large: a small one would not show, and amplifies rounding in rows that are nearly constant
         case("layernorm", {"x": normal(*lead, D), "scale": normal(D), "bias": normal(D)}, eps=0.1),
-        case("rmsnorm", {"x": normal(*lead, D), "scale": normal(D)}, eps=0.1),
         case("dropout", {"x": normal(*lead, D)}, rate=0.3, rng=SEED),
         case("dropout", {"x": normal(*lead, D)}, "evaluation", rate=0.3, rng=None),
         case("residual", {"x": normal(*lead, D), "y": normal(*lead, D)}, dropout=0.3, rng=SEED),
@@ -143,6 +142,8 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         case(top_k, {"log_alpha": LOG_ALPHA}, "straight-through, training", noise=2 * NOISE, k=3, tau=0.7, hard=True),
         case("l0", {"log_alpha": LOG_ALPHA.reshape(2, 3)}, **GATE),
         case("layerwise_error", gate, o=context["q"], Wo=Wo, bo=bo, scale=1.5),
+        # A new operation comes last: inputs are drawn in this order, and those of the others stay as they are.
+        case("rmsnorm", {"x": normal(*lead, D), "scale": normal(D)}, eps=0.1),
     ]
 
 
