@@ -229,12 +229,6 @@ class AdamW(Optimizer):
 
     MOMENTS = ("m", "v")
 
-    def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> None:
-        super().__init__(config, groups, ops)
-        # An entry whose gradient is always 0, such as the embedding of an absent word, moves by 0 / (0 + eps).
-        if config.eps < np.finfo(np.float32).tiny:
-            raise UsageError(f"train.eps must be at least 1.2e-38 for {config.optimizer}, got {config.eps}; try 1e-8")
-
     @property
     def constants(self) -> dict[str, Any]:
         """Return the arguments of the rule that are the same for all parameters."""

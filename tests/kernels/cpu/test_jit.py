@@ -33,6 +33,7 @@ def compile_in_a_new_process(package: Path, cache: Path, **environment: str) -> 
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_kept_until_any_source_changes_and_apart_with_and_without_bounds_checks(tmp_path):
     copy = tmp_path / "tinyprune"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))

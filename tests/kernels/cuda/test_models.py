@@ -171,6 +171,7 @@ def test_a_resumed_training_ends_with_the_same_bits(place, tmp_path):
     assert all(np.array_equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
+@pytest.mark.slow
 def test_what_is_copied_in_a_training_step(place, monkeypatch):
     """Token numbers in, and out the loss and the gradients' norms; of gates their values, their slopes and L0, too."""
     copies = {"read": [], "write": []}

@@ -13,9 +13,13 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels import gpu
 from tinyprune.kernels.ladder import cuda
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("numba.cuda") is None, reason="this Numba has no numba.cuda, nor is numba-cuda installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("numba.cuda") is None,
+        reason="this Numba has no numba.cuda, nor is numba-cuda installed",
+    ),
+]
 TOLERANCE = 1e-5
 REAL = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
 
