@@ -180,7 +180,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("bad", BAD)
+LONG = ("messages",)  # sixteen seconds of them
+
+
+@pytest.mark.parametrize("bad", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in BAD])
 def test_a_process_that_misbehaves_is_replaced(bad):
     body, limits, said = BAD[bad]
     start = time.monotonic()

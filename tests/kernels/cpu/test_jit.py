@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import tinyprune
 from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 

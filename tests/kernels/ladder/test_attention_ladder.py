@@ -41,6 +41,7 @@ def test_same_as_the_textbook(rung, shape, span, rng):
     assert_textbook(rung, example(rng, **shape), span, 1e-12)
 
 
+@pytest.mark.slow
 @each_rung
 def test_single_precision(rung, rng):
     assert_textbook(rung, example(rng, T=CHUNK + 3, M=20, N=31, Dh=17, dtype=np.float32), 20, 3e-5)
