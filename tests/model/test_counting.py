@@ -43,9 +43,9 @@ def test_the_parts_are_the_whole(kind):
     parts = count_parts(config)
     names = ["embedding and softmax", "positions"]
     for layer, heads in enumerate(config.heads):
-        names += [f"layer {layer}: {heads} heads", f"layer {layer}: shared (LayerNorm, bo)"]
+        names += [f"layer {layer}: {heads} heads", f"layer {layer}: shared (norm, bo)"]
         names += [f"layer {layer}: feed-forward"] if kind != "all-attention" else []
-    assert [part.part for part in parts] == [*names, "last LayerNorm"]
+    assert [part.part for part in parts] == [*names, "last norm"]
     assert count_parameters(config) == sum(part.parameters for part in parts)
     assert count_multiply_adds(config) == sum(part.multiply_adds_per_token for part in parts)
     assert all(type(n) is int for part in parts for n in (part.parameters, part.multiply_adds_per_token))

@@ -138,7 +138,7 @@ def training_step(backend: str, half: str | None = None, **shape: Any) -> Worklo
     noise = np.random.default_rng(0)
 
     def losses() -> dict[str, NDArray]:
-        """Of three steps, without noise of dropout and gates."""
+        """Return the losses of three steps, without noise of dropout and gates."""
         training.rng = None
         return {"losses": np.array([train_step(training).losses["loss"] for _ in range(3)])}
 

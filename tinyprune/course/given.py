@@ -46,7 +46,7 @@ RANDOM_LR = 3e-3  # learning rate of their fine-tuning
 
 
 class BudgetUsed(ValueError):
-    """All allowed training steps have been used."""
+    """This is raised once all allowed training steps are used."""
 
 
 def kept_in() -> Path:

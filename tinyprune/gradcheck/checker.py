@@ -54,7 +54,7 @@ class GradientRecord:
     got: float
 
     def message(self) -> str:
-        """What a failing test prints."""
+        """Return what a failing test prints."""
         place = f"{self.argument}[{', '.join(map(str, self.index))}]" if self.index else self.argument
         return (
             f"{self.operation}: wrong gradient with respect to {self.argument}\n"
@@ -184,7 +184,7 @@ def _leaves(value: Any) -> list:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """The same numbers in the same places, NaN equal to NaN."""
+    """Return whether both hold the same numbers in the same places, NaN being equal to NaN."""
     pairs = zip(_leaves(a), _leaves(b), strict=True)
     return all(
         np.array_equal(np.asarray(x, np.complex128), np.asarray(y, np.complex128), equal_nan=True) for x, y in pairs

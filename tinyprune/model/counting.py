@@ -3,7 +3,7 @@
 Parameters are counted as they are stored, without the gates, which are gone after removal. Multiply-adds are counted
 for one token of a long text, with cached keys and values of earlier tokens (as in generation): every query meets
 K = M + 1 context keys under the same-length mask, M + (T + 1)/2 on average under the causal one, and N persistent ones.
-LayerNorm, softmax and other work that is not a product is left out; so is R·Wr, which does not depend on the text.
+Norms, softmax and other work that is not a product is left out; so is R·Wr, which does not depend on the text.
 
     one head:  D·Dh for each of q, k, v and its rows of Wo;  K·Dh for content scores, position scores, values;
                N·Dh for persistent scores and again for persistent values
@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 
 from tinyprune.config import ModelConfig
+from tinyprune.model.norms import norm_shapes
 from tinyprune.model.parameters import HEAD_AXIS, parameter_shapes
 
 
@@ -58,11 +59,11 @@ def count_parts(config: ModelConfig) -> list[Part]:
         parts.append(Part(f"layer {i}: {H} heads", H * head.parameters, H * head.multiply_adds_per_token))
         layer = {n.removeprefix(f"layers.{i}."): s for n, s in sizes.items() if n.startswith(f"layers.{i}.")}
         shared = {n: s for n, s in layer.items() if n not in HEAD_AXIS and not n.startswith("ffn.")}
-        parts.append(Part(f"layer {i}: shared (LayerNorm, bo)", sum(shared.values()), 0))
+        parts.append(Part(f"layer {i}: shared (norm, bo)", sum(shared.values()), 0))
         if config.F:
             block = sum(s for n, s in layer.items() if n.startswith("ffn."))
             parts.append(Part(f"layer {i}: feed-forward", block, 2 * config.D * config.F))
-    parts.append(Part("last LayerNorm", sizes["ln.scale"] + sizes["ln.bias"], 0))
+    parts.append(Part("last norm", sum(sizes[name] for name in norm_shapes(config, "ln")), 0))
     return parts
 
 

@@ -49,7 +49,7 @@ def operation(options: Options, shape: str, name: str, moved: float, flop: float
 
 
 def limits(options: Options) -> list[Measured]:
-    """What the GPU does at best."""
+    """Measure what the GPU does at best."""
     flop = 2 * math.prod(BUSY.values())
     return [
         operation(options, COPY, "copy", 2 * COPIED, 0, entries=COPIED),
@@ -58,7 +58,7 @@ def limits(options: Options) -> list[Measured]:
 
 
 def matrix_products(options: Options, names: tuple[str, ...]) -> list[Measured]:
-    """All products of the models' linear layers, beside cuBLAS."""
+    """Measure all products of the models' linear layers, beside cuBLAS."""
     found = []
     for m, k, n, layout in products(names):
         case = matmul_case((m, k, n, layout), options)

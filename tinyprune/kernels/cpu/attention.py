@@ -102,14 +102,14 @@ class Inputs(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """What scores and persistent values are multiplied by."""
+    """Scores and persistent values are multiplied by these."""
 
     score: float  # 1 / √Dh
     pv: float  # √N
 
 
 class Saved(NamedTuple):
-    """What forward keeps of its results; flat in kernels."""
+    """Forward keeps these results; they are flat in kernels."""
 
     out: NDArray  # head outputs before gates, (B, T, H, D)
     lse: NDArray  # base-2 logarithm of Σ 2^s, (B, H, T)
@@ -159,7 +159,7 @@ class Tile(NamedTuple):
 
 
 class AttentionCache(NamedTuple):
-    """What `attention_backward` needs."""
+    """This is what `attention_backward` needs."""
 
     x: Inputs
     gate: NDArray | None

@@ -42,7 +42,7 @@ narrow_add = microkernel(2 * ROWS, 1, True)
 
 
 class Sizes(NamedTuple):
-    """What has the same size for every head."""
+    """Numbers that are the same for every head."""
 
     B: int  # batch entries
     T: int  # queries

@@ -26,7 +26,7 @@ WHOLE, COPY = -1, 0  # special spans: the array has no gaps in memory; it has to
 
 
 class Form(NamedTuple):
-    """What a plan needs to know about an array."""
+    """A plan needs to know this much of an array."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in bytes

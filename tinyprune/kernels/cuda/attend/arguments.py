@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What backward reads as well."""
+    """Backward reads these as well."""
 
     dout: DeviceArray  # (B, T, H, W)
     lse: DeviceArray  # base-2 logarithm of Σ_j 2^s, (B, T, H)

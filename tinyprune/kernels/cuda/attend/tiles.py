@@ -47,7 +47,7 @@ class Tiles(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """What follows from these sizes, constants as well."""
+    """Return what follows from these sizes, constants as well."""
 
     THREADS: int  # of a block
     EACH: int  # keys of a thread, which has `ROWS` queries

@@ -38,7 +38,7 @@ BLOCKS = 1024  # about how many there are for gradients that are summed over the
 
 
 class AttentionCache(NamedTuple):
-    """What `attention_backward` needs."""
+    """This is what `attention_backward` needs."""
 
     inputs: Inputs
     u: DeviceArray | None  # (H, W), and so w

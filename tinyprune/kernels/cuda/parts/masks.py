@@ -13,7 +13,7 @@ from tinyprune.kernels.formulas import threshold
 
 
 class Dropout(NamedTuple):
-    """What decides an entry's fate in a kernel."""
+    """These numbers decide in a kernel whether an entry is kept."""
 
     factor: np.float32  # of entries that are kept, mostly 1 / (1 − rate)
     key0: np.uint32

@@ -20,7 +20,7 @@ ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # flags in `fours`: what can be rea
 
 
 class Sizes(NamedTuple):
-    """Of a product: a is (M, K), b (K, N)."""
+    """The sizes of a product: a is (M, K), b is (K, N)."""
 
     M: int
     N: int

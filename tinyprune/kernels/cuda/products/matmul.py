@@ -39,7 +39,7 @@ SHORTEST = 256  # numbers along k that are worth a slot of their own
 
 
 class Form(NamedTuple):
-    """What a plan needs to know of an array."""
+    """A plan needs to know this much of an array."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in entries
