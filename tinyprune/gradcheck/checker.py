@@ -9,7 +9,7 @@ A random `dout` (a tuple if `out` is one) turns the output into one number, f = 
 respect to each entry x is measured in one of two ways and compared with what `backward` says:
 
     complex   Im f(x + ih) / h, h = 1e-20            no subtraction, so no digit is lost: right to about 1e-15
-    central   (f(x + h) − f(x − h)) / 2h, h = 1e-5   loses half of them; for functions that refuse complex numbers
+    central   (f(x + h) − f(x − h)) / 2h, h = 3e-6   loses half of them; for functions that refuse complex numbers
 
 (complex step: Squire & Trapp 1998.) Per tensor, not per entry, a gradient g passes beside its measurement n when
 
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 # mode: (tolerance, floor). Central: ‖g − n‖ ≤ 1e-7 (‖g‖ + ‖n‖) + 1e-8.
 CRITERIA = {"complex": (1e-12, 1e-2), "central": (1e-7, 1e-1)}
 COMPLEX_H = 1e-20
-CENTRAL_H = 1e-5
+CENTRAL_H = 3e-6  # near the cube root of float64's rounding, where the errors of truncation and of rounding are alike
 
 
 @dataclass(frozen=True)
