@@ -111,3 +111,11 @@ def do_stages(directory: Path, corpus: Path, options: list[str], gate_options: l
 def contents(directory: Path) -> dict[str, bytes]:
     """All files under a directory, by name."""
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def harmless(status: int, directory: Path, *arguments: str | Path) -> str:
+    """Return the message of a command that must fail and leave every file in the directory as it is."""
+    before = contents(directory)
+    said = refused(status, *arguments)
+    assert contents(directory) == before
+    return said

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from command import MODEL, contents, do_stages, refused, settings, succeed, tinyprune, write_text
+from command import MODEL, contents, do_stages, harmless, refused, settings, succeed, tinyprune, write_text
 
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
@@ -33,14 +33,6 @@ def finished(book) -> Path:
 def run(finished, tmp_path) -> Path:
     """Copy the finished run."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def harmless(status: int, directory: Path, *arguments: str | Path) -> str:
-    """Return the message of a command that must fail and leave every file in the directory as it is."""
-    before = contents(directory)
-    said = refused(status, *arguments)
-    assert contents(directory) == before
-    return said
 
 
 def change_checkpoint(path: Path, value: float | None = None, **metadata) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import command as commands
 import pytest
-from command import LASTING, STAGES, contents, run_here, settings, start, succeed, wait_until
+from command import LASTING, STAGES, contents, harmless, run_here, settings, start, succeed, wait_until
 
 from tinyprune.runs import run as stages
 from tinyprune.training import loop
@@ -58,14 +58,6 @@ def being_written(directory: Path) -> set[tuple[str, int]]:
         with contextlib.suppress(FileNotFoundError):
             found.add((path.name, path.stat().st_mtime_ns))
     return found
-
-
-def harmless(status: int, directory: Path, *arguments: str | Path) -> str:
-    """Return the message of a command that must fail and leave every file in the directory as it is."""
-    before = contents(directory)
-    said = commands.refused(status, *arguments)
-    assert contents(directory) == before
-    return said
 
 
 def assert_same(directory: Path, reference: Path, *names: str) -> None:
