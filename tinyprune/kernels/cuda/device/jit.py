@@ -103,8 +103,6 @@ class Kernel:
         threads: of a block, along x, or along x and y.
         hot: whether training spends its time in it, so that no register may be spilled.
         float64: whether it computes in float64 on purpose.
-        resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
-            compiler may use; 0 for no limit.
     """
 
     def __init__(
@@ -124,7 +122,6 @@ class Kernel:
         self.threads = threads
         self.hot = hot
         self.float64 = float64
-        self.resident = resident
         if resident:
             self.entry.launch_bounds = (int(np.prod(threads)), resident)
         self.launches: dict[Any, Any] = {}  # by grid; making one takes Numba ten microseconds
@@ -211,7 +208,10 @@ def kernel(
     float64: bool = False,
     resident: int = 0,
 ) -> Callable[[Callable], Kernel]:
-    """Make a kernel from a function with arguments of these types; see `Kernel`. Variants need names of their own."""
+    """Make a kernel from a function with arguments of these types; see `Kernel`. Variants need names of their own.
+
+    resident: blocks that a multiprocessor must have room for at a time, which limits registers; 0 for no limit.
+    """
 
     def made(function: Callable) -> Kernel:
         function.__name__ = name or function.__name__

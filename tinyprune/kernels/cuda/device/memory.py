@@ -115,7 +115,7 @@ class Lease:
     def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
         """Return what a kernel gets for the entries from `first` on."""
         if SIMULATED:
-            return Window(self.block[first : first + entries].view(dtype), first)
+            return Window(self.block.view(dtype)[first : first + entries], first)
         return self.address + 4 * first
 
     def write(self, first: int, values: NDArray) -> None:
