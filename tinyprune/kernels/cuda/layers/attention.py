@@ -28,10 +28,9 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
-from tinyprune.kernels.cuda.parts.masks import KEEP_ALL, Dropout, mask_of
+from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
 from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
 from tinyprune.ops.attention import check_arguments
-from tinyprune.ops.dropout import draw_keys
 
 LOG2_E = math.log2(math.e)
 BLOCKS = 1024  # about how many there are for gradients that are summed over the batch, group by group
@@ -81,9 +80,7 @@ def attention_forward(
     biases = (None, None) if r is None else (row_dots(k, u), row_dots(r, w))
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
     sizes = Sizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
-    raised, mask = 1.0, KEEP_ALL
-    if rng is not None and dropout > 0:
-        raised, mask = 1 / (1 - dropout), mask_of(dropout, draw_keys(rng))
+    mask, raised = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
     relative, gated = r is not None, gate is not None
 
     out, o, lse = empty(q.shape), empty(q.shape), empty((B, T, H))

@@ -12,7 +12,7 @@ from tinyprune.ops.join import check_vectors
 
 def join(arrays: Sequence[DeviceArray]) -> DeviceArray:
     """Return a new array of all entries: `ops.join` for float32."""
-    check_floats(**{f"arrays[{i}]": x for i, x in enumerate(arrays)})
+    check_floats(arrays=arrays)
     check_vectors(arrays)
     out = empty(sum(x.size for x in arrays))
     at = 0

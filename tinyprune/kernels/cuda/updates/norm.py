@@ -51,7 +51,7 @@ def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, list[tuple[
 
 def squared_norms(arrays: Sequence[DeviceArray]) -> list[float]:
     """Compute ‖x‖² of each array, in float64: `ops.squared_norms` for float32. Waits once for the GPU."""
-    check_floats(**{f"arrays[{i}]": x for i, x in enumerate(arrays)})
+    check_floats(arrays=arrays)
     sums, places = sum_squares(arrays)
     values = to_host(sums)
     return [float(values[first:end].sum()) for first, end in places]
