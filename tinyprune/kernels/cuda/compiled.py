@@ -7,8 +7,6 @@ This is a separate program because Numba's simulator has to be off, which Numba 
 the number of records and then each record, a line of JSON each, as soon as it is ready.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import json

@@ -11,8 +11,6 @@ A block has a tile of position keys, and goes through all queries of a group of 
 Each group has its own slot of dr, and of dw one for each tile.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES

@@ -20,8 +20,6 @@ The weights p are stored as their threads have them, with keys that are SIDE apa
 key j is in column j % SIDE · 4 + j / SIDE. A thread of `mix` reads 4 of them with one instruction, and 7 rows of z.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import NamedTuple
 

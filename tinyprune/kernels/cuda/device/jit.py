@@ -17,8 +17,6 @@ In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the 
 `Window` of main memory that refuses every index outside its array, negative ones included.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property

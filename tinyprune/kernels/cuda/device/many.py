@@ -7,8 +7,6 @@
 Launching a kernel takes Python longer than a small array takes the GPU, and a model has hundreds of parameters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise

@@ -8,8 +8,6 @@ For a shared array Numba tests whether an index is negative, and then each of se
 address of its own. `load1` and `store1` test nothing, as pointers do.
 """
 
-from __future__ import annotations
-
 from numba import types
 
 from tinyprune.kernels.cuda.device.jit import SIMULATED, device, float32

@@ -11,8 +11,6 @@ context and 7 for a persistent key, where 8 and 5 would do if blocks added to ea
 Dh is rounded up to the width of the next kernel, at most 64. Arrays whose Dh is not a multiple of 4 are copied first.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

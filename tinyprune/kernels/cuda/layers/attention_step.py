@@ -6,8 +6,6 @@ These are the operations of training, with one query. The keys and values that i
 in the order of the text, the newest last: few bytes compared with the weights, which are all read for every token.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinyprune import ops

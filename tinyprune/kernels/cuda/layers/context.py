@@ -6,8 +6,6 @@ One thread for each entry of out, and a row of blocks for each b. The memory is 
 previous segment: gaps between its texts cost nothing, and a copy would move it twice.
 """
 
-from __future__ import annotations
-
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats

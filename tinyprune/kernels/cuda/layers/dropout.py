@@ -6,8 +6,6 @@ One thread for each entry. The mask is never stored: some fifteen instructions r
 again in backward, which is faster than reading it from memory.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty

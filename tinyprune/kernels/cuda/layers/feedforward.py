@@ -6,8 +6,6 @@ Two linear maps. The first product applies the ReLU before it writes, which save
 h > 0 is true where the input of the ReLU was positive.
 """
 
-from __future__ import annotations
-
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.layers.linear import linear_backward, linear_forward, matrix

@@ -7,8 +7,6 @@ One block for each row; neighbouring threads read neighbouring features. Backwar
 runs are summed in order, so no bit depends on which block runs first.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty

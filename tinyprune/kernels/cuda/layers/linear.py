@@ -6,8 +6,6 @@ Three products, see `products.matmul`, which reads x and W in place, even if x i
 transposed matrix. Then dW is a transposed view as well, whose `.T` has the layout of that matrix.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray

@@ -7,8 +7,6 @@ Forward has a thread for each entry of out. Backward has one for each entry of d
 read neighbouring entries, and sums run in the order of the texts.
 """
 
-from __future__ import annotations
-
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient

@@ -5,8 +5,6 @@
 `matmul` reads the last T rows of each batch entry in place, and accumulates dn in place.
 """
 
-from __future__ import annotations
-
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.products.matmul import matmul

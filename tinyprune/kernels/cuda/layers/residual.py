@@ -5,8 +5,6 @@
 One thread for each entry, in one pass: y after dropout is not stored.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty

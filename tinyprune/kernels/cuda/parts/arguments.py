@@ -1,7 +1,5 @@
 """Check the arguments of an operation; its kernels check nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray

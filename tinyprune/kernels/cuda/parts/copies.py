@@ -8,8 +8,6 @@ A copy reads in whatever order x lies, so a transposed matrix takes longer than 
 view where it lies do not need one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty

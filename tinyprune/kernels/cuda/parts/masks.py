@@ -1,7 +1,5 @@
 """Dropout's mask, worked out entry by entry inside kernels instead of being read. See `tinyprune.ops.dropout`."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -11,8 +11,6 @@ and their sums are joined in shared memory. The sums of the runs are rows again,
 The orders depend on shapes and numbers of threads alone, so every result is the same each time.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty

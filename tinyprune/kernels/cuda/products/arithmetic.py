@@ -4,8 +4,6 @@ Rows may come in groups of `per`, such as the last positions of each batch entry
 (i // per) · group + (i % per) · row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

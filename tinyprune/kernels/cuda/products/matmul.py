@@ -6,8 +6,6 @@ This module checks the arguments, works out where rows lie in memory, and choose
 `few_rows`.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import NamedTuple
@@ -58,7 +56,7 @@ class Rows(NamedTuple):
         """Return them as a kernel gets them."""
         return Strides(self.group, self.row)
 
-    def regrouped(self, groups: int, rows: int) -> Rows:
+    def regrouped(self, groups: int, rows: int) -> "Rows":
         """Split rows that are all in one group into so many groups."""
         return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 < groups else self
 

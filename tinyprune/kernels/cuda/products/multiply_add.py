@@ -4,8 +4,6 @@ A thread has 8 × 8 sums (4 × 4 with small tiles), in squares of 4 × 4. For ev
 from shared memory, four per instruction, for 64 multiply-adds: 16 for each load.
 """
 
-from __future__ import annotations
-
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32
 from tinyprune.kernels.cuda.device.vectors import load4, load_some, store_some
 from tinyprune.kernels.cuda.products.arithmetic import (

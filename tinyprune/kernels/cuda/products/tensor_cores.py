@@ -16,8 +16,6 @@ t = lane % 4:
 The 8 warps are 4 × 2; a warp has 32 × 64 sums, 2 × 8 such pieces (16 × 32 and 1 × 4 with small tiles).
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Join: vectors one after the other. See `tinyprune.ops.join`. One launch for each array."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty

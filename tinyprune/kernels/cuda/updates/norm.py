@@ -7,8 +7,6 @@ joined. float64 is on purpose: the square of a float32 may overflow float32. All
 the blocks' sums after one copy from the GPU's memory, for which it waits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

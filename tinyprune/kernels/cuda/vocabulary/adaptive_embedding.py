@@ -5,8 +5,6 @@
 The tokens of each cluster are found in main memory, where the ids are.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -7,8 +7,6 @@ Products and losses are those of `linear` and `cross_entropy`. The rows of each 
 targets are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -9,8 +9,6 @@ at every twentieth position; so the positions of a word are cut into chunks, one
 block adds the chunks of a word. Rows of dE whose word does not occur are zero.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

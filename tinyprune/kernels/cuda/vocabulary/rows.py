@@ -7,8 +7,6 @@
 A block for each row. In `put` and `add` all places differ, so no two blocks write to one row.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
