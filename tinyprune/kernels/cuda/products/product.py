@@ -31,6 +31,9 @@ from tinyprune.kernels.cuda.products.tensor_cores import make_tensor_cores
 
 TILES = (128, 64)  # rows and columns of a block's tile
 LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a · b, a · bᵀ, aᵀ · b
+# Each makes, for one size of tile, device functions that round a number before it is stored in shared memory, add the
+# product of two strips to the sums of a thread, and write these; and says how many numbers lie between the rows of a
+# strip, so that a warp accesses different banks.
 ARITHMETICS = {"float32": make_multiply_add, "tf32": make_tensor_cores}
 
 
