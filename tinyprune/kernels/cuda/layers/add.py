@@ -1,7 +1,5 @@
 """Add: where two paths of the gradient join. See `tinyprune.ops.add`.
 
-    for i: out[i] = a[i] + b[i]
-
 One thread for each entry. Views that are not contiguous are copied first.
 """
 

@@ -85,10 +85,8 @@ def attention_forward(
     grid = B, H, blocks(T, attend.tiles.queries)
     attend(grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, relative, gated, mask)
     o = narrow(o, Dh)
-    scales, to_key = scales_of(Dh, N, float(scale) * raised), 1 / math.sqrt(Dh)
-    return narrow(out, Dh), AttentionCache(
-        inputs, u, w, sizes, float(scale), scales, to_key, relative, gated, mask, lse, o
-    )
+    factors = float(scale), scales_of(Dh, N, float(scale) * raised), 1 / math.sqrt(Dh)
+    return narrow(out, Dh), AttentionCache(inputs, u, w, sizes, *factors, relative, gated, mask, lse, o)
 
 
 def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[DeviceArray | None, ...]:

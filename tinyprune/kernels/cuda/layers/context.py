@@ -1,7 +1,5 @@
 """Context: the memory followed by the segment. See `tinyprune.ops.context`.
 
-    for b: out[b] = [m[b]; x[b]]
-
 One thread for each entry of out, and a row of blocks for each b. The memory is read in place, from the context of the
 previous segment: gaps between its texts cost nothing, and a copy would move it twice.
 """

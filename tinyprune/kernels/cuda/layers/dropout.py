@@ -1,7 +1,5 @@
 """Dropout: set a random share of the entries to zero and scale the others up. See `tinyprune.ops.dropout`.
 
-    for i: out[i] = x[i] · (1 / (1 − rate) if kept(i) else 0)
-
 One thread for each entry. The mask is never stored: some fifteen instructions recompute it for an entry, in forward and
 again in backward, which is faster than reading it from memory.
 """

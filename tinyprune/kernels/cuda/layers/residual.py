@@ -1,7 +1,5 @@
 """Residual connection: x plus y after dropout. See `tinyprune.ops.residual`.
 
-    for i: out[i] = x[i] + y[i] · (1 / (1 − dropout) if kept(i) else 0)
-
 One thread for each entry, in one pass: y after dropout is not stored.
 """
 

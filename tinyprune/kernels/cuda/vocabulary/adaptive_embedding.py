@@ -31,10 +31,7 @@ def adaptive_embedding_forward(
     rng: np.random.Generator | None = None,
     precision: str = "float32",
 ) -> tuple[DeviceArray, tuple]:
-    """Look up each id, an integer in main memory: `ops.adaptive_embedding_forward` for float32.
-
-    `precision` is that of the products with the projections, see `matmul`.
-    """
+    """Look up `ids`, in main memory: `ops.adaptive_embedding_forward` for float32. For `precision` see `linear`."""
     check_floats(tables=tables, projections=projections)
     check_projections(tables, projections)
     bounds = cluster_bounds(tables)

@@ -65,7 +65,7 @@ def adaptive_softmax_forward(
 ) -> tuple[DeviceArray, tuple]:
     """Mean negative log-probability of `targets`, integers in main memory: `ops.adaptive_softmax_forward` for float32.
 
-    The loss has shape (). `precision` is that of the products, see `matmul`.
+    The loss has shape (). For `precision` see `linear`.
     """
     check_floats(x=x, tables=tables, projections=projections, biases=biases)
     check_floats(cluster_weight=cluster_weight, cluster_bias=cluster_bias)
