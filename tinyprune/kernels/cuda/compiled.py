@@ -50,8 +50,7 @@ def kernels_of(modules: Sequence[str]) -> list[Kernel]:
 def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
     """Compile a kernel; return the record of `gpu.compile_kernel`, with `module`, `threads`, `hot` and `float64`.
 
-    Raises:
-        TinypruneError: if it cannot be compiled.
+    Raises TinypruneError if it cannot be compiled.
     """
     try:
         compiled = compile_kernel(kernel.entry, kernel.signature, capability)

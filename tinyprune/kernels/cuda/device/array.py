@@ -171,10 +171,9 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArr
 
 
 def to_device(x: NDArray | DeviceArray) -> DeviceArray:
-    """Copy an array of float32 or int32 to the GPU's memory; one that is there already is returned.
+    """Copy an array to the GPU's memory; one that is there already is returned.
 
-    Raises:
-        ValueError: if it has another dtype.
+    Raises ValueError unless it is float32 or int32.
     """
     if isinstance(x, DeviceArray):
         return x

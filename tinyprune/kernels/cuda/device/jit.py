@@ -47,18 +47,13 @@ def device(function: Callable) -> Callable:
 
 
 class Window:
-    """The simulator's pointer: reads and writes an array in main memory, and checks every index.
-
-    Attributes:
-        memory: the array.
-        first: entries of its block of memory before its own first one.
-    """
+    """The simulator's pointer: reads and writes an array in main memory, and checks every index."""
 
     __slots__ = ("first", "memory")
 
     def __init__(self, memory: NDArray, first: int = 0) -> None:
         self.memory = memory
-        self.first = first
+        self.first = first  # entries of its block of memory before its own first one
 
     def __getitem__(self, i: int) -> Any:
         if not 0 <= i < self.memory.size:
@@ -127,11 +122,7 @@ class Kernel:
 
     @cached_property
     def compiled(self) -> Any:
-        """Compile it for this machine's GPU.
-
-        Raises:
-            UsageError: if driver, toolkit and GPU do not fit together; says what to install.
-        """
+        """Compile it for this machine's GPU. Raises UsageError if driver, toolkit and GPU do not fit together."""
         if SIMULATED:
             return cuda.jit(self.function)
         for tell in LISTENERS:

@@ -69,11 +69,7 @@ POOL = Pool()
 
 
 class Lease:
-    """A block that arrays use; it returns to the pool when the last of them is freed.
-
-    Args:
-        entries: needed, of 4 bytes each.
-    """
+    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed."""
 
     __slots__ = ("address", "block", "give", "size")
 

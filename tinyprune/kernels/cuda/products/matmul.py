@@ -130,10 +130,7 @@ def fitting(a: tuple[int, ...], transpose_a: bool, b: tuple[int, ...], transpose
 def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, out: Form) -> Plan | None:
     """Plan a product of checked arguments, once for many calls. Returns None if `a` has to be copied first.
 
-    Args:
-        a, b: with rows that kernels can read, not both to be transposed.
-        finish: flags for the kernels.
-        out: with rows as well. The residual has the same form.
+    a, b: with rows that kernels can read, not both to be transposed.   out: with rows as well; the residual is alike.
     """
     N = out.shape[-1]
     M = math.prod(out.shape[:-1])
