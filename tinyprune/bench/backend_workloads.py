@@ -32,10 +32,10 @@ def gauge(ops: Backend) -> Gauge | None:
     from tinyprune.kernels.cuda.device.memory import POOL
 
     def begin() -> int:
-        POOL.most_used = POOL.entries_used
-        return 4 * POOL.entries_used
+        POOL.most_used = POOL.bytes_used
+        return POOL.bytes_used
 
-    return Gauge(begin, lambda: 4 * POOL.most_used)
+    return Gauge(begin, lambda: POOL.most_used)
 
 
 def in_a_row(ops: Backend, run: Callable[[], Any], results: Callable[[], dict[str, NDArray]] = dict) -> Workload:

@@ -1,5 +1,6 @@
 """A quick test of each module whose kernels have barriers, for the module itself and for copies without one of them."""
 
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -85,10 +86,10 @@ def product(module, layouts=((True, False),)):
             assert_close(got, a.astype(np.float64) @ b)
 
 
-def attend_forward(module, widths=WIDTHS):
-    """More than one tile of everything, with the tiles of every width; so are the next three."""
+def attend_forward(module):
+    """More than one tile of everything, with the tiles of every width; so is the next."""
     with installed({"forward": quarters("forward", module)}):
-        for width in widths:
+        for width in WIDTHS:
             c = case(width)
             try:
                 out, cache = attention.attention_forward(*map(on_device, c.x), **c.options, rng=c.rng())
@@ -97,29 +98,20 @@ def attend_forward(module, widths=WIDTHS):
             assert_close((out, cache.o), (c.expected["out"], c.expected["o"]))
 
 
-def attend_queries(module, widths=WIDTHS):
-    """The kernel that makes dq."""
-    with installed({"queries_backward": quarters("queries_backward", module)}):
-        for width in widths:
+BACKWARD = {
+    "queries_backward": [(lambda *given: [attention.query_gradients(*given)], ["dq"])],
+    "keys_backward": [(attention.key_gradients, ["dk", "dv", "du"]), (attention.persistent_gradients, ["dpk", "dpv"])],
+    "distances_backward": [(attention.distance_gradients, ["dr", "dw"])],
+}
+
+
+def attend_backward(name, module):
+    """A kernel of backward."""
+    with installed({name: quarters(name, module)}):
+        for width in WIDTHS:
             c = case(width)
-            assert_close(attention.query_gradients(*c.gradients), c.expected["dq"])
-
-
-def attend_keys(module, widths=WIDTHS):
-    """The kernel that makes dk, dv, du, dpk and dpv."""
-    with installed({"keys_backward": quarters("keys_backward", module)}):
-        for width in widths:
-            c = case(width)
-            assert_close(attention.key_gradients(*c.gradients), [c.expected[name] for name in ("dk", "dv", "du")])
-            assert_close(attention.persistent_gradients(*c.gradients), [c.expected[name] for name in ("dpk", "dpv")])
-
-
-def attend_distances(module, widths=WIDTHS):
-    """The kernel that makes dr and dw."""
-    with installed({"distances_backward": quarters("distances_backward", module)}):
-        for width in widths:
-            c = case(width)
-            assert_close(attention.distance_gradients(*c.gradients), (c.expected["dr"], c.expected["dw"]))
+            for gradients, names in BACKWARD[name]:
+                assert_close(gradients(*c.gradients), [c.expected[name] for name in names])
 
 
 def attend_tiles(module):
@@ -129,10 +121,10 @@ def attend_tiles(module):
 
 
 CHECKS = {
-    "attend.distances": attend_distances,
+    "attend.distances": partial(attend_backward, "distances_backward"),
     "attend.forward": attend_forward,
-    "attend.keys": attend_keys,
-    "attend.queries": attend_queries,
+    "attend.keys": partial(attend_backward, "keys_backward"),
+    "attend.queries": partial(attend_backward, "queries_backward"),
     "attend.tiles": attend_tiles,
     "layers.layernorm": layernorm,
     "parts.sums": sums,

@@ -7,9 +7,6 @@ from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_device, to_host
 
-cuda = get_backend("cuda")
-
-
 TOLERANCE = 1e-5
 cuda = get_backend("cuda")
 

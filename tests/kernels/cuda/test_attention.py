@@ -145,7 +145,7 @@ def test_no_matrix_of_weights_in_memory(place):
     def peak(T):
         x, _ = arguments(B=1, H=1, T=T, M=0, Dh=4, N=0, relative=False, gate=None)
         x = [on_device(a) for a in x]
-        before = POOL.most_used = POOL.entries_used
+        before = POOL.most_used = POOL.bytes_used
         attention.attention_forward(*x)
         return POOL.most_used - before
 

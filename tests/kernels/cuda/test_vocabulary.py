@@ -6,7 +6,8 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR, THREADS, mean_of
-from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_rows, take_rows
+from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_rows
+from tinyprune.kernels.cuda.vocabulary.rows import taken_rows
 
 from .compare import assert_close, assert_equal_to_textbook, cuda, normal
 from .test_operations import D, clusters, words
@@ -35,7 +36,7 @@ def test_no_chunk_is_longer_than_its_limit_or_of_two_words():
 def test_rows_for_the_adaptive_embedding(place):
     ids = words((70,), 6)
     table, rows = normal((9, 6), (70, 7))
-    assert np.array_equal(to_host(take_rows(to_device(table).T, ids)), table.T[ids])
+    assert np.array_equal(to_host(taken_rows(to_device(table).T, ids)), table.T[ids])
     got = sum_rows(to_device(rows)[:, 2:], ids, 8)
     assert_close(got, ops.embedding.sum_rows(rows[:, 2:].astype(float), ids, 8))
 

@@ -7,8 +7,6 @@ This is a separate program because Numba's simulator has to be off, which Numba 
 the number of records and then each record, a line of JSON each, as soon as it is ready.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import json
@@ -17,7 +15,7 @@ import multiprocessing
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tinyprune.errors import TinypruneError, UsageError
@@ -52,8 +50,7 @@ def kernels_of(modules: Sequence[str]) -> list[Kernel]:
 def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
     """Compile a kernel; return the record of `gpu.compile_kernel`, with `module`, `threads`, `hot` and `float64`.
 
-    Raises:
-        TinypruneError: if it cannot be compiled.
+    Raises TinypruneError if it cannot be compiled.
     """
     try:
         compiled = compile_kernel(kernel.entry, kernel.signature, capability)
@@ -75,43 +72,28 @@ def describe_one(task: tuple[tuple[str, ...], int, Capability]) -> dict[str, Any
     return describe(kernels_of(modules)[number], capability)
 
 
-def compile_all(modules: Sequence[str], capabilities: Sequence[Capability]) -> tuple[int, Iterator[dict[str, Any]]]:
-    """Compile these modules' kernels on all processors; return the number of records and an iterator over them.
+def main() -> None:
+    """Run the command line above, on all processors.
 
     Raises:
         UsageError: in Numba's simulator, or if numba-cuda or ptxas is missing; says what to install.
-        TinypruneError: if ptxas refuses a kernel.
+        TinypruneError: if a kernel cannot be compiled.
     """
-    if SIMULATED:
-        raise UsageError("Numba's simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM")
-    missing = what_is_missing()
-    if missing:
-        raise UsageError(missing)
-    tasks = [(tuple(modules), n, c) for n in range(len(kernels_of(modules))) for c in capabilities]
-
-    def records() -> Iterator[dict[str, Any]]:
-        jobs = min(os.cpu_count() or 1, len(tasks))
-        if jobs > 1:
-            with multiprocessing.Pool(jobs) as pool:
-                yield from pool.imap(describe_one, tasks)
-        else:
-            yield from map(describe_one, tasks)
-
-    return len(tasks), records()
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line above."""
     parser = argparse.ArgumentParser(prog=f"python -m {cuda.__name__}.compiled", description=__doc__.split("\n")[0])
     parser.add_argument("capability", nargs="+", help="compute capability of a GPU, such as 8.0")
     parser.add_argument("--modules", nargs="+", default=all_modules(), help="whose kernels (all of this folder)")
     parser.add_argument("--also", nargs="+", default=[], help="modules elsewhere that have kernels, in full")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
+    reason = "Numba's simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM" if SIMULATED else what_is_missing()
+    if reason:
+        raise UsageError(reason)
+    modules = (*options.modules, *options.also)
     capabilities = [tuple(map(int, capability.split("."))) for capability in options.capability]
-    count, records = compile_all([*options.modules, *options.also], capabilities)
-    print(json.dumps(count), flush=True)
-    for record in records:
-        print(json.dumps(record), flush=True)
+    tasks = [(modules, n, capability) for n in range(len(kernels_of(modules))) for capability in capabilities]
+    print(json.dumps(len(tasks)), flush=True)
+    with multiprocessing.Pool(min(os.cpu_count() or 1, max(len(tasks), 1))) as pool:
+        for record in pool.imap(describe_one, tasks):
+            print(json.dumps(record), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """What the kernels of attention are given: tuples of arrays, sizes and factors, which Numba takes apart at a launch."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from numba import types

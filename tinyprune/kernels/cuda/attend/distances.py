@@ -11,11 +11,10 @@ A block has a tile of position keys, and goes through all queries of a group of 
 Each group has its own slot of dr, and of dw one for each tile.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.keys import TILES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1, store4
@@ -138,9 +137,4 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     return distances_backward
 
 
-TILES = (
-    Tiles(width=16, queries=32, keys=64),
-    Tiles(width=32, queries=32, keys=64),
-    Tiles(width=64, queries=64, keys=32),
-)
 DISTANCES_BACKWARD = {tiles.width: make_distances_backward(tiles) for tiles in TILES}

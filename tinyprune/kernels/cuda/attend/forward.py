@@ -21,8 +21,6 @@ shared memory; so do position keys, 32 columns at a time, and weights.
 Threads that share a query's scores exchange their maxima through shared memory for every tile, their totals at the end.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES

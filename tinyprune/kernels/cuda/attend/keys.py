@@ -14,8 +14,6 @@ The sums of ds over all queries stay in registers as well, for u: dk += (Σ_i ds
 dout take turns in one region of shared memory; so do position keys, weights and ds.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEYS_OF, SAVED, SCALES, SIZES

@@ -9,8 +9,6 @@ Everything is linear in do = gate · dout, so the kernel uses dout and multiplie
 gate is 0 is skipped. dq of a tile of queries stays in registers and is written once.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES

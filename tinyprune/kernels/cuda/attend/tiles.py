@@ -20,9 +20,7 @@ The weights p are stored as their threads have them, with keys that are SIDE apa
 key j is in column j % SIDE · 4 + j / SIDE. A thread of `mix` reads 4 of them with one instruction, and 7 rows of z.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -46,53 +44,26 @@ class Tiles(NamedTuple):
     side: int = 8  # a block has 2 · side² threads
 
 
-class Lengths(NamedTuple):
-    """Return what follows from these sizes, constants as well."""
-
-    THREADS: int  # of a block
-    EACH: int  # keys of a thread, which has `ROWS` queries
-    SCORES: int  # of a thread
-    OUT_QUERIES: int  # rows of out that a thread makes
-    OUT_KEYS: int  # and if they are keys
-    WIDE: int  # numbers from one row of x or y to the next
-    NARROW: int  # of z
-    WEIGHTS: int  # of p
-    COLUMNS: int  # of z
-    SLIDES: int  # rows of z, of which the last is not used
-    SOME: int  # registers for the rows of z that a thread needs at a time
-
-
-def lengths(tiles: Tiles) -> Lengths:
-    """Work out the constants of a tile."""
+def lengths(tiles: Tiles) -> tuple[int, ...]:
+    """Work out what follows from these sizes, constants as well."""
     D, queries, keys, columns, side = tiles
     threads, columns = 2 * side**2, min(columns, D)
     each = queries * keys // (ROWS * threads)
     down = threads // (D // 4)  # threads along the rows of out; along its columns, each has 4
     out_queries = queries // down
-    some = 4 * (max(ROWS + each, out_queries + 4) - 1)
-    wide, narrow, weights = D + PAD, columns + PAD, keys + PAD
-    return Lengths(
-        threads, each, ROWS * each, out_queries, keys // down, wide, narrow, weights, columns, queries + keys, some
+    return (
+        threads,  # THREADS of a block
+        each,  # EACH: keys of a thread, which has `ROWS` queries
+        ROWS * each,  # SCORES of a thread
+        out_queries,  # OUT_QUERIES: rows of out that a thread makes
+        keys // down,  # OUT_KEYS: and if they are keys
+        D + PAD,  # WIDE: numbers from one row of x or y to the next
+        columns + PAD,  # NARROW: of z
+        keys + PAD,  # WEIGHTS: of p
+        columns,  # COLUMNS of z
+        queries + keys,  # SLIDES: rows of z, of which the last is not used
+        4 * (max(ROWS + each, out_queries + 4) - 1),  # SOME: registers for the rows of z that a thread needs at a time
     )
-
-
-class Functions(NamedTuple):
-    """The device functions that `make_functions` makes."""
-
-    score_place: Callable
-    out_place: Callable
-    key_place: Callable
-    key_in: Callable
-    bring: Callable
-    bring_beside: Callable
-    dots: Callable
-    sliding_dots: Callable
-    scores: Callable
-    put: Callable
-    mix: Callable
-    sliding_mix: Callable
-    mix_turned: Callable
-    share_sum: Callable
 
 
 @device
@@ -121,7 +92,7 @@ def clear(x, n):
         x[m] = float32(0)
 
 
-def make_functions(tiles: Tiles) -> Functions:
+def make_functions(tiles: Tiles) -> SimpleNamespace:
     """Make the device functions for tiles of these sizes."""
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, OUT_QUERIES, OUT_KEYS, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, _ = lengths(tiles)
@@ -316,7 +287,8 @@ def make_functions(tiles: Tiles) -> Functions:
             add_outer(tile, p + 3 * WEIGHTS, x + 3 * WIDE, sums)
             p, x = p + 4 * WEIGHTS, x + 4 * WIDE
 
-    return Functions(
-        score_place, out_place, key_place, key_in, bring, bring_beside, dots, sliding_dots, scores, put, mix,
-        sliding_mix, mix_turned, share_sum,
+    return SimpleNamespace(
+        score_place=score_place, out_place=out_place, key_place=key_place, key_in=key_in, bring=bring,
+        bring_beside=bring_beside, dots=dots, sliding_dots=sliding_dots, scores=scores, put=put, mix=mix,
+        sliding_mix=sliding_mix, mix_turned=mix_turned, share_sum=share_sum,
     )  # fmt: skip

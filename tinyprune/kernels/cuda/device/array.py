@@ -1,7 +1,8 @@
 """Arrays in the GPU's memory: the part of NumPy's interface that the model needs, without arithmetic.
 
-Entries are float32 (or int32, for token and row numbers). `x[2:5]`, `x[:, -3:]`, `x[1]`, `x.T` and `x.reshape(…)` are
-views: nothing is copied. An operation whose kernel needs contiguous memory copies a view first.
+Entries are float32; or int32, for token and row numbers; or float64, for sums, which have no views. `x[2:5]`,
+`x[:, -3:]`, `x[1]`, `x.T` and `x.reshape(…)` are views: nothing is copied. An operation whose kernel needs contiguous
+memory copies a view first.
 
     x = to_device(array)        a copy in the GPU's memory
     array = to_host(x)          a copy in main memory, after the kernels launched before have finished
@@ -33,7 +34,7 @@ class DeviceArray:
         first: index in the block of the array's first entry.
         shape: as in NumPy.
         strides: in *entries*, for each axis.
-        dtype: float32 or int32.
+        dtype: float32, int32 or float64.
     """
 
     __slots__ = ("dtype", "first", "lease", "shape", "strides")
@@ -161,19 +162,18 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = FLOAT32) -> DeviceArr
         MemoryError: if the GPU has no room for it.
     """
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    size = math.prod(shape)
+    size, dtype = math.prod(shape), np.dtype(dtype)
     if size > MOST:
         raise UsageError(
             f"an array of {size:,} numbers is more than a kernel can count, {MOST:,}; make B, T or V smaller"
         )
-    return DeviceArray(Lease(size), 0, shape, c_strides(shape), np.dtype(dtype))
+    return DeviceArray(Lease(size * dtype.itemsize // 4), 0, shape, c_strides(shape), dtype)
 
 
 def to_device(x: NDArray | DeviceArray) -> DeviceArray:
-    """Copy an array of float32 or int32 to the GPU's memory; one that is there already is returned.
+    """Copy an array to the GPU's memory; one that is there already is returned.
 
-    Raises:
-        ValueError: if it has another dtype.
+    Raises ValueError unless it is float32 or int32.
     """
     if isinstance(x, DeviceArray):
         return x
@@ -192,4 +192,4 @@ def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
     flat = np.empty(x.span, x.dtype)
     if x.size:
         x.lease.read(x.first, flat)
-    return np.lib.stride_tricks.as_strided(flat, x.shape, [4 * stride for stride in x.strides]).copy()
+    return np.lib.stride_tricks.as_strided(flat, x.shape, [x.dtype.itemsize * stride for stride in x.strides]).copy()

@@ -17,10 +17,9 @@ In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the 
 `Window` of main memory that refuses every index outside its array, negative ones included.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -48,18 +47,13 @@ def device(function: Callable) -> Callable:
 
 
 class Window:
-    """The simulator's pointer: reads and writes an array in main memory, and checks every index.
-
-    Attributes:
-        memory: the array.
-        first: entries of its block of memory before its own first one.
-    """
+    """The simulator's pointer: reads and writes an array in main memory, and checks every index."""
 
     __slots__ = ("first", "memory")
 
     def __init__(self, memory: NDArray, first: int = 0) -> None:
         self.memory = memory
-        self.first = first
+        self.first = first  # entries of its block of memory before its own first one
 
     def __getitem__(self, i: int) -> Any:
         if not 0 <= i < self.memory.size:
@@ -93,13 +87,13 @@ def flattened(function: Callable, arguments: Sequence[Any]) -> tuple[Callable, l
     return names["entry"], flat
 
 
+@dataclass(eq=False)
 class Kernel:
-    """A function for the GPU, its types, and the number of threads in its blocks.
+    """A function for the GPU, and how it is compiled and launched.
 
     Attributes:
         function: the Python function.
-        spread: for each of its arguments, whether it is a NamedTuple whose entries are passed one by one.
-        entry: what the compiler gets, see `flattened`, and `signature` its types.
+        arguments: its types.
         threads: of a block, along x, or along x and y.
         hot: whether training spends its time in it, so that no register may be spilled.
         float64: whether it computes in float64 on purpose.
@@ -107,37 +101,28 @@ class Kernel:
             compiler may use; 0 for no limit.
     """
 
-    def __init__(
-        self,
-        function: Callable,
-        arguments: Sequence[Any],
-        threads: int | tuple[int, int],
-        hot: bool,
-        float64: bool,
-        resident: int,
-    ) -> None:
-        self.function = function
-        self.spread = [not SIMULATED and isinstance(kind, types.BaseNamedTuple) for kind in arguments]
-        self.entry, flat = flattened(function, arguments) if any(self.spread) else (function, arguments)
-        self.entry.__name__ = function.__name__
+    function: Callable
+    arguments: Sequence[Any]
+    threads: int | tuple[int, int]
+    hot: bool = False
+    float64: bool = False
+    resident: int = 0
+
+    def __post_init__(self) -> None:
+        # of each argument, whether it is a NamedTuple whose entries are passed one by one
+        self.spread = [not SIMULATED and isinstance(kind, types.BaseNamedTuple) for kind in self.arguments]
+        flatten = any(self.spread)
+        self.entry, flat = flattened(self.function, self.arguments) if flatten else (self.function, self.arguments)
         self.signature = void(*flat)
-        self.threads = threads
-        self.hot = hot
-        self.float64 = float64
-        self.resident = resident
-        if resident:
-            self.entry.launch_bounds = (int(np.prod(threads)), resident)
+        if self.resident:
+            self.entry.launch_bounds = (int(np.prod(self.threads)), self.resident)
         self.launches: dict[Any, Any] = {}  # by grid; making one takes Numba ten microseconds
-        self.__doc__ = function.__doc__
-        self.__name__ = function.__name__
+        self.__doc__ = self.function.__doc__
+        self.__name__ = self.entry.__name__ = self.function.__name__
 
     @cached_property
     def compiled(self) -> Any:
-        """Compile it for this machine's GPU.
-
-        Raises:
-            UsageError: if driver, toolkit and GPU do not fit together; says what to install.
-        """
+        """Compile it for this machine's GPU. Raises UsageError if driver, toolkit and GPU do not fit together."""
         if SIMULATED:
             return cuda.jit(self.function)
         for tell in LISTENERS:
@@ -203,19 +188,15 @@ def pointers(arrays: Any) -> Any:
 KERNELS: list[Kernel] = []  # all of them, for the compile tests and `tinyprune bench cuda`
 
 
-def kernel(
-    *arguments: Any,
-    threads: int | tuple[int, int],
-    name: str | None = None,
-    hot: bool = False,
-    float64: bool = False,
-    resident: int = 0,
-) -> Callable[[Callable], Kernel]:
-    """Make a kernel from a function with arguments of these types; see `Kernel`. Variants need names of their own."""
+def kernel(*arguments: Any, name: str | None = None, **options: Any) -> Callable[[Callable], Kernel]:
+    """Make a kernel from a function with arguments of these types. Variants need names of their own.
+
+    options: `threads`, and what else `Kernel` is told.
+    """
 
     def made(function: Callable) -> Kernel:
         function.__name__ = name or function.__name__
-        KERNELS.append(Kernel(function, arguments, threads, hot, float64, resident))
+        KERNELS.append(Kernel(function, arguments, **options))
         return KERNELS[-1]
 
     return made

@@ -7,8 +7,6 @@
 Launching a kernel takes Python longer than a small array takes the GPU, and a model has hundreds of parameters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -19,40 +17,22 @@ from numba import types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_device
 from tinyprune.kernels.cuda.device.jit import SIMULATED, blocks, floats
-from tinyprune.kernels.cuda.device.memory import Lease
 
 THREADS = 256
 EACH = 32 * THREADS  # entries of one array that a block works on
 tables = types.CPointer(floats)
 
 
-class Table:
-    """Pointers to arrays, for a kernel argument of type `tables`.
-
-    Args:
-        pointers: to their first entries.
-    """
-
-    def __init__(self, pointers: tuple[Any, ...]) -> None:
-        self.pointers = pointers
-        if not SIMULATED:
-            self.lease = Lease(2 * len(pointers))
-            self.lease.write(0, np.array(pointers, np.uint64).view(np.int32))
-
-    @property
-    def pointer(self) -> Any:
-        """Return what a kernel gets for it."""
-        return self.pointers if SIMULATED else self.lease.address
+@lru_cache(1024)
+def on_device(pointers: tuple[int, ...]) -> DeviceArray:
+    """Copy pointers to the GPU's memory; from step to step most arrays, and so their tables, stay where they are."""
+    return to_device(np.array(pointers, np.uint64).view(np.int32))
 
 
-# From step to step most arrays stay where they are, and so do their tables.
-remembered = lru_cache(1024)(Table)
-
-
-def table_of(arrays: Sequence[DeviceArray]) -> Table:
-    """Return the table of contiguous arrays, which have to be kept until the kernel is launched."""
+def table_of(arrays: Sequence[DeviceArray]) -> DeviceArray | tuple[Any, ...]:
+    """Return an argument of type `tables`: contiguous arrays, which have to be kept until the kernel is launched."""
     pointers = tuple(x.pointer for x in arrays)
-    return Table(pointers) if SIMULATED else remembered(pointers)
+    return pointers if SIMULATED else on_device(pointers)
 
 
 @lru_cache(256)

@@ -1,7 +1,7 @@
 """A pool of the GPU's memory, and copies to it and from it.
 
 Asking the driver for memory stops the GPU, and every training step needs the same sizes. So a block returns to a free
-list when the last array that uses it is freed, and serves the next request of its size class, as in
+list when the last array that uses it is freed, and serves the next request of its size class, as on the CPU: see
 `kernels.cpu.workspace`. All kernels run in order on the default stream, so a recycled block is written only after
 earlier kernels have read it.
 
@@ -9,45 +9,31 @@ In the simulator a block is main memory, filled with NaN when it is taken, so th
 written is noticed.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
+from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cuda.device.jit import SIMULATED, Window
 from tinyprune.kernels.gpu import raise_explained
 
-SMALLEST = 64  # entries of 4 bytes
+SMALLEST = 256  # bytes
 GARBAGE = np.int32(-1)  # as float32 a NaN
 
 
-def size_class(entries: int) -> int:
-    """Round up to a multiple of 64, and by at most an eighth: nearly equal sizes share blocks."""
-    step = max(SMALLEST, 1 << max(entries.bit_length() - 4, 0))
-    return max(-(-entries // step) * step, SMALLEST)
-
-
-class Pool:
-    """Free blocks of 4-byte entries by size class, and counts of entries used and free."""
+class Pool(workspace.Pool):
+    """The CPU's pool for blocks of the GPU's memory; also knows how many bytes were in use at most."""
 
     def __init__(self) -> None:
-        self.free: dict[int, list[Any]] = {}
-        self.entries_free = 0
-        self.entries_used = 0
+        super().__init__()
         self.most_used = 0
 
     def take(self, size: int) -> Any:
-        """Take a block of `size` entries, recycled if possible."""
-        if self.free.get(size):
-            block = self.free[size].pop()
-            self.entries_free -= size
-        else:
-            block = self.fresh(size)
-        self.entries_used += size
-        self.most_used = max(self.most_used, self.entries_used)
+        """Take a block of `size` bytes, recycled if possible."""
+        block = super().take(size)
+        self.most_used = max(self.most_used, self.bytes_used)
         if SIMULATED:
             block[:] = GARBAGE
         return block
@@ -63,29 +49,18 @@ class Pool:
             try:
                 return allocate(size)
             except MemoryError:
-                used = 4 * self.entries_used / 2**20
+                more, used = size / 2**20, self.bytes_used / 2**20
                 raise MemoryError(
-                    f"the GPU has no room for {4 * size / 2**20:.0f} MiB more beside the {used:.0f} MiB in use here"
+                    f"the GPU has no room for {more:.0f} MiB more beside the {used:.0f} MiB in use here"
                 ) from None
-
-    def give(self, size: int, block: Any) -> None:
-        """Return a block to the pool."""
-        self.entries_used -= size
-        self.entries_free += size
-        self.free.setdefault(size, []).append(block)
-
-    def clear(self) -> None:
-        """Free all idle blocks."""
-        self.free.clear()
-        self.entries_free = 0
 
 
 def allocate(size: int) -> Any:
-    """Allocate entries from the driver. Raises MemoryError if there is no room."""
+    """Allocate bytes, as int32, from the driver. Raises MemoryError if there is no room."""
     if SIMULATED:
-        return np.empty(size, np.int32)
+        return np.empty(size // 4, np.int32)
     try:
-        return cuda.device_array(size, np.int32)
+        return cuda.device_array(size // 4, np.int32)
     except Exception as error:
         raise_explained(error)
 
@@ -94,16 +69,12 @@ POOL = Pool()
 
 
 class Lease:
-    """A block that arrays use; it returns to the pool when the last of them is freed.
-
-    Args:
-        entries: needed, of 4 bytes each.
-    """
+    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed."""
 
     __slots__ = ("address", "block", "give", "size")
 
     def __init__(self, entries: int) -> None:
-        self.size = size_class(entries)
+        self.size = workspace.size_class(max(4 * entries, SMALLEST))
         self.block = POOL.take(self.size)
         self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
         self.address = 0 if SIMULATED else self.block.__cuda_array_interface__["data"][0]
@@ -115,7 +86,7 @@ class Lease:
     def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
         """Return what a kernel gets for the entries from `first` on."""
         if SIMULATED:
-            return Window(self.block[first : first + entries].view(dtype), first)
+            return Window(self.block.view(dtype)[first : first + entries], first)
         return self.address + 4 * first
 
     def write(self, first: int, values: NDArray) -> None:

@@ -8,8 +8,6 @@ For a shared array Numba tests whether an index is negative, and then each of se
 address of its own. `load1` and `store1` test nothing, as pointers do.
 """
 
-from __future__ import annotations
-
 from numba import types
 
 from tinyprune.kernels.cuda.device.jit import SIMULATED, device, float32
@@ -71,18 +69,19 @@ else:
         return x(x), codegen
 
     def place(context, builder, type_of_x, x, i):
-        """Return a pointer to four entries from x[i] on; a shared array is aligned."""
+        """Return a pointer to x[i]; a shared array is aligned."""
         if isinstance(type_of_x, types.Array):
             align(builder.module)
             x = context.make_array(type_of_x)(context, builder, x).data
-        return builder.bitcast(builder.gep(x, [i]), VECTOR.as_pointer())
+        return builder.gep(x, [i])
 
     @intrinsic
     def load4(typingctx, x, i):
         """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
 
         def codegen(context, builder, signature, arguments):
-            vector = builder.load(place(context, builder, signature.args[0], *arguments))
+            first = place(context, builder, signature.args[0], *arguments)
+            vector = builder.load(builder.bitcast(first, VECTOR.as_pointer()))
             vector.align = BYTES
             entries = [builder.extract_element(vector, ir.Constant(ir.IntType(32), n)) for n in range(4)]
             return context.make_tuple(builder, signature.return_type, entries)
@@ -98,8 +97,8 @@ else:
             vector = ir.Constant(VECTOR, ir.Undefined)
             for n, entry in enumerate(entries):
                 vector = builder.insert_element(vector, entry, ir.Constant(ir.IntType(32), n))
-            stored = builder.store(vector, place(context, builder, signature.args[0], x, i))
-            stored.align = BYTES
+            first = place(context, builder, signature.args[0], x, i)
+            builder.store(vector, builder.bitcast(first, VECTOR.as_pointer())).align = BYTES
             return context.get_dummy_value()
 
         return types.void(x, types.int64, *4 * (float32,)), codegen
@@ -109,9 +108,7 @@ else:
         """Return x[i] of a flat shared array; i is not negative."""
 
         def codegen(context, builder, signature, arguments):
-            array, i = arguments
-            data = context.make_array(signature.args[0])(context, builder, array).data
-            return builder.load(builder.gep(data, [i]))
+            return builder.load(place(context, builder, signature.args[0], *arguments))
 
         return float32(x, types.int64), codegen
 
@@ -120,9 +117,8 @@ else:
         """Set x[i] = a in a flat shared array; i is not negative."""
 
         def codegen(context, builder, signature, arguments):
-            array, i, a = arguments
-            data = context.make_array(signature.args[0])(context, builder, array).data
-            builder.store(a, builder.gep(data, [i]))
+            x, i, a = arguments
+            builder.store(a, place(context, builder, signature.args[0], x, i))
             return context.get_dummy_value()
 
         return types.void(x, types.int64, float32), codegen

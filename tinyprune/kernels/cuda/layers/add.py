@@ -1,11 +1,7 @@
 """Add: where two paths of the gradient join. See `tinyprune.ops.add`.
 
-    for i: out[i] = a[i] + b[i]
-
 One thread for each entry. Views that are not contiguous are copied first.
 """
-
-from __future__ import annotations
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel

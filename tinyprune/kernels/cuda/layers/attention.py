@@ -11,8 +11,6 @@ context and 7 for a persistent key, where 8 and 5 would do if blocks added to ea
 Dh is rounded up to the width of the next kernel, at most 64. Arrays whose Dh is not a multiple of 4 are copied first.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -28,10 +26,9 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
-from tinyprune.kernels.cuda.parts.masks import KEEP_ALL, Dropout, mask_of
+from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
 from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
 from tinyprune.ops.attention import check_arguments
-from tinyprune.ops.dropout import draw_keys
 
 LOG2_E = math.log2(math.e)
 BLOCKS = 1024  # about how many there are for gradients that are summed over the batch, group by group
@@ -45,20 +42,13 @@ class AttentionCache(NamedTuple):
     w: DeviceArray | None
     sizes: Sizes
     scale: float
-    weight: float  # scale / (1 − dropout)
+    scales: tuple[Scales, Scales]  # of keys of the context, and of persistent keys
+    to_key: float  # 1 / √Dh, from ds to the gradients of q, k and r
+    relative: bool  # whether there are position keys
+    gated: bool  # whether there are gates
     dropout: Dropout
     lse: DeviceArray  # base-2 logarithm of Σ 2^s, (B, T, H)
     o: DeviceArray  # head outputs before their gates, (B, T, H, Dh)
-
-    @property
-    def relative(self) -> bool:
-        """Whether there are position keys."""
-        return self.inputs.r is not None
-
-    @property
-    def gated(self) -> bool:
-        """Whether there are gates."""
-        return self.inputs.gate is not None
 
 
 def attention_forward(
@@ -88,18 +78,15 @@ def attention_forward(
     biases = (None, None) if r is None else (row_dots(k, u), row_dots(r, w))
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
     sizes = Sizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
-    raised, mask = 1.0, KEEP_ALL
-    if rng is not None and dropout > 0:
-        raised, mask = 1 / (1 - dropout), mask_of(dropout, draw_keys(rng))
+    mask, raised = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
+    relative, gated = r is not None, gate is not None
 
     out, o, lse = empty(q.shape), empty(q.shape), empty((B, T, H))
     grid = B, H, blocks(T, attend.tiles.queries)
-    attend(
-        grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, r is not None, gate is not None, mask
-    )  # fmt: skip
+    attend(grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, relative, gated, mask)
     o = narrow(o, Dh)
-    cache = AttentionCache(inputs, u, w, sizes, float(scale), float(scale) * raised, mask, lse, o)
-    return narrow(out, Dh), cache
+    factors = float(scale), scales_of(Dh, N, float(scale) * raised), 1 / math.sqrt(Dh)
+    return narrow(out, Dh), AttentionCache(inputs, u, w, sizes, *factors, relative, gated, mask, lse, o)
 
 
 def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[DeviceArray | None, ...]:
@@ -118,59 +105,49 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
 
 def query_gradients(saved: Saved, c: AttentionCache) -> DeviceArray:
     """Compute dq."""
-    (B, T, H, Dh), N = c.o.shape, c.sizes.N
+    B, T, H, Dh = c.o.shape
     kernel = variant(QUERIES_BACKWARD, Dh)
     dq = empty(c.inputs.q.shape)
     grid = B, H, blocks(T, kernel.tiles.queries)
-    scales, to_key = scales_of(Dh, N, c.weight), 1 / math.sqrt(Dh)
-    kernel(grid, c.inputs, saved, dq, c.sizes, *scales, to_key, c.relative, c.gated, c.dropout)
+    kernel(grid, c.inputs, saved, dq, c.sizes, *c.scales, c.to_key, c.relative, c.gated, c.dropout)
     return narrow(dq, Dh)
 
 
 def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:
     """Compute dk, dv and du."""
-    B, Dh = len(c.o), c.o.shape[-1]
-    _, S, H, N, W, _ = c.sizes
+    B, S, H, W = c.inputs.k.shape
+    Dh = c.o.shape[-1]
     kernel = variant(KEYS_BACKWARD, Dh)
-    tiles = blocks(S, kernel.tiles.keys)
+    grid = B, H, blocks(S, kernel.tiles.keys)
     dk, dv = empty(c.inputs.k.shape), empty(c.inputs.k.shape)
-    du = empty((B * tiles, H * W)) if c.relative else None
-    keys, (scales, _), to_key = Keys(S, 1, S * H * W, W, H * W), scales_of(Dh, N, c.weight), 1 / math.sqrt(Dh)
-    kernel(
-        (B, H, tiles), c.inputs, saved, c.u, dk, dv, du, B, c.sizes, keys, scales, to_key, True, c.relative, c.gated,
-        c.dropout,
-    )  # fmt: skip
+    du = empty((B * grid[-1], H * W)) if c.relative else None
+    which = Keys(S, 1, S * H * W, W, H * W), c.scales[0], c.to_key, True, c.relative
+    kernel(grid, c.inputs, saved, c.u, dk, dv, du, B, c.sizes, *which, c.gated, c.dropout)
     return narrow(dk, Dh), narrow(dv, Dh), slot_sum(du, c.u.shape, Dh) if c.relative else None
 
 
 def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
     """Compute dpk and dpv."""
-    B, Dh = len(c.o), c.o.shape[-1]
-    _, _, H, N, W, _ = c.sizes
+    (H, N, W), B, Dh = c.inputs.pk.shape, len(c.o), c.o.shape[-1]
     kernel = variant(KEYS_BACKWARD, Dh)
     tiles = blocks(N, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dpk, dpv = empty((slots, H, N, W)), empty((slots, H, N, W))
     inputs = c.inputs._replace(k=c.inputs.pk, v=c.inputs.pv)
-    keys, (_, scales) = Keys(N, group, H * N * W, N * W, W), scales_of(Dh, N, c.weight)
-    kernel(
-        (slots, H, tiles), inputs, saved, None, dpk, dpv, None, B, c.sizes, keys, scales, 1.0, False, False, c.gated,
-        c.dropout,
-    )  # fmt: skip
+    which = Keys(N, group, H * N * W, N * W, W), c.scales[1], 1.0, False, False
+    kernel((slots, H, tiles), inputs, saved, None, dpk, dpv, None, B, c.sizes, *which, c.gated, c.dropout)
     return slot_sum(dpk, c.inputs.pk.shape, Dh), slot_sum(dpv, c.inputs.pk.shape, Dh)
 
 
 def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceArray]:
     """Compute dr and dw."""
-    B, Dh = len(c.o), c.o.shape[-1]
-    _, S, H, N, W, _ = c.sizes
+    (S, H, W), B, Dh = c.inputs.r.shape, len(c.o), c.o.shape[-1]
     kernel = variant(DISTANCES_BACKWARD, Dh)
     tiles = blocks(S, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
-    scales, _ = scales_of(Dh, N, c.weight)
-    to_key = 1 / math.sqrt(Dh)
-    kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, c.sizes, group, scales, to_key, c.gated, c.dropout)
+    which = c.sizes, group, c.scales[0], c.to_key
+    kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, *which, c.gated, c.dropout)
     return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.w.shape, Dh)
 
 

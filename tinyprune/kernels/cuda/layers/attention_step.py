@@ -6,8 +6,6 @@ These are the operations of training, with one query. The keys and values that i
 in the order of the text, the newest last: few bytes compared with the weights, which are all read for every token.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinyprune import ops
@@ -63,18 +61,8 @@ def attention_step(
     if n is None:
         n, _ = layernorm_forward(x, ln_scale, ln_bias)
     (q, k, v), _ = projections_forward(contiguous(n).reshape(1, 1, D), Wq, Wk, Wv, 1)  # (1, 1, H·Dh)
-    o, _ = attention_forward(
-        q.reshape(1, 1, H, Dh),
-        in_order(keys, k, read),
-        in_order(values, v, read),
-        None if r is None else r[: min(read + 1, C)],
-        u,
-        w,
-        pk,
-        pv,
-        gate,
-        scale=scale,
-    )  # (1, 1, H, Dh)
+    seen = in_order(keys, k, read), in_order(values, v, read), None if r is None else r[: min(read + 1, C)]
+    o, _ = attention_forward(q.reshape(1, 1, H, Dh), *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
     y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
     for newest, ring in ((k, keys), (v, values)):  # write the buffers last, when nothing can fail any more
         copied(newest, ring[read % C])

@@ -1,12 +1,8 @@
 """Context: the memory followed by the segment. See `tinyprune.ops.context`.
 
-    for b: out[b] = [m[b]; x[b]]
-
 One thread for each entry of out, and a row of blocks for each b. The memory is read in place, from the context of the
 previous segment: gaps between its texts cost nothing, and a copy would move it twice.
 """
-
-from __future__ import annotations
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel

@@ -1,12 +1,8 @@
 """Dropout: set a random share of the entries to zero and scale the others up. See `tinyprune.ops.dropout`.
 
-    for i: out[i] = x[i] · (1 / (1 − rate) if kept(i) else 0)
-
 One thread for each entry. The mask is never stored: some fifteen instructions recompute it for an entry, in forward and
 again in backward, which is faster than reading it from memory.
 """
-
-from __future__ import annotations
 
 import numpy as np
 
@@ -14,8 +10,8 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, keep_factor, mask_of
-from tinyprune.ops.dropout import check_rate, draw_keys
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, Dropout, draw_mask, keep_factor
+from tinyprune.ops.dropout import check_rate
 
 THREADS = 256
 
@@ -28,10 +24,10 @@ def drop(x, dropout, size, out):
         out[i] = x[i] * keep_factor(i, dropout)
 
 
-def apply(x: DeviceArray, rate: float, keys: tuple[int, int]) -> DeviceArray:
+def apply(x: DeviceArray, mask: Dropout) -> DeviceArray:
     """Return x · keep / (1 − rate)."""
     out = empty(x.shape)
-    drop(blocks(x.size, THREADS), contiguous(x), mask_of(rate, keys), x.size, out)
+    drop(blocks(x.size, THREADS), contiguous(x), mask, x.size, out)
     return out
 
 
@@ -40,16 +36,14 @@ def dropout_forward(x: DeviceArray, rate: float, rng: np.random.Generator | None
     check_rate("rate", rate)
     check_floats(x=x)
     if rng is None or rate == 0:
-        return x, (None, 0.0, x.shape)
-    keys = draw_keys(rng)
-    return apply(x, rate, keys), (keys, rate, x.shape)
+        return x, (None, x.shape)
+    mask = draw_mask(rate, rng)
+    return apply(x, mask), (mask, x.shape)
 
 
 def dropout_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
     """Gradient of `dropout_forward`, as `ops.dropout_backward`; the mask is recomputed."""
-    keys, rate, shape = cache
+    mask, shape = cache
     check_gradient(dout, shape)
-    if keys is None:
-        return dout
     # out = x * keep / (1 - rate)
-    return apply(dout, rate, keys)
+    return dout if mask is None else apply(dout, mask)

@@ -1,12 +1,8 @@
 """Feed-forward block of the ordinary Transformer, one hidden layer with a ReLU. See `tinyprune.ops.feedforward`.
 
-    for r: h[r] = max(x[r] · W1 + b1, 0);  out[r] = h[r] · W2 + b2
-
 Two linear maps. The first product applies the ReLU before it writes, which saves a pass over h. Only h is kept, since
 h > 0 is true where the input of the ReLU was positive.
 """
-
-from __future__ import annotations
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
@@ -27,18 +23,9 @@ def rectify_gradient(dh, h, size):
 
 
 def feedforward_forward(
-    x: DeviceArray,
-    W1: DeviceArray,
-    b1: DeviceArray,
-    W2: DeviceArray,
-    b2: DeviceArray,
-    *,
-    precision: str = "float32",
+    x: DeviceArray, W1: DeviceArray, b1: DeviceArray, W2: DeviceArray, b2: DeviceArray, *, precision: str = "float32"
 ) -> tuple[DeviceArray, tuple]:
-    """Two linear maps with a ReLU between them: `ops.feedforward_forward` for float32.
-
-    precision: of the products, here and in backward; see `matmul`.
-    """
+    """Two linear maps with a ReLU between: `ops.feedforward_forward` for float32. For `precision` see `linear`."""
     check_floats(x=x, W1=W1, b1=b1, W2=W2, b2=b2)
     check_arguments(x, W1, b1, W2, b2)
     h = matmul(matrix(x), W1, bias=b1, relu=True, precision=precision)
@@ -46,10 +33,8 @@ def feedforward_forward(
     return out, ((x, W1, True, precision), cache2)
 
 
-def feedforward_backward(
-    dout: DeviceArray, cache: tuple
-) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
-    """Gradients of `feedforward_forward`, as `ops.feedforward_backward`."""
+def feedforward_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, ...]:
+    """Gradients of `feedforward_forward` in argument order, as `ops.feedforward_backward`."""
     cache1, cache2 = cache
     h = cache2[0]
     # out = h W2 + b2

@@ -7,8 +7,6 @@ One block for each row; neighbouring threads read neighbouring features. Backwar
 runs are summed in order, so no bit depends on which block runs first.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
@@ -44,10 +42,7 @@ def normalise(x, scale, bias, D, eps, out, means, inverses):
 
 @kernel(floats, floats, floats, floats, floats, int32, floats, threads=THREADS, hot=True)
 def normalise_backward(dout, x, means, inverses, scale, D, dx):
-    """dx: a block for each row.
-
-    dx = (dn − mean_d dn − n · mean_d(dn · n)) / std
-    """
+    """dx = (dn − mean_d dn − n · mean_d(dn · n)) / std: a block for each row."""
     scratch = cuda.shared.array(THREADS, float32)
     row, thread = cuda.blockIdx.x, cuda.threadIdx.x
     at, size = row * D, float32(D)

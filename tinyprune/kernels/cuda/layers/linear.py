@@ -1,12 +1,8 @@
 """Linear: multiply the last axis by a matrix and add a bias. See `tinyprune.ops.linear`.
 
-    for r, o: out[r, o] = b[o] + Σ_k x[r, k] · W[k, o]
-
 Three products, see `products.matmul`, which reads x and W in place, even if x is a view of a few positions and W a
 transposed matrix. Then dW is a transposed view as well, whose `.T` has the layout of that matrix.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -26,10 +22,7 @@ def matrix(x: DeviceArray) -> DeviceArray:
 def linear_forward(
     x: DeviceArray, W: DeviceArray, b: DeviceArray | None = None, *, precision: str = "float32"
 ) -> tuple[DeviceArray, tuple]:
-    """Multiply the last axis of `x` by `W` and add `b`: `ops.linear_forward` for float32.
-
-    precision: of the products, here and in backward; see `matmul`.
-    """
+    """Compute x · W + b: `ops.linear_forward` for float32. For `precision`, also of backward, see `matmul`."""
     check_floats(x=x, W=W)
     if b is not None:
         check_floats(b=b)

@@ -1,13 +1,8 @@
 """Positions: add a learned vector to every position. See `tinyprune.ops.positions`.
 
-    for b, i: out[b, i] = x[b, i] + P[i]         i = t · D + d, for the T positions of a text
-    for i:    dP[i] = Σ_b dout[b, i], or 0 from row T on
-
 Forward has a thread for each entry of out. Backward has one for each entry of dP, which goes through the batch: threads
 read neighbouring entries, and sums run in the order of the texts.
 """
-
-from __future__ import annotations
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel

@@ -1,11 +1,7 @@
 """Projections: queries for the segment, keys and values for all of its context. See `tinyprune.ops.projections`.
 
-    for b: q[b] = n[b, S−T:] · Wq;  k[b] = n[b] · Wk;  v[b] = n[b] · Wv
-
 `matmul` reads the last T rows of each batch entry in place, and accumulates dn in place.
 """
-
-from __future__ import annotations
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
@@ -21,20 +17,15 @@ def last(x: DeviceArray, T: int) -> DeviceArray:
 def projections_forward(
     n: DeviceArray, Wq: DeviceArray, Wk: DeviceArray, Wv: DeviceArray, T: int, *, precision: str = "float32"
 ) -> tuple[tuple[DeviceArray, DeviceArray, DeviceArray], tuple]:
-    """Queries, keys and values: `ops.projections_forward` for float32.
-
-    precision: of the products, here and in backward; see `matmul`.
-    """
+    """Compute q, k and v: `ops.projections_forward` for float32. For `precision`, also of backward, see `matmul`."""
     check_floats(n=n, Wq=Wq, Wk=Wk, Wv=Wv)
     check_arguments(n, Wq, Wk, Wv, T)
     q, k, v = (matmul(x, W, precision=precision) for x, W in ((last(n, T), Wq), (n, Wk), (n, Wv)))
     return (q, k, v), (n, Wq, Wk, Wv, T, precision)
 
 
-def projections_backward(
-    dq: DeviceArray, dk: DeviceArray, dv: DeviceArray, cache: tuple
-) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
-    """Gradients of `projections_forward`, as `ops.projections_backward`."""
+def projections_backward(dq: DeviceArray, dk: DeviceArray, dv: DeviceArray, cache: tuple) -> tuple[DeviceArray, ...]:
+    """Gradients of `projections_forward` in argument order, as `ops.projections_backward`."""
     n, Wq, Wk, Wv, T, precision = cache
     B, S, _ = n.shape
     for name, dout, rows in (("dq", dq, T), ("dk", dk, S), ("dv", dv, S)):

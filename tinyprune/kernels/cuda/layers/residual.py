@@ -1,11 +1,7 @@
 """Residual connection: x plus y after dropout. See `tinyprune.ops.residual`.
 
-    for i: out[i] = x[i] + y[i] · (1 / (1 − dropout) if kept(i) else 0)
-
 One thread for each entry, in one pass: y after dropout is not stored.
 """
-
-from __future__ import annotations
 
 import numpy as np
 
@@ -15,8 +11,8 @@ from tinyprune.kernels.cuda.layers.add import add
 from tinyprune.kernels.cuda.layers.dropout import dropout_backward
 from tinyprune.kernels.cuda.parts.arguments import check_alike
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, keep_factor, mask_of
-from tinyprune.ops.dropout import check_rate, draw_keys
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, draw_mask, keep_factor
+from tinyprune.ops.dropout import check_rate
 
 THREADS = 256
 
@@ -36,11 +32,10 @@ def residual_forward(
     check_alike(x=x, y=y)
     check_rate("dropout", dropout)
     if rng is None or dropout == 0:
-        return add(x, y), (None, 0.0, x.shape)
-    keys = draw_keys(rng)
-    out = empty(x.shape)
-    add_dropped(blocks(x.size, THREADS), contiguous(x), contiguous(y), mask_of(dropout, keys), x.size, out)
-    return out, (keys, dropout, x.shape)
+        return add(x, y), (None, x.shape)
+    mask, out = draw_mask(dropout, rng), empty(x.shape)
+    add_dropped(blocks(x.size, THREADS), contiguous(x), contiguous(y), mask, x.size, out)
+    return out, (mask, x.shape)
 
 
 def residual_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:

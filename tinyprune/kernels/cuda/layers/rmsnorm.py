@@ -6,8 +6,6 @@ One block for each row, as in `layernorm`. Backward recomputes n from x and 1 / 
 LayerNorm's kernel, with means of 0.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty

@@ -1,19 +1,21 @@
 """Check the arguments of an operation; its kernels check nothing."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
 from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray
 from tinyprune.ops.add import check_same_shape
 
 
-def check_floats(**arrays: DeviceArray) -> None:
-    """Raise ValueError unless all are float32 in the GPU's memory. Messages use the keyword names."""
+def check_floats(**arrays: DeviceArray | Sequence[DeviceArray]) -> None:
+    """Raise ValueError unless all, or all of a list, are float32 in the GPU's memory. Messages use the keywords."""
     for name, value in arrays.items():
-        if not isinstance(value, DeviceArray):
+        if isinstance(value, list | tuple):
+            check_floats(**{f"{name}[{i}]": x for i, x in enumerate(value)})
+        elif not isinstance(value, DeviceArray):
             raise ValueError(
                 f"{name} must be in the GPU's memory, got {type(value).__name__}; to_device copies it there"
             )
-        if value.dtype != FLOAT32:
+        elif value.dtype != FLOAT32:
             raise ValueError(f"{name} must be float32 for the cuda backend, got {value.dtype}")
 
 

@@ -8,8 +8,6 @@ A copy reads in whatever order x lies, so a transposed matrix takes longer than 
 view where it lies do not need one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
@@ -79,10 +77,7 @@ def zeros(shape: int | tuple[int, ...]) -> DeviceArray:
 
 
 def wide(x: DeviceArray) -> DeviceArray:
-    """Pad each row with zeros to a multiple of 4 numbers, so that kernels can read it 16 bytes at a time.
-
-    The result is contiguous; nothing is copied if `x` is so already.
-    """
+    """Return `x`, contiguous, its rows padded with zeros to a multiple of 4 numbers, to be read 16 bytes at a time."""
     D = x.shape[-1]
     W = -(-D // 4) * 4
     x = contiguous(x)
@@ -99,12 +94,7 @@ def narrow(x: DeviceArray, D: int) -> DeviceArray:
 
 
 def scaled(x: DeviceArray, factor: float | DeviceArray, name: str = "dout") -> DeviceArray:
-    """Multiply `x` by a number into a new array.
-
-    Args:
-        factor: a number, or an array of shape () in the GPU's memory, such as the gradient of a loss.
-        name: of the factor, for messages.
-    """
+    """Multiply `x` by a number, or by an array of shape () such as a loss's gradient, called `name` in messages."""
     if isinstance(factor, DeviceArray):
         check_gradient(factor, (), name)
     else:

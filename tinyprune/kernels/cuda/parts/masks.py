@@ -1,7 +1,5 @@
 """Dropout's mask, worked out entry by entry inside kernels instead of being read. See `tinyprune.ops.dropout`."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +8,7 @@ from numba import types
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.jit import device, float32, uint32
 from tinyprune.kernels.formulas import threshold
+from tinyprune.ops.dropout import draw_keys
 
 
 class Dropout(NamedTuple):
@@ -35,6 +34,11 @@ def keep_factor(i, dropout):
 def mask_of(rate: float, keys: tuple[int, int], factor: float = 1.0) -> Dropout:
     """Return the mask of a rate and two keys, and of kept entries times `factor`. At rate 0 all are kept."""
     return Dropout(np.float32(factor / (1 - rate)), *map(np.uint32, (*keys, threshold(rate))))
+
+
+def draw_mask(rate: float, rng: np.random.Generator | None, factor: float = 1.0) -> Dropout:
+    """Draw a mask; one that keeps all, without drawing, for rate 0 or no generator."""
+    return mask_of(0, (0, 0), factor) if rng is None or rate == 0 else mask_of(rate, draw_keys(rng), factor)
 
 
 KEEP_ALL = mask_of(0, (0, 0))

@@ -11,9 +11,8 @@ and their sums are joined in shared memory. The sums of the runs are rows again,
 The orders depend on shapes and numbers of threads alone, so every result is the same each time.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
@@ -25,43 +24,43 @@ LANES, DOT_ROWS = 8, 16  # threads for each row of `row_dots`, and rows of a blo
 
 
 @device
-def block_sum(value, scratch):
-    """Return Σ value over all threads of the block (along x alone, a power of 2) to every thread.
-
-    scratch: shared memory, an entry for each thread. It may be used again at once.
-    """
-    x = cuda.threadIdx.x
-    scratch[x] = value
-    half = cuda.blockDim.x // 2
-    while half > 0:
-        cuda.syncthreads()  # the other half has written what this half reads
-        if x < half:
-            scratch[x] += scratch[x + half]
-        half //= 2
-    cuda.syncthreads()  # the sum is there before anyone reads it
-    total = scratch[0]
-    cuda.syncthreads()  # everyone has read it before its place is used again
-    return total
+def add(a, b):
+    """Return the sum of two numbers."""
+    return a + b
 
 
 @device
-def block_max(value, scratch):
-    """Return the largest value of all threads of the block, as `block_sum` does; NaN if one is NaN."""
-    x = cuda.threadIdx.x
-    scratch[x] = value
-    half = cuda.blockDim.x // 2
-    while half > 0:
-        cuda.syncthreads()  # the other half has written what this half reads
-        if x < half:
-            other = scratch[x + half]
-            # a NaN is not equal to itself, and not larger than anything
-            if other > scratch[x] or other != other:
-                scratch[x] = other
-        half //= 2
-    cuda.syncthreads()  # the maximum is there before anyone reads it
-    highest = scratch[0]
-    cuda.syncthreads()  # everyone has read it before its place is used again
-    return highest
+def larger(a, b):
+    """Return the larger of two numbers; NaN, which is not equal to itself and not larger than anything, if one is."""
+    return b if b > a or b != b else a
+
+
+def make_reduction(joined: Callable) -> Callable:
+    """Make a device function that joins a value of every thread of the block, two by two."""
+
+    @device
+    def reduction(value, scratch):
+        """Return the joined value of all threads of the block (along x alone, a power of 2) to every thread.
+
+        scratch: shared memory, an entry for each thread. It may be used again at once.
+        """
+        x = cuda.threadIdx.x
+        scratch[x] = value
+        half = cuda.blockDim.x // 2
+        while half > 0:
+            cuda.syncthreads()  # the other half has written what this half reads
+            if x < half:
+                scratch[x] = joined(scratch[x], scratch[x + half])
+            half //= 2
+        cuda.syncthreads()  # the result is there before anyone reads it
+        result = scratch[0]
+        cuda.syncthreads()  # everyone has read it before its place is used again
+        return result
+
+    return reduction
+
+
+block_sum, block_max = make_reduction(add), make_reduction(larger)
 
 
 @kernel(floats, int32, int32, floats, threads=(WIDE, LINES))

@@ -4,9 +4,6 @@ Rows may come in groups of `per`, such as the last positions of each batch entry
 (i // per) · group + (i % per) · row.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import NamedTuple
 
 from numba import types
@@ -37,22 +34,6 @@ class Strides(NamedTuple):
 
 
 SIZES, STRIDES = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (Sizes, Strides))
-
-
-class Arithmetic(NamedTuple):
-    """Device functions that multiply two strips, see `product`, made for one size of tile.
-
-    Attributes:
-        PAD: numbers between the rows of a strip in shared memory, so that a warp accesses different banks.
-        rounded: rounds a number before it is stored in shared memory.
-        add_strips: adds the product of two strips to the sums of a thread.
-        write: writes the sums of a thread.
-    """
-
-    PAD: int
-    rounded: Callable
-    add_strips: Callable
-    write: Callable
 
 
 @device

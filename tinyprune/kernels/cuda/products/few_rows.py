@@ -8,8 +8,6 @@ so do the threads along x, and each line takes four of the 32 j, one after the o
 read neighbouring numbers, and their sums are joined in shared memory.
 """
 
-from __future__ import annotations
-
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.products.arithmetic import finished
 

@@ -6,8 +6,6 @@ This module checks the arguments, works out where rows lie in memory, and choose
 `few_rows`.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import NamedTuple
@@ -58,7 +56,7 @@ class Rows(NamedTuple):
         """Return them as a kernel gets them."""
         return Strides(self.group, self.row)
 
-    def regrouped(self, groups: int, rows: int) -> Rows:
+    def regrouped(self, groups: int, rows: int) -> "Rows":
         """Split rows that are all in one group into so many groups."""
         return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 < groups else self
 
@@ -132,10 +130,7 @@ def fitting(a: tuple[int, ...], transpose_a: bool, b: tuple[int, ...], transpose
 def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, out: Form) -> Plan | None:
     """Plan a product of checked arguments, once for many calls. Returns None if `a` has to be copied first.
 
-    Args:
-        a, b: with rows that kernels can read, not both to be transposed.
-        finish: flags for the kernels.
-        out: with rows as well. The residual has the same form.
+    a, b: with rows that kernels can read, not both to be transposed.   out: with rows as well; the residual is alike.
     """
     N = out.shape[-1]
     M = math.prod(out.shape[:-1])

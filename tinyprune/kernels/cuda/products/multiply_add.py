@@ -4,7 +4,7 @@ A thread has 8 × 8 sums (4 × 4 with small tiles), in squares of 4 × 4. For ev
 from shared memory, four per instruction, for 64 multiply-adds: 16 for each load.
 """
 
-from __future__ import annotations
+from collections.abc import Callable
 
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32
 from tinyprune.kernels.cuda.device.vectors import load4, load_some, store_some
@@ -14,7 +14,6 @@ from tinyprune.kernels.cuda.products.arithmetic import (
     RELU,
     RESIDUAL,
     STRIP,
-    Arithmetic,
     place,
     positive,
 )
@@ -22,8 +21,8 @@ from tinyprune.kernels.cuda.products.arithmetic import (
 ROWS, COLUMNS = 16, 32  # of out from one square of a thread to its next: 4 × 8 threads of a warp lie between
 
 
-def make_multiply_add(TILE: int) -> Arithmetic:
-    """Make the functions for tiles of this size."""
+def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
+    """Make the functions for tiles of this size, see `product`."""
     PAD = 4
     WIDE = TILE + PAD
     DEPTH = STRIP // TILE
@@ -100,4 +99,4 @@ def make_multiply_add(TILE: int) -> Arithmetic:
             for n in range(SUMS - EACH):
                 sums[n] = sums[n + EACH]
 
-    return Arithmetic(PAD, rounded, add_strips, write)
+    return PAD, rounded, add_strips, write

@@ -14,8 +14,6 @@ A long sum with few outputs, such as a weight's gradient, is split along k: `blo
 slot of its own, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
-from __future__ import annotations
-
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.device.vectors import aligned, load_some, store4
 from tinyprune.kernels.cuda.products.arithmetic import (
@@ -33,6 +31,9 @@ from tinyprune.kernels.cuda.products.tensor_cores import make_tensor_cores
 
 TILES = (128, 64)  # rows and columns of a block's tile
 LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a · b, a · bᵀ, aᵀ · b
+# Each makes, for one size of tile, device functions that round a number before it is stored in shared memory, add the
+# product of two strips to the sums of a thread, and write these; and says how many numbers lie between the rows of a
+# strip, so that a warp accesses different banks.
 ARITHMETICS = {"float32": make_multiply_add, "tf32": make_tensor_cores}
 
 

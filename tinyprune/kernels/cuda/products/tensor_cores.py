@@ -16,14 +16,13 @@ t = lane % 4:
 The 8 warps are 4 × 2; a warp has 32 × 64 sums, 2 × 8 such pieces (16 × 32 and 1 × 4 with small tiles).
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from functools import lru_cache
 from types import SimpleNamespace
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.jit import SIMULATED, cuda, device, float32, uint32
-from tinyprune.kernels.cuda.products.arithmetic import STRIP, Arithmetic, finished, place
+from tinyprune.kernels.cuda.products.arithmetic import STRIP, finished, place
 
 EARLIEST = (8, 0)  # compute capability with tf32
 
@@ -93,8 +92,8 @@ def check_tensor_cores() -> None:
         )
 
 
-def make_tensor_cores(TILE: int) -> Arithmetic:
-    """Make the functions for tiles of this size."""
+def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
+    """Make the functions for tiles of this size, see `product`."""
     PAD = 8
     WIDE = TILE + PAD
     DEPTH = STRIP // TILE
@@ -153,4 +152,4 @@ def make_tensor_cores(TILE: int) -> Arithmetic:
             for n in range(SUMS - EACH):
                 sums[n] = sums[n + EACH]
 
-    return Arithmetic(PAD, rounded, add_strips, write)
+    return PAD, rounded, add_strips, write

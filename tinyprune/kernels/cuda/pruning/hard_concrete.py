@@ -6,8 +6,6 @@
 One thread for each of the few gates. Forward keeps the slope, so backward is a product.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

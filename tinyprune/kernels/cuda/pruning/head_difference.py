@@ -5,8 +5,6 @@
 One product for each head, which reads its part of o in place.
 """
 
-from __future__ import annotations
-
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import scaled

@@ -1,7 +1,5 @@
 """Join: vectors one after the other. See `tinyprune.ops.join`. One launch for each array."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
@@ -12,7 +10,7 @@ from tinyprune.ops.join import check_vectors
 
 def join(arrays: Sequence[DeviceArray]) -> DeviceArray:
     """Return a new array of all entries: `ops.join` for float32."""
-    check_floats(**{f"arrays[{i}]": x for i, x in enumerate(arrays)})
+    check_floats(arrays=arrays)
     check_vectors(arrays)
     out = empty(sum(x.size for x in arrays))
     at = 0

@@ -5,8 +5,6 @@
 One block, since there are few gates.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

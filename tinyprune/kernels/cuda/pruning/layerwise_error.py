@@ -8,8 +8,6 @@ columns of their part of the matrices. The rest, (H, H) numbers and two vectors,
 gradient for dout = 1, so backward is a product.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty

@@ -9,8 +9,6 @@ A training step with closed heads does both for ten arrays a layer, always with 
 to the GPU's memory only once.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

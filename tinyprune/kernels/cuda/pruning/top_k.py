@@ -4,8 +4,6 @@ One number for each head of the model, k sequential rounds, and Python needs the
 GPU. The textbook computes it, and arguments and results are copied.
 """
 
-from __future__ import annotations
-
 from numpy.typing import NDArray
 
 from tinyprune import ops

@@ -7,19 +7,14 @@ joined. float64 is on purpose: the square of a float32 may overflow float32. All
 the blocks' sums after one copy from the GPU's memory, for which it waits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numba import float64, types
-from numpy.typing import NDArray
 
-from tinyprune.kernels.cuda.device.array import DeviceArray
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_host
 from tinyprune.kernels.cuda.device.jit import cuda, ints, kernel
 from tinyprune.kernels.cuda.device.many import EACH, THREADS, division, table_of, tables
-from tinyprune.kernels.cuda.device.memory import Lease
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.kernels.cuda.parts.sums import block_sum
@@ -43,30 +38,10 @@ def squares(arrays, owners, begins, sizes, sums):
         sums[block] = total
 
 
-class Sums:
-    """float64 numbers in the GPU's memory, for kernel arguments of type `doubles`."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.lease = Lease(2 * size)
-
-    @property
-    def pointer(self) -> Any:
-        """Return what a kernel gets for them."""
-        return self.lease.pointer(0, 2 * self.size, np.dtype(np.float64))
-
-    def to_host(self) -> NDArray[np.float64]:
-        """Copy them to main memory. Waits for the GPU."""
-        values = np.empty(self.size, np.float64)
-        if self.size:
-            self.lease.read(0, values.view(np.int32))
-        return values
-
-
-def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[Sums, list[tuple[int, int]]]:
-    """Compute the blocks' sums of all arrays; return them, and where those of each begin and end."""
+def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, list[tuple[int, int]]]:
+    """Compute the blocks' sums of all arrays; return them, in float64, and where those of each begin and end."""
     places, owners, begins, sizes = division(tuple(x.size for x in arrays))
-    sums = Sums(owners.size)
+    sums = empty(owners.size, np.float64)
     packed = [contiguous(x) for x in arrays]
     squares(owners.size, table_of(packed), owners, begins, sizes, sums)
     return sums, places
@@ -74,9 +49,9 @@ def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[Sums, list[tuple[int, in
 
 def squared_norms(arrays: Sequence[DeviceArray]) -> list[float]:
     """Compute ‖x‖² of each array, in float64: `ops.squared_norms` for float32. Waits once for the GPU."""
-    check_floats(**{f"arrays[{i}]": x for i, x in enumerate(arrays)})
+    check_floats(arrays=arrays)
     sums, places = sum_squares(arrays)
-    values = sums.to_host()
+    values = to_host(sums)
     return [float(values[first:end].sum()) for first, end in places]
 
 

@@ -5,8 +5,6 @@
 The tokens of each cluster are found in main memory, where the ids are.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -16,19 +14,12 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.layers.linear import linear_backward, linear_forward
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.masks import mask_of
-from tinyprune.kernels.cuda.vocabulary.embedding import sum_rows, take_rows
+from tinyprune.kernels.cuda.parts.masks import draw_mask
+from tinyprune.kernels.cuda.vocabulary.embedding import sum_rows
 from tinyprune.kernels.cuda.vocabulary.rows import put_rows, taken_rows
 from tinyprune.ops.adaptive_embedding import check_projections, cluster_bounds
-from tinyprune.ops.dropout import check_rate, draw_keys
+from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.embedding import check_ids
-
-
-def check_clusters(tables: list[DeviceArray], projections: list[DeviceArray]) -> None:
-    """Raise ValueError unless tables and projections fit together and are float32 in the GPU's memory."""
-    check_floats(**{f"tables[{c}]": table for c, table in enumerate(tables)})
-    check_floats(**{f"projections[{c}]": projection for c, projection in enumerate(projections)})
-    check_projections(tables, projections)
 
 
 def adaptive_embedding_forward(
@@ -40,23 +31,20 @@ def adaptive_embedding_forward(
     rng: np.random.Generator | None = None,
     precision: str = "float32",
 ) -> tuple[DeviceArray, tuple]:
-    """Look up each id, an integer in main memory: `ops.adaptive_embedding_forward` for float32.
-
-    `precision` is that of the products with the projections, see `matmul`.
-    """
-    check_clusters(tables, projections)
+    """Look up `ids`, in main memory: `ops.adaptive_embedding_forward` for float32. For `precision` see `linear`."""
+    check_floats(tables=tables, projections=projections)
+    check_projections(tables, projections)
     bounds = cluster_bounds(tables)
     V, D = bounds[-1][1], tables[0].shape[1]
     check_ids(ids, V)
     check_rate("dropout", dropout)
-    dropped = rng is not None and dropout > 0
-    mask = mask_of(dropout, draw_keys(rng), math.sqrt(D)) if dropped else mask_of(0, (0, 0), math.sqrt(D))
+    mask = draw_mask(dropout, rng, math.sqrt(D))
     flat = ids.reshape(-1).copy()  # the caller may overwrite `ids`
     out = empty((flat.size, D))
     places, linears = [], []
     for c, (first, end) in enumerate(bounds):
         place = np.flatnonzero((flat >= first) & (flat < end))
-        rows, linear = take_rows(tables[c], flat[place] - first), None
+        rows, linear = taken_rows(tables[c], flat[place] - first), None
         if c > 0:
             rows, linear = linear_forward(rows, projections[c - 1], precision=precision)
         put_rows(rows, place, flat[place], mask, out)

@@ -7,8 +7,6 @@ Products and losses are those of `linear` and `cross_entropy`. The rows of each 
 targets are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,10 +17,8 @@ from tinyprune.kernels.cuda.layers.linear import linear_backward, linear_forward
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous, zeros
 from tinyprune.kernels.cuda.pruning.join import join
-from tinyprune.kernels.cuda.vocabulary.adaptive_embedding import check_clusters
 from tinyprune.kernels.cuda.vocabulary.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
-from tinyprune.kernels.cuda.vocabulary.embedding import take_rows
-from tinyprune.kernels.cuda.vocabulary.rows import add_rows
+from tinyprune.kernels.cuda.vocabulary.rows import add_rows, taken_rows
 from tinyprune.ops.adaptive_embedding import cluster_bounds
 from tinyprune.ops.adaptive_softmax import check_arguments
 
@@ -69,11 +65,10 @@ def adaptive_softmax_forward(
 ) -> tuple[DeviceArray, tuple]:
     """Mean negative log-probability of `targets`, integers in main memory: `ops.adaptive_softmax_forward` for float32.
 
-    The loss has shape (). `precision` is that of the products, see `matmul`.
+    The loss has shape (). For `precision` see `linear`.
     """
-    check_floats(x=x, cluster_weight=cluster_weight, cluster_bias=cluster_bias)
-    check_clusters(tables, projections)
-    check_floats(**{f"biases[{c}]": bias for c, bias in enumerate(biases)})
+    check_floats(x=x, tables=tables, projections=projections, biases=biases)
+    check_floats(cluster_weight=cluster_weight, cluster_bias=cluster_bias)
     check_arguments(x, targets, tables, projections, cluster_weight, cluster_bias, biases)
     bounds = cluster_bounds(tables)
     D, V0 = x.shape[-1], len(tables[0])
@@ -92,7 +87,7 @@ def adaptive_softmax_forward(
         if not place.size:
             tails.append(None)
             continue
-        narrow, narrow_linear = linear_forward(take_rows(rows, place), projections[c - 1].T, precision=precision)
+        narrow, narrow_linear = linear_forward(taken_rows(rows, place), projections[c - 1].T, precision=precision)
         logits, word_linear = linear_forward(narrow, tables[c].T, biases[c], precision=precision)
         tail_loss, tail_cache = cross_entropy_forward(logits, flat[place] - first, overwrite=True)
         before, loss = loss, empty(())

@@ -12,8 +12,6 @@ A thread loads four logits before it computes with the first, so that it waits f
 compiler cannot do that itself, since what is written might be what is read next.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -9,8 +9,6 @@ at every twentieth position; so the positions of a word are cut into chunks, one
 block adds the chunks of a word. Rows of dE whose word does not occur are zero.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -20,9 +18,9 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, zeros
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, keep_factor, mask_of
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, draw_mask, keep_factor
 from tinyprune.kernels.cuda.vocabulary.rows import taken_rows
-from tinyprune.ops.dropout import check_rate, draw_keys
+from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.embedding import check_ids
 
 THREADS = 128
@@ -68,7 +66,7 @@ def chunks_of(ids: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     return places, words, np.append(np.repeat(first, chunks) + CHUNK * within, ids.size), word_starts
 
 
-def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout) -> DeviceArray:
+def sum_rows(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_ALL) -> DeviceArray:
     """Add rows (R, D) of equal id (R,), times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
@@ -95,10 +93,9 @@ def embedding_forward(
     V, D = E.shape
     check_ids(ids, V)
     check_rate("dropout", dropout)
-    dropped = rng is not None and dropout > 0
-    mask = mask_of(dropout, draw_keys(rng), math.sqrt(D)) if dropped else mask_of(0, (0, 0), math.sqrt(D))
+    mask = draw_mask(dropout, rng, math.sqrt(D))
     flat = ids.reshape(-1)
-    out = taken_rows(E, flat, flat, mask).reshape(*ids.shape, D)
+    out = taken_rows(E, flat, mask=mask).reshape(*ids.shape, D)
     return out, (ids.copy(), E.shape, mask)  # the caller may overwrite `ids`
 
 
@@ -107,20 +104,4 @@ def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
     ids, (V, D), mask = cache
     check_gradient(dout, (*ids.shape, D))
     # out[r] = E[ids[r]] · factor
-    return sums_by_word(contiguous(dout).reshape(-1, D), ids.reshape(-1), V, mask)
-
-
-def take_rows(table: DeviceArray, ids: NDArray) -> DeviceArray:
-    """Return the rows `ids` (R,), integers in main memory, of a table (V, D): (R, D)."""
-    check_floats(table=table)
-    check_ids(ids, len(table))
-    return taken_rows(table, ids, ids, KEEP_ALL)
-
-
-def sum_rows(rows: DeviceArray, ids: NDArray, V: int) -> DeviceArray:
-    """Add rows of equal id, (R, D), (R,) → (V, D): `ops.embedding.sum_rows` for float32."""
-    check_floats(rows=rows)
-    if rows.ndim != 2 or ids.shape != rows.shape[:1]:
-        raise ValueError(f"rows must be (R, D) and ids (R,), one for each row, got {rows.shape} and {ids.shape}")
-    check_ids(ids, V)
-    return sums_by_word(rows, ids, V, KEEP_ALL)
+    return sum_rows(contiguous(dout).reshape(-1, D), ids.reshape(-1), V, mask)

@@ -7,15 +7,13 @@
 A block for each row. In `put` and `add` all places differ, so no two blocks write to one row.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import cuda, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, Dropout, keep_factor
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, keep_factor
 
 THREADS = 128
 
@@ -51,11 +49,11 @@ def numbers(values: NDArray) -> DeviceArray:
     return to_device(values.astype(np.int32))
 
 
-def taken_rows(x: DeviceArray, places: NDArray, words: NDArray, mask: Dropout) -> DeviceArray:
-    """Return the rows `places` (n,) of x (R, D), each times the factor of its word in `words` (n,): (n, D)."""
+def taken_rows(x: DeviceArray, places: NDArray, words: NDArray | None = None, mask: Dropout = KEEP_ALL) -> DeviceArray:
+    """Return rows `places` (n,) of x (R, D) times the factors of `words` (n,), or of the places themselves: (n, D)."""
     D = x.shape[1]
     out, rows = empty((places.size, D)), numbers(places)
-    take(places.size, contiguous(x), rows, rows if words is places else numbers(words), mask, D, out)
+    take(places.size, contiguous(x), rows, rows if words is None else numbers(words), mask, D, out)
     return out
 
 
