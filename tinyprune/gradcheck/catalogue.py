@@ -19,6 +19,7 @@ from tinyprune.gradcheck.checker import check_gradients
 from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.attention_step import BlockWeights
 
 GATE: dict[str, Any] = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
@@ -177,8 +178,8 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     C, W = M + 1, H * Dh
     parameter = {"param": normal(*lead, D), "grad": normal(*lead, D)}
     sgd: dict[str, Any] = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "grad_scale": 0.7}
-    adam: dict[str, Any] = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "step": 3, "grad_scale": 0.7}
-    rates: dict[str, Any] = {"lr": 0.1, "decay": 0.3}
+    constants = AdamConstants(beta1=0.8, beta2=0.95, eps=1e-3, step=3, grad_scale=0.7)
+    adam: dict[str, Any] = {"lr": 0.1, "decay": 0.3, "constants": constants}
     moments = {"m": normal(*lead, D), "v": np.abs(normal(*lead, D))}
     several = {f"{name}s": [x, x[..., :1].copy()] for name, x in (parameter | moments).items()}
     block = {
@@ -215,9 +216,9 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
         ),
         case("head_difference", {"o": normal(B, T, H, Dh), "Wo": normal(W, D)}, scale=1.5),
         case("sgd_update", parameter | {"momentum": normal(*lead, D)}, ("param", "momentum"), **sgd),
-        case("adamw_update", parameter | moments, ("param", "m", "v"), **rates, **adam),
-        case("lamb_update", parameter | moments, ("param", "m", "v"), **rates, **adam),
-        case("adamw_updates", several, ("params", "ms", "vs"), lrs=[0.1, 0.2], decays=[0.3, 0.0], **adam),
+        case("adamw_update", parameter | moments, ("param", "m", "v"), **adam),
+        case("lamb_update", parameter | moments, ("param", "m", "v"), **adam),
+        case("adamw_updates", several, ("params", "ms", "vs"), lrs=[0.1, 0.2], decays=[0.3, 0.0], constants=constants),
         case("attention_step", token | block, ("keys", "values"), read=C + 1, scale=1.5),
         Case(
             "AttentionStep",

@@ -13,14 +13,7 @@ from tinyprune.ops.add import check_same_shape
 
 
 def sgd_update(
-    param: NDArray,
-    grad: NDArray,
-    momentum: NDArray,
-    *,
-    lr: float,
-    decay: float,
-    beta1: float,
-    grad_scale: float = 1.0,
+    param: NDArray, grad: NDArray, momentum: NDArray, *, lr: float, decay: float, beta1: float, grad_scale: float = 1.0
 ) -> None:
     """Update `param` and `momentum`, in place, by one step.
 

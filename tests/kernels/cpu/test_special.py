@@ -13,6 +13,7 @@ from tinyprune.kernels.cpu.arguments import SMALL
 from tinyprune.kernels.cpu.dropout import kept, threshold
 from tinyprune.kernels.cpu.linear import column_sums
 from tinyprune.kernels.cpu.norm import COLUMNS
+from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.dropout import keep_mask
 
 from ..compare import assert_close, assert_same_bits
@@ -20,7 +21,7 @@ from .test_matmul import draw, each_dtype, few
 
 cpu = get_backend("numba")
 SGD = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "grad_scale": 0.7}
-ADAM = SGD | {"beta2": 0.95, "eps": 1e-3, "step": 3}
+ADAM = {"lr": 0.1, "decay": 0.3, "constants": AdamConstants(0.8, 0.95, eps=1e-3, step=3, grad_scale=0.7)}
 RULES = {"sgd_update": (3, SGD), "adamw_update": (4, ADAM), "lamb_update": (4, ADAM)}
 
 
@@ -178,8 +179,8 @@ def test_updates_have_the_textbooks_bits_in_float32(rule):
 def test_lamb_with_a_norm_of_zero(start, gradient):
     """A tensor of zeros leaves zero; one without a direction stays where it is."""
     param, grad, m, v = np.full(5, start), np.full(5, gradient), np.zeros(5), np.zeros(5)
-    cpu.lamb_update(param, grad, m, v, **ADAM | {"decay": 0.0, "eps": 1e-12, "step": 1, "grad_scale": 1.0})
-    np.testing.assert_allclose(param, start - ADAM["lr"] * gradient)
+    cpu.lamb_update(param, grad, m, v, lr=0.1, decay=0.0, constants=AdamConstants(0.8, 0.95, eps=1e-12, step=1))
+    np.testing.assert_allclose(param, start - 0.1 * gradient)
 
 
 @pytest.mark.parametrize("bad", ["gaps", "order", "read-only"])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu.arguments import SMALL, for_update
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.ops.adamw import AdamConstants
 
 constants_of = kernel(formulas.adam_constants)
 adam = kernel(formulas.adam)
@@ -44,18 +45,7 @@ def update(param, grad, m, v, lr, decay, beta1, beta2, eps, step, grad_scale):
 
 
 def adamw_update(
-    param: NDArray,
-    grad: NDArray,
-    m: NDArray,
-    v: NDArray,
-    *,
-    lr: float,
-    decay: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
+    param: NDArray, grad: NDArray, m: NDArray, v: NDArray, *, lr: float, decay: float, constants: AdamConstants
 ) -> None:
     """Update `param` and its moments `m` and `v`, in place, by one step.
 
@@ -64,8 +54,7 @@ def adamw_update(
     Raises:
         ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
     """
-    numbers = map(float, (lr, decay, beta1, beta2, eps, step, grad_scale))
-    update(*for_update(param, grad, m=m, v=v), *numbers)
+    update(*for_update(param, grad, m=m, v=v), *map(float, (lr, decay, *constants)))
 
 
 def adamw_updates(
@@ -76,13 +65,8 @@ def adamw_updates(
     *,
     lrs: Sequence[float],
     decays: Sequence[float],
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
+    constants: AdamConstants,
 ) -> None:
     """Update several parameters, one after the other. Arguments as in `ops.adamw_updates`."""
-    constants = {"beta1": beta1, "beta2": beta2, "eps": eps, "step": step, "grad_scale": grad_scale}
     for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
-        adamw_update(param, grad, m, v, lr=lr, decay=decay, **constants)
+        adamw_update(param, grad, m, v, lr=lr, decay=decay, constants=constants)
