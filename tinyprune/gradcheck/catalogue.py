@@ -5,8 +5,6 @@ against the textbook in other sizes, and bugs are planted in it. Sizes are disti
 unnoticed, and T ≥ 3, so that no softmax is trivially 1. Gates lie below, inside and above the clip, off its kinks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

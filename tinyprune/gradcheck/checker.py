@@ -19,8 +19,6 @@ entries that are truly zero, such as the gradient of attention's key bias, come 
 relative precision of its own.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ stay the textbook's. From `ops.NAME(…)` in the model an editor goes to `Backen
 functions, since Numba is imported only when a backend that needs it is asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial

@@ -8,8 +8,6 @@
 The divisions by 1 − betaᵗ undo that m and v started at zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -11,8 +11,6 @@ Keys and values of earlier tokens are kept in two ring buffers of C places. A to
 What the token sees is what `attention_forward` shows the last query of a segment.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -8,8 +8,6 @@ So a step changes every tensor by the same fraction lr of its length. The ratio 
 norm is 0: a tensor of zeros, such as a fresh bias, could not leave zero otherwise.
 """
 
-from __future__ import annotations
-
 import math
 
 from numpy.typing import NDArray

@@ -5,8 +5,6 @@ b ← beta1 · b + g
 θ ← θ − lr · (b + decay · θ)
 """
 
-from __future__ import annotations
-
 from numpy.typing import NDArray
 
 from tinyprune.ops.add import check_same_shape

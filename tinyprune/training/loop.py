@@ -5,8 +5,6 @@ memory, and the step's number, which selects the text. All of these are in the c
 metrics.jsonl; so a run that was killed and resumed ends with the same bits as an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

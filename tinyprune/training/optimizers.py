@@ -12,8 +12,6 @@ parameters: every scalar is a Python float, which never promotes NumPy's float32
 operations (`tinyprune.ops.sgd`, `adamw`, `lamb`), so that a backend can compile them.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence

@@ -3,8 +3,6 @@
 This is all of training; `tinyprune.training.loop` adds checkpoints, signals, the log and the progress bar around it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self

@@ -8,8 +8,6 @@ have the arrays' type; a float64 among them makes it take two and a half times a
 Times (µs, 2 threads), 2¹⁸ numbers in float32: 32, NumPy 320; 128 numbers: 3, NumPy 8.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from numba import prange

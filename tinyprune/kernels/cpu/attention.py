@@ -32,8 +32,6 @@ Measured on one core with AVX-512 (a matrix product reaches 240 GFLOP/s), B 16, 
     compiled plain loops (`tinyprune bench ladder`)       some 30 times the time
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from functools import lru_cache

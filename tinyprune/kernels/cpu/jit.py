@@ -7,8 +7,6 @@ With NUMBA_BOUNDSCHECK=1 every index is checked, including those of the vector l
 run in one thread, since Numba cannot raise from inside a parallel loop.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator

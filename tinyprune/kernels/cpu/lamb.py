@@ -9,8 +9,6 @@ The norms are needed before the second pass, so d is stored; computing it again 
 Times (µs, 2 threads), 2¹⁸ numbers in float32: 73, NumPy 570; 128 numbers: 5, NumPy 13.
 """
 
-from __future__ import annotations
-
 import math
 
 from numba import prange

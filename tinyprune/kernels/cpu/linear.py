@@ -7,8 +7,6 @@ Three products, see `matmul`. It reads views where they lie: a few positions of 
 Times (µs, 2 threads), x (16, 128, 128), W (128, 128) in float32: forward 165, NumPy 324; backward 351, NumPy 764.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -5,8 +5,6 @@
 This is the entry point, which checks arguments and works out where rows lie in memory. The kernels are in `product`.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from functools import lru_cache

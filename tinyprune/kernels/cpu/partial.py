@@ -3,8 +3,6 @@
 AVX-512 and AVX2 have instructions for it; elsewhere LLVM emits a test and a move for each lane.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

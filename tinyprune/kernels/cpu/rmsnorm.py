@@ -6,8 +6,6 @@ As in `layernorm`, whose sums of squares it uses: a row is read twice while it i
 and 1 / rms of each row and recomputes n, and dscale is summed over blocks of rows, then over the blocks.
 """
 
-from __future__ import annotations
-
 import math
 
 from numba import prange

@@ -6,8 +6,6 @@ One pass, at the speed of memory. Times (µs, 2 threads), 2¹⁸ numbers in floa
 3.4.
 """
 
-from __future__ import annotations
-
 from numba import prange
 from numpy.typing import NDArray
 

@@ -15,8 +15,6 @@ NUMBA_CPU_NAME and NUMBA_CPU_FEATURES):
 The core is `microkernel`: a tile of a matrix product whose sums stay in registers, and the only loop written here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -8,8 +8,6 @@ outputs, (B, T, H, Dh). For each query, S keys with
 and N persistent ones with s_n = q·pk_n; then softmax over all, and out = Σ a_j v_j + √N Σ a_n pv_n.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import wraps

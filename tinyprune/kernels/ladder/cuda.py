@@ -7,8 +7,6 @@ Both print JSON. They are separate processes, in which Numba's simulator is off,
 call them. Importing this module imports neither Numba nor anything of CUDA.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json

@@ -9,8 +9,6 @@ and with the same result, in Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set befo
 this module needs `numba.cuda`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import wraps

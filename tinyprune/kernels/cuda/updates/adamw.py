@@ -7,8 +7,6 @@ parameter's numbers. In one pass four arrays are read and three written. The for
 here the compiler may round a product and a sum once instead of twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

@@ -8,8 +8,6 @@ Three passes, with a thread for each number or, for the sums, a block for every 
 computes lr · ‖θ‖ / ‖d‖ in float64. The norms stay in the GPU's memory, so Python does not wait for them.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
