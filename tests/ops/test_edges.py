@@ -54,9 +54,10 @@ def test_dropout_draws_two_keys_and_nothing_in_evaluation(operation, rng):
 
 def test_updates_move_all_but_the_gradient_in_place_in_its_dtype():
     adam = {"lr": 0.1, "decay": 0.3, "constants": AdamConstants(0.8, 0.95, eps=1e-6, step=3)}
+    several = {"lrs": [0.1], "decays": [0.3], "constants": adam["constants"]}
     for update, count, options in (
         (ops.sgd_update, 3, {"lr": 0.1, "decay": 0.3, "beta1": 0.8}),
-        (ops.adamw_update, 4, adam),
+        (lambda *arrays, **rates: ops.adamw_updates(*([x] for x in arrays), **rates), 4, several),
         (ops.lamb_update, 4, adam),
     ):
         for dtype in (np.float32, np.float64):

@@ -213,11 +213,12 @@ def adamw(backend: str, name: str) -> Workload:
         [ops.to_device(x) for x in (param, param.copy(), zeros(param), zeros(param))]
         for param in parameters(model_shape(name)).values()
     ]
+    rates = {"lrs": [TRAIN.lr], "decays": [TRAIN.weight_decay]}
     constants = AdamConstants(TRAIN.beta1, TRAIN.beta2, TRAIN.eps, step=1)
 
     def run() -> None:
         for param, grad, m, v in tensors:
-            ops.adamw_update(param, grad, m, v, lr=TRAIN.lr, decay=TRAIN.weight_decay, constants=constants)
+            ops.adamw_updates([param], [grad], [m], [v], **rates, constants=constants)
 
     return in_a_row(ops, run)
 

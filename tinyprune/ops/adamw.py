@@ -35,7 +35,7 @@ class AdamConstants(NamedTuple):
 
 
 def adam_direction(grad: NDArray, m: NDArray, v: NDArray, constants: AdamConstants) -> NDArray:
-    """Update `m` and `v` by the gradient and return m̂ / (√v̂ + eps), a new array. Arguments as in `adamw_update`."""
+    """Update `m` and `v` by the gradient and return m̂ / (√v̂ + eps), a new array."""
     beta1, beta2, eps, step, grad_scale = constants
     g = grad_scale * grad
     m *= beta1
@@ -45,28 +45,6 @@ def adam_direction(grad: NDArray, m: NDArray, v: NDArray, constants: AdamConstan
     root = np.sqrt(v / (1 - beta2**step))
     root += eps
     return m / (1 - beta1**step) / root
-
-
-def adamw_update(
-    param: NDArray, grad: NDArray, m: NDArray, v: NDArray, *, lr: float, decay: float, constants: AdamConstants
-) -> None:
-    """Update `param` and its moments `m` and `v`, in place, by one step.
-
-    Args:
-        param: θ, any shape, float32 or float64.
-        grad: gradient, shape of `param`. Not modified.
-        m, v: running averages of the gradient and of its square, shape of `param`.
-        lr: learning rate.
-        decay: weight decay, in units of `lr`.
-        constants: of this step.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
-    check_same_shape(param=param, grad=grad, m=m, v=v)
-    r = adam_direction(grad, m, v, constants)
-    param *= 1 - lr * decay
-    param -= lr * r
 
 
 def adamw_updates(
@@ -79,15 +57,21 @@ def adamw_updates(
     decays: Sequence[float],
     constants: AdamConstants,
 ) -> None:
-    """Update several parameters in place, as `adamw_update`; a GPU updates them all at once.
+    """Update parameters and their moments, in place, by one step. (A GPU updates them all at once.)
 
     Args:
-        params, grads, ms, vs: arrays of each.
-        lrs, decays: numbers of each.
-        constants: of all.
+        params: θ of each, any shape, float32 or float64.
+        grads: the gradients, shapes of `params`. Not modified.
+        ms, vs: running averages of the gradients and of their squares, shapes of `params`.
+        lrs: learning rates.
+        decays: weight decays, in units of `lrs`.
+        constants: of this step.
 
     Raises:
         ValueError: if there are not as many of each, or shapes differ.
     """
     for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
-        adamw_update(param, grad, m, v, lr=lr, decay=decay, constants=constants)
+        check_same_shape(param=param, grad=grad, m=m, v=v)
+        r = adam_direction(grad, m, v, constants)
+        param *= 1 - lr * decay
+        param -= lr * r

@@ -20,7 +20,10 @@ from tinyprune.ops.norm import squared_norm
 def lamb_update(
     param: NDArray, grad: NDArray, m: NDArray, v: NDArray, *, lr: float, decay: float, constants: AdamConstants
 ) -> None:
-    """Update `param` and its moments `m` and `v`, in place, by one step. Arguments and errors as in `adamw_update`."""
+    """Update `param` and its moments `m` and `v`, in place, by one step.
+
+    Arguments and errors as those of one parameter in `adamw_updates`.
+    """
     check_same_shape(param=param, grad=grad, m=m, v=v)
     d = adam_direction(grad, m, v, constants)
     d += decay * param

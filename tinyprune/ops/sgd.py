@@ -22,7 +22,7 @@ def sgd_update(
         lr: learning rate.
         decay: weight decay, in units of `lr`.
         beta1: share of the momentum that stays, 0 ≤ beta1 < 1.
-        grad_scale: what the gradient is multiplied by as it is read: the clipping factor.
+        grad_scale: factor applied to the gradient as it is read: the clipping factor.
 
     Raises:
         ValueError: if the shapes differ.

@@ -1,6 +1,7 @@
 """Norms, and the optimizers' updates, against the textbook's in float64; gradients with gaps, norms of 0, NaN."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from tinyprune.kernels.cuda.updates.lamb import rate_of
 from tinyprune.kernels.cuda.updates.norm import Sums
 from tinyprune.ops.adamw import AdamConstants
 
+from ..compare import adamw_update
 from .compare import assert_close, cuda, normal
 
 SGD = {"lr": 0.1, "decay": 0.3, "beta1": 0.8}
 ADAM = {"lr": 0.1, "decay": 0.3}
 RULES = {
     "sgd": (cuda.sgd_update, ops.sgd_update, ("param", "grad", "momentum"), SGD),
-    "adamw": (cuda.adamw_update, ops.adamw_update, ("param", "grad", "m", "v"), ADAM),
+    "adamw": (partial(adamw_update, cuda), partial(adamw_update, ops), ("param", "grad", "m", "v"), ADAM),
     "lamb": (cuda.lamb_update, ops.lamb_update, ("param", "grad", "m", "v"), ADAM),
 }
 each_rule = pytest.mark.parametrize("rule", RULES)

@@ -42,19 +42,6 @@ def update(param, grad, m, v, lr, decay, beta1, beta2, eps, step, grad_scale):
             param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
 
 
-def adamw_update(
-    param: NDArray, grad: NDArray, m: NDArray, v: NDArray, *, lr: float, decay: float, constants: AdamConstants
-) -> None:
-    """Update `param` and its moments `m` and `v`, in place, by one step.
-
-    Arguments and errors as in `ops.adamw_update`; float32 or float64.
-
-    Raises:
-        ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
-    """
-    update(*for_update(param, grad, m=m, v=v), *map(float, (lr, decay, *constants)))
-
-
 def adamw_updates(
     params: Sequence[NDArray],
     grads: Sequence[NDArray],
@@ -65,6 +52,11 @@ def adamw_updates(
     decays: Sequence[float],
     constants: AdamConstants,
 ) -> None:
-    """Update several parameters, one after the other. Arguments as in `ops.adamw_updates`."""
+    """Update parameters, one after the other. As `ops.adamw_updates`; float32 or float64.
+
+    Raises:
+        ValueError: if a param, m or v is read-only or not C-contiguous.
+    """
+    numbers = tuple(map(float, constants))
     for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
-        adamw_update(param, grad, m, v, lr=lr, decay=decay, constants=constants)
+        update(*for_update(param, grad, m=m, v=v), float(lr), float(decay), *numbers)

@@ -39,15 +39,10 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
         out = matmul(matrix(x), W, bias=b)
     except ValueError:
         # check again, by the names of this function, only now that something is wrong: checking takes time
-        check(x, W, b)
+        check_floats(x=x, W=W, **({} if b is None else {"b": b}))
+        check_arguments(x, W, b)
         raise
     return out if x.ndim > 1 else out[0], (x, W, b is not None)
-
-
-def check(x: NDArray, W: NDArray, b: NDArray | None) -> None:
-    """Raise ValueError, by the names of `linear_forward`, if these do not fit together."""
-    check_floats(x=x, W=W, **({} if b is None else {"b": b}))
-    check_arguments(x, W, b)
 
 
 def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray | None]:

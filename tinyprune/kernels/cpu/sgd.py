@@ -31,9 +31,7 @@ def update(param, grad, momentum, lr, decay, beta1, grad_scale):
 def sgd_update(
     param: NDArray, grad: NDArray, momentum: NDArray, *, lr: float, decay: float, beta1: float, grad_scale: float = 1.0
 ) -> None:
-    """Update `param` and `momentum`, in place, by one step.
-
-    Arguments and errors as in `ops.sgd_update`; float32 or float64.
+    """Update `param` and `momentum`, in place, by one step. As `ops.sgd_update`; float32 or float64.
 
     Raises:
         ValueError: if `param` or `momentum` is read-only or not C-contiguous.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.errors import TinypruneError, UsageError
-from tinyprune.kernels.gpu import compile_kernel, gpu_present, what_is_missing
+from tinyprune.kernels.gpu import compile_kernel, gpu_name, gpu_present, what_is_missing
 
 
 def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -84,14 +84,6 @@ def time_all(size: int, rounds: int, H: int = 8) -> list[dict[str, Any]]:
     return records
 
 
-def device_name() -> str:
-    """Return the name of the GPU. The simulator has none."""
-    from numba import cuda
-
-    name = cuda.get_current_device().name
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line above, and print JSON."""
     parser = argparse.ArgumentParser(prog="python -m tinyprune.kernels.ladder.cuda", description=__doc__.split("\n")[0])
@@ -109,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UsageError("there is no NVIDIA GPU here (no driver, or it finds none)")
         if importlib.util.find_spec("numba_cuda") is None:
             raise UsageError(what_is_missing())
-        device = {"device": device_name()}
+        device = {"device": gpu_name()}
         records = [device | record for record in time_all(options.size, options.rounds)]
     json.dump(records, sys.stdout, indent=1)
 

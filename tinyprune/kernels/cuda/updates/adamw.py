@@ -54,7 +54,7 @@ def adamw_updates(
     decays: Sequence[float],
     constants: AdamConstants,
 ) -> None:
-    """`adamw_update` of several parameters in one launch: `ops.adamw_updates` for float32.
+    """Update parameters in one launch: `ops.adamw_updates` for float32.
 
     Raises:
         ValueError: if a param, m or v is not C-contiguous.
@@ -69,21 +69,3 @@ def adamw_updates(
         owners.size, table_of([*params, *grads, *ms, *vs]), len(params), owners, begins, sizes, shrinks,
         numbers_of(tuple(lrs)), adam_constants(np.float32, *constants),
     )  # fmt: skip
-
-
-def adamw_update(
-    param: DeviceArray,
-    grad: DeviceArray,
-    m: DeviceArray,
-    v: DeviceArray,
-    *,
-    lr: float,
-    decay: float,
-    constants: AdamConstants,
-) -> None:
-    """Update `param` and its moments `m` and `v`, in place, by one step: `ops.adamw_update` for float32.
-
-    Raises:
-        ValueError: if `param`, `m` or `v` is not C-contiguous.
-    """
-    adamw_updates([param], [grad], [m], [v], lrs=[lr], decays=[decay], constants=constants)
