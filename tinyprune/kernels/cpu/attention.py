@@ -607,9 +607,8 @@ def attention_forward(
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     dtype, W = q.dtype, VECTOR_BYTES // q.itemsize
     D = whole(Dh, max(W, ROWS))  # whole vectors, and whole rows of a register tile
-    row = (
-        max(whole(S, TILE) + TILE, min(whole(N, TILE), CHUNK)) + 2 * TILE
-    )  # all context keys, a chunk of persistent ones
+    # a row of a tile's scores has room for all context keys, or for a chunk of persistent ones
+    row = max(whole(S, TILE) + TILE, min(whole(N, TILE), CHUNK)) + 2 * TILE
     sizes = Sizes(B, T, S, N, H, D, S if span is None else span, row, r is not None)
     x = Inputs(*(padded(x, D, dtype) for x in (q, k, v, r, u, w, pk, pv)))
     drops = Dropout(0, 0, 0, 1.0)

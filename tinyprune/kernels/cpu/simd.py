@@ -107,7 +107,7 @@ def item_bytes(kind: ir.VectorType) -> int:
 
 
 def call_llvm(
-    b: ir.IRBuilder, name: str, result: ir.Type, kind: ir.VectorType, *arguments: ir.Value, suffix=""
+    b: ir.IRBuilder, name: str, result: ir.Type, kind: ir.VectorType, *arguments: ir.Value, suffix: str = ""
 ) -> ir.Value:
     """Call LLVM's function `name` for vectors of this kind."""
     name = f"llvm.{name}.v{kind.count}f{8 * item_bytes(kind)}{suffix}"

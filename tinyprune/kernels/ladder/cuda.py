@@ -33,7 +33,7 @@ def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]
     from tinyprune.kernels.ladder import cuda_attention, cuda_matmul
 
     kernels = [(rung.kernel, cuda_matmul.SIGNATURE) for rung in cuda_matmul.RUNGS.values()]
-    kernels += [(kernel, cuda_attention.SIGNATURES[name]) for name, kernel in cuda_attention.KERNELS.items()]
+    kernels += cuda_attention.KERNELS.values()
     return [compile_kernel(*kernel, capability) for capability in capabilities for kernel in kernels]
 
 
