@@ -3,6 +3,8 @@
 Importing this module imports neither Numba nor anything of CUDA. Messages are one line and say what to install or do.
 """
 
+from __future__ import annotations
+
 import ctypes
 import importlib.util
 import os
