@@ -8,6 +8,11 @@ import numpy as np
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12, np.complex128: 1e-12}
 
 
+def adamw_update(ops, *arrays, lr, decay, constants):
+    """AdamW's update of a single parameter."""
+    return ops.adamw_updates(*([x] for x in arrays), lrs=[lr], decays=[decay], constants=constants)
+
+
 def leaves(value: Any) -> list:
     """All arrays and numbers in a nest of tuples and lists, and None."""
     return [x for item in value for x in leaves(item)] if isinstance(value, list | tuple) else [value]

@@ -28,8 +28,8 @@ def test_an_entry_stays_up_to_exactly_its_hash():
 
 def test_adam_is_the_textbooks(rng):
     grad, m, v = rng.standard_normal((3, 5))
-    options = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "step": 3, "grad_scale": 0.7}
-    got = [adam(*entry, adam_constants(np.float64, **options)) for entry in zip(grad, m, v**2, strict=True)]
+    constants = ops.adamw.AdamConstants(0.8, 0.95, eps=1e-3, step=3, grad_scale=0.7)
+    got = [adam(*entry, adam_constants(np.float64, *constants)) for entry in zip(grad, m, v**2, strict=True)]
     v = v**2
-    direction = ops.adamw.adam_direction(grad, m, v, **options)
+    direction = ops.adamw.adam_direction(grad, m, v, constants)
     np.testing.assert_allclose(np.transpose(got), [m, v, direction], rtol=1e-14)

@@ -9,6 +9,7 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.gradcheck import operation_cases
+from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.adaptive_embedding import TEXTBOOK as EMBEDDING
 from tinyprune.ops.adaptive_softmax import TEXTBOOK as SOFTMAX
 from tinyprune.ops.embedding import sum_rows
@@ -52,10 +53,11 @@ def test_dropout_draws_two_keys_and_nothing_in_evaluation(operation, rng):
 
 
 def test_updates_move_all_but_the_gradient_in_place_in_its_dtype():
-    adam = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "step": 3}
+    adam = {"lr": 0.1, "decay": 0.3, "constants": AdamConstants(0.8, 0.95, eps=1e-6, step=3)}
+    several = {"lrs": [0.1], "decays": [0.3], "constants": adam["constants"]}
     for update, count, options in (
         (ops.sgd_update, 3, {"lr": 0.1, "decay": 0.3, "beta1": 0.8}),
-        (ops.adamw_update, 4, adam),
+        (lambda *arrays, **rates: ops.adamw_updates(*([x] for x in arrays), **rates), 4, several),
         (ops.lamb_update, 4, adam),
     ):
         for dtype in (np.float32, np.float64):
@@ -68,7 +70,7 @@ def test_updates_move_all_but_the_gradient_in_place_in_its_dtype():
 
 def test_lists_of_arrays_have_to_be_of_one_length():
     with pytest.raises(ValueError):
-        ops.adamw_updates([], [np.ones(1)], [], [], lrs=[], decays=[], beta1=0.9, beta2=0.9, eps=1e-8, step=1)
+        ops.adamw_updates([], [np.ones(1)], [], [], lrs=[], decays=[], constants=AdamConstants(0.9, 0.9, 1e-8, 1))
     with pytest.raises(ValueError, match="arrays must be at least one, got none"):
         ops.join([])
 

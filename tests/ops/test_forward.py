@@ -176,18 +176,15 @@ def adam(grad, m, v, beta1, beta2, eps, step, grad_scale):
     return m, v, m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + eps)
 
 
-def adamw_update(param, grad, m, v, lr, decay, **constants):
-    m, v, r = adam(grad, m, v, **constants)
-    return param - lr * (r + decay * param), m, v
+def adamw_updates(params, grads, ms, vs, lrs, decays, constants):
+    moved = [adam(*each, *constants) for each in zip(grads, ms, vs, strict=True)]
+    ms, vs, rs = map(list, zip(*moved, strict=True))
+    updates = zip(params, rs, lrs, decays, strict=True)
+    return [param - lr * (r + decay * param) for param, r, lr, decay in updates], ms, vs
 
 
-def adamw_updates(params, grads, ms, vs, lrs, decays, **constants):
-    each = zip(params, grads, ms, vs, lrs, decays, strict=True)
-    return tuple(map(list, zip(*(adamw_update(*arguments, **constants) for arguments in each), strict=True)))
-
-
-def lamb_update(param, grad, m, v, lr, decay, **constants):
-    m, v, r = adam(grad, m, v, **constants)
+def lamb_update(param, grad, m, v, lr, decay, constants):
+    m, v, r = adam(grad, m, v, *constants)
     d = r + decay * param
     return param - lr * np.linalg.norm(param) / np.linalg.norm(d) * d, m, v
 

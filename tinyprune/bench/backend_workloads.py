@@ -18,6 +18,7 @@ from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import BACKENDS, Backend, get_backend
 from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.adamw import AdamConstants
 from tinyprune.pruning.gates import GateObjective, add_gates
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.step import LanguageModelling, Training, train_step
@@ -212,11 +213,12 @@ def adamw(backend: str, name: str) -> Workload:
         [ops.to_device(x) for x in (param, param.copy(), zeros(param), zeros(param))]
         for param in parameters(model_shape(name)).values()
     ]
-    options = {"lr": TRAIN.lr, "decay": TRAIN.weight_decay, "beta1": TRAIN.beta1, "beta2": TRAIN.beta2}
+    rates = {"lrs": [TRAIN.lr], "decays": [TRAIN.weight_decay]}
+    constants = AdamConstants(TRAIN.beta1, TRAIN.beta2, TRAIN.eps, step=1)
 
     def run() -> None:
         for param, grad, m, v in tensors:
-            ops.adamw_update(param, grad, m, v, **options, eps=TRAIN.eps, step=1)
+            ops.adamw_updates([param], [grad], [m], [v], **rates, constants=constants)
 
     return in_a_row(ops, run)
 

@@ -19,8 +19,6 @@ entries that are truly zero, such as the gradient of attention's key bias, come 
 relative precision of its own.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Sequence
@@ -104,7 +102,7 @@ def check_gradients(
         raise ValueError(f"argument_names must be {len(inputs)}, one for each input, got {len(labels)}")
     slots = [(label, value) for label, value in zip(labels, inputs, strict=True) if _has_gradient(value)]
     for label, value in slots:
-        if not all(np.isfinite(leaf).all() for leaf in _leaves(value)):
+        if not all(np.isfinite(leaf).all() for leaf in leaves(value)):
             raise ValueError(f"{name}: {label} must be finite to be checked")
     inputs = tuple(_convert(value, np.float64) for value in inputs)
 
@@ -117,7 +115,7 @@ def check_gradients(
     gradients = _run_backward(name, backward, dout, cache, len(slots))
 
     def f(values: Sequence[Any]) -> complex:
-        parts = zip(_leaves(dout), _leaves(forward(*values)[0]), strict=True)
+        parts = zip(leaves(dout), leaves(forward(*values)[0]), strict=True)
         return sum((d * part).sum() for d, part in parts)
 
     records = []
@@ -127,11 +125,10 @@ def check_gradients(
                 raise AssertionError(f"{name}: the gradient of {label}, which is None, must be None, got an array")
             continue
         position = labels.index(label)
-        leaves = _leaves(value)
-        found = _leaves(gradient)
-        if len(found) != len(leaves):
-            raise AssertionError(f"{name}: {len(leaves)} gradients expected for {label}, got {len(found)}")
-        for number, (leaf, g) in enumerate(zip(leaves, found, strict=True)):
+        arrays, found = leaves(value), leaves(gradient)
+        if len(found) != len(arrays):
+            raise AssertionError(f"{name}: {len(arrays)} gradients expected for {label}, got {len(found)}")
+        for number, (leaf, g) in enumerate(zip(arrays, found, strict=True)):
             part = f"{label}[{number}]" if isinstance(value, list | tuple) else label
             if np.shape(g) != np.shape(leaf):
                 raise AssertionError(f"{name}: gradient of {part} must have shape {np.shape(leaf)}, got {np.shape(g)}")
@@ -179,13 +176,14 @@ def _has_gradient(value: Any) -> bool:
     return value is None or np.issubdtype(np.asarray(value).dtype, np.inexact)
 
 
-def _leaves(value: Any) -> list:
+def leaves(value: Any) -> list:
+    """Return the arrays of an argument or result, which is one, a list of them, or None."""
     return list(value) if isinstance(value, list | tuple) else [value] if value is not None else []
 
 
 def _equal(a: Any, b: Any) -> bool:
     """Return whether both hold the same numbers in the same places, NaN being equal to NaN."""
-    pairs = zip(_leaves(a), _leaves(b), strict=True)
+    pairs = zip(leaves(a), leaves(b), strict=True)
     return all(
         np.array_equal(np.asarray(x, np.complex128), np.asarray(y, np.complex128), equal_nan=True) for x, y in pairs
     )

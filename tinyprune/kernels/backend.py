@@ -6,8 +6,6 @@ stay the textbook's. From `ops.NAME(…)` in the model an editor goes to `Backen
 functions, since Numba is imported only when a backend that needs it is asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -59,7 +57,6 @@ class Backend:
         """In this context kernels use `count` threads; NumPy's own are not touched."""
         return nullcontext()
 
-    adamw_update = staticmethod(ops.adamw_update)
     adamw_updates = staticmethod(ops.adamw_updates)
     adaptive_embedding_backward = staticmethod(ops.adaptive_embedding_backward)
     adaptive_embedding_forward = staticmethod(ops.adaptive_embedding_forward)
@@ -142,12 +139,8 @@ def numba_backend() -> Backend:
         sgd,
         slices,
     )
-    from tinyprune.kernels.cpu import (
-        add as adding,
-    )
-    from tinyprune.kernels.cpu import (
-        attention_step as stepping,
-    )
+    from tinyprune.kernels.cpu import add as adding
+    from tinyprune.kernels.cpu import attention_step as stepping
 
     class Numba(Backend):
         name = "numba"
@@ -166,7 +159,6 @@ def numba_backend() -> Backend:
             finally:
                 numba.set_num_threads(before)
 
-        adamw_update = staticmethod(adamw.adamw_update)
         adamw_updates = staticmethod(adamw.adamw_updates)
         adaptive_embedding_backward = staticmethod(adaptive_embedding.adaptive_embedding_backward)
         adaptive_embedding_forward = untyped(adaptive_embedding.adaptive_embedding_forward)
@@ -261,7 +253,6 @@ def cuda_backend(precision: str = "float32") -> Backend:
         def compilations(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
             return jit.compilations(tell)
 
-        adamw_update = untyped(adamw.adamw_update)
         adamw_updates = untyped(adamw.adamw_updates)
         adaptive_embedding_backward = untyped(adaptive_embedding.adaptive_embedding_backward)
         adaptive_embedding_forward = untyped(adaptive_embedding.adaptive_embedding_forward)

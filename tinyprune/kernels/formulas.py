@@ -4,8 +4,6 @@ They are pure functions of scalars, and none calls another. They do not depend o
 uncompiled, as in Numba's simulator of a GPU.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -8,7 +8,7 @@ Operations without a gradient of their own: `add`, `join`, `squared_norm` and `s
 `put_slices`, the optimizers' updates, which work in place, and `attention_step`, for writing text.
 """
 
-from tinyprune.ops.adamw import adamw_update, adamw_updates
+from tinyprune.ops.adamw import adamw_updates
 from tinyprune.ops.adaptive_embedding import adaptive_embedding_backward, adaptive_embedding_forward
 from tinyprune.ops.adaptive_softmax import (
     adaptive_log_probabilities,
@@ -42,7 +42,6 @@ from tinyprune.ops.top_k import draw_gumbel, top_k_backward, top_k_forward
 
 __all__ = [
     "AttentionStep",
-    "adamw_update",
     "adamw_updates",
     "adaptive_embedding_backward",
     "adaptive_embedding_forward",

@@ -8,10 +8,8 @@
 The divisions by 1 − betaᵗ undo that m and v started at zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +17,26 @@ from numpy.typing import NDArray
 from tinyprune.ops.add import check_same_shape
 
 
-def adam_direction(
-    grad: NDArray, m: NDArray, v: NDArray, *, beta1: float, beta2: float, eps: float, step: int, grad_scale: float
-) -> NDArray:
-    """Update `m` and `v` by the gradient and return m̂ / (√v̂ + eps), a new array. Arguments as in `adamw_update`."""
+class AdamConstants(NamedTuple):
+    """The numbers of an update that all parameters share.
+
+    Attributes:
+        beta1, beta2: share of `m` and `v` that stays, at least 0 and below 1.
+        eps: > 0; with it a number whose gradient has always been 0 stays where it is.
+        step: t, the number of this step, from 1.
+        grad_scale: factor applied to the gradients as they are read: the clipping factor.
+    """
+
+    beta1: float
+    beta2: float
+    eps: float
+    step: int
+    grad_scale: float = 1.0
+
+
+def adam_direction(grad: NDArray, m: NDArray, v: NDArray, constants: AdamConstants) -> NDArray:
+    """Update `m` and `v` by the gradient and return m̂ / (√v̂ + eps), a new array."""
+    beta1, beta2, eps, step, grad_scale = constants
     g = grad_scale * grad
     m *= beta1
     m += (1 - beta1) * g
@@ -33,42 +47,6 @@ def adam_direction(
     return m / (1 - beta1**step) / root
 
 
-def adamw_update(
-    param: NDArray,
-    grad: NDArray,
-    m: NDArray,
-    v: NDArray,
-    *,
-    lr: float,
-    decay: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
-) -> None:
-    """Update `param` and its moments `m` and `v`, in place, by one step.
-
-    Args:
-        param: θ, any shape, float32 or float64.
-        grad: gradient, shape of `param`. Not modified.
-        m, v: running averages of the gradient and of its square, shape of `param`.
-        lr: learning rate.
-        decay: weight decay, in units of `lr`.
-        beta1, beta2: share of `m` and `v` that stays, at least 0 and below 1.
-        eps: > 0; with it a number whose gradient has always been 0 stays where it is.
-        step: t, the number of this step, from 1.
-        grad_scale: what the gradient is multiplied by as it is read: the clipping factor.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
-    check_same_shape(param=param, grad=grad, m=m, v=v)
-    r = adam_direction(grad, m, v, beta1=beta1, beta2=beta2, eps=eps, step=step, grad_scale=grad_scale)
-    param *= 1 - lr * decay
-    param -= lr * r
-
-
 def adamw_updates(
     params: Sequence[NDArray],
     grads: Sequence[NDArray],
@@ -77,22 +55,23 @@ def adamw_updates(
     *,
     lrs: Sequence[float],
     decays: Sequence[float],
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
+    constants: AdamConstants,
 ) -> None:
-    """Update several parameters in place, as `adamw_update`; a GPU updates them all at once.
+    """Update parameters and their moments, in place, by one step. (A GPU updates them all at once.)
 
     Args:
-        params, grads, ms, vs: arrays of each.
-        lrs, decays: numbers of each.
-        beta1, beta2, eps, step, grad_scale: of all, see `adamw_update`.
+        params: θ of each, any shape, float32 or float64.
+        grads: the gradients, shapes of `params`. Not modified.
+        ms, vs: running averages of the gradients and of their squares, shapes of `params`.
+        lrs: learning rates.
+        decays: weight decays, in units of `lrs`.
+        constants: of this step.
 
     Raises:
         ValueError: if there are not as many of each, or shapes differ.
     """
-    constants: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": eps, "step": step, "grad_scale": grad_scale}
     for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
-        adamw_update(param, grad, m, v, lr=lr, decay=decay, **constants)
+        check_same_shape(param=param, grad=grad, m=m, v=v)
+        r = adam_direction(grad, m, v, constants)
+        param *= 1 - lr * decay
+        param -= lr * r

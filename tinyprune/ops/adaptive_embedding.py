@@ -9,8 +9,6 @@ The vocabulary, sorted by falling frequency, is cut into clusters 0 … C. Clust
 Tables and projections are tied: the adaptive softmax uses the same ones.
 """
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

@@ -10,8 +10,6 @@
 A tail is computed only for the rows whose target lies in it: that is where the time is saved.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -3,8 +3,6 @@
 out = a + b            a, b and out of one shape
 """
 
-from __future__ import annotations
-
 from numpy.typing import NDArray
 
 

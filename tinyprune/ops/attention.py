@@ -16,8 +16,6 @@ With M = S − T keys of memory before the T of the segment, key j lies dist(i, 
 The gates and the scaling by heads / open heads are those of Shim et al. 2021. No gradient goes through `scale`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

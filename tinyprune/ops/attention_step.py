@@ -11,8 +11,6 @@ Keys and values of earlier tokens are kept in two ring buffers of C places. A to
 What the token sees is what `attention_forward` shows the last query of a segment.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +113,7 @@ def attention_step(
         ValueError: if the shapes do not fit together or `read` is negative; the buffers then stay as they are.
     """
     Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale = weights
-    check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
+    check_step(x, keys, values, r, read, weights)
     D = len(x)
     C, H, Dh = keys.shape
     if n is None:
@@ -145,18 +143,7 @@ def attention_step(
     return x + y
 
 
-def check_step(
-    x: NDArray,
-    keys: NDArray,
-    values: NDArray,
-    r: NDArray | None,
-    read: int,
-    Wq: NDArray,
-    Wk: NDArray,
-    Wv: NDArray,
-    Wo: NDArray,
-    bo: NDArray,
-) -> None:
+def check_step(x: NDArray, keys: NDArray, values: NDArray, r: NDArray | None, read: int, weights: BlockWeights) -> None:
     """Raise ValueError, naming the argument, unless these fit together; operations check the other arguments."""
     if x.ndim != 1:
         raise ValueError(f"x must be (D,), got {x.shape}")
@@ -170,11 +157,9 @@ def check_step(
         raise ValueError(f"r must be (at least {C}, {H}, {Dh}) to match keys {keys.shape}, got {r.shape}")
     expected = {
         "values": (values, keys.shape),
-        "Wq": (Wq, (D, H * Dh)),
-        "Wk": (Wk, (D, H * Dh)),
-        "Wv": (Wv, (D, H * Dh)),
-        "Wo": (Wo, (H * Dh, D)),
-        "bo": (bo, (D,)),
+        **{name: (getattr(weights, name), (D, H * Dh)) for name in ("Wq", "Wk", "Wv")},
+        "Wo": (weights.Wo, (H * Dh, D)),
+        "bo": (weights.bo, (D,)),
     }
     for name, (value, shape) in expected.items():
         if value.shape != shape:

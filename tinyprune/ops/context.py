@@ -5,8 +5,6 @@
 The memory was computed for the segment before. No gradient flows into it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -6,8 +6,6 @@
 Nats / ln 2 are bits; exp(loss) is the perplexity.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

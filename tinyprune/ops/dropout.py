@@ -10,8 +10,6 @@ in after its first round). So a compiled kernel can work out any entry's fate wh
 backward, without storing it; and every backend that is handed the same generator drops the same entries.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

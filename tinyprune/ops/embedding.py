@@ -6,8 +6,6 @@
 Word dropout takes a word out wherever it stands in the batch (Gal & Ghahramani 2016, §4.2), not single features.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -7,8 +7,6 @@
 All-attention has none: its persistent vectors do this work inside attention.
 """
 
-from __future__ import annotations
-
 from numpy.typing import NDArray
 
 from tinyprune.ops.linear import linear_backward, linear_forward

@@ -11,8 +11,6 @@ In evaluation there is no noise and no temperature: s = sigmoid(log_alpha). With
 (−0.1 and 1.1), a hard gate is then open iff log_alpha ≥ 0.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

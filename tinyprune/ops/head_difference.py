@@ -13,8 +13,6 @@ and the chain rule gives, exactly and not to first order,
     ∂loss/∂g_h = Σ over batch, positions, features of (∂loss/∂y) · Δ_h.
 """
 
-from __future__ import annotations
-
 from numpy.typing import NDArray
 
 

@@ -3,8 +3,6 @@
 out = [a_0; a_1; …]            a_i (n_i,)   out (Σ n_i,)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

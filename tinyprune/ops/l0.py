@@ -4,8 +4,6 @@ p_open = P(g > 0) = sigmoid(log_alpha − beta · log(−gamma / zeta))
 L0     = Σ_h p_open_h
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

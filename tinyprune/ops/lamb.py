@@ -8,34 +8,24 @@ So a step changes every tensor by the same fraction lr of its length. The ratio 
 norm is 0: a tensor of zeros, such as a fresh bias, could not leave zero otherwise.
 """
 
-from __future__ import annotations
-
 import math
 
 from numpy.typing import NDArray
 
-from tinyprune.ops.adamw import adam_direction
+from tinyprune.ops.adamw import AdamConstants, adam_direction
 from tinyprune.ops.add import check_same_shape
 from tinyprune.ops.norm import squared_norm
 
 
 def lamb_update(
-    param: NDArray,
-    grad: NDArray,
-    m: NDArray,
-    v: NDArray,
-    *,
-    lr: float,
-    decay: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
+    param: NDArray, grad: NDArray, m: NDArray, v: NDArray, *, lr: float, decay: float, constants: AdamConstants
 ) -> None:
-    """Update `param` and its moments `m` and `v`, in place, by one step. Arguments and errors as in `adamw_update`."""
+    """Update `param` and its moments `m` and `v`, in place, by one step.
+
+    Arguments and errors as those of one parameter in `adamw_updates`.
+    """
     check_same_shape(param=param, grad=grad, m=m, v=v)
-    d = adam_direction(grad, m, v, beta1=beta1, beta2=beta2, eps=eps, step=step, grad_scale=grad_scale)
+    d = adam_direction(grad, m, v, constants)
     d += decay * param
     param_norm, d_norm = math.sqrt(squared_norm(param)), math.sqrt(squared_norm(d))
     ratio = param_norm / d_norm if param_norm and d_norm else 1.0

@@ -6,8 +6,6 @@ n    = (x − mean) / std            (..., D)
 out  = n · scale + bias            (..., D)
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -17,8 +17,6 @@ G itself needs no Δ: summed over batch and positions, ⟨o_a Wo_a, o_b Wo_b⟩ 
 It is a loss for the gates alone: o, Wo, bo and c count as constants.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -3,8 +3,6 @@
 out = x W + b            x (..., K)   W (K, O)   b (O,)   out (..., O)
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

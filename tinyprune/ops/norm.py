@@ -3,8 +3,6 @@
 ‖x‖² = Σ x_i²
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

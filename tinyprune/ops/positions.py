@@ -5,8 +5,6 @@
 A text shorter than the table uses its first T rows; the others get no gradient.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

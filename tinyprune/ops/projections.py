@@ -5,8 +5,6 @@
 The three are one operation, because a compiled kernel then reads n once, and sums dn where its three paths join.
 """
 
-from __future__ import annotations
-
 from numpy.typing import NDArray
 
 from tinyprune.ops.linear import linear_backward, linear_forward

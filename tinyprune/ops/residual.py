@@ -5,8 +5,6 @@
 Dropout and sum are one operation, because a compiled kernel then passes over the arrays once.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -7,8 +7,6 @@ out = n · scale                    (..., D)
 LayerNorm without its mean and its bias: what is kept is the direction of x.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

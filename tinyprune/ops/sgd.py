@@ -5,22 +5,13 @@ b ← beta1 · b + g
 θ ← θ − lr · (b + decay · θ)
 """
 
-from __future__ import annotations
-
 from numpy.typing import NDArray
 
 from tinyprune.ops.add import check_same_shape
 
 
 def sgd_update(
-    param: NDArray,
-    grad: NDArray,
-    momentum: NDArray,
-    *,
-    lr: float,
-    decay: float,
-    beta1: float,
-    grad_scale: float = 1.0,
+    param: NDArray, grad: NDArray, momentum: NDArray, *, lr: float, decay: float, beta1: float, grad_scale: float = 1.0
 ) -> None:
     """Update `param` and `momentum`, in place, by one step.
 
@@ -31,7 +22,7 @@ def sgd_update(
         lr: learning rate.
         decay: weight decay, in units of `lr`.
         beta1: share of the momentum that stays, 0 ≤ beta1 < 1.
-        grad_scale: what the gradient is multiplied by as it is read: the clipping factor.
+        grad_scale: factor applied to the gradient as it is read: the clipping factor.
 
     Raises:
         ValueError: if the shapes differ.

@@ -8,8 +8,6 @@ Along one axis a parameter is a row of slices, `width` entries for each head. Wi
 Put is the reverse of take for gradients: a head that was left out has no part in the loss.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -12,8 +12,6 @@ with it ("differentiable subset pruning"); unlike Hard-Concrete gates it leaves 
 With tau ≥ 1 a number far above all others is chosen more than once, and its g is above 1.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -10,8 +10,6 @@ so that a single flipped bit is noticed. (There is one entry and not three becau
 order; this way equal contents make equal files.) A checkpoint is replaced atomically, see `tinyprune.files`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Evaluate how well a model predicts text that it was not trained on."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ memory, and the step's number, which selects the text. All of these are in the c
 metrics.jsonl; so a run that was killed and resumed ends with the same bits as an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
@@ -60,7 +58,8 @@ class Trainer(Training):
             SaveError: if a checkpoint cannot be written; the one before is untouched.
             Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved.
         """
-        with interruptible() as interrupted, self.progress_bar() as bar:
+        bar = tqdm(total=self.config.steps, initial=self.step, desc=self.stage, unit="step", disable=silent())
+        with interruptible() as interrupted, bar:
             while self.step < self.config.steps:
                 losses = self.train_step()
                 bar.update()
@@ -167,10 +166,6 @@ class Trainer(Training):
         self.step = metadata["step"]
         self.rng = restore_generator(metadata["generator"])
         self.log.truncate(metadata["metrics_length"])
-
-    def progress_bar(self) -> tqdm:
-        """Return a progress bar on standard error; it is silent outside terminals and notebooks."""
-        return tqdm(total=self.config.steps, initial=self.step, desc=self.stage, unit="step", disable=silent())
 
 
 @contextmanager

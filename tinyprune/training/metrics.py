@@ -4,8 +4,6 @@ A checkpoint stores the length of the log at that moment. On resume the log is c
 steps are not logged twice.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

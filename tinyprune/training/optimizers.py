@@ -12,13 +12,11 @@ parameters: every scalar is a Python float, which never promotes NumPy's float32
 operations (`tinyprune.ops.sgd`, `adamw`, `lamb`), so that a backend can compile them.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +25,7 @@ from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
 from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import is_bias
+from tinyprune.ops.adamw import AdamConstants
 
 
 @dataclass(frozen=True)
@@ -229,19 +228,18 @@ class AdamW(Optimizer):
 
     MOMENTS = ("m", "v")
 
-    @property
-    def constants(self) -> dict[str, Any]:
-        """Return the arguments of the rule that are the same for all parameters."""
+    def constants(self, grad_scale: float) -> AdamConstants:
+        """Return the numbers of this step that all parameters share."""
         c = self.config
-        return {"beta1": c.beta1, "beta2": c.beta2, "eps": c.eps, "step": self.steps}
+        return AdamConstants(c.beta1, c.beta2, c.eps, self.steps, grad_scale)
 
     def update(self, updates: Sequence[Update], grad_scale: float) -> None:
         """See `Optimizer.update`."""
         if updates:
             params, grads, moments, lrs, decays = zip(*updates, strict=True)
             ms, vs = zip(*moments, strict=True)
-            options = {"lrs": lrs, "decays": decays, "grad_scale": grad_scale} | self.constants
-            self.ops.adamw_updates(params, grads, ms, vs, **options)
+            constants = self.constants(grad_scale)
+            self.ops.adamw_updates(params, grads, ms, vs, lrs=lrs, decays=decays, constants=constants)
 
 
 class LAMB(AdamW):
@@ -249,8 +247,9 @@ class LAMB(AdamW):
 
     def update(self, updates: Sequence[Update], grad_scale: float) -> None:
         """See `Optimizer.update`."""
+        constants = self.constants(grad_scale)
         for param, grad, moments, lr, decay in updates:
-            self.ops.lamb_update(param, grad, *moments, lr=lr, decay=decay, grad_scale=grad_scale, **self.constants)
+            self.ops.lamb_update(param, grad, *moments, lr=lr, decay=decay, constants=constants)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB, "sgd": SGD}

@@ -3,8 +3,6 @@
 Steps count from 0: `step` is the number of updates made before this one.
 """
 
-from __future__ import annotations
-
 import math
 
 from tinyprune.config import TrainConfig

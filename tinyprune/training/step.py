@@ -3,8 +3,6 @@
 This is all of training; `tinyprune.training.loop` adds checkpoints, signals, the log and the progress bar around it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
@@ -28,7 +26,10 @@ class Batches(Protocol):
 
 
 class Objective(Protocol):
-    """The function that training minimises; its state, such as a controller's multipliers, is saved with the model."""
+    """The function that training minimises; its state, such as a controller's multipliers, is saved with the model.
+
+    By default it has no state and adds nothing to the log.
+    """
 
     def __call__(
         self,
@@ -43,15 +44,17 @@ class Objective(Protocol):
 
     def describe(self, model: Transformer) -> dict[str, Any]:
         """Return more entries for the log; called only when a line is written."""
+        return {}
 
     def state(self) -> dict[str, NDArray]:
         """Return what a checkpoint must hold."""
+        return {}
 
     def load_state(self, state: dict[str, NDArray]) -> None:
         """Continue from `state`."""
 
 
-class LanguageModelling:
+class LanguageModelling(Objective):
     """The plain objective is the cross-entropy of the next token."""
 
     def __call__(
@@ -67,17 +70,6 @@ class LanguageModelling:
         loss, memory, cache = model.loss(ids, targets, memory, rng)
         grads = model.backward(1.0, cache)
         return {"loss": float(loss)}, memory, grads  # converted last: float() waits for a GPU
-
-    def describe(self, model: Transformer) -> dict[str, Any]:
-        """This objective adds nothing to the log."""
-        return {}
-
-    def state(self) -> dict[str, NDArray]:
-        """This objective has no state."""
-        return {}
-
-    def load_state(self, state: dict[str, NDArray]) -> None:
-        """This objective has no state."""
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,7 @@
 """What single kernels promise beyond the contract: blocks, bits, memory that is given up, ids that change."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,15 +14,20 @@ from tinyprune.kernels.cpu.arguments import SMALL
 from tinyprune.kernels.cpu.dropout import kept, threshold
 from tinyprune.kernels.cpu.linear import column_sums
 from tinyprune.kernels.cpu.norm import COLUMNS
+from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.dropout import keep_mask
 
-from ..compare import assert_close, assert_same_bits
+from ..compare import adamw_update, assert_close, assert_same_bits
 from .test_matmul import draw, each_dtype, few
 
 cpu = get_backend("numba")
 SGD = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "grad_scale": 0.7}
-ADAM = SGD | {"beta2": 0.95, "eps": 1e-3, "step": 3}
-RULES = {"sgd_update": (3, SGD), "adamw_update": (4, ADAM), "lamb_update": (4, ADAM)}
+ADAM = {"lr": 0.1, "decay": 0.3, "constants": AdamConstants(0.8, 0.95, eps=1e-3, step=3, grad_scale=0.7)}
+RULES = {
+    "sgd": (lambda ops: ops.sgd_update, 3, SGD),
+    "adamw": (lambda ops: partial(adamw_update, ops), 4, ADAM),
+    "lamb": (lambda ops: ops.lamb_update, 4, ADAM),
+}
 
 
 # Blocks and sums.
@@ -165,30 +171,30 @@ def test_losses_are_summed_in_float64_and_a_row_of_minus_inf_is_nan():
 @pytest.mark.parametrize("rule", RULES)
 def test_updates_have_the_textbooks_bits_in_float32(rule):
     """Every entry is computed in float32, rounded after each operation. (LAMB's norms are summed in another order.)"""
-    count, options = RULES[rule]
+    update, count, options = RULES[rule]
     arrays = [np.abs(x) for x in draw(np.float32, *[(1001,)] * count)]
     expected = [x.copy() for x in arrays]
-    getattr(cpu, rule)(*arrays, **options)
-    getattr(ops, rule)(*expected, **options)
+    update(cpu)(*arrays, **options)
+    update(ops)(*expected, **options)
     assert_same_bits(arrays[1:], expected[1:])
-    np.testing.assert_allclose(arrays[0], expected[0], rtol=0, atol=1e-6 if rule == "lamb_update" else 0)
+    np.testing.assert_allclose(arrays[0], expected[0], rtol=0, atol=1e-6 if rule == "lamb" else 0)
 
 
 @pytest.mark.parametrize(("start", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
 def test_lamb_with_a_norm_of_zero(start, gradient):
     """A tensor of zeros leaves zero; one without a direction stays where it is."""
     param, grad, m, v = np.full(5, start), np.full(5, gradient), np.zeros(5), np.zeros(5)
-    cpu.lamb_update(param, grad, m, v, **ADAM | {"decay": 0.0, "eps": 1e-12, "step": 1, "grad_scale": 1.0})
-    np.testing.assert_allclose(param, start - ADAM["lr"] * gradient)
+    cpu.lamb_update(param, grad, m, v, lr=0.1, decay=0.0, constants=AdamConstants(0.8, 0.95, eps=1e-12, step=1))
+    np.testing.assert_allclose(param, start - 0.1 * gradient)
 
 
 @pytest.mark.parametrize("bad", ["gaps", "order", "read-only"])
-@pytest.mark.parametrize(("rule", "place"), [(rule, i) for rule in RULES for i in range(RULES[rule][0]) if i != 1])
+@pytest.mark.parametrize(("rule", "place"), [(rule, i) for rule in RULES for i in range(RULES[rule][1]) if i != 1])
 def test_updates_refuse_what_they_cannot_write_to_and_change_nothing(rule, place, bad):
-    count, options = RULES[rule]
+    update, count, options = RULES[rule]
     arrays = [np.ones((3, 4)) for _ in range(count)]
     arrays[place] = {"gaps": np.ones((3, 8))[:, ::2], "order": np.ones((4, 3)).T, "read-only": np.ones((3, 4))}[bad]
     arrays[place].flags.writeable = bad != "read-only"
     with pytest.raises(ValueError, match="is updated in place and must be writeable and C-contiguous"):
-        getattr(cpu, rule)(*arrays, **options)
+        update(cpu)(*arrays, **options)
     assert all((x == 1).all() for x in arrays)

@@ -1,6 +1,7 @@
 """Norms, and the optimizers' updates, against the textbook's in float64; gradients with gaps, norms of 0, NaN."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,14 +10,16 @@ from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.many import EACH
 from tinyprune.kernels.cuda.updates.lamb import rate_of
+from tinyprune.ops.adamw import AdamConstants
 
+from ..compare import adamw_update
 from .compare import assert_close, cuda, normal
 
 SGD = {"lr": 0.1, "decay": 0.3, "beta1": 0.8}
-ADAM = {**SGD, "beta2": 0.95, "eps": 1e-3}
+ADAM = {"lr": 0.1, "decay": 0.3}
 RULES = {
     "sgd": (cuda.sgd_update, ops.sgd_update, ("param", "grad", "momentum"), SGD),
-    "adamw": (cuda.adamw_update, ops.adamw_update, ("param", "grad", "m", "v"), ADAM),
+    "adamw": (partial(adamw_update, cuda), partial(adamw_update, ops), ("param", "grad", "m", "v"), ADAM),
     "lamb": (cuda.lamb_update, ops.lamb_update, ("param", "grad", "m", "v"), ADAM),
 }
 each_rule = pytest.mark.parametrize("rule", RULES)
@@ -31,8 +34,9 @@ def inputs(rule, shape):
 def step(rule, arrays, textbook=False, t=3, **more):
     """One step, on the GPU or as in the textbook."""
     ours, theirs, _, options = RULES[rule]
-    counted = {} if rule == "sgd" else {"step": t}
-    (theirs if textbook else ours)(*arrays, **options, **counted, **more)
+    if rule != "sgd":
+        more = {"constants": AdamConstants(0.8, 0.95, 1e-3, t, **more)}
+    (theirs if textbook else ours)(*arrays, **options, **more)
 
 
 @each_rule
@@ -72,8 +76,8 @@ def test_gradients_with_gaps(place, rule):
 def test_lamb_with_a_norm_of_zero(place, start, gradient):
     """A tensor of zeros leaves zero; one without a direction stays where it is."""
     arrays = [to_device(np.full(5, value, np.float32)) for value in (start, gradient, 0, 0)]
-    cuda.lamb_update(*arrays, **ADAM | {"decay": 0.0, "eps": 1e-12}, step=1)
-    assert_close(arrays[0], np.full(5, start - ADAM["lr"] * gradient))
+    cuda.lamb_update(*arrays, lr=0.1, decay=0.0, constants=AdamConstants(0.8, 0.95, eps=1e-12, step=1))
+    assert_close(arrays[0], np.full(5, start - 0.1 * gradient))
 
 
 ONES = np.ones((3, 4), np.float32)
@@ -105,8 +109,8 @@ def test_many_parameters_in_one_launch(place):
     """More than one block for one of them, none for another."""
     shapes = [(3, 5), (EACH + 3,), (0,), ()]
     groups = [[np.asarray(x) for x in inputs("adamw", shape)] for shape in shapes]
-    options = {**ADAM, "step": 3, "lrs": [0.1, 0.2, 0.3, 0.4], "decays": [0.3, 0.0, 0.1, 0.2]}
-    del options["lr"], options["decay"]
+    constants = AdamConstants(0.8, 0.95, eps=1e-3, step=3)
+    options = {"lrs": [0.1, 0.2, 0.3, 0.4], "decays": [0.3, 0.0, 0.1, 0.2], "constants": constants}
     expected = [[np.array(x, float) for x in group] for group in groups]
     given = [[to_device(x) for x in group] for group in groups]
     ops.adamw_updates(*zip(*expected, strict=True), **options)

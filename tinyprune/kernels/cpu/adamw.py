@@ -8,8 +8,6 @@ have the arrays' type; a float64 among them makes it take two and a half times a
 Times (µs, 2 threads), 2¹⁸ numbers in float32: 32, NumPy 320; 128 numbers: 3, NumPy 8.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from numba import prange
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu.arguments import SMALL, for_update
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.ops.adamw import AdamConstants
 
 constants_of = kernel(formulas.adam_constants)
 adam = kernel(formulas.adam)
@@ -43,31 +42,6 @@ def update(param, grad, m, v, lr, decay, beta1, beta2, eps, step, grad_scale):
             param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
 
 
-def adamw_update(
-    param: NDArray,
-    grad: NDArray,
-    m: NDArray,
-    v: NDArray,
-    *,
-    lr: float,
-    decay: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
-) -> None:
-    """Update `param` and its moments `m` and `v`, in place, by one step.
-
-    Arguments and errors as in `ops.adamw_update`; float32 or float64.
-
-    Raises:
-        ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
-    """
-    numbers = map(float, (lr, decay, beta1, beta2, eps, step, grad_scale))
-    update(*for_update(param, grad, m=m, v=v), *numbers)
-
-
 def adamw_updates(
     params: Sequence[NDArray],
     grads: Sequence[NDArray],
@@ -76,13 +50,13 @@ def adamw_updates(
     *,
     lrs: Sequence[float],
     decays: Sequence[float],
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
+    constants: AdamConstants,
 ) -> None:
-    """Update several parameters, one after the other. Arguments as in `ops.adamw_updates`."""
-    constants = {"beta1": beta1, "beta2": beta2, "eps": eps, "step": step, "grad_scale": grad_scale}
+    """Update parameters, one after the other. As `ops.adamw_updates`; float32 or float64.
+
+    Raises:
+        ValueError: if a param, m or v is read-only or not C-contiguous.
+    """
+    numbers = tuple(map(float, constants))
     for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
-        adamw_update(param, grad, m, v, lr=lr, decay=decay, **constants)
+        update(*for_update(param, grad, m=m, v=v), float(lr), float(decay), *numbers)

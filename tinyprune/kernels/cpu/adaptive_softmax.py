@@ -7,8 +7,6 @@ Times (ms, 2 threads), x (16, 128, 256), clusters of 2,000, 8,000 and 10,000 wor
 forward 15, NumPy 21; backward 24, NumPy 25: nearly all of it is products.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

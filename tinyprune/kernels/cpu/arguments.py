@@ -4,8 +4,6 @@ Numba compiles a kernel for each dtype and memory layout that it meets; with the
 once for float64.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray

@@ -32,15 +32,13 @@ Measured on one core with AVX-512 (a matrix product reaches 240 GFLOP/s), B 16, 
     compiled plain loops (`tinyprune bench ladder`)       some 30 times the time
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, contiguous
@@ -64,7 +62,7 @@ from tinyprune.kernels.cpu.attention_tiles import (
     whole,
 )
 from tinyprune.kernels.cpu.dropout import threshold
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part, threads
+from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
 from tinyprune.kernels.cpu.simd import (
     LOG2_E,
     VECTOR_BYTES,
@@ -557,12 +555,6 @@ def add_groups(x, groups, size):
             store(x, i, add(load(x, i), load(x, group * size + i)))
 
 
-def padded_width(Dh: int, dtype: np.dtype) -> int:
-    """Round Dh up to whole vectors, and to the rows of a register tile."""
-    multiple = max(VECTOR_BYTES // dtype.itemsize, ROWS)
-    return -(-Dh // multiple) * multiple
-
-
 def padded(x: NDArray | None, D: int, dtype: np.dtype) -> NDArray:
     """Return `x`, contiguous, its last axis padded to D with zeros; itself if it fits already; (0,) for None."""
     if x is None:
@@ -572,11 +564,6 @@ def padded(x: NDArray | None, D: int, dtype: np.dtype) -> NDArray:
     wide = zeros((*x.shape[:-1], D), dtype)
     wide[..., : x.shape[-1]] = x
     return wide
-
-
-def row_length(S: int, N: int) -> int:
-    """Return the distance between rows of a tile's scores: room for all context keys, or a chunk of persistent ones."""
-    return max(whole(S, TILE) + TILE, min(whole(N, TILE), CHUNK)) + 2 * TILE
 
 
 @lru_cache(maxsize=64)
@@ -619,8 +606,10 @@ def attention_forward(
     B, T, H, Dh = q.shape
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     dtype, W = q.dtype, VECTOR_BYTES // q.itemsize
-    D = padded_width(Dh, dtype)
-    sizes = Sizes(B, T, S, N, H, D, S if span is None else span, row_length(S, N), r is not None)
+    D = whole(Dh, max(W, ROWS))  # whole vectors, and whole rows of a register tile
+    # a row of a tile's scores has room for all context keys, or for a chunk of persistent ones
+    row = max(whole(S, TILE) + TILE, min(whole(N, TILE), CHUNK)) + 2 * TILE
+    sizes = Sizes(B, T, S, N, H, D, S if span is None else span, row, r is not None)
     x = Inputs(*(padded(x, D, dtype) for x in (q, k, v, r, u, w, pk, pv)))
     drops = Dropout(0, 0, 0, 1.0)
     if rng is not None and dropout > 0:
@@ -630,7 +619,7 @@ def attention_forward(
     gated = out if gate is None and scale == 1 else empty((B, T, H, D), dtype)
     factors = np.full(H, scale, dtype) if gate is None else gate * dtype.type(scale)
     size = TILE * (4 * D + 1 + W + sizes.row + 2) + scratch_panels(sizes, dtype).v
-    scratch = empty((max(1, min(threads(), B * H)), size), dtype)
+    scratch = empty((max(1, min(get_num_threads(), B * H)), size), dtype)
     scales = (1 / math.sqrt(Dh), math.sqrt(N))
     forward(flat(x), factors, *flat((out, lse, gated)), tuple(sizes), scales, tuple(drops), scratch)
     o = out if Dh == D else contiguous(out[..., :Dh])
@@ -661,7 +650,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | 
     duw, dgate = empty((groups, H, 2, D), dtype), np.empty((groups, H))
     gradients = (dq, dk, dv, dr, dpk, dpv, duw, dgate)
     size = TILE * (7 * D + 2 + 2 * (row + 2)) + 2 * scratch_panels(sizes, dtype).end
-    scratch = empty((max(1, min(threads(), groups * H)), size), dtype)
+    scratch = empty((max(1, min(get_num_threads(), groups * H)), size), dtype)
     scales = (1 / math.sqrt(Dh), math.sqrt(N))
     backward(
         flat(x), flat(saved), dout.ravel(), flat(gradients), factors, order, closed, groups,

@@ -19,8 +19,6 @@ threads, a layer takes 24 µs; just reading that much takes 19, and the textbook
 Without packing and with arguments checked at every call it took 51 µs.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ rows is packed once into panels [key / WIDTH][d][WIDTH], where WIDTH is two vect
 lie side by side. Scratch arrays are flat; a matrix in one is given as its offset and the distance between its rows.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from numpy.typing import NDArray

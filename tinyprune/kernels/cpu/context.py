@@ -8,8 +8,6 @@ memory `m` is read in place, in the context of the segment before.
 Times (µs, 2 threads), m and x (16, 128, 128) in float32: 24, NumPy 42.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import prange
 from numpy.typing import NDArray

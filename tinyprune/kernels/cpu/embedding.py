@@ -11,8 +11,6 @@ Times (µs, 2 threads), ids (16, 128), E (2048, 128) in float32, with dropout: f
 468. The counting sort takes 5, argsort 15.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

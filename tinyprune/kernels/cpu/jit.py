@@ -7,13 +7,12 @@ With NUMBA_BOUNDSCHECK=1 every index is checked, including those of the vector l
 run in one thread, since Numba cannot raise from inside a parallel loop.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numba
 from numba.core import config, event
@@ -49,11 +48,6 @@ CACHED = can_cache()
 kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True)
 parallel_kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, parallel=not BOUNDS_CHECKED)
 part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
-
-
-def threads() -> int:
-    """Return how many threads a parallel kernel may use now; no result depends on it."""
-    return numba.get_num_threads()
 
 
 @kernel
@@ -96,12 +90,6 @@ class CompilationListener(event.Listener):
         """Ignore that a compilation has ended."""
 
 
-@contextmanager
-def compilations(tell: Callable[[str], None]) -> Iterator[None]:
+def compilations(tell: Callable[[str], None]) -> AbstractContextManager[Any]:
     """Call `tell(name)` for every function that is compiled within the `with` block."""
-    listener = CompilationListener(tell)
-    event.register("numba:compile", listener)
-    try:
-        yield
-    finally:
-        event.unregister("numba:compile", listener)
+    return event.install_listener("numba:compile", CompilationListener(tell))

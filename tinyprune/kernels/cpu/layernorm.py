@@ -10,8 +10,6 @@ Times (µs, 2 threads), x (16, 128, 128) in float32: forward 40, NumPy 1800, pla
 plain loops for dx alone 125.
 """
 
-from __future__ import annotations
-
 import math
 
 from numba import prange
@@ -21,6 +19,7 @@ from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, check_floats, check_gradient, contiguous, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, muladd, multiply, store, subtract, total
+from tinyprune.ops.layernorm import check_scale_and_bias
 
 ROWS = 32  # rows of a block: one thread handles it, and sums its dscale and dbias
 
@@ -154,10 +153,8 @@ def backward(dout, x, means, inverses, scale, dx, sums, totals):
 
 def layernorm_forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float = 1e-5) -> tuple[NDArray, tuple]:
     """Normalise the last axis of `x`, then scale and shift it. As `ops.layernorm_forward`; float32 or float64."""
-    D, dtype = x.shape[-1:], x.dtype
-    if scale.shape != D or bias.shape != D:
-        name, value = ("bias", bias) if scale.shape == D else ("scale", scale)
-        raise ValueError(f"{name} must have shape {D} to match x {x.shape}, got {value.shape}")
+    check_scale_and_bias(x, scale, bias)
+    dtype = x.dtype
     if not (scale.dtype == bias.dtype == dtype and dtype in FLOATS):
         check_floats(x=x, scale=scale, bias=bias)
     x, scale, bias = contiguous(x), contiguous(scale), contiguous(bias)

@@ -7,8 +7,6 @@
 Times (µs, 2 threads), o (16, 128, 8, 16) and Wo (128, 128) in float32: 260, NumPy 320.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -7,8 +7,6 @@ Three products, see `matmul`. It reads views where they lie: a few positions of 
 Times (µs, 2 threads), x (16, 128, 128), W (128, 128) in float32: forward 165, NumPy 324; backward 351, NumPy 764.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np
@@ -41,15 +39,10 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
         out = matmul(matrix(x), W, bias=b)
     except ValueError:
         # check again, by the names of this function, only now that something is wrong: checking takes time
-        check(x, W, b)
+        check_floats(x=x, W=W, **({} if b is None else {"b": b}))
+        check_arguments(x, W, b)
         raise
     return out if x.ndim > 1 else out[0], (x, W, b is not None)
-
-
-def check(x: NDArray, W: NDArray, b: NDArray | None) -> None:
-    """Raise ValueError, by the names of `linear_forward`, if these do not fit together."""
-    check_floats(x=x, W=W, **({} if b is None else {"b": b}))
-    check_arguments(x, W, b)
 
 
 def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray | None]:

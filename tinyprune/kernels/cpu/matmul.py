@@ -5,20 +5,18 @@
 This is the entry point, which checks arguments and works out where rows lie in memory. The kernels are in `product`.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numba import get_num_threads
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
-from tinyprune.kernels.cpu.jit import threads
 from tinyprune.kernels.cpu.product import BLOCK, DEPTH, ROWS, WORTH_A_THREAD, WORTH_PACKING, alone, shared
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
 
@@ -249,7 +247,7 @@ def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, residual: NDA
         r = p.nothing  # the sums start from zero or from what is in c
     else:
         r = c if residual is out else memory(residual, r_span)
-    workers = min(p.work // WORTH_A_THREAD, threads()) if p.work >= 2 * WORTH_A_THREAD else 1
+    workers = min(p.work // WORTH_A_THREAD, get_num_threads()) if p.work >= 2 * WORTH_A_THREAD else 1
     (alone if workers == 1 else shared)(
         memory(a, a_span),
         memory(b, b_span),

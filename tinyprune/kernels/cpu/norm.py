@@ -9,8 +9,6 @@ blocks are added in order.
 Times (µs, 2 threads), 2¹⁸ numbers in float32: 11, NumPy 105; 128 numbers: 1, NumPy 2.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,14 +3,11 @@
 AVX-512 and AVX2 have instructions for it; elsewhere LLVM emits a test and a move for each lane.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinyprune.kernels.cpu.simd import (
@@ -18,6 +15,8 @@ from tinyprune.kernels.cpu.simd import (
     I64,
     VECTORS,
     address,
+    call_llvm,
+    item_bytes,
     lanes_of,
     llvm_vector,
     same_in_all,
@@ -51,28 +50,17 @@ def mask(b: ir.IRBuilder, kind: ir.VectorType, count: ir.Value) -> ir.Value:
     return b.icmp_signed("<", lanes_of(kind), splat(b, b.trunc(count, I32), kind.count))
 
 
-def masked(b: ir.IRBuilder, name: str, result: ir.Type, kind: ir.VectorType, *arguments: ir.Value) -> ir.Value:
-    """Call LLVM's masked load or store."""
-    name = f"llvm.masked.{name}.v{kind.count}f{32 if kind.element == ir.FloatType() else 64}.p0"
-    function = ir.FunctionType(result, [argument.type for argument in arguments])
-    return b.call(cgutils.get_or_insert_function(b.module, function, name), arguments)
-
-
 def load_masked(b: ir.IRBuilder, pointer: ir.Value, lanes: ir.Value, kind: ir.VectorType) -> ir.Value:
     """Load the masked lanes from memory, and 0 into the others."""
-    pointer = b.bitcast(pointer, kind.as_pointer())
-    return masked(b, "load", kind, kind, pointer, alignment(kind), lanes, same_in_all(kind, 0.0))
+    arguments = b.bitcast(pointer, kind.as_pointer()), ir.Constant(I32, item_bytes(kind)), lanes, same_in_all(kind, 0.0)
+    return call_llvm(b, "masked.load", kind, kind, *arguments, suffix=".p0")
 
 
 def store_masked(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, lanes: ir.Value) -> None:
     """Store the masked lanes to memory."""
-    pointer = b.bitcast(pointer, value.type.as_pointer())
-    masked(b, "store", ir.VoidType(), value.type, value, pointer, alignment(value.type), lanes)
-
-
-def alignment(kind: ir.VectorType) -> ir.Constant:
-    """Return the alignment of a vector: that of its numbers."""
-    return ir.Constant(I32, 4 if kind.element == ir.FloatType() else 8)
+    kind = value.type
+    arguments = value, b.bitcast(pointer, kind.as_pointer()), ir.Constant(I32, item_bytes(kind)), lanes
+    call_llvm(b, "masked.store", ir.VoidType(), kind, *arguments, suffix=".p0")
 
 
 @intrinsic

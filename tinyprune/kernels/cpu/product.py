@@ -18,8 +18,6 @@ cache: 1024 × 1024 × 1024 on two cores of another machine with a peak of 220 r
 The distances a_row and a_k are variables on purpose: with a constant a_k = 1, LLVM's loop has half the speed.
 """
 
-from __future__ import annotations
-
 from numba import prange
 
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part

@@ -7,8 +7,6 @@
 Times (ms, 2 threads), n (16, 256, 128), T 128, H·Dh 128 in float32: forward 1.4, NumPy 2.9; backward 3.2, NumPy 3.5.
 """
 
-from __future__ import annotations
-
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu.arguments import check_floats, check_gradient

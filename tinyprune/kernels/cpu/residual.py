@@ -7,8 +7,6 @@ One pass over x and y replaces one for the mask, two for dropout and one for the
 Times (µs, 2 threads), x (16, 128, 128) in float32: 27, NumPy 370; without dropout 21, NumPy 32.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

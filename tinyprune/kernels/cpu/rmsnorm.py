@@ -6,8 +6,6 @@ As in `layernorm`, whose sums of squares it uses: a row is read twice while it i
 and 1 / rms of each row and recomputes n, and dscale is summed over blocks of rows, then over the blocks.
 """
 
-from __future__ import annotations
-
 import math
 
 from numba import prange
@@ -23,7 +21,7 @@ from tinyprune.ops.rmsnorm import check_scale
 
 @kernel
 def normalise_rows(first, end, x, scale, eps, out, inverses):
-    """The rows first ≤ row < end of `normalise`."""
+    """Do the work of `normalise` for the rows first ≤ row < end."""
     D, L = scale.size, lanes(x)
     whole = D - D % L
     real = x.dtype.type
@@ -41,7 +39,7 @@ def normalise_rows(first, end, x, scale, eps, out, inverses):
 
 @parallel_kernel
 def normalise(x, scale, eps, out, inverses):
-    """out, and 1 / rms of each row. x and out are flat."""
+    """Compute out, and 1 / rms of each row. x and out are flat."""
     R = inverses.size
     if x.size < SMALL:
         normalise_rows(0, R, x, scale, eps, out, inverses)
@@ -52,7 +50,7 @@ def normalise(x, scale, eps, out, inverses):
 
 @kernel
 def row_backward(dout, x, at, inverse, scale, dx, sums, sums_at):
-    """dx of one row; its dscale is added to the D entries of `sums` from `sums_at`."""
+    """Compute dx of one row, and add its dscale to the D entries of `sums` from `sums_at`."""
     D, L = scale.size, lanes(x)
     whole = D - D % L
     inverse_lanes, dn_n_sum = broadcast(x, inverse), broadcast(x, 0)
@@ -77,7 +75,7 @@ def row_backward(dout, x, at, inverse, scale, dx, sums, sums_at):
 
 @kernel
 def block_backward(block, dout, x, inverses, scale, dx, sums):
-    """The rows of one block: their dx, and in `sums` what they add to dscale."""
+    """Compute dx of one block's rows and sum their dscale in `sums`."""
     D, R = scale.size, inverses.size
     sums[D * block : D * (block + 1)] = 0
     for row in range(block * ROWS, min((block + 1) * ROWS, R)):
@@ -86,7 +84,7 @@ def block_backward(block, dout, x, inverses, scale, dx, sums):
 
 @parallel_kernel
 def backward(dout, x, inverses, scale, dx, sums, dscale):
-    """dx and dscale; `sums` is scratch, D entries for each block of rows. All are flat."""
+    """Compute dx and dscale; `sums` is scratch, D entries for each block of rows. All are flat."""
     D, R = scale.size, inverses.size
     blocks = (R + ROWS - 1) // ROWS
     if x.size < SMALL:
@@ -112,7 +110,7 @@ def rmsnorm_forward(x: NDArray, scale: NDArray, eps: float = 1e-5) -> tuple[NDAr
 
 
 def rmsnorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray]:
-    """Gradients of `rmsnorm_forward` in argument order, as `ops.rmsnorm_backward`."""
+    """Return the gradients of `rmsnorm_forward`, as `ops.rmsnorm_backward`."""
     x, inverses, scale = cache
     check_gradient(dout, x.shape, x.dtype)
     D = scale.size

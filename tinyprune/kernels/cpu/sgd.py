@@ -6,8 +6,6 @@ One pass, at the speed of memory. Times (µs, 2 threads), 2¹⁸ numbers in floa
 3.4.
 """
 
-from __future__ import annotations
-
 from numba import prange
 from numpy.typing import NDArray
 
@@ -31,18 +29,9 @@ def update(param, grad, momentum, lr, decay, beta1, grad_scale):
 
 
 def sgd_update(
-    param: NDArray,
-    grad: NDArray,
-    momentum: NDArray,
-    *,
-    lr: float,
-    decay: float,
-    beta1: float,
-    grad_scale: float = 1.0,
+    param: NDArray, grad: NDArray, momentum: NDArray, *, lr: float, decay: float, beta1: float, grad_scale: float = 1.0
 ) -> None:
-    """Update `param` and `momentum`, in place, by one step.
-
-    Arguments and errors as in `ops.sgd_update`; float32 or float64.
+    """Update `param` and `momentum`, in place, by one step. As `ops.sgd_update`; float32 or float64.
 
     Raises:
         ValueError: if `param` or `momentum` is read-only or not C-contiguous.

@@ -15,8 +15,6 @@ NUMBA_CPU_NAME and NUMBA_CPU_FEATURES):
 The core is `microkernel`: a tile of a matrix product whose sums stay in registers, and the only loop written here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -103,24 +101,36 @@ def splat(b: ir.IRBuilder, x: ir.Value, count: int) -> ir.Value:
     return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), same_in_all(ir.VectorType(I32, count), 0))
 
 
+def item_bytes(kind: ir.VectorType) -> int:
+    """Return the bytes of one lane, to which vectors in memory are aligned."""
+    return 4 if kind.element == ir.FloatType() else 8
+
+
+def call_llvm(
+    b: ir.IRBuilder, name: str, result: ir.Type, kind: ir.VectorType, *arguments: ir.Value, suffix: str = ""
+) -> ir.Value:
+    """Call LLVM's function `name` for vectors of this kind."""
+    name = f"llvm.{name}.v{kind.count}f{8 * item_bytes(kind)}{suffix}"
+    function = ir.FunctionType(result, [argument.type for argument in arguments])
+    return b.call(cgutils.get_or_insert_function(b.module, function, name), arguments)
+
+
 def load_at(b: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType) -> ir.Value:
     """Load a vector that is aligned as its elements are."""
     value = b.load(b.bitcast(pointer, kind.as_pointer()))
-    value.align = 4 if kind.element == ir.FloatType() else 8
+    value.align = item_bytes(kind)
     return value
 
 
 def store_at(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
     """Store a vector."""
-    b.store(value, b.bitcast(pointer, value.type.as_pointer())).align = 4 if value.type.element == ir.FloatType() else 8
+    b.store(value, b.bitcast(pointer, value.type.as_pointer())).align = item_bytes(value.type)
 
 
 def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
     """Compute x · y + z in one instruction where the processor has it, otherwise in two."""
     kind = x.type
-    suffix = f"v{kind.count}f{32 if kind.element == ir.FloatType() else 64}"
-    function = ir.FunctionType(kind, [kind] * 3)
-    return b.call(cgutils.get_or_insert_function(b.module, function, f"llvm.fmuladd.{suffix}"), (x, y, z))
+    return call_llvm(b, "fmuladd", kind, kind, x, y, z)
 
 
 def larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:

@@ -6,8 +6,6 @@ a block returns to the pool when the last array using it is freed (nothing is co
 its size class gets it. Blocks start on a cache line (64 bytes), so that no vector load straddles two.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache

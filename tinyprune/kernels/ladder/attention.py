@@ -8,8 +8,6 @@ outputs, (B, T, H, Dh). For each query, S keys with
 and N persistent ones with s_n = q·pk_n; then softmax over all, and out = Σ a_j v_j + √N Σ a_n pv_n.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import wraps
@@ -32,9 +30,7 @@ def rung(attend: Callable[..., NDArray]) -> Callable[..., NDArray]:
     """Check the arguments of `attend`, which compiled code does not; ValueError if they do not fit together."""
 
     @wraps(attend)
-    def checked(
-        q: NDArray, k: NDArray, v: NDArray, r: NDArray, u: NDArray, w: NDArray, pk: NDArray, pv: NDArray, span: int
-    ) -> NDArray:
+    def checked(q, k, v, r, u, w, pk, pv, span):
         check_arguments(q, k, v, r, u, w, pk, pv, None, span, 0.0)
         check_floats(q=q, k=k, v=v, r=r, u=u, w=w, pk=pk, pv=pv)
         return attend(*(np.ascontiguousarray(x) for x in (q, k, v, r, u, w, pk, pv)), span)
@@ -43,9 +39,7 @@ def rung(attend: Callable[..., NDArray]) -> Callable[..., NDArray]:
 
 
 @rung
-def textbook(
-    q: NDArray, k: NDArray, v: NDArray, r: NDArray, u: NDArray, w: NDArray, pk: NDArray, pv: NDArray, span: int
-) -> NDArray:
+def textbook(q, k, v, r, u, w, pk, pv, span):
     """Whole arrays in NumPy: products by BLAS, the rest one pass over the T × S matrices for each operation.
 
     The products are fast. But the matrices of scores go out to memory and back for every mask, maximum, exponential,
@@ -78,9 +72,7 @@ def softmax(s: NDArray) -> None:
 
 @rung
 @numba.njit
-def compiled_loops(
-    q: NDArray, k: NDArray, v: NDArray, r: NDArray, u: NDArray, w: NDArray, pk: NDArray, pv: NDArray, span: int
-) -> NDArray:
+def compiled_loops(q, k, v, r, u, w, pk, pv, span):
     """The definition in loops, compiled: a head's T × (S + N) matrix of scores, of weights, then the sums of values.
 
     It is one number after the other, in one thread, and `dot` waits for every addition before it makes the next.
@@ -135,7 +127,7 @@ def take_keys(s: NDArray, values: NDArray, factor: float, highest: float, total:
 
 
 @numba.njit
-def head_by_keys(q, k, v, r, u, w, pk, pv, span, out) -> None:
+def head_by_keys(q, k, v, r, u, w, pk, pv, span, out):
     """Compute one head key by key: q, out (T, Dh), k, v, r (S, Dh), u, w (Dh,), pk, pv (N, Dh)."""
     real = q.dtype.type
     T, Dh = q.shape
@@ -163,9 +155,7 @@ def head_by_keys(q, k, v, r, u, w, pk, pv, span, out) -> None:
 
 @rung
 @numba.njit
-def online_softmax(
-    q: NDArray, k: NDArray, v: NDArray, r: NDArray, u: NDArray, w: NDArray, pk: NDArray, pv: NDArray, span: int
-) -> NDArray:
+def online_softmax(q, k, v, r, u, w, pk, pv, span):
     """One pass over the keys, 64 at a time, in which scores, softmax and sums are one: no matrix at all.
 
     A weight is used where it is made, in the first cache, and forgotten. Keys out of sight are not even looked at.
@@ -189,7 +179,7 @@ def add_products(x: NDArray, columns: NDArray, first: int, s: NDArray) -> None:
 
 
 @numba.njit
-def head_by_lanes(q, k, v, r, u, w, pk, pv, span, out) -> None:
+def head_by_lanes(q, k, v, r, u, w, pk, pv, span, out):
     """Compute one head as `head_by_keys`, with the scores of a chunk of keys side by side."""
     real = q.dtype.type
     T, Dh = q.shape
@@ -220,9 +210,7 @@ def head_by_lanes(q, k, v, r, u, w, pk, pv, span, out) -> None:
 
 @rung
 @numba.njit
-def keys_in_lanes(
-    q: NDArray, k: NDArray, v: NDArray, r: NDArray, u: NDArray, w: NDArray, pk: NDArray, pv: NDArray, span: int
-) -> NDArray:
+def keys_in_lanes(q, k, v, r, u, w, pk, pv, span):
     """A head's keys are transposed, so that the innermost loop runs over keys and not over the numbers of one key.
 
     The sums of neighbouring keys do not depend on one another: the compiler puts 16 of them (float32, AVX-512) into one
@@ -239,9 +227,7 @@ def keys_in_lanes(
 
 @rung
 @numba.njit(parallel=not BOUNDS_CHECKED)  # nothing can be raised from inside a parallel loop
-def threads(
-    q: NDArray, k: NDArray, v: NDArray, r: NDArray, u: NDArray, w: NDArray, pk: NDArray, pv: NDArray, span: int
-) -> NDArray:
+def threads(q, k, v, r, u, w, pk, pv, span):
     """`prange` in place of `range`: the heads of all batch entries on all processors.
 
     None needs another's result, and each sum has its order, so that no bit of the result depends on how many there are.
@@ -255,9 +241,7 @@ def threads(
 
 
 @rung
-def kernel(
-    q: NDArray, k: NDArray, v: NDArray, r: NDArray, u: NDArray, w: NDArray, pk: NDArray, pv: NDArray, span: int
-) -> NDArray:
+def kernel(q, k, v, r, u, w, pk, pv, span):
     """`tinyprune.kernels.cpu.attention_forward`: 32 queries at a time.
 
     Keys are loaded once for 32 queries instead of for each. Their scores are a product like those of the matmul ladder,

@@ -7,8 +7,6 @@ Both print JSON. They are separate processes, in which Numba's simulator is off,
 call them. Importing this module imports neither Numba nor anything of CUDA.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinyprune.errors import TinypruneError, UsageError
-from tinyprune.kernels.gpu import compile_kernel, gpu_present, what_is_missing
+from tinyprune.kernels.gpu import compile_kernel, gpu_name, gpu_present, what_is_missing
 
 
 def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -35,7 +33,7 @@ def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]
     from tinyprune.kernels.ladder import cuda_attention, cuda_matmul
 
     kernels = [(rung.kernel, cuda_matmul.SIGNATURE) for rung in cuda_matmul.RUNGS.values()]
-    kernels += [(kernel, cuda_attention.SIGNATURES[name]) for name, kernel in cuda_attention.KERNELS.items()]
+    kernels += cuda_attention.KERNELS.values()
     return [compile_kernel(*kernel, capability) for capability in capabilities for kernel in kernels]
 
 
@@ -86,14 +84,6 @@ def time_all(size: int, rounds: int, H: int = 8) -> list[dict[str, Any]]:
     return records
 
 
-def device_name() -> str:
-    """Return the name of the GPU. The simulator has none."""
-    from numba import cuda
-
-    name = cuda.get_current_device().name
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line above, and print JSON."""
     parser = argparse.ArgumentParser(prog="python -m tinyprune.kernels.ladder.cuda", description=__doc__.split("\n")[0])
@@ -111,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UsageError("there is no NVIDIA GPU here (no driver, or it finds none)")
         if importlib.util.find_spec("numba_cuda") is None:
             raise UsageError(what_is_missing())
-        device = {"device": device_name()}
+        device = {"device": gpu_name()}
         records = [device | record for record in time_all(options.size, options.rounds)]
     json.dump(records, sys.stdout, indent=1)
 

@@ -9,8 +9,6 @@ and with the same result, in Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set befo
 this module needs `numba.cuda`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import wraps
@@ -29,12 +27,6 @@ ZERO = np.float32(0)
 LOWEST = np.float32(-np.inf)
 
 HEADS = float32[:, :, :, ::1]
-SIGNATURES = {
-    "scores": void(HEADS, HEADS, float32, HEADS),
-    "row_softmax": void(float32[:, ::1]),
-    "weighted_values": void(HEADS, HEADS, HEADS),
-    "online_softmax": void(HEADS, HEADS, HEADS, float32, HEADS),
-}
 
 
 @cuda.jit
@@ -235,10 +227,10 @@ def one_kernel(q: Any, k: Any, v: Any, out: Any) -> None:
     online_softmax[(tiles(T), B * H), (TILE, TILE)](q, k, v, np.float32(1 / math.sqrt(Dh)), out)
 
 
-KERNELS = {
-    "scores": scores,
-    "row_softmax": row_softmax,
-    "weighted_values": weighted_values,
-    "online_softmax": online_softmax,
+KERNELS = {  # with their signatures
+    "scores": (scores, void(HEADS, HEADS, float32, HEADS)),
+    "row_softmax": (row_softmax, void(float32[:, ::1])),
+    "weighted_values": (weighted_values, void(HEADS, HEADS, HEADS)),
+    "online_softmax": (online_softmax, void(HEADS, HEADS, HEADS, float32, HEADS)),
 }
 RUNGS = {"three kernels": three_kernels, "online softmax": one_kernel}

@@ -5,8 +5,6 @@ how many others. All run on a GPU or, slowly and with the same result, in Numba'
 before Numba is imported). Only importing this module needs `numba.cuda`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

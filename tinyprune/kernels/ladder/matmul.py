@@ -3,8 +3,6 @@
 Every rung does the same 2·M·N·K operations. What changes is how often each number travels from memory to a register.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 

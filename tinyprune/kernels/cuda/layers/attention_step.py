@@ -53,7 +53,7 @@ def attention_step(
 ) -> DeviceArray:
     """Compute the block's output for the newest token, and keep its key and value: `ops.attention_step` for float32."""
     Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale = weights
-    check_step(x, keys, values, r, read, Wq, Wk, Wv, Wo, bo)
+    check_step(x, keys, values, r, read, weights)
     check_floats(x=x, keys=keys, values=values)
     check_in_place(keys=keys, values=values)
     D = len(x)

@@ -7,8 +7,6 @@ parameter's numbers. In one pass four arrays are read and three written. The for
 here the compiler may round a product and a sum once instead of twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -22,12 +20,13 @@ from tinyprune.kernels.cuda.device.many import EACH, THREADS, division, table_of
 from tinyprune.kernels.cuda.parts.arguments import check_alike, check_in_place
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.kernels.formulas import adam_constants
+from tinyprune.ops.adamw import AdamConstants
 
-constants = types.UniTuple(float32, 8)  # of `adam_constants`
+numbers = types.UniTuple(float32, 8)  # of `adam_constants`
 adam = device(formulas.adam)
 
 
-@kernel(tables, int32, ints, ints, ints, floats, floats, constants, threads=THREADS, hot=True)
+@kernel(tables, int32, ints, ints, ints, floats, floats, numbers, threads=THREADS, hot=True)
 def adamw_all(arrays, count, owners, begins, sizes, shrinks, rates, constants):
     """Update `count` params and their m and v, flat. arrays: all params, then all grads, all m, all v."""
     block = cuda.blockIdx.x
@@ -53,13 +52,9 @@ def adamw_updates(
     *,
     lrs: Sequence[float],
     decays: Sequence[float],
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
+    constants: AdamConstants,
 ) -> None:
-    """`adamw_update` of several parameters in one launch: `ops.adamw_updates` for float32.
+    """Update parameters in one launch: `ops.adamw_updates` for float32.
 
     Raises:
         ValueError: if a param, m or v is not C-contiguous.
@@ -72,28 +67,5 @@ def adamw_updates(
     shrinks = numbers_of(tuple(1 - lr * decay for lr, decay in zip(lrs, decays, strict=True)))
     adamw_all(
         owners.size, table_of([*params, *grads, *ms, *vs]), len(params), owners, begins, sizes, shrinks,
-        numbers_of(tuple(lrs)), adam_constants(np.float32, beta1, beta2, eps, step, grad_scale),
+        numbers_of(tuple(lrs)), adam_constants(np.float32, *constants),
     )  # fmt: skip
-
-
-def adamw_update(
-    param: DeviceArray,
-    grad: DeviceArray,
-    m: DeviceArray,
-    v: DeviceArray,
-    *,
-    lr: float,
-    decay: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
-) -> None:
-    """Update `param` and its moments `m` and `v`, in place, by one step: `ops.adamw_update` for float32.
-
-    Raises:
-        ValueError: if `param`, `m` or `v` is not C-contiguous.
-    """
-    options = {"beta1": beta1, "beta2": beta2, "eps": eps, "step": step, "grad_scale": grad_scale}
-    adamw_updates([param], [grad], [m], [v], lrs=[lr], decays=[decay], **options)

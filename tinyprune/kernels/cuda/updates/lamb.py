@@ -8,8 +8,6 @@ Three passes, with a thread for each number or, for the sums, a block for every 
 computes lr · ‖θ‖ / ‖d‖ in float64. The norms stay in the GPU's memory, so Python does not wait for them.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -20,14 +18,15 @@ from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int
 from tinyprune.kernels.cuda.parts.arguments import check_alike, check_in_place
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.kernels.cuda.parts.sums import block_sum
-from tinyprune.kernels.cuda.updates.adamw import adam, constants
+from tinyprune.kernels.cuda.updates.adamw import adam, numbers
 from tinyprune.kernels.cuda.updates.norm import doubles, sum_squares
 from tinyprune.kernels.formulas import adam_constants
+from tinyprune.ops.adamw import AdamConstants
 
 THREADS = 256
 
 
-@kernel(floats, floats, floats, floats, float32, constants, int32, floats, threads=THREADS, hot=True)
+@kernel(floats, floats, floats, floats, float32, numbers, int32, floats, threads=THREADS, hot=True)
 def direct(param, grad, m, v, decay, constants, size, d):
     """Update m and v, and compute the direction d. All flat."""
     i = cuda.grid(1)
@@ -70,11 +69,7 @@ def lamb_update(
     *,
     lr: float,
     decay: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-    grad_scale: float = 1.0,
+    constants: AdamConstants,
 ) -> None:
     """Update `param` and its moments `m` and `v`, in place, by one step: `ops.lamb_update` for float32.
 
@@ -85,8 +80,7 @@ def lamb_update(
     check_in_place(param=param, m=m, v=v)
     size, d, rate = param.size, empty(param.shape), empty(())
     grid = blocks(size, THREADS)
-    numbers = adam_constants(np.float32, beta1, beta2, eps, step, grad_scale)
-    direct(grid, param, contiguous(grad), m, v, np.float32(decay), numbers, size, d)
+    direct(grid, param, contiguous(grad), m, v, np.float32(decay), adam_constants(np.float32, *constants), size, d)
     sums, ((_, count), _) = sum_squares([param, d])
     rate_of(1, sums, count, lr, rate)
     move(grid, param, d, rate, size)

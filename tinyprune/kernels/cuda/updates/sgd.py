@@ -5,8 +5,6 @@
 One thread for each number. In one pass three arrays are read and two written.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
