@@ -19,7 +19,10 @@ from tinyprune.errors import UsageError
 
 
 def torch_device(device: str) -> torch.device:
-    """Choose "cpu"; "cuda", with products in float32; or "cuda-tf32", with tensor cores, which keep 10 of 23 bits."""
+    """Choose "cpu", "cuda" with products in float32, or "cuda-tf32", which keeps 10 of float32's 23 bits in products.
+
+    Raises UsageError if this PyTorch cannot compute on a GPU.
+    """
     kind, _, tf32 = device.partition("-")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"PyTorch {torch.__version__} finds no GPU: install one that is built for CUDA")

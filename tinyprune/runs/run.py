@@ -197,9 +197,6 @@ class Run:
 
     def train(self, resume: bool = False) -> None:
         """Run stage 1: train the baseline."""
-        if resume and self.finished("train"):
-            say("train: already finished")
-            return
         self.fit("train", self.new_model(), self.config.train, LanguageModelling(), resume)
 
     def gate(self, resume: bool = False) -> None:

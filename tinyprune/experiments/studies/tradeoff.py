@@ -212,27 +212,6 @@ def plot_agreement(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def plot_paths(entry: Entry, record: dict[str, Any]) -> Figure:
-    """Draw the gates of one cell over the gate stage, see `plots.plot_gates`."""
-    cell = entry.cell
-    gate = dataclasses.replace(cell.config.gate, target_heads=cell.heads, **GATES[cell.method])
-    path = [
-        line | {"heads_open": sum(x >= 0 for layer in line["log_alpha"] for x in layer)} for line in record["gate_path"]
-    ]
-    return plot_gates(path, gate)
-
-
-def baseline_model(entry: Entry, store: Store) -> tuple[Transformer, NDArray] | None:
-    """Return the baseline of a cell, on NumPy, and the validation split; None if its weights are not stored."""
-    config = entry.cell.config
-    text = read_text(config.data)
-    content = store.checkpoint(entry.cell.baseline)
-    if content is None:
-        return None
-    model = dataclasses.replace(config.model, V=text.tokenizer.V)
-    return Transformer(model, safetensors.numpy.load(content), ops=get_backend("numpy")), text.valid
-
-
 @matplotlib.style.context(STYLE)
 def plot_attention(model: Transformer, tokens: NDArray, head_ids: Sequence[Sequence[int]], each: int = 3) -> Figure:
     """Draw where heads look that were kept (above: `each` of them, spread over the layers), and that were removed.
@@ -299,15 +278,22 @@ def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
     shown = next((e for e in done.entries if (e.method, e.target_share) == ("gates", half)), None)
     if shown is None:
         return
-    record = done.store.record(shown.cell)
+    cell, record = shown.cell, done.store.record(shown.cell)
+    gate = dataclasses.replace(cell.config.gate, target_heads=cell.heads, **GATES[cell.method])
+    path = [
+        point | {"heads_open": int((np.concatenate(point["log_alpha"]) >= 0).sum())} for point in record["gate_path"]
+    ]
     caption = "Probability of being open of every head, layer by layer, over the gate stage"
-    yield "gate_paths", caption, plot_paths(shown, record)
-    baseline = baseline_model(shown, done.store)
-    if baseline is None:
+    yield "gate_paths", caption, plot_gates(path, gate)
+    weights = done.store.checkpoint(cell.baseline)
+    if weights is None:
         say("the picture of attention is left out: the baseline's weights are not in baselines/")
-    else:
-        caption = "Where heads that were kept and heads that were removed look"
-        yield "attention", caption, plot_attention(*baseline, record["head_ids"])
+        return
+    text = read_text(cell.config.data)
+    config = dataclasses.replace(cell.config.model, V=text.tokenizer.V)
+    baseline = Transformer(config, safetensors.numpy.load(weights), ops=get_backend("numpy"))
+    caption = "Where heads that were kept and heads that were removed look"
+    yield "attention", caption, plot_attention(baseline, text.valid, record["head_ids"])
 
 
 STUDY = Study(entries, tables, pictures)
