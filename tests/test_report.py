@@ -10,7 +10,7 @@ import pytest
 from small import small_config, small_model
 
 from tinyprune import report
-from tinyprune.config import KINDS, GateConfig, RunConfig
+from tinyprune.config import KINDS, GateConfig, RunConfig, to_toml
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.transformer import Transformer
@@ -40,7 +40,7 @@ def run(tmp_path_factory) -> Run:
     corpus.write_text("".join(f"{i} heads, {i * i % 97} vectors; `code`.\n" for i in range(300)), encoding="utf-8")
     config = RunConfig.from_dict(CONFIG | {"data": {"corpus": str(corpus)}})
     run = Run(RunDirectory(directory / "small"), config, get_backend("numpy"), "tinyprune run here --resume")
-    run.directory.write_config(config)
+    run.directory.write("config.toml", to_toml(config.to_dict()))
     for stage in STAGES:
         getattr(run, stage)()
     return run

@@ -44,18 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
     add_gate_options(sub)
     sub.add_argument("--json", action="store_true", help="the table as JSON on standard output")
 
-    sub = command("train", run_stage, "stage 1: train the baseline")
-    add_run_options(sub)
+    add_run_options(command("train", run_stage, "stage 1: train the baseline"))
     sub = command("gate", run_stage, "stage 2: train gates on every head of the baseline")
     add_run_options(sub)
     add_gate_options(sub)
-    sub.add_argument(
-        "--from", dest="source", metavar="CHECKPOINT", help="start from this model, or from a run's baseline"
-    )
-    sub = command("prune", run_stage, "stage 3: remove the heads that closed")
-    add_run_options(sub)
-    sub = command("finetune", run_stage, "stage 4: train the smaller model a little more")
-    add_run_options(sub)
+    about = "start from this model, or from a run's baseline"
+    sub.add_argument("--from", dest="source", metavar="CHECKPOINT", help=about)
+    add_run_options(command("prune", run_stage, "stage 3: remove the heads that closed"))
+    add_run_options(command("finetune", run_stage, "stage 4: train the smaller model a little more"))
 
     sub = command("eval", evaluate_model, "evaluate a model on held-out text, with the memory carried along")
     add_model_options(sub)
@@ -121,10 +117,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_run_options(sub: argparse.ArgumentParser, needs_directory: bool = True) -> None:
     """Add the options that every stage takes."""
-    if needs_directory:
-        sub.add_argument("directory", help="directory of the run")
-    else:
-        sub.add_argument("directory", nargs="?", help="directory of the run (runs/PRESET-CORPUS)")
+    about = "directory of the run" if needs_directory else "directory of the run (runs/PRESET-CORPUS)"
+    sub.add_argument("directory", nargs=None if needs_directory else "?", help=about)
     sub.add_argument("--preset", help="a preset's name or a .toml file (tiny, or what the run has)")
     sub.add_argument("--corpus", help="a corpus's name or a text file (pydoc)")
     sub.add_argument("--tokenizer", choices=("character", "byte", "word"), help="what one token is (character)")
@@ -133,9 +127,8 @@ def add_run_options(sub: argparse.ArgumentParser, needs_directory: bool = True) 
     add_backend(sub)
     again = sub.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue where the run stopped")
-    again.add_argument(
-        "--overwrite", action="store_true", help="start anew, deleting the results of this stage and later ones"
-    )
+    about = "start anew, deleting the results of this stage and later ones"
+    again.add_argument("--overwrite", action="store_true", help=about)
 
 
 def add_stage(sub: argparse.ArgumentParser) -> None:
@@ -152,9 +145,8 @@ def add_setting(sub: argparse.ArgumentParser) -> None:
 
 def add_backend(sub: argparse.ArgumentParser) -> None:
     """Add --backend."""
-    sub.add_argument(
-        "--backend", default="numba", help="numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (%(default)s)"
-    )
+    about = "numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (%(default)s)"
+    sub.add_argument("--backend", default="numba", help=about)
 
 
 def add_gate_options(sub: argparse.ArgumentParser) -> None:
@@ -202,15 +194,6 @@ def parse_options(options: list[str]) -> dict[str, Any]:
     return parsed
 
 
-def default_directory(arguments: argparse.Namespace) -> Path:
-    """Return the path runs/PRESET-CORPUS."""
-    from tinyprune.config import load_preset
-
-    preset = arguments.preset or "tiny"
-    corpus = load_preset(preset).with_options(overrides(arguments)).data.corpus
-    return Path("runs", f"{Path(preset).stem}-{Path(corpus).stem}")
-
-
 def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
     """Return the run that the arguments name, prepared for `stages`."""
     from tinyprune.config import load_preset
@@ -218,7 +201,11 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
     from tinyprune.runs.directory import STAGES, RunDirectory
     from tinyprune.runs.run import Run
 
-    directory, ops = RunDirectory(arguments.directory or default_directory(arguments)), get_backend(arguments.backend)
+    preset, path = arguments.preset or "tiny", arguments.directory
+    if path is None:
+        corpus = load_preset(preset).with_options(overrides(arguments)).data.corpus
+        path = Path("runs", f"{Path(preset).stem}-{Path(corpus).stem}")
+    directory, ops = RunDirectory(path), get_backend(arguments.backend)
     source = getattr(arguments, "source", None)
     source = None if source is None else Path(source)
     if source is not None and source.is_dir():
@@ -231,10 +218,7 @@ def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
             f"{directory.path} has stage {present[-1]} already: add --resume to go on or to see its report, "
             "--overwrite to start anew, or give another directory"
         )
-    if directory.started and not arguments.preset:
-        config = directory.read_config()
-    else:
-        config = load_preset(arguments.preset or "tiny")
+    config = directory.read_config() if directory.started and not arguments.preset else load_preset(preset)
     again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
     again += [] if arguments.backend == "numba" else ["--backend", arguments.backend]
     run = Run(directory, config, ops, shlex.join(again))
@@ -367,17 +351,11 @@ def describe(arguments: argparse.Namespace) -> None:
             from tinyprune.data import load_text
 
             config = dataclasses.replace(config, V=load_text(run.data).tokenizer.V)
-    parts = count_parts(config)
-    total = {
-        "part": "whole model",
-        "parameters": sum(part.parameters for part in parts),
-        "multiply_adds_per_token": sum(part.multiply_adds_per_token for part in parts),
-    }
-    records = [dataclasses.asdict(part) for part in parts]
-    embedding = records[0]
-    apart = {key: value if key == "part" else value - embedding[key] for key, value in total.items()}
-    apart["part"] = "whole model, embedding apart"
-    print_records([*records, total, apart, dataclasses.asdict(head_part(config))], arguments.json)
+    parts = [dataclasses.asdict(part) for part in count_parts(config)]  # the embedding comes first
+    numbers = ("parameters", "multiply_adds_per_token")
+    total = {"part": "whole model"} | {key: sum(part[key] for part in parts) for key in numbers}
+    apart = {"part": "whole model, embedding apart"} | {key: total[key] - parts[0][key] for key in numbers}
+    print_records([*parts, total, apart, dataclasses.asdict(head_part(config))], arguments.json)
 
 
 def gradcheck(arguments: argparse.Namespace) -> None:
@@ -408,36 +386,23 @@ def experiment(arguments: argparse.Namespace) -> None:
     options = parse_options(arguments.options)
     if arguments.corpus:
         options = {"data.corpus": arguments.corpus} | options
-    shares = None if arguments.shares is None else parse_numbers("--shares", arguments.shares)
-    methods = None if arguments.methods is None else [name.strip() for name in arguments.methods.split(",")]
-    plan = make_plan(
-        arguments.study,
-        arguments.preset,
-        options,
-        arguments.quick,
-        seeds=arguments.seeds,
-        shares=shares,
-        methods=methods,
-        scope=arguments.scope,
-        backend=arguments.backend,
-    )
+    sizes = {name: getattr(arguments, name) for name in ("seeds", "scope", "backend")}
+    if arguments.shares is not None:
+        try:
+            sizes["shares"] = [float(share) for share in arguments.shares.split(",")]
+        except ValueError as error:
+            said = f"--shares takes numbers with commas between them, got {arguments.shares!r}"
+            raise UsageError(said) from error
+    if arguments.methods is not None:
+        sizes["methods"] = [name.strip() for name in arguments.methods.split(",")]
+    plan = make_plan(arguments.study, arguments.preset, options, arguments.quick, **sizes)
     quick = "-quick" if arguments.quick else ""
     preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""
     name = f"{arguments.study}{preset}-{Path(plan.config.data.corpus).stem}{quick}"
-    workers = (
-        dask_cluster(arguments.scheduler) if arguments.scheduler else local_processes(arguments.jobs, arguments.backend)
-    )
-    directory = arguments.directory or Path("runs", name)
-    rows = run_study(arguments.study, plan, directory, workers, compile_first=not arguments.scheduler)
+    cluster = arguments.scheduler
+    workers = dask_cluster(cluster) if cluster else local_processes(arguments.jobs, arguments.backend)
+    rows = run_study(arguments.study, plan, arguments.directory or Path("runs", name), workers, not cluster)
     print_records(rows if arguments.json else summarise(rows), arguments.json)
-
-
-def parse_numbers(option: str, text: str) -> list[float]:
-    """Parse numbers such as `"0.5,0.3"`."""
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"{option} takes numbers with commas between them, got {text!r}") from error
 
 
 def bench(arguments: argparse.Namespace) -> None:
@@ -449,9 +414,8 @@ def bench(arguments: argparse.Namespace) -> None:
         raise UsageError("--plot draws speeds, and --compile-only measures none")
     backend = arguments.backend or ("cuda" if arguments.benchmark == "cuda" else None)
     shapes = arguments.preset or arguments.shapes
-    options = make_options(
-        backend, arguments.peers, shapes, arguments.rounds, arguments.threads, arguments.compile_only
-    )
+    sizes = {name: getattr(arguments, name) for name in ("rounds", "threads", "compile_only")}
+    options = make_options(backend, arguments.peers, shapes, **sizes)
     records = run_benchmark(arguments.benchmark, options)
     print(json_table(records) if arguments.json else text_output(records))
     if arguments.plot:

@@ -313,11 +313,8 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested values; `RunConfig.from_dict` reads them back to an equal object."""
-        tables: dict[str, Any] = {"seed": self.seed}
-        for f in dataclasses.fields(self):
-            if f.name != "seed":
-                tables[f.name] = getattr(self, f.name).to_dict()
-        return tables
+        tables = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "seed"}
+        return {"seed": self.seed} | {name: table.to_dict() for name, table in tables.items()}
 
     def with_options(self, options: dict[str, Any]) -> Self:
         """Return a copy with `{"table.key": value}` replaced, validated like a file."""

@@ -30,8 +30,7 @@ from tinyprune.errors import UsageError
 from tinyprune.files import replace_file
 from tinyprune.ops import p_open, top_k_forward
 from tinyprune.pruning.gates import opening_log_alpha
-
-Record = dict[str, Any]
+from tinyprune.tables import Record
 
 DPI = 150
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
@@ -56,20 +55,14 @@ STYLE = [
 
 @matplotlib.style.context(STYLE)
 def plot_losses(records: Sequence[Record]) -> Figure:
-    """Plot the loss over the whole run, one stage after the other.
+    """Plot the loss over the whole run, one stage after the other; raises UsageError if the records have none.
 
     The training loss is shown as logged (faint) and as a running mean. The numbers are the validation losses at the end
     of each stage.
 
-    Args:
-        records: of one or more stages, with losses in nats per token.
-
     Returns:
         Figure with one Axes: x in steps since the run began, y in bits per token (nats / ln 2) on a log scale, which
         shows small differences at the end beside the steep beginning.
-
-    Raises:
-        UsageError: if there is no training or validation loss in the records.
     """
     records = [r for r in records if r["split"] in ("train", "valid")]
     if not records:
@@ -127,18 +120,13 @@ def _losses(records: list[Record], split: str) -> tuple[NDArray, NDArray]:
 def plot_gates(records: Sequence[Record], gate: GateConfig, head_ids: Sequence[Sequence[int]] | None = None) -> Figure:
     """Plot each head's probability of being open over the gate stage, and the number of open heads.
 
-    Args:
-        records: of a run; those with "log_alpha" are used.
-        gate: the gates' constants and target.
-        head_ids: original numbers of the heads with gates, a list for each layer; by default 0, 1, 2 …
+    `head_ids` are the original numbers of the heads with gates, a list for each layer; by default 0, 1, 2 …
+    Raises UsageError if no record has "log_alpha".
 
     Returns:
         Figure: the first Axes shows the number of open heads, each other one a layer with a line for each head: x in
         steps of the gate stage, y the probability P(open). Heads that are open in evaluation at the end are solid and
         thick, the others dashed and thin.
-
-    Raises:
-        UsageError: if no record has "log_alpha".
     """
     records = [r for r in records if "log_alpha" in r]
     if not records:
@@ -180,14 +168,10 @@ def _draw_open_heads(axes: Axes, steps: NDArray, records: list[Record], gate: Ga
 
 
 def _openness(records: list[Record], gate: GateConfig) -> tuple[list[NDArray], list[NDArray], float | None]:
-    """Measure how open the gates are.
+    """Measure how open the gates are: for each layer openness (records, heads), and who is open at the end (heads,).
 
-    Returns:
-        openness: for each layer (records, heads), 0 … 1: the probability that a Hard-Concrete gate is open, or the soft
-            top-k gate without noise.
-        opened: for each layer (heads,), whether a head is open in evaluation at the end.
-        boundary: the openness above which a gate is open in evaluation; None for top-k, where gates depend on each
-            other.
+    Openness, 0 … 1, is the probability that a Hard-Concrete gate is open, or the soft top-k gate without noise. Last
+    comes the openness above which a gate is open in evaluation; None for top-k, where gates depend on each other.
     """
     joined = np.array([np.concatenate(r["log_alpha"]) for r in records])
     heads = [len(layer) for layer in records[0]["log_alpha"]]
@@ -197,9 +181,10 @@ def _openness(records: list[Record], gate: GateConfig) -> tuple[list[NDArray], l
         opened = top_k_forward(joined[-1], None, hard=True, **options)[0] > 0
         boundary = None
     else:
-        openness = _p_open(joined, gate)
+        options = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
+        openness = p_open(joined, **options)
         opened = joined[-1] >= opening_log_alpha(gate)
-        boundary = float(_p_open(np.array(opening_log_alpha(gate)), gate))
+        boundary = float(p_open(np.array(opening_log_alpha(gate)), **options))
     cuts = np.cumsum(heads)[:-1]
     return np.split(openness, cuts, axis=1), np.split(opened, cuts), boundary
 
@@ -239,9 +224,6 @@ def _number_heads(axes: Axes, heads: Sequence[int], ends: NDArray, opened: NDArr
 def plot_heads(config: ModelConfig) -> Figure:
     """Plot which heads a model still has.
 
-    Args:
-        config: of the model; `head_ids` lists the remaining heads of each layer by their original numbers.
-
     Returns:
         Figure with one Axes: a row for each layer, the first at the top, and a column for each original head. A filled
         cell with a number is a head that was kept, an empty hatched cell a head that was removed.
@@ -264,22 +246,10 @@ def plot_heads(config: ModelConfig) -> Figure:
 
 @matplotlib.style.context(STYLE)
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, whole or not at all; equal figures make equal files.
-
-    Args:
-        path: the file; its directory is made if it is not there.
-
-    Raises:
-        SaveError: if it cannot be written. What was at `path` is untouched.
-    """
+    """Write a figure as PNG; equal figures make equal files. `replace_file` says what happens if that fails."""
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": "tinyprune"})
     replace_file(Path(path), image.getvalue())
-
-
-def _p_open(log_alpha: NDArray, gate: GateConfig) -> NDArray:
-    """Return the probability that a sampled gate is open."""
-    return p_open(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
 
 
 def running_mean(values: ArrayLike) -> NDArray:
@@ -316,14 +286,7 @@ def _name_lines(axes: Axes, ends: dict[str, tuple[float, str]]) -> None:
         _write(axes, name, (1, place), (6, 0), "axes fraction", va="center", color=colour)
 
 
-def _write(
-    axes: Axes,
-    text: str,
-    place: tuple[float, float],
-    offset: tuple[float, float],
-    coordinates: str | tuple[str, str] = "data",
-    **look: Any,
-) -> None:
+def _write(axes: Axes, text: str, place: tuple, offset: tuple, coordinates: str | tuple = "data", **look: Any) -> None:
     """Write at `place`, given in matplotlib's `coordinates`, moved by `offset` points."""
     axes.annotate(text, place, offset, xycoords=coordinates, textcoords="offset points", **look)
 

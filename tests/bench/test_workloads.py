@@ -94,7 +94,7 @@ def test_torch_trains_with_fewer_heads(tmp_path):
 @pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
 def test_torch_reads_token_by_token_as_we_do(kind, tmp_path):
     """From an empty context on until it has been full for a while."""
-    peer, name = torch_module("decoder"), write_model(tmp_path, kind)
+    peer, name = torch_module("model"), write_model(tmp_path, kind)
     we, they = ours.decoder("numpy", 9, name=name), peer.decoder(9, 1, name=name)
     a, b = we.results()["log_p"], they.results()["log_p"]
     assert len(a) > 9 + 6 and abs(np.exp(a).sum(1) - 1).max() < 1e-5
@@ -105,4 +105,4 @@ def test_torch_reads_token_by_token_as_we_do(kind, tmp_path):
 
 def test_torch_reads_only_with_relative_positions(tmp_path):
     with pytest.raises(UsageError, match="relative positions, got learned ones"):
-        torch_module("decoder").decoder(9, 1, name=write_model(tmp_path, "transformer"))
+        torch_module("model").decoder(9, 1, name=write_model(tmp_path, "transformer"))

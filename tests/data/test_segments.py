@@ -69,4 +69,4 @@ def test_evaluation_predicts_every_token_but_the_first_once(n, T):
 @pytest.mark.parametrize("n", [0, 1])
 def test_evaluation_of_nothing_is_refused_before_it_begins(n):
     with pytest.raises(UsageError, match=f"at least 2 tokens, got {n}"):
-        evaluation_segments(numbered(n), 4)
+        next(evaluation_segments(numbered(n), 4))

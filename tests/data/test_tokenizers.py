@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tinyprune.data import ByteTokenizer, CharacterTokenizer, WordTokenizer, check_ids, tokenizer_from_dict
+from tinyprune.data import ByteTokenizer, CharacterTokenizer, WordTokenizer, tokenizer_from_dict
+from tinyprune.data.tokenizers import check_ids
 from tinyprune.errors import UsageError
 
 LINES = "the cat saw the dog\nthe dog ran\n"

@@ -6,6 +6,7 @@ import json
 import numba
 import numpy as np
 import pytest
+import safetensors.numpy
 from toy import STEPS, toy_cell, toy_config, without_seconds
 
 from tinyprune.errors import UsageError
@@ -20,7 +21,6 @@ from tinyprune.experiments.cells import (
     CellRun,
     Outcome,
     compute,
-    load_checkpoint_bytes,
     read_text,
 )
 from tinyprune.kernels.backend import get_backend
@@ -44,7 +44,7 @@ def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
     cell = toy_cell(folder)
     text = read_text(cell.config.data)
     config = dataclasses.replace(cell.config.model, V=text.tokenizer.V)
-    model = Transformer(config, load_checkpoint_bytes(baseline.checkpoint))
+    model = Transformer(config, safetensors.numpy.load(baseline.checkpoint))
     record = baseline.record
     for split in ("valid", "test"):
         expected = evaluate(model, getattr(text, split), text.characters[split]).bits_per_character
@@ -151,7 +151,7 @@ def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weight
     cell = toy_cell(folder)
     text = read_text(cell.config.data)
     whole = Transformer(
-        dataclasses.replace(cell.config.model, V=text.tokenizer.V), load_checkpoint_bytes(baseline.checkpoint)
+        dataclasses.replace(cell.config.model, V=text.tokenizer.V), safetensors.numpy.load(baseline.checkpoint)
     )
     mask = [np.isin(range(2), ids) for ids in rewound["head_ids"]]
     expected = evaluate(with_heads(whole, mask), text.valid, text.characters["valid"]).bits_per_character

@@ -99,12 +99,7 @@ def attention(backend: str, **shape: Any) -> Workload:
 
 
 def make_model(shape: ModelShape, ops: Backend, half: str | None) -> Transformer:
-    """The model, as in the first stage or with every second head closed.
-
-    Args:
-        half: None for all heads open and no gates; "closed" for gates that close every second head; "removed" for the
-            same model without these heads.
-    """
+    """The model with all heads and no gates; with `half` every second head is "closed" by a gate, or "removed"."""
     params = parameters(shape)
     if half is None:
         return Transformer(shape.config, params, ops=ops)
@@ -171,9 +166,9 @@ def decoder(backend: str, n: int, **shape: Any) -> Workload:
     return Workload(run, log_probabilities, units=n)
 
 
-def normal(*shape: int) -> NDArray:
-    """Draw standard normal float32 numbers."""
-    return np.random.default_rng(0).standard_normal(shape, np.float32)
+def normal(ops: Backend, *shape: int) -> NDArray:
+    """Draw standard normal float32 numbers, on the device."""
+    return ops.to_device(np.random.default_rng(0).standard_normal(shape, np.float32))
 
 
 def random_tokens(V: int, size: int) -> NDArray:
@@ -184,7 +179,7 @@ def random_tokens(V: int, size: int) -> NDArray:
 def layernorm(backend: str, rows: int, D: int) -> Workload:
     """LayerNorm of (rows, D), forward and backward."""
     ops = get_backend(backend)
-    x, dout = ops.to_device(normal(rows, D)), ops.to_device(normal(rows, D))
+    x, dout = normal(ops, rows, D), normal(ops, rows, D)
     scale, bias = ops.to_device(np.ones(D, np.float32)), ops.to_device(np.zeros(D, np.float32))
     return in_a_row(ops, lambda: ops.layernorm_backward(dout, ops.layernorm_forward(x, scale, bias)[1]))
 
@@ -193,7 +188,7 @@ def cross_entropy(backend: str, rows: int, V: int) -> Workload:
     """The loss of (rows, V) logits and its gradient. As in training the logits are overwritten, so each run starts from
     what the last one left: other numbers, the same work."""
     ops = get_backend(backend)
-    logits, targets = ops.to_device(normal(rows, V)), random_tokens(V, rows)
+    logits, targets = normal(ops, rows, V), random_tokens(V, rows)
     forward, backward = ops.cross_entropy_forward, ops.cross_entropy_backward
     return in_a_row(ops, lambda: backward(1.0, forward(logits, targets, overwrite=True)[1]))
 
@@ -201,7 +196,7 @@ def cross_entropy(backend: str, rows: int, V: int) -> Workload:
 def embedding(backend: str, tokens: int, V: int, D: int) -> Workload:
     """Rows of a table (V, D), and the table's gradient."""
     ops = get_backend(backend)
-    table, ids, dout = ops.to_device(normal(V, D)), random_tokens(V, tokens), ops.to_device(normal(tokens, D))
+    table, ids, dout = normal(ops, V, D), random_tokens(V, tokens), normal(ops, tokens, D)
     return in_a_row(ops, lambda: ops.embedding_backward(dout, ops.embedding_forward(ids, table)[1]))
 
 
@@ -226,17 +221,16 @@ def adamw(backend: str, name: str) -> Workload:
 def copy(backend: str, entries: int) -> Workload:
     """The GPU's limit of reading and writing: copy so many entries."""
     from tinyprune.bench import limits
-    from tinyprune.kernels.cuda.device.array import empty
 
     ops = get_backend(backend)
-    x, out = ops.to_device(np.zeros(entries, np.float32)), empty(entries)
+    x, out = (ops.to_device(np.zeros(entries, np.float32)) for _ in range(2))
     return in_a_row(ops, lambda: limits.copy(x, out))
 
 
 def multiply_adds(backend: str, threads: int, steps: int) -> Workload:
     """The GPU's limit of arithmetic: so many multiply-adds in registers, in each of so many threads."""
     from tinyprune.bench import limits
-    from tinyprune.kernels.cuda.device.array import empty
 
-    out = empty(threads)
-    return in_a_row(get_backend(backend), lambda: limits.multiply_and_add(steps, out))
+    ops = get_backend(backend)
+    out = ops.to_device(np.zeros(threads, np.float32))
+    return in_a_row(ops, lambda: limits.multiply_and_add(steps, out))

@@ -23,23 +23,14 @@ NO_COLUMNS = ("benchmark", "machine", "sweep", "value")  # printed above the tab
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure.
+    """What to measure."""
 
-    Attributes:
-        backend: name of the backend that is measured.
-        peers: what it is compared with, from `PEERS`.
-        shapes: names of models, see `shapes.py`; empty for the benchmark's own list.
-        rounds: turns of each contender; None for the benchmark's own number.
-        threads: threads of each contender.
-        compile_only: whether kernels are only compiled and nothing is run.
-    """
-
-    backend: str
-    peers: tuple[str, ...] = ()
-    shapes: tuple[str, ...] = ()
-    rounds: int | None = None
-    threads: int = 1
-    compile_only: bool = False
+    backend: str  # name of the backend that is measured
+    peers: tuple[str, ...] = ()  # what it is compared with, from `PEERS`
+    shapes: tuple[str, ...] = ()  # names of models, see `shapes.py`; empty for the benchmark's own list
+    rounds: int | None = None  # turns of each contender; None for the benchmark's own number
+    threads: int = 1  # of each contender
+    compile_only: bool = False  # whether kernels are only compiled and nothing is run
 
     @property
     def on_device(self) -> bool:
@@ -67,24 +58,22 @@ def make_options(
 ) -> Options:
     """Build options from the command line's strings; `peers` and `shapes` are separated by commas.
 
-    Raises:
-        UsageError: if a value is out of range, unknown or needs a package that is not installed.
+    Raises UsageError if a value is out of range, unknown or needs a package that is not installed.
     """
     for name, value in (("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}")
-    for shape in split(shapes):
+    named_peers, named_shapes = split(peers), split(shapes)
+    for shape in named_shapes:
         model_shape(shape)
-    for peer in split(peers):
+    for peer in named_peers:
         if peer not in PEERS:
             raise UsageError(f"--peers must be of {', '.join(PEERS)}; got {peer!r}")
         if importlib.util.find_spec(peer) is None:
             raise UsageError(f'--peers {peer} needs PyTorch, which is not here: python -m pip install "torch>=2.4"')
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
-    return Options(
-        backend or DEFAULT_BACKEND, split(peers), split(shapes), rounds, threads or processors(), compile_only
-    )
+    return Options(backend or DEFAULT_BACKEND, named_peers, named_shapes, rounds, threads or processors(), compile_only)
 
 
 def split(names: str) -> tuple[str, ...]:
@@ -125,8 +114,7 @@ def torch_without_gpu() -> str | None:
 def run_benchmark(name: str, options: Options) -> list[Record]:
     """Run a benchmark; each record also describes the machine.
 
-    Raises:
-        TinypruneError: if the options do not fit, results disagree or a library fails.
+    Raises TinypruneError if the options do not fit, results disagree or a library fails.
     """
     check_benchmark(name, options)
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")

@@ -33,11 +33,9 @@ def look(subjects: Sequence[str], subject: str) -> dict[str, str]:
 
 
 def plot_speeds(records: Sequence[Record]) -> Figure:
-    """Draw how fast every contender is at every shape.
+    """Draw how fast every contender is at every shape, a row for each, on a log scale.
 
-    Returns:
-        Figure with one Axes: a row for each shape, x the speed on a log scale (tokens per second for `generate`, else
-        nominal GFLOP per second). Beside a peer's mark is its time over ours.
+    x is tokens per second for `generate`, else nominal GFLOP per second. Beside a peer's mark is its time over ours.
     """
     unit, label = "gflops", "GFLOP per second (nominal)"
     if "tokens_per_second" in records[0]:
@@ -68,11 +66,9 @@ def plot_speeds(records: Sequence[Record]) -> Figure:
 
 
 def plot_sweeps(records: Sequence[Record]) -> Figure:
-    """Draw time and memory against T, heads and threads.
+    """Draw time, and below it memory, against T, heads and threads, a column for each sweep in the records.
 
-    Returns:
-        Figure with two rows of Axes, time above memory, and a column for each sweep in the records. T has log scales,
-        on which what grows linearly rises like the dotted line.
+    T has log scales, on which what grows linearly rises like the dotted line.
     """
     sweeps = [sweep for sweep in SWEEPS if any(r["sweep"] == sweep for r in records)]
     subjects = list(dict.fromkeys(r["subject"] for r in records))
@@ -95,7 +91,9 @@ def draw_sweep(axes: Axes, records: Sequence[Record], key: str, subjects: Sequen
     values = sorted({r["value"] for r in records})
     if records[0]["sweep"] == "T":
         axes.set(xscale="log", yscale="log")
-        draw_linear_growth(axes, records, key)
+        ours = sorted((r["value"], r[key]) for r in records if r["subject"] == records[0]["subject"])
+        (first, _), (last, top) = ours[0], ours[-1]  # growth in proportion to T
+        axes.plot([first, last], [top * first / last, top], color=GREY, linestyle=":", linewidth=1)
     for subject in subjects:
         points = sorted((r["value"], r[key]) for r in records if r["subject"] == subject)
         line = LINES[subjects.index(subject) % len(LINES)]
@@ -107,20 +105,11 @@ def draw_sweep(axes: Axes, records: Sequence[Record], key: str, subjects: Sequen
         axes.set_ylim(bottom=0)
 
 
-def draw_linear_growth(axes: Axes, records: Sequence[Record], key: str) -> None:
-    """Draw a dotted line of growth in proportion to T, through the first contender's last point."""
-    ours = sorted((r["value"], r[key]) for r in records if r["subject"] == records[0]["subject"])
-    (first, _), (last, top) = ours[0], ours[-1]
-    axes.plot([first, last], [top * first / last, top], color=GREY, linestyle=":", linewidth=1)
-
-
 def plot_ladder(records: Sequence[Record]) -> Figure:
-    """Draw how fast every rung is.
+    """Draw how fast every rung is: a bar for each, the lowest at the bottom, and one Axes for each ladder.
 
-    Returns:
-        Figure with one Axes for each ladder, one above the other: a bar for each rung, the lowest at the bottom, x in
-        nominal GFLOP per second on a log scale. At its end, how many times faster it is than the rung below. What is
-        shown beside the ladder has an open bar.
+    x is nominal GFLOP per second on a log scale. At a bar's end is how many times faster it is than the rung below.
+    What is shown beside the ladder has an open bar.
     """
     found = [list(rows) for _, rows in groupby(records, key=lambda record: record["ladder"])]
     rows = [len(ladder) for ladder in found]

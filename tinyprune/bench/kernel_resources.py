@@ -56,20 +56,12 @@ class Occupancy(NamedTuple):
     limited_by: str | None
 
 
-def round_up(n: int, unit: int) -> int:
-    """Round up to a multiple of `unit`."""
-    return -(-n // unit) * unit
-
-
 def occupancy(capability: str, threads: int, registers: int, shared_bytes: int) -> Occupancy:
-    """The theoretical occupancy of a kernel.
+    """The theoretical occupancy of a kernel with these threads and shared bytes of a block, registers of a thread."""
 
-    Args:
-        capability: compute capability, "8.0" or "9.0".
-        threads: of a block.
-        registers: of a thread.
-        shared_bytes: of a block.
-    """
+    def round_up(n: int, unit: int) -> int:
+        return -(-n // unit) * unit
+
     warps = -(-threads // WARP)
     of_a_warp = round_up(registers * WARP, REGISTER_UNIT)
     # a launch is refused unless every part has the registers for as many warps as the fullest part
@@ -86,11 +78,9 @@ def occupancy(capability: str, threads: int, registers: int, shared_bytes: int) 
 
 
 def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Compile kernels; return the compiler's records, see `tinyprune.kernels.cuda.compiled.describe`.
+    """Compile the kernels of these modules of `tinyprune.kernels.cuda`, by default all of them and `limits`.
 
-    Args:
-        capabilities: compute capabilities.
-        modules: those of `tinyprune.kernels.cuda` whose kernels are compiled; none for all, and `limits`.
+    Returns the compiler's records, see `tinyprune.kernels.cuda.compiled.describe`.
 
     Raises:
         UsageError: if numba-cuda or ptxas is missing; says what to install.
@@ -119,17 +109,12 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequenc
 
 def as_row(record: dict[str, Any]) -> Record:
     """Turn a compiler's record into a row of the table."""
-    threads, registers, shared = record["threads"], record["registers"], record["shared_bytes"]
-    warps, limited_by = occupancy(record["capability"], threads, registers, shared)
+    resources = (record[name] for name in ("capability", "threads", "registers", "shared_bytes"))
+    warps, limited_by = occupancy(*resources)
+    same = ("module", "kernel", "capability", "threads", "registers", "shared_bytes", "stack_bytes")
     return {
         "benchmark": "cuda",
-        "module": record["module"],
-        "kernel": record["kernel"],
-        "capability": record["capability"],
-        "threads": threads,
-        "registers": registers,
-        "shared_bytes": shared,
-        "stack_bytes": record["stack_bytes"],
+        **{name: record[name] for name in same},
         "spilled_bytes": record["spill_store_bytes"] + record["spill_load_bytes"],
         "warps": warps,
         "occupancy": warps / WARPS,
@@ -141,6 +126,6 @@ def as_row(record: dict[str, Any]) -> Record:
 
 def compiled_records() -> list[Record]:
     """Compile all kernels; return the table, each row with the compilers' versions."""
-    rows = [as_row(record) for record in compile_kernels()]
+    records = compile_kernels()
     compilers = f"no GPU: compiled by numba-cuda {metadata.version('numba-cuda')} and ptxas {ptxas_version()}"
-    return [row | {"machine": compilers} for row in rows]
+    return [as_row(record) | {"machine": compilers} for record in records]

@@ -53,8 +53,7 @@ def copy(x: DeviceArray, out: DeviceArray) -> None:
 def multiply_and_add(steps: int, out: DeviceArray) -> None:
     """Compute x = x / 2 + 1 in a thread for each entry of `out`, `steps` times in all its chains together.
 
-    Args:
-        steps: a multiple of `CHAINS` · `UNROLLED`, 128. Each is two operations.
-        out: results, without which the compiler would remove the work; its size is a multiple of `THREADS`.
+    `steps` is a multiple of `CHAINS` · `UNROLLED` and the size of `out` one of `THREADS`. Without `out` the compiler
+    would remove the work.
     """
     multiply_adds(out.size // THREADS, 0.5, 1.0, steps // (CHAINS * UNROLLED), out)

@@ -31,19 +31,17 @@ def processor_name() -> str:
     return name + vectors
 
 
-def blas_name() -> str:
-    """The BLAS that NumPy was built with, and the environment variables that slow it down."""
+def describe_machine(threads: int, packages: tuple[str, ...], gpu: bool = False) -> str:
+    """Processor, threads, system, versions, and NumPy's BLAS with the environment variables that slow it down.
+
+    If a GPU computed, its name and the newest CUDA of its driver come first.
+    """
     import numpy as np
 
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    held = [f"{name}={os.environ[name]}" for name in HOLD_BLAS_BACK if name in os.environ]
-    without = f" (as a peer without {', '.join(held)}, which are set)" if held else ""
-    return f"{blas['name']} {blas['version']}{without}"
-
-
-def describe_machine(threads: int, packages: tuple[str, ...], gpu: bool = False) -> str:
-    """Processor, threads, system and versions; if a GPU computed, first its name and the newest CUDA of its driver."""
     device = f"{gpu_name()}, driver for CUDA {'.'.join(map(str, driver_version() or ()))}, " if gpu else ""
     system = f"{processors()} processors, {threads} threads, {platform.system()}, Python {platform.python_version()}"
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("numpy", *packages))
-    return f"{device}{processor_name()}, {system}, {versions}, BLAS {blas_name()}"
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    held = [f"{name}={os.environ[name]}" for name in HOLD_BLAS_BACK if name in os.environ]
+    without = f" (as a peer without {', '.join(held)}, which are set)" if held else ""
+    return f"{device}{processor_name()}, {system}, {versions}, BLAS {blas['name']} {blas['version']}{without}"

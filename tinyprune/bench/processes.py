@@ -29,16 +29,11 @@ def environment(library: str, threads: int) -> dict[str, str]:
 
 
 class Processes:
-    """The libraries' processes, each started when it is first needed; they end with the `with` statement.
-
-    Attributes:
-        threads: threads of each process.
-        running: the processes by library, each with the file that its standard error goes to.
-    """
+    """The libraries' processes, each started when it is first needed; they end with the `with` statement."""
 
     def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.running: dict[str, tuple[subprocess.Popen[str], IO[str]]] = {}
+        self.threads = threads  # of each process
+        self.running: dict[str, tuple[subprocess.Popen[str], IO[str]]] = {}  # by library, with its standard error
 
     def start(self, library: str) -> None:
         """Start a library's process."""
@@ -57,8 +52,7 @@ class Processes:
     def ask(self, library: str, do: str, **arguments: Any) -> dict[str, Any]:
         """Send a library's process a request, a method of `server.Server` and its arguments; return the answer.
 
-        Raises:
-            ProcessError: if the process reports an error, or has died.
+        Raises ProcessError if the process reports an error, or has died.
         """
         if library not in self.running:
             self.start(library)

@@ -41,25 +41,15 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Contender:
-    """One side of a case: a library and how it is called.
+    """One side of a case: a library and how it is called."""
 
-    Attributes:
-        subject: its name in tables.
-        library: contenders of one library share a process; that of "ours" starts last.
-        target: "module:function" that returns its `Workload`.
-        arguments: of that function, plain values.
-        gflop: nominal operations of one unit of its workload, in 10⁹.
-        compared: whether its results must agree with the others'.
-        optional: whether it is left out, with a message, if it cannot be built here.
-    """
-
-    subject: str
-    library: str
-    target: str
-    arguments: dict[str, Any]
-    gflop: float
-    compared: bool = True
-    optional: bool = False
+    subject: str  # its name in tables
+    library: str  # contenders of one library share a process; that of "ours" starts last
+    target: str  # "module:function" that returns its `Workload`
+    arguments: dict[str, Any]  # of that function, plain values
+    gflop: float  # nominal operations of one unit of its workload, in 10⁹
+    compared: bool = True  # whether its results must agree with the others'
+    optional: bool = False  # whether it is left out, with a message, if it cannot be built here
 
 
 @dataclass(frozen=True)
@@ -83,13 +73,7 @@ class Turn(NamedTuple):
 
 
 def race(benchmark: str, cases: Sequence[Case], *, rounds: int, threads: int) -> list[Record]:
-    """Time every contender of every case.
-
-    Args:
-        benchmark: its name, for the records.
-        cases: whose workloads fit into memory together.
-        rounds: turns of each contender.
-        threads: threads of each process.
+    """Time every contender of every case, `rounds` turns each; the cases' workloads must fit into memory together.
 
     Returns:
         a record for each contender of each case: benchmark, shape, subject, median_ms, ratio_to_subject (its time over
@@ -113,20 +97,10 @@ def race(benchmark: str, cases: Sequence[Case], *, rounds: int, threads: int) ->
 
 
 class Race:
-    """The steps of a race, and the state they share.
-
-    Args:
-        rounds: turns of each contender.
-        processes: the libraries' processes.
-        directory: where they write their results.
-        bar: counts turns.
-    """
+    """The steps of a race, and the state they share; libraries write their results to `directory`."""
 
     def __init__(self, rounds: int, processes: Processes, directory: Path, bar: tqdm) -> None:
-        self.rounds = rounds
-        self.processes = processes
-        self.directory = directory
-        self.bar = bar
+        self.rounds, self.processes, self.directory, self.bar = rounds, processes, directory, bar
         self.alone: dict[str, float] = {}  # seconds, by key
         self.results: dict[str, dict[str, NDArray]] = {}
         self.patience = PATIENCE * rounds
@@ -263,10 +237,7 @@ def peak_mib(contender: Contender, rehearsal: dict[str, Any], threads: int) -> f
     It counts from what a fresh process holds that has built everything (weights, inputs) and has run the same once at
     a small size (imports, compilation). That is exact on Linux; other systems only report the largest size so far, so
     what the small size needed is missing. On a GPU it is the memory of arrays as the library counts it, see
-    `workload.Gauge`.
-
-    Args:
-        rehearsal: arguments that make the workload small.
+    `workload.Gauge`. `rehearsal` are the arguments that make the workload small.
     """
     c, small = contender, contender.arguments | rehearsal
     with Processes(threads) as processes:
@@ -277,13 +248,9 @@ def peak_mib(contender: Contender, rehearsal: dict[str, Any], threads: int) -> f
 def with_memory(
     rows: list[Record], contenders: Sequence[Contender], rehearsal: dict[str, Any], threads: int
 ) -> list[Record]:
-    """The records of one case with `peak_mib` and `memory_ratio` (a subject's over ours, the first's).
+    """The records of one case with `peak_mib` and `memory_ratio` (a subject's over ours, the first contender's).
 
-    Args:
-        rows: of one case.
-        contenders: those to be measured, ours first; for others the two are None.
-        rehearsal: see `peak_mib`.
-        threads: threads of each process.
+    Both are None for rows of other contenders. See `peak_mib` for `rehearsal`.
     """
     peaks = {c.subject: peak_mib(c, rehearsal, threads) for c in contenders}
     ours = peaks[contenders[0].subject]

@@ -32,14 +32,6 @@ def build(target: str, arguments: dict[str, Any]) -> Workload:
     return getattr(importlib.import_module(module), function)(**arguments)
 
 
-def calls_in_a_turn(workload: Workload) -> int:
-    """Warm up; return how often `workload` has to run for a turn that the clock can measure."""
-    workload.run()
-    begin = time.perf_counter()
-    workload.run()
-    return max(1, math.ceil(TURN / (time.perf_counter() - begin)))
-
-
 def take_turn(workload: Workload, calls: int) -> dict[str, float]:
     """Time `calls` runs: `seconds` for one unit, `elapsed` for all, and how long threads `waited` for a processor."""
     workload.run()  # caches and threads are cold after the others' turns
@@ -134,10 +126,14 @@ class Server:
         return {}
 
     def turn(self, key: str) -> dict:
-        """See `take_turn`; the first turn of a workload also decides how many runs its turns have."""
+        """See `take_turn`; the first turn warms up and decides how many runs the clock can measure."""
+        workload = self.workloads[key]
         if key not in self.calls:
-            self.calls[key] = calls_in_a_turn(self.workloads[key])
-        return take_turn(self.workloads[key], self.calls[key])
+            workload.run()
+            begin = time.perf_counter()
+            workload.run()
+            self.calls[key] = max(1, math.ceil(TURN / (time.perf_counter() - begin)))
+        return take_turn(workload, self.calls[key])
 
     def peak(self, key: str) -> dict:
         """See `peak_memory`."""

@@ -7,7 +7,8 @@
     plain-d128, …     learned absolute positions and no memory, still with persistent vectors: what relative positions
                       and memory cost
     paper             the paper's WikiText-103 model with a plain softmax over 8,192 words, B 16: too large for a
-                      processor, so only a GPU runs it by default
+                      processor, so only a GPU runs it by default. Its 59 million parameters take 0.9 GiB with gradients
+                      and AdamW's averages; PyTorch written plainly keeps some 9 GiB more (computed, not measured)
 
 The product of an (m, k) and a (k, n) matrix counts as 2·m·k·n operations, forward and backward together as three times
 forward. For a layer with width W = heads · Dh, S = M + T and batch B a whole training step takes
@@ -70,14 +71,8 @@ def default_shapes(backend: str, shapes: tuple[str, ...]) -> tuple[str, ...]:
 def model_shape(name: str, **changes: Any) -> ModelShape:
     """The model called `name`: one of the list above, any preset, or a .toml file.
 
-    "paper" has 59 million parameters, which with gradients and AdamW's averages take 0.9 GiB; in PyTorch written
-    plainly its 16 layers also keep some 9 GiB of attention weights and dropout. (Computed, not measured.)
-
-    Args:
-        changes: `B`, `heads` (open in every layer), or fields of `ModelConfig`.
-
-    Raises:
-        UsageError: if there is no such model, or it has an adaptive softmax.
+    `changes` are `B`, `heads` (open in every layer), or fields of `ModelConfig`. Raises UsageError if there is no such
+    model, or if it has an adaptive softmax.
     """
     B = changes.pop("B", None)
     kind, _, size = name.rpartition("-")

@@ -19,14 +19,9 @@ from tinyprune.errors import UsageError
 
 
 def torch_device(device: str) -> torch.device:
-    """Choose the processor, or the GPU and the precision of its products.
+    """Choose "cpu", "cuda" with products in float32, or "cuda-tf32", which keeps 10 of float32's 23 bits in products.
 
-    Args:
-        device: "cpu"; "cuda", with products in float32; "cuda-tf32", with products by tensor cores, which keep 10 of
-            float32's 23 bits.
-
-    Raises:
-        UsageError: if this PyTorch cannot compute on a GPU.
+    Raises UsageError if this PyTorch cannot compute on a GPU.
     """
     kind, _, tf32 = device.partition("-")
     if kind == "cuda" and not torch.cuda.is_available():

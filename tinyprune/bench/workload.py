@@ -20,16 +20,9 @@ class Gauge(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """One contender's computation at one shape.
+    """One contender's computation at one shape."""
 
-    Attributes:
-        run: what is timed. It returns when everything is computed: it waits for a GPU.
-        results: returns arrays by name, on which all contenders must agree; called once, before the first `run`.
-        units: how many things one `run` computes (tokens, for example); times are per unit.
-        gauge: of the GPU memory it occupies; None for the process's own main memory.
-    """
-
-    run: Callable[[], Any]
-    results: Callable[[], dict[str, NDArray]] = dict
-    units: int = 1
-    gauge: Gauge | None = None
+    run: Callable[[], Any]  # what is timed; it returns when everything is computed, on a GPU too
+    results: Callable[[], dict[str, NDArray]] = dict  # on which all contenders must agree; called once, before `run`
+    units: int = 1  # how many things one `run` computes (tokens, for example); times are per unit
+    gauge: Gauge | None = None  # of the GPU memory it occupies; None for the process's own main memory

@@ -83,13 +83,9 @@ def answer(name: str, *, keep: str | None = None) -> Callable[..., Any]:
     `answer(name).in_place` gets the arrays themselves: for answers that write their result into one, and for tests of
     whether inputs are modified.
 
-    Args:
-        name: a function that the task asks for.
-        keep: the part of its result that stays in the answer's process, if there is one: "all", "none", or "cache", the
-            second of (out, cache). By default "cache" for names that end in _forward, so that a cache may be anything.
-
-    Raises:
-        NoAnswer: if there is no such function, or if it was imported from this package.
+    `keep` is the part of its result that stays in the answer's process, if there is one: "all", "none", or "cache", the
+    second of (out, cache). By default "cache" for names that end in _forward, so that a cache may be anything.
+    Raises NoAnswer if there is no such function, or if it was imported from this package.
     """
     where = _submission.get()
     if isinstance(where, Sandbox):
@@ -119,10 +115,8 @@ def prepare(
 ) -> None:
     """Configure the answer's process before it starts. In a notebook only set the environment.
 
-    Args:
-        preload: modules for answers that have to be imported before files are locked.
-        environment: variables to set before that.
-        limits: fields of `Limits` that differ from the defaults.
+    `preload` are modules that have to be imported before files are locked, `environment` variables to set before that,
+    `limits` the fields of `Limits` that differ from the defaults.
     """
     where = _submission.get()
     if isinstance(where, Sandbox):

@@ -38,50 +38,29 @@ def show(value: Any) -> str:
 
 def fail(title: str, *, fed: Any, came: Any, expected: Any, hint: str) -> NoReturn:
     """Raise Unexpected with the four parts."""
-
-    def part(name: str, value: Any) -> str:
+    lines = [title]
+    for name, value in (("fed", fed), ("came", came), ("expected", expected), ("hint", hint)):
         text = value if isinstance(value, str) else show(value)
         text = text if len(text) <= 4000 else text[:4000] + " …"
-        return f"{name:<9} " + text.replace("\n", "\n" + " " * 10)
-
-    parts = [part("fed", fed), part("came", came), part("expected", expected), part("hint", hint)]
-    raise Unexpected("\n".join([title, *parts])) from None
+        lines.append(f"{name:<9} " + text.replace("\n", "\n" + " " * 10))
+    raise Unexpected("\n".join(lines)) from None
 
 
 def expect(condition: bool, title: str, *, fed: Any, came: Any, expected: Any, hint: str) -> None:
-    """Fail unless `condition`.
+    """Raise Unexpected with all four parts unless `condition`; `title` says what is wrong then.
 
-    Args:
-        title: what is wrong otherwise, such as "the weights do not sum to 1".
-        fed, came, expected: texts or values; a dict shows names and values.
-        hint: where to look.
-
-    Raises:
-        Unexpected: with all four parts.
+    `fed`, `came` and `expected` are texts or values; a dict shows names and values.
     """
     if not condition:
         fail(title, fed=fed, came=came, expected=expected, hint=hint)
 
 
 def expect_close(
-    came: Any,
-    expected: Any,
-    title: str,
-    *,
-    fed: Any,
-    hint: str,
-    relative: float = 1e-7,
-    absolute: float = 1e-9,
+    came: Any, expected: Any, title: str, *, fed: Any, hint: str, relative: float = 1e-7, absolute: float = 1e-9
 ) -> None:
     """Fail unless two arrays or numbers have equal shapes and nearly equal entries; name the entry that differs most.
 
-    Args:
-        came: the answer's array or number, of any real type.
-        expected: the array or number that it must be.
-        relative, absolute: |came − expected| ≤ absolute + relative · |expected|, entry by entry.
-
-    Raises:
-        Unexpected: with all four parts.
+    Nearly equal is |came − expected| ≤ absolute + relative · |expected|. Raises Unexpected with all four parts.
     """
     expected = np.asarray(expected)
     try:
@@ -108,18 +87,9 @@ def expect_close(
 
 
 def expect_error(
-    function: Callable[..., Any],
-    *inputs: Any,
-    kind: type[Exception],
-    title: str,
-    fed: Any,
-    hint: str,
+    function: Callable[..., Any], *inputs: Any, kind: type[Exception], title: str, fed: Any, hint: str
 ) -> None:
-    """Fail unless `function(*inputs)` raises an error of class `kind`.
-
-    Raises:
-        Unexpected: if it raises nothing, or another error.
-    """
+    """Raise Unexpected unless `function(*inputs)` raises an error of class `kind`."""
     try:
         came = function(*inputs)
     except AnswerError as error:
@@ -134,11 +104,7 @@ def expect_error(
 
 
 def expect_unmodified(function: Callable[..., Any], *inputs: Any) -> None:
-    """Fail if `function(*inputs)` modifies one of the arrays among its inputs.
-
-    Raises:
-        Unexpected: with the array before and after.
-    """
+    """Raise Unexpected, with the array before and after, if `function(*inputs)` modifies one of its inputs."""
     before = copy.deepcopy(inputs)
     # Otherwise an answer gets copies.
     getattr(function, "in_place", function)(*inputs)

@@ -17,7 +17,6 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
@@ -71,17 +70,11 @@ def trained() -> GivenModel:
 
 @dataclasses.dataclass(frozen=True)
 class GivenModel:
-    """A trained All-attention language model, all heads open, without gates.
+    """A trained All-attention language model, all heads open, without gates."""
 
-    Attributes:
-        model: the model as it was trained.
-        text: its training text.
-        path: the directory in which it is kept.
-    """
-
-    model: Transformer
+    model: Transformer  # as it was trained
     text: Text
-    path: Path
+    path: Path  # the directory in which it is kept
 
     @property
     def L(self) -> int:
@@ -106,8 +99,7 @@ class GivenModel:
     def with_parameters(self, parameters: Parameters) -> Transformer:
         """Return the model with these parameters. A layer may have fewer heads: the rows of its Wo tell how many.
 
-        Raises:
-            ValueError: if they do not fit together.
+        Raises ValueError if they do not fit together.
         """
         config = self.model.config
         heads = []
@@ -125,11 +117,7 @@ class GivenModel:
     def gated(self, gate: NDArray) -> Parameters:
         """Return the trained parameters with head h of layer l multiplied by gate[l, h], through its rows of Wo.
 
-        Args:
-            gate: (L, H), any finite numbers, including an output scaling if there is one.
-
-        Raises:
-            ValueError: if `gate` is not (L, H) or not finite.
+        The gate includes an output scaling, if there is one. Raises ValueError if it is not (L, H) or not finite.
         """
         gate = np.asarray(gate, np.float32)
         if gate.shape != (self.L, self.H) or not np.isfinite(gate).all():
@@ -140,15 +128,10 @@ class GivenModel:
         return parameters
 
     def bits(self, parameters: Parameters) -> float:
-        """Return bits per character on held-out text."""
-        held_out = self.held_out
+        """Return bits per character on held-out text, the beginning of the test split; one token is one character."""
+        held_out = self.text.test[:HELD_OUT]
         with self.model.ops.threads(1):
             return float(evaluate(self.with_parameters(parameters), held_out, len(held_out)).bits_per_character)
-
-    @cached_property
-    def held_out(self) -> NDArray:
-        """The beginning of the test split; one token is one character."""
-        return self.text.test[:HELD_OUT]
 
     def batches(self, steps: int) -> Batches:
         """Return the training text as batches for so many steps."""
@@ -195,11 +178,7 @@ def adam_step(
 ) -> tuple[Parameters, Optimizer]:
     """Return new parameters after a step of Adam, and the state for the next step.
 
-    Args:
-        parameters: name → array, not modified.
-        grads: their gradients.
-        state: of the previous step, which is updated; None for the first.
-        lr: learning rate.
+    `parameters` are not modified; `state` of the previous step is updated, None for the first.
     """
     state = state or make_optimizer(TrainConfig(), parameter_groups(parameters, 0.0))
     moved = {name: np.array(value, np.float32, order="C") for name, value in parameters.items()}
@@ -208,12 +187,7 @@ def adam_step(
 
 
 class Batches:
-    """A limited number of training steps on successive batches.
-
-    Attributes:
-        steps: the number of steps that are allowed.
-        used: the number of steps that have been made.
-    """
+    """A limited number of training steps on successive batches: `used` of `steps` have been made."""
 
     def __init__(self, given: GivenModel, steps: int) -> None:
         self.given, self.steps, self.used = given, steps, 0

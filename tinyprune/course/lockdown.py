@@ -43,26 +43,22 @@ class Refused(PermissionError):
 
 
 def limit_resources(memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
-    """Have the operating system enforce these limits. On Windows this does nothing."""
-    try:
-        import resource
-    except ImportError:
-        return
+    """Have the operating system enforce these limits."""
+    import resource  # which Windows does not have; answers do not run there
+
     wanted = {
-        "RLIMIT_AS": memory_bytes,
-        "RLIMIT_CPU": cpu_seconds,
-        "RLIMIT_FSIZE": file_bytes,
-        "RLIMIT_NOFILE": 128,
-        "RLIMIT_CORE": 0,
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CPU: cpu_seconds,
+        resource.RLIMIT_FSIZE: file_bytes,
+        resource.RLIMIT_NOFILE: 128,
+        resource.RLIMIT_CORE: 0,
     }
-    for name, value in wanted.items():
-        number = getattr(resource, name, None)
-        if number is not None:
-            _, most = resource.getrlimit(number)
-            value = value if most == resource.RLIM_INFINITY else min(value, most)
-            # macOS has RLIMIT_AS but refuses to set it.
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(number, (value, value))
+    for number, value in wanted.items():
+        _, most = resource.getrlimit(number)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        # macOS has RLIMIT_AS but refuses to set it.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(number, (value, value))
 
 
 def refuse_in_python(scratch: Path, package: Path) -> None:

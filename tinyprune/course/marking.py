@@ -45,29 +45,21 @@ class RestoreCells(NbGraderPreprocessor):
             points = {cell.name: cell.max_score for cell in notebook.grade_cells}
             solutions = {cell.name for cell in notebook.solution_cells}
             released = [(c.name, c.cell_type, c.source, c.locked, c.checksum) for c in notebook.source_cells]
-        # SQL returns them in any order.
-        in_order = order_of(Path("source", names["assignment"], f"{names['notebook']}.ipynb"))
-        released.sort(key=lambda cell: in_order.get(cell[0], len(in_order)))
+        # SQL returns them in any order; that of the lecturer's notebook counts. (nbgrader works in its directory.)
+        source = nbformat.read(Path("source", names["assignment"], f"{names['notebook']}.ipynb"), as_version=4)
+        order = [c.metadata["nbgrader"]["grade_id"] for c in source.cells if "nbgrader" in c.metadata]
+        released.sort(key=lambda cell: order.index(cell[0]) if cell[0] in order else len(order))
         nb.cells = restored(nb.cells, released, points, solutions)
         return nb, resources
-
-
-def order_of(source: Path) -> dict[str, int]:
-    """Return the position of each named cell in the lecturer's notebook. (nbgrader works in the course's directory.)"""
-    cells = nbformat.read(source, as_version=4).cells
-    return {cell.metadata["nbgrader"]["grade_id"]: at for at, cell in enumerate(cells) if "nbgrader" in cell.metadata}
 
 
 def restored(
     cells: list[NotebookNode], released: list[tuple], points: dict[str, float], solutions: set[str]
 ) -> list[NotebookNode]:
-    """Return the cells to be marked.
+    """Return the cells to be marked, from those that were handed in.
 
-    Args:
-        cells: the cells that were handed in.
-        released: (name, cell type, source, locked, checksum) of the released cells with a name, in order.
-        points: of each test, by name.
-        solutions: names of the cells that students fill in.
+    `released` are (name, cell type, source, locked, checksum) of the released cells with a name, in order, `points`
+    those of each test, and `solutions` the names of the cells that students fill in.
     """
     known = {cell[0]: cell for cell in released}
     names = [cell[0] for cell in released]
@@ -79,17 +71,9 @@ def restored(
         done.add(name)
         _, _, original, locked, checksum = known[name]
         cell = new_code_cell(original if source is None else source)
-        cell.metadata["nbgrader"] = {
-            "cell_type": "code",
-            "checksum": checksum,
-            "grade": name in points,
-            "grade_id": name,
-            "locked": locked,
-            "schema_version": 3,
-            "solution": name in solutions,
-            "task": False,
-            **({"points": points[name]} if name in points else {}),
-        }
+        kind = {"grade": name in points, "locked": locked, "solution": name in solutions, "task": False}
+        about = {"cell_type": "code", "checksum": checksum, "grade_id": name, "schema_version": 3}
+        cell.metadata["nbgrader"] = about | kind | ({"points": points[name]} if name in points else {})
         result.append(cell)
 
     for cell, name in zip(cells, handed_in, strict=True):
@@ -152,15 +136,10 @@ def mark(nb: NotebookNode, sandbox: Sandbox) -> None:
             else:
                 if details.get("locked"):
                     run_test(cell.source, name, namespace)  # a cell for both, such as imports
-                cell.outputs = run_answer(cell.source, name or f"cell {number}", sandbox)
-
-
-def run_answer(source: str, name: str, sandbox: Sandbox) -> list[NotebookNode]:
-    """Run a student's cell and return its outputs."""
-    try:
-        return printed(sandbox.run(without_magics(source), name))
-    except AnswerError as error:
-        return [*printed(sandbox.printed()), failure(error.kind, str(error))]
+                try:
+                    cell.outputs = printed(sandbox.run(without_magics(cell.source), name or f"cell {number}"))
+                except AnswerError as error:
+                    cell.outputs = [*printed(sandbox.printed()), failure(error.kind, str(error))]
 
 
 def run_test(source: str, name: str, namespace: dict[str, Any]) -> list[NotebookNode]:

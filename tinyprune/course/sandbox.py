@@ -71,16 +71,10 @@ class Sandbox:
         environment: dict[str, str] | None = None,
         preload: tuple[str, ...] = ("numpy",),
     ) -> None:
-        """Prepare a process, which starts when it is first needed.
-
-        Args:
-            limits: of time, memory and output.
-            environment: variables for the process, besides a few that it needs; it inherits none.
-            preload: modules to import before the process is locked.
-        """
+        """Prepare a process, which starts when it is first needed."""
         self.limits = limits or Limits()
-        self.environment = environment or {}
-        self.preload = preload
+        self.environment = environment or {}  # besides a few variables that it needs; it inherits none
+        self.preload = preload  # modules to import before the process is locked
         self.sources: list[tuple[str, str]] = []
         self.seconds_left = self.limits.seconds_in_all
         self.seconds_in_callbacks = 0.0
@@ -99,9 +93,8 @@ class Sandbox:
     def run(self, source: str, name: str = "answer.py") -> str:
         """Execute `source`, called `name` in tracebacks, in the answer's namespace; return what it printed, cut.
 
-        Raises:
-            AnswerError: if it raised an error; `AnswerDied` if its process ended. A source that ended its process is
-                not loaded again.
+        Raises AnswerError if it raised an error; `AnswerDied` if its process ended. A source that ended its process is
+        not loaded again.
         """
         try:
             self._ask({"run": source, "name": name}, None)
@@ -119,9 +112,7 @@ class Sandbox:
     def function(self, name: str, keep: str = "none") -> Callable[..., Any]:
         """Return a stand-in for a function of the answer.
 
-        Args:
-            name: of the function.
-            keep: what stays in its process: "all" of a result, the "cache" of a result (out, cache), or "none".
+        `keep` says what stays in its process: "all" of a result, the "cache" of a result (out, cache), or "none".
         """
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -163,10 +154,7 @@ class Sandbox:
             return
         # Its whole group, in case it has started processes.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for descriptor in (self._to_child, self._from_child):
             os.close(descriptor)
@@ -198,19 +186,9 @@ class Sandbox:
             "file_bytes": self.limits.file_bytes,
             "preload": self.preload,
         }
-        environment = {
-            "HOME": self._scratch,
-            "TMPDIR": self._scratch,
-            "MPLCONFIGDIR": self._scratch,
-            "MPLBACKEND": "agg",
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-            "PATH": os.defpath,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONHASHSEED": "0",
-            **({"SYSTEMROOT": os.environ["SYSTEMROOT"]} if "SYSTEMROOT" in os.environ else {}),
-            **self.environment,
-        }
+        environment = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), self._scratch)
+        environment |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"), "1")
+        environment |= {"MPLBACKEND": "agg", "PATH": os.defpath, "PYTHONHASHSEED": "0"} | self.environment
         package = Path(__file__).parents[2]
         # -I: import neither from the working directory nor from the user's own packages.
         bootstrap = f"import sys; sys.path.append({str(package)!r}); from tinyprune.course.child import main; main()"

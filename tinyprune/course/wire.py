@@ -39,16 +39,12 @@ class Kept:
 
 
 def encode(value: Any, arrays: list[np.ndarray], keep: Callable[[Any], int], far: type | None = None) -> Any:
-    """Return `value` as a tree for JSON.
+    """Return `value` as a tree for JSON. Raises WireError for an array of objects.
 
     Args:
-        value: what travels.
         arrays: receives the arrays in `value`, not copies.
         keep: stores a function, or an object that cannot travel, and returns its number.
         far: the class of stand-ins for objects on the other side, which become those objects again there.
-
-    Raises:
-        WireError: if an array in `value` has no fixed size, such as an array of objects.
     """
     if far is not None and isinstance(value, far):
         return {"yours": value.number}
@@ -78,16 +74,12 @@ def decode(
     mine: Callable[[int], Any] | None = None,
     far: Callable[[int], Any] = Kept,
 ) -> Any:
-    """Return the value that `encode` made `tree` of.
+    """Return the value that `encode` made `tree` of. Raises WireError if it was not made by `encode`.
 
     Args:
-        arrays: of the message.
         function: makes the stand-in for function number n of the other side.
         mine: returns object n that was kept on this side.
         far: makes the stand-in for object n that was kept on the other side.
-
-    Raises:
-        WireError: if `tree` was not made by `encode`.
     """
     left = dict(enumerate(arrays))
 
@@ -143,8 +135,7 @@ def pack(head: dict[str, Any], arrays: list[np.ndarray]) -> bytes:
 def unpack(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Read the next message. `read(n)` returns exactly n bytes.
 
-    Raises:
-        WireError: if it is not a message or too large.
+    Raises WireError if it is not a message or too large.
     """
     text_size, rest_size = struct.unpack("<QQ", read(16))
     if text_size + rest_size > MAX_BYTES or text_size > MAX_HEAD_BYTES:

@@ -5,29 +5,12 @@ segments = Segments(text.train, B=16, T=128)
 ids, targets, fresh = segments.batch(step=0)
 """
 
-from tinyprune.data.corpora import catalogue, data_directory
-from tinyprune.data.segments import Segments, evaluation_segments
-from tinyprune.data.text import Text, load_text
-from tinyprune.data.tokenizers import (
-    ByteTokenizer,
-    CharacterTokenizer,
-    Tokenizer,
-    WordTokenizer,
-    check_ids,
-    tokenizer_from_dict,
-)
-
-__all__ = [
-    "ByteTokenizer",
-    "CharacterTokenizer",
-    "Segments",
-    "Text",
-    "Tokenizer",
-    "WordTokenizer",
-    "catalogue",
-    "check_ids",
-    "data_directory",
-    "evaluation_segments",
-    "load_text",
-    "tokenizer_from_dict",
-]
+from tinyprune.data.segments import Segments as Segments
+from tinyprune.data.segments import evaluation_segments as evaluation_segments
+from tinyprune.data.text import Text as Text
+from tinyprune.data.text import load_text as load_text
+from tinyprune.data.tokenizers import ByteTokenizer as ByteTokenizer
+from tinyprune.data.tokenizers import CharacterTokenizer as CharacterTokenizer
+from tinyprune.data.tokenizers import Tokenizer as Tokenizer
+from tinyprune.data.tokenizers import WordTokenizer as WordTokenizer
+from tinyprune.data.tokenizers import tokenizer_from_dict as tokenizer_from_dict

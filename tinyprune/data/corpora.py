@@ -84,15 +84,9 @@ def open_entry(entry: Entry, config: DataConfig) -> Corpus:
     # Imported here because urllib and tqdm take longer to import than everything else together.
     from tinyprune.data.download import fetch
 
-    offline = ", ".join(e.name for e in catalogue().values() if not e.url)
-    path = fetch(
-        entry.url,
-        data_directory() / entry.file,
-        name=entry.name,
-        sha256=entry.sha256,
-        size=entry.size,
-        otherwise=f"or use a corpus that needs no network: {offline}",
-    )
+    advice = "or use a corpus that needs no network: " + ", ".join(e.name for e in catalogue().values() if not e.url)
+    expected = {"name": entry.name, "sha256": entry.sha256, "size": entry.size}
+    path = fetch(entry.url, data_directory() / entry.file, **expected, otherwise=advice)
     if not entry.members:
         return _cut(entry.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
     try:
@@ -119,10 +113,7 @@ def stdlib_text() -> str:
 
     It omits what some distributions leave out, what was installed later, the corpus `pydoc`, and `_sysconfigdata*` and
     `config-*`, which describe how this Python was built. So every Python of one version has the same text, except for
-    patches by its distributor.
-
-    Raises:
-        UsageError: if this Python comes without its sources.
+    patches by its distributor. Raises UsageError if this Python comes without its sources.
     """
     root = Path(sysconfig.get_path("stdlib"))
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
@@ -139,18 +130,19 @@ def stdlib_text() -> str:
 def _local_file(name: str, known: list[str]) -> Path:
     """Return the path of the file `name`. Raises UsageError if it is not there, cannot be read or is empty."""
     path = Path(name).expanduser()
-    allowed = f"give one of {', '.join(known)}, or the path of a text file"
+    problem = ""
     if not path.exists():
-        raise UsageError(f"data.corpus: there is no corpus and no file {name!r}; {allowed}")
-    if not path.is_file():
-        raise UsageError(f"data.corpus: {name!r} is {'a folder' if path.is_dir() else 'not a regular file'}; {allowed}")
-    try:
-        with path.open("rb") as stream:
-            empty = not stream.read(1)
-    except OSError as error:
-        raise UsageError(f"data.corpus: cannot read {name!r}: {error.strerror}; {allowed}") from error
-    if empty:
-        raise UsageError(f"data.corpus: {name!r} is empty; {allowed}")
+        problem = f"there is no corpus and no file {name!r}"
+    elif not path.is_file():
+        problem = f"{name!r} is {'a folder' if path.is_dir() else 'not a regular file'}"
+    else:
+        try:
+            with path.open("rb") as stream:
+                problem = "" if stream.read(1) else f"{name!r} is empty"
+        except OSError as error:
+            problem = f"cannot read {name!r}: {error.strerror}"
+    if problem:
+        raise UsageError(f"data.corpus: {problem}; give one of {', '.join(known)}, or the path of a text file")
     return path
 
 

@@ -31,26 +31,20 @@ def fetch(
     """Make sure that the file of `url` is at `path`, complete and unaltered; download it if it is not there.
 
     Args:
-        url: http or https address.
-        path: of the file; its folder is made.
-        name: name in messages and on the progress bar.
         sha256: 64 hexadecimal digits. None: the hash is recorded in `path`.sha256 at first use and checked afterwards.
         size: in bytes, for the progress bar if the server does not send it.
         otherwise: advice for users without a network, added to that message.
-
-    Returns:
-        `path`.
 
     Raises:
         TinypruneError: if the network or the server fails, or if the hash is wrong; the file is then set aside.
         SaveError: if the file cannot be written.
     """
+    part = path.with_name(f"{path.name}.part")
     try:
         if path.exists():
             _verify(path, path, sha256)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = _beside(path, ".part")
             _download(url, path, part, name, size, otherwise)
             _verify(part, path, sha256)
             part.replace(path)
@@ -126,22 +120,18 @@ def _verify(file: Path, path: Path, sha256: str | None) -> None:
     """Compare the hash of `file` with `sha256`, else with the one recorded beside `path`, else record it there."""
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    record = _beside(path, ".sha256")
+    record = path.with_name(f"{path.name}.sha256")
     if sha256 is None and not record.exists():
         record.write_text(f"{found}  {path.name}\n", encoding="utf-8")
         return
     expected = sha256 or record.read_text(encoding="utf-8").split()[0]
     if found != expected:
         source = "" if sha256 else f" (recorded in {record} at its first use)"
-        aside = file.replace(_beside(path, ".bad"))
+        aside = file.replace(path.with_name(f"{path.name}.bad"))
         raise TinypruneError(
             f"{path} has sha256 {found}, expected {expected}{source}: it is damaged, or it has changed where it comes "
             f"from; it was set aside as {aside}, run again to download it afresh"
         )
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
 
 
 def _size(path: Path) -> int:

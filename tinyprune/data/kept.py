@@ -32,9 +32,7 @@ def vocabulary(
 ) -> Tokenizer:
     """Return the tokenizer kept for `config` in `directory`, or build it and keep it there.
 
-    Raises:
-        TinypruneError: if the kept vocabulary cannot be read.
-        SaveError: if the vocabulary cannot be written.
+    Raises TinypruneError if it cannot be read, SaveError if it cannot be written.
     """
     path = directory / f"{_name(corpus, digest, config.tokenizer, config.vocabulary)}.vocabulary.json"
     if path.exists():
@@ -54,13 +52,8 @@ def tokens(
 ) -> tuple[dict[str, NDArray], dict[str, int]]:
     """Return the tokens kept in `directory`, as read-only memory maps, or write `encoded` there first.
 
-    Returns:
-        tokens: the ids of each split, (n,) of `id_dtype(tokenizer)`.
-        characters: `Text.characters`.
-
-    Raises:
-        TinypruneError: if kept tokens are damaged.
-        SaveError: if tokens cannot be written.
+    They are the ids of each split, (n,) of `id_dtype(tokenizer)`; with them comes `Text.characters`. Raises
+    TinypruneError if kept tokens are damaged, SaveError if they cannot be written.
     """
     folder = directory / f"{_name(corpus, digest, tokenizer.to_dict())}.tokens"
     if not folder.exists():

@@ -25,20 +25,12 @@ class Segments:
     """The batches of a text. A step's batch depends only on its number, so a resumed run continues exactly.
 
     Every row's stream has (n − 1) // B of the text's n tokens. The remainder of a stream after its last whole segment,
-    fewer than T tokens, is not used.
-
-    Args:
-        tokens: the text, (n,) of any integer dtype, possibly memory-mapped.
-        B: rows in a batch.
-        T: tokens in a segment.
-
-    Raises:
-        UsageError: if the text is too short for one segment in each row.
+    fewer than T tokens, is not used. Raises UsageError if the text is too short for one segment in each row.
     """
 
-    tokens: NDArray
-    B: int
-    T: int
+    tokens: NDArray  # the text, (n,) of any integer dtype, possibly memory-mapped
+    B: int  # rows in a batch
+    T: int  # tokens in a segment
 
     def __post_init__(self) -> None:
         needed = self.B * self.T + 1
@@ -75,24 +67,16 @@ class Segments:
 
 
 def evaluation_segments(tokens: NDArray, T: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Return one stream over the whole text, in which every token but the first is a target exactly once.
+    """Yield one stream over the whole text, in which every token but the first is a target exactly once.
 
-    Args:
-        tokens: the text, (n,) of any integer dtype, possibly memory-mapped.
-        T: tokens in a segment; the last may be shorter.
-
-    Returns:
-        an iterator over (ids, targets), each (1, t) int64 with t ≤ T; memory is empty before the first and then kept.
+    Yields:
+        (ids, targets), each (1, t) int64 with t ≤ T; memory is empty before the first and then kept.
 
     Raises:
-        UsageError: at the call, if there are fewer than 2 tokens and so nothing to predict.
+        UsageError: if there are fewer than 2 tokens and so nothing to predict.
     """
     if len(tokens) < 2:
         raise UsageError(f"evaluation needs a text of at least 2 tokens, got {len(tokens)}")
-    return _evaluation_segments(tokens, T)
-
-
-def _evaluation_segments(tokens: NDArray, T: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     for start in range(0, len(tokens) - 1, T):
         window = np.array(tokens[start : start + T + 1], np.int64)[None]
         yield window[:, :-1].copy(), window[:, 1:].copy()

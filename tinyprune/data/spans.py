@@ -18,15 +18,10 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Span:
-    """The bytes `start` … `stop - 1` of the stream that `open` opens.
+    """The bytes `start` … `stop - 1` of the stream that `open` opens."""
 
-    Attributes:
-        label: name of the text in messages.
-        open: returns a seekable binary stream for a `with` statement; called once for each reading.
-    """
-
-    label: str
-    open: Callable[[], AbstractContextManager[BinaryIO]]
+    label: str  # name of the text in messages
+    open: Callable[[], AbstractContextManager[BinaryIO]]  # a seekable stream; called once for each reading
     start: int
     stop: int
 
@@ -58,8 +53,7 @@ class Span:
     def read_text(self) -> Iterator[str]:
         """Yield the characters in chunks, decoded from UTF-8; a character may lie across two chunks of bytes.
 
-        Raises:
-            UsageError: if the bytes are not UTF-8; the message gives the offset of the first one that is not.
+        Raises UsageError if the bytes are not UTF-8; the message gives the offset of the first one that is not.
         """
         decoder = codecs.getincrementaldecoder("utf-8")()
         position = self.start
@@ -94,10 +88,7 @@ class Corpus:
     def read(self, unit: str, doing: str = "", splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, Any]]:
         """Yield (split, chunk), split by split; see `Span.read`.
 
-        Args:
-            unit: "byte", "character" or "word", the kind of a tokenizer.
-            doing: label of a progress bar on standard error, such as "reading"; without one there is no bar.
-            splits: names of the splits to read.
+        `doing`, such as "reading", is the label of a progress bar on standard error; without one there is no bar.
         """
         spans = {split: self.splits[split] for split in splits}
         chunks = ((split, chunk) for split, span in spans.items() for chunk in span.read(unit))

@@ -30,22 +30,18 @@ IN_MEMORY_BYTES = 16_000_000
 class Text:
     """A tokenised corpus.
 
-    Attributes:
-        tokenizer: the tokenizer that made the ids; its `decode` turns them back into text.
-        train, valid, test: token ids, (n,) of an unsigned integer dtype, possibly memory-mapped and read-only.
-        characters: the number of characters (byte tokenizer: bytes) in the raw text of each split, for bits per
-            character; 0 if some of its words became `<unk>`, because the tokens then no longer stand for the text.
-        digest: sha256 of the whole corpus, hexadecimal; a resumed run uses it to notice that the text has changed.
-        name: name of the corpus or of the file.
+    `train`, `valid` and `test` are token ids, (n,) of an unsigned integer dtype, possibly memory-mapped and read-only.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # which made the ids; its `decode` turns them back into text
     train: NDArray
     valid: NDArray
     test: NDArray
+    # The number of characters (byte tokenizer: bytes) in the raw text of each split, for bits per character; 0 if some
+    # of its words became `<unk>`, because the tokens then no longer stand for the text.
     characters: dict[str, int]
-    digest: str
-    name: str
+    digest: str  # sha256 of the whole corpus; a resumed run uses it to notice that the text has changed
+    name: str  # of the corpus or of the file
 
 
 def load_text(

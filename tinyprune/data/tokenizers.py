@@ -65,10 +65,8 @@ class CharacterTokenizer:
     """One token for each character (Unicode code point), numbered in the order of the code points.
 
     The vocabulary is the set of characters of the *whole* corpus, so that every character of the held-out text has an
-    id. That tells the model which characters exist, but not where they stand.
-
-    Raises:
-        UsageError: if there are no characters, or if they are not in rising order without repetition.
+    id. That tells the model which characters exist, but not where they stand. Raises UsageError if there are no
+    characters, or if they are not in rising order without repetition.
     """
 
     kind = "character"
@@ -118,9 +116,7 @@ class WordTokenizer:
 
     Words are numbered by falling frequency, as an adaptive softmax needs them, and alphabetically where equally
     frequent. Two things are lost: an unknown word becomes `<unk>`, and white space within a line becomes one space.
-
-    Raises:
-        UsageError: if words repeat, or if `<unk>` or `<eos>` is not among them.
+    Raises UsageError if words repeat, or if `<unk>` or `<eos>` is not among them.
     """
 
     kind = "word"
@@ -137,14 +133,9 @@ class WordTokenizer:
     def build(cls, chunks: Iterable[str], size: int = 0) -> WordTokenizer:
         """Return the tokenizer of the words in `chunks`, none of which may lie across two chunks.
 
-        Args:
-            chunks: the training text.
-            size: V, with `<unk>` and `<eos>` among them: the most frequent words are kept. 0: all words.
-
-        The frequency of `<unk>` includes all words that are not kept; that of `<eos>` is the number of lines.
-
-        Raises:
-            UsageError: if `size` leaves no room for a word.
+        The `size` most frequent words are kept, with `<unk>` and `<eos>` among them; 0: all. The frequency of `<unk>`
+        includes all words that are not kept; that of `<eos>` is the number of lines. Raises UsageError if `size` leaves
+        no room for a word.
         """
         if size in (1, 2):
             raise UsageError(f"data.vocabulary must be 0 (all words) or at least 3 (with <unk> and <eos>), got {size}")
@@ -196,11 +187,7 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
 
 
 def build_tokenizer(corpus: Corpus, config: DataConfig, doing: str = "") -> Tokenizer:
-    """Build the tokenizer that `config` asks for from the corpus; `doing` labels a progress bar.
-
-    Raises:
-        UsageError: if the corpus is not UTF-8 and the tokenizer is not the byte tokenizer.
-    """
+    """Build the tokenizer that `config` asks for from the corpus; `doing` labels a progress bar."""
     match config.tokenizer:
         case "byte":
             return ByteTokenizer()

@@ -69,23 +69,14 @@ ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True)
 class Cell:
-    """One model to compute.
+    """One model to compute."""
 
-    Attributes:
-        config: model, text, stages and seed. `heads` is used in place of `config.gate.target_heads`.
-        method: "baseline", "unpruned", `FROM_SCRATCH`, `SMALL` or one of `METHODS`.
-        heads: how many heads are kept in all layers together; None for a method that removes none.
-        scope: for criteria, see `importance.keep_best`.
-        backend: name of the backend that computes.
-        digest: sha256 of the text; a worker with another text refuses the cell. None accepts any text.
-    """
-
-    config: RunConfig
-    method: str
-    heads: int | None = None
-    scope: str = "global"
+    config: RunConfig  # model, text, stages and seed; `heads` replaces its `gate.target_heads`
+    method: str  # "baseline", "unpruned", `FROM_SCRATCH`, `SMALL` or one of `METHODS`
+    heads: int | None = None  # how many are kept in all layers together; None for a method that removes none
+    scope: str = "global"  # for criteria, see `importance.keep_best`
     backend: str = "numba"
-    digest: str | None = None
+    digest: str | None = None  # sha256 of the text; a worker with another text refuses the cell. None accepts any text
 
     def __post_init__(self) -> None:
         known = ("baseline", "unpruned", FROM_SCRATCH, SMALL, *METHODS)
@@ -137,26 +128,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a cell.
+    """The result of a cell."""
 
-    Attributes:
-        record: plain values, see `CellRun.measure`.
-        checkpoint: the baseline's weights, as the bytes of a safetensors file; None for other cells.
-    """
-
-    record: dict[str, Any]
-    checkpoint: bytes | None = None
+    record: dict[str, Any]  # plain values, see `CellRun.measure`
+    checkpoint: bytes | None = None  # the baseline's weights as a safetensors file; None for other cells
 
 
 def compute(cell: Cell, baseline: bytes | None = None) -> Outcome:
-    """Compute a cell in one thread; to use a whole machine, compute as many cells at a time as it has processors.
+    """Compute a cell, given the checkpoint of `cell.baseline`. Raises TinypruneError, naming the cell, if that fails.
 
-    Args:
-        cell: what to compute.
-        baseline: the checkpoint of `cell.baseline`.
-
-    Raises:
-        TinypruneError: naming the cell, if its training fails.
+    It takes one thread; to use a whole machine, compute as many cells at a time as it has processors.
     """
     with ONE_AT_A_TIME:
         ops = get_backend(cell.backend)
@@ -192,7 +173,8 @@ class CellRun:
         if method == "baseline":
             model = self.new_model()
             self.train(model, config.train, "train")
-            return Outcome(self.measure(model), checkpoint_bytes(model))
+            weights = {name: np.ascontiguousarray(x) for name, x in model.host_params().items()}
+            return Outcome(self.measure(model), safetensors.numpy.save(weights))
         together = dataclasses.replace(config.train, steps=config.train.steps + config.gate_train.steps)
         if method == SMALL:
             new = self.new_model()
@@ -207,12 +189,12 @@ class CellRun:
             if baseline is None:
                 raise UsageError(f"{self.cell} needs the checkpoint of its baseline, got none")
             self.record["steps_total"] = config.train.steps
-            model = Transformer(self.model_config, load_checkpoint_bytes(baseline), ops=self.ops)
+            model = Transformer(self.model_config, safetensors.numpy.load(baseline), ops=self.ops)
             if method in GATES:
                 model = self.gated(model, GATES[method], config.gate_train)
             elif method in REWOUND:
                 head_ids = self.gated(model, GATES[REWOUND[method]], config.gate_train).config.head_ids
-                whole = Transformer(self.model_config, load_checkpoint_bytes(baseline), ops=self.ops)
+                whole = Transformer(self.model_config, safetensors.numpy.load(baseline), ops=self.ops)
                 mask = [np.isin(range(H), ids) for H, ids in zip(whole.config.heads, head_ids, strict=True)]
                 model = remove_closed_heads(with_heads(whole, mask))
             else:
@@ -317,13 +299,3 @@ class CellRun:
             "bits_per_character": quality,
             **self.record,
         }
-
-
-def checkpoint_bytes(model: Transformer) -> bytes:
-    """Return the weights as the bytes of a safetensors file."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in model.host_params().items()})
-
-
-def load_checkpoint_bytes(content: bytes) -> dict[str, Any]:
-    """Return the weights that `checkpoint_bytes` wrote."""
-    return safetensors.numpy.load(content)

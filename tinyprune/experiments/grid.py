@@ -41,17 +41,11 @@ BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "V
 
 @dataclass(frozen=True)
 class Workers:
-    """An executor and how to use it.
-
-    Attributes:
-        executor: computes the cells.
-        count: how many cells it computes at a time.
-        lost: exceptions of a future that mean that its worker has died, not that the cell has failed.
-    """
+    """An executor and how to use it."""
 
     executor: Executor
-    count: int
-    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
+    count: int  # how many cells it computes at a time
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)  # a future's error that means that its worker has died
 
 
 OpenWorkers = Callable[[], AbstractContextManager[Workers]]
@@ -116,15 +110,9 @@ def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
     """Return the workers of the Dask scheduler at `address`, such as tcp://host:8786.
 
     A worker process computes one cell at a time, so start `dask worker ADDRESS --nworkers auto --nthreads 1` to use a
-    whole machine. Workers may come and go; while there are none the study waits.
-
-    Args:
-        address: of the scheduler.
-        timeout: seconds to wait for its answer.
-
-    Raises:
-        UsageError: when opened, if Dask is not installed, no scheduler answers, it has no workers, or they have another
-            version of tinyprune.
+    whole machine. Workers may come and go; while there are none the study waits. Raises UsageError when opened, if Dask
+    is not installed, no scheduler answers within `timeout` seconds, it has no workers, or they have another version of
+    tinyprune.
     """
 
     @contextmanager
@@ -164,8 +152,7 @@ def check_workers(client: Any, address: str) -> None:
 def run_cells(cells: Iterable[Cell], store: Store, workers: OpenWorkers, describe: str = "cells") -> None:
     """Compute all cells that are not in the store, and the baselines that they start from.
 
-    Raises:
-        TinypruneError: if a cell fails, or its workers died three times. Finished cells are kept.
+    Raises TinypruneError if a cell fails, or its workers died three times. Finished cells are kept.
     """
     todo = missing(cells, store)
     attempts: Counter[str] = Counter()

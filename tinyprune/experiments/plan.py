@@ -20,10 +20,10 @@ SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads, that are kept
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell and its name in a study's tables; `target_share` of the heads is kept, None for all of them."""
+    """A cell and its name in a study's tables."""
 
     method: str
-    target_share: float | None
+    target_share: float | None  # of the heads, which is kept; None for all of them
     cell: Cell
 
     @property
@@ -34,25 +34,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """How large a study is.
+    """How large a study is."""
 
-    Attributes:
-        config: model, text and stages; its seed is the first one.
-        seeds: how many seeds.
-        shares: shares of the heads to keep.
-        methods: pruning methods to compare.
-        scope: where criteria compare heads, see `importance.keep_best`.
-        backend: name of the backend that computes.
-        digest: sha256 of the text.
-    """
-
-    config: RunConfig
-    seeds: int = 3
+    config: RunConfig  # model, text and stages; its seed is the first one
+    seeds: int = 3  # how many
     shares: Sequence[float] = SHARES
-    methods: Sequence[str] = METHODS
-    scope: str = "global"
+    methods: Sequence[str] = METHODS  # pruning methods to compare
+    scope: str = "global"  # where criteria compare heads, see `importance.keep_best`
     backend: str = "numba"
-    digest: str | None = None
+    digest: str | None = None  # sha256 of the text
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -85,35 +75,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Finished:
-    """A study whose cells are all done.
-
-    Attributes:
-        entries: the cells by their names in the tables.
-        store: their records, and the baselines' weights.
-        V: vocabulary size of the text.
-        tables: records by table name: "results", "summary", then the study's own.
-    """
+    """A study whose cells are all done."""
 
     entries: Sequence[Entry]
-    store: Store
-    V: int
-    tables: dict[str, list[Record]]
+    store: Store  # the cells' records, and the baselines' weights
+    V: int  # vocabulary size of the text
+    tables: dict[str, list[Record]]  # by name: "results", "summary", then the study's own
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that one study does not share with the others.
+    """Everything that one study does not share with the others."""
 
-    Attributes:
-        entries: gives the cells of a plan. All names, shares and seeds stand for different cells.
-        tables: gives the study's own tables by file name. There must be a "comparison", see `results.compare`.
-        pictures: gives file name, caption and figure of each picture, drawn from all tables.
-        changes: what the study changes in the preset `running.PRESET`, as for `RunConfig.with_options`.
-        equal: what models have in common that are compared, "heads" or "parameters".
-    """
-
-    entries: Callable[[Plan], list[Entry]]
-    tables: Callable[[Finished], dict[str, list[Record]]]
-    pictures: Callable[[Finished], Iterable[tuple[str, str, Figure]]]
-    changes: dict[str, Any] = field(default_factory=dict)
-    equal: str = "heads"
+    entries: Callable[[Plan], list[Entry]]  # all names, shares and seeds stand for different cells
+    tables: Callable[[Finished], dict[str, list[Record]]]  # by file name, with a "comparison", see `results.compare`
+    pictures: Callable[[Finished], Iterable[tuple[str, str, Figure]]]  # file name, caption and figure of each
+    changes: dict[str, Any] = field(default_factory=dict)  # in the preset `running.PRESET`
+    equal: str = "heads"  # what models have in common that are compared, "heads" or "parameters"

@@ -32,10 +32,7 @@ def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: st
     """Return a row for each model and split; times are measured now.
 
     `heads_shifted` is how many heads more than the target the controller left open (fewer if negative), which were then
-    closed to meet it exactly; None for methods that have no controller.
-
-    Raises:
-        CheckpointError: if a cell is not done.
+    closed to meet it exactly; None for methods that have no controller. Raises CheckpointError if a cell is not done.
     """
     done = [(entry, store.record(entry.cell)) for entry in entries]
     for entry, record in done:
@@ -92,10 +89,7 @@ def summarise(rows: Sequence[Record], split: str = "test") -> list[Record]:
 def compare(rows: Sequence[Record], reference: str, split: str = "test") -> list[Record]:
     """Compute how many more bits each method needs than the reference, with as many heads and the same seed.
 
-    Args:
-        rows: of results.csv.
-        reference: a method. Rows without a partner of this method are left out.
-        split: whose rows are compared.
+    Rows without a partner of the reference are left out.
 
     Returns:
         A record for each other method and number of heads: mean of the differences and their standard deviation

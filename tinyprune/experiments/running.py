@@ -48,7 +48,6 @@ def make_plan(
     """Make a plan from the command line's values.
 
     Args:
-        study: one of `experiments.STUDIES`.
         preset: of model and stages; None for `PRESET` with the study's own changes.
         options: `{"table.key": value}`, see `RunConfig.with_options`.
         quick: fewer steps, seeds and shares, where they are not given.
@@ -65,12 +64,8 @@ def run_study(
 ) -> list[Record]:
     """Compute the cells that a study lacks, then write its tables and pictures; returns the rows of results.csv.
 
-    Args:
-        name: one of `experiments.STUDIES`.
-        plan: how large it is.
-        directory: where everything is stored; cells that are there already are not computed again.
-        workers: who computes, see `grid`.
-        compile_first: compile the kernels once in this process, so that the workers, who share the cache, need not.
+    With `compile_first` the kernels are compiled once in this process, so that the workers, who share the cache, need
+    not.
 
     Raises:
         UsageError: if the tokenizer has `<unk>`, which makes bits per character meaningless, or if another process is
@@ -124,15 +119,18 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
         if records:
             write(f"{table}.csv", to_csv(records))
     corpus = Path(plan.config.data.corpus).name  # without the folder of a file
+    backend, threads = BACKENDS[plan.backend], processors()
+    if plan.backend == "numba":
+        import numba
+
+        threads = numba.get_num_threads()
     about = {
         "study": name,
         "config": plan.config.to_dict() | {"data": plan.config.data.to_dict() | {"corpus": corpus}},
         "text_sha256": plan.digest,
         "seeds": [plan.config.seed + i for i in range(plan.seeds)],
         "shares": list(plan.shares),
-        "machine": describe_machine(
-            timing_threads(plan.backend), BACKENDS[plan.backend].packages, BACKENDS[plan.backend].on_device
-        ),
+        "machine": describe_machine(threads, backend.packages, backend.on_device),
     }
     write("study.json", json.dumps(about, indent=1) + "\n")
     plots, captions = store.directory / "plots", {}
@@ -147,24 +145,8 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
     return rows
 
 
-def timing_threads(backend: str) -> int:
-    """Return the number of threads with which times are measured."""
-    if backend != "numba":
-        return processors()
-    import numba
-
-    return numba.get_num_threads()
-
-
 def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dict[str, str], equal: str) -> str:
-    """Return README.md of a study, with its tables and pictures.
-
-    Args:
-        about: content of study.json.
-        tables: as in `Finished`.
-        captions: by the pictures' file names.
-        equal: as in `Study`.
-    """
+    """Return README.md of a study, with its tables and pictures; `about` is study.json, `captions` by picture."""
     name, config = about["study"], about["config"]
     steps = " + ".join(str(config[stage]["steps"]) for stage in ("train", "gate_train", "finetune"))
     paragraphs = [

@@ -22,10 +22,7 @@ from tinyprune.files import locked, replace_file, save_error
 
 
 class Store:
-    """The finished cells of a directory.
-
-    Args:
-        directory: created if it does not exist.
+    """The finished cells of a directory, which is created if it does not exist.
 
     Raises:
         UsageError: if it is a file.
@@ -65,10 +62,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the directory against other processes. Raises UsageError if one holds the lock.
-
-        The lock ends with the process. On a system without such locks this does nothing.
-        """
+        """Lock the directory against other processes, see `files.locked`. Raises UsageError if one holds the lock."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(self.directory / ".lock", wait=False))

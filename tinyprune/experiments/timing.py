@@ -31,10 +31,7 @@ def measure_times(
 ) -> dict[ModelConfig, float]:
     """Measure milliseconds per 1,000 tokens of each configuration, see `report.milliseconds_per_1k_tokens`.
 
-    Args:
-        configs: with V set; equal ones are measured once.
-        backend: name of the backend that computes.
-        at_least: seconds for which each is measured.
+    The configurations have V set; equal ones are measured once, for `at_least` seconds.
     """
     ops, rng = get_backend(backend), np.random.default_rng(0)
     different = list(dict.fromkeys(configs))

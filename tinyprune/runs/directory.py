@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, read_config, to_toml
+from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, read_config
 from tinyprune.data import Tokenizer, tokenizer_from_dict
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import replace_file
@@ -26,21 +26,13 @@ STAGES = ("train", "gate", "prune", "finetune")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model loaded from a checkpoint, with what is needed to use it.
-
-    Attributes:
-        model: as it was saved.
-        tokenizer: of the text that it was trained on.
-        data: which text that was.
-        digest: sha256 of that text.
-        metadata: all metadata of the checkpoint.
-    """
+    """A model loaded from a checkpoint, with what is needed to use it."""
 
     model: Transformer
     tokenizer: Tokenizer
-    data: DataConfig
-    digest: str
-    metadata: dict[str, Any]
+    data: DataConfig  # the text that it was trained on
+    digest: str  # sha256 of that text
+    metadata: dict[str, Any]  # all metadata of the checkpoint
 
 
 def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, digest: str) -> dict[str, Any]:
@@ -55,11 +47,7 @@ def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, d
 
 
 def load_model(path: Path, ops: Backend) -> SavedModel:
-    """Read a stage's checkpoint.
-
-    Raises:
-        CheckpointError: if it cannot be read, or its tensors do not fit its metadata.
-    """
+    """Read a stage's checkpoint. Raises CheckpointError if that fails, or its tensors do not fit its metadata."""
     tensors, metadata = load_checkpoint(path)
     params = {name.removeprefix("params."): x for name, x in tensors.items() if name.startswith("params.")}
     try:
@@ -75,11 +63,7 @@ def load_model(path: Path, ops: Backend) -> SavedModel:
 
 
 class RunDirectory:
-    """The directory where a run keeps its files.
-
-    Args:
-        path: the directory; it need not exist yet.
-    """
+    """The directory where a run keeps its files; it need not exist yet."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -114,10 +98,6 @@ class RunDirectory:
             return read_config(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read {path}: {error}; put it back, or start a new run") from error
-
-    def write_config(self, config: RunConfig) -> None:
-        """Write config.toml; the directory is created if missing."""
-        self.write("config.toml", to_toml(config.to_dict()))
 
     def write(self, name: str, text: str) -> None:
         """Write a text file of the run, whole or not at all. Raises SaveError if that fails."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyprune.config import ModelConfig, RunConfig, TrainConfig
+from tinyprune.config import ModelConfig, RunConfig, TrainConfig, to_toml
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import locked
@@ -50,30 +50,20 @@ def validations(steps: int, config: TrainConfig) -> int:
 
 @dataclass
 class Run:
-    """A run has a directory, a configuration and a backend; its methods are the stages.
-
-    Attributes:
-        directory: where all files are kept.
-        config: the settings of all stages.
-        ops: the backend's operations.
-        resume_command: the command that resumes after a stop, for messages.
-        anew: stages whose checkpoints no longer count, see `prepare`.
-        source: another run's checkpoint, until `prepare` has made it the baseline of this one, see `adopt`.
-    """
+    """A run has a directory, a configuration and a backend; its methods are the stages."""
 
     directory: RunDirectory
     config: RunConfig
     ops: Backend
-    resume_command: str
-    anew: Sequence[str] = ()
-    source: Path | None = None
+    resume_command: str  # the command that resumes after a stop, for messages
+    anew: Sequence[str] = ()  # stages whose checkpoints no longer count, see `prepare`
+    source: Path | None = None  # another run's checkpoint, which `prepare` makes the baseline of this one, see `adopt`
 
     @cached_property
     def text(self) -> Text:
         """Return the tokenised text; an existing model's own tokenizer is used.
 
-        Raises:
-            UsageError: if the text is not the one that the run was trained on, or a split is too short.
+        Raises UsageError if the text is not the one that the run was trained on, or a split is too short.
         """
         before = self.earlier_model()
         if before is None:
@@ -134,7 +124,7 @@ class Run:
             self.save_finished("train", before.model, before, metrics_length=0, source=str(self.source))
             self.source = None
         if self.config != written:
-            self.directory.write_config(self.config)
+            self.directory.write("config.toml", to_toml(self.config.to_dict()))
 
     def check_settings(self, written: RunConfig, resume: bool, before: Sequence[str]) -> None:
         """Raise UsageError if the configuration contradicts the one that was `written` for existing checkpoints."""
@@ -187,9 +177,7 @@ class Run:
     def adopt(self, source: Path) -> None:
         """Take another run's model and text as the baseline, as if trained here; nothing is written yet.
 
-        Raises:
-            UsageError: if it has gates, or this run has trained a baseline of its own.
-            CheckpointError: if the checkpoint cannot be read.
+        Raises UsageError if it has gates, or this run has trained a baseline of its own.
         """
         saved = load_model(source, self.ops)
         if saved.model.gate is not None:
@@ -209,11 +197,7 @@ class Run:
 
     def train(self, resume: bool = False) -> None:
         """Run stage 1: train the baseline."""
-        if resume and self.finished("train"):
-            say("train: already finished")
-            return
-        model = Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
-        self.fit("train", model, self.config.train, LanguageModelling(), resume)
+        self.fit("train", self.new_model(), self.config.train, LanguageModelling(), resume)
 
     def gate(self, resume: bool = False) -> None:
         """Run stage 2: train gates on every head of the baseline together with the weights."""
@@ -298,7 +282,7 @@ class Run:
     def announce(self) -> None:
         """Say what a whole run will do and about how long it takes, as measured on this machine."""
         config, stages = self.config, (self.config.train, self.config.gate_train, self.config.finetune)
-        model = Transformer(self.model_config, init_parameters(self.model_config, self.generator("init")), ops=self.ops)
+        model = self.new_model()
         step, look = measure_seconds(model, self.segments(model.config, config.train), self.text, config.train)
         seconds = sum(
             stage.steps * step * stage.B / config.train.B + validations(stage.steps, stage) * look for stage in stages
@@ -307,6 +291,11 @@ class Run:
             f"run: train {stages[0].steps}, gate {stages[1].steps}, prune, finetune {stages[2].steps} steps, then a "
             f"report; all in {self.directory.path}, about {duration(seconds)} on this machine"
         )
+
+    def new_model(self) -> Transformer:
+        """Return the configured model with new weights."""
+        config = self.model_config
+        return Transformer(config, init_parameters(config, self.generator("init")), ops=self.ops)
 
     def training(self, stage: str) -> TrainConfig:
         """Return the settings by which a stage trains the weights."""

@@ -43,27 +43,9 @@ class Measured(NamedTuple):
     bytes: float
 
 
-def operation(options: Options, shape: str, name: str, moved: float, flop: float, **arguments: Any) -> Measured:
+def operation(options: Options, shape: str, work: str, moved: float, flop: float, /, **arguments: Any) -> Measured:
     """One of the operations in `backend_workloads`, which moves so many entries of 4 bytes."""
-    return Measured(Case(shape, (our_contender(options, name, flop / 1e9, **arguments),)), 4 * moved)
-
-
-def limits(options: Options) -> list[Measured]:
-    """Measure what the GPU does at best."""
-    flop = 2 * math.prod(BUSY.values())
-    return [
-        operation(options, COPY, "copy", 2 * COPIED, 0, entries=COPIED),
-        operation(options, MULTIPLY_ADD, "multiply_adds", 0, flop, **BUSY),
-    ]
-
-
-def matrix_products(options: Options, names: tuple[str, ...]) -> list[Measured]:
-    """Measure all products of the models' linear layers, beside cuBLAS."""
-    found = []
-    for m, k, n, layout in products(names):
-        case = matmul_case((m, k, n, layout), options)
-        found.append(Measured(replace(case, shape=f"matmul {case.shape}"), 4 * (m * k + k * n + m * n)))
-    return found
+    return Measured(Case(shape, (our_contender(options, work, flop / 1e9, **arguments),)), 4 * moved)
 
 
 def attention(options: Options, name: str) -> Measured:
@@ -79,19 +61,19 @@ def single_operations(options: Options, name: str) -> list[Measured]:
     c, B = shape.config, shape.B
     R, T, D, V = B * (c.M + c.T), B * c.T, c.D, c.V
     P = sum(math.prod(size) for size in parameter_shapes(c).values())
-    sizes: list[tuple[str, str, int, int, dict[str, Any]]] = [
-        # x → out; dout, x → dx. For each entry 8 operations, then 13 for dx, 5 for dscale and dbias
-        ("layernorm", f"{R}×{D}", 5 * R * D, 26 * R * D, {"rows": R, "D": D}),
-        # logits → log p; log p → dlogits. Maximum, difference, exp, sum, difference; exp, product
-        ("cross_entropy", f"{T}×{V}", 4 * T * V, 7 * T * V, {"rows": T, "V": V}),
-        # rows of the table → out; dout → the table's gradient
-        ("embedding", f"{T} of {V}×{D}", 3 * T * D + V * D, 3 * T * D, {"tokens": T, "V": V, "D": D}),
-        # parameter, gradient and both averages → all of these but the gradient
-        ("adamw", f"{P} parameters", 7 * P, 16 * P, {"name": name}),
-    ]
+
+    def one(work: str, size: str, entries: int, flop: int, /, **arguments: Any) -> Measured:
+        return operation(options, f"{work} {name}, {size}", work, entries, flop, **arguments)
+
     return [
-        Measured(Case(f"{work} {name}, {size}", (our_contender(options, work, flop / 1e9, **arguments),)), 4 * entries)
-        for work, size, entries, flop, arguments in sizes
+        # x → out; dout, x → dx. For each entry 8 operations, then 13 for dx, 5 for dscale and dbias
+        one("layernorm", f"{R}×{D}", 5 * R * D, 26 * R * D, rows=R, D=D),
+        # logits → log p; log p → dlogits. Maximum, difference, exp, sum, difference; exp, product
+        one("cross_entropy", f"{T}×{V}", 4 * T * V, 7 * T * V, rows=T, V=V),
+        # rows of the table → out; dout → the table's gradient
+        one("embedding", f"{T} of {V}×{D}", 3 * T * D + V * D, 3 * T * D, tokens=T, V=V, D=D),
+        # parameter, gradient and both averages → all of these but the gradient
+        one("adamw", f"{P} parameters", 7 * P, 16 * P, name=name),
     ]
 
 
@@ -107,17 +89,18 @@ def with_shares(rows: list[Record], moved: dict[str, float]) -> list[Record]:
 
 
 def all_cases(options: Options) -> list[Measured]:
-    """The limits, and every operation at the models' shapes."""
+    """The GPU's limits; the products of the models' linear layers, beside cuBLAS; their other operations."""
     names = options.shapes or SHAPES
-    of_models = [[attention(options, name), *single_operations(options, name)] for name in names]
-    return [*limits(options), *matrix_products(options, names), *(one for model in of_models for one in model)]
-
-
-def measure(cases: list[Measured], options: Options) -> list[Record]:
-    """Time the cases, and compare them with the limits, which must be among them."""
-    rounds = options.rounds or ROUNDS
-    rows = race("cuda", [one.case for one in cases], rounds=rounds, threads=options.threads)
-    return with_shares(rows, {one.case.shape: one.bytes for one in cases})
+    found = [
+        operation(options, COPY, "copy", 2 * COPIED, 0, entries=COPIED),
+        operation(options, MULTIPLY_ADD, "multiply_adds", 0, 2 * math.prod(BUSY.values()), **BUSY),
+    ]
+    for m, k, n, layout in products(names):
+        case = matmul_case((m, k, n, layout), options)
+        found.append(Measured(replace(case, shape=f"matmul {case.shape}"), 4 * (m * k + k * n + m * n)))
+    for name in names:
+        found += [attention(options, name), *single_operations(options, name)]
+    return found
 
 
 def run_cuda(options: Options) -> list[Record]:
@@ -125,4 +108,7 @@ def run_cuda(options: Options) -> list[Record]:
     if options.compile_only:
         return compiled_records()
     options = replace(options, peers=() if torch_without_gpu() else ("torch",))
-    return measure(all_cases(options), options)
+    cases = all_cases(options)
+    rounds = options.rounds or ROUNDS
+    rows = race("cuda", [one.case for one in cases], rounds=rounds, threads=options.threads)
+    return with_shares(rows, {one.case.shape: one.bytes for one in cases})

@@ -71,35 +71,33 @@ def climb(ladder: str, rungs: Sequence[Record], beside: Sequence[Record] = ()) -
     ]
 
 
-def matmul_ladder(rungs: Sequence[str], options: Options) -> list[Record]:
+def matmul_ladder(options: Options) -> list[Record]:
     """Time the lowest rungs at sizes of their own, all others and BLAS at one size."""
-    sizes = {rung: N_LOW.get(rung, N) for rung in rungs}
+    from tinyprune.kernels.ladder.matmul import RUNGS
+
+    sizes = {rung: N_LOW.get(rung, N) for rung in RUNGS}
     cases = [Case(f"{n}×{n}×{n}", (matmul_rung(rung, n),)) for rung, n in sizes.items() if n < N]
     high = [matmul_rung(rung, n) for rung, n in sizes.items() if n == N]
     cases.append(Case(f"{N}×{N}×{N}", (*reversed(high), blas((N, N, N, "A·B")))))
     rows = race("ladder", cases, rounds=options.rounds or ROUNDS, threads=options.threads)
     by_name = {row["subject"]: row for row in rows}
-    return climb("matmul", [by_name.pop(rung) for rung in rungs], list(by_name.values()))
-
-
-def attention_ladder(rungs: Sequence[str], name: str, options: Options) -> list[Record]:
-    """Time all rungs at one model's shape, forward."""
-    config = model_shape(name).config
-    if not config.relative or not config.N:
-        raise UsageError(f"the ladder of attention needs relative positions and persistent vectors, got {name}")
-    contenders = tuple(attention_rung(rung, name=name, B=B) for rung in reversed(rungs))
-    case = Case(f"attention of {name}, B {B}", contenders)
-    rows = race("ladder", [case], rounds=options.rounds or ROUNDS, threads=options.threads)
-    return climb("attention", rows[::-1])
+    return climb("matmul", [by_name.pop(rung) for rung in RUNGS], list(by_name.values()))
 
 
 def run_ladder(options: Options) -> list[Record]:
-    """`tinyprune bench ladder`."""
-    from tinyprune.kernels.ladder import attention, matmul
+    """`tinyprune bench ladder`; all rungs of attention are timed at one model's shape, forward."""
+    from tinyprune.kernels.ladder.attention import RUNGS
 
     if options.peers:
         say("the ladder is compared with NumPy, always and only")
     if len(options.shapes) > 1:
         raise UsageError(f"the ladder of attention stands at one shape, got {', '.join(options.shapes)}")
     name = options.shapes[0] if options.shapes else SHAPE
-    return matmul_ladder(tuple(matmul.RUNGS), options) + attention_ladder(tuple(attention.RUNGS), name, options)
+    config = model_shape(name).config
+    if not config.relative or not config.N:
+        raise UsageError(f"the ladder of attention needs relative positions and persistent vectors, got {name}")
+    records = matmul_ladder(options)
+    contenders = tuple(attention_rung(rung, name=name, B=B) for rung in reversed(RUNGS))
+    case = Case(f"attention of {name}, B {B}", contenders)
+    rows = race("ladder", [case], rounds=options.rounds or ROUNDS, threads=options.threads)
+    return records + climb("attention", rows[::-1])

@@ -62,14 +62,11 @@ def tolerance(options: Options, usual: float) -> float:
     return TF32_TOLERANCE if BACKENDS[options.backend].precision == "tf32" else usual
 
 
-def forward_and_backward(rows: int, inputs: int, outputs: int) -> list[Product]:
-    """(m, k, n, layout) of X·W, of dX = dY·Wᵀ and of dW = Xᵀ·dY, with W as it lies in memory."""
-    sizes = (rows, inputs, outputs), (rows, outputs, inputs), (inputs, rows, outputs)
-    return [(*size, layout) for size, layout in zip(sizes, LAYOUTS, strict=True)]
-
-
 def model_products(shape: ModelShape) -> list[Product]:
-    """Those of q and Wo, of k and v, of all three as one, of the output layer, of R·Wr, of the feed-forward block."""
+    """Those of q and Wo, of k and v, of all three as one, of the output layer, of R·Wr, of the feed-forward block.
+
+    Each layer has X·W, dX = dY·Wᵀ and dW = Xᵀ·dY, with W as it lies in memory.
+    """
     c, B = shape.config, shape.B
     S, D = c.M + c.T, c.D
     layers = [(B * c.T, D, D), (B * S, D, D), (B * S, D, 3 * D), (B * c.T, D, c.V)]
@@ -77,7 +74,10 @@ def model_products(shape: ModelShape) -> list[Product]:
         layers.append((S, D, D))
     if c.F:
         layers += [(B * c.T, D, c.F), (B * c.T, c.F, D)]
-    return [product for layer in layers for product in forward_and_backward(*layer)]
+    found = []
+    for rows, inputs, outputs in layers:
+        found += [(rows, inputs, outputs, "A·B"), (rows, outputs, inputs, "A·Bᵀ"), (inputs, rows, outputs, "Aᵀ·B")]
+    return found
 
 
 def products(names: tuple[str, ...], backend: str = "numba") -> list[Product]:
@@ -216,7 +216,7 @@ def torch_decoder(threads: int, gflop: float, name: str, device: str = "cpu") ->
     """PyTorch eager, with so many threads."""
     subject = f"torch eager, {threads} thread{'s' * (threads > 1)}" if device == "cpu" else "torch eager"
     arguments = {"n": TOKENS, "threads": threads, "device": device, "name": name}
-    return Contender(subject, "torch", "tinyprune.bench.torch_decoder:decoder", arguments, gflop)
+    return Contender(subject, "torch", "tinyprune.bench.torch_model:decoder", arguments, gflop)
 
 
 def generate_case(options: Options, name: str) -> Case:

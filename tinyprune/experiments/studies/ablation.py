@@ -46,11 +46,7 @@ def entries(plan: Plan) -> list[Entry]:
 
 @matplotlib.style.context(STYLE)
 def plot_ablation(rows: Sequence[Record], split: str = "test") -> Figure:
-    """Draw bits per character of each variant.
-
-    Returns:
-        Figure with one Axes for each number of heads: a row for each variant, a dot for each seed, a bar for the mean.
-    """
+    """Draw bits per character: an Axes for each number of heads, a row for each variant, dots for seeds, their mean."""
     own = [r for r in rows if r["split"] == split]
     variants = list(dict.fromkeys(r["method"] for r in own))
     counts = sorted({r["heads_open"] for r in own}, reverse=True)

@@ -40,13 +40,9 @@ def entries(plan: Plan) -> list[Entry]:
 def inference(configs: dict[str, ModelConfig], backend: str = "numba") -> list[Record]:
     """Measure how size, computation and time fall as heads are removed, the same number from each layer.
 
-    Args:
-        configs: models with all their heads and V, by the names that the records give them.
-        backend: name of the backend that computes.
-
     Returns:
-        A record for each model and number of heads, from all heads down to none, with shares of the whole model's
-        numbers.
+        A record for each model of `configs` (name → with all heads and V) and number of heads, from all heads down to
+        none, with shares of the whole model's numbers.
     """
     records = []
     for name, whole in configs.items():

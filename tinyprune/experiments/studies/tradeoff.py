@@ -9,13 +9,14 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
+import safetensors.numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.data import Segments
-from tinyprune.experiments.cells import GATES, load_checkpoint_bytes, read_text
+from tinyprune.experiments.cells import GATES, read_text
 from tinyprune.experiments.drawing import MEASURES, look, means, name_seeds
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare, rows_of
@@ -63,10 +64,7 @@ def nearest_share(entries: Sequence[Entry], share: float = 0.5) -> float | None:
 def agreement(entries: Sequence[Entry], store: Store) -> list[Record]:
     """Correlate the scores that every two methods give to the heads, at the share nearest to one half.
 
-    A learned method's score of a head is its log_alpha at the end of the gate stage.
-
-    Returns:
-        A record for each pair of methods: mean over the seeds.
+    A learned method's score of a head is its log_alpha at the end of the gate stage. The mean is over the seeds.
     """
     half = nearest_share(entries)
     scores: dict[str, dict[int, NDArray]] = {}
@@ -91,10 +89,7 @@ def agreement(entries: Sequence[Entry], store: Store) -> list[Record]:
 
 @matplotlib.style.context(STYLE)
 def plot_tradeoff(rows: Sequence[Record], split: str = "test") -> Figure:
-    """Draw quality against heads that stay, parameters and time.
-
-    Args:
-        rows: of results.csv.
+    """Draw quality against heads that stay, parameters and time, from the rows of results.csv.
 
     Returns:
         Figure with three Axes. Bits per character of each method, mean and standard deviation over seeds as error bars,
@@ -155,11 +150,9 @@ def _parameters_above(axes: Axes, rows: Sequence[Record]) -> None:
 
 @matplotlib.style.context(STYLE)
 def plot_kept(rows: Sequence[Record]) -> Figure:
-    """Draw how many heads of each layer stay, for each method.
+    """Draw how many heads of each layer stay: an Axes for each number of heads in all layers together.
 
-    Returns:
-        Figure with one Axes for each number of heads: a row for each method, a column for each layer, the mean over
-        seeds written in the cell, darker for more.
+    It has a row for each method and a column for each layer; the mean over seeds is written in the cell.
     """
     own = [r for r in rows if r["split"] == "test" and r["method"] not in ("baseline", "unpruned")]
     methods = list(dict.fromkeys(r["method"] for r in own))
@@ -189,11 +182,9 @@ def plot_kept(rows: Sequence[Record]) -> Figure:
 def _draw_table(
     axes: Axes, table: NDArray, names: Sequence[str], texts: dict[float, str], dark: float, **options: Any
 ) -> None:
-    """Draw a table (rows, columns) as an image with the rows' names; NaN is left empty.
+    """Draw a table (rows, columns) as an image (`options` of `imshow`) with the rows' names; NaN is left empty.
 
-    Args:
-        texts: what is written for a value; white where the value's magnitude is above `dark`.
-        options: of `Axes.imshow`.
+    `texts` are written for the values, in white where a value's magnitude is above `dark`.
     """
     axes.imshow(table, **options)
     for (i, j), value in np.ndenumerate(table):
@@ -221,40 +212,17 @@ def plot_agreement(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def plot_paths(entry: Entry, record: dict[str, Any]) -> Figure:
-    """Draw the gates of one cell over the gate stage, see `plots.plot_gates`."""
-    cell = entry.cell
-    gate = dataclasses.replace(cell.config.gate, target_heads=cell.heads, **GATES[cell.method])
-    path = [
-        line | {"heads_open": sum(x >= 0 for layer in line["log_alpha"] for x in layer)} for line in record["gate_path"]
-    ]
-    return plot_gates(path, gate)
-
-
-def baseline_model(entry: Entry, store: Store) -> tuple[Transformer, NDArray] | None:
-    """Return the baseline of a cell, on NumPy, and the validation split; None if its weights are not stored."""
-    config = entry.cell.config
-    text = read_text(config.data)
-    content = store.checkpoint(entry.cell.baseline)
-    if content is None:
-        return None
-    model = dataclasses.replace(config.model, V=text.tokenizer.V)
-    return Transformer(model, load_checkpoint_bytes(content), ops=get_backend("numpy")), text.valid
-
-
 @matplotlib.style.context(STYLE)
 def plot_attention(model: Transformer, tokens: NDArray, head_ids: Sequence[Sequence[int]], each: int = 3) -> Figure:
-    """Draw where heads look that were kept, and heads that were removed.
+    """Draw where heads look that were kept (above: `each` of them, spread over the layers), and that were removed.
+
+    x is the key, counted from the first query, y the query, darker for more weight, each map on its own scale; the
+    share that goes to persistent vectors is in the title.
 
     Args:
         model: the baseline, all heads open, on a backend that keeps attention weights (NumPy).
         tokens: a text, (n,) int; attention in its second segment is drawn, so that memory is full.
         head_ids: which heads of each layer were kept.
-        each: how many of both kinds are shown, spread over the layers.
-
-    Returns:
-        Figure: above kept heads, below removed ones; x the key, counted from the first query, y the query, darker for
-        more weight, each map on its own scale; the share that goes to persistent vectors is in the title.
     """
     T, N = model.config.T, model.config.N
     ids, _, _ = Segments(tokens, 1, T).batch(0)
@@ -302,26 +270,30 @@ def tables(done: Finished) -> dict[str, list[Record]]:
 def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
     """Draw the pictures; attention only if the baseline's weights are there."""
     rows, half = done.tables["results"], nearest_share(done.entries)
-    yield (
-        "tradeoff",
-        "Bits per character against heads that stay, for each method, with error bars",
-        plot_tradeoff(rows),
-    )
+    caption = "Bits per character against heads that stay, for each method, with error bars"
+    yield "tradeoff", caption, plot_tradeoff(rows)
     yield "kept", "Heads kept in each layer, for each method", plot_kept(rows)
     agreed = plot_agreement(done.tables["agreement"])
     yield "agreement", "Rank correlation between what the methods think of the heads", agreed
     shown = next((e for e in done.entries if (e.method, e.target_share) == ("gates", half)), None)
     if shown is None:
         return
-    record = done.store.record(shown.cell)
+    cell, record = shown.cell, done.store.record(shown.cell)
+    gate = dataclasses.replace(cell.config.gate, target_heads=cell.heads, **GATES[cell.method])
+    path = [
+        point | {"heads_open": int((np.concatenate(point["log_alpha"]) >= 0).sum())} for point in record["gate_path"]
+    ]
     caption = "Probability of being open of every head, layer by layer, over the gate stage"
-    yield "gate_paths", caption, plot_paths(shown, record)
-    baseline = baseline_model(shown, done.store)
-    if baseline is None:
+    yield "gate_paths", caption, plot_gates(path, gate)
+    weights = done.store.checkpoint(cell.baseline)
+    if weights is None:
         say("the picture of attention is left out: the baseline's weights are not in baselines/")
-    else:
-        caption = "Where heads that were kept and heads that were removed look"
-        yield "attention", caption, plot_attention(*baseline, record["head_ids"])
+        return
+    text = read_text(cell.config.data)
+    config = dataclasses.replace(cell.config.model, V=text.tokenizer.V)
+    baseline = Transformer(config, safetensors.numpy.load(weights), ops=get_backend("numpy"))
+    caption = "Where heads that were kept and heads that were removed look"
+    yield "attention", caption, plot_attention(baseline, text.valid, record["head_ids"])
 
 
 STUDY = Study(entries, tables, pictures)
