@@ -593,6 +593,14 @@ expect(
 watch = Watch(lambda step: straight(worth), lam=lambda step: 0.3)
 priced = watch.train(np.full((2, 4), 2.0), np.random.default_rng(2), 300, 2.0)
 expect(
+    bool((priced[worth == 0] > -20).all()),
+    "a head that is closed must come to rest (came: log_alpha of the heads that are worth nothing)",
+    fed=fed | {"steps": 300, "lam": 0.3},
+    came=priced[worth == 0],
+    expected="all above −20",
+    hint="the gradient of L0 fades while a gate closes; what does lam multiply?",
+)
+expect(
     bool((priced[worth == 0] < -1).all() and (priced[worth > 0] > 2).all()),
     "with a price, the heads that are worth nothing must close, and the others must stay",
     fed=fed | {"steps": 300, "lam": 0.3},
