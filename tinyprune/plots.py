@@ -192,7 +192,7 @@ def _openness(records: list[Record], gate: GateConfig) -> tuple[list[NDArray], l
 def _draw_gates(
     axes: Axes, steps: NDArray, probability: NDArray, opened: NDArray, boundary: float | None, heads: Sequence[int]
 ) -> None:
-    """One layer's gates, from their openness (records, heads)."""
+    """Draw one layer's gates, from their openness (records, heads)."""
     if boundary is not None:
         axes.axhline(boundary, color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlim=_limits(steps[-1]), ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])

@@ -124,7 +124,7 @@ class SameBatch(NamedTuple):
 
 
 def training_step(backend: str, half: str | None = None, **shape: Any) -> Workload:
-    """A step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
+    """Take a step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
     ops, measured = get_backend(backend), model_shape(**shape)
     ids, targets, memory = shapes.batch(measured)
     model = make_model(measured, ops, half)
@@ -154,7 +154,7 @@ def decoder(backend: str, n: int, **shape: Any) -> Workload:
     beginning, text = (part.tolist() for part in np.split(shapes.tokens(measured, c.M + c.T + n), [-n]))
 
     def log_probabilities() -> dict[str, NDArray]:
-        """From the first token on, with an empty context."""
+        """Compute them from the first token on, with an empty context."""
         cached.clear()
         return {"log_p": np.array([cached.step(token) for token in (*beginning, *text)])}
 
@@ -219,7 +219,7 @@ def adamw(backend: str, name: str) -> Workload:
 
 
 def copy(backend: str, entries: int) -> Workload:
-    """The GPU's limit of reading and writing: copy so many entries."""
+    """Measure the GPU's limit of reading and writing: copy so many entries."""
     from tinyprune.bench import limits
 
     ops = get_backend(backend)
@@ -228,7 +228,7 @@ def copy(backend: str, entries: int) -> Workload:
 
 
 def multiply_adds(backend: str, threads: int, steps: int) -> Workload:
-    """The GPU's limit of arithmetic: so many multiply-adds in registers, in each of so many threads."""
+    """Measure the GPU's limit of arithmetic: so many multiply-adds in registers, in each of so many threads."""
     from tinyprune.bench import limits
 
     ops = get_backend(backend)

@@ -14,12 +14,12 @@ VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # by Linux's flag, the widest 
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:
-    """The processor's name, as far as the system tells, and on Linux the widest vectors of an x86 processor."""
+    """Return the processor's name, as far as the system tells, and on Linux the widest vectors of an x86 processor."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -61,7 +61,7 @@ class Case:
     tolerance: float = 1e-4
 
     def key(self, contender: Contender) -> str:
-        """The name of the contender's workload in its process."""
+        """Return the name of the contender's workload in its process."""
         return f"{self.shape}/{contender.subject}"
 
 
@@ -248,7 +248,7 @@ def peak_mib(contender: Contender, rehearsal: dict[str, Any], threads: int) -> f
 def with_memory(
     rows: list[Record], contenders: Sequence[Contender], rehearsal: dict[str, Any], threads: int
 ) -> list[Record]:
-    """The records of one case with `peak_mib` and `memory_ratio` (a subject's over ours, the first contender's).
+    """Return the records of one case with `peak_mib` and `memory_ratio` (a subject's over ours, the first contender's).
 
     Both are None for rows of other contenders. See `peak_mib` for `rehearsal`.
     """

@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
 
 
 def remember(memory: Tensor, x: Tensor, M: int) -> Tensor:
-    """The latest M inputs of a layer, detached."""
+    """Return the latest M inputs of a layer, detached."""
     x = x.detach()
     return (x if x.shape[1] >= M else torch.cat([memory, x], 1))[:, -M:]
 
@@ -253,7 +253,7 @@ def decoder(n: int, threads: int, device: str = "cpu", **shape: Any) -> Workload
 
     @torch.inference_mode()
     def log_probabilities():
-        """From the first token on, with an empty context."""
+        """Compute them from the first token on, with an empty context."""
         cached.clear()
         return {"log_p": np.array([cached.step(token).cpu().numpy() for token in (*beginning, *text)])}
 

@@ -37,7 +37,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def gauge(device: torch.device) -> Gauge | None:
-    """A gauge of the GPU memory that tensors occupy; None on the processor."""
+    """Return a gauge of the GPU memory that tensors occupy; None on the processor."""
     if device.type != "cuda":
         return None
 
@@ -49,7 +49,7 @@ def gauge(device: torch.device) -> Gauge | None:
 
 
 def matmul(m: int, k: int, n: int, layout: str, device: str = "cuda") -> Workload:
-    """One product, on a GPU by NVIDIA's cuBLAS; see `shapes.matrices`."""
+    """Compute one product, on a GPU by NVIDIA's cuBLAS; see `shapes.matrices`."""
     where = torch_device(device)
     a, b = (torch.from_numpy(x).to(where) for x in matrices(m, k, n, layout))
     a, b = (a.T if layout == "Aᵀ·B" else a), (b.T if layout == "A·Bᵀ" else b)

@@ -78,22 +78,22 @@ class GivenModel:
 
     @property
     def L(self) -> int:
-        """The number of layers."""
+        """Return the number of layers."""
         return self.model.config.L
 
     @property
     def H(self) -> int:
-        """The number of heads in each layer."""
+        """Return the number of heads in each layer."""
         return self.model.config.H
 
     @property
     def Dh(self) -> int:
-        """The width of a head."""
+        """Return the width of a head."""
         return self.model.config.Dh
 
     @property
     def parameters(self) -> Parameters:
-        """A copy of all parameters: name, such as `layers.0.Wq`, → float32 array."""
+        """Return a copy of all parameters: name, such as `layers.0.Wq`, → float32 array."""
         return {name: value.copy() for name, value in self.model.params.items()}
 
     def with_parameters(self, parameters: Parameters) -> Transformer:

@@ -27,7 +27,7 @@ class Span:
 
     @property
     def size(self) -> int:
-        """The number of bytes."""
+        """Return the number of bytes."""
         return self.stop - self.start
 
     def read(self, unit: str) -> Iterator[Any]:

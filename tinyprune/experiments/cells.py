@@ -89,7 +89,7 @@ class Cell:
 
     @property
     def baseline(self) -> Cell | None:
-        """The cell that this one starts from; None if it starts from new weights."""
+        """Return the cell that this one starts from; None if it starts from new weights."""
         if self.method in ("baseline", FROM_SCRATCH, SMALL):
             return None
         return dataclasses.replace(self, method="baseline", heads=None)

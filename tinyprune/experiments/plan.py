@@ -28,7 +28,7 @@ class Entry:
 
     @property
     def seed(self) -> int:
-        """The cell's seed."""
+        """Return the cell's seed."""
         return self.cell.config.seed
 
 

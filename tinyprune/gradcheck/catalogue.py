@@ -65,7 +65,7 @@ SIZES = Sizes()
 
 
 def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
-    """A case (attention: several) for every operation with a gradient of the backend `ops`, by default the textbook."""
+    """Return a case for every operation of `ops` (by default the textbook) with a gradient; for attention several."""
     ops = ops or Backend()
     normal, integers = inputs_from(2124)
     B, T, M, H, Dh, N, D, F, V, _ = sizes
@@ -78,7 +78,7 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         run_backward = getattr(ops, f"{operation}_backward")
 
         def backward(dout: Any, cache: Any) -> Any:
-            """One dout for each output."""
+            """Take one dout for each output."""
             return run_backward(*(dout if isinstance(dout, tuple) else (dout,)), cache)
 
         name = f"{operation} ({variant})" if variant else operation
@@ -251,7 +251,7 @@ def with_constants(
 
 
 def copied(ops: Backend, value: Any) -> Any:
-    """A copy of an array, or of each of several."""
+    """Return a copy of an array, or of each of several."""
     if isinstance(value, list):
         return [copied(ops, x) for x in value]
     return ops.to_device(ops.to_host(value).copy())

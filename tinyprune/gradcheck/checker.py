@@ -165,7 +165,7 @@ def assert_gradients(
 
 
 def _draw(rng: np.random.Generator, out: Any) -> Any:
-    """A gradient with respect to an output: normal numbers, or for a scalar one from 0.5 to 2."""
+    """Draw a gradient with respect to an output: normal numbers, or for a scalar one from 0.5 to 2."""
     return rng.standard_normal(np.shape(out)) if np.ndim(out) else float(rng.uniform(0.5, 2))
 
 

@@ -348,7 +348,7 @@ BACKENDS = {
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of this name.
+    """Return the backend of this name.
 
     Raises:
         UsageError: if there is none, or what it needs is not here.

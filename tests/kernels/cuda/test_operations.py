@@ -240,6 +240,7 @@ def hosted(value):
     return [*map(hosted, value)] if isinstance(value, tuple | list) else to_host(value)
 
 
+@pytest.mark.slow
 @every_operation
 def test_views_that_are_not_aligned(place, name, arguments, douts, options):
     expected = results(name, on_device([*arguments]), on_device([*douts]), options)

@@ -80,6 +80,7 @@ def test_layouts_and_what_is_added(place, layout, M, added):
     assert_close(got, np.maximum(expected_of(a, b, *[c, r] * added), 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("N", [8, 7])
 def test_sums_in_parts(place, both_orders, settings, N):
     """Several parts along k, the last one short; groups of rows, and what is added when they are joined."""

@@ -56,7 +56,7 @@ def attention(options: Options, name: str) -> Measured:
 
 
 def single_operations(options: Options, name: str) -> list[Measured]:
-    """The others of a training step, forward and backward, with the operations of their formulas."""
+    """Return the others of a training step, forward and backward, with the operations of their formulas."""
     shape = model_shape(name)
     c, B = shape.config, shape.B
     R, T, D, V = B * (c.M + c.T), B * c.T, c.D, c.V
@@ -89,7 +89,7 @@ def with_shares(rows: list[Record], moved: dict[str, float]) -> list[Record]:
 
 
 def all_cases(options: Options) -> list[Measured]:
-    """The GPU's limits; the products of the models' linear layers, beside cuBLAS; their other operations."""
+    """Return the GPU's limits; the products of the models' linear layers, beside cuBLAS; their other operations."""
     names = options.shapes or SHAPES
     found = [
         operation(options, COPY, "copy", 2 * COPIED, 0, entries=COPIED),

@@ -41,7 +41,7 @@ def attention_workload(rung: str, **shape: Any) -> Workload:
 
 
 def matmul_rung(rung: str, n: int) -> Contender:
-    """One rung's product of n × n matrices."""
+    """Compute one rung's product of n × n matrices."""
     target = "tinyprune.bench.benchmarks.ladder:matmul_workload"
     return Contender(rung, OURS, target, {"rung": rung, "n": n}, 2 * n**3 / 1e9)
 
