@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 # Tests run beside each other: a thread that waits for another has to let others have its processor, not to spin on it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -17,6 +18,13 @@ import pytest
 
 # Tests send Ctrl-C to programs that they start; a parent that ignores it, such as nohup, must not pass that on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that compile kernels first: of two workers one then compiles, and the other finds the kernels kept."""
+    here = Path(__file__).parent
+    compiling = {here / "kernels" / name for name in ("cpu", "test_contract.py")} | {here / "model", here / "training"}
+    items.sort(key=lambda item: compiling.isdisjoint({item.path, *item.path.parents}))
 
 
 @pytest.fixture
