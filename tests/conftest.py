@@ -23,7 +23,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests that compile kernels first: of two workers one then compiles, and the other finds the kernels kept."""
     here = Path(__file__).parent
-    compiling = {here / "kernels" / name for name in ("cpu", "test_contract.py")} | {here / "model", here / "training"}
+    names = ("kernels/cpu", "kernels/test_contract.py", "gradcheck/test_catalogue.py", "model", "training")
+    compiling = {here / name for name in names}
     items.sort(key=lambda item: compiling.isdisjoint({item.path, *item.path.parents}))
 
 
