@@ -23,7 +23,7 @@ NO_COLUMNS = ("benchmark", "machine", "sweep", "value")  # printed above the tab
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """The options of a benchmark: what is measured, beside whom, and how often."""
 
     backend: str  # name of the backend that is measured
     peers: tuple[str, ...] = ()  # what it is compared with, from `PEERS`
