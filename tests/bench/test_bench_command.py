@@ -50,7 +50,7 @@ def test_matmul_has_numpys_blas_as_its_peer(tmp_path):
 @pytest.mark.slow
 def test_step_has_half_of_the_heads_a_yardstick_and_memory(tmp_path):
     records = measure("step", "--preset", write_model(tmp_path))
-    ours, closed, removed, sgemm = records
+    ours, closed, removed, sgemm, *_ = records  # one more where the environment holds BLAS back
     assert closed["subject"].endswith("half of the heads closed")
     assert removed["subject"].endswith("half of the heads removed")
     for record in (closed, removed):
