@@ -8,7 +8,7 @@ from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.layers.attention_step import AttentionStep
 from tinyprune.ops.attention_step import BlockWeights
 
-from .compare import assert_close, in_float64, on_device
+from .compare import assert_close, in_float64, on_device, slow
 
 
 def example(D=11, H=2, Dh=5, N=3, C=3, relative=True, gated=True):
@@ -34,7 +34,7 @@ def text(D, tokens=5):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"relative": False, "N": 0}, {"gated": False, "C": 1}, {"H": 0}, {"C": 9, "Dh": 8, "D": 40}],
+    [{}, {"relative": False, "N": 0}, {"gated": False, "C": 1}, {"H": 0}, slow({"C": 9, "Dh": 8, "D": 40})],
     ids=["all", "plain", "one place", "no heads", "more places than tokens"],
 )
 def test_equals_textbook(place, options):

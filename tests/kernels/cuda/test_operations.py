@@ -15,7 +15,7 @@ from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.pruning.l0 import THREADS as GATES
 from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR
 
-from .compare import assert_close, assert_equal_to_textbook, cuda, in_float64, is_float32, normal, on_device
+from .compare import assert_close, assert_equal_to_textbook, cuda, in_float64, is_float32, normal, on_device, slow
 
 GATE = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 D, DIV, SIZES = 12, 2, (4, 3, 5)  # of the adaptive operations: features, and words of each cluster
@@ -153,10 +153,18 @@ CASES = {
     ],
     top_k: [(True, True), (False, False)],
 }  # fmt: skip
+LARGE = [
+    (layernorm, (70, 33)), (linear, ((70,), 33, 9)), (feedforward, ((70,), 5, 16)), (projections, (2, 7, 5, 12, 8)),
+    (embedding, ((2, 75), 97, 3, 0.3)), (layerwise_error, (1.5, 2, 5, 9, 2, 70)),
+]  # fmt: skip
 PAIRS = [(maker, case) for maker, cases in CASES.items() for case in cases]
 
 
-@pytest.mark.parametrize(("maker", "case"), PAIRS, ids=[f"{maker.__name__}{case}" for maker, case in PAIRS])
+@pytest.mark.parametrize(
+    ("maker", "case"),
+    [slow(*pair) if pair in LARGE else pair for pair in PAIRS],
+    ids=[f"{maker.__name__}{case}" for maker, case in PAIRS],
+)
 def test_equals_textbook(place, maker, case):
     arguments, douts, options = maker(*case)
     assert_equal_to_textbook(maker.__name__, arguments, *douts, **options)

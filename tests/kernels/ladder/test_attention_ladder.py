@@ -6,7 +6,11 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.ladder.attention import CHUNK, RUNGS
 
-each_rung = pytest.mark.parametrize("rung", RUNGS)
+# Each compiled rung takes seconds to compile, and is kept nowhere.
+FIRST, SECOND, *HIGHER = RUNGS
+each_rung = pytest.mark.parametrize(
+    "rung", [FIRST, SECOND, *(pytest.param(rung, marks=pytest.mark.slow) for rung in HIGHER)]
+)
 
 
 def example(rng, B=2, H=3, T=7, M=5, Dh=4, N=6, dtype=float):
