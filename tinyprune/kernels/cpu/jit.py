@@ -8,16 +8,20 @@ run in one thread, since Numba cannot raise from inside a parallel loop.
 """
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import config, event
 
 from tinyprune.kernels import formulas
+from tinyprune.kernels.waiting import short_block_time, start_watch
 
 COMPILING = "compiling kernels, once on this machine: about half a minute"
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
@@ -93,3 +97,30 @@ class CompilationListener(event.Listener):
 def compilations(tell: Callable[[str], None]) -> AbstractContextManager[Any]:
     """Call `tell(name)` for every function that is compiled within the `with` block."""
     return event.install_listener("numba:compile", CompilationListener(tell))
+
+
+def has_teams() -> bool:
+    """Return whether OpenMP computes parallel loops: then each Python thread that runs one has threads of its own."""
+    try:
+        return numba.threading_layer() == "omp"
+    except ValueError:  # none has run so far
+        return False
+
+
+@parallel_kernel
+def fill(x):
+    """Run a parallel loop."""
+    for i in numba.prange(x.size):
+        x[i] = 0
+
+
+@lru_cache(maxsize=1)
+def watch_threads() -> None:
+    """Have threads wait as the machine needs it, see `kernels.waiting`; once a process, if it has several threads."""
+    if numba.config.NUMBA_NUM_THREADS == 1 or BOUNDS_CHECKED:
+        return
+    if sys.platform == "darwin":
+        with short_block_time():
+            fill(np.empty(1000))  # Numba loads the runtime
+    else:
+        start_watch(has_teams, lambda: fill(np.empty(1000)))
