@@ -24,7 +24,6 @@ from tinyprune.cli.options import (
 )
 from tinyprune.cli.stages import run_all, run_stage
 from tinyprune.cli.studies import bench, experiment
-from tinyprune.config import names_by_key
 from tinyprune.errors import UsageError, nearest
 from tinyprune.experiments import STUDIES
 
@@ -52,6 +51,8 @@ class Parser(argparse.ArgumentParser):
         """Parse as argparse does, with a suggestion for an unknown option, which may be the key of a setting."""
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            from tinyprune.config import names_by_key
+
             parser = getattr(arguments, "parser", self)
             known = re.findall(r"--[\w-]+", parser.format_usage())
             table = {"gate": "gate_train"}.get(arguments.command, arguments.command)
