@@ -46,7 +46,7 @@ def test_solutions_and_frameworks_are_not_imported(run, source):
     "source",
     [
         f"open({str(PACKAGE / 'ops' / 'linear.py')!r})",
-        f"import pathlib\npathlib.Path({str(PACKAGE)!r}, 'cli.py').read_text()",
+        f"import pathlib\npathlib.Path({str(PACKAGE)!r}, 'config.py').read_text()",
         f"open({__file__!r})",
         f"open({str(Path.home() / '.profile')!r})",
         "open('elsewhere/../../x', 'w')",
