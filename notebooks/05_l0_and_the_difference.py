@@ -28,11 +28,12 @@ import sys
 if not importlib.util.find_spec("tinyprune"):
     fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
     subprocess.run(
-        f"{fetch} && {sys.executable} -m pip install -q ./repository ipywidgets",
+        f"{fetch} && {sys.executable} -m pip install -q -e ./repository ipywidgets",
         shell=True,
         check=True,
     )
-    # the results of the full studies are stored beside the code
+    # -e: the code stays beside the results of the full studies, also after a restart of the runtime;
+    # until then Python has to be told where it is
     sys.path.insert(0, "repository")
 
 # %%

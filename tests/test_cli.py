@@ -1,6 +1,7 @@
 """The command line as it is used: what every command prints, and where."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -23,16 +24,20 @@ from command import (
     write_text,
 )
 
-from tinyprune.cli import pieces
-from tinyprune.config import read_config
+import tinyprune
+from tinyprune.cli.models import pieces
+from tinyprune.config import RunConfig, preset_names, read_config
+from tinyprune.data.corpora import catalogue
 from tinyprune.data.tokenizers import ByteTokenizer
+from tinyprune.experiments.cells import METHODS
+from tinyprune.kernels.backend import BACKENDS
 from tinyprune.training.checkpoints import load_checkpoint
 
 RUN_KEYS = [
     *("stage", "heads_open", "heads_total", "parameters", "multiply_adds_per_token"),
     *("bits_per_character", "perplexity", "ms_per_1k_tokens"),
 ]
-COMMANDS = ["run", *STAGES, "eval", "generate", "describe", "gradcheck"]
+COMMANDS = ["run", *STAGES, "eval", "generate", "describe", "gradcheck", "experiment", "bench", "list"]
 
 
 @pytest.fixture(scope="module")
@@ -213,14 +218,15 @@ def test_describe(finished):
     assert "whole model" in succeed("describe", directory).stdout
 
 
-def test_describe_a_preset_without_its_text():
+def test_describe_a_preset_without_its_text(tmp_path, monkeypatch):
     """WikiText-103 is neither there nor asked for."""
+    monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path))
     begin = time.monotonic()
     parts = json.loads(succeed("describe", "--preset=paper-wt103", "--json").stdout)
     assert time.monotonic() - begin < 10
     (apart,) = [part for part in parts if part["part"] == "whole model, embedding apart"]
     assert 53e6 < apart["parameters"] < 55e6  # the paper: 53.8 M
-    assert not Path("data", "downloads", "wikitext-103").exists()
+    assert contents(tmp_path) == {}
 
 
 def test_describe_the_default_and_changes_to_it():
@@ -244,7 +250,101 @@ def test_gradcheck(mode):
     assert "layernorm" in succeed(*arguments).stdout
 
 
+# What there is.
+
+
+def test_list():
+    kinds = json.loads(succeed("list", "--json").stdout)
+    assert [record["kind"] for record in kinds] == ["presets", "corpora", "methods", "settings", "backends"]
+    listed = {kind: json.loads(succeed("list", kind, "--json").stdout) for kind in [r["kind"] for r in kinds]}
+    names = {kind: [next(iter(record.values())) for record in records] for kind, records in listed.items()}
+    assert names["presets"] == preset_names() and names["corpora"] == list(catalogue())
+    assert names["methods"] == list(METHODS) and names["backends"] == list(BACKENDS)
+    for record in [*kinds, *(record for records in listed.values() for record in records)]:
+        assert record["about"] and "\n" not in record["about"] and not record["about"].endswith(".")
+    assert (
+        "method               about" not in succeed("list").stdout
+        and "wikitext-103" in succeed("list", "corpora").stdout
+    )
+
+
+def test_listed_settings_are_those_of_a_run_and_their_defaults():
+    listed = {r["setting"]: r["default"] for r in json.loads(succeed("list", "settings", "--json").stdout)}
+    config = RunConfig().with_options({k: v for k, v in listed.items() if not k.startswith("model.head")})
+    assert config == RunConfig()
+    tables = config.to_dict()
+    written = {f"{table}.{key}" for table, values in tables.items() if table != "seed" for key in values}
+    assert written < listed.keys() and "seed" in listed
+
+
+def test_a_backend_that_cannot_run_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: "install this"))
+    listed = {r["backend"]: r for r in json.loads(succeed("list", "backends", "--json").stdout)}
+    assert (listed["cuda"]["usable here"], listed["cuda"]["problem"]) == (False, "install this")
+    assert (listed["numpy"]["usable here"], listed["numpy"]["problem"]) == (True, None)
+
+
 # The program itself.
+
+
+def test_version():
+    assert succeed("--version").stdout == f"tinyprune {tinyprune.__version__}\n"
+
+
+def test_without_a_command_there_is_help_and_a_next_step():
+    done = succeed()
+    lines = done.stdout.splitlines()
+    assert lines[:-2] == succeed("--help").stdout.splitlines()
+    assert lines[-1].startswith("Next step: tinyprune run")
+
+
+def completions(line: str, tmp_path: Path, **environment: str) -> list[str]:
+    """What the shell is told that could follow what is typed."""
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tinyprune"], env=os.environ | asked | environment, capture_output=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    return answer.read_text().split("\n")
+
+
+def test_completion(tmp_path):
+    (tmp_path / "mine.toml").touch()
+    (tmp_path / "mine.txt").touch()
+    assert completions("tinyprune fi", tmp_path) == ["finetune"]
+    assert completions("tinyprune train runs/a --over", tmp_path) == ["--overwrite"]
+    assert completions("tinyprune train runs/a --tokenizer ", tmp_path) == ["character", "byte", "word"]
+    assert sorted(completions("tinyprune run --preset paper", tmp_path)) == ["paper-text8", "paper-wt103"]
+    assert completions("tinyprune run --preset mi", tmp_path) == ["mine.toml"]
+    assert sorted(completions("tinyprune run --corpus t", tmp_path)) == ["text8", "tinyshakespeare"]
+    assert completions("tinyprune run --corpus mine.tx", tmp_path) == ["mine.txt"]
+    assert completions("tinyprune run --set gate.lam_", tmp_path) == ["gate.lam_warmup="]
+    assert completions("tinyprune bench la", tmp_path) == ["ladder"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_help_says_how_to_switch_completion_on(shell):
+    assert shell in succeed("--help").stdout
+    command = [sys.executable, "-m", "argcomplete.scripts.register_python_argcomplete", "--shell", shell, "tinyprune"]
+    assert "tinyprune" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_corpus_is_found_from_any_folder(book, tmp_path, monkeypatch):
+    """A path on the command line or in a preset is relative to the current folder, and kept as an absolute one."""
+    shutil.copy(book, tmp_path / "near.txt")
+    (tmp_path / "mine.toml").write_text('[data]\ncorpus = "near.txt"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    ways = {"option": ["--corpus=near.txt"], "set": ["--set=data.corpus=near.txt"], "preset": ["--preset=mine.toml"]}
+    for name, way in ways.items():
+        succeed("train", name, *way, *settings(steps=2))
+        config = read_config((tmp_path / name / "config.toml").read_text(encoding="utf-8"), name)
+        assert config.data.corpus == str(tmp_path / "near.txt")
+    assert "already finished" in succeed("train", "option", "--resume", "--corpus=near.txt").stderr
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert json.loads(succeed("eval", tmp_path / "option", "--json").stdout)[0]["stage"] == "train"
 
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=["tinyprune", *COMMANDS])
@@ -257,7 +357,7 @@ def test_help(command):
 
 def test_the_installed_command_is_the_same():
     installed = shutil.which("tinyprune", path=str(Path(sys.executable).parent))
-    assert installed, "tinyprune is not installed beside this Python; python -m pip install -e ."
+    assert installed, "tinyprune is not installed beside this Python; see CONTRIBUTING"
     done = subprocess.run([installed, "describe", "--json"], capture_output=True, text=True, encoding="utf-8")
     assert done.stdout == succeed("describe", "--json").stdout
     wrong = subprocess.run([installed, "eval", "nowhere"], capture_output=True, text=True, encoding="utf-8")

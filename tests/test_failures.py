@@ -152,7 +152,7 @@ def test_a_stage_whose_predecessor_is_not_finished(run):
         ("--backend=abacus", "backend must be one of numba, numpy"),
         ("--corpus=nowhere.txt", "data.corpus: there is no corpus and no file 'nowhere.txt'; give one of pydoc, "),
         ("--corpus=.", "data.corpus: '.' is a folder"),
-        ("--frobnicate", "unrecognized arguments: --frobnicate; see tinyprune --help"),
+        ("--frobnicate", "unrecognized arguments: --frobnicate; see tinyprune run --help"),
     ],
 )
 def test_a_setting_that_cannot_be(option, said, book, tmp_path):
@@ -190,7 +190,6 @@ def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ([], "the following arguments are required: COMMAND; see tinyprune --help"),
         (["prine"], "argument COMMAND: invalid choice: 'prine'"),
         (["train"], "the following arguments are required: directory; see tinyprune train --help"),
         (["describe", "--preset=huge"], "no preset or .toml file 'huge'"),
@@ -202,6 +201,37 @@ def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
 )
 def test_a_command_line_that_cannot_be(command, said):
     assert refused(2, *command).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        ("trian", "train"),
+        ("train RUN --over", "--overwrite"),  # no abbreviation of it
+        ("train RUN --stpes=5", "--set train.steps=…"),
+        ("gate RUN --steps 5", "--set gate_train.steps=…"),
+        ("describe --preste tiny", "--preset"),
+        ("eval RUN --splt=test", "--split"),
+        ("train RUN --set train.stpes=5", "steps"),
+        ("train RUN --set trian.steps=5", "train"),
+        ("train RUN --set stpes=5", "train.steps"),
+        ("train RUN --preset tyny", "tiny"),
+        ("train RUN --corpus pydco", "pydoc"),
+        ("train RUN --backend nunpy", "numpy"),
+        ("bench stpe", "step"),
+        ("bench step --backend nunpy", "numpy"),
+        ("experiment tradeof", "tradeoff"),
+        ("experiment tradeoff --methods gate,random", "gates"),
+        ("list backend", "backends"),
+    ],
+)
+def test_what_was_meant(command, meant, tmp_path):
+    said = harmless(2, tmp_path, *command.replace("RUN", str(tmp_path / "run")).split())
+    assert said.endswith(f"; did you mean {meant}?")
+
+
+def test_where_nothing_is_similar_nothing_is_suggested():
+    assert "did you mean" not in refused(2, "xyzzy") + refused(2, "train", "run", "--preset=xyzzy")
 
 
 # Generating.

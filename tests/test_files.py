@@ -1,14 +1,18 @@
-"""Locks: who waits, and who is sent away."""
+"""Locks: who waits, and who is sent away; and where files go that can be made again."""
 
+import importlib.util
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from tinyprune.files import locked
+from tinyprune.files import cache_directory, locked
 
-pytest.importorskip("fcntl", reason="this system has no such locks")
+locks = pytest.mark.skipif(importlib.util.find_spec("fcntl") is None, reason="this system has no such locks")
 
 
+@locks
 def test_one_who_waits_comes_in_when_the_other_leaves(tmp_path):
     inside = threading.Event()
 
@@ -24,9 +28,34 @@ def test_one_who_waits_comes_in_when_the_other_leaves(tmp_path):
     second.join()
 
 
+@locks
 def test_one_who_does_not_wait_is_sent_away(tmp_path):
     lock = tmp_path / "lock"
     with locked(lock, wait=False), pytest.raises(BlockingIOError), locked(lock, wait=False):
         pass
     with locked(lock, wait=False):
         pass
+
+
+# Files that can be made again.
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {}, "~/.cache/tinyprune"),
+        ("linux", {"XDG_CACHE_HOME": "/scratch"}, "/scratch/tinyprune"),
+        ("darwin", {"XDG_CACHE_HOME": "/scratch"}, "~/Library/Caches/tinyprune"),
+        ("win32", {"LOCALAPPDATA": "/Local"}, "/Local/tinyprune/Cache"),
+        ("win32", {}, "~/AppData/Local/tinyprune/Cache"),
+        ("linux", {"TINYPRUNE_CACHE": "/mine", "XDG_CACHE_HOME": "/scratch"}, "/mine"),
+        ("darwin", {"TINYPRUNE_CACHE": "~/mine"}, "~/mine"),
+    ],
+)
+def test_the_cache_is_the_users(platform, variables, folder, monkeypatch):
+    for name in ("TINYPRUNE_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert cache_directory() == Path(folder).expanduser()

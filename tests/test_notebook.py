@@ -4,7 +4,9 @@ import inspect
 
 import pytest
 
-pytest.importorskip("IPython", reason='needs pip install -e ".[notebooks]"')
+from tinyprune.errors import install_command
+
+pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 
 from tinyprune import notebook, ops
 from tinyprune.errors import UsageError

@@ -277,7 +277,9 @@ OVERWRITING = [
     ("gate", "--from=.", "there is no checkpoint train.safetensors"),
 ]
 OTHER_SETTINGS = ["--lam=0.5", "--seed=1", "--set=train.lr=0.1", "--set=model.dropout=0", "--tokenizer=byte"]
-ONLY_ITS_OWN = "^--resume goes on with the settings in RUN/config.toml; leave out those that differ$"
+ONLY_ITS_OWN = (
+    "^--resume goes on with the settings in RUN/config.toml; [a-z_.]+ must stay, since stage [a-z]+ has begun; "
+)
 DONE = "^RUN has stage finetune already: add --resume to go on.*--overwrite to start anew"
 
 

@@ -26,7 +26,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from tinyprune.errors import UsageError
+from tinyprune.errors import UsageError, nearest
 
 # The limit of every size: far above what fits into memory, far below NumPy's largest integer.
 LARGEST = 10_000_000
@@ -86,7 +86,7 @@ class Config:
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                raise UsageError(f"unknown key {cls.TABLE}.{key}; allowed are {', '.join(known)}")
+                raise UsageError(f"unknown key {cls.TABLE}.{key}; allowed are {', '.join(known)}{nearest(key, known)}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -287,7 +287,7 @@ class RunConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     gate_train: TrainConfig = field(default_factory=TrainConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
-    seed: int = 0
+    seed: int = option(0, "random seed of initialisation, dropout and gates")
 
     @classmethod
     def from_dict(cls, tables: dict[str, Any]) -> Self:
@@ -296,7 +296,8 @@ class RunConfig:
         built: dict[str, Any] = {}
         for name, value in tables.items():
             if name not in hints:
-                raise UsageError(f"unknown table or key {name!r}; allowed are {', '.join(hints)}")
+                hint = nearest(name, hints, names_by_key())
+                raise UsageError(f"unknown table or key {name!r}; allowed are {', '.join(hints)}{hint}")
             if hints[name] is int:
                 built[name] = _check_type(name, value, int)
                 if built[name] < 0:
@@ -328,7 +329,8 @@ class RunConfig:
             elif table in tables and isinstance(tables[table], dict):
                 tables[table][key] = value
             else:
-                raise UsageError(f"unknown table {table!r} in {name!r}; allowed are {', '.join(tables)}")
+                said = f"unknown table {table!r} in {name!r}; allowed are {', '.join(tables)}{nearest(table, tables)}"
+                raise UsageError(said)
         return self.from_dict(tables)
 
 
@@ -340,6 +342,16 @@ def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
     width = model.N or model.F
     changes: dict[str, Any] = {"N": width, "F": 0} if kind == "all-attention" else {"N": 0, "F": width}
     return changes | ({"M": 0, "mask": "causal"} if kind == "transformer" else {})
+
+
+def names_by_key(first: str = "train") -> dict[str, str]:
+    """Return the full name of a setting by its key, such as "train.steps" for "steps", to suggest it.
+
+    Where several tables have the key, it is the one of the table `first`, else of the first that has it.
+    """
+    tables = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if hint is not int}
+    order = [name for name in (*reversed(tables), first) if name in tables]
+    return {f.name: f"{name}.{f.name}" for name in order for f in dataclasses.fields(tables[name])}
 
 
 def to_toml(tables: dict[str, Any]) -> str:
@@ -377,16 +389,24 @@ def preset_names() -> list[str]:
     )
 
 
+def preset_text(name: str) -> str:
+    """Return the file of a preset that comes with the package."""
+    return (resources.files("tinyprune.presets") / f"{name}.toml").read_text(encoding="utf-8")
+
+
 def load_preset(name: str) -> RunConfig:
-    """Load the preset `name`, or the TOML file at that path. Raises UsageError if there is neither."""
+    """Load the preset `name`, or the TOML file at that path. Raises UsageError if there is neither.
+
+    A relative `data.corpus` in that file is relative to the current directory, like one on the command line.
+    """
     path = Path(name)
     if name in preset_names():
-        text = (resources.files("tinyprune.presets") / f"{name}.toml").read_text(encoding="utf-8")
-        return read_config(text, f"preset {name}")
+        return read_config(preset_text(name), f"preset {name}")
     if path.suffix == ".toml" and path.is_file():
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read {path}: {error}; give a preset or a TOML file in UTF-8") from error
         return read_config(text, str(path))
-    raise UsageError(f"no preset or .toml file {name!r}; presets are {', '.join(preset_names())}")
+    hint = nearest(name, preset_names())
+    raise UsageError(f"no preset or .toml file {name!r}; presets are {', '.join(preset_names())}{hint}")

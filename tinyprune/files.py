@@ -1,14 +1,30 @@
-"""Write files atomically, and report a failure in one line."""
+"""Write files atomically, and report a failure in one line; and where files go that can be made again."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tinyprune.errors import SaveError
+
+
+def cache_directory() -> Path:
+    """Return the folder of what can be downloaded or computed again: $TINYPRUNE_CACHE, or in the user's cache folder.
+
+    That is $XDG_CACHE_HOME/tinyprune or ~/.cache/tinyprune, on macOS ~/Library/Caches/tinyprune, and on Windows
+    %LOCALAPPDATA%\\tinyprune\\Cache. It need not exist.
+    """
+    if given := os.environ.get("TINYPRUNE_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tinyprune"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "tinyprune" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinyprune"
 
 
 def save_error(what: str, error: OSError) -> SaveError:

@@ -1,6 +1,6 @@
 """Tools of the notebooks: the package's source on the page, sliders, the committed results, a trained model.
 
-They need `pip install "tinyprune[notebooks]"`; nothing else in the package imports them.
+They need the extra `notebooks`; nothing else in the package imports them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
-from IPython.display import HTML, Markdown, display
 
 import tinyprune
 from tinyprune.config import load_preset
-from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import get_backend
+from tinyprune.errors import MissingExtraError, UsageError, install_command, missing_extra
+from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.plots import STYLE
 from tinyprune.runs.run import Run, trained_once
+
+try:
+    from IPython.display import HTML, Markdown, display
+except ImportError:
+    raise missing_extra("tinyprune.notebook", "notebooks", __name__) from None
 
 REPOSITORY = Path(tinyprune.__file__).parents[1]
 # JupyterLab breaks long lines of code in the middle of words; this makes it break them at spaces.
@@ -84,9 +88,14 @@ def sliders(draw: Callable[..., Any], **ranges: Any) -> None:
         draw: `draw(**values)` displays something.
         ranges: for each argument of `draw` a widget or an abbreviation of `ipywidgets.interactive`, such as
             (low, high, step).
-    """
-    from ipywidgets import interactive
 
+    Raises:
+        MissingExtraError: if ipywidgets is not installed.
+    """
+    try:
+        from ipywidgets import interactive
+    except ImportError as error:
+        raise MissingExtraError(f"sliders need ipywidgets: {install_command('notebooks')}") from error
     widget = interactive(draw, **ranges)
     bundle = widget._repr_mimebundle_()
     names = ", ".join(ranges)
@@ -103,8 +112,9 @@ def results(*path: str) -> Path:
     found = REPOSITORY.joinpath("data", "results", *path)
     if not found.exists():
         raise UsageError(
-            f"{found} does not exist: the results are in the repository, not in the package; clone it and install with "
-            'pip install -e ".[notebooks]"'
+            f"{found} does not exist: the results are in the repository, not in the package; clone it and install it "
+            "from there: git clone https://github.com/tinyprune/tinyprune && "
+            'python -m pip install -e "./tinyprune[notebooks]"'
         )
     return found
 
@@ -116,4 +126,4 @@ def baseline_run() -> Run:
     notebook waits for the first to finish training. `run.load("train").model` is the model, `run.text` its text.
     """
     path = REPOSITORY / "runs" / f"notebooks-python{platform.python_version()}"
-    return trained_once(path, load_preset("tiny"), get_backend("numba"), "run the cell once more")
+    return trained_once(path, load_preset("tiny"), get_backend(default_backend()), "run the cell once more")

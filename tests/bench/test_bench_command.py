@@ -12,7 +12,7 @@ from tinyprune.bench import BENCHMARKS
 from tinyprune.bench.benchmarks import memory
 from tinyprune.bench.command import Options, check_benchmark, make_options
 from tinyprune.bench.machine import describe_machine
-from tinyprune.errors import UsageError
+from tinyprune.errors import UsageError, install_command
 from tinyprune.kernels import gpu
 
 # Other programs rely on these.
@@ -132,12 +132,14 @@ def test_without_a_gpu_it_is_refused(arguments):
 
 @pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is not None, reason="numba-cuda is installed")
 def test_to_compile_it_says_what_to_install():
-    assert refused(2, "bench", "cuda", "--compile-only").startswith("the package numba-cuda is not installed: pip inst")
+    assert refused(2, "bench", "cuda", "--compile-only").startswith(
+        "the package numba-cuda is not installed: python -m pip"
+    )
 
 
 def test_without_torch_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=re.escape('python -m pip install "torch>=2.4"')):
+    with pytest.raises(UsageError, match=re.escape(install_command("peers"))):
         make_options("numpy", peers="torch")
 
 

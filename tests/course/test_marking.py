@@ -2,7 +2,9 @@
 
 import pytest
 
-pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+from tinyprune.errors import install_command
+
+pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
 
 from tinyprune.course.marking import without_magics
 

@@ -3,11 +3,12 @@
 import hashlib
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from tinyprune.config import DataConfig
-from tinyprune.data.corpora import Entry, catalogue, data_directory, open_corpus, open_entry, pydoc_text, stdlib_text
+from tinyprune.data.corpora import Entry, absolute_corpus, catalogue, open_corpus, open_entry, pydoc_text, stdlib_text
 from tinyprune.errors import TinypruneError, UsageError
 
 
@@ -59,7 +60,7 @@ def mine(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("valid", "test"), [(20, 10), (0, 0)])
 def test_a_local_file_is_cut_in_train_then_valid_then_test(mine, valid, test):
-    data, stop = bytes(range(100)), 100 - test
+    data, stop = bytes(range(14, 114)), 100 - test
     corpus = mine(data, valid / 100, test / 100)
     assert texts(corpus) == {"train": data[: stop - valid], "valid": data[stop - valid : stop], "test": data[stop:]}
     assert (corpus.name, corpus.size, corpus.digest()) == ("mine.txt", 100, hashlib.sha256(data).hexdigest())
@@ -84,17 +85,26 @@ def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeyp
         open_corpus(DataConfig(corpus=name))
 
 
-def test_the_data_directory_follows_the_environment(tmp_path, monkeypatch):
-    monkeypatch.delenv("TINYPRUNE_DATA", raising=False)
-    assert data_directory().as_posix() == "data/downloads"
-    monkeypatch.setenv("TINYPRUNE_DATA", str(tmp_path))
-    assert data_directory() == tmp_path
+def test_a_misspelt_name_gets_a_suggestion():
+    with pytest.raises(UsageError, match=r"; did you mean tinyshakespeare\?$"):
+        open_corpus(DataConfig(corpus="tinyshakespear"))
+
+
+def test_only_the_path_of_a_file_is_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("book.txt", "pydoc"):
+        Path(name).write_text("text")
+    absolute = {"book.txt": "book.txt", "./pydoc": "pydoc", str(tmp_path / "book.txt"): "book.txt"}
+    for given, file in absolute.items():
+        assert absolute_corpus(given) == str(tmp_path / file)
+    for name in ("pydoc", "text8", "nowhere.txt", "."):
+        assert absolute_corpus(name) == name
 
 
 @pytest.fixture
 def entry(server, tmp_path, monkeypatch):
     """The catalogue's entry of a file that the server has: bytes, or the files of a zip archive."""
-    monkeypatch.setenv("TINYPRUNE_DATA", str(tmp_path / "downloads"))
+    monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path / "downloads"))
 
     def entry(content, **more):
         if isinstance(content, dict):

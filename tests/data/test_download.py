@@ -123,6 +123,6 @@ def test_without_a_network_the_message_gives_alternatives(download, server, file
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_saving(download, file):
     file.write_text("a file, not a folder")
-    with pytest.raises(SaveError, match=r"cannot read or write .* set TINYPRUNE_DATA"):
+    with pytest.raises(SaveError, match=r"cannot read or write .* set TINYPRUNE_CACHE"):
         download(file / "file")
     assert list(file.parent.iterdir()) == [file]

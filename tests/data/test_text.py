@@ -1,5 +1,6 @@
 """load_text: the whole way from a name to arrays, in memory and through memory-mapped files."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ LINES = "".join(f"line {i} has é and {'€' * (i % 5)} and number {i * i}\n" fo
 @pytest.fixture(autouse=True)
 def kept(tmp_path, monkeypatch):
     """The folder where kept tokens go; chunks are so small that a little text has many."""
-    monkeypatch.setenv("TINYPRUNE_DATA", str(tmp_path / "kept"))
+    monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path / "kept"))
     monkeypatch.setattr(spans, "CHUNK", 1000)
     return tmp_path / "kept"
 
@@ -126,7 +127,7 @@ def test_damage_is_noticed(load, kept, name, damage, said):
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_tokens_that_cannot_be_kept_are_an_error_of_saving(load, kept, kind):
     kept.touch()
-    with pytest.raises(SaveError, match=r"cannot keep the tokens of text .* set TINYPRUNE_DATA"):
+    with pytest.raises(SaveError, match=r"cannot keep the tokens of text .* set TINYPRUNE_CACHE"):
         load(LINES, {"tokenizer": kind}, large=True)
 
 
@@ -174,7 +175,7 @@ def test_a_text_that_has_changed_is_noticed_before_it_is_tokenised(load):
 
 @pytest.mark.parametrize("large", [False, True])
 def test_any_file_can_be_read_as_bytes_and_only_text_as_characters(load, large):
-    data = np.random.default_rng(0).bytes(5000)
+    data = np.random.default_rng(0).bytes(5000).replace(b"\r", b"\n")
     assert np.concatenate(arrays(load(data, {"tokenizer": "byte"}, large=large))).tobytes() == data
     for kind in ("character", "word"):
         with pytest.raises(UsageError, match=r"text is not UTF-8 text: byte 0x.. at offset \d+; data.tokenizer"):
@@ -194,6 +195,21 @@ def test_any_file_can_be_read_as_bytes_and_only_text_as_characters(load, large):
 def test_too_short_a_text_is_refused(load, content, config, said):
     with pytest.raises(UsageError, match=rf"text is too short, {len(content)} bytes in all: its {said}"):
         load(content, config)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_the_same_text_from_another_system_is_the_same_corpus(load, kind, large):
+    """A byte order mark and other ends of lines change no token, no cut and not the digest; chunks lie across them."""
+    config = {"tokenizer": kind, "valid_fraction": 0.3, "test_fraction": 0.2}
+    plain = load(LINES, config)
+    assert plain.digest == hashlib.sha256(LINES.encode()).hexdigest()
+    for text in ("\ufeff" + LINES, LINES.replace("\n", "\r\n"), "\ufeff" + LINES.replace("\n", "\r")):
+        found = load(text, config, large=large)
+        assert (found.digest, found.characters) == (plain.digest, plain.characters)
+        assert found.tokenizer.to_dict() == plain.tokenizer.to_dict()
+        for array, expected in zip(arrays(found), arrays(plain), strict=True):
+            np.testing.assert_array_equal(array, expected)
 
 
 def test_importing_the_package_imports_nothing_slow():

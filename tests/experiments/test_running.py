@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 from command import MODEL, contents, refused, start, succeed, wait_until, write_text
 from toy import STEPS, toy_plan, without_seconds
 
-from tinyprune.errors import UsageError
+from tinyprune.errors import UsageError, install_command
 from tinyprune.experiments import STUDIES
 from tinyprune.experiments.cells import METHODS
 from tinyprune.experiments.results import read_csv
@@ -114,6 +115,15 @@ def test_workers_end_with_their_parent_and_ctrl_c_says_how_to_go_on(tmp_path):
         assert sign == signal.SIGKILL or ("are kept in" in said.splitlines()[-1] and "same command" in said)
         wait_until(lambda workers=workers: not any(alive(pid) for pid in workers), process)
         assert not any(alive(pid) for pid in workers)
+
+
+def test_a_cluster_without_dask_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.setattr("tinyprune.experiments.running.make_plan", None)  # nothing is planned before
+    cluster = ["--scheduler", "tcp://127.0.0.1:9", "--directory", tmp_path / "study"]
+    said = refused(2, "experiment", "tradeoff", *cluster)
+    assert said == f"--scheduler needs Dask, which is not here: {install_command('dask')}"
+    assert contents(tmp_path) == {}
 
 
 def children(pid: int) -> list[int]:

@@ -1,12 +1,17 @@
 """Backends: every operation is there, and what a backend lacks is the textbook's."""
 
 import inspect
+import json
+import subprocess
+import sys
 
 import pytest
+from command import settings, write_text
 
 from tinyprune import ops
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS, Backend, get_backend
+from tinyprune.training.checkpoints import load_checkpoint
 
 
 def test_numpy_is_the_textbook():
@@ -36,6 +41,34 @@ def test_every_forward_has_its_backward():
 def test_an_unknown_backend_is_bad_use_and_the_known_ones_are_named(name):
     with pytest.raises(UsageError, match=rf"backend must be one of .*numpy.*; got {name!r}"):
         get_backend(name)
+
+
+def without_numba(*arguments: str) -> subprocess.CompletedProcess:
+    """Run tinyprune in a Python that has no Numba."""
+    program = "import sys; sys.modules['numba'] = None; from tinyprune.cli import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, encoding="utf-8")
+
+
+def test_without_numba_numpy_computes_and_it_is_said_once(tmp_path):
+    run = str(tmp_path / "run")
+    done = without_numba("train", run, "--corpus", str(write_text(tmp_path)), *settings(steps=2))
+    said = [line for line in done.stderr.splitlines() if "Numba" in line]
+    assert (done.returncode, len(said)) == (0, 1), done.stderr
+    assert said[0] == "tinyprune: Numba is not installed: NumPy computes in its place, many times slower"
+    assert load_checkpoint(f"{run}/train.safetensors")[1]["finished"]
+    # Asked for, it is missed.
+    done = without_numba("eval", run, "--backend", "numba")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "the numba backend cannot run: Numba is not installed: python -m pip install numba, or use" in done.stderr
+    listed = {record["backend"]: record for record in json.loads(without_numba("list", "backends", "--json").stdout)}
+    assert not listed["numba"]["usable here"] and "pip install numba" in listed["numba"]["problem"]
+
+
+def test_a_numba_that_does_not_fit_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr("tinyprune.kernels.backend.find_spec", lambda name: name)
+    with pytest.raises(UsageError, match=r"the numba backend cannot run: .*; update Numba, or use --backend numpy"):
+        get_backend("numba")
 
 
 def test_what_is_known_before_a_backend_is_made_is_true_of_it():

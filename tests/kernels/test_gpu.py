@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tinyprune.errors import UsageError
+from tinyprune.errors import UsageError, install_command
 from tinyprune.kernels import gpu
 from tinyprune.kernels.backend import get_backend
 
@@ -52,13 +52,13 @@ def test_all_is_well(machine):
     [
         ((None,), "there is no NVIDIA driver here; install the one for your GPU from nvidia.com/drivers, or use"),
         ((driver_of(13000, gpus=0),), "the NVIDIA driver finds no GPU; see what nvidia-smi says"),
-        ((driver_of(13000), False), 'numba-cuda is not installed: python -m pip install -e ".[cuda]"'),
-        ((driver_of(12080), False), 'numba-cuda is not installed: python -m pip install -e ".[cuda12]"'),
+        ((driver_of(13000), False), f"numba-cuda is not installed: {install_command('cuda')}"),
+        ((driver_of(12080), False), f"numba-cuda is not installed: {install_command('cuda12')}"),
         ((driver_of(11080),), "the NVIDIA driver knows CUDA 11.8 at most, and 12.0 is needed; update it from"),
         (
             (driver_of(12080),),
-            "knows CUDA 12.8 at most, and the CUDA toolkit installed here is 13.0: python -m pip install -e "
-            '".[cuda12]", or update the driver',
+            "knows CUDA 12.8 at most, and the CUDA toolkit installed here is 13.0: "
+            f"{install_command('cuda12')}, or update the driver",
         ),
     ],
 )

@@ -2,8 +2,10 @@
 
 import pytest
 
-pytest.importorskip("selenium", reason='needs pip install -e ".[browser]"')
-pytest.importorskip("jupyterlab", reason='needs pip install -e ".[notebooks]"')
+from tinyprune.errors import install_command
+
+pytest.importorskip("selenium", reason=f"needs {install_command('browser')}")
+pytest.importorskip("jupyterlab", reason=f"needs {install_command('notebooks')}")
 
 from lab import Page, browser, browser_path, server, wait_for
 from selenium.webdriver.common.by import By

@@ -3,8 +3,10 @@
 import pytest
 from folder import NAMES, SOURCES, executor
 
-pytest.importorskip("nbclient", reason='needs pip install -e ".[notebooks]"')
-pytest.importorskip("ipykernel", reason='needs pip install -e ".[notebooks]"')
+from tinyprune.errors import install_command
+
+pytest.importorskip("nbclient", reason=f"needs {install_command('notebooks')}")
+pytest.importorskip("ipykernel", reason=f"needs {install_command('notebooks')}")
 execute = executor()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import jupytext
 import pytest
@@ -42,6 +43,21 @@ def test_pair_is_in_step(name):
     for number, (cell, other) in enumerate(zip(wanted, found, strict=False)):
         assert cell == other, f"cell {number} differs: python notebooks/execute.py {name}"
     assert len(wanted) == len(found), f"{len(wanted)} cells in the source: python notebooks/execute.py {name}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_colab_the_code_stays_in_the_repository(name, monkeypatch):
+    """So that the results are found beside it, also after a restart, when the package is found without this cell."""
+    first = next(cell.source for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == "code")
+    commands = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("subprocess.run", lambda command, **options: commands.append(command))
+    monkeypatch.setattr("sys.path", [])
+    exec(first, {})
+    assert sys.path == ["repository"] and "pip install -q -e ./repository " in commands[0]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    exec(first, {})
+    assert len(commands) == len(sys.path) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)

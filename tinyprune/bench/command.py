@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from tinyprune.bench import BENCHMARKS, PEERS
 from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.bench.shapes import model_shape
-from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import BACKENDS
+from tinyprune.errors import MissingExtraError, UsageError, install_command, nearest
+from tinyprune.kernels.backend import BACKENDS, default_backend
 from tinyprune.kernels.gpu import why_unusable
 from tinyprune.tables import Record, text_table
 
-DEFAULT_BACKEND = "numba"
 NO_COLUMNS = ("benchmark", "machine", "sweep", "value")  # printed above the table, or used by plots alone
 
 
@@ -68,12 +67,15 @@ def make_options(
         model_shape(shape)
     for peer in named_peers:
         if peer not in PEERS:
-            raise UsageError(f"--peers must be of {', '.join(PEERS)}; got {peer!r}")
+            raise UsageError(f"--peers must be of {', '.join(PEERS)}; got {peer!r}{nearest(peer, PEERS)}")
         if importlib.util.find_spec(peer) is None:
-            raise UsageError(f'--peers {peer} needs PyTorch, which is not here: python -m pip install "torch>=2.4"')
+            raise MissingExtraError(f"--peers {peer} needs PyTorch, which is not here: {install_command('peers')}")
     if backend is not None and backend not in BACKENDS:
-        raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
-    return Options(backend or DEFAULT_BACKEND, named_peers, named_shapes, rounds, threads or processors(), compile_only)
+        said = f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}{nearest(backend, BACKENDS)}"
+        raise UsageError(said)
+    return Options(
+        backend or default_backend(), named_peers, named_shapes, rounds, threads or processors(), compile_only
+    )
 
 
 def split(names: str) -> tuple[str, ...]:
@@ -103,7 +105,7 @@ def check_benchmark(name: str, options: Options) -> None:
 def torch_without_gpu() -> str | None:
     """Explain why PyTorch cannot be a peer on the GPU; None if it can."""
     if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed"
+        return f"PyTorch is not installed: {install_command('peers')}"
     import torch
 
     if not torch.cuda.is_available():

@@ -14,6 +14,7 @@ or {"raised": kind, message and trace of an error} instead. While it runs, an an
 
 from __future__ import annotations
 
+import errno
 import json
 import linecache
 import os
@@ -126,7 +127,11 @@ class Child:
         lines = "".join(traceback.format_list(frames[-6:]))
         if isinstance(error, SyntaxError) and error.filename in self.files:
             lines = f"  {error.filename}, line {error.lineno}\n    {(error.text or '').strip()}\n"
-        return {"kind": type(error).__name__, "message": str(error)[:2000], "trace": lines[-4000:]}
+        message = str(error)[:2000]
+        if isinstance(error, OSError) and error.errno == errno.EPERM:
+            # The kernel's answer to a system call that is not on lockdown's list gives no reason.
+            message += " (an answer may compute, start threads, and use files in its own directory)"
+        return {"kind": type(error).__name__, "message": message, "trace": lines[-4000:]}
 
 
 class Held:

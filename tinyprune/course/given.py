@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 import tinyprune
 from tinyprune.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text
-from tinyprune.files import replace_file
-from tinyprune.kernels.backend import get_backend
+from tinyprune.files import cache_directory, replace_file
+from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.model.parameters import Parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.runs.run import trained_once
@@ -55,14 +55,14 @@ def kept_in() -> Path:
     repository = Path(tinyprune.__file__).parents[1]
     if (repository / "pyproject.toml").exists() and os.access(repository, os.W_OK):
         return repository / "runs"
-    return Path.home() / ".cache" / "tinyprune"
+    return cache_directory()
 
 
 def trained() -> GivenModel:
     """Return the trained model. The first call on a machine trains and keeps it, which takes some seconds."""
     path = kept_in() / f"course-python{platform.python_version()}"
     # One thread is as fast at this size, and threads do not wait for each other while many submissions are marked.
-    ops = get_backend("numba")
+    ops = get_backend(default_backend())
     with ops.threads(1):
         run = trained_once(path, CONFIG, ops, "run the same again")
     return GivenModel(run.load("train").model, run.text, path)

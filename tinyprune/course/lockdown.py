@@ -2,8 +2,8 @@
 
 - the operating system limits memory, processor time, file sizes and open files;
 - a hook in Python refuses imports, files, processes and network, with messages that a student understands;
-- on Linux, two filters in the kernel also hold for native code: Landlock for files, seccomp for processes, signals and
-  network.
+- on Linux, two filters in the kernel also hold for native code: Landlock for files, and seccomp, which allows a list of
+  system calls and refuses all others, such as those for processes and network.
 
 None of them can be undone. Other systems have only the first two, which stop accidents and mischief but not an expert:
 grade strangers' code on Linux.
@@ -137,7 +137,7 @@ def around(path: str, hidden: Sequence[str]) -> list[str]:
 
 
 def refuse_in_the_kernel(scratch: Path, hidden: Sequence[Path] = ()) -> list[str]:
-    """Have the kernel refuse files, processes, signals and network.
+    """Have the kernel refuse files, and all system calls that an answer does not need.
 
     Args:
         scratch: the directory that may be changed.
@@ -202,79 +202,89 @@ def _landlock(libc: ctypes.CDLL, listed: Sequence[str], readable: Sequence[str],
         os.close(ruleset)
 
 
-# Numbers of system calls on x86_64 and on aarch64, which lacks some of them.
+# What the kernel answers: everything that is not listed is refused with EPERM (PermissionError in Python).
+ALLOW, REFUSE, NOT_THERE = 0x7FFF0000, 0x00050001, 0x00050026  # NOT_THERE is ENOSYS
+# Only the processor's own convention: others, such as int 0x80 on x86-64, number their calls differently.
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-CLONE, CLONE3, KILL, TGKILL, FCNTL = (56, 220), (435, 435), (62, 129), (234, 131), (72, 25)
-# F_SETOWN, F_SETSIG, F_SETOWN_EX make the kernel send any signal to any process; F_SETLEASE locks others out of a file.
-REFUSED_FCNTL = (8, 10, 15, 1024)
-# Processes, signals, other processes' memory, limits and processors, network, what Landlock does not know of files,
-# memory that outlives the process, and what only root could do. Each is name:x86_64:aarch64.
-REFUSED_CALLS = """
-    fork:57: vfork:58: execve:59:221 execveat:322:281 tkill:200:130 rt_sigqueueinfo:129:138 rt_tgsigqueueinfo:297:240
-    pidfd_open:434:434 pidfd_getfd:438:438 pidfd_send_signal:424:424 ptrace:101:117 process_vm_readv:310:270
-    process_vm_writev:311:271 perf_event_open:298:241 setsid:112:157 setpgid:109:154 setrlimit:160:164
-    prlimit64:302:261 setpriority:141:140 ioprio_set:251:30 sched_setparam:142:118 sched_setscheduler:144:119
-    sched_setattr:314:274 sched_setaffinity:203:122 migrate_pages:256:238 move_pages:279:239 process_madvise:440:440
-    process_mrelease:448:448 chmod:90: fchmod:91:52 fchmodat:268:53 fchmodat2:452:452 chown:92: fchown:93:55
-    lchown:94: fchownat:260:54 setxattr:188:5 lsetxattr:189:6 fsetxattr:190:7 removexattr:197:14 lremovexattr:198:15
-    fremovexattr:199:16 shmget:29:194 msgget:68:186 semget:64:190 mq_open:240:180 add_key:248:217 keyctl:250:219
-    memfd_create:319:279 socket:41:198 socketpair:53:199 io_uring_setup:425:425 bpf:321:280 unshare:272:97
-    setns:308:268 mknod:133: mknodat:259:33 mount:165:40 open_tree:428:428 move_mount:429:429 fsopen:430:430
-    umount2:166:39 pivot_root:155:41 chroot:161:51 reboot:169:142 kexec_load:246:104 init_module:175:105
-    finit_module:313:273 delete_module:176:106 kexec_file_load:320:294 iopl:172: ioperm:173: swapon:167:224
-    swapoff:168:225 acct:163:89 open_by_handle_at:304:265 sethostname:170:161 clock_settime:227:112
-    settimeofday:164:170 adjtimex:159:171 clock_adjtime:305:266
-"""
+# The system calls that CPython, NumPy, Numba, glibc and musl make while an answer computes, imports, starts threads or
+# uses files, as name:x86_64:aarch64; aarch64 lacks some. What Landlock does not check of files is absent (mode, owner,
+# times, attributes), and so is whatever else reaches beyond this process.
+CALLS = {
+    "files that are open": """
+        read:0:63 write:1:64 readv:19:65 writev:20:66 pread64:17:67 pwrite64:18:68 lseek:8:62 close:3:57
+        close_range:436:436 fstat:5:80 ftruncate:77:46 fsync:74:82 fdatasync:75:83 getdents64:217:61 dup:32:23 dup2:33:
+        dup3:292:24 pipe:22: pipe2:293:59 fcntl:72:25 ioctl:16:29 poll:7: ppoll:271:73 select:23: pselect6:270:72""",
+    "files by name": """
+        open:2: openat:257:56 stat:4: lstat:6: newfstatat:262:79 statx:332:291 access:21: faccessat:269:48
+        faccessat2:439:439 readlink:89: readlinkat:267:78 getcwd:79:17 chdir:80:49 fchdir:81:50 mkdir:83: mkdirat:258:34
+        rmdir:84: unlink:87: unlinkat:263:35 rename:82: renameat:264:38 renameat2:316:276 link:86: linkat:265:37
+        symlink:88: symlinkat:266:36 truncate:76:45""",
+    # Code too: libraries are loaded when they are imported, and Numba compiles. It is filtered like all other code.
+    "memory": """
+        mmap:9:222 munmap:11:215 mremap:25:216 mprotect:10:226 madvise:28:233 msync:26:227 brk:12:214
+        membarrier:324:283""",
+    # clone3 does not exist for an answer: its flags are behind a pointer, out of sight, and libraries then use clone.
+    "threads": """
+        clone:56:220 clone3:435:435 futex:202:98 set_robust_list:273:99 set_tid_address:218:96 rseq:334:293
+        gettid:186:178 sched_yield:24:124 sched_getaffinity:204:123 getcpu:309:168 exit:60:93 exit_group:231:94""",
+    "signals": """
+        rt_sigaction:13:134 rt_sigprocmask:14:135 rt_sigreturn:15:139 sigaltstack:131:132 restart_syscall:219:128
+        kill:62:129 tgkill:234:131 tkill:200:130 alarm:37: setitimer:38:103""",
+    "time and information": """
+        clock_gettime:228:113 clock_getres:229:114 clock_nanosleep:230:115 nanosleep:35:101 gettimeofday:96:169
+        time:201: times:100:153 getrusage:98:165 getrlimit:97:163 prlimit64:302:261 getpid:39:172 getppid:110:173
+        getuid:102:174 geteuid:107:175 getgid:104:176 getegid:108:177 umask:95:166 uname:63:160 sysinfo:99:179
+        getrandom:318:278 prctl:157:167""",
+}
+
+
+def conditions(process: int) -> dict[str, dict[int, Sequence[int]]]:
+    """Return the allowed values of arguments, for the calls that are allowed with these only.
+
+    A key is the number of a 32-bit word: 2 i is the lower half of argument i, which is all that the kernel reads of a
+    flag or a process's number, and 2 i + 1 the upper half.
+    """
+    return {
+        # The flags of pthread_create, in glibc and in musl. Others make processes, or threads in other namespaces.
+        "clone": {0: (0x3D0F00, 0x7D0F00)},
+        # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC; others send signals and lock files.
+        "fcntl": {2: (0, 1, 2, 3, 4, 1030)},
+        "ioctl": {2: (0x5401, 0x802C542A, 0x5413, 0x5450, 0x5451)},  # TCGETS(2), TIOCGWINSZ: isatty; FIO(N)CLEX
+        "kill": {0: (process,)},
+        "tgkill": {0: (process,)},
+        "tkill": {0: (process,)},  # its first thread
+        "prctl": {0: (15, 16)},  # PR_SET_NAME, PR_GET_NAME: of threads
+        "prlimit64": {0: (0, process), 4: (0,), 5: (0,)},  # its own limits, none to set
+    }
+
+
+def filter_program(machine: str, process: int) -> list[tuple[int, int, int, int]]:
+    """Return the instructions (operation, lines to skip if true, if false, operand) of the filter (man 2 seccomp)."""
+    load, equal, answer = 0x20, 0x15, 0x06
+    number, architecture, arguments = 0, 4, 16  # where they are
+    program = [(load, 0, 0, architecture), (equal, 1, 0, ARCHITECTURES[machine]), (answer, 0, 0, REFUSE)]
+    program.append((load, 0, 0, number))
+    wanted = conditions(process)
+    for name, *numbers in (call.split(":") for calls in CALLS.values() for call in calls.split()):
+        if own := numbers[list(ARCHITECTURES).index(machine)]:
+            checks = []
+            for word, values in wanted.get(name, {}).items():
+                checks.append((load, 0, 0, arguments + 4 * word))
+                checks += [(equal, len(values) - i, 0, value) for i, value in enumerate(values)]
+                checks.append((answer, 0, 0, REFUSE))
+            checks.append((answer, 0, 0, NOT_THERE if name == "clone3" else ALLOW))
+            program += [(equal, 0, len(checks), int(own)), *checks]
+    return [*program, (answer, 0, 0, REFUSE)]
 
 
 def _seccomp(libc: ctypes.CDLL) -> bool:
-    """Filter system calls by a program for the kernel (man 2 seccomp). False on other processors."""
-    if platform.machine() not in ARCHITECTURES:
+    """Have the kernel filter system calls, in all threads. False on other processors."""
+    machine = platform.machine()
+    if machine not in ARCHITECTURES:
         return False
-    at = list(ARCHITECTURES).index(platform.machine())
-    load, equal, any_bit, at_least, answer = 0x20, 0x15, 0x45, 0x35, 0x06
-    allow, deny, not_there = 0x7FFF0000, 0x00050001, 0x00050026  # EPERM, ENOSYS
-    number, arch_at, argument_at, second_at = 0, 4, 16, 24
-    program: list[tuple[int, int, int, int]] = [
-        (load, 0, 0, arch_at),
-        (equal, 1, 0, ARCHITECTURES[platform.machine()]),
-        (answer, 0, 0, deny),
-        (load, 0, 0, number),
-        (at_least, 0, 1, 0x40000000),  # numbers of another calling convention
-        (answer, 0, 0, deny),
-        # clone3 hides its flags from filters; if it does not exist, libraries use clone.
-        (equal, 0, 1, CLONE3[at]),
-        (answer, 0, 0, not_there),
-        # clone makes threads (CLONE_THREAD), which are allowed, or processes.
-        (equal, 0, 4, CLONE[at]),
-        (load, 0, 0, argument_at),
-        (any_bit, 0, 1, 0x00010000),
-        (answer, 0, 0, allow),
-        (answer, 0, 0, deny),
-    ]
-    for call in (KILL, TGKILL):
-        program += [
-            (equal, 0, 4, call[at]),
-            (load, 0, 0, argument_at),
-            (equal, 0, 1, os.getpid()),
-            (answer, 0, 0, allow),
-            (answer, 0, 0, deny),
-        ]
-    for command in REFUSED_FCNTL:
-        # The comparison needs the number of the call again each time.
-        program += [
-            (load, 0, 0, number),
-            (equal, 0, 3, FCNTL[at]),
-            (load, 0, 0, second_at),
-            (equal, 0, 1, command),
-            (answer, 0, 0, deny),
-        ]
-    program.append((load, 0, 0, number))
-    for call in REFUSED_CALLS.split():
-        if there := call.split(":")[1:][at]:
-            program += [(equal, 0, 1, int(there)), (answer, 0, 0, deny)]
-    program.append((answer, 0, 0, allow))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in program))
+    program = [struct.pack("<HBBI", *line) for line in filter_program(machine, os.getpid())]
+    code = ctypes.create_string_buffer(b"".join(program))
     head = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(program), ctypes.addressof(code)))
-    # PR_SET_SECCOMP, SECCOMP_MODE_FILTER; it also holds for later threads.
-    return libc.prctl(22, 2, head, 0, 0) == 0
+    seccomp = {"x86_64": 317, "aarch64": 277}[machine]
+    # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC: also in threads that a preloaded library has started.
+    return libc.syscall(seccomp, 1, 1, head) == 0

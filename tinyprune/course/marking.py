@@ -16,15 +16,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_output
-from nbgrader.api import Gradebook
-from nbgrader.preprocessors import NbGraderPreprocessor
-from traitlets import Float, Integer
-
 from tinyprune.course.answers import submission
 from tinyprune.course.sandbox import AnswerError, Limits, Sandbox
+from tinyprune.errors import missing_extra
+
+try:
+    import nbformat
+    from nbformat import NotebookNode
+    from nbformat.v4 import new_code_cell, new_output
+    from nbgrader.api import Gradebook
+    from nbgrader.preprocessors import NbGraderPreprocessor
+    from traitlets import Float, Integer
+except ImportError:
+    raise missing_extra("tinyprune.course.marking", "course", __name__) from None
 
 TOOLS = "_tools"  # ending of the names of cells for the tests only
 

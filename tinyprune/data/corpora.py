@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import sysconfig
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
 from tinyprune.config import DataConfig
-from tinyprune.data.spans import SPLITS, Corpus, Span
-from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.data.newlines import plain_text
+from tinyprune.data.spans import SPLITS, Corpus, Opener, Span
+from tinyprune.errors import TinypruneError, UsageError, nearest
+from tinyprune.files import cache_directory
 
 # Folders that some distributions of Python leave out, that were installed later, or that are a corpus of their own.
 _NOT_IN_STDLIB = {
@@ -53,16 +54,21 @@ def catalogue() -> dict[str, Entry]:
     }
 
 
-def data_directory() -> Path:
-    """Return the folder of downloads and kept tokens: $TINYPRUNE_DATA, or data/downloads here."""
-    return Path(os.environ.get("TINYPRUNE_DATA") or Path("data", "downloads"))
+def absolute_corpus(name: str) -> str:
+    """Return the absolute path of the file `name`, so that it is found from any folder.
+
+    The name of a corpus of the catalogue, and of what is no file, is returned as it is.
+    """
+    path = Path(name).expanduser()
+    return str(path.absolute()) if name not in catalogue() and path.is_file() else name
 
 
 def open_corpus(config: DataConfig) -> Corpus:
     """Find the corpus `config.corpus`, downloading it if need be.
 
     A corpus without splits of its own is cut into train, then valid, then test, by the two fractions of `config`. Sizes
-    are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word.
+    are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. A file is read as
+    `newlines.plain_text` says, and a corpus of the catalogue byte for byte.
 
     Raises:
         UsageError: if there is neither a corpus nor a readable file of that name, or if it is empty.
@@ -72,7 +78,7 @@ def open_corpus(config: DataConfig) -> Corpus:
     entry = entries.get(config.corpus)
     if entry is None:
         path = _local_file(config.corpus, list(entries))
-        return _cut(path.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
+        return _cut(path.name, *plain_text(functools.partial(path.open, "rb"), path.stat().st_size), config)
     if entry.url:
         return open_entry(entry, config)
     text = {"pydoc": pydoc_text, "stdlib": stdlib_text}[entry.name]().encode("utf-8")
@@ -86,7 +92,7 @@ def open_entry(entry: Entry, config: DataConfig) -> Corpus:
 
     advice = "or use a corpus that needs no network: " + ", ".join(e.name for e in catalogue().values() if not e.url)
     expected = {"name": entry.name, "sha256": entry.sha256, "size": entry.size}
-    path = fetch(entry.url, data_directory() / entry.file, **expected, otherwise=advice)
+    path = fetch(entry.url, cache_directory() / entry.file, **expected, otherwise=advice)
     if not entry.members:
         return _cut(entry.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
     try:
@@ -130,9 +136,9 @@ def stdlib_text() -> str:
 def _local_file(name: str, known: list[str]) -> Path:
     """Return the path of the file `name`. Raises UsageError if it is not there, cannot be read or is empty."""
     path = Path(name).expanduser()
-    problem = ""
+    problem = hint = ""
     if not path.exists():
-        problem = f"there is no corpus and no file {name!r}"
+        problem, hint = f"there is no corpus and no file {name!r}", nearest(name, known)
     elif not path.is_file():
         problem = f"{name!r} is {'a folder' if path.is_dir() else 'not a regular file'}"
     else:
@@ -142,11 +148,8 @@ def _local_file(name: str, known: list[str]) -> Path:
         except OSError as error:
             problem = f"cannot read {name!r}: {error.strerror}"
     if problem:
-        raise UsageError(f"data.corpus: {problem}; give one of {', '.join(known)}, or the path of a text file")
+        raise UsageError(f"data.corpus: {problem}; give one of {', '.join(known)}, or the path of a text file{hint}")
     return path
-
-
-Opener = Callable[[], AbstractContextManager[BinaryIO]]
 
 
 @contextmanager

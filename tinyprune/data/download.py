@@ -50,7 +50,7 @@ def fetch(
             part.replace(path)
     except OSError as error:
         raise SaveError(
-            f"cannot read or write {path}: {error.strerror or error}; set TINYPRUNE_DATA to another folder"
+            f"cannot read or write {path}: {error.strerror or error}; set TINYPRUNE_CACHE to another folder"
         ) from error
     return path
 

@@ -88,7 +88,7 @@ def _made_whole(path: Path, corpus: Corpus) -> Iterator[Path]:
         # Another run may have made the same meanwhile; its result is as good as ours.
         if not path.exists():
             raise SaveError(
-                f"cannot keep the tokens of {corpus.name} at {path}: {error}; set TINYPRUNE_DATA to another folder"
+                f"cannot keep the tokens of {corpus.name} at {path}: {error}; set TINYPRUNE_CACHE to another folder"
             ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

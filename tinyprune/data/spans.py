@@ -15,13 +15,16 @@ from tinyprune.errors import TinypruneError, UsageError
 CHUNK = 1 << 20
 SPLITS = ("train", "valid", "test")
 
+Opener = Callable[[], AbstractContextManager[BinaryIO]]
+"""Opens a seekable stream of bytes, anew at each call."""
+
 
 @dataclass(frozen=True)
 class Span:
     """The bytes `start` … `stop - 1` of the stream that `open` opens."""
 
     label: str  # name of the text in messages
-    open: Callable[[], AbstractContextManager[BinaryIO]]  # a seekable stream; called once for each reading
+    open: Opener  # called once for each reading
     start: int
     stop: int
 

@@ -1,6 +1,7 @@
 """A text as a model reads it: found, checked, tokenised and split. `load_text` is the whole way.
 
 corpora.open_corpus     from a name or a path to a `Corpus`, downloaded if need be
+newlines.plain_text     a file without a byte order mark, its lines ended by \\n
 spans.Corpus            three runs of bytes, read in pieces
 tokenizers              pieces to token ids
 kept                    where the ids of a large corpus are kept, in memory-mapped files
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig
 from tinyprune.data import kept
-from tinyprune.data.corpora import data_directory, open_corpus
+from tinyprune.data.corpora import open_corpus
 from tinyprune.data.spans import SPLITS
 from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, build_tokenizer, encode_corpus, id_dtype, known
 from tinyprune.errors import UsageError
+from tinyprune.files import cache_directory
 
 # A larger corpus is tokenised into memory-mapped files.
 IN_MEMORY_BYTES = 16_000_000
@@ -57,7 +59,7 @@ def load_text(
         config: corpus, tokenizer and splits. The fractions are of bytes; a corpus with its own splits ignores them.
         tokenizer: from a checkpoint: encode with it instead of building the one that `config` asks for.
         digest: from a checkpoint: refuse a text with another sha256.
-        in_memory_bytes: a larger corpus is read in pieces, and its tokens are kept in the download directory.
+        in_memory_bytes: a larger corpus is read in pieces, and its tokens are kept in `files.cache_directory`.
 
     Raises:
         UsageError: if there is no such corpus, if it is empty or too short for its splits, if it is not UTF-8
@@ -76,10 +78,10 @@ def load_text(
     if tokenizer is None:
         build = functools.partial(build_tokenizer, corpus, config, "vocabulary of" if large else "")
         keep = large and config.tokenizer != "byte"
-        tokenizer = kept.vocabulary(data_directory(), corpus, found, config, build) if keep else build()
+        tokenizer = kept.vocabulary(cache_directory(), corpus, found, config, build) if keep else build()
     encoded = encode_corpus(corpus, tokenizer, "tokenising" if large else "")
     if large:
-        tokens, characters = kept.tokens(data_directory(), corpus, found, tokenizer, encoded)
+        tokens, characters = kept.tokens(cache_directory(), corpus, found, tokenizer, encoded)
     else:
         tokens, characters = in_memory(encoded, id_dtype(tokenizer))
 

@@ -59,6 +59,14 @@ SMALL = "small-from-scratch"  # every layer with the same share of its heads, an
 # choice of heads that helps, or the training of the weights?
 REWOUND = {"gates-rewound": "gates"}
 METHODS = (*CRITERIA, *IN_ROUNDS, *GATES, *REWOUND)
+ABOUT = {  # in one line, what is not a criterion with a file of its own
+    "michel-iterative": "Michel's importance, evaluated again after every tenth of all heads is removed",
+    "gates": "Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)",
+    "gates-layerwise": "The same gates, which also minimise the error that they cause in each layer's output",
+    "voita": "Soft Hard-Concrete gates without output scaling (Voita et al. 2019)",
+    "gumbel-top-k": "Soft top-k: gates that always leave exactly k heads open (Li, Cotterell & Sachan 2021)",
+    "gates-rewound": "The heads that `gates` keeps, with the weights from before the gate stage",
+}
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REVISION = 1  # of the methods: with another number all cells are computed again
 PATH_EVERY = 10  # steps between two points of a gate's path

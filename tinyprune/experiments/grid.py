@@ -29,7 +29,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tinyprune.bench.machine import processors
-from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.errors import MissingExtraError, TinypruneError, UsageError, install_command
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import get_backend
@@ -110,17 +110,17 @@ def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
     """Return the workers of the Dask scheduler at `address`, such as tcp://host:8786.
 
     A worker process computes one cell at a time, so start `dask worker ADDRESS --nworkers auto --nthreads 1` to use a
-    whole machine. Workers may come and go; while there are none the study waits. Raises UsageError when opened, if Dask
-    is not installed, no scheduler answers within `timeout` seconds, it has no workers, or they have another version of
-    tinyprune.
+    whole machine. Workers may come and go; while there are none the study waits. Raises MissingExtraError if Dask is
+    not installed, and UsageError when opened, if no scheduler answers within `timeout` seconds, it has no workers, or
+    they have another version of tinyprune.
     """
+    try:
+        import distributed
+    except ImportError as error:
+        raise MissingExtraError(f"--scheduler needs Dask, which is not here: {install_command('dask')}") from error
 
     @contextmanager
     def opened() -> Iterator[Workers]:
-        try:
-            import distributed
-        except ImportError as error:
-            raise UsageError('--scheduler needs Dask: python -m pip install -e ".[dask]"') from error
         try:
             client = distributed.Client(address, timeout=timeout, set_as_default=False)
         except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tinyprune.config import RunConfig
-from tinyprune.errors import UsageError
+from tinyprune.errors import UsageError, nearest
 from tinyprune.experiments.cells import METHODS, Cell
 from tinyprune.experiments.store import Store
 from tinyprune.tables import Record
@@ -51,7 +51,8 @@ class Plan:
             raise UsageError(f"shares must be numbers from 0 to 1, got {list(self.shares)}")
         for method in self.methods:
             if method not in METHODS:
-                raise UsageError(f"methods must be among {', '.join(METHODS)}; got {method!r}")
+                hint = nearest(method, METHODS)
+                raise UsageError(f"methods must be among {', '.join(METHODS)}; got {method!r}{hint}")
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"methods must be different, got {', '.join(self.methods)}")
         heads = [self.heads(share) for share in self.shares]

@@ -9,11 +9,13 @@ functions, since Numba is imported only when a backend that needs it is asked fo
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from tinyprune import ops
-from tinyprune.errors import UsageError
-from tinyprune.kernels.gpu import check_usable
+from tinyprune.errors import UsageError, nearest
+from tinyprune.kernels.gpu import check_usable, why_unusable
+from tinyprune.progress import say
 
 Array = Any  # np.ndarray, or for a backend on a device `kernels.cuda.array.DeviceArray`
 
@@ -113,9 +115,24 @@ class Backend:
     top_k_forward = staticmethod(ops.top_k_forward)
 
 
+def why_no_numba() -> str | None:
+    """Return one line that says how to get Numba; None if it is installed. Nothing is imported."""
+    if find_spec("numba") is not None:
+        return None
+    return "Numba is not installed: python -m pip install numba, or use --backend numpy"
+
+
 def numba_backend() -> Backend:
-    """Kernels that Numba compiles for the CPU."""
-    import numba
+    """Kernels that Numba compiles for the CPU.
+
+    Raises:
+        UsageError: if Numba is not installed or cannot be imported, for example beside a NumPy that it does not know.
+    """
+    try:
+        import numba
+    except ImportError as error:
+        reason = why_no_numba() or f"{error}; update Numba, or use --backend numpy"
+        raise UsageError(f"the numba backend cannot run: {reason}") from error
 
     from tinyprune.kernels.cpu import (
         adamw,
@@ -333,20 +350,39 @@ class Choice(NamedTuple):
         on_device: see `Backend`.
         precision: of matrix products: "float32", or "tf32" by tensor cores.
         packages: that compute, beside NumPy; for reports of a machine.
+        about: what it is, in one line.
+        problem: returns why it cannot run here and what to install, in one line; None if it can.
     """
 
     make: Callable[[], Backend]
+    about: str
+    problem: Callable[[], str | None] = lambda: None
     on_device: bool = False
     precision: str = "float32"
     packages: tuple[str, ...] = ()
 
 
 BACKENDS = {
-    "numba": Choice(numba_backend, packages=("numba",)),
-    "numpy": Choice(Backend),
-    "cuda": Choice(cuda_backend, on_device=True, packages=("numba-cuda",)),
-    "cuda-tf32": Choice(partial(cuda_backend, "tf32"), True, precision="tf32", packages=("numba-cuda",)),
+    "numba": Choice(numba_backend, "compiled for the processor by Numba", why_no_numba, packages=("numba",)),
+    "numpy": Choice(Backend, "the textbook, in NumPy"),
+    "cuda": Choice(cuda_backend, "compiled for an NVIDIA GPU", why_unusable, on_device=True, packages=("numba-cuda",)),
+    "cuda-tf32": Choice(
+        partial(cuda_backend, "tf32"),
+        "the same, with products on tensor cores from numbers rounded to 11 bits",
+        why_unusable,
+        on_device=True,
+        precision="tf32",
+        packages=("numba-cuda",),
+    ),
 }
+
+
+def default_backend() -> str:
+    """Return the name of the backend that computes where none is asked for: numba, or numpy where Numba is missing."""
+    if why_no_numba() is None:
+        return "numba"
+    say("Numba is not installed: NumPy computes in its place, many times slower")
+    return "numpy"
 
 
 def get_backend(name: str) -> Backend:
@@ -356,5 +392,5 @@ def get_backend(name: str) -> Backend:
         UsageError: if there is none, or what it needs is not here.
     """
     if name not in BACKENDS:
-        raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
+        raise UsageError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}{nearest(name, BACKENDS)}")
     return BACKENDS[name].make()

@@ -21,9 +21,8 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 from unittest import mock
 
-from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.errors import TinypruneError, UsageError, install_command
 
-INSTALL = "pip install 'numba-cuda[cu13]==0.30.*' 'cuda-toolkit[nvcc]==13.0.*'"
 COMPILED = {  # patterns in the output of `ptxas -v`
     "registers": r"Used (\d+) registers",
     "shared_bytes": r"(\d+) bytes smem",
@@ -82,19 +81,18 @@ def ptxas_version() -> str:
 def what_is_missing() -> str | None:
     """Return one line that says why nothing can be compiled here and what to install; None if it can."""
     if importlib.util.find_spec("numba_cuda") is None:
-        return f"the package numba-cuda is not installed: {INSTALL}"
+        return f"the package numba-cuda is not installed: {install_command('cuda')}"
     if find_ptxas() is None:
-        return f"ptxas is neither installed nor on the PATH: {INSTALL}"
+        return f"ptxas is neither installed nor on the PATH: {install_command('cuda')}"
     return None
 
 
 def fitting_extra() -> str:
     """Return the command that installs the CUDA packages for this machine's driver."""
     version = driver_version()
-    newest = 'python -m pip install -e ".[cuda]"'
     if version is None:
-        return f"{newest} (for a driver of CUDA 13; .[cuda12] for one of CUDA 12)"
-    return newest if version >= (13, 0) else 'python -m pip install -e ".[cuda12]"'
+        return f"{install_command('cuda')} (for a driver of CUDA 13; the extra cuda12 for one of CUDA 12)"
+    return install_command("cuda" if version >= (13, 0) else "cuda12")
 
 
 def toolkit_version() -> tuple[int, int] | None:
@@ -171,7 +169,7 @@ def explained(error: Exception) -> TinypruneError | MemoryError | None:
     if type(error).__name__ == "CCSupportError":
         return UsageError(
             f"this GPU is too old for the CUDA toolkit ({said}): an older one may do, "
-            'python -m pip install -e ".[cuda12]", or use --backend numba'
+            f"{install_command('cuda12')}, or use --backend numba"
         )
     if "Can't use arch-specific" in said:
         return UsageError(f"this GPU is newer than the CUDA toolkit ({said}): update numba-cuda and the toolkit")

@@ -31,6 +31,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.progress import duration, say
 from tinyprune.pruning.gates import GateObjective, hit_target, with_new_gates
 from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.runs.changes import SETTINGS, check_changes, is_finished
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import evaluate
@@ -38,9 +39,6 @@ from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
 from tinyprune.warmup import measure_seconds
-
-# The tables of the configuration that a stage depends on.
-SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": (), "finetune": ("finetune",)}
 
 
 def validations(steps: int, config: TrainConfig) -> int:
@@ -87,7 +85,8 @@ class Run:
     def prepare(self, stages: Sequence[str], resume: bool = False, overwrite: bool = False) -> None:
         """Prepare the run for `stages`: write config.toml, save an adopted baseline, delete outdated checkpoints.
 
-        Everything that can be checked beforehand is checked before any file is touched.
+        Everything that can be checked beforehand is checked before any file is touched. With `resume` the settings of
+        config.toml stay, but for the changes that `runs.changes` allows.
 
         Raises:
             UsageError: if settings contradict finished stages, if the text is not the run's or too short for a stage,
@@ -96,6 +95,10 @@ class Run:
             SaveError: if config.toml cannot be written.
         """
         anew = STAGES[STAGES.index(stages[0]) :]
+        written = self.directory.read_config() if self.directory.started else None
+        news = []
+        if resume and written is not None and self.source is None:
+            news = check_changes(self.directory, written, self.config, stages)
         if resume:
             for stage, later in itertools.pairwise(STAGES):
                 if stage in stages and self.directory.checkpoint(later).exists() and not self.finished(stage):
@@ -104,9 +107,8 @@ class Run:
                         f"{stage}.safetensors back, or do stage {stage} anew with --overwrite"
                     )
         self.anew = anew if overwrite else ()
-        written = self.directory.read_config() if self.directory.started else None
         if written is not None and self.source is None:
-            self.check_settings(written, resume, [stage for stage in STAGES if stage not in anew])
+            self.check_settings(written, [stage for stage in STAGES if stage not in anew])
         if self.config.model.M == 0 and self.config.model.mask == "same-length":
             raise UsageError(
                 'model.M = 0 with the same-length mask shows every token only itself; add --set model.mask="causal"'
@@ -125,12 +127,12 @@ class Run:
             self.source = None
         if self.config != written:
             self.directory.write("config.toml", to_toml(self.config.to_dict()))
+        for line in news:
+            say(line)
 
-    def check_settings(self, written: RunConfig, resume: bool, before: Sequence[str]) -> None:
+    def check_settings(self, written: RunConfig, before: Sequence[str]) -> None:
         """Raise UsageError if the configuration contradicts the one that was `written` for existing checkpoints."""
         path = self.directory.path / "config.toml"
-        if resume and self.config != written:
-            raise UsageError(f"--resume goes on with the settings in {path}; leave out those that differ")
         for stage in before:
             for table in SETTINGS[stage]:
                 if self.directory.checkpoint(stage).exists() and getattr(self.config, table) != getattr(written, table):
@@ -165,14 +167,14 @@ class Run:
         saved = load_model(path, self.ops)
         if saved.metadata.get("stage") != stage:
             raise CheckpointError(f"{path} is of stage {saved.metadata.get('stage')}; put back the one of {stage}")
-        if not saved.metadata.get("finished"):
+        if not is_finished(saved.metadata, stage, self.config):
             raise UsageError(f"stage {stage} of {self.directory.path} is not finished; go on with: {command} --resume")
         return saved
 
     def finished(self, stage: str) -> bool:
         """Return whether a stage has a finished checkpoint."""
         path = self.directory.checkpoint(stage)
-        return path.exists() and bool(load_checkpoint(path)[1].get("finished"))
+        return path.exists() and is_finished(load_checkpoint(path)[1], stage, self.config)
 
     def adopt(self, source: Path) -> None:
         """Take another run's model and text as the baseline, as if trained here; nothing is written yet.

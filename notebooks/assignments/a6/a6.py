@@ -27,7 +27,7 @@
 #
 # **Speed** is marked as a ratio: NumPy's time by yours, on the same machine, in turns, with one
 # thread each. Compiling is not counted. Do not use `cache=True`: there is no place to keep a cache
-# where answers are marked, and there is 1 GiB of memory for all.
+# where answers are marked, and there is 2 GiB of memory for all.
 #
 # A test cell that prints `passed` passed. `tinyprune` itself, PyTorch and the like must not be
 # imported by answers. Inputs must not be modified. Hidden tests feed other shapes and values. Run

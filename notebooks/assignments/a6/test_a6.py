@@ -20,7 +20,7 @@ prepare(
     environment={"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
     seconds_per_call=30,
     seconds_in_all=240,
-    memory_bytes=1 << 30,
+    memory_bytes=2 << 30,
 )
 
 

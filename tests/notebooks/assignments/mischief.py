@@ -130,6 +130,11 @@ fcntl.fcntl(r, 8, os.getppid())
 fcntl.fcntl(r, 10, 9)
 fcntl.fcntl(r, fcntl.F_SETFL, fcntl.fcntl(r, fcntl.F_GETFL) | 0o20000)
 os.write(w, b'x')""",
+    "kills by a descriptor of a process": """
+import ctypes, os
+syscall = ctypes.pythonapi.syscall
+pidfd_open, pidfd_send_signal = 434, 424
+syscall(pidfd_send_signal, syscall(pidfd_open, os.getppid(), 0), 9, None, 0)""",
     "directories in directories": "import os\nfor _ in range(1500):\n    os.mkdir('a')\n    os.chdir('a')",
     "fills the disk": "n = 0\nwhile n := n + 1:\n    open(str(n), 'wb').write(bytes(1 << 24))",
     "deletes the gradebook": "import os\nos.remove('COURSE/gradebook.db')",

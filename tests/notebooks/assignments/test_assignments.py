@@ -5,7 +5,9 @@ from collections import Counter
 
 import pytest
 
-pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+from tinyprune.errors import install_command
+
+pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
 
 from marks import build, cells_that_test, edited, failures, only, wrong_answers
 from nbclient import NotebookClient

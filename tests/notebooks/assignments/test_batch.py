@@ -7,7 +7,9 @@ from collections import Counter
 
 import pytest
 
-pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+from tinyprune.errors import install_command
+
+pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
 
 from marks import build, edited, wrong_answers
 from test_nbgrader import hand_in, label, new_course, scores

@@ -11,7 +11,9 @@ import zipfile
 
 import pytest
 
-pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+from tinyprune.errors import install_command
+
+pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
 
 from marks import FOLDER, build, cells_that_test, wrong_answers
 from mischief import MISCHIEF

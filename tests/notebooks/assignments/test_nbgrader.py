@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-pytest.importorskip("nbgrader", reason='needs pip install -e ".[course]"')
+from tinyprune.errors import install_command
+
+pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
 
 from marks import FOLDER, build, edited, wrong_answers
 from mischief import FULL, MISCHIEF, notebook_of

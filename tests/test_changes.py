@@ -1,0 +1,186 @@
+"""Settings that may be changed when a run is resumed, and those that may not."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from command import do_stages, harmless, run_here, settings, succeed, write_text
+
+from tinyprune.config import read_config
+from tinyprune.runs import run as stages
+from tinyprune.training.checkpoints import load_checkpoint
+
+TRAINING = {"steps": 20, "warmup": 0, "evaluate_every": 5, "checkpoint_every": 5}
+SCHEDULES = {"cosine": {}, "constant": {"schedule": "constant"}, "warm-up": {"warmup": 15}}
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def begun(book) -> Path:
+    """Make runs of 20 steps, killed after step 10; tests must not change them."""
+    for name, schedule in SCHEDULES.items():
+        stop_at(10, "train", book.parent / name, "--corpus", book, *settings(**TRAINING | schedule))
+    return book.parent
+
+
+@pytest.fixture(scope="module")
+def finished(book) -> Path:
+    """Make a run with all stages, which tests must not change."""
+    do_stages(book.parent / "finished", book, settings(**TRAINING), ["--target-heads=3"])
+    return book.parent / "finished"
+
+
+def stop_at(step: int, *arguments: str | Path) -> None:
+    """Run a stage that ends, as if it were killed, just after its checkpoint of this step."""
+    original = stages.Trainer.save
+
+    def save(trainer, finished=False):
+        original(trainer, finished)
+        if trainer.step == step:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(stages.Trainer, "save", save)
+        run_here(*arguments)
+
+
+class Killed(BaseException):
+    pass
+
+
+def parameters(path: Path) -> dict[str, bytes]:
+    return {name: x.tobytes() for name, x in load_checkpoint(path)[0].items()}
+
+
+def lines(said: str) -> list[str]:
+    return [line.removeprefix("tinyprune: ") for line in said.splitlines() if "steps instead of" in line]
+
+
+@pytest.mark.parametrize("name", ["constant", "warm-up"])
+def test_without_a_dependence_on_steps_more_of_them_give_the_same_bits(name, begun, book, tmp_path):
+    run = shutil.copytree(begun / name, tmp_path / "run")
+    said = succeed("train", run, "--resume", "--set=train.steps=30", "--set=train.evaluate_every=10").stderr
+    assert lines(said) == ["train: 30 steps instead of 20; the result is that of 30 steps from the start"]
+    whole = tmp_path / "whole"
+    succeed("train", whole, "--corpus", book, *settings(**TRAINING | SCHEDULES[name] | {"steps": 30}))
+    assert parameters(run / "train.safetensors") == parameters(whole / "train.safetensors")
+    config = read_config((run / "config.toml").read_text(encoding="utf-8"), "config.toml")
+    assert (config.train.steps, config.train.evaluate_every) == (30, 10)
+
+
+def test_a_finished_stage_goes_on(begun, book, tmp_path):
+    run = shutil.copytree(begun / "constant", tmp_path / "run")
+    succeed("train", run, "--resume")
+    assert "going on after step 20" in succeed("train", run, "--resume", "--set=train.steps=30").stderr
+    whole = tmp_path / "whole"
+    succeed("train", whole, "--corpus", book, *settings(**TRAINING | SCHEDULES["constant"] | {"steps": 30}))
+    assert parameters(run / "train.safetensors") == parameters(whole / "train.safetensors")
+
+
+def test_a_cosine_is_said_to_change(begun, tmp_path):
+    run = shutil.copytree(begun / "cosine", tmp_path / "run")
+    said = succeed("train", run, "--resume", "--set=train.steps=30").stderr
+    assert lines(said) == [
+        "train: 30 steps instead of 20; its cosine now ends there, and the learning rate of step 11 is 0.00152, "
+        "not 0.00103; the result is not that of 30 steps from the start"
+    ]
+    assert load_checkpoint(run / "train.safetensors")[1]["step"] == 30
+    again = succeed("train", run, "--resume").stderr
+    assert again == "tinyprune: train: already finished\n"
+
+
+def test_fewer_steps_end_at_the_step_reached(begun, tmp_path):
+    run = shutil.copytree(begun / "cosine", tmp_path / "run")
+    said = harmless(2, run, "train", run, "--resume", "--set=train.steps=9")
+    assert "train.steps must stay, or be at least 10, the step that stage train has reached; got 9" in said
+    said = succeed("train", run, "--resume", "--set=train.steps=10").stderr
+    assert "it ends before its learning rate has fallen; the result is not that of 10 steps" in said
+    metadata = load_checkpoint(run / "train.safetensors")[1]
+    assert (metadata["step"], metadata["finished"]) == (10, True)
+    succeed("gate", run, "--target-heads=3")
+
+
+def test_a_target_moves_with_the_steps(begun, book, tmp_path):
+    run = tmp_path / "run"
+    succeed("train", run, "--corpus", book, *settings(**TRAINING | SCHEDULES["constant"]))
+    stop_at(10, "gate", run, "--target-heads=3")
+    said = succeed("gate", run, "--resume", "--set=gate_train.steps=30").stderr
+    assert lines(said) == [
+        "gate: 30 steps instead of 20; its target is reached in step 15; the result is not that of 30 steps from the "
+        "start"
+    ]
+
+
+def test_more_steps_asked_for_and_not_done_are_not_forgotten(begun, tmp_path):
+    """A stage that was finished, and is to have more steps, was killed before its first new checkpoint."""
+    run = shutil.copytree(begun / "cosine", tmp_path / "run")
+    succeed("train", run, "--resume")
+    config = (run / "config.toml").read_text(encoding="utf-8")
+    (run / "config.toml").write_text(config.replace("steps = 20", "steps = 30", 1), encoding="utf-8")
+    said = harmless(2, run, "gate", run)
+    assert said == f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
+    assert "going on after step 20" in succeed("train", run, "--resume").stderr
+
+
+def test_a_stage_that_has_not_begun_may_have_any_settings(begun, tmp_path):
+    run = shutil.copytree(begun / "cosine", tmp_path / "run")
+    succeed("train", run, "--resume", "--set=finetune.lr=0.5", "--set=gate.lam=0.25")
+    config = read_config((run / "config.toml").read_text(encoding="utf-8"), "config.toml")
+    assert (config.finetune.lr, config.gate.lam, config.train.steps) == (0.5, 0.25, 20)
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "reason"),
+    [
+        ("train", "train.lr=0.1", "train.lr must stay, since stage train has begun"),
+        ("train", "model.dropout=0", "model.dropout must stay, since stage train has begun"),
+        ("train", "data.tokenizer=byte", "data.tokenizer must stay, since stage train has begun"),
+        ("train", "seed=5", "seed must stay, since stage train has begun"),
+        ("gate", "train.steps=30", "train.steps must stay, since stage train has begun"),
+    ],
+)
+def test_what_may_not_change_while_a_stage_is_unfinished(command, setting, reason, begun):
+    run = begun / "cosine"
+    said = harmless(2, run, command, run, "--resume", f"--set={setting}")
+    assert said.startswith(
+        f"--resume goes on with the settings in {run / 'config.toml'}; {reason}; what may change is "
+    )
+    assert "steps, evaluate_every, checkpoint_every, log_every of an unfinished stage, more steps of a finished" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "reason"),
+    [
+        ("run", "train.steps=30", "train.steps must stay, since stage gate has started from stage train"),
+        ("run", "gate.lam=0.5", "gate.lam must stay, since stage gate has begun"),
+        (
+            "finetune",
+            "finetune.evaluate_every=3",
+            "finetune.evaluate_every must stay, since stage finetune is finished",
+        ),
+        ("finetune", "finetune.steps=19", "finetune.steps must stay, or be at least 20"),
+    ],
+)
+def test_what_may_not_change_in_a_finished_run(command, setting, reason, finished):
+    said = harmless(2, finished, command, finished, "--resume", f"--set={setting}")
+    assert re.search(re.escape(reason), said)
+
+
+def test_a_finished_run_is_tuned_further(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    succeed("run", run, "--resume", "--set=finetune.steps=25")
+    assert load_checkpoint(run / "finetune.safetensors")[1]["step"] == 25
+    assert parameters(run / "gate.safetensors") == parameters(finished / "gate.safetensors")
+
+
+def test_an_adopted_baseline_cannot_be_trained_on(finished, tmp_path):
+    run = tmp_path / "run"
+    stop_at(10, "gate", run, "--from", finished, *settings(**TRAINING)[-11:])
+    (run / "gate.safetensors").unlink()
+    said = harmless(2, run, "train", run, "--resume", "--set=train.steps=2000")
+    assert "train.steps must stay, since the baseline comes from another run" in said

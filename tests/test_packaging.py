@@ -1,0 +1,98 @@
+"""What is installed and what is shown by an index: requirements, the sdist, the README."""
+
+import re
+import subprocess
+import tarfile
+import tomllib
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+from hatchling import build
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LINUX = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": "3.12", "extra": ""}
+APPLE = LINUX | {"sys_platform": "darwin", "platform_machine": "arm64"}
+PYODIDE = LINUX | {"sys_platform": "emscripten", "platform_machine": "wasm32"}
+
+
+def needed(environment: dict[str, str]) -> dict[str, Requirement]:
+    """The requirements without extras that apply there, by name; none may apply twice."""
+    found = [Requirement(line) for line in PROJECT["dependencies"]]
+    apply = [r for r in found if r.marker is None or r.marker.evaluate(environment)]
+    assert len({r.name for r in apply}) == len(apply)
+    return {r.name: r for r in apply}
+
+
+def test_every_platform_has_a_numpy_that_computes():
+    assert all(
+        "2.0.0" in needed(there)["numpy"].specifier
+        for there in (LINUX, PYODIDE, APPLE | {"platform_machine": "x86_64"})
+    )
+    apple = needed(APPLE)["numpy"].specifier
+    assert ["2.3.5" in apple, "2.4.0" in apple, "2.5.0" in apple, "2.5.1" in apple] == [False, True, False, True]
+
+
+def test_only_pyodide_goes_without_numba():
+    everywhere = {"numpy", "matplotlib", "tqdm", "safetensors"}
+    assert needed(PYODIDE).keys() == everywhere and needed(LINUX).keys() == needed(APPLE).keys() == everywhere | {
+        "numba"
+    }
+    assert "3.8.3" not in needed(LINUX)["matplotlib"].specifier
+
+
+def test_the_extras_that_messages_name_exist():
+    named = {
+        extra
+        for path in ROOT.glob("tinyprune/**/*.py")
+        for extra in re.findall(r"""(?:install_command\(|missing_extra\(.*, )["'](\w+)["']""", path.read_text("utf-8"))
+    }
+    assert (
+        {"cuda", "cuda12", "dask", "peers", "notebooks", "course"} <= named <= PROJECT["optional-dependencies"].keys()
+    )
+
+
+def test_one_version_of_numba_cuda_is_named():
+    """In pyproject.toml alone, where all extras have the same."""
+    extras = PROJECT["optional-dependencies"]
+    (version,) = {
+        str(r.specifier) for x in ("cuda", "cuda12") for r in map(Requirement, extras[x]) if "numba" in r.name
+    }
+    assert version and not any(
+        re.search(r"numba-cuda\S*[=<>]=", path.read_text("utf-8")) for path in ROOT.glob("tinyprune/**/*.py")
+    )
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> tarfile.TarFile:
+    folder = tmp_path_factory.mktemp("sdist")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(ROOT)
+        name = build.build_sdist(str(folder))
+    with tarfile.open(folder / name) as archive:
+        yield archive
+
+
+def test_the_sdist_is_whole(sdist):
+    """It has all that the tests need: it is the repository."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is not a git repository")
+    tracked = {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()}
+    assert "tests/command.py" in tracked
+    assert tracked - {member.name.partition("/")[2] for member in sdist.getmembers()} == set()
+
+
+def test_the_readme_on_an_index_has_no_relative_links(sdist):
+    (info,) = (member for member in sdist.getmembers() if member.name.endswith("/PKG-INFO"))
+    shown = message_from_string(sdist.extractfile(info).read().decode("utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    here, there = (re.findall(r"\]\(([^)\s]+)\)", readme) for readme in (text, shown.get_payload()))
+    assert len(here) == len(there) and any(not link.startswith("https:") for link in here)
+    assert all(link.startswith("https://") for link in there)
+    for link, absolute in zip(here, there, strict=True):
+        assert absolute.endswith(link)
+        if link.endswith(".png"):
+            assert absolute.startswith("https://raw.githubusercontent.com/tinyprune/tinyprune/main/")

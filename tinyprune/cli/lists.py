@@ -1,0 +1,89 @@
+"""The command that lists what there is. The first entry of each record is a name."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import Any
+
+from tinyprune.cli.output import print_records
+
+Records = list[dict[str, Any]]
+
+
+def presets() -> Records:
+    """Models and their training, for --preset"""
+    from tinyprune.config import preset_names, preset_text
+
+    def about(name: str) -> str:
+        """Return the first sentence of the comment at the beginning."""
+        lines = preset_text(name).partition("\n\n")[0].splitlines()
+        text = " ".join(line.removeprefix("#").strip() for line in lines)
+        return re.split(r"\. (?=[A-Z])", text)[0].removesuffix(".")
+
+    return [{"preset": name, "about": about(name)} for name in preset_names()]
+
+
+def corpora() -> Records:
+    """Texts, for --corpus, which also takes the path of a file"""
+    from tinyprune.data.corpora import catalogue
+
+    return [
+        {"corpus": entry.name, "about": entry.note, "licence": entry.licence, "download": bool(entry.url)}
+        for entry in catalogue().values()
+    ]
+
+
+def methods() -> Records:
+    """Ways of choosing heads, for `tinyprune experiment tradeoff --methods`"""
+    from tinyprune.experiments.cells import ABOUT, METHODS
+    from tinyprune.pruning.importance import CRITERIA
+
+    def about(name: str) -> str:
+        """Return the first line of a criterion's file."""
+        return ABOUT.get(name) or (sys.modules[CRITERIA[name].__module__].__doc__ or "").splitlines()[0]
+
+    return [{"method": name, "about": about(name).partition(". ")[0].removesuffix(".")} for name in METHODS]
+
+
+def settings() -> Records:
+    """All settings, for --set, with their defaults; presets have values of their own"""
+    import dataclasses
+    import typing
+
+    from tinyprune.config import RunConfig
+
+    hints = typing.get_type_hints(RunConfig)
+
+    def record(name: str, setting: dataclasses.Field) -> dict[str, Any]:
+        choices = setting.metadata["choices"]
+        about = f"{setting.metadata['doc']}: {', '.join(choices)}" if choices else setting.metadata["doc"]
+        default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+        return {"setting": name, "default": default, "about": about}
+
+    (seed,) = (f for f in dataclasses.fields(RunConfig) if hints[f.name] is int)
+    tables = {name: dataclasses.fields(hint) for name, hint in hints.items() if hint is not int}
+    return [record("seed", seed), *(record(f"{name}.{f.name}", f) for name, table in tables.items() for f in table)]
+
+
+def backends() -> Records:
+    """Who computes, for --backend, and what is missing here"""
+    from tinyprune.kernels.backend import BACKENDS
+
+    records = []
+    for name, choice in BACKENDS.items():
+        problem = choice.problem()
+        records.append({"backend": name, "about": choice.about, "usable here": problem is None, "problem": problem})
+    return records
+
+
+KINDS = {things.__name__: things for things in (presets, corpora, methods, settings, backends)}
+
+
+def list_things(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune list`."""
+    if arguments.kind:
+        print_records(KINDS[arguments.kind](), arguments.json)
+    else:
+        print_records([{"kind": name, "about": things.__doc__} for name, things in KINDS.items()], arguments.json)

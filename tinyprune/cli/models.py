@@ -1,0 +1,141 @@
+"""The commands that use a model: evaluate it, let it write, count its parameters; and check gradients."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tinyprune.cli.options import parse_options
+from tinyprune.cli.output import print_records
+from tinyprune.errors import TinypruneError, UsageError
+
+
+def evaluate_model(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune eval`."""
+    import numpy as np
+
+    from tinyprune.data import load_text
+    from tinyprune.report import milliseconds_per_1k_tokens, stage_record
+    from tinyprune.warmup import announced
+
+    saved = load_saved(arguments)
+    text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
+    # an overflow ends as NaN, which is reported
+    with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):
+        (ms,) = milliseconds_per_1k_tokens([saved.model], text.valid)
+        record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
+    print_records([record | {"split": arguments.split}], arguments.json)
+
+
+def generate_text(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune generate`: print the prompt, then each token as soon as it is drawn."""
+    import numpy as np
+
+    from tinyprune.model.generation import generate
+    from tinyprune.progress import say
+    from tinyprune.warmup import announced
+
+    for name, low in (("tokens", 1), ("temperature", 0), ("top_k", 1), ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and not low <= value < float("inf"):
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {low}, got {value}")
+    saved = load_saved(arguments)
+    prompt = saved.tokenizer.encode(arguments.prompt)
+    if saved.tokenizer.kind == "word" and saved.tokenizer.unknown in prompt:
+        say("the prompt has words that the model does not know: they are read as <unk>")
+    if not prompt.size:
+        raise UsageError("--prompt must hold at least one token, got an empty text")
+    rng = np.random.default_rng(arguments.seed)
+    options = {"temperature": arguments.temperature, "top_k": arguments.top_k}
+    tokens = generate(saved.model, prompt, arguments.tokens, rng, **options)
+    with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate_model`
+        tokens = itertools.chain([next(tokens)], tokens)
+    # The tokenizer itself puts spaces between words.
+    print(arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt, end="", flush=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for piece in pieces(saved.tokenizer, int(prompt[-1]), tokens):
+            print(piece, end="", flush=True)
+    print()
+
+
+def pieces(tokenizer: Any, before: int, tokens: Iterable[int]) -> Iterator[str]:
+    """Yield the text of each token as it comes; `before` is the token before the first.
+
+    The text depends on the neighbours: words are separated by a space except after the end of a line, and the bytes of
+    one character are printed together.
+    """
+    if tokenizer.kind == "byte":
+        yield from codecs.iterdecode((bytes([token]) for token in tokens), "utf-8", errors="replace")
+        return
+    for token in tokens:
+        yield tokenizer.decode([before, token])[len(tokenizer.decode([before])) :]
+        before = token
+
+
+def describe(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune describe`."""
+    import dataclasses
+
+    from tinyprune.config import load_preset
+    from tinyprune.model.counting import count_parts, head_part
+
+    if arguments.model and (arguments.preset or arguments.options):
+        raise UsageError("give a model, or --preset and --set, not both")
+    if arguments.model:
+        config = load_saved(arguments).model.config
+    else:
+        run = load_preset(arguments.preset or "tiny").with_options(parse_options(arguments.options))
+        config = run.model
+        if not config.V:
+            from tinyprune.data import load_text
+
+            config = dataclasses.replace(config, V=load_text(run.data).tokenizer.V)
+    parts = [dataclasses.asdict(part) for part in count_parts(config)]  # the embedding comes first
+    numbers = ("parameters", "multiply_adds_per_token")
+    total = {"part": "whole model"} | {key: sum(part[key] for part in parts) for key in numbers}
+    apart = {"part": "whole model, embedding apart"} | {key: total[key] - parts[0][key] for key in numbers}
+    print_records([*parts, total, apart, dataclasses.asdict(head_part(config))], arguments.json)
+
+
+def gradcheck(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune gradcheck`: print each operation's worst argument; the exit status is 1 if a gradient is wrong."""
+    from tinyprune.gradcheck import check_all
+    from tinyprune.kernels.backend import get_backend
+    from tinyprune.warmup import announced
+
+    ops = get_backend(arguments.backend)
+    with announced(ops):
+        worst = check_all(arguments.op, arguments.mode, ops)
+    if not worst:
+        raise UsageError(f"no operation begins with {arguments.op!r}; `tinyprune gradcheck` lists all")
+    print_records(worst, arguments.json)
+    wrong = [record["operation"] for record in worst if not record["passed"]]
+    if wrong:
+        raise TinypruneError(f"wrong gradients: {', '.join(wrong)}")
+
+
+def load_saved(arguments: argparse.Namespace):
+    """Load the model that the arguments name."""
+    from tinyprune.kernels.backend import default_backend, get_backend
+    from tinyprune.progress import say
+    from tinyprune.runs.directory import RunDirectory, load_model
+
+    path = Path(arguments.model)
+    # `describe` has no --backend, because it computes nothing.
+    ops = get_backend(getattr(arguments, "backend", "numpy") or default_backend())
+    if path.suffix == ".safetensors":
+        if arguments.stage:
+            raise UsageError("--stage goes with the directory of a run, not with a checkpoint")
+        return load_model(path, ops)
+    if not path.is_dir():
+        raise UsageError(f"{path} is neither the directory of a run nor a .safetensors checkpoint")
+    directory = RunDirectory(path)
+    stage = arguments.stage or directory.latest_stage()
+    saved = load_model(directory.checkpoint(stage), ops)
+    if not saved.metadata.get("finished"):
+        say(f"stage {stage} of {path} is not finished: this is its model after step {saved.metadata.get('step')}")
+    return saved

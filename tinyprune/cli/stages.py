@@ -1,0 +1,89 @@
+"""The commands that train: all stages of a run, or one of them."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tinyprune.cli.options import parse_options
+from tinyprune.cli.output import print_records
+from tinyprune.errors import UsageError
+
+
+def run_all(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune run`."""
+    from tinyprune.report import summarise, write_report
+    from tinyprune.runs.directory import STAGES
+
+    run = open_run(arguments, STAGES)
+    if not arguments.resume:
+        run.announce()
+    for stage in STAGES:
+        getattr(run, stage)(arguments.resume)
+    records = summarise(run)
+    write_report(run, records)
+    print_records(records, arguments.json)
+
+
+def run_stage(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune train`, `gate`, `prune` or `finetune`."""
+    run = open_run(arguments, (arguments.command,))
+    getattr(run, arguments.command)(arguments.resume)
+
+
+def open_run(arguments: argparse.Namespace, stages: tuple[str, ...]):
+    """Return the run that the arguments name, prepared for `stages`."""
+    from tinyprune.config import load_preset
+    from tinyprune.data.corpora import absolute_corpus
+    from tinyprune.kernels.backend import default_backend, get_backend
+    from tinyprune.runs.directory import STAGES, RunDirectory
+    from tinyprune.runs.run import Run
+
+    preset, path = arguments.preset or "tiny", arguments.directory
+    if path is None:
+        corpus = load_preset(preset).with_options(overrides(arguments)).data.corpus
+        path = Path("runs", f"{Path(preset).stem}-{Path(corpus).stem}")
+    directory, ops = RunDirectory(path), get_backend(arguments.backend or default_backend())
+    source = getattr(arguments, "source", None)
+    source = None if source is None else Path(source)
+    if source is not None and source.is_dir():
+        source = RunDirectory(source).checkpoint("train")
+    if arguments.resume and not directory.started:
+        raise UsageError(f"{directory.path} holds no run to resume; leave out --resume to start one")
+    present = [stage for stage in STAGES[STAGES.index(stages[0]) :] if directory.checkpoint(stage).exists()]
+    if present and not arguments.resume and not arguments.overwrite:
+        raise UsageError(
+            f"{directory.path} has stage {present[-1]} already: add --resume to go on or to see its report, "
+            "--overwrite to start anew, or give another directory"
+        )
+    own = directory.started and not arguments.preset
+    config = directory.read_config() if own else load_preset(preset)
+    again = ["tinyprune", arguments.command, str(directory.path), "--resume"]
+    again += ["--backend", arguments.backend] if arguments.backend else []
+    run = Run(directory, config, ops, shlex.join(again))
+    if source is not None and not arguments.resume:
+        run.adopt(source)
+    run.config = run.config.with_options(overrides(arguments))
+    corpus = run.config.data.corpus
+    if not own or corpus != config.data.corpus:  # what the run's file has stays as it is
+        run.config = run.config.with_options({"data.corpus": absolute_corpus(corpus)})
+    run.prepare(stages, arguments.resume, arguments.overwrite)
+    return run
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings given on the command line, by their names in the configuration."""
+    named = {
+        "data.corpus": arguments.corpus,
+        "data.tokenizer": arguments.tokenizer,
+        "seed": arguments.seed,
+        "gate.lam": getattr(arguments, "lam", None),
+        "gate.target_heads": getattr(arguments, "target_heads", None),
+        "gate.objective": getattr(arguments, "objective", None),
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    if "gate.lam" in given:
+        given["gate.target_heads"] = None  # lam replaces a target that the run had
+    return given | parse_options(arguments.options)

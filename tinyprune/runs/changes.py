@@ -1,0 +1,110 @@
+"""Which settings may be changed when a run is resumed, and what that means for it.
+
+    a stage that has not begun    all settings that it alone depends on
+    an unfinished stage           steps, not below the step reached, and how often it evaluates, saves and logs
+    a finished stage              more steps, as long as no later stage has started from it
+
+A learning rate that follows a cosine depends on the number of steps, and so does the way to a target of heads: if the
+number is changed on the way, the result is not that of a run which had it from the start. The user is told. Where the
+steps made so far do not depend on it the result is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinyprune.config import GateConfig, RunConfig, TrainConfig
+from tinyprune.errors import UsageError
+from tinyprune.runs.directory import STAGES, RunDirectory
+from tinyprune.training.checkpoints import load_checkpoint
+from tinyprune.training.schedules import learning_rate
+
+# The tables of the configuration that a stage depends on; the last one says how it trains.
+SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": (), "finetune": ("finetune",)}
+WHILE_UNFINISHED = ("steps", "evaluate_every", "checkpoint_every", "log_every")
+ALLOWED = (
+    f"{', '.join(WHILE_UNFINISHED)} of an unfinished stage, more steps of a finished one from which no later stage has "
+    "started, and all settings of a stage that has not begun"
+)
+
+
+def is_finished(metadata: dict[str, Any], stage: str, config: RunConfig) -> bool:
+    """Return whether a stage's checkpoint has this metadata after its last step: more may have been asked for since."""
+    trained = "training" in metadata  # not removed from another model, nor adopted from another run
+    return bool(metadata.get("finished")) and not (
+        trained and metadata["step"] < getattr(config, SETTINGS[stage][-1]).steps
+    )
+
+
+def check_changes(directory: RunDirectory, written: RunConfig, config: RunConfig, stages: Sequence[str]) -> list[str]:
+    """Check how `config` differs from the settings `written` for a run before its `stages` are resumed.
+
+    Returns a line for the user for each stage whose number of steps changes.
+
+    Raises:
+        UsageError: if a setting has to stay as it is.
+        CheckpointError: if the checkpoint of a stage whose settings change cannot be read.
+    """
+    begun = [stage for stage in STAGES if directory.checkpoint(stage).exists()]
+    names = {"seed": begun[0]} if begun and config.seed != written.seed else {}
+    for stage in begun:
+        names |= {name: stage for table in SETTINGS[stage] for name in _differences(table, written, config)}
+    news = []
+    for name, stage in names.items():
+        metadata = load_checkpoint(directory.checkpoint(stage))[1]
+        later = [other for other in begun if STAGES.index(other) > STAGES.index(stage)]
+        if reason := _reason_to_stay(name, stage, metadata, config, later, stage in stages):
+            raise UsageError(
+                f"--resume goes on with the settings in {directory.path / 'config.toml'}; {name} must stay, {reason}; "
+                f"what may change is {ALLOWED}"
+            )
+        if name.endswith(".steps"):
+            table = SETTINGS[stage][-1]
+            gate = config.gate if stage == "gate" else None
+            news.append(_what_steps_change(stage, getattr(written, table), getattr(config, table), metadata, gate))
+    return news
+
+
+def _differences(table: str, written: RunConfig, config: RunConfig) -> list[str]:
+    before, after = getattr(written, table), getattr(config, table)
+    return [f"{table}.{key}" for key in vars(after) if getattr(before, key) != getattr(after, key)]
+
+
+def _reason_to_stay(
+    name: str, stage: str, metadata: dict[str, Any], config: RunConfig, later: Sequence[str], resumed: bool
+) -> str | None:
+    """Return why the setting `name`, on which the begun `stage` depends, cannot be changed; None if it can."""
+    table, _, key = name.rpartition(".")
+    if table != SETTINGS[stage][-1] or key not in WHILE_UNFINISHED or not resumed:
+        return f"since stage {stage} has begun"
+    if metadata.get("finished"):
+        if later:
+            return f"since stage {later[0]} has started from stage {stage}"
+        if key != "steps":
+            return f"since stage {stage} is finished"
+        if "training" not in metadata:
+            return "since the baseline comes from another run"
+    steps = getattr(config, table).steps
+    if steps < metadata["step"]:
+        return f"or be at least {metadata['step']}, the step that stage {stage} has reached; got {steps}"
+    return None
+
+
+def _what_steps_change(
+    stage: str, before: TrainConfig, after: TrainConfig, metadata: dict[str, Any], gate: GateConfig | None
+) -> str:
+    """Return a line that says what another number of steps changes; `gate` is given for the gate stage."""
+    step, news = metadata["step"], []
+    if any(learning_rate(before, i) != learning_rate(after, i) for i in range(step)):
+        if step < after.steps:
+            then, now = (learning_rate(config, step) for config in (before, after))
+            news.append(
+                f"its cosine now ends there, and the learning rate of step {step + 1} is {now:.3g}, not {then:.3g}"
+            )
+        else:
+            news.append("it ends before its learning rate has fallen")
+    if gate is not None and gate.target_heads is not None:
+        news.append(f"its target is reached in step {after.steps // 2}")
+    result = f"{'not ' if news else ''}that of {after.steps} steps from the start"
+    return "; ".join([f"{stage}: {after.steps} steps instead of {before.steps}", *news, f"the result is {result}"])
