@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -80,7 +81,7 @@ def succeed(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
 
 def without_compilation(stderr: str) -> list[str]:
     """The lines of what a command said, but not that kernels are compiled: nobody knows which test comes first."""
-    return [line for line in stderr.splitlines() if not line.startswith("tinyprune: compiling kernels")]
+    return [line for line in stderr.splitlines() if not re.match(r"tinyprune: \w+: (compiling|compiled) ", line)]
 
 
 def refused(status: int, *arguments: str | Path, **options: Any) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from tinyprune.kernels.backend import get_backend
 names = []
 cpu = get_backend("numba")
-with cpu.compilations(names.append):
+with cpu.compilations(names.append, lambda: None):
     total = cpu.squared_norm(np.arange(5, dtype=np.float32))
 print(json.dumps({"names": names, "total": total}))
 """
