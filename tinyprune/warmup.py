@@ -23,9 +23,8 @@ from tinyprune.progress import duration, progress_bar, say
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import Objective, Training, train_step
 
-# An estimate is the median of so many measurements, or of fewer when they have taken so long.
-MEASUREMENTS = 5
-SECONDS = 1.0
+# What is short is measured for so long, what is long three times or until ten times as long is over.
+SECONDS = 0.1
 
 
 @contextmanager
@@ -65,7 +64,7 @@ def announced(ops: Backend, what: str) -> Iterator[None]:
 
 
 def median_seconds(ops: Backend, work: Callable[[], object]) -> float:
-    """Return how long `work` takes, the median of up to `MEASUREMENTS` calls in which nothing was compiled.
+    """Return how long `work` takes, the median of some calls in which nothing was compiled.
 
     The first call is not among them, since it reads kernels from disk and meets cold caches.
     """
@@ -73,7 +72,7 @@ def median_seconds(ops: Backend, work: Callable[[], object]) -> float:
     measured: list[float] = []
     work()
     with ops.compilations(compiled.append, lambda: None):
-        while not measured or (len(measured) < MEASUREMENTS and sum(measured) < SECONDS):
+        while sum(measured) < (SECONDS if len(measured) >= 3 else 10 * SECONDS):
             before, start = len(compiled), time.perf_counter()
             work()
             ops.synchronize()
