@@ -53,14 +53,16 @@ def announced(ops: Backend, what: str) -> Iterator[None]:
         count += 1
         compiling.pop()
         bars[0].update()
-        if not compiling:
+        if compiling:
+            bars[0].set_description_str(compiling[-1])
+        else:
             bars[0].clear()
             seconds += time.perf_counter() - since
 
     with ExitStack() as stack, ops.compilations(begin, end):
         yield
     if count:
-        say(f"{what}: compiled {count} functions in {duration(seconds)}; {ops.kept}")
+        say(f"{what}: compiled {count} function{'s' * (count != 1)} in {duration(seconds)}; {ops.kept}")
 
 
 def median_seconds(ops: Backend, work: Callable[[], object]) -> float:
