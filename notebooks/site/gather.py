@@ -18,29 +18,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import griffe
-import latex2mathml.converter
+from math_core import LatexToMathML
 from nbconvert import MarkdownExporter
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from properdocs.config.defaults import ProperDocsConfig
 from properdocs.plugins import event_priority
 from properdocs.structure.files import File, Files
 from properdocs.structure.nav import Navigation, Section
+from properdocs.utils import nest_paths
 from tinyprune.cli import build_parser
 
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 URL = PROJECT["urls"]["Repository"]
-# which files are pages or pictures, and the folder of the site that they go to
+# which files are pages or pictures, and the folder that they go to, in the order of the navigation
 PLACES = {
     "README.md": "",
     "notebooks/README.md": "chapters",
     "notebooks/[0-9]*.ipynb": "chapters",
     "notebooks/assignments/*.md": "assignments",
     "notebooks/assignments/source/*/*.ipynb": "assignments",
-    "notebooks/site/pages/*.md": "",
-    "data/README.md": "data",
     "data/results/**/*.md": "results",
     "data/results/**/*.png": "results",
+    "data/README.md": "data",
+    "notebooks/site/pages/*.md": "",
     ".github/CONTRIBUTING.md": "",
     "tinyprune/**/*.py": "API/tinyprune",
 }
@@ -52,13 +53,18 @@ def places() -> dict[str, str]:
     found = {}
     for pattern, folder in PLACES.items():
         start = re.split(r"[^/]*\*|[^/]*$", pattern)[0]  # the folders before the first *
-        for path in sorted(REPOSITORY.glob(pattern)):
+        for path in sorted(REPOSITORY.glob(pattern), key=lambda p: (p.stem not in INDEX, p)):
             file = path.relative_to(REPOSITORY).as_posix()
             inside = path.name if path.suffix == ".ipynb" else file.removeprefix(start)
             suffix = ".png" if path.suffix == ".png" else ".md"
             place = Path(folder, inside).with_name(INDEX.get(path.stem, path.stem) + suffix)
             found[file] = place.as_posix()
     return found
+
+
+def on_config(config: ProperDocsConfig) -> None:
+    """Set the navigation."""
+    config.nav = nest_paths([place for place in places().values() if place.endswith(".md")])
 
 
 @event_priority(100)  # before plugins look at the files
@@ -94,6 +100,8 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     text = re.sub(r"<style>.*?</style>", "", text)  # what Jupyter needs
     # a badge would come from another server
     text = re.sub(r"\[!\[([^]]+)\]\(https://colab[^)]+\)\]", r"[\1]", text)
+    # in a list a formula must be a paragraph of its own
+    text = re.sub(r"^ +(\$\$.*\$\$)$", r"\n    \1\n", text, flags=re.MULTILINE)
     return text.replace("<details>", "<details markdown>"), resources["outputs"]
 
 
@@ -141,8 +149,11 @@ def on_page_content(content: str, **_: object) -> str:
     """Turn formulas into MathML, which browsers draw by themselves."""
 
     def formula(match: re.Match) -> str:
-        display = "block" if match[1] == "div" else "inline"
-        return latex2mathml.converter.convert(html.unescape(match[2]).strip(), display=display)
+        tex, display = html.unescape(match[2]).strip(), match[1] == "div"
+        if r"\tag" in tex:
+            tex = rf"\begin{{equation}}{tex}\end{{equation}}"
+        mathml = LatexToMathML().convert_with_local_state(tex, displaystyle=display)
+        return f'<{match[1]} class="formula">{mathml}</{match[1]}>'
 
     pattern = r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
     return re.sub(pattern, formula, content, flags=re.DOTALL)
