@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import os
 import posixpath
 import re
 import textwrap
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import griffe
+import nbformat
 from math_core import LatexToMathML
 from nbconvert import MarkdownExporter
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
@@ -95,8 +95,10 @@ def on_files(files: Files, config: ProperDocsConfig) -> Files:
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     """Return a chapter with its outputs, or an assignment without solutions, and its pictures."""
     steps = [ClearSolutions, ClearHiddenTests] if "assignments" in path.parts else []
+    cells = nbformat.read(path, 4)
+    cells.metadata.language_info = {"name": "python"}  # for colours
     exporter = MarkdownExporter(preprocessors=steps)
-    text, resources = exporter.from_filename(str(path), {"unique_key": path.stem})
+    text, resources = exporter.from_notebook_node(cells, {"unique_key": path.stem})
     text = re.sub(r"<style>.*?</style>", "", text)  # what Jupyter needs
     # a badge would come from another server
     text = re.sub(r"\[!\[([^]]+)\]\(https://colab[^)]+\)\]", r"[\1]", text)
@@ -117,7 +119,7 @@ def with_links(text: str, path: str, where: dict[str, str]) -> str:
             return match[0]
         for page in (file, f"{file}/README.md", f"{file}/__init__.py"):
             if page in where:
-                return f"]({os.path.relpath(where[page], here)}{anchor})"
+                return f"]({posixpath.relpath(where[page], here)}{anchor})"
         kind = "tree" if (REPOSITORY / file).is_dir() else "blob"
         return f"]({URL}/{kind}/main/{file}{anchor})"
 
@@ -129,8 +131,8 @@ def commands() -> Iterator[str]:
     actions = build_parser()._actions
     (subparsers,) = (a for a in actions if isinstance(a, argparse._SubParsersAction))
     for name, parser in subparsers.choices.items():
-        parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
-        yield f"\n### tinyprune {name}\n\n```text\n{parser.format_help()}```\n"
+        parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=78)
+        yield f"\n## tinyprune {name}\n\n```text\n{parser.format_help()}```\n"
 
 
 def on_nav(nav: Navigation, **_: object) -> None:
