@@ -16,6 +16,7 @@ from command import (
     MODEL,
     STAGES,
     contents,
+    run_here,
     settings,
     start,
     succeed,
@@ -25,6 +26,7 @@ from command import (
 )
 
 import tinyprune
+from tinyprune.cli import main
 from tinyprune.cli.models import pieces
 from tinyprune.config import RunConfig, preset_names, read_config
 from tinyprune.data.corpora import catalogue
@@ -37,6 +39,11 @@ RUN_KEYS = [
     *("stage", "heads_open", "heads_total", "parameters", "multiply_adds_per_token"),
     *("bits_per_character", "perplexity", "ms_per_1k_tokens"),
 ]
+COMMANDS_WITH_MODELS = {
+    **{stage: ["--overwrite"] for stage in STAGES},
+    "eval": [],
+    "generate": ["--prompt=1", "--tokens=5"],
+}
 COMMANDS = ["run", *STAGES, "eval", "generate", "describe", "gradcheck", "experiment", "bench", "list"]
 
 
@@ -50,6 +57,18 @@ def finished(book) -> tuple[Path, subprocess.CompletedProcess]:
     """A finished run, and what it printed."""
     directory = book.parent / "finished"
     return directory, succeed("run", directory, "--corpus", book, *settings(), "--target-heads=3", "--json")
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch, capsys):
+    """Run a command, which must succeed, as on a terminal; returns what it writes on standard output and error."""
+
+    def run(*arguments: str | Path) -> tuple[str, str]:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        assert main(list(map(str, arguments))) == 0
+        return capsys.readouterr()
+
+    return run
 
 
 # A whole run.
@@ -114,6 +133,22 @@ def test_the_layerwise_error_and_lam_are_logged(book, tmp_path):
     gate = [r for r in map(json.loads, lines) if r["stage"] == "gate" and r["split"] == "train"]
     assert [r["lam"] for r in gate] == pytest.approx([0.05 * min(step, 10) for step in range(20)])
     assert any(r["layerwise_error"] > 0 for r in gate)
+
+
+@pytest.mark.parametrize("command", COMMANDS_WITH_MODELS)
+def test_quiet(command, finished, tmp_path, on_a_terminal):
+    """Without lines and bars, also on a terminal; results are the same."""
+    directory, _ = finished
+    run = shutil.copytree(directory, tmp_path / "run")
+    arguments = [command, run, *COMMANDS_WITH_MODELS[command]]
+    (results, loud), (same, quiet) = on_a_terminal(*arguments), on_a_terminal(*arguments, "--quiet")
+    assert quiet == "" and (loud != "" or command in ("eval", "generate"))
+    assert same == results or command == "eval"  # which measures time
+
+
+def test_quiet_leaves_errors(tmp_path):
+    done = run_here("eval", tmp_path / "nowhere", "--quiet")
+    assert done.returncode == 2 and done.stderr.startswith("tinyprune: error: ")
 
 
 # Stages alone.
@@ -248,6 +283,12 @@ def test_gradcheck(mode):
         assert record["operation"].startswith("layernorm") and record["passed"] is True
         assert record["mode"] == mode and record["relative_error"] < (1e-12 if mode == "complex" else 1e-6)
     assert "layernorm" in succeed(*arguments).stdout
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_gradcheck_shows_a_bar_on_a_terminal(quiet, on_a_terminal):
+    _, shown = on_a_terminal("gradcheck", "--op=layernorm", *quiet)
+    assert shown == "" if quiet else "gradcheck: 100%" in shown and "layernorm" in shown
 
 
 # What there is.

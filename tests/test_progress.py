@@ -1,11 +1,11 @@
-"""Progress bars are drawn only where somebody sees them."""
+"""Progress bars are drawn only where somebody sees them, and lines appear above them."""
 
 import io
 import sys
 
 import pytest
 
-from tinyprune.progress import silent
+from tinyprune.progress import progress_bar, say, silent
 
 
 def stream(module, terminal):
@@ -24,3 +24,14 @@ def stream(module, terminal):
 def test_silent_unless_seen(monkeypatch, module, terminal, expected):
     monkeypatch.setattr(sys, "stderr", stream(module, terminal))
     assert silent() is expected
+
+
+@pytest.mark.parametrize("module", ["io", "ipykernel.iostream"])
+def test_a_line_stands_above_the_bar(monkeypatch, module):
+    shown = stream(module, True)
+    monkeypatch.setattr(sys, "stderr", shown)
+    with progress_bar(total=2, desc="train") as bar:
+        bar.update()
+        say("half of it")
+    lines = [line.split("\r")[-1] for line in shown.getvalue().split("\n")]
+    assert lines[0] == "tinyprune: half of it" and lines[1].startswith("train: ") and lines[2:] == [""]

@@ -17,6 +17,7 @@ import command as commands
 import pytest
 from command import LASTING, STAGES, contents, harmless, run_here, settings, start, succeed, wait_until
 
+from tinyprune.cli import parser
 from tinyprune.runs import run as stages
 from tinyprune.training import loop
 
@@ -208,13 +209,25 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(copy, reference, monkeypatch
     assert_same(copy, reference, "train.safetensors")
 
 
+@pytest.mark.parametrize("command", ["gradcheck", "bench", "eval", "generate", "describe", "experiment"])
+def test_ctrl_c_speaks_of_checkpoints_only_where_there_are_some(command, monkeypatch):
+    def stop(arguments):
+        raise KeyboardInterrupt
+
+    names = {"eval": "evaluate_model", "generate": "generate_text"}
+    monkeypatch.setattr(parser, names.get(command, command), stop)
+    given = {"bench": ["step"], "generate": ["run", "--prompt=1"], "eval": ["run"], "experiment": ["tradeoff"]}
+    done = run_here(command, *given.get(command, []))
+    assert (done.returncode, done.stderr) == (130, "tinyprune: interrupted\n")
+
+
 def test_ctrl_c_while_nothing_is_trained(reference):
     before = contents(reference)
     process = start("generate", reference, "--prompt=1", "--tokens=1000000", "--backend=numpy")
     process.stdout.read(20)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
-    assert (process.returncode, commands.without_compilation(said)) == (130, [INTERRUPTED])
+    assert (process.returncode, commands.without_compilation(said)) == (130, ["tinyprune: interrupted"])
     assert contents(reference) == before
 
 

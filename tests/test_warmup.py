@@ -1,58 +1,194 @@
-"""The first steps: what the user is told while kernels are compiled, and a measurement that changes nothing."""
+"""The first steps: what the user is told while kernels are compiled, and measurements that change nothing."""
 
 import sys
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
+from command import MODEL, write_text
 from small import backend_with, small_config, small_model
 
-from tinyprune.config import TrainConfig
+from tinyprune import ops, report
+from tinyprune.config import GateConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments
 from tinyprune.kernels.backend import Backend
-from tinyprune.kernels.cpu.jit import COMPILING
-from tinyprune.warmup import announced, measure_seconds
+from tinyprune.pruning.gates import GateObjective
+from tinyprune.runs import run as running
+from tinyprune.runs.directory import STAGES, RunDirectory
+from tinyprune.runs.run import Run
+from tinyprune.warmup import announced, measure_seconds, median_seconds
 
-SAID = "tinyprune: compiling kernels, once on this machine: about half a minute\n"
+FIRST = "tinyprune: train: compiling kernels, at every start\n"
+LAST = "tinyprune: train: compiled 3 functions in 40 s; nothing keeps them\n"
 
 
-def compile_two() -> None:
-    """Pretend to compile two kernels."""
+class Clock:
+    """Stands for the module `time`; it moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("tinyprune.warmup.time", clock)
+    return clock
+
+
+class Compiler:
+    """Makes a backend whose kernels `compile` pretends to compile."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.listeners = []
+        text = {"compiling": "compiling kernels, at every start", "kept": "nothing keeps them"}
+        self.backend = backend_with(compilations=self.compilations, **text)
 
     @contextmanager
-    def compilations(tell):
-        tell("forward")
+    def compilations(self, begin, end):
+        self.listeners.append((begin, end))
         yield
-        tell("backward")
+        self.listeners.remove((begin, end))
 
-    with announced(backend_with(compilations=compilations, compiling=COMPILING)):
-        pass
+    def compile(self, name, seconds, *inner):
+        """Pretend to compile a function for some seconds, and meanwhile those that it calls."""
+        for begin, _ in self.listeners:
+            begin(name)
+        for called in inner:
+            self.compile(called, 0)
+        self.clock.now += seconds
+        for _, end in self.listeners:
+            end()
 
 
-def test_says_so_once(capsys):
-    compile_two()
-    assert capsys.readouterr().err == SAID
+def compile_three(clock: Clock) -> None:
+    """Pretend to compile three functions in 40 s, and to do other things for 100 s."""
+    compiler = Compiler(clock)
+    with announced(compiler.backend, "train"):
+        compiler.compile("forward", 10, "inner")
+        clock.now += 100
+        compiler.compile("backward", 30)
 
 
-def test_counts_functions_on_a_terminal(capsys, monkeypatch):
+def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(clock, capsys):
+    compile_three(clock)
+    assert capsys.readouterr().err == FIRST + LAST
+
+
+def test_shows_on_a_terminal_what_is_being_compiled(clock, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    compile_two()
+    compile_three(clock)
     shown = capsys.readouterr().err
-    assert shown.startswith(SAID) and "0 functions in 00:00" in shown
+    assert shown.startswith(FIRST) and shown.endswith(LAST)
+    assert "compiled 0 functions, now inner" in shown and "compiled 2 functions, now backward" in shown
 
 
 def test_silent_when_nothing_is_compiled(capsys):
-    with announced(Backend()):
+    with announced(Backend(), "train"):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_compiled_is_not_timed(clock):
+    """A kernel is compiled in the first call and in the third, as on a GPU one that reads the memory."""
+    compiler, calls = Compiler(clock), []
+
+    def work():
+        calls.append(clock.now)
+        clock.now += 0.125
+        if len(calls) in (1, 3):
+            compiler.compile("kernel", 60)
+
+    assert median_seconds(compiler.backend, work) == 0.125
+    assert len(calls) == 5
+
+
+def test_the_first_call_is_not_timed_and_slow_ones_are_not_repeated(clock):
+    """The first reads kernels from disk."""
+    durations = iter([30, 5, 5, 5])
+
+    def work():
+        clock.now += next(durations)
+
+    assert median_seconds(Backend(), work) == 5
+    assert list(durations) == [5, 5]
 
 
 def test_measuring_times_a_step_and_a_look_and_changes_nothing():
     class Text:
         valid = np.zeros(50)
 
-    model = small_model(small_config(), dtype=np.float32)
-    before = {name: x.copy() for name, x in model.params.items()}
+    gate = GateConfig(target_heads=2, controller_lr=0.5)
+    model = small_model(small_config(), gate, dtype=np.float32)
+    objective = GateObjective(gate, 0, 6)
+    before, state = {name: x.copy() for name, x in model.params.items()}, objective.state()
     segments = Segments(np.random.default_rng(1).integers(0, 11, 70), 2, 5)
-    step, look = measure_seconds(model, segments, Text(), TrainConfig(B=2))
+    step, look = measure_seconds(model, objective, segments, Text(), TrainConfig(B=2))
     assert 0 < step < 10 and 0 < look < 100
     assert all(np.array_equal(model.params[name], x) for name, x in before.items())
+    np.testing.assert_array_equal(objective.state()["lam"], state["lam"])
+
+
+# A whole run.
+
+
+def run_in(directory, backend, steps=3, every=2, **gate) -> Run:
+    """A run of all stages, prepared, on a short text."""
+    stage = {"steps": steps, "B": 2, "evaluate_every": every}
+    tables = {"model": MODEL, "gate": gate, "data": {"corpus": str(write_text(directory))}}
+    config = RunConfig.from_dict(tables | dict.fromkeys(("train", "gate_train", "finetune"), stage))
+    run = Run(RunDirectory(directory / "run"), config, backend, "")
+    run.prepare(STAGES)
+    return run
+
+
+def recording(calls: set) -> Backend:
+    """The textbook, noting what distinguishes compiled code: operations, and the types of the arrays they are given."""
+
+    def recorded(name):
+        operation = getattr(ops, name)
+
+        def call(*arguments, **options):
+            arrays = [x for x in arguments if isinstance(x, np.ndarray)]
+            calls.add((name, *((x.dtype.str, x.ndim, x.flags.carray) for x in arrays)))
+            return operation(*arguments, **options)
+
+        return call
+
+    names = (name for name in ops.__all__ if name[0].islower())
+    return backend_with(**{name: recorded(name) for name in names})
+
+
+@pytest.mark.parametrize(
+    "gate", [{"lam": 0.1}, {"target_heads": 0}, {"target_heads": 3}, {"objective": "layerwise", "lam": 0.5}], ids=str
+)
+def test_all_that_a_run_calls_is_called_at_its_start(gate, tmp_path, monkeypatch):
+    calls: set = set()
+    monkeypatch.setattr("tinyprune.warmup.SECONDS", 1e-9)
+    run = run_in(tmp_path, recording(calls), **gate)
+    run.announce()
+    at_start = set(calls)
+    calls.clear()
+    for stage in STAGES:
+        getattr(run, stage)()
+    models = [run.load(stage).model for stage in STAGES]
+    report.milliseconds_per_1k_tokens(models, run.text.valid, at_least=0)
+    report.stage_record("gate", models[1], run.text, 1.0, "test")
+    report.sample_text(run, models[-1])
+    assert calls and not calls - at_start
+
+
+def test_the_estimate_of_a_run_has_all_stages_evaluations_and_the_report(tmp_path, capsys, monkeypatch):
+    """A step takes 1, 2 and 3 s in train, gate and finetune, an evaluation of the validation split 100 s."""
+    run = run_in(tmp_path, Backend(), steps=10, every=5)
+    seconds = iter([(1, 100), (2, 100), (3, 100)])
+    monkeypatch.setattr(running, "measure_seconds", lambda *_: next(seconds))
+    monkeypatch.setattr(running, "duration", lambda seconds: f"{seconds:.0f} seconds")
+    run.announce()
+    report_reads = 4 * 100 * len(run.text.test) / len(run.text.valid)
+    expected = 10 * (1 + 2 + 3) + 3 * 2 * 100 + report_reads + running.REPORT_SECONDS
+    assert f"about {expected:.0f} seconds on this machine" in capsys.readouterr().err

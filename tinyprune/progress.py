@@ -1,13 +1,20 @@
-"""What the user sees of long work: lines on standard error, and whether a progress bar is of use there."""
+"""What the user sees of long work: lines on standard error, and progress bars where somebody sees them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def say(message: str) -> None:
-    """Tell the user, on standard error, what is happening."""
-    print(f"tinyprune: {message}", file=sys.stderr, flush=True)
+    """Tell the user, on standard error and above any progress bar, what is happening."""
+    from tqdm import tqdm  # slow to import
+
+    tqdm.write(f"tinyprune: {message}", file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
@@ -19,7 +26,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def in_notebook() -> bool:
+    """Return whether standard error is a notebook's cell."""
+    return type(sys.stderr).__module__.startswith("ipykernel")
+
+
 def silent() -> bool:
-    """For tqdm's `disable`: True unless standard error is a terminal or a notebook's cell."""
-    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
-    return not (in_notebook or sys.stderr.isatty())
+    """Return whether nobody sees a progress bar: standard error is neither a terminal nor a notebook's cell."""
+    return not (in_notebook() or sys.stderr.isatty())
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """Return a bar of tqdm, with its options, on standard error; it is not drawn where nobody would see it."""
+    from tqdm import tqdm  # slow to import
+
+    return tqdm(iterable, disable=silent(), **options)

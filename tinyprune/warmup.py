@@ -1,67 +1,109 @@
-"""Warm-up: compile kernels and tell the user so; time a step to estimate how long a stage takes.
+"""Warm-up: compile kernels and tell the user so; time steps to estimate how long a stage takes.
 
 CPU kernels are compiled once per machine, GPU kernels at every start.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
-from tqdm import tqdm
 
 from tinyprune.config import TrainConfig
 from tinyprune.data import Segments, Text
 from tinyprune.errors import NotFiniteError
 from tinyprune.kernels.backend import Backend
 from tinyprune.model.transformer import Transformer
-from tinyprune.progress import say, silent
-from tinyprune.training.step import LanguageModelling, Training, train_step
+from tinyprune.progress import duration, progress_bar, say
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.step import Objective, Training, train_step
+
+# What is short is measured for so long, what is long three times or until ten times as long is over.
+SECONDS = 0.1
 
 
 @contextmanager
-def announced(ops: Backend) -> Iterator[None]:
-    """Say on standard error when the backend `ops` compiles kernels, and show on a terminal which."""
-    with ExitStack() as stack:
-        bars: list[tqdm] = []
+def announced(ops: Backend, what: str) -> Iterator[None]:
+    """Say when the backend `ops` begins to compile kernels for `what`, and in the end how many and how long it took.
 
-        def tell(name: str) -> None:
-            if not bars:
-                say(ops.compiling)
-                form = "{n} functions in {elapsed}{postfix}"
-                bars.append(
-                    stack.enter_context(tqdm(bar_format=form, dynamic_ncols=True, leave=False, disable=silent()))
-                )
-            bars[0].set_postfix_str(name, refresh=False)
-            bars[0].update()
+    A terminal shows meanwhile which function is being compiled. How many there will be is not known.
+    """
+    compiling: list[str] = []  # a function waits while one that it calls is compiled
+    bars = []
+    count, seconds, since = 0, 0.0, 0.0
 
-        stack.enter_context(ops.compilations(tell))
+    def begin(name: str) -> None:
+        nonlocal since
+        if not bars:
+            say(f"{what}: {ops.compiling}")
+            form = "compiled {n} functions, now {desc}"
+            bars.append(stack.enter_context(progress_bar(bar_format=form, leave=False)))
+        if not compiling:
+            since = time.perf_counter()
+        compiling.append(name)
+        bars[0].set_description_str(name)
+
+    def end() -> None:
+        nonlocal count, seconds
+        count += 1
+        compiling.pop()
+        bars[0].update()
+        if compiling:
+            bars[0].set_description_str(compiling[-1])
+        else:
+            bars[0].clear()
+            seconds += time.perf_counter() - since
+
+    with ExitStack() as stack, ops.compilations(begin, end):
         yield
+    if count:
+        say(f"{what}: compiled {count} function{'s' * (count != 1)} in {duration(seconds)}; {ops.kept}")
 
 
-def measure_seconds(model: Transformer, segments: Segments, text: Text, config: TrainConfig) -> tuple[float, float]:
-    """Time one training step and one evaluation on the validation split, in seconds; the model is not changed.
+def median_seconds(ops: Backend, work: Callable[[], object]) -> float:
+    """Return how long `work` takes, the median of some calls in which nothing was compiled.
 
-    Each is done twice and the second is timed, since the first meets cold caches or uncompiled kernels. On a GPU the
-    third is timed, since kernels that read memory are compiled in the second step.
+    The first call is not among them, since it reads kernels from disk and meets cold caches.
+    """
+    compiled: list[str] = []
+    measured: list[float] = []
+    work()
+    with ops.compilations(compiled.append, lambda: None):
+        while sum(measured) < (SECONDS if len(measured) >= 3 else 10 * SECONDS):
+            before, start = len(compiled), time.perf_counter()
+            work()
+            ops.synchronize()
+            if len(compiled) == before:
+                measured.append(time.perf_counter() - start)
+    return statistics.median(measured)
+
+
+def measure_seconds(
+    model: Transformer, objective: Objective, segments: Segments, text: Text, config: TrainConfig
+) -> tuple[float, float]:
+    """Time a training step and an evaluation on the validation split, in seconds.
+
+    Model and objective are not changed. All kernels that a stage needs are compiled afterwards.
     """
     ops = model.ops
-    copies = {name: ops.to_device(ops.to_host(value).copy()) for name, value in model.params.items()}
-    copy = dataclasses.replace(model, params=copies)
-    training = Training.start(copy, segments, config, LanguageModelling(), np.random.default_rng(0))
-    ids, targets, _ = segments.batch(0)
-    step = look = 0.0
-    with announced(ops), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for _ in range(3 if ops.on_device else 2):
-            start = time.perf_counter()
-            with suppress(NotFiniteError):  # the real training reports it
-                train_step(training)
-            ops.synchronize()
-            step = time.perf_counter() - start
-            start = time.perf_counter()
-            float(model.loss(ids[:1], targets[:1])[0])  # float() waits for a GPU
-            look = time.perf_counter() - start
-    return step, look * len(text.valid) / model.config.T
+    params = {name: ops.to_device(ops.to_host(value).copy()) for name, value in model.params.items()}
+    replica = dataclasses.replace(model, params=params)
+    rng = np.random.default_rng(0)
+    training = Training.start(replica, segments, config, copy.deepcopy(objective), rng)
+    # a piece of the text, long enough to fill the memory and to read with it
+    piece = text.valid[: model.config.M + 2 * model.config.T + 1]
+
+    def step() -> None:
+        with suppress(NotFiniteError):  # the real training reports it
+            train_step(training)
+
+    def look() -> None:
+        with suppress(NotFiniteError):
+            evaluate(replica, piece, 0)
+
+    return median_seconds(ops, step), median_seconds(ops, look) * len(text.valid) / len(piece)

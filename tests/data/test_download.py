@@ -1,6 +1,7 @@
 """Downloads from a real server on this machine that cuts connections, with and without Range."""
 
 import hashlib
+import sys
 
 import numpy as np
 import pytest
@@ -35,13 +36,17 @@ def download(server, file):
     return download
 
 
-def test_the_file_arrives_with_a_bar_on_standard_error_and_is_not_downloaded_again(download, server, file, capsys):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_file_arrives_with_a_bar_on_a_terminal_and_is_not_downloaded_again(
+    terminal, download, server, file, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     path = file / "in" / "folders"
     download(path)
     assert [p.name for p in path.parent.iterdir()] == ["folders"]
     assert server.agents[0].startswith("tinyprune/")
     out, err = capsys.readouterr()
-    assert out == "" and "a text: 100%" in err
+    assert out == "" and ("a text: 100%" in err if terminal else err == "")
     download(path)
     assert server.requests == [None]
 

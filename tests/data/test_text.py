@@ -71,7 +71,8 @@ def test_the_splits_together_are_the_text(load, kind):
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_memory_mapped_tokens_are_those_in_memory_and_are_used_again(load, kept, capsys, kind):
+def test_memory_mapped_tokens_are_those_in_memory_and_are_used_again(load, kept, capsys, monkeypatch, kind):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     config = {"tokenizer": kind, "valid_fraction": 0.3, "test_fraction": 0.0}
     small = load(LINES, config)
     assert not kept.exists() and capsys.readouterr().err == ""
@@ -88,6 +89,11 @@ def test_memory_mapped_tokens_are_those_in_memory_and_are_used_again(load, kept,
         assert (text.characters, text.digest) == (small.characters, small.digest)
     assert {path: path.stat().st_mtime_ns for path in kept.rglob("*")} == files
     assert "tokenising" not in capsys.readouterr().err
+
+
+def test_without_a_terminal_there_are_no_bars(load, capsys):
+    load(LINES, large=True)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor
@@ -15,6 +17,7 @@ from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.grid import local_processes, missing, run_cells
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies.tradeoff import STUDY
+from tinyprune.progress import say
 
 
 def cells_of(directory, **options) -> list[Cell]:
@@ -84,6 +87,24 @@ def test_a_cell_that_fails_ends_the_study_and_what_is_finished_beside_it_is_kept
     with pytest.raises(NotFiniteError, match=r"all-attention baseline, seed 0: step .*--set train.lr=5e"):
         run_cells([bad, good], store, Here().opened)
     assert list(store.records) == [good.key]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_log_without_a_bar_has_a_line_for_each_cell(terminal, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    cells = cells_of(tmp_path, seeds=1)[:2]
+    run_cells(cells, Store(tmp_path / "study"), Here().opened, "toy")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tinyprune: ")]
+    expected = [f"tinyprune: toy: {n} of 2: {cell}, about " for n, cell in enumerate(cells, 1)]
+    assert [re.sub(r"about .*", "about ", line) for line in lines] == ([] if terminal else expected)
+
+
+@pytest.mark.slow
+def test_processes_say_nothing(capfd):
+    """On a terminal their bars would run into the parent's."""
+    with local_processes(1, "numpy")() as workers:
+        workers.executor.submit(say, "here").result()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("jobs", [0, -1])

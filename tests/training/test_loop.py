@@ -1,7 +1,10 @@
 """The training loop: it learns, loses nothing when it is stopped, and leaves the last good state when it fails."""
 
+import io
 import os
+import re
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -9,15 +12,16 @@ import numpy as np
 import pytest
 from small import small_config, small_model, small_trainer
 
-from tinyprune.config import GateConfig, ModelConfig
+from tinyprune.config import GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import Segments
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, settle
+from tinyprune.training import loop
 from tinyprune.training.checkpoints import load_checkpoint
-from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import Trainer
+from tinyprune.training.evaluation import Evaluation, evaluate
+from tinyprune.training.loop import Trainer, validations
 from tinyprune.training.metrics import read_metrics
 from tinyprune.training.schedules import learning_rate
 from tinyprune.training.step import LanguageModelling
@@ -296,9 +300,68 @@ def test_at_the_end_comes_once_and_before_the_last_validation(steps, tmp_path):
     assert load_checkpoint(trainer.path)[1]["finished"]
 
 
-def test_nothing_is_printed_where_there_is_no_terminal(tmp_path, capfd):
+def told(trainer: Trainer, capfd) -> list[str]:
+    """What the user sees of a stage, without the speed and the time left, which are asked to be there."""
+    run(trainer)
+    out, err = capfd.readouterr()
+    assert out == ""
+    return re.sub(r", [\d,]+ tokens a second(, \d+ s left(?=\n)|(?=\n))", "", err).splitlines()
+
+
+@pytest.mark.parametrize("variant", ["no gates, no memory", CONTROLLED])
+def test_each_validation_is_a_line_with_the_numbers_of_the_log(variant, tmp_path, capfd):
+    lines = told(make(tmp_path, variant, evaluate_every=4), capfd)
+    records = {(r["step"], r["split"]): r for r in read_metrics(tmp_path / "metrics.jsonl")}
+    expected = []
+    for step in (4, 8, 9):
+        train, valid = records[step, "train"], records[step, "valid"]
+        line = f"tinyprune: train: step {step} of 9, training loss {train['loss']:.3f}, validation loss "
+        line += f"{valid['loss']:.3f}, {valid['bits_per_character']:.3f} bits per character"
+        expected.append(line + (f", {valid['heads_open']} heads open" if "heads_open" in valid else ""))
+    assert lines == expected
+
+
+def test_a_line_has_the_perplexity_where_words_are_unknown_and_no_speed_without_a_step(tmp_path, capfd):
+    (line,) = told(make(tmp_path, steps=0, validate=lambda model: Evaluation(np.log(8), 10, 0)), capfd)
+    assert line == "tinyprune: train: step 0 of 0, validation loss 2.079, perplexity 8 per word"
+
+
+def test_speed_and_time_left_are_those_since_the_last_line(tmp_path, capfd, monkeypatch):
+    """A step takes 2 s, a validation 10 s. A step has 2 · 5 tokens."""
+    now = [100.0]
+
+    def wait(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def validate(model):
+        wait(10)
+        return Evaluation(1.0, 10, 10)
+
+    run(make(tmp_path, before=lambda model, step: wait(2), evaluate_every=3, validate=validate))
+    lines = [line.split(", ")[4:] for line in capfd.readouterr().err.splitlines()]
+    assert lines == [["5 tokens a second", "32 s left"], ["5 tokens a second", "16 s left"], ["5 tokens a second"]]
+
+
+def test_a_notebook_has_the_bar_alone(tmp_path, monkeypatch):
+    """Lines would flood its cells."""
+
+    class Cell(io.StringIO):
+        __module__ = "ipykernel.iostream"
+
+    monkeypatch.setattr(sys, "stderr", Cell())
     run(make(tmp_path))
-    assert capfd.readouterr() == ("", "")
+    shown = sys.stderr.getvalue()
+    assert "9/9" in shown and "validation" not in shown
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "every", "expected"),
+    [(0, 9, 3, 3), (0, 9, 4, 3), (3, 9, 3, 2), (8, 9, 3, 1), (9, 9, 3, 1), (0, 9, 0, 1), (0, 0, 3, 1)],
+)
+def test_how_often_it_will_be_validated(step, steps, every, expected):
+    assert validations(step, TrainConfig(steps=steps, evaluate_every=every)) == expected
 
 
 # It learns.

@@ -33,11 +33,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.kernels.gpu import ptxas_version, what_is_missing
-from tinyprune.progress import silent
+from tinyprune.progress import progress_bar
 from tinyprune.tables import Record
 
 CAPABILITIES = ("8.0", "9.0")  # of an A100 and of an H100
@@ -96,7 +94,7 @@ def compile_kernels(capabilities: Sequence[str] = CAPABILITIES, modules: Sequenc
         pipes = {"stdout": subprocess.PIPE, "stderr": complaints, "text": True, "encoding": "utf-8"}
         with subprocess.Popen(command, env=environment, **pipes) as process:
             count = int(process.stdout.readline() or 0)
-            lines = tqdm(process.stdout, total=count, desc="compile", unit="kernel", disable=silent())
+            lines = progress_bar(process.stdout, total=count, desc="compile", unit="kernel")
             records = [json.loads(line) for line in lines]
         complaints.seek(0)
         said = complaints.read().strip()

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from tinyprune.bench.processes import ProcessError, Processes
 from tinyprune.errors import TinypruneError
-from tinyprune.progress import say, silent
+from tinyprune.progress import progress_bar, say
 from tinyprune.tables import Record
 
 SLOWED = 1.25  # a peer may take this many times its time alone
@@ -87,7 +87,7 @@ def race(benchmark: str, cases: Sequence[Case], *, rounds: int, threads: int) ->
     with (
         Processes(threads) as processes,
         tempfile.TemporaryDirectory() as directory,
-        tqdm(total=turns, desc=benchmark, unit="turn", disable=silent()) as bar,
+        progress_bar(total=turns, desc=benchmark, unit="turn") as bar,
     ):
         running = Race(rounds, processes, Path(directory), bar)
         cases = [running.enter_peers(case) for case in cases]

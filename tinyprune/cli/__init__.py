@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+from contextlib import ExitStack, redirect_stderr
+from pathlib import Path
 
 from tinyprune.cli.output import complain, give_up_output
 from tinyprune.cli.parser import build_parser
@@ -14,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a failure, 2 for bad usage, 130 after Ctrl-C."""
     if hasattr(sys.stdout, "reconfigure"):  # show "?" for what the terminal's encoding lacks, rather than fail
         sys.stdout.reconfigure(errors="replace")
+    arguments = argparse.Namespace()
     try:
         try:
             parser = build_parser()
@@ -22,14 +26,20 @@ def main(argv: list[str] | None = None) -> int:
 
                 argcomplete.autocomplete(parser)
             arguments = parser.parse_args(argv)
-            arguments.run(arguments)
+            # All lines and bars go to standard error, and none is drawn where there is no terminal. Errors are printed
+            # below, so that nothing else has to know that the user wants quiet.
+            with ExitStack() as stack:
+                if arguments.quiet:
+                    stack.enter_context(redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
+                arguments.run(arguments)
         finally:
             # A closed output is noticed here, and not only when Python exits.
             print(end="", flush=True)
     except TinypruneError as error:
         return complain(error, error.exit_status)
     except KeyboardInterrupt:
-        return complain("interrupted; every checkpoint is whole, --resume goes on from the last", 130)
+        kept = "; every checkpoint is whole, --resume goes on from the last" if "resume" in arguments else ""
+        return complain(f"interrupted{kept}", 130)
     except BrokenPipeError:  # the reader has gone (`| head`)
         give_up_output()
         return 1

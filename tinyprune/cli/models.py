@@ -25,7 +25,7 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
     saved = load_saved(arguments)
     text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
     # an overflow ends as NaN, which is reported
-    with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):
+    with announced(saved.model.ops, "eval"), np.errstate(over="ignore", invalid="ignore"):
         (ms,) = milliseconds_per_1k_tokens([saved.model], text.valid)
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
     print_records([record | {"split": arguments.split}], arguments.json)
@@ -52,7 +52,7 @@ def generate_text(arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(arguments.seed)
     options = {"temperature": arguments.temperature, "top_k": arguments.top_k}
     tokens = generate(saved.model, prompt, arguments.tokens, rng, **options)
-    with announced(saved.model.ops), np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate_model`
+    with announced(saved.model.ops, "generate"), np.errstate(over="ignore", invalid="ignore"):  # as in `evaluate_model`
         tokens = itertools.chain([next(tokens)], tokens)
     # The tokenizer itself puts spaces between words.
     print(arguments.prompt.rstrip(" ") if saved.tokenizer.kind == "word" else arguments.prompt, end="", flush=True)
@@ -108,7 +108,7 @@ def gradcheck(arguments: argparse.Namespace) -> None:
     from tinyprune.warmup import announced
 
     ops = get_backend(arguments.backend)
-    with announced(ops):
+    with announced(ops, "gradcheck"):
         worst = check_all(arguments.op, arguments.mode, ops)
     if not worst:
         raise UsageError(f"no operation begins with {arguments.op!r}; `tinyprune gradcheck` lists all")

@@ -86,11 +86,12 @@ def build_parser() -> argparse.ArgumentParser:
         parser.print_help()
         print("\nNext step: tinyprune run, which does all four stages in a minute or two.")
 
-    parser.set_defaults(run=start_here)
+    parser.set_defaults(run=start_here, quiet=False)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
         sub.set_defaults(run=run, parser=sub)
+        sub.add_argument("--quiet", action="store_true", help="print results and errors only")
         return sub
 
     sub = command("run", run_all, "run all four stages, then write a table, plots and a report")

@@ -12,9 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
-
 from tinyprune.errors import SaveError, TinypruneError
+from tinyprune.progress import progress_bar
 
 # Some hosts answer 403 to urllib's own user agent.
 USER_AGENT = "tinyprune/0.1"
@@ -97,7 +96,7 @@ def _receive(url: str, part: Path, name: str, size: int | None) -> None:
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else size
-        bar = tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True, mininterval=0.5)
+        bar = progress_bar(desc=name, total=total, initial=have, unit="B", unit_scale=True, mininterval=0.5)
         with part.open("ab" if have else "wb") as file, bar:
             while chunk := _read(response):
                 file.write(chunk)

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.progress import progress_bar
 
 CHUNK = 1 << 20
 SPLITS = ("train", "valid", "test")
@@ -98,10 +99,8 @@ class Corpus:
         if not doing:
             yield from chunks
             return
-        from tqdm import tqdm  # slow to import
-
         total = sum(span.size for span in spans.values())
-        with tqdm(desc=f"{doing} {self.name}", total=total, unit="B", unit_scale=True, mininterval=0.5) as bar:
+        with progress_bar(desc=f"{doing} {self.name}", total=total, unit="B", unit_scale=True, mininterval=0.5) as bar:
             for split, chunk in chunks:
                 bar.update(len(chunk if unit == "byte" else chunk.encode()))
                 yield split, chunk

@@ -9,7 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
@@ -24,16 +26,15 @@ from concurrent.futures import (
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from tinyprune.bench.machine import processors
 from tinyprune.errors import MissingExtraError, TinypruneError, UsageError, install_command
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import get_backend
-from tinyprune.progress import silent
+from tinyprune.progress import duration, progress_bar, say
 
 ATTEMPTS = 3  # at a cell whose workers die
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -80,8 +81,12 @@ def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWork
 
 
 def look_after_worker() -> None:
-    """Set up a worker process: it ignores Ctrl-C, which the parent handles, and exits when its parent dies."""
+    """Set up a worker process: it ignores Ctrl-C, which the parent handles, and exits when its parent dies.
+
+    It says nothing: its bars would run into the parent's, and its errors are the results of its futures.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (until the process ends)
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -156,13 +161,18 @@ def run_cells(cells: Iterable[Cell], store: Store, workers: OpenWorkers, describ
     """
     todo = missing(cells, store)
     attempts: Counter[str] = Counter()
-    with tqdm(total=len(todo), desc=describe, unit="cell", disable=silent(), smoothing=0) as bar:
+    total, start = len(todo), time.monotonic()
+    with progress_bar(total=total, desc=describe, unit="cell", smoothing=0) as bar:
         while todo:
             with workers() as opened:
                 for cell in _computed(todo, store, opened, attempts):
                     del todo[cell.key]
                     bar.update()
                     bar.set_postfix_str(str(cell), refresh=False)
+                    if bar.disable:  # a log has no bar
+                        done = total - len(todo)
+                        left = (time.monotonic() - start) / done * len(todo)
+                        say(f"{describe}: {done} of {total}: {cell}, about {duration(left)} left")
 
 
 def missing(cells: Iterable[Cell], store: Store) -> dict[str, Cell]:

@@ -84,7 +84,7 @@ def run_study(
         say(f"experiment {name}: {len(entries)} models, {len(todo)} of them or of their baselines still to be trained")
         try:
             if todo and compile_first and not BACKENDS[plan.backend].on_device:  # nothing compiled for a GPU is kept
-                compile_kernels(entries)
+                compile_kernels(name, entries)
             run_cells([entry.cell for entry in entries], store, workers, name)
             return write_results(name, plan, entries, store)
         except KeyboardInterrupt as error:
@@ -93,10 +93,10 @@ def run_study(
             ) from error
 
 
-def compile_kernels(entries: Sequence[Entry]) -> None:
+def compile_kernels(what: str, entries: Sequence[Entry]) -> None:
     """Train a model of each kind for one step, so that the kernels of its training are compiled, and say so."""
     small = {f"{stage}.{k}": 1 for stage in ("train", "gate_train", "finetune") for k in ("steps", "B")}
-    with announced(get_backend(entries[0].cell.backend)):
+    with announced(get_backend(entries[0].cell.backend), f"experiment {what}"):
         for kind in {entry.cell.config.model.kind: entry.cell for entry in entries}.values():
             cell = dataclasses.replace(kind, config=kind.config.with_options(small), method="gates", heads=1)
             compute(cell, compute(cell.baseline).checkpoint)

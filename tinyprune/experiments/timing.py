@@ -9,13 +9,12 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from tinyprune.config import ModelConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.progress import silent
+from tinyprune.progress import progress_bar
 from tinyprune.report import milliseconds_per_1k_tokens
 
 AT_A_TIME = 12  # models that take turns, few enough to fit into memory together
@@ -37,7 +36,7 @@ def measure_times(
     different = list(dict.fromkeys(configs))
     first, others = different[0], different[1:]
     ms: dict[ModelConfig, float] = {}
-    with tqdm(total=len(different), desc="timing", unit="model", disable=silent()) as bar:
+    with progress_bar(total=len(different), desc="timing", unit="model") as bar:
         for start in range(0, max(len(others), 1), AT_A_TIME):
             group = [first, *others[start : start + AT_A_TIME]]
             models = [Transformer(config, init_parameters(config, rng), ops=ops) for config in group]

@@ -19,6 +19,7 @@ from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.attention_step import BlockWeights
+from tinyprune.progress import progress_bar
 
 GATE: dict[str, Any] = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 # With the noise below: clipped to 0, inside on both sides of one half, clipped to 1.
@@ -366,10 +367,15 @@ def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend |
         model_case("transformer-xl", hard=False, ops=ops),
         model_case("transformer", hard=False, ops=ops),
     ]
+    cases = [
+        case
+        for case in [*operation_cases(ops), *models]
+        if case.operation.startswith(prefix or "") and not (mode == "central" and "straight-through" in case.operation)
+    ]
     worst = []
-    for case in [*operation_cases(ops), *models]:
-        if not case.operation.startswith(prefix or "") or (mode == "central" and "straight-through" in case.operation):
-            continue
+    bar = progress_bar(cases, desc="gradcheck", unit="case")
+    for case in bar:
+        bar.set_postfix_str(case.operation)
         records = check_gradients(
             case.forward,
             case.backward,

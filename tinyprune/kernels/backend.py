@@ -33,12 +33,14 @@ class Backend:
         on_device: whether arrays live in a GPU's memory. Token ids stay in main memory.
         takes_complex: whether complex numbers pass through, for gradients by complex step.
         compiling: message to the user when kernels are compiled; None for a backend that compiles nothing.
+        kept: message to the user after that: where they are kept.
     """
 
     name: str = "numpy"
     on_device: bool = False
     takes_complex: bool = True
     compiling: str | None = None
+    kept: str | None = None
 
     def to_device(self, x: Array) -> Array:
         """Copy an array of main memory to where the backend computes; what is there already is returned as it is."""
@@ -51,8 +53,8 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until everything that was launched is computed. Without a GPU nothing is ever pending."""
 
-    def compilations(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
-        """In this context `tell` is called with the name of each kernel that is compiled."""
+    def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
+        """In this context `begin(name)` and `end()` are called around each kernel's compilation; they may be nested."""
         return nullcontext()
 
     def threads(self, count: int) -> AbstractContextManager[None]:
@@ -165,9 +167,10 @@ def numba_backend() -> Backend:
         name = "numba"
         takes_complex = False
         compiling = jit.COMPILING
+        kept = jit.KEPT
 
-        def compilations(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
-            return jit.compilations(tell)
+        def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
+            return jit.compilations(begin, end)
 
         @contextmanager
         def threads(self, count: int) -> Iterator[None]:
@@ -259,6 +262,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         on_device = True
         takes_complex = False
         compiling = jit.COMPILING
+        kept = jit.KEPT
 
         def to_device(self, x: Array) -> Array:
             return array.to_device(x)
@@ -269,8 +273,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         def synchronize(self) -> None:
             cuda.synchronize()
 
-        def compilations(self, tell: Callable[[str], None]) -> AbstractContextManager[None]:
-            return jit.compilations(tell)
+        def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
+            return jit.compilations(begin, end)
 
         adamw_updates = untyped(adamw.adamw_updates)
         adaptive_embedding_backward = untyped(adaptive_embedding.adaptive_embedding_backward)

@@ -26,24 +26,23 @@ from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import locked
 from tinyprune.kernels.backend import Backend
+from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import duration, say
-from tinyprune.pruning.gates import GateObjective, hit_target, with_new_gates
+from tinyprune.pruning.gates import GateObjective, hit_target, settle, with_new_gates
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.changes import SETTINGS, check_changes, is_finished
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import Trainer
+from tinyprune.training.loop import Trainer, validations
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
-from tinyprune.warmup import measure_seconds
+from tinyprune.warmup import announced, measure_seconds
 
-
-def validations(steps: int, config: TrainConfig) -> int:
-    """Return how often the validation split is evaluated in `steps` steps."""
-    return 1 + (steps // config.evaluate_every if config.evaluate_every else 0)
+# What the report takes besides reading the test split: it times four models for half a second each, and draws.
+REPORT_SECONDS = 5
 
 
 @dataclass
@@ -274,24 +273,42 @@ class Run:
             else:
                 log.truncate(self.metrics_length_before(stage))
             left = config.steps - trainer.step
-            step, look = measure_seconds(model, trainer.segments, text, config)
+            with announced(self.ops, stage):
+                step, look = measure_seconds(model, objective, trainer.segments, text, config)
             say(
                 f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}, "
-                f"about {duration(left * step + validations(left, config) * look)}"
+                f"about {duration(left * step + validations(trainer.step, config) * look)}"
             )
             trainer.run()
 
     def announce(self) -> None:
-        """Say what a whole run will do and about how long it takes, as measured on this machine."""
-        config, stages = self.config, (self.config.train, self.config.gate_train, self.config.finetune)
-        model = self.new_model()
-        step, look = measure_seconds(model, self.segments(model.config, config.train), self.text, config.train)
-        seconds = sum(
-            stage.steps * step * stage.B / config.train.B + validations(stage.steps, stage) * look for stage in stages
-        )
+        """Compile all kernels of a run; say what it will do and about how long it takes, as measured on this machine.
+
+        The smaller model is taken to have half of the heads, unless there is a target.
+        """
+        config, text, seconds = self.config, self.text, float(REPORT_SECONDS)
+        with announced(self.ops, "run"):
+            model = self.new_model()
+            gated, objective = with_new_gates(model, config.gate, 0)
+            closed = dataclasses.replace(gated, params=dict(gated.params))
+            target = config.gate.target_heads
+            settle(closed, sum(model.config.heads) // 2 if target is None else target)
+            smaller = remove_closed_heads(closed)
+            for stage, trained, minimised in (
+                ("train", model, LanguageModelling()),
+                ("gate", gated, objective),
+                ("finetune", smaller, LanguageModelling()),
+            ):
+                settings = self.training(stage)
+                segments = self.segments(trained.config, settings)
+                step, look = measure_seconds(trained, minimised, segments, text, settings)
+                # the report reads the test split with each model, and with the smaller one before and after fine-tuning
+                tests = len(text.test) / len(text.valid) * (2 if stage == "finetune" else 1)
+                seconds += settings.steps * step + (validations(0, settings) + tests) * look
+            list(generate(smaller, text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
         say(
-            f"run: train {stages[0].steps}, gate {stages[1].steps}, prune, finetune {stages[2].steps} steps, then a "
-            f"report; all in {self.directory.path}, about {duration(seconds)} on this machine"
+            f"run: train {config.train.steps}, gate {config.gate_train.steps}, prune, finetune {config.finetune.steps} "
+            f"steps, then a report; all in {self.directory.path}, about {duration(seconds)} on this machine"
         )
 
     def new_model(self) -> Transformer:

@@ -8,6 +8,7 @@ metrics.jsonl; so a run that was killed and resumed ends with the same bits as a
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
 from tinyprune.model.transformer import Transformer
-from tinyprune.progress import silent
+from tinyprune.progress import duration, in_notebook, progress_bar, say
 from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from tinyprune.training.evaluation import Evaluation
 from tinyprune.training.metrics import MetricsLog
@@ -58,7 +59,9 @@ class Trainer(Training):
             SaveError: if a checkpoint cannot be written; the one before is untouched.
             Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved.
         """
-        bar = tqdm(total=self.config.steps, initial=self.step, desc=self.stage, unit="step", disable=silent())
+        bar = progress_bar(total=self.config.steps, initial=self.step, desc=self.stage, unit="step")
+        losses: dict[str, float] = {}
+        since = self.step, time.perf_counter()
         with interruptible() as interrupted, bar:
             while self.step < self.config.steps:
                 losses = self.train_step()
@@ -67,7 +70,7 @@ class Trainer(Training):
                 if self.step == self.config.steps:
                     break
                 if self.config.evaluate_every and self.step % self.config.evaluate_every == 0:
-                    self.log_validation()
+                    since = self.log_validation(losses, since)
                 stop = interrupted()
                 if self.step % self.config.checkpoint_every == 0 or stop:
                     self.save()
@@ -77,20 +80,55 @@ class Trainer(Training):
                         f"{self.path}; go on with: {self.go_on}"
                     )
             self.at_end(self.model)
-            self.log_validation()
+            self.log_validation(losses, since)
             self.save(finished=True)
             if interrupted():
                 raise Interrupted(f"stopped after {self.stage}; all is saved in {self.path}; go on with: {self.go_on}")
 
-    def log_validation(self) -> None:
-        """Evaluate on the validation split and log the result."""
+    def log_validation(self, losses: dict[str, float], since: tuple[int, float]) -> tuple[int, float]:
+        """Evaluate on the validation split, log the result and tell the user.
+
+        Args:
+            losses: of the last step; empty if there was none.
+            since: the step and the time (`time.perf_counter`) from which the speed is measured.
+
+        Returns:
+            this step and the time, for the next line.
+        """
+        start = time.perf_counter()
         try:
             result = self.validate(self.model)
         except NotFiniteError as error:
             raise self.not_finite(f"{error} after step {self.step}") from error
         record = {"stage": self.stage, "step": self.step, "split": "valid", "loss": result.nats_per_token}
         record["bits_per_character"] = result.bits_per_character
-        self.log.write(record | self.objective.describe(self.model))
+        described = self.objective.describe(self.model)
+        self.log.write(record | described)
+        end = time.perf_counter()
+        if not in_notebook():  # its bars stay in the cell, and lines would bury them
+            done, left = self.step - since[0], self.config.steps - self.step
+            parts = self.validation_line(result, losses, described)
+            if done:
+                step = (start - since[1]) / done
+                parts.append(f"{self.config.B * self.model.config.T / step:,.0f} tokens a second")
+                seconds = left * step + validations(self.step, self.config) * (end - start)
+                parts += [f"{duration(seconds)} left"] if left else []
+            say(f"{self.stage}: {', '.join(parts)}")
+        return self.step, end
+
+    def validation_line(self, valid: Evaluation, losses: dict[str, float], described: dict[str, Any]) -> list[str]:
+        """Return what the user is told of a validation, in parts."""
+        bits = valid.bits_per_character
+        parts = [f"step {self.step} of {self.config.steps}"]
+        if losses:
+            parts.append(f"training loss {losses['loss']:.3f}")
+        parts.append(f"validation loss {valid.nats_per_token:.3f}")
+        parts.append(
+            f"perplexity {valid.perplexity:.4g} per word" if bits is None else f"{bits:.3f} bits per character"
+        )
+        if "heads_open" in described:
+            parts.append(f"{described['heads_open']} heads open")
+        return parts
 
     def train_step(self) -> dict[str, float]:
         """Make one update and log it; return the objective's losses."""
@@ -166,6 +204,12 @@ class Trainer(Training):
         self.step = metadata["step"]
         self.rng = restore_generator(metadata["generator"])
         self.log.truncate(metadata["metrics_length"])
+
+
+def validations(step: int, config: TrainConfig) -> int:
+    """Return how often the validation split will be evaluated after `step`, once at least."""
+    every = config.evaluate_every
+    return 1 + (max((config.steps - 1) // every - step // every, 0) if every else 0)
 
 
 @contextmanager

@@ -18,10 +18,11 @@ COMPILE = """
 import json
 import numpy as np
 from tinyprune.kernels.backend import get_backend
-names = []
+names, ends = [], []
 cpu = get_backend("numba")
-with cpu.compilations(names.append):
+with cpu.compilations(names.append, lambda: ends.append(None)):
     total = cpu.squared_norm(np.arange(5, dtype=np.float32))
+assert len(ends) == len(names)
 print(json.dumps({"names": names, "total": total}))
 """
 

@@ -7,7 +7,7 @@ import pytest
 
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.kernels.cpu.workspace import size_class
-from tinyprune.kernels.cuda.device import memory
+from tinyprune.kernels.cuda.device import jit, memory
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.many import table_of, tables
@@ -37,6 +37,21 @@ def scale(x, out, n, factor):
     if i < n:
         a, b, c, d = load4(x, i)
         store4(out, i, a * factor, b * factor, c * factor, d * factor)
+
+
+def test_compilations_are_told_before_and_after(monkeypatch):
+    """Numba's compiler is replaced, since it needs a GPU."""
+
+    @made(int32, threads=64)
+    def told(n):
+        """It is not launched."""
+
+    monkeypatch.setattr(jit, "SIMULATED", False)
+    monkeypatch.setattr(jit.cuda, "jit", lambda *arguments, **options: lambda function: events.append("compiled"))
+    events = []
+    with jit.compilations(events.append, lambda: events.append("end")):
+        _ = told.compiled
+    assert events == ["told", "compiled", "end"]
 
 
 def test_launch_and_vectors(place):

@@ -1,7 +1,7 @@
 """The parts that fused attention is made of: panels of keys, three small products and the rows of the softmax.
 
 A tile is TILE queries by a run of keys, with *keys in the lanes* of the vectors. Whatever is multiplied with a tile's
-rows is packed once into panels [key / WIDTH][d][WIDTH], where WIDTH is two vectors: for every d, the next WIDTH keys
+rows is packed once into panels `[key / WIDTH][d][WIDTH]`, where WIDTH is two vectors: for every d, the next WIDTH keys
 lie side by side. Scratch arrays are flat; a matrix in one is given as its offset and the distance between its rows.
 """
 

@@ -23,7 +23,6 @@ from numba.core import config, event
 from tinyprune.kernels import formulas
 from tinyprune.kernels.waiting import short_block_time, start_watch
 
-COMPILING = "compiling kernels, once on this machine: about half a minute"
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
 
 
@@ -80,23 +79,28 @@ def forget_outdated() -> None:
     stamp.write_text(digest.hexdigest())
 
 
-class CompilationListener(event.Listener):
-    """Calls `tell(name)` before a function is compiled, but not when it is read from disk."""
+COMPILING = "compiling kernels" + ", once on this machine" * CACHED
+KEPT = f"kept in {nothing.stats.cache_path}, the next start needs none" if CACHED else "no folder keeps them"
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self.tell = tell
+
+class CompilationListener(event.Listener):
+    """Calls `begin(name)` before a function is compiled and `end()` after, but not when it is read from disk."""
+
+    def __init__(self, begin: Callable[[str], None], end: Callable[[], None]) -> None:
+        self.begin, self.end = begin, end
 
     def on_start(self, event: event.Event) -> None:
         """Tell that a compilation begins."""
-        self.tell(event.data["dispatcher"].py_func.__name__)
+        self.begin(event.data["dispatcher"].py_func.__name__)
 
     def on_end(self, event: event.Event) -> None:
-        """Ignore that a compilation has ended."""
+        """Tell that it has ended."""
+        self.end()
 
 
-def compilations(tell: Callable[[str], None]) -> AbstractContextManager[Any]:
-    """Call `tell(name)` for every function that is compiled within the `with` block."""
-    return event.install_listener("numba:compile", CompilationListener(tell))
+def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[Any]:
+    """Call `begin(name)` and `end()` around each function's compilation in the `with` block; they may be nested."""
+    return event.install_listener("numba:compile", CompilationListener(begin, end))
 
 
 def has_teams() -> bool:

@@ -59,7 +59,7 @@ long_tile = ragged_microkernel(1, 2 * LONG)
 
 @part
 def pack(b, at, b_row, b_column, depth, columns, panel, packed):
-    """Copy depth × columns of b, from b[at] on, into panels [panel][k][width]; those before `panel` are left out.
+    """Copy depth × columns of b, from b[at] on, into panels `[panel][k][width]`; those before `panel` are left out.
 
     A panel is what one tile reads, in one piece. What pads the last one never reaches a result.
     """
@@ -106,7 +106,7 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
 
 @part
 def pack_columns(a, at, a_k, depth, packed, to):
-    """Copy ROWS rows of op(a), which are columns of a, to packed[to:] as [k][ROWS]."""
+    """Copy ROWS rows of op(a), which are columns of a, to packed[to:] as `[k][ROWS]`."""
     never_inline()
     L = lanes(a)
     for k in range(depth):
@@ -116,7 +116,7 @@ def pack_columns(a, at, a_k, depth, packed, to):
 
 @part
 def pack_rows(a, at, a_row, depth, packed, to):
-    """Copy ROWS rows of a to packed[to:] as [ROWS][DEPTH]."""
+    """Copy ROWS rows of a to packed[to:] as `[ROWS][DEPTH]`."""
     never_inline()
     L = lanes(a)
     for i in range(ROWS):

@@ -410,7 +410,7 @@ def sum_over_k(
     b_first: ir.Value,
     b_k: ir.Value,
 ) -> list[list[ir.Value]]:
-    """Append the loop of a microkernel: start[i][v] + Σ_k<K a[a_rows[i] + k · a_k] · (vector v of b at k · b_k)."""
+    """Append the loop of a microkernel: `start[i][v] + Σ_k<K a[a_rows[i] + k · a_k] · (vector v of b at k · b_k)`."""
     kind, vectors = start[0][0].type, len(start[0])
     before, loop, after = b.block, b.append_basic_block("k"), b.append_basic_block("k.end")
     b.branch(loop)

@@ -125,7 +125,7 @@ def register_tile(a: NDArray, b: NDArray) -> NDArray:
 
 @numba.njit
 def pack(b: NDArray, k: int, depth: int, j: int, columns: int, panels: NDArray) -> None:
-    """Copy depth × columns of b into panels: [two vectors of columns][k][column]."""
+    """Copy depth × columns of b into panels: `[two vectors of columns][k][column]`."""
     L = lanes(b)
     N = b.shape[1]
     for panel in range(0, columns, 2 * L):

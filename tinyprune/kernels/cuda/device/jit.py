@@ -33,7 +33,8 @@ from tinyprune.kernels.gpu import raise_explained
 __all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
-COMPILING = "compiling kernels for the GPU, at every start: up to half a minute"
+COMPILING = "compiling kernels for the GPU, at every start"
+KEPT = "nothing keeps them"
 # Small grids are no mistake here: a vector of 512 numbers has no more work in it.
 numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
@@ -125,13 +126,16 @@ class Kernel:
         """Compile it for this machine's GPU. Raises UsageError if driver, toolkit and GPU do not fit together."""
         if SIMULATED:
             return cuda.jit(self.function)
-        for tell in LISTENERS:
-            tell(self.__name__)
+        for begin, _ in LISTENERS:
+            begin(self.__name__)
         bounds = getattr(self.entry, "launch_bounds", None)
         try:
             return cuda.jit(self.signature, launch_bounds=bounds)(self.entry)
         except Exception as error:
             raise_explained(error)
+        finally:
+            for _, end in LISTENERS:
+                end()
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch it, and return before it is done.
@@ -164,17 +168,17 @@ class Kernel:
             raise_explained(error)
 
 
-LISTENERS: list[Callable[[str], None]] = []
+LISTENERS: list[tuple[Callable[[str], None], Callable[[], None]]] = []
 
 
 @contextmanager
-def compilations(tell: Callable[[str], None]) -> Iterator[None]:
-    """Call `tell(name)` for every kernel compiled inside the context. The simulator compiles none."""
-    LISTENERS.append(tell)
+def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
+    """Call `begin(name)` and `end()` around each kernel's compilation in the context. The simulator compiles none."""
+    LISTENERS.append((begin, end))
     try:
         yield
     finally:
-        LISTENERS.remove(tell)
+        LISTENERS.remove((begin, end))
 
 
 NULL = Window(np.empty(0, np.float32)) if SIMULATED else 0

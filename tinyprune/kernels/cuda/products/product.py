@@ -6,8 +6,8 @@ A block computes a tile of out, 128 × 128 or 64 × 64. For a few k at a time it
 tile needs to shared memory, each number once for 128 (or 64) products, and adds their product to sums in its threads'
 registers: in float32 by `multiply_add`, or in tf32 by `tensor_cores`.
 
-In shared memory strips are stored as [k][line], a line being a row of a or a column of b; strips that are read along k
-are transposed. There is room for two strips of each. While one is multiplied, the numbers of the next are loaded into
+In shared memory strips are stored as `[k][line]`, a line being a row of a or a column of b; strips that are read along
+k are transposed. There is room for two strips of each. While one is multiplied, the numbers of the next are loaded into
 registers, and are then stored in the other place, so that each strip needs one barrier.
 
 A long sum with few outputs, such as a weight's gradient, is split along k: `blockIdx.z` counts the parts, each has a

@@ -1,0 +1,177 @@
+"""Collects the site's pages from where they are in the repository.
+
+ProperDocs calls `on_files` and `on_page_content`. A page keeps its text: notebooks become Markdown
+with their outputs, links to what is a page lead there, and other links into the repository lead to
+GitHub. Commands and modules get their pages from the parser and from the docstrings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import posixpath
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import griffe
+import nbformat
+from math_core import LatexToMathML
+from nbconvert import MarkdownExporter
+from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
+from properdocs.config.defaults import ProperDocsConfig
+from properdocs.plugins import event_priority
+from properdocs.structure.files import File, Files
+from properdocs.structure.nav import Navigation, Section
+from properdocs.utils import nest_paths
+from tinyprune.cli import build_parser
+
+REPOSITORY = Path(__file__).parents[2]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+URL = PROJECT["urls"]["Repository"]
+# which files are pages or pictures, and the folder that they go to, in the order of the navigation
+PLACES = {
+    "README.md": "",
+    "notebooks/README.md": "chapters",
+    "notebooks/[0-9]*.ipynb": "chapters",
+    "notebooks/assignments/*.md": "assignments",
+    "notebooks/assignments/source/*/*.ipynb": "assignments",
+    "data/results/**/*.md": "results",
+    "data/results/**/*.png": "results",
+    "data/README.md": "data",
+    "notebooks/site/pages/*.md": "",
+    ".github/CONTRIBUTING.md": "",
+    "tinyprune/**/*.py": "API/tinyprune",
+}
+INDEX = {"README": "index", "__init__": "index"}
+
+
+def places() -> dict[str, str]:
+    """Return the place on the site of every file that has one; both are paths with slashes."""
+    found = {}
+    for pattern, folder in PLACES.items():
+        start = re.split(r"[^/]*\*|[^/]*$", pattern)[0]  # the folders before the first *
+        for path in sorted(REPOSITORY.glob(pattern), key=lambda p: (p.stem not in INDEX, p)):
+            file = path.relative_to(REPOSITORY).as_posix()
+            inside = path.name if path.suffix == ".ipynb" else file.removeprefix(start)
+            suffix = ".png" if path.suffix == ".png" else ".md"
+            place = Path(folder, inside).with_name(INDEX.get(path.stem, path.stem) + suffix)
+            found[file] = place.as_posix()
+    return found
+
+
+def on_config(config: ProperDocsConfig) -> None:
+    """Set the navigation."""
+    config.nav = nest_paths([place for place in places().values() if place.endswith(".md")])
+
+
+@event_priority(100)  # before plugins look at the files
+def on_files(files: Files, config: ProperDocsConfig) -> Files:
+    """Add everything that has a place, in place of the hand-written pages as they are."""
+    where = places()
+    content: dict[str, str | bytes] = {}
+    for path, place in where.items():
+        source = REPOSITORY / path
+        if source.suffix == ".png":
+            content[place] = source.read_bytes()
+        elif source.suffix == ".py":
+            module = re.sub(r"(/__init__)?\.py$", "", path).replace("/", ".")
+            content[place] = f"---\ntitle: {module.split('.')[-1]}\n---\n::: {module}\n"
+        else:
+            text = source.read_text("utf-8")
+            if source.suffix == ".ipynb":
+                text, pictures = notebook(source)
+                content |= {
+                    posixpath.join(posixpath.dirname(place), p): pictures[p] for p in pictures
+                }
+            text += "".join(commands()) if place == "commands.md" else ""
+            content[place] = with_links(text, path, where)
+    kept = [file for file in files if not file.src_uri.endswith(".md")]
+    return Files(kept + [File.generated(config, p, content=c) for p, c in content.items()])
+
+
+def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """Return a chapter with its outputs, or an assignment without solutions, and its pictures."""
+    steps = [ClearSolutions, ClearHiddenTests] if "assignments" in path.parts else []
+    cells = nbformat.read(path, 4)
+    cells.metadata.language_info = {"name": "python"}  # for colours
+    exporter = MarkdownExporter(preprocessors=steps)
+    text, resources = exporter.from_notebook_node(cells, {"unique_key": path.stem})
+    text = re.sub(r"<style>.*?</style>", "", text)  # what Jupyter needs
+    # a badge would come from another server
+    text = re.sub(r"\[!\[([^]]+)\]\(https://colab[^)]+\)\]", r"[\1]", text)
+    # in a list a formula must be a paragraph of its own
+    text = re.sub(r"^ +(\$\$.*\$\$)$", r"\n    \1\n", text, flags=re.MULTILINE)
+    return text.replace("<details>", "<details markdown>"), resources["outputs"]
+
+
+def with_links(text: str, path: str, where: dict[str, str]) -> str:
+    """Return the Markdown of the file `path` with its links as the site needs them."""
+    here = posixpath.dirname(where[path]) or "."
+
+    def moved(match: re.Match) -> str:
+        target, anchor = match.groups(default="")
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+        file = target.removeprefix(f"{URL}/blob/main/") if ":" in target else file
+        if not target or not (REPOSITORY / file).exists():
+            return match[0]
+        for page in (file, f"{file}/README.md", f"{file}/__init__.py"):
+            if page in where:
+                return f"]({posixpath.relpath(where[page], here)}{anchor})"
+        kind = "tree" if (REPOSITORY / file).is_dir() else "blob"
+        return f"]({URL}/{kind}/main/{file}{anchor})"
+
+    return re.sub(r"\]\(([^)\s#]*)(#[^)\s]*)?\)", moved, text)
+
+
+def commands() -> Iterator[str]:
+    """Yield the help of every command as Markdown."""
+    actions = build_parser()._actions
+    (subparsers,) = (a for a in actions if isinstance(a, argparse._SubParsersAction))
+    for name, parser in subparsers.choices.items():
+        parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=78)
+        yield f"\n## tinyprune {name}\n\n```text\n{parser.format_help()}```\n"
+
+
+def on_nav(nav: Navigation, **_: object) -> None:
+    """Write packages as Python does."""
+
+    def rename(section: Section) -> None:
+        for child in section.children or ():
+            if isinstance(child, Section):
+                child.title = child.title.lower()
+                rename(child)
+
+    rename(next(item for item in nav.items if item.title == "API"))
+
+
+def on_page_content(content: str, **_: object) -> str:
+    """Turn formulas into MathML, which browsers draw by themselves."""
+
+    def formula(match: re.Match) -> str:
+        tex, display = html.unescape(match[2]).strip(), match[1] == "div"
+        if r"\tag" in tex:
+            tex = rf"\begin{{equation}}{tex}\end{{equation}}"
+        mathml = LatexToMathML().convert_with_local_state(tex, displaystyle=display)
+        return f'<{match[1]} class="formula">{mathml}</{match[1]}>'
+
+    pattern = r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
+    return re.sub(pattern, formula, content, flags=re.DOTALL)
+
+
+class Formulas(griffe.Extension):
+    """Makes code of a docstring's formulas, columns and examples: it keeps its lines and spaces."""
+
+    def on_object(self, *, obj: griffe.Object, **_: object) -> None:
+        """Mark such paragraphs for Markdown."""
+        if obj.docstring:
+            paragraphs = obj.docstring.value.split("\n\n")
+            for i, text in enumerate(paragraphs[1:], 1):
+                columns = re.match(r"\S+ +[=←] |\S.*\S {3,}\S", text)
+                if text.startswith(">>>"):
+                    paragraphs[i] = f"```pycon\n{text}\n```"
+                elif columns and not re.search(r"\w\. [A-Z]", text):
+                    paragraphs[i] = textwrap.indent(text, "    ")
+            obj.docstring.value = "\n\n".join(paragraphs)

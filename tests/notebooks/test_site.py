@@ -1,0 +1,72 @@
+"""The documentation site is complete and its links work; the commands on its pages exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from folder import FOLDER, NAMES
+
+from tinyprune.cli import build_parser
+
+REPOSITORY = FOLDER.parent
+PAGES = [
+    REPOSITORY / "README.md",
+    *sorted((FOLDER / "site" / "pages").glob("*.md")),
+    REPOSITORY / "data/results/README.md",
+    REPOSITORY / "data/results/speed/README.md",
+]
+
+
+def shown(page):
+    """Return the `tinyprune` commands in a page's blocks of shell code, as lists of words."""
+    lines = "\n".join(
+        re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    ).splitlines()
+    parts = (shlex.split(part, comments=True) for line in lines for part in line.split("&&"))
+    return [words[1:] for words in parts if words[:1] == ["tinyprune"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_commands_that_pages_show_are_understood(page):
+    for words in shown(page):
+        build_parser().parse_args(words)  # or raises UsageError
+
+
+def test_commands_are_found():
+    assert ["run"] in shown(REPOSITORY / "README.md")
+    assert sum(len(shown(page)) for page in PAGES) > 10
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build the site with every warning an error, links and anchors checked."""
+    pytest.importorskip("properdocs")
+    place = tmp_path_factory.mktemp("site")
+    command = ["properdocs", "build", "--strict", "-f", FOLDER / "site" / "properdocs.yml", "-d", place]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.mark.slow
+def test_site_is_complete_and_loads_nothing_from_elsewhere(site):
+    for name in NAMES:
+        page = (site / "chapters" / f"{name}.html").read_text("utf-8")
+        assert '.png"' in page
+        prose = re.sub(r"<(pre|code|script)\b.*?</\1>", "", page, flags=re.DOTALL)
+        assert "$" not in prose, "a formula that is not set"
+    commands = (site / "commands.html").read_text("utf-8")
+    assert all(f'id="tinyprune-{name}"' in commands for name in ("run", "gate", "experiment", "bench"))
+    assert "persistent score" in (site / "API/tinyprune/ops/attention.html").read_text("utf-8")
+    loaded = r'<(?:script|img|iframe|source)[^>]* src="(?:https?:)?//|<link[^>]* rel="stylesheet" href="(?:https?:)?//'
+    elsewhere = {path.name for path in site.rglob("*.html") if re.search(loaded, path.read_text("utf-8"))}
+    assert not elsewhere
+
+
+@pytest.mark.slow
+def test_assignments_have_no_solutions(site):
+    pages = [(site / "assignments" / f"a{i}.html").read_text("utf-8") for i in range(1, 7)]
+    assert all("YOUR CODE HERE" in page for page in pages)
+    assert not any("SOLUTION" in page or "HIDDEN TESTS" in page for page in pages)
