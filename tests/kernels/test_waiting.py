@@ -25,7 +25,7 @@ def undecided(monkeypatch):
         (False, 0.001, 0.4, False),
         (False, 0.1, 0.2, True),  # half of the time was others'
         (True, 0.1, 0.2, True),
-        (True, 0.008, 0.4, True),  # no change at every small disturbance
+        (True, 0.03, 0.4, True),  # no change at every small disturbance
         (True, 0.001, 0.4, False),
         (False, 0.01, 0.01, False),  # too little was computed to tell
         (True, 0.0, 0.01, True),
