@@ -1,11 +1,12 @@
 """Who takes part in a benchmark, without running it: peers compute what we do, where we do, as exactly as we do."""
 
 import re
+import subprocess
 
 import pytest
 from toy_workloads import write_model
 
-from tinyprune.bench.benchmarks import cuda, memory, speed
+from tinyprune.bench.benchmarks import busy, cuda, memory, speed
 from tinyprune.bench.command import Options, check_benchmark
 from tinyprune.bench.figures import plot_benchmark
 from tinyprune.bench.machine import describe_machine
@@ -126,3 +127,18 @@ def test_they_can_be_drawn():
     figure.draw_without_rendering()
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [cuda.MULTIPLY_ADD, "matmul"]
+
+
+def test_a_busy_machine(tmp_path, monkeypatch):
+    """Each contender under each load, and no busy program is left; the textbook is its own peer."""
+    for name in ("SECONDS", "FIRST", "SPREAD"):
+        monkeypatch.setattr(busy, name, 0.01)
+    monkeypatch.setattr(busy, "processors", lambda: 2)
+    monkeypatch.setattr(busy, "SETTINGS", ())
+    programs = []
+    start = subprocess.Popen
+    monkeypatch.setattr(busy.subprocess, "Popen", lambda *a, **k: programs.append(start(*a, **k)) or programs[-1])
+    records = busy.run_busy(Options("numpy", shapes=(write_model(tmp_path),), rounds=1, threads=1))
+    assert [(r["subject"], r["busy_programs"]) for r in records] == [("tinyprune (numpy)", n) for n in (0, 1, 2)] * 2
+    assert all(r["times_idle"] == pytest.approx(r["median_ms"] / records[0]["median_ms"]) for r in records[:3])
+    assert [p.poll() is not None for p in programs if "-c" in p.args] == [True] * (1 + 2)

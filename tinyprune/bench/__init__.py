@@ -5,6 +5,7 @@
     step        a whole training step                                         against PyTorch, also torch.compile
     generate    one token at a time, keys and values cached                   against PyTorch eager
     memory      peak memory and time against T, open heads and threads        against PyTorch, plain and SDPA
+    busy        a training step beside other busy programs                    against NumPy and PyTorch
     ladder      the road from a plain loop to the kernels, rung by rung       against NumPy's BLAS
     cuda        the GPU's kernels, one by one                                 against the GPU's limits, and cuBLAS
 
@@ -34,5 +35,5 @@ GFLOP are nominal, see `shapes.py`: they count what the formula says, whatever t
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
 # only when that benchmark is asked for.
 BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate"), "speed")
-BENCHMARKS |= {name: name for name in ("memory", "ladder", "cuda")}
+BENCHMARKS |= {name: name for name in ("memory", "busy", "ladder", "cuda")}
 PEERS = ("torch",)

@@ -6,7 +6,6 @@ process is blocked, and its threads go to sleep before it answers, so that no ot
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import importlib
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.bench.workload import Workload
+from tinyprune.kernels.waiting import waiting_seconds
 
-TURN = 0.1  # seconds that a turn lasts at least
+TURN = 0.1  # seconds that a turn lasts at least: the clock and the system's interruptions are then of no account
 MEMORY_RUNS = 2
 MIB = 2**20
 
@@ -53,15 +53,6 @@ def settle(look: float = 0.004, at_most: float = 0.5) -> None:
         time.sleep(look)
         if time.process_time() - before < look / 10:
             return
-
-
-def waiting_seconds() -> float:
-    """How long this process's threads have been ready to run without a processor; 0 where the system does not say."""
-    total = 0
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):  # a thread may have ended meanwhile
-            total += int(path.read_text().split()[1])  # nanoseconds
-    return total / 1e9
 
 
 def peak_memory(workload: Workload) -> dict[str, float]:
@@ -109,7 +100,7 @@ class Server:
 
     def __init__(self) -> None:
         self.workloads: dict[str, Workload] = {}
-        self.calls: dict[str, int] = {}
+        self.once: dict[str, float] = {}  # seconds of a run
 
     def build(self, key: str, target: str, arguments: dict[str, Any], rehearsal: dict[str, Any] | None = None) -> dict:
         """Build a workload. A `rehearsal` is the same with other arguments, run once before: imports, compilation."""
@@ -125,15 +116,15 @@ class Server:
         np.savez(path, **self.workloads[key].results())
         return {}
 
-    def turn(self, key: str) -> dict:
-        """See `take_turn`; the first turn warms up and decides how many runs the clock can measure."""
+    def turn(self, key: str, seconds: float = TURN) -> dict:
+        """See `take_turn`, with as many runs as take so many seconds; the first turn warms up and times one."""
         workload = self.workloads[key]
-        if key not in self.calls:
+        if key not in self.once:
             workload.run()
             begin = time.perf_counter()
             workload.run()
-            self.calls[key] = max(1, math.ceil(TURN / (time.perf_counter() - begin)))
-        return take_turn(workload, self.calls[key])
+            self.once[key] = time.perf_counter() - begin
+        return take_turn(workload, max(1, math.ceil(seconds / self.once[key])))
 
     def peak(self, key: str) -> dict:
         """See `peak_memory`."""

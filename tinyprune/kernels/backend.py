@@ -161,6 +161,8 @@ def numba_backend() -> Backend:
     from tinyprune.kernels.cpu import add as adding
     from tinyprune.kernels.cpu import attention_step as stepping
 
+    jit.watch_threads()
+
     class Numba(Backend):
         name = "numba"
         takes_complex = False

@@ -174,3 +174,18 @@ def test_bounds_are_checked():
         apply_exp2(x, out)
     with pytest.raises(IndexError, match="beyond its array"):
         tile(x, 0, 1, 1, out, 0, 2 * L, out, 0, L * L, 3, False)
+
+
+@numba.njit(parallel=True)
+def take_all(counter, taken):
+    for _ in numba.prange(8):
+        i = simd.take(counter)
+        while i < taken.size:
+            taken[i] += 1
+            i = simd.take(counter)
+
+
+def test_every_number_is_taken_once():
+    counter, taken = np.zeros(1, np.int64), np.zeros(100_000, np.int64)
+    take_all(counter, taken)
+    assert np.all(taken == 1) and counter[0] == taken.size + 8

@@ -75,6 +75,7 @@ from tinyprune.kernels.cpu.simd import (
     never_inline,
     number,
     store,
+    take,
     total,
 )
 from tinyprune.kernels.cpu.workspace import empty, zeros
@@ -83,6 +84,7 @@ from tinyprune.ops.dropout import draw_keys
 
 LN_2 = math.log(2)
 CHUNK = 256  # keys at once, so that a tile's scores stay in the first caches
+PARTS = 4  # of the forward work for each thread: one that is held up takes fewer, and the others take more
 UNITS = 16  # backward is split into at least so many (head, batch group) units if the batch is large enough
 
 
@@ -184,7 +186,7 @@ def panel_places(sizes, width):
 
 @part
 def share(i, n, units):
-    """Return the range of units that worker i of n takes."""
+    """Return the range of units that are part i of n."""
     return i * units // n, (i + 1) * units // n
 
 
@@ -310,36 +312,43 @@ def forward_scratch(memory, sizes, places):
 
 
 @part
-def forward_heads(units, x, factors, out, lse, gated, sizes, scales, dropout, memory):
-    """Compute a range of units, one worker's. Unit h · B + b: entry by entry, so that a head is packed once."""
+def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, scales, dropout, memory):
+    """Compute parts of the units until all are taken. Unit h · B + b: entry by entry, so that a head is packed once."""
     B, T, S, N, H, D, span, row, relative = sizes
     W = lanes(out)
     places = panel_places(sizes, 2 * W)
     scratch = forward_scratch(memory, sizes, places)
     panels = scratch[3]
     packed = -1
-    for unit in range(*units):
-        h, b = unit // B, unit % B
-        if h != packed:
-            pack_parameters(x, h, panels, places, sizes)
-            for n in range(0, N * D, W):
-                store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, scales.pv)))
-            packed = h
-        head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch)
-        factor = broadcast(out, factors[h])
-        for t in range(T):
-            at = ((b * T + t) * H + h) * D
-            for d in range(at, at + D, W):
-                store(gated, d, multiply(load(out, d), factor))
+    part = take(counter)
+    while part < parts:
+        for unit in range(*share(part, parts, B * H)):
+            h, b = unit // B, unit % B
+            if h != packed:
+                pack_parameters(x, h, panels, places, sizes)
+                for n in range(0, N * D, W):
+                    store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, scales.pv)))
+                packed = h
+            head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch)
+            factor = broadcast(out, factors[h])
+            for t in range(T):
+                at = ((b * T + t) * H + h) * D
+                for d in range(at, at + D, W):
+                    store(gated, d, multiply(load(out, d), factor))
+        part = take(counter)
 
 
 @parallel_kernel
 def forward(x, factors, out, lse, gated, sizes, scales, dropout, scratch):
     """Compute all heads, a worker for each row of scratch. Numba passes only plain tuples into a parallel loop."""
+    counter = np.empty(1, np.int64)
+    counter[0] = 0
     for i in prange(len(scratch)):
         s = Sizes(*sizes)
-        heads = share(i, len(scratch), s.B * s.H)
-        forward_heads(heads, Inputs(*x), factors, out, lse, gated, s, Scales(*scales), Dropout(*dropout), scratch[i])
+        parts = min(PARTS * len(scratch), s.B * s.H)
+        forward_heads(
+            counter, parts, Inputs(*x), factors, out, lse, gated, s, Scales(*scales), Dropout(*dropout), scratch[i]
+        )
 
 
 @part
@@ -477,14 +486,15 @@ def backward_scratch(memory, sizes, places):
 
 
 @part
-def backward_heads(units, x, saved, dout, grad, factors, order, groups, sizes, scales, dropout, memory):
-    """Compute a range of units, one worker's. Unit i · groups + group is head order[i] for a group of batch entries."""
+def backward_heads(counter, units, x, saved, dout, grad, factors, order, groups, sizes, scales, dropout, memory):
+    """Compute units until all are taken. Unit i · groups + group is head order[i] for a group of batch entries."""
     B, T, S, N, H, D, span, row, relative = sizes
     width, zero = 2 * lanes(dout), number(0)
     places = panel_places(sizes, width)
     scratch = backward_scratch(memory, sizes, places)
     panels, d_panels = scratch[3], scratch[4]
-    for unit in range(*units):
+    unit = take(counter)
+    while unit < units:
         h, group = order[unit // groups], unit % groups
         slot = group * H + h
         pack_parameters(x, h, panels, places, sizes)
@@ -502,6 +512,7 @@ def backward_heads(units, x, saved, dout, grad, factors, order, groups, sizes, s
             unpack(d_panels, zero, places.front, S, grad.dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2)
         unpack(d_panels, places.pk, zero, N, grad.dpk, slot * N * D, D, D, LN_2)
         unpack(d_panels, places.pv, zero, N, grad.dpv, slot * N * D, D, D, scales.pv)
+        unit = take(counter)
 
 
 @part
@@ -536,12 +547,25 @@ def backward_closed_heads(units, out, dout, grad, order, groups, sizes):
 @parallel_kernel
 def backward(x, saved, dout, grad, factors, order, closed, groups, sizes, scales, dropout, scratch):
     """Compute all heads, as `forward`; `order` lists the heads, the `closed` ones last."""
+    counter = np.empty(1, np.int64)
+    counter[0] = 0
     for i in prange(len(scratch)):
         s, g, kept = Sizes(*sizes), Gradients(*grad), Saved(*saved)
         opened = s.H - closed
-        heads = share(i, len(scratch), groups * opened)
         backward_heads(
-            heads, Inputs(*x), kept, dout, g, factors, order, groups, s, Scales(*scales), Dropout(*dropout), scratch[i]
+            counter,
+            groups * opened,
+            Inputs(*x),
+            kept,
+            dout,
+            g,
+            factors,
+            order,
+            groups,
+            s,
+            Scales(*scales),
+            Dropout(*dropout),
+            scratch[i],
         )
         backward_closed_heads(share(i, len(scratch), groups * closed), kept.out, dout, g, order[opened:], groups, s)
 

@@ -8,16 +8,20 @@ run in one thread, since Numba cannot raise from inside a parallel loop.
 """
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import config, event
 
 from tinyprune.kernels import formulas
+from tinyprune.kernels.waiting import short_block_time, start_watch
 
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
 
@@ -97,3 +101,30 @@ class CompilationListener(event.Listener):
 def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[Any]:
     """Call `begin(name)` and `end()` around each function's compilation in the `with` block; they may be nested."""
     return event.install_listener("numba:compile", CompilationListener(begin, end))
+
+
+def has_teams() -> bool:
+    """Return whether OpenMP computes parallel loops: then each Python thread that runs one has threads of its own."""
+    try:
+        return numba.threading_layer() == "omp"
+    except ValueError:  # none has run so far
+        return False
+
+
+@parallel_kernel
+def fill(x):
+    """Run a parallel loop."""
+    for i in numba.prange(x.size):
+        x[i] = 0
+
+
+@lru_cache(maxsize=1)
+def watch_threads() -> None:
+    """Have threads wait as the machine needs it, see `kernels.waiting`; once a process, if it has several threads."""
+    if numba.config.NUMBA_NUM_THREADS == 1 or BOUNDS_CHECKED:
+        return
+    if sys.platform == "darwin":
+        with short_block_time():
+            fill(np.empty(1000))  # Numba loads the runtime
+    else:
+        start_watch(has_teams, lambda: fill(np.empty(1000)))

@@ -18,6 +18,7 @@ cache: 1024 × 1024 × 1024 on two cores of another machine with a peak of 220 r
 The distances a_row and a_k are variables on purpose: with a constant a_k = 1, LLVM's loop has half the speed.
 """
 
+import numpy as np
 from numba import prange
 
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
@@ -32,6 +33,7 @@ from tinyprune.kernels.cpu.simd import (
     microkernel,
     never_inline,
     store,
+    take,
     transpose,
 )
 
@@ -44,6 +46,8 @@ FAR, MANY = 512, 12  # columns of a this far apart are packed too, when this man
 PAGE = 4096  # bytes: numbers this far apart share the same few places of the first-level cache
 WORTH_PACKING = 4 * ROWS  # rows of out
 WORTH_A_THREAD = 1 << 18  # multiply-adds
+PARTS = 4  # for each thread, if rows suffice: a thread that is held up takes fewer parts, and the others take more
+LEAST, LEAST_DEEP = 8, 32  # row tiles of a part; more where each part has to pack its columns anew
 NEARLY = 0.95  # of the work: threads share columns instead of rows only if that leaves less than this share of it
 
 first_tile = microkernel(ROWS, 2, False)
@@ -148,8 +152,8 @@ def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns
 
 
 @part
-def product(a, b, c, residual, bias, steps, extents, scratch):
-    """Compute one thread's part of the product: some row tiles by some panels of columns.
+def product(a, b, c, residual, bias, steps, extents, scratch, packed):
+    """Compute a part of the product: some row tiles by some panels of columns, which may be `packed` already.
 
     Entry (i, k) of op(a), row i being row i' of group g, lies at a[g · a_group + i' · a_row + k · a_k]; c and the
     residual likewise. k runs through groups too: entry (k, j) of op(b), k being k' of group g, lies at
@@ -174,7 +178,8 @@ def product(a, b, c, residual, bias, steps, extents, scratch):
                 begin = g == 0 and d == 0
                 if packing:
                     panels, at, b_k, step = scratch, 0, width, width * depth
-                    pack(b, b_at, b_row, b_column, depth, columns, 0, scratch)
+                    if not packed:
+                        pack(b, b_at, b_row, b_column, depth, columns, 0, scratch)
                 else:
                     panels, at, b_k, step = b, b_at, b_row, width
                     pack(b, b_at, b_row, b_column, depth, columns, whole, scratch)
@@ -244,19 +249,40 @@ def alone(a, b, c, residual, bias, steps, scratch):
     M, N, _, _, groups, _, _ = steps[4]
     width = 2 * lanes(b)
     extents = (0, groups * ((M + ROWS - 1) // ROWS), 0, (N + width - 1) // width)
-    product(a, b, c, residual, bias, steps, extents, scratch[0])
+    product(a, b, c, residual, bias, steps, extents, scratch[0], False)
+
+
+@part
+def parts(a, b, c, residual, bias, steps, counter, shares, scratch):
+    """Compute parts of the product until all are taken: those of the same columns one after the other."""
+    M, N, K, k_groups, groups, packing, accumulate = steps[4]
+    across, down = shares
+    width = 2 * lanes(b)
+    tiles, panels = groups * ((M + ROWS - 1) // ROWS), (N + width - 1) // width
+    at_once = (
+        k_groups == 1 and K <= DEPTH and panels <= BLOCK * down
+    )  # all panels of a part are in scratch, and stay there
+    before = -1
+    part = take(counter)
+    while part < across * down:
+        x, y = part % across, part // across
+        extents = (tiles * x // across, tiles * (x + 1) // across, panels * y // down, panels * (y + 1) // down)
+        product(a, b, c, residual, bias, steps, extents, scratch, at_once and y == before)
+        before = y
+        part = take(counter)
 
 
 @parallel_kernel
 def shared(a, b, c, residual, bias, steps, scratch):
     """Compute the product in several threads; each packs what it reads for itself, so that none waits for another."""
     a_steps, b_steps, c_steps, r_steps, sizes = steps  # a parallel loop cannot take tuples of tuples
-    M, N, _, _, groups, _, _ = sizes
+    M, N, K, k_groups, groups, _, _ = sizes
     width = 2 * lanes(b)
     tiles, panels = groups * ((M + ROWS - 1) // ROWS), (N + width - 1) // width
     across, down = grid(tiles, panels, width, N, len(scratch))
+    across *= max(1, min(PARTS, tiles // (across * (LEAST if k_groups == 1 and K <= DEPTH else LEAST_DEEP))))
+    counter = np.empty(1, np.int64)
+    counter[0] = 0
     for thread in prange(len(scratch)):
-        x, y = thread // down, thread % down
-        extents = (tiles * x // across, tiles * (x + 1) // across, panels * y // down, panels * (y + 1) // down)
         again = a_steps, b_steps, c_steps, r_steps, sizes
-        product(a, b, c, residual, bias, again, extents, scratch[thread])
+        parts(a, b, c, residual, bias, again, counter, (across, down), scratch[thread])

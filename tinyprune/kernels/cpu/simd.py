@@ -199,6 +199,17 @@ def never_inline(typing):
 
 
 @intrinsic
+def take(typing, counter):
+    """Return the int64 counter[0] and add 1 to it, in one step: of many threads, each gets another number."""
+
+    def generate(context, b, signature, arguments):
+        pointer = address(context, b, counter, arguments[0], ir.Constant(I64, 0), [], 1)
+        return b.atomic_rmw("add", pointer, ir.Constant(I64, 1), "monotonic")
+
+    return types.int64(counter), generate
+
+
+@intrinsic
 def load(typing, array, offset):
     """Load the vector array[offset : offset + lanes]."""
 
