@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinyprune.kernels import waiting
+from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 from tinyprune.kernels.waiting import VARIABLES, is_busy, short_block_time, start_watch
 
 
@@ -94,6 +95,7 @@ print(active, asleep, used())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Numba does not use GNU's libgomp")
+@pytest.mark.skipif(BOUNDS_CHECKED, reason="with bounds checks kernels run in one thread")
 def test_with_a_second_team_threads_wait_asleep(undecided):
     environment = os.environ | {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": "omp"}
     root = Path(__file__).parents[2]

@@ -278,7 +278,7 @@ def head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch):
             softmax_rows(s, edge, wide, Mask(zero, n, zero), running, entry + S + a, sizes, dropout)
             mix(s, edge, row, panels, places.pv + a * D, D, n, running.out, zero, D)
         visible = visible_keys(t0, sizes, places.front, width)
-        ready = 0
+        ready = number(0)
         for a in range(0, visible.keys, CHUNK):
             n = min(CHUNK, visible.keys - a)
             wide, first = whole(n, width), visible.first + a
@@ -433,7 +433,7 @@ def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout,
             outer(tile.do, zero, s, edge, row, wide, d_panels, pv, D)
             outer(tile.queries, zero, ds, edge, row, wide, d_panels, pk, D)
         visible = visible_keys(t0, sizes, places.front, width)
-        ready = 0
+        ready = number(0)
         for a in range(0, visible.keys, CHUNK):
             n = min(CHUNK, visible.keys - a)
             wide, first = whole(n, width), visible.first + a

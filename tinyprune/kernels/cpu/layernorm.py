@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, check_floats, check_gradient, contiguous, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
-from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, muladd, multiply, store, subtract, total
+from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, muladd, multiply, number, store, subtract, total
 from tinyprune.ops.layernorm import check_scale_and_bias
 
 ROWS = 32  # rows of a block: one thread handles it, and sums its dscale and dbias
@@ -79,10 +79,11 @@ def normalise(x, scale, bias, eps, out, means, inverses):
     """Compute out, and the mean and 1 / std of each row. x and out are flat."""
     R = means.size
     if x.size < SMALL:
-        normalise_rows(0, R, x, scale, bias, eps, out, means, inverses)
+        normalise_rows(number(0), R, x, scale, bias, eps, out, means, inverses)
     else:
         for block in prange((R + ROWS - 1) // ROWS):
-            normalise_rows(block * ROWS, min((block + 1) * ROWS, R), x, scale, bias, eps, out, means, inverses)
+            first = number(block) * ROWS
+            normalise_rows(first, min(first + ROWS, R), x, scale, bias, eps, out, means, inverses)
 
 
 @kernel
@@ -143,7 +144,7 @@ def backward(dout, x, means, inverses, scale, dx, sums, totals):
             block_backward(block, dout, x, means, inverses, scale, dx, sums)
     else:
         for block in prange(blocks):
-            block_backward(block, dout, x, means, inverses, scale, dx, sums)
+            block_backward(number(block), dout, x, means, inverses, scale, dx, sums)
     totals[:] = 0
     for block in range(blocks):
         part = sums[2 * D * block : 2 * D * (block + 1)]

@@ -32,6 +32,7 @@ from tinyprune.kernels.cpu.simd import (
     load,
     microkernel,
     never_inline,
+    number,
     store,
     take,
     transpose,
@@ -178,8 +179,8 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
                 begin = g == 0 and d == 0
                 if packing:
                     panels, at, b_k, step = scratch, 0, width, width * depth
-                    if not packed:
-                        pack(b, b_at, b_row, b_column, depth, columns, 0, scratch)
+                    if packed == 0:
+                        pack(b, b_at, b_row, b_column, depth, columns, number(0), scratch)
                 else:
                     panels, at, b_k, step = b, b_at, b_row, width
                     pack(b, b_at, b_row, b_column, depth, columns, whole, scratch)
@@ -248,8 +249,9 @@ def alone(a, b, c, residual, bias, steps, scratch):
     """Compute the product in one thread."""
     M, N, _, _, groups, _, _ = steps[4]
     width = 2 * lanes(b)
-    extents = (0, groups * ((M + ROWS - 1) // ROWS), 0, (N + width - 1) // width)
-    product(a, b, c, residual, bias, steps, extents, scratch[0], False)
+    zero = number(0)
+    extents = (zero, groups * ((M + ROWS - 1) // ROWS), zero, (N + width - 1) // width)
+    product(a, b, c, residual, bias, steps, extents, scratch[0], zero)
 
 
 @part
@@ -267,7 +269,7 @@ def parts(a, b, c, residual, bias, steps, counter, shares, scratch):
     while part < across * down:
         x, y = part % across, part // across
         extents = (tiles * x // across, tiles * (x + 1) // across, panels * y // down, panels * (y + 1) // down)
-        product(a, b, c, residual, bias, steps, extents, scratch, at_once and y == before)
+        product(a, b, c, residual, bias, steps, extents, scratch, number(at_once and y == before))
         before = y
         part = take(counter)
 

@@ -15,7 +15,7 @@ from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient, contiguous, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 from tinyprune.kernels.cpu.layernorm import ROWS, row_squares
-from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, multiply, store, total
+from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, multiply, number, store, total
 from tinyprune.ops.rmsnorm import check_scale
 
 
@@ -42,10 +42,11 @@ def normalise(x, scale, eps, out, inverses):
     """Compute out, and 1 / rms of each row. x and out are flat."""
     R = inverses.size
     if x.size < SMALL:
-        normalise_rows(0, R, x, scale, eps, out, inverses)
+        normalise_rows(number(0), R, x, scale, eps, out, inverses)
     else:
         for block in prange((R + ROWS - 1) // ROWS):
-            normalise_rows(block * ROWS, min((block + 1) * ROWS, R), x, scale, eps, out, inverses)
+            first = number(block) * ROWS
+            normalise_rows(first, min(first + ROWS, R), x, scale, eps, out, inverses)
 
 
 @kernel
@@ -92,7 +93,7 @@ def backward(dout, x, inverses, scale, dx, sums, dscale):
             block_backward(block, dout, x, inverses, scale, dx, sums)
     else:
         for block in prange(blocks):
-            block_backward(block, dout, x, inverses, scale, dx, sums)
+            block_backward(number(block), dout, x, inverses, scale, dx, sums)
     dscale[:] = 0
     for block in range(blocks):
         for d in range(D):
