@@ -57,6 +57,11 @@ class Backend:
         """In this context `begin(name)` and `end()` are called around each kernel's compilation; they may be nested."""
         return nullcontext()
 
+    @contextmanager
+    def compiling_ahead(self) -> Iterator["Backend | None"]:
+        """In this context some kernels may be compiled elsewhere; yields a backend without them to compile the rest."""
+        yield None
+
     def threads(self, count: int) -> AbstractContextManager[None]:
         """In this context kernels use `count` threads; NumPy's own are not touched."""
         return nullcontext()
@@ -140,6 +145,7 @@ def numba_backend() -> Backend:
         adamw,
         adaptive_embedding,
         adaptive_softmax,
+        ahead,
         attention,
         context,
         cross_entropy,
@@ -171,6 +177,14 @@ def numba_backend() -> Backend:
 
         def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
             return jit.compilations(begin, end)
+
+        @contextmanager
+        def compiling_ahead(self) -> Iterator[Backend | None]:
+            if not ahead.worthwhile():
+                yield None
+                return
+            with ahead.second_process():
+                yield Beside()
 
         @contextmanager
         def threads(self, count: int) -> Iterator[None]:
@@ -220,6 +234,12 @@ def numba_backend() -> Backend:
         squared_norm = staticmethod(norm.squared_norm)
         squared_norms = staticmethod(norm.squared_norms)
         take_slices = staticmethod(slices.take_slices)
+
+    class Beside(Numba):
+        """For a step that compiles all kernels but those of attention."""
+
+        attention_forward = untyped(ahead.stand_in_forward)
+        attention_backward = untyped(ahead.stand_in_backward)
 
     return Numba()
 
