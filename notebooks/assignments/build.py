@@ -200,7 +200,7 @@ def settings(name: str, notebook: NotebookNode) -> str:
     )
     lines = [
         "[pytest]",
-        "addopts = -p tinyprune.course.pytest_plugin --strict-markers --tb=no --no-summary -q",
+        "addopts = -p tinyprune.course.pytest_plugin --strict-markers --tb=no -rN -q",
         "markers =",
     ]
     return "\n".join([*lines, *(f"    {task}: the tests of task {task}" for task in tasks)]) + "\n"

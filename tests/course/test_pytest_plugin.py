@@ -40,7 +40,7 @@ def test_a9_2_twice_hidden():
 RIGHT = "def double(x):\n    return 2 * x\n\ndef twice(x):\n    return x + x\n"
 WRONG = "def double(x):\n    return 2 * x\n\ndef twice(x):\n    return x\n"
 SETTINGS = """[pytest]
-addopts = -p tinyprune.course.pytest_plugin --strict-markers --tb=no --no-summary -q
+addopts = -p tinyprune.course.pytest_plugin --strict-markers --tb=no -rN -q
 markers =
     a9_1: one
     a9_2: two

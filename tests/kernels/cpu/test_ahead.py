@@ -86,3 +86,10 @@ def test_the_process_does_not_outlive_an_error(monkeypatch):
     with pytest.raises(KeyError), ahead.second_process():
         raise KeyError
     assert started[0].poll() is not None
+
+
+def test_where_no_process_can_be_started_all_goes_on(monkeypatch):
+    monkeypatch.setattr(ahead.sys, "executable", "/nowhere/python")
+    with ahead.second_process():
+        done = True
+    assert done

@@ -48,9 +48,16 @@ def stand_in_backward(dout: NDArray, cache: StandIn) -> tuple[NDArray | None, ..
 
 @contextmanager
 def second_process() -> Iterator[None]:
-    """Compile attention in this context. It waits for the end; the process does not outlive an error."""
+    """Compile attention in this context. It waits for the end; the process does not outlive an error.
+
+    Where no process can be started, nothing is compiled ahead.
+    """
     silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    process = subprocess.Popen([sys.executable, "-m", "tinyprune.kernels.cpu.ahead"], **silent)
+    try:
+        process = subprocess.Popen([sys.executable, "-m", "tinyprune.kernels.cpu.ahead"], **silent)
+    except OSError:
+        yield
+        return
     try:
         yield
         process.wait()
