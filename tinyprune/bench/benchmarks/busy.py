@@ -15,14 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from tqdm import tqdm
-
 from tinyprune.bench.benchmarks.speed import MODES, our_step, torch_step
 from tinyprune.bench.command import Options
 from tinyprune.bench.machine import processors
 from tinyprune.bench.processes import Processes
 from tinyprune.bench.race import OURS, Case, Contender
-from tinyprune.progress import silent
+from tinyprune.progress import progress_bar
 from tinyprune.tables import Record
 
 SHAPES = ("tiny", "small")
@@ -47,7 +45,7 @@ def busy_programs(count: int) -> Iterator[None]:
 
 
 def contenders(options: Options, name: str) -> list[Contender]:
-    """Our step, with other settings of the runtime, the textbook's, and PyTorch's."""
+    """Return our step, ours with other settings of the runtime, the textbook's, and PyTorch's."""
     ours = our_step(options, name=name)
     found = [ours]
     if not options.on_device:
@@ -64,7 +62,7 @@ def run_busy(options: Options) -> list[Record]:
     loads, rounds = sorted({0, 1, processors()}), options.rounds or ROUNDS
     times: dict[tuple[str, int], list[float]] = {}
     turns = rounds * len(loads) * len(entries)
-    with Processes(options.threads) as processes, tqdm(total=turns, unit="turn", disable=silent()) as bar:
+    with Processes(options.threads) as processes, progress_bar(total=turns, desc="busy", unit="turn") as bar:
         for case, c in entries:
             processes.ask(c.library, "build", key=case.key(c), target=c.target, arguments=c.arguments)
         for _ in range(rounds):

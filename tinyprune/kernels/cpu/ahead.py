@@ -29,7 +29,7 @@ def worthwhile() -> bool:
 
 
 class StandIn(NamedTuple):
-    """What is kept in place of an `AttentionCache`."""
+    """Stands for an `AttentionCache`: it has the arguments of forward, and `o`, zeros (B, T, H, Dh)."""
 
     arguments: tuple[NDArray | None, ...]
     o: NDArray

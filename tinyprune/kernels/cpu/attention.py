@@ -63,6 +63,7 @@ from tinyprune.kernels.cpu.attention_tiles import (
 )
 from tinyprune.kernels.cpu.dropout import threshold
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
+from tinyprune.kernels.cpu.product import PARTS
 from tinyprune.kernels.cpu.simd import (
     LOG2_E,
     VECTOR_BYTES,
@@ -84,7 +85,6 @@ from tinyprune.ops.dropout import draw_keys
 
 LN_2 = math.log(2)
 CHUNK = 256  # keys at once, so that a tile's scores stay in the first caches
-PARTS = 4  # of the forward work for each thread: one that is held up takes fewer, and the others take more
 UNITS = 16  # backward is split into at least so many (head, batch group) units if the batch is large enough
 
 

@@ -261,9 +261,8 @@ def parts(a, b, c, residual, bias, steps, counter, shares, scratch):
     across, down = shares
     width = 2 * lanes(b)
     tiles, panels = groups * ((M + ROWS - 1) // ROWS), (N + width - 1) // width
-    at_once = (
-        k_groups == 1 and K <= DEPTH and panels <= BLOCK * down
-    )  # all panels of a part are in scratch, and stay there
+    # then all panels of a part are in scratch at once, and stay there for the next part
+    at_once = k_groups == 1 and K <= DEPTH and panels <= BLOCK * down
     before = -1
     part = take(counter)
     while part < across * down:
