@@ -244,3 +244,12 @@ def test_several_callers_at_once():
         for i, results in enumerate(callers.map(compute, range(8))):
             for result in results:
                 assert_same_bits(result, expected[i % 4])
+
+
+@each_dtype
+def test_one_thread_takes_parts_of_other_columns(dtype):
+    """With 17 tiles of rows two threads share the columns, in four parts: each part has to pack columns of its own."""
+    a, b = draw(dtype, (17 * ROWS, 128), (128, 4 * WIDTH))
+    with get_backend("numba").threads(min(2, numba.config.NUMBA_NUM_THREADS)):
+        for _ in range(5):
+            check(matmul(a, b), a, b, dtype)
