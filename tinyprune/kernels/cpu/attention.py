@@ -85,6 +85,7 @@ from tinyprune.ops.dropout import draw_keys
 
 LN_2 = math.log(2)
 CHUNK = 256  # keys at once, so that a tile's scores stay in the first caches
+EVERY_KEY = Mask(0, 1 << 62, 0)
 UNITS = 16  # backward is split into at least so many (head, batch group) units if the batch is large enough
 
 
@@ -146,6 +147,7 @@ class Visible(NamedTuple):
     keys: int  # how many, from there on
     own: int  # number of the first query's own key
     positions: int  # row in r's panels where the first query finds the first key's position score
+    ready: int  # so many columns of position scores are needed by no query, in whole panels
 
 
 class Tile(NamedTuple):
@@ -230,12 +232,13 @@ def visible_keys(t0, sizes, front, width):
     """Return which context keys the queries t0 … t0 + TILE − 1 see."""
     own = t0 + sizes.S - sizes.T
     first = max(0, own - sizes.span) // width * width
-    return Visible(first, own + TILE - first, own, sizes.T + front - t0 - TILE + first)
+    ready = max(0, own - sizes.span - first + TILE - 1) // width * width
+    return Visible(first, own + TILE - first, own, sizes.T + front - t0 - TILE + first, ready)
 
 
 @part
-def context_scores(queries, panels, places, visible, a, n, ready, s, sizes):
-    """Compute the scores of n context keys, from the a-th visible one on, at s[TILE + a].
+def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask):
+    """Compute the scores of n context keys, from the a-th visible one on, at s[TILE + a], as far as the mask shows them.
 
     Position scores run up to TILE columns ahead of them: `ready` columns exist so far. Returns how many exist now.
     """
@@ -243,13 +246,13 @@ def context_scores(queries, panels, places, visible, a, n, ready, s, sizes):
     width = 2 * lanes(s)
     keys = places.k + (visible.first + a) * D
     if not sizes.relative:
-        scores_set(queries, TILE * D, panels, keys, n, s, TILE + a, row, D)
+        scores_set(queries, TILE * D, panels, keys, n, s, TILE + a, row, D, mask)
         return ready
     needed = min(whole(visible.keys, width), a + n + TILE)
     if needed > ready:
         at = (visible.positions + ready) * D
-        scores_set(queries, 2 * TILE * D, panels, at, needed - ready, s, 1 + ready, row + 1, D)
-    scores_add(queries, TILE * D, panels, keys, n, s, TILE + a, row, D)
+        scores_set(queries, 2 * TILE * D, panels, at, needed - ready, s, 1 + ready, row + 1, D, EVERY_KEY)
+    scores_add(queries, TILE * D, panels, keys, n, s, TILE + a, row, D, mask)
     return needed
 
 
@@ -274,21 +277,21 @@ def head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch):
         for a in range(0, N, CHUNK):
             n = min(CHUNK, N - a)
             wide = whole(n, width)
-            scores_set(queries, zero, panels, places.pk + a * D, wide, s, edge, row, D)
-            softmax_rows(s, edge, wide, Mask(zero, n, zero), running, entry + S + a, sizes, dropout)
-            mix(s, edge, row, panels, places.pv + a * D, D, n, running.out, zero, D)
+            mask = Mask(zero, n, zero)
+            scores_set(queries, zero, panels, places.pk + a * D, wide, s, edge, row, D, mask)
+            softmax_rows(s, edge, wide, mask, running, entry + S + a, sizes, dropout)
+            mix(s, edge, row, panels, places.pv + a * D, D, n, running.out, zero, D, mask)
         visible = visible_keys(t0, sizes, places.front, width)
-        ready = number(0)
+        ready = visible.ready
         for a in range(0, visible.keys, CHUNK):
             n = min(CHUNK, visible.keys - a)
             wide, first = whole(n, width), visible.first + a
-            ready = context_scores(queries, panels, places, visible, a, wide, ready, s, sizes)
             own = visible.own - first  # the first query's own key among these
             mask = Mask(own - span, own + 1, number(1))
+            ready = context_scores(queries, panels, places, visible, a, wide, ready, s, sizes, mask)
             softmax_rows(s, edge + a, wide, mask, running, entry + first, sizes, dropout)
             n = min(n, S - first)  # the last tile may reach beyond the last key
-            if n > 0:
-                mix(s, edge + a, row, x.v, k_at + first * stride, stride, n, running.out, zero, D)
+            mix(s, edge + a, row, x.v, k_at + first * stride, stride, n, running.out, zero, D, mask)
         for t in range(min(TILE, T - t0)):
             weight = total(load(running.sum, t * W))
             lse[(b * H + h) * T + t0 + t] = running.max[t] + math.log(weight) * LOG2_E
@@ -425,41 +428,43 @@ def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout,
             n = min(CHUNK, N - a)
             wide = whole(n, width)
             pk, pv = places.pk + a * D, places.pv + a * D
-            scores_set(tile.queries, zero, panels, pk, wide, s, edge, row, D)
-            scores_set(tile.do, zero, panels, pv, wide, ds, edge, row, D)
             mask = Mask(zero, n, zero)
+            scores_set(tile.queries, zero, panels, pk, wide, s, edge, row, D, mask)
+            scores_set(tile.do, zero, panels, pv, wide, ds, edge, row, D, mask)
             softmax_rows_backward(s, ds, edge, wide, mask, count, tile.lse, tile.delta, entry + S + a, sizes, dropout)
-            mix(ds, edge, row, x.pk, (h * N + a) * D, D, n, tile.dqueries, zero, D)
-            outer(tile.do, zero, s, edge, row, wide, d_panels, pv, D)
-            outer(tile.queries, zero, ds, edge, row, wide, d_panels, pk, D)
+            mix(ds, edge, row, x.pk, (h * N + a) * D, D, n, tile.dqueries, zero, D, mask)
+            outer(tile.do, zero, s, edge, row, wide, d_panels, pv, D, mask)
+            outer(tile.queries, zero, ds, edge, row, wide, d_panels, pk, D, mask)
         visible = visible_keys(t0, sizes, places.front, width)
-        ready = number(0)
+        ready = visible.ready
         for a in range(0, visible.keys, CHUNK):
             n = min(CHUNK, visible.keys - a)
             wide, first = whole(n, width), visible.first + a
             k, v = places.k + first * D, places.v + first * D
-            ready = context_scores(tile.queries, panels, places, visible, a, wide, ready, s, sizes)
-            scores_set(tile.do, zero, panels, v, wide, ds, edge + a, row, D)
             own = visible.own - first
             mask = Mask(own - span, own + 1, number(1))
+            ready = context_scores(tile.queries, panels, places, visible, a, wide, ready, s, sizes, mask)
+            scores_set(tile.do, zero, panels, v, wide, ds, edge + a, row, D, mask)
             softmax_rows_backward(
                 s, ds, edge + a, wide, mask, count, tile.lse, tile.delta, entry + first, sizes, dropout
             )
             n_keys = min(n, S - first)
-            if n_keys > 0:
-                mix(ds, edge + a, row, x.k, k_at + first * stride, stride, n_keys, tile.dqueries, q_u, D)
-            outer(tile.do, zero, s, edge + a, row, wide, d_panels, v, D)
-            outer(tile.queries, q_u, ds, edge + a, row, wide, d_panels, k, D)
+            mix(ds, edge + a, row, x.k, k_at + first * stride, stride, n_keys, tile.dqueries, q_u, D, mask)
+            outer(tile.do, zero, s, edge + a, row, wide, d_panels, v, D, mask)
+            outer(tile.queries, q_u, ds, edge + a, row, wide, d_panels, k, D, mask)
             if relative:
                 # Columns a … a + n of the longer rows are complete now. The first ones are empty: no query sees so far,
                 # or they would be farther than S − 1.
                 position = visible.positions + a
                 skip = max(0, own - span + TILE - 1, places.front - position)
-                if skip < n:
-                    distance = S - 1 - (position - places.front + skip)
-                    r_at = (distance * H + h) * D
-                    mix(ds, 1 + a + skip, row + 1, x.r, r_at, -stride, n - skip, tile.dqueries, q_w, D)
-                outer(tile.queries, q_w, ds, 1 + a, row + 1, wide, d_panels, position * D, D)
+                distance = S - 1 - (position - places.front + skip)
+                r_at = (distance * H + h) * D
+                mix(ds, 1 + a + skip, row + 1, x.r, r_at, -stride, n - skip, tile.dqueries, q_w, D, EVERY_KEY)
+                skip = skip // width * width
+                outer(
+                    tile.queries, q_w, ds, 1 + a + skip, row + 1, wide - skip, d_panels, (position + skip) * D, D,
+                    EVERY_KEY,
+                )  # fmt: skip
         store_gradients(tile.dqueries, b, h, t0, grad, slot * 2 * D, sizes, scales)
     unpack(d_panels, places.k, zero, S, grad.dk, k_at, stride, D, LN_2)
     unpack(d_panels, places.v, zero, S, grad.dv, k_at, stride, D, 1.0)

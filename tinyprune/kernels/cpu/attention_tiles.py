@@ -24,14 +24,17 @@ from tinyprune.kernels.cpu.simd import (
     microkernel,
     multiply,
     never_inline,
+    number,
     only_lanes,
     store,
     subtract,
     transpose,
+    zeros,
 )
 
 TILE = 32  # queries in a tile
 ROWS = 8 if REGISTERS == 32 else 4  # of a register tile: ROWS × 2 sums, 2 vectors of keys, 1 number
+SLACK = 8.0  # weights may grow to 2^8 before a query's maximum is raised and its sums are scaled: that is rare then
 LOWEST = -1e30  # the score of a key that is masked out; not −∞, since −∞ − (−∞) is NaN
 
 tile_set = microkernel(ROWS, 2, False)
@@ -67,7 +70,7 @@ class Mask(NamedTuple):
 
     low: int
     high: int
-    slope: int
+    slope: int  # 0 or 1
 
 
 class Running(NamedTuple):
@@ -87,7 +90,7 @@ def whole(n, multiple):
 @part
 def fill_zero(x, at, n):
     """Set x[at : at + n] = 0, n a multiple of the lanes."""
-    zero = broadcast(x, 0.0)
+    zero = zeros(x)
     for i in range(at, at + n, lanes(x)):
         store(x, i, zero)
 
@@ -141,66 +144,97 @@ def unpack(source, at, front, n, target, to, stride, D, factor):
 
 
 @part
-def scores_set(a, a0, panels, p0, n, s, s0, s_row, D):
-    """Set s[t, j] = Σ_d a[t, d] · panels[j, d] for the tile's TILE rows and n keys, n a multiple of WIDTH."""
+def seen_by(mask, j, n):
+    """Return the range of rows, in whole register tiles, that holds all queries which see any of the n keys from j."""
+    if mask.slope == 0:
+        return number(0), number(TILE)
+    return max(j - mask.high + 1, 0) // ROWS * ROWS, whole(min(j + n - mask.low, TILE), ROWS)
+
+
+@part
+def scores_set(a, a0, panels, p0, n, s, s0, s_row, D, mask):
+    """Set s[t, j] = Σ_d a[t, d] · panels[j, d] for the tile's TILE rows and n keys, n a multiple of WIDTH.
+
+    Register tiles in which no query sees any key are left as they are.
+    """
     never_inline()
     width = 2 * lanes(s)
     for j in range(0, n, width):
-        for t in range(0, TILE, ROWS):
+        for t in range(*seen_by(mask, j, width), ROWS):
             tile_set(a, a0 + t * D, D, 1, panels, p0 + j * D, width, s, s0 + j + t * s_row, s_row, D)
 
 
 @part
-def scores_add(a, a0, panels, p0, n, s, s0, s_row, D):
+def scores_add(a, a0, panels, p0, n, s, s0, s_row, D, mask):
     """Add Σ_d a[t, d] · panels[j, d] to s[t, j], as `scores_set`."""
     never_inline()
     width = 2 * lanes(s)
     for j in range(0, n, width):
-        for t in range(0, TILE, ROWS):
+        for t in range(*seen_by(mask, j, width), ROWS):
             tile_add(a, a0 + t * D, D, 1, panels, p0 + j * D, width, s, s0 + j + t * s_row, s_row, D)
 
 
 @part
-def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D):
-    """Add Σ_j s[t, j] · x[j, d] to out[t, d] for the tile's rows and n ≥ 1 rows of x."""
+def seen_from(mask, t, rows, n):
+    """Return the range of those of n keys that any of the queries t … t + rows − 1 sees."""
+    return max(mask.low + t * mask.slope, 0), min(mask.high + (t + rows - 1) * mask.slope, n)
+
+
+@part
+def mix(s, s0, s_row, x, x0, x_row, n, out, out0, D, mask):
+    """Add Σ_j s[t, j] · x[j, d] to out[t, d] for the tile's rows and n rows of x; s is 0 for keys that are not seen."""
     never_inline()
     W = lanes(s)
     if D % (2 * W) == 0:
-        for d in range(0, D, 2 * W):
-            for t in range(0, TILE, ROWS):
-                tile_add(s, s0 + t * s_row, s_row, 1, x, x0 + d, x_row, out, out0 + t * D + d, D, n)
+        for t in range(0, TILE, ROWS):
+            low, high = seen_from(mask, t, ROWS, n)
+            if low < high:
+                at, to = s0 + t * s_row + low, out0 + t * D
+                for d in range(0, D, 2 * W):
+                    tile_add(s, at, s_row, 1, x, x0 + low * x_row + d, x_row, out, to + d, D, high - low)
     else:
-        for d in range(0, D, W):
-            for t in range(0, TILE, 2 * ROWS):
-                narrow_add(s, s0 + t * s_row, s_row, 1, x, x0 + d, x_row, out, out0 + t * D + d, D, n)
+        for t in range(0, TILE, 2 * ROWS):
+            low, high = seen_from(mask, t, 2 * ROWS, n)
+            if low < high:
+                at, to = s0 + t * s_row + low, out0 + t * D
+                for d in range(0, D, W):
+                    narrow_add(s, at, s_row, 1, x, x0 + low * x_row + d, x_row, out, to + d, D, high - low)
 
 
 @part
-def outer(a, a0, s, s0, s_row, n, panels, p0, D):
-    """Add Σ_t s[t, j] · a[t, d] over the tile's rows to panels[j, d], for n keys, n a multiple of WIDTH."""
+def outer(a, a0, s, s0, s_row, n, panels, p0, D, mask):
+    """Add Σ_t s[t, j] · a[t, d] over the tile's rows to panels[j, d], for n keys, n a multiple of WIDTH.
+
+    s is 0 for keys that are not seen.
+    """
     never_inline()
     width = 2 * lanes(s)
     for j in range(0, n, width):
-        for d in range(0, D, ROWS):
-            tile_add(a, a0 + d, 1, D, s, s0 + j, s_row, panels, p0 + j * D + d * width, width, TILE)
+        first, end = seen_by(mask, j, width)
+        if first < end:
+            at, to = s0 + first * s_row + j, p0 + j * D
+            for d in range(0, D, ROWS):
+                tile_add(a, a0 + first * D + d, 1, D, s, at, s_row, panels, to + d * width, width, end - first)
 
 
 @part
-def show_only(s, at, n, low, high):
-    """Mask n scores: keep those of the keys low ≤ j < high, set others in the same vectors to LOWEST, the rest to 0.
+def visible_lanes(s, at, j, low, high):
+    """Load the scores of the keys from j on, at s[at + j]; those of keys outside low … high − 1 become LOWEST.
 
-    Returns where the vectors with visible keys begin and end, relative to `at`.
+    They stay in a register: a masked store would make the next load of the same place wait.
     """
-    W = lanes(s)
-    begin = low // W * W
-    end = (high + W - 1) // W * W
-    fill_zero(s, at, begin)
-    fill_zero(s, at + end, n - end)
-    if low > begin:
-        store(s, at + begin, only_lanes(load(s, at + begin), low - begin, W, LOWEST))
-    if high < end:
-        store(s, at + end - W, only_lanes(load(s, at + end - W), 0, high - end + W, LOWEST))
-    return begin, end
+    return only_lanes(load(s, at + j), low - j, high - j, LOWEST)
+
+
+@part
+def weigh(s, at, score, m, total, entry, dropout):
+    """Store the weights 2^(score − m), some of them dropped; returns `total` + all of them."""
+    p = exp2(subtract(score, m))
+    if dropout.limit:
+        store(s, at, drop(p, entry, dropout.key0, dropout.key1, dropout.limit))
+    else:
+        store(s, at, p)
+    return add(total, p)
 
 
 @part
@@ -218,13 +252,16 @@ def softmax_rows(s, at, n, mask, running, entry, sizes, dropout):
         if high <= low:
             fill_zero(s, x, n)
             continue
-        begin, end = show_only(s, x, n, low, high)
-        best = load(s, x + begin)
-        for j in range(x + begin + W, x + end, W):
+        begin, last = low // W * W, (high - 1) // W * W  # the first and the last vector with visible keys
+        fill_zero(s, x, begin)
+        fill_zero(s, x + last + W, n - last - W)
+        left, right = visible_lanes(s, x, begin, low, high), visible_lanes(s, x, last, low, high)
+        best = maximum(left, right)
+        for j in range(x + begin + W, x + last, W):
             best = maximum(load(s, j), best)
         m = running.max[t]
         total = load(running.sum, t * W)
-        if any_greater(best, broadcast(s, m)):
+        if any_greater(best, broadcast(s, m + SLACK)):
             new = max(m, largest(best))
             shrink = exp2(broadcast(s, m - new))
             total = multiply(total, shrink)
@@ -232,18 +269,27 @@ def softmax_rows(s, at, n, mask, running, entry, sizes, dropout):
                 store(running.out, d, multiply(load(running.out, d), shrink))
             running.max[t] = m = new
         m_all = broadcast(s, m)
-        if dropout.limit:
-            first = entry + t * (sizes.S + sizes.N)
-            for j in range(begin, end, W):
-                p = exp2(subtract(load(s, x + j), m_all))
-                total = add(total, p)
-                store(s, x + j, drop(p, first + j, dropout.key0, dropout.key1, dropout.limit))
-        else:
-            for j in range(x + begin, x + end, W):
-                p = exp2(subtract(load(s, j), m_all))
-                total = add(total, p)
-                store(s, j, p)
+        first = entry + t * (sizes.S + sizes.N)
+        total = weigh(s, x + begin, left, m_all, total, first + begin, dropout)
+        for j in range(begin + W, last, W):
+            total = weigh(s, x + j, load(s, x + j), m_all, total, first + j, dropout)
+        if last > begin:
+            total = weigh(s, x + last, right, m_all, total, first + last, dropout)
         store(running.sum, t * W, total)
+
+
+@part
+def weigh_backward(s, ds, at, score, lse, delta, entry, dropout):
+    """Store the weights of some scores, and ds, see `softmax_rows_backward`."""
+    a = exp2(subtract(score, lse))
+    if dropout.limit:
+        kept = drop(a, entry, dropout.key0, dropout.key1, dropout.limit)
+        dropped = multiply(kept, broadcast(s, dropout.factor))
+        store(s, at, dropped)
+        store(ds, at, subtract(multiply(dropped, load(ds, at)), multiply(a, delta)))
+    else:
+        store(s, at, a)
+        store(ds, at, multiply(a, subtract(load(ds, at), delta)))
 
 
 @part
@@ -257,7 +303,6 @@ def softmax_rows_backward(s, ds, at, n, mask, count, lse, delta, entry, sizes, d
     """
     never_inline()
     W = lanes(s)
-    factor = broadcast(s, dropout.factor)
     for t in range(TILE):
         x = at + t * sizes.row
         low, high = max(mask.low + t * mask.slope, 0), min(mask.high + t * mask.slope, n)
@@ -265,19 +310,16 @@ def softmax_rows_backward(s, ds, at, n, mask, count, lse, delta, entry, sizes, d
             fill_zero(s, x, n)
             fill_zero(ds, x, n)
             continue
-        begin, end = show_only(s, x, n, low, high)
+        begin, last = low // W * W, (high - 1) // W * W  # the first and the last vector with visible keys
+        fill_zero(s, x, begin)
         fill_zero(ds, x, begin)
-        fill_zero(ds, x + end, n - end)
+        fill_zero(s, x + last + W, n - last - W)
+        fill_zero(ds, x + last + W, n - last - W)
+        left, right = visible_lanes(s, x, begin, low, high), visible_lanes(s, x, last, low, high)
         lse_all, delta_all = broadcast(s, lse[t]), broadcast(s, delta[t])
-        if dropout.limit:
-            first = entry + t * (sizes.S + sizes.N)
-            for j in range(begin, end, W):
-                a = exp2(subtract(load(s, x + j), lse_all))
-                dropped = multiply(drop(a, first + j, dropout.key0, dropout.key1, dropout.limit), factor)
-                store(s, x + j, dropped)
-                store(ds, x + j, subtract(multiply(dropped, load(ds, x + j)), multiply(a, delta_all)))
-        else:
-            for j in range(begin, end, W):
-                a = exp2(subtract(load(s, x + j), lse_all))
-                store(s, x + j, a)
-                store(ds, x + j, multiply(a, subtract(load(ds, x + j), delta_all)))
+        first = entry + t * (sizes.S + sizes.N)
+        weigh_backward(s, ds, x + begin, left, lse_all, delta_all, first + begin, dropout)
+        for j in range(begin + W, last, W):
+            weigh_backward(s, ds, x + j, load(s, x + j), lse_all, delta_all, first + j, dropout)
+        if last > begin:
+            weigh_backward(s, ds, x + last, right, lse_all, delta_all, first + last, dropout)

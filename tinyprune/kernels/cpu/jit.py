@@ -50,7 +50,9 @@ CACHED = can_cache()
 # (Calling a `part` from Python crashes the process.)
 kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True)
 parallel_kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, parallel=not BOUNDS_CHECKED)
-part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
+# A `part` does not count references to its arguments, which outlive it: Numba counts even in inner loops, and threads
+# then wait for one another at the counts (a quarter of attention's forward at small sizes). So it makes no arrays.
+part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True, _nrt=False)
 
 
 @kernel

@@ -243,6 +243,20 @@ def broadcast(typing, array, x):
     return VECTORS[array.dtype](array, x), generate
 
 
+@intrinsic
+def zeros(typing, array):
+    """Make a vector of zeros which LLVM does not know to be zeros: of a loop that stores those it makes a call of
+    memset, which costs more than the few vectors that are stored at a time."""
+
+    def generate(context, b, signature, arguments):
+        kind = llvm_vector(array.dtype)
+        bits = ir.IntType(8 * item_bytes(kind))
+        zero = b.asm(ir.FunctionType(bits, [bits]), "", "=r,0", [ir.Constant(bits, 0)], False)
+        return splat(b, b.bitcast(zero, kind.element), kind.count)
+
+    return VECTORS[array.dtype](array), generate
+
+
 def binary(body: Callable, doc: str) -> Callable:
     """Make an instruction on two vectors."""
 
