@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +85,16 @@ def is_bias(name: str) -> bool:
     return name.split(".")[-1] in {"bias", "bo", "b1", "b2", "u", "w"} or name.startswith("out_bias")
 
 
+@lru_cache(maxsize=256)
+def layer_names(names: tuple[str, ...], i: int) -> dict[str, str]:
+    """Return the names of layer i's parameters by their short names; looking for them in every step takes time."""
+    prefix = f"layers.{i}."
+    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+
 def layer_parameters(params: Parameters, i: int) -> Parameters:
     """Return the parameters of layer i under their short names; the arrays are shared, not copied."""
-    prefix = f"layers.{i}."
-    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+    return {short: params[name] for short, name in layer_names(tuple(params), i).items()}
 
 
 def take_heads(

@@ -89,9 +89,10 @@ def for_update(param: NDArray, grad: NDArray, **state: NDArray) -> tuple[NDArray
     updated = (param, *state.values())
     if not alike(grad, *updated):
         check_alike(param=param, grad=grad, **state)
-    if not all(x.flags.carray for x in updated):
-        check_in_place(param=param, **state)
-    return param.ravel(), flat(grad), *(x.ravel() for x in state.values())
+    for x in updated:
+        if not x.flags.carray:
+            check_in_place(param=param, **state)
+    return param.ravel(), flat(grad), *[x.ravel() for x in state.values()]
 
 
 def check_in_place(**arrays: NDArray) -> None:
