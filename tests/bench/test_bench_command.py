@@ -114,6 +114,11 @@ def test_what_is_no_option(options, said):
     [
         ("cuda", {"backend": "numba"}, "`tinyprune bench cuda` is about kernels for GPUs; leave out --backend"),
         ("ladder", {"backend": "cuda"}, "`tinyprune bench ladder` is about kernels for the processor; leave out"),
+        (
+            "breakdown",
+            {"backend": "numpy"},
+            "`tinyprune bench breakdown` is about the compiled core; leave out --backend",
+        ),
         ("step", {"compile_only": True}, "--compile-only goes with `tinyprune bench cuda`"),
     ],
 )

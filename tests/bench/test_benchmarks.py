@@ -3,14 +3,16 @@
 import re
 import subprocess
 
+import numpy as np
 import pytest
 from toy_workloads import write_model
 
-from tinyprune.bench.benchmarks import busy, cuda, memory, speed
+from tinyprune.bench.benchmarks import breakdown, busy, cuda, memory, speed
 from tinyprune.bench.command import Options, check_benchmark
 from tinyprune.bench.figures import plot_benchmark
 from tinyprune.bench.machine import describe_machine
 from tinyprune.bench.server import build
+from tinyprune.bench.shapes import model_shape, step_gflop
 from tinyprune.errors import UsageError
 
 CPU, CPU_TORCH = Options("numpy", threads=2), Options("numpy", peers=("torch",), threads=2)
@@ -127,6 +129,54 @@ def test_they_can_be_drawn():
     figure.draw_without_rendering()
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [cuda.MULTIPLY_ADD, "matmul"]
+
+
+@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl", "transformer"])
+def test_the_work_of_a_step(tmp_path, kind):
+    """Products as `step_gflop` counts them, without what the masks hide and with the scores that backward repeats."""
+    name = write_model(tmp_path, kind)
+    shape = model_shape(name)
+    c, B = shape.config, shape.B
+    observed, seconds = breakdown.take_steps("numba", shape)
+    assert seconds.keys() - {breakdown.BETWEEN} == {name for name, work in observed.work.items() if work.calls}
+    assert all(value > 0 for value in seconds.values())
+    found = {name: work.operations for name, work in observed.work.items() if work.operations}
+    seen = sum(min(t + c.M, c.span if c.span is not None else t + c.M) + 1 for t in range(c.T))  # context keys
+    product, pairs = 2 * c.L * B * c.D, seen + c.T * c.N
+    positions = seen if c.relative else 0
+    assert found.pop("attention_forward") == product * (2 * pairs + positions)
+    assert found.pop("attention_backward") == product * (5 * pairs + 3 * positions)
+    hidden = 3 * product * (2 * c.T * (c.M + c.T + c.N) + (c.T * (c.M + c.T) if c.relative else 0))
+    output = 3 * 2 * B * c.T * c.D * c.V
+    assert sum(found.values()) == pytest.approx(1e9 * step_gflop(c, B) - hidden + output)
+    assert observed.work["attention_forward"].exponentials == c.L * B * c.H * pairs
+    assert observed.work["attention_forward"].calls == c.L
+
+
+def test_what_moves_in_memory():
+    x, y = np.zeros(8, np.float32), np.zeros(3)
+    assert breakdown.moved_bytes(((x, {"y": [y]}), {"x": x}), (x + 1, None)) == 32 + 24 + 32
+    assert breakdown.moved_bytes((x, y), x[2:]) == 0  # a view
+    assert breakdown.moved_bytes((x, y), None) == 32 + 24
+
+
+def test_limits():
+    measured = {"a": np.array([2, 0.01, 8e9, 0.001, 0.002, 0.003]), "b": np.array([1, 0.03, 0, 0, 0.02, 0.001])}
+    b, a, both = breakdown.records("tiny", measured, 2e12)
+    assert (b["operation"], a["operation"], both["operation"]) == ("b", "a", "all")
+    assert (a["calls"], a["products_ms"], a["limit_ms"]) == pytest.approx((2, 4, 4 + 1 + 3))
+    assert (b["limit_ms"], b["limit_share"]) == pytest.approx((21, 0.7))
+    assert (both["median_ms"], both["limit_ms"]) == pytest.approx((40, 29))
+    figure = plot_benchmark([b, a])
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "a"]
+
+
+@pytest.mark.slow
+def test_a_breakdown(tmp_path):
+    records = breakdown.run_breakdown(Options("numba", shapes=(write_model(tmp_path),), rounds=1))
+    assert records[-1]["operation"] == "all" and records[-1]["median_ms"] > records[0]["median_ms"] > 0
+    assert all(record["limit_ms"] > 0 for record in records)
 
 
 def test_a_busy_machine(tmp_path, monkeypatch):

@@ -125,7 +125,11 @@ class SameBatch(NamedTuple):
 
 def training_step(backend: str, half: str | None = None, **shape: Any) -> Workload:
     """Take a step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
-    ops, measured = get_backend(backend), model_shape(**shape)
+    return step_workload(get_backend(backend), model_shape(**shape), half)
+
+
+def step_workload(ops: Backend, measured: ModelShape, half: str | None = None) -> Workload:
+    """Take a step with this backend; see `training_step`."""
     ids, targets, memory = shapes.batch(measured)
     model = make_model(measured, ops, half)
     objective = GateObjective(model.gate, 1, measured.config.heads_total) if model.gate else LanguageModelling()

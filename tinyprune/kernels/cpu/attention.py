@@ -238,7 +238,7 @@ def visible_keys(t0, sizes, front, width):
 
 @part
 def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask):
-    """Compute the scores of n context keys, from the a-th visible one on, at s[TILE + a], as far as the mask shows them.
+    """Compute the scores of n context keys, from the a-th visible one on, at s[TILE + a], those that are seen.
 
     Position scores run up to TILE columns ahead of them: `ready` columns exist so far. Returns how many exist now.
     """
