@@ -178,15 +178,14 @@ class Page:
         )
 
     def move_slider(self, output: WebElement, key: str = Keys.END) -> None:
-        """Press a key on the first slider of an output."""
+        """Press a key on the first slider of an output, until it has moved."""
         handle = output.find_element(By.CSS_SELECTOR, ".noUi-handle")
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
-        places = [handle.rect]
+        before = handle.get_attribute("aria-valuenow")
 
-        def rests() -> bool:
-            # Pictures above that are still being drawn push it down.
-            places.append(handle.rect)
-            return places[-1] == places[-2] and not any(tuple(size) == (0, 0) for size in self.pictures())
+        def moved() -> bool:
+            # Pictures above that are still being drawn push it down, and the click misses it.
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
+            ActionChains(self.driver).click(handle).send_keys(key).perform()
+            return handle.get_attribute("aria-valuenow") != before
 
-        wait_for(rests, 30, "the page to come to rest")
-        ActionChains(self.driver).click(handle).send_keys(key).perform()
+        wait_for(moved, 30, "the slider to move")
