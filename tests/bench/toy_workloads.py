@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyprune.bench.workload import Workload
+from tinyprune.bench import Workload
 
 MIB = 2**20
 SIZES = {

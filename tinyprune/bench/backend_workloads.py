@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.bench import shapes
+from tinyprune.bench import IN_A_ROW, Gauge, Workload, shapes
 from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, matrices, model_shape, parameters
-from tinyprune.bench.workload import IN_A_ROW, Gauge, Workload
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import BACKENDS, Backend, get_backend
 from tinyprune.model.generation import CachedDecoder

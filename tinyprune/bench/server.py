@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tinyprune.bench.workload import Workload
+from tinyprune.bench import Workload
 from tinyprune.kernels.waiting import waiting_seconds
 
 TURN = 0.1  # seconds that a turn lasts at least: the clock and the system's interruptions are then of no account

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tinyprune.bench import Workload
 from tinyprune.bench.shapes import TRAIN, ModelShape, batch, model_shape, parameters, tokens
 from tinyprune.bench.torch_operations import MODES, gauge, torch_device, visible_keys
-from tinyprune.bench.workload import Workload
 from tinyprune.config import ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.model.parameters import layer_parameters

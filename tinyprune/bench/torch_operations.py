@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinyprune.bench import IN_A_ROW, Gauge, Workload
 from tinyprune.bench.shapes import attention_arguments, matrices, model_shape
-from tinyprune.bench.workload import IN_A_ROW, Gauge, Workload
 from tinyprune.errors import UsageError
 
 

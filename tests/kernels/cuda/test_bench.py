@@ -9,13 +9,13 @@ import time
 import numpy as np
 import pytest
 
+from tinyprune.bench import Workload
 from tinyprune.bench import backend_workloads as ours
 from tinyprune.bench.benchmarks import cuda as benchmark
 from tinyprune.bench.benchmarks.speed import TF32_TOLERANCE
 from tinyprune.bench.command import Options, text_output
 from tinyprune.bench.race import disagreement
 from tinyprune.bench.server import Server, peak_memory
-from tinyprune.bench.workload import Workload
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import empty
 

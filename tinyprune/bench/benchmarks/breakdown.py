@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.bench import Workload
 from tinyprune.bench.backend_workloads import step_workload
 from tinyprune.bench.benchmarks.speed import STEP_ROUNDS, our_step, sgemm, with_share
 from tinyprune.bench.command import Options
 from tinyprune.bench.processes import Processes
 from tinyprune.bench.race import OURS, Case, race
 from tinyprune.bench.shapes import STEP_SHAPES, ModelShape, model_shape
-from tinyprune.bench.workload import Workload
 from tinyprune.kernels.backend import Backend, get_backend
 from tinyprune.kernels.cpu.workspace import POOL
 from tinyprune.model.parameters import parameter_shapes

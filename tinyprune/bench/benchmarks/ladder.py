@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from tinyprune.bench import Workload
 from tinyprune.bench.benchmarks.speed import blas
 from tinyprune.bench.command import Options
 from tinyprune.bench.race import OURS, Case, Contender, race
 from tinyprune.bench.shapes import attention_arguments, attention_gflop, matrices, model_shape
-from tinyprune.bench.workload import Workload
 from tinyprune.errors import UsageError
 from tinyprune.progress import say
 from tinyprune.tables import Record
