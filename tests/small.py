@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import GateConfig, ModelConfig, TrainConfig
+from tinyprune.config import KINDS, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import Segments
 from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
@@ -16,6 +16,8 @@ from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling
+
+MODELS = (*KINDS, "head networks")  # what `small_config` makes
 
 
 def backend_with(**changes: Any) -> Backend:
@@ -27,6 +29,8 @@ def backend_with(**changes: Any) -> Backend:
 
 def small_config(kind: str = "all-attention", **options: Any) -> ModelConfig:
     """Make a configuration whose sizes all differ, so that no mix-up goes unnoticed."""
+    if kind == "head networks":
+        kind, options = "all-attention", {"persistent": "stream"} | options
     sizes = {"V": 11, "L": 2, "D": 12, "H": 3, "T": 5, "M": 4}
     sizes |= {"N": 6} if kind == "all-attention" else {"N": 0, "F": 7}
     if kind == "transformer":

@@ -122,6 +122,7 @@ NOT_TOGETHER = [
     ({"F": 5}, "model.F must be 0 for all-attention"),
     *((kind | {"N": 3}, f"model.N must be 0 for {kind['kind']}") for kind in (XL, PLAIN)),
     *((kind | {"F": 0}, f"model.F must be at least 1 for {kind['kind']}") for kind in (XL, PLAIN)),
+    (XL | {"persistent": "stream"}, 'model.persistent must be "softmax" for transformer-xl'),
     (PLAIN | {"M": 3}, "model.M must be 0 for transformer"),
     (PLAIN | {"mask": "same-length"}, 'model.mask must be "causal" for transformer'),
     *(({"cutoffs": x}, f"model.cutoffs must rise, got {x}") for x in ([20, 10], [10, 10])),
@@ -170,6 +171,12 @@ def test_the_kind_is_one_switch_and_keeps_the_parameters(kind):
         after = before.with_options({"model.kind": kind})
         assert after.model.kind == kind and 24 in (after.model.N, after.model.F)
     assert RunConfig().with_options({"model.kind": kind, "model.M": 0, "model.mask": "causal"}).model.M == 0
+
+
+def test_networks_become_a_feed_forward_block_of_as_many_parameters():
+    networks = RunConfig().with_options({"model.H": 4, "model.N": 6, "model.persistent": "stream"})
+    block = networks.with_options({"model.kind": "transformer-xl"}).model
+    assert (block.F, block.N, block.persistent) == (24, 0, "softmax")
 
 
 def test_a_run_file_explains_every_setting():

@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 import pytest
-from small import small_config, small_model
+from small import MODELS, small_config, small_model
 
 from tinyprune import report
-from tinyprune.config import KINDS, GateConfig, RunConfig, to_toml
+from tinyprune.config import GateConfig, RunConfig, to_toml
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.transformer import Transformer
@@ -86,7 +86,7 @@ def test_what_the_stages_do_to_the_numbers(models, records):
 
 
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_the_open_configuration_is_that_of_the_model_after_removal(kind, hard):
     model = small_model(small_config(kind), GateConfig(hard=hard), OPENED)
     opened = report.open_config(model)
@@ -112,7 +112,7 @@ def test_milliseconds_are_measured_for_every_model(at_least, run, models):
     seconds = sum(measured) / 1000 * (16 * 8 / 1000)
     assert passed / 1000 < 3 * seconds <= passed
     assert passed >= 4 * at_least
-    for model in map(small_model, map(small_config, KINDS)):
+    for model in map(small_model, map(small_config, MODELS)):
         assert report.milliseconds_per_1k_tokens([model], np.arange(60) % 11, 0)[0] > 0
 
 

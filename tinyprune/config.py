@@ -110,6 +110,11 @@ class ModelConfig(Config):
     D: int = option(128, "model width", low=1, high=LARGEST)
     H: int = option(8, "heads in each layer before any removal", low=1, high=LARGEST)
     N: int = option(256, "persistent vectors of each head (all-attention)", low=0, high=LARGEST)
+    persistent: str = option(
+        "softmax",
+        "what reads them: each head's query, beside the context; or a feed-forward net of its own, from the stream",
+        choices=("softmax", "stream"),
+    )
     F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
@@ -150,6 +155,11 @@ class ModelConfig(Config):
             raise UsageError(f"model.F must be 0 for all-attention, which has no feed-forward block; got {self.F}")
         if self.kind != "all-attention" and self.N:
             raise UsageError(f"model.N must be 0 for {self.kind}, which has no persistent vectors; got {self.N}")
+        if self.kind != "all-attention" and self.persistent != "softmax":
+            raise UsageError(
+                f'model.persistent must be "softmax" for {self.kind}, which has no persistent vectors; got '
+                f'"{self.persistent}"'
+            )
         if self.kind != "all-attention" and not self.F:
             raise UsageError(f"model.F must be at least 1 for {self.kind}, got 0")
         if self.kind == "transformer" and self.M:
@@ -168,15 +178,16 @@ class ModelConfig(Config):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `heads`, `head_ids`, `positions` and `norm` only where they are not the default.
+        """Return plain values; `heads`, `head_ids` and the later options only where they are not the default.
 
         So L and H alone define a new model's heads, and files written before an option existed keep their bytes.
         """
         values = super().to_dict()
         if self.positions == self.usual_positions:
             del values["positions"]
-        if self.norm == "layernorm":
-            del values["norm"]
+        for name, usual in (("norm", "layernorm"), ("persistent", "softmax")):
+            if values[name] == usual:
+                del values[name]
         if self.head_ids == (tuple(range(self.H)),) * self.L:
             del values["heads"], values["head_ids"]
         return values
@@ -195,6 +206,16 @@ class ModelConfig(Config):
     def relative(self) -> bool:
         """Return whether positions are relative (R, Wr, u, w), as memory requires, or learned, a vector for each."""
         return self.positions == "relative"
+
+    @property
+    def networks(self) -> bool:
+        """Return whether each head has a feed-forward net of its own (`ops.head_networks`)."""
+        return self.persistent == "stream" and self.N > 0
+
+    @property
+    def attended(self) -> int:
+        """Return how many persistent vectors a head attends to, beside its context."""
+        return 0 if self.networks else self.N
 
     @property
     def span(self) -> int | None:
@@ -337,10 +358,12 @@ class RunConfig:
 def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
     """Return what changes with the kind; a feed-forward block is as large as the persistent vectors that it replaces.
 
-    N persistent keys and values of all heads have 2·N·D parameters, a feed-forward block of width F has 2·D·F.
+    N persistent keys and values of all heads have 2·N·D parameters, the nets of H heads with N units 2·H·N·D, and a
+    feed-forward block of width F has 2·D·F.
     """
-    width = model.N or model.F
+    width = model.H * model.N if model.networks else model.N or model.F
     changes: dict[str, Any] = {"N": width, "F": 0} if kind == "all-attention" else {"N": 0, "F": width}
+    changes["persistent"] = "softmax"
     return changes | ({"M": 0, "mask": "causal"} if kind == "transformer" else {})
 
 

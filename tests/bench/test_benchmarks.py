@@ -131,7 +131,7 @@ def test_they_can_be_drawn():
     assert [label.get_text() for label in axes.get_yticklabels()] == [cuda.MULTIPLY_ADD, "matmul"]
 
 
-@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl", "transformer"])
+@pytest.mark.parametrize("kind", ["all-attention", "head networks", "transformer-xl", "transformer"])
 def test_the_work_of_a_step(tmp_path, kind):
     """Products as `step_gflop` counts them, without what the masks hide and with the scores that backward repeats."""
     name = write_model(tmp_path, kind)
@@ -142,11 +142,11 @@ def test_the_work_of_a_step(tmp_path, kind):
     assert all(value > 0 for value in seconds.values())
     found = {name: work.operations for name, work in observed.work.items() if work.operations}
     seen = sum(min(t + c.M, c.span if c.span is not None else t + c.M) + 1 for t in range(c.T))  # context keys
-    product, pairs = 2 * c.L * B * c.D, seen + c.T * c.N
+    product, pairs = 2 * c.L * B * c.D, seen + c.T * c.attended
     positions = seen if c.relative else 0
     assert found.pop("attention_forward") == product * (2 * pairs + positions)
     assert found.pop("attention_backward") == product * (5 * pairs + 3 * positions)
-    hidden = 3 * product * (2 * c.T * (c.M + c.T + c.N) + (c.T * (c.M + c.T) if c.relative else 0))
+    hidden = 3 * product * (2 * c.T * (c.M + c.T + c.attended) + (c.T * (c.M + c.T) if c.relative else 0))
     output = 3 * 2 * B * c.T * c.D * c.V
     assert sum(found.values()) == pytest.approx(1e9 * step_gflop(c, B) - hidden + output)
     assert observed.work["attention_forward"].exponentials == c.L * B * c.H * pairs

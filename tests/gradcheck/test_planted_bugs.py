@@ -74,6 +74,8 @@ EQUIVALENT = {
     ("attention_block_backward", "argument changed in place"): (1, "nobody reads dy again"),
     ("feedforward_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
     ("feedforward_block_backward", "argument changed in place"): (1, "nobody reads dy again"),
+    ("networks_block_backward", "step skipped"): (1, "the gradient of a sum's first summand is that of the sum"),
+    ("networks_block_backward", "argument changed in place"): (1, "nobody reads dy again"),
     ("gates_backward", "always the second"): (1, "top-k gates are tested in tests/pruning"),
     ("gates_backward", "length for size"): (1, "one axis"),
     ("put_active", "never"): (1, "all heads may be put where they are"),
@@ -152,6 +154,7 @@ MODEL_FUNCTIONS = [
     Transformer.backward_with_gates,
     layers.attention_block_backward,
     layers.feedforward_block_backward,
+    layers.networks_block_backward,
     gating.gates_backward,
     gating.put_active,
     gating.by_layer,
@@ -166,7 +169,7 @@ MODEL_FUNCTIONS = [
 def model_cases() -> list[Case]:
     """Models of every kind, with what only some of them have."""
     cases = [model_case(kind, hard=kind != "transformer", adaptive=kind == "transformer-xl") for kind in KINDS]
-    cases.append(model_case("transformer", norm="rmsnorm"))
+    cases += [model_case("transformer", norm="rmsnorm"), model_case(hard=False, persistent="stream")]
     return [replace(case, forward=remembered(case.forward)) for case in cases]
 
 

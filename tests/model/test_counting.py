@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small import small_config
+from small import MODELS, small_config
 
-from tinyprune.config import KINDS, load_preset
+from tinyprune.config import load_preset
 from tinyprune.model.counting import (
     context_keys,
     count_multiply_adds,
@@ -28,7 +28,7 @@ def fewer_heads(config, *head_ids):
 
 
 @pytest.mark.parametrize("adaptive", [False, True], ids=["softmax", "adaptive"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_parameters_are_those_of_the_arrays(kind, adaptive):
     config = small_config(kind, **({"cutoffs": (4, 7), "div_value": 2} if adaptive else {}))
     assert count_parameters(config) == size(config)
@@ -37,14 +37,14 @@ def test_parameters_are_those_of_the_arrays(kind, adaptive):
         assert count_parameters(pruned) == size(pruned)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_the_parts_are_the_whole(kind):
     config = fewer_heads(small_config(kind), (0, 2), (1,))
     parts = count_parts(config)
     names = ["embedding and softmax", "positions"]
     for layer, heads in enumerate(config.heads):
         names += [f"layer {layer}: {heads} heads", f"layer {layer}: shared (norm, bo)"]
-        names += [f"layer {layer}: feed-forward"] if kind != "all-attention" else []
+        names += [f"layer {layer}: feed-forward"] if config.F else []
     assert [part.part for part in parts] == [*names, "last norm"]
     assert count_parameters(config) == sum(part.parameters for part in parts)
     assert count_multiply_adds(config) == sum(part.multiply_adds_per_token for part in parts)
@@ -55,7 +55,7 @@ def test_the_parts_are_the_whole(kind):
         assert part.multiply_adds_per_token == products.get(part.part.partition(": ")[2], 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_what_one_head_owns(kind):
     """It owns D·Dh of each matrix, u, w and persistent vectors; K keys cost scores, position scores and values."""
     D, Dh, N, T, M = 12, 4, 6, 5, 4
@@ -63,6 +63,9 @@ def test_what_one_head_owns(kind):
     if kind == "all-attention":
         assert head.parameters == 5 * D * Dh + 2 * Dh + 2 * N * Dh
         assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh + 2 * N * Dh
+    elif kind == "head networks":
+        assert head.parameters == 5 * D * Dh + 2 * Dh + N * (2 * D + 1)
+        assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh + 2 * N * D
     elif kind == "transformer-xl":
         assert head.parameters == 5 * D * Dh + 2 * Dh
         assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from small import read, small_config, small_model
+from small import MODELS, read, small_config, small_model
 
-from tinyprune.config import KINDS, GateConfig, ModelConfig
+from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.model.generation import CachedDecoder, generate, sample
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.surgery import remove_closed_heads
@@ -75,7 +75,7 @@ def test_learned_positions_have_the_latest_half_read_again_when_the_places_are_f
 
 @pytest.mark.parametrize("scaling", [True, False], ids=["scaled", "unscaled"])
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_gated_and_pruned_models(kind, hard, scaling):
     config = small_config(kind, L=3)
     model = small_model(config, GateConfig(hard=hard, output_scaling=scaling), OPENED)
@@ -86,7 +86,7 @@ def test_gated_and_pruned_models(kind, hard, scaling):
     np.testing.assert_allclose(one_by_one(smaller, text), one_by_one(model, text), rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_an_adaptive_softmax_and_single_precision(kind):
     config = small_config(kind, cutoffs=(4, 7), div_value=2)
     assert_the_same(small_model(config), draw_text(config, config.T))
@@ -101,7 +101,7 @@ def test_dropout_is_off():
     np.testing.assert_array_equal(one_by_one(small_model(config), text), one_by_one(small_model(small_config()), text))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_after_clear_nothing_is_remembered(kind):
     model = small_model(small_config(kind))
     text = draw_text(model.config, 9)
@@ -113,7 +113,7 @@ def test_after_clear_nothing_is_remembered(kind):
 
 
 @pytest.mark.parametrize("token", [-1, 11])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_a_token_out_of_range(kind, token):
     with pytest.raises(ValueError, match="0 … 10"):
         CachedDecoder(small_model(small_config(kind))).step(token)
@@ -122,7 +122,7 @@ def test_a_token_out_of_range(kind, token):
 # Writing.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_temperature_0_and_top_1_take_the_likeliest_token(kind, rng):
     model = small_model(small_config(kind))
     text = draw_text(model.config, 20)

@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from small import small_config
+from small import MODELS, small_config
 
-from tinyprune.config import KINDS
 from tinyprune.model.parameters import (
     HEAD_AXIS,
     init_parameters,
@@ -28,30 +27,36 @@ def count(kind: str, V=11, L=2, D=12, H=3, Dh=4, T=5, M=4, N=6, F=7) -> int:
     rest = V * D + 2 * D + V  # embedding, last LayerNorm, out_bias
     return {
         "all-attention": rest + (M + T) * D + L * (attention + relative + persistent),
+        "head networks": rest + (M + T) * D + L * (attention + relative + 2 * D + H * N * (2 * D + 1)),
         "transformer-xl": rest + (M + T) * D + L * (attention + relative + feedforward),
         "transformer": rest + T * D + L * (attention + feedforward),
     }[kind]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_the_number_of_parameters(kind):
     params = init_parameters(small_config(kind), np.random.default_rng(0))
     assert sum(x.size for x in params.values()) == count(kind)
     assert {name: x.shape for name, x in params.items()} == parameter_shapes(small_config(kind))
 
 
-def test_a_head_owns_its_share_of_everything():
-    """A layer with one head fewer lacks 4 of 12 columns and rows, and 2 · N · Dh of persistent vectors."""
+@pytest.mark.parametrize("kind", ["all-attention", "head networks"])
+def test_a_head_owns_its_share_of_everything(kind):
+    """A layer with one head fewer lacks 4 of 12 columns and rows, and 2 · N vectors."""
     full, fewer = (
         {name: math.prod(shape) for name, shape in parameter_shapes(c, gated=True).items()}
-        for c in (small_config(), small_config(heads=(3, 2), head_ids=((0, 1, 2), (0, 2))))
+        for c in (small_config(kind), small_config(kind, heads=(3, 2), head_ids=((0, 1, 2), (0, 2))))
     )
     D, Dh, N = 12, 4, 6
     lost = {name: full[name] - fewer[name] for name in full if full[name] != fewer[name]}
     matrices = dict.fromkeys(("Wq", "Wk", "Wv", "Wr", "Wo"), D * Dh)
-    vectors = {"u": Dh, "w": Dh, "pk": N * Dh, "pv": N * Dh, "log_alpha": 1}
+    persistent = {
+        "all-attention": {"pk": N * Dh, "pv": N * Dh},
+        "head networks": {"net.pk": N * D, "net.pb": N, "net.pv": N * D},
+    }
+    vectors = {"u": Dh, "w": Dh, "log_alpha": 1} | persistent[kind]
     assert lost == {f"layers.1.{name}": size for name, size in (matrices | vectors).items()}
-    assert set(HEAD_AXIS) == set(matrices | vectors)
+    assert set(HEAD_AXIS) == set(matrices | vectors).union(*persistent.values())
 
 
 def test_adaptive_shapes():
@@ -66,7 +71,7 @@ def test_adaptive_shapes():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_initial_values(kind, dtype):
     """They are uniform within ±√(1/D), and ±√(1/(D·L)) in the layers; norms are the identity, biases 0."""
     D, L = 32, 3

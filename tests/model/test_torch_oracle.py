@@ -35,7 +35,7 @@ def torch_head(n, n_query, p, h, config):
         scores = (q + p["u"][h]) @ k.transpose(1, 2) + torch.gather(by_distance, 2, index)
     scores = scores.masked_fill(~visible, -math.inf)
     values = v
-    if config.kind == "all-attention":
+    if "pk" in p:
         N = p["pk"].shape[1]
         scores = torch.cat([scores, q @ (math.sqrt(Dh) * p["pk"][h]).T], 2)
         values = torch.cat([v, (math.sqrt(N) * p["pv"][h]).expand(len(q), N, Dh)], 1)
@@ -50,6 +50,11 @@ def torch_layer(x, memory, p, gates, scale, config):
     if gates is not None:
         heads = [gates[h] * scale * o for h, o in enumerate(heads)]
     x = x + torch.cat(heads, 2) @ p["Wo"] + p["bo"]
+    if config.persistent == "stream":
+        n = F.layer_norm(x, (D,), p["net.ln.scale"], p["net.ln.bias"])
+        for h in range(config.H):
+            weight = 1.0 if gates is None else gates[h] * scale
+            x = x + weight * F.relu(n @ p["net.pk"][h].T + p["net.pb"][h]) @ p["net.pv"][h]
     if config.kind != "all-attention":
         n = F.layer_norm(x, (D,), p["ffn.ln.scale"], p["ffn.ln.bias"])
         x = x + F.linear(F.relu(F.linear(n, p["ffn.W1"].T, p["ffn.b1"])), p["ffn.W2"].T, p["ffn.b2"])
@@ -130,6 +135,7 @@ MODELS = [
     ("all-attention", "causal", {}),
     ("all-attention", "same-length", ADAPTIVE),
     ("all-attention", "causal", {"positions": "learned", "M": 0}),
+    ("all-attention", "same-length", {"persistent": "stream"}),
     ("transformer-xl", "same-length", {}),
     ("transformer-xl", "causal", ADAPTIVE),
     ("transformer", "causal", {}),

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from small import small_config, small_model
+from small import MODELS, small_config, small_model
 
-from tinyprune.config import KINDS, GateConfig
+from tinyprune.config import GateConfig
 from tinyprune.model.gating import by_layer, output_scaling
 from tinyprune.model.memory import remember
 from tinyprune.model.transformer import Transformer
@@ -78,7 +78,7 @@ def test_remember_returns_a_view_of_plain_numbers(length):
     np.testing.assert_array_equal(kept, context[:, -4:].real)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_what_a_model_without_memory_returns_can_be_given_back(kind, rng):
     model = build(kind, M=0)
     ids = rng.integers(0, V, (2, T))
@@ -92,7 +92,7 @@ def test_what_a_model_without_memory_returns_can_be_given_back(kind, rng):
 
 @pytest.mark.parametrize("scaling", [True, False])
 @pytest.mark.parametrize("hard", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_evaluation_leaves_closed_heads_out_and_nothing_changes(kind, hard, scaling, rng):
     """One layer has two closed heads, one has only closed ones, one has none."""
     closed = [[-9, 3, -9], [-9, -9, -9], [3, 0.2, 3]]
@@ -108,7 +108,7 @@ def test_evaluation_leaves_closed_heads_out_and_nothing_changes(kind, hard, scal
 
 
 @pytest.mark.parametrize("hard", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_training_leaves_clipped_heads_out_and_no_gradient_changes(kind, hard, rng):
     """Attention's own dropout is off: its mask would cover other weights when heads are missing."""
     log_alpha = [[-9, 0.3, -9], [-9, -9, -9], [3, 0, 0]]
@@ -160,7 +160,7 @@ def test_gates_are_noisy_in_training_and_fixed_in_evaluation():
 
 
 @pytest.mark.parametrize("cutoffs", [(), (4, 7)], ids=["plain", "adaptive"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_probabilities_sum_to_1_and_agree_with_the_loss(kind, cutoffs, rng):
     model = build(kind, cutoffs=cutoffs, div_value=2)
     ids, targets = rng.integers(0, V, (2, 2, T))
@@ -171,7 +171,7 @@ def test_probabilities_sum_to_1_and_agree_with_the_loss(kind, cutoffs, rng):
     assert loss == pytest.approx(-np.take_along_axis(log_p, targets[..., None], -1).mean(), rel=1e-13)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_the_past_matters_and_its_order_and_the_future_does_not(kind, rng):
     model = build(kind)
     ids = rng.integers(0, V, (2, T))
@@ -186,7 +186,7 @@ def test_the_past_matters_and_its_order_and_the_future_does_not(kind, rng):
     assert np.abs(one - other).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_work_is_done_in_the_type_of_the_parameters(kind, rng):
     ids, targets = rng.integers(0, V, (2, 2, T))
     log_alpha, dropout = [[0.2, -9, 1], [0.1, -0.1, 0.3]], {"dropout": 0.1, "dropout_attention": 0.1}

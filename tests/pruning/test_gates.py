@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import small_config, small_model, small_trainer
+from small import MODELS, small_config, small_model, small_trainer
 
-from tinyprune.config import KINDS, DataConfig, GateConfig, ModelConfig, TrainConfig
+from tinyprune.config import DataConfig, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.gradcheck import check_gradients
-from tinyprune.model.layers import attention_block_forward
+from tinyprune.model.layers import attention_block_forward, networks_block_forward
 from tinyprune.model.parameters import init_parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import sigmoid
@@ -58,7 +58,7 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard):
     """Cross-entropy + lam · L0, the layers' errors in which only gates vary, and with top-k cross-entropy alone."""
     gate = GateConfig(**OBJECTIVES[objective], hard=hard)
@@ -76,10 +76,15 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
             if not top_k:
                 total = total + gate.lam * ops.l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
             if layerwise:
-                o, p = fixed["layers"][i]["attention"].o, layer_parameters(model.params, i)
+                p = layer_parameters(model.params, i)
+                parts = [(fixed["layers"][i]["attention"].o, p["Wo"], p["bo"])]
+                if kind == "head networks":
+                    units = fixed["networks"][i]["networks"].r.reshape(*ids.shape, 3, 6)
+                    parts.append((units, p["net.pv"].reshape(18, 12), np.zeros(12)))
                 values, scale = cache["gates"][i].values, fixed["gates"][i].scale
-                error, _ = ops.layerwise_error_forward(values, o, p["Wo"], p["bo"], scale)
-                total = total + gate.layerwise_weight * error
+                for part in parts:
+                    error, _ = ops.layerwise_error_forward(values, *part, scale)
+                    total = total + gate.layerwise_weight * error
         return total, None
 
     def backward(dout, _):
@@ -100,10 +105,11 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
         assert record.passed, record.message()
 
 
-def test_the_layerwise_error_is_that_of_the_layers_outputs():
-    """‖y_gated − y_full‖² / ‖y_full − x‖² of each layer on its own input, both outputs computed by the layer itself."""
+@pytest.mark.parametrize("kind", ["all-attention", "head networks"])
+def test_the_layerwise_error_is_that_of_the_blocks_outputs(kind):
+    """‖y_gated − y_full‖² / ‖y_full − x‖² of each block on its own input, both outputs computed by the block itself."""
     gate = GateConfig(objective="layerwise", hard=False)
-    model, ids, targets, memory = example("all-attention", gate)
+    model, ids, targets, memory = example(kind, gate)
     losses, _ = gradients(gate, model, ids, targets, memory)
     x = model.params["embedding"][ids] * np.sqrt(12)
     total = 0.0
@@ -114,10 +120,16 @@ def test_the_layerwise_error_is_that_of_the_layers_outputs():
         y_full, _, _ = attention_block_forward(*arguments, None, 1.0, model.config, model.ops, None)
         total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
         x = y_gated
+        if kind == "head networks":
+            arguments = model.config, model.ops, None
+            y_gated, _ = networks_block_forward(x, layer, gates.values, gates.scale, *arguments)
+            y_full, _ = networks_block_forward(x, layer, None, 1.0, *arguments)
+            total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
+            x = y_gated
     assert losses["layerwise_error"] == pytest.approx(total, rel=1e-12) and total > 0.01
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_only_gates_learn_from_the_layerwise_error(kind):
     results = {}
     for objective, weight in (("task", 1.0), ("layerwise", 0.0), ("layerwise", 2.0)):
@@ -319,7 +331,7 @@ def test_a_gate_opens_just_above_its_opening(gate):
 # Adding gates.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_added_gates_are_open_and_change_nothing_in_evaluation(kind, rng):
     config = small_config(kind, heads=(2, 3))
     model = small_model(config, dtype=np.float32)

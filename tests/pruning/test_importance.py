@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from small import small_config, small_model
+from small import MODELS, small_config, small_model
 
-from tinyprune.config import KINDS, GateConfig
+from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
@@ -58,7 +58,7 @@ def without(whole: Transformer, layer: int, head: int) -> Transformer:
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_a_score_for_every_head_and_nothing_changed(kind, name):
     whole = model(kind)
     before = {name: x.copy() for name, x in whole.params.items()}
@@ -71,7 +71,7 @@ def test_a_score_for_every_head_and_nothing_changed(kind, name):
     assert all(np.array_equal(a, b) for a, b in zip(scores, again, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_leave_one_out_is_the_loss_of_the_model_without_the_head(kind):
     whole = model(kind)
     scores = score("leave-one-out", whole)
@@ -90,15 +90,19 @@ def test_leave_one_out_counts_from_the_heads_that_are_there():
     assert scores[0][2] == pytest.approx(expected, rel=1e-9)
 
 
-def test_magnitude_of_a_head_is_that_of_its_own_slices():
-    whole = model()
+@pytest.mark.parametrize("kind", ["all-attention", "head networks"])
+def test_magnitude_of_a_head_is_that_of_its_own_slices(kind):
+    whole = model(kind)
     Wv, Wo = whole.params["layers.1.Wv"], whole.params["layers.1.Wo"]
     for head, own in enumerate((slice(0, 4), slice(4, 8), slice(8, 12))):
         by_hand = math.sqrt(sum(x * x for x in Wv[:, own].flat)) * math.sqrt(sum(x * x for x in Wo[own].flat))
+        if kind == "head networks":
+            pk, pv = whole.params["layers.1.net.pk"], whole.params["layers.1.net.pv"]
+            by_hand += math.sqrt(sum(x * x for x in pk[head].flat)) * math.sqrt(sum(x * x for x in pv[head].flat))
         assert score("magnitude", whole)[1][head] == pytest.approx(by_hand, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_confidence_is_the_mean_of_the_largest_weights(kind):
     whole = model(kind)
     memory, largest = None, [[], []]
@@ -111,7 +115,7 @@ def test_confidence_is_the_mean_of_the_largest_weights(kind):
         np.testing.assert_allclose(score("confidence", whole)[layer], np.mean(largest[layer], (0, 2)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
     """The slopes are differences of each segment's loss, for a gate at 1 and at 1 − h.
 
@@ -157,9 +161,12 @@ def test_michel_takes_the_absolute_value_of_each_segment():
     np.testing.assert_allclose(np.array(score("michel", whole)), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
-    """The first layer's input does not depend on the heads, so both outputs come from the model itself."""
+    """The first layer's input does not depend on the heads, so both outputs come from the model itself.
+
+    A network is asked for both on the input that it has with all heads.
+    """
     whole = model(kind)
     ids = streams(LONG, 16, 5)[0]
     norms = np.zeros((3, len(ids)))
@@ -172,6 +179,9 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
                 _, memories[j], cache = m.forward(x, memories[j])
                 o, Wo = cache["layers"][0]["attention"].o, m.params["layers.0.Wo"]
                 outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
+                if kind == "head networks" and j == 0:
+                    units = cache["networks"][0]["networks"].r.reshape(*x.shape, 3, 6)[..., head, :]
+                    outputs[0] += units @ whole.params["layers.0.net.pv"][head]
             norms[head, s] = np.sqrt(((outputs[0] - outputs[1]) ** 2).sum(-1)).mean()
     np.testing.assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
 

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from small import read, small_config, small_model
+from small import MODELS, read, small_config, small_model
 
-from tinyprune.config import KINDS, GateConfig
+from tinyprune.config import GateConfig
 from tinyprune.model.counting import count_multiply_adds, count_parameters, head_part
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
@@ -36,7 +36,7 @@ def largest_change(model: Transformer, smaller: Transformer) -> float:
 
 
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_no_logit_changes_and_the_counts_fall_by_what_the_heads_own(kind, hard):
     config = small_config(kind)
     head = head_part(config)
@@ -96,7 +96,7 @@ def test_a_model_without_any_heads_is_embeddings_and_biases(rng):
     np.testing.assert_allclose(smaller.forward(ids)[0], expected, rtol=1e-13)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_what_is_left_goes_on_learning(kind, rng):
     """Its first layer has no heads, its second has two."""
     opened = np.array([[False, False, False], [True, False, True]])

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from small import read, small_config, small_model
+from small import MODELS, read, small_config, small_model
 
-from tinyprune.config import KINDS, DataConfig, GateConfig
+from tinyprune.config import DataConfig, GateConfig
 from tinyprune.data import load_text
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Transformer
@@ -48,7 +48,7 @@ def test_it_is_one_long_forward_pass_over_the_text(kind, n):
 
 
 @pytest.mark.parametrize("options", [{}, {"cutoffs": (4, 7), "div_value": 2}], ids=["plain", "adaptive"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_each_token_but_the_first_is_predicted_once(kind, options):
     """With segments of 5, 5, 5 and 2 the mean is over tokens, not over segments."""
     model = small_model(small_config(kind, mask="causal", **options))

@@ -100,17 +100,17 @@ def model_shape(name: str, **changes: Any) -> ModelShape:
 def attention_gflop(config: ModelConfig, B: int) -> float:
     """Nominal operations of one attention, all H heads, forward and backward, in 10⁹."""
     S = config.M + config.T
-    scores_and_values = 4 * (S + config.N) + (2 * S if config.relative else 0)
+    scores_and_values = 4 * (S + config.attended) + (2 * S if config.relative else 0)
     return 3 * B * config.T * config.D * scores_and_values / 1e9
 
 
 def step_gflop(config: ModelConfig, B: int) -> float:
     """Nominal operations of a training step, in 10⁹, with the heads that `config.heads` counts."""
-    D, T, S, N = config.D, config.T, config.M + config.T, config.N
+    D, T, S, N = config.D, config.T, config.M + config.T, config.attended
     total = 0
     for heads in config.heads:
-        W = heads * config.Dh
-        total += B * (T * 4 * D * W + S * 4 * D * W + 4 * T * (S + N) * W + T * 4 * D * config.F)
+        W, units = heads * config.Dh, heads * config.N if config.networks else config.F
+        total += B * (T * 4 * D * W + S * 4 * D * W + 4 * T * (S + N) * W + T * 4 * D * units)
         if config.relative:
             total += B * 2 * T * S * W + 2 * S * D * W
     return 3 * total / 1e9
@@ -135,7 +135,7 @@ def attention_arguments(shape: ModelShape) -> tuple[dict[str, NDArray], NDArray]
     shapes = {"q": (B, c.T, H, Dh), "k": (B, S, H, Dh), "v": (B, S, H, Dh)}
     if c.relative:
         shapes |= {"r": (S, H, Dh), "u": (H, Dh), "w": (H, Dh)}
-    if c.N:
+    if c.attended:
         shapes |= {"pk": (H, c.N, Dh), "pv": (H, c.N, Dh)}
     arrays = {name: rng.standard_normal(size, np.float32) for name, size in shapes.items()}
     for name in {"pk", "pv"} & arrays.keys():  # attention multiplies them by √Dh and √N

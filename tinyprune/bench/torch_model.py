@@ -28,7 +28,7 @@ from tinyprune.model.parameters import layer_parameters
 
 
 class Layer(nn.Module):
-    """Attention over memory, segment and persistent vectors, then a feed-forward block if F > 0. Pre-norm."""
+    """Attention over memory, segment and persistent vectors, then a feed-forward block or the heads' nets. Pre-norm."""
 
     def __init__(self, config: ModelConfig, heads: int, mode: str) -> None:
         super().__init__()
@@ -44,8 +44,13 @@ class Layer(nn.Module):
         for name in ("u", "w"):
             self.register_parameter(name, nn.Parameter(torch.zeros(heads, Dh)) if config.relative else None)
         for name in ("pk", "pv"):
-            self.register_parameter(name, nn.Parameter(torch.zeros(heads, config.N, Dh)) if config.N else None)
+            N = config.attended
+            self.register_parameter(name, nn.Parameter(torch.zeros(heads, N, Dh)) if N else None)
         self.feedforward = None
+        if config.networks:  # all heads' nets side by side
+            units = heads * config.N
+            block = nn.LayerNorm(D), nn.Linear(D, units), nn.ReLU(), nn.Linear(units, D, bias=False)
+            self.feedforward = nn.Sequential(*block, nn.Dropout(config.dropout))
         if config.F:
             self.feedforward = nn.Sequential(
                 nn.LayerNorm(D), nn.Linear(D, config.F), nn.ReLU(), nn.Linear(config.F, D), nn.Dropout(config.dropout)
@@ -121,6 +126,10 @@ def loaded_model(shape: ModelShape, mode: str, device: torch.device) -> Language
             layer["project.qkv.weight"] = np.hstack([p["Wq"], p["Wk"], p["Wv"]]).T
         if model.config.relative:
             layer["r.weight"] = p["Wr"].T
+        if model.config.networks:
+            layer |= {"feedforward.0.weight": p["net.ln.scale"], "feedforward.0.bias": p["net.ln.bias"]}
+            layer |= {"feedforward.1.weight": np.concatenate(p["net.pk"]), "feedforward.1.bias": p["net.pb"].ravel()}
+            layer["feedforward.3.weight"] = np.concatenate(p["net.pv"]).T
         if model.config.F:
             layer |= {"feedforward.0.weight": p["ffn.ln.scale"], "feedforward.0.bias": p["ffn.ln.bias"]}
             layer |= {"feedforward.1.weight": p["ffn.W1"].T, "feedforward.1.bias": p["ffn.b1"]}

@@ -100,6 +100,11 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
     Wo, bo = normal(H * Dh, D), normal(D)
     memory = normal(B, M, D)
     W = (D, H * Dh)
+
+    def networks(x: Any, variant: str = "", gate: Any = None, **options: Any) -> Case:
+        inputs = {"x": x, "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D), "gate": gate}
+        return case("head_networks", inputs, variant, **options)
+
     hard_concrete, top_k, absent = "hard_concrete", "top_k", "last cluster absent"
     return [
         case("linear", {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F)}),
@@ -140,6 +145,8 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         case("layerwise_error", gate, o=context["q"], Wo=Wo, bo=bo, scale=1.5),
         # A new operation comes last: inputs are drawn in this order, and those of the others stay as they are.
         case("rmsnorm", {"x": normal(*lead, D), "scale": normal(D)}, eps=0.1),
+        networks(normal(*lead, D), gate=gate["gate"], scale=1.5),
+        networks(normal(*lead, D), "no gates"),
     ]
 
 
@@ -268,7 +275,7 @@ def model_case(
     hard: bool = True,
     adaptive: bool = False,
     ops: Backend | None = None,
-    norm: str = "layernorm",
+    **options: Any,
 ) -> Case:
     """A whole model as one operation: its inputs are all parameters, its output is cross-entropy + lam · L0.
 
@@ -280,13 +287,12 @@ def model_case(
         hard: straight-through gates; soft ones otherwise.
         adaptive: adaptive softmax and embedding instead of the plain ones.
         ops: backend, by default the textbook.
-        norm: see `ModelConfig`.
+        options: further fields of `ModelConfig`.
     """
     ops = ops or Backend()
     relative = kind != "transformer"
     config = ModelConfig(
         kind=kind,
-        norm=norm,
         V=11,
         L=2,
         D=12,
@@ -301,6 +307,7 @@ def model_case(
         dropout=0.1,
         dropout_attention=0.2,
         dropout_embedding=0.1,
+        **options,
     )
     gate = GateConfig(**GATE, hard=hard)
     rng = np.random.default_rng(7)
@@ -330,9 +337,9 @@ def model_case(
             grads[name] = grads[name] + ops.l0_backward(dout * lam, l0_caches[name])
         return tuple(grads[name] for name in params)
 
-    softmax = ", adaptive softmax" if adaptive else ""
-    softmax += "" if norm == "layernorm" else f", {norm}"
-    return Case(f"model ({kind}{softmax}, {'straight-through' if hard else 'soft'} gates)", forward, backward, params)
+    gates = f"{'straight-through' if hard else 'soft'} gates"
+    parts = [kind, *["adaptive softmax"] * adaptive, *options.values(), gates]
+    return Case(f"model ({', '.join(parts)})", forward, backward, params)
 
 
 def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend | None = None) -> list[dict[str, Any]]:
@@ -364,6 +371,7 @@ def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend |
         model_case(hard=False, ops=ops),
         model_case(hard=False, adaptive=True, ops=ops),
         model_case(hard=False, norm="rmsnorm", ops=ops),
+        model_case(hard=False, persistent="stream", ops=ops),
         model_case("transformer-xl", hard=False, ops=ops),
         model_case("transformer", hard=False, ops=ops),
     ]

@@ -92,6 +92,8 @@ class Backend:
     hard_concrete_backward = staticmethod(ops.hard_concrete_backward)
     hard_concrete_forward = staticmethod(ops.hard_concrete_forward)
     head_difference = staticmethod(ops.head_difference)
+    head_networks_backward = staticmethod(ops.head_networks_backward)
+    head_networks_forward = staticmethod(ops.head_networks_forward)
     join = staticmethod(ops.join)
     l0_backward = staticmethod(ops.l0_backward)
     l0_forward = staticmethod(ops.l0_forward)
@@ -152,6 +154,7 @@ def numba_backend() -> Backend:
         dropout,
         embedding,
         feedforward,
+        head_networks,
         jit,
         lamb,
         layernorm,
@@ -215,6 +218,8 @@ def numba_backend() -> Backend:
         embedding_forward = staticmethod(embedding.embedding_forward)
         feedforward_backward = staticmethod(feedforward.feedforward_backward)
         feedforward_forward = staticmethod(feedforward.feedforward_forward)
+        head_networks_backward = staticmethod(head_networks.head_networks_backward)
+        head_networks_forward = staticmethod(head_networks.head_networks_forward)
         lamb_update = staticmethod(lamb.lamb_update)
         layernorm_backward = staticmethod(layernorm.layernorm_backward)
         layernorm_forward = staticmethod(layernorm.layernorm_forward)
@@ -263,6 +268,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         context,
         dropout,
         feedforward,
+        head_networks,
         layernorm,
         linear,
         positions,
@@ -320,6 +326,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         hard_concrete_backward = untyped(hard_concrete.hard_concrete_backward)
         hard_concrete_forward = untyped(hard_concrete.hard_concrete_forward)
         head_difference = untyped(differing.head_difference)
+        head_networks_backward = untyped(head_networks.head_networks_backward)
+        head_networks_forward = untyped(head_networks.head_networks_forward)
         join = untyped(joining.join)
         l0_backward = untyped(l0.l0_backward)
         l0_forward = untyped(l0.l0_forward)
@@ -357,6 +365,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         linear_forward = untyped(partial(linear.linear_forward, precision=precision))
         projections_forward = untyped(partial(projections.projections_forward, precision=precision))
         feedforward_forward = untyped(partial(feedforward.feedforward_forward, precision=precision))
+        head_networks_forward = untyped(partial(head_networks.head_networks_forward, precision=precision))
         adaptive_embedding_forward = untyped(
             partial(adaptive_embedding.adaptive_embedding_forward, precision=precision)
         )

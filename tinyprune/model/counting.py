@@ -6,7 +6,7 @@ K = M + 1 context keys under the same-length mask, M + (T + 1)/2 on average unde
 Norms, softmax and other work that is not a product is left out; so is R·Wr, which does not depend on the text.
 
     one head:  D·Dh for each of q, k, v and its rows of Wo;  K·Dh for content scores, position scores, values;
-               N·Dh for persistent scores and again for persistent values
+               N·Dh for persistent scores and again for persistent values, N·D in a network of the head's own
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def head_part(config: ModelConfig) -> Part:
     """Return the counts of one head, which are exactly what its removal saves."""
     D, Dh, N, K = config.D, config.Dh, config.N, context_keys(config)
     projections = 4 + config.relative  # Wq, Wk, Wv, Wo and Wr
-    parameters = projections * D * Dh + 2 * Dh * config.relative + 2 * N * Dh
-    scores_and_values = (2 + config.relative) * K + 2 * N
-    return Part("one head", parameters, round(4 * D * Dh + scores_and_values * Dh))
+    width, biases = (D, N) if config.networks else (Dh, 0)  # of persistent vectors
+    parameters = projections * D * Dh + 2 * Dh * config.relative + 2 * N * width + biases
+    scores_and_values = (2 + config.relative) * K * Dh + 2 * N * width
+    return Part("one head", parameters, round(4 * D * Dh + scores_and_values))
 
 
 def count_parts(config: ModelConfig) -> list[Part]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import NotFiniteError
 from tinyprune.model.gating import take_active
-from tinyprune.model.layers import feedforward_block_forward
+from tinyprune.model.layers import feedforward_block_forward, networks_block_forward
 from tinyprune.model.norms import norm_forward
 from tinyprune.model.parameters import Parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
@@ -36,10 +36,13 @@ class CachedDecoder:
         config = model.config
         self.model = model
         context = config.M if config.mask == "same-length" else config.M + config.T - 1
-        self.layers = [layer_parameters(model.params, i) for i in range(config.L)]
+        # each layer's parameters without the heads that are left out, the gates of the others, and the output scaling
+        self.layers = [
+            take_active(layer_parameters(model.params, i), gates, config.Dh, model.ops)
+            for i, gates in enumerate(model.gates())
+        ]
         self.attention = []  # each layer's block, with room for all that the newest token sees
-        for layer, gates in zip(self.layers, model.gates(), strict=True):
-            p, gate, scale = take_active(layer, gates, config.Dh, model.ops)
+        for p, gate, scale in self.layers:
             taken = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
             if config.norm != "layernorm":  # the decoder normalises
                 taken.pop("ln_scale")
@@ -83,8 +86,10 @@ class CachedDecoder:
         if not model.config.relative:
             x = ops.add(x, model.params["positions"][self.read])
         normed_inside = model.config.norm == "layernorm"  # see `ops.attention_step`
-        for p, step in zip(self.layers, self.attention, strict=True):
+        for (p, gate, scale), step in zip(self.layers, self.attention, strict=True):
             x = step(x) if normed_inside else step(x, norm_forward(x, p, "ln", model.config, ops)[0])
+            if model.config.networks:
+                x, _ = networks_block_forward(x, p, gate, scale, model.config, ops, None)
             if model.config.F:
                 x, _ = feedforward_block_forward(x, p, model.config, ops, None)
         return norm_forward(x, model.params, "ln", model.config, ops)[0]

@@ -1,6 +1,7 @@
-"""The two blocks that form a layer, each with its residual connection.
+"""The blocks that form a layer, each with its residual connection: attention, then one of the others or none.
 
     attention block      y = x + dropout(Wo · attention(norm([m; x])) + bo)
+    networks block       y = x + dropout(head_networks(norm(x)))
     feed-forward block   y = x + dropout(feedforward(norm(x)))
 
 `p` holds the layer's parameters under their short names, `ops` the backend's operations. The memory m was computed for
@@ -119,6 +120,40 @@ def attention_block_backward(
     dp |= dnorm
     dx = ops.add(dx, ops.context_backward(dcontext, cache["context"]))
     return dx, dp, dR, dgate
+
+
+def networks_block_forward(
+    x: NDArray,
+    p: Parameters,
+    gate: NDArray | None,
+    scale: float,
+    config: ModelConfig,
+    ops: Backend,
+    rng: np.random.Generator | None,
+) -> tuple[NDArray, dict[str, Any]]:
+    """Compute one block of head networks: x (B, T, D) → y (B, T, D) and its cache.
+
+    `gate`, `scale` and `rng` are those of the attention block before it.
+    """
+    cache: dict[str, Any] = {}
+    n, cache["ln"] = norm_forward(x, p, "net.ln", config, ops)
+    y, cache["networks"] = ops.head_networks_forward(n, p["net.pk"], p["net.pb"], p["net.pv"], gate, scale=scale)
+    y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
+    return y, cache
+
+
+def networks_block_backward(
+    dy: NDArray, cache: dict[str, Any], ops: Backend
+) -> tuple[NDArray, Parameters, NDArray | None]:
+    """Return the gradients of `networks_block_forward`: dx (B, T, D), parameters by short name, dgate (H,) or None."""
+    dp: Parameters = {}
+    # y = x + dropout(head_networks(n))
+    dx, dblock = ops.residual_backward(dy, cache["residual"])
+    gradients = ops.head_networks_backward(dblock, cache["networks"])
+    dn, dp["net.pk"], dp["net.pb"], dp["net.pv"], dgate = gradients
+    # n = norm(x)
+    dx_n, dnorm = norm_backward(dn, cache["ln"], "net.ln", ops)
+    return ops.add(dx, dx_n), dp | dnorm, dgate
 
 
 def feedforward_block_forward(

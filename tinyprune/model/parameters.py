@@ -2,7 +2,8 @@
 
 Those of layer i are called `layers.i.NAME`. In its layer, a head h owns
 
-    columns h·Dh … (h+1)·Dh of Wq, Wk, Wv, Wr      the same rows of Wo      rows h of u, w, pk, pv and log_alpha
+    columns h·Dh … (h+1)·Dh of Wq, Wk, Wv, Wr      the same rows of Wo
+    rows h of u, w, pk, pv, net.pk, net.pb, net.pv and log_alpha
 
 and nothing else: heads are selected by slicing these, see `take_heads`.
 """
@@ -24,6 +25,7 @@ from tinyprune.ops import put_slices, take_slices
 
 # Which axis of a layer's parameter runs over heads. Those in WIDE have Dh entries for each head, the others one.
 HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 0, "pv": 0, "log_alpha": 0}
+HEAD_AXIS |= {"net.pk": 0, "net.pb": 0, "net.pv": 0}
 WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo")
 
 
@@ -37,11 +39,14 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
         layer |= dict.fromkeys(("Wq", "Wk", "Wv"), (D, H * Dh))
         if config.relative:
             layer |= {"Wr": (D, H * Dh), "u": (H, Dh), "w": (H, Dh)}
-        if N:
+        if config.attended:
             layer |= {"pk": (H, N, Dh), "pv": (H, N, Dh)}
         layer |= {"Wo": (H * Dh, D), "bo": (D,)}
         if gated:
             layer["log_alpha"] = (H,)
+        if config.networks:
+            layer |= norm_shapes(config, "net.ln")
+            layer |= {"net.pk": (H, N, D), "net.pb": (H, N), "net.pv": (H, N, D)}
         if F:
             layer |= norm_shapes(config, "ffn.ln")
             layer |= {"ffn.W1": (D, F), "ffn.b1": (F,), "ffn.W2": (F, D), "ffn.b2": (D,)}
@@ -81,8 +86,8 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
 
 
 def is_bias(name: str) -> bool:
-    """Return whether a parameter is added: bo, b1, b2, u, w, LayerNorm's bias, the softmax's biases."""
-    return name.split(".")[-1] in {"bias", "bo", "b1", "b2", "u", "w"} or name.startswith("out_bias")
+    """Return whether a parameter is added: bo, b1, b2, pb, u, w, LayerNorm's bias, the softmax's biases."""
+    return name.split(".")[-1] in {"bias", "bo", "b1", "b2", "pb", "u", "w"} or name.startswith("out_bias")
 
 
 @lru_cache(maxsize=256)

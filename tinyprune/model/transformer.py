@@ -1,7 +1,7 @@
 """The language model: its forward and backward pass, built from operations.
 
     x⁰ = embedding(ids) (+ positions, where they are learned)             (B, T, D)
-    xˡ⁺¹ = attention block of xˡ with memory mˡ (, then feed-forward block)
+    xˡ⁺¹ = attention block of xˡ with memory mˡ (, then the heads' networks or a feed-forward block)
     h = norm(x^L)
     loss = cross-entropy of h · embeddingᵀ + out_bias against the next tokens
 
@@ -25,6 +25,8 @@ from tinyprune.model.layers import (
     attention_block_forward,
     feedforward_block_backward,
     feedforward_block_forward,
+    networks_block_backward,
+    networks_block_forward,
 )
 from tinyprune.model.memory import Memory, check_memory, remember
 from tinyprune.model.norms import norm_backward, norm_forward
@@ -78,7 +80,8 @@ class Transformer:
             h: (B, T, D), after the last norm.
             memory: for the next segment; do not modify it, since the cache shares it.
             cache: for `backward`; `cache["layers"][i]["attention"].o` holds layer i's head outputs before their gates,
-                (B, T, H, Dh), `cache["gates"][i]` its gates.
+                (B, T, H, Dh), `cache["networks"][i]["networks"].r` the units of its heads' networks, (B, T, H·N), and
+                `cache["gates"][i]` its gates.
 
         Raises:
             ValueError: if an id is out of range, T too long, or the memory does not fit this model and batch.
@@ -87,7 +90,7 @@ class Transformer:
         if ids.shape[1] > config.T:
             raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
         check_memory(memory, ids.shape[0], config)
-        cache: dict[str, Any] = {"layers": [], "ffn": []}
+        cache: dict[str, Any] = {"layers": [], "networks": [], "ffn": []}
         new_memory: Memory = []
         x, cache["embedding"] = self.embed(ids, rng)
         if not config.relative:
@@ -101,6 +104,9 @@ class Transformer:
                 new_memory.append(remember(x, context, config.M))
             x = y
             cache["layers"].append(block)
+            if config.networks:
+                x, block = networks_block_forward(x, layer, gate, scale, config, ops, rng)
+                cache["networks"].append(block)
             if config.F:
                 x, block = feedforward_block_forward(x, layer, config, ops, rng)
                 cache["ffn"].append(block)
@@ -151,8 +157,14 @@ class Transformer:
             dlayer: Parameters = {}
             if config.F:
                 dx, dlayer = feedforward_block_backward(dx, cache["ffn"][i], ops)
+            dgate_networks: NDArray | None = None
+            if config.networks:
+                dx, dlayer, dgate_networks = networks_block_backward(dx, cache["networks"][i], ops)
             dx, dp, dR_layer, dgate = attention_block_backward(dx, cache["layers"][i], ops)
             dlayer |= dp
+            if dgate is not None and dgate_networks is not None:
+                # a head's gate is read twice, after attention and in its network
+                dgate = ops.add(dgate, dgate_networks)
             gates = cache["gates"][i]
             if gates is not None and dgate is not None:
                 dlayer, dgate = put_active(dlayer, dgate, gates, config.Dh, ops)

@@ -25,6 +25,7 @@ from tinyprune.ops.embedding import embedding_backward, embedding_forward
 from tinyprune.ops.feedforward import feedforward_backward, feedforward_forward
 from tinyprune.ops.hard_concrete import draw_noise, hard_concrete_backward, hard_concrete_forward, sigmoid
 from tinyprune.ops.head_difference import head_difference
+from tinyprune.ops.head_networks import head_networks_backward, head_networks_forward
 from tinyprune.ops.join import join
 from tinyprune.ops.l0 import l0_backward, l0_forward, p_open
 from tinyprune.ops.lamb import lamb_update
@@ -67,6 +68,8 @@ __all__ = [
     "hard_concrete_backward",
     "hard_concrete_forward",
     "head_difference",
+    "head_networks_backward",
+    "head_networks_forward",
     "join",
     "l0_backward",
     "l0_forward",

@@ -1,8 +1,9 @@
 """Training with gates: every head gets a gate, and the loss rewards closed gates.
 
     task       loss = cross-entropy + lam · L0                           (Shim et al. 2021)
-    layerwise  the same, and the gates of each layer also minimise the relative error that they cause in its output,
-               ‖y_gated − y_full‖² / ‖y_full − x‖² on the layer's own input; only the gates learn from it
+    layerwise  the same, and the gates of each layer also minimise the relative error that they cause in the output of
+               its attention block, and of its networks, ‖y_gated − y_full‖² / ‖y_full − x‖² on the block's own input;
+               only the gates learn from it
     target     instead of lam · L0: a controller that holds the expected number of open heads at a target
     top-k      no L0 loss at all: gates that always leave exactly as many heads open    (Li, Cotterell & Sachan 2021)
 
@@ -169,22 +170,19 @@ class GateObjective:
         return controller.pressure(h, start + share * (controller.target - start))
 
     def add_layerwise_gradients(self, model: Transformer, cache: dict[str, Any], grads: Parameters) -> list[Any]:
-        """Add the gradient of each layer's own error to that layer's gates; return the errors, scalars."""
+        """Add the gradient of each block's own error to its layer's gates; return the errors, scalars."""
         ops, errors = model.ops, []
         dvalues = [ops.to_device(np.zeros_like(gates.values)) for gates in cache["gates"]]
         for i, gates in enumerate(cache["gates"]):
             if not gates.values.size:
                 continue
-            p = model.params
-            error, error_cache = ops.layerwise_error_forward(
-                gates.gate,
-                cache["layers"][i]["attention"].o,
-                p[f"layers.{i}.Wo"],
-                p[f"layers.{i}.bo"],
-                gates.scale,
-            )
-            dvalues[i] = ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
-            errors.append(error)
+            bo = model.params[f"layers.{i}.bo"]
+            for outputs, matrix in gated_outputs(model, cache, i):
+                error, error_cache = ops.layerwise_error_forward(gates.gate, outputs, matrix, bo, gates.scale)
+                dgate = ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
+                dvalues[i] = ops.add(dvalues[i], dgate)
+                errors.append(error)
+                bo = ops.to_device(np.zeros_like(gates.values, shape=bo.shape))  # the networks have none
         add_gate_gradients(grads, gates_backward(dvalues, self.gate, ops, cache["gate"]), ops)
         return errors
 
@@ -204,6 +202,27 @@ class GateObjective:
             raise CheckpointError("the checkpoint was made with another setting of gate.target_heads; resume with that")
         if self.controller is not None:
             self.controller.lam1, self.controller.lam2 = state["lam"].tolist()
+
+
+def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tuple[NDArray, NDArray]]:
+    """Return what the gates of layer i multiply in each of its blocks, and the matrix that comes after them.
+
+    Args:
+        model: the model.
+        cache: of its forward pass, with all heads.
+        i: the layer.
+
+    Returns:
+        the heads' outputs (B, T, H, Dh) and Wo (H·Dh, D); if heads have networks also their units (B, T, H, N) and
+        values (H·N, D).
+    """
+    o = cache["layers"][i]["attention"].o
+    found = [(o, model.params[f"layers.{i}.Wo"])]
+    if model.config.networks:
+        units, values = cache["networks"][i]["networks"].r, model.params[f"layers.{i}.net.pv"]
+        H, N, D = values.shape
+        found.append((units.reshape(*o.shape[:2], H, N), values.reshape(H * N, D)))
+    return found
 
 
 def add_gate_gradients(grads: Parameters, dlog_alphas: Sequence[NDArray], ops: Backend) -> None:

@@ -1,10 +1,10 @@
 """Remove closed heads for good.
 
 A head whose gate is 0 adds nothing to its layer's output, so everything it owns can go: its columns of Wq, Wk, Wv, Wr,
-its rows of Wo, its u, w, persistent keys and values. The gates of open heads and the output scaling are folded into
-their rows of Wo,
+its rows of Wo, its u, w, persistent keys and values, or its network. The gates of open heads and the output scaling are
+folded into their rows of Wo, and into the values of their networks,
 
-    Wo_h ← gate_h · c · Wo_h
+    Wo_h ← gate_h · c · Wo_h          pv_h ← gate_h · c · pv_h
 
 and the gates can go as well. The smaller model computes the same logits up to rounding. A layer that loses all of its
 heads is left with x + bo.
@@ -43,8 +43,10 @@ def remove_closed_heads(model: Transformer) -> Transformer:
         kept = np.flatnonzero(gates.values)
         layer = take_heads(layer_parameters(before, i), kept, config.Dh)
         del layer["log_alpha"]
-        factor = np.repeat(gates.values[kept] * gates.scale, config.Dh)  # one for each row of Wo
-        layer["Wo"] = (layer["Wo"] * factor[:, None]).astype(layer["Wo"].dtype)
+        factor = gates.values[kept] * gates.scale
+        layer["Wo"] = (layer["Wo"] * np.repeat(factor, config.Dh)[:, None]).astype(layer["Wo"].dtype)
+        if config.networks:
+            layer["net.pv"] = (layer["net.pv"] * factor[:, None, None]).astype(layer["net.pv"].dtype)
         params |= {f"layers.{i}.{name}": value for name, value in layer.items()}
         head_ids.append(tuple(config.head_ids[i][h] for h in kept))
     smaller = dataclasses.replace(config, heads=tuple(map(len, head_ids)), head_ids=tuple(head_ids))

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from small import read, small_config, small_model
+from small import MODELS, read, small_config, small_model
 
-from tinyprune.config import KINDS, GateConfig
+from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.generation import CachedDecoder
 
@@ -12,7 +12,7 @@ from ..compare import TOLERANCE
 
 NUMBA, NUMPY = get_backend("numba"), get_backend("numpy")
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize("kind", MODELS)
 
 
 def adaptive_model(kind, backend, dtype=np.float64):

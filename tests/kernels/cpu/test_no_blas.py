@@ -11,10 +11,10 @@ from types import CodeType
 
 import numpy as np
 import pytest
-from small import small_config, small_model
+from small import MODELS, small_config, small_model
 
 import tinyprune
-from tinyprune.config import KINDS, GateConfig
+from tinyprune.config import GateConfig
 from tinyprune.kernels import cpu
 from tinyprune.kernels.backend import get_backend
 
@@ -83,7 +83,7 @@ def use(model):
 
 
 @pytest.mark.parametrize("cutoffs", [(), (4, 7)], ids=["plain", "adaptive"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_no_product_in_what_runs(kind, cutoffs):
     dropout = {"dropout": 0.1, "dropout_attention": 0.1, "dropout_embedding": 0.1}
     config = small_config(kind, cutoffs=cutoffs, div_value=2, **dropout)

@@ -305,6 +305,7 @@ def test_tf32_has_its_own_products_and_nothing_else(place):
         "adaptive_log_probabilities",
         "adaptive_softmax_forward",
         "feedforward_forward",
+        "head_networks_forward",
         "linear_forward",
         "projections_forward",
     }

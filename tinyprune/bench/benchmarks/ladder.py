@@ -94,7 +94,7 @@ def run_ladder(options: Options) -> list[Record]:
         raise UsageError(f"the ladder of attention stands at one shape, got {', '.join(options.shapes)}")
     name = options.shapes[0] if options.shapes else SHAPE
     config = model_shape(name).config
-    if not config.relative or not config.N:
+    if not config.relative or not config.attended:
         raise UsageError(f"the ladder of attention needs relative positions and persistent vectors, got {name}")
     records = matmul_ladder(options)
     contenders = tuple(attention_rung(rung, name=name, B=B) for rung in reversed(RUNGS))

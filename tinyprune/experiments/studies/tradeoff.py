@@ -224,7 +224,7 @@ def plot_attention(model: Transformer, tokens: NDArray, head_ids: Sequence[Seque
         tokens: a text, (n,) int; attention in its second segment is drawn, so that memory is full.
         head_ids: which heads of each layer were kept.
     """
-    T, N = model.config.T, model.config.N
+    T, N = model.config.T, model.config.attended
     ids, _, _ = Segments(tokens, 1, T).batch(0)
     following, _, _ = Segments(tokens, 1, T).batch(1)
     _, memory, _ = model.forward(ids)

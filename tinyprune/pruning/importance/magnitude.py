@@ -1,6 +1,7 @@
 """Magnitude: a head with small matrices changes little, whatever it looks at.
 
     score_h = ‖Wv^h‖ · ‖Wo^h‖          Frobenius norms of its Dh columns of Wv and its Dh rows of Wo
+            + ‖pk^h‖ · ‖pv^h‖          if it has a network, of that network's keys and values
 
 The product bounds what the head can add for a context of a given size. It does not change when Wv^h is multiplied by a
 factor and Wo^h divided by it, which (if the head's persistent values are scaled with Wv^h) leaves the model the same.
@@ -24,4 +25,7 @@ def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> 
         values = np.sqrt((Wv.reshape(D, H, Dh) ** 2).sum((0, 2)))
         outputs = np.sqrt((Wo.reshape(H, Dh, D) ** 2).sum((1, 2)))
         scores.append(values * outputs)
+        if model.config.networks:
+            pk, pv = (np.sqrt((params[f"layers.{i}.net.{name}"] ** 2).sum((1, 2))) for name in ("pk", "pv"))
+            scores[-1] += pk * pv
     return scores

@@ -2,6 +2,7 @@
 
     score_h = mean over positions of ‖Δ_h‖₂          Δ_h = y(g_h = 1) − y(g_h = 0), see `ops.head_difference`
 
+A head that has a network adds what that makes of its own input, too.
 It sees what a head adds to the residual stream, not whether later layers care.
 """
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import gated_outputs
 from tinyprune.pruning.importance.masks import Scores
 from tinyprune.pruning.importance.reading import read
 
@@ -21,10 +23,11 @@ def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Genera
     sums = [np.zeros(H) for H in model.config.heads]
     for _, cache in read(model, tokens, all_heads=True):
         segments += 1
-        for i, (total, block) in enumerate(zip(sums, cache["layers"], strict=True)):
+        for i, total in enumerate(sums):
             gates = cache["gates"][i]
             scale = 1.0 if gates is None else gates.scale
-            delta = model.ops.head_difference(block["attention"].o, model.params[f"layers.{i}.Wo"], scale)
+            deltas = [model.ops.head_difference(o, W, scale) for o, W in gated_outputs(model, cache, i)]
+            delta = deltas[0] if len(deltas) == 1 else model.ops.add(*deltas)
             delta = model.ops.to_host(delta)
             total += np.sqrt((delta**2).sum(-1)).mean((1, 2))  # delta (H, B, T, D)
     return [total / segments for total in sums]

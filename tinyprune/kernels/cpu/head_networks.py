@@ -1,0 +1,60 @@
+"""Head networks: the heads' feed-forward nets, which read the stream. See `tinyprune.ops.head_networks`.
+
+    for r: h[r] = max(x[r] · pkᵀ + pb, 0);  out[r] = Σ_h c · g_h · h_h[r] · pv_h
+
+All heads' units lie one after the other in memory, so the two products are those of one feed-forward block, see
+`matmul` and `feedforward`. The gates multiply the values, which are few, and not the units, one for each position.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.feedforward import rectify, rectify_gradient
+from tinyprune.kernels.cpu.linear import column_sums, matrix
+from tinyprune.kernels.cpu.matmul import matmul
+from tinyprune.ops.head_networks import Kept, check_arguments
+
+
+def head_networks_forward(
+    x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, gate: NDArray | None = None, *, scale: float = 1.0
+) -> tuple[NDArray, Kept]:
+    """Add up what the heads' nets make of the stream, as `ops.head_networks_forward`; float32 or float64."""
+    check_floats(x=x, pk=pk, pb=pb, pv=pv, **({} if gate is None else {"gate": gate}))
+    check_arguments(x, pk, pb, pv, gate)
+    H, N, D = pk.shape
+    keys = pk.reshape(H * N, D)
+    units = matmul(matrix(x), keys, transpose_b=True, bias=pb.reshape(H * N))
+    rectify(units.reshape(-1))
+    weights = np.full(H, scale, pv.dtype) if gate is None else (scale * gate).astype(pv.dtype)
+    values = workspace.empty((H * N, D), pv.dtype)
+    np.multiply(weights[:, None, None], pv, out=values.reshape(H, N, D))
+    out = matmul(units, values)
+    kept = Kept(units, x, pk, pv, weights, values, gate is not None, scale)
+    return out if x.ndim > 1 else out[0], kept
+
+
+def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray | None]:
+    """Return the gradients of `head_networks_forward`, as `ops.head_networks_backward`."""
+    units, x, pk, pv, weights, values, gated, scale = cache
+    check_gradient(dout, x.shape, x.dtype)
+    H, N, D = pk.shape
+    rows = matrix(dout)
+    # out = units values
+    dunits = matmul(rows, values, transpose_b=True)
+    dvalues = matmul(units, rows, transpose_a=True).reshape(H, N, D)
+    # values_h = c g_h pv_h
+    dpv = workspace.empty(pv.shape, pv.dtype)
+    dgate = None
+    if gated:
+        np.multiply(dvalues, pv, out=dpv)
+        dgate = scale * dpv.reshape(H, N * D).sum(1)
+    np.multiply(weights[:, None, None], dvalues, out=dpv)
+    # units = max(a, 0)
+    da = workspace.empty(units.shape, units.dtype)
+    rectify_gradient(flat(dunits), flat(units), da.reshape(-1))
+    # a = x pkᵀ + pb
+    dx = matmul(da, pk.reshape(H * N, D))
+    dpk = matmul(da, matrix(x), transpose_a=True).reshape(H, N, D)
+    return dx if x.ndim > 1 else dx[0], dpk, column_sums(da).reshape(H, N), dpv, dgate

@@ -1,0 +1,98 @@
+"""Head networks: the heads' feed-forward nets, which read the stream. See `tinyprune.ops.head_networks`.
+
+All heads' units lie one after the other in memory, so the two products are those of one feed-forward block, see
+`feedforward`. The gates multiply the values, which are few, and not the units, one for each position.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.layers.feedforward import rectify_gradient
+from tinyprune.kernels.cuda.layers.linear import matrix
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
+from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
+from tinyprune.kernels.cuda.products.matmul import matmul
+from tinyprune.ops.head_networks import check_arguments
+
+THREADS = 256
+
+
+class Kept(NamedTuple):
+    """The cache. `r` holds the units, (…, H·N), whatever the gates."""
+
+    r: DeviceArray
+    x: DeviceArray
+    pk: DeviceArray
+    pv: DeviceArray
+    gate: DeviceArray | None
+    scale: float
+    values: DeviceArray  # (H·N, D)
+    precision: str
+
+
+@kernel(floats, floats, int32, float32, int32, floats, threads=THREADS)
+def weigh(x, gate, width, scale, size, out):
+    """Compute out = scale · gate[h] · x, flat, with `width` numbers for each head: a thread for each number."""
+    i = cuda.grid(1)
+    if i < size:
+        out[i] = scale * gate[i // width] * x[i]
+
+
+def weighed(x: DeviceArray, gate: DeviceArray | None, scale: float) -> DeviceArray:
+    """Multiply x (H, N, D) by `scale` and by each head's gate, if there are gates."""
+    if gate is None:
+        return x if scale == 1 else scaled(x, scale, "scale")
+    H, N, D = x.shape
+    out = empty(x.shape)
+    weigh(blocks(x.size, THREADS), x, contiguous(gate), N * D, np.float32(scale), x.size, out)
+    return out
+
+
+def head_networks_forward(
+    x: DeviceArray,
+    pk: DeviceArray,
+    pb: DeviceArray,
+    pv: DeviceArray,
+    gate: DeviceArray | None = None,
+    *,
+    scale: float = 1.0,
+    precision: str = "float32",
+) -> tuple[DeviceArray, Kept]:
+    """Add up what the heads' nets make of the stream: `ops.head_networks_forward` for float32.
+
+    For `precision` see `linear`.
+    """
+    check_floats(x=x, pk=pk, pb=pb, pv=pv, **({} if gate is None else {"gate": gate}))
+    check_arguments(x, pk, pb, pv, gate)
+    H, N, D = pk.shape
+    pk, pb, pv = contiguous(pk), contiguous(pb), contiguous(pv)
+    keys, bias = pk.reshape(H * N, D), pb.reshape(H * N)
+    units = matmul(matrix(x), keys, transpose_b=True, bias=bias, relu=True, precision=precision)
+    values = weighed(pv, gate, scale).reshape(H * N, D)
+    out = matmul(units, values, precision=precision)
+    return out if x.ndim > 1 else out[0], Kept(units, x, pk, pv, gate, scale, values, precision)
+
+
+def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray | None, ...]:
+    """Return the gradients of `head_networks_forward` in argument order, as `ops.head_networks_backward`."""
+    units, x, pk, pv, gate, scale, values, precision = cache
+    check_gradient(dout, x.shape)
+    H, N, D = pk.shape
+    rows = matrix(dout)
+    # out = units values
+    da = matmul(rows, values, transpose_b=True, precision=precision)
+    dvalues = matmul(units, rows, transpose_a=True, precision=precision).reshape(H, N, D)
+    # values_h = c g_h pv_h
+    dpv = weighed(dvalues, gate, scale)
+    dgate = None if gate is None else row_dots(dvalues.reshape(H, N * D), pv.reshape(H, N * D), scale)
+    # units = max(a, 0)
+    rectify_gradient(blocks(da.size, THREADS), da, units, da.size)
+    # a = x pkᵀ + pb
+    dx = matmul(da, pk.reshape(H * N, D), precision=precision)
+    dpk = matmul(da, matrix(x), transpose_a=True, precision=precision).reshape(H, N, D)
+    dpb = column_sums(da.reshape(da.size // (H * N) if H * N else 0, H * N)).reshape(H, N)
+    return dx if x.ndim > 1 else dx[0], dpk, dpb, dpv, dgate

@@ -1,0 +1,99 @@
+"""Head networks: a feed-forward net for each head, which reads the stream and is gated with its head.
+
+    a_h = x pk_hᵀ + pb_h             x (..., D)   pk_h (N, D)   pb_h (N,)
+    r_h = max(a_h, 0)                (..., N)
+    out = c · Σ_h g_h · r_h pv_h     pv_h (N, D)  out (..., D)
+
+All-attention lets a head attend to N persistent vectors, keys pk and values pv, beside its context, and leaves out the
+feed-forward block. Here keys and values are as wide as the stream, and a ReLU takes the softmax's place: a persistent
+vector is a hidden unit of a feed-forward block (Geva et al. 2021, "Transformer feed-forward layers are key-value
+memories"). Each head owns N of the H·N units, so that all of them together are that block, and a closed head takes its
+share of it along.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.ops.linear import rows
+
+
+class Kept(NamedTuple):
+    """The cache. `r` holds the units, (all positions, H·N), whatever the gates."""
+
+    r: NDArray
+    x: NDArray
+    pk: NDArray
+    pv: NDArray
+    weights: NDArray  # c · g, (H,)
+    values: NDArray  # c · g_h · pv_h, (H·N, D)
+    gated: bool
+    scale: float
+
+
+def head_networks_forward(
+    x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, gate: NDArray | None = None, *, scale: float = 1.0
+) -> tuple[NDArray, Kept]:
+    """Add up what the heads' nets make of the stream.
+
+    Args:
+        x: activations, (..., D), any float or complex dtype.
+        pk: keys, (H, N, D).   pb: biases, (H, N).   pv: values, (H, N, D).
+        gate: (H,), or None for all ones.
+        scale: output scaling c.
+
+    Returns:
+        out: (..., D), dtype of `x`.
+        cache: what `head_networks_backward` needs.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    check_arguments(x, pk, pb, pv, gate)
+    H, N, D = pk.shape
+    a = rows(x) @ pk.reshape(H * N, D).T + pb.reshape(H * N)
+    r = a * (a.real > 0)
+    weights = np.full(H, scale, pv.dtype) if gate is None else scale * gate
+    values = (weights[:, None, None] * pv).reshape(H * N, D)
+    out = (r @ values).reshape(x.shape)
+    return out, Kept(r, x, pk, pv, weights, values, gate is not None, scale)
+
+
+def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray | None]:
+    """Return the gradients of `head_networks_forward` in argument order.
+
+    Args:
+        dout: gradient of the loss with respect to `out`, (..., D). Not modified.
+
+    Returns:
+        dx: (..., D).   dpk: (H, N, D).   dpb: (H, N).   dpv: (H, N, D).   dgate: (H,), or None.
+    """
+    r, x, pk, pv, weights, values, gated, scale = cache
+    H, N, D = pk.shape
+    dout_rows = rows(dout)
+    # out = r values
+    dr = dout_rows @ values.T
+    dvalues = (r.T @ dout_rows).reshape(H, N, D)
+    # values_h = c g_h pv_h
+    dpv = weights[:, None, None] * dvalues
+    dgate = scale * (dvalues * pv).sum((1, 2)) if gated else None
+    # r = max(a, 0)
+    da = dr * (r.real > 0)
+    # a = x pkᵀ + pb
+    dx = (da @ pk.reshape(H * N, D)).reshape(x.shape)
+    dpk = (da.T @ rows(x)).reshape(H, N, D)
+    dpb = da.sum(0).reshape(H, N)
+    return dx, dpk, dpb, dpv, dgate
+
+
+def check_arguments(x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, gate: NDArray | None) -> None:
+    """Raise ValueError, naming the argument, unless everything fits together."""
+    if pk.ndim != 3:
+        raise ValueError(f"pk must be (H, N, D), got {pk.shape}")
+    H, N, D = pk.shape
+    if x.ndim < 1 or x.shape[-1] != D:
+        raise ValueError(f"x must have {D} features to match pk {pk.shape}, got x {x.shape}")
+    for name, value, shape in (("pb", pb, (H, N)), ("pv", pv, (H, N, D)), ("gate", gate, (H,))):
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} must have shape {shape} to match pk {pk.shape}, got {value.shape}")
