@@ -157,10 +157,10 @@ def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dic
         markdown_table(tables["summary"]),
     ]
     if tables["comparison"]:
-        reference = tables["comparison"][0]["reference"]
+        references = " or ".join(f"*{name}*" for name in dict.fromkeys(r["reference"] for r in tables["comparison"]))
         paragraphs += [
-            f"How many more bits per character than *{reference}*, with as many {equal} and the same seed: mean of the "
-            f"differences and their standard deviation. Above 0, *{reference}* is better.",
+            f"How many more bits per character than {references}, with as many {equal} and the same seed: mean of the "
+            f"differences and their standard deviation. Above 0, {references} is better.",
             markdown_table(tables["comparison"]),
         ]
     paragraphs += [f"![{caption}](plots/{picture}.png)" for picture, caption in captions.items()]

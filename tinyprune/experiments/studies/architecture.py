@@ -1,4 +1,4 @@
-"""Architecture: All-attention and Transformer-XL with as many parameters, both pruned by gates."""
+"""Architecture: All-attention, head networks and Transformer-XL with as many parameters, all pruned by gates."""
 
 from __future__ import annotations
 
@@ -20,20 +20,29 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.plots import DPI, GREY, STYLE
 from tinyprune.tables import Record
 
-KINDS = ("all-attention", "transformer-xl")
+ATTENTION, NETWORKS, XL = "all-attention", "head-networks", "transformer-xl"
 # Persistent vectors, and the feed-forward block in their place, are four times as many as D, the paper's proportion:
 # they are then 6 of 10 parameters of a layer.
 CHANGES = {"model.N": 512}
 
 
+def models(given: ModelConfig) -> dict[str, ModelConfig]:
+    """Return what is compared, by name, with as many parameters as the given model.
+
+    A head that has a network owns N / H of the feed-forward block's units, in the place of N persistent vectors.
+    """
+    attention, xl = (dataclasses.replace(given, kind=kind, **of_kind(given, kind)) for kind in (ATTENTION, XL))
+    networks = dataclasses.replace(attention, persistent="stream", N=max(round(attention.N / given.H), 1))
+    return {ATTENTION: attention, NETWORKS: networks, XL: xl}
+
+
 def entries(plan: Plan) -> list[Entry]:
-    """Models of both kinds, with all their heads and pruned."""
+    """Models of every kind, with all their heads and pruned."""
     made = []
-    for kind in KINDS:
-        model = dataclasses.replace(plan.config.model, kind=kind, **of_kind(plan.config.model, kind))
+    for name, model in models(plan.config.model).items():
         for config in plan.configs(dataclasses.replace(plan.config, model=model)):
-            made.append(plan.entry(kind, config, "unpruned"))
-            made += [plan.entry(kind, config, "gates", share) for share in plan.shares]
+            made.append(plan.entry(name, config, "unpruned"))
+            made += [plan.entry(name, config, "gates", share) for share in plan.shares]
     return made
 
 
@@ -75,12 +84,12 @@ def _panels(records: Sequence[Record], height: float) -> tuple[Figure, dict[str,
 
 def _legend(figure: Figure) -> None:
     """Write the kinds' names below the panels."""
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
 @matplotlib.style.context(STYLE)
 def plot_architecture(rows: Sequence[Record], split: str = "test") -> Figure:
-    """Draw quality of both architectures against parameters, multiply-adds and time, with error bars over seeds."""
+    """Draw the architectures' quality against parameters, multiply-adds and time, with error bars over seeds."""
     figure, panels, looks = _panels(rows, 3.6)
     for measure, axes in panels.items():
         for kind, style in looks.items():
@@ -114,15 +123,16 @@ def plot_inference(records: Sequence[Record]) -> Figure:
 def tables(done: Finished) -> dict[str, list[Record]]:
     """Compare the kinds at equal sizes, and measure what each gains by losing heads."""
     whole = {e.method: dataclasses.replace(e.cell.config.model, V=done.V) for e in done.entries}
+    results = done.tables["results"]
     return {
-        "comparison": compare_sizes(done.tables["results"], KINDS[1], KINDS[0]),
+        "comparison": [r for reference in (ATTENTION, NETWORKS) for r in compare_sizes(results, XL, reference)],
         "inference": inference(whole, done.entries[0].cell.backend),
     }
 
 
 def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
     """Draw quality against size and time, and size and time against heads."""
-    caption = "Quality against parameters, multiply-adds and time of both architectures"
+    caption = "Quality of the architectures against parameters, multiply-adds and time"
     yield "architecture", caption, plot_architecture(done.tables["results"])
     caption = "Parameters, multiply-adds and time against heads, with the ideal line"
     yield "inference", caption, plot_inference(done.tables["inference"])
