@@ -127,7 +127,9 @@ def tables(done: Finished) -> dict[str, list[Record]]:
     whole = {e.method: dataclasses.replace(e.cell.config.model, V=done.V) for e in done.entries}
     results = done.tables["results"]
     return {
-        "comparison": [r for reference in (ATTENTION, SQUARED, NETWORKS) for r in compare_sizes(results, XL, reference)],
+        "comparison": [
+            r for reference in (ATTENTION, SQUARED, NETWORKS) for r in compare_sizes(results, XL, reference)
+        ],
         "inference": inference(whole, done.entries[0].cell.backend),
     }
 
