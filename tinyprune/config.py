@@ -112,8 +112,8 @@ class ModelConfig(Config):
     N: int = option(256, "persistent vectors of each head (all-attention)", low=0, high=LARGEST)
     persistent: str = option(
         "softmax",
-        "what reads them: each head's query, beside the context; or a feed-forward net of its own, from the stream",
-        choices=("softmax", "stream"),
+        "how a head reads them: in one softmax with its context; after that, with a squared ReLU; or from the stream",
+        choices=("softmax", "relu2", "stream"),
     )
     F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
@@ -215,7 +215,7 @@ class ModelConfig(Config):
     @property
     def attended(self) -> int:
         """Return how many persistent vectors a head attends to, beside its context."""
-        return 0 if self.networks else self.N
+        return self.N if self.persistent == "softmax" else 0
 
     @property
     def span(self) -> int | None:

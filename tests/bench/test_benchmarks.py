@@ -131,7 +131,7 @@ def test_they_can_be_drawn():
     assert [label.get_text() for label in axes.get_yticklabels()] == [cuda.MULTIPLY_ADD, "matmul"]
 
 
-@pytest.mark.parametrize("kind", ["all-attention", "head networks", "transformer-xl", "transformer"])
+@pytest.mark.parametrize("kind", ["all-attention", "head networks", "squared ReLU", "transformer-xl", "transformer"])
 def test_the_work_of_a_step(tmp_path, kind):
     """Products as `step_gflop` counts them, without what the masks hide and with the scores that backward repeats."""
     name = write_model(tmp_path, kind)

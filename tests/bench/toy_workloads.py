@@ -11,6 +11,7 @@ MIB = 2**20
 SIZES = {
     "all-attention": {"N": 5, "M": 4, "mask": '"same-length"'},
     "head networks": {"N": 5, "M": 4, "mask": '"same-length"', "persistent": '"stream"'},
+    "squared ReLU": {"N": 5, "M": 4, "mask": '"same-length"', "persistent": '"relu2"'},
     "transformer-xl": {"N": 0, "F": 7, "M": 6, "mask": '"causal"'},
     "transformer": {"N": 0, "F": 7, "M": 0, "mask": '"causal"'},
 }
@@ -20,7 +21,7 @@ def write_model(directory: Path, kind: str = "all-attention", B: int = 2, **chan
     """Write a model whose sizes all differ to a .toml file; return its path."""
     path = directory / f"{kind}.toml"
     model = {"V": 17, "L": 2, "D": 24, "H": 3, "T": 6} | SIZES[kind] | changes
-    kind = "all-attention" if kind == "head networks" else kind
+    kind = "all-attention" if "persistent" in model else kind
     lines = ["[model]", f'kind = "{kind}"', *(f"{name} = {value}" for name, value in model.items())]
     path.write_text("\n".join([*lines, "[train]", f"B = {B}\n"]), encoding="utf-8")
     return str(path)

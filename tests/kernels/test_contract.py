@@ -227,7 +227,7 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
 
     Not so in attention, whose kernels do not touch keys out of sight, and where a ReLU multiplies infinity by 0.
     """
-    has_relu = name.startswith(("feedforward", "head_networks"))
+    has_relu = name.startswith(("feedforward", "head_networks", "persistent_memory"))
     if name.lower().startswith("attention") or (has_relu and not np.isnan(bad)):
         return
     sizes = RAGGED

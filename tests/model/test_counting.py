@@ -60,7 +60,7 @@ def test_what_one_head_owns(kind):
     """It owns D·Dh of each matrix, u, w and persistent vectors; K keys cost scores, position scores and values."""
     D, Dh, N, T, M = 12, 4, 6, 5, 4
     head = head_part(small_config(kind))
-    if kind == "all-attention":
+    if kind in ("all-attention", "squared ReLU"):
         assert head.parameters == 5 * D * Dh + 2 * Dh + 2 * N * Dh
         assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh + 2 * N * Dh
     elif kind == "head networks":

@@ -27,6 +27,7 @@ def count(kind: str, V=11, L=2, D=12, H=3, Dh=4, T=5, M=4, N=6, F=7) -> int:
     rest = V * D + 2 * D + V  # embedding, last LayerNorm, out_bias
     return {
         "all-attention": rest + (M + T) * D + L * (attention + relative + persistent),
+        "squared ReLU": rest + (M + T) * D + L * (attention + relative + persistent),
         "head networks": rest + (M + T) * D + L * (attention + relative + 2 * D + H * N * (2 * D + 1)),
         "transformer-xl": rest + (M + T) * D + L * (attention + relative + feedforward),
         "transformer": rest + T * D + L * (attention + feedforward),
@@ -73,7 +74,10 @@ def test_adaptive_shapes():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", MODELS)
 def test_initial_values(kind, dtype):
-    """They are uniform within ±√(1/D), and ±√(1/(D·L)) in the layers; norms are the identity, biases 0."""
+    """They are uniform within ±√(1/D), and ±√(1/(D·L)) in the layers; norms are the identity, biases 0.
+
+    Keys that a squared ReLU reads are within ±√(1/(2·Dh)).
+    """
     D, L = 32, 3
     config = small_config(kind, V=300, D=D, H=4, L=L, cutoffs=(100,), div_value=2)
     for name, x in init_parameters(config, np.random.default_rng(0), dtype).items():
@@ -84,6 +88,8 @@ def test_initial_values(kind, dtype):
             assert not x.any()
         else:
             bound = math.sqrt(1 / (D * L)) if name.startswith("layers.") else math.sqrt(1 / D)
+            if kind == "squared ReLU" and name.endswith(".pk"):
+                bound = math.sqrt(1 / (2 * config.Dh))
             assert 0.9 * bound < np.abs(x).max() <= bound * (1 + 1e-6), name
             # Five standard deviations of what a uniform sample of this size shows.
             assert x.std() == pytest.approx(bound / math.sqrt(3), rel=5 / math.sqrt(x.size)), name

@@ -102,6 +102,17 @@ def head_networks(x, pk, pb, pv, gate, scale=1.0):
     return sum(scale * gate[h] * np.maximum(x @ pk[h].T + pb[h], 0) @ pv[h] for h in range(len(pk)))
 
 
+def persistent_memory(q, o, pk, pv, gate, scale=1.0, eps=1e-5):
+    """A head of a position at a time."""
+    out = np.zeros_like(q)
+    for b, t, h in np.ndindex(q.shape[:3]):
+        x = q[b, t, h] + o[b, t, h]
+        z = x / math.sqrt(np.mean(x**2) + eps)
+        y = o[b, t, h] + sum(max(z @ key, 0) ** 2 * value for key, value in zip(pk[h], pv[h], strict=True))
+        out[b, t, h] = scale * y * (1 if gate is None else gate[h])
+    return out
+
+
 def log_softmax(logits):
     return np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import MODELS, small_config, small_model, small_trainer
+from small import MODELS, head_outputs, small_config, small_model, small_trainer
 
 from tinyprune.config import DataConfig, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import load_text
@@ -77,7 +77,7 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
                 total = total + gate.lam * ops.l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
             if layerwise:
                 p = layer_parameters(model.params, i)
-                parts = [(fixed["layers"][i]["attention"].o, p["Wo"], p["bo"])]
+                parts = [(head_outputs(fixed["layers"][i]), p["Wo"], p["bo"])]
                 if kind == "head networks":
                     units = fixed["networks"][i]["networks"].r.reshape(*ids.shape, 3, 6)
                     parts.append((units, p["net.pv"].reshape(18, 12), np.zeros(12)))

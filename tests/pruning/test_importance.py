@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from small import MODELS, small_config, small_model
+from small import MODELS, head_outputs, small_config, small_model
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
@@ -177,7 +177,7 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
             outputs = []
             for j, m in enumerate(both):
                 _, memories[j], cache = m.forward(x, memories[j])
-                o, Wo = cache["layers"][0]["attention"].o, m.params["layers.0.Wo"]
+                o, Wo = head_outputs(cache["layers"][0]), m.params["layers.0.Wo"]
                 outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
                 if kind == "head networks" and j == 0:
                     units = cache["networks"][0]["networks"].r.reshape(*x.shape, 3, 6)[..., head, :]

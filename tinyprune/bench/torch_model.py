@@ -43,9 +43,10 @@ class Layer(nn.Module):
         self.r = nn.Linear(D, width, bias=False) if config.relative else None
         for name in ("u", "w"):
             self.register_parameter(name, nn.Parameter(torch.zeros(heads, Dh)) if config.relative else None)
+        own = config.N > 0 and not config.networks
         for name in ("pk", "pv"):
-            N = config.attended
-            self.register_parameter(name, nn.Parameter(torch.zeros(heads, N, Dh)) if N else None)
+            self.register_parameter(name, nn.Parameter(torch.zeros(heads, config.N, Dh)) if own else None)
+        self.attended = config.attended > 0  # pk and pv are read with the context, otherwise after it
         self.feedforward = None
         if config.networks:  # all heads' nets side by side
             units = heads * config.N
@@ -61,9 +62,18 @@ class Layer(nn.Module):
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in self.queries_keys_values(x, memory))
         r = None if R is None else self.r(R).unflatten(-1, (self.heads, -1))
         dropout = self.dropout_attention if self.training else 0.0
-        o = self.attend(q, k, v, r, self.u, self.w, self.pk, self.pv, visible, dropout)
+        persistent = (self.pk, self.pv) if self.attended else (None, None)
+        o = self.read_persistent(q, self.attend(q, k, v, r, self.u, self.w, *persistent, visible, dropout))
         x = x + F.dropout(self.out(o.flatten(2)), self.dropout, self.training)
         return x if self.feedforward is None else x + self.feedforward(x)
+
+    def read_persistent(self, q: Tensor, o: Tensor) -> Tensor:
+        """Add what a squared ReLU reads from persistent vectors to o, (..., H, Dh), unless they were read with it."""
+        if self.attended or self.pk is None:
+            return o
+        z = F.rms_norm(q + o, q.shape[-1:], eps=1e-5)
+        weights = F.relu(torch.einsum("...hd,hnd->...hn", z, self.pk)).square()
+        return o + torch.einsum("...hn,hnd->...hd", weights, self.pv)
 
     def queries_keys_values(self, x: Tensor, memory: Tensor | None) -> tuple[Tensor, ...]:
         """q of x; k and v of memory and x, (B, S, W)."""
@@ -189,7 +199,7 @@ class LayerDecoder:
 
     def __init__(self, layer: Layer, R: Tensor, C: int) -> None:
         self.layer, self.C = layer, C
-        H, Dh, N = layer.heads, layer.u.shape[1], 0 if layer.pk is None else layer.pk.shape[1]
+        H, Dh, N = layer.heads, layer.u.shape[1], layer.pk.shape[1] if layer.attended else 0
         device = layer.u.device
         self.qkv = torch.cat([p.weight for p in layer.project.values()])
         self.keys, self.values = torch.zeros(2, H, C + N, Dh, device=device)
@@ -217,7 +227,8 @@ class LayerDecoder:
         self.values[:, place] = v[:, 0]
         self.bias[..., :filled] = (q + layer.w[:, None]) @ self.r[:, :, C - place : C - place + filled]
         scores = torch.baddbmm(self.bias, q + layer.u[:, None], self.keys.transpose(1, 2), alpha=self.root)
-        x = x + layer.out((scores.softmax(-1) @ self.values).view(1, -1))
+        o = layer.read_persistent(q.transpose(0, 1), (scores.softmax(-1) @ self.values).transpose(0, 1))  # (1, H, Dh)
+        x = x + layer.out(o.reshape(1, -1))
         return x if layer.feedforward is None else x + layer.feedforward(x)
 
 

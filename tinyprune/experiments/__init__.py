@@ -2,7 +2,7 @@
 
     tradeoff       quality against the number of heads kept, for every method
     ablation       gates without each of the three stabilisers, and without a converged model to start from
-    architecture   All-attention, head networks and Transformer-XL at equal parameters, all pruned
+    architecture   All-attention, two other heads and Transformer-XL at equal parameters, all pruned
 
 Each study is one file of `studies`: its models, what they are compared with, its tables and its pictures. The models
 are independent cells (`cells`), computed by any `concurrent.futures.Executor` (`grid`) and stored one by one (`store`);

@@ -105,6 +105,10 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         inputs = {"x": x, "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D), "gate": gate}
         return case("head_networks", inputs, variant, **options)
 
+    def memory_case(variant: str = "", gate: Any = None, **options: Any) -> Case:
+        inputs = {"q": normal(B, T, H, Dh), "o": normal(B, T, H, Dh), "pk": normal(H, N, Dh), "pv": normal(H, N, Dh)}
+        return case("persistent_memory", inputs | {"gate": gate}, variant, eps=0.1, **options)
+
     hard_concrete, top_k, absent = "hard_concrete", "top_k", "last cluster absent"
     return [
         case("linear", {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F)}),
@@ -147,6 +151,8 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         case("rmsnorm", {"x": normal(*lead, D), "scale": normal(D)}, eps=0.1),
         networks(normal(*lead, D), gate=gate["gate"], scale=1.5),
         networks(normal(*lead, D), "no gates"),
+        memory_case(gate=gate["gate"], scale=1.5),
+        memory_case("no gates"),
     ]
 
 
@@ -371,7 +377,7 @@ def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend |
         model_case(hard=False, ops=ops),
         model_case(hard=False, adaptive=True, ops=ops),
         model_case(hard=False, norm="rmsnorm", ops=ops),
-        model_case(hard=False, persistent="stream", ops=ops),
+        *(model_case(hard=False, persistent=way, ops=ops) for way in ("relu2", "stream")),
         model_case("transformer-xl", hard=False, ops=ops),
         model_case("transformer", hard=False, ops=ops),
     ]

@@ -106,6 +106,8 @@ class Backend:
     linear_forward = staticmethod(ops.linear_forward)
     log_softmax = staticmethod(ops.log_softmax)
     p_open = staticmethod(ops.p_open)
+    persistent_memory_backward = staticmethod(ops.persistent_memory_backward)
+    persistent_memory_forward = staticmethod(ops.persistent_memory_forward)
     positions_backward = staticmethod(ops.positions_backward)
     positions_forward = staticmethod(ops.positions_forward)
     projections_backward = staticmethod(ops.projections_backward)
@@ -161,6 +163,7 @@ def numba_backend() -> Backend:
         layerwise_error,
         linear,
         norm,
+        persistent_memory,
         projections,
         residual,
         rmsnorm,
@@ -228,6 +231,8 @@ def numba_backend() -> Backend:
         linear_backward = staticmethod(linear.linear_backward)
         linear_forward = staticmethod(linear.linear_forward)
         log_softmax = staticmethod(cross_entropy.log_softmax)
+        persistent_memory_backward = untyped(persistent_memory.persistent_memory_backward)
+        persistent_memory_forward = untyped(persistent_memory.persistent_memory_forward)
         projections_backward = staticmethod(projections.projections_backward)
         projections_forward = staticmethod(projections.projections_forward)
         put_slices = staticmethod(slices.put_slices)
@@ -271,6 +276,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         head_networks,
         layernorm,
         linear,
+        persistent_memory,
         positions,
         projections,
         residual,
@@ -339,6 +345,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         linear_backward = untyped(linear.linear_backward)
         linear_forward = untyped(linear.linear_forward)
         log_softmax = untyped(cross_entropy.log_softmax)
+        persistent_memory_backward = untyped(persistent_memory.persistent_memory_backward)
+        persistent_memory_forward = untyped(persistent_memory.persistent_memory_forward)
         positions_backward = untyped(positions.positions_backward)
         positions_forward = untyped(positions.positions_forward)
         projections_backward = untyped(projections.projections_backward)
@@ -366,6 +374,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         projections_forward = untyped(partial(projections.projections_forward, precision=precision))
         feedforward_forward = untyped(partial(feedforward.feedforward_forward, precision=precision))
         head_networks_forward = untyped(partial(head_networks.head_networks_forward, precision=precision))
+        persistent_memory_forward = untyped(partial(persistent_memory.persistent_memory_forward, precision=precision))
         adaptive_embedding_forward = untyped(
             partial(adaptive_embedding.adaptive_embedding_forward, precision=precision)
         )

@@ -47,7 +47,8 @@ def attention_block_forward(
         y: (B, T, D).
         context: m and x joined, (B, S, D); its end is the next segment's memory.
         cache: by operation. `cache["attention"].o` holds the head outputs before their gates, (B, T, H, Dh); the rest
-            of it is private to the backend.
+            of it is private to the backend. If persistent vectors are read by a squared ReLU, `cache["persistent"].y`
+            holds them.
     """
     B, T, D = x.shape
     Dh = config.Dh
@@ -59,6 +60,7 @@ def attention_block_forward(
     n, cache["ln"] = norm_forward(context, p, "ln", config, ops)
     # q (B, T, H·Dh), k and v (B, S, H·Dh)
     (q, k, v), cache["projections"] = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T)
+    gated = config.persistent != "relu2"  # otherwise later, after the persistent vectors
     r = None
     if R is not None:
         r, cache["Wr"] = ops.linear_forward(R[:S], p["Wr"])  # (S, H·Dh)
@@ -70,14 +72,18 @@ def attention_block_forward(
         r,
         p.get("u"),
         p.get("w"),
-        p.get("pk"),
-        p.get("pv"),
-        gate,
+        p.get("pk") if config.attended else None,
+        p.get("pv") if config.attended else None,
+        gate if gated else None,
         span=config.span,
-        scale=scale,
+        scale=scale if gated else 1.0,
         dropout=config.dropout_attention,
         rng=rng,
     )  # (B, T, H, Dh)
+    if not gated:
+        o, cache["persistent"] = ops.persistent_memory_forward(
+            q.reshape(B, T, H, Dh), o, p["pk"], p["pv"], gate, scale=scale
+        )
     y, cache["Wo"] = ops.linear_forward(o.reshape(B, T, H * Dh), p["Wo"], p["bo"])  # (B, T, D)
     y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
     return y, context, cache
@@ -101,9 +107,18 @@ def attention_block_backward(
     dx, dblock = ops.residual_backward(dy, cache["residual"])
     do, dp["Wo"], dp["bo"] = ops.linear_backward(dblock, cache["Wo"])
     H, Dh = cache["attention"].o.shape[2:]
+    do = do.reshape(B, T, H, Dh)
+    memory = None
+    if "persistent" in cache:
+        # o = persistent_memory(q, o, pk, pv, gate)
+        memory = ops.persistent_memory_backward(do, cache["persistent"])
+        do = memory[1]
     # o = attention(q, k, v, r, u, w, pk, pv, gate)
-    dq, dk, dv, dr, du, dw, dpk, dpv, dgate = ops.attention_backward(do.reshape(B, T, H, Dh), cache["attention"])
+    dq, dk, dv, dr, du, dw, dpk, dpv, dgate = ops.attention_backward(do, cache["attention"])
     del do  # memory use peaks here, so arrays are freed as soon as possible; so are dq, dk and dv below
+    if memory is not None:
+        dq_memory, _, dpk, dpv, dgate = memory
+        dq = ops.add(dq, dq_memory)
     dp |= {name: g for name, g in (("u", du), ("w", dw), ("pk", dpk), ("pv", dpv)) if g is not None}
     # r = R[:S] Wr
     dR = None

@@ -39,7 +39,7 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
         layer |= dict.fromkeys(("Wq", "Wk", "Wv"), (D, H * Dh))
         if config.relative:
             layer |= {"Wr": (D, H * Dh), "u": (H, Dh), "w": (H, Dh)}
-        if config.attended:
+        if N and not config.networks:
             layer |= {"pk": (H, N, Dh), "pv": (H, N, Dh)}
         layer |= {"Wo": (H * Dh, D), "bo": (D,)}
         if gated:
@@ -59,7 +59,8 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
 
     Embeddings, positions and the output side's own matrices (the adaptive softmax's projections and cluster vectors)
     are uniform(±√(1/D)); the layers' matrices, Wo among them, and persistent vectors uniform(±√(1/(D·L))). Norms start
-    as the identity, all biases at 0.
+    as the identity, all biases at 0. Persistent keys that are read by a squared ReLU are uniform(±√(1/(2·Dh))), so that
+    it is neither always closed nor wide open.
 
     Args:
         config: with V set.
@@ -80,6 +81,8 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
             value = np.zeros(shape)
         else:
             bound = math.sqrt(1 / (config.D * config.L if name.startswith("layers.") else config.D))
+            if last == "pk" and config.persistent == "relu2":
+                bound = math.sqrt(1 / (2 * config.Dh))
             value = rng.uniform(-bound, bound, shape)
         params[name] = value.astype(dtype)
     return params

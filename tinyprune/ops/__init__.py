@@ -33,6 +33,7 @@ from tinyprune.ops.layernorm import layernorm_backward, layernorm_forward
 from tinyprune.ops.layerwise_error import layerwise_error_backward, layerwise_error_forward
 from tinyprune.ops.linear import linear_backward, linear_forward
 from tinyprune.ops.norm import squared_norm, squared_norms
+from tinyprune.ops.persistent_memory import persistent_memory_backward, persistent_memory_forward
 from tinyprune.ops.positions import positions_backward, positions_forward
 from tinyprune.ops.projections import projections_backward, projections_forward
 from tinyprune.ops.residual import residual_backward, residual_forward
@@ -82,6 +83,8 @@ __all__ = [
     "linear_forward",
     "log_softmax",
     "p_open",
+    "persistent_memory_backward",
+    "persistent_memory_forward",
     "positions_backward",
     "positions_forward",
     "projections_backward",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tinyprune.ops.attention import attention_forward
 from tinyprune.ops.layernorm import layernorm_forward
 from tinyprune.ops.linear import linear_forward
+from tinyprune.ops.persistent_memory import persistent_memory_forward
 from tinyprune.ops.projections import projections_forward
 
 
@@ -30,6 +31,7 @@ class BlockWeights(NamedTuple):
         ln_scale, ln_bias: of the LayerNorm, (D,); None where the caller normalises.
         u, w: biases of content and position score, (H, Dh); given exactly if there are position keys.
         pk, pv: persistent keys and values, (H, N, Dh); None for none.
+        persistent: how they are read, "softmax" or "relu2" (`ops.persistent_memory`).
         gate: one factor per head, (H,); None for all open.
         scale: output scaling c.
     """
@@ -47,6 +49,7 @@ class BlockWeights(NamedTuple):
     pv: NDArray | None = None
     gate: NDArray | None = None
     scale: float = 1.0
+    persistent: str = "softmax"
 
 
 class AttentionStep:
@@ -112,7 +115,7 @@ def attention_step(
     Raises:
         ValueError: if the shapes do not fit together or `read` is negative; the buffers then stay as they are.
     """
-    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale = weights
+    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent = weights
     check_step(x, keys, values, r, read, weights)
     D = len(x)
     C, H, Dh = keys.shape
@@ -126,18 +129,13 @@ def attention_step(
     places = np.arange(read + 1 - visible, read + 1) % C  # from the oldest token to the newest
     seen_keys, seen_values = keys[places], values[places]  # copies: the buffers are written once nothing can fail
     seen_keys[-1], seen_values[-1] = k.reshape(H, Dh), v.reshape(H, Dh)
-    o, _ = attention_forward(
-        q.reshape(1, 1, H, Dh),
-        seen_keys[None],
-        seen_values[None],
-        None if r is None else r[:visible],
-        u,
-        w,
-        pk,
-        pv,
-        gate,
-        scale=scale,
-    )  # (1, 1, H, Dh)
+    q = q.reshape(1, 1, H, Dh)
+    seen = seen_keys[None], seen_values[None], None if r is None else r[:visible]
+    if persistent == "softmax" or pk is None or pv is None:
+        o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
+    else:
+        o, _ = attention_forward(q, *seen, u, w)
+        o, _ = persistent_memory_forward(q, o, pk, pv, gate, scale=scale)
     keys[read % C], values[read % C] = seen_keys[-1], seen_values[-1]
     y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
     return x + y

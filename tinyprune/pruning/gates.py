@@ -216,7 +216,8 @@ def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tup
         the heads' outputs (B, T, H, Dh) and Wo (H·Dh, D); if heads have networks also their units (B, T, H, N) and
         values (H·N, D).
     """
-    o = cache["layers"][i]["attention"].o
+    block = cache["layers"][i]
+    o = block["persistent"].y if "persistent" in block else block["attention"].o
     found = [(o, model.params[f"layers.{i}.Wo"])]
     if model.config.networks:
         units, values = cache["networks"][i]["networks"].r, model.params[f"layers.{i}.net.pv"]

@@ -10,6 +10,7 @@ from tinyprune.ops.attention_step import BlockWeights
 
 from ..compare import assert_close, assert_same_bits
 
+each_way = pytest.mark.parametrize("persistent", ["softmax", "relu2"])
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
@@ -63,14 +64,16 @@ def textbook(x, p):
 @pytest.mark.parametrize("N", [5, 0])
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
-def test_with_and_without_each_part(dtype, N, relative, gated):
-    p, x = example(dtype, N=N, relative=relative, gated=gated), text(dtype)
+@each_way
+def test_with_and_without_each_part(dtype, N, relative, gated, persistent):
+    p, x = example(dtype, N=N, relative=relative, gated=gated) | {"persistent": persistent}, text(dtype)
     assert_close(kernel(x, p), textbook(x, p), dtype)
 
 
 @each_dtype
-def test_shapes_of_whole_vectors_and_of_more_than_one_panel(dtype):
-    p, x = example(dtype, D=64, H=2, Dh=64, N=128, C=96), text(dtype, 64, 200)
+@each_way
+def test_shapes_of_whole_vectors_and_of_more_than_one_panel(dtype, persistent):
+    p, x = example(dtype, D=64, H=2, Dh=64, N=128, C=96) | {"persistent": persistent}, text(dtype, 64, 200)
     assert_close(kernel(x, p), textbook(x, p), dtype)
 
 

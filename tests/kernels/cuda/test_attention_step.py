@@ -11,7 +11,7 @@ from tinyprune.ops.attention_step import BlockWeights
 from .compare import assert_close, in_float64, on_device, slow
 
 
-def example(D=11, H=2, Dh=5, N=3, C=3, relative=True, gated=True):
+def example(D=11, H=2, Dh=5, N=3, C=3, relative=True, gated=True, persistent="softmax"):
     """What `AttentionStep` takes: weights of a size at which the softmax is neither flat nor a single one."""
     rng = np.random.default_rng(3)
     W = H * Dh
@@ -20,7 +20,7 @@ def example(D=11, H=2, Dh=5, N=3, C=3, relative=True, gated=True):
     shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
     shapes |= {"gate": (H,)} if gated else {}
     arrays = {name: rng.standard_normal(shape, np.float32) / np.float32(2) for name, shape in shapes.items()}
-    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5} | arrays
+    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5, "persistent": persistent} | arrays
 
 
 def make(kind, C, Dh, r, **weights):
@@ -34,8 +34,15 @@ def text(D, tokens=5):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"relative": False, "N": 0}, {"gated": False, "C": 1}, {"H": 0}, slow({"C": 9, "Dh": 8, "D": 40})],
-    ids=["all", "plain", "one place", "no heads", "more places than tokens"],
+    [
+        {},
+        {"persistent": "relu2"},
+        {"relative": False, "N": 0},
+        {"gated": False, "C": 1},
+        {"H": 0},
+        slow({"C": 9, "Dh": 8, "D": 40}),
+    ],
+    ids=["all", "squared ReLU", "plain", "one place", "no heads", "more places than tokens"],
 )
 def test_equals_textbook(place, options):
     p = example(**options)

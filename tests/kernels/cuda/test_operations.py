@@ -307,5 +307,6 @@ def test_tf32_has_its_own_products_and_nothing_else(place):
         "feedforward_forward",
         "head_networks_forward",
         "linear_forward",
+        "persistent_memory_forward",
         "projections_forward",
     }

@@ -1,4 +1,4 @@
-"""Architecture: All-attention, head networks and Transformer-XL with as many parameters, all pruned by gates."""
+"""Architecture: All-attention, two other heads and Transformer-XL with as many parameters, all pruned by gates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.plots import DPI, GREY, STYLE
 from tinyprune.tables import Record
 
-ATTENTION, NETWORKS, XL = "all-attention", "head-networks", "transformer-xl"
+ATTENTION, SQUARED, NETWORKS, XL = "all-attention", "squared-relu", "head-networks", "transformer-xl"
 # Persistent vectors, and the feed-forward block in their place, are four times as many as D, the paper's proportion:
 # they are then 6 of 10 parameters of a layer.
 CHANGES = {"model.N": 512}
@@ -29,11 +29,13 @@ CHANGES = {"model.N": 512}
 def models(given: ModelConfig) -> dict[str, ModelConfig]:
     """Return what is compared, by name, with as many parameters as the given model.
 
-    A head that has a network owns N / H of the feed-forward block's units, in the place of N persistent vectors.
+    Where a squared ReLU reads persistent vectors there are as many; a head that has a network owns N / H of the
+    feed-forward block's units in their place.
     """
     attention, xl = (dataclasses.replace(given, kind=kind, **of_kind(given, kind)) for kind in (ATTENTION, XL))
+    squared = dataclasses.replace(attention, persistent="relu2")
     networks = dataclasses.replace(attention, persistent="stream", N=max(round(attention.N / given.H), 1))
-    return {ATTENTION: attention, NETWORKS: networks, XL: xl}
+    return {ATTENTION: attention, SQUARED: squared, NETWORKS: networks, XL: xl}
 
 
 def entries(plan: Plan) -> list[Entry]:
@@ -84,7 +86,7 @@ def _panels(records: Sequence[Record], height: float) -> tuple[Figure, dict[str,
 
 def _legend(figure: Figure) -> None:
     """Write the kinds' names below the panels."""
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
 @matplotlib.style.context(STYLE)
@@ -125,7 +127,9 @@ def tables(done: Finished) -> dict[str, list[Record]]:
     whole = {e.method: dataclasses.replace(e.cell.config.model, V=done.V) for e in done.entries}
     results = done.tables["results"]
     return {
-        "comparison": [r for reference in (ATTENTION, NETWORKS) for r in compare_sizes(results, XL, reference)],
+        "comparison": [
+            r for reference in (ATTENTION, SQUARED, NETWORKS) for r in compare_sizes(results, XL, reference)
+        ],
         "inference": inference(whole, done.entries[0].cell.backend),
     }
 

@@ -5,6 +5,8 @@
         q, k, v = n @ Wq, n @ Wk, n @ Wv;  keys[place], values[place] = k, v
         s = [keys @ (q + u) + r @ (q + w) by distance, pk @ q];  y += softmax(s) @ [values, pv] @ Wo
 
+Persistent vectors that are read by a squared ReLU (`ops.persistent_memory`) follow the softmax, see `read_persistent`.
+
 It is memory-bound: each of the weights, 3.4 MB a layer at preset `small`, is used once per token. There, with two
 threads, a layer takes 24 µs; just reading that much takes 19, and the textbook takes 165. What each trick buys:
 
@@ -146,7 +148,33 @@ def softmax(m, s, n):
 
 
 @part
-def head_step(n, m, place, visible, D, Dh, C, N, relative):
+def read_persistent(m, at, Dh, places, persistent):
+    """Add max(z · pkᵀ, 0)² · pv to o, with z = (q + o) / rms(q + o)."""
+    never_inline()
+    L = lanes(m)
+    head = whole(Dh, L)
+    real = m.dtype.type
+    root, squares = real(math.sqrt(Dh) / LOG2_E), real(0)  # q was multiplied by 1 / root
+    for d in range(Dh):
+        x = m[at.q + d] * root + m[at.o + d]
+        m[at.q_u + d] = x
+        squares += x * x
+    inverse = real(1) / math.sqrt(squares / real(Dh) + real(EPS))
+    for d in range(Dh):
+        m[at.q_u + d] *= inverse
+    row_times_matrix(m, at.q_u, m, at.pk, Dh, persistent, at.s + places)
+    zero = broadcast(m, 0)
+    for i in range(at.s + places, at.s + places + persistent, L):
+        p = maximum(zero, load(m, i))
+        store(m, i, multiply(p, p))
+    m[at.s : at.s + places] = 0
+    row_times_matrix(m, at.s, m, at.values, places + persistent, head, at.q_w)
+    for d in range(0, head, L):
+        store(m, at.o + d, add(load(m, at.o + d), load(m, at.q_w + d)))
+
+
+@part
+def head_step(n, m, place, visible, D, Dh, C, N, relative, squared):
     """Compute one head, whose memory is m: store its key and value, and its part of the block's output in `out`."""
     never_inline()
     L = lanes(m)
@@ -169,14 +197,19 @@ def head_step(n, m, place, visible, D, Dh, C, N, relative):
             m[at.s + i] += m[at.positions + C - 1 - place + i]
         for i in range(place + 1, visible):
             m[at.s + i] += m[at.positions + i - place - 1]
-    row_times_matrix(m, at.q, m, at.pk, Dh, persistent, at.s + places)
     m[at.s + visible : at.s + places] = LOWEST
-    m[at.s + places + N : at.s + places + persistent] = LOWEST
-
-    share = broadcast(m, 1 / softmax(m, at.s, places + persistent))
+    if squared:
+        m[at.s + places : at.s + places + persistent] = 0
+        share = broadcast(m, 1 / softmax(m, at.s, places))
+    else:
+        row_times_matrix(m, at.q, m, at.pk, Dh, persistent, at.s + places)
+        m[at.s + places + N : at.s + places + persistent] = LOWEST
+        share = broadcast(m, 1 / softmax(m, at.s, places + persistent))
     row_times_matrix(m, at.s, m, at.values, places + persistent, head, at.o)
     for d in range(at.o, at.o + head, L):
         store(m, d, multiply(load(m, d), share))
+    if squared:
+        read_persistent(m, at, Dh, places, persistent)
     row_times_matrix(m, at.o, m, at.Wo, Dh, whole(D, L), at.out)
 
 
@@ -199,7 +232,7 @@ def normalise(x, scale, bias, n):
 
 
 @parallel_kernel
-def step(x, ln_scale, ln_bias, bo, memory, read, Dh, C, N, relative, normalised, n, y):
+def step(x, ln_scale, ln_bias, bo, memory, read, Dh, C, N, relative, squared, normalised, n, y):
     """Compute the whole block, y. memory: (heads, …), see `Layout`.   n: norm(x), or scratch for LayerNorm(x)."""
     D = x.size
     H = len(memory)
@@ -208,7 +241,7 @@ def step(x, ln_scale, ln_bias, bo, memory, read, Dh, C, N, relative, normalised,
     if not normalised:
         normalise(x, ln_scale, ln_bias, n)
     for h in prange(H):
-        head_step(n, memory[h], place, visible, D, Dh, C, N, relative)
+        head_step(n, memory[h], place, visible, D, Dh, C, N, relative, squared)
     for d in range(D):
         y[d] = x[d] + bo[d]
     for h in range(H):  # always in this order, so that y does not depend on the threads
@@ -233,7 +266,7 @@ class AttentionStep:
     """
 
     def __init__(self, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
-        Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale = weights
+        Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent = weights
         norm = {name: x for name, x in (("ln_scale", ln_scale), ("ln_bias", ln_bias)) if x is not None}
         optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
         given = {name: value for name, value in optional.items() if value is not None}
@@ -245,6 +278,8 @@ class AttentionStep:
         at = layout(D, Dh, C, N, r is not None, L)
         places = whole(C, L)
         root = math.sqrt(Dh)
+        self.squared = persistent == "relu2" and pk is not None
+        key_factor, value_factor = (1.0, 1.0) if self.squared else (root, math.sqrt(N))
         opened = np.flatnonzero(factors)
         self.memory = workspace.zeros((len(opened), at.end), Wq.dtype)
         for m, h in zip(self.memory, opened, strict=True):
@@ -255,8 +290,8 @@ class AttentionStep:
                 m[at.u : at.u + Dh], m[at.w : at.w + Dh] = u[h] * (LOG2_E / root), w[h] * (LOG2_E / root)
                 put(m, at.r, r[:C, h][::-1].T)
             if pk is not None:
-                put(m, at.pk, pk[h].T * root)
-                put(m, at.values, pv[h] * math.sqrt(N), places, places + whole(N, L))
+                put(m, at.pk, pk[h].T * key_factor)
+                put(m, at.values, pv[h] * value_factor, places, places + whole(N, L))
             put(m, at.Wo, Wo[head] * factors[h])
         self.has_norm = ln_scale is not None and ln_bias is not None
         self.vectors = tuple(np.array(bo if x is None else x) for x in (ln_scale, ln_bias, bo))
@@ -296,7 +331,7 @@ class AttentionStep:
                 )
         y = np.empty(own.shape, own.dtype)
         n = own if n is None else contiguous(n)
-        step(contiguous(x), *self.vectors, self.memory, self.read, *self.sizes, not self.has_norm, n, y)
+        step(contiguous(x), *self.vectors, self.memory, self.read, *self.sizes, self.squared, not self.has_norm, n, y)
         self.read += 1
         return y
 
