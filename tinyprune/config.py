@@ -115,6 +115,11 @@ class ModelConfig(Config):
         "how a head reads them: in one softmax with its context; after that, with a squared ReLU; or from the stream",
         choices=("softmax", "relu2", "stream"),
     )
+    persistent_init: str = option(
+        "release",
+        "how those of a softmax are drawn: as in the paper's release, or as by All-attention's authors",
+        choices=("release", "original"),
+    )
     F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
@@ -160,6 +165,11 @@ class ModelConfig(Config):
                 f'model.persistent must be "softmax" for {self.kind}, which has no persistent vectors; got '
                 f'"{self.persistent}"'
             )
+        if self.persistent_init != "release" and not self.attended:
+            raise UsageError(
+                f'model.persistent_init must be "release" where no softmax reads persistent vectors; got '
+                f'"{self.persistent_init}"'
+            )
         if self.kind != "all-attention" and not self.F:
             raise UsageError(f"model.F must be at least 1 for {self.kind}, got 0")
         if self.kind == "transformer" and self.M:
@@ -185,7 +195,7 @@ class ModelConfig(Config):
         values = super().to_dict()
         if self.positions == self.usual_positions:
             del values["positions"]
-        for name, usual in (("norm", "layernorm"), ("persistent", "softmax")):
+        for name, usual in (("norm", "layernorm"), ("persistent", "softmax"), ("persistent_init", "release")):
             if values[name] == usual:
                 del values[name]
         if self.head_ids == (tuple(range(self.H)),) * self.L:
@@ -211,6 +221,11 @@ class ModelConfig(Config):
     def networks(self) -> bool:
         """Return whether each head has a feed-forward net of its own (`ops.head_networks`)."""
         return self.persistent == "stream" and self.N > 0
+
+    @property
+    def squared(self) -> bool:
+        """Return whether a squared ReLU reads the persistent vectors (`ops.persistent_memory`)."""
+        return self.persistent == "relu2" and self.N > 0
 
     @property
     def attended(self) -> int:
@@ -363,7 +378,7 @@ def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
     """
     width = model.H * model.N if model.networks else model.N or model.F
     changes: dict[str, Any] = {"N": width, "F": 0} if kind == "all-attention" else {"N": 0, "F": width}
-    changes["persistent"] = "softmax"
+    changes |= {"persistent": "softmax", "persistent_init": "release"}
     return changes | ({"M": 0, "mask": "causal"} if kind == "transformer" else {})
 
 

@@ -255,3 +255,11 @@ def test_ids_that_are_too_long_or_out_of_range():
             model.forward(np.full((1, 2), bad))
     with pytest.raises(ValueError, match="must lie in 0 … 10"):
         model.loss(np.zeros((1, 2), int), np.full((1, 2), V))
+
+
+@pytest.mark.parametrize("persistent", ["relu2", "stream"])
+def test_without_persistent_vectors_it_is_one_how_they_would_be_read(persistent):
+    ids = np.arange(10).reshape(2, 5)
+    models = (small_model(small_config(N=0, persistent=way)) for way in ("softmax", persistent))
+    one, other = (model.loss(ids, ids)[0] for model in models)
+    assert one == other

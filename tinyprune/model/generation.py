@@ -46,7 +46,7 @@ class CachedDecoder:
             taken = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
             if config.norm != "layernorm":  # the decoder normalises
                 taken.pop("ln_scale")
-            persistent = "relu2" if config.persistent == "relu2" else "softmax"
+            persistent = "relu2" if config.squared else "softmax"
             weights = BlockWeights(**taken, gate=gate, scale=scale, persistent=persistent)
             r = position_keys(model, p) if config.relative else None
             self.attention.append(model.ops.AttentionStep(context + 1, config.Dh, r, weights))

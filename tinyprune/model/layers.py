@@ -1,6 +1,6 @@
 """The blocks that form a layer, each with its residual connection: attention, then one of the others or none.
 
-    attention block      y = x + dropout(Wo · attention(norm([m; x])) + bo)
+    attention block      y = x + dropout(Wo · o + bo)          o = attention(norm([m; x])), or persistent_memory of that
     networks block       y = x + dropout(head_networks(norm(x)))
     feed-forward block   y = x + dropout(feedforward(norm(x)))
 
@@ -60,7 +60,7 @@ def attention_block_forward(
     n, cache["ln"] = norm_forward(context, p, "ln", config, ops)
     # q (B, T, H·Dh), k and v (B, S, H·Dh)
     (q, k, v), cache["projections"] = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T)
-    gated = config.persistent != "relu2"  # otherwise later, after the persistent vectors
+    gated = not config.squared  # otherwise the gates come later, after the persistent vectors
     r = None
     if R is not None:
         r, cache["Wr"] = ops.linear_forward(R[:S], p["Wr"])  # (S, H·Dh)
@@ -108,17 +108,16 @@ def attention_block_backward(
     do, dp["Wo"], dp["bo"] = ops.linear_backward(dblock, cache["Wo"])
     H, Dh = cache["attention"].o.shape[2:]
     do = do.reshape(B, T, H, Dh)
-    memory = None
+    dq_persistent: NDArray | None = None
     if "persistent" in cache:
         # o = persistent_memory(q, o, pk, pv, gate)
-        memory = ops.persistent_memory_backward(do, cache["persistent"])
-        do = memory[1]
+        gradients = ops.persistent_memory_backward(do, cache["persistent"])
+        dq_persistent, do, dp["pk"], dp["pv"], dgate_persistent = gradients
     # o = attention(q, k, v, r, u, w, pk, pv, gate)
     dq, dk, dv, dr, du, dw, dpk, dpv, dgate = ops.attention_backward(do, cache["attention"])
     del do  # memory use peaks here, so arrays are freed as soon as possible; so are dq, dk and dv below
-    if memory is not None:
-        dq_memory, _, dpk, dpv, dgate = memory
-        dq = ops.add(dq, dq_memory)
+    if dq_persistent is not None:
+        dq, dgate = ops.add(dq, dq_persistent), dgate_persistent
     dp |= {name: g for name, g in (("u", du), ("w", dw), ("pk", dpk), ("pv", dpv)) if g is not None}
     # r = R[:S] Wr
     dR = None

@@ -60,7 +60,8 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
     Embeddings, positions and the output side's own matrices (the adaptive softmax's projections and cluster vectors)
     are uniform(±√(1/D)); the layers' matrices, Wo among them, and persistent vectors uniform(±√(1/(D·L))). Norms start
     as the identity, all biases at 0. Persistent keys that are read by a squared ReLU are uniform(±√(1/(2·Dh))), so that
-    it is neither always closed nor wide open.
+    it is neither always closed nor wide open. With `persistent_init = "original"` persistent keys are normal with a
+    variance of 1/Dh and values of 1/N, which is 1 after the factors √Dh and √N of attention (Sukhbaatar et al. 2019).
 
     Args:
         config: with V set.
@@ -81,9 +82,11 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
             value = np.zeros(shape)
         else:
             bound = math.sqrt(1 / (config.D * config.L if name.startswith("layers.") else config.D))
-            if last == "pk" and config.persistent == "relu2":
+            if last == "pk" and config.squared:
                 bound = math.sqrt(1 / (2 * config.Dh))
             value = rng.uniform(-bound, bound, shape)
+            if last in ("pk", "pv") and config.persistent_init == "original":
+                value = rng.normal(0, math.sqrt(1 / (config.Dh if last == "pk" else config.N)), shape)
         params[name] = value.astype(dtype)
     return params
 
