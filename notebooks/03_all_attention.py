@@ -779,7 +779,7 @@ print(f"one head owns {both[0]:,} parameters, or with a network {both[1]:,}")
 # Transformer-XL of that size is far behind. That is the paper's promise: the quality of a Transformer-XL, in a model that
 # shrinks in proportion to its heads.
 #
-# The price is an idea. In All-attention everything that a head does depends on what it attended to itself; the units of a
+# One property is given up. In All-attention all that a head does depends on what it attended to itself; the units of a
 # head network read what *all* heads have found. They belong to their head only because we say so, and because one gate
 # closes both.
 #
