@@ -81,14 +81,21 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
         elif is_bias(name):
             value = np.zeros(shape)
         else:
-            bound = math.sqrt(1 / (config.D * config.L if name.startswith("layers.") else config.D))
-            if last == "pk" and config.squared:
-                bound = math.sqrt(1 / (2 * config.Dh))
-            value = rng.uniform(-bound, bound, shape)
-            if last in ("pk", "pv") and config.persistent_init == "original":
-                value = rng.normal(0, math.sqrt(1 / (config.Dh if last == "pk" else config.N)), shape)
+            value = draw(name, shape, config, rng)
         params[name] = value.astype(dtype)
     return params
+
+
+def draw(name: str, shape: tuple[int, ...], config: ModelConfig, rng: np.random.Generator) -> NDArray:
+    """Draw a matrix or persistent vectors, see `init_parameters`."""
+    last = name.split(".")[-1]
+    if last in ("pk", "pv") and config.persistent_init == "original":
+        return rng.normal(0, math.sqrt(1 / (config.Dh if last == "pk" else config.N)), shape)
+    if last == "pk" and config.squared:
+        bound = math.sqrt(1 / (2 * config.Dh))
+    else:
+        bound = math.sqrt(1 / (config.D * config.L if name.startswith("layers.") else config.D))
+    return rng.uniform(-bound, bound, shape)
 
 
 def is_bias(name: str) -> bool:

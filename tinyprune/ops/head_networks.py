@@ -20,11 +20,11 @@ from tinyprune.ops.linear import rows
 
 
 class Kept(NamedTuple):
-    """The cache. `r` holds the units, (all positions, H·N), whatever the gates."""
+    """The cache. `r` holds the units, whatever the gates."""
 
-    r: NDArray
-    x: NDArray
-    pk: NDArray
+    r: NDArray  # (all positions, H·N); of a compiled backend (..., H·N)
+    x: NDArray  # (..., D)
+    pk: NDArray  # (H, N, D), and so pv
     pv: NDArray
     weights: NDArray  # c · g, (H,)
     values: NDArray  # c · g_h · pv_h, (H·N, D)

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 
 class Kept(NamedTuple):
-    """The cache. `y` holds the head outputs before their gates, (..., H, Dh)."""
+    """The cache. `y` holds the head outputs before their gates."""
 
-    y: NDArray
+    y: NDArray  # (..., H, Dh)
     z: NDArray  # (H, all positions, Dh)
     rms: NDArray  # (H, all positions, 1)
     p: NDArray  # max(z pkᵀ, 0), (H, all positions, N)
-    pk: NDArray
+    pk: NDArray  # (H, N, Dh), and so pv
     pv: NDArray
     gate: NDArray | None
     scale: float

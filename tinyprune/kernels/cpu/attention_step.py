@@ -58,7 +58,7 @@ from tinyprune.ops.attention_step import (
     attention_step,  # noqa: F401 (for single tokens: it packs nothing)
 )
 
-EPS = 1e-5  # of the LayerNorm
+EPS = 1e-5  # of the LayerNorm, and of the norm of q + o
 
 row_times_panel = microkernel(1, 2, False)
 row_times_narrow_panel = microkernel(1, 1, False)
