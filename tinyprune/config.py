@@ -31,6 +31,7 @@ from tinyprune.errors import UsageError, nearest
 # The limit of every size: far above what fits into memory, far below NumPy's largest integer.
 LARGEST = 10_000_000
 KINDS = ("all-attention", "transformer-xl", "transformer")
+LATER = ("norm", "persistent", "persistent_init", "init_gain")  # options that came after the first checkpoints
 
 
 def option(default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
@@ -120,6 +121,7 @@ class ModelConfig(Config):
         "how those of a softmax are drawn: as in the paper's release, or as by All-attention's authors",
         choices=("release", "original"),
     )
+    init_gain: float = option(1.0, "factor on the range from which the layers' matrices are drawn", low=1e-3, high=1e3)
     F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
@@ -195,9 +197,9 @@ class ModelConfig(Config):
         values = super().to_dict()
         if self.positions == self.usual_positions:
             del values["positions"]
-        for name, usual in (("norm", "layernorm"), ("persistent", "softmax"), ("persistent_init", "release")):
-            if values[name] == usual:
-                del values[name]
+        for f in dataclasses.fields(self):
+            if f.name in LATER and values[f.name] == f.default:
+                del values[f.name]
         if self.head_ids == (tuple(range(self.H)),) * self.L:
             del values["heads"], values["head_ids"]
         return values

@@ -92,4 +92,6 @@ class Study:
     tables: Callable[[Finished], dict[str, list[Record]]]  # by file name, with a "comparison", see `results.compare`
     pictures: Callable[[Finished], Iterable[tuple[str, str, Figure]]]  # file name, caption and figure of each
     changes: dict[str, Any] = field(default_factory=dict)  # in the preset `running.PRESET`
+    split: str = "test"  # whose bits the report shows; "valid" where settings are chosen by them
+    seeds: int = 3  # how many, if none are given
     equal: str = "heads"  # what models have in common that are compared, "heads" or "parameters"

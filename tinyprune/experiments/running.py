@@ -25,7 +25,7 @@ from tinyprune.config import load_preset
 from tinyprune.errors import Interrupted, UsageError
 from tinyprune.experiments.cells import compute, read_text
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
-from tinyprune.experiments.plan import Entry, Finished, Plan
+from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import summarise, tidy, to_csv
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import get_study
@@ -39,7 +39,7 @@ from tinyprune.warmup import announced
 PRESET = "study"
 # What one finishes in three minutes: the same stages, with fewer steps, sizes and seeds.
 QUICK: dict[str, Any] = {"train.steps": 200, "train.warmup": 20, "gate_train.steps": 60, "finetune.steps": 40}
-QUICK_SIZES: dict[str, Any] = {"seeds": 2, "shares": (0.5,)}
+QUICK_SEEDS, QUICK_SHARES = 2, (0.5,)
 
 
 def make_plan(
@@ -53,10 +53,14 @@ def make_plan(
         quick: fewer steps, seeds and shares, where they are not given.
         sizes: other fields of `Plan`; None for the default.
     """
-    changes = get_study(study).changes if preset is None else {}
+    about = get_study(study)
+    changes = about.changes if preset is None else {}
     config = load_preset(preset or PRESET).with_options(changes | (QUICK if quick else {}) | (options or {}))
     given = {name: value for name, value in sizes.items() if value is not None}
-    return Plan(config, digest=read_text(config.data).digest, **(QUICK_SIZES if quick else {}) | given)
+    usual: dict[str, Any] = {"seeds": about.seeds}
+    if quick:
+        usual = {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES}
+    return Plan(config, digest=read_text(config.data).digest, **usual | given)
 
 
 def run_study(
@@ -113,7 +117,7 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
 
     study, V = get_study(name), read_text(plan.config.data, plan.digest).tokenizer.V
     rows = tidy(name, entries, store, V, plan.backend)
-    done = Finished(entries, store, V, {"results": rows, "summary": summarise(rows)})
+    done = Finished(entries, store, V, {"results": rows, "summary": summarise(rows, study.split)})
     done.tables.update(study.tables(done))
     for table, records in done.tables.items():
         if records:
@@ -140,18 +144,19 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
     for path in plots.glob("*.png"):
         if path.stem not in captions:
             path.unlink()
-    write("README.md", report(about, done.tables, captions, study.equal))
+    write("README.md", report(about, done.tables, captions, study))
     say(f"experiment {name}: {store.directory / 'README.md'}, *.csv and plots/ are written")
     return rows
 
 
-def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dict[str, str], equal: str) -> str:
+def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dict[str, str], study: Study) -> str:
     """Return README.md of a study, with its tables and pictures; `about` is study.json, `captions` by picture."""
     name, config = about["study"], about["config"]
     steps = " + ".join(str(config[stage]["steps"]) for stage in ("train", "gate_train", "finetune"))
+    split = {"test": "held-out test", "valid": "validation"}[study.split]
     paragraphs = [
         f"# {name}, on {config['data']['corpus']}",
-        f"Bits per character on the held-out test split, mean over {len(about['seeds'])} seeds and standard deviation "
+        f"Bits per character on the {split} split, mean over {len(about['seeds'])} seeds and standard deviation "
         f"(spread); {steps} steps for every model but the baseline. Written by `tinyprune experiment {name}`; "
         "the configuration is in `study.json`, a row for each model in `results.csv`.",
         markdown_table(tables["summary"]),
@@ -159,8 +164,8 @@ def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dic
     if tables["comparison"]:
         references = " or ".join(f"*{name}*" for name in dict.fromkeys(r["reference"] for r in tables["comparison"]))
         paragraphs += [
-            f"How many more bits per character than {references}, with as many {equal} and the same seed: mean of the "
-            f"differences and their standard deviation. Above 0, {references} is better.",
+            f"How many more bits per character than {references}, with as many {study.equal} and the same seed: mean "
+            f"of the differences and their standard deviation. Above 0, {references} is better.",
             markdown_table(tables["comparison"]),
         ]
     paragraphs += [f"![{caption}](plots/{picture}.png)" for picture, caption in captions.items()]

@@ -58,10 +58,11 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
     """Draw a new model's parameters.
 
     Embeddings, positions and the output side's own matrices (the adaptive softmax's projections and cluster vectors)
-    are uniform(±√(1/D)); the layers' matrices, Wo among them, and persistent vectors uniform(±√(1/(D·L))). Norms start
-    as the identity, all biases at 0. Persistent keys that are read by a squared ReLU are uniform(±√(1/(2·Dh))), so that
-    it is neither always closed nor wide open. With `persistent_init = "original"` persistent keys are normal with a
-    variance of 1/Dh and values of 1/N, which is 1 after the factors √Dh and √N of attention (Sukhbaatar et al. 2019).
+    are uniform(±√(1/D)); the layers' matrices, Wo among them, and persistent vectors uniform(±init_gain·√(1/(D·L))).
+    Norms start as the identity, all biases at 0. Persistent keys that are read by a squared ReLU are
+    uniform(±√(1/(2·Dh))), so that it is neither always closed nor wide open. With `persistent_init = "original"`
+    persistent keys are normal with a variance of 1/Dh and values of 1/N, which is 1 after the factors √Dh and √N of
+    attention (Sukhbaatar et al. 2019).
 
     Args:
         config: with V set.
@@ -93,8 +94,10 @@ def draw(name: str, shape: tuple[int, ...], config: ModelConfig, rng: np.random.
         return rng.normal(0, math.sqrt(1 / (config.Dh if last == "pk" else config.N)), shape)
     if last == "pk" and config.squared:
         bound = math.sqrt(1 / (2 * config.Dh))
+    elif name.startswith("layers."):
+        bound = config.init_gain * math.sqrt(1 / (config.D * config.L))
     else:
-        bound = math.sqrt(1 / (config.D * config.L if name.startswith("layers.") else config.D))
+        bound = math.sqrt(1 / config.D)
     return rng.uniform(-bound, bound, shape)
 
 

@@ -11,31 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from tinyprune.config import ModelConfig, of_kind
+from tinyprune.config import ModelConfig
 from tinyprune.experiments.drawing import MEASURES, look, means, name_seeds
+from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SQUARED, XL, models
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare_sizes, rows_of
 from tinyprune.experiments.timing import measure_times, with_head_counts
 from tinyprune.model.counting import count_multiply_adds, count_parameters
 from tinyprune.plots import DPI, GREY, STYLE
 from tinyprune.tables import Record
-
-ATTENTION, SQUARED, NETWORKS, XL = "all-attention", "squared-relu", "head-networks", "transformer-xl"
-# Persistent vectors, and the feed-forward block in their place, are four times as many as D, the paper's proportion:
-# they are then 6 of 10 parameters of a layer.
-CHANGES = {"model.N": 512}
-
-
-def models(given: ModelConfig) -> dict[str, ModelConfig]:
-    """Return what is compared, by name, with as many parameters as the given model.
-
-    Where a squared ReLU reads persistent vectors there are as many; a head that has a network owns N / H of the
-    feed-forward block's units in their place.
-    """
-    attention, xl = (dataclasses.replace(given, kind=kind, **of_kind(given, kind)) for kind in (ATTENTION, XL))
-    squared = dataclasses.replace(attention, persistent="relu2")
-    networks = dataclasses.replace(attention, persistent="stream", N=max(round(attention.N / given.H), 1))
-    return {ATTENTION: attention, SQUARED: squared, NETWORKS: networks, XL: xl}
 
 
 def entries(plan: Plan) -> list[Entry]:

@@ -1,0 +1,39 @@
+"""The kinds of models that studies compare: equally many parameters, and settings that were found alike for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tinyprune.config import ModelConfig, RunConfig, of_kind
+
+ATTENTION, SQUARED, NETWORKS, XL = "all-attention", "squared-relu", "head-networks", "transformer-xl"
+# Persistent vectors, and the feed-forward block in their place, are four times as many as D, the paper's proportion:
+# they are then 6 of 10 parameters of a layer.
+CHANGES = {"model.N": 512}
+
+
+def models(given: ModelConfig) -> dict[str, ModelConfig]:
+    """Return what is compared, by name, with as many parameters as the given model.
+
+    Where a squared ReLU reads persistent vectors there are as many; a head that has a network owns N / H of the
+    feed-forward block's units in their place.
+    """
+    attention, xl = (dataclasses.replace(given, kind=kind, **of_kind(given, kind)) for kind in (ATTENTION, XL))
+    squared = dataclasses.replace(attention, persistent="relu2")
+    networks = dataclasses.replace(attention, persistent="stream", N=max(round(attention.N / given.H), 1))
+    return {ATTENTION: attention, SQUARED: squared, NETWORKS: networks, XL: xl}
+
+
+def with_settings(config: RunConfig, lr: float, gain: float, decay: float) -> RunConfig:
+    """Return a run with another learning rate, range of initial weights and weight decay.
+
+    The other learning rates keep their proportion to the first stage's.
+    """
+    factor = lr / config.train.lr
+    changes: dict[str, Any] = {"model": dataclasses.replace(config.model, init_gain=gain)}
+    for stage in ("train", "gate_train", "finetune"):
+        given = getattr(config, stage)
+        rates = {name: float(f"{getattr(given, name) * factor:.6g}") for name in ("lr", "lr_min")}
+        changes[stage] = dataclasses.replace(given, weight_decay=decay, **rates)
+    return dataclasses.replace(config, **changes)
