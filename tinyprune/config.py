@@ -225,6 +225,11 @@ class ModelConfig(Config):
         return self.persistent == "stream" and self.N > 0
 
     @property
+    def two_blocks(self) -> bool:
+        """Return whether a second block comes after attention in each layer: feed-forward, or the heads' networks."""
+        return self.networks or self.F > 0
+
+    @property
     def squared(self) -> bool:
         """Return whether a squared ReLU reads the persistent vectors (`ops.persistent_memory`)."""
         return self.persistent == "relu2" and self.N > 0

@@ -180,7 +180,7 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
                 o, Wo = head_outputs(cache["layers"][0]), m.params["layers.0.Wo"]
                 outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
                 if kind == "head networks" and j == 0:
-                    units = cache["networks"][0]["networks"].r.reshape(*x.shape, 3, 6)[..., head, :]
+                    units = cache["ffn"][0]["networks"].r.reshape(*x.shape, 3, 6)[..., head, :]
                     outputs[0] += units @ whole.params["layers.0.net.pv"][head]
             norms[head, s] = np.sqrt(((outputs[0] - outputs[1]) ** 2).sum(-1)).mean()
     np.testing.assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import NotFiniteError
 from tinyprune.model.gating import take_active
-from tinyprune.model.layers import feedforward_block_forward, networks_block_forward
+from tinyprune.model.layers import feedforward_block_forward
 from tinyprune.model.norms import norm_forward
 from tinyprune.model.parameters import Parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
@@ -89,10 +89,8 @@ class CachedDecoder:
         normed_inside = model.config.norm == "layernorm"  # see `ops.attention_step`
         for (p, gate, scale), step in zip(self.layers, self.attention, strict=True):
             x = step(x) if normed_inside else step(x, norm_forward(x, p, "ln", model.config, ops)[0])
-            if model.config.networks:
-                x, _ = networks_block_forward(x, p, gate, scale, model.config, ops, None)
-            if model.config.F:
-                x, _ = feedforward_block_forward(x, p, model.config, ops, None)
+            if model.config.two_blocks:
+                x, _ = feedforward_block_forward(x, p, gate, scale, model.config, ops, None)
         return norm_forward(x, model.params, "ln", model.config, ops)[0]
 
 

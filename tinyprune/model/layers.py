@@ -1,8 +1,7 @@
-"""The blocks that form a layer, each with its residual connection: attention, then one of the others or none.
+"""The two blocks that form a layer, each with its residual connection. All-attention has the first only.
 
     attention block      y = x + dropout(Wo · o + bo)          o = attention(norm([m; x])), or persistent_memory of that
-    networks block       y = x + dropout(head_networks(norm(x)))
-    feed-forward block   y = x + dropout(feedforward(norm(x)))
+    feed-forward block   y = x + dropout(feedforward(norm(x)))          or head_networks(norm(x)), which heads own
 
 `p` holds the layer's parameters under their short names, `ops` the backend's operations. The memory m was computed for
 the previous segment; no gradient flows into it, but the weights that read it get theirs.
@@ -136,7 +135,7 @@ def attention_block_backward(
     return dx, dp, dR, dgate
 
 
-def networks_block_forward(
+def feedforward_block_forward(
     x: NDArray,
     p: Parameters,
     gate: NDArray | None,
@@ -145,48 +144,35 @@ def networks_block_forward(
     ops: Backend,
     rng: np.random.Generator | None,
 ) -> tuple[NDArray, dict[str, Any]]:
-    """Compute one block of head networks: x (B, T, D) → y (B, T, D) and its cache.
+    """Compute the heads' networks or a feed-forward block: x (B, T, D) → y (B, T, D) and its cache.
 
-    `gate`, `scale` and `rng` are those of the attention block before it.
+    `gate` and `scale` are those of the attention block before it; only networks of heads have gates. `rng` is None in
+    evaluation. If heads have networks, `cache["networks"].r` holds their units before the gates, (B, T, H·N).
     """
     cache: dict[str, Any] = {}
-    n, cache["ln"] = norm_forward(x, p, "net.ln", config, ops)
-    y, cache["networks"] = ops.head_networks_forward(n, p["net.pk"], p["net.pb"], p["net.pv"], gate, scale=scale)
+    if config.networks:
+        n, cache["ln"] = norm_forward(x, p, "net.ln", config, ops)
+        y, cache["networks"] = ops.head_networks_forward(n, p["net.pk"], p["net.pb"], p["net.pv"], gate, scale=scale)
+    else:
+        n, cache["ln"] = norm_forward(x, p, "ffn.ln", config, ops)
+        y, cache["ffn"] = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
     y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
     return y, cache
 
 
-def networks_block_backward(
+def feedforward_block_backward(
     dy: NDArray, cache: dict[str, Any], ops: Backend
 ) -> tuple[NDArray, Parameters, NDArray | None]:
-    """Return the gradients of `networks_block_forward`: dx (B, T, D), parameters by short name, dgate (H,) or None."""
+    """Return the gradients of `feedforward_block_forward`: dx (B, T, D), dp by short name, dgate (H,) or None."""
     dp: Parameters = {}
-    # y = x + dropout(head_networks(n))
+    dgate: NDArray | None = None
+    # y = x + dropout(head_networks(n)) or x + dropout(feedforward(n))
     dx, dblock = ops.residual_backward(dy, cache["residual"])
-    gradients = ops.head_networks_backward(dblock, cache["networks"])
-    dn, dp["net.pk"], dp["net.pb"], dp["net.pv"], dgate = gradients
+    if "networks" in cache:
+        gradients = ops.head_networks_backward(dblock, cache["networks"])
+        dn, dp["net.pk"], dp["net.pb"], dp["net.pv"], dgate = gradients
+    else:
+        dn, dp["ffn.W1"], dp["ffn.b1"], dp["ffn.W2"], dp["ffn.b2"] = ops.feedforward_backward(dblock, cache["ffn"])
     # n = norm(x)
-    dx_n, dnorm = norm_backward(dn, cache["ln"], "net.ln", ops)
+    dx_n, dnorm = norm_backward(dn, cache["ln"], "net.ln" if "networks" in cache else "ffn.ln", ops)
     return ops.add(dx, dx_n), dp | dnorm, dgate
-
-
-def feedforward_block_forward(
-    x: NDArray, p: Parameters, config: ModelConfig, ops: Backend, rng: np.random.Generator | None
-) -> tuple[NDArray, dict[str, Any]]:
-    """Compute one feed-forward block: x (B, T, D) → y (B, T, D) and its cache. `rng` is None in evaluation."""
-    cache: dict[str, Any] = {}
-    n, cache["ln"] = norm_forward(x, p, "ffn.ln", config, ops)
-    y, cache["ffn"] = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
-    y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
-    return y, cache
-
-
-def feedforward_block_backward(dy: NDArray, cache: dict[str, Any], ops: Backend) -> tuple[NDArray, Parameters]:
-    """Return the gradients of `feedforward_block_forward`: dx (B, T, D), and those of the parameters by short name."""
-    dp: Parameters = {}
-    # y = x + dropout(feedforward(n))
-    dx, dblock = ops.residual_backward(dy, cache["residual"])
-    dn, dp["ffn.W1"], dp["ffn.b1"], dp["ffn.W2"], dp["ffn.b2"] = ops.feedforward_backward(dblock, cache["ffn"])
-    # n = norm(x)
-    dx_n, dnorm = norm_backward(dn, cache["ln"], "ffn.ln", ops)
-    return ops.add(dx, dx_n), dp | dnorm

@@ -1,7 +1,7 @@
 """The language model: its forward and backward pass, built from operations.
 
     x⁰ = embedding(ids) (+ positions, where they are learned)             (B, T, D)
-    xˡ⁺¹ = attention block of xˡ with memory mˡ (, then the heads' networks or a feed-forward block)
+    xˡ⁺¹ = attention block of xˡ with memory mˡ (, then a feed-forward block, which the heads may own)
     h = norm(x^L)
     loss = cross-entropy of h · embeddingᵀ + out_bias against the next tokens
 
@@ -25,8 +25,6 @@ from tinyprune.model.layers import (
     attention_block_forward,
     feedforward_block_backward,
     feedforward_block_forward,
-    networks_block_backward,
-    networks_block_forward,
 )
 from tinyprune.model.memory import Memory, check_memory, remember
 from tinyprune.model.norms import norm_backward, norm_forward
@@ -80,7 +78,7 @@ class Transformer:
             h: (B, T, D), after the last norm.
             memory: for the next segment; do not modify it, since the cache shares it.
             cache: for `backward`; `cache["layers"][i]["attention"].o` holds layer i's head outputs before their gates,
-                (B, T, H, Dh), `cache["networks"][i]["networks"].r` the units of its heads' networks, (B, T, H·N), and
+                (B, T, H, Dh), `cache["ffn"][i]["networks"].r` the units of its heads' networks, (B, T, H·N), and
                 `cache["gates"][i]` its gates.
 
         Raises:
@@ -90,12 +88,14 @@ class Transformer:
         if ids.shape[1] > config.T:
             raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
         check_memory(memory, ids.shape[0], config)
-        cache: dict[str, Any] = {"layers": [], "networks": [], "ffn": []}
+        cache: dict[str, Any] = {"layers": [], "ffn": []}
         new_memory: Memory = []
         x, cache["embedding"] = self.embed(ids, rng)
         if not config.relative:
             x, cache["positions"] = ops.positions_forward(x, p["positions"])
-        cache["gates"], cache["gate"] = self.gates_forward(rng, all_heads)
+        cache["gates"] = [None] * config.L
+        if self.gate is not None:
+            cache["gates"], cache["gate"] = gates_forward(p, config.heads, self.gate, ops, rng, all_heads)
         for i, gates in enumerate(cache["gates"]):
             layer, gate, scale = take_active(layer_parameters(p, i), gates, config.Dh, ops)
             m = memory[i] if memory else None
@@ -104,11 +104,8 @@ class Transformer:
                 new_memory.append(remember(x, context, config.M))
             x = y
             cache["layers"].append(block)
-            if config.networks:
-                x, block = networks_block_forward(x, layer, gate, scale, config, ops, rng)
-                cache["networks"].append(block)
-            if config.F:
-                x, block = feedforward_block_forward(x, layer, config, ops, rng)
+            if config.two_blocks:
+                x, block = feedforward_block_forward(x, layer, gate, scale, config, ops, rng)
                 cache["ffn"].append(block)
         h, cache["ln"] = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
@@ -155,23 +152,19 @@ class Transformer:
         dvalues: list[NDArray] = []
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
-            if config.F:
-                dx, dlayer = feedforward_block_backward(dx, cache["ffn"][i], ops)
             dgate_networks: NDArray | None = None
-            if config.networks:
-                dx, dlayer, dgate_networks = networks_block_backward(dx, cache["networks"][i], ops)
+            if config.two_blocks:
+                dx, dlayer, dgate_networks = feedforward_block_backward(dx, cache["ffn"][i], ops)
             dx, dp, dR_layer, dgate = attention_block_backward(dx, cache["layers"][i], ops)
             dlayer |= dp
             if dgate is not None and dgate_networks is not None:
-                # a head's gate is read twice, after attention and in its network
-                dgate = ops.add(dgate, dgate_networks)
+                dgate = ops.add(dgate, dgate_networks)  # both blocks of a layer read its gates
             gates = cache["gates"][i]
             if gates is not None and dgate is not None:
                 dlayer, dgate = put_active(dlayer, dgate, gates, config.Dh, ops)
                 dvalues.insert(0, dgate)
             if dR_layer is not None:
-                # all layers read the same rows of R
-                dR = dR_layer if dR is None else ops.add(dR, dR_layer)
+                dR = dR_layer if dR is None else ops.add(dR, dR_layer)  # all layers read the same rows of R
             grads |= {f"layers.{i}.{name}": g for name, g in dlayer.items()}
         if self.gate is not None:
             dlog_alphas = gates_backward(dvalues, self.gate, ops, cache["gate"])
@@ -201,12 +194,6 @@ class Transformer:
 
     def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
         """Return each layer's gates, sampled with `rng` or evaluated if it is None; a list of None without gates."""
-        return self.gates_forward(rng, all_heads)[0]
-
-    def gates_forward(
-        self, rng: np.random.Generator | None, all_heads: bool
-    ) -> tuple[list[LayerGates | None], tuple | None]:
-        """Return the same as `gates`, with the cache for `backward`."""
         if self.gate is None:
-            return [None] * self.config.L, None
-        return gates_forward(self.params, self.config.heads, self.gate, self.ops, rng, all_heads)
+            return [None] * self.config.L
+        return gates_forward(self.params, self.config.heads, self.gate, self.ops, rng, all_heads)[0]

@@ -220,7 +220,7 @@ def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tup
     o = block["persistent"].y if "persistent" in block else block["attention"].o
     found = [(o, model.params[f"layers.{i}.Wo"])]
     if model.config.networks:
-        units, values = cache["networks"][i]["networks"].r, model.params[f"layers.{i}.net.pv"]
+        units, values = cache["ffn"][i]["networks"].r, model.params[f"layers.{i}.net.pv"]
         H, N, D = values.shape
         found.append((units.reshape(*o.shape[:2], H, N), values.reshape(H * N, D)))
     return found
