@@ -3,6 +3,7 @@
     tradeoff       quality against the number of heads kept, for every method
     ablation       gates without each of the three stabilisers, and without a converged model to start from
     tuning         learning rate, initial weights and weight decay of every kind of model, by the same trials
+    parity         whole models of every kind over lengths of training, and what causes a gap between them
     architecture   All-attention, two other heads and Transformer-XL at equal parameters, all pruned
 
 Each study is one file of `studies`: its models, what they are compared with, its tables and its pictures. The models
@@ -11,4 +12,4 @@ are independent cells (`cells`), computed by any `concurrent.futures.Executor` (
 """
 
 # The command line needs the names, without importing what the studies need.
-STUDIES = ("tradeoff", "ablation", "tuning", "architecture")
+STUDIES = ("tradeoff", "ablation", "tuning", "parity", "architecture")

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tinyprune.config import ModelConfig
 from tinyprune.experiments.drawing import MEASURES, look, means, name_seeds
-from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SQUARED, XL, models
+from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SQUARED, XL, runs
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare_sizes, rows_of
 from tinyprune.experiments.timing import measure_times, with_head_counts
@@ -25,8 +25,8 @@ from tinyprune.tables import Record
 def entries(plan: Plan) -> list[Entry]:
     """Models of every kind, with all their heads and pruned."""
     made = []
-    for name, model in models(plan.config.model).items():
-        for config in plan.configs(dataclasses.replace(plan.config, model=model)):
+    for name, own in runs(plan.config).items():
+        for config in plan.configs(own):
             made.append(plan.entry(name, config, "unpruned"))
             made += [plan.entry(name, config, "gates", share) for share in plan.shares]
     return made
