@@ -1,0 +1,105 @@
+"""Parity: whole models of every kind at equal parameters and steps, over lengths of training; and what causes a gap.
+
+Each kind has its own settings, found by the same trials (`tuning`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import matplotlib.style
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from tinyprune.config import RunConfig
+from tinyprune.experiments.drawing import look, name_seeds
+from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SQUARED, XL, runs
+from tinyprune.experiments.plan import Entry, Finished, Plan, Study
+from tinyprune.experiments.results import compare, rows_of, summarise
+from tinyprune.plots import DPI, STYLE
+from tinyprune.tables import Record
+
+ORIGINAL = "all-attention, original initialisation"
+# From the published heads to heads with networks, one change after the other, and the model that they are to equal.
+CAUSES = (ATTENTION, ORIGINAL, SQUARED, NETWORKS, XL)
+SHORT = 1500
+LENGTHS = {SHORT: CAUSES, 3500: (ATTENTION, NETWORKS, XL), 14_000: (ATTENTION, NETWORKS, XL)}
+LONG_SEEDS = 3  # of the longest training
+
+
+def entries(plan: Plan) -> list[Entry]:
+    """Whole models of every kind, each length with a schedule of its own."""
+    configs = runs(plan.config)
+    original = dataclasses.replace(configs[ATTENTION].model, persistent_init="original")
+    configs[ORIGINAL] = dataclasses.replace(configs[ATTENTION], model=original)
+    made = []
+    for steps, kinds in LENGTHS.items():
+        seeds = plan.seeds if steps < max(LENGTHS) else min(plan.seeds, LONG_SEEDS)
+        for kind in kinds:
+            config = with_steps(configs[kind], steps)
+            made += [plan.entry(title(kind, steps), own, "baseline") for own in plan.configs(config)[:seeds]]
+    return made
+
+
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """Return the run with another length of its first stage."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+
+
+def title(kind: str, steps: int) -> str:
+    """Return the name of a kind, trained for so many steps, in the tables."""
+    return f"{kind}: {steps} steps"
+
+
+def tables(done: Finished) -> dict[str, list[Record]]:
+    """Compare the kinds with Transformer-XL at each length."""
+    rows = done.tables["results"]
+    found = []
+    for steps, kinds in LENGTHS.items():
+        titles = [title(kind, steps) for kind in kinds]
+        found += compare([r for r in rows if r["method"] in titles], title(XL, steps))
+    return {"comparison": found}
+
+
+@matplotlib.style.context(STYLE)
+def plot_parity(rows: Sequence[Record], split: str = "test") -> Figure:
+    """Draw bits against steps, a line for each kind; beside it each change on the way from one kind to the next."""
+    figure = Figure(figsize=(9.5, 3.6), dpi=DPI, layout="constrained")
+    by_steps, by_cause = figure.subplots(1, 2, width_ratios=(1, 1.1))
+    summary = {r["method"]: r for r in summarise(rows, split)}
+    for kind in LENGTHS[max(LENGTHS)]:
+        points = [(steps, summary[title(kind, steps)]) for steps in LENGTHS if title(kind, steps) in summary]
+        by_steps.errorbar(
+            [steps for steps, _ in points],
+            [r["bits_per_character"] for _, r in points],
+            [r["spread"] or 0.0 for _, r in points],
+            label=kind,
+            capsize=2,
+            elinewidth=0.8,
+            **look(CAUSES, kind),
+        )
+    by_steps.set(xscale="log", xlabel="steps", ylabel=f"bits per character ({split})")
+    by_steps.set_xticks(list(LENGTHS), [f"{steps:,}" for steps in LENGTHS])
+    by_steps.xaxis.set_minor_formatter(NullFormatter())
+    by_steps.grid(alpha=0.3, linewidth=0.5)
+    by_steps.legend(frameon=False)
+    for place, kind in enumerate(CAUSES):
+        bits = [r["bits_per_character"] for r in rows_of(rows, title(kind, SHORT), split)]
+        by_cause.plot(bits, [place] * len(bits), "o", color=look(CAUSES, kind)["color"], alpha=0.6, markersize=4)
+        by_cause.plot([sum(bits) / len(bits)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
+    by_cause.set(yticks=range(len(CAUSES)), yticklabels=[kind.replace(", ", ",\n") for kind in CAUSES])
+    by_cause.set(xlabel=f"bits per character after {SHORT:,} steps; bar: mean")
+    by_cause.set_ylim(len(CAUSES) - 0.5, -0.5)
+    by_cause.grid(axis="x", alpha=0.3, linewidth=0.5)
+    name_seeds(figure, [r for r in rows if r["method"].endswith(f"{SHORT} steps")])
+    return figure
+
+
+def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
+    """Draw the only picture."""
+    caption = "Bits per character of whole models against steps, and what each change contributes"
+    yield "parity", caption, plot_parity(done.tables["results"])
+
+
+STUDY = Study(entries, tables, pictures, changes=CHANGES, seeds=5, equal="parameters")
