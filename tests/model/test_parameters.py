@@ -28,7 +28,7 @@ def count(kind: str, V=11, L=2, D=12, H=3, Dh=4, T=5, M=4, N=6, F=7) -> int:
     return {
         "all-attention": rest + (M + T) * D + L * (attention + relative + persistent),
         "squared ReLU": rest + (M + T) * D + L * (attention + relative + persistent),
-        "head networks": rest + (M + T) * D + L * (attention + relative + 2 * D + H * N * (2 * D + 1)),
+        "head networks": rest + (M + T) * D + L * (attention + relative + 3 * D + H * N * (2 * D + 1)),
         "transformer-xl": rest + (M + T) * D + L * (attention + relative + feedforward),
         "transformer": rest + T * D + L * (attention + feedforward),
     }[kind]

@@ -59,6 +59,7 @@ def torch_layer(x, memory, p, gates, scale, config):
         for h in range(config.H):
             weight = 1.0 if gates is None else gates[h] * scale
             x = x + weight * F.relu(n @ p["net.pk"][h].T + p["net.pb"][h]) @ p["net.pv"][h]
+        x = x + p["net.bo"]
     if config.kind != "all-attention":
         n = F.layer_norm(x, (D,), p["ffn.ln.scale"], p["ffn.ln.bias"])
         x = x + F.linear(F.relu(F.linear(n, p["ffn.W1"].T, p["ffn.b1"])), p["ffn.W2"].T, p["ffn.b2"])

@@ -96,10 +96,10 @@ def feedforward(x, W1, b1, W2, b2):
     return linear(np.maximum(linear(x, W1, b1), 0), W2, b2)
 
 
-def head_networks(x, pk, pb, pv, gate, scale=1.0):
+def head_networks(x, pk, pb, pv, bo, gate, scale=1.0):
     """Head by head."""
     gate = np.ones(len(pk)) if gate is None else gate
-    return sum(scale * gate[h] * np.maximum(x @ pk[h].T + pb[h], 0) @ pv[h] for h in range(len(pk)))
+    return sum(scale * gate[h] * np.maximum(x @ pk[h].T + pb[h], 0) @ pv[h] for h in range(len(pk))) + bo
 
 
 def persistent_memory(q, o, pk, pv, gate, scale=1.0, eps=1e-5):

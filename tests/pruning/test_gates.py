@@ -80,7 +80,7 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
                 parts = [(head_outputs(fixed["layers"][i]), p["Wo"], p["bo"])]
                 if kind == "head networks":
                     units = fixed["ffn"][i]["networks"].r.reshape(*ids.shape, 3, 6)
-                    parts.append((units, p["net.pv"].reshape(18, 12), np.zeros(12)))
+                    parts.append((units, p["net.pv"].reshape(18, 12), p["net.bo"]))
                 values, scale = cache["gates"][i].values, fixed["gates"][i].scale
                 for part in parts:
                     error, _ = ops.layerwise_error_forward(values, *part, scale)

@@ -48,13 +48,10 @@ class Layer(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.zeros(heads, config.N, Dh)) if own else None)
         self.attended = config.attended > 0  # pk and pv are read with the context, otherwise after it
         self.feedforward = None
-        if config.networks:  # all heads' nets side by side
-            units = heads * config.N
-            block = nn.LayerNorm(D), nn.Linear(D, units), nn.ReLU(), nn.Linear(units, D, bias=False)
-            self.feedforward = nn.Sequential(*block, nn.Dropout(config.dropout))
-        if config.F:
+        if config.two_blocks:
+            units = heads * config.N if config.networks else config.F  # all heads' nets side by side
             self.feedforward = nn.Sequential(
-                nn.LayerNorm(D), nn.Linear(D, config.F), nn.ReLU(), nn.Linear(config.F, D), nn.Dropout(config.dropout)
+                nn.LayerNorm(D), nn.Linear(D, units), nn.ReLU(), nn.Linear(units, D), nn.Dropout(config.dropout)
             )
 
     def forward(self, x: Tensor, memory: Tensor | None, R: Tensor | None, visible: Tensor) -> Tensor:
@@ -139,7 +136,7 @@ def loaded_model(shape: ModelShape, mode: str, device: torch.device) -> Language
         if model.config.networks:
             layer |= {"feedforward.0.weight": p["net.ln.scale"], "feedforward.0.bias": p["net.ln.bias"]}
             layer |= {"feedforward.1.weight": np.concatenate(p["net.pk"]), "feedforward.1.bias": p["net.pb"].ravel()}
-            layer["feedforward.3.weight"] = np.concatenate(p["net.pv"]).T
+            layer |= {"feedforward.3.weight": np.concatenate(p["net.pv"]).T, "feedforward.3.bias": p["net.bo"]}
         if model.config.F:
             layer |= {"feedforward.0.weight": p["ffn.ln.scale"], "feedforward.0.bias": p["ffn.ln.bias"]}
             layer |= {"feedforward.1.weight": p["ffn.W1"].T, "feedforward.1.bias": p["ffn.b1"]}

@@ -102,8 +102,8 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
     W = (D, H * Dh)
 
     def networks(x: Any, variant: str = "", gate: Any = None, **options: Any) -> Case:
-        inputs = {"x": x, "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D), "gate": gate}
-        return case("head_networks", inputs, variant, **options)
+        inputs = {"x": x, "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D), "bo": normal(D)}
+        return case("head_networks", inputs | {"gate": gate}, variant, **options)
 
     def memory_case(variant: str = "", gate: Any = None, **options: Any) -> Case:
         inputs = {"q": normal(B, T, H, Dh), "o": normal(B, T, H, Dh), "pk": normal(H, N, Dh), "pv": normal(H, N, Dh)}

@@ -152,7 +152,8 @@ def feedforward_block_forward(
     cache: dict[str, Any] = {}
     if config.networks:
         n, cache["ln"] = norm_forward(x, p, "net.ln", config, ops)
-        y, cache["networks"] = ops.head_networks_forward(n, p["net.pk"], p["net.pb"], p["net.pv"], gate, scale=scale)
+        weights = p["net.pk"], p["net.pb"], p["net.pv"], p["net.bo"]
+        y, cache["networks"] = ops.head_networks_forward(n, *weights, gate, scale=scale)
     else:
         n, cache["ln"] = norm_forward(x, p, "ffn.ln", config, ops)
         y, cache["ffn"] = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
@@ -170,7 +171,7 @@ def feedforward_block_backward(
     dx, dblock = ops.residual_backward(dy, cache["residual"])
     if "networks" in cache:
         gradients = ops.head_networks_backward(dblock, cache["networks"])
-        dn, dp["net.pk"], dp["net.pb"], dp["net.pv"], dgate = gradients
+        dn, dp["net.pk"], dp["net.pb"], dp["net.pv"], dp["net.bo"], dgate = gradients
     else:
         dn, dp["ffn.W1"], dp["ffn.b1"], dp["ffn.W2"], dp["ffn.b2"] = ops.feedforward_backward(dblock, cache["ffn"])
     # n = norm(x)

@@ -46,7 +46,7 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
             layer["log_alpha"] = (H,)
         if config.networks:
             layer |= norm_shapes(config, "net.ln")
-            layer |= {"net.pk": (H, N, D), "net.pb": (H, N), "net.pv": (H, N, D)}
+            layer |= {"net.pk": (H, N, D), "net.pb": (H, N), "net.pv": (H, N, D), "net.bo": (D,)}
         if F:
             layer |= norm_shapes(config, "ffn.ln")
             layer |= {"ffn.W1": (D, F), "ffn.b1": (F,), "ffn.W2": (F, D), "ffn.b2": (D,)}

@@ -2,7 +2,7 @@
 
     a_h = x pk_hᵀ + pb_h             x (..., D)   pk_h (N, D)   pb_h (N,)
     r_h = max(a_h, 0)                (..., N)
-    out = c · Σ_h g_h · r_h pv_h     pv_h (N, D)  out (..., D)
+    out = c · Σ_h g_h · r_h pv_h + bo             pv_h (N, D)   bo (D,)   out (..., D)
 
 All-attention lets a head attend to N persistent vectors, keys pk and values pv, beside its context, and leaves out the
 feed-forward block. Here keys and values are as wide as the stream, and a ReLU takes the softmax's place: a persistent
@@ -33,13 +33,14 @@ class Kept(NamedTuple):
 
 
 def head_networks_forward(
-    x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, gate: NDArray | None = None, *, scale: float = 1.0
+    x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, bo: NDArray, gate: NDArray | None = None, *, scale: float = 1.0
 ) -> tuple[NDArray, Kept]:
     """Add up what the heads' nets make of the stream.
 
     Args:
         x: activations, (..., D), any float or complex dtype.
         pk: keys, (H, N, D).   pb: biases, (H, N).   pv: values, (H, N, D).
+        bo: bias of the sum, (D,), which belongs to no head.
         gate: (H,), or None for all ones.
         scale: output scaling c.
 
@@ -50,29 +51,33 @@ def head_networks_forward(
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    check_arguments(x, pk, pb, pv, gate)
+    check_arguments(x, pk, pb, pv, bo, gate)
     H, N, D = pk.shape
     a = rows(x) @ pk.reshape(H * N, D).T + pb.reshape(H * N)
     r = a * (a.real > 0)
     weights = np.full(H, scale, pv.dtype) if gate is None else scale * gate
     values = (weights[:, None, None] * pv).reshape(H * N, D)
-    out = (r @ values).reshape(x.shape)
+    out = (r @ values + bo).reshape(x.shape)
     return out, Kept(r, x, pk, pv, weights, values, gate is not None, scale)
 
 
-def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray | None]:
+def head_networks_backward(
+    dout: NDArray, cache: Kept
+) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, NDArray | None]:
     """Return the gradients of `head_networks_forward` in argument order.
 
     Args:
         dout: gradient of the loss with respect to `out`, (..., D). Not modified.
 
     Returns:
-        dx: (..., D).   dpk: (H, N, D).   dpb: (H, N).   dpv: (H, N, D).   dgate: (H,), or None.
+        dx: (..., D).   dpk: (H, N, D).   dpb: (H, N).   dpv: (H, N, D).
+        dbo: (D,).   dgate: (H,), or None.
     """
     r, x, pk, pv, weights, values, gated, scale = cache
     H, N, D = pk.shape
     dout_rows = rows(dout)
-    # out = r values
+    # out = r values + bo
+    dbo = dout_rows.sum(0)
     dr = dout_rows @ values.T
     dvalues = (r.T @ dout_rows).reshape(H, N, D)
     # values_h = c g_h pv_h
@@ -84,16 +89,16 @@ def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, NDArray
     dx = (da @ pk.reshape(H * N, D)).reshape(x.shape)
     dpk = (da.T @ rows(x)).reshape(H, N, D)
     dpb = da.sum(0).reshape(H, N)
-    return dx, dpk, dpb, dpv, dgate
+    return dx, dpk, dpb, dpv, dbo, dgate
 
 
-def check_arguments(x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, gate: NDArray | None) -> None:
+def check_arguments(x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, bo: NDArray, gate: NDArray | None) -> None:
     """Raise ValueError, naming the argument, unless everything fits together."""
     if pk.ndim != 3:
         raise ValueError(f"pk must be (H, N, D), got {pk.shape}")
     H, N, D = pk.shape
     if x.ndim < 1 or x.shape[-1] != D:
         raise ValueError(f"x must have {D} features to match pk {pk.shape}, got x {x.shape}")
-    for name, value, shape in (("pb", pb, (H, N)), ("pv", pv, (H, N, D)), ("gate", gate, (H,))):
+    for name, value, shape in (("pb", pb, (H, N)), ("pv", pv, (H, N, D)), ("bo", bo, (D,)), ("gate", gate, (H,))):
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} must have shape {shape} to match pk {pk.shape}, got {value.shape}")

@@ -25,7 +25,7 @@ from tinyprune.config import GateConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.kernels.backend import Backend
 from tinyprune.model.gating import by_layer, gate_names, gates_backward, joined_log_alpha
-from tinyprune.model.parameters import Parameters
+from tinyprune.model.parameters import Parameters, layer_parameters
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops import sigmoid
 from tinyprune.training.schedules import linear_warmup
@@ -176,13 +176,11 @@ class GateObjective:
         for i, gates in enumerate(cache["gates"]):
             if not gates.values.size:
                 continue
-            bo = model.params[f"layers.{i}.bo"]
-            for outputs, matrix in gated_outputs(model, cache, i):
-                error, error_cache = ops.layerwise_error_forward(gates.gate, outputs, matrix, bo, gates.scale)
+            for outputs, matrix, bias in gated_outputs(model, cache, i):
+                error, error_cache = ops.layerwise_error_forward(gates.gate, outputs, matrix, bias, gates.scale)
                 dgate = ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
                 dvalues[i] = ops.add(dvalues[i], dgate)
                 errors.append(error)
-                bo = ops.to_device(np.zeros_like(gates.values, shape=bo.shape))  # the networks have none
         add_gate_gradients(grads, gates_backward(dvalues, self.gate, ops, cache["gate"]), ops)
         return errors
 
@@ -204,8 +202,8 @@ class GateObjective:
             self.controller.lam1, self.controller.lam2 = state["lam"].tolist()
 
 
-def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tuple[NDArray, NDArray]]:
-    """Return what the gates of layer i multiply in each of its blocks, and the matrix that comes after them.
+def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tuple[NDArray, NDArray, NDArray]]:
+    """Return what the gates of layer i multiply in each of its blocks, and the matrix and bias that come after them.
 
     Args:
         model: the model.
@@ -213,16 +211,17 @@ def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tup
         i: the layer.
 
     Returns:
-        the heads' outputs (B, T, H, Dh) and Wo (H·Dh, D); if heads have networks also their units (B, T, H, N) and
-        values (H·N, D).
+        the heads' outputs (B, T, H, Dh), Wo (H·Dh, D) and bo (D,); if heads have networks also their units
+        (B, T, H, N), values (H·N, D) and bias (D,).
     """
     block = cache["layers"][i]
     o = block["persistent"].y if "persistent" in block else block["attention"].o
-    found = [(o, model.params[f"layers.{i}.Wo"])]
+    p = layer_parameters(model.params, i)
+    found = [(o, p["Wo"], p["bo"])]
     if model.config.networks:
-        units, values = cache["ffn"][i]["networks"].r, model.params[f"layers.{i}.net.pv"]
-        H, N, D = values.shape
-        found.append((units.reshape(*o.shape[:2], H, N), values.reshape(H * N, D)))
+        H, N, D = p["net.pv"].shape
+        units = cache["ffn"][i]["networks"].r.reshape(*o.shape[:2], H, N)
+        found.append((units, p["net.pv"].reshape(H * N, D), p["net.bo"]))
     return found
 
 

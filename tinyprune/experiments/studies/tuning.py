@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import matplotlib.style
 from matplotlib.figure import Figure
 
+from tinyprune.experiments.drawing import LINES, MARKERS
 from tinyprune.experiments.kinds import CHANGES as KINDS_CHANGES
 from tinyprune.experiments.kinds import SQUARED, models, with_settings
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
@@ -20,8 +21,7 @@ from tinyprune.plots import DPI, HEAD_COLOURS, STYLE
 from tinyprune.tables import Record
 
 RATES = (2e-3, 4e-3, 8e-3)
-GAINS = (1.0, 2.0)  # of the layers' initial matrices, `init_gain`
-DECAYS = (0.01, 0.1)
+STARTS = ((1.0, 0.01), (2.0, 0.01), (4.0, 0.01), (2.0, 0.1))  # gain of the first matrices, `init_gain`, and decay
 
 
 def entries(plan: Plan) -> list[Entry]:
@@ -30,7 +30,7 @@ def entries(plan: Plan) -> list[Entry]:
     for kind, model in models(plan.config.model).items():
         if kind == SQUARED:
             continue
-        for lr, gain, decay in itertools.product(RATES, GAINS, DECAYS):
+        for lr, (gain, decay) in itertools.product(RATES, STARTS):
             changed = with_settings(dataclasses.replace(plan.config, model=model), lr, gain, decay)
             made += [plan.entry(title(kind, lr, gain, decay), config, "baseline") for config in plan.configs(changed)]
     return made
@@ -48,9 +48,9 @@ def plot_tuning(rows: Sequence[Record]) -> Figure:
     figure = Figure(figsize=(2 + 2.4 * len(kinds), 3.4), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
-        for i, (gain, decay) in enumerate(itertools.product(GAINS, DECAYS)):
+        for i, (gain, decay) in enumerate(STARTS):
             bits = [_mean(rows, title(kind, lr, gain, decay)) for lr in RATES]
-            style = {"color": HEAD_COLOURS[i // len(DECAYS)], "linestyle": "-:"[i % len(DECAYS)], "marker": "os"[i % 2]}
+            style = {"color": HEAD_COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i]}
             axes.plot(RATES, bits, label=f"gain {gain:g}, decay {decay:g}", **style)
         axes.set(title=kind, xscale="log", xlabel="learning rate")
         axes.set_xticks(RATES, [f"{lr:g}" for lr in RATES])

@@ -1,6 +1,6 @@
 """Head networks: the heads' feed-forward nets, which read the stream. See `tinyprune.ops.head_networks`.
 
-    for r: h[r] = max(x[r] · pkᵀ + pb, 0);  out[r] = Σ_h c · g_h · h_h[r] · pv_h
+    for r: h[r] = max(x[r] · pkᵀ + pb, 0);  out[r] = Σ_h c · g_h · h_h[r] · pv_h + bo
 
 All heads' units lie one after the other in memory, so the two products are those of one feed-forward block, see
 `matmul` and `feedforward`. The gates multiply the values, which are few, and not the units, one for each position.
@@ -18,11 +18,11 @@ from tinyprune.ops.head_networks import Kept, check_arguments
 
 
 def head_networks_forward(
-    x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, gate: NDArray | None = None, *, scale: float = 1.0
+    x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, bo: NDArray, gate: NDArray | None = None, *, scale: float = 1.0
 ) -> tuple[NDArray, Kept]:
     """Add up what the heads' nets make of the stream, as `ops.head_networks_forward`; float32 or float64."""
-    check_floats(x=x, pk=pk, pb=pb, pv=pv, **({} if gate is None else {"gate": gate}))
-    check_arguments(x, pk, pb, pv, gate)
+    check_floats(x=x, pk=pk, pb=pb, pv=pv, bo=bo, **({} if gate is None else {"gate": gate}))
+    check_arguments(x, pk, pb, pv, bo, gate)
     H, N, D = pk.shape
     keys = pk.reshape(H * N, D)
     units = matmul(matrix(x), keys, transpose_b=True, bias=pb.reshape(H * N))
@@ -30,18 +30,20 @@ def head_networks_forward(
     weights = np.full(H, scale, pv.dtype) if gate is None else (scale * gate).astype(pv.dtype)
     values = workspace.empty((H * N, D), pv.dtype)
     np.multiply(weights[:, None, None], pv, out=values.reshape(H, N, D))
-    out = matmul(units, values)
+    out = matmul(units, values, bias=bo)
     kept = Kept(units, x, pk, pv, weights, values, gate is not None, scale)
     return out if x.ndim > 1 else out[0], kept
 
 
-def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray | None]:
+def head_networks_backward(
+    dout: NDArray, cache: Kept
+) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, NDArray | None]:
     """Return the gradients of `head_networks_forward`, as `ops.head_networks_backward`."""
     units, x, pk, pv, weights, values, gated, scale = cache
     check_gradient(dout, x.shape, x.dtype)
     H, N, D = pk.shape
     rows = matrix(dout)
-    # out = units values
+    # out = units values + bo
     dunits = matmul(rows, values, transpose_b=True)
     dvalues = matmul(units, rows, transpose_a=True).reshape(H, N, D)
     # values_h = c g_h pv_h
@@ -57,4 +59,4 @@ def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, NDArray
     # a = x pkᵀ + pb
     dx = matmul(da, pk.reshape(H * N, D))
     dpk = matmul(da, matrix(x), transpose_a=True).reshape(H, N, D)
-    return dx if x.ndim > 1 else dx[0], dpk, column_sums(da).reshape(H, N), dpv, dgate
+    return dx if x.ndim > 1 else dx[0], dpk, column_sums(da).reshape(H, N), dpv, column_sums(rows), dgate

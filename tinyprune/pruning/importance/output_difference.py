@@ -26,7 +26,7 @@ def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Genera
         for i, total in enumerate(sums):
             gates = cache["gates"][i]
             scale = 1.0 if gates is None else gates.scale
-            deltas = [model.ops.head_difference(o, W, scale) for o, W in gated_outputs(model, cache, i)]
+            deltas = [model.ops.head_difference(o, W, scale) for o, W, _ in gated_outputs(model, cache, i)]
             delta = deltas[0] if len(deltas) == 1 else model.ops.add(*deltas)
             delta = model.ops.to_host(delta)
             total += np.sqrt((delta**2).sum(-1)).mean((1, 2))  # delta (H, B, T, D)

@@ -57,6 +57,7 @@ def head_networks_forward(
     pk: DeviceArray,
     pb: DeviceArray,
     pv: DeviceArray,
+    bo: DeviceArray,
     gate: DeviceArray | None = None,
     *,
     scale: float = 1.0,
@@ -66,14 +67,14 @@ def head_networks_forward(
 
     For `precision` see `linear`.
     """
-    check_floats(x=x, pk=pk, pb=pb, pv=pv, **({} if gate is None else {"gate": gate}))
-    check_arguments(x, pk, pb, pv, gate)
+    check_floats(x=x, pk=pk, pb=pb, pv=pv, bo=bo, **({} if gate is None else {"gate": gate}))
+    check_arguments(x, pk, pb, pv, bo, gate)
     H, N, D = pk.shape
     pk, pb, pv = contiguous(pk), contiguous(pb), contiguous(pv)
     keys, bias = pk.reshape(H * N, D), pb.reshape(H * N)
     units = matmul(matrix(x), keys, transpose_b=True, bias=bias, relu=True, precision=precision)
     values = weighed(pv, gate, scale).reshape(H * N, D)
-    out = matmul(units, values, precision=precision)
+    out = matmul(units, values, bias=contiguous(bo), precision=precision)
     return out if x.ndim > 1 else out[0], Kept(units, x, pk, pv, gate, scale, values, precision)
 
 
@@ -83,7 +84,7 @@ def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray 
     check_gradient(dout, x.shape)
     H, N, D = pk.shape
     rows = matrix(dout)
-    # out = units values
+    # out = units values + bo
     da = matmul(rows, values, transpose_b=True, precision=precision)
     dvalues = matmul(units, rows, transpose_a=True, precision=precision).reshape(H, N, D)
     # values_h = c g_h pv_h
@@ -95,4 +96,4 @@ def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray 
     dx = matmul(da, pk.reshape(H * N, D), precision=precision)
     dpk = matmul(da, matrix(x), transpose_a=True, precision=precision).reshape(H, N, D)
     dpb = column_sums(da.reshape(da.size // (H * N) if H * N else 0, H * N)).reshape(H, N)
-    return dx if x.ndim > 1 else dx[0], dpk, dpb, dpv, dgate
+    return dx if x.ndim > 1 else dx[0], dpk, dpb, dpv, column_sums(rows), dgate
