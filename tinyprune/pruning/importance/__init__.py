@@ -6,14 +6,17 @@
     michel             E|∂loss/∂g_h|, normalised in each layer
     leave-one-out      loss without the head − loss with it
     output-difference  E‖Δ_h‖, what the head adds to its layer's output
+    fluctuation        how much that varies, beyond its mean (FLAP)
 
 `scores[name](model, tokens, rng)` gives a score for every head of every layer, `keep_best` turns scores into a mask
 with an exact number of heads, over all layers together or the same share in each, and `score_in_rounds` rescores after
-each round, without the heads removed so far. `with_heads` makes the model that a mask describes, which
+each round, without the heads removed so far. `least_squares.search` finds a set of heads that the others can make up
+for, and `pruning.repair` does that. `with_heads` makes the model that a mask describes, which
 `pruning.surgery` then makes smaller. Learned gates (Hard-Concrete, soft top-k) are in `pruning.gates`.
 """
 
 from tinyprune.pruning.importance.confidence import confidence
+from tinyprune.pruning.importance.fluctuation import fluctuation
 from tinyprune.pruning.importance.leave_one_out import leave_one_out
 from tinyprune.pruning.importance.magnitude import magnitude
 from tinyprune.pruning.importance.masks import Mask, Scores, keep_best, score_in_rounds, with_heads
@@ -28,6 +31,7 @@ CRITERIA = {
     "michel": michel,
     "leave-one-out": leave_one_out,
     "output-difference": output_difference,
+    "fluctuation": fluctuation,
 }
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "Mask",
     "Scores",
     "confidence",
+    "fluctuation",
     "keep_best",
     "leave_one_out",
     "magnitude",

@@ -1,0 +1,123 @@
+"""What a block adds to the stream as a least-squares problem, for criteria and repairs that need no gradient.
+
+A block adds X W + b; X holds the outputs of its heads at all positions, (n, H·width). X̃ is X with a column of ones,
+W̃ is W with the row b below it, and all that is needed from the text is G = X̃ᵀX̃.
+
+If the heads S go and the others, K, and b are fitted anew, W̃' minimises
+
+    ‖X̃ (W̃ − W̃')‖² + λ ‖W − W'‖² = tr (W̃ − W̃')ᵀ G_λ (W̃ − W̃')     with W̃'_S = 0,  G_λ = G + λI (λ not for b)
+
+The gradient with respect to the rows K is zero where G_KK (W̃_K − W̃'_K) + G_KS W̃_S = 0, so that
+
+    W̃'_K    = W̃_K + G_KK⁻¹ G_KS W̃_S
+    cost(S) = tr W̃_Sᵀ (G_SS − G_SK G_KK⁻¹ G_KS) W̃_S
+
+The Schur complement in brackets is the inverse of (G⁻¹)_SS: these are OSSCAR's W ← W − G⁻¹_{:,S} [(G⁻¹)_SS]⁻¹ W_S and
+tr W_Sᵀ [(G⁻¹)_SS]⁻¹ W_S (Meng et al. 2024, arXiv 2403.12983; also SlimGPT, Ling et al. 2024, arXiv 2412.18110).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.errors import UsageError
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.gates import gated_outputs
+from tinyprune.pruning.importance.reading import read
+
+RIDGE = 1e-4  # λ as a share of the mean of XᵀX's diagonal
+
+
+@dataclass(frozen=True)
+class Block:
+    """The least-squares problem of a block with H heads. Heads with networks have two blocks in each layer."""
+
+    G: NDArray  # X̃ᵀX̃, (H·width + 1, H·width + 1) float64
+    W: NDArray  # W̃, (H·width + 1, D) float64
+    heads: int  # H
+    ridge: float = RIDGE
+
+    @property
+    def positions(self) -> float:
+        """Return n, how many positions were read."""
+        return float(self.G[-1, -1])
+
+    @property
+    def width(self) -> int:
+        """Return how many columns of X each head has."""
+        return (len(self.W) - 1) // max(self.heads, 1)
+
+    def parts(self, stay: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
+        """Return the rows of S and those of K, as booleans, and G_KK⁻¹ G_KS. `stay` (H,): which heads stay."""
+        S = np.append(np.repeat(~stay, self.width), False)
+        G = self.G + self.penalty
+        return S, ~S, np.linalg.solve(G[np.ix_(~S, ~S)], G[np.ix_(~S, S)])
+
+    @property
+    def penalty(self) -> NDArray:
+        """Return λI, with 0 for b."""
+        diagonal = np.full(len(self.G), self.ridge * self.G.diagonal()[:-1].mean() if self.heads else 0.0)
+        diagonal[-1] = 0.0
+        return np.diag(diagonal)
+
+    def cost(self, stay: NDArray[np.bool_]) -> float:
+        """Return the squared error that is left after the fit, summed over positions and features."""
+        S, K, fit = self.parts(stay)
+        G = self.G + self.penalty
+        schur = G[np.ix_(S, S)] - G[np.ix_(S, K)] @ fit
+        return float(((schur @ self.W[S]) * self.W[S]).sum())
+
+    def fitted(self, stay: NDArray[np.bool_]) -> NDArray:
+        """Return W̃', (H·width + 1, D), with rows of zeros for the heads that go."""
+        S, K, fit = self.parts(stay)
+        W = self.W.copy()
+        W[K] += fit @ W[S]
+        W[S] = 0.0
+        return W
+
+    def with_means(self, stay: NDArray[np.bool_]) -> NDArray:
+        """Return W̃ with the mean output of the heads that go added to b, and their rows zero (FLAP's repair)."""
+        S = np.append(np.repeat(~stay, self.width), False)
+        W = self.W.copy()
+        W[-1] += self.G[-1, S] / self.positions @ W[S]
+        W[S] = 0.0
+        return W
+
+    def fluctuation(self) -> NDArray:
+        """Return Σ_j var(X_j) ‖W_j‖² over the columns of each head, (H,)."""
+        means = self.G[-1, :-1] / self.positions
+        variance = self.G.diagonal()[:-1] / self.positions - means**2
+        return (variance * (self.W[:-1] ** 2).sum(1)).reshape(self.heads, self.width).sum(1)
+
+
+def read_blocks(model: Transformer, tokens: NDArray) -> list[list[Block]]:
+    """Read a text once with all heads; return the blocks of each layer.
+
+    Args:
+        model: without gates, or with gates that are all open.
+        tokens: the text, (n,).
+
+    Raises:
+        UsageError: if the text is shorter than one segment, or a gate is closed.
+    """
+    if not all(gates is None or (gates.values == 1).all() for gates in model.gates()):
+        raise UsageError("the model must have all its heads open to fit others in place of some, got closed gates")
+    host = model.ops.to_host
+    sums: dict[tuple[int, int], NDArray] = {}
+    for _, cache in read(model, tokens):
+        for i in range(model.config.L):
+            for j, (outputs, _, _) in enumerate(gated_outputs(model, cache, i)):
+                x = host(outputs).astype(float)
+                X = np.ones((x.shape[0] * x.shape[1], x.shape[2] * x.shape[3] + 1))
+                X[:, :-1] = x.reshape(len(X), -1)
+                sums[i, j] = sums.get((i, j), 0.0) + X.T @ X
+    layers: list[list[Block]] = []
+    for i, heads in enumerate(model.config.heads):
+        matrices = [(W, b) for _, W, b in gated_outputs(model, cache, i)]
+        layers.append(
+            [Block(sums[i, j], np.vstack([host(W), host(b)]).astype(float), heads) for j, (W, b) in enumerate(matrices)]
+        )
+    return layers

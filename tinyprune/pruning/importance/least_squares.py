@@ -1,0 +1,67 @@
+"""Least-squares search: the heads that the others can make up for best. (OSSCAR, Meng et al. 2024)
+
+    cost(S) = Σ over layers of the mean squared error in what the layer adds when the heads S go and the others are
+              fitted anew, see `blocks`
+
+Two heads that can stand in for each other are both cheap to lose, and yet one of them must stay: no score of single
+heads says that. `search` takes away the head that costs least, again and again, and then exchanges a head that stays
+for one that has gone as long as that lowers the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+
+from tinyprune.errors import UsageError
+from tinyprune.pruning.importance.blocks import Block
+from tinyprune.pruning.importance.masks import Mask
+
+Kept = list[frozenset[int]]  # the heads that stay in each layer
+
+
+def search(layers: Sequence[Sequence[Block]], heads: int) -> Mask:
+    """Return which heads stay so that no removal in the order of costs and no exchange of two heads is better.
+
+    Args:
+        layers: the blocks of each layer, see `read_blocks`.
+        heads: how many stay in all layers together.
+
+    Raises:
+        UsageError: if there are fewer heads.
+    """
+    sizes = [blocks[0].heads for blocks in layers]
+    if not 0 <= heads <= sum(sizes):
+        raise UsageError(f"heads must be between 0 and the {sum(sizes)} there are, got {heads}")
+
+    @cache
+    def cost(i: int, own: frozenset[int]) -> float:
+        stay = np.isin(np.arange(sizes[i]), list(own))
+        return sum(block.cost(stay) / block.positions for block in layers[i])
+
+    kept = [frozenset(range(H)) for H in sizes]
+    while sum(map(len, kept)) > heads:
+        _, i, h = min((cost(i, own - {h}) - cost(i, own), i, h) for i, own in enumerate(kept) for h in own)
+        kept[i] -= {h}
+    better: Kept | None = kept
+    while better is not None:
+        kept, better = better, best_exchange(better, sizes, cost)
+    return [np.isin(np.arange(H), list(own)) for H, own in zip(sizes, kept, strict=True)]
+
+
+def best_exchange(kept: Kept, sizes: Sequence[int], cost: Callable[[int, frozenset[int]], float]) -> Kept | None:
+    """Return the heads that stay after the exchange of two that lowers the cost most; None if none lowers it."""
+    found, least = None, -1e-9 * sum(cost(i, own) for i, own in enumerate(kept))
+    pairs = ((i, h, j, g) for i, own in enumerate(kept) for h in own for j, H in enumerate(sizes) for g in range(H))
+    for i, h, j, g in pairs:
+        if g in kept[j]:
+            continue
+        after = list(kept)
+        after[i] -= {h}
+        after[j] |= {g}
+        change = sum(cost(a, after[a]) - cost(a, kept[a]) for a in {i, j})
+        if change < least:
+            found, least = after, change
+    return found

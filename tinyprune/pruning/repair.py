@@ -1,0 +1,50 @@
+"""Repair: before heads are removed, change what stays so that each layer's output changes as little as possible.
+
+    least-squares    W of the heads that stay, and b, are fitted to the output of all heads    (OSSCAR, SlimGPT)
+    mean             the mean output of the heads that go is added to b                        (FLAP)
+
+Both are closed formulas in the products of one reading of a text, see `importance.blocks`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from numpy.typing import NDArray
+
+from tinyprune.errors import UsageError
+from tinyprune.model.transformer import Transformer
+from tinyprune.pruning.importance.blocks import read_blocks
+from tinyprune.pruning.importance.masks import Mask, with_heads
+
+REPAIRS = ("least-squares", "mean")
+NAMES = (("Wo", "bo"), ("net.pv", "net.bo"))  # of each block's W and b
+
+
+def repaired(model: Transformer, mask: Mask, tokens: NDArray, repair: str = "least-squares") -> Transformer:
+    """Return the model with gates that close the heads outside of `mask`, and weights that make up for them.
+
+    Args:
+        model: with all its heads; it is not modified.
+        mask: which heads stay.
+        tokens: the text that is read for it, (n,).
+        repair: one of `REPAIRS`.
+
+    Returns:
+        a model as `importance.with_heads` makes it; `surgery.remove_closed_heads` makes it smaller.
+
+    Raises:
+        UsageError: if there is no such repair, the text is shorter than one segment, or the model has closed gates.
+        ValueError: unless the mask has one entry for each head of each layer.
+    """
+    if repair not in REPAIRS:
+        raise UsageError(f"repair must be one of {', '.join(REPAIRS)}; got {repair!r}")
+    gated = with_heads(model, mask)
+    params = dict(gated.params)
+    for i, (blocks, stay) in enumerate(zip(read_blocks(model, tokens), mask, strict=True)):
+        for names, block in zip(NAMES, blocks, strict=False):
+            W = block.fitted(stay) if repair == "least-squares" else block.with_means(stay)
+            for name, value in zip(names, (W[:-1], W[-1]), strict=True):
+                old = params[f"layers.{i}.{name}"]
+                params[f"layers.{i}.{name}"] = model.ops.to_device(value.reshape(old.shape).astype(old.dtype))
+    return dataclasses.replace(gated, params=params)
