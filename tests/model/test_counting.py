@@ -7,13 +7,7 @@ import pytest
 from small import MODELS, small_config
 
 from tinyprune.config import load_preset
-from tinyprune.model.counting import (
-    context_keys,
-    count_multiply_adds,
-    count_parameters,
-    count_parts,
-    head_part,
-)
+from tinyprune.model.counting import context_keys, count_multiply_adds, count_parameters, count_parts, head_part
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 
