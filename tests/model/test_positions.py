@@ -7,11 +7,8 @@ from small import small_config, small_model
 from tinyprune.config import KINDS, GateConfig, ModelConfig, RunConfig, read_config, to_toml
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck import check_gradients
-from tinyprune.model.counting import count_parameters, head_part
-from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.surgery import remove_closed_heads
 
 UNUSUAL = {"all-attention": "learned", "transformer-xl": "learned", "transformer": "relative"}
 OPENED = np.array([[True, False, True], [False, True, False]])
@@ -53,25 +50,6 @@ def test_positions_matter_and_are_what_they_are_called(kind):
     assert parameter_shapes(model.config)[next(iter(expected & {"R", "positions"}))] == (5, 12)
     one, other = model.forward(np.array([[2, 3, 7], [3, 2, 7]]))[0][:, -1]
     assert np.abs(one - other).max() > 1e-3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_generating_reads_as_a_whole_segment_does(kind):
-    model = small_model(unusual_config(kind), GateConfig(hard=False), OPENED)
-    (ids, _) = text(5)
-    reader = CachedDecoder(model)
-    expected = model.log_probabilities(model.forward(ids[None])[0])[0]
-    np.testing.assert_allclose([reader.step(int(token)) for token in ids], expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_removal_is_exact_and_counting_counts_the_arrays(kind):
-    model = small_model(unusual_config(kind), GateConfig(hard=False), OPENED)
-    smaller = remove_closed_heads(model)
-    np.testing.assert_allclose(smaller.forward(text(5))[0], model.forward(text(5))[0], rtol=1e-12, atol=1e-12)
-    assert count_parameters(smaller.config) == sum(x.size for x in smaller.params.values())
-    removed = 3 * head_part(model.config).parameters
-    assert count_parameters(model.config) == count_parameters(smaller.config) + removed
 
 
 @pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
