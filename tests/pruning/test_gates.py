@@ -129,20 +129,6 @@ def test_the_layerwise_error_is_that_of_the_blocks_outputs(kind):
     assert losses["layerwise_error"] == pytest.approx(total, rel=1e-12) and total > 0.01
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_only_gates_learn_from_the_layerwise_error(kind):
-    results = {}
-    for objective, weight in (("task", 1.0), ("layerwise", 0.0), ("layerwise", 2.0)):
-        gate = GateConfig(objective=objective, layerwise_weight=weight)
-        results[objective, weight] = gradients(gate, *example(kind, gate))[1]
-    task, without, layerwise = results.values()
-    for name in task:
-        np.testing.assert_allclose(without[name], task[name], rtol=1e-10, atol=1e-13)
-        if name not in gates_of(task):
-            np.testing.assert_array_equal(layerwise[name], without[name])
-    assert any((layerwise[name] != without[name]).any() for name in gates_of(task))
-
-
 # lam and its warm-up.
 
 
@@ -345,12 +331,6 @@ def test_added_gates_are_open_and_change_nothing_in_evaluation(kind, rng):
     assert [layer.tolist() for layer in open_heads(gated)] == [[True] * 2, [True] * 3]
     ids = rng.integers(0, 11, (2, 5))
     np.testing.assert_array_equal(gated.forward(ids)[0], model.forward(ids)[0])
-
-
-def test_open_heads_of_a_model_with_and_without_gates():
-    opened = np.array([[True, False, True], [False, False, False]])
-    assert np.array_equal(open_heads(small_model(small_config(), GateConfig(), opened)), opened)
-    assert [layer.tolist() for layer in open_heads(small_model(small_config(heads=(3, 0))))] == [[True] * 3, []]
 
 
 # Real training.
