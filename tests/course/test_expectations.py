@@ -170,16 +170,11 @@ def test_modified_input_is_named():
 
 
 def test_backward_that_makes_the_cache_of_the_formula_zero_is_wrong():
-    def linear_backward(dout, cache):
+    def backward(dout, cache):
         cache[0][...] = cache[1][...] = 0
-        return np.zeros(cache[0].shape), np.zeros(cache[1].shape), dout.sum(0)
+        return np.zeros(cache[0].shape), np.zeros(cache[1].shape), dout.sum((0, 1))
 
-    module = ModuleType("answers")
-    module.linear_backward = linear_backward
-    rng = np.random.default_rng(0)
-    inputs = {"x": rng.standard_normal((3, 2)), "W": rng.standard_normal((2, 4)), "b": rng.standard_normal(4)}
-    with submission(module):
-        text = said(expect_gradients, "linear_backward", ops.linear_forward, inputs, hint="")
+    text = said(gradients, raising(NotImplementedError()), backward)
     assert "linear_backward: dx is not the derivative" in text
 
 

@@ -76,31 +76,6 @@ def test_whole_models_of_compiled_kernels_by_central_differences(kind):
         assert record.passed, record.message()
 
 
-def test_a_large_attention_along_directions(rng):
-    B, T, M, H, Dh, N = 2, 24, 17, 4, 16, 40
-    S = M + T
-    shapes = {
-        "q": (B, T, H, Dh),
-        "k": (B, S, H, Dh),
-        "v": (B, S, H, Dh),
-        "r": (S, H, Dh),
-        "u": (H, Dh),
-        "w": (H, Dh),
-        "pk": (H, N, Dh),
-        "pv": (H, N, Dh),
-        "gate": (H,),
-    }
-    inputs = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-
-    def forward(*arguments):
-        return ops.attention_forward(*arguments, span=M, scale=2.0, dropout=0.1, rng=np.random.default_rng(5))
-
-    records = check(Case("attention", forward, ops.attention_backward, inputs), directions=3)
-    assert len(records) == 3 * len(inputs)
-    for record in records:
-        assert record.passed and record.relative_error <= 1e-12, record.message()
-
-
 def test_every_operation_with_a_gradient_has_a_case():
     with_gradient = {name.removesuffix("_backward") for name in ops.__all__ if name.endswith("_backward")}
     assert {case.operation.split(" (")[0] for case in CASES} == with_gradient
@@ -123,26 +98,13 @@ def test_check_all_by_central_differences_leaves_straight_through_gates_out():
     ]
 
 
-def real_numbers_only() -> Backend:
-    """A backend that refuses complex numbers, as compiled kernels do."""
-
-    def refusing(operation):
-        def guarded(*arguments, **options):
-            if any(np.iscomplexobj(x) for x in arguments if isinstance(x, np.ndarray)):
-                raise ValueError("float32 and float64 only")
-            return operation(*arguments, **options)
-
-        return guarded
-
-    return backend_with(takes_complex=False, **{name: refusing(getattr(ops, name)) for name in ops.__all__})
-
-
 def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
+    compiled = get_backend("numba")
     for prefix in ("layernorm", "context (", "projections"):
-        (record,) = check_all(prefix, ops=real_numbers_only())
+        (record,) = check_all(prefix, ops=compiled)
         assert record["mode"] == "central" and record["passed"] is True
     with pytest.raises(UsageError, match="mode must be central, got complex"):
-        check_all("residual", "complex", real_numbers_only())
+        check_all("residual", "complex", compiled)
     assert check_all("residual", "complex", Backend())[0]["mode"] == "complex"
 
 
