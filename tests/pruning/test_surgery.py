@@ -84,18 +84,6 @@ def test_soft_gates_are_really_in_between():
 # Layers without heads.
 
 
-def test_a_model_without_any_heads_is_embeddings_and_biases(rng):
-    """Each layer is reduced to x + bo."""
-    model = small_model(small_config(), GateConfig(), np.zeros((2, 3), bool))
-    smaller = remove_closed_heads(model)
-    assert smaller.config.heads == (0, 0) and smaller.config.head_ids == ((), ())
-    ids = rng.integers(0, 11, (2, 4))
-    p = smaller.params
-    x = p["embedding"][ids] * np.sqrt(12) + p["layers.0.bo"] + p["layers.1.bo"]
-    expected, _ = smaller.ops.layernorm_forward(x, p["ln.scale"], p["ln.bias"])
-    np.testing.assert_allclose(smaller.forward(ids)[0], expected, rtol=1e-13)
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_what_is_left_goes_on_learning(kind, rng):
     """Its first layer has no heads, its second has two."""
