@@ -97,31 +97,16 @@ def in_a_process(source, lock="filters = refuse_in_the_kernel(Path.cwd())", dies
 
 
 # As native code calls them, with numbers where the C library has no name for them.
-NATIVE = [
-    "fork()",
-    "vfork()",
-    "kill(os.getppid(), 0)",
-    "socket(2, 1, 0)",
-    "setsid()",
-    "unshare(0x10000000)",
-    "ptrace(0, 0, 0, 0)",
-    "execv(b'/bin/true', None)",
-    "fcntl(0, 8, os.getppid())",
-    "fcntl(0, 10, 9)",
-    "ioctl(0, 0x5412, b'x')",
-    "prctl(1, 0, 0, 0, 0)",
-    "prlimit(0, 7, bytes(16), None)",
-    "prlimit(os.getppid(), 7, None, bytes(16))",
-    "tgkill(os.getppid(), os.getppid(), 0)",
-    "socketpair(1, 1, 0, (ctypes.c_int * 2)())",
-    "shmget(0, ctypes.c_size_t(4096), 0o1600)",
-    "setpriority(0, os.getppid(), 0)",
-    "sched_setaffinity(os.getppid(), 8, ctypes.byref(ctypes.c_long(-1)))",
-    "chmod(os.getcwdb(), 0o700)",
-    "mknod(b'device', 0o60600, ctypes.c_ulong(os.stat('/').st_dev))",
-    "chown(os.getcwdb(), -1, -1)",
-    "utimensat(-100, b'/', None, 0)",
-]
+BY_NAME = """
+    fork(); vfork(); kill(os.getppid(), 0); tgkill(os.getppid(), os.getppid(), 0); execv(b'/bin/true', None); setsid();
+    socket(2, 1, 0); socketpair(1, 1, 0, (ctypes.c_int * 2)()); unshare(0x10000000); ptrace(0, 0, 0, 0);
+    fcntl(0, 8, os.getppid()); fcntl(0, 10, 9); ioctl(0, 0x5412, b'x'); prctl(1, 0, 0, 0, 0);
+    prlimit(0, 7, bytes(16), None); prlimit(os.getppid(), 7, None, bytes(16)); setpriority(0, os.getppid(), 0);
+    shmget(0, ctypes.c_size_t(4096), 0o1600); sched_setaffinity(os.getppid(), 8, ctypes.byref(ctypes.c_long(-1)));
+    chmod(os.getcwdb(), 0o700); chown(os.getcwdb(), -1, -1); utimensat(-100, b'/', None, 0);
+    mknod(b'device', 0o60600, ctypes.c_ulong(os.stat('/').st_dev))
+"""
+NATIVE = [call.strip() for call in BY_NAME.split(";")]
 # name:x86_64:aarch64; what came after Linux 5.1 has the same number on both.
 BY_NUMBER = """
     process_vm_writev:311:271 memfd_create:319:279 execveat:322:281 userfaultfd:323:282 bpf:321:280

@@ -12,6 +12,7 @@ import pytest
 from small import small_config, small_model
 
 from tinyprune.config import GateConfig
+from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import draw_noise
 
@@ -104,20 +105,13 @@ def torch_model(ids, p, memory, noise, config, gate):
         x = x + p["positions"][: ids.shape[1]]
     inputs = []
     for i in range(config.L):
-        prefix = f"layers.{i}."
-        layer = {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
+        layer = layer_parameters(p, i)
         gates, scale = None, 1.0
         if gate is not None:
             gates, scale = torch_gates(layer["log_alpha"], None if noise is None else noise[i], gate)
+        layer |= {"R": p["R"]} if "R" in p else {}
         inputs.append(x)
-        x = torch_layer(
-            x,
-            None if memory is None else memory[i],
-            layer | {name: x for name, x in p.items() if name == "R"},
-            gates,
-            scale,
-            config,
-        )
+        x = torch_layer(x, None if memory is None else memory[i], layer, gates, scale, config)
     h = F.layer_norm(x, (config.D,), p["ln.scale"], p["ln.bias"])
     return torch_log_probabilities(h, p, config), inputs
 

@@ -117,10 +117,7 @@ def test_confidence_is_the_mean_of_the_largest_weights(kind):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
-    """The slopes are differences of each segment's loss, for a gate at 1 and at 1 − h.
-
-    A gate of exactly 1 sits on the clip: the slope is taken below it, and the loss is smooth.
-    """
+    """Differences of each segment's loss, for a gate just below 1 and at 1 − h; at 1 it would sit on the clip."""
     whole, h = model(kind), 2e-5
     gate = GateConfig(hard=False, output_scaling=False, gamma=-0.5, zeta=1.5)
 
