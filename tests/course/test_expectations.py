@@ -150,13 +150,11 @@ def test_inputs_without_gradient_can_be_named():
     module.scale_forward = lambda x, s, u: (s * x, s)
     module.scale_backward = lambda dout, s: s * dout
     inputs = {"x": np.arange(3.0), "s": 2.0, "u": None}
+    arguments, options = ("scale_backward", module.scale_forward, inputs), {"hint": "", "fixed": ("s", "u")}
     with submission(module):
-        formula = module.scale_forward
-        expect_gradients("scale_backward", formula, inputs, hint="", fixed=("s", "u"))
+        expect_gradients(*arguments, **options)
         module.scale_backward = lambda dout, s: dout
-        assert "dx is not the derivative" in said(
-            expect_gradients, "scale_backward", formula, inputs, hint="", fixed=("s", "u")
-        )
+        assert "dx is not the derivative" in said(expect_gradients, *arguments, **options)
 
 
 def test_modified_input_is_named():

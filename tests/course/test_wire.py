@@ -25,7 +25,6 @@ VALUES = st.recursive(
 
 
 def sent(value, keep=None, function=None, far=None, mine=None):
-    """Send a value and return what arrives."""
     arrays = []
     head = {"value": encode(value, arrays, keep, far)}
     head, arrays = unpack(io.BytesIO(pack(head, arrays)).read)

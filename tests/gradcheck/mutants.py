@@ -216,7 +216,6 @@ class WithoutAnnotations(ast.NodeTransformer):
 
 
 def code_of(source: str) -> CodeType:
-    """The code of a function from its source."""
     return next(x for x in compile(source, "<mutant>", "exec").co_consts if isinstance(x, CodeType))
 
 

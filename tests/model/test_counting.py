@@ -13,7 +13,6 @@ from tinyprune.model.transformer import Transformer
 
 
 def size(config) -> int:
-    """Count the numbers in all arrays."""
     return sum(x.size for x in init_parameters(config, np.random.default_rng(0)).values())
 
 

@@ -49,10 +49,7 @@ def test_adaptive_shapes():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", MODELS)
 def test_initial_values(kind, dtype):
-    """They are uniform within ±√(1/D), and ±√(1/(D·L)) in the layers; norms are the identity, biases 0.
-
-    Keys that a squared ReLU reads are within ±√(1/(2·Dh)).
-    """
+    """Uniform within ±√(1/D), in the layers ±√(1/(D·L)), keys of a squared ReLU ±√(1/(2·Dh)); no norm, no bias."""
     D, L = 32, 3
     config = small_config(kind, V=300, D=D, H=4, L=L, cutoffs=(100,), div_value=2)
     for name, x in init_parameters(config, np.random.default_rng(0), dtype).items():

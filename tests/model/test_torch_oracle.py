@@ -85,7 +85,6 @@ def torch_vectors(p, config):
 
 
 def torch_log_probabilities(h, p, config):
-    """Compute log p of every word, (B, T, V)."""
     if not config.cutoffs:
         return torch.log_softmax(h @ p["embedding"].T + p["out_bias"], -1)
     C = len(config.cutoffs)

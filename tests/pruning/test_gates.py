@@ -349,7 +349,6 @@ def baseline(tokens, tmp_path_factory) -> Transformer:
 def train_gates(
     baseline: Transformer, tokens: np.ndarray, directory: Path, gate: GateConfig, steps: int
 ) -> tuple[Transformer, list[dict]]:
-    """Train gates; return the model and the log's lines about training."""
     params = {name: x.copy() for name, x in add_gates(baseline.params, baseline.config.heads, gate).items()}
     model = Transformer(baseline.config, params, gate)
     objective = GateObjective(gate, warmup=20, heads_total=8)

@@ -38,7 +38,6 @@ def wrong_answers(name):
 
 
 def builder():
-    """Return notebooks/assignments/build.py as a module."""
     spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -49,7 +48,6 @@ build = builder()
 
 
 def cells_that_test(notebook):
-    """Return the cells of tests by name."""
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.nbgrader.grade]
     return {cell.metadata.nbgrader.grade_id: cell for cell in cells}
 

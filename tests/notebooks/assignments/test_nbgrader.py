@@ -48,7 +48,6 @@ def hand_in(course, student, notebook, name="a1"):
 
 
 def scores(course, student, name="a1"):
-    """Return the points of each test."""
     with Gradebook(f"sqlite:///{course}/gradebook.db") as gradebook:
         submission = gradebook.find_submission_notebook(name, name, student)
         assert not any(grade.needs_manual_grade for grade in submission.grades)
