@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from small import MODELS, small_config
+from test_positions import UNUSUAL
 
 from tinyprune.config import load_preset
 from tinyprune.model.counting import context_keys, count_multiply_adds, count_parameters, count_parts, head_part
@@ -20,13 +21,9 @@ def fewer_heads(config, *head_ids):
     return dataclasses.replace(config, heads=tuple(map(len, head_ids)), head_ids=head_ids)
 
 
-LEARNED, RELATIVE = ({"positions": positions, "M": 0, "mask": "causal"} for positions in ("learned", "relative"))
-UNUSUAL = [("all-attention", LEARNED), ("transformer-xl", LEARNED), ("transformer", RELATIVE)]
-
-
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(kind, options) for kind in MODELS for options in ({}, {"cutoffs": (4, 7), "div_value": 2})] + UNUSUAL,
+    [(kind, options) for kind in MODELS for options in ({}, {"cutoffs": (4, 7), "div_value": 2})] + [*UNUSUAL.items()],
 )
 def test_parameters_are_those_of_the_arrays(kind, options):
     config = small_config(kind, **options)

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 from small import MODELS, read, small_config, small_model
+from test_positions import UNUSUAL
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.model.generation import CachedDecoder, generate, sample
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.surgery import remove_closed_heads
 
-LEARNED, RELATIVE = ({"positions": positions, "M": 0, "mask": "causal"} for positions in ("learned", "relative"))
-UNUSUAL = [("all-attention", LEARNED), ("transformer-xl", LEARNED), ("transformer", RELATIVE)]
 # A layer with one head closed, a layer with all closed.
 OPENED = np.array([[True, False, True], [False, False, False], [True, True, False]])
 
@@ -77,7 +76,7 @@ def test_learned_positions_have_the_latest_half_read_again_when_the_places_are_f
 
 @pytest.mark.parametrize("scaling", [True, False], ids=["scaled", "unscaled"])
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
-@pytest.mark.parametrize(("kind", "options"), [(kind, {}) for kind in MODELS] + UNUSUAL)
+@pytest.mark.parametrize(("kind", "options"), [(kind, {}) for kind in MODELS] + [*UNUSUAL.items()])
 def test_gated_and_pruned_models(kind, options, hard, scaling):
     config = small_config(kind, L=3, **options)
     model = small_model(config, GateConfig(hard=hard, output_scaling=scaling), OPENED)

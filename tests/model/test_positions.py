@@ -10,11 +10,12 @@ from tinyprune.gradcheck import check_gradients
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
 
-UNUSUAL = {"all-attention": "learned", "transformer-xl": "learned", "transformer": "relative"}
+LEARNED, RELATIVE = ({"positions": positions, "M": 0, "mask": "causal"} for positions in ("learned", "relative"))
+UNUSUAL = {"all-attention": LEARNED, "transformer-xl": LEARNED, "transformer": RELATIVE}
 
 
 def unusual_config(kind: str, **options) -> ModelConfig:
-    return small_config(kind, positions=UNUSUAL[kind], M=0, mask="causal", **options)
+    return small_config(kind, **UNUSUAL[kind] | options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,7 +41,7 @@ def test_positions_matter_and_are_what_they_are_called(kind):
     """A model with learned positions has one vector a place; one with relative positions has R, Wr, u and w."""
     model = small_model(unusual_config(kind))
     relative = {"R"} | {f"layers.{i}.{name}" for i in range(2) for name in ("Wr", "u", "w")}
-    expected = relative if UNUSUAL[kind] == "relative" else {"positions"}
+    expected = relative if UNUSUAL[kind] == RELATIVE else {"positions"}
     assert (relative | {"positions"}) & model.params.keys() == expected
     assert parameter_shapes(model.config)[next(iter(expected & {"R", "positions"}))] == (5, 12)
     one, other = model.forward(np.array([[2, 3, 7], [3, 2, 7]]))[0][:, -1]
@@ -56,12 +57,13 @@ def test_learned_positions_with_memory_are_refused(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_mention_only_what_is_unusual(kind):
     """So files from before these options keep their bytes."""
-    usual = "relative" if UNUSUAL[kind] == "learned" else "learned"
+    usual = "relative" if UNUSUAL[kind] == LEARNED else "learned"
     plain, named, other = (
         RunConfig(model=config)
         for config in (small_config(kind), small_config(kind, positions=usual, norm="layernorm"), unusual_config(kind))
     )
     assert plain == named and not {"positions", "norm"} & plain.to_dict()["model"].keys()
-    assert other.to_dict()["model"]["positions"] == UNUSUAL[kind] and "norm" not in other.to_dict()["model"]
+    written = other.to_dict()["model"]
+    assert written["positions"] == UNUSUAL[kind]["positions"] and "norm" not in written
     for config in (plain, other):
         assert read_config(to_toml(config.to_dict()), "test") == config

@@ -169,11 +169,9 @@ def test_loss_memory_and_all_gradients_agree_with_autograd(kind, mask, options, 
     with torch.no_grad():
         first_log_p, inputs = torch_model(torch.tensor(first_ids), p, None, None, config, gate)
     np.testing.assert_allclose(model.log_probabilities(first_h), first_log_p.numpy(), rtol=1e-11, atol=1e-11)
-    torch_memory = None
-    if config.M:
-        torch_memory = [x[:, -config.M :] for x in inputs]
-        for ours, theirs in zip(memory, torch_memory, strict=True):
-            np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-11, atol=1e-11)
+    torch_memory = [x[:, -config.M :] for x in inputs] if config.M else None
+    for ours, theirs in zip(memory or (), torch_memory or (), strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-11, atol=1e-11)
     # Without dropout the gates' noise is all that a forward pass draws.
     draws = np.random.default_rng(NOISE_SEED)
     noise = [torch.tensor(draw_noise(config.H, draws, np.float64)) for _ in range(config.L)]
