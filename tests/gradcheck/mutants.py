@@ -195,9 +195,10 @@ def mutants(function: FunctionType) -> Iterator[tuple[str, CodeType]]:
                         setattr(node, name, new)
                     else:
                         setattr(node, name, [*value[:i], *(new if isinstance(new, list) else [new]), *value[i + 1 :]])
-                    source = ast.unparse(ast.fix_missing_locations(tree))
+                    module = compile(ast.unparse(ast.fix_missing_locations(tree)), "<mutant>", "exec")
                     setattr(node, name, value)
-                    yield f"{what}: {ast.unparse(child).splitlines()[0]}", code_of(source)
+                    (code,) = (x for x in module.co_consts if isinstance(x, CodeType))
+                    yield f"{what}: {ast.unparse(child).splitlines()[0]}", code
 
 
 def changes(node: object, first: str) -> Iterator[tuple[str, ast.AST | list]]:
@@ -213,10 +214,6 @@ class WithoutAnnotations(ast.NodeTransformer):
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         return ast.Assign([node.target], node.value) if node.value else node
-
-
-def code_of(source: str) -> CodeType:
-    return next(x for x in compile(source, "<mutant>", "exec").co_consts if isinstance(x, CodeType))
 
 
 @contextmanager

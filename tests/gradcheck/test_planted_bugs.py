@@ -114,21 +114,15 @@ def wrong_output(case: Case) -> bool:
     return not all(np.shape(x) == np.shape(y) and np.allclose(x, y, rtol=1e-9, atol=1e-12) for x, y in pairs)
 
 
-def outcome(cases: list[Case], wrong: Callable[[Case], bool]) -> str:
-    """Of a planted bug: found, not found, or crashed."""
-    try:
-        with np.errstate(all="ignore"):
-            return "found" if any(wrong(case) for case in cases) else "not found"
-    except Exception:
-        return "crashed"
-
-
 def outcomes(function: FunctionType, cases: list[Case], wrong: Callable[[Case], bool]) -> dict[str, list[str]]:
     """The mutants of a function, by what became of them."""
     results: dict[str, list[str]] = {"found": [], "not found": [], "crashed": []}
     for what, code in mutants(function):
-        with planted(function, code):
-            result = outcome(cases, wrong)
+        with planted(function, code), np.errstate(all="ignore"):
+            try:
+                result = "found" if any(wrong(case) for case in cases) else "not found"
+            except Exception:
+                result = "crashed"
         results[result].append(what)
     return results
 

@@ -9,6 +9,9 @@ from tinyprune.course.marking import mark
 from tinyprune.course.sandbox import Limits, Sandbox
 
 FOLDER = Path(__file__).parents[3] / "notebooks" / "assignments"
+spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
 
 
 class Wrong(NamedTuple):
@@ -35,16 +38,6 @@ def wrong_answers(name):
             texts = {"-": [], "+": []}
             found.append((what, texts, loses))
     return [Wrong(what, "\n".join(texts["-"]), "\n".join(texts["+"]), loses) for what, texts, loses in found]
-
-
-def builder():
-    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = builder()
 
 
 def cells_that_test(notebook):
