@@ -19,7 +19,6 @@ def model(tmp_path_factory):
 
 
 def untrained(model, seed):
-    """Return untrained parameters of the same shapes."""
     return init_parameters(model.model.config, np.random.default_rng(seed))
 
 

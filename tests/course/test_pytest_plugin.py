@@ -66,56 +66,26 @@ def assignment(tmp_path):
     return run
 
 
-IN_PROCESS = ["--in-process"]
+IN_PROCESS, IN_PYTEST = ["--in-process"], "import sys\nassert 'pytest' in sys.modules\n"
+VISIBLE = "the visible tests only. Hidden tests, which run after you hand in"
+FAILED = ["2 of 5 points", "twice must double", "fed       x = float64 array", "came      2 ", "expected  4"]
+NO_TEXT = "def double(x):\n    raise ValueError(chr(0xd800))\ntwice = double\n"
+WITH_ERROR = RIGHT.replace("return x + x", "return x + y")
+NAME_ERROR = ["NameError: name 'y' is not defined\nin your code:\n", "line 5, in twice\n    return x + y"]
+ENDS_EARLY = RIGHT.replace("def twice", "1 / 0\n\ndef twice")
+NO_TWICE = "no function twice: keep its name as it was\na9.py ends with an error: ZeroDivisionError"
 # Answers, options, what is printed and what is not. Hidden tests run where the options say so.
 PRINTED = {
-    "all passed": (
-        RIGHT,
-        [],
-        ["5 of 5 points of the tests that ran.", "the visible tests only. Hidden tests, which run after you hand in"],
-        "Traceback",
-    ),
-    "failure": (
-        WRONG,
-        [],
-        [
-            "2 of 5 points",
-            "twice must double",
-            "fed       x = float64 array",
-            "came      2 ",
-            "expected  4",
-            "once more",
-        ],
-        "expect_close(",
-    ),
+    "all passed": (RIGHT, [], ["5 of 5 points of the tests that ran.", VISIBLE], "Traceback"),
+    "failure": (WRONG, [], [*FAILED, "once more"], "expect_close("),
     "one task": (WRONG, ["-m", "a9_1"], ["2 of 2 points"], "twice must double"),
     "hidden": (RIGHT, ["hidden"], ["10 of 10 points"], "visible tests only"),
     "missing file": (RIGHT, ["--submission=hers.py"], ["hers.py cannot be read", "0 of 5 points"], "Traceback"),
     "link": ("", ["--submission=link.py"], ["it is a link", "0 of 5 points"], "Traceback"),
-    "surrogate": (
-        "def double(x):\n    raise ValueError(chr(0xd800))\ntwice = double\n",
-        [],
-        ["0 of 5 points"],
-        "Traceback",
-    ),
-    "in process": (
-        f"import sys\nassert 'pytest' in sys.modules\n{RIGHT}",
-        IN_PROCESS,
-        ["5 of 5 points"],
-        "ends with an error",
-    ),
-    "in process, error": (
-        RIGHT.replace("return x + x", "return x + y"),
-        IN_PROCESS,
-        ["NameError: name 'y' is not defined\nin your code:\n", "line 5, in twice\n    return x + y"],
-        "5 of 5 points",
-    ),
-    "in process, above an error": (
-        RIGHT.replace("def twice", "1 / 0\n\ndef twice"),
-        IN_PROCESS,
-        ["2 of 5 points", "no function twice: keep its name as it was\na9.py ends with an error: ZeroDivisionError"],
-        "5 of 5 points",
-    ),
+    "surrogate": (NO_TEXT, [], ["0 of 5 points"], "Traceback"),
+    "in process": (IN_PYTEST + RIGHT, IN_PROCESS, ["5 of 5 points"], "ends with an error"),
+    "in process, error": (WITH_ERROR, IN_PROCESS, NAME_ERROR, "5 of 5 points"),
+    "in process, above an error": (ENDS_EARLY, IN_PROCESS, ["2 of 5 points", NO_TWICE], "5 of 5 points"),
 }
 QUICK = ("all passed", "failure")
 
@@ -141,15 +111,13 @@ def test_results_are_in_gradescopes_format(assignment, tmp_path, options):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["score"] == 2
     assert results["execution_time"] > 0
-    tests = {test["name"]: test for test in results["tests"]}
-    shown = {"name": "a9_1_double", "score": 2, "max_score": 2, "status": "passed", "visibility": "visible"}
-    assert tests["a9_1_double"] | {"output": ""} == shown | {"output": ""}
-    assert tests["a9_2_twice"]["score"] == 0
-    hidden = tests["a9_2_twice_hidden"]
-    assert (hidden["score"], hidden["max_score"], hidden["status"]) == (0, 5, "failed")
-    assert hidden["visibility"] == "after_published"
-    assert "twice must double" in hidden["output"]
-    assert len(tests) == 3
+    shown, other, hidden = sorted(results["tests"], key=lambda test: test["name"])
+    expected = {"name": "a9_1_double", "score": 2, "max_score": 2, "status": "passed", "visibility": "visible"}
+    assert shown | {"output": ""} == expected | {"output": ""}
+    assert (other["name"], other["score"]) == ("a9_2_twice", 0)
+    assert "twice must double" in hidden.pop("output")
+    expected = {"name": "a9_2_twice_hidden", "score": 0, "max_score": 5, "status": "failed"}
+    assert hidden == expected | {"visibility": "after_published"}
 
 
 @pytest.mark.slow

@@ -25,7 +25,6 @@ VALUES = st.recursive(
 
 
 def sent(value, keep=None, function=None, far=None, mine=None):
-    """Send a value and return what arrives."""
     arrays = []
     head = {"value": encode(value, arrays, keep, far)}
     head, arrays = unpack(io.BytesIO(pack(head, arrays)).read)
@@ -78,24 +77,12 @@ def test_arrays_of_other_things_are_refused(dtype):
         encode(np.zeros(2, dtype), [], None)
 
 
-@pytest.mark.parametrize(
-    "tree",
-    [
-        {},
-        {"a": 1, "b": 2},
-        [1],
-        {"array": 0},
-        {"array": "x"},
-        {"float": "x"},
-        {"nothing": 1},
-        {"generator": {"dict": {}}},
-        {"generator": {"dict": {"bit_generator": "__import__"}}},
-        {"tuple": 3},
-        {"yours": 0},
-        {"dict": [1]},
-    ],
-    ids=str,
-)
+TREES = [{}, {"a": 1, "b": 2}, [1], {"array": 0}, {"array": "x"}, {"float": "x"}, {"nothing": 1}, {"tuple": 3}]
+TREES += [{"yours": 0}, {"dict": [1]}]
+TREES += [{"generator": {"dict": inner}} for inner in ({}, {"bit_generator": "__import__"})]
+
+
+@pytest.mark.parametrize("tree", TREES, ids=str)
 def test_malformed_values_are_refused(tree):
     with pytest.raises(WireError):
         decode(tree, [], None)
@@ -105,23 +92,18 @@ def frame(head, rest=b"", sizes=None):
     return struct.pack("<QQ", *(sizes or (len(head), len(rest)))) + head + rest
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        frame(b"not json"),
-        frame(b"[1, 2]"),
-        frame(b"{}"),
-        frame(b'{"arrays": 3}'),
-        frame(b'{"arrays": [["O", [1]]]}', bytes(8)),
-        frame(b'{"arrays": [["<f8", [-1]]]}', bytes(8)),
-        frame(b'{"arrays": [["<f8", [2]]]}', bytes(8)),
-        frame(b'{"arrays": [["what", [2]]]}', bytes(8)),
-        *(frame(f'{{"arrays": [["{dtype}", [1]]]}}'.encode(), bytes(16)) for dtype in ("f8,f8", "M8[s]", "O", "V8")),
-        frame(b"", sizes=(1 << 40, 0)),
-        frame(b"[" * 100_000),
-    ],
-    ids=str,
-)
+def array(dtype, length, size):
+    """A message with one array of `size` bytes."""
+    return frame(f'{{"arrays": [["{dtype}", [{length}]]]}}'.encode(), bytes(size))
+
+
+MESSAGES = [frame(head) for head in (b"not json", b"[1, 2]", b"{}", b'{"arrays": 3}', b"[" * 100_000)]
+MESSAGES += [frame(b"", sizes=(1 << 40, 0)), array("O", 1, 8)]
+MESSAGES += [array("<f8", -1, 8), array("<f8", 2, 8), array("what", 2, 8)]
+MESSAGES += [array(dtype, 1, 16) for dtype in ("f8,f8", "M8[s]", "O", "V8")]
+
+
+@pytest.mark.parametrize("data", MESSAGES, ids=str)
 def test_malformed_messages_are_refused(data):
     with pytest.raises(WireError):
         unpack(io.BytesIO(data).read)

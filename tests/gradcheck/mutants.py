@@ -98,29 +98,16 @@ def changed_expressions(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
                 for text in ("0 * x", "2 * x", "-x"):
                     yield text.replace("x", "argument"), with_argument(expression(text, x=x))
             if i and type(x) is type(node.args[i - 1]) and not isinstance(x, ast.Constant | ast.UnaryOp) and not sums:
-                yield (
-                    "exchanged",
-                    ast.Call(node.func, [*node.args[: i - 1], x, node.args[i - 1], *node.args[i + 1 :]], []),
-                )
+                swapped = [*node.args[: i - 1], x, node.args[i - 1], *node.args[i + 1 :]]
+                yield "exchanged", ast.Call(node.func, swapped, [])
 
 
 def quiet(node: ast.expr) -> bool:
     """Whether this is a call that checks, counts, draws, or makes an array: other arguments change no number."""
     function = node.func if isinstance(node, ast.Call) else None
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    makes = (
-        "zeros",
-        "empty",
-        "ascontiguousarray",
-        "flatnonzero",
-        "reshape",
-        "len",
-        "range",
-        "enumerate",
-        "max",
-        "type",
-    )
-    makes += ("float", "keep_mask", "draw_", "check_")
+    makes = ("zeros", "empty", "ascontiguousarray", "flatnonzero", "reshape", "len", "range", "enumerate", "max")
+    makes += ("type", "float", "keep_mask", "draw_", "check_")
     return name.startswith(makes) or name.endswith("Error")
 
 
@@ -197,7 +184,7 @@ def mutants(function: FunctionType) -> Iterator[tuple[str, CodeType]]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(tree, ast.FunctionDef)
     first = next((a.arg for a in tree.args.args if a.arg != "self"), "")
-    tree.body = [unannotated(node) for node in tree.body[ast.get_docstring(tree) is not None :]]
+    tree.body = [WithoutAnnotations().visit(node) for node in tree.body[ast.get_docstring(tree) is not None :]]
     for node in [tree, *(inner for statement in tree.body for inner in ast.walk(statement))]:
         for name, value in ast.iter_fields(node):
             if node is tree and name != "body":
@@ -208,9 +195,10 @@ def mutants(function: FunctionType) -> Iterator[tuple[str, CodeType]]:
                         setattr(node, name, new)
                     else:
                         setattr(node, name, [*value[:i], *(new if isinstance(new, list) else [new]), *value[i + 1 :]])
-                    source = ast.unparse(ast.fix_missing_locations(tree))
+                    module = compile(ast.unparse(ast.fix_missing_locations(tree)), "<mutant>", "exec")
                     setattr(node, name, value)
-                    yield f"{what}: {ast.unparse(child).splitlines()[0]}", code_of(source)
+                    (code,) = (x for x in module.co_consts if isinstance(x, CodeType))
+                    yield f"{what}: {ast.unparse(child).splitlines()[0]}", code
 
 
 def changes(node: object, first: str) -> Iterator[tuple[str, ast.AST | list]]:
@@ -221,19 +209,11 @@ def changes(node: object, first: str) -> Iterator[tuple[str, ast.AST | list]]:
         yield from changed_expressions(node)
 
 
-def unannotated(node: ast.stmt) -> ast.stmt:
-    """A statement without annotations, which are no part of what is computed."""
+class WithoutAnnotations(ast.NodeTransformer):
+    """Takes annotations away, which are no part of what is computed."""
 
-    class Without(ast.NodeTransformer):
-        def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-            return ast.Assign([node.target], node.value) if node.value else node
-
-    return Without().visit(node)
-
-
-def code_of(source: str) -> CodeType:
-    """The code of a function from its source."""
-    return next(x for x in compile(source, "<mutant>", "exec").co_consts if isinstance(x, CodeType))
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        return ast.Assign([node.target], node.value) if node.value else node
 
 
 @contextmanager

@@ -29,28 +29,6 @@ def square_backward_off_by(error, index):
     return off
 
 
-def convolve_forward(x, kernel):
-    """An operation that is not ours: out_t = Σ_k x_t+K−1−k · kernel_k, x (T,), kernel (K,), out (T − K + 1,)."""
-    return np.convolve(x, kernel, "valid"), (x, kernel)
-
-
-def convolve_backward(dout, cache):
-    x, kernel = cache
-    return np.convolve(dout, kernel[::-1]), np.convolve(x[::-1], dout, "valid")
-
-
-@each_mode
-def test_an_operation_of_somebody_else(mode, rng):
-    inputs = rng.standard_normal(7), rng.standard_normal(3)
-    assert_gradients(convolve_forward, convolve_backward, *inputs, mode=mode)
-
-    def flipped(dout, cache):
-        return convolve_backward(dout, (cache[0], cache[1][::-1]))
-
-    with pytest.raises(AssertionError, match="convolve_forward: wrong gradient with respect to x0"):
-        assert_gradients(convolve_forward, flipped, *inputs, mode=mode)
-
-
 # What a failure says.
 
 

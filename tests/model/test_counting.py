@@ -5,21 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 from small import MODELS, small_config
+from test_positions import UNUSUAL
 
 from tinyprune.config import load_preset
-from tinyprune.model.counting import (
-    context_keys,
-    count_multiply_adds,
-    count_parameters,
-    count_parts,
-    head_part,
-)
+from tinyprune.model.counting import context_keys, count_multiply_adds, count_parameters, count_parts, head_part
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 
 
 def size(config) -> int:
-    """Count the numbers in all arrays."""
     return sum(x.size for x in init_parameters(config, np.random.default_rng(0)).values())
 
 
@@ -27,10 +21,12 @@ def fewer_heads(config, *head_ids):
     return dataclasses.replace(config, heads=tuple(map(len, head_ids)), head_ids=head_ids)
 
 
-@pytest.mark.parametrize("adaptive", [False, True], ids=["softmax", "adaptive"])
-@pytest.mark.parametrize("kind", MODELS)
-def test_parameters_are_those_of_the_arrays(kind, adaptive):
-    config = small_config(kind, **({"cutoffs": (4, 7), "div_value": 2} if adaptive else {}))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(kind, options) for kind in MODELS for options in ({}, {"cutoffs": (4, 7), "div_value": 2})] + [*UNUSUAL.items()],
+)
+def test_parameters_are_those_of_the_arrays(kind, options):
+    config = small_config(kind, **options)
     assert count_parameters(config) == size(config)
     for head_ids in (((0, 1, 2), (1,)), ((), (0, 2)), ((), ())):
         pruned = fewer_heads(config, *head_ids)
@@ -46,7 +42,6 @@ def test_the_parts_are_the_whole(kind):
         names += [f"layer {layer}: {heads} heads", f"layer {layer}: shared (norm, bo)"]
         names += [f"layer {layer}: feed-forward"] if config.F else []
     assert [part.part for part in parts] == [*names, "last norm"]
-    assert count_parameters(config) == sum(part.parameters for part in parts)
     assert count_multiply_adds(config) == sum(part.multiply_adds_per_token for part in parts)
     assert all(type(n) is int for part in parts for n in (part.parameters, part.multiply_adds_per_token))
     head, D, F = head_part(config), 12, 7
@@ -56,22 +51,18 @@ def test_the_parts_are_the_whole(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_what_one_head_owns(kind):
-    """It owns D·Dh of each matrix, u, w and persistent vectors; K keys cost scores, position scores and values."""
+def test_the_products_of_one_head(kind):
+    """Those of its slices of the matrices; K keys cost scores, position scores and values."""
     D, Dh, N, T, M = 12, 4, 6, 5, 4
-    head = head_part(small_config(kind))
-    if kind in ("all-attention", "squared ReLU"):
-        assert head.parameters == 5 * D * Dh + 2 * Dh + 2 * N * Dh
-        assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh + 2 * N * Dh
-    elif kind == "head networks":
-        assert head.parameters == 5 * D * Dh + 2 * Dh + N * (2 * D + 1)
-        assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh + 2 * N * D
-    elif kind == "transformer-xl":
-        assert head.parameters == 5 * D * Dh + 2 * Dh
-        assert head.multiply_adds_per_token == 4 * D * Dh + 3 * (M + 1) * Dh
-    else:
-        assert head.parameters == 4 * D * Dh
-        assert head.multiply_adds_per_token == 4 * D * Dh + 2 * (T + 1) // 2 * Dh
+    relative = 3 * (M + 1) * Dh
+    own = {
+        "all-attention": relative + 2 * N * Dh,
+        "squared ReLU": relative + 2 * N * Dh,
+        "head networks": relative + 2 * N * D,
+        "transformer-xl": relative,
+        "transformer": 2 * (T + 1) // 2 * Dh,
+    }
+    assert head_part(small_config(kind)).multiply_adds_per_token == 4 * D * Dh + own[kind]
 
 
 @pytest.mark.parametrize(("mask", "T", "M"), [("same-length", 5, 4), ("same-length", 3, 7), ("causal", 6, 4)])
@@ -103,16 +94,6 @@ def test_the_paper_s_model_by_hand():
     assert embedding.parameters == tables + projections + 3 * 512 + 3 + 267_735
     layers = 16 * (8 * 426_112 + 2 * 512 + 512)
     assert sum(part.parameters for part in rest) == (192 + 192) * 512 + layers + 2 * 512
-
-
-def test_persistent_vectors_are_most_of_a_head_of_the_paper_s():
-    """Therefore removing heads shrinks an All-attention model far more than a Transformer."""
-    config = load_preset("paper-wt103").model
-    of_heads = config.heads_total * head_part(config).parameters
-    assert of_heads > 0.99 * sum(part.parameters for part in count_parts(config)[1:])
-    other = dataclasses.replace(config, kind="transformer-xl", N=0, F=2048)
-    of_heads = other.heads_total * head_part(other).parameters
-    assert of_heads < 0.5 * sum(part.parameters for part in count_parts(other)[1:])
 
 
 def test_the_vocabulary_must_be_known():

@@ -1,4 +1,4 @@
-"""Parameters: their shapes and initial values, and the slices that a head owns."""
+"""Parameters: their shapes and initial values."""
 
 import math
 
@@ -7,57 +7,32 @@ import pytest
 from small import MODELS, small_config
 
 from tinyprune.model.parameters import (
-    HEAD_AXIS,
     init_parameters,
     is_bias,
     layer_parameters,
     parameter_shapes,
-    put_heads,
-    take_heads,
 )
 from tinyprune.model.vocabulary import cluster_ranges
 
 
-def count(kind: str, V=11, L=2, D=12, H=3, Dh=4, T=5, M=4, N=6, F=7) -> int:
-    """Return the number of parameters of `small_config`, written out."""
-    attention = 2 * D + 3 * D * H * Dh + H * Dh * D + D  # LayerNorm, Wq Wk Wv, Wo, bo
-    relative = D * H * Dh + 2 * H * Dh  # Wr, u and w
-    persistent = 2 * H * N * Dh
-    feedforward = 2 * D + D * F + F + F * D + D
-    rest = V * D + 2 * D + V  # embedding, last LayerNorm, out_bias
-    return {
-        "all-attention": rest + (M + T) * D + L * (attention + relative + persistent),
-        "squared ReLU": rest + (M + T) * D + L * (attention + relative + persistent),
-        "head networks": rest + (M + T) * D + L * (attention + relative + 3 * D + H * N * (2 * D + 1)),
-        "transformer-xl": rest + (M + T) * D + L * (attention + relative + feedforward),
-        "transformer": rest + T * D + L * (attention + feedforward),
-    }[kind]
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_number_of_parameters(kind):
-    params = init_parameters(small_config(kind), np.random.default_rng(0))
-    assert sum(x.size for x in params.values()) == count(kind)
-    assert {name: x.shape for name, x in params.items()} == parameter_shapes(small_config(kind))
-
-
-@pytest.mark.parametrize("kind", ["all-attention", "head networks"])
-def test_a_head_owns_its_share_of_everything(kind):
-    """A layer with one head fewer lacks 4 of 12 columns and rows, and 2 · N vectors."""
-    full, fewer = (
-        {name: math.prod(shape) for name, shape in parameter_shapes(c, gated=True).items()}
-        for c in (small_config(kind), small_config(kind, heads=(3, 2), head_ids=((0, 1, 2), (0, 2))))
-    )
-    D, Dh, N = 12, 4, 6
-    lost = {name: full[name] - fewer[name] for name in full if full[name] != fewer[name]}
-    matrices = dict.fromkeys(("Wq", "Wk", "Wv", "Wr", "Wo"), D * Dh)
-    persistent = {
-        "all-attention": {"pk": N * Dh, "pv": N * Dh},
-        "head networks": {"net.pk": N * D, "net.pb": N, "net.pv": N * D},
+    V, L, D, H, Dh, T, M, N, F = 11, 2, 12, 3, 4, 5, 4, 6, 7
+    attention = 2 * D + 3 * D * H * Dh + H * Dh * D + D  # LayerNorm, Wq Wk Wv, Wo, bo
+    relative = D * H * Dh + 2 * H * Dh  # Wr, u and w
+    feedforward = 2 * D + D * F + F + F * D + D
+    own = {
+        "all-attention": relative + 2 * H * N * Dh,
+        "squared ReLU": relative + 2 * H * N * Dh,
+        "head networks": relative + 3 * D + H * N * (2 * D + 1),
+        "transformer-xl": relative + feedforward,
+        "transformer": feedforward,
     }
-    vectors = {"u": Dh, "w": Dh, "log_alpha": 1} | persistent[kind]
-    assert lost == {f"layers.1.{name}": size for name, size in (matrices | vectors).items()}
-    assert set(HEAD_AXIS) == set(matrices | vectors).union(*persistent.values())
+    positions = T * D if kind == "transformer" else (M + T) * D
+    others = V * D + 2 * D + V  # embedding, last LayerNorm, out_bias
+    params = init_parameters(small_config(kind), np.random.default_rng(0))
+    assert sum(x.size for x in params.values()) == others + positions + L * (attention + own[kind])
+    assert {name: x.shape for name, x in params.items()} == parameter_shapes(small_config(kind))
 
 
 def test_adaptive_shapes():
@@ -74,10 +49,7 @@ def test_adaptive_shapes():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", MODELS)
 def test_initial_values(kind, dtype):
-    """They are uniform within ±√(1/D), and ±√(1/(D·L)) in the layers; norms are the identity, biases 0.
-
-    Keys that a squared ReLU reads are within ±√(1/(2·Dh)).
-    """
+    """Uniform within ±√(1/D), in the layers ±√(1/(D·L)), keys of a squared ReLU ±√(1/(2·Dh)); no norm, no bias."""
     D, L = 32, 3
     config = small_config(kind, V=300, D=D, H=4, L=L, cutoffs=(100,), div_value=2)
     for name, x in init_parameters(config, np.random.default_rng(0), dtype).items():
@@ -128,41 +100,3 @@ def test_layer_parameters_share_their_arrays():
     layer = layer_parameters(params, 1)
     assert set(layer) == {name.removeprefix("layers.1.") for name in params if name.startswith("layers.1.")}
     assert all(layer[name] is params[f"layers.1.{name}"] for name in layer)
-
-
-# Heads.
-
-
-@pytest.fixture
-def layer(rng):
-    """Make a gated layer with persistent vectors and a feed-forward block: all that a head can own, and more."""
-    shapes = parameter_shapes(small_config(), gated=True) | parameter_shapes(small_config("transformer-xl"), gated=True)
-    return layer_parameters({name: rng.standard_normal(shape) for name, shape in shapes.items()}, 1)
-
-
-def test_take_heads_takes_slices(layer):
-    taken = take_heads(layer, [0, 2], 4)
-    for name in ("Wq", "Wk", "Wv", "Wr"):
-        np.testing.assert_array_equal(taken[name], np.delete(layer[name], np.s_[4:8], 1))
-    np.testing.assert_array_equal(taken["Wo"], np.delete(layer["Wo"], np.s_[4:8], 0))
-    for name in ("u", "w", "pk", "pv", "log_alpha"):
-        np.testing.assert_array_equal(taken[name], layer[name][[0, 2]])
-    for name in layer:
-        assert (taken[name] is layer[name]) == (name not in HEAD_AXIS)
-        assert name not in HEAD_AXIS or not np.shares_memory(taken[name], layer[name])
-
-
-@pytest.mark.parametrize("heads", [[], [1], [0, 2], [0, 1, 2]], ids=str)
-def test_put_heads_is_the_reverse_of_take_heads(heads, layer):
-    taken = take_heads(layer, heads, 4)
-    put = put_heads(taken, heads, 3, 4)
-    again = take_heads(put, heads, 4)
-    others = [h for h in range(3) if h not in heads]
-    left_out = take_heads(put, others, 4)
-    for name in layer:
-        assert put[name].shape == layer[name].shape
-        np.testing.assert_array_equal(again[name], taken[name])
-        if name in HEAD_AXIS:
-            assert not left_out[name].any()
-    if not others:
-        assert all(np.array_equal(put[name], layer[name]) for name in layer)

@@ -12,6 +12,7 @@ import pytest
 from small import small_config, small_model
 
 from tinyprune.config import GateConfig
+from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import draw_noise
 
@@ -85,7 +86,6 @@ def torch_vectors(p, config):
 
 
 def torch_log_probabilities(h, p, config):
-    """Compute log p of every word, (B, T, V)."""
     if not config.cutoffs:
         return torch.log_softmax(h @ p["embedding"].T + p["out_bias"], -1)
     C = len(config.cutoffs)
@@ -105,20 +105,13 @@ def torch_model(ids, p, memory, noise, config, gate):
         x = x + p["positions"][: ids.shape[1]]
     inputs = []
     for i in range(config.L):
-        prefix = f"layers.{i}."
-        layer = {name.removeprefix(prefix): value for name, value in p.items() if name.startswith(prefix)}
+        layer = layer_parameters(p, i)
         gates, scale = None, 1.0
         if gate is not None:
             gates, scale = torch_gates(layer["log_alpha"], None if noise is None else noise[i], gate)
+        layer |= {"R": p["R"]} if "R" in p else {}
         inputs.append(x)
-        x = torch_layer(
-            x,
-            None if memory is None else memory[i],
-            layer | {name: x for name, x in p.items() if name == "R"},
-            gates,
-            scale,
-            config,
-        )
+        x = torch_layer(x, None if memory is None else memory[i], layer, gates, scale, config)
     h = F.layer_norm(x, (config.D,), p["ln.scale"], p["ln.bias"])
     return torch_log_probabilities(h, p, config), inputs
 
@@ -177,11 +170,9 @@ def test_loss_memory_and_all_gradients_agree_with_autograd(kind, mask, options, 
     with torch.no_grad():
         first_log_p, inputs = torch_model(torch.tensor(first_ids), p, None, None, config, gate)
     np.testing.assert_allclose(model.log_probabilities(first_h), first_log_p.numpy(), rtol=1e-11, atol=1e-11)
-    torch_memory = None
-    if config.M:
-        torch_memory = [x[:, -config.M :] for x in inputs]
-        for ours, theirs in zip(memory, torch_memory, strict=True):
-            np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-11, atol=1e-11)
+    torch_memory = [x[:, -config.M :] for x in inputs] if config.M else None
+    for ours, theirs in zip(memory or (), torch_memory or (), strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-11, atol=1e-11)
     # Without dropout the gates' noise is all that a forward pass draws.
     draws = np.random.default_rng(NOISE_SEED)
     noise = [torch.tensor(draw_noise(config.H, draws, np.float64)) for _ in range(config.L)]

@@ -31,12 +31,6 @@ def hidden_states(model: Transformer, ids: np.ndarray, lengths: list[int]) -> np
     return np.concatenate(parts, 1)
 
 
-def largest_difference(one: dict, two: dict) -> float:
-    """Return the largest ‖a − b‖ / ‖b‖ of all parameters' gradients; b may be zero where a is."""
-    assert list(one) == list(two)
-    return max(np.linalg.norm(one[name] - two[name]) / (np.linalg.norm(two[name]) or 1) for name in two)
-
-
 # Memory.
 
 
@@ -120,8 +114,9 @@ def test_training_leaves_clipped_heads_out_and_no_gradient_changes(kind, hard, r
         results.append((loss, model.backward(1.0, cache), [gates.active.size for gates in cache["gates"]]))
     (loss, grads, active), (all_loss, all_grads, all_active) = results
     assert active[:2] == [1, 0] and all_active == [3, 3, 3]
-    assert loss == pytest.approx(all_loss, rel=1e-13)
-    assert largest_difference(grads, all_grads) < 1e-12
+    assert loss == pytest.approx(all_loss, rel=1e-13) and list(grads) == list(all_grads)
+    for name, expected in all_grads.items():  # of a closed head it may be zero
+        assert np.linalg.norm(grads[name] - expected) < 1e-12 * (np.linalg.norm(expected) or 1), name
 
 
 def test_a_gate_that_is_shut_in_this_pass_still_learns():
@@ -213,13 +208,6 @@ def test_each_dropout_needs_a_generator_and_repeats_with_it(place, cutoffs, rng)
     one, two, other = (model.forward(ids, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert (one != other).any() and (one != evaluated).any()
-
-
-def test_the_gradient_of_the_loss_is_a_factor(rng):
-    model = build()
-    _, _, cache = model.loss(*rng.integers(0, V, (2, 2, T)))
-    one, two = model.backward(1.0, cache), model.backward(-2.5, cache)
-    assert largest_difference({name: -2.5 * g for name, g in one.items()}, two) < 1e-14
 
 
 # Bad arguments.

@@ -68,22 +68,16 @@ def server(directory: Path) -> Iterator[str]:
         "LabApp.app_settings_dir": settings,
         "ServerApp.allow_root": True,
     }
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        *(f"--{key}={value}" for key, value in options.items()),
-    ]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser"]
+    command += [f"--{key}={value}" for key, value in options.items()]
     # Settings of the person who runs the tests must not matter.
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(directory / "config"), "JUPYTER_NO_CONFIG": "1"}
     log = (directory / "jupyter.log").open("w")
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
         address = f"http://127.0.0.1:{port}"
-        wait_for(
-            lambda: urllib.request.urlopen(f"{address}/api?token={token}", timeout=5).status == 200, 60, "the server"
-        )
+        api = f"{address}/api?token={token}"
+        wait_for(lambda: urllib.request.urlopen(api, timeout=5).status == 200, 60, "the server")
         yield f"{address}/lab/tree/{{name}}.ipynb?token={token}&reset"
     finally:
         process.terminate()
@@ -96,19 +90,10 @@ def browser(directory: Path, width: int = 1400, height: int = 1000) -> Iterator[
     """A headless browser with an empty profile."""
     options = ChromeOptions()
     options.binary_location = browser_path()
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",  # needed as root, in a container
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--window-size={width},{height}",
-        f"--user-data-dir={directory / 'profile'}",
-    ):
-        options.add_argument(flag)
+    flags = ["headless=new", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-background-networking"]
+    flags += ["disable-component-update", "disable-sync", "no-sandbox"]  # the last is needed as root, in a container
+    for flag in (*flags, f"window-size={width},{height}", f"user-data-dir={directory / 'profile'}"):
+        options.add_argument(f"--{flag}")
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
         yield driver

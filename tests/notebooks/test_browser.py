@@ -42,7 +42,6 @@ def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
     widget = page.find(".jp-OutputArea-output .widget-interact")[0]
 
     def shown():
-        """Return the printed line and the picture below the sliders."""
         text = widget.find_element(By.CSS_SELECTOR, ".jp-RenderedText").text
         return text, widget.find_element(By.CSS_SELECTOR, "img").get_attribute("src")
 

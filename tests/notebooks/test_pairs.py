@@ -18,10 +18,13 @@ def executed(name):
     return json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
 
 
+def sources(name, kind):
+    """Return the sources of a chapter's cells of a kind, "code" or "markdown"."""
+    return [cell.source for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == kind]
+
+
 def markdown(name):
-    return "\n\n".join(
-        cell.source for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == "markdown"
-    )
+    return "\n\n".join(sources(name, "markdown"))
 
 
 def anchors(text):
@@ -48,8 +51,7 @@ def test_pair_is_in_step(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_in_colab_the_code_stays_in_the_repository(name, monkeypatch):
     """So that the results are found beside it, also after a restart, when the package is found without this cell."""
-    first = next(cell.source for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == "code")
-    commands = []
+    first, commands = sources(name, "code")[0], []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("subprocess.run", lambda command, **options: commands.append(command))
     monkeypatch.setattr("sys.path", [])
@@ -87,7 +89,7 @@ def test_chapter_has_all_parts_of_a_chapter(name):
     assert "**After this chapter you can**" in text
     assert "**You need**" in text
     assert 3 <= text.count("<details>") == text.count("</details>") == text.count("<summary>Answer</summary>")
-    code = "\n".join(cell.source for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == "code")
+    code = "\n".join(sources(name, "code"))
     assert "show_source(" in code or name == "00_tour"  # which only looks
     assert "assert" in code
 

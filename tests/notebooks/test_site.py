@@ -21,9 +21,8 @@ PAGES = [
 
 def shown(page):
     """Return the `tinyprune` commands in a page's blocks of shell code, as lists of words."""
-    lines = "\n".join(
-        re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    ).splitlines()
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
     parts = (shlex.split(part, comments=True) for line in lines for part in line.split("&&"))
     return [words[1:] for words in parts if words[:1] == ["tinyprune"]]
 

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from tinyprune.ops import dropout_forward
 from tinyprune.ops.dropout import draw_keys, keep_mask
 
 SIZE = 200_000
@@ -49,16 +48,3 @@ def test_one_flipped_bit_of_a_key_gives_another_mask(which):
 def test_entries_of_one_mask_are_independent(lag):
     mask = keep_mask((SIZE,), 0.5, (3, 4))
     assert abs(correlation(mask[:-lag], mask[lag:])) < 5
-
-
-def test_the_same_generator_gives_the_same_mask(rng):
-    x = rng.standard_normal((30, 40))
-    one, _ = dropout_forward(x, 0.4, np.random.default_rng(8))
-    two, _ = dropout_forward(x, 0.4, np.random.default_rng(8))
-    other, _ = dropout_forward(x, 0.4, np.random.default_rng(9))
-    np.testing.assert_array_equal(one, two)
-    assert (one != other).any()
-    generator = np.random.default_rng(8)
-    first, second = (dropout_forward(x, 0.4, generator)[0] for _ in range(2))
-    np.testing.assert_array_equal(first, one)
-    assert (first != second).any()

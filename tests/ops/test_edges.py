@@ -1,20 +1,21 @@
 """Edges of the operations: what their formulas do not say, and the contract does not ask."""
 
 import math
-from collections import Counter
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.gradcheck import operation_cases
+from tinyprune.gradcheck.catalogue import operation_cases, other_cases
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.adaptive_embedding import TEXTBOOK as EMBEDDING
 from tinyprune.ops.adaptive_softmax import TEXTBOOK as SOFTMAX
+from tinyprune.ops.attention_step import BlockWeights
 from tinyprune.ops.embedding import sum_rows
 
-CASES = {case.operation: case for case in operation_cases()}
+CASES = {case.operation: case for case in [*operation_cases(), *other_cases()]}
 
 
 # What is new, what is a view, what is drawn.
@@ -33,17 +34,15 @@ def test_results_are_new_arrays_or_the_views_that_are_promised(rng):
 
 @pytest.mark.parametrize("operation", ["dropout", "residual", "embedding", "adaptive_embedding", "attention"])
 def test_dropout_draws_two_keys_and_nothing_in_evaluation(operation, rng):
-    x = rng.standard_normal((2, 3, 2, 4))
-    ids = np.arange(3)
-    run = {
-        "dropout": lambda rate, rng: ops.dropout_forward(x, rate, rng),
-        "residual": lambda rate, rng: ops.residual_forward(x, x, rate, rng),
-        "embedding": lambda rate, rng: ops.embedding_forward(ids, x[0, :, 0], dropout=rate, rng=rng),
-        "adaptive_embedding": lambda rate, rng: ops.adaptive_embedding_forward(
-            ids, [x[0, :, 0]], [], dropout=rate, rng=rng
-        ),
-        "attention": lambda rate, rng: ops.attention_forward(x, x, x, dropout=rate, rng=rng),
-    }[operation]
+    x, ids = rng.standard_normal((2, 3, 2, 4)), np.arange(3)
+    E = x[0, :, 0]
+    words = {"embedding": (ids, E), "adaptive_embedding": (ids, [E], [])}
+    arguments = ({"dropout": (x,), "residual": (x, x), "attention": (x, x, x)} | words)[operation]
+
+    def run(rate, rng):
+        name = "rate" if operation == "dropout" else "dropout"
+        return getattr(ops, f"{operation}_forward")(*arguments, **{name: rate}, rng=rng)
+
     one, two = np.random.default_rng(8), np.random.default_rng(8)
     run(0.5, one)
     run(0.0, one)
@@ -66,6 +65,25 @@ def test_updates_move_all_but_the_gradient_in_place_in_its_dtype():
             assert update(*arrays, **options) is None
             assert [bool((x == b).all()) for x, b in zip(arrays, before, strict=True)] == [i == 1 for i in range(count)]
             update(*(x[:, :0].copy() for x in arrays), **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"values": np.ones((5, 3, 5))}, r"values must have shape \(4, 3, 5\) .*, got \(5, 3, 5\)"),
+        ({"read": -1}, "read must be at least 0, got -1"),
+        ({"ln_bias": np.ones(7)}, r"bias must have shape \(6,\)"),
+        ({"pv": None}, "pk and pv must be given together"),
+        ({"gate": np.ones(4)}, "gate must have shape"),
+    ],
+)
+def test_after_an_error_attention_step_has_written_nothing(change, message):
+    keys, values = np.full((2, 4, 3, 5), np.nan)
+    weights = CASES["attention_step"].inputs | {"keys": keys, "values": values, "read": 0} | change
+    arguments = [weights.pop(name) for name in ("x", "keys", "values", "r", "read")]
+    with pytest.raises(ValueError, match=message):
+        ops.attention_step(*arguments, BlockWeights(**weights))
+    assert np.isnan(keys).all() and np.isnan(values).all()
 
 
 def test_lists_of_arrays_have_to_be_of_one_length():
@@ -106,16 +124,10 @@ def test_layerwise_error_from_nothing_to_everything(rng):
     assert ops.layerwise_error_forward(np.zeros(3), o, 0 * Wo, 0 * bo)[0] == 0  # a layer that adds nothing
 
 
-# Words that are repeated, absent, dropped.
+# Words: none, and those of one cluster.
 
 
-def test_a_repeated_word_gets_the_sum_and_an_absent_one_nothing(rng):
-    E, ids = rng.standard_normal((7, 4)), np.array([[6, 0, 6], [3, 6, 1]])
-    out, kept = ops.embedding_forward(ids, E)
-    dout = rng.standard_normal(out.shape)
-    expected = np.zeros_like(E)
-    np.add.at(expected, ids, dout * 2)
-    np.testing.assert_allclose(ops.embedding_backward(dout, kept), expected)
+def test_without_words_no_row_has_a_gradient():
     np.testing.assert_array_equal(sum_rows(np.zeros((0, 3)), np.zeros(0, int), 2), np.zeros((2, 3)))
 
 
@@ -139,56 +151,35 @@ def test_one_cluster_is_the_plain_embedding_and_softmax(rng):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)
 
 
-def test_an_absent_cluster_has_gradient_zero_but_its_logit_has_not():
-    case = CASES["adaptive_softmax (last cluster absent)"]
-    _, dtables, dprojections, dcluster_weight, dcluster_bias, dbiases = case.backward(
-        1.0, case.forward(*case.inputs.values())[1]
-    )
-    assert not dtables[2].any() and not dprojections[1].any() and not dbiases[2].any()
-    assert dtables[1].any() and dcluster_weight[1].any() and dcluster_bias[1] > 0
-
-
 # Operations that are made of others are given them.
 
 
-def noticed(parts: SimpleNamespace, used: Counter) -> SimpleNamespace:
+def counted(parts: SimpleNamespace) -> SimpleNamespace:
     """The same parts, whose calls are counted."""
+    return SimpleNamespace(**{name: Mock(wraps=part) for name, part in vars(parts).items()})
 
-    def counting(name):
-        def part(*arguments):
-            used[name] += 1
-            return getattr(parts, name)(*arguments)
 
-        return part
-
-    return SimpleNamespace(**{name: counting(name) for name in vars(parts)})
+def calls(parts: SimpleNamespace) -> dict[str, int]:
+    """How often each part was called that was."""
+    return {name: part.call_count for name, part in vars(parts).items() if part.called}
 
 
 def test_parts_that_are_handed_in_are_the_ones_used():
     """Every one of them, for the head once and for each of two tails."""
-    used = Counter()
-    case = CASES["adaptive_softmax"]
-    _, kept = case.forward(*case.inputs.values(), parts=noticed(SOFTMAX, used))
+    parts, case = counted(SOFTMAX), CASES["adaptive_softmax"]
+    _, kept = case.forward(*case.inputs.values(), parts=parts)
     ops.adaptive_softmax_backward(1.0, kept)
-    weights = {name: x for name, x in case.inputs.items() if name != "targets"}
-    ops.adaptive_log_probabilities(**weights, parts=noticed(SOFTMAX, used))
+    ops.adaptive_log_probabilities(**{n: x for n, x in case.inputs.items() if n != "targets"}, parts=parts)
     expected = {"linear_forward": 10, "linear_backward": 5, "log_softmax": 3}
-    assert used == expected | {"cross_entropy_forward": 3, "cross_entropy_backward": 3}
+    assert calls(parts) == expected | {"cross_entropy_forward": 3, "cross_entropy_backward": 3}
 
-    used = Counter()
-    case = CASES["adaptive_embedding"]
-    out, kept = case.forward(*case.inputs.values(), parts=noticed(EMBEDDING, used))
+    parts, case = counted(EMBEDDING), CASES["adaptive_embedding"]
+    out, kept = case.forward(*case.inputs.values(), parts=parts)
     case.backward(out, kept)
-    assert used == {"linear_forward": 2, "linear_backward": 2, "sum_rows": 3}
+    assert calls(parts) == {"linear_forward": 2, "linear_backward": 2, "sum_rows": 3}
 
 
 # What an operation means to others.
-
-
-def test_put_is_the_transpose_of_take(rng):
-    """⟨take(x), y⟩ = ⟨x, put(y)⟩, which is what makes it the gradient."""
-    x, y = rng.standard_normal((3, 10)), rng.standard_normal((3, 4))
-    assert (ops.take_slices(x, [4, 1], 1, 2) * y).sum() == pytest.approx((x * ops.put_slices(y, [4, 1], 1, 5, 2)).sum())
 
 
 def test_the_gradient_of_a_gate_is_the_loss_per_output_times_the_heads_difference(rng):

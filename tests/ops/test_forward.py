@@ -258,7 +258,8 @@ def test_like_its_formula(name, sizes):
     case = next(case for case in [*operation_cases(None, sizes), *other_cases(None, sizes)] if case.operation == name)
     operation = name.split(" (")[0]
     if operation not in FORMULAS:
-        assert doctests(operation), f"{operation} has neither a formula here nor a doctest"
+        tests = doctest.DocTestFinder().find(import_module(f"tinyprune.ops.{operation}"))
+        assert any(test.examples for test in tests), f"{operation} has neither a formula here nor a doctest"
         return
     out, _ = case.forward(*case.inputs.values())
     expected = FORMULAS[operation](**case.inputs | case.constants)
@@ -269,12 +270,6 @@ def test_like_its_formula(name, sizes):
 def flat(out) -> list:
     """The arrays of an output."""
     return [x for item in out for x in flat(item)] if isinstance(out, list | tuple) else [out]
-
-
-def doctests(operation: str) -> int:
-    """How many examples the file of an operation holds."""
-    module = import_module(f"tinyprune.ops.{operation}")
-    return sum(len(test.examples) for test in doctest.DocTestFinder().find(module))
 
 
 def test_examples_in_docstrings():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tinyprune.ops import draw_noise, hard_concrete_backward, hard_concrete_forward, l0_forward, p_open, sigmoid
+from tinyprune.ops import draw_noise, hard_concrete_backward, hard_concrete_forward, p_open, sigmoid
 
 PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 LOUIZOS = {"beta": 2 / 3, "gamma": -0.1, "zeta": 1.1}
@@ -32,24 +32,6 @@ def test_shares_of_closed_partly_and_fully_open(gate, log_alpha):
         assert abs(share - p) <= 5 * math.sqrt(p * (1 - p) / SAMPLES)
 
 
-def test_the_papers_start_is_nearly_open():
-    assert p_open(np.array(2.0), **PAPER) == pytest.approx(0.943, abs=5e-4)
-
-
-def test_straight_through_rounds_forward_and_keeps_the_soft_gradient():
-    u = draw_noise(1000, np.random.default_rng(2), np.float64)
-    log_alpha = np.linspace(-2, 2, 1000)
-    soft, soft_cache = hard_concrete_forward(log_alpha, u, **PAPER, hard=False)
-    hard, hard_cache = hard_concrete_forward(log_alpha, u, **PAPER, hard=True)
-    np.testing.assert_array_equal(hard, soft >= 0.5)
-    dout = np.random.default_rng(3).standard_normal(1000)
-    gradient = hard_concrete_backward(dout, hard_cache)
-    np.testing.assert_array_equal(gradient, hard_concrete_backward(dout, soft_cache))
-    inside = (soft > 0) & (soft < 1)
-    np.testing.assert_array_equal(gradient != 0, inside)
-    assert (hard[inside] == 0).any() and (hard[inside] == 1).any()
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_evaluation_a_hard_gate_is_open_from_log_alpha_0_on(dtype):
     log_alpha = np.array([-50, -1, -1e-3, 0, 1e-3, 1, 50], dtype)
@@ -57,13 +39,6 @@ def test_evaluation_a_hard_gate_is_open_from_log_alpha_0_on(dtype):
     np.testing.assert_array_equal(hard, log_alpha >= 0)
     soft, _ = hard_concrete_forward(log_alpha, None, **PAPER, hard=False)
     np.testing.assert_allclose(soft, np.clip(1.2 / (1 + np.exp(-log_alpha)) - 0.1, 0, 1), rtol=1e-5)
-
-
-def test_evaluation_knows_no_temperature():
-    log_alpha = np.linspace(-3, 3, 13)
-    one, _ = hard_concrete_forward(log_alpha, None, **PAPER, hard=False)
-    two, _ = hard_concrete_forward(log_alpha, None, **LOUIZOS, hard=False)
-    np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -80,7 +55,6 @@ def test_sigmoid():
     x = np.array([-1000.0, -30.0, -1.0, 0.0, 1.0, 30.0, 1000.0])
     np.testing.assert_allclose(sigmoid(x)[1:-1], [logistic(value) for value in x[1:-1]], rtol=1e-15)
     assert sigmoid(x)[0] == 0 and sigmoid(x)[-1] == 1
-    np.testing.assert_allclose(sigmoid(x) + sigmoid(-x), 1, rtol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -91,16 +65,6 @@ def test_noise_lies_inside_of_0_and_1(dtype):
     # The ends themselves are too rare to be seen in samples.
     np.testing.assert_array_equal(u, np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, u.shape).astype(dtype))
     assert abs(u.mean() - 0.5) < 5 / math.sqrt(12 * u.size)
-
-
-def test_l0_counts_the_open_gates_of_samples():
-    log_alpha = np.array([-2.0, -0.5, 0.0, 0.7, 2.0])
-    samples = 100_000
-    u = draw_noise((samples, 5), np.random.default_rng(1), np.float64)
-    gate, _ = hard_concrete_forward(np.broadcast_to(log_alpha, u.shape), u, **PAPER, hard=False)
-    opened = (gate > 0).sum(-1)
-    assert abs(opened.mean() - l0_forward(log_alpha, **PAPER)[0]) < 5 * opened.std() / math.sqrt(samples)
-    assert l0_forward(np.zeros(0), **PAPER)[0] == 0
 
 
 @pytest.mark.parametrize("change", [{"beta": 0.0}, {"gamma": 0.0}, {"gamma": 0.1}, {"zeta": 1.0}], ids=str)

@@ -35,13 +35,6 @@ def test_of_equal_numbers_the_first_are_open_in_evaluation():
     np.testing.assert_array_equal(gate, [1, 1, 0, 0, 0])
 
 
-def test_soft_gates_become_hard_as_the_temperature_falls(rng):
-    log_alpha, noise = rng.standard_normal((2, 6))
-    soft, _ = top_k_forward(log_alpha, noise, k=3, tau=1e-3, hard=False)
-    hard, _ = top_k_forward(log_alpha, noise, k=3, tau=1e-3, hard=True)
-    np.testing.assert_allclose(soft, hard, atol=1e-6)
-
-
 def test_subsets_are_drawn_with_the_probability_of_drawing_without_replacement(rng):
     """Gumbel's trick (Vieira 2014): k draws without replacement, each in proportion to exp(log_alpha)."""
     log_alpha = np.array([1.0, 0.0, 0.5, -1.0])

@@ -129,20 +129,6 @@ def test_the_layerwise_error_is_that_of_the_blocks_outputs(kind):
     assert losses["layerwise_error"] == pytest.approx(total, rel=1e-12) and total > 0.01
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_only_gates_learn_from_the_layerwise_error(kind):
-    results = {}
-    for objective, weight in (("task", 1.0), ("layerwise", 0.0), ("layerwise", 2.0)):
-        gate = GateConfig(objective=objective, layerwise_weight=weight)
-        results[objective, weight] = gradients(gate, *example(kind, gate))[1]
-    task, without, layerwise = results.values()
-    for name in task:
-        np.testing.assert_allclose(without[name], task[name], rtol=1e-10, atol=1e-13)
-        if name not in gates_of(task):
-            np.testing.assert_array_equal(layerwise[name], without[name])
-    assert any((layerwise[name] != without[name]).any() for name in gates_of(task))
-
-
 # lam and its warm-up.
 
 
@@ -275,16 +261,10 @@ def gated(gate: GateConfig, log_alpha: list) -> Transformer:
     return model
 
 
-def gate_values(model: Transformer) -> np.ndarray:
-    return np.concatenate([gates.values for gates in model.gates()])
-
-
-def heads_open(model: Transformer) -> int:
-    return int(np.concatenate(open_heads(model)).sum())
-
-
-def all_log_alpha(model: Transformer) -> np.ndarray:
-    return np.concatenate([model.params[name] for name in gates_of(model.params)])
+def all_gates(model: Transformer) -> tuple[np.ndarray, np.ndarray]:
+    """log_alpha of all layers in a row, and the gates' values in evaluation."""
+    log_alpha = [model.params[name] for name in gates_of(model.params)]
+    return np.concatenate(log_alpha), np.concatenate([gates.values for gates in model.gates()])
 
 
 LOG_ALPHA = {
@@ -300,16 +280,14 @@ LOG_ALPHA = {
 @each_gate
 @pytest.mark.parametrize("log_alpha", LOG_ALPHA.values(), ids=LOG_ALPHA)
 def test_settling_opens_exactly_as_many_as_wanted_and_moves_nothing_else(log_alpha, gate):
-    """The heads with the largest log_alpha stay open, among equal ones the first.
-
-    Soft gates that stay open keep their values, and one that must open opens at least half-way.
-    """
+    """Those with the largest log_alpha, of equal ones the first; a soft gate that must open opens half-way or more."""
     total = sum(map(len, log_alpha))
     for target in range(total + 1):
         model = gated(gate, log_alpha)
-        before, values, were_open = all_log_alpha(model), gate_values(model), gate_values(model) != 0
+        before, values = all_gates(model)
         settle(model, target)
-        after, settled, opened = all_log_alpha(model), gate_values(model), gate_values(model) != 0
+        after, settled = all_gates(model)
+        were_open, opened = values != 0, settled != 0
         assert opened.sum() == target == sum(remove_closed_heads(model).config.heads)
         if were_open.sum() != target:
             ranked = np.argsort(-before, kind="stable")
@@ -347,12 +325,6 @@ def test_added_gates_are_open_and_change_nothing_in_evaluation(kind, rng):
     np.testing.assert_array_equal(gated.forward(ids)[0], model.forward(ids)[0])
 
 
-def test_open_heads_of_a_model_with_and_without_gates():
-    opened = np.array([[True, False, True], [False, False, False]])
-    assert np.array_equal(open_heads(small_model(small_config(), GateConfig(), opened)), opened)
-    assert [layer.tolist() for layer in open_heads(small_model(small_config(heads=(3, 0))))] == [[True] * 3, []]
-
-
 # Real training.
 
 
@@ -377,7 +349,6 @@ def baseline(tokens, tmp_path_factory) -> Transformer:
 def train_gates(
     baseline: Transformer, tokens: np.ndarray, directory: Path, gate: GateConfig, steps: int
 ) -> tuple[Transformer, list[dict]]:
-    """Train gates; return the model and the log's lines about training."""
     params = {name: x.copy() for name, x in add_gates(baseline.params, baseline.config.heads, gate).items()}
     model = Transformer(baseline.config, params, gate)
     objective = GateObjective(gate, warmup=20, heads_total=8)
@@ -396,24 +367,22 @@ def test_pressure_closes_heads_and_without_pressure_they_stay(baseline, tokens, 
         directory.mkdir()
         model, log = train_gates(baseline, tokens, directory, GateConfig(lam=lam), 60)
         opened[lam] = log[-1]["heads_open"]
-        assert opened[lam] == heads_open(model) == sum(remove_closed_heads(model).config.heads)
+        assert opened[lam] == sum(remove_closed_heads(model).config.heads)
         assert (log[-1]["l0"] < log[0]["l0"]) == (lam > 0)
     assert opened[0.0] == 8 > opened[0.1] > opened[2.0] == 0
 
 
+SLOW = [(True, "layerwise"), (False, "task"), (False, "layerwise")]
+
+
 @pytest.mark.parametrize(
     ("hard", "objective"),
-    [
-        (True, "task"),
-        pytest.param(True, "layerwise", marks=pytest.mark.slow),
-        pytest.param(False, "task", marks=pytest.mark.slow),
-        pytest.param(False, "layerwise", marks=pytest.mark.slow),
-    ],
+    [(True, "task"), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def test_a_run_with_a_target_ends_there(hard, objective, baseline, tokens, tmp_path):
     gate = GateConfig(target_heads=3, hard=hard, objective=objective)
     model, log = train_gates(baseline, tokens, tmp_path, gate, 250)
-    assert heads_open(model) == sum(remove_closed_heads(model).config.heads) == 3
+    assert sum(remove_closed_heads(model).config.heads) == 3
     # The controller itself comes close; what it counts fits hard gates better.
     assert abs(log[-1]["heads_open"] - 3) <= (1 if hard else 2)
     keys = ["loss", "l0", "lam"] if objective == "task" else ["loss", "layerwise_error", "l0", "lam"]

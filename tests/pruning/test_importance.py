@@ -117,10 +117,7 @@ def test_confidence_is_the_mean_of_the_largest_weights(kind):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
-    """The slopes are differences of each segment's loss, for a gate at 1 and at 1 − h.
-
-    A gate of exactly 1 sits on the clip: the slope is taken below it, and the loss is smooth.
-    """
+    """Differences of each segment's loss, for a gate just below 1 and at 1 − h; at 1 it would sit on the clip."""
     whole, h = model(kind), 2e-5
     gate = GateConfig(hard=False, output_scaling=False, gamma=-0.5, zeta=1.5)
 
@@ -143,22 +140,6 @@ def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
         slopes[layer, head] = np.mean(differences)
     expected = slopes / np.sqrt((slopes**2).sum(1, keepdims=True))
     np.testing.assert_allclose(np.array(score("michel", whole, SHORT)), expected, rtol=2e-3)
-
-
-def test_michel_takes_the_absolute_value_of_each_segment():
-    """Otherwise slopes of both signs would cancel."""
-    whole = with_heads(model())
-    signed = np.zeros((2, 3))
-    sizes = np.zeros((2, 3))
-    memory = None
-    for ids, targets in zip(*streams(LONG, 1, 5), strict=True):
-        _, memory, cache = whole.loss(ids, targets, memory)
-        slopes = np.array(whole.backward_with_gates(1.0, cache)[1])
-        signed += slopes
-        sizes += abs(slopes)
-    assert (abs(signed) < 0.9 * sizes).any()
-    expected = sizes / np.sqrt((sizes**2).sum(1, keepdims=True))
-    np.testing.assert_allclose(np.array(score("michel", whole)), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", MODELS)

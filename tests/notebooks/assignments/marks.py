@@ -9,6 +9,9 @@ from tinyprune.course.marking import mark
 from tinyprune.course.sandbox import Limits, Sandbox
 
 FOLDER = Path(__file__).parents[3] / "notebooks" / "assignments"
+spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
 
 
 class Wrong(NamedTuple):
@@ -37,19 +40,7 @@ def wrong_answers(name):
     return [Wrong(what, "\n".join(texts["-"]), "\n".join(texts["+"]), loses) for what, texts, loses in found]
 
 
-def builder():
-    """Return notebooks/assignments/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = builder()
-
-
 def cells_that_test(notebook):
-    """Return the cells of tests by name."""
     cells = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.nbgrader.grade]
     return {cell.metadata.nbgrader.grade_id: cell for cell in cells}
 
