@@ -1,0 +1,154 @@
+"""Least-squares problems of blocks, repairs and the search for heads, against brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+from small import small_config, small_model
+
+from tinyprune.errors import UsageError
+from tinyprune.pruning.importance import CRITERIA
+from tinyprune.pruning.importance.blocks import Block, read_blocks
+from tinyprune.pruning.importance.least_squares import search
+from tinyprune.pruning.importance.masks import with_heads
+from tinyprune.pruning.repair import REPAIRS, repaired
+from tinyprune.pruning.surgery import remove_closed_heads
+
+LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
+KINDS = ("all-attention", "head networks", "squared ReLU")
+STAY = [np.array([True, False, True]), np.array([False, False, True])]
+
+
+def outputs_of(kind: str) -> tuple:
+    """A model; what its blocks multiply, (n, H·width + 1) for each; and W̃, all gathered by hand."""
+    model = small_model(small_config(kind))
+    memory, found = None, {}
+    ids = LONG[:-1].reshape(16, 3, 5).swapaxes(0, 1)
+    for segment in ids:
+        _, memory, cache = model.forward(segment, memory)
+        for i in range(2):
+            block = cache["layers"][i]
+            o = block["persistent"].y if kind == "squared ReLU" else block["attention"].o
+            found.setdefault((i, "Wo", "bo"), []).append(o.reshape(80, 12))
+            if kind == "head networks":
+                found.setdefault((i, "net.pv", "net.bo"), []).append(cache["ffn"][i]["networks"].r.reshape(80, 18))
+    blocks = {}
+    for (i, W, b), parts in found.items():
+        X = np.hstack([np.vstack(parts), np.ones((240, 1))])
+        matrix = model.params[f"layers.{i}.{W}"].reshape(-1, 12)
+        blocks[i, W, b] = X, np.vstack([matrix, model.params[f"layers.{i}.{b}"]])
+    return model, blocks
+
+
+def best_fit(X: np.ndarray, W: np.ndarray, rows: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+    """Solve a block's problem with the rows that may be used by `lstsq`: a row of √λ for each that has the penalty."""
+    size = len(W)
+    ridge = np.sqrt(penalty) * np.eye(size)[:-1]
+    A = np.vstack([X, ridge])
+    fitted = np.zeros_like(W)
+    fitted[rows] = np.linalg.lstsq(A[:, rows], A @ W, rcond=None)[0]
+    return fitted, ((A @ (W - fitted)) ** 2).sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repaired_weights_are_the_best_fit(kind):
+    model, blocks = outputs_of(kind)
+    new = repaired(model, STAY, LONG)
+    read = {i: iter(layer) for i, layer in enumerate(read_blocks(model, LONG))}
+    for (i, W, b), (X, given) in blocks.items():
+        block, width = next(read[i]), (len(given) - 1) // 3
+        penalty = 1e-4 * (X[:, :-1] ** 2).sum(0).mean()
+        rows = np.append(np.repeat(STAY[i], width), True)
+        expected, cost = best_fit(X, given, rows, penalty)
+        got = np.vstack([new.params[f"layers.{i}.{W}"].reshape(-1, 12), new.params[f"layers.{i}.{b}"]])
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-8)
+        assert block.cost(STAY[i]) == pytest.approx(cost, rel=1e-8)
+        # OSSCAR's form
+        inverse = np.linalg.inv(block.G + np.diag(np.append(np.full(len(X[0]) - 1, penalty), 0)))
+        inner = np.linalg.inv(inverse[np.ix_(~rows, ~rows)])
+        np.testing.assert_allclose(got, given - inverse[:, ~rows] @ inner @ given[~rows], rtol=1e-6, atol=1e-8)
+        assert block.cost(STAY[i]) == pytest.approx(np.trace(given[~rows].T @ inner @ given[~rows]), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_means_of_the_removed_heads_go_into_the_bias(kind):
+    model, blocks = outputs_of(kind)
+    new = repaired(model, STAY, LONG, "mean")
+    for (i, W, b), (X, given) in blocks.items():
+        gone = np.append(np.repeat(~STAY[i], (len(given) - 1) // 3), False)
+        expected = (X @ given).mean(0) - (X[:, ~gone] @ given[~gone]).mean(0)
+        np.testing.assert_allclose(new.params[f"layers.{i}.{b}"] - given[-1], expected, rtol=1e-9, atol=1e-12)
+        kept = new.params[f"layers.{i}.{W}"].reshape(-1, 12)
+        np.testing.assert_array_equal(kept[~gone[:-1]], given[:-1][~gone[:-1]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fluctuation_is_the_variance_of_outputs_times_their_weights(kind):
+    model, blocks = outputs_of(kind)
+    for i, score in enumerate(CRITERIA["fluctuation"](model, LONG, np.random.default_rng(0))):
+        expected = np.zeros(3)
+        for (layer, _, _), (X, given) in blocks.items():
+            if layer == i:
+                parts = X[:, :-1].var(0) * (given[:-1] ** 2).sum(1)
+                expected += parts.reshape(3, -1).sum(1)
+        np.testing.assert_allclose(score, (expected - expected.mean()) / expected.std(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_nothing_to_repair_changes_nothing(repair):
+    model = small_model(small_config("head networks"))
+    same = repaired(model, [np.ones(3, bool)] * 2, LONG, repair)
+    assert all(np.allclose(same.params[name], value, rtol=1e-12) for name, value in model.params.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repaired_model_is_nearer_to_the_whole_one_and_removal_is_exact(kind):
+    model, ids = small_model(small_config(kind)), LONG[:240].reshape(48, 5)
+    stay = [np.array([True, False, True]), np.ones(3, bool)]
+    whole, closed, mean, fitted = (
+        m.log_probabilities(m.forward(ids)[0])
+        for m in (model, with_heads(model, stay), *(repaired(model, stay, LONG, r) for r in ("mean", "least-squares")))
+    )
+    distances = [((x - whole) ** 2).mean() for x in (closed, mean, fitted)]
+    assert distances[0] > distances[1] > distances[2] > 0
+    smaller = remove_closed_heads(repaired(model, stay, LONG))
+    np.testing.assert_allclose(smaller.log_probabilities(smaller.forward(ids)[0]), fitted, rtol=1e-11)
+
+
+def random_blocks(rng: np.random.Generator, layers: int, heads: int) -> list[list[Block]]:
+    """Blocks of heads that can partly stand in for each other."""
+    made = []
+    for _ in range(layers):
+        X = rng.standard_normal((40, 6)) @ rng.standard_normal((6, 2 * heads)) + rng.standard_normal((40, 2 * heads))
+        X = np.hstack([X, np.ones((40, 1))])
+        made.append([Block(X.T @ X, rng.standard_normal((2 * heads + 1, 5)), heads) for _ in range(2)])
+    return made
+
+
+def test_the_search_ends_where_no_exchange_is_better_and_beats_greedy_removal():
+    gains = []
+    for seed in range(8):
+        layers = random_blocks(np.random.default_rng(seed), 2, 4)
+
+        def cost(mask: np.ndarray, layers: list = layers) -> float:
+            return sum(b.cost(own) for blocks, own in zip(layers, mask.reshape(2, 4), strict=True) for b in blocks)
+
+        found = np.concatenate(search(layers, 4))
+        masks = [np.isin(np.arange(8), kept) for kept in itertools.combinations(range(8), 4)]
+        neighbours = [mask for mask in masks if (mask != found).sum() == 2]
+        assert found.sum() == 4 and len(neighbours) == 16 and cost(found) <= min(map(cost, neighbours))
+        greedy = np.ones(8, bool)
+        for _ in range(4):
+            greedy = min((greedy & (np.arange(8) != h) for h in np.flatnonzero(greedy)), key=cost)
+        gains.append(cost(greedy) - cost(found))
+    assert min(gains) > -1e-9 and max(gains) > 0.1
+
+
+def test_what_cannot_be_done_is_refused():
+    model = small_model(small_config())
+    with pytest.raises(UsageError, match="repair must be one of least-squares, mean; got 'both'"):
+        repaired(model, STAY, LONG, "both")
+    with pytest.raises(UsageError, match="must have all its heads open"):
+        read_blocks(with_heads(model, STAY), LONG)
+    with pytest.raises(UsageError, match="heads must be between 0 and the 6 there are, got 7"):
+        search(read_blocks(model, LONG), 7)
