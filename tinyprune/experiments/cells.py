@@ -38,6 +38,9 @@ from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import hit_target, with_new_gates
 from tinyprune.pruning.importance import CRITERIA, keep_best, score_in_rounds, with_heads
+from tinyprune.pruning.importance.blocks import read_blocks
+from tinyprune.pruning.importance.least_squares import search
+from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import LanguageModelling, Objective, Training, train_step
@@ -53,14 +56,24 @@ GATES: dict[str, dict[str, Any]] = {
 # Criteria that are evaluated again after every tenth of all heads is removed, as by Michel et al. 2019.
 IN_ROUNDS = {"michel-iterative": "michel"}
 ROUND_SHARE = 0.1
+# Which criterion chooses the heads, and how what stays is repaired before they are removed. The least-squares search
+# chooses by itself, in all layers together.
+REPAIRED = {
+    "michel-repaired": ("michel", "least-squares"),
+    "flap": ("fluctuation", "mean"),
+    "least-squares": (None, "least-squares"),
+}
 FROM_SCRATCH = "gates-from-scratch"
 SMALL = "small-from-scratch"  # every layer with the same share of its heads, and no gates
 # The heads that these gates close are removed from the baseline, with its weights from before the gate stage: is it the
 # choice of heads that helps, or the training of the weights?
 REWOUND = {"gates-rewound": "gates"}
-METHODS = (*CRITERIA, *IN_ROUNDS, *GATES, *REWOUND)
+METHODS = (*CRITERIA, *IN_ROUNDS, *REPAIRED, *GATES, *REWOUND)
 ABOUT = {  # in one line, what is not a criterion with a file of its own
     "michel-iterative": "Michel's importance, evaluated again after every tenth of all heads is removed",
+    "michel-repaired": "Michel's heads; the others' Wo and bo are fitted to the layer's output (OSSCAR's formula)",
+    "flap": "Fluctuation's heads; their mean output goes into bo (FLAP, An et al. 2023)",
+    "least-squares": "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)",
     "gates": "Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)",
     "gates-layerwise": "The same gates, which also minimise the error that they cause in each layer's output",
     "voita": "Soft Hard-Concrete gates without output scaling (Voita et al. 2019)",
@@ -68,6 +81,7 @@ ABOUT = {  # in one line, what is not a criterion with a file of its own
     "gates-rewound": "The heads that `gates` keeps, with the weights from before the gate stage",
 }
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
+REPAIR_TOKENS = 60_000  # how much of the training split repairs read
 REVISION = 1  # of the methods: with another number all cells are computed again
 PATH_EVERY = 10  # steps between two points of a gate's path
 
@@ -120,7 +134,7 @@ class Cell:
         own["digest"] = self.digest
         if self.heads is not None:
             own["heads"] = self.heads
-        if self.method in CRITERIA or self.method in IN_ROUNDS:
+        if self.method in CRITERIA or self.method in IN_ROUNDS or self.method in REPAIRED:
             own["scope"] = self.scope
         return own
 
@@ -233,7 +247,11 @@ class CellRun:
         if heads is None:
             return model
         rng, tokens = self.generator("scores"), self.text.valid[:SCORE_TOKENS]
-        criterion = CRITERIA[IN_ROUNDS.get(method, method)]
+        text = self.text.train[:REPAIR_TOKENS]
+        if method == "least-squares":
+            return remove_closed_heads(repaired(model, search(read_blocks(model, text), heads), text))
+        by, repair = REPAIRED.get(method, (method, None))
+        criterion = CRITERIA[IN_ROUNDS.get(method, by)]
         if method in IN_ROUNDS:
             total = model.config.heads_total
             rounds = max(1, round((total - heads) / (ROUND_SHARE * total)))
@@ -241,7 +259,8 @@ class CellRun:
         else:
             scores = criterion(model, tokens, rng)
         self.record["scores"] = [[float(f"{x:.4g}") for x in layer] for layer in scores]
-        return remove_closed_heads(with_heads(model, keep_best(scores, heads, self.cell.scope)))
+        mask = keep_best(scores, heads, self.cell.scope)
+        return remove_closed_heads(repaired(model, mask, text, repair) if repair else with_heads(model, mask))
 
     def gated(self, model: Transformer, changes: dict[str, Any], config: TrainConfig) -> Transformer:
         """Train with gates until exactly the cell's number of heads is open; return the model without the others."""
