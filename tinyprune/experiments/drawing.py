@@ -15,7 +15,7 @@ from tinyprune.experiments.results import spread
 from tinyprune.plots import HEAD_COLOURS
 from tinyprune.tables import Record
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", ".")
 LINES = ("-", "--", "-.", ":")
 ORDER = ("gates", *(method for method in METHODS if method != "gates"))
 MEASURES = {
