@@ -11,7 +11,7 @@ ATTENTION, SQUARED, NETWORKS, XL = "all-attention", "squared-relu", "head-networ
 # Persistent vectors, and the feed-forward block in their place, are four times as many as D, the paper's proportion:
 # they are then 6 of 10 parameters of a layer.
 CHANGES = {"model.N": 512}
-# The best of 12 trials each on the validation split, see `tinyprune experiment tuning`. A squared ReLU takes those of
+# The best of 15 trials each on the validation split, see `tinyprune experiment tuning`. A squared ReLU takes those of
 # the head networks.
 SETTINGS: dict[str, dict[str, float]] = {
     ATTENTION: {"lr": 4e-3, "gain": 1.0, "decay": 0.01},

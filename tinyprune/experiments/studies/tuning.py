@@ -21,7 +21,7 @@ from tinyprune.plots import DPI, HEAD_COLOURS, STYLE
 from tinyprune.tables import Record
 
 RATES = (2e-3, 4e-3, 8e-3)
-STARTS = ((1.0, 0.01), (2.0, 0.01), (4.0, 0.01), (2.0, 0.1))  # gain of the first matrices, `init_gain`, and decay
+STARTS = ((1.0, 0.01), (2.0, 0.01), (2.0, 0.1), (4.0, 0.01), (8.0, 0.01))  # gain of the first matrices, `init_gain`, and decay
 
 
 def entries(plan: Plan) -> list[Entry]:
@@ -50,7 +50,7 @@ def plot_tuning(rows: Sequence[Record]) -> Figure:
     for axes, kind in zip(panels, kinds, strict=True):
         for i, (gain, decay) in enumerate(STARTS):
             bits = [_mean(rows, title(kind, lr, gain, decay)) for lr in RATES]
-            style = {"color": HEAD_COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i]}
+            style = {"color": HEAD_COLOURS[i], "linestyle": LINES[i % len(LINES)], "marker": MARKERS[i]}
             axes.plot(RATES, bits, label=f"gain {gain:g}, decay {decay:g}", **style)
         axes.set(title=kind, xscale="log", xlabel="learning rate")
         axes.set_xticks(RATES, [f"{lr:g}" for lr in RATES])
