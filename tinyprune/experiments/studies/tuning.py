@@ -21,7 +21,8 @@ from tinyprune.plots import DPI, HEAD_COLOURS, STYLE
 from tinyprune.tables import Record
 
 RATES = (2e-3, 4e-3, 8e-3)
-STARTS = ((1.0, 0.01), (2.0, 0.01), (2.0, 0.1), (4.0, 0.01), (8.0, 0.01))  # gain of the first matrices, `init_gain`, and decay
+# `init_gain`, on the range of the first matrices, and weight decay
+STARTS = ((1.0, 0.01), (2.0, 0.01), (2.0, 0.1), (4.0, 0.01), (8.0, 0.01))
 
 
 def entries(plan: Plan) -> list[Entry]:
