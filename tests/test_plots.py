@@ -2,8 +2,6 @@
 
 import math
 import struct
-import subprocess
-import sys
 
 import matplotlib
 import numpy as np
@@ -295,8 +293,3 @@ def test_equal_figures_make_equal_files_whatever_the_users_settings(tmp_path, dr
         save_figure(draw(), path)
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path] and settings() == before
-
-
-def test_pyplot_with_its_global_state_is_not_imported():
-    code = "import sys, tinyprune.plots; print('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -1,7 +1,6 @@
 """load_text: the whole way from a name to arrays, in memory and through memory-mapped files."""
 
 import hashlib
-import subprocess
 import sys
 
 import numpy as np
@@ -216,9 +215,3 @@ def test_the_same_text_from_another_system_is_the_same_corpus(load, kind, large)
         assert found.tokenizer.to_dict() == plain.tokenizer.to_dict()
         for array, expected in zip(arrays(found), arrays(plain), strict=True):
             np.testing.assert_array_equal(array, expected)
-
-
-def test_importing_the_package_imports_nothing_slow():
-    slow = "[m for m in ('tqdm', 'pydoc_data', 'urllib.request') if m in sys.modules]"
-    code = f"import sys, tinyprune.data; print({slow})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

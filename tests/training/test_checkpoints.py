@@ -255,12 +255,3 @@ def test_what_is_no_state_of_a_generator_is_refused(state):
         restore_generator(state)
     with pytest.raises(UsageError, match="MT19937"):
         generator_state(np.random.Generator(np.random.MT19937(0)))
-
-
-def test_importing_is_light():
-    first = (
-        "import sys; from tinyprune.training import metrics, optimizers, schedules; print('safetensors' in sys.modules)"
-    )
-    then = "from tinyprune.training import checkpoints; print({'torch', 'matplotlib', 'pickle5'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", f"{first}; {then}"], capture_output=True, check=True)
-    assert done.stdout == b"False\nset()\n"
