@@ -28,11 +28,6 @@ GATE_OPTIONS = ["--target-heads=3"]
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory) -> Path:
-    return commands.write_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
 def reference(book) -> Path:
     """Make a run that nothing interrupts; tests must not change it."""
     directory = book.parent / "reference"
