@@ -102,12 +102,11 @@ def refused(status: int, *arguments: str | Path, **options: Any) -> str:
     return said[-1].removeprefix(beginning)
 
 
-def do_stages(directory: Path, corpus: Path, options: list[str], gate_options: list[str]) -> None:
+def do_stages(directory: Path, corpus: Path, options: list[str], gate_options: list[str], **started: Any) -> None:
     """All stages of a run one by one, which is quicker than `run`: no report, for which computing time is measured."""
-    succeed("train", directory, "--corpus", corpus, *options)
-    succeed("gate", directory, *gate_options)
-    succeed("prune", directory)
-    succeed("finetune", directory)
+    given = {"train": ["--corpus", corpus, *options], "gate": gate_options}
+    for stage in STAGES:
+        succeed(stage, directory, *given.get(stage, []), **started)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
