@@ -62,26 +62,19 @@ class Compiler:
         self.end()
 
 
-def compile_three(clock: Clock) -> None:
-    """Pretend to compile three functions in 40 s, and to do other things for 100 s."""
+@pytest.mark.parametrize("terminal", [False, True])
+def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, clock, capsys, monkeypatch):
+    """A terminal shows meanwhile what is being compiled: 40 s; other things take 100 s."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     compiler = Compiler(clock)
     with announced(compiler.backend, "train"):
         compiler.compile("forward", 10, "inner")
         clock.now += 100
         compiler.compile("backward", 30)
-
-
-def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(clock, capsys):
-    compile_three(clock)
-    assert capsys.readouterr().err == FIRST + LAST
-
-
-def test_shows_on_a_terminal_what_is_being_compiled(clock, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    compile_three(clock)
     shown = capsys.readouterr().err
     assert shown.startswith(FIRST) and shown.endswith(LAST)
-    assert "compiled 0 functions, now inner" in shown and "compiled 2 functions, now backward" in shown
+    now = ["compiled 0 functions, now inner", "compiled 2 functions, now backward"]
+    assert all(line in shown for line in now) if terminal else shown == FIRST + LAST
 
 
 def test_silent_when_nothing_is_compiled(capsys):
