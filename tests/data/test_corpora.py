@@ -85,11 +85,6 @@ def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeyp
         open_corpus(DataConfig(corpus=name))
 
 
-def test_a_misspelt_name_gets_a_suggestion():
-    with pytest.raises(UsageError, match=r"; did you mean tinyshakespeare\?$"):
-        open_corpus(DataConfig(corpus="tinyshakespear"))
-
-
 def test_only_the_path_of_a_file_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("book.txt", "pydoc"):

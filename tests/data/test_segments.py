@@ -64,9 +64,3 @@ def test_evaluation_predicts_every_token_but_the_first_once(n, T):
     np.testing.assert_array_equal(targets, np.arange(1, n))
     assert all(ids.shape == targets.shape == (1, T) for ids, targets in pairs[:-1])
     assert 1 <= pairs[-1][0].shape[1] <= T
-
-
-@pytest.mark.parametrize("n", [0, 1])
-def test_evaluation_of_nothing_is_refused_before_it_begins(n):
-    with pytest.raises(UsageError, match=f"at least 2 tokens, got {n}"):
-        next(evaluation_segments(numbered(n), 4))
