@@ -263,8 +263,7 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_saved(run):
 
 
 @pytest.mark.parametrize(
-    ("size", "file"),
-    [(500, "config.toml"), (8_000, "metrics.jsonl"), (2_000, "plots/losses.png")],
+    ("size", "file"), [(500, "config.toml"), (8_000, "metrics.jsonl"), (2_000, "plots/losses.png")]
 )
 def test_a_disk_that_is_full_when_another_file_is_written(size, file, run, book, tmp_path):
     if file.startswith("plots"):
