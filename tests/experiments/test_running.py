@@ -56,7 +56,6 @@ def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
         ({"shares": (0.5, 0.51)}, r"shares must stand for different numbers of heads; \[0.5, 0.51\] are \[2, 2\]"),
         ({"shares": ()}, "shares must be numbers from 0 to 1"),
         ({"methods": ("gates", "gates")}, "methods must be different"),
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
     ],
 )
 def test_plans_that_would_count_twice_are_refused(options, message, tmp_path):

@@ -10,9 +10,10 @@ from command import MODEL, write_text
 
 from tinyprune.config import RunConfig
 from tinyprune.experiments import running, timing
-from tinyprune.experiments.cells import Cell
+from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.grid import Workers
 from tinyprune.experiments.plan import Plan
+from tinyprune.experiments.store import Store
 from tinyprune.model.counting import count_parameters
 
 STAGE = {"B": 2, "lr": 2e-3}
@@ -43,6 +44,14 @@ def toy_cell(directory: Path, method: str = "baseline", heads: int | None = None
 def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
     """A record without what differs from run to run."""
     return {key: value for key, value in record.items() if key not in ("seconds", "ms_per_1k_tokens")}
+
+
+def assert_as_in_one_thread(cells: list[Cell], store: Store) -> None:
+    """Check that the store has what cells of one baseline come to here."""
+    baseline = compute(cells[0].baseline)
+    for cell in cells:
+        expected = compute(cell, baseline.checkpoint).record
+        assert without_seconds(store.record(cell)) == without_seconds(expected)
 
 
 class Here(Executor):
