@@ -39,14 +39,14 @@ def baseline(folder):
     return compute(toy_cell(folder))
 
 
-def bits(folder, baseline, split, *mask):
+def bits(folder, baseline, split, mask=None):
     """Bits per character of the model of the baseline's checkpoint, without the heads that a mask leaves out."""
     config = toy_cell(folder).config
     text = read_text(config.data)
     model = Transformer(
         dataclasses.replace(config.model, V=text.tokenizer.V), safetensors.numpy.load(baseline.checkpoint)
     )
-    model = with_heads(model, *mask) if mask else model
+    model = model if mask is None else with_heads(model, mask)
     return evaluate(model, getattr(text, split), text.characters[split]).bits_per_character
 
 
