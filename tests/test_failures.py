@@ -8,17 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import MODEL, contents, do_stages, files_up_to, harmless, refused, settings, succeed, tinyprune
+from command import MODEL, contents, files_up_to, harmless, refused, settings, succeed, tinyprune
 
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def finished(book) -> Path:
-    """Make a finished run, which tests must not change."""
-    directory = book.parent / "finished"
-    do_stages(directory, book, settings(), ["--target-heads=3"])
-    return directory
 
 
 @pytest.fixture
