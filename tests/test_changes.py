@@ -129,13 +129,7 @@ BEGUN = "since stage train has begun"
         ("cosine", "train", "set=train.steps=9", "train.steps", "or be at least 10, the step that stage train has"),
         ("finished", "run", "set=train.steps=30", "train.steps", "since stage gate has started from stage train"),
         ("finished", "run", "lam=0.5", "gate.lam", "since stage gate has begun"),
-        (
-            "finished",
-            "finetune",
-            "set=finetune.log_every=3",
-            "finetune.log_every",
-            "since stage finetune is finished",
-        ),
+        ("finished", "finetune", "set=finetune.log_every=3", "finetune.log_every", "since stage finetune is finished"),
         ("finished", "finetune", "set=finetune.steps=19", "finetune.steps", "or be at least 20"),
     ],
 )
@@ -143,12 +137,9 @@ def test_what_may_not_change(name, command, option, setting, reason, begun, fini
     """Of an unfinished stage, and of a finished run."""
     run = begun / name
     said = harmless(2, run, command, run, "--resume", f"--{option}")
-    assert said.startswith(
-        f"--resume goes on with the settings in {run / 'config.toml'}; {setting} must stay, {reason}"
-    )
-    assert (
-        "; what may change is steps, evaluate_every, checkpoint_every, log_every of an unfinished stage, more" in said
-    )
+    own, allowed = run / "config.toml", "steps, evaluate_every, checkpoint_every, log_every of an unfinished stage, "
+    assert said.startswith(f"--resume goes on with the settings in {own}; {setting} must stay, {reason}")
+    assert f"; what may change is {allowed}more steps of a finished one" in said
 
 
 def test_a_finished_run_is_tuned_further(finished, tmp_path):
