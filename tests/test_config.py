@@ -33,22 +33,13 @@ MODELS = [XL, PLAIN, {"V": 20, "cutoffs": [10, 19]}, {"N": 0}, {"M": 0}, {"H": 1
 MODELS += [{"L": 1, "H": 2, "heads": [1], "head_ids": [[1]]}]  # not the first, which the count alone would mean
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        RICH,
-        *(RunConfig.from_dict({"model": model}) for model in [{}, *MODELS]),
-        *map(load_preset, config.preset_names()),
-    ],
-)
+RUNS = [RICH, *(RunConfig.from_dict({"model": x}) for x in [{}, *MODELS]), *map(load_preset, config.preset_names())]
+
+
+@pytest.mark.parametrize("run", RUNS)
 def test_toml_brings_everything_back(run):
     assert read_config(to_toml(run.to_dict()), "test") == run
     assert RunConfig.from_dict(run.to_dict()) == run
-
-
-def test_heads_are_written_only_once_some_are_gone():
-    assert not {"heads", "head_ids"} & ModelConfig().to_dict().keys()
-    assert ModelConfig(L=2, H=2, heads=(1, 2), head_ids=((1,), (0, 1))).to_dict()["head_ids"] == ((1,), (0, 1))
 
 
 def test_defaults_follow_from_others_and_stay():
@@ -59,6 +50,9 @@ def test_defaults_follow_from_others_and_stay():
     assert model.Dh == 3 and model.heads_total == 12 and model.relative
     assert ModelConfig(L=2, H=4, heads=(0, 2)).head_ids == ((), (0, 1))
     assert ModelConfig(M=7).span == 7 and ModelConfig(M=7, mask="causal").span is None
+    # Heads are written only once some are gone.
+    assert not {"heads", "head_ids"} & ModelConfig().to_dict().keys()
+    assert ModelConfig(L=2, H=2, heads=(1, 2), head_ids=((1,), (0, 1))).to_dict()["head_ids"] == ((1,), (0, 1))
     # TOML is looser than Python where nothing is lost.
     run = RunConfig.from_dict({"train": {"lr": 1}, "model": {"L": 2, "H": 2, "heads": [2, 1]}})
     assert isinstance(run.train.lr, float) and run.train.lr == 1 and run.model.heads == (2, 1)
@@ -175,9 +169,6 @@ def test_the_kind_is_one_switch_and_keeps_the_parameters(kind):
         after = before.with_options({"model.kind": kind})
         assert after.model.kind == kind and 24 in (after.model.N, after.model.F)
     assert RunConfig().with_options({"model.kind": kind, "model.M": 0, "model.mask": "causal"}).model.M == 0
-
-
-def test_networks_become_a_feed_forward_block_of_as_many_parameters():
     networks = RunConfig().with_options({"model.H": 4, "model.N": 6, "model.persistent": "stream"})
     block = networks.with_options({"model.kind": "transformer-xl"}).model
     assert (block.F, block.N, block.persistent) == (24, 0, "softmax")
