@@ -31,7 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """A generator with a fixed seed, fresh for every test."""
     return np.random.default_rng(2110)
 
 

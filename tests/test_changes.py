@@ -134,7 +134,6 @@ BEGUN = "since stage train has begun"
     ],
 )
 def test_what_may_not_change(name, command, option, setting, reason, begun, finished):
-    """Of an unfinished stage, and of a finished run."""
     run = begun / name
     said = harmless(2, run, command, run, "--resume", f"--{option}")
     own, allowed = run / "config.toml", "steps, evaluate_every, checkpoint_every, log_every of an unfinished stage, "

@@ -62,7 +62,6 @@ def test_a_checkout_is_completed_where_it_is(tmp_path, installed, monkeypatch):
 
 
 def without(package: str, program: str) -> subprocess.CompletedProcess:
-    """Run a program in a Python that lacks a package."""
     program = f"import runpy, sys; sys.modules[{package!r}] = None\n{program}"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
 

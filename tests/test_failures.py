@@ -15,7 +15,6 @@ from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """Copy the finished run."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -25,9 +24,6 @@ def change_checkpoint(path: Path, value: float | None = None, **metadata) -> Non
     if value is not None:
         tensors = {name: np.full_like(x, value) if name.startswith("params.") else x for name, x in tensors.items()}
     save_checkpoint(path, tensors, before | metadata)
-
-
-# Checkpoints.
 
 
 READERS = {"run": ["--resume"], "gate": ["--overwrite"], "eval": ["--stage=train"], "describe": []}
@@ -91,9 +87,6 @@ def test_a_stage_whose_predecessor_is_not_finished(run):
     change_checkpoint(run / "train.safetensors", finished=False)
     said = harmless(2, run, "gate", run, "--lam=0.7")
     assert said == f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
-
-
-# Settings.
 
 
 @pytest.mark.parametrize(
@@ -185,9 +178,6 @@ def test_what_was_meant(command, meant, tmp_path):
     assert said.endswith(f"; did you mean {meant}?")
 
 
-# Generating.
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -202,9 +192,6 @@ def test_what_was_meant(command, meant, tmp_path):
 )
 def test_a_prompt_or_an_option_that_cannot_be(options, said, finished):
     assert said in harmless(2, finished, "generate", finished, *options)
-
-
-# Texts.
 
 
 @pytest.mark.parametrize(
@@ -234,9 +221,6 @@ def test_a_text_that_changed(book, tmp_path):
             assert said.startswith("the text 'book.txt' is not the one that the model was trained on")
     corpus.unlink()
     assert "there is no corpus and no file" in harmless(2, run, "gate", run)
-
-
-# Disks.
 
 
 def test_a_disk_that_is_full_when_a_checkpoint_is_saved(run):
@@ -320,9 +304,6 @@ def test_help_that_nobody_reads():
 def test_an_output_without_our_characters(finished):
     done = succeed("describe", finished, env={"PYTHONIOENCODING": "ascii"})
     assert "?????" in done.stdout.splitlines()[1]
-
-
-# Numbers.
 
 
 def test_a_loss_that_is_not_a_number(book, tmp_path):

@@ -16,7 +16,6 @@ from tinyprune.ops.linear import rows
 
 @pytest.fixture
 def displayed(monkeypatch):
-    """What the notebook would display, in order."""
     things = []
     monkeypatch.setattr(notebook, "display", lambda thing, **options: things.append(thing))
     return things

@@ -47,7 +47,6 @@ def random_gates(records: int, layers: int, heads: int) -> np.ndarray:
 
 
 def lines(axes) -> list[tuple[list, list]]:
-    """What is plotted, as (x, y)."""
     return [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
 
 
@@ -56,7 +55,6 @@ def texts(axes) -> list[str]:
 
 
 def head_lines(axes) -> dict:
-    """The lines of the heads, by number."""
     return {int(line.get_label()[5:]): line for line in axes.lines if line.get_label().startswith("head ")}
 
 

@@ -37,7 +37,6 @@ def reference(book) -> Path:
 
 @pytest.fixture
 def copy(reference, tmp_path) -> Path:
-    """Copy the uninterrupted run."""
     return shutil.copytree(reference, tmp_path / "copy")
 
 
@@ -163,9 +162,7 @@ def send_in_step(monkeypatch, stage: str, step: int, *numbers: int) -> None:
         *(pytest.param("run", "gate", x, True, marks=pytest.mark.slow) for x in (signal.SIGINT, signal.SIGTERM)),
     ],
 )
-def test_a_polite_stop_saves_and_says_how_to_go_on(
-    command, stage, number, apart, reference, book, tmp_path, monkeypatch
-):
+def test_a_polite_stop_says_how_to_go_on(command, stage, number, apart, reference, book, tmp_path, monkeypatch):
     """The signal comes from this process in the fifth step, or from another (`apart`) after it."""
     directory = tmp_path / "my run"  # to be quoted
     given = ["--corpus", book, *OPTIONS, *(GATE_OPTIONS if command == "run" else [])]

@@ -120,9 +120,6 @@ def test_measuring_times_a_step_and_a_look_and_changes_nothing():
     np.testing.assert_array_equal(objective.state()["lam"], state["lam"])
 
 
-# A whole run.
-
-
 def run_in(directory, backend, steps=3, every=2, **gate) -> Run:
     """A run of all stages, prepared, on a short text."""
     stage = {"steps": steps, "B": 2, "evaluate_every": every}

@@ -121,7 +121,6 @@ def entry(server, tmp_path, monkeypatch):
         ({"text": "0123456789"}, {"split_bytes": (4, 5, 1)}, [b"0123", b"45678", b"9"]),
         (b"0123456789", {}, [b"0123456", b"78", b"9"]),
     ],
-    ids=["three files", "where the catalogue says", "by the fractions"],
 )
 def test_how_a_download_is_split(entry, tmp_path, content, more, splits):
     corpus = open_entry(entry(content, **more), DataConfig(valid_fraction=0.2, test_fraction=0.1))
@@ -132,7 +131,6 @@ def test_how_a_download_is_split(entry, tmp_path, content, more, splits):
 @pytest.mark.parametrize(
     ("content", "said"),
     [(b"<html>log in first</html>", ""), ({"other": "text"}, ": .*no item named 'text'")],
-    ids=["page", "archive"],
 )
 def test_another_archive_is_an_error(entry, content, said):
     with pytest.raises(TinypruneError, match=rf"text\.zip is not the archive of a-text{said}"):

@@ -116,7 +116,6 @@ def test_kept_tokens_of_other_settings_or_text_are_not_used(load, change):
         ("*.tokens/train.npy", lambda data: data[:-10] + b"\xff" * 10, r"are damaged .* delete that folder"),
         ("*.vocabulary.json", lambda data: data[:-5], r"vocabulary\.json cannot be read .* delete it"),
     ],
-    ids=["absent", "cut", "overwritten", "vocabulary"],
 )
 def test_damage_is_noticed(load, kept, name, damage, said):
     load(LINES, large=True)

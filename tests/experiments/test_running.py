@@ -28,7 +28,6 @@ def given(study, tmp_path, **options) -> list[str]:
 
 
 def rows_of(directory) -> list[dict]:
-    """The rows of results.csv without times."""
     return [without_seconds(row) for row in read_csv((directory / "results.csv").read_text())]
 
 
@@ -126,7 +125,6 @@ def test_a_cluster_without_dask_is_refused_at_once(tmp_path, monkeypatch):
 
 
 def children(pid: int) -> list[int]:
-    """Processes that another has started."""
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
     return [int(line) for line in listed.split()]
 

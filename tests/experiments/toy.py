@@ -37,12 +37,10 @@ def toy_plan(directory: Path, **options: Any) -> Plan:
 
 
 def toy_cell(directory: Path, method: str = "baseline", heads: int | None = None, **options: Any) -> Cell:
-    """One cell, on NumPy."""
     return Cell(toy_config(directory, **options), method, heads, backend="numpy")
 
 
 def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without what differs from run to run."""
     return {key: value for key, value in record.items() if key not in ("seconds", "ms_per_1k_tokens")}
 
 

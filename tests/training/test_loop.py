@@ -88,9 +88,6 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-# Stopped and resumed.
-
-
 class Killed(Exception):
     """Nothing is saved after this, as after SIGKILL."""
 
@@ -155,9 +152,6 @@ def test_in_another_thread_it_trains_without_signals(tmp_path):
     assert load_checkpoint(trainer.path)[1]["finished"]
 
 
-# Failures.
-
-
 def fail(trainer: Trainer) -> str:
     """Train until a number is not finite; return the message."""
     with pytest.raises(NotFiniteError) as caught, trainer.log:
@@ -204,9 +198,6 @@ def test_checkpoints_of_something_else_are_refused(options, stage, said, tmp_pat
     with other.log, pytest.raises(CheckpointError, match=said):
         other.restore()
     assert files(tmp_path / "run") == before
-
-
-# What happens when.
 
 
 def test_lines_of_the_log(tmp_path):
@@ -328,9 +319,6 @@ def test_a_notebook_has_the_bar_alone(tmp_path, monkeypatch):
 )
 def test_how_often_it_will_be_validated(step, steps, every, expected):
     assert validations(step, TrainConfig(steps=steps, evaluate_every=every)) == expected
-
-
-# It learns.
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("lamb", marks=pytest.mark.slow)])

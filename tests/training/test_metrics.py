@@ -16,9 +16,8 @@ def test_round_trip(tmp_path):
         for record in records:
             log.write(record)
     assert read_metrics(tmp_path / "metrics.jsonl") == records
-    assert (tmp_path / "metrics.jsonl").read_bytes().splitlines()[0] == (
-        b'{"step": 0, "loss": 0.30000000000000004, "heads": [8, 7]}'
-    )
+    line = b'{"step": 0, "loss": 0.30000000000000004, "heads": [8, 7]}'
+    assert (tmp_path / "metrics.jsonl").read_bytes().splitlines()[0] == line
 
 
 def test_a_line_can_be_read_at_once_and_opening_again_appends(tmp_path):
