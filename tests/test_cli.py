@@ -8,21 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import command as commands
 import pytest
-from command import (
-    DROPOUT,
-    KEYS,
-    LASTING,
-    MODEL,
-    STAGES,
-    contents,
-    run_here,
-    settings,
-    start,
-    succeed,
-    wait_until,
-    without_compilation,
-)
+from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, settings, succeed
 
 import tinyprune
 from tinyprune.cli import main
@@ -69,7 +57,7 @@ def test_run_prints_its_table_as_json_and_nothing_else(finished, done):
     assert all(list(record) == KEYS for record in records)
     assert [record["heads_open"] for record in records] == [4, 3, 3, 3]
     assert records[3]["parameters"] < records[0]["parameters"]
-    said = without_compilation(done.stderr)
+    said = commands.without_compilation(done.stderr)
     assert said[0].startswith("tinyprune: run: train 20, gate 20, prune, finetune 20 steps, then a report; all in ")
     assert said[-1] == f"tinyprune: report: {finished / 'report.md'} and plots/ are written"
 
@@ -82,8 +70,8 @@ def test_what_a_run_leaves_behind(finished):
 
 
 def test_a_run_without_a_name_has_one(book, tmp_path):
-    process = start("run", "--corpus", book, *settings(steps=300), cwd=tmp_path)
-    wait_until((tmp_path / "runs" / "tiny-book" / "train.safetensors").exists, process)
+    process = commands.start("run", "--corpus", book, *settings(steps=300), cwd=tmp_path)
+    commands.wait_until((tmp_path / "runs" / "tiny-book" / "train.safetensors").exists, process)
     process.kill()
     process.communicate()
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny-book"]
@@ -132,7 +120,7 @@ def test_quiet(command, finished, tmp_path, on_a_terminal):
 
 
 def test_quiet_leaves_errors(tmp_path):
-    done = run_here("eval", tmp_path / "nowhere", "--quiet")
+    done = commands.run_here("eval", tmp_path / "nowhere", "--quiet")
     assert done.returncode == 2 and done.stderr.startswith("tinyprune: error: ")
 
 

@@ -15,11 +15,8 @@ from tinyprune.errors import UsageError
 from tinyprune.experiments.grid import dask_cluster, run_cells
 from tinyprune.experiments.store import Store
 
-pytestmark = [
-    pytest.mark.slow,
-    # Dask's own affairs on newer Pythons are not ours to fail for.
-    pytest.mark.filterwarnings("default"),
-]
+# Dask's own affairs on newer Pythons are not ours to fail for.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture

@@ -92,20 +92,10 @@ def whole_study(name: str, plan: Plan, directory: Path, monkeypatch: Any) -> tup
 
 def row(method: str, heads: int, seed: int, bits: float, split: str = "test") -> dict[str, Any]:
     """A row of results.csv, of a model with 2 layers of 2 heads."""
-    return {
-        "kind": "all-attention",
-        "corpus": "pydoc",
-        "method": method,
-        "heads_open": heads,
-        "heads_total": 4,
-        "heads_by_layer": {3: "2 1", 2: "1 1"}.get(heads, "2 2"),
-        "seed": seed,
-        "split": split,
-        "parameters": 100 + 10 * heads,
-        "multiply_adds_per_token": 7,
-        "bits_per_character": bits,
-        "ms_per_1k_tokens": 1.0 + seed,
-    }
+    about = {"kind": "all-attention", "corpus": "pydoc", "method": method, "seed": seed, "split": split}
+    about |= {"heads_open": heads, "heads_total": 4, "heads_by_layer": {3: "2 1", 2: "1 1"}.get(heads, "2 2")}
+    about |= {"parameters": 100 + 10 * heads, "multiply_adds_per_token": 7}
+    return about | {"bits_per_character": bits, "ms_per_1k_tokens": 1.0 + seed}
 
 
 def rows() -> list[dict[str, Any]]:

@@ -27,11 +27,8 @@ TENSORS = {
     "tokens": np.array([0, 255], np.uint8),
     "mask": np.array([True, False, True]),
 }
-METADATA = {
-    "config": {"lr": 0.1, "largest": 1e308, "corpus": 'é "quoted" \\ \n', "heads": [8, 0]},
-    "generator": generator_state(np.random.default_rng(0)),
-    "none": None,
-}
+METADATA = {"none": None, "generator": generator_state(np.random.default_rng(0))}
+METADATA |= {"config": {"lr": 0.1, "largest": 1e308, "corpus": 'é "quoted" \\ \n', "heads": [8, 0]}}
 
 
 @pytest.fixture

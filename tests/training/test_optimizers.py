@@ -13,11 +13,8 @@ from tinyprune.training import optimizers
 from tinyprune.training.optimizers import ParameterGroup, clip_factor, gradient_norm, make_optimizer, parameter_groups
 
 SHAPES = {"layers.0.Wq": (3, 4), "layers.0.bo": (4,), "layers.0.log_alpha": (2,)}
-GROUPS = {
-    "layers.0.Wq": ParameterGroup(weight_decay=0.3),
-    "layers.0.bo": ParameterGroup(),
-    "layers.0.log_alpha": ParameterGroup(lr_multiplier=10.0),
-}
+GROUPS = {"layers.0.Wq": ParameterGroup(weight_decay=0.3), "layers.0.bo": ParameterGroup()}
+GROUPS |= {"layers.0.log_alpha": ParameterGroup(lr_multiplier=10.0)}
 
 
 @pytest.fixture(params=["adamw", "lamb", "sgd"])
