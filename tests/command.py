@@ -89,10 +89,7 @@ def without_compilation(stderr: str) -> list[str]:
 
 
 def refused(status: int, *arguments: str | Path, **options: Any) -> str:
-    """Run `tinyprune`, which must end with this status and one line that says why; returns what it says.
-
-    It runs in this process, which takes a fraction of the time, unless `options` say how to start another.
-    """
+    """Return the one line that says why `tinyprune` ends with this status, here or in a process with `options`."""
     done = tinyprune(*arguments, **options) if options else run_here(*arguments)
     said, beginning = done.stderr.splitlines(), "tinyprune: error: "
     assert done.returncode == status, done

@@ -78,10 +78,7 @@ def read(model: Transformer, ids: NDArray) -> NDArray:
 def small_trainer(
     directory: Path, model: Transformer, objective: Any = None, tokens: NDArray | None = None, **options: Any
 ) -> Trainer:
-    """Make a stage called "train" in `directory`, on `tokens` (random by default); run it in `with trainer.log:`.
-
-    `options` are fields of `TrainConfig` by their names, and others of `Trainer`.
-    """
+    """Make a stage "train" in `directory`, to run in `with trainer.log:`; `options`: of `TrainConfig` and `Trainer`."""
     if tokens is None:
         tokens = np.random.default_rng(1).integers(0, model.config.V, 70)
     ours = {k: options.pop(k) for k in TrainConfig.__dataclass_fields__ if k in options}

@@ -180,12 +180,6 @@ def test_a_run_file_explains_every_setting():
     assert all(f.metadata["doc"] for cls in TABLES.values() for f in dataclasses.fields(cls))
 
 
-def test_errors_name_the_file():
-    for text, words in (("[train]\nB = 0\n", r"train\.B must be at least 1"), ("[train\n", ".*line 1")):
-        with pytest.raises(UsageError, match=rf"my\.toml: {words}"):
-            read_config(text, "my.toml")
-
-
 def test_presets_are_found_by_name_or_path(tmp_path):
     (tmp_path / "run.toml").write_text(to_toml(RICH.to_dict()), encoding="utf-8")
     assert load_preset(str(tmp_path / "run.toml")) == RICH

@@ -59,8 +59,7 @@ def head_lines(axes) -> dict:
 
 
 def readable(figure):
-    """Return a figure after checking that every text has at least 9 points and is inside the figure, and that texts at
-    lines and in cells overlap neither each other nor the numbers at the x axis."""
+    """Return a figure whose texts have 9 points or more, lie in it, and overlap neither each other nor x's numbers."""
     figure.draw_without_rendering()
     assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9
     box = figure.get_tightbbox()  # inches

@@ -90,15 +90,10 @@ def test_memory_mapped_tokens_are_those_in_memory_and_are_used_again(load, kept,
     assert "tokenising" not in capsys.readouterr().err
 
 
-def test_without_a_terminal_there_are_no_bars(load, capsys):
-    load(LINES, large=True)
-    assert capsys.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize(
     "change", [{"tokenizer": "byte"}, {"vocabulary": 10}, {"valid_fraction": 0.1}, "text"], ids=str
 )
-def test_kept_tokens_of_other_settings_or_text_are_not_used(load, change):
+def test_kept_tokens_of_other_settings_or_text_are_not_used(load, change, capsys):
     before = load(LINES, {"tokenizer": "word"}, large=True)
     content, options = ("LINE" + LINES[4:], {}) if change == "text" else (LINES, change)
     config = {"tokenizer": "word"} | options
@@ -106,6 +101,7 @@ def test_kept_tokens_of_other_settings_or_text_are_not_used(load, change):
     np.testing.assert_array_equal(after.train, load(content, config).train)
     assert not np.array_equal(after.train, before.train)
     assert (after.digest == before.digest) == (change != "text")
+    assert capsys.readouterr() == ("", "")  # no bar without a terminal
 
 
 @pytest.mark.parametrize(

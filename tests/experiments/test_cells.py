@@ -10,19 +10,8 @@ import safetensors.numpy
 from toy import STEPS, toy_cell, toy_config, without_seconds
 
 from tinyprune.errors import UsageError
-from tinyprune.experiments.cells import (
-    FROM_SCRATCH,
-    GATES,
-    IN_ROUNDS,
-    METHODS,
-    REWOUND,
-    SMALL,
-    Cell,
-    CellRun,
-    Outcome,
-    compute,
-    read_text,
-)
+from tinyprune.experiments import cells
+from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, read_text
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance import CRITERIA, with_heads
@@ -43,9 +32,8 @@ def bits(folder, baseline, split, mask=None):
     """Bits per character of the model of the baseline's checkpoint, without the heads that a mask leaves out."""
     config = toy_cell(folder).config
     text = read_text(config.data)
-    model = Transformer(
-        dataclasses.replace(config.model, V=text.tokenizer.V), safetensors.numpy.load(baseline.checkpoint)
-    )
+    config = dataclasses.replace(config.model, V=text.tokenizer.V)
+    model = Transformer(config, safetensors.numpy.load(baseline.checkpoint))
     model = model if mask is None else with_heads(model, mask)
     return evaluate(model, getattr(text, split), text.characters[split]).bits_per_character
 
@@ -62,10 +50,11 @@ def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
     assert other["bits_per_character"] != record["bits_per_character"]
 
 
-@pytest.mark.parametrize(
-    ("method", "heads"),
-    [("unpruned", None), *((m, heads) for m in (*METHODS, FROM_SCRATCH, SMALL) for heads in (0, 3, 4))],
-)
+COUNTS = [("unpruned", None)]
+COUNTS += [(m, heads) for m in (*cells.METHODS, cells.FROM_SCRATCH, cells.SMALL) for heads in (0, 3, 4)]
+
+
+@pytest.mark.parametrize(("method", "heads"), COUNTS)
 def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method, heads, folder, baseline):
     cell = toy_cell(folder, method, heads)
     outcome = compute(cell, None if cell.baseline is None else baseline.checkpoint)
@@ -73,12 +62,12 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
     assert sum(record["heads"]) == (4 if heads is None else heads)
     assert [len(ids) for ids in record["head_ids"]] == record["heads"]
     assert record["steps_total"] == sum(STEPS.values()) and outcome.checkpoint is None
-    assert method in (SMALL, "unpruned") or np.shape(record["scores"]) == (2, 2)
-    if method == SMALL:
+    assert method in (cells.SMALL, "unpruned") or np.shape(record["scores"]) == (2, 2)
+    if method == cells.SMALL:
         assert abs(record["heads"][0] - record["heads"][1]) <= 1
-    if method in GATES or method in REWOUND or method == FROM_SCRATCH:
+    if method in cells.GATES or method in cells.REWOUND or method == cells.FROM_SCRATCH:
         end = record["gate_path"][-1]
-        assert end["step"] == STEPS["gate_train"] + (STEPS["train"] if method == FROM_SCRATCH else 0)
+        assert end["step"] == STEPS["gate_train"] + (STEPS["train"] if method == cells.FROM_SCRATCH else 0)
         if method != "voita":  # whose soft gates open below 0
             assert (np.array(end["log_alpha"]) >= 0).sum() == heads or method == "gumbel-top-k"
         best = np.argsort(-np.concatenate(record["scores"]), kind="stable")[:heads]
@@ -87,7 +76,7 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
     json.dumps(record, allow_nan=False)
 
 
-@pytest.mark.parametrize("method", [*CRITERIA, *IN_ROUNDS])
+@pytest.mark.parametrize("method", [*CRITERIA, *cells.IN_ROUNDS])
 def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, baseline):
     cell = dataclasses.replace(toy_cell(folder, method, 2), scope="layer")
     assert compute(cell, baseline.checkpoint).record["heads"] == [1, 1]
@@ -137,8 +126,8 @@ def test_cells_that_make_no_sense_are_refused(method, heads, message, folder):
 def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weights(folder, baseline):
     """Without steps after the gate stage what is left is the baseline's own slices."""
     options = {"finetune__steps": 0, "gate_train__steps": 30}
-    cells = (toy_cell(folder, method, 2, **options) for method in ("gates", "gates-rewound"))
-    gates, rewound = (compute(cell, baseline.checkpoint).record for cell in cells)
+    pair = (toy_cell(folder, method, 2, **options) for method in ("gates", "gates-rewound"))
+    gates, rewound = (compute(cell, baseline.checkpoint).record for cell in pair)
     assert gates["head_ids"] == rewound["head_ids"] and gates["steps_total"] == rewound["steps_total"] == 42
     expected = bits(folder, baseline, "valid", [np.isin(range(2), ids) for ids in rewound["head_ids"]])
     assert rewound["bits_per_character"]["valid"] == pytest.approx(expected, rel=1e-6)
@@ -162,8 +151,8 @@ def test_a_cell_is_computed_in_one_thread(folder, monkeypatch):
 
 def test_in_rounds_is_not_the_same_as_at_once(folder, baseline):
     """The scores say in which round a head went."""
-    cells = (toy_cell(folder, method, 1) for method in ("michel", "michel-iterative"))
-    once, in_rounds = (np.ravel(compute(cell, baseline.checkpoint).record["scores"]) for cell in cells)
+    pair = (toy_cell(folder, method, 1) for method in ("michel", "michel-iterative"))
+    once, in_rounds = (np.ravel(compute(cell, baseline.checkpoint).record["scores"]) for cell in pair)
     assert once.max() <= 1 < in_rounds.max()
 
 

@@ -40,10 +40,7 @@ VARIANTS = {
 
 
 def make(directory: Path, variant: str = "no gates, no memory", before=None, **options) -> Trainer:
-    """Make a trainer as a new process does; it goes on from the checkpoint if there is one.
-
-    `before(model, step)` is called before each step.
-    """
+    """Make a trainer that goes on from a checkpoint if there is one, and calls `before(model, step)` in each step."""
     kind, optimizer, gate = VARIANTS[variant]
     directory.mkdir(exist_ok=True)
     model = small_model(small_config(kind, **DROPOUT), gate, dtype=np.float32)
