@@ -27,6 +27,10 @@ DROPOUT = {"dropout": 0.1, "dropout_attention": 0.1, "dropout_embedding": 0.1}
 TRAINING = {"steps": 20, "B": 2, "checkpoint_every": 3, "evaluate_every": 7, "log_every": 1}
 
 
+class Killed(BaseException):
+    """Nothing runs after this, as after SIGKILL."""
+
+
 def settings(model: dict[str, Any] = MODEL | DROPOUT, **training: Any) -> list[str]:
     """The options of a small run; `training` goes into all three stages that train."""
     tables = {"model": model} | dict.fromkeys(("train", "gate_train", "finetune"), TRAINING | training)

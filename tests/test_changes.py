@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command import harmless, run_here, settings, succeed
+from command import Killed, harmless, run_here, settings, succeed
 
 from tinyprune.config import read_config
 from tinyprune.runs import run as stages
@@ -34,10 +34,6 @@ def stop_at(step: int, *arguments: str | Path) -> None:
     with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
         patched.setattr(stages.Trainer, "save", save)
         run_here(*arguments)
-
-
-class Killed(BaseException):
-    pass
 
 
 def parameters(path: Path) -> dict[str, bytes]:

@@ -285,7 +285,6 @@ def without_a_reader(*command: str | Path, **options) -> tuple[int, str]:
         pytest.param(["describe", "--json"], "1", marks=pytest.mark.slow),
         pytest.param(["generate", "--prompt=1"], "", marks=pytest.mark.slow),
     ],
-    ids=str,
 )
 def test_an_output_that_takes_nothing(command, unbuffered, finished):
     """The disk after `>` is full, or the reader after `|` has gone."""

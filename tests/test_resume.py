@@ -15,7 +15,7 @@ from pathlib import Path
 
 import command as commands
 import pytest
-from command import LASTING, STAGES, contents, harmless, run_here, settings, start, succeed, wait_until
+from command import LASTING, STAGES, Killed, contents, harmless, run_here, settings, start, succeed, wait_until
 
 from tinyprune.cli import parser
 from tinyprune.runs import run as stages
@@ -108,10 +108,6 @@ def forget_from(directory: Path, stage: str) -> None:
     """Delete the checkpoints of `stage` and of all stages after it."""
     for later in STAGES[STAGES.index(stage) :]:
         (directory / f"{later}.safetensors").unlink()
-
-
-class Killed(BaseException):
-    """Nothing runs after this, as after SIGKILL."""
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -23,18 +23,10 @@ FIRST = "tinyprune: train: compiling kernels, at every start\n"
 LAST = "tinyprune: train: compiled 3 functions in 40 s; nothing keeps them\n"
 
 
-class Clock:
-    """Stands for the module `time`; it moves when it is told to."""
-
-    now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    """Stands for the module `time`; it moves when it is told to."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr("tinyprune.warmup.time", clock)
     return clock
 
@@ -42,7 +34,7 @@ def clock(monkeypatch):
 class Compiler:
     """Makes a backend whose kernels `compile` pretends to compile."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SimpleNamespace) -> None:
         self.clock = clock
         self.begin = self.end = lambda *name: None  # until somebody listens
         text = {"compiling": "compiling kernels, at every start", "kept": "nothing keeps them"}

@@ -8,17 +8,14 @@ from hypothesis import strategies as st
 from tinyprune.data import Segments, evaluation_segments
 from tinyprune.errors import UsageError
 
-sizes = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 60))
-
 
 def numbered(n):
     """A text in which every token is its own position."""
     return np.arange(n, dtype=np.uint16)
 
 
-@given(sizes)
-def test_rows_are_contiguous_and_an_epoch_uses_all_but_a_remainder(sizes):
-    B, T, extra = sizes
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 60))
+def test_rows_are_contiguous_and_an_epoch_uses_all_but_a_remainder(B, T, extra):
     n = B * T + extra
     segments = Segments(numbered(n), B, T)
     batches = [segments.batch(step) for step in range(segments.per_epoch)]

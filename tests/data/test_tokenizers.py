@@ -58,10 +58,7 @@ def test_characters_that_are_not_in_the_vocabulary_are_shown(outside, shown):
         CharacterTokenizer("a").encode("abcdefghijklm")
 
 
-words = st.text(st.characters(codec="ascii", exclude_categories=["Z", "C"]), min_size=1, max_size=3)
-
-
-@given(st.lists(st.lists(words)))
+@given(st.lists(st.lists(st.text(st.characters(codec="ascii", exclude_categories=["Z", "C"]), min_size=1, max_size=3))))
 def test_words_round_trip(lines):
     text = "".join(" ".join(line) + "\n" for line in lines)
     ids = check_round_trip(WordTokenizer.build([text]), text)

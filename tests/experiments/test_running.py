@@ -88,13 +88,9 @@ def test_workers_end_with_their_parent_and_ctrl_c_says_how_to_go_on(tmp_path):
     arguments = [*given("tradeoff", tmp_path, gate_train__steps=100_000), "--jobs", "2"]
     arguments += ["--directory", tmp_path / "study"]
     log = tmp_path / "study" / "cells.jsonl"
-
-    def at_work(process) -> bool:
-        return log.exists() and len(children(process.pid)) >= 2
-
     for sign, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         process = start(*arguments)
-        wait_until(lambda process=process: at_work(process), process)
+        wait_until(lambda pid=process.pid: log.exists() and len(children(pid)) >= 2, process)
         workers = children(process.pid)
         process.send_signal(sign)
         _, said = process.communicate(timeout=60)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Killed
 from small import small_config, small_model, small_trainer
 
 from tinyprune.config import GateConfig, ModelConfig, TrainConfig
@@ -83,10 +84,6 @@ def test_the_memory_in_a_checkpoint_is_what_the_last_step_left(T, M, tmp_path):
 
 def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-class Killed(Exception):
-    """Nothing is saved after this, as after SIGKILL."""
 
 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 4])

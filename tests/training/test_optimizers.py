@@ -12,6 +12,7 @@ from tinyprune.kernels.backend import Backend, get_backend
 from tinyprune.training import optimizers
 from tinyprune.training.optimizers import ParameterGroup, clip_factor, gradient_norm, make_optimizer, parameter_groups
 
+NUMPY = get_backend("numpy")
 SHAPES = {"layers.0.Wq": (3, 4), "layers.0.bo": (4,), "layers.0.log_alpha": (2,)}
 GROUPS = {"layers.0.Wq": ParameterGroup(weight_decay=0.3), "layers.0.bo": ParameterGroup()}
 GROUPS |= {"layers.0.log_alpha": ParameterGroup(lr_multiplier=10.0)}
@@ -206,9 +207,6 @@ def test_parameter_groups():
     expected = dict.fromkeys(decays, ParameterGroup(1.0, 0.25)) | dict.fromkeys(plain, ParameterGroup(1.0, 0.0))
     expected |= dict.fromkeys(gate, ParameterGroup(7.0, 0.0))
     assert parameter_groups(expected, 0.25, 7.0) == expected
-
-
-NUMPY = get_backend("numpy")
 
 
 @pytest.mark.parametrize(("max_norm", "factor"), [(2.0, 0.4), (0.0, 1.0), (5.0, 1.0), (6.0, 1.0)])
