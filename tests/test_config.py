@@ -25,8 +25,6 @@ RICH = RunConfig(
     finetune=TrainConfig(steps=9),
     seed=12,
 )
-
-
 XL = {"kind": "transformer-xl", "N": 0, "F": 8}
 PLAIN = {"kind": "transformer", "N": 0, "F": 8, "M": 0, "mask": "causal"}
 MODELS = [XL, PLAIN, {"V": 20, "cutoffs": [10, 19]}, {"N": 0}, {"M": 0}, {"H": 1}, {"D": 8}]

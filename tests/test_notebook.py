@@ -38,11 +38,12 @@ def test_source_is_the_packages_own(shown):
 
 
 def test_source_without_docstring_is_all_the_rest(shown):
-    (text,) = shown(ops.linear_forward, docstring=False)
+    text, decorated = shown(ops.linear_forward, rows, docstring=False)
     whole = inspect.getsource(ops.linear_forward)
     before, doc, after = whole.split('    """')[0], *whole.split('"""')[1:]
     assert "Args:" in doc
     assert text.endswith(f"```python\n{before}{after.strip(chr(10))}\n```")
+    assert decorated.count("def rows") == 1 and "All leading axes" not in decorated
 
 
 def test_source_of_several_and_of_compiled_functions(shown):
@@ -55,11 +56,6 @@ def test_a_body_of_nothing_but_a_docstring_stays():
     only = 'def f():\n    """Only this."""'
     assert notebook.without_docstrings(only) == only
     assert notebook.without_docstrings(code) == "class A:\n    def f(self):\n        return 1"
-
-
-def test_decorated_and_one_line_functions(shown):
-    (text,) = shown(rows, docstring=False)
-    assert text.count("def rows") == 1 and "All leading axes" not in text
 
 
 @pytest.mark.parametrize("thing", [len, 3, "text"])

@@ -14,12 +14,6 @@ SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
 
 
 @pytest.fixture
-def server(server):
-    server.payload = PAYLOAD
-    return server
-
-
-@pytest.fixture
 def file(tmp_path):
     return tmp_path / "file"
 
@@ -27,6 +21,8 @@ def file(tmp_path):
 @pytest.fixture
 def download(server, file):
     """`fetch` of the payload; what it leaves beside the file is gone when it succeeds."""
+
+    server.payload = PAYLOAD
 
     def download(path=file, **more):
         assert fetch(server.url, path, **{"name": "a text", "sha256": SHA256, **more}) == path
