@@ -69,6 +69,8 @@ def test_no_such_run_or_checkpoint(finished, tmp_path):
         said = harmless(1, tmp_path, *command, f"{nowhere}.safetensors")
         assert said == f"there is no checkpoint {nowhere}.safetensors; check the name, or train first"
     assert f"{tmp_path} holds no checkpoint; start with: tinyprune train" in harmless(2, tmp_path, "eval", tmp_path)
+    said = harmless(2, tmp_path, "run", nowhere, "--resume")
+    assert said == f"{nowhere} holds no run to resume; leave out --resume to start one"
 
 
 def test_a_stage_whose_predecessor_is_missing(run, tmp_path):

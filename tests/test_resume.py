@@ -241,11 +241,6 @@ def test_a_finished_run_is_only_reported(copy):
     assert (copy / "report.md").exists()
 
 
-def test_a_run_that_is_not_there_cannot_go_on(tmp_path):
-    said = harmless(2, tmp_path, "run", tmp_path / "mistyped", "--resume")
-    assert said == f"{tmp_path / 'mistyped'} holds no run to resume; leave out --resume to start one"
-
-
 def test_overwrite_starts_anew(reference, copy, book, tmp_path):
     """It does so with another text, with other settings and over a broken checkpoint: no old one is read."""
     (copy / "train.safetensors").write_bytes(b"broken")

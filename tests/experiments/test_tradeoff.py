@@ -114,9 +114,8 @@ def test_kept_heads_are_written_in_their_cells():
 
 
 def test_agreement_has_a_number_in_every_cell():
-    records = [
-        {"method": a, "other": b, "rank_correlation": 1.0 if a == b else -0.25} for a in ("x", "y") for b in ("x", "y")
-    ]
+    numbers = {(a, b): 1.0 if a == b else -0.25 for a in "xy" for b in "xy"}
+    records = [{"method": a, "other": b, "rank_correlation": number} for (a, b), number in numbers.items()]
     assert [t.get_text() for t in tradeoff.plot_agreement(records).axes[0].texts] == ["1", "-.25", "-.25", "1"]
 
 
