@@ -6,8 +6,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,10 +18,17 @@ STAGES = ("train", "gate", "prune", "finetune")
 CHECKPOINTS = tuple(f"{stage}.safetensors" for stage in STAGES)
 # What a run must leave behind to the last bit. (The report holds times that were measured.)
 LASTING = (*CHECKPOINTS, "metrics.jsonl", "config.toml")
+# Of a report's table; other programs rely on these names and their order.
+KEYS = ["stage", "heads_open", "heads_total", "parameters", "multiply_adds_per_token", "bits_per_character"]
+KEYS += ["perplexity", "ms_per_1k_tokens"]
 
 MODEL = {"L": 2, "D": 16, "H": 2, "N": 4, "T": 16, "M": 16}
 DROPOUT = {"dropout": 0.1, "dropout_attention": 0.1, "dropout_embedding": 0.1}
 TRAINING = {"steps": 20, "B": 2, "checkpoint_every": 3, "evaluate_every": 7, "log_every": 1}
+
+
+class Killed(BaseException):
+    """Nothing runs after this, as after SIGKILL."""
 
 
 def settings(model: dict[str, Any] = MODEL | DROPOUT, **training: Any) -> list[str]:
@@ -86,28 +93,21 @@ def without_compilation(stderr: str) -> list[str]:
 
 
 def refused(status: int, *arguments: str | Path, **options: Any) -> str:
-    """Run `tinyprune`, which must end with this status and one line that says why; returns what it says.
-
-    It runs in this process, which takes a fraction of the time, unless `options` say how to start another.
-    """
+    """Return the one line that says why `tinyprune` ends with this status, here or in a process with `options`."""
     done = tinyprune(*arguments, **options) if options else run_here(*arguments)
-    said = done.stderr.splitlines()
+    said, beginning = done.stderr.splitlines(), "tinyprune: error: "
     assert done.returncode == status, done
     assert "Traceback" not in f"{done.stdout}{done.stderr}", done.stderr
     assert all(line.startswith("tinyprune: ") for line in said), done.stderr
-    beginning = "tinyprune: error: "
-    assert [line.startswith(beginning) for line in said].count(True) == 1 and said[-1].startswith(beginning), (
-        done.stderr
-    )
+    assert [line for line in said if line.startswith(beginning)] == said[-1:], done.stderr
     return said[-1].removeprefix(beginning)
 
 
-def do_stages(directory: Path, corpus: Path, options: list[str], gate_options: list[str]) -> None:
+def do_stages(directory: Path, corpus: Path, options: list[str], gate_options: list[str], **started: Any) -> None:
     """All stages of a run one by one, which is quicker than `run`: no report, for which computing time is measured."""
-    succeed("train", directory, "--corpus", corpus, *options)
-    succeed("gate", directory, *gate_options)
-    succeed("prune", directory)
-    succeed("finetune", directory)
+    given = {"train": ["--corpus", corpus, *options], "gate": gate_options}
+    for stage in STAGES:
+        succeed(stage, directory, *given.get(stage, []), **started)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -121,3 +121,16 @@ def harmless(status: int, directory: Path, *arguments: str | Path) -> str:
     said = refused(status, *arguments)
     assert contents(directory) == before
     return said
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Let this process write no file longer than `size` bytes, which is as if the disk were full there."""
+    import resource  # Windows has none
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

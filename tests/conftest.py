@@ -15,6 +15,7 @@ if (NO_GPU := why_unusable()) is not None:
 
 import numpy as np
 import pytest
+from command import do_stages, settings, write_text
 
 # Tests send Ctrl-C to programs that they start; a parent that ignores it, such as nohup, must not pass that on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,8 +31,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """A generator with a fixed seed, fresh for every test."""
     return np.random.default_rng(2110)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small text, alone in its folder."""
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def finished(book: Path) -> Path:
+    """A run with all stages, which tests must not change."""
+    do_stages(book.parent / "finished", book, settings(), ["--target-heads=3"])
+    return book.parent / "finished"
 
 
 def pytest_report_header() -> str:

@@ -46,11 +46,7 @@ def small_model(
     dtype: type = np.float64,
     seed: int = 0,
 ) -> Transformer:
-    """Make a model with large parameters, no bias 0, and no two gates alike.
-
-    Args:
-        opened: which heads are open, (L, H) bool; all if None.
-    """
+    """Make a model with large parameters, no bias 0, no two gates alike; heads `opened`, (L, H) bool, or all, open."""
     rng = np.random.default_rng(seed)
     params = init_parameters(config, rng, dtype)
     params = {name: (2 * x + 0.3 * rng.standard_normal(x.shape)).astype(dtype) for name, x in params.items()}
@@ -82,27 +78,13 @@ def read(model: Transformer, ids: NDArray) -> NDArray:
 def small_trainer(
     directory: Path, model: Transformer, objective: Any = None, tokens: NDArray | None = None, **options: Any
 ) -> Trainer:
-    """Make a stage called "train" in `directory`, on `tokens` (random by default); run it in `with trainer.log:`.
-
-    Args:
-        options: fields of `TrainConfig` by their names, others of `Trainer`.
-    """
+    """Make a stage "train" in `directory`, to run in `with trainer.log:`; `options`: of `TrainConfig` and `Trainer`."""
     if tokens is None:
         tokens = np.random.default_rng(1).integers(0, model.config.V, 70)
-    fields = TrainConfig.__dataclass_fields__
-    config = TrainConfig(**{"B": 2, "lr": 0.01} | {k: v for k, v in options.items() if k in fields})
-    others = {"validate": lambda model: evaluate(model, tokens[:20], 20)}
-    others |= {k: v for k, v in options.items() if k not in fields}
-    return Trainer.start(
-        model,
-        others.pop("segments", Segments(tokens, config.B, model.config.T)),
-        config,
-        objective or LanguageModelling(),
-        np.random.default_rng(3),
-        stage="train",
-        path=directory / "train.safetensors",
-        metadata={"note": "small"},
-        log=MetricsLog(directory / "metrics.jsonl"),
-        go_on="tinyprune train here --resume",
-        **others,
-    )
+    ours = {k: options.pop(k) for k in TrainConfig.__dataclass_fields__ if k in options}
+    config = TrainConfig(**{"B": 2, "lr": 0.01} | ours)
+    options = {"validate": lambda model: evaluate(model, tokens[:20], 20)} | options
+    options |= {"stage": "train", "path": directory / "train.safetensors", "metadata": {"note": "small"}}
+    options |= {"log": MetricsLog(directory / "metrics.jsonl"), "go_on": "tinyprune train here --resume"}
+    segments, rng = Segments(tokens, config.B, model.config.T), np.random.default_rng(3)
+    return Trainer.start(model, segments, config, objective or LanguageModelling(), rng, **options)

@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,25 +25,16 @@ def test_the_nearest_name_is_asked_for():
 def installed(monkeypatch):
     """Pretend that tinyprune was installed so (PEP 610); None: it is not installed."""
 
-    class Distribution(importlib.metadata.Distribution):
-        def __init__(self, about):
-            self.about = about
-
-        def read_text(self, filename):
-            return json.dumps(self.about) if filename == "direct_url.json" and self.about else None
-
-        def locate_file(self, path):
-            raise NotImplementedError
+    def distribution(about):
+        record = json.dumps(about) if about else None
+        return SimpleNamespace(read_text=lambda name: record if name == "direct_url.json" else None)
 
     def pretend(about):
-        left_by_a_build = Distribution({})
-        found = [] if about is None else [left_by_a_build, Distribution(about)]
+        left_by_a_build = distribution({})
+        found = [] if about is None else [left_by_a_build, distribution(about)]
         monkeypatch.setattr(importlib.metadata, "distributions", lambda name: found)
 
     return pretend
-
-
-WHEEL = 'python -m pip install "tinyprune[dask]"'
 
 
 @pytest.mark.parametrize(
@@ -56,7 +49,7 @@ WHEEL = 'python -m pip install "tinyprune[dask]"'
 )
 def test_what_is_not_a_checkout_is_completed_by_name(about, installed):
     installed(about)
-    assert install_command("dask") == WHEEL
+    assert install_command("dask") == 'python -m pip install "tinyprune[dask]"'
 
 
 def test_a_checkout_is_completed_where_it_is(tmp_path, installed, monkeypatch):
@@ -68,11 +61,8 @@ def test_a_checkout_is_completed_where_it_is(tmp_path, installed, monkeypatch):
     assert install_command("dask") == 'python -m pip install -e ".[dask]"'
 
 
-def hidden(package: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a Python without `package`: `-c CODE`, or `-m MODULE`."""
-    mode, what = arguments
-    program = f"import runpy, sys; sys.modules[{package!r}] = None\n"
-    program += what if mode == "-c" else f"runpy.run_module({what!r}, run_name='__main__', alter_sys=True)"
+def without(package: str, program: str) -> subprocess.CompletedProcess:
+    program = f"import runpy, sys; sys.modules[{package!r}] = None\n{program}"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
 
 
@@ -82,26 +72,21 @@ def hidden(package: str, *arguments: str) -> subprocess.CompletedProcess:
 )
 def test_a_module_without_its_extra_says_which(package, module, extra):
     said = f"{module} needs packages that are not installed: {install_command(extra)}"
-    done = hidden(package, "-m", module)
+    done = without(package, f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
     assert (done.returncode, done.stderr) == (1, f"tinyprune: error: {said}\n")
     # An import can be caught, and says no more than that.
-    done = hidden(package, "-c", f"import {module}")
+    done = without(package, f"import {module}")
     assert done.stderr.splitlines()[-1].endswith(f": {said}") and "ModuleNotFoundError" not in done.stderr
-    done = hidden(package, "-c", f"try: import {module}\nexcept ImportError as error: print(error)")
+    done = without(package, f"try: import {module}\nexcept ImportError as error: print(error)")
     assert done.stdout == f"{said}\n"
 
 
 def test_no_message_knows_how_tinyprune_was_installed():
     """`-e ".[dask]"` works in a checkout only: `install_command` says what works."""
-    sources = [*ROOT.glob("tinyprune/**/*.py"), *ROOT.glob("tests/**/*.py")]
-    found = [
-        f"{path.relative_to(ROOT)}: {line.strip()}"
-        for path in sources
-        if path.name not in ("errors.py", "test_errors.py")
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if '-e ".[' in line or 'install "tinyprune[' in line
-    ]
-    assert found == []
+    for path in [*ROOT.glob("tinyprune/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+        text = path.read_text(encoding="utf-8")
+        own = path.name in ("errors.py", "test_errors.py")
+        assert own or not re.search(r'-e "\.\[|install "tinyprune\[', text), path
 
 
 def test_a_missing_extra_is_bad_use_and_an_import_error():

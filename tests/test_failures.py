@@ -4,34 +4,17 @@ import os
 import resource
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
-from command import MODEL, contents, do_stages, harmless, refused, settings, succeed, tinyprune, write_text
+from command import MODEL, contents, files_up_to, harmless, refused, settings, succeed, tinyprune
 
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
 
-@pytest.fixture(scope="module")
-def book(tmp_path_factory) -> Path:
-    return write_text(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def finished(book) -> Path:
-    """Make a finished run, which tests must not change."""
-    directory = book.parent / "finished"
-    do_stages(directory, book, settings(), ["--target-heads=3"])
-    return directory
-
-
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """Copy the finished run."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -43,41 +26,19 @@ def change_checkpoint(path: Path, value: float | None = None, **metadata) -> Non
     save_checkpoint(path, tensors, before | metadata)
 
 
-# Checkpoints.
-
-
-def flip_bit(content: bytes, place: int) -> bytes:
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
-
-
-FOREIGN = safetensors.numpy.save({"wte.weight": np.ones((3, 4), np.float32)}, {"format": "pt"})
-NO_CHECKPOINT = "is truncated, altered, or no checkpoint at all"
-DAMAGES = {
-    "truncated": (lambda content: content[:-1000], NO_CHECKPOINT),
-    "empty": (lambda content: b"", NO_CHECKPOINT),
-    "bit of the weights": (lambda content: flip_bit(content, len(content) - 1000), "was altered after it was written"),
-    "bit of the header": (lambda content: flip_bit(content, content.index(b"dropout") + 1), "was altered"),
-    "foreign model": (lambda content: FOREIGN, "is a safetensors file, but not a checkpoint of tinyprune"),
-    "random bytes": (lambda content: np.random.default_rng(0).bytes(5000), NO_CHECKPOINT),
-}
-READERS = {
-    "run": ["--resume"],
-    "gate": ["--overwrite"],
-    "eval": ["--stage=train"],
-    "generate": ["--stage=train", "--prompt=1"],
-    "describe": [],
-}
+READERS = {"run": ["--resume"], "gate": ["--overwrite"], "eval": ["--stage=train"], "describe": []}
+READERS |= {"generate": ["--stage=train", "--prompt=1"]}
 
 
 @pytest.mark.parametrize("command", READERS)
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_broken_checkpoint(damage, command, run):
+def test_a_broken_checkpoint(command, run):
+    """Other damages than one bit are in training/test_checkpoints.py."""
     checkpoint = run / "train.safetensors"
-    change, expected = DAMAGES[damage]
-    checkpoint.write_bytes(change(checkpoint.read_bytes()))
-    model = checkpoint if command == "describe" else run
-    said = harmless(1, run, command, model, *READERS[command])
-    assert said.startswith(f"{checkpoint} ") and expected in said
+    content = bytearray(checkpoint.read_bytes())
+    content[-1000] ^= 1
+    checkpoint.write_bytes(content)
+    said = harmless(1, run, command, checkpoint if command == "describe" else run, *READERS[command])
+    assert said.startswith(f"{checkpoint} was altered after it was written")
     assert "use another checkpoint, or train again" in said
 
 
@@ -108,6 +69,8 @@ def test_no_such_run_or_checkpoint(finished, tmp_path):
         said = harmless(1, tmp_path, *command, f"{nowhere}.safetensors")
         assert said == f"there is no checkpoint {nowhere}.safetensors; check the name, or train first"
     assert f"{tmp_path} holds no checkpoint; start with: tinyprune train" in harmless(2, tmp_path, "eval", tmp_path)
+    said = harmless(2, tmp_path, "run", nowhere, "--resume")
+    assert said == f"{nowhere} holds no run to resume; leave out --resume to start one"
 
 
 def test_a_stage_whose_predecessor_is_missing(run, tmp_path):
@@ -128,21 +91,14 @@ def test_a_stage_whose_predecessor_is_not_finished(run):
     assert said == f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
 
 
-# Settings.
-
-
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--set=train.stepz=3", "unknown key train.stepz; allowed are steps, B, "),
         ("--set=trian.steps=3", "unknown table 'trian' in 'trian.steps'; allowed are seed, model, data, train"),
-        ("--set=steps=3", "unknown table or key 'steps'"),
-        ("--set=model=3", "model must be a table, got 3"),
         ("--set=nonsense", "--set takes TABLE.KEY=VALUE, got 'nonsense'"),
         ("--set=finetune.steps=-1", "finetune.steps must be at least 0, got -1"),
         ("--set=train.lr=nan", "train.lr must be a finite number, got nan"),
         ("--set=train.lr=fast", "train.lr must be of type float, got 'fast'"),
-        ("--set=model.H=3", "model.D must be a multiple of model.H = 3, got 16"),
         ("--set=model.V=5", "model.V is 5, but the tokenizer of book.txt has 26 entries; add --set model.V=0"),
         ("--seed=-1", "seed must be at least 0, got -1"),
         ("--seed=x", "argument --seed: invalid int value: 'x'; see tinyprune run --help"),
@@ -153,25 +109,19 @@ def test_a_stage_whose_predecessor_is_not_finished(run):
         ("--corpus=nowhere.txt", "data.corpus: there is no corpus and no file 'nowhere.txt'; give one of pydoc, "),
         ("--corpus=.", "data.corpus: '.' is a folder"),
         ("--frobnicate", "unrecognized arguments: --frobnicate; see tinyprune run --help"),
+        ("--lam=1 --target-heads=2", "not allowed with argument"),
+        ("--resume --overwrite", "not allowed with argument"),
     ],
 )
 def test_a_setting_that_cannot_be(option, said, book, tmp_path):
-    given = ["--corpus", book, *settings(MODEL), option]
+    given = ["--corpus", book, *settings(MODEL), *option.split()]
     assert said in harmless(2, tmp_path, "run", tmp_path / "run", *given)
-
-
-@pytest.mark.parametrize(
-    "options", [["--lam=1", "--target-heads=2"], ["--resume", "--overwrite"]], ids=["two pressures", "two intentions"]
-)
-def test_settings_that_exclude_each_other(options, tmp_path):
-    assert "not allowed with argument" in harmless(2, tmp_path, "run", tmp_path / "run", *options)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"[train]\nsteps = ", "Invalid value (at end of document)"),
-        (b"[train]\nstepz = 3", "unknown key train.stepz; allowed are steps, B, "),
         (b"[training]\nsteps = 3", "unknown table or key 'training'"),
         (b"# caf\xe9", "'utf-8' codec can't decode byte 0xe9"),
     ],
@@ -192,7 +142,6 @@ def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
     [
         (["prine"], "argument COMMAND: invalid choice: 'prine'"),
         (["train"], "the following arguments are required: directory; see tinyprune train --help"),
-        (["describe", "--preset=huge"], "no preset or .toml file 'huge'"),
         (["describe", "--set=model.D=0"], "model.D must be at least 1, got 0"),
         (["describe", "runs/mine", "--preset=tiny"], "give a model, or --preset and --set, not both"),
         (["describe", "runs/mine", "--set=model.D=8"], "give a model, or --preset and --set, not both"),
@@ -230,13 +179,6 @@ def test_what_was_meant(command, meant, tmp_path):
     assert said.endswith(f"; did you mean {meant}?")
 
 
-def test_where_nothing_is_similar_nothing_is_suggested():
-    assert "did you mean" not in refused(2, "xyzzy") + refused(2, "train", "run", "--preset=xyzzy")
-
-
-# Generating.
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -253,18 +195,12 @@ def test_a_prompt_or_an_option_that_cannot_be(options, said, finished):
     assert said in harmless(2, finished, "generate", finished, *options)
 
 
-# Texts.
-
-
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
-        (b"", [], "is empty"),
-        (b"0123456789" * 3, [], "is too short, 30 bytes in all: its valid split needs at least 2 tokens and has 1"),
         (b"too short for a batch. " * 35, ["--set=train.B=50"], "one step needs B \u00b7 T + 1 = 50 \u00b7 16 + 1"),
         (b"too short for a batch. " * 35, ["--set=finetune.B=50"], "one step needs B \u00b7 T + 1"),
         (b"caf\xe9 " * 500, [], 'not UTF-8 text: byte 0xe9 at offset 3; data.tokenizer = "byte" takes any file'),
-        (b"two words " * 500, ["--tokenizer=word", "--set=data.vocabulary=1"], "data.vocabulary must be 0"),
         (b"no test split. " * 500, ["--set=data.test_fraction=0"], "the test split of book has 0 tokens"),
     ],
 )
@@ -288,20 +224,6 @@ def test_a_text_that_changed(book, tmp_path):
     assert "there is no corpus and no file" in harmless(2, run, "gate", run)
 
 
-# Disks.
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Let this process write no file longer than `size` bytes, which is as if the disk were full there."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_disk_that_is_full_when_a_checkpoint_is_saved(run):
     """The checkpoint before stays, and once there is space the run ends as if nothing had happened."""
     whole = contents(run)
@@ -318,15 +240,14 @@ def test_a_disk_that_is_full_when_a_checkpoint_is_saved(run):
 
 
 @pytest.mark.parametrize(
-    ("size", "file"),
-    [(500, "config.toml"), (8_000, "metrics.jsonl"), (2_000, "plots/losses.png")],
+    ("size", "file"), [(500, "config.toml"), (8_000, "metrics.jsonl"), (2_000, "plots/losses.png")]
 )
 def test_a_disk_that_is_full_when_another_file_is_written(size, file, run, book, tmp_path):
     if file.startswith("plots"):
         arguments = ["--resume"]
     else:
         run = tmp_path / "new"
-        arguments = ["--corpus", book, *settings(steps=200, checkpoint_every=1000)]
+        arguments = ["--corpus", book, "--backend=numpy", *settings(steps=200, checkpoint_every=1000)]
     before = contents(run)
     with files_up_to(size):
         said = refused(1, "run", run, *arguments)
@@ -358,18 +279,14 @@ def without_a_reader(*command: str | Path, **options) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-slow = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
     ("command", "unbuffered"),
     [
         (["describe"], ""),
         (["generate", "--prompt=1", "--backend=numpy"], "1"),
-        pytest.param(["describe", "--json"], "1", marks=slow),
-        pytest.param(["generate", "--prompt=1"], "", marks=slow),
+        pytest.param(["describe", "--json"], "1", marks=pytest.mark.slow),
+        pytest.param(["generate", "--prompt=1"], "", marks=pytest.mark.slow),
     ],
-    ids=str,
 )
 def test_an_output_that_takes_nothing(command, unbuffered, finished):
     """The disk after `>` is full, or the reader after `|` has gone."""
@@ -387,9 +304,6 @@ def test_help_that_nobody_reads():
 def test_an_output_without_our_characters(finished):
     done = succeed("describe", finished, env={"PYTHONIOENCODING": "ascii"})
     assert "?????" in done.stdout.splitlines()[1]
-
-
-# Numbers.
 
 
 def test_a_loss_that_is_not_a_number(book, tmp_path):

@@ -37,9 +37,6 @@ def test_one_who_does_not_wait_is_sent_away(tmp_path):
         pass
 
 
-# Files that can be made again.
-
-
 @pytest.mark.parametrize(
     ("platform", "variables", "folder"),
     [

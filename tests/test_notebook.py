@@ -16,7 +16,6 @@ from tinyprune.ops.linear import rows
 
 @pytest.fixture
 def displayed(monkeypatch):
-    """What the notebook would display, in order."""
     things = []
     monkeypatch.setattr(notebook, "display", lambda thing, **options: things.append(thing))
     return things
@@ -25,7 +24,6 @@ def displayed(monkeypatch):
 @pytest.fixture
 def shown(displayed):
     def show(*things, **options):
-        displayed.clear()
         notebook.show_source(*things, **options)
         return [output.data for output in displayed]
 
@@ -40,29 +38,24 @@ def test_source_is_the_packages_own(shown):
 
 
 def test_source_without_docstring_is_all_the_rest(shown):
-    (text,) = shown(ops.linear_forward, docstring=False)
+    text, decorated = shown(ops.linear_forward, rows, docstring=False)
     whole = inspect.getsource(ops.linear_forward)
     before, doc, after = whole.split('    """')[0], *whole.split('"""')[1:]
     assert "Args:" in doc
     assert text.endswith(f"```python\n{before}{after.strip(chr(10))}\n```")
+    assert decorated.count("def rows") == 1 and "All leading axes" not in decorated
 
 
 def test_source_of_several_and_of_compiled_functions(shown):
-    assert len(shown(ops.linear_forward, ops.linear_backward)) == 2
-    assert "def block_squares(x):" in shown(block_squares)[0]
+    texts = shown(ops.linear_forward, ops.linear_backward, block_squares)
+    assert len(texts) == 3 and "def block_squares(x):" in texts[2]
 
 
 def test_a_body_of_nothing_but_a_docstring_stays():
     code = 'class A:\n    """Only this."""\n\n    def f(self):\n        """Gone."""\n\n        return 1\n'
-    stripped = notebook.without_docstrings('def f():\n    """Only this."""')
-    assert stripped == 'def f():\n    """Only this."""'
+    only = 'def f():\n    """Only this."""'
+    assert notebook.without_docstrings(only) == only
     assert notebook.without_docstrings(code) == "class A:\n    def f(self):\n        return 1"
-
-
-def test_decorated_and_one_line_functions(shown):
-    (text,) = shown(rows, docstring=False)
-    assert text.count("def rows") == 1
-    assert "All leading axes" not in text
 
 
 @pytest.mark.parametrize("thing", [len, 3, "text"])
@@ -71,11 +64,8 @@ def test_what_has_no_source_is_refused(thing):
         notebook.show_source(thing)
 
 
-def test_results_are_found():
+def test_results_are_found_or_it_is_said_what_to_do():
     assert notebook.results("tradeoff-pydoc", "summary.csv").read_text().startswith("method,heads_open,")
-
-
-def test_missing_results_say_what_to_do():
     with pytest.raises(UsageError, match=r"no-such-study does not exist: .* clone it"):
         notebook.results("no-such-study")
 

@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PACKAGE = "\n".join(path.read_text("utf-8") for path in ROOT.glob("tinyprune/**/*.py"))
 LINUX = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": "3.12", "extra": ""}
 APPLE = LINUX | {"sys_platform": "darwin", "platform_machine": "arm64"}
 PYODIDE = LINUX | {"sys_platform": "emscripten", "platform_machine": "wasm32"}
@@ -27,42 +29,28 @@ def needed(environment: dict[str, str]) -> dict[str, Requirement]:
 
 
 def test_every_platform_has_a_numpy_that_computes():
-    assert all(
-        "2.0.0" in needed(there)["numpy"].specifier
-        for there in (LINUX, PYODIDE, APPLE | {"platform_machine": "x86_64"})
-    )
+    old_apple = APPLE | {"platform_machine": "x86_64"}
+    assert all("2.0.0" in needed(there)["numpy"].specifier for there in (LINUX, PYODIDE, old_apple))
     apple = needed(APPLE)["numpy"].specifier
     assert ["2.3.5" in apple, "2.4.0" in apple, "2.5.0" in apple, "2.5.1" in apple] == [False, True, False, True]
 
 
 def test_only_pyodide_goes_without_numba():
     everywhere = {"numpy", "matplotlib", "tqdm", "safetensors"}
-    assert needed(PYODIDE).keys() == everywhere and needed(LINUX).keys() == needed(APPLE).keys() == everywhere | {
-        "numba"
-    }
+    assert needed(PYODIDE).keys() == everywhere
+    assert needed(LINUX).keys() == needed(APPLE).keys() == everywhere | {"numba"}
     assert "3.8.3" not in needed(LINUX)["matplotlib"].specifier
 
 
 def test_the_extras_that_messages_name_exist():
-    named = {
-        extra
-        for path in ROOT.glob("tinyprune/**/*.py")
-        for extra in re.findall(r"""(?:install_command\(|missing_extra\(.*, )["'](\w+)["']""", path.read_text("utf-8"))
-    }
-    assert (
-        {"cuda", "cuda12", "dask", "peers", "notebooks", "course"} <= named <= PROJECT["optional-dependencies"].keys()
-    )
+    named = set(re.findall(r"""(?:install_command\(|missing_extra\(.*, )["'](\w+)["']""", PACKAGE))
+    assert {"cuda", "cuda12", "dask", "peers", "notebooks", "course"} <= named <= EXTRAS.keys()
 
 
 def test_one_version_of_numba_cuda_is_named():
     """In pyproject.toml alone, where all extras have the same."""
-    extras = PROJECT["optional-dependencies"]
-    (version,) = {
-        str(r.specifier) for x in ("cuda", "cuda12") for r in map(Requirement, extras[x]) if "numba" in r.name
-    }
-    assert version and not any(
-        re.search(r"numba-cuda\S*[=<>]=", path.read_text("utf-8")) for path in ROOT.glob("tinyprune/**/*.py")
-    )
+    (version,) = {str(r.specifier) for r in map(Requirement, EXTRAS["cuda"] + EXTRAS["cuda12"]) if "numba" in r.name}
+    assert version and not re.search(r"numba-cuda\S*[=<>]=", PACKAGE)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ def stream(module, terminal):
 
 
 @pytest.mark.parametrize(
-    ("module", "terminal", "expected"),
-    [("io", True, False), ("io", False, True), ("ipykernel.iostream", False, False)],
+    ("module", "terminal", "expected"), [("io", True, False), ("io", False, True), ("ipykernel.iostream", False, False)]
 )
 def test_silent_unless_seen(monkeypatch, module, terminal, expected):
     monkeypatch.setattr(sys, "stderr", stream(module, terminal))

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from command import KEYS
 from small import MODELS, small_config, small_model
 
 from tinyprune import report
@@ -20,15 +21,9 @@ from tinyprune.runs.run import Run
 from tinyprune.tables import show
 from tinyprune.training.evaluation import evaluate
 
-# Other programs rely on these names and their order.
-KEYS = ["stage", "heads_open", "heads_total", "parameters", "multiply_adds_per_token", "bits_per_character"]
-KEYS += ["perplexity", "ms_per_1k_tokens"]
 CONFIG = {"seed": 5, "model": {"L": 2, "D": 16, "H": 4, "N": 6, "T": 8, "M": 8}, "gate": {"target_heads": 5}}
-CONFIG |= {
-    "train": {"steps": 6, "B": 2, "lr": 0.01},
-    "gate_train": {"steps": 4, "B": 2},
-    "finetune": {"steps": 3, "B": 2},
-}
+CONFIG |= {"train": {"steps": 6, "B": 2, "lr": 0.01}, "gate_train": {"steps": 4, "B": 2}}
+CONFIG |= {"finetune": {"steps": 3, "B": 2}}
 OPENED = np.array([[True, False, True], [False, False, False]])
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,19 +23,10 @@ FIRST = "tinyprune: train: compiling kernels, at every start\n"
 LAST = "tinyprune: train: compiled 3 functions in 40 s; nothing keeps them\n"
 
 
-class Clock:
-    """Stands for the module `time`; it moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock()
+    """Stands for the module `time`; it moves when it is told to."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr("tinyprune.warmup.time", clock)
     return clock
 
@@ -42,49 +34,39 @@ def clock(monkeypatch):
 class Compiler:
     """Makes a backend whose kernels `compile` pretends to compile."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SimpleNamespace) -> None:
         self.clock = clock
-        self.listeners = []
+        self.begin = self.end = lambda *name: None  # until somebody listens
         text = {"compiling": "compiling kernels, at every start", "kept": "nothing keeps them"}
         self.backend = backend_with(compilations=self.compilations, **text)
 
     @contextmanager
     def compilations(self, begin, end):
-        self.listeners.append((begin, end))
+        self.begin, self.end = begin, end
         yield
-        self.listeners.remove((begin, end))
 
     def compile(self, name, seconds, *inner):
         """Pretend to compile a function for some seconds, and meanwhile those that it calls."""
-        for begin, _ in self.listeners:
-            begin(name)
+        self.begin(name)
         for called in inner:
             self.compile(called, 0)
         self.clock.now += seconds
-        for _, end in self.listeners:
-            end()
+        self.end()
 
 
-def compile_three(clock: Clock) -> None:
-    """Pretend to compile three functions in 40 s, and to do other things for 100 s."""
+@pytest.mark.parametrize("terminal", [False, True])
+def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, clock, capsys, monkeypatch):
+    """A terminal shows meanwhile what is being compiled: 40 s; other things take 100 s."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     compiler = Compiler(clock)
     with announced(compiler.backend, "train"):
         compiler.compile("forward", 10, "inner")
         clock.now += 100
         compiler.compile("backward", 30)
-
-
-def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(clock, capsys):
-    compile_three(clock)
-    assert capsys.readouterr().err == FIRST + LAST
-
-
-def test_shows_on_a_terminal_what_is_being_compiled(clock, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    compile_three(clock)
     shown = capsys.readouterr().err
     assert shown.startswith(FIRST) and shown.endswith(LAST)
-    assert "compiled 0 functions, now inner" in shown and "compiled 2 functions, now backward" in shown
+    now = ["compiled 0 functions, now inner", "compiled 2 functions, now backward"]
+    assert all(line in shown for line in now) if terminal else shown == FIRST + LAST
 
 
 def test_silent_when_nothing_is_compiled(capsys):
@@ -119,21 +101,15 @@ def test_the_first_call_is_not_timed_and_slow_ones_are_not_repeated(clock):
 
 
 def test_measuring_times_a_step_and_a_look_and_changes_nothing():
-    class Text:
-        valid = np.zeros(50)
-
     gate = GateConfig(target_heads=2, controller_lr=0.5)
     model = small_model(small_config(), gate, dtype=np.float32)
     objective = GateObjective(gate, 0, 6)
     before, state = {name: x.copy() for name, x in model.params.items()}, objective.state()
     segments = Segments(np.random.default_rng(1).integers(0, 11, 70), 2, 5)
-    step, look = measure_seconds(model, objective, segments, Text(), TrainConfig(B=2))
+    step, look = measure_seconds(model, objective, segments, SimpleNamespace(valid=np.zeros(50)), TrainConfig(B=2))
     assert 0 < step < 10 and 0 < look < 100
     assert all(np.array_equal(model.params[name], x) for name, x in before.items())
     np.testing.assert_array_equal(objective.state()["lam"], state["lam"])
-
-
-# A whole run.
 
 
 def run_in(directory, backend, steps=3, every=2, **gate) -> Run:

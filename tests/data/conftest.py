@@ -7,21 +7,16 @@ import pytest
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `payload` at any address and records the Range of every request.
+    """Serves `payload` at any address and records the Range of every request."""
 
-    Attributes:
-        cuts: for each coming request, after how many bytes its connection is closed; [] cuts no more.
-        ranges, content_length: whether it knows Range, and says how long an answer is.
-        status: an error with which it answers instead.
-    """
-
-    ranges = content_length = True
-    status = None
     payload = b""
+    ranges = content_length = True  # whether it knows Range, and says how long an answer is
+    status = None  # an error with which it answers instead
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.cuts, self.requests, self.agents = [], [], []
+        self.cuts = []  # for each coming request, after how many bytes its connection is closed
+        self.requests, self.agents = [], []
         self.url = f"http://127.0.0.1:{self.server_port}/file"
 
 

@@ -85,11 +85,6 @@ def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeyp
         open_corpus(DataConfig(corpus=name))
 
 
-def test_a_misspelt_name_gets_a_suggestion():
-    with pytest.raises(UsageError, match=r"; did you mean tinyshakespeare\?$"):
-        open_corpus(DataConfig(corpus="tinyshakespear"))
-
-
 def test_only_the_path_of_a_file_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("book.txt", "pydoc"):
@@ -126,7 +121,6 @@ def entry(server, tmp_path, monkeypatch):
         ({"text": "0123456789"}, {"split_bytes": (4, 5, 1)}, [b"0123", b"45678", b"9"]),
         (b"0123456789", {}, [b"0123456", b"78", b"9"]),
     ],
-    ids=["three files", "where the catalogue says", "by the fractions"],
 )
 def test_how_a_download_is_split(entry, tmp_path, content, more, splits):
     corpus = open_entry(entry(content, **more), DataConfig(valid_fraction=0.2, test_fraction=0.1))
@@ -137,7 +131,6 @@ def test_how_a_download_is_split(entry, tmp_path, content, more, splits):
 @pytest.mark.parametrize(
     ("content", "said"),
     [(b"<html>log in first</html>", ""), ({"other": "text"}, ": .*no item named 'text'")],
-    ids=["page", "archive"],
 )
 def test_another_archive_is_an_error(entry, content, said):
     with pytest.raises(TinypruneError, match=rf"text\.zip is not the archive of a-text{said}"):

@@ -14,12 +14,6 @@ SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
 
 
 @pytest.fixture
-def server(server):
-    server.payload = PAYLOAD
-    return server
-
-
-@pytest.fixture
 def file(tmp_path):
     return tmp_path / "file"
 
@@ -27,6 +21,8 @@ def file(tmp_path):
 @pytest.fixture
 def download(server, file):
     """`fetch` of the payload; what it leaves beside the file is gone when it succeeds."""
+
+    server.payload = PAYLOAD
 
     def download(path=file, **more):
         assert fetch(server.url, path, **{"name": "a text", "sha256": SHA256, **more}) == path
@@ -37,9 +33,8 @@ def download(server, file):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_file_arrives_with_a_bar_on_a_terminal_and_is_not_downloaded_again(
-    terminal, download, server, file, capsys, monkeypatch
-):
+def test_the_file_arrives_and_is_not_downloaded_again(terminal, download, server, file, capsys, monkeypatch):
+    """A terminal shows a bar."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     path = file / "in" / "folders"
     download(path)
@@ -59,7 +54,6 @@ def test_the_file_arrives_with_a_bar_on_a_terminal_and_is_not_downloaded_again(
         # The cut shows by the known size alone.
         ({"content_length": False}, [100_000], [None, "bytes=100000-"]),
     ],
-    ids=["range", "no range", "no length"],
 )
 def test_a_cut_connection_is_resumed(download, server, able, cuts, requests):
     vars(server).update(able, cuts=cuts)

@@ -45,17 +45,10 @@ def test_characters_round_trip(chunks):
     assert check_round_trip(tokenizer, text) == [tokenizer.characters.index(c) for c in text]
 
 
-@pytest.mark.parametrize(
-    ("outside", "shown"),
-    [
-        ("ä", "'ä'"),
-        ("b", "'b'"),
-        ("\n", r"'\n'"),
-        ("'", '"\'"'),
-        ("\U0010ffff", r"'\U0010ffff'"),
-        ("\udcff", r"'\udcff'"),
-    ],
-)
+OUTSIDE = [("ä", "'ä'"), ("\n", r"'\n'"), ("'", '"\'"'), ("\U0010ffff", r"'\U0010ffff'"), ("\udcff", r"'\udcff'")]
+
+
+@pytest.mark.parametrize(("outside", "shown"), OUTSIDE)
 def test_characters_that_are_not_in_the_vocabulary_are_shown(outside, shown):
     tokenizer = CharacterTokenizer.build(["acy"])
     with pytest.raises(UsageError, match=r"vocabulary of 3 characters lacks .*data\.tokenizer = \"byte\"") as raised:
@@ -65,10 +58,7 @@ def test_characters_that_are_not_in_the_vocabulary_are_shown(outside, shown):
         CharacterTokenizer("a").encode("abcdefghijklm")
 
 
-words = st.text(st.characters(codec="ascii", exclude_categories=["Z", "C"]), min_size=1, max_size=3)
-
-
-@given(st.lists(st.lists(words)))
+@given(st.lists(st.lists(st.text(st.characters(codec="ascii", exclude_categories=["Z", "C"]), min_size=1, max_size=3))))
 def test_words_round_trip(lines):
     text = "".join(" ".join(line) + "\n" for line in lines)
     ids = check_round_trip(WordTokenizer.build([text]), text)
@@ -82,14 +72,16 @@ def test_what_words_decode_to_encodes_to_the_same_ids(ids):
     assert tokenizer.decode(tokenizer.encode("  the \t cat")) == "the cat"  # and no end of line
 
 
+NUMBERED = ["the", "<eos>", "dog", "cat", "ran", "saw", "<unk>"]
+
+
 @pytest.mark.parametrize(
     ("chunks", "words"),
     [
-        ([LINES], ["the", "<eos>", "dog", "cat", "ran", "saw", "<unk>"]),
-        (["the cat saw ", "the dog\nthe ", "dog ran\n"], ["the", "<eos>", "dog", "cat", "ran", "saw", "<unk>"]),
-        (["a <unk> b <unk> a\n\n\n"], ["<eos>", "<unk>", "a", "b"]),
+        ([LINES], NUMBERED),
+        (["the cat saw ", "the dog\nthe ", "dog ran\n"], NUMBERED),
+        (["a <unk> b <unk> a\n\n\n"], ["<eos>", "<unk>", "a", "b"]),  # unknown and end of line count like words
     ],
-    ids=["one chunk", "chunks", "unknown and end of line count like words"],
 )
 def test_words_are_numbered_by_falling_frequency_then_by_the_alphabet(chunks, words):
     assert WordTokenizer.build(chunks).words == words
@@ -121,19 +113,12 @@ def test_ids_out_of_range_are_refused(tokenizer):
         check_ids([0.5], tokenizer.V)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"kind": "bpe"},
-        {"kind": "character"},
-        {"kind": "character", "characters": "ba"},
-        {"kind": "character", "characters": ""},
-        {"kind": "word", "words": ["a", "b"]},
-        {"kind": "word", "words": ["a", "a", "<unk>", "<eos>"]},
-        {"kind": "word", "words": [1, "<unk>", "<eos>"]},
-    ],
-)
+INVALID = [{}, {"kind": "bpe"}, {"kind": "word", "words": ["a", "b"]}, {"kind": "word", "words": [1, "<unk>", "<eos>"]}]
+INVALID += [{"kind": "word", "words": ["a", "a", "<unk>", "<eos>"]}]
+INVALID += [{"kind": "character"}, {"kind": "character", "characters": "ba"}, {"kind": "character", "characters": ""}]
+
+
+@pytest.mark.parametrize("values", INVALID)
 def test_an_invalid_description_is_refused(values):
     with pytest.raises(UsageError, match="tokenizer"):
         tokenizer_from_dict(values)

@@ -15,7 +15,6 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters
 
 @pytest.fixture
 def models(tmp_path):
-    """The unpruned model of each kind."""
     entries = STUDY.entries(toy_plan(tmp_path, shares=(0.5, 0.25)))
     assert len(entries) == 2 * 4 * (1 + 2)  # seeds · kinds · (unpruned, shares)
     return {e.method: dataclasses.replace(e.cell.config.model, V=26) for e in entries}

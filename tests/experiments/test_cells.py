@@ -10,20 +10,8 @@ import safetensors.numpy
 from toy import STEPS, toy_cell, toy_config, without_seconds
 
 from tinyprune.errors import UsageError
-from tinyprune.experiments.cells import (
-    FROM_SCRATCH,
-    GATES,
-    IN_ROUNDS,
-    METHODS,
-    REWOUND,
-    SMALL,
-    Cell,
-    CellRun,
-    Outcome,
-    compute,
-    read_text,
-)
-from tinyprune.kernels.backend import get_backend
+from tinyprune.experiments import cells
+from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, read_text
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance import CRITERIA, with_heads
@@ -40,40 +28,46 @@ def baseline(folder):
     return compute(toy_cell(folder))
 
 
-def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
-    cell = toy_cell(folder)
-    text = read_text(cell.config.data)
-    config = dataclasses.replace(cell.config.model, V=text.tokenizer.V)
+def bits(folder, baseline, split, mask=None):
+    """Bits per character of the model of the baseline's checkpoint, without the heads that a mask leaves out."""
+    config = toy_cell(folder).config
+    text = read_text(config.data)
+    config = dataclasses.replace(config.model, V=text.tokenizer.V)
     model = Transformer(config, safetensors.numpy.load(baseline.checkpoint))
+    model = model if mask is None else with_heads(model, mask)
+    return evaluate(model, getattr(text, split), text.characters[split]).bits_per_character
+
+
+def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
     record = baseline.record
     for split in ("valid", "test"):
-        expected = evaluate(model, getattr(text, split), text.characters[split]).bits_per_character
-        assert record["bits_per_character"][split] == pytest.approx(expected, rel=1e-12)
-    assert record["heads"] == [2, 2] and record["parameters"] == count_parameters(config)
+        assert record["bits_per_character"][split] == pytest.approx(bits(folder, baseline, split), rel=1e-12)
+    assert record["heads"] == [2, 2]
+    assert record["parameters"] == count_parameters(dataclasses.replace(toy_cell(folder).config.model, V=26))
     assert record["steps_total"] == STEPS["train"]
     json.dumps(record, allow_nan=False)
     other = compute(toy_cell(folder, seed=1)).record
     assert other["bits_per_character"] != record["bits_per_character"]
 
 
-@pytest.mark.parametrize(
-    ("method", "heads"),
-    [("unpruned", None), *((m, heads) for m in (*METHODS, FROM_SCRATCH, SMALL) for heads in (0, 3, 4))],
-)
+COUNTS = [("unpruned", None)]
+COUNTS += [(m, heads) for m in (*cells.METHODS, cells.FROM_SCRATCH, cells.SMALL) for heads in (0, 3, 4)]
+
+
+@pytest.mark.parametrize(("method", "heads"), COUNTS)
 def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method, heads, folder, baseline):
     cell = toy_cell(folder, method, heads)
     outcome = compute(cell, None if cell.baseline is None else baseline.checkpoint)
     record = outcome.record
     assert sum(record["heads"]) == (4 if heads is None else heads)
     assert [len(ids) for ids in record["head_ids"]] == record["heads"]
-    assert record["steps_total"] == sum(STEPS.values())
-    assert outcome.checkpoint is None
-    assert method in (SMALL, "unpruned", "least-squares") or np.shape(record["scores"]) == (2, 2)
-    if method == SMALL:
+    assert record["steps_total"] == sum(STEPS.values()) and outcome.checkpoint is None
+    assert method in (cells.SMALL, "unpruned", "least-squares") or np.shape(record["scores"]) == (2, 2)
+    if method == cells.SMALL:
         assert abs(record["heads"][0] - record["heads"][1]) <= 1
-    if method in GATES or method in REWOUND or method == FROM_SCRATCH:
+    if method in cells.GATES or method in cells.REWOUND or method == cells.FROM_SCRATCH:
         end = record["gate_path"][-1]
-        assert end["step"] == STEPS["gate_train"] + (STEPS["train"] if method == FROM_SCRATCH else 0)
+        assert end["step"] == STEPS["gate_train"] + (STEPS["train"] if method == cells.FROM_SCRATCH else 0)
         if method != "voita":  # whose soft gates open below 0
             assert (np.array(end["log_alpha"]) >= 0).sum() == heads or method == "gumbel-top-k"
         best = np.argsort(-np.concatenate(record["scores"]), kind="stable")[:heads]
@@ -82,7 +76,7 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
     json.dumps(record, allow_nan=False)
 
 
-@pytest.mark.parametrize("method", [*CRITERIA, *IN_ROUNDS])
+@pytest.mark.parametrize("method", [*CRITERIA, *cells.IN_ROUNDS])
 def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, baseline):
     cell = dataclasses.replace(toy_cell(folder, method, 2), scope="layer")
     assert compute(cell, baseline.checkpoint).record["heads"] == [1, 1]
@@ -92,19 +86,6 @@ def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, b
 def test_the_same_cell_has_the_same_result(method, folder, baseline):
     first, second = (compute(toy_cell(folder, method, 2), baseline.checkpoint).record for _ in range(2))
     assert without_seconds(first) == without_seconds(second)
-
-
-@pytest.mark.parametrize("method", ["gates", "gates-layerwise"])
-@pytest.mark.parametrize("percent", range(10, 101, 10))
-def test_ten_targets_are_met_exactly_by_both_objectives(percent, method, folder):
-    """20 heads in 2 layers, a few steps: whatever the controller leaves, the count is the one that was asked for."""
-    config = toy_config(folder, model__H=10, model__D=20, gate_train__steps=6)
-    run = CellRun(Cell(config, method, round(20 * percent / 100), backend="numpy"), get_backend("numpy"))
-    pruned = run.gated(run.new_model(), GATES[method], config.gate_train)
-    assert sum(pruned.config.heads) == run.cell.heads
-
-
-# What a key depends on.
 
 
 def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else(folder):
@@ -145,16 +126,10 @@ def test_cells_that_make_no_sense_are_refused(method, heads, message, folder):
 def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weights(folder, baseline):
     """Without steps after the gate stage what is left is the baseline's own slices."""
     options = {"finetune__steps": 0, "gate_train__steps": 30}
-    cells = (toy_cell(folder, method, 2, **options) for method in ("gates", "gates-rewound"))
-    gates, rewound = (compute(cell, baseline.checkpoint).record for cell in cells)
+    pair = (toy_cell(folder, method, 2, **options) for method in ("gates", "gates-rewound"))
+    gates, rewound = (compute(cell, baseline.checkpoint).record for cell in pair)
     assert gates["head_ids"] == rewound["head_ids"] and gates["steps_total"] == rewound["steps_total"] == 42
-    cell = toy_cell(folder)
-    text = read_text(cell.config.data)
-    whole = Transformer(
-        dataclasses.replace(cell.config.model, V=text.tokenizer.V), safetensors.numpy.load(baseline.checkpoint)
-    )
-    mask = [np.isin(range(2), ids) for ids in rewound["head_ids"]]
-    expected = evaluate(with_heads(whole, mask), text.valid, text.characters["valid"]).bits_per_character
+    expected = bits(folder, baseline, "valid", [np.isin(range(2), ids) for ids in rewound["head_ids"]])
     assert rewound["bits_per_character"]["valid"] == pytest.approx(expected, rel=1e-6)
     assert gates["bits_per_character"]["valid"] != pytest.approx(expected, rel=1e-3)
 
@@ -176,17 +151,14 @@ def test_a_cell_is_computed_in_one_thread(folder, monkeypatch):
 
 def test_in_rounds_is_not_the_same_as_at_once(folder, baseline):
     """The scores say in which round a head went."""
-    scores = [
-        np.concatenate(compute(toy_cell(folder, method, 1), baseline.checkpoint).record["scores"])
-        for method in ("michel", "michel-iterative")
-    ]
-    assert scores[0].max() <= 1 < scores[1].max()
+    pair = (toy_cell(folder, method, 1) for method in ("michel", "michel-iterative"))
+    once, in_rounds = (np.ravel(compute(cell, baseline.checkpoint).record["scores"]) for cell in pair)
+    assert once.max() <= 1 < in_rounds.max()
 
 
 def test_soft_gates_that_stay_keep_their_values(folder, baseline):
     """However many the controller leaves open too many: what is removed is what goes, no more."""
-    cell = toy_cell(folder, "voita", 1, gate_train__steps=2)
-    record = compute(cell, baseline.checkpoint).record
+    record = compute(toy_cell(folder, "voita", 1, gate_train__steps=2), baseline.checkpoint).record
     assert record["heads_shifted"] == 3
     ends = np.concatenate(record["gate_path"][-1]["log_alpha"])
     assert ends.max() == pytest.approx(np.concatenate(record["scores"]).max(), abs=0.006) and ends.max() > 1

@@ -10,10 +10,10 @@ import time
 from concurrent.futures import BrokenExecutor
 
 import pytest
-from toy import Here, Lost, toy_cell, toy_plan, without_seconds
+from toy import Here, Lost, assert_as_in_one_thread, toy_cell, toy_plan
 
-from tinyprune.errors import NotFiniteError, TinypruneError, UsageError
-from tinyprune.experiments.cells import Cell, compute
+from tinyprune.errors import NotFiniteError, TinypruneError
+from tinyprune.experiments.cells import Cell
 from tinyprune.experiments.grid import local_processes, missing, run_cells
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies.tradeoff import STUDY
@@ -73,9 +73,8 @@ def test_a_cell_that_kills_every_worker_ends_the_study_and_what_is_finished_is_k
             raise BrokenExecutor("killed")
 
     store = Store(tmp_path / "study")
-    with pytest.raises(
-        TinypruneError, match=r"died 3 times while all-attention gates 2 heads, seed 0 was .*fewer --jobs"
-    ):
+    said = r"died 3 times while all-attention gates 2 heads, seed 0 was .*fewer --jobs"
+    with pytest.raises(TinypruneError, match=said):
         run_cells(cells_of(tmp_path, seeds=1), store, Here(before).opened)
     assert len(store.records) == 3
 
@@ -107,35 +106,23 @@ def test_processes_say_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("jobs", [0, -1])
-def test_there_must_be_a_process(jobs):
-    with pytest.raises(UsageError, match=f"jobs must be at least 1, got {jobs}"):
-        local_processes(jobs)
-
-
 @pytest.mark.slow
 def test_processes_compute_what_one_thread_computes_and_survive_a_kill(tmp_path):
     """SIGKILL to a worker while it computes: the cell is computed again, to the same bits."""
-    steps = {"gate_train__steps": 150}
-    cells = [toy_cell(tmp_path, method, 2, **steps) for method in ("random", "gates", "voita", "magnitude")]
-    store = Store(tmp_path / "study")
-    killed = []
+    methods, store, killed = ("random", "gates", "voita", "magnitude"), Store(tmp_path / "study"), []
+    cells = [toy_cell(tmp_path, method, 2, gate_train__steps=150) for method in methods]
 
     def kill_one() -> None:
         """Once the baseline is done, so that both processes are busy with what comes after it."""
-        while len(store.records) < 1:
+        while not store.records:
             time.sleep(0.01)
         time.sleep(0.3)
-        victim = multiprocessing.active_children()[0]
-        os.kill(victim.pid, signal.SIGKILL)
-        killed.append(victim.pid)
+        killed.append(multiprocessing.active_children()[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
     run_cells(cells, store, local_processes(2))
     killer.join()
     assert killed and len(store.records) == 5
-    baseline = compute(cells[0].baseline)
-    for cell in cells:
-        expected = compute(cell, baseline.checkpoint).record
-        assert without_seconds(store.record(cell)) == without_seconds(expected)
+    assert_as_in_one_thread(cells, store)

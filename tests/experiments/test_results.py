@@ -87,13 +87,7 @@ def test_csv_and_back(study):
     for before, after in zip(rows, again, strict=True):
         for key, value in before.items():
             assert after[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
-
-
-def test_none_is_an_empty_cell():
     assert to_csv([{"a": 1, "b": None}]) == "a,b\n1,\n" and read_csv("a,b\n1,\n") == [{"a": 1, "b": None}]
-
-
-# Time.
 
 
 def test_each_configuration_is_measured_once(study):

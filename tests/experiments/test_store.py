@@ -10,15 +10,15 @@ from tinyprune.experiments.cells import Outcome
 from tinyprune.experiments.store import Store
 
 
-def filled(directory, tmp_path) -> Store:
-    store = Store(directory)
+def filled(tmp_path) -> Store:
+    store = Store(tmp_path / "study")
     store.add(toy_cell(tmp_path), Outcome({"heads": [2, 2]}, b"weights"))
     store.add(toy_cell(tmp_path, "random", 2), Outcome({"heads": [1, 1]}))
     return store
 
 
 def test_what_was_added_is_there_in_the_next_process(tmp_path):
-    filled(tmp_path / "study", tmp_path)
+    filled(tmp_path)
     store = Store(tmp_path / "study")
     assert store.record(toy_cell(tmp_path, "random", 2)) == {"heads": [1, 1]}
     assert store.record(toy_cell(tmp_path, "random", 1)) is None
@@ -30,7 +30,7 @@ def test_what_was_added_is_there_in_the_next_process(tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 2, 30])
 def test_half_a_line_is_cut_off_and_the_rest_kept(cut, tmp_path):
-    path = filled(tmp_path / "study", tmp_path).path
+    path = filled(tmp_path).path
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     store = Store(tmp_path / "study")
@@ -41,14 +41,14 @@ def test_half_a_line_is_cut_off_and_the_rest_kept(cut, tmp_path):
 
 
 def test_a_line_that_cannot_be_read_is_named(tmp_path):
-    path = filled(tmp_path / "study", tmp_path).path
+    path = filled(tmp_path).path
     path.write_bytes(b"{}\n" + path.read_bytes())
     with pytest.raises(CheckpointError, match=r"line 1 of .*cells.jsonl cannot be read .*delete that line"):
         Store(tmp_path / "study")
 
 
 def test_a_baseline_that_is_trained_again_for_its_weights_has_one_line(tmp_path):
-    store = filled(tmp_path / "study", tmp_path)
+    store = filled(tmp_path)
     store.checkpoint_path(toy_cell(tmp_path)).unlink()
     before = store.path.read_bytes()
     store.add(toy_cell(tmp_path), Outcome({"heads": [2, 2]}, b"weights"))
@@ -65,15 +65,12 @@ def test_two_processes_do_not_write_into_one_study(tmp_path):
         assert two.record(toy_cell(tmp_path, "random", 2)) == {"heads": [1, 1]}
 
 
-def test_a_file_is_no_study(tmp_path):
+def test_where_there_is_no_place_for_a_study_or_its_log(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file; give the directory of a study"):
         Store(tmp_path / "file")
     with pytest.raises(SaveError, match="cannot write study"):
         Store(tmp_path / "file" / "below")
-
-
-def test_a_log_that_cannot_be_written_is_one_clear_error(tmp_path):
     store = Store(tmp_path / "study")
     store.path.mkdir()
     with pytest.raises(SaveError, match=r"cannot write study .*cells.jsonl"):

@@ -11,23 +11,14 @@ from tinyprune.experiments.drawing import look
 from tinyprune.experiments.plan import Finished
 from tinyprune.experiments.results import read_csv, spread
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.studies.tradeoff import (
-    STUDY,
-    nearest_share,
-    plot_agreement,
-    plot_attention,
-    plot_kept,
-    plot_tradeoff,
-    rank_correlation,
-    ranks,
-)
+from tinyprune.experiments.studies import tradeoff
 from tinyprune.plots import GREY
 
 
 def test_it_ends_with_tables_and_pictures(tmp_path, monkeypatch, capsys):
     """Agreement is the mean over seeds. Without the baseline's weights only the picture of attention is missing."""
     plan = toy_plan(tmp_path, methods=("random", "magnitude", "gates"))
-    entries = STUDY.entries(plan)
+    entries = tradeoff.STUDY.entries(plan)
     assert len(entries) == 2 * (2 + 3)  # seeds · (baseline, unpruned, methods)
     files, pictures = whole_study("tradeoff", plan, tmp_path, monkeypatch)
     assert pictures == {"tradeoff", "kept", "agreement", "gate_paths", "attention"}
@@ -36,19 +27,19 @@ def test_it_ends_with_tables_and_pictures(tmp_path, monkeypatch, capsys):
     assert len(table) == 9 and all(table[m, m] == pytest.approx(1) for m in ("random", "magnitude", "gates"))
     store = Store(tmp_path / "tradeoff")
     scores = {(e.method, e.seed): np.ravel(store.record(e.cell).get("scores")) for e in entries if e.target_share}
-    expected = np.mean([rank_correlation(scores["random", s], scores["gates", s]) for s in (0, 1)])
+    expected = np.mean([tradeoff.rank_correlation(scores["random", s], scores["gates", s]) for s in (0, 1)])
     assert table["random", "gates"] == table["gates", "random"] == pytest.approx(expected, abs=1e-5)
 
     for path in (tmp_path / "tradeoff" / "baselines").iterdir():
         path.unlink()
     capsys.readouterr()
     done = Finished(entries, store, 27, {name: read_csv(files[f"{name}.csv"]) for name in ("results", "agreement")})
-    assert {name for name, _, _ in STUDY.pictures(done)} == pictures - {"attention"}
+    assert {name for name, _, _ in tradeoff.STUDY.pictures(done)} == pictures - {"attention"}
     assert "picture of attention is left out" in capsys.readouterr().err
 
 
 def test_ranks_share_the_mean_of_theirs():
-    np.testing.assert_array_equal(ranks([3.0, 1.0, 3.0, 2.0]), [2.5, 0, 2.5, 1])
+    np.testing.assert_array_equal(tradeoff.ranks([3.0, 1.0, 3.0, 2.0]), [2.5, 0, 2.5, 1])
 
 
 @pytest.mark.parametrize(
@@ -61,12 +52,12 @@ def test_ranks_share_the_mean_of_theirs():
     ],
 )
 def test_rank_correlation_by_hand(a, b, expected):
-    assert rank_correlation(a, b) == pytest.approx(expected)
+    assert tradeoff.rank_correlation(a, b) == pytest.approx(expected)
 
 
 def test_the_share_nearest_to_one_half(tmp_path):
-    entries = STUDY.entries(toy_plan(tmp_path, shares=(1.0, 0.5, 0.25)))
-    assert nearest_share(entries) == 0.5 and nearest_share(entries[:1]) is None
+    entries = tradeoff.STUDY.entries(toy_plan(tmp_path, shares=(1.0, 0.5, 0.25)))
+    assert tradeoff.nearest_share(entries) == 0.5 and tradeoff.nearest_share(entries[:1]) is None
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +68,7 @@ def settings_stay():
 
 
 def test_the_tradeoff_shows_means_and_spreads_of_every_method():
-    figure = plot_tradeoff(rows())
+    figure = tradeoff.plot_tradeoff(rows())
     whole, by_time, difference = figure.axes
     assert len(by_time.containers) == 3
     drawn = {c.get_label(): c for c in whole.containers}
@@ -104,7 +95,7 @@ def test_no_two_methods_look_alike():
 
 
 def test_parameters_stand_above_their_heads():
-    figure = plot_tradeoff(rows())
+    figure = tradeoff.plot_tradeoff(rows())
     figure.draw_without_rendering()
     (above,) = figure.axes[0].child_axes
     low, high = figure.axes[0].get_xlim()
@@ -112,35 +103,31 @@ def test_parameters_stand_above_their_heads():
 
 
 def test_a_single_seed_and_no_random_pruning_can_be_drawn():
-    plot_tradeoff([r for r in rows() if r["seed"] == 0 and r["method"] == "gates"]).draw_without_rendering()
+    tradeoff.plot_tradeoff([r for r in rows() if r["seed"] == 0 and r["method"] == "gates"]).draw_without_rendering()
 
 
 def test_kept_heads_are_written_in_their_cells():
-    figure = plot_kept(rows())
+    figure = tradeoff.plot_kept(rows())
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["3 of 4", "2 of 4"]
     assert [t.get_text() for t in figure.axes[0].texts] == ["2", "1"] * 3
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["random", "magnitude", "gates"]
 
 
 def test_agreement_has_a_number_in_every_cell():
-    records = [
-        {"method": a, "other": b, "rank_correlation": 1.0 if a == b else -0.25} for a in ("x", "y") for b in ("x", "y")
-    ]
-    assert [t.get_text() for t in plot_agreement(records).axes[0].texts] == ["1", "-.25", "-.25", "1"]
+    numbers = {(a, b): 1.0 if a == b else -0.25 for a in "xy" for b in "xy"}
+    records = [{"method": a, "other": b, "rank_correlation": number} for (a, b), number in numbers.items()]
+    assert [t.get_text() for t in tradeoff.plot_agreement(records).axes[0].texts] == ["1", "-.25", "-.25", "1"]
 
 
 @pytest.mark.parametrize("kind", ["all-attention", "transformer-xl", "transformer"])
 def test_attention_of_kept_and_removed_heads_is_what_the_model_computes(kind):
     model = small_model(small_config(kind))
     tokens = np.random.default_rng(0).integers(0, 11, 30)
-    figure = plot_attention(model, tokens, [[1], [0, 2]], each=2)
+    figure = tradeoff.plot_attention(model, tokens, [[1], [0, 2]], each=2)
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
-    assert [t.split(",")[0] + "," + t.split(",")[1] for t in titles] == [
-        "kept: layer 0, head 1",
-        "kept: layer 1, head 2",
-        "removed: layer 0, head 0",
-        "removed: layer 1, head 1",
-    ]
+    kept = ["kept: layer 0, head 1", "kept: layer 1, head 2"]
+    removed = ["removed: layer 0, head 0", "removed: layer 1, head 1"]
+    assert [",".join(title.split(",")[:2]) for title in titles] == kept + removed
     T, M = model.config.T, model.config.M
     _, memory, _ = model.forward(tokens[None, :T])
     _, _, cache = model.forward(tokens[None, T : 2 * T], memory)
@@ -150,5 +137,5 @@ def test_attention_of_kept_and_removed_heads_is_what_the_model_computes(kind):
 
 def test_nothing_removed_leaves_its_row_empty():
     model = small_model(small_config())
-    figure = plot_attention(model, np.arange(30) % 11, [[0, 1, 2], [0, 1, 2]], each=2)
+    figure = tradeoff.plot_attention(model, np.arange(30) % 11, [[0, 1, 2], [0, 1, 2]], each=2)
     assert [axes.get_visible() for axes in figure.axes] == [True, True, False, False]

@@ -10,9 +10,10 @@ from command import MODEL, write_text
 
 from tinyprune.config import RunConfig
 from tinyprune.experiments import running, timing
-from tinyprune.experiments.cells import Cell
+from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.grid import Workers
 from tinyprune.experiments.plan import Plan
+from tinyprune.experiments.store import Store
 from tinyprune.model.counting import count_parameters
 
 STAGE = {"B": 2, "lr": 2e-3}
@@ -36,13 +37,19 @@ def toy_plan(directory: Path, **options: Any) -> Plan:
 
 
 def toy_cell(directory: Path, method: str = "baseline", heads: int | None = None, **options: Any) -> Cell:
-    """One cell, on NumPy."""
     return Cell(toy_config(directory, **options), method, heads, backend="numpy")
 
 
 def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without what differs from run to run."""
     return {key: value for key, value in record.items() if key not in ("seconds", "ms_per_1k_tokens")}
+
+
+def assert_as_in_one_thread(cells: list[Cell], store: Store) -> None:
+    """Check that the store has what cells of one baseline come to here."""
+    baseline = compute(cells[0].baseline)
+    for cell in cells:
+        expected = compute(cell, baseline.checkpoint).record
+        assert without_seconds(store.record(cell)) == without_seconds(expected)
 
 
 class Here(Executor):
@@ -85,20 +92,10 @@ def whole_study(name: str, plan: Plan, directory: Path, monkeypatch: Any) -> tup
 
 def row(method: str, heads: int, seed: int, bits: float, split: str = "test") -> dict[str, Any]:
     """A row of results.csv, of a model with 2 layers of 2 heads."""
-    return {
-        "kind": "all-attention",
-        "corpus": "pydoc",
-        "method": method,
-        "heads_open": heads,
-        "heads_total": 4,
-        "heads_by_layer": {3: "2 1", 2: "1 1"}.get(heads, "2 2"),
-        "seed": seed,
-        "split": split,
-        "parameters": 100 + 10 * heads,
-        "multiply_adds_per_token": 7,
-        "bits_per_character": bits,
-        "ms_per_1k_tokens": 1.0 + seed,
-    }
+    about = {"kind": "all-attention", "corpus": "pydoc", "method": method, "seed": seed, "split": split}
+    about |= {"heads_open": heads, "heads_total": 4, "heads_by_layer": {3: "2 1", 2: "1 1"}.get(heads, "2 2")}
+    about |= {"parameters": 100 + 10 * heads, "multiply_adds_per_token": 7}
+    return about | {"bits_per_character": bits, "ms_per_1k_tokens": 1.0 + seed}
 
 
 def rows() -> list[dict[str, Any]]:

@@ -12,12 +12,10 @@ from tinyprune.kernels.backend import Backend, get_backend
 from tinyprune.training import optimizers
 from tinyprune.training.optimizers import ParameterGroup, clip_factor, gradient_norm, make_optimizer, parameter_groups
 
+NUMPY = get_backend("numpy")
 SHAPES = {"layers.0.Wq": (3, 4), "layers.0.bo": (4,), "layers.0.log_alpha": (2,)}
-GROUPS = {
-    "layers.0.Wq": ParameterGroup(weight_decay=0.3),
-    "layers.0.bo": ParameterGroup(),
-    "layers.0.log_alpha": ParameterGroup(lr_multiplier=10.0),
-}
+GROUPS = {"layers.0.Wq": ParameterGroup(weight_decay=0.3), "layers.0.bo": ParameterGroup()}
+GROUPS |= {"layers.0.log_alpha": ParameterGroup(lr_multiplier=10.0)}
 
 
 @pytest.fixture(params=["adamw", "lamb", "sgd"])
@@ -60,12 +58,11 @@ def test_three_steps_by_hand(rule):
 
 def test_adamw_equals_torch():
     torch = pytest.importorskip("torch")
-    params = arrays(0)
+    params, optimizer = arrays(0), make("adamw")
     theirs = {name: torch.tensor(param, requires_grad=True) for name, param in params.items()}
-    options = {name: {"lr": 0.01 * g.lr_multiplier, "weight_decay": g.weight_decay} for name, g in GROUPS.items()}
-    settings = [{"params": [theirs[name]]} | options[name] for name in GROUPS]
+    options = [{"lr": 0.01 * g.lr_multiplier, "weight_decay": g.weight_decay} for g in GROUPS.values()]
+    settings = [{"params": [theirs[name]]} | option for name, option in zip(GROUPS, options, strict=True)]
     peer = torch.optim.AdamW(settings, betas=(0.8, 0.95), eps=1e-6)
-    optimizer = make("adamw")
     for step in range(20):
         grads = arrays(step + 1)
         for name, grad in grads.items():
@@ -212,9 +209,6 @@ def test_parameter_groups():
     assert parameter_groups(expected, 0.25, 7.0) == expected
 
 
-NUMPY = get_backend("numpy")
-
-
 @pytest.mark.parametrize(("max_norm", "factor"), [(2.0, 0.4), (0.0, 1.0), (5.0, 1.0), (6.0, 1.0)])
 def test_clipping_brings_the_common_norm_down_to_the_largest_allowed(max_norm, factor):
     grads = {"a": np.array([[3.0, 0.0]]), "b": np.array([4.0])}
@@ -224,23 +218,9 @@ def test_clipping_brings_the_common_norm_down_to_the_largest_allowed(max_norm, f
     assert gradient_norm({}, NUMPY) == 0.0 and clip_factor(0.0, 1.0) == 1.0
 
 
-def test_the_step_multiplies_gradients_by_the_factor_as_it_reads_them(rule):
-    one, two = make(rule), make(rule)
-    params, expected = arrays(0, np.float32), arrays(0, np.float32)
-    for step in range(3):
-        grads = arrays(step + 1, np.float32)
-        one.step(params, grads, 0.1, 0.3)
-        two.step(expected, {name: grad * 0.3 for name, grad in grads.items()}, 0.1)
-    for name in SHAPES:
-        np.testing.assert_array_equal(params[name], expected[name])
-
-
 def test_the_norm_is_summed_in_float64():
     grads = {"a": np.concatenate([[2**13], np.ones(1001)]).astype(np.float32)}
     assert math.isclose(gradient_norm(grads, NUMPY), math.sqrt(2**26 + 1001), rel_tol=1e-15)
-    # The squares of 1e30 are beyond float32.
-    grads = {"b": np.full(2, 1e30, np.float32)}
-    assert math.isclose(gradient_norm(grads, NUMPY), math.sqrt(2) * float(np.float32(1e30)), rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])

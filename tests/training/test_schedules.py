@@ -1,7 +1,5 @@
 """Learning rate and warm-up: the ends, the middle, and no jumps between."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -19,8 +17,7 @@ def rates(**options) -> list[float]:
 
 def test_warmup_then_cosine():
     curve = rates(steps=14, warmup=4, lr_min=0.1)
-    assert curve[:4] == [0.125, 0.25, 0.375, 0.5]
-    assert curve[-1] == 0.1
+    assert curve[:4] == [0.125, 0.25, 0.375, 0.5] and curve[-1] == 0.1
     # Step 8 is 5 of the 10 steps from the peak to the end.
     assert math.isclose(curve[8], 0.3)
     assert math.isclose(curve[5], 0.1 + 0.4 * (1 + math.cos(0.2 * math.pi)) / 2)
@@ -28,9 +25,7 @@ def test_warmup_then_cosine():
 
 def test_without_warmup_it_starts_at_the_top():
     curve = rates(steps=11)
-    assert curve[0] == 0.5
-    assert curve[10] == 0.0
-    assert curve == sorted(curve, reverse=True)
+    assert curve[0] == 0.5 and curve[10] == 0.0 and curve == sorted(curve, reverse=True)
 
 
 def test_constant():
@@ -69,7 +64,6 @@ def test_negative_steps_are_refused():
     for schedule in ("cosine", "constant"):
         with pytest.raises(UsageError, match="step"):
             learning_rate(TrainConfig(schedule=schedule), -1)
-    with pytest.raises(UsageError, match="step"):
-        linear_warmup(-1, 4)
-    with pytest.raises(UsageError, match="steps"):
-        linear_warmup(1, -4)
+    for step, steps in ((-1, 4), (1, -4)):
+        with pytest.raises(UsageError, match=f"at least 0, got {step} and {steps}"):
+            linear_warmup(step, steps)
