@@ -92,15 +92,18 @@ def test_errors_of_the_toolkit_are_explained(machine, error, said):
 def test_nothing_of_cuda_is_touched_unasked():
     code = (
         "import sys, ctypes\n"
-        "loaded = []\n"
+        "loaded, load = [], ctypes.CDLL\n"
         "ctypes.CDLL = lambda name, *rest, **more: loaded.append(name)\n"
-        "import tinyprune, tinyprune.cli, tinyprune.kernels.backend, tinyprune.kernels.gpu\n"
+        "import tinyprune.cli, tinyprune.kernels.backend, tinyprune.kernels.gpu, tinyprune.kernels.ladder.cuda\n"
         "tinyprune.kernels.backend.get_backend('numpy')\n"
-        "found = [name for name in sys.modules if 'cuda' in name and name != '_numba_cuda_redirector']\n"
-        "print(found, loaded, 'numba' in sys.modules)"
+        "left_out = '_numba_cuda_redirector', 'tinyprune.kernels.ladder.cuda'\n"
+        "print([name for name in sys.modules if 'cuda' in name and name not in left_out], loaded, end=' ')\n"
+        "print('numba' in sys.modules, end=' ')\n"
+        "ctypes.CDLL = load\n"
+        "import tinyprune.kernels.ladder.matmul; print('numba.cuda' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=240)
-    assert done.stdout == "[] [] False\n", done.stderr
+    assert done.stdout == "[] [] False False\n", done.stderr
 
 
 def test_the_gpus_name(monkeypatch):

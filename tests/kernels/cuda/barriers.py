@@ -1,7 +1,7 @@
 """Copies of a module from whose kernels one barrier is taken out."""
 
-import importlib
 import inspect
+from importlib import import_module
 from types import ModuleType
 
 from tinyprune.kernels.cuda.device.jit import KERNELS
@@ -15,14 +15,14 @@ def source_lines(module: ModuleType) -> list[str]:
 
 
 def barriers(name: str) -> list[int]:
-    """Lines of `tinyprune.kernels.cuda.NAME` that are barriers, from 0."""
-    module = importlib.import_module(f"tinyprune.kernels.cuda.{name}")
+    """Lines of this module that are barriers, from 0; its name is relative to `tinyprune.kernels.cuda`."""
+    module = import_module(f".{name}", "tinyprune.kernels.cuda")
     return [n for n, line in enumerate(source_lines(module)) if line.strip().startswith(BARRIER)]
 
 
 def without(name: str, line: int | None) -> ModuleType:
-    """`tinyprune.kernels.cuda.NAME` made anew from a source without the barrier in this line; None leaves all in."""
-    module = importlib.import_module(f"tinyprune.kernels.cuda.{name}")
+    """The module made anew from a source without the barrier in this line; None leaves all in."""
+    module = import_module(f".{name}", "tinyprune.kernels.cuda")
     lines = source_lines(module)
     if line is not None:
         lines[line] = lines[line].replace(BARRIER, "pass")
