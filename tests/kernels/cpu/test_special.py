@@ -96,6 +96,14 @@ def test_the_hash_of_one_entry(keys, rate, start):
     assert kept(start, *limits) == kept(start + 2**32, *limits)  # entries are numbered modulo 2³²
 
 
+def test_an_entry_stays_up_to_exactly_its_hash():
+    keys, (low, high) = (3_000_000_019, 4_100_000_003), (0, 2**32 - 1)  # kept at the one, dropped at the other
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if keep_mask((1,), middle / 2**32, keys)[0] else (low, middle)
+    assert [kept(0, *map(np.uint32, (*keys, limit))) for limit in (low, high)] == [True, False]
+
+
 # Tokens.
 
 

@@ -15,6 +15,7 @@ from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.pruning.l0 import THREADS as GATES
 from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR
 
+from ..compare import assert_same_bits
 from .compare import assert_close, assert_equal_to_textbook, cuda, in_float64, is_float32, normal, on_device, slow
 
 GATE = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
@@ -106,7 +107,9 @@ def hard_concrete(shape, hard, noisy):
 
 
 def l0(*shape):
-    return (np.asarray(3 * normal(shape)[0]),), (0.3,), GATE
+    log_alpha = np.asarray(3 * normal(shape)[0])
+    log_alpha.flat[1:3] = -1e4, 1e4
+    return (log_alpha,), (0.3,), GATE
 
 
 def layerwise_error(scale, B, T, H, Dh, D):
@@ -132,7 +135,7 @@ CASES = {
     ],
     positions: [(7, 5, 67, 6), (2, 3, 5, 3), (1, 1, 1, 4), (0, 2, 3, 2), (2, 0, 3, 2), (2, 1, 0, 2)],
     context: [(3, 1, 7, 70), (2, 3, 4, 5), (1, 0, 2, 3), (0, 2, 3, 4), (2, 3, 0, 4)],
-    dropout: [((2, 3, 130), 0.1), ((300,), 0.99), ((1,), 0.5), ((0, 4), 0.5), ((), 0.5)],
+    dropout: [((2, 3, 130), 0.1), ((3,), 0.0), ((300,), 0.99), ((1,), 0.5), ((0, 4), 0.5), ((), 0.5)],
     residual: [((2, 3, 130), 0.4), ((2, 3, 130), 0.0), ((1,), 0.4), ((0, 4), 0.4)],
     embedding: [((2, 75), 97, 3, 0.3), ((3,), 2, 130, 0.0), ((1, 1), 2, 1, 0.0), ((2, 0), 1, 3, 0.3)],
     adaptive_embedding: [
@@ -254,6 +257,15 @@ def test_views_that_are_not_aligned(place, name, arguments, douts, options):
     expected = results(name, on_device([*arguments]), on_device([*douts]), options)
     got = results(name, [*map(view_of, arguments)], [*map(view_of, douts)], options)
     assert_close(got, hosted(expected))
+
+
+@pytest.mark.parametrize("maker", [l0, layerwise_error, cross_entropy, adaptive_softmax])
+def test_a_loss_has_its_gradient_in_either_memory(place, maker):
+    arguments, (dout,), options = maker(*CASES[maker][0])
+    _, cache = call(maker.__name__, on_device([*arguments]), options)
+    backward = getattr(cuda, f"{maker.__name__}_backward")
+    expected, got = (hosted(backward(x, cache)) for x in (dout, to_device(np.array(dout, np.float32))))
+    assert_same_bits(got, expected)
 
 
 def spoilt(x, convert):
