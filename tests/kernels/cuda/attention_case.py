@@ -15,15 +15,10 @@ from tinyprune.kernels.cuda.layers import attention
 from tinyprune.kernels.cuda.parts.copies import wide
 from tinyprune.kernels.cuda.parts.sums import row_dots
 
+from ..compare import attention_arguments, attention_results
 from .compare import on_device
 
-NAMES = ("out", "dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv", "dgate")
-MAKERS = {
-    "forward": forward,
-    "queries_backward": queries,
-    "keys_backward": keys,
-    "distances_backward": distances,
-}
+MAKERS = {"forward": forward, "queries_backward": queries, "keys_backward": keys, "distances_backward": distances}
 VARIANTS = {name: getattr(module, name.upper()) for name, module in MAKERS.items()}
 IN_USE = {name: variants.copy() for name, variants in VARIANTS.items()}
 WIDTHS = (4, 8, 16)  # of the small tiles
@@ -60,33 +55,21 @@ def installed(kernels):
 
 
 def arguments(B=2, H=2, T=5, M=3, Dh=8, N=6, relative=True, gate=(0.7, 0.0), seed=1):
-    """q, k, v, r, u, w, pk, pv (None where there are none) and gates, and dout: normal numbers, but for the gates."""
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape):
-        return rng.standard_normal(shape).astype(np.float32)
-
-    S = M + T
-    x = [normal(B, T, H, Dh), normal(B, S, H, Dh), normal(B, S, H, Dh)]
-    x += [normal(S, H, Dh), normal(H, Dh), normal(H, Dh)] if relative else [None] * 3
-    x += [normal(H, N, Dh) / np.float32(Dh**0.5), normal(H, N, Dh)] if N else [None] * 2  # scores like others
-    x.append(None if gate is None else np.resize(np.array(gate, np.float32), H))
-    return x, normal(B, T, H, Dh)
+    """`attention_arguments` in float32, with persistent keys whose scores are like others."""
+    x, dout = attention_arguments(seed, B, H, T, M, Dh, N, relative, gate, np.float32)
+    if N:
+        x[6] /= np.float32(Dh**0.5)
+    return x, dout
 
 
 def textbook(x, dout, dtype=np.float64, **options):
-    """What `tinyprune.ops` finds in this dtype, by name: output, gradients, and the head outputs `o` of the cache."""
-    x = [a if a is None else a.astype(dtype) for a in x]
-    out, cache = ops.attention_forward(*x, **options)
-    gradients = ops.attention_backward(dout.astype(dtype), cache)
-    return dict(zip(NAMES, (out, *gradients), strict=True)) | {"o": cache.o}
+    """What `tinyprune.ops` finds in this dtype, by name."""
+    return attention_results(ops, [a if a is None else a.astype(dtype) for a in x], dout.astype(dtype), **options)
 
 
 def on_gpu(x, dout, **options):
     """The same of the kernels, in the GPU's memory."""
-    out, cache = attention.attention_forward(*map(on_device, x), **options)
-    gradients = attention.attention_backward(on_device(dout), cache)
-    return dict(zip(NAMES, (out, *gradients), strict=True)) | {"o": cache.o}
+    return attention_results(attention, on_device(x), on_device(dout), **options)
 
 
 @cache
