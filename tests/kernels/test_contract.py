@@ -64,16 +64,12 @@ def is_compiled(operation: str, suffix: str = "_forward") -> bool:
 COMPILED = [name for name in NAMES if is_compiled(name)]
 each_case = pytest.mark.parametrize("name", NAMES)
 each_compiled = pytest.mark.parametrize("name", COMPILED)
-on_every_backend = pytest.mark.parametrize(
-    "backend",
-    ["numpy", "numba", pytest.param("cuda", marks=pytest.mark.slow)],
-)
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(request):
     """In the simulator CUDA's attention has small tiles, and threads that take turns."""
-    if getattr(request.node, "callspec", None) is None or request.node.callspec.params.get("backend") != "cuda":
+    if "backend" not in request.fixturenames or request.getfixturevalue("backend") != "cuda":
         yield
         return
     if find_spec("numba.cuda") is None:
@@ -99,17 +95,14 @@ def draw_dout(out, dtype):
 def run(backend: str, case: Case, inputs: dict, dtype, dout=None, **constants) -> tuple:
     """Output and gradients in main memory. What is given is not modified, and backward can be called again."""
     own = get_backend(backend)
-    given = {
-        name: mapped(own.to_device, value) if name not in ("ids", "targets") else value
-        for name, value in inputs.items()
-    }
-    out, kept = case.forward(*given.values(), **constants)
+    given = [x if name in ("ids", "targets") else mapped(own.to_device, x) for name, x in inputs.items()]
+    out, kept = case.forward(*given, **constants)
     dout = draw_dout(mapped(own.to_host, out), dtype) if dout is None else dout
     on_device = mapped(lambda x: own.to_device(x) if x.ndim else x, dout)
-    before = copy.deepcopy(mapped(own.to_host, [list(given.values()), out, on_device]))
+    before = copy.deepcopy(mapped(own.to_host, [given, out, on_device]))
     gradients = copy.deepcopy(mapped(own.to_host, case.backward(on_device, kept)))
     assert_same_bits(mapped(own.to_host, case.backward(on_device, kept)), gradients)
-    assert_same_bits(mapped(own.to_host, [list(given.values()), out, on_device]), before)
+    assert_same_bits(mapped(own.to_host, [given, out, on_device]), before)
     return before[1], gradients
 
 
@@ -288,15 +281,8 @@ def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, *
     return refused(expected, *case.inputs, *case.constants)
 
 
-FREE = {
-    "dropout",
-    "embedding",
-    "squared_norm",
-    "squared_norms",
-    "log_softmax",
-    "adaptive_log_probabilities",
-    "l0",
-}  # of any shape
+# Of any shape.
+FREE = {"dropout", "embedding", "squared_norm", "squared_norms", "log_softmax", "adaptive_log_probabilities", "l0"}
 FREE |= {"sigmoid", "p_open", "hard_concrete (soft, evaluation)", "hard_concrete (straight-through, evaluation)"}
 
 
@@ -313,36 +299,22 @@ def test_arrays_of_wrong_shape_or_missing_are_named(backend, name):
         assert_same_outcome(backend, case, argument, case.inputs | {argument: None})
     for argument, value in case.constants.items():
         if isinstance(value, np.ndarray):
-            wrong = [
-                assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in reshaped(value)
-            ]
+            bad = reshaped(value)
+            wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
             assert any(wrong), argument
+
+
+NUMBERS = {"rate", "dropout", "span", "T", "beta", "gamma", "zeta", "k", "tau", "read", "C", "Dh", "index"}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @each_case
 def test_numbers_out_of_range_are_named(backend, name):
     case = cases(backend)[name]
-    for argument, value in case.constants.items():
-        if argument in (
-            "rate",
-            "dropout",
-            "span",
-            "T",
-            "beta",
-            "gamma",
-            "zeta",
-            "k",
-            "tau",
-            "read",
-            "C",
-            "Dh",
-            "index",
-        ):
-            bad = ([-1], [99]) if argument == "index" else (-1, 10**6)
-            if value is not None:
-                wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
-                assert any(wrong) or name in ("l0", "p_open") or "update" in name, argument
+    for argument in [key for key, value in case.constants.items() if key in NUMBERS and value is not None]:
+        bad = ([-1], [99]) if argument == "index" else (-1, 10**6)
+        wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
+        assert any(wrong) or name in ("l0", "p_open") or "update" in name, argument
     for argument in {"ids", "targets"} & set(case.inputs):
         for bad in (case.inputs[argument] * 1.0, case.inputs[argument] - 99, case.inputs[argument] + 99):
             assert assert_same_outcome(backend, case, argument, case.inputs | {argument: bad}), argument

@@ -36,15 +36,9 @@ def test_more_than_a_block(rung, shape, rng):
 
 
 @each_rung
-def test_single_precision(rung, rng):
-    a, b = rng.standard_normal((ROWS + 2, 31), np.float32), rng.standard_normal((31, 2 * WIDTH * 2 + 1), np.float32)
-    assert_product(rung, a, b, 1e-6)
-
-
-@each_rung
-def test_views(rung, rng):
-    a, b = rng.standard_normal((9, 2 * ROWS)), rng.standard_normal((4 * WIDTH, 18))
-    assert_product(rung, a.T, b[:, ::2].T, 1e-13)
+def test_views_in_single_precision(rung, rng):
+    a, b = rng.standard_normal((31, ROWS + 2), np.float32), rng.standard_normal((4 * WIDTH + 1, 62), np.float32)
+    assert_product(rung, a.T, b[:, ::2].T, 1e-6)
 
 
 @each_rung
@@ -60,7 +54,3 @@ def test_views(rung, rng):
 def test_bad_arguments(rung, a, b, message):
     with pytest.raises(ValueError, match=message):
         RUNGS[rung](a, b)
-
-
-def test_each_rung_says_what_it_changes():
-    assert all(len(multiply.__doc__.splitlines()) > 2 for multiply in RUNGS.values())
