@@ -19,8 +19,7 @@ from tinyprune.model.parameters import parameter_shapes
 
 
 @pytest.mark.parametrize(
-    ("name", "gflop"),
-    [("relative-d128", 13.0), ("relative-d256", 82.7), ("plain-d128", 8.05), ("plain-d256", 62.8)],
+    ("name", "gflop"), [("relative-d128", 13.0), ("relative-d256", 82.7), ("plain-d128", 8.05), ("plain-d256", 62.8)]
 )
 def test_gflop_of_a_step(name, gflop):
     """The numbers that PyTorch was first timed with."""

@@ -241,9 +241,6 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
                     np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
 
 
-# Bad arguments.
-
-
 def outcome(compute):
     """What `compute` returns, or the error that it raises."""
     try:
@@ -342,6 +339,29 @@ def wrong_gradients(case: Case, dtype) -> list[tuple]:
     douts = out if isinstance(out, tuple) else (out,)
     wrong = [(*douts[:i], bad, *douts[i + 1 :]) for i, x in enumerate(douts) for bad in (x.astype(dtype), x[1:])]
     return [(dout if isinstance(out, tuple) else dout[0], kept) for dout in wrong]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("backend", ["numba", "cuda"])
+def test_ids_of_any_integer_type_that_may_be_filled_anew(backend, dtype):
+    own, rng, ids = get_backend(backend), np.random.default_rng(2), np.arange(40) ** 2 % 11
+    E, logits, dout = (own.to_device(rng.standard_normal(shape, np.float32)) for shape in ((11, 5), (40, 11), (40, 5)))
+    strided = np.repeat(ids, 2).astype(dtype)[::2]
+    found = [own.embedding_forward(x, E, dropout=0.2, rng=np.random.default_rng(3)) for x in (strided, ids)]
+    losses = [own.cross_entropy_forward(logits, x)[0] for x in (strided, ids)]
+    strided[:] = 0
+    found = [[out, own.embedding_backward(dout, kept)] for out, kept in found]
+    assert_same_bits(*mapped(own.to_host, list(zip(found, losses, strict=True))))
+
+
+@pytest.mark.parametrize(("start", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize("backend", ["numpy", "numba", "cuda"])
+def test_lamb_with_a_norm_of_zero(backend, start, gradient):
+    """A tensor of zeros leaves zero; one without a direction stays where it is."""
+    own, constants = get_backend(backend), ops.adamw.AdamConstants(0.8, 0.95, eps=1e-12, step=1)
+    arrays = [own.to_device(np.full(5, value, np.float32)) for value in (start, gradient, 0, 0)]
+    own.lamb_update(*arrays, lr=0.1, decay=0.0, constants=constants)
+    np.testing.assert_allclose(own.to_host(arrays[0]), np.full(5, start - 0.1 * gradient), rtol=1e-6)
 
 
 def test_the_catalogue_has_every_operation():

@@ -15,7 +15,7 @@ from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.pruning.l0 import THREADS as GATES
 from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR
 
-from ..compare import assert_same_bits
+from ..compare import assert_same_bits, mapped
 from .compare import assert_close, assert_equal_to_textbook, cuda, in_float64, is_float32, normal, on_device, slow
 
 GATE = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
@@ -246,17 +246,12 @@ def view_of(x):
     return to_device(wider)[(*(x.ndim - 1) * (slice(None),), slice(1, -2))]
 
 
-def hosted(value):
-    """Results in main memory."""
-    return [*map(hosted, value)] if isinstance(value, tuple | list) else to_host(value)
-
-
 @pytest.mark.slow
 @every_operation
 def test_views_that_are_not_aligned(place, name, arguments, douts, options):
     expected = results(name, on_device([*arguments]), on_device([*douts]), options)
     got = results(name, [*map(view_of, arguments)], [*map(view_of, douts)], options)
-    assert_close(got, hosted(expected))
+    assert_close(got, mapped(to_host, expected))
 
 
 @pytest.mark.parametrize("maker", [l0, layerwise_error, cross_entropy, adaptive_softmax])
@@ -264,8 +259,8 @@ def test_a_loss_has_its_gradient_in_either_memory(place, maker):
     arguments, (dout,), options = maker(*CASES[maker][0])
     _, cache = call(maker.__name__, on_device([*arguments]), options)
     backward = getattr(cuda, f"{maker.__name__}_backward")
-    expected, got = (hosted(backward(x, cache)) for x in (dout, to_device(np.array(dout, np.float32))))
-    assert_same_bits(got, expected)
+    found = [backward(x, cache) for x in (dout, to_device(np.array(dout, np.float32)))]
+    assert_same_bits(*mapped(to_host, found))
 
 
 def spoilt(x, convert):

@@ -97,8 +97,7 @@ def test_sums_in_parts(place, both_orders, settings, N):
 
 
 @pytest.mark.parametrize(
-    ("B", "T", "skip", "O"),
-    [(2, 5, 2, 8), (3, 1, 2, 5), slow(2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)],
+    ("B", "T", "skip", "O"), [(2, 5, 2, 8), (3, 1, 2, 5), slow(2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)]
 )
 def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
     S, K = T + skip, 12

@@ -10,7 +10,7 @@ from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_ro
 from tinyprune.kernels.cuda.vocabulary.rows import taken_rows
 
 from .compare import assert_close, assert_equal_to_textbook, cuda, normal
-from .test_operations import D, clusters, words
+from .test_operations import D, clusters, cross_entropy, words
 
 
 def test_each_sum_is_that_of_its_chunks(place):
@@ -41,23 +41,8 @@ def test_rows_for_the_adaptive_embedding(place):
     assert_close(got, ops.embedding.sum_rows(rows[:, 2:].astype(float), ids, 8))
 
 
-def test_ids_may_be_filled_anew_after_forward(place):
-    ids = words((5,), 3)
-    E, dout = map(to_device, normal((3, 2), (5, 2)))
-    _, cache = cuda.embedding_forward(ids, E)
-    expected = to_host(cuda.embedding_backward(dout, cache))
-    ids[:] = 0
-    assert np.array_equal(to_host(cuda.embedding_backward(dout, cache)), expected)
-
-
 def test_words_of_one_cluster_only(place):
     assert_equal_to_textbook("adaptive_embedding", (np.array([1, 2]), *clusters()), *normal((2, D)))
-
-
-def draw(shape):
-    """Logits with tops at different places, and targets."""
-    (logits,) = normal(shape)
-    return 5 * logits, np.random.default_rng(3).integers(0, shape[-1], shape[:-1])
 
 
 def test_the_mean_over_more_rows_than_a_block_has_threads(place, both_orders):
@@ -82,7 +67,7 @@ def test_the_order_of_the_logits(place, both_orders):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_overwrite(place, both_orders, overwrite):
-    logits, targets = draw((7, 40))
+    (logits, targets), *_ = cross_entropy((7, 40), 1.0)
     for given in (to_device(logits), to_device(np.ascontiguousarray(logits.T)).T):
         loss, cache = cuda.cross_entropy_forward(given, targets, overwrite=overwrite)
         expected, expected_cache = ops.cross_entropy_forward(logits.astype(float), targets)
@@ -104,7 +89,7 @@ def test_large_and_impossible_logits(place):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("where", [0, 5, FOUR + 3])
 def test_what_is_not_finite_makes_its_row_and_the_loss_nan(place, bad, where):
-    logits, targets = draw((2, FOUR + 9))
+    (logits, targets), *_ = cross_entropy((2, FOUR + 9), 1.0)
     logits[1, where] = bad
     with np.errstate(invalid="ignore"):
         loss, (dlogits,) = cuda.cross_entropy_forward(to_device(logits), targets)
