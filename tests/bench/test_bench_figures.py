@@ -1,5 +1,7 @@
 """Pictures of benchmarks show every record, and everybody can tell the contenders apart."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -21,21 +23,13 @@ def speed_records(benchmark: str = "step", shapes: int = 3) -> list[dict]:
 
 
 def sweep_records() -> list[dict]:
-    sweeps = {"T": [64, 128, 256, 512, 1024, 2048], "heads": [1, 2, 4, 6, 8], "threads": [1, 2]}
-    return [
-        {
-            "benchmark": "memory",
-            "shape": f"{sweep} {value}",
-            "subject": subject,
-            "median_ms": float(value * (i + 1)),
-            "peak_mib": float(10 * value * (i + 1)),
-            "sweep": sweep,
-            "value": value,
-        }
-        for sweep, values in sweeps.items()
-        for value in values
-        for i, subject in enumerate(SUBJECTS[:3])
-    ]
+    records = []
+    for sweep, values in {"T": [64, 128, 256, 512, 1024, 2048], "heads": [1, 2, 4, 6, 8], "threads": [1, 2]}.items():
+        for value, i in itertools.product(values, range(3)):
+            record = {"benchmark": "memory", "shape": f"{sweep} {value}", "subject": SUBJECTS[i]}
+            record |= {"median_ms": float(value * (i + 1)), "peak_mib": float(10 * value * (i + 1))}
+            records.append(record | {"sweep": sweep, "value": value})
+    return records
 
 
 def assert_inside(figure) -> None:

@@ -41,7 +41,6 @@ def test_an_unknown_backend_is_bad_use_and_the_known_ones_are_named(name):
 
 
 def without_numba(*arguments: str) -> subprocess.CompletedProcess:
-    """Run tinyprune in a Python that has no Numba."""
     program = "import sys; sys.modules['numba'] = None; from tinyprune.cli import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, encoding="utf-8")
 

@@ -44,7 +44,6 @@ any_sizes = st.builds(
 
 @cache
 def cases(backend: str, sizes: Sizes = SIZES) -> dict[str, Case]:
-    """The catalogue on a backend, by name."""
     own = get_backend(backend)
     return {case.operation: case for case in [*operation_cases(own, sizes), *other_cases(own, sizes)]}
 
@@ -82,7 +81,6 @@ def small_tiles(request):
 
 
 def of_dtype(value, dtype):
-    """An argument with its floats in `dtype`."""
     return mapped(lambda x: x.astype(dtype) if x.dtype.kind in "fc" else x, value)
 
 
@@ -242,7 +240,6 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
 
 
 def outcome(compute):
-    """What `compute` returns, or the error that it raises."""
     try:
         return compute()
     except Exception as error:

@@ -28,7 +28,6 @@ make = partial(make_step, AttentionStep)
 
 
 def text(dtype, D=13, tokens=11):
-    """Inputs of the layer, (tokens, D)."""
     return np.random.default_rng(4).standard_normal((tokens, D)).astype(dtype)
 
 

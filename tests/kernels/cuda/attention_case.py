@@ -25,14 +25,11 @@ WIDTHS = (4, 8, 16)  # of the small tiles
 
 
 def quarters(name, module):
-    """The kernels of this name as `module` makes them, by width, with tiles that have a quarter of every size.
-
-    For the simulator that is a sixty-fourth of the work. They are none of the package's kernels.
-    """
+    """Kernels as `module` makes them, by width, with tiles of a quarter of every size: a sixty-fourth of the work."""
     known = len(KERNELS)
     tiles = [Tiles(*(size // 4 for size in kernel.tiles)) for kernel in IN_USE[name].values()]
     kernels = {small.width: getattr(module, f"make_{name}")(small) for small in tiles}
-    del KERNELS[known:]
+    del KERNELS[known:]  # they are not kernels of the package
     return kernels
 
 
@@ -76,9 +73,7 @@ def on_gpu(x, dout, **options):
 def case(width):
     """For a test of one kernel of this width, which is to notice a missing barrier: more than one round of every loop.
 
-    Returns:
-        x: arguments.   options, rng: of forward.   expected: by name, of the textbook.
-        gradients: what each of backward's functions takes.
+    Arguments x, options and rng of forward; what the textbook expects; what each of backward's functions takes.
     """
     x, dout = arguments(B=2, H=1, T=18, M=15, Dh=width - 1, N=17, gate=(0.7,))
     options = {"span": 30, "dropout": 0.2, "scale": 1.5}

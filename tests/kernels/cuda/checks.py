@@ -52,7 +52,6 @@ def row_dots(module, shape=(3, 7, 2, 11)):
 
 
 def sums(module):
-    """All three."""
     block_sums(module)
     column_sums(module)
     row_dots(module)
@@ -105,7 +104,6 @@ BACKWARD = {
 
 
 def attend_backward(name, module):
-    """A kernel of backward."""
     with installed({name: quarters(name, module)}):
         for width in WIDTHS:
             c = case(width)

@@ -14,7 +14,6 @@ cuda = get_backend("cuda")
 
 
 def slow(*case):
-    """A case that takes the simulator long."""
     return pytest.param(*case, marks=pytest.mark.slow)
 
 

@@ -16,7 +16,6 @@ def example(**options):
 
 
 def text(D, tokens=5):
-    """Inputs of the layer, (tokens, D)."""
     return np.random.default_rng(4).standard_normal((tokens, D), np.float32)
 
 

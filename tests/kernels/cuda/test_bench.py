@@ -27,7 +27,6 @@ train = {B = 1}
 
 @pytest.fixture
 def model(tmp_path):
-    """Its name."""
     path = tmp_path / "model.toml"
     path.write_text(MODEL, encoding="utf-8")
     return str(path)

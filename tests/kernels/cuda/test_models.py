@@ -47,10 +47,7 @@ def text(config, B=2):
 
 
 def assert_near(got, expected, tolerance=TOLERANCE, of_gates=10 * TOLERANCE):
-    """Arrays by name, ‖a − b‖ ≤ tolerance · ‖b‖ each; those of `got` in the GPU's memory.
-
-    Another tolerance for gates: of their gradients, sums over all positions, little is left.
-    """
+    """‖a − b‖ ≤ tolerance · ‖b‖ for each name, another for gates: of their gradients, long sums, little is left."""
     assert list(got) == list(expected)
     for name, value in got.items():
         assert isinstance(value, DeviceArray), name

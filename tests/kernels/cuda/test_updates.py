@@ -32,7 +32,6 @@ def inputs(rule, shape):
 
 
 def step(rule, arrays, textbook=False, t=3, **more):
-    """One step, on the GPU or as in the textbook."""
     ours, theirs, _, options = RULES[rule]
     if rule != "sgd":
         more = {"constants": AdamConstants(0.8, 0.95, 1e-3, t, **more)}
