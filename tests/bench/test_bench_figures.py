@@ -13,12 +13,11 @@ SUBJECTS = ["tinyprune (numba)", "torch plain", "torch sdpa", "torch.compile (sd
 
 def speed_records(benchmark: str = "step", shapes: int = 3) -> list[dict]:
     records = []
-    for s in range(shapes):
-        for i, subject in enumerate(SUBJECTS):
-            ms = 10.0 * (s + 1) * (i + 1)
-            record = {"benchmark": benchmark, "shape": f"shape {s}", "subject": subject, "median_ms": ms}
-            record |= {"ratio_to_subject": None if (s, i) == (1, 1) else i + 1.0, "gflops": 1e3 / ms}
-            records.append(record | ({"tokens_per_second": 1e3 / ms} if benchmark == "generate" else {}))
+    for s, i in itertools.product(range(shapes), range(len(SUBJECTS))):
+        ms = 10.0 * (s + 1) * (i + 1)
+        record = {"benchmark": benchmark, "shape": f"shape {s}", "subject": SUBJECTS[i], "median_ms": ms}
+        record |= {"ratio_to_subject": None if (s, i) == (1, 1) else i + 1.0, "gflops": 1e3 / ms}
+        records.append(record | ({"tokens_per_second": 1e3 / ms} if benchmark == "generate" else {}))
     return records
 
 

@@ -114,16 +114,13 @@ RECORDS = [
 ]
 
 
-def test_shares_of_the_limits():
+def test_shares_of_the_limits_and_their_picture():
     copied, computed, we, they = cuda.with_shares(RECORDS, {cuda.COPY: 2e9, cuda.MULTIPLY_ADD: 0, "matmul": 1e9})
     assert copied["gbytes_per_second"] == pytest.approx(1000) and copied["copy_share"] == 1
     assert computed["multiply_add_share"] == 1 and computed["copy_share"] == 0
     assert (we["copy_share"], we["multiply_add_share"]) == pytest.approx((0.25, 0.25))
     assert (they["copy_share"], they["multiply_add_share"]) == pytest.approx((0.5, 0.5))
-
-
-def test_they_can_be_drawn():
-    """A copy computes nothing, and has no place on a log scale."""
+    # a copy computes nothing, and has no place on a log scale
     figure = plot_benchmark([{"benchmark": "cuda"} | record for record in RECORDS])
     figure.draw_without_rendering()
     (axes,) = figure.axes

@@ -62,11 +62,9 @@ def test_a_stand_in_returns_arrays_of_the_same_shapes(rng):
 def test_not_with_one_processor_or_kernels_that_are_there(tmp_path, monkeypatch):
     nothing = SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)))
     monkeypatch.setattr(ahead.jit, "nothing", nothing)
-    monkeypatch.setattr(ahead.numba.config, "NUMBA_DEFAULT_NUM_THREADS", 2)
-    assert ahead.worthwhile()
-    monkeypatch.setattr(ahead.numba.config, "NUMBA_DEFAULT_NUM_THREADS", 1)
-    assert not ahead.worthwhile()
-    monkeypatch.setattr(ahead.numba.config, "NUMBA_DEFAULT_NUM_THREADS", 2)
+    for threads in (1, 2):
+        monkeypatch.setattr(ahead.numba.config, "NUMBA_DEFAULT_NUM_THREADS", threads)
+        assert ahead.worthwhile() == (threads == 2)
     (tmp_path / "attention.backward-1.py311.nbi").touch()
     assert not ahead.worthwhile()
     with get_backend("numba").compiling_ahead() as others:

@@ -1,8 +1,9 @@
 """What the tests of attention's kernels share: arguments, and tiles so small that the simulator gets through them."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
@@ -39,16 +40,10 @@ SMALL = {name: quarters(name, module) for name, module in MAKERS.items()}
 @contextmanager
 def installed(kernels):
     """Meanwhile attention uses these, {name: {width: kernel}}, in place of others of the names."""
-    before = {name: VARIANTS[name].copy() for name in kernels}
-    try:
+    with ExitStack() as stack:
         for name, variants in kernels.items():
-            VARIANTS[name].clear()
-            VARIANTS[name].update(variants)
+            stack.enter_context(mock.patch.dict(VARIANTS[name], variants, clear=True))
         yield
-    finally:
-        for name, variants in before.items():
-            VARIANTS[name].clear()
-            VARIANTS[name].update(variants)
 
 
 def arguments(B=2, H=2, T=5, M=3, Dh=8, N=6, relative=True, gate=(0.7, 0.0), seed=1):

@@ -22,10 +22,7 @@ def test_gates_are_in_every_state(place):
         assert np.array_equal(gate == 0, expected == 0) and np.array_equal(gate == 1, expected == 1)
         slope = to_host(cuda.hard_concrete_backward(to_device(np.ones(6, np.float32)), cache))
         assert np.array_equal(slope != 0, [False, True, True, True, True, False])
-
-
-def test_on_the_border_a_hard_gate_is_open(place):
-    zero = to_device(np.zeros(1, np.float32))
+    zero = to_device(np.zeros(1, np.float32))  # on the border a hard gate is open
     assert to_host(cuda.hard_concrete_forward(zero, None, **GATE, hard=True)[0]) == 1
 
 
