@@ -59,12 +59,10 @@ def assert_errors_like(got, rounded, exact):
 
 
 def make_step(kind, C, Dh, r, **weights):
-    """An `AttentionStep` of some backend."""
     return kind(C, Dh, r, BlockWeights(**weights))
 
 
 def adamw_update(ops, *arrays, lr, decay, constants):
-    """AdamW's update of a single parameter."""
     return ops.adamw_updates(*([x] for x in arrays), lrs=[lr], decays=[decay], constants=constants)
 
 

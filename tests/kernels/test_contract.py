@@ -106,7 +106,6 @@ def run(backend: str, case: Case, inputs: dict, dtype, dout=None, **constants) -
 
 @cache
 def textbook(name: str, sizes: Sizes = SIZES) -> tuple:
-    """What the textbook finds in float64."""
     case = cases("numpy", sizes)[name]
     return run("numpy", case, case.inputs, np.float64)
 

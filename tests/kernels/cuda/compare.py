@@ -18,7 +18,6 @@ def slow(*case):
 
 
 def normal(*shapes, seed=2110):
-    """Standard normal float32 numbers in these shapes."""
     rng = np.random.default_rng(seed)
     return [np.asarray(rng.standard_normal(shape), np.float32) for shape in shapes]
 

@@ -1,7 +1,4 @@
-"""Our side of the benchmarks on a GPU: it computes what it does in NumPy, and `tinyprune bench cuda` has its records.
-
-Models are as small as they can be, for the simulator.
-"""
+"""Our side of the benchmarks on a GPU computes what it does in NumPy, and `tinyprune bench cuda` has its records."""
 
 import contextlib
 import time

@@ -60,7 +60,6 @@ def test_compiled(module):
 
 @pytest.fixture(scope="module")
 def planted():
-    """What the compiler makes of the kernels in planted.py."""
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
     command = [sys.executable, Path(__file__).with_name("planted.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)

@@ -228,7 +228,6 @@ def call(name, arguments, options):
 
 
 def results(name, arguments, douts, options):
-    """What an operation returns, and its gradients."""
     found = call(name, arguments, options)
     return (found[0], getattr(cuda, f"{name}_backward")(*douts, found[1])) if douts else found
 

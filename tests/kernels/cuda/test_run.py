@@ -14,7 +14,6 @@ SETTINGS += ["--set=data.valid_fraction=0.04", "--set=data.test_fraction=0.04", 
 
 
 def command(capsys, *arguments):
-    """Run a command in this process; what it wrote to standard output."""
     status = main([*map(str, arguments)])
     out, err = capsys.readouterr()
     assert status == 0, err

@@ -59,7 +59,6 @@ def exchange(place, numbers):
 
 class Block(kernel.BlockManager):
     def run(self, grid_point, *arguments):
-        """All threads, from barrier to barrier."""
         global current
         shared.clear()
         # x changes fastest, as on a GPU: 32 of them in a row are a warp
