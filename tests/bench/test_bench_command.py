@@ -95,34 +95,20 @@ def test_what_the_command_refuses(arguments, said):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"shapes": "enormous"}, "no preset or .toml file 'enormous'"),
-        ({"backend": "fortran"}, "--backend must be one of "),
-        ({"peers": "jax"}, "--peers must be of torch; got 'jax'"),
-        ({"rounds": 0}, "--rounds must be at least 1, got 0"),
-        ({"threads": -1}, "--threads must be at least 1, got -1"),
-    ],
-)
-def test_what_is_no_option(options, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
-        make_options(**options)
-
-
-@pytest.mark.parametrize(
     ("name", "options", "said"),
     [
+        ("step", {"shapes": "enormous"}, "no preset or .toml file 'enormous'"),
+        ("step", {"backend": "fortran"}, "--backend must be one of "),
+        ("step", {"peers": "jax"}, "--peers must be of torch; got 'jax'"),
+        ("step", {"rounds": 0}, "--rounds must be at least 1, got 0"),
+        ("step", {"threads": -1}, "--threads must be at least 1, got -1"),
+        ("step", {"compile_only": True}, "--compile-only goes with `tinyprune bench cuda`"),
         ("cuda", {"backend": "numba"}, "`tinyprune bench cuda` is about kernels for GPUs; leave out --backend"),
         ("ladder", {"backend": "cuda"}, "`tinyprune bench ladder` is about kernels for the processor; leave out"),
-        (
-            "breakdown",
-            {"backend": "numpy"},
-            "`tinyprune bench breakdown` is about the compiled core; leave out --backend",
-        ),
-        ("step", {"compile_only": True}, "--compile-only goes with `tinyprune bench cuda`"),
+        ("breakdown", {"backend": "numpy"}, "`tinyprune bench breakdown` is about the compiled core; leave out"),
     ],
 )
-def test_what_does_not_go_together(name, options, said):
+def test_options_that_are_wrong_or_do_not_go_together(name, options, said):
     with pytest.raises(UsageError, match=re.escape(said)):
         check_benchmark(name, make_options(**options))
 
@@ -137,9 +123,8 @@ def test_without_a_gpu_it_is_refused(arguments):
 
 @pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is not None, reason="numba-cuda is installed")
 def test_to_compile_it_says_what_to_install():
-    assert refused(2, "bench", "cuda", "--compile-only").startswith(
-        "the package numba-cuda is not installed: python -m pip"
-    )
+    said = "the package numba-cuda is not installed: python -m pip"
+    assert refused(2, "bench", "cuda", "--compile-only").startswith(said)
 
 
 def test_without_torch_it_says_how_to_get_it(monkeypatch):

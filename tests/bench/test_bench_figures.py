@@ -1,5 +1,7 @@
 """Pictures of benchmarks show every record, and everybody can tell the contenders apart."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -11,31 +13,22 @@ SUBJECTS = ["tinyprune (numba)", "torch plain", "torch sdpa", "torch.compile (sd
 
 def speed_records(benchmark: str = "step", shapes: int = 3) -> list[dict]:
     records = []
-    for s in range(shapes):
-        for i, subject in enumerate(SUBJECTS):
-            ms = 10.0 * (s + 1) * (i + 1)
-            record = {"benchmark": benchmark, "shape": f"shape {s}", "subject": subject, "median_ms": ms}
-            record |= {"ratio_to_subject": None if (s, i) == (1, 1) else i + 1.0, "gflops": 1e3 / ms}
-            records.append(record | ({"tokens_per_second": 1e3 / ms} if benchmark == "generate" else {}))
+    for s, i in itertools.product(range(shapes), range(len(SUBJECTS))):
+        ms = 10.0 * (s + 1) * (i + 1)
+        record = {"benchmark": benchmark, "shape": f"shape {s}", "subject": SUBJECTS[i], "median_ms": ms}
+        record |= {"ratio_to_subject": None if (s, i) == (1, 1) else i + 1.0, "gflops": 1e3 / ms}
+        records.append(record | ({"tokens_per_second": 1e3 / ms} if benchmark == "generate" else {}))
     return records
 
 
 def sweep_records() -> list[dict]:
-    sweeps = {"T": [64, 128, 256, 512, 1024, 2048], "heads": [1, 2, 4, 6, 8], "threads": [1, 2]}
-    return [
-        {
-            "benchmark": "memory",
-            "shape": f"{sweep} {value}",
-            "subject": subject,
-            "median_ms": float(value * (i + 1)),
-            "peak_mib": float(10 * value * (i + 1)),
-            "sweep": sweep,
-            "value": value,
-        }
-        for sweep, values in sweeps.items()
-        for value in values
-        for i, subject in enumerate(SUBJECTS[:3])
-    ]
+    records = []
+    for sweep, values in {"T": [64, 128, 256, 512, 1024, 2048], "heads": [1, 2, 4, 6, 8], "threads": [1, 2]}.items():
+        for value, i in itertools.product(values, range(3)):
+            record = {"benchmark": "memory", "shape": f"{sweep} {value}", "subject": SUBJECTS[i]}
+            record |= {"median_ms": float(value * (i + 1)), "peak_mib": float(10 * value * (i + 1))}
+            records.append(record | {"sweep": sweep, "value": value})
+    return records
 
 
 def assert_inside(figure) -> None:

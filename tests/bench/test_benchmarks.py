@@ -47,8 +47,8 @@ def test_threads_of_torch_matter_on_the_processor_only():
 
 
 def test_the_yardstick_is_blas_at_its_best(monkeypatch):
-    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
-    monkeypatch.delenv("OPENBLAS_L2_SIZE", raising=False)
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+        monkeypatch.delenv(name, raising=False)
     assert [c.library for c in speed.sgemm(CPU_TORCH)] == ["numpy"]
     monkeypatch.setenv("OPENBLAS_L2_SIZE", "512")
     assert [c.library for c in speed.sgemm(CPU_TORCH)] == ["numpy", "numpy as set"]
@@ -67,9 +67,8 @@ def test_cublas_is_the_peer_of_products_on_a_gpu():
 @pytest.mark.parametrize(("options", "tolerance"), [(GPU_TORCH, 1e-4), (TF32, 5e-3)])
 def test_both_sides_compute_in_tf32_or_none(options, tolerance):
     case = speed.matmul_case(PRODUCT, options)
-    assert case.tolerance == tolerance
     ours, peer = case.contenders
-    assert ours.arguments["backend"] == peer.arguments["device"] == options.backend
+    assert case.tolerance == tolerance and ours.arguments["backend"] == peer.arguments["device"] == options.backend
 
 
 def test_a_pytorch_without_cuda_is_refused(monkeypatch):
@@ -115,16 +114,13 @@ RECORDS = [
 ]
 
 
-def test_shares_of_the_limits():
+def test_shares_of_the_limits_and_their_picture():
     copied, computed, we, they = cuda.with_shares(RECORDS, {cuda.COPY: 2e9, cuda.MULTIPLY_ADD: 0, "matmul": 1e9})
     assert copied["gbytes_per_second"] == pytest.approx(1000) and copied["copy_share"] == 1
     assert computed["multiply_add_share"] == 1 and computed["copy_share"] == 0
     assert (we["copy_share"], we["multiply_add_share"]) == pytest.approx((0.25, 0.25))
     assert (they["copy_share"], they["multiply_add_share"]) == pytest.approx((0.5, 0.5))
-
-
-def test_they_can_be_drawn():
-    """A copy computes nothing, and has no place on a log scale."""
+    # a copy computes nothing, and has no place on a log scale
     figure = plot_benchmark([{"benchmark": "cuda"} | record for record in RECORDS])
     figure.draw_without_rendering()
     (axes,) = figure.axes
@@ -189,8 +185,7 @@ def test_a_busy_machine(tmp_path, monkeypatch):
         monkeypatch.setattr(busy, name, 0.01)
     monkeypatch.setattr(busy, "processors", lambda: 2)
     monkeypatch.setattr(busy, "SETTINGS", ())
-    programs = []
-    start = subprocess.Popen
+    programs, start = [], subprocess.Popen
     monkeypatch.setattr(busy.subprocess, "Popen", lambda *a, **k: programs.append(start(*a, **k)) or programs[-1])
     records = busy.run_busy(Options("numpy", shapes=(write_model(tmp_path),), rounds=1, threads=1))
     assert [(r["subject"], r["busy_programs"]) for r in records] == [("tinyprune (numpy)", n) for n in (0, 1, 2)] * 2

@@ -9,7 +9,7 @@ import pytest
 import toy_workloads
 
 from tinyprune.bench.processes import THREADS, ProcessError, Processes, environment
-from tinyprune.bench.server import peak_memory, settle, take_turn
+from tinyprune.bench.server import peak_memory, take_turn
 
 
 @pytest.fixture(autouse=True)
@@ -87,10 +87,6 @@ def test_environment(monkeypatch, tmp_path):
         for library, expected in (("numpy", -1), ("ours", 512)):
             build(processes, library, "variable", arguments={"name": "OPENBLAS_L2_SIZE"})
             assert result(processes, library, tmp_path) == [expected]
-
-
-def test_settle_returns_from_a_quiet_process():
-    settle(look=0.001, at_most=0.01)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak")

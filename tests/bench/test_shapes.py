@@ -19,8 +19,7 @@ from tinyprune.model.parameters import parameter_shapes
 
 
 @pytest.mark.parametrize(
-    ("name", "gflop"),
-    [("relative-d128", 13.0), ("relative-d256", 82.7), ("plain-d128", 8.05), ("plain-d256", 62.8)],
+    ("name", "gflop"), [("relative-d128", 13.0), ("relative-d256", 82.7), ("plain-d128", 8.05), ("plain-d256", 62.8)]
 )
 def test_gflop_of_a_step(name, gflop):
     """The numbers that PyTorch was first timed with."""
@@ -34,9 +33,7 @@ def test_gflop_counted_by_hand():
     products = T * D * W * 2 + S * D * W * 2 + S * D * W + T * W * (2 * (S + N) + S)  # multiply-adds of a layer
     assert step_gflop(shape.config, 1) * 1e9 == 4 * 3 * 2 * products
     assert attention_gflop(model_shape("tiny").config, 1) * 1e9 == 3 * 2 * T * 128 * (2 * (S + N) + S)
-
-
-def test_a_feedforward_block_counts_as_much_as_persistent_vectors_of_its_width():
+    # a feed-forward block counts as much as persistent vectors of its width
     plain, transformer = model_shape("plain-d128"), model_shape("plain-d128", kind="transformer", N=0, F=256)
     assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
 

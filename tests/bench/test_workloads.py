@@ -72,11 +72,8 @@ def test_parameters_and_memory_move_on(tmp_path, kind):
 @pytest.mark.parametrize("mode", ["plain", "sdpa"])
 @pytest.mark.parametrize("kind", [*SIZES, "plain"])
 def test_torch_computes_what_we_do(mode, kind, tmp_path):
-    """Attention and its gradients; losses of three steps: forward, backward, clipping, optimizer, memory.
-
-    Dropout is off in what is compared.
-    """
-    dropout = dict.fromkeys(("dropout", "dropout_attention", "dropout_embedding"), 0.3)
+    """Attention and its gradients; losses of three steps: forward, backward, clipping, optimizer, memory."""
+    dropout = dict.fromkeys(("dropout", "dropout_attention", "dropout_embedding"), 0.3)  # off in what is compared
     shape = PLAIN if kind == "plain" else {"name": write_model(tmp_path, kind, **dropout)}
     peer = torch_module("operations").attention(mode, **shape)
     assert_same(ours.attention("numpy", **shape), peer, 1e-4)

@@ -45,12 +45,10 @@ def talkative() -> Workload:
 
 
 def failing() -> Workload:
-    """Fail to build."""
     raise RuntimeError("no compiler\nsecond line")
 
 
 def dying() -> Workload:
-    """End the process."""
     os.write(2, b"Segmentation fault, so to speak\n")
     os._exit(3)
 

@@ -1,15 +1,68 @@
-"""Comparison of whatever operations return: arrays, numbers, None, and tuples and lists of them."""
+"""What tests of several backends share: arguments of attention, and comparison of whatever operations return."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tinyprune.ops.attention_step import BlockWeights
+
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12, np.complex128: 1e-12}
 
 
+def attention_arguments(seed, B, H, T, M, Dh, N, relative, gate, dtype):
+    """Standard normal q, k, v, r, u, w, pk, pv (None where there are none), the gates and dout."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(dtype)
+
+    S = M + T
+    x = [normal(B, T, H, Dh), normal(B, S, H, Dh), normal(B, S, H, Dh)]
+    x += [normal(S, H, Dh), normal(H, Dh), normal(H, Dh)] if relative else [None] * 3
+    x += [normal(H, N, Dh), normal(H, N, Dh)] if N else [None] * 2
+    x.append(None if gate is None else np.resize(np.array(gate, dtype), H))
+    return x, normal(B, T, H, Dh)
+
+
+def attention_results(module, x, dout, **options):
+    """Output, gradients, and the head outputs `o` that the cache shows, by name."""
+    out, cache = module.attention_forward(*x, **options)
+    names = ("out", "dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv", "dgate")
+    return dict(zip(names, (out, *module.attention_backward(dout, cache)), strict=True)) | {"o": cache.o}
+
+
+def step_example(dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, persistent="softmax"):
+    """What `make_step` takes: weights of a size at which the softmax is neither flat nor a single one."""
+    rng = np.random.default_rng(3)
+    W = H * Dh
+    shapes = {"ln_scale": (D,), "ln_bias": (D,), "Wq": (D, W), "Wk": (D, W), "Wv": (D, W), "Wo": (W, D), "bo": (D,)}
+    shapes |= {"r": (C + 2, H, Dh), "u": (H, Dh), "w": (H, Dh)} if relative else {}
+    shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
+    shapes |= {"gate": (H,)} if gated else {}
+    small = {"Wq": D, "Wk": D, "Wv": D, "Wo": W, "pk": Dh, "pv": N, "r": Dh}
+    arrays = {
+        name: (rng.standard_normal(shape) / np.sqrt(small.get(name, 1) or 1)).astype(dtype)
+        for name, shape in shapes.items()
+    }
+    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5, "persistent": persistent} | arrays
+
+
+def assert_errors_like(got, rounded, exact):
+    """Where rounding the scores themselves costs digits, the textbook's own errors are the measure.
+
+    A few times as much, since backward has the weights from a rounded log-sum-exp.
+    """
+    for name, reference in exact.items():
+        errors = [np.linalg.norm((y[name] - reference).ravel()) for y in (got, rounded)]
+        assert errors[0] <= 20 * errors[1], (name, errors)
+
+
+def make_step(kind, C, Dh, r, **weights):
+    return kind(C, Dh, r, BlockWeights(**weights))
+
+
 def adamw_update(ops, *arrays, lr, decay, constants):
-    """AdamW's update of a single parameter."""
     return ops.adamw_updates(*([x] for x in arrays), lrs=[lr], decays=[decay], constants=constants)
 
 

@@ -44,7 +44,6 @@ any_sizes = st.builds(
 
 @cache
 def cases(backend: str, sizes: Sizes = SIZES) -> dict[str, Case]:
-    """The catalogue on a backend, by name."""
     own = get_backend(backend)
     return {case.operation: case for case in [*operation_cases(own, sizes), *other_cases(own, sizes)]}
 
@@ -64,16 +63,12 @@ def is_compiled(operation: str, suffix: str = "_forward") -> bool:
 COMPILED = [name for name in NAMES if is_compiled(name)]
 each_case = pytest.mark.parametrize("name", NAMES)
 each_compiled = pytest.mark.parametrize("name", COMPILED)
-on_every_backend = pytest.mark.parametrize(
-    "backend",
-    ["numpy", "numba", pytest.param("cuda", marks=pytest.mark.slow)],
-)
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(request):
     """In the simulator CUDA's attention has small tiles, and threads that take turns."""
-    if getattr(request.node, "callspec", None) is None or request.node.callspec.params.get("backend") != "cuda":
+    if "backend" not in request.fixturenames or request.getfixturevalue("backend") != "cuda":
         yield
         return
     if find_spec("numba.cuda") is None:
@@ -86,7 +81,6 @@ def small_tiles(request):
 
 
 def of_dtype(value, dtype):
-    """An argument with its floats in `dtype`."""
     return mapped(lambda x: x.astype(dtype) if x.dtype.kind in "fc" else x, value)
 
 
@@ -99,23 +93,19 @@ def draw_dout(out, dtype):
 def run(backend: str, case: Case, inputs: dict, dtype, dout=None, **constants) -> tuple:
     """Output and gradients in main memory. What is given is not modified, and backward can be called again."""
     own = get_backend(backend)
-    given = {
-        name: mapped(own.to_device, value) if name not in ("ids", "targets") else value
-        for name, value in inputs.items()
-    }
-    out, kept = case.forward(*given.values(), **constants)
+    given = [x if name in ("ids", "targets") else mapped(own.to_device, x) for name, x in inputs.items()]
+    out, kept = case.forward(*given, **constants)
     dout = draw_dout(mapped(own.to_host, out), dtype) if dout is None else dout
     on_device = mapped(lambda x: own.to_device(x) if x.ndim else x, dout)
-    before = copy.deepcopy(mapped(own.to_host, [list(given.values()), out, on_device]))
+    before = copy.deepcopy(mapped(own.to_host, [given, out, on_device]))
     gradients = copy.deepcopy(mapped(own.to_host, case.backward(on_device, kept)))
     assert_same_bits(mapped(own.to_host, case.backward(on_device, kept)), gradients)
-    assert_same_bits(mapped(own.to_host, [list(given.values()), out, on_device]), before)
+    assert_same_bits(mapped(own.to_host, [given, out, on_device]), before)
     return before[1], gradients
 
 
 @cache
 def textbook(name: str, sizes: Sizes = SIZES) -> tuple:
-    """What the textbook finds in float64."""
     case = cases("numpy", sizes)[name]
     return run("numpy", case, case.inputs, np.float64)
 
@@ -248,11 +238,7 @@ def test_one_bad_number_spoils_what_it_spoils_in_the_textbook(bad, name):
                     np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other), err_msg=f"{place} {at}")
 
 
-# Bad arguments.
-
-
 def outcome(compute):
-    """What `compute` returns, or the error that it raises."""
     try:
         return compute()
     except Exception as error:
@@ -288,15 +274,8 @@ def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, *
     return refused(expected, *case.inputs, *case.constants)
 
 
-FREE = {
-    "dropout",
-    "embedding",
-    "squared_norm",
-    "squared_norms",
-    "log_softmax",
-    "adaptive_log_probabilities",
-    "l0",
-}  # of any shape
+# Of any shape.
+FREE = {"dropout", "embedding", "squared_norm", "squared_norms", "log_softmax", "adaptive_log_probabilities", "l0"}
 FREE |= {"sigmoid", "p_open", "hard_concrete (soft, evaluation)", "hard_concrete (straight-through, evaluation)"}
 
 
@@ -313,36 +292,22 @@ def test_arrays_of_wrong_shape_or_missing_are_named(backend, name):
         assert_same_outcome(backend, case, argument, case.inputs | {argument: None})
     for argument, value in case.constants.items():
         if isinstance(value, np.ndarray):
-            wrong = [
-                assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in reshaped(value)
-            ]
+            bad = reshaped(value)
+            wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
             assert any(wrong), argument
+
+
+NUMBERS = {"rate", "dropout", "span", "T", "beta", "gamma", "zeta", "k", "tau", "read", "C", "Dh", "index"}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @each_case
 def test_numbers_out_of_range_are_named(backend, name):
     case = cases(backend)[name]
-    for argument, value in case.constants.items():
-        if argument in (
-            "rate",
-            "dropout",
-            "span",
-            "T",
-            "beta",
-            "gamma",
-            "zeta",
-            "k",
-            "tau",
-            "read",
-            "C",
-            "Dh",
-            "index",
-        ):
-            bad = ([-1], [99]) if argument == "index" else (-1, 10**6)
-            if value is not None:
-                wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
-                assert any(wrong) or name in ("l0", "p_open") or "update" in name, argument
+    for argument in [key for key, value in case.constants.items() if key in NUMBERS and value is not None]:
+        bad = ([-1], [99]) if argument == "index" else (-1, 10**6)
+        wrong = [assert_same_outcome(backend, case, argument, case.inputs, **{argument: x}) for x in bad]
+        assert any(wrong) or name in ("l0", "p_open") or "update" in name, argument
     for argument in {"ids", "targets"} & set(case.inputs):
         for bad in (case.inputs[argument] * 1.0, case.inputs[argument] - 99, case.inputs[argument] + 99):
             assert assert_same_outcome(backend, case, argument, case.inputs | {argument: bad}), argument
@@ -370,6 +335,29 @@ def wrong_gradients(case: Case, dtype) -> list[tuple]:
     douts = out if isinstance(out, tuple) else (out,)
     wrong = [(*douts[:i], bad, *douts[i + 1 :]) for i, x in enumerate(douts) for bad in (x.astype(dtype), x[1:])]
     return [(dout if isinstance(out, tuple) else dout[0], kept) for dout in wrong]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("backend", ["numba", "cuda"])
+def test_ids_of_any_integer_type_that_may_be_filled_anew(backend, dtype):
+    own, rng, ids = get_backend(backend), np.random.default_rng(2), np.arange(40) ** 2 % 11
+    E, logits, dout = (own.to_device(rng.standard_normal(shape, np.float32)) for shape in ((11, 5), (40, 11), (40, 5)))
+    strided = np.repeat(ids, 2).astype(dtype)[::2]
+    found = [own.embedding_forward(x, E, dropout=0.2, rng=np.random.default_rng(3)) for x in (strided, ids)]
+    losses = [own.cross_entropy_forward(logits, x)[0] for x in (strided, ids)]
+    strided[:] = 0
+    found = [[out, own.embedding_backward(dout, kept)] for out, kept in found]
+    assert_same_bits(*mapped(own.to_host, list(zip(found, losses, strict=True))))
+
+
+@pytest.mark.parametrize(("start", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize("backend", ["numpy", "numba", "cuda"])
+def test_lamb_with_a_norm_of_zero(backend, start, gradient):
+    """A tensor of zeros leaves zero; one without a direction stays where it is."""
+    own, constants = get_backend(backend), ops.adamw.AdamConstants(0.8, 0.95, eps=1e-12, step=1)
+    arrays = [own.to_device(np.full(5, value, np.float32)) for value in (start, gradient, 0, 0)]
+    own.lamb_update(*arrays, lr=0.1, decay=0.0, constants=constants)
+    np.testing.assert_allclose(own.to_host(arrays[0]), np.full(5, start - 0.1 * gradient), rtol=1e-6)
 
 
 def test_the_catalogue_has_every_operation():

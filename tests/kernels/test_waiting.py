@@ -15,7 +15,6 @@ from tinyprune.kernels.waiting import VARIABLES, is_busy, short_block_time, star
 
 @pytest.fixture
 def undecided(monkeypatch):
-    """The user has not decided how threads wait."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 

@@ -1,5 +1,7 @@
 """One token at a time compiled: with and without its parts, closed heads, bad numbers, weights that change."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,8 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.attention_step import AttentionStep
 from tinyprune.ops.attention_step import BlockWeights
 
-from ..compare import assert_close, assert_same_bits
+from ..compare import assert_close, assert_same_bits, make_step
+from ..compare import step_example as example
 
 each_way = pytest.mark.parametrize("persistent", ["softmax", "relu2"])
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -21,29 +24,11 @@ def one_thread():
         yield
 
 
-def example(dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, seed=3):
-    """What `AttentionStep` takes: weights of a size at which the softmax is neither flat nor a single one."""
-    rng = np.random.default_rng(seed)
-    W = H * Dh
-    shapes = {"ln_scale": (D,), "ln_bias": (D,), "Wq": (D, W), "Wk": (D, W), "Wv": (D, W), "Wo": (W, D), "bo": (D,)}
-    shapes |= {"r": (C + 2, H, Dh), "u": (H, Dh), "w": (H, Dh)} if relative else {}
-    shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
-    shapes |= {"gate": (H,)} if gated else {}
-    small = {"Wq": D, "Wk": D, "Wv": D, "Wo": W, "pk": Dh, "pv": N, "r": Dh}
-    arrays = {
-        name: (rng.standard_normal(shape) / np.sqrt(small.get(name, 1) or 1)).astype(dtype)
-        for name, shape in shapes.items()
-    }
-    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5} | arrays
+make = partial(make_step, AttentionStep)
 
 
-def text(dtype, D=13, tokens=11, seed=4):
-    """Inputs of the layer, (tokens, D)."""
-    return np.random.default_rng(seed).standard_normal((tokens, D)).astype(dtype)
-
-
-def make(C, Dh, r, **weights):
-    return AttentionStep(C, Dh, r, BlockWeights(**weights))
+def text(dtype, D=13, tokens=11):
+    return np.random.default_rng(4).standard_normal((tokens, D)).astype(dtype)
 
 
 def kernel(x, p):
@@ -66,14 +51,14 @@ def textbook(x, p):
 @pytest.mark.parametrize("gated", [True, False])
 @each_way
 def test_with_and_without_each_part(dtype, N, relative, gated, persistent):
-    p, x = example(dtype, N=N, relative=relative, gated=gated) | {"persistent": persistent}, text(dtype)
+    p, x = example(dtype, N=N, relative=relative, gated=gated, persistent=persistent), text(dtype)
     assert_close(kernel(x, p), textbook(x, p), dtype)
 
 
 @each_dtype
 @each_way
 def test_shapes_of_whole_vectors_and_of_more_than_one_panel(dtype, persistent):
-    p, x = example(dtype, D=64, H=2, Dh=64, N=128, C=96) | {"persistent": persistent}, text(dtype, 64, 200)
+    p, x = example(dtype, D=64, H=2, Dh=64, N=128, C=96, persistent=persistent), text(dtype, 64, 200)
     assert_close(kernel(x, p), textbook(x, p), dtype)
 
 

@@ -29,7 +29,6 @@ layouts = st.sampled_from(["plain", "transposed", "gaps", "transposed gaps", "co
 
 
 def draw(dtype, *shapes, seed=0):
-    """Standard normal numbers in these shapes."""
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 

@@ -6,9 +6,10 @@ import pytest
 
 from tinyprune.kernels.cpu import simd
 from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
+from tinyprune.kernels.formulas import kept, threshold
 from tinyprune.ops.dropout import keep_mask
 
-DTYPES = [np.float32, np.float64]
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 def width(dtype) -> int:
@@ -62,7 +63,7 @@ def tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K, accumulate):
         set_tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each_dtype
 def test_arithmetic(rng, dtype):
     L = width(dtype)
     x, y, z = rng.standard_normal((3, L)).astype(dtype)
@@ -70,11 +71,8 @@ def test_arithmetic(rng, dtype):
     lanes, total, largest, greater, never = arithmetic(x, y, z, out.reshape(-1))
     expected = [x + y, x - y, x * y, np.maximum(x, y), x * y + z, np.full(L, 2.5)]
     np.testing.assert_allclose(out, expected, rtol=4 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
-    assert lanes == L
-    assert largest == x.max()
-    assert abs(total - x.sum()) < 1e-5
-    assert greater == (x > y).any()
-    assert not never
+    assert lanes == L and largest == x.max() and abs(total - x.sum()) < 1e-5
+    assert greater == (x > y).any() and not never
 
 
 @pytest.mark.parametrize(("dtype", "error", "least"), [(np.float32, 3e-7, -126), (np.float64, 5e-16, -1022)])
@@ -85,42 +83,23 @@ def test_exp2(dtype, error, least):
     assert np.max(np.abs(out / np.exp2(x.astype(np.longdouble)) - 1)) < error
     x[:4] = 0, np.nan, -1e30, least - 1
     apply_exp2(x, out)
-    assert out[0] == 1
-    assert np.isnan(out[1])
-    assert not out[2:4].any()
+    assert out[0] == 1 and np.isnan(out[1]) and not out[2:4].any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each_dtype
 @pytest.mark.parametrize("first", [0, 5, 2**32 - 3, 2**33 + 1])
 def test_drop_is_the_textbooks_mask(dtype, first):
     x = np.arange(1, 129).astype(dtype)
     out = np.empty_like(x)
     keys, rate = (123456789, 987654321), 0.3
-    apply_drop(x, first, *keys, int(rate * 2**32), out)
-    numbers = (first + np.arange(128)) % 2**32
-    start = int(first % 2**32)
-    if start + 128 < 2**20:
-        keep = keep_mask((start + 128,), rate, keys)[start:]
-    else:  # too far to reach by counting from 0: by the hash of the entries alone
-        keep = np.concatenate([wrapped(numbers[numbers >= start], keys), keep_mask((128,), rate, keys)])[:128]
+    apply_drop(x, first, *keys, threshold(rate), out)
+    limits = [np.uint32(x) for x in (*keys, threshold(rate))]
+    keep = [kept(number % 2**32, *limits) for number in range(first, first + 128)]
     assert np.array_equal(out, x * keep)
+    assert first > 5 or np.array_equal(keep, keep_mask((first + 128,), rate, keys)[first:])  # others are too far away
 
 
-def wrapped(numbers, keys):
-    """The textbook's hash of single entries."""
-    h = numbers.astype(np.uint32) ^ np.uint32(keys[0])
-    h ^= h >> np.uint32(17)
-    h *= np.uint32(0xED5AD4BB)
-    h ^= np.uint32(keys[1])
-    h ^= h >> np.uint32(11)
-    h *= np.uint32(0xAC4C1B51)
-    h ^= h >> np.uint32(15)
-    h *= np.uint32(0x31848BAB)
-    h ^= h >> np.uint32(14)
-    return h >= np.uint32(0.3 * 2**32)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
+@each_dtype
 def test_only_lanes(rng, dtype):
     L = width(dtype)
     x = rng.standard_normal(L).astype(dtype)
@@ -131,7 +110,7 @@ def test_only_lanes(rng, dtype):
         assert np.array_equal(out, np.where(inside, x, dtype(-7)))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each_dtype
 def test_transpose(rng, dtype):
     L = width(dtype)
     x, out = rng.standard_normal((L + 2, L + 3)).astype(dtype), np.zeros((L + 1, L + 5), dtype)
@@ -143,7 +122,7 @@ def test_transpose(rng, dtype):
     assert np.array_equal(out[:L, :L], 2 * x[L:0:-1, :L].T)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@each_dtype
 @pytest.mark.parametrize("accumulate", [False, True])
 @pytest.mark.parametrize("K", [1, 2, 19])
 def test_microkernel(rng, dtype, accumulate, K):
@@ -164,16 +143,15 @@ def test_vectors_are_those_of_the_processor():
 @pytest.mark.skipif(not BOUNDS_CHECKED, reason="only with NUMBA_BOUNDSCHECK=1")
 def test_bounds_are_checked():
     L = width(np.float32)
-    x = np.zeros(L * L - 1, np.float32)
-    out = np.zeros(L * L, np.float32)
-    with pytest.raises(IndexError, match="beyond its array"):
-        transposed(x, 0, L, out, 0, L)
-    with pytest.raises(IndexError, match="beyond its array"):
-        transposed(out, 0, -1, out, 0, L)
-    with pytest.raises(IndexError, match="beyond its array"):
-        apply_exp2(x, out)
-    with pytest.raises(IndexError, match="beyond its array"):
-        tile(x, 0, 1, 1, out, 0, 2 * L, out, 0, L * L, 3, False)
+    x, out = np.zeros(L * L - 1, np.float32), np.zeros(L * L, np.float32)
+    for kernel, *arguments in (
+        (transposed, x, 0, L, out, 0, L),
+        (transposed, out, 0, -1, out, 0, L),
+        (apply_exp2, x, out),
+        (tile, x, 0, 1, 1, out, 0, 2 * L, out, 0, L * L, 3, False),
+    ):
+        with pytest.raises(IndexError, match="beyond its array"):
+            kernel(*arguments)
 
 
 @numba.njit(parallel=True)

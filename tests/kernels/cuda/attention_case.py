@@ -1,8 +1,9 @@
 """What the tests of attention's kernels share: arguments, and tiles so small that the simulator gets through them."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
@@ -15,29 +16,21 @@ from tinyprune.kernels.cuda.layers import attention
 from tinyprune.kernels.cuda.parts.copies import wide
 from tinyprune.kernels.cuda.parts.sums import row_dots
 
+from ..compare import attention_arguments, attention_results
 from .compare import on_device
 
-NAMES = ("out", "dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv", "dgate")
-MAKERS = {
-    "forward": forward,
-    "queries_backward": queries,
-    "keys_backward": keys,
-    "distances_backward": distances,
-}
+MAKERS = {"forward": forward, "queries_backward": queries, "keys_backward": keys, "distances_backward": distances}
 VARIANTS = {name: getattr(module, name.upper()) for name, module in MAKERS.items()}
 IN_USE = {name: variants.copy() for name, variants in VARIANTS.items()}
 WIDTHS = (4, 8, 16)  # of the small tiles
 
 
 def quarters(name, module):
-    """The kernels of this name as `module` makes them, by width, with tiles that have a quarter of every size.
-
-    For the simulator that is a sixty-fourth of the work. They are none of the package's kernels.
-    """
+    """Kernels as `module` makes them, by width, with tiles of a quarter of every size: a sixty-fourth of the work."""
     known = len(KERNELS)
     tiles = [Tiles(*(size // 4 for size in kernel.tiles)) for kernel in IN_USE[name].values()]
     kernels = {small.width: getattr(module, f"make_{name}")(small) for small in tiles}
-    del KERNELS[known:]
+    del KERNELS[known:]  # they are not kernels of the package
     return kernels
 
 
@@ -47,55 +40,35 @@ SMALL = {name: quarters(name, module) for name, module in MAKERS.items()}
 @contextmanager
 def installed(kernels):
     """Meanwhile attention uses these, {name: {width: kernel}}, in place of others of the names."""
-    before = {name: VARIANTS[name].copy() for name in kernels}
-    try:
+    with ExitStack() as stack:
         for name, variants in kernels.items():
-            VARIANTS[name].clear()
-            VARIANTS[name].update(variants)
+            stack.enter_context(mock.patch.dict(VARIANTS[name], variants, clear=True))
         yield
-    finally:
-        for name, variants in before.items():
-            VARIANTS[name].clear()
-            VARIANTS[name].update(variants)
 
 
 def arguments(B=2, H=2, T=5, M=3, Dh=8, N=6, relative=True, gate=(0.7, 0.0), seed=1):
-    """q, k, v, r, u, w, pk, pv (None where there are none) and gates, and dout: normal numbers, but for the gates."""
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape):
-        return rng.standard_normal(shape).astype(np.float32)
-
-    S = M + T
-    x = [normal(B, T, H, Dh), normal(B, S, H, Dh), normal(B, S, H, Dh)]
-    x += [normal(S, H, Dh), normal(H, Dh), normal(H, Dh)] if relative else [None] * 3
-    x += [normal(H, N, Dh) / np.float32(Dh**0.5), normal(H, N, Dh)] if N else [None] * 2  # scores like others
-    x.append(None if gate is None else np.resize(np.array(gate, np.float32), H))
-    return x, normal(B, T, H, Dh)
+    """`attention_arguments` in float32, with persistent keys whose scores are like others."""
+    x, dout = attention_arguments(seed, B, H, T, M, Dh, N, relative, gate, np.float32)
+    if N:
+        x[6] /= np.float32(Dh**0.5)
+    return x, dout
 
 
 def textbook(x, dout, dtype=np.float64, **options):
-    """What `tinyprune.ops` finds in this dtype, by name: output, gradients, and the head outputs `o` of the cache."""
-    x = [a if a is None else a.astype(dtype) for a in x]
-    out, cache = ops.attention_forward(*x, **options)
-    gradients = ops.attention_backward(dout.astype(dtype), cache)
-    return dict(zip(NAMES, (out, *gradients), strict=True)) | {"o": cache.o}
+    """What `tinyprune.ops` finds in this dtype, by name."""
+    return attention_results(ops, [a if a is None else a.astype(dtype) for a in x], dout.astype(dtype), **options)
 
 
 def on_gpu(x, dout, **options):
     """The same of the kernels, in the GPU's memory."""
-    out, cache = attention.attention_forward(*map(on_device, x), **options)
-    gradients = attention.attention_backward(on_device(dout), cache)
-    return dict(zip(NAMES, (out, *gradients), strict=True)) | {"o": cache.o}
+    return attention_results(attention, on_device(x), on_device(dout), **options)
 
 
 @cache
 def case(width):
     """For a test of one kernel of this width, which is to notice a missing barrier: more than one round of every loop.
 
-    Returns:
-        x: arguments.   options, rng: of forward.   expected: by name, of the textbook.
-        gradients: what each of backward's functions takes.
+    Arguments x, options and rng of forward; what the textbook expects; what each of backward's functions takes.
     """
     x, dout = arguments(B=2, H=1, T=18, M=15, Dh=width - 1, N=17, gate=(0.7,))
     options = {"span": 30, "dropout": 0.2, "scale": 1.5}

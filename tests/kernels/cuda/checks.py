@@ -52,7 +52,6 @@ def row_dots(module, shape=(3, 7, 2, 11)):
 
 
 def sums(module):
-    """All three."""
     block_sums(module)
     column_sums(module)
     row_dots(module)
@@ -60,10 +59,9 @@ def sums(module):
 
 def layernorm(module):
     """More features than threads, and more rows than a block of `parameter_gradients` has lines."""
-    x, dout, scale, bias = normal((2, 3, 130), (2, 3, 130), (130,), (130,))
-    assert_equal_to_textbook("layernorm", (x + 2, scale, bias), dout, module=module)
-    x, dout, scale, bias = normal((9, 3), (9, 3), (3,), (3,))
-    assert_equal_to_textbook("layernorm", (x + 2, scale, bias), dout, module=module)
+    for shape in ((2, 3, 130), (9, 3)):
+        x, dout, scale, bias = normal(shape, shape, shape[-1:], shape[-1:])
+        assert_equal_to_textbook("layernorm", (x + 2, scale, bias), dout, module=module)
 
 
 def few_rows(module, M=2, K=70, N=35):
@@ -106,7 +104,6 @@ BACKWARD = {
 
 
 def attend_backward(name, module):
-    """A kernel of backward."""
     with installed({name: quarters(name, module)}):
         for width in WIDTHS:
             c = case(width)
@@ -120,7 +117,15 @@ def attend_tiles(module):
         attend_forward(forward)
 
 
+def ladder_products(module):
+    """More than one tile along k, and no edge that fits."""
+    a, b = normal((18, 37), (37, 19))
+    for rung in module.RUNGS.values():
+        np.testing.assert_allclose(rung(a, b), a.astype(float) @ b, rtol=0, atol=1e-5)
+
+
 CHECKS = {
+    ".ladder.cuda_matmul": ladder_products,
     "attend.distances": partial(attend_backward, "distances_backward"),
     "attend.forward": attend_forward,
     "attend.keys": partial(attend_backward, "keys_backward"),

@@ -7,17 +7,17 @@ from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_device, to_host
 
+from ..compare import mapped
+
 TOLERANCE = 1e-5
 cuda = get_backend("cuda")
 
 
 def slow(*case):
-    """A case that takes the simulator long."""
     return pytest.param(*case, marks=pytest.mark.slow)
 
 
 def normal(*shapes, seed=2110):
-    """Standard normal float32 numbers in these shapes."""
     rng = np.random.default_rng(seed)
     return [np.asarray(rng.standard_normal(shape), np.float32) for shape in shapes]
 
@@ -28,17 +28,13 @@ def is_float32(value):
 
 
 def on_device(value):
-    """An argument as a kernel is given it: floats in the GPU's memory, everything else as it is."""
-    if isinstance(value, list):
-        return [*map(on_device, value)]
-    return to_device(value) if is_float32(value) else value
+    """Arguments as kernels are given them: floats in the GPU's memory, everything else as it is."""
+    return mapped(lambda x: to_device(x) if is_float32(x) else x, value)
 
 
 def in_float64(value):
-    """The same argument as the textbook is given it."""
-    if isinstance(value, list):
-        return [*map(in_float64, value)]
-    return value.astype(np.float64) if is_float32(value) else value
+    """The same arguments as the textbook is given them."""
+    return mapped(lambda x: x.astype(np.float64) if is_float32(x) else x, value)
 
 
 def assert_close(got, expected, tolerance=TOLERANCE):
@@ -61,26 +57,16 @@ def assert_close(got, expected, tolerance=TOLERANCE):
 def run(module, name, arguments, douts, **options):
     """Output and gradients of an operation of `module` (the textbook, or what has its names)."""
     out, cache = getattr(module, f"{name}_forward")(*arguments, **options)
-    grads = getattr(module, f"{name}_backward")(*douts, cache)
-    return out, grads
+    return out, getattr(module, f"{name}_backward")(*douts, cache)
 
 
-def assert_equal_to_textbook(name, arguments, *douts, module=cuda, tolerance=TOLERANCE, seed=None, **options):
-    """Forward and backward of operation `name` are those of the textbook in float64.
+def assert_equal_to_textbook(name, arguments, *douts, module=cuda, seed=None, **options):
+    """Forward and backward of operation `name` of the module are those of the textbook in float64.
 
-    Args:
-        name: such as "layernorm".
-        arguments: of its forward; float32 arrays go to the GPU's memory.
-        douts: gradients of its outputs.
-        module: whose operation it is.
-        tolerance: see `assert_close`.
-        seed: of the generator `rng` that both are given; None for no such argument.
-        options: given by name.
+    If there is a seed, both are given a generator `rng`, and draw as much from it.
     """
-
-    def chance():
-        return {} if seed is None else {"rng": np.random.default_rng(seed)}
-
-    expected = run(ops, name, in_float64([*arguments]), in_float64([*douts]), **options, **chance())
-    got = run(module, name, on_device([*arguments]), on_device([*douts]), **options, **chance())
-    assert_close(got, expected, tolerance)
+    rngs = [{}, {}] if seed is None else [{"rng": np.random.default_rng(seed)} for _ in range(2)]
+    expected = run(ops, name, in_float64([*arguments]), in_float64(douts), **options, **rngs[0])
+    got = run(module, name, on_device([*arguments]), on_device(douts), **options, **rngs[1])
+    assert_close(got, expected)
+    assert seed is None or rngs[0]["rng"].bit_generator.state == rngs[1]["rng"].bit_generator.state

@@ -46,6 +46,5 @@ def mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3):
 
 
 def install():
-    """From now on, in this process."""
     tensor_cores.EMULATION.rounded = to_tf32
     tensor_cores.EMULATION.mma = mma

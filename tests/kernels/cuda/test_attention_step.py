@@ -6,29 +6,16 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.layers.attention_step import AttentionStep
-from tinyprune.ops.attention_step import BlockWeights
 
+from ..compare import make_step, step_example
 from .compare import assert_close, in_float64, on_device, slow
 
 
-def example(D=11, H=2, Dh=5, N=3, C=3, relative=True, gated=True, persistent="softmax"):
-    """What `AttentionStep` takes: weights of a size at which the softmax is neither flat nor a single one."""
-    rng = np.random.default_rng(3)
-    W = H * Dh
-    shapes = {"ln_scale": (D,), "ln_bias": (D,), "Wq": (D, W), "Wk": (D, W), "Wv": (D, W), "Wo": (W, D), "bo": (D,)}
-    shapes |= {"r": (C + 2, H, Dh), "u": (H, Dh), "w": (H, Dh)} if relative else {}
-    shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
-    shapes |= {"gate": (H,)} if gated else {}
-    arrays = {name: rng.standard_normal(shape, np.float32) / np.float32(2) for name, shape in shapes.items()}
-    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5, "persistent": persistent} | arrays
-
-
-def make(kind, C, Dh, r, **weights):
-    return kind(C, Dh, r, BlockWeights(**weights))
+def example(**options):
+    return step_example(np.float32, **{"D": 11, "H": 2, "N": 3, "C": 3} | options)
 
 
 def text(D, tokens=5):
-    """Inputs of the layer, (tokens, D)."""
     return np.random.default_rng(4).standard_normal((tokens, D), np.float32)
 
 
@@ -47,8 +34,7 @@ def text(D, tokens=5):
 def test_equals_textbook(place, options):
     p = example(**options)
     x = text(len(p["bo"]))
-    expected = make(ops.AttentionStep, **{name: in_float64(value) for name, value in p.items()})
-    got = make(AttentionStep, **{name: on_device(value) for name, value in p.items()})
+    expected, got = make_step(ops.AttentionStep, **in_float64(p)), make_step(AttentionStep, **on_device(p))
     for row in x:
         assert_close(got(to_device(row)), expected(in_float64(row)))
     expected.clear()
@@ -57,8 +43,7 @@ def test_equals_textbook(place, options):
 
 
 def test_nothing_is_written_when_something_does_not_fit(place):
-    p = {name: on_device(value) for name, value in example().items()}
-    step = make(AttentionStep, **p)
+    step = make_step(AttentionStep, **on_device(example()))
     step(to_device(text(11)[0]))
     keys, values = to_host(step.keys), to_host(step.values)
     step.weights = step.weights._replace(u=to_device(np.zeros((3, 5), np.float32)))

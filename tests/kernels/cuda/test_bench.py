@@ -1,7 +1,4 @@
-"""Our side of the benchmarks on a GPU: it computes what it does in NumPy, and `tinyprune bench cuda` has its records.
-
-Models are as small as they can be, for the simulator.
-"""
+"""Our side of the benchmarks on a GPU computes what it does in NumPy, and `tinyprune bench cuda` has its records."""
 
 import contextlib
 import time
@@ -20,30 +17,15 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import empty
 
 MODEL = """
-[model]
-kind = "all-attention"
-V = 7
-L = 1
-D = 8
-H = {heads}
-N = 2
-T = 3
-M = 2
-mask = "same-length"
-[train]
-B = 1
+model = {kind = "all-attention", V = 7, L = 1, D = 8, H = 2, N = 2, T = 3, M = 2, mask = "same-length"}
+train = {B = 1}
 """
 
 
 @pytest.fixture
 def model(tmp_path):
-    """Name of a model with one head."""
-    return write_model(tmp_path, heads=1)
-
-
-def write_model(directory, heads):
-    path = directory / "model.toml"
-    path.write_text(MODEL.format(heads=heads), encoding="utf-8")
+    path = tmp_path / "model.toml"
+    path.write_text(MODEL, encoding="utf-8")
     return str(path)
 
 
@@ -90,38 +72,24 @@ def test_every_operation_against_the_limits(place, model, monkeypatch):
     assert "multiply add share" in text_output([record | {"machine": "a GPU"} for record in records])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["A·B", "A·Bᵀ", "Aᵀ·B"])
-def test_products(place, layout):
-    assert_same("matmul", m=33, k=5, n=7, layout=layout)
+PRODUCT = {"m": 33, "k": 5, "n": 7}
 
 
 def test_products_in_tf32(place):
     """They are not those of float32, and not far from them."""
-    shape = {"m": 33, "k": 5, "n": 7, "layout": "A·B"}
-    results, expected = (ours.matmul(backend, **shape).results() for backend in ("cuda-tf32", "numpy"))
+    results, expected = (ours.matmul(backend, **PRODUCT, layout="A·B").results() for backend in ("cuda-tf32", "numpy"))
     assert disagreement(results, expected, 1e-5)
     assert not disagreement(results, expected, TF32_TOLERANCE / 2)
 
 
-@pytest.mark.slow
-def test_attention(place, model):
-    assert_same("attention", name=model)
+WORK = [("matmul", PRODUCT | {"layout": layout}) for layout in ("A·B", "A·Bᵀ", "Aᵀ·B")]
+WORK += [("attention", {}), ("decoder", {"n": 3}), *(("training_step", {"half": x}) for x in ("closed", "removed"))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", ["closed", "removed"])
-def test_training(place, tmp_path, half):
-    assert_same("training_step", half=half, name=write_model(tmp_path, heads=2))
-
-
-@pytest.mark.slow
-def test_reading_token_by_token(place, model):
-    assert_same("decoder", n=3, name=model)
-
-
-def assert_same(work, **arguments):
-    """The work gives the same results on the GPU and in NumPy."""
+@pytest.mark.parametrize(("work", "arguments"), WORK)
+def test_the_same_as_in_numpy(place, model, work, arguments):
+    arguments = arguments if work == "matmul" else arguments | {"name": model}
     results, expected = (getattr(ours, work)(backend, **arguments).results() for backend in ("cuda", "numpy"))
     assert all(isinstance(result, np.ndarray) for result in results.values())
     assert disagreement(results, expected, 1e-5) == ""

@@ -156,15 +156,9 @@ def test_there_and_back(place):
 
 
 PARTS = [1, -1, np.s_[1:], np.s_[2:1], np.s_[:, -2:], np.s_[:, 1, 2:4], np.s_[:, :, 0], (1, 2, 3)]
-VIEWS = [
-    *(lambda x, part=part: x[part] for part in PARTS),
-    lambda x: x.T,
-    lambda x: x[0].T[1:3],
-    lambda x: x[1:2].reshape(-1),
-    lambda x: x.reshape(3, -1, 5)[:, 1:],
-    lambda x: x.reshape((15, 4)),
-    lambda x: x.real,
-]
+VIEWS = [lambda x, part=part: x[part] for part in PARTS]
+VIEWS += [lambda x: x.T, lambda x: x[0].T[1:3], lambda x: x[1:2].reshape(-1), lambda x: x.reshape((15, 4))]
+VIEWS += [lambda x: x.reshape(3, -1, 5)[:, 1:], lambda x: x.real]
 
 
 @pytest.mark.parametrize("view", VIEWS)

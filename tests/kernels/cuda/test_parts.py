@@ -48,60 +48,40 @@ def test_scaled(place, shape):
     (x,) = map(np.asarray, normal(shape))
     for factor in (0.3, np.float64(2), to_device(np.array(-1.5, np.float32))):
         assert_close(scaled(to_device(x), factor), np.asarray(x * np.float64(to_host(factor))))
-
-
-def test_factors_of_another_shape(place):
     (x,) = normal((3, 4))
     with pytest.raises(ValueError, match=r"scale must have shape \(\) like the output, got \(3,\)"):
         scaled(to_device(x), to_device(x)[:, 0], "scale")
 
 
-@pytest.mark.parametrize("shape", [(3, 2, 5), (300, 3), (1,), (0, 3), (2, 0, 7)])
+@pytest.mark.parametrize("shape", [(3, 2, 5), (300, 3), (1,), (0, 3), (2, 0, 7), (3, 8)])
 def test_wider_with_zeros_and_back(place, shape):
+    """There is no copy where nothing is to do."""
     (x,) = normal(shape)
-    wider = wide(to_device(x))
+    there = to_device(x)
+    wider = wide(there)
+    assert shape != (3, 8) or (wider is there and narrow(there, 8) is there and wide(there.T[:, :2]).contiguous)
     assert wider.contiguous and wider.shape == (*shape[:-1], -(-shape[-1] // 4) * 4)
     np.testing.assert_array_equal(to_host(wider)[..., : shape[-1]], x)
     assert not to_host(wider)[..., shape[-1] :].any()
     np.testing.assert_array_equal(to_host(narrow(wider, shape[-1])), x)
 
 
-def test_no_copy_where_nothing_is_to_do(place):
-    (x,) = normal((3, 8))
-    x = to_device(x)
-    assert wide(x) is x and narrow(x, 8) is x
-    assert wide(x.T[:, :2]).contiguous
-
-
-PLACES, WORDS = np.array([4, 0, 2]), np.array([7, 3, 5])
-
-
-@pytest.mark.parametrize("D", [1, 5, 130])
+@pytest.mark.parametrize(("D", "n"), [(1, 3), (5, 3), (130, 3), (3, 0)])
 @pytest.mark.parametrize("keys", [(1, 2), (11, 5)])
-def test_rows_taken_put_and_added(place, D, keys):
-    x, rows = normal((6, D), (3, D))
-    factor = (2.5 / 0.6 * keep_mask((10,), 0.4, keys)[WORDS])[:, None].astype(np.float32)
+def test_rows_taken_put_and_added(place, D, n, keys):
+    x, rows = normal((6, D), (n, D))
+    places, words = np.array([4, 0, 2])[:n], np.array([7, 3, 5])[:n]
+    factor = (2.5 / 0.6 * keep_mask((10,), 0.4, keys)[words])[:, None].astype(np.float32)
     mask = mask_of(0.4, keys, 2.5)
-    taken = taken_rows(to_device(x), PLACES, WORDS, mask)
-    np.testing.assert_allclose(to_host(taken), x[PLACES] * factor, rtol=1e-6)
-    put, added = to_device(x), to_device(x)
-    put_rows(to_device(rows), PLACES, WORDS, mask, put)
-    add_rows(to_device(rows), PLACES, added)
-    expected = x.copy()
-    expected[PLACES] = rows * factor
-    np.testing.assert_allclose(to_host(put), expected, rtol=1e-6)
-    expected = x.copy()
-    expected[PLACES] += rows
-    np.testing.assert_allclose(to_host(added), expected, rtol=1e-6)
-
-
-def test_no_rows(place):
-    x, rows = normal((6, 3), (0, 3))
-    none, out = np.zeros(0, np.int64), to_device(x)
-    put_rows(to_device(rows), none, none, mask_of(0, (0, 0)), out)
-    add_rows(to_device(rows), none, out)
-    assert np.array_equal(to_host(out), x)
-    assert taken_rows(out, none, none, mask_of(0, (0, 0))).shape == (0, 3)
+    put, added, expected_put, expected_added = to_device(x), to_device(x), x.copy(), x.copy()
+    taken = taken_rows(to_device(x), places, words, mask)
+    put_rows(to_device(rows), places, words, mask, put)
+    add_rows(to_device(rows), places, added)
+    expected_put[places] = rows * factor
+    expected_added[places] += rows
+    for got, expected in ((taken, x[places] * factor), (put, expected_put), (added, expected_added)):
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(to_host(got), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [4, 12, 4 * limits.THREADS + 8])

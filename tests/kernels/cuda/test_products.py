@@ -27,7 +27,7 @@ TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
 
 
 def expected_of(x, W, *added):
-    """The product of the matrix of all rows of x with W, in float64, and what is added at the end."""
+    """x · W in float64, and what is added at the end."""
     return sum(added, x.astype(np.float64) @ W.astype(np.float64))
 
 
@@ -45,14 +45,12 @@ def laid_out(x, layout):
 
 
 def given_as(a, b, transpose_a, transpose_b, layout="plain", **options):
-    """a · b, from what these flags make of them."""
     given = laid_out(a.T if transpose_a else a, layout), laid_out(b.T if transpose_b else b, layout)
     return matmul(*given, transpose_a=transpose_a, transpose_b=transpose_b, **options)
 
 
 @pytest.fixture
 def settings(monkeypatch):
-    """Sets constants of the module for a test."""
 
     def to(**values):
         module.plan.cache_clear()
@@ -87,10 +85,9 @@ def test_sums_in_parts(place, both_orders, settings, N):
     settings(SHORTEST=16)
     a, b, bias, residual = normal((9, 70), (70, N), (N,), (9, N))
     assert division(9, N, 70) == (64, 4)  # of at least two strips each, so that there are three
-    expected = expected_of(a, b, bias, residual)
     device_a, device_b = to_device(a), to_device(b)
     got = matmul(device_a, device_b, bias=to_device(bias), residual=to_device(residual), relu=True)
-    assert_close(got, np.maximum(expected, 0))
+    assert_close(got, np.maximum(expected_of(a, b, bias, residual), 0))
     got, again = (matmul(to_device(a.T.copy()), device_b, transpose_a=True) for _ in range(2))
     assert_close(got, expected_of(a, b))
     assert np.array_equal(to_host(got), to_host(again))
@@ -98,8 +95,7 @@ def test_sums_in_parts(place, both_orders, settings, N):
 
 
 @pytest.mark.parametrize(
-    ("B", "T", "skip", "O"),
-    [(2, 5, 2, 8), (3, 1, 2, 5), slow(2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)],
+    ("B", "T", "skip", "O"), [(2, 5, 2, 8), (3, 1, 2, 5), slow(2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)]
 )
 def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
     S, K = T + skip, 12
@@ -111,7 +107,7 @@ def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
     # into some rows, the others untouched
     target = to_device(dn)
     last = target[:, skip:]
-    assert matmul(part, to_device(W), residual=last, out=last) is last
+    assert matmul(part, to_device(W), residual=target[:, skip:], out=last) is last
     assert_close(last, expected + dn[:, skip:])
     assert np.array_equal(to_host(target)[:, :skip], dn[:, :skip])
     matmul(to_device(np.ascontiguousarray(n[:, skip:])), to_device(W), out=last)
@@ -211,13 +207,10 @@ def test_bad_shapes(place, a, b, options, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x, y: {"a": x, "b": y, "out": x}, "out must not lie in the memory of a, which is read"),
-        (lambda x, y: {"b": x.T, "out": x}, "out must not lie in the memory of b, which is read"),
-        (lambda x, y: {"bias": x[1], "out": x}, "out must not lie in the memory of bias, which is read"),
-        (
-            lambda x, y: {"a": y[1:], "residual": x[:3], "out": x[1:]},
-            "out must not lie in the memory of residual, which is read",
-        ),
+        (lambda x, y: {"a": x, "b": y, "out": x}, "memory of a, which is read"),
+        (lambda x, y: {"b": x.T, "out": x}, "memory of b, which is read"),
+        (lambda x, y: {"bias": x[1], "out": x}, "memory of bias, which is read"),
+        (lambda x, y: {"a": y[1:], "residual": x[:3], "out": x[1:]}, "out must not lie in the memory of residual"),
         (lambda x, y: {"residual": y.T, "out": x}, "residual must be out itself, or lie in memory as it does"),
         (lambda x, y: {"out": x.T}, r"out must consist of rows of numbers side by side, got strides \(1, 4\)"),
     ],
@@ -225,12 +218,6 @@ def test_bad_shapes(place, a, b, options, message):
 def test_out_in_the_memory_of_an_argument(place, make, message):
     with pytest.raises(ValueError, match=message):
         matmul(**{"a": ones(), "b": ones()} | make(ones(), ones()))
-
-
-def test_out_that_is_what_is_added(place):
-    wide = ones((4, 8))
-    matmul(ones(), ones(), residual=wide[:, 4:], out=wide[:, 4:])
-    assert (to_host(wide) == [1] * 4 + [5] * 4).all()
 
 
 @pytest.mark.slow

@@ -3,20 +3,17 @@
 import json
 
 import pytest
+from command import settings
 
 from tinyprune import report
 from tinyprune.cli import main
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 12
-MODEL = {"L": 1, "D": 8, "H": 2, "N": 3, "T": 6, "M": 5}
-SETTINGS = [f"model.{name}={value}" for name, value in MODEL.items()]
-SETTINGS += [f"{stage}.{name}={value}" for stage in ("train", "gate_train", "finetune") for name, value in
-             {"steps": 2, "B": 2, "log_every": 1, "lr": 0.01}.items()]  # fmt: skip
-SETTINGS += ["data.valid_fraction=0.04", "data.test_fraction=0.04", "gate.log_alpha_init=0.3"]
+SETTINGS = settings({"L": 1, "D": 8, "H": 2, "N": 3, "T": 6, "M": 5}, steps=2, lr=0.01)
+SETTINGS += ["--set=data.valid_fraction=0.04", "--set=data.test_fraction=0.04", "--set=gate.log_alpha_init=0.3"]
 
 
 def command(capsys, *arguments):
-    """Run a command in this process; what it wrote to standard output."""
     status = main([*map(str, arguments)])
     out, err = capsys.readouterr()
     assert status == 0, err
@@ -29,11 +26,11 @@ def test_the_whole_method(place, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(report, name, value)
     corpus = tmp_path / "text.txt"
     corpus.write_text(TEXT)
-    options = ["--corpus", corpus, *(part for setting in SETTINGS for part in ("--set", setting))]
     tables = []
     for backend in ("numpy", "cuda"):
         directory = tmp_path / backend
-        out = command(capsys, "run", directory, "--backend", backend, "--target-heads", 1, "--json", *options)
+        options = ("--corpus", corpus, "--backend", backend, "--target-heads", 1, "--json", *SETTINGS)
+        out = command(capsys, "run", directory, *options)
         tables.append(json.loads(out))
         assert (directory / "report.md").exists()
     for expected, got in zip(*tables, strict=True):

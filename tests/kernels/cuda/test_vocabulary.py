@@ -10,7 +10,7 @@ from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_ro
 from tinyprune.kernels.cuda.vocabulary.rows import taken_rows
 
 from .compare import assert_close, assert_equal_to_textbook, cuda, normal
-from .test_operations import D, clusters, words
+from .test_operations import D, clusters, cross_entropy, words
 
 
 def test_each_sum_is_that_of_its_chunks(place):
@@ -41,30 +41,8 @@ def test_rows_for_the_adaptive_embedding(place):
     assert_close(got, ops.embedding.sum_rows(rows[:, 2:].astype(float), ids, 8))
 
 
-def test_ids_may_be_filled_anew_after_forward(place):
-    ids = words((5,), 3)
-    E, dout = map(to_device, normal((3, 2), (5, 2)))
-    _, cache = cuda.embedding_forward(ids, E)
-    expected = to_host(cuda.embedding_backward(dout, cache))
-    ids[:] = 0
-    assert np.array_equal(to_host(cuda.embedding_backward(dout, cache)), expected)
-
-
 def test_words_of_one_cluster_only(place):
-    tables, projections = clusters()
-    out, cache = cuda.adaptive_embedding_forward(
-        np.array([1, 2]), [*map(to_device, tables)], [*map(to_device, projections)]
-    )
-    (dout,) = normal((2, D))
-    dtables, dprojections = cuda.adaptive_embedding_backward(to_device(dout), cache)
-    assert_close(dtables[1:], [np.zeros((3, 6)), np.zeros((5, 3))])
-    assert_close(dprojections, [np.zeros((6, D)), np.zeros((3, D))])
-
-
-def draw(shape):
-    """Logits with tops at different places, and targets."""
-    (logits,) = normal(shape)
-    return 5 * logits, np.random.default_rng(3).integers(0, shape[-1], shape[:-1])
+    assert_equal_to_textbook("adaptive_embedding", (np.array([1, 2]), *clusters()), *normal((2, D)))
 
 
 def test_the_mean_over_more_rows_than_a_block_has_threads(place, both_orders):
@@ -80,48 +58,33 @@ def test_each_word_as_target(place):
     assert_equal_to_textbook("cross_entropy", (logits, targets), 1.0)
 
 
-def test_the_order_of_the_logits(place, both_orders):
-    """Rising, so that every sum is scaled again and again, and falling."""
-    rising = np.linspace(-80, 80, 2 * FOUR, dtype=np.float32)
-    logits = np.array([rising, rising[::-1]])
-    assert_equal_to_textbook("cross_entropy", (logits, np.array([5, 900])), 1.0)
+def test_logits_that_rise_and_fall_or_are_large_or_impossible(place, both_orders):
+    """Rising, every sum is scaled again and again; no overflow; −inf is probability 0."""
+    rising, inf = np.linspace(-80, 80, 2 * FOUR, dtype=np.float32), np.inf
+    assert_equal_to_textbook("cross_entropy", (np.array([rising, rising[::-1]]), np.array([5, 900])), 1.0)
+    logits = np.array([[1e4, 1e4, -1e4, 0], [-inf, -3, -inf, 1], [-1e30, -inf, -1e30, -1e30]], np.float32)
+    assert_equal_to_textbook("cross_entropy", (logits, np.array([1, 1, 3])), 1.0)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_overwrite(place, both_orders, overwrite):
-    logits, targets = draw((7, 40))
+    (logits, targets), *_ = cross_entropy((7, 40), 1.0)
     for given in (to_device(logits), to_device(np.ascontiguousarray(logits.T)).T):
         loss, cache = cuda.cross_entropy_forward(given, targets, overwrite=overwrite)
         expected, expected_cache = ops.cross_entropy_forward(logits.astype(float), targets)
-        assert loss.shape == ()
         assert_close(loss, expected)
-        gradient = cuda.cross_entropy_backward(1.0, cache)
-        assert_close(gradient, ops.cross_entropy_backward(1.0, expected_cache))
+        for dloss in (1.0, 2.0, 1.0):  # as often as one likes
+            gradient = cuda.cross_entropy_backward(dloss, cache)
+            assert_close(gradient, ops.cross_entropy_backward(dloss, expected_cache))
         shared = overwrite and given.contiguous
         assert (gradient.lease is given.lease) == shared
         assert np.array_equal(to_host(given), logits) == (not shared)
-        # as often as one likes
-        assert_close(cuda.cross_entropy_backward(2.0, cache), ops.cross_entropy_backward(2.0, expected_cache))
-        assert_close(cuda.cross_entropy_backward(1.0, cache), ops.cross_entropy_backward(1.0, expected_cache))
-
-
-def test_a_gradient_of_the_loss_that_is_in_the_gpus_memory(place):
-    logits, targets = draw((3, 5))
-    _, cache = cuda.cross_entropy_forward(to_device(logits), targets)
-    got = cuda.cross_entropy_backward(to_device(np.array(0.5, np.float32)), cache)
-    assert np.array_equal(to_host(got), to_host(cuda.cross_entropy_backward(0.5, cache)))
-
-
-def test_large_and_impossible_logits(place):
-    """No overflow; −inf is probability 0."""
-    logits = np.array([[1e4, 1e4, -1e4, 0], [-np.inf, -3, -np.inf, 1], [-1e30, -np.inf, -1e30, -1e30]], np.float32)
-    assert_equal_to_textbook("cross_entropy", (logits, np.array([1, 1, 3])), 1.0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("where", [0, 5, FOUR + 3])
 def test_what_is_not_finite_makes_its_row_and_the_loss_nan(place, bad, where):
-    logits, targets = draw((2, FOUR + 9))
+    (logits, targets), *_ = cross_entropy((2, FOUR + 9), 1.0)
     logits[1, where] = bad
     with np.errstate(invalid="ignore"):
         loss, (dlogits,) = cuda.cross_entropy_forward(to_device(logits), targets)

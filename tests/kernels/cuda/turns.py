@@ -44,7 +44,6 @@ class Thread(greenlet):
         self.received = None  # those of all of them, in order
 
     def syncthreads(self):
-        """Wait."""
         caller = sys._getframe(2)  # 1 is the simulator's own
         self.barrier = caller.f_code.co_filename, caller.f_lineno
         self.parent.switch()
@@ -59,10 +58,7 @@ def exchange(place, numbers):
 
 
 class Block(kernel.BlockManager):
-    """The threads of a block."""
-
     def run(self, grid_point, *arguments):
-        """From barrier to barrier, all of them."""
         global current
         shared.clear()
         # x changes fastest, as on a GPU: 32 of them in a row are a warp
@@ -126,7 +122,6 @@ def shared_array(self, shape, dtype):
 
 
 def install():
-    """From now on, in this process."""
     kernel.BlockManager = Block
     kernel.FakeCUDAKernel.__call__ = call
     kernelapi.threading = SimpleNamespace(Lock=threading.Lock, current_thread=lambda: current)

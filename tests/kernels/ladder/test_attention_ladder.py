@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
+from tinyprune.kernels.ladder import matmul
 from tinyprune.kernels.ladder.attention import CHUNK, RUNGS
 
 # Each compiled rung takes seconds to compile, and is kept nowhere.
@@ -52,16 +53,10 @@ def test_single_precision(rung, rng):
 
 
 @each_rung
-def test_scores_far_apart(rung, rng):
-    x = example(rng, T=CHUNK, N=2 * CHUNK)
+def test_scores_far_apart_in_views(rung, rng):
+    x = [np.asfortranarray(a) for a in example(rng, T=CHUNK, N=2 * CHUNK)]
     x[0] *= 100
     assert_textbook(rung, x, 5, 1e-9)
-
-
-@each_rung
-def test_views(rung, rng):
-    x = [np.asfortranarray(a) for a in example(rng)]
-    assert_textbook(rung, x, 5, 1e-12)
 
 
 @each_rung
@@ -76,4 +71,4 @@ def test_bad_arguments(rung, rng):
 
 
 def test_each_rung_says_what_it_changes():
-    assert all(len(attend.__doc__.splitlines()) > 2 for attend in RUNGS.values())
+    assert all(len(rung.__doc__.splitlines()) > 2 for rung in (*RUNGS.values(), *matmul.RUNGS.values()))
