@@ -1,6 +1,7 @@
 """Studies: the paper's claims, tested at a laptop's scale, and pruning methods compared with each other.
 
     tradeoff       quality against the number of heads kept, for every method
+    map            gates against criteria, over share of heads, length of the gate stage and healing
     ablation       gates without each of the three stabilisers, and without a converged model to start from
     tuning         learning rate, initial weights and weight decay of every kind of model, by the same trials
     parity         whole models of every kind over lengths of training, and what causes a gap between them
@@ -12,4 +13,4 @@ are independent cells (`cells`), computed by any `concurrent.futures.Executor` (
 """
 
 # The command line needs the names, without importing what the studies need.
-STUDIES = ("tradeoff", "ablation", "tuning", "parity", "architecture")
+STUDIES = ("tradeoff", "map", "ablation", "tuning", "parity", "architecture")

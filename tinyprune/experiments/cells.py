@@ -99,6 +99,7 @@ class Cell:
     scope: str = "global"  # for criteria, see `importance.keep_best`
     backend: str = "numba"
     digest: str | None = None  # sha256 of the text; a worker with another text refuses the cell. None accepts any text
+    readings: tuple[int, ...] = ()  # steps of fine-tuning after which the splits are read as well, from 0
 
     def __post_init__(self) -> None:
         known = ("baseline", "unpruned", FROM_SCRATCH, SMALL, *METHODS)
@@ -114,7 +115,7 @@ class Cell:
         """Return the cell that this one starts from; None if it starts from new weights."""
         if self.method in ("baseline", FROM_SCRATCH, SMALL):
             return None
-        return dataclasses.replace(self, method="baseline", heads=None)
+        return dataclasses.replace(self, method="baseline", heads=None, readings=())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: everything that the result depends on, and nothing else."""
@@ -134,6 +135,8 @@ class Cell:
         own["digest"] = self.digest
         if self.heads is not None:
             own["heads"] = self.heads
+        if self.readings:
+            own["readings"] = list(self.readings)
         if self.method in CRITERIA or self.method in IN_ROUNDS or self.method in REPAIRED:
             own["scope"] = self.scope
         return own
@@ -289,7 +292,12 @@ class CellRun:
         training = Training.start(model, segments, config, objective, self.generator(stage))
         path = []
         try:
-            while training.step < config.steps:
+            while True:
+                if stage == "finetune" and training.step in self.cell.readings:
+                    bits = {split: self.bits(model, split) for split in ("valid", "test")}
+                    self.record.setdefault("readings", []).append({"step": training.step} | bits)
+                if training.step >= config.steps:
+                    break
                 train_step(training)
                 if training.step % PATH_EVERY == 0 or training.step == config.steps:
                     path.append({"step": training.step, **objective.describe(model)})
