@@ -45,8 +45,8 @@ def entries(plan: Plan) -> list[Entry]:
 
 
 def steps_of(shares: Sequence[float], whole: int) -> tuple[int, ...]:
-    """Return shares of a number of steps, rounded."""
-    return tuple(round(share * whole) for share in shares)
+    """Return shares of a number of steps, rounded; each number once."""
+    return tuple(dict.fromkeys(round(share * whole) for share in shares))
 
 
 def title(steps: int) -> str:
