@@ -14,10 +14,10 @@ CHANGES = {"model.N": 512}
 # The best of 15 trials each on the validation split, see `tinyprune experiment tuning`. A squared ReLU takes those of
 # the head networks.
 SETTINGS: dict[str, dict[str, float]] = {
-    ATTENTION: {"lr": 4e-3, "gain": 1.0, "decay": 0.01},
-    SQUARED: {"lr": 4e-3, "gain": 1.0, "decay": 0.01},
-    NETWORKS: {"lr": 4e-3, "gain": 1.0, "decay": 0.01},
-    XL: {"lr": 4e-3, "gain": 1.0, "decay": 0.01},
+    ATTENTION: {"lr": 4e-3, "gain": 4.0, "decay": 0.01},
+    SQUARED: {"lr": 4e-3, "gain": 2.0, "decay": 0.1},
+    NETWORKS: {"lr": 4e-3, "gain": 2.0, "decay": 0.1},
+    XL: {"lr": 2e-3, "gain": 2.0, "decay": 0.1},
 }
 
 
