@@ -16,14 +16,13 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters
 @pytest.fixture
 def models(tmp_path):
     entries = STUDY.entries(toy_plan(tmp_path, shares=(0.5, 0.25)))
-    assert len(entries) == 2 * 4 * (1 + 2)  # seeds · kinds · (unpruned, shares)
+    assert len(entries) == 2 * 3 * (1 + 2)  # seeds · kinds · (unpruned, shares)
     return {e.method: dataclasses.replace(e.cell.config.model, V=26) for e in entries}
 
 
 def test_all_kinds_have_as_many_parameters(models):
-    attention, squared, networks, xl = (count_parameters(model) for model in models.values())
-    assert list(models) == ["all-attention", "squared-relu", "head-networks", "transformer-xl"]
-    assert squared == attention
+    attention, networks, xl = (count_parameters(model) for model in models.values())
+    assert list(models) == ["all-attention", "head-networks", "transformer-xl"]
     # LayerNorm and the biases of the feed-forward block are all that differs
     config = models["transformer-xl"]
     assert config.F == config.H * models["head-networks"].N
@@ -37,7 +36,7 @@ def test_it_ends_with_tables_and_pictures(models, tmp_path, monkeypatch):
     assert pictures == {"architecture", "inference"}
     assert "with as many parameters and the same seed" in files["README.md"]
     pairs = {(r["method"], r["reference"]) for r in read_csv(files["comparison.csv"])}
-    assert pairs == {("transformer-xl", name) for name in ("all-attention", "squared-relu", "head-networks")}
+    assert pairs == {("transformer-xl", name) for name in ("all-attention", "head-networks")}
     records = read_csv(files["inference.csv"])
     assert [(r["method"], r["heads_open"]) for r in records] == [(kind, h) for kind in models for h in (4, 2, 0)]
     for i, r in enumerate(records):

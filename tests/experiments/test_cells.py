@@ -114,7 +114,7 @@ def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else
     [
         ("michelle", 2, "method must be one of .*michel.*; got 'michelle'"),
         ("gates", None, "heads must be a number"),
-        ("baseline", 2, "heads must be a number, except for baseline and unpruned; got 2"),
+        ("baseline", 2, "heads must be a number, except for baseline, unpruned, gates-fixed-lam; got 2"),
         ("gates", 5, "heads must be between 0 and 4, got 5"),
     ],
 )
@@ -132,6 +132,15 @@ def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weight
     expected = bits(folder, baseline, "valid", [np.isin(range(2), ids) for ids in rewound["head_ids"]])
     assert rewound["bits_per_character"]["valid"] == pytest.approx(expected, rel=1e-6)
     assert gates["bits_per_character"]["valid"] != pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("lam", "heads"), [(0.0, 4), (30.0, 0)])
+def test_a_fixed_lam_decides_how_many_heads_close(lam, heads, folder, baseline):
+    options = {"gate__lam": lam, "gate__lam_warmup": 2, "gate_train__steps": 30, "gate__lr_multiplier": 300.0}
+    cell = toy_cell(folder, cells.FIXED_LAM, **options)
+    assert cell.key != toy_cell(folder, cells.FIXED_LAM, **options | {"gate__lam": 0.5}).key
+    record = compute(cell, baseline.checkpoint).record
+    assert sum(record["heads"]) == heads and record["heads_shifted"] == 0
 
 
 def test_a_cell_for_another_text_or_without_its_baseline_is_refused(folder):

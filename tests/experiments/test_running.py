@@ -41,7 +41,7 @@ def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
 
 def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
     full, quick = make_plan("architecture"), make_plan("architecture", quick=True, seeds=5, scope="layer")
-    assert (full.seeds, full.shares, full.methods) == (3, (0.9, 0.7, 0.5, 0.3, 0.1), METHODS)
+    assert (full.seeds, full.shares, full.methods) == (3, (0.9, 0.75, 0.5625, 0.3, 0.1), METHODS)
     assert (quick.seeds, quick.shares, quick.scope) == (5, (0.5,), "layer")
     assert (full.config.model.N, make_plan("tradeoff").config.model.N) == (512, 64)
     assert make_plan("architecture", preset="study").config.model.N == 64

@@ -63,6 +63,7 @@ REPAIRED = {
     "flap": ("fluctuation", "mean"),
     "least-squares": (None, "least-squares"),
 }
+FIXED_LAM = "gates-fixed-lam"  # as in the paper: lam says how many heads close, not a target
 FROM_SCRATCH = "gates-from-scratch"
 SMALL = "small-from-scratch"  # every layer with the same share of its heads, and no gates
 # The heads that these gates close are removed from the baseline, with its weights from before the gate stage: is it the
@@ -94,19 +95,20 @@ class Cell:
     """One model to compute."""
 
     config: RunConfig  # model, text, stages and seed; `heads` replaces its `gate.target_heads`
-    method: str  # "baseline", "unpruned", `FROM_SCRATCH`, `SMALL` or one of `METHODS`
-    heads: int | None = None  # how many are kept in all layers together; None for a method that removes none
+    method: str  # "baseline", "unpruned", `FIXED_LAM`, `FROM_SCRATCH`, `SMALL` or one of `METHODS`
+    heads: int | None = None  # how many are kept in all layers together; None for a method that is not told
     scope: str = "global"  # for criteria, see `importance.keep_best`
     backend: str = "numba"
     digest: str | None = None  # sha256 of the text; a worker with another text refuses the cell. None accepts any text
     readings: tuple[int, ...] = ()  # steps of fine-tuning after which the splits are read as well, from 0
 
     def __post_init__(self) -> None:
-        known = ("baseline", "unpruned", FROM_SCRATCH, SMALL, *METHODS)
+        known = ("baseline", "unpruned", FIXED_LAM, FROM_SCRATCH, SMALL, *METHODS)
         if self.method not in known:
             raise UsageError(f"method must be one of {', '.join(known)}; got {self.method!r}")
-        if (self.heads is None) != (self.method in ("baseline", "unpruned")):
-            raise UsageError(f"heads must be a number, except for baseline and unpruned; got {self.heads}")
+        without = ("baseline", "unpruned", FIXED_LAM)
+        if (self.heads is None) != (self.method in without):
+            raise UsageError(f"heads must be a number, except for {', '.join(without)}; got {self.heads}")
         if self.heads is not None and not 0 <= self.heads <= self.config.model.heads_total:
             raise UsageError(f"heads must be between 0 and {self.config.model.heads_total}, got {self.heads}")
 
@@ -127,6 +129,8 @@ class Cell:
             # determined by `heads` and the method
             for name in ("target_heads", "lam", *GATES.get(self.method, GATES["gates"])):
                 config["gate"].pop(name, None)
+        elif self.method == FIXED_LAM:
+            config["gate"].pop("target_heads", None)
         else:
             del config["gate"]
         if self.method == "baseline":
@@ -215,8 +219,8 @@ class CellRun:
                 raise UsageError(f"{self.cell} needs the checkpoint of its baseline, got none")
             self.record["steps_total"] = config.train.steps
             model = Transformer(self.model_config, safetensors.numpy.load(baseline), ops=self.ops)
-            if method in GATES:
-                model = self.gated(model, GATES[method], config.gate_train)
+            if method in GATES or method == FIXED_LAM:
+                model = self.gated(model, GATES.get(method, {}), config.gate_train)
             elif method in REWOUND:
                 head_ids = self.gated(model, GATES[REWOUND[method]], config.gate_train).config.head_ids
                 whole = Transformer(self.model_config, safetensors.numpy.load(baseline), ops=self.ops)
@@ -266,7 +270,7 @@ class CellRun:
         return remove_closed_heads(repaired(model, mask, text, repair) if repair else with_heads(model, mask))
 
     def gated(self, model: Transformer, changes: dict[str, Any], config: TrainConfig) -> Transformer:
-        """Train with gates until exactly the cell's number of heads is open; return the model without the others."""
+        """Train with gates; return the model without closed heads. The cell's number of heads, if any, is met."""
         gate = dataclasses.replace(self.config.gate, target_heads=self.cell.heads, **changes)
         warmup = config.steps // 2 if gate.lam_warmup is None else gate.lam_warmup
         gated, objective = with_new_gates(model, gate, warmup)

@@ -94,4 +94,5 @@ class Study:
     changes: dict[str, Any] = field(default_factory=dict)  # in the preset `running.PRESET`
     split: str = "test"  # whose bits the report shows; "valid" where settings are chosen by them
     seeds: int = 3  # how many, if none are given
+    shares: Sequence[float] = SHARES  # of the heads, if none are given
     equal: str = "heads"  # what models have in common that are compared, "heads" or "parameters"

@@ -57,7 +57,7 @@ def make_plan(
     changes = about.changes if preset is None else {}
     config = load_preset(preset or PRESET).with_options(changes | (QUICK if quick else {}) | (options or {}))
     given = {name: value for name, value in sizes.items() if value is not None}
-    usual: dict[str, Any] = {"seeds": about.seeds}
+    usual: dict[str, Any] = {"seeds": about.seeds, "shares": about.shares}
     if quick:
         usual = {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES}
     return Plan(config, digest=read_text(config.data).digest, **usual | given)
@@ -152,12 +152,13 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
 def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dict[str, str], study: Study) -> str:
     """Return README.md of a study, with its tables and pictures; `about` is study.json, `captions` by picture."""
     name, config = about["study"], about["config"]
-    steps = " + ".join(str(config[stage]["steps"]) for stage in ("train", "gate_train", "finetune"))
+    steps = " or ".join(f"{total:,}" for total in sorted({row["steps_total"] for row in tables["results"]}))
+    seeds = f"{len(about['seeds'])} seed" + "s" * (len(about["seeds"]) > 1)
     split = {"test": "held-out test", "valid": "validation"}[study.split]
     paragraphs = [
         f"# {name}, on {config['data']['corpus']}",
-        f"Bits per character on the {split} split, mean over {len(about['seeds'])} seeds and standard deviation "
-        f"(spread); {steps} steps for every model but the baseline. Written by `tinyprune experiment {name}`; "
+        f"Bits per character on the {split} split, mean over {seeds} and standard deviation (spread), "
+        f"after {steps} steps of training. Written by `tinyprune experiment {name}`; "
         "the configuration is in `study.json`, a row for each model in `results.csv`.",
         markdown_table(tables["summary"]),
     ]

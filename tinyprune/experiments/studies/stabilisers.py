@@ -1,0 +1,90 @@
+"""Stabilisers as the paper has them: lam is fixed and swept, and what is compared are curves of bits against heads.
+
+In the ablation a controller holds the number of heads; here lam alone decides how many close, and a run that closes far
+more than the others with the same lam has collapsed. Each variant is swept over the same values of lam.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Sequence
+
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from tinyprune.experiments.cells import FIXED_LAM
+from tinyprune.experiments.drawing import look, name_seeds
+from tinyprune.experiments.plan import Entry, Finished, Plan, Study
+from tinyprune.experiments.results import rows_of, spread
+from tinyprune.experiments.studies.ablation import WITHOUT
+from tinyprune.plots import DPI, STYLE
+from tinyprune.tables import Record
+
+LAMS = (0.003, 0.01, 0.03, 0.1, 0.3)
+ALL_THREE = "all three"
+VARIANTS = {ALL_THREE: {}} | WITHOUT
+COLLAPSED = 0.1  # of the heads: a run that leaves fewer has collapsed
+# The gate stage is as long as the paper's in proportion: as long as the training before it, lam rising over a tenth.
+CHANGES = {"train.steps": 1000, "gate_train.steps": 1000, "finetune.steps": 300, "gate.lam_warmup": 100}
+
+
+def entries(plan: Plan) -> list[Entry]:
+    """Every variant with every lam."""
+    made = []
+    for name, changes in VARIANTS.items():
+        for lam in LAMS:
+            gate = dataclasses.replace(plan.config.gate, **changes | {"lam": lam})
+            configs = plan.configs(dataclasses.replace(plan.config, gate=gate))
+            made += [plan.entry(title(name, lam), config, FIXED_LAM) for config in configs]
+    return made
+
+
+def title(variant: str, lam: float) -> str:
+    """Return the name of a variant with this lam in the tables."""
+    return f"{variant}, lam {lam:g}"
+
+
+def tables(done: Finished) -> dict[str, list[Record]]:
+    """Return for each variant and lam: heads left, their spread, bits, and how many runs collapsed."""
+    rows, curves = done.tables["results"], []
+    for variant in VARIANTS:
+        for lam in LAMS:
+            own = rows_of(rows, title(variant, lam), "test")
+            heads, bits = ([r[name] for r in own] for name in ("heads_open", "bits_per_character"))
+            curves.append(
+                {"variant": variant, "lam": lam, "heads": statistics.fmean(heads), "heads_spread": spread(heads)}
+                | {"bits_per_character": statistics.fmean(bits), "spread": spread(bits)}
+                | {"collapsed": sum(h < COLLAPSED * own[0]["heads_total"] for h in heads), "seeds": len(own)}
+            )
+    return {"comparison": [], "curves": curves}
+
+
+@matplotlib.style.context(STYLE)
+def plot_stabilisers(rows: Sequence[Record], split: str = "test") -> Figure:
+    """Draw bits against heads that stay: a dot for each run, for each variant a line through the means of its lams."""
+    figure = Figure(figsize=(7, 4.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for variant in VARIANTS:
+        style = look(list(VARIANTS), variant)
+        points = []
+        for lam in LAMS:
+            own = rows_of(rows, title(variant, lam), split)
+            x, y = [r["heads_open"] for r in own], [r["bits_per_character"] for r in own]
+            axes.plot(x, y, style["marker"], color=style["color"], alpha=0.35, markersize=4)
+            points.append((statistics.fmean(x), statistics.fmean(y)))
+        axes.plot(*zip(*sorted(points), strict=True), label=variant, **style)
+    axes.set(xlabel="heads that stay", ylabel=f"bits per character ({split})")
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(frameon=False)
+    name_seeds(figure, rows)
+    return figure
+
+
+def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
+    """Draw the curves."""
+    caption = "Bits per character against heads at a fixed lam, with and without each stabiliser"
+    yield "stabilisers", caption, plot_stabilisers(done.tables["results"])
+
+
+STUDY = Study(entries, tables, pictures, changes=CHANGES, seeds=5)
