@@ -20,9 +20,10 @@ from tinyprune.experiments.results import compare, rows_of, summarise
 from tinyprune.plots import DPI, STYLE
 from tinyprune.tables import Record
 
-ORIGINAL = "all-attention, original initialisation"
+# The first matrices as in the paper's release; and persistent vectors as those of All-attention's authors beside them.
+RELEASE, ORIGINAL = "all-attention, gain 1", "all-attention, gain 1, original persistent vectors"
 # From the published heads to heads with networks, one change after the other, and the model that they are to equal.
-CAUSES = (ATTENTION, ORIGINAL, SQUARED, NETWORKS, XL)
+CAUSES = (RELEASE, ORIGINAL, ATTENTION, SQUARED, NETWORKS, XL)
 SHORT = 1500
 LENGTHS = {SHORT: CAUSES, 3500: (ATTENTION, NETWORKS, XL), 14_000: (ATTENTION, NETWORKS, XL)}
 LONG_SEEDS = 3  # of the longest training
@@ -31,8 +32,9 @@ LONG_SEEDS = 3  # of the longest training
 def entries(plan: Plan) -> list[Entry]:
     """Whole models of every kind, each length with a schedule of its own."""
     configs = runs(plan.config)
-    original = dataclasses.replace(configs[ATTENTION].model, persistent_init="original")
-    configs[ORIGINAL] = dataclasses.replace(configs[ATTENTION], model=original)
+    for name, changes in ((RELEASE, {}), (ORIGINAL, {"persistent_init": "original"})):
+        model = dataclasses.replace(configs[ATTENTION].model, init_gain=1.0, **changes)
+        configs[name] = dataclasses.replace(configs[ATTENTION], model=model)
     made = []
     for steps, kinds in LENGTHS.items():
         seeds = plan.seeds if steps < max(LENGTHS) else min(plan.seeds, LONG_SEEDS)
@@ -88,7 +90,7 @@ def plot_parity(rows: Sequence[Record], split: str = "test") -> Figure:
         bits = [r["bits_per_character"] for r in rows_of(rows, title(kind, SHORT), split)]
         by_cause.plot(bits, [place] * len(bits), "o", color=look(CAUSES, kind)["color"], alpha=0.6, markersize=4)
         by_cause.plot([sum(bits) / len(bits)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
-    by_cause.set(yticks=range(len(CAUSES)), yticklabels=[kind.replace(", ", ",\n") for kind in CAUSES])
+    by_cause.set(yticks=range(len(CAUSES)), yticklabels=[kind.replace(", ", ",\n", 1) for kind in CAUSES])
     by_cause.set(xlabel=f"bits per character after {SHORT:,} steps; bar: mean")
     by_cause.set_ylim(len(CAUSES) - 0.5, -0.5)
     by_cause.grid(axis="x", alpha=0.3, linewidth=0.5)

@@ -1,0 +1,49 @@
+"""Parity: which models it trains and for how long, what it compares, and its picture."""
+
+import numpy as np
+from toy import row, toy_plan, whole_study
+
+from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.studies import parity
+from tinyprune.experiments.studies.parity import CAUSES, LENGTHS, ORIGINAL, RELEASE, XL, plot_parity, title
+from tinyprune.model.counting import count_parameters
+
+
+def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
+    entries = parity.entries(toy_plan(tmp_path, seeds=4))
+    by_name = {e.method: e.cell.config for e in entries}
+    assert set(by_name) == {title(kind, steps) for steps, kinds in LENGTHS.items() for kind in kinds}
+    counts = {name: sum(e.method == name for e in entries) for name in by_name}
+    assert counts[title(XL, 1500)] == 4 and counts[title(XL, 14_000)] == 3  # seeds
+    for name, config in by_name.items():
+        assert name.endswith(f": {config.train.steps} steps")
+    sizes = [count_parameters(config.with_options({"model.V": 26}).model) for config in by_name.values()]
+    assert max(sizes) - min(sizes) <= 2 * (3 * 8 + 16)  # LayerNorm and biases of two feed-forward blocks
+    gains = {name: (by_name[title(name, 1500)].model.init_gain, by_name[title(name, 1500)].train.lr) for name in CAUSES}
+    assert gains[RELEASE] == gains[ORIGINAL] == (1.0, gains["all-attention"][1]) != gains["all-attention"]
+    assert by_name[title(ORIGINAL, 1500)].model.persistent_init == "original"
+
+
+def test_it_ends_with_tables_and_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(parity, "LENGTHS", {4: CAUSES, 8: ("head-networks", XL)})
+    monkeypatch.setattr(parity, "SHORT", 4)
+    files, pictures = whole_study("parity", toy_plan(tmp_path), tmp_path, monkeypatch)
+    assert pictures == {"parity"}
+    pairs = [(r["method"], r["reference"]) for r in read_csv(files["comparison.csv"])]
+    assert pairs == [(title(kind, 4), title(XL, 4)) for kind in CAUSES[:-1]] + [
+        (title("head-networks", 8), title(XL, 8))
+    ]
+
+
+def test_lines_go_over_steps_and_rows_over_causes():
+    rows = [
+        row(title(kind, steps), 4, seed, 2 + seed + 1 / steps)
+        for steps, kinds in LENGTHS.items()
+        for kind in kinds
+        for seed in (0, 1)
+    ]
+    by_steps, by_cause = plot_parity(rows).axes
+    assert len(by_steps.containers) == 3
+    line = by_steps.containers[0].lines[0]
+    np.testing.assert_allclose(line.get_xydata(), [[steps, 2.5 + 1 / steps] for steps in LENGTHS])
+    assert len([line for line in by_cause.lines if line.get_marker() == "o"]) == len(CAUSES)
