@@ -31,12 +31,22 @@ from tinyprune.errors import UsageError, nearest
 # The limit of every size: far above what fits into memory, far below NumPy's largest integer.
 LARGEST = 10_000_000
 KINDS = ("all-attention", "transformer-xl", "transformer")
-LATER = ("norm", "persistent", "persistent_init", "init_gain")  # options that came after the first checkpoints
 
 
-def option(default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
-    """Define a field with its meaning and its allowed values: `low <= value <= high`, or one of `choices`."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+def option(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple = (),
+    later: bool = False,
+) -> Any:
+    """Define a field with its meaning and its allowed values: `low <= value <= high`, or one of `choices`.
+
+    A `later` one came after the first checkpoints. Files leave it out where it has its default: they keep their bytes.
+    """
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices, "later": later})
 
 
 def _check_type(key: str, value: Any, hint: Any) -> Any:
@@ -91,8 +101,10 @@ class Config:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, without those that are None."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        """Return plain values, without those that are None, and without later options that have their default."""
+        usual = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["later"]}
+        given = dataclasses.asdict(self).items()
+        return {k: v for k, v in given if v is not None and (k not in usual or v != usual[k])}
 
 
 @dataclass(frozen=True)
@@ -115,20 +127,24 @@ class ModelConfig(Config):
         "softmax",
         "how a head reads them: in one softmax with its context; after that, with a squared ReLU; or from the stream",
         choices=("softmax", "relu2", "stream"),
+        later=True,
     )
     persistent_init: str = option(
         "release",
         "how those of a softmax are drawn: as in the paper's release, or as by All-attention's authors",
         choices=("release", "original"),
+        later=True,
     )
-    init_gain: float = option(1.0, "factor on the range from which the layers' matrices are drawn", low=1e-3, high=1e3)
+    init_gain: float = option(
+        1.0, "factor on the range from which the layers' matrices are drawn", low=1e-3, high=1e3, later=True
+    )
     F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
     positions: str | None = option(
         None, "position encoding; not given: learned for transformer, else relative", choices=("relative", "learned")
     )
-    norm: str = option("layernorm", "normalisation before each block", choices=("layernorm", "rmsnorm"))
+    norm: str = option("layernorm", "normalisation before each block", choices=("layernorm", "rmsnorm"), later=True)
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
@@ -190,16 +206,10 @@ class ModelConfig(Config):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `heads`, `head_ids` and the later options only where they are not the default.
-
-        So L and H alone define a new model's heads, and files written before an option existed keep their bytes.
-        """
+        """Return plain values; `heads` and `head_ids` only after a removal, so that L and H define a new model's."""
         values = super().to_dict()
         if self.positions == self.usual_positions:
             del values["positions"]
-        for f in dataclasses.fields(self):
-            if f.name in LATER and values[f.name] == f.default:
-                del values[f.name]
         if self.head_ids == (tuple(range(self.H)),) * self.L:
             del values["heads"], values["head_ids"]
         return values
@@ -281,6 +291,9 @@ class TrainConfig(Config):
     beta2: float = option(0.999, "decay of the squared gradient's mean", low=0.0, high=0.999999)
     eps: float = option(1e-8, "added to the root of that mean", low=1e-30)
     clip: float = option(1.0, "largest norm of all gradients together; 0: no clipping", low=0.0)
+    distill: float = option(
+        0.0, "finetune: share of the divergence from the unpruned model in the loss", low=0.0, high=1.0, later=True
+    )
     evaluate_every: int = option(200, "steps between two evaluations on the validation split; 0: never", low=0)
     checkpoint_every: int = option(100, "steps between two checkpoints; the last step always has one", low=1)
     log_every: int = option(10, "steps between two lines in metrics.jsonl", low=1)
@@ -302,8 +315,8 @@ class GateConfig(Config):
     layerwise_weight: float = option(1.0, "layerwise objective: weight of the layers' relative errors", low=0.0)
     distribution: str = option(
         "hard-concrete",
-        "how gates are drawn: independently, or always target_heads of them",
-        choices=("hard-concrete", "top-k"),
+        "how gates are drawn: independently, without noise, or always target_heads of them",
+        choices=("hard-concrete", "deterministic", "top-k"),
     )
     tau: float = option(0.5, "top-k: temperature of its softmax", low=1e-3, high=100.0)
     beta: float = option(0.333, "temperature of the concrete distribution", low=1e-3, high=10.0)
@@ -353,6 +366,9 @@ class RunConfig:
                 except UsageError as error:
                     # gate_train and finetune are TrainConfigs too, whose messages say "train".
                     raise UsageError(str(error).replace(f"{hints[name].TABLE}.", f"{name}.", 1)) from error
+        for name in ("train", "gate_train"):
+            if name in built and (share := built[name].distill):
+                raise UsageError(f"{name}.distill must be 0, since only finetune has a larger model; got {share}")
         return cls(**built)
 
     def to_dict(self) -> dict[str, Any]:

@@ -122,6 +122,11 @@ def cross_entropy(logits, targets):
     return np.mean([math.log(sum(map(math.exp, row))) - row[target] for row, target in rows])
 
 
+def distillation(logits, targets, teacher, share):
+    divergence = (np.exp(teacher) * (teacher - log_softmax(logits))).sum(-1).mean()
+    return (1 - share) * cross_entropy(logits, targets) + share * divergence
+
+
 def full_table(tables, projections):
     """Every word's vector at full width, (V, D)."""
     return np.concatenate([tables[0], *(t @ p for t, p in zip(tables[1:], projections, strict=True))])

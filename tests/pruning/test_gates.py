@@ -1,10 +1,11 @@
 """The gate stage: its gradients by complex step, lam and the controller, exact targets, and short real trainings."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small import MODELS, head_outputs, small_config, small_model, small_trainer
+from small import MODELS, backend_with, head_outputs, small_config, small_model, small_trainer
 
 from tinyprune.config import DataConfig, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import load_text
@@ -217,6 +218,22 @@ def test_more_heads_than_there_are_cannot_stay():
     GateObjective(GateConfig(target_heads=6), 0, 6)
     with pytest.raises(UsageError, match=r"gate\.target_heads must be at most the model's 6 heads, got 7"):
         GateObjective(GateConfig(target_heads=7), 0, 6)
+
+
+def test_deterministic_gates_are_sampled_ones_with_noise_of_one_half():
+    gate = GateConfig(hard=False)
+    sampled = small_model(small_config(), gate)
+    still = dataclasses.replace(sampled, gate=dataclasses.replace(gate, distribution="deterministic"))
+    ids = np.arange(10).reshape(2, 5)
+    half = dataclasses.replace(sampled, ops=backend_with(draw_noise=lambda n, rng, dtype: np.full(n, 0.5, dtype)))
+    losses, grads = [], []
+    for model in (still, half):
+        loss, _, cache = model.loss(ids, ids[:, ::-1].copy(), None, noise())
+        losses.append(loss)
+        grads.append(model.backward(1.0, cache))
+    assert losses[0] == losses[1] != sampled.loss(ids, ids[:, ::-1].copy(), None, noise())[0]
+    assert all(np.array_equal(grads[0][name], grads[1][name]) for name in grads[0])
+    assert any(grads[0][name].any() for name in gates_of(grads[0]))
 
 
 # Soft top-k.

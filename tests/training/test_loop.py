@@ -21,6 +21,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import GateObjective, settle
 from tinyprune.training import loop
 from tinyprune.training.checkpoints import load_checkpoint
+from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import Evaluation
 from tinyprune.training.loop import Trainer, validations
 from tinyprune.training.metrics import read_metrics
@@ -32,11 +33,12 @@ DROPOUT = {"dropout": 0.1, "dropout_attention": 0.2, "dropout_embedding": 0.1}
 TARGET = GateConfig(target_heads=4, controller_lr=0.5)
 LAYERWISE = GateConfig(objective="layerwise", hard=False, lam=0.5)
 CONTROLLED = "gates held by a controller"
-# kind, optimizer, gates: together they have every kind of state.
+# kind, optimizer, gates or share of distillation: together they have every kind of state.
 VARIANTS = {
     CONTROLLED: ("all-attention", "adamw", TARGET),
     "soft gates, layer-wise": ("transformer-xl", "lamb", LAYERWISE),
     "no gates, no memory": ("transformer", "sgd", None),
+    "distillation": ("head networks", "adamw", 0.4),
 }
 
 
@@ -44,8 +46,12 @@ def make(directory: Path, variant: str = "no gates, no memory", before=None, **o
     """Make a trainer that goes on from a checkpoint if there is one, and calls `before(model, step)` in each step."""
     kind, optimizer, gate = VARIANTS[variant]
     directory.mkdir(exist_ok=True)
+    if isinstance(gate, float):
+        share, gate = gate, None
+        objective = Distillation(small_model(small_config(kind), dtype=np.float32, seed=1), share)
+    else:
+        objective = LanguageModelling() if gate is None else GateObjective(gate, 4, 6)
     model = small_model(small_config(kind, **DROPOUT), gate, dtype=np.float32)
-    objective = LanguageModelling() if gate is None else GateObjective(gate, 4, 6)
     options = {"steps": STEPS, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 1, "warmup": 2} | options
     if gate is TARGET:
         options["at_end"] = lambda model: settle(model, 4)

@@ -42,6 +42,7 @@ from tinyprune.pruning.importance.blocks import read_blocks
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import LanguageModelling, Objective, Training, train_step
 
@@ -52,16 +53,19 @@ GATES: dict[str, dict[str, Any]] = {
     "gates-layerwise": {"objective": "layerwise"},
     "voita": {"hard": False, "output_scaling": False},
     "gumbel-top-k": {"distribution": "top-k", "output_scaling": False},
+    "deterministic": {"distribution": "deterministic"},
 }
 # Criteria that are evaluated again after every tenth of all heads is removed, as by Michel et al. 2019.
 IN_ROUNDS = {"michel-iterative": "michel"}
 ROUND_SHARE = 0.1
-# Which criterion chooses the heads, and how what stays is repaired before they are removed. The least-squares search
-# chooses by itself, in all layers together.
-REPAIRED = {
-    "michel-repaired": ("michel", "least-squares"),
-    "flap": ("fluctuation", "mean"),
-    "least-squares": (None, "least-squares"),
+# Which criterion chooses the heads, how what stays is repaired before they are removed, and the share of distillation
+# in the loss afterwards. The least-squares search chooses by itself, in all layers together.
+HELPED: dict[str, tuple[str | None, str | None, float]] = {
+    "michel-repaired": ("michel", "least-squares", 0.0),
+    "michel-distilled": ("michel", None, 0.5),
+    "michel-repaired-distilled": ("michel", "least-squares", 0.5),
+    "flap": ("fluctuation", "mean", 0.0),
+    "least-squares": (None, "least-squares", 0.0),
 }
 FIXED_LAM = "gates-fixed-lam"  # as in the paper: lam says how many heads close, not a target
 FROM_SCRATCH = "gates-from-scratch"
@@ -69,16 +73,19 @@ SMALL = "small-from-scratch"  # every layer with the same share of its heads, an
 # The heads that these gates close are removed from the baseline, with its weights from before the gate stage: is it the
 # choice of heads that helps, or the training of the weights?
 REWOUND = {"gates-rewound": "gates"}
-METHODS = (*CRITERIA, *IN_ROUNDS, *REPAIRED, *GATES, *REWOUND)
+METHODS = (*CRITERIA, *IN_ROUNDS, *HELPED, *GATES, *REWOUND)
 ABOUT = {  # in one line, what is not a criterion with a file of its own
     "michel-iterative": "Michel's importance, evaluated again after every tenth of all heads is removed",
     "michel-repaired": "Michel's heads; the others' Wo and bo are fitted to the layer's output (OSSCAR's formula)",
+    "michel-distilled": "Michel's heads; half of the loss afterwards is the divergence from the whole model",
+    "michel-repaired-distilled": "Both",
     "flap": "Fluctuation's heads; their mean output goes into bo (FLAP, An et al. 2023)",
     "least-squares": "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)",
     "gates": "Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)",
     "gates-layerwise": "The same gates, which also minimise the error that they cause in each layer's output",
     "voita": "Soft Hard-Concrete gates without output scaling (Voita et al. 2019)",
     "gumbel-top-k": "Soft top-k: gates that always leave exactly k heads open (Li, Cotterell & Sachan 2021)",
+    "deterministic": "Hard-Concrete gates without noise",
     "gates-rewound": "The heads that `gates` keeps, with the weights from before the gate stage",
 }
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
@@ -141,7 +148,7 @@ class Cell:
             own["heads"] = self.heads
         if self.readings:
             own["readings"] = list(self.readings)
-        if self.method in CRITERIA or self.method in IN_ROUNDS or self.method in REPAIRED:
+        if self.method in CRITERIA or self.method in IN_ROUNDS or self.method in HELPED:
             own["scope"] = self.scope
         return own
 
@@ -199,6 +206,7 @@ class CellRun:
     def run(self, baseline: bytes | None) -> Outcome:
         """Train, prune, train further and measure; `baseline` as in `compute`."""
         method, config = self.cell.method, self.config
+        objective: Objective | None = None
         if method == "baseline":
             model = self.new_model()
             self.train(model, config.train, "train")
@@ -227,11 +235,14 @@ class CellRun:
                 mask = [np.isin(range(H), ids) for H, ids in zip(whole.config.heads, head_ids, strict=True)]
                 model = remove_closed_heads(with_heads(whole, mask))
             else:
-                model = self.pruned(model)
-                self.train(model, config.gate_train, "gate")
+                whole, model = model, self.pruned(model)
+                share = HELPED[method][2] if method in HELPED else 0.0
+                if share:
+                    objective = Distillation(whole, share)
+                self.train(model, config.gate_train, "gate", objective)
         if self.cell.heads not in (None, sum(model.config.heads)):
             raise TinypruneError(f"{self.cell.heads} heads were asked for, {sum(model.config.heads)} stay")
-        self.train(model, config.finetune, "finetune")
+        self.train(model, config.finetune, "finetune", objective)
         return Outcome(self.measure(model))
 
     @property
@@ -257,7 +268,7 @@ class CellRun:
         text = self.text.train[:REPAIR_TOKENS]
         if method == "least-squares":
             return remove_closed_heads(repaired(model, search(read_blocks(model, text), heads), text))
-        by, repair = REPAIRED.get(method, (method, None))
+        by, repair, _ = HELPED.get(method, (method, None, 0.0))
         criterion = CRITERIA[IN_ROUNDS.get(method, by)]
         if method in IN_ROUNDS:
             total = model.config.heads_total
@@ -276,7 +287,7 @@ class CellRun:
         gated, objective = with_new_gates(model, gate, warmup)
         path = self.train(gated, config, "gate", objective)
         self.record["scores"] = self.log_alpha(gated, 4)
-        if gate.distribution == "hard-concrete":
+        if gate.distribution != "top-k":
             self.record["heads_shifted"] = hit_target(gated)
         self.record["gate_path"] = [
             {"step": point["step"], "log_alpha": [[round(x, 2) for x in layer] for layer in point["log_alpha"]]}

@@ -19,6 +19,7 @@ from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.attention_step import BlockWeights
+from tinyprune.ops.cross_entropy import log_softmax
 from tinyprune.progress import progress_bar
 
 GATE: dict[str, Any] = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
@@ -105,6 +106,9 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         inputs = {"x": x, "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D), "bo": normal(D)}
         return case("head_networks", inputs | {"gate": gate}, variant, **options)
 
+    def student() -> dict[str, Any]:
+        return {"logits": normal(*lead, V), "targets": integers(V, lead)}
+
     def memory_case(variant: str = "", gate: Any = None, **options: Any) -> Case:
         inputs = {"q": normal(B, T, H, Dh), "o": normal(B, T, H, Dh), "pk": normal(H, N, Dh), "pv": normal(H, N, Dh)}
         return case("persistent_memory", inputs | {"gate": gate}, variant, eps=0.1, **options)
@@ -133,7 +137,7 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
             "feedforward",
             {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)},
         ),
-        case("cross_entropy", {"logits": normal(*lead, V), "targets": integers(V, lead)}),
+        case("cross_entropy", student()),
         case("adaptive_embedding", {"ids": integers(words, lead), **tied}, dropout=0.3, rng=SEED),
         case("adaptive_embedding", {"ids": integers(frequent, lead), **tied}, absent, rng=None),
         case("adaptive_softmax", {"x": normal(*lead, D), "targets": integers(words, lead), **tied, **head}),
@@ -153,6 +157,7 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         networks(normal(*lead, D), "no gates"),
         memory_case(gate=gate["gate"], scale=1.5),
         memory_case("no gates"),
+        case("distillation", student(), teacher=log_softmax(normal(*lead, V)), share=0.3),
     ]
 
 

@@ -81,6 +81,8 @@ class Backend:
     context_forward = staticmethod(ops.context_forward)
     cross_entropy_backward = staticmethod(ops.cross_entropy_backward)
     cross_entropy_forward = staticmethod(ops.cross_entropy_forward)
+    distillation_backward = staticmethod(ops.distillation_backward)
+    distillation_forward = staticmethod(ops.distillation_forward)
     draw_gumbel = staticmethod(ops.draw_gumbel)
     draw_noise = staticmethod(ops.draw_noise)
     dropout_backward = staticmethod(ops.dropout_backward)
@@ -287,7 +289,13 @@ def cuda_backend(precision: str = "float32") -> Backend:
     from tinyprune.kernels.cuda.pruning import head_difference as differing
     from tinyprune.kernels.cuda.pruning import join as joining
     from tinyprune.kernels.cuda.updates import adamw, lamb, norm, sgd
-    from tinyprune.kernels.cuda.vocabulary import adaptive_embedding, adaptive_softmax, cross_entropy, embedding
+    from tinyprune.kernels.cuda.vocabulary import (
+        adaptive_embedding,
+        adaptive_softmax,
+        cross_entropy,
+        distillation,
+        embedding,
+    )
 
     class Cuda(Backend):
         name = "cuda"
@@ -323,6 +331,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         context_forward = untyped(context.context_forward)
         cross_entropy_backward = untyped(cross_entropy.cross_entropy_backward)
         cross_entropy_forward = untyped(cross_entropy.cross_entropy_forward)
+        distillation_backward = untyped(distillation.distillation_backward)
+        distillation_forward = untyped(distillation.distillation_forward)
         dropout_backward = untyped(dropout.dropout_backward)
         dropout_forward = untyped(dropout.dropout_forward)
         embedding_backward = untyped(embedding.embedding_backward)

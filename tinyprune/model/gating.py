@@ -79,6 +79,8 @@ def gates_forward(
         moving = np.full(n, rng is not None)
     else:
         u = None if rng is None else ops.draw_noise(n, rng, dtype)
+        if u is not None and gate.distribution == "deterministic":
+            u = ops.to_device(np.full(n, 0.5, dtype))  # log u − log(1 − u) = 0
         gate_values, cache = ops.hard_concrete_forward(
             log_alpha, u, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta, hard=gate.hard
         )

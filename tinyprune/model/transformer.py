@@ -118,21 +118,21 @@ class Transformer:
         rng: np.random.Generator | None = None,
         *,
         all_heads: bool = False,
+        **soft: Any,
     ) -> tuple[np.inexact, Memory, dict[str, Any]]:
         """Return the mean cross-entropy, in nats per token, of predicting `targets` (B, T) from `ids` (B, T).
 
-        Arguments and the other results are those of `forward`.
+        Other arguments and results are `forward`'s. `soft`: with `teacher` and `share` it is `ops.distillation`'s loss.
         """
         h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads)
-        loss, cache["softmax"] = vocabulary.predict_forward(h, targets, self.params, self.config, self.ops)
+        loss, cache["softmax"] = vocabulary.predict_forward(h, targets, self.params, self.config, self.ops, **soft)
         return loss, new_memory, cache
 
     def backward(self, dloss: float, cache: dict[str, Any]) -> Parameters:
         """Return the gradients of `loss` with respect to every parameter, by name.
 
         Args:
-            dloss: gradient with respect to the loss, usually 1.
-            cache: of the call to `loss`.
+            dloss: gradient with respect to the loss, usually 1.   cache: of the call to `loss`.
         """
         return self.backward_with_gates(dloss, cache)[0]
 

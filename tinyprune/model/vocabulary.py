@@ -74,14 +74,26 @@ def embed_backward(dx: NDArray, cache: tuple, config: ModelConfig, ops: Backend)
 
 
 def predict_forward(
-    h: NDArray, targets: NDArray, p: Parameters, config: ModelConfig, ops: Backend
+    h: NDArray,
+    targets: NDArray,
+    p: Parameters,
+    config: ModelConfig,
+    ops: Backend,
+    teacher: NDArray | None = None,
+    share: float = 0.0,
 ) -> tuple[np.inexact, tuple]:
-    """Return the mean cross-entropy of predicting targets (B, T) from h (B, T, D), nats per token, and the cache."""
+    """Return the mean cross-entropy of predicting targets (B, T) from h (B, T, D), nats per token, and the cache.
+
+    With a `teacher`, log-probabilities (B, T, V), it is `ops.distillation`; an adaptive softmax has none.
+    """
     if config.cutoffs:
         return ops.adaptive_softmax_forward(h, targets, *adaptive_arguments(p, config))
     logits, output = ops.linear_forward(h, p["embedding"].T, p["out_bias"])
-    loss, softmax = ops.cross_entropy_forward(logits, targets, overwrite=True)
-    return loss, (output, softmax)
+    if teacher is not None:
+        loss, softmax = ops.distillation_forward(logits, targets, teacher, share=share)
+    else:
+        loss, softmax = ops.cross_entropy_forward(logits, targets, overwrite=True)
+    return loss, (output, softmax, ops.cross_entropy_backward if teacher is None else ops.distillation_backward)
 
 
 def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Backend) -> tuple[NDArray, Parameters]:
@@ -90,9 +102,9 @@ def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Backe
         dh, dtables, dprojections, dweight, dbias, dbiases = ops.adaptive_softmax_backward(dloss, cache)
         own = {"cluster.weight": dweight, "cluster.bias": dbias} | {f"out_bias.{c}": g for c, g in enumerate(dbiases)}
         return dh, by_name(dtables, dprojections) | own
-    output, softmax = cache
-    # loss = cross_entropy(logits), logits = h Eᵀ + out_bias
-    dlogits = ops.cross_entropy_backward(dloss, softmax)
+    output, softmax, loss_backward = cache
+    # loss = cross_entropy(logits) or distillation(logits), logits = h Eᵀ + out_bias
+    dlogits = loss_backward(dloss, softmax)
     grads: Parameters = {}
     dh, dE, grads["out_bias"] = ops.linear_backward(dlogits, output)
     return dh, grads | {"embedding": dE.T}

@@ -20,6 +20,7 @@ from tinyprune.ops.attention import attention_backward, attention_forward
 from tinyprune.ops.attention_step import AttentionStep, attention_step
 from tinyprune.ops.context import context_backward, context_forward
 from tinyprune.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
+from tinyprune.ops.distillation import distillation_backward, distillation_forward
 from tinyprune.ops.dropout import dropout_backward, dropout_forward
 from tinyprune.ops.embedding import embedding_backward, embedding_forward
 from tinyprune.ops.feedforward import feedforward_backward, feedforward_forward
@@ -58,6 +59,8 @@ __all__ = [
     "context_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "distillation_backward",
+    "distillation_forward",
     "draw_gumbel",
     "draw_noise",
     "dropout_backward",

@@ -35,6 +35,7 @@ from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.changes import SETTINGS, check_changes, is_finished
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
+from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer, validations
 from tinyprune.training.metrics import MetricsLog
@@ -235,7 +236,9 @@ class Run:
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: train the smaller model a little more."""
-        self.fit("finetune", self.before("finetune").model, self.config.finetune, LanguageModelling(), resume)
+        config = self.config.finetune
+        objective = Distillation(self.load("train").model, config.distill) if config.distill else LanguageModelling()
+        self.fit("finetune", self.before("finetune").model, config, objective, resume)
 
     def fit(
         self,

@@ -1,0 +1,65 @@
+"""Healing by distillation: the smaller model learns from the text and from what the whole model predicts for it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.model.parameters import Parameters
+from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.training.step import Objective
+
+
+class Distillation(Objective):
+    """The objective is `ops.distillation`: cross-entropy, and the divergence from the teacher's predictions.
+
+    The teacher reads the same segments with a memory of its own, which is saved with the training.
+
+    Args:
+        teacher: the whole model; it is not modified.
+        share: weight of the divergence, 0 … 1; the cross-entropy has the rest.
+
+    Raises:
+        UsageError: if the teacher has an adaptive softmax.
+    """
+
+    def __init__(self, teacher: Transformer, share: float) -> None:
+        if teacher.config.cutoffs:
+            raise UsageError("finetune.distill must be 0 for an adaptive softmax, which has no such loss")
+        self.teacher = teacher
+        self.share = share
+        self.memory: Memory | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return an objective with the same teacher, which nobody changes, before its first step."""
+        return type(self)(self.teacher, self.share)
+
+    def __call__(
+        self,
+        model: Transformer,
+        ids: NDArray,
+        targets: NDArray,
+        memory: Memory | None,
+        rng: np.random.Generator | None,
+        step: int,
+    ) -> tuple[dict[str, float], Memory, Parameters]:
+        """See `Objective`."""
+        h, self.memory, _ = self.teacher.forward(ids, None if memory is None else self.memory)
+        predicted = self.teacher.log_probabilities(h)
+        loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=predicted, share=self.share)
+        grads = model.backward(1.0, cache)
+        return {"loss": float(loss)}, memory, grads
+
+    def state(self) -> dict[str, NDArray]:
+        """Return the teacher's memory, (B, up to M, D) for each layer."""
+        return {f"memory.{i}": self.teacher.ops.to_host(m) for i, m in enumerate(self.memory or [])}
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """Continue with the teacher's memory. Raises CheckpointError if the checkpoint is not of a distillation."""
+        names = [f"memory.{i}" for i in range(self.teacher.config.L if self.teacher.config.M else 0)]
+        if state and set(state) != set(names):
+            raise CheckpointError("the checkpoint was made with another setting of finetune.distill; resume with that")
+        self.memory = [self.teacher.ops.to_device(state[name]) for name in names] if state else None
