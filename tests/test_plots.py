@@ -14,7 +14,6 @@ from tinyprune.plots import plot_gates, plot_heads, plot_losses, running_mean, s
 
 
 def loss_records(stage: str, train: dict[int, float], valid: dict[int, float]) -> list[dict]:
-    """Records of one stage, from losses by step."""
     splits = {"train": train, "valid": valid}.items()
     return [{"stage": stage, "step": s, "split": split, "loss": x} for split, xs in splits for s, x in xs.items()]
 

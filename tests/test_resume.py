@@ -101,7 +101,6 @@ def test_twenty_kills_at_random_moments_change_no_bit(reference, book, tmp_path)
 
 
 def forget_from(directory: Path, stage: str) -> None:
-    """Delete the checkpoints of `stage` and of all stages after it."""
     for later in STAGES[STAGES.index(stage) :]:
         (directory / f"{later}.safetensors").unlink()
 
@@ -132,7 +131,6 @@ def test_a_stage_that_died_goes_on_alone(stage, reference, copy, monkeypatch):
 
 
 def send_in_step(monkeypatch, stage: str, step: int, *numbers: int) -> None:
-    """Have this process send itself these signals when a stage makes a certain step."""
     original = loop.Trainer.train_step
 
     def train_step(trainer):

@@ -25,7 +25,6 @@ LAST = "tinyprune: train: compiled 3 functions in 40 s; nothing keeps them\n"
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Stands for the module `time`; it moves when it is told to."""
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr("tinyprune.warmup.time", clock)
     return clock
@@ -110,7 +109,6 @@ def test_measuring_times_a_step_and_a_look_and_changes_nothing():
 
 
 def run_in(directory, backend, steps=3, every=2, **gate) -> Run:
-    """A run of all stages, prepared, on a short text."""
     stage = {"steps": steps, "B": 2, "evaluate_every": every}
     tables = {"model": MODEL, "gate": gate, "data": {"corpus": str(write_text(directory))}}
     config = RunConfig.from_dict(tables | dict.fromkeys(("train", "gate_train", "finetune"), stage))

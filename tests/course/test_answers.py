@@ -36,7 +36,6 @@ def in_module(name):
 
 @pytest.fixture(params=["sandbox", "module"])
 def submitted(request):
-    """The same answers, in a process of their own or in this one."""
     if request.param == "sandbox":
         with Sandbox() as sandbox, submission(sandbox):
             sandbox.run(SOURCE)

@@ -19,8 +19,6 @@ def square_backward(dout, x):
 
 
 def square_backward_off_by(error, index):
-    """The gradient of the square with a number added to one entry."""
-
     def off(dout, x):
         dx = square_backward(dout, x)
         dx[index] += error

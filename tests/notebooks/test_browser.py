@@ -88,15 +88,12 @@ def server(directory):
 
 
 class Page:
-    """One notebook in the browser."""
-
     def __init__(self, driver, address, name):
         self.driver = driver
         driver.get(address.format(name=name))
         wait_for(lambda: len(self.prompts()) > 5, 90, f"the cells of {name}")
 
     def find(self, css):
-        """Return all elements of the notebook that match."""
         return self.driver.find_elements(By.CSS_SELECTOR, f".jp-NotebookPanel {css}")
 
     def each(self, css, value):
@@ -174,7 +171,6 @@ def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
     page.run_all()
 
     def all_pictures():
-        """Return the pictures once there is one more below the sliders."""
         found = page.pictures()
         return found if len(found) > len(before) and (0, 0) not in map(tuple, found) else None
 

@@ -19,7 +19,6 @@ def executed(name):
 
 
 def sources(name, kind):
-    """Return the sources of a chapter's cells of a kind, "code" or "markdown"."""
     return [cell.source for cell in jupytext.read(FOLDER / f"{name}.py").cells if cell.cell_type == kind]
 
 

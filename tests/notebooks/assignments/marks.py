@@ -68,7 +68,6 @@ def edited(notebook, wrong):
 
 
 def only(task, notebook):
-    """Keep only the tests of one task."""
     notebook.cells = [
         cell
         for cell in notebook.cells
@@ -78,7 +77,6 @@ def only(task, notebook):
 
 
 def failures(notebook):
-    """Return the tests that fail with their messages."""
     with Sandbox() as sandbox:
         mark(notebook, sandbox)
     cells = cells_that_test(notebook).items()

@@ -9,8 +9,6 @@ FORWARD = 3.0  # points of linear_forward
 
 
 class Mischief(NamedTuple):
-    """What is handed in, and how many points it gets."""
-
     what: str
     points: float
     solved: bool  # whether the rest is the reference solution or the untouched stub
@@ -28,8 +26,6 @@ def graded(notebook):
 
 
 def without(kind):
-    """An edit that removes the cells of this kind."""
-
     def edit(notebook):
         notebook.cells = [cell for cell in notebook.cells if not metadata(cell).get(kind)]
 
@@ -37,8 +33,6 @@ def without(kind):
 
 
 def with_tests(source=None, **marks):
-    """An edit that gives all tests this source and these metadata."""
-
     def edit(notebook):
         for cell in graded(notebook):
             cell.source = source or cell.source
@@ -190,7 +184,6 @@ MISCHIEF = [
 
 
 def notebook_of(mischief, course):
-    """The submission, for a course in this directory."""
     notebook = build.notebook_of("a1")
     if not mischief.solved:
         notebook = build.released(notebook)

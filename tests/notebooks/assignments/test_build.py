@@ -48,15 +48,6 @@ def found_in(text, forbidden):
     return {secret for secret in forbidden if re.sub(r"\s+", "", secret) in squeezed}
 
 
-def texts_of(path):
-    """Return a file's text; for a notebook also its unescaped parts."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        cells = json.loads(text)["cells"]
-        text += "\n".join("".join(cell["source"]) + json.dumps(cell["metadata"]) for cell in cells)
-    return text
-
-
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
     """All files that students get: nbgrader's release and the folders for pytest."""
@@ -80,11 +71,13 @@ def test_release_holds_no_solution_and_no_hidden_test(release, name):
     files = [path for path in release[name] if path.is_file()]
     assert len(files) == 4
     for path in files:
-        text = texts_of(path)
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            cells = json.loads(text)["cells"]
+            assert not any(cell.get("outputs") for cell in cells)
+            text += "\n".join("".join(cell["source"]) + json.dumps(cell["metadata"]) for cell in cells)  # unescaped
         assert not found_in(text, forbidden), path
         assert not re.search(r"(BEGIN|END) (SOLUTION|HIDDEN)", text), path
-        if path.suffix == ".ipynb":
-            assert not any(cell.get("outputs") for cell in json.loads(path.read_text())["cells"])
 
 
 @pytest.mark.parametrize("name", build.NAMES)
@@ -118,20 +111,15 @@ def test_numbers_in_the_pages_are_those_of_the_tests():
 
 
 @pytest.mark.parametrize("name", build.NAMES)
-def test_every_task_has_visible_and_hidden_tests_with_points(name):
-    tests = cells_that_test(build.notebook_of(name))
-    kinds = {(build.task_of(test), test.endswith("_hidden")) for test in tests}
-    assert kinds == {(f"{name}_{i}", hidden) for i in range(1, len(kinds) // 2 + 1) for hidden in (False, True)}
-    assert all(cell.metadata.nbgrader.points > 0 for cell in tests.values())
-
-
-@pytest.mark.parametrize("name", build.NAMES)
-def test_points_in_the_words_are_those_of_the_tests(name):
+def test_every_task_has_visible_and_hidden_tests_with_points_that_the_words_say(name):
     notebook = build.notebook_of(name)
+    points = {test: cell.metadata.nbgrader.points for test, cell in cells_that_test(notebook).items()}
+    assert min(points.values()) > 0
+    kinds = {(build.task_of(test), test.endswith("_hidden")) for test in points}
+    assert kinds == {(f"{name}_{i}", hidden) for i in range(1, len(kinds) // 2 + 1) for hidden in (False, True)}
     words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     hand_in = " ".join(notebook.cells[-1].source.split())
-    points = {test: cell.metadata.nbgrader.points for test, cell in cells_that_test(notebook).items()}
-    for task in {build.task_of(test) for test in points}:
+    for task, _ in kinds:
         worth = sum(p for test, p in points.items() if build.task_of(test) == task)
         assert re.search(rf"^\| {task} \|.*\| {worth:g} \|$", words, re.MULTILINE), f"{task}: {worth:g} points"
     hidden = sum(p for test, p in points.items() if test.endswith("_hidden"))

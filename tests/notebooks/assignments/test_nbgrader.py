@@ -19,7 +19,6 @@ LIMITS = ["--IsolatedExecute.seconds_per_call=3"]
 
 
 def nbgrader(course, *arguments, fails=False):
-    """Run a command in the course's directory and return what it prints."""
     command = [sys.executable, "-m", "nbgrader", *arguments]
     done = subprocess.run(command, cwd=course, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == fails, done.stderr[-3000:]
@@ -27,7 +26,6 @@ def nbgrader(course, *arguments, fails=False):
 
 
 def new_course(directory):
-    """Return a course as it is after cloning."""
     shutil.copytree(FOLDER / "source", directory / "source")
     shutil.copy(FOLDER / "nbgrader_config.py", directory)
     return directory
