@@ -14,13 +14,8 @@ from tinyprune.plots import plot_gates, plot_heads, plot_losses, running_mean, s
 
 
 def loss_records(stage: str, train: dict[int, float], valid: dict[int, float]) -> list[dict]:
-    """Records of one stage, from losses by step."""
-    splits = (("train", train, {"lr": 0.1}), ("valid", valid, {"bits_per_character": 9.0}))
-    return [
-        {"stage": stage, "step": s, "split": split, "loss": x} | more
-        for split, xs, more in splits
-        for s, x in xs.items()
-    ]
+    splits = {"train": train, "valid": valid}.items()
+    return [{"stage": stage, "step": s, "split": split, "loss": x} for split, xs in splits for s, x in xs.items()]
 
 
 RUN = {
@@ -33,11 +28,9 @@ RECORDS = [record for stage, losses in RUN.items() for record in loss_records(st
 
 def gate_records(log_alpha: np.ndarray, every: int = 10) -> list[dict]:
     """Records of a gate stage, from log_alpha (records, layers, heads), after those of training."""
-    gates = [
-        {"stage": "gate", "step": every * (i + 1), "split": "train", "loss": 2.0, "log_alpha": layers.tolist()}
-        | {"heads_open": int((layers >= 0).sum())}
-        for i, layers in enumerate(log_alpha)
-    ]
+    gates = loss_records("gate", {every * (i + 1): 2.0 for i in range(len(log_alpha))}, {})
+    for record, layers in zip(gates, log_alpha, strict=True):
+        record |= {"log_alpha": layers.tolist(), "heads_open": int((layers >= 0).sum())}
     return loss_records("train", {10: 3.0}, {10: 3.5}) + gates
 
 

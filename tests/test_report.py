@@ -29,7 +29,6 @@ OPENED = np.array([[True, False, True], [False, False, False]])
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    """A run whose four stages are done, on a small text."""
     directory = tmp_path_factory.mktemp("report")
     corpus = directory / "lines.txt"
     corpus.write_text("".join(f"{i} heads, {i * i % 97} vectors; `code`.\n" for i in range(300)), encoding="utf-8")

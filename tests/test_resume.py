@@ -9,9 +9,9 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import command as commands
 import pytest
@@ -74,7 +74,17 @@ def test_twenty_kills_at_random_moments_change_no_bit(reference, book, tmp_path)
             begun = (directory / "config.toml").exists()
             options = ["--resume"] if begun else ["--corpus", book, *OPTIONS, *GATE_OPTIONS]
             before, process = being_written(directory), start("run", directory, *options)
-            let_it_work(process, directory, rng)
+            # soon after the start, after some steps, or when the write after them has begun
+            moment = rng.choice(["starting", "stepping", "writing", "writing"])
+            if moment == "starting":
+                time.sleep(rng.uniform(0, 0.25))
+            else:
+                goal = len(records(directory)) + rng.randint(1, 16)
+                wait_until(lambda path=directory, goal=goal: len(records(path)) >= goal, process)
+            if moment == "stepping":
+                time.sleep(rng.uniform(0, 0.005))
+            if moment == "writing":
+                wait_until(lambda path=directory, before=before: being_written(path) - before, process)
             process.kill()
             _, said = process.communicate()
             assert process.returncode in (0, -signal.SIGKILL), said
@@ -90,22 +100,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(reference, book, tmp_path)
     assert writes >= 3
 
 
-def let_it_work(process: subprocess.Popen, directory: Path, rng: random.Random) -> None:
-    """Wait for a random moment: soon after the start, after some steps, or when the write after them has begun."""
-    moment = rng.choice(["starting", "stepping", "writing", "writing"])
-    if moment == "starting":
-        time.sleep(rng.uniform(0, 0.25))
-    else:
-        before, goal = being_written(directory), len(records(directory)) + rng.randint(1, 16)
-        wait_until(lambda: len(records(directory)) >= goal, process)
-        if moment == "stepping":
-            time.sleep(rng.uniform(0, 0.005))
-        else:
-            wait_until(lambda: being_written(directory) - before, process)
-
-
 def forget_from(directory: Path, stage: str) -> None:
-    """Delete the checkpoints of `stage` and of all stages after it."""
     for later in STAGES[STAGES.index(stage) :]:
         (directory / f"{later}.safetensors").unlink()
 
@@ -136,13 +131,11 @@ def test_a_stage_that_died_goes_on_alone(stage, reference, copy, monkeypatch):
 
 
 def send_in_step(monkeypatch, stage: str, step: int, *numbers: int) -> None:
-    """Have this process send itself these signals when a stage makes a certain step."""
     original = loop.Trainer.train_step
 
     def train_step(trainer):
-        if (trainer.stage, trainer.step) == (stage, step - 1):
-            for number in numbers:
-                os.kill(os.getpid(), number)
+        for number in numbers if (trainer.stage, trainer.step) == (stage, step - 1) else ():
+            os.kill(os.getpid(), number)
         return original(trainer)
 
     monkeypatch.setattr(loop.Trainer, "train_step", train_step)
@@ -199,11 +192,8 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(copy, reference, monkeypatch
 
 @pytest.mark.parametrize("command", ["gradcheck", "bench", "eval", "generate", "describe", "experiment"])
 def test_ctrl_c_speaks_of_checkpoints_only_where_there_are_some(command, monkeypatch):
-    def stop(arguments):
-        raise KeyboardInterrupt
-
     names = {"eval": "evaluate_model", "generate": "generate_text"}
-    monkeypatch.setattr(parser, names.get(command, command), stop)
+    monkeypatch.setattr(parser, names.get(command, command), Mock(side_effect=KeyboardInterrupt))
     given = {"bench": ["step"], "generate": ["run", "--prompt=1"], "eval": ["run"], "experiment": ["tradeoff"]}
     done = run_here(command, *given.get(command, []))
     assert (done.returncode, done.stderr) == (130, "tinyprune: interrupted\n")
@@ -260,7 +250,7 @@ def test_overwriting_a_stage_keeps_those_before(reference, copy):
     assert_same(copy, reference, "train.safetensors", "gate.safetensors")
 
 
-OVERWRITING = [
+REFUSED = [
     ("run", "--corpus=nowhere.txt", "there is no corpus and no file 'nowhere.txt'"),
     ("run", "--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
     ("run", "--set=finetune.B=999", "one step needs B · T [+] 1"),
@@ -273,18 +263,13 @@ OVERWRITING = [
     ("gate", "--from=.", "there is no checkpoint train.safetensors"),
 ]
 DONE = "^RUN has stage finetune already: add --resume to go on.*--overwrite to start anew"
+REFUSED += [(command, None, DONE) for command in ("run", *STAGES)]
 
 
-@pytest.mark.parametrize(
-    ("command", "options", "complaint"),
-    [
-        *((command, ["--overwrite", wrong], complaint) for command, wrong, complaint in OVERWRITING),
-        *((command, [], DONE) for command in ("run", *STAGES)),
-    ],
-)
-def test_what_is_refused_leaves_the_run_as_it_is(command, options, complaint, reference):
-    status = 1 if "--from=" in "".join(options) else 2
-    said = harmless(status, reference, command, reference, *options)
+@pytest.mark.parametrize(("command", "wrong", "complaint"), REFUSED)
+def test_what_is_refused_leaves_the_run_as_it_is(command, wrong, complaint, reference):
+    options = ["--overwrite", wrong] if wrong else []
+    said = harmless(1 if "--from=" in str(wrong) else 2, reference, command, reference, *options)
     assert re.search(complaint.replace("RUN", re.escape(str(reference))), said), said
 
 

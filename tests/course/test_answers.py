@@ -1,6 +1,8 @@
 """Tests find the functions of a submission, in a sandbox, a module or a notebook."""
 
-from types import ModuleType
+import os
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,17 +28,20 @@ def clear(x, inside):
 """
 
 
+def in_module(name):
+    module = ModuleType(name)
+    exec(SOURCE, module.__dict__)
+    return module
+
+
 @pytest.fixture(params=["sandbox", "module"])
 def submitted(request):
-    """The same answers, in a process of their own or in this one."""
     if request.param == "sandbox":
         with Sandbox() as sandbox, submission(sandbox):
             sandbox.run(SOURCE)
             yield request.param
     else:
-        module = ModuleType("answers")
-        exec(SOURCE, module.__dict__)
-        with submission(module):
+        with submission(in_module("answers")):
             yield request.param
 
 
@@ -59,16 +64,12 @@ def test_errors_name_the_answer_and_what_it_was_called_with(submitted):
 
 
 def test_function_of_this_package_is_no_answer():
-    module = ModuleType("answers")
-    module.linear_forward = linear_forward
-    with submission(module), pytest.raises(NoAnswer, match="write your own"):
+    with submission(SimpleNamespace(linear_forward=linear_forward)), pytest.raises(NoAnswer, match="write your own"):
         answer("linear_forward")
 
 
 def test_in_a_notebook_answers_are_its_own(monkeypatch):
-    main = ModuleType("__main__")
-    exec(SOURCE, main.__dict__)
-    monkeypatch.setitem(__import__("sys").modules, "__main__", main)
+    monkeypatch.setitem(sys.modules, "__main__", in_module("__main__"))
     assert answer("add")(1, 2) == 3
 
 
@@ -80,7 +81,7 @@ def test_prepare_configures_the_sandbox_or_the_notebook(monkeypatch):
         assert answer("needed")() == "1"
         assert sandbox.limits.seconds_per_call == 3
     prepare(environment={"NEEDED": "2"})
-    assert __import__("os").environ["NEEDED"] == "2"
+    assert os.environ["NEEDED"] == "2"
 
 
 def test_answers_get_copies_unless_they_work_in_place(submitted):

@@ -1,6 +1,7 @@
 """Expectations of answers, and the messages of those that fail."""
 
-from types import ModuleType
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_failure_has_four_parts():
 
 CLOSE = [(1.0, 1.0), (np.ones((2, 3)), np.ones((2, 3))), (np.float32([1, 2]), [1, 2]), (True, 1), (np.inf, np.inf)]
 CLOSE += [(1 + 5e-08, 1.0), ([[1, 2]], np.array([[1.0, 2.0]])), (np.zeros((0, 3)), np.zeros((0, 3)))]
-APART = [(1 + 2e-07, 1.0), (np.nan, 1.0), (1.0, np.nan), (np.inf, -np.inf), (None, 1.0), ("text", 1.0)]
+APART = [(1 + 2e-07, 1.0), (np.nan, 1.0), (1.0, np.nan), (np.inf, -np.inf), (None, 1.0), ("text" * 10**5, 1.0)]
 APART += [([[1], [1, 2]], 1.0), (np.ones(3), np.ones((3, 1))), (np.ones(1), 1.0), ({"a": 1}, 1.0), (print, 1.0)]
 
 
@@ -40,9 +41,9 @@ def test_close_enough(came, expected):
     expect_close(came, expected, "title", **FORM)
 
 
-@pytest.mark.parametrize(("came", "expected"), [*APART, (1e-08, 0.0)], ids=str)
+@pytest.mark.parametrize(("came", "expected"), [*APART, (1e-08, 0.0)], ids=lambda value: str(value)[:20])
 def test_not_close_enough(came, expected):
-    said(expect_close, came, expected, "title", **FORM)
+    assert len(said(expect_close, came, expected, "title", **FORM)) < 10_000
 
 
 def test_worst_entry_is_named():
@@ -54,10 +55,7 @@ def test_worst_entry_is_named():
 
 
 def raising(error):
-    def function(*inputs):
-        raise error
-
-    return function
+    return mock.Mock(side_effect=error)
 
 
 def test_error_of_the_right_kind_is_expected():
@@ -73,10 +71,7 @@ INPUTS = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)), "W": np.eye(
 
 
 def gradients(forward, backward, hint="look there"):
-    """expect_gradients on answers of this process."""
-    module = ModuleType("answers")
-    module.linear_forward, module.linear_backward = forward, backward
-    with submission(module):
+    with submission(SimpleNamespace(linear_forward=forward, linear_backward=backward)):
         expect_gradients("linear_backward", ops.linear_forward, INPUTS, hint=hint)
 
 
@@ -94,13 +89,17 @@ def plain_backward(dout, cache):
     return own_backward(dout, {"inputs": (x, W)})
 
 
-def test_own_cache_is_used_if_the_forward_is_right():
+def in_place(x, W, b):
+    """It costs no points of the backward that the forward modifies its input."""
+    out = own_forward(x.copy(), W, b)
+    x *= 0
+    return out
+
+
+def test_right_backward_passes_with_the_cache_of_its_forward_or_of_the_formula():
     gradients(own_forward, own_backward)
-
-
-@pytest.mark.parametrize("forward", [lambda x, W, b: (x @ W, None), raising(NotImplementedError())])
-def test_right_backward_passes_without_a_right_forward(forward):
-    gradients(forward, plain_backward)
+    for wrong in (lambda x, W, b: (x @ W, None), raising(NotImplementedError()), in_place):
+        gradients(wrong, plain_backward)
 
 
 def test_wrong_gradient_is_named_with_its_hint():
@@ -110,45 +109,28 @@ def test_wrong_gradient_is_named_with_its_hint():
 
     text = said(gradients, own_forward, backward, {"x": "of x", "W": "of W", "b": "of b"})
     assert text.startswith("linear_backward: dW is not the derivative")
-    assert "hint      of W" in text
-    assert "x (2, 3, 4)\n" in text
-    assert "came      dW[" in text
-    assert "cache of your own forward" in text
+    for part in ("hint      of W", "x (2, 3, 4)\n", "came      dW[", "cache of your own forward"):
+        assert part in text
 
 
-@pytest.mark.parametrize(
-    ("wrong", "what"),
-    [
-        (lambda dx, dW, db: (dx, dW), "must return 3 gradients, got 2"),
-        (lambda dx, dW, db: (dx, dW.T, db), "must have shape"),
-        (lambda dx, dW, db: (dx, dW, None), "1 gradients expected for b, got 0"),
-    ],
-)
-def test_wrong_form_is_named(wrong, what):
-    text = said(gradients, own_forward, lambda dout, cache: wrong(*own_backward(dout, cache)), {"": "the form"})
-    assert what in text
+def test_wrong_form_is_named_as_the_checker_does():
+    """What else is wrong in form is in the tests of the checker."""
+    text = said(gradients, own_forward, lambda dout, cache: own_backward(dout, cache)[:2], {"": "the form"})
+    assert "must return 3 gradients, got 2" in text
     assert "hint      the form" in text
 
 
-def test_modified_cache_and_input_are_noticed():
+def test_modified_cache_is_noticed():
     def backward(dout, cache):
         result = own_backward(dout, cache)
         cache["inputs"][0][...] = 0
         return result
 
-    def in_place(x, W, b):
-        out = own_forward(x.copy(), W, b)
-        x *= 0
-        return out
-
     assert "must not modify its cache" in said(gradients, own_forward, backward)
-    gradients(in_place, plain_backward)  # a forward that modifies its input costs no points of the backward
 
 
 def test_inputs_without_gradient_can_be_named():
-    module = ModuleType("answers")
-    module.scale_forward = lambda x, s, u: (s * x, s)
-    module.scale_backward = lambda dout, s: s * dout
+    module = SimpleNamespace(scale_forward=lambda x, s, u: (s * x, s), scale_backward=lambda dout, s: s * dout)
     inputs = {"x": np.arange(3.0), "s": 2.0, "u": None}
     arguments, options = ("scale_backward", module.scale_forward, inputs), {"hint": "", "fixed": ("s", "u")}
     with submission(module):
@@ -172,9 +154,4 @@ def test_backward_that_makes_the_cache_of_the_formula_zero_is_wrong():
         cache[0][...] = cache[1][...] = 0
         return np.zeros(cache[0].shape), np.zeros(cache[1].shape), dout.sum((0, 1))
 
-    text = said(gradients, raising(NotImplementedError()), backward)
-    assert "linear_backward: dx is not the derivative" in text
-
-
-def test_long_texts_are_cut():
-    assert len(said(expect_close, "x" * 10**6, 1.0, "one", **FORM)) < 10_000
+    assert "linear_backward: dx is not the derivative" in said(gradients, raising(NotImplementedError()), backward)

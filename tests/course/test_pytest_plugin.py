@@ -53,7 +53,6 @@ def assignment(tmp_path):
     folder = tmp_path / "a9"
     folder.mkdir()
     (folder / "pytest.ini").write_text(SETTINGS)
-    (folder / "test_a9.py").write_text(TESTS)
 
     def run(answers, *options, hidden=False):
         (folder / "a9.py").write_text(answers)

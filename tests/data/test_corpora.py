@@ -48,7 +48,6 @@ def test_stdlib_is_source_code_in_a_fixed_order_without_tests():
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Opens the corpus of a file in the home folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def mine(data, valid, test):

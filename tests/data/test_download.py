@@ -20,8 +20,6 @@ def file(tmp_path):
 
 @pytest.fixture
 def download(server, file):
-    """`fetch` of the payload; what it leaves beside the file is gone when it succeeds."""
-
     server.payload = PAYLOAD
 
     def download(path=file, **more):

@@ -1,19 +1,41 @@
-"""Spans: reading in chunks gives what reading at once gives."""
+"""Plain text and spans: reading in chunks gives what reading at once gives."""
 
 import functools
 import io
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tinyprune.data import spans
+from tinyprune.data import newlines, spans
+from tinyprune.data.newlines import BOM, plain_text
 from tinyprune.data.spans import Span, whole_words
 from tinyprune.errors import TinypruneError, UsageError
 
 
 def span_of(data, start=0, stop=None):
     return Span("a text", functools.partial(io.BytesIO, data), start, len(data) if stop is None else stop)
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"a", b"\xff", BOM]), max_size=8).map(b"".join), st.integers(1, 4))
+@example(b"ab\r\n\r\r\nc", 1)
+@example(b"ab\r\n\r\r\nc", 3)
+def test_only_the_mark_at_the_beginning_and_line_ends_change(data, chunk):
+    expected = data.removeprefix(BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for size_of_chunk in (newlines.CHUNK, chunk):
+        with mock.patch.object(newlines, "CHUNK", size_of_chunk):
+            opener, size = plain_text(functools.partial(io.BytesIO, data), len(data))
+            assert size == len(expected)
+            for start in range(size + 1):
+                with opener() as stream:
+                    stream.seek(start)
+                    assert stream.read(1000) == expected[start:]
+
+
+def test_a_plain_text_is_read_as_it_is():
+    opener = functools.partial(io.BytesIO, b"a\nb\x0b\x85" + BOM)
+    assert plain_text(opener, 8) == (opener, 8)
 
 
 @pytest.fixture

@@ -19,17 +19,12 @@ def square_backward(dout, x):
 
 
 def square_backward_off_by(error, index):
-    """The gradient of the square with a number added to one entry."""
-
     def off(dout, x):
         dx = square_backward(dout, x)
         dx[index] += error
         return dx
 
     return off
-
-
-# What a failure says.
 
 
 def test_a_failure_names_function_argument_worst_entry_expected_and_got_and_nothing_that_is_right(rng):
@@ -59,9 +54,6 @@ def test_nan_is_the_worst_entry(rng):
     assert not record.passed and record.index == (1,) and np.isnan(record.got)
 
 
-# What it catches beside wrong numbers.
-
-
 @pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")  # outside of a test run it is only a warning
 def test_a_forward_that_casts_to_float(rng):
     def cast_forward(x):
@@ -80,7 +72,6 @@ def test_a_forward_that_casts_to_float(rng):
         (lambda x: (np.multiply(x, 2, out=x), 0), lambda dout, _: 2 * dout, [np.ones(3)], "forward", "x0"),
         (lambda ids, x: (x[np.add(ids, 1, out=ids)], 0), None, [np.array([0, 1]), np.ones(3)], "forward", "x0"),
     ],
-    ids=["dout", "cache", "input", "token numbers"],
 )
 def test_what_is_given_may_not_be_modified(forward, backward, inputs, who, what):
     with pytest.raises(AssertionError, match=f"{forward.__name__}: {who} must not modify {what}"):
@@ -97,14 +88,11 @@ def test_what_is_given_may_not_be_modified(forward, backward, inputs, who, what)
         (lambda dx, dW, db: (dx, dW, db[None]), r"gradient of b must have shape \(2,\), got \(1, 2\)"),
         (lambda dx, dW, db: (dx, dW, None), "1 gradients expected for b, got 0"),
     ],
-    ids=["too few", "a single one", "too many", "transposed", "an axis too many", "None"],
 )
 def test_gradients_of_wrong_number_or_shape(keep, complaint, rng):
-    def backward(dout, cache):
-        return keep(*linear_backward(dout, cache))
-
+    case = linear_forward, lambda *given: keep(*linear_backward(*given)), *map(rng.standard_normal, LINEAR.values())
     with pytest.raises(AssertionError, match=complaint):
-        check_gradients(linear_forward, backward, *map(rng.standard_normal, LINEAR.values()), argument_names=[*LINEAR])
+        check_gradients(*case, argument_names=[*LINEAR])
 
 
 @pytest.mark.parametrize(
@@ -112,11 +100,8 @@ def test_gradients_of_wrong_number_or_shape(keep, complaint, rng):
 )
 def test_the_limits_of_both_modes(mode, error, passes, rng):
     """A relative error of 1e-10 is a bug in complex mode, and within the noise of central differences."""
-
-    def slightly_wrong(dout, x):
-        return square_backward(dout, x) * (1 + error)
-
-    assert check_gradients(square_forward, slightly_wrong, rng.standard_normal(5), mode=mode)[0].passed == passes
+    case = square_forward, lambda dout, x: square_backward(dout, x) * (1 + error), rng.standard_normal(5)
+    assert check_gradients(*case, mode=mode)[0].passed == passes
 
 
 @each_mode
@@ -133,9 +118,6 @@ def test_a_gradient_that_is_truly_zero_may_be_rounding_noise(mode, rng):
 
     records = check_gradients(forward, backward, rng.standard_normal(9), np.array([0.3]), mode=mode)
     assert all(record.passed for record in records)
-
-
-# What can be checked.
 
 
 def test_none_is_passed_on_and_its_gradient_must_be_none(rng):
@@ -210,9 +192,6 @@ def test_the_same_seed_gives_the_same_numbers(rng):
     case = square_forward, lambda dout, x: dout, rng.standard_normal(4)
     one, two, other = (check_gradients(*case, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one == two and one != other
-
-
-# Directions instead of entries.
 
 
 @each_mode

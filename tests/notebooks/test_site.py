@@ -31,11 +31,7 @@ def shown(page):
 def test_commands_that_pages_show_are_understood(page):
     for words in shown(page):
         build_parser().parse_args(words)  # or raises UsageError
-
-
-def test_commands_are_found():
-    assert ["run"] in shown(REPOSITORY / "README.md")
-    assert sum(len(shown(page)) for page in PAGES) > 10
+    assert shown(page) or page.stem in ("commands", "reading-the-code")  # so the pattern still finds them
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +46,7 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_site_is_complete_and_loads_nothing_from_elsewhere(site):
+def test_site_is_complete_loads_nothing_from_elsewhere_and_has_no_solutions(site):
     for name in NAMES:
         page = (site / "chapters" / f"{name}.html").read_text("utf-8")
         assert '.png"' in page
@@ -60,12 +56,7 @@ def test_site_is_complete_and_loads_nothing_from_elsewhere(site):
     assert all(f'id="tinyprune-{name}"' in commands for name in ("run", "gate", "experiment", "bench"))
     assert "persistent score" in (site / "API/tinyprune/ops/attention.html").read_text("utf-8")
     loaded = r'<(?:script|img|iframe|source)[^>]* src="(?:https?:)?//|<link[^>]* rel="stylesheet" href="(?:https?:)?//'
-    elsewhere = {path.name for path in site.rglob("*.html") if re.search(loaded, path.read_text("utf-8"))}
-    assert not elsewhere
-
-
-@pytest.mark.slow
-def test_assignments_have_no_solutions(site):
+    assert [path.name for path in site.rglob("*.html") if re.search(loaded, path.read_text("utf-8"))] == []
     pages = [(site / "assignments" / f"a{i}.html").read_text("utf-8") for i in range(1, 7)]
     assert all("YOUR CODE HERE" in page for page in pages)
     assert not any("SOLUTION" in page or "HIDDEN TESTS" in page for page in pages)

@@ -51,8 +51,7 @@ def laid_out(x, layout):
 
 
 def check(got, a, b, dtype, *added):
-    """Every entry is that of a · b and what is added, to the tolerance relative to the sum of the sizes of its terms:
-    what rounding is proportional to."""
+    """Every entry is that of a · b and what is added; rounding is proportional to the sizes of its terms."""
     expected = sum(added, a.astype(np.float64) @ b.astype(np.float64))
     size = sum(map(np.abs, added), np.abs(a) @ np.abs(b))
     assert got.dtype == dtype and got.shape == expected.shape

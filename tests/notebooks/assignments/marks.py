@@ -5,8 +5,14 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from tinyprune.errors import install_command
+
+pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
+
 from tinyprune.course.marking import mark
-from tinyprune.course.sandbox import Limits, Sandbox
+from tinyprune.course.sandbox import Sandbox
 
 FOLDER = Path(__file__).parents[3] / "notebooks" / "assignments"
 spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
@@ -62,7 +68,6 @@ def edited(notebook, wrong):
 
 
 def only(task, notebook):
-    """Keep only the tests of one task."""
     notebook.cells = [
         cell
         for cell in notebook.cells
@@ -71,13 +76,8 @@ def only(task, notebook):
     return notebook
 
 
-def failures(notebook, limits=None):
-    """Return the tests that fail with their messages."""
-    with Sandbox(limits or Limits()) as sandbox:
+def failures(notebook):
+    with Sandbox() as sandbox:
         mark(notebook, sandbox)
-    failed = {}
-    for name, cell in cells_that_test(notebook).items():
-        errors = [output for output in cell.outputs if output.output_type == "error"]
-        if errors:
-            failed[name] = errors[0].evalue
-    return failed
+    cells = cells_that_test(notebook).items()
+    return {name: output.evalue for name, cell in cells for output in cell.outputs if output.output_type == "error"}

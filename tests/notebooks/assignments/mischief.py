@@ -9,8 +9,6 @@ FORWARD = 3.0  # points of linear_forward
 
 
 class Mischief(NamedTuple):
-    """What is handed in, and how many points it gets."""
-
     what: str
     points: float
     solved: bool  # whether the rest is the reference solution or the untouched stub
@@ -27,50 +25,37 @@ def graded(notebook):
     return [cell for cell in notebook.cells if metadata(cell).get("grade")]
 
 
-def without_tests(notebook):
-    notebook.cells = [cell for cell in notebook.cells if not metadata(cell).get("grade")]
+def without(kind):
+    def edit(notebook):
+        notebook.cells = [cell for cell in notebook.cells if not metadata(cell).get(kind)]
+
+    return edit
 
 
-def with_empty_tests(notebook):
-    for cell in graded(notebook):
-        cell.source = "pass"
+def with_tests(source=None, **marks):
+    def edit(notebook):
+        for cell in graded(notebook):
+            cell.source = source or cell.source
+            cell.metadata.nbgrader |= marks
 
-
-def with_other_marks(notebook):
-    for cell in graded(notebook):
-        cell.source = "1000"
-        cell.metadata.nbgrader |= {"points": 1000, "solution": True, "locked": False}
-
-
-def with_ungraded_tests(notebook):
-    for cell in graded(notebook):
-        cell.metadata.nbgrader |= {"grade": False, "points": 0}
+    return edit
 
 
 def with_tests_twice(notebook):
-    for cell in graded(notebook):
-        copy = build.nbformat.from_dict(cell)
-        copy.id += "-again"
-        copy.source = "pass"
-        notebook.cells.insert(0, copy)
+    copies = [cell | {"id": f"{cell.id}-again", "source": "pass"} for cell in reversed(graded(notebook))]
+    notebook.cells[:0] = map(build.nbformat.from_dict, copies)
 
 
 def with_texts_for_tests(notebook):
     for cell in graded(notebook):
         cell.cell_type = "markdown"
-        cell.pop("outputs", None)
-        cell.pop("execution_count", None)
+        del cell["outputs"], cell["execution_count"]
 
 
 def with_tools_of_its_own(notebook):
     for cell in notebook.cells:
         if metadata(cell).get("grade_id", "").endswith("_tools"):
-            nothing = "def nothing(*args, **options): return args\n"
-            cell.source = nothing + "answer = expect_close = expect_gradients = nothing"
-
-
-def without_answers(notebook):
-    notebook.cells = [cell for cell in notebook.cells if not metadata(cell).get("solution")]
+            cell.source = "answer = expect_close = expect_gradients = lambda *args, **options: args"
 
 
 def with_odd_metadata(notebook):
@@ -110,11 +95,7 @@ CELLS = {
     "sys.exit in a cell": "import sys\nsys.exit()",
     "os._exit in a cell": "import os\nos._exit(0)",
     "fork bomb": "import os\nwhile True:\n    os.fork()",
-    "fork bomb past Python": """
-import ctypes
-while True:
-    if ctypes.pythonapi.fork() < 0:
-        raise OSError('refused')""",
+    "fork bomb past Python": "import ctypes\nwhile ctypes.pythonapi.fork() >= 0:\n    pass",
     "shells": "import subprocess\nsubprocess.Popen('sleep 1000', shell=True)",
     "threads": "import threading\nthreading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()",
     "memory": "hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 28))",
@@ -132,8 +113,7 @@ os.write(w, b'x')""",
     "kills by a descriptor of a process": """
 import ctypes, os
 syscall = ctypes.pythonapi.syscall
-pidfd_open, pidfd_send_signal = 434, 424
-syscall(pidfd_send_signal, syscall(pidfd_open, os.getppid(), 0), 9, None, 0)""",
+syscall(424, syscall(434, os.getppid(), 0), 9, None, 0)  # pidfd_send_signal, pidfd_open""",
     "directories in directories": "import os\nfor _ in range(1500):\n    os.mkdir('a')\n    os.chdir('a')",
     "fills the disk": "n = 0\nwhile n := n + 1:\n    open(str(n), 'wb').write(bytes(1 << 24))",
     "deletes the gradebook": "import os\nos.remove('COURSE/gradebook.db')",
@@ -153,10 +133,7 @@ CHEATS = {
 import numpy as np
 np.allclose = np.array_equal = lambda *a, **k: True
 np.linalg.norm = lambda *a, **k: 0.0""",
-    "patches the checker": """
-import sys
-import tinyprune.gradcheck.checker as checker
-checker.check_gradients = lambda *a, **k: []""",
+    "patches the checker": "from tinyprune.gradcheck import checker\nchecker.check_gradients = lambda *a, **k: []",
     "patches the wire": """
 import sys
 frame = sys._getframe()
@@ -165,10 +142,7 @@ while 'self' not in frame.f_locals:
 child = type(frame.f_locals['self'])
 child.describe = lambda self, error: {}
 child.call = lambda self, head, arrays: self.send({'done': True}, True)""",
-    "prints marks": """
-for name in ('a1_1_forward', 'a1_1_backward'):
-    print('passed:', name)
-print('{"score": 30}')""",
+    "prints marks": "print('passed: a1_1_forward', 'passed: a1_1_backward', '{\"score\": 30}', sep='\\n')",
     "swallows errors": """
 class AssertionError(BaseException): pass
 import builtins
@@ -194,23 +168,22 @@ MISCHIEF = [
     *(Mischief(what, FULL - FORWARD, True, function=function) for what, function in FUNCTIONS.items()),
     Mischief("half a surrogate", FULL - FORWARD, True, "raise ValueError('\\ud800')", "raise ValueError(chr(0xd800))"),
     Mischief("odd metadata", FULL, True, edit=with_odd_metadata),
-    Mischief("edits tests, but has the answers", FULL, True, edit=with_empty_tests),
-    Mischief("removes tests, but has the answers", FULL, True, edit=without_tests),
+    Mischief("edits tests, but has the answers", FULL, True, edit=with_tests("pass")),
+    Mischief("removes tests, but has the answers", FULL, True, edit=without("grade")),
     *(Mischief(what, 0, False, cell=cell) for what, cell in CHEATS.items()),
     Mischief("makes its inputs zero", 0, False, edit=with_zeros_for_inputs),
-    Mischief("edits tests", 0, False, edit=with_empty_tests),
-    Mischief("removes tests", 0, False, edit=without_tests),
-    Mischief("gives itself points", 0, False, edit=with_other_marks),
-    Mischief("marks tests as ungraded", 0, False, edit=with_ungraded_tests),
+    Mischief("edits tests", 0, False, edit=with_tests("pass")),
+    Mischief("removes tests", 0, False, edit=without("grade")),
+    Mischief("gives itself points", 0, False, edit=with_tests("1000", points=1000, solution=True, locked=False)),
+    Mischief("marks tests as ungraded", 0, False, edit=with_tests(grade=False, points=0)),
     Mischief("tests twice", 0, False, edit=with_tests_twice),
     Mischief("tests as texts", 0, False, edit=with_texts_for_tests),
     Mischief("tools of its own", 0, False, edit=with_tools_of_its_own),
-    Mischief("removes the answers' cells", 0, True, edit=without_answers),
+    Mischief("removes the answers' cells", 0, True, edit=without("solution")),
 ]
 
 
 def notebook_of(mischief, course):
-    """The submission, for a course in this directory."""
     notebook = build.notebook_of("a1")
     if not mischief.solved:
         notebook = build.released(notebook)

@@ -4,11 +4,6 @@ import re
 from collections import Counter
 
 import pytest
-
-from tinyprune.errors import install_command
-
-pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
-
 from marks import build, cells_that_test, edited, failures, only, wrong_answers
 from nbclient import NotebookClient
 

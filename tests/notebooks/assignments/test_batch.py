@@ -6,11 +6,6 @@ import time
 from collections import Counter
 
 import pytest
-
-from tinyprune.errors import install_command
-
-pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
-
 from marks import build, edited, wrong_answers
 from test_nbgrader import hand_in, label, new_course, scores
 
