@@ -1,5 +1,7 @@
 """Parity: which models it trains and for how long, what it compares, and its picture."""
 
+import dataclasses
+
 import numpy as np
 from toy import row, toy_plan, whole_study
 
@@ -10,7 +12,8 @@ from tinyprune.model.counting import count_parameters
 
 
 def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
-    entries = parity.entries(toy_plan(tmp_path, seeds=4))
+    plan = toy_plan(tmp_path, seeds=4)
+    entries = parity.entries(dataclasses.replace(plan, config=parity.with_steps(plan.config, 14_000)))
     by_name = {e.method: e.cell.config for e in entries}
     assert set(by_name) == {title(kind, steps) for steps, kinds in LENGTHS.items() for kind in kinds}
     counts = {name: sum(e.method == name for e in entries) for name in by_name}
@@ -27,7 +30,6 @@ def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
 
 def test_it_ends_with_tables_and_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "LENGTHS", {4: CAUSES, 8: ("head-networks", XL)})
-    monkeypatch.setattr(parity, "SHORT", 4)
     files, pictures = whole_study("parity", toy_plan(tmp_path), tmp_path, monkeypatch)
     assert pictures == {"parity"}
     pairs = [(r["method"], r["reference"]) for r in read_csv(files["comparison.csv"])]
@@ -42,8 +44,14 @@ def test_lines_go_over_steps_and_rows_over_causes():
         for kind in kinds
         for seed in (0, 1)
     ]
-    by_steps, by_cause = plot_parity(rows).axes
+    by_cause, by_steps = plot_parity(rows).axes
     assert len(by_steps.containers) == 3
     line = by_steps.containers[0].lines[0]
     np.testing.assert_allclose(line.get_xydata(), [[steps, 2.5 + 1 / steps] for steps in LENGTHS])
     assert len([line for line in by_cause.lines if line.get_marker() == "o"]) == len(CAUSES)
+    assert len(plot_parity([r for r in rows if r["method"].endswith(" 1500 steps")]).axes) == 1
+
+
+def test_no_length_is_longer_than_what_is_configured():
+    assert parity.lengths(14_000) == LENGTHS
+    assert parity.lengths(2000) == {1500: CAUSES, 2000: LENGTHS[3500]} and parity.lengths(200) == {200: CAUSES}

@@ -72,8 +72,10 @@ def test_a_numba_that_does_not_fit_is_explained(monkeypatch):
 def test_numba_has_every_heavy_operation_with_the_textbooks_signature():
     backend = get_backend("numba")
     compiled = {name for name in ops.__all__ if getattr(backend, name) is not getattr(ops, name)}
-    # What is left to the textbook are a few numbers for each head, views, and one sum for the plain Transformer.
+    # What is left to the textbook are a few numbers for each head, views, one sum for the plain Transformer, and the
+    # loss of distillation, beside which a teacher reads the text, too.
     gates = {"hard_concrete", "top_k", "l0", "head_difference", "layerwise_error", "context_backward", "positions"}
+    gates |= {"distillation"}
     gates |= {"adaptive_softmax_backward"}  # it finds the compiled parts in its cache
     for name in compiled:
         expected, got = (inspect.signature(getattr(module, name)).parameters for module in (ops, backend))

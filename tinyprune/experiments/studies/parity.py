@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -24,8 +25,8 @@ from tinyprune.tables import Record
 RELEASE, ORIGINAL = "all-attention, gain 1", "all-attention, gain 1, original persistent vectors"
 # From the published heads to heads with networks, one change after the other, and the model that they are to equal.
 CAUSES = (RELEASE, ORIGINAL, ATTENTION, SQUARED, NETWORKS, XL)
-SHORT = 1500
-LENGTHS = {SHORT: CAUSES, 3500: (ATTENTION, NETWORKS, XL), 14_000: (ATTENTION, NETWORKS, XL)}
+# Steps, up to those that are configured. The shortest training is also that of the causes.
+LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, XL), 14_000: (ATTENTION, NETWORKS, XL)}
 LONG_SEEDS = 3  # of the longest training
 
 
@@ -36,12 +37,20 @@ def entries(plan: Plan) -> list[Entry]:
         model = dataclasses.replace(configs[ATTENTION].model, init_gain=1.0, **changes)
         configs[name] = dataclasses.replace(configs[ATTENTION], model=model)
     made = []
-    for steps, kinds in LENGTHS.items():
+    for steps, kinds in lengths(plan.config.train.steps).items():
         seeds = plan.seeds if steps < max(LENGTHS) else min(plan.seeds, LONG_SEEDS)
         for kind in kinds:
             config = with_steps(configs[kind], steps)
             made += [plan.entry(title(kind, steps), own, "baseline") for own in plan.configs(config)[:seeds]]
     return made
+
+
+def lengths(most: int) -> dict[int, tuple[str, ...]]:
+    """Return which kinds are trained for which numbers of steps; none is larger than `most`."""
+    found: dict[int, tuple[str, ...]] = {}
+    for steps, kinds in LENGTHS.items():
+        found.setdefault(min(steps, most), kinds)
+    return found
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:
@@ -58,7 +67,7 @@ def tables(done: Finished) -> dict[str, list[Record]]:
     """Compare the kinds with Transformer-XL at each length."""
     rows = done.tables["results"]
     found = []
-    for steps, kinds in LENGTHS.items():
+    for steps, kinds in lengths(max(entry.cell.config.train.steps for entry in done.entries)).items():
         titles = [title(kind, steps) for kind in kinds]
         found += compare([r for r in rows if r["method"] in titles], title(XL, steps))
     return {"comparison": found}
@@ -66,42 +75,46 @@ def tables(done: Finished) -> dict[str, list[Record]]:
 
 @matplotlib.style.context(STYLE)
 def plot_parity(rows: Sequence[Record], split: str = "test") -> Figure:
-    """Draw bits against steps, a line for each kind; beside it each change on the way from one kind to the next."""
-    figure = Figure(figsize=(9.5, 3.6), dpi=DPI, layout="constrained")
-    by_steps, by_cause = figure.subplots(1, 2, width_ratios=(1, 1.1))
+    """Draw each change on the way from one kind to the next, and bits against steps if there are several lengths."""
     summary = {r["method"]: r for r in summarise(rows, split)}
-    for kind in LENGTHS[max(LENGTHS)]:
-        points = [(steps, summary[title(kind, steps)]) for steps in LENGTHS if title(kind, steps) in summary]
-        by_steps.errorbar(
-            [steps for steps, _ in points],
-            [r["bits_per_character"] for _, r in points],
-            [r["spread"] or 0.0 for _, r in points],
-            label=kind,
-            capsize=2,
-            elinewidth=0.8,
-            **look(CAUSES, kind),
-        )
-    by_steps.set(xscale="log", xlabel="steps", ylabel=f"bits per character ({split})")
-    by_steps.set_xticks(list(LENGTHS), [f"{steps:,}" for steps in LENGTHS])
-    by_steps.xaxis.set_minor_formatter(NullFormatter())
-    by_steps.grid(alpha=0.3, linewidth=0.5)
-    by_steps.legend(frameon=False)
+    measured = sorted({int(name.split(": ")[1].split()[0]) for name in summary})
+    several = len(measured) > 1
+    figure = Figure(figsize=(9.5 if several else 6, 3.2), dpi=DPI, layout="constrained")
+    by_cause, *others = figure.subplots(1, 1 + several, squeeze=False, width_ratios=(1.1, 1)[: 1 + several])[0]
+    for by_steps in others:
+        _draw_steps(by_steps, summary, measured, split)
     for place, kind in enumerate(CAUSES):
-        bits = [r["bits_per_character"] for r in rows_of(rows, title(kind, SHORT), split)]
+        bits = [r["bits_per_character"] for r in rows_of(rows, title(kind, measured[0]), split)]
         by_cause.plot(bits, [place] * len(bits), "o", color=look(CAUSES, kind)["color"], alpha=0.6, markersize=4)
         by_cause.plot([sum(bits) / len(bits)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
     by_cause.set(yticks=range(len(CAUSES)), yticklabels=[kind.replace(", ", ",\n", 1) for kind in CAUSES])
-    by_cause.set(xlabel=f"bits per character after {SHORT:,} steps; bar: mean")
+    by_cause.set(xlabel=f"bits per character ({split}) after {measured[0]:,} steps; bar: mean")
     by_cause.set_ylim(len(CAUSES) - 0.5, -0.5)
     by_cause.grid(axis="x", alpha=0.3, linewidth=0.5)
-    name_seeds(figure, [r for r in rows if r["method"].endswith(f"{SHORT} steps")])
+    name_seeds(figure, [r for r in rows if r["method"].endswith(f" {measured[0]} steps")])
     return figure
+
+
+def _draw_steps(axes: Axes, summary: dict[str, Record], measured: Sequence[int], split: str) -> None:
+    """Draw mean and spread against steps, a line for each kind that is trained for all lengths."""
+    for kind in CAUSES:
+        points = [(steps, summary[title(kind, steps)]) for steps in measured if title(kind, steps) in summary]
+        if len(points) < len(measured):
+            continue
+        x = [steps for steps, _ in points]
+        bits, error = [r["bits_per_character"] for _, r in points], [r["spread"] or 0.0 for _, r in points]
+        axes.errorbar(x, bits, error, label=kind, capsize=2, elinewidth=0.8, **look(CAUSES, kind))
+    axes.set(xscale="log", xlabel="steps", ylabel=f"bits per character ({split})")
+    axes.set_xticks(measured, [f"{steps:,}" for steps in measured])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(frameon=False)
 
 
 def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
     """Draw the only picture."""
-    caption = "Bits per character of whole models against steps, and what each change contributes"
+    caption = "What each change contributes, and bits per character of whole models against steps"
     yield "parity", caption, plot_parity(done.tables["results"])
 
 
-STUDY = Study(entries, tables, pictures, changes=CHANGES, seeds=5, equal="parameters")
+STUDY = Study(entries, tables, pictures, changes=CHANGES | {"train.steps": max(LENGTHS)}, seeds=5, equal="parameters")
