@@ -4,6 +4,7 @@ All heads' units lie one after the other in memory, so the two products are thos
 `feedforward`. The gates multiply the values, which are few, and not the units, one for each position.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,7 @@ def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray 
     H, N, D = pk.shape
     rows = matrix(dout)
     # out = units values + bo
+    dbo = column_sums(contiguous(dout).reshape(math.prod(dout.shape[:-1]), D))
     da = matmul(rows, values, transpose_b=True, precision=precision)
     dvalues = matmul(units, rows, transpose_a=True, precision=precision).reshape(H, N, D)
     # values_h = c g_h pv_h
@@ -96,4 +98,4 @@ def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray 
     dx = matmul(da, pk.reshape(H * N, D), precision=precision)
     dpk = matmul(da, matrix(x), transpose_a=True, precision=precision).reshape(H, N, D)
     dpb = column_sums(da.reshape(da.size // (H * N) if H * N else 0, H * N)).reshape(H, N)
-    return dx if x.ndim > 1 else dx[0], dpk, dpb, dpv, column_sums(rows), dgate
+    return dx if x.ndim > 1 else dx[0], dpk, dpb, dpv, dbo, dgate
