@@ -78,7 +78,7 @@ ABOUT = {  # in one line, what is not a criterion with a file of its own
     "michel-iterative": "Michel's importance, evaluated again after every tenth of all heads is removed",
     "michel-repaired": "Michel's heads; the others' Wo and bo are fitted to the layer's output (OSSCAR's formula)",
     "michel-distilled": "Michel's heads; half of the loss afterwards is the divergence from the whole model",
-    "michel-repaired-distilled": "Both",
+    "michel-repaired-distilled": "Michel's heads, with the fit and with distillation",
     "flap": "Fluctuation's heads; their mean output goes into bo (FLAP, An et al. 2023)",
     "least-squares": "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)",
     "gates": "Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)",
