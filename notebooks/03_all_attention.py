@@ -741,9 +741,9 @@ assert all(r["difference"] > 0 for r in differences["head-networks"])
 # %% [markdown]
 # **All-attention as published does not keep the paper's promise at this scale.** Transformer-XL is better from the start
 # and stays better at equal size until only a quarter of its heads is left: the lines cross near 0.63 M parameters. The
-# *counting* of section 8 holds exactly; the quality that should go with it does not. (Without the trials the distance
-# would be 0.16 bits in place of 0.06: the paper's release draws its initial weights from a range that is four times too
-# small for a model of this size.)
+# *counting* of section 8 holds exactly; the quality that should go with it does not. (The paper's release draws its initial
+# weights from a range that is four times too small for this model. With it the distance would be 0.33 bits in place of 0.09
+# after 1,500 steps, see [`data/results/parity-pydoc`](../data/results/parity-pydoc/README.md).)
 #
 # ## 10 · Heads that keep the promise
 #

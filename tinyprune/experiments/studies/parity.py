@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from tinyprune.config import RunConfig
-from tinyprune.experiments.drawing import look, name_seeds
+from tinyprune.experiments.drawing import look
 from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SQUARED, XL, runs
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare, rows_of, summarise
@@ -88,15 +88,14 @@ def plot_parity(rows: Sequence[Record], split: str = "test") -> Figure:
         by_cause.plot(bits, [place] * len(bits), "o", color=look(CAUSES, kind)["color"], alpha=0.6, markersize=4)
         by_cause.plot([sum(bits) / len(bits)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
     by_cause.set(yticks=range(len(CAUSES)), yticklabels=[kind.replace(", ", ",\n", 1) for kind in CAUSES])
-    by_cause.set(xlabel=f"bits per character ({split}) after {measured[0]:,} steps; bar: mean")
+    by_cause.set(xlabel=f"bits per character ({split}) after {measured[0]:,} steps; dots: seeds, bar: mean")
     by_cause.set_ylim(len(CAUSES) - 0.5, -0.5)
     by_cause.grid(axis="x", alpha=0.3, linewidth=0.5)
-    name_seeds(figure, [r for r in rows if r["method"].endswith(f" {measured[0]} steps")])
     return figure
 
 
 def _draw_steps(axes: Axes, summary: dict[str, Record], measured: Sequence[int], split: str) -> None:
-    """Draw mean and spread against steps, a line for each kind that is trained for all lengths."""
+    """Draw mean and standard deviation against steps, a line for each kind that is trained for all lengths."""
     for kind in CAUSES:
         points = [(steps, summary[title(kind, steps)]) for steps in measured if title(kind, steps) in summary]
         if len(points) < len(measured):
@@ -113,7 +112,9 @@ def _draw_steps(axes: Axes, summary: dict[str, Record], measured: Sequence[int],
 
 def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
     """Draw the only picture."""
-    caption = "What each change contributes, and bits per character of whole models against steps"
+    caption = "What each change contributes"
+    if len({entry.cell.config.train.steps for entry in done.entries}) > 1:
+        caption += ", and bits per character of whole models against steps"
     yield "parity", caption, plot_parity(done.tables["results"])
 
 
