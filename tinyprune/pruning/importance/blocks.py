@@ -19,6 +19,7 @@ tr W_Sᵀ [(G⁻¹)_SS]⁻¹ W_S (Meng et al. 2024, arXiv 2403.12983; also SlimG
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,22 +53,20 @@ class Block:
 
     def parts(self, stay: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
         """Return the rows of S and those of K, as booleans, and G_KK⁻¹ G_KS. `stay` (H,): which heads stay."""
-        S = np.append(np.repeat(~stay, self.width), False)
-        G = self.G + self.penalty
+        S, G = np.append(np.repeat(~stay, self.width), False), self.ridged
         return S, ~S, np.linalg.solve(G[np.ix_(~S, ~S)], G[np.ix_(~S, S)])
 
-    @property
-    def penalty(self) -> NDArray:
-        """Return λI, with 0 for b."""
+    @cached_property
+    def ridged(self) -> NDArray:
+        """Return G_λ, computed once for all sets of heads that a search tries."""
         diagonal = np.full(len(self.G), self.ridge * self.G.diagonal()[:-1].mean() if self.heads else 0.0)
-        diagonal[-1] = 0.0
-        return np.diag(diagonal)
+        diagonal[-1] = 0.0  # b has no penalty
+        return self.G + np.diag(diagonal)
 
     def cost(self, stay: NDArray[np.bool_]) -> float:
         """Return the squared error that is left after the fit, summed over positions and features."""
         S, K, fit = self.parts(stay)
-        G = self.G + self.penalty
-        schur = G[np.ix_(S, S)] - G[np.ix_(S, K)] @ fit
+        schur = self.ridged[np.ix_(S, S)] - self.ridged[np.ix_(S, K)] @ fit
         return float(((schur @ self.W[S]) * self.W[S]).sum())
 
     def fitted(self, stay: NDArray[np.bool_]) -> NDArray:
