@@ -1,6 +1,7 @@
 """Tuning: the same trials for every kind, and settings that are the best of those that were run."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 from toy import row, toy_plan
@@ -8,9 +9,9 @@ from toy import row, toy_plan
 from tinyprune.experiments.kinds import ATTENTION, NETWORKS, SETTINGS, XL
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.tuning import RATES, STARTS, entries, plot_tuning, title
-from tinyprune.notebook import results
 
 KINDS = (ATTENTION, NETWORKS, XL)
+RESULTS = Path(__file__).parents[2] / "data" / "results" / "tuning-pydoc" / "results.csv"
 
 
 def test_every_kind_has_the_same_trials(tmp_path):
@@ -25,7 +26,7 @@ def test_every_kind_has_the_same_trials(tmp_path):
 
 
 def test_settings_are_the_best_trials_on_the_validation_split():
-    rows = [r for r in read_csv(results("tuning-pydoc", "results.csv").read_text()) if r["split"] == "valid"]
+    rows = [r for r in read_csv(RESULTS.read_text()) if r["split"] == "valid"]
     assert len(rows) == len(KINDS) * len(RATES) * len(STARTS)
     for kind in KINDS:
         best = min((r for r in rows if r["method"].startswith(f"{kind},")), key=lambda r: r["bits_per_character"])
