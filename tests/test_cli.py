@@ -215,9 +215,9 @@ def test_describe_a_preset_without_its_text(tmp_path, monkeypatch):
 
 
 def test_describe_the_default_and_changes_to_it():
-    before, after = (described(*options)["whole model"]["parameters"] for options in ([], ["--set=model.N=32"]))
-    # Half of the 64 persistent keys and values of each head: 4 layers of 2 · 32 · 128.
-    assert before - after == 4 * 2 * 32 * 128
+    before, after = (described(*options)["whole model"]["parameters"] for options in ([], ["--set=model.N=16"]))
+    # Half of the 32 units of each head: 4 layers of 8 heads with two rows of 128 numbers and a bias for each unit.
+    assert before - after == 4 * 8 * 16 * (2 * 128 + 1)
 
 
 @pytest.mark.parametrize("mode", ["complex", "central"])

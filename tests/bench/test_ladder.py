@@ -38,7 +38,7 @@ def test_rungs_are_given_the_same_as_other_benchmarks():
 
 @pytest.mark.parametrize(("mask", "span"), [("same-length", 6), ("causal", None)])
 def test_attention_has_the_mask_of_its_model(mask, span):
-    shape = {"name": "tiny", "T": 8, "M": 6, "B": 1, "mask": mask}
+    shape = {"name": "relative-d128", "T": 8, "M": 6, "B": 1, "mask": mask}
     arrays, _ = attention_arguments(model_shape(**shape))
     expected, _ = ops.attention_forward(**arrays, span=span)
     np.testing.assert_array_equal(ladder.attention_workload("textbook (NumPy)", **shape).results()["out"], expected)
@@ -46,7 +46,7 @@ def test_attention_has_the_mask_of_its_model(mask, span):
 
 def test_names_are_those_of_rungs():
     assert ladder.N_LOW.keys() < matmul.RUNGS.keys()
-    contenders = [ladder.attention_rung(rung, name="tiny") for rung in attention.RUNGS]
+    contenders = [ladder.attention_rung(rung, name="relative-d128") for rung in attention.RUNGS]
     assert [c.library for c in contenders] == ["numpy"] + ["ours"] * (len(contenders) - 1)
 
 
@@ -55,6 +55,7 @@ def test_names_are_those_of_rungs():
     [
         (("tiny", "small"), "the ladder of attention stands at one shape, got tiny, small"),
         (("plain-d128",), "needs relative positions and persistent vectors, got plain-d128"),
+        (("tiny",), "needs relative positions and persistent vectors, got tiny"),
     ],
 )
 def test_shapes_that_have_no_ladder(shapes, message, monkeypatch):
@@ -67,7 +68,7 @@ def test_shapes_that_have_no_ladder(shapes, message, monkeypatch):
 def test_a_small_one(monkeypatch):
     monkeypatch.setattr(ladder, "N", 64)
     monkeypatch.setattr(ladder, "N_LOW", {"Python loops": 8, "compiled": 16})
-    rows = ladder.run_ladder(Options("numba", shapes=("tiny",), rounds=1, threads=1))
+    rows = ladder.run_ladder(Options("numba", shapes=("relative-d128",), rounds=1, threads=1))
     assert [r["subject"] for r in rows] == [*matmul.RUNGS, "NumPy's BLAS", *attention.RUNGS]
     assert [r["shape"] for r in rows[:3]] == ["8×8×8", "16×16×16", "64×64×64"]
     assert all(r["gflops"] > 0 and r["median_ms"] > 0 for r in rows)

@@ -43,8 +43,8 @@ def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
     full, quick = make_plan("architecture"), make_plan("architecture", quick=True, seeds=5, scope="layer")
     assert (full.seeds, full.shares, full.methods) == (3, (0.9, 0.75, 0.5625, 0.3, 0.1), METHODS)
     assert (quick.seeds, quick.shares, quick.scope) == (5, (0.5,), "layer")
-    assert (full.config.model.N, make_plan("tradeoff").config.model.N) == (512, 64)
-    assert make_plan("architecture", preset="study").config.model.N == 64
+    assert (full.config.model.N, make_plan("tradeoff").config.model.N) == (512, 32)
+    assert make_plan("architecture", preset="study").config.model.N == 32
     assert make_plan("tradeoff", None, {"train.steps": 7}, quick=True).config.train.steps == 7
     assert quick.config.train.steps == 200 < full.config.train.steps
     with pytest.raises(UsageError, match="shares must be numbers from 0 to 1"):
