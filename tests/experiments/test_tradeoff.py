@@ -113,6 +113,21 @@ def test_kept_heads_are_written_in_their_cells():
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["random", "magnitude", "gates"]
 
 
+def test_differences_from_michel_are_paired_by_seed():
+    """Where Michel's criterion is missing there is no picture."""
+    assert tradeoff.plot_beyond(rows()) is None
+    figure = tradeoff.plot_beyond(rows(), reference="random")
+    bits = {(r["method"], r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows() if r["split"] == "test"}
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    for axes in figure.axes:
+        count = int(axes.get_title(loc="left").split()[0])
+        dots = dict(zip(names, axes.lines[1::2], strict=True))
+        seeds = sorted(seed for method, heads, seed in bits if (method, heads) == ("gates", count))
+        expected = [bits["gates", count, seed] - bits["random", count, seed] for seed in seeds]
+        np.testing.assert_allclose(sorted(dots["gates"].get_xdata()), sorted(expected))
+    assert len(figure.axes) == len({heads for _, heads, _ in bits}) - 1  # all heads are no pruning
+
+
 def test_agreement_has_a_number_in_every_cell():
     numbers = {(a, b): 1.0 if a == b else -0.25 for a in "xy" for b in "xy"}
     records = [{"method": a, "other": b, "rank_correlation": number} for (a, b), number in numbers.items()]

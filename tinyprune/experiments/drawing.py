@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -57,6 +58,16 @@ def means(rows: Sequence[Record], x: str) -> tuple[NDArray, NDArray, NDArray]:
         for group in groups.values()
     )
     return tuple(np.array(points).T)
+
+
+def draw_seeds(axes: Axes, values: dict[str, Sequence[float]], colours: Sequence[str] = HEAD_COLOURS[:1]) -> None:
+    """Draw a row for each name, the first on top: a dot for each seed, a bar at their mean; colours take turns."""
+    for place, own in enumerate(values.values()):
+        axes.plot(own, [place] * len(own), "o", color=colours[place % len(colours)], alpha=0.6, markersize=4)
+        if own:
+            axes.plot([statistics.fmean(own)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
+    axes.set(yticks=range(len(values)), yticklabels=list(values), ylim=(len(values) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3, linewidth=0.5)
 
 
 def name_seeds(figure: Figure, rows: Sequence[Record]) -> None:

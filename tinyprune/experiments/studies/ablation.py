@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,9 +10,10 @@ import matplotlib.style
 from matplotlib.figure import Figure
 
 from tinyprune.experiments.cells import FROM_SCRATCH, SMALL
+from tinyprune.experiments.drawing import draw_seeds
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare
-from tinyprune.plots import DPI, HEAD_COLOURS, STYLE
+from tinyprune.plots import DPI, STYLE
 from tinyprune.tables import Record
 
 # The number of heads is held here, so that the warm-up is that of the target, not of lam.
@@ -53,14 +53,9 @@ def plot_ablation(rows: Sequence[Record], split: str = "test") -> Figure:
     figure = Figure(figsize=(2 + 2.6 * len(counts), 1.2 + 0.32 * len(variants)), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
     for axes, count in zip(panels, counts, strict=True):
-        for place, variant in enumerate(variants):
-            bits = [r["bits_per_character"] for r in own if r["method"] == variant and r["heads_open"] == count]
-            axes.plot(bits, [place] * len(bits), "o", color=HEAD_COLOURS[0], alpha=0.6, markersize=4)
-            axes.plot([statistics.fmean(bits)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
-        axes.set(title=f"{count} of {own[0]['heads_total']} heads", yticks=range(len(variants)))
-        axes.set_yticklabels(variants)
-        axes.set_ylim(len(variants) - 0.5, -0.5)
-        axes.grid(axis="x", alpha=0.3, linewidth=0.5)
+        here = [r for r in own if r["heads_open"] == count]
+        draw_seeds(axes, {v: [r["bits_per_character"] for r in here if r["method"] == v] for v in variants})
+        axes.set_title(f"{count} of {own[0]['heads_total']} heads")
     figure.supxlabel("bits per character (test); dots: seeds, bar: mean; left is better")
     return figure
 

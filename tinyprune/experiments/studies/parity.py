@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from tinyprune.config import RunConfig
-from tinyprune.experiments.drawing import look
+from tinyprune.experiments.drawing import draw_seeds, look
 from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SQUARED, XL, runs
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare, rows_of, summarise
@@ -83,14 +83,10 @@ def plot_parity(rows: Sequence[Record], split: str = "test") -> Figure:
     by_cause, *others = figure.subplots(1, 1 + several, squeeze=False, width_ratios=(1.1, 1)[: 1 + several])[0]
     for by_steps in others:
         _draw_steps(by_steps, summary, measured, split)
-    for place, kind in enumerate(CAUSES):
-        bits = [r["bits_per_character"] for r in rows_of(rows, title(kind, measured[0]), split)]
-        by_cause.plot(bits, [place] * len(bits), "o", color=look(CAUSES, kind)["color"], alpha=0.6, markersize=4)
-        by_cause.plot([sum(bits) / len(bits)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
-    by_cause.set(yticks=range(len(CAUSES)), yticklabels=[kind.replace(", ", ",\n", 1) for kind in CAUSES])
-    by_cause.set(xlabel=f"bits per character ({split}) after {measured[0]:,} steps; dots: seeds, bar: mean")
-    by_cause.set_ylim(len(CAUSES) - 0.5, -0.5)
-    by_cause.grid(axis="x", alpha=0.3, linewidth=0.5)
+    own = {kind: rows_of(rows, title(kind, measured[0]), split) for kind in CAUSES}
+    bits = {kind.replace(", ", ",\n", 1): [r["bits_per_character"] for r in found] for kind, found in own.items()}
+    draw_seeds(by_cause, bits, [look(CAUSES, kind)["color"] for kind in CAUSES])
+    by_cause.set_xlabel(f"bits per character ({split}) after {measured[0]:,} steps")
     return figure
 
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.data import Segments
 from tinyprune.experiments.cells import GATES, read_text
-from tinyprune.experiments.drawing import MEASURES, look, means, name_seeds
+from tinyprune.experiments.drawing import MEASURES, draw_seeds, look, means, name_seeds
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare, rows_of
 from tinyprune.experiments.store import Store
@@ -133,6 +133,36 @@ def plot_tradeoff(rows: Sequence[Record], split: str = "test") -> Figure:
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
     name_seeds(figure, rows)
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_beyond(rows: Sequence[Record], split: str = "test", reference: str = "michel") -> Figure | None:
+    """Draw how many bits more than the reference each method needs, seed by seed; None if the reference is missing.
+
+    There is an Axes for each number of heads; methods are in the order of their means at the number nearest to half.
+    """
+    own = [r for r in rows if r["split"] == split and r["method"] not in ("baseline", "unpruned")]
+    level = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in own if r["method"] == reference}
+    counts = sorted({heads for heads, _ in level}, reverse=True)
+    if not counts:
+        return None
+    total = own[0]["heads_total"]
+    found: dict[int, dict[str, list[float]]] = {count: {} for count in counts}
+    for row in own:
+        pair = (row["heads_open"], row["seed"])
+        if pair in level:
+            values = found[row["heads_open"]].setdefault(row["method"], [])
+            values.append(row["bits_per_character"] - level[pair])
+    half = found[min(counts, key=lambda count: abs(count - total / 2))]
+    order = sorted(half, key=lambda method: statistics.fmean(half[method]))
+    figure = Figure(figsize=(2 + 1.9 * len(counts), 1.2 + 0.24 * len(order)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
+    for axes, count in zip(panels, counts, strict=True):
+        axes.axvline(0, color=GREY, linewidth=1)
+        draw_seeds(axes, {method: found[count].get(method, []) for method in order})
+        axes.set_title(f"{count} of {total} heads")
+    figure.supxlabel(f"bits per character more than {reference} ({split}); dots: seeds, bar: mean; left is better")
     return figure
 
 
@@ -260,9 +290,9 @@ def plot_attention(model: Transformer, tokens: NDArray, head_ids: Sequence[Seque
 
 
 def tables(done: Finished) -> dict[str, list[Record]]:
-    """Compare every method with gates, and the methods' scores with each other."""
+    """Compare every method with gates and with Michel's criterion, and the methods' scores with each other."""
     return {
-        "comparison": compare(done.tables["results"], "gates"),
+        "comparison": [r for method in ("gates", "michel") for r in compare(done.tables["results"], method)],
         "agreement": agreement(done.entries, done.store),
     }
 
@@ -272,6 +302,9 @@ def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
     rows, half = done.tables["results"], nearest_share(done.entries)
     caption = "Bits per character against heads that stay, for each method, with error bars"
     yield "tradeoff", caption, plot_tradeoff(rows)
+    beyond = plot_beyond(rows)
+    if beyond:
+        yield "beyond", "Bits per character more than Michel's criterion needs, for each method", beyond
     yield "kept", "Heads kept in each layer, for each method", plot_kept(rows)
     agreed = plot_agreement(done.tables["agreement"])
     yield "agreement", "Rank correlation between what the methods think of the heads", agreed
