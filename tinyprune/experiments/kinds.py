@@ -10,7 +10,7 @@ from tinyprune.config import ModelConfig, RunConfig, of_kind
 ATTENTION, SQUARED, NETWORKS, XL = "all-attention", "squared-relu", "head-networks", "transformer-xl"
 # Persistent vectors, and the feed-forward block in their place, are four times as many as D, the paper's proportion:
 # they are then 6 of 10 parameters of a layer.
-CHANGES = {"model.N": 512, "model.persistent": "softmax"}
+CHANGES = {"model.N": 512, "model.persistent": "softmax", "model.dropout": 0.0, "model.dropout_attention": 0.0}
 # The best of 15 trials each on the validation split, see `tinyprune experiment tuning`. A squared ReLU takes those of
 # the head networks.
 SETTINGS: dict[str, dict[str, float]] = {
