@@ -314,11 +314,15 @@ show_source(ops.context_forward, ops.context_backward, docstring=False)
 # checked to the last digits, on a trained model. (If there is none yet, the next cell trains one on the language
 # reference of Python: 4 layers of 8 heads, D = 128, T = M = 64. It is the baseline of many later chapters. The very
 # first call also compiles the kernels, for half a minute.)
+#
+# The attention of this model is exactly the one of this chapter. After attention, every layer has a feed-forward block,
+# whose hidden units are divided among the heads. Section 10 of [chapter 03](03_all_attention.ipynb) explains these *head
+# networks*; here you need only know that they work on each position by itself and look at no other.
 
 # %%
 run = baseline_run()
 trained, text = run.load("train").model, run.text
-T, M, N, L, H, Dh = (getattr(trained.config, name) for name in ("T", "M", "N", "L", "H", "Dh"))
+T, M, L, H, Dh = (getattr(trained.config, name) for name in ("T", "M", "L", "H", "Dh"))
 
 # the same weights in float64, with the operations of ops/ in place of the compiled ones
 exact = Transformer(
@@ -720,35 +724,32 @@ assert np.abs(dbk).max() < 1e-14 and np.abs(measured).max() < 1e-14 and entrywis
 # ## 8 · Inside a trained model
 #
 # The textbook's operations keep all attention weights, so we can look inside the trained model. Let it read some
-# held-out text and average the weight that each of its heads gives to distance 0, 1, 2, … Rows do not add up to one:
-# the rest goes to keys further away, and to persistent vectors, the subject of chapter 03.
+# held-out text and average the weight that each of its heads gives to distance 0, 1, 2, … The picture shows the ten
+# nearest keys. The rest of a head's weight, up to one, goes to keys further away.
 
 # %%
 model = Transformer(trained.config, trained.params, ops=get_backend("numpy"))
 segments, memory, before = Segments(text.test, 8, T), None, None
-weights, tokens = [], []
+collected, tokens = [], []
 for step in range(5):
     ids, _, _ = segments.batch(step)  # (B, T)
     _, new_memory, cache = model.forward(ids, memory)
     if memory:
-        weights.append(
+        collected.append(
             np.stack([block["attention"].a for block in cache["layers"]])
-        )  # (L, B, H, T, S + N)
+        )  # (L, B, H, T, S)
         tokens.append(np.concatenate([before, ids], 1))  # (B, S)
     memory, before = new_memory, ids
-weights, tokens = np.concatenate(weights, 1), np.concatenate(tokens)
-context = weights[..., : M + T]  # (L, B, H, T, S)
+weights, tokens = np.concatenate(collected, 1), np.concatenate(tokens)  # (L, B, H, T, S), (B, S)
 
 i, dist = np.arange(T)[:, None], np.arange(M + 1)
-by_distance = context[..., i, i + M - dist].mean((1, 3))  # (L, H, M + 1)
-np.testing.assert_allclose(
-    by_distance.sum(-1), context.sum(-1).mean((1, 3)), rtol=1e-4
-)  # same-length: no other keys
+by_distance = weights[..., i, i + M - dist].mean((1, 3))  # (L, H, M + 1)
+np.testing.assert_allclose(by_distance.sum(-1), 1, rtol=1e-4)  # same-length: no other keys
 
 shown = 10
 figure, axes = plt.subplots(1, L, figsize=(9.5, 2.9), sharey=True)
 for layer, ax in enumerate(axes):
-    image = ax.imshow(by_distance[layer, :, :shown], cmap="Greys", vmin=0, vmax=0.5, aspect="auto")
+    image = ax.imshow(by_distance[layer, :, :shown], cmap="Greys", vmin=0, vmax=0.8, aspect="auto")
     for h, d in zip(*np.where(by_distance[layer, :, :shown] > 0.15)):
         value = by_distance[layer, h, d]
         ax.text(
@@ -758,7 +759,7 @@ for layer, ax in enumerate(axes):
             ha="center",
             va="center",
             fontsize=7,
-            color="white" if value > 0.3 else "black",
+            color="white" if value > 0.4 else "black",
         )
     ax.set(title=f"layer {layer}", xlabel="distance", xticks=range(0, shown, 3), yticks=range(H))
 axes[0].set_ylabel("head")
@@ -770,12 +771,16 @@ share = by_distance[..., 1].max()
 print(
     f"layer {previous[0]}, head {previous[1]} gives {share:.0%} of its weight to the character just before"
 )
-assert share > 0.15  # evenly spread over M + 1 + N keys it would be under 1 %
+near = by_distance[..., 1:3].sum(-1).mean()
+print(
+    f"all heads together give {near:.0%} of their weight to the last two characters before the query"
+)
+assert share > 0.5 and near > 0.4  # evenly spread over M + 1 keys it would be under 2 %
 
 # %% [markdown]
-# The dark column is distance 1. Nobody asked for it: some heads have specialised in *the previous character*. (To
-# predict the next character, the current one and the one before it are the best start; the current one is already in
-# $x$, through the residual connection. This may explain why distance 0 gets so little weight.)
+# The dark columns are distances 1 and 2. Nobody asked for them: many heads have specialised in *the previous character*
+# or the one before it. (To predict the next character, the current one and those just before it are the best start; the
+# current one is already in $x$, through the residual connection. This may explain why distance 0 gets so little weight.)
 #
 # Now take the strongest of these heads apart into the four terms of (3), each averaged over queries, as a function of
 # distance.
@@ -836,10 +841,8 @@ print(f"the term whose mean changes most with the distance: {best}")
 blank = np.isin(tokens, text.tokenizer.encode(" \n"))[:, None, :] & visible_keys(
     T, M + T, M
 )  # (B, T, S)
-whole = context.sum(-1).mean((1, 3))  # (L, H): what does not go to persistent vectors
-on_blanks = (context * blank[None, :, None]).sum(-1).mean((1, 3)) / whole  # (L, H)
-reach = (by_distance * np.arange(M + 1)).sum(-1) / whole  # (L, H), mean distance
-reach = np.where(whole > 0.5, reach, 0)  # of heads that look at the text at all
+on_blanks = (weights * blank[None, :, None]).sum(-1).mean((1, 3))  # (L, H)
+reach = (by_distance * np.arange(M + 1)).sum(-1)  # (L, H), mean distance
 chosen = {
     "the character before": previous,
     "blanks": np.unravel_index(on_blanks.argmax(), (L, H)),
@@ -847,14 +850,14 @@ chosen = {
 }
 print(
     f"{blank.sum() / blank[..., 0].size / (M + 1):.0%} of the characters are blanks; "
-    f"“blanks” gives them {on_blanks.max():.0%} of its context weight"
+    f"“blanks” gives them {on_blanks.max():.0%} of its weight"
 )
 print(f"the mean distance of “far” is {reach.max():.0f}; spread evenly it would be {M / 2:.0f}")
 
 sample = 9  # one of the segments that were read
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.5), sharey=True)
 for ax, (name, (layer, head)) in zip(axes, chosen.items()):
-    a = context[layer, sample, head]  # (T, S)
+    a = weights[layer, sample, head]  # (T, S)
     ax.imshow(
         a,
         cmap="Greys",
@@ -870,15 +873,15 @@ plt.show()
 
 # %% [markdown]
 # Here are the same three heads, with two queries each, on the text itself. The query is the framed character at the
-# end; an earlier character is darker the more weight it gets. (↵ is the end of a line.) The heads are named after their
-# averages, so some rows may surprise you.
+# end; an earlier character is darker the more weight it gets, compared with the largest weight of its row. (↵ is the end
+# of a line.) The heads are named after their averages, so some rows may surprise you.
 
 # %%
 length = M + 1
 figure, axes = plt.subplots(2, 1, figsize=(9.5, 2.9))
 for ax, query in zip(axes, (40, 58)):
     for row, (layer, head) in enumerate(chosen.values()):
-        a = context[
+        a = weights[
             layer, sample, head, query, query : query + length
         ]  # (M + 1,), the last is the query itself
         letters = text.tokenizer.decode(tokens[sample, query : query + length]).replace("\n", "↵")
@@ -905,6 +908,23 @@ for ax, query in zip(axes, (40, 58)):
 plt.show()
 
 # %% [markdown]
+# In the run printed here, the head of the previous character does what its name says for the query `a`, and nothing of the
+# kind for `k`: there its weight lies thinly over the whole text. The next cell looks at this head for many queries, by their character.
+
+# %%
+layer, head = previous
+on_previous = weights[layer, :, head][:, i, i + M - 1][..., 0]  # (B, T)
+asking = tokens[:, M:]  # (B, T), the queries' characters
+common = np.argsort(-np.bincount(asking.ravel()))[:20]
+by_letter = {text.tokenizer.decode(np.array([c])): on_previous[asking == c].mean() for c in common}
+print("  ".join(f"{letter!r} {value:.0%}" for letter, value in by_letter.items()))
+assert min(by_letter.values()) < max(by_letter.values()) / 2
+
+# %% [markdown]
+# Most characters make this head look back by one, and a few, such as `o` and `h`, do not. It is in layer 0, where a query
+# is computed from its character alone, so the head can only have learned it letter by letter. The mean over queries hides
+# that.
+#
 # A head is a small specialist: one looks at a position, others at what is written. Whether the model could do without
 # one of them is a different question, which no picture answers. It is the subject of the remaining chapters.
 #

@@ -78,16 +78,40 @@ def test_sliders_leave_a_sentence_where_nothing_moves(displayed):
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
-@pytest.mark.slow
-def test_baseline_is_trained_once(tmp_path, monkeypatch):
+@pytest.fixture
+def few_steps(tmp_path, monkeypatch):
     config = notebook.load_preset("tiny").with_options({"train.steps": 3, "train.evaluate_every": 0})
     monkeypatch.setattr(notebook, "REPOSITORY", tmp_path)
     monkeypatch.setattr(notebook, "load_preset", lambda name: config)
+    return config
+
+
+@pytest.mark.slow
+def test_baseline_is_trained_once(few_steps, monkeypatch):
     first = notebook.baseline_run()
     path = first.directory.checkpoint("train")
     before = path.read_bytes(), path.stat().st_mtime_ns
     assert notebook.baseline_run().load("train").model.config.V == first.text.tokenizer.V
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     # other settings than those it was trained with: anew
-    config = config.with_options({"train.steps": 4})
+    config = few_steps.with_options({"train.steps": 4})
+    monkeypatch.setattr(notebook, "load_preset", lambda name: config)
     assert notebook.baseline_run().load("train").metadata["step"] == 4
+
+
+@pytest.mark.slow
+def test_a_variant_of_the_baseline_is_kept_beside_it(few_steps):
+    baseline = notebook.baseline_run()
+    before = baseline.directory.checkpoint("train").read_bytes()
+    variant = notebook.baseline_run({"model.persistent": "softmax", "train.steps": 2}, name="published")
+    assert variant.directory.path.name == f"{baseline.directory.path.name}-published"
+    assert variant.load("train").metadata["step"] == 2
+    assert not variant.load("train").model.config.networks and baseline.load("train").model.config.networks
+    assert baseline.directory.checkpoint("train").read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [{"options": {"model.N": 8}}, {"name": "published"}])
+def test_a_variant_has_options_and_a_name(few_steps, tmp_path, arguments):
+    with pytest.raises(UsageError, match="give a variant both options and a name"):
+        notebook.baseline_run(**arguments)
+    assert not (tmp_path / "runs").exists()

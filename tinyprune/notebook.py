@@ -9,7 +9,7 @@ import ast
 import inspect
 import platform
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,21 @@ def results(*path: str) -> Path:
     return found
 
 
-def baseline_run() -> Run:
+def baseline_run(options: Mapping[str, Any] | None = None, name: str = "") -> Run:
     """Return a run of the preset `tiny` with a trained baseline, which the first call trains and keeps.
 
     It is kept in runs/ beside the package, one for each version of Python, because the text depends on it. A second
     notebook waits for the first to finish training. `run.load("train").model` is the model, `run.text` its text.
+
+    Args:
+        options: settings that differ from the preset, as for `RunConfig.with_options`, such as {"model.N": 64}.
+        name: of this variant, for the name of its folder; without one there may be no options.
+
+    Raises:
+        UsageError: if there are options without a name or a name without options, or an option is wrong.
     """
-    path = REPOSITORY / "runs" / f"notebooks-python{platform.python_version()}"
-    return trained_once(path, load_preset("tiny"), get_backend(default_backend()), "run the cell once more")
+    if bool(options) != bool(name):
+        raise UsageError(f"give a variant both options and a name, got options {options!r} and name {name!r}")
+    config = load_preset("tiny").with_options(dict(options or {}))
+    folder = "-".join(["notebooks", f"python{platform.python_version()}", *([name] if name else [])])
+    return trained_once(REPOSITORY / "runs" / folder, config, get_backend(default_backend()), "run the cell once more")
