@@ -824,8 +824,9 @@ assert as_it_is < whole - 0.05
 assert as_it_is + silenced > np.log2(networks.config.V) > whole + cost["silenced"]  # guessing
 
 # %% [markdown]
-# At equal size the head networks are better by a tenth of a bit. They also do far more of the work: with their values
-# silenced, as in section 6, this model is worse than guessing, whereas the other loses half a bit.
+# At equal size the head networks are better by a tenth of a bit. The networks also do far more of their model's work than
+# the persistent vectors: with their values silenced, as in section 6, this model is worse than guessing, whereas the other
+# loses half a bit.
 #
 # That is one seed and 900 steps. In section 9, with three seeds and longer training, head networks with all their heads are
 # as good as Transformer-XL; without 43 % of them they still are, at 0.51 M parameters, where there is no Transformer-XL of
@@ -877,6 +878,7 @@ assert as_it_is + silenced > np.log2(networks.config.V) > whole + cost["silenced
 #
 # $W_o$ has no rows left, attention contributes nothing, and $y = x + b_o$: the residual connection and a constant. The
 # layer is nearly free, and the model still works; the package tests that case. ([Chapter 07](07_removing_heads.ipynb))
+# With head networks two constants are left, the second one being their own $b_o$.
 #
 # </details>
 #
@@ -893,5 +895,6 @@ assert as_it_is + silenced > np.log2(networks.config.V) > whole + cost["silenced
 # **Next:** [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb): a trainable switch on every head. The layer is in
 # [`model/layers.py`](../tinyprune/model/layers.py), who owns what in
 # [`model/parameters.py`](../tinyprune/model/parameters.py), the counting in
-# [`model/counting.py`](../tinyprune/model/counting.py), and the feed-forward block, which Transformer-XL still has, in
-# [`ops/feedforward.py`](../tinyprune/ops/feedforward.py).
+# [`model/counting.py`](../tinyprune/model/counting.py), head networks in
+# [`ops/head_networks.py`](../tinyprune/ops/head_networks.py), and the feed-forward block, which Transformer-XL still has,
+# in [`ops/feedforward.py`](../tinyprune/ops/feedforward.py).
