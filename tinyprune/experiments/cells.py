@@ -63,9 +63,9 @@ ROUND_SHARE = 0.1
 HELPED: dict[str, tuple[str | None, str | None, float]] = {
     "michel-repaired": ("michel", "least-squares", 0.0),
     "michel-distilled": ("michel", None, 0.5),
-    "michel-repaired-distilled": ("michel", "least-squares", 0.5),
     "flap": ("fluctuation", "mean", 0.0),
     "least-squares": (None, "least-squares", 0.0),
+    "least-squares-distilled": (None, "least-squares", 0.5),
 }
 FIXED_LAM = "gates-fixed-lam"  # as in the paper: lam says how many heads close, not a target
 FROM_SCRATCH = "gates-from-scratch"
@@ -78,9 +78,9 @@ ABOUT = {  # in one line, what is not a criterion with a file of its own
     "michel-iterative": "Michel's importance, evaluated again after every tenth of all heads is removed",
     "michel-repaired": "Michel's heads; the others' Wo and bo are fitted to the layer's output (OSSCAR's formula)",
     "michel-distilled": "Michel's heads; half of the loss afterwards is the divergence from the whole model",
-    "michel-repaired-distilled": "Michel's heads, with the fit and with distillation",
     "flap": "Fluctuation's heads; their mean output goes into bo (FLAP, An et al. 2023)",
     "least-squares": "The heads that the others can make up for best, found by exchanges, and the fit (OSSCAR)",
+    "least-squares-distilled": "The same; half of the loss afterwards is the divergence from the whole model",
     "gates": "Hard-Concrete gates under the L0 loss, trained with the weights (Shim et al. 2021)",
     "gates-layerwise": "The same gates, which also minimise the error that they cause in each layer's output",
     "voita": "Soft Hard-Concrete gates without output scaling (Voita et al. 2019)",
@@ -266,9 +266,9 @@ class CellRun:
             return model
         rng, tokens = self.generator("scores"), self.text.valid[:SCORE_TOKENS]
         text = self.text.train[:REPAIR_TOKENS]
-        if method == "least-squares":
-            return remove_closed_heads(repaired(model, search(read_blocks(model, text), heads), text))
         by, repair, _ = HELPED.get(method, (method, None, 0.0))
+        if by is None:
+            return remove_closed_heads(repaired(model, search(read_blocks(model, text), heads), text))
         criterion = CRITERIA[IN_ROUNDS.get(method, by)]
         if method in IN_ROUNDS:
             total = model.config.heads_total
