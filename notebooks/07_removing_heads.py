@@ -83,7 +83,7 @@ run = baseline_run()
 folder = tempfile.TemporaryDirectory()
 settings = replace(
     run.config,
-    gate=replace(run.config.gate, target_heads=16, controller_lr=0.02, lr_multiplier=60.0),
+    gate=replace(run.config.gate, target_heads=16, controller_lr=0.02, lr_multiplier=200.0),
     gate_train=replace(run.config.gate_train, steps=130, evaluate_every=0, checkpoint_every=1000),
 )
 own = Run(RunDirectory(folder.name), settings, run.ops, "run the cell once more")
@@ -102,8 +102,11 @@ for i, layer in enumerate(gates):
     print(f"layer {i}: open heads {marks}   c = {layer.scale:.2f}")
 
 # %% [markdown]
-# The gated model still has all of its parameters. It skips closed heads where it can, but stores them, loads them and
-# slices around them in every pass. We want a model that never contained them.
+# The heads of this model are those with networks from the end of [chapter 03](03_all_attention.ipynb): in its layer's
+# attention block a head attends to the text, and in the block after it the head owns a small network, N = 32 hidden
+# units that read the stream. One gate closes both. The gated model still has all of its parameters. It skips closed
+# heads where it can, but stores them, loads them and slices around them in every pass. We want a model that never
+# contained them.
 
 # %% [markdown]
 # ## 2 · Why slicing equals gating
@@ -119,12 +122,20 @@ for i, layer in enumerate(gates):
 # 1. **A closed head's rows of `Wo` have no effect.** With $g_h = 0$ its $Dh$ columns on the left are zero, so
 #    $W_o^{(h)}$ is multiplied by zero.
 # 2. **Nothing needs its columns of `Wq`, `Wk`, `Wv`, `Wr`.** Head $h$ computes $o_h$ from $q_h = n\,W_q^{(h)}$ and so
-#    on, from its own columns, its own `u`, `w`, `pk`, `pv`, and a softmax of its own. No other head reads them. If
-#    $o_h$ is not needed, neither are they.
+#    on, from its own columns, its own `u` and `w`, and a softmax of its own. No other head reads them. If $o_h$ is not
+#    needed, neither are they.
 # 3. **An open head is multiplied by a number, and the number can be moved.** $(g_h c\, o_h)\,W_o^{(h)} = o_h\,(g_h
 #    c\,W_o^{(h)})$: fold $g_h c$ into the rows of `Wo` once, and neither gate nor scaling is needed any more.
 #
-# Here is (1) for one layer, on real text. The textbook backend keeps `o`, the heads' outputs before their gates.
+# The networks are a sum over heads from the start. With $r_h = \max(x\,pk_h^\top + pb_h, 0)$, the N units of head $h$,
+#
+# $$ \mathtt{out} = \sum_h g_h\,c\;r_h\,pv_h + b_{net} \tag{2} $$
+#
+# This is (1) with $r_h$ in place of $o_h$ and $pv_h$ in place of $W_o^{(h)}$, and the same three things follow: a
+# closed head's `pv` has no effect, nothing else reads its `pk` and `pb`, and $g_h c$ moves into the `pv` of an open one.
+#
+# Here is (1) for one layer, on real text. The textbook backend keeps `o`, the heads' outputs before their gates, and
+# `r`, the units. The cell checks (2) as well.
 
 # %%
 float64 = Transformer(
@@ -150,6 +161,15 @@ concat = (g[:, None] * c * o).reshape(T, H * Dh)  # (T, H·Dh), zero columns whe
 folded = (g[:, None, None] * c * Wo.reshape(H, Dh, D))[kept].reshape(-1, D)  # (kept·Dh, D)
 np.testing.assert_allclose(concat @ Wo, o[:, kept].reshape(T, -1) @ folded, atol=1e-12)
 
+pv = float64.params[f"layers.{i}.net.pv"]  # (H, N, D)
+units = cache["ffn"][i]["networks"].r.reshape(-1, T, H, config.N)[0]  # (T, H, N)
+whole = np.einsum("h,thn,hnd->td", g * c, units, pv)
+np.testing.assert_allclose(
+    whole,
+    np.einsum("thn,hnd->td", units[:, kept], (g * c)[kept, None, None] * pv[kept]),
+    atol=1e-12,
+)
+
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1, 1))
 axes[0].imshow(np.abs(concat), cmap="Greys", vmax=np.quantile(np.abs(concat), 0.98), aspect="auto")
 axes[0].set(
@@ -174,8 +194,10 @@ plt.show()
 # %% [markdown]
 # ## 3 · What a head owns
 #
-# So removing a head means slicing: columns of four matrices, rows of a fifth, rows of the small tensors. The package
-# has one table with the axis of each parameter that runs over heads, and one function that slices along it.
+# So removing a head means slicing: columns of four matrices, rows of a fifth, and its entry in every tensor whose first
+# axis runs over heads, among them the networks' (in the code their names begin with `net.`). The package has one table
+# with the axis of each parameter that runs over heads, and one function that slices along it. The table also has `pk`
+# and `pv`, the persistent vectors of All-attention as published, which this model lacks.
 
 # %%
 print("axis that runs over heads:", HEAD_AXIS)
@@ -183,13 +205,14 @@ print("Dh entries for each head: ", WIDE, " the others: one")
 show_source(take_heads, docstring=False)
 
 # %% [markdown]
-# The layer's matrices, before and after. LayerNorm and `bo` belong to no head and are unchanged. What is left of `Wo`
-# is darker than before: gate and $c$ have been folded in. (A grey cell is the mean size of 4 × 4 numbers.)
+# The matrices of the attention block, before and after. What is left of `Wo` is darker than before: gate and $c$ have
+# been folded in. (A grey cell is the mean size of 4 × 4 numbers.) The table below also has the networks. A LayerNorm and
+# a bias in each of the two blocks, `bo` and `net.bo`, belong to no head and are unchanged.
 
 
 # %%
 def draw_slices(layer):
-    """Draw a layer's matrices with the closed heads' slices marked, and below what is left of them."""
+    """Draw the matrices of a layer's attention with closed heads' slices marked, and below what is left of them."""
     figure, axes = plt.subplots(2, len(WIDE), figsize=(9.5, 4.2))
     closed = np.flatnonzero(gates[layer].values == 0)
     for column, name in enumerate(WIDE):
@@ -230,7 +253,8 @@ def draw_slices(layer):
 
 draw_slices(i)
 shapes = []
-for name in (*WIDE, "u", "w", "pk", "pv", "bo", "ln.scale"):
+networks = ("net.pk", "net.pb", "net.pv", "net.bo", "net.ln.scale")
+for name in (*WIDE, "u", "w", "bo", "ln.scale", *networks):
     before, after = (m.params[f"layers.{i}.{name}"].shape for m in (gated, small))
     shapes.append({"parameter": name, "before": str(before), "after": str(after)})
     assert (before == after) == (name not in HEAD_AXIS)
@@ -286,17 +310,18 @@ print(
 )
 
 # %% [markdown]
-# A check is worth only what it finds. **Plant two bugs.** The first forgets to fold $c$ into `Wo`. The second takes the
-# wrong rows of `Wo`: the right number, with the right factor, but the *first* ones instead of the open heads'. In both
-# the shapes are right, nothing crashes, and fine-tuning would continue from the wrong model.
+# A check is worth only what it finds. **Plant two bugs.** The first folds $c$ into `Wo` but forgets the heads' networks,
+# where it belongs into `pv`. The second takes the wrong rows of `Wo`: the right number, with the right factor, but the
+# *first* ones instead of the open heads'. In both the shapes are right, nothing crashes, and fine-tuning would continue
+# from the wrong model.
 
 
 # %%
 def forgets_c(model):
-    """Remove closed heads without the output scaling."""
+    """Remove closed heads without the output scaling of the heads' networks."""
     wrong = remove_closed_heads(model)
     for layer, gates in enumerate(model.gates()):
-        wrong.params[f"layers.{layer}.Wo"] /= gates.scale
+        wrong.params[f"layers.{layer}.net.pv"] /= gates.scale
     return wrong
 
 
@@ -341,23 +366,31 @@ assert bits["removed, wrong rows"] > bits["removed"] + 0.1
 # %% [markdown]
 # ## 5 · What it saves: parameters, multiply-adds, bytes
 #
-# One head owns $D\cdot Dh$ numbers in each of `Wq`, `Wk`, `Wv`, `Wr`, `Wo`, two biases of $Dh$, and $N$ persistent keys and
-# values of $Dh$ each:
+# One head owns $D\cdot Dh$ numbers in each of `Wq`, `Wk`, `Wv`, `Wr`, `Wo`, two biases of $Dh$, and a network of $N$
+# units, each with a key and a value of $D$ numbers and a bias:
 #
-# $$ \text{parameters of a head} = 5\,D\,Dh + 2\,Dh + 2\,N\,Dh $$
+# $$ \text{parameters of a head} = 5\,D\,Dh + 2\,Dh + 2\,N\,D + N $$
 #
 # For one token it needs $D\cdot Dh$ multiply-adds for each of $q$, $k$, $v$ and its part of `Wo`. (`Wr` is applied to
 # distances, once for a whole segment, and is not counted.) For each of the $K=M+1$ visible context keys it needs $Dh$
-# multiply-adds for the content score, the position score and the value, and for each persistent vector $Dh$ for the
-# score and the value:
+# multiply-adds for the content score, the position score and the value, and each unit takes $D$ for its key and $D$ for
+# its value:
 #
-# $$ \text{multiply-adds of a head} = 4\,D\,Dh + 3\,K\,Dh + 2\,N\,Dh $$
+# $$ \text{multiply-adds of a head} = 4\,D\,Dh + 3\,K\,Dh + 2\,N\,D $$
+#
+# A head of All-attention as published has $N$ persistent keys and values of $Dh$ numbers in place of the network, so
+# that both last terms are $2\,N\,Dh$, and the units' biases fall away.
 
 # %%
 show_source(head_part, docstring=False)
 head, N, K = head_part(config), config.N, config.M + 1
-assert head.parameters == 5 * D * Dh + 2 * Dh + 2 * N * Dh
-assert head.multiply_adds_per_token == 4 * D * Dh + 3 * K * Dh + 2 * N * Dh
+assert head.parameters == 5 * D * Dh + 2 * Dh + 2 * N * D + N
+assert head.multiply_adds_per_token == 4 * D * Dh + 3 * K * Dh + 2 * N * D
+published = head_part(replace(config, persistent="softmax"))
+assert published.parameters == 5 * D * Dh + 2 * Dh + 2 * N * Dh
+print(
+    f"a head owns {head.parameters:,}; as published, with as many vectors, {published.parameters:,}"
+)
 removed = sum(config.heads) - sum(small.config.heads)
 stored = {
     name: sum(x.size for x in m.params.values())
@@ -415,8 +448,9 @@ figure.suptitle(
 plt.show()
 
 # %% [markdown]
-# All of a layer except its LayerNorm and `bo` belongs to its heads: that is the purpose of the All-attention layer of
-# [chapter 03](03_all_attention.ipynb). In an ordinary Transformer the feed-forward block would keep its size.
+# All of a layer except LayerNorms and the biases `bo` and `net.bo` belongs to its heads: that is the purpose of
+# All-attention, and of the head networks of [chapter 03](03_all_attention.ipynb). In an ordinary Transformer the
+# feed-forward block would keep its size.
 
 # %% [markdown]
 # ## 6 · What it saves: time
@@ -433,8 +467,9 @@ for name, value in zip(("all heads", "closed by gates", "removed"), ms):
 # %% [markdown]
 # The next cell plots the time against the number of heads, from 8 in each layer down to none. Time does not depend on
 # the weights, so random ones suffice. Beside it are the **committed results of the full study**
-# ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md)): an All-attention model with 512
-# persistent vectors per head, where this one has 64, and a Transformer-XL with as many parameters.
+# ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md)) for three larger models with equally
+# many parameters: heads with networks of 64 units, where this one's have 32; All-attention as published, with 512
+# persistent vectors per head; and a Transformer-XL.
 
 # %%
 rng = np.random.default_rng(0)
@@ -447,6 +482,7 @@ study = read_csv(results("architecture-pydoc", "inference.csv").read_text())
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), sharey=True)
 lines = (
     ("this notebook, just now", None, BLUE, "o-"),
+    ("study: head networks", "head-networks", HEAD_COLOURS[4], "D-"),
     ("study: All-attention", "all-attention", "#009E73", "s--"),
     ("study: Transformer-XL", "transformer-xl", VERMILION, "^-."),
 )
@@ -485,9 +521,9 @@ plt.show()
 # %% [markdown]
 # ## 7 · A layer that loses all of its heads
 #
-# Nothing prevents a controller from closing a whole layer. Formula (1) becomes an empty sum, and
+# Nothing prevents a controller from closing a whole layer. Formulas (1) and (2) become empty sums, and
 #
-# $$ y = x + b_o $$
+# $$ y = x + b_o + b_{net} $$
 #
 # is left: the layer passes on its input plus a constant. Shapes now contain a zero, `Wq` is $(D, 0)$ and `Wo` is $(0,
 # D)$, and programs that were not tested with them crash: a mean over no heads, a division by $n=0$ in $c$, an empty
@@ -500,17 +536,17 @@ emptied = Transformer(
 )
 emptied.params[f"layers.{last}.log_alpha"][:] = -5.0
 without_layer = remove_closed_heads(emptied)
-for name in ("Wq", "Wo", "pk", "u", "bo"):
+for name in ("Wq", "Wo", "u", "net.pk", "bo"):
     print(f"{name}: {without_layer.params[f'layers.{last}.{name}'].shape}", end="   ")
 print(f"c = {emptied.gates()[last].scale:.0f}")
 print(f"float32, logits differ by {assert_same_logits(without_layer, emptied, 1e-4):.1e}")
 
-# what is left of it is x + bo
+# what is left of it is x + bo + net.bo
 on_textbook = replace(without_layer, ops=get_backend("numpy"))
 _, memory, cache = on_textbook.forward(ids)
 x = memory[last]  # (B, T, D): the layer's input, kept for the next segment
 after, _ = on_textbook.ops.layernorm_forward(
-    x + without_layer.params[f"layers.{last}.bo"],
+    x + sum(without_layer.params[f"layers.{last}.{name}"] for name in ("bo", "net.bo")),
     without_layer.params["ln.scale"],
     without_layer.params["ln.bias"],
 )  # (B, T, D)
@@ -518,7 +554,7 @@ np.testing.assert_allclose(on_textbook.forward(ids)[0], after, atol=1e-5)
 
 # %% [markdown]
 # It has to train as well. In one step of the ordinary objective every parameter gets a gradient of its own shape: the
-# empty ones an empty one, `bo` a real one. A few more steps reduce the loss.
+# empty ones an empty one, `bo` and `net.bo` a real one. A few more steps reduce the loss.
 
 # %%
 training = replace(run.config.finetune, steps=40)
@@ -638,21 +674,24 @@ assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 #
 # ## Questions
 #
-# 1. Why must `bo` and LayerNorm not be sliced, although a closed head no longer uses them?
+# 1. Why must `bo`, `net.bo` and the LayerNorms not be sliced, although a closed head no longer uses them?
 #
 # <details><summary>Answer</summary>
 #
 # They run over the $D$ features of the residual stream, not over heads. Every open head reads the normalised input and adds
-# to all $D$ features; `bo` is added once for the layer, whichever heads are open.
+# to all $D$ features; each bias is added once for its block, whichever heads are open.
 #
 # </details>
 #
-# 2. One could fold $g_h c$ into `Wv` instead of `Wo`. Would that be right here?
+# 2. One could fold $g_h c$ into `Wv` instead of `Wo`, and into `pk` and `pb` of the network instead of `pv`. Would that be
+#    right here? And in All-attention as published?
 #
 # <details><summary>Answer</summary>
 #
-# Only if it is folded into the persistent values `pv`, too: $o_h$ is a weighted sum of $v_j$ *and* of $\sqrt N\,pv_n$.
-# `Wo` comes after both, so folding it in there suffices.
+# Here it would. $o_h$ is a weighted sum of $v_j$, so it grows in proportion to `Wv`; and since $g_h c > 0$, the factor
+# passes through the ReLU, $g_h c\max(a, 0) = \max(g_h c\,a, 0)$. (It must be folded into `pb`, too, because $a$ contains
+# that.) As published, $o_h$ is a weighted sum of $v_j$ *and* of persistent values, $\sqrt N\,pv_n$; folding into `Wv`
+# alone would be wrong. `Wo` comes after both.
 #
 # </details>
 #

@@ -58,7 +58,7 @@ from tinyprune.experiments.studies.tradeoff import (
 )
 from tinyprune.notebook import baseline_run, results, show_source, sliders, use_style
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION, running_mean
-from tinyprune.pruning.gates import GateObjective, settle
+from tinyprune.pruning.gates import GateObjective, gated_outputs, settle
 from tinyprune.pruning.importance import CRITERIA, keep_best, michel, with_heads
 from tinyprune.pruning.importance.reading import mean_loss, read
 from tinyprune.tables import text_table
@@ -78,7 +78,7 @@ plt.rcParams["figure.dpi"] = 85  # there are many pictures in this chapter
 # %% [markdown]
 # ## 1 · A trained model loses half of its heads
 #
-# The model is a tiny baseline, trained here in about ten seconds, or taken from an earlier chapter. Criteria will read
+# The model is a tiny baseline, trained here in less than a minute, or taken from an earlier chapter. Criteria will read
 # the beginning of the *validation* split; quality is measured on a part of the *test* split, which is not used to
 # choose anything.
 
@@ -112,31 +112,31 @@ assert at_once > before + 0.2
 
 # %% [markdown]
 # That hurts. How much of it can be repaired without any training? Later layers expect an input that is no longer there.
-# With $\Delta_h$ for what head $h$ adds to its layer's output ([chapter 05](05_l0_and_the_difference.ipynb)), removing
-# a set $R$ of heads changes the output at each position by $-\sum_{h\in R}\Delta_h$. Which *constant* is the best
-# replacement? The vector $b$ with the least squared error, where the derivative is zero, is the mean:
+# A head adds to the stream twice in its layer, in the attention block and in the block of the heads' networks
+# ([chapter 03](03_all_attention.ipynb)). With $\Delta_h$ for what it adds in one of them
+# ([chapter 05](05_l0_and_the_difference.ipynb)), removing a set $R$ of heads changes the block's output at each position
+# by $-\sum_{h\in R}\Delta_h$. Which *constant* is the best replacement? The vector $b$ with the least squared error, where the derivative is zero, is the mean:
 #
 # $$ \frac{\partial}{\partial b}\; \mathrm E\,\Big\|\sum_{h\in R}\Delta_h - b\Big\|^2 = -2\,\mathrm E\Big[\sum_{h\in R}\Delta_h - b\Big] = 0
 # \quad\Longrightarrow\quad b = \mathrm E\Big[\sum_{h\in R}\Delta_h\Big] $$
 #
-# One parameter can hold it: the layer's output bias `bo` belongs to no head, and stays.
+# One parameter of each block can hold it: the output biases `bo` and `net.bo` belong to no head, and stay.
 
 # %%
-means, segments = [np.zeros(config.D) for _ in range(config.L)], 0
+means, segments = np.zeros((config.L, 2, config.D)), 0
 for _, cache in read(baseline, tokens, all_heads=True):
     segments += 1
     for i in range(config.L):
-        o, Wo = (
-            cache["layers"][i]["attention"].o,
-            baseline.params[f"layers.{i}.Wo"],
-        )  # (B, T, H, Dh)  (H·Dh, D)
-        delta = baseline.ops.head_difference(o, Wo)  # (H, B, T, D)
-        means[i] += delta[~mask[i]].sum(0).mean((0, 1))  # (D,)
+        blocks = gated_outputs(baseline, cache, i)  # the heads' o and Wo, their networks' r and pv
+        for j, (outputs, matrix, _) in enumerate(blocks):  # (B, T, H, width)  (H·width, D)
+            delta = baseline.ops.head_difference(outputs, matrix)  # (H, B, T, D)
+            means[i, j] += delta[~mask[i]].sum(0).mean((0, 1))  # (D,)
 mended = {name: value.copy() for name, value in small.params.items()}
 for i in range(config.L):
-    mended[f"layers.{i}.bo"] += (means[i] / segments).astype(np.float32)
+    for j, bias in enumerate(("bo", "net.bo")):
+        mended[f"layers.{i}.{bias}"] += (means[i, j] / segments).astype(np.float32)
 with_means = bits(Transformer(small.config, mended, ops=run.ops))
-print(f"at once {at_once:.3f}, with the means in bo {with_means:.3f}, before {before:.3f}")
+print(f"at once {at_once:.3f}, with the means in the biases {with_means:.3f}, before {before:.3f}")
 assert before < with_means
 
 # %% [markdown]
@@ -352,22 +352,22 @@ show_source(keep_best, docstring=False)
 # **Random** scores are no straw man: fine-tuning heals so much that random choices are hard to beat (Mittal et al.
 # 2018, *Recovering from random pruning*, for convolutional networks).
 #
-# **Magnitude**, $\|W_v^h\|\cdot\|W_o^h\|$. The context part of a head's output is $\sum_j a_j v_j$ with
-# $v_j = \hat x_j W_v^h$ and weights $a_j$ that add up to at most 1. Norms of products are at most products of norms, so
+# **Magnitude**, $\|W_v^h\|\cdot\|W_o^h\| + \|pk^h\|\cdot\|pv^h\|$. What a head attends to is $\sum_j a_j v_j$ with
+# $v_j = \hat x_j W_v^h$ and weights $a_j$ that add up to 1. Norms of products are at most products of norms, so
 #
-# $$ \|\Delta_h^\text{context}\| = \Big\|\sum_j a_j\,\hat x_j W_v^h W_o^h\Big\| \;\le\; \max_j\|\hat x_j\| \cdot \|W_v^h\|\cdot\|W_o^h\| $$
+# $$ \|\Delta_h^\text{attention}\| = \Big\|\sum_j a_j\,\hat x_j W_v^h W_o^h\Big\| \;\le\; \max_j\|\hat x_j\| \cdot \|W_v^h\|\cdot\|W_o^h\| $$
 #
-# With small matrices the context can contribute little, whatever is read (the bound leaves out the persistent values).
-# With large ones it can contribute much, but need not.
+# and for the same reason its network adds at most $\|\hat x\|\cdot\|pk^h\|\cdot\|pv^h\|$, but for its biases. With small
+# matrices a head can contribute little, whatever is read. With large ones it can contribute much, but need not.
 
 # %%
 show_source(CRITERIA["random"], CRITERIA["magnitude"], docstring=False)
 
 # %% [markdown]
-# The score is the product and not the sum, because doubling $W_v^h$ and halving $W_o^h$ does not change the head's
-# output, so it must not change the score. Check that, and find the score's blind spot: the persistent values `pv` of
-# [chapter 03](03_all_attention.ipynb) go through $W_o^h$ as well. Only when they are doubled, too, is the model
-# unchanged; the score ignores them.
+# Each term is a product and not a sum, because doubling $W_v^h$ and halving $W_o^h$ does not change the head's output,
+# so it must not change the score; nor do doubled keys and halved values of its network, since $\max(2a, 0) = 2\max(a,
+# 0)$. Check that, and find the score's blind spot: the biases `pb` are a part of $a$. Only when they are doubled, too,
+# is the model unchanged; the score ignores them.
 
 # %%
 layer, h = 1, 3
@@ -375,12 +375,14 @@ own = slice(h * config.Dh, (h + 1) * config.Dh)  # the head's columns of Wv and 
 p = {name: value.copy() for name, value in baseline.params.items()}
 p[f"layers.{layer}.Wv"][:, own] *= 2
 p[f"layers.{layer}.Wo"][own] /= 2
+p[f"layers.{layer}.net.pk"][h] *= 2
+p[f"layers.{layer}.net.pv"][h] /= 2
 forgot = mean_loss(Transformer(config, p, ops=run.ops), tokens)
-p[f"layers.{layer}.pv"][h] *= 2
+p[f"layers.{layer}.net.pb"][h] *= 2
 same = mean_loss(Transformer(config, p, ops=run.ops), tokens)
 whole = mean_loss(baseline, tokens)
 print(
-    f"loss {whole:.6f} nats; rescaled {same:.6f}; rescaled without the persistent values {forgot:.6f}"
+    f"loss {whole:.6f} nats; rescaled {same:.6f}; rescaled without the units' biases {forgot:.6f}"
 )
 assert abs(same - whole) < 1e-5 < abs(forgot - whole)
 rescaled = CRITERIA["magnitude"](Transformer(config, p, ops=run.ops), tokens, None)
@@ -389,10 +391,10 @@ np.testing.assert_allclose(rescaled, CRITERIA["magnitude"](baseline, tokens, Non
 # %% [markdown]
 # **Confidence**, the mean over queries $i$ of $\max_j a_{ij}$ (Voita et al. 2019): a head that puts most of its weight
 # on one position is sure of its choice. The criterion looks at data, but neither at the head's output nor at its effect
-# on later layers.
+# on later layers; and it never looks at the head's network, which reads the stream and not the weights $a$.
 #
-# **Output difference**, $\mathrm E\|\Delta_h\|$: how much the layer's output changes when the head is removed. It sees
-# the head's output, but not its effect on later layers.
+# **Output difference**, $\mathrm E\|\Delta_h\|$: how much the layer's output changes when the head is removed, in both
+# blocks together. It sees the head's output, but not its effect on later layers.
 
 # %%
 show_source(CRITERIA["confidence"], CRITERIA["output-difference"], docstring=False)
@@ -412,14 +414,14 @@ show_source(CRITERIA["confidence"], CRITERIA["output-difference"], docstring=Fal
 show_source(CRITERIA["leave-one-out"], CRITERIA["michel"], docstring=False)
 
 # %% [markdown]
-# How good is that estimate? There is a reason for doubt. A gate multiplies the head's rows of $W_o$: the head
-# contributes $g_h\,o^h W_o^h$. So moving the gate scales these rows, and by the chain rule
+# How good is that estimate? There is a reason for doubt. A gate multiplies the head's rows of $W_o$ and the values of its
+# network: the head contributes $g_h\,o^h W_o^h$ and $g_h\,r^h pv^h$. So moving the gate scales both, and by the chain rule
 #
-# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\bigg|_{g_h=1} = \sum_{d,e} \frac{\partial\,\mathtt{loss}}{\partial (W_o^h)_{de}}\,(W_o^h)_{de} $$
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\bigg|_{g_h=1} = \sum_{d,e} \frac{\partial\,\mathtt{loss}}{\partial (W_o^h)_{de}}\,(W_o^h)_{de}
+# + \sum_{n,e} \frac{\partial\,\mathtt{loss}}{\partial\, pv^h_{ne}}\,pv^h_{ne} $$
 #
-# But the optimizer has been making $\partial\,\mathtt{loss}/\partial W_o$ small all the time. *At a minimum the right
-# side is zero for every head*, important or not: a trained model is in a valley, where the ground is level in every
-# direction. Michel's absolute value of each example measures how strongly the examples disagree. The next cell checks
+# But the optimizer has been making these derivatives small all the time. *At a minimum the right side is zero for every
+# head*, important or not: a trained model is in a valley, where the ground is level in every direction. Michel's absolute value of each example measures how strongly the examples disagree. The next cell checks
 # the identity, and then follows some gates from 1 to 0.
 
 # %%
@@ -429,8 +431,8 @@ for _, cache in read(gated, tokens):
     grads, dgates = gated.backward_with_gates(1.0, cache)
     gradient += dgates  # L times (H,)
     for i in range(config.L):
-        product = grads[f"layers.{i}.Wo"] * gated.params[f"layers.{i}.Wo"]  # (H·Dh, D)
-        products[i] += product.reshape(config.H, config.Dh * config.D).sum(1)  # (H,)
+        for name in (f"layers.{i}.Wo", f"layers.{i}.net.pv"):  # (H·Dh, D)  (H, N, D)
+            products[i] += (grads[name] * gated.params[name]).reshape(config.H, -1).sum(1)  # (H,)
     segments += 1
 gradient, products = gradient / segments, products / segments
 np.testing.assert_allclose(products, gradient, rtol=1e-3, atol=1e-5)  # float32
@@ -441,13 +443,11 @@ assert np.abs(gradient).max() < exact.max() / 3  # level, compared with what the
 
 def loss_at(layer, h, g):
     """Return the loss with one head's gate at g."""
-    own = slice(h * config.Dh, (h + 1) * config.Dh)
-    Wo = baseline.params[f"layers.{layer}.Wo"].copy()
-    Wo[own] *= g
-    return mean_loss(
-        Transformer(config, baseline.params | {f"layers.{layer}.Wo": Wo}, ops=run.ops),
-        tokens[:4096],
-    )
+    names = f"layers.{layer}.Wo", f"layers.{layer}.net.pv"
+    p = baseline.params | {name: baseline.params[name].copy() for name in names}
+    p[names[0]][h * config.Dh : (h + 1) * config.Dh] *= g
+    p[names[1]][h] *= g
+    return mean_loss(Transformer(config, p, ops=run.ops), tokens[:4096])
 
 
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
