@@ -206,13 +206,13 @@ show_source(take_heads, docstring=False)
 
 # %% [markdown]
 # The matrices of the attention block, before and after. What is left of `Wo` is darker than before: gate and $c$ have
-# been folded in. (A grey cell is the mean size of 4 × 4 numbers.) The table below also has the networks. A LayerNorm and
-# a bias in each of the two blocks, `bo` and `net.bo`, belong to no head and are unchanged.
+# been folded in. (A grey cell is the mean size of 4 × 4 numbers.) The table below also has the networks. Both blocks have
+# a LayerNorm and a bias, `bo` and `net.bo`, which belong to no head and are unchanged.
 
 
 # %%
 def draw_slices(layer):
-    """Draw the matrices of a layer's attention with closed heads' slices marked, and below what is left of them."""
+    """Draw a layer's matrices of attention with closed heads' slices marked, below it what is left."""
     figure, axes = plt.subplots(2, len(WIDE), figsize=(9.5, 4.2))
     closed = np.flatnonzero(gates[layer].values == 0)
     for column, name in enumerate(WIDE):
@@ -467,9 +467,9 @@ for name, value in zip(("all heads", "closed by gates", "removed"), ms):
 # %% [markdown]
 # The next cell plots the time against the number of heads, from 8 in each layer down to none. Time does not depend on
 # the weights, so random ones suffice. Beside it are the **committed results of the full study**
-# ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md)) for three larger models with equally
-# many parameters: heads with networks of 64 units, where this one's have 32; All-attention as published, with 512
-# persistent vectors per head; and a Transformer-XL.
+# ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md)) for three larger models of the same
+# size: heads with networks of 64 units, where this notebook's have 32; All-attention as published, with 512 persistent
+# vectors per head; and a Transformer-XL.
 
 # %%
 rng = np.random.default_rng(0)
@@ -683,8 +683,8 @@ assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 #
 # </details>
 #
-# 2. One could fold $g_h c$ into `Wv` instead of `Wo`, and into `pk` and `pb` of the network instead of `pv`. Would that be
-#    right here? And in All-attention as published?
+# 2. One could fold $g_h c$ into `Wv` instead of `Wo`, and into `pk` and `pb` of the network instead of `pv`. Would that
+#    be right here? And in All-attention as published?
 #
 # <details><summary>Answer</summary>
 #

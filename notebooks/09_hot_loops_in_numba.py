@@ -864,8 +864,8 @@ plt.show()
 #
 # ## 5 · Attention
 #
-# The formula from [chapter 02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), for one head and query
-# $i$, with `now` $= i+M$ its own position:
+# The formula from [chapter 02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), with N persistent vectors as
+# in All-attention as published, for one head and query $i$, with `now` $= i+M$ its own position:
 #
 # $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), $$
 #
