@@ -84,7 +84,7 @@ def show(*figures, dpi=90):
 # ## 1 · A model and its text
 #
 # The text is the language reference that comes with Python, so nothing is downloaded. The model reads it character by
-# character, 64 at a time, and always predicts the next one. The cell trains it for 900 steps, which takes well under a
+# character, 64 at a time, and always predicts the next one. The cell trains it for 900 steps, which takes less than a
 # minute on a laptop; later chapters reuse the trained model. A token is a character here.
 
 # %%
@@ -101,10 +101,12 @@ print(textwrap.indent(text.tokenizer.decode(sample), "    "))
 print("\nthe same, as the model gets it:", *sample[:24], "…")
 
 # %% [markdown]
-# The model is an **All-attention Transformer**: four layers of eight heads and little else. In an ordinary Transformer
-# more than half of the parameters sit in feed-forward blocks, which do not shrink when a head is removed. Here their
-# work is done by *persistent vectors*, learned keys and values that belong to the heads
-# ([chapter 03](03_all_attention.ipynb)). Remove a head, and everything it owns goes with it.
+# The model has four layers of eight heads and little else. In an ordinary Transformer more than half of the parameters
+# sit in feed-forward blocks, which do not shrink when a head is removed. The paper's **All-attention Transformer** has
+# none: its heads own *persistent vectors*, learned keys and values that they attend to beside the text. The heads of our
+# model own something that learns more at this size, namely a part of the feed-forward block: 32 of its hidden units
+# each. Both kinds are the subject of [chapter 03](03_all_attention.ipynb), and both do what matters here: remove a head,
+# and everything it owns goes with it.
 
 # %%
 print(text_table([dataclasses.asdict(part) for part in count_parts(config)]))
@@ -134,9 +136,9 @@ print(textwrap.indent(write(baseline), "    "))
 #
 # ## 2 · A gate on every head
 #
-# Each head now gets a **gate**, a random switch that lets its report through or not
-# ([chapter 04](04_hard_concrete_gate.ipynb)). The probability that a gate is open is learned. Training continues with a
-# loss that has two parts:
+# Each head now gets a **gate**, a random switch that lets its report through or not, and with it the output of its
+# hidden units ([chapter 04](04_hard_concrete_gate.ipynb)). The probability that a gate is open is learned. Training
+# continues with a loss that has two parts:
 #
 # $$ \mathtt{loss} = \text{how wrong the guesses are} + \mathtt{lam}\cdot\text{how many gates are open} $$
 #
@@ -227,10 +229,11 @@ for ax, (key, label) in zip(axes, measures.items()):
 plt.show()
 
 # %% [markdown]
-# Read the table with some suspicion, as this project always does. The final model may well be *better* than the
-# baseline; that does not show that pruning helps, because it has been trained longer. What the table shows is that so
-# many heads could be removed. Whether learned gates choose heads better than simpler methods do, *at equal cost*, is
-# the question of [chapter 08](08_fine_tuning_and_trade_off.ipynb), and the answer is mixed.
+# Read the table with some suspicion, as this project always does. The final model is smaller and faster than the
+# baseline and only slightly worse. But it has also been trained longer, and how good is a model that was small from the
+# start? What the table shows is that so many heads could be removed. Whether learned gates choose heads better than
+# simpler methods do, *at equal cost*, is the question of [chapter 08](08_fine_tuning_and_trade_off.ipynb), and the
+# answer is mixed.
 #
 # Here are both models' continuations of the same prompt:
 
@@ -333,9 +336,9 @@ assert curve[2] > min(curve) + 0.5  # the last heads are expensive to lose
 
 # %% [markdown]
 # The curve is flat on the right and steep on the left: the first heads to go are cheap, the last ones are
-# indispensable. It need not be lowest at 32: the weights have adapted to the number that was open in training, and
-# heads that closed early have not learned with the others since. Where few are open the curve is ragged, and one more
-# head can even do harm, since nothing has been fine-tuned here.
+# indispensable. Left of the flat part lies the number that training chose: the last few heads that it closed did help,
+# but by less than their price. Where few are open the curve is uneven, and one more head can do nothing, or even harm,
+# since nothing has been fine-tuned here.
 #
 # ## The chapters
 #
@@ -343,7 +346,7 @@ assert curve[2] > min(curve) + 0.5  # the last heads are expensive to lose
 # | --- | --- | --- |
 # | **learn to differentiate** | [01 backprop by hand](01_backprop_by_hand.ipynb) | derive three layers, and build a checker that trusts nobody |
 # | | [02 attention by hand](02_attention_by_hand.ipynb) | the operation that heads are made of, forward and backward |
-# | | [03 all-attention](03_all_attention.ipynb) | persistent vectors, memory, relative positions: this model's layer |
+# | | [03 all-attention](03_all_attention.ipynb) | the paper's heads with persistent vectors, this model's with hidden units, and what one owns |
 # | **learn to prune** | [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb) | a random switch with a gradient |
 # | | [05 the L0 loss and the difference](05_l0_and_the_difference.ipynb) | a loss that counts, and what a layer says with and without a head |
 # | | [06 training with gates](06_training_with_gates.ipynb) | stage 2, and what keeps it stable |

@@ -58,7 +58,7 @@ PAPER = {
 # ## 1 · A switch has no gradient
 #
 # To find out which attention heads a model can do without, give every head a factor, its **gate** $g_h$, and multiply
-# the head's output by it. A gate of 1 leaves the head unchanged. A gate of 0 removes its effect, and then the head can
+# all that the head adds by it. A gate of 1 leaves the head unchanged. A gate of 0 removes its effect, and then the head can
 # be removed from the model for good ([chapter 07](07_removing_heads.ipynb)). Nothing in between helps: a head with a
 # gate of 0.03 costs as much time as a whole one.
 #

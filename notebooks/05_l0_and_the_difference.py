@@ -48,14 +48,19 @@ from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.tradeoff import rank_correlation
 from tinyprune.model.gating import output_scaling
-from tinyprune.model.layers import attention_block_backward, attention_block_forward
+from tinyprune.model.layers import (
+    attention_block_backward,
+    attention_block_forward,
+    feedforward_block_backward,
+    feedforward_block_forward,
+)
 from tinyprune.model.norms import norm_backward
 from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.vocabulary import predict_backward
 from tinyprune.notebook import baseline_run, results, show_source, use_style
 from tinyprune.ops.layerwise_error import error_of
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
-from tinyprune.pruning.gates import GateObjective
+from tinyprune.pruning.gates import GateObjective, gated_outputs
 from tinyprune.pruning.importance import leave_one_out, output_difference, with_heads
 from tinyprune.pruning.importance.reading import read
 
@@ -251,36 +256,46 @@ for name in SHAPES:
 #
 # The method is sometimes summarised in one sentence: *the loss is based on the difference between the layer's output
 # with and without a head.* Yet no such difference appears in the formula `cross-entropy + lam · L0`. It is there all
-# the same, in the gradient. In the layer's output
+# the same, in the gradient. In the output of the attention block
 #
 # $$ y = x + \mathtt{bo} + \sum_h g_h\, c\; o^h\, \mathtt{Wo}_h $$
 #
 # with $y$ (B, T, D), $o^h$ (B, T, Dh) and $\mathtt{Wo}_h$ (Dh, D),
 #
-# the gate multiplies the head's output $o^h$, which depends on queries, keys and values, but on no gate of this layer.
+# the gate multiplies the head's output $o^h$, which depends on queries, keys and values, but on no gate of this block.
 # ($c$ is the output scaling of [chapter 06](06_training_with_gates.ipynb), a plain number, 1 for now.) So $y$ is
 # **affine** in every gate: a constant plus $g_h$ times something. That something is the change of $y$ when $g_h$ goes
 # from 0 to 1,
 #
-# $$ \Delta_h = y(g_h{=}1) - y(g_h{=}0) = c\;o^h\,\mathtt{Wo}_h, \qquad y(g_h) = y(g_h{=}0) + g_h\,\Delta_h . \tag{1} $$
+# $$ \Delta^y_h = y(g_h{=}1) - y(g_h{=}0) = c\;o^h\,\mathtt{Wo}_h, \qquad y(g_h) = y(g_h{=}0) + g_h\,\Delta^y_h . \tag{1} $$
 #
-# The derivative of such a function is $\partial y/\partial g_h = \Delta_h$ at every $g_h$. The chain rule, equation (1)
-# of [chapter 01](01_backprop_by_hand.ipynb), sums over all outputs:
+# In the model of these notebooks the layer goes on. Each head also owns a part of a feed-forward block
+# ([chapter 03](03_all_attention.ipynb), section 10), which reads $y$. With its N hidden units $r^h$ (B, T, N) and their
+# values $\mathtt{pv}_h$ (N, D), the layer's output is
 #
-# $$ \boxed{\;\frac{\partial\,\mathtt{loss}}{\partial g_h} = \sum_{b,t,d}\frac{\partial\,\mathtt{loss}}{\partial y_{btd}}\,\Delta_{h,btd}\;} \tag{2} $$
+# $$ z = y + \mathtt{net.bo} + \sum_h g_h\, c\; r^h\,\mathtt{pv}_h, \qquad \Delta^z_h = c\; r^h\,\mathtt{pv}_h . $$
 #
-# This is exact: **the gradient of a gate is the layer's output with the head minus the output without it, weighted by
-# the loss's gradient with respect to each number of the output.**
+# The same gate multiplies both. If $y$ is held fixed, $z$ is affine in $g_h$ as well. Without holding it, $z$ is not,
+# because $g_h$ changes $y$, and $y$ changes the units. But the chain rule, equation (1) of
+# [chapter 01](01_backprop_by_hand.ipynb), simply adds up all places where a number is used, and sums over all outputs:
+#
+# $$ \boxed{\;\frac{\partial\,\mathtt{loss}}{\partial g_h} = \sum_{b,t,d}\frac{\partial\,\mathtt{loss}}{\partial y_{btd}}\,\Delta^y_{h,btd}
+# + \sum_{b,t,d}\frac{\partial\,\mathtt{loss}}{\partial z_{btd}}\,\Delta^z_{h,btd}\;} \tag{2} $$
+#
+# This is exact: **the gradient of a gate is the block's output with the head minus the output without it, weighted by
+# the loss's gradient with respect to each number of that output, and summed over the blocks in which the gate acts.**
+# In the paper's All-attention a layer is one block, and the first sum is all there is.
 
 # %%
 show_source(ops.head_difference)
 
 # %% [markdown]
-# `attention_backward` does not compute it like that. It already has `do`, the gradient with respect to the head
-# outputs, and sums `do * o`, see [chapter 02](02_attention_by_hand.ipynb). That is (2) with the product regrouped:
-# $\langle \mathtt{dy},\,o\,\mathtt{Wo}_h\rangle = \langle \mathtt{dy}\,\mathtt{Wo}_h^\top,\,o\rangle =
-# \langle\mathtt{do},\,o\rangle$. So there are two independent ways to compute this number, and a third way is to
-# measure it. We take a trained model, in float64, and real text.
+# The backward pass does not compute it like that. `attention_backward` already has `do`, the gradient with respect to
+# the head outputs, and sums `do * o`, see [chapter 02](02_attention_by_hand.ipynb). That is the first sum of (2) with
+# the product regrouped: $\langle \mathtt{dy},\,o\,\mathtt{Wo}_h\rangle = \langle \mathtt{dy}\,\mathtt{Wo}_h^\top,\,o\rangle
+# = \langle\mathtt{do},\,o\rangle$. (`head_networks_backward` regroups the second: $\langle\mathtt{dz},\,r\,\mathtt{pv}_h\rangle
+# = \langle r^\top\mathtt{dz},\,\mathtt{pv}_h\rangle$.) So there are two independent ways to compute this number, and a
+# third way is to measure it. We take a trained model, in float64, and real text.
 
 # %%
 run = baseline_run()
@@ -302,16 +317,17 @@ ids, targets, _ = segments.batch(1)  # (B, T) each
 
 
 def loss_and_outputs(model, gates, ids, targets, memory):
-    """Run the model's own blocks with given gates (L, H); return the loss and every layer's y (B, T, D)."""
+    """Run the model's own blocks with given gates (L, H); return the loss and every layer's y and z (B, T, D)."""
     ops, p = model.ops, model.params
     x = model.embed(ids)[0].astype(np.result_type(p["R"], gates.dtype))  # (B, T, D)
     outputs = []
     for i in range(model.config.L):
         layer = layer_parameters(p, i)
-        x, _, _ = attention_block_forward(
+        y, _, _ = attention_block_forward(
             x, memory[i], layer, p["R"], gates[i], 1.0, model.config, ops, None
         )
-        outputs.append(x)
+        x, _ = feedforward_block_forward(y, layer, gates[i], 1.0, model.config, ops, None)
+        outputs.append((y, x))  # x is now this layer's z
     h, _ = ops.layernorm_forward(x, p["ln.scale"], p["ln.bias"])
     logits, _ = ops.linear_forward(h, p["embedding"].T, p["out_bias"])
     return ops.cross_entropy_forward(logits, targets)[0], outputs
@@ -324,44 +340,67 @@ assert np.isclose(
 )
 
 # %% [markdown]
-# First check (1): vary one gate from −0.5 to 1.5 and compare the layer's whole output with the straight line.
+# First check (1) in both blocks: vary one gate from −0.5 to 1.5 and compare the whole output with the straight line. For
+# the second block, y is held as it is with all heads. The last printed line does not hold it: there the gate acts in
+# both blocks, and the layer's output leaves the line.
 
 # %%
 layer, head = 1, 3
+own = layer_parameters(exact.params, layer)
 turned = np.linspace(-0.5, 1.5, 9)
-ys = []
+y_full = loss_and_outputs(exact, np.ones((L, H)), ids, targets, memory)[1][layer][0]
+ys, zs, zs_both = [], [], []
 for g in turned:
     gates = np.ones((L, H))
     gates[layer, head] = g
-    ys.append(loss_and_outputs(exact, gates, ids, targets, memory)[1][layer])
-ys = np.array(ys)  # (9, B, T, D)
-Delta = ops.head_difference(
-    cache["layers"][layer]["attention"].o, exact.params[f"layers.{layer}.Wo"]
-)  # (H, B, T, D)
-y_without = ys[2]  # turned[2] is 0
-line = y_without + turned[:, None, None, None] * Delta[head]  # (9, B, T, D)
-print(
-    f"largest deviation from the line: {np.abs(ys - line).max():.1e}, of numbers up to {np.abs(ys).max():.0f}"
+    y, z = loss_and_outputs(exact, gates, ids, targets, memory)[1][layer]
+    ys.append(y)
+    zs.append(feedforward_block_forward(y_full, own, gates[layer], 1.0, config, exact.ops, None)[0])
+    zs_both.append(z)
+ys, zs, zs_both = np.array(ys), np.array(zs), np.array(zs_both)  # (9, B, T, D) each
+Delta_y, Delta_z = (
+    ops.head_difference(outputs, matrix)  # (H, B, T, D)
+    for outputs, matrix, _ in gated_outputs(gated, cache, layer)
 )
-assert np.abs(ys - line).max() < 1e-12 * np.abs(ys).max()
+
+
+def deviation(values, Delta):
+    """Return the largest distance from the straight line through the values at g = 0, relative to their size."""
+    line = values[2] + turned[:, None, None, None] * Delta[head]  # turned[2] is 0
+    return np.abs(values - line).max() / np.abs(values).max()
+
+
+print(f"attention block {deviation(ys, Delta_y):.1e}, networks {deviation(zs, Delta_z):.1e}")
+print(f"both blocks together {deviation(zs_both, Delta_y + Delta_z):.1e}")
+assert max(deviation(ys, Delta_y), deviation(zs, Delta_z)) < 1e-12
+assert deviation(zs_both, Delta_y + Delta_z) > 1e-3
 
 # %% [markdown]
-# Then check (2), for all layers and heads, in three ways. To get $\partial\,\mathtt{loss}/\partial y$ of every layer,
-# the cell runs the model's backward pass by hand. The third way is the complex step of
+# Then check (2), for all layers and heads, in three ways. To get the loss's gradient with respect to every y and z, the
+# cell runs the model's backward pass by hand, block by block. The third way is the complex step of
 # [chapter 01](01_backprop_by_hand.ipynb), one forward pass per gate.
 
 # %%
 p = gated.params
-dh, _ = predict_backward(1.0, cache["softmax"], config, ops)  # (B, T, D)
-dy, _ = norm_backward(dh, cache["ln"], "ln", ops)  # (B, T, D), of the last layer
-by_difference, norms = np.zeros((L, H)), np.zeros((L, H))
-for i in reversed(range(L)):
-    Delta = ops.head_difference(
-        cache["layers"][i]["attention"].o, p[f"layers.{i}.Wo"]
-    )  # (H, B, T, D)
-    by_difference[i] = (dy * Delta).sum((1, 2, 3))  # (H,), identity (2)
-    norms[i] = np.sqrt((Delta**2).sum(-1)).mean((1, 2))  # (H,)
-    dy = attention_block_backward(dy, cache["layers"][i], ops)[0]  # (B, T, D), of the layer below
+
+
+def sums_of_differences(model, cache):
+    """Return identity (2) for every gate, (L, H, 2): the sum of the attention block and that of the networks."""
+    found = np.zeros((L, H, 2))
+    dh, _ = predict_backward(1.0, cache["softmax"], config, ops)  # (B, T, D)
+    dz, _ = norm_backward(dh, cache["ln"], "ln", ops)  # (B, T, D), of the last layer
+    for i in reversed(range(L)):
+        dy, _, _ = feedforward_block_backward(dz, cache["ffn"][i], ops)  # through z to y
+        blocks = zip((dy, dz), gated_outputs(model, cache, i), strict=True)
+        for k, (d, (outputs, matrix, _)) in enumerate(blocks):
+            Delta = ops.head_difference(outputs, matrix, cache["gates"][i].scale)  # (H, B, T, D)
+            found[i, :, k] = (d * Delta).sum((1, 2, 3))
+        dz = attention_block_backward(dy, cache["layers"][i], ops)[0]  # of the layer below
+    return found
+
+
+of_blocks = sums_of_differences(gated, cache)
+by_difference = of_blocks.sum(-1)  # (L, H)
 
 grads, by_backward = gated.backward_with_gates(1.0, cache)
 by_backward = np.array(by_backward)  # (L, H)
@@ -372,16 +411,19 @@ for i, h in np.ndindex(L, H):
     gates[i, h] += 1e-20j
     by_complex_step[i, h] = loss_and_outputs(exact, gates, ids, targets, memory)[0].imag / 1e-20
 
-for name, other in (("attention_backward", by_backward), ("complex step", by_complex_step)):
+for name, other in (("the backward pass", by_backward), ("complex step", by_complex_step)):
     error = np.abs(by_difference - other).max() / np.abs(other).max()
-    print(f"Σ dy·Δ against {name:18}: largest error {error:.1e} of the largest gradient")
+    print(f"the two sums against {name:18}: largest error {error:.1e} of the largest gradient")
     assert error < 1e-12
+error = np.abs(of_blocks[..., 0] - by_backward).max() / np.abs(by_backward).max()
+print(f"the sum of the attention block alone: largest error {error:.1e}")
+assert error > 0.01
 
 # %% [markdown]
-# All three agree up to rounding, in every layer and head. In training, gates are noisy and $c$ is not 1; (2) holds
-# there as well, with $c$ in $\Delta_h$. The next cell checks this in one noisy pass. What a gradient does *not* see is
-# that $c$ itself changes when one more head closes: no gradient goes through $c$, just as none goes through a dropout
-# mask.
+# All three agree up to rounding, in every layer and head, and one of the two sums alone does not. In training, gates are
+# noisy and $c$ is not 1; (2) holds there as well, with $c$ in $\Delta_h$. The next cell checks this in one noisy pass.
+# What a gradient does *not* see is that $c$ itself changes when one more head closes: no gradient goes through $c$, just
+# as none goes through a dropout mask.
 
 # %%
 noisy = Transformer(
@@ -389,25 +431,20 @@ noisy = Transformer(
 )
 _, _, noisy_cache = noisy.loss(ids, targets, memory, np.random.default_rng(5), all_heads=True)
 _, dgates = noisy.backward_with_gates(1.0, noisy_cache)
-dh, _ = predict_backward(1.0, noisy_cache["softmax"], config, ops)
-dy, _ = norm_backward(dh, noisy_cache["ln"], "ln", ops)  # (B, T, D)
-for i in reversed(range(L)):
-    own = noisy_cache["gates"][i]
-    Delta = ops.head_difference(
-        noisy_cache["layers"][i]["attention"].o, p[f"layers.{i}.Wo"], own.scale
-    )
-    np.testing.assert_allclose((dy * Delta).sum((1, 2, 3)), dgates[i], rtol=1e-9, atol=1e-14)
+np.testing.assert_allclose(
+    sums_of_differences(noisy, noisy_cache).sum(-1), dgates, rtol=1e-9, atol=1e-14
+)
+for i, own in enumerate(noisy_cache["gates"]):
     print(
         f"layer {i}: {int((own.values != 0).sum())} of {H} heads open in this pass, c = {own.scale:.3f}, identity holds"
     )
-    dy = attention_block_backward(dy, noisy_cache["layers"][i], ops)[0]
 
 # %% [markdown]
 # ## 4 · What an exact slope does not tell you
 #
-# The output is a straight line in $g_h$. The *loss* is not: between $y$ and the loss are further layers, LayerNorms and
-# a softmax. So (2) is the exact slope at the gate's current value, and a slope is not the difference in loss between
-# $g_h=1$ and $g_h=0$. Here is the whole curve for three heads of the trained model:
+# The output of a block is a straight line in $g_h$. The *loss* is not: between a block and the loss are further blocks,
+# LayerNorms and a softmax. So (2) is the exact slope at the gate's current value, and a slope is not the difference in
+# loss between $g_h=1$ and $g_h=0$. Here is the whole curve for three heads of the trained model:
 
 # %%
 held_out = text.valid[: 16 * config.T * 5 + 1]  # 5 segments of 16 streams
@@ -496,12 +533,13 @@ axes[1].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The red line, the slope at the open gate, is nearly flat, and the blue curve rises far above it to the left. Section
-# 2's parabola was a good guess. This is not a peculiarity of these heads. There is a second way to read the same
-# gradient. Multiplying a head's rows of `Wo` by $g$ has the same effect as the gate, so moving the gate from 1 scales
-# $\mathtt{Wo}_h$:
+# The red line, the slope at the open gate, promises less than a third of what the removal costs, because the blue curve
+# bends upwards to the left. Section 2's parabola was a good guess. This is not a peculiarity of these heads. There is a
+# second way to read the same gradient. Multiplying a head's rows of `Wo` and its values `pv` by $g$ has the same effect
+# as the gate, so moving the gate from 1 scales both:
 #
-# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\Big|_{g_h=1} = \big\langle \mathtt{dWo}_h,\; \mathtt{Wo}_h\big\rangle . $$
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\Big|_{g_h=1} = \big\langle \mathtt{dWo}_h,\; \mathtt{Wo}_h\big\rangle
+# + \big\langle \mathtt{dpv}_h,\; \mathtt{pv}_h\big\rangle . $$
 #
 # Training has spent hundreds of steps on making $\mathtt{dWo}$ zero, on average. In a model at its minimum **every
 # gate's mean slope at $g=1$ is zero**, however much the head matters (on its training text; on held-out text it is
@@ -510,10 +548,11 @@ plt.show()
 
 # %%
 for i in range(L):
-    Wo, dWo = p[f"layers.{i}.Wo"], grads[f"layers.{i}.Wo"]  # (H·Dh, D) each
-    np.testing.assert_allclose(
-        (Wo * dWo).reshape(H, -1).sum(1), by_backward[i], rtol=1e-9, atol=1e-14
-    )
+    scaled = sum(
+        (p[f"layers.{i}.{name}"] * grads[f"layers.{i}.{name}"]).reshape(H, -1).sum(1)
+        for name in ("Wo", "net.pv")
+    )  # (H,)
+    np.testing.assert_allclose(scaled, by_backward[i], rtol=1e-9, atol=1e-14)
 
 
 slope_closed = np.zeros((L, H))  # at g_h = 0, all other heads open
@@ -557,31 +596,39 @@ plt.show()
 print(
     f"mean over heads: removal costs {removal.mean():.3f} nats, |slope at 1| {np.abs(slope_open).mean():.3f}, trapezoid {trapezoid.mean():.3f}"
 )
-assert np.abs(slope_open).mean() < removal.mean() / 3
+within = [rank_correlation(lengths[i], removal[i]) for i in range(L)]
+print(f"‖Δ‖: rank correlation within each layer {', '.join(f'{value:+.2f}' for value in within)}")
+assert np.abs(slope_open).mean() < removal.mean() / 2
 assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 
 # %% [markdown]
 # - **Left.** The first-order estimate $-\partial\,\mathtt{loss}/\partial g$ at the open gate lies near zero for every
-#   head, and for the heads that matter far below the dashed line of correct estimates. The rank correlation above shows
-#   how little it is worth even for ranking. This is why Michel et al. (2019) take the absolute value of each example
-#   *before* the mean: the sizes survive, though the signs would cancel
+#   head, even below it for many, and for the heads that matter far below the dashed line of correct estimates. It is a
+#   poor estimate even for ranking, compared with the one in the middle. This is why Michel et al. (2019) take the
+#   absolute value of each example *before* the mean: the sizes survive, though the signs would cancel
 #   ([chapter 08](08_fine_tuning_and_trade_off.ipynb) compares such scores).
 # - **Middle.** The mean of the two slopes, at the open and at the shut gate, is close to the truth. This is the
 #   trapezoid rule of [chapter 04](04_hard_concrete_gate.ipynb), section 6, and therefore, up to the effect of the
 #   temperature, what **straight-through gates** measure: about half of their informative draws take the slope at 1, the
-#   others at 0. They learn what a head is worth although the slope of the trained model does not show it. For the most
-#   valuable heads, whose curves are no longer parabolas, the estimate is too small.
-# - **Right.** The length of $\Delta_h$ needs no gradient at all, and ranks heads well here.
+#   others at 0. They learn what a head is worth although the slope of the trained model does not show it. Most
+#   estimates are slightly too large, because the curves are somewhat steeper at the shut gate than parabolas.
+# - **Right.** The length of $\Delta_h$ (here of both blocks' differences together) needs no gradient at all, and it is no
+#   substitute for one. It ranks the heads of the first layer well, but not those of the others; and the heads of the
+#   last layer, which add as much as those of the first, cost much less. What a head adds is one question, and what the
+#   layers above do with it is another.
 #
 # ## 5 · Two objectives
 #
 # **`task`** is the paper's: `cross-entropy + lam · L0`. The difference appears only in the gradient, weighted by the
 # loss's gradient.
 #
-# **`layerwise`** takes the review's sentence literally. Each layer compares its output with gated heads with its output
-# with all heads, on the same input, and its gates also minimise the relative squared error
+# **`layerwise`** takes the sentence of section 3 literally. Each block compares its output with gated heads with its
+# output with all heads, on the same input, and the layer's gates also minimise the relative squared error, here of the
+# attention block,
 #
 # $$ \mathtt{error} = \frac{\|y_\mathrm{gated}-y_\mathrm{full}\|^2}{\|y_\mathrm{full}-x\|^2}. $$
+#
+# added to that of the networks, which is the same with $z$ for $y$ and $y$ for $x$.
 #
 # By (1) both differences are sums of $\Delta$s (now without $c$, which is written out):
 # $y_\mathrm{gated}-y_\mathrm{full} = \sum_h e_h\Delta_h$ with $e_h = c\,g_h-1$, and
@@ -600,24 +647,24 @@ show_source(error_of, ops.layerwise_error_backward, docstring=False)
 
 # %%
 i = 2
-cached = cache["layers"][i]["attention"].o  # (B, T, H, Dh), before the gates
-Wo, bo = p[f"layers.{i}.Wo"], p[f"layers.{i}.bo"]
+(cached, Wo, bo), networks = gated_outputs(gated, cache, i)  # of the two blocks; (B, T, H, Dh) …
 gate = np.array([1, 1, 0, 1, 0.4, 1, 0, 1.0])  # (H,)
 c = 8 / 6
 error, error_cache = ops.layerwise_error_forward(gate, cached, Wo, bo, c)
+error_networks, _ = ops.layerwise_error_forward(gate, *networks, c)
 
-# directly: the block's output with these gates and with all heads, on the layer's own input
-x = loss_and_outputs(exact, np.ones((L, H)), ids, targets, memory)[1][
-    i - 1
-]  # (B, T, D), y of the layer below
+# directly: each block's output with these gates and with all heads, on the block's own input
+_, outputs = loss_and_outputs(exact, np.ones((L, H)), ids, targets, memory)
+x, y = outputs[i - 1][1], outputs[i][0]  # (B, T, D), z of the layer below and y of this one
 own = layer_parameters(exact.params, i)
-y_gated, _, _ = attention_block_forward(x, memory[i], own, p["R"], gate, c, config, ops, None)
-y_full, _, _ = attention_block_forward(
-    x, memory[i], own, p["R"], np.ones(H), 1.0, config, ops, None
-)
-direct = ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
-print(f"by G {error:.12f}, directly {direct:.12f}")
-assert np.isclose(error, direct, rtol=1e-11)
+for name, block, found, before in (
+    ("attention", lambda g, c: attention_block_forward(x, memory[i], own, p["R"], g, c, config, ops, None), error, x),
+    ("networks", lambda g, c: feedforward_block_forward(y, own, g, c, config, ops, None), error_networks, y),
+):  # fmt: skip
+    with_gates, with_all = block(gate, c)[0], block(np.ones(H), 1.0)[0]
+    direct = ((with_gates - with_all) ** 2).sum() / ((with_all - before) ** 2).sum()
+    print(f"{name:9}  by G {found:.12f}, directly {direct:.12f}")
+    assert np.isclose(found, direct, rtol=1e-11)
 
 
 def forward(gate):
@@ -753,15 +800,17 @@ hold_task = samples.mean(0)  # (L, H)
 hold_layer = np.zeros((L, H))
 THROWS = 3000
 for i in range(L):
-    o = cache["layers"][i]["attention"].o  # (B, T, H, Dh)
-    Wo, bo = p[f"layers.{i}.Wo"], p[f"layers.{i}.bo"]
-    rows = o.reshape(-1, H * config.Dh)  # (B·T, D)
-    products = rows.T @ rows, Wo @ Wo.T, rows.sum(0) @ Wo, bo, len(rows)
+    products = []  # of both blocks
+    for outputs, matrix, bias in gated_outputs(gated, cache, i):
+        rows = outputs.reshape(-1, len(matrix))  # (B·T, H·Dh) or (B·T, H·N)
+        products.append((rows.T @ rows, matrix @ matrix.T, rows.sum(0) @ matrix, bias, len(rows)))
     for _ in range(THROWS):
         u = ops.draw_noise(H, noise_rng, np.float64)
         gate, gate_cache = ops.hard_concrete_forward(np.full(H, 2.0), u, **PAPER, hard=True)
-        _, error_cache = error_of(gate, output_scaling(H, int(gate.sum())), *products)
-        dgate = ops.layerwise_error_backward(1.0, error_cache)  # (H,)
+        c = output_scaling(H, int(gate.sum()))
+        dgate = sum(
+            ops.layerwise_error_backward(1.0, error_of(gate, c, *block)[1]) for block in products
+        )  # (H,)
         hold_layer[i] -= ops.hard_concrete_backward(dgate, gate_cache) / THROWS
 
 figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.6), width_ratios=[1, 1, 1, 0.8])
@@ -810,15 +859,18 @@ for k, (name, values, colour, hatch) in enumerate(
     )
 axes[3].invert_yaxis()
 axes[3].set(title="share of each layer", xlabel="share of the sum", yticks=range(L), ylabel="layer")
-axes[3].legend(frameon=False, fontsize=8)
+axes[3].set_xlim(0, 0.9)
+axes[3].legend(frameon=False, fontsize=8, loc="lower right")
 figure.suptitle("In which order heads would close: 1 first; framed, the first eight", fontsize=9)
 plt.show()
 for name, values in (("task", hold_task), ("layer-wise", hold_layer)):
     print(
         f"{name:10} rank correlation with the true difference {rank_correlation(values.ravel(), removal.ravel()):.2f}, share of layer 0: {values[0].sum() / values.sum():.2f}"
     )
-within = np.mean([rank_correlation(hold_layer[i], removal[i]) for i in range(L)])
-print(f"layer-wise within layers: mean rank correlation {within:.2f}")
+within = [rank_correlation(hold_layer[i], removal[i]) for i in range(L)]
+print(
+    f"layer-wise rank correlation within each layer {', '.join(f'{value:+.2f}' for value in within)}"
+)
 print(f"true       share of layer 0: {removal[0].sum() / removal.sum():.2f}")
 print(
     f"of the task's forces, {(hold_task > 2 * samples.std(0) / np.sqrt(len(samples))).sum()} of 32 exceed twice their standard error after {len(samples)} steps of 4 × {config.T} characters"
@@ -828,10 +880,11 @@ assert hold_task[0].sum() / hold_task.sum() > hold_layer[0].sum() / hold_layer.s
 # %% [markdown]
 # The task's forces follow the true difference, as far as the noise allows: in the run printed here the first layer
 # stays open, and the heads that would close first are in the upper layers. (A single step sees one draw, from which
-# most gates get no gradient; it takes hundreds of steps to learn the order.) The layer-wise error ranks heads within a
-# layer sensibly, but it is *relative*: each layer's error is divided by that layer's own output, so every layer has
-# much the same force to distribute. It cannot know that the first layer's heads are more valuable than the last's. Only
-# the task can, and the `layerwise` objective adds the task's gradient.
+# most gates get no gradient; it takes hundreds of steps to learn the order.) The layer-wise error follows it hardly at
+# all. First, it is *relative*: each block's error is divided by that block's own output, so every layer has much the
+# same force to distribute, and it cannot know that the first layer's heads are more valuable than the last's. Second,
+# it sees what a head adds and not what later layers need, so within the upper layers its order says little, like that
+# of the lengths above. Only the task knows both, and the `layerwise` objective adds the task's gradient.
 #
 # ## 6 · Does the layer-wise objective pay?
 #
@@ -924,8 +977,9 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# Yes, for the given pass. With the mask fixed, $y$ is still affine in $g_h$; $\Delta_h$ is then the masked difference.
-# The same holds for noise on other gates and for $c$: whatever is constant in the pass is constant in the identity.
+# Yes, for the given pass. With the mask fixed, a block is still affine in $g_h$; $\Delta_h$ is then the masked
+# difference. The same holds for noise on other gates and for $c$: whatever is constant in the pass is constant in the
+# identity.
 #
 # </details>
 #
@@ -933,9 +987,10 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# In the same layer, yes: $y = y(0,0)+g_1\Delta_1+g_2\Delta_2$, without a term $g_1g_2$. In different layers, no: $g_1$
-# changes the input of the upper layer and with it $o^{h_2}$, so $\Delta_2$ depends on $g_1$, through a softmax. This is
-# one reason why leave-one-out says little about removing two heads.
+# In the same layer, yes: $y = y(0,0)+g_1\Delta_1+g_2\Delta_2$, without a term $g_1g_2$. (But $z$ is not: the units of one
+# head read what the other has added to $y$.) In different layers, no: $g_1$ changes the input of the upper layer and
+# with it $o^{h_2}$, so $\Delta_2$ depends on $g_1$, through a softmax. This is one reason why leave-one-out says little
+# about removing two heads.
 #
 # </details>
 #

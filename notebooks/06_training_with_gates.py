@@ -57,7 +57,7 @@ from tinyprune.model.gating import gates_forward, joined_log_alpha, output_scali
 from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import baseline_run, results, show_source, use_style
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
-from tinyprune.pruning.gates import Controller, GateObjective, add_gates, settle
+from tinyprune.pruning.gates import Controller, GateObjective, add_gates, gated_outputs, settle
 from tinyprune.tables import text_table
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer
@@ -69,7 +69,7 @@ use_style()
 run = baseline_run()
 baseline, text = run.load("train").model, run.text
 config = baseline.config
-L, H, Dh, D, T = config.L, config.H, config.Dh, config.D, config.T
+L, H, T = config.L, config.H, config.T
 B = run.config.gate_train.B
 segments = Segments(text.train, B, T)
 baseline_bits = evaluate(baseline, text.valid, text.characters["valid"]).bits_per_character
@@ -90,7 +90,8 @@ print(
 # \underbrace{\Big(\sum \mathtt{dout}\cdot\Delta_h\Big)\cdot\frac{\partial g_h}{\partial\,\mathtt{log\_alpha}_h}}_{\text{the task}}
 # \;+\; \underbrace{\mathtt{lam}\cdot p_h(1-p_h)}_{\text{the price}} \tag{1} $$
 #
-# with $p_h = P(g_h>0)$.
+# with $p_h = P(g_h>0)$. (The sum runs over both blocks of the layer, attention and the heads' networks: section 3 of
+# chapter 05.)
 #
 # The second term is always positive, so descent always lowers `log_alpha`: the price closes gates. The first is
 # negative for a head whose output $\Delta_h$ lowers the loss: the task holds that gate open. The head stays if the
@@ -244,14 +245,15 @@ print(
 assert whole < batch_loss[True][3].mean() < batch_loss[True][1].mean()
 
 # %% [markdown]
-# From 0, most of what training had achieved is lost at once. Further training recovers it, but meanwhile the gates are
-# learning, too, and they learn what a head is worth *in a broken model*. From 2 the damage is mild, as with dropout.
+# From 0, the loss more than doubles at once. Further training recovers it, but meanwhile the gates are learning, too,
+# and they learn what a head is worth *in a broken model*. From 2 the damage is mild, as with dropout.
 
 # %% [markdown]
 # ## 3 · Second stabiliser: output scaling
 #
-# A layer adds the sum of what its heads contribute. Write $a_h = o_h W_o^{(h)}$, with $W_o^{(h)}$ the $Dh$ rows of `Wo` that
-# belong to head $h$:
+# A block adds the sum of what its heads contribute. In the attention block head $h$ contributes $a_h = o_h W_o^{(h)}$, with
+# $W_o^{(h)}$ the $Dh$ rows of `Wo` that belong to it; in the block of the heads' networks it is $r_h\,\mathtt{pv}_h$, the
+# head's units times their values. Both have the same form:
 #
 # $$ y = x + c\sum_h g_h\,a_h + b_o $$
 #
@@ -268,7 +270,7 @@ show_source(output_scaling, docstring=False)
 assert [output_scaling(8, n) for n in (8, 4, 1, 0)] == [1, 2, 8, 8] and output_scaling(0, 0) == 1
 
 # %% [markdown]
-# The averages are exact; the *size* of a single sum is a different question. If all heads of a layer pointed in the
+# The averages are exact; the *size* of a single sum is a different question. If all heads of a block pointed in the
 # same direction, the sum of $n$ would be $n/H$ times as long as the whole, and $c$ would restore its length, too. If
 # they were at right angles to each other, lengths would add like the sides of a right triangle: $\sqrt{n/H}$ without
 # $c$ and $\sqrt{H/n}$, too long, with it. Where do real heads lie? Take the contributions of all layers on real text
@@ -286,16 +288,16 @@ subsets = np.array(list(itertools.product([0.0, 1.0], repeat=H)))[
     1:
 ]  # (255, H), the empty one left out
 n = subsets.sum(1)  # (255,)
-lengths = []
+lengths = {"attention": [], "networks": []}
 for i in range(L):
-    o = cache["layers"][i]["attention"].o  # (4, T, H, Dh)
-    a = np.einsum("bthd,hde->hbte", o, reader.params[f"layers.{i}.Wo"].reshape(H, Dh, D)).reshape(
-        H, -1
-    )  # (H, 4·T·D)
-    for k in (1, 4, 7):  # the mean over all subsets of k heads, scaled, is the whole
-        np.testing.assert_allclose((subsets[n == k] @ a * (H / k)).mean(0), a.sum(0), atol=1e-12)
-    gram = a @ a.T  # (H, H): ‖Σ_S a‖² = 1ₛᵀ gram 1ₛ
-    lengths.append(np.sqrt(np.einsum("sh,hk,sk->s", subsets, gram, subsets) / gram.sum()))  # (255,)
+    for found, (outputs, matrix, _) in zip(lengths.values(), gated_outputs(reader, cache, i)):
+        a = ops.head_difference(outputs, matrix).reshape(H, -1)  # (H, 4·T·D)
+        for k in (1, 4, 7):  # the mean over all subsets of k heads, scaled, is the whole
+            mean = (subsets[n == k] @ a * (H / k)).mean(0)
+            np.testing.assert_allclose(mean, a.sum(0), atol=1e-11)
+        gram = a @ a.T  # (H, H): ‖Σ_S a‖² = 1ₛᵀ gram 1ₛ
+        squares = np.einsum("sh,hk,sk->s", subsets, gram, subsets)
+        found.append(np.sqrt(squares / gram.sum()))  # (255,)
 
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharex=True)
 k = np.arange(1, H + 1)
@@ -305,29 +307,32 @@ for ax, scaled, colour in zip(axes, (False, True), (VERMILION, BLUE)):
     ax.plot(
         k, factor * np.sqrt(k / H), color=GREY, linestyle="--", label="if they were at right angles"
     )
-    for i, marker in zip(range(L), "os^D"):
-        mean = np.array([lengths[i][n == m].mean() for m in k])
-        ax.plot(
-            k,
-            factor * mean,
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1,
-            label=f"layer {i}",
-        )
+    for (block, found), face in zip(lengths.items(), (colour, "white")):
+        for i, marker in zip(range(L), "os^D"):
+            mean = np.array([found[i][n == m].mean() for m in k])
+            ax.plot(
+                k,
+                factor * mean,
+                color=colour,
+                marker=marker,
+                markerfacecolor=face,
+                markersize=4,
+                linewidth=1,
+                label=f"layer {i}, {block}",
+            )
     ax.set(xlabel="open heads n of 8", ylim=(0, None))
 axes[0].set(
-    ylabel="length of the layer's attention output,\nrelative to that of all heads",
+    ylabel="length of the block's output,\nrelative to that of all heads",
     title="Without scaling: the output shrinks",
 )
 axes[1].set_title("With c = H/n: right on average, long for few heads")
-axes[1].legend(frameon=False, fontsize=8)
+axes[1].legend(frameon=False, fontsize=7, ncols=2)
 plt.show()
 
 # %% [markdown]
-# Without $c$ the output shrinks as heads close. Real heads are nearly orthogonal, so with $c$ the average is kept but
-# the length is not: it grows, slowly while most heads are open, to more than twice the right length for a single one.
+# Without $c$ the output shrinks as heads close. What real heads add by attention is nearly orthogonal; what their networks
+# add points partly in the same direction and lies between the two grey lines. So with $c$ the average is kept but the
+# length is not: it grows, slowly while most heads are open, to about twice the right length and more for a single one.
 # (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at random in
 # the trained model, without any training afterwards, and compare.
 
@@ -372,12 +377,11 @@ plt.show()
 
 # %% [markdown]
 # Compare the lines with their error bars. While more than half of the heads are open there is no difference; with few
-# heads left the scaled model is less damaged. But most of the damage remains in both, a point to which section 7
-# returns.
+# heads left the scaled model is far less damaged. But it is damaged, too, a point to which section 7 returns.
 #
 # ### No gradient goes through c
 #
-# `output_scaling` returns a plain number, and `attention_backward` treats it as a constant, as dropout treats its
+# `output_scaling` returns a plain number, and the backward passes treat it as a constant, as dropout treats its
 # $1/(1-\text{rate})$. That is more than a convenience. Let $d_h = \sum\mathtt{dout}\cdot a_h$ be the effect of head $h$
 # on the loss, per unit. With $c$ constant,
 #
@@ -614,7 +618,7 @@ assert len(set(ends.values())) > 1
 # Observe:
 #
 # - **Without initialisation** the loss begins far above the baseline's and stays there. All gates start on the
-#   boundary, so the first steps downwards already close them; few heads are left.
+#   boundary, so the first steps downwards already close them; little more than half as many heads are left.
 # - **Without warm-up** the heads begin to close earlier. Fewer are left at the end, and the loss is higher by a fraction
 #   of a bit.
 # - **Without output scaling** hardly anything changes.
@@ -773,12 +777,12 @@ print(
 
 # %% [markdown]
 # Without the stabilisers the first steps are as bad as in section 5: the damage is real, more than a bit. At the end of
-# the stage a small part of it is left; compare the mean with its spread, and look at the signs. These models are
-# measured right after a very short gate stage, 100 steps after the damage. The question is whether any of it lasts.
+# the stage none of it can be told from noise; compare the mean with its spread, and look at the signs. But three short
+# runs are few: a difference below a tenth of a bit would not show.
 #
-# Three short runs cannot answer that. The full study has five variants at two numbers of heads, a better baseline
-# (2,500 steps), a gate stage of 300 steps, 700 more steps of fine-tuning, and three seeds. These are its **committed
-# results** ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)):
+# The full study has five variants at two numbers of heads, a better baseline (2,500 steps), a gate stage of 300 steps,
+# 700 more steps of fine-tuning, and three seeds. These are its **committed results**
+# ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)):
 
 # %%
 study = read_csv(results("ablation-pydoc", "results.csv").read_text())
