@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from toy import rows, toy_plan, whole_study
 
+from tinyprune.errors import UsageError
 from tinyprune.experiments.drawing import MEASURES
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.architecture import STUDY, plot_architecture, plot_inference
@@ -15,7 +16,7 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters
 
 @pytest.fixture
 def models(tmp_path):
-    entries = STUDY.entries(toy_plan(tmp_path, shares=(0.5, 0.25)))
+    entries = STUDY.entries(toy_plan(tmp_path, shares=(0.5, 0.25), methods=("gates",)))
     assert len(entries) == 2 * 3 * (1 + 2)  # seeds · kinds · (unpruned, shares)
     return {e.method: dataclasses.replace(e.cell.config.model, V=26) for e in entries}
 
@@ -32,7 +33,9 @@ def test_all_kinds_have_as_many_parameters(models):
 
 def test_it_ends_with_tables_and_pictures(models, tmp_path, monkeypatch):
     """Shares in inference.csv are of the model with all its heads. (Times are as the parameters here.)"""
-    files, pictures = whole_study("architecture", toy_plan(tmp_path, seeds=1), tmp_path, monkeypatch)
+    files, pictures = whole_study(
+        "architecture", toy_plan(tmp_path, seeds=1, methods=("random",)), tmp_path, monkeypatch
+    )
     assert pictures == {"architecture", "inference"}
     assert "with as many parameters and the same seed" in files["README.md"]
     pairs = {(r["method"], r["reference"]) for r in read_csv(files["comparison.csv"])}
@@ -45,6 +48,12 @@ def test_it_ends_with_tables_and_pictures(models, tmp_path, monkeypatch):
         assert r["multiply_adds_per_token"] == count_multiply_adds(own)
         for measure in MEASURES:
             assert r[f"{measure}_share"] == pytest.approx(r[measure] / whole[measure], rel=1e-5)
+
+
+def test_it_prunes_by_one_method(tmp_path):
+    assert {e.cell.method for e in STUDY.entries(toy_plan(tmp_path, methods=("michel",)))} == {"unpruned", "michel"}
+    with pytest.raises(UsageError, match="architecture prunes by one method, got random, gates"):
+        STUDY.entries(toy_plan(tmp_path))
 
 
 def test_the_kinds_are_drawn_against_all_three_measures():

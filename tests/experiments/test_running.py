@@ -12,7 +12,6 @@ from toy import STEPS, toy_plan, without_seconds
 
 from tinyprune.errors import UsageError, install_command
 from tinyprune.experiments import STUDIES
-from tinyprune.experiments.cells import METHODS
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.running import make_plan
 from tinyprune.experiments.studies import get_study
@@ -24,7 +23,8 @@ def given(study, tmp_path, **options) -> list[str]:
     settings |= {f"{stage}.{k}": v for stage, steps in STEPS.items() for k, v in (("steps", steps), ("B", 2))}
     settings |= {key.replace("__", "."): value for key, value in options.items()}
     start = ["experiment", study, "--quick", "--corpus", write_text(tmp_path), "--backend", "numpy"]
-    return [*start, "--methods", "random,gates", *(f"--set={key}={value}" for key, value in settings.items())]
+    methods = "gates" if study == "architecture" else "random,gates"
+    return [*start, "--methods", methods, *(f"--set={key}={value}" for key, value in settings.items())]
 
 
 def rows_of(directory) -> list[dict]:
@@ -33,7 +33,8 @@ def rows_of(directory) -> list[dict]:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
-    entries = get_study(name).entries(toy_plan(tmp_path, shares=(0.5, 0.25)))
+    methods = {"methods": ("gates",)} if name == "architecture" else {}
+    entries = get_study(name).entries(toy_plan(tmp_path, shares=(0.5, 0.25), **methods))
     assert len(entries) == len({(e.method, e.target_share, e.seed) for e in entries})
     assert len({e.cell.key for e in entries}) == len(entries)
     assert {e.seed for e in entries} == {0, 1}
@@ -41,7 +42,7 @@ def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
 
 def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
     full, quick = make_plan("architecture"), make_plan("architecture", quick=True, seeds=5, scope="layer")
-    assert (full.seeds, full.shares, full.methods) == (3, (0.9, 0.75, 0.5625, 0.3, 0.1), METHODS)
+    assert (full.seeds, full.shares, full.methods) == (3, (0.9, 0.75, 0.5625, 0.3, 0.1), ("gates",))
     assert (quick.seeds, quick.shares, quick.scope) == (5, (0.5,), "layer")
     assert (full.config.model.N, make_plan("tradeoff").config.model.N) == (512, 32)
     assert make_plan("architecture", preset="study").config.model.N == 32

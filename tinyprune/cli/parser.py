@@ -144,7 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", type=int, help="how many seeds, starting with the configured one (3; quick: 2)")
     about = "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)"
     sub.add_argument("--shares", metavar="NUMBERS", help=about)
-    about = "tradeoff: only these methods, such as gates,random,michel"
+    about = "tradeoff: only these methods, such as gates,random,michel; architecture: one (gates)"
     sub.add_argument("--methods", metavar="NAMES", help=about)
     about = "criteria choose among all heads, or the same share in each layer (%(default)s)"
     sub.add_argument("--scope", choices=("global", "layer"), default="global", help=about)

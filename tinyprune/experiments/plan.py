@@ -95,4 +95,5 @@ class Study:
     split: str = "test"  # whose bits the report shows; "valid" where settings are chosen by them
     seeds: int = 3  # how many, if none are given
     shares: Sequence[float] = SHARES  # of the heads, if none are given
+    methods: Sequence[str] = METHODS  # of pruning, if none are given
     equal: str = "heads"  # what models have in common that are compared, "heads" or "parameters"

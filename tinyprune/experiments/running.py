@@ -57,9 +57,9 @@ def make_plan(
     changes = about.changes if preset is None else {}
     config = load_preset(preset or PRESET).with_options(changes | (QUICK if quick else {}) | (options or {}))
     given = {name: value for name, value in sizes.items() if value is not None}
-    usual: dict[str, Any] = {"seeds": about.seeds, "shares": about.shares}
+    usual: dict[str, Any] = {"seeds": about.seeds, "shares": about.shares, "methods": about.methods}
     if quick:
-        usual = {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES}
+        usual |= {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES}
     return Plan(config, digest=read_text(config.data).digest, **usual | given)
 
 

@@ -1,4 +1,4 @@
-"""Architecture: All-attention, heads with networks and Transformer-XL with as many parameters, all pruned by gates."""
+"""Architecture: All-attention, heads with networks and Transformer-XL with as many parameters, all pruned alike."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tinyprune.config import ModelConfig
+from tinyprune.errors import UsageError
 from tinyprune.experiments.drawing import MEASURES, look, means, name_seeds
 from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, XL, runs
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
@@ -27,12 +28,14 @@ SHARES = (0.9, 0.75, 0.5625, 0.3, 0.1)
 
 
 def entries(plan: Plan) -> list[Entry]:
-    """Models of every kind, with all their heads and pruned."""
+    """Models of every kind, with all their heads and pruned. Raises UsageError for more than one method."""
+    if len(plan.methods) > 1:
+        raise UsageError(f"architecture prunes by one method, got {', '.join(plan.methods)}")
     made = []
     for name in KINDS:
         for config in plan.configs(runs(plan.config)[name]):
             made.append(plan.entry(name, config, "unpruned"))
-            made += [plan.entry(name, config, "gates", share) for share in plan.shares]
+            made += [plan.entry(name, config, plan.methods[0], share) for share in plan.shares]
     return made
 
 
@@ -128,4 +131,4 @@ def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
     yield "inference", caption, plot_inference(done.tables["inference"])
 
 
-STUDY = Study(entries, tables, pictures, changes=CHANGES, shares=SHARES, equal="parameters")
+STUDY = Study(entries, tables, pictures, changes=CHANGES, shares=SHARES, methods=("gates",), equal="parameters")
