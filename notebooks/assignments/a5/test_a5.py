@@ -7,16 +7,16 @@ from tinyprune.course import answer, expect, expect_close, given
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
 
-OWNED = ("Wq", "Wk", "Wv", "Wr", "Wo", "u", "w", "pk", "pv")  # parameters that belong to heads
+WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo")  # Dh entries for each head
+OWNED = (*WIDE, "u", "w", "net.pk", "net.pb", "net.pv")  # parameters that belong to heads
 AXES = "along which axis does it run over heads, and how many entries has a head there?"
 
 
 def small_config(heads):
     """Layers with so many heads; D = 12 and Dh = 3, so that it takes four to fill a layer."""
     ids = tuple(tuple(range(n)) for n in heads)
-    return ModelConfig(
-        V=9, L=len(heads), D=12, H=4, N=5, T=5, M=4, heads=tuple(heads), head_ids=ids
-    )
+    sizes = {"V": 9, "L": len(heads), "D": 12, "H": 4, "N": 5, "T": 5, "M": 4}
+    return ModelConfig(**sizes, persistent="stream", heads=tuple(heads), head_ids=ids)
 
 
 def small_model(heads, seed):
@@ -36,11 +36,13 @@ def logits_of(parameters, heads, gate=None):
 
 
 def closed_instead(parameters, kept):
-    """The same parameters, but with zeros in the rows of Wo that belong to heads that are not kept."""
+    """The same parameters, but zeros in Wo and net.pv for heads that are not kept."""
     gated = dict(parameters)
     for layer, heads in enumerate(kept):
-        Wo = parameters[f"layers.{layer}.Wo"]
-        gated[f"layers.{layer}.Wo"] = Wo * np.isin(np.arange(len(Wo)) // 3, heads)[:, None]
+        Wo, pv = f"layers.{layer}.Wo", f"layers.{layer}.net.pv"
+        opened = np.isin(np.arange(len(parameters[pv])), heads)
+        gated[Wo] = parameters[Wo] * np.repeat(opened, 3)[:, None]
+        gated[pv] = parameters[pv] * opened[:, None, None]
     return gated
 
 
@@ -309,7 +311,7 @@ def test_a5_1_owned():
         for name in OWNED:
             full = f"layers.{layer}.{name}"
             across = name in ("Wq", "Wk", "Wv", "Wr")
-            entries = np.repeat(whose, 3) if name[0] == "W" else whose
+            entries = np.repeat(whose, 3) if name in WIDE else whose
             shape = (1, -1) if across else (-1, *[1] * (marked[full].ndim - 1))
             marked[full] = np.ones(marked[full].shape) * entries.reshape(shape)
     kept = [[0, 2], [1, 2, 3]]
@@ -367,7 +369,7 @@ def test_a5_2_fold():
         logits_of(parameters | own, (4, 4, 4), settings),
         "the folded model must compute the logits of the model with gates",
         fed=fed,
-        hint="which rows of Wo belong to head h, and what are they multiplied by?",
+        hint="which rows of Wo and which part of net.pv belong to head h, and what are they multiplied by?",
     )
 
 
@@ -462,13 +464,13 @@ def test_a5_5_heads():
 @pytest.mark.a5_5
 @pytest.mark.points(2)
 def test_a5_5_point():
-    bits = pruned_bits(6, 150)
+    bits = pruned_bits(6, 40)
     print(f"{bits:.3f} bits per character with 6 of 12 heads")
     expect_fewer_bits(
         bits,
-        trained().random_heads(6, 150),
+        trained().random_heads(6, 40),
         "random heads, fine-tuned as long",
         6,
-        150,
+        40,
         "which heads stay? Are most of the batches spent on training what is left, after the cut?",
     )
