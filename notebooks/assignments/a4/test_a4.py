@@ -295,13 +295,13 @@ def test_a4_4_model():
         np.random.default_rng(3),
         100,
         5.0,
-        lambda step: 0.3 * min(step / 20, 1.0),
+        lambda step: 0.4 * min(step / 20, 1.0),
         sampled,
         scaling,
         batches.loss_and_gate_gradients,
         l0_gradient_of,
     )
-    fed = "a trained model of 3 layers with 4 heads, all log_alpha at 2; 100 steps, lr 5, lam up to 0.3"
+    fed = "a trained model of 3 layers with 4 heads, all log_alpha at 2; 100 steps, lr 5, lam up to 0.4"
     expect(
         batches.used == 100 and np.shape(came) == (3, 4),
         "all steps must be made, and log_alpha must keep its shape",
