@@ -4,6 +4,7 @@
 
 All heads' units lie one after the other in memory, so the two products are those of one feed-forward block, see
 `matmul` and `feedforward`. The gates multiply the values, which are few, and not the units, one for each position.
+Without gates the values are read where they lie: a copy would take longer than a single token's products.
 """
 
 import numpy as np
@@ -28,8 +29,10 @@ def head_networks_forward(
     units = matmul(matrix(x), keys, transpose_b=True, bias=pb.reshape(H * N))
     rectify(units.reshape(-1))
     weights = np.full(H, scale, pv.dtype) if gate is None else (scale * gate).astype(pv.dtype)
-    values = workspace.empty((H * N, D), pv.dtype)
-    np.multiply(weights[:, None, None], pv, out=values.reshape(H, N, D))
+    values = pv.reshape(H * N, D)
+    if gate is not None or scale != 1.0:
+        values = workspace.empty((H * N, D), pv.dtype)
+        np.multiply(weights[:, None, None], pv, out=values.reshape(H, N, D))
     out = matmul(units, values, bias=bo)
     kept = Kept(units, x, pk, pv, weights, values, gate is not None, scale)
     return out if x.ndim > 1 else out[0], kept
@@ -47,12 +50,13 @@ def head_networks_backward(
     dunits = matmul(rows, values, transpose_b=True)
     dvalues = matmul(units, rows, transpose_a=True).reshape(H, N, D)
     # values_h = c g_h pv_h
-    dpv = workspace.empty(pv.shape, pv.dtype)
-    dgate = None
+    dpv, dgate = dvalues, None
     if gated:
+        dpv = workspace.empty(pv.shape, pv.dtype)
         np.multiply(dvalues, pv, out=dpv)
         dgate = scale * dpv.reshape(H, N * D).sum(1)
-    np.multiply(weights[:, None, None], dvalues, out=dpv)
+    if gated or scale != 1.0:
+        np.multiply(weights[:, None, None], dvalues, out=dpv)
     # units = max(a, 0)
     da = workspace.empty(units.shape, units.dtype)
     rectify_gradient(flat(dunits), flat(units), da.reshape(-1))
