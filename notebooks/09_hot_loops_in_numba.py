@@ -1606,7 +1606,7 @@ for name in names:
 # %% [markdown]
 # At `tiny` it is about half. Its heads have 16 numbers, one vector: the tile of a weighted sum is then one vector wide,
 # and the share of softmax in each key is four times that of a head of 64. Its products are small, and hundreds of calls
-# from Python cost some microseconds each, which shows in a step of 17 ms. The [page on speed](../data/results/speed/README.md) has the
+# from Python cost some microseconds each, which shows in a step of 23 ms. The [page on speed](../data/results/speed/README.md) has the
 # table, and names the one shape of 54 for which our product is clearly slower than BLAS. On a processor whose BLAS is
 # slower the shares are higher and the ratios to PyTorch smaller: the higher the share, the less is left to win.
 #
