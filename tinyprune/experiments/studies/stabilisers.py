@@ -25,8 +25,11 @@ LAMS = (0.003, 0.01, 0.03, 0.1, 0.3)
 ALL_THREE = "all three"
 VARIANTS = {ALL_THREE: {}} | WITHOUT
 COLLAPSED = 0.1  # of the heads: a run that leaves fewer has collapsed
-# The gate stage is as long as the paper's in proportion: as long as the training before it, lam rising over a tenth.
-CHANGES = {"train.steps": 1000, "gate_train.steps": 1000, "finetune.steps": 300, "gate.lam_warmup": 100}
+# The gate stage is as long as the paper's in proportion: as long as the training before it, lam rising over a tenth. So
+# gates can be as slow as the paper's: ten times the weights' learning rate, not the preset's 300, at which they forget
+# where they began within ten steps.
+CHANGES = {"train.steps": 1000, "gate_train.steps": 1000, "finetune.steps": 300}
+CHANGES |= {"gate.lam_warmup": 100, "gate.lr_multiplier": 10.0}
 
 
 def entries(plan: Plan) -> list[Entry]:
