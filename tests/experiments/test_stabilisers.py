@@ -30,7 +30,7 @@ def test_it_ends_with_curves_and_a_picture(tmp_path, monkeypatch):
     assert pictures == {"stabilisers"}
     curves = read_csv(files["curves.csv"])
     assert [(r["variant"], r["lam"]) for r in curves] == [(v, lam) for v in VARIANTS for lam in (0, 30)]
-    assert [(r["heads"], r["collapsed"]) for r in curves[:2]] == [(4, 0), (0, 2)]
+    assert [(r["heads"], r["empty_layers"], r["collapsed"]) for r in curves[:2]] == [(4, 0, 0), (0, 2, 2)]
 
 
 def test_a_line_goes_through_the_means_in_the_order_of_heads():
@@ -40,4 +40,4 @@ def test_a_line_goes_through_the_means_in_the_order_of_heads():
     lines = [line for line in axes.lines if line.get_label() in VARIANTS]
     assert len(lines) == len(VARIANTS)
     np.testing.assert_array_equal(lines[0].get_xdata(), [0, 2, 3, 4, 4])
-    assert lines[0].get_ydata()[0] == pytest.approx(2.5 + 0.3)
+    assert lines[0].get_ydata()[0] == pytest.approx(2.5 + LAMS[-1])

@@ -21,7 +21,7 @@ from tinyprune.experiments.studies.ablation import WITHOUT
 from tinyprune.plots import DPI, STYLE
 from tinyprune.tables import Record
 
-LAMS = (0.003, 0.01, 0.03, 0.1, 0.3)
+LAMS = (0.03, 0.05, 0.08, 0.13, 0.2)  # with 0.01 no head closes, with 0.3 hardly one stays
 ALL_THREE = "all three"
 VARIANTS = {ALL_THREE: {}} | WITHOUT
 COLLAPSED = 0.1  # of the heads: a run that leaves fewer has collapsed
@@ -49,7 +49,7 @@ def title(variant: str, lam: float) -> str:
 
 
 def tables(done: Finished) -> dict[str, list[Record]]:
-    """Return for each variant and lam: heads left, their spread, bits, and how many runs collapsed."""
+    """Return for each variant and lam: heads left, bits, layers that lost all heads, and runs that collapsed."""
     rows, curves = done.tables["results"], []
     for variant in VARIANTS:
         for lam in LAMS:
@@ -58,6 +58,7 @@ def tables(done: Finished) -> dict[str, list[Record]]:
             curves.append(
                 {"variant": variant, "lam": lam, "heads": statistics.fmean(heads), "heads_spread": spread(heads)}
                 | {"bits_per_character": statistics.fmean(bits), "spread": spread(bits)}
+                | {"empty_layers": statistics.fmean(r["heads_by_layer"].split().count("0") for r in own)}
                 | {"collapsed": sum(h < COLLAPSED * own[0]["heads_total"] for h in heads), "seeds": len(own)}
             )
     return {"comparison": [], "curves": curves}
