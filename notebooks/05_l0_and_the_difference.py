@@ -47,13 +47,9 @@ from tinyprune import GateConfig, Transformer, add_gates, assert_gradients, get_
 from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.tradeoff import rank_correlation
+from tinyprune.model.feedforward import feedforward_block_backward, feedforward_block_forward
 from tinyprune.model.gating import output_scaling
-from tinyprune.model.layers import (
-    attention_block_backward,
-    attention_block_forward,
-    feedforward_block_backward,
-    feedforward_block_forward,
-)
+from tinyprune.model.layers import attention_block_backward, attention_block_forward
 from tinyprune.model.norms import norm_backward
 from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.vocabulary import predict_backward

@@ -19,6 +19,7 @@ from tinyprune.training.step import LanguageModelling
 
 VARIANTS = {"head networks": "stream", "squared ReLU": "relu2"}  # of All-attention, by how persistent vectors are read
 MODELS = (*KINDS, *VARIANTS)  # what `small_config` makes
+ADAPTIVE = tuple(kind for kind in MODELS if kind not in ("gpt2", "llama"))  # those that can have an adaptive softmax
 
 
 def backend_with(**changes: Any) -> Backend:
@@ -34,8 +35,10 @@ def small_config(kind: str = "all-attention", **options: Any) -> ModelConfig:
         kind, options = "all-attention", {"persistent": VARIANTS[kind]} | options
     sizes = {"V": 11, "L": 2, "D": 12, "H": 3, "T": 5, "M": 4}
     sizes |= {"N": 6} if kind == "all-attention" else {"N": 0, "F": 7}
-    if kind == "transformer":
+    if kind in ("transformer", "gpt2"):
         sizes |= {"M": 0, "mask": "causal"}
+    if kind == "llama":
+        sizes["kv_heads"] = 1
     return ModelConfig(kind=kind, **sizes | options)
 
 

@@ -24,8 +24,8 @@ from tinyprune.training.checkpoints import load_checkpoint
 from tinyprune.training.metrics import read_metrics
 
 COMMANDS_WITH_MODELS = {stage: ["--overwrite"] for stage in STAGES}
-COMMANDS_WITH_MODELS |= {"eval": [], "generate": ["--prompt=1", "--tokens=5"]}
-COMMANDS = ["run", *STAGES, "eval", "generate", "describe", "gradcheck", "experiment", "bench", "list"]
+COMMANDS_WITH_MODELS |= {"eval": [], "heads": [], "generate": ["--prompt=1", "--tokens=5"]}
+COMMANDS = ["run", *STAGES, "eval", "generate", "heads", "describe", "gradcheck", "experiment", "bench", "list"]
 
 
 @pytest.fixture(scope="module")

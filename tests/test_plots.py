@@ -10,7 +10,8 @@ from matplotlib.text import Text
 
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
-from tinyprune.plots import plot_gates, plot_heads, plot_losses, running_mean, save_figure, spread
+from tinyprune.plots import plot_gates, plot_heads, plot_losses, plot_roles, running_mean, save_figure, spread
+from tinyprune.pruning.roles import KINDS, HeadRoles
 
 
 def loss_records(stage: str, train: dict[int, float], valid: dict[int, float]) -> list[dict]:
@@ -258,10 +259,36 @@ def test_heads_that_stayed_are_filled_and_numbered(H, head_ids):
     assert axes.yaxis.get_inverted()
 
 
+def random_roles(L: int, H: int, persistent: bool = True) -> HeadRoles:
+    """What heads attend to; of all layers but the first some heads were removed."""
+    shares = np.random.default_rng(L).dirichlet([0.2] * 6, (L, H))
+    shares[1:, ::4] = np.nan
+    shares[..., 4] *= 1 if persistent else np.nan
+    return HeadRoles(*np.moveaxis(shares, -1, 0)[:5], 1 + 63 * shares[..., 5], 64.0)
+
+
+@pytest.mark.parametrize(("L", "H", "persistent"), [(1, 1, True), (1, 16, False), (4, 8, True), (30, 9, False)])
+def test_roles_are_shown_and_the_heads_named_after_each_have_dots(L, H, persistent):
+    roles = random_roles(L, H, persistent)
+    figure, names = readable(plot_roles(roles)), roles.names()
+    *shown, _, _ = figure.axes  # without the scales
+    panels = [kind for kind in KINDS if persistent or kind != "persistent"] + ["effective_keys"]
+    for axes, kind in zip(shown, panels, strict=True):
+        name = KINDS.get(kind, "effective keys")
+        assert axes.get_title(loc="left") == name and axes.yaxis.get_inverted()
+        np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), getattr(roles, kind))
+        dots = {(y, x) for x, y in axes.collections[0].get_offsets().tolist()}
+        assert dots == set(zip(*np.nonzero(names == KINDS.get(kind, "broad")), strict=True))
+        gone = {tuple(np.round(cell.get_center()[::-1])) for cell in axes.patches if cell.get_hatch()}
+        assert gone == set(zip(*np.nonzero(names == ""), strict=True))
+    assert [axes.images[0].get_clim() for axes in shown] == [(0, 1)] * (len(panels) - 1) + [(0, 64)]
+
+
 FIGURES = {
     "losses": lambda: plot_losses(RECORDS),
     "gates": lambda: plot_gates(gate_records(random_gates(4, 2, 8)), GateConfig()),
     "heads": lambda: plot_heads(ModelConfig(L=6)),
+    "roles": lambda: plot_roles(random_roles(4, 8)),
 }
 
 

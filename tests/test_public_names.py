@@ -50,6 +50,7 @@ HEAVY = {"numba", "numpy", "matplotlib", "safetensors", "tqdm"}
         ("import tinyprune", HEAVY),
         ("from tinyprune.cli import main; main(['gate', '--help'])", HEAVY),
         ("import tinyprune.data", {"tqdm", "pydoc_data", "urllib.request"}),
+        ("import tinyprune.pretrained", {"torch", "transformers", "tokenizers", "gguf", "numba"}),
         ("import tinyprune.plots", {"matplotlib.pyplot"}),  # with its global state
         ("from tinyprune.training import metrics, optimizers, schedules", {"safetensors"}),
         ("from tinyprune.training import checkpoints", {"torch", "matplotlib", "pickle5"}),

@@ -30,7 +30,18 @@ from tinyprune.errors import UsageError, nearest
 
 # The limit of every size: far above what fits into memory, far below NumPy's largest integer.
 LARGEST = 10_000_000
-KINDS = ("all-attention", "transformer-xl", "transformer")
+# Each kind, and what its models have where nothing else is given.
+PAPER = {"positions": "relative", "norm": "layernorm", "feedforward": "relu", "bias": "output", "embedding": "scaled"}
+GPT2 = {"positions": "learned", "norm": "layernorm", "feedforward": "gelu", "bias": "layers", "embedding": "plain"}
+LLAMA = {"positions": "rotary", "norm": "rmsnorm", "feedforward": "swiglu", "bias": "none", "embedding": "plain"}
+USUAL: dict[str, dict[str, str]] = {
+    "all-attention": PAPER,
+    "transformer-xl": PAPER,
+    "transformer": PAPER | {"positions": "learned"},
+    "gpt2": GPT2,
+    "llama": LLAMA,
+}
+KINDS = tuple(USUAL)
 
 
 def option(
@@ -122,6 +133,9 @@ class ModelConfig(Config):
     L: int = option(4, "layers", low=1, high=LARGEST)
     D: int = option(128, "model width", low=1, high=LARGEST)
     H: int = option(8, "heads in each layer before any removal", low=1, high=LARGEST)
+    kv_heads: int = option(
+        0, "heads with keys and values of their own, which H / kv_heads queries share; 0: all H", low=0, later=True
+    )
     N: int = option(256, "persistent vectors of each head (all-attention)", low=0, high=LARGEST)
     persistent: str = option(
         "softmax",
@@ -142,9 +156,30 @@ class ModelConfig(Config):
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
     positions: str | None = option(
-        None, "position encoding; not given: learned for transformer, else relative", choices=("relative", "learned")
+        None, "position encoding; not given: what is usual for the kind", choices=("relative", "learned", "rotary")
     )
-    norm: str = option("layernorm", "normalisation before each block", choices=("layernorm", "rmsnorm"), later=True)
+    rope_base: float = option(10000.0, "rotary positions: base of their wavelengths", low=1.0, later=True)
+    norm: str | None = option(
+        None, "normalisation before each block; not given: as usual", choices=("layernorm", "rmsnorm"), later=True
+    )
+    norm_eps: float = option(1e-5, "added to the variance or the mean square", low=1e-12, high=1.0, later=True)
+    feedforward: str | None = option(
+        None, "function of the feed-forward block; not given: as usual", choices=("relu", "gelu", "swiglu"), later=True
+    )
+    bias: str | None = option(
+        None,
+        "which products have a bias: those that end a block or the model, all those of the layers, or none; not "
+        "given: as usual",
+        choices=("output", "layers", "none"),
+        later=True,
+    )
+    embedding: str | None = option(
+        None,
+        "how token vectors enter, times √D or as they are; not given: as usual",
+        choices=("scaled", "plain"),
+        later=True,
+    )
+    tied: bool = option(True, "whether the softmax has the embedding's table; otherwise one of its own", later=True)
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
@@ -156,8 +191,9 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positions is None:
-            object.__setattr__(self, "positions", self.usual_positions)
+        for name, usual in USUAL[self.kind].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, usual)
         if not self.heads:
             object.__setattr__(self, "heads", (self.H,) * self.L)
         if not self.head_ids:
@@ -192,10 +228,11 @@ class ModelConfig(Config):
             raise UsageError(f"model.F must be at least 1 for {self.kind}, got 0")
         if self.kind == "transformer" and self.M:
             raise UsageError(f"model.M must be 0 for transformer, which has no memory; got {self.M}")
-        if not self.relative and self.M:
+        if self.positions == "learned" and self.M:
             raise UsageError(f'model.M must be 0 for model.positions = "learned", which allow no memory; got {self.M}')
-        if self.kind == "transformer" and self.mask != "causal":
-            raise UsageError(f'model.mask must be "causal" for transformer, got "{self.mask}"')
+        if self.kind in ("transformer", "gpt2") and self.mask != "causal":
+            raise UsageError(f'model.mask must be "causal" for {self.kind}, got "{self.mask}"')
+        self.check_options()
         if list(self.cutoffs) != sorted(set(self.cutoffs)):
             raise UsageError(f"model.cutoffs must rise, got {list(self.cutoffs)}")
         if self.cutoffs and self.V and self.cutoffs[-1] >= self.V:
@@ -205,11 +242,34 @@ class ModelConfig(Config):
                 f"model.div_value = {self.div_value} leaves no width for cluster {len(self.cutoffs)} at D = {self.D}"
             )
 
+    def check_options(self) -> None:
+        """Raise UsageError for options that do not go together."""
+        if self.kv_heads and self.H % self.kv_heads:
+            raise UsageError(f"model.kv_heads must divide model.H = {self.H}, got {self.kv_heads}")
+        if self.positions == "rotary" and self.Dh % 2:
+            raise UsageError(f'model.positions = "rotary" needs an even head width D / H, got {self.Dh}')
+        if self.positions == "rotary" and (self.attended or self.squared):
+            raise UsageError(
+                'model.positions = "rotary" turns queries, which persistent vectors would read: model.persistent must '
+                f'be "stream" or model.N 0; got "{self.persistent}" and {self.N}'
+            )
+        if self.feedforward != "relu" and not self.F:
+            raise UsageError(
+                f'model.feedforward must be "relu" where there is no feed-forward block; got "{self.feedforward}"'
+            )
+        if self.bias == "none" and (self.F and self.feedforward == "relu"):
+            raise UsageError('model.bias must not be "none" for model.feedforward = "relu", whose block has biases')
+        usual = {"bias": "output", "tied": True, "embedding": "scaled"}
+        for name, needed in usual.items() if self.cutoffs else ():
+            if getattr(self, name) != needed:
+                raise UsageError(f"model.{name} must be {needed} with model.cutoffs, got {getattr(self, name)}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `heads` and `head_ids` only after a removal, so that L and H define a new model's."""
         values = super().to_dict()
-        if self.positions == self.usual_positions:
-            del values["positions"]
+        for name, usual in USUAL[self.kind].items():
+            if values[name] == usual:
+                del values[name]
         if self.head_ids == (tuple(range(self.H)),) * self.L:
             del values["heads"], values["head_ids"]
         return values
@@ -220,14 +280,21 @@ class ModelConfig(Config):
         return self.D // self.H
 
     @property
-    def usual_positions(self) -> str:
-        """Return the positions that a model of this kind has when none are given."""
-        return "learned" if self.kind == "transformer" else "relative"
-
-    @property
     def relative(self) -> bool:
-        """Return whether positions are relative (R, Wr, u, w), as memory requires, or learned, a vector for each."""
+        """Return whether heads have scores for distances (R, Wr, u, w)."""
         return self.positions == "relative"
+
+    def kv_ids(self, layer: int) -> tuple[int, ...]:
+        """Return the original numbers of the key-value heads that a layer's heads read now, rising."""
+        K = self.kv_heads or self.H
+        return tuple(sorted({h * K // self.H for h in self.head_ids[layer]}))
+
+    def groups(self, layer: int) -> tuple[int, ...] | None:
+        """Return for each head of a layer the place of its key-value head in `kv_ids`; None if each has its own."""
+        if not self.kv_heads or self.kv_heads == self.H:
+            return None
+        present = self.kv_ids(layer)
+        return tuple(present.index(h * self.kv_heads // self.H) for h in self.head_ids[layer])
 
     @property
     def networks(self) -> bool:
@@ -267,7 +334,7 @@ class DataConfig(Config):
     TABLE: typing.ClassVar[str] = "data"
 
     corpus: str = option("pydoc", "name of a corpus, or the path of a text file")
-    tokenizer: str = option("character", "what one token is", choices=("character", "byte", "word"))
+    tokenizer: str = option("character", "what one token is", choices=("character", "byte", "word", "bpe"))
     vocabulary: int = option(0, "word tokenizer: keep this many of the most frequent words; 0: all", low=0)
     valid_fraction: float = option(0.05, "share for validation, if the corpus has no split", low=0.0, high=0.5)
     test_fraction: float = option(0.05, "share held out for testing, if the corpus has no split", low=0.0, high=0.5)
@@ -326,6 +393,7 @@ class GateConfig(Config):
     log_alpha_init: float = option(2.0, "initial log_alpha of every gate; 2.0 opens it with probability 0.94")
     output_scaling: bool = option(True, "multiply attention's output by heads / open heads of the layer")
     lr_multiplier: float = option(10.0, "gates' learning rate, as a multiple of the weights'", low=0.0)
+    frozen: bool = option(False, "train the gates alone: weights stay as they are and get no gradients", later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -397,12 +465,16 @@ def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
     """Return what changes with the kind; a feed-forward block is as large as the persistent vectors that it replaces.
 
     N persistent keys and values of all heads have 2·N·D parameters, the nets of H heads with N units 2·H·N·D, and a
-    feed-forward block of width F has 2·D·F.
+    feed-forward block of width F has 2·D·F, with SwiGLU 3·D·F.
     """
     width = model.H * model.N if model.networks else model.N or model.F
+    if model.F and model.feedforward == "swiglu":
+        width = width * 3 // 2
     changes: dict[str, Any] = {"N": width, "F": 0} if kind == "all-attention" else {"N": 0, "F": width}
+    if kind == "llama":
+        changes["F"] = max(1, width * 2 // 3)
     changes |= {"persistent": "softmax", "persistent_init": "release"}
-    return changes | ({"M": 0, "mask": "causal"} if kind == "transformer" else {})
+    return changes | ({"M": 0, "mask": "causal"} if kind in ("transformer", "gpt2", "llama") else {})
 
 
 def names_by_key(first: str = "train") -> dict[str, str]:

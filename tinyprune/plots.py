@@ -1,4 +1,4 @@
-"""Figures of a run: its losses, its gates over time, and the heads that were kept.
+"""Figures of a run: its losses, its gates over time, the heads that were kept, and what heads attend to.
 
 They are readable on a screen, in black-and-white print and for the colour-blind: line styles, weights or words repeat
 what colours say, and lines carry their names instead of a legend. matplotlib's global settings stay unchanged, and a
@@ -30,6 +30,7 @@ from tinyprune.errors import UsageError
 from tinyprune.files import replace_file
 from tinyprune.ops import p_open, top_k_forward
 from tinyprune.pruning.gates import opening_log_alpha
+from tinyprune.pruning.roles import KINDS, HeadRoles
 from tinyprune.tables import Record
 
 DPI = 150
@@ -241,6 +242,51 @@ def plot_heads(config: ModelConfig) -> Figure:
         for head in kept:
             axes.text(head, layer, str(head), color="white", fontweight="bold", ha="center", va="center")
         _write(axes, f"{len(kept)}/{config.H}", (config.H - 0.5, layer), (6, 0), va="center")
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_roles(roles: HeadRoles) -> Figure:
+    """Plot what the heads of a model attend to, as `tinyprune.pruning.roles.head_roles` has measured it.
+
+    Returns:
+        Figure with an Axes for each kind of key and one for the effective number of keys: a row for each layer, the
+        first at the top, and a column for each original head. The darker, the larger; a dot marks a head that is named
+        after what the Axes shows, an empty hatched cell one that was removed or is closed. Two more Axes are scales.
+    """
+    names = roles.names()
+    (L, H), there = names.shape, names != ""
+    panels = {
+        kind: name for kind, name in KINDS.items() if kind != "persistent" or not np.isnan(roles.persistent).all()
+    }
+    panels["effective_keys"] = "broad"
+    columns = len(panels) if L > 2 * H else 3
+    rows = math.ceil(len(panels) / columns)
+    cell = max(0.13, min(0.25, 1.5 / H), 1.2 / H)  # inches; a title needs 1.2
+    size = 0.7 + columns * (0.2 + cell * H), 2.2 + rows * (0.4 + cell * L)
+    figure = Figure(figsize=size, dpi=DPI, layout="compressed")
+    grid = figure.add_gridspec(rows + 2, columns, height_ratios=[cell * L] * rows + [0.12, 0.12])
+    scales: dict[float, Any] = {}
+    for i, (kind, name) in enumerate(panels.items()):
+        outer_left, outer_bottom = i % columns == 0, i + columns >= len(panels)
+        axes = figure.add_subplot(grid[i // columns, i % columns])
+        axes.set_title("effective keys" if name == "broad" else name)
+        largest = roles.keys if name == "broad" else 1.0
+        scales[largest] = axes.imshow(getattr(roles, kind), cmap="Blues", vmin=0, vmax=largest)
+        axes.set(xlabel="head" if outer_bottom else "", ylabel="layer" if outer_left else "")
+        axes.set(xticks=range(0, H, math.ceil(H / 8)), yticks=range(0, L, math.ceil(L / 10)))
+        axes.tick_params(length=0, labelleft=outer_left, labelbottom=outer_bottom)
+        axes.spines[:].set_visible(False)
+        for layer, head in np.argwhere(~there):
+            axes.add_patch(Rectangle((head - 0.44, layer - 0.44), 0.88, 0.88, **REMOVED))
+        dots = np.argwhere(names == name)
+        axes.scatter(dots[:, 1], dots[:, 0], s=12, color="white", edgecolors="black", linewidths=0.8)
+    for row, (largest, image) in enumerate(scales.items(), rows):
+        label = "share of attention" if largest == 1 else f"effective keys, of {largest:.0f} that are seen"
+        figure.colorbar(image, cax=figure.add_subplot(grid[row, :]), label=label, orientation="horizontal")
+    # Laying out anew before each drawing would move everything a little every time.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     return figure
 
 

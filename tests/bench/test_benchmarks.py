@@ -135,7 +135,8 @@ def test_the_work_of_a_step(tmp_path, kind):
     c, B = shape.config, shape.B
     observed, seconds = breakdown.take_steps("numba", shape)
     assert seconds.keys() - {breakdown.BETWEEN} == {name for name, work in observed.work.items() if work.calls}
-    assert all(value > 0 for value in seconds.values())
+    # what is left between the operations is a difference of two times, and on a busy machine can be below 0
+    assert all(value > 0 for name, value in seconds.items() if name != breakdown.BETWEEN)
     found = {name: work.operations for name, work in observed.work.items() if work.operations}
     seen = sum(min(t + c.M, c.span if c.span is not None else t + c.M) + 1 for t in range(c.T))  # context keys
     product, pairs = 2 * c.L * B * c.D, seen + c.T * c.attended
@@ -151,6 +152,14 @@ def test_the_work_of_a_step(tmp_path, kind):
     assert sum(found.values()) == pytest.approx(1e9 * step_gflop(c, B) - hidden + output)
     assert observed.work["attention_forward"].exponentials == c.L * B * c.H * pairs
     assert observed.work["attention_forward"].calls == c.L
+
+
+def test_the_work_of_frozen_weights_and_of_fewer_keys():
+    n, Wq, Wk, b = (np.zeros(shape, np.float32) for shape in ((2, 7, 5), (5, 12), (5, 4), (12,)))
+    product = 2.0 * 5 * (2 * 3 * 12 + 2 * 7 * (4 + 4))  # three positions have queries
+    for frozen, factor in ((False, 2), (True, 1)):
+        work = breakdown.work_of("projections_forward", (n, Wq, Wk, Wk, 3, b), {"frozen": frozen})
+        assert work == {"projections_forward": (product, 0), "projections_backward": (factor * product, 0)}
 
 
 def test_what_moves_in_memory():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small import backend_with
+from small import ADAPTIVE, backend_with
 
 from tinyprune import ops
 from tinyprune.config import KINDS
@@ -48,9 +48,10 @@ def test_central_differences_of_a_straight_through_gate_see_only_the_step(case):
     "directions", [2, pytest.param(None, marks=pytest.mark.slow)], ids=["along directions", "entry by entry"]
 )
 @pytest.mark.parametrize(
-    ("hard", "adaptive"), [(False, False), (True, False), (True, True)], ids=["soft", "straight-through", "adaptive"]
+    ("kind", "hard", "adaptive"),
+    [(kind, hard, False) for kind in KINDS for hard in (False, True)]
+    + [(kind, True, True) for kind in KINDS if kind in ADAPTIVE],
 )
-@pytest.mark.parametrize("kind", KINDS)
 def test_whole_models_to_the_last_digits_by_complex_step(kind, hard, adaptive, directions):
     case = model_case(kind, hard=hard, adaptive=adaptive)
     records = check(case, directions=directions)
@@ -61,7 +62,8 @@ def test_whole_models_to_the_last_digits_by_complex_step(kind, hard, adaptive, d
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_models_of_compiled_kernels_by_central_differences(kind):
-    for record in check(model_case(kind, False, True, get_backend("numba")), mode="central", directions=1):
+    case = model_case(kind, False, kind in ADAPTIVE, get_backend("numba"))
+    for record in check(case, mode="central", directions=1):
         assert record.passed, record.message()
 
 
@@ -72,7 +74,11 @@ def test_every_operation_with_a_gradient_has_a_case():
 
 def test_check_all_gives_one_flat_record_for_each_case():
     records = check_all("embedding")
-    assert [record["operation"] for record in records] == ["embedding", "embedding (evaluation)"]
+    assert [record["operation"] for record in records] == [
+        "embedding",
+        "embedding (evaluation)",
+        "embedding (own scale)",
+    ]
     for record in records:
         assert list(record) == ["operation", "argument", "mode", "relative_error", "passed"]
         assert record["passed"] is True and record["mode"] == "complex" and record["relative_error"] <= 1e-12
@@ -87,7 +93,7 @@ def test_check_all_by_central_differences_leaves_straight_through_gates_out():
 
 def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
     compiled = get_backend("numba")
-    for prefix in ("layernorm", "context (", "projections"):
+    for prefix in ("layernorm", "context (", "projections (no bias"):
         (record,) = check_all(prefix, ops=compiled)
         assert record["mode"] == "central" and record["passed"] is True
     with pytest.raises(UsageError, match="mode must be central, got complex"):

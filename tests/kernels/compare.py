@@ -32,7 +32,9 @@ def attention_results(module, x, dout, **options):
     return dict(zip(names, (out, *module.attention_backward(dout, cache)), strict=True)) | {"o": cache.o}
 
 
-def step_example(dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, persistent="softmax"):
+def step_example(
+    dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, persistent="softmax", biased=False, rope_base=None
+):
     """What `make_step` takes: weights of a size at which the softmax is neither flat nor a single one."""
     rng = np.random.default_rng(3)
     W = H * Dh
@@ -40,12 +42,13 @@ def step_example(dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, pe
     shapes |= {"r": (C + 2, H, Dh), "u": (H, Dh), "w": (H, Dh)} if relative else {}
     shapes |= {"pk": (H, N, Dh), "pv": (H, N, Dh)} if N else {}
     shapes |= {"gate": (H,)} if gated else {}
+    shapes |= {"bq": (W,), "bk": (W,), "bv": (W,)} if biased else {}
     small = {"Wq": D, "Wk": D, "Wv": D, "Wo": W, "pk": Dh, "pv": N, "r": Dh}
     arrays = {
         name: (rng.standard_normal(shape) / np.sqrt(small.get(name, 1) or 1)).astype(dtype)
         for name, shape in shapes.items()
     }
-    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5, "persistent": persistent} | arrays
+    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5, "persistent": persistent, "rope_base": rope_base} | arrays
 
 
 def assert_errors_like(got, rounded, exact):

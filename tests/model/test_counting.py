@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small import MODELS, small_config
+from small import ADAPTIVE, MODELS, small_config
 from test_positions import UNUSUAL
 
 from tinyprune.config import load_preset
@@ -23,7 +23,9 @@ def fewer_heads(config, *head_ids):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(kind, options) for kind in MODELS for options in ({}, {"cutoffs": (4, 7), "div_value": 2})] + [*UNUSUAL.items()],
+    [(kind, {}) for kind in MODELS]
+    + [(kind, {"cutoffs": (4, 7), "div_value": 2}) for kind in ADAPTIVE]
+    + [*UNUSUAL.items(), ("llama", {"kv_heads": 3, "bias": "layers"})],
 )
 def test_parameters_are_those_of_the_arrays(kind, options):
     config = small_config(kind, **options)
@@ -39,13 +41,16 @@ def test_the_parts_are_the_whole(kind):
     parts = count_parts(config)
     names = ["embedding and softmax", "positions"]
     for layer, heads in enumerate(config.heads):
-        names += [f"layer {layer}: {heads} heads", f"layer {layer}: shared (norm, bo)"]
+        names += [f"layer {layer}: {heads} heads"]
+        names += [f"layer {layer}: 1 key-value heads"] if kind == "llama" else []
+        names += [f"layer {layer}: shared (norm, bo)"]
         names += [f"layer {layer}: feed-forward"] if config.F else []
     assert [part.part for part in parts] == [*names, "last norm"]
     assert count_multiply_adds(config) == sum(part.multiply_adds_per_token for part in parts)
     assert all(type(n) is int for part in parts for n in (part.parameters, part.multiply_adds_per_token))
-    head, D, F = head_part(config), 12, 7
-    products = {"feed-forward": 2 * D * F} | {f"{n} heads": n * head.multiply_adds_per_token for n in (1, 2)}
+    head, D, Dh, F = head_part(config), 12, 4, 7
+    products = {"feed-forward": (3 if kind == "llama" else 2) * D * F, "1 key-value heads": 2 * D * Dh}
+    products |= {f"{n} heads": n * head.multiply_adds_per_token for n in (1, 2)}
     for part in parts[1:]:
         assert part.multiply_adds_per_token == products.get(part.part.partition(": ")[2], 0)
 
@@ -61,6 +66,8 @@ def test_the_products_of_one_head(kind):
         "head networks": relative + 2 * N * D,
         "transformer-xl": relative,
         "transformer": 2 * (T + 1) // 2 * Dh,
+        "gpt2": 2 * (T + 1) // 2 * Dh,
+        "llama": 2 * (M + 1) * Dh - 2 * D * Dh,  # Wk and Wv are shared
     }
     assert head_part(small_config(kind)).multiply_adds_per_token == 4 * D * Dh + own[kind]
 

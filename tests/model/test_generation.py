@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small import MODELS, read, small_config, small_model
+from small import ADAPTIVE, MODELS, read, small_config, small_model
 from test_positions import UNUSUAL
 
 from tinyprune.config import GateConfig, ModelConfig
@@ -37,7 +37,7 @@ def assert_the_same(model: Transformer, text: np.ndarray, tolerance: float = 1e-
 
 
 @pytest.mark.parametrize(("T", "M"), [(5, 4), (3, 7), (4, 4), (4, 1), (4, 0)], ids=str)
-@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
+@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl", "llama"])
 def test_the_same_length_mask_sees_the_same_in_a_text_of_any_length(kind, T, M):
     """The text is several segments and memories long, so keys fall out of sight."""
     config = small_config(kind, T=T, M=M)
@@ -45,7 +45,7 @@ def test_the_same_length_mask_sees_the_same_in_a_text_of_any_length(kind, T, M):
 
 
 @pytest.mark.parametrize(("T", "M"), [(5, 4), (4, 4), (3, 6), (4, 5)], ids=str)
-@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl"])
+@pytest.mark.parametrize("kind", ["all-attention", "transformer-xl", "llama"])
 def test_a_causal_mask_sees_the_same_as_long_as_memory_holds_all_before(kind, T, M):
     config = small_config(kind, mask="causal", T=T, M=M)
     assert_the_same(small_model(config), draw_text(config, M // T * T + T))
@@ -87,7 +87,7 @@ def test_gated_and_pruned_models(kind, options, hard, scaling):
     np.testing.assert_allclose(one_by_one(smaller, text), one_by_one(model, text), rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ADAPTIVE)
 def test_an_adaptive_softmax_and_single_precision(kind):
     config = small_config(kind, cutoffs=(4, 7), div_value=2)
     assert_the_same(small_model(config), draw_text(config, config.T))

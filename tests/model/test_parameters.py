@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from small import MODELS, small_config
+from small import ADAPTIVE, MODELS, small_config
 
 from tinyprune.model.parameters import (
     init_parameters,
@@ -27,9 +27,12 @@ def test_the_number_of_parameters(kind):
         "head networks": relative + 3 * D + H * N * (2 * D + 1),
         "transformer-xl": relative + feedforward,
         "transformer": feedforward,
+        "gpt2": feedforward + 3 * H * Dh,  # bq, bk, bv
+        "llama": -2 * D * (H - 1) * Dh - 2 * D + 3 * D * F + D,  # one key-value head; no bias, and none of the norms'
     }
-    positions = T * D if kind == "transformer" else (M + T) * D
+    positions = {"transformer": T * D, "gpt2": T * D, "llama": 0}.get(kind, (M + T) * D)
     others = V * D + 2 * D + V  # embedding, last LayerNorm, out_bias
+    others -= {"gpt2": V, "llama": V + D}.get(kind, 0)
     params = init_parameters(small_config(kind), np.random.default_rng(0))
     assert sum(x.size for x in params.values()) == others + positions + L * (attention + own[kind])
     assert {name: x.shape for name, x in params.items()} == parameter_shapes(small_config(kind))
@@ -47,7 +50,7 @@ def test_adaptive_shapes():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ADAPTIVE)
 def test_initial_values(kind, dtype):
     """Uniform within ±√(1/D), in the layers ±√(1/(D·L)), keys of a squared ReLU ±√(1/(2·Dh)); no norm, no bias."""
     D, L = 32, 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small import small_config, small_model
 
-from tinyprune.config import KINDS, GateConfig, ModelConfig, RunConfig, read_config, to_toml
+from tinyprune.config import KINDS, USUAL, GateConfig, ModelConfig, RunConfig, read_config, to_toml
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck import check_gradients
 from tinyprune.model.parameters import parameter_shapes
@@ -12,6 +12,7 @@ from tinyprune.model.transformer import Transformer
 
 LEARNED, RELATIVE = ({"positions": positions, "M": 0, "mask": "causal"} for positions in ("learned", "relative"))
 UNUSUAL = {"all-attention": LEARNED, "transformer-xl": LEARNED, "transformer": RELATIVE}
+UNUSUAL |= {"gpt2": {"positions": "rotary"}, "llama": RELATIVE | {"bias": "layers", "tied": False}}
 
 
 def unusual_config(kind: str, **options) -> ModelConfig:
@@ -41,9 +42,10 @@ def test_positions_matter_and_are_what_they_are_called(kind):
     """A model with learned positions has one vector a place; one with relative positions has R, Wr, u and w."""
     model = small_model(unusual_config(kind))
     relative = {"R"} | {f"layers.{i}.{name}" for i in range(2) for name in ("Wr", "u", "w")}
-    expected = relative if UNUSUAL[kind] == RELATIVE else {"positions"}
+    expected = {"relative": relative, "learned": {"positions"}, "rotary": set()}[model.config.positions]
     assert (relative | {"positions"}) & model.params.keys() == expected
-    assert parameter_shapes(model.config)[next(iter(expected & {"R", "positions"}))] == (5, 12)
+    for name in expected & {"R", "positions"}:
+        assert parameter_shapes(model.config)[name] == (5, 12)
     one, other = model.forward(np.array([[2, 3, 7], [3, 2, 7]]))[0][:, -1]
     assert np.abs(one - other).max() > 1e-3
 
@@ -57,13 +59,13 @@ def test_learned_positions_with_memory_are_refused(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_mention_only_what_is_unusual(kind):
     """So files from before these options keep their bytes."""
-    usual = "relative" if UNUSUAL[kind] == LEARNED else "learned"
     plain, named, other = (
         RunConfig(model=config)
-        for config in (small_config(kind), small_config(kind, positions=usual, norm="layernorm"), unusual_config(kind))
+        for config in (small_config(kind), small_config(kind, **USUAL[kind]), unusual_config(kind))
     )
-    assert plain == named and not {"positions", "norm"} & plain.to_dict()["model"].keys()
+    assert plain == named and not USUAL[kind].keys() & plain.to_dict()["model"].keys()
     written = other.to_dict()["model"]
-    assert written["positions"] == UNUSUAL[kind]["positions"] and "norm" not in written
+    assert written.items() >= {name: UNUSUAL[kind][name] for name in ("positions", *UNUSUAL[kind])}.items()
+    assert "norm" not in written
     for config in (plain, other):
         assert read_config(to_toml(config.to_dict()), "test") == config

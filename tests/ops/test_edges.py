@@ -9,6 +9,7 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.gradcheck.catalogue import operation_cases, other_cases
+from tinyprune.kernels.backend import get_backend
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.adaptive_embedding import TEXTBOOK as EMBEDDING
 from tinyprune.ops.adaptive_softmax import TEXTBOOK as SOFTMAX
@@ -75,6 +76,8 @@ def test_updates_move_all_but_the_gradient_in_place_in_its_dtype():
         ({"ln_bias": np.ones(7)}, r"bias must have shape \(6,\)"),
         ({"pv": None}, "pk and pv must be given together"),
         ({"gate": np.ones(4)}, "gate must have shape"),
+        ({"bv": np.ones((1, 15))}, r"bv must have shape \(15,\) .*, got \(1, 15\)"),
+        ({"rope_base": 100.0}, "Dh must be even for rotary positions, got 5"),
     ],
 )
 def test_after_an_error_attention_step_has_written_nothing(change, message):
@@ -201,3 +204,47 @@ def test_the_gradient_of_a_gate_is_the_loss_per_output_times_the_heads_differenc
     dy = ops.cross_entropy_backward(1.0, loss)
     dgate = case.backward(ops.linear_backward(dy, linear)[0].reshape(2, 4, 3, 5), kept)[-1]
     np.testing.assert_allclose(dgate, (dy * delta).sum((1, 2, 3)), rtol=1e-12)
+
+
+# Rotary positions and shared heads.
+
+
+def test_of_turned_queries_and_keys_only_the_distance_counts(rng):
+    q, k = rng.standard_normal((2, 1, 1, 1, 6))
+    scores = [
+        (ops.rotary_forward(q, 50.0, first + 4)[0] * ops.rotary_forward(k, 50.0, first)[0]).sum()
+        for first in (0, 3, 1000)
+    ]
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-11)
+    assert abs((ops.rotary_forward(q, 50.0, 3)[0] * k).sum() - scores[0]) > 1e-3
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_heads_that_nobody_reads_have_no_gradient_and_any_integers_are_an_index(backend, rng):
+    own, x = get_backend(backend), rng.standard_normal((2, 3, 4, 5))
+    for index in ([3, 1, 3], (3, 1, 3), np.array([3, 1, 3], np.uint8)):
+        out, kept = own.repeat_heads_forward(x, index)
+        np.testing.assert_array_equal(out, np.stack([x[:, :, 3], x[:, :, 1], x[:, :, 3]], axis=2))
+        dx = own.repeat_heads_backward(out, kept)
+        np.testing.assert_array_equal(dx, x * np.array([0, 1, 0, 2])[:, None])
+    for index, message in (
+        ([0.0], r"index must be \(H,\), integers, got float64 \(1,\)"),
+        ([[0]], r"got int64 \(1, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            own.repeat_heads_forward(x, index)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((2, 3, 4, 5), {}, r"x must be \(B, T, H, Dh\) with an even Dh, got \(2, 3, 4, 5\)"),
+        ((2, 3, 4, 6), {"base": 0.0}, "base must be greater than 0, got 0.0"),
+        ((2, 3, 4, 6), {"base": math.nan}, "base must be greater than 0, got nan"),
+        ((2, 3, 4, 6), {"first": -1}, "first must be at least 0, got -1"),
+    ],
+)
+def test_what_cannot_be_turned_is_named(backend, shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        get_backend(backend).rotary_forward(np.ones(shape), **options)

@@ -1,6 +1,7 @@
 """The forward pass of every operation against its formula, computed another way: in loops, or with the numbers spread
 out. A short operation has its formula as a doctest in its own file instead."""
 
+import cmath
 import doctest
 import math
 from importlib import import_module
@@ -35,7 +36,7 @@ def logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def linear(x, W, b):
+def linear(x, W, b, frozen=False):
     return np.einsum("...k,ko->...o", x, W) + (0 if b is None else b)
 
 
@@ -66,8 +67,19 @@ def positions(x, P):
     return np.array([[row + P[t] for t, row in enumerate(text)] for text in x])
 
 
-def projections(n, Wq, Wk, Wv, T):
-    return tuple(np.einsum("bsd,do->bso", rows, W) for rows, W in ((n[:, n.shape[1] - T :], Wq), (n, Wk), (n, Wv)))
+def projections(n, Wq, Wk, Wv, T, bq, bk, bv, frozen=False):
+    return linear(n[:, n.shape[1] - T :], Wq, bq), linear(n, Wk, bk), linear(n, Wv, bv)
+
+
+def rotary(x, base=10000.0, first=0):
+    """A pair of features is a complex number, which is turned."""
+    half = x.shape[-1] // 2
+    out = np.empty_like(x)
+    for t, d in np.ndindex(x.shape[1], half):
+        turn = cmath.exp(1j * (first + t) / base ** (d / half))
+        turned = (x[:, t, :, d] + 1j * x[:, t, :, half + d]) * turn
+        out[:, t, :, d], out[:, t, :, half + d] = turned.real, turned.imag
+    return out
 
 
 def attention(q, k, v, r, u, w, pk, pv, gate, span=None, scale=1.0, dropout=0.0, rng=None):
@@ -92,11 +104,23 @@ def attention(q, k, v, r, u, w, pk, pv, gate, span=None, scale=1.0, dropout=0.0,
     return out
 
 
-def feedforward(x, W1, b1, W2, b2):
+def feedforward(x, W1, b1, W2, b2, frozen=False):
     return linear(np.maximum(linear(x, W1, b1), 0), W2, b2)
 
 
-def head_networks(x, pk, pb, pv, bo, gate, scale=1.0):
+def gelu(a):
+    return np.vectorize(lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))(a)
+
+
+def swiglu(a, b):
+    return np.vectorize(lambda x, y: x * logistic(x) * y)(a, b)
+
+
+def repeat_heads(x, index):
+    return np.stack([x[:, :, k] for k in index], axis=2)
+
+
+def head_networks(x, pk, pb, pv, bo, gate=None, scale=1.0, frozen=False):
     """Head by head."""
     gate = np.ones(len(pk)) if gate is None else gate
     return sum(scale * gate[h] * np.maximum(x @ pk[h].T + pb[h], 0) @ pv[h] for h in range(len(pk))) + bo
@@ -211,25 +235,35 @@ def lamb_update(param, grad, m, v, lr, decay, constants):
     return param - lr * np.linalg.norm(param) / np.linalg.norm(d) * d, m, v
 
 
-def last_query(texts, keys, values, r, ln_scale, ln_bias, Wq, Wo, bo, u, w, pk, pv, gate, scale):
-    """The block's output for the last of some tokens (n, D), of keys and values (n, H, Dh)."""
-    q = (layernorm(texts[-1:], ln_scale, ln_bias, 1e-5) @ Wq).reshape(1, 1, *keys.shape[1:])
-    o = attention(q, keys[None], values[None], r[: len(keys)], u, w, pk, pv, gate, scale=scale)
-    return texts[-1] + o.reshape(-1) @ Wo + bo
+def project_tokens(
+    x, first, Dh, Wq, Wk, Wv, n=None, ln_scale=None, ln_bias=None, bq=0, bk=0, bv=0, rope_base=None, **others
+):
+    """q, k and v (T, H, Dh) of tokens x (T, D) at the positions from `first` on, and the block's other weights."""
+    n = layernorm(x, ln_scale, ln_bias, 1e-5) if n is None else n
+    q, k, v = ((n @ W + b).reshape(len(x), -1, Dh) for W, b in ((Wq, bq), (Wk, bk), (Wv, bv)))
+    if rope_base is not None:
+        q, k = (rotary(rows[None], rope_base, first)[0] for rows in (q, k))
+    return q, k, v, others
 
 
-def attention_step(x, keys, values, r, read, Wk, Wv, ln_scale, ln_bias, **weights):
-    keys, values, n = keys.copy(), values.copy(), layernorm(x[None], ln_scale, ln_bias, 1e-5)
-    keys[read % len(keys)], values[read % len(keys)] = ((n @ W).reshape(keys.shape[1:]) for W in (Wk, Wv))
+def one_query(x, q, keys, values, Wo, bo=0, r=None, u=None, w=None, pk=None, pv=None, gate=None, scale=1.0):
+    """The block's output for a token x (D,) of query q (H, Dh), which sees keys and values (n, H, Dh)."""
+    r = None if r is None else r[: len(keys)]
+    o = attention(q[None, None], keys[None], values[None], r, u, w, pk, pv, gate, scale=scale)
+    return x + o.reshape(-1) @ Wo + bo
+
+
+def attention_step(x, keys, values, read, **weights):
+    keys, values, place = keys.copy(), values.copy(), read % len(keys)
+    (q,), keys[place], values[place], others = project_tokens(x[None], read, keys.shape[2], **weights)
     order = np.arange(read + 1, read + 1 + len(keys)) % len(keys)  # all places are taken
-    return last_query(x[None], keys[order], values[order], r, ln_scale, ln_bias, **weights), keys, values
+    return one_query(x, q, keys[order], values[order], **others), keys, values
 
 
-def attention_reader(x, r, C, Dh, Wk, Wv, ln_scale, ln_bias, **weights):
-    n = layernorm(x, ln_scale, ln_bias, 1e-5)
-    keys, values = ((n @ W).reshape(len(x), -1, Dh) for W in (Wk, Wv))
+def attention_reader(x, C, Dh, **weights):
+    q, keys, values, others = project_tokens(x, 0, Dh, **weights)
     windows = [slice(max(0, i + 1 - C), i + 1) for i in range(len(x))]
-    return tuple(last_query(x[s], keys[s], values[s], r, ln_scale, ln_bias, **weights) for s in windows)
+    return tuple(one_query(*token, keys[s], values[s], **others) for *token, s in zip(x, q, windows, strict=True))
 
 
 def put_slices(part, index, axis, n, width):

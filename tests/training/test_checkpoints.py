@@ -16,7 +16,14 @@ import safetensors.numpy
 from command import files_up_to, wait_until
 
 from tinyprune.errors import CheckpointError, SaveError, UsageError
-from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from tinyprune.training.checkpoints import (
+    DTYPES,
+    generator_state,
+    load_checkpoint,
+    restore_generator,
+    safetensors_pieces,
+    save_checkpoint,
+)
 
 TENSORS = {
     "layers.0.Wq": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -68,6 +75,18 @@ def test_round_trip(path):
     for tensor in tensors.values():
         tensor[...] = 1  # which is no view of the file
     assert_same(load_checkpoint(path)[0], TENSORS)
+
+
+def test_pieces_are_what_safetensors_writes():
+    """Names, dtypes and metadata of all kinds; and no piece is a copy of an array."""
+    tensors = {f"{name}.é": np.arange(n).astype(name) for n, name in enumerate(DTYPES)} | {
+        "0": np.float32(3)[None][0:0]
+    }
+    tensors["0-d"] = np.array(1.5)
+    metadata = {"a": 'quotes " and \\ \x01 \n é'}
+    header, *arrays = safetensors_pieces(tensors, metadata)
+    assert header + b"".join(arrays) == safetensors.numpy.save(tensors, metadata)
+    assert all(any(np.shares_memory(np.frombuffer(piece, np.uint8), x) for x in tensors.values()) for piece in arrays)
 
 
 def test_views_are_saved_as_they_look(tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from small import MODELS, read, small_config, small_model
+from small import ADAPTIVE, MODELS, read, small_config, small_model
 
 from tinyprune.config import DataConfig, GateConfig
 from tinyprune.data import load_text
@@ -25,8 +25,10 @@ def indifferent(V: int) -> Transformer:
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"cutoffs": (4, 7), "div_value": 2}], ids=["plain", "adaptive"])
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(kind, {}) for kind in MODELS] + [(kind, {"cutoffs": (4, 7), "div_value": 2}) for kind in ADAPTIVE],
+)
 @pytest.mark.parametrize("n", [2, 6, 7, 16, 18])
 def test_each_token_but_the_first_is_predicted_once(n, kind, options):
     """With segments of 5, 5, 5 and 2 the mean is over tokens, not over segments."""

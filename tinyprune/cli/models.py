@@ -1,4 +1,4 @@
-"""The commands that use a model: evaluate it, let it write, count its parameters; and check gradients."""
+"""The commands that use a model: evaluate it, let it write, show its heads, count its parameters; check gradients."""
 
 from __future__ import annotations
 
@@ -29,6 +29,29 @@ def evaluate_model(arguments: argparse.Namespace) -> None:
         (ms,) = milliseconds_per_1k_tokens([saved.model], text.valid)
         record = stage_record(saved.metadata["stage"], saved.model, text, ms, arguments.split)
     print_records([record | {"split": arguments.split}], arguments.json)
+
+
+def show_heads(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune heads`."""
+    from tinyprune.data import load_text
+    from tinyprune.progress import say
+    from tinyprune.pruning.roles import head_roles
+
+    if arguments.tokens < 3:
+        raise UsageError(f"--tokens must be at least 3, got {arguments.tokens}")
+    saved = load_saved(arguments)
+    text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
+    tokens = getattr(text, arguments.split)[: arguments.tokens]
+    roles = head_roles(saved.model, tokens)
+    records = roles.records()
+    if not records:
+        raise UsageError(f"the model of stage {saved.metadata['stage']} has no open heads to look at")
+    say(f"heads: read {len(tokens):,} tokens of {text.name}; each sees {roles.keys:.4g} keys on average")
+    print_records(records, arguments.json)
+    if arguments.plot:
+        from tinyprune.plots import plot_roles, save_figure
+
+        save_figure(plot_roles(roles), arguments.plot)
 
 
 def generate_text(arguments: argparse.Namespace) -> None:

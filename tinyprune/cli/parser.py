@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import tinyprune
 from tinyprune.bench import BENCHMARKS
 from tinyprune.cli.lists import KINDS, list_things
-from tinyprune.cli.models import describe, evaluate_model, generate_text, gradcheck
+from tinyprune.cli.models import describe, evaluate_model, generate_text, gradcheck, show_heads
 from tinyprune.cli.options import (
     add_backend,
     add_corpus,
@@ -22,6 +22,7 @@ from tinyprune.cli.options import (
     add_setting,
     add_stage,
 )
+from tinyprune.cli.pretrained import export_pretrained, import_pretrained
 from tinyprune.cli.stages import run_all, run_stage
 from tinyprune.cli.studies import bench, experiment
 from tinyprune.errors import UsageError, nearest
@@ -108,6 +109,17 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_options(command("prune", run_stage, "stage 3: remove the heads that closed"))
     add_run_options(command("finetune", run_stage, "stage 4: train the smaller model a little more"))
 
+    sub = command("import", import_pretrained, "make a run of a pretrained GPT-2 or Llama, which can then be gated")
+    sub.add_argument("path", help="a folder as the Hugging Face Hub has it, or a .gguf file")
+    sub.add_argument("directory", nargs="?", help="directory of the run (runs/NAME)")
+    add_preset(sub, "of which the stages are taken: a preset or a .toml file (pretrained)")
+    add_corpus(sub)
+    add_setting(sub)
+
+    sub = command("export", export_pretrained, "write a pretrained model, also a pruned one, for transformers")
+    add_model_options(sub)
+    sub.add_argument("folder", help="a new folder, as the Hugging Face Hub has it")
+
     sub = command("eval", evaluate_model, "evaluate a model on held-out text, with the memory carried along")
     add_model_options(sub)
     sub.add_argument("--split", choices=("valid", "test"), default="valid", help="which part of the text (%(default)s)")
@@ -120,6 +132,14 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, default=0.8, help="0: always take the likeliest (%(default)s)")
     sub.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
     sub.add_argument("--seed", type=int, default=0, help="random seed of the draws (%(default)s)")
+
+    sub = command("heads", show_heads, "show what each head attends to, in numbers and as a map of all heads")
+    sub.add_argument("model", help="a run's directory (its latest stage) or a checkpoint")
+    add_stage(sub)
+    sub.add_argument("--split", choices=("valid", "test"), default="valid", help="which part of the text (%(default)s)")
+    sub.add_argument("--tokens", type=int, default=2000, help="how many of its tokens to read (%(default)s)")
+    add_json(sub)
+    sub.add_argument("--plot", metavar="FILE.png", help="also draw a map of all heads")
 
     sub = command("describe", describe, "count a model's parameters and multiply-adds, part by part")
     sub.add_argument("model", nargs="?", help="a run's directory or a checkpoint")

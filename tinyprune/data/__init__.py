@@ -9,6 +9,7 @@ from tinyprune.data.segments import Segments as Segments
 from tinyprune.data.segments import evaluation_segments as evaluation_segments
 from tinyprune.data.text import Text as Text
 from tinyprune.data.text import load_text as load_text
+from tinyprune.data.tokenizers import BytePairTokenizer as BytePairTokenizer
 from tinyprune.data.tokenizers import ByteTokenizer as ByteTokenizer
 from tinyprune.data.tokenizers import CharacterTokenizer as CharacterTokenizer
 from tinyprune.data.tokenizers import Tokenizer as Tokenizer

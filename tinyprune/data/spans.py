@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from tinyprune.progress import progress_bar
 
 CHUNK = 1 << 20
 SPLITS = ("train", "valid", "test")
+
+# Where a text can be cut so that byte-pair tokenizers give the same tokens: between two characters that are not white
+# space, before a single space or after a single line end. GPT-2, SmolLM2 and Llama 3 all begin a new piece there, and
+# merge none across. Elsewhere they may not: "\n\n" is one piece at the end of a text, and two before a word.
+_LAST_CUT = re.compile(r".*(?:(?<=\S)(?= \S)|(?<=\S\n)(?=\S))", re.DOTALL)
 
 Opener = Callable[[], AbstractContextManager[BinaryIO]]
 """Opens a seekable stream of bytes, anew at each call."""
@@ -35,10 +41,11 @@ class Span:
         return self.stop - self.start
 
     def read(self, unit: str) -> Iterator[Any]:
-        """Return chunks that cut no `unit` in two: bytes for "byte", text for "character" and "word"."""
+        """Return chunks that cut no `unit` in two: bytes for "byte", text for "character", "word" and "bpe"."""
         if unit == "byte":
             return self.read_bytes()
-        return whole_words(self.read_text()) if unit == "word" else self.read_text()
+        whole = {"word": whole_words, "bpe": whole_pieces}.get(unit, iter)
+        return whole(self.read_text())
 
     def read_bytes(self) -> Iterator[bytes]:
         """Yield the bytes in chunks of at most a megabyte. Raises TinypruneError if the file has become shorter."""
@@ -119,6 +126,20 @@ def whole_words(chunks: Iterable[str]) -> Iterator[str]:
     for chunk in chunks:
         text = rest + chunk
         end = max(text.rfind(" "), text.rfind("\n")) + 1
+        if end:
+            yield text[:end]
+        rest = text[end:]
+    if rest:
+        yield rest
+
+
+def whole_pieces(chunks: Iterable[str]) -> Iterator[str]:
+    """Yield the same text in chunks that byte-pair tokenizers encode as they would the whole, see `_LAST_CUT`."""
+    rest = ""
+    for chunk in chunks:
+        text = rest + chunk
+        found = _LAST_CUT.match(text)
+        end = found.end() if found else 0
         if end:
             yield text[:end]
         rest = text[end:]

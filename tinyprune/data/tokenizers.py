@@ -1,8 +1,8 @@
 """Tokenizers: from text to the token ids 0 … V − 1 that a model reads, and back.
 
-The three kinds have the same members:
+The four kinds have the same members:
 
-    kind                    "character", "byte" or "word"
+    kind                    "character", "byte", "word" or "bpe"
     V                       size of the vocabulary
     encode(text)            token ids, (n,) int64
     decode(ids)             the text (of words: with white space made regular)
@@ -11,6 +11,7 @@ The three kinds have the same members:
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections import Counter
@@ -22,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.config import DataConfig
 from tinyprune.data.spans import Corpus
-from tinyprune.errors import UsageError
+from tinyprune.errors import UsageError, missing_extra
 
 UNKNOWN = "<unk>"
 END_OF_LINE = "<eos>"
@@ -171,7 +172,74 @@ class WordTokenizer:
         return {"kind": self.kind, "words": self.words}
 
 
-Tokenizer = ByteTokenizer | CharacterTokenizer | WordTokenizer
+class BytePairTokenizer:
+    """The tokenizer of a pretrained model: pieces of words, merged from bytes, which lose nothing. (Sennrich 2016)
+
+    A text is cut into pieces by a regular expression, and in each piece the pair of neighbours that was merged earliest
+    in the tokenizer's training is merged, again and again. The package `tokenizers` does this, loaded when needed.
+
+    Args:
+        description: the text of a tokenizer.json.
+        V: entries of the model's vocabulary, which may have more than there are tokens; 0: as many as tokens.
+
+    Raises UsageError if it describes another kind of tokenizer, or more than V tokens.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, description: str, V: int = 0) -> None:
+        self.description = description
+        try:
+            values = json.loads(description)
+            model, before = values["model"], values["pre_tokenizer"]
+            last = before["pretokenizers"][-1] if before["type"] == "Sequence" else before
+            # A space put before a text would come once for each chunk of a corpus, and would be in no decoded text.
+            lossless = last["type"] == "ByteLevel" and not last["add_prefix_space"] and not values.get("normalizer")
+            known = model.get("type", "BPE") == "BPE" and lossless
+            tokens = 1 + max([*model["vocab"].values(), *(token["id"] for token in values.get("added_tokens", ()))])
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            raise UsageError(f"this is no description of a byte-pair tokenizer: {error!r}") from error
+        if not known:
+            raise UsageError(
+                "this tokenizer is not a byte-level byte-pair one, as GPT-2's, SmolLM2's and Llama 3's are"
+            )
+        if V and tokens > V:
+            raise UsageError(f"the tokenizer has {tokens} tokens, more than the V = {V} entries of its model")
+        self.V = V or tokens
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        try:
+            from tokenizers import Tokenizer as Pieces
+        except ImportError as error:
+            raise missing_extra("the tokenizer of a pretrained model", "pretrained", __name__) from error
+        try:
+            pieces = Pieces.from_str(self.description)
+        except Exception as error:  # the package raises no other
+            raise UsageError(f"the package tokenizers cannot use this tokenizer: {error}") from error
+        # A description may ask for texts of one length, which are cut or filled up.
+        pieces.no_truncation()
+        pieces.no_padding()
+        return pieces
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Return token ids, (n,) int64, with no special token beside those that are in the text."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the text holds {text[error.start]!r}, which is no character; leave it out") from error
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Return the text of these ids; half a character becomes U+FFFD. Raises UsageError outside 0 … V − 1."""
+        return self._tokenizer.decode(check_ids(ids, self.V).tolist(), skip_special_tokens=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"kind": self.kind, "V": self.V, "description": self.description}
+
+
+Tokenizer = ByteTokenizer | CharacterTokenizer | WordTokenizer | BytePairTokenizer
 
 
 def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
@@ -183,12 +251,21 @@ def tokenizer_from_dict(values: dict[str, Any]) -> Tokenizer:
             return CharacterTokenizer(characters)
         case {"kind": "word", "words": [*words]} if all(isinstance(word, str) for word in words):
             return WordTokenizer(words)
+        case {"kind": "bpe", "V": int(V), "description": str(description)}:
+            return BytePairTokenizer(description, V)
     raise UsageError(f"not the description of a tokenizer: {json.dumps(values, default=str)[:80]}")
 
 
 def build_tokenizer(corpus: Corpus, config: DataConfig, doing: str = "") -> Tokenizer:
-    """Build the tokenizer that `config` asks for from the corpus; `doing` labels a progress bar."""
+    """Build the tokenizer that `config` asks for from the corpus; `doing` labels a progress bar.
+
+    Raises UsageError for a byte-pair tokenizer, which only comes with a pretrained model.
+    """
     match config.tokenizer:
+        case "bpe":
+            raise UsageError(
+                'data.tokenizer = "bpe" is that of a pretrained model; read one with: tinyprune import PATH'
+            )
         case "byte":
             return ByteTokenizer()
         case "word":

@@ -81,7 +81,9 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
 
         def backward(dout: Any, cache: Any) -> Any:
             """Take one dout for each output."""
-            return run_backward(*(dout if isinstance(dout, tuple) else (dout,)), cache)
+            gradients = run_backward(*(dout if isinstance(dout, tuple) else (dout,)), cache)
+            # those of frozen parameters, which are `constants`
+            return tuple(x for x in gradients if x is not None) if constants.get("frozen") else gradients
 
         name = f"{operation} ({variant})" if variant else operation
         return Case(name, forward, backward, inputs, constants)
@@ -100,11 +102,30 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
     gate = {"gate": np.resize([0.7, 0.0, 1.0], H)}
     Wo, bo = normal(H * Dh, D), normal(D)
     memory = normal(B, M, D)
-    W = (D, H * Dh)
+
+    def linear(variant: str = "", biased: bool = True) -> Case:
+        return case("linear", {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F) if biased else None}, variant)
+
+    def projections(variant: str = "", K: int = H, biased: str = "") -> Case:
+        inputs = {"n": normal(B, S, D), "Wq": normal(D, H * Dh), "Wk": normal(D, K * Dh), "Wv": normal(D, K * Dh)}
+        biases = {f"b{x}": normal(inputs[f"W{x}"].shape[1]) if x in biased else None for x in "qkv"}
+        return case("projections", inputs | biases, variant, T=T)
+
+    def feedforward() -> Case:
+        inputs = {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)}
+        return case("feedforward", inputs)
+
+    shared = np.resize([0, 0, 1, 2, 2], H).tolist()
 
     def networks(x: Any, variant: str = "", gate: Any = None, **options: Any) -> Case:
         inputs = {"x": x, "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D), "bo": normal(D)}
         return case("head_networks", inputs | {"gate": gate}, variant, **options)
+
+    def frozen(whole: Case, variant: str = "frozen") -> Case:
+        """The case with frozen parameters: they have no gradients, and so are constants."""
+        inputs = {name: x for name, x in whole.inputs.items() if name in ("x", "n", "gate") and x is not None}
+        parameters = {name: x for name, x in whole.inputs.items() if name not in inputs}
+        return case(whole.operation.split(" (")[0], inputs, variant, **parameters, **whole.constants, frozen=True)
 
     def student() -> dict[str, Any]:
         return {"logits": normal(*lead, V), "targets": integers(V, lead)}
@@ -115,8 +136,8 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
 
     hard_concrete, top_k, absent = "hard_concrete", "top_k", "last cluster absent"
     return [
-        case("linear", {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F)}),
-        case("linear", {"x": normal(*lead, D), "W": normal(D, F), "b": None}, "no bias"),
+        linear(),
+        linear("no bias", biased=False),
         case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, dropout=0.3, rng=SEED),
         case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, "evaluation", dropout=0.3, rng=None),
         # eps is large: a small one would not show, and amplifies rounding in rows that are nearly constant
@@ -127,16 +148,13 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         case("context", {"x": normal(B, T, D)}, m=memory),
         case("context", {"x": normal(B, T, D)}, "no memory", m=None),
         case("positions", {"x": normal(B, T, D), "P": normal(S, D)}),
-        case("projections", {"n": normal(B, S, D), "Wq": normal(*W), "Wk": normal(*W), "Wv": normal(*W)}, T=T),
+        projections(),
         attention("plain causal", plain),
         attention("Transformer-XL", context, relative, dropout=0.2),
         attention("same length", context, relative, gate, span=M),
         attention("persistent only", context, persistent, gate, scale=1.5),
         attention("All-attention", context, relative, persistent, gate, dropout=0.2, span=M, scale=1.5),
-        case(
-            "feedforward",
-            {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)},
-        ),
+        feedforward(),
         case("cross_entropy", student()),
         case("adaptive_embedding", {"ids": integers(words, lead), **tied}, dropout=0.3, rng=SEED),
         case("adaptive_embedding", {"ids": integers(frequent, lead), **tied}, absent, rng=None),
@@ -158,6 +176,19 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         memory_case(gate=gate["gate"], scale=1.5),
         memory_case("no gates"),
         case("distillation", student(), teacher=log_softmax(normal(*lead, V)), share=0.3),
+        projections("shared keys and values, biases", (H + 1) // 2, "qkv"),
+        projections("no bias of keys", biased="qv"),
+        frozen(linear()),
+        frozen(projections(K=(H + 1) // 2, biased="qkv")),
+        frozen(feedforward()),
+        frozen(networks(normal(*lead, D), gate=gate["gate"], scale=1.5)),
+        frozen(networks(normal(*lead, D), scale=1.5), "frozen, no gates"),
+        case("rotary", {"x": normal(B, T, H, 2 * Dh)}, base=10.0),
+        case("rotary", {"x": normal(B, T, H, 2 * Dh)}, "later positions", first=7),
+        case("gelu", {"a": normal(*lead, F)}),
+        case("swiglu", {"a": normal(*lead, F), "b": normal(*lead, F)}),
+        case("repeat_heads", {"x": normal(B, S, max(shared, default=-1) + 1, Dh)}, index=shared),
+        case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, "own scale", scale=0.6, dropout=0.3, rng=SEED),
     ]
 
 
@@ -172,7 +203,8 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     def case(operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
         """The operation of this name, which writes to those of its inputs that are `written`."""
         own: dict[str, Callable[..., Any]] = {"attention_step": step, "AttentionStep": read_text}
-        run = own.get(operation) or getattr(ops, operation)
+        name = operation.split(" (")[0]
+        run = own.get(name) or getattr(ops, name)
 
         def copying(**arguments: Any) -> tuple[Any, None]:
             copies = {name: copied(ops, arguments[name]) for name in written}
@@ -181,12 +213,18 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
 
         return Case(operation, with_constants(ops, copying, list(inputs), constants), no_backward, inputs, constants)
 
-    def step(x: Any, keys: Any, values: Any, r: Any, read: int, **weights: Any) -> Any:
-        return ops.attention_step(x, keys, values, r, read, BlockWeights(**weights))
+    def step(x: Any, keys: Any, values: Any, read: int, r: Any = None, n: Any = None, **weights: Any) -> Any:
+        return ops.attention_step(x, keys, values, r, read, BlockWeights(**weights), n)
 
-    def read_text(x: Any, C: int, Dh: int, r: Any, **weights: Any) -> tuple:
+    def read_text(x: Any, C: int, Dh: int, r: Any = None, n: Any = None, **weights: Any) -> tuple:
         read_one = ops.AttentionStep(C, Dh, r, BlockWeights(**weights))
-        return tuple(read_one(row) for row in x)
+        return tuple(read_one(*rows) for rows in zip(x, [None] * len(x) if n is None else n, strict=True))
+
+    def rotary_block() -> dict[str, Any]:
+        """Weights as Llama's, with biases; heads are twice as wide, since only an even width can be rotated."""
+        products = {name: normal(D, 2 * W, size=0.5) for name in ("Wq", "Wk", "Wv")}
+        biases = {name: normal(2 * W) for name in ("bq", "bk", "bv")}
+        return products | {"Wo": normal(2 * W, D, size=0.5)} | biases
 
     _, tied, head = clusters(normal, D, V)
     C, W, heads = M + 1, H * Dh, list(range(H))[::-2]
@@ -228,6 +266,21 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
         case("AttentionStep", text | block, C=C, Dh=Dh, scale=1.5),
         case("sigmoid", {"x": LOG_ALPHA}),
         case("p_open", {"log_alpha": LOG_ALPHA}, **GATE),
+        case(
+            "attention_step (rotary)",
+            {"x": normal(D), "n": normal(D), **{name: normal(C, H, 2 * Dh) for name in ("keys", "values")}}
+            | rotary_block(),
+            ("keys", "values"),
+            read=C + 1,
+            rope_base=100.0,
+        ),
+        case(
+            "AttentionStep (rotary)",
+            {"x": normal(2 * C + 1, D), "n": normal(2 * C + 1, D)} | rotary_block(),
+            C=C,
+            Dh=2 * Dh,
+            rope_base=100.0,
+        ),
     ]
 
 
@@ -286,6 +339,7 @@ def model_case(
     hard: bool = True,
     adaptive: bool = False,
     ops: Backend | None = None,
+    frozen: bool = False,
     **options: Any,
 ) -> Case:
     """A whole model as one operation: its inputs are all parameters, its output is cross-entropy + lam · L0.
@@ -298,21 +352,23 @@ def model_case(
         hard: straight-through gates; soft ones otherwise.
         adaptive: adaptive softmax and embedding instead of the plain ones.
         ops: backend, by default the textbook.
+        frozen: the inputs are the gates alone, and the weights have no gradients.
         options: further fields of `ModelConfig`.
     """
     ops = ops or Backend()
-    relative = kind != "transformer"
+    recurrent, llama = kind not in ("transformer", "gpt2"), kind == "llama"
     config = ModelConfig(
         kind=kind,
         V=11,
         L=2,
-        D=12,
-        H=3,
+        D=16 if llama else 12,
+        H=4 if llama else 3,
+        kv_heads=2 if llama else 0,
         N=5 if kind == "all-attention" else 0,
         F=0 if kind == "all-attention" else 7,
         T=4,
-        M=3 if relative else 0,
-        mask="same-length" if relative else "causal",
+        M=3 if recurrent else 0,
+        mask="same-length" if recurrent else "causal",
         cutoffs=(4, 7) if adaptive else (),
         div_value=2,
         dropout=0.1,
@@ -327,14 +383,20 @@ def model_case(
     # With the noise below: shut but learning, open and learning, clipped open; then clipped shut, and these two again.
     params["layers.0.log_alpha"] = np.array([-3.1, 1.9, -0.5])
     params["layers.1.log_alpha"] = np.array([-0.3, 0.4, 0.2])
+    if llama:  # clipped shut: both heads of one group; one of another
+        params["layers.0.log_alpha"] = np.array([-9.0, -9.0, 1.9, -0.5])
+        params["layers.1.log_alpha"] = np.array([0.4, 0.2, -9.0, -0.3])
     ids, targets = rng.integers(0, config.V, (2, 2, config.T))
     # A memory that is not full yet: the last row of R is not read.
-    memory = [rng.standard_normal((2, config.M - 1, config.D)) for _ in range(config.L)] if relative else None
+    memory = [rng.standard_normal((2, config.M - 1, config.D)) for _ in range(config.L)] if recurrent else None
     lam = 0.1
+    inputs = {name: params[name] for name in (gates_of(params) if frozen else params)}
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
-        model = Transformer(config, dict(zip(params, arrays, strict=True)), gate, ops)
-        loss, _, cache = model.loss(ids, targets, memory, np.random.default_rng(1))
+        given = dict(zip(inputs, arrays, strict=True))
+        fixed = {name: x.astype(arrays[0].dtype) for name, x in params.items() if name not in given}
+        model = Transformer(config, {name: (fixed | given)[name] for name in params}, gate, ops)
+        loss, _, cache = model.loss(ids, targets, memory, np.random.default_rng(1), frozen=frozen)
         l0_caches = {}
         for name in gates_of(params):
             l0, l0_caches[name] = ops.l0_forward(model.params[name], **GATE)
@@ -346,11 +408,13 @@ def model_case(
         grads = model.backward(dout, cache)
         for name in gates_of(params):
             grads[name] = grads[name] + ops.l0_backward(dout * lam, l0_caches[name])
-        return tuple(grads[name] for name in params)
+        assert list(grads) == list(inputs)
+        return tuple(grads.values())
 
     gates = f"{'straight-through' if hard else 'soft'} gates"
-    parts = [kind, *["adaptive softmax"] * adaptive, *options.values(), gates]
-    return Case(f"model ({', '.join(parts)})", forward, backward, params)
+    changed = (f"{key} {value}" if isinstance(value, bool) else value for key, value in options.items())
+    parts = [kind, *["adaptive softmax"] * adaptive, *changed, *["frozen weights"] * frozen, gates]
+    return Case(f"model ({', '.join(map(str, parts))})", forward, backward, inputs)
 
 
 def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend | None = None) -> list[dict[str, Any]]:
@@ -385,6 +449,11 @@ def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend |
         *(model_case(hard=False, persistent=way, ops=ops) for way in ("relu2", "stream")),
         model_case("transformer-xl", hard=False, ops=ops),
         model_case("transformer", hard=False, ops=ops),
+        model_case("gpt2", hard=False, ops=ops),
+        model_case("llama", hard=False, ops=ops),
+        model_case("llama", hard=False, tied=False, bias="layers", ops=ops),
+        *(model_case(kind, hard=False, frozen=True, ops=ops) for kind in ("llama", "transformer")),
+        model_case(hard=False, frozen=True, persistent="stream", ops=ops),
     ]
     cases = [
         case

@@ -91,6 +91,8 @@ class Backend:
     embedding_forward = staticmethod(ops.embedding_forward)
     feedforward_backward = staticmethod(ops.feedforward_backward)
     feedforward_forward = staticmethod(ops.feedforward_forward)
+    gelu_backward = staticmethod(ops.gelu_backward)
+    gelu_forward = staticmethod(ops.gelu_forward)
     hard_concrete_backward = staticmethod(ops.hard_concrete_backward)
     hard_concrete_forward = staticmethod(ops.hard_concrete_forward)
     head_difference = staticmethod(ops.head_difference)
@@ -115,14 +117,20 @@ class Backend:
     projections_backward = staticmethod(ops.projections_backward)
     projections_forward = staticmethod(ops.projections_forward)
     put_slices = staticmethod(ops.put_slices)
+    repeat_heads_backward = staticmethod(ops.repeat_heads_backward)
+    repeat_heads_forward = staticmethod(ops.repeat_heads_forward)
     residual_backward = staticmethod(ops.residual_backward)
     residual_forward = staticmethod(ops.residual_forward)
     rmsnorm_backward = staticmethod(ops.rmsnorm_backward)
     rmsnorm_forward = staticmethod(ops.rmsnorm_forward)
+    rotary_backward = staticmethod(ops.rotary_backward)
+    rotary_forward = staticmethod(ops.rotary_forward)
     sgd_update = staticmethod(ops.sgd_update)
     sigmoid = staticmethod(ops.sigmoid)
     squared_norm = staticmethod(ops.squared_norm)
     squared_norms = staticmethod(ops.squared_norms)
+    swiglu_backward = staticmethod(ops.swiglu_backward)
+    swiglu_forward = staticmethod(ops.swiglu_forward)
     take_slices = staticmethod(ops.take_slices)
     top_k_backward = staticmethod(ops.top_k_backward)
     top_k_forward = staticmethod(ops.top_k_forward)
@@ -158,6 +166,7 @@ def numba_backend() -> Backend:
         dropout,
         embedding,
         feedforward,
+        gelu,
         head_networks,
         jit,
         lamb,
@@ -167,10 +176,13 @@ def numba_backend() -> Backend:
         norm,
         persistent_memory,
         projections,
+        repeat_heads,
         residual,
         rmsnorm,
+        rotary,
         sgd,
         slices,
+        swiglu,
     )
     from tinyprune.kernels.cpu import add as adding
     from tinyprune.kernels.cpu import attention_step as stepping
@@ -223,6 +235,8 @@ def numba_backend() -> Backend:
         embedding_forward = staticmethod(embedding.embedding_forward)
         feedforward_backward = staticmethod(feedforward.feedforward_backward)
         feedforward_forward = staticmethod(feedforward.feedforward_forward)
+        gelu_backward = staticmethod(gelu.gelu_backward)
+        gelu_forward = staticmethod(gelu.gelu_forward)
         head_networks_backward = staticmethod(head_networks.head_networks_backward)
         head_networks_forward = staticmethod(head_networks.head_networks_forward)
         lamb_update = staticmethod(lamb.lamb_update)
@@ -238,13 +252,19 @@ def numba_backend() -> Backend:
         projections_backward = staticmethod(projections.projections_backward)
         projections_forward = staticmethod(projections.projections_forward)
         put_slices = staticmethod(slices.put_slices)
+        repeat_heads_backward = staticmethod(repeat_heads.repeat_heads_backward)
+        repeat_heads_forward = staticmethod(repeat_heads.repeat_heads_forward)
         residual_backward = staticmethod(residual.residual_backward)
         residual_forward = staticmethod(residual.residual_forward)
         rmsnorm_backward = staticmethod(rmsnorm.rmsnorm_backward)
         rmsnorm_forward = staticmethod(rmsnorm.rmsnorm_forward)
+        rotary_backward = staticmethod(rotary.rotary_backward)
+        rotary_forward = staticmethod(rotary.rotary_forward)
         sgd_update = staticmethod(sgd.sgd_update)
         squared_norm = staticmethod(norm.squared_norm)
         squared_norms = staticmethod(norm.squared_norms)
+        swiglu_backward = staticmethod(swiglu.swiglu_backward)
+        swiglu_forward = staticmethod(swiglu.swiglu_forward)
         take_slices = staticmethod(slices.take_slices)
 
     class Beside(Numba):
@@ -275,14 +295,18 @@ def cuda_backend(precision: str = "float32") -> Backend:
         context,
         dropout,
         feedforward,
+        gelu,
         head_networks,
         layernorm,
         linear,
         persistent_memory,
         positions,
         projections,
+        repeat_heads,
         residual,
         rmsnorm,
+        rotary,
+        swiglu,
     )
     from tinyprune.kernels.cuda.layers import attention_step as stepping
     from tinyprune.kernels.cuda.pruning import hard_concrete, l0, layerwise_error, slices, top_k
@@ -339,6 +363,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         embedding_forward = untyped(embedding.embedding_forward)
         feedforward_backward = untyped(feedforward.feedforward_backward)
         feedforward_forward = untyped(feedforward.feedforward_forward)
+        gelu_backward = untyped(gelu.gelu_backward)
+        gelu_forward = untyped(gelu.gelu_forward)
         hard_concrete_backward = untyped(hard_concrete.hard_concrete_backward)
         hard_concrete_forward = untyped(hard_concrete.hard_concrete_forward)
         head_difference = untyped(differing.head_difference)
@@ -362,13 +388,19 @@ def cuda_backend(precision: str = "float32") -> Backend:
         projections_backward = untyped(projections.projections_backward)
         projections_forward = untyped(projections.projections_forward)
         put_slices = untyped(slices.put_slices)
+        repeat_heads_backward = untyped(repeat_heads.repeat_heads_backward)
+        repeat_heads_forward = untyped(repeat_heads.repeat_heads_forward)
         residual_backward = untyped(residual.residual_backward)
         residual_forward = untyped(residual.residual_forward)
         rmsnorm_backward = untyped(rmsnorm.rmsnorm_backward)
         rmsnorm_forward = untyped(rmsnorm.rmsnorm_forward)
+        rotary_backward = untyped(rotary.rotary_backward)
+        rotary_forward = untyped(rotary.rotary_forward)
         sgd_update = untyped(sgd.sgd_update)
         squared_norm = untyped(norm.squared_norm)
         squared_norms = untyped(norm.squared_norms)
+        swiglu_backward = untyped(swiglu.swiglu_backward)
+        swiglu_forward = untyped(swiglu.swiglu_forward)
         take_slices = untyped(slices.take_slices)
         top_k_backward = untyped(top_k.top_k_backward)
         top_k_forward = untyped(top_k.top_k_forward)

@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 
 
+def sigmoid(x):
+    """Return 1 / (1 + exp(−x)), computed from exp(−|x|), which cannot overflow."""
+    one = np.float32(1)  # a plain 1 would make it float64
+    z = math.exp(-abs(x))
+    return (one if x >= 0 else z) / (one + z)
+
+
 def threshold(rate: float) -> int:
     """Return the least hash of an entry that dropout keeps."""
     return int(rate * 2**32)

@@ -7,6 +7,8 @@ Norms, softmax and other work that is not a product is left out; so is R·Wr, wh
 
     one head:  D·Dh for each of q, k, v and its rows of Wo;  K·Dh for content scores, position scores, values;
                N·Dh for persistent scores and again for persistent values, N·D in a network of the head's own
+
+In grouped-query attention k and v belong to a key-value head, which goes with the last head that reads it.
 """
 
 from __future__ import annotations
@@ -36,11 +38,12 @@ def context_keys(config: ModelConfig) -> float:
 def head_part(config: ModelConfig) -> Part:
     """Return the counts of one head, which are exactly what its removal saves."""
     D, Dh, N, K = config.D, config.Dh, config.N, context_keys(config)
-    projections = 4 + config.relative  # Wq, Wk, Wv, Wo and Wr
+    own = 2 if config.kv_heads else 4  # of Wq, Wo and, unless they are shared, Wk, Wv
     width, biases = (D, N) if config.networks else (Dh, 0)  # of persistent vectors
-    parameters = projections * D * Dh + 2 * Dh * config.relative + 2 * N * width + biases
+    biases += (own - 1) * Dh if config.bias == "layers" else 0  # bo is nobody's
+    parameters = (own + config.relative) * D * Dh + 2 * Dh * config.relative + 2 * N * width + biases
     scores_and_values = (2 + config.relative) * K * Dh + 2 * N * width
-    return Part("one head", parameters, round(4 * D * Dh + scores_and_values))
+    return Part("one head", parameters, round(own * D * Dh + scores_and_values))
 
 
 def count_parts(config: ModelConfig) -> list[Part]:
@@ -54,16 +57,20 @@ def count_parts(config: ModelConfig) -> list[Part]:
     sizes = {name: math.prod(shape) for name, shape in parameter_shapes(config).items()}
     head = head_part(config)
     parts = [Part("embedding and softmax", *embedding_counts(config, sizes))]
-    positions = "R" if config.relative else "positions"
-    parts.append(Part("positions", sizes[positions], 0))
+    parts.append(Part("positions", sizes.get("R", 0) + sizes.get("positions", 0), 0))
+    shared_biases = 2 * config.Dh if config.bias == "layers" else 0
     for i, H in enumerate(config.heads):
         parts.append(Part(f"layer {i}: {H} heads", H * head.parameters, H * head.multiply_adds_per_token))
+        if config.kv_heads:
+            K, products = len(config.kv_ids(i)), 2 * config.D * config.Dh
+            parts.append(Part(f"layer {i}: {K} key-value heads", K * (products + shared_biases), K * products))
         layer = {n.removeprefix(f"layers.{i}."): s for n, s in sizes.items() if n.startswith(f"layers.{i}.")}
         shared = {n: s for n, s in layer.items() if n not in HEAD_AXIS and not n.startswith("ffn.")}
         parts.append(Part(f"layer {i}: shared (norm, bo)", sum(shared.values()), 0))
         if config.F:
             block = sum(s for n, s in layer.items() if n.startswith("ffn."))
-            parts.append(Part(f"layer {i}: feed-forward", block, 2 * config.D * config.F))
+            products = 3 if config.feedforward == "swiglu" else 2
+            parts.append(Part(f"layer {i}: feed-forward", block, products * config.D * config.F))
     parts.append(Part("last norm", sum(sizes[name] for name in norm_shapes(config, "ln")), 0))
     return parts
 
@@ -74,7 +81,7 @@ def embedding_counts(config: ModelConfig, sizes: dict[str, int]) -> tuple[int, i
     With the adaptive softmax every token costs the head, and a rarer word also costs a tail; only the head is counted,
     which is all that most tokens need.
     """
-    names = ("embedding", "projection", "cluster", "out_bias")
+    names = ("embedding", "unembedding", "projection", "cluster", "out_bias")
     parameters = sum(size for name, size in sizes.items() if name.startswith(names))
     outputs = config.cutoffs[0] + len(config.cutoffs) if config.cutoffs else config.V
     return parameters, outputs * config.D

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.kernels.backend import Backend
-from tinyprune.model.parameters import Parameters, put_heads, take_heads
+from tinyprune.model.parameters import Parameters, put_heads, read_by, take_heads
+
+Groups = tuple[int, ...] | None  # for each head the number of its key-value head, see `ModelConfig.groups`
 
 
 @dataclass(frozen=True)
@@ -111,32 +113,37 @@ def gates_backward(dvalues: Sequence[NDArray], gate: GateConfig, ops: Backend, c
 
 
 def take_active(
-    layer: Parameters, gates: LayerGates | None, Dh: int, ops: Backend
-) -> tuple[Parameters, NDArray | None, float]:
-    """Return a layer's parameters and gate, (heads,), without the inactive heads, and its output scaling.
+    layer: Parameters, gates: LayerGates | None, groups: Groups, Dh: int, ops: Backend
+) -> tuple[Parameters, NDArray | None, float, Groups]:
+    """Return a layer's parameters, gate (heads,), output scaling and groups, without the inactive heads.
 
     Args:
         layer: its parameters, by short name.
         gates: None for a model without gates, whose gate is None and whose scaling is 1.
+        groups: `ModelConfig.groups` of the layer.
         Dh: head width.
         ops: backend.
     """
     if gates is None:
-        return layer, None, 1.0
+        return layer, None, 1.0, groups
     if gates.active.size == gates.values.size:
-        return layer, gates.gate, gates.scale
-    taken = take_heads(layer, gates.active, Dh, ops.take_slices)
-    return taken, ops.take_slices(gates.gate, gates.active, 0), gates.scale
+        return layer, gates.gate, gates.scale, groups
+    taken = take_heads(layer, gates.active, Dh, ops.take_slices, groups)
+    if groups is not None:
+        present = list(read_by(gates.active, groups))
+        groups = tuple(present.index(groups[h]) for h in gates.active)
+    return taken, ops.take_slices(gates.gate, gates.active, 0), gates.scale, groups
 
 
 def put_active(
-    dlayer: Parameters, dgate: NDArray, gates: LayerGates, Dh: int, ops: Backend
+    dlayer: Parameters, dgate: NDArray, gates: LayerGates, groups: Groups, Dh: int, ops: Backend
 ) -> tuple[Parameters, NDArray]:
     """Reverse `take_active` for gradients: a head that was left out does not affect the loss and gets zeros."""
     H = gates.values.size
     if gates.active.size == H:
         return dlayer, dgate
-    return put_heads(dlayer, gates.active, H, Dh, ops.put_slices), ops.put_slices(dgate, gates.active, 0, H)
+    dlayer = put_heads(dlayer, gates.active, H, Dh, ops.put_slices, groups)
+    return dlayer, ops.put_slices(dgate, gates.active, 0, H)
 
 
 def output_scaling(H: int, opened: int) -> float:

@@ -2,8 +2,8 @@
 
 A new token needs only its own query; the keys and values of earlier tokens do not change and are kept. Models with
 relative positions drop the oldest ones beyond their context: M for the same-length mask, so that every token sees what
-it would see in training; M + T − 1 for the causal one, the largest distance in R. The plain Transformer's positions are
-absolute: when its T positions are full, the latest half is read again from position 0.
+it would see in training; M + T − 1 for the causal one, the largest distance in R; so do those with rotary positions.
+Learned positions are absolute: when all T are full, the latest half of the text is read again from position 0.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import NotFiniteError
+from tinyprune.model.feedforward import feedforward_block_forward
 from tinyprune.model.gating import take_active
-from tinyprune.model.layers import feedforward_block_forward
 from tinyprune.model.norms import norm_forward
-from tinyprune.model.parameters import Parameters, layer_parameters
+from tinyprune.model.parameters import HEAD_AXIS, SHARED, Parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.attention_step import BlockWeights
 
 # The parameters of a layer that its attention block reads, except the position projection.
-ATTENTION = ("ln.scale", "ln.bias", "Wq", "Wk", "Wv", "Wo", "bo", "u", "w", "pk", "pv")
+ATTENTION = ("ln.scale", "ln.bias", "Wq", "Wk", "Wv", "bq", "bk", "bv", "Wo", "bo", "u", "w", "pk", "pv")
 
 
 class CachedDecoder:
@@ -38,16 +38,22 @@ class CachedDecoder:
         context = config.M if config.mask == "same-length" else config.M + config.T - 1
         # each layer's parameters without the heads that are left out, the gates of the others, and the output scaling
         self.layers = [
-            take_active(layer_parameters(model.params, i), gates, config.Dh, model.ops)
+            take_active(layer_parameters(model.params, i), gates, config.groups(i), config.Dh, model.ops)
             for i, gates in enumerate(model.gates())
         ]
         self.attention = []  # each layer's block, with room for all that the newest token sees
-        for p, gate, scale in self.layers:
+        # a compiled step normalises itself, see `ops.attention_step`
+        self.normed_inside = config.norm == "layernorm" and config.norm_eps == 1e-5
+        for p, gate, scale, groups in self.layers:
             taken = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
-            if config.norm != "layernorm":  # the decoder normalises
-                taken.pop("ln_scale")
+            if not self.normed_inside:
+                taken = {name: value for name, value in taken.items() if not name.startswith("ln_")}
+            if groups is not None:  # keys and values for each head, as if none were shared
+                for name in taken.keys() & set(SHARED):
+                    taken[name] = model.ops.take_slices(taken[name], groups, HEAD_AXIS[name], config.Dh)
             persistent = "relu2" if config.squared else "softmax"
-            weights = BlockWeights(**taken, gate=gate, scale=scale, persistent=persistent)
+            rope_base = config.rope_base if config.positions == "rotary" else None
+            weights = BlockWeights(**taken, gate=gate, scale=scale, persistent=persistent, rope_base=rope_base)
             r = position_keys(model, p) if config.relative else None
             self.attention.append(model.ops.AttentionStep(context + 1, config.Dh, r, weights))
         self.clear()
@@ -69,14 +75,15 @@ class CachedDecoder:
     def read_token(self, token: int) -> NDArray:
         """Read one token; return its hidden state, (D,). Raises ValueError unless it is in 0 … V−1."""
         config = self.model.config
-        if not config.relative and self.read == config.T:
+        learned = config.positions == "learned"
+        if learned and self.read == config.T:
             latest = self.latest[-(config.T // 2) :] if config.T > 1 else []
             self.clear()
             for earlier in latest:
                 self.read_token(earlier)
         h = self.hidden_state(token)
         self.read += 1
-        if not config.relative:
+        if learned:
             self.latest.append(token)
         return h
 
@@ -84,11 +91,10 @@ class CachedDecoder:
         """Return h of the newest token, (D,), and keep its keys and values."""
         model, ops = self.model, self.model.ops
         x = model.embed(np.array([token]))[0][0]  # (D,)
-        if not model.config.relative:
+        if model.config.positions == "learned":
             x = ops.add(x, model.params["positions"][self.read])
-        normed_inside = model.config.norm == "layernorm"  # see `ops.attention_step`
-        for (p, gate, scale), step in zip(self.layers, self.attention, strict=True):
-            x = step(x) if normed_inside else step(x, norm_forward(x, p, "ln", model.config, ops)[0])
+        for (p, gate, scale, _), step in zip(self.layers, self.attention, strict=True):
+            x = step(x) if self.normed_inside else step(x, norm_forward(x, p, "ln", model.config, ops)[0])
             if model.config.two_blocks:
                 x, _ = feedforward_block_forward(x, p, gate, scale, model.config, ops, None)
         return norm_forward(x, model.params, "ln", model.config, ops)[0]

@@ -1,7 +1,6 @@
-"""The two blocks that form a layer, each with its residual connection. All-attention has the first only.
+"""The attention block of a layer, with its residual connection. All-attention has no other (see `feedforward`).
 
-    attention block      y = x + dropout(Wo · o + bo)          o = attention(norm([m; x])), or persistent_memory of that
-    feed-forward block   y = x + dropout(feedforward(norm(x)))          or head_networks(norm(x)), which heads own
+    y = x + dropout(Wo · o + bo)          o = attention(norm([m; x])), or persistent_memory of that
 
 `p` holds the layer's parameters under their short names, `ops` the backend's operations. The memory m was computed for
 the previous segment; no gradient flows into it, but the weights that read it get theirs.
@@ -9,6 +8,7 @@ the previous segment; no gradient flows into it, but the weights that read it ge
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ def attention_block_forward(
     config: ModelConfig,
     ops: Backend,
     rng: np.random.Generator | None,
+    groups: Sequence[int] | None = None,
+    frozen: bool = False,
 ) -> tuple[NDArray, NDArray, dict[str, Any]]:
     """Compute one attention block.
 
@@ -40,7 +42,11 @@ def attention_block_forward(
         R: position embeddings, (at least M' + T, D), row = distance; None for a model without relative positions.
         gate: (H,) or None.
         scale: output scaling c.
+        config: of the model.
+        ops: the backend's operations.
         rng: for dropout; None for evaluation.
+        groups: for each head the number of the key-value head that it reads; None: each has its own.
+        frozen: whether matrices and their biases get no gradients.
 
     Returns:
         y: (B, T, D).
@@ -57,17 +63,25 @@ def attention_block_forward(
     context, cache["context"] = ops.context_forward(m, x)
     S = context.shape[1]
     n, cache["ln"] = norm_forward(context, p, "ln", config, ops)
-    # q (B, T, H·Dh), k and v (B, S, H·Dh)
-    (q, k, v), cache["projections"] = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T)
+    weights, biases = (p["Wq"], p["Wk"], p["Wv"]), (p.get("bq"), p.get("bk"), p.get("bv"))
+    # q (B, T, H·Dh), k and v (B, S, K·Dh)
+    (q, k, v), cache["projections"] = ops.projections_forward(n, *weights, T, *biases, frozen=frozen)
+    q, k, v = q.reshape(B, T, H, Dh), k.reshape(B, S, -1, Dh), v.reshape(B, S, -1, Dh)
+    if config.positions == "rotary":
+        q, cache["rotary q"] = ops.rotary_forward(q, config.rope_base, S - T)
+        k, cache["rotary k"] = ops.rotary_forward(k, config.rope_base)
+    if groups is not None:
+        k, cache["repeat k"] = ops.repeat_heads_forward(k, groups)
+        v, cache["repeat v"] = ops.repeat_heads_forward(v, groups)
     gated = not config.squared  # otherwise the gates come later, after the persistent vectors
     r = None
     if R is not None:
-        r, cache["Wr"] = ops.linear_forward(R[:S], p["Wr"])  # (S, H·Dh)
+        r, cache["Wr"] = ops.linear_forward(R[:S], p["Wr"], frozen=frozen)  # (S, H·Dh)
         r = r.reshape(S, H, Dh)
     o, cache["attention"] = ops.attention_forward(
-        q.reshape(B, T, H, Dh),
-        k.reshape(B, S, H, Dh),
-        v.reshape(B, S, H, Dh),
+        q,
+        k,
+        v,
         r,
         p.get("u"),
         p.get("w"),
@@ -80,10 +94,8 @@ def attention_block_forward(
         rng=rng,
     )  # (B, T, H, Dh)
     if not gated:
-        o, cache["persistent"] = ops.persistent_memory_forward(
-            q.reshape(B, T, H, Dh), o, p["pk"], p["pv"], gate, scale=scale
-        )
-    y, cache["Wo"] = ops.linear_forward(o.reshape(B, T, H * Dh), p["Wo"], p["bo"])  # (B, T, D)
+        o, cache["persistent"] = ops.persistent_memory_forward(q, o, p["pk"], p["pv"], gate, scale=scale)
+    y, cache["Wo"] = ops.linear_forward(o.reshape(B, T, H * Dh), p["Wo"], p.get("bo"), frozen=frozen)  # (B, T, D)
     y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
     return y, context, cache
 
@@ -97,7 +109,7 @@ def attention_block_backward(
         dy: gradient of the loss with respect to `y`, (B, T, D). Not modified.
 
     Returns:
-        dx: (B, T, D).   dp: by short name.   dgate: (H,), or None.
+        dx: (B, T, D).   dp: by short name, None for those that are frozen or absent.   dgate: (H,), or None.
         dR: of the rows of R that the block has read, (S, D), or None.
     """
     B, T, D = dy.shape
@@ -123,57 +135,21 @@ def attention_block_backward(
     S = dk.shape[1]
     if dr is not None:
         dR, dp["Wr"], _ = ops.linear_backward(dr.reshape(S, H * Dh), cache["Wr"])
-    # q, k, v = n[:, S-T:] Wq, n Wk, n Wv
-    dn, dp["Wq"], dp["Wk"], dp["Wv"] = ops.projections_backward(
-        dq.reshape(B, T, H * Dh), dk.reshape(B, S, H * Dh), dv.reshape(B, S, H * Dh), cache["projections"]
-    )
+    # k, v = repeat_heads(k), repeat_heads(v)
+    if "repeat k" in cache:
+        dk = ops.repeat_heads_backward(dk, cache["repeat k"])
+        dv = ops.repeat_heads_backward(dv, cache["repeat v"])
+    # q, k = rotary(q), rotary(k)
+    if "rotary q" in cache:
+        dq = ops.rotary_backward(dq, cache["rotary q"])
+        dk = ops.rotary_backward(dk, cache["rotary k"])
+    # q, k, v = n[:, S-T:] Wq + bq, n Wk + bk, n Wv + bv
+    dqkv = dq.reshape(B, T, H * Dh), dk.reshape(B, S, -1), dv.reshape(B, S, -1)
+    dn, *weights = ops.projections_backward(*dqkv, cache["projections"])
+    dp |= dict(zip(("Wq", "Wk", "Wv", "bq", "bk", "bv"), weights, strict=True))
     del dq, dk, dv
     # n = norm([m; x]); nothing flows into m
     dcontext, dnorm = norm_backward(dn, cache["ln"], "ln", ops)
     dp |= dnorm
     dx = ops.add(dx, ops.context_backward(dcontext, cache["context"]))
     return dx, dp, dR, dgate
-
-
-def feedforward_block_forward(
-    x: NDArray,
-    p: Parameters,
-    gate: NDArray | None,
-    scale: float,
-    config: ModelConfig,
-    ops: Backend,
-    rng: np.random.Generator | None,
-) -> tuple[NDArray, dict[str, Any]]:
-    """Compute the heads' networks or a feed-forward block: x (B, T, D) → y (B, T, D) and its cache.
-
-    `gate` and `scale` are those of the attention block before it; only networks of heads have gates. `rng` is None in
-    evaluation. If heads have networks, `cache["networks"].r` holds their units before the gates, (B, T, H·N).
-    """
-    cache: dict[str, Any] = {}
-    if config.networks:
-        n, cache["ln"] = norm_forward(x, p, "net.ln", config, ops)
-        weights = p["net.pk"], p["net.pb"], p["net.pv"], p["net.bo"]
-        y, cache["networks"] = ops.head_networks_forward(n, *weights, gate, scale=scale)
-    else:
-        n, cache["ln"] = norm_forward(x, p, "ffn.ln", config, ops)
-        y, cache["ffn"] = ops.feedforward_forward(n, p["ffn.W1"], p["ffn.b1"], p["ffn.W2"], p["ffn.b2"])
-    y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
-    return y, cache
-
-
-def feedforward_block_backward(
-    dy: NDArray, cache: dict[str, Any], ops: Backend
-) -> tuple[NDArray, Parameters, NDArray | None]:
-    """Return the gradients of `feedforward_block_forward`: dx (B, T, D), dp by short name, dgate (H,) or None."""
-    dp: Parameters = {}
-    dgate: NDArray | None = None
-    # y = x + dropout(head_networks(n)) or x + dropout(feedforward(n))
-    dx, dblock = ops.residual_backward(dy, cache["residual"])
-    if "networks" in cache:
-        gradients = ops.head_networks_backward(dblock, cache["networks"])
-        dn, dp["net.pk"], dp["net.pb"], dp["net.pv"], dp["net.bo"], dgate = gradients
-    else:
-        dn, dp["ffn.W1"], dp["ffn.b1"], dp["ffn.W2"], dp["ffn.b2"] = ops.feedforward_backward(dblock, cache["ffn"])
-    # n = norm(x)
-    dx_n, dnorm = norm_backward(dn, cache["ln"], "net.ln" if "networks" in cache else "ffn.ln", ops)
-    return ops.add(dx, dx_n), dp | dnorm, dgate

@@ -22,9 +22,9 @@ def norm_shapes(config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:
 def norm_forward(x: NDArray, p: Parameters, prefix: str, config: ModelConfig, ops: Backend) -> tuple[NDArray, tuple]:
     """Normalise x (…, D) over its last axis; return (…, D) and the cache."""
     if config.norm == "rmsnorm":
-        out, cache = ops.rmsnorm_forward(x, p[f"{prefix}.scale"])
+        out, cache = ops.rmsnorm_forward(x, p[f"{prefix}.scale"], config.norm_eps)
     else:
-        out, cache = ops.layernorm_forward(x, p[f"{prefix}.scale"], p[f"{prefix}.bias"])
+        out, cache = ops.layernorm_forward(x, p[f"{prefix}.scale"], p[f"{prefix}.bias"], config.norm_eps)
     return out, (config.norm, cache)
 
 

@@ -2,10 +2,11 @@
 
 Those of layer i are called `layers.i.NAME`. In its layer, a head h owns
 
-    columns h·Dh … (h+1)·Dh of Wq, Wk, Wv, Wr      the same rows of Wo
+    columns h·Dh … (h+1)·Dh of Wq, Wk, Wv, Wr      the same rows of Wo, the same entries of bq, bk, bv
     rows h of u, w, pk, pv, net.pk, net.pb, net.pv and log_alpha
 
-and nothing else: heads are selected by slicing these, see `take_heads`.
+and nothing else: heads are selected by slicing these, see `take_heads`. In grouped-query attention (Ainslie et al.
+2023) several heads share a key-value head, slices of Wk, Wv, bk and bv, which goes with the last of them.
 """
 
 from __future__ import annotations
@@ -19,37 +20,44 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.model import Parameters
+from tinyprune.model.feedforward import feedforward_shapes
 from tinyprune.model.norms import norm_shapes
 from tinyprune.model.vocabulary import embedding_shapes, softmax_shapes
 from tinyprune.ops import put_slices, take_slices
 
 # Which axis of a layer's parameter runs over heads. Those in WIDE have Dh entries for each head, the others one.
 HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 0, "pv": 0, "log_alpha": 0}
-HEAD_AXIS |= {"net.pk": 0, "net.pb": 0, "net.pv": 0}
-WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo")
+HEAD_AXIS |= {"net.pk": 0, "net.pb": 0, "net.pv": 0, "bq": 0, "bk": 0, "bv": 0}
+WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo", "bq", "bk", "bv")
+SHARED = ("Wk", "Wv", "bk", "bv")  # by the heads of a group
 
 
 def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every parameter, in the order of the forward pass; with `log_alpha` if `gated`."""
     D, Dh, N, F, T, M = config.D, config.Dh, config.N, config.F, config.T, config.M
     shapes = embedding_shapes(config)
-    shapes |= {"R": (M + T, D)} if config.relative else {"positions": (T, D)}
+    if config.positions != "rotary":
+        shapes |= {"R": (M + T, D)} if config.relative else {"positions": (T, D)}
     for i, H in enumerate(config.heads):
-        layer = norm_shapes(config, "ln")
-        layer |= dict.fromkeys(("Wq", "Wk", "Wv"), (D, H * Dh))
+        layer: dict[str, tuple[int, ...]] = norm_shapes(config, "ln")
+        K = len(config.kv_ids(i))
+        layer |= {"Wq": (D, H * Dh), "Wk": (D, K * Dh), "Wv": (D, K * Dh)}
+        if config.bias == "layers":
+            layer |= {"bq": (H * Dh,), "bk": (K * Dh,), "bv": (K * Dh,)}
         if config.relative:
             layer |= {"Wr": (D, H * Dh), "u": (H, Dh), "w": (H, Dh)}
         if N and not config.networks:
             layer |= {"pk": (H, N, Dh), "pv": (H, N, Dh)}
-        layer |= {"Wo": (H * Dh, D), "bo": (D,)}
+        layer["Wo"] = (H * Dh, D)
+        if config.bias != "none":
+            layer["bo"] = (D,)
         if gated:
             layer["log_alpha"] = (H,)
         if config.networks:
             layer |= norm_shapes(config, "net.ln")
             layer |= {"net.pk": (H, N, D), "net.pb": (H, N), "net.pv": (H, N, D), "net.bo": (D,)}
         if F:
-            layer |= norm_shapes(config, "ffn.ln")
-            layer |= {"ffn.W1": (D, F), "ffn.b1": (F,), "ffn.W2": (F, D), "ffn.b2": (D,)}
+            layer |= norm_shapes(config, "ffn.ln") | feedforward_shapes(config)
         shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
     return shapes | norm_shapes(config, "ln") | softmax_shapes(config)
 
@@ -102,8 +110,9 @@ def draw(name: str, shape: tuple[int, ...], config: ModelConfig, rng: np.random.
 
 
 def is_bias(name: str) -> bool:
-    """Return whether a parameter is added: bo, b1, b2, pb, u, w, LayerNorm's bias, the softmax's biases."""
-    return name.split(".")[-1] in {"bias", "bo", "b1", "b2", "pb", "u", "w"} or name.startswith("out_bias")
+    """Return whether a parameter is added: bq … bo, b1, bg, b2, pb, u, w, LayerNorm's bias, the softmax's biases."""
+    biases = {"bias", "bq", "bk", "bv", "bo", "b1", "bg", "b2", "pb", "u", "w"}
+    return name.split(".")[-1] in biases or name.startswith("out_bias")
 
 
 @lru_cache(maxsize=256)
@@ -119,37 +128,57 @@ def layer_parameters(params: Parameters, i: int) -> Parameters:
 
 
 def take_heads(
-    layer: Parameters, heads: Sequence[int] | NDArray, Dh: int, take: Callable[..., NDArray] = take_slices
+    layer: Parameters,
+    heads: Sequence[int] | NDArray,
+    Dh: int,
+    take: Callable[..., NDArray] = take_slices,
+    groups: Sequence[int] | None = None,
 ) -> Parameters:
     """Return a layer with only the given heads: copies of their slices, and all other parameters as they are.
 
     Args:
         layer: its parameters, by short name.
-        heads: their numbers.
+        heads: their numbers, rising.
         Dh: head width.
         take: a backend's `take_slices`.
+        groups: `ModelConfig.groups` of the layer.
     """
     taken = dict(layer)
+    shared = read_by(heads, groups)
     for name, axis in HEAD_AXIS.items():
         if name in layer:
-            taken[name] = take(layer[name], heads, axis, Dh if name in WIDE else 1)
+            own = shared if name in SHARED else heads
+            taken[name] = take(layer[name], own, axis, Dh if name in WIDE else 1)
     return taken
 
 
 def put_heads(
-    grads: Parameters, heads: Sequence[int] | NDArray, H: int, Dh: int, put: Callable[..., NDArray] = put_slices
+    grads: Parameters,
+    heads: Sequence[int] | NDArray,
+    H: int,
+    Dh: int,
+    put: Callable[..., NDArray] = put_slices,
+    groups: Sequence[int] | None = None,
 ) -> Parameters:
     """Reverse `take_heads` for gradients: the heads left out get zeros.
 
     Args:
         grads: by short name, of the taken heads.
-        heads: their numbers in the whole layer.
+        heads: their numbers in the whole layer, rising.
         H: heads of the whole layer.
         Dh: head width.
         put: a backend's `put_slices`.
+        groups: `ModelConfig.groups` of the whole layer.
     """
     whole = dict(grads)
+    shared, K = read_by(heads, groups), H if groups is None else max(groups) + 1
     for name, axis in HEAD_AXIS.items():
         if name in grads:
-            whole[name] = put(grads[name], heads, axis, H, Dh if name in WIDE else 1)
+            own, count = (shared, K) if name in SHARED else (heads, H)
+            whole[name] = put(grads[name], own, axis, count, Dh if name in WIDE else 1)
     return whole
+
+
+def read_by(heads: Sequence[int] | NDArray, groups: Sequence[int] | None) -> Sequence[int] | NDArray:
+    """Return the numbers of the key-value heads that the given heads read, rising; without groups their own."""
+    return heads if groups is None else sorted({groups[h] for h in heads})

@@ -19,13 +19,9 @@ from numpy.typing import NDArray
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.kernels.backend import Backend
 from tinyprune.model import vocabulary
+from tinyprune.model.feedforward import feedforward_block_backward, feedforward_block_forward
 from tinyprune.model.gating import LayerGates, gate_names, gates_backward, gates_forward, put_active, take_active
-from tinyprune.model.layers import (
-    attention_block_backward,
-    attention_block_forward,
-    feedforward_block_backward,
-    feedforward_block_forward,
-)
+from tinyprune.model.layers import attention_block_backward, attention_block_forward
 from tinyprune.model.memory import Memory, check_memory, remember
 from tinyprune.model.norms import norm_backward, norm_forward
 from tinyprune.model.parameters import Parameters, layer_parameters, parameter_shapes
@@ -64,6 +60,7 @@ class Transformer:
         rng: np.random.Generator | None = None,
         *,
         all_heads: bool = False,
+        frozen: bool = False,
     ) -> tuple[NDArray, Memory, dict[str, Any]]:
         """Return the hidden states of a segment.
 
@@ -73,6 +70,8 @@ class Transformer:
             rng: noise of gates and dropout while training; None for evaluation.
             all_heads: compute closed heads too. Otherwise a head whose gate is shut and (in training) cannot move is
                 left out and costs nothing.
+            frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
+                neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
 
         Returns:
             h: (B, T, D), after the last norm.
@@ -88,24 +87,25 @@ class Transformer:
         if ids.shape[1] > config.T:
             raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
         check_memory(memory, ids.shape[0], config)
-        cache: dict[str, Any] = {"layers": [], "ffn": []}
+        cache: dict[str, Any] = {"layers": [], "ffn": [], "frozen": frozen}
         new_memory: Memory = []
         x, cache["embedding"] = self.embed(ids, rng)
-        if not config.relative:
+        if config.positions == "learned":
             x, cache["positions"] = ops.positions_forward(x, p["positions"])
         cache["gates"] = [None] * config.L
         if self.gate is not None:
             cache["gates"], cache["gate"] = gates_forward(p, config.heads, self.gate, ops, rng, all_heads)
         for i, gates in enumerate(cache["gates"]):
-            layer, gate, scale = take_active(layer_parameters(p, i), gates, config.Dh, ops)
+            layer, gate, scale, groups = take_active(layer_parameters(p, i), gates, config.groups(i), config.Dh, ops)
             m = memory[i] if memory else None
-            y, context, block = attention_block_forward(x, m, layer, p.get("R"), gate, scale, config, ops, rng)
+            given = x, m, layer, p.get("R"), gate, scale
+            y, context, block = attention_block_forward(*given, config, ops, rng, groups, frozen)
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x = y
             cache["layers"].append(block)
             if config.two_blocks:
-                x, block = feedforward_block_forward(x, layer, gate, scale, config, ops, rng)
+                x, block = feedforward_block_forward(x, layer, gate, scale, config, ops, rng, frozen)
                 cache["ffn"].append(block)
         h, cache["ln"] = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
@@ -118,18 +118,20 @@ class Transformer:
         rng: np.random.Generator | None = None,
         *,
         all_heads: bool = False,
+        frozen: bool = False,
         **soft: Any,
     ) -> tuple[np.inexact, Memory, dict[str, Any]]:
         """Return the mean cross-entropy, in nats per token, of predicting `targets` (B, T) from `ids` (B, T).
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share` it is `ops.distillation`'s loss.
         """
-        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads)
-        loss, cache["softmax"] = vocabulary.predict_forward(h, targets, self.params, self.config, self.ops, **soft)
+        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen)
+        given = h, targets, self.params, self.config, self.ops
+        loss, cache["softmax"] = vocabulary.predict_forward(*given, frozen=frozen, **soft)
         return loss, new_memory, cache
 
     def backward(self, dloss: float, cache: dict[str, Any]) -> Parameters:
-        """Return the gradients of `loss` with respect to every parameter, by name.
+        """Return the gradients of `loss` with respect to every parameter, by name; if `frozen`, to every `log_alpha`.
 
         Args:
             dloss: gradient with respect to the loss, usually 1.   cache: of the call to `loss`.
@@ -156,28 +158,31 @@ class Transformer:
             if config.two_blocks:
                 dx, dlayer, dgate_networks = feedforward_block_backward(dx, cache["ffn"][i], ops)
             dx, dp, dR_layer, dgate = attention_block_backward(dx, cache["layers"][i], ops)
-            dlayer |= dp
+            dlayer = {name: g for name, g in (dlayer | dp).items() if g is not None}
             if dgate is not None and dgate_networks is not None:
                 dgate = ops.add(dgate, dgate_networks)  # both blocks of a layer read its gates
             gates = cache["gates"][i]
             if gates is not None and dgate is not None:
-                dlayer, dgate = put_active(dlayer, dgate, gates, config.Dh, ops)
+                dlayer, dgate = put_active(dlayer, dgate, gates, config.groups(i), config.Dh, ops)
                 dvalues.insert(0, dgate)
             if dR_layer is not None:
                 dR = dR_layer if dR is None else ops.add(dR, dR_layer)  # all layers read the same rows of R
             grads |= {f"layers.{i}.{name}": g for name, g in dlayer.items()}
         if self.gate is not None:
             dlog_alphas = gates_backward(dvalues, self.gate, ops, cache["gate"])
-            grads |= dict(zip(gate_names(config.L), dlog_alphas, strict=True))
+            gate_grads = dict(zip(gate_names(config.L), dlog_alphas, strict=True))
+            if cache["frozen"]:
+                return gate_grads, dvalues
+            grads |= gate_grads
         if dR is not None:
             # rows of R beyond the segment's context were not read: zeros
             grads["R"] = dR if len(dR) == len(p["R"]) else ops.put_slices(dR, range(len(dR)), 0, len(p["R"]))
-        else:
+        if "positions" in cache:
             # x = positions(x, P)
             dx, grads["positions"] = ops.positions_backward(dx, cache["positions"])
-        # the tables are used twice, on the way in and on the way out
+        # tied tables are used twice, on the way in and on the way out
         for name, g in vocabulary.embed_backward(dx, cache["embedding"], config, ops).items():
-            grads[name] = ops.add(g, grads[name])
+            grads[name] = ops.add(g, grads[name]) if name in grads else g
         return {name: grads[name] for name in p}, dvalues
 
     def embed(self, ids: NDArray, rng: np.random.Generator | None = None) -> tuple[NDArray, tuple]:

@@ -37,9 +37,10 @@ def embedding_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def softmax_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of what only the softmax has: biases, and vectors for the clusters of rarer words."""
     if not config.cutoffs:
-        return {"out_bias": (config.V,)}
+        shapes: dict[str, tuple[int, ...]] = {} if config.tied else {"unembedding": (config.V, config.D)}
+        return shapes | ({"out_bias": (config.V,)} if config.bias == "output" else {})
     C = len(config.cutoffs)
-    shapes: dict[str, tuple[int, ...]] = {"cluster.weight": (C, config.D), "cluster.bias": (C,)}
+    shapes = {"cluster.weight": (C, config.D), "cluster.bias": (C,)}
     return shapes | {f"out_bias.{c}": (end - first,) for c, (first, end) in enumerate(cluster_ranges(config))}
 
 
@@ -62,7 +63,8 @@ def embed_forward(
     dropout = config.dropout_embedding
     if config.cutoffs:
         return ops.adaptive_embedding_forward(ids, *clusters(p, config), dropout=dropout, rng=rng)
-    return ops.embedding_forward(ids, p["embedding"], dropout=dropout, rng=rng)
+    scale = None if config.embedding == "scaled" else 1.0
+    return ops.embedding_forward(ids, p["embedding"], scale=scale, dropout=dropout, rng=rng)
 
 
 def embed_backward(dx: NDArray, cache: tuple, config: ModelConfig, ops: Backend) -> Parameters:
@@ -81,14 +83,16 @@ def predict_forward(
     ops: Backend,
     teacher: NDArray | None = None,
     share: float = 0.0,
+    frozen: bool = False,
 ) -> tuple[np.inexact, tuple]:
     """Return the mean cross-entropy of predicting targets (B, T) from h (B, T, D), nats per token, and the cache.
 
-    With a `teacher`, log-probabilities (B, T, V), it is `ops.distillation`; an adaptive softmax has none.
+    With a `teacher`, log-probabilities (B, T, V), it is `ops.distillation`; an adaptive softmax has none. Where the
+    table is `frozen` it gets no gradient, except an adaptive softmax's.
     """
     if config.cutoffs:
         return ops.adaptive_softmax_forward(h, targets, *adaptive_arguments(p, config))
-    logits, output = ops.linear_forward(h, p["embedding"].T, p["out_bias"])
+    logits, output = ops.linear_forward(h, output_table(p).T, p.get("out_bias"), frozen=frozen)
     if teacher is not None:
         loss, softmax = ops.distillation_forward(logits, targets, teacher, share=share)
     else:
@@ -105,9 +109,14 @@ def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Backe
     output, softmax, loss_backward = cache
     # loss = cross_entropy(logits) or distillation(logits), logits = h Eᵀ + out_bias
     dlogits = loss_backward(dloss, softmax)
-    grads: Parameters = {}
-    dh, dE, grads["out_bias"] = ops.linear_backward(dlogits, output)
-    return dh, grads | {"embedding": dE.T}
+    dh, dtable, dbias = ops.linear_backward(dlogits, output)
+    grads = {} if dtable is None else {"embedding" if config.tied else "unembedding": dtable.T}
+    return dh, grads if dbias is None else grads | {"out_bias": dbias}
+
+
+def output_table(p: Parameters) -> NDArray:
+    """Return the table (V, D) whose rows the hidden state is compared with."""
+    return p["unembedding"] if "unembedding" in p else p["embedding"]
 
 
 def by_name(dtables: list[NDArray], dprojections: list[NDArray]) -> Parameters:
@@ -120,5 +129,5 @@ def log_probabilities(h: NDArray, p: Parameters, config: ModelConfig, ops: Backe
     """Return log p of every next token, (…, V), from hidden states (…, D)."""
     if config.cutoffs:
         return ops.adaptive_log_probabilities(h, *adaptive_arguments(p, config))
-    logits, _ = ops.linear_forward(h, p["embedding"].T, p["out_bias"])
+    logits, _ = ops.linear_forward(h, output_table(p).T, p.get("out_bias"))
     return ops.log_softmax(logits)

@@ -24,6 +24,7 @@ from tinyprune.ops.distillation import distillation_backward, distillation_forwa
 from tinyprune.ops.dropout import dropout_backward, dropout_forward
 from tinyprune.ops.embedding import embedding_backward, embedding_forward
 from tinyprune.ops.feedforward import feedforward_backward, feedforward_forward
+from tinyprune.ops.gelu import gelu_backward, gelu_forward
 from tinyprune.ops.hard_concrete import draw_noise, hard_concrete_backward, hard_concrete_forward, sigmoid
 from tinyprune.ops.head_difference import head_difference
 from tinyprune.ops.head_networks import head_networks_backward, head_networks_forward
@@ -37,10 +38,13 @@ from tinyprune.ops.norm import squared_norm, squared_norms
 from tinyprune.ops.persistent_memory import persistent_memory_backward, persistent_memory_forward
 from tinyprune.ops.positions import positions_backward, positions_forward
 from tinyprune.ops.projections import projections_backward, projections_forward
+from tinyprune.ops.repeat_heads import repeat_heads_backward, repeat_heads_forward
 from tinyprune.ops.residual import residual_backward, residual_forward
 from tinyprune.ops.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from tinyprune.ops.rotary import rotary_backward, rotary_forward
 from tinyprune.ops.sgd import sgd_update
 from tinyprune.ops.slices import put_slices, take_slices
+from tinyprune.ops.swiglu import swiglu_backward, swiglu_forward
 from tinyprune.ops.top_k import draw_gumbel, top_k_backward, top_k_forward
 
 __all__ = [
@@ -69,6 +73,8 @@ __all__ = [
     "embedding_forward",
     "feedforward_backward",
     "feedforward_forward",
+    "gelu_backward",
+    "gelu_forward",
     "hard_concrete_backward",
     "hard_concrete_forward",
     "head_difference",
@@ -93,14 +99,20 @@ __all__ = [
     "projections_backward",
     "projections_forward",
     "put_slices",
+    "repeat_heads_backward",
+    "repeat_heads_forward",
     "residual_backward",
     "residual_forward",
     "rmsnorm_backward",
     "rmsnorm_forward",
+    "rotary_backward",
+    "rotary_forward",
     "sgd_update",
     "sigmoid",
     "squared_norm",
     "squared_norms",
+    "swiglu_backward",
+    "swiglu_forward",
     "take_slices",
     "top_k_backward",
     "top_k_forward",

@@ -8,7 +8,9 @@ Keys and values of earlier tokens are kept in two ring buffers of C places. A to
     place s      holds the token at distance (read − s) mod C
     visible      min(read + 1, C) places, the token itself at distance 0
 
-What the token sees is what `attention_forward` shows the last query of a segment.
+What the token sees is what `attention_forward` shows the last query of a segment. With rotary positions its query and
+its key are rotated by the position `read`, and keys are kept rotated: a score depends on the distance alone, so that
+nothing has to be rotated again when the buffers begin anew.
 """
 
 from typing import NamedTuple
@@ -20,27 +22,30 @@ from tinyprune.ops.attention import attention_forward
 from tinyprune.ops.layernorm import layernorm_forward
 from tinyprune.ops.linear import linear_forward
 from tinyprune.ops.persistent_memory import persistent_memory_forward
-from tinyprune.ops.projections import projections_forward
+from tinyprune.ops.rotary import rotary_forward
 
 
 class BlockWeights(NamedTuple):
     """What an attention block computes with, besides its position keys.
 
     Attributes:
-        Wq, Wk, Wv: weights, (D, H·Dh).   Wo: (H·Dh, D).   bo: (D,).
+        Wq, Wk, Wv: weights, (D, H·Dh).   Wo: (H·Dh, D).
+        bo: bias of the output, (D,); None for none.
         ln_scale, ln_bias: of the LayerNorm, (D,); None where the caller normalises.
         u, w: biases of content and position score, (H, Dh); given exactly if there are position keys.
         pk, pv: persistent keys and values, (H, N, Dh); None for none.
         persistent: how they are read, "softmax" or "relu2" (`ops.persistent_memory`).
         gate: one factor per head, (H,); None for all open.
         scale: output scaling c.
+        bq, bk, bv: biases of queries, keys and values, (H·Dh,); each may be None for none.
+        rope_base: base of the rotary positions (`ops.rotary`), for an even Dh; None for no rotary positions.
     """
 
     Wq: NDArray
     Wk: NDArray
     Wv: NDArray
     Wo: NDArray
-    bo: NDArray
+    bo: NDArray | None = None
     ln_scale: NDArray | None = None
     ln_bias: NDArray | None = None
     u: NDArray | None = None
@@ -50,6 +55,10 @@ class BlockWeights(NamedTuple):
     gate: NDArray | None = None
     scale: float = 1.0
     persistent: str = "softmax"
+    bq: NDArray | None = None
+    bk: NDArray | None = None
+    bv: NDArray | None = None
+    rope_base: float | None = None
 
 
 class AttentionStep:
@@ -64,10 +73,12 @@ class AttentionStep:
         weights: of the block.
 
     Raises:
-        ValueError: if shapes do not fit together; in the textbook, as soon as the first token is read.
+        ValueError: if C, Dh or `rope_base` is out of range; if shapes do not fit together, in the textbook only as soon
+            as the first token is read.
     """
 
     def __init__(self, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
+        check_sizes(C, Dh, weights.rope_base)
         self.r, self.weights = r, weights
         Wq = weights.Wq
         self.keys, self.values = (self.buffer((C, Wq.shape[1] // Dh, Dh), Wq.dtype) for _ in range(2))
@@ -113,23 +124,25 @@ def attention_step(
         y: (D,), dtype of `x`.
 
     Raises:
-        ValueError: if the shapes do not fit together or `read` is negative; the buffers then stay as they are.
+        ValueError: if the shapes do not fit together or `read` is negative; with rotary positions, also if Dh is odd or
+            `rope_base` not greater than 0. The buffers then stay as they are.
     """
-    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent = weights
-    check_step(x, keys, values, r, read, weights)
-    D = len(x)
+    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent, bq, bk, bv, rope_base = weights
+    check_step(x, keys, values, r, read, weights, n)
     C, H, Dh = keys.shape
     if n is None:
         if ln_scale is None or ln_bias is None:
             raise ValueError("n must be given, or ln_scale and ln_bias")
         n, _ = layernorm_forward(x, ln_scale, ln_bias)
-    (q, k, v), _ = projections_forward(n.reshape(1, 1, D), Wq, Wk, Wv, 1)  # (1, 1, H·Dh)
+    pairs = (Wq, bq), (Wk, bk), (Wv, bv)
+    q, k, v = (linear_forward(n, W, b)[0].reshape(1, 1, H, Dh) for W, b in pairs)
+    if rope_base is not None:
+        (q, _), (k, _) = (rotary_forward(part, rope_base, read) for part in (q, k))
 
     visible = min(read + 1, C)
     places = np.arange(read + 1 - visible, read + 1) % C  # from the oldest token to the newest
     seen_keys, seen_values = keys[places], values[places]  # copies: the buffers are written once nothing can fail
-    seen_keys[-1], seen_values[-1] = k.reshape(H, Dh), v.reshape(H, Dh)
-    q = q.reshape(1, 1, H, Dh)
+    seen_keys[-1], seen_values[-1] = k[0, 0], v[0, 0]
     seen = seen_keys[None], seen_values[None], None if r is None else r[:visible]
     if persistent == "softmax" or pk is None or pv is None:
         o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
@@ -141,7 +154,26 @@ def attention_step(
     return x + y
 
 
-def check_step(x: NDArray, keys: NDArray, values: NDArray, r: NDArray | None, read: int, weights: BlockWeights) -> None:
+def check_sizes(C: int, Dh: int, rope_base: float | None) -> None:
+    """Raise ValueError unless there can be buffers of C places for heads of width Dh, rotated with `rope_base`."""
+    for name, value in (("C", C), ("Dh", Dh)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if rope_base is not None and Dh % 2:
+        raise ValueError(f"Dh must be even for rotary positions, got {Dh}")
+    if rope_base is not None and not rope_base > 0:
+        raise ValueError(f"rope_base must be greater than 0, got {rope_base}")
+
+
+def check_step(
+    x: NDArray,
+    keys: NDArray,
+    values: NDArray,
+    r: NDArray | None,
+    read: int,
+    weights: BlockWeights,
+    n: NDArray | None,
+) -> None:
     """Raise ValueError, naming the argument, unless these fit together; operations check the other arguments."""
     if x.ndim != 1:
         raise ValueError(f"x must be (D,), got {x.shape}")
@@ -151,6 +183,7 @@ def check_step(x: NDArray, keys: NDArray, values: NDArray, r: NDArray | None, re
         raise ValueError(f"read must be at least 0, got {read}")
     D = len(x)
     C, H, Dh = keys.shape
+    check_sizes(C, Dh, weights.rope_base)
     if r is not None and (r.ndim != 3 or len(r) < C or r.shape[1:] != (H, Dh)):
         raise ValueError(f"r must be (at least {C}, {H}, {Dh}) to match keys {keys.shape}, got {r.shape}")
     expected = {
@@ -158,9 +191,11 @@ def check_step(x: NDArray, keys: NDArray, values: NDArray, r: NDArray | None, re
         **{name: (getattr(weights, name), (D, H * Dh)) for name in ("Wq", "Wk", "Wv")},
         "Wo": (weights.Wo, (H * Dh, D)),
         "bo": (weights.bo, (D,)),
+        **{name: (getattr(weights, name), (H * Dh,)) for name in ("bq", "bk", "bv")},
+        "n": (n, (D,)),
     }
     for name, (value, shape) in expected.items():
-        if value.shape != shape:
+        if value is not None and value.shape != shape:
             raise ValueError(
                 f"{name} must have shape {shape} to match x {x.shape} and keys {keys.shape}, got {value.shape}"
             )

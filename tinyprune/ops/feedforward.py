@@ -7,18 +7,23 @@
 All-attention has none: its persistent vectors do this work inside attention.
 """
 
+from typing import Any
+
 from numpy.typing import NDArray
 
 from tinyprune.ops.linear import linear_backward, linear_forward
 
 
-def feedforward_forward(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray) -> tuple[NDArray, tuple]:
+def feedforward_forward(
+    x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray, *, frozen: bool = False
+) -> tuple[NDArray, tuple]:
     """Apply two linear maps with a ReLU between them.
 
     Args:
         x: activations, (..., D), any float or complex dtype.
         W1: (D, F).   b1: (F,).
         W2: (F, D).   b2: (D,).
+        frozen: whether weights and biases get no gradients. Then neither x nor h is kept, only where h is positive.
 
     Returns:
         out: (..., D), dtype of `x`.
@@ -28,21 +33,21 @@ def feedforward_forward(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: N
         ValueError: if the shapes do not fit together.
     """
     check_arguments(x, W1, b1, W2, b2)
-    a, cache1 = linear_forward(x, W1, b1)
+    a, cache1 = linear_forward(x, W1, b1, frozen=frozen)
     active = a.real > 0
     h = a * active
-    out, cache2 = linear_forward(h, W2, b2)
+    out, cache2 = linear_forward(h, W2, b2, frozen=frozen)
     return out, (cache1, active, cache2)
 
 
-def feedforward_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+def feedforward_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, Any, Any, Any, Any]:
     """Return the gradients of `feedforward_forward` in argument order.
 
     Args:
         dout: gradient of the loss with respect to `out`, (..., D). Not modified.
 
     Returns:
-        dx: (..., D).   dW1: (D, F).   db1: (F,).   dW2: (F, D).   db2: (D,).
+        dx: (..., D).   dW1: (D, F).   db1: (F,).   dW2: (F, D).   db2: (D,). All but dx are None if they are frozen.
     """
     cache1, active, cache2 = cache
     # out = h W2 + b2

@@ -11,7 +11,7 @@ memories"). Each head owns N of the H·N units, so that all of them together are
 share of it along.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,26 @@ class Kept(NamedTuple):
     """The cache. `r` holds the units, whatever the gates."""
 
     r: NDArray  # (all positions, H·N); of a compiled backend (..., H·N)
-    x: NDArray  # (..., D)
+    x: NDArray | None  # (..., D); None if the parameters are frozen
     pk: NDArray  # (H, N, D), and so pv
     pv: NDArray
     weights: NDArray  # c · g, (H,)
-    values: NDArray  # c · g_h · pv_h, (H·N, D)
+    values: Any  # c · g_h · pv_h, (H·N, D); None if the parameters are frozen
     gated: bool
     scale: float
+    shape: tuple[int, ...]  # of x
 
 
 def head_networks_forward(
-    x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, bo: NDArray, gate: NDArray | None = None, *, scale: float = 1.0
+    x: NDArray,
+    pk: NDArray,
+    pb: NDArray,
+    pv: NDArray,
+    bo: NDArray,
+    gate: NDArray | None = None,
+    *,
+    scale: float = 1.0,
+    frozen: bool = False,
 ) -> tuple[NDArray, Kept]:
     """Add up what the heads' nets make of the stream.
 
@@ -43,6 +52,7 @@ def head_networks_forward(
         bo: bias of the sum, (D,), which belongs to no head.
         gate: (H,), or None for all ones.
         scale: output scaling c.
+        frozen: whether pk, pb, pv and bo get no gradients. Then x is not kept; x and the gates still get theirs.
 
     Returns:
         out: (..., D), dtype of `x`.
@@ -58,37 +68,50 @@ def head_networks_forward(
     weights = np.full(H, scale, pv.dtype) if gate is None else scale * gate
     values = (weights[:, None, None] * pv).reshape(H * N, D)
     out = (r @ values + bo).reshape(x.shape)
-    return out, Kept(r, x, pk, pv, weights, values, gate is not None, scale)
+    x_kept, values_kept = (None, None) if frozen else (x, values)
+    return out, Kept(r, x_kept, pk, pv, weights, values_kept, gate is not None, scale, x.shape)
 
 
-def head_networks_backward(
-    dout: NDArray, cache: Kept
-) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, NDArray | None]:
+def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, Any, Any, Any, Any, NDArray | None]:
     """Return the gradients of `head_networks_forward` in argument order.
+
+    A gate multiplies r_h pv_h, so that its gradient is Σ_rows dout · (r_h pv_h). There are two ways to group this:
+
+        dgate_h = Σ (r_hᵀ dout) · pv_h = Σ r_h · (dout pv_hᵀ).
+
+    The first has its product from dpv. Frozen parameters need no dpv; then the second has its product from dr.
 
     Args:
         dout: gradient of the loss with respect to `out`, (..., D). Not modified.
 
     Returns:
         dx: (..., D).   dpk: (H, N, D).   dpb: (H, N).   dpv: (H, N, D).
-        dbo: (D,).   dgate: (H,), or None.
+        dbo: (D,).   dgate: (H,), or None. dpk, dpb, dpv and dbo are None if they are frozen.
     """
-    r, x, pk, pv, weights, values, gated, scale = cache
+    r, x, pk, pv, weights, values, gated, scale, shape = cache
     H, N, D = pk.shape
     dout_rows = rows(dout)
-    # out = r values + bo
-    dbo = dout_rows.sum(0)
-    dr = dout_rows @ values.T
-    dvalues = (r.T @ dout_rows).reshape(H, N, D)
-    # values_h = c g_h pv_h
-    dpv = weights[:, None, None] * dvalues
-    dgate = scale * (dvalues * pv).sum((1, 2)) if gated else None
+    dpk = dpb = dpv = dbo = None
+    if x is None:
+        # out = Σ_h c g_h · r_h pv_h + bo
+        products = (dout_rows @ pv.reshape(H * N, D).T).reshape(len(r), H, N)
+        dgate = scale * (r.reshape(len(r), H, N) * products).sum((0, 2)) if gated else None
+        dr = (weights[:, None] * products).reshape(r.shape)
+    else:
+        # out = r values + bo
+        dbo = dout_rows.sum(0)
+        dr = dout_rows @ values.T
+        dvalues = (r.T @ dout_rows).reshape(H, N, D)
+        # values_h = c g_h pv_h
+        dpv = weights[:, None, None] * dvalues
+        dgate = scale * (dvalues * pv).sum((1, 2)) if gated else None
     # r = max(a, 0)
     da = dr * (r.real > 0)
     # a = x pkᵀ + pb
-    dx = (da @ pk.reshape(H * N, D)).reshape(x.shape)
-    dpk = (da.T @ rows(x)).reshape(H, N, D)
-    dpb = da.sum(0).reshape(H, N)
+    dx = (da @ pk.reshape(H * N, D)).reshape(shape)
+    if x is not None:
+        dpk = (da.T @ rows(x)).reshape(H, N, D)
+        dpb = da.sum(0).reshape(H, N)
     return dx, dpk, dpb, dpv, dbo, dgate
 
 

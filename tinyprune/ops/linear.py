@@ -14,13 +14,14 @@ def rows(x: NDArray) -> NDArray:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[NDArray, tuple]:
+def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None, *, frozen: bool = False) -> tuple[NDArray, tuple]:
     """Multiply the last axis of `x` by `W`; add `b` if there is one.
 
     Args:
         x: activations, (..., K), any float or complex dtype.
         W: weights, (K, O).
         b: bias, (O,), or None.
+        frozen: whether W and b get no gradients. Then x is not kept, which only dW needs.
 
     Returns:
         out: (..., O), dtype of `x`.
@@ -33,10 +34,10 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
     out = (rows(x) @ W).reshape(*x.shape[:-1], W.shape[1])
     if b is not None:
         out += b
-    return out, (x, W, b is not None)
+    return out, (None if frozen else x, W, b is not None and not frozen)
 
 
-def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, Any]:
+def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, Any, Any]:
     """Return the gradients of `linear_forward` in argument order.
 
     Each row of x meets the whole of W, and W meets every row, so
@@ -47,13 +48,13 @@ def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, Any]
         dout: gradient of the loss with respect to `out`, (..., O). Not modified.
 
     Returns:
-        dx: (..., K).   dW: (K, O).   db: (O,), or None if there was no bias.
+        dx: (..., K).   dW: (K, O).   db: (O,), or None if there was no bias. dW and db are None if they are frozen.
     """
     x, W, has_bias = cache
     dout_rows = rows(dout)
     # out = x @ W
-    dx = (dout_rows @ W.T).reshape(x.shape)
-    dW = rows(x).T @ dout_rows
+    dx = (dout_rows @ W.T).reshape(*dout.shape[:-1], W.shape[0])
+    dW = None if x is None else rows(x).T @ dout_rows
     # out += b
     db = dout_rows.sum(0) if has_bias else None
     return dx, dW, db

@@ -1,9 +1,15 @@
 """Projections: queries for the segment, keys and values for all of its context.
 
-    q = n[:, S−T:] Wq        k = n Wk        v = n Wv        n (B, S, D)   Wq, Wk, Wv (D, H·Dh)
+    q = n[:, S−T:] Wq + bq        k = n Wk + bk        v = n Wv + bv        n (B, S, D)
+    Wq (D, H·Dh)   Wk, Wv (D, K·Dh)   bq (H·Dh,)   bk, bv (K·Dh,)
+
+Each has its weights and, or not, a bias. With fewer heads of keys and values than of queries, K < H, several queries
+share a key (grouped-query attention, Ainslie et al. 2023); with K = H each has its own.
 
 The three are one operation, because a compiled kernel then reads n once, and sums dn where its three paths join.
 """
+
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -11,63 +17,90 @@ from tinyprune.ops.linear import linear_backward, linear_forward
 
 
 def projections_forward(
-    n: NDArray, Wq: NDArray, Wk: NDArray, Wv: NDArray, T: int
+    n: NDArray,
+    Wq: NDArray,
+    Wk: NDArray,
+    Wv: NDArray,
+    T: int,
+    bq: NDArray | None = None,
+    bk: NDArray | None = None,
+    bv: NDArray | None = None,
+    *,
+    frozen: bool = False,
 ) -> tuple[tuple[NDArray, NDArray, NDArray], tuple]:
     """Compute queries, keys and values.
 
     Args:
         n: normalised memory and segment, (B, S, D), any float or complex dtype.
-        Wq, Wk, Wv: weights, (D, H·Dh) each; H may be 0.
+        Wq: weights, (D, H·Dh); H may be 0.
+        Wk, Wv: weights, (D, K·Dh) each.
         T: positions of the segment, 0 ≤ T ≤ S: queries are made for the last T only.
+        bq: bias, (H·Dh,), or None.
+        bk, bv: biases, (K·Dh,), each or None.
+        frozen: whether weights and biases get no gradients. Then n is not kept.
 
     Returns:
-        q, k, v: (B, T, H·Dh), (B, S, H·Dh) and (B, S, H·Dh), dtype of `n`, as one tuple.
+        q, k, v: (B, T, H·Dh), (B, S, K·Dh) and (B, S, K·Dh), dtype of `n`, as one tuple.
         cache: what `projections_backward` needs.
 
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    check_arguments(n, Wq, Wk, Wv, T)
+    check_arguments(n, Wq, Wk, Wv, T, bq, bk, bv)
     S = n.shape[1]
-    q, q_cache = linear_forward(n[:, S - T :], Wq)
-    k, k_cache = linear_forward(n, Wk)
-    v, v_cache = linear_forward(n, Wv)
+    q, q_cache = linear_forward(n[:, S - T :], Wq, bq, frozen=frozen)
+    k, k_cache = linear_forward(n, Wk, bk, frozen=frozen)
+    v, v_cache = linear_forward(n, Wv, bv, frozen=frozen)
     return (q, k, v), (q_cache, k_cache, v_cache)
 
 
 def projections_backward(
     dq: NDArray, dk: NDArray, dv: NDArray, cache: tuple
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+) -> tuple[NDArray, Any, Any, Any, Any, Any, Any]:
     """Return the gradients of `projections_forward` in argument order, without `T`.
 
     Args:
         dq: gradient of the loss with respect to `q`, (B, T, H·Dh). Not modified, and neither are the next two.
-        dk, dv: with respect to `k` and `v`, (B, S, H·Dh).
+        dk, dv: with respect to `k` and `v`, (B, S, K·Dh).
 
     Returns:
-        dn: (B, S, D), the sum of what comes through queries, keys and values.   dWq, dWk, dWv: (D, H·Dh).
+        dn: (B, S, D), the sum of what comes through queries, keys and values.
+        dWq: (D, H·Dh).   dWk, dWv: (D, K·Dh).   dbq: (H·Dh,).   dbk, dbv: (K·Dh,). Those of biases that are None, and
+        all six if they are frozen, are None.
     """
     q_cache, k_cache, v_cache = cache
     S, T = dk.shape[1], dq.shape[1]
-    # k = n Wk,  v = n Wv
-    dn, dWk, _ = linear_backward(dk, k_cache)
-    dn_v, dWv, _ = linear_backward(dv, v_cache)
-    # q = n[:, S-T:] Wq
-    dn_q, dWq, _ = linear_backward(dq, q_cache)
+    # k = n Wk + bk,  v = n Wv + bv
+    dn, dWk, dbk = linear_backward(dk, k_cache)
+    dn_v, dWv, dbv = linear_backward(dv, v_cache)
+    # q = n[:, S-T:] Wq + bq
+    dn_q, dWq, dbq = linear_backward(dq, q_cache)
     dn += dn_v
     dn[:, S - T :] += dn_q
-    return dn, dWq, dWk, dWv
+    return dn, dWq, dWk, dWv, dbq, dbk, dbv
 
 
-def check_arguments(n: NDArray, Wq: NDArray, Wk: NDArray, Wv: NDArray, T: int) -> None:
+def check_arguments(
+    n: NDArray,
+    Wq: NDArray,
+    Wk: NDArray,
+    Wv: NDArray,
+    T: int,
+    bq: NDArray | None,
+    bk: NDArray | None,
+    bv: NDArray | None,
+) -> None:
     """Raise ValueError, naming the argument, unless everything fits together."""
     if n.ndim != 3:
         raise ValueError(f"n must be (B, S, D), got {n.shape}")
     _, S, D = n.shape
-    if Wq.ndim != 2 or len(Wq) != D:
-        raise ValueError(f"Wq must have shape ({D}, H·Dh) to match n {n.shape}, got {Wq.shape}")
-    for name, W in (("Wk", Wk), ("Wv", Wv)):
-        if W.shape != Wq.shape:
-            raise ValueError(f"{name} must have the shape of Wq, {Wq.shape}, got {W.shape}")
+    for name, W, width in (("Wq", Wq, "H·Dh"), ("Wk", Wk, "K·Dh")):
+        if W.ndim != 2 or len(W) != D:
+            raise ValueError(f"{name} must have shape ({D}, {width}) to match n {n.shape}, got {W.shape}")
+    if Wv.shape != Wk.shape:
+        raise ValueError(f"Wv must have the shape of Wk, {Wk.shape}, got {Wv.shape}")
+    for name, b, W in (("bq", bq, Wq), ("bk", bk, Wk), ("bv", bv, Wv)):
+        if b is not None and b.shape != W.shape[1:]:
+            raise ValueError(f"{name} must have shape {W.shape[1:]} to match W{name[1]} {W.shape}, got {b.shape}")
     if not 0 <= T <= S:
         raise ValueError(f"T must be at least 0 and at most {S} to match n {n.shape}, got {T}")

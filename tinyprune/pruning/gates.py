@@ -136,7 +136,7 @@ class GateObjective:
         gate, ops = self.gate, model.ops
         layerwise = gate.objective == "layerwise"
         # The layer-wise error compares with the layer's full output, which needs every head.
-        loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise)
+        loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
         grads = model.backward(1.0, cache)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
 
@@ -211,13 +211,14 @@ def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tup
         i: the layer.
 
     Returns:
-        the heads' outputs (B, T, H, Dh), Wo (H·Dh, D) and bo (D,); if heads have networks also their units
-        (B, T, H, N), values (H·N, D) and bias (D,).
+        the heads' outputs (B, T, H, Dh), Wo (H·Dh, D) and bo (D,), zeros if there is none; if heads have networks also
+        their units (B, T, H, N), values (H·N, D) and bias (D,).
     """
     block = cache["layers"][i]
     o = block["persistent"].y if "persistent" in block else block["attention"].o
     p = layer_parameters(model.params, i)
-    found = [(o, p["Wo"], p["bo"])]
+    bo = p["bo"] if "bo" in p else model.ops.to_device(np.zeros(model.config.D, p["Wo"].dtype))
+    found = [(o, p["Wo"], bo)]
     if model.config.networks:
         H, N, D = p["net.pv"].shape
         units = cache["ffn"][i]["networks"].r.reshape(*o.shape[:2], H, N)

@@ -34,7 +34,8 @@ def repaired(model: Transformer, mask: Mask, tokens: NDArray, repair: str = "lea
         a model as `importance.with_heads` makes it; `surgery.remove_closed_heads` makes it smaller.
 
     Raises:
-        UsageError: if there is no such repair, the text is shorter than one segment, or the model has closed gates.
+        UsageError: if there is no such repair, the text is shorter than one segment, the model has closed gates, or the
+            mean has no bias to go to.
         ValueError: unless the mask has one entry for each head of each layer.
     """
     if repair not in REPAIRS:
@@ -45,6 +46,7 @@ def repaired(model: Transformer, mask: Mask, tokens: NDArray, repair: str = "lea
         for names, block in zip(NAMES, blocks, strict=False):
             W = block.fitted(stay) if repair == "least-squares" else block.with_means(stay)
             for name, value in zip(names, (W[:-1], W[-1]), strict=True):
-                old = params[f"layers.{i}.{name}"]
-                params[f"layers.{i}.{name}"] = model.ops.to_device(value.reshape(old.shape).astype(old.dtype))
+                old = params.get(f"layers.{i}.{name}")
+                if old is not None:  # bo may be absent
+                    params[f"layers.{i}.{name}"] = model.ops.to_device(value.reshape(old.shape).astype(old.dtype))
     return dataclasses.replace(gated, params=params)

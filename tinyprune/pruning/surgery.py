@@ -1,7 +1,8 @@
 """Remove closed heads for good.
 
 A head whose gate is 0 adds nothing to its layer's output, so everything it owns can go: its columns of Wq, Wk, Wv, Wr,
-its rows of Wo, its u, w, persistent keys and values, or its network. The gates of open heads and the output scaling are
+its rows of Wo, its u, w, persistent keys and values, or its network. Keys and values that several heads share go with
+the last of these. The gates of open heads and the output scaling are
 folded into their rows of Wo, and into the values of their networks,
 
     Wo_h ← gate_h · c · Wo_h          pv_h ← gate_h · c · pv_h
@@ -41,7 +42,7 @@ def remove_closed_heads(model: Transformer) -> Transformer:
     for i, gates in enumerate(model.gates()):
         assert gates is not None
         kept = np.flatnonzero(gates.values)
-        layer = take_heads(layer_parameters(before, i), kept, config.Dh)
+        layer = take_heads(layer_parameters(before, i), kept, config.Dh, groups=config.groups(i))
         del layer["log_alpha"]
         factor = gates.values[kept] * gates.scale
         layer["Wo"] = (layer["Wo"] * np.repeat(factor, config.Dh)[:, None]).astype(layer["Wo"].dtype)

@@ -12,6 +12,7 @@ order; this way equal contents make equal files.) A checkpoint is replaced atomi
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,11 @@ from tinyprune.files import replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"
+# safetensors' names of NumPy's dtypes, in the order in which it writes arrays.
+DTYPES = {
+    **{"uint64": "U64", "int64": "I64", "float64": "F64", "float32": "F32", "uint32": "U32", "int32": "I32"},
+    **{"float16": "F16", "uint16": "U16", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"},
+}
 OTHERWISE = "use another checkpoint, or train again"
 
 
@@ -46,8 +52,29 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
-    content = safetensors.numpy.save(tensors, {ENTRY: _entry(metadata, tensors)})
-    replace_file(path, content, "checkpoint")
+    replace_file(path, safetensors_pieces(tensors, {ENTRY: _entry(metadata, tensors)}), "checkpoint")
+
+
+def safetensors_pieces(tensors: dict[str, NDArray], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield the bytes that `safetensors.numpy.save` returns, without a copy of the arrays: for models that fill memory.
+
+    Args:
+        tensors: name -> array in C order, of one of `DTYPES`.
+        metadata: of the header.
+    """
+    order = sorted(tensors, key=lambda name: (list(DTYPES).index(tensors[name].dtype.name), name))
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        if tensors[name].size:
+            yield tensors[name].reshape(-1).view(np.uint8).data
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import NotFiniteError
+from tinyprune.model.gating import gate_names
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.training.optimizers import Optimizer, clip_factor, gradient_norm, make_optimizer, parameter_groups
@@ -108,10 +109,13 @@ class Training:
     ) -> Self:
         """Return a training before its first step, with the optimizer that `config` names.
 
-        Gates have the learning rate of the model's `GateConfig`. `others` are further fields of a subclass.
+        Gates have the learning rate of the model's `GateConfig`, and are all that is trained if that freezes the
+        weights. `others` are further fields of a subclass.
         """
-        multiplier = 1.0 if model.gate is None else model.gate.lr_multiplier
-        optimizer = make_optimizer(config, parameter_groups(model.params, config.weight_decay, multiplier), model.ops)
+        gate = model.gate
+        multiplier = 1.0 if gate is None else gate.lr_multiplier
+        trained = gate_names(model.config.L) if gate is not None and gate.frozen else model.params
+        optimizer = make_optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
         return cls(
             model=model,
             segments=segments,

@@ -63,6 +63,35 @@ def test_shapes_of_whole_vectors_and_of_more_than_one_panel(dtype, persistent):
 
 
 @each_dtype
+@pytest.mark.parametrize("rope_base", [None, 100.0])
+@pytest.mark.parametrize("Dh", [6, 64])
+@pytest.mark.parametrize("biases", ["", "bq", "bk", "bv", "bq bk bv bo"])
+def test_biases_and_rotary_positions(dtype, rope_base, Dh, biases):
+    p, x = example(dtype, Dh=Dh, relative=False, N=0, biased=True, rope_base=rope_base), text(dtype)
+    p |= {name: None for name in ("bq", "bk", "bv", "bo") if name not in biases.split()}
+    assert_close(kernel(x, p), textbook(x, p), dtype)
+
+
+@each_dtype
+@each_way
+def test_all_parts_at_once(dtype, persistent):
+    p, x = example(dtype, Dh=6, persistent=persistent, biased=True, rope_base=100.0), text(dtype)
+    assert_close(kernel(x, p), textbook(x, p), dtype)
+
+
+@pytest.mark.parametrize("kind", [ops.AttentionStep, AttentionStep])
+def test_only_distances_count_however_late_the_position(kind):
+    """In float32 an angle of a million would be off by a thirtieth. The text begins in the middle of the buffers."""
+    p, x = example(np.float32, Dh=6, relative=False, N=0, biased=True, rope_base=100.0), text(np.float32)
+    early, late = make_step(kind, **p), make_step(kind, **p)
+    late.read = 1_000_001
+    for i, row in enumerate(x):
+        expected, got = early(row), late(row)
+        if i >= p["C"]:  # until then, places that no token has taken are seen
+            assert_close(got, expected, np.float32)
+
+
+@each_dtype
 def test_closed_heads_have_no_part_in_it(dtype):
     p, x = example(dtype, H=5), text(dtype)
     p["gate"][[0, 3]] = 0
@@ -127,6 +156,9 @@ def test_weights_are_copied_and_left_alone():
         ({"C": 0}, "C must be at least 1, got 0"),
         ({"C": 7}, r"r must be \(at least 7, 3, 5\) .*, got \(6, 3, 5\)"),
         ({"Dh": 0}, "Dh must be at least 1, got 0"),
+        ({"rope_base": 100.0}, "Dh must be even for rotary positions, got 5"),
+        ({"Dh": 6, "rope_base": 0.0}, "rope_base must be greater than 0, got 0.0"),
+        ({"bk": np.ones(14)}, r"bk must have shape \(15,\) .*, got \(14,\)"),
         ({"Dh": 4}, r"Wq must be \(D, H·4\) with D ≥ 1 for heads of width 4, got \(13, 15\)"),
         ({"w": None}, "r, u and w must be given together or not at all"),
         ({"pk": np.ones((3, 0, 5))}, r"pk must be \(3, N, 5\) with N ≥ 1, got \(3, 0, 5\)"),

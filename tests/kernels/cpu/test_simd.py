@@ -23,6 +23,12 @@ def apply_exp2(x, out):
 
 
 @numba.njit
+def apply_sigmoid(x, out):
+    for i in range(0, x.size, simd.lanes(x)):
+        simd.store(out, i, simd.sigmoid(simd.load(x, i)))
+
+
+@numba.njit
 def apply_drop(x, first, key0, key1, threshold, out):
     for i in range(0, x.size, simd.lanes(x)):
         simd.store(out, i, simd.drop(simd.load(x, i), first + i, key0, key1, threshold))
@@ -84,6 +90,17 @@ def test_exp2(dtype, error, least):
     x[:4] = 0, np.nan, -1e30, least - 1
     apply_exp2(x, out)
     assert out[0] == 1 and np.isnan(out[1]) and not out[2:4].any()
+
+
+@pytest.mark.parametrize(("dtype", "error", "far"), [(np.float32, 1e-6, 80), (np.float64, 1e-13, 700)])
+def test_sigmoid(dtype, error, far):
+    x = np.linspace(-far, far, 1024, dtype=dtype)
+    out = np.empty_like(x)
+    apply_sigmoid(x, out)
+    assert np.max(np.abs(out * (1 + np.exp(-x.astype(np.longdouble))) - 1)) < far * error
+    x[:6] = 0, np.nan, -1e30, 1e30, -np.inf, np.inf
+    apply_sigmoid(x, out)
+    assert np.array_equal(out[:6], [0.5, np.nan, 0, 1, 0, 1], equal_nan=True)
 
 
 @each_dtype

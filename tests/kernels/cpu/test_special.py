@@ -137,6 +137,21 @@ def test_logits_far_apart_and_far_from_zero(dtype, V):
     assert_close(cpu.log_softmax(logits), ops.log_softmax(logits.astype(float)), dtype)
 
 
+@each_dtype
+@pytest.mark.parametrize("operation", ["gelu", "swiglu"])
+@pytest.mark.parametrize("count", [3, 64])
+def test_activations_of_numbers_far_from_zero(dtype, operation, count):
+    """Alone and in whole vectors: no exponential overflows, and what is far below zero becomes 0."""
+    a = np.resize(np.array([-1e6, -90, -20, 0, 20, 90, 1e6], dtype), count)
+    arguments = (a,) if operation == "gelu" else (a, np.full_like(a, 2))
+    results = []
+    for backend, inputs in ((cpu, arguments), (ops, [x.astype(float) for x in arguments])):
+        out, kept = getattr(backend, f"{operation}_forward")(*inputs)
+        results.append([out, getattr(backend, f"{operation}_backward")(np.ones_like(out), kept)])
+    assert_close(*results, dtype)
+    assert not results[0][0][a == -1e6].any()
+
+
 def test_losses_are_summed_in_float64_and_a_row_of_minus_inf_is_nan():
     """A mean of a hundred thousand equal losses: their float32 sum would be off in the fifth digit."""
     loss, _ = cpu.cross_entropy_forward(np.zeros((100_000, 3), np.float32), np.zeros(100_000, int))

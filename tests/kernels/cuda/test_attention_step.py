@@ -27,9 +27,10 @@ def text(D, tokens=5):
         {"relative": False, "N": 0},
         {"gated": False, "C": 1},
         {"H": 0},
+        {"Dh": 6, "relative": False, "N": 0, "biased": True, "rope_base": 100.0},
         slow({"C": 9, "Dh": 8, "D": 40}),
     ],
-    ids=["all", "squared ReLU", "plain", "one place", "no heads", "more places than tokens"],
+    ids=["all", "squared ReLU", "plain", "one place", "no heads", "rotary", "more places than tokens"],
 )
 def test_equals_textbook(place, options):
     p = example(**options)
@@ -40,6 +41,17 @@ def test_equals_textbook(place, options):
     expected.clear()
     got.clear()
     assert_close(got(to_device(x[0])), expected(in_float64(x[0])))
+
+
+def test_only_distances_count_however_late_the_position(place):
+    """In float32 an angle of a million would be off by a thirtieth."""
+    p = on_device(example(Dh=6, relative=False, N=0, biased=True, rope_base=100.0))
+    early, late = make_step(AttentionStep, **p | {"bo": None}), make_step(AttentionStep, **p | {"bo": None})
+    late.read = 1_000_001
+    for i, row in enumerate(map(to_device, text(11))):
+        expected, got = early(row), late(row)
+        if i >= p["C"]:  # until then, places that no token has taken are seen
+            assert_close(got, to_host(expected))
 
 
 def test_nothing_is_written_when_something_does_not_fit(place):

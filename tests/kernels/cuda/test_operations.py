@@ -62,6 +62,11 @@ def positions(B, T, D, rows):
     return (x, P), (dout,), {}
 
 
+def rotary(*shape, base=10.0, first=3):
+    x, dout = normal(shape, shape)
+    return (x, base, first), (dout,), {}
+
+
 def context(B, M, T, D):
     m, x, dout = normal((B, M, D), (B, T, D), (B, M + T, D))
     return (m, x), (dout,), {}
@@ -75,6 +80,21 @@ def dropout(shape, rate):
 def residual(shape, dropout):
     x, y, dout = normal(shape, shape, shape)
     return (x, y), (dout,), {"dropout": dropout, "seed": 5}
+
+
+def gelu(*shape):
+    a, dout = normal(shape, shape)
+    return (3 * a,), (dout,), {}
+
+
+def swiglu(*shape):
+    a, b, dout = normal(shape, shape, shape)
+    return (3 * a, b), (dout,), {}
+
+
+def repeat_heads(B, S, K, Dh, index):
+    x, dout = normal((B, S, K, Dh), (B, S, len(index), Dh))
+    return (x, index), (dout,), {}
 
 
 def embedding(shape, V, D, dropout):
@@ -133,9 +153,16 @@ CASES = {
         (0, 2, 1, 3, 4),
     ],
     positions: [(7, 5, 67, 6), (2, 3, 5, 3), (1, 1, 1, 4), (0, 2, 3, 2), (2, 0, 3, 2), (2, 1, 0, 2)],
+    rotary: [(2, 5, 3, 66), (3, 2, 1, 2), (1, 1, 1, 2), (0, 2, 3, 4), (2, 3, 0, 4), (2, 0, 3, 4)],
     context: [(3, 1, 7, 70), (2, 3, 4, 5), (1, 0, 2, 3), (0, 2, 3, 4), (2, 3, 0, 4)],
     dropout: [((2, 3, 130), 0.1), ((3,), 0.0), ((300,), 0.99), ((1,), 0.5), ((0, 4), 0.5), ((), 0.5)],
     residual: [((2, 3, 130), 0.4), ((2, 3, 130), 0.0), ((1,), 0.4), ((0, 4), 0.4)],
+    gelu: [(2, 3, 130), (1, 1), (0, 5), (5,)],
+    swiglu: [(2, 3, 130), (1, 1), (0, 5), (5,)],
+    repeat_heads: [
+        (2, 5, 3, 33, [0, 0, 1, 2, 2]), (3, 2, 4, 2, [3, 1, 3]), (1, 1, 1, 1, [0]), (0, 2, 1, 4, [0, 0]),
+        (2, 3, 0, 4, []), (2, 3, 2, 4, []),
+    ],
     embedding: [((2, 75), 97, 3, 0.3), ((3,), 2, 130, 0.0), ((1, 1), 2, 1, 0.0), ((2, 0), 1, 3, 0.3)],
     adaptive_embedding: [
         ((3, 4), SIZES, 0.4), ((3, 4), (12,), 0.4), ((7,), SIZES, 0.0), ((), SIZES, 0.0), ((0, 2), SIZES, 0.0),

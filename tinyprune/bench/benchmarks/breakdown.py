@@ -108,11 +108,11 @@ def work_of(name: str, arguments: tuple, options: dict[str, Any]) -> dict[str, t
     elif operation in ("linear", "projections", "feedforward", "head_networks"):
         x, *parameters = arguments
         rows = x.size // x.shape[-1]
-        queries = x.shape[0] * arguments[-1] if operation == "projections" else rows  # only these have queries
+        queries = x.shape[0] * arguments[4] if operation == "projections" else rows  # only these have queries
         matrices = 3 if operation == "head_networks" else 2  # axes of what multiplies the rows
         weights = [W.size for W in parameters if isinstance(W, np.ndarray) and W.ndim == matrices]
         product = 2.0 * (queries * weights[0] + rows * sum(weights[1:]))
-        both = [(product, 0.0), (2 * product, 0.0)]
+        both = [(product, 0.0), ((1 if options.get("frozen") else 2) * product, 0.0)]
     return {f"{operation}_forward": both[0], f"{operation}_backward": both[1]}
 
 

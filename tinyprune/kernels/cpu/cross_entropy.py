@@ -21,6 +21,7 @@ from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 from tinyprune.kernels.cpu.simd import (
+    LEAST,
     LOG2_E,
     add,
     broadcast,
@@ -35,8 +36,6 @@ from tinyprune.kernels.cpu.simd import (
     total,
 )
 from tinyprune.ops.cross_entropy import check_targets
-
-LEAST = -2048.0  # exp2 of it is 0 in any dtype; exp2 of −inf would be NaN
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Embedding: look up a vector for each token, scale it by √D, drop whole words. See `tinyprune.ops.embedding`.
+"""Embedding: look up a vector for each token, scale it, drop whole words. See `tinyprune.ops.embedding`.
 
     for each place r:  out[r] = E[ids[r]] · factor(ids[r])          factor(v) = √D · keep(v) / (1 − dropout)
     for each word v:   dE[v] = factor(v) · Σ dout[r] over the places r where v stands, in their order
@@ -80,7 +80,12 @@ def sum_by_word(ids, dout, factor, key0, key1, limit, dE):
 
 
 def embedding_forward(
-    ids: NDArray, E: NDArray, *, dropout: float = 0.0, rng: np.random.Generator | None = None
+    ids: NDArray,
+    E: NDArray,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
 ) -> tuple[NDArray, tuple]:
     """Look up the rows `ids` of `E`, as `ops.embedding_forward`; `E` is float32 or float64."""
     if E.ndim != 2:
@@ -89,9 +94,9 @@ def embedding_forward(
     check_ids(ids, V)
     check_rate("dropout", dropout)
     check_floats(E=E)
-    factor, keys, limit = math.sqrt(D), (0, 0), 0  # nothing is dropped: every hash is at least 0
+    factor, keys, limit = math.sqrt(D) if scale is None else scale, (0, 0), 0  # every hash is at least 0: all are kept
     if rng is not None and dropout > 0:
-        factor, keys, limit = math.sqrt(D) / (1 - dropout), draw_keys(rng), threshold(dropout)
+        factor, keys, limit = factor / (1 - dropout), draw_keys(rng), threshold(dropout)
     places = ids.astype(np.int64).reshape(-1)  # a copy, for backward: the caller may fill `ids` anew
     out = workspace.empty((*ids.shape, D), E.dtype)
     look_up(places, contiguous(E), factor, *keys, limit, out.reshape(-1, D))

@@ -5,9 +5,11 @@
 Three products, see `matmul`. It reads views where they lie: a few positions of x, or a transposed W, are not copied.
 
 Times (µs, 2 threads), x (16, 128, 128), W (128, 128) in float32: forward 165, NumPy 324; backward 351, NumPy 764.
+Frozen weights leave out one of backward's two products, and half of its time.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,7 @@ def matrix(x: NDArray) -> NDArray:
     return x[None] if x.ndim == 1 else x
 
 
-def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[NDArray, tuple]:
+def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None, *, frozen: bool = False) -> tuple[NDArray, tuple]:
     """Multiply the last axis of `x` by `W` and add `b`: `ops.linear_forward` for float32 and float64."""
     try:
         out = matmul(matrix(x), W, bias=b)
@@ -42,16 +44,17 @@ def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None) -> tuple[ND
         check_floats(x=x, W=W, **({} if b is None else {"b": b}))
         check_arguments(x, W, b)
         raise
-    return out if x.ndim > 1 else out[0], (x, W, b is not None)
+    cache = (None if frozen else x, x.shape, W, b is not None and not frozen)
+    return out if x.ndim > 1 else out[0], cache
 
 
-def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, NDArray | None]:
+def linear_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, Any, Any]:
     """Return the gradients of `linear_forward`, as `ops.linear_backward`."""
-    x, W, has_bias = cache
-    check_gradient(dout, (*x.shape[:-1], W.shape[1]), x.dtype)
+    x, shape, W, has_bias = cache
+    check_gradient(dout, (*shape[:-1], W.shape[1]), W.dtype)
     rows = matrix(dout)
     # out = x @ W
     dx = matmul(rows, W, transpose_b=True)
-    dW = matmul(matrix(x), rows, transpose_a=True)
+    dW = None if x is None else matmul(matrix(x), rows, transpose_a=True)
     # out += b
-    return dx if x.ndim > 1 else dx[0], dW, column_sums(rows) if has_bias else None
+    return dx if len(shape) > 1 else dx[0], dW, column_sums(rows) if has_bias else None

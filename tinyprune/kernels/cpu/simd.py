@@ -30,6 +30,7 @@ from numba.extending import intrinsic, models, register_model
 from tinyprune.kernels.cpu.jit import BOUNDS_CHECKED
 
 LOG2_E = 1 / math.log(2)  # e^x = 2^(x · log2 e), see exp2
+LEAST = -2048.0  # exp2 of it is 0 in any dtype; exp2 of −inf would be NaN
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
@@ -328,6 +329,23 @@ def exp2_coefficients(dtype: types.Type) -> list[float]:
     return [1.0, *fit.convert(kind=np.polynomial.Polynomial).coef[1:].tolist()]
 
 
+def power_of_two(b: ir.IRBuilder, v: ir.Value, dtype: types.Type) -> ir.Value:
+    """Compute 2^v, see `exp2`."""
+    kind, integers = v.type, ir.VectorType(ir.IntType(dtype.bitwidth), v.type.count)
+    bits, least = (23, -126.0) if dtype == types.float32 else (52, -1022.0)
+    rounder = same_in_all(kind, 1.5 * 2.0**bits)
+    shifted = b.fadd(v, rounder)
+    f = b.fsub(v, b.fsub(shifted, rounder))
+    *lower, highest = exp2_coefficients(dtype)
+    p = same_in_all(kind, highest)
+    for c in reversed(lower):
+        p = multiply_add(b, p, f, same_in_all(kind, c))
+    exponent = b.shl(b.bitcast(shifted, integers), same_in_all(integers, bits))
+    power = b.bitcast(b.add(b.bitcast(p, integers), exponent), kind)
+    # x · 0 and not 0: a NaN has to stay one
+    return b.select(b.fcmp_ordered(">", v, same_in_all(kind, least)), power, b.fmul(v, same_in_all(kind, 0.0)))
+
+
 @intrinsic
 def exp2(typing, x):
     """Compute 2^x for x up to about 100; 0 if the result is below the dtype's least normal number; NaN for NaN.
@@ -335,22 +353,20 @@ def exp2(typing, x):
     2^x = 2^round(x) · 2^f. Adding 1.5 · 2^(bits of the mantissa) rounds x to an integer and leaves that integer in the
     lowest bits, from where a shift moves it into the exponent.
     """
-    bits, least = (23, -126.0) if x.dtype == types.float32 else (52, -1022.0)
+    return x(x), lambda context, b, signature, arguments: power_of_two(b, arguments[0], x.dtype)
+
+
+@intrinsic
+def sigmoid(typing, x):
+    """Compute 1 / (1 + e^−x) from e^−|x|, which cannot overflow; NaN for NaN."""
 
     def generate(context, b, signature, arguments):
         (v,) = arguments
-        kind, integers = v.type, ir.VectorType(ir.IntType(x.dtype.bitwidth), x.lanes)
-        rounder = same_in_all(kind, 1.5 * 2.0**bits)
-        shifted = b.fadd(v, rounder)
-        f = b.fsub(v, b.fsub(shifted, rounder))
-        *lower, highest = exp2_coefficients(x.dtype)
-        p = same_in_all(kind, highest)
-        for c in reversed(lower):
-            p = multiply_add(b, p, f, same_in_all(kind, c))
-        exponent = b.shl(b.bitcast(shifted, integers), same_in_all(integers, bits))
-        power = b.bitcast(b.add(b.bitcast(p, integers), exponent), kind)
-        # x · 0 and not 0: a NaN has to stay one
-        return b.select(b.fcmp_ordered(">", v, same_in_all(kind, least)), power, b.fmul(v, same_in_all(kind, 0.0)))
+        one, least, log2_e = (same_in_all(v.type, value) for value in (1.0, LEAST, LOG2_E))
+        negative = b.fcmp_ordered("<", v, same_in_all(v.type, 0.0))
+        below = b.select(negative, v, b.fneg(v))
+        e = power_of_two(b, larger(b, least, b.fmul(below, log2_e)), x.dtype)
+        return b.fdiv(b.select(negative, e, one), b.fadd(one, e))
 
     return x(x), generate
 

@@ -40,6 +40,7 @@ class Block:
     W: NDArray  # W̃, (H·width + 1, D) float64
     heads: int  # H
     ridge: float = RIDGE
+    biased: bool = True  # whether there is a b to fit; otherwise it is a row of zeros and stays one
 
     @property
     def positions(self) -> float:
@@ -53,8 +54,9 @@ class Block:
 
     def parts(self, stay: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
         """Return the rows of S and those of K, as booleans, and G_KK⁻¹ G_KS. `stay` (H,): which heads stay."""
-        S, G = np.append(np.repeat(~stay, self.width), False), self.ridged
-        return S, ~S, np.linalg.solve(G[np.ix_(~S, ~S)], G[np.ix_(~S, S)])
+        own = np.repeat(stay, self.width)
+        S, K, G = np.append(~own, False), np.append(own, self.biased), self.ridged
+        return S, K, np.linalg.solve(G[np.ix_(K, K)], G[np.ix_(K, S)])
 
     @cached_property
     def ridged(self) -> NDArray:
@@ -78,7 +80,13 @@ class Block:
         return W
 
     def with_means(self, stay: NDArray[np.bool_]) -> NDArray:
-        """Return W̃ with the mean output of the heads that go added to b, and their rows zero (FLAP's repair)."""
+        """Return W̃ with the mean output of the heads that go added to b, and their rows zero (FLAP's repair).
+
+        Raises:
+            UsageError: if there is no b.
+        """
+        if not self.biased:
+            raise UsageError('the mean needs a bias to go to, and a model with model.bias = "none" has none')
         S = np.append(np.repeat(~stay, self.width), False)
         W = self.W.copy()
         W[-1] += self.G[-1, S] / self.positions @ W[S]
@@ -116,7 +124,11 @@ def read_blocks(model: Transformer, tokens: NDArray) -> list[list[Block]]:
     layers: list[list[Block]] = []
     for i, heads in enumerate(model.config.heads):
         matrices = [(W, b) for _, W, b in gated_outputs(model, cache, i)]
+        biased = [model.config.bias != "none", True]  # Wo, and a network's values
         layers.append(
-            [Block(sums[i, j], np.vstack([host(W), host(b)]).astype(float), heads) for j, (W, b) in enumerate(matrices)]
+            [
+                Block(sums[i, j], np.vstack([host(W), host(b)]).astype(float), heads, biased=biased[j])
+                for j, (W, b) in enumerate(matrices)
+            ]
         )
     return layers

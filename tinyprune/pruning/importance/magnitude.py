@@ -1,6 +1,6 @@
 """Magnitude: a head with small matrices changes little, whatever it looks at.
 
-    score_h = ‖Wv^h‖ · ‖Wo^h‖          Frobenius norms of its Dh columns of Wv and its Dh rows of Wo
+    score_h = ‖Wv^h‖ · ‖Wo^h‖          Frobenius norms of the Dh columns of Wv that it reads and its Dh rows of Wo
             + ‖pk^h‖ · ‖pv^h‖          if it has a network, of that network's keys and values
 
 The product bounds what the head can add for a context of a given size. It does not change when Wv^h is multiplied by a
@@ -22,7 +22,9 @@ def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> 
     params, scores = model.host_params(), []
     for i, H in enumerate(model.config.heads):
         Wv, Wo = params[f"layers.{i}.Wv"], params[f"layers.{i}.Wo"]
-        values = np.sqrt((Wv.reshape(D, H, Dh) ** 2).sum((0, 2)))
+        values = np.sqrt((Wv.reshape(D, -1, Dh) ** 2).sum((0, 2)))
+        if (groups := model.config.groups(i)) is not None:
+            values = values[list(groups)]
         outputs = np.sqrt((Wo.reshape(H, Dh, D) ** 2).sum((1, 2)))
         scores.append(values * outputs)
         if model.config.networks:

@@ -25,7 +25,7 @@ def michel(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Sco
     gated = with_heads(model) if model.gate is None else model
     sums = [np.zeros(H) for H in model.config.heads]
     # one stream: the gradient of a batch would be that of its mean
-    for _, cache in read(gated, tokens, streams=1):
+    for _, cache in read(gated, tokens, streams=1, frozen=True):
         _, dgates = gated.backward_with_gates(1.0, cache)
         for total, dgate in zip(sums, dgates, strict=True):
             total += np.abs(gated.ops.to_host(dgate))

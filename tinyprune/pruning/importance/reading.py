@@ -15,7 +15,7 @@ STREAMS = 16  # rows read in parallel by criteria that need only means
 
 
 def read(
-    model: Transformer, tokens: NDArray, streams: int = STREAMS, all_heads: bool = False
+    model: Transformer, tokens: NDArray, streams: int = STREAMS, all_heads: bool = False, frozen: bool = False
 ) -> Iterator[tuple[np.inexact, dict[str, Any]]]:
     """Read a text without noise, with the memory carried along; yield loss and cache of each segment.
 
@@ -24,6 +24,7 @@ def read(
         tokens: the text, (n,).
         streams: rows of a batch, each with its own part of the text; fewer if the text is too short for that.
         all_heads: compute closed heads too.
+        frozen: the backward pass, if there is one, is for the gates alone.
 
     Raises:
         UsageError: if the text is shorter than one segment.
@@ -33,7 +34,7 @@ def read(
     memory = None
     for step in range(segments.per_epoch):
         ids, targets, _ = segments.batch(step)
-        loss, memory, cache = model.loss(ids, targets, memory, all_heads=all_heads)
+        loss, memory, cache = model.loss(ids, targets, memory, all_heads=all_heads, frozen=frozen)
         yield loss, cache
 
 

@@ -16,9 +16,9 @@ from tinyprune.kernels.cuda.layers.attention import attention_forward
 from tinyprune.kernels.cuda.layers.layernorm import layernorm_forward
 from tinyprune.kernels.cuda.layers.linear import linear_forward
 from tinyprune.kernels.cuda.layers.persistent_memory import persistent_memory_forward
-from tinyprune.kernels.cuda.layers.projections import projections_forward
+from tinyprune.kernels.cuda.layers.rotary import rotary_forward
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
-from tinyprune.kernels.cuda.parts.copies import contiguous, copied, zeros
+from tinyprune.kernels.cuda.parts.copies import copied, zeros
 from tinyprune.ops.attention_step import BlockWeights, check_step
 
 THREADS = 128
@@ -53,17 +53,18 @@ def attention_step(
     n: DeviceArray | None = None,
 ) -> DeviceArray:
     """Compute the block's output for the newest token, and keep its key and value: `ops.attention_step` for float32."""
-    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent = weights
-    check_step(x, keys, values, r, read, weights)
+    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent, bq, bk, bv, rope_base = weights
+    check_step(x, keys, values, r, read, weights, n)
     check_floats(x=x, keys=keys, values=values)
     check_in_place(keys=keys, values=values)
-    D = len(x)
     C, H, Dh = keys.shape
     if n is None:
         n, _ = layernorm_forward(x, ln_scale, ln_bias)
-    (q, k, v), _ = projections_forward(contiguous(n).reshape(1, 1, D), Wq, Wk, Wv, 1)  # (1, 1, H·Dh)
+    pairs = (Wq, bq), (Wk, bk), (Wv, bv)
+    q, k, v = (linear_forward(n, W, b)[0].reshape(1, 1, H, Dh) for W, b in pairs)
+    if rope_base is not None:
+        (q, _), (k, _) = (rotary_forward(part, rope_base, read) for part in (q, k))
     seen = in_order(keys, k, read), in_order(values, v, read), None if r is None else r[: min(read + 1, C)]
-    q = q.reshape(1, 1, H, Dh)
     if persistent == "softmax" or pk is None or pv is None:
         o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
     else:
@@ -71,7 +72,7 @@ def attention_step(
         o, _ = persistent_memory_forward(q, o, pk, pv, gate, scale=scale)
     y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
     for newest, ring in ((k, keys), (v, values)):  # write the buffers last, when nothing can fail any more
-        copied(newest, ring[read % C])
+        copied(newest[0, 0], ring[read % C])
     return add(x, y)
 
 

@@ -6,7 +6,7 @@ h > 0 is true where the input of the ReLU was positive.
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.layers.linear import linear_backward, linear_forward, matrix
+from tinyprune.kernels.cuda.layers.linear import kept, linear_backward, linear_forward, matrix
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.products.matmul import matmul
 from tinyprune.ops.feedforward import check_arguments
@@ -23,20 +23,26 @@ def rectify_gradient(dh, h, size):
 
 
 def feedforward_forward(
-    x: DeviceArray, W1: DeviceArray, b1: DeviceArray, W2: DeviceArray, b2: DeviceArray, *, precision: str = "float32"
+    x: DeviceArray,
+    W1: DeviceArray,
+    b1: DeviceArray,
+    W2: DeviceArray,
+    b2: DeviceArray,
+    *,
+    frozen: bool = False,
+    precision: str = "float32",
 ) -> tuple[DeviceArray, tuple]:
     """Two linear maps with a ReLU between: `ops.feedforward_forward` for float32. For `precision` see `linear`."""
     check_floats(x=x, W1=W1, b1=b1, W2=W2, b2=b2)
     check_arguments(x, W1, b1, W2, b2)
     h = matmul(matrix(x), W1, bias=b1, relu=True, precision=precision)
-    out, cache2 = linear_forward(h if x.ndim > 1 else h[0], W2, b2, precision=precision)
-    return out, ((x, W1, True, precision), cache2)
+    out, cache2 = linear_forward(h if x.ndim > 1 else h[0], W2, b2, frozen=frozen, precision=precision)
+    return out, (kept(x, W1, b1, frozen, precision), h, cache2)
 
 
-def feedforward_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, ...]:
+def feedforward_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray | None, ...]:
     """Gradients of `feedforward_forward` in argument order, as `ops.feedforward_backward`."""
-    cache1, cache2 = cache
-    h = cache2[0]
+    cache1, h, cache2 = cache
     # out = h W2 + b2
     dh, dW2, db2 = linear_backward(dout, cache2)
     # h = max(a, 0)

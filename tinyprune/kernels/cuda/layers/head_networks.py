@@ -1,7 +1,8 @@
 """Head networks: the heads' feed-forward nets, which read the stream. See `tinyprune.ops.head_networks`.
 
 All heads' units lie one after the other in memory, so the two products are those of one feed-forward block, see
-`feedforward`. The gates multiply the values, which are few, and not the units, one for each position.
+`feedforward`. The gates multiply the values, which are few, and not the units, one for each position. Where
+parameters are frozen, backward multiplies by the gates only after its product, which dgate needs without them.
 """
 
 import math
@@ -12,10 +13,10 @@ import numpy as np
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.layers.feedforward import rectify_gradient
-from tinyprune.kernels.cuda.layers.linear import matrix
+from tinyprune.kernels.cuda.layers.linear import bias_gradient, matrix
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
-from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
+from tinyprune.kernels.cuda.parts.sums import row_dots
 from tinyprune.kernels.cuda.products.matmul import matmul
 from tinyprune.ops.head_networks import check_arguments
 
@@ -26,30 +27,30 @@ class Kept(NamedTuple):
     """The cache. `r` holds the units, (…, H·N), whatever the gates."""
 
     r: DeviceArray
-    x: DeviceArray
+    x: DeviceArray | None  # None if the parameters are frozen
     pk: DeviceArray
     pv: DeviceArray
     gate: DeviceArray | None
     scale: float
-    values: DeviceArray  # (H·N, D)
+    values: DeviceArray | None  # (H·N, D); None if the parameters are frozen
     precision: str
+    shape: tuple[int, ...]  # of x
 
 
-@kernel(floats, floats, int32, float32, int32, floats, threads=THREADS)
-def weigh(x, gate, width, scale, size, out):
-    """Compute out = scale · gate[h] · x, flat, with `width` numbers for each head: a thread for each number."""
+@kernel(floats, floats, int32, int32, float32, int32, floats, threads=THREADS)
+def weigh(x, gate, H, width, scale, size, out):
+    """Compute out = scale · gate[h] · x, flat (..., H, width): a thread for each number."""
     i = cuda.grid(1)
     if i < size:
-        out[i] = scale * gate[i // width] * x[i]
+        out[i] = scale * gate[i // width % H] * x[i]
 
 
-def weighed(x: DeviceArray, gate: DeviceArray | None, scale: float) -> DeviceArray:
-    """Multiply x (H, N, D) by `scale` and by each head's gate, if there are gates."""
+def weighed(x: DeviceArray, gate: DeviceArray | None, scale: float, width: int) -> DeviceArray:
+    """Multiply x, with `width` numbers for each head in turn, by `scale` and by the heads' gates, if there are any."""
     if gate is None:
         return x if scale == 1 else scaled(x, scale, "scale")
-    H, N, D = x.shape
     out = empty(x.shape)
-    weigh(blocks(x.size, THREADS), x, contiguous(gate), N * D, np.float32(scale), x.size, out)
+    weigh(blocks(x.size, THREADS), x, contiguous(gate), gate.size, width, np.float32(scale), x.size, out)
     return out
 
 
@@ -62,6 +63,7 @@ def head_networks_forward(
     gate: DeviceArray | None = None,
     *,
     scale: float = 1.0,
+    frozen: bool = False,
     precision: str = "float32",
 ) -> tuple[DeviceArray, Kept]:
     """Add up what the heads' nets make of the stream: `ops.head_networks_forward` for float32.
@@ -74,28 +76,40 @@ def head_networks_forward(
     pk, pb, pv = contiguous(pk), contiguous(pb), contiguous(pv)
     keys, bias = pk.reshape(H * N, D), pb.reshape(H * N)
     units = matmul(matrix(x), keys, transpose_b=True, bias=bias, relu=True, precision=precision)
-    values = weighed(pv, gate, scale).reshape(H * N, D)
+    values = weighed(pv, gate, scale, N * D).reshape(H * N, D)
     out = matmul(units, values, bias=contiguous(bo), precision=precision)
-    return out if x.ndim > 1 else out[0], Kept(units, x, pk, pv, gate, scale, values, precision)
+    x_kept, values_kept = (None, None) if frozen else (x, values)
+    return out if x.ndim > 1 else out[0], Kept(units, x_kept, pk, pv, gate, scale, values_kept, precision, x.shape)
 
 
 def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray | None, ...]:
     """Return the gradients of `head_networks_forward` in argument order, as `ops.head_networks_backward`."""
-    units, x, pk, pv, gate, scale, values, precision = cache
-    check_gradient(dout, x.shape)
+    units, x, pk, pv, gate, scale, values, precision, shape = cache
+    check_gradient(dout, shape)
     H, N, D = pk.shape
     rows = matrix(dout)
+    if x is None:
+        # out = Σ_h c g_h · units_h pv_h + bo
+        products = matmul(rows, pv.reshape(H * N, D), transpose_b=True, precision=precision)
+        dgate = None
+        if gate is not None:
+            by_head = math.prod(units.shape[:-1]), H, N
+            dgate = bias_gradient(row_dots(units.reshape(by_head), products.reshape(by_head), scale))
+        da = weighed(products, gate, scale, N)
+        rectify_gradient(blocks(da.size, THREADS), da, units, da.size)
+        dx = matmul(da, pk.reshape(H * N, D), precision=precision)
+        return dx if len(shape) > 1 else dx[0], None, None, None, None, dgate
     # out = units values + bo
-    dbo = column_sums(contiguous(dout).reshape(math.prod(dout.shape[:-1]), D))
+    dbo = bias_gradient(dout)
     da = matmul(rows, values, transpose_b=True, precision=precision)
     dvalues = matmul(units, rows, transpose_a=True, precision=precision).reshape(H, N, D)
     # values_h = c g_h pv_h
-    dpv = weighed(dvalues, gate, scale)
+    dpv = weighed(dvalues, gate, scale, N * D)
     dgate = None if gate is None else row_dots(dvalues.reshape(H, N * D), pv.reshape(H, N * D), scale)
     # units = max(a, 0)
     rectify_gradient(blocks(da.size, THREADS), da, units, da.size)
     # a = x pkᵀ + pb
     dx = matmul(da, pk.reshape(H * N, D), precision=precision)
     dpk = matmul(da, matrix(x), transpose_a=True, precision=precision).reshape(H, N, D)
-    dpb = column_sums(da.reshape(da.size // (H * N) if H * N else 0, H * N)).reshape(H, N)
-    return dx if x.ndim > 1 else dx[0], dpk, dpb, dpv, dbo, dgate
+    dpb = bias_gradient(da).reshape(H, N)
+    return dx if len(shape) > 1 else dx[0], dpk, dpb, dpv, dbo, dgate

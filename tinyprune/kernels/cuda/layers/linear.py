@@ -19,8 +19,23 @@ def matrix(x: DeviceArray) -> DeviceArray:
     return contiguous(x).reshape(1, x.size) if x.ndim == 1 else x
 
 
+def kept(x: DeviceArray, W: DeviceArray, b: DeviceArray | None, frozen: bool, precision: str) -> tuple:
+    """Return the cache; of frozen weights without x."""
+    return None if frozen else x, x.shape, W, b is not None and not frozen, precision
+
+
+def bias_gradient(dout: DeviceArray) -> DeviceArray:
+    """Sum over all rows, (..., O) → (O,)."""
+    return column_sums(contiguous(dout).reshape(math.prod(dout.shape[:-1]), dout.shape[-1]))
+
+
 def linear_forward(
-    x: DeviceArray, W: DeviceArray, b: DeviceArray | None = None, *, precision: str = "float32"
+    x: DeviceArray,
+    W: DeviceArray,
+    b: DeviceArray | None = None,
+    *,
+    frozen: bool = False,
+    precision: str = "float32",
 ) -> tuple[DeviceArray, tuple]:
     """Compute x · W + b: `ops.linear_forward` for float32. For `precision`, also of backward, see `matmul`."""
     check_floats(x=x, W=W)
@@ -28,21 +43,22 @@ def linear_forward(
         check_floats(b=b)
     check_arguments(x, W, b)
     out = matmul(matrix(x), W, bias=b, precision=precision)
-    return out if x.ndim > 1 else out[0], (x, W, b is not None, precision)
+    return out if x.ndim > 1 else out[0], kept(x, W, b, frozen, precision)
 
 
-def linear_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray | None]:
+def linear_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray | None, DeviceArray | None]:
     """Gradients of `linear_forward`, as `ops.linear_backward`."""
-    x, W, has_bias, precision = cache
-    K, O = W.shape
-    check_gradient(dout, (*x.shape[:-1], O))
-    rows, dout_rows = matrix(x), matrix(dout)
+    x, shape, W, has_bias, precision = cache
+    check_gradient(dout, (*shape[:-1], W.shape[1]))
+    dout_rows = matrix(dout)
     # out = x @ W
     dx = matmul(dout_rows, W, transpose_b=True, precision=precision)
-    if rows_of(W.shape, W.strides):
-        dW = matmul(rows, dout_rows, transpose_a=True, precision=precision)
+    if x is None:
+        dW = None
+    elif rows_of(W.shape, W.strides):
+        dW = matmul(matrix(x), dout_rows, transpose_a=True, precision=precision)
     else:
-        dW = matmul(dout_rows, rows, transpose_a=True, precision=precision).T
+        dW = matmul(dout_rows, matrix(x), transpose_a=True, precision=precision).T
     # out += b
-    db = column_sums(contiguous(dout).reshape(math.prod(dout.shape[:-1]), O)) if has_bias else None
-    return dx if x.ndim > 1 else dx[0], dW, db
+    db = bias_gradient(dout) if has_bias else None
+    return dx if len(shape) > 1 else dx[0], dW, db

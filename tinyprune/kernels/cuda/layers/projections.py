@@ -4,6 +4,7 @@
 """
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
+from tinyprune.kernels.cuda.layers.linear import bias_gradient
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.products.matmul import matmul
 from tinyprune.ops.projections import check_arguments
@@ -15,27 +16,44 @@ def last(x: DeviceArray, T: int) -> DeviceArray:
 
 
 def projections_forward(
-    n: DeviceArray, Wq: DeviceArray, Wk: DeviceArray, Wv: DeviceArray, T: int, *, precision: str = "float32"
+    n: DeviceArray,
+    Wq: DeviceArray,
+    Wk: DeviceArray,
+    Wv: DeviceArray,
+    T: int,
+    bq: DeviceArray | None = None,
+    bk: DeviceArray | None = None,
+    bv: DeviceArray | None = None,
+    *,
+    frozen: bool = False,
+    precision: str = "float32",
 ) -> tuple[tuple[DeviceArray, DeviceArray, DeviceArray], tuple]:
     """Compute q, k and v: `ops.projections_forward` for float32. For `precision`, also of backward, see `matmul`."""
-    check_floats(n=n, Wq=Wq, Wk=Wk, Wv=Wv)
-    check_arguments(n, Wq, Wk, Wv, T)
-    q, k, v = (matmul(x, W, precision=precision) for x, W in ((last(n, T), Wq), (n, Wk), (n, Wv)))
-    return (q, k, v), (n, Wq, Wk, Wv, T, precision)
+    biases = {name: b for name, b in (("bq", bq), ("bk", bk), ("bv", bv)) if b is not None}
+    check_floats(n=n, Wq=Wq, Wk=Wk, Wv=Wv, **biases)
+    check_arguments(n, Wq, Wk, Wv, T, bq, bk, bv)
+    parts = (last(n, T), Wq, bq), (n, Wk, bk), (n, Wv, bv)
+    q, k, v = (matmul(x, W, bias=b, precision=precision) for x, W, b in parts)
+    with_gradient = set() if frozen else set(biases)
+    return (q, k, v), (None if frozen else n, n.shape, Wq, Wk, Wv, T, with_gradient, precision)
 
 
-def projections_backward(dq: DeviceArray, dk: DeviceArray, dv: DeviceArray, cache: tuple) -> tuple[DeviceArray, ...]:
+def projections_backward(
+    dq: DeviceArray, dk: DeviceArray, dv: DeviceArray, cache: tuple
+) -> tuple[DeviceArray | None, ...]:
     """Gradients of `projections_forward` in argument order, as `ops.projections_backward`."""
-    n, Wq, Wk, Wv, T, precision = cache
-    B, S, _ = n.shape
-    for name, dout, rows in (("dq", dq, T), ("dk", dk, S), ("dv", dv, S)):
-        check_gradient(dout, (B, rows, Wq.shape[1]), name)
-    # k = n Wk,  v = n Wv
+    n, (B, S, _), Wq, Wk, Wv, T, biases, precision = cache
+    for name, dout, W, rows in (("dq", dq, Wq, T), ("dk", dk, Wk, S), ("dv", dv, Wv, S)):
+        check_gradient(dout, (B, rows, W.shape[1]), name)
+    # k = n Wk + bk,  v = n Wv + bv
     dn = matmul(dk, Wk, transpose_b=True, precision=precision)
     matmul(dv, Wv, transpose_b=True, residual=dn, out=dn, precision=precision)
-    # q = n[:, S-T:] Wq
+    # q = n[:, S-T:] Wq + bq
     part = last(dn, T)
     matmul(dq, Wq, transpose_b=True, residual=part, out=part, precision=precision)
+    dbq, dbk, dbv = (bias_gradient(dout) if b in biases else None for b, dout in (("bq", dq), ("bk", dk), ("bv", dv)))
+    if n is None:
+        return dn, None, None, None, dbq, dbk, dbv
     pairs = (last(n, T), dq), (n, dk), (n, dv)
     dWq, dWk, dWv = (matmul(x, dout, transpose_a=True, precision=precision) for x, dout in pairs)
-    return dn, dWq, dWk, dWv
+    return dn, dWq, dWk, dWv, dbq, dbk, dbv

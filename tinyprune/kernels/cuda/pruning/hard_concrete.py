@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
@@ -20,11 +21,7 @@ from tinyprune.ops.hard_concrete import check_arguments
 THREADS = 128
 
 
-@device
-def sigmoid(x):
-    """Return 1 / (1 + exp(−x)), computed from exp(−|x|), which cannot overflow."""
-    z = math.exp(-abs(x))
-    return (float32(1) if x >= 0 else z) / (float32(1) + z)
+sigmoid = device(formulas.sigmoid)
 
 
 @kernel(floats, floats, int32, float32, float32, float32, int32, int32, floats, floats, threads=THREADS)

@@ -1,4 +1,4 @@
-"""Embedding: look up a vector for each token, scale it by √D, drop whole words. See `tinyprune.ops.embedding`.
+"""Embedding: look up a vector for each token, scale it, drop whole words. See `tinyprune.ops.embedding`.
 
     for each position r:  out[r] = E[ids[r]] · factor(ids[r])       factor(v) = √D · keep(v) / (1 − dropout)
     for each word v:      dE[v] = factor(v) · Σ dout[r] over the positions r of v, in order
@@ -84,7 +84,12 @@ def sum_rows(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_ALL) 
 
 
 def embedding_forward(
-    ids: NDArray, E: DeviceArray, *, dropout: float = 0.0, rng: np.random.Generator | None = None
+    ids: NDArray,
+    E: DeviceArray,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
 ) -> tuple[DeviceArray, tuple]:
     """Look up the rows `ids`, integers in main memory, of `E`: `ops.embedding_forward` for float32."""
     check_floats(E=E)
@@ -93,7 +98,7 @@ def embedding_forward(
     V, D = E.shape
     check_ids(ids, V)
     check_rate("dropout", dropout)
-    mask = draw_mask(dropout, rng, math.sqrt(D))
+    mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
     flat = ids.reshape(-1)
     out = taken_rows(E, flat, mask=mask).reshape(*ids.shape, D)
     return out, (ids.copy(), E.shape, mask)  # the caller may overwrite `ids`

@@ -1,0 +1,203 @@
+"""GGUF files: what llama.cpp's converter writes is read, quantised or not; damaged and other files are refused."""
+
+import struct
+import sys
+
+import gguf
+import numpy as np
+import pytest
+import samples
+from gguf import GGMLQuantizationType as Type
+from gguf import GGUFWriter
+
+from tinyprune.errors import CheckpointError, MissingExtraError, UsageError, install_command
+from tinyprune.pretrained import gguf as ours
+from tinyprune.pretrained import read_pretrained, stored
+from tinyprune.pretrained.layout import GGUF, sources
+
+# Rows as long as a block of quantised numbers, or two.
+LLAMA = samples.LLAMA | {"D": 32, "H": 4, "kv_heads": 2, "F": 64, "norm_eps": 1e-5}
+DESCRIPTION = samples.train_tokenizer("smollm")
+
+
+def permuted(W, heads):
+    """Reorder the rows of a stored query or key matrix as llama.cpp's convert_hf_to_gguf.py does."""
+    return W.reshape(heads, 2, len(W) // heads // 2, *W.shape[1:]).swapaxes(1, 2).reshape(W.shape)
+
+
+def write(path, settings, params, kind=Type.F32, *, entries=None, without=(), more=None):
+    """Write a file; `entries` replace or follow its own, `without` some keys or tensors, and with `more` tensors."""
+    import json
+
+    described = json.loads(DESCRIPTION)
+    tokens = list(described["model"]["vocab"])
+    special = {token["id"] for token in described["added_tokens"]}
+    about = {
+        "block_count": settings["L"],
+        "context_length": settings["T"],
+        "embedding_length": settings["D"],
+        "feed_forward_length": settings["F"],
+        "attention.head_count": settings["H"],
+        "attention.head_count_kv": settings["kv_heads"] or settings["H"],
+        "rope.dimension_count": settings["D"] // settings["H"],
+        "attention.layer_norm_rms_epsilon": settings["norm_eps"],
+        "rope.freq_base": settings["rope_base"],
+    }
+    about = {f"llama.{key}": value for key, value in about.items()} | {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if i in special else 1 for i in range(len(tokens))],
+        "tokenizer.ggml.merges": [
+            pair if isinstance(pair, str) else " ".join(pair) for pair in described["model"]["merges"]
+        ],
+    }
+    about |= entries or {}
+    writer = GGUFWriter(path, about.pop("general.architecture", "llama"))
+    for key, value in about.items():
+        if key not in without:
+            add = {str: writer.add_string, float: writer.add_float32, list: writer.add_array}
+            add.get(type(value), writer.add_uint32)(key, value)
+    for name, source in sources(GGUF, settings).items():
+        x = params[name].T if source.transposed else params[name]
+        if name.endswith((".Wq", ".Wk")):
+            x = permuted(x, settings["H"] if name.endswith(".Wq") else settings["kv_heads"] or settings["H"])
+        if source.tensor not in without:
+            used = kind if x.ndim == 2 else Type.F32
+            x = np.ascontiguousarray(x)
+            writer.add_tensor(source.tensor, gguf.quants.quantize(x, used), raw_dtype=used)
+    for name, x in (more or {}).items():
+        writer.add_tensor(name, x)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def params():
+    return samples.random_model(LLAMA)[0]
+
+
+def refused(path, error, match):
+    """Check that a file is refused in one line, before any tensor is read."""
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(error, match=match) as raised:
+        patched.setattr(ours, "read_parameters", lambda *arguments: pytest.fail("tensors were read"))
+        read_pretrained(path)
+    assert type(raised.value) is error and "\n" not in str(raised.value)
+
+
+def test_what_the_converter_writes_is_read(tmp_path, params):
+    model = read_pretrained(write(tmp_path / "a.Q.gguf", LLAMA, params))
+    assert (model.settings, model.name) == (LLAMA, "a.Q")
+    samples.check_equal(model.params, params)
+    for text in samples.HARD:
+        ids = model.tokenizer.encode(text)
+        assert ids.tolist() == samples.Tokenizer.from_str(DESCRIPTION).encode(text).ids
+        assert model.tokenizer.decode(ids) == text
+    assert model.tokenizer.encode("<|end|>1").tolist()[0] == 0
+
+
+def test_without_groups_and_tied(tmp_path):
+    settings = LLAMA | {"kv_heads": 0, "tied": True, "rope_base": 10_000.0}
+    params, _ = samples.random_model(settings)
+    path = write(
+        tmp_path / "m.gguf", settings, params, without=["llama.rope.freq_base", "llama.attention.head_count_kv"]
+    )
+    model = read_pretrained(path)
+    assert model.settings == settings
+    samples.check_equal(model.params, params)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(Type.F16, 1e-3), (Type.BF16, 1e-2), (Type.Q8_0, 1e-2), (Type.Q4_1, 0.1)], ids=str
+)
+def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, error, monkeypatch):
+    monkeypatch.setattr(stored, "BLOCK_BYTES", 1000)  # a matrix has several
+    model = read_pretrained(write(tmp_path / "m.gguf", LLAMA, params, kind))
+    quantised = gguf.quants.dequantize(gguf.quants.quantize(params["embedding"], kind), kind)
+    np.testing.assert_array_equal(model.params["embedding"], quantised)
+    for name, x in model.params.items():
+        assert x.dtype == np.float32 and x.flags.c_contiguous
+        np.testing.assert_allclose(x, params[name], rtol=0, atol=error * np.abs(params[name]).max(), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("entries", "match"),
+    [
+        ({"general.architecture": "mamba"}, "general.architecture is 'mamba', .* where it is 'llama'"),
+        ({"llama.rope.scaling.type": "linear"}, "rope.scaling.type is 'linear'"),
+        ({"llama.expert_count": 8}, "expert_count is 8"),
+        ({"llama.attention.key_length": 16}, "attention.key_length is 16, .* where it is 8"),
+        (
+            {"llama.attention.head_count_kv": [2, 2]},
+            r"head_count_kv must be a number of type int above 0, got \[2, 2\]",
+        ),
+        ({"llama.attention.head_count": 5}, "must be a multiple of the 5 heads, got 32"),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama', .* where it is 'gpt2'"),
+        ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre must be one of smollm, gpt-2, got qwen2"),
+        ({"llama.rope.freq_base": 0.0}, "rope.freq_base must be a number of type float above 0"),
+    ],
+    ids=str,
+)
+def test_settings_that_we_do_not_have_are_refused(tmp_path, params, entries, match):
+    refused(write(tmp_path / "m.gguf", LLAMA, params, entries=entries), UsageError, match)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"without": ["llama.block_count"]}, UsageError, "lacks llama.block_count"),
+        ({"without": ["tokenizer.ggml.merges"]}, CheckpointError, "has no tokens, their types or merges"),
+        ({"without": ["tokenizer.ggml.pre"]}, UsageError, "tokenizer.ggml.pre must be one of .* got None"),
+        ({"entries": {"tokenizer.ggml.token_type": [1]}}, CheckpointError, "300 tokens have 1 types"),
+        ({"without": ["blk.1.attn_v.weight"]}, CheckpointError, "lacks the tensor blk.1.attn_v.weight;"),
+        ({"more": {"rope_freqs.weight": np.ones(4, "f4")}}, CheckpointError, "beside .* the tensor rope_freqs.weight;"),
+        (
+            {"entries": {"llama.feed_forward_length": 96}},
+            CheckpointError,
+            r"\(64, 32\), but the settings need \(96, 32\)",
+        ),
+        ({"entries": {"llama.block_count": 100_000_000}}, CheckpointError, "too few for the 100000000 layers"),
+        ({"entries": {"llama.vocab_size": 299}}, CheckpointError, r"shape \(300, 32\), .* need \(299, 32\)"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused(tmp_path, params, changes, error, match):
+    refused(write(tmp_path / "m.gguf", LLAMA, params, **changes), error, match)
+
+
+def test_numbers_that_the_package_does_not_know_are_refused(tmp_path, params):
+    path = write(tmp_path / "m.gguf", LLAMA, params)
+    name = b"blk.1.ffn_up.weight"
+    content = path.read_bytes()
+    place = content.index(name) + len(name) + 4 + 2 * 8  # behind its name, the number of axes, and two of them
+    for kind, said in ((int(Type.F64), "F64"), (999, "type 999")):
+        path.write_bytes(content[:place] + struct.pack("<I", kind) + content[place + 4 :])
+        # The last tensors of twice the size would end behind the file.
+        refused(path, UsageError, f"blk.1.ffn_up.weight is stored as {said}, which the package gguf cannot read")
+
+
+def test_a_damaged_file_is_refused(tmp_path, params):
+    path = write(tmp_path / "m.gguf", LLAMA, params)
+    whole = path.read_bytes()
+    cuts = [*range(0, 30), *range(30, len(whole), 997), len(whole) - 40]
+    for length in cuts:
+        path.write_bytes(whole[:length])
+        refused(path, CheckpointError, r"m.gguf is truncated")
+    huge = struct.pack("<Q", 1 << 60)
+    for start, bad in ((0, b"GGML"), (8, huge), (16, huge), (24, huge), (32, b"\xff")):
+        path.write_bytes(whole[:start] + bad + whole[start + len(bad) :])
+        refused(path, CheckpointError, "is truncated, altered or no GGUF file")
+    for version in (b"\x01\0\0\0", b"\0\0\0\x03"):
+        path.write_bytes(whole[:4] + version + whole[8:])
+        refused(path, UsageError, "version .* of GGUF, in this machine's byte order; 2 and 3 are read")
+
+
+def test_the_package_is_needed(tmp_path, monkeypatch):
+    (tmp_path / "m.gguf").touch()
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError) as raised:
+        read_pretrained(tmp_path / "m.gguf")
+    assert str(raised.value).endswith(install_command("pretrained"))

@@ -1,0 +1,43 @@
+"""The commands that read a pretrained model and write one."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from tinyprune.cli.models import load_saved
+from tinyprune.cli.options import parse_options
+
+
+def import_pretrained(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune import`."""
+    from tinyprune.config import load_preset
+    from tinyprune.data.corpora import absolute_corpus
+    from tinyprune.model.counting import count_parameters
+    from tinyprune.pretrained import read_pretrained
+    from tinyprune.progress import say
+    from tinyprune.runs.directory import RunDirectory
+    from tinyprune.runs.importing import import_run
+
+    config = load_preset(arguments.preset or "pretrained")
+    options = parse_options(arguments.options)
+    corpus = arguments.corpus or options.get("data.corpus", config.data.corpus)
+    options["data.corpus"] = absolute_corpus(corpus)
+    pretrained = read_pretrained(arguments.path)
+    directory = RunDirectory(arguments.directory or Path("runs", pretrained.name))
+    model = import_run(pretrained, directory, config, options).model
+    run = shlex.quote(str(directory.path))
+    say(
+        f"import: {pretrained.name}, {model.L} layers of {model.H} heads, {count_parameters(model) / 1e6:.0f} million "
+        f'parameters, in {directory.path}; try it: tinyprune generate {run} --prompt "Once upon a time"'
+    )
+
+
+def export_pretrained(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune export`."""
+    from tinyprune.progress import say
+    from tinyprune.runs.importing import export_model
+
+    export_model(load_saved(arguments), Path(arguments.folder))
+    say(f"export: {arguments.folder} holds config.json, model.safetensors and tokenizer.json")

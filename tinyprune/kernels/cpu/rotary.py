@@ -1,0 +1,90 @@
+"""Rotary positions: turn pairs of features by angles that grow with the position. See `tinyprune.ops.rotary`.
+
+    for b, t, h, d < Dh/2: out[d] = x[d] · cos[t, d] − x[d + Dh/2] · sin[t, d]
+                           out[d + Dh/2] = x[d + Dh/2] · cos[t, d] + x[d] · sin[t, d]
+
+One pass; the textbook makes six arrays of half the size and joins two of them. Cosines and sines are remembered, since
+all layers ask for the same ones. To turn the other way is to exchange the halves, and so backward is the same kernel.
+
+Times (µs, one thread, the least of 60 calls on a machine with other work), x (4, 256, 9, 64) in float32:
+forward 77, NumPy 690; backward 75, NumPy 530.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.simd import add, lanes, load, multiply, number, store, subtract
+from tinyprune.ops.rotary import check_arguments, cos_and_sin
+
+REMEMBERED = 16  # tables, of T · Dh/2 numbers: one for training and evaluation each, and a few of text being written
+
+
+@kernel
+def rotate_row(x, at, H, cos, sin, table_at, half, one, other, out):
+    """Turn the H heads of a position, which begin at `at`; `one` and `other` are where a head's halves begin."""
+    L = lanes(x)
+    whole = half - half % L
+    for d in range(0, whole, L):
+        c, s = load(cos, table_at + d), load(sin, table_at + d)
+        for h in range(H):
+            i, j = at + 2 * half * h + one + d, at + 2 * half * h + other + d
+            x1, x2 = load(x, i), load(x, j)
+            store(out, i, subtract(multiply(x1, c), multiply(x2, s)))
+            store(out, j, add(multiply(x2, c), multiply(x1, s)))
+    for d in range(whole, half):
+        c, s = cos[table_at + d], sin[table_at + d]
+        for h in range(H):
+            i, j = at + 2 * half * h + one + d, at + 2 * half * h + other + d
+            x1, x2 = x[i], x[j]
+            out[i] = x1 * c - x2 * s
+            out[j] = x2 * c + x1 * s
+
+
+@parallel_kernel
+def rotate(x, rows, T, H, cos, sin, half, one, other, out):
+    """Turn all `rows`, of which each T in a row are a text. All arrays are flat."""
+    if x.size < SMALL:
+        for row in range(rows):
+            rotate_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
+    else:
+        for i in prange(rows):
+            row = number(i)
+            rotate_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
+
+
+@lru_cache(REMEMBERED)
+def tables(T: int, Dh: int, base: float, first: int, dtype: np.dtype) -> tuple[NDArray, NDArray]:
+    """Return cosines and sines, flat. Do not modify them."""
+    cos, sin = cos_and_sin(T, Dh, base, first, dtype)
+    return cos.ravel(), sin.ravel()
+
+
+def rotated(x: NDArray, cos: NDArray, sin: NDArray, back: bool) -> NDArray:
+    """Turn `x` (B, T, H, Dh), or turn it back, into a new array."""
+    B, T, H, Dh = x.shape
+    half = Dh // 2
+    out = workspace.empty(x.shape, x.dtype)
+    rotate(flat(x), B * T, T, H, cos, sin, half, half if back else 0, 0 if back else half, out.reshape(-1))
+    return out
+
+
+def rotary_forward(x: NDArray, base: float = 10000.0, first: int = 0) -> tuple[NDArray, tuple]:
+    """Turn the features of every position and head: `ops.rotary_forward` for float32 or float64."""
+    check_arguments(x, base, first)
+    check_floats(x=x)
+    cos, sin = tables(x.shape[1], x.shape[3], base, first, x.dtype)
+    return rotated(x, cos, sin, back=False), (cos, sin, x.shape)
+
+
+def rotary_backward(dout: NDArray, cache: tuple) -> NDArray:
+    """Return the gradient of `rotary_forward` with respect to `x`, as `ops.rotary_backward`."""
+    cos, sin, shape = cache
+    check_gradient(dout, shape, cos.dtype)
+    # out1 = x1 * cos - x2 * sin,  out2 = x2 * cos + x1 * sin
+    return rotated(dout, cos, sin, back=True)

@@ -1,0 +1,66 @@
+"""Rotary positions: turn pairs of features by angles that grow with the position. See `tinyprune.ops.rotary`.
+
+A thread for each pair. Cosines and sines are computed in main memory, in float64, and copied to the GPU's only once.
+To turn the other way is to exchange the halves, and so backward is the same kernel.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel, uint32
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.ops.rotary import check_arguments, cos_and_sin
+
+THREADS = 256
+REMEMBERED = 16  # tables, of T · Dh/2 numbers: one for training and evaluation each, and a few of text being written
+
+
+@kernel(floats, floats, floats, int32, int32, int32, int32, int32, int32, floats, threads=THREADS, hot=True)
+def rotate(x, cos, sin, T, H, half, one, other, pairs, out):
+    """out of x (B, T, H, Dh), both flat; `one` and `other` are where a head's halves begin."""
+    n = cuda.grid(1)
+    if n < pairs:
+        # unsigned, 32 bits: Numba would divide in 64 bits, which takes about four times as long
+        head, d = int32(uint32(n) // uint32(half)), int32(uint32(n) % uint32(half))
+        t = int32(uint32(head) // uint32(H) % uint32(T))
+        c, s = cos[t * half + d], sin[t * half + d]
+        i, j = head * 2 * half + one + d, head * 2 * half + other + d
+        x1, x2 = x[i], x[j]
+        out[i] = x1 * c - x2 * s
+        out[j] = x2 * c + x1 * s
+
+
+@lru_cache(REMEMBERED)
+def tables(T: int, Dh: int, base: float, first: int) -> tuple[DeviceArray, DeviceArray]:
+    """Return cosines and sines in the GPU's memory."""
+    cos, sin = cos_and_sin(T, Dh, base, first, np.float32)
+    return to_device(cos), to_device(sin)
+
+
+def rotated(x: DeviceArray, cos: DeviceArray, sin: DeviceArray, back: bool) -> DeviceArray:
+    """Turn `x` (B, T, H, Dh), or turn it back, into a new array."""
+    _, T, H, Dh = x.shape
+    half, pairs = Dh // 2, x.size // 2
+    one, other = (half, 0) if back else (0, half)
+    out = empty(x.shape)
+    rotate(blocks(pairs, THREADS), contiguous(x), cos, sin, T, H, half, one, other, pairs, out)
+    return out
+
+
+def rotary_forward(x: DeviceArray, base: float = 10000.0, first: int = 0) -> tuple[DeviceArray, tuple]:
+    """Turn the features of every position and head: `ops.rotary_forward` for float32."""
+    check_floats(x=x)
+    check_arguments(x, base, first)
+    cos, sin = tables(x.shape[1], x.shape[3], base, first)
+    return rotated(x, cos, sin, back=False), (cos, sin, x.shape)
+
+
+def rotary_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
+    """Gradient of `rotary_forward` with respect to `x`, as `ops.rotary_backward`."""
+    cos, sin, shape = cache
+    check_gradient(dout, shape)
+    # out1 = x1 * cos - x2 * sin,  out2 = x2 * cos + x1 * sin
+    return rotated(dout, cos, sin, back=True)

@@ -1,0 +1,62 @@
+"""Pretrained models: GPT-2 and Llama (SmolLM2 among them), read from files and written back, with NumPy alone.
+
+model = read_pretrained("gpt2")                     # a folder of the Hugging Face Hub
+model = read_pretrained("SmolLM2-135M.Q4_1.gguf")   # a file of llama.cpp
+write_hub("pruned", settings, params, tokenizer)    # a folder that transformers loads
+
+hub                 config.json, model.safetensors, tokenizer.json
+gguf                one file with all of it
+settings, layout    theirs and ours: settings, and names and shapes of parameters
+stored              tensors in a file, read block by block
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.data.tokenizers import BytePairTokenizer as BytePairTokenizer
+from tinyprune.errors import UsageError
+from tinyprune.pretrained.hub import read_hub
+from tinyprune.pretrained.hub import write_hub as write_hub
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model as it was read."""
+
+    # Keys of ModelConfig: kind, V, L, D, H, kv_heads (0: as many as H), F, T (the most positions), M, N, mask,
+    # norm_eps, rope_base and tied.
+    settings: dict[str, Any]
+    params: dict[str, NDArray[np.float32]]  # under our names, in the order of the forward pass, contiguous in C order
+    tokenizer: BytePairTokenizer
+    name: str  # of the folder or the file
+
+
+def read_pretrained(path: str | Path) -> Pretrained:
+    """Read a GPT-2 or a Llama from a folder as the Hugging Face Hub has it, or from a GGUF file of llama.cpp.
+
+    Numbers become float32, tensor by tensor, so that little more memory is needed than for the result. All that is said
+    about the model is checked before a tensor is read.
+
+    Raises:
+        UsageError: if there is no such model, or one that we cannot compute or that is larger than the memory.
+        CheckpointError: if a file is truncated, altered or does not fit its settings.
+        MissingExtraError: if the package gguf is missing, for a GGUF file.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return Pretrained(*read_hub(path), path.resolve().name)
+    if not path.exists():
+        raise UsageError(
+            f"there is no folder and no file {path}; give a folder of the Hugging Face Hub or a .gguf file"
+        )
+    if path.suffix.lower() != ".gguf":
+        raise UsageError(f"{path} is no .gguf file; of a model of the Hugging Face Hub give the whole folder")
+    from tinyprune.pretrained.gguf import read_gguf
+
+    return Pretrained(*read_gguf(path), path.stem)

@@ -1,0 +1,226 @@
+"""A GGUF file of llama.cpp: a Llama with its tokenizer in one file, its matrices often quantised.
+
+    "GGUF", version, number of tensors, number of entries
+    entries     key, type of the value, value: settings and the tokenizer
+    tensors     name, dimensions (the last one first), type of the numbers, offset
+    data        from the next multiple of general.alignment on
+
+The package `gguf` turns quantised blocks into float32. The header is read here: its reader takes seconds and hundreds
+of megabytes for the hundred thousand strings of a tokenizer, and can read beyond the end of a truncated file.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.errors import CheckpointError, UsageError, missing_extra
+from tinyprune.pretrained.layout import GGUF, check_layers, parameter_shapes, sources
+from tinyprune.pretrained.settings import model_settings, only, positive
+from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_file_size, check_tensors, read_parameters
+from tinyprune.pretrained.tokenizer import PRE, BytePairTokenizer, description
+
+# Types of an entry's value: those of one number, as `struct` writes them, a string, and an array.
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]], BytePairTokenizer]:
+    """Return settings, parameters and tokenizer of a file; see `read_pretrained`."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise missing_extra("a GGUF file", "pretrained", __name__) from error
+    entries, stored = read_header(path, gguf)
+    settings = read_settings(entries, stored, path)
+    check_layers(path, settings["L"], len(stored))
+    where, shapes = sources(GGUF, settings), parameter_shapes(settings)
+    check_tensors(path, {name: tensor.shape for name, tensor in stored.items()}, where, shapes)
+    for name, tensor in stored.items():
+        if tensor.widen is None:
+            raise UsageError(f"{path}: tensor {name} is stored as {tensor.dtype}, which the package gguf cannot read")
+    tokenizer = read_tokenizer(entries, settings["V"], path)
+    params = read_parameters(stored, where, shapes)
+    for name in params:
+        if name.endswith((".Wq", ".Wk")):
+            params[name] = halves(params[name], settings["D"] // settings["H"])
+    return settings, params, tokenizer
+
+
+def halves(W: NDArray, Dh: int) -> NDArray:
+    """Return Wq or Wk, (D, H·Dh), with the columns of each head in our order.
+
+    Rotary positions turn pairs of columns. In GGUF the two of a pair are neighbours (0, 1), (2, 3), …; here, as on the
+    Hub, they are half a head apart: (0, Dh/2), (1, Dh/2 + 1), …
+    """
+    D = len(W)
+    return W.reshape(D, -1, Dh // 2, 2).swapaxes(2, 3).reshape(D, -1)
+
+
+def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> dict[str, Any]:
+    """Return our settings for the entries of a file. Raises UsageError for a model that we do not have."""
+    only(entries, "general.architecture", path, "llama")
+
+    def number(key: str, usual: Any = None, kind: type = int) -> Any:
+        return positive(entries, f"llama.{key}", path, usual, kind)
+
+    D, H = number("embedding_length"), number("attention.head_count")
+    tokens = entries.get("tokenizer.ggml.tokens")
+    settings = model_settings(
+        path,
+        kind="llama",
+        V=number("vocab_size", len(tokens) if isinstance(tokens, list) else None),
+        L=number("block_count"),
+        D=D,
+        H=H,
+        kv_heads=number("attention.head_count_kv", H),
+        F=number("feed_forward_length"),
+        T=number("context_length"),
+        # Such a number is the float32 next to the one that was meant: 9.999999747e-06 is 1e-05.
+        norm_eps=float(str(np.float32(number("attention.layer_norm_rms_epsilon", None, float)))),
+        rope_base=float(str(np.float32(number("rope.freq_base", 10_000.0, float)))),
+        tied=GGUF[0]["unembedding"].tensor not in stored,
+    )
+    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        only(entries, f"llama.{key}", path, D // H)
+    only(entries, "llama.rope.scaling.type", path, "none")
+    only(entries, "llama.expert_count", path, 0)
+    return settings
+
+
+def read_tokenizer(entries: dict[str, Any], V: int, path: Path) -> BytePairTokenizer:
+    """Return the tokenizer of a file. Raises UsageError for one that we do not have, CheckpointError for half a one."""
+    only(entries, "tokenizer.ggml.model", path, "gpt2")
+    pre = str(entries.get("tokenizer.ggml.pre"))
+    if pre not in PRE:
+        raise UsageError(f"{path}: tokenizer.ggml.pre must be one of {', '.join(PRE)}, got {pre}")
+    tokens, types, merges = (entries.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges"))
+    if not (isinstance(tokens, list) and isinstance(types, list) and isinstance(merges, list)):
+        raise CheckpointError(f"{path} has no tokens, their types or merges; {OTHERWISE}")
+    if len(types) != len(tokens) or not all(isinstance(text, str) for text in (*tokens, *merges)):
+        raise CheckpointError(f"{path}: {len(tokens)} tokens have {len(types)} types, or are no texts; {OTHERWISE}")
+    try:
+        return BytePairTokenizer(description(tokens, types, merges, pre), V)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def read_header(path: Path, gguf: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+    """Return the entries and the tensors of a file. Raises CheckpointError unless it is whole.
+
+    Args:
+        path: the file.
+        gguf: the package, which knows the types of numbers.
+    """
+    try:
+        size = path.stat().st_size
+        check_file_size(path, size)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _Header(path, content, size).read(gguf)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+    except UsageError:
+        raise
+    except (struct.error, ValueError) as error:  # an empty file cannot be mapped
+        raise CheckpointError(f"{path} is truncated, altered or no GGUF file ({error}); {OTHERWISE}") from error
+
+
+class _Header:
+    """A position in the header, which moves on with all that is read."""
+
+    def __init__(self, path: Path, content: mmap.mmap, size: int) -> None:
+        self.path, self.content, self.size, self.position = path, content, size, 0
+
+    def read(self, gguf: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+        if self.take(4) != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        version = self.number("I")
+        if version not in (2, 3):
+            raise UsageError(
+                f"{self.path} has version {version} of GGUF, in this machine's byte order; 2 and 3 are read"
+            )
+        tensors, count = self.number("Q"), self.number("Q")
+        entries: dict[str, Any] = {}
+        for _ in range(count):
+            key = self.string()
+            entries[key] = self.value(self.number("I"))
+        about = [self.tensor() for _ in range(tensors)]
+        alignment = entries.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"general.alignment is {alignment}")
+        start = -(-self.position // alignment) * alignment
+        return entries, {entry[0]: self.stored(gguf, start, *entry) for entry in about}
+
+    def take(self, count: int) -> bytes:
+        if count > self.size - self.position:
+            raise ValueError("it ends within its header")
+        self.position += count
+        return self.content[self.position - count : self.position]
+
+    def number(self, code: str) -> Any:
+        (value,) = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))
+        return value
+
+    def string(self) -> str:
+        return self.take(self.number("Q")).decode("utf-8")
+
+    def value(self, kind: int) -> Any:
+        """Read the value of an entry; arrays are not nested."""
+        if kind in NUMBERS:
+            return self.number(NUMBERS[kind])
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY:
+            raise ValueError(f"an entry has a value of type {kind}")
+        of, count = self.number("I"), self.number("Q")
+        if of in NUMBERS:
+            item = struct.calcsize(f"<{NUMBERS[of]}")
+            return np.frombuffer(self.take(count * item), f"<{NUMBERS[of]}").tolist()
+        if of != STRING:
+            raise ValueError(f"an entry has an array of type {of}")
+        return [self.string() for _ in range(count)]
+
+    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        """Read name, shape, type of the numbers and offset of a tensor."""
+        name, axes = self.string(), self.number("I")
+        if axes > 4:
+            raise ValueError(f"tensor {name} has {axes} axes")
+        shape = tuple(self.number("Q") for _ in range(axes))
+        return name, shape[::-1], self.number("I"), self.number("Q")
+
+    def stored(self, gguf: Any, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> StoredTensor:
+        try:
+            of = gguf.GGMLQuantizationType(kind)
+        except ValueError:
+            return StoredTensor(self.path, start + offset, shape, f"type {kind}", 0, None)
+        numbers, size = gguf.GGML_QUANT_SIZES[of]  # in a block
+        if not shape or shape[-1] % numbers:
+            raise ValueError(f"tensor {name} has shape {shape}, in blocks of {numbers}")
+        row = shape[-1] // numbers * size
+        end = start + offset + row * math.prod(shape[:-1])
+        if end > self.size:
+            raise CheckpointError(
+                f"{self.path} is truncated: its tensor {name} ends at byte {end:,}, the file at {self.size:,}; "
+                f"{OTHERWISE}"
+            )
+        return StoredTensor(self.path, start + offset, shape, of.name, row, _widen(gguf, of, size))
+
+
+def _widen(gguf: Any, kind: Any, block_bytes: int) -> Any:
+    """Return the function from the bytes of rows to float32, None if the package has none for these numbers."""
+
+    def widen(data: NDArray[np.uint8]) -> NDArray[np.float32]:
+        # As one row, since the package works on 16 rows at a time, which are small here.
+        return gguf.quants.dequantize(data.reshape(1, -1), kind).reshape(len(data), -1)
+
+    try:
+        widen(np.zeros((1, block_bytes), np.uint8))
+    except NotImplementedError:
+        return None
+    return widen

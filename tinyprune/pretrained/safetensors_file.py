@@ -1,0 +1,91 @@
+"""safetensors files as the Hub has them, read tensor by tensor and written as a stream.
+
+The file is 8 bytes with the length of a header, the header, JSON with each tensor's dtype, shape and offsets, and the
+tensors' bytes. The header is read here because the package safetensors has no bfloat16 for NumPy, and because it holds
+a file that it writes in memory a second time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_file_size
+
+
+def from_bfloat16(data: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the bytes of bfloat16 numbers, (…, 2·n), as float32 (…, n), of which they are the upper half."""
+    return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+# The stored numbers that are read: bytes of one, and how bytes become numbers that fit into float32.
+WIDEN: dict[str, tuple[int, Callable[[NDArray[np.uint8]], NDArray]]] = {
+    "F32": (4, lambda data: data.view("<f4")),
+    "F16": (2, lambda data: data.view("<f2")),
+    "BF16": (2, from_bfloat16),
+}
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a file by name; one of other numbers than those of `WIDEN` has no `widen`.
+
+    Raises CheckpointError unless the file is whole, UsageError if it is larger than this machine's memory.
+    """
+    try:
+        size = path.stat().st_size
+        check_file_size(path, size)
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= size - 8:
+                raise CheckpointError(f"{path} is truncated or no safetensors file; {OTHERWISE}")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        return {name: _stored(path, 8 + length, size, name, entry) for name, entry in header.items()}
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the folder") from error
+    except UsageError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path} is altered or no safetensors file ({error}); {OTHERWISE}") from error
+
+
+def file_content(tensors: dict[str, list[NDArray]]) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a file of float32 numbers; each tensor is given as parts to be joined at the last axis.
+
+    It is joined and made contiguous only when it is written, so that no more than one is in memory twice.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, parts in tensors.items():
+        shape = [*parts[0].shape[:-1], sum(part.shape[-1] for part in parts)]
+        stop = start + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for parts in tensors.values():
+        whole = np.concatenate(parts, -1) if parts[1:] else parts[0]
+        yield np.ascontiguousarray(whole, "<f4").data.cast("B")
+
+
+def _stored(path: Path, first: int, size: int, name: str, entry: dict[str, Any]) -> StoredTensor:
+    """Return the tensor of one entry of the header, whose data begin at byte `first` of a file of `size` bytes."""
+    dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+        raise ValueError(f"tensor {name} has shape {shape} and bytes {start} … {stop}")
+    width, widen = WIDEN.get(dtype, (0, None))
+    if widen and stop - start != width * math.prod(shape):
+        raise ValueError(f"tensor {name} of shape {shape} has {stop - start} bytes")
+    if first + stop > size:
+        raise CheckpointError(
+            f"{path} is truncated: its tensor {name} ends at byte {first + stop:,}, the file at {size:,}; {OTHERWISE}"
+        )
+    return StoredTensor(path, first + start, tuple(shape), dtype, width * math.prod(shape[-1:]), widen)

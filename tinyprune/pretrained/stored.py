@@ -1,0 +1,135 @@
+"""Tensors in a file, found from its header and read block by block as float32, so that no second copy is in memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.errors import CheckpointError, UsageError
+
+BLOCK_BYTES = 1 << 20
+OTHERWISE = "get the file again from where it comes from"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A vector or a matrix in a file, row after row."""
+
+    path: Path
+    offset: int  # of its first byte in the file
+    shape: tuple[int, ...]
+    dtype: str  # as the format calls it
+    row_bytes: int  # of one row; a vector is one row
+    # From the bytes of rows, (n, row_bytes), to numbers that fit into float32, (n, shape[-1]); None: not known.
+    widen: Callable[[NDArray[np.uint8]], NDArray] | None
+
+
+class Source(NamedTuple):
+    """Where a parameter of ours is in a file; `third` is 0, 1 or 2 if it is a third of the tensor's last axis."""
+
+    tensor: str
+    transposed: bool = False
+    third: int | None = None
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the tensor from which a parameter of `shape` is read."""
+        shape = shape[::-1] if self.transposed else shape
+        return shape if self.third is None else (*shape[:-1], 3 * shape[-1])
+
+
+def blocks(tensor: StoredTensor) -> Iterator[tuple[int, NDArray]]:
+    """Yield (number of the first row, rows) until all were read. Raises CheckpointError if bytes are missing."""
+    assert tensor.widen is not None
+    count, width = math.prod(tensor.shape[:-1]), tensor.shape[-1]
+    step = max(1, BLOCK_BYTES // (4 * width))
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.offset)
+        for first in range(0, count, step):
+            n = min(step, count - first)
+            data = np.fromfile(file, np.uint8, n * tensor.row_bytes)
+            if data.size < n * tensor.row_bytes:
+                raise CheckpointError(f"{tensor.path} ended too early: did it change while it was read? {OTHERWISE}")
+            yield first, tensor.widen(data.reshape(n, -1))
+
+
+def read_tensor(tensor: StoredTensor, transposed: bool = False, part: slice = slice(None)) -> NDArray[np.float32]:
+    """Return a tensor, or `part` of its last axis, contiguous in C order. Raises CheckpointError if bytes are missing.
+
+    Its transpose is filled block by block too: at no time is there more than one block beside the result.
+    """
+    *rows, width = tensor.shape
+    count, width = math.prod(rows), len(range(width)[part])
+    out = np.empty((width, count) if transposed else (count, width), np.float32)
+    target = out.T if transposed else out
+    for first, block in blocks(tensor):
+        target[first : first + len(block)] = block[:, part]
+    return out if rows else out.reshape(width)
+
+
+def check_file_size(path: Path, size: int) -> None:
+    """Raise UsageError if a file is larger than this machine's memory: so would be its tensors."""
+    memory = machine_memory()
+    if memory is not None and size > memory:
+        raise UsageError(
+            f"{path} has {size / 1e9:.1f} GB, and this machine {memory / 1e9:.1f} GB of memory; use a smaller model"
+        )
+
+
+def check_tensors(
+    where: Path,
+    stored: Mapping[str, tuple[int, ...]],
+    sources: Mapping[str, Source],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Compare what a file has, name -> shape, with what a model of its settings needs, before anything is loaded.
+
+    Raises CheckpointError naming the first tensor that is missing, of another shape, or not needed; UsageError if the
+    model, as float32, is larger than this machine's memory.
+    """
+    needed = {source.tensor: source.stored_shape(shapes[name]) for name, source in sources.items()}
+    missing = [name for name in needed if name not in stored]
+    unexpected = [name for name in stored if name not in needed]
+    for problem, names in (("lacks", missing), ("has, beside what its settings need,", unexpected)):
+        if names:
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            raise CheckpointError(f"{where} {problem} the tensor {names[0]}{more}; {OTHERWISE}")
+    for name, shape in needed.items():
+        if stored[name] != shape:
+            raise CheckpointError(
+                f"{where}: tensor {name} has shape {stored[name]}, but the settings need {shape}; {OTHERWISE}"
+            )
+    size, memory = 4 * sum(map(math.prod, shapes.values())), machine_memory()
+    if memory is not None and size > memory:
+        raise UsageError(
+            f"{where} needs {size / 1e9:.1f} GB as float32, and this machine has {memory / 1e9:.1f} GB of memory; use "
+            "a smaller model"
+        )
+
+
+def read_parameters(
+    tensors: Mapping[str, StoredTensor], sources: Mapping[str, Source], names: Iterable[str]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the parameters `names`, read from `sources`; `check_tensors` has found all tensors in order."""
+    params = {}
+    for name in names:
+        source = sources[name]
+        tensor = tensors[source.tensor]
+        third = tensor.shape[-1] // 3
+        part = slice(None) if source.third is None else slice(source.third * third, (source.third + 1) * third)
+        params[name] = read_tensor(tensor, source.transposed, part)
+    return params
+
+
+def machine_memory() -> int | None:
+    """Return the size of this machine's memory in bytes, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None

@@ -1,0 +1,77 @@
+"""Make a run of a pretrained model, and a pretrained model of a run.
+
+The run's baseline is the model as it was read, as if it had been trained here: gate, prune, finetune and all commands
+that use a model take it from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tinyprune.config import ModelConfig, RunConfig, to_toml
+from tinyprune.data import load_text
+from tinyprune.errors import UsageError
+from tinyprune.model.transformer import Transformer
+from tinyprune.pretrained import BytePairTokenizer, Pretrained, write_hub
+from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, model_metadata
+from tinyprune.training.checkpoints import save_checkpoint
+
+
+def import_run(
+    pretrained: Pretrained, directory: RunDirectory, config: RunConfig, options: dict[str, Any]
+) -> RunConfig:
+    """Write a run's config.toml and the checkpoint of its first stage; return the configuration.
+
+    Args:
+        pretrained: the model.
+        directory: of the run, without one.
+        config: of which all but the model is taken, and its T: a model that can read more at once has segments of T.
+        options: of the command line, by their names in the configuration; of the model only T may be among them.
+
+    Raises:
+        UsageError: if there is a run, or if options do not fit the model or the text does not.
+        SaveError: if a file cannot be written.
+    """
+    done = [stage for stage in STAGES if directory.checkpoint(stage).exists()]
+    if directory.started or done:
+        raise UsageError(f"{directory.path} holds a run already; give another directory")
+    settings = dict(pretrained.settings)
+    for name in options:
+        if name.startswith("model.") and name != "model.T":
+            raise UsageError(f"{name} is that of the model in the file; of these settings only model.T can be chosen")
+    longest = settings["T"]
+    T = options.get("model.T", min(config.model.T, longest))
+    settings["T"] = T
+    config = dataclasses.replace(config, model=ModelConfig.from_dict(settings))
+    config = config.with_options(options | {"data.tokenizer": "bpe"})
+    if longest < T:
+        raise UsageError(f"model.T must be at most {longest}, as many positions as the model was trained with, got {T}")
+    params = dict(pretrained.params)
+    if "positions" in params:
+        params["positions"] = params["positions"][:T].copy()
+    model = Transformer(config.model, params)
+    text = load_text(config.data, pretrained.tokenizer)
+    metadata = model_metadata(model, pretrained.tokenizer, config.data, text.digest)
+    metadata |= {"stage": "train", "step": 0, "finished": True, "metrics_length": 0, "source": pretrained.name}
+    save_checkpoint(directory.checkpoint("train"), {f"params.{name}": x for name, x in params.items()}, metadata)
+    directory.write("config.toml", to_toml(config.to_dict()))
+    return config
+
+
+def export_model(saved: SavedModel, folder: Path) -> None:
+    """Write a model as a folder of the Hugging Face Hub.
+
+    Raises:
+        UsageError: if it has gates, or the Hub's format cannot say what it is.
+        SaveError: if a file cannot be written.
+    """
+    model = saved.model
+    if model.gate is not None:
+        raise UsageError("this model has gates, which the Hub's format does not know; remove the closed heads first")
+    if not isinstance(saved.tokenizer, BytePairTokenizer):
+        raise UsageError(
+            f"the Hub's format needs a byte-pair tokenizer, as imported models have; this one is {saved.tokenizer.kind}"
+        )
+    write_hub(folder, dataclasses.asdict(model.config), model.host_params(), saved.tokenizer)
