@@ -10,7 +10,7 @@
 # # 10 · The same on a GPU
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/10_on_a_gpu.ipynb)
-# &nbsp; ← [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) · [all chapters](README.md) · back to [00 the tour](00_tour.ipynb) →
+# &nbsp; ← [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) · [all chapters](README.md) · [11 a real language model](11_a_real_language_model.ipynb) →
 #
 # **After this chapter you can** read and write a GPU kernel in Python, predict which of two kernels is faster before
 # you run them, find a missing barrier, and read what the compiler made of your kernel: its PTX, its registers, how many
@@ -1062,8 +1062,8 @@ else:
 #
 # </details>
 #
-# **Next:** this is the last chapter. Back to [the tour](00_tour.ipynb), or into the code: the kernels of this chapter
-# are in [`kernels/ladder/cuda_matmul.py`](../tinyprune/kernels/ladder/cuda_matmul.py) and
+# **Next:** [11](11_a_real_language_model.ipynb) takes a real language model apart. The kernels of this chapter are in
+# [`kernels/ladder/cuda_matmul.py`](../tinyprune/kernels/ladder/cuda_matmul.py) and
 # [`kernels/ladder/cuda_attention.py`](../tinyprune/kernels/ladder/cuda_attention.py), the code that compiles and times
 # them is in [`kernels/ladder/cuda.py`](../tinyprune/kernels/ladder/cuda.py). Their counterparts on the CPU, from loops
 # to kernels, are [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py) and

@@ -8,7 +8,7 @@ import jupytext
 import pytest
 from folder import FOLDER, NAMES
 
-CHAPTERS = 11
+CHAPTERS = 12
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 REPOSITORY = FOLDER.parent
 COLAB = "https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks"
