@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tinyprune.data import BytePairTokenizer
@@ -116,6 +117,32 @@ def logits(settings, params, ids):
             a = a / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3)))
         x = x + a @ p[f"{layer}.ffn.W2"] + p.get(f"{layer}.ffn.b2", 0)
     return norm(x, "ln") @ p.get("unembedding", p["embedding"]).T
+
+
+def theirs(kind, **options):
+    """Make a random model of transformers; none of its parameters is 0 or 1."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    torch.manual_seed(4)
+    sizes = {"vocab_size": 300, "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.3}
+    if kind == "gpt2":
+        sizes |= {"n_embd": 24, "n_head": 6, "n_layer": 2, "n_positions": 18, "layer_norm_epsilon": 1e-4, "n_inner": 20}
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes | options))
+    else:
+        sizes |= {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 6}
+        sizes |= {"num_key_value_heads": 3, "max_position_embeddings": 18, "rms_norm_eps": 1e-4}
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes | options))
+    with torch.no_grad():
+        for x in model.parameters():  # norms and biases too
+            x += 0.1 * torch.randn_like(x)
+    return model.eval()
+
+
+def their_logits(model, ids):
+    """Compute the logits (n, V) of token ids (n,)."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor(ids[None])).logits[0].numpy()
 
 
 def check_equal(params, expected):

@@ -59,31 +59,6 @@ def test_what_is_written_is_read_again(tmp_path, settings):
     assert model.tokenizer.decode(model.tokenizer.encode("the cat 😀")) == "the cat 😀"
 
 
-def theirs_of(kind, **options):
-    """A random model of transformers."""
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    torch.manual_seed(4)
-    sizes = {"vocab_size": 300, "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.3}
-    if kind == "gpt2":
-        sizes |= {"n_embd": 24, "n_head": 6, "n_layer": 2, "n_positions": 18, "layer_norm_epsilon": 1e-4, "n_inner": 20}
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes | options))
-    else:
-        sizes |= {"hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 6}
-        sizes |= {"num_key_value_heads": 3, "max_position_embeddings": 18, "rms_norm_eps": 1e-4}
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes | options))
-    with torch.no_grad():
-        for x in model.parameters():  # norms and biases too
-            x += 0.1 * torch.randn_like(x)
-    return model.eval()
-
-
-def their_logits(model, ids=IDS):
-    import torch
-
-    with torch.no_grad():
-        return model(torch.tensor(ids[None])).logits[0].numpy()
-
-
 @pytest.mark.parametrize(
     ("kind", "options", "differ"),
     [
@@ -94,13 +69,13 @@ def their_logits(model, ids=IDS):
     ],
 )
 def test_transformers_and_the_definition_agree_on_what_is_read(tmp_path, kind, options, differ):
-    theirs = theirs_of(kind, **options)
+    theirs = samples.theirs(kind, **options)
     theirs.save_pretrained(tmp_path / "theirs")
     (tmp_path / "theirs/tokenizer.json").write_text(samples.train_tokenizer(), "utf-8")
     model = read_pretrained(tmp_path / "theirs")
     base = {"rope_base": 10_000.0} if "rope_theta" not in options else {}
     assert model.settings == samples.MODELS[kind] | base | differ
-    expected = their_logits(theirs)
+    expected = samples.their_logits(theirs, IDS)
     np.testing.assert_allclose(samples.logits(model.settings, model.params, IDS), expected, rtol=2e-4, atol=2e-4)
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -108,7 +83,7 @@ def test_transformers_and_the_definition_agree_on_what_is_read(tmp_path, kind, o
     write_hub(tmp_path / "ours", model.settings, model.params, model.tokenizer)
     again, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(loading.values())
-    np.testing.assert_array_equal(their_logits(again), expected)
+    np.testing.assert_array_equal(samples.their_logits(again, IDS), expected)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
     for text in samples.HARD:
         assert tokenizer(text)["input_ids"] == model.tokenizer.encode(text).tolist()
@@ -135,7 +110,7 @@ def test_a_llama_without_some_groups_is_loaded_by_transformers(tmp_path):
     write_hub(tmp_path / "kept groups given", settings | {"head_ids": head_ids}, removed, tokenizer)
     for folder in tmp_path.iterdir():
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
-        np.testing.assert_allclose(their_logits(theirs), expected, rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(samples.their_logits(theirs, IDS), expected, rtol=2e-4, atol=2e-4)
         # Our heads have the width D / H.
         refused(folder, UsageError, "head_dim is 4, .* where it is 6")
 
