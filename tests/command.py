@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
+
 from tinyprune.cli import main
 
 STAGES = ("train", "gate", "prune", "finetune")
@@ -77,6 +79,20 @@ def run_here(*arguments: str | Path) -> subprocess.CompletedProcess:
         except SystemExit as ended:
             status = ended.code
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+def die_in_write(module: Any, number: int, *arguments: str | Path) -> None:
+    """Run `tinyprune` here until `module` writes its checkpoint of this number, and die in the middle of that."""
+    save, left = module.save_checkpoint, iter(range(number - 1, -1, -1))
+
+    def save_or_die(path: Path, *what: Any) -> None:
+        if next(left) == 0:
+            path.with_name(f"{path.name}.tmp").write_bytes(b"half of a checkpoint")
+            raise Killed
+        save(path, *what)
+
+    with patch.object(module, "save_checkpoint", save_or_die), pytest.raises(Killed):
+        run_here(*arguments)
 
 
 def succeed(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess:

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import command as commands
 import pytest
-from command import LASTING, STAGES, Killed, contents, harmless, run_here, settings, start, succeed, wait_until
+from command import LASTING, STAGES, contents, die_in_write, harmless, run_here, settings, start, succeed, wait_until
 
 from tinyprune.cli import parser
 from tinyprune.runs import run as stages
@@ -106,23 +106,12 @@ def forget_from(directory: Path, stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_that_died_goes_on_alone(stage, reference, copy, monkeypatch):
+def test_a_stage_that_died_goes_on_alone(stage, reference, copy):
     """It dies twice, each time in the middle of writing its third checkpoint, or the only one that removal writes."""
     forget_from(copy, stage)
     module = stages if stage == "prune" else loop
-    save = module.save_checkpoint
     for _ in range(2):
-        left = iter(range(0 if stage == "prune" else 2, -1, -1))
-
-        def save_or_die(path, *what, left=left):
-            if next(left) == 0:
-                path.with_name(f"{path.name}.tmp").write_bytes(b"half of a checkpoint")
-                raise Killed
-            save(path, *what)
-
-        with monkeypatch.context() as patched, pytest.raises(Killed):
-            patched.setattr(module, "save_checkpoint", save_or_die)
-            run_here(stage, copy, "--resume")
+        die_in_write(module, 1 if stage == "prune" else 3, stage, copy, "--resume")
     again = succeed(stage, copy, "--resume").stderr
     assert stage == "prune" or f"tinyprune: {stage}: going on after step 8\n" in again
     assert_same(copy, reference, f"{stage}.safetensors")

@@ -37,17 +37,15 @@ def import_run(
     done = [stage for stage in STAGES if directory.checkpoint(stage).exists()]
     if directory.started or done:
         raise UsageError(f"{directory.path} holds a run already; give another directory")
-    settings = dict(pretrained.settings)
     for name in options:
-        if name.startswith("model.") and name != "model.T":
+        if name == "data.tokenizer" or (name.startswith("model.") and name != "model.T"):
             raise UsageError(f"{name} is that of the model in the file; of these settings only model.T can be chosen")
-    longest = settings["T"]
+    longest = pretrained.settings["T"]
     T = options.get("model.T", min(config.model.T, longest))
-    settings["T"] = T
-    config = dataclasses.replace(config, model=ModelConfig.from_dict(settings))
-    config = config.with_options(options | {"data.tokenizer": "bpe"})
-    if longest < T:
+    if isinstance(T, int) and longest < T:
         raise UsageError(f"model.T must be at most {longest}, as many positions as the model was trained with, got {T}")
+    config = dataclasses.replace(config, model=ModelConfig.from_dict(pretrained.settings | {"T": T}))
+    config = config.with_options(options | {"data.tokenizer": "bpe"})
     params = dict(pretrained.params)
     if "positions" in params:
         params["positions"] = params["positions"][:T].copy()

@@ -1,0 +1,149 @@
+"""From import to export: a GPT-2 and a Llama that transformers has written, gated, pruned and written back."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import samples
+from command import die_in_write, harmless, refused, succeed
+
+from tinyprune.data import load_text
+from tinyprune.kernels.backend import Backend
+from tinyprune.runs.directory import load_model
+from tinyprune.training import loop
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
+
+T = 16  # of the 18 positions that the models have
+IDS = np.random.default_rng(8).integers(0, 300, (1, T))
+SHORT = [f"--set={table}.{key}" for table in ("gate_train", "finetune") for key in ("steps=20", "B=2")]
+SHORT += [f"--set=model.T={T}", "--set=gate_train.checkpoint_every=5"]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def their(request, tmp_path_factory):
+    """A model of transformers and the folder that holds it."""
+    theirs, folder = samples.theirs(request.param), tmp_path_factory.mktemp("hub") / request.param
+    theirs.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(samples.train_tokenizer(), "utf-8")
+    return theirs, folder
+
+
+@pytest.fixture(scope="module")
+def run(their, book, tmp_path_factory):
+    """A run whose gates were trained; tests must not change it."""
+    directory = tmp_path_factory.mktemp("run") / "r"
+    succeed("import", their[1], directory, "--corpus", book, *SHORT)
+    succeed("gate", directory, "--target-heads=5", "--backend=numpy")
+    return directory
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def saved(run, stage):
+    return load_model(run / f"{stage}.safetensors", Backend())
+
+
+def logits(run, stage):
+    model = saved(run, stage).model
+    return model.forward(IDS)[0][0] @ model.params.get("unembedding", model.params["embedding"]).T
+
+
+def exported(run, folder, *options):
+    """Export a model; return what transformers computes with it."""
+    from transformers import AutoModelForCausalLM
+
+    succeed("export", run, folder, *options)
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(loading.values())
+    return samples.their_logits(model, IDS[0])
+
+
+def test_an_imported_model_is_evaluated_continued_and_written_back(their, run, tmp_path):
+    expected = samples.their_logits(their[0], IDS[0])
+    np.testing.assert_allclose(logits(run, "train"), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(exported(run, tmp_path / "new", "--stage=train"), expected)
+
+    (record,) = json.loads(succeed("eval", run, "--stage=train", "--json", "--backend=numpy").stdout)
+    before = saved(run, "train")
+    tokens = load_text(before.data, before.tokenizer).valid.astype(int)
+    nats = 0.0
+    for i in range(0, len(tokens) - 1, T):
+        targets = tokens[i + 1 : i + T + 1]
+        scores = samples.their_logits(their[0], tokens[i : i + T])[: len(targets)].astype(float)
+        nats += (np.log(np.exp(scores).sum(1)) - scores[range(len(targets)), targets]).sum()
+    characters = len(before.tokenizer.decode(tokens)) * (len(tokens) - 1) / len(tokens)
+    assert characters > 1.1 * len(tokens)
+    assert record["bits_per_character"] == pytest.approx(nats / math.log(2) / characters, rel=1e-4)
+
+    said = succeed("generate", run, "--stage=train", "--prompt=heads see", "--tokens=40", "--backend=numpy").stdout
+    assert said.startswith("heads see") and len(said) > 50
+
+
+def test_only_gates_are_trained_and_a_stage_that_died_goes_on_to_the_same_bits(run, copy):
+    (before, _), (after, _) = (load_checkpoint(run / f"{stage}.safetensors") for stage in ("train", "gate"))
+    for name, x in before.items():
+        np.testing.assert_array_equal(after.pop(name), x, strict=True)
+    gates = [f"layers.{i}.log_alpha" for i in range(2)]
+    moments = {f"optimizer.{moment}.{name}" for moment in "mv" for name in gates}
+    assert {name for name in after if not name.startswith("objective.")} == (
+        moments | {"optimizer.steps"} | {f"params.{name}" for name in gates}
+    )
+    assert sum((after[f"params.{name}"] > 0).sum() for name in gates) == 5
+    (copy / "gate.safetensors").unlink()
+    die_in_write(loop, 3, "gate", copy, "--resume", "--backend=numpy")
+    assert "gate: going on after step 10\n" in succeed("gate", copy, "--resume", "--backend=numpy").stderr
+    for name in ("gate.safetensors", "metrics.jsonl"):
+        assert (copy / name).read_bytes() == (run / name).read_bytes()
+
+
+def prune_to(run, *layers):
+    """Leave these heads of each layer open, remove the others; check what the smaller model computes and has."""
+    tensors, metadata = load_checkpoint(run / "gate.safetensors")
+    for i, heads in enumerate(layers):
+        tensors[f"params.layers.{i}.log_alpha"] = np.where(np.isin(range(6), heads), 4, -4).astype(np.float32)
+    save_checkpoint(run / "gate.safetensors", tensors, metadata)
+    succeed("prune", run, "--overwrite")
+    np.testing.assert_allclose(logits(run, "prune"), logits(run, "gate"), rtol=1e-4, atol=1e-4)
+    model = saved(run, "prune").model
+    assert model.config.head_ids == layers
+    for i, heads in enumerate(layers):
+        groups = {h * (model.config.kv_heads or 6) // 6 for h in heads}
+        assert model.params[f"layers.{i}.Wq"].shape == (24, 4 * len(heads))
+        assert model.params[f"layers.{i}.Wk"].shape == model.params[f"layers.{i}.Wv"].shape == (24, 4 * len(groups))
+
+
+def test_closed_heads_go_and_the_rest_is_healed(their, copy, tmp_path):
+    """A layer may lose all its heads; keys and values that heads share go with the last of them."""
+    prune_to(copy, (), (0, 1, 4))
+    succeed("finetune", copy, "--backend=numpy")
+    assert saved(copy, "finetune").model.config.heads == (0, 3)
+    last = json.loads((copy / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["stage"] == "finetune" and last["step"] == 20
+    llama = their[1].name == "llama"
+    match = "llama has as many heads in each layer, at least 1, but layer 0 has 0" if llama else "gpt2 has all 6 heads"
+    for stage, said in (("finetune", match), ("gate", "this model has gates")):
+        assert said in refused(2, "export", copy, tmp_path / "new", f"--stage={stage}")
+    assert not (tmp_path / "new").exists()
+    prune_to(copy, (0, 1, 4, 5), (2, 3, 4, 5))
+    if llama:
+        found = exported(copy, tmp_path / "new")
+        np.testing.assert_allclose(found, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_imported_is_refused(their, run, book, tmp_path):
+    new = tmp_path / "new"
+    for options, said in (
+        (["--set=model.T=19"], "model.T must be at most 18, as many positions as the model was trained with, got 19"),
+        (["--set=model.T=99999999"], "model.T must be at most 18, "),
+        (["--set=model.D=12"], "model.D is that of the model in the file; of these settings only model.T can be"),
+        (["--set=data.tokenizer=byte"], "data.tokenizer is that of the model"),
+        (["--set=model.T=0"], "model.T must be at least 1, got 0"),
+        (["--corpus=nowhere.txt"], "there is no corpus and no file 'nowhere.txt'"),
+    ):
+        assert said in harmless(2, tmp_path, "import", their[1], new, "--corpus", book, *options)
+    assert "holds a run already; give another directory" in harmless(2, run, "import", their[1], run, *SHORT)
