@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from tinyprune.cli.models import pieces
 from tinyprune.config import DataConfig
 from tinyprune.data import BytePairTokenizer, load_text, spans, tokenizer_from_dict
 from tinyprune.data.spans import whole_pieces
@@ -115,6 +116,15 @@ def test_no_special_token_is_added_and_no_text_cut_or_filled_up():
     np.testing.assert_array_equal(tokenizer.encode("the cat saw"), TOKENIZERS["gpt2"].encode("the cat saw"))
     ids = tokenizer.encode("the<|end|>cat").tolist()
     assert ids.count(0) == 1 and tokenizer.decode(ids) == "the<|end|>cat"
+
+
+def test_generated_tokens_are_shown_as_whole_characters():
+    """As soon as they are whole; what never becomes a character is shown as U+FFFD."""
+    tokenizer = TOKENIZERS["gpt2"]
+    x, owl = (tokenizer.encode(text).tolist() for text in ("x", "🦉"))
+    assert len(owl) == 3
+    assert list(pieces(tokenizer, 0, x + owl + owl + x)) == ["x", "🦉", "🦉", "x"]
+    assert list(pieces(tokenizer, 0, owl[:2] + owl + owl[2:] + x + owl[:2])) == [*"\ufffd🦉\ufffd", "\ufffdx", "\ufffd"]
 
 
 def test_a_model_may_have_more_entries_than_tokens():

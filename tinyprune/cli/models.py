@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -88,15 +87,25 @@ def generate_text(arguments: argparse.Namespace) -> None:
 def pieces(tokenizer: Any, before: int, tokens: Iterable[int]) -> Iterator[str]:
     """Yield the text of each token as it comes; `before` is the token before the first.
 
-    The text depends on the neighbours: words are separated by a space except after the end of a line, and the bytes of
-    one character are printed together.
+    Words are separated by a space except after the end of a line. The bytes of one character, which may be several
+    tokens, are printed together: decoded, a text that ends within a character ends in one U+FFFD.
     """
-    if tokenizer.kind == "byte":
-        yield from codecs.iterdecode((bytes([token]) for token in tokens), "utf-8", errors="replace")
+    if tokenizer.kind not in ("byte", "bpe"):
+        for token in tokens:
+            yield tokenizer.decode([before, token])[len(tokenizer.decode([before])) :]
+            before = token
         return
+    held: list[int] = []  # since the last end of a character
+    shown = 0  # characters of these
     for token in tokens:
-        yield tokenizer.decode([before, token])[len(tokenizer.decode([before])) :]
-        before = token
+        held.append(token)
+        text = tokenizer.decode(held)
+        whole = len(text) - text.endswith("\ufffd")
+        if whole > shown:
+            yield text[shown:whole]
+        held, shown = (held, whole) if whole < len(text) else ([], 0)
+    if held:
+        yield tokenizer.decode(held)[shown:]
 
 
 def describe(arguments: argparse.Namespace) -> None:
