@@ -84,7 +84,8 @@ def test_pieces_are_what_safetensors_writes():
     }
     tensors["0-d"] = np.array(1.5)
     metadata = {"a": 'quotes " and \\ \x01 \n é'}
-    header, *arrays = safetensors_pieces(tensors, metadata)
+    layout = {name: (x.dtype.name, x.shape) for name, x in tensors.items()}
+    header, *arrays = safetensors_pieces(layout, tensors.__getitem__, metadata)
     assert header + b"".join(arrays) == safetensors.numpy.save(tensors, metadata)
     assert all(any(np.shares_memory(np.frombuffer(piece, np.uint8), x) for x in tensors.values()) for piece in arrays)
 

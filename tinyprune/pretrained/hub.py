@@ -15,9 +15,10 @@ from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import replace_file
 from tinyprune.pretrained.layout import HUB, check_layers, parameter_shapes, sources
-from tinyprune.pretrained.safetensors_file import WIDEN, file_content, read_header
+from tinyprune.pretrained.safetensors_file import WIDEN, read_header
 from tinyprune.pretrained.settings import IMPLIED, read_settings, write_settings
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, blocks, check_tensors, read_parameters
+from tinyprune.training.checkpoints import safetensors_pieces
 
 NEEDED = "give a folder with config.json, model.safetensors and tokenizer.json"
 # What comes before the names of `layout.HUB` in a file; a file of a model without its output side goes without.
@@ -86,13 +87,17 @@ def write_hub(folder: str | Path, settings: dict[str, Any], params: dict[str, ND
         if found != wanted:
             raise UsageError(f"the Hub's files need, for {kind}, a parameter {name} of shape {wanted}, got {found}")
 
-    tensors: dict[str, list[NDArray]] = {}
+    layout, parts = {}, {}
     for name, source in sources(HUB[kind], settings).items():
-        prefix = "" if name == "unembedding" else PREFIX[kind]
+        tensor = source.tensor if name == "unembedding" else PREFIX[kind] + source.tensor
+        layout[tensor] = ("float32", source.stored_shape(params[name].shape))
         # The thirds of one tensor come one after the other.
-        parts = tensors.setdefault(prefix + source.tensor, [])
-        parts.append(params[name].T if source.transposed else params[name])
-    replace_file(folder / "model.safetensors", file_content(tensors), "model")
+        parts.setdefault(tensor, []).append(params[name].T if source.transposed else params[name])
+
+    def make(tensor: str) -> NDArray:
+        return np.concatenate(parts[tensor], -1) if parts[tensor][1:] else parts[tensor][0]
+
+    replace_file(folder / "model.safetensors", safetensors_pieces(layout, make, {"format": "pt"}), "model")
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": settings["T"]}
     for name, text in (
         ("tokenizer.json", tokenizer.description),

@@ -1,15 +1,14 @@
-"""safetensors files as the Hub has them, read tensor by tensor and written as a stream.
+"""safetensors files as the Hub has them, read tensor by tensor.
 
 The file is 8 bytes with the length of a header, the header, JSON with each tensor's dtype, shape and offsets, and the
-tensors' bytes. The header is read here because the package safetensors has no bfloat16 for NumPy, and because it holds
-a file that it writes in memory a second time.
+tensors' bytes. The header is read here because the package safetensors has no bfloat16 for NumPy.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,26 +53,6 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path} is altered or no safetensors file ({error}); {OTHERWISE}") from error
-
-
-def file_content(tensors: dict[str, list[NDArray]]) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a file of float32 numbers; each tensor is given as parts to be joined at the last axis.
-
-    It is joined and made contiguous only when it is written, so that no more than one is in memory twice.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name, parts in tensors.items():
-        shape = [*parts[0].shape[:-1], sum(part.shape[-1] for part in parts)]
-        stop = start + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for parts in tensors.values():
-        whole = np.concatenate(parts, -1) if parts[1:] else parts[0]
-        yield np.ascontiguousarray(whole, "<f4").data.cast("B")
 
 
 def _stored(path: Path, first: int, size: int, name: str, entry: dict[str, Any]) -> StoredTensor:

@@ -12,7 +12,8 @@ order; this way equal contents make equal files.) A checkpoint is replaced atomi
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,29 +53,34 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
-    replace_file(path, safetensors_pieces(tensors, {ENTRY: _entry(metadata, tensors)}), "checkpoint")
+    layout = {name: (tensor.dtype.name, tensor.shape) for name, tensor in tensors.items()}
+    entry = {ENTRY: _entry(metadata, tensors)}
+    replace_file(path, safetensors_pieces(layout, tensors.__getitem__, entry), "checkpoint")
 
 
-def safetensors_pieces(tensors: dict[str, NDArray], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
-    """Yield the bytes that `safetensors.numpy.save` returns, without a copy of the arrays: for models that fill memory.
+def safetensors_pieces(
+    layout: dict[str, tuple[str, tuple[int, ...]]], make: Callable[[str], NDArray], metadata: dict[str, str]
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes that `safetensors.numpy.save` returns, but never as a whole: for models that fill memory.
 
     Args:
-        tensors: name -> array in C order, of one of `DTYPES`.
+        layout: name of each array -> name of its dtype, one of `DTYPES`, and its shape.
+        make: from a name to the array, called when it is written; one in C order is not copied.
         metadata: of the header.
     """
-    order = sorted(tensors, key=lambda name: (list(DTYPES).index(tensors[name].dtype.name), name))
+    order = sorted(layout, key=lambda name: (list(DTYPES).index(layout[name][0]), name))
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name in order:
-        tensor, start = tensors[name], end
-        end += tensor.nbytes
-        header[name] = {"dtype": DTYPES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": [start, end]}
+        (dtype, shape), start = layout[name], end
+        end += np.dtype(dtype).itemsize * math.prod(shape)
+        header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in order:
-        if tensors[name].size:
-            yield tensors[name].reshape(-1).view(np.uint8).data
+        if math.prod(layout[name][1]):
+            yield np.ascontiguousarray(make(name)).reshape(-1).view(np.uint8).data
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -139,8 +145,8 @@ def restore_generator(state: dict[str, Any]) -> np.random.Generator:
 
 
 def _storable(name: str, tensor: NDArray) -> NDArray:
-    """Return `tensor` as safetensors needs it, contiguous in C order; raise UsageError for an unsupported dtype."""
-    tensor = np.asarray(tensor, order="C")
+    """Return `tensor` as an array. Raises UsageError for a dtype that safetensors has not."""
+    tensor = np.asarray(tensor)
     if tensor.dtype.kind not in "biuf" or tensor.itemsize > 8 or not tensor.dtype.isnative:
         raise UsageError(
             f"array {name} of a checkpoint must hold booleans, integers or floats of at most 64 bits in the machine's "
