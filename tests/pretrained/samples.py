@@ -1,44 +1,28 @@
-"""Small random models, byte-pair tokenizers trained on a few lines, and both models computed by their definition."""
+"""Small random models, here and in transformers, and byte-pair tokenizers trained on a few lines."""
 
 import json
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tinyprune.config import ModelConfig
 from tinyprune.data import BytePairTokenizer
-from tinyprune.pretrained.layout import parameter_shapes
+from tinyprune.model.parameters import parameter_shapes
+from tinyprune.model.transformer import Transformer
 
 # Sizes that all differ.
-COMMON = {"V": 300, "L": 2, "D": 24, "H": 6, "kv_heads": 0, "F": 20, "T": 18, "M": 0, "N": 0, "mask": "causal"}
-GPT2 = {"kind": "gpt2"} | COMMON | {"norm_eps": 1e-4, "rope_base": 10_000.0, "tied": True}
-LLAMA = {"kind": "llama"} | COMMON | {"kv_heads": 3, "norm_eps": 1e-4, "rope_base": 500.0, "tied": False}
-MODELS = {"gpt2": GPT2, "llama": LLAMA, "llama without groups, tied": LLAMA | {"kv_heads": 0, "tied": True}}
+SIZES = {"V": 300, "L": 2, "D": 24, "H": 6, "F": 20, "T": 18, "M": 0, "N": 0, "mask": "causal", "norm_eps": 1e-4}
+GPT2 = ModelConfig("gpt2", **SIZES)
+LLAMA = ModelConfig("llama", **SIZES, kv_heads=3, rope_base=500.0, tied=False)
+MODELS = {"gpt2": GPT2, "llama": LLAMA, "llama without groups, tied": replace(LLAMA, kv_heads=0, tied=True)}
 
-LINES = [
-    "the cat saw the dog",
-    "the dogs ran, and ran:  then they're gone",
-    "for i in range(1234):\n        total += i\n\n",
-]
-LINES += ["naïve cafés — 猫は犬を見た 😀👍🏽", "Ω β\t\tγ \r\n don't\n", "   and    spaces   "]
-HARD = [
-    "",
-    " ",
-    "\n",
-    "\n\n",
-    "  x",
-    "a\n\n b\n \nc",
-    "1234567890 3.14 ½ ²",
-    "don't they'RE",
-    "def f(x):\n\treturn x**2  # 99\r\n",
-]
-HARD += [
-    "😀👍🏽 👩‍👩‍👧 é e\u0301",
-    "Русский текст, ελληνικά; עברית العربية हिन्दी 猫は犬を見た。",
-    "\x00\x1f\u00a0\u3000\u200b",
-    *LINES,
-]
+LINES = ["the cat saw the dog", "the dogs ran, and ran:  then they're gone", "   and    spaces   "]
+LINES += ["for i in range(1234):\n        total += i\n\n", "naïve cafés — 猫は犬を見た 😀👍🏽", "Ω β\t\tγ \r\n don't\n"]
+HARD = ["", " ", "\n", "\n\n", "  x", "a\n\n b\n \nc", "1234567890 3.14 ½ ²", "don't they'RE", *LINES]
+HARD += ["def f(x):\n\treturn x**2  # 99\r\n", "😀👍🏽 👩‍👩‍👧 é e\u0301", "\x00\x1f\u00a0\u3000\u200b"]
+HARD += ["Русский текст, ελληνικά; עברית العربية हिन्दी 猫は犬を見た。"]
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
 LLAMA3 += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -71,52 +55,12 @@ def changed(description, **values):
     return json.dumps(json.loads(description) | values)
 
 
-def random_model(settings, seed=3):
-    """Return parameters, none of them 0 or 1, and a tokenizer."""
+def random_model(config, seed=3):
+    """Return a model, none of whose parameters is 0 or 1, and a tokenizer."""
     rng = np.random.default_rng(seed)
-    shapes = parameter_shapes(settings)
+    shapes = parameter_shapes(config)
     params = {name: (0.3 * rng.standard_normal(shape) + 0.05).astype(np.float32) for name, shape in shapes.items()}
-    return params, BytePairTokenizer(train_tokenizer(), settings["V"])
-
-
-def logits(settings, params, ids):
-    """Compute the logits (n, V) of token ids (n,), a head at a time."""
-    llama, n, D, H = settings["kind"] == "llama", len(ids), settings["D"], settings["H"]
-    Dh, K = D // H, settings["kv_heads"] or H
-    p = {name: x.astype(np.float64) for name, x in params.items()}
-    angles = np.arange(n)[:, None] * settings["rope_base"] ** (-np.arange(0, Dh, 2) / Dh)
-
-    def norm(x, name):
-        if llama:
-            return x / np.sqrt((x**2).mean(1, keepdims=True) + settings["norm_eps"]) * p[f"{name}.scale"]
-        x = x - x.mean(1, keepdims=True)
-        x = x / np.sqrt((x**2).mean(1, keepdims=True) + settings["norm_eps"])
-        return x * p[f"{name}.scale"] + p[f"{name}.bias"]
-
-    def head(x, layer, name, h):
-        x = x @ p[f"{layer}.W{name}"][:, h * Dh : (h + 1) * Dh] + p.get(f"{layer}.b{name}", np.zeros(D))[h * Dh :][:Dh]
-        if not llama or name == "v":
-            return x
-        a, b = np.split(x, 2, 1)
-        return np.hstack([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)])
-
-    x = p["embedding"][ids] + (0 if llama else p["positions"][:n])
-    for layer in (f"layers.{i}" for i in range(settings["L"])):
-        m = norm(x, f"{layer}.ln")
-        for h in range(H):
-            q, k, v = head(m, layer, "q", h), head(m, layer, "k", h * K // H), head(m, layer, "v", h * K // H)
-            weights = np.exp(q @ k.T / math.sqrt(Dh)) * np.tri(n)
-            x = x + weights / weights.sum(1, keepdims=True) @ v @ p[f"{layer}.Wo"][h * Dh : (h + 1) * Dh]
-        x = x + p.get(f"{layer}.bo", 0)
-        m = norm(x, f"{layer}.ffn.ln")
-        a = m @ p[f"{layer}.ffn.W1"] + p.get(f"{layer}.ffn.b1", 0)
-        if llama:
-            g = m @ p[f"{layer}.ffn.Wg"]
-            a = g / (1 + np.exp(-g)) * a
-        else:
-            a = a / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3)))
-        x = x + a @ p[f"{layer}.ffn.W2"] + p.get(f"{layer}.ffn.b2", 0)
-    return norm(x, "ln") @ p.get("unembedding", p["embedding"]).T
+    return Transformer(config, params), BytePairTokenizer(train_tokenizer(), config.V)
 
 
 def theirs(kind, **options):
@@ -135,6 +79,12 @@ def theirs(kind, **options):
         for x in model.parameters():  # norms and biases too
             x += 0.1 * torch.randn_like(x)
     return model.eval()
+
+
+def write_theirs(model, folder):
+    """Write a model of transformers with a tokenizer."""
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(train_tokenizer(), "utf-8")
 
 
 def their_logits(model, ids):

@@ -25,8 +25,7 @@ SHORT += [f"--set=model.T={T}", "--set=gate_train.checkpoint_every=5"]
 def their(request, tmp_path_factory):
     """A model of transformers and the folder that holds it."""
     theirs, folder = samples.theirs(request.param), tmp_path_factory.mktemp("hub") / request.param
-    theirs.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(samples.train_tokenizer(), "utf-8")
+    samples.write_theirs(theirs, folder)
     return theirs, folder
 
 

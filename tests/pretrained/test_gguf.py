@@ -1,5 +1,6 @@
 """GGUF files: what llama.cpp's converter writes is read, quantised or not; damaged and other files are refused."""
 
+import json
 import struct
 import sys
 
@@ -10,13 +11,15 @@ import samples
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFWriter
 
+from tinyprune.config import ModelConfig
 from tinyprune.errors import CheckpointError, MissingExtraError, UsageError, install_command
 from tinyprune.pretrained import gguf as ours
 from tinyprune.pretrained import read_pretrained, stored
-from tinyprune.pretrained.layout import GGUF, sources
+from tinyprune.pretrained.layout import sources
 
 # Rows as long as a block of quantised numbers, or two.
-LLAMA = samples.LLAMA | {"D": 32, "H": 4, "kv_heads": 2, "F": 64, "norm_eps": 1e-5}
+SIZES = samples.SIZES | {"D": 32, "H": 4, "F": 64, "norm_eps": 1e-5}
+LLAMA = ModelConfig("llama", **SIZES, kv_heads=2, rope_base=500.0, tied=False)
 DESCRIPTION = samples.train_tokenizer("smollm")
 
 
@@ -25,23 +28,21 @@ def permuted(W, heads):
     return W.reshape(heads, 2, len(W) // heads // 2, *W.shape[1:]).swapaxes(1, 2).reshape(W.shape)
 
 
-def write(path, settings, params, kind=Type.F32, *, entries=None, without=(), more=None):
+def write(path, config, params, kind=Type.F32, *, entries=None, without=(), more=None):
     """Write a file; `entries` replace or follow its own, `without` some keys or tensors, and with `more` tensors."""
-    import json
-
     described = json.loads(DESCRIPTION)
     tokens = list(described["model"]["vocab"])
     special = {token["id"] for token in described["added_tokens"]}
     about = {
-        "block_count": settings["L"],
-        "context_length": settings["T"],
-        "embedding_length": settings["D"],
-        "feed_forward_length": settings["F"],
-        "attention.head_count": settings["H"],
-        "attention.head_count_kv": settings["kv_heads"] or settings["H"],
-        "rope.dimension_count": settings["D"] // settings["H"],
-        "attention.layer_norm_rms_epsilon": settings["norm_eps"],
-        "rope.freq_base": settings["rope_base"],
+        "block_count": config.L,
+        "context_length": config.T,
+        "embedding_length": config.D,
+        "feed_forward_length": config.F,
+        "attention.head_count": config.H,
+        "attention.head_count_kv": config.kv_heads or config.H,
+        "rope.dimension_count": config.D // config.H,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
+        "rope.freq_base": config.rope_base,
     }
     about = {f"llama.{key}": value for key, value in about.items()} | {
         "tokenizer.ggml.model": "gpt2",
@@ -58,10 +59,10 @@ def write(path, settings, params, kind=Type.F32, *, entries=None, without=(), mo
         if key not in without:
             add = {str: writer.add_string, float: writer.add_float32, list: writer.add_array}
             add.get(type(value), writer.add_uint32)(key, value)
-    for name, source in sources(GGUF, settings).items():
+    for name, source in sources("gguf", config).items():
         x = params[name].T if source.transposed else params[name]
         if name.endswith((".Wq", ".Wk")):
-            x = permuted(x, settings["H"] if name.endswith(".Wq") else settings["kv_heads"] or settings["H"])
+            x = permuted(x, config.H if name.endswith(".Wq") else config.kv_heads or config.H)
         if source.tensor not in without:
             used = kind if x.ndim == 2 else Type.F32
             x = np.ascontiguousarray(x)
@@ -77,7 +78,7 @@ def write(path, settings, params, kind=Type.F32, *, entries=None, without=(), mo
 
 @pytest.fixture(scope="module")
 def params():
-    return samples.random_model(LLAMA)[0]
+    return samples.random_model(LLAMA)[0].params
 
 
 def refused(path, error, match):
@@ -90,7 +91,7 @@ def refused(path, error, match):
 
 def test_what_the_converter_writes_is_read(tmp_path, params):
     model = read_pretrained(write(tmp_path / "a.Q.gguf", LLAMA, params))
-    assert (model.settings, model.name) == (LLAMA, "a.Q")
+    assert (model.config, model.name) == (LLAMA, "a.Q")
     samples.check_equal(model.params, params)
     for text in samples.HARD:
         ids = model.tokenizer.encode(text)
@@ -100,13 +101,11 @@ def test_what_the_converter_writes_is_read(tmp_path, params):
 
 
 def test_without_groups_and_tied(tmp_path):
-    settings = LLAMA | {"kv_heads": 0, "tied": True, "rope_base": 10_000.0}
-    params, _ = samples.random_model(settings)
-    path = write(
-        tmp_path / "m.gguf", settings, params, without=["llama.rope.freq_base", "llama.attention.head_count_kv"]
-    )
-    model = read_pretrained(path)
-    assert model.settings == settings
+    config = ModelConfig("llama", **SIZES)
+    params = samples.random_model(config)[0].params
+    without = ["llama.rope.freq_base", "llama.attention.head_count_kv"]
+    model = read_pretrained(write(tmp_path / "m.gguf", config, params, without=without))
+    assert model.config == config
     samples.check_equal(model.params, params)
 
 
@@ -130,11 +129,9 @@ def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, err
         ({"llama.rope.scaling.type": "linear"}, "rope.scaling.type is 'linear'"),
         ({"llama.expert_count": 8}, "expert_count is 8"),
         ({"llama.attention.key_length": 16}, "attention.key_length is 16, .* where it is 8"),
-        (
-            {"llama.attention.head_count_kv": [2, 2]},
-            r"head_count_kv must be a number of type int above 0, got \[2, 2\]",
-        ),
-        ({"llama.attention.head_count": 5}, "must be a multiple of the 5 heads, got 32"),
+        ({"llama.attention.head_count_kv": [2, 2]}, r"head_count_kv must be a number of type int .*, got \[2, 2\]"),
+        ({"llama.attention.head_count": 5}, "model.D must be a multiple of model.H = 5, got 32"),
+        ({"llama.block_count": 100_000_000}, "block_count must be .* below 1,000, got 100000000"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama', .* where it is 'gpt2'"),
         ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre must be one of smollm, gpt-2, got qwen2"),
         ({"llama.rope.freq_base": 0.0}, "rope.freq_base must be a number of type float above 0"),
@@ -154,12 +151,7 @@ def test_settings_that_we_do_not_have_are_refused(tmp_path, params, entries, mat
         ({"entries": {"tokenizer.ggml.token_type": [1]}}, CheckpointError, "300 tokens have 1 types"),
         ({"without": ["blk.1.attn_v.weight"]}, CheckpointError, "lacks the tensor blk.1.attn_v.weight;"),
         ({"more": {"rope_freqs.weight": np.ones(4, "f4")}}, CheckpointError, "beside .* the tensor rope_freqs.weight;"),
-        (
-            {"entries": {"llama.feed_forward_length": 96}},
-            CheckpointError,
-            r"\(64, 32\), but the settings need \(96, 32\)",
-        ),
-        ({"entries": {"llama.block_count": 100_000_000}}, CheckpointError, "too few for the 100000000 layers"),
+        ({"entries": {"llama.feed_forward_length": 96}}, CheckpointError, r"shape \(64, 32\), .* need \(96, 32\)"),
         ({"entries": {"llama.vocab_size": 299}}, CheckpointError, r"shape \(300, 32\), .* need \(299, 32\)"),
     ],
     ids=str,
@@ -176,7 +168,7 @@ def test_numbers_that_the_package_does_not_know_are_refused(tmp_path, params):
     for kind, said in ((int(Type.F64), "F64"), (999, "type 999")):
         path.write_bytes(content[:place] + struct.pack("<I", kind) + content[place + 4 :])
         # The last tensors of twice the size would end behind the file.
-        refused(path, UsageError, f"blk.1.ffn_up.weight is stored as {said}, which the package gguf cannot read")
+        refused(path, UsageError, f"blk.1.ffn_up.weight is stored as {said}, which cannot be read")
 
 
 def test_a_damaged_file_is_refused(tmp_path, params):

@@ -1,47 +1,68 @@
 """GPT-2 and Llama computed here are those of transformers: logits, all gradients, and what they write."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import samples
 
-from tinyprune.config import ModelConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
-from tinyprune.pretrained import read_pretrained
+from tinyprune.pretrained import read_pretrained, write_hub
 from tinyprune.pretrained.hub import PREFIX
-from tinyprune.pretrained.layout import HUB, sources
+from tinyprune.pretrained.layout import sources
 
 T = 128
+# What differs from the samples: in transformers' words and in ours.
 MODELS = {
-    "gpt2": ("gpt2", {"n_embd": 48, "n_head": 12, "n_positions": T}),
-    "llama": ("llama", {"num_key_value_heads": 2, "max_position_embeddings": T, "rope_theta": 500.0}),
-    "llama, tied": ("llama", {"max_position_embeddings": T, "tie_word_embeddings": True}),
+    "gpt2": ({"n_embd": 48, "n_head": 12}, {"D": 48, "H": 12, "T": T}),
+    "gpt2, untied": ({"n_inner": None, "tie_word_embeddings": False}, {"F": 96, "tied": False, "T": T}),
+    "llama": ({"num_key_value_heads": 2, "rope_theta": 500.0}, {"kv_heads": 2, "T": T}),
+    "llama, tied": (
+        {"num_key_value_heads": 6, "tie_word_embeddings": True},
+        {"kv_heads": 0, "rope_base": 10_000.0, "tied": True, "T": T},
+    ),
 }
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request, tmp_path_factory):
     """A model of transformers and what is read from the folder that it writes."""
-    kind, options = MODELS[request.param]
-    theirs, folder = samples.theirs(kind, **options), tmp_path_factory.mktemp("m")
-    theirs.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(samples.train_tokenizer(), "utf-8")
-    return theirs, read_pretrained(folder)
+    kind, (options, changes) = request.param[:5].rstrip(","), MODELS[request.param]
+    positions = {"n_positions" if kind == "gpt2" else "max_position_embeddings": T}
+    theirs, folder = samples.theirs(kind, **options, **positions), tmp_path_factory.mktemp("m")
+    samples.write_theirs(theirs, folder)
+    model = read_pretrained(folder)
+    size = {"heads": (), "head_ids": ()}
+    assert model.config == replace(samples.MODELS[kind], **size, **changes)
+    return theirs, model
 
 
 @pytest.fixture(params=["numpy", "numba"])
 def ours(request, pair):
-    return Transformer(ModelConfig.from_dict(pair[1].settings), dict(pair[1].params), ops=get_backend(request.param))
+    return Transformer(pair[1].config, dict(pair[1].params), ops=get_backend(request.param))
 
 
-def their_gradients(theirs, settings):
+def test_what_is_written_again_is_loaded_by_transformers(pair, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    theirs, model = pair
+    write_hub(tmp_path, Transformer(model.config, model.params), model.tokenizer)
+    again, loading = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(loading.values())
+    ids = np.arange(18)
+    np.testing.assert_array_equal(samples.their_logits(again, ids), samples.their_logits(theirs, ids))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in samples.HARD:
+        assert tokenizer(text)["input_ids"] == model.tokenizer.encode(text).tolist()
+
+
+def their_gradients(theirs, config):
     """Return the gradients that torch has found, by our names and in our shapes."""
-    grads = {name: x.grad.numpy() for name, x in theirs.named_parameters()}
+    grads = {name.removeprefix(PREFIX[config.kind]): x.grad.numpy() for name, x in theirs.named_parameters()}
     found = {}
-    for name, (tensor, transposed, third) in sources(HUB[settings["kind"]], settings).items():
-        g = grads.pop(tensor, None) if name == "unembedding" else grads[PREFIX[settings["kind"]] + tensor]
-        g = g if third is None else np.split(g, 3, -1)[third]
+    for name, (tensor, transposed, third) in sources(config.kind, config).items():
+        g = grads[tensor] if third is None else np.split(grads[tensor], 3, -1)[third]
         found[name] = g.T if transposed else g
     return found
 
@@ -50,7 +71,7 @@ def their_gradients(theirs, settings):
 def test_logits_and_all_gradients_are_those_of_transformers(pair, ours, n):
     import torch
 
-    theirs, settings = pair[0], pair[1].settings
+    theirs, config = pair[0], pair[1].config
     ids, targets = np.random.default_rng(n).integers(0, 300, (2, 2, n))
     theirs.zero_grad()
     logits = theirs(torch.tensor(ids)).logits
@@ -60,7 +81,7 @@ def test_logits_and_all_gradients_are_those_of_transformers(pair, ours, n):
     found = h @ ours.params.get("unembedding", ours.params["embedding"]).T
     np.testing.assert_allclose(found, logits, rtol=0, atol=1e-4 * np.abs(logits).max())
     _, _, cache = ours.loss(ids, targets)
-    grads, expected = ours.backward(1.0, cache), their_gradients(theirs, settings)
+    grads, expected = ours.backward(1.0, cache), their_gradients(theirs, config)
     assert grads.keys() == expected.keys()
     # Some are 0 but for rounding: that of bk, which adds the same to all scores, and of Wq and Wk where n is 1.
     rounding = 1e-6 * np.linalg.norm([np.linalg.norm(g) for g in expected.values()])

@@ -36,8 +36,9 @@ def import_pretrained(arguments: argparse.Namespace) -> None:
 
 def export_pretrained(arguments: argparse.Namespace) -> None:
     """Run `tinyprune export`."""
+    from tinyprune.pretrained import write_hub
     from tinyprune.progress import say
-    from tinyprune.runs.importing import export_model
 
-    export_model(load_saved(arguments), Path(arguments.folder))
+    saved = load_saved(arguments)
+    write_hub(arguments.folder, saved.model, saved.tokenizer)
     say(f"export: {arguments.folder} holds config.json, model.safetensors and tokenizer.json")

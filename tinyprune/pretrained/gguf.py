@@ -20,37 +20,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.config import ModelConfig
+from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError, missing_extra
-from tinyprune.pretrained.layout import GGUF, check_layers, parameter_shapes, sources
-from tinyprune.pretrained.settings import model_settings, only, positive
-from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_file_size, check_tensors, read_parameters
-from tinyprune.pretrained.tokenizer import PRE, BytePairTokenizer, description
+from tinyprune.model.parameters import parameter_shapes
+from tinyprune.pretrained.layout import sources
+from tinyprune.pretrained.settings import MANY, model_config, only, positive
+from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
+from tinyprune.pretrained.tokenizer import PRE, description
 
 # Types of an entry's value: those of one number, as `struct` writes them, a string, and an array.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 
 
-def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]], BytePairTokenizer]:
-    """Return settings, parameters and tokenizer of a file; see `read_pretrained`."""
+def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], BytePairTokenizer]:
+    """Return configuration, parameters and tokenizer of a file; see `read_pretrained`."""
     try:
         import gguf
     except ImportError as error:
         raise missing_extra("a GGUF file", "pretrained", __name__) from error
     entries, stored = read_header(path, gguf)
-    settings = read_settings(entries, stored, path)
-    check_layers(path, settings["L"], len(stored))
-    where, shapes = sources(GGUF, settings), parameter_shapes(settings)
-    check_tensors(path, {name: tensor.shape for name, tensor in stored.items()}, where, shapes)
-    for name, tensor in stored.items():
-        if tensor.widen is None:
-            raise UsageError(f"{path}: tensor {name} is stored as {tensor.dtype}, which the package gguf cannot read")
-    tokenizer = read_tokenizer(entries, settings["V"], path)
+    config = read_settings(entries, stored, path)
+    where, shapes = sources("gguf", config), parameter_shapes(config)
+    check_tensors(path, stored, where, shapes)
+    tokenizer = read_tokenizer(entries, config.V, path)
     params = read_parameters(stored, where, shapes)
     for name in params:
         if name.endswith((".Wq", ".Wk")):
-            params[name] = halves(params[name], settings["D"] // settings["H"])
-    return settings, params, tokenizer
+            params[name] = halves(params[name], config.Dh)
+    return config, params, tokenizer
 
 
 def halves(W: NDArray, Dh: int) -> NDArray:
@@ -63,35 +62,35 @@ def halves(W: NDArray, Dh: int) -> NDArray:
     return W.reshape(D, -1, Dh // 2, 2).swapaxes(2, 3).reshape(D, -1)
 
 
-def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> dict[str, Any]:
-    """Return our settings for the entries of a file. Raises UsageError for a model that we do not have."""
+def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> ModelConfig:
+    """Return the configuration for the entries of a file. Raises UsageError for a model that we do not have."""
     only(entries, "general.architecture", path, "llama")
 
-    def number(key: str, usual: Any = None, kind: type = int) -> Any:
-        return positive(entries, f"llama.{key}", path, usual, kind)
+    def number(key: str, usual: Any = None, kind: type = int, below: float = 1e9) -> Any:
+        found = positive(entries, f"llama.{key}", path, usual, kind, below)
+        # Such a number is the float32 next to the one that was meant: 9.999999747e-06 is 1e-05.
+        return float(str(np.float32(found))) if kind is float else found
 
-    D, H = number("embedding_length"), number("attention.head_count")
-    tokens = entries.get("tokenizer.ggml.tokens")
-    settings = model_settings(
+    H, tokens = number("attention.head_count", below=MANY), entries.get("tokenizer.ggml.tokens")
+    config = model_config(
         path,
-        kind="llama",
+        "llama",
         V=number("vocab_size", len(tokens) if isinstance(tokens, list) else None),
-        L=number("block_count"),
-        D=D,
+        L=number("block_count", below=MANY),
+        D=number("embedding_length"),
         H=H,
         kv_heads=number("attention.head_count_kv", H),
         F=number("feed_forward_length"),
         T=number("context_length"),
-        # Such a number is the float32 next to the one that was meant: 9.999999747e-06 is 1e-05.
-        norm_eps=float(str(np.float32(number("attention.layer_norm_rms_epsilon", None, float)))),
-        rope_base=float(str(np.float32(number("rope.freq_base", 10_000.0, float)))),
-        tied=GGUF[0]["unembedding"].tensor not in stored,
+        norm_eps=number("attention.layer_norm_rms_epsilon", None, float),
+        rope_base=number("rope.freq_base", 10_000.0, float),
+        tied="output.weight" not in stored,
     )
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-        only(entries, f"llama.{key}", path, D // H)
+        only(entries, f"llama.{key}", path, config.Dh)
     only(entries, "llama.rope.scaling.type", path, "none")
     only(entries, "llama.expert_count", path, 0)
-    return settings
+    return config
 
 
 def read_tokenizer(entries: dict[str, Any], V: int, path: Path) -> BytePairTokenizer:
@@ -120,7 +119,7 @@ def read_header(path: Path, gguf: Any) -> tuple[dict[str, Any], dict[str, Stored
     """
     try:
         size = path.stat().st_size
-        check_file_size(path, size)
+        check_memory(path, size)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Header(path, content, size).read(gguf)
     except OSError as error:

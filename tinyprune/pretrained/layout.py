@@ -1,4 +1,4 @@
-"""The parameters of a GPT-2 or a Llama: our names and shapes, and where they are in each format.
+"""The parameters of a GPT-2 or a Llama: where ours are in each format.
 
 Our products are x @ W. The Hub's files of Llama, and all of GGUF, hold the transposes (nn.Linear), those of GPT-2 do
 not (Conv1D); its c_attn is Wq, Wk and Wv side by side. An embedding is (V, D) everywhere.
@@ -6,123 +6,48 @@ not (Conv1D); its c_attn is Wq, Wk and Wv side by side. An embedding is (V, D) e
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import re
 
-from tinyprune.errors import CheckpointError
-from tinyprune.pretrained.stored import OTHERWISE, Source
+from tinyprune.config import ModelConfig
+from tinyprune.model.parameters import is_bias, parameter_shapes
+from tinyprune.pretrained.stored import Source
 
-# In each format the parameters outside the layers, and those of layer i. "transformer." (GPT-2) or "model." (Llama)
-# comes before the Hub's names (`hub.PREFIX`), except before lm_head.
-Table = tuple[dict[str, Source], dict[str, Source]]
-HUB: dict[str, Table] = {
-    "gpt2": (
-        {
-            "embedding": Source("wte.weight"),
-            "positions": Source("wpe.weight"),
-            "ln.scale": Source("ln_f.weight"),
-            "ln.bias": Source("ln_f.bias"),
-            "unembedding": Source("lm_head.weight"),
-        },
-        {
-            "ln.scale": Source("h.{i}.ln_1.weight"),
-            "ln.bias": Source("h.{i}.ln_1.bias"),
-            "Wq": Source("h.{i}.attn.c_attn.weight", third=0),
-            "Wk": Source("h.{i}.attn.c_attn.weight", third=1),
-            "Wv": Source("h.{i}.attn.c_attn.weight", third=2),
-            "bq": Source("h.{i}.attn.c_attn.bias", third=0),
-            "bk": Source("h.{i}.attn.c_attn.bias", third=1),
-            "bv": Source("h.{i}.attn.c_attn.bias", third=2),
-            "Wo": Source("h.{i}.attn.c_proj.weight"),
-            "bo": Source("h.{i}.attn.c_proj.bias"),
-            "ffn.ln.scale": Source("h.{i}.ln_2.weight"),
-            "ffn.ln.bias": Source("h.{i}.ln_2.bias"),
-            "ffn.W1": Source("h.{i}.mlp.c_fc.weight"),
-            "ffn.b1": Source("h.{i}.mlp.c_fc.bias"),
-            "ffn.W2": Source("h.{i}.mlp.c_proj.weight"),
-            "ffn.b2": Source("h.{i}.mlp.c_proj.bias"),
-        },
-    ),
-    "llama": (
-        {
-            "embedding": Source("embed_tokens.weight"),
-            "ln.scale": Source("norm.weight"),
-            "unembedding": Source("lm_head.weight"),
-        },
-        {
-            "ln.scale": Source("layers.{i}.input_layernorm.weight"),
-            "Wq": Source("layers.{i}.self_attn.q_proj.weight", transposed=True),
-            "Wk": Source("layers.{i}.self_attn.k_proj.weight", transposed=True),
-            "Wv": Source("layers.{i}.self_attn.v_proj.weight", transposed=True),
-            "Wo": Source("layers.{i}.self_attn.o_proj.weight", transposed=True),
-            "ffn.ln.scale": Source("layers.{i}.post_attention_layernorm.weight"),
-            "ffn.W1": Source("layers.{i}.mlp.up_proj.weight", transposed=True),
-            "ffn.Wg": Source("layers.{i}.mlp.gate_proj.weight", transposed=True),
-            "ffn.W2": Source("layers.{i}.mlp.down_proj.weight", transposed=True),
-        },
-    ),
+# In each format, what stands before the names of layer i.
+FORMATS = {"gpt2": "h.{i}.", "llama": "layers.{i}.", "gguf": "blk.{i}."}
+# Names in these formats, without .weight and .bias; under "q" that of Wq and bq, under "ln" that of its scale and bias.
+OUTER = {
+    "embedding": ("wte", "embed_tokens", "token_embd"),
+    "positions": ("wpe", "", ""),
+    "ln": ("ln_f", "norm", "output_norm"),
+    "unembedding": ("lm_head", "lm_head", "output"),
 }
-GGUF: Table = (
-    {
-        "embedding": Source("token_embd.weight"),
-        "ln.scale": Source("output_norm.weight"),
-        "unembedding": Source("output.weight"),
-    },
-    {
-        "ln.scale": Source("blk.{i}.attn_norm.weight"),
-        "Wq": Source("blk.{i}.attn_q.weight", transposed=True),
-        "Wk": Source("blk.{i}.attn_k.weight", transposed=True),
-        "Wv": Source("blk.{i}.attn_v.weight", transposed=True),
-        "Wo": Source("blk.{i}.attn_output.weight", transposed=True),
-        "ffn.ln.scale": Source("blk.{i}.ffn_norm.weight"),
-        "ffn.W1": Source("blk.{i}.ffn_up.weight", transposed=True),
-        "ffn.Wg": Source("blk.{i}.ffn_gate.weight", transposed=True),
-        "ffn.W2": Source("blk.{i}.ffn_down.weight", transposed=True),
-    },
-)
+LAYER = {
+    "ln": ("ln_1", "input_layernorm", "attn_norm"),
+    "q": ("attn.c_attn", "self_attn.q_proj", "attn_q"),
+    "k": ("attn.c_attn", "self_attn.k_proj", "attn_k"),
+    "v": ("attn.c_attn", "self_attn.v_proj", "attn_v"),
+    "o": ("attn.c_proj", "self_attn.o_proj", "attn_output"),
+    "ffn.ln": ("ln_2", "post_attention_layernorm", "ffn_norm"),
+    "ffn.1": ("mlp.c_fc", "mlp.up_proj", "ffn_up"),
+    "ffn.g": ("", "mlp.gate_proj", "ffn_gate"),
+    "ffn.2": ("mlp.c_proj", "mlp.down_proj", "ffn_down"),
+}
 
 
-def sources(table: Table, settings: dict[str, Any]) -> dict[str, Source]:
-    """Return where each parameter of a model of these settings is; one that is tied has no unembedding."""
-    outer, layer = table
-    found = {name: source for name, source in outer.items() if name != "unembedding" or not settings["tied"]}
-    for i in range(settings["L"]):
-        found |= {f"layers.{i}.{name}": s._replace(tensor=s.tensor.format(i=i)) for name, s in layer.items()}
-    return found
+def sources(form: str, config: ModelConfig) -> dict[str, Source]:
+    """Return where each parameter of a model is in a format, one of `FORMATS`, in the order of the forward pass.
 
-
-def check_layers(where: Path, L: int, tensors: int) -> None:
-    """Raise CheckpointError if a file has fewer tensors than layers, before we make names for all that it claims."""
-    if tensors < L:
-        raise CheckpointError(f"{where} has {tensors} tensors, too few for the {L} layers of its settings; {OTHERWISE}")
-
-
-def parameter_shapes(settings: dict[str, Any], heads: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every parameter, in the order of the forward pass.
-
-    Args:
-        settings: as of `Pretrained`.
-        heads: that each layer has, in whole groups; None: all H.
+    On the Hub "transformer." (GPT-2) or "model." (Llama) comes before all names but lm_head, see `hub.PREFIX`.
     """
-    V, D, F, H = settings["V"], settings["D"], settings["F"], settings["H"]
-    Dh, heads = D // H, H if heads is None else heads
-    wide, narrow = heads * Dh, heads * (settings["kv_heads"] or H) // H * Dh
-    gpt2 = settings["kind"] == "gpt2"
-
-    def norm(name: str) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.scale": (D,)} | ({f"{name}.bias": (D,)} if gpt2 else {})
-
-    layer = norm("ln") | {"Wq": (D, wide), "Wk": (D, narrow), "Wv": (D, narrow)}
-    if gpt2:
-        layer |= {"bq": (wide,), "bk": (narrow,), "bv": (narrow,)}
-    layer |= {"Wo": (wide, D)} | ({"bo": (D,)} if gpt2 else {}) | norm("ffn.ln")
-    if gpt2:
-        layer |= {"ffn.W1": (D, F), "ffn.b1": (F,), "ffn.W2": (F, D), "ffn.b2": (D,)}
-    else:
-        layer |= {"ffn.W1": (D, F), "ffn.Wg": (D, F), "ffn.W2": (F, D)}
-    shapes: dict[str, tuple[int, ...]] = {"embedding": (V, D)}
-    if gpt2:
-        shapes["positions"] = (settings["T"], D)
-    for i in range(settings["L"]):
-        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
-    return shapes | norm("ln") | ({} if settings["tied"] else {"unembedding": (V, D)})
+    column, found = list(FORMATS).index(form), {}
+    for name in parameter_shapes(config):
+        table, prefix, short = OUTER, "", name
+        if name.startswith("layers."):
+            _, i, short = name.split(".", 2)
+            table, prefix = LAYER, FORMATS[form].format(i=i)
+        stem = re.sub(r"\.(scale|bias)$|[Wb](?=.$)", "", short)
+        tensor = table[stem][column]
+        third = "qkv".index(stem) if tensor == "attn.c_attn" else None
+        ending = "bias" if is_bias(name) else "weight"
+        found[name] = Source(f"{prefix}{tensor}.{ending}", "W" in short and form != "gpt2", third)
+    return found

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_file_size
+from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory
 
 
 def from_bfloat16(data: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -39,7 +39,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         size = path.stat().st_size
-        check_file_size(path, size)
+        check_memory(path, size)
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= size - 8:

@@ -73,25 +73,29 @@ def read_tensor(tensor: StoredTensor, transposed: bool = False, part: slice = sl
     return out if rows else out.reshape(width)
 
 
-def check_file_size(path: Path, size: int) -> None:
-    """Raise UsageError if a file is larger than this machine's memory: so would be its tensors."""
+def check_memory(where: Path, size: int) -> None:
+    """Raise UsageError if a file of `size` bytes, or the float32 numbers that are in it, exceed this machine's memory.
+
+    Nothing is known, and nothing raised, where the system does not say how much there is.
+    """
     memory = machine_memory()
     if memory is not None and size > memory:
         raise UsageError(
-            f"{path} has {size / 1e9:.1f} GB, and this machine {memory / 1e9:.1f} GB of memory; use a smaller model"
+            f"{where} needs {size / 1e9:.1f} GB of memory, and this machine has {memory / 1e9:.1f} GB; use a smaller "
+            "model"
         )
 
 
 def check_tensors(
     where: Path,
-    stored: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, StoredTensor],
     sources: Mapping[str, Source],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Compare what a file has, name -> shape, with what a model of its settings needs, before anything is loaded.
+    """Compare what a file has with what a model of its settings needs, before anything is loaded.
 
-    Raises CheckpointError naming the first tensor that is missing, of another shape, or not needed; UsageError if the
-    model, as float32, is larger than this machine's memory.
+    Raises CheckpointError naming the first tensor that is missing, of another shape, or not needed; UsageError for
+    numbers that cannot be read, or if the model, as float32, is larger than this machine's memory.
     """
     needed = {source.tensor: source.stored_shape(shapes[name]) for name, source in sources.items()}
     missing = [name for name in needed if name not in stored]
@@ -101,16 +105,13 @@ def check_tensors(
             more = f" and {len(names) - 1} more" if names[1:] else ""
             raise CheckpointError(f"{where} {problem} the tensor {names[0]}{more}; {OTHERWISE}")
     for name, shape in needed.items():
-        if stored[name] != shape:
-            raise CheckpointError(
-                f"{where}: tensor {name} has shape {stored[name]}, but the settings need {shape}; {OTHERWISE}"
-            )
-    size, memory = 4 * sum(map(math.prod, shapes.values())), machine_memory()
-    if memory is not None and size > memory:
-        raise UsageError(
-            f"{where} needs {size / 1e9:.1f} GB as float32, and this machine has {memory / 1e9:.1f} GB of memory; use "
-            "a smaller model"
-        )
+        if stored[name].shape != shape:
+            found = f"has shape {stored[name].shape}, but the settings need {shape}"
+            raise CheckpointError(f"{where}: tensor {name} {found}; {OTHERWISE}")
+        if stored[name].widen is None:
+            found = f"is stored as {stored[name].dtype}, which cannot be read"
+            raise UsageError(f"{where}: tensor {name} {found}; get the model as F32, F16 or BF16")
+    check_memory(where, 4 * sum(map(math.prod, shapes.values())))
 
 
 def read_parameters(

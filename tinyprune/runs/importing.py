@@ -1,4 +1,4 @@
-"""Make a run of a pretrained model, and a pretrained model of a run.
+"""Make a run of a pretrained model.
 
 The run's baseline is the model as it was read, as if it had been trained here: gate, prune, finetune and all commands
 that use a model take it from there.
@@ -7,15 +7,14 @@ that use a model take it from there.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-from tinyprune.config import ModelConfig, RunConfig, to_toml
+from tinyprune.config import RunConfig, to_toml
 from tinyprune.data import load_text
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Transformer
-from tinyprune.pretrained import BytePairTokenizer, Pretrained, write_hub
-from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, model_metadata
+from tinyprune.pretrained import Pretrained
+from tinyprune.runs.directory import STAGES, RunDirectory, model_metadata
 from tinyprune.training.checkpoints import save_checkpoint
 
 
@@ -40,11 +39,11 @@ def import_run(
     for name in options:
         if name == "data.tokenizer" or (name.startswith("model.") and name != "model.T"):
             raise UsageError(f"{name} is that of the model in the file; of these settings only model.T can be chosen")
-    longest = pretrained.settings["T"]
+    longest = pretrained.config.T
     T = options.get("model.T", min(config.model.T, longest))
     if isinstance(T, int) and longest < T:
         raise UsageError(f"model.T must be at most {longest}, as many positions as the model was trained with, got {T}")
-    config = dataclasses.replace(config, model=ModelConfig.from_dict(pretrained.settings | {"T": T}))
+    config = dataclasses.replace(config, model=dataclasses.replace(pretrained.config, T=T))
     config = config.with_options(options | {"data.tokenizer": "bpe"})
     params = dict(pretrained.params)
     if "positions" in params:
@@ -56,20 +55,3 @@ def import_run(
     save_checkpoint(directory.checkpoint("train"), {f"params.{name}": x for name, x in params.items()}, metadata)
     directory.write("config.toml", to_toml(config.to_dict()))
     return config
-
-
-def export_model(saved: SavedModel, folder: Path) -> None:
-    """Write a model as a folder of the Hugging Face Hub.
-
-    Raises:
-        UsageError: if it has gates, or the Hub's format cannot say what it is.
-        SaveError: if a file cannot be written.
-    """
-    model = saved.model
-    if model.gate is not None:
-        raise UsageError("this model has gates, which the Hub's format does not know; remove the closed heads first")
-    if not isinstance(saved.tokenizer, BytePairTokenizer):
-        raise UsageError(
-            f"the Hub's format needs a byte-pair tokenizer, as imported models have; this one is {saved.tokenizer.kind}"
-        )
-    write_hub(folder, dataclasses.asdict(model.config), model.host_params(), saved.tokenizer)
