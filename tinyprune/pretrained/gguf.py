@@ -11,9 +11,11 @@ of megabytes for the hundred thousand strings of a tokenizer, and can read beyon
 
 from __future__ import annotations
 
+import json
 import math
 import mmap
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,17 @@ from tinyprune.model.parameters import parameter_shapes
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.settings import MANY, model_config, only, positive
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
-from tinyprune.pretrained.tokenizer import PRE, description
 
 # Types of an entry's value: those of one number, as `struct` writes them, a string, and an array.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+CONTROL, USER_DEFINED = 3, 4  # llama.cpp's types of tokens
+# How a text is cut before it is merged, by the name in "tokenizer.ggml.pre": a digit is a token of its own in SmolLM2.
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+PRE: dict[str, list[dict[str, Any]]] = {
+    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
+    "gpt-2": [_BYTES],
+}
 
 
 def read_gguf(path: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]], BytePairTokenizer]:
@@ -110,18 +118,32 @@ def read_tokenizer(entries: dict[str, Any], V: int, path: Path) -> BytePairToken
         raise UsageError(f"{path}: {error}") from error
 
 
-def read_header(path: Path, gguf: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-    """Return the entries and the tensors of a file. Raises CheckpointError unless it is whole.
+def description(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], pre: str) -> str:
+    """Return the text of a tokenizer.json.
 
     Args:
-        path: the file.
-        gguf: the package, which knows the types of numbers.
+        tokens: each in the alphabet of GPT-2, which has a visible character for each byte.
+        types: of each token; special ones (`CONTROL`) and `USER_DEFINED` ones are found before a text is cut.
+        merges: pairs of tokens with a space between, in the order in which they were learned.
+        pre: a name of `PRE`.
     """
+    added = [
+        {"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        | {"special": kind == CONTROL}
+        for i, kind in enumerate(types)
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": list(merges)}
+    values = {"version": "1.0", "added_tokens": added, "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE[pre]}}
+    return json.dumps(values | {"decoder": _BYTES, "model": model}, ensure_ascii=False)
+
+
+def read_header(path: Path, gguf: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+    """Return entries and tensors of a file. Raises CheckpointError unless it is whole. `gguf` is the package."""
     try:
-        size = path.stat().st_size
-        check_memory(path, size)
+        check_memory(path, path.stat().st_size)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _Header(path, content, size).read(gguf)
+            return _Header(path, content).read(gguf)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
     except UsageError:
@@ -133,17 +155,16 @@ def read_header(path: Path, gguf: Any) -> tuple[dict[str, Any], dict[str, Stored
 class _Header:
     """A position in the header, which moves on with all that is read."""
 
-    def __init__(self, path: Path, content: mmap.mmap, size: int) -> None:
-        self.path, self.content, self.size, self.position = path, content, size, 0
+    def __init__(self, path: Path, content: mmap.mmap) -> None:
+        self.path, self.content, self.size, self.position = path, content, len(content), 0
 
     def read(self, gguf: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         if self.take(4) != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         version = self.number("I")
         if version not in (2, 3):
-            raise UsageError(
-                f"{self.path} has version {version} of GGUF, in this machine's byte order; 2 and 3 are read"
-            )
+            allowed = "in this machine's byte order; 2 and 3 are read"
+            raise UsageError(f"{self.path} has version {version} of GGUF, {allowed}")
         tensors, count = self.number("Q"), self.number("Q")
         entries: dict[str, Any] = {}
         for _ in range(count):
@@ -204,10 +225,8 @@ class _Header:
         row = shape[-1] // numbers * size
         end = start + offset + row * math.prod(shape[:-1])
         if end > self.size:
-            raise CheckpointError(
-                f"{self.path} is truncated: its tensor {name} ends at byte {end:,}, the file at {self.size:,}; "
-                f"{OTHERWISE}"
-            )
+            where = f"its tensor {name} ends at byte {end:,}, the file at {self.size:,}"
+            raise CheckpointError(f"{self.path} is truncated: {where}; {OTHERWISE}")
         return StoredTensor(self.path, start + offset, shape, of.name, row, _widen(gguf, of, size))
 
 

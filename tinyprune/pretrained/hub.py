@@ -45,7 +45,11 @@ def read_hub(folder: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]],
     check_tensors(folder, stored, where, shapes)
     if repeated is not None and not _equal(repeated, stored[where["embedding"].tensor]):
         raise CheckpointError(f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
-    tokenizer = _read_tokenizer(folder / "tokenizer.json", config.V)
+    description = _read_text(folder / "tokenizer.json")
+    try:
+        tokenizer = BytePairTokenizer(description, config.V)
+    except UsageError as error:
+        raise UsageError(f"{folder / 'tokenizer.json'}: {error}") from error
     return config, read_parameters(stored, where, shapes), tokenizer
 
 
@@ -164,14 +168,6 @@ def _weight_files(folder: Path) -> list[Path]:
             "read it and write model.safetensors: model.save_pretrained(folder)"
         )
     raise UsageError(f"there is no {whole}; {NEEDED}")
-
-
-def _read_tokenizer(path: Path, V: int) -> BytePairTokenizer:
-    description = _read_text(path)
-    try:
-        return BytePairTokenizer(description, V)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
 
 
 def _equal(a: StoredTensor, b: StoredTensor) -> bool:

@@ -18,17 +18,12 @@ from numpy.typing import NDArray
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory
 
-
-def from_bfloat16(data: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the bytes of bfloat16 numbers, (…, 2·n), as float32 (…, n), of which they are the upper half."""
-    return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-
-
 # The stored numbers that are read: bytes of one, and how bytes become numbers that fit into float32.
 WIDEN: dict[str, tuple[int, Callable[[NDArray[np.uint8]], NDArray]]] = {
     "F32": (4, lambda data: data.view("<f4")),
     "F16": (2, lambda data: data.view("<f2")),
-    "BF16": (2, from_bfloat16),
+    # bfloat16 is the upper half of float32
+    "BF16": (2, lambda data: (data.view("<u2").astype(np.uint32) << 16).view(np.float32)),
 }
 
 
@@ -64,7 +59,6 @@ def _stored(path: Path, first: int, size: int, name: str, entry: dict[str, Any])
     if widen and stop - start != width * math.prod(shape):
         raise ValueError(f"tensor {name} of shape {shape} has {stop - start} bytes")
     if first + stop > size:
-        raise CheckpointError(
-            f"{path} is truncated: its tensor {name} ends at byte {first + stop:,}, the file at {size:,}; {OTHERWISE}"
-        )
+        where = f"its tensor {name} ends at byte {first + stop:,}, the file at {size:,}"
+        raise CheckpointError(f"{path} is truncated: {where}; {OTHERWISE}")
     return StoredTensor(path, first + start, tuple(shape), dtype, width * math.prod(shape[-1:]), widen)

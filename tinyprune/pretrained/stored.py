@@ -74,16 +74,11 @@ def read_tensor(tensor: StoredTensor, transposed: bool = False, part: slice = sl
 
 
 def check_memory(where: Path, size: int) -> None:
-    """Raise UsageError if a file of `size` bytes, or the float32 numbers that are in it, exceed this machine's memory.
-
-    Nothing is known, and nothing raised, where the system does not say how much there is.
-    """
+    """Raise UsageError if a file of `size` bytes, or the float32 numbers in it, exceed this machine's memory."""
     memory = machine_memory()
     if memory is not None and size > memory:
-        raise UsageError(
-            f"{where} needs {size / 1e9:.1f} GB of memory, and this machine has {memory / 1e9:.1f} GB; use a smaller "
-            "model"
-        )
+        has = f"and this machine has {memory / 1e9:.1f} GB; use a smaller model"
+        raise UsageError(f"{where} needs {size / 1e9:.1f} GB of memory, {has}")
 
 
 def check_tensors(
