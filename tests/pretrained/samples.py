@@ -11,12 +11,13 @@ from tinyprune.config import ModelConfig
 from tinyprune.data import BytePairTokenizer
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.model.transformer import Transformer
+from tinyprune.pretrained import gguf, hub, read_pretrained
 
 # Sizes that all differ.
 SIZES = {"V": 300, "L": 2, "D": 24, "H": 6, "F": 20, "T": 18, "M": 0, "N": 0, "mask": "causal", "norm_eps": 1e-4}
 GPT2 = ModelConfig("gpt2", **SIZES)
 LLAMA = ModelConfig("llama", **SIZES, kv_heads=3, rope_base=500.0, tied=False)
-MODELS = {"gpt2": GPT2, "llama": LLAMA, "llama without groups, tied": replace(LLAMA, kv_heads=0, tied=True)}
+MODELS = {"gpt2": GPT2, "llama": LLAMA, "larger vocabulary": replace(LLAMA, kv_heads=0, tied=True, V=320)}
 
 LINES = ["the cat saw the dog", "the dogs ran, and ran:  then they're gone", "   and    spaces   "]
 LINES += ["for i in range(1234):\n        total += i\n\n", "naïve cafés — 猫は犬を見た 😀👍🏽", "Ω β\t\tγ \r\n don't\n"]
@@ -27,15 +28,11 @@ HARD += ["Русский текст, ελληνικά; עברית العربية
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
 LLAMA3 += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
+RAW_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 CUTS = {
     "gpt2": BYTES,
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTES]),
-    "llama3": pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    ),
+    "llama3": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), RAW_BYTES]),
 }
 
 
@@ -63,8 +60,8 @@ def random_model(config, seed=3):
     return Transformer(config, params), BytePairTokenizer(train_tokenizer(), config.V)
 
 
-def theirs(kind, **options):
-    """Make a random model of transformers; none of its parameters is 0 or 1."""
+def theirs(folder, kind, **options):
+    """Write a random model of transformers with a tokenizer; return it. None of its parameters is 0 or 1."""
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     torch.manual_seed(4)
     sizes = {"vocab_size": 300, "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.3}
@@ -78,13 +75,9 @@ def theirs(kind, **options):
     with torch.no_grad():
         for x in model.parameters():  # norms and biases too
             x += 0.1 * torch.randn_like(x)
-    return model.eval()
-
-
-def write_theirs(model, folder):
-    """Write a model of transformers with a tokenizer."""
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(train_tokenizer(), "utf-8")
+    return model.eval()
 
 
 def their_logits(model, ids):
@@ -93,6 +86,15 @@ def their_logits(model, ids):
 
     with torch.no_grad():
         return model(torch.tensor(ids[None])).logits[0].numpy()
+
+
+def refused(path, error, match):
+    """Check that a model is refused in one line, before any tensor is read."""
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(error, match=match) as raised:
+        for reader in (hub, gguf):
+            patched.setattr(reader, "read_parameters", lambda *arguments: pytest.fail("tensors were read"))
+        read_pretrained(path)
+    assert type(raised.value) is error and "\n" not in str(raised.value)
 
 
 def check_equal(params, expected):

@@ -24,9 +24,8 @@ SHORT += [f"--set=model.T={T}", "--set=gate_train.checkpoint_every=5"]
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def their(request, tmp_path_factory):
     """A model of transformers and the folder that holds it."""
-    theirs, folder = samples.theirs(request.param), tmp_path_factory.mktemp("hub") / request.param
-    samples.write_theirs(theirs, folder)
-    return theirs, folder
+    folder = tmp_path_factory.mktemp("hub") / request.param
+    return samples.theirs(folder, request.param), folder
 
 
 @pytest.fixture(scope="module")

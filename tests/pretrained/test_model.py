@@ -16,12 +16,12 @@ from tinyprune.pretrained.layout import sources
 T = 128
 # What differs from the samples: in transformers' words and in ours.
 MODELS = {
-    "gpt2": ({"n_embd": 48, "n_head": 12}, {"D": 48, "H": 12, "T": T}),
-    "gpt2, untied": ({"n_inner": None, "tie_word_embeddings": False}, {"F": 96, "tied": False, "T": T}),
-    "llama": ({"num_key_value_heads": 2, "rope_theta": 500.0}, {"kv_heads": 2, "T": T}),
+    "gpt2": ({"n_embd": 48, "n_head": 12}, {"D": 48, "H": 12}),
+    "gpt2, untied": ({"n_inner": None, "tie_word_embeddings": False}, {"F": 96, "tied": False}),
+    "llama": ({"num_key_value_heads": 2, "rope_theta": 500.0}, {"kv_heads": 2}),
     "llama, tied": (
         {"num_key_value_heads": 6, "tie_word_embeddings": True},
-        {"kv_heads": 0, "rope_base": 10_000.0, "tied": True, "T": T},
+        {"kv_heads": 0, "rope_base": 10_000.0, "tied": True},
     ),
 }
 
@@ -31,11 +31,10 @@ def pair(request, tmp_path_factory):
     """A model of transformers and what is read from the folder that it writes."""
     kind, (options, changes) = request.param[:5].rstrip(","), MODELS[request.param]
     positions = {"n_positions" if kind == "gpt2" else "max_position_embeddings": T}
-    theirs, folder = samples.theirs(kind, **options, **positions), tmp_path_factory.mktemp("m")
-    samples.write_theirs(theirs, folder)
+    folder = tmp_path_factory.mktemp("m")
+    theirs = samples.theirs(folder, kind, **options, **positions)
     model = read_pretrained(folder)
-    size = {"heads": (), "head_ids": ()}
-    assert model.config == replace(samples.MODELS[kind], **size, **changes)
+    assert model.config == replace(samples.MODELS[kind], heads=(), head_ids=(), T=T, **changes)
     return theirs, model
 
 
