@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
-from tinyprune.kernels.cpu.product import BLOCK, DEPTH, ROWS, WORTH_A_THREAD, WORTH_PACKING, alone, shared
+from tinyprune.kernels.cpu.product import BLOCK, DEPTH, DOTS, PACKED, ROWS, UNPACKED, WORTH_A_THREAD, WORTH_PACKING, alone, shared
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
 
+FEW_DOTS = 4
 WHOLE, COPY = -1, 0  # special spans: the array has no gaps in memory; it has to be copied first
 
 
@@ -139,9 +140,12 @@ def plan(
         x, c, r = in_groups(M, x, c, r)
         a_steps, groups, k_groups = (x.group, x.row, 0, 1), x.groups, 1
     b_steps = (0, 1, y.row) if transpose_b else (y.group, y.row, 1)
-    packing = transpose_b or M >= WORTH_PACKING
+    if transpose_b and M <= FEW_DOTS and a_steps[3] == 1 and k_groups == 1:
+        packing = DOTS
+    else:
+        packing = PACKED if transpose_b or M >= WORTH_PACKING else UNPACKED
     width = 2 * VECTOR_BYTES // a.dtype.itemsize
-    panels = min(BLOCK, -(-N // width)) if packing else int(N % width > 0)
+    panels = min(BLOCK, -(-N // width)) if packing == PACKED else int(N % width > 0)
     accumulate = residual is not None or bias is not None
     return Plan(
         shape,
@@ -151,7 +155,7 @@ def plan(
             b_steps,
             (c.group, c.row),
             (r.group, r.row),
-            (M // groups, N, K // k_groups, k_groups, groups, int(packing), int(accumulate)),
+            (M // groups, N, K // k_groups, k_groups, groups, packing, int(accumulate)),
         ),
         M * N * K,
         # a power of two, so that many products share one scratch

@@ -21,6 +21,7 @@ The distances a_row and a_k are variables on purpose: with a constant a_k = 1, L
 import numpy as np
 from numba import prange
 
+from tinyprune.kernels.cpu.dots import dots
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
 from tinyprune.kernels.cpu.partial import load_some, ragged_microkernel, store_some
 from tinyprune.kernels.cpu.simd import (
@@ -42,10 +43,12 @@ ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, wit
 FEW = 4  # rows of the tile for the rows left over
 LONG = 4  # panels in the tile for a single row
 DEPTH = 256  # of a block, along k
+SHALLOW = 16  # … for at most FEW rows
 BLOCK = 512 * 1024 // (2 * VECTOR_BYTES * DEPTH)  # panels in a block of b, which is to stay in the second-level cache
 FAR, MANY = 512, 12  # columns of a this far apart are packed too, when this many panels are to meet them
 PAGE = 4096  # bytes: numbers this far apart share the same few places of the first-level cache
 WORTH_PACKING = 4 * ROWS  # rows of out
+UNPACKED, PACKED, DOTS = 0, 1, 2  # ways to read b
 WORTH_A_THREAD = 1 << 18  # multiply-adds
 PARTS = 4  # for each thread, if rows suffice: a thread that is held up takes fewer parts, and the others take more
 LEAST, LEAST_DEEP = 8, 32  # row tiles of a part; more where each part has to pack its columns anew
@@ -165,8 +168,18 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
     M, N, K, k_groups, _, packing, accumulate = sizes  # M rows in a group of rows; k_groups groups of K
     tile_0, tile_1, panel_0, panel_1 = extents
     width = 2 * lanes(b)
+    if packing == DOTS:
+        j = panel_0 * width
+        columns = min(N, panel_1 * width) - j
+        for group in range(tile_0, tile_1):
+            a_at, c_at = group * a_group, group * c_group + j
+            if residual.size or bias.size:
+                start_rows(c, c_at, c_row, residual, group * r_group + j, r_row, bias, j, M, columns)
+            dots(a, a_at, a_row, b, j * b_column, b_column, c, c_at, c_row, K, M, columns, accumulate == 1)
+        return
     tiles = (M + ROWS - 1) // ROWS  # in a group of rows
-    depths = (K + DEPTH - 1) // DEPTH
+    deepest = SHALLOW if M <= FEW and packing == UNPACKED else DEPTH
+    depths = (K + deepest - 1) // deepest
     for panel in range(panel_0, panel_1, BLOCK):
         j = panel * width
         columns = min(N, min(panel + BLOCK, panel_1) * width) - j
