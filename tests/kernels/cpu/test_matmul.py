@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.cpu.dots import MOST_ROWS, SIDE
 from tinyprune.kernels.cpu.matmul import matmul
 from tinyprune.kernels.cpu.product import BLOCK, DEPTH, FAR, FEW, MANY, PAGE, ROWS, alone
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
@@ -131,7 +132,16 @@ def test_wider_than_a_block(dtype):
 
 @each_dtype
 @pytest.mark.parametrize(
-    ("M", "K", "N"), [(1, 700, 300), (53, 700, 300), (300, 700, 61), (128, 2048, 128), (600, 97, 33)]
+    ("M", "K", "N"),
+    [
+        (1, 700, 300),
+        (1, 700, 1999),
+        (MOST_ROWS, 700, 301),
+        (53, 700, 300),
+        (300, 700, 61),
+        (128, 2048, 128),
+        (600, 97, 33),
+    ],
 )
 def test_threads_do_not_matter(dtype, M, K, N):
     a, b, c = draw(dtype, (M, K), (K, N), (M, N))
@@ -144,18 +154,26 @@ def test_threads_do_not_matter(dtype, M, K, N):
 
 
 @each_dtype
-@pytest.mark.parametrize("K", [3, 21, 70])
-def test_one_row_times_a_transposed_matrix_of_every_width(dtype, K):
-    a, b = draw(dtype, (1, K), (2 * WIDTH + 1, K))
+@pytest.mark.parametrize("K", [1, 3, 21, 64, 70])
+@pytest.mark.parametrize("M", [1, 2, MOST_ROWS, MOST_ROWS + 1])
+def test_few_rows_times_a_transposed_matrix_of_every_width(dtype, M, K):
+    a, b, added = draw(dtype, (M, K), (2 * WIDTH + 1, K), (M, 2 * WIDTH + 1))
     for N in range(1, len(b) + 1):
-        check(matmul(a, laid_out(b[:N], "gaps").T), a, b[:N].T, dtype)  # what lies beside b must not get in
+        x, y = laid_out(a, "gaps"), laid_out(b[:N], "gaps").T  # what lies beside a and b must not get in
+        check(matmul(x, y), a, b[:N].T, dtype)
+        out = laid_out(added[:, :N], "gaps")
+        matmul(x, y, bias=added[0, :N], residual=out, out=out)
+        check(out, a, b[:N].T, dtype, added[0, :N], added[:, :N])
 
 
 def test_an_entry_does_not_depend_on_its_neighbours():
     a, b = draw(np.float32, (61, 600), (600, 67))
-    whole = matmul(a, b)
+    b_rows = b.T.copy()
+    whole, few = matmul(a, b), matmul(a[:MOST_ROWS], b_rows, transpose_b=True)
     for i, j in ((0, 0), (60, 66), (59, 3), (7, 64)):
         assert_same_bits(matmul(a[i : i + 1], b[:, j : j + 1]), whole[i : i + 1, j : j + 1])
+    for i, j in ((0, 0), (MOST_ROWS - 1, 66), (2, SIDE - 1), (1, SIDE)):
+        assert_same_bits(matmul(a[i : i + 1], b_rows[j : j + 1], transpose_b=True), few[i : i + 1, j : j + 1])
 
 
 f32 = np.float32

@@ -17,10 +17,21 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
-from tinyprune.kernels.cpu.product import BLOCK, DEPTH, DOTS, PACKED, ROWS, UNPACKED, WORTH_A_THREAD, WORTH_PACKING, alone, shared
+from tinyprune.kernels.cpu.dots import MOST_ROWS
+from tinyprune.kernels.cpu.product import (
+    BLOCK,
+    DEPTH,
+    DOTS,
+    PACKED,
+    ROWS,
+    UNPACKED,
+    WORTH_A_THREAD,
+    WORTH_PACKING,
+    alone,
+    shared,
+)
 from tinyprune.kernels.cpu.simd import VECTOR_BYTES
 
-FEW_DOTS = 4
 WHOLE, COPY = -1, 0  # special spans: the array has no gaps in memory; it has to be copied first
 
 
@@ -140,7 +151,7 @@ def plan(
         x, c, r = in_groups(M, x, c, r)
         a_steps, groups, k_groups = (x.group, x.row, 0, 1), x.groups, 1
     b_steps = (0, 1, y.row) if transpose_b else (y.group, y.row, 1)
-    if transpose_b and M <= FEW_DOTS and a_steps[3] == 1 and k_groups == 1:
+    if transpose_b and M <= MOST_ROWS and a_steps[3] == 1 and k_groups == 1:
         packing = DOTS
     else:
         packing = PACKED if transpose_b or M >= WORTH_PACKING else UNPACKED
@@ -198,7 +209,8 @@ def matmul(
 ) -> NDArray:
     """Compute op(a) · op(b) + bias + residual.
 
-    Every entry is one sum, which starts from residual + bias and runs along k, whatever the number of threads.
+    Every entry is one sum, which starts from residual + bias and runs along k, whatever the number of threads. With at
+    most four rows and `transpose_b`, it is a dot product of vectors, see `dots`: rounded otherwise, but always alike.
 
     Args:
         a: (M, K), or (K, M) with `transpose_a`. More axes, (..., K) or (..., M), stand for the matrix of all its rows.

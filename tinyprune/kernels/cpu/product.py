@@ -43,12 +43,11 @@ ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, wit
 FEW = 4  # rows of the tile for the rows left over
 LONG = 4  # panels in the tile for a single row
 DEPTH = 256  # of a block, along k
-SHALLOW = 16  # … for at most FEW rows
 BLOCK = 512 * 1024 // (2 * VECTOR_BYTES * DEPTH)  # panels in a block of b, which is to stay in the second-level cache
 FAR, MANY = 512, 12  # columns of a this far apart are packed too, when this many panels are to meet them
 PAGE = 4096  # bytes: numbers this far apart share the same few places of the first-level cache
 WORTH_PACKING = 4 * ROWS  # rows of out
-UNPACKED, PACKED, DOTS = 0, 1, 2  # ways to read b
+UNPACKED, PACKED, DOTS = 0, 1, 2  # how b is read: where it lies, from panels, or row by row, see `dots`
 WORTH_A_THREAD = 1 << 18  # multiply-adds
 PARTS = 4  # for each thread, if rows suffice: a thread that is held up takes fewer parts, and the others take more
 LEAST, LEAST_DEEP = 8, 32  # row tiles of a part; more where each part has to pack its columns anew
@@ -178,8 +177,7 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
             dots(a, a_at, a_row, b, j * b_column, b_column, c, c_at, c_row, K, M, columns, accumulate == 1)
         return
     tiles = (M + ROWS - 1) // ROWS  # in a group of rows
-    deepest = SHALLOW if M <= FEW and packing == UNPACKED else DEPTH
-    depths = (K + deepest - 1) // deepest
+    depths = (K + DEPTH - 1) // DEPTH
     for panel in range(panel_0, panel_1, BLOCK):
         j = panel * width
         columns = min(N, min(panel + BLOCK, panel_1) * width) - j
