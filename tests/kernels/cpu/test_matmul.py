@@ -161,9 +161,10 @@ def test_few_rows_times_a_transposed_matrix_of_every_width(dtype, M, K):
     for N in range(1, len(b) + 1):
         x, y = laid_out(a, "gaps"), laid_out(b[:N], "gaps").T  # what lies beside a and b must not get in
         check(matmul(x, y), a, b[:N].T, dtype)
-        out = laid_out(added[:, :N], "gaps")
-        matmul(x, y, bias=added[0, :N], residual=out, out=out)
-        check(out, a, b[:N].T, dtype, added[0, :N], added[:, :N])
+        for bias in (None, added[0, :N]):
+            out = laid_out(added[:, :N], "gaps")
+            matmul(x, y, bias=bias, residual=out, out=out)
+            check(out, a, b[:N].T, dtype, added[:, :N], *[] if bias is None else [bias])
 
 
 def test_an_entry_does_not_depend_on_its_neighbours():

@@ -3,25 +3,25 @@
     for i, j: c[i, j] += Σ_l Σ_k a[i, k·L + l] · b[j, k·L + l]        a sum for each of the L lanes, then their total
 
 Packing b into panels, as `product` does, writes all of b and reads it again. That pays when many rows of a meet each
-panel; for a single row it costs more than the product. Eight rows of b are read side by side: their sums do not wait
-for each other, and one load of a serves all of them. If a has several rows, those eight are in the cache after the
-first.
+panel; with one row it takes longer than the product. Here eight rows of b are read side by side: their sums do not wait
+for each other, and one load of a serves all eight. Further rows of a find them in the cache.
 
-Times (ms, one thread, float32, on a machine with other work), one row unless another number is given:
+Times (µs, one thread, the median of many calls on a machine with other work), float32:
 
-    rows of b, length      packed    dots    NumPy
-    49,152 × 576             11.4     2.9      3.4    as fast as memory is read
-    1024 × 256             0.0324  0.0128   0.0102
-    8192 × 576, 4 rows       1.31    0.96     1.81
-    8192 × 576, 12 rows      1.56    1.73     2.41
-    1024 × 256, 4 rows     0.0334  0.0309   0.0439    and 0.0435, 0.0558 and 0.0615 for 8
+    rows of a    rows of b            packed      dots     NumPy
+            1    49,152 × 576         11,100      4020      3790    113 MB: as fast as memory is read, 28 GB/s
+            1      1024 × 256             33        13        12    from the cache; 4 of them are Python
+            4      1024 × 256             34        31        44
+            8      1024 × 256             43        54        61
+            4      8192 × 576           1260       940      1890
+           12      8192 × 576           1560      1720      2520
 """
 
 from tinyprune.kernels.cpu.jit import part
 from tinyprune.kernels.cpu.partial import load_some
 from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, never_inline, total
 
-MOST_ROWS = 4  # of a: with more, packing is as fast
+MOST_ROWS = 4  # of a: with twice as many, packing is faster
 SIDE = 8  # rows of b side by side
 
 

@@ -16,6 +16,10 @@ Rows of a are read where they lie. Packing them too pays in two cases only: when
 are far apart, and when rows lie whole pages apart, so that the rows of a tile evict each other from the first-level
 cache: 1024 × 1024 × 1024 on two cores of another machine with a peak of 220 ran at 157 without and at 195 with packing.
 The distances a_row and a_k are variables on purpose: with a constant a_k = 1, LLVM's loop has half the speed.
+
+A single row times matrices of 3.5 MB that come from memory, (576, 1536) and (1536, 576), takes 103 and 101 µs in one
+thread: 35 GB/s, as fast as memory is only read; NumPy takes 97. Blocks of 16 along k, which follow the rows of b for
+longer, take 119 and 144, for there are more tiles to start; more parts than threads take longer, too.
 """
 
 import numpy as np
