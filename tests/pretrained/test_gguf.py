@@ -70,6 +70,18 @@ def params():
     return samples.random_model(LLAMA)[0].params
 
 
+def test_the_file_of_an_installed_package_is_found_by_its_name(tmp_path, params, monkeypatch):
+    (about := tmp_path / "a_model-1.0.dist-info").mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: a-model\nVersion: 1.0\n")
+    (about / "RECORD").write_text("a_model/__init__.py,,\na_model/small.gguf,,\n")
+    (tmp_path / "a_model").mkdir()
+    write(tmp_path / "a_model" / "small.gguf", LLAMA, params)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert read_pretrained("a-model").name == "small"
+    with pytest.raises(UsageError, match="no installed package with a model pytest"):
+        read_pretrained("pytest")
+
+
 @pytest.mark.parametrize("config", [LLAMA, ModelConfig("llama", **SIZES)], ids=["groups", "no groups, tied"])
 def test_what_the_converter_writes_is_read(tmp_path, config):
     params = samples.random_model(config)[0].params

@@ -57,8 +57,8 @@ def read_pretrained(path: str | Path) -> Pretrained:
         in_package = _file_in_package(str(path))
         if in_package is None:
             raise UsageError(
-                f"there is no folder, no file and no installed package with a model {path}; give a folder of the Hugging "
-                "Face Hub or a .gguf file"
+                f"there is no folder, no file and no installed package with a model {path}; give a folder of the "
+                "Hugging Face Hub or a .gguf file"
             )
         path = in_package
     if path.suffix.lower() != ".gguf":
