@@ -25,7 +25,8 @@ from tinyprune.training.metrics import read_metrics
 
 COMMANDS_WITH_MODELS = {stage: ["--overwrite"] for stage in STAGES}
 COMMANDS_WITH_MODELS |= {"eval": [], "heads": [], "generate": ["--prompt=1", "--tokens=5"]}
-COMMANDS = ["run", *STAGES, "eval", "generate", "heads", "describe", "gradcheck", "experiment", "bench", "list"]
+COMMANDS = ["run", *STAGES, "eval", "generate", "heads", "describe", "gradcheck", "experiment", "compare"]
+COMMANDS += ["bench", "list"]
 
 
 @pytest.fixture(scope="module")

@@ -59,14 +59,16 @@ def stage_record(stage: str, model: Transformer, text: Text, ms_per_1k_tokens: f
     }
 
 
-def milliseconds_per_1k_tokens(models: list[Transformer], tokens: NDArray, at_least: float = 0.5) -> list[float]:
-    """Return each model's median time to read 1,000 tokens (forward pass, 16 parallel streams, memory full).
+def milliseconds_per_1k_tokens(
+    models: list[Transformer], tokens: NDArray, at_least: float = 0.5, streams: int = TIMING_B
+) -> list[float]:
+    """Return each model's median time to read 1,000 tokens (forward pass, parallel streams, memory full).
 
     The models take turns, so that a machine that becomes slower or faster does so for all of them: at least five
     rounds, and at least `at_least` seconds for each model.
     """
     T = models[0].config.T
-    ids = np.resize(tokens, (TIMING_B, T)).astype(np.int64)  # a short text is repeated; ids are also the targets
+    ids = np.resize(tokens, (streams, T)).astype(np.int64)  # a short text is repeated; ids are also the targets
     memories: list[Memory | None] = [None] * len(models)
     for _ in range(max(1, math.ceil(models[0].config.M / T))):
         memories = [model.loss(ids, ids, memory)[1] for model, memory in zip(models, memories, strict=True)]

@@ -24,7 +24,7 @@ from tinyprune.cli.options import (
 )
 from tinyprune.cli.pretrained import export_pretrained, import_pretrained
 from tinyprune.cli.stages import run_all, run_stage
-from tinyprune.cli.studies import bench, experiment
+from tinyprune.cli.studies import bench, compare, experiment
 from tinyprune.errors import UsageError, nearest
 from tinyprune.experiments import STUDIES
 
@@ -170,6 +170,29 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--scope", choices=("global", "layer"), default="global", help=about)
     sub.add_argument("--jobs", type=int, help="models trained at once (all processors; on a GPU 1)")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="compute on a Dask cluster, such as tcp://host:8786")
+    add_setting(sub)
+    add_backend(sub)
+    add_json(sub, "all rows as JSON on standard output")
+
+    sub = command("compare", compare, "prune a trained model by every method and compare, before and after healing")
+    sub.add_argument("run_directory", metavar="run", help="directory of the run, whose baseline is pruned")
+    sub.add_argument("--directory", help="where results are kept and resumed (runs/compare-RUN)")
+    sub.add_argument(
+        "--shares", default="0.9,0.8,0.7,0.6,0.5", metavar="NUMBERS", help="of the heads, kept (%(default)s)"
+    )
+    about = (
+        "gates, michel-global, michel, output-difference, magnitude, random, leave-one-out, flap, least-squares (all)"
+    )
+    sub.add_argument("--methods", metavar="NAMES", help=about)
+    sub.add_argument("--tokens", type=int, default=10_240, help="of the test split, read for the numbers (%(default)s)")
+    about = "of the validation split, read by criteria, and of the training split, by repairs (%(default)s)"
+    sub.add_argument("--score-tokens", type=int, default=10_240, help=about)
+    about = "tokens of the validation split that leave-one-out reads for every head (%(default)s)"
+    sub.add_argument("--sample", type=int, default=2048, help=about)
+    sub.add_argument("--seeds", type=int, default=1, help="how many, of gates and random heads (%(default)s)")
+    about = "steps of training afterwards, several numbers or 0 for none (those of the run's finetune table)"
+    sub.add_argument("--heal", metavar="NUMBERS", help=about)
+    sub.add_argument("--heal-methods", metavar="NAMES", help="train only the models of these methods (all)")
     add_setting(sub)
     add_backend(sub)
     add_json(sub, "all rows as JSON on standard output")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tinyprune.cli.options import parse_options
 from tinyprune.cli.output import print_records
@@ -25,20 +27,49 @@ def experiment(arguments: argparse.Namespace) -> None:
     backend, cluster = arguments.backend or default_backend(), arguments.scheduler
     workers = dask_cluster(cluster) if cluster else local_processes(arguments.jobs, backend)
     sizes = {"backend": backend} | {name: getattr(arguments, name) for name in ("seeds", "scope")}
-    if arguments.shares is not None:
-        try:
-            sizes["shares"] = [float(share) for share in arguments.shares.split(",")]
-        except ValueError as error:
-            said = f"--shares takes numbers with commas between them, got {arguments.shares!r}"
-            raise UsageError(said) from error
-    if arguments.methods is not None:
-        sizes["methods"] = [name.strip() for name in arguments.methods.split(",")]
+    sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
     plan = make_plan(arguments.study, arguments.preset, options, arguments.quick, **sizes)
     quick = "-quick" if arguments.quick else ""
     preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""
     name = f"{arguments.study}{preset}-{Path(plan.config.data.corpus).stem}{quick}"
     rows = run_study(arguments.study, plan, arguments.directory or Path("runs", name), workers, not cluster)
     print_records(rows if arguments.json else summarise(rows), arguments.json)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Run `tinyprune compare`: print the summary, or with --json every row."""
+    from tinyprune.errors import Interrupted
+    from tinyprune.experiments.compared import summarise, write_results
+    from tinyprune.experiments.comparing import open_comparison
+    from tinyprune.experiments.store import Store
+    from tinyprune.kernels.backend import default_backend
+
+    sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "score_tokens", "sample")}
+    sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
+    sizes |= {"heal": listed(arguments, "heal", int), "heal_methods": listed(arguments, "heal_methods")}
+    options, backend = parse_options(arguments.options), arguments.backend or default_backend()
+    comparison = open_comparison(arguments.run_directory, backend, options, **sizes)
+    store = Store(arguments.directory or Path("runs", f"compare-{Path(arguments.run_directory).name}"))
+    with store.locked():
+        try:
+            comparison.run(store)
+        except KeyboardInterrupt as error:
+            if store.record(comparison.steps[0]):
+                write_results(comparison, store)
+            said = f"stopped; what is finished is kept in {store.directory}; the same command goes on"
+            raise Interrupted(said) from error
+        rows = write_results(comparison, store)
+    print_records(rows if arguments.json else summarise(rows), arguments.json)
+
+
+def listed(arguments: argparse.Namespace, name: str, kind: Callable[[str], Any] = str.strip) -> list[Any] | None:
+    """Return the values of an option that takes several with commas between them; None if it is not given."""
+    given = getattr(arguments, name)
+    try:
+        return None if given is None else [kind(value) for value in given.split(",")]
+    except ValueError as error:
+        said = f"--{name.replace('_', '-')} takes numbers with commas between them, got {given!r}"
+        raise UsageError(said) from error
 
 
 def bench(arguments: argparse.Namespace) -> None:

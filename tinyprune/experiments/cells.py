@@ -155,11 +155,16 @@ class Cell:
     @property
     def key(self) -> str:
         """A hash of `to_dict()`: cells with equal keys have equal results."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        return key_of(self.to_dict())
 
     def __str__(self) -> str:
         heads = "" if self.heads is None else f" {self.heads} heads"
         return f"{self.config.model.kind} {self.method}{heads}, seed {self.config.seed}"
+
+
+def key_of(values: dict[str, Any]) -> str:
+    """Return a hash of plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

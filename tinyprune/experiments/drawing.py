@@ -18,7 +18,7 @@ from tinyprune.tables import Record
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", ".")
 LINES = ("-", "--", "-.", ":")
-ORDER = ("gates", *(method for method in METHODS if method != "gates"))
+ORDER = ("gates", *(method for method in METHODS if method != "gates"), "michel-global")
 MEASURES = {
     "parameters": "parameters",
     "multiply_adds_per_token": "multiply-adds a token",

@@ -32,6 +32,20 @@ class Entry:
         return self.cell.config.seed
 
 
+def check_sizes(shares: Sequence[float], total: int, methods: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UsageError unless `shares` of `total` heads are different numbers, and `methods` are among the `known`."""
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise UsageError(f"shares must be numbers from 0 to 1, got {list(shares)}")
+    for method in methods:
+        if method not in known:
+            raise UsageError(f"methods must be among {', '.join(known)}; got {method!r}{nearest(method, known)}")
+    if len(set(methods)) < len(methods):
+        raise UsageError(f"methods must be different, got {', '.join(methods)}")
+    heads = [round(share * total) for share in shares]
+    if len(set(heads)) < len(heads):
+        raise UsageError(f"shares must stand for different numbers of heads; {list(shares)} are {heads}")
+
+
 @dataclass(frozen=True)
 class Plan:
     """How large a study is."""
@@ -47,17 +61,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
-        if not self.shares or not all(0 <= share <= 1 for share in self.shares):
-            raise UsageError(f"shares must be numbers from 0 to 1, got {list(self.shares)}")
-        for method in self.methods:
-            if method not in METHODS:
-                hint = nearest(method, METHODS)
-                raise UsageError(f"methods must be among {', '.join(METHODS)}; got {method!r}{hint}")
-        if len(set(self.methods)) < len(self.methods):
-            raise UsageError(f"methods must be different, got {', '.join(self.methods)}")
-        heads = [self.heads(share) for share in self.shares]
-        if len(set(heads)) < len(heads):
-            raise UsageError(f"shares must stand for different numbers of heads; {list(self.shares)} are {heads}")
+        check_sizes(self.shares, self.config.model.heads_total, self.methods, METHODS)
 
     def configs(self, config: RunConfig | None = None) -> list[RunConfig]:
         """Return one configuration for each seed."""

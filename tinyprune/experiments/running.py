@@ -123,18 +123,13 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
         if records:
             write(f"{table}.csv", to_csv(records))
     corpus = Path(plan.config.data.corpus).name  # without the folder of a file
-    backend, threads = BACKENDS[plan.backend], processors()
-    if plan.backend == "numba":
-        import numba
-
-        threads = numba.get_num_threads()
     about = {
         "study": name,
         "config": plan.config.to_dict() | {"data": plan.config.data.to_dict() | {"corpus": corpus}},
         "text_sha256": plan.digest,
         "seeds": [plan.config.seed + i for i in range(plan.seeds)],
         "shares": list(plan.shares),
-        "machine": describe_machine(threads, backend.packages, backend.on_device),
+        "machine": machine_of(plan.backend),
     }
     write("study.json", json.dumps(about, indent=1) + "\n")
     plots, captions = store.directory / "plots", {}
@@ -147,6 +142,16 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
     write("README.md", report(about, done.tables, captions, study))
     say(f"experiment {name}: {store.directory / 'README.md'}, *.csv and plots/ are written")
     return rows
+
+
+def machine_of(backend: str) -> str:
+    """Describe the machine and the threads with which a backend computes."""
+    chosen, threads = BACKENDS[backend], processors()
+    if backend == "numba":
+        import numba
+
+        threads = numba.get_num_threads()
+    return describe_machine(threads, chosen.packages, chosen.on_device)
 
 
 def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dict[str, str], study: Study) -> str:

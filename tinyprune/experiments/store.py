@@ -14,11 +14,14 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.experiments.cells import Cell, Outcome
 from tinyprune.files import locked, replace_file, save_error
+
+if TYPE_CHECKING:
+    from tinyprune.experiments.comparing import Step
 
 
 class Store:
@@ -73,7 +76,7 @@ class Store:
             self.read()
             yield
 
-    def record(self, cell: Cell) -> dict[str, Any] | None:
+    def record(self, cell: Cell | Step) -> dict[str, Any] | None:
         """Return the record of a cell; None if it is not done."""
         return self.records.get(cell.key)
 
@@ -88,7 +91,7 @@ class Store:
         """Return the path of a baseline's weights."""
         return self.directory / "baselines" / f"{baseline.key}.safetensors"
 
-    def add(self, cell: Cell, outcome: Outcome) -> None:
+    def add(self, cell: Cell | Step, outcome: Outcome) -> None:
         """Store the result of a cell. Raises SaveError if it cannot be written; earlier cells are not changed.
 
         A baseline's weights are written before its line, so that the line implies them.

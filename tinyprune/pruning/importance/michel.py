@@ -4,7 +4,7 @@
     score_h = I_h / ‖I of its layer‖₂                              so that layers can be compared
 
 An example is one segment of the text. The absolute value comes before the mean: examples in which the head helps do not
-cancel those in which it hurts.
+cancel those in which it hurts. `michel_global` is I_h itself, which compares heads of all layers as they are.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ from tinyprune.pruning.importance.masks import Scores, with_heads
 from tinyprune.pruning.importance.reading import read
 
 
-def michel(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
-    """Return scores from one reading of `tokens`, with gradients, (H,) for each layer; `rng` is not used.
+def michel_global(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Return I_h from one reading of `tokens`, with gradients, (H,) for each layer; `rng` is not used.
 
     A model without gates is scored with all its heads; heads whose gates are shut score 0.
     """
     gated = with_heads(model) if model.gate is None else model
     sums = [np.zeros(H) for H in model.config.heads]
+    segments = 0
     # one stream: the gradient of a batch would be that of its mean
     for _, cache in read(gated, tokens, streams=1, frozen=True):
+        segments += 1
         _, dgates = gated.backward_with_gates(1.0, cache)
         for total, dgate in zip(sums, dgates, strict=True):
             total += np.abs(gated.ops.to_host(dgate))
+    return [total / segments for total in sums]
+
+
+def michel(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Return scores as `michel_global` does, divided by the norm of their layer."""
+    scores = michel_global(model, tokens, rng)
     # a layer without any effect has scores of 0, not NaN
-    return [total / max(np.sqrt((total**2).sum()), np.finfo(float).tiny) for total in sums]
+    return [layer / max(np.sqrt((layer**2).sum()), np.finfo(float).tiny) for layer in scores]

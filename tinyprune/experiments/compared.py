@@ -1,0 +1,159 @@
+"""What `comparing` leaves in its directory, beside cells.jsonl.
+
+study.json          model, settings, text, machine
+results.csv         a row for each model
+summary.csv         mean and spread over seeds
+plots/compare.png   perplexity against heads removed, before and after healing
+README.md           the same as text
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from tinyprune.experiments.comparing import Comparison
+from tinyprune.experiments.drawing import look
+from tinyprune.experiments.results import spread, to_csv
+from tinyprune.experiments.running import machine_of
+from tinyprune.experiments.store import Store
+from tinyprune.files import replace_file
+from tinyprune.plots import DPI, GREY, STYLE, save_figure
+from tinyprune.progress import say
+from tinyprune.tables import Record, markdown_table
+
+
+def rows_of(comparison: Comparison, store: Store) -> list[Record]:
+    """Return a row for each model that is done, the baseline's first; `steps` are those of healing, 0 before it.
+
+    `heads_shifted` is how many gates had to be closed at the end to meet the number (opened if negative).
+    """
+    measured = ("perplexity", "bits_per_character", "ms_per_1k_tokens", "megabytes", "parameters")
+    done = [(step, store.record(step)) for step in comparison.steps if step.what != "scores"]
+    return [
+        {
+            "method": step.method,
+            "seed": step.seed,
+            "heads_removed": comparison.total - sum(record["heads"]),
+            "heads_total": comparison.total,
+            "steps": step.steps,
+            **{name: record[name] for name in measured},
+            "heads_by_layer": " ".join(map(str, record["heads"])),
+            "heads_shifted": record.get("heads_shifted"),
+        }
+        for step, record in done
+        if record is not None
+    ]
+
+
+def summarise(rows: list[Record]) -> list[Record]:
+    """Return means over seeds and the perplexity's standard deviation, by method, number of heads, steps of healing."""
+    groups: dict[tuple[str, int, int], list[Record]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["heads_removed"], row["steps"]), []).append(row)
+
+    def mean(group: list[Record], name: str) -> float | None:
+        values = [row[name] for row in group]
+        return None if None in values else statistics.fmean(values)  # no bits where words became <unk>
+
+    return [
+        {
+            "method": method,
+            "heads_removed": removed,
+            "steps": steps,
+            "perplexity": mean(group, "perplexity"),
+            "spread": spread([row["perplexity"] for row in group]),
+            **{name: mean(group, name) for name in ("bits_per_character", "ms_per_1k_tokens", "megabytes")},
+            "seeds": len(group),
+        }
+        for (method, removed, steps), group in groups.items()
+    ]
+
+
+@matplotlib.style.context(STYLE)
+def plot_comparison(summary: list[Record]) -> Figure:
+    """Draw perplexity against heads removed, a line for each method; the dashed line is the baseline.
+
+    Returns:
+        Figure with an Axes before healing and one for each number of steps of healing, with a common logarithmic scale.
+    """
+    whole = next(row for row in summary if row["method"] == "whole")
+    rows = [row for row in summary if row["method"] != "whole"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    panels = sorted({row["steps"] for row in rows} | {0})
+    figure = Figure(figsize=(1.4 + 4.6 * len(panels), 4.8), dpi=DPI, layout="constrained")
+    for axes, steps in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
+        axes.set(title=f"after {steps} steps of healing" if steps else "before healing", xlabel="heads removed")
+        axes.axhline(whole["perplexity"], color=GREY, linestyle="--", linewidth=1)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate("all heads", (1, whole["perplexity"]), (-3, -9), ha="right", color=GREY, **place)
+        for method in methods:
+            own = sorted(
+                (r["heads_removed"], r["perplexity"], r["spread"] or 0.0)
+                for r in rows
+                if (r["method"], r["steps"]) == (method, steps)
+            )
+            if own:
+                x, y, error = np.array(own).T
+                label = method if axes is figure.axes[0] else None
+                axes.errorbar(x, y, error, label=label, capsize=2, elinewidth=0.8, **look(methods, method))
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.yaxis.minorticks_off()
+        axes.set_xticks(sorted({r["heads_removed"] for r in rows}))
+        axes.grid(alpha=0.3, linewidth=0.5)
+    figure.axes[0].set_ylabel("perplexity (test)")
+    figure.legend(loc="outside lower center", ncols=min(5, len(methods)), frameon=False, fontsize=8)
+    return figure
+
+
+def write_results(comparison: Comparison, store: Store) -> list[Record]:
+    """Write tables, picture and README.md of what is done so far; returns the rows of results.csv."""
+    rows = rows_of(comparison, store)
+    summary = summarise(rows)
+    config, text = comparison.config.to_dict(), comparison.text
+    about: dict[str, Any] = {
+        "study": "compare",
+        "model": comparison.name,
+        "model_sha256": comparison.digest,
+        "config": {table: config[table] for table in ("seed", "model", "gate", "gate_train", "finetune")},
+        "text": Path(text.name).name,
+        "text_sha256": text.digest,
+        "tokens": {name: getattr(comparison, name) for name in ("tokens", "score_tokens", "sample")},
+        "machine": machine_of(comparison.backend),
+    }
+    files = {"study.json": json.dumps(about, indent=1) + "\n", "README.md": report(about, summary)}
+    files |= {"results.csv": to_csv(rows), "summary.csv": to_csv(summary)}
+    if len(summary) > 1:
+        save_figure(plot_comparison(summary), store.directory / "plots" / "compare.png")
+    for name, content in files.items():
+        replace_file(store.directory / name, content.encode())
+    say(f"compare: {store.directory / 'README.md'}, *.csv and plots/ are written")
+    return rows
+
+
+def report(about: dict[str, Any], summary: list[Record]) -> str:
+    """Return README.md; `about` is study.json."""
+    config, tokens = about["config"], about["tokens"]
+    gates, finetune, T = config["gate_train"], config["finetune"], config["model"]["T"]
+    paragraphs = [
+        f"# compare, {about['model']} on {about['text']}",
+        f"Perplexity on the first {tokens['tokens']:,} tokens of the held-out test split after heads were removed from "
+        "one trained model, mean over seeds and standard deviation (spread), before healing (0 steps) and after steps "
+        f"of {finetune['B']} × {T} tokens, in which {finetune['distill']:.0%} of the loss is the divergence from the "
+        f"whole model. Criteria read {tokens['score_tokens']:,} tokens of the validation split, leave-one-out "
+        f"{tokens['sample']:,}; gates on frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
+        "`tinyprune compare`; settings are in `study.json`, a row for each model in `results.csv`.",
+        markdown_table(summary),
+    ]
+    if len(summary) > 1:
+        paragraphs.append("![Perplexity against heads removed, before and after healing](plots/compare.png)")
+    return "\n\n".join([*paragraphs, f"Machine: {about['machine']}."]) + "\n"
