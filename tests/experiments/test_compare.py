@@ -60,14 +60,8 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         assert row["megabytes"] == pytest.approx(4 * row["parameters"] / 1e6)
     lines = (whole / "cells.jsonl").read_text().splitlines()
     scores = [cell for line in lines if (cell := json.loads(line)["cell"])["what"] == "scores"]
-    reads = {
-        "michel-global": 60,
-        "michel": 60,
-        "output-difference": 60,
-        "magnitude": 0,
-        "random": 0,
-        "leave-one-out": 40,
-    }
+    data = dict.fromkeys(("michel-global", "michel", "output-difference"), 60)
+    reads = data | {"magnitude": 0, "random": 0, "leave-one-out": 40}
     assert {cell["method"]: cell["depends"]["reads"] for cell in scores} == reads and len(scores) == 7
 
     # By hand: magnitude's best 6 heads, before and after four steps, on the first 100 tokens of the test split.
@@ -106,7 +100,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     with monkeypatch.context() as patched:
         patched.setattr(Comparison, "compute", compute)
         ended = run_here("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
-    assert ended.returncode == 130 and "the same command goes on" in ended.stderr and len(rows_of(stopped)) == 19
+    assert ended.returncode == 130 and "the same command goes on" in ended.stderr and len(rows_of(stopped)) == 18
     again = succeed("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
     assert "23 of 48 steps to be computed" in again.stderr
     assert rows_of(stopped) == rows
@@ -138,13 +132,8 @@ def test_the_picture_has_a_line_for_each_method_in_each_panel():
         names = ("method", "heads_removed", "steps", "perplexity", "spread")
         return dict(zip(names, (method, removed, steps, perplexity, spread), strict=True))
 
-    rows = [
-        row("whole", 0, 0, 40.0),
-        row("gates", 3, 0, 50.0, 2.0),
-        row("gates", 6, 0, 90.0),
-        row("random", 6, 0, 300.0),
-    ]
-    figure = plot_comparison([*rows, row("gates", 6, 20, 60.0)])
+    rows = [row("whole", 0, 0, 40.0), row("gates", 3, 0, 50.0, 2.0), row("gates", 6, 0, 90.0)]
+    figure = plot_comparison([*rows, row("random", 6, 0, 300.0), row("gates", 6, 20, 60.0)])
     before, after = figure.axes
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "log"]
     lines = {c.get_label(): c.lines[0].get_xydata().tolist() for c in before.containers}

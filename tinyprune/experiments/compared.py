@@ -1,11 +1,4 @@
-"""What `comparing` leaves in its directory, beside cells.jsonl.
-
-study.json          model, settings, text, machine
-results.csv         a row for each model
-summary.csv         mean and spread over seeds
-plots/compare.png   perplexity against heads removed, before and after healing
-README.md           the same as text
-"""
+"""What `comparing` leaves beside cells.jsonl: study.json, results.csv, summary.csv, plots/compare.png, README.md."""
 
 from __future__ import annotations
 
@@ -15,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -35,45 +27,31 @@ def rows_of(comparison: Comparison, store: Store) -> list[Record]:
 
     `heads_shifted` is how many gates had to be closed at the end to meet the number (opened if negative).
     """
-    measured = ("perplexity", "bits_per_character", "ms_per_1k_tokens", "megabytes", "parameters")
-    done = [(step, store.record(step)) for step in comparison.steps if step.what != "scores"]
     return [
-        {
-            "method": step.method,
-            "seed": step.seed,
-            "heads_removed": comparison.total - sum(record["heads"]),
-            "heads_total": comparison.total,
-            "steps": step.steps,
-            **{name: record[name] for name in measured},
-            "heads_by_layer": " ".join(map(str, record["heads"])),
-            "heads_shifted": record.get("heads_shifted"),
-        }
-        for step, record in done
-        if record is not None
+        {"method": step.method, "seed": step.seed, "steps": step.steps}
+        | {name: value for name, value in record.items() if name != "kept"}
+        for step in comparison.steps
+        if step.what != "scores" and (record := store.record(step)) is not None
     ]
 
 
 def summarise(rows: list[Record]) -> list[Record]:
     """Return means over seeds and the perplexity's standard deviation, by method, number of heads, steps of healing."""
-    groups: dict[tuple[str, int, int], list[Record]] = {}
+    names = ("method", "heads_removed", "steps")
+    groups: dict[tuple[Any, ...], list[Record]] = {}
     for row in rows:
-        groups.setdefault((row["method"], row["heads_removed"], row["steps"]), []).append(row)
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
 
     def mean(group: list[Record], name: str) -> float | None:
         values = [row[name] for row in group]
         return None if None in values else statistics.fmean(values)  # no bits where words became <unk>
 
     return [
-        {
-            "method": method,
-            "heads_removed": removed,
-            "steps": steps,
-            "perplexity": mean(group, "perplexity"),
-            "spread": spread([row["perplexity"] for row in group]),
-            **{name: mean(group, name) for name in ("bits_per_character", "ms_per_1k_tokens", "megabytes")},
-            "seeds": len(group),
-        }
-        for (method, removed, steps), group in groups.items()
+        {name: group[0][name] for name in names}
+        | {"perplexity": mean(group, "perplexity"), "spread": spread([row["perplexity"] for row in group])}
+        | {name: mean(group, name) for name in ("bits_per_character", "ms_per_1k_tokens", "megabytes")}
+        | {"seeds": len(group)}
+        for group in groups.values()
     ]
 
 
@@ -95,13 +73,10 @@ def plot_comparison(summary: list[Record]) -> Figure:
         place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axes.annotate("all heads", (1, whole["perplexity"]), (-3, -9), ha="right", color=GREY, **place)
         for method in methods:
-            own = sorted(
-                (r["heads_removed"], r["perplexity"], r["spread"] or 0.0)
-                for r in rows
-                if (r["method"], r["steps"]) == (method, steps)
-            )
+            own = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
             if own:
-                x, y, error = np.array(own).T
+                x, y = ([row[name] for row in own] for name in ("heads_removed", "perplexity"))
+                error = [row["spread"] or 0.0 for row in own]
                 label = method if axes is figure.axes[0] else None
                 axes.errorbar(x, y, error, label=label, capsize=2, elinewidth=0.8, **look(methods, method))
         axes.set_yscale("log")

@@ -180,11 +180,11 @@ class Comparison:
             return {"scores": [[float(f"{x:.6g}") for x in layer] for layer in scores]}
         if step.what == "whole":
             (ms,) = milliseconds_per_1k_tokens([self.model], self.text.valid, streams=1)
-            return self.measure(self.model) | {"ms_per_1k_tokens": ms}
-        heads, found = step.heads or 0, {}
+            return self.measure(self.model) | {"ms_per_1k_tokens": ms, "heads_shifted": None}
+        heads, found = step.heads or 0, {"heads_shifted": None}
         if step.what == "healed":
             before = self.earlier("pruned", step, store)
-            found = {name: before[name] for name in ("ms_per_1k_tokens", "heads_shifted") if name in before}
+            found = {name: before[name] for name in ("ms_per_1k_tokens", "heads_shifted")}
             mask = [np.isin(range(H), ids) for H, ids in zip(self.model.config.heads, before["kept"], strict=True)]
         elif step.method == "gates":
             config = self.config.gate_train
@@ -223,11 +223,13 @@ class Comparison:
         bpe = self.text.tokenizer.kind == "bpe"  # whose tokens have different lengths
         result = evaluate(model, tokens, len(self.text.tokenizer.decode(tokens)) if bpe else round(share * characters))
         return {
-            "heads": list(model.config.heads),
-            "parameters": count_parameters(model.config),
-            "megabytes": sum(x.nbytes for x in model.params.values()) / 1e6,
+            "heads_removed": self.total - sum(model.config.heads),
+            "heads_total": self.total,
             "perplexity": min(result.perplexity, 1e300),  # JSON has no infinity
             "bits_per_character": result.bits_per_character,
+            "parameters": count_parameters(model.config),
+            "megabytes": sum(x.nbytes for x in model.params.values()) / 1e6,
+            "heads_by_layer": " ".join(map(str, model.config.heads)),
         }
 
     def run(self, store: Store) -> None:
