@@ -16,7 +16,8 @@ from tinyprune.experiments.comparing import METHODS, Comparison
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
 from tinyprune.pretrained import write_hub
-from tinyprune.pruning.importance import keep_best, magnitude, with_heads
+from tinyprune.pruning.importance import keep_best, with_heads
+from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import RunDirectory, load_model
 from tinyprune.training.distillation import Distillation
@@ -47,7 +48,7 @@ def rows_of(directory: Path) -> dict[tuple, dict]:
 def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     done = succeed("compare", run, "--directory", whole, *OPTIONS, "--seeds=2", "--json")
-    assert "flap is left out" in done.stderr and "48 of 48 steps to be computed" in done.stderr
+    assert "flap is left out" in done.stderr and "48 of 48 cells to be computed" in done.stderr
     rows = rows_of(whole)
     assert len(json.loads(done.stdout)) == len(rows) == 41
     methods = [name for name in METHODS if name != "flap"]
@@ -64,10 +65,10 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     reads = data | {"magnitude": 0, "random": 0, "leave-one-out": 40}
     assert {cell["method"]: cell["depends"]["reads"] for cell in scores} == reads and len(scores) == 7
 
-    # By hand: magnitude's best 6 heads, before and after four steps, on the first 100 tokens of the test split.
+    # By hand: the best 6 heads of one criterion, before and after four steps, on the first 100 tokens of the test split.
     saved = load_model(run / "train.safetensors", get_backend("numpy"))
     text = load_text(saved.data, saved.tokenizer)
-    mask = keep_best(magnitude(saved.model, text.valid, np.random.default_rng(0)), 6)
+    mask = keep_best(michel_global(saved.model, text.valid[:60], np.random.default_rng(0)), 6)
     smaller = remove_closed_heads(with_heads(saved.model, mask))
 
     def check(row: dict) -> None:
@@ -79,7 +80,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         characters = len(text.tokenizer.decode(text.test[:100])) * 99 / 100
         assert row["bits_per_character"] == pytest.approx(sum(losses) / math.log(2) / characters, rel=1e-5)
 
-    before, after = (rows["magnitude", 6, 0, steps] for steps in (0, 4))
+    before, after = (rows["michel-global", 6, 0, steps] for steps in (0, 4))
     check(before)
     config = RunDirectory(run).read_config().finetune
     segments = Segments(text.train, config.B, 18)
@@ -102,7 +103,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         ended = run_here("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
     assert ended.returncode == 130 and "the same command goes on" in ended.stderr and len(rows_of(stopped)) == 18
     again = succeed("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
-    assert "23 of 48 steps to be computed" in again.stderr
+    assert "23 of 48 cells to be computed" in again.stderr
     assert rows_of(stopped) == rows
     kept = (stopped / "cells.jsonl").read_bytes()
     fewer = succeed("compare", run, "--directory", stopped, *OPTIONS, "--methods=random,gates", "--heal=0")

@@ -15,6 +15,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import open_heads
 from tinyprune.pruning.importance import CRITERIA, keep_best, score_in_rounds, with_heads
 from tinyprune.pruning.importance.masks import layer_shares
+from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.surgery import remove_closed_heads
 
 LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
@@ -140,6 +141,8 @@ def test_michel_is_the_mean_size_of_the_gates_slopes(kind):
         slopes[layer, head] = np.mean(differences)
     expected = slopes / np.sqrt((slopes**2).sum(1, keepdims=True))
     np.testing.assert_allclose(np.array(score("michel", whole, SHORT)), expected, rtol=2e-3)
+    unnormalised = michel_global(whole, SHORT, np.random.default_rng(0))
+    np.testing.assert_allclose(np.array(unnormalised), slopes, rtol=2e-3)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -75,8 +75,10 @@ class Step:
         return key_of(self.to_dict())
 
     def __str__(self) -> str:
-        heads = self.what if self.heads is None else f"{self.heads} heads, seed {self.seed}"
-        return f"{self.method}, {heads}" + (f", healed for {self.steps} steps" if self.steps else "")
+        if self.heads is None:
+            return "whole model" if self.what == "whole" else f"{self.method}, scores"
+        healed = f", healed for {self.steps} steps" if self.steps else ""
+        return f"{self.method}, {self.heads} heads, seed {self.seed}{healed}"
 
 
 @dataclass(frozen=True)
@@ -238,9 +240,9 @@ class Comparison:
         if not todo:
             return
         left, ops, piece = sum(map(self.work, todo)), self.model.ops, self.text.test[: 2 * self.model.config.T + 1]
-        with announced(ops, "compare"), progress_bar(total=len(todo), desc="compare", unit="step") as bar:
+        with announced(ops, "compare"), progress_bar(total=len(todo), desc="compare", unit="cell") as bar:
             pace = median_seconds(ops, lambda: evaluate(self.model, piece, 0)) / len(piece)
-            say(f"compare: {len(todo)} of {len(self.steps)} steps to be computed, about {duration(pace * left)}")
+            say(f"compare: {len(todo)} of {len(self.steps)} cells to be computed, about {duration(pace * left)}")
             start, total = time.monotonic(), left
             for step in todo:
                 try:
