@@ -65,7 +65,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     reads = data | {"magnitude": 0, "random": 0, "leave-one-out": 40}
     assert {cell["method"]: cell["depends"]["reads"] for cell in scores} == reads and len(scores) == 7
 
-    # By hand: the best 6 heads of one criterion, before and after four steps, on the first 100 tokens of the test split.
+    # By hand: the best 6 heads of one criterion, before and after four steps, on 100 tokens of the test split.
     saved = load_model(run / "train.safetensors", get_backend("numpy"))
     text = load_text(saved.data, saved.tokenizer)
     mask = keep_best(michel_global(saved.model, text.valid[:60], np.random.default_rng(0)), 6)
