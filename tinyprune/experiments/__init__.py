@@ -11,6 +11,7 @@
 Each study is one file of `studies`: its models, what they are compared with, its tables and its pictures. The models
 are independent cells (`cells`), computed by any `concurrent.futures.Executor` (`grid`) and stored one by one (`store`);
 `running` leads a study from its first cell to its report. A new study is a file in `studies/` and its name below.
+`comparing` prunes one trained model, which may be large, by every method; `compared` writes what it found.
 """
 
 # The command line needs the names, without importing what the studies need.

@@ -183,7 +183,8 @@ class Comparison:
         if step.what == "whole":
             (ms,) = milliseconds_per_1k_tokens([self.model], self.text.valid, streams=1)
             return self.measure(self.model) | {"ms_per_1k_tokens": ms, "heads_shifted": None}
-        heads, found = step.heads or 0, {"heads_shifted": None}
+        heads = step.heads or 0
+        found: dict[str, Any] = {"heads_shifted": None}
         if step.what == "healed":
             before = self.earlier("pruned", step, store)
             found = {name: before[name] for name in ("ms_per_1k_tokens", "heads_shifted")}
@@ -264,18 +265,11 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def open_comparison(run: str | Path, backend: str, options: dict[str, Any], **sizes: Any) -> Comparison:
-    """Read a run's baseline and its text.
+    """Read the baseline and the text of the run in a directory, with some of its settings changed.
 
-    Args:
-        run: its directory.
-        backend: which computes.
-        options: settings to be changed, by their names in the configuration.
-        sizes: other fields of `Comparison`. None for methods stands for all that the model allows, for heal_methods for
-            all methods, for heal for the steps of the run's table finetune.
-
-    Raises:
-        UsageError: if there is no such run, its baseline is unfinished, or a value is not allowed.
-        CheckpointError: if the baseline cannot be read.
+    `sizes` are the other fields of `Comparison`; where `methods`, `heal_methods` or `heal` are None, they are all that
+    the model allows, all methods, and the steps of the run's table finetune. Raises UsageError if there is no such
+    run, its baseline is unfinished, or a value is not allowed; CheckpointError if the baseline cannot be read.
     """
     for name in options:
         if name.partition(".")[0] not in ("gate", "gate_train", "finetune", "seed"):
