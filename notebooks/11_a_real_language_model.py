@@ -371,6 +371,9 @@ print(
 print(go_on(chosen, sentence))
 
 # %% [markdown]
+# By perplexity the gates choose better than the gradient does. One sentence can say otherwise: look at what has become
+# of the capital. Perplexity is a mean over four thousand tokens of one text, and does not tell which facts are lost.
+#
 # ## 7 · Healing
 #
 # So far no weight has changed. A few steps of training let the others make up for what went. The whole model is a better
