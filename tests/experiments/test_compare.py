@@ -32,8 +32,7 @@ OPTIONS = ["--shares=0.75,0.5", "--tokens=100", "--score-tokens=60", "--sample=4
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
-    params, tokenizer = random_model(LLAMA)
-    write_hub(folder / "hub", LLAMA, params, tokenizer)
+    write_hub(folder / "hub", *random_model(LLAMA))
     (folder / "lines.txt").write_text("".join(LINES) * 30, encoding="utf-8")
     stages = ["--set=gate_train.steps=3", "--set=finetune.steps=4", "--set=finetune.lr=0.01"]
     succeed("import", folder / "hub", folder / "run", "--corpus", folder / "lines.txt", *stages)

@@ -40,9 +40,9 @@ def linear(x, W, b, frozen=False):
     return np.einsum("...k,ko->...o", x, W) + (0 if b is None else b)
 
 
-def embedding(ids, E, dropout, rng):
-    factors = kept((len(E),), dropout, rng)
-    return np.array([math.sqrt(E.shape[1]) * E[i] * factors[i] for i in ids.flat]).reshape(*ids.shape, -1)
+def embedding(ids, E, dropout, rng, scale=None):
+    factors, scale = kept((len(E),), dropout, rng), scale or math.sqrt(E.shape[1])
+    return np.array([scale * E[i] * factors[i] for i in ids.flat]).reshape(*ids.shape, -1)
 
 
 def layernorm(x, scale, bias, eps):

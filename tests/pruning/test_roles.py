@@ -18,7 +18,7 @@ TEXT = np.random.default_rng(3).integers(0, 11, 8 * 4 + 5)
 
 def roomy(kind: str = "all-attention", **options):
     """A small configuration where most queries see three keys or more."""
-    return small_config(kind, **{"T": 8} | ({} if kind == "transformer" else {"M": 6}) | options)
+    return small_config(kind, **{"T": 8} | ({} if kind in ("transformer", "gpt2") else {"M": 6}) | options)
 
 
 def by_loop(model, segments: list, carry: bool) -> dict[str, np.ndarray]:
