@@ -536,7 +536,8 @@ assert by_layer["silenced"][-1] < by_layer["silenced"][0] and share[-1].mean() >
 # row, or a slab, of u, w, pk and pv. The package says the same in two lines: the axis that runs over heads, and the
 # parameters in which a head takes Dh entries along it instead of one (`WIDE`). All code about single heads uses them.
 # (`log_alpha` belongs to the gates of [chapter 04](04_hard_concrete_gate.ipynb), and `net.pk`, `net.pb` and `net.pv` to
-# the heads of section 10.)
+# the heads of section 10, and the biases `bq`, `bk` and `bv` to the GPT-2 of
+# [chapter 11](11_a_real_language_model.ipynb), where several heads may share keys and values: `groups`.)
 
 # %%
 print(f"HEAD_AXIS = {HEAD_AXIS}\nWIDE = {WIDE}")

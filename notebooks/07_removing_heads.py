@@ -196,13 +196,16 @@ plt.show()
 #
 # So removing a head means slicing: columns of four matrices, rows of a fifth, and its entry in every tensor whose first
 # axis runs over heads, among them the networks' (in the code their names begin with `net.`). The package has one table
-# with the axis of each parameter that runs over heads, and one function that slices along it. The table also has `pk`
-# and `pv`, the persistent vectors of All-attention as published, which this model lacks.
+# with the axis of each parameter that runs over heads, and one function that slices along it. The table also has what
+# other models have and this one lacks: `pk` and `pv`, the persistent vectors of All-attention as published, and the
+# biases `bq`, `bk` and `bv` of GPT-2. (`groups` is for keys and values that several heads share, in
+# [chapter 11](11_a_real_language_model.ipynb).)
 
 # %%
 print("axis that runs over heads:", HEAD_AXIS)
 print("Dh entries for each head: ", WIDE, " the others: one")
 show_source(take_heads, docstring=False)
+matrices = [name for name in WIDE if f"layers.0.{name}" in gated.params]
 
 # %% [markdown]
 # The matrices of the attention block, before and after. What is left of `Wo` is darker than before: gate and $c$ have
@@ -213,9 +216,9 @@ show_source(take_heads, docstring=False)
 # %%
 def draw_slices(layer):
     """Draw a layer's matrices of attention with closed heads' slices marked, below it what is left."""
-    figure, axes = plt.subplots(2, len(WIDE), figsize=(9.5, 4.2))
+    figure, axes = plt.subplots(2, len(matrices), figsize=(9.5, 4.2))
     closed = np.flatnonzero(gates[layer].values == 0)
-    for column, name in enumerate(WIDE):
+    for column, name in enumerate(matrices):
         before, after = (np.abs(m.params[f"layers.{layer}.{name}"]) for m in (gated, small))
         for ax, matrix in zip(axes[:, column], (before, after)):
             rows, columns = matrix.shape
@@ -254,7 +257,7 @@ def draw_slices(layer):
 draw_slices(i)
 shapes = []
 networks = ("net.pk", "net.pb", "net.pv", "net.bo", "net.ln.scale")
-for name in (*WIDE, "u", "w", "bo", "ln.scale", *networks):
+for name in (*matrices, "u", "w", "bo", "ln.scale", *networks):
     before, after = (m.params[f"layers.{i}.{name}"].shape for m in (gated, small))
     shapes.append({"parameter": name, "before": str(before), "after": str(after)})
     assert (before == after) == (name not in HEAD_AXIS)
