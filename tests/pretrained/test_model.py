@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import samples
 
+from tinyprune.bench import pretrained_workloads as workloads
+from tinyprune.bench.benchmarks.pretrained import PASSES
+from tinyprune.bench.race import disagreement
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
@@ -98,3 +101,13 @@ def test_the_likeliest_continuation_is_that_of_transformers(pair, ours):
     first, second = np.sort(samples.their_logits(pair[0], ids)[4:-1], 1)[:, :-3:-1].T
     assert (first - second).min() > 1e-3
     assert list(generate(ours, prompt, 100, np.random.default_rng(0), temperature=0)) == ids[5:].tolist()
+
+
+@pytest.mark.parametrize("what", PASSES)
+def test_both_sides_of_the_benchmark_compute_the_same(tmp_path, what):
+    samples.theirs(tmp_path, "llama", num_key_value_heads=2, max_position_embeddings=64)
+    ours = workloads.ours(what, str(tmp_path), B=2, T=48, backend="numpy")
+    theirs = workloads.transformers(what, str(tmp_path), B=2, T=48)
+    assert disagreement(ours.results(), theirs.results(), 1e-5) == ""
+    ours.run()
+    theirs.run()

@@ -7,12 +7,13 @@
     memory      peak memory and time against T, open heads and threads        against PyTorch, plain and SDPA
     breakdown   each operation of a training step                             against its own limit
     busy        a training step beside other busy programs                    against NumPy and PyTorch
+    pretrained  SmolLM2: a pass, the gradients of its gates, text             against transformers
     ladder      the road from a plain loop to the kernels, rung by rung       against NumPy's BLAS
     cuda        the GPU's kernels, one by one                                 against the GPU's limits, and cuBLAS
 
-All but the ladder and the breakdown also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends
-when the GPU has finished, both sides multiply in float32 (in tf32 with `--backend cuda-tf32`), and the peer of matmul
-is cuBLAS.
+All but the ladder, the breakdown and the pretrained model also run on a GPU (`--backend cuda`). PyTorch then computes
+there, too: a run ends when the GPU has finished, both sides multiply in float32 (in tf32 with `--backend cuda-tf32`),
+and the peer of matmul is cuBLAS.
 
 What makes the ratios fair:
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
 # only when that benchmark is asked for.
 BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate"), "speed")
-BENCHMARKS |= {name: name for name in ("memory", "breakdown", "busy", "ladder", "cuda")}
+BENCHMARKS |= {name: name for name in ("memory", "breakdown", "busy", "pretrained", "ladder", "cuda")}
 PEERS = ("torch",)
 IN_A_ROW = 16  # short computations that a GPU gets one after the other, as in training, before it is waited for
 
