@@ -18,6 +18,7 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.pretrained import write_hub
 from tinyprune.pruning.importance import keep_best, with_heads
 from tinyprune.pruning.importance.michel import michel_global
+from tinyprune.pruning.roles import head_roles
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import RunDirectory, load_model
 from tinyprune.training.distillation import Distillation
@@ -47,7 +48,7 @@ def rows_of(directory: Path) -> dict[tuple, dict]:
 def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     done = succeed("compare", run, "--directory", whole, *OPTIONS, "--seeds=2", "--json")
-    assert "flap is left out" in done.stderr and "48 of 48 cells to be computed" in done.stderr
+    assert "flap is left out" in done.stderr and "49 of 49 cells to be computed" in done.stderr
     rows = rows_of(whole)
     assert len(json.loads(done.stdout)) == len(rows) == 41
     methods = [name for name in METHODS if name != "flap"]
@@ -64,10 +65,21 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     reads = data | {"magnitude": 0, "random": 0, "leave-one-out": 40}
     assert {cell["method"]: cell["depends"]["reads"] for cell in scores} == reads and len(scores) == 7
 
+    heads, *shares = read_csv((whole / "kinds.csv").read_text())
+    kinds = [name for name in heads if name not in ("method", "heads_removed")]
+    assert sum(heads[kind] for kind in kinds) == 12 and len(shares) == 2 * len(methods)
+    for row in shares:
+        assert sum(row[kind] * heads[kind] for kind in kinds) == pytest.approx(row["heads_removed"])
+
     # By hand: the best 6 heads of one criterion, before and after four steps, on 100 tokens of the test split.
     saved = load_model(run / "train.safetensors", get_backend("numpy"))
     text = load_text(saved.data, saved.tokenizer)
     mask = keep_best(michel_global(saved.model, text.valid[:60], np.random.default_rng(0)), 6)
+    names = head_roles(saved.model, text.valid[:60]).names()
+    found = next(row for row in shares if (row["method"], row["heads_removed"]) == ("michel-global", 6))
+    assert [found[kind] for kind in kinds] == pytest.approx(
+        [1 - np.array(mask)[names == kind].mean() for kind in kinds]
+    )
     smaller = remove_closed_heads(with_heads(saved.model, mask))
 
     def check(row: dict) -> None:
@@ -92,7 +104,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     computed = []
 
     def compute(self, step, *others, original=Comparison.compute):
-        if len(computed) == 25:
+        if len(computed) == 26:
             raise KeyboardInterrupt
         computed.append(str(step))
         return original(self, step, *others)
@@ -102,7 +114,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         ended = run_here("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
     assert ended.returncode == 130 and "the same command goes on" in ended.stderr and len(rows_of(stopped)) == 18
     again = succeed("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
-    assert "23 of 48 cells to be computed" in again.stderr
+    assert "23 of 49 cells to be computed" in again.stderr
     assert rows_of(stopped) == rows
     kept = (stopped / "cells.jsonl").read_bytes()
     fewer = succeed("compare", run, "--directory", stopped, *OPTIONS, "--methods=random,gates", "--heal=0")

@@ -1,15 +1,18 @@
-"""What `comparing` leaves beside cells.jsonl: study.json, results.csv, summary.csv, plots/compare.png, README.md."""
+"""What `comparing` leaves beside cells.jsonl: study.json, results.csv, summary.csv, kinds.csv, plots/, README.md."""
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
+from numpy.typing import NDArray
 
 from tinyprune.experiments.comparing import Comparison
 from tinyprune.experiments.drawing import look
@@ -31,7 +34,7 @@ def rows_of(comparison: Comparison, store: Store) -> list[Record]:
         {"method": step.method, "seed": step.seed, "steps": step.steps}
         | {name: value for name, value in record.items() if name != "kept"}
         for step in comparison.steps
-        if step.what != "scores" and (record := store.record(step)) is not None
+        if step.what not in ("roles", "scores") and (record := store.record(step)) is not None
     ]
 
 
@@ -53,6 +56,56 @@ def summarise(rows: list[Record]) -> list[Record]:
         | {"seeds": len(group)}
         for group in groups.values()
     ]
+
+
+def kinds_of(comparison: Comparison, store: Store) -> list[Record]:
+    """Return which share of the heads of each kind is removed, by method and number of heads, means over seeds.
+
+    The first row, of method "whole", says how many heads of each kind there are; see `roles.HeadRoles.names`.
+    """
+    roles, *_ = (store.record(step) for step in comparison.steps if step.what == "roles")
+    if roles is None:
+        return []
+    names = np.array(roles["names"])
+    kinds = [kind for kind, _ in Counter(names.ravel().tolist()).most_common()]
+    rows: list[Record] = [
+        {"method": "whole", "heads_removed": 0} | {kind: int((names == kind).sum()) for kind in kinds}
+    ]
+    removed: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
+    for step in comparison.steps:
+        if step.what == "pruned" and (record := store.record(step)) is not None:
+            gone = [np.isin(range(names.shape[1]), kept, invert=True) for kept in record["kept"]]
+            removed.setdefault((step.method, record["heads_removed"]), []).append(np.array(gone))
+    for (method, number), gone in removed.items():
+        shares = {kind: float(np.mean(gone, 0)[names == kind].mean()) for kind in kinds}
+        rows.append({"method": method, "heads_removed": number} | shares)
+    return rows
+
+
+@matplotlib.style.context(STYLE)
+def plot_kinds(kinds: list[Record]) -> Figure:
+    """Draw the share of removed heads of each kind, an Axes for each number of heads, a row for each method.
+
+    Args:
+        kinds: as of `kinds_of`.
+    """
+    whole, *rows = kinds
+    names = [name for name in whole if name not in ("method", "heads_removed")]
+    numbers = sorted({row["heads_removed"] for row in rows})
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    size = 1.6 + len(numbers) * (0.2 + 0.3 * len(names)), 1.8 + 0.26 * len(methods)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    for axes, number in zip(figure.subplots(1, len(numbers), squeeze=False, sharey=True)[0], numbers, strict=True):
+        found = {row["method"]: [row[name] for name in names] for row in rows if row["heads_removed"] == number}
+        shares = [found.get(method, [np.nan] * len(names)) for method in methods]
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_title(f"{number} removed")
+        axes.set_xticks(range(len(names)), [f"{name} ({whole[name]})" for name in names], rotation=90)
+        axes.set_yticks(range(len(methods)), methods)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=figure.axes, label="share removed", shrink=0.8)
+    return figure
 
 
 @matplotlib.style.context(STYLE)
@@ -93,7 +146,7 @@ def plot_comparison(summary: list[Record]) -> Figure:
 def write_results(comparison: Comparison, store: Store) -> list[Record]:
     """Write tables, picture and README.md of what is done so far; returns the rows of results.csv."""
     rows = rows_of(comparison, store)
-    summary = summarise(rows)
+    summary, kinds = summarise(rows), kinds_of(comparison, store)
     config, text = comparison.config.to_dict(), comparison.text
     about: dict[str, Any] = {
         "study": "compare",
@@ -106,9 +159,11 @@ def write_results(comparison: Comparison, store: Store) -> list[Record]:
         "machine": machine_of(comparison.backend),
     }
     files = {"study.json": json.dumps(about, indent=1) + "\n", "README.md": report(about, summary)}
-    files |= {"results.csv": to_csv(rows), "summary.csv": to_csv(summary)}
+    files |= {"results.csv": to_csv(rows), "summary.csv": to_csv(summary), "kinds.csv": to_csv(kinds)}
     if len(summary) > 1:
         save_figure(plot_comparison(summary), store.directory / "plots" / "compare.png")
+    if len(kinds) > 1:
+        save_figure(plot_kinds(kinds), store.directory / "plots" / "kinds.png")
     for name, content in files.items():
         replace_file(store.directory / name, content.encode())
     say(f"compare: {store.directory / 'README.md'}, *.csv and plots/ are written")
@@ -131,4 +186,5 @@ def report(about: dict[str, Any], summary: list[Record]) -> str:
     ]
     if len(summary) > 1:
         paragraphs.append("![Perplexity against heads removed, before and after healing](plots/compare.png)")
+        paragraphs.append("![Which kinds of heads each method removes](plots/kinds.png)")
     return "\n\n".join([*paragraphs, f"Machine: {about['machine']}."]) + "\n"

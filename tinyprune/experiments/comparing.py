@@ -1,5 +1,6 @@
 """Prune the baseline of one run by every method, to several numbers of heads: `tinyprune compare RUN`.
 
+    roles     what each head of the baseline mostly attends to
     scores    what a criterion says of all heads, once for all numbers of heads
     pruned    heads chosen and removed, what stays repaired if that is part of the method
     healed    the pruned model trained as the run's table `finetune` says, every one for as many steps
@@ -38,6 +39,7 @@ from tinyprune.pruning.importance.blocks import Block, read_blocks
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.repair import repaired
+from tinyprune.pruning.roles import head_roles
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.runs.directory import RunDirectory, load_model
@@ -51,14 +53,15 @@ SCORES = {"michel-global": michel_global, **{name: CRITERIA[name] for name in NA
 METHODS = ("gates", *SCORES, "least-squares")  # in the order in which they are computed
 REPAIRS = {"flap": "mean", "least-squares": "least-squares"}
 SEEDED = ("gates", "random")  # the others have one result
+ROLE_TOKENS = 2048  # of the validation split, at most
 REVISION = 1  # with another number everything is computed again
 
 
 @dataclass(frozen=True)
 class Step:
-    """One model, or the scores of one criterion."""
+    """One model, the scores of one criterion, or the roles of the baseline's heads."""
 
-    what: str  # "whole", "scores", "pruned" or "healed"
+    what: str  # "whole", "roles", "scores", "pruned" or "healed"
     method: str
     seed: int
     heads: int | None  # how many stay in all layers together; None for all of them
@@ -76,7 +79,7 @@ class Step:
 
     def __str__(self) -> str:
         if self.heads is None:
-            return "whole model" if self.what == "whole" else f"{self.method}, scores"
+            return {"whole": "whole model", "roles": "roles"}.get(self.what, f"{self.method}, scores")
         healed = f", healed for {self.steps} steps" if self.steps else ""
         return f"{self.method}, {self.heads} heads, seed {self.seed}{healed}"
 
@@ -120,9 +123,10 @@ class Comparison:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """All steps: the baseline, the pruned models after their scores, the healed ones; gates, large shares first."""
+        """All steps: the baseline, its heads' roles, the pruned models after their scores, the healed ones."""
         numbers = sorted((round(share * self.total) for share in self.shares), reverse=True)
         made = [Step("whole", "whole", self.config.seed, None, 0, self.depends("whole", self.tokens))]
+        made.append(Step("roles", "roles", self.config.seed, None, 0, self.depends("roles", 0)))
         for method in sorted(self.methods, key=METHODS.index):
             seeds = range(self.config.seed, self.config.seed + (self.seeds if method in SEEDED else 1))
             if method in SCORES:
@@ -146,6 +150,7 @@ class Comparison:
             gate = {name: x for name, x in self.gate(None).to_dict().items() if name not in ("lam", "target_heads")}
             return about | {"gate": gate, "gate_train": settings(self.config.gate_train)}
         reads = {"leave-one-out": self.sample, "magnitude": 0, "random": 0, "whole": 0}
+        reads["roles"] = min(self.score_tokens, ROLE_TOKENS)
         return about | {"reads": reads.get(method, self.score_tokens)}
 
     def gate(self, heads: int | None) -> GateConfig:
@@ -154,8 +159,13 @@ class Comparison:
 
     def work(self, step: Step) -> int:
         """Return about how long a step takes, in tokens of a forward pass."""
-        passes = {"leave-one-out": self.total + 1, "michel": 2, "michel-global": 2}
-        if step.what == "scores":
+        passes = {
+            "leave-one-out": self.total + 1,
+            "michel": 2,
+            "michel-global": 2,
+            "roles": 8,
+        }  # by the textbook, twice
+        if step.what in ("scores", "roles"):
             return step.depends["reads"] * passes.get(step.method, 1)
         T, gates, finetune = self.model.config.T, self.config.gate_train, self.config.finetune
         trained = step.steps * finetune.B * T * 4  # a teacher's pass, and a backward pass takes two
@@ -175,11 +185,13 @@ class Comparison:
         return read_blocks(self.model, self.text.train[: self.score_tokens])
 
     def compute(self, step: Step, store: Store) -> dict[str, Any]:
-        """Return a step's record: scores, or the measurements of a model and which of its heads were kept."""
+        """Return a step's record: scores, names of roles, or a model's measurements and which heads were kept."""
         if step.what == "scores":
             tokens, rng = self.text.valid[: step.depends["reads"]], np.random.default_rng([step.seed, 0])
             scores = SCORES[step.method](self.model, tokens, rng)
             return {"scores": [[float(f"{x:.6g}") for x in layer] for layer in scores]}
+        if step.what == "roles":
+            return {"names": head_roles(self.model, self.text.valid[: step.depends["reads"]]).names().tolist()}
         if step.what == "whole":
             (ms,) = milliseconds_per_1k_tokens([self.model], self.text.valid, streams=1)
             return self.measure(self.model) | {"ms_per_1k_tokens": ms, "heads_shifted": None}
