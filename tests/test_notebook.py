@@ -11,6 +11,7 @@ pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 from tinyprune import notebook, ops
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cpu.norm import block_squares
+from tinyprune.notebook import drawing
 from tinyprune.ops.linear import rows
 
 
@@ -62,6 +63,21 @@ def test_a_body_of_nothing_but_a_docstring_stays():
 def test_what_has_no_source_is_refused(thing):
     with pytest.raises(UsageError, match="things must be functions or classes written in Python, got"):
         notebook.show_source(thing)
+
+
+PARTS = "embedding norm attention positions persistent gate projection residual softmax train gates prune finetune"
+
+
+def test_the_drawing_lights_each_part(monkeypatch):
+    seen = []
+    monkeypatch.setattr(drawing, "display", seen.append)
+    for part in (None, *PARTS.split()):
+        notebook.you_are_here(*[part] if part else [])
+    pictures = [picture.data for picture in seen]
+    assert len(set(pictures)) == len(pictures) == 14
+    assert max(map(len, pictures)) < 25_000
+    with pytest.raises(UsageError, match=r"must be among embedding, norm, .*, finetune; got 'gate, norm'"):
+        notebook.you_are_here("gate, norm")
 
 
 def test_results_are_found_or_it_is_said_what_to_do():

@@ -1,4 +1,4 @@
-"""Tools of the notebooks: the package's source on the page, sliders, the committed results, a trained model.
+"""Tools of the notebooks: a drawing of the model, source of the package, sliders, committed results, a trained model.
 
 They need the extra `notebooks`; nothing else in the package imports them.
 """
@@ -24,6 +24,8 @@ from tinyprune.runs.run import Run, trained_once
 
 try:
     from IPython.display import HTML, Markdown, display
+
+    from tinyprune.notebook.drawing import you_are_here as you_are_here
 except ImportError:
     raise missing_extra("tinyprune.notebook", "notebooks", __name__) from None
 
