@@ -35,7 +35,7 @@ def sources(prefixes: list[str] | None = None) -> list[Path]:
     """The text sources in reading order: all, or those whose names begin with one of `prefixes`."""
     return sorted(
         p
-        for p in FOLDER.glob("[0-9][0-9]_*.py")
+        for p in FOLDER.glob("[0-9][0-9]*_*.py")
         if not prefixes or p.name.startswith(tuple(prefixes))
     )
 
@@ -98,13 +98,25 @@ def run(source: Path) -> NotebookNode:
         cell = notebook.cells[started[-1]]
         place = f"{source.name}, cell {started[-1]}, under “{heading_of(notebook, started[-1])}”"
         raise NotebookError(f"{place}:\n{cell.source}\n\n{error}") from None
-    # of use to a running kernel only, and different each time
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = as_on_a_screen(output.text)
+        if cell.cell_type == "code":
+            cell.outputs = [as_kept(o) for o in cell.outputs if not expected_error(o, cell)]
     return notebook
+
+
+def expected_error(output: NotebookNode, cell: NotebookNode) -> bool:
+    """Whether an output is the error of an exercise that nobody has solved."""
+    return output.output_type == "error" and "exercise" in cell.metadata.get("tags", [])
+
+
+def as_kept(output: NotebookNode) -> NotebookNode:
+    """An output without what is of use to a running kernel only, and different each time."""
+    if output.output_type == "stream":
+        output.text = as_on_a_screen(output.text)
+    elif output.output_type == "display_data":
+        output.data.pop("application/vnd.jupyter.widget-view+json", None)
+    return output
 
 
 def as_on_a_screen(text: str) -> str:

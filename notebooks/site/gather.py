@@ -20,6 +20,8 @@ import griffe
 import nbformat
 from math_core import LatexToMathML
 from nbconvert import MarkdownExporter
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from properdocs.config.defaults import ProperDocsConfig
 from properdocs.plugins import event_priority
@@ -95,16 +97,28 @@ def on_files(files: Files, config: ProperDocsConfig) -> Files:
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     """Return a chapter with its outputs, or an assignment without solutions, and its pictures."""
     steps = [ClearSolutions, ClearHiddenTests] if "assignments" in path.parts else []
-    cells = nbformat.read(path, 4)
-    cells.metadata.language_info = {"name": "python"}  # for colours
+    whole = nbformat.read(path, 4)
+    whole.metadata.language_info = {"name": "python"}  # for colours
+    whole.cells = [part for cell in whole.cells for part in folded(cell)]
     exporter = MarkdownExporter(preprocessors=steps)
-    text, resources = exporter.from_notebook_node(cells, {"unique_key": path.stem})
+    text, resources = exporter.from_notebook_node(whole, {"unique_key": path.stem})
     text = re.sub(r"<style>.*?</style>", "", text)  # what Jupyter needs
     # a badge would come from another server
     text = re.sub(r"\[!\[([^]]+)\]\(https://colab[^)]+\)\]", r"[\1]", text)
     # in a list a formula must be a paragraph of its own
     text = re.sub(r"^ +(\$\$.*\$\$)$", r"\n    \1\n", text, flags=re.MULTILINE)
     return text.replace("<details>", "<details markdown>"), resources["outputs"]
+
+
+def folded(cell: NotebookNode) -> Iterator[NotebookNode]:
+    """Yield a cell; if it is folded in JupyterLab its code before it, under the first comment."""
+    if cell.metadata.get("jupyter", {}).get("source_hidden"):
+        comment = re.search(r"^ *# *(.+)", cell.source, re.MULTILINE)
+        summary = html.escape(f"Code: {comment[1]}" if comment else "Code")
+        code = f"```python\n{cell.source}\n```"
+        yield new_markdown_cell(f"<details><summary>{summary}</summary>\n\n{code}\n\n</details>")
+        cell.metadata["transient"] = {"remove_source": True}
+    yield cell
 
 
 def with_links(text: str, path: str, where: dict[str, str]) -> str:

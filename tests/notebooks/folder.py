@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+SOURCES = sorted(FOLDER.glob("[0-9][0-9]*_*.py"))
 NAMES = [source.stem for source in SOURCES]
 
 

@@ -8,7 +8,6 @@ import jupytext
 import pytest
 from folder import FOLDER, NAMES
 
-CHAPTERS = 12
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 REPOSITORY = FOLDER.parent
 COLAB = "https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks"
@@ -33,7 +32,9 @@ def anchors(text):
 
 
 def test_all_chapters_are_there():
-    assert [name[:2] for name in NAMES] == [f"{i:02}" for i in range(CHAPTERS)]
+    prefixes = [name.split("_")[0] for name in NAMES]
+    assert all(re.fullmatch(r"\d\db?", prefix) for prefix in prefixes)
+    assert list(dict.fromkeys(prefix[:2] for prefix in prefixes)) == [f"{i:02}" for i in range(12)]
     assert {path.stem for path in FOLDER.glob("[0-9]*.ipynb")} == set(NAMES)
 
 
@@ -83,12 +84,14 @@ def test_committed_gpu_chapter_was_executed_with_the_compiler():
 @pytest.mark.parametrize("name", NAMES)
 def test_chapter_has_all_parts_and_is_linked_forward_and_back(name):
     text, at = markdown(name), NAMES.index(name)
-    assert text.startswith(f"# {name[:2]} · ")
+    assert text.startswith(f"# {name.split('_')[0]} · ")
     parts = [f"]({COLAB}/{name}.ipynb)", "**After this chapter you can**", "**You need**"]
     parts += [f"({neighbour}.ipynb)" for neighbour in NAMES[max(at - 1, 0) : at] + NAMES[at + 1 : at + 2]]
     assert [part for part in parts if part not in text] == []
     assert f"({name}.ipynb)" in README
-    assert 3 <= text.count("<details>") == text.count("</details>") == text.count("<summary>Answer</summary>")
+    folded = re.findall(r"<details><summary>(\w+)</summary>\n\n.*?\n\n</details>", text, re.DOTALL)
+    assert len(folded) == text.count("<details>") == text.count("</details>")
+    assert folded.count("Answer") >= 3 and set(folded) <= {"Answer", "Hint", "Solution"}
     code = "\n".join(sources(name, "code"))
     assert "show_source(" in code or name == "00_tour"  # which only looks
     assert "assert" in code

@@ -17,7 +17,7 @@ import matplotlib.style
 
 import tinyprune
 from tinyprune.config import load_preset
-from tinyprune.errors import MissingExtraError, UsageError, install_command, missing_extra
+from tinyprune.errors import UsageError, missing_extra
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.plots import STYLE
 from tinyprune.runs.run import Run, trained_once
@@ -26,18 +26,22 @@ try:
     from IPython.display import HTML, Markdown, display
 
     from tinyprune.notebook.drawing import you_are_here as you_are_here
+    from tinyprune.notebook.frames import sliders as sliders
 except ImportError:
     raise missing_extra("tinyprune.notebook", "notebooks", __name__) from None
 
 REPOSITORY = Path(tinyprune.__file__).parents[1]
-# JupyterLab breaks long lines of code in the middle of words; this makes it break them at spaces.
-WHOLE_WORDS = "<style>.jp-RenderedHTMLCommon pre { word-break: normal; }</style>"
+# JupyterLab breaks long lines of code in the middle of words, and nbconvert shows listings in the font of the text.
+LISTINGS = (
+    "<style>.jp-RenderedHTMLCommon.jp-OutputArea-output pre "
+    "{ font-family: var(--jp-code-font-family); white-space: pre-wrap; word-break: normal; }</style>"
+)
 
 
 def use_style() -> None:
-    """Draw figures in the package's style at a size for a page, and break long lines at spaces."""
+    """Draw figures in the package's style at a size for a page, and show listings as code with whole words."""
     matplotlib.style.use([*STYLE, {"figure.dpi": 100, "figure.constrained_layout.use": True}])
-    display(HTML(WHOLE_WORDS))
+    display(HTML(LISTINGS))
 
 
 def show_source(*things: Callable[..., Any] | type, docstring: bool = True) -> None:
@@ -78,31 +82,6 @@ def without_docstrings(code: str) -> str:
             if lines[text.end_lineno] == "":
                 lines[text.end_lineno] = None
     return "\n".join(line for line in lines if line is not None)
-
-
-def sliders(draw: Callable[..., Any], **ranges: Any) -> None:
-    """Display sliders above a picture that follows them.
-
-    Where no notebook is running, such as on a web page, a sentence takes their place; so show the picture for a few
-    values as well.
-
-    Args:
-        draw: `draw(**values)` displays something.
-        ranges: for each argument of `draw` a widget or an abbreviation of `ipywidgets.interactive`, such as
-            (low, high, step).
-
-    Raises:
-        MissingExtraError: if ipywidgets is not installed.
-    """
-    try:
-        from ipywidgets import interactive
-    except ImportError as error:
-        raise MissingExtraError(f"sliders need ipywidgets: {install_command('notebooks')}") from error
-    widget = interactive(draw, **ranges)
-    bundle = widget._repr_mimebundle_()
-    names = ", ".join(ranges)
-    bundle["text/plain"] = f"[Sliders for {names}: they move when this notebook runs, in Jupyter or Colab.]"
-    display(bundle, raw=True)
 
 
 def results(*path: str) -> Path:

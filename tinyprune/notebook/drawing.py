@@ -50,16 +50,17 @@ def you_are_here(*parts: str) -> None:
     for part in parts:
         if part not in allowed:
             raise UsageError(f"parts must be among {', '.join(allowed)}; got {part!r}")
+    file = io.BytesIO()
     with matplotlib.style.context(STYLE):
-        display(Image(png(drawing(parts), dpi=150, colours=32), width=100 * WIDTH, alt=f"lit: {', '.join(parts)}"))
+        drawing(parts).savefig(file, dpi=150)
+    display(Image(with_palette(Pillow.open(file), 32), width=100 * WIDTH, alt=f"lit: {', '.join(parts)}"))
 
 
-def png(figure: Figure, dpi: int, colours: int) -> bytes:
-    """Return a figure as a PNG with a palette, a third of the size of one without."""
-    file, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
-    Pillow.open(file).convert("RGB").quantize(colours).save(small, "png", optimize=True)
-    return small.getvalue()
+def with_palette(picture: Pillow.Image, colours: int) -> bytes:
+    """Return a picture as a PNG with a palette, a third of the size of one without."""
+    file = io.BytesIO()
+    picture.convert("RGB").quantize(colours).save(file, "png", optimize=True)
+    return file.getvalue()
 
 
 def drawing(lit: tuple[str, ...]) -> Figure:

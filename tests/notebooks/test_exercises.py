@@ -1,0 +1,143 @@
+"""Exercises at the ends of chapters: the stub says what to write, the solution passes, wrong solutions do not."""
+
+import ast
+import re
+import tomllib
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import jupytext
+import pytest
+from folder import SOURCES
+
+WRONG = Path(__file__).parent / "wrong"
+
+
+class Exercise(NamedTuple):
+    cell: str
+    solution: str
+
+    def solved(self, solution):
+        """Return the cell with the solution in place of the stubs, which are functions that raise the error."""
+        lines = self.cell.splitlines()
+        stubs = [node for node in ast.parse(self.cell).body if "raise NotImplementedError" in ast.unparse(node)]
+        written = {node.name for node in ast.parse(solution).body if isinstance(node, ast.FunctionDef)}
+        assert stubs and {stub.name for stub in stubs} <= written, "the solution has every stub's function"
+        for stub in reversed(stubs):
+            lines[stub.lineno - 1 : stub.end_lineno] = [solution] if stub is stubs[0] else []
+        return "\n".join(lines)
+
+
+def exercises(source):
+    """Return the exercises of a chapter's text source."""
+    cells = jupytext.read(source).cells
+    found = []
+    for before, cell, after in zip(cells, cells[1:], cells[2:], strict=False):
+        if "exercise" not in cell.metadata.get("tags", []):
+            continue
+        assert "raises-exception" in cell.metadata["tags"]
+        assert f"### Exercise {len(found) + 1} · " in before.source
+        folded = r"<details><summary>Hint</summary>\n\n.*?\n\n</details>\s+"
+        folded += r"<details><summary>Solution</summary>\n\n.*?```python\n(.*?)```.*?\n\n</details>"
+        found.append(Exercise(cell.source, re.search(folded, after.source, re.DOTALL)[1].rstrip()))
+    return found
+
+
+def run(code):
+    exec(compile(code, "exercise", "exec"), {"__name__": "__main__"})
+
+
+def check_stub(exercise):
+    with pytest.raises(NotImplementedError, match=r"^write \w+: ") as error:
+        run(exercise.cell)
+    assert f"def {str(error.value).split()[1].rstrip(':')}(" in exercise.cell
+
+
+def check_wrong(exercise, old, new):
+    assert exercise.solution.count(old) == 1, f"{old!r} must occur once in the solution"
+    with warnings.catch_warnings(action="ignore"), pytest.raises(Exception) as error:
+        run(exercise.solved(exercise.solution.replace(old, new)))
+    mistyped = SyntaxError, NameError, ImportError, NotImplementedError
+    assert not isinstance(error.value, mistyped), f"{new!r} fails for another reason: {error.value!r}"
+
+
+FOUND = [(source.stem.split("_")[0], i, e) for source in SOURCES for i, e in enumerate(exercises(source), 1)]
+MISTAKES = {path.stem: tomllib.loads(path.read_text("utf-8"))["wrong"] for path in sorted(WRONG.glob("*.toml"))}
+
+
+@pytest.mark.parametrize("exercise", [pytest.param(e, id=f"{name}-{i}") for name, i, e in FOUND])
+def test_stub_says_what_to_write_and_the_solution_passes(exercise):
+    check_stub(exercise)
+    run(exercise.solved(exercise.solution))
+
+
+@pytest.mark.parametrize(
+    ("exercise", "wrong"),
+    [
+        pytest.param(e, wrong, id=f"{name}-{i}")
+        for name, i, e in FOUND
+        for wrong in MISTAKES.get(name, [])
+        if wrong["exercise"] == i
+    ],
+)
+def test_a_wrong_solution_does_not_pass(exercise, wrong):
+    check_wrong(exercise, wrong["old"], wrong["new"])
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_every_chapter_ends_with_exercises_and_knows_wrong_answers(source):
+    headings = re.findall(r"^# ## (.*)", source.read_text("utf-8"), re.MULTILINE)
+    assert headings[-3:] == ["Recap", "Now you", "Questions"]
+    prefix = source.stem.split("_")[0]
+    numbers = [i for name, i, _ in FOUND if name == prefix]
+    assert 1 <= len(numbers) <= 3
+    wrong = [mistake["exercise"] for mistake in MISTAKES.get(prefix, [])]
+    assert set(wrong) == set(numbers) and all(wrong.count(i) >= 2 for i in numbers)
+
+
+CHAPTER = '''
+# %% [markdown]
+# ### Exercise 1 · Halves
+#
+# Halve it.
+
+# %% tags=["exercise", "raises-exception"]
+import math
+
+
+def half(x):
+    """Half of x."""
+    raise NotImplementedError("write half: return half of x")
+
+
+assert math.isclose(half(3), 1.5), f"half(3) is 1.5, got {half(3)}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Divide.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def half(x):
+#     return x / 2
+# ```
+#
+# </details>
+'''
+
+
+def test_an_exercise_is_found_and_checked(tmp_path):
+    source = tmp_path / "00_small.py"
+    source.write_text(CHAPTER, encoding="utf-8")
+    (exercise,) = exercises(source)
+    check_stub(exercise)
+    run(exercise.solved(exercise.solution))
+    check_wrong(exercise, "x / 2", "x")
+    for old, new in [("x / 2", "x * 0.5"), ("x / 2", "y / 2"), ("x / 3", "x")]:
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            check_wrong(exercise, old, new)
