@@ -1,6 +1,9 @@
 """What the notebooks share."""
 
+import html
 import inspect
+import json
+import re
 
 import pytest
 
@@ -11,7 +14,7 @@ pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 from tinyprune import notebook, ops
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cpu.norm import block_squares
-from tinyprune.notebook import drawing
+from tinyprune.notebook import drawing, frames
 from tinyprune.ops.linear import rows
 
 
@@ -86,12 +89,48 @@ def test_results_are_found_or_it_is_said_what_to_do():
         notebook.results("no-such-study")
 
 
-def test_sliders_leave_a_sentence_where_nothing_moves(displayed):
+@pytest.fixture
+def slid(monkeypatch):
+    """Displays sliders; returns all representations, and what the page's script reads."""
     pytest.importorskip("ipywidgets")
-    notebook.sliders(lambda beta: None, beta=(0.1, 1.0, 0.1))
-    (bundle,) = displayed
-    assert bundle["text/plain"] == "[Sliders for beta: they move when this notebook runs, in Jupyter or Colab.]"
+    bundles = []
+    monkeypatch.setattr(frames, "display", lambda bundle, raw: bundles.append(bundle))
+
+    def slide(draw, **ranges):
+        notebook.sliders(draw, **ranges)
+        (data,) = re.findall('data-frames="([^"]*)"', bundles[-1]["text/html"])
+        return bundles[-1], json.loads(html.unescape(data))
+
+    return slide
+
+
+def test_sliders_are_a_widget_and_all_frames_in_advance(slid):
+    bundle, data = slid(lambda mask, n=3: print(f"{mask} <{n // 2}>"), n=(0, 4), mask=["a", "b"])
     assert "application/vnd.jupyter.widget-view+json" in bundle
+    said = "Sliders for mask, n: they move on the project's site, "
+    assert bundle["text/plain"].startswith(f"[{said}")
+    assert data["names"] == ["mask", "n"] and data["labels"] == [["a", "b"], ["0", "1", "2", "3", "4"]]
+    assert data["start"] == [0, 3]  # where the widget starts
+    printed = [re.sub("<[^>]*>", "", frame) for frame in data["frames"]]
+    assert [printed[i] for i in data["index"]] == [f"{m} &lt;{n // 2}&gt;" for m in "ab" for n in range(5)]
+    assert len(printed) == 6 and data["caption"] == ""  # equal ones are kept once
+    # Without script and attribute, as on GitHub: the sentence and the frame at the start.
+    seen = re.sub("<script>.*</script>", "", bundle["text/html"], flags=re.DOTALL).replace("&#x27;", "'")
+    seen = re.sub("<[^>]*>", "", seen)
+    assert seen.startswith(said) and seen.endswith("runs.a &lt;1&gt;")
+
+
+def test_of_many_frames_fewer_are_drawn_and_it_is_said(slid):
+    drawn = set()
+    draw = lambda alpha=0.33, n=7: drawn.add((alpha, n))  # noqa: E731
+    _, data = slid(draw, alpha=(0.0, 1.0, 0.05), n=(0, 100))
+    assert len(drawn) == len(data["index"]) == 36
+    assert data["caption"].startswith("36 of 2,121 pictures")
+    alphas, ns = data["labels"]
+    assert alphas[0] == "0" and alphas[-1] == "1" and alphas[data["start"][0]] == "0.33" and len(alphas) == 6
+    assert ns == ["0", "7", "40", "60", "80", "100"] and data["start"][1] == 1
+    _, data = slid(lambda **_: print("x" * 50_000), a=(0, 9), b=(0, 9))
+    assert len(data["index"]) == 4  # some 270 kB
 
 
 @pytest.fixture

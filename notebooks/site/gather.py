@@ -102,7 +102,7 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     whole.cells = [part for cell in whole.cells for part in folded(cell)]
     exporter = MarkdownExporter(preprocessors=steps)
     text, resources = exporter.from_notebook_node(whole, {"unique_key": path.stem})
-    text = re.sub(r"<style>.*?</style>", "", text)  # what Jupyter needs
+    text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # what Jupyter needs
     # a badge would come from another server
     text = re.sub(r"\[!\[([^]]+)\]\(https://colab[^)]+\)\]", r"[\1]", text)
     # in a list a formula must be a paragraph of its own

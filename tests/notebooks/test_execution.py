@@ -50,5 +50,18 @@ def test_executed_notebook_is_kept_with_its_outputs(failing):
     assert "kept" in target.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(failing):
+    """So that a page shows pictures where no kernel runs, JupyterLab's own included."""
+    pytest.importorskip("ipywidgets")
+    slid = "from tinyprune.notebook import sliders\n\nsliders(lambda n: print('at', n), n=(0, 4))"
+    failing.write_text(
+        f'# %% tags=["exercise", "raises-exception"]\nprint(1)\n1 / 0\n\n# %%\n{slid}\n', encoding="utf-8"
+    )
+    exercise, slider = execute.run(failing).cells
+    assert [output.output_type for output in exercise.outputs] == ["stream"]
+    assert {*slider.outputs[0].data} == {"text/plain", "text/html"}
+
+
 def test_progress_bars_are_kept_as_a_terminal_shows_them():
     assert execute.as_on_a_screen("start\n 1%\r 50%\r100%\nend\r\n") == "start\n100%\nend\n"

@@ -7,9 +7,12 @@ import sys
 import jupytext
 import pytest
 from folder import FOLDER, NAMES
+from height import code_share, is_plumbing
 
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 REPOSITORY = FOLDER.parent
+# Chapters in which it is more than a quarter; take out what no longer belongs here.
+MORE_CODE = {f"{i:02}" for i in range(12)}
 COLAB = "https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks"
 
 
@@ -95,6 +98,19 @@ def test_chapter_has_all_parts_and_is_linked_forward_and_back(name):
     code = "\n".join(sources(name, "code"))
     assert "show_source(" in code or name == "00_tour"  # which only looks
     assert "assert" in code
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_code_that_is_not_folded_is_long(name):
+    """Except what the chapter is about, and exercises (tags "subject", "exercise")."""
+    cells = [c for c in jupytext.read(FOLDER / f"{name}.py").cells if c.cell_type == "code" and is_plumbing(c)]
+    assert [cell.source for cell in cells if cell.source.count("\n") >= 25] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_takes_a_quarter_of_the_page(name):
+    share = code_share(name)
+    assert (share > 0.25) == (name.split("_")[0] in MORE_CODE), f"{share:.0%}"
 
 
 @pytest.mark.parametrize("name", [*NAMES, "README"])

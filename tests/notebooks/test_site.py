@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 from folder import FOLDER, NAMES
@@ -32,17 +30,6 @@ def test_commands_that_pages_show_are_understood(page):
     for words in shown(page):
         build_parser().parse_args(words)  # or raises UsageError
     assert shown(page) or page.stem in ("commands", "reading-the-code")  # so the pattern still finds them
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Build the site with every warning an error, links and anchors checked."""
-    pytest.importorskip("properdocs")
-    place = tmp_path_factory.mktemp("site")
-    command = ["properdocs", "build", "--strict", "-f", FOLDER / "site" / "properdocs.yml", "-d", place]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return place
 
 
 @pytest.mark.slow

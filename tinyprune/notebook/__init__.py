@@ -31,11 +31,14 @@ except ImportError:
     raise missing_extra("tinyprune.notebook", "notebooks", __name__) from None
 
 REPOSITORY = Path(tinyprune.__file__).parents[1]
-# JupyterLab breaks long lines of code in the middle of words, and nbconvert shows listings in the font of the text.
-LISTINGS = (
-    "<style>.jp-RenderedHTMLCommon.jp-OutputArea-output pre "
-    "{ font-family: var(--jp-code-font-family); white-space: pre-wrap; word-break: normal; }</style>"
-)
+# JupyterLab breaks long lines of code in the middle of words; nbconvert cuts them off, and sets listings as text.
+LISTINGS = """<style>
+.jp-RenderedHTMLCommon.jp-OutputArea-output pre, .jp-InputArea-editor .highlight pre {
+  font: var(--jp-code-font-size)/var(--jp-code-line-height) var(--jp-code-font-family);
+  white-space: pre-wrap;
+  word-break: normal;
+}
+</style>"""
 
 
 def use_style() -> None:

@@ -102,8 +102,9 @@ def page(draw: Callable[..., Any], controls: dict[str, Any], sentence: str) -> s
         "frames": once,
         "caption": few if len(frames) < total else "",
     }
+    text = sentence.replace(SITE, f'<a href="{SITE}">{SITE}</a>')
     return (
-        f'<div class="sliders" data-frames="{html.escape(json.dumps(data))}"><p><em>{html.escape(sentence)}</em></p>'
+        f'<div class="sliders" data-frames="{html.escape(json.dumps(data))}"><p><em>{text}</em></p>'
         f"{first}<script>{SCRIPT}</script></div>"
     )
 
@@ -129,9 +130,11 @@ def thin(values: dict[str, list[Any]], start: dict[str, Any], limit: int) -> Non
 
 
 def evenly(values: Sequence[Any], count: int, kept: int) -> list[Any]:
-    """Return `count` values from the first to the last; the one at `kept` takes the place of its neighbour."""
+    """Return `count` values from the first to the last; the one at `kept` takes the place of one between them."""
     places = [round(i * (len(values) - 1) / max(count - 1, 1)) for i in range(count)]
-    places[min(range(count), key=lambda i: abs(places[i] - kept))] = kept
+    if kept not in places:
+        between = range(1, count - 1) or range(count)
+        places[min(between, key=lambda i: abs(places[i] - kept))] = kept
     return [values[i] for i in places]
 
 
