@@ -222,10 +222,9 @@ def test_sliders_move_on_a_page_without_a_kernel_and_do_not_disturb_each_other(d
 
 
 def test_sliders_move_on_the_site(driver, site):
-    for name in ("00_tour", "04_hard_concrete_gate"):
-        driver.get((site / "chapters" / f"{name}.html").as_uri())
-        sliders = driver.find_element(By.CLASS_NAME, "sliders")
-        (before,) = pictures_of(sliders)
-        sliders.find_element(By.TAG_NAME, "input").send_keys(Keys.END)
-        (after,) = pictures_of(sliders)
-        assert before != after
+    driver.get((site / "chapters" / "00_tour.html").as_uri())
+    sliders = driver.find_element(By.CLASS_NAME, "sliders")
+    (before,) = pictures_of(sliders)
+    sliders.find_element(By.TAG_NAME, "input").send_keys(Keys.END)
+    (after,) = pictures_of(sliders)
+    assert before != after

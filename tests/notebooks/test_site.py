@@ -1,5 +1,6 @@
 """The documentation site is complete and its links work; the commands on its pages exist."""
 
+import importlib
 import re
 import shlex
 
@@ -30,6 +31,21 @@ def test_commands_that_pages_show_are_understood(page):
     for words in shown(page):
         build_parser().parse_args(words)  # or raises UsageError
     assert shown(page) or page.stem in ("commands", "reading-the-code")  # so the pattern still finds them
+
+
+def test_a_folded_cell_shows_its_first_comment_and_its_output(tmp_path, monkeypatch):
+    pytest.importorskip("properdocs")
+    from nbformat import v4, write
+
+    monkeypatch.syspath_prepend(FOLDER / "site")
+    gather = importlib.import_module("gather")
+    cell = v4.new_code_cell("%matplotlib inline\n# Draw <all>", metadata={"jupyter": {"source_hidden": True}})
+    cell.outputs = [v4.new_output("stream", text="drawn")]
+    write(v4.new_notebook(cells=[cell]), tmp_path / "a.ipynb")
+    text, _ = gather.notebook(tmp_path / "a.ipynb")
+    summary = "<details markdown><summary>Code: Draw &lt;all&gt;</summary>"
+    code = "```python\n%matplotlib inline\n# Draw <all>\n```"
+    assert re.sub(r"\n\s*\n", "\n", text).strip() == f"{summary}\n{code}\n</details>\n    drawn"
 
 
 @pytest.mark.slow

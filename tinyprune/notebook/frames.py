@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from PIL import Image
 from tinyprune.errors import MissingExtraError, install_command
 from tinyprune.notebook.drawing import with_palette
 
-FRAMES, BYTES, DPI, COLOURS = 40, 270_000, 100, 48
+FRAMES, BYTES, WIDTH, COLOURS = 40, 270_000, 690, 48  # at most; the site's text is about so wide, in pixels
 SITE = "https://tinyprune.github.io/tinyprune/"
 # No ids: several on a page do not know of each other.
 SCRIPT = """
@@ -88,10 +89,15 @@ def page(draw: Callable[..., Any], controls: dict[str, Any], sentence: str) -> s
     """Return the HTML for a page without a kernel; `controls` are the widgets, which know values and the first one."""
     values = {name: values_of(control) for name, control in controls.items()}
     start = {name: control.value for name, control in controls.items()}
-    first = frame(draw, start)
+    first = frame(draw, start, dpi=100)
+    widest = max(map(int, re.findall('<img width="([0-9]+)"', first)), default=WIDTH)
+    dpi = min(100, 100 * WIDTH / widest)
+    first = frame(draw, start, dpi)
     total = math.prod(map(len, values.values()))
     thin(values, start, min(FRAMES, BYTES // len(first)))
-    frames = [frame(draw, dict(zip(values, chosen, strict=True))) for chosen in itertools.product(*values.values())]
+    frames = [
+        frame(draw, dict(zip(values, chosen, strict=True)), dpi) for chosen in itertools.product(*values.values())
+    ]
     once = list(dict.fromkeys(frames))
     few = f"{len(frames)} of {total:,} pictures; a running notebook draws all of them."
     data = {
@@ -138,9 +144,9 @@ def evenly(values: Sequence[Any], count: int, kept: int) -> list[Any]:
     return [values[i] for i in places]
 
 
-def frame(draw: Callable[..., Any], values: dict[str, Any]) -> str:
+def frame(draw: Callable[..., Any], values: dict[str, Any], dpi: float) -> str:
     """Return what `draw` prints and draws, as HTML."""
-    with plt.rc_context({"figure.dpi": DPI}), capture_output(stderr=False) as captured:
+    with plt.rc_context({"figure.dpi": dpi}), capture_output(stderr=False) as captured:
         draw(**values)
         plt.show()
     printed = html.escape(captured.stdout.rstrip())
