@@ -16,10 +16,10 @@
 # that it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and
 # then train a small language model built from these alone.
 #
-# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. It takes half an hour to read and a
-# few seconds to run.
+# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Allow an hour with the exercises; the
+# cells take a few seconds.
 
-# %%
+# %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
 import importlib.util
 import subprocess
@@ -36,18 +36,21 @@ if not importlib.util.find_spec("tinyprune"):
     # until then Python has to be told where it is
     sys.path.insert(0, "repository")
 
-# %%
+# %% jupyter={"source_hidden": true}
 # %matplotlib inline
 import matplotlib.pyplot as plt
 import numpy as np
 
 from tinyprune import assert_gradients, check_gradients, load_text, ops
 from tinyprune.config import DataConfig
-from tinyprune.notebook import show_source, use_style
+from tinyprune.notebook import show_source, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, VERMILION
 
 use_style()
 rng = np.random.default_rng(0)
+
+# %%
+you_are_here("embedding", "norm", "softmax")
 
 # %% [markdown]
 # ## 1 · What a backward pass computes
@@ -119,8 +122,10 @@ assert np.isclose(moved / 1e-6, dW[1, 0], rtol=1e-6)
 # Here are the same three products as a picture. The outer dimensions of a product index the result; the inner ones,
 # which meet in the middle, are summed over and disappear.
 
+# %% jupyter={"source_hidden": true}
+# Draws the three products of a linear layer as boxes that are labelled with their dimensions.
 
-# %%
+
 def draw_product(axes, name, left, right, result):
     """Draw three boxes labelled with their dimensions: left · right = result."""
     at = 0.0
@@ -194,6 +199,9 @@ show_source(ops.layernorm_forward, ops.layernorm_backward, docstring=False)
 # %% [markdown]
 # The formula claims to cover *all* paths together. So build them one at a time as $D\times D$ matrices $\partial
 # n_{d'}/\partial x_d$ and see whether their sum gives the same `dx`.
+#
+# **Before you look:** which of the three matrices is diagonal, and which has the same number everywhere? What do the
+# rows of their sum add up to?
 
 # %%
 D = 12
@@ -209,6 +217,8 @@ dout = rng.standard_normal(D)
 dx, _, _ = ops.layernorm_backward(dout, cache)
 np.testing.assert_allclose(dx, (dout * scale) @ sum(paths.values()), rtol=1e-12)
 
+# %% jupyter={"source_hidden": true}
+# Draws the matrix of each path, and their sum.
 figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.7), sharey=True)
 for ax, (name, matrix) in zip(axes, {**paths, "all three": sum(paths.values())}.items()):
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -261,13 +271,16 @@ p = np.exp(ops.log_softmax(logits))
 np.testing.assert_allclose(dlogits, p - np.eye(V)[targets], rtol=1e-12)
 assert abs(dlogits.sum()) < 1e-15  # what some lose, others gain
 
+# %% jupyter={"source_hidden": true}
+# Draws probabilities and gradient, the target in red.
+colours = [VERMILION if v == targets[0] else BLUE for v in range(V)]
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
-axes[0].bar(range(V), p[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
+axes[0].bar(range(V), p[0], color=colours)
 axes[0].set(
     title=f"p; the target, token 2, has {p[0, targets[0]]:.2f}: loss {loss:.2f} nats",
     xlabel="token v",
 )
-axes[1].bar(range(V), dlogits[0], color=[VERMILION if v == targets[0] else BLUE for v in range(V)])
+axes[1].bar(range(V), dlogits[0], color=colours)
 axes[1].axhline(0, color=GREY, linewidth=0.8)
 axes[1].set(title="dlogits", xlabel="token v")
 plt.show()
@@ -280,21 +293,17 @@ plt.show()
 #
 # $$ f'(x) \approx \frac{f(x+h)-f(x)}{h} \qquad\text{or, better,}\qquad f'(x) \approx \frac{f(x+h)-f(x-h)}{2h} $$
 #
-# By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$. So let $h$
-# go to zero? No: a float64 holds 16 digits. $f(x+h)$ and $f(x-h)$ agree in most of them, and the subtraction throws
-# those away; the difference has an error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large
-# error. The central difference is at its best at the bottom of a valley, at $h\approx 10^{-5}$, with some ten correct
-# digits.
+# By Taylor's formula the first is wrong by about $\tfrac12 h\,f''$, the second by about $\tfrac16 h^2 f'''$.
 #
-# There is a way around the subtraction. If $f$ is built from functions that also accept complex numbers, step
+# There is a third way, without a subtraction. If $f$ is built from functions that also accept complex numbers, step
 # *sideways*:
 #
 # $$ f(x + ih) = f(x) + ih\,f'(x) - \tfrac12h^2 f''(x) - \dots \qquad\Longrightarrow\qquad f'(x) \approx \frac{\operatorname{Im} f(x+ih)}{h} $$
 #
-# Nothing is subtracted: the derivative is alone in the imaginary part. Take $h = 10^{-20}$; then $h^2 = 10^{-40}$
-# vanishes and the result is right to the last digit (Squire & Trapp 1998). This is why the operations of this package
-# accept complex arrays, and why `LayerNorm` squares with `centred * centred` and not with `abs`, which has no complex
-# derivative.
+# The derivative is alone in the imaginary part.
+#
+# **Before you look:** the next cell measures one derivative of LayerNorm in all three ways, with steps from $10^{-1}$ down
+# to $10^{-20}$. A float64 holds 16 digits. For which of the three does the error become smaller and smaller as $h$ does?
 
 
 # %%
@@ -312,7 +321,10 @@ errors = {
     "central difference": [abs((f(x[3] + h) - f(x[3] - h)) / (2 * h) - exact) for h in steps],
     "complex step": [abs(f(x[3] + 1j * h).imag / h - exact) for h in steps],
 }
-figure, ax = plt.subplots(figsize=(7, 3.4))
+
+# %% jupyter={"source_hidden": true}
+# Draws the errors of the three derivatives.
+figure, ax = plt.subplots(figsize=(7, 3.2))
 for (name, error), colour, marker in zip(errors.items(), (GREY, VERMILION, BLUE), "sox"):
     ax.loglog(
         steps,
@@ -326,6 +338,7 @@ ax.set(xlabel="step h", ylabel="relative error", title="Three ways to measure th
 ax.legend(frameon=False)
 plt.show()
 
+# %%
 best_central, best_complex = min(errors["central difference"]), errors["complex step"][0]
 print(
     f"central at its best {best_central / abs(exact):.0e}, complex step {best_complex / abs(exact):.0e}"
@@ -333,6 +346,13 @@ print(
 assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1e-3 * abs(exact)
 
 # %% [markdown]
+# $f(x+h)$ and $f(x-h)$ agree in most of their 16 digits, and the subtraction cancels those; the difference has an
+# error of about $10^{-16}\,|f|$, which is then *divided* by $h$. Small $h$, large error. The central difference is at its
+# best at the bottom of a valley, at $h\approx 10^{-5}$, with some ten correct digits. The complex step subtracts nothing:
+# with $h = 10^{-20}$, $h^2 = 10^{-40}$ vanishes and the result is right to the last digit (Squire & Trapp 1998). This is
+# why the operations of this package accept complex arrays, and why `LayerNorm` squares with `centred * centred` and not
+# with `abs`, which has no complex derivative.
+#
 # ### From one entry to a test
 #
 # `assert_gradients` does this for every entry of every argument: it draws a random `dout`, so that the output becomes the
@@ -346,17 +366,13 @@ assert best_complex / abs(exact) < 1e-14 and errors["central difference"][0] > 1
 # absolute bound: 0.01 is far too much for a gradient of 0.001.
 
 # %%
-x2 = rng.standard_normal((3, 5))
-assert_gradients(
-    ops.linear_forward, ops.linear_backward, x2, rng.standard_normal((5, 4)), rng.standard_normal(4)
-)
-assert_gradients(ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5))
-for record in check_gradients(
-    ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5)
-):
-    print(
-        f"{record.operation}  {record.argument}: relative error {record.relative_error:.1e}, passed {record.passed}"
-    )
+x2, W2, b2 = rng.standard_normal((3, 5)), rng.standard_normal((5, 4)), rng.standard_normal(4)
+assert_gradients(ops.linear_forward, ops.linear_backward, x2, W2, b2)
+
+layernorm = ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5)
+assert_gradients(*layernorm)
+for record in check_gradients(*layernorm):  # the same, as records
+    print(f"{record.operation}  {record.argument}: relative error {record.relative_error:.1e}")
 
 # %% [markdown]
 # A check that has never failed proves nothing. **Plant a bug** and see: here is a LayerNorm that forgets the second
@@ -394,15 +410,20 @@ else:
 #
 #     ids (B, C) → embedding (B, C·E) → linear (B, D) → LayerNorm (B, D) → linear (B, V) → cross-entropy
 #
-# (LayerNorm is the only nonlinearity. An embedding is a linear layer that is read by row number; its backward *adds*
-# into the rows that were read, by the second rule of thumb.) The text is the language reference that comes with Python.
-# Read `step` from top to bottom, and then the second half from bottom to top: every backward line matches one forward
-# line.
+# LayerNorm is the only nonlinearity. An *embedding* is a table with one row for each token; the layer looks up the rows of
+# its tokens, and its backward *adds* into the rows that were read, by the second rule of thumb. (The models of the other
+# chapters use that table a second time, in place of the last `W2`: their embeddings are *tied*.) The text is the language
+# reference that comes with Python.
 
 # %%
 text = load_text(DataConfig(corpus="pydoc"))
 C, E, D, V, B = 8, 16, 128, text.tokenizer.V, 256
 tokens = text.train.astype(np.int64)
+
+
+def batch(tokens, at):
+    """Return C characters from each position, and the one after them."""
+    return tokens[at[:, None] + np.arange(C)], tokens[at + C]
 
 
 def new_parameters(rng):
@@ -418,6 +439,12 @@ def new_parameters(rng):
     }
 
 
+# %% [markdown]
+# Read `step` from top to bottom, and then the second half from bottom to top: every backward line matches one forward
+# line.
+
+
+# %% tags=["subject"]
 def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
     """Return the loss and all gradients. ids (B, C), targets (B,)."""
     e, e_cache = ops.embedding_forward(ids, p["embedding"])  # (B, C, E)
@@ -436,25 +463,33 @@ def step(p, ids, targets, layernorm_backward=ops.layernorm_backward):
     return loss, g
 
 
-def batch(tokens, at):
-    """Return C characters from each position, and the one after them."""
-    return tokens[at[:, None] + np.arange(C)], tokens[at + C]
+# %% [markdown]
+# The checker takes the whole model as it takes a layer: with parameters as inputs and the loss as output.
 
-
-# the whole model at once through the same checker: every gradient by name, one random direction through each tensor
+# %%
 p = new_parameters(rng)
 ids, targets = batch(tokens, rng.integers(0, len(tokens) - C, 5))
-names = list(p)
-assert_gradients(
-    lambda *values: (step(dict(zip(names, values)), ids, targets)[0], dict(zip(names, values))),
-    lambda dout, cache: tuple(
-        dout * g for g in (step(cache, ids, targets)[1][name] for name in names)
-    ),
-    *p.values(),
-    argument_names=names,
-    directions=1,
-)
+
+
+def model_forward(*values):
+    p_now = dict(zip(p, values))
+    return step(p_now, ids, targets)[0], p_now
+
+
+def model_backward(dloss, p_now):
+    g = step(p_now, ids, targets)[1]
+    return tuple(dloss * g[name] for name in p)
+
+
+# directions=1: one random direction through each array, not every entry
+assert_gradients(model_forward, model_backward, *p.values(), argument_names=list(p), directions=1)
 print("the whole model's gradients agree with the complex step")
+
+# %% [markdown]
+# Now train it by plain gradient descent, once with the right LayerNorm and once with the forgetful one. (Other chapters
+# use *AdamW*, which the [tour](00_tour.ipynb) describes.)
+#
+# **Before you look:** how different will the two training curves be?
 
 
 # %%
@@ -476,7 +511,10 @@ def train(layernorm_backward, steps=1200, lr=0.3):
 
 losses, valid = train(ops.layernorm_backward)
 forgetful, valid_forgetful = train(forgetful_backward)
+assert valid < 3.6
 
+# %% jupyter={"source_hidden": true}
+# Draws both training curves.
 figure, ax = plt.subplots(figsize=(7, 3.2))
 smooth = np.ones(40) / 40
 for name, values, colour, style in (
@@ -489,15 +527,173 @@ ax.text(len(losses), np.log2(V), "guessing", ha="right", va="bottom", color=GREY
 ax.set(xlabel="step", ylabel="bits per character", title="Training loss, mean of 40 steps")
 ax.legend(frameon=False)
 plt.show()
-print(
-    f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_forgetful:.3f}, guessing {np.log2(V):.3f}"
-)
-assert valid < 3.6
+print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_forgetful:.3f}")
 
 # %% [markdown]
 # It learns, with no automatic differentiation anywhere. And the planted bug? Its curve coincides with the correct one.
 # Nobody would find the bug by looking at losses; the checker found it in milliseconds.
 #
+# ## Recap
+#
+# - A backward pass turns `dout` into the gradients of a layer's inputs, by the chain rule, one layer at a time.
+# - What was summed over forward is copied backward; what was used more than once forward is summed over backward.
+# - A wrong gradient often trains as well as a right one, so measure every gradient: the complex step is exact to
+#   fifteen digits.
+#
+# ## Now you
+
+# %% [markdown]
+# ### Exercise 1 · RMSNorm
+#
+# Many recent models, and the one in [chapter 11](11_a_real_language_model.ipynb), leave the mean out of LayerNorm:
+#
+# $$ \mathtt{rms} = \sqrt{\tfrac1D\sum_d x_d^2+\mathtt{eps}} \qquad n_d = \frac{x_d}{\mathtt{rms}} \qquad
+# \mathtt{out}_d = n_d\cdot\mathtt{scale}_d $$
+#
+# Derive its backward pass on paper as in section 3 (how many paths lead from $x_d$ to the output?) and write it. `x` and
+# `dout` are (R, D), `scale` is (D,); `rms` is (R, 1).
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune import assert_gradients
+
+
+def rmsnorm_forward(x, scale):
+    rms = np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
+    n = x / rms
+    return n * scale, (n, rms, scale)
+
+
+def rmsnorm_backward(dout, cache):
+    """Return dx (R, D) and dscale (D,) from dout (R, D); the cache holds n (R, D), rms (R, 1), scale (D,)."""
+    raise NotImplementedError("write rmsnorm_backward: return dx and dscale")
+
+
+rng = np.random.default_rng(0)
+x, scale = rng.standard_normal((4, 6)), rng.uniform(0.5, 1.5, 6)
+assert_gradients(rmsnorm_forward, rmsnorm_backward, x, scale, argument_names=["x", "scale"])
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Two paths: straight into the own $n_d$, and through `rms`, where $\partial\,\mathtt{rms}/\partial x_d = n_d/D$. The
+# scale is used in every row.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def rmsnorm_backward(dout, cache):
+#     n, rms, scale = cache
+#     dn = dout * scale
+#     dx = (dn - n * (dn * n).mean(-1, keepdims=True)) / rms
+#     return dx, (dout * n).sum(0)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2 · Embedding
+#
+# An embedding looks up rows of a table: `out[i] = E[ids[i]]`. Write its backward pass: `ids` is (R,), `E` is (V, D),
+# `dout` is (R, D). The same token may occur several times in `ids`.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune import assert_gradients
+
+
+def embedding_forward(ids, E):
+    return E[ids], (ids, E.shape)
+
+
+def embedding_backward(dout, cache):
+    """Return dE (V, D) from dout (R, D); the cache holds ids (R,) and the shape of E."""
+    raise NotImplementedError("write embedding_backward: return dE, the sum of dout for each token")
+
+
+ids, E = np.array([2, 0, 2, 3, 2]), np.random.default_rng(0).standard_normal((5, 3))
+assert_gradients(
+    lambda E: embedding_forward(ids, E),
+    lambda dout, cache: (embedding_backward(dout, cache),),
+    E,
+    argument_names=["E"],
+)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `dE[ids] += dout` adds only once for a row that occurs several times. `np.add.at` adds each time; so does a loop.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def embedding_backward(dout, cache):
+#     ids, shape = cache
+#     dE = np.zeros(shape)
+#     np.add.at(dE, ids, dout)
+#     return dE
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3 · Your own gradient checker
+#
+# Write the measurement that all checks rest on. `f` takes an array and returns one number; return the array of its
+# derivatives with respect to every entry of `x`, by the complex step.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+
+def measured_gradient(f, x, h=1e-20):
+    """Return the derivative of f, which is one number, with respect to each entry of x, in the shape of x."""
+    raise NotImplementedError(
+        "write measured_gradient: return Im f(x + ih) / h for one entry at a time"
+    )
+
+
+def f(x):
+    return (x**3).sum() + np.exp(x[0, 0]) * x[1, 2]
+
+
+x = np.random.default_rng(0).standard_normal((2, 3))
+expected = 3 * x**2
+expected[0, 0] += np.exp(x[0, 0]) * x[1, 2]
+expected[1, 2] += np.exp(x[0, 0])
+measured = measured_gradient(f, x)
+assert measured.shape == x.shape, f"expected shape {x.shape}, got {measured.shape}"
+error = np.abs(measured - expected).max()
+assert error < 1e-13, f"expected {expected} to 13 digits, got {measured}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `np.ndindex(x.shape)` yields the index of each entry. Move one entry of a fresh complex copy of `x` at a time.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def measured_gradient(f, x, h=1e-20):
+#     gradient = np.empty(x.shape)
+#     for at in np.ndindex(x.shape):
+#         moved = x.astype(complex)
+#         moved[at] += 1j * h
+#         gradient[at] = f(moved).imag / h
+#     return gradient
+# ```
+#
+# </details>
+#
+# Assignment A1 (a1_1 to a1_3, see [the assignments](assignments/README.md)) asks for all three layers of this chapter,
+# forwards and backwards.
+
+# %% [markdown]
 # ## Questions
 #
 # 1. `linear_backward` computes `dW` as `xᵀ dout`. What would be wrong with the mean over rows in place of the sum?
