@@ -581,6 +581,7 @@ assert_gradients(rmsnorm_forward, rmsnorm_backward, x, scale, argument_names=["x
 # scale is used in every row.
 #
 # </details>
+#
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -615,12 +616,7 @@ def embedding_backward(dout, cache):
 
 
 ids, E = np.array([2, 0, 2, 3, 2]), np.random.default_rng(0).standard_normal((5, 3))
-assert_gradients(
-    lambda E: embedding_forward(ids, E),
-    lambda dout, cache: (embedding_backward(dout, cache),),
-    E,
-    argument_names=["E"],
-)
+assert_gradients(embedding_forward, embedding_backward, ids, E, argument_names=["ids", "E"])
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -628,6 +624,7 @@ assert_gradients(
 # `dE[ids] += dout` adds only once for a row that occurs several times. `np.add.at` adds each time; so does a loop.
 #
 # </details>
+#
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -676,6 +673,7 @@ assert error < 1e-13, f"expected {expected} to 13 digits, got {measured}"
 # `np.ndindex(x.shape)` yields the index of each entry. Move one entry of a fresh complex copy of `x` at a time.
 #
 # </details>
+#
 # <details><summary>Solution</summary>
 #
 # ```python
