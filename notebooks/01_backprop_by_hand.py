@@ -95,7 +95,8 @@ you_are_here("embedding", "norm", "softmax")
 #
 # Two rules of thumb follow, and they hold for every layer: **what was summed over forward is copied backward**, and
 # **what was used more than once forward is summed over backward**. Now the code. It is not a copy: the cell prints the
-# function that the package itself runs.
+# function that the package itself runs. (`rows` joins all axes but the last into one, so that a batch of sequences counts
+# as so many rows; with `frozen` the weights get no gradient, which [chapter 11](11_a_real_language_model.ipynb) needs.)
 
 # %%
 show_source(ops.linear_forward, ops.linear_backward, docstring=False)
@@ -218,9 +219,12 @@ dx, _, _ = ops.layernorm_backward(dout, cache)
 np.testing.assert_allclose(dx, (dout * scale) @ sum(paths.values()), rtol=1e-12)
 
 # %% jupyter={"source_hidden": true}
-# Draws the matrix of each path, and their sum.
+# Draws the matrix of each path, and their sum; checks that its rows and its product with n are 0.
+whole = sum(paths.values())
+assert np.abs(whole.sum(1)).max() < 1e-14
+assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps is added to the variance
 figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.7), sharey=True)
-for ax, (name, matrix) in zip(axes, {**paths, "all three": sum(paths.values())}.items()):
+for ax, (name, matrix) in zip(axes, {**paths, "all three": whole}.items()):
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set(title=name, xlabel="$x_d$", xticks=[0, D - 1], yticks=[0, D - 1])
 axes[0].set_ylabel("$n_{d'}$")
@@ -234,13 +238,7 @@ plt.show()
 # The matrix shows two more things. Its rows add up to zero: shifting all of $x$ changes nothing, since the mean shifts
 # with it. And it gives zero when multiplied by $n$ itself (up to `eps`): scaling $x$ around its mean changes nothing
 # either, since `std` scales with it.
-
-# %%
-whole = sum(paths.values())
-assert np.abs(whole.sum(1)).max() < 1e-14
-assert np.abs(whole @ n).max() < 1e-4  # not exactly: eps is added to the variance
-
-# %% [markdown]
+#
 # ## 4 · Cross-entropy: probability minus truth
 #
 # The model's last layer gives one number per possible next token, its `logits`. Softmax turns them into probabilities,
@@ -337,8 +335,6 @@ for (name, error), colour, marker in zip(errors.items(), (GREY, VERMILION, BLUE)
 ax.set(xlabel="step h", ylabel="relative error", title="Three ways to measure the same derivative")
 ax.legend(frameon=False)
 plt.show()
-
-# %%
 best_central, best_complex = min(errors["central difference"]), errors["complex step"][0]
 print(
     f"central at its best {best_central / abs(exact):.0e}, complex step {best_complex / abs(exact):.0e}"
@@ -371,7 +367,8 @@ assert_gradients(ops.linear_forward, ops.linear_backward, x2, W2, b2)
 
 layernorm = ops.layernorm_forward, ops.layernorm_backward, x2, np.ones(5), np.zeros(5)
 assert_gradients(*layernorm)
-for record in check_gradients(*layernorm):  # the same, as records
+names = ["x", "scale", "bias"]
+for record in check_gradients(*layernorm, argument_names=names):  # the same, as records
     print(f"{record.operation}  {record.argument}: relative error {record.relative_error:.1e}")
 
 # %% [markdown]
@@ -379,7 +376,7 @@ for record in check_gradients(*layernorm):  # the same, as records
 # path.
 
 
-# %%
+# %% tags=["subject"]
 def forgetful_backward(dout, cache):
     """Compute layernorm_backward without the path through the mean."""
     n, std, scale = cache
@@ -389,14 +386,7 @@ def forgetful_backward(dout, cache):
 
 
 try:
-    assert_gradients(
-        ops.layernorm_forward,
-        forgetful_backward,
-        x2,
-        np.ones(5),
-        np.zeros(5),
-        argument_names=["x", "scale", "bias"],
-    )
+    assert_gradients(layernorm[0], forgetful_backward, *layernorm[2:], argument_names=names)
 except AssertionError as error:
     print(error)
 else:
@@ -412,10 +402,11 @@ else:
 #
 # LayerNorm is the only nonlinearity. An *embedding* is a table with one row for each token; the layer looks up the rows of
 # its tokens, and its backward *adds* into the rows that were read, by the second rule of thumb. (The models of the other
-# chapters use that table a second time, in place of the last `W2`: their embeddings are *tied*.) The text is the language
+# chapters use that table a second time, transposed, as the last `W2`: their embeddings are *tied*.) The text is the language
 # reference that comes with Python.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Loads the text, draws initial parameters, and cuts batches.
 text = load_text(DataConfig(corpus="pydoc"))
 C, E, D, V, B = 8, 16, 128, text.tokenizer.V, 256
 tokens = text.train.astype(np.int64)
