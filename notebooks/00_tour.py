@@ -25,8 +25,8 @@
 # chapter to open for the part that you want to understand.
 #
 # **You need** nothing but curiosity. The text explains technical words where they first occur, and the
-# [glossary](README.md#glossary) collects them. Sections 1 to 6 take about ten minutes to read; the chapter trains four
-# times for up to a minute.
+# [glossary](README.md#glossary) collects them. Sections 1 to 6 take about ten minutes to read; the cells train
+# several small models, which takes a few minutes on a laptop.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
