@@ -563,7 +563,7 @@ np.testing.assert_allclose(probabilities, package, rtol=0, atol=1e-12)
 # %% [markdown]
 # ### Exercise 1 · Cut out closed heads
 #
-# Write stage 3 for one matrix. A layer writes the reports of its $H$ heads side by side into an array `o` of shape
+# Write removal, the third stage, for one matrix. A layer writes the reports of its $H$ heads side by side into an array `o` of shape
 # (T, H·Dh), head after head, multiplies each by its gate, and multiplies the result by `Wo`, (H·Dh, D): row
 # $h\cdot\mathtt{Dh} + e$ of `Wo` belongs to number $e$ of head $h$. Return the smaller matrix, which holds the rows of the open heads
 # only. The check computes the layer's output with gates, and again without the closed heads.
