@@ -1,0 +1,829 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02b · Relative positions and memory
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/02b_positions_and_memory.ipynb)
+# &nbsp; ← [02 attention by hand](02_attention_by_hand.ipynb) · [all chapters](README.md) · [03 all-attention](03_all_attention.ipynb) →
+#
+# **After this chapter you can** give attention a memory of the text before its segment, and say which gradient this
+# leaves out; tell a query how far away each key is, with the gradients of it; and compute a whole layer of a trained model
+# by hand. At the end you look inside the heads of that model.
+#
+# **You need** [chapter 02](02_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. It takes about an hour and a quarter
+# with its exercises, and half a minute to run (a small model is trained on the way; if another chapter has done that, a few seconds).
+
+# %% jupyter={"source_hidden": true}
+# In Colab this fetches the project; where tinyprune is installed it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if not importlib.util.find_spec("tinyprune"):
+    fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
+    subprocess.run(
+        f"{fetch} && {sys.executable} -m pip install -q -e ./repository ipywidgets",
+        shell=True,
+        check=True,
+    )
+    # -e: the code stays beside the results of the full studies, also after a restart of the runtime;
+    # until then Python has to be told where it is
+    sys.path.insert(0, "repository")
+
+# %% jupyter={"source_hidden": true}
+# Imports, and the style of the pictures.
+# %matplotlib inline
+import inspect
+import textwrap
+from functools import partial
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Markdown, display
+
+from tinyprune import Transformer, assert_gradients, check_gradients, get_backend, ops
+from tinyprune.data import Segments
+from tinyprune.model.parameters import layer_parameters
+from tinyprune.notebook import baseline_run, show_source, sliders, use_style, you_are_here
+from tinyprune.ops.attention import by_key, visible_keys
+from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
+
+use_style()
+rng = np.random.default_rng(0)
+
+# %% jupyter={"source_hidden": true}
+# Where this chapter is in the model.
+you_are_here("attention", "positions")
+
+# %% [markdown]
+# ## 1 · Memory
+#
+# A text of half a million characters does not fit into one training step, so it is cut into **segments** of T characters. Then the first
+# query of a segment sees only one character, itself, and the model has to predict from that. On average a query sees
+# half a segment, and never beyond its beginning.
+#
+# Dai et al. (2019, *Transformer-XL*) keep the layer's inputs of the previous segment, `m`, as a **memory** of M positions. Queries
+# come from the segment alone; keys and values come from memory and segment, $S = M + T$ of them:
+#
+# $$ q = \hat x\,W_q \qquad k = [\hat m;\hat x]\,W_k \qquad v = [\hat m;\hat x]\,W_v \qquad\qquad \hat x = \mathrm{LayerNorm}(x) $$
+#
+# The memory holds the layer's *inputs*; keys and values are computed from them with the current weights.
+#
+# **Before you look:** the gradients of $W_k$ and $W_v$ need `m`. Should the backward pass also return a gradient for
+# `m` itself, as it does for x? What would be done with it?
+
+# %%
+show_source(ops.context_forward, ops.context_backward, docstring=False)
+
+# %% [markdown]
+# It returns none. The memory was computed one step ago, and the caches of that step are gone. A gradient of `m`
+# would have to continue into that step, and from there into the one before: to be exact, one would have to keep
+# everything since the beginning of the text. So `m` is treated as a constant. The weights do get their
+# gradient from it, because *they* were used in this step, with `m` as the other factor of the product. This is the first
+# of a few places where this project leaves out a gradient on purpose.
+#
+# ### Who sees which key
+#
+# With M positions before the segment, key $j$ lies
+#
+# $$ \mathtt{dist}(i,j) = i + M - j $$
+#
+# positions before query $i$. The causal mask requires $\mathtt{dist}\ge 0$. The **same-length mask** also requires
+# $\mathtt{dist}\le M$: once the memory is full, every query sees exactly the M + 1 latest positions, itself included,
+# wherever in its segment it is.
+
+
+# %% jupyter={"source_hidden": true}
+# Draws which keys each query sees, for one mask and both.
+def draw_mask(ax, T, M, mask):
+    visible = visible_keys(T, M + T, M if mask == "same-length" else None)  # (T, S)
+    extent = (-M - 0.5, T - 0.5, T - 0.5, -0.5)
+    ax.imshow(visible, cmap="Blues", vmin=0, vmax=1.5, aspect="equal", extent=extent)
+    for edge in range(-M, T):
+        ax.axvline(edge - 0.5, color="white", linewidth=0.8)
+    for edge in range(T):
+        ax.axhline(edge - 0.5, color="white", linewidth=0.8)
+    if M:
+        ax.axvline(-0.5, color=VERMILION, linewidth=1.5, linestyle="--")
+    counts = visible.sum(1)
+    seen = f"keys seen: {counts.min()} to {counts.max()}"
+    ax.set(title=f"{mask}, M = {M}\n{seen}", xlabel="key (below 0: memory)", ylabel="query")
+    return counts
+
+
+def draw(T, M, mask):
+    _, ax = plt.subplots(figsize=(5, 2.6))
+    draw_mask(ax, T, M, mask)
+    plt.show()
+
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
+draw_mask(axes[0], 7, 7, "causal")
+assert (draw_mask(axes[1], 7, 7, "same-length") == 7 + 1).all()
+plt.show()
+
+# %%
+sliders(draw, T=[4, 8], M=[0, 4, 8, 12], mask=["same-length", "causal"])
+
+# %% [markdown]
+# ### Reading in pieces
+#
+# With the same-length mask and a memory, the cut into segments leaves no trace. Whether a text is read in long pieces or in short
+# ones, each query sees the same M + 1 latest positions in every layer, and computes the same. That can be
+# checked on a trained model. (If there is none yet, the next cell trains one on the language
+# reference of Python: 4 layers of 8 heads, D = 128, T = M = 64. It is the baseline of many later chapters. The very
+# first call also compiles the kernels, for half a minute.)
+#
+# The attention of this model is exactly the one of this chapter. After attention, every layer has a feed-forward block,
+# whose hidden units are divided among the heads. [Chapter 03](03_all_attention.ipynb) explains these *head
+# networks*. Here you need only know that they work on each position by itself and look at no other.
+#
+# **Before you look:** the model reads 192 characters in pieces of 64, then in pieces of 5. How far apart are the results with memory,
+# and how far without?
+
+# %%
+run = baseline_run()
+trained, text = run.load("train").model, run.text
+T, M, L, H, Dh = (getattr(trained.config, name) for name in ("T", "M", "L", "H", "Dh"))
+
+# the same weights in float64, with the operations of ops/ in place of the compiled ones
+params = {name: p.astype(np.float64) for name, p in trained.params.items()}
+exact = Transformer(trained.config, params)
+passage = text.test[None, :192].astype(np.int64)  # (1, 192)
+
+
+def read_in_pieces(size, keep_memory=True):
+    """Return the hidden states of the passage, (1, 192, D), read `size` characters at a time."""
+    memory, states = None, []
+    for start in range(0, passage.shape[1], size):
+        h, new_memory, _ = exact.forward(passage[:, start : start + size], memory)
+        memory = new_memory if keep_memory else None
+        states.append(h)
+    return np.concatenate(states, 1)
+
+
+in_64s = read_in_pieces(64)
+for size in (32, 19, 5):
+    apart = np.abs(read_in_pieces(size) - in_64s).max()
+    without = np.abs(read_in_pieces(size, keep_memory=False) - in_64s).max()
+    print(f"pieces of {size:2}: with memory {apart:.0e} apart, without {without:.1f}")
+    assert apart < 1e-10 < 1e-2 < without
+
+# %% [markdown]
+# What is the memory worth? Let the trained model read held-out text (text that it was not trained on) with its memory, and again with the memory removed at the
+# beginning of every segment, and compare the loss position by position, in bits per character. **Before
+# you look:** after how many positions will the reader without memory have caught up?
+
+
+# %% jupyter={"source_hidden": true}
+# Measures bits per character at each position of the segments, (T,), and draws them with and without memory.
+def bits_by_position(keep_memory, splits=("valid", "test"), B=16):
+    total, count = np.zeros(T), 0
+    for split in splits:
+        segments, memory = Segments(getattr(text, split), B, T), None
+        for step in range(segments.per_epoch):
+            ids, targets, _ = segments.batch(step)  # (B, T) each
+            h, new_memory, _ = trained.forward(ids, memory)
+            if step:  # the first segment has no memory yet
+                p = trained.log_probabilities(h)  # (B, T, V)
+                total -= np.take_along_axis(p, targets[..., None], -1)[..., 0].sum(0) / np.log(2)
+                count += B
+            memory = new_memory if keep_memory else None
+    return total / count
+
+
+def bits_of_a_table():
+    """Bits per character of a table that says which character follows which, counted in the training text."""
+    pairs = np.full((text.tokenizer.V,) * 2, 0.1)  # a little of everything
+    np.add.at(pairs, (text.train[:-1], text.train[1:]), 1)
+    now, following = text.test[:-1], text.test[1:]
+    return -np.log2(pairs[now, following] / pairs.sum(1)[now]).mean()
+
+
+def draw_bits(with_memory, without_memory):
+    _, ax = plt.subplots(figsize=(8, 3.2))
+    name = f"memory taken away, mean {without_memory.mean():.2f}"
+    ax.plot(with_memory, color=BLUE, label=f"with memory, mean {with_memory.mean():.2f}")
+    ax.plot(without_memory, color=VERMILION, linestyle="--", label=name)
+    guess = np.log2(text.tokenizer.V)
+    levels = (
+        (guess, "guessing among V characters"),
+        (bits_of_a_table(), "table of character pairs"),
+    )
+    for level, name in levels:
+        ax.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
+        ax.text(T - 1, level, name, ha="right", va="bottom", color=GREY)
+    ax.set(xlabel="position t in the segment", ylabel="bits per character")
+    ax.set_title("With memory a segment has no beginning")
+    ax.legend(frameon=False, loc="center", bbox_to_anchor=(0.5, 0.62))
+    plt.show()
+
+
+# %%
+with_memory, without_memory = bits_by_position(True), bits_by_position(False)
+draw_bits(with_memory, without_memory)
+gain = without_memory - with_memory
+early, late = gain[:8].mean(), gain[-8:].mean()
+print(f"memory is worth {early:.2f} bits in the first 8 positions, {late:.2f} in the last 8")
+assert early > 0.5 and late < early / 2
+
+# %% [markdown]
+# With memory the curve has no slope: its ups and downs come from the characters that happen to be there, and both
+# curves share them. Without memory the first characters of each segment are expensive, and the model needs dozens of
+# positions to recover.
+#
+# To be fair, this model was *trained* with memory and hardly ever met a beginning; at t = 0, with a single character,
+# it is far worse than a mere table of pairs. A model trained without memory would have learned to begin, and would lose
+# less. But no training can supply the missing context.
+#
+# Memory also reaches further than M. M positions back, a layer reads what the layer below computed from the M before
+# those: L layers reach up to L · M characters, here 4 · 64.
+#
+# ## 2 · Relative positions
+#
+# So far a query cannot tell the adjacent key from one fifty characters away: shuffle the keys that it sees together
+# with their values, and $o$ is the same. The first Transformer added a vector $p_i$ for each position to the
+# embeddings. Expanded, the score has four terms,
+#
+# $$ (x_i + p_i)W_q\cdot(x_j+p_j)W_k = \underbrace{x_iW_q\cdot x_jW_k}_{\text{what meets what}} + \underbrace{x_iW_q\cdot p_jW_k}_{\text{what looks where}} +
+# \underbrace{p_iW_q\cdot x_jW_k}_{\text{where looks for what}} + \underbrace{p_iW_q\cdot p_jW_k}_{\text{where looks where}} $$
+#
+# and with a memory they go wrong. Position 3 of the segment and position 3 of the memory would carry the same $p_3$,
+# and the model could not know which of the two came first. What means the same everywhere is the **distance**. So Dai
+# et al. (2019, § 3.3) rewrite the four terms:
+#
+# - In the key, $p_j$ is replaced by $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$, a key that belongs to the distance. `R` has a
+#   row for each distance; all layers share it, and here it is learned. $W_r$ is the layer's own.
+# - In the query, $p_i$ is replaced by a learned vector of the head, the same for all queries, since every query has distance 0 from
+#   itself: **u** in the content term, **w** in the position term.
+#
+# $$ s_{ij} = \frac{q_i\cdot k_j + q_i\cdot r_\mathtt{dist} + u\cdot k_j + w\cdot r_\mathtt{dist}}{\sqrt{\mathtt{Dh}}}
+# = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{5} $$
+#
+# So $u\cdot k_j$ says which contents this head prefers for any query, and $w\cdot r_\mathtt{dist}$ which distances.
+# Section 5 shows all four terms in a trained head.
+#
+# ### The shift
+#
+# The second product of (5) has a catch: $r$ is indexed by distance, the score by key, and the mapping between them
+# differs for each query. Computed as a matrix product, $(q_i + w)\cdot r$ has one column for each *distance*. To be
+# added to $q_i\cdot k_j$, it must have one for each *key*. Each row has to be shifted one place further to the right
+# than the row above it.
+#
+# No number needs to be moved for that. Let column $c$ hold distance $S-1-c$, and give the matrix one extra column, so
+# that its rows are $S+1$ long. Entry $(i, c)$ then lies at offset $i(S+1)+c$ in memory. The key is $j = i + M -
+# \mathtt{dist} = c + i - (T-1)$, so the same offset is
+#
+# $$ i(S+1) + c \;=\; i\,S + (i + c) \;=\; i\,S + j + (T-1) : $$
+#
+# row $i$ and column $j$ of a matrix whose rows have $S$ entries and which begins $T-1$ entries later. It is another
+# view of the same numbers; nothing is copied.
+
+# %%
+show_source(by_key, docstring=False)
+
+# %% [markdown]
+# The next cell fills such a matrix with distances and looks at it by key. **Before you look:** the last key of a segment
+# lies after every query but the last. What do you expect in the upper right corner?
+
+
+# %% jupyter={"source_hidden": true}
+# Draws a matrix of distances with hatched entries where nothing valid is.
+def draw_numbers(ax, matrix, known, title, xlabel):
+    for (i, c), value in np.ndenumerate(matrix):
+        colour = plt.cm.viridis_r(0.05 + 0.6 * value / len(matrix[0])) if known[i, c] else "white"
+        style = {
+            "facecolor": colour,
+            "edgecolor": "#BBBBBB",
+            "hatch": None if known[i, c] else "////",
+        }
+        ax.add_patch(plt.Rectangle((c - 0.5, i - 0.5), 1, 1, **style))
+        if known[i, c]:
+            ink = "white" if value > 3 else "black"
+            ax.text(c, i, f"{value:.0f}", ha="center", va="center", color=ink)
+    ax.set(xlim=(-0.5, len(matrix[0]) - 0.5), ylim=(len(matrix) - 0.5, -0.5), aspect="equal")
+    ax.set(title=title, xlabel=xlabel, ylabel="query i", yticks=range(len(matrix)))
+
+
+# %%
+T5, M5 = 4, 3
+S5 = M5 + T5
+P = np.full((1, 1, T5, S5 + 1), np.nan)
+P[..., :S5] = np.arange(S5)[::-1]  # entry = its distance; the extra column stays empty
+shifted = by_key(P)[0, 0]  # (T, S)
+assert np.shares_memory(shifted, P)
+visible = visible_keys(T5, S5, None)  # (T, S)
+distance = np.arange(T5)[:, None] + M5 - np.arange(S5)  # (T, S), straight from the definition
+assert np.array_equal(shifted[visible], distance[visible])
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 2.7))
+draw_numbers(axes[0], P[0, 0], np.isfinite(P[0, 0]), "P: a column for each distance", "column c")
+draw_numbers(axes[1], shifted, visible, "the same numbers by key", "key j (from 3: the segment)")
+plt.show()
+
+# %% [markdown]
+# On the right the distances count down to 0 at the query's own position, one place further along
+# in each row, as they should. The hatched corner holds entries from neighbouring rows: exactly the keys that lie in the
+# future and are masked anyway. The backward pass uses the same view in reverse: `ds`, which is indexed by key, is *written*
+# through it into a matrix of zeros, which is then indexed by distance.
+#
+# ## 3 · The whole operation
+#
+# These are the lines of the package that compute the scores of (5), for all heads and texts of a batch at once. (`qh`, `kh`
+# and `rh` are q, k and r with the axis of the heads before that of the positions.)
+
+
+# %% jupyter={"source_hidden": true}
+# Shows the lines of a function from one that contains `first` to one that contains `last`.
+def show_lines(function, first, last):
+    lines = inspect.getsource(function).splitlines()
+    start = next(n for n, line in enumerate(lines) if first in line)
+    stop = next(n for n, line in enumerate(lines) if n >= start and last in line)
+    code = textwrap.dedent("\n".join(lines[start : stop + 1]))
+    display(Markdown(f"from `{function.__name__}`\n\n```python\n{code}\n```"))
+
+
+show_lines(ops.attention_forward, "np.matmul((qh + u", "context += by_key(P)")
+
+# %% [markdown]
+# To see that this is (5) and nothing else, compute (5) again in the slowest and plainest way.
+
+
+# %%
+def slow_attention(q, k, v, r, u, w, span):
+    """Compute attention with the scores (5), one score at a time."""
+    B, T, H, Dh = q.shape
+    S = k.shape[1]
+    M = S - T
+    out = np.zeros_like(q)
+    for b, h, i in np.ndindex(B, H, T):
+        s = {}
+        for j in range(S):
+            dist = i + M - j
+            if dist >= 0 and (span is None or dist <= span):
+                content = (q[b, i, h] + u[h]) @ k[b, j, h]
+                position = (q[b, i, h] + w[h]) @ r[dist, h]
+                s[j] = (content + position) / np.sqrt(Dh)
+        total = sum(np.exp(score) for score in s.values())
+        out[b, i, h] = sum(np.exp(score) / total * v[b, j, h] for j, score in s.items())
+    return out
+
+
+B6, T6, S6, H6, Dh6 = 2, 3, 7, 4, 5  # all different, so that none can be mistaken for another
+names = ["q", "k", "v", "r", "u", "w"]
+keys, biases = (B6, S6, H6, Dh6), (H6, Dh6)
+shapes = [(B6, T6, H6, Dh6), keys, keys, (S6, H6, Dh6), biases, biases]
+inputs = [rng.standard_normal(shape) for shape in shapes]
+for span in (None, S6 - T6, 2):
+    out, _ = ops.attention_forward(*inputs, span=span)
+    np.testing.assert_allclose(out, slow_attention(*inputs, span), rtol=1e-12)
+print("score by score it is the same, for causal, same-length and a shorter span")
+
+# %% [markdown]
+# **Backward.** Everything up to `ds` is chapter 02. From there, reverse (5). $q_i$ occurs in it twice, with $k_j$ and
+# with $r$, so `dq` has two parts. $u$ is added to every query of every text: it was *used more than once*, so its
+# gradient is summed over batch and positions; the same holds for $w$, and for $r$, which all texts share:
+#
+# $$ \mathtt{dq}_i = \tfrac{1}{\sqrt{\mathtt{Dh}}}\Big(\underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,k_j}_{\text{content}} +
+# \underbrace{\textstyle\sum_j \mathtt{ds}_{ij}\,r_\mathtt{dist}}_{\text{position}}\Big) \qquad
+# $$
+#
+# $$ \mathtt{du} = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_{b,i}\text{content} \qquad
+# \mathtt{dw} = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_{b,i}\text{position} $$
+#
+# $$ \mathtt{dk}_j = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_i \mathtt{ds}_{ij}\,(q_i+u) \qquad
+# \mathtt{dr}_d = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_b\;\sum_{i,j\,:\,\mathtt{dist}(i,j)=d}\mathtt{ds}_{ij}\,(q_i+w) $$
+#
+# In the code, `dP` is `ds` indexed by distance, so that the last sum is a matrix product, too. (`ds_context` is `ds`:
+# chapter 03 adds other keys.)
+
+# %% jupyter={"source_hidden": true}
+# Shows how the gradients follow from ds.
+show_lines(ops.attention_backward, "dk = transposed(ds_context) @ ((q + u", "dr = np.ascontiguous")
+
+# %%
+arguments, names = [*inputs, None, None, None], [*names, "pk", "pv", "gate"]  # three for later
+for span in (None, S6 - T6, 2):
+    forward = partial(ops.attention_forward, span=span)
+    assert_gradients(forward, ops.attention_backward, *arguments, argument_names=names)
+for record in check_gradients(forward, ops.attention_backward, *arguments, argument_names=names):
+    print(f"d{record.argument}: relative error {record.relative_error:.1e}")
+
+# %% [markdown]
+# ## 4 · A whole layer, by hand
+#
+# With this you can compute what a layer of the trained model computes: join memory and segment, normalise them, make queries, keys, values
+# and distance keys, attend, multiply by $W_o$, and add the result to the **residual stream** x, the features that run through all layers
+# (chapter 02, section 4). Then the head networks add theirs. The cell does it for layer 1 and compares the result with what the model gave to layer 2.
+
+# %%
+_, memory, _ = exact.forward(passage[:, :64])
+_, inputs_of, _ = exact.forward(passage[:, 64:128], memory)  # each layer's inputs: T = M here
+m, x, p, eps = memory[1], inputs_of[1], layer_parameters(exact.params, 1), exact.config.norm_eps
+
+context = np.concatenate([m, x], 1)  # (B, S, D)
+n, _ = ops.layernorm_forward(context, p["ln.scale"], p["ln.bias"], eps)
+q = (n[:, M:] @ p["Wq"]).reshape(1, T, H, Dh)  # only the segment asks
+k = (n @ p["Wk"]).reshape(1, M + T, H, Dh)
+v = (n @ p["Wv"]).reshape(1, M + T, H, Dh)
+r = (exact.params["R"][: M + T] @ p["Wr"]).reshape(M + T, H, Dh)
+o, _ = ops.attention_forward(q, k, v, r, p["u"], p["w"], span=M)  # (B, T, H, Dh)
+x = (
+    x + o.reshape(1, T, H * Dh) @ p["Wo"] + p["bo"]
+)  # the heads' summands and the residual connection
+
+n, _ = ops.layernorm_forward(x, p["net.ln.scale"], p["net.ln.bias"], eps)
+networks, _ = ops.head_networks_forward(n, *(p[f"net.{name}"] for name in ("pk", "pb", "pv", "bo")))
+x = x + networks
+
+np.testing.assert_allclose(x, inputs_of[2], rtol=1e-9, atol=1e-9)
+print("layer 1 by hand is what layer 2 of the model receives")
+
+# %% [markdown]
+# ## 5 · Inside a trained model
+#
+# The textbook's operations (`ops/`) keep all attention weights, so we can look inside the trained model. Let it read some
+# held-out text and average the weight that each of its heads gives to distance 0, 1, 2, … The picture shows the ten
+# nearest keys. The rest of a head's weight, up to one, goes to keys further away. **Before you look:** to predict the next
+# character, which distance deserves the most weight? Is it 0, the current character?
+
+
+# %% jupyter={"source_hidden": true}
+# Lets the model read five segments of eight texts; keeps weights (L, B, H, T, S), characters and the last cache.
+def read_with_weights():
+    model = Transformer(trained.config, trained.params, ops=get_backend("numpy"))
+    segments, memory, before = Segments(text.test, 8, T), None, None
+    weights, tokens = [], []
+    for step in range(5):
+        ids, _, _ = segments.batch(step)  # (B, T)
+        _, new_memory, cache = model.forward(ids, memory)
+        if memory:
+            weights.append(np.stack([block["attention"].a for block in cache["layers"]]))
+            tokens.append(np.concatenate([before, ids], 1))  # (B, S)
+        memory, before = new_memory, ids
+    return np.concatenate(weights, 1), np.concatenate(tokens), cache
+
+
+def draw_distances(by_distance, shown=10):
+    figure, axes = plt.subplots(1, L, figsize=(9.5, 2.9), sharey=True)
+    for layer, ax in enumerate(axes):
+        part = by_distance[layer, :, :shown]  # (H, shown)
+        image = ax.imshow(part, cmap="Greys", vmin=0, vmax=0.8, aspect="auto")
+        for h, d in zip(*np.where(part > 0.15)):
+            ink = "white" if part[h, d] > 0.4 else "black"
+            ax.text(d, h, f"{part[h, d]:.1f}", ha="center", va="center", fontsize=7, color=ink)
+        ax.set(title=f"layer {layer}", xlabel="distance", xticks=range(0, shown, 3))
+        ax.set_yticks(range(H))
+    axes[0].set_ylabel("head")
+    figure.colorbar(image, ax=axes, label="mean weight")
+    plt.show()
+
+
+# %%
+weights, tokens, cache = read_with_weights()  # (L, B, H, T, S)  (B, S)
+i, dist = np.arange(T)[:, None], np.arange(M + 1)
+at_distance = weights[..., i, i + M - dist]  # (L, B, H, T, M + 1)
+by_distance = at_distance.mean((1, 3))  # (L, H, M + 1)
+np.testing.assert_allclose(by_distance.sum(-1), 1, rtol=1e-4)  # same-length: no other keys
+draw_distances(by_distance)
+
+previous = tuple(map(int, np.unravel_index(by_distance[..., 1].argmax(), (L, H))))
+share, near = by_distance[..., 1].max(), by_distance[..., 1:3].sum(-1).mean()
+print(f"layer {previous[0]}, head {previous[1]}: {share:.0%} on the character just before")
+print(f"all heads together: {near:.0%} on the last two characters before the query")
+assert share > 0.5 and near > 0.4  # evenly spread over M + 1 keys it would be 2 % and 3 %
+assert by_distance[..., 0].mean() < near / 4
+
+# %% [markdown]
+# The dark columns are distances 1 and 2. Nobody asked for them: many heads have specialised in *the previous character*
+# or the one before it. Distance 0 gets little, perhaps because the current character needs no head: the residual stream
+# has it already.
+#
+# Now split the scores of the strongest of these heads into the four terms of (5), each averaged over queries, as a function of
+# distance.
+
+
+# %% jupyter={"source_hidden": true}
+# Computes the four terms of one head's scores for the nearest 16 distances, checks them, and draws their means.
+def draw_terms(layer, head, near=16):
+    c, d = cache["layers"][layer]["attention"], np.arange(near)  # of the last segment that was read
+    q, k, r = c.q[:, head], c.k[:, head], c.r[head, ::-1]  # (B, T, Dh)  (B, S, Dh)  (S, Dh)
+    at, root = i + M - d, 1 / np.sqrt(Dh)  # at: (T, near), the key at each distance
+    terms = {
+        "q·k  content": (q @ k.swapaxes(1, 2) * root)[:, i, at],  # (B, T, near)
+        "u·k  content, for any query": (k @ c.u[head] * root)[:, at],
+        "q·r  position": (q @ r.T * root)[..., d],
+        "w·r  position, for any query": np.broadcast_to(
+            (r @ c.w[head] * root)[d], (len(q), T, near)
+        ),
+    }
+    a = c.a[:, head][:, i, at]  # (B, T, near)
+    # log a is the score minus one number for each row: the four terms explain everything else
+    rest = (sum(terms.values()) - np.log(np.maximum(a, 1e-30)))[(a > 1e-20).all(-1)]
+    assert np.ptp(rest, axis=-1).max() < 1e-3
+
+    _, axes = plt.subplots(1, 2, figsize=(9.5, 3.2))
+    colours = (HEAD_COLOURS[2], HEAD_COLOURS[3], BLUE, VERMILION)
+    means = {name: term.mean((0, 1)) for name, term in terms.items()}
+    for (name, mean), colour, marker in zip(means.items(), colours, "s^ox"):
+        axes[0].plot(d, mean, color=colour, marker=marker, markersize=4, label=name)
+    axes[0].axhline(0, color=GREY, linewidth=0.8)
+    axes[0].set(title=f"layer {layer}, head {head}: its score in four terms", xlabel="distance")
+    axes[0].set_ylabel("mean over queries")
+    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].bar(d, a.mean((0, 1)), color=BLUE)
+    axes[1].set(title="the resulting weight", xlabel="distance", ylabel="mean weight")
+    plt.show()
+    return {name: np.ptp(mean) for name, mean in means.items()}
+
+
+# %%
+range_of = draw_terms(*previous)
+print("mean over queries, largest minus smallest:")
+for name, value in range_of.items():
+    print(f"{name:28} {value:5.1f}")
+assert max(range_of, key=range_of.get).endswith(("position", "position, for any query"))
+
+# %% [markdown]
+# The peak comes from the position terms: with $q\cdot r$ the queries of this head *ask for* a distance, with $w\cdot r$ the head prefers
+# one for every query. The content terms matter little in the *average*: they differ from key to key, but not from
+# distance to distance.
+#
+# Not all heads look at distances. Choose two more by what they look at: the one with the largest share of its weight on
+# blanks and line ends, and the one with the largest mean distance (which need not exceed M / 2, that of uniform weights:
+# most heads look nearer).
+
+# %%
+seen = visible_keys(T, M + T, M)  # (T, S)
+blank = np.isin(tokens, text.tokenizer.encode(" \n"))[:, None] & seen  # (B, T, S)
+on_blanks = (weights * blank[:, None]).sum(-1)  # (L, B, H, T)
+reach = (at_distance * dist).sum(-1)  # (L, B, H, T), mean distance of each query's weight
+
+
+def head_with_most(values):
+    """Return the layer and head with the largest mean of values (L, B, H, T)."""
+    return tuple(map(int, np.unravel_index(values.mean((1, 3)).argmax(), (L, H))))
+
+
+measured = {"the character before": at_distance[..., 1], "blanks": on_blanks, "far": reach}
+chosen = {name: head_with_most(values) for name, values in measured.items()}
+assert chosen["the character before"] == previous
+uniform = {
+    "the character before": 1 / (M + 1),
+    "blanks": blank.sum() / seen.sum() / len(tokens),
+    "far": M / 2,
+}
+for name, (layer, head) in chosen.items():
+    mean, form = measured[name][layer, :, head].mean(), ".0f" if name == "far" else ".0%"
+    even = format(uniform[name], form)
+    print(f"{name:20} layer {layer}, head {head}: {mean:{form}}   (uniform weights: {even})")
+
+# %% jupyter={"source_hidden": true}
+# Draws the weights of the chosen heads for one text.
+sample = 9  # one of the segments that were read
+figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.5), sharey=True)
+for ax, (name, (layer, head)) in zip(axes, chosen.items()):
+    a, extent = weights[layer, sample, head], (-M - 0.5, T - 0.5, T - 0.5, -0.5)  # (T, S)
+    ax.imshow(a, cmap="Greys", vmin=0, vmax=np.quantile(a, 0.995), aspect="auto", extent=extent)
+    ax.axvline(-0.5, color=VERMILION, linewidth=1, linestyle="--")
+    ax.set(title=f"{name}: layer {layer}, head {head}", xlabel="key (below 0: memory)")
+axes[0].set_ylabel("query")
+plt.show()
+
+# %% [markdown]
+# Here are the same three heads, with two queries each, on the text itself. The query is the framed character at the
+# end; an earlier character is darker the more weight it gets, compared with the largest weight of its row. (↵ is the end
+# of a line.) The heads are named after their *averages*, so each row says what its own query does: the share of its weight on the
+# character before, the share on blanks, the mean distance. The first query is one for which all three heads do what their
+# names say, the second the one for which the first head does so least. **Before you look:** where does a head look that
+# does not do what it does?
+
+# %% jupyter={"source_hidden": true}
+# Draws the text before two queries, shaded by the weights of the chosen heads.
+shares = [
+    measured[name][layer, sample, head] for name, (layer, head) in chosen.items()
+]  # (T,) each
+typical = int(np.minimum(np.minimum(shares[0], shares[1]), shares[2] / M).argmax())
+exception = int(shares[0].argmin())
+figure, axes = plt.subplots(2, 1, figsize=(10.5, 2.9))
+for ax, query in zip(axes, (typical, exception)):
+    letters = text.tokenizer.decode(tokens[sample, query : query + M + 1]).replace("\n", "↵")
+    names = []
+    for row, (name, (layer, head)) in enumerate(chosen.items()):
+        a = weights[
+            layer, sample, head, query, query : query + M + 1
+        ]  # the last is the query itself
+        for column, (letter, share) in enumerate(zip(letters, a / a.max())):
+            box = (column - 0.5, row - 0.42), 1, 0.84
+            ax.add_patch(plt.Rectangle(*box, color=plt.cm.Blues(0.8 * share)))
+            style = {"family": "monospace", "color": "white" if share > 0.7 else "black"}
+            ax.text(column, row, letter, ha="center", va="center", **style)
+        value = shares[row][query]
+        names.append(f"{name}: {f'distance {value:.0f}' if name == 'far' else f'{value:.0%}'}")
+    frame = plt.Rectangle((M - 0.5, -0.5), 1, 3, fill=False, edgecolor=VERMILION, linewidth=1.2)
+    ax.add_patch(frame)
+    ax.set(xlim=(-0.6, M + 0.7), ylim=(2.6, -0.6), yticks=range(3), xticks=[])
+    ax.set_yticklabels(names)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+plt.show()
+assert shares[0][typical] > 0.5 > 0.1 > shares[0][exception]
+
+# %% [markdown]
+# For the second query the first head spreads its weight thinly over the whole text. Is that an accident? Look at this head for many
+# queries, by their character.
+
+# %%
+on_previous = at_distance[previous[0], :, previous[1], :, 1]  # (B, T)
+asking = tokens[:, M:]  # (B, T), the queries' characters
+common = np.argsort(-np.bincount(asking.ravel()))[:20]
+by_letter = {text.tokenizer.decode(np.array([c])): on_previous[asking == c].mean() for c in common}
+print("  ".join(f"{letter!r} {value:.0%}" for letter, value in by_letter.items()))
+assert min(by_letter.values()) < max(by_letter.values()) / 2
+
+# %% [markdown]
+# With most characters this head looks back by one nearly always, and with a few hardly ever. In layer 0 a query
+# is computed from its character alone, so a head there can only learn it letter by letter. The mean over queries hides
+# that.
+#
+# A head is a small specialist: one looks at a position, others at what is written. Whether the model could do without
+# one of them is a different question, which no picture answers. It is the subject of the remaining chapters.
+#
+# ## Recap
+#
+# - A memory is the layer's inputs before the segment. They serve as keys and values, and get no gradient.
+# - Positions are distances: each distance has a key $r_\mathtt{dist}$, which is compared with $q_i + w$. A shifted view turns columns of distances into columns of keys.
+# - With memory, distances and the same-length mask, a text may be cut anywhere, and the model computes the same.
+#
+# ## Now you
+#
+# Replace the line `raise NotImplementedError` by your code and run the cell. It prints nothing if the check passes.
+
+# %% [markdown]
+# ### Exercise 1 · A memory that leaves no trace
+#
+# Write `read(x, T)`, which reads the inputs x (n, D) of one layer T positions at a time, the last piece possibly shorter. `layer(piece, m)` returns
+# the outputs for one piece, (T, D); m (at most M, D) holds the inputs just before the piece and is empty, (0, D), at the beginning.
+# Return all outputs, (n, D). They must not depend on T, even where T is less than M.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune import ops
+
+M, D = 6, 4
+rng = np.random.default_rng(0)
+r, u, w = rng.standard_normal((40, 1, D)), rng.standard_normal((1, D)), rng.standard_normal((1, D))
+
+
+def layer(piece, m):
+    assert len(m) <= M, f"the memory must have at most {M} rows, got {len(m)}"
+    q, k = piece[None, :, None], np.concatenate([m, piece])[None, :, None]
+    return ops.attention_forward(q, k, k, r[: k.shape[1]], u, w, span=M)[0][0, :, 0]
+
+
+def read(x, T):
+    """x (n, D), read T positions at a time → (n, D)."""
+    raise NotImplementedError("write read: return the outputs of all pieces, joined")
+
+
+x = rng.standard_normal((20, D))
+whole = layer(x, x[:0])
+for T in (20, 8, 6, 3, 1):
+    apart = np.abs(read(x, T) - whole).max()
+    assert apart < 1e-12, (
+        f"expected the outputs of the whole text, got {apart:.2g} apart with T = {T}"
+    )
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Loop over the beginnings 0, T, 2T, … After each piece the new memory is the *latest* M inputs of the old memory and the
+# piece together.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def read(x, T):
+#     m, outputs = x[:0], []
+#     for start in range(0, len(x), T):
+#         piece = x[start : start + T]
+#         outputs.append(layer(piece, m))
+#         m = np.concatenate([m, piece])[-M:]
+#     return np.concatenate(outputs)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2 · The gradients of distances
+#
+# The position part of one head's scores is $s_{ij} = (q_i + w)\cdot r_{\mathtt{dist}(i,j)}/\sqrt{\mathtt{Dh}}$ where
+# $\mathtt{dist}(i,j) = i + M - j$ is at least 0, and 0 for keys in the future. Write its backward pass: from ds (T, S) the gradients of
+# q (T, Dh), r (S, Dh; row = distance) and w (Dh,). Two loops, over queries and keys, are good enough.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.testing import assert_gradients
+
+
+def position_forward(q, r, w):
+    T, S = len(q), len(r)
+    dist = np.arange(T)[:, None] + (S - T) - np.arange(S)  # (T, S)
+    scores = (q + w) @ r.T / np.sqrt(q.shape[1])  # (T, S), a column for each distance
+    s = np.where(dist >= 0, np.take_along_axis(scores, np.maximum(dist, 0), 1), 0)
+    return s, (q, r, w)
+
+
+def position_backward(ds, cache):
+    """ds (T, S), cache (q, r, w) → dq (T, Dh), dr (S, Dh), dw (Dh,)."""
+    raise NotImplementedError("write position_backward: return the gradients dq, dr and dw")
+
+
+rng = np.random.default_rng(0)
+q, r, w = rng.standard_normal((3, 4)), rng.standard_normal((5, 4)), rng.standard_normal(4)
+assert_gradients(position_forward, position_backward, q, r, w, argument_names=["q", "r", "w"])
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Begin with zeros in the shapes of q, r and w. Each pair of a query and a visible key adds something to all three: query $i$ receives
+# $\mathtt{ds}_{ij}\,r_\mathtt{dist}$; the row `dist` of dr, which several pairs share, receives $\mathtt{ds}_{ij}\,(q_i+w)$.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def position_backward(ds, cache):
+#     q, r, w = cache
+#     dq, dr, M = np.zeros_like(q), np.zeros_like(r), len(r) - len(q)
+#     for i in range(len(q)):
+#         for j in range(i + M + 1):
+#             dq[i] += ds[i, j] * r[i + M - j]
+#             dr[i + M - j] += ds[i, j] * (q[i] + w)
+#     root = np.sqrt(q.shape[1])
+#     return dq / root, dr / root, dq.sum(0) / root
+# ```
+#
+# </details>
+#
+# In assignment [A2](assignments/README.md), tasks a2_2 and a2_3, attention has a memory too.
+#
+# ## Questions
+#
+# 1. In `attention_backward`, `du` is the sum over batch and positions of `dq`, taken *before* the position part is added. Why
+#    not after?
+#
+# <details><summary>Answer</summary>
+#
+# `u` is added to `q` in the content product only, $(q_i+u)\cdot k_j$, so it receives what $q_i$ receives there and no
+# more. What comes through $(q_i+w)\cdot r$ belongs to w. Taken after, the sum would be du + dw: of the right shape, but
+# found by the checker.
+#
+# </details>
+#
+# 2. Add the same vector to *all rows* of $r$. What happens to the attention weights?
+#
+# <details><summary>Answer</summary>
+#
+# Nothing, as with the key bias of chapter 02: every visible score of row $i$ gets the same $(q_i+w)\cdot b/\sqrt{\mathtt{Dh}}$. Only
+# differences between distances count. (Both cease to hold once persistent keys, which have no distance, share the
+# softmax, as in chapter 03: such a bias then shifts weight between the text and the persistent vectors.)
+#
+# </details>
+#
+# 3. Could the memory hold keys and values instead of layer inputs? They would not have to be recomputed.
+#
+# <details><summary>Answer</summary>
+#
+# In generation, yes, and that is commonly done: the weights are fixed, so keys and values of earlier characters stay
+# valid. In training the weights have changed by one step since, and no gradient could reach $W_k$ and $W_v$ through the
+# memory's contribution: they would be trained by the segment's own positions only.
+#
+# </details>
+#
+# 4. What would the loss by position look like with memory, but under the plain causal mask?
+#
+# <details><summary>Answer</summary>
+#
+# Queries would see M + 1 to M + T positions, later ones more: the curve could fall a little along the segment. And
+# reading in pieces would no longer agree to the last digits, since what a query sees would depend on where its segment
+# begins.
+#
+# </details>
+#
+# **Next:** [03 all-attention](03_all_attention.ipynb): the softmax gets N more keys that belong to no position in the
+# text, and the feed-forward block is dropped. The operation of this chapter is
+# [`ops/attention.py`](../tinyprune/ops/attention.py), memory is in [`ops/context.py`](../tinyprune/ops/context.py) and
+# [`data/segments.py`](../tinyprune/data/segments.py), the layer around it in
+# [`model/layers.py`](../tinyprune/model/layers.py).
