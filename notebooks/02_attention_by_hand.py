@@ -12,8 +12,9 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/02_attention_by_hand.ipynb)
 # &nbsp; ← [01 backprop by hand](01_backprop_by_hand.ipynb) · [all chapters](README.md) · [02b positions and memory](02b_positions_and_memory.ipynb) →
 #
-# **After this chapter you can** write an attention head and its backward pass by hand, in two ways that agree; say why a layer's
-# heads are a sum, from which one can be taken out; and build a test of attention that really fails when it should.
+# **After this chapter you can** write an attention head and its backward pass by hand, in two ways that agree; say why
+# a layer's heads are a sum, from which one can be taken out; and build a test of attention that really fails when it
+# should.
 #
 # **You need** [chapter 01](01_backprop_by_hand.ipynb): the contract of `forward` and `backward`, and
 # `assert_gradients`. It takes about an hour with its exercises, and a few seconds to run.
@@ -60,17 +61,18 @@ you_are_here("attention", "projection", "residual")
 #
 # The model of chapter 01 read eight characters, and each of the eight positions had weights of its own. Whatever it
 # learned about a quotation mark at position 3 it had to learn again for position 4. **Attention** lets the text itself
-# decide what is worth reading. At every position the model holds D numbers, the position's *features*. Three linear maps
-# make three vectors of them: a **query**, which says what this position is looking for; a **key**, by which other positions find
-# it; and a **value**, which is what they get from it. For T queries, S keys and values, and vectors of width Dh:
+# decide what is worth reading. At every position the model holds D numbers, the position's *features*. Three linear
+# maps make three vectors of them: a **query**, which says what this position is looking for; a **key**, by which other
+# positions find it; and a **value**, which is what they get from it. For T queries, S keys and values, and vectors of
+# width Dh:
 #
 # $$ s_{ij} = \frac{q_i\cdot k_j}{\sqrt{\mathtt{Dh}}} \qquad a_{ij} = \frac{e^{s_{ij}}}{\sum_{j'} e^{s_{ij'}}} \qquad
 # o_i = \sum_j a_{ij}\,v_j $$
 #
 # with q (T, Dh), k and v (S, Dh), s and a (T, S), o (T, Dh). The **scores** $s$ compare each query with each key. The
-# **softmax** turns the scores of a row into **weights** $a$, which are positive and add up to 1. The output $o$ averages the values with
-# these weights. One such unit is a **head** (Vaswani et al. 2017). These and all other terms are in the
-# [glossary](README.md#glossary).
+# **softmax** turns the scores of a row into **weights** $a$, which are positive and add up to 1. The output $o$
+# averages the values with these weights. One such unit is a **head** (Vaswani et al. 2017). These and all other terms
+# are in the [glossary](README.md#glossary).
 #
 # Why are the scores divided by $\sqrt{\mathtt{Dh}}$? **Before you look:** the entries of q and k below are independent,
 # with mean 0 and variance 1. By which factor does the spread of $q\cdot k$ grow when Dh grows from 16 to 64?
@@ -83,13 +85,13 @@ for Dh in (16, 64, 256):
     assert abs(spread / np.sqrt(Dh) - 1) < 0.05
 
 # %% [markdown]
-# Every product of two entries has variance 1, so the sum of Dh of them has variance Dh. Undivided, the scores would grow
-# with the width of the head, and the softmax would put almost all weight on the largest of them. Section 2 shows that such a softmax
-# passes hardly any gradient. Dividing by the root keeps the variance at 1 for any Dh.
+# Every product of two entries has variance 1, so the sum of Dh of them has variance Dh. Undivided, the scores would
+# grow with the width of the head, and the softmax would put almost all weight on the largest of them. Section 2 shows
+# that such a softmax passes hardly any gradient. Dividing by the root keeps the variance at 1 for any Dh.
 #
-# Here is the package's softmax. It first subtracts the largest score of each row. This changes nothing, because adding one number
-# to all scores of a row multiplies numerator and denominator by the same factor; but now $e^s$ cannot overflow. Keep this
-# invariance in mind: it comes back in section 5.
+# Here is the package's softmax. It first subtracts the largest score of each row. This changes nothing, because adding
+# one number to all scores of a row multiplies numerator and denominator by the same factor; but now $e^s$ cannot
+# overflow. Keep this invariance in mind: it comes back in section 5.
 
 # %%
 show_source(softmax, docstring=False)
@@ -182,13 +184,14 @@ for theirs, ours in zip((out, *package), (o, dq, dk, dv)):
 np.testing.assert_allclose((da * a).sum(1), (do * o).sum(1), rtol=1e-12)
 
 # %% [markdown]
-# The last line will be useful later. The average, which the kernels call *delta*, follows from two vectors
-# of Dh numbers, before any weight of the row is read. That is why a compiled kernel need not store a whole row of weights
+# The last line will be useful later. The average, which the compiled code calls *delta*, follows from two vectors
+# of Dh numbers, before any weight of the row is read. That is why compiled code need not store a whole row of weights
 # ([chapter 09](09_hot_loops_in_numba.ipynb)).
 #
-# The next picture shows `a` and `ds` for one query, with the same `da` twice: once with a softmax that is undecided, and once
-# with all scores six times as large, so that key 2 has nearly all the weight. The loss would fall if weight moved from key 2 to key
-# 5, and from key 0 to key 5 even more. **Before you look:** which of the two softmaxes has the larger `ds`?
+# The next picture shows `a` and `ds` for one query, with the same `da` twice: once with a softmax that is undecided,
+# and once with all scores six times as large, so that key 2 has nearly all the weight. The loss would fall if weight
+# moved from key 2 to key 5, and from key 0 to key 5 even more. **Before you look:** which of the two softmaxes has the
+# larger `ds`?
 
 # %% jupyter={"source_hidden": true}
 # Draws ∂a/∂s of one query, and its weights and ds with an undecided and a nearly certain softmax.
@@ -217,14 +220,16 @@ plt.show()
 assert sizes[1] < sizes[0] / 10
 
 # %% [markdown]
-# The certain softmax has almost no gradient, although it is wrong: every `ds` has the factor $a_{im}(1-a_{im})$ or smaller
-# products of two weights, and all of these vanish when one weight is 1. A head that has decided can hardly learn to decide
-# otherwise. (On the left, the matrix $\partial a/\partial s$: what the diagonal gives, the rest of its column takes away.)
+# The undecided one, more than ten times. The other has almost no gradient, although key 5 would be better: `ds` is a
+# sum of terms with the factors $a_{im}(1-a_{im})$ and $a_{ij}\,a_{im}$, which all vanish when one weight is 1. A head
+# that is certain hardly learns any more. (On the left is the matrix $\partial a/\partial s$. Its columns add up to
+# zero: what one weight gains the others lose.)
 #
 # ## 3 · Nobody sees the future
 #
-# A language model guesses the next character at every position, so a query must not see what comes after it. In a segment of T positions, key $j$
-# lies $\mathtt{dist}(i,j) = i - j$ positions before query $i$. The **causal mask** keeps only distances of at least 0:
+# A language model guesses the next character at every position, so a query must not see what comes after it. In a
+# segment of T positions, key $j$ lies $\mathtt{dist}(i,j) = i - j$ positions before query $i$. The **causal mask**
+# keeps only distances of at least 0:
 #
 # $$ o_i = \sum_{j\,:\,\mathtt{dist}(i,j)\,\ge\,0} a_{ij}\,v_j \tag{3} $$
 #
@@ -236,8 +241,8 @@ show_source(visible_keys, docstring=False)
 
 # %% [markdown]
 # (If there are more keys than queries, S > T, the first S − T keys precede the segment. They and `span` belong to
-# [chapter 02b](02b_positions_and_memory.ipynb).) **Before you look:** the scores below are random. One row of the weights
-# is nevertheless known in advance. Which one, and what is in it?
+# [chapter 02b](02b_positions_and_memory.ipynb).) **Before you look:** the scores below are random. One row of the
+# weights is nevertheless known in advance. Which one, and what is in it?
 
 # %% jupyter={"source_hidden": true}
 # Draws random scores, the same with the mask, and the weights.
@@ -260,8 +265,8 @@ plt.show()
 assert a[0, 0] == 1 and np.allclose(a.sum(1), 1) and (a[~visible] == 0).all()
 
 # %% [markdown]
-# The first query sees one key, its own, so this key gets all the weight. Section 5 shows what that means for tests. And the future is
-# indeed invisible: change the last key and the last value, and only the last query notices.
+# The first query sees one key, its own, so this key gets all the weight. Section 5 shows what that means for tests. And
+# the future is indeed invisible: change the last key and the last value, and only the last query notices.
 
 # %%
 q4, k4, v4 = (rng.standard_normal((1, 6, 2, 4)) for _ in range(3))  # (B, T, H, Dh)
@@ -310,7 +315,7 @@ print("a loop over heads and one product with all of Wo give the same")
 #
 # So every head of every layer adds something to the same D numbers of its position, which are called the **residual
 # stream**. A layer only has to learn what to change. Without any of its heads it passes $x$ on (plus $b_o$). And on the
-# way back the gradient reaches every layer through a sum, undiminished.
+# way back `dout` reaches every layer below unchanged, together with what comes back through the heads.
 #
 # ## 5 · Two traps in testing attention
 #
@@ -340,20 +345,21 @@ for bug, (right, wrong) in bugs.items():
     assert passed == [True, False]
 
 # %% [markdown]
-# None. A query that sees a single key gives it the weight 1 *whatever the score*. The true `dq` and `dk` are zero, and a
-# backward pass that multiplies `ds` = 0 by something wrong returns the right result. That hides four of the five; the
-# fifth is a transpose, which makes no difference to a 1 × 1 matrix. At T = 3 all are found. The list teaches a second rule: with T = S
-# a matrix that was not transposed still has the right *shape*. Choose all sizes different, as in section 2, and NumPy itself
-# rejects it. (In [chapter 03](03_all_attention.ipynb) more keys join the softmax; then T = 1 is no longer blind.)
+# None. A query that sees a single key gives it the weight 1 *whatever the score*. The true `dq` and `dk` are zero, and
+# a backward pass that multiplies `ds` = 0 by something wrong returns the right result. That hides four of the five; the
+# fifth is a transpose, which makes no difference to a 1 × 1 matrix. At T = 3 all are found. The list teaches a second
+# rule: with T = S a matrix that was not transposed still has the right *shape*. Choose all sizes different, as in
+# section 2, and NumPy itself rejects it. (In [chapter 03](03_all_attention.ipynb) more keys join the softmax; then T =
+# 1 is no longer blind.)
 #
-# **A gradient that is exactly zero.** The model's keys have no bias. Why? Say $k_j = n_j W_k + b_k$, with $n_j$ for the input of the key.
-# Then every score of row $i$ gets the same $q_i\cdot b_k/\sqrt{\mathtt{Dh}}$, and, by the invariance of section 1, nothing
-# changes at all. In terms of `ds`:
+# **A gradient that is exactly zero.** The model's keys have no bias. Why? Say $k_j = n_j W_k + b_k$, with $n_j$ for the
+# input of the key. Then every score of row $i$ gets the same $q_i\cdot b_k/\sqrt{\mathtt{Dh}}$, and, by the invariance
+# of section 1, nothing changes at all. In terms of `ds`:
 #
 # $$ \mathtt{db}_k = \sum_j \mathtt{dk}_j = \tfrac{1}{\sqrt{\mathtt{Dh}}}\sum_i q_i\underbrace{\textstyle\sum_j\mathtt{ds}_{ij}}_{=\,0} = 0 $$
 #
-# The parameter has no effect, and it is the trap of question 4 of chapter 01: the backward pass returns rounding noise for it,
-# and so does any measurement.
+# The parameter has no effect, and it is the trap of question 4 of chapter 01: the backward pass returns rounding noise
+# for it, and so does any measurement.
 
 
 # %%
@@ -382,16 +388,18 @@ print("db_k:", dbk)
 assert np.abs(dbk).max() < 1e-14
 
 # %% [markdown]
-# A checker that looks at relative errors of single entries would compare this noise with the noise of its measurement, find
-# them far apart, and reject a correct program. `assert_gradients` accepts it, because it relates the error to the norm of the whole
-# tensor, and both tensors are negligible next to its floor.
+# A checker that looks at relative errors of single entries would compare this noise with the noise of its measurement,
+# find them far apart, and reject a correct program. `assert_gradients` accepts it, because it relates the error to the
+# norm of the whole tensor, and both tensors are negligible next to its floor.
 #
 # ## Recap
 #
-# - A head compares its queries with its keys, turns the scores into weights, and averages the values. The scores are divided by
-#   $\sqrt{\mathtt{Dh}}$, because a softmax of large scores has no gradient.
-# - $\mathtt{ds} = a\,(\mathtt{da} - \sum a\,\mathtt{da})$: the score of a key changes by how far the key is from the row's average.
-# - The heads of a layer are summands, added to the residual stream. Test them with several queries, and with all sizes different.
+# - A head compares its queries with its keys, turns the scores into weights, and averages the values. The scores are
+#   divided by $\sqrt{\mathtt{Dh}}$, because a softmax of large scores has hardly any gradient.
+# - $\mathtt{ds} = a\,(\mathtt{da} - \sum a\,\mathtt{da})$: the score of a key changes by how far the key is from the
+#   row's average.
+# - The heads of a layer are summands, added to the residual stream. Test them with several queries, and with all sizes
+#   different.
 #
 # ## Now you
 #
@@ -400,8 +408,8 @@ assert np.abs(dbk).max() < 1e-14
 # %% [markdown]
 # ### Exercise 1 · One head, backwards in five lines
 #
-# Write the backward pass of a causal head by the second way, equation (2). The cache holds q (T, Dh), k and v (S, Dh) and
-# the weights a (T, S), whose masked entries are 0. Return dq, dk and dv, in the shapes of q, k and v.
+# Write the backward pass of a causal head by the second way, equation (2). The cache holds q (T, Dh), k and v (S, Dh)
+# and the weights a (T, S), whose masked entries are 0. Return dq, dk and dv, in the shapes of q, k and v.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -450,9 +458,10 @@ assert_gradients(head_forward, head_backward, q, k, v, argument_names=["q", "k",
 # %% [markdown]
 # ### Exercise 2 · A whole layer, backwards
 #
-# The layer is `out = x + y`, with y from H heads as in section 4, without biases. Its input x (T, D) is used four times. Write the
-# backward pass: it receives dout (T, D) and returns the gradients of x, Wq, Wk, Wv (D, H · Dh) and Wo (H · Dh, D), in this order and in
-# their shapes. `ops.attention_backward(do, cache)` returns dq, dk and dv, each (1, T, H, Dh), and then Nones.
+# The layer is `out = x + y`, with y from H heads as in section 4, without biases. Its input x (T, D) is used four
+# times. Write the backward pass: it receives dout (T, D) and returns the gradients of x, Wq, Wk, Wv (D, H · Dh) and Wo
+# (H · Dh, D), in this order and in their shapes. `ops.attention_backward(do, cache)` returns dq, dk and dv, each (1, T,
+# H, Dh), and then Nones.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -485,8 +494,8 @@ assert_gradients(
 # <details><summary>Hint</summary>
 #
 # Reverse the three lines. $o\,W_o$ gives dWo and do, which has to be reshaped to (1, T, H, Dh) for
-# `ops.attention_backward`. Each of q, k and v is a linear layer: chapter 01 has its two gradients. What is used four times
-# receives the sum of four gradients, and the first of them is dout itself.
+# `ops.attention_backward`. Each of q, k and v is a linear layer: chapter 01 has its two gradients. What is used four
+# times receives the sum of four gradients, and the first of them is dout itself.
 #
 # </details>
 #
@@ -503,14 +512,15 @@ assert_gradients(
 # ```
 #
 # </details>
-#
-# Assignment [A2](assignments/README.md) continues from here: tasks a2_1 (the softmax), a2_2 and a2_3 (attention, forwards
-# and backwards).
+
+# %% [markdown]
+# Assignment [A2](assignments/README.md) continues from here: tasks a2_1 (the softmax), a2_2 and a2_3 (attention,
+# forwards and backwards).
 #
 # ## Questions
 #
-# 1. The softmax of one score is always 1, so attention over one key has no gradient for q and k. Does the same happen in a
-#    trained model, whose queries see dozens of keys?
+# 1. The softmax of one score is always 1, so attention over one key has no gradient for q and k. Does the same happen
+#    in a trained model, whose queries see dozens of keys?
 #
 # <details><summary>Answer</summary>
 #
@@ -519,8 +529,8 @@ assert_gradients(
 #
 # </details>
 #
-# 2. The rows of $W_o$ that belong to head 2 are all zero. The head adds nothing to the output. Which of its parameters have a
-#    gradient that is not zero?
+# 2. The rows of $W_o$ that belong to head 2 are all zero. The head adds nothing to the output. Which of its parameters
+#    have a gradient that is not zero?
 #
 # <details><summary>Answer</summary>
 #
@@ -539,7 +549,7 @@ assert_gradients(
 #
 # </details>
 #
-# **Next:** [02b positions and memory](02b_positions_and_memory.ipynb), which lets a query know how far away a key is, and
-# read beyond the beginning of its segment. The operation of this chapter is
+# **Next:** [02b positions and memory](02b_positions_and_memory.ipynb), which lets a query know how far away a key is,
+# and read beyond the beginning of its segment. The operation of this chapter is
 # [`ops/attention.py`](../tinyprune/ops/attention.py), the layer around it
 # [`model/layers.py`](../tinyprune/model/layers.py).

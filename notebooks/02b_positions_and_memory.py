@@ -13,11 +13,12 @@
 # &nbsp; ← [02 attention by hand](02_attention_by_hand.ipynb) · [all chapters](README.md) · [03 all-attention](03_all_attention.ipynb) →
 #
 # **After this chapter you can** give attention a memory of the text before its segment, and say which gradient this
-# leaves out; tell a query how far away each key is, with the gradients of it; and compute a whole layer of a trained model
-# by hand. At the end you look inside the heads of that model.
+# leaves out; tell a query how far away each key is, with the gradients of it; and compute a whole layer of a trained
+# model by hand. At the end you look inside the heads of that model.
 #
-# **You need** [chapter 02](02_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. It takes about an hour and a quarter
-# with its exercises, and half a minute to run (a small model is trained on the way; if another chapter has done that, a few seconds).
+# **You need** [chapter 02](02_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. It takes about an
+# hour and a quarter with its exercises, and half a minute to run (a small model is trained on the way; if another
+# chapter has done that, a few seconds).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -64,12 +65,12 @@ you_are_here("attention", "positions")
 # %% [markdown]
 # ## 1 · Memory
 #
-# A text of half a million characters does not fit into one training step, so it is cut into **segments** of T characters. Then the first
-# query of a segment sees only one character, itself, and the model has to predict from that. On average a query sees
-# half a segment, and never beyond its beginning.
+# A text of half a million characters does not fit into one training step, so it is cut into **segments** of T
+# characters. Then the first query of a segment sees only one character, itself, and the model has to predict from that.
+# On average a query sees half a segment, and never beyond its beginning.
 #
-# Dai et al. (2019, *Transformer-XL*) keep the layer's inputs of the previous segment, `m`, as a **memory** of M positions. Queries
-# come from the segment alone; keys and values come from memory and segment, $S = M + T$ of them:
+# Dai et al. (2019, *Transformer-XL*) keep the layer's inputs of the previous segment, `m`, as a **memory** of M
+# positions. Queries come from the segment alone; keys and values come from memory and segment, $S = M + T$ of them:
 #
 # $$ q = \hat x\,W_q \qquad k = [\hat m;\hat x]\,W_k \qquad v = [\hat m;\hat x]\,W_v \qquad\qquad \hat x = \mathrm{LayerNorm}(x) $$
 #
@@ -100,7 +101,7 @@ show_source(ops.context_forward, ops.context_backward, docstring=False)
 
 
 # %% jupyter={"source_hidden": true}
-# Draws which keys each query sees, for one mask and both.
+# Draws which keys each query sees: two masks side by side, and one of any size.
 def draw_mask(ax, T, M, mask):
     visible = visible_keys(T, M + T, M if mask == "same-length" else None)  # (T, S)
     extent = (-M - 0.5, T - 0.5, T - 0.5, -0.5)
@@ -134,18 +135,18 @@ sliders(draw, T=[4, 8], M=[0, 4, 8, 12], mask=["same-length", "causal"])
 # %% [markdown]
 # ### Reading in pieces
 #
-# With the same-length mask and a memory, the cut into segments leaves no trace. Whether a text is read in long pieces or in short
-# ones, each query sees the same M + 1 latest positions in every layer, and computes the same. That can be
-# checked on a trained model. (If there is none yet, the next cell trains one on the language
-# reference of Python: 4 layers of 8 heads, D = 128, T = M = 64. It is the baseline of many later chapters. The very
-# first call also compiles the kernels, for half a minute.)
+# With the same-length mask and a memory, the cut into segments leaves no trace. Whether a text is read in long pieces
+# or in short ones, each query sees the same M + 1 latest positions in every layer, and computes the same. That can be
+# checked on a trained model. (If there is none yet, the next cell trains one on the language reference of Python: 4
+# layers of 8 heads, D = 128, T = M = 64. It is the baseline of many later chapters. The very first call also compiles
+# the kernels, for half a minute.)
 #
 # The attention of this model is exactly the one of this chapter. After attention, every layer has a feed-forward block,
 # whose hidden units are divided among the heads. [Chapter 03](03_all_attention.ipynb) explains these *head
 # networks*. Here you need only know that they work on each position by itself and look at no other.
 #
-# **Before you look:** the model reads 192 characters in pieces of 64, then in pieces of 5. How far apart are the results with memory,
-# and how far without?
+# **Before you look:** the model reads 192 characters in pieces of 64, then in pieces of 5. How far apart are the
+# results with memory, and how far without?
 
 # %%
 run = baseline_run()
@@ -158,6 +159,7 @@ exact = Transformer(trained.config, params)
 passage = text.test[None, :192].astype(np.int64)  # (1, 192)
 
 
+# %%
 def read_in_pieces(size, keep_memory=True):
     """Return the hidden states of the passage, (1, 192, D), read `size` characters at a time."""
     memory, states = None, []
@@ -176,9 +178,9 @@ for size in (32, 19, 5):
     assert apart < 1e-10 < 1e-2 < without
 
 # %% [markdown]
-# What is the memory worth? Let the trained model read held-out text (text that it was not trained on) with its memory, and again with the memory removed at the
-# beginning of every segment, and compare the loss position by position, in bits per character. **Before
-# you look:** after how many positions will the reader without memory have caught up?
+# What is the memory worth? Let the trained model read held-out text (text that it was not trained on) with its memory,
+# and again with the memory removed at the beginning of every segment, and compare the loss position by position, in
+# bits per character. **Before you look:** after how many positions will the reader without memory have caught up?
 
 
 # %% jupyter={"source_hidden": true}
@@ -249,7 +251,7 @@ assert early > 0.5 and late < early / 2
 #
 # So far a query cannot tell the adjacent key from one fifty characters away: shuffle the keys that it sees together
 # with their values, and $o$ is the same. The first Transformer added a vector $p_i$ for each position to the
-# embeddings. Expanded, the score has four terms,
+# embeddings, the vectors $x_i$ that stand for the characters. Expanded, the score has four terms,
 #
 # $$ (x_i + p_i)W_q\cdot(x_j+p_j)W_k = \underbrace{x_iW_q\cdot x_jW_k}_{\text{what meets what}} + \underbrace{x_iW_q\cdot p_jW_k}_{\text{what looks where}} +
 # \underbrace{p_iW_q\cdot x_jW_k}_{\text{where looks for what}} + \underbrace{p_iW_q\cdot p_jW_k}_{\text{where looks where}} $$
@@ -258,10 +260,10 @@ assert early > 0.5 and late < early / 2
 # and the model could not know which of the two came first. What means the same everywhere is the **distance**. So Dai
 # et al. (2019, § 3.3) rewrite the four terms:
 #
-# - In the key, $p_j$ is replaced by $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$, a key that belongs to the distance. `R` has a
-#   row for each distance; all layers share it, and here it is learned. $W_r$ is the layer's own.
-# - In the query, $p_i$ is replaced by a learned vector of the head, the same for all queries, since every query has distance 0 from
-#   itself: **u** in the content term, **w** in the position term.
+# - In the key, $p_j$ is replaced by $r_\mathtt{dist} = R_\mathtt{dist}\,W_r$, a key that belongs to the distance. `R`
+#   has a row for each distance; all layers share it, and here it is learned. $W_r$ is the layer's own.
+# - In the query, $p_i$ is replaced by a learned vector of the head, the same for all queries, since every query has
+#   distance 0 from itself: **u** in the content term, **w** in the position term.
 #
 # $$ s_{ij} = \frac{q_i\cdot k_j + q_i\cdot r_\mathtt{dist} + u\cdot k_j + w\cdot r_\mathtt{dist}}{\sqrt{\mathtt{Dh}}}
 # = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{dist}(i,j)}}{\sqrt{\mathtt{Dh}}} \tag{5} $$
@@ -328,15 +330,15 @@ draw_numbers(axes[1], shifted, visible, "the same numbers by key", "key j (from 
 plt.show()
 
 # %% [markdown]
-# On the right the distances count down to 0 at the query's own position, one place further along
-# in each row, as they should. The hatched corner holds entries from neighbouring rows: exactly the keys that lie in the
-# future and are masked anyway. The backward pass uses the same view in reverse: `ds`, which is indexed by key, is *written*
-# through it into a matrix of zeros, which is then indexed by distance.
+# On the right the distances count down to 0 at the query's own position, one place further along in each row, as they
+# should. The hatched corner holds entries from neighbouring rows: exactly the keys that lie in the future and are
+# masked anyway. The backward pass uses the same view in reverse: `ds`, which is indexed by key, is *written* through it
+# into a matrix of zeros, which is then indexed by distance.
 #
 # ## 3 · The whole operation
 #
-# These are the lines of the package that compute the scores of (5), for all heads and texts of a batch at once. (`qh`, `kh`
-# and `rh` are q, k and r with the axis of the heads before that of the positions.)
+# These are the lines of the package that compute the scores of (5), for all heads and texts of a batch at once. (`qh`,
+# `kh` and `rh` are q, k and r with the axis of the heads before that of the positions.)
 
 
 # %% jupyter={"source_hidden": true}
@@ -418,9 +420,10 @@ for record in check_gradients(forward, ops.attention_backward, *arguments, argum
 # %% [markdown]
 # ## 4 · A whole layer, by hand
 #
-# With this you can compute what a layer of the trained model computes: join memory and segment, normalise them, make queries, keys, values
-# and distance keys, attend, multiply by $W_o$, and add the result to the **residual stream** x, the features that run through all layers
-# (chapter 02, section 4). Then the head networks add theirs. The cell does it for layer 1 and compares the result with what the model gave to layer 2.
+# With this you can compute what a layer of the trained model computes: join memory and segment, normalise them, make
+# queries, keys, values and distance keys, attend, multiply by $W_o$, and add the result to the **residual stream** x,
+# the features that run through all layers (chapter 02, section 4). Then the head networks add theirs. The cell does it
+# for layer 1 and compares the result with what the model gave to layer 2.
 
 # %%
 _, memory, _ = exact.forward(passage[:, :64])
@@ -448,10 +451,10 @@ print("layer 1 by hand is what layer 2 of the model receives")
 # %% [markdown]
 # ## 5 · Inside a trained model
 #
-# The textbook's operations (`ops/`) keep all attention weights, so we can look inside the trained model. Let it read some
-# held-out text and average the weight that each of its heads gives to distance 0, 1, 2, … The picture shows the ten
-# nearest keys. The rest of a head's weight, up to one, goes to keys further away. **Before you look:** to predict the next
-# character, which distance deserves the most weight? Is it 0, the current character?
+# The textbook's operations (`ops/`) keep all attention weights, so we can look inside the trained model. Let it read
+# some held-out text and average the weight that each of its heads gives to distance 0, 1, 2, … The picture shows the
+# ten nearest keys. The rest of a head's weight, up to one, goes to keys further away. **Before you look:** to predict
+# the next character, which distance deserves the most weight? Is it 0, the current character?
 
 
 # %% jupyter={"source_hidden": true}
@@ -505,8 +508,8 @@ assert by_distance[..., 0].mean() < near / 4
 # or the one before it. Distance 0 gets little, perhaps because the current character needs no head: the residual stream
 # has it already.
 #
-# Now split the scores of the strongest of these heads into the four terms of (5), each averaged over queries, as a function of
-# distance.
+# Now split the scores of the strongest of these heads into the four terms of (5), each averaged over queries, as a
+# function of distance.
 
 
 # %% jupyter={"source_hidden": true}
@@ -551,13 +554,13 @@ for name, value in range_of.items():
 assert max(range_of, key=range_of.get).endswith(("position", "position, for any query"))
 
 # %% [markdown]
-# The peak comes from the position terms: with $q\cdot r$ the queries of this head *ask for* a distance, with $w\cdot r$ the head prefers
-# one for every query. The content terms matter little in the *average*: they differ from key to key, but not from
-# distance to distance.
+# The peak comes from the position terms: with $q\cdot r$ the queries of this head *ask for* a distance, with $w\cdot r$
+# the head prefers one for every query. The content terms matter little in the *average*: they differ from key to key,
+# but not from distance to distance.
 #
 # Not all heads look at distances. Choose two more by what they look at: the one with the largest share of its weight on
-# blanks and line ends, and the one with the largest mean distance (which need not exceed M / 2, that of uniform weights:
-# most heads look nearer).
+# blanks and line ends, and the one that looks farthest, with the largest mean distance. (That is less than it may seem:
+# if most heads look near, even the farthest may stay below M / 2, the mean distance of uniform weights.)
 
 # %%
 seen = visible_keys(T, M + T, M)  # (T, S)
@@ -571,16 +574,16 @@ def head_with_most(values):
     return tuple(map(int, np.unravel_index(values.mean((1, 3)).argmax(), (L, H))))
 
 
-measured = {"the character before": at_distance[..., 1], "blanks": on_blanks, "far": reach}
+measured = {"the character before": at_distance[..., 1], "blanks": on_blanks, "farthest": reach}
 chosen = {name: head_with_most(values) for name, values in measured.items()}
 assert chosen["the character before"] == previous
 uniform = {
     "the character before": 1 / (M + 1),
     "blanks": blank.sum() / seen.sum() / len(tokens),
-    "far": M / 2,
+    "farthest": M / 2,
 }
 for name, (layer, head) in chosen.items():
-    mean, form = measured[name][layer, :, head].mean(), ".0f" if name == "far" else ".0%"
+    mean, form = measured[name][layer, :, head].mean(), ".0f" if name == "farthest" else ".0%"
     even = format(uniform[name], form)
     print(f"{name:20} layer {layer}, head {head}: {mean:{form}}   (uniform weights: {even})")
 
@@ -598,11 +601,11 @@ plt.show()
 
 # %% [markdown]
 # Here are the same three heads, with two queries each, on the text itself. The query is the framed character at the
-# end; an earlier character is darker the more weight it gets, compared with the largest weight of its row. (↵ is the end
-# of a line.) The heads are named after their *averages*, so each row says what its own query does: the share of its weight on the
-# character before, the share on blanks, the mean distance. The first query is one for which all three heads do what their
-# names say, the second the one for which the first head does so least. **Before you look:** where does a head look that
-# does not do what it does?
+# end; an earlier character is darker the more weight it gets, compared with the largest weight of its row. (↵ is the
+# end of a line.) The heads are named after their *averages*, so each row says what its own query does: the share of its
+# weight on the character before, the share on blanks, the mean distance. The first query is one for which all three
+# heads do what their names say, the second one for which the first head does not. **Before you look:** where will
+# that head look instead?
 
 # %% jupyter={"source_hidden": true}
 # Draws the text before two queries, shaded by the weights of the chosen heads.
@@ -610,7 +613,9 @@ shares = [
     measured[name][layer, sample, head] for name, (layer, head) in chosen.items()
 ]  # (T,) each
 typical = int(np.minimum(np.minimum(shares[0], shares[1]), shares[2] / M).argmax())
-exception = int(shares[0].argmin())
+asking = tokens[:, M:]  # (B, T), the queries' characters
+common = np.argsort(-np.bincount(asking.ravel()))[:20]  # the most frequent ones
+exception = int(np.where(np.isin(asking[sample], common), shares[0], 1).argmin())
 figure, axes = plt.subplots(2, 1, figsize=(10.5, 2.9))
 for ax, query in zip(axes, (typical, exception)):
     letters = text.tokenizer.decode(tokens[sample, query : query + M + 1]).replace("\n", "↵")
@@ -625,7 +630,7 @@ for ax, query in zip(axes, (typical, exception)):
             style = {"family": "monospace", "color": "white" if share > 0.7 else "black"}
             ax.text(column, row, letter, ha="center", va="center", **style)
         value = shares[row][query]
-        names.append(f"{name}: {f'distance {value:.0f}' if name == 'far' else f'{value:.0%}'}")
+        names.append(f"{name}: {f'distance {value:.0f}' if name == 'farthest' else f'{value:.0%}'}")
     frame = plt.Rectangle((M - 0.5, -0.5), 1, 3, fill=False, edgecolor=VERMILION, linewidth=1.2)
     ax.add_patch(frame)
     ax.set(xlim=(-0.6, M + 0.7), ylim=(2.6, -0.6), yticks=range(3), xticks=[])
@@ -633,16 +638,14 @@ for ax, query in zip(axes, (typical, exception)):
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 plt.show()
-assert shares[0][typical] > 0.5 > 0.1 > shares[0][exception]
+assert shares[0][typical] > 0.5 > shares[0][exception]
 
 # %% [markdown]
-# For the second query the first head spreads its weight thinly over the whole text. Is that an accident? Look at this head for many
-# queries, by their character.
+# For the second query the first head looks elsewhere. Is that an accident? Look at its weight on the character before,
+# averaged over all queries with the same character, for the twenty most frequent characters.
 
 # %%
 on_previous = at_distance[previous[0], :, previous[1], :, 1]  # (B, T)
-asking = tokens[:, M:]  # (B, T), the queries' characters
-common = np.argsort(-np.bincount(asking.ravel()))[:20]
 by_letter = {text.tokenizer.decode(np.array([c])): on_previous[asking == c].mean() for c in common}
 print("  ".join(f"{letter!r} {value:.0%}" for letter, value in by_letter.items()))
 assert min(by_letter.values()) < max(by_letter.values()) / 2
@@ -658,7 +661,8 @@ assert min(by_letter.values()) < max(by_letter.values()) / 2
 # ## Recap
 #
 # - A memory is the layer's inputs before the segment. They serve as keys and values, and get no gradient.
-# - Positions are distances: each distance has a key $r_\mathtt{dist}$, which is compared with $q_i + w$. A shifted view turns columns of distances into columns of keys.
+# - Positions are distances: each distance has a key $r_\mathtt{dist}$, which is compared with $q_i + w$. A shifted view
+#   turns columns of distances into columns of keys.
 # - With memory, distances and the same-length mask, a text may be cut anywhere, and the model computes the same.
 #
 # ## Now you
@@ -668,9 +672,10 @@ assert min(by_letter.values()) < max(by_letter.values()) / 2
 # %% [markdown]
 # ### Exercise 1 · A memory that leaves no trace
 #
-# Write `read(x, T)`, which reads the inputs x (n, D) of one layer T positions at a time, the last piece possibly shorter. `layer(piece, m)` returns
-# the outputs for one piece, (T, D); m (at most M, D) holds the inputs just before the piece and is empty, (0, D), at the beginning.
-# Return all outputs, (n, D). They must not depend on T, even where T is less than M.
+# Write `read(x, T)`, which reads the inputs x (n, D) of one layer T positions at a time, the last piece possibly
+# shorter. `layer(piece, m)` returns the outputs for one piece, (T, D); m (at most M, D) holds the inputs just before
+# the piece and is empty, (0, D), at the beginning. Return all outputs, (n, D). They must not depend on T, even where T
+# is less than M.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -727,8 +732,8 @@ for T in (20, 8, 6, 3, 1):
 # ### Exercise 2 · The gradients of distances
 #
 # The position part of one head's scores is $s_{ij} = (q_i + w)\cdot r_{\mathtt{dist}(i,j)}/\sqrt{\mathtt{Dh}}$ where
-# $\mathtt{dist}(i,j) = i + M - j$ is at least 0, and 0 for keys in the future. Write its backward pass: from ds (T, S) the gradients of
-# q (T, Dh), r (S, Dh; row = distance) and w (Dh,). Two loops, over queries and keys, are good enough.
+# $\mathtt{dist}(i,j) = i + M - j$ is at least 0, and 0 for keys in the future. Write its backward pass: from ds (T, S)
+# the gradients of q (T, Dh), r (S, Dh; row = distance) and w (Dh,). Two loops, over queries and keys, are good enough.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -756,8 +761,9 @@ assert_gradients(position_forward, position_backward, q, r, w, argument_names=["
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Begin with zeros in the shapes of q, r and w. Each pair of a query and a visible key adds something to all three: query $i$ receives
-# $\mathtt{ds}_{ij}\,r_\mathtt{dist}$; the row `dist` of dr, which several pairs share, receives $\mathtt{ds}_{ij}\,(q_i+w)$.
+# Begin with zeros in the shapes of q, r and w. Each pair of a query and a visible key adds something to all three:
+# query $i$ receives $\mathtt{ds}_{ij}\,r_\mathtt{dist}$; the row `dist` of dr, which several pairs share, receives
+# $\mathtt{ds}_{ij}\,(q_i+w)$.
 #
 # </details>
 #
@@ -776,13 +782,14 @@ assert_gradients(position_forward, position_backward, q, r, w, argument_names=["
 # ```
 #
 # </details>
-#
+
+# %% [markdown]
 # In assignment [A2](assignments/README.md), tasks a2_2 and a2_3, attention has a memory too.
 #
 # ## Questions
 #
-# 1. In `attention_backward`, `du` is the sum over batch and positions of `dq`, taken *before* the position part is added. Why
-#    not after?
+# 1. In `attention_backward`, `du` is the sum over batch and positions of `dq`, taken *before* the position part is
+#    added. Why not after?
 #
 # <details><summary>Answer</summary>
 #
@@ -796,9 +803,10 @@ assert_gradients(position_forward, position_backward, q, r, w, argument_names=["
 #
 # <details><summary>Answer</summary>
 #
-# Nothing, as with the key bias of chapter 02: every visible score of row $i$ gets the same $(q_i+w)\cdot b/\sqrt{\mathtt{Dh}}$. Only
-# differences between distances count. (Both cease to hold once persistent keys, which have no distance, share the
-# softmax, as in chapter 03: such a bias then shifts weight between the text and the persistent vectors.)
+# Nothing, as with the key bias of chapter 02: every visible score of row $i$ gets the same $(q_i+w)\cdot
+# b/\sqrt{\mathtt{Dh}}$. Only differences between distances count. (Both cease to hold once persistent keys, which have
+# no distance, share the softmax, as in chapter 03: such a bias then shifts weight between the text and the persistent
+# vectors.)
 #
 # </details>
 #
