@@ -186,7 +186,7 @@ np.testing.assert_allclose((da * a).sum(1), (do * o).sum(1), rtol=1e-12)
 # %% [markdown]
 # The last line will be useful later. The average, which the compiled code calls *delta*, follows from two vectors
 # of Dh numbers, before any weight of the row is read. That is why compiled code need not store a whole row of weights
-# ([chapter 09](09_hot_loops_in_numba.ipynb)).
+# ([chapter 09b](09b_attention_in_numba.ipynb)).
 #
 # The next picture shows `a` and `ds` for one query, with the same `da` twice: once with a softmax that is undecided,
 # and once with all scores six times as large, so that key 2 has nearly all the weight. The loss would fall if weight
