@@ -435,12 +435,12 @@ def spread_over(part):
 
 def draw(head, query):
     _, ax = plt.subplots(figsize=(6, 2.4))
-    draw_query(ax, *divmod(head, H), 3, query)
+    draw_query(ax, *divmod(heads[head], H), 3, query)  # heads are numbered through the layers
     plt.show()
 
 
-most, least = int(share.argmax()), int(share.argmin())  # of all heads, numbered through the layers
-sliders(draw, head=[("least persistent", least), ("most persistent", most)], query=(0, 60, 5))
+heads = {"least persistent": int(share.argmin()), "most persistent": int(share.argmax())}
+sliders(draw, head=list(heads), query=(0, 60, 5))
 
 
 # %%
@@ -709,7 +709,8 @@ assert counted["Transformer-XL"]["feed-forward"] > 0.6 * sum(counted["Transforme
 # cannot shrink below 60 %. Which do you expect to be better with all its heads? And at 0.67 M parameters, where
 # All-attention has 24 of 32 heads left and Transformer-XL about 11?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Draws the study's results, and prints the differences at equal size.
 figure = plot_architecture(read_csv(results("architecture-pydoc", "results.csv").read_text()))
 figure.set_dpi(100)
 display(figure)
@@ -760,7 +761,8 @@ lines_about(ops.head_networks_forward, r" (a|r|weights|values|out) = |values_? =
 # 0.88 M parameters, with five seeds, without pruning. It shows how much each change closes of the distance to a
 # Transformer-XL.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Prints the differences of the parity study.
 for row in read_csv(results("parity-pydoc", "comparison.csv").read_text()):
     kind, _, steps = row["method"].rpartition(": ")
     if steps == "1500 steps" and "gain" not in kind:
