@@ -18,7 +18,7 @@
 # would expect, and a second kind of heads that does better. The other chapters use that second kind.
 #
 # **You need** chapters [02](02_attention_by_hand.ipynb) and [02b](02b_positions_and_memory.ipynb). The first run takes
-# two minutes, because it trains a small model with the paper's heads; later runs load it. Unfamiliar words are in the
+# a few minutes, because it trains a small model with the paper's heads; later runs load it. Unfamiliar words are in the
 # [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
@@ -150,9 +150,8 @@ np.testing.assert_allclose(
 # block 2 · D · F. With N = F the two layers have the same size.
 #
 # Persistent keys have no position, so u, w and r do not apply to them, and no mask hides them. They act like a memory
-# that never scrolls away. The next cell checks this: in attention without relative positions,
-# `pk` and `pv` are *the same as* N more keys $\sqrt{\mathtt{Dh}}\,\mathtt{pk}$ and values $\sqrt N\,\mathtt{pv}$ in
-# front of the text.
+# that never scrolls away. The next cell checks this: in attention without relative positions, `pk` and `pv` are *the
+# same as* N more keys $\sqrt{\mathtt{Dh}}\,\mathtt{pk}$ and values $\sqrt N\,\mathtt{pv}$ in front of the text.
 
 # %%
 B, T, S, H, Dh, N = 2, 3, 5, 4, 6, 7  # all different
@@ -235,8 +234,8 @@ for N_new in (16, 256, 4096):
 # ## 4 · Their gradients
 #
 # There is nothing new: they are keys and values. The gradient of the softmax from chapter 02 holds for the whole row of
-# S + N weights, with *one* average over both kinds. (Through that average the two compete: a text position that is better than
-# expected takes weight from the persistent vectors, too.)
+# S + N weights, with *one* average over both kinds. (Through that average the two compete: a text position that is
+# better than expected takes weight from the persistent vectors, too.)
 #
 # $$ \mathtt{da}^p_{in} = \mathtt{do}_i\cdot\sqrt N\,\mathtt{pv}_n \qquad\quad
 # \mathtt{ds}^p_{in} = a^p_{in}\Big(\mathtt{da}^p_{in} - \sum_j a_{ij}\,\mathtt{da}_{ij} - \sum_{n'} a^p_{in'}\,\mathtt{da}^p_{in'}\Big) $$
@@ -516,9 +515,9 @@ assert cost["silenced"] / 2 < cost["averaged"] < cost["silenced"] < cost["remove
 assert by_layer["silenced"][-1] < by_layer["silenced"][0] and share[-1].mean() > share[0].mean()
 
 # %% [markdown]
-# Choosing among persistent vectors is worth something, above all in the first layer. A head's mean persistent value,
-# which does not depend on the choice, is worth a little more. By far the most is lost when the vectors themselves are
-# removed. A softmax must spend all of its weight. A head that finds nothing of interest in the text needs somewhere to
+# Choosing among persistent vectors is worth something, above all in the first layer: this is what averaging loses. A
+# head's mean persistent value, which silencing loses in addition, is worth less. By far the most is lost when the
+# vectors themselves are removed. A softmax must spend all of its weight. A head that finds nothing of interest in the text needs somewhere to
 # put it, and persistent vectors serve as that place, even when their values are zero. (Xiao et al. 2023 found that
 # large language models use the first tokens of a text in this way, and called it an *attention sink*.) And the last
 # layer, which gives them much more of its weight than the first, loses much less when they are silenced: weight is not
@@ -535,9 +534,9 @@ assert by_layer["silenced"][-1] < by_layer["silenced"][0] and share[-1].mean() >
 # $W_q, W_k, W_v, W_r$, Dh rows of $W_o$, and a row, or a slab, of u, w, pk and pv. The package says the same in two
 # lines: the axis that runs over heads, and the parameters in which a head takes Dh entries along it instead of one
 # (`WIDE`). All code about single heads uses them. (`log_alpha` belongs to the gates of
-# [chapter 04](04_hard_concrete_gate.ipynb), `net.pk`, `net.pb` and `net.pv` to the heads of section 10, and the biases
-# `bq`, `bk` and `bv` to the GPT-2 of [chapter 11](11_a_real_language_model.ipynb), where several heads may share keys
-# and values: `groups`.)
+# [chapter 04](04_hard_concrete_gate.ipynb), and `net.pk`, `net.pb` and `net.pv` to the heads of section 10. The biases
+# `bq`, `bk` and `bv`, and `groups` of heads that share keys and values, occur in some pretrained models
+# ([chapter 11](11_a_real_language_model.ipynb) loads one).)
 
 # %%
 print(f"HEAD_AXIS = {HEAD_AXIS}\nWIDE = {WIDE}")
@@ -688,12 +687,12 @@ assert counted["All-attention"]["heads"] > 0.99 * sum(counted["All-attention"].v
 assert counted["Transformer-XL"]["feed-forward"] > 0.6 * sum(counted["Transformer-XL"].values())
 
 # %% [markdown]
-# All-attention falls along the diagonal, almost to nothing. Transformer-XL stops at its feed-forward blocks: without any head,
-# and so without any connection between positions, more than 60 % of it would still be there.
+# All-attention falls along the diagonal, almost to nothing. Transformer-XL stops at its feed-forward blocks: without any
+# head, and so without any connection between positions, more than 60 % of it would still be there.
 #
-# The printed sizes with fewer heads are the pair that the paper compares. It reports 53.8 M parameters for both whole models, 30.7 M
-# for All-attention without 43 % of its heads and 47.9 M for Transformer-XL without 25 %, and says that these two are
-# about equally good. Our counts are 0.6 to 1.7 million higher; we do not know what the paper's counts leave out.
+# The sizes with fewer heads are the pair that the paper compares. It reports 53.8 M parameters for both whole models,
+# 30.7 M for All-attention without 43 % of its heads and 47.9 M for Transformer-XL without 25 %, and says that these two
+# are about equally good. Our counts are 0.6 to 1.7 million higher; we do not know what the paper's counts leave out.
 #
 # ## 9 · But is it any good?
 #
@@ -745,7 +744,8 @@ assert all(r["difference"] > 0 for r in differences["head-networks"])
 #
 # **A network of its own** (`"stream"`). Cut the feed-forward block into H parts, N hidden units each, and give every head
 # one of them. Its persistent vectors are then as wide as the model, D. They read the *stream*, the (B, T, D) array that
-# every block adds to, after attention has added its part; but what they add is multiplied by the same gate as the rest of their head:
+# every block adds to, after attention has added its part; but what they add is multiplied by the same gate as the rest
+# of their head:
 #
 # $$ \mathtt{out} = c \sum_h g_h\, \max(x\,p_{k,h}^\top + b_h, 0)\; p_{v,h} + b_o $$
 #
@@ -771,7 +771,7 @@ for row in read_csv(results("parity-pydoc", "comparison.csv").read_text()):
         )
 
 # %% [markdown]
-# Leaving the softmax closes about a third of the distance. The rest comes with the network: its width, its biases, a
+# Leaving the softmax for a squared ReLU closes about a third of the distance. The rest comes with the network: its width, its biases, a
 # LayerNorm of its own, or the wider view of what it reads; the study does not separate these.
 #
 # The model that the other chapters train has head networks with N = 32 units each. Together they are a feed-forward

@@ -395,11 +395,11 @@ for planted in (unclipped_backward, lukewarm_backward):
     assert not record.passed
 
 # %% [markdown]
-# The second of these would go unnoticed for long, because the gates would still move in the right direction. But only
-# the gradient of the *task* passes through this function, and it would be three times too weak. The price of an open
-# gate, the L0 loss of [chapter 05](05_l0_and_the_difference.ipynb), has a gradient of its own, which stays as it is. The
-# balance between the two would shift, and more heads would close than they should. The first is worse than it looks:
-# beyond the clip the forward pass is flat, and a gate would be pushed by a slope that does not exist.
+# The first is worse than its small error suggests: beyond the clip the forward pass is flat, and a gate would be pushed
+# by a slope that does not exist. The second would go unnoticed for long without a check, because the gates still move in
+# the right direction. But only the gradient of the *task* passes through this function; it would be three times too
+# weak. The price of an open gate, the L0 loss of [chapter 05](05_l0_and_the_difference.ipynb), has a gradient of its
+# own, which stays as it is. The balance between the two would shift, and more heads would close than they should.
 #
 # Now the same question about the hard gate, which comes next: is `hard_concrete_backward` the derivative of the *hard*
 # forward?
@@ -500,8 +500,8 @@ assert abs(through - of_hard) > 50 * through_error  # biased for the cubic: this
 # all three rows. It is right to one or two per cent for the linear loss, a third too large for the parabola and more
 # than two thirds too large for the cubic.
 #
-# The reason shows when `beta` is small. Then $\partial g/\partial\,\mathtt{log\_alpha}$ is nonzero only for
-# tosses close to the edge, half of them just below ½, where the slope is taken at 0, and half just above, where it is
+# The reason shows when `beta` is small. Then $\partial g/\partial\,\mathtt{log\_alpha}$ is nonzero only for tosses
+# close to the edge, half of them just below ½, where the slope is taken at 0, and half just above, where it is
 # taken at 1. Hence
 #
 # $$ \text{straight-through} \;\longrightarrow\; p\,(1-p)\cdot\tfrac12\big(\mathtt{loss}'(0)+\mathtt{loss}'(1)\big) $$
@@ -510,7 +510,8 @@ assert abs(through - of_hard) > 50 * through_error  # biased for the cubic: this
 #
 # It is the **trapezoid rule**: the area under $\mathtt{loss}'$ is replaced by the mean of its two ends. That rule is
 # exact when $\mathtt{loss}'$ is a straight line, that is, for linear and parabolic losses; for $g^3$ it gives 1.5
-# instead of 1. For those two, the remaining bias at `beta` = 0.333 comes from `beta` not being small.
+# instead of 1. For the linear loss and the parabola, the bias that was measured at `beta` = 0.333 comes from `beta` not
+# being small. With a small `beta` it is gone, while the cubic's stays:
 
 # %%
 for name, (loss, slope) in LOSSES.items():
@@ -647,7 +648,9 @@ def turn(log_alpha=2, beta=0.333, stretch=0.1):
     for end, p, share in ((-0.06, 1 - opened, (g == 0).mean()), (1.06, one, (g == 1).mean())):
         left.bar(end, share, 0.09, color=VERMILION, alpha=0.45)
         left.plot(end, p, "D", color=VERMILION, markersize=4)
-    left.set(xlim=(-0.2, 1.2), ylim=(0, max(1.2, 1.05 * curve.max())), xlabel="g")
+    left.set(
+        xlim=(-0.2, 1.2), ylim=(0, max(1.2, 1.05 * curve.max())), xticks=[0, 0.5, 1], xlabel="g"
+    )
     left.set_title(f"P(open) = {opened:.3f}", fontsize=9)
     even = np.linspace(0.0005, 0.9995, 2000)
     gradient = gradients_of_draws(even, log_alpha, **options)
@@ -726,8 +729,9 @@ assert overlap == [True, False, True, True, True]
 #   to (`gamma`, `zeta`) and clipped. One formula, $P(g>x)$, gives its whole distribution.
 # - The gradient of a draw is a product of four factors. It is zero where the clip acts, and its mean is exact for soft
 #   gates.
-# - A hard gate uses 0 or 1 in the forward pass and the soft gate's gradient. The result is biased by the temperature,
-#   which vanishes with `beta`, and by the trapezoid rule, which stays unless the loss is linear or a parabola.
+# - A hard gate uses 0 or 1 in the forward pass and the soft gate's gradient in the backward pass. This gradient has two
+#   biases: one from the temperature, which vanishes with `beta`, and one from the trapezoid rule, which does not, but is
+#   zero for a loss that is linear or a parabola.
 #
 # ## Now you
 #
