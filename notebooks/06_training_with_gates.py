@@ -17,10 +17,10 @@
 # stabiliser from an unfair one.
 #
 # **You need** the gate of [chapter 04](04_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
-# [chapter 05](05_l0_and_the_difference.ipynb). It takes three quarters of an hour to read and half a minute to run (a
-# little more the first time, when the baseline is trained).
+# [chapter 05](05_l0_and_the_difference.ipynb); the words are in the [glossary](README.md#glossary). It takes three
+# quarters of an hour to read and a minute to run (a little more the first time, when the baseline is trained).
 
-# %%
+# %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
 import importlib.util
 import subprocess
@@ -37,17 +37,20 @@ if not importlib.util.find_spec("tinyprune"):
     # until then Python has to be told where it is
     sys.path.insert(0, "repository")
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Imports, the trained baseline, and show_lines, which shows a part of a function
 # %matplotlib inline
+import inspect
 import itertools
 import json
 import tempfile
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from tinyprune import ops, plots
 from tinyprune.data import Segments
@@ -55,7 +58,14 @@ from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.ablation import plot_ablation
 from tinyprune.model.gating import gates_forward, joined_log_alpha, output_scaling
 from tinyprune.model.transformer import Transformer
-from tinyprune.notebook import baseline_run, results, show_source, use_style
+from tinyprune.notebook import (
+    baseline_run,
+    results,
+    show_source,
+    sliders,
+    use_style,
+    you_are_here,
+)
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 from tinyprune.pruning.gates import Controller, GateObjective, add_gates, gated_outputs, settle
 from tinyprune.tables import text_table
@@ -65,6 +75,16 @@ from tinyprune.training.metrics import MetricsLog, read_metrics
 from tinyprune.training.optimizers import make_optimizer, parameter_groups
 from tinyprune.training.schedules import linear_warmup
 
+
+def show_lines(function, first, last):
+    """Show a function's lines from the one with `first` to the next one with `last`."""
+    lines = inspect.getsource(function).splitlines()
+    start = next(i for i, line in enumerate(lines) if first in line)
+    end = next(i for i, line in enumerate(lines) if i >= start and last in line)
+    code = textwrap.dedent("\n".join(lines[start : end + 1]))
+    display(Markdown(f"```python\n{code}\n```"))
+
+
 use_style()
 run = baseline_run()
 baseline, text = run.load("train").model, run.text
@@ -73,9 +93,10 @@ L, H, T = config.L, config.H, config.T
 B = run.config.gate_train.B
 segments = Segments(text.train, B, T)
 baseline_bits = evaluate(baseline, text.valid, text.characters["valid"]).bits_per_character
-print(
-    f"the baseline: {L} layers of {H} heads, {baseline_bits:.3f} bits per character on the validation split"
-)
+print(f"the baseline: {L} layers of {H} heads, {baseline_bits:.3f} bits per character (validation)")
+
+# %%
+you_are_here("gate", "gates")
 
 # %% [markdown]
 # ## 1 · One step: two forces on every gate
@@ -98,12 +119,19 @@ print(
 # task's pull is stronger.
 
 # %%
-show_source(add_gates, GateObjective.__call__, docstring=False)
+show_source(add_gates, docstring=False)
 
 # %% [markdown]
-# `model.backward` computes the first term, `l0_backward` the second, and `lam` may still be rising (`linear_warmup`,
-# section 4) or come from a controller (section 6). Check (1) on real text: the price that `GateObjective` adds must be
-# the difference between its gradient and that of the cross-entropy alone, with the same noise.
+# In every step `GateObjective` runs the model forwards and back, and then adds the price to the gradients:
+
+# %%
+show_lines(GateObjective.__call__, "log_alpha = joined", "return losses(l0=float(l0)")
+
+# %% [markdown]
+# `grads` comes from `model.backward` and holds the first term, `l0_backward` computes the second. `lam` may still be
+# rising (`linear_warmup`, section 4) or come from a controller (section 6). Check (1) on real text: the price that
+# `GateObjective` adds must be the difference between its gradient and that of the cross-entropy alone, with the same
+# noise.
 
 
 # %%
@@ -132,38 +160,13 @@ def price(step, share):
 for step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (400, 1.0)):
     assert price(step, share) < 1e-7, step
 assert price(25, 1.0) > 1e-3  # a price that forgot its warm-up would be noticed
-print(
-    "the gradient of every log_alpha is the task's plus lam · p (1 − p), lam rising over 50 steps"
-)
+print("every gradient is the task's plus lam · p (1 − p), lam rising over 50 steps")
 
 # %% [markdown]
-# Both terms depend on the gate's `log_alpha`. The price acts with $p(1-p)$; the task acts through $\partial
-# g/\partial\,\mathtt{log\_alpha}$, which is zero whenever the noise puts the gate into the clip. Average the latter
-# over the noise and plot both.
-
-# %%
-places = np.linspace(-5, 5, 81)
-u = ops.draw_noise((4000, 1), rng=np.random.default_rng(0), dtype=np.float64)  # (4000, 1)
-grid = np.broadcast_to(places, (4000, places.size))  # (4000, 81)
-_, cache = ops.hard_concrete_forward(grid, np.broadcast_to(u, grid.shape), hard=True, **shape)
-mobility = ops.hard_concrete_backward(np.ones_like(grid), cache).mean(0)  # (81,)
-p = ops.p_open(places, **shape)  # (81,)
-
-figure, ax = plt.subplots(figsize=(7, 3.2))
-ax.plot(places, mobility, color=BLUE, label="reach of the task: mean of ∂g/∂log_alpha")
-ax.plot(places, p * (1 - p), color=VERMILION, linestyle="--", label="reach of the price: p (1 − p)")
-for start, name in ((0.0, "log_alpha = 0"), (2.0, "log_alpha = 2")):
-    ax.axvline(start, color=GREY, linewidth=0.8, linestyle=":")
-    ax.text(start, 0.31, name, color=GREY, ha="center", va="bottom")
-ax.set(xlabel="log_alpha", ylabel="factor in the gradient", ylim=(0, 0.31))
-ax.set_title("Gates move in the middle and rest at both ends", pad=18)
-ax.legend(frameon=False, loc="upper left")
-plt.show()
-
-# %% [markdown]
-# Far out on either side both forces vanish: the gate is settled. At `log_alpha = 2` both are small, at 0 both are near
-# their maximum. With plain gradient descent a gate that starts at 2 would move gently; AdamW equalises step sizes
-# (section 4), but the distance to the boundary at 0 remains. The second effect of the starting value is more important.
+# Both terms depend on where the gate is ([chapter 05](05_l0_and_the_difference.ipynb), section 2). Both are near their
+# maximum at `log_alpha` = 0 and vanish far out on either side, where the gate is settled. At 2, where the paper starts,
+# both are small, but AdamW (the optimizer of this package: Adam, which divides each gradient by its usual size, with
+# weight decay) equalises step sizes. So the important effect of the starting value is another one.
 
 # %% [markdown]
 # ## 2 · First stabiliser: start from the model that was trained
@@ -178,8 +181,10 @@ plt.show()
 #
 # The temperature `beta` has cancelled. $P(\mathtt{open}) = P(g>0)$, which L0 counts, is a little larger, since it
 # includes gates that are nearly shut: 0.943 at the paper's start `log_alpha = 2`, where 0.881 is the probability that
-# the head is really used. A start at 0 looks neutral but is not: a coin is tossed for every head, and **half of the
-# trained model is gone in the first step**.
+# the head is really used.
+#
+# **Before you look:** a start at 0 looks neutral, half-way between open and shut. What does the first forward pass do to
+# the trained model then?
 
 # %%
 rng = np.random.default_rng(1)
@@ -190,12 +195,14 @@ for start in (0.0, 2.0):
     soft, _ = ops.hard_concrete_forward(log_alpha, noise, hard=False, **shape)
     used, opened = ops.sigmoid(start * np.ones(1))[0], ops.p_open(start * np.ones(1), **shape)[0]
     assert abs(hard.mean() - used) < 0.005 and abs((soft > 0).mean() - opened) < 0.005
+    heads = f"{used * L * H:.1f} of {L * H} heads"
     print(
-        f"log_alpha = {start:.0f}: P(open) {opened:.3f}, used with probability {used:.3f}: {used * L * H:.1f} of {L * H} heads"
+        f"log_alpha = {start:.0f}: P(open) {opened:.3f}, used with probability {used:.3f}, {heads}"
     )
 
 # %% [markdown]
-# The next cell shows what that does to the model before any training: the loss of one batch with gates drawn anew
+# From 0 a coin is tossed for every head, and **half of the trained model is gone in the first step**. The next cell shows
+# what that does to the model before any training: the loss of one batch with gates drawn anew
 # twelve times, for several starting values, with and without the output scaling of the next section.
 
 # %%
@@ -214,38 +221,30 @@ batch_loss = {
 }  # (6 starts, 12 draws) each
 whole = float(baseline.loss(ids, targets)[0]) / np.log(2)
 
+print(f"without gates {whole:.2f} bits; first step from 0 {batch_loss[True][1].mean():.2f}, from 2 {batch_loss[True][3].mean():.2f}")  # fmt: skip
+assert whole < batch_loss[True][3].mean() < batch_loss[True][1].mean()
+assert batch_loss[True][1].mean() > 1.5 * whole
+
+# %% jupyter={"source_hidden": true}
+# Draw the loss in the first step, by the starting value
 figure, ax = plt.subplots(figsize=(7, 3.3))
-for scaled, colour, marker, shift in ((True, BLUE, "o", -0.06), (False, VERMILION, "s", 0.06)):
-    ax.plot(
-        np.repeat(np.array(starts) + shift, 12),
-        batch_loss[scaled].ravel(),
-        marker,
-        color=colour,
-        alpha=0.3,
-        markersize=4,
-    )
+for scaled, colour, marker, line, shift in (
+    (True, BLUE, "o", "-", -0.06),
+    (False, VERMILION, "s", "--", 0.06),
+):
+    places, bits = np.array(starts) + shift, batch_loss[scaled]
+    ax.plot(np.repeat(places, 12), bits.ravel(), marker, color=colour, alpha=0.3, markersize=4)
     name = "with output scaling" if scaled else "without output scaling"
-    ax.plot(
-        np.array(starts) + shift,
-        batch_loss[scaled].mean(1),
-        marker=marker,
-        color=colour,
-        linestyle="-" if scaled else "--",
-        label=name,
-    )
+    ax.plot(places, bits.mean(1), marker=marker, color=colour, linestyle=line, label=name)
 ax.axhline(whole, color=GREY, linestyle=":", linewidth=1)
 ax.text(-1, whole - 0.1, "the trained model, no gates", color=GREY, va="top")
 ax.set(xlabel="start of every log_alpha", ylabel="bits per character", ylim=(whole - 0.9, None))
 ax.set_title("The loss in the very first step, by where gates start (dots: 12 draws of the gates)")
 ax.legend(frameon=False)
 plt.show()
-print(
-    f"first step: {batch_loss[True][1].mean():.2f} bits from 0, {batch_loss[True][3].mean():.2f} from 2, without gates {whole:.2f}"
-)
-assert whole < batch_loss[True][3].mean() < batch_loss[True][1].mean()
 
 # %% [markdown]
-# From 0, the loss more than doubles at once. Further training recovers it, but meanwhile the gates are learning, too,
+# From 0, the loss is far higher at once. Further training recovers it, but meanwhile the gates are learning, too,
 # and they learn what a head is worth *in a broken model*. From 2 the damage is mild, as with dropout.
 
 # %% [markdown]
@@ -273,9 +272,12 @@ assert [output_scaling(8, n) for n in (8, 4, 1, 0)] == [1, 2, 8, 8] and output_s
 # The averages are exact; the *size* of a single sum is a different question. If all heads of a block pointed in the
 # same direction, the sum of $n$ would be $n/H$ times as long as the whole, and $c$ would restore its length, too. If
 # they were at right angles to each other, lengths would add like the sides of a right triangle: $\sqrt{n/H}$ without
-# $c$ and $\sqrt{H/n}$, too long, with it. Where do real heads lie? Take the contributions of all layers on real text
+# $c$ and $\sqrt{H/n}$, too long, with it. The next picture shows where real heads lie. It takes the contributions of all layers on real text
 # (with the textbook *backend*, the NumPy operations of chapters 01 to 05, whose cache keeps each head's output `o`; the
-# compiled kernels are the other backend) and form all 255 subsets.
+# compiled kernels are the other backend) and forms all 255 subsets.
+#
+# **Before you look:** each head learns in the presence of the others. Would you expect the heads of a layer to agree, or
+# to say different things?
 
 # %%
 reader = Transformer(config, {name: x.astype(np.float64) for name, x in baseline.params.items()})
@@ -284,9 +286,7 @@ first, _, _ = few.batch(0)  # (4, T)
 second, wanted, _ = few.batch(1)
 _, memory, _ = reader.forward(first)
 _, _, cache = reader.loss(second, wanted, memory)
-subsets = np.array(list(itertools.product([0.0, 1.0], repeat=H)))[
-    1:
-]  # (255, H), the empty one left out
+subsets = np.array(list(itertools.product([0.0, 1.0], repeat=H)))[1:]  # (255, H), without {}
 n = subsets.sum(1)  # (255,)
 lengths = {"attention": [], "networks": []}
 for i in range(L):
@@ -299,40 +299,28 @@ for i in range(L):
         squares = np.einsum("sh,hk,sk->s", subsets, gram, subsets)
         found.append(np.sqrt(squares / gram.sum()))  # (255,)
 
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharex=True)
+# %% jupyter={"source_hidden": true}
+# Draw how long a block's output is with n of 8 heads, without and with output scaling
+figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), sharex=True)
 k = np.arange(1, H + 1)
 for ax, scaled, colour in zip(axes, (False, True), (VERMILION, BLUE)):
     factor = H / k if scaled else np.ones(H)
     ax.plot(k, factor * k / H, color=GREY, linestyle=":", label="if all heads agreed")
-    ax.plot(
-        k, factor * np.sqrt(k / H), color=GREY, linestyle="--", label="if they were at right angles"
-    )
-    for (block, found), face in zip(lengths.items(), (colour, "white")):
-        for i, marker in zip(range(L), "os^D"):
-            mean = np.array([found[i][n == m].mean() for m in k])
-            ax.plot(
-                k,
-                factor * mean,
-                color=colour,
-                marker=marker,
-                markerfacecolor=face,
-                markersize=4,
-                linewidth=1,
-                label=f"layer {i}, {block}",
-            )
+    right = factor * np.sqrt(k / H)
+    ax.plot(k, right, color=GREY, linestyle="--", label="if they were at right angles")
+    for (block, found), marker in zip(lengths.items(), "os"):
+        mean = np.array([np.mean(found, 0)[n == m].mean() for m in k])  # over layers and subsets
+        ax.plot(k, factor * mean, color=colour, marker=marker, markersize=4, label=block)
     ax.set(xlabel="open heads n of 8", ylim=(0, None))
-axes[0].set(
-    ylabel="length of the block's output,\nrelative to that of all heads",
-    title="Without scaling: the output shrinks",
-)
+    ax.legend(frameon=False, fontsize=8, loc="upper right" if scaled else "upper left")
+axes[0].set(ylabel="length, relative to all heads", title="Without scaling: the output shrinks")
 axes[1].set_title("With c = H/n: right on average, long for few heads")
-axes[1].legend(frameon=False, fontsize=7, ncols=2)
 plt.show()
 
 # %% [markdown]
 # Without $c$ the output shrinks as heads close. What real heads add by attention is nearly orthogonal; what their networks
 # add points partly in the same direction and lies between the two grey lines. So with $c$ the average is kept but the
-# length is not: it grows, slowly while most heads are open, to about twice the right length and more for a single one.
+# length is not: it grows, slowly while most heads are open, to about twice the right length or more for a single one.
 # (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at random in
 # the trained model, without any training afterwards, and compare.
 
@@ -355,25 +343,20 @@ for count in counts:
             bits.append(float(probe.loss(look, look_targets)[0]) / np.log(2))
         closing[scaled].append(bits)
 
-figure, ax = plt.subplots(figsize=(7, 3.2))
+# %% jupyter={"source_hidden": true}
+# Draw the loss with heads closed at random, with and without output scaling
+figure, ax = plt.subplots(figsize=(7, 2.8))
 for scaled, colour, marker, line in ((True, BLUE, "o", "-"), (False, VERMILION, "s", "--")):
     bits = np.array(closing[scaled])  # (8 counts, 8 draws)
     x = np.array(counts) + (0.15 if scaled else -0.15)
+    style = {"color": colour, "marker": marker, "linestyle": line, "capsize": 2}
     name = "with output scaling" if scaled else "without"
-    ax.errorbar(
-        x,
-        bits.mean(1),
-        bits.std(1),
-        color=colour,
-        marker=marker,
-        linestyle=line,
-        capsize=2,
-        label=name,
-    )
+    ax.errorbar(x, bits.mean(1), bits.std(1), label=name, **style)
 ax.set(xlabel="heads open, of 32, chosen at random", ylabel="bits per character", xlim=(33.5, 2.5))
 ax.set_title("The trained model with heads closed, no training after (8 draws)")
 ax.legend(frameon=False)
 plt.show()
+assert np.mean(closing[True][-1]) < np.mean(closing[False][-1])
 
 # %% [markdown]
 # Compare the lines with their error bars. While more than half of the heads are open there is no difference; with few
@@ -391,12 +374,12 @@ plt.show()
 # because $\partial c/\partial g_h = -H/(\sum_k g_k)^2 = -c/n$. In the second formula the heads' average has been
 # subtracted: the open heads of a layer would only be compared with each other. Their gradients add up to zero, so the
 # task would never hold the layer as a whole, while the price pulls on all of its gates. The next cell shows both, with
-# a complex step as in [chapter 01](01_backprop_by_hand.ipynb).
+# a complex step as in [chapter 01](01_backprop_by_hand.ipynb), for a loss that every head lowers.
 
 # %%
 gates = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0])  # (H,), n = 5
 made = cache["layers"][1]["attention"]._replace(gate=gates, scale=output_scaling(H, 5))
-dout = -made.o  # (4, T, H, Dh): a loss that every open head lowers
+dout = -made.o  # (4, T, H, Dh): every open head lowers the loss
 *_, dgate = ops.attention_backward(dout, made)  # (H,)
 
 
@@ -413,17 +396,15 @@ np.testing.assert_allclose(dgate, constant, rtol=1e-10)
 print("open head    ", *(f"{h:8d}" for h in np.flatnonzero(gates)), "     sum")
 for name, gradient in (("c constant   ", dgate), ("through c    ", through)):
     print(name, *(f"{gradient[h]:8.1f}" for h in np.flatnonzero(gates)), f"{gradient @ gates:8.1f}")
-assert (dgate < 0).all() and (
-    through[gates > 0] > 0
-).any()  # through c, some that help would be pushed shut
-assert abs(through @ gates) < 1e-10 * np.abs(dgate).sum()
+assert (dgate < 0).all() and abs(through @ gates) < 1e-10 * np.abs(dgate).sum()
+assert (through[gates > 0] > 0).any()  # through c, some that help would be pushed shut
 
 # %% [markdown]
 # Unlike dropout's factor, this one does not disappear in evaluation: the heads are closed there, too, and the weights
 # have been trained with $c$. `gates_forward` computes it in both cases, from the gates of that pass.
 
 # %%
-show_source(gates_forward, docstring=False)
+show_lines(gates_forward, "for own, of_backend", "layers.append")
 
 # %% [markdown]
 # ## 4 · Third stabiliser: lam warms up
@@ -431,6 +412,8 @@ show_source(gates_forward, docstring=False)
 # One batch cannot tell which heads matter. The task's force on a gate depends on the text of the batch and on the noise
 # of all gates. The price does not: it is the same number in every step. Keep the weights fixed and collect the first
 # term of (1) over 40 batches.
+#
+# **Before you look:** how large is that term in a typical step, compared with its mean over the batches?
 
 # %%
 model = with_gates(gate)
@@ -443,34 +426,25 @@ pulls = np.array(pulls)  # (40, L·H)
 p = ops.p_open(np.full(1, gate.log_alpha_init), **shape)[0]
 pull = gate.lam * p * (1 - p)
 
+ratio = np.median(np.abs(pulls.mean(0)) / pulls.std(0))
+print(f"median over heads: |mean| / standard deviation = {ratio:.2f}")
+assert ratio < 1
+
+# %% jupyter={"source_hidden": true}
+# Draw the task's gradient for each head, mean and spread over the batches
 order = np.argsort(pulls.mean(0))
-figure, ax = plt.subplots(figsize=(9, 3.4))
-ax.errorbar(
-    range(L * H),
-    pulls.mean(0)[order],
-    pulls.std(0)[order],
-    fmt="o",
-    color=BLUE,
-    capsize=2,
-    markersize=4,
-    label="task: mean and standard deviation over 40 batches",
-)
+figure, ax = plt.subplots(figsize=(9, 3))
+label = "task: mean and standard deviation over 40 batches"
+style = {"fmt": "o", "color": BLUE, "capsize": 2, "markersize": 4, "label": label}
+ax.errorbar(range(L * H), pulls.mean(0)[order], pulls.std(0)[order], **style)
 ax.axhline(0, color="black", linewidth=0.6)
-ax.axhline(
-    -pull,
-    color=VERMILION,
-    linestyle="--",
-    label=f"a head whose mean is below this can pay lam = {gate.lam}",
-)
+label = f"a head whose mean is below this can pay lam = {gate.lam}"
+ax.axhline(-pull, color=VERMILION, linestyle="--", label=label)
 ax.set_yscale("symlog", linthresh=0.01)
 ax.set(xlabel="the 32 heads, sorted", ylabel="∂ cross-entropy / ∂log_alpha", xticks=[])
 ax.set_title("From one batch nobody can tell which heads matter")
 ax.legend(frameon=False, loc="lower right")
 plt.show()
-print(
-    f"median over heads: |mean| / standard deviation = {np.median(np.abs(pulls.mean(0)) / pulls.std(0)):.2f}"
-)
-assert np.median(np.abs(pulls.mean(0)) / pulls.std(0)) < 1
 
 # %% [markdown]
 # In a single step the noise is larger than the signal, and the optimizer makes it worse: AdamW divides by the size of
@@ -486,10 +460,11 @@ show_source(linear_warmup, docstring=False)
 #
 # Now train. `gate_stage` does what the command `tinyprune gate` does, in a temporary directory. The stage has 60 steps
 # here, where the preset has 500, so gates learn 80 times as fast as the weights, and not 10 times as in the paper. Each
-# of the five variants runs twice, with different noise.
+# of the five variants runs twice, with different noise. (This takes the longest in this chapter.)
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# gate_stage: train the baseline with gates, as `tinyprune gate` does
 def gate_stage(steps, warmup, seed, **changes):
     """Train the baseline with gates; return the model, its metrics, and how many heads `settle` has moved."""
     gate = replace(run.config.gate, lr_multiplier=80.0, **changes)
@@ -529,6 +504,7 @@ def curve(metrics, key):
     return np.array([line[key] for line in metrics if line["split"] == "train"])
 
 
+# %%
 STEPS, WARMUP = 60, 30
 variants = {
     "all three": {},
@@ -544,10 +520,13 @@ fixed = {
     for seed in SEEDS
 }
 
+# %% [markdown]
+# **Before you look:** all five pay the same price. Which variants will keep fewer heads than the first, and what will
+# that do to their loss?
+
 # %%
 rows = []
-for name, seed in fixed:
-    _, metrics, _ = fixed[name, seed]
+for (name, seed), (_, metrics, _) in fixed.items():
     loss = curve(metrics, "loss") / np.log(2)
     rows.append(
         {
@@ -561,7 +540,13 @@ for name, seed in fixed:
     )
 print("bits per character, in the first and the last 10 steps and at the end")
 print(text_table(rows))
+first = {name: np.mean([r["first 10"] for r in rows if r["variant"] == name]) for name in variants}
+heads = {name: np.mean([r["heads"] for r in rows if r["variant"] == name]) for name in variants}
+for name in ("without initialisation", "without all three"):
+    assert first[name] > first["all three"] and heads[name] < heads["all three"]
 
+# %% jupyter={"source_hidden": true}
+# Draw the loss and the number of open heads of all variants
 looks = dict(
     zip(
         variants,
@@ -574,7 +559,7 @@ looks = dict(
         ),
     )
 )
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.0))
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4))
 for (name, seed), (_, metrics, _) in fixed.items():
     colour, line = looks[name]
     style = {"color": colour, "linestyle": line, "linewidth": 1.8 if seed == 0 else 0.9}
@@ -594,25 +579,9 @@ axes[1].set(
     ylim=(0, 33),
     title="Heads open (thick: seed 0, thin: seed 1)",
 )
-figure.legend(
-    *axes[1].get_legend_handles_labels(),
-    loc="outside lower center",
-    ncols=5,
-    frameon=False,
-    fontsize=8,
-)
+handles = axes[1].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 plt.show()
-
-first = {
-    name: np.mean([curve(fixed[name, seed][1], "loss")[:10].mean() for seed in SEEDS])
-    for name in variants
-}
-assert (
-    first["without initialisation"] > first["all three"]
-    and first["without all three"] > first["all three"]
-)
-ends = {key: metrics[-1]["heads_open"] for key, (_, metrics, _) in fixed.items()}
-assert len(set(ends.values())) > 1
 
 # %% [markdown]
 # Observe:
@@ -645,9 +614,12 @@ assert len(set(ends.values())) > 1
 # which replaces `lam`. It may become negative: then it opens gates.
 
 # %%
-show_source(Controller.pressure, GateObjective.pressure, settle, docstring=False)
+show_source(Controller.pressure, GateObjective.pressure, docstring=False)
 
-# the pressure is the slope of the penalty
+# %% [markdown]
+# The pressure must be the slope of the penalty, and it is:
+
+# %%
 controller = Controller(target=16, heads_total=32, lr=0.0)
 controller.lam1, controller.lam2 = 0.3, 0.7
 
@@ -658,58 +630,92 @@ def penalty(h, t=16.0):
 
 
 for h in (5.0, 16.0, 31.0):
-    assert np.isclose(
-        controller.pressure(h, 16.0), (penalty(h + 1e-4) - penalty(h - 1e-4)) / 2e-4, rtol=1e-6
-    )
+    slope = (penalty(h + 1e-4) - penalty(h - 1e-4)) / 2e-4
+    assert np.isclose(controller.pressure(h, 16.0), slope, rtol=1e-6)
 
 # %% [markdown]
+# The gates answer late: a `log_alpha` that starts at 2 needs many steps to fall below 0, and the pressure goes on growing
+# until then. Try it on 32 invented heads, each worth a different number of nats, whose gates follow the worth minus the
+# pressure (with Adam's steps). The target is 16 heads.
+#
+# **Before you look:** what happens if the target is 16 from the first step on (warm-up 0)? And if the multipliers grow
+# fast?
+
+
+# %% jupyter={"source_hidden": true}
+# Draw the path of a controller that holds 16 of 32 invented heads
+def draw_controller(warmup, controller_lr):
+    worth = np.random.default_rng(3).lognormal(-3.5, 1, 32)  # nats
+    controller = Controller(16, 32, controller_lr)
+    log_alpha, m, v, heads, targets_t, pressures = np.full(32, 2.0), 0, 0, [], [], []
+    start = ops.sigmoid(log_alpha).sum()
+    for step in range(150):
+        used = ops.sigmoid(log_alpha)
+        t = start + linear_warmup(step, warmup) * (16 - start)
+        pressure = controller.pressure(used.sum(), t)
+        gradient = (pressure - worth) * used * (1 - used)
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        update = m / (1 - 0.9 ** (step + 1)) / np.sqrt(v / (1 - 0.999 ** (step + 1)))
+        log_alpha = log_alpha - 0.08 * update
+        heads.append((log_alpha > 0).sum())
+        targets_t.append(t)
+        pressures.append(pressure)
+    figure, axes = plt.subplots(1, 2, figsize=(6, 2.2))
+    axes[0].plot(heads, color=BLUE)
+    axes[0].plot(targets_t, color=GREY, linewidth=1)
+    axes[0].set(title="heads open, target (grey)", xlabel="step", ylim=(-1, 33))
+    axes[1].plot(pressures, color=VERMILION)
+    axes[1].set(title="pressure", xlabel="step")
+    plt.show()
+
+
+sliders(draw_controller, warmup=[0, 50, 100], controller_lr=[0.005, 0.02, 0.1, 0.5])
+
+# %% [markdown]
+# Without a warm-up of the target nearly all heads close before the pressure falls again; some come back, others have gone
+# too far. With fast multipliers the number swings. A slow controller with a warm-up comes close to 16.
+#
 # Three details of `GateObjective.pressure`: $h$ counts heads by how often they are *used*,
 # $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ for the paper's gates (section 2), not L0, which also counts gates
-# that are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And
-# `settle` finishes the job, because the sum can be 16 while single gates lie on the wrong side. (The pressure is the
-# slope over $h$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the
-# slope through the sigmoid.) Three runs with different noise:
+# that are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And `settle`
+# finishes the job, because the sum can be 16 while single gates lie on the wrong side: it keeps the 16 largest
+# `log_alpha` open and moves the others just below the boundary. (The pressure is the slope over $h$, but it is applied to
+# L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the slope through the sigmoid.)
+#
+# Now three runs of the real model, with different noise:
 
 # %%
 HOLD = {"target_heads": 16, "controller_lr": 0.02}
 held = {seed: gate_stage(100, warmup=50, seed=seed, **HOLD) for seed in (0, 1, 2)}
 
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.3))
-for seed, line in zip(held, ("-", "--", ":")):
-    model, metrics, moved = held[seed]
-    axes[0].plot(curve(metrics, "heads_open"), color=BLUE, linestyle=line, label=f"seed {seed}")
-    axes[1].plot(curve(metrics, "lam"), color=VERMILION, linestyle=line, label=f"seed {seed}")
+for seed, (model, metrics, moved) in held.items():
     by_layer = [int((layer.values != 0).sum()) for layer in model.gates()]
     bits = metrics[-1]["bits_per_character"]
-    print(
-        f"seed {seed}: {sum(by_layer)} heads open, by layer {by_layer}, moved by settle: {abs(moved[0])}, {bits:.3f} bits"
-    )
+    print(f"seed {seed}: by layer {by_layer}, {abs(moved[0])} moved by settle, {bits:.3f} bits")
     assert sum(by_layer) == 16
-axes[0].plot(
-    [0, 50, 100],
-    [L * H * ops.sigmoid(2 * np.ones(1))[0], 16, 16],
-    color=GREY,
-    linewidth=1,
-    label="target t (heads used)",
-)
+
+# %% jupyter={"source_hidden": true}
+# Draw the number of open heads and the pressure of the three runs
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 2.9))
+for (seed, (_, metrics, _)), line in zip(held.items(), ("-", "--", ":")):
+    axes[0].plot(curve(metrics, "heads_open"), color=BLUE, linestyle=line, label=f"seed {seed}")
+    axes[1].plot(curve(metrics, "lam"), color=VERMILION, linestyle=line, label=f"seed {seed}")
+start = L * H * ops.sigmoid(2 * np.ones(1))[0]
+axes[0].plot([0, 50, 100], [start, 16, 16], color=GREY, linewidth=1, label="target t (heads used)")
 axes[0].set(
     xlabel="step",
     ylabel="heads open in evaluation",
     ylim=(0, 33),
     title="Heads open follow the target",
 )
-axes[0].legend(frameon=False)
 axes[1].axhline(0, color="black", linewidth=0.6)
-axes[1].set(
-    xlabel="step",
-    ylabel="pressure (in the place of lam)",
-    title="The controller presses as much as it takes",
-)
-axes[1].legend(frameon=False)
+axes[1].set(xlabel="step", ylabel="pressure", title="The pressure, in place of lam")
+for ax in axes:
+    ax.legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# All three end with 16 heads, at whatever price that takes (the left picture ends before `settle` has moved the last
+# All three end with 16 heads, each at the price that this takes (the left picture ends before `settle` has moved the last
 # few). Here are the paths of all 32 gates of seed 0:
 
 # %%
@@ -735,9 +741,8 @@ for seed, (trained, _, _) in held.items():
         for m in (trained, stripped)
     ]
     scales = [f"{layer.scale:.2f}" for layer in trained.gates()]
-    print(
-        f"seed {seed}, c by layer {', '.join(scales)}: {bits[0]:.3f} bits with c, {bits[1]:.3f} without"
-    )
+    with_c, without = (f"{b:.3f}" for b in bits)
+    print(f"seed {seed}, c by layer {', '.join(scales)}: {with_c} bits with c, {without} without")
     hidden = [m.forward(look)[0] for m in (trained, stripped)]  # (B, T, D) each
     assert np.abs(hidden[0] - hidden[1]).max() > 0.1  # not the same model
 
@@ -750,64 +755,73 @@ for seed, (trained, _, _) in held.items():
 #
 # Now switch the stabilisers off and hold the number of heads. Switching all three off at once gives the strongest
 # contrast: three runs against the three above, everything else equal.
+#
+# **Before you look:** in section 5 they made a large difference. How much of it is left when both keep 16 heads?
 
 # %%
 bare = {seed: gate_stage(100, seed=seed, **HOLD | variants["without all three"]) for seed in held}
-table = []
+table, ends = [], {}
 for name, models in (("all three", held), ("without all three", bare)):
-    bits = [metrics[-1]["bits_per_character"] for _, metrics, _ in models.values()]
+    ends[name] = [metrics[-1]["bits_per_character"] for _, metrics, _ in models.values()]
     start = [curve(metrics, "loss")[:10].mean() / np.log(2) for _, metrics, _ in models.values()]
     table.append(
         {
             "16 of 32 heads": name,
             "first 10": float(np.mean(start)),
-            "validation": float(np.mean(bits)),
-            "sd": float(np.std(bits, ddof=1)),
+            "validation": float(np.mean(ends[name])),
+            "sd": float(np.std(ends[name], ddof=1)),
         }
     )
 print("bits per character: in the first 10 steps; at the end, mean and standard deviation")
 print(text_table(table))
-differences = [
-    bare[seed][1][-1]["bits_per_character"] - held[seed][1][-1]["bits_per_character"]
-    for seed in held
-]
-print(
-    f"without minus with, seed by seed: {', '.join(f'{d:+.3f}' for d in differences)}; mean {np.mean(differences):+.3f} ± {np.std(differences, ddof=1):.3f}"
-)
+differences = np.subtract(ends["without all three"], ends["all three"])
+each = ", ".join(f"{d:+.3f}" for d in differences)
+mean, spread = differences.mean(), differences.std(ddof=1)
+print(f"without minus with, seed by seed: {each}; mean {mean:+.3f} ± {spread:.3f}")
+assert table[1]["first 10"] - table[0]["first 10"] > 0.5
 
 # %% [markdown]
-# Without the stabilisers the first steps are as bad as in section 5: the damage is real, more than a bit. At the end of
-# the stage none of it can be told from noise; compare the mean with its spread, and look at the signs. But three short
-# runs are few: a difference below a tenth of a bit would not show.
+# Without the stabilisers the first steps are as bad as in section 5: the damage is real. At the end of the stage compare
+# the mean of the differences with its spread, and look at the signs. Three short runs are few: a difference below a tenth
+# of a bit would not show.
 #
 # The full study has five variants at two numbers of heads, a better baseline (2,500 steps), a gate stage of 300 steps,
 # 700 more steps of fine-tuning, and three seeds. These are its **committed results**
-# ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)):
+# ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)). The first line says what the heads of its
+# model have: the persistent vectors of the paper's All-attention, or the networks of this chapter's model.
 
 # %%
-study = read_csv(results("ablation-pydoc", "results.csv").read_text())
-shown = [row for row in study if row["method"] in variants]
-figure = plot_ablation(shown)
-figure.set_dpi(90)
-display(figure)
-rows = read_csv(results("ablation-pydoc", "comparison.csv").read_text())
-names = {
-    "method": "variant",
-    "heads_open": "heads_open",
-    "difference": "bits more than all three",
-    "spread": "spread",
-    "seeds": "seeds",
-}
-rows = [{names[key]: row[key] for key in names} for row in rows if row["method"] in variants]
+settings = json.loads(results("ablation-pydoc", "study.json").read_text())["config"]
+kind = "networks" if settings["model"].get("persistent") == "stream" else "vectors"
+speed = settings["gate"]["lr_multiplier"]
+print(f"heads with {kind}; gates learn {speed:g} times as fast as weights")
+rows = [
+    {
+        "variant": row["method"],
+        "heads": row["heads_open"],
+        "bits more than all three": row["difference"],
+        "spread": row["spread"],
+    }
+    for row in read_csv(results("ablation-pydoc", "comparison.csv").read_text())
+    if row["method"] in variants
+]
 print(text_table(rows))
 beyond = [row for row in rows if abs(row["bits more than all three"]) > row["spread"]]
 print(f"differences larger than their spread: {len(beyond)} of {len(rows)}")
+assert not beyond
 
-# the same study right after its 300 steps with gates, before any healing (validation split)
-cells = [
-    json.loads(line) for line in results("ablation-pydoc", "cells.jsonl").read_text().splitlines()
-]
-print("\n16 heads, right after the gate stage:")
+# %% jupyter={"source_hidden": true}
+# Draw the study: each seed of each variant
+study = read_csv(results("ablation-pydoc", "results.csv").read_text())
+figure = plot_ablation([row for row in study if row["method"] in variants])
+figure.set_dpi(90)
+display(figure)
+
+# %% jupyter={"source_hidden": true}
+# The same study right after its gate stage, before any fine-tuning (validation split)
+lines = results("ablation-pydoc", "cells.jsonl").read_text().splitlines()
+cells = [json.loads(line) for line in lines]
+print("16 heads, right after the gate stage:")
 for name, start, scaled, warmup in (
     ("all three", 2.0, True, None),
     ("without all three", 0.0, False, 0),
@@ -823,15 +837,13 @@ for name, start, scaled, warmup in (
     assert len(bits) == 3
 
 # %% [markdown]
-# **With a controller that holds the number of heads, no stabiliser matters beyond the spread at this scale.** Not even
-# all three together: after 700 steps of fine-tuning, six of the eight means above favour the models *without*, and no
-# difference exceeds its spread. Even right after the gate stage, with 300 steps where our quick runs had 100, the
-# models without are not behind. Here are possible reasons, and the limits of this result:
+# **With a controller that holds the number of heads, no stabiliser matters beyond the spread at this scale,** not even
+# all three together. Here are possible reasons, and the limits of this result:
 #
 # - A warm-up and a careful start protect a model from closing too much at once. A controller that is told how many
 #   heads to keep does that by itself: when too many are closed, its pressure changes sign.
-# - The study's gates learn 300 times as fast as its weights, far faster than in the paper; at that rate it takes seven
-#   full steps from 0 to 2. In the paper's 20 epochs at 10 times the weights' rate, a bad start may last much longer.
+# - The study's gates learn far faster than the paper's, which learn 10 times as fast as its weights: they move from 0 to 2
+#   in a few steps. In the paper's 20 epochs a bad start may last much longer.
 # - The weights are trained at the same time. What output scaling corrects at once, a few dozen steps correct as well.
 # - With a *fixed* `lam`, as the paper has it, each stabiliser also changes how many heads stay, as section 5 has shown.
 #   Its gain cannot then be separated from the number of heads, unless models of equal size are compared.
@@ -839,6 +851,170 @@ for name, start, scaled, warmup in (
 #
 # The package keeps all three switched on. They cost nothing, they are the paper's method, and with a fixed `lam` a
 # start from 0 closed most of the heads above.
+#
+# ## Recap
+#
+# - Weights and gates are trained together; each `log_alpha` feels the task and the price, and a head stays if it is worth
+#   its price.
+# - The paper's stabilisers start from the trained model (`log_alpha` = 2), keep the size of a block's output ($c=H/n$,
+#   without a gradient), and let the price rise slowly. With a fixed `lam` each also changes how many heads stay.
+# - A controller holds a chosen number of heads. At equal numbers of heads the stabilisers made no difference beyond the
+#   spread of three seeds.
+#
+# ## Now you
+
+# %% [markdown]
+# ### Exercise 1 · A scale without a gradient
+#
+# Write what one block of a layer adds, $\mathtt{out} = c\sum_h g_h\,a_h$, with output scaling. Gates are `gate` (H,), the
+# heads' contributions `a` (H, D), and `out` is (D,). The number of open heads, `n`, is an integer and may be 0. Then write
+# the backward pass for `gate` and `a`. It must work for closed heads, too.
+
+# %% tags=["exercise", "raises-exception"]
+import itertools
+
+import numpy as np
+
+from tinyprune import assert_gradients
+
+
+def scaled_sum_forward(gate, a, n):
+    """Return out (D,), the scaled sum over the heads, and a cache; gate (H,), a (H, D), n open heads."""
+    raise NotImplementedError("write scaled_sum_forward: return out and a cache")
+
+
+def scaled_sum_backward(dout, cache):
+    """Return dgate (H,) and da (H, D); dout is (D,)."""
+    raise NotImplementedError("write scaled_sum_backward: return dgate and da")
+
+
+a = np.random.default_rng(0).standard_normal((4, 3))
+pairs = [np.isin(range(4), pair).astype(float) for pair in itertools.combinations(range(4), 2)]
+mean = np.mean([scaled_sum_forward(gate, a, 2)[0] for gate in pairs], 0)
+assert np.allclose(mean, a.sum(0)), f"mean over all pairs of heads: expected {a.sum(0)}, got {mean}"
+none = scaled_sum_forward(np.zeros(4), a, 0)[0]
+assert np.array_equal(none, np.zeros(3)), f"no open head: expected zeros, got {none}"
+assert_gradients(scaled_sum_forward, scaled_sum_backward, np.array([1.0, 0.0, 0.4, 1.0]), a, 3)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# $c = H/n$, with $n$ at least 1 (section 3), and it is a constant for the backward pass. Every contribution is multiplied
+# by $c\,g_h$, so the gradient of $g_h$ is $c$ times the inner product of `dout` with $a_h$, also where the gate is 0.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def scaled_sum_forward(gate, a, n):
+#     c = len(gate) / max(n, 1)
+#     return c * (gate @ a), (gate, a, c)
+#
+#
+# def scaled_sum_backward(dout, cache):
+#     gate, a, c = cache
+#     return c * (a @ dout), c * np.outer(gate, dout)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2 · A controller
+#
+# Ten heads are worth `worth` (n,) nats each. Their gates start at `log_alpha` = 2 and are used with probability
+# $\mathrm{sigmoid}(\mathtt{log\_alpha})$. In each of 400 steps compute $h$, the sum of these probabilities, the distance
+# $d = (h-\mathtt{target})/n$ and the pressure $\mathtt{lam1}+2\,\mathtt{lam2}\,d$. Then move every `log_alpha` by 2 times
+# (worth − pressure) · sigmoid′, and let the multipliers ascend: `lam1` by $0.02\,d$, `lam2` by $0.02\,d^2$. They start at 0
+# and 0.5. Return the last `log_alpha` (n,).
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune import ops
+
+
+def hold(worth, target):
+    """Return log_alpha (n,) after 400 steps under a controller that holds `target` heads; worth (n,)."""
+    raise NotImplementedError("write hold: return log_alpha after 400 steps, (n,)")
+
+
+worth = np.array([0.3, 0.9, 0.1, 0.6, 1.0, 0.2, 0.8, 0.4, 0.7, 0.5])
+for target in (2, 5, 8):
+    opened = np.flatnonzero(hold(worth, target) > 0).tolist()
+    expected = sorted(np.argsort(-worth)[:target].tolist())
+    assert opened == expected, f"target {target}: expected heads {expected} open, got {opened}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The derivative of the sigmoid is $p(1-p)$ with $p$ the probability that the head is used. Compute the pressure before the
+# multipliers change. They *add* their steps: while too many heads are open, $d$ is positive and the pressure grows.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def hold(worth, target):
+#     log_alpha, lam1, lam2 = np.full(len(worth), 2.0), 0.0, 0.5
+#     for _ in range(400):
+#         used = ops.sigmoid(log_alpha)  # (n,)
+#         d = (used.sum() - target) / len(worth)
+#         pressure = lam1 + 2 * lam2 * d
+#         log_alpha = log_alpha + 2 * (worth - pressure) * used * (1 - used)
+#         lam1, lam2 = lam1 + 0.02 * d, lam2 + 0.02 * d**2
+#     return log_alpha
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3 · A fair comparison
+#
+# Two variants were trained on the same seeds, with the same number of heads. Each has one number of bits per seed, `bits`
+# and `reference` (seeds,). Return the mean of the differences seed by seed, positive if the reference is better (bits are
+# better low); their standard deviation, with seeds − 1 in the denominator; and whether the mean exceeds it.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+
+def compare(bits, reference):
+    """Return mean, spread and whether |mean| > spread, of the differences by seed; both (seeds,)."""
+    raise NotImplementedError("write compare: return mean, spread, and whether |mean| > spread")
+
+
+reference, more = np.array([1.90, 1.98, 2.09]), np.array([0.03, 0.05, 0.04])
+found = compare(reference + more, reference)
+assert np.allclose(found, (0.04, 0.01, True)), f"expected (0.04, 0.01, True), got {found}"
+found = compare(reference - more, reference)
+assert np.allclose(found, (-0.04, 0.01, True)), f"expected (−0.04, 0.01, True), got {found}"
+found = compare(reference + more * [-1, 1, 1], reference)
+assert not found[2], f"one of three seeds disagrees, so nothing can be said; got {found}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Seeds differ by much more than variants do, so subtract first, seed by seed, and take mean and standard deviation
+# (`ddof=1`) of what is left.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def compare(bits, reference):
+#     difference = bits - reference  # (seeds,)
+#     mean, spread = difference.mean(), difference.std(ddof=1)
+#     return mean, spread, abs(mean) > spread
+# ```
+#
+# </details>
+
+# %% [markdown]
+# The assignment [A4](assignments/README.md) goes with this chapter: it trains gates with all three stabilisers and a
+# controller.
 #
 # ## Questions
 #
