@@ -279,7 +279,8 @@ assert [output_scaling(8, n) for n in (8, 4, 1, 0)] == [1, 2, 8, 8] and output_s
 # **Before you look:** each head learns in the presence of the others. Would you expect the heads of a layer to agree, or
 # to say different things?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# The lengths of all sums of heads, of both blocks of every layer
 reader = Transformer(config, {name: x.astype(np.float64) for name, x in baseline.params.items()})
 few = Segments(text.valid, 4, T)
 first, _, _ = few.batch(0)  # (4, T)
@@ -324,7 +325,8 @@ plt.show()
 # (A factor $\sqrt{H/n}$ would keep the length and miss the average.) What counts is the loss. Close heads at random in
 # the trained model, without any training afterwards, and compare.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Close heads at random, with and without output scaling
 counts = [32, 28, 24, 20, 16, 12, 8, 4]
 closing = {True: [], False: []}
 rng = np.random.default_rng(2)
@@ -524,7 +526,8 @@ fixed = {
 # **Before you look:** all five pay the same price. Which variants will keep fewer heads than the first, and what will
 # that do to their loss?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Show what became of each run
 rows = []
 for (name, seed), (_, metrics, _) in fixed.items():
     loss = curve(metrics, "loss") / np.log(2)
@@ -733,7 +736,8 @@ display(figure)
 # These three models also allow one fair test: output scaling belongs to the trained weights. Evaluate the same models
 # with $c$, and without it.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Evaluate the three models with c and without it
 for seed, (trained, _, _) in held.items():
     stripped = replace(trained, gate=replace(trained.gate, output_scaling=False))
     bits = [
@@ -758,7 +762,8 @@ for seed, (trained, _, _) in held.items():
 #
 # **Before you look:** in section 5 they made a large difference. How much of it is left when both keep 16 heads?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Three runs without the stabilisers, and the comparison seed by seed
 bare = {seed: gate_stage(100, seed=seed, **HOLD | variants["without all three"]) for seed in held}
 table, ends = [], {}
 for name, models in (("all three", held), ("without all three", bare)):
@@ -790,7 +795,8 @@ assert table[1]["first 10"] - table[0]["first 10"] > 0.5
 # ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)). The first line says what the heads of its
 # model have: the persistent vectors of the paper's All-attention, or the networks of this chapter's model.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Show the table of the study
 settings = json.loads(results("ablation-pydoc", "study.json").read_text())["config"]
 kind = "networks" if settings["model"].get("persistent") == "stream" else "vectors"
 speed = settings["gate"]["lr_multiplier"]
