@@ -795,6 +795,9 @@ assert hold_task[0].sum() / hold_task.sum() > hold_layer[0].sum() / hold_layer.s
 # The two were compared in full, on three seeds, with the same numbers of heads and of steps, fine-tuning included. The
 # results of these [studies](../data/results/README.md) come with the project. The last column is the mean of the
 # differences, seed by seed, and their standard deviation, the *spread*.
+#
+# **Before you look:** the layer-wise objective contains the whole task objective, and adds a term that knows more about
+# each block. Can it end with a worse model?
 
 # %% jupyter={"source_hidden": true}
 # Show the table of both studies
@@ -871,9 +874,9 @@ assert first_layer["layer-wise"] < first_layer["task"]
 # **It does not.** At no number of heads, on neither text, does the layer-wise objective save bits beyond the spread of
 # three seeds; at some numbers it needs more bits beyond it. On the second text, the source of Python's library, it needs
 # more at both numbers of heads. (The table says what the heads of each study have. "Vectors" are the persistent vectors
-# of the paper's All-attention; this chapter's model has networks.) It spreads the heads more evenly over the layers than
-# the task does: being relative, its error cannot know that the first layer matters most. As a criterion by itself the
-# length of $\Delta_h$ is cheap (the *output difference* of [chapter 08](08_fine_tuning_and_trade_off.ipynb)). As an
+# of the paper's All-attention; this chapter's model has networks.) At 16 of 32 heads it takes more of them from the first
+# layer than the task does: being relative, its error cannot know that this layer matters most. As a criterion by itself
+# the length of $\Delta_h$ is cheap (the *output difference* of [chapter 08](08_fine_tuning_and_trade_off.ipynb)). As an
 # addition to the task it does not help. We found no published system that trains gates this way; this is the result of
 # trying.
 #

@@ -569,7 +569,7 @@ for (name, seed), (_, metrics, _) in fixed.items():
         axes[0].plot(plots.running_mean(curve(metrics, "loss") / np.log(2)), **style)
     axes[1].plot(curve(metrics, "heads_open"), label=name if seed == 0 else None, **style)
 axes[0].axhline(baseline_bits, color=GREY, linewidth=0.8)
-axes[0].text(STEPS, baseline_bits, "the baseline", color=GREY, ha="right", va="bottom")
+axes[0].text(STEPS, baseline_bits, "the baseline", color=GREY, ha="right", va="top")
 axes[0].set(
     xlabel="step",
     ylabel="bits per character (training, gates drawn)",
@@ -679,10 +679,11 @@ sliders(draw_controller, warmup=[0, 50, 100], controller_lr=[0.005, 0.02, 0.1, 0
 #
 # Three details of `GateObjective.pressure`: $h$ counts heads by how often they are *used*,
 # $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ for the paper's gates (section 2), not L0, which also counts gates
-# that are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And `settle`
-# finishes the job, because the sum can be 16 while single gates lie on the wrong side: it keeps the 16 largest
-# `log_alpha` open and moves the others just below the boundary. (The pressure is the slope over $h$, but it is applied to
-# L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the slope through the sigmoid.)
+# that are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And
+# `settle` finishes the job, because the sum can be 16 while single gates lie on the wrong side: the heads with the 16
+# largest `log_alpha` stay open, and gates on the wrong side are moved just across the boundary. (The pressure is the slope
+# over $h$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the slope
+# through the sigmoid.)
 #
 # Now three runs of the real model, with different noise:
 
