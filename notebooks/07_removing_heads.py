@@ -17,10 +17,9 @@
 # layer working that has lost all of its heads.
 #
 # **You need** the gates of [chapter 04](04_hard_concrete_gate.ipynb) and the output scaling $c$ of
-# [chapter 06](06_training_with_gates.ipynb). It takes half an hour to read and half a minute to run (a little more the
-# first time, when the baseline is trained).
+# [chapter 06](06_training_with_gates.ipynb). The words are in the [glossary](README.md#glossary).
 
-# %%
+# %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
 import importlib.util
 import subprocess
@@ -37,7 +36,8 @@ if not importlib.util.find_spec("tinyprune"):
     # until then Python has to be told where it is
     sys.path.insert(0, "repository")
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Imports, and the trained baseline.
 # %matplotlib inline
 import tempfile
 from dataclasses import replace
@@ -56,7 +56,14 @@ from tinyprune.model.counting import count_multiply_adds, count_parameters, coun
 from tinyprune.model.generation import CachedDecoder, generate
 from tinyprune.model.parameters import HEAD_AXIS, WIDE, init_parameters, take_heads
 from tinyprune.model.transformer import Transformer
-from tinyprune.notebook import baseline_run, results, show_source, sliders, use_style
+from tinyprune.notebook import (
+    baseline_run,
+    results,
+    show_source,
+    sliders,
+    use_style,
+    you_are_here,
+)
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 from tinyprune.pruning.gates import open_heads
 from tinyprune.pruning.importance.masks import with_heads
@@ -72,7 +79,13 @@ from tinyprune.training.optimizers import make_optimizer, parameter_groups
 use_style()
 run = baseline_run()
 
+# %%
+you_are_here("attention", "gate", "projection", "persistent", "prune")
+
 # %% [markdown]
+# Closed heads are in every layer's attention block and in the block of the heads' networks. Everything else in the
+# drawing stays as it is when they are cut out.
+#
 # ## 1 · A model with closed heads
 #
 # Take the trained baseline and give it a short gate stage: 130 steps, and a controller that holds 16 of its 32 heads
@@ -134,8 +147,8 @@ for i, layer in enumerate(gates):
 # This is (1) with $r_h$ in place of $o_h$ and $pv_h$ in place of $W_o^{(h)}$, and the same three things follow: a
 # closed head's `pv` has no effect, nothing else reads its `pk` and `pb`, and $g_h c$ moves into the `pv` of an open one.
 #
-# Here is (1) for one layer, on real text. The textbook backend keeps `o`, the heads' outputs before their gates, and
-# `r`, the units. The cell checks (2) as well.
+# Here are (1) and (2) for one layer, on real text. The textbook backend keeps `o`, the heads' outputs before their
+# gates, and `r`, the units. `all_heads=True` computes closed heads, too, which a model with gates otherwise skips.
 
 # %%
 float64 = Transformer(
@@ -150,9 +163,8 @@ ids, targets, _ = segments.batch(1)
 memory = float64.forward(first)[1]  # for each layer (B, M, D)
 _, _, cache = float64.forward(ids, memory, all_heads=True)
 
-i = int(
-    np.argmin([abs(int((g.values != 0).sum()) - 4) for g in gates])
-)  # a layer with about half of its heads
+# %%
+i = int(np.argmin([abs((g.values != 0).sum() - 4) for g in gates]))  # about half of its heads left
 g, c = float64.gates()[i].values, gates[i].scale  # (H,)
 kept = np.flatnonzero(g)
 o = cache["layers"][i]["attention"].o[0]  # (T, H, Dh), the first row of the batch
@@ -170,7 +182,9 @@ np.testing.assert_allclose(
     atol=1e-12,
 )
 
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(1, 1))
+# %% jupyter={"source_hidden": true}
+# Draw the gated outputs of all heads, and Wo with the closed heads' rows shaded.
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.1))
 axes[0].imshow(np.abs(concat), cmap="Greys", vmax=np.quantile(np.abs(concat), 0.98), aspect="auto")
 axes[0].set(
     xlabel="column: head by head",
@@ -213,10 +227,11 @@ matrices = [name for name in WIDE if f"layers.0.{name}" in gated.params]
 # a LayerNorm and a bias, `bo` and `net.bo`, which belong to no head and are unchanged.
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Draw the matrices of attention in one layer, before and after.
 def draw_slices(layer):
     """Draw a layer's matrices of attention with closed heads' slices marked, below it what is left."""
-    figure, axes = plt.subplots(2, len(matrices), figsize=(9.5, 4.2))
+    figure, axes = plt.subplots(2, len(matrices), figsize=(6, 3), dpi=130)
     closed = np.flatnonzero(gates[layer].values == 0)
     for column, name in enumerate(matrices):
         before, after = (np.abs(m.params[f"layers.{layer}.{name}"]) for m in (gated, small))
@@ -236,7 +251,7 @@ def draw_slices(layer):
             # drawn into the same square, so that sizes can be compared
             ax.set(xlim=(0, D), ylim=(D, 0), xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-            ax.set_title(f"{name} {rows} × {columns}", fontsize=9)
+            ax.set_title(f"{name} {rows} × {columns}", fontsize=7)
         for h in closed:
             span = axes[0, column].axhspan if name == "Wo" else axes[0, column].axvspan
             span(
@@ -248,13 +263,15 @@ def draw_slices(layer):
                 edgecolor=VERMILION,
                 linewidth=0,
             )
-    axes[0, 0].set_ylabel("before\n(closed heads shaded)")
-    axes[1, 0].set_ylabel("after")
-    figure.suptitle(f"layer {layer}: {H - len(closed)} of {H} heads stay", fontsize=10)
+    axes[0, 0].set_ylabel("before\n(closed: shaded)", fontsize=7)
+    axes[1, 0].set_ylabel("after", fontsize=7)
+    figure.suptitle(f"layer {layer}: {H - len(closed)} of {H} heads stay", fontsize=8)
     plt.show()
 
 
-draw_slices(i)
+sliders(draw_slices, layer=(0, L - 1))
+
+# %%
 shapes = []
 networks = ("net.pk", "net.pb", "net.pv", "net.bo", "net.ln.scale")
 for name in (*matrices, "u", "w", "bo", "ln.scale", *networks):
@@ -263,19 +280,19 @@ for name in (*matrices, "u", "w", "bo", "ln.scale", *networks):
     assert (before == after) == (name not in HEAD_AXIS)
 print(text_table(shapes))
 
-# %%
-sliders(draw_slices, layer=(0, L - 1))
-
 # %% [markdown]
 # ## 4 · The removal, and the check that it must pass
 
 # %%
-show_source(remove_closed_heads)
+show_source(remove_closed_heads, docstring=False)
 
 # %% [markdown]
-# The claim is strong: *equal logits* for every text. So it can be tested strictly. In float64, two correct ways to
-# compute the same number differ only by rounding, around $10^{-14}$ here; float32 has seven digits, and logits of a few
-# units may differ in the sixth. Two segments are read, so that memory is included.
+# The claim is strong: *equal logits* for every text. So it can be tested strictly.
+#
+# **Before you look:** the logits are a few units in size. How far apart may those of the two models be in float32, with
+# its seven decimal digits, and in float64, with its sixteen?
+#
+# Two segments are read, so that memory is included.
 
 
 # %%
@@ -300,7 +317,7 @@ print(f"float32, compiled kernels: {assert_same_logits(small, gated, 1e-4):.1e}"
 print(f"float64, textbook:         {assert_same_logits(small64, float64, 1e-11):.1e}")
 
 # %% [markdown]
-# These gates are hard: an open one is exactly 1, and only $c$ had to be folded. The same function serves soft gates,
+# In both formats only rounding is left. These gates are hard: an open one is exactly 1, and only $c$ had to be folded. The same function serves soft gates,
 # whose values lie anywhere between 0 and 1. Interpret the same `log_alpha` as soft gates and remove again:
 
 # %%
@@ -317,6 +334,8 @@ print(
 # where it belongs into `pv`. The second takes the wrong rows of `Wo`: the right number, with the right factor, but the
 # *first* ones instead of the open heads'. In both the shapes are right, nothing crashes, and fine-tuning would continue
 # from the wrong model.
+#
+# **Before you look:** which of the two bugs would you notice if you looked at the loss alone?
 
 
 # %%
@@ -339,6 +358,7 @@ def wrong_rows(model):
     return wrong
 
 
+# %%
 for bug in (forgets_c, wrong_rows):
     try:
         assert_same_logits(bug(float64), float64, 1e-11)
@@ -347,7 +367,6 @@ for bug in (forgets_c, wrong_rows):
     else:
         raise AssertionError(f"the planted bug {bug.__name__} was not found")
 
-# %%
 bits = {}
 for name, model in {
     "gated, heads closed": float64,
@@ -362,11 +381,10 @@ assert abs(bits["removed"] - bits["gated, heads closed"]) < 1e-10
 assert bits["removed, wrong rows"] > bits["removed"] + 0.1
 
 # %% [markdown]
-# The wrong rows show in any loss. The forgotten $c$ is the more dangerous bug: a model that is slightly off looks like
-# one that has lost something by pruning, as everybody expects. Only the comparison of logits shows that it is not the
-# model that was trained.
-
-# %% [markdown]
+# The wrong rows show in any loss. The forgotten $c$ is the more dangerous bug: its model is somewhat worse, and everybody
+# expects a pruned model to be somewhat worse. Only the comparison of logits shows that it is not the model that was
+# trained.
+#
 # ## 5 · What it saves: parameters, multiply-adds, bytes
 #
 # One head owns $D\cdot Dh$ numbers in each of `Wq`, `Wk`, `Wv`, `Wr`, `Wo`, two biases of $Dh$, and a network of $N$
@@ -383,6 +401,9 @@ assert bits["removed, wrong rows"] > bits["removed"] + 0.1
 #
 # A head of All-attention as published has $N$ persistent keys and values of $Dh$ numbers in place of the network, so
 # that both last terms are $2\,N\,Dh$, and the units' biases fall away.
+#
+# **Before you look:** half of the heads are gone. Will the model have more or less than half of its parameters, and why
+# not exactly half?
 
 # %%
 show_source(head_part, docstring=False)
@@ -392,16 +413,18 @@ assert head.multiply_adds_per_token == 4 * D * Dh + 3 * K * Dh + 2 * N * D
 published = head_part(replace(config, persistent="softmax"))
 assert published.parameters == 5 * D * Dh + 2 * Dh + 2 * N * Dh
 print(
-    f"a head owns {head.parameters:,}; as published, with as many vectors, {published.parameters:,}"
+    f"a head owns {head.parameters:,}; as published, with N persistent vectors, {published.parameters:,}"
 )
+
+# %%
 removed = sum(config.heads) - sum(small.config.heads)
 stored = {
     name: sum(x.size for x in m.params.values())
     for name, m in (("before", baseline), ("after", small))
 }
 assert (
-    stored["before"] - stored["after"] == removed * head.parameters
-)  # exactly, to the last number
+    stored["before"] - stored["after"] == removed * head.parameters  # to the last number
+)
 assert stored["after"] == count_parameters(small.config)
 size = {s: own.directory.checkpoint(s).stat().st_size for s in ("train", "prune")}
 table = [
@@ -416,8 +439,9 @@ table = [
 ]
 print(text_table(table))
 
-# %%
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
+# %% jupyter={"source_hidden": true}
+# Draw what parameters and multiply-adds consist of, before and after.
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.1))
 models = (("before", baseline.config), ("after", small.config))
 for ax, key, label in zip(
     axes, ("parameters", "multiply_adds_per_token"), ("parameters", "multiply-adds a token")
@@ -453,14 +477,18 @@ plt.show()
 # %% [markdown]
 # All of a layer except LayerNorms and the biases `bo` and `net.bo` belongs to its heads: that is the purpose of
 # All-attention, and of the head networks of [chapter 03](03_all_attention.ipynb). In an ordinary Transformer the
-# feed-forward block would keep its size.
+# feed-forward block, the two matrices of F hidden units in each layer, would keep its size.
 
 # %% [markdown]
 # ## 6 · What it saves: time
 #
-# The gated model skips a closed head, too, but in every pass it has to copy the open heads' slices out of the whole
-# matrices. Removal does that once and for all, and it saves the memory. The three models take turns reading the same
-# text; the cell prints medians.
+# A gated model skips closed heads as well: before each pass it copies the open heads' slices out of the whole matrices,
+# and computes with those.
+#
+# **Before you look:** will the model with closed gates be as slow as the whole one, as fast as the small one, or in
+# between?
+#
+# The three models take turns reading the same text; the cell prints medians.
 
 # %%
 ms = milliseconds_per_1k_tokens([baseline, gated, small], text.valid, at_least=0.4)
@@ -468,7 +496,11 @@ for name, value in zip(("all heads", "closed by gates", "removed"), ms):
     print(f"{name:16s} {value:6.2f} ms per 1,000 tokens ({value / ms[0]:.0%})")
 
 # %% [markdown]
-# The next cell plots the time against the number of heads, from 8 in each layer down to none. Time does not depend on
+# Skipping saves most of the closed heads' arithmetic, but the copies cost time in every pass. After the removal nothing is
+# left to copy, and nothing to store. (On a busy machine all three numbers vary; run the cell again before you believe
+# them.)
+#
+# The next picture shows the time against the number of heads, from 8 in each layer down to none. Time does not depend on
 # the weights, so random ones suffice. Beside it are the **committed results of the full study**
 # ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md)) for three larger models of the same
 # size: heads with networks of 64 units, where this notebook's have 32; All-attention as published, with 512 persistent
@@ -482,7 +514,9 @@ measured = np.array(milliseconds_per_1k_tokens(models, text.valid, at_least=0.25
 shares = np.array([sum(size.heads) for size in sizes]) / (L * H)
 study = read_csv(results("architecture-pydoc", "inference.csv").read_text())
 
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), sharey=True)
+# %% jupyter={"source_hidden": true}
+# Draw parameters and time against heads: this notebook's model, and those of the study.
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
 lines = (
     ("this notebook, just now", None, BLUE, "o-"),
     ("study: head networks", "head-networks", HEAD_COLOURS[4], "D-"),
@@ -544,6 +578,7 @@ for name in ("Wq", "Wo", "u", "net.pk", "bo"):
 print(f"c = {emptied.gates()[last].scale:.0f}")
 print(f"float32, logits differ by {assert_same_logits(without_layer, emptied, 1e-4):.1e}")
 
+# %%
 # what is left of it is x + bo + net.bo
 on_textbook = replace(without_layer, ops=get_backend("numpy"))
 _, memory, cache = on_textbook.forward(ids)
@@ -573,16 +608,12 @@ for step in range(training.steps):
     if step == 0:
         assert all(grads[name].shape == value.shape for name, value in without_layer.params.items())
         assert np.isfinite(np.concatenate([g.ravel() for g in grads.values()])).all()
-        print(
-            f"gradient of Wq {grads[f'layers.{last}.Wq'].shape}, of bo: norm {np.linalg.norm(grads[f'layers.{last}.bo']):.4f}"
-        )
         assert np.linalg.norm(grads[f"layers.{last}.bo"]) > 0
     optimizer.step(without_layer.params, grads, training.lr)
     losses.append(loss["loss"] / np.log(2))
-print(
-    f"bits per character: first 5 steps {np.mean(losses[:5]):.2f}, last 5 steps {np.mean(losses[-5:]):.2f}"
-)
-assert np.mean(losses[-5:]) < np.mean(losses[:5])
+first_five, last_five = np.mean(losses[:5]), np.mean(losses[-5:])
+print(f"bits per character: first 5 steps {first_five:.2f}, last 5 steps {last_five:.2f}")
+assert last_five < first_five
 
 # %% [markdown]
 # And it generates text:
@@ -593,24 +624,23 @@ tokens = list(generate(without_layer, prompt, 120, np.random.default_rng(0), tem
 print(text.tokenizer.decode(np.array([*prompt, *tokens])))
 
 # %% [markdown]
-# Go all the way: close *all* heads of *all* layers. What is such a model? No position ever sees another one, so the
-# last token alone decides what comes next. It is a table of pairs of characters, a bigram model, and still a valid
-# model of this package: the same token gets the same prediction at every position.
+# Go all the way: close *all* heads of *all* layers.
+#
+# **Before you look:** what can such a model still know about the next character?
 
 # %%
 no_heads = remove_closed_heads(with_heads(baseline, [np.zeros(H, bool)] * L))
 h = no_heads.forward(ids)[0]  # (B, T, D)
-row, column = np.nonzero(
-    ids == np.bincount(ids.ravel()).argmax()
-)  # positions of the most frequent token
+row, column = np.nonzero(ids == np.bincount(ids.ravel()).argmax())  # the most frequent token
 assert len(row) > 5 and np.abs(h[row, column] - h[row[0], column[0]]).max() < 1e-5
 h = small.forward(ids)[0]
 assert np.abs(h[row, column] - h[row[0], column[0]]).max() > 0.1  # with heads its position matters
-print(
-    f"no heads at all: {sum(no_heads.config.heads)} of {L * H}, {count_parameters(no_heads.config):,} parameters"
-)
+print(f"{sum(no_heads.config.heads)} heads, {count_parameters(no_heads.config):,} parameters")
 
 # %% [markdown]
+# The same token gets the same prediction at every position: no position ever sees another one, so the last token alone
+# decides what comes next. The model has become a table of pairs of characters, a *bigram model*.
+#
 # ## 8 · Heads keep their numbers
 #
 # In the small model the heads of a layer are numbered 0, 1, 2 … without gaps; the slices do not say which heads they
@@ -675,6 +705,131 @@ assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 # Removal itself has cost nothing. The loss rose when the gates closed, and training the smaller model a little more
 # recovers part of it: the next chapter.
 #
+# ## Recap
+#
+# - A layer's output is a sum over heads, so removing a closed head means slicing: columns of `Wq`, `Wk`, `Wv`, `Wr`, rows
+#   of `Wo`, and the head's entry in its biases and its network.
+# - What an open head was multiplied by, its gate times $c$, moves into `Wo` and `pv`. Logits stay equal, and float64 tells
+#   a bug from rounding.
+# - Parameters, multiply-adds and time fall with the heads, because all but the norms and two biases of a layer belongs to
+#   some head.
+#
+# ## Now you
+
+# %% [markdown]
+# ### Exercise 1 · Cut and fold one projection
+#
+# A layer's heads have the outputs `o`, of shape (T, H, Dh), and its output is the sum of $g_h\,c\,o_h\,W_o^{(h)}$. Return
+# the numbers of the heads that are open, and a matrix for those alone that needs neither gates nor $c$. Gates may be soft:
+# an open one is any number above 0.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+
+def cut_projection(Wo, gates, c, Dh):
+    """Return kept (k,), the open heads' numbers, and a matrix (k·Dh, D), from Wo (H·Dh, D) and gates (H,)."""
+    raise NotImplementedError(
+        "write cut_projection: return kept, and the open heads' rows times gate and c"
+    )
+
+
+rng = np.random.default_rng(0)
+o, Wo, gates = rng.normal(size=(5, 4, 3)), rng.normal(size=(12, 6)), np.array([0, 0.5, 0, 1.0])
+kept, small = cut_projection(Wo, gates, 2.0, 3)
+assert np.array_equal(kept, [1, 3]), f"heads 1 and 3 are open, got {kept}"
+assert small.shape == (6, 6), f"two heads own 2·3 rows of 6 numbers, got {small.shape}"
+gated = (2.0 * gates[:, None] * o).reshape(5, 12) @ Wo  # (T, D)
+difference = np.abs(o[:, kept].reshape(5, 6) @ small - gated).max()
+assert difference < 1e-12, (
+    f"the layer's output must stay the same, got a difference of {difference:.2g}"
+)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `Wo.reshape(H, Dh, D)` has a head on its first axis. Which axes must the factor have to meet it?
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def cut_projection(Wo, gates, c, Dh):
+#     kept = np.flatnonzero(gates)
+#     heads = Wo.reshape(len(gates), Dh, -1)  # (H, Dh, D)
+#     factor = c * gates[kept]  # (k,)
+#     return kept, (factor[:, None, None] * heads[kept]).reshape(len(kept) * Dh, -1)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2 · Remove heads from a whole layer
+#
+# `layer` holds a layer's arrays by name: `Wq`, `Wk`, `Wv`, `Wr` of shape (D, H·Dh), `Wo` (H·Dh, D), `u` and `w` (H, Dh),
+# the networks' `net.pk` and `net.pv` (H, N, D) and `net.pb` (H, N), and arrays that belong to no head, such as `bo`. Return
+# a new dictionary in which only the heads `kept` are left, with their factor $g_h c$ folded in. The check builds a model
+# from them and compares it with the gated one.
+
+# %% tags=["exercise", "raises-exception"]
+from dataclasses import replace
+
+import numpy as np
+
+from tinyprune import ModelConfig, Transformer, init_parameters
+from tinyprune.pruning.importance import with_heads
+
+
+def cut_layer(layer, kept, factor, Dh):
+    """Return the arrays of a layer with the heads kept (k,) alone, each multiplied by factor (k,)."""
+    raise NotImplementedError(
+        "write cut_layer: return a dictionary with the same names and smaller arrays"
+    )
+
+
+rng = np.random.default_rng(0)
+config = ModelConfig("all-attention", V=11, L=1, D=12, H=4, N=5, T=6, M=0, persistent="stream")
+shapes = {name: x.shape for name, x in init_parameters(config, rng).items()}
+params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+gated = with_heads(Transformer(config, params), [np.array([False, True, False, True])])
+gated = replace(gated, gate=replace(gated.gate, output_scaling=True))  # c = 4 / 2
+layer = {n.removeprefix("layers.0."): x for n, x in params.items() if n.startswith("layers.0.")}
+cut = cut_layer(layer, np.array([1, 3]), np.array([2.0, 2.0]), config.Dh)
+small = params | {f"layers.0.{name}": x for name, x in cut.items()}
+smaller = Transformer(replace(config, heads=(2,), head_ids=((1, 3),)), small)
+ids = np.arange(6)[None]
+difference = np.abs(smaller.forward(ids)[0] - gated.forward(ids)[0]).max()
+assert difference < 1e-9, f"both models must compute the same, got a difference of {difference:.2g}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The columns of head $h$ are $h\cdot Dh$ to $(h+1)\cdot Dh - 1$. Two arrays take the factor, one in each block; all others
+# are only sliced, and those without heads are only copied.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def cut_layer(layer, kept, factor, Dh):
+#     own = (kept[:, None] * Dh + np.arange(Dh)).ravel()  # the heads' columns, or rows of Wo
+#     cut = dict(layer)
+#     for name in ("Wq", "Wk", "Wv", "Wr"):
+#         cut[name] = layer[name][:, own]
+#     cut["Wo"] = layer["Wo"][own] * np.repeat(factor, Dh)[:, None]
+#     for name in ("u", "w", "net.pk", "net.pb"):
+#         cut[name] = layer[name][kept]
+#     cut["net.pv"] = layer["net.pv"][kept] * factor[:, None, None]
+#     return cut
+# ```
+#
+# </details>
+#
+# [Assignment A5](assignments/README.md) continues from here: removal and folding with all of their corner cases.
+
+# %% [markdown]
 # ## Questions
 #
 # 1. Why must `bo`, `net.bo` and the LayerNorms not be sliced, although a closed head no longer uses them?
