@@ -904,11 +904,15 @@ print(text_table([*table.values()]))
 for name in ("leave-one-out", "voita"):
     assert table[name]["sd paired"] < table[name]["sd unpaired"] / 2
 assert table["michel"]["sd paired"] > table["michel"]["sd unpaired"]
+worst = [
+    max(of_seeds(name, 16).items(), key=lambda pair: pair[1])[0] for name in ("michel", "gates")
+]
+assert worst[0] != worst[1]
 
 # %% [markdown]
 # *sd unpaired* is what the spread of the difference would be if the two were independent. Pairing is no magic. It helps
 # where the baseline causes most of the spread, as for *leave-one-out* and *voita*. For *michel* it does not help: the
-# seed that is best for Michel is not the one that is best for gates.
+# seed that is worst for Michel is not the one that is worst for gates.
 
 # %%
 sliders(draw_study, heads=[29, 22, 16, 10, 3])
@@ -939,7 +943,8 @@ assert {"random", "confidence", "voita"} <= {*verdicts["undecided"]}
 # ### What was found
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Print the most telling of the paired differences.
 def more(method, reference, heads):
     """Return the mean paired difference of two methods and its spread."""
     return next(
@@ -962,6 +967,8 @@ for method, reference in (
         f"{k}: {'{:+.3f} ± {:.3f}'.format(*more(method, reference, k))}" for k in (22, 16, 10, 3)
     ]
     print(f"{method:23} more than {reference:6}  ", "   ".join(cells))
+
+# %%
 beyond = [more("least-squares-distilled", "michel", k) for k in (16, 10, 3)]
 assert all(difference < -spread_ for difference, spread_ in beyond)
 assert all(study_table(k)[0]["method"] == "least-squares-distilled" for k in (29, 22, 16, 10, 3))
@@ -973,7 +980,7 @@ for name in methods:
 # - **Gates choose no better than criteria that read a text once.** With half of the heads gates need *more* bits than
 #   Michel, fluctuation, leave-one-out and confidence, by more than the spread, and even more than random heads. At 29 and
 #   22 heads all of these differ by less than 0.01 bits. At 10 heads gates are ahead of leave-one-out and output
-#   difference, after Michel and fluctuation. With one head in ten left they are level with the best criteria, and
+#   difference, but behind Michel and fluctuation. With one head in ten left they are level with the best criteria, and
 #   ahead of random heads by more than the spread.
 # - **Magnitude is the worst of all from 22 heads down**, with all seeds on one side.
 # - **No other gates are better.** Soft gates, gates with exactly $k$ heads and layer-wise ones are level with gates at half
@@ -1242,11 +1249,11 @@ assert max(together) < 13
 
 # %% [markdown]
 # - **Gates remove late heads.** In all three models they keep more of the first layer than of the last, as they do in the
-#   study, with five times as many steps. Nothing else that we measured tells kept heads from removed ones in all three
-#   models: not the previous token, nor position against content, nor the size of what the attention or the network adds.
-# - **Michel's criterion removes heads whose attention adds little**, wherever they are. That is no discovery about their
-#   roles: a gate multiplies what its head adds, so its gradient grows with it. What the removed heads still did, they did
-#   mostly by their networks.
+#   study, with five times as many steps. No other measure leaves the grey band in all three models: not the previous
+#   token, nor position against content, nor the size of what the attention or the network adds.
+# - **Michel's criterion removes heads whose attention adds little**, wherever they are. That says little about their
+#   roles: a gate multiplies what its head adds, so its gradient grows with it. Of what the removed heads added, a larger
+#   share came from their networks than with the heads that were kept.
 # - **The previous-token heads are not safe.** The first picture's second row is on both sides of one half, and some of
 #   the darkest cells of the second picture have neither dot nor ring.
 # - **The two hardly agree on whom to remove.** Of the 16 heads that one keeps the other keeps little more than the half
@@ -1262,7 +1269,8 @@ assert max(together) < 13
 # read from the committed results.
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Read the differences from the studies' tables.
 def difference(study, **wanted):
     """Return a mean difference and its spread from the comparison table of a study."""
     table = read_csv(results(study, "comparison.csv").read_text())
