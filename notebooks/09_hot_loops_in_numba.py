@@ -151,7 +151,7 @@ print(f"one core does {PEAK:.0f} GFLOP/s: 10⁹ operations on floating-point num
 # ### Moving: caches and lines
 #
 # The registers hold about as much as a page of text. Everything else is in memory, and memory is far away: one access
-# takes some hundred cycles. Between them are **caches**, smaller and faster memories that keep what was used last:
+# takes a few hundred cycles. Between them are **caches**, smaller and faster memories that keep what was used last:
 #
 # | | holds about |
 # | --- | --- |
@@ -233,8 +233,8 @@ n = 1024
 print(f"memory allows {MEMORY * n / 6:.0f} GFLOP/s, the multiply-adds of one core allow {PEAK:.0f}")
 
 # %% [markdown]
-# Memory is not the problem: a product *could* run at the speed of the multiply-adds. Three nested loops miss that by a
-# factor of fifty or more. Why?
+# Memory is not the problem: a product *could* run at the speed of the multiply-adds. Three nested loops miss that by
+# far. Why?
 #
 # ## 2 · Six rungs
 #
@@ -326,7 +326,7 @@ def climb(name, n=1024, work=None):
     print(
         f"{name}: {speed:.3g} GFLOP/s"
         + (f", {faster:.3g} times the rung before" if faster else "")
-        + f"; {speed / PEAK:.2%} of one core's limit"
+        + f"; {100 * speed / PEAK:.2g} % of one core's limit"
     )
 
 
@@ -334,7 +334,7 @@ climb("Python loops", n=48)
 climb("compiled", n=256)
 
 # %% [markdown]
-# One decorator, some hundred times the speed. And still it is far from the limit, for two reasons, both of which are in
+# One decorator is worth that much. And still the loop is far from the limit, for two reasons, both of which are in
 # the way the loops are nested:
 #
 # - **It wastes cache lines.** Matrices are stored row by row. The innermost loop, over `k`, walks down a column of `b`
@@ -393,7 +393,8 @@ plt.show()
 
 # %% [markdown]
 # Up to step 16 every line is still fetched, so the time falls far less than the work. Beyond 16, each doubling skips every other line,
-# and the time falls with it.
+# and the time falls with it. (At the smallest steps the
+# additions themselves take time.)
 #
 # ### Rung 3: another order of the loops
 
@@ -480,7 +481,7 @@ def draw_tile(rows, vectors):
         f"{rows} × {vectors} sums",
         f"{used} of {REGISTERS} registers" + (" do not fit" if used > REGISTERS else ""),
         f"{intensity:.1f} operations per byte",
-        f"{min(1, len(place) / 8):.0%} busy, if sums wait",
+        f"waiting allows {min(1, len(place) / 8):.0%} of the peak",
     )
     ax.text(10.2, 0, "\n".join(lines), va="top", fontsize=9, linespacing=1.6)
     ax.set(xlim=(-2.5, 16), ylim=(max(16, rows) + 0.5, -2))
@@ -491,7 +492,7 @@ def draw_tile(rows, vectors):
 draw_tile(matmul.ROWS, 2)
 
 # %%
-sliders(draw_tile, rows=[1, 2, 4, 6, 8, 12, 14, 16], vectors=[1, 2, 3])
+sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 
 # %% [markdown]
 # One difficulty remains. Plain Python cannot say "keep these sums in registers", and Numba's compiler (LLVM) decides otherwise when it

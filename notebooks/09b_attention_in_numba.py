@@ -1,0 +1,838 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 09b · Attention in Numba
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/09b_attention_in_numba.ipynb)
+# &nbsp; ← [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) · [all chapters](README.md) · [10 on a GPU](10_on_a_gpu.ipynb) →
+#
+# **After this chapter you can** compute attention forwards and backwards without ever storing its matrix of scores, one
+# piece at a time, and say what makes that fast: online softmax, tiles, keys in lanes, threads.
+#
+# **You need** the formula of attention ([chapter 02](02_attention_by_hand.ipynb)), and from
+# [chapter 09](09_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are. It takes an hour to read, and
+# half a minute to run.
+#
+# This is an **elective** chapter: nothing about pruning depends on it, except that closed heads cost less (section 6).
+
+# %% jupyter={"source_hidden": true}
+# In Colab this fetches the project; where tinyprune is installed it does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if not importlib.util.find_spec("tinyprune"):
+    fetch = "git clone -q --depth 1 https://github.com/tinyprune/tinyprune repository"
+    subprocess.run(
+        f"{fetch} && {sys.executable} -m pip install -q -e ./repository ipywidgets",
+        shell=True,
+        check=True,
+    )
+    # -e: the code stays beside the results of the full studies, also after a restart of the runtime;
+    # until then Python has to be told where it is
+    sys.path.insert(0, "repository")
+
+# %% jupyter={"source_hidden": true}
+# Imports, and how times are measured.
+import os
+
+for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
+    os.environ.pop(name, None)  # NumPy's BLAS at its best, whatever the environment says
+
+# %matplotlib inline
+import json
+import math
+import textwrap
+import time
+import tracemalloc
+from functools import partial
+
+import matplotlib.pyplot as plt
+import numba
+import numpy as np
+from IPython.display import display
+from numpy.lib.stride_tricks import as_strided
+
+from tinyprune import ops
+from tinyprune.bench.figures import plot_benchmark, plot_ladder
+from tinyprune.bench.machine import describe_machine
+from tinyprune.bench.shapes import attention_arguments, attention_gflop, model_shape
+from tinyprune.kernels.backend import get_backend
+from tinyprune.kernels.cpu import attention_tiles, workspace
+from tinyprune.kernels.ladder import attention
+from tinyprune.notebook import results, show_source, sliders, use_style, you_are_here
+from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
+
+use_style()
+rng = np.random.default_rng(0)
+cpu = get_backend("numba")
+THREADS = numba.get_num_threads()
+
+
+def best(work, turns=7):
+    """Return the shortest of several calls in seconds: other programs can only make a call longer."""
+    work()  # the first call compiles
+    times = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
+
+# %%
+you_are_here("attention", "persistent", "train")
+
+# %% [markdown]
+# All speeds on this page were measured when it was made, on the machine named above. Yours will show others; no `assert`
+# below depends on a time.
+#
+# ## 1 · What the matrix of scores costs
+#
+# Here is attention from chapters [02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), for one head and query
+# $i$, with relative positions, and with N persistent vectors inside the softmax as in All-attention as published. Its own
+# position is `now` $= i+M$:
+#
+# $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), $$
+#
+# $$ s_n = q_i\cdot pk_n, \qquad o_i = \sum_j a_j v_j + \sqrt{N} \sum_n a_n pv_n $$
+#
+# with $a$ the softmax over all $s_j$ and $s_n$. (`tinyprune`'s presets have other persistent units, beside the softmax; without them $N$ is 0 here and everything
+# else is the same.) The textbook version, in NumPy, stores all scores of a head as a matrix, (T, S + N). Two products make
+# it, one uses it, and between them about ten operations pass over it: scale, add, mask, maximum, subtract, exponential,
+# sum, divide.
+#
+# **Before you look:** NumPy's products are fast. Which part of the textbook's time do you expect them to take?
+
+# %%
+shape = model_shape("relative-d128", B=4)
+config = shape.config
+B, T, S, H, Dh, N = shape.B, config.T, config.M + config.T, config.H, config.Dh, config.N
+arguments, _ = attention_arguments(shape)
+span = config.span
+operations = 2 * B * H * T * Dh * (3 * S + 2 * N)
+assert math.isclose(operations, attention_gflop(config, B) / 3 * 1e9)  # the package adds backward
+
+
+# %% jupyter={"source_hidden": true}
+# Times the textbook, and NumPy's products of the same shapes alone.
+def products_alone():
+    """Compute what has the shapes of q·k, q·r, q·pk, a·v and a·pv, and nothing else."""
+    for columns in (S, S, N):
+        queries @ keys[..., :columns]
+    for columns in (S, N):
+        weights[..., :columns] @ keys[..., :columns].swapaxes(-1, -2)
+
+
+queries = np.ones((B, H, T, Dh), np.float32)
+keys = np.ones((B, H, Dh, max(S, N)), np.float32)
+weights = np.ones((B, H, T, max(S, N)), np.float32)
+textbook = best(partial(attention.textbook, **arguments, span=span))
+print(f"B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}: {operations / 1e6:.0f} million operations")
+print(f"textbook {1e3 * textbook:.1f} ms, its products alone {1e3 * best(products_alone):.1f} ms")
+
+# %% [markdown]
+# The rest of the time is spent on passes over the matrix, which do little with every number that they move. Counted for one head
+# of all $B$ texts, in operations per byte (the intensity of chapter 09):
+#
+# $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} \qquad\qquad
+# I_\text{one pass} = \frac{2\,B\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,\big(B\,(2T+2S)+S+2N\big)} \tag{1} $$
+#
+# The numerators are the products: $2\,\mathtt{Dh}$ operations for each of the two dot products and the weighted sum of a
+# context key, and of the one dot product and the sum of a persistent one. On the left, the textbook reads or writes the context scores about 16 times and
+# the persistent ones about 10 times. On the right, there is no matrix: `q`, `k`, `v`, `r`, `pk` and `pv` are read once
+# and `out` is written once.
+
+# %%
+matrix_bytes = 4 * (16 * S + 10 * N)  # for each query
+one_pass_bytes = 4 * Dh * (B * (2 * T + 2 * S) + S + 2 * N)
+print(f"textbook: {2 * Dh * (3 * S + 2 * N) / matrix_bytes:.1f} operations per byte")
+print(f"one pass: {operations / H / one_pass_bytes:.1f} operations per byte")
+
+# %% [markdown]
+# The matrix also has to be kept. `tracemalloc` records the peak memory of NumPy's arrays.
+#
+# **Before you look:** T and M double together. By how much does the peak grow, for the textbook and for a kernel without the matrix?
+
+
+# %% jupyter={"source_hidden": true}
+# Measures and draws the peak memory of textbook and kernel.
+def peak_bytes(attend, arguments, span):
+    """Return the peak memory of a call in addition to its arguments."""
+    attend(**arguments, span=span)
+    workspace.POOL.clear()
+    tracemalloc.start()
+    attend(**arguments, span=span)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+lengths = [64, 128, 256, 512, 1024]
+peaks = {"textbook": [], "kernel": []}
+for length in lengths:
+    longer, _ = attention_arguments(model_shape("relative-d128", B=1, T=length, M=length))
+    for name, attend in (("textbook", ops.attention_forward), ("kernel", cpu.attention_forward)):
+        peaks[name].append(peak_bytes(attend, longer, length))
+assert peaks["textbook"][-1] > 3 * peaks["textbook"][-2]  # T · S: about 4 times for every doubling
+assert peaks["kernel"][-1] < 2.5 * peaks["kernel"][-2]  # T: about 2 times
+
+figure, ax = plt.subplots(figsize=(6.5, 2.6))
+for (name, peak), colour, style in zip(peaks.items(), (VERMILION, BLUE), ("s--", "o-")):
+    ax.plot(lengths, np.array(peak) / 2**20, style, color=colour, label=name)
+ax.set(xscale="log", yscale="log", xlabel="T (and M)", ylabel="peak MiB", title="One text, 8 heads")
+ax.set_xticks(lengths, lengths)
+ax.minorticks_off()
+ax.yaxis.set_major_formatter("{x:g}")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# One grows with T², the other with T. So the plan is *no matrix*. Softmax seems to forbid it, since every weight needs the sum over all keys.
+#
+# ## 2 · Online softmax
+#
+# Take the keys in pieces. For those seen so far keep three things: the highest score $m$, the sum $\ell=\sum_j
+# e^{s_j-m}$, and the unfinished output $o=\sum_j e^{s_j-m} v_j$. The answer for the keys so far is $o/\ell$, whatever
+# $m$ is, since $e^{-m}$ cancels. Then more keys come, with a new highest score $m'$. All sums so far used the old
+# maximum. But
+#
+# $$ e^{s_j-m'} = e^{s_j-m}\; e^{m-m'} $$
+#
+# and the last factor is the same for all old keys, so it can be pulled out of the sums:
+#
+# $$ \ell' = e^{m-m'}\,\ell + \sum_{\text{new}} e^{s_j-m'} \qquad\qquad o' = e^{m-m'}\,o + \sum_{\text{new}} e^{s_j-m'}\,v_j \tag{2} $$
+#
+# (Milakov & Gimelshein 2018.) No exponent is ever above zero, so nothing overflows. Each weight is used as soon as it
+# is computed, and then forgotten. In loops, for one query (`highest` is $m$, `total` is $\ell$):
+
+# %%
+show_source(attention.take_keys, docstring=False)
+
+# %% [markdown]
+# (`factor` is 1 for context keys and $\sqrt N$ for persistent ones.) Pieces of any size give the same output as the whole softmax:
+
+# %%
+keys = 200
+s = rng.standard_normal(keys) * 3 + np.linspace(0, 4, keys)  # (keys,)
+values = rng.standard_normal((keys, Dh))  # (keys, Dh)
+
+
+def in_pieces(s, values, piece, take=attention.take_keys):
+    """Take some keys at a time; return the output, and the state after each piece."""
+    o, highest, total, kept = np.zeros(values.shape[1]), -math.inf, 0.0, []
+    for first in range(0, len(s), piece):
+        highest, total = take(s[first : first + piece], values[first:], 1.0, highest, total, o)
+        kept.append((highest, total, o / total))
+    return o / total, kept
+
+
+whole = np.exp(s - s.max()) / np.exp(s - s.max()).sum() @ values  # (Dh,)
+for piece in (1, 7, 64, keys):
+    np.testing.assert_allclose(in_pieces(s, values, piece)[0], whole, rtol=0, atol=1e-14)
+
+# %% [markdown]
+# **Plant a bug:** forget to rescale `o`.
+#
+# **Before you look:** for which scores would this mistake go unnoticed?
+
+
+# %%
+def forgets_to_shrink(s, values, factor, highest, total, o):
+    """Do the same as take_keys, but without rescaling o."""
+    before = o.copy()
+    new, total = attention.take_keys(s, values, factor, highest, total, o)
+    o += before * (1 - math.exp(highest - new))
+    return new, total
+
+
+falling = np.argsort(-s)  # the highest score first: nothing ever needs rescaling
+unnoticed = in_pieces(s[falling], values[falling], 7, forgets_to_shrink)[0]
+np.testing.assert_allclose(unnoticed, whole, rtol=0, atol=1e-14)
+try:
+    found = in_pieces(s, values, 7, forgets_to_shrink)[0]
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-14)
+except AssertionError as error:
+    print(next(line for line in str(error).splitlines() if "Mismatch" in line))
+else:
+    raise AssertionError("the planted bug was not found")
+
+# %% jupyter={"source_hidden": true}
+# Draws the state of an online softmax after some of the keys.
+_, kept = in_pieces(s, values, 1)
+highest, total, output = (np.array(x) for x in zip(*kept))  # (keys,)  (keys,)  (keys, Dh)
+
+
+def draw_online(seen):
+    """Draw the state after `seen` keys."""
+    figure, axes = plt.subplots(1, 3, figsize=(8, 2.2))
+    axes[0].plot(s, ".", color=GREY, markersize=3, label="scores")
+    axes[0].step(range(seen), highest[:seen], where="post", color=VERMILION, label="highest so far")
+    axes[0].set(title=f"{seen} keys seen", ylim=(s.min() - 1, s.max() + 7))
+    axes[0].legend(frameon=False, loc="upper left", ncols=2, fontsize=7)
+    axes[1].plot(total[:seen], color=BLUE)
+    axes[1].set(title=f"sum = {total[seen - 1]:.2f}", ylim=(0, total.max() * 1.1))
+    for d, colour in zip(range(4), HEAD_COLOURS):
+        axes[2].plot(output[:seen, d], color=colour, linewidth=1.2)
+        axes[2].plot(keys, whole[d], "o", color=colour, markersize=5, clip_on=False)
+    axes[2].set(
+        title="o / sum, four of its numbers", ylim=(output[:, :4].min(), output[:, :4].max())
+    )
+    for ax in axes:
+        ax.axvline(seen, color=GREY, linewidth=0.8, linestyle=":")
+        ax.set(xlim=(0, keys), xlabel="key")
+    plt.show()
+
+
+draw_online(60)
+
+# %%
+sliders(draw_online, seen=(20, keys, 20))
+
+# %% [markdown]
+# At every rise of the red line all sums are rescaled; where the rise is large, the sum drops. In the end the four numbers
+# arrive at the dots, the results of the whole softmax.
+#
+# ## 3 · Tiles
+#
+# One query at a time would load every key once per query. So take a **tile** of queries together, and a chunk of keys
+# at a time: their scores are a small matrix product, and so is the sum of values (FlashAttention, Dao et al. 2022). Here
+# it is in NumPy, for one causal head without positions; it also returns $\mathtt{lse} = m + \log \ell$ for the backward
+# pass:
+
+
+# %%
+def tiled_head(q, k, v, tile=32, chunk=64):
+    """Attend tile by tile: q (T, Dh), k and v (S, Dh); returns out (T, Dh) and lse (T,)."""
+    T, S = len(q), len(k)
+    out, lse = np.empty_like(q), np.empty(T)
+    for t0 in range(0, T, tile):
+        rows = q[t0 : t0 + tile] / math.sqrt(q.shape[1])
+        now = np.arange(t0, t0 + len(rows))[:, None] + S - T  # (tile, 1), the queries' own keys
+        m, total, o = np.full(now.shape, -np.inf), np.zeros(now.shape), np.zeros_like(rows)
+        for j0 in range(0, now.max() + 1, chunk):  # no query of the tile sees a later key
+            s = rows @ k[j0 : j0 + chunk].T  # (tile, chunk)
+            s[j0 + np.arange(s.shape[1]) > now] = -np.inf
+            highest = np.maximum(m, s.max(-1, keepdims=True))
+            weights, shrink = np.exp(s - highest), np.exp(m - highest)
+            total = shrink * total + weights.sum(-1, keepdims=True)
+            o = shrink * o + weights @ v[j0 : j0 + chunk]
+            m = highest
+        out[t0 : t0 + tile] = o / total
+        lse[t0 : t0 + tile] = (m + np.log(total))[:, 0]
+    return out, lse
+
+
+q = rng.standard_normal((67, Dh))
+k, v = rng.standard_normal((2, 108, Dh))
+exact = ops.attention_forward(q[None, :, None], k[None, :, None], v[None, :, None])[0][0, :, 0]
+for tile, chunk in ((32, 64), (1, 1), (67, 108), (5, 9)):
+    np.testing.assert_allclose(tiled_head(q, k, v, tile, chunk)[0], exact, rtol=0, atol=1e-14)
+
+# %% [markdown]
+# Only a (tile, chunk) piece of the matrix exists at any time, and it stays in the first or second cache. Pieces that no query of the
+# tile sees are never computed. A piece that some query sees is computed whole, though, which is work in vain for the others.
+#
+# **Before you look:** what wastes more, large tiles or small ones?
+
+
+# %% jupyter={"source_hidden": true}
+# Draws which pieces of the matrix of scores are computed, for a given tile and span.
+def draw_tiles(tile, span, width=32):
+    """Draw T = M = 128: what a query sees (blue) and what is computed in pieces of (tile, width)."""
+    T = M = 128
+    distance = np.arange(T)[:, None] + M - np.arange(T + M)
+    seen = (distance >= 0) & (distance <= span)
+    pieces = seen.reshape(T // tile, tile, -1, width).any((1, 3))
+    computed = np.kron(pieces, np.ones((tile, width)))
+    figure, ax = plt.subplots(figsize=(5.5, 2.5))
+    ax.imshow(np.where(seen, 2, computed), cmap=COLOURS, vmin=0, vmax=2, interpolation="nearest")
+    ax.set(xlabel="key", ylabel="query", yticks=[0, 64, 127], xticks=[0, 64, 128, 192, 255])
+    ax.set_title(f"{computed.sum() / seen.sum():.2f} scores computed for each one seen")
+    plt.show()
+
+
+COLOURS = plt.matplotlib.colors.ListedColormap(["white", "#F2C9A8", BLUE])
+draw_tiles(32, 128)
+
+# %%
+sliders(draw_tiles, tile=[8, 16, 32, 64], span=[16, 64, 128])
+
+# %% [markdown]
+# Large tiles compute more in vain, small tiles load every key more often. The kernel uses 32 queries, and in a tile it
+# skips single register tiles (8 or 4 queries by two vectors of keys) that nobody sees.
+#
+# ## 4 · Two tricks of the kernel
+#
+# ### Keys in lanes
+#
+# `dot(q, k_j)` is a sum that waits for itself, as in rung 2 of chapter 09, and the remedy is the same: let the
+# innermost loop run over something whose iterations are independent. There it was columns; here it is **keys**. A
+# head's keys are transposed once, so that number `d` of neighbouring keys is side by side in memory, and a vector holds the
+# scores of as many keys as it has lanes:
+
+# %%
+show_source(attention.add_products, docstring=False)
+
+# %% [markdown]
+# So the scores of a tile of queries are exactly the packed product of chapter 09: the rows are queries, and the panels
+# hold keys. The kernel uses `microkernel` for the scores, for the weighted sums, and for all gradients.
+#
+# ### The relative shift for free
+#
+# Content scores $(q+u)\cdot k$ of a tile are a product. *Position* scores are not quite: query $t$ of the tile needs
+# $(q_t+w)\cdot r$ for distance $t + M - j$ at key $j$, so each row is shifted against the one above. A product with the
+# rows of $r$ in falling order gives them sorted by distance. With $R$ queries in the tile, its column $c$ belongs to
+# distance $M+R-1-c$, so
+#
+# $$ \text{the score of }(t, j)\text{ is in column}\quad c = j + R-1-t \tag{3} $$
+#
+# One could compute them and then copy each row to its place. Instead, choose where the product *writes*. Scores are stored
+# in an array with rows `LS` numbers apart that begins at number $R$, so $(t,j)$ is at $R + t\cdot \mathtt{LS} + j$.
+# Write the position scores from number 1 on, with rows $\mathtt{LS}+1$ apart. By (3) entry $(t, c)$ of that product is
+# at number
+#
+# $$ 1 + t\,(\mathtt{LS}+1) + c \;=\; 1 + t\,\mathtt{LS} + t + j + R - 1 - t \;=\; R + t\,\mathtt{LS} + j $$
+#
+# The $t$ cancels: **each position score already lies where its key's score belongs**, and $(q+u)\cdot k$ is added on top.
+# Here are four queries and eight keys. As if every position score were its own distance, we write distances into the
+# longer rows, and read the shorter ones:
+
+# %%
+R, LS, n_keys, M_small = 4, 12, 8, 4
+columns = n_keys + R - 1
+scratch = np.full(1 + R * (LS + 1), np.nan)
+written = as_strided(scratch[1:], (R, columns), (8 * (LS + 1), 8))  # rows LS + 1 apart
+read = as_strided(scratch[R:], (R, n_keys), (8 * LS, 8))  # rows LS apart, the same memory
+written[:] = M_small + R - 1 - np.arange(columns)  # the same in every row
+t, j = np.arange(R)[:, None], np.arange(n_keys)
+np.testing.assert_array_equal(read, t + M_small - j)  # the distance that each score needs
+
+
+# %% jupyter={"source_hidden": true}
+# Draws the same memory with longer and with shorter rows.
+def draw_memory(ax, stride, first, width, title):
+    """Draw `scratch` as rows of `stride` numbers, with a box of `width` numbers from `first` on in each."""
+    for i, distance in enumerate(scratch):
+        row, column = divmod(i, stride)
+        if row < R and not np.isnan(distance):
+            at, seen = (column + 0.5, row + 0.5), distance >= 0
+            text = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": 8,
+                "color": "black" if seen else GREY,
+            }
+            ax.text(*at, f"{distance:.0f}", **text)
+            shade = 0.1 + 0.4 * distance / (M_small + R) if seen else 0
+            ax.add_patch(plt.Rectangle((column, row), 1, 1, facecolor=BLUE, alpha=shade, lw=0))
+    for row in range(R):
+        ax.add_patch(plt.Rectangle((first, row), width, 1, fill=False, edgecolor=VERMILION))
+    ax.set(xlim=(0, stride), ylim=(R, 0), title=title, xticks=[])
+    ax.set_yticks(np.arange(R) + 0.5, [f"t = {t}" for t in range(R)])
+    ax.tick_params(length=0)
+
+
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 1.9))
+draw_memory(axes[0], LS + 1, 1, columns, f"written in rows of LS + 1 = {LS + 1}: column = distance")
+draw_memory(axes[1], LS, R, n_keys, f"the same memory in rows of LS = {LS}: column = key")
+plt.show()
+
+# %% [markdown]
+# On the left all rows are alike, as a plain product writes them. On the right are the same bytes, with equal distances along the
+# diagonals. Grey numbers are negative: keys that this query does not see, which the mask removes. `microkernel` takes
+# the distance between rows as an argument, so the longer rows cost nothing.
+# ([Chapter 02](02_attention_by_hand.ipynb) met the same identity as a view of a whole matrix, `by_key`.) The backward
+# pass reads the gradient of the scores through the longer rows, and gets it sorted by distance, as $dr$ needs it.
+#
+# The last ingredient is the exponential, a whole vector at a time: $e^x = 2^{x\log_2 e}$, with $\log_2 e$ multiplied
+# into the queries beforehand, and $2^x = 2^{n}\,2^f$, where the integer $n$ goes into the exponent's bits and $2^f$ is a short
+# polynomial (`exp2` in [`simd.py`](../tinyprune/kernels/cpu/simd.py)).
+#
+# ## 5 · Backward without the matrix
+#
+# Chapter 02's backward pass reads the weights $a$ again. There is no stored matrix to read them from, so they are **computed
+# again**, from the scores and one stored number per query:
+#
+# $$ a_j = e^{s_j - \mathtt{lse}}, \qquad \mathtt{lse} = \log \sum_j e^{s_j} $$
+#
+# The softmax's gradient $ds_j = a_j\,(da_j - \sum_{j'} a_{j'}\, da_{j'})$ with $da_j = \mathtt{dout}\cdot v_j$ contains
+# a sum over all keys. It needs no second pass:
+#
+# $$ \sum_{j} a_{j}\, da_{j} = \sum_{j} a_{j}\; \mathtt{dout}\cdot v_{j} = \mathtt{dout}\cdot\sum_{j} a_{j} v_{j}
+# = \mathtt{dout}\cdot o \;=:\; \delta \tag{4} $$
+#
+# With `lse` and $\delta$ for each query, every piece of the matrix can be treated alone:
+#
+# $$ ds_j = a_j\,(\mathtt{dout}\cdot v_j - \delta), \qquad dq = \sum_j \frac{ds_j\, k_j}{\sqrt{\mathtt{Dh}}}, \qquad
+# dk_j = \sum_i \frac{ds_{ij}\, q_i}{\sqrt{\mathtt{Dh}}}, \qquad dv_j = \sum_i a_{ij}\,\mathtt{dout}_i \tag{5} $$
+#
+# The scores are computed twice, which costs a product more, and saves the memory and the passes. You will write (5) in
+# exercise 2. In the kernel, one vector of keys at a time, it is
+
+# %%
+show_source(attention_tiles.weigh_backward, docstring=False)
+
+# %% [markdown]
+# (Here `s` is in base 2, and dropout is computed again from a hash of each weight's number rather than stored.) Is it right? All
+# nine gradients, against the textbook, in float64, at lengths that no tile divides, with some gates at 0:
+
+# %%
+ragged, _ = attention_arguments(model_shape("relative-d128", B=2, T=67, M=41, N=37))
+small = {name: x.astype(np.float64) for name, x in ragged.items()}
+gate = np.array([1, 0, 0.7, 0, 1, 1, 0, 0.2])
+dout = rng.standard_normal(small["q"].shape)
+_, textbook_cache = ops.attention_forward(**small, gate=gate, span=41)
+_, kernel_cache = cpu.attention_forward(**small, gate=gate, span=41)
+expected, got = (
+    ops.attention_backward(dout, textbook_cache),
+    cpu.attention_backward(dout, kernel_cache),
+)
+for name, x, y in zip("dq dk dv dr du dw dpk dpv dgate".split(), expected, got):
+    np.testing.assert_allclose(y, x, rtol=0, atol=1e-12 * np.abs(x).max(), err_msg=name)
+
+# %% [markdown]
+# ## 6 · Threads, and heads that are skipped
+#
+# Heads and texts do not need each other's results, so a `prange` over both is safe:
+
+# %%
+show_source(attention.threads, docstring=False)
+
+# %% [markdown]
+# Backward is less simple, because all texts share `r`, `u`, `w`, `pk` and `pv`: their gradients are sums over texts. If
+# each thread added to the same array, threads would overwrite each other's sums; with one array per *thread*, the bits would depend on
+# how many threads there are. So the kernel makes one array for each *group of texts*, where the number of groups depends
+# on B and H alone, and adds the groups in order at the end. The bits are the same for any number of threads:
+
+# %%
+gradients = []
+for threads in (1, min(2, THREADS)):
+    numba.set_num_threads(threads)
+    _, kernel_cache = cpu.attention_forward(**small, gate=gate, span=41)
+    gradients.append(cpu.attention_backward(dout, kernel_cache))
+numba.set_num_threads(THREADS)
+for one, two in zip(*gradients):
+    np.testing.assert_array_equal(one, two)  # every bit
+
+# %% [markdown]
+# **Closed heads.** A gate at exactly 0 multiplies its head's output by 0. Then nothing inside of the head has a gradient, *except
+# the gate itself*: $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter 05](05_l0_and_the_difference.ipynb)).
+# That needs the head's output, so the forward pass computes closed heads too while their gates may still move
+# ([chapter 06](06_training_with_gates.ipynb)). The backward pass needs nothing but this dot product:
+
+# %%
+closed = gate == 0
+assert (got[0][:, :, closed] == 0).all(), "dq of closed heads"
+assert (got[8][closed] != 0).all(), "dgate of closed heads"
+
+# %% [markdown]
+# **Before you look:** backward takes about twice as long as forward. With 1 of 8 heads open, which share of the time remains if
+# the other seven are closed by gates, and which if they are removed from the model?
+
+
+# %% jupyter={"source_hidden": true}
+# Measures and draws attention with fewer heads, closed or removed.
+def only(arguments, heads):
+    """Return the arguments with the first `heads` heads."""
+    first = ("u", "w", "pk", "pv")  # the head is their first axis
+    kept = {
+        name: x[:heads] if name in first else x[..., :heads, :] for name, x in arguments.items()
+    }
+    return {name: np.ascontiguousarray(x) for name, x in kept.items()}
+
+
+def forward_and_backward(arguments, gate=None):
+    out, cache = cpu.attention_forward(**arguments, gate=gate, span=span)
+    cpu.attention_backward(out, cache)
+
+
+open_heads, times = [8, 6, 4, 2, 1], {"closed": [], "removed": [], "forward": []}
+for heads in open_heads:
+    gate = (np.arange(H) < heads).astype(np.float32)
+    times["closed"].append(best(partial(forward_and_backward, arguments, gate), 15))
+    times["removed"].append(best(partial(forward_and_backward, only(arguments, heads)), 15))
+    times["forward"].append(
+        best(partial(cpu.attention_forward, **arguments, gate=gate, span=span), 15)
+    )
+
+figure, ax = plt.subplots(figsize=(6.5, 2.8))
+for kind, label, colour, style in (
+    ("closed", "forward + backward, the others closed", BLUE, "o-"),
+    ("removed", "forward + backward, the others removed", VERMILION, "s--"),
+    ("forward", "forward alone, the others closed", GREY, "^:"),
+):
+    share = [seconds / times["closed"][0] for seconds in times[kind]]
+    ax.plot(open_heads, share, style, color=colour, label=label)
+ax.set(xlabel="heads open, of 8", ylabel="time / all heads open", xlim=(0, 8.3), ylim=(0, 1.5))
+ax.legend(frameon=False, loc="upper left", fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Closing a head saves its backward pass, removing it ([chapter 07](07_removing_heads.ipynb)) saves both passes.
+#
+# ## 7 · The ladder
+#
+# All rungs are in [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). First each is checked
+# against the textbook in float64, and then timed. `compiled loops` is the formula in plain loops *with* the matrix;
+# `online softmax` is (2) for one query at a time; then come keys in lanes, threads, and the kernel with everything of this
+# chapter.
+#
+# **Before you look:** is `compiled loops` faster or slower than the textbook in NumPy?
+
+# %% jupyter={"source_hidden": true}
+# Checks and times every rung, and draws the ladder.
+exact = ops.attention_forward(**small, span=41)[0]
+ladder = []
+for name, attend in attention.RUNGS.items():
+    np.testing.assert_allclose(attend(**ragged, span=41), exact, rtol=0, atol=3e-5)
+    speed = operations / best(partial(attend, **arguments, span=span), 5) / 1e9
+    faster = speed / ladder[-1]["gflops"] if ladder else None
+    title = f"Attention, forward: B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}"
+    ladder.append(
+        {"ladder": "", "subject": name, "shape": title, "gflops": speed, "times_faster": faster}
+    )
+figure = plot_ladder(ladder)
+figure.set_dpi(80)
+display(figure)
+print(f"kernel: {ladder[-1]['gflops'] / ladder[0]['gflops']:.1f} times as fast as the textbook")
+
+# %%
+for r in json.loads(results("speed", "ladder.json").read_text()):
+    if r["ladder"] == "attention":
+        print(
+            f"full measurement, two cores with AVX-512: {r['subject']:18} {r['gflops']:6.1f} GFLOP/s"
+        )
+
+# %% [markdown]
+# A sobering second rung: plain compiled loops lose against NumPy, whose products come from BLAS. And `online softmax`
+# alone makes hardly anything faster. Without the matrix, memory is no longer the limit, but the loops still wait for their own sums;
+# it only makes room for the rungs above. (Operations are counted by the formula: masked keys count, although all rungs from
+# `online softmax` on skip them.)
+#
+# ## 8 · Against PyTorch
+#
+# Two compiled libraries in one process compete for the cores, and such a comparison is worthless. `tinyprune bench` gives each
+# library its own process, lets them take turns, and checks that both computed the same. Its results are committed in
+# [`data/results/speed/`](../data/results/speed). Attention, forward and backward, all shapes:
+
+# %%
+records = json.loads(results("speed", "attention.json").read_text())
+machine = records[0]["machine"].split(" (as a peer")[0]
+print(textwrap.fill(f"measured on {machine}", 78, break_on_hyphens=False))
+figure = plot_benchmark(records)
+figure.set_dpi(80)
+display(figure)
+
+# %% [markdown]
+# SDPA is PyTorch's own fused attention. It has no kernel for relative positions, so there PyTorch goes through the
+# matrix of scores, like our textbook, and pays the same price. The shapes `plain` have no relative positions; there its
+# fused kernel is used, and our margin is smaller. Time and memory as T grows:
+
+# %% jupyter={"source_hidden": true}
+# Draws the committed times and memory against T.
+sweep = [r for r in json.loads(results("speed", "memory.json").read_text()) if r["sweep"] == "T"]
+figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.6))
+looks = zip(("tinyprune (numba)", "torch plain", "torch sdpa"), HEAD_COLOURS, ("o-", "s--", "^:"))
+for subject, colour, style in looks:
+    rows = [r for r in sweep if r["subject"] == subject]
+    values = [r["value"] for r in rows]
+    for ax, key, title in zip(axes, ("median_ms", "peak_mib"), ("ms", "peak MiB")):
+        ax.plot(values, [r[key] for r in rows], style, color=colour, label=subject, markersize=4)
+        ax.set(xscale="log", yscale="log", title=f"{title} against T", xlabel="T")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_xticks(values, values)
+        ax.minorticks_off()
+axes[0].legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Attention is not all of a training step. If a step only computed its products, at the speed of BLAS, which share of its time would
+# remain? The higher the share, the less is left to win; the rest is softmax, LayerNorm, the optimizer, memory, and
+# calls from Python:
+
+# %%
+for r in json.loads(results("speed", "step.json").read_text()):
+    if r["subject"] == "tinyprune (numba)":
+        print(f"{r['shape']:15} {r['sgemm_share']:.0%}")
+
+# %% [markdown]
+# The share is lowest for small models, whose many small operations hardly fill a vector or two. The
+# [page on speed](../data/results/speed/README.md) has all tables.
+#
+# ## Recap
+#
+# - Attention is slow because of its matrix of scores: many passes over T × S numbers, with little work for each.
+# - Online softmax (2) removes the matrix forwards; `lse` and $\delta$ (4) remove it backwards, at the price of computing
+#   the scores twice.
+# - Without the matrix, the tricks of the matrix product apply: tiles, lanes, registers, threads with a fixed order of every sum.
+#
+# ## Now you
+#
+# Write the two formulas that remove the matrix.
+
+# %% [markdown]
+# ### Exercise 1 · A step of the online softmax
+#
+# For one query, take a chunk of n more keys into the state (m, total, o) by equation (2), and return the new state. The
+# first call gets m = −∞, total = 0 and o = 0. After all chunks, the answer is o / total.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+
+def take_chunk(s, values, m, total, o):
+    """Take scores s (n,) and values (n, Dh) into m, total and o (Dh,); returns the new (m, total, o)."""
+    raise NotImplementedError("write take_chunk: return the new m, total and o")
+
+
+rng = np.random.default_rng(0)
+values = rng.standard_normal((50, 4))
+scores = rng.standard_normal(50) * 3
+for name, s in (
+    ("falling", -np.sort(-scores)),
+    ("rising", np.sort(scores)),
+    ("huge", 500 * scores),
+):
+    m, total, o = -np.inf, 0.0, np.zeros(4)
+    for j in range(0, 50, 8):
+        m, total, o = take_chunk(s[j : j + 8], values[j : j + 8], m, total, o)
+    weights = np.exp(s - s.max())
+    expected = weights @ values / weights.sum()
+    assert m == s.max(), f"{name} scores: m must be the highest score, {s.max()}, got {m}"
+    wrong = f"{name} scores: o / total must be {expected}, got {o / total}"
+    assert np.allclose(o / total, expected, rtol=0, atol=1e-12), wrong
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# First the new maximum, of m and of the new scores. Then `np.exp(m - new)`, which rescales both total and o; it is 0 at the first
+# call.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def take_chunk(s, values, m, total, o):
+#     new = max(m, s.max())
+#     shrink = np.exp(m - new)
+#     weights = np.exp(s - new)
+#     return new, shrink * total + weights.sum(), shrink * o + weights @ values
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2 · Backward for one chunk of keys
+#
+# For T queries and a chunk of n keys, compute this chunk's weights again from `lse`, and then, by equation (5), its part of `dq` and its
+# `dk` and `dv`. The check adds up `dq` over the chunks, joins `dk` and `dv`, and compares with measured derivatives.
+# There is no mask, and the scores are $q\cdot k / \sqrt{\mathtt{Dh}}$.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.testing import assert_gradients
+
+
+def chunk_backward(q, k, v, dout, lse, delta):
+    """q, dout (T, Dh), k, v (n, Dh), lse, delta (T,); returns dq (T, Dh), dk (n, Dh), dv (n, Dh)."""
+    raise NotImplementedError("write chunk_backward: return this chunk's dq, dk and dv")
+
+
+def forward(q, k, v):
+    s = q @ k.T / np.sqrt(q.shape[1])
+    lse = np.log(np.exp(s).sum(-1))
+    out = np.exp(s - lse[:, None]) @ v
+    return out, (q, k, v, out, lse)
+
+
+def backward(dout, cache):
+    q, k, v, out, lse = cache
+    delta = (dout * out).sum(-1)  # (T,)
+    chunks = [slice(j, j + 4) for j in range(0, len(k), 4)]
+    dq, dk, dv = zip(*(chunk_backward(q, k[c], v[c], dout, lse, delta) for c in chunks))
+    return sum(dq), np.concatenate(dk), np.concatenate(dv)
+
+
+rng = np.random.default_rng(0)
+q, k, v = (rng.standard_normal((n, 3)) for n in (5, 10, 10))
+assert_gradients(forward, backward, q, k, v)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The weights are (T, n): `np.exp(scores - lse[:, None])`. The chunk's `dout · v` is a matrix of the same shape, and so is `ds`.
+# The factor $1/\sqrt{\mathtt{Dh}}$ stands in the scores, in `dq` and in `dk`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def chunk_backward(q, k, v, dout, lse, delta):
+#     root = 1 / np.sqrt(q.shape[1])
+#     a = np.exp(q @ k.T * root - lse[:, None])
+#     ds = a * (dout @ v.T - delta[:, None])
+#     return ds @ k * root, ds.T @ q * root, a.T @ dout
+# ```
+#
+# </details>
+
+# %% [markdown]
+# Assignment [A6](assignments/README.md), task a6_2, has you write fused attention in Numba, against a speed target.
+#
+# ## Questions
+#
+# 1. Online softmax rescales `o` whenever the maximum rises. With scores in random order, how often does that happen
+#    among $n$ keys, taken one at a time?
+#
+# <details><summary>Answer</summary>
+#
+# Key number $j$ is the highest so far with probability $1/j$: $\sum_j 1/j \approx \ln n + 0.58$ times, about 6 among 256.
+# That is why a test for a new maximum is worth its cost, and the rescaling hardly matters.
+#
+# </details>
+#
+# 2. Why does the kernel need scratch memory *before* the first key's score (position scores begin at number 1, scores at number $R$)?
+#
+# <details><summary>Answer</summary>
+#
+# Row $t$ of the product begins at column $c=0$, which by (3) is key $j = t+1-R$: up to $R-1$ keys before the first. No
+# query of the tile sees those, but the product is a full rectangle and writes them. From the second row on they fall
+# after the last key of the row above, which is why rows are slightly longer than the number of keys.
+#
+# </details>
+#
+# 3. Somebody replaces the `prange` over heads and texts by one over keys, to use more cores. What breaks, and how could it be mended?
+#
+# <details><summary>Answer</summary>
+#
+# All keys of a query add to the same `total` and `o`, so threads would overwrite each other's sums. Each thread can keep
+# a state $(m, \ell, o)$ of its own, and two states are joined by (2): both are rescaled to the larger $m$ and added.
+# The result is right up to rounding, but its bits depend on how the keys are divided.
+#
+# </details>
+#
+# 4. Why does the forward pass keep `lse` for each query, and not $m$ and $\ell$?
+#
+# <details><summary>Answer</summary>
+#
+# The weights are $a_j = e^{s_j-m}/\ell = e^{s_j - (m+\log\ell)}$. One number is enough, and backward needs no
+# division.
+#
+# </details>
+#
+# **Next:** [10 on a GPU](10_on_a_gpu.ipynb): the same two ladders on a machine with thousands of lanes. The kernel of this chapter is in
+# [`attention.py`](../tinyprune/kernels/cpu/attention.py) and
+# [`attention_tiles.py`](../tinyprune/kernels/cpu/attention_tiles.py); `tinyprune bench ladder` measures both ladders
+# again.
