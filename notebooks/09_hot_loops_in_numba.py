@@ -16,7 +16,8 @@
 # nested loops to close to that number, and show at every rung that the result is still right. The example is the matrix
 # product; [chapter 09b](09b_attention_in_numba.ipynb) does the same for attention.
 #
-# **You need** NumPy, loops, and no knowledge of processors. It takes an hour and a half to read, and half a minute to run.
+# **You need** NumPy, loops, and no knowledge of processors. It takes an hour and a half to read, and half a minute to
+# run.
 #
 # This is an **elective** chapter: nothing about pruning depends on it. It explains why the models of the other chapters
 # train in seconds without a framework.
@@ -202,8 +203,8 @@ print(f"first cache {FIRST_CACHE:.0f} GB/s, memory {MEMORY:.0f} GB/s")
 
 # %% [markdown]
 # The curve falls where the arrays outgrow a cache. The steps are not sharp, because the processor loads what a regular
-# loop will need next in advance (*prefetching*), and because other programs use the shared cache too; small rises between
-# neighbours are noise.
+# loop will need next in advance (*prefetching*), and because other programs use the shared cache too; small rises
+# between neighbours are noise.
 #
 # Memory also has a grain. It travels in **cache lines** of 64 bytes (128 on Apple's processors), that is 16 float32.
 # Who reads one number fetches its whole line.
@@ -243,9 +244,9 @@ print(f"memory allows {MEMORY * n / 6:.0f} GFLOP/s, the multiply-adds of one cor
 #
 # ### First: is a rung right?
 #
-# A float32 operation rounds by at most $\varepsilon = 2^{-24}$ of its result. An entry of `out` is a sum of $K$ products. Each
-# product is rounded once itself and again by every addition after it, at most $K$ times in all. So whatever the order
-# of the sum, and up to terms in $\varepsilon^2$,
+# A float32 operation rounds by at most $\varepsilon = 2^{-24}$ of its result. An entry of `out` is a sum of $K$
+# products. Each product is rounded once itself and again by every addition after it, at most $K$ times in all. So
+# whatever the order of the sum, and up to terms in $\varepsilon^2$,
 #
 # $$ \big|\mathtt{out}_{ij} - \textstyle\sum_k a_{ik} b_{kj}\big| \;\le\; K\varepsilon \sum_k |a_{ik}|\,|b_{kj}| \tag{3} $$
 #
@@ -271,8 +272,8 @@ for name, rung in matmul.RUNGS.items():
     check_product(rung, 1, 1, 1)
 
 # %% [markdown]
-# The shape 37 × 53 × 91 is chosen on purpose. Fast rungs work on whole tiles and treat the remainder separately, which is where the
-# mistakes are. **Plant one:** this product forgets the remainder, and with round numbers nobody notices.
+# The shape 37 × 53 × 91 is chosen on purpose. Fast rungs work on whole tiles and treat the remainder separately, which
+# is where the mistakes are. **Plant one:** this product forgets the remainder, and with round numbers nobody notices.
 
 
 # %%
@@ -299,8 +300,8 @@ else:
 show_source(matmul.compiled_loops, docstring=False)
 
 # %% [markdown]
-# Rung 1 has the same lines without `@numba.njit`. Python makes an object of every number and looks up what `*` means for
-# it; compiled code knows the types and does neither.
+# Rung 1 has the same lines without `@numba.njit`. Python makes an object of every number and looks up what `*` means
+# for it; compiled code knows the types and does neither.
 
 # %% jupyter={"source_hidden": true}
 # Measures one rung, remembers it, and compares it with the one before and with the core's limit.
@@ -340,12 +341,13 @@ climb("compiled", n=256)
 # - **It wastes cache lines.** Matrices are stored row by row. The innermost loop, over `k`, walks down a column of `b`
 #   and needs another line at every step, of which it uses 4 of 64 bytes.
 # - **It waits for itself.** `out[i, j] += …` adds to the result of the previous addition, which takes some cycles until
-#   it is available. All but one lane are empty, and all but one addition are missing. (The compiler must not help: a sum
-#   in another order would round differently, and a compiler may not change results.)
+#   it is available. All but one lane are empty, and all but one addition are missing. (The compiler must not help: a
+#   sum in another order would round differently, and a compiler may not change results.)
 #
 # The first reason can be seen in an experiment: add 1 to every `step`-th number of a large array.
 #
-# **Before you look:** at step 2 the loop does half of the work of step 1, at step 16 a sixteenth. How do the times compare?
+# **Before you look:** at step 2 the loop does half of the work of step 1, at step 16 a sixteenth. How do the times
+# compare?
 
 
 # %%
@@ -392,9 +394,8 @@ axes[2].minorticks_off()
 plt.show()
 
 # %% [markdown]
-# Up to step 16 every line is still fetched, so the time falls far less than the work. Beyond 16, each doubling skips every other line,
-# and the time falls with it. (At the smallest steps the
-# additions themselves take time.)
+# Up to step 16 every line is still fetched, so the time falls far less than the work. Beyond 16, each doubling skips
+# every other line, and the time falls with it. (At the smallest steps the additions themselves take time.)
 #
 # ### Rung 3: another order of the loops
 
@@ -402,10 +403,10 @@ plt.show()
 show_source(matmul.loop_order, docstring=False)
 
 # %% [markdown]
-# Only the loops over `j` and `k` are exchanged. Now the innermost loop walks along rows, so whole lines are used. And its
-# iterations are independent: `out[i, j]` and `out[i, j + 1]` are different sums, so the compiler may put `LANES` of them
-# into one vector, and none waits. Each entry still adds its products in the order of `k`, so even the rounding is the
-# same:
+# Only the loops over `j` and `k` are exchanged. Now the innermost loop walks along rows, so whole lines are used. And
+# its iterations are independent: `out[i, j]` and `out[i, j + 1]` are different sums, so the compiler may put `LANES` of
+# them into one vector, and none waits. Each entry still adds its products in the order of `k`, so even the rounding is
+# the same:
 
 # %%
 a, b = matrices(100, 100, 100, "A·B")
@@ -495,20 +496,21 @@ draw_tile(matmul.ROWS, 2)
 sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 
 # %% [markdown]
-# One difficulty remains. Plain Python cannot say "keep these sums in registers", and Numba's compiler (LLVM) decides otherwise when it
-# is not sure. So the package generates the loop of `tile_product` itself, for a given $R$ and $V$. `microkernel(rows,
-# vectors, accumulate)` returns a compiled function `tile(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K)`. The arrays
-# are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and how far apart neighbours along
-# a row or along `k` are. With `accumulate` the sums begin with what is in `c`, otherwise with 0. How it is generated
-# does not matter here ([`simd.py`](../tinyprune/kernels/cpu/simd.py) is short, if you are curious). Using it looks like
-# this:
+# One difficulty remains. Plain Python cannot say "keep these sums in registers", and Numba's compiler (LLVM) decides
+# otherwise when it is not sure. So the package generates the loop of `tile_product` itself, for a given $R$ and $V$.
+# `microkernel(rows, vectors, accumulate)` returns a compiled function `tile(a, a0, a_row, a_k, b, b0, b_k, c, c0,
+# c_row, K)`. The arrays are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and
+# how far apart neighbours along a row or along `k` are. With `accumulate` the sums begin with what is in `c`, otherwise
+# with 0. How it is generated does not matter here (the curious find it in
+# [`simd.py`](../tinyprune/kernels/cpu/simd.py)). This is how rung 4 uses it:
 
 # %%
 show_source(matmul.register_tile, docstring=False)
 
 # %% [markdown]
-# `set_tile` was made by `microkernel(ROWS, 2, False)`; `add_rest` computes with rung 3's loops what whole tiles leave
-# over.
+# `set_tile` was made by `microkernel(ROWS, 2, False)`. Read its call in three parts: in `a` the tile begins at `i * K`
+# and its rows are `K` apart; in `b` it begins at column `j`, and the row for the next `k` is `N` further on; in `out` it
+# begins at `i * N + j`, with rows `N` apart. `add_rest` computes what whole tiles leave over, with rung 3's loops.
 
 # %%
 climb("register tile")
@@ -587,8 +589,8 @@ for name, row_bytes in (("rows 4096 bytes apart", 4096), ("side by side", 4 * 32
     )
 
 # %% [markdown]
-# So a block of `b` is first **packed**: copied into contiguous *panels*, each as wide as a tile, in the order in which the
-# tile reads it, `[panel][k][column]` (Goto & van de Geijn 2008). Then the block is used for all rows of `a`:
+# So a block of `b` is first **packed**: copied into contiguous *panels*, each as wide as a tile, in the order in which
+# the tile reads it, `[panel][k][column]` (Goto & van de Geijn 2008). Then the block is used for all rows of `a`:
 
 # %%
 show_source(matmul.pack, docstring=False)
@@ -625,9 +627,9 @@ climb("packed blocks")
 # %% [markdown]
 # ### Rung 6: all cores
 #
-# `prange` says that the iterations of a loop may run at the same time, on several cores. Its author promises that this is
-# safe. Here it is: each thread computes rows of `out` that no other thread writes, and packs what it reads for itself,
-# because packing twice is cheaper than waiting for each other.
+# `prange` says that the iterations of a loop may run at the same time, on several cores. Its author promises that this
+# is safe. Here it is: each thread computes rows of `out` that no other thread writes, and packs what it reads for
+# itself, because packing twice is cheaper than waiting for each other.
 
 # %%
 one_core, ROWS = matmul.packed_blocks.__wrapped__, matmul.ROWS  # without its check of the arguments
@@ -647,9 +649,10 @@ def all_cores(a, b):
 check_product(all_cores, 37, 53, 91)
 
 # %% [markdown]
-# The package's kernel also shares the columns and lets a thread that is done take another part ([`product.py`](../tinyprune/kernels/cpu/product.py)),
-# but the promise is the same, and it matters more than speed: **the same bits for any number of threads**. Every entry
-# is one sum, along `k`, in one thread. A sum that is divided among threads breaks this promise.
+# The package's kernel also shares the columns and lets a thread that is done take another part
+# ([`product.py`](../tinyprune/kernels/cpu/product.py)), but the promise is the same, and it matters more than speed:
+# **the same bits for any number of threads**. Every entry is one sum, along `k`, in one thread. A sum that is divided
+# among threads breaks this promise.
 #
 # **Before you look:** the next cell adds a million random numbers with one thread and with two. Why could the results
 # differ?
@@ -682,8 +685,8 @@ np.testing.assert_array_equal(*products)  # every bit
 #
 # ### The whole ladder
 #
-# NumPy's product, which calls the library OpenBLAS, is the target. The two lowest rungs multiply smaller matrices, or you would wait
-# for minutes.
+# NumPy's product, which calls the library OpenBLAS, is the target. The two lowest rungs multiply smaller matrices, or
+# you would wait for minutes.
 
 # %%
 climb("kernel, threads")
@@ -759,8 +762,8 @@ plt.show()
 #
 # ## 4 · Reading the machine code
 #
-# What did the compiler make of a loop? `inspect_asm()` shows the instructions. In x86 assembly the *last* operand is the one
-# that is written:
+# What did the compiler make of a loop? `inspect_asm()` shows the instructions. In x86 assembly the *last* operand is
+# the one that is written:
 #
 # | | |
 # | --- | --- |
@@ -816,10 +819,10 @@ if "ymm" in assembly(matmul.register_tile):
     show_block("register tile", assembly(matmul.register_tile), "ps", 8)
 
 # %% [markdown]
-# `compiled` has scalar instructions only, and every `vaddss` reads the register that the previous one has written: the sum
-# that waits for itself. `loop order` has vectors, but separate multiplications and additions: fusing them rounds once
-# instead of twice, and Numba does not change results unless asked (`fastmath`; this package does not ask). The tile
-# asks for fused ones explicitly. (Scalar instructions beside vectors are for the remainders.)
+# `compiled` has scalar instructions only, and every `vaddss` reads the register that the previous one has written: the
+# sum that waits for itself. `loop order` has vectors, but separate multiplications and additions: fusing them rounds
+# once instead of twice, and Numba does not change results unless asked (`fastmath`; this package does not ask). The
+# tile asks for fused ones explicitly. (Scalar instructions beside vectors are for the remainders.)
 #
 # ## 5 · Three traps
 #
@@ -845,9 +848,9 @@ assert returned == [numba.float64, numba.float32]
 # %% [markdown]
 # The same happens with an `int64` (`float32 * int64` is float64 in Numba) and with `math.sqrt` of an integer.
 #
-# **Indices are not checked.** In Numba `x[i]` with `i` beyond the end reads, or *writes*, whatever is there. It may corrupt
-# another array or crash the process, which is why this page does not show it. So check arguments in Python, once per call, and
-# compile with checks while you develop (`NUMBA_BOUNDSCHECK=1` does so for a whole program):
+# **Indices are not checked.** In Numba `x[i]` with `i` beyond the end reads, or *writes*, whatever is there. It may
+# corrupt another array or crash the process, which is why this page does not show it. So check arguments in Python,
+# once per call, and compile with checks while you develop (`NUMBA_BOUNDSCHECK=1` does so for a whole program):
 
 
 # %%
@@ -863,11 +866,11 @@ else:
     raise AssertionError("that should have been refused")
 
 # %% [markdown]
-# **Compiling takes time.** The first call of a function with new types compiles it. With `cache=True` the result is kept on
-# disk for the next process, as the package does for its kernels. Numba then recompiles when the file of the function
-# changes, but not when a compiled function that it *calls* from another file changes; the package takes care of that
-# itself ([`jit.py`](../tinyprune/kernels/cpu/jit.py)). A function that is made inside another function has to be compiled anew in each
-# call, so kernels belong at the top level of a module.
+# **Compiling takes time.** The first call of a function with new types compiles it. With `cache=True` the result is
+# kept on disk for the next process, as the package does for its kernels. Numba then recompiles when the file of the
+# function changes, but not when a compiled function that it *calls* from another file changes; the package takes care
+# of that itself ([`jit.py`](../tinyprune/kernels/cpu/jit.py)). A function that is made inside another function has to
+# be compiled anew in each call, so kernels belong at the top level of a module.
 
 # %%
 for name, seconds in first_call.items():
@@ -885,8 +888,8 @@ for name, seconds in first_call.items():
 #
 # ## Now you
 #
-# Write the two ideas of rungs 4 and 5 yourself. Your function is plain Python, which you can debug; the check has Numba compile
-# it.
+# Write the two ideas of rungs 4 and 5 yourself. Your function is plain Python, which you can debug; the check has Numba
+# compile it.
 
 # %% [markdown]
 # ### Exercise 1 · Four rows at a time
@@ -922,8 +925,8 @@ print(f"{2 * 512**3 / min(timeit.repeat(lambda: compiled(a, a), number=1)) / 1e9
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The loop over `i` has steps of four and ends at `M // 4 * 4`. Inside the loop over `k`, take the four numbers of `a` out
-# of the loop over `j`. A second loop over `i` begins at `M // 4 * 4`.
+# The loop over `i` has steps of four and ends at `M // 4 * 4`. Inside the loop over `k`, take the four numbers of `a`
+# out of the loop over `j`. A second loop over `i` begins at `M // 4 * 4`.
 #
 # </details>
 #
@@ -955,8 +958,8 @@ print(f"{2 * 512**3 / min(timeit.repeat(lambda: compiled(a, a), number=1)) / 1e9
 # ### Exercise 2 · Panels
 #
 # Pack `b` (K, N) into panels of `width` columns: return an array of shape (number of panels, K, width), of the dtype of
-# `b`, in which panel `p` holds the columns `p · width`, `p · width + 1`, … . If `width` does not divide N, fill the last
-# panel up with zeros. NumPy or loops, as you like.
+# `b`, in which panel `p` holds the columns `p · width`, `p · width + 1`, … . If `width` does not divide N, fill the
+# last panel up with zeros. NumPy or loops, as you like.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -984,8 +987,8 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Make an array of zeros of the whole shape, and copy the columns `b[:, first : first + width]` of each panel. The last piece may be
-# narrower than `width`. Reshaping `b` to (panels, K, width) without exchanging axes does not give panels.
+# Make an array of zeros of the whole shape, and copy the columns `b[:, first : first + width]` of each panel. The last
+# piece may be narrower than `width`. Reshaping `b` to (panels, K, width) without exchanging axes does not give panels.
 #
 # </details>
 #
@@ -1004,7 +1007,8 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 # </details>
 
 # %% [markdown]
-# Assignment [A6](assignments/README.md), task a6_1, has you write a softmax in one compiled loop, against a speed target.
+# Assignment [A6](assignments/README.md), task a6_1, has you write a softmax in one compiled loop, against a speed
+# target.
 #
 # ## Questions
 #
@@ -1038,6 +1042,6 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 #
 # </details>
 #
-# **Next:** [09b attention in Numba](09b_attention_in_numba.ipynb) uses this tile for attention without its matrix of scores. The rungs of
-# this chapter are in [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py), the package's kernel is in
-# [`kernels/cpu/product.py`](../tinyprune/kernels/cpu/product.py).
+# **Next:** [09b attention in Numba](09b_attention_in_numba.ipynb) uses this tile for attention without its matrix of
+# scores. The rungs of this chapter are in [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py), the
+# package's kernel is in [`kernels/cpu/product.py`](../tinyprune/kernels/cpu/product.py).

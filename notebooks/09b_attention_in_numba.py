@@ -15,9 +15,9 @@
 # **After this chapter you can** compute attention forwards and backwards without ever storing its matrix of scores, one
 # piece at a time, and say what makes that fast: online softmax, tiles, keys in lanes, threads.
 #
-# **You need** the formula of attention ([chapter 02](02_attention_by_hand.ipynb)), and from
-# [chapter 09](09_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are. It takes an hour to read, and
-# half a minute to run.
+# **You need** the formula of attention ([chapter 02](02_attention_by_hand.ipynb)), and from [chapter
+# 09](09_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are. It takes an hour to read, and half a
+# minute to run.
 #
 # This is an **elective** chapter: nothing about pruning depends on it, except that closed heads cost less (section 6).
 
@@ -92,23 +92,23 @@ print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
 you_are_here("attention", "persistent", "train")
 
 # %% [markdown]
-# All speeds on this page were measured when it was made, on the machine named above. Yours will show others; no `assert`
-# below depends on a time.
+# All speeds on this page were measured when it was made, on the machine named above. Yours will show others; no
+# `assert` below depends on a time.
 #
 # ## 1 · What the matrix of scores costs
 #
-# Here is attention from chapters [02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), for one head and query
-# $i$, with relative positions, and with N persistent vectors inside the softmax as in All-attention as published. Its own
-# position is `now` $= i+M$:
+# Here is attention from chapters [02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), for one head and
+# query $i$, with relative positions, and with N persistent vectors inside the softmax as in All-attention as published.
+# Its own position is `now` $= i+M$:
 #
 # $$ s_j = \frac{(q_i+u)\cdot k_j + (q_i+w)\cdot r_{\mathtt{now}-j}}{\sqrt{\mathtt{Dh}}}\quad (j \le \mathtt{now},\; \mathtt{now}-j\le\mathtt{span}), $$
 #
 # $$ s_n = q_i\cdot pk_n, \qquad o_i = \sum_j a_j v_j + \sqrt{N} \sum_n a_n pv_n $$
 #
-# with $a$ the softmax over all $s_j$ and $s_n$. (`tinyprune`'s presets have other persistent units, beside the softmax; without them $N$ is 0 here and everything
-# else is the same.) The textbook version, in NumPy, stores all scores of a head as a matrix, (T, S + N). Two products make
-# it, one uses it, and between them about ten operations pass over it: scale, add, mask, maximum, subtract, exponential,
-# sum, divide.
+# with $a$ the softmax over all $s_j$ and $s_n$. (`tinyprune`'s presets have other persistent units, beside the softmax;
+# without them $N$ is 0 here and everything else is the same.) The textbook version, in NumPy, stores all scores of a
+# head as a matrix, (T, S + N). Two products make it, one uses it, and between them about ten operations pass over it:
+# scale, add, mask, maximum, subtract, exponential, sum, divide.
 #
 # **Before you look:** NumPy's products are fast. Which part of the textbook's time do you expect them to take?
 
@@ -140,16 +140,16 @@ print(f"B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}: {operations / 1e6:.0f} milli
 print(f"textbook {1e3 * textbook:.1f} ms, its products alone {1e3 * best(products_alone):.1f} ms")
 
 # %% [markdown]
-# The rest of the time is spent on passes over the matrix, which do little with every number that they move. Counted for one head
-# of all $B$ texts, in operations per byte (the intensity of chapter 09):
+# The rest of the time is spent on passes over the matrix, which do little with every number that they move. Counted for
+# one head of all $B$ texts, in operations per byte (the intensity of chapter 09):
 #
 # $$ I_\text{textbook} \approx \frac{2\,\mathtt{Dh}\,(3S+2N)}{4\,(16 S+10N)} \qquad\qquad
 # I_\text{one pass} = \frac{2\,B\,T\,\mathtt{Dh}\,(3S+2N)}{4\,\mathtt{Dh}\,\big(B\,(2T+2S)+S+2N\big)} \tag{1} $$
 #
-# The numerators are the products: $2\,\mathtt{Dh}$ operations for each of the two dot products and the weighted sum of a
-# context key, and of the one dot product and the sum of a persistent one. On the left, the textbook reads or writes the context scores about 16 times and
-# the persistent ones about 10 times. On the right, there is no matrix: `q`, `k`, `v`, `r`, `pk` and `pv` are read once
-# and `out` is written once.
+# The numerators are the products: $2\,\mathtt{Dh}$ operations for each of the two dot products and the weighted sum of
+# a context key, and of the one dot product and the sum of a persistent one. On the left, the textbook reads or writes
+# the context scores about 16 times and the persistent ones about 10 times. On the right, there is no matrix: `q`, `k`,
+# `v`, `r`, `pk` and `pv` are read once and `out` is written once.
 
 # %%
 matrix_bytes = 4 * (16 * S + 10 * N)  # for each query
@@ -160,7 +160,8 @@ print(f"one pass: {operations / H / one_pass_bytes:.1f} operations per byte")
 # %% [markdown]
 # The matrix also has to be kept. `tracemalloc` records the peak memory of NumPy's arrays.
 #
-# **Before you look:** T and M double together. By how much does the peak grow, for the textbook and for a kernel without the matrix?
+# **Before you look:** T and M double together. By how much does the peak grow, for the textbook and for a kernel
+# without the matrix?
 
 
 # %% jupyter={"source_hidden": true}
@@ -196,7 +197,8 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# One grows with T², the other with T. So the plan is *no matrix*. Softmax seems to forbid it, since every weight needs the sum over all keys.
+# One grows with T², the other with T. So the plan is *no matrix*. Softmax seems to forbid it, since every weight needs
+# the sum over all keys.
 #
 # ## 2 · Online softmax
 #
@@ -218,7 +220,8 @@ plt.show()
 show_source(attention.take_keys, docstring=False)
 
 # %% [markdown]
-# (`factor` is 1 for context keys and $\sqrt N$ for persistent ones.) Pieces of any size give the same output as the whole softmax:
+# (`factor` is 1 for context keys and $\sqrt N$ for persistent ones.) Pieces of any size give the same output as the
+# whole softmax:
 
 # %%
 keys = 200
@@ -298,15 +301,15 @@ draw_online(60)
 sliders(draw_online, seen=(20, keys, 20))
 
 # %% [markdown]
-# At every rise of the red line all sums are rescaled; where the rise is large, the sum drops. In the end the four numbers
-# arrive at the dots, the results of the whole softmax.
+# At every rise of the red line all sums are rescaled; where the rise is large, the sum drops. In the end the four
+# numbers arrive at the dots, the results of the whole softmax.
 #
 # ## 3 · Tiles
 #
 # One query at a time would load every key once per query. So take a **tile** of queries together, and a chunk of keys
-# at a time: their scores are a small matrix product, and so is the sum of values (FlashAttention, Dao et al. 2022). Here
-# it is in NumPy, for one causal head without positions; it also returns $\mathtt{lse} = m + \log \ell$ for the backward
-# pass:
+# at a time: their scores are a small matrix product, and so is the sum of values (FlashAttention, Dao et al. 2022).
+# Here it is in NumPy, for one causal head without positions; it also returns $\mathtt{lse} = m + \log \ell$ for the
+# backward pass:
 
 
 # %%
@@ -338,8 +341,9 @@ for tile, chunk in ((32, 64), (1, 1), (67, 108), (5, 9)):
     np.testing.assert_allclose(tiled_head(q, k, v, tile, chunk)[0], exact, rtol=0, atol=1e-14)
 
 # %% [markdown]
-# Only a (tile, chunk) piece of the matrix exists at any time, and it stays in the first or second cache. Pieces that no query of the
-# tile sees are never computed. A piece that some query sees is computed whole, though, which is work in vain for the others.
+# Only a (tile, chunk) piece of the matrix exists at any time, and it stays in the first or second cache. Pieces that no
+# query of the tile sees are never computed. A piece that some query sees is computed whole, though, which is work in
+# vain for the others.
 #
 # **Before you look:** what wastes more, large tiles or small ones?
 
@@ -376,8 +380,8 @@ sliders(draw_tiles, tile=[8, 16, 32, 64], span=[16, 64, 128])
 #
 # `dot(q, k_j)` is a sum that waits for itself, as in rung 2 of chapter 09, and the remedy is the same: let the
 # innermost loop run over something whose iterations are independent. There it was columns; here it is **keys**. A
-# head's keys are transposed once, so that number `d` of neighbouring keys is side by side in memory, and a vector holds the
-# scores of as many keys as it has lanes:
+# head's keys are transposed once, so that number `d` of neighbouring keys is side by side in memory, and a vector holds
+# the scores of as many keys as it has lanes:
 
 # %%
 show_source(attention.add_products, docstring=False)
@@ -395,16 +399,16 @@ show_source(attention.add_products, docstring=False)
 #
 # $$ \text{the score of }(t, j)\text{ is in column}\quad c = j + R-1-t \tag{3} $$
 #
-# One could compute them and then copy each row to its place. Instead, choose where the product *writes*. Scores are stored
-# in an array with rows `LS` numbers apart that begins at number $R$, so $(t,j)$ is at $R + t\cdot \mathtt{LS} + j$.
-# Write the position scores from number 1 on, with rows $\mathtt{LS}+1$ apart. By (3) entry $(t, c)$ of that product is
-# at number
+# One could compute them and then copy each row to its place. Instead, choose where the product *writes*. Scores are
+# stored in an array with rows `LS` numbers apart that begins at number $R$, so $(t,j)$ is at $R + t\cdot \mathtt{LS} +
+# j$. Write the position scores from number 1 on, with rows $\mathtt{LS}+1$ apart. By (3) entry $(t, c)$ of that product
+# is at number
 #
 # $$ 1 + t\,(\mathtt{LS}+1) + c \;=\; 1 + t\,\mathtt{LS} + t + j + R - 1 - t \;=\; R + t\,\mathtt{LS} + j $$
 #
-# The $t$ cancels: **each position score already lies where its key's score belongs**, and $(q+u)\cdot k$ is added on top.
-# Here are four queries and eight keys. As if every position score were its own distance, we write distances into the
-# longer rows, and read the shorter ones:
+# The $t$ cancels: **each position score already lies where its key's score belongs**, and $(q+u)\cdot k$ is added on
+# top. Here are four queries and eight keys. As if every position score were its own distance, we write distances into
+# the longer rows, and read the shorter ones:
 
 # %%
 R, LS, n_keys, M_small = 4, 12, 8, 4
@@ -447,20 +451,20 @@ draw_memory(axes[1], LS, R, n_keys, f"the same memory in rows of LS = {LS}: colu
 plt.show()
 
 # %% [markdown]
-# On the left all rows are alike, as a plain product writes them. On the right are the same bytes, with equal distances along the
-# diagonals. Grey numbers are negative: keys that this query does not see, which the mask removes. `microkernel` takes
-# the distance between rows as an argument, so the longer rows cost nothing.
-# ([Chapter 02](02_attention_by_hand.ipynb) met the same identity as a view of a whole matrix, `by_key`.) The backward
-# pass reads the gradient of the scores through the longer rows, and gets it sorted by distance, as $dr$ needs it.
+# On the left all rows are alike, as a plain product writes them. On the right are the same bytes, with equal distances
+# along the diagonals. Grey numbers are negative: keys that this query does not see, which the mask removes.
+# `microkernel` takes the distance between rows as an argument, so the longer rows cost nothing. ([Chapter
+# 02](02_attention_by_hand.ipynb) met the same identity as a view of a whole matrix, `by_key`.) The backward pass reads
+# the gradient of the scores through the longer rows, and gets it sorted by distance, as $dr$ needs it.
 #
 # The last ingredient is the exponential, a whole vector at a time: $e^x = 2^{x\log_2 e}$, with $\log_2 e$ multiplied
-# into the queries beforehand, and $2^x = 2^{n}\,2^f$, where the integer $n$ goes into the exponent's bits and $2^f$ is a short
-# polynomial (`exp2` in [`simd.py`](../tinyprune/kernels/cpu/simd.py)).
+# into the queries beforehand, and $2^x = 2^{n}\,2^f$, where the integer $n$ goes into the exponent's bits and $2^f$ is
+# a short polynomial (`exp2` in [`simd.py`](../tinyprune/kernels/cpu/simd.py)).
 #
 # ## 5 · Backward without the matrix
 #
-# Chapter 02's backward pass reads the weights $a$ again. There is no stored matrix to read them from, so they are **computed
-# again**, from the scores and one stored number per query:
+# Chapter 02's backward pass reads the weights $a$ again. There is no stored matrix to read them from, so they are
+# **computed again**, from the scores and one stored number per query:
 #
 # $$ a_j = e^{s_j - \mathtt{lse}}, \qquad \mathtt{lse} = \log \sum_j e^{s_j} $$
 #
@@ -482,8 +486,8 @@ plt.show()
 show_source(attention_tiles.weigh_backward, docstring=False)
 
 # %% [markdown]
-# (Here `s` is in base 2, and dropout is computed again from a hash of each weight's number rather than stored.) Is it right? All
-# nine gradients, against the textbook, in float64, at lengths that no tile divides, with some gates at 0:
+# (Here `s` is in base 2, and dropout is computed again from a hash of each weight's number rather than stored.) Is it
+# right? All nine gradients, against the textbook, in float64, at lengths that no tile divides, with some gates at 0:
 
 # %%
 ragged, _ = attention_arguments(model_shape("relative-d128", B=2, T=67, M=41, N=37))
@@ -496,7 +500,8 @@ expected, got = (
     ops.attention_backward(dout, textbook_cache),
     cpu.attention_backward(dout, kernel_cache),
 )
-for name, x, y in zip("dq dk dv dr du dw dpk dpv dgate".split(), expected, got):
+names = ("dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv", "dgate")
+for name, x, y in zip(names, expected, got):
     np.testing.assert_allclose(y, x, rtol=0, atol=1e-12 * np.abs(x).max(), err_msg=name)
 
 # %% [markdown]
@@ -509,9 +514,10 @@ show_source(attention.threads, docstring=False)
 
 # %% [markdown]
 # Backward is less simple, because all texts share `r`, `u`, `w`, `pk` and `pv`: their gradients are sums over texts. If
-# each thread added to the same array, threads would overwrite each other's sums; with one array per *thread*, the bits would depend on
-# how many threads there are. So the kernel makes one array for each *group of texts*, where the number of groups depends
-# on B and H alone, and adds the groups in order at the end. The bits are the same for any number of threads:
+# each thread added to the same array, threads would overwrite each other's sums; with one array per *thread*, the bits
+# would depend on how many threads there are. So the kernel makes one array for each *group of texts*, where the number
+# of groups depends on B and H alone, and adds the groups in order at the end. The bits are the same for any number of
+# threads:
 
 # %%
 gradients = []
@@ -524,10 +530,11 @@ for one, two in zip(*gradients):
     np.testing.assert_array_equal(one, two)  # every bit
 
 # %% [markdown]
-# **Closed heads.** A gate at exactly 0 multiplies its head's output by 0. Then nothing inside of the head has a gradient, *except
-# the gate itself*: $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter 05](05_l0_and_the_difference.ipynb)).
-# That needs the head's output, so the forward pass computes closed heads too while their gates may still move
-# ([chapter 06](06_training_with_gates.ipynb)). The backward pass needs nothing but this dot product:
+# **Closed heads.** A gate at exactly 0 multiplies its head's output by 0. Then nothing inside of the head has a
+# gradient, *except the gate itself*: $\mathtt{dgate}_h = \sum \mathtt{dout}\cdot o^h$ ([chapter
+# 05](05_l0_and_the_difference.ipynb)). That needs the head's output, so the forward pass computes closed heads too
+# while their gates may still move ([chapter 06](06_training_with_gates.ipynb)). The backward pass needs nothing but
+# this dot product:
 
 # %%
 closed = gate == 0
@@ -535,8 +542,8 @@ assert (got[0][:, :, closed] == 0).all(), "dq of closed heads"
 assert (got[8][closed] != 0).all(), "dgate of closed heads"
 
 # %% [markdown]
-# **Before you look:** backward takes about twice as long as forward. With 1 of 8 heads open, which share of the time remains if
-# the other seven are closed by gates, and which if they are removed from the model?
+# **Before you look:** backward takes about twice as long as forward. With 1 of 8 heads open, which share of the time
+# remains if the other seven are closed by gates, and which if they are removed from the model?
 
 
 # %% jupyter={"source_hidden": true}
@@ -583,8 +590,8 @@ plt.show()
 #
 # All rungs are in [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). First each is checked
 # against the textbook in float64, and then timed. `compiled loops` is the formula in plain loops *with* the matrix;
-# `online softmax` is (2) for one query at a time; then come keys in lanes, threads, and the kernel with everything of this
-# chapter.
+# `online softmax` is (2) for one query at a time; then come keys in lanes, threads, and the kernel with everything of
+# this chapter.
 #
 # **Before you look:** is `compiled loops` faster or slower than the textbook in NumPy?
 
@@ -614,15 +621,15 @@ for r in json.loads(results("speed", "ladder.json").read_text()):
 
 # %% [markdown]
 # A sobering second rung: plain compiled loops lose against NumPy, whose products come from BLAS. And `online softmax`
-# alone makes hardly anything faster. Without the matrix, memory is no longer the limit, but the loops still wait for their own sums;
-# it only makes room for the rungs above. (Operations are counted by the formula: masked keys count, although all rungs from
-# `online softmax` on skip them.)
+# alone makes hardly anything faster. Without the matrix, memory is no longer the limit, but the loops still wait for
+# their own sums; it only makes room for the rungs above. (Operations are counted by the formula: masked keys count,
+# although all rungs from `online softmax` on skip them.)
 #
 # ## 8 · Against PyTorch
 #
-# Two compiled libraries in one process compete for the cores, and such a comparison is worthless. `tinyprune bench` gives each
-# library its own process, lets them take turns, and checks that both computed the same. Its results are committed in
-# [`data/results/speed/`](../data/results/speed). Attention, forward and backward, all shapes:
+# Two compiled libraries in one process compete for the cores, and such a comparison is worthless. `tinyprune bench`
+# gives each library its own process, lets them take turns, and checks that both computed the same. Its results are
+# committed in [`data/results/speed/`](../data/results/speed). Attention, forward and backward, all shapes:
 
 # %%
 records = json.loads(results("speed", "attention.json").read_text())
@@ -655,9 +662,9 @@ axes[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Attention is not all of a training step. If a step only computed its products, at the speed of BLAS, which share of its time would
-# remain? The higher the share, the less is left to win; the rest is softmax, LayerNorm, the optimizer, memory, and
-# calls from Python:
+# Attention is not all of a training step. If a step only computed its products, at the speed of BLAS, which share of
+# its time would remain? The higher the share, the less is left to win; the rest is softmax, LayerNorm, the optimizer,
+# memory, and calls from Python:
 
 # %%
 for r in json.loads(results("speed", "step.json").read_text()):
@@ -665,15 +672,16 @@ for r in json.loads(results("speed", "step.json").read_text()):
         print(f"{r['shape']:15} {r['sgemm_share']:.0%}")
 
 # %% [markdown]
-# The share is lowest for small models, whose many small operations hardly fill a vector or two. The
+# The share is lowest for small models, where calls from Python and everything that is no product weigh more. The
 # [page on speed](../data/results/speed/README.md) has all tables.
 #
 # ## Recap
 #
 # - Attention is slow because of its matrix of scores: many passes over T × S numbers, with little work for each.
-# - Online softmax (2) removes the matrix forwards; `lse` and $\delta$ (4) remove it backwards, at the price of computing
-#   the scores twice.
-# - Without the matrix, the tricks of the matrix product apply: tiles, lanes, registers, threads with a fixed order of every sum.
+# - Online softmax (2) removes the matrix forwards; `lse` and $\delta$ (4) remove it backwards, at the price of
+#   computing the scores twice.
+# - Without the matrix, the tricks of the matrix product apply: tiles, lanes, registers, threads with a fixed order of
+#   every sum.
 #
 # ## Now you
 #
@@ -714,8 +722,8 @@ for name, s in (
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First the new maximum, of m and of the new scores. Then `np.exp(m - new)`, which rescales both total and o; it is 0 at the first
-# call.
+# First the new maximum, of m and of the new scores. Then `np.exp(m - new)`, which rescales both total and o; it is 0 at
+# the first call.
 #
 # </details>
 #
@@ -734,9 +742,9 @@ for name, s in (
 # %% [markdown]
 # ### Exercise 2 · Backward for one chunk of keys
 #
-# For T queries and a chunk of n keys, compute this chunk's weights again from `lse`, and then, by equation (5), its part of `dq` and its
-# `dk` and `dv`. The check adds up `dq` over the chunks, joins `dk` and `dv`, and compares with measured derivatives.
-# There is no mask, and the scores are $q\cdot k / \sqrt{\mathtt{Dh}}$.
+# For T queries and a chunk of n keys, compute this chunk's weights again from `lse`, and then, by equation (5), its
+# part of `dq` and its `dk` and `dv`. The check adds up `dq` over the chunks, joins `dk` and `dv`, and compares with
+# measured derivatives. There is no mask, and the scores are $q\cdot k / \sqrt{\mathtt{Dh}}$.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -766,13 +774,13 @@ def backward(dout, cache):
 
 rng = np.random.default_rng(0)
 q, k, v = (rng.standard_normal((n, 3)) for n in (5, 10, 10))
-assert_gradients(forward, backward, q, k, v)
+assert_gradients(forward, backward, q, k, v, argument_names=["q", "k", "v"])
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The weights are (T, n): `np.exp(scores - lse[:, None])`. The chunk's `dout · v` is a matrix of the same shape, and so is `ds`.
-# The factor $1/\sqrt{\mathtt{Dh}}$ stands in the scores, in `dq` and in `dk`.
+# The weights are (T, n): `np.exp(scores - lse[:, None])`. The chunk's `dout · v` is a matrix of the same shape, and so
+# is `ds`. The factor $1/\sqrt{\mathtt{Dh}}$ stands in the scores, in `dq` and in `dk`.
 #
 # </details>
 #
@@ -798,12 +806,13 @@ assert_gradients(forward, backward, q, k, v)
 #
 # <details><summary>Answer</summary>
 #
-# Key number $j$ is the highest so far with probability $1/j$: $\sum_j 1/j \approx \ln n + 0.58$ times, about 6 among 256.
-# That is why a test for a new maximum is worth its cost, and the rescaling hardly matters.
+# Key number $j$ is the highest so far with probability $1/j$: $\sum_j 1/j \approx \ln n + 0.58$ times, about 6 among
+# 256. That is why a test for a new maximum is worth its cost, and the rescaling hardly matters.
 #
 # </details>
 #
-# 2. Why does the kernel need scratch memory *before* the first key's score (position scores begin at number 1, scores at number $R$)?
+# 2. Why does the kernel need scratch memory *before* the first key's score (position scores begin at number 1, scores
+#    at number $R$)?
 #
 # <details><summary>Answer</summary>
 #
@@ -813,13 +822,14 @@ assert_gradients(forward, backward, q, k, v)
 #
 # </details>
 #
-# 3. Somebody replaces the `prange` over heads and texts by one over keys, to use more cores. What breaks, and how could it be mended?
+# 3. Somebody replaces the `prange` over heads and texts by one over keys, to use more cores. What breaks, and how could
+#    it be mended?
 #
 # <details><summary>Answer</summary>
 #
-# All keys of a query add to the same `total` and `o`, so threads would overwrite each other's sums. Each thread can keep
-# a state $(m, \ell, o)$ of its own, and two states are joined by (2): both are rescaled to the larger $m$ and added.
-# The result is right up to rounding, but its bits depend on how the keys are divided.
+# All keys of a query add to the same `total` and `o`, so threads would overwrite each other's sums. Each thread can
+# keep a state $(m, \ell, o)$ of its own, and two states are joined by (2): both are rescaled to the larger $m$ and
+# added. The result is right up to rounding, but its bits depend on how the keys are divided.
 #
 # </details>
 #
@@ -832,7 +842,7 @@ assert_gradients(forward, backward, q, k, v)
 #
 # </details>
 #
-# **Next:** [10 on a GPU](10_on_a_gpu.ipynb): the same two ladders on a machine with thousands of lanes. The kernel of this chapter is in
-# [`attention.py`](../tinyprune/kernels/cpu/attention.py) and
+# **Next:** [10 on a GPU](10_on_a_gpu.ipynb): the same two ladders on a machine with thousands of lanes. The kernel of
+# this chapter is in [`attention.py`](../tinyprune/kernels/cpu/attention.py) and
 # [`attention_tiles.py`](../tinyprune/kernels/cpu/attention_tiles.py); `tinyprune bench ladder` measures both ladders
 # again.
