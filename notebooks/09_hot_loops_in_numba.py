@@ -202,12 +202,12 @@ plt.show()
 print(f"first cache {FIRST_CACHE:.0f} GB/s, memory {MEMORY:.0f} GB/s")
 
 # %% [markdown]
-# The curve falls where the arrays outgrow a cache. The steps are not sharp, because the processor loads what a regular
-# loop will need next in advance (*prefetching*), and because other programs use the shared cache too; small rises
-# between neighbours are noise.
+# The curve falls where the arrays outgrow a cache. The steps are neither sharp nor always downward, because the
+# processor loads in advance what a regular loop will need next (*prefetching*), and because other programs use the
+# shared caches too.
 #
 # Memory also has a grain. It travels in **cache lines** of 64 bytes (128 on Apple's processors), that is 16 float32.
-# Who reads one number fetches its whole line.
+# Reading one number fetches its whole line.
 #
 # ### The roof
 #
@@ -341,8 +341,8 @@ climb("compiled", n=256)
 # - **It wastes cache lines.** Matrices are stored row by row. The innermost loop, over `k`, walks down a column of `b`
 #   and needs another line at every step, of which it uses 4 of 64 bytes.
 # - **It waits for itself.** `out[i, j] += …` adds to the result of the previous addition, which takes some cycles until
-#   it is available. All but one lane are empty, and all but one addition are missing. (The compiler must not help: a
-#   sum in another order would round differently, and a compiler may not change results.)
+#   it is available. Only one lane of the register is used, and only one addition is under way at any time. (The compiler
+#   must not help: a sum in another order would round differently, and a compiler may not change results.)
 #
 # The first reason can be seen in an experiment: add 1 to every `step`-th number of a large array.
 #
@@ -575,7 +575,8 @@ plt.show()
 # 64$. Rows that are 4096 bytes apart all compete for the same sets:
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Counts how many cache lines of a tile's panel belong to each set of the first cache.
 def lines_in_sets(depth, width, row_bytes):
     """Count the cache lines of `depth` pieces of `width` float32 in each of 64 sets."""
     lines = {(k * row_bytes + 4 * j) // 64 for k in range(depth) for j in range(width)}
