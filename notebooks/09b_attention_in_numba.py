@@ -350,9 +350,9 @@ for tile, chunk in ((32, 64), (1, 1), (67, 108), (5, 9)):
 
 # %% jupyter={"source_hidden": true}
 # Draws which pieces of the matrix of scores are computed, for a given tile and span.
-def draw_tiles(tile, span, width=32):
-    """Draw T = M = 128: what a query sees (blue) and what is computed in pieces of (tile, width)."""
-    T = M = 128
+def draw_tiles(tile, span):
+    """Draw T = M = 128: what a query sees (blue) and what is computed in pieces of (tile, 32)."""
+    T, M, width = 128, 128, 32
     distance = np.arange(T)[:, None] + M - np.arange(T + M)
     seen = (distance >= 0) & (distance <= span)
     pieces = seen.reshape(T // tile, tile, -1, width).any((1, 3))
