@@ -86,7 +86,7 @@ print(
 )
 
 # %%
-you_are_here("attention", "projection", "train")
+you_are_here("attention", "persistent", "projection", "train")
 
 # %% [markdown]
 # A training step of the model spends most of its time in matrix products: the projections around attention, and
@@ -341,8 +341,8 @@ climb("compiled", n=256)
 # - **It wastes cache lines.** Matrices are stored row by row. The innermost loop, over `k`, walks down a column of `b`
 #   and needs another line at every step, of which it uses 4 of 64 bytes.
 # - **It waits for itself.** `out[i, j] += …` adds to the result of the previous addition, which takes some cycles until
-#   it is available. Only one lane of the register is used, and only one addition is under way at any time. (The compiler
-#   must not help: a sum in another order would round differently, and a compiler may not change results.)
+#   it is available. Only one lane of the register is used, and only one addition is under way at any time. (The
+#   compiler must not help: a sum in another order would round differently, and a compiler may not change results.)
 #
 # The first reason can be seen in an experiment: add 1 to every `step`-th number of a large array.
 #
@@ -509,8 +509,8 @@ show_source(matmul.register_tile, docstring=False)
 
 # %% [markdown]
 # `set_tile` was made by `microkernel(ROWS, 2, False)`. Read its call in three parts: in `a` the tile begins at `i * K`
-# and its rows are `K` apart; in `b` it begins at column `j`, and the row for the next `k` is `N` further on; in `out` it
-# begins at `i * N + j`, with rows `N` apart. `add_rest` computes what whole tiles leave over, with rung 3's loops.
+# and its rows are `K` apart; in `b` it begins at column `j`, and the row for the next `k` is `N` further on; in `out`
+# it begins at `i * N + j`, with rows `N` apart. `add_rest` computes what whole tiles leave over, with rung 3's loops.
 
 # %%
 climb("register tile")
@@ -686,8 +686,8 @@ np.testing.assert_array_equal(*products)  # every bit
 #
 # ### The whole ladder
 #
-# NumPy's product, which calls the library OpenBLAS, is the target. The two lowest rungs multiply smaller matrices, or
-# you would wait for minutes.
+# The target is NumPy's product, which calls a *BLAS*, a library of hand-made matrix routines (here OpenBLAS). The two
+# lowest rungs multiply smaller matrices, or you would wait for minutes.
 
 # %%
 climb("kernel, threads")

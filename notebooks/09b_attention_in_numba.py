@@ -89,7 +89,7 @@ def best(work, turns=7):
 print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
 
 # %%
-you_are_here("attention", "persistent", "train")
+you_are_here("attention", "positions", "persistent", "train")
 
 # %% [markdown]
 # All speeds on this page were measured when it was made, on the machine named above. Yours will show others; no
@@ -342,8 +342,8 @@ for tile, chunk in ((32, 64), (1, 1), (67, 108), (5, 9)):
 
 # %% [markdown]
 # Only a (tile, chunk) piece of the matrix exists at any time, and it stays in the first or second cache. Pieces that no
-# query of the tile sees are never computed. A piece that some query sees is computed whole, though, which is work in
-# vain for the others.
+# query of the tile sees are never computed. But a piece that some query sees is computed whole, which is wasted for
+# the other queries.
 #
 # **Before you look:** what wastes more, large tiles or small ones?
 
@@ -371,7 +371,7 @@ draw_tiles(32, 128)
 sliders(draw_tiles, tile=[8, 16, 32, 64], span=[16, 64, 128])
 
 # %% [markdown]
-# Large tiles compute more in vain, small tiles load every key more often. The kernel uses 32 queries, and in a tile it
+# Large tiles waste more, small tiles load every key more often. The kernel uses 32 queries, and in a tile it
 # skips single register tiles (8 or 4 queries by two vectors of keys) that nobody sees.
 #
 # ## 4 · Two tricks of the kernel
@@ -542,7 +542,7 @@ assert (got[0][:, :, closed] == 0).all(), "dq of closed heads"
 assert (got[8][closed] != 0).all(), "dgate of closed heads"
 
 # %% [markdown]
-# **Before you look:** backward takes about twice as long as forward. With 1 of 8 heads open, which share of the time
+# **Before you look:** backward does about twice the work of forward. With 1 of 8 heads open, which share of the time
 # remains if the other seven are closed by gates, and which if they are removed from the model?
 
 
