@@ -622,6 +622,9 @@ ax.minorticks_off()
 ax.legend(frameon=False)
 plt.show()
 
+# %% [markdown]
+# A small `b` stays in the caches anyway, so its copy is wasted. Packing pays once `b` is too large for them.
+
 # %%
 climb("packed blocks")
 
