@@ -10,17 +10,20 @@
 # # 10 · The same on a GPU
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/10_on_a_gpu.ipynb)
-# &nbsp; ← [09 hot loops in Numba](09_hot_loops_in_numba.ipynb) · [all chapters](README.md) · [11 a real language model](11_a_real_language_model.ipynb) →
+# &nbsp; ← [09b attention in Numba](09b_attention_in_numba.ipynb) · [all chapters](README.md) · [11 a real language model](11_a_real_language_model.ipynb) →
+#
+# *Elective: nothing in chapters 00 to 08 depends on it.*
 #
 # **After this chapter you can** read and write a GPU kernel in Python, predict which of two kernels is faster before
 # you run them, find a missing barrier, and read what the compiler made of your kernel: its PTX, its registers, how many
 # of its threads fit on a processor. You will climb two ladders: a matrix product in four rungs, and attention in two.
 #
-# **You need** the idea of a tile from [chapter 09](09_hot_loops_in_numba.ipynb) and attention from
-# [chapter 02](02_attention_by_hand.ipynb). You need no GPU: all kernels run in a simulator, and are compiled for GPUs
-# that need not be present. It takes three quarters of an hour to read and half a minute to run.
+# **You need** the idea of a tile from [chapter 09](09_hot_loops_in_numba.ipynb), the online softmax of
+# [chapter 09b](09b_attention_in_numba.ipynb) and attention from [chapter 02](02_attention_by_hand.ipynb). You need no
+# GPU: all kernels run in a simulator, and are compiled for GPUs that need not be present. It takes half a minute to run.
+# Words that are new to you are in the [glossary](README.md#glossary).
 
-# %%
+# %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
 import importlib.util
 import subprocess
@@ -39,11 +42,13 @@ if not importlib.util.find_spec("tinyprune"):
 
 # %% [markdown]
 # Numba decides when it is imported whether `numba.cuda` talks to a GPU or to its **simulator**, which runs a kernel in
-# plain Python, with every GPU thread as a thread of the operating system. So the switch comes first. In this notebook
-# it is always on, with or without a GPU: a simulated array can tell us who read it, which a real one cannot. What needs
-# the real compiler or a real GPU runs in a separate process, in sections 7 and 9.
+# plain Python, with every GPU thread as a thread of the operating system. So the environment variable
+# `NUMBA_ENABLE_CUDASIM` comes before the imports. In this notebook the simulator is always on, with or without a GPU: a
+# simulated array can tell us who read it, which a real one cannot. What needs the real compiler or a real GPU runs in a
+# separate process, in sections 7 and 9.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# The imports, and before them the simulator.
 # %matplotlib inline
 import os
 
@@ -51,38 +56,43 @@ assert "numba" not in sys.modules, (
     "Numba is imported already: restart the kernel, and run this cell first"
 )
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-sys.setswitchinterval(
-    1e-4
-)  # threads of the simulator often wait for one another; let them switch sooner
+# the simulator's threads often wait for one another; let them switch sooner
+sys.setswitchinterval(1e-4)
 
 import dataclasses
 import inspect
 import json
 import math
+import textwrap
 import threading
 import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Markdown, display
 from numba import cuda
 
 from tinyprune import ops
 from tinyprune.kernels.ladder import cuda_attention, cuda_matmul
 from tinyprune.kernels.ladder.cuda import gpu_present, what_is_missing
 from tinyprune.kernels.ladder.cuda_matmul import EACH, RUNGS, TILE, WIDE
-from tinyprune.notebook import show_source, use_style
+from tinyprune.notebook import show_source, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
 use_style()
 rng = np.random.default_rng(0)
 
+# %%
+you_are_here("attention", "projection")
+
 # %% [markdown]
-# Is there a GPU? Do not ask `cuda.is_available()`: the simulator always says yes. Ask the driver. It is a shared
-# library that comes with the driver and not with CUDA. There is a GPU if the library can be loaded, `cuInit` returns 0
-# (no error), and at least one device is counted.
+# The two lit parts cost nearly all of the time: products of matrices, and attention.
+#
+# Is there a GPU? Do not ask `cuda.is_available()`, because the simulator always says yes. Ask the driver, as
+# [`gpu_present`](../tinyprune/kernels/gpu.py) does: there is a GPU if the driver's library can be loaded, `cuInit`
+# returns 0 (no error), and at least one device is counted.
 
 # %%
-show_source(gpu_present, docstring=False)
 print("numba.cuda says", cuda.is_available(), "and the driver says", gpu_present())
 
 # %% [markdown]
@@ -102,6 +112,33 @@ print("numba.cuda says", cuda.is_available(), "and the driver says", gpu_present
 # `cuda.grid(2)` is a thread's position in the whole grid, `blockIdx · blockDim + threadIdx` in x and in y. The grid
 # consists of whole blocks, an array rarely does: hence the `if`, without which the threads beyond the edge would write
 # outside the array.
+#
+# **Before you look:** a warp has 32 consecutive threads. What shape does it have in a block of 32 × 8 threads, and what
+# shape in a block of 16 × 16?
+
+
+# %% jupyter={"source_hidden": true}
+# Draw which block and which warp computes each element.
+def draw_blocks(placed):
+    figure, axes = plt.subplots(2, 1, figsize=(8, 5.6))
+    for ax, ((x, y), (block, warp)) in zip(axes, placed.items()):
+        M, N = block.shape
+        rows, columns = -(-M // y) * y, -(-N // x) * x  # of the grid
+        idle = {"facecolor": "none", "edgecolor": "#AAAAAA", "hatch": "///", "lw": 0}
+        ax.add_patch(plt.Rectangle((-0.5, -0.5), columns, rows, **idle))
+        ax.imshow(0.15 + warp % 2 * 0.25, cmap="Greys", vmin=0, vmax=1, zorder=2)
+        for edge in np.arange(0, N + x, x):
+            ax.axvline(edge - 0.5, color=BLUE, linewidth=2, zorder=3)
+        for edge in np.arange(0, M + y, y):
+            ax.axhline(edge - 0.5, color=BLUE, linewidth=2, zorder=3)
+        for b in range(block.max() + 1):
+            i, j = np.argwhere(block == b)[0]
+            ax.text(j + 0.3, i + 1.3, f"block {b}", fontsize=8, weight="bold", zorder=4)
+        ax.set(xlim=(-1, columns), ylim=(rows, -1), xlabel="column j (x)", ylabel="row i (y)")
+        ax.set_title(
+            f"blocks of {x} × {y} threads, warps light and dark; hatched: threads with nothing to do"
+        )
+    plt.show()
 
 
 # %%
@@ -123,35 +160,14 @@ for block_size in ((32, 8), (16, 16)):
     assert block.min() >= 0, "someone's element was left out"
     assert warp.max() == 7, "256 threads are eight warps"
     placed[block_size] = block, warp
-
-figure, axes = plt.subplots(2, 1, figsize=(8, 5.6))
-for ax, ((x, y), (block, warp)) in zip(axes, placed.items()):
-    rows, columns = -(-M // y) * y, -(-N // x) * x  # of the grid
-    ax.add_patch(
-        plt.Rectangle(
-            (-0.5, -0.5), columns, rows, facecolor="none", edgecolor="#AAAAAA", hatch="///", lw=0
-        )
-    )
-    ax.imshow(0.15 + warp % 2 * 0.25, cmap="Greys", vmin=0, vmax=1, zorder=2)
-    for edge in np.arange(0, N + x, x):
-        ax.axvline(edge - 0.5, color=BLUE, linewidth=2, zorder=3)
-    for edge in np.arange(0, M + y, y):
-        ax.axhline(edge - 0.5, color=BLUE, linewidth=2, zorder=3)
-    for b in range(block.max() + 1):
-        i, j = np.argwhere(block == b)[0]
-        ax.text(j + 0.3, i + 1.3, f"block {b}", fontsize=8, color="black", weight="bold", zorder=4)
-    ax.set(xlim=(-1, columns), ylim=(rows, -1), xlabel="column j (x)", ylabel="row i (y)")
-    ax.set_title(
-        f"blocks of {x} × {y} threads, warps light and dark; hatched: threads with nothing to do"
-    )
-plt.show()
+draw_blocks(placed)
 
 # %% [markdown]
 # In the upper picture a warp is a row of 32, in the lower two rows of 16. Keep this in mind; it determines which
 # addresses are read together.
 #
 # A number can be in one of the following memories, from near to far. Sizes and rates are those that NVIDIA publishes
-# for the A100 and H100:
+# for two of its GPUs, the A100 and the H100:
 #
 # | memory | who sees it | how much | how it is named in a kernel |
 # | --- | --- | --- | --- |
@@ -161,7 +177,8 @@ plt.show()
 #
 # (Between the last two there are caches, L1 and L2, which the code does not mention.) An H100 can make 67 · 10¹²
 # float32 operations a second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number
-# that is read**. So the art is to use a number often once it is near.
+# that is read**. So a fast kernel uses each
+# number many times once it is near.
 
 # %% [markdown]
 # ## 2 · One thread for each number
@@ -170,11 +187,12 @@ plt.show()
 # grid.
 
 # %%
-show_source(cuda_matmul.rows_along_x)
+show_source(cuda_matmul.rows_along_x, docstring=False)
 
 # %% [markdown]
-# Every rung is checked on an awkward shape: several blocks, several warps, all edges ragged. Called like a function, a
-# rung copies its arrays to the GPU, launches its kernel there and copies the result back.
+# Every rung is checked on an awkward shape: several blocks, several warps, and *ragged* edges, which are no multiples of
+# a block's sides. Called like a function, a rung copies its arrays to the GPU, launches its kernel there and copies the
+# result back.
 
 # %%
 M, K, N = 66, 19, 37
@@ -193,11 +211,12 @@ for name, rung in RUNGS.items():
 #
 # $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{2MNK}{MNK} = 2 $$
 #
-# That is a claim about the program, and the simulator lets us count. It passes any object on to the kernel, so pass one
-# that records every access.
+# That is a claim about the program, and the simulator lets us count. It passes any object on to the kernel, so we pass
+# one that records every access: `Traced`, in the folded cell.
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# An array that records every access, and a launch of a rung with such arrays.
 class Traced:
     """An array that records (block x, block y, block z, thread of the block, address, written) of every access."""
 
@@ -206,9 +225,7 @@ class Traced:
         self.strides = [s // array.itemsize for s in array.strides]
 
     def record(self, index, written):
-        thread = (
-            threading.current_thread()
-        )  # the simulator's thread knows which GPU thread it simulates
+        thread = threading.current_thread()  # knows which GPU thread it simulates
         place = thread.blockIdx
         address = sum(i * s for i, s in zip(index, self.strides))
         self.log.append((place.x, place.y, place.z, thread.thread_id, address, written))
@@ -241,14 +258,13 @@ def trace(rung, M, K, N):
     return a, b
 
 
+# %%
 M, K, N = 64, 32, 64
 traces = {name: trace(rung, M, K, N) for name, rung in RUNGS.items()}
 for name in ("rows along x", "columns along x"):
-    loads = [len(array.loads()) for array in traces[name]]
-    print(
-        f"{name:16s} a {loads[0]:,} loads, b {loads[1]:,}: {sum(loads) / (M * N * K):.3f} per multiply-add"
-    )
-    assert sum(loads) == 2 * M * N * K
+    a, b = (len(array.loads()) for array in traces[name])
+    print(f"{name:16s} a {a:,} loads, b {b:,}: {(a + b) / (M * N * K):.3f} per multiply-add")
+    assert a + b == 2 * M * N * K
 
 # %% [markdown]
 # ### Which thread reads which address
@@ -256,13 +272,18 @@ for name in ("rows along x", "columns along x"):
 # Two rungs have the same number of loads, and yet one is much better. Here is the only difference:
 
 # %%
-show_source(cuda_matmul.columns_along_x)
+for kernel in (cuda_matmul.rows_along_x, cuda_matmul.columns_along_x):
+    lines = inspect.getsource(kernel.py_func).splitlines()
+    print(f"{kernel.py_func.__name__:16s}", *(line for line in lines if "cuda.grid" in line))
 
 # %% [markdown]
 # A warp executes one load instruction for its 32 threads together, and memory answers in **sectors** of 32 bytes, eight
 # float32. If the 32 addresses are adjacent, that is $32\cdot4/32 = 4$ sectors, each fully used. If they are all the
 # same, it is one. If they are in different rows of a matrix, it is 32, and seven eighths of the data is thrown away.
 # The first case is called a *coalesced* load.
+#
+# **Before you look:** in blocks of 32 × 8, how many sectors do the two loads of one multiply-add touch for a warp, in
+# *rows along x* and in *columns along x*?
 #
 # - *rows along x*: neighbours in the warp differ in i. `a[i, k]`: 32 rows, **32** sectors. `b[k, j]`: the same number, **1**.
 # - *columns along x*: neighbours differ in j. `a[i, k]`: the same number, **1**. `b[k, j]`: 32 neighbours, **4**.
@@ -271,7 +292,8 @@ show_source(cuda_matmul.columns_along_x)
 # of a warp belongs to the same instruction.
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Group the loads of a trace by warp and by instruction.
 def requests(array):
     """Return a dictionary (block, warp, n) → addresses of the n-th load of `array`, for each warp."""
     loads = array.loads()
@@ -284,9 +306,11 @@ def requests(array):
     found = {}
     for at in zip(block, thread // 32, nth, address):
         found.setdefault(at[:3], []).append(at[3])
+    assert all(len(addresses) == 32 for addresses in found.values()), "whole warps"
     return found
 
 
+# %%
 def sectors(addresses):
     """Count the sectors of 32 bytes that these float32 addresses touch; arrays begin at a sector's edge."""
     return len({int(address) // 8 for address in addresses})
@@ -294,17 +318,15 @@ def sectors(addresses):
 
 counted = {}  # rung -> loads and sectors per multiply-add
 for name, pair in traces.items():
-    asked = [requests(array) for array in pair]
-    assert all(len(addresses) == 32 for found in asked for addresses in found.values()), (
-        "whole warps"
-    )
-    mean = [np.mean([sectors(addresses) for addresses in found.values()]) for found in asked]
-    total = sum(sectors(addresses) for found in asked for addresses in found.values())
+    touched = [[sectors(load) for load in requests(array).values()] for array in pair]
     loads = sum(len(array.loads()) for array in pair)
-    counted[name] = loads / (M * N * K), total / (M * N * K / 32)
-    print(f"{name:16s} sectors for a warp's load: of a {mean[0]:4.1f}, of b {mean[1]:4.1f}")
+    counted[name] = loads / (M * N * K), sum(map(sum, touched)) / (M * N * K / 32)
+    of_a, of_b = map(np.mean, touched)
+    print(f"{name:16s} sectors for a warp's load: of a {of_a:4.1f}, of b {of_b:4.1f}")
 assert (counted["rows along x"][1], counted["columns along x"][1]) == (33, 5)
 
+# %% jupyter={"source_hidden": true}
+# Draw which sectors the first warp reads in its first six steps.
 figure, axes = plt.subplots(4, 1, figsize=(9, 5.2), sharex=True)
 panels = [(name, i) for name in ("rows along x", "columns along x") for i in (0, 1)]
 for ax, (name, i) in zip(axes, panels):
@@ -319,14 +341,9 @@ for ax, (name, i) in zip(axes, panels):
             plt.Rectangle((sector, n), 1, 1, facecolor=shade, edgecolor=BLUE, linewidth=0.8)
         )
     array = ("a[i, k]", "b[k, j]")[i]
-    ax.set(
-        ylim=(len(steps), 0),
-        xlim=(0, 128),
-        yticks=np.arange(len(steps)) + 0.5,
-        yticklabels=range(len(steps)),
-    )
+    ax.set(xlim=(0, 128), ylim=(len(steps), 0))
+    ax.set(yticks=np.arange(len(steps)) + 0.5, yticklabels=range(len(steps)), ylabel="step k")
     ax.set_title(f"{name}, {array}: sectors for each step: {sectors(found[0, 0, 0])}", loc="left")
-    ax.set_ylabel("step k")
 axes[-1].set_xlabel("memory, in sectors of 8 numbers (dark: all 8 are used, pale: one is)")
 figure.suptitle("What the first warp reads in its first six steps")
 plt.show()
@@ -344,14 +361,16 @@ plt.show()
 #
 # $$ \frac{\text{loads}}{\text{multiply-adds}} = \frac{RK + KC}{RCK} = \frac1R+\frac1C \tag{1} $$
 #
-# With $R=C=16$ that is ⅛ in place of 2. Note one thing in the code: the threads *load* in the order of the tiles, and
-# *use* in the order of the product; in between each waits for all others of its block. That is what `syncthreads` does.
+# With $R=C=16$ that is ⅛ in place of 2. Note one thing in the code: a thread uses numbers that *other* threads have
+# loaded. So each has to wait in between until all threads of its block have come as far. That is what `syncthreads`
+# does; such a point is called a **barrier**.
 
 # %%
-show_source(cuda_matmul.shared_tiles)
+show_source(cuda_matmul.shared_tiles, docstring=False)
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Draw a, b and out, with the tiles that one block needs.
 def draw_tiles(ax, corner, shape, label, part, colour, where):
     """Draw a matrix as a box at corner (x, y), with a band of it and a tile in that band."""
     height, width = shape
@@ -399,9 +418,12 @@ plt.show()
 #
 # There are two `syncthreads` in the loop. Both comments claim that they are needed. A claim that cannot fail is worth
 # nothing, so take the source of the kernel, remove one barrier, and run the rest.
+#
+# **Before you look:** what will be in out without the first barrier, and what without the second?
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Take a barrier out of a kernel, and measure the errors.
 def without_barrier(kernel, which):
     """Compile the kernel from the same source without its barrier number `which`."""
     lines = inspect.getsource(kernel.py_func).splitlines(keepends=True)
@@ -415,45 +437,42 @@ def without_barrier(kernel, which):
 def errors_without(which, K):
     """Return |out − exact|, (M, N), of `shared_tiles` without one barrier."""
     a, b = rng.standard_normal((18, K), np.float32), rng.standard_normal((K, 19), np.float32)
-    rung = dataclasses.replace(
-        RUNGS["shared tiles"], kernel=without_barrier(cuda_matmul.shared_tiles, which)
-    )
+    kernel = without_barrier(cuda_matmul.shared_tiles, which)
+    rung = dataclasses.replace(RUNGS["shared tiles"], kernel=kernel)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy's warnings about uninitialised memory
         return np.abs(rung(a, b) - a.astype(float) @ b)
 
 
+# %%
 wrong = {}
-for which, says in enumerate(("before the tiles are read", "before the next tiles are written")):
+for which, name in enumerate(("first", "second")):
     for attempt in range(3):
         wrong[which] = errors_without(which, K=37)
-        noticed = not wrong[which].max() < 1e-5  # so that NaN counts as noticed
-        print(
-            f"without the barrier {says}, attempt {attempt}: largest error {wrong[which].max():.1e}"
-        )
-        assert noticed
+        largest = wrong[which].max()
+        print(f"without the {name} barrier, attempt {attempt}: largest error {largest:.1e}")
+        assert not largest < 1e-5  # so that NaN counts as noticed
 
 # %% [markdown]
 # Without the first barrier a thread reads entries of the tile that are not filled yet, and gets arbitrary values, huge
 # numbers or NaN. Without the second, a fast thread already writes the next tile while a slow one still reads this one:
 # the result is *plausible* and wrong, which is worse.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Draw where the errors are.
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
 for ax, (which, name) in zip(axes, enumerate(("first", "second"))):
-    image = ax.imshow(
-        np.where(np.isfinite(wrong[which]), np.log10(np.maximum(wrong[which], 1e-7)), 3),
-        vmin=-7,
-        vmax=3,
-        cmap="Greys",
-    )
+    size = np.log10(np.maximum(wrong[which], 1e-7))
+    size[~np.isfinite(size)] = 3
+    image = ax.imshow(size, vmin=-7, vmax=3, cmap="Greys")
     ax.set(title=f"without the {name} barrier", xlabel="column j", ylabel="row i")
 figure.colorbar(image, ax=axes, label="log₁₀ of the error (black: huge or NaN)", shrink=0.85)
 plt.show()
 
 # %% [markdown]
-# Do not conclude that the check always notices. With $K \le 16$ there is only one tile and no next one that could be
-# written too early, so nobody would notice a missing second barrier:
+# Does the check always notice?
+#
+# **Before you look:** would it have found the missing second barrier with K = 16?
 
 # %%
 lucky = errors_without(1, K=16).max()
@@ -461,11 +480,12 @@ print(f"the same bug with K = 16: largest error {lucky:.1e}")
 assert lucky < 1e-5
 
 # %% [markdown]
-# So the shape of a test decides what it can find: *more than one tile, more than one warp, more than one block*. With
+# With $K \le 16$ there is only one tile, and no next one that could be written too early. So the shape of a test
+# decides what it can find: *more than one tile, more than one warp, more than one block*. With
 # only one warp, many wrong kernels would even give right results on a real GPU, most of the time. And the simulator has
 # its own blind spots. It runs blocks one after the other, so it does not reveal blocks that wait for each other; it
-# allows negative indices, and more shared memory than exists; and it uses Python's numbers: a `0.0` that turns a whole
-# kernel into slow float64 goes unnoticed. Section 7 detects it.
+# allows negative indices, and more shared memory than exists; and it uses Python's numbers, so it does not notice a `0.0`
+# that turns a whole kernel into slow float64. Section 7 detects it.
 #
 # ## 4 · Tiles in registers
 #
@@ -483,7 +503,8 @@ assert lucky < 1e-5
 # %%
 show_source(cuda_matmul.register_tile, docstring=False)
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Draw which numbers three neighbouring threads compute.
 figure, axes = plt.subplots(2, 1, figsize=(8.5, 5.8))
 for ax, (title, step) in zip(
     axes, {"as in the kernel: 16 apart": TILE, "the other way: side by side": 1}.items()
@@ -499,15 +520,8 @@ for ax, (title, step) in zip(
                     )
                 )
                 if part_y == 0:
-                    ax.text(
-                        column + 0.5,
-                        row + 0.55,
-                        x,
-                        ha="center",
-                        va="center",
-                        fontsize=7,
-                        color="white",
-                    )
+                    centred = {"ha": "center", "va": "center", "fontsize": 7, "color": "white"}
+                    ax.text(column + 0.5, row + 0.55, x, **centred)
     ax.set(xlim=(0, 64), ylim=(20, 0), aspect="equal", title=title, ylabel="row")
     ax.set(xticks=range(0, 65, 16), yticks=(0, 16))
     ax.grid(linewidth=0.4)
@@ -529,18 +543,8 @@ plt.show()
 # $$ \text{loads} = \lceil N/C\rceil\, MK + \lceil M/R\rceil\, KN $$
 
 # %%
-sides = {
-    "rows along x": 1,
-    "columns along x": 1,
-    "shared tiles": TILE,
-    "register tile": WIDE,
-}  # R = C
-from_shared = {
-    "rows along x": 0,
-    "columns along x": 0,
-    "shared tiles": 2,
-    "register tile": 2 / EACH,
-}
+sides = dict(zip(RUNGS, (1, 1, TILE, WIDE)))  # R = C
+from_shared = dict(zip(RUNGS, (0, 0, 2, 2 / EACH)))  # loads from shared memory per multiply-add
 print("                     global loads        sectors for a warp's   shared loads")
 print(
     "                     derived  counted    multiply-add, counted  derived, all per multiply-add"
@@ -552,10 +556,12 @@ for name, (loads, touched) in counted.items():
 
 m, k, n = 37, 21, 35  # ragged
 for name in ("shared tiles", "register tile"):
-    loads = sum(len(array.loads()) for array in trace(RUNGS[name], m, k, n))
-    assert loads == -(-n // sides[name]) * m * k + -(-m // sides[name]) * k * n
+    loads, side = sum(len(array.loads()) for array in trace(RUNGS[name], m, k, n)), sides[name]
+    assert loads == -(-n // side) * m * k + -(-m // side) * k * n
     print(f"{name}, ragged: {loads:,} loads, as derived")
 
+# %% jupyter={"source_hidden": true}
+# Draw loads and sectors of the four rungs.
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 2.9), sharey=True)
 names = list(counted)
 for ax, values, title in (
@@ -579,19 +585,34 @@ plt.show()
 # Now attention of [chapter 02](02_attention_by_hand.ipynb), with M positions of memory before the segment, causal,
 # without the position term and persistent vectors (they would add lines, not ideas). The obvious way takes three
 # kernels: scores, softmax of each row, weighted sum of values. The first and the last are like `columns_along_x`. The
-# softmax is new: the maximum of a row needs *all* of its numbers, and they are spread over 64 threads.
+# softmax is new: the maximum of a row needs *all* of its numbers, and they are spread over 64 threads. This is how they
+# find it:
+
+
+# %% jupyter={"source_hidden": true}
+# Show a part of a function's source.
+def show_lines(kernel, first, last):
+    """Display the lines of a kernel from the one that begins with `first` to the one that begins with `last`."""
+    lines = inspect.getsource(kernel.py_func).splitlines()
+    stripped = [line.strip() for line in lines]
+    start = next(n for n, line in enumerate(stripped) if line.startswith(first))
+    end = next(n for n in range(start, len(lines)) if stripped[n].startswith(last))
+    code = textwrap.dedent("\n".join(lines[start : end + 1]))
+    display(Markdown(f"```python\n{code}\n```"))
+
 
 # %%
-show_source(cuda_attention.row_softmax)
+show_lines(
+    cuda_attention.row_softmax, "found =", "cuda.syncthreads()  # everyone has read the maximum"
+)
 
 # %% [markdown]
-# Combining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. Note the
-# comment on the barrier in the middle: `found` is about to be reused.
+# Combining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. The sum of
+# the exponentials is found in the same way, in the same place: hence the last barrier.
 
 # %%
-rows = (
-    rng.standard_normal((5, 150), np.float32) * 5
-)  # a row has more numbers than its block has threads, and not a multiple of them
+# a row has more numbers than its block has threads, and not a multiple of them
+rows = rng.standard_normal((5, 150), np.float32) * 5
 s = rows.copy()
 cuda_attention.row_softmax[len(s), cuda_attention.ROW_THREADS](s)
 weights = np.exp(ops.log_softmax(rows.astype(float)))
@@ -605,7 +626,7 @@ assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
 #
 # ## 6 · Attention: one kernel
 #
-# The matrix is the problem. (What follows is the online softmax of [chapter 09](09_hot_loops_in_numba.ipynb) again,
+# The matrix is the problem. (What follows is the online softmax of [chapter 09b](09b_attention_in_numba.ipynb) again,
 # with the kernel's names.) To get rid of it, softmax has to work on *some keys at a time*, without having seen the
 # rest. Suppose that keys $j \in J$ have been seen so far, and we hold
 #
@@ -624,12 +645,16 @@ assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
 # $e^{-\infty-(-\infty)}$: each query sees key 0, so that after the first tile $m$ is finite.)
 
 # %%
-show_source(cuda_attention.online_softmax)
+show_lines(cuda_attention.online_softmax, "for first in", "cuda.syncthreads()  # everyone has used")
 
 # %% [markdown]
-# There are five barriers in the loop, each with its reason, and one extra column: rows of `k_tile` are 65 long for at
-# most 64 numbers. In the line that computes the score, 16 threads read the same column d of 16 rows. Which banks do
-# they use?
+# This is the loop over tiles of keys; [what comes before and after it](../tinyprune/kernels/ladder/cuda_attention.py)
+# loads the queries and stores sums / total. There are five barriers in the loop, each with its reason, and one extra
+# column: rows of `k_tile` are 65 long for at most 64 numbers. In the line that computes the score, 16 threads read the
+# same column d of 16 rows.
+#
+# **Before you look:** a number's bank is its address modulo 32. In how many different banks are these 16 numbers if a
+# row is 64 long, and in how many if it is 65 long?
 
 # %%
 for length in (64, cuda_attention.PADDED):
@@ -655,14 +680,16 @@ for name, attend in cuda_attention.RUNGS.items():
 # Now count for both, with one head. For `online_softmax`: q is loaded once, $T\,\mathtt{Dh}$; each block of 16 queries
 # loads the keys and values up to the last one that its last query sees, $2\,\mathtt{Dh}$ each; and $T\,\mathtt{Dh}$ are
 # stored.
+#
+# **Before you look:** for 40 queries, how many times fewer loads will one kernel need than three?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Run three kernels and one on traced arrays.
 T, M, Dh = 40, 8, 20
 S = M + T
 q, k, v = (rng.standard_normal((1, rows, 1, Dh), np.float32) for rows in (T, S, S))
 exact = ops.attention_forward(q.astype(float), k.astype(float), v.astype(float))[0]
 root, across = np.float32(1 / math.sqrt(Dh)), cuda_attention.tiles
-pairs = sum(M + 1 + i for i in range(T))  # query i sees the keys 0 … M + i
 
 
 def traffic(*arrays):
@@ -678,20 +705,25 @@ cuda_attention.row_softmax[T, cuda_attention.ROW_THREADS](rows)
 cuda_attention.weighted_values[(across(Dh), across(T), 1), (TILE, TILE)](s, traced[2], traced[3])
 assert np.abs(traced[3].array - exact).max() < 1e-5
 three = traffic(*traced, s, rows)
-assert list(three) == [4 * Dh * pairs + 3 * T * S, 3 * T * S + T * Dh]
 
 online = [Traced(x) for x in (q, k, v, np.zeros_like(q))]
 cuda_attention.online_softmax[(across(T), 1), (TILE, TILE)](*online[:3], root, online[3])
 assert np.abs(online[3].array - exact).max() < 1e-5
 one = traffic(*online)
+
+# %%
+pairs = sum(M + 1 + i for i in range(T))  # query i sees the keys 0 … M + i
 keys = sum(min(S, first + TILE + M) for first in range(0, T, TILE))
+assert list(three) == [4 * Dh * pairs + 3 * T * S, 3 * T * S + T * Dh]
 assert list(one) == [T * Dh + 2 * Dh * keys, T * Dh]
 for name, (loads, stores) in (("three kernels", three), ("online softmax", one)):
     print(f"{name:16s} {loads:8,} loads, {stores:6,} stores of global memory, as derived")
 print(
-    f"matrix of scores: {T * S:,} numbers a head for three kernels, none for one; at T = S = 4,096 it is {4096**2 * 4 / 2**20:.0f} MiB a head"
+    f"the scores of a head at T = S = 4,096 take {4096**2 * 4 / 2**20:.0f} MiB; one kernel stores none"
 )
 
+# %% jupyter={"source_hidden": true}
+# Draw the keys that each block of queries loads, and those that it sees.
 figure, ax = plt.subplots(figsize=(6.4, 4.6))
 visible = np.arange(S) <= np.arange(T)[:, None] + M  # (T, S)
 loaded = np.zeros((T, S))
@@ -703,11 +735,8 @@ for first in range(TILE, T, TILE):
     ax.axhline(first - 0.5, color="black", linewidth=1)
 for first in range(TILE, S, TILE):
     ax.axvline(first - 0.5, color="black", linewidth=0.6, linestyle=":")
-ax.set(
-    xlabel="key j",
-    ylabel="query i",
-    title="Keys that each block of 16 queries loads (pale), and those that it sees (dark)",
-)
+ax.set(xlabel="key j", ylabel="query i")
+ax.set_title("Keys that each block of 16 queries loads (pale), and those that it sees (dark)")
 plt.show()
 
 # %% [markdown]
@@ -748,10 +777,15 @@ else:
 # | `bar.sync 0` | `syncthreads` |
 # | `shr.s64 …, 63; and.b64; add.s64` | what Python's negative indices cost: is the sign bit set, then add the length |
 #
-# The next cell prints the core of three kernels, as compiled for an H100: the basic block with the most multiply-adds.
+# The next cells print the core of three kernels, as compiled for an H100: the *basic block* (instructions without a jump
+# between them) with the most multiply-adds.
+#
+# **Before you look:** `register_tile` has 16 sums in each thread. How many loads from shared memory do you expect for
+# each `fma`?
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Find the innermost instructions of a kernel, and count their kinds.
 def heart(ptx):
     """Return the basic block (the instructions between two labels or jumps) with the most fma."""
     blocks, block = [], []
@@ -772,6 +806,7 @@ def kinds(block):
     return found | {"all": len(block)}
 
 
+# %%
 if compiled:
     for name, first, last in (
         ("columns_along_x", 0, 16),
@@ -792,21 +827,15 @@ if compiled:
 
 # %%
 if compiled:
-    print("for each fma in the heart of the kernel:")
-    print("                  ld.global  ld.shared  all instructions")
-    for rung in RUNGS.values():
+    print("for each fma      ld.global  ld.shared  all instructions")
+    for rung_name, rung in RUNGS.items():
         name = rung.kernel.py_func.__name__
         found = kinds(heart(compiled[name, "9.0"]["ptx"]))
-        fma = found["fma.rn.f32"]
-        ratios = [found[kind] / fma for kind in ("ld.global.f32", "ld.shared.f32", "all")]
+        ratios = [found[k] / found["fma.rn.f32"] for k in ("ld.global.f32", "ld.shared.f32", "all")]
         print(f"{name:16s} {ratios[0]:9.2f} {ratios[1]:10.2f} {ratios[2]:14.1f}")
-        assert ratios[:2] == [
-            0 if rung.block == (TILE, TILE) else 2,
-            from_shared[name.replace("_", " ")],
-        ]
-    assert not any(".f64" in record["ptx"] for record in compiled.values()), (
-        "somewhere a float64 slipped in"
-    )
+        of_global = 0 if from_shared[rung_name] else 2
+        assert ratios[:2] == [of_global, from_shared[rung_name]]
+    assert not any(".f64" in record["ptx"] for record in compiled.values())
     print("no instruction of any kernel works on float64")
 
 # %% [markdown]
@@ -815,6 +844,9 @@ if compiled:
 # are PTX instructions; `ptxas` will still combine or drop some.)
 #
 # The simulator cannot make the last check of the cell. Plant the bug: `total = 0.0` in place of `total = ZERO`.
+#
+# **Before you look:** Python's `0.0` has 64 bits. Would a comparison with the exact result find the bug? What will the
+# compiler make of the multiply-add?
 
 # %%
 planted = """
@@ -840,12 +872,17 @@ if compiled:
 #
 # ### Registers, and how many threads fit
 #
-# An SM hides memory latency by running other warps meanwhile. The number of warps it can hold depends on what each one
+# A number from global memory arrives hundreds of clocks after it was asked for; this is its *latency*. An SM hides it by
+# running other warps meanwhile. The number of warps it can hold depends on what each one
 # needs. **Occupancy** is the number of warps that fit, divided by the most that an SM can hold. The limits are from the
 # tables of technical specifications in NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out,
 # from the occupancy calculator of Nsight Compute:
 
-# %%
+#
+# **Before you look:** which of the four products will have the lowest occupancy? Does that make it the slowest?
+
+# %% jupyter={"source_hidden": true}
+# Compute the occupancy of a compiled kernel.
 LIMITS = {  # of one SM, by compute capability
     "8.0": {"warps": 64, "blocks": 32, "registers": 65536, "shared": 164 * 1024},  # A100
     "9.0": {"warps": 64, "blocks": 32, "registers": 65536, "shared": 228 * 1024},  # H100
@@ -856,47 +893,39 @@ def occupancy(record, threads):
     """Return the occupancy of a compiled kernel in blocks of `threads`, and what limits it."""
     limit = LIMITS[record["capability"]]
     warps = -(-threads // 32)  # of a block
-    per_warp = (
-        -(-32 * record["registers"] // 256) * 256
-    )  # registers are allocated in units of 256 to a whole warp
-    per_quarter = (
-        limit["registers"] // 4 // per_warp
-    )  # an SM has four quarters, each with its own registers
-    shared = (
-        -(-record["shared_bytes"] // 128) * 128 + 1024
-    )  # in units of 128 bytes, and 1 KiB per block for the system
+    # a warp gets registers in units of 256; an SM has four quarters, each with its own registers
+    per_warp = -(-32 * record["registers"] // 256) * 256
+    per_quarter = limit["registers"] // 4 // per_warp
+    # in units of 128 bytes, and 1 KiB of each block is for the system
+    shared = -(-record["shared_bytes"] // 128) * 128 + 1024
     fit = {
         "warps": limit["warps"] // warps,
         "registers": 4 * per_quarter // warps,
         "shared memory": limit["shared"] // shared,
         "blocks": limit["blocks"],
     }
-    blocks = min(fit.values())
-    return blocks * warps / limit["warps"], next(
-        name for name, number in fit.items() if number == blocks
-    )
+    by = min(fit, key=fit.get)
+    return fit[by] * warps / limit["warps"], by
 
 
+# %%
+threads = {rung.kernel.py_func.__name__: math.prod(rung.block) for rung in RUNGS.values()}
+threads |= dict.fromkeys(cuda_attention.KERNELS, TILE * TILE)
+threads["row_softmax"] = cuda_attention.ROW_THREADS
 if compiled:
-    threads = {rung.kernel.py_func.__name__: math.prod(rung.block) for rung in RUNGS.values()}
-    threads |= dict.fromkeys(cuda_attention.KERNELS, TILE * TILE) | {
-        "row_softmax": cuda_attention.ROW_THREADS
-    }
+    print("                  GPU  registers  shared memory  threads  occupancy  limited by")
+for (name, capability), record in compiled.items():
+    share, by = occupancy(record, threads[name])
     print(
-        "                  GPU  registers  shared memory  spills  stack  threads  occupancy  limited by"
+        f"{name:16s} {capability:>4s} {record['registers']:10d} {record['shared_bytes']:12,} B"
+        f" {threads[name]:8d} {share:9.0%}   {by}"
     )
-    for (name, capability), record in compiled.items():
-        share, by = occupancy(record, threads[name])
-        spills = record["spill_store_bytes"] + record["spill_load_bytes"]
-        print(
-            f"{name:16s} {capability:>4s} {record['registers']:10d} {record['shared_bytes']:12,} B {spills:6d}"
-            f" {record['stack_bytes']:6d} {threads[name]:8d} {share:9.0%}   {by}"
-        )
-        assert spills == record["stack_bytes"] == 0
+    assert record["spill_store_bytes"] == record["spill_load_bytes"] == record["stack_bytes"] == 0
 
 # %% [markdown]
-# *Spills* are registers that did not fit and went to memory; there are none, and nothing is on the stack. Shared memory
-# is what the code requests: two tiles of 16 × 16 × 4 bytes are 2,048.
+# The compiler reports two more things, and the `assert` checks that there are none: *spills*, registers that did not fit
+# and went to memory, and bytes on the stack. Shared memory is what the code requests: two tiles of 16 × 16 × 4 bytes are
+# 2,048.
 #
 # Look at `register_tile`. It needs the most registers and has the lowest occupancy of the four products, and yet it is
 # the rung that should be fastest. Occupancy is only a means: with 16 independent sums a warp has work to do while a
@@ -916,22 +945,18 @@ if compiled:
 # measurements: A100 80 GB SXM 19.5 TFLOP/s (float32, without tensor cores) and 2,039 GB/s; H100 SXM 67 TFLOP/s and 3,350
 # GB/s.
 
-# %%
-DATA_SHEET = {
+# %% jupyter={"source_hidden": true}
+# Draw the rooflines of the data sheets.
+DATA_SHEET = {  # operations and bytes a second, line style, multiply-adds of an SM in a clock
     "A100": (19.5e12, 2039e9, "-", 64),
     "H100": (67e12, 3350e9, "--", 128),
-}  # …, multiply-adds a clock and SM
+}
 
 figure, ax = plt.subplots(figsize=(7.5, 4.2))
 intensity = np.geomspace(0.1, 200, 500)
 for (gpu, (peak, bandwidth, style, _)), colour in zip(DATA_SHEET.items(), (BLUE, VERMILION)):
-    ax.loglog(
-        intensity,
-        np.minimum(peak, intensity * bandwidth) / 1e12,
-        style,
-        color=colour,
-        label=f"{gpu}, from its data sheet",
-    )
+    bound = np.minimum(peak, intensity * bandwidth) / 1e12
+    ax.loglog(intensity, bound, style, color=colour, label=f"{gpu}, from its data sheet")
 marks = {"one thread, one number": 1, "shared tiles": TILE, "register tile": WIDE}
 for (name, side), marker in zip(marks.items(), "os^"):
     at = 2 / (4 * 2 / side)
@@ -939,27 +964,19 @@ for (name, side), marker in zip(marks.items(), "os^"):
     for (peak, bandwidth, _, _), colour in zip(DATA_SHEET.values(), (BLUE, VERMILION)):
         ax.plot(at, min(peak, at * bandwidth) / 1e12, marker, color=colour, markersize=7)
     ax.text(at * 1.07, 0.13, f"{name}\nI = {at:g}", fontsize=8, color=GREY)
-ax.set(
-    xlabel="operations per byte loaded from global memory",
-    ylabel="TFLOP/s, at most",
-    ylim=(0.1, 130),
-    xlim=(0.1, 200),
-)
-ax.set_title(
-    "Rooflines: what the loads of each rung allow, if no cache helped. Nothing here is measured"
-)
+ax.set(xlabel="operations per byte loaded from global memory", ylabel="TFLOP/s, at most")
+ax.set(ylim=(0.1, 130), xlim=(0.1, 200))
+ax.set_title("What the loads of each rung allow, if no cache helped. Nothing here is measured")
 ax.legend(frameon=False, loc="upper left")
 plt.show()
 
+# %%
 for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
     print(f"{gpu}: arithmetic keeps up from {peak / bandwidth:.1f} operations per byte on")
     for name in ("shared tiles", "register tile"):
-        loads = from_shared[
-            name
-        ]  # a warp's load takes a clock, a warp's multiply-add 32 / rate of one
-        print(
-            f"    {name:14s} shared memory alone allows {min(1, 32 / rate / loads):.1%} of the peak"
-        )
+        # a warp's load takes a clock, a warp's multiply-add 32 / rate of one
+        share = min(1, 32 / rate / from_shared[name])
+        print(f"    {name:14s} shared memory alone allows {share:.1%} of the peak")
 
 # %% [markdown]
 # Caches make the first rungs better than their marks: what a block loads repeatedly is often found in L1 or L2. The
@@ -977,20 +994,18 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
 # The next cell runs the same kernels on a device, if this machine has one: with arrays already in its memory, twenty
 # launches in a row, the best of three.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Time the kernels on this machine's GPU, if it has one.
 if not gpu_present():
-    print(
-        "There is no NVIDIA GPU on this machine: this part has NOT run, and this chapter claims no time on a GPU."
-    )
+    print("There is no NVIDIA GPU on this machine: this part has NOT run.")
+    print("This chapter claims no time on a GPU.")
 else:
     real = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
     command = [sys.executable, "-m", "tinyprune.kernels.ladder.cuda", "time", "--size", "1024"]
     done = subprocess.run(command, env=real, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
-        print(
-            "There is a GPU, but the kernels did not run on it:",
-            done.stderr.strip().splitlines()[-1],
-        )
+        print("There is a GPU, but the kernels did not run on it:")
+        print(done.stderr.strip().splitlines()[-1])
     else:
         measured = json.loads(done.stdout)
         print(f"measured on {measured[0]['device']}, size {measured[0]['size']}")
@@ -1005,6 +1020,177 @@ else:
 # In Colab, choose a runtime with a GPU and run `pip install 'numba-cuda[cu12]'`, or `[cu13]` if the driver is for CUDA
 # 13 (`nvidia-smi` says so in its first line). If the driver is older than the compiler, the launch fails with
 # `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`; then install the other of the two.
+#
+# ## Recap
+#
+# - A GPU runs thousands of threads, 32 of them (a warp) at a time. You write what one thread does; the grid takes the
+#   place of the outer loops.
+# - Fetch a number once and use it often: neighbours in a warp read neighbouring addresses, a block shares a tile, a thread
+#   keeps its sums in registers. The loads of every rung can be derived beforehand and counted in a simulator.
+# - Threads that share memory need a barrier between writing and reading. Whether a test notices a missing one depends on
+#   its shape.
+#
+# ## Now you
+#
+# The kernels run in the simulator, so that no GPU is needed. Each exercise is independent of the rest of the chapter.
+
+# %% [markdown]
+# ### Exercise 1 · How many sectors does a warp read?
+#
+# Predict what a load costs before there is a kernel. A block has `width` threads along x. Thread t of its first warp has
+# x = t mod `width` and y = ⌊t / `width`⌋, and loads the float32 number at the address x · `stride_x` + y · `stride_y`,
+# counted in numbers. A sector holds 8 numbers, and the array begins at a sector's edge. Return how many different sectors
+# the 32 threads touch together.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+
+def warp_sectors(width, stride_x, stride_y):
+    """Count the sectors of 8 numbers that the first warp's load touches; all arguments are integers."""
+    raise NotImplementedError("write warp_sectors: return the number of different sectors")
+
+
+wanted = {(32, 1, 512): 4, (32, 512, 1): 32, (32, 0, 512): 1, (16, 1, 512): 4, (16, 0, 512): 2}
+wanted |= {(16, 512, 1): 16, (8, 2, 64): 8, (16, 2, 1000): 8}  # width, stride_x, stride_y
+for arguments, sectors_read in wanted.items():
+    found = warp_sectors(*arguments)
+    assert found == sectors_read, f"warp_sectors{arguments} should be {sectors_read}, got {found}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Make an array of the 32 thread numbers, compute all addresses at once, and divide them by 8 with `//`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def warp_sectors(width, stride_x, stride_y):
+#     thread = np.arange(32)
+#     address = thread % width * stride_x + thread // width * stride_y
+#     return len(np.unique(address // 8))
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2 · The gates as a kernel
+#
+# Multiply every head's output by its gate, on a GPU: `out[i, j] = o[i, j] · g[h]`, where column j belongs to head
+# h = ⌊j / Dh⌋. `o` and `out` are (T, D), `g` is (H,), and Dh = D / H. One thread computes one number. Neighbours in a warp
+# should read neighbouring numbers of `o`, so x is the column, and the grid has more threads than `o` has numbers.
+
+# %% tags=["exercise", "raises-exception"]
+import os
+
+os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # the simulator; before Numba is imported
+
+import numpy as np
+from numba import cuda
+
+
+def gate_heads(o, g, out):
+    """Kernel: write one number of out, (T, D), from o, (T, D), and g, (H,)."""
+    raise NotImplementedError(
+        "write gate_heads: store o[i, j] times the gate of its head in out[i, j]"
+    )
+
+
+o = np.random.default_rng(0).standard_normal((21, 70), np.float32)
+g, out = np.array([1, 0, 0.5, 2, 1], np.float32), np.full_like(o, np.nan)
+cuda.jit(gate_heads)[(3, 3), (32, 8)](o, g, out)  # 3 × 3 blocks of 32 × 8 threads
+expected = o * np.repeat(g, 70 // 5)
+wrong_at = np.argwhere(~np.isclose(out, expected))
+assert len(wrong_at) == 0, (
+    f"{len(wrong_at)} of {out.size} numbers are wrong, first at {wrong_at[0]}"
+)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `j, i = cuda.grid(2)` gives column and row. An `if` keeps the threads beyond the edge from reading and writing.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def gate_heads(o, g, out):
+#     j, i = cuda.grid(2)
+#     if i < o.shape[0] and j < o.shape[1]:
+#         Dh = o.shape[1] // g.shape[0]
+#         out[i, j] = o[i, j] * g[j // Dh]
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3 · Combine by halves
+#
+# RMSNorm divides a row by the root of the mean of its squares. Compute that mean: `out[row] = mean of x[row, :]²`, for `x`
+# (rows, D) and `out` (rows,), with one block of 64 threads for each row. Thread t adds up the squares of the numbers t,
+# t + 64, t + 128, … of the row and puts its sum into shared memory; then the sums are combined by halves, as in
+# section 5; and one thread stores the result. `cuda.shared.array(64, np.float32)` makes the shared array,
+# `cuda.threadIdx.x` is t, `cuda.blockIdx.x` is the row.
+
+# %% tags=["exercise", "raises-exception"]
+import os
+
+os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # the simulator; before Numba is imported
+
+import numpy as np
+from numba import cuda
+
+
+def mean_square(x, out):
+    """Kernel: a block of 64 threads writes one number of out, (rows,), from a row of x, (rows, D)."""
+    raise NotImplementedError(
+        "write mean_square: store the mean of the squares of x[row] in out[row]"
+    )
+
+
+x = np.random.default_rng(0).standard_normal((3, 150), np.float32)
+x *= np.array([[1], [2], [3]], np.float32)
+out = np.full(3, np.nan, np.float32)
+cuda.jit(mean_square)[3, 64](x, out)
+expected = (x**2).mean(1)
+assert np.allclose(out, expected, rtol=1e-4), f"expected {expected}, got {out}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Start with `half = 32`. In each round all threads wait at a barrier, the threads below `half` add the number that is
+# `half` places further, and `half` is halved. The barrier must not be inside the `if`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def mean_square(x, out):
+#     part = cuda.shared.array(64, np.float32)
+#     t, row, D = cuda.threadIdx.x, cuda.blockIdx.x, x.shape[1]
+#     total = np.float32(0)
+#     for j in range(t, D, 64):
+#         total += x[row, j] * x[row, j]
+#     part[t] = total
+#     half = 32
+#     while half > 0:
+#         cuda.syncthreads()
+#         if t < half:
+#             part[t] += part[t + half]
+#         half //= 2
+#     if t == 0:
+#         out[row] = part[0] / D
+# ```
+#
+# </details>
+
+# %% [markdown]
+# [Assignment A6](assignments/README.md) goes further: its task a6_3 is a tile of a matrix product for a GPU, with its
+# barriers checked.
 #
 # ## Questions
 #
