@@ -12,16 +12,18 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/11_a_real_language_model.ipynb)
 # &nbsp; ← [10 on a GPU](10_on_a_gpu.ipynb) · [all chapters](README.md) · back to [00 the tour](00_tour.ipynb) →
 #
+# *Elective: nothing in chapters 00 to 08 depends on it.*
+#
 # **After this chapter you can** read a pretrained language model from its file into NumPy, compute its prediction in
-# thirty lines, say what each of its heads attends to, remove heads by a criterion or by trained gates, heal what is
+# forty lines, say what each of its heads attends to, remove heads by a criterion or by trained gates, heal what is
 # left, and say in numbers what was lost.
 #
 # **You need** the gates of [chapter 04](04_hard_concrete_gate.ipynb), removal from
 # [chapter 07](07_removing_heads.ipynb) and the criteria of [chapter 08](08_fine_tuning_and_trade_off.ipynb). It takes
-# half an hour to read and five minutes to run on two cores, and needs 4 GB of memory; what it printed and drew is kept
-# below, for those who do not want to wait.
+# five minutes to run on two cores, and needs 4 GB of memory; what it printed and drew is kept below, for those who do
+# not want to wait. Words that are new to you are in the [glossary](README.md#glossary).
 
-# %%
+# %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
 import importlib.util
 import subprocess
@@ -52,7 +54,8 @@ for package in missing:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, package], check=True)
 importlib.invalidate_caches()
 
-# %%
+# %% jupyter={"source_hidden": true}
+# The imports.
 # %matplotlib inline
 import dataclasses
 import time
@@ -68,10 +71,10 @@ from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
-from tinyprune.notebook import show_source, use_style
-from tinyprune.ops.repeat_heads import repeat_heads_backward, repeat_heads_forward
-from tinyprune.ops.rotary import rotary_backward, rotary_forward
-from tinyprune.ops.swiglu import swiglu_backward, swiglu_forward
+from tinyprune.notebook import show_source, use_style, you_are_here
+from tinyprune.ops.repeat_heads import repeat_heads_forward
+from tinyprune.ops.rotary import rotary_forward
+from tinyprune.ops.swiglu import swiglu_forward
 from tinyprune.plots import GREY, HEAD_COLOURS, plot_roles
 from tinyprune.pretrained import read_pretrained
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
@@ -85,10 +88,13 @@ from tinyprune.training.step import Training, train_step
 
 use_style()
 
+# %%
+you_are_here("attention", "positions", "gate", "gates", "prune", "finetune")
+
 # %% [markdown]
 # ## 1 · From a file to arrays
 #
-# The file holds settings, a tokenizer and 272 tensors. `read_pretrained` turns its five-bit numbers into float32, one
+# The file holds settings, a *tokenizer* (which cuts text into numbered pieces, the tokens) and 272 tensors. `read_pretrained` turns its five-bit numbers into float32, one
 # tensor at a time, and gives them the names that this project uses.
 
 # %%
@@ -106,7 +112,8 @@ for name, value in params.items():
         print(f"{name:22} {value.shape}")
 
 # %% [markdown]
-# Compare this list with [chapter 02](02_attention_by_hand.ipynb): four things are new.
+# Compare this list with the models of [chapter 02](02_attention_by_hand.ipynb) and
+# [chapter 02b](02b_positions_and_memory.ipynb): four things are new.
 #
 # - There are no positions among the parameters. *Rotary positions* turn pairs of features of every query and key by an
 #   angle that grows with the position. Only the difference of two angles enters a product, so only distances count.
@@ -115,13 +122,11 @@ for name, value in params.items():
 #   $\mathrm{silu}(n W_g) \odot n W_1$ (*SwiGLU*).
 # - The norm is RMSNorm, and nothing has a bias.
 #
-# Each of these is an operation with a forward and a backward pass, a few lines of NumPy:
+# Each of these is an operation with a forward and a backward pass, a few lines of NumPy. The forward passes are below;
+# two of the backward passes are yours to write at the end of the chapter.
 
 # %%
-show_source(
-    rotary_forward, rotary_backward, repeat_heads_forward, repeat_heads_backward, docstring=False
-)
-show_source(swiglu_forward, swiglu_backward, docstring=False)
+show_source(rotary_forward, repeat_heads_forward, swiglu_forward, docstring=False)
 
 # %% [markdown]
 # ## 2 · The whole model in one cell
@@ -203,8 +208,8 @@ print(go_on(model, sentence))
 
 # %% [markdown]
 # A number says how good it is: the perplexity on a text that nobody has chosen for its sake. It is the number of
-# equally likely tokens that would be as hard to guess ([chapter 00](00_tour.ipynb) measures bits per character of the
-# same text, Python's reference).
+# equally likely tokens that would be as hard to guess, $e^{\mathtt{loss}}$ ([chapter 00](00_tour.ipynb) measures bits per
+# character of the same text, Python's reference).
 
 # %%
 text = load_text(DataConfig(tokenizer="bpe"), tokenizer)
@@ -238,14 +243,15 @@ print(Counter(names.ravel().tolist()).most_common())
 # %% [markdown]
 # Three things stand out.
 #
-# - The first layer spreads its attention over everything; its heads count words rather than find them.
-# - A handful of heads reads the previous token, and a handful does induction, in the middle of the model: to copy what
-#   came after an earlier *A*, some layer before must have told every token what stands before *it*.
+# - Most heads of the first layer spread their attention over everything: they do not look for a certain token.
+# - A handful of heads reads the previous token, and a handful does induction, in the middle of the model. An induction
+#   head needs an earlier layer: to find what came after an earlier *A*, each token must already know which token stands
+#   before it.
 # - In the upper half many heads give most of their attention to the first token, whatever that is. Such a head does
 #   nothing at that moment: a softmax must put its weights somewhere, and the first token is where they do no harm
 #   (Xiao et al. 2023, [arXiv 2309.17453](https://arxiv.org/abs/2309.17453), call it an *attention sink*).
 #
-# That is a hint at who could be removed. The next section asks the loss.
+# That suggests which heads could be removed. The next section measures it with the loss.
 
 # %% [markdown]
 # ## 4 · The gradient of 270 gates, with frozen weights
@@ -253,15 +259,14 @@ print(Counter(names.ravel().tolist()).most_common())
 # Give every head a gate $g_h = 1$. The gradient of the loss with respect to $g_h$ says how much the loss would change
 # if the head were turned down a little; its absolute value, averaged over examples, is the criterion of Michel et al.
 # ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). We need no gradient of a weight for that, and there are 135 million
-# of these. With `frozen=True` the forward pass keeps nothing for them, and the backward pass computes only what leads
+# weights. With `frozen=True` the forward pass keeps nothing for them, and the backward pass computes only what leads
 # to the gates.
+#
+# **Before you look:** how much time and memory will that save?
 
 # %%
 gated = with_heads(model)
-ids, targets = (
-    calibration[:1024].reshape(4, T).astype(np.int64),
-    calibration[1:1025].reshape(4, T).astype(np.int64),
-)
+ids, targets = (calibration[n : n + 1024].reshape(4, T).astype(np.int64) for n in (0, 1))
 for frozen in (True, False, True, False):  # the first time of each, kernels may be compiled
     start = time.perf_counter()
     _, _, cache = gated.loss(ids, targets, frozen=frozen)
@@ -272,27 +277,31 @@ for frozen in (True, False, True, False):  # the first time of each, kernels may
     )
 del cache, grads
 
+# %% [markdown]
+# **Before you look:** in which layers, and in which of the roles of section 3, do you expect the largest gradients?
+
+
+# %% jupyter={"source_hidden": true}
+# Draw every head's score, coloured by its role.
+def draw_scores(importance, names):
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    kinds = ("first token", "mixed", "induction", "previous token", "broad", "itself")
+    colours = dict(zip(kinds, HEAD_COLOURS, strict=False))
+    for i in range(L):
+        axes.scatter([i] * H, importance[i], c=[colours.get(name, GREY) for name in names[i]], s=14)
+    for name, colour in colours.items():
+        axes.scatter([], [], color=colour, s=14, label=name)
+    axes.set(yscale="log", xlabel="layer", ylabel="|∂loss/∂g|, summed over segments")
+    axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    plt.show()
+
+
 # %%
 importance = [np.zeros(H) for _ in range(L)]
 for _, cache in read(gated, calibration, streams=1, frozen=True):  # one segment after the other
     for total, dgate in zip(importance, gated.backward_with_gates(1.0, cache)[1], strict=True):
         total += np.abs(dgate)
-
-figure, axes = plt.subplots(figsize=(8, 3.2))
-colours = dict(
-    zip(
-        ("first token", "mixed", "induction", "previous token", "broad", "itself"),
-        HEAD_COLOURS,
-        strict=False,
-    )
-)
-for i in range(L):
-    axes.scatter([i] * H, importance[i], c=[colours.get(name, GREY) for name in names[i]], s=14)
-for name, colour in colours.items():
-    axes.scatter([], [], color=colour, s=14, label=name)
-axes.set(yscale="log", xlabel="layer", ylabel="|∂loss/∂g|, summed over segments")
-axes.legend(ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
-plt.show()
+draw_scores(importance, names)
 
 # %% [markdown]
 # ## 5 · Removing heads
@@ -331,7 +340,7 @@ assert np.abs(a - b).max() < 1e-4 * np.abs(a).max()
 print(go_on(smaller, sentence))
 
 # %% [markdown]
-# Which kinds of heads went first?
+# **Before you look:** which kinds of heads went first?
 
 # %%
 gone = np.array([~layer for layer in mask])
@@ -339,7 +348,7 @@ for name, count in Counter(names.ravel().tolist()).most_common():
     print(f"{name:16} {count:4} heads, {gone[names == name].sum():3} of them among the 54")
 
 # %% [markdown]
-# Heads that rest on the first token go first, and nearly all that do something definite stay: those that read the
+# Most of the removed heads rest on the first token, and nearly all heads with a definite role stay: those that read the
 # previous token, and those that continue patterns.
 #
 # ## 6 · Training the gates
@@ -348,6 +357,9 @@ for name, count in Counter(names.ravel().tolist()).most_common():
 # when one of two heads that do the same has closed, the other becomes important. The controller of
 # [chapter 06](06_training_with_gates.ipynb) holds 216 heads open, the weights stay as they are, and the only parameters
 # that learn are 270 numbers.
+#
+# **Before you look:** will the gates leave a better or a worse model than the gradient at $g = 1$ did, with the same
+# number of heads?
 
 # %%
 preset = load_preset("pretrained")
@@ -371,27 +383,21 @@ print(
 print(go_on(chosen, sentence))
 
 # %% [markdown]
-# By perplexity the gates choose better than the gradient does. One sentence can say otherwise: look at what has become
-# of the capital. Perplexity is a mean over four thousand tokens of one text, and does not tell which facts are lost.
+# Compare both: what the perplexity says, and what has become of the capital of France. Perplexity is a mean over four
+# thousand tokens of one text. It does not tell which facts are lost.
 #
 # ## 7 · Healing
 #
-# So far no weight has changed. A few steps of training let the others make up for what went. The whole model is a better
-# teacher than the text: for every position it gives a distribution over all next tokens, not just the one that came
-# (`ops/distillation.py`).
+# So far no weight has changed. A few steps of training let the remaining heads make up for the removed ones; this is
+# called *healing*. The whole model is a better teacher than the text: for every position it gives a distribution over
+# all next tokens, not just the one that came. Training on a teacher's distribution is called *distillation*
+# ([`ops/distillation.py`](../tinyprune/ops/distillation.py)).
 
 # %%
 heal = dataclasses.replace(preset.finetune, steps=10, warmup=2)
-healed = dataclasses.replace(
-    chosen, params={name: value.copy() for name, value in chosen.params.items()}
-)
-stage = Training.start(
-    healed,
-    Segments(text.train, 4, T),
-    heal,
-    Distillation(model, heal.distill),
-    np.random.default_rng(1),
-)
+copies = {name: value.copy() for name, value in chosen.params.items()}
+healed, teacher = dataclasses.replace(chosen, params=copies), Distillation(model, heal.distill)
+stage = Training.start(healed, Segments(text.train, 4, T), heal, teacher, np.random.default_rng(1))
 start = time.perf_counter()
 for _ in range(heal.steps):
     train_step(stage)
@@ -412,6 +418,155 @@ print(go_on(healed, sentence))
 #
 # and `tinyprune compare runs/smollm2` prunes the model by every method, to several numbers of heads, with tables and a
 # picture. That takes some hours.
+
+# %% [markdown]
+# ## Recap
+#
+# - A pretrained Llama is forty lines of NumPy, and each of its new parts (rotary positions, shared keys and values, SwiGLU,
+#   RMSNorm) is an operation with a forward and a backward pass.
+# - What a head attends to can be measured. Many heads rest on the first token, few have a definite role, and the gradient
+#   of a gate tells them apart: the former can go, the latter stay.
+# - Criteria and gates choose heads without changing a weight; healing with the whole model as the teacher makes up for part
+#   of the loss. Perplexity is a mean, and does not tell which facts are lost.
+#
+# ## Now you
+#
+# Each exercise is independent of the rest of the chapter, and none of them needs the model.
+
+# %% [markdown]
+# ### Exercise 1 · Turn the gradient back
+#
+# `rotary_forward` turns each pair of features (x₁, x₂) by an angle θ: out₁ = x₁ cos θ − x₂ sin θ and
+# out₂ = x₂ cos θ + x₁ sin θ. The pairs are feature d of the first half and feature d of the second half. Write its
+# backward pass. `dout` is (B, T, H, Dh), and the cache holds cos θ and sin θ, (T, 1, Dh/2) each.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.ops.rotary import rotary_forward
+from tinyprune.testing import assert_gradients
+
+
+def turn_back(dout, cache):
+    """Return dx, (B, T, H, Dh)."""
+    cos, sin = cache
+    raise NotImplementedError("write turn_back: return the gradient with respect to x")
+
+
+x = np.random.default_rng(0).standard_normal((2, 5, 3, 6))  # (B, T, H, Dh)
+assert_gradients(rotary_forward, turn_back, x, argument_names=["x"])
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# x₁ appears in out₁ with the factor cos θ and in out₂ with the factor sin θ. So its gradient is
+# dout₁ cos θ + dout₂ sin θ. Do the same for x₂. The result is a turn by −θ.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def turn_back(dout, cache):
+#     cos, sin = cache
+#     dout1, dout2 = np.split(dout, 2, axis=-1)
+#     dx1 = dout1 * cos + dout2 * sin
+#     dx2 = dout2 * cos - dout1 * sin
+#     return np.concatenate([dx1, dx2], axis=-1)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2 · The gradient of shared keys
+#
+# In grouped-query attention query head h reads the keys of head `index[h]`: `out[:, :, h] = x[:, :, index[h]]`, with `x`
+# (B, S, K, Dh) and `out` (B, S, H, Dh). Write the backward pass. After a removal the groups are uneven, and a key-value
+# head may have no reader at all. The cache is (`index`, the shape of `x`).
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+from tinyprune.ops.repeat_heads import repeat_heads_forward
+from tinyprune.testing import assert_gradients
+
+
+def shared_backward(dout, cache):
+    """Return dx, (B, S, K, Dh), from dout, (B, S, H, Dh)."""
+    index, shape = cache
+    raise NotImplementedError("write shared_backward: return the gradient with respect to x")
+
+
+x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))  # (B, S, K, Dh)
+index = np.array([0, 0, 0, 1, 3])  # of H = 5 query heads; nobody reads head 2
+assert_gradients(repeat_heads_forward, shared_backward, x, index, argument_names=["x", "index"])
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# A number that is read several times receives the sum of its readers' gradients. `dx[:, :, index] += dout` does not
+# compute this sum: where an index comes twice, NumPy keeps only the last.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def shared_backward(dout, cache):
+#     index, shape = cache
+#     dx = np.zeros(shape, dout.dtype)
+#     for h, k in enumerate(index):
+#         dx[:, :, k] += dout[:, :, h]
+#     return dx
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3 · Find an induction head
+#
+# An induction head reads what came after an earlier copy of the present token. `a` (T, T) holds the weights of one head,
+# row i those of query i, and they are 0 for j > i. `ids` (T,) are the tokens. For each query add up its weights on all
+# j with 1 ≤ j ≤ i and `ids[j − 1] == ids[i]`, and return the mean over the T queries.
+
+# %% tags=["exercise", "raises-exception"]
+import numpy as np
+
+
+def induction_share(a, ids):
+    """Return the share of attention on what came after earlier copies, a number in 0 … 1."""
+    raise NotImplementedError("write induction_share: return the mean over queries of that sum")
+
+
+ids = np.array([5, 7, 9, 5, 7, 7])
+a = np.tril(np.random.default_rng(0).random((6, 6)))
+a /= a.sum(1, keepdims=True)
+# 5 came before 7, the token at j = 1; 7 came before those at j = 2 and, for the last query, j = 5
+expected = (a[3, 1] + a[4, 2] + a[5, 2] + a[5, 5]) / 6
+found = induction_share(a, ids)
+assert np.isclose(found, expected), f"the share should be {expected:.4f}, got {found:.4f}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Two loops do it: over i, and over j from 1 to i. Without loops, compare `ids[:, None]` with `ids[None, :-1]`: entry
+# (i, j − 1) of the result says whether `ids[j − 1] == ids[i]`.
+#
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def induction_share(a, ids):
+#     after_a_copy = ids[:, None] == ids[None, :-1]  # (T, T − 1), for the keys 1 … T − 1
+#     return (a[:, 1:] * after_a_copy).sum(1).mean()
+# ```
+#
+# </details>
+
+# %% [markdown]
+# [Assignment A5](assignments/README.md) takes heads out of a small model, fine-tunes what is left, and asks you to beat a
+# point of the trade-off.
 #
 # ## Questions
 #
