@@ -177,8 +177,7 @@ draw_blocks(placed)
 #
 # (Between the last two there are caches, L1 and L2, which the code does not mention.) An H100 can make 67 · 10¹²
 # float32 operations a second, and read 0.84 · 10¹² float32 numbers from its memory: **80 operations for each number
-# that is read**. So a fast kernel uses each
-# number many times once it is near.
+# that is read**. So a fast kernel uses each number many times once it is near.
 
 # %% [markdown]
 # ## 2 · One thread for each number
@@ -288,7 +287,7 @@ for kernel in (cuda_matmul.rows_along_x, cuda_matmul.columns_along_x):
 # - *rows along x*: neighbours in the warp differ in i. `a[i, k]`: 32 rows, **32** sectors. `b[k, j]`: the same number, **1**.
 # - *columns along x*: neighbours differ in j. `a[i, k]`: the same number, **1**. `b[k, j]`: 32 neighbours, **4**.
 #
-# So we derive 33 against 5 sectors for a warp's multiply-add. Now count them in the trace: the n-th load of each thread
+# That makes 33 against 5 sectors for a warp's multiply-add. Now count them in the trace: the n-th load of each thread
 # of a warp belongs to the same instruction.
 
 
@@ -481,9 +480,8 @@ assert lucky < 1e-5
 
 # %% [markdown]
 # With $K \le 16$ there is only one tile, and no next one that could be written too early. So the shape of a test
-# decides what it can find: *more than one tile, more than one warp, more than one block*. With
-# only one warp, many wrong kernels would even give right results on a real GPU, most of the time. And the simulator has
-# its own blind spots. It runs blocks one after the other, so it does not reveal blocks that wait for each other; it
+# decides what it can find: *more than one tile, more than one warp, more than one block*. With only one warp, many wrong
+# kernels would even give right results on a real GPU, most of the time. And the simulator has its own blind spots. It runs blocks one after the other, so it does not reveal blocks that wait for each other; it
 # allows negative indices, and more shared memory than exists; and it uses Python's numbers, so it does not notice a `0.0`
 # that turns a whole kernel into slow float64. Section 7 detects it.
 #
@@ -873,10 +871,10 @@ if compiled:
 # ### Registers, and how many threads fit
 #
 # A number from global memory arrives hundreds of clocks after it was asked for; this is its *latency*. An SM hides it by
-# running other warps meanwhile. The number of warps it can hold depends on what each one
-# needs. **Occupancy** is the number of warps that fit, divided by the most that an SM can hold. The limits are from the
-# tables of technical specifications in NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out,
-# from the occupancy calculator of Nsight Compute:
+# running other warps meanwhile. How many warps it can hold depends on what each one needs. **Occupancy** is the number of
+# warps that fit, divided by the most that an SM can hold. The limits are from the tables of technical specifications in
+# NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out, from the occupancy calculator of Nsight
+# Compute.
 
 #
 # **Before you look:** which of the four products will have the lowest occupancy? Does that make it the slowest?
@@ -1244,7 +1242,7 @@ assert np.allclose(out, expected, rtol=1e-4), f"expected {expected}, got {out}"
 #
 # Use fewer sums per thread: 4 × 2 instead of 4 × 4 frees eight registers and those for their addresses. By (1), shared
 # loads per multiply-add rise from ½ to ¾, and global loads rise with the smaller tile. Or tell the compiler to limit
-# the registers (`cuda.jit(max_registers=…)`): then it may spill, and the table would show it.
+# the registers (`cuda.jit(max_registers=…)`): then it may spill, and the `assert` after the table would fail.
 #
 # </details>
 #
