@@ -875,7 +875,6 @@ if compiled:
 # warps that fit, divided by the most that an SM can hold. The limits are from the tables of technical specifications in
 # NVIDIA's *CUDA C++ Programming Guide* and, for how registers are handed out, from the occupancy calculator of Nsight
 # Compute.
-
 #
 # **Before you look:** which of the four products will have the lowest occupancy? Does that make it the slowest?
 
