@@ -748,7 +748,8 @@ plt.show()
 # registers, and `ptxas` translates PTX into instructions for a real one, and assigns real registers. This needs a
 # separate process, since in this one `numba.cuda` is the simulator.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Compile the kernels of both ladders in a separate process.
 missing = what_is_missing()
 compiled = {}
 if missing:
@@ -804,7 +805,8 @@ def kinds(block):
     return found | {"all": len(block)}
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Print the core of three kernels.
 if compiled:
     for name, first, last in (
         ("columns_along_x", 0, 16),
@@ -823,7 +825,8 @@ if compiled:
 # and the 16 sums have their own 16 registers: the compiler could unroll all of its loops, so `cuda.local.array` became
 # registers.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Count the instructions of the four products.
 if compiled:
     print("for each fma      ld.global  ld.shared  all instructions")
     for rung_name, rung in RUNGS.items():
@@ -905,7 +908,8 @@ def occupancy(record, threads):
     return fit[by] * warps / limit["warps"], by
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Print registers, shared memory and occupancy of every kernel.
 threads = {rung.kernel.py_func.__name__: math.prod(rung.block) for rung in RUNGS.values()}
 threads |= dict.fromkeys(cuda_attention.KERNELS, TILE * TILE)
 threads["row_softmax"] = cuda_attention.ROW_THREADS
@@ -967,7 +971,8 @@ ax.set_title("What the loads of each rung allow, if no cache helped. Nothing her
 ax.legend(frameon=False, loc="upper left")
 plt.show()
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Print what the data sheets allow.
 for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
     print(f"{gpu}: arithmetic keeps up from {peak / bandwidth:.1f} operations per byte on")
     for name in ("shared tiles", "register tile"):
