@@ -449,8 +449,7 @@ from tinyprune.testing import assert_gradients
 
 
 def turn_back(dout, cache):
-    """Return dx, (B, T, H, Dh)."""
-    cos, sin = cache
+    """Return dx, (B, T, H, Dh), from dout of that shape and the cache (cos, sin)."""
     raise NotImplementedError("write turn_back: return the gradient with respect to x")
 
 
@@ -493,8 +492,7 @@ from tinyprune.testing import assert_gradients
 
 
 def shared_backward(dout, cache):
-    """Return dx, (B, S, K, Dh), from dout, (B, S, H, Dh)."""
-    index, shape = cache
+    """Return dx, (B, S, K, Dh), from dout, (B, S, H, Dh), and the cache (index, shape)."""
     raise NotImplementedError("write shared_backward: return the gradient with respect to x")
 
 
