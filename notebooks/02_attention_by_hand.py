@@ -115,7 +115,7 @@ show_source(softmax, docstring=False)
 # explains it.)
 
 
-# %%
+# %% tags=["subject"]
 def head_forward(q, k, v):
     """Compute one causal head, step by step. q (T, Dh), k and v (S, Dh) → o (T, Dh)."""
     visible = visible_keys(len(q), len(k), None)  # (T, S)

@@ -40,18 +40,22 @@ if not importlib.util.find_spec("tinyprune"):
 # %% jupyter={"source_hidden": true}
 # Imports, and the style of the pictures.
 # %matplotlib inline
-import inspect
-import textwrap
 from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Markdown, display
 
 from tinyprune import Transformer, assert_gradients, check_gradients, get_backend, ops
 from tinyprune.data import Segments
 from tinyprune.model.parameters import layer_parameters
-from tinyprune.notebook import baseline_run, show_source, sliders, use_style, you_are_here
+from tinyprune.notebook import (
+    baseline_run,
+    show_lines,
+    show_source,
+    sliders,
+    use_style,
+    you_are_here,
+)
 from tinyprune.ops.attention import by_key, visible_keys
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
@@ -341,23 +345,14 @@ plt.show()
 # `kh` and `rh` are q, k and r with the axis of the heads before that of the positions.)
 
 
-# %% jupyter={"source_hidden": true}
-# Shows the lines of a function from one that contains `first` to one that contains `last`.
-def show_lines(function, first, last):
-    lines = inspect.getsource(function).splitlines()
-    start = next(n for n, line in enumerate(lines) if first in line)
-    stop = next(n for n, line in enumerate(lines) if n >= start and last in line)
-    code = textwrap.dedent("\n".join(lines[start : stop + 1]))
-    display(Markdown(f"from `{function.__name__}`\n\n```python\n{code}\n```"))
-
-
+# %%
 show_lines(ops.attention_forward, "np.matmul((qh + u", "context += by_key(P)")
 
 # %% [markdown]
 # To see that this is (5) and nothing else, compute (5) again in the slowest and plainest way.
 
 
-# %%
+# %% tags=["subject"]
 def slow_attention(q, k, v, r, u, w, span):
     """Compute attention with the scores (5), one score at a time."""
     B, T, H, Dh = q.shape

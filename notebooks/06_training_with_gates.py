@@ -40,17 +40,15 @@ if not importlib.util.find_spec("tinyprune"):
 # %% jupyter={"source_hidden": true}
 # Imports, the trained baseline, and show_lines, which shows a part of a function
 # %matplotlib inline
-import inspect
 import itertools
 import json
 import tempfile
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from tinyprune import ops, plots
 from tinyprune.data import Segments
@@ -61,6 +59,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import (
     baseline_run,
     results,
+    show_lines,
     show_source,
     sliders,
     use_style,
@@ -74,16 +73,6 @@ from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog, read_metrics
 from tinyprune.training.optimizers import make_optimizer, parameter_groups
 from tinyprune.training.schedules import linear_warmup
-
-
-def show_lines(function, first, last):
-    """Show a function's lines from the one with `first` to the next one with `last`."""
-    lines = inspect.getsource(function).splitlines()
-    start = next(i for i, line in enumerate(lines) if first in line)
-    end = next(i for i, line in enumerate(lines) if i >= start and last in line)
-    code = textwrap.dedent("\n".join(lines[start : end + 1]))
-    display(Markdown(f"```python\n{code}\n```"))
-
 
 use_style()
 run = baseline_run()

@@ -567,10 +567,10 @@ for name, m in masks.items():
     alone = exact[~np.array(m)].sum()
     together = mean_loss(with_heads(baseline, m), tokens) - whole
     print(f"{name:18}  one by one, added up: {alone:.2f} nats   together: {together:.2f}")
-    assert together > 1.3 * alone
+    assert together > 1.6 * alone
 
 # %% [markdown]
-# Together they cost two to three times as much, whoever chose them. While only one head is missing, the others make up
+# Together they cost about twice as much or more, whoever chose them. While only one head is missing, the others make up
 # for a part of what it did; when 16 go at once, many of those others are missing as well.
 #
 # ## 5 · Do they agree?
@@ -675,7 +675,7 @@ assert max(CRITERIA, key=with_gates.get) == "leave-one-out"
 # ## 6 · The race
 #
 # All masks keep 16 of 32 heads. Each is applied to the same baseline, measured at once, and then trained for the same
-# 150 steps; gates have used 60 of theirs. Random is drawn three times to show how much luck is involved.
+# 150 steps; gates have used 60 of theirs. Random is drawn twice to show how much luck is involved.
 #
 # **Before you look:** who will be best right after the removal, and who after fine-tuning?
 
@@ -683,10 +683,8 @@ assert max(CRITERIA, key=with_gates.get) == "leave-one-out"
 race = {"unpruned": (before, after_unpruned, unpruned_curve)}
 race["michel"] = (at_once, after, curve)  # section 2
 contenders = {name: [m] for name, m in masks.items() if name not in ("gates", "michel")}
-contenders["random"] += [
-    keep_best(CRITERIA["random"](baseline, tokens, np.random.default_rng(seed)), 16)
-    for seed in (1, 2)
-]
+another = CRITERIA["random"](baseline, tokens, np.random.default_rng(1))
+contenders["random"].append(keep_best(another, 16))
 for name, draws in contenders.items():
     for number, m in enumerate(draws, start=1):
         model = remove_closed_heads(with_heads(baseline, m))
@@ -1138,7 +1136,7 @@ for seed in range(3):
         gated, _ = train_gates(model)
         settle(gated, 16)
     by_gates = [layer.values != 0 for layer in gated.gates()] if seed else masks["gates"]
-    by_michel = keep_best(michel(model, tokens, None), 16)
+    by_michel = keep_best(michel(model, tokens, None), 16) if seed else masks["michel"]
     chosen.append({"gates": np.array(by_gates), "michel": np.array(by_michel)})  # (L, H) each
     own = what_heads_do(model, tokens[:2048])
     names.append(own[0])

@@ -312,7 +312,7 @@ sliders(draw_online, seen=(20, keys, 20))
 # backward pass:
 
 
-# %%
+# %% tags=["subject"]
 def tiled_head(q, k, v, tile=32, chunk=64):
     """Attend tile by tile: q (T, Dh), k and v (S, Dh); returns out (T, Dh) and lse (T,)."""
     T, S = len(q), len(k)

@@ -63,20 +63,18 @@ import dataclasses
 import inspect
 import json
 import math
-import textwrap
 import threading
 import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Markdown, display
 from numba import cuda
 
 from tinyprune import ops
 from tinyprune.kernels.ladder import cuda_attention, cuda_matmul
 from tinyprune.kernels.ladder.cuda import gpu_present, what_is_missing
 from tinyprune.kernels.ladder.cuda_matmul import EACH, RUNGS, TILE, WIDE
-from tinyprune.notebook import show_source, use_style, you_are_here
+from tinyprune.notebook import show_lines, show_source, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
 use_style()
@@ -585,18 +583,6 @@ plt.show()
 # kernels: scores, softmax of each row, weighted sum of values. The first and the last are like `columns_along_x`. The
 # softmax is new: the maximum of a row needs *all* of its numbers, and they are spread over 64 threads. This is how they
 # find it:
-
-
-# %% jupyter={"source_hidden": true}
-# Show a part of a function's source.
-def show_lines(kernel, first, last):
-    """Display the lines of a kernel from the one that begins with `first` to the one that begins with `last`."""
-    lines = inspect.getsource(kernel.py_func).splitlines()
-    stripped = [line.strip() for line in lines]
-    start = next(n for n, line in enumerate(stripped) if line.startswith(first))
-    end = next(n for n in range(start, len(lines)) if stripped[n].startswith(last))
-    code = textwrap.dedent("\n".join(lines[start : end + 1]))
-    display(Markdown(f"```python\n{code}\n```"))
 
 
 # %%

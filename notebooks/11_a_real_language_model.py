@@ -146,7 +146,7 @@ print([tokenizer.decode([i]) for i in ids])
 # And this is a Llama, from the numbers of the tokens to the probabilities of the next one.
 
 
-# %%
+# %% tags=["subject"]
 def rmsnorm(x, scale):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * scale
 

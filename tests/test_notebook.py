@@ -4,6 +4,7 @@ import html
 import inspect
 import json
 import re
+import textwrap
 
 import pytest
 
@@ -39,6 +40,17 @@ def test_source_is_the_packages_own(shown):
     first = inspect.getsourcelines(ops.linear_forward)[1]
     assert text.startswith(f"`tinyprune/ops/linear.py`, line {first}\n\n```python\ndef linear_forward(")
     assert inspect.getsource(ops.linear_forward).strip() in text
+
+
+def test_some_lines_of_a_function(displayed):
+    notebook.show_lines(ops.linear_backward, "dx =", "db =")
+    lines, first = inspect.getsourcelines(ops.linear_backward)
+    start, end = (next(n for n, line in enumerate(lines) if part in line) for part in ("dx =", "db ="))
+    head, _, code = displayed[0].data.partition("```python\n")
+    assert head == f"`linear_backward`, line {first + start}\n\n"
+    assert code == textwrap.dedent("".join(lines[start : end + 1])) + "```"
+    with pytest.raises(UsageError, match="linear_backward has no lines from 'db =' to 'dx ='"):
+        notebook.show_lines(ops.linear_backward, "db =", "dx =")
 
 
 def test_source_without_docstring_is_all_the_rest(shown):

@@ -121,7 +121,8 @@ def test_links_work(name):
         if target.startswith("https://"):
             continue
         path, _, fragment = target.partition("#")
-        file = (FOLDER / path).resolve() if path else FOLDER / f"{name}.ipynb"
+        own = "README.md" if name == "README" else f"{name}.ipynb"
+        file = (FOLDER / (path or own)).resolve()
         assert file.exists(), f"{target} does not exist"
         assert file.is_relative_to(REPOSITORY)
         if fragment:

@@ -71,6 +71,22 @@ def show_source(*things: Callable[..., Any] | type, docstring: bool = True) -> N
         display(Markdown(f"`{place}`, line {first}\n\n```python\n{code.rstrip()}\n```"))
 
 
+def show_lines(function: Callable[..., Any], first: str, last: str) -> None:
+    """Display the lines of a function from the first one that contains `first` to the next one that contains `last`.
+
+    Raises:
+        UsageError: if there are no such lines.
+    """
+    function = getattr(function, "py_func", function)
+    lines, number = inspect.getsourcelines(function)
+    start = next((n for n, line in enumerate(lines) if first in line), len(lines))
+    end = next((n for n, line in enumerate(lines) if n >= start and last in line), None)
+    if end is None:
+        raise UsageError(f"{function.__name__} has no lines from {first!r} to {last!r}")
+    code = textwrap.dedent("".join(lines[start : end + 1])).rstrip()
+    display(Markdown(f"`{function.__name__}`, line {number + start}\n\n```python\n{code}\n```"))
+
+
 def without_docstrings(code: str) -> str:
     """Return `code` without the docstrings of its functions and classes, and otherwise unchanged."""
     lines = code.splitlines()
