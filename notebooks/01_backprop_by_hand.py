@@ -16,8 +16,8 @@
 # that it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and
 # then train a small language model built from these alone.
 #
-# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Allow an hour with the exercises; the
-# cells take a few seconds.
+# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Reading takes half an hour,
+# the exercises and questions forty minutes more; the cells take a few seconds.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.

@@ -17,7 +17,7 @@
 # should.
 #
 # **You need** [chapter 01](01_backprop_by_hand.ipynb): the contract of `forward` and `backward`, and
-# `assert_gradients`. It takes about an hour with its exercises, and a few seconds to run.
+# `assert_gradients`. Reading takes half an hour, the exercises and questions as long; the cells take a few seconds.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.

@@ -16,9 +16,9 @@
 # leaves out; tell a query how far away each key is, with the gradients of it; and compute a whole layer of a trained
 # model by hand. At the end you look inside the heads of that model.
 #
-# **You need** [chapter 02](02_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. It takes about an
-# hour and a quarter with its exercises, and half a minute to run (a small model is trained on the way; if another
-# chapter has done that, a few seconds).
+# **You need** [chapter 02](02_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. Reading takes
+# half an hour, the exercises and questions as long; the cells take half a minute (a small model is trained on the way; if
+# another chapter has done that, a few seconds).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.

@@ -17,8 +17,8 @@
 # and explain why that exact number is still a bad estimate of the cost of removing the head.
 #
 # **You need** chapters [02](02_attention_by_hand.ipynb) and [04](04_hard_concrete_gate.ipynb); the words are in the
-# [glossary](README.md#glossary). It takes forty minutes to read and less than a minute to run, a little more if no
-# earlier chapter has trained the baseline.
+# [glossary](README.md#glossary). Reading takes forty minutes, the exercises and questions as long; the cells take less
+# than a minute, a little more if no earlier chapter has trained the baseline.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.

@@ -17,8 +17,9 @@
 # stabiliser from an unfair one.
 #
 # **You need** the gate of [chapter 04](04_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
-# [chapter 05](05_l0_and_the_difference.ipynb); the words are in the [glossary](README.md#glossary). It takes three
-# quarters of an hour to read and a minute to run (a little more the first time, when the baseline is trained).
+# [chapter 05](05_l0_and_the_difference.ipynb); the words are in the [glossary](README.md#glossary). Reading takes
+# forty minutes, the exercises and questions as long; the cells take a minute (a little more the first time, when the
+# baseline is trained).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.

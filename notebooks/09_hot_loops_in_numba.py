@@ -16,8 +16,8 @@
 # nested loops to close to that number, and show at every rung that the result is still right. The example is the matrix
 # product; [chapter 09b](09b_attention_in_numba.ipynb) does the same for attention.
 #
-# **You need** NumPy, loops, and no knowledge of processors. It takes an hour and a half to read, and half a minute to
-# run.
+# **You need** NumPy, loops, and no knowledge of processors. Reading takes half an hour, the exercises and
+# questions as long; the cells take half a minute.
 #
 # This is an **elective** chapter: nothing about pruning depends on it. It explains why the models of the other chapters
 # train in seconds without a framework.
