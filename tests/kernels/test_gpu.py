@@ -112,9 +112,9 @@ def test_the_gpus_name(monkeypatch):
     assert gpu.gpu_name() == ""
 
 
-@pytest.mark.skipif(gpu.find_ptxas() is None, reason="ptxas is not installed")
-def test_the_version_of_ptxas():
-    assert all(part.isdigit() for part in gpu.ptxas_version().split("."))
+@pytest.mark.skipif(gpu.linker() is None, reason="nvJitLink is not installed")
+def test_the_version_of_the_linker():
+    assert all(part.isdigit() for part in gpu.linker_version().split("."))
 
 
 def test_the_kernels_are_tested():

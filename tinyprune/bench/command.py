@@ -14,7 +14,7 @@ from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import MissingExtraError, UsageError, install_command, nearest
 from tinyprune.kernels.backend import BACKENDS, default_backend
-from tinyprune.kernels.gpu import why_unusable
+from tinyprune.kernels.gpu import what_is_missing, why_unusable
 from tinyprune.tables import Record, text_table
 
 NO_COLUMNS = ("benchmark", "machine", "sweep", "value")  # printed above the table, or used by plots alone
@@ -30,6 +30,12 @@ class Options:
     rounds: int | None = None  # turns of each contender; None for the benchmark's own number
     threads: int = 1  # of each contender
     compile_only: bool = False  # whether kernels are only compiled and nothing is run
+    host: bool = False  # whether only the processor's share of a step on a GPU is measured
+
+    @property
+    def without_gpu(self) -> bool:
+        """Whether a benchmark of the GPU needs none."""
+        return self.compile_only or self.host
 
     @property
     def on_device(self) -> bool:
@@ -54,6 +60,7 @@ def make_options(
     rounds: int | None = None,
     threads: int | None = None,
     compile_only: bool = False,
+    host: bool = False,
 ) -> Options:
     """Build options from the command line's strings; `peers` and `shapes` are separated by commas.
 
@@ -74,7 +81,7 @@ def make_options(
         said = f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}{nearest(backend, BACKENDS)}"
         raise UsageError(said)
     return Options(
-        backend or default_backend(), named_peers, named_shapes, rounds, threads or processors(), compile_only
+        backend or default_backend(), named_peers, named_shapes, rounds, threads or processors(), compile_only, host
     )
 
 
@@ -91,9 +98,13 @@ def check_benchmark(name: str, options: Options) -> None:
         raise UsageError("`tinyprune bench breakdown` is about the compiled core; leave out --backend")
     if name == "ladder" and options.on_device:
         raise UsageError("`tinyprune bench ladder` is about kernels for the processor; leave out --backend")
-    if options.compile_only:
+    if options.without_gpu:
         if name != "cuda":
-            raise UsageError("--compile-only goes with `tinyprune bench cuda`")
+            raise UsageError("--compile-only and --host go with `tinyprune bench cuda`")
+        if options.host and (missing := what_is_missing()):
+            raise UsageError(missing)
+        if options.host and os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+            raise UsageError("Numba's simulator launches nothing: unset NUMBA_ENABLE_CUDASIM")
     elif options.on_device:
         if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
             raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
@@ -123,7 +134,7 @@ def run_benchmark(name: str, options: Options) -> list[Record]:
     check_benchmark(name, options)
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
     records = getattr(module, f"run_{name}")(options)
-    if options.compile_only:
+    if options.without_gpu:
         return records
     packages = (*BACKENDS[options.backend].packages, *options.peers)
     machine = describe_machine(options.threads, packages, gpu=options.on_device)

@@ -77,11 +77,11 @@ def bench(arguments: argparse.Namespace) -> None:
     from tinyprune.bench.command import make_options, run_benchmark, text_output
     from tinyprune.tables import json_table
 
-    if arguments.plot and arguments.compile_only:
-        raise UsageError("--plot draws speeds, and --compile-only measures none")
+    if arguments.plot and (arguments.compile_only or arguments.host):
+        raise UsageError("--plot draws speeds, and --compile-only and --host measure none")
     backend = arguments.backend or ("cuda" if arguments.benchmark == "cuda" else None)
     shapes = arguments.preset or arguments.shapes
-    sizes = {name: getattr(arguments, name) for name in ("rounds", "threads", "compile_only")}
+    sizes = {name: getattr(arguments, name) for name in ("rounds", "threads", "compile_only", "host")}
     options = make_options(backend, arguments.peers, shapes, **sizes)
     records = run_benchmark(arguments.benchmark, options)
     print(json_table(records) if arguments.json else text_output(records))

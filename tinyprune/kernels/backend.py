@@ -286,9 +286,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         UsageError: if kernels cannot run here, neither on a GPU nor in Numba's simulator.
     """
     check_usable()
-    from numba import cuda
-
     from tinyprune.kernels.cuda.device import array, jit
+    from tinyprune.kernels.cuda.device.driver import driver
     from tinyprune.kernels.cuda.layers import add as adding
     from tinyprune.kernels.cuda.layers import (
         attention,
@@ -335,7 +334,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
             return array.to_host(x)
 
         def synchronize(self) -> None:
-            cuda.synchronize()
+            if not jit.SIMULATED:
+                driver().synchronize()
 
         def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
             return jit.compilations(begin, end)

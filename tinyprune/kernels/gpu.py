@@ -9,21 +9,18 @@ import ctypes
 import importlib.util
 import os
 import re
-import shutil
-import subprocess
-import sysconfig
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from unittest import mock
 
 from tinyprune.errors import TinypruneError, UsageError, install_command
 
-COMPILED = {  # patterns in the output of `ptxas -v`
+FIRST = (8, 0)  # compute capability that kernels are written for; the linker makes them those of newer GPUs
+COMPILED = {  # patterns in what nvJitLink reports
     "registers": r"Used (\d+) registers",
     "shared_bytes": r"(\d+) bytes smem",
     "stack_bytes": r"(\d+) bytes stack frame",
@@ -65,25 +62,28 @@ def driver_version() -> tuple[int, int] | None:
     return version.value // 1000, version.value % 1000 // 10
 
 
-def find_ptxas() -> str | None:
-    """Find NVIDIA's assembler in cuda-toolkit[nvcc] or on the PATH; it must not be older than the PTX."""
-    name = "ptxas.exe" if os.name == "nt" else "ptxas"
-    installed = Path(sysconfig.get_path("purelib"), "nvidia").glob(f"*/bin/**/{name}")
-    return next((str(path) for path in sorted(installed)), None) or shutil.which("ptxas")
+def linker() -> Any:
+    """Return NVIDIA's linker as a module of `cuda.bindings`; None if it cannot be loaded here."""
+    try:
+        from cuda.bindings import nvjitlink
+
+        nvjitlink.version()
+    except Exception:  # without the package, without the library, with another's library: errors of many kinds
+        return None
+    return nvjitlink
 
 
-def ptxas_version() -> str:
-    """Return the version of ptxas, such as 13.0.88."""
-    said = subprocess.run([find_ptxas(), "--version"], capture_output=True, text=True).stdout
-    return next(iter(re.findall(r"V(\d[\d.]*)", said)), "of unknown version")
+def linker_version() -> str:
+    """Return the version of nvJitLink, such as 13.0."""
+    return ".".join(map(str, linker().version()))
 
 
 def what_is_missing() -> str | None:
     """Return one line that says why nothing can be compiled here and what to install; None if it can."""
     if importlib.util.find_spec("numba_cuda") is None:
         return f"the package numba-cuda is not installed: {install_command('cuda')}"
-    if find_ptxas() is None:
-        return f"ptxas is neither installed nor on the PATH: {install_command('cuda')}"
+    if linker() is None:
+        return f"NVIDIA's linker nvJitLink is not installed: {install_command('cuda')}"
     return None
 
 
@@ -190,41 +190,84 @@ def pretended_gpu(capability: tuple[int, int]) -> Iterator[None]:
         yield
 
 
-def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> dict[str, Any]:
+class Compiled(NamedTuple):
+    """A kernel, compiled for one kind of GPU."""
+
+    symbol: str  # Numba's name for it has module, types and more, in 300 letters
+    cubin: bytes  # what the driver loads
+    report: str  # the linker's
+
+
+def compiled(kernel: Any, signature: Any, capability: tuple[int, int]) -> Compiled:
     """Compile a kernel for a compute capability; no GPU is needed.
+
+    Numba hands LLVM's code to nvJitLink, which optimises it and makes the GPU's own. (By way of PTX, three of our
+    kernels would spill registers.)
 
     Args:
         kernel: a function, or the result of `cuda.jit`. Its attribute `launch_bounds`, if any, goes to the compiler.
         signature: its types, `numba.void(…)`.
         capability: such as (9, 0).
 
-    Returns:
-        `kernel`, `capability` and `ptx`; from `ptxas -v` a thread's registers, a block's bytes of shared memory, and
-        the bytes of a thread's stack and of spilled registers.
-
     Raises:
-        TinypruneError: if ptxas refuses the kernel; with its message.
+        TinypruneError: if the linker refuses the kernel; with its message.
     """
+    function = getattr(kernel, "py_func", kernel)
+    cubin, report = linked(llvm_code(function, signature, capability), function.__name__, capability)
+    return Compiled(re.search(r"entry function '(\w+)'", report)[1], cubin, report)
+
+
+def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> dict[str, Any]:
+    """Compile a kernel as `compiled` does, and return a record of what came of it.
+
+    Returns:
+        `kernel`, `capability` and `ptx`; from the linker's report a thread's registers, a block's bytes of shared
+        memory, and the bytes of a thread's stack and of spilled registers.
+    """
+    function = getattr(kernel, "py_func", kernel)
+    name, code = function.__name__, llvm_code(function, signature, capability)
+    _, report = linked(code, name, capability)
+    ptx = linked(code, name, capability, ptx=True)[0].rstrip(b"\0").decode()
+    found = {key: re.search(pattern, report) for key, pattern in COMPILED.items()}
+    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
+    about = {"kernel": name, "capability": f"{capability[0]}.{capability[1]}"}
+    return about | numbers | {"ptx": ptx.replace(re.search(r"\.entry (\w+)", ptx)[1], name)}
+
+
+@lru_cache(4)  # one kernel after the other is compiled for several GPUs
+def llvm_code(function: Any, signature: Any, capability: tuple[int, int]) -> bytes:
+    """Return what Numba makes of a kernel, for GPUs from `FIRST` on."""
     from numba import cuda
 
-    function = getattr(kernel, "py_func", kernel)
-    name = function.__name__
+    lowest = min(capability, FIRST)
     bounds = getattr(function, "launch_bounds", None)
-    with pretended_gpu(capability):
-        ptx, _ = cuda.compile(function, signature, cc=capability, device=False, abi="numba", launch_bounds=bounds)
-    symbol = re.search(r"\.entry (\w+)", ptx)[1]  # Numba's name has module, types and more, in 300 letters
-    ptx = ptx.replace(symbol, name)
-    with tempfile.TemporaryDirectory() as directory:
-        source, target = Path(directory, "kernel.ptx"), Path(directory, "kernel.cubin")
-        source.write_text(ptx, encoding="utf-8")
-        version = f"-arch=sm_{capability[0]}{capability[1]}"
-        said = subprocess.run(
-            [find_ptxas(), "-v", version, str(source), "-o", str(target)], capture_output=True, text=True
-        )
-    if said.returncode:
-        lines = f"{said.stdout}{said.stderr}".splitlines()
-        errors = [line for line in lines if "error" in line or "fatal" in line] or lines
-        raise TinypruneError(f"ptxas refused {name} for {version}: {' '.join(errors)}")
-    found = {key: re.search(pattern, said.stderr) for key, pattern in COMPILED.items()}
-    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
-    return {"kernel": name, "capability": f"{capability[0]}.{capability[1]}", **numbers, "ptx": ptx}
+    options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds}
+    with pretended_gpu(lowest):
+        return cuda.compile(function, signature, cc=lowest, **options)[0]
+
+
+def linked(code: bytes, name: str, capability: tuple[int, int], ptx: bool = False) -> tuple[bytes, str]:
+    """Make the cubin of a kernel, or its PTX; return it and the linker's report.
+
+    Raises TinypruneError with its message if it refuses.
+    """
+    nvjitlink, architecture = linker(), f"-arch=sm_{capability[0]}{capability[1]}"
+    options = [architecture, "-lto", *(["-ptx"] if ptx else ["-verbose"])]
+    handle = nvjitlink.create(len(options), options)
+    kind = "ptx" if ptx else "cubin"
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), name)
+        nvjitlink.complete(handle)
+        result = bytearray(getattr(nvjitlink, f"get_linked_{kind}_size")(handle))
+        getattr(nvjitlink, f"get_linked_{kind}")(handle, result)
+        report = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, report)
+    except nvjitlink.nvJitLinkError as error:
+        said = bytearray(nvjitlink.get_error_log_size(handle))
+        nvjitlink.get_error_log(handle, said)
+        lines = bytes(said).rstrip(b"\0").decode(errors="replace").splitlines()
+        errors = [line for line in lines if "error" in line or "fatal" in line] or lines or [str(error)]
+        raise TinypruneError(f"nvJitLink refused {name} for {architecture}: {' '.join(errors)}") from error
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(result), bytes(report).rstrip(b"\0").decode(errors="replace")

@@ -86,11 +86,11 @@ def test_timing_checks_what_it_times(place):
 
 @pytest.mark.parametrize(
     ("installed", "message"),
-    [(None, "numba-cuda is not installed"), ("numba_cuda", "ptxas is neither installed nor on the PATH")],
+    [(None, "numba-cuda is not installed"), ("numba_cuda", "NVIDIA's linker nvJitLink is not installed")],
 )
 def test_says_what_to_install(monkeypatch, installed, message):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed)
-    monkeypatch.setattr(gpu, "find_ptxas", lambda: None)
+    monkeypatch.setattr(gpu, "linker", lambda: None)
     with pytest.raises(UsageError, match=re.escape(f"{message}: {install_command('cuda')}")):
         cuda.compile_all([(9, 0)])
 

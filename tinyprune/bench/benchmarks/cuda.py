@@ -1,6 +1,7 @@
 """The CUDA kernels: what the compiler makes of them, or how near they come to the GPU's limits.
 
     tinyprune bench cuda --compile-only      no GPU needed, see `tinyprune.bench.kernel_resources`
+    tinyprune bench cuda --host              no GPU needed, see `tinyprune.bench.host`
     tinyprune bench cuda                     on a GPU
 
 On a GPU, every operation that training spends its time in runs over and over at a model's shapes. It is compared with
@@ -23,6 +24,9 @@ from typing import Any, NamedTuple
 
 from tinyprune.bench.benchmarks.speed import attention_contenders, matmul_case, our_contender, products
 from tinyprune.bench.command import Options, torch_without_gpu
+from tinyprune.bench.host import ROUNDS as HOST_ROUNDS
+from tinyprune.bench.host import SHAPES as HOST_SHAPES
+from tinyprune.bench.host import host_records
 from tinyprune.bench.kernel_resources import compiled_records
 from tinyprune.bench.race import Case, race
 from tinyprune.bench.shapes import PAPER, attention_arguments, model_shape
@@ -107,6 +111,8 @@ def run_cuda(options: Options) -> list[Record]:
     """`tinyprune bench cuda`."""
     if options.compile_only:
         return compiled_records()
+    if options.host:
+        return host_records(options.shapes or HOST_SHAPES, options.rounds or HOST_ROUNDS)
     options = replace(options, peers=() if torch_without_gpu() else ("torch",))
     cases = all_cases(options)
     rounds = options.rounds or ROUNDS

@@ -25,7 +25,7 @@ def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]
     """Run `gpu.compile_kernel` for every kernel of both ladders.
 
     Raises:
-        UsageError: if numba-cuda or ptxas is missing; says what to install.
+        UsageError: if numba-cuda or nvJitLink is missing; says what to install.
     """
     missing = what_is_missing()
     if missing:

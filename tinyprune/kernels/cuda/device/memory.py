@@ -12,12 +12,11 @@ written is noticed.
 from typing import Any
 
 import numpy as np
-from numba import cuda
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.jit import SIMULATED, Window
-from tinyprune.kernels.gpu import raise_explained
 
 SMALLEST = 256  # bytes
 GARBAGE = np.int32(-1)  # as float32 a NaN
@@ -55,14 +54,23 @@ class Pool(workspace.Pool):
                 ) from None
 
 
+class Block:
+    """Bytes of the GPU's memory, freed when nobody has it any more."""
+
+    __slots__ = ("address", "gpu")
+
+    def __init__(self, size: int) -> None:
+        self.gpu = driver()
+        self.address = self.gpu.allocate(size)
+
+    def __del__(self) -> None:
+        if hasattr(self, "address"):
+            self.gpu.free(self.address)
+
+
 def allocate(size: int) -> Any:
-    """Allocate bytes, as int32, from the driver. Raises MemoryError if there is no room."""
-    if SIMULATED:
-        return np.empty(size // 4, np.int32)
-    try:
-        return cuda.device_array(size // 4, np.int32)
-    except Exception as error:
-        raise_explained(error)
+    """Allocate bytes: a block, in the simulator an array of int32. Raises MemoryError if there is no room."""
+    return np.empty(size // 4, np.int32) if SIMULATED else Block(size)
 
 
 POOL = Pool()
@@ -77,7 +85,7 @@ class Lease:
         self.size = workspace.size_class(max(4 * entries, SMALLEST))
         self.block = POOL.take(self.size)
         self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
-        self.address = 0 if SIMULATED else self.block.__cuda_array_interface__["data"][0]
+        self.address = 0 if SIMULATED else self.block.address
 
     def __del__(self) -> None:
         if hasattr(self, "give"):
@@ -91,24 +99,14 @@ class Lease:
 
     def write(self, first: int, values: NDArray) -> None:
         """Copy a flat array from main memory."""
-        values = values.view(np.int32)
-        part = self.block[first : first + values.size]
         if SIMULATED:
-            part[:] = values
-            return
-        try:
-            part.copy_to_device(values)
-        except Exception as error:
-            raise_explained(error)
+            self.block[first : first + values.size] = values.view(np.int32)
+        else:
+            driver().write(self.address + 4 * first, values)
 
     def read(self, first: int, values: NDArray) -> None:
         """Copy to a flat array in main memory, after the kernels launched before have finished."""
-        values = values.view(np.int32)
-        part = self.block[first : first + values.size]
         if SIMULATED:
-            values[:] = part
-            return
-        try:
-            part.copy_to_host(values)
-        except Exception as error:
-            raise_explained(error)
+            values.view(np.int32)[:] = self.block[first : first + values.nbytes // 4]
+        else:
+            driver().read(self.address + 4 * first, values)

@@ -17,10 +17,10 @@ The 8 warps are 4 × 2; a warp has 32 × 64 sums, 2 × 8 such pieces (16 × 32 a
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from types import SimpleNamespace
 
 from tinyprune.errors import UsageError
+from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.jit import SIMULATED, cuda, device, float32, uint32
 from tinyprune.kernels.cuda.products.arithmetic import STRIP, finished, place
 
@@ -74,10 +74,9 @@ else:
         return types.UniTuple(float32, 4)(*10 * (float32,)), codegen
 
 
-@lru_cache(maxsize=1)
 def capability() -> tuple[int, int]:
     """Return the compute capability of this machine's GPU."""
-    return cuda.get_current_device().compute_capability
+    return driver().capability
 
 
 def check_tensor_cores() -> None:

@@ -1,0 +1,180 @@
+"""The driver: what is copied and launched, what its errors become; and kernels kept on disk. No GPU is needed."""
+
+import ctypes
+import struct
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tinyprune.bench.host import Counting, CUresult
+from tinyprune.errors import TinypruneError
+from tinyprune.kernels.cuda.device import cubins, driver, jit, memory
+from tinyprune.kernels.cuda.device.jit import float32, float64, floats, int32, types, uint32
+from tinyprune.kernels.gpu import Compiled
+
+
+class Machine(Counting):
+    """A driver whose GPU memory is main memory, and which remembers what it launches."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory, self.launched, self.result = {}, [], CUresult.CUDA_SUCCESS
+        self.broken = ""  # the function that returns `result`
+        self.threads = set()
+
+    def __getattr__(self, name):
+        call = super().__getattr__(name)
+
+        def checked(*arguments):
+            if name == "cuCtxSetCurrent":
+                self.threads.add(threading.get_ident())
+            elif name == "cuCtxSynchronize" and threading.get_ident() not in self.threads:
+                return (CUresult.CUDA_ERROR_INVALID_CONTEXT,)
+            status, *found = call(*arguments)
+            return (self.result, *found) if name == self.broken else (status, *found)
+
+        setattr(self, name, checked)
+        return checked
+
+    def answer(self, name, *arguments):
+        if name == "cuMemAlloc":
+            block = ctypes.create_string_buffer(arguments[0])
+            self.memory[ctypes.addressof(block)] = block
+            return (ctypes.addressof(block),)
+        if name == "cuMemFree":
+            del self.memory[arguments[0]]
+        elif name in ("cuMemcpyHtoD", "cuMemcpyHtoDAsync", "cuMemcpyDtoH"):
+            ctypes.memmove(*arguments[:3])
+            return ()
+        elif name == "cuLaunchKernel":
+            kernel, *sizes, extra = arguments
+            pointer, buffer, size, count, end = (ctypes.c_void_p * 5).from_address(extra)
+            assert (pointer, size, end) == (1, 2, None)
+            packed = ctypes.string_at(buffer, ctypes.c_size_t.from_address(count).value)
+            self.launched.append((kernel, tuple(sizes[:6]), packed))
+        elif name == "cuGetErrorString":
+            return (b"it is broken",)
+        return super().answer(name, *arguments)
+
+
+@pytest.fixture
+def machine():
+    return Machine()
+
+
+@pytest.fixture
+def gpu(machine):
+    return driver.Driver(machine)
+
+
+def test_numbers_come_there_and_back(gpu, machine, monkeypatch):
+    """What is small goes over pinned memory, which is waited for only when it is full."""
+    monkeypatch.setattr(driver, "STAGING", 1024)
+    address = gpu.allocate(4000)
+    for n in (1, 60, 200, 1, 100, 128, 64):
+        given, found = np.random.default_rng(n).standard_normal(n, np.float32), np.empty(n, np.float32)
+        gpu.write(address, given)
+        gpu.read(address, found)
+        assert np.array_equal(given, found)
+    # 256, 256 (200 numbers are too many), 256 → 768, 512 do not fit, 512 + 512, 256 do not fit
+    assert machine.calls["cuMemcpyHtoD"] == 1 and machine.calls["cuMemcpyHtoDAsync"] == 6
+    assert machine.calls["cuCtxSynchronize"] == 2 and machine.calls["cuMemAllocHost"] == 1
+    gpu.free(address)
+    assert machine.memory == {}
+
+
+def test_a_block_of_memory_is_freed_with_its_last_user(gpu, machine):
+    with driver.replaced(gpu):
+        block = memory.Block(64)
+        assert list(machine.memory) == [block.address]
+    del block
+    assert machine.memory == {}
+    machine.broken, machine.result = "cuMemAlloc", CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with driver.replaced(gpu), pytest.raises(MemoryError):
+        memory.Block(64)
+
+
+def test_another_thread_gets_the_context(gpu, machine):
+    thread = threading.Thread(target=gpu.synchronize)
+    thread.start()
+    thread.join()
+    assert machine.calls["cuCtxSynchronize"] == 1 and len(machine.threads) == 2
+
+
+def launch(gpu):
+    arguments = driver.Packed(4)
+    arguments.buffer[:] = np.arange(4)
+    gpu.launch("compiled", (3, 2, 1), (32, 4, 1), arguments.address, "double")
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_kernel_that_fails_is_named(gpu, machine, monkeypatch, check):
+    monkeypatch.setenv("TINYPRUNE_CUDA_CHECK", str(int(check)))
+    gpu = driver.Driver(machine)
+    launch(gpu)
+    assert machine.launched == [("compiled", (3, 2, 1, 32, 4, 1), bytes(range(4)))]
+    assert machine.calls["cuCtxSynchronize"] == check  # whether it has waited
+    machine.broken = "cuCtxSynchronize" if check else "cuLaunchKernel"
+    machine.result = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    where = "in the kernel double" if check else "at or before the kernel double; TINYPRUNE_CUDA_CHECK=1 finds it"
+    said = rf"^the GPU has failed: it is broken \(CUDA_ERROR_ILLEGAL_ADDRESS\), {where}$"
+    with pytest.raises(TinypruneError, match=said):
+        launch(gpu)
+
+
+def test_arguments_are_packed_as_the_gpu_reads_them():
+    """Each number lies on a multiple of its size."""
+    kinds = (int32, floats, float32, types.UniTuple(float32, 2), uint32, float64, types.CPointer(floats))
+    packing = struct.Struct("@" + "".join(map(jit.format_of, kinds)))
+    found = packing.pack(np.int32(-1), 2**40, np.float32(0.5), 1.5, 2.5, 7, 0.1, 0)
+    number = np.uint64(2**40).tobytes()
+    assert found[:16] == b"\xff\xff\xff\xff\0\0\0\0" + number
+    assert np.frombuffer(found[16:28], np.float32).tolist() == [0.5, 1.5, 2.5]
+    assert np.frombuffer(found[28:32], np.uint32) == 7 and np.frombuffer(found[32:40], float) == 0.1
+    assert len(found) == 48
+
+
+@pytest.fixture
+def kernel():
+    def function():
+        """Its source is part of what its file is named after."""
+
+    return SimpleNamespace(__name__="function", function=function, signature="()", threads=3, resident=0)
+
+
+def test_what_a_kernel_is_kept_under_depends_on_all_that_it_is_made_of(kernel, monkeypatch):
+    first = cubins.path_of(kernel, (9, 0))
+    assert cubins.path_of(kernel, (9, 0)) == first and first.name.startswith("function-")
+    others = {cubins.path_of(kernel, (8, 0))}
+    for name, value in (("signature", "(int)"), ("threads", 4), ("resident", 2)):
+        others.add(cubins.path_of(SimpleNamespace(**vars(kernel) | {name: value}), (9, 0)))
+    monkeypatch.setattr(cubins, "sources", lambda: b"other versions")
+    others.add(cubins.path_of(kernel, (9, 0)))
+    assert len(others | {first}) == 6
+
+
+def test_kept_kernels_are_whole_or_compiled_anew(kernel, monkeypatch, tmp_path):
+    monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path))
+    made, told = [], []
+
+    def compile_for(kernel, capability):
+        made.append(kernel.__name__)
+        return Compiled("symbol", b"the\0kernel", "")
+
+    monkeypatch.setattr("tinyprune.kernels.cuda.compiled.compile_for", compile_for)
+
+    def get():
+        return cubins.cubin_of(kernel, (9, 0), told.append, lambda: told.append("end"))
+
+    assert get() == get() == ("symbol", b"the\0kernel")
+    assert made == ["function"] and told == ["function", "end"]
+    (file,) = (tmp_path / "cubins").iterdir()
+    for damaged in (file.read_bytes()[:-1], b"", b"x" + file.read_bytes()[1:]):
+        file.write_bytes(damaged)
+        assert get() == get() == ("symbol", b"the\0kernel")
+    assert len(made) == 4
+    monkeypatch.setattr(cubins, "replace_file", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+    file.unlink()
+    assert get() == ("symbol", b"the\0kernel") and not list((tmp_path / "cubins").iterdir())

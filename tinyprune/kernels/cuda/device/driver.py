@@ -1,0 +1,159 @@
+"""NVIDIA's driver, through `cuda.bindings`: the GPU's memory, copies, compiled kernels and launches.
+
+Nothing else in the package calls it, so that another can take its place, see `replaced`. All work is
+done in order, on the default stream of the first GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.errors import TinypruneError
+
+CHECK = "TINYPRUNE_CUDA_CHECK"  # set to 1: wait after every launch, so that a fault names its kernel
+STAGING = 2**22  # bytes of pinned memory: what some hundred steps bring
+ALIGNED = 256  # bytes
+Sizes = tuple[int, ...]
+Capability = tuple[int, int]
+
+
+class Driver:
+    """The first GPU."""
+
+    def __init__(self, cu: Any = None) -> None:
+        """Open it; `cu` has the driver's functions, by default `cuda.bindings.driver`."""
+        if cu is None:
+            from cuda.bindings import driver as cu
+
+        self.cu = cu
+        self.check = os.environ.get(CHECK) == "1"
+        self.staging, self.at = 0, 0  # address of the pinned memory, and how much of it was used since the last wait
+        self.context: Any = None
+        self.call(cu.cuInit, 0)
+        (device,) = self.call(cu.cuDeviceGet, 0)
+        name = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_"
+        wanted = (getattr(cu.CUdevice_attribute, name + part) for part in ("MAJOR", "MINOR"))
+        major, minor = (self.call(cu.cuDeviceGetAttribute, attribute, device)[0] for attribute in wanted)
+        self.capability: Capability = major, minor
+        (self.context,) = self.call(cu.cuDevicePrimaryCtxRetain, device)
+        self.call(cu.cuCtxSetCurrent, self.context)
+
+    def call(self, function: Any, *arguments: Any) -> tuple[Any, ...]:
+        """Call a function of the driver; return what it returns beside its status.
+
+        Raises:
+            MemoryError: if the GPU has no room.
+            TinypruneError: if anything else fails, perhaps an earlier kernel.
+        """
+        status, *found = function(*arguments)
+        if status:
+            if status == self.cu.CUresult.CUDA_ERROR_INVALID_CONTEXT and self.context is not None:
+                self.cu.cuCtxSetCurrent(self.context)  # another thread than the first one
+                status, *found = function(*arguments)
+            if status:
+                self.fail(status)
+        return tuple(found)
+
+    def fail(self, status: Any) -> None:
+        """Raise what a status means."""
+        if status == self.cu.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise MemoryError(f"the GPU has none left ({status.name})")
+        said = self.cu.cuGetErrorString(status)[1]
+        raise TinypruneError(f"the GPU has failed: {said.decode()} ({status.name})")
+
+    def allocate(self, size: int) -> int:
+        """Return the address of `size` new bytes of the GPU's memory."""
+        return int(self.call(self.cu.cuMemAlloc, size)[0])
+
+    def free(self, address: int) -> None:
+        """Free them, once no kernel uses them any more."""
+        self.cu.cuMemFree(address)
+
+    def write(self, address: int, values: NDArray) -> None:
+        """Copy an array to the GPU's memory; what is small goes over pinned memory, and is not waited for."""
+        size = values.nbytes
+        if size > STAGING // 2:
+            self.call(self.cu.cuMemcpyHtoD, address, values.ctypes.data, size)
+            return
+        if not self.staging:
+            self.staging = int(self.call(self.cu.cuMemAllocHost, STAGING)[0])
+        if self.at + size > STAGING:
+            self.synchronize()  # until the earlier copies have been made
+            self.at = 0
+        place = self.staging + self.at
+        ctypes.memmove(place, values.ctypes.data, size)
+        self.at += -(-size // ALIGNED) * ALIGNED
+        self.call(self.cu.cuMemcpyHtoDAsync, address, place, size, 0)
+
+    def read(self, address: int, values: NDArray) -> None:
+        """Copy from the GPU's memory, after the kernels launched before have finished."""
+        self.call(self.cu.cuMemcpyDtoH, values.ctypes.data, address, values.nbytes)
+
+    def load(self, compiled: Callable[[Capability], tuple[str, bytes]]) -> Any:
+        """Load the kernel whose symbol and cubin `compiled` returns for the GPU's capability."""
+        symbol, cubin = compiled(self.capability)
+        (module,) = self.call(self.cu.cuModuleLoadData, cubin)
+        return self.call(self.cu.cuModuleGetFunction, module, symbol.encode())[0]
+
+    def launch(self, kernel: Any, grid: Sizes, threads: Sizes, arguments: int, name: str) -> None:
+        """Launch a kernel; return before it is done, unless $TINYPRUNE_CUDA_CHECK is 1.
+
+        Args:
+            kernel: as of `load`.
+            grid, threads: blocks, and threads of a block, along x, y and z.
+            arguments: address of what `extra` is in cuLaunchKernel; the arguments are copied at once.
+            name: of the kernel, for messages.
+        """
+        try:
+            self.call(self.cu.cuLaunchKernel, kernel, *grid, *threads, 0, 0, 0, arguments)
+            if self.check:
+                self.synchronize()
+        except TinypruneError as error:
+            # without a wait, an earlier kernel may be the cause
+            where = f"in the kernel {name}" if self.check else f"at or before the kernel {name}; {CHECK}=1 finds it"
+            raise TinypruneError(f"{error}, {where}") from error
+
+    def synchronize(self) -> None:
+        """Wait until all that was launched has finished."""
+        self.call(self.cu.cuCtxSynchronize)
+
+
+IN_USE: list[Any] = []
+
+
+def driver() -> Any:
+    """Return the driver that is in use: a `Driver`, or another with the same methods, see `replaced`."""
+    if not IN_USE:
+        IN_USE.append(Driver())
+    return IN_USE[-1]
+
+
+@contextmanager
+def replaced(other: Any) -> Iterator[None]:
+    """Use another driver in the context, for measurements and tests without a GPU."""
+    IN_USE.append(other)
+    try:
+        yield
+    finally:
+        IN_USE.remove(other)
+
+
+class Packed:
+    """The arguments of a kernel in one buffer, and what cuLaunchKernel's `extra` has to say about it."""
+
+    # CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END
+    POINTER, SIZE, END = 1, 2, 0
+
+    def __init__(self, size: int) -> None:
+        self.buffer = np.zeros(max(size, 1), np.uint8)
+        self.size = ctypes.c_size_t(size)
+        entries = (self.POINTER, self.buffer.ctypes.data, self.SIZE, ctypes.addressof(self.size), self.END)
+        self.extra = (ctypes.c_void_p * len(entries))(*entries)
+        self.address = ctypes.addressof(self.extra)
