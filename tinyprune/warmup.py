@@ -1,6 +1,6 @@
 """Warm-up: compile kernels and tell the user so; time steps to estimate how long a stage takes.
 
-CPU kernels are compiled once per machine, GPU kernels at every start.
+Kernels are compiled once per machine.
 """
 
 from __future__ import annotations

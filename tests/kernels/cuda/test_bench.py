@@ -1,6 +1,10 @@
 """Our side of the benchmarks on a GPU computes what it does in NumPy, and `tinyprune bench cuda` has its records."""
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -15,6 +19,7 @@ from tinyprune.bench.race import disagreement
 from tinyprune.bench.server import Server, peak_memory
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import empty
+from tinyprune.kernels.gpu import what_is_missing
 
 MODEL = """
 model = {kind = "all-attention", V = 7, L = 1, D = 8, H = 2, N = 2, T = 3, M = 2, mask = "same-length"}
@@ -101,3 +106,28 @@ def test_memory_is_that_of_arrays(place):
     assert 2 <= both["peak_mib"] < 2.5  # each of the two runs keeps 1 MiB
     one = peak_memory(Workload(lambda: empty(2**18).size, gauge=gauge))
     assert 1 <= one["peak_mib"] < 1.25
+
+
+@pytest.mark.skipif(what_is_missing() is not None, reason=f"not launched without a GPU: {what_is_missing()}")
+def test_a_step_waits_for_the_gpu_for_two_numbers_alone(tmp_path):
+    """The loss and the gradient's norm; the third wait is the benchmark's own. Numba's simulator is off."""
+    path = tmp_path / "model.toml"
+    path.write_text(MODEL, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    command = [
+        sys.executable,
+        "-m",
+        "tinyprune",
+        "bench",
+        "cuda",
+        "--host",
+        "--json",
+        "--rounds",
+        "2",
+        "--shapes",
+        path,
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    assert record["waits"] == 3 and record["copies"] <= 5 and record["launches"] < 80 and record["host_ms"] > 0

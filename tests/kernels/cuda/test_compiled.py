@@ -112,7 +112,7 @@ REFUSAL = (
     ("change", "said"),
     [
         (REFUSAL, "nvJitLink refused normalise: no$"),
-        ("del gpu.compile_kernel\n", "compiling ended with: ImportError: cannot import name 'compile_kernel'"),
+        ("del gpu.Compiled\n", "compiling ended with: ImportError: cannot import name 'Compiled'"),
     ],
 )
 def test_a_kernel_that_cannot_be_compiled_ends_it_in_one_line(monkeypatch, tmp_path, change, said):
