@@ -730,9 +730,9 @@ plt.show()
 # ## 7 · What the compiler makes of it
 #
 # So far everything was Python. Now the same functions go through NVIDIA's compiler, for a GPU that need not be present.
-# There are two steps: Numba translates the function into **PTX**, an assembly language for a virtual GPU with unlimited
-# registers, and `ptxas` translates PTX into instructions for a real one, and assigns real registers. This needs a
-# separate process, since in this one `numba.cuda` is the simulator.
+# Numba hands what it has made of a function to NVIDIA's linker, which optimises it, translates it into **PTX**, an assembly
+# language for a virtual GPU with unlimited registers, and that into instructions for a real one, with real registers. This
+# needs a separate process, since in this one `numba.cuda` is the simulator.
 
 # %% jupyter={"source_hidden": true}
 # Compile the kernels of both ladders in a separate process.
@@ -828,7 +828,7 @@ if compiled:
 # %% [markdown]
 # The compiler confirms what section 4 derived: 2 shared loads per multiply-add, then ½. The last column shows a gain
 # that no count of loads has shown: the first rungs spend far more instructions on addresses than on the product. (These
-# are PTX instructions; `ptxas` will still combine or drop some.)
+# are PTX instructions; the last step will still combine or drop some.)
 #
 # The simulator cannot make the last check of the cell. Plant the bug: `total = 0.0` in place of `total = ZERO`.
 #
