@@ -97,7 +97,7 @@ def test_chapter_has_all_parts_and_is_linked_forward_and_back(name):
     assert folded.count("Answer") >= 3 and set(folded) <= {"Answer", "Hint", "Solution"}
     code = "\n".join(sources(name, "code"))
     assert "show_source(" in code or name == "00_tour"  # which only looks
-    assert "assert" in code
+    assert "assert" in code and "you_are_here(" in code
 
 
 @pytest.mark.parametrize("name", NAMES)
