@@ -1,5 +1,11 @@
 # ---
 # jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -252,7 +258,8 @@ def draw_distribution(ax, log_alpha, found, expected, edges):
     ax.set(ylim=(0, 1.08), xlim=(-0.36, 1.36))
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Compare 200,000 draws with formula (3), and draw their histograms.
 n, edges = 200_000, np.linspace(0, 1, 41)
 figure, axes = plt.subplots(1, 4, figsize=(9.5, 2.9), sharey=True)
 worst = 0.0
@@ -707,7 +714,8 @@ for name, (beta, forward) in USERS.items():
 # **Before you look:** soft gates have an exact gradient, hard gates train the model as it will be. Which do you expect
 # to be better?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Read what the study says of soft gates.
 overlap = []
 for record in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
     if record["method"] == "voita" and record["reference"] == "gates":

@@ -1,5 +1,11 @@
 # ---
 # jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -538,7 +544,8 @@ plt.show()
 # small). The cost of a removal lies entirely in the curvature. The next cell checks the formula, and then makes three
 # estimates of the cost for all 32 heads.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Check the sums of (5) for every layer.
 for i in range(L):
     scaled = sum(
         (gated.params[f"layers.{i}.{name}"] * grads[f"layers.{i}.{name}"]).reshape(H, -1).sum(1)
@@ -677,7 +684,8 @@ assert nothing == 0 and not dgate.any()
 # %%
 show_source(GateObjective.add_layerwise_gradients, docstring=False)
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Train gates by both objectives.
 found = {}
 for objective in ("task", "layerwise"):
     gate_config = dataclasses.replace(run.config.gate, objective=objective)

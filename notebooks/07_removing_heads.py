@@ -1,5 +1,11 @@
 # ---
 # jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -92,7 +98,8 @@ you_are_here("attention", "gate", "projection", "persistent", "prune")
 # ([chapter 06](06_training_with_gates.ipynb) explains both). It is a separate run in a temporary directory, with the
 # stages of the command line: `gate` trains, `prune` removes.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Train gates, and remove what they have closed.
 folder = tempfile.TemporaryDirectory()
 settings = replace(
     run.config,
@@ -271,7 +278,8 @@ def draw_slices(layer):
 
 sliders(draw_slices, layer=(0, L - 1))
 
-# %%
+# %% jupyter={"source_hidden": true}
+# List the shapes before and after.
 shapes = []
 networks = ("net.pk", "net.pb", "net.pv", "net.bo", "net.ln.scale")
 for name in (*matrices, "u", "w", "bo", "ln.scale", *networks):
@@ -416,7 +424,8 @@ print(
     f"a head owns {head.parameters:,}; as published, with N persistent vectors, {published.parameters:,}"
 )
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Count what is stored before and after, and compare with the formula.
 removed = sum(config.heads) - sum(small.config.heads)
 stored = {
     name: sum(x.size for x in m.params.values())
@@ -506,7 +515,8 @@ for name, value in zip(("all heads", "closed by gates", "removed"), ms):
 # size: heads with networks of 64 units, where this notebook's have 32; All-attention as published, with 512 persistent
 # vectors per head; and a Transformer-XL.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Time the model with 8, 7, … 0 heads in every layer.
 rng = np.random.default_rng(0)
 sizes = [with_head_counts(config, [h] * L) for h in range(H, -1, -1)]
 models = [Transformer(size, init_parameters(size, rng), ops=run.ops) for size in sizes]
@@ -578,7 +588,7 @@ for name in ("Wq", "Wo", "u", "net.pk", "bo"):
 print(f"c = {emptied.gates()[last].scale:.0f}")
 print(f"float32, logits differ by {assert_same_logits(without_layer, emptied, 1e-4):.1e}")
 
-# %%
+# %% jupyter={"source_hidden": true}
 # what is left of it is x + bo + net.bo
 on_textbook = replace(without_layer, ops=get_backend("numpy"))
 _, memory, cache = on_textbook.forward(ids)
@@ -594,7 +604,8 @@ np.testing.assert_allclose(on_textbook.forward(ids)[0], after, atol=1e-5)
 # It has to train as well. In one step of the ordinary objective every parameter gets a gradient of its own shape: the
 # empty ones an empty one, `bo` and `net.bo` a real one. A few more steps reduce the loss.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Train the model without that layer for 40 steps.
 training = replace(run.config.finetune, steps=40)
 objective = LanguageModelling()
 optimizer = make_optimizer(
@@ -628,7 +639,8 @@ print(text.tokenizer.decode(np.array([*prompt, *tokens])))
 #
 # **Before you look:** what can such a model still know about the next character?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Remove all heads: without them, position does not matter.
 no_heads = remove_closed_heads(with_heads(baseline, [np.zeros(H, bool)] * L))
 h = no_heads.forward(ids)[0]  # (B, T, D)
 row, column = np.nonzero(ids == np.bincount(ids.ravel()).argmax())  # the most frequent token
@@ -647,7 +659,8 @@ print(f"{sum(no_heads.config.heads)} heads, {count_parameters(no_heads.config):,
 # were. The configuration does: `head_ids` holds the original number of each head, so that pictures of a pruned model
 # name the same heads as pictures of the whole one.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Draw which heads are left, check their numbers, and remove once more.
 figure = plots.plot_heads(small.config)
 figure.set_dpi(100)
 display(figure)
@@ -668,7 +681,8 @@ print("after a second removal, by layer:", *[list(kept) for kept in smaller.conf
 # own attention. So it needs its own check: with the same random numbers, the gated and the small model must write the
 # same text, letter by letter. The check runs in float64, so that rounding cannot decide a close draw.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Write a text with both models, and compare all probabilities.
 written = {}
 for name, model in (("gated", float64), ("small", small64)):
     tokens = list(generate(model, prompt, 150, np.random.default_rng(1), temperature=0.7))
@@ -686,7 +700,8 @@ assert np.abs(step_by_step - at_once).max() < 1e-10
 # %% [markdown]
 # This is the result of the three stages so far:
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Measure all three models on the validation split.
 rows = []
 for name, model in (("baseline", baseline), ("gated", gated), ("removed", small)):
     value = evaluate(model, text.valid, text.characters["valid"]).bits_per_character

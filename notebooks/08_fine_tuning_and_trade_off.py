@@ -1,5 +1,11 @@
 # ---
 # jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -97,7 +103,8 @@ you_are_here("prune", "finetune")
 # The model is the trained baseline of the earlier chapters. Criteria will read the beginning of the *validation* split;
 # quality is measured on a part of the *test* split, which is not used to choose anything.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Read the baseline, and remove half of its heads by Michel's criterion.
 run = baseline_run()
 text, baseline = run.text, run.load("train").model
 config = baseline.config
@@ -149,7 +156,8 @@ for name, share in zip(names, ((means**2).sum(-1) / squares).T):
     print(f"share of the squared error that the mean in {name} removes, by layer:", share.round(2))
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Measure what the means, and fitted matrices, bring back.
 def with_means(mask, layers):
     """Return bits per character without and with the means in the biases of `layers`, which lose heads."""
     whole = np.ones(config.H, bool)
@@ -183,7 +191,8 @@ assert others < before + 0.75 * (at_once - before) < everywhere[1]
 # where the loss is flat; removal moves it to a point where the loss is steep.
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Measure the norm of the gradient.
 def mean_gradient_norm(model):
     """Return the norm of the gradient over 8,192 characters of the training text."""
     total, n = {}, 0
@@ -214,7 +223,8 @@ show_source(LanguageModelling.__call__, docstring=False)
 # the damage? And what will the same steps do to the *whole* model?
 
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Read the settings of the study, with fewer steps, and a training loop.
 study = load_preset("study")
 GATE, FINE = 60, 90
 constant = dataclasses.replace(study.gate_train, steps=GATE)
@@ -368,7 +378,8 @@ ax.set(
 ax.set_title("Equal budgets: the gate stage counts")
 plt.show()
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Read what 1,000 more steps bring the whole model.
 rows = read_csv(results("tradeoff-pydoc", "results.csv").read_text())  # of the full study
 for whole, longer in zip(rows_of(rows, "baseline", "test"), rows_of(rows, "unpruned", "test")):
     first, then = whole["bits_per_character"], longer["bits_per_character"]
@@ -641,7 +652,8 @@ plt.show()
 # %%
 show_source(rank_correlation, docstring=False)
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Compare the rankings of all criteria.
 records = [
     {
         "method": a,
@@ -663,7 +675,8 @@ show(plot_agreement(records), 80)
 # agree with the others, here and in the full study, whose baselines are trained three times as long. In both, gates come
 # closest to leave-one-out:
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Read the agreement with gates in the study.
 study_agreement = read_csv(results("tradeoff-pydoc", "agreement.csv").read_text())
 with_gates = {r["other"]: r["rank_correlation"] for r in study_agreement if r["method"] == "gates"}
 for name in CRITERIA:
@@ -695,7 +708,8 @@ gates_curve += train(from_gates, cosine)
 race["gates"] = (start, bits(from_gates), gates_curve)
 assert all(len(curve) == GATE + FINE for _, _, curve in race.values())  # equal budgets
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Print the race's results.
 order = sorted(race, key=lambda name: race[name][1])
 print(
     text_table(
@@ -803,7 +817,8 @@ plt.show()
 # %%
 show_source(compare, docstring=False)
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Compare with the committed table.
 paired = {(r["method"], r["heads_open"]): r for r in compare(rows, "gates")}
 for r in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
     if r["reference"] == "gates":  # the table also compares with Michel
@@ -892,7 +907,8 @@ sliders(draw_study, heads=[22, 16, 10, 3])
 # is. By Student's $t$ with two degrees of freedom, 95 % of the cases lie within $4.30\,s/\sqrt3 \approx 2.5\,s$ of the
 # mean. By that strict measure:
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Sort the methods by whether the study can tell them from gates.
 verdicts = {}
 for name, r in table.items():
     half = 4.303 * r["sd paired"] / np.sqrt(3)  # half the width of a 95 % interval
@@ -938,7 +954,8 @@ for method, reference in (
     ]
     print(f"{method:23} more than {reference:6}  ", "   ".join(cells))
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Check what the next paragraphs say.
 beyond = [more("least-squares-distilled", "michel", k) for k in (16, 10, 3)]
 assert all(difference < -spread_ for difference, spread_ in beyond)
 assert all(study_table(k)[0]["method"] == "least-squares-distilled" for k in (29, 22, 16, 10, 3))
@@ -1037,7 +1054,8 @@ print(f"rank correlation of the two orders, random left out: {agreement:+.2f}")
 # Python's standard library ([`tradeoff-stdlib`](../data/results/tradeoff-stdlib/README.md)), for models whose heads are
 # those of All-attention as published. Here is their comparison at 10 heads:
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Read the study of the second text.
 second = read_csv(results("tradeoff-stdlib", "comparison.csv").read_text())
 second = {r["method"]: r for r in second if (r["reference"], r["heads_open"]) == ("gates", 10)}
 for name in [name for name in CRITERIA if name in second]:
@@ -1063,7 +1081,8 @@ for name in ("michel", "leave-one-out"):
 # **Before you look:** a large model, pruned to 16 heads, or a model with 16 heads, both trained for 3,500 steps: which is
 # better?
 
-# %%
+# %% jupyter={"source_hidden": true}
+# Read the study of gates from scratch.
 summary = {
     (r["method"], r["heads_open"]): r
     for r in read_csv(results("ablation-pydoc", "summary.csv").read_text())
