@@ -124,15 +124,24 @@ def test_cells_that_make_no_sense_are_refused(method, heads, message, folder):
         toy_cell(folder, method, heads)
 
 
-def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weights(folder, baseline):
-    """Without steps after the gate stage what is left is the baseline's own slices."""
+def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weights(folder, baseline, monkeypatch):
+    """Without steps after the gate stage what is left is the baseline's own slices, unless they take its steps again."""
     options = {"finetune__steps": 0, "gate_train__steps": 30}
-    pair = (toy_cell(folder, method, 2, **options) for method in ("gates", "gates-rewound"))
-    gates, rewound = (compute(cell, baseline.checkpoint).record for cell in pair)
-    assert gates["head_ids"] == rewound["head_ids"] and gates["steps_total"] == rewound["steps_total"] == 42
-    expected = bits(folder, baseline, "valid", [np.isin(range(2), ids) for ids in rewound["head_ids"]])
+
+    def record(method):
+        return compute(toy_cell(folder, method, 2, **options), baseline.checkpoint).record
+
+    gates, rewound, heads = map(record, ("gates", "gates-rewound", "gates-heads"))
+    assert gates["head_ids"] == rewound["head_ids"] == heads["head_ids"]
+    assert gates["steps_total"] == rewound["steps_total"] == heads["steps_total"] == 42
+    mask = [np.isin(range(2), ids) for ids in rewound["head_ids"]]
+    expected = bits(folder, baseline, "valid", mask)
     assert rewound["bits_per_character"]["valid"] == pytest.approx(expected, rel=1e-6)
     assert gates["bits_per_character"]["valid"] != pytest.approx(expected, rel=1e-3)
+    # a criterion that chooses the same heads
+    monkeypatch.setitem(cells.CRITERIA, "magnitude", lambda *_: [layer.astype(float) for layer in mask])
+    assert record("magnitude")["bits_per_character"] == heads["bits_per_character"]
+    assert heads["bits_per_character"] != rewound["bits_per_character"]
 
 
 @pytest.mark.parametrize(("lam", "heads"), [(0.0, 4), (30.0, 0)])

@@ -4,6 +4,7 @@
     a criterion   heads removed from the baseline, then gate_train + finetune steps       (`pruning.importance`)
     gates         gate_train steps with gates, closed heads removed, finetune steps       (`pruning.gates`)
     gates-rewound the same gates choose the heads, but the baseline's weights are kept, finetune steps
+    gates-heads   the same heads and weights, gate_train + finetune steps: the choice of heads alone
     unpruned      nothing removed, gate_train + finetune steps
     from scratch  train + gate_train steps with gates, or with few heads, from the first step on, finetune steps
 
@@ -70,9 +71,10 @@ HELPED: dict[str, tuple[str | None, str | None, float]] = {
 FIXED_LAM = "gates-fixed-lam"  # as in the paper: lam says how many heads close, not a target
 FROM_SCRATCH = "gates-from-scratch"
 SMALL = "small-from-scratch"  # every layer with the same share of its heads, and no gates
-# The heads that these gates close are removed from the baseline, with its weights from before the gate stage: is it the
-# choice of heads that helps, or the training of the weights?
-REWOUND = {"gates-rewound": "gates"}
+# The heads that gates close are removed from the baseline, with its weights from before the gate stage: is it the choice of
+# heads that helps, or the training of the weights? With "gates-heads" what stays has all the steps of a criterion's model,
+# and those in which the gates have chosen are not counted.
+REWOUND = ("gates-rewound", "gates-heads")
 METHODS = (*CRITERIA, *IN_ROUNDS, *HELPED, *GATES, *REWOUND)
 ABOUT = {  # in one line, what is not a criterion with a file of its own
     "michel-iterative": "Michel's importance, evaluated again after every tenth of all heads is removed",
@@ -87,6 +89,7 @@ ABOUT = {  # in one line, what is not a criterion with a file of its own
     "gumbel-top-k": "Soft top-k: gates that always leave exactly k heads open (Li, Cotterell & Sachan 2021)",
     "deterministic": "Hard-Concrete gates without noise",
     "gates-rewound": "The heads that `gates` keeps, with the weights from before the gate stage",
+    "gates-heads": "The same, and all steps to fine-tune them: the choice of heads alone",
 }
 SCORE_TOKENS = 24_000  # how much of the validation split criteria read
 REPAIR_TOKENS = 60_000  # how much of the training split repairs read
@@ -235,10 +238,13 @@ class CellRun:
             if method in GATES or method == FIXED_LAM:
                 model = self.gated(model, GATES.get(method, {}), config.gate_train)
             elif method in REWOUND:
-                head_ids = self.gated(model, GATES[REWOUND[method]], config.gate_train).config.head_ids
+                head_ids = self.gated(model, GATES["gates"], config.gate_train).config.head_ids
                 whole = Transformer(self.model_config, safetensors.numpy.load(baseline), ops=self.ops)
                 mask = [np.isin(range(H), ids) for H, ids in zip(whole.config.heads, head_ids, strict=True)]
                 model = remove_closed_heads(with_heads(whole, mask))
+                if method == "gates-heads":
+                    self.record["steps_total"] = config.train.steps
+                    self.train(model, config.gate_train, "gate")
             else:
                 whole, model = model, self.pruned(model)
                 share = HELPED[method][2] if method in HELPED else 0.0
