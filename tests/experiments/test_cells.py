@@ -125,7 +125,7 @@ def test_cells_that_make_no_sense_are_refused(method, heads, message, folder):
 
 
 def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weights(folder, baseline, monkeypatch):
-    """Without steps after the gate stage what is left is the baseline's own slices, unless they take its steps again."""
+    """Without steps after the gate stage the baseline's own slices are left, unless they take its steps again."""
     options = {"finetune__steps": 0, "gate_train__steps": 30}
 
     def record(method):
