@@ -71,8 +71,8 @@ HELPED: dict[str, tuple[str | None, str | None, float]] = {
 FIXED_LAM = "gates-fixed-lam"  # as in the paper: lam says how many heads close, not a target
 FROM_SCRATCH = "gates-from-scratch"
 SMALL = "small-from-scratch"  # every layer with the same share of its heads, and no gates
-# The heads that gates close are removed from the baseline, with its weights from before the gate stage: is it the choice
-# of heads that helps, or the training of the weights? With "gates-heads" what stays has all the steps of a criterion's
+# The heads that gates close are removed from the baseline, with its weights from before the gate stage: is it their
+# choice that helps, or the training of the weights? With "gates-heads" what stays has all the steps of a criterion's
 # model, and those in which the gates have chosen are not counted.
 REWOUND = ("gates-rewound", "gates-heads")
 METHODS = (*CRITERIA, *IN_ROUNDS, *HELPED, *GATES, *REWOUND)
