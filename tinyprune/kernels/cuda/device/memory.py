@@ -100,7 +100,7 @@ class Lease:
     def write(self, first: int, values: NDArray) -> None:
         """Copy a flat array from main memory."""
         if SIMULATED:
-            self.block[first : first + values.size] = values.view(np.int32)
+            self.block[first : first + values.nbytes // 4] = values.view(np.int32)
         else:
             driver().write(self.address + 4 * first, values)
 
