@@ -80,7 +80,9 @@ def test_what_has_no_source_is_refused(thing):
         notebook.show_source(thing)
 
 
-PARTS = "embedding norm attention positions persistent gate projection residual softmax train gates prune finetune"
+PARTS = (
+    "embedding norm attention positions persistent gate projection networks residual softmax train gates prune finetune"
+)
 
 
 def test_the_drawing_lights_each_part(monkeypatch):
@@ -89,7 +91,7 @@ def test_the_drawing_lights_each_part(monkeypatch):
     for part in (None, *PARTS.split()):
         notebook.you_are_here(*[part] if part else [])
     pictures = [picture.data for picture in seen]
-    assert len(set(pictures)) == len(pictures) == 14
+    assert len(set(pictures)) == len(pictures) == 15
     assert max(map(len, pictures)) < 25_000
     with pytest.raises(UsageError, match=r"must be among embedding, norm, .*, finetune; got 'gate, norm'"):
         notebook.you_are_here("gate, norm")

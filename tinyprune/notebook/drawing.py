@@ -16,16 +16,17 @@ from tinyprune.plots import BLUE, STYLE
 
 WIDTH, HEIGHT = 8, 2.3  # inches; everything below is in inches, too
 GREY, LINE, PALE = "#707070", "#BBBBBB", "#F6F6F6"
-# left, bottom, width, height, label
+# left, bottom, width, height, label; each part once or, in both blocks of a layer, twice
 BOXES = {
-    "embedding": (0.72, 1.20, 0.80, 0.34, "embedding"),
-    "norm": (1.98, 1.20, 0.48, 0.34, "norm"),
-    "attention": (2.73, 1.55, 1.48, 0.30, "attention: q, k, v"),
-    "positions": (2.73, 1.22, 1.48, 0.30, "relative positions"),
-    "persistent": (2.73, 0.76, 1.48, 0.43, "persistent vectors, or\nown feed-forward units"),
-    "gate": (4.54, 1.20, 0.44, 0.34, "gate"),
-    "projection": (5.14, 1.155, 0.76, 0.43, "projection\n$W_o$"),
-    "softmax": (6.58, 1.20, 0.66, 0.34, "softmax"),
+    "embedding": [(0.06, 1.20, 0.74, 0.34, "embedding")],
+    "norm": [(1.12, 1.20, 0.44, 0.34, "norm"), (5.03, 1.20, 0.44, 0.34, "norm")],
+    "attention": [(1.75, 1.55, 1.22, 0.30, "attention: q, k, v")],
+    "positions": [(1.75, 1.22, 1.22, 0.30, "relative positions")],
+    "persistent": [(1.75, 0.89, 1.22, 0.30, "persistent vectors")],
+    "gate": [(3.25, 1.20, 0.40, 0.34, "gate"), (6.42, 1.20, 0.40, 0.34, "gate")],
+    "projection": [(3.77, 1.155, 0.74, 0.43, "projection\n$W_o$")],
+    "networks": [(5.66, 1.155, 0.48, 0.43, "own\nunits")],
+    "softmax": [(7.32, 1.20, 0.62, 0.34, "softmax")],
 }
 WAY = {
     "train": "train the model",
@@ -33,7 +34,8 @@ WAY = {
     "prune": "remove closed heads",
     "finetune": "fine-tune the rest",
 }
-ROW, FORK, PLUS, TOP = 1.37, 1.77, 6.16, 2.06  # the row's height; where the residual connection leaves, ends, runs
+ROW, TOP, LOW = 1.37, 2.06, 0.88  # heights of the row, of the residual connections, of the line between the gates
+FORKS, PLUSES = (0.98, 4.90), (4.72, 7.03)  # where the residual connections leave and end
 
 
 def you_are_here(*parts: str) -> None:
@@ -41,7 +43,7 @@ def you_are_here(*parts: str) -> None:
 
     Args:
         parts: of the model "embedding", "norm", "attention", "positions", "persistent", "gate", "projection",
-            "residual", "softmax"; of the way "train", "gates", "prune", "finetune".
+            "networks", "residual", "softmax"; of the way "train", "gates", "prune", "finetune".
 
     Raises:
         UsageError: if there is no such part.
@@ -68,25 +70,35 @@ def drawing(lit: tuple[str, ...]) -> Figure:
     figure = Figure(figsize=(WIDTH, HEIGHT))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
     axes.axis("off")
-    box(axes, 1.64, 0.50, 4.70, 1.72, "", LINE, PALE)
-    axes.text(6.26, 0.58, "L layers", color=GREY, ha="right", fontsize=8)
-    for behind in (0.10, 0.05, 0):
-        box(axes, 2.65 + behind, 0.68 - behind, 1.64, 1.25, "", LINE, "white")
-    axes.text(4.44, 0.58, "H heads", color=GREY, fontsize=8)
-    axes.text(0.28, ROW, "“the ca”", color=GREY, ha="center", va="center", fontsize=8.5)
-    axes.text(7.70, ROW, "next:\n“t”", color=GREY, ha="center", va="center", fontsize=8.5)
-    ends = [(0.58, 0.72), (1.52, 1.98), (2.46, 2.65), (4.39, 4.54), (4.98, 5.14), (5.90, PLUS - 0.09)]
-    for start, end in [*ends, (PLUS + 0.09, 6.58), (7.24, 7.42)]:
+    box(axes, 0.90, 0.50, 6.29, 1.72, "", LINE, PALE)
+    axes.text(0.98, 0.58, "L layers", color=GREY, fontsize=8)
+    for left, bottom, width, height in ((1.69, 0.82, 1.34, 1.10), (5.60, 1.095, 0.60, 0.55)):
+        for behind in (0.10, 0.05, 0):
+            box(axes, left + behind, bottom - behind, width, height, "", LINE, "white")
+    axes.text(1.81, 0.58, "H heads: attention", color=GREY, fontsize=8)
+    axes.text(7.11, 0.58, "the same H heads: networks", color=GREY, ha="right", fontsize=8)
+    axes.text(0.43, 0.82, "“the ca”", color=GREY, ha="center", va="center", fontsize=8.5)
+    axes.text(7.63, 0.82, "next: “t”", color=GREY, ha="center", va="center", fontsize=8.5)
+    arrow(axes, [(0.43, 0.93), (0.43, 1.20)], GREY)
+    arrow(axes, [(7.63, 1.20), (7.63, 0.93)], GREY)
+    ends = [(0.80, 1.12), (1.56, 1.69), (3.13, 3.25), (3.65, 3.77), (4.51, 4.63), (4.81, 5.03), (5.47, 5.60)]
+    for start, end in [*ends, (6.30, 6.42), (6.82, 6.94), (7.12, 7.32)]:
         arrow(axes, [(start, ROW), (end, ROW)], GREY)
-    blue = BLUE if "residual" in lit else GREY
-    arrow(axes, [(FORK, ROW), (FORK, TOP), (PLUS, TOP), (PLUS, ROW + 0.09)], blue, 1.8 if "residual" in lit else 0.9)
-    axes.text(5.52, TOP - 0.04, "residual", color=blue, ha="center", va="top", fontsize=8)
-    axes.add_patch(Circle((PLUS, ROW), 0.09, fc=blue if "residual" in lit else "white", ec=blue))
-    axes.text(
-        PLUS, ROW - 0.005, "+", color="white" if "residual" in lit else GREY, ha="center", va="center", fontsize=9
-    )
-    for name, place in BOXES.items():
-        box(axes, *place, *(BLUE, BLUE, "white") if name in lit else (LINE, "white", GREY))
+    on = "residual" in lit
+    blue = BLUE if on else GREY
+    for fork, plus in zip(FORKS, PLUSES, strict=True):
+        arrow(axes, [(fork, ROW), (fork, TOP), (plus, TOP), (plus, ROW + 0.09)], blue, 1.8 if on else 0.9)
+        axes.text(plus - 0.08, TOP - 0.04, "residual", color=blue, ha="right", va="top", fontsize=8)
+        axes.add_patch(Circle((plus, ROW), 0.09, fc=blue if on else "white", ec=blue))
+        axes.text(plus, ROW - 0.005, "+", color="white" if on else GREY, ha="center", va="center", fontsize=9)
+    blue = BLUE if "gate" in lit else GREY
+    (left, bottom, width, *_), (right, *_) = BOXES["gate"]
+    x = left + width / 2, left + width / 2, right + width / 2, right + width / 2
+    axes.plot(x, (bottom, LOW, LOW, bottom), color=blue, lw=0.9, linestyle=":")
+    axes.text(4.94, LOW + 0.02, "one gate for each head", color=blue, ha="center", va="bottom", fontsize=8)
+    for name, places in BOXES.items():
+        for place in places:
+            box(axes, *place, *(BLUE, BLUE, "white") if name in lit else (LINE, "white", GREY))
     for i, (name, label) in enumerate(WAY.items()):
         left, width, tip = 0.1 + 1.96 * i, 1.92, 0.12
         corners = [(0, 0), (width - tip, 0), (width, 0.15), (width - tip, 0.3), (0, 0.3), (tip if i else 0, 0.15)]
