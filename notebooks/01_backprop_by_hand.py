@@ -16,8 +16,7 @@
 # that it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and
 # then train a small language model built from these alone.
 #
-# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Reading takes half an hour,
-# the exercises and questions forty minutes more; the cells take a few seconds.
+# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -60,6 +59,9 @@ you_are_here("embedding", "norm", "softmax")
 # array `x` it is an array of the same shape, and the code calls it `dx`:
 #
 # $$ \mathtt{dx}_i = \frac{\partial\,\mathtt{loss}}{\partial x_i} $$
+#
+# Along the gradient the loss grows, so training takes small steps *against* it: a parameter $W$ becomes
+# $W-\mathtt{lr}\cdot\mathtt{dW}$, where `lr` is called the **learning rate**.
 #
 # Thanks to the chain rule, each operation needs to know only itself. Say it computes `out` from `x`. From the
 # operations after it, it receives `dout`, the gradient with respect to its output, and to the operation before it, it
@@ -254,8 +256,8 @@ plt.show()
 #
 # ($\mathbf 1[\dots]$ is 1 where the statement in brackets holds, and 0 elsewhere.)
 #
-# The exponentials and logarithms have cancelled. The gradient says: *lower what you believed, raise what came, and by
-# as much as you were wrong.*
+# The exponentials and logarithms have cancelled. A step against this gradient lowers the logit of every token that did
+# not come and raises that of the one that came, each in proportion to the error of its probability.
 
 # %%
 show_source(ops.log_softmax, ops.cross_entropy_forward, ops.cross_entropy_backward, docstring=False)
@@ -270,7 +272,7 @@ np.testing.assert_allclose(dlogits, p - np.eye(V)[targets], rtol=1e-12)
 assert abs(dlogits.sum()) < 1e-15  # what some lose, others gain
 
 # %% jupyter={"source_hidden": true}
-# Draws probabilities and gradient, the target in red.
+# Draws probabilities and gradient, the target in orange.
 colours = [VERMILION if v == targets[0] else BLUE for v in range(V)]
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharex=True)
 axes[0].bar(range(V), p[0], color=colours)
@@ -477,15 +479,16 @@ assert_gradients(model_forward, model_backward, *p.values(), argument_names=list
 print("the whole model's gradients agree with the complex step")
 
 # %% [markdown]
-# Now train it by plain gradient descent, once with the right LayerNorm and once with the forgetful one. (Other chapters
-# use *AdamW*, which the [tour](00_tour.ipynb) describes.)
+# Now train it by plain gradient descent, once with the right LayerNorm and once with the forgetful one. The learning rate
+# falls to zero along the way, so that the last steps are small. (Other chapters use *AdamW*, which the
+# [tour](00_tour.ipynb) describes.)
 #
 # **Before you look:** how different will the two training curves be?
 
 
 # %%
 def train(layernorm_backward, steps=1200, lr=0.3):
-    """Run plain gradient descent. Return the training loss of every step and the final validation loss, in bits."""
+    """Run gradient descent. Return the loss of every step, and the loss on held-out text at the end, in bits."""
     rng = np.random.default_rng(1)
     p = new_parameters(rng)
     losses = []
@@ -522,16 +525,20 @@ print(f"held-out text: correct {valid:.3f} bits per character, forgetful {valid_
 
 # %% [markdown]
 # It learns, with no automatic differentiation anywhere. And the planted bug? Its curve coincides with the correct one.
-# Nobody would find the bug by looking at losses; the checker found it in milliseconds.
+# What it forgets in `dh` is the same number for all features of a row. In $W_1$ and $b_1$ that only shifts all features
+# together, and LayerNorm ignores such a shift (section 3); only the embeddings learn from a wrong gradient. Nobody would
+# find the bug by looking at losses; the checker found it in milliseconds.
 #
 # ## Recap
 #
 # - A backward pass turns `dout` into the gradients of a layer's inputs, by the chain rule, one layer at a time.
 # - What was summed over forward is copied backward; what was used more than once forward is summed over backward.
-# - A wrong gradient often trains as well as a right one, so measure every gradient: the complex step is exact to
-#   fifteen digits.
+# - A wrong gradient can train as well as a right one, so measure every gradient: the complex step is exact to fifteen
+#   digits.
 #
 # ## Now you
+#
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
 
 # %% [markdown]
 # ### Exercise 1 · RMSNorm

@@ -17,7 +17,7 @@
 # should.
 #
 # **You need** [chapter 01](01_backprop_by_hand.ipynb): the contract of `forward` and `backward`, and
-# `assert_gradients`. Reading takes half an hour, the exercises and questions as long; the cells take a few seconds.
+# `assert_gradients`.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -283,9 +283,9 @@ assert not np.allclose(after[:, -1], before[:, -1])
 # things. Their outputs, concatenated, are H · Dh numbers, and a last matrix $W_o$ maps them back to D. A
 # matrix product with a concatenation is a sum of products:
 #
-# $$ y = [o^0;\dots;o^{H-1}]\,W_o + b_o = \sum_h o^h\,W_o^{(h)} + b_o \tag{4} $$
+# $$ y = [o_0;\dots;o_{H-1}]\,W_o + b_o = \sum_h o_h\,W_o^{(h)} + b_o \tag{4} $$
 #
-# with $W_o^{(h)}$ for the rows $h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh}-1$ of $W_o$.
+# with $o_h$ (T, Dh) for the output of head h, and $W_o^{(h)}$ for the rows $h\,\mathtt{Dh}\dots(h+1)\,\mathtt{Dh}-1$ of $W_o$.
 #
 # **A head is a summand.** The whole project rests on this: a summand can be weighted
 # ([chapter 04](04_hard_concrete_gate.ipynb)), and left out ([chapter 07](07_removing_heads.ipynb)).
@@ -403,7 +403,7 @@ assert np.abs(dbk).max() < 1e-14
 #
 # ## Now you
 #
-# Replace the line `raise NotImplementedError` by your code and run the cell. It prints nothing if the check passes.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
 
 # %% [markdown]
 # ### Exercise 1 · One head, backwards in five lines
@@ -534,7 +534,7 @@ assert_gradients(
 #
 # <details><summary>Answer</summary>
 #
-# Only these rows, $\mathtt{dW}_o^{(2)} = (o^2)^\top\mathtt{dout}$: the head's output is there, even if nothing reads it.
+# Only these rows, $\mathtt{dW}_o^{(2)} = o_2^\top\mathtt{dout}$: the head's output is there, even if nothing reads it.
 # The gradient of that output, $\mathtt{dout}\,W_o^{(2)\top}$, is zero, so $W_q$, $W_k$ and $W_v$ of this head get
 # none. After one step the rows are no longer zero, and all of the head learns.
 #
