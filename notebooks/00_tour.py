@@ -399,8 +399,8 @@ plt.show()
 # Read this with some suspicion, as this project always does. The pruned model is smaller and faster than the baseline.
 # But although it was trained for longer, it is a little worse; and it is clearly worse than the model that kept all heads
 # and was trained as long (below the table stands by how much). That is the price of the removed heads. And how good is a
-# model that was small from the start? Whether learned gates choose heads better than simpler methods do, *at equal cost*, is the
-# question of [chapter 08](08_fine_tuning_and_trade_off.ipynb), and on this text the answer is: hardly.
+# model that was small from the start? Whether learned gates choose heads better than simpler methods do, *at equal
+# cost*, is the question of [chapter 08](08_fine_tuning_and_trade_off.ipynb), and on this text the answer is: hardly.
 #
 # The pruned model continues the prompt of section 2 like this:
 
