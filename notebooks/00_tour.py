@@ -323,8 +323,8 @@ show(plot_heads(small.config))
 # ([chapter 08](08_fine_tuning_and_trade_off.ipynb)). Here is the loss over all stages, in bits. (Progress bars show
 # *nats*; one nat is 1.44 bits.) The line goes up and down because each step reads the next piece of the text, from the
 # beginning in every stage, and some pieces are harder than others; one pass takes about 400 steps. So compare the
-# dots: they are the loss on always the same text, a second held-out text that is called the *validation* text. (The
-# table further down is about the *test* text, so its numbers differ.) The loss jumps up when the gates arrive, because
+# dots, which are always measured on the same text: a second held-out text, the *validation* text. (The table further
+# down is about the *test* text, so its numbers differ.) The loss jumps up when the gates arrive, because
 # they flicker: in every step some heads are missing, and hardly ever the same ones.
 
 # %%
@@ -333,7 +333,8 @@ final = run.load("finetune").model
 records = read_metrics(first_run.directory.metrics) + read_metrics(run.directory.metrics)
 show(plot_losses(records))
 
-valid = {r["stage"]: r["loss"] / np.log(2) for r in records if r["split"] == "valid"}  # last
+# the last of each stage
+valid = {r["stage"]: r["loss"] / np.log(2) for r in records if r["split"] == "valid"}
 print("validation:", ", ".join(f"{bits:.2f} bits after {stage}" for stage, bits in valid.items()))
 assert valid["finetune"] < valid["gate"]
 
@@ -356,7 +357,7 @@ longer.fit("train", whole, settings, LanguageModelling(), resume=False)
 # *Perplexity* says the same in another unit: the model is as uncertain as if it had to guess among so many equally
 # likely characters, $2^{\text{bits}}$.
 #
-# **Before you look:** which of the three models will be best, and where between the other two will the pruned one be?
+# **Before you look:** which of the three models will be best, and which will be the worst?
 
 # %%
 table = summarise(run)
