@@ -22,7 +22,7 @@
 # distribution from one formula, write its backward pass, and say which of its gradients are exact and which are not.
 #
 # **You need** [chapter 01](01_backprop_by_hand.ipynb), probabilities and expectations, and the derivative of the
-# sigmoid. It runs in a few seconds. Unfamiliar words are in the [glossary](README.md#glossary).
+# sigmoid. Unfamiliar words are in the [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -271,7 +271,7 @@ for ax, log_alpha in zip(axes, (-2.0, 0.0, 2.0, 4.0)):
     expected = -np.diff([1, *above, 0])  # (42,)
     worst = max(worst, standard_errors(found, expected, n).max())
     draw_distribution(ax, log_alpha, found, expected, edges)
-axes[0].set_ylabel("red: probability of exactly 0 or 1\nblue: density between", fontsize=8)
+axes[0].set_ylabel("orange: probability of exactly 0 or 1\nblue: density between", fontsize=8)
 plt.show()
 print(f"largest of 168 deviations: {worst:.1f} standard errors")
 
@@ -443,7 +443,9 @@ for mode in ("complex", "central"):
 # What is the result on average? For a loss that depends on one gate we can compute everything exactly. First, the two
 # quantities that one may want:
 #
-# - **Soft**: $E[\mathtt{loss}(g)] = \mathtt{loss}(0)+\int_0^1\mathtt{loss}'(x)\,P(g>x)\,\mathrm dx$ (integrate by parts).
+# - **Soft**: for one toss, $\mathtt{loss}(g)=\mathtt{loss}(0)+\int_0^1\mathtt{loss}'(x)\,\mathbf 1[g>x]\,\mathrm dx$. Take
+#   the expectation, with $E\,\mathbf 1[g>x]=P(g>x)$:
+#   $$ E[\mathtt{loss}(g)] = \mathtt{loss}(0)+\int_0^1\mathtt{loss}'(x)\,P(g>x)\,\mathrm dx. $$
 #   Only $P$ depends on `log_alpha`, and by (3) its derivative is $P(1-P)$:
 #   $$ \frac{\mathrm d}{\mathrm d\,\mathtt{log\_alpha}}E[\mathtt{loss}(g)] = \int_0^1 \mathtt{loss}'(x)\;P(g>x)\,\big(1-P(g>x)\big)\,\mathrm dx. \tag{4} $$
 # - **Hard**: $E[\mathtt{loss}(\hat g)] = \mathtt{loss}(0) + P(g\ge\tfrac12)\,\big(\mathtt{loss}(1)-\mathtt{loss}(0)\big)$,
@@ -728,8 +730,9 @@ assert overlap == [True, False, True, True, True]
 
 # %% [markdown]
 # At four of the five sizes the difference is smaller than its spread. With 22 heads soft gates are worse by little more
-# than the spread. Three seeds do not show that either kind is better: in that study, with its short training, it makes
-# little difference whether the forward pass is hard or soft.
+# than the spread. Three seeds do not show that either arm is better. The arms differ in two things, so the study does not
+# say what each of them does by itself: in it, with its short training, hard gates with output scaling and soft gates
+# without it come out about equal.
 #
 # ## Recap
 #
@@ -743,7 +746,7 @@ assert overlap == [True, False, True, True, True]
 #
 # ## Now you
 #
-# Replace each `raise` by your own lines and run the cell. It prints nothing when they are right.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
 
 # %% [markdown]
 # ### Exercise 1 · The gate

@@ -22,9 +22,9 @@
 # gradient is exactly the output with its head minus the output without it, weighted by the loss's gradient and summed;
 # and explain why that exact number is still a bad estimate of the cost of removing the head.
 #
-# **You need** chapters [02](02_attention_by_hand.ipynb) and [04](04_hard_concrete_gate.ipynb); the words are in the
-# [glossary](README.md#glossary). Reading takes forty minutes, the exercises and questions as long; the cells take less
-# than a minute, a little more if no earlier chapter has trained the baseline.
+# **You need** chapters [02](02_attention_by_hand.ipynb) and [04](04_hard_concrete_gate.ipynb), and, if you skipped
+# chapter 03, [its section 10](03_all_attention.ipynb#10--heads-that-keep-the-promise). If no earlier chapter has
+# trained the baseline, this one does. Unfamiliar words are in the [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -85,6 +85,10 @@ PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 you_are_here("gate", "gates")
 
 # %% [markdown]
+# [Chapter 04](04_hard_concrete_gate.ipynb) gave each head a switch. What pushes it shut, and how does it know what its
+# head is worth? In a trained model the loss's slope at an open gate says almost nothing about that, and this chapter
+# finds out what does.
+#
 # ## 1 · What closes a gate: L0
 #
 # Left to itself, a model keeps all of its heads, since each helps a little. Something must push them shut. What we
@@ -129,13 +133,13 @@ assert abs(counts.mean() - l0) < 5 * error
 
 # %%
 H, L, lam = 8, 4, 0.1
-print(f"{'L0 is the':36}  nats that lam = {lam} asks  lam for {lam} nats")
+print(f"{'L0 is the':42}  nats that lam = {lam} asks  lam for {lam} nats")
 for convention, divisor in (
     ("sum over all heads (paper, package)", 1),
-    ("mean over layers of sums (Voita 2019)", L),
+    ("mean of layer sums (Voita et al.'s release)", L),
     ("mean over all heads", L * H),
 ):
-    print(f"{convention:37} {lam / divisor:21.4f}  {lam * divisor:16.1f}")
+    print(f"{convention:43} {lam / divisor:21.4f}  {lam * divisor:16.1f}")
 
 # %% [markdown]
 # Even with the same convention the value of a head changes: with 128 heads each is worth less than with 32, and a nat
@@ -145,11 +149,12 @@ for convention, divisor in (
 #
 # ## 2 · Where the forces push
 #
-# Suppose a head is worth $w$ nats: without it the loss is $w$ higher. Two forces act on its `log_alpha`. L0 pushes down
-# by $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task, that is the cross-entropy, pushes up by the mean
-# gradient through the straight-through gate ([chapter 04](04_hard_concrete_gate.ipynb), section 6). For the task we try
-# two shapes of loss, a straight line $-w\,g$ and a parabola $w\,(1-g)^2$ with its minimum at the open gate; in both,
-# closing costs $w$. Section 4 shows which of the two resembles a real model.
+# Suppose a head is worth a number of nats, `worth`: without it the loss is that much higher. Two forces act on its
+# `log_alpha`. L0 pushes down by $\mathtt{lam}\cdot p(1-p)$ with $p=\mathtt{p\_open}$. The task, that is the
+# cross-entropy, pushes up by the mean gradient through the straight-through gate
+# ([chapter 04](04_hard_concrete_gate.ipynb), section 6). For the task we try two shapes of loss, a straight line
+# $-\mathtt{worth}\cdot g$ and a parabola $\mathtt{worth}\cdot(1-g)^2$ with its minimum at the open gate; in both,
+# closing costs `worth`. Section 4 shows which of the two resembles a real model.
 
 # %%
 log_alpha = np.linspace(-7, 7, 141)
@@ -187,7 +192,7 @@ axes[0].plot(
     log_alpha, up["parabola"], color="black", linestyle=":", linewidth=2, label="task, parabola"
 )
 axes[0].set(
-    title="Two forces, for lam = w = 1",
+    title="Two forces, for lam = worth = 1",
     xlabel="log_alpha",
     ylabel="size of the gradient",
     ylim=(0, 0.37),
@@ -200,7 +205,7 @@ axes[1].semilogy(
 )
 axes[1].axhline(1, color=GREY, linewidth=0.8)
 axes[1].set(
-    title="Worth w / lam at which they balance",
+    title="worth / lam at which they balance",
     xlabel="log_alpha",
     ylim=(0.3, 3.5),
     yticks=[0.5, 1, 2],
@@ -217,7 +222,7 @@ for worth, colour, style in ((0.3, VERMILION, "-"), (0.9, GREY, "--"), (2.5, BLU
         for _ in range(160):
             net = np.interp(path[-1], log_alpha, worth * up["parabola"] - down)
             path.append(path[-1] + 0.5 * net)
-        label = f"w = {worth} lam" if start == 2 else None
+        label = f"worth = {worth} lam" if start == 2 else None
         axes[2].plot(path, color=colour, linestyle=style, linewidth=1.2, label=label)
 axes[2].axhline(0, color="black", linewidth=0.6)
 axes[2].set(title="Where gates go (parabola)", xlabel="step", ylabel="log_alpha", ylim=(-5.5, 10))
@@ -243,7 +248,7 @@ for name in up:
 #   gradient by its usual size, hides much of that; the signs stay.)
 #
 # Set the price and the worth yourself. The picture shows the difference of the two forces, for the parabola: a gate in
-# the blue part opens, one in the red part closes. When does a gate close that starts at 2?
+# the blue part opens, one in the orange part closes. When does a gate close that starts at 2?
 
 
 # %% jupyter={"source_hidden": true}
@@ -270,22 +275,21 @@ sliders(draw_forces, lam=[0.05, 0.1, 0.15, 0.2], worth=[0.03, 0.06, 0.09, 0.12, 
 # with and without a head.* Yet no such difference appears in the formula `cross-entropy + lam · L0`. It is there all
 # the same, in the gradient. In the output of the attention block
 #
-# $$ y = x + \mathtt{bo} + \sum_h g_h\, c\; o^h\, \mathtt{Wo}_h $$
+# $$ y = x + b_o + \sum_h g_h\, c\; o_h\, W_o^{(h)} $$
 #
-# with $y$ (B, T, D), $o^h$ (B, T, Dh) and $\mathtt{Wo}_h$ (Dh, D),
-#
-# the gate multiplies the head's output $o^h$, which depends on queries, keys and values, but on no gate of this block.
+# with $y$ (B, T, D), $o_h$ (B, T, Dh) and the head's rows $W_o^{(h)}$ (Dh, D) of $W_o$,
+# the gate multiplies the head's output $o_h$, which depends on queries, keys and values, but on no gate of this block.
 # ($c$ is the output scaling of [chapter 06](06_training_with_gates.ipynb), a plain number, 1 for now.) So $y$ is
 # **affine** in every gate: a constant plus $g_h$ times something. That something is the change of $y$ when $g_h$ goes
 # from 0 to 1,
 #
-# $$ \Delta^y_h = y(g_h{=}1) - y(g_h{=}0) = c\;o^h\,\mathtt{Wo}_h, \qquad y(g_h) = y(g_h{=}0) + g_h\,\Delta^y_h . \tag{1} $$
+# $$ \Delta^y_h = y(g_h{=}1) - y(g_h{=}0) = c\;o_h\,W_o^{(h)}, \qquad y(g_h) = y(g_h{=}0) + g_h\,\Delta^y_h . \tag{1} $$
 #
 # In the model of these notebooks the layer goes on. Each head also owns a part of a feed-forward block
-# ([chapter 03](03_all_attention.ipynb), section 10), which reads $y$. With its N hidden units $r^h$ (B, T, N) and their
+# ([chapter 03](03_all_attention.ipynb), section 10), which reads $y$. With its N hidden units $r_h$ (B, T, N) and their
 # values $\mathtt{pv}_h$ (N, D), the layer's output is
 #
-# $$ z = y + \mathtt{net.bo} + \sum_h g_h\, c\; r^h\,\mathtt{pv}_h, \qquad \Delta^z_h = c\; r^h\,\mathtt{pv}_h . $$
+# $$ z = y + \mathtt{net.bo} + \sum_h g_h\, c\; r_h\,\mathtt{pv}_h, \qquad \Delta^z_h = c\; r_h\,\mathtt{pv}_h . $$
 #
 # The same gate multiplies both. If $y$ is held fixed, $z$ is affine in $g_h$ as well. Without holding it, $z$ is not,
 # because $g_h$ changes $y$, and $y$ changes the units. But the chain rule, equation (1) of
@@ -304,10 +308,16 @@ show_source(ops.head_difference, docstring=False)
 # %% [markdown]
 # The backward pass does not compute it like that. `attention_backward` already has `do`, the gradient with respect to
 # the head outputs, and sums `do * o`, see [chapter 02](02_attention_by_hand.ipynb). That is the first sum of (2) with
-# the product regrouped: $\langle \mathtt{dy},\,o\,\mathtt{Wo}_h\rangle = \langle \mathtt{dy}\,\mathtt{Wo}_h^\top,\,o\rangle
-# = \langle\mathtt{do},\,o\rangle$. (`head_networks_backward` regroups the second: $\langle\mathtt{dz},\,r\,\mathtt{pv}_h\rangle
-# = \langle r^\top\mathtt{dz},\,\mathtt{pv}_h\rangle$.) So there are two independent ways to compute this number, and a
-# third way is to measure it. We take a trained model, in float64, and real text.
+# the product regrouped. With $\langle a, b\rangle$ for the inner product, the sum of $a \cdot b$ over all entries,
+# $\langle \mathtt{dy},\,o_h W_o^{(h)}\rangle = \langle \mathtt{dy}\,W_o^{(h)\top},\,o_h\rangle = \langle\mathtt{do}_h,\,o_h\rangle$.
+# (`head_networks_backward` regroups the second: $\langle\mathtt{dz},\,r_h\,\mathtt{pv}_h\rangle = \langle r_h^\top\mathtt{dz},\,\mathtt{pv}_h\rangle$.)
+# So there are two independent ways to compute this number, and a third way is to measure it.
+#
+# The next cell loads a trained model, in float64, and real text. The checks use five functions of the package:
+# `with_heads(model)` gives the model gates, all open or as in a mask; `gated_outputs(model, cache, layer)` returns, for
+# both blocks of a layer, what the gates multiply, and the matrix and bias that come after it; `predict_backward` and
+# `norm_backward` are the backward passes of the output layer and of the last LayerNorm; and `read` runs a model over a
+# text, segment by segment.
 
 # %% jupyter={"source_hidden": true}
 # Load the trained model, and define loss_and_outputs(gates): the loss and each layer's y and z
@@ -531,21 +541,24 @@ axes[1].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The red line, the slope at the open gate, promises less than half of what the removal costs, because the blue curve
-# bends upwards to the left. Section 2's parabola was a good guess. This is not a peculiarity of these heads. There is a
-# second way to read the same gradient. Multiplying a head's rows of `Wo` and its values `pv` by $g$ has the same effect
-# as the gate, so moving the gate from 1 scales both:
+# The orange line, the slope at the open gate, promises less than half of what the removal costs, because the blue curve
+# bends upwards to the left. Section 2's parabola was a good guess.
 #
-# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\Big|_{g_h=1} = \big\langle \mathtt{dWo}_h,\; \mathtt{Wo}_h\big\rangle
+# ### Why the loss is level at g = 1
+#
+# This is not a peculiarity of these heads. There is a second way to read the same gradient. Multiplying a head's rows of
+# $W_o$ and its values `pv` by $g$ has the same effect as the gate, so moving the gate from 1 scales both:
+#
+# $$ \frac{\partial\,\mathtt{loss}}{\partial g_h}\Big|_{g_h=1} = \big\langle \mathtt{d}W_o^{(h)},\; W_o^{(h)}\big\rangle
 # + \big\langle \mathtt{dpv}_h,\; \mathtt{pv}_h\big\rangle . $$
 #
-# Training has spent hundreds of steps on making $\mathtt{dWo}$ zero, on average. In a model at its minimum **every
-# gate's mean slope at $g=1$ is zero**, however much the head matters (on its training text; on held-out text it is
-# small). The cost of a removal lies entirely in the curvature. The next cell checks the formula, and then makes three
-# estimates of the cost for all 32 heads.
+# Training has spent hundreds of steps on making $\mathtt{d}W_o$ and $\mathtt{dpv}$ zero, on average. In a model at its
+# minimum **every gate's mean slope at $g=1$ is zero**, however much the head matters (on its training text; on held-out
+# text it is small). The cost of a removal lies entirely in the curvature. The next cell checks the formula, and then
+# makes three estimates of the cost for all 32 heads.
 
 # %% jupyter={"source_hidden": true}
-# Check the sums of (5) for every layer.
+# Check the formula for every layer, and compute the three estimates.
 for i in range(L):
     scaled = sum(
         (gated.params[f"layers.{i}.{name}"] * grads[f"layers.{i}.{name}"]).reshape(H, -1).sum(1)
@@ -560,6 +573,12 @@ for i, h in np.ndindex(L, H):
     slope_closed[i, h] = mean_slopes(mask)[i, h]
 trapezoid = -(slope_open + slope_closed) / 2
 lengths = np.array(output_difference(model, held_out, rng))  # (L, H), mean ‖Δ_h‖
+
+u = (np.arange(100_000) + 0.5) / 100_000  # an even grid in place of draws
+for start, expected in ((0.0, 0.50), (2.0, 0.62)):  # which share takes the slope at 1?
+    g, draw_cache = ops.hard_concrete_forward(np.full_like(u, start), u, **PAPER, hard=True)
+    weight = ops.hard_concrete_backward(np.ones_like(u), draw_cache)  # ∂g/∂log_alpha of each draw
+    assert abs(weight[g == 1].sum() / weight.sum() - expected) < 0.005
 
 # %% jupyter={"source_hidden": true}
 # Draw the three estimates against the true difference in loss
@@ -601,9 +620,10 @@ assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 #   ([chapter 08](08_fine_tuning_and_trade_off.ipynb) compares such scores).
 # - **Middle.** The mean of the two slopes, at the open and at the shut gate, is close to the truth. This is the
 #   trapezoid rule of [chapter 04](04_hard_concrete_gate.ipynb), section 6, and therefore, up to the effect of the
-#   temperature, what **straight-through gates** measure: about half of their informative draws take the slope at 1, the
-#   others at 0. They learn what a head is worth although the slope of the trained model does not show it. Most
-#   estimates are slightly too large, because the curves are somewhat steeper at the shut gate than parabolas.
+#   temperature, what **straight-through gates** measure. Some of their draws take the slope at 1, the others at 0:
+#   weighted by their gradient, 50 and 50 % at `log_alpha` = 0, and 62 and 38 % at 2, where gates start. They learn what
+#   a head is worth although the slope of the trained model does not show it. Most estimates are slightly too large,
+#   because the curves are somewhat steeper at the shut gate than parabolas.
 # - **Right.** The length of $\Delta_h$ (here of both blocks' differences together) needs no gradient at all, and it is no
 #   substitute for one. It ranks the heads of the first layer well, but not those of the others; and the heads of the
 #   last layer, which add as much as those of the first, cost much less. What a head adds is one question; what becomes
@@ -622,16 +642,16 @@ assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 #
 # For the networks it is the same with $z$ in place of $y$ and $y$ in place of $x$. Both errors of a layer are added.
 #
-# By (1) both differences are sums of $\Delta$s (now without $c$, which is written out):
-# $y_\mathrm{gated}-y_\mathrm{full} = \sum_h e_h\Delta_h$ with $e_h = c\,g_h-1$, and
-# $y_\mathrm{full}-x=\sum_h\Delta_h+\mathtt{bo}$. Expand the square. All that is needed from the large arrays is the
-# matrix of inner products $G_{hh'} = \langle\Delta_h,\Delta_{h'}\rangle$, and the number
+# Let $a_h$ be what head $h$ adds to a block without $c$, $o_h W_o^{(h)}$ or $r_h\,\mathtt{pv}_h$, so that
+# $\Delta_h = c\,a_h$. By (1) both differences are sums of these: $y_\mathrm{gated}-y_\mathrm{full} = \sum_h e_h\,a_h$ with
+# $e_h = c\,g_h-1$, and $y_\mathrm{full}-x=\sum_h a_h+b_o$. Expand the square. All that is needed from the large arrays is
+# the matrix of inner products $G_{hh'} = \langle a_h,a_{h'}\rangle$, and the number
 # $\mathtt{full}=\|y_\mathrm{full}-x\|^2$:
 #
 # $$ \mathtt{error} = \frac{e^\top G\,e}{\mathtt{full}}, \qquad \frac{\partial\,\mathtt{error}}{\partial e} = \frac{2\,G\,e}{\mathtt{full}}, \qquad
 # \frac{\partial\,\mathtt{error}}{\partial g} = c\cdot\frac{2\,G\,e}{\mathtt{full}}, $$
 #
-# the last two because $G$ is symmetric and $e=c\,g-1$. The diagonal of $G$ holds $\|\Delta_h\|^2$; the entries off the
+# the last two because $G$ is symmetric and $e=c\,g-1$. The diagonal of $G$ holds $\|a_h\|^2$; the entries off the
 # diagonal say whether heads point in the same direction. No backward pass through the model is needed.
 
 # %%
@@ -898,6 +918,8 @@ assert first_layer["layer-wise"] < first_layer["task"]
 #   worth; a comparison of layer outputs does not.
 #
 # ## Now you
+#
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
 
 # %% [markdown]
 # ### Exercise 1 · A price for parameters
@@ -927,7 +949,8 @@ def price_backward(dout, cache):
 cost = np.array([3, 1, 2])
 found, _ = price_forward(np.full(3, SHIFT), cost)
 assert np.isclose(found, 3), f"each gate is open half of the time: expected 3, got {found}"
-assert_gradients(price_forward, price_backward, np.array([-1.0, 0.5, 2.0]), cost)
+log_alpha, names = np.array([-1.0, 0.5, 2.0]), ["log_alpha", "cost"]
+assert_gradients(price_forward, price_backward, log_alpha, cost, argument_names=names)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -983,12 +1006,14 @@ assert_gradients(
     ),
     lambda dout, cache: dout * gate_gradients(dy, dz, o, Wo, r, pv, c),
     np.array([1.0, 0.0, 0.3, 1.0]),
+    name="gate_gradients",
+    argument_names=["gate"],
 )
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Move the matrix to the other factor, as the backward pass does: multiply `dy` by $\mathtt{Wo}_h^\top$ to get something of
+# Move the matrix to the other factor, as the backward pass does: multiply `dy` by $W_o^{(h)\top}$ to get something of
 # the shape of `o`, then multiply by `o` and sum over batch, positions and features of the head.
 #
 # </details>
@@ -1075,7 +1100,7 @@ assert opened == [False, True, False], f"expected closed, open, closed; got log_
 #
 # In the same layer, yes: $y = y(0,0)+g_1\Delta_1+g_2\Delta_2$, without a term $g_1g_2$. (But $z$ is not: the units of one
 # head read what the other has added to $y$.) In different layers, no: $g_1$ changes the input of the upper layer and
-# with it $o^{h_2}$, so $\Delta_2$ depends on $g_1$, through a softmax. This is one reason why leave-one-out says little
+# with it $o_2$, so $\Delta_2$ depends on $g_1$, through a softmax. This is one reason why leave-one-out says little
 # about removing two heads.
 #
 # </details>
