@@ -17,9 +17,8 @@
 # stabiliser from an unfair one.
 #
 # **You need** the gate of [chapter 04](04_hard_concrete_gate.ipynb), and L0 and the difference that a head makes from
-# [chapter 05](05_l0_and_the_difference.ipynb); the words are in the [glossary](README.md#glossary). Reading takes
-# forty minutes, the exercises and questions as long; the cells take a minute (a little more the first time, when the
-# baseline is trained).
+# [chapter 05](05_l0_and_the_difference.ipynb); the words are in the [glossary](README.md#glossary). The chapter
+# trains: the baseline, if no other chapter has done so, and gates in 16 short runs.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -152,25 +151,36 @@ for step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (400, 1.0)):
 print("every gradient is the task's plus lam · p (1 − p), lam rising over 50 steps")
 
 # %% [markdown]
+# That is all that training needs. Leave the weights as they are for now, and let the gates alone descend (1):
+
+# %%
+model, rng = with_gates(gate), np.random.default_rng(8)
+for step in range(40):
+    batch, batch_targets, _ = segments.batch(step)
+    loss, _, cache = model.loss(batch, batch_targets, None, rng)
+    grads = model.backward(1.0, cache)
+    for name in (f"layers.{i}.log_alpha" for i in range(L)):
+        p = ops.p_open(model.params[name], **shape)  # (H,)
+        model.params[name] -= 10.0 * (grads[name] + gate.lam * p * (1 - p))
+    if step % 10 == 9:
+        heads = sum(int((layer.values != 0).sum()) for layer in model.gates())
+        print(f"step {step + 1}: {loss / np.log(2):.2f} bits, {heads} of {L * H} heads open")
+
+# %% [markdown]
+# Heads close, and the loss rises, because the weights do not adapt.
+#
 # Both terms depend on where the gate is ([chapter 05](05_l0_and_the_difference.ipynb), section 2). Both are near their
 # maximum at `log_alpha` = 0 and vanish far out on either side, where the gate is settled. At 2, where the paper starts,
-# both are small. That hardly slows the gates, since the optimizer is AdamW: Adam, which divides each gradient by its usual
-# size, with weight decay (none on gates). The important effect of the starting value is another one.
+# both are small, so the cell needed a rate of 10. That hardly slows the gates from here on, since the optimizer is AdamW:
+# Adam ([Kingma & Ba 2015](https://arxiv.org/abs/1412.6980)), which divides each gradient by its usual size, with weight
+# decay (none on gates). The important effect of the starting value is another one.
 
 # %% [markdown]
 # ## 2 · First stabiliser: start from the model that was trained
 #
-# With hard gates the forward pass uses a head if $\bar s \ge \tfrac12$. As $\mathtt{gamma}+\mathtt{zeta}=1$, that is
-# $s\ge\tfrac12$, and the sigmoid is at least one half where its argument is at least zero:
-#
-# $$ \log\tfrac{u}{1-u} + \mathtt{log\_alpha} \ge 0 \iff u \ge \operatorname{sigmoid}(-\mathtt{log\_alpha})
-# $$
-#
-# $$ \Longrightarrow\quad P(\text{head is used}) = \operatorname{sigmoid}(\mathtt{log\_alpha}) $$
-#
-# The temperature `beta` has cancelled. $P(\mathtt{open}) = P(g>0)$, which L0 counts, is a little larger, since it
-# includes gates that are nearly shut: 0.943 at the paper's start `log_alpha = 2`, where 0.881 is the probability that
-# the head is really used.
+# A forward pass with hard gates uses a head with probability $\operatorname{sigmoid}(\mathtt{log\_alpha})$
+# ([chapter 04](04_hard_concrete_gate.ipynb), section 4). $P(\mathtt{open})$, which L0 counts, is a little larger, since
+# it includes gates that are nearly shut.
 #
 # **Before you look:** a start at 0 looks neutral, half-way between open and shut. What does the first forward pass do to
 # the trained model then?
@@ -239,17 +249,17 @@ plt.show()
 # %% [markdown]
 # ## 3 · Second stabiliser: output scaling
 #
-# A block adds the sum of what its heads contribute. In the attention block head $h$ contributes $a_h = o_h W_o^{(h)}$, with
-# $W_o^{(h)}$ the $Dh$ rows of `Wo` that belong to it; in the block of the heads' networks it is $r_h\,\mathtt{pv}_h$, the
-# head's units times their values. Both have the same form:
+# A block adds the sum of what its heads contribute. In the attention block head $h$ contributes $\Delta_h = o_h
+# W_o^{(h)}$, with $W_o^{(h)}$ the $Dh$ rows of `Wo` that belong to it; in the block of the heads' networks it is
+# $r_h\,\mathtt{pv}_h$, the head's units times their values. Both have the same form ($c$ is outside $\Delta_h$ here):
 #
-# $$ y = x + c\sum_h g_h\,a_h + b_o $$
+# $$ y = x + c\sum_h g_h\,\Delta_h + b_o $$
 #
 # When heads close, the sum loses terms, and later layers, trained on the full sum, get less than before. Dropout has
 # the same problem and divides by the share that stays. Do the same here, with $n$ open heads of $H$. Of all subsets of
-# $n$ heads, a share $n/H$ contains a given head, so the average of the sums is $\tfrac nH\sum_h a_h$, and
+# $n$ heads, a share $n/H$ contains a given head, so the average of the sums is $\tfrac nH\sum_h \Delta_h$, and
 #
-# $$ c = \frac{H}{n} \qquad\text{makes it}\qquad \operatorname{mean}_{|S|=n}\; c\sum_{h\in S} a_h = \sum_h a_h \quad\text{exactly.} $$
+# $$ c = \frac{H}{n} \qquad\text{makes it}\qquad \operatorname{mean}_{|S|=n}\; c\sum_{h\in S} \Delta_h = \sum_h \Delta_h \quad\text{exactly.} $$
 #
 # A layer with no open head would divide by zero, so $n$ is at least 1: $c$ lies between 1 and $H$.
 
@@ -281,11 +291,11 @@ n = subsets.sum(1)  # (255,)
 lengths = {"attention": [], "networks": []}
 for i in range(L):
     for found, (outputs, matrix, _) in zip(lengths.values(), gated_outputs(reader, cache, i)):
-        a = ops.head_difference(outputs, matrix).reshape(H, -1)  # (H, 4·T·D)
+        added = ops.head_difference(outputs, matrix).reshape(H, -1)  # (H, 4·T·D), Δ of every head
         for k in (1, 4, 7):  # the mean over all subsets of k heads, scaled, is the whole
-            mean = (subsets[n == k] @ a * (H / k)).mean(0)
-            np.testing.assert_allclose(mean, a.sum(0), atol=1e-11)
-        gram = a @ a.T  # (H, H): ‖Σ_S a‖² = 1ₛᵀ gram 1ₛ
+            mean = (subsets[n == k] @ added * (H / k)).mean(0)
+            np.testing.assert_allclose(mean, added.sum(0), atol=1e-11)
+        gram = added @ added.T  # (H, H): ‖Σ_S Δ‖² = 1ₛᵀ gram 1ₛ
         squares = np.einsum("sh,hk,sk->s", subsets, gram, subsets)
         found.append(np.sqrt(squares / gram.sum()))  # (255,)
 
@@ -356,8 +366,8 @@ assert np.mean(closing[True][-1]) < np.mean(closing[False][-1])
 # ### No gradient goes through c
 #
 # `output_scaling` returns a plain number, and the backward passes treat it as a constant, as dropout treats its
-# $1/(1-\text{rate})$. That is more than a convenience. Let $d_h = \sum\mathtt{dout}\cdot a_h$ be the effect of head $h$
-# on the loss, per unit. With $c$ constant,
+# $1/(1-\text{rate})$. That is more than a convenience. Let $d_h = \sum\mathtt{dout}\cdot\Delta_h$ be the effect of head
+# $h$ on the loss, per unit. With $c$ constant,
 #
 # $$ \frac{\partial\,\mathtt{loss}}{\partial g_h} = c\,d_h, \qquad\text{but with } c = H\big/\textstyle\sum_k g_k:\quad
 # \frac{\partial\,\mathtt{loss}}{\partial g_h} = c\,\Big(d_h - \frac1n\sum_k g_k d_k\Big), $$
@@ -394,7 +404,8 @@ assert (through[gates > 0] > 0).any()  # through c, some that help would be push
 # Unlike dropout's factor, this one does not disappear in evaluation: the heads are closed there, too, and the weights
 # have been trained with $c$. `gates_forward` computes it in both cases, from the gates of that pass.
 
-# %%
+# %% jupyter={"source_hidden": true}
+# The lines of gates_forward that compute c
 show_lines(gates_forward, "for own, of_backend", "layers.append")
 
 # %% [markdown]
@@ -534,6 +545,11 @@ print("bits per character, in the first and the last 10 steps and at the end")
 print(text_table(rows))
 first = {name: np.mean([r["first 10"] for r in rows if r["variant"] == name]) for name in variants}
 heads = {name: np.mean([r["heads"] for r in rows if r["variant"] == name]) for name in variants}
+bits = {name: np.mean([r["validation"] for r in rows if r["variant"] == name]) for name in variants}
+print("\ncompared with all three, means of both seeds:")
+for name in list(variants)[1:]:
+    more = heads[name] - heads["all three"], bits[name] - bits["all three"]
+    print(f"{name:22s}  {more[0]:+5.1f} heads  {more[1]:+.2f} bits")
 for name in ("without initialisation", "without all three"):
     assert first[name] > first["all three"] and heads[name] < heads["all three"]
 
@@ -578,30 +594,30 @@ plt.show()
 # %% [markdown]
 # Observe:
 #
-# - **Without initialisation** the loss begins far above the baseline's and stays there. All gates start on the
-#   boundary, so the first steps downwards already close them; little more than half as many heads are left.
-# - **Without warm-up** the heads begin to close earlier. Fewer are left at the end, and the loss is higher by a fraction
-#   of a bit.
+# - **Without initialisation** the loss begins far above the baseline's and falls, but not down to that of the first
+#   variant. All gates start on the boundary, so the first steps downwards already close them.
+# - **Without warm-up** the heads begin to close earlier. Fewer are left at the end, and the loss is higher.
 # - **Without output scaling** hardly anything changes.
 #
-# Is initialisation useful, then, and the others are not? Not so fast. The same `lam` left *different numbers of heads*,
-# and a model with fewer heads has a higher loss for whatever reason. The starting value and the price both determine
-# how many heads have closed by the end of the stage. A smaller `lam` might have made up for the worse start. **To
-# compare stabilisers, the number of heads must be the same.** And no fixed `lam` gives you a number of your choice.
+# Are the start and the warm-up useful, then, and output scaling not? Not so fast. The same `lam` left *different
+# numbers of heads*, and a model with fewer heads has a higher loss for whatever reason. The starting value and the
+# price both determine how many heads have closed by the end of the stage. A smaller `lam` might have made up for the
+# worse start. **To compare stabilisers, the number of heads must be the same.** And no fixed `lam` gives you a number
+# of your choice.
 
 # %% [markdown]
 # ## 6 · A controller that holds a number
 #
-# We want $h = t$: as many open heads $h$ as the target $t$. The Lagrangian method adds this condition to the loss with
-# a multiplier, and a square for stability:
+# We want $n = n^\ast$: as many open heads $n$ as the target $n^\ast$ (`h` and `t` in the code). The Lagrangian method
+# adds this condition to the loss with a multiplier, and a square for stability:
 #
-# $$ \text{cross-entropy} + \mathtt{lam1}\cdot(h-t) + \mathtt{lam2}\cdot\frac{(h-t)^2}{\mathtt{heads}} $$
+# $$ \text{cross-entropy} + \mathtt{lam1}\cdot(n-n^\ast) + \mathtt{lam2}\cdot\frac{(n-n^\ast)^2}{\mathtt{heads}} $$
 #
-# Weights and gates descend. The multipliers *ascend*: as long as $h > t$, their gradient is positive and they grow, and
-# the pressure with them, until heads close (Platt & Barr 1988; Wang, Wohlwend & Lei 2020 for pruning). A gate receives
-# the slope over $h$,
+# Weights and gates descend. The multipliers *ascend*: as long as $n > n^\ast$, their gradient is positive and they
+# grow, and the pressure with them, until heads close (Platt & Barr 1988; Wang, Wohlwend & Lei 2020 for pruning). A gate
+# receives the slope over $n$,
 #
-# $$ \mathtt{pressure} = \mathtt{lam1} + 2\,\mathtt{lam2}\,\frac{h-t}{\mathtt{heads}} $$
+# $$ \mathtt{pressure} = \mathtt{lam1} + 2\,\mathtt{lam2}\,\frac{n-n^\ast}{\mathtt{heads}} $$
 #
 # which replaces `lam`. It may become negative: then it opens gates.
 
@@ -616,14 +632,15 @@ controller = Controller(target=16, heads_total=32, lr=0.0)
 controller.lam1, controller.lam2 = 0.3, 0.7
 
 
-def penalty(h, t=16.0):
+def penalty(n, target=16.0):
     """Compute what the controller adds to the loss."""
-    return controller.lam1 * (h - t) + controller.lam2 * (h - t) ** 2 / controller.heads_total
+    distance = n - target
+    return controller.lam1 * distance + controller.lam2 * distance**2 / controller.heads_total
 
 
-for h in (5.0, 16.0, 31.0):
-    slope = (penalty(h + 1e-4) - penalty(h - 1e-4)) / 2e-4
-    assert np.isclose(controller.pressure(h, 16.0), slope, rtol=1e-6)
+for n in (5.0, 16.0, 31.0):
+    slope = (penalty(n + 1e-4) - penalty(n - 1e-4)) / 2e-4
+    assert np.isclose(controller.pressure(n, 16.0), slope, rtol=1e-6)
 
 # %% [markdown]
 # The gates answer late: a `log_alpha` that starts at 2 needs many steps to fall below 0, and the pressure goes on growing
@@ -639,22 +656,22 @@ for h in (5.0, 16.0, 31.0):
 def draw_controller(warmup, controller_lr):
     worth = np.random.default_rng(3).lognormal(-3.5, 1, 32)  # nats
     controller = Controller(16, 32, controller_lr)
-    log_alpha, m, v, heads, targets_t, pressures = np.full(32, 2.0), 0, 0, [], [], []
+    log_alpha, m, v, heads, aims, pressures = np.full(32, 2.0), 0, 0, [], [], []
     start = ops.sigmoid(log_alpha).sum()
     for step in range(150):
         used = ops.sigmoid(log_alpha)
-        t = start + linear_warmup(step, warmup) * (16 - start)
-        pressure = controller.pressure(used.sum(), t)
+        target = start + linear_warmup(step, warmup) * (16 - start)
+        pressure = controller.pressure(used.sum(), target)
         gradient = (pressure - worth) * used * (1 - used)
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         update = m / (1 - 0.9 ** (step + 1)) / np.sqrt(v / (1 - 0.999 ** (step + 1)))
         log_alpha = log_alpha - 0.08 * update
         heads.append((log_alpha > 0).sum())
-        targets_t.append(t)
+        aims.append(target)
         pressures.append(pressure)
     figure, axes = plt.subplots(1, 2, figsize=(6, 2.2))
     axes[0].plot(heads, color=BLUE)
-    axes[0].plot(targets_t, color=GREY, linewidth=1)
+    axes[0].plot(aims, color=GREY, linewidth=1)
     axes[0].set(title="heads open, target (grey)", xlabel="step", ylim=(-1, 33))
     axes[1].plot(pressures, color=VERMILION)
     axes[1].set(title="pressure", xlabel="step")
@@ -667,13 +684,13 @@ sliders(draw_controller, warmup=[0, 50, 100], controller_lr=[0.005, 0.02, 0.1, 0
 # Without a warm-up of the target nearly all heads close before the pressure falls again; some come back, others have gone
 # too far. With fast multipliers the number swings. A slow controller with a warm-up comes close to 16.
 #
-# Three details of `GateObjective.pressure`: $h$ counts heads by how often they are *used*,
+# Three details of `GateObjective.pressure`: $n$ counts heads by how often they are *used*,
 # $\sum\operatorname{sigmoid}(\mathtt{log\_alpha})$ for the paper's gates (section 2), not L0, which also counts gates
-# that are nearly shut. The target has a warm-up of its own: $t$ falls linearly from the number at the start to 16. And
-# `settle` finishes the job, because the sum can be 16 while single gates lie on the wrong side: the heads with the 16
-# largest `log_alpha` stay open, and gates on the wrong side are moved just across the boundary. (The pressure is the slope
-# over $h$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the slope
-# through the sigmoid.)
+# that are nearly shut. The target has a warm-up of its own: $n^\ast$ falls linearly from the number at the start to 16.
+# And `settle` finishes the job, because the sum can be 16 while single gates lie on the wrong side: the heads with the
+# 16 largest `log_alpha` stay open, and gates on the wrong side are moved just across the boundary. (The pressure is the
+# slope over $n$, but it is applied to L0: a gate gets $\mathtt{pressure}\cdot p(1-p)$, which has the same sign as the
+# slope through the sigmoid.)
 #
 # Now three runs of the real model, with different noise:
 
@@ -694,7 +711,7 @@ for (seed, (_, metrics, _)), line in zip(held.items(), ("-", "--", ":")):
     axes[0].plot(curve(metrics, "heads_open"), color=BLUE, linestyle=line, label=f"seed {seed}")
     axes[1].plot(curve(metrics, "lam"), color=VERMILION, linestyle=line, label=f"seed {seed}")
 start = L * H * ops.sigmoid(2 * np.ones(1))[0]
-axes[0].plot([0, 50, 100], [start, 16, 16], color=GREY, linewidth=1, label="target t (heads used)")
+axes[0].plot([0, 50, 100], [start, 16, 16], color=GREY, linewidth=1, label="target (heads used)")
 axes[0].set(
     xlabel="step",
     ylabel="heads open in evaluation",
@@ -769,34 +786,49 @@ for name, models in (("all three", held), ("without all three", bare)):
     )
 print("bits per character: in the first 10 steps; at the end, mean and standard deviation")
 print(text_table(table))
-differences = np.subtract(ends["without all three"], ends["all three"])
-each = ", ".join(f"{d:+.3f}" for d in differences)
-mean, spread = differences.mean(), differences.std(ddof=1)
-print(f"without minus with, seed by seed: {each}; mean {mean:+.3f} ± {spread:.3f}")
+
+
+def seed_by_seed():
+    """Print the differences of `ends`; return their mean and standard deviation."""
+    differences = np.subtract(ends["without all three"], ends["all three"])
+    each = ", ".join(f"{d:+.3f}" for d in differences)
+    mean, spread = differences.mean(), differences.std(ddof=1)
+    print(f"without minus with, seed by seed: {each}; mean {mean:+.3f} ± {spread:.3f}")
+    return mean, spread
+
+
+_ = seed_by_seed()
 assert table[1]["first 10"] - table[0]["first 10"] > 0.5
 
 # %% [markdown]
 # Without the stabilisers the first steps are as bad as in section 5: the damage is real. At the end of the stage compare
-# the mean of the differences with its spread, and look at the signs. Three short runs are few: a difference below a tenth
-# of a bit would not show.
+# the mean of the differences with its spread, and look at the signs. Three runs are few. Were the variants equally good,
+# the mean of three differences would still exceed its spread in more than one case of five ($|t|>\sqrt3$ with two degrees
+# of freedom, 22.5 %), and a 95 % interval reaches 2.5 spreads to either side of the mean.
 #
 # The full study has five variants at two numbers of heads, a better baseline (2,500 steps), a gate stage of 300 steps,
 # 700 more steps of fine-tuning, and three seeds. These are its **committed results**
 # ([`data/results/ablation-pydoc`](../data/results/ablation-pydoc/README.md)). The first line says what the heads of its
-# model have: the persistent vectors of the paper's All-attention, or the networks of this chapter's model.
+# model have: the persistent vectors of the paper's All-attention, or the networks of this chapter's model. With a
+# controller there is no `lam`, so the warm-up of `lam` itself was not tested: here as in the three runs above, the
+# warm-up that is left out is that of the *target*.
 
 # %% jupyter={"source_hidden": true}
 # Show the table of the study
-settings = json.loads(results("ablation-pydoc", "study.json").read_text())["config"]
+about = json.loads(results("ablation-pydoc", "study.json").read_text())
+settings, seeds = about["config"], about["seeds"]
 kind = "networks" if settings["model"].get("persistent") == "stream" else "vectors"
 speed = settings["gate"]["lr_multiplier"]
 print(f"heads with {kind}; gates learn {speed:g} times as fast as weights")
+tested = {name: name for name in variants}
+tested["without warm-up"] = "without warm-up of the target"
 rows = [
     {
-        "variant": row["method"],
+        "variant": tested[row["method"]],
         "heads": row["heads_open"],
         "bits more than all three": row["difference"],
         "spread": row["spread"],
+        "95 %, ±": 2.484 * row["spread"],  # t = 4.303 with 2 degrees of freedom, / √3
     }
     for row in read_csv(results("ablation-pydoc", "comparison.csv").read_text())
     if row["method"] in variants
@@ -804,12 +836,14 @@ rows = [
 print(text_table(rows))
 beyond = [row for row in rows if abs(row["bits more than all three"]) > row["spread"]]
 print(f"differences larger than their spread: {len(beyond)} of {len(rows)}")
-assert not beyond
+assert len(beyond) <= 2  # see the text below
 
 # %% jupyter={"source_hidden": true}
 # Draw the study: each seed of each variant
 study = read_csv(results("ablation-pydoc", "results.csv").read_text())
-figure = plot_ablation([row for row in study if row["method"] in variants])
+figure = plot_ablation(
+    [row | {"method": tested[row["method"]]} for row in study if row["method"] in variants]
+)
 figure.set_dpi(90)
 display(figure)
 
@@ -822,27 +856,32 @@ for name, start, scaled, warmup in (
     ("all three", 2.0, True, None),
     ("without all three", 0.0, False, 0),
 ):
-    bits = []
+    bits = {}  # by seed
     for cell, record in ((line["cell"], line["record"]) for line in cells):
         own = cell["config"].get("gate", {})
         state = (own.get("log_alpha_init"), own.get("output_scaling"), own.get("lam_warmup"))
         as_study = cell["method"] == "gates" and cell["heads"] == 16 and own["lr_multiplier"] > 10
         if as_study and state == (start, scaled, warmup):
-            bits.append(record["bits_per_character_gated"])
-    print(f"{name:18s} {np.mean(bits):.3f} ± {np.std(bits, ddof=1):.3f} bits, {len(bits)} seeds")
-    assert len(bits) == 3
+            bits[cell["config"]["seed"]] = record["bits_per_character_gated"]
+    ends[name] = [bits[seed] for seed in seeds]
+    print(f"{name:18s} {np.mean(ends[name]):.3f} ± {np.std(ends[name], ddof=1):.3f} bits")
+mean, spread = seed_by_seed()
+assert mean < -spread
 
 # %% [markdown]
-# **With a controller that holds the number of heads, no stabiliser matters beyond the spread at this scale,** not even
-# all three together. Here are possible reasons, and the limits of this result:
+# **With a controller that holds the number of heads, no stabiliser matters beyond the spread after fine-tuning,** not
+# even all three together: of eight differences, chance alone would carry about two beyond their spread. Right after the
+# gate stage the model *without* them is even better; fine-tuning makes this go away. But three seeds cannot exclude a
+# gain or a loss of the size in the table's last column, up to about a tenth of a bit at 16 heads and more at 10. Here
+# are possible reasons, and the limits of this result:
 #
 # - A warm-up and a careful start protect a model from closing too much at once. A controller that is told how many
 #   heads to keep does that by itself: when too many are closed, its pressure changes sign.
 # - The study's gates learn far faster than the paper's, which learn 10 times as fast as its weights: they move from 0 to 2
 #   in a few steps. In the paper's 20 epochs a bad start may last much longer.
 # - The weights are trained at the same time. What output scaling corrects at once, a few dozen steps correct as well.
-# - With a *fixed* `lam`, as the paper has it, each stabiliser also changes how many heads stay, as section 5 has shown.
-#   Its gain cannot then be separated from the number of heads, unless models of equal size are compared.
+# - With a *fixed* `lam`, as the paper has it, the starting value and the warm-up also change how many heads stay
+#   (section 5). Their gain cannot then be separated from the number of heads, unless models of equal size are compared.
 # - Four layers on half a megabyte of text are not sixteen on WikiText-103. The study applies only to this setting.
 #
 # The package keeps all three switched on. They cost nothing, they are the paper's method, and with a fixed `lam` a
@@ -850,21 +889,25 @@ for name, start, scaled, warmup in (
 #
 # ## Recap
 #
-# - Weights and gates are trained together; each `log_alpha` feels the task and the price, and a head stays if it is worth
-#   its price.
-# - The paper's stabilisers start from the trained model (`log_alpha` = 2), keep the size of a block's output ($c=H/n$,
-#   without a gradient), and let the price rise slowly. With a fixed `lam` each also changes how many heads stay.
-# - A controller holds a chosen number of heads. At equal numbers of heads the stabilisers made no difference beyond the
-#   spread of three seeds.
+# - Weights and gates are trained together; each `log_alpha` feels the task and the price, and a head stays if its worth
+#   exceeds the price at its `log_alpha` (from 2: half to two thirds of `lam`, chapter 05, section 2).
+# - The paper's stabilisers start from the trained model (`log_alpha` = 2), keep a block's output right on average ($c=H/n$,
+#   without a gradient), and let the price rise slowly. With a fixed `lam` the start and the warm-up also change how many
+#   heads stay.
+# - A controller holds a chosen number of heads. At equal numbers of heads, and after fine-tuning, the stabilisers made no
+#   difference beyond the spread of three seeds.
 #
 # ## Now you
+#
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
 
 # %% [markdown]
 # ### Exercise 1 · A scale without a gradient
 #
-# Write what one block of a layer adds, $\mathtt{out} = c\sum_h g_h\,a_h$, with output scaling. Gates are `gate` (H,), the
-# heads' contributions `a` (H, D), and `out` is (D,). The number of open heads, `n`, is an integer and may be 0. Then write
-# the backward pass for `gate` and `a`. It must work for closed heads, too.
+# Write what one block of a layer adds, $\mathtt{out} = c\sum_h g_h\,\Delta_h$, with output scaling. Gates are `gate`
+# (H,), the heads' contributions $\Delta_h$ are the rows of `added` (H, D), and `out` is (D,). The number of open heads,
+# `n`, is an integer and may be 0. Then write the backward pass for `gate` and `added`. It must work for closed heads,
+# too.
 
 # %% tags=["exercise", "raises-exception"]
 import itertools
@@ -874,43 +917,46 @@ import numpy as np
 from tinyprune import assert_gradients
 
 
-def scaled_sum_forward(gate, a, n):
-    """Return out (D,), the scaled sum over the heads, and a cache; gate (H,), a (H, D), n open heads."""
+def scaled_sum_forward(gate, added, n):
+    """Return out (D,), the scaled sum over heads, and a cache; gate (H,), added (H, D), n open heads."""
     raise NotImplementedError("write scaled_sum_forward: return out and a cache")
 
 
 def scaled_sum_backward(dout, cache):
-    """Return dgate (H,) and da (H, D); dout is (D,)."""
-    raise NotImplementedError("write scaled_sum_backward: return dgate and da")
+    """Return dgate (H,) and dadded (H, D); dout is (D,)."""
+    raise NotImplementedError("write scaled_sum_backward: return dgate and dadded")
 
 
-a = np.random.default_rng(0).standard_normal((4, 3))
+added = np.random.default_rng(0).standard_normal((4, 3))
 pairs = [np.isin(range(4), pair).astype(float) for pair in itertools.combinations(range(4), 2)]
-mean = np.mean([scaled_sum_forward(gate, a, 2)[0] for gate in pairs], 0)
-assert np.allclose(mean, a.sum(0)), f"mean over all pairs of heads: expected {a.sum(0)}, got {mean}"
-none = scaled_sum_forward(np.zeros(4), a, 0)[0]
+mean, whole = np.mean([scaled_sum_forward(gate, added, 2)[0] for gate in pairs], 0), added.sum(0)
+assert np.allclose(mean, whole), f"mean over all pairs of heads: expected {whole}, got {mean}"
+none = scaled_sum_forward(np.zeros(4), added, 0)[0]
 assert np.array_equal(none, np.zeros(3)), f"no open head: expected zeros, got {none}"
-assert_gradients(scaled_sum_forward, scaled_sum_backward, np.array([1.0, 0.0, 0.4, 1.0]), a, 3)
+inputs = np.array([1.0, 0.0, 0.4, 1.0]), added, 3
+names = ["gate", "added", "n"]
+assert_gradients(scaled_sum_forward, scaled_sum_backward, *inputs, argument_names=names)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# $c = H/n$, with $n$ at least 1 (section 3), and it is a constant for the backward pass. Every contribution is multiplied
-# by $c\,g_h$, so the gradient of $g_h$ is $c$ times the inner product of `dout` with $a_h$, also where the gate is 0.
+# $c = H/n$, with $n$ at least 1 (section 3), and it is a constant for the backward pass. Every contribution is
+# multiplied by $c\,g_h$, so the gradient of $g_h$ is $c$ times the inner product of `dout` with $\Delta_h$, also where
+# the gate is 0.
 #
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# def scaled_sum_forward(gate, a, n):
+# def scaled_sum_forward(gate, added, n):
 #     c = len(gate) / max(n, 1)
-#     return c * (gate @ a), (gate, a, c)
+#     return c * (gate @ added), (gate, added, c)
 #
 #
 # def scaled_sum_backward(dout, cache):
-#     gate, a, c = cache
-#     return c * (a @ dout), c * np.outer(gate, dout)
+#     gate, added, c = cache
+#     return c * (added @ dout), c * np.outer(gate, dout)
 # ```
 #
 # </details>
@@ -918,11 +964,11 @@ assert_gradients(scaled_sum_forward, scaled_sum_backward, np.array([1.0, 0.0, 0.
 # %% [markdown]
 # ### Exercise 2 · A controller
 #
-# Ten heads are worth `worth` (n,) nats each. Their gates start at `log_alpha` = 2 and are used with probability
-# $\mathrm{sigmoid}(\mathtt{log\_alpha})$. In each of 400 steps compute $h$, the sum of these probabilities, the distance
-# $d = (h-\mathtt{target})/n$ and the pressure $\mathtt{lam1}+2\,\mathtt{lam2}\,d$. Then move every `log_alpha` by 2 times
-# (worth − pressure) · sigmoid′, and let the multipliers ascend: `lam1` by $0.02\,d$, `lam2` by $0.02\,d^2$. They start at 0
-# and 0.5. Return the last `log_alpha` (n,).
+# Ten heads are worth `worth` (H,) nats each. Their gates start at `log_alpha` = 2 and are used with probability
+# $\mathrm{sigmoid}(\mathtt{log\_alpha})$. In each of 400 steps compute $n$, the sum of these probabilities, the
+# distance $d = (n-\mathtt{target})/H$ and the pressure $\mathtt{lam1}+2\,\mathtt{lam2}\,d$. Then move every `log_alpha`
+# by 2 times (worth − pressure) · sigmoid′, and let the multipliers ascend: `lam1` by $0.02\,d$, `lam2` by $0.02\,d^2$.
+# They start at 0 and 0.5. Return the last `log_alpha` (H,).
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
@@ -931,8 +977,8 @@ from tinyprune import ops
 
 
 def hold(worth, target):
-    """Return log_alpha (n,) after 400 steps under a controller that holds `target` heads; worth (n,)."""
-    raise NotImplementedError("write hold: return log_alpha after 400 steps, (n,)")
+    """Return log_alpha (H,) after 400 steps under a controller that holds `target` heads; worth (H,)."""
+    raise NotImplementedError("write hold: return log_alpha after 400 steps, (H,)")
 
 
 worth = np.array([0.3, 0.9, 0.1, 0.6, 1.0, 0.2, 0.8, 0.4, 0.7, 0.5])
@@ -940,12 +986,16 @@ for target in (2, 5, 8):
     opened = np.flatnonzero(hold(worth, target) > 0).tolist()
     expected = sorted(np.argsort(-worth)[:target].tolist())
     assert opened == expected, f"target {target}: expected heads {expected} open, got {opened}"
+end = hold(worth, 5)[[4, 9, 0, 2]]
+expected = [5.867, -3.404, -5.232, -5.848]
+message = f"target 5, log_alpha of heads 4, 9, 0, 2: expected {expected}, got {end}"
+assert np.allclose(end, expected, atol=5e-3), message
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The derivative of the sigmoid is $p(1-p)$ with $p$ the probability that the head is used. Compute the pressure before the
-# multipliers change. They *add* their steps: while too many heads are open, $d$ is positive and the pressure grows.
+# The derivative of the sigmoid is $p(1-p)$ with $p$ the probability that the head is used. Compute the pressure before
+# the multipliers change. They *add* their steps: while too many heads are open, $d$ is positive and the pressure grows.
 #
 # </details>
 #
@@ -955,7 +1005,7 @@ for target in (2, 5, 8):
 # def hold(worth, target):
 #     log_alpha, lam1, lam2 = np.full(len(worth), 2.0), 0.0, 0.5
 #     for _ in range(400):
-#         used = ops.sigmoid(log_alpha)  # (n,)
+#         used = ops.sigmoid(log_alpha)  # (H,)
 #         d = (used.sum() - target) / len(worth)
 #         pressure = lam1 + 2 * lam2 * d
 #         log_alpha = log_alpha + 2 * (worth - pressure) * used * (1 - used)
@@ -987,7 +1037,7 @@ assert np.allclose(found, (0.04, 0.01, True)), f"expected (0.04, 0.01, True), go
 found = compare(reference - more, reference)
 assert np.allclose(found, (-0.04, 0.01, True)), f"expected (−0.04, 0.01, True), got {found}"
 found = compare(reference + more * [-1, 1, 1], reference)
-assert not found[2], f"one of three seeds disagrees, so nothing can be said; got {found}"
+assert not found[2], f"the mean, 0.02, is smaller than the spread, 0.044; got {found}"
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -1014,7 +1064,8 @@ assert not found[2], f"one of three seeds disagrees, so nothing can be said; got
 #
 # ## Questions
 #
-# 1. At `log_alpha = 2`, P(open) is 0.943, but a hard gate uses its head with probability 0.881 only. Where are the other 6 %?
+# 1. At `log_alpha = 2`, P(open) is 0.943, but a hard gate uses its head with probability 0.881 only. Where are the
+# other 6 %?
 #
 # <details><summary>Answer</summary>
 #
@@ -1024,7 +1075,7 @@ assert not found[2], f"one of three seeds disagrees, so nothing can be said; got
 #
 # </details>
 #
-# 2. Why is the controller's $h$ not simply the number of heads that are open in evaluation?
+# 2. Why is the controller's $n$ not simply the number of heads that are open in evaluation?
 #
 # <details><summary>Answer</summary>
 #
