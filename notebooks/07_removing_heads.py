@@ -23,7 +23,8 @@
 # layer working that has lost all of its heads.
 #
 # **You need** the gates of [chapter 04](04_hard_concrete_gate.ipynb) and the output scaling $c$ of
-# [chapter 06](06_training_with_gates.ipynb). The words are in the [glossary](README.md#glossary).
+# [chapter 06](06_training_with_gates.ipynb). The words are in the [glossary](README.md#glossary). The chapter trains: the
+# baseline, if no other chapter has done so, and a short gate stage.
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.
@@ -60,7 +61,7 @@ from tinyprune.experiments.timing import with_head_counts
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, count_parts, head_part
 from tinyprune.model.generation import CachedDecoder, generate
-from tinyprune.model.parameters import HEAD_AXIS, WIDE, init_parameters, take_heads
+from tinyprune.model.parameters import HEAD_AXIS, WIDE, init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import (
     baseline_run,
@@ -86,7 +87,7 @@ use_style()
 run = baseline_run()
 
 # %%
-you_are_here("attention", "gate", "projection", "persistent", "prune")
+you_are_here("attention", "positions", "gate", "projection", "persistent", "prune")
 
 # %% [markdown]
 # Closed heads are in every layer's attention block and in the block of the heads' networks. Everything else in the
@@ -216,19 +217,9 @@ plt.show()
 # ## 3 · What a head owns
 #
 # So removing a head means slicing: columns of four matrices, rows of a fifth, and its entry in every tensor whose first
-# axis runs over heads, among them the networks' (in the code their names begin with `net.`). The package has one table
-# with the axis of each parameter that runs over heads, and one function that slices along it. The table also has what
-# other models have and this one lacks: `pk` and `pv`, the persistent vectors of All-attention as published, and the
-# biases `bq`, `bk` and `bv` of GPT-2. (`groups` is for keys and values that several heads share, in
-# [chapter 11](11_a_real_language_model.ipynb).)
-
-# %%
-print("axis that runs over heads:", HEAD_AXIS)
-print("Dh entries for each head: ", WIDE, " the others: one")
-show_source(take_heads, docstring=False)
-matrices = [name for name in WIDE if f"layers.0.{name}" in gated.params]
-
-# %% [markdown]
+# axis runs over heads, among them the networks' (in the code their names begin with `net.`). `take_heads` does it, along
+# the axes in `HEAD_AXIS` ([chapter 03](03_all_attention.ipynb), section 7).
+#
 # The matrices of the attention block, before and after. What is left of `Wo` is darker than before: gate and $c$ have
 # been folded in. (A grey cell is the mean size of 4 × 4 numbers.) The table below also has the networks. Both blocks have
 # a LayerNorm and a bias, `bo` and `net.bo`, which belong to no head and are unchanged.
@@ -236,6 +227,9 @@ matrices = [name for name in WIDE if f"layers.0.{name}" in gated.params]
 
 # %% jupyter={"source_hidden": true}
 # Draw the matrices of attention in one layer, before and after.
+matrices = [name for name in WIDE if f"layers.0.{name}" in gated.params]
+
+
 def draw_slices(layer):
     """Draw a layer's matrices of attention with closed heads' slices marked, below it what is left."""
     figure, axes = plt.subplots(2, len(matrices), figsize=(6, 3), dpi=130)
@@ -325,14 +319,15 @@ print(f"float32, compiled kernels: {assert_same_logits(small, gated, 1e-4):.1e}"
 print(f"float64, textbook:         {assert_same_logits(small64, float64, 1e-11):.1e}")
 
 # %% [markdown]
-# In both formats only rounding is left. These gates are hard: an open one is exactly 1, and only $c$ had to be folded. The same function serves soft gates,
-# whose values lie anywhere between 0 and 1. Interpret the same `log_alpha` as soft gates and remove again:
+# In both formats only rounding is left. These gates are hard: an open one is exactly 1, and only $c$ had to be folded.
+# The same function serves soft gates, whose values lie anywhere between 0 and 1. Interpret the same `log_alpha` as soft
+# gates and remove again:
 
 # %%
 soft = replace(float64, gate=replace(float64.gate, hard=False))
 values = np.concatenate([layer.values for layer in soft.gates()])  # (L·H,)
-print("soft gates:", ", ".join(f"{x:.2f}" for x in values[:8]), "…")
-assert ((values > 0) & (values < 1)).any()
+between = int(((values > 0) & (values < 1)).sum())
+print("soft gates:", *(f"{x:.2f}" for x in values[:8]), f"… {between} are between 0 and 1")
 print(
     f"float64, soft gates:       {assert_same_logits(remove_closed_heads(soft), soft, 1e-11):.1e}"
 )
@@ -730,6 +725,8 @@ assert abs(rows[1]["validation, bits"] - rows[2]["validation, bits"]) < 1e-4
 #   some head.
 #
 # ## Now you
+#
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
 
 # %% [markdown]
 # ### Exercise 1 · Cut and fold one projection
@@ -784,8 +781,8 @@ assert difference < 1e-12, (
 #
 # `layer` holds a layer's arrays by name: `Wq`, `Wk`, `Wv`, `Wr` of shape (D, H·Dh), `Wo` (H·Dh, D), `u` and `w` (H, Dh),
 # the networks' `net.pk` and `net.pv` (H, N, D) and `net.pb` (H, N), and arrays that belong to no head, such as `bo`. Return
-# a new dictionary in which only the heads `kept` are left, with their factor $g_h c$ folded in. The check builds a model
-# from them and compares it with the gated one.
+# a new dictionary in which only the heads `kept` are left, with their factors $g_h c$, which differ, folded in. The check
+# builds a model from them and compares it with the gated one.
 
 # %% tags=["exercise", "raises-exception"]
 from dataclasses import replace
@@ -797,20 +794,24 @@ from tinyprune.pruning.importance import with_heads
 
 
 def cut_layer(layer, kept, factor, Dh):
-    """Return the arrays of a layer with the heads kept (k,) alone, each multiplied by factor (k,)."""
+    """Return the arrays of a layer with the heads kept (k,) alone, and factor (k,) folded in."""
     raise NotImplementedError(
         "write cut_layer: return a dictionary with the same names and smaller arrays"
     )
 
 
 rng = np.random.default_rng(0)
-config = ModelConfig("all-attention", V=11, L=1, D=12, H=4, N=5, T=6, M=0, persistent="stream")
+sizes = {"V": 11, "L": 1, "D": 12, "H": 4, "N": 5, "T": 6, "M": 0}
+config = ModelConfig("all-attention", **sizes, mask="causal", persistent="stream")
 shapes = {name: x.shape for name, x in init_parameters(config, rng).items()}
 params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-gated = with_heads(Transformer(config, params), [np.array([False, True, False, True])])
-gated = replace(gated, gate=replace(gated.gate, output_scaling=True))  # c = 4 / 2
+gated = with_heads(Transformer(config, params))
+gated = replace(gated, gate=replace(gated.gate, hard=False, output_scaling=True))
+gated.params["layers.0.log_alpha"][:] = -9.0, 0.5, -9.0, -1.0  # two shut, two between 0 and 1
+(gates,) = gated.gates()
+kept = np.flatnonzero(gates.values)  # heads 1 and 3, c = 4 / 2
 layer = {n.removeprefix("layers.0."): x for n, x in params.items() if n.startswith("layers.0.")}
-cut = cut_layer(layer, np.array([1, 3]), np.array([2.0, 2.0]), config.Dh)
+cut = cut_layer(layer, kept, gates.values[kept] * gates.scale, config.Dh)
 small = params | {f"layers.0.{name}": x for name, x in cut.items()}
 smaller = Transformer(replace(config, heads=(2,), head_ids=((1, 3),)), small)
 ids = np.arange(6)[None]
