@@ -1001,8 +1001,8 @@ for name in [name for name in CRITERIA if (name, 16) in second]:
 
 # %% [markdown]
 # There gates are ahead of Michel and leave-one-out at 10 heads, by more than the spread, but not at 16; and output
-# difference is ahead of gates at both. By the 95 % interval only one of these comparisons is decided: random heads are
-# worse than gates at 10. So the second text neither confirms nor contradicts the first. What holds on one text and one model
+# difference is ahead of gates at both, though by less than the spread. By the 95 % interval only one of these comparisons is
+# decided: random heads are worse than gates at 10. So the second text settles little. What holds on one text and one model
 # need not hold on another.
 #
 # ## 8 · Is a large model needed at all?
