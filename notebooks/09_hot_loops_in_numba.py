@@ -10,14 +10,13 @@
 # # 09 · Hot loops in Numba
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/09_hot_loops_in_numba.ipynb)
-# &nbsp; ← [08 fine-tuning and trade-off](08_fine_tuning_and_trade_off.ipynb) · [all chapters](README.md) · [09b attention in Numba](09b_attention_in_numba.ipynb) →
+# &nbsp; ← [08b which heads died](08b_which_heads_died.ipynb) · [all chapters](README.md) · [09b attention in Numba](09b_attention_in_numba.ipynb) →
 #
 # **After this chapter you can** say how fast a loop could run on your machine before you write it, climb from three
 # nested loops to close to that number, and show at every rung that the result is still right. The example is the matrix
 # product; [chapter 09b](09b_attention_in_numba.ipynb) does the same for attention.
 #
-# **You need** NumPy, loops, and no knowledge of processors. Reading takes half an hour, the exercises and
-# questions as long; the cells take half a minute.
+# **You need** NumPy, loops, and no knowledge of processors.
 #
 # This is an **elective** chapter: nothing about pruning depends on it. It explains why the models of the other chapters
 # train in seconds without a framework.
@@ -892,15 +891,17 @@ for name, seconds in first_call.items():
 #
 # ## Now you
 #
-# Write the two ideas of rungs 4 and 5 yourself. Your function is plain Python, which you can debug; the check has Numba
-# compile it.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
+#
+# These are the two ideas of rungs 4 and 5. Your function is plain Python, which you can debug; the check of exercise 1
+# also has Numba compile it, and then prints its speed.
 
 # %% [markdown]
 # ### Exercise 1 · Four rows at a time
 #
 # Multiply `a` (M, K) by `b` (K, N) as rung 3 does, but for **four rows of `out` at a time**: load `b[k, j]` once and
 # use it for all four. When M is not a multiple of four, compute the rows left over one by one. Return `out` (M, N), of
-# the dtype of `a`. Use loops over single numbers, as in the rungs.
+# the dtype of `a`. Use loops over single numbers, as in the rungs; the check counts how often you read a number of `b`.
 
 # %% tags=["exercise", "raises-exception"]
 import timeit
@@ -914,6 +915,17 @@ def four_rows(a, b):
     raise NotImplementedError("write four_rows: return out = a · b, with four rows in each round")
 
 
+class Recorded:
+    """A matrix that counts how many of its numbers are read."""
+
+    def __init__(self, x):
+        self.x, self.shape, self.dtype, self.reads = x, x.shape, x.dtype, 0
+
+    def __getitem__(self, at):
+        self.reads += np.size(self.x[at])
+        return self.x[at]
+
+
 compiled = numba.njit(four_rows)
 for M, K, N in ((8, 3, 5), (37, 53, 91), (3, 2, 1)):
     rng = np.random.default_rng(0)
@@ -923,6 +935,11 @@ for M, K, N in ((8, 3, 5), (37, 53, 91), (3, 2, 1)):
     assert out.dtype == np.float32, f"out must be float32 like a, got {out.dtype}"
     wrong = [i for i in range(M) if np.abs(out[i] - a[i] @ b).max() > 1e-4]
     assert not wrong, f"for {M} × {K} times {K} × {N}, these rows are wrong: {wrong}"
+b = Recorded(np.ones((3, 5), np.float32))
+four_rows(np.ones((8, 3), np.float32), b)
+assert b.reads <= 8 // 4 * 3 * 5, (
+    f"with 8 rows of a, each number of b may be read twice, got {b.reads / 15:g} times"
+)
 a = np.ones((512, 512), np.float32)
 print(f"{2 * 512**3 / min(timeit.repeat(lambda: compiled(a, a), number=1)) / 1e9:.0f} GFLOP/s")
 

@@ -16,8 +16,7 @@
 # piece at a time, and say what makes that fast: online softmax, tiles, keys in lanes, threads.
 #
 # **You need** the formula of attention ([chapter 02](02_attention_by_hand.ipynb)), and from [chapter
-# 09](09_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are. Reading takes half an hour,
-# the exercises and questions as long; the cells take half a minute.
+# 09](09_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are.
 #
 # This is an **elective** chapter: nothing about pruning depends on it, except that closed heads cost less (section 6).
 
@@ -97,7 +96,7 @@ you_are_here("attention", "positions", "persistent", "train")
 #
 # ## 1 · What the matrix of scores costs
 #
-# Here is attention from chapters [02](02_attention_by_hand.ipynb) and [03](03_all_attention.ipynb), for one head and
+# Here is attention from chapters [02b](02b_positions_and_memory.ipynb) and [03](03_all_attention.ipynb), for one head and
 # query $i$, with relative positions, and with N persistent vectors inside the softmax as in All-attention as published.
 # Its own position is `now` $= i+M$:
 #
@@ -454,7 +453,7 @@ plt.show()
 # On the left all rows are alike, as a plain product writes them. On the right are the same bytes, with equal distances
 # along the diagonals. Grey numbers are negative: keys that this query does not see, which the mask removes.
 # `microkernel` takes the distance between rows as an argument, so the longer rows cost nothing. ([Chapter
-# 02](02_attention_by_hand.ipynb) met the same identity as a view of a whole matrix, `by_key`.) The backward pass reads
+# 02b](02b_positions_and_memory.ipynb) met the same identity as a view of a whole matrix, `by_key`.) The backward pass reads
 # the gradient of the scores through the longer rows, and gets it sorted by distance, as $dr$ needs it.
 #
 # The last ingredient is the exponential, a whole vector at a time: $e^x = 2^{x\log_2 e}$, with $\log_2 e$ multiplied
@@ -685,7 +684,9 @@ for r in json.loads(results("speed", "step.json").read_text()):
 #
 # ## Now you
 #
-# Write the two formulas that remove the matrix.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
+#
+# These are the two formulas that remove the matrix.
 
 # %% [markdown]
 # ### Exercise 1 · A step of the online softmax
