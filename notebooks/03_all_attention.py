@@ -86,7 +86,7 @@ use_style()
 rng = np.random.default_rng(0)
 
 # %%
-you_are_here("persistent")
+you_are_here("persistent", "networks")
 
 # %% [markdown]
 # ## 1 · The block that pruning cannot reach

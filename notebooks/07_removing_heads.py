@@ -87,7 +87,7 @@ use_style()
 run = baseline_run()
 
 # %%
-you_are_here("attention", "positions", "gate", "projection", "persistent", "prune")
+you_are_here("attention", "positions", "gate", "projection", "networks", "prune")
 
 # %% [markdown]
 # Closed heads are in every layer's attention block and in the block of the heads' networks. Everything else in the

@@ -85,7 +85,7 @@ print(
 )
 
 # %%
-you_are_here("attention", "persistent", "projection", "train")
+you_are_here("attention", "networks", "projection", "train")
 
 # %% [markdown]
 # A training step of the model spends most of its time in matrix products: the projections around attention, and
