@@ -83,7 +83,7 @@ def test_memory_sweeps(tmp_path, monkeypatch):
 REFUSED = [
     (["flops"], "argument benchmark: invalid choice: 'flops'"),
     (["step", "--shapes=tiny", "--preset=tiny"], "not allowed with argument"),
-    (["cuda", "--compile-only", "--plot=a.png"], "--plot draws speeds, and --compile-only measures none"),
+    (["cuda", "--compile-only", "--plot=a.png"], "--plot draws speeds, and --compile-only and --host measure none"),
     (["step", "--shapes=tiny,enormous"], "the benchmarks also know relative-d128"),
     (["attention", "--backend=cuda"], "times in Numba's simulator say nothing about a GPU"),
 ]
@@ -102,7 +102,7 @@ def test_what_the_command_refuses(arguments, said):
         ("step", {"peers": "jax"}, "--peers must be of torch; got 'jax'"),
         ("step", {"rounds": 0}, "--rounds must be at least 1, got 0"),
         ("step", {"threads": -1}, "--threads must be at least 1, got -1"),
-        ("step", {"compile_only": True}, "--compile-only goes with `tinyprune bench cuda`"),
+        ("step", {"compile_only": True}, "--compile-only and --host go with `tinyprune bench cuda`"),
         ("cuda", {"backend": "numba"}, "`tinyprune bench cuda` is about kernels for GPUs; leave out --backend"),
         ("ladder", {"backend": "cuda"}, "`tinyprune bench ladder` is about kernels for the processor; leave out"),
         ("breakdown", {"backend": "numpy"}, "`tinyprune bench breakdown` is about the compiled core; leave out"),
