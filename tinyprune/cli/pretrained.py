@@ -18,12 +18,14 @@ def import_pretrained(arguments: argparse.Namespace) -> None:
     from tinyprune.pretrained import read_pretrained
     from tinyprune.progress import say
     from tinyprune.runs.directory import RunDirectory
-    from tinyprune.runs.importing import import_run
+    from tinyprune.runs.importing import check_new, import_run
 
     config = load_preset(arguments.preset or "pretrained")
     options = parse_options(arguments.options)
     corpus = arguments.corpus or options.get("data.corpus", config.data.corpus)
     options["data.corpus"] = absolute_corpus(corpus)
+    if arguments.directory:
+        check_new(RunDirectory(arguments.directory))  # before a large file is read
     pretrained = read_pretrained(arguments.path)
     directory = RunDirectory(arguments.directory or Path("runs", pretrained.name))
     model = import_run(pretrained, directory, config, options).model
@@ -38,7 +40,12 @@ def export_pretrained(arguments: argparse.Namespace) -> None:
     """Run `tinyprune export`."""
     from tinyprune.pretrained import write_hub
     from tinyprune.progress import say
+    from tinyprune.runs.directory import RunDirectory
+    from tinyprune.training.checkpoints import load_checkpoint
 
     saved = load_saved(arguments)
-    write_hub(arguments.folder, saved.model, saved.tokenizer)
+    path = Path(arguments.model)
+    first = RunDirectory(path if path.is_dir() else path.parent).checkpoint("train")
+    positions = load_checkpoint(first)[1].get("positions") if first.exists() else None
+    write_hub(arguments.folder, saved.model, saved.tokenizer, positions)
     say(f"export: {arguments.folder} holds config.json, model.safetensors and tokenizer.json")

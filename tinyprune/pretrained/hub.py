@@ -53,7 +53,7 @@ def read_hub(folder: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]],
     return config, read_parameters(stored, where, shapes), tokenizer
 
 
-def write_hub(folder: str | Path, model: Transformer, tokenizer: Any) -> None:
+def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions: int | None = None) -> None:
     """Write a model as a folder that transformers loads, also one with fewer heads if the format can say it.
 
     Llama's can say one number of heads for all layers, in whole groups that share a key and a value; with GPT-2's, a
@@ -63,6 +63,7 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any) -> None:
         folder: a new or empty one.
         model: of kind gpt2 or llama, without gates.
         tokenizer: its BytePairTokenizer.
+        positions: how many a Llama was trained with, if these are more than its segments have here.
 
     Raises:
         UsageError: if the format cannot say the model, or the folder is not empty; nothing is written then.
@@ -99,12 +100,13 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any) -> None:
         return whole.astype(np.float32, copy=False)
 
     replace_file(folder / "model.safetensors", safetensors_pieces(layout, make, {"format": "pt"}), "model")
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.T}
+    longest = config.T if positions is None or kind == "gpt2" else positions  # GPT-2's table has T rows
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
     for name, text in (
         ("tokenizer.json", tokenizer.description),
         ("tokenizer_config.json", json.dumps(about | {"clean_up_tokenization_spaces": False}, indent=2) + "\n"),
         # Last, since without it the folder of an export that was stopped is no model.
-        ("config.json", json.dumps(write_settings(config, heads), indent=2) + "\n"),
+        ("config.json", json.dumps(write_settings(config, heads, longest), indent=2) + "\n"),
     ):
         replace_file(folder / name, text.encode("utf-8"))
 

@@ -62,17 +62,17 @@ def read_settings(config: dict[str, Any], where: Path) -> ModelConfig:
     return model
 
 
-def write_settings(model: ModelConfig, heads: int) -> dict[str, Any]:
-    """Return the config.json of a model with `heads` heads in each layer."""
+def write_settings(model: ModelConfig, heads: int, positions: int) -> dict[str, Any]:
+    """Return the config.json of a model for so many positions, with `heads` heads in each layer."""
     kind = model.kind
     config: dict[str, Any] = {"model_type": kind, "architectures": [ARCHITECTURES[kind]], "vocab_size": model.V}
     if kind == "gpt2":
         config |= {"n_embd": model.D, "n_head": heads, "n_layer": model.L, "n_inner": model.F}
-        config |= {"n_positions": model.T, "layer_norm_epsilon": model.norm_eps}
+        config |= {"n_positions": positions, "layer_norm_epsilon": model.norm_eps}
     else:
         config |= {"hidden_size": model.D, "num_hidden_layers": model.L, "intermediate_size": model.F}
         config |= {"num_attention_heads": heads, "num_key_value_heads": len(model.kv_ids(0)), "head_dim": model.Dh}
-        config |= {"max_position_embeddings": model.T, "rms_norm_eps": model.norm_eps, "rope_theta": model.rope_base}
+        config |= {"max_position_embeddings": positions, "rms_norm_eps": model.norm_eps, "rope_theta": model.rope_base}
     # Null, since transformers would take ids of GPT-2's or Llama 2's vocabulary where none are given.
     config |= {"bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": model.tied}
     return config | ONLY[kind] | {"torch_dtype": "float32"}

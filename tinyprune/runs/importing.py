@@ -18,6 +18,12 @@ from tinyprune.runs.directory import STAGES, RunDirectory, model_metadata
 from tinyprune.training.checkpoints import save_checkpoint
 
 
+def check_new(directory: RunDirectory) -> None:
+    """Raise UsageError if there is a run."""
+    if directory.started or any(directory.checkpoint(stage).exists() for stage in STAGES):
+        raise UsageError(f"{directory.path} holds a run already; give another directory")
+
+
 def import_run(
     pretrained: Pretrained, directory: RunDirectory, config: RunConfig, options: dict[str, Any]
 ) -> RunConfig:
@@ -33,9 +39,7 @@ def import_run(
         UsageError: if there is a run, or if options do not fit the model or the text does not.
         SaveError: if a file cannot be written.
     """
-    done = [stage for stage in STAGES if directory.checkpoint(stage).exists()]
-    if directory.started or done:
-        raise UsageError(f"{directory.path} holds a run already; give another directory")
+    check_new(directory)
     for name in options:
         if name == "data.tokenizer" or (name.startswith("model.") and name != "model.T"):
             raise UsageError(f"{name} is that of the model in the file; of these settings only model.T can be chosen")
@@ -51,6 +55,7 @@ def import_run(
     model = Transformer(config.model, params)
     text = load_text(config.data, pretrained.tokenizer)
     metadata = model_metadata(model, pretrained.tokenizer, config.data, text.digest)
+    metadata["positions"] = longest  # for an export: segments of T are the run's, not the model's
     metadata |= {"stage": "train", "step": 0, "finished": True, "metrics_length": 0, "source": pretrained.name}
     save_checkpoint(directory.checkpoint("train"), {f"params.{name}": x for name, x in params.items()}, metadata)
     directory.write("config.toml", to_toml(config.to_dict()))
