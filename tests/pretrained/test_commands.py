@@ -68,6 +68,8 @@ def test_an_imported_model_is_evaluated_continued_and_written_back(their, run, t
     written = json.loads((tmp_path / "new" / "config.json").read_text())
     assert written.get("max_position_embeddings", T + 2) == T + 2 and written.get("n_positions", T) == T
 
+    assert "holds a run already" in refused(2, "import", tmp_path / "none", run)  # before the model is looked for
+
     (record,) = json.loads(succeed("eval", run, "--stage=train", "--json", "--backend=numpy").stdout)
     before = saved(run, "train")
     tokens = load_text(before.data, before.tokenizer).valid.astype(int)

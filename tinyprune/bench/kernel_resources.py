@@ -47,7 +47,7 @@ SHARED_UNIT, SHARED_RESERVED = 128, 1024  # bytes
 
 
 class Multiprocessor(NamedTuple):
-    """What one can hold."""
+    """What a multiprocessor holds at most at a time."""
 
     warps: int
     blocks: int

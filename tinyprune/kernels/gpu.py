@@ -213,7 +213,8 @@ def compiled(kernel: Any, signature: Any, capability: tuple[int, int]) -> Compil
         TinypruneError: if the linker refuses the kernel; with its message.
     """
     function = getattr(kernel, "py_func", kernel)
-    cubin, report = linked(llvm_code(function, signature, capability), function.__name__, capability)
+    code = llvm_code(function, signature, min(capability, FIRST))
+    cubin, report = linked(code, function.__name__, capability)
     return Compiled(re.search(r"entry function '(\w+)'", report)[1], cubin, report)
 
 
@@ -225,8 +226,8 @@ def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> 
         memory, and the bytes of a thread's stack and of spilled registers.
     """
     function = getattr(kernel, "py_func", kernel)
-    name, code = function.__name__, llvm_code(function, signature, capability)
-    _, report = linked(code, name, capability)
+    name, report = function.__name__, compiled(kernel, signature, capability).report
+    code = llvm_code(function, signature, min(capability, FIRST))
     ptx = linked(code, name, capability, ptx=True)[0].rstrip(b"\0").decode()
     found = {key: re.search(pattern, report) for key, pattern in COMPILED.items()}
     numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
@@ -236,14 +237,13 @@ def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> 
 
 @lru_cache(4)  # one kernel after the other is compiled for several GPUs
 def llvm_code(function: Any, signature: Any, capability: tuple[int, int]) -> bytes:
-    """Return what Numba makes of a kernel, for GPUs from `FIRST` on."""
+    """Return LLVM's code of a kernel, for GPUs of this compute capability or a newer one."""
     from numba import cuda
 
-    lowest = min(capability, FIRST)
     bounds = getattr(function, "launch_bounds", None)
     options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds}
-    with pretended_gpu(lowest):
-        return cuda.compile(function, signature, cc=lowest, **options)[0]
+    with pretended_gpu(capability):
+        return cuda.compile(function, signature, cc=capability, **options)[0]
 
 
 def linked(code: bytes, name: str, capability: tuple[int, int], ptx: bool = False) -> tuple[bytes, str]:

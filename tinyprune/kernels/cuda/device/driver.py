@@ -1,7 +1,7 @@
 """NVIDIA's driver, through `cuda.bindings`: the GPU's memory, copies, compiled kernels and launches.
 
-Nothing else in the package calls it, so that another can take its place, see `replaced`. All work is
-done in order, on the default stream of the first GPU.
+Nothing else in the package calls it, so that another can take its place, see `replaced`. All work is done in order, on
+the default stream of the first GPU.
 """
 
 from __future__ import annotations
