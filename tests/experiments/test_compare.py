@@ -15,6 +15,7 @@ from tinyprune.experiments.compared import plot_comparison
 from tinyprune.experiments.comparing import METHODS, Comparison
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
+from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import write_hub
 from tinyprune.pruning.importance import keep_best, with_heads
 from tinyprune.pruning.importance.michel import michel_global
@@ -48,14 +49,14 @@ def rows_of(directory: Path) -> dict[tuple, dict]:
 def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     done = succeed("compare", run, "--directory", whole, *OPTIONS, "--seeds=2", "--json")
-    assert "flap is left out" in done.stderr and "49 of 49 cells to be computed" in done.stderr
+    assert "flap is left out" in done.stderr and "50 of 50 cells to be computed" in done.stderr
     rows = rows_of(whole)
-    assert len(json.loads(done.stdout)) == len(rows) == 41
+    assert len(json.loads(done.stdout)) == len(rows) == 42
     methods = [name for name in METHODS if name != "flap"]
     assert list(dict.fromkeys(method for method, *_ in rows)) == ["whole", *methods]
     seeded = {method for method, _, seed, _ in rows if seed == 1}
     assert seeded == {"gates", "random"}
-    assert {(removed, steps) for _, removed, _, steps in rows} == {(0, 0), (3, 0), (6, 0), (3, 4), (6, 4)}
+    assert {(removed, steps) for _, removed, _, steps in rows} == {(0, 0), (3, 0), (6, 0), (0, 4), (3, 4), (6, 4)}
     for (_, removed, _, _), row in rows.items():
         assert sum(map(int, row["heads_by_layer"].split())) == 12 - removed
         assert row["megabytes"] == pytest.approx(4 * row["parameters"] / 1e6)
@@ -82,7 +83,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     )
     smaller = remove_closed_heads(with_heads(saved.model, mask))
 
-    def check(row: dict) -> None:
+    def check(smaller: Transformer, row: dict) -> None:
         losses = []
         for begin in range(0, 99, 18):  # segments of T = 18 tokens
             ids = np.array(text.test[begin : min(begin + 19, 100)], int)
@@ -92,13 +93,15 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         assert row["bits_per_character"] == pytest.approx(sum(losses) / math.log(2) / characters, rel=1e-5)
 
     before, after = (rows["michel-global", 6, 0, steps] for steps in (0, 4))
-    check(before)
+    check(smaller, before)
+    check(saved.model, rows["whole", 0, 0, 0])
     config = RunDirectory(run).read_config().finetune
-    segments = Segments(text.train, config.B, 18)
-    training = Training.start(smaller, segments, config, Distillation(saved.model, 0.5), None)
-    for _ in range(4):
-        train_step(training)
-    check(after)
+    for model, row in ((smaller, after), (remove_closed_heads(with_heads(saved.model)), rows["whole", 0, 0, 4])):
+        segments = Segments(text.train, config.B, 18)
+        training = Training.start(model, segments, config, Distillation(saved.model, 0.5), None)
+        for _ in range(4):
+            train_step(training)
+        check(model, row)
     assert after["perplexity"] < before["perplexity"] - 1
 
     computed = []
@@ -114,7 +117,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         ended = run_here("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
     assert ended.returncode == 130 and "the same command goes on" in ended.stderr and len(rows_of(stopped)) == 18
     again = succeed("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
-    assert "23 of 49 cells to be computed" in again.stderr
+    assert "24 of 50 cells to be computed" in again.stderr
     assert rows_of(stopped) == rows
     kept = (stopped / "cells.jsonl").read_bytes()
     fewer = succeed("compare", run, "--directory", stopped, *OPTIONS, "--methods=random,gates", "--heal=0")
@@ -144,12 +147,13 @@ def test_the_picture_has_a_line_for_each_method_in_each_panel():
         names = ("method", "heads_removed", "steps", "perplexity", "spread")
         return dict(zip(names, (method, removed, steps, perplexity, spread), strict=True))
 
-    rows = [row("whole", 0, 0, 40.0), row("gates", 3, 0, 50.0, 2.0), row("gates", 6, 0, 90.0)]
+    rows = [row("whole", 0, 0, 40.0), row("whole", 0, 20, 35.0), row("gates", 3, 0, 50.0, 2.0)]
+    rows.append(row("gates", 6, 0, 90.0))
     figure = plot_comparison([*rows, row("random", 6, 0, 300.0), row("gates", 6, 20, 60.0)])
     before, after = figure.axes
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "log"]
     lines = {c.get_label(): c.lines[0].get_xydata().tolist() for c in before.containers}
     assert lines == {"gates": [[3, 50], [6, 90]], "random": [[6, 300]]}
     assert [c.lines[0].get_xydata().tolist() for c in after.containers] == [[[6, 60]]]
-    assert all(axes.get_lines()[0].get_ydata() == [40, 40] for axes in figure.axes)
+    assert [axes.get_lines()[0].get_ydata() for axes in figure.axes] == [[40, 40], [35, 35]]
     assert "20 steps" in after.get_title("left")

@@ -110,21 +110,22 @@ def plot_kinds(kinds: list[Record]) -> Figure:
 
 @matplotlib.style.context(STYLE)
 def plot_comparison(summary: list[Record]) -> Figure:
-    """Draw perplexity against heads removed, a line for each method; the dashed line is the baseline.
+    """Draw perplexity against heads removed, a line for each method; dashed is the baseline after as many steps.
 
     Returns:
         Figure with an Axes before healing and one for each number of steps of healing, with a common logarithmic scale.
     """
-    whole = next(row for row in summary if row["method"] == "whole")
+    whole = {row["steps"]: row["perplexity"] for row in summary if row["method"] == "whole"}
     rows = [row for row in summary if row["method"] != "whole"]
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    panels = sorted({row["steps"] for row in rows} | {0})
+    panels = sorted({row["steps"] for row in summary})
     figure = Figure(figsize=(1.4 + 4.6 * len(panels), 4.8), dpi=DPI, layout="constrained")
     for axes, steps in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
         axes.set(title=f"after {steps} steps of healing" if steps else "before healing", xlabel="heads removed")
-        axes.axhline(whole["perplexity"], color=GREY, linestyle="--", linewidth=1)
-        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate("all heads", (1, whole["perplexity"]), (-3, -9), ha="right", color=GREY, **place)
+        if steps in whole:
+            axes.axhline(whole[steps], color=GREY, linestyle="--", linewidth=1)
+            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axes.annotate("all heads", (1, whole[steps]), (-3, -9), ha="right", color=GREY, **place)
         for method in methods:
             own = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
             if own:
@@ -179,8 +180,9 @@ def report(about: dict[str, Any], summary: list[Record]) -> str:
         f"Perplexity on the first {tokens['tokens']:,} tokens of the held-out test split after heads were removed from "
         "one trained model, mean over seeds and standard deviation (spread), before healing (0 steps) and after steps "
         f"of {finetune['B']} × {T} tokens, in which {finetune['distill']:.0%} of the loss is the divergence from the "
-        f"whole model. Criteria read {tokens['score_tokens']:,} tokens of the validation split, leave-one-out "
-        f"{tokens['sample']:,}; gates on frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
+        f"whole model (`whole`: that model itself, before and after as many steps). Criteria read "
+        f"{tokens['score_tokens']:,} tokens of the validation split, leave-one-out {tokens['sample']:,}; "
+        f"gates on frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
         "`tinyprune compare`; settings are in `study.json`, a row for each model in `results.csv`.",
         markdown_table(summary),
     ]

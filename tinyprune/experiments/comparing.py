@@ -3,7 +3,8 @@
     roles     what each head of the baseline mostly attends to
     scores    what a criterion says of all heads, once for all numbers of heads
     pruned    heads chosen and removed, what stays repaired if that is part of the method
-    healed    the pruned model trained as the run's table `finetune` says, every one for as many steps
+    healed    the pruned model trained as the run's table `finetune` says, every one for as many steps; and the baseline
+              trained alike, since training on the text would help it as well
 
 Criteria read the validation split, repairs and training the training split; the test split is read for the reported
 numbers alone. The model may be large: beside the baseline there is one other in memory, and steps are computed one
@@ -79,7 +80,8 @@ class Step:
 
     def __str__(self) -> str:
         if self.heads is None:
-            return {"whole": "whole model", "roles": "roles"}.get(self.what, f"{self.method}, scores")
+            named = {"whole": "whole model", "roles": "roles", "healed": f"whole model, trained for {self.steps} steps"}
+            return named.get(self.what, f"{self.method}, scores")
         healed = f", healed for {self.steps} steps" if self.steps else ""
         return f"{self.method}, {self.heads} heads, seed {self.seed}{healed}"
 
@@ -138,7 +140,7 @@ class Comparison:
             dataclasses.replace(step, what="healed", steps=steps, depends=step.depends | finetune)
             for step in made
             for steps in self.heal
-            if step.what == "pruned" and step.method in self.heal_methods
+            if step.what == "whole" or (step.what == "pruned" and step.method in self.heal_methods)
         ]
 
     def depends(self, method: str, tokens: int) -> dict[str, Any]:
@@ -198,9 +200,10 @@ class Comparison:
         heads = step.heads or 0
         found: dict[str, Any] = {"heads_shifted": None}
         if step.what == "healed":
-            before = self.earlier("pruned", step, store)
+            before = self.earlier("whole" if step.heads is None else "pruned", step, store)
             found = {name: before[name] for name in ("ms_per_1k_tokens", "heads_shifted")}
-            mask = [np.isin(range(H), ids) for H, ids in zip(self.model.config.heads, before["kept"], strict=True)]
+            ids = before.get("kept", [range(H) for H in self.model.config.heads])  # the baseline keeps all
+            mask = [np.isin(range(H), kept) for H, kept in zip(self.model.config.heads, ids, strict=True)]
         elif step.method == "gates":
             config = self.config.gate_train
             gated, objective = with_new_gates(self.model, self.gate(heads), config.steps // 2)
