@@ -72,6 +72,13 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     for row in shares:
         assert sum(row[kind] * heads[kind] for kind in kinds) == pytest.approx(row["heads_removed"])
 
+    times = read_csv((whole / "inference.csv").read_text())
+    assert [(row["method"], row["heads_removed"]) for row in times] == [("gates", 3), ("gates", 6)]
+    assert all(
+        row["ms_per_1k_tokens"] == pytest.approx(row["share_of_whole"] * row["whole_ms_per_1k_tokens"], rel=1e-2)
+        for row in times
+    )
+
     # By hand: the best 6 heads of one criterion, before and after four steps, on 100 tokens of the test split.
     saved = load_model(run / "train.safetensors", get_backend("numpy"))
     text = load_text(saved.data, saved.tokenizer)

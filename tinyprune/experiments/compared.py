@@ -1,4 +1,4 @@
-"""What `comparing` leaves beside cells.jsonl: study.json, results.csv, summary.csv, kinds.csv, plots/, README.md."""
+"""What `comparing` leaves beside cells.jsonl: study.json, tables (*.csv), plots/, README.md."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def summarise(rows: list[Record]) -> list[Record]:
     return [
         {name: group[0][name] for name in names}
         | {"perplexity": mean(group, "perplexity"), "spread": spread([row["perplexity"] for row in group])}
-        | {name: mean(group, name) for name in ("bits_per_character", "ms_per_1k_tokens", "megabytes")}
+        | {name: mean(group, name) for name in ("bits_per_character", "megabytes")}
         | {"seeds": len(group)}
         for group in groups.values()
     ]
@@ -147,7 +147,7 @@ def plot_comparison(summary: list[Record]) -> Figure:
 def write_results(comparison: Comparison, store: Store) -> list[Record]:
     """Write tables, picture and README.md of what is done so far; returns the rows of results.csv."""
     rows = rows_of(comparison, store)
-    summary, kinds = summarise(rows), kinds_of(comparison, store)
+    summary, kinds, inference = summarise(rows), kinds_of(comparison, store), comparison.inference(store)
     config, text = comparison.config.to_dict(), comparison.text
     about: dict[str, Any] = {
         "study": "compare",
@@ -159,8 +159,9 @@ def write_results(comparison: Comparison, store: Store) -> list[Record]:
         "tokens": {name: getattr(comparison, name) for name in ("tokens", "score_tokens", "sample")},
         "machine": machine_of(comparison.backend),
     }
-    files = {"study.json": json.dumps(about, indent=1) + "\n", "README.md": report(about, summary)}
+    files = {"study.json": json.dumps(about, indent=1) + "\n", "README.md": report(about, summary, inference)}
     files |= {"results.csv": to_csv(rows), "summary.csv": to_csv(summary), "kinds.csv": to_csv(kinds)}
+    files["inference.csv"] = to_csv(inference)
     if len(summary) > 1:
         save_figure(plot_comparison(summary), store.directory / "plots" / "compare.png")
     if len(kinds) > 1:
@@ -171,7 +172,7 @@ def write_results(comparison: Comparison, store: Store) -> list[Record]:
     return rows
 
 
-def report(about: dict[str, Any], summary: list[Record]) -> str:
+def report(about: dict[str, Any], summary: list[Record], inference: list[Record]) -> str:
     """Return README.md; `about` is study.json."""
     config, tokens = about["config"], about["tokens"]
     gates, finetune, T = config["gate_train"], config["finetune"], config["model"]["T"]
@@ -189,4 +190,6 @@ def report(about: dict[str, Any], summary: list[Record]) -> str:
     if len(summary) > 1:
         paragraphs.append("![Perplexity against heads removed, before and after healing](plots/compare.png)")
         paragraphs.append("![Which kinds of heads each method removes](plots/kinds.png)")
+        paragraphs.append("Reading one text, in turns with the whole model:")
+        paragraphs.append(markdown_table(inference))
     return "\n\n".join([*paragraphs, f"Machine: {about['machine']}."]) + "\n"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
@@ -44,6 +45,7 @@ from tinyprune.pruning.roles import head_roles
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.runs.directory import RunDirectory, load_model
+from tinyprune.tables import Record
 from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import LanguageModelling, Objective, Training, train_step
@@ -195,15 +197,13 @@ class Comparison:
         if step.what == "roles":
             return {"names": head_roles(self.model, self.text.valid[: step.depends["reads"]]).names().tolist()}
         if step.what == "whole":
-            (ms,) = milliseconds_per_1k_tokens([self.model], self.text.valid, streams=1)
-            return self.measure(self.model) | {"ms_per_1k_tokens": ms, "heads_shifted": None}
+            return self.measure(self.model) | {"heads_shifted": None}
         heads = step.heads or 0
         found: dict[str, Any] = {"heads_shifted": None}
         if step.what == "healed":
             before = self.earlier("whole" if step.heads is None else "pruned", step, store)
-            found = {name: before[name] for name in ("ms_per_1k_tokens", "heads_shifted")}
-            ids = before.get("kept", [range(H) for H in self.model.config.heads])  # the baseline keeps all
-            mask = [np.isin(range(H), kept) for H, kept in zip(self.model.config.heads, ids, strict=True)]
+            found = {"heads_shifted": before["heads_shifted"]}
+            mask = self.mask(before)
         elif step.method == "gates":
             config = self.config.gate_train
             gated, objective = with_new_gates(self.model, self.gate(heads), config.steps // 2)
@@ -221,11 +221,29 @@ class Comparison:
             config = dataclasses.replace(self.config.finetune, steps=step.steps)
             healing = Distillation(self.model, config.distill) if config.distill else LanguageModelling()
             self.train(smaller, config, healing, np.random.default_rng([step.seed, 2]))
-        else:
-            # in turns with the baseline and scaled to it, in case that the machine's speed changes
-            whole, own = milliseconds_per_1k_tokens([self.model, smaller], self.text.valid, 0.0, streams=1)
-            found["ms_per_1k_tokens"] = store.records[self.steps[0].key]["ms_per_1k_tokens"] * own / whole
         return self.measure(smaller) | found | {"kept": [np.flatnonzero(layer).tolist() for layer in mask]}
+
+    def mask(self, record: dict[str, Any]) -> list[NDArray[np.bool_]]:
+        """Return which heads a model kept; the baseline's record does not say, it keeps all."""
+        kept = record.get("kept", [range(H) for H in self.model.config.heads])
+        return [np.isin(range(H), ids) for H, ids in zip(self.model.config.heads, kept, strict=True)]
+
+    def inference(self, store: Store) -> list[Record]:
+        """Measure, now, what one text takes: a record for each number of heads, with the heads of the first method.
+
+        The pruned models take turns with the baseline, whose time is 1.
+        """
+        masks: dict[int, tuple[str, list[NDArray[np.bool_]]]] = {}
+        for step in self.steps:
+            if step.what == "pruned" and (record := store.record(step)) is not None:
+                masks.setdefault(record["heads_removed"], (step.method, self.mask(record)))
+        made = []
+        for removed, (method, mask) in masks.items():
+            smaller = remove_closed_heads(with_heads(self.model, mask))
+            whole, own = milliseconds_per_1k_tokens([self.model, smaller], self.text.valid, 0.0, streams=1)
+            record = {"method": method, "heads_removed": removed, "whole_ms_per_1k_tokens": whole}
+            made.append(record | {"ms_per_1k_tokens": own, "share_of_whole": own / whole})
+        return made
 
     def train(self, model: Transformer, config: TrainConfig, objective: Objective, rng: np.random.Generator) -> None:
         """Train a model in place."""
