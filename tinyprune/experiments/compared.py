@@ -20,7 +20,7 @@ from tinyprune.experiments.results import spread, to_csv
 from tinyprune.experiments.running import machine_of
 from tinyprune.experiments.store import Store
 from tinyprune.files import replace_file
-from tinyprune.plots import DPI, GREY, STYLE, save_figure
+from tinyprune.plots import DPI, GREY, HEAD_COLOURS, STYLE, save_figure
 from tinyprune.progress import say
 from tinyprune.tables import Record, markdown_table
 
@@ -132,7 +132,12 @@ def plot_comparison(summary: list[Record]) -> Figure:
                 x, y = ([row[name] for row in own] for name in ("heads_removed", "perplexity"))
                 error = [row["spread"] or 0.0 for row in own]
                 label = method if axes is figure.axes[0] else None
-                axes.errorbar(x, y, error, label=label, capsize=2, elinewidth=0.8, **look(methods, method))
+                style = look(methods, method)
+                if len(methods) <= len(HEAD_COLOURS):  # then each has a colour of its own
+                    colour = HEAD_COLOURS[methods.index(method)]
+                    face = colour if style["markerfacecolor"] == style["color"] else "white"
+                    style |= {"color": colour, "markerfacecolor": face}
+                axes.errorbar(x, y, error, label=label, capsize=2, elinewidth=0.8, **style)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
