@@ -31,6 +31,13 @@ def test_it_ends_with_curves_and_a_picture(tmp_path, monkeypatch):
     curves = read_csv(files["curves.csv"])
     assert [(r["variant"], r["lam"]) for r in curves] == [(v, lam) for v in VARIANTS for lam in (0, 30)]
     assert [(r["heads"], r["empty_layers"], r["collapsed"]) for r in curves[:2]] == [(4, 0, 0), (0, 2, 2)]
+    assert [(r["difference"], r["within"]) for r in curves[:2]] == [(0, 2), (0, 2)]
+
+
+def test_differences_are_taken_at_equal_numbers_of_heads():
+    curve = [(16, 2.0), (8, 3.0), (4, 3.5)]
+    assert stabilisers.at(curve, 12) == pytest.approx(2.5) and stabilisers.at(curve, 5) == pytest.approx(3.375)
+    assert stabilisers.at(curve, 17) is None and stabilisers.at(curve, 3) is None
 
 
 def test_a_line_goes_through_the_means_in_the_order_of_heads():

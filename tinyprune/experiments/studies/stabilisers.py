@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 import matplotlib.style
+import numpy as np
 from matplotlib.figure import Figure
 
 from tinyprune.experiments.cells import FIXED_LAM
@@ -49,19 +50,36 @@ def title(variant: str, lam: float) -> str:
 
 
 def tables(done: Finished) -> dict[str, list[Record]]:
-    """Return for each variant and lam: heads left, bits, layers that lost all heads, and runs that collapsed."""
+    """Return for each variant and lam: heads left, bits, layers that lost all heads, and runs that collapsed.
+
+    `difference` is how many bits more each seed needs than its own curve of all three has at as many heads, and
+    `within` how many seeds have as many heads somewhere on that curve.
+    """
     rows, curves = done.tables["results"], []
+    complete = {row["seed"]: [] for row in rows}
+    for lam in LAMS:
+        for row in rows_of(rows, title(ALL_THREE, lam), "test"):
+            complete[row["seed"]].append((row["heads_open"], row["bits_per_character"]))
     for variant in VARIANTS:
         for lam in LAMS:
             own = rows_of(rows, title(variant, lam), "test")
             heads, bits = ([r[name] for r in own] for name in ("heads_open", "bits_per_character"))
+            more = [r["bits_per_character"] - y for r in own if (y := at(complete[r["seed"]], r["heads_open"]))]
             curves.append(
                 {"variant": variant, "lam": lam, "heads": statistics.fmean(heads), "heads_spread": spread(heads)}
                 | {"bits_per_character": statistics.fmean(bits), "spread": spread(bits)}
+                | {"difference": statistics.fmean(more) if more else None}
+                | {"difference_spread": spread(more) if more else None, "within": len(more)}
                 | {"empty_layers": statistics.fmean(r["heads_by_layer"].split().count("0") for r in own)}
                 | {"collapsed": sum(h < COLLAPSED * own[0]["heads_total"] for h in heads), "seeds": len(own)}
             )
     return {"comparison": [], "curves": curves}
+
+
+def at(points: list[tuple[int, float]], heads: int) -> float | None:
+    """Return the bits of a curve (heads, bits) at a number of heads, between its points; None outside."""
+    x, y = np.array(sorted(points)).T
+    return float(np.interp(heads, x, y)) if x[0] <= heads <= x[-1] else None
 
 
 @matplotlib.style.context(STYLE)
