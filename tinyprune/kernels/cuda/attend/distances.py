@@ -11,21 +11,21 @@ A block has a tile of position keys, and goes through all queries of a group of 
 Each group has its own slot of dr, and of dw one for each tile.
 """
 
-import math
-
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.keys import TILES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.device.instructions import exp2
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1, store4
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
+from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
 def make_distances_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes, whose `keys` are distances."""
     f = make_functions(tiles)
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
-    sliding_dots, scores, put, mix_turned, share_sum = f.sliding_dots, f.scores, f.put, f.mix_turned, f.share_sum
+    sliding_dots, scores, drop, put = f.sliding_dots, f.scores, f.drop, f.put
+    mix_turned, share_sum = f.mix_turned, f.share_sum
     D, QUERIES, DISTANCES, _, SIDE = tiles
     THREADS, EACH, SCORES, _, OUT_DISTANCES, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_DISTANCES
@@ -46,7 +46,6 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         """
         T, S, H, N, W, span = sizes
         to_score, to_weight = scales
-        _, key0, key1, limit = dropout
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
@@ -58,7 +57,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         i, j, column = score_place(thread)
         out_column, d = key_place(thread)
         weights, z = Z + i * WEIGHTS + column, Z + (i - j + DISTANCES - 1) * NARROW
-        step, M = H * W, S - T
+        step, M = int32(H * W), S - T
         bring(x.r, h * W, step, first, S, 0, W, tile, 0, DISTANCES, D)
         bring_beside(x.distance_bias, h, H, first, S, tile, 0, DISTANCES, D)
         clear(sums, SUMS)
@@ -92,17 +91,19 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 scores(tile, X + i * WIDE, j * WIDE, z, Z, x.k, k_at, step, key, S, W, True, some, s)
                 cuda.syncthreads()  # everyone has read keys before gradients replace them
 
+                if min(near, reach) < (EACH - 1) * SIDE:  # as `hide`
+                    for m in range(ROWS):
+                        last = int32(min(near + m * SIDE, reach))
+                        for c in range(EACH):
+                            if c * SIDE > last:
+                                s[m * EACH + c] = LOWEST
+                drop(da, entry, row_entries, -SIDE, dropout)
                 for m in range(ROWS):
                     there, at = t0 + i + m * SIDE < T, row + m * SIDE * H
                     lse, delta = saved.lse[at] if there else -LOWEST, saved.delta[at] if there else float32(0)
-                    last, number = int32(near + m * SIDE), count_on(entry, m * row_entries)
                     for c in range(EACH):
-                        seen = c * SIDE <= last and c * SIDE <= reach
-                        score = s[m * EACH + c] * to_score if seen else LOWEST
-                        gradient = da[m * EACH + c] * to_weight
-                        if limit > 0 and not kept(count_on(number, -c * SIDE), key0, key1, limit):
-                            gradient = float32(0)
-                        gradient = math.exp2(score - lse) * (gradient - delta)
+                        p = exp2(s[m * EACH + c] * to_score - lse)
+                        gradient = p * (da[m * EACH + c] * to_weight - delta)
                         biased[c] += gradient
                         s[m * EACH + c] = gradient
                     put(tile, weights, s, m)

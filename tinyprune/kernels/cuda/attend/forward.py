@@ -25,22 +25,17 @@ import math
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.device.instructions import exp2, larger
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load1, load4, store1, store4
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
-
-
-@device
-def larger(x, y):
-    """Return the larger of two numbers; x if y is NaN."""
-    return y if y > x else x
+from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
 def make_forward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes, which are its attribute `tiles`."""
     f = make_functions(tiles)
     score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
-    scores, put, mix, share_sum = f.scores, f.put, f.mix, f.share_sum
+    scores, hide, drop, put, mix, share_sum = f.scores, f.hide, f.drop, f.put, f.mix, f.share_sum
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_QUERIES
@@ -74,7 +69,6 @@ def make_forward(tiles: Tiles) -> Kernel:
         context, persistent: `Scales` of their keys.   relative, gated: whether there are r and gates.
         """
         T, S, H, N, W, span = sizes
-        _, key0, key1, limit = dropout
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         some = cuda.local.array(SOME, float32)
@@ -86,7 +80,7 @@ def make_forward(tiles: Tiles) -> Kernel:
         out_i, d = out_place(cuda.threadIdx.x)
         share = j % SIDE + j // (EACH * SIDE) * SIDE  # index of this thread among those of a query
         found, weights, z = FOUND + i * SHARES, Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
-        step, M = H * W, S - T
+        step, M = int32(H * W), S - T
         q_at, k_at = b * T * step + h * W, b * S * step + h * W
         for n in range(ROWS):
             highest[n], total[n] = LOWEST, float32(0)
@@ -120,29 +114,29 @@ def make_forward(tiles: Tiles) -> Kernel:
             own_query, own_key, distance = i * WIDE, Y + j * WIDE, own - KEYS + 1
             scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
 
+            for n_score in range(SCORES):
+                s[n_score] *= factor
+            hide(s, near, climb, reach)
             for m in range(ROWS):
-                last, best = int32(near + m * climb), LOWEST
+                best = LOWEST
                 for c in range(EACH):
-                    score = s[m * EACH + c] * factor if last - reach <= c * SIDE <= last else LOWEST
-                    s[m * EACH + c] = score
-                    best = larger(best, score)
+                    best = larger(best, s[m * EACH + c])
                 store1(tile, found + m * SIDE * SHARES + share, best)
             cuda.syncthreads()  # all maxima are there, and everyone has read keys and position keys
             for m in range(ROWS):
                 best = highest[m]
                 best = row_max(tile, found + m * SIDE * SHARES, best)
-                shrink = math.exp2(highest[m] - best)
+                shrink = exp2(highest[m] - best)
                 highest[m] = best
                 total[m] *= shrink
                 if share == 0:
                     store1(tile, SHRINK + i + m * SIDE, shrink)
-                number = count_on(entry, m * row_entries)
                 for c in range(EACH):
-                    p = math.exp2(s[m * EACH + c] - best)
+                    p = exp2(s[m * EACH + c] - best)
                     total[m] += p
-                    if limit > 0 and not kept(count_on(number, c * SIDE), key0, key1, limit):
-                        p = float32(0)
                     s[m * EACH + c] = p * weight
+            drop(s, entry, row_entries, SIDE, dropout)
+            for m in range(ROWS):
                 put(tile, weights, s, m)
             bring(values, at, row, first, rows, 0, W, tile, Y, KEYS, D)
             first, entry = first + KEYS, count_on(entry, KEYS)

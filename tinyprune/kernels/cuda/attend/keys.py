@@ -14,20 +14,20 @@ The sums of ds over all queries stay in registers as well, for u: dk += (Σ_i ds
 dout take turns in one region of shared memory; so do position keys, weights and ds.
 """
 
-import math
-
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEYS_OF, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.device.instructions import exp2
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1, store4
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
+from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
 def make_keys_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes."""
     f = make_functions(tiles)
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
-    dots, scores, put, mix_turned, share_sum = f.dots, f.scores, f.put, f.mix_turned, f.share_sum
+    dots, scores, hide, drop, put = f.dots, f.scores, f.hide, f.drop, f.put
+    mix_turned, share_sum = f.mix_turned, f.share_sum
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, _, OUT_KEYS, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_KEYS
@@ -49,7 +49,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         """
         T, S, H, N, W, span = sizes
         to_score, to_weight = scales
-        _, key0, key1, limit = dropout
+        limit = dropout.limit
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
@@ -62,7 +62,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         i, j, column = score_place(thread)
         out_column, d = key_place(thread)
         weights, z = Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
-        step, M = H * W, S - T
+        step, M = int32(H * W), S - T
         k_at = h * keys.head + (slot * keys.slot if context else 0)
         bring(x.k, k_at, keys.row, first, keys.count, 0, W, tile, 0, KEYS, D)
         bring(x.v, k_at, keys.row, first, keys.count, 0, W, tile, V, KEYS, D)
@@ -98,18 +98,18 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 cuda.syncthreads()  # everyone has read queries and position keys
 
                 bring(saved.dout, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+                hide(s, near, climb, reach)
                 for m in range(ROWS):
                     lse = saved.lse[row + m * SIDE * H] if t0 + i + m * SIDE < T else -LOWEST
-                    last, number = int32(near + m * climb), count_on(entry, m * row_entries)
                     for c in range(EACH):
-                        score = s[m * EACH + c] * to_score if last - reach <= c * SIDE <= last else LOWEST
-                        p = math.exp2(score - lse)
-                        da[m * EACH + c] = p
-                        if limit > 0 and not kept(count_on(number, c * SIDE), key0, key1, limit):
-                            da[m * EACH + c] = float32(0)
-                            # ds needs p, and whether dropout took it out. As p ≥ 0, its sign can tell that.
-                            p = -p
-                        s[m * EACH + c] = p
+                        p = exp2(s[m * EACH + c] * to_score - lse)
+                        s[m * EACH + c], da[m * EACH + c] = p, p
+                drop(da, entry, row_entries, SIDE, dropout)
+                if limit > 0:
+                    for n in range(SCORES):
+                        # ds needs p, and whether dropout took it out. As p ≥ 0, its sign can tell that.
+                        s[n] = s[n] if da[n] > 0 else -s[n]
+                for m in range(ROWS):
                     put(tile, weights, da, m)
                 clear(da, SCORES)
                 cuda.syncthreads()  # dout and weights are there
@@ -118,13 +118,13 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 cuda.syncthreads()  # everyone has read them
 
                 bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+                if limit > 0:
+                    for n in range(SCORES):
+                        da[n], s[n] = float32(0) if s[n] < 0 else da[n], abs(s[n])
                 for m in range(ROWS):
                     delta = saved.delta[row + m * SIDE * H] if t0 + i + m * SIDE < T else float32(0)
                     for c in range(EACH):
-                        p, gradient = s[m * EACH + c], da[m * EACH + c] * to_weight
-                        if p < 0:  # taken out by dropout
-                            p, gradient = -p, float32(0)
-                        gradient = p * (gradient - delta)
+                        gradient = s[m * EACH + c] * (da[m * EACH + c] * to_weight - delta)
                         biased[c] += gradient
                         s[m * EACH + c] = gradient
                     put(tile, weights, s, m)

@@ -9,20 +9,20 @@ Everything is linear in do = gate · dout, so the kernel uses dout and multiplie
 gate is 0 is skipped. dq of a tile of queries stays in registers and is written once.
 """
 
-import math
-
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.device.instructions import exp2
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, store4
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, kept
+from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
 def make_queries_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for these sizes. All columns of position keys are in shared memory, since they are used twice."""
     f = make_functions(tiles._replace(columns=tiles.width))
     score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
-    dots, scores, put, mix, sliding_mix = f.dots, f.scores, f.put, f.mix, f.sliding_mix
+    dots, scores, hide, drop, put = f.dots, f.scores, f.hide, f.drop, f.put
+    mix, sliding_mix = f.mix, f.sliding_mix
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, _, WEIGHTS, _, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_QUERIES
@@ -43,7 +43,6 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         context_key: 1 / √Dh, from ds to dq; for persistent keys it is 1.   The rest as in `forward`.
         """
         T, S, H, N, W, span = sizes
-        _, key0, key1, limit = dropout
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
@@ -55,7 +54,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         i, j, column = score_place(cuda.threadIdx.x)
         out_i, d = out_place(cuda.threadIdx.x)
         weights, z = P + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * WIDE
-        step, M = H * W, S - T
+        step, M = int32(H * W), S - T
         q_at, k_at = b * T * step + h * W, b * S * step + h * W
         for m in range(ROWS):
             query = t0 + i + m * SIDE
@@ -99,14 +98,12 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
                 bring_beside(x.distance_bias, h, H, own - KEYS + 1, S, tile, Z, SLIDES, D)
             own_query, own_key, distance = i * WIDE, Y + j * WIDE, own - KEYS + 1
             scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
+            hide(s, near, climb, reach)
+            drop(da, entry, row_entries, SIDE, dropout)
             for m in range(ROWS):
-                last, number = int32(near + m * climb), count_on(entry, m * row_entries)
                 for c in range(EACH):
-                    score = s[m * EACH + c] * to_score if last - reach <= c * SIDE <= last else LOWEST
-                    gradient = da[m * EACH + c] * to_weight
-                    if limit > 0 and not kept(count_on(number, c * SIDE), key0, key1, limit):
-                        gradient = float32(0)
-                    s[m * EACH + c] = math.exp2(score - lse[m]) * (gradient - delta[m]) * to_key
+                    at = m * EACH + c
+                    s[at] = exp2(s[at] * to_score - lse[m]) * (da[at] * to_weight - delta[m]) * to_key
                 put(tile, weights, s, m)
             first, entry = first + KEYS, count_on(entry, KEYS)
             cuda.syncthreads()  # the gradients are there

@@ -28,6 +28,7 @@ from numba import int64
 
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
 from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
+from tinyprune.kernels.cuda.parts.masks import kept
 
 LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
 PAD = 4  # numbers after each row in shared memory; the first may hold one that belongs to the row
@@ -73,6 +74,12 @@ def count_on(number, by):
 
 
 @device
+def inside(i, limit):
+    """Return the row nearest to i of rows 0 … limit − 1."""
+    return int32(min(max(int32(i), int32(0)), int32(limit - 1)))
+
+
+@device
 def dot4(x, y, total):
     """Return total + Σ x · y of four numbers each."""
     return total + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3]
@@ -98,6 +105,7 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
     THREADS, EACH, SCORES, OUT_QUERIES, OUT_KEYS, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, _ = lengths(tiles)
     GROUP = 4 * SIDE  # columns of p in which keys have another order
     ACROSS = D // 4  # threads that share a row of out
+    STEP = min(8, COLUMNS)
 
     @device
     def score_place(thread):
@@ -132,21 +140,22 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
     def bring(source, at, step, first, limit, d0, W, tile, to, rows, columns):
         """Copy rows from `first` of `source`, and columns from d0, to shared memory: `rows` × `columns` from `to` on.
 
-        Row i begins at entry at + i · step, a multiple of 4. Rows outside 0 … limit − 1 and columns ≥ W become zero.
+        Row i begins at entry at + i · step, a multiple of 4. In place of rows outside 0 … limit − 1 come copies of the
+        first or last: whoever computes with them gives them no weight, so all that matters is that they are finite
+        where others are. Columns ≥ W become zero.
         """
         across = columns // 4
         down = THREADS // across
         row, column = cuda.threadIdx.x // across, cuda.threadIdx.x % across * 4
-        if d0 + column >= W:
-            limit = 0
-        i, zero = int32(first + row), float32(0)
-        place, put = at + i * step + d0 + column, to + row * (columns + PAD) + column
-        for _ in range(rows // down):
-            there = 0 <= i < limit
-            # Always read from somewhere: inside a branch, the next load would wait for this one.
-            a, b, c, e = load4(source, place if there else at)
-            store4(tile, put, a if there else zero, b if there else zero, c if there else zero, e if there else zero)
-            i, place, put = int32(i + down), place + down * step, put + down * (columns + PAD)
+        put, zero = to + row * (columns + PAD) + column, float32(0)
+        if d0 + column < W:
+            at += d0 + column
+            for n in range(rows // down):
+                a, b, c, e = load4(source, at + inside(first + row + n * down, limit) * step)
+                store4(tile, put + n * down * (columns + PAD), a, b, c, e)
+        else:
+            for n in range(rows // down):
+                store4(tile, put + n * down * (columns + PAD), zero, zero, zero, zero)
 
     @device
     def bring_beside(source, at, step, first, limit, tile, to, rows, columns):
@@ -154,35 +163,49 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
         for part in range((rows + THREADS - 1) // THREADS):
             row = cuda.threadIdx.x + part * THREADS
             if row < rows:
-                i = int32(first + row)
-                number = source[at + i * step] if 0 <= i < limit else float32(0)
-                store1(tile, to + row * (columns + PAD) + columns, number)
+                store1(tile, to + row * (columns + PAD) + columns, source[at + inside(first + row, limit) * step])
+
+    @device
+    def dots_4(tile, x, y, s):
+        """s[i, j] += Σ_d x[i, d] · y[j, d] over 4 columns."""
+        x0, x1 = load4(tile, x), load4(tile, x + SIDE * WIDE)
+        x2, x3 = load4(tile, x + 2 * SIDE * WIDE), load4(tile, x + 3 * SIDE * WIDE)
+        for j in range(EACH):
+            some = load4(tile, y + j * SIDE * WIDE)
+            s[j] = dot4(x0, some, s[j])
+            s[EACH + j] = dot4(x1, some, s[EACH + j])
+            s[2 * EACH + j] = dot4(x2, some, s[2 * EACH + j])
+            s[3 * EACH + j] = dot4(x3, some, s[3 * EACH + j])
 
     @device
     def dots(tile, x, y, s):
         """s[i, j] += Σ_d x[i, d] · y[j, d]; x and y: the thread's first rows."""
-        for d in range(0, D, 4):
-            x0, x1 = load4(tile, x + d), load4(tile, x + d + SIDE * WIDE)
-            x2, x3 = load4(tile, x + d + 2 * SIDE * WIDE), load4(tile, x + d + 3 * SIDE * WIDE)
+        for _ in range(0, D, STEP):
+            dots_4(tile, x, y, s)
+            if STEP > 4:
+                dots_4(tile, x + 4, y + 4, s)
+            x, y = x + STEP, y + STEP
+
+    @device
+    def sliding_dots_4(tile, x, z, some, s):
+        """s[i, j] += Σ_d x[i, d] · z[i − j, d] over 4 columns."""
+        for n in range(ROWS + EACH - 1):
+            m = 4 * n
+            some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + (n + 1 - EACH) * SIDE * NARROW)
+        for i in range(ROWS):
+            a, b, c, e = load4(tile, x + i * SIDE * WIDE)
             for j in range(EACH):
-                some = load4(tile, y + d + j * SIDE * WIDE)
-                s[j] = dot4(x0, some, s[j])
-                s[EACH + j] = dot4(x1, some, s[EACH + j])
-                s[2 * EACH + j] = dot4(x2, some, s[2 * EACH + j])
-                s[3 * EACH + j] = dot4(x3, some, s[3 * EACH + j])
+                m, n = i * EACH + j, 4 * (i - j + EACH - 1)
+                s[m] = s[m] + a * some[n] + b * some[n + 1] + c * some[n + 2] + e * some[n + 3]
 
     @device
     def sliding_dots(tile, x, z, some, s):
         """s[i, j] += Σ_d x[i, d] · z[i − j, d] over the columns that z has; z: the row of the thread's first (i, j)."""
-        for d in range(0, COLUMNS, 4):
-            for n in range(ROWS + EACH - 1):
-                m, at = 4 * n, z + d + (n + 1 - EACH) * SIDE * NARROW
-                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, at)
-            for i in range(ROWS):
-                a, b, c, e = load4(tile, x + d + i * SIDE * WIDE)
-                for j in range(EACH):
-                    m, n = i * EACH + j, 4 * (i - j + EACH - 1)
-                    s[m] = s[m] + a * some[n] + b * some[n + 1] + c * some[n + 2] + e * some[n + 3]
+        for _ in range(0, COLUMNS, STEP):
+            sliding_dots_4(tile, x, z, some, s)
+            if STEP > 4:
+                sliding_dots_4(tile, x + 4, z + 4, some, s)
+            x, z = x + STEP, z + STEP
 
     @device
     def add_beside(tile, y, z, s):
@@ -214,6 +237,30 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
             add_beside(tile, y, z, s)
 
     @device
+    def hide(s, near, climb, reach):
+        """Set scores of keys that their queries do not see to LOWEST.
+
+        The thread's row m sees its keys c with near + m · climb − reach ≤ c · SIDE ≤ near + m · climb. In most tiles
+        that is all of them, and one test finds it out.
+        """
+        if near < (EACH - 1) * SIDE or near + (ROWS - 1) * climb > reach:
+            for m in range(ROWS):
+                last = int32(near + m * climb)
+                for c in range(EACH):
+                    if not int32(last - reach) <= c * SIDE <= last:
+                        s[m * EACH + c] = LOWEST
+
+    @device
+    def drop(x, entry, row_entries, step, dropout):
+        """Set what dropout takes out to zero; entry: number of the first, and steps along rows and keys."""
+        _, key0, key1, limit = dropout
+        if limit > 0:
+            for m in range(ROWS):
+                for c in range(EACH):
+                    if not kept(count_on(entry, m * row_entries + c * step), key0, key1, limit):
+                        x[m * EACH + c] = float32(0)
+
+    @device
     def share_sum(tile, at, shares):
         """Return the sum of so many numbers from `at` on: of one row, what its threads have found."""
         total = float32(0)
@@ -232,35 +279,47 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
                 store1(tile, at + j, s[i * EACH + j])
 
     @device
+    def mix_4(tile, p, y, sums):
+        """out[i, d] += Σ_j p[i, j] · y[j, d] over 4 keys, SIDE apart."""
+        y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
+        y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
+        for i in range(OUT_QUERIES):
+            a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+            for n in range(4):
+                m = 4 * i + n
+                sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
+
+    @device
     def mix(tile, p, y, sums):
         """out[i, d] += Σ_j p[i, j] · y[j, d]; p: the thread's first row, y: its column in the first row of y.
 
         Here and in `sliding_mix` a tile has 4 · SIDE keys.
         """
-        for _ in range(SIDE):
-            y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
-            y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
-            for i in range(OUT_QUERIES):
-                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
-                for n in range(4):
-                    m = 4 * i + n
-                    sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
-            p, y = p + 4, y + WIDE
+        for _ in range(0, SIDE, 2):
+            mix_4(tile, p, y, sums)
+            mix_4(tile, p + 4, y + WIDE, sums)
+            p, y = p + 8, y + 2 * WIDE
+
+    @device
+    def sliding_mix_4(tile, p, z, some, sums):
+        """out[i, d] += Σ_j p[i, j] · z[i − j, d] over 4 keys; z: the thread's column in the row of the last of them."""
+        for n in range(OUT_QUERIES + 3):
+            m = 4 * n
+            some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * NARROW)
+        for i in range(OUT_QUERIES):
+            a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+            for n in range(4):
+                m = 4 * i + n
+                sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
 
     @device
     def sliding_mix(tile, p, z, some, sums):
         """out[i, d] += Σ_j p[i, j] · z[i − j, d]; z: the thread's column in the row of its first query and key 0."""
         z -= 3 * SIDE * NARROW
-        for _ in range(SIDE):
-            for n in range(OUT_QUERIES + 3):
-                m = 4 * n
-                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * NARROW)
-            for i in range(OUT_QUERIES):
-                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
-                for n in range(4):
-                    m = 4 * i + n
-                    sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
-            p, z = p + 4, z - NARROW
+        for _ in range(0, SIDE, 2):
+            sliding_mix_4(tile, p, z, some, sums)
+            sliding_mix_4(tile, p + 4, z - NARROW, some, sums)
+            p, z = p + 8, z - 2 * NARROW
 
     @device
     def add_outer(tile, p, x, sums):
@@ -289,6 +348,6 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
 
     return SimpleNamespace(
         score_place=score_place, out_place=out_place, key_place=key_place, key_in=key_in, bring=bring,
-        bring_beside=bring_beside, dots=dots, sliding_dots=sliding_dots, scores=scores, put=put, mix=mix,
+        bring_beside=bring_beside, dots=dots, sliding_dots=sliding_dots, scores=scores, hide=hide, drop=drop, put=put, mix=mix,
         sliding_mix=sliding_mix, mix_turned=mix_turned, share_sum=share_sum,
     )  # fmt: skip
