@@ -22,10 +22,12 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 def make_distances_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes, whose `keys` are distances."""
-    f = make_functions(tiles)
+    # Longer steps need more registers than the 128 of a thread that narrow tiles leave it.
+    f = make_functions(tiles, step=8 if tiles.width > 32 else 4)
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
     sliding_dots, scores, drop, put = f.sliding_dots, f.scores, f.drop, f.put
     mix_turned, share_sum = f.mix_turned, f.share_sum
+    own_thread = f.own_thread
     D, QUERIES, DISTANCES, _, SIDE = tiles
     THREADS, EACH, SCORES, _, OUT_DISTANCES, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_DISTANCES
@@ -53,7 +55,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         biased = cuda.local.array(EACH, float32)
         sums = cuda.local.array(SUMS, float32)
         slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * DISTANCES
-        thread = cuda.threadIdx.x
+        thread = own_thread()
         i, j, column = score_place(thread)
         out_column, d = key_place(thread)
         weights, z = Z + i * WEIGHTS + column, Z + (i - j + DISTANCES - 1) * NARROW

@@ -36,6 +36,7 @@ def make_forward(tiles: Tiles) -> Kernel:
     f = make_functions(tiles)
     score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
     scores, hide, drop, put, mix, share_sum = f.scores, f.hide, f.drop, f.put, f.mix, f.share_sum
+    own_thread = f.own_thread
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_QUERIES
@@ -76,8 +77,8 @@ def make_forward(tiles: Tiles) -> Kernel:
         total = cuda.local.array(ROWS, float32)
         sums = cuda.local.array(SUMS, float32)
         b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * QUERIES
-        i, j, column = score_place(cuda.threadIdx.x)
-        out_i, d = out_place(cuda.threadIdx.x)
+        i, j, column = score_place(own_thread())
+        out_i, d = out_place(own_thread())
         share = j % SIDE + j // (EACH * SIDE) * SIDE  # index of this thread among those of a query
         found, weights, z = FOUND + i * SHARES, Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = int32(H * W), S - T

@@ -23,6 +23,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
     dots, scores, hide, drop, put = f.dots, f.scores, f.hide, f.drop, f.put
     mix, sliding_mix = f.mix, f.sliding_mix
+    own_thread = f.own_thread
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, _, WEIGHTS, _, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_QUERIES
@@ -51,8 +52,8 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         delta = cuda.local.array(ROWS, float32)
         sums = cuda.local.array(SUMS, float32)
         b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * QUERIES
-        i, j, column = score_place(cuda.threadIdx.x)
-        out_i, d = out_place(cuda.threadIdx.x)
+        i, j, column = score_place(own_thread())
+        out_i, d = out_place(own_thread())
         weights, z = P + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * WIDE
         step, M = int32(H * W), S - T
         q_at, k_at = b * T * step + h * W, b * S * step + h * W

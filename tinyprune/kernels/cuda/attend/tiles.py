@@ -99,13 +99,21 @@ def clear(x, n):
         x[m] = float32(0)
 
 
-def make_functions(tiles: Tiles) -> SimpleNamespace:
-    """Make the device functions for tiles of these sizes."""
+def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
+    """Make the device functions for tiles of these sizes; step: columns of a step of the longest loops, 4 or 8."""
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, OUT_QUERIES, OUT_KEYS, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, _ = lengths(tiles)
     GROUP = 4 * SIDE  # columns of p in which keys have another order
     ACROSS = D // 4  # threads that share a row of out
-    STEP = min(8, COLUMNS)
+    STEP = min(step, COLUMNS)  # columns of a step of the loops of `dots` and `sliding_dots`
+    # How often a loop runs has 32 bits: with 64, the compiler counts with five instructions instead of three.
+    D_STEPS, COLUMN_STEPS, KEY_STEPS = np.int32(D // STEP), np.int32(COLUMNS // STEP), np.int32(SIDE // 2)
+    ROW_STEPS = np.int32(QUERIES // (4 if OUT_KEYS == 4 else 8))
+
+    @device
+    def own_thread():
+        """Return the number of this thread. The compiler learns that it is not negative, and divides by a shift."""
+        return cuda.threadIdx.x & (THREADS - 1)
 
     @device
     def score_place(thread):
@@ -146,7 +154,7 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
         """
         across = columns // 4
         down = THREADS // across
-        row, column = cuda.threadIdx.x // across, cuda.threadIdx.x % across * 4
+        row, column = own_thread() // across, own_thread() % across * 4
         put, zero = to + row * (columns + PAD) + column, float32(0)
         if d0 + column < W:
             at += d0 + column
@@ -161,7 +169,7 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
     def bring_beside(source, at, step, first, limit, tile, to, rows, columns):
         """Copy one number for each of those rows, to the place after it."""
         for part in range((rows + THREADS - 1) // THREADS):
-            row = cuda.threadIdx.x + part * THREADS
+            row = own_thread() + part * THREADS
             if row < rows:
                 store1(tile, to + row * (columns + PAD) + columns, source[at + inside(first + row, limit) * step])
 
@@ -180,7 +188,7 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
     @device
     def dots(tile, x, y, s):
         """s[i, j] += Σ_d x[i, d] · y[j, d]; x and y: the thread's first rows."""
-        for _ in range(0, D, STEP):
+        for _ in range(D_STEPS):
             dots_4(tile, x, y, s)
             if STEP > 4:
                 dots_4(tile, x + 4, y + 4, s)
@@ -201,7 +209,7 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
     @device
     def sliding_dots(tile, x, z, some, s):
         """s[i, j] += Σ_d x[i, d] · z[i − j, d] over the columns that z has; z: the row of the thread's first (i, j)."""
-        for _ in range(0, COLUMNS, STEP):
+        for _ in range(COLUMN_STEPS):
             sliding_dots_4(tile, x, z, some, s)
             if STEP > 4:
                 sliding_dots_4(tile, x + 4, z + 4, some, s)
@@ -295,7 +303,7 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
 
         Here and in `sliding_mix` a tile has 4 · SIDE keys.
         """
-        for _ in range(0, SIDE, 2):
+        for _ in range(KEY_STEPS):
             mix_4(tile, p, y, sums)
             mix_4(tile, p + 4, y + WIDE, sums)
             p, y = p + 8, y + 2 * WIDE
@@ -316,7 +324,7 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
     def sliding_mix(tile, p, z, some, sums):
         """out[i, d] += Σ_j p[i, j] · z[i − j, d]; z: the thread's column in the row of its first query and key 0."""
         z -= 3 * SIDE * NARROW
-        for _ in range(0, SIDE, 2):
+        for _ in range(KEY_STEPS):
             sliding_mix_4(tile, p, z, some, sums)
             sliding_mix_4(tile, p + 4, z - NARROW, some, sums)
             p, z = p + 8, z - 2 * NARROW
@@ -336,17 +344,25 @@ def make_functions(tiles: Tiles) -> SimpleNamespace:
                 add_row(sums, 4 * j, load1(tile, p + j), some)
 
     @device
+    def add_outer_4(tile, p, x, sums):
+        """The same for 4 rows of p and x."""
+        add_outer(tile, p, x, sums)
+        add_outer(tile, p + WEIGHTS, x + WIDE, sums)
+        add_outer(tile, p + 2 * WEIGHTS, x + 2 * WIDE, sums)
+        add_outer(tile, p + 3 * WEIGHTS, x + 3 * WIDE, sums)
+
+    @device
     def mix_turned(tile, p, x, sums):
         """out[j, d] += Σ_i p[i, j] · x[i, d]; p: the thread's first column, x: its column in the first row of x."""
-        for _ in range(0, QUERIES, 4):
-            # unrolled by four: otherwise the compiler counts every row, for 16 multiply-adds each
-            add_outer(tile, p, x, sums)
-            add_outer(tile, p + WEIGHTS, x + WIDE, sums)
-            add_outer(tile, p + 2 * WEIGHTS, x + 2 * WIDE, sums)
-            add_outer(tile, p + 3 * WEIGHTS, x + 3 * WIDE, sums)
+        for _ in range(ROW_STEPS):
+            # Each loop has steps with so many multiply-adds that counting matters little.
+            add_outer_4(tile, p, x, sums)
             p, x = p + 4 * WEIGHTS, x + 4 * WIDE
+            if OUT_KEYS != 4:
+                add_outer_4(tile, p, x, sums)
+                p, x = p + 4 * WEIGHTS, x + 4 * WIDE
 
-    return SimpleNamespace(
+    return SimpleNamespace(own_thread=own_thread,
         score_place=score_place, out_place=out_place, key_place=key_place, key_in=key_in, bring=bring,
         bring_beside=bring_beside, dots=dots, sliding_dots=sliding_dots, scores=scores, hide=hide, drop=drop, put=put, mix=mix,
         sliding_mix=sliding_mix, mix_turned=mix_turned, share_sum=share_sum,
