@@ -59,7 +59,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         biased = cuda.local.array(EACH, float32)
         dk_sums = cuda.local.array(SUMS, float32)
         dv_sums = cuda.local.array(SUMS, float32)
-        slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * KEYS
+        slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * KEYS)
         thread = own_thread()
         i, j, column = score_place(thread)
         out_column, d = key_place(thread)
