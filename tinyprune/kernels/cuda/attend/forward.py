@@ -76,7 +76,7 @@ def make_forward(tiles: Tiles) -> Kernel:
         highest = cuda.local.array(ROWS, float32)
         total = cuda.local.array(ROWS, float32)
         sums = cuda.local.array(SUMS, float32)
-        b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * QUERIES
+        b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * QUERIES)
         i, j, column = score_place(own_thread())
         out_i, d = out_place(own_thread())
         share = j % SIDE + j // (EACH * SIDE) * SIDE  # index of this thread among those of a query
@@ -88,12 +88,12 @@ def make_forward(tiles: Tiles) -> Kernel:
         clear(sums, SUMS)
         bring(x.q, q_at, step, t0, T, 0, W, tile, 0, QUERIES, D)
 
-        low, end = max(0, t0 + M - span), min(t0 + QUERIES, T) + M  # the context keys that these queries see
-        persistent_tiles = (N + KEYS - 1) // KEYS
+        low, end = int32(max(0, t0 + M - span)), int32(min(t0 + QUERIES, T) + M)  # the context keys that these queries see
+        persistent_tiles = int32((N + KEYS - 1) // KEYS)
         # number of the dropout entry of the thread's first query and key, and from one of its queries to the next
         entry_0, row_entries = ((b * H + h) * T + t0 + i) * (S + N) + j, SIDE * (S + N)
-        first, entry = 0, count_on(entry_0, S)
-        for n in range(persistent_tiles + (end - low + KEYS - 1) // KEYS):
+        first, entry = int32(0), count_on(entry_0, S)
+        for n in range(int32(persistent_tiles + (end - low + KEYS - 1) // KEYS)):
             if n == persistent_tiles:
                 first, entry = low, count_on(entry_0, low)
             own = t0 + M - first  # the first query's own key is this one of the tile
@@ -140,7 +140,7 @@ def make_forward(tiles: Tiles) -> Kernel:
             for m in range(ROWS):
                 put(tile, weights, s, m)
             bring(values, at, row, first, rows, 0, W, tile, Y, KEYS, D)
-            first, entry = first + KEYS, count_on(entry, KEYS)
+            first, entry = int32(first + KEYS), count_on(entry, KEYS)
             cuda.syncthreads()  # weights and values are there
             for m in range(OUT_QUERIES):
                 shrink = load1(tile, SHRINK + out_i + m * SIDE)

@@ -18,22 +18,29 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
 def make_queries_backward(tiles: Tiles) -> Kernel:
-    """Make the kernel for these sizes. All columns of position keys are in shared memory, since they are used twice."""
-    f = make_functions(tiles._replace(columns=tiles.width))
-    score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
-    dots, scores, hide, drop, put = f.dots, f.scores, f.hide, f.drop, f.put
-    mix, sliding_mix = f.mix, f.sliding_mix
-    own_thread = f.own_thread
+    """Make the kernel for these sizes.
+
+    Narrow tiles stay in shared memory: queries, dout and all columns of position keys, which are used twice. Of wide
+    ones, queries and dout take turns, and position keys are brought twice, the second time in the queries' place.
+    """
+    f = make_functions(tiles)
+    own_thread, score_place, out_place, bring, bring_beside = (
+        f.own_thread, f.score_place, f.out_place, f.bring, f.bring_beside,
+    )  # fmt: skip
+    dots, scores, hide, drop, put, mix = f.dots, f.scores, f.hide, f.drop, f.put, f.mix
+    sliding_mix = make_functions(tiles._replace(columns=tiles.width)).sliding_mix
     D, QUERIES, KEYS, _, SIDE = tiles
-    THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, _, WEIGHTS, _, SLIDES, SOME = lengths(tiles)
+    THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_QUERIES
-    RESIDENT = 4  # blocks of a multiprocessor: their threads have 128 registers each
-    # shared memory: queries; dout; values, then keys; gradients of scores; position keys
-    X = QUERIES * WIDE
-    Y = 2 * QUERIES * WIDE
-    P = Y + KEYS * WIDE
-    Z = P + QUERIES * WEIGHTS
-    SIZE = Z + SLIDES * WIDE
+    TURNS = COLUMNS < D
+    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
+    # shared memory: values, then keys; gradients of scores; queries; dout; position keys
+    P = KEYS * WIDE
+    X = P + QUERIES * WEIGHTS
+    DOUT = X if TURNS else X + QUERIES * WIDE
+    Z = DOUT + QUERIES * WIDE
+    ALL_Z = X if TURNS else Z
+    SIZE = Z + SLIDES * NARROW
 
     types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
@@ -51,10 +58,10 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         lse = cuda.local.array(ROWS, float32)
         delta = cuda.local.array(ROWS, float32)
         sums = cuda.local.array(SUMS, float32)
-        b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * QUERIES
+        b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * QUERIES)
         i, j, column = score_place(own_thread())
         out_i, d = out_place(own_thread())
-        weights, z = P + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * WIDE
+        weights, z = P + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = int32(H * W), S - T
         q_at, k_at = b * T * step + h * W, b * S * step + h * W
         for m in range(ROWS):
@@ -63,17 +70,18 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             lse[m] = saved.lse[at] if query < T else -LOWEST
             delta[m] = saved.delta[at] if query < T else float32(0)
         clear(sums, SUMS)
-        bring(x.q, q_at, step, t0, T, 0, W, tile, 0, QUERIES, D)
-        bring(saved.dout, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+        if not TURNS:
+            bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+            bring(saved.dout, q_at, step, t0, T, 0, W, tile, DOUT, QUERIES, D)
         factor = x.gate[h] if gated else float32(1)
 
-        low, end = max(0, t0 + M - span), min(t0 + QUERIES, T) + M
-        persistent_tiles = (N + KEYS - 1) // KEYS
-        rounds = persistent_tiles + (end - low + KEYS - 1) // KEYS
+        low, end = int32(max(0, t0 + M - span)), int32(min(t0 + QUERIES, T) + M)
+        persistent_tiles = int32((N + KEYS - 1) // KEYS)
+        rounds = int32(persistent_tiles + (end - low + KEYS - 1) // KEYS)
         if factor == 0:
-            rounds = 0
+            rounds = int32(0)
         entry_0, row_entries = ((b * H + h) * T + t0 + i) * (S + N) + j, SIDE * (S + N)
-        first, entry = 0, count_on(entry_0, S)
+        first, entry = int32(0), count_on(entry_0, S)
         for n in range(rounds):
             if n == persistent_tiles:
                 first, entry = low, count_on(entry_0, low)
@@ -88,17 +96,24 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
                 keys, values, at, row, rows = x.k, x.v, k_at, step, S
                 near, climb, reach = int32(own + i - j), SIDE, span
                 to_score, to_weight, to_key = context.score, context.weight, context_key
-            bring(values, at, row, first, rows, 0, W, tile, Y, KEYS, D)
+            bring(values, at, row, first, rows, 0, W, tile, 0, KEYS, D)
+            if TURNS:
+                bring(saved.dout, q_at, step, t0, T, 0, W, tile, DOUT, QUERIES, D)
             clear(da, SCORES)
             cuda.syncthreads()  # values and dout are there
-            dots(tile, X + i * WIDE, Y + j * WIDE, da)
+            dots(tile, DOUT + i * WIDE, j * WIDE, da)
             cuda.syncthreads()  # everyone has read the values before keys replace them
-            bring(keys, at, row, first, rows, 0, W, tile, Y, KEYS, D)
+            bring(keys, at, row, first, rows, 0, W, tile, 0, KEYS, D)
+            if TURNS:
+                bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
             if sliding:
-                bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, Y, KEYS, D)
-                bring_beside(x.distance_bias, h, H, own - KEYS + 1, S, tile, Z, SLIDES, D)
-            own_query, own_key, distance = i * WIDE, Y + j * WIDE, own - KEYS + 1
+                bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, 0, KEYS, D)
+                bring_beside(x.distance_bias, h, H, own - KEYS + 1, S, tile, Z, SLIDES, COLUMNS)
+            own_query, own_key, distance = X + i * WIDE, j * WIDE, own - KEYS + 1
             scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
+            if TURNS and sliding:
+                cuda.syncthreads()  # everyone has read queries and columns of position keys
+                bring(x.r, h * W, step, distance, S, 0, W, tile, ALL_Z, SLIDES, D)
             hide(s, near, climb, reach)
             drop(da, entry, row_entries, SIDE, dropout)
             for m in range(ROWS):
@@ -106,11 +121,11 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
                     at = m * EACH + c
                     s[at] = exp2(s[at] * to_score - lse[m]) * (da[at] * to_weight - delta[m]) * to_key
                 put(tile, weights, s, m)
-            first, entry = first + KEYS, count_on(entry, KEYS)
-            cuda.syncthreads()  # the gradients are there
-            mix(tile, P + out_i * WEIGHTS, Y + d, sums)
+            first, entry = int32(first + KEYS), count_on(entry, KEYS)
+            cuda.syncthreads()  # gradients and position keys are there
+            mix(tile, P + out_i * WEIGHTS, d, sums)
             if sliding:
-                sliding_mix(tile, P + out_i * WEIGHTS, Z + (out_i + KEYS - 1) * WIDE + d, some, sums)
+                sliding_mix(tile, P + out_i * WEIGHTS, ALL_Z + (out_i + KEYS - 1) * WIDE + d, some, sums)
             cuda.syncthreads()  # everyone has read everything before the next tile is brought
         for m in range(OUT_QUERIES):
             query = t0 + out_i + m * SIDE
@@ -122,10 +137,4 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     return queries_backward
 
 
-# 64 queries of width 64 and their dout would leave no room for keys.
-TILES = (
-    Tiles(width=16, queries=64, keys=32),
-    Tiles(width=32, queries=64, keys=32),
-    Tiles(width=64, queries=32, keys=32),
-)
-QUERIES_BACKWARD = {tiles.width: make_queries_backward(tiles) for tiles in TILES}
+QUERIES_BACKWARD = {D: make_queries_backward(Tiles(width=D, queries=64, keys=32)) for D in (16, 32, 64)}
