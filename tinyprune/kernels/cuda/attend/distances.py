@@ -14,7 +14,7 @@ Each group has its own slot of dr, and of dw one for each tile.
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.keys import TILES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
-from tinyprune.kernels.cuda.device.instructions import exp2
+from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1, store4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
@@ -27,7 +27,6 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
     sliding_dots, scores, drop, put = f.sliding_dots, f.scores, f.drop, f.put
     mix_turned, share_sum = f.mix_turned, f.share_sum
-    own_thread = f.own_thread
     D, QUERIES, DISTANCES, _, SIDE = tiles
     THREADS, EACH, SCORES, _, OUT_DISTANCES, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_DISTANCES
@@ -55,7 +54,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         biased = cuda.local.array(EACH, float32)
         sums = cuda.local.array(SUMS, float32)
         slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * DISTANCES
-        thread = own_thread()
+        thread = own_thread(THREADS)
         i, j, column = score_place(thread)
         out_column, d = key_place(thread)
         weights, z = Z + i * WEIGHTS + column, Z + (i - j + DISTANCES - 1) * NARROW

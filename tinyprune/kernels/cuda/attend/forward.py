@@ -25,7 +25,7 @@ import math
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
-from tinyprune.kernels.cuda.device.instructions import exp2, larger
+from tinyprune.kernels.cuda.device.instructions import exp2, larger, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load1, load4, store1, store4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
@@ -36,7 +36,6 @@ def make_forward(tiles: Tiles) -> Kernel:
     f = make_functions(tiles)
     score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
     scores, hide, drop, put, mix, share_sum = f.scores, f.hide, f.drop, f.put, f.mix, f.share_sum
-    own_thread = f.own_thread
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_QUERIES
@@ -77,8 +76,8 @@ def make_forward(tiles: Tiles) -> Kernel:
         total = cuda.local.array(ROWS, float32)
         sums = cuda.local.array(SUMS, float32)
         b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * QUERIES)
-        i, j, column = score_place(own_thread())
-        out_i, d = out_place(own_thread())
+        i, j, column = score_place(own_thread(THREADS))
+        out_i, d = out_place(own_thread(THREADS))
         share = j % SIDE + j // (EACH * SIDE) * SIDE  # index of this thread among those of a query
         found, weights, z = FOUND + i * SHARES, Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = int32(H * W), S - T
@@ -88,7 +87,10 @@ def make_forward(tiles: Tiles) -> Kernel:
         clear(sums, SUMS)
         bring(x.q, q_at, step, t0, T, 0, W, tile, 0, QUERIES, D)
 
-        low, end = int32(max(0, t0 + M - span)), int32(min(t0 + QUERIES, T) + M)  # the context keys that these queries see
+        low, end = (
+            int32(max(0, t0 + M - span)),
+            int32(min(t0 + QUERIES, T) + M),
+        )  # the context keys that these queries see
         persistent_tiles = int32((N + KEYS - 1) // KEYS)
         # number of the dropout entry of the thread's first query and key, and from one of its queries to the next
         entry_0, row_entries = ((b * H + h) * T + t0 + i) * (S + N) + j, SIDE * (S + N)
@@ -115,8 +117,8 @@ def make_forward(tiles: Tiles) -> Kernel:
             own_query, own_key, distance = i * WIDE, Y + j * WIDE, own - KEYS + 1
             scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
 
-            for n_score in range(SCORES):
-                s[n_score] *= factor
+            for m in range(SCORES):
+                s[m] *= factor
             hide(s, near, climb, reach)
             for m in range(ROWS):
                 best = LOWEST

@@ -16,7 +16,7 @@ dout take turns in one region of shared memory; so do position keys, weights and
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEYS_OF, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
-from tinyprune.kernels.cuda.device.instructions import exp2
+from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1, store4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
@@ -29,7 +29,6 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
     dots, scores, hide, drop, put = f.dots, f.scores, f.hide, f.drop, f.put
     mix_turned, share_sum = f.mix_turned, f.share_sum
-    own_thread = f.own_thread
     D, QUERIES, KEYS, _, SIDE = tiles
     THREADS, EACH, SCORES, _, OUT_KEYS, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
     SUMS = 4 * OUT_KEYS
@@ -60,7 +59,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         dk_sums = cuda.local.array(SUMS, float32)
         dv_sums = cuda.local.array(SUMS, float32)
         slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * KEYS)
-        thread = own_thread()
+        thread = own_thread(THREADS)
         i, j, column = score_place(thread)
         out_column, d = key_place(thread)
         weights, z = Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW

@@ -11,7 +11,7 @@ gate is 0 is skipped. dq of a tile of queries stays in registers and is written 
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
-from tinyprune.kernels.cuda.device.instructions import exp2
+from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, store4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
@@ -24,9 +24,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     ones, queries and dout take turns, and position keys are brought twice, the second time in the queries' place.
     """
     f = make_functions(tiles)
-    own_thread, score_place, out_place, bring, bring_beside = (
-        f.own_thread, f.score_place, f.out_place, f.bring, f.bring_beside,
-    )  # fmt: skip
+    score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
     dots, scores, hide, drop, put, mix = f.dots, f.scores, f.hide, f.drop, f.put, f.mix
     sliding_mix = make_functions(tiles._replace(columns=tiles.width)).sliding_mix
     D, QUERIES, KEYS, _, SIDE = tiles
@@ -59,8 +57,8 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         delta = cuda.local.array(ROWS, float32)
         sums = cuda.local.array(SUMS, float32)
         b, h, t0 = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * QUERIES)
-        i, j, column = score_place(own_thread())
-        out_i, d = out_place(own_thread())
+        i, j, column = score_place(own_thread(THREADS))
+        out_i, d = out_place(own_thread(THREADS))
         weights, z = P + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = int32(H * W), S - T
         q_at, k_at = b * T * step + h * W, b * S * step + h * W

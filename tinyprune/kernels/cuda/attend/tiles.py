@@ -12,7 +12,7 @@ x has a row for each query, y one for each key. z *slides*: a query and a key th
 distance, so a tile needs QUERIES + KEYS − 1 rows of position keys, and (i, j) uses row i − j + KEYS − 1. In the same
 way, distance and query determine the key.
 
-A thread computes the scores of 4 queries × 4 keys (or 2), whose rows are SIDE apart. So neighbouring threads read
+A thread computes the scores of 4 queries × 4 keys, whose rows are SIDE apart. So neighbouring threads read
 neighbouring rows, which padding puts into different banks of shared memory, and the 16 scores of a thread have only 7
 distances. For 4 numbers along d it reads 4 + 4 times 16 bytes for 64 multiply-adds, or 4 + 7 times where z slides.
 
@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import int64
 
+from tinyprune.kernels.cuda.device.instructions import own_thread
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32, uint32
 from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
 from tinyprune.kernels.cuda.parts.masks import kept
@@ -40,7 +41,7 @@ class Tiles(NamedTuple):
 
     width: int  # Dh, rounded up
     queries: int  # of a tile: 4 · side or 8 · side
-    keys: int  # of a tile: the same, but not both are 8 · side
+    keys: int  # of a tile: the other of both
     columns: int = 32  # of the sliding rows that are in shared memory at a time
     side: int = 8  # a block has 2 · side² threads
 
@@ -111,11 +112,6 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
     ROW_STEPS = np.int32(QUERIES // (4 if OUT_KEYS == 4 else 8))
 
     @device
-    def own_thread():
-        """Return the number of this thread. The compiler learns that it is not negative, and divides by a shift."""
-        return cuda.threadIdx.x & (THREADS - 1)
-
-    @device
     def score_place(thread):
         """Return the first query and the first key of a thread's scores, and the column of p for them.
 
@@ -154,7 +150,7 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
         """
         across = columns // 4
         down = THREADS // across
-        row, column = own_thread() // across, own_thread() % across * 4
+        row, column = own_thread(THREADS) // across, own_thread(THREADS) % across * 4
         put, zero = to + row * (columns + PAD) + column, float32(0)
         if d0 + column < W:
             at += d0 + column
@@ -169,7 +165,7 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
     def bring_beside(source, at, step, first, limit, tile, to, rows, columns):
         """Copy one number for each of those rows, to the place after it."""
         for part in range((rows + THREADS - 1) // THREADS):
-            row = own_thread() + part * THREADS
+            row = own_thread(THREADS) + part * THREADS
             if row < rows:
                 store1(tile, to + row * (columns + PAD) + columns, source[at + inside(first + row, limit) * step])
 
@@ -279,12 +275,7 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
     @device
     def put(tile, p, s, i):
         """Store the thread's weights of its row i in p; p: where those of its first row go."""
-        at = p + i * SIDE * WEIGHTS
-        if EACH == 4:
-            store4(tile, at, s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3])
-        else:
-            for j in range(EACH):
-                store1(tile, at + j, s[i * EACH + j])
+        store4(tile, p + i * SIDE * WEIGHTS, s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3])
 
     @device
     def mix_4(tile, p, y, sums):
@@ -362,8 +353,8 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
                 add_outer_4(tile, p, x, sums)
                 p, x = p + 4 * WEIGHTS, x + 4 * WIDE
 
-    return SimpleNamespace(own_thread=own_thread,
+    return SimpleNamespace(
         score_place=score_place, out_place=out_place, key_place=key_place, key_in=key_in, bring=bring,
-        bring_beside=bring_beside, dots=dots, sliding_dots=sliding_dots, scores=scores, hide=hide, drop=drop, put=put, mix=mix,
-        sliding_mix=sliding_mix, mix_turned=mix_turned, share_sum=share_sum,
+        bring_beside=bring_beside, dots=dots, sliding_dots=sliding_dots, scores=scores, hide=hide, drop=drop, put=put,
+        mix=mix, sliding_mix=sliding_mix, mix_turned=mix_turned, share_sum=share_sum,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Functions that are one instruction of the GPU, where `math.exp2` is four and a comparison with a choice two."""
 
-from tinyprune.kernels.cuda.device.jit import SIMULATED, float32
+from tinyprune.kernels.cuda.device.jit import SIMULATED, cuda, device, float32
 
 if SIMULATED:
     import math
@@ -27,3 +27,12 @@ else:
             return builder.call(builder.module.declare_intrinsic("llvm.nvvm.ex2.approx.ftz.f", fnty=kind), arguments)
 
         return float32(float32), codegen
+
+
+@device
+def own_thread(threads):
+    """Return the number of this thread in its block of 2^n threads.
+
+    The compiler learns that it is not negative: what is divided by it is shifted, and 64 bits are not needed.
+    """
+    return cuda.threadIdx.x & (threads - 1)
