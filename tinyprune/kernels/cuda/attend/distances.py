@@ -22,7 +22,7 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 def make_distances_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes, whose `keys` are distances."""
-    # Longer steps need more registers than the 128 of a thread that narrow tiles leave it.
+    # Steps of 8 need more registers than the 128 that a thread has with narrow tiles.
     f = make_functions(tiles, step=8 if tiles.width > 32 else 4)
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
     sliding_dots, scores, drop, put = f.sliding_dots, f.scores, f.drop, f.put

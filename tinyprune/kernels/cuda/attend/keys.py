@@ -24,7 +24,7 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 def make_keys_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes."""
-    # Longer steps need more registers than the 128 of a thread that narrow tiles leave it.
+    # Steps of 8 need more registers than the 128 that a thread has with narrow tiles.
     f = make_functions(tiles, step=8 if tiles.width > 32 else 4)
     score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
     dots, scores, hide, drop, put = f.dots, f.scores, f.hide, f.drop, f.put

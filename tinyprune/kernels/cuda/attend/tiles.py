@@ -18,6 +18,10 @@ distances. For 4 numbers along d it reads 4 + 4 times 16 bytes for 64 multiply-a
 
 The weights p are stored as their threads have them, with keys that are SIDE apart side by side: of each 4 · SIDE keys,
 key j is in column j % SIDE · 4 + j / SIDE. A thread of `mix` reads 4 of them with one instruction, and 7 rows of z.
+
+Most tiles are whole: they lie inside all arrays, and every query sees every key. They need no code of their own. Rows
+outside are copies of the nearest row, which costs two instructions a row, where zeros took eight. Masks and dropout are
+passes over the scores of a thread, which it skips if it has nothing to hide or to drop.
 """
 
 from types import SimpleNamespace
@@ -107,7 +111,8 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
     GROUP = 4 * SIDE  # columns of p in which keys have another order
     ACROSS = D // 4  # threads that share a row of out
     STEP = min(step, COLUMNS)  # columns of a step of the loops of `dots` and `sliding_dots`
-    # How often a loop runs has 32 bits: with 64, the compiler counts with five instructions instead of three.
+    # Loops have long steps, whose multiply-adds outnumber what counts them. How often a loop runs has 32 bits: with 64,
+    # the compiler counts with five instructions instead of three.
     D_STEPS, COLUMN_STEPS, KEY_STEPS = np.int32(D // STEP), np.int32(COLUMNS // STEP), np.int32(SIDE // 2)
     ROW_STEPS = np.int32(QUERIES // (4 if OUT_KEYS == 4 else 8))
 
@@ -346,7 +351,6 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
     def mix_turned(tile, p, x, sums):
         """out[j, d] += Σ_i p[i, j] · x[i, d]; p: the thread's first column, x: its column in the first row of x."""
         for _ in range(ROW_STEPS):
-            # Each loop has steps with so many multiply-adds that counting matters little.
             add_outer_4(tile, p, x, sums)
             p, x = p + 4 * WEIGHTS, x + 4 * WIDE
             if OUT_KEYS != 4:
