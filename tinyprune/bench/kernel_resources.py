@@ -5,6 +5,7 @@
     warps, occupancy                      that a multiprocessor holds at most, and their share of what it could hold
     limited_by                            what keeps it from more
     float64                               whether the PTX computes in float64, which most GPUs do slowly
+    ffma                                  lowest share of multiply-adds in a loop that computes; none without nvdisasm
     hot                                   whether training spends its time there
 
 The kernels are compiled by another process (`tinyprune.kernels.cuda.compiled`), in which Numba's simulator is off.
@@ -133,6 +134,7 @@ def as_row(record: dict[str, Any]) -> Record:
         "occupancy": warps / HOLDS[record["capability"]].warps,
         "limited_by": limited_by,
         "float64": ".f64" in record["ptx"],
+        "ffma": record["ffma"],
         "hot": record["hot"],
     }
 

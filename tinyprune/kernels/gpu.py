@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from unittest import mock
 
 from tinyprune.errors import TinypruneError, UsageError, install_command
+from tinyprune.kernels.sass import disassembled, loop_shares
 
 FIRST = (8, 0)  # compute capability that kernels are written for; the linker makes them those of newer GPUs
 COMPILED = {  # patterns in what nvJitLink reports
@@ -223,15 +224,18 @@ def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> 
 
     Returns:
         `kernel`, `capability` and `ptx`; from the linker's report a thread's registers, a block's bytes of shared
-        memory, and the bytes of a thread's stack and of spilled registers.
+        memory, and the bytes of a thread's stack and of spilled registers; `ffma`, the lowest of `sass.loop_shares`,
+        None without nvdisasm or such loops.
     """
     function = getattr(kernel, "py_func", kernel)
-    name, report = function.__name__, compiled(kernel, signature, capability).report
+    name, made = function.__name__, compiled(kernel, signature, capability)
     code = llvm_code(function, signature, min(capability, FIRST))
     ptx = linked(code, name, capability, ptx=True)[0].rstrip(b"\0").decode()
-    found = {key: re.search(pattern, report) for key, pattern in COMPILED.items()}
+    found = {key: re.search(pattern, made.report) for key, pattern in COMPILED.items()}
     numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
     about = {"kernel": name, "capability": f"{capability[0]}.{capability[1]}"}
+    sass = disassembled(made.cubin)
+    numbers["ffma"] = None if sass is None else min(loop_shares(sass), default=None)
     return about | numbers | {"ptx": ptx.replace(re.search(r"\.entry (\w+)", ptx)[1], name)}
 
 

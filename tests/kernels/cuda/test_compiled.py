@@ -22,6 +22,7 @@ if what_is_missing() is not None:
 
 SHARED_BYTES = 48 * 1024  # that a block may have without asking for more at launch
 KERNELS = kernels_of([*all_modules(), "tinyprune.bench.limits"])
+LEAST_FFMA = 0.7  # in the loops of these; known if nvdisasm is installed
 # those of attention and of large products, whose operands come four at a time
 VECTORS = {"products.product", "attend.forward", "attend.queries", "attend.keys", "attend.distances"}
 
@@ -54,6 +55,7 @@ def test_compiled(module):
         for record in records:
             # tensor cores take their numbers one by one from shared memory
             wanted = {"ld.global.v4.f32"} | ({"ld.shared.v4.f32"} if "tf32" not in record["kernel"] else set())
+            assert record["ffma"] is None or record["ffma"] > LEAST_FFMA, record["kernel"]
             assert not record["hot"] or all(instruction in record["ptx"] for instruction in wanted), record["kernel"]
 
 
