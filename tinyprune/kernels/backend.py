@@ -286,7 +286,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         UsageError: if kernels cannot run here, neither on a GPU nor in Numba's simulator.
     """
     check_usable()
-    from tinyprune.kernels.cuda.device import array, jit
+    from tinyprune.kernels.cuda.device import array, jit, later
     from tinyprune.kernels.cuda.device.driver import driver
     from tinyprune.kernels.cuda.layers import add as adding
     from tinyprune.kernels.cuda.layers import (
@@ -334,6 +334,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
             return array.to_host(x)
 
         def synchronize(self) -> None:
+            later.finish()
             if not jit.SIMULATED:
                 driver().synchronize()
 

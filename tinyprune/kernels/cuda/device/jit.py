@@ -59,21 +59,22 @@ def device(function: Callable) -> Callable:
 class Window:
     """The simulator's pointer: reads and writes an array in main memory, and checks every index."""
 
-    __slots__ = ("first", "memory")
+    __slots__ = ("at", "first", "memory")
 
-    def __init__(self, memory: NDArray, first: int = 0) -> None:
+    def __init__(self, memory: NDArray, first: int = 0, at: int = 0) -> None:
         self.memory = memory
-        self.first = first  # entries of its block of memory before its own first one
+        self.first = first  # entries of its block of memory before the one that it points to
+        self.at = at  # entries of the array before that one
 
     def __getitem__(self, i: int) -> Any:
-        if not 0 <= i < self.memory.size:
-            raise IndexError(f"read at {i} of {self.memory.size} entries")
-        return self.memory[i]
+        if not 0 <= self.at + i < self.memory.size:
+            raise IndexError(f"read at {self.at + i} of {self.memory.size} entries")
+        return self.memory[self.at + i]
 
     def __setitem__(self, i: int, value: Any) -> None:
-        if not 0 <= i < self.memory.size:
-            raise IndexError(f"write at {i} of {self.memory.size} entries")
-        self.memory[i] = value
+        if not 0 <= self.at + i < self.memory.size:
+            raise IndexError(f"write at {self.at + i} of {self.memory.size} entries")
+        self.memory[self.at + i] = value
 
 
 def flattened(function: Callable, arguments: Sequence[Any]) -> tuple[Callable, list[Any]]:

@@ -9,6 +9,7 @@ In the simulator a block is main memory, filled with NaN when it is taken, so th
 written is noticed.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,15 +78,19 @@ POOL = Pool()
 
 
 class Lease:
-    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed."""
+    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed.
 
-    __slots__ = ("address", "block", "give", "size")
+    Where its entries are still to be computed, `due` does that, see `later`.
+    """
+
+    __slots__ = ("address", "block", "due", "give", "size")
 
     def __init__(self, entries: int) -> None:
         self.size = workspace.size_class(max(4 * entries, SMALLEST))
         self.block = POOL.take(self.size)
         self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
         self.address = 0 if SIMULATED else self.block.address
+        self.due: Callable[[], None] | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "give"):
@@ -93,6 +98,8 @@ class Lease:
 
     def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
         """Return what a kernel gets for the entries from `first` on."""
+        if self.due:
+            self.due()
         if SIMULATED:
             return Window(self.block.view(dtype)[first : first + entries], first)
         return self.address + 4 * first
@@ -106,6 +113,8 @@ class Lease:
 
     def read(self, first: int, values: NDArray) -> None:
         """Copy to a flat array in main memory, after the kernels launched before have finished."""
+        if self.due:
+            self.due()
         if SIMULATED:
             values.view(np.int32)[:] = self.block[first : first + values.nbytes // 4]
         else:

@@ -10,7 +10,7 @@ address of its own. `load1` and `store1` test nothing, as pointers do.
 
 from numba import types
 
-from tinyprune.kernels.cuda.device.jit import SIMULATED, device, float32
+from tinyprune.kernels.cuda.device.jit import SIMULATED, Window, device, float32
 
 BYTES = 16
 SHARED = 3  # number of the address space
@@ -25,6 +25,10 @@ if SIMULATED:
     def aligned(x):
         """Return a shared array, aligned for functions that read four entries at a time."""
         return x
+
+    def beyond(x, i):
+        """Return a pointer to x[i] from a pointer."""
+        return Window(x.memory, x.first + i, x.at + i)
 
     def load4(x, i):
         """Return x[i] … x[i + 3]; i is a multiple of 4, x a pointer or a flat shared array."""
@@ -74,6 +78,15 @@ else:
             align(builder.module)
             x = context.make_array(type_of_x)(context, builder, x).data
         return builder.gep(x, [i])
+
+    @intrinsic
+    def beyond(typingctx, x, i):
+        """Return a pointer to x[i] from a pointer."""
+
+        def codegen(context, builder, signature, arguments):
+            return builder.gep(arguments[0], [arguments[1]])
+
+        return x(x, types.int64), codegen
 
     @intrinsic
     def load4(typingctx, x, i):

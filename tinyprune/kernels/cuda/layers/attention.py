@@ -12,6 +12,7 @@ Dh is rounded up to the width of the next kernel, at most 64. Arrays whose Dh is
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
-from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
+from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots, sum_later
 from tinyprune.ops.attention import check_arguments
 
 LOG2_E = math.log2(math.e)
@@ -99,7 +100,7 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
     dk, dv, du = key_gradients(saved, c)
     dr, dw = distance_gradients(saved, c) if c.relative else (None, None)
     dpk, dpv = (None, None) if c.inputs.pk is None else persistent_gradients(saved, c)
-    dgate = column_sums(saved.delta.reshape(-1, c.sizes.H)) if c.gated else None
+    dgate = sum_later(saved.delta.reshape(-1, c.sizes.H)) if c.gated else None
     return dq, dk, dv, dr, du, dw, dpk, dpv, dgate
 
 
@@ -148,7 +149,7 @@ def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, De
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
     which = c.sizes, group, c.scales[0], c.to_key
     kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, *which, c.gated, c.dropout)
-    return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.w.shape, Dh)
+    return slot_sum(dr, c.inputs.r.shape, Dh, column_sums), slot_sum(dw, c.w.shape, Dh)
 
 
 def scales_of(Dh: int, N: int, weight: float) -> tuple[Scales, Scales]:
@@ -172,8 +173,8 @@ def groups(B: int, each: int) -> tuple[int, int]:
     return group, max(blocks(B, group), 1)
 
 
-def slot_sum(slots: DeviceArray, shape: tuple[int, ...], Dh: int) -> DeviceArray:
+def slot_sum(slots: DeviceArray, shape: tuple[int, ...], Dh: int, sums: Callable = sum_later) -> DeviceArray:
     """Sum slots, each of which has the entries of `shape` (…, W), and narrow the sum to (…, Dh)."""
     size = math.prod(shape)
     flat = slots.reshape(slots.size // size if size else 1, size)
-    return narrow((flat if len(flat) == 1 else column_sums(flat)).reshape(shape), Dh)
+    return narrow((flat if len(flat) == 1 else sums(flat)).reshape(shape), Dh)

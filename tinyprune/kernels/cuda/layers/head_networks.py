@@ -17,7 +17,7 @@ from tinyprune.kernels.cuda.layers.linear import bias_gradient, matrix
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import row_dots
-from tinyprune.kernels.cuda.products.matmul import matmul
+from tinyprune.kernels.cuda.products.matmul import matmul, weight_gradient
 from tinyprune.ops.head_networks import check_arguments
 
 THREADS = 256
@@ -102,7 +102,7 @@ def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray 
     # out = units values + bo
     dbo = bias_gradient(dout)
     da = matmul(rows, values, transpose_b=True, precision=precision)
-    dvalues = matmul(units, rows, transpose_a=True, precision=precision).reshape(H, N, D)
+    dvalues = weight_gradient(units, rows, precision).reshape(H, N, D)
     # values_h = c g_h pv_h
     dpv = weighed(dvalues, gate, scale, N * D)
     dgate = None if gate is None else row_dots(dvalues.reshape(H, N * D), pv.reshape(H, N * D), scale)
@@ -110,6 +110,6 @@ def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray 
     rectify_gradient(blocks(da.size, THREADS), da, units, da.size)
     # a = x pkᵀ + pb
     dx = matmul(da, pk.reshape(H * N, D), precision=precision)
-    dpk = matmul(da, matrix(x), transpose_a=True, precision=precision).reshape(H, N, D)
+    dpk = weight_gradient(da, matrix(x), precision).reshape(H, N, D)
     dpb = bias_gradient(da).reshape(H, N)
     return dx if len(shape) > 1 else dx[0], dpk, dpb, dpv, dbo, dgate

@@ -13,7 +13,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import LINES, RUN, WIDE, block_sum, column_sums
+from tinyprune.kernels.cuda.parts.sums import LINES, RUN, WIDE, block_sum, sum_later
 from tinyprune.ops.layernorm import check_scale_and_bias
 
 THREADS = 128
@@ -108,5 +108,5 @@ def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, De
     runs = max(blocks(R, RUN), 1)
     sums = empty((runs, 2 * D))
     parameter_gradients((blocks(D, WIDE), runs), dout, x, means, inverses, R, D, sums)
-    dparameters = column_sums(sums)
+    dparameters = sum_later(sums)
     return dx, dparameters[:D], dparameters[D:]

@@ -9,8 +9,8 @@ import math
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import column_sums
-from tinyprune.kernels.cuda.products.matmul import matmul, rows_of
+from tinyprune.kernels.cuda.parts.sums import sum_later
+from tinyprune.kernels.cuda.products.matmul import matmul, rows_of, weight_gradient
 from tinyprune.ops.linear import check_arguments
 
 
@@ -25,8 +25,8 @@ def kept(x: DeviceArray, W: DeviceArray, b: DeviceArray | None, frozen: bool, pr
 
 
 def bias_gradient(dout: DeviceArray) -> DeviceArray:
-    """Sum over all rows, (..., O) → (O,)."""
-    return column_sums(contiguous(dout).reshape(math.prod(dout.shape[:-1]), dout.shape[-1]))
+    """Sum over all rows, (..., O) → (O,), when somebody reads it."""
+    return sum_later(contiguous(dout).reshape(math.prod(dout.shape[:-1]), dout.shape[-1]))
 
 
 def linear_forward(
@@ -56,9 +56,9 @@ def linear_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, Devic
     if x is None:
         dW = None
     elif rows_of(W.shape, W.strides):
-        dW = matmul(matrix(x), dout_rows, transpose_a=True, precision=precision)
+        dW = weight_gradient(matrix(x), dout_rows, precision)
     else:
-        dW = matmul(dout_rows, matrix(x), transpose_a=True, precision=precision).T
+        dW = weight_gradient(dout_rows, matrix(x), precision).T
     # out += b
     db = bias_gradient(dout) if has_bias else None
     return dx if len(shape) > 1 else dx[0], dW, db

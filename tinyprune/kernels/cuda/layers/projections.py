@@ -6,7 +6,7 @@
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.layers.linear import bias_gradient
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.products.matmul import matmul
+from tinyprune.kernels.cuda.products.matmul import linear_maps, matmul, weight_gradient
 from tinyprune.ops.projections import check_arguments
 
 
@@ -33,7 +33,7 @@ def projections_forward(
     check_floats(n=n, Wq=Wq, Wk=Wk, Wv=Wv, **biases)
     check_arguments(n, Wq, Wk, Wv, T, bq, bk, bv)
     parts = (last(n, T), Wq, bq), (n, Wk, bk), (n, Wv, bv)
-    q, k, v = (matmul(x, W, bias=b, precision=precision) for x, W, b in parts)
+    q, k, v = linear_maps(parts, precision)
     with_gradient = set() if frozen else set(biases)
     return (q, k, v), (None if frozen else n, n.shape, Wq, Wk, Wv, T, with_gradient, precision)
 
@@ -55,5 +55,5 @@ def projections_backward(
     if n is None:
         return dn, None, None, None, dbq, dbk, dbv
     pairs = (last(n, T), dq), (n, dk), (n, dv)
-    dWq, dWk, dWv = (matmul(x, dout, transpose_a=True, precision=precision) for x, dout in pairs)
+    dWq, dWk, dWv = (weight_gradient(x, dout, precision) for x, dout in pairs)
     return dn, dWq, dWk, dWv, dbq, dbk, dbv

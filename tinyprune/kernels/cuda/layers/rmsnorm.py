@@ -13,7 +13,7 @@ from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int
 from tinyprune.kernels.cuda.layers.layernorm import parameter_gradients
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, zeros
-from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, column_sums
+from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, sum_later
 from tinyprune.ops.rmsnorm import check_scale
 
 THREADS = 128
@@ -71,4 +71,4 @@ def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, Devi
     runs = max(blocks(R, RUN), 1)
     sums = empty((runs, 2 * D))  # dscale, and dbias, which is not used
     parameter_gradients((blocks(D, WIDE), runs), dout, x, zeros(R), inverses, R, D, sums)
-    return dx, column_sums(sums)[:D]
+    return dx, sum_later(sums)[:D]

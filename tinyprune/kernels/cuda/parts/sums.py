@@ -5,6 +5,7 @@
 
 `column_sums`: a block takes 32 neighbouring columns and a run of rows. Its 8 lines of threads take every eighth row,
 and their sums are joined in shared memory. The sums of the runs are rows again, and are summed in the same way.
+`sum_later` does that for many matrices at once.
 
 `row_dots`: a block takes 16 rows with 8 threads each, whose sums are joined in shared memory.
 
@@ -13,9 +14,12 @@ The orders depend on shapes and numbers of threads alone, so every result is the
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, ints, kernel, uint32
+from tinyprune.kernels.cuda.device.later import Task, wait
+from tinyprune.kernels.cuda.device.many import Launch, laid_out, owner, tables
 
 WIDE = 32  # columns of a block of `column_sums`
 LINES = 8  # of its threads
@@ -63,12 +67,12 @@ def make_reduction(joined: Callable) -> Callable:
 block_sum, block_max = make_reduction(add), make_reduction(larger)
 
 
-@kernel(floats, int32, int32, floats, threads=(WIDE, LINES))
-def run_sums(x, R, C, out):
-    """out (runs, C): the sums over each run of rows of x (R, C)."""
+@device
+def sum_run(x, R, C, across, run, out):
+    """Sum a run of rows of x (R, C) over 32 columns, the across-th ones; out is (runs, C)."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
-    column, line, run = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
-    c = cuda.blockIdx.x * WIDE + column
+    column, line = cuda.threadIdx.x, cuda.threadIdx.y
+    c = across * WIDE + column
     end = min((run + 1) * RUN, R)
     total = float32(0)
     if c < C:
@@ -82,11 +86,59 @@ def run_sums(x, R, C, out):
         out[run * C + c] = total
 
 
+@kernel(floats, int32, int32, floats, threads=(WIDE, LINES))
+def run_sums(x, R, C, out):
+    """out (runs, C): the sums over each run of rows of x (R, C)."""
+    sum_run(x, R, C, cuda.blockIdx.x, cuda.blockIdx.y, out)
+
+
+@kernel(tables, int32, ints, int32, threads=(WIDE, LINES))
+def run_sums_of_all(arrays, first, table, count):
+    """The same for `count` matrices: arrays has x and out of each, the table its blocks, R and C."""
+    at = owner(table, count, 3, cuda.blockIdx.x)
+    R, C = table[at + 1], table[at + 2]
+    # unsigned, 32 bits: Numba would divide in 64 bits
+    block, wide = uint32(cuda.blockIdx.x - table[at]), uint32((C + WIDE - 1) // WIDE)
+    n = first + at // 3 * 2
+    sum_run(arrays[n], R, C, int32(block % wide), int32(block // wide), arrays[n + 1])
+
+
+@lru_cache(256)
+def table_of_shapes(shapes: tuple[tuple[int, int], ...]) -> tuple[int, DeviceArray]:
+    """Return how many blocks sum matrices of these shapes, and the table for `run_sums_of_all`."""
+    return laid_out([(blocks(C, WIDE) * runs_of(R), R, C) for R, C in shapes])
+
+
+def runs_of(R: int) -> int:
+    """Return how many runs there are of R rows; one of no rows."""
+    return max(blocks(R, RUN), 1)
+
+
+def sum_into(x: DeviceArray, out: DeviceArray) -> Task:
+    """Return the task to sum a contiguous matrix (R, C) over its rows, into `out`, of C entries."""
+    return Task(out, [x], 1, sum_all)
+
+
+def sum_all(tasks: list[Task]) -> tuple[list[Launch], list[Task]]:
+    """Plan to sum the runs of all the tasks' matrices in one launch; where there are several, they are still to sum."""
+    shapes = tuple(x.shape for _, (x,), *_ in tasks)
+    outs = [task.out if runs_of(R) == 1 else empty((runs_of(R), C)) for task, (R, C) in zip(tasks, shapes, strict=True)]
+    size, table = table_of_shapes(shapes)
+    arrays = [array for task, out in zip(tasks, outs, strict=True) for array in (*task.reads, out)]
+    left = [sum_into(out, task.out) for task, out in zip(tasks, outs, strict=True) if out is not task.out]
+    return [Launch(run_sums_of_all, table, len(tasks), size, arrays)], left
+
+
+def sum_later(x: DeviceArray) -> DeviceArray:
+    """Sum a contiguous matrix (R, C) over its rows, like `column_sums`, when somebody reads the result."""
+    return wait(sum_into(x, empty(x.shape[1])))
+
+
 def column_sums(x: DeviceArray) -> DeviceArray:
     """Sum a contiguous matrix (R, C) over its rows: out[c] = Σ_r x[r, c], (C,); zeros if there are no rows."""
     R, C = x.shape
     while True:
-        runs = max(blocks(R, RUN), 1)
+        runs = runs_of(R)
         out = empty((runs, C))
         run_sums((blocks(C, WIDE), runs), x, R, C, out)
         if runs == 1:

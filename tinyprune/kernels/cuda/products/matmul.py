@@ -7,14 +7,19 @@ This module checks the arguments, works out where rows lie in memory, and choose
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks
+from tinyprune.kernels.cuda.device.jit import Kernel, blocks
+from tinyprune.kernels.cuda.device.later import Task, before_writing, wait
+from tinyprune.kernels.cuda.device.many import Launch, laid_out, launch_all
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous, copied
+from tinyprune.kernels.cuda.parts.sums import sum_into
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
     ALIGNED_B,
@@ -63,6 +68,23 @@ class Rows(NamedTuple):
     def aligned(self, first: int) -> bool:
         """Return whether all begin on a multiple of 4, the first at `first`. (A group is a number of rows long.)"""
         return not (first % 4 or self.row % 4)
+
+
+class Ready(NamedTuple):
+    """A product whose arguments have been checked."""
+
+    a: DeviceArray
+    b: DeviceArray
+    bias: DeviceArray | None
+    residual: DeviceArray | None
+    out: DeviceArray
+    plan: "Plan"
+
+    def in_slots(self) -> "Ready":
+        """Return the product that writes a slot for each part of the sum along k; itself if there is one part."""
+        if self.plan.parts == 1:
+            return self
+        return self._replace(bias=None, residual=None, out=empty((self.plan.parts, self.out.size)))
 
 
 class Plan(NamedTuple):
@@ -182,6 +204,7 @@ def check_out(out: DeviceArray, residual: DeviceArray | None, **read: DeviceArra
         # whether they overlap
         if x.lease is out.lease and x.first < out.first + out.span and out.first < x.first + x.span:
             raise ValueError(f"out must not lie in the memory of {name}, which is read while out is written")
+    before_writing(out)
 
 
 def check_precision(precision: str) -> None:
@@ -227,6 +250,22 @@ def matmul(
         UsageError: if the precision does not exist, or not on this GPU.
     """
     check_precision(precision)
+    product = ready(a, b, transpose_a, transpose_b, bias, residual, relu, out)
+    multiply([product], precision)
+    return product.out
+
+
+def ready(
+    a: DeviceArray,
+    b: DeviceArray,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    bias: DeviceArray | None = None,
+    residual: DeviceArray | None = None,
+    relu: bool = False,
+    out: DeviceArray | None = None,
+) -> Ready:
+    """Check the arguments of `matmul` and plan the product."""
     others = {name: x for name, x in (("bias", bias), ("residual", residual), ("out", out)) if x is not None}
     check_floats(a=a, b=b, **others)
     shape = fitting(a.shape, transpose_a, b.shape, transpose_b)
@@ -250,12 +289,75 @@ def matmul(
     if p is None:
         a = copied(a)
         p = plan(form(a), *options)
-    if isinstance(p.kernel, bool):
-        FEW_ROWS[p.kernel](p.grid, a, b, bias, residual, out, *p.numbers)
-    elif p.parts == 1:
-        PRODUCTS[precision, *p.kernel](p.grid, a, b, bias, residual, out, *p.numbers)
-    else:
-        slots = empty((p.parts, *shape))
-        PRODUCTS[precision, *p.kernel](p.grid, a, b, None, None, slots, *p.numbers)
-        join(blocks(out.size, THREADS), slots, bias, residual, out, *p.join_numbers)
-    return out
+    return Ready(a, b, bias, residual, out, p)
+
+
+def multiply(products: Sequence[Ready], precision: str) -> None:
+    """Compute products of which none needs another's result, several without residuals."""
+    with_slots = [product.in_slots() for product in products]
+    for key, alike in by_kernel(with_slots).items():
+        one, several = (FEW_ROWS[key], None) if isinstance(key, bool) else PRODUCTS[precision, *key]
+        if several and len(alike) > 1:
+            launch_all([launch(several, alike)])
+            continue
+        for product in alike:
+            one(product.plan.grid, *product[:5], *product.plan.numbers)
+    for (_, _, bias, residual, out, p), given in zip(products, with_slots, strict=True):
+        if p.parts > 1:
+            join(blocks(out.size, THREADS), given.out, bias, residual, out, *p.join_numbers)
+
+
+def by_kernel(products: Sequence[Ready]) -> dict[Any, list[Ready]]:
+    """Sort products by `Plan.kernel`."""
+    sorted_: dict[Any, list[Ready]] = {}
+    for product in products:
+        sorted_.setdefault(product.plan.kernel, []).append(product)
+    return sorted_
+
+
+def launch(kernel: Kernel, products: Sequence[Ready]) -> Launch:
+    """Plan one launch of a kernel that takes several products."""
+    size, table = table_of_plans(tuple(product.plan for product in products))
+    arrays = [x for p in products for x in (p.a, p.b, p.a if p.bias is None else p.bias, p.out)]
+    return Launch(kernel, table, len(products), size, arrays)
+
+
+@lru_cache(maxsize=256)
+def table_of_plans(plans: tuple[Plan, ...]) -> tuple[int, DeviceArray]:
+    """Return how many blocks these products take, and the table for the kernel."""
+    numbers = ([n if isinstance(n, tuple) else (n,) for n in p.numbers] for p in plans)
+    rows = ((math.prod(p.grid), *p.grid[:2], *chain(*some)) for p, some in zip(plans, numbers, strict=True))
+    return laid_out(list(rows))
+
+
+def linear_maps(
+    maps: Sequence[tuple[DeviceArray, DeviceArray, DeviceArray | None]], precision: str = "float32"
+) -> list[DeviceArray]:
+    """Compute a · b + bias for each triple, like `matmul`, in one launch if the kernel is the same."""
+    check_precision(precision)
+    products = [ready(a, b, bias=bias) for a, b, bias in maps]
+    multiply(products, precision)
+    return [product.out for product in products]
+
+
+def weight_gradient(x: DeviceArray, dout: DeviceArray, precision: str = "float32") -> DeviceArray:
+    """Compute xᵀ · dout over all rows, of x (..., M) and dout (..., N), when somebody reads it; see `device.later`."""
+    check_precision(precision)
+    check_floats(x=x, dout=dout)
+    x, dout = (y if rows_of(y.shape, y.strides) else copied(y) for y in (x, dout))
+    product = ready(x, dout, transpose_a=True)
+    return wait(Task(product.out, product[:2], 0, multiply_all, (product, precision)))
+
+
+def multiply_all(tasks: list[Task]) -> tuple[list[Launch], list[Task]]:
+    """Plan the tasks' products, a launch for each kernel; sums of their slots are still to do."""
+    launches, left = [], []
+    for precision in dict.fromkeys(task.what[1] for task in tasks):
+        products = []
+        for task in tasks:
+            if task.what[1] == precision:
+                product = task.what[0].in_slots()
+                products.append(product)
+                left += [sum_into(product.out, task.out)] if product.out is not task.out else []
+        launches += [launch(PRODUCTS[precision, *key][1], alike) for key, alike in by_kernel(products).items()]
+    return launches, left

@@ -12,10 +12,13 @@ registers, and are then stored in the other place, so that each strip needs one 
 
 A long sum with few outputs, such as a weight's gradient, is split along k: `blockIdx.z` counts the parts, each has a
 slot of its own, and `join` adds the slots in order. Their number depends on the shapes alone.
+
+Products of one layout that do not wait for each other share a launch, which reads where each of them lies from a table.
 """
 
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.device.vectors import aligned, load_some, store4
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, ints, kernel, uint32
+from tinyprune.kernels.cuda.device.many import owner, tables
+from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load_some, store4
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
     ALIGNED_B,
@@ -23,6 +26,8 @@ from tinyprune.kernels.cuda.products.arithmetic import (
     STRIDES,
     STRIP,
     THREADS,
+    Sizes,
+    Strides,
     finished,
     place,
 )
@@ -30,6 +35,7 @@ from tinyprune.kernels.cuda.products.multiply_add import make_multiply_add
 from tinyprune.kernels.cuda.products.tensor_cores import make_tensor_cores
 
 TILES = (128, 64)  # rows and columns of a block's tile
+COLUMNS = 16  # of the table of several products
 LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a · b, a · bᵀ, aᵀ · b
 # Each makes, for one size of tile, device functions that round a number before it is stored in shared memory, add the
 # product of two strips to the sums of a thread, and write these; and says how many numbers lie between the rows of a
@@ -37,8 +43,11 @@ LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a
 ARITHMETICS = {"float32": make_multiply_add, "tf32": make_tensor_cores}
 
 
-def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> Kernel:
-    """Make the kernel for a size of tile and a layout: whether k runs along the rows of a in memory, and of b."""
+def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> tuple[Kernel, Kernel | None]:
+    """Make the kernel for a size of tile and a layout: whether k runs along the rows of a in memory, and of b.
+
+    The second one computes several products; a · bᵀ is not needed several times at once.
+    """
     PAD, rounded, add_strips, write = ARITHMETICS[precision](TILE)
     DEPTH = STRIP // TILE  # of a strip, along k
     WIDE = TILE + PAD
@@ -70,31 +79,27 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         else:
             store4(strip, at, x0, x1, x2, x3)
 
-    def product(a, b, bias, residual, out, sizes, at_a, at_b, at_out, finish, fours):
-        """out (slots, M, N): the sums over each `part` of k.
+    @device
+    def add_up(a, b, sizes, at_a, at_b, fours, top, left, slot, thread, sums):
+        """Set the thread's sums for the tile at row `top` and column `left`, over the slot's part of k.
 
-        at_a, at_b, at_out: their `Strides`. Rows of a and out are in groups where k runs along the rows of a, otherwise
-        those of a and b.
+        at_a, at_b: their `Strides`. Rows of a are in groups where k runs along them, otherwise those of a and b.
         """
         M, N, K, part, per = sizes
         strips_a = aligned(cuda.shared.array(BOTH, float32))
         strips_b = aligned(cuda.shared.array(BOTH, float32))
-        sums = cuda.local.array(SUMS, float32)
         for n in range(SUMS):
             sums[n] = float32(0)
-        thread = cuda.threadIdx.x & (THREADS - 1)  # tells the compiler that it is not negative
-        slot = cuda.blockIdx.z
-        top, left = cuda.blockIdx.y * TILE, cuda.blockIdx.x * TILE
         begin = slot * part
-        k_left = min(part, K - begin)
+        k_left = int32(min(part, K - begin))
 
         # the numbers that this thread loads: where they are, where they go, and how many lines are left from them on
         i, a_k = first_number(thread, A_ALONG_K)
         j, b_k = first_number(thread, B_ALONG_K)
         a_to, b_to = a_k * WIDE + i, b_k * WIDE + j
         i, j = i + top, j + left
-        i_left, j_left = M - i, N - j
-        within = (begin + a_k) % per
+        i_left, j_left = int32(M - i), int32(N - j)
+        within = int32(uint32(begin + a_k) % uint32(per))
         if A_ALONG_K:
             a_at, a_step = place(i, per, at_a) + begin + a_k, DEPTH
         else:
@@ -106,34 +111,72 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         else:
             b_at, b_step = place(begin + b_k, per, at_b) + j, DEPTH * at_b.row
 
-        at = 0
-        a0, a1, a2, a3 = bring(a, a_at, i_left, k_left - a_k, A_ALONG_K, fours & ALIGNED_A)
-        b0, b1, b2, b3 = bring(b, b_at, j_left, k_left - b_k, B_ALONG_K, fours & ALIGNED_B)
+        at, a, b = int32(0), beyond(a, a_at), beyond(b, b_at)
+        a0, a1, a2, a3 = bring(a, 0, i_left, k_left - a_k, A_ALONG_K, fours & ALIGNED_A)
+        b0, b1, b2, b3 = bring(b, 0, j_left, k_left - b_k, B_ALONG_K, fours & ALIGNED_B)
         while k_left > 0:
             settle(strips_a, at + a_to, A_ALONG_K, a0, a1, a2, a3)
             settle(strips_b, at + b_to, B_ALONG_K, b0, b1, b2, b3)
             cuda.syncthreads()  # both strips are complete, and nobody reads the previous ones any more
-            k_left -= DEPTH
-            a_at += a_step
-            b_at += b_step
+            k_left = int32(k_left - DEPTH)
+            a = beyond(a, a_step)
+            b = beyond(b, b_step)
             if not A_ALONG_K:
-                within += DEPTH
+                within = int32(within + DEPTH)
                 while within >= per:
-                    within -= per
-                    a_at += at_a.group - per * at_a.row
-                    b_at += at_b.group - per * at_b.row
-            a0, a1, a2, a3 = bring(a, a_at, i_left, k_left - a_k, A_ALONG_K, fours & ALIGNED_A)
-            b0, b1, b2, b3 = bring(b, b_at, j_left, k_left - b_k, B_ALONG_K, fours & ALIGNED_B)
+                    within = int32(within - per)
+                    a = beyond(a, at_a.group - per * at_a.row)
+                    b = beyond(b, at_b.group - per * at_b.row)
+            a0, a1, a2, a3 = bring(a, 0, i_left, k_left - a_k, A_ALONG_K, fours & ALIGNED_A)
+            b0, b1, b2, b3 = bring(b, 0, j_left, k_left - b_k, B_ALONG_K, fours & ALIGNED_B)
             add_strips(strips_a, strips_b, at, thread, sums)
-            at = SIZE - at
+            at = int32(SIZE - at)
 
-        if not A_ALONG_K:
-            per = M
+    def product(a, b, bias, residual, out, sizes, at_a, at_b, at_out, finish, fours):
+        """out (slots, M, N): the sums over each part of k. Rows of out are in groups where those of a are."""
+        sums = cuda.local.array(SUMS, float32)
+        thread = cuda.threadIdx.x & (THREADS - 1)  # tells the compiler that it is not negative
+        slot, top, left = cuda.blockIdx.z, cuda.blockIdx.y * TILE, cuda.blockIdx.x * TILE
+        add_up(a, b, sizes, at_a, at_b, fours, top, left, slot, thread, sums)
+        M, N, _, _, per = sizes
+        per = per if A_ALONG_K else M
         write(sums, thread, top, left, out, slot * M * N, M, N, per, at_out, bias, residual, finish, fours)
 
-    name = f"product_{precision}_{TILE}_{LAYOUTS[A_ALONG_K, B_ALONG_K]}"
+    @device
+    def find(table, count):
+        """Return the row of the table for this block, and slot, top and left of its tile."""
+        at = owner(table, count, COLUMNS, cuda.blockIdx.x)
+        # unsigned, 32 bits: Numba would divide in 64 bits
+        block = uint32(cuda.blockIdx.x - table[at])
+        across, down = uint32(table[at + 1]), uint32(table[at + 2])
+        row = uint32(block // across)
+        return at, int32(row // down), int32(row % down * TILE), int32(block % across * TILE)
+
+    def products(arrays, first, table, count):
+        """Each of `count` products: arrays has a, b, bias and out of each, the table its blocks and numbers."""
+        sums = cuda.local.array(SUMS, float32)
+        thread = cuda.threadIdx.x & (THREADS - 1)
+        at, slot, top, left = find(table, count)
+        sizes = Sizes(table[at + 3], table[at + 4], table[at + 5], table[at + 6], table[at + 7])
+        at_a, at_b = Strides(table[at + 8], table[at + 9]), Strides(table[at + 10], table[at + 11])
+        n = first + at // COLUMNS * 4
+        add_up(arrays[n], arrays[n + 1], sizes, at_a, at_b, table[at + 15], top, left, slot, thread, sums)
+        # All is read again: until here the sums need the registers.
+        at, slot, top, left = find(table, count)
+        M, N, at_out = table[at + 3], table[at + 4], Strides(table[at + 12], table[at + 13])
+        per = table[at + 7] if A_ALONG_K else M
+        n = first + at // COLUMNS * 4
+        bias, out, to = arrays[n + 2], arrays[n + 3], slot * M * N
+        thread = cuda.threadIdx.x & (THREADS - 1)
+        write(sums, thread, top, left, out, to, M, N, per, at_out, bias, out, table[at + 14], table[at + 15])
+
+    layout = LAYOUTS[A_ALONG_K, B_ALONG_K]
+    options = {"threads": THREADS, "hot": True, "resident": 2 if TILE == 128 else 3}
     types = (*5 * (floats,), SIZES, STRIDES, STRIDES, STRIDES, int32, int32)
-    return kernel(*types, name=name, threads=THREADS, hot=True, resident=2 if TILE == 128 else 3)(product)
+    one = kernel(*types, name=f"product_{precision}_{TILE}_{layout}", **options)(product)
+    if B_ALONG_K:
+        return one, None
+    return one, kernel(tables, int32, ints, int32, name=f"products_{precision}_{TILE}_{layout}", **options)(products)
 
 
 @kernel(*4 * (floats,), *4 * (int32,), STRIDES, int32, threads=THREADS)
@@ -149,7 +192,8 @@ def join(slots, bias, residual, out, S, M, N, per, at_out, finish):
         out[to] = finished(total, bias, j, residual, to, finish)
 
 
-PRODUCTS: dict[tuple[str, int, bool, bool], Kernel] = {
+# for one product, and for several; see `make_product`
+PRODUCTS: dict[tuple[str, int, bool, bool], tuple[Kernel, Kernel | None]] = {
     (precision, tile, *layout): make_product(precision, tile, *layout)
     for precision in ARITHMETICS
     for tile in TILES
