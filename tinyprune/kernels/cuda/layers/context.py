@@ -7,7 +7,7 @@ previous segment: gaps between its texts cost nothing, and a copy would move it 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats
-from tinyprune.kernels.cuda.parts.copies import copied
+from tinyprune.kernels.cuda.parts.copies import by_rows
 from tinyprune.ops.context import check_context, context_backward
 
 __all__ = ["context_backward", "context_forward"]
@@ -23,13 +23,6 @@ def join_rows(m, m_step, x, x_step, split, size, out):
         out[b * size + i] = m[b * m_step + i]
     elif i < size:
         out[b * size + i] = x[b * x_step + i - split]
-
-
-def by_rows(x: DeviceArray) -> tuple[DeviceArray, int]:
-    """Return `x` and the entries from x[0] to x[1]; it is copied unless each x[b] is contiguous."""
-    if x.size and not x[0].contiguous:
-        x = copied(x)
-    return x, x.strides[0]
 
 
 def context_forward(m: DeviceArray | None, x: DeviceArray) -> tuple[DeviceArray, tuple]:

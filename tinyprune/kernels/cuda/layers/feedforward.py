@@ -1,25 +1,14 @@
 """Feed-forward block of the ordinary Transformer, one hidden layer with a ReLU. See `tinyprune.ops.feedforward`.
 
-Two linear maps. The first product applies the ReLU before it writes, which saves a pass over h. Only h is kept, since
-h > 0 is true where the input of the ReLU was positive.
+Two linear maps. The first product applies the ReLU before it writes, and in backward the ReLU's gradient, which saves
+two passes. Only h is kept, since h > 0 is true where the input of the ReLU was positive.
 """
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.layers.linear import kept, linear_backward, linear_forward, matrix
+from tinyprune.kernels.cuda.layers.linear import gradients, kept, linear_backward, linear_forward, matrix
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.products.matmul import matmul
 from tinyprune.ops.feedforward import check_arguments
-
-THREADS = 256
-
-
-@kernel(floats, floats, int32, threads=THREADS)
-def rectify_gradient(dh, h, size):
-    """dh *= 1 where h > 0, else 0, in place, flat: a thread for each number."""
-    i = cuda.grid(1)
-    if i < size:
-        dh[i] *= float32(1) if h[i] > float32(0) else float32(0)
 
 
 def feedforward_forward(
@@ -44,9 +33,8 @@ def feedforward_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray |
     """Gradients of `feedforward_forward` in argument order, as `ops.feedforward_backward`."""
     cache1, h, cache2 = cache
     # out = h W2 + b2
-    dh, dW2, db2 = linear_backward(dout, cache2)
     # h = max(a, 0)
-    rectify_gradient(blocks(h.size, THREADS), dh, h, h.size)
+    dh, dW2, db2 = gradients(dout, cache2, h)
     # a = x W1 + b1
     dx, dW1, db1 = linear_backward(dh, cache1)
     return dx, dW1, db1, dW2, db2

@@ -12,7 +12,6 @@ import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.layers.feedforward import rectify_gradient
 from tinyprune.kernels.cuda.layers.linear import bias_gradient, matrix
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
@@ -43,6 +42,14 @@ def weigh(x, gate, H, width, scale, size, out):
     i = cuda.grid(1)
     if i < size:
         out[i] = scale * gate[i // width % H] * x[i]
+
+
+@kernel(floats, floats, int32, threads=THREADS)
+def rectify_gradient(dh, h, size):
+    """dh *= 1 where h > 0, else 0, in place, flat: a thread for each number."""
+    i = cuda.grid(1)
+    if i < size:
+        dh[i] *= float32(1) if h[i] > float32(0) else float32(0)
 
 
 def weighed(x: DeviceArray, gate: DeviceArray | None, scale: float, width: int) -> DeviceArray:
@@ -101,13 +108,12 @@ def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray 
         return dx if len(shape) > 1 else dx[0], None, None, None, None, dgate
     # out = units values + bo
     dbo = bias_gradient(dout)
-    da = matmul(rows, values, transpose_b=True, precision=precision)
+    # units = max(a, 0)
+    da = matmul(rows, values, transpose_b=True, where=units, precision=precision)
     dvalues = weight_gradient(units, rows, precision).reshape(H, N, D)
     # values_h = c g_h pv_h
     dpv = weighed(dvalues, gate, scale, N * D)
     dgate = None if gate is None else row_dots(dvalues.reshape(H, N * D), pv.reshape(H, N * D), scale)
-    # units = max(a, 0)
-    rectify_gradient(blocks(da.size, THREADS), da, units, da.size)
     # a = x pkᵀ + pb
     dx = matmul(da, pk.reshape(H * N, D), precision=precision)
     dpk = weight_gradient(da, matrix(x), precision).reshape(H, N, D)

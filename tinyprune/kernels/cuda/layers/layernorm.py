@@ -3,20 +3,21 @@
     for each row: mean = Σ x / D;  std = sqrt(Σ (x − mean)² / D + eps);  out = (x − mean) / std · scale + bias
 
 One block for each row; neighbouring threads read neighbouring features. Backward recomputes n from x, and the mean and
-1 / std of each row. dscale and dbias are sums over all rows: a block sums 32 features over a run of rows, and then the
-runs are summed in order, so no bit depends on which block runs first.
+1 / std of each row. dscale and dbias are sums over all rows: some more blocks sum 32 features over a run of rows each,
+in the same launch, and the runs are summed later, in order, so no bit depends on which block runs first.
 """
 
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import LINES, RUN, WIDE, block_sum, sum_later
+from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, runs_of, sum_later
 from tinyprune.ops.layernorm import check_scale_and_bias
 
 THREADS = 128
+LINES = THREADS // WIDE  # of threads that sum over rows
 
 
 @kernel(floats, floats, floats, int32, float32, floats, floats, floats, threads=THREADS, hot=True)
@@ -40,11 +41,41 @@ def normalise(x, scale, bias, D, eps, out, means, inverses):
         means[row], inverses[row] = mean, inverse
 
 
-@kernel(floats, floats, floats, floats, floats, int32, floats, threads=THREADS, hot=True)
-def normalise_backward(dout, x, means, inverses, scale, D, dx):
-    """dx = (dn − mean_d dn − n · mean_d(dn · n)) / std: a block for each row."""
+@device
+def parameter_gradients(dout, x, means, inverses, centred, R, D, block, scratch, sums):
+    """sums (runs, 2, D): the part of a run of rows in dscale = Σ dout · n and in dbias = Σ dout, of 32 features.
+
+    centred: whether rows have means.   block: of those that do this.
+    """
+    column, line, across = cuda.threadIdx.x % WIDE, cuda.threadIdx.x // WIDE, (D + WIDE - 1) // WIDE
+    d, run = block % across * WIDE + column, block // across
+    end = min((run + 1) * RUN, R)
+    dscale, dbias = float32(0), float32(0)
+    if d < D:
+        for row in range(run * RUN + line, end, LINES):
+            g = dout[row * D + d]
+            dscale += g * (x[row * D + d] - (means[row] if centred else float32(0))) * inverses[row]
+            dbias += g
+    scratch[0, line, column] = dscale
+    scratch[1, line, column] = dbias
+    cuda.syncthreads()  # all lines have written before the first one sums them
+    if line == 0 and d < D:
+        for other in range(1, LINES):
+            dscale += scratch[0, other, column]
+            dbias += scratch[1, other, column]
+        sums[2 * run * D + d] = dscale
+        sums[(2 * run + 1) * D + d] = dbias
+
+
+@kernel(*5 * (floats,), *3 * (int32,), floats, floats, threads=THREADS, hot=True)
+def normalise_backward(dout, x, means, inverses, scale, R, D, first, dx, sums):
+    """dx = (dn − mean_d dn − n · mean_d(dn · n)) / std: a block for each row; the `first` ones sum over rows."""
     scratch = cuda.shared.array(THREADS, float32)
-    row, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    scratches = cuda.shared.array((2, LINES, WIDE), float32)
+    row, thread = cuda.blockIdx.x - first, cuda.threadIdx.x
+    if row < 0:
+        parameter_gradients(dout, x, means, inverses, True, R, D, cuda.blockIdx.x, scratches, sums)
+        return
     at, size = row * D, float32(D)
     mean, inverse = means[row], inverses[row]
     dn_sum, dn_n_sum = float32(0), float32(0)
@@ -57,30 +88,6 @@ def normalise_backward(dout, x, means, inverses, scale, D, dx):
     for d in range(thread, D, THREADS):
         n = (x[at + d] - mean) * inverse
         dx[at + d] = (dout[at + d] * scale[d] - dn_mean - n * dn_n_mean) * inverse
-
-
-@kernel(floats, floats, floats, floats, int32, int32, floats, threads=(WIDE, LINES), hot=True)
-def parameter_gradients(dout, x, means, inverses, R, D, sums):
-    """sums (runs, 2, D): the part of each run of rows in dscale = Σ dout · n and in dbias = Σ dout."""
-    scratch = cuda.shared.array((2, LINES, WIDE), float32)
-    column, line, run = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
-    d = cuda.blockIdx.x * WIDE + column
-    end = min((run + 1) * RUN, R)
-    dscale, dbias = float32(0), float32(0)
-    if d < D:
-        for row in range(run * RUN + line, end, LINES):
-            g = dout[row * D + d]
-            dscale += g * (x[row * D + d] - means[row]) * inverses[row]
-            dbias += g
-    scratch[0, line, column] = dscale
-    scratch[1, line, column] = dbias
-    cuda.syncthreads()  # all lines have written before the first one sums them
-    if line == 0 and d < D:
-        for other in range(1, LINES):
-            dscale += scratch[0, other, column]
-            dbias += scratch[1, other, column]
-        sums[2 * run * D + d] = dscale
-        sums[(2 * run + 1) * D + d] = dbias
 
 
 def layernorm_forward(
@@ -104,9 +111,8 @@ def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, De
     dout = contiguous(dout)
     D, R = scale.size, means.size
     dx = empty(x.shape)
-    normalise_backward(R, dout, x, means, inverses, scale, D, dx)
-    runs = max(blocks(R, RUN), 1)
-    sums = empty((runs, 2 * D))
-    parameter_gradients((blocks(D, WIDE), runs), dout, x, means, inverses, R, D, sums)
+    sums = empty((runs_of(R), 2 * D))
+    first = blocks(D, WIDE) * len(sums)
+    normalise_backward(first + R, dout, x, means, inverses, scale, R, D, first, dx, sums)
     dparameters = sum_later(sums)
     return dx, dparameters[:D], dparameters[D:]

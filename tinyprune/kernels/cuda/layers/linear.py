@@ -48,11 +48,18 @@ def linear_forward(
 
 def linear_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray | None, DeviceArray | None]:
     """Gradients of `linear_forward`, as `ops.linear_backward`."""
+    return gradients(dout, cache)
+
+
+def gradients(
+    dout: DeviceArray, cache: tuple, where: DeviceArray | None = None
+) -> tuple[DeviceArray, DeviceArray | None, DeviceArray | None]:
+    """Gradients of `linear_forward`; that of x is 0 unless `where`, of its shape, is positive."""
     x, shape, W, has_bias, precision = cache
     check_gradient(dout, (*shape[:-1], W.shape[1]))
     dout_rows = matrix(dout)
     # out = x @ W
-    dx = matmul(dout_rows, W, transpose_b=True, precision=precision)
+    dx = matmul(dout_rows, W, transpose_b=True, where=where, precision=precision)
     if x is None:
         dW = None
     elif rows_of(W.shape, W.strides):

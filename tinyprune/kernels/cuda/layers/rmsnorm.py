@@ -3,20 +3,18 @@
     for each row: rms = sqrt(Σ x² / D + eps);  out = x / rms · scale
 
 One block for each row, as in `layernorm`. Backward recomputes n from x and 1 / rms of each row; dscale is summed by
-LayerNorm's kernel, with means of 0.
+what sums for LayerNorm, without means.
 """
 
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.layers.layernorm import parameter_gradients
+from tinyprune.kernels.cuda.layers.layernorm import LINES, THREADS, parameter_gradients
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.parts.copies import contiguous, zeros
-from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, sum_later
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, runs_of, sum_later
 from tinyprune.ops.rmsnorm import check_scale
-
-THREADS = 128
 
 
 @kernel(floats, floats, int32, float32, floats, floats, threads=THREADS, hot=True)
@@ -35,11 +33,15 @@ def normalise(x, scale, D, eps, out, inverses):
         inverses[row] = inverse
 
 
-@kernel(floats, floats, floats, floats, int32, floats, threads=THREADS, hot=True)
-def normalise_backward(dout, x, inverses, scale, D, dx):
-    """dx = (dn − n · mean_d(dn · n)) / rms: a block for each row."""
+@kernel(*4 * (floats,), *3 * (int32,), floats, floats, threads=THREADS, hot=True)
+def normalise_backward(dout, x, inverses, scale, R, D, first, dx, sums):
+    """dx = (dn − n · mean_d(dn · n)) / rms: a block for each row; the `first` ones sum over rows, as in `layernorm`."""
     scratch = cuda.shared.array(THREADS, float32)
-    row, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    scratches = cuda.shared.array((2, LINES, WIDE), float32)
+    row, thread = cuda.blockIdx.x - first, cuda.threadIdx.x
+    if row < 0:
+        parameter_gradients(dout, x, x, inverses, False, R, D, cuda.blockIdx.x, scratches, sums)
+        return
     at, inverse = row * D, inverses[row]
     total = float32(0)
     for d in range(thread, D, THREADS):
@@ -67,8 +69,7 @@ def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, Devi
     dout = contiguous(dout)
     D, R = scale.size, inverses.size
     dx = empty(x.shape)
-    normalise_backward(R, dout, x, inverses, scale, D, dx)
-    runs = max(blocks(R, RUN), 1)
-    sums = empty((runs, 2 * D))  # dscale, and dbias, which is not used
-    parameter_gradients((blocks(D, WIDE), runs), dout, x, zeros(R), inverses, R, D, sums)
+    sums = empty((runs_of(R), 2 * D))  # dscale, and dbias, which is not used
+    first = blocks(D, WIDE) * len(sums)
+    normalise_backward(first + R, dout, x, inverses, scale, R, D, first, dx, sums)
     return dx, sum_later(sums)[:D]

@@ -69,6 +69,13 @@ def contiguous(x: DeviceArray) -> DeviceArray:
     return x if x.first % 4 == 0 and x.contiguous else copied(x)
 
 
+def by_rows(x: DeviceArray) -> tuple[DeviceArray, int]:
+    """Return `x` and the entries from x[0] to x[1]; it is copied unless each x[b] is contiguous."""
+    if x.size and not x[0].contiguous:
+        x = copied(x)
+    return x, x.strides[0]
+
+
 def zeros(shape: int | tuple[int, ...]) -> DeviceArray:
     """Return an array of float32 zeros."""
     x = empty(shape)

@@ -146,12 +146,12 @@ def column_sums(x: DeviceArray) -> DeviceArray:
         x, R = out, runs
 
 
-@kernel(floats, floats, int32, int32, int32, int32, float32, floats, threads=(LANES, DOT_ROWS))
-def dot_rows(x, y, R, H, D, y_step, factor, out):
-    """out (R, H): a block for 16 r of one h. y_step: entries from row r of y to the next one."""
+@device
+def dots(x, y, R, H, D, y_step, factor, block, out):
+    """Dots of 16 rows, of one h; see `dot_rows`."""
     scratch = cuda.shared.array((DOT_ROWS, LANES), float32)
     lane, line, h = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
-    r = cuda.blockIdx.x * DOT_ROWS + line
+    r = block * DOT_ROWS + line
     total = float32(0)
     if r < R:
         for d in range(lane, D, LANES):
@@ -162,6 +162,32 @@ def dot_rows(x, y, R, H, D, y_step, factor, out):
         for other in range(1, LANES):
             total += scratch[line, other]
         out[r * H + h] = total * factor
+
+
+@kernel(floats, floats, int32, int32, int32, int32, float32, floats, threads=(LANES, DOT_ROWS))
+def dot_rows(x, y, R, H, D, y_step, factor, out):
+    """out (R, H): a block for 16 r of one h. y_step: entries from row r of y to the next one."""
+    dots(x, y, R, H, D, y_step, factor, cuda.blockIdx.x, out)
+
+
+@kernel(*6 * (floats,), *5 * (int32,), threads=(LANES, DOT_ROWS))
+def dot_rows_of_two(x, y, out, x2, y2, out2, R, R2, H, D, first):
+    """out (R, H) and out2 (R2, H), of y and y2 (H, D): the blocks from `first` on for the second."""
+    if cuda.blockIdx.x < first:
+        dots(x, y, R, H, D, 0, float32(1), cuda.blockIdx.x, out)
+    else:
+        dots(x2, y2, R2, H, D, 0, float32(1), cuda.blockIdx.x - first, out2)
+
+
+def row_dots_of_two(
+    x: DeviceArray, y: DeviceArray, x2: DeviceArray, y2: DeviceArray
+) -> tuple[DeviceArray, DeviceArray]:
+    """Multiply x (…, H, D) by y (H, D) and x2 by y2 in the same way, row by row, in one launch; see `row_dots`."""
+    (H, D), out, out2 = y.shape, empty(x.shape[:-1]), empty(x2.shape[:-1])
+    R, R2 = math.prod(x.shape[:-2]), math.prod(x2.shape[:-2])
+    first = blocks(R, DOT_ROWS)
+    dot_rows_of_two((first + blocks(R2, DOT_ROWS), H), x, y, out, x2, y2, out2, R, R2, H, D, first)
+    return out, out2
 
 
 def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray:

@@ -12,7 +12,7 @@ from tinyprune.kernels.cuda.device.jit import device, float32, int32
 
 THREADS = 256
 STRIP = 1024  # numbers of a strip: four for each thread
-BIAS, RESIDUAL, RELU = 1, 2, 4  # flags in `finish`: what is done to a sum, in this order
+BIAS, RESIDUAL, RELU, WHERE = 1, 2, 4, 8  # flags in `finish`: what is done to a sum, in this order
 ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # flags in `fours`: what can be read or written four at a time
 
 
@@ -49,10 +49,18 @@ def positive(x):
 
 
 @device
+def where(x, other):
+    """Return x where the other number is positive, else x · 0, which is NaN for NaN."""
+    return x * (float32(1) if other > float32(0) else float32(0))
+
+
+@device
 def finished(x, bias, j, residual, to, finish):
-    """Return x + bias[j] + residual[to], or the positive part of that, as `finish` says."""
+    """Return x + bias[j] + residual[to], or the positive part of that, or x where residual[to] > 0, as `finish` says."""
     if finish & BIAS:
         x += bias[j]
     if finish & RESIDUAL:
         x += residual[to]
+    if finish & WHERE:
+        x = where(x, residual[to])
     return positive(x) if finish & RELU else x

@@ -29,6 +29,7 @@ from tinyprune.kernels.cuda.products.arithmetic import (
     RESIDUAL,
     STRIP,
     THREADS,
+    WHERE,
     Sizes,
     Strides,
 )
@@ -224,6 +225,7 @@ def matmul(
     bias: DeviceArray | None = None,
     residual: DeviceArray | None = None,
     relu: bool = False,
+    where: DeviceArray | None = None,
     out: DeviceArray | None = None,
     precision: str = "float32",
 ) -> DeviceArray:
@@ -236,6 +238,7 @@ def matmul(
         bias: (N,), added to each row.
         residual: shape of `out`; may be `out` itself, to accumulate.
         relu: whether the result is max(…, 0); NaN stays.
+        where: shape of `out`, instead of a residual: the result is multiplied by 1 where this is positive, else by 0.
         out: rows for the result, (M, N) or (..., N), that share no memory with another argument, except that
             `residual` may be `out` itself. None for a new array.
         precision: "float32", or "tf32" for tensor cores, see `tensor_cores`; sums are float32 either way. Few rows are
@@ -250,7 +253,7 @@ def matmul(
         UsageError: if the precision does not exist, or not on this GPU.
     """
     check_precision(precision)
-    product = ready(a, b, transpose_a, transpose_b, bias, residual, relu, out)
+    product = ready(a, b, transpose_a, transpose_b, bias, residual, relu, where, out)
     multiply([product], precision)
     return product.out
 
@@ -263,17 +266,20 @@ def ready(
     bias: DeviceArray | None = None,
     residual: DeviceArray | None = None,
     relu: bool = False,
+    where: DeviceArray | None = None,
     out: DeviceArray | None = None,
 ) -> Ready:
     """Check the arguments of `matmul` and plan the product."""
-    others = {name: x for name, x in (("bias", bias), ("residual", residual), ("out", out)) if x is not None}
+    given = ("bias", bias), ("residual", residual), ("where", where), ("out", out)
+    others = {name: x for name, x in given if x is not None}
     check_floats(a=a, b=b, **others)
     shape = fitting(a.shape, transpose_a, b.shape, transpose_b)
     for name, x in others.items():
         wanted = shape[-1:] if name == "bias" else shape
         if x.shape != wanted:
             raise ValueError(f"{name} must have shape {wanted} to match the product, got {x.shape}")
-    bias = None if bias is None else contiguous(bias)
+    finish = BIAS * (bias is not None) | RESIDUAL * (residual is not None) | WHERE * (where is not None) | RELU * relu
+    bias, residual = None if bias is None else contiguous(bias), residual if where is None else where
     if out is not None:
         check_out(out, residual, a=a, b=b, **({} if bias is None else {"bias": bias}))
     else:
@@ -283,7 +289,6 @@ def ready(
     b, transpose_b = as_it_lies(b, transpose_b)
     if transpose_a and transpose_b:
         a, transpose_a = copied(a.T), False
-    finish = BIAS * (bias is not None) | RESIDUAL * (residual is not None) | RELU * relu
     options = transpose_a, form(b), transpose_b, finish, form(out)
     p = plan(form(a), *options)
     if p is None:

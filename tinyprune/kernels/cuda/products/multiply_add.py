@@ -14,8 +14,10 @@ from tinyprune.kernels.cuda.products.arithmetic import (
     RELU,
     RESIDUAL,
     STRIP,
+    WHERE,
     place,
     positive,
+    where,
 )
 
 ROWS, COLUMNS = 16, 32  # of out from one square of a thread to its next: 4 × 8 threads of a warp lie between
@@ -92,6 +94,9 @@ def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
                 if finish & RESIDUAL:
                     y0, y1, y2, y3 = load_some(residual, to + j, there, fours & ALIGNED_OUT)
                     x0, x1, x2, x3 = x0 + y0, x1 + y1, x2 + y2, x3 + y3
+                if finish & WHERE:
+                    y0, y1, y2, y3 = load_some(residual, to + j, there, fours & ALIGNED_OUT)
+                    x0, x1, x2, x3 = where(x0, y0), where(x1, y1), where(x2, y2), where(x3, y3)
                 if finish & RELU:
                     x0, x1, x2, x3 = positive(x0), positive(x1), positive(x2), positive(x3)
                 store_some(out, to + j, there, fours & ALIGNED_OUT, x0, x1, x2, x3)
