@@ -286,7 +286,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         UsageError: if kernels cannot run here, neither on a GPU nor in Numba's simulator.
     """
     check_usable()
-    from tinyprune.kernels.cuda.device import array, jit, later
+    from tinyprune.kernels.cuda.device import array, jit
     from tinyprune.kernels.cuda.device.driver import driver
     from tinyprune.kernels.cuda.layers import add as adding
     from tinyprune.kernels.cuda.layers import (
@@ -308,6 +308,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         swiglu,
     )
     from tinyprune.kernels.cuda.layers import attention_step as stepping
+    from tinyprune.kernels.cuda.products import later
     from tinyprune.kernels.cuda.pruning import hard_concrete, l0, layerwise_error, slices, top_k
     from tinyprune.kernels.cuda.pruning import head_difference as differing
     from tinyprune.kernels.cuda.pruning import join as joining

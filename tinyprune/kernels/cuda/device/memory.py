@@ -80,10 +80,10 @@ POOL = Pool()
 class Lease:
     """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed.
 
-    Where its entries are still to be computed, `due` does that, see `later`.
+    `due` has to be called before its entries are read, `read_later` before they are written; see `products.later`.
     """
 
-    __slots__ = ("address", "block", "due", "give", "size")
+    __slots__ = ("address", "block", "due", "give", "read_later", "size")
 
     def __init__(self, entries: int) -> None:
         self.size = workspace.size_class(max(4 * entries, SMALLEST))
@@ -91,6 +91,7 @@ class Lease:
         self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
         self.address = 0 if SIMULATED else self.block.address
         self.due: Callable[[], None] | None = None
+        self.read_later: Callable[[], None] | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "give"):

@@ -28,7 +28,8 @@ from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
-from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots, row_dots_of_two, sum_later
+from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
+from tinyprune.kernels.cuda.products.later import sum_later
 from tinyprune.ops.attention import check_arguments
 
 LOG2_E = math.log2(math.e)
@@ -76,7 +77,7 @@ def attention_forward(
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     attend = variant(FORWARD, Dh)
     q, k, v, r, u, w, pk, pv = (x if x is None else wide(x) for x in (q, k, v, r, u, w, pk, pv))
-    biases = (None, None) if r is None else row_dots_of_two(k, u, r, w)
+    biases = (None, None) if r is None else row_dots(k, u, also=(r, w))
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
     sizes = Sizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
     mask, raised = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)

@@ -16,7 +16,8 @@ from tinyprune.kernels.cuda.layers.linear import bias_gradient, matrix
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import row_dots
-from tinyprune.kernels.cuda.products.matmul import matmul, weight_gradient
+from tinyprune.kernels.cuda.products.later import weight_gradient
+from tinyprune.kernels.cuda.products.matmul import matmul
 from tinyprune.ops.head_networks import check_arguments
 
 THREADS = 256

@@ -10,10 +10,11 @@ in the same launch, and the runs are summed later, in order, so no bit depends o
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, runs_of, sum_later
+from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, grid_of
+from tinyprune.kernels.cuda.products.later import sum_later
 from tinyprune.ops.layernorm import check_scale_and_bias
 
 THREADS = 128
@@ -111,8 +112,9 @@ def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, De
     dout = contiguous(dout)
     D, R = scale.size, means.size
     dx = empty(x.shape)
-    sums = empty((runs_of(R), 2 * D))
-    first = blocks(D, WIDE) * len(sums)
+    across, runs = grid_of(R, D)
+    sums = empty((runs, 2 * D))
+    first = across * runs
     normalise_backward(first + R, dout, x, means, inverses, scale, R, D, first, dx, sums)
     dparameters = sum_later(sums)
     return dx, dparameters[:D], dparameters[D:]

@@ -9,8 +9,8 @@ import math
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import sum_later
-from tinyprune.kernels.cuda.products.matmul import matmul, rows_of, weight_gradient
+from tinyprune.kernels.cuda.products.later import sum_later, weight_gradient
+from tinyprune.kernels.cuda.products.matmul import matmul, rows_of
 from tinyprune.ops.linear import check_arguments
 
 

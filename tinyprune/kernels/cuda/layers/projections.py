@@ -6,7 +6,8 @@
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.layers.linear import bias_gradient
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.products.matmul import linear_maps, matmul, weight_gradient
+from tinyprune.kernels.cuda.products.later import weight_gradient
+from tinyprune.kernels.cuda.products.matmul import linear_maps, matmul
 from tinyprune.ops.projections import check_arguments
 
 

@@ -9,11 +9,12 @@ what sums for LayerNorm, without means.
 import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.layers.layernorm import LINES, THREADS, parameter_gradients
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, runs_of, sum_later
+from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, grid_of
+from tinyprune.kernels.cuda.products.later import sum_later
 from tinyprune.ops.rmsnorm import check_scale
 
 
@@ -69,7 +70,8 @@ def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, Devi
     dout = contiguous(dout)
     D, R = scale.size, inverses.size
     dx = empty(x.shape)
-    sums = empty((runs_of(R), 2 * D))  # dscale, and dbias, which is not used
-    first = blocks(D, WIDE) * len(sums)
+    across, runs = grid_of(R, D)
+    sums = empty((runs, 2 * D))  # dscale, and dbias, which is not used
+    first = across * runs
     normalise_backward(first + R, dout, x, inverses, scale, R, D, first, dx, sums)
     return dx, sum_later(sums)[:D]

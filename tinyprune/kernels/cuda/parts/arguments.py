@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray
-from tinyprune.kernels.cuda.device.later import before_writing
 from tinyprune.ops.add import check_same_shape
 
 
@@ -34,14 +33,12 @@ def check_gradient(dout: DeviceArray, shape: tuple[int, ...], name: str = "dout"
 
 
 def check_in_place(**arrays: DeviceArray) -> None:
-    """Raise ValueError for an array that is not contiguous: a kernel would update a copy of it.
-
-    What waits and reads one of these arrays is done first.
-    """
+    """Raise ValueError for an array that is not contiguous: a kernel would update a copy of it."""
     for name, value in arrays.items():
         if not value.contiguous:
             raise ValueError(
                 f"{name} is updated in place and must be C-contiguous, got strides {value.strides} for shape "
                 f"{value.shape}; hand over a copy"
             )
-    before_writing(*arrays.values())
+        if value.lease.read_later:
+            value.lease.read_later()

@@ -5,21 +5,19 @@
 
 `column_sums`: a block takes 32 neighbouring columns and a run of rows. Its 8 lines of threads take every eighth row,
 and their sums are joined in shared memory. The sums of the runs are rows again, and are summed in the same way.
-`sum_later` does that for many matrices at once.
+`products.later` does that for many matrices at once.
 
 `row_dots`: a block takes 16 rows with 8 threads each, whose sums are joined in shared memory.
 
 The orders depend on shapes and numbers of threads alone, so every result is the same each time.
 """
 
-import math
 from collections.abc import Callable
-from functools import lru_cache
+from typing import Any
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, ints, kernel, uint32
-from tinyprune.kernels.cuda.device.later import Task, wait
-from tinyprune.kernels.cuda.device.many import Launch, laid_out, owner, tables
+from tinyprune.kernels.cuda.device.many import owner, tables
 
 WIDE = 32  # columns of a block of `column_sums`
 LINES = 8  # of its threads
@@ -103,54 +101,34 @@ def run_sums_of_all(arrays, first, table, count):
     sum_run(arrays[n], R, C, int32(block % wide), int32(block // wide), arrays[n + 1])
 
 
-@lru_cache(256)
-def table_of_shapes(shapes: tuple[tuple[int, int], ...]) -> tuple[int, DeviceArray]:
-    """Return how many blocks sum matrices of these shapes, and the table for `run_sums_of_all`."""
-    return laid_out([(blocks(C, WIDE) * runs_of(R), R, C) for R, C in shapes])
-
-
-def runs_of(R: int) -> int:
-    """Return how many runs there are of R rows; one of no rows."""
-    return max(blocks(R, RUN), 1)
-
-
-def sum_into(x: DeviceArray, out: DeviceArray) -> Task:
-    """Return the task to sum a contiguous matrix (R, C) over its rows, into `out`, of C entries."""
-    return Task(out, [x], 1, sum_all)
-
-
-def sum_all(tasks: list[Task]) -> tuple[list[Launch], list[Task]]:
-    """Plan to sum the runs of all the tasks' matrices in one launch; where there are several, they are still to sum."""
-    shapes = tuple(x.shape for _, (x,), *_ in tasks)
-    outs = [task.out if runs_of(R) == 1 else empty((runs_of(R), C)) for task, (R, C) in zip(tasks, shapes, strict=True)]
-    size, table = table_of_shapes(shapes)
-    arrays = [array for task, out in zip(tasks, outs, strict=True) for array in (*task.reads, out)]
-    left = [sum_into(out, task.out) for task, out in zip(tasks, outs, strict=True) if out is not task.out]
-    return [Launch(run_sums_of_all, table, len(tasks), size, arrays)], left
-
-
-def sum_later(x: DeviceArray) -> DeviceArray:
-    """Sum a contiguous matrix (R, C) over its rows, like `column_sums`, when somebody reads the result."""
-    return wait(sum_into(x, empty(x.shape[1])))
+def grid_of(R: int, C: int) -> tuple[int, int]:
+    """Return how many blocks lie across C columns, and how many runs there are of R rows: one of no rows."""
+    return blocks(C, WIDE), max(blocks(R, RUN), 1)
 
 
 def column_sums(x: DeviceArray) -> DeviceArray:
     """Sum a contiguous matrix (R, C) over its rows: out[c] = Σ_r x[r, c], (C,); zeros if there are no rows."""
     R, C = x.shape
     while True:
-        runs = runs_of(R)
+        across, runs = grid_of(R, C)
         out = empty((runs, C))
-        run_sums((blocks(C, WIDE), runs), x, R, C, out)
+        run_sums((across, runs), x, R, C, out)
         if runs == 1:
             return out.reshape(C)
         x, R = out, runs
 
 
-@device
-def dots(x, y, R, H, D, y_step, factor, block, out):
-    """Dots of 16 rows, of one h; see `dot_rows`."""
+@kernel(*2 * (floats, floats, int32, floats), *4 * (int32,), float32, threads=(LANES, DOT_ROWS))
+def dot_rows(x, y, R, out, x2, y2, R2, out2, H, D, y_step, first, factor):
+    """out (R, H): a block for 16 r of one h; and from block `first` on out2 (R2, H), of x2 and y2, likewise.
+
+    y_step: entries from row r of y to the next one.
+    """
     scratch = cuda.shared.array((DOT_ROWS, LANES), float32)
     lane, line, h = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
+    block = cuda.blockIdx.x
+    if block >= first:
+        x, y, R, out, block = x2, y2, R2, out2, block - first
     r = block * DOT_ROWS + line
     total = float32(0)
     if r < R:
@@ -164,39 +142,21 @@ def dots(x, y, R, H, D, y_step, factor, block, out):
         out[r * H + h] = total * factor
 
 
-@kernel(floats, floats, int32, int32, int32, int32, float32, floats, threads=(LANES, DOT_ROWS))
-def dot_rows(x, y, R, H, D, y_step, factor, out):
-    """out (R, H): a block for 16 r of one h. y_step: entries from row r of y to the next one."""
-    dots(x, y, R, H, D, y_step, factor, cuda.blockIdx.x, out)
-
-
-@kernel(*6 * (floats,), *5 * (int32,), threads=(LANES, DOT_ROWS))
-def dot_rows_of_two(x, y, out, x2, y2, out2, R, R2, H, D, first):
-    """out (R, H) and out2 (R2, H), of y and y2 (H, D): the blocks from `first` on for the second."""
-    if cuda.blockIdx.x < first:
-        dots(x, y, R, H, D, 0, float32(1), cuda.blockIdx.x, out)
-    else:
-        dots(x2, y2, R2, H, D, 0, float32(1), cuda.blockIdx.x - first, out2)
-
-
-def row_dots_of_two(
-    x: DeviceArray, y: DeviceArray, x2: DeviceArray, y2: DeviceArray
-) -> tuple[DeviceArray, DeviceArray]:
-    """Multiply x (…, H, D) by y (H, D) and x2 by y2 in the same way, row by row, in one launch; see `row_dots`."""
-    (H, D), out, out2 = y.shape, empty(x.shape[:-1]), empty(x2.shape[:-1])
-    R, R2 = math.prod(x.shape[:-2]), math.prod(x2.shape[:-2])
-    first = blocks(R, DOT_ROWS)
-    dot_rows_of_two((first + blocks(R2, DOT_ROWS), H), x, y, out, x2, y2, out2, R, R2, H, D, first)
-    return out, out2
-
-
-def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray:
+def row_dots(
+    x: DeviceArray, y: DeviceArray, factor: float = 1.0, also: tuple[DeviceArray, DeviceArray] | None = None
+) -> Any:
     """Multiply x (…, H, D) by y, of the same shape or (H, D), row by row: out[r, h] = factor · Σ_d x · y, (…, H).
 
-    Both are contiguous.
+    also: another x and y with the same H and D, (…, H, D) and (H, D) where y is; then a list of both results. All are
+    contiguous.
     """
-    *rows, H, D = x.shape
-    R = math.prod(rows)
-    out = empty((*rows, H))
-    dot_rows((blocks(R, DOT_ROWS), H), x, y, R, H, D, H * D if y.ndim == x.ndim else 0, factor, out)
-    return out
+    H, D = x.shape[-2:]
+    pairs = [(x, y), *([also] if also else [])]
+    outs = [empty(x.shape[:-1]) for x, _ in pairs]
+    rows = [out.size // max(H, 1) for out in outs]
+    first = blocks(rows[0], DOT_ROWS)
+    given = [argument for (x, y), R, out in zip(pairs, rows, outs, strict=True) for argument in (x, y, R, out)]
+    grid = first + (blocks(rows[1], DOT_ROWS) if also else 0), H
+    given += [] if also else [None, None, 0, None]
+    dot_rows(grid, *given, H, D, H * D if y.ndim == x.ndim else 0, first, factor)
+    return outs if also else outs[0]

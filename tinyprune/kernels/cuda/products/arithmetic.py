@@ -56,7 +56,7 @@ def where(x, other):
 
 @device
 def finished(x, bias, j, residual, to, finish):
-    """Return x + bias[j] + residual[to], or the positive part of that, or x where residual[to] > 0, as `finish` says."""
+    """Return x + bias[j] + residual[to], its positive part, or x where residual[to] > 0, as `finish` says."""
     if finish & BIAS:
         x += bias[j]
     if finish & RESIDUAL:

@@ -10,16 +10,14 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import Kernel, blocks
-from tinyprune.kernels.cuda.device.later import Task, before_writing, wait
+from tinyprune.kernels.cuda.device.jit import blocks
 from tinyprune.kernels.cuda.device.many import Launch, laid_out, launch_all
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous, copied
-from tinyprune.kernels.cuda.parts.sums import sum_into
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
     ALIGNED_B,
@@ -71,23 +69,6 @@ class Rows(NamedTuple):
         return not (first % 4 or self.row % 4)
 
 
-class Ready(NamedTuple):
-    """A product whose arguments have been checked."""
-
-    a: DeviceArray
-    b: DeviceArray
-    bias: DeviceArray | None
-    residual: DeviceArray | None
-    out: DeviceArray
-    plan: "Plan"
-
-    def in_slots(self) -> "Ready":
-        """Return the product that writes a slot for each part of the sum along k; itself if there is one part."""
-        if self.plan.parts == 1:
-            return self
-        return self._replace(bias=None, residual=None, out=empty((self.plan.parts, self.out.size)))
-
-
 class Plan(NamedTuple):
     """How to compute a product of arrays of certain forms."""
 
@@ -97,6 +78,17 @@ class Plan(NamedTuple):
     numbers: tuple[Sizes | Strides | int, ...]  # for the kernel
     parts: int  # of the sum along k
     join_numbers: tuple[Strides | int, ...]  # for `join`, where there are several
+
+
+class Ready(NamedTuple):
+    """A product whose arguments have been checked."""
+
+    a: DeviceArray
+    b: DeviceArray
+    bias: DeviceArray | None
+    residual: DeviceArray | None
+    out: DeviceArray
+    plan: Plan
 
 
 def form(x: DeviceArray) -> Form:
@@ -150,7 +142,9 @@ def fitting(a: tuple[int, ...], transpose_a: bool, b: tuple[int, ...], transpose
 
 
 @lru_cache(maxsize=4096)
-def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, out: Form) -> Plan | None:
+def plan(
+    a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, out: Form, split: bool = True
+) -> Plan | None:
     """Plan a product of checked arguments, once for many calls. Returns None if `a` has to be copied first.
 
     a, b: with rows that kernels can read, not both to be transposed.   out: with rows as well; the residual is alike.
@@ -170,6 +164,7 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
     if M <= FEW and groups == 1 and not transpose_a:
         return Plan(out.shape, transpose_b, (blocks(N, WIDE), M), (N, K, x.row, y.row, c.row, finish), 1, ())
     tile, parts = division(M, N, K)
+    parts = parts if split else 1
     depth = STRIP // tile
     part = max(blocks(K, parts * depth), 1) * depth
     parts = max(blocks(K, part), 1)
@@ -205,7 +200,8 @@ def check_out(out: DeviceArray, residual: DeviceArray | None, **read: DeviceArra
         # whether they overlap
         if x.lease is out.lease and x.first < out.first + out.span and out.first < x.first + x.span:
             raise ValueError(f"out must not lie in the memory of {name}, which is read while out is written")
-    before_writing(out)
+    if out.lease.read_later:
+        out.lease.read_later()
 
 
 def check_precision(precision: str) -> None:
@@ -253,9 +249,16 @@ def matmul(
         UsageError: if the precision does not exist, or not on this GPU.
     """
     check_precision(precision)
-    product = ready(a, b, transpose_a, transpose_b, bias, residual, relu, where, out)
-    multiply([product], precision)
-    return product.out
+    a, b, bias, residual, out, p = ready(a, b, transpose_a, transpose_b, bias, residual, relu, where, out)
+    if isinstance(p.kernel, bool):
+        FEW_ROWS[p.kernel](p.grid, a, b, bias, residual, out, *p.numbers)
+    elif p.parts == 1:
+        PRODUCTS[precision, *p.kernel][0](p.grid, a, b, bias, residual, out, *p.numbers)
+    else:
+        slots = empty((p.parts, *out.shape))
+        PRODUCTS[precision, *p.kernel][0](p.grid, a, b, None, None, slots, *p.numbers)
+        join(blocks(out.size, THREADS), slots, bias, residual, out, *p.join_numbers)
+    return out
 
 
 def ready(
@@ -268,8 +271,9 @@ def ready(
     relu: bool = False,
     where: DeviceArray | None = None,
     out: DeviceArray | None = None,
+    split: bool = True,
 ) -> Ready:
-    """Check the arguments of `matmul` and plan the product."""
+    """Check the arguments of `matmul` and plan the product. split: whether its sums may be."""
     given = ("bias", bias), ("residual", residual), ("where", where), ("out", out)
     others = {name: x for name, x in given if x is not None}
     check_floats(a=a, b=b, **others)
@@ -289,7 +293,7 @@ def ready(
     b, transpose_b = as_it_lies(b, transpose_b)
     if transpose_a and transpose_b:
         a, transpose_a = copied(a.T), False
-    options = transpose_a, form(b), transpose_b, finish, form(out)
+    options = transpose_a, form(b), transpose_b, finish, form(out), split
     p = plan(form(a), *options)
     if p is None:
         a = copied(a)
@@ -297,72 +301,32 @@ def ready(
     return Ready(a, b, bias, residual, out, p)
 
 
-def multiply(products: Sequence[Ready], precision: str) -> None:
-    """Compute products of which none needs another's result, several without residuals."""
-    with_slots = [product.in_slots() for product in products]
-    for key, alike in by_kernel(with_slots).items():
-        one, several = (FEW_ROWS[key], None) if isinstance(key, bool) else PRODUCTS[precision, *key]
-        if several and len(alike) > 1:
-            launch_all([launch(several, alike)])
-            continue
-        for product in alike:
-            one(product.plan.grid, *product[:5], *product.plan.numbers)
-    for (_, _, bias, residual, out, p), given in zip(products, with_slots, strict=True):
-        if p.parts > 1:
-            join(blocks(out.size, THREADS), given.out, bias, residual, out, *p.join_numbers)
+def linear_maps(
+    maps: Sequence[tuple[DeviceArray, DeviceArray, DeviceArray | None]], precision: str = "float32"
+) -> list[DeviceArray]:
+    """Compute a · b + bias for each triple, like `matmul`: in one launch if the kernel is the same and takes several.
+
+    No sum is split: together they have blocks enough.
+    """
+    check_precision(precision)
+    products = [ready(a, b, bias=bias, split=False) for a, b, bias in maps]
+    kernels = {product.plan.kernel for product in products}
+    key = kernels.pop()
+    if kernels or isinstance(key, bool) or PRODUCTS[precision, *key][1] is None:
+        return [matmul(a, b, bias=bias, precision=precision) for a, b, bias in maps]
+    launch_all([together((precision, *key), products)])
+    return [product.out for product in products]
 
 
-def by_kernel(products: Sequence[Ready]) -> dict[Any, list[Ready]]:
-    """Sort products by `Plan.kernel`."""
-    sorted_: dict[Any, list[Ready]] = {}
-    for product in products:
-        sorted_.setdefault(product.plan.kernel, []).append(product)
-    return sorted_
-
-
-def launch(kernel: Kernel, products: Sequence[Ready]) -> Launch:
-    """Plan one launch of a kernel that takes several products."""
+def together(key: tuple, products: Sequence[Ready]) -> Launch:
+    """Plan one launch for several products; key: in PRODUCTS."""
     size, table = table_of_plans(tuple(product.plan for product in products))
     arrays = [x for p in products for x in (p.a, p.b, p.a if p.bias is None else p.bias, p.out)]
-    return Launch(kernel, table, len(products), size, arrays)
+    return Launch(PRODUCTS[key][1], table, len(products), size, arrays)
 
 
 @lru_cache(maxsize=256)
 def table_of_plans(plans: tuple[Plan, ...]) -> tuple[int, DeviceArray]:
     """Return how many blocks these products take, and the table for the kernel."""
     numbers = ([n if isinstance(n, tuple) else (n,) for n in p.numbers] for p in plans)
-    rows = ((math.prod(p.grid), *p.grid[:2], *chain(*some)) for p, some in zip(plans, numbers, strict=True))
-    return laid_out(list(rows))
-
-
-def linear_maps(
-    maps: Sequence[tuple[DeviceArray, DeviceArray, DeviceArray | None]], precision: str = "float32"
-) -> list[DeviceArray]:
-    """Compute a · b + bias for each triple, like `matmul`, in one launch if the kernel is the same."""
-    check_precision(precision)
-    products = [ready(a, b, bias=bias) for a, b, bias in maps]
-    multiply(products, precision)
-    return [product.out for product in products]
-
-
-def weight_gradient(x: DeviceArray, dout: DeviceArray, precision: str = "float32") -> DeviceArray:
-    """Compute xᵀ · dout over all rows, of x (..., M) and dout (..., N), when somebody reads it; see `device.later`."""
-    check_precision(precision)
-    check_floats(x=x, dout=dout)
-    x, dout = (y if rows_of(y.shape, y.strides) else copied(y) for y in (x, dout))
-    product = ready(x, dout, transpose_a=True)
-    return wait(Task(product.out, product[:2], 0, multiply_all, (product, precision)))
-
-
-def multiply_all(tasks: list[Task]) -> tuple[list[Launch], list[Task]]:
-    """Plan the tasks' products, a launch for each kernel; sums of their slots are still to do."""
-    launches, left = [], []
-    for precision in dict.fromkeys(task.what[1] for task in tasks):
-        products = []
-        for task in tasks:
-            if task.what[1] == precision:
-                product = task.what[0].in_slots()
-                products.append(product)
-                left += [sum_into(product.out, task.out)] if product.out is not task.out else []
-        launches += [launch(PRODUCTS[precision, *key][1], alike) for key, alike in by_kernel(products).items()]
-    return launches, left
+    return laid_out([(math.prod(p.grid), *p.grid[:2], *chain(*some)) for p, some in zip(plans, numbers, strict=True)])
