@@ -185,6 +185,13 @@ def test_how_it_is_divided(M, N, K, expected):
     assert division(M, N, K) == expected
 
 
+@pytest.mark.parametrize(
+    ("M", "N", "K", "expected"), [(2048, 256, 1024, (64, 1)), (384, 512, 512, (64, 2)), (2048, 1024, 512, (128, 1))]
+)
+def test_rather_small_tiles_than_parts(M, N, K, expected):
+    assert division(M, N, K, whole=True) == expected
+
+
 @pytest.mark.parametrize("transposed", ["", "a", "b"])
 def test_a_kernel_is_given_numbers_of_32_bits(transposed):
     """Though a matrix may have more numbers than those can count."""

@@ -12,7 +12,6 @@ Dh is rounded up to the width of the next kernel, at most 64. Arrays whose Dh is
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +27,11 @@ from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
-from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
+from tinyprune.kernels.cuda.parts.sums import row_dots, two_row_dots
+from tinyprune.kernels.cuda.products.arithmetic import THREADS as JOIN_THREADS
+from tinyprune.kernels.cuda.products.arithmetic import Strides
 from tinyprune.kernels.cuda.products.later import sum_later
+from tinyprune.kernels.cuda.products.product import join
 from tinyprune.ops.attention import check_arguments
 
 LOG2_E = math.log2(math.e)
@@ -77,7 +79,7 @@ def attention_forward(
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     attend = variant(FORWARD, Dh)
     q, k, v, r, u, w, pk, pv = (x if x is None else wide(x) for x in (q, k, v, r, u, w, pk, pv))
-    biases = (None, None) if r is None else row_dots(k, u, also=(r, w))
+    biases = (None, None) if r is None else two_row_dots(k, u, r, w)
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
     sizes = Sizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
     mask, raised = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
@@ -150,7 +152,11 @@ def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, De
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
     which = c.sizes, group, c.scales[0], c.to_key
     kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, *which, c.gated, c.dropout)
-    return slot_sum(dr, c.inputs.r.shape, Dh, column_sums), slot_sum(dw, c.w.shape, Dh)
+    total = dr[0]
+    if slots > 1:  # it is read soon, and what waits need not be computed then
+        total = empty(dr.shape[1:])
+        join(blocks(total.size, JOIN_THREADS), dr, None, None, total, slots, 1, total.size, 1, Strides(0, 0), 0)
+    return narrow(total, Dh), slot_sum(dw, c.w.shape, Dh)
 
 
 def scales_of(Dh: int, N: int, weight: float) -> tuple[Scales, Scales]:
@@ -174,8 +180,8 @@ def groups(B: int, each: int) -> tuple[int, int]:
     return group, max(blocks(B, group), 1)
 
 
-def slot_sum(slots: DeviceArray, shape: tuple[int, ...], Dh: int, sums: Callable = sum_later) -> DeviceArray:
+def slot_sum(slots: DeviceArray, shape: tuple[int, ...], Dh: int) -> DeviceArray:
     """Sum slots, each of which has the entries of `shape` (…, W), and narrow the sum to (…, Dh)."""
     size = math.prod(shape)
     flat = slots.reshape(slots.size // size if size else 1, size)
-    return narrow((flat if len(flat) == 1 else sums(flat)).reshape(shape), Dh)
+    return narrow((flat if len(flat) == 1 else sum_later(flat)).reshape(shape), Dh)

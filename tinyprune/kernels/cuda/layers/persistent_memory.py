@@ -16,7 +16,8 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, copied
-from tinyprune.kernels.cuda.parts.sums import column_sums, row_dots
+from tinyprune.kernels.cuda.parts.sums import row_dots
+from tinyprune.kernels.cuda.products.later import sum_later
 from tinyprune.kernels.cuda.products.matmul import matmul
 from tinyprune.ops.persistent_memory import check_arguments
 
@@ -151,7 +152,7 @@ def persistent_memory_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceAr
     by_head(blocks(dy.size, THREADS), dout, gates, R, H, Dh, gated, np.float32(scale), dy.size, dy)
     dgate = None
     if gate is not None:
-        dgate = column_sums(row_dots(dout.reshape(R, H, Dh), y.reshape(R, H, Dh), scale))
+        dgate = sum_later(row_dots(dout.reshape(R, H, Dh), y.reshape(R, H, Dh), scale))
     dz, dpk, dpv = empty(z.shape), empty(pk.shape), empty(pv.shape)
     for h in range(H):
         # y = o + r pv

@@ -3,23 +3,23 @@
 `block_sum`, `block_max`: half of the threads add what the other half found: 128 add what 128 others have, then 64, 32,
 … 1. Each step waits for the one before.
 
-`column_sums`: a block takes 32 neighbouring columns and a run of rows. Its 8 lines of threads take every eighth row,
-and their sums are joined in shared memory. The sums of the runs are rows again, and are summed in the same way.
-`products.later` does that for many matrices at once.
+`run_sums`: a block takes 32 neighbouring columns and a run of rows. Its 8 lines of threads take every eighth row, and
+their sums are joined in shared memory. The sums of the runs are rows again, and are summed in the same way, see
+`products.later`.
 
 `row_dots`: a block takes 16 rows with 8 threads each, whose sums are joined in shared memory.
 
 The orders depend on shapes and numbers of threads alone, so every result is the same each time.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, ints, kernel, uint32
 from tinyprune.kernels.cuda.device.many import owner, tables
 
-WIDE = 32  # columns of a block of `column_sums`
+WIDE = 32  # columns of a block of `run_sums`
 LINES = 8  # of its threads
 RUN = 64  # rows of a block
 LANES, DOT_ROWS = 8, 16  # threads for each row of `row_dots`, and rows of a block
@@ -65,12 +65,20 @@ def make_reduction(joined: Callable) -> Callable:
 block_sum, block_max = make_reduction(add), make_reduction(larger)
 
 
-@device
-def sum_run(x, R, C, across, run, out):
-    """Sum a run of rows of x (R, C) over 32 columns, the across-th ones; out is (runs, C)."""
+@kernel(tables, int32, ints, int32, threads=(WIDE, LINES))
+def run_sums(arrays, first, table, count):
+    """The sums over each run of rows of `count` matrices: arrays has x (R, C) and out (runs, C) of each.
+
+    first: the first of these arrays.   table: blocks, R and C of each, see `many.laid_out`.
+    """
     scratch = cuda.shared.array((LINES, WIDE), float32)
     column, line = cuda.threadIdx.x, cuda.threadIdx.y
-    c = across * WIDE + column
+    at = owner(table, count, 3, cuda.blockIdx.x)
+    R, C, n = table[at + 1], table[at + 2], first + at // 3 * 2
+    x, out = arrays[n], arrays[n + 1]
+    # unsigned, 32 bits: Numba would divide in 64 bits
+    block, across = uint32(cuda.blockIdx.x - table[at]), uint32((C + WIDE - 1) // WIDE)
+    run, c = int32(block // across), int32(block % across) * WIDE + column
     end = min((run + 1) * RUN, R)
     total = float32(0)
     if c < C:
@@ -84,38 +92,9 @@ def sum_run(x, R, C, across, run, out):
         out[run * C + c] = total
 
 
-@kernel(floats, int32, int32, floats, threads=(WIDE, LINES))
-def run_sums(x, R, C, out):
-    """out (runs, C): the sums over each run of rows of x (R, C)."""
-    sum_run(x, R, C, cuda.blockIdx.x, cuda.blockIdx.y, out)
-
-
-@kernel(tables, int32, ints, int32, threads=(WIDE, LINES))
-def run_sums_of_all(arrays, first, table, count):
-    """The same for `count` matrices: arrays has x and out of each, the table its blocks, R and C."""
-    at = owner(table, count, 3, cuda.blockIdx.x)
-    R, C = table[at + 1], table[at + 2]
-    # unsigned, 32 bits: Numba would divide in 64 bits
-    block, wide = uint32(cuda.blockIdx.x - table[at]), uint32((C + WIDE - 1) // WIDE)
-    n = first + at // 3 * 2
-    sum_run(arrays[n], R, C, int32(block % wide), int32(block // wide), arrays[n + 1])
-
-
 def grid_of(R: int, C: int) -> tuple[int, int]:
     """Return how many blocks lie across C columns, and how many runs there are of R rows: one of no rows."""
     return blocks(C, WIDE), max(blocks(R, RUN), 1)
-
-
-def column_sums(x: DeviceArray) -> DeviceArray:
-    """Sum a contiguous matrix (R, C) over its rows: out[c] = Σ_r x[r, c], (C,); zeros if there are no rows."""
-    R, C = x.shape
-    while True:
-        across, runs = grid_of(R, C)
-        out = empty((runs, C))
-        run_sums((across, runs), x, R, C, out)
-        if runs == 1:
-            return out.reshape(C)
-        x, R = out, runs
 
 
 @kernel(*2 * (floats, floats, int32, floats), *4 * (int32,), float32, threads=(LANES, DOT_ROWS))
@@ -142,21 +121,22 @@ def dot_rows(x, y, R, out, x2, y2, R2, out2, H, D, y_step, first, factor):
         out[r * H + h] = total * factor
 
 
-def row_dots(
-    x: DeviceArray, y: DeviceArray, factor: float = 1.0, also: tuple[DeviceArray, DeviceArray] | None = None
-) -> Any:
+def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray:
     """Multiply x (…, H, D) by y, of the same shape or (H, D), row by row: out[r, h] = factor · Σ_d x · y, (…, H).
 
-    also: another x and y with the same H and D, (…, H, D) and (H, D) where y is; then a list of both results. All are
-    contiguous.
+    Both are contiguous.
     """
+    return two_row_dots(x, y, x[:0], y, factor)[0]
+
+
+def two_row_dots(
+    x: DeviceArray, y: DeviceArray, x2: DeviceArray, y2: DeviceArray, factor: float = 1.0
+) -> tuple[DeviceArray, DeviceArray]:
+    """Do that for two x with the same H and D, in one launch."""
     H, D = x.shape[-2:]
-    pairs = [(x, y), *([also] if also else [])]
-    outs = [empty(x.shape[:-1]) for x, _ in pairs]
-    rows = [out.size // max(H, 1) for out in outs]
-    first = blocks(rows[0], DOT_ROWS)
-    given = [argument for (x, y), R, out in zip(pairs, rows, outs, strict=True) for argument in (x, y, R, out)]
-    grid = first + (blocks(rows[1], DOT_ROWS) if also else 0), H
-    given += [] if also else [None, None, 0, None]
-    dot_rows(grid, *given, H, D, H * D if y.ndim == x.ndim else 0, first, factor)
-    return outs if also else outs[0]
+    out, out2 = empty(x.shape[:-1]), empty(x2.shape[:-1])
+    R, R2 = math.prod(x.shape[:-2]), math.prod(x2.shape[:-2])
+    first, step = blocks(R, DOT_ROWS), H * D if y.ndim == x.ndim else 0
+    grid = first + blocks(R2, DOT_ROWS), H
+    dot_rows(grid, x, y, R, out, x2, y2, R2, out2, H, D, step, first, factor)
+    return out, out2

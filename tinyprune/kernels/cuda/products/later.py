@@ -12,7 +12,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.many import Launch, laid_out, launch_all
 from tinyprune.kernels.cuda.device.memory import Lease
 from tinyprune.kernels.cuda.parts.copies import copied
-from tinyprune.kernels.cuda.parts.sums import grid_of, run_sums_of_all
+from tinyprune.kernels.cuda.parts.sums import grid_of, run_sums
 from tinyprune.kernels.cuda.products.matmul import Ready, check_precision, ready, rows_of, together
 
 ROOM = 2**26  # bytes that may be kept; beyond them a launch is short compared with its work
@@ -33,7 +33,7 @@ def weight_gradient(x: DeviceArray, dout: DeviceArray, precision: str = "float32
 
 
 def sum_later(x: DeviceArray) -> DeviceArray:
-    """Sum a contiguous matrix (R, C) over its rows, like `column_sums`, when somebody reads the result."""
+    """Sum a contiguous matrix (R, C) over its rows: Σ_r x[r, c], (C,), when somebody reads it; zeros without rows."""
     out = empty(x.shape[1])
     wait(out, x)
     SUMS.append((x, out))
@@ -83,7 +83,7 @@ def planned() -> list[Launch]:
         blocks, table, runs = table_of_shapes(tuple(x.shape for x, _ in sums))
         to = [out if n == 1 else empty((n, out.size)) for n, (_, out) in zip(runs, sums, strict=True)]
         arrays = [array for (x, _), out in zip(sums, to, strict=True) for array in (x, out)]
-        launches.append(Launch(run_sums_of_all, table, len(sums), blocks, arrays))
+        launches.append(Launch(run_sums, table, len(sums), blocks, arrays))
         sums = [(x, out) for x, (_, out) in zip(to, sums, strict=True) if x is not out]
     return launches
 

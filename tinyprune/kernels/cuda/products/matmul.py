@@ -163,7 +163,7 @@ def plan(
     per = max(rows // groups, 1)
     if M <= FEW and groups == 1 and not transpose_a:
         return Plan(out.shape, transpose_b, (blocks(N, WIDE), M), (N, K, x.row, y.row, c.row, finish), 1, ())
-    tile, parts = division(M, N, K)
+    tile, parts = division(M, N, K, whole=split and not transpose_a)
     parts = parts if split else 1
     depth = STRIP // tile
     part = max(blocks(K, parts * depth), 1) * depth
@@ -178,8 +178,14 @@ def plan(
     return Plan(out.shape, (tile, not transpose_a, transpose_b), grid, numbers, parts, join_numbers)
 
 
-def division(M: int, N: int, K: int) -> tuple[int, int]:
-    """Choose the size of tile, and the parts of the sum along k, from the shapes alone: so results are reproducible."""
+def division(M: int, N: int, K: int, whole: bool = False) -> tuple[int, int]:
+    """Choose the size of tile, and the parts of the sum along k, from the shapes alone: so results are reproducible.
+
+    whole: whether small tiles are better than parts, which take another launch, and memory.
+    """
+    for tile in TILES:
+        if whole and blocks(M, tile) * blocks(N, tile) >= ENOUGH:
+            return tile, 1
     for tile in TILES:
         tiles = blocks(M, tile) * blocks(N, tile)
         parts = max(min(BLOCKS // max(tiles, 1), K // SHORTEST), 1)

@@ -18,7 +18,7 @@ Products of one layout that do not wait for each other share a launch, which rea
 
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, ints, kernel, uint32
 from tinyprune.kernels.cuda.device.many import owner, tables
-from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load_some, store4
+from tinyprune.kernels.cuda.device.vectors import aligned, beyond, in_global, load_some, store4
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
     ALIGNED_B,
@@ -160,13 +160,14 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         sizes = Sizes(table[at + 3], table[at + 4], table[at + 5], table[at + 6], table[at + 7])
         at_a, at_b = Strides(table[at + 8], table[at + 9]), Strides(table[at + 10], table[at + 11])
         n = first + at // COLUMNS * 4
-        add_up(arrays[n], arrays[n + 1], sizes, at_a, at_b, table[at + 15], top, left, slot, thread, sums)
+        a, b = in_global(arrays[n]), in_global(arrays[n + 1])
+        add_up(a, b, sizes, at_a, at_b, table[at + 15], top, left, slot, thread, sums)
         # All is read again: until here the sums need the registers.
         at, slot, top, left = find(table, count)
         M, N, at_out = table[at + 3], table[at + 4], Strides(table[at + 12], table[at + 13])
         per = table[at + 7] if A_ALONG_K else M
         n = first + at // COLUMNS * 4
-        bias, out, to = arrays[n + 2], arrays[n + 3], slot * M * N
+        bias, out, to = in_global(arrays[n + 2]), in_global(arrays[n + 3]), slot * M * N
         thread = cuda.threadIdx.x & (THREADS - 1)
         write(sums, thread, top, left, out, to, M, N, per, at_out, bias, out, table[at + 14], table[at + 15])
 

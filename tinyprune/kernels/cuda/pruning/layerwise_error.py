@@ -14,7 +14,8 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
-from tinyprune.kernels.cuda.parts.sums import block_sum, column_sums
+from tinyprune.kernels.cuda.parts.sums import block_sum
+from tinyprune.kernels.cuda.products.later import sum_later
 from tinyprune.kernels.cuda.products.matmul import matmul
 from tinyprune.ops.layerwise_error import check_arguments
 
@@ -70,7 +71,7 @@ def layerwise_error_forward(
     B, T, H, Dh = o.shape
     rows = contiguous(o).reshape(B * T, H * Dh)
     oo, WW = matmul(rows, rows, transpose_a=True), matmul(Wo, Wo, transpose_b=True)
-    outputs = matmul(column_sums(rows).reshape(1, H * Dh), Wo)
+    outputs = matmul(sum_later(rows).reshape(1, H * Dh), Wo)
     G, error, slope = empty((H, H)), empty(()), empty(H)
     inner_products((H, H), oo, WW, H, Dh, G)
     numbers = np.float32(B * T), H, bo.size
