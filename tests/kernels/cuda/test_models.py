@@ -178,4 +178,4 @@ def test_what_is_copied_in_a_training_step(place, monkeypatch):
             _, _, grads = objective(model, ids[step], targets[step], None, np.random.default_rng(4), step)
             rule.step(model.params, grads, 0.01, clip_factor(gradient_norm(grads, model.ops), 1.0))
         assert len(copies["read"]) == waits and sum(copies["read"]) < 4 * len(model.params) + 20, copies
-        assert max(copies["write"]) < 100, copies
+        assert max(copies["write"]) < 400, copies  # addresses of the arrays that a launch has

@@ -4,6 +4,8 @@
     def each(arrays, …):
         x = arrays[n]                a pointer to the first entry of array n
 
+`division` and `laid_out` say which block works on what; `launch_all` launches several such kernels with one table.
+
 Launching a kernel takes Python longer than a small array takes the GPU, and a model has hundreds of parameters.
 """
 
