@@ -50,6 +50,9 @@ def row_dots(module, shape=(3, 7, 2, 11)):
     for other in (y, same):
         expected = 0.5 * (x.astype(np.float64) * other).sum(-1)
         assert_close(module.row_dots(to_device(x), to_device(other), 0.5), expected)
+    pairs = (x, same), (x[1:], -same)
+    got = module.two_row_dots(*(to_device(each) for pair in pairs for each in pair))
+    assert_close(got, [(each.astype(np.float64) * other).sum(-1) for each, other in pairs])
 
 
 def sums(module):

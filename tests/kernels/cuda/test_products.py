@@ -169,6 +169,19 @@ def test_relu_keeps_nan(place, settings, M):
         assert np.isnan(got[1]).all() and (np.delete(got, 1, 0) >= 0).all()
 
 
+@pytest.mark.parametrize("M", [3, 9])
+def test_where_another_array_is_positive(place, settings, M):
+    """In few rows, in a tile, and where parts are joined; a product that is NaN stays NaN, as with NumPy's · 0."""
+    a, b, other = normal((M, 40), (40, 5), (M, 5))
+    a[1], other[2, 0] = np.nan, 0
+    for shortest in (256, 16):
+        settings(SHORTEST=shortest)
+        got = to_host(matmul(to_device(a), to_device(b), where=to_device(other)))
+        assert np.isnan(got[1]).all()
+        expected = a.astype(float) @ b * (other > 0)
+        np.testing.assert_allclose(np.delete(got, 1, 0), np.delete(expected, 1, 0), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("M", "N", "K", "expected"),
     [
