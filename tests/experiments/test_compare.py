@@ -18,7 +18,10 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import write_hub
 from tinyprune.pruning.importance import keep_best, with_heads
+from tinyprune.pruning.importance.blocks import read_blocks
+from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.importance.michel import michel_global
+from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.roles import head_roles
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import RunDirectory, load_model
@@ -28,7 +31,14 @@ from tinyprune.training.step import Training, train_step
 sys.path.append(str(Path(__file__).parents[1] / "pretrained"))
 from samples import LINES, LLAMA, random_model
 
-OPTIONS = ["--shares=0.75,0.5", "--tokens=100", "--score-tokens=60", "--sample=40", "--backend=numpy"]
+OPTIONS = [
+    "--shares=0.75,0.5",
+    "--tokens=100",
+    "--score-tokens=60",
+    "--repair-tokens=60",
+    "--sample=40",
+    "--backend=numpy",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +53,22 @@ def run(tmp_path_factory) -> Path:
 
 def rows_of(directory: Path) -> dict[tuple, dict]:
     rows = read_csv((directory / "results.csv").read_text())
-    return {(r["method"], r["heads_removed"], r["seed"], r["steps"]): without_seconds(r) for r in rows}
+    names = ("method", "heads_removed", "seed", "steps", "repair")
+    return {tuple(r[name] for name in names): without_seconds(r) for r in rows}
 
 
 def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     done = succeed("compare", run, "--directory", whole, *OPTIONS, "--seeds=2", "--json")
-    assert "flap is left out" in done.stderr and "50 of 50 cells to be computed" in done.stderr
+    assert "flap is left out" in done.stderr and "68 of 68 cells to be computed" in done.stderr
     rows = rows_of(whole)
-    assert len(json.loads(done.stdout)) == len(rows) == 42
+    assert len(json.loads(done.stdout)) == len(rows) == 60
     methods = [name for name in METHODS if name != "flap"]
     assert list(dict.fromkeys(method for method, *_ in rows)) == ["whole", *methods]
-    seeded = {method for method, _, seed, _ in rows if seed == 1}
+    seeded = {method for method, _, seed, *_ in rows if seed == 1}
     assert seeded == {"gates", "random"}
-    assert {(removed, steps) for _, removed, _, steps in rows} == {(0, 0), (3, 0), (6, 0), (0, 4), (3, 4), (6, 4)}
-    for (_, removed, _, _), row in rows.items():
+    assert {(removed, steps) for _, removed, _, steps, _ in rows} == {(0, 0), (3, 0), (6, 0), (0, 4), (3, 4), (6, 4)}
+    for (_, removed, *_), row in rows.items():
         assert sum(map(int, row["heads_by_layer"].split())) == 12 - removed
         assert row["megabytes"] == pytest.approx(4 * row["parameters"] / 1e6)
     lines = (whole / "cells.jsonl").read_text().splitlines()
@@ -99,11 +110,19 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         characters = len(text.tokenizer.decode(text.test[:100])) * 99 / 100
         assert row["bits_per_character"] == pytest.approx(sum(losses) / math.log(2) / characters, rel=1e-5)
 
-    before, after = (rows["michel-global", 6, 0, steps] for steps in (0, 4))
+    before, after = (rows["michel-global", 6, 0, steps, "none"] for steps in (0, 4))
     check(smaller, before)
-    check(saved.model, rows["whole", 0, 0, 0])
+    check(saved.model, rows["whole", 0, 0, 0, "none"])
+    fitted = remove_closed_heads(repaired(saved.model, mask, text.train[:60]))
+    check(fitted, rows["michel-global", 6, 0, 0, "least-squares"])
+    stay = search(read_blocks(saved.model, text.train[:60]), 6, relative=True)
+    fitted = remove_closed_heads(repaired(saved.model, stay, text.train[:60]))
+    check(fitted, rows["least-squares", 6, 0, 0, "least-squares"])
     config = RunDirectory(run).read_config().finetune
-    for model, row in ((smaller, after), (remove_closed_heads(with_heads(saved.model)), rows["whole", 0, 0, 4])):
+    for model, row in (
+        (smaller, after),
+        (remove_closed_heads(with_heads(saved.model)), rows["whole", 0, 0, 4, "none"]),
+    ):
         segments = Segments(text.train, config.B, 18)
         training = Training.start(model, segments, config, Distillation(saved.model, 0.5), None)
         for _ in range(4):
@@ -124,7 +143,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
         ended = run_here("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
     assert ended.returncode == 130 and "the same command goes on" in ended.stderr and len(rows_of(stopped)) == 18
     again = succeed("compare", run, "--directory", stopped, *OPTIONS, "--seeds=2")
-    assert "24 of 50 cells to be computed" in again.stderr
+    assert "42 of 68 cells to be computed" in again.stderr
     assert rows_of(stopped) == rows
     kept = (stopped / "cells.jsonl").read_bytes()
     fewer = succeed("compare", run, "--directory", stopped, *OPTIONS, "--methods=random,gates", "--heal=0")
@@ -152,15 +171,18 @@ def test_what_makes_no_sense_is_refused(option, run, tmp_path):
 def test_the_picture_has_a_line_for_each_method_in_each_panel():
     def row(method, removed, steps, perplexity, spread=None):
         names = ("method", "heads_removed", "steps", "perplexity", "spread")
-        return dict(zip(names, (method, removed, steps, perplexity, spread), strict=True))
+        return dict(zip(names, (method, removed, steps, perplexity, spread), strict=True)) | {"repair": "none"}
 
     rows = [row("whole", 0, 0, 40.0), row("whole", 0, 20, 35.0), row("gates", 3, 0, 50.0, 2.0)]
     rows.append(row("gates", 6, 0, 90.0))
-    figure = plot_comparison([*rows, row("random", 6, 0, 300.0), row("gates", 6, 20, 60.0)])
-    before, after = figure.axes
-    assert [axes.get_yscale() for axes in figure.axes] == ["log", "log"]
-    lines = {c.get_label(): c.lines[0].get_xydata().tolist() for c in before.containers}
-    assert lines == {"gates": [[3, 50], [6, 90]], "random": [[6, 300]]}
+    fitted = row("gates", 6, 0, 70.0) | {"repair": "least-squares"}
+    figure = plot_comparison([*rows, row("random", 6, 0, 300.0), fitted, row("gates", 6, 20, 60.0)])
+    before, repaired, after = figure.axes
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    assert [c.lines[0].get_xydata().tolist() for c in repaired.containers] == [[[6, 70]]]
+    lines = [c.lines[0].get_xydata().tolist() for c in before.containers]
+    assert lines == [[[3, 50], [6, 90]], [[6, 300]]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["gates", "random"]
     assert [c.lines[0].get_xydata().tolist() for c in after.containers] == [[[6, 60]]]
-    assert [axes.get_lines()[0].get_ydata() for axes in figure.axes] == [[40, 40], [35, 35]]
+    assert [axes.get_lines()[0].get_ydata() for axes in figure.axes] == [[40, 40], [40, 40], [35, 35]]
     assert "20 steps" in after.get_title("left")

@@ -185,14 +185,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--methods", metavar="NAMES", help=about)
     sub.add_argument("--tokens", type=int, default=10_240, help="of the test split, read for the numbers (%(default)s)")
-    about = "of the validation split, read by criteria, and of the training split, by repairs (%(default)s)"
+    about = "of the validation split, read by criteria (%(default)s)"
     sub.add_argument("--score-tokens", type=int, default=10_240, help=about)
+    about = "of the training split, read to fit by least squares what stays (%(default)s)"
+    sub.add_argument("--repair-tokens", type=int, default=20_480, help=about)
     about = "tokens of the validation split that leave-one-out reads for every head (%(default)s)"
     sub.add_argument("--sample", type=int, default=2048, help=about)
     sub.add_argument("--seeds", type=int, default=1, help="how many, of gates and random heads (%(default)s)")
     about = "steps of training afterwards, several numbers or 0 for none (those of the run's finetune table)"
     sub.add_argument("--heal", metavar="NUMBERS", help=about)
-    sub.add_argument("--heal-methods", metavar="NAMES", help="train only the models of these methods (all)")
+    sub.add_argument("--heal-methods", metavar="NAMES", help="repair and train only the models of these methods (all)")
     add_setting(sub)
     add_backend(sub)
     add_json(sub, "all rows as JSON on standard output")

@@ -44,7 +44,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from tinyprune.experiments.store import Store
     from tinyprune.kernels.backend import default_backend
 
-    sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "score_tokens", "sample")}
+    sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "score_tokens", "repair_tokens", "sample")}
     sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
     sizes |= {"heal": listed(arguments, "heal", int), "heal_methods": listed(arguments, "heal_methods")}
     options, backend = parse_options(arguments.options), arguments.backend or default_backend()

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import NDArray
 
-from tinyprune.experiments.comparing import Comparison
+from tinyprune.experiments.comparing import REPAIRS, Comparison
 from tinyprune.experiments.drawing import look
 from tinyprune.experiments.results import spread, to_csv
 from tinyprune.experiments.running import machine_of
@@ -28,10 +28,12 @@ from tinyprune.tables import Record, markdown_table
 def rows_of(comparison: Comparison, store: Store) -> list[Record]:
     """Return a row for each model that is done, the baseline's first; `steps` are those of healing, 0 before it.
 
+    `repair` says how what stays was fitted to a text, without a step of training; see `pruning.repair`.
     `heads_shifted` is how many gates had to be closed at the end to meet the number (opened if negative).
     """
     return [
         {"method": step.method, "seed": step.seed, "steps": step.steps}
+        | {"repair": "least-squares" if step.what == "repaired" else REPAIRS.get(step.method, "none")}
         | {name: value for name, value in record.items() if name != "kept"}
         for step in comparison.steps
         if step.what not in ("roles", "scores") and (record := store.record(step)) is not None
@@ -39,8 +41,8 @@ def rows_of(comparison: Comparison, store: Store) -> list[Record]:
 
 
 def summarise(rows: list[Record]) -> list[Record]:
-    """Return means over seeds and the perplexity's standard deviation, by method, number of heads, steps of healing."""
-    names = ("method", "heads_removed", "steps")
+    """Return means over seeds and the perplexity's standard deviation, by method, number of heads, healing, repair."""
+    names = ("method", "heads_removed", "steps", "repair")
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
@@ -113,31 +115,38 @@ def plot_comparison(summary: list[Record]) -> Figure:
     """Draw perplexity against heads removed, a line for each method; dashed is the baseline after as many steps.
 
     Returns:
-        Figure with an Axes before healing and one for each number of steps of healing, with a common logarithmic scale.
+        Figure with an Axes for pruned models, one for repaired ones if there are any, and one for each number of steps
+        of healing, with a common logarithmic scale.
     """
     whole = {row["steps"]: row["perplexity"] for row in summary if row["method"] == "whole"}
     rows = [row for row in summary if row["method"] != "whole"]
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    panels = sorted({row["steps"] for row in summary})
-    figure = Figure(figsize=(1.4 + 4.6 * len(panels), 4.8), dpi=DPI, layout="constrained")
-    for axes, steps in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
-        axes.set(title=f"after {steps} steps of healing" if steps else "before healing", xlabel="heads removed")
+
+    def panel_of(row: Record) -> tuple[int, bool]:
+        return row["steps"], row["repair"] != "none" and not row["steps"]
+
+    panels = sorted({panel_of(row) for row in rows})
+    figure = Figure(figsize=(1.4 + 3.6 * len(panels), 4.8), dpi=DPI, layout="constrained")
+    lines: dict[str, Any] = {}
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
+        steps, repaired = panel
+        title = "repaired, without a step" if repaired else "pruned, and nothing else"
+        axes.set(title=f"after {steps} steps of healing" if steps else title, xlabel="heads removed")
         if steps in whole:
             axes.axhline(whole[steps], color=GREY, linestyle="--", linewidth=1)
             place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
             axes.annotate("all heads", (1, whole[steps]), (-3, -9), ha="right", color=GREY, **place)
         for method in methods:
-            own = [row for row in rows if (row["method"], row["steps"]) == (method, steps)]
+            own = [row for row in rows if row["method"] == method and panel_of(row) == panel]
             if own:
                 x, y = ([row[name] for row in own] for name in ("heads_removed", "perplexity"))
                 error = [row["spread"] or 0.0 for row in own]
-                label = method if axes is figure.axes[0] else None
                 style = look(methods, method)
                 if len(methods) <= len(HEAD_COLOURS):  # then each has a colour of its own
                     colour = HEAD_COLOURS[methods.index(method)]
                     face = colour if style["markerfacecolor"] == style["color"] else "white"
                     style |= {"color": colour, "markerfacecolor": face}
-                axes.errorbar(x, y, error, label=label, capsize=2, elinewidth=0.8, **style)
+                lines[method] = axes.errorbar(x, y, error, capsize=2, elinewidth=0.8, **style)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -145,7 +154,15 @@ def plot_comparison(summary: list[Record]) -> Figure:
         axes.set_xticks(sorted({r["heads_removed"] for r in rows}))
         axes.grid(alpha=0.3, linewidth=0.5)
     figure.axes[0].set_ylabel("perplexity (test)")
-    figure.legend(loc="outside lower center", ncols=min(5, len(methods)), frameon=False, fontsize=8)
+    named = [method for method in methods if method in lines]
+    figure.legend(
+        [lines[method] for method in named],
+        named,
+        loc="outside lower center",
+        ncols=min(5, len(methods)),
+        frameon=False,
+        fontsize=8,
+    )
     return figure
 
 
@@ -161,7 +178,7 @@ def write_results(comparison: Comparison, store: Store) -> list[Record]:
         "config": {table: config[table] for table in ("seed", "model", "gate", "gate_train", "finetune")},
         "text": Path(text.name).name,
         "text_sha256": text.digest,
-        "tokens": {name: getattr(comparison, name) for name in ("tokens", "score_tokens", "sample")},
+        "tokens": {name: getattr(comparison, name) for name in ("tokens", "score_tokens", "repair_tokens", "sample")},
         "machine": machine_of(comparison.backend),
     }
     files = {"study.json": json.dumps(about, indent=1) + "\n", "README.md": report(about, summary, inference)}
@@ -184,16 +201,17 @@ def report(about: dict[str, Any], summary: list[Record], inference: list[Record]
     paragraphs = [
         f"# compare, {about['model']} on {about['text']}",
         f"Perplexity on the first {tokens['tokens']:,} tokens of the held-out test split after heads were removed from "
-        "one trained model, mean over seeds and standard deviation (spread), before healing (0 steps) and after steps "
-        f"of {finetune['B']} × {T} tokens, in which {finetune['distill']:.0%} of the loss is the divergence from the "
-        f"whole model (`whole`: that model itself, before and after as many steps). Criteria read "
-        f"{tokens['score_tokens']:,} tokens of the validation split, leave-one-out {tokens['sample']:,}; "
-        f"gates on frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
+        "one trained model, mean over seeds and standard deviation (spread): just pruned (no repair, 0 steps), with what "
+        f"stays fitted to {tokens['repair_tokens']:,} tokens by least squares (repair), and healed by steps of "
+        f"{finetune['B']} × {T} tokens, in which {finetune['distill']:.0%} of the loss is the divergence from the whole "
+        "model (`whole`: that model itself, before and after as many steps). Criteria read "
+        f"{tokens['score_tokens']:,} tokens of the validation split, leave-one-out {tokens['sample']:,}; gates on frozen "
+        f"weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
         "`tinyprune compare`; settings are in `study.json`, a row for each model in `results.csv`.",
         markdown_table(summary),
     ]
     if len(summary) > 1:
-        paragraphs.append("![Perplexity against heads removed, before and after healing](plots/compare.png)")
+        paragraphs.append("![Perplexity against heads removed: pruned, repaired, healed](plots/compare.png)")
         paragraphs.append("![Which kinds of heads each method removes](plots/kinds.png)")
         paragraphs.append("Reading one text, in turns with the whole model:")
         paragraphs.append(markdown_table(inference))

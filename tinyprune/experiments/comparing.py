@@ -3,6 +3,7 @@
     roles     what each head of the baseline mostly attends to
     scores    what a criterion says of all heads, once for all numbers of heads
     pruned    heads chosen and removed, what stays repaired if that is part of the method
+    repaired  the same heads, and what stays fitted by least squares, see `pruning.repair`
     healed    the pruned model trained as the run's table `finetune` says, every one for as many steps; and the baseline
               trained alike, since training on the text would help it as well
 
@@ -40,7 +41,7 @@ from tinyprune.pruning.importance import CRITERIA, keep_best, with_heads
 from tinyprune.pruning.importance.blocks import Block, read_blocks
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.importance.michel import michel_global
-from tinyprune.pruning.repair import repaired
+from tinyprune.pruning.repair import repaired_from
 from tinyprune.pruning.roles import head_roles
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.report import milliseconds_per_1k_tokens
@@ -64,7 +65,7 @@ REVISION = 1  # with another number everything is computed again
 class Step:
     """One model, the scores of one criterion, or the roles of the baseline's heads."""
 
-    what: str  # "whole", "roles", "scores", "pruned" or "healed"
+    what: str  # "whole", "roles", "scores", "pruned", "repaired" or "healed"
     method: str
     seed: int
     heads: int | None  # how many stay in all layers together; None for all of them
@@ -84,6 +85,8 @@ class Step:
         if self.heads is None:
             named = {"whole": "whole model", "roles": "roles", "healed": f"whole model, trained for {self.steps} steps"}
             return named.get(self.what, f"{self.method}, scores")
+        if self.what == "repaired":
+            return f"{self.method}, {self.heads} heads, seed {self.seed}, repaired"
         healed = f", healed for {self.steps} steps" if self.steps else ""
         return f"{self.method}, {self.heads} heads, seed {self.seed}{healed}"
 
@@ -102,15 +105,17 @@ class Comparison:
     shares: Sequence[float]  # of the heads, that are kept
     seeds: int  # how many, of the methods that have random numbers
     tokens: int  # of the test split
-    score_tokens: int  # of the validation split that criteria read, and of the training split that repairs read
+    score_tokens: int  # of the validation split that criteria read
+    repair_tokens: int  # of the training split that repairs read
     sample: int  # of the validation split that leave-one-out reads, once for each head
     heal: Sequence[int]  # numbers of steps
-    heal_methods: Sequence[str]
+    heal_methods: Sequence[str]  # which are repaired and healed
 
     def __post_init__(self) -> None:
         T = self.model.config.T
         check_sizes(self.shares, self.total, self.methods, METHODS)
-        for name, low in (("seeds", 1), ("tokens", 2), ("score_tokens", T + 1), ("sample", T + 1)):
+        lows = {"seeds": 1, "tokens": 2} | dict.fromkeys(("score_tokens", "repair_tokens", "sample"), T + 1)
+        for name, low in lows.items():
             if getattr(self, name) < low:
                 raise UsageError(f"{name.replace('_', '-')} must be at least {low}, got {getattr(self, name)}")
         if any(steps < 1 for steps in self.heal) or len(set(self.heal)) < len(self.heal):
@@ -137,6 +142,11 @@ class Comparison:
                 made += [Step("scores", method, seed, None, 0, self.depends(method, 0)) for seed in seeds]
             depends = self.depends(method, self.tokens)
             made += [Step("pruned", method, seed, heads, 0, depends) for heads in numbers for seed in seeds]
+        made += [
+            dataclasses.replace(step, what="repaired", depends=step.depends | {"repair_reads": self.repair_tokens})
+            for step in made
+            if step.what == "pruned" and step.method in self.heal_methods and step.method not in REPAIRS
+        ]
         finetune = {"finetune": settings(self.config.finetune) | {"steps": None}}
         return made + [
             dataclasses.replace(step, what="healed", steps=steps, depends=step.depends | finetune)
@@ -153,7 +163,11 @@ class Comparison:
         if method == "gates":
             gate = {name: x for name, x in self.gate(None).to_dict().items() if name not in ("lam", "target_heads")}
             return about | {"gate": gate, "gate_train": settings(self.config.gate_train)}
-        reads = {"leave-one-out": self.sample, "magnitude": 0, "random": 0, "whole": 0}
+        if method in REPAIRS:
+            about |= {"repair_reads": self.repair_tokens}
+        if method == "least-squares":
+            about |= {"costs": "relative"}
+        reads = {"leave-one-out": self.sample, "magnitude": 0, "random": 0, "whole": 0, "least-squares": 0}
         reads["roles"] = min(self.score_tokens, ROLE_TOKENS)
         return about | {"reads": reads.get(method, self.score_tokens)}
 
@@ -175,7 +189,7 @@ class Comparison:
         trained = step.steps * finetune.B * T * 4  # a teacher's pass, and a backward pass takes two
         if step.what == "pruned" and step.method == "gates":
             trained = gates.steps * gates.B * T * 2  # backward to the gates alone
-        return self.tokens + trained + (2 * self.score_tokens if step.method in REPAIRS else 0)
+        return self.tokens + trained
 
     def earlier(self, what: str, step: Step, store: Store) -> dict[str, Any]:
         """Return the record that a step builds upon, of the same method and seed."""
@@ -186,7 +200,7 @@ class Comparison:
     @cached_property
     def blocks(self) -> list[list[Block]]:
         """The least-squares problems of all layers."""
-        return read_blocks(self.model, self.text.train[: self.score_tokens])
+        return read_blocks(self.model, self.text.train[: self.repair_tokens])
 
     def compute(self, step: Step, store: Store) -> dict[str, Any]:
         """Return a step's record: scores, names of roles, or a model's measurements and which heads were kept."""
@@ -200,7 +214,7 @@ class Comparison:
             return self.measure(self.model) | {"heads_shifted": None}
         heads = step.heads or 0
         found: dict[str, Any] = {"heads_shifted": None}
-        if step.what == "healed":
+        if step.what in ("repaired", "healed"):
             before = self.earlier("whole" if step.heads is None else "pruned", step, store)
             found = {"heads_shifted": before["heads_shifted"]}
             mask = self.mask(before)
@@ -211,11 +225,11 @@ class Comparison:
             found = {"heads_shifted": hit_target(gated)}
             mask = open_heads(gated)
         elif step.method == "least-squares":
-            mask = search(self.blocks, heads)
+            mask = search(self.blocks, heads, relative=True)
         else:
             mask = keep_best([np.array(x) for x in self.earlier("scores", step, store)["scores"]], heads)
-        repair, text = REPAIRS.get(step.method), self.text.train[: self.score_tokens]
-        closed = repaired(self.model, mask, text, repair) if repair else with_heads(self.model, mask)
+        repair = "least-squares" if step.what == "repaired" else REPAIRS.get(step.method)
+        closed = repaired_from(self.model, mask, self.blocks, repair) if repair else with_heads(self.model, mask)
         smaller = remove_closed_heads(closed)
         if step.what == "healed":
             config = dataclasses.replace(self.config.finetune, steps=step.steps)

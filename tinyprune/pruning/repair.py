@@ -9,12 +9,13 @@ Both are closed formulas in the products of one reading of a text, see `importan
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.importance.blocks import read_blocks
+from tinyprune.pruning.importance.blocks import Block, read_blocks
 from tinyprune.pruning.importance.masks import Mask, with_heads
 
 REPAIRS = ("least-squares", "mean")
@@ -40,9 +41,16 @@ def repaired(model: Transformer, mask: Mask, tokens: NDArray, repair: str = "lea
     """
     if repair not in REPAIRS:
         raise UsageError(f"repair must be one of {', '.join(REPAIRS)}; got {repair!r}")
+    return repaired_from(model, mask, read_blocks(model, tokens), repair)
+
+
+def repaired_from(
+    model: Transformer, mask: Mask, layers: Sequence[Sequence[Block]], repair: str = "least-squares"
+) -> Transformer:
+    """Do the same with the blocks of each layer, see `read_blocks`, for several masks after one reading."""
     gated = with_heads(model, mask)
     params = dict(gated.params)
-    for i, (blocks, stay) in enumerate(zip(read_blocks(model, tokens), mask, strict=True)):
+    for i, (blocks, stay) in enumerate(zip(layers, mask, strict=True)):
         for names, block in zip(NAMES, blocks, strict=False):
             W = block.fitted(stay) if repair == "least-squares" else block.with_means(stay)
             for name, value in zip(names, (W[:-1], W[-1]), strict=True):

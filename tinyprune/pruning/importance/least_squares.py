@@ -22,12 +22,14 @@ from tinyprune.pruning.importance.masks import Mask
 Kept = list[frozenset[int]]  # the heads that stay in each layer
 
 
-def search(layers: Sequence[Sequence[Block]], heads: int) -> Mask:
+def search(layers: Sequence[Sequence[Block]], heads: int, relative: bool = False) -> Mask:
     """Return which heads stay so that no removal in the order of costs and no exchange of two heads is better.
 
     Args:
         layers: the blocks of each layer, see `read_blocks`.
         heads: how many stay in all layers together.
+        relative: divide each layer's cost by that without any head, which is what its heads add. In a pretrained model
+            layers differ a thousandfold in this, and the first one, on which all others build, adds least.
 
     Raises:
         UsageError: if there are fewer heads.
@@ -36,10 +38,16 @@ def search(layers: Sequence[Sequence[Block]], heads: int) -> Mask:
     if not 0 <= heads <= sum(sizes):
         raise UsageError(f"heads must be between 0 and the {sum(sizes)} there are, got {heads}")
 
-    @cache
-    def cost(i: int, own: frozenset[int]) -> float:
+    def error(i: int, own: frozenset[int]) -> float:
         stay = np.isin(np.arange(sizes[i]), list(own))
         return sum(block.cost(stay) / block.positions for block in layers[i])
+
+    none = frozenset[int]()
+    scales = [error(i, none) or 1.0 if relative else 1.0 for i in range(len(sizes))]
+
+    @cache
+    def cost(i: int, own: frozenset[int]) -> float:
+        return error(i, own) / scales[i]
 
     kept = [frozenset(range(H)) for H in sizes]
     while sum(map(len, kept)) > heads:
