@@ -394,9 +394,17 @@ class GateConfig(Config):
     output_scaling: bool = option(True, "multiply attention's output by heads / open heads of the layer")
     lr_multiplier: float = option(10.0, "gates' learning rate, as a multiple of the weights'", low=0.0)
     frozen: bool = option(False, "train the gates alone: weights stay as they are and get no gradients", later=True)
+    repair_tokens: int = option(
+        0, "frozen: tokens to whose outputs what stays is fitted by least squares at removal", low=0, later=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.repair_tokens and not self.frozen:
+            raise UsageError(
+                "gate.repair_tokens must be 0 unless gate.frozen is true, for what stays is fitted to what the weights "
+                f"of the baseline compute; got {self.repair_tokens}"
+            )
         if self.distribution == "top-k" and self.target_heads is None:
             raise UsageError('gate.target_heads must be given for gate.distribution = "top-k": it is k')
 

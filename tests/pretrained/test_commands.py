@@ -11,6 +11,9 @@ from command import die_in_write, harmless, refused, succeed
 
 from tinyprune.data import load_text
 from tinyprune.kernels.backend import Backend
+from tinyprune.pruning.gates import open_heads
+from tinyprune.pruning.repair import repaired
+from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import load_model
 from tinyprune.training import loop
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
@@ -135,6 +138,22 @@ def test_closed_heads_go_and_the_rest_is_healed(their, copy, tmp_path):
     if llama:
         found = exported(copy, tmp_path / "new")
         np.testing.assert_allclose(found, logits(copy, "prune"), rtol=1e-4, atol=1e-4)
+
+
+def test_what_stays_is_fitted_to_the_text_when_heads_are_removed(their, book, copy, tmp_path):
+    options = ("--target-heads=5", "--backend=numpy", "--overwrite", "--set=gate.repair_tokens=100")
+    before = saved(copy, "gate").model
+    succeed("gate", copy, *options)
+    assert "fitted by least squares to 100 tokens" in succeed("prune", copy).stderr
+    whole = saved(copy, "train")
+    text = load_text(whole.data, whole.tokenizer)
+    expected = remove_closed_heads(repaired(whole.model, open_heads(before), text.train[:100]))
+    pruned = saved(copy, "prune").model
+    assert list(pruned.params) == list(expected.params) and pruned.config.heads == expected.config.heads
+    for name, x in expected.params.items():
+        np.testing.assert_allclose(pruned.params[name], x, rtol=1e-4, atol=1e-5)
+    plain = remove_closed_heads(before)
+    assert any(np.abs(pruned.params[name] - x).max() > 1e-3 for name, x in plain.params.items())
 
 
 def test_what_cannot_be_imported_is_refused(their, run, book, tmp_path):

@@ -30,7 +30,8 @@ from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import duration, say
-from tinyprune.pruning.gates import GateObjective, hit_target, settle, with_new_gates
+from tinyprune.pruning.gates import GateObjective, hit_target, open_heads, settle, with_new_gates
+from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.changes import SETTINGS, check_changes, is_finished
 from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_model, model_metadata
@@ -224,12 +225,16 @@ class Run:
         self.fit("gate", model, self.config.gate_train, objective, resume, at_end)
 
     def prune(self, resume: bool = False) -> None:
-        """Run stage 3: remove the closed heads."""
+        """Run stage 3: remove the closed heads, and fit what stays to their outputs if that is asked for."""
         if resume and self.finished("prune"):
             say("prune: already finished")
             return
         gated = self.before("prune")
-        model = remove_closed_heads(gated.model)
+        model, tokens = gated.model, self.config.gate.repair_tokens
+        if tokens:
+            say(f"prune: what stays is fitted by least squares to {min(tokens, len(self.text.train)):,} tokens")
+            model = repaired(self.load("train").model, open_heads(model), self.text.train[:tokens])
+        model = remove_closed_heads(model)
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
         self.save_finished("prune", model, gated, metrics_length=gated.metadata["metrics_length"])
