@@ -174,7 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_backend(sub)
     add_json(sub, "all rows as JSON on standard output")
 
-    sub = command("compare", compare, "prune a trained model by every method and compare, before and after healing")
+    sub = command("compare", compare, "prune a trained model by every method and compare: pruned, repaired, healed")
     sub.add_argument("run_directory", metavar="run", help="directory of the run, whose baseline is pruned")
     sub.add_argument("--directory", help="where results are kept and resumed (runs/compare-RUN)")
     sub.add_argument(
