@@ -66,7 +66,8 @@ def make_step(kind, C, Dh, r, **weights):
 
 
 def adamw_update(ops, *arrays, lr, decay, constants):
-    return ops.adamw_updates(*([x] for x in arrays), lrs=[lr], decays=[decay], constants=constants)
+    given = {"multipliers": [1.0], "decays": [decay], "constants": constants}
+    return ops.adamw_updates(*([x] for x in arrays), lr=lr, **given)
 
 
 def leaves(value: Any) -> list:

@@ -6,7 +6,7 @@ gradients are right is seen in tests/gradcheck, and its formulas in tests/ops.
 
 import copy
 import re
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -18,7 +18,7 @@ from tinyprune import ops
 from tinyprune.gradcheck.catalogue import SIZES, Case, Sizes, no_backward, operation_cases, other_cases
 from tinyprune.kernels.backend import get_backend
 
-from .compare import assert_close, assert_same_bits, leaves, mapped
+from .compare import adamw_update, assert_close, assert_same_bits, leaves, mapped
 
 SINGLE = Sizes(B=1, T=1, M=0, H=1, Dh=1, N=1, D=1, F=1, V=6)
 VECTORS = Sizes(B=2, T=32, M=32, H=2, Dh=16, N=64, D=64, F=32, V=128)
@@ -48,7 +48,7 @@ def cases(backend: str, sizes: Sizes = SIZES) -> dict[str, Case]:
     return {case.operation: case for case in [*operation_cases(own, sizes), *other_cases(own, sizes)]}
 
 
-REAL = {"squared_norm", "squared_norms", "lamb_update", "adamw_updates"}  # no complex numbers
+REAL = {"squared_norm", "squared_norms", "clipping", "lamb_update", "adamw_updates"}  # no complex numbers
 HOST = {"sigmoid", "p_open"}  # computed in main memory
 NAMES = list(cases("numpy"))
 
@@ -310,6 +310,7 @@ def assert_same_outcome(backend: str, case: Case, argument: str, inputs: dict, *
 # Of any shape.
 FREE = {"dropout", "embedding", "squared_norm", "squared_norms", "log_softmax", "adaptive_log_probabilities", "l0"}
 FREE |= {
+    "clipping",
     "gelu",
     "sigmoid",
     "p_open",
@@ -361,7 +362,7 @@ def test_wrong_dtypes_are_named_by_compiled_kernels(dtype, name):
         inputs = changed(case.inputs, place, lambda x: x.astype(dtype))
         with pytest.raises(ValueError, match=f"got {np.dtype(dtype)}") as error:
             case.forward(*inputs.values())
-        assert refused(error.value, place[0]) or place[0] == "arrays"
+        assert refused(error.value, place[0]) or place[0] in ("arrays", "grads")
     for dout in wrong_gradients(case, dtype):
         with pytest.raises(ValueError, match=r"d\w+ must be float64 .* like the output"):
             case.backward(*dout)
@@ -398,6 +399,26 @@ def test_lamb_with_a_norm_of_zero(backend, start, gradient):
     arrays = [own.to_device(np.full(5, value, np.float32)) for value in (start, gradient, 0, 0)]
     own.lamb_update(*arrays, lr=0.1, decay=0.0, constants=constants)
     np.testing.assert_allclose(own.to_host(arrays[0]), np.full(5, start - 0.1 * gradient), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adamw", "lamb"])
+@pytest.mark.parametrize("backend", ["numpy", "numba", "cuda"])
+def test_an_update_with_a_factor_that_is_no_number_changes_nothing(backend, rule):
+    """As `clipping` finds it where a loss is infinite: alone, or where it leaves the factor."""
+    own = get_backend(backend)
+    update = {"adamw": partial(adamw_update, own)}.get(rule) or getattr(own, f"{rule}_update")
+    host = np.random.default_rng(1).random((3 if rule == "sgd" else 4, 5)).astype(np.float32)
+    for loss in (np.float32(np.inf), np.float32(np.nan), np.float32(1)):
+        arrays = [own.to_device(x.copy()) for x in host]
+        there = own.to_device(np.array(loss)) if own.on_device else loss
+        norm, found = own.clipping(arrays[1:2], [there, 0.5], max_norm=0.1)
+        assert own.reading([norm, loss])()[0] == pytest.approx(np.linalg.norm(host[1]), rel=1e-6)
+        for factor in (found, float(found)):
+            shared = {"constants": ops.adamw.AdamConstants(0.8, 0.95, 1e-3, 1, factor)}
+            given = {"beta1": 0.8, "grad_scale": factor} if rule == "sgd" else shared
+            update(*arrays, lr=0.1, decay=0.3, **given)
+            same = [np.array_equal(own.to_host(x), y) for x, y in zip(arrays, host, strict=True)]
+            assert all(same) if not np.isfinite(loss) else not any(same[:1] + same[2:])
 
 
 def test_the_catalogue_has_every_operation():

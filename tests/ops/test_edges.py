@@ -54,7 +54,7 @@ def test_dropout_draws_two_keys_and_nothing_in_evaluation(operation, rng):
 
 def test_updates_move_all_but_the_gradient_in_place_in_its_dtype():
     adam = {"lr": 0.1, "decay": 0.3, "constants": AdamConstants(0.8, 0.95, eps=1e-6, step=3)}
-    several = {"lrs": [0.1], "decays": [0.3], "constants": adam["constants"]}
+    several = {"lr": 0.1, "multipliers": [1.0], "decays": [0.3], "constants": adam["constants"]}
     for update, count, options in (
         (ops.sgd_update, 3, {"lr": 0.1, "decay": 0.3, "beta1": 0.8}),
         (lambda *arrays, **rates: ops.adamw_updates(*([x] for x in arrays), **rates), 4, several),
@@ -90,8 +90,9 @@ def test_after_an_error_attention_step_has_written_nothing(change, message):
 
 
 def test_lists_of_arrays_have_to_be_of_one_length():
+    constants = AdamConstants(0.9, 0.9, 1e-8, 1)
     with pytest.raises(ValueError):
-        ops.adamw_updates([], [np.ones(1)], [], [], lrs=[], decays=[], constants=AdamConstants(0.9, 0.9, 1e-8, 1))
+        ops.adamw_updates([], [np.ones(1)], [], [], lr=1.0, multipliers=[], decays=[], constants=constants)
     with pytest.raises(ValueError, match="arrays must be at least one, got none"):
         ops.join([])
 

@@ -222,11 +222,11 @@ def adam(grad, m, v, beta1, beta2, eps, step, grad_scale):
     return m, v, m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + eps)
 
 
-def adamw_updates(params, grads, ms, vs, lrs, decays, constants):
+def adamw_updates(params, grads, ms, vs, lr, multipliers, decays, constants):
     moved = [adam(*each, *constants) for each in zip(grads, ms, vs, strict=True)]
     ms, vs, rs = map(list, zip(*moved, strict=True))
-    updates = zip(params, rs, lrs, decays, strict=True)
-    return [param - lr * (r + decay * param) for param, r, lr, decay in updates], ms, vs
+    updates = zip(params, rs, multipliers, decays, strict=True)
+    return [param - lr * multiplier * (r + decay * param) for param, r, multiplier, decay in updates], ms, vs
 
 
 def lamb_update(param, grad, m, v, lr, decay, constants):

@@ -104,9 +104,9 @@ def test_the_backend_does_the_arithmetic_of_every_parameter(rule):
     def update(param, grad, *moments, lr, decay, constants=None, **sgd):
         seen.append((param.shape, lr, decay, constants.grad_scale if constants else sgd["grad_scale"]))
 
-    def updates(params, grads, ms, vs, *, lrs, decays, constants):
-        for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
-            update(param, grad, m, v, lr=lr, decay=decay, constants=constants)
+    def updates(params, grads, ms, vs, *, lr, multipliers, decays, constants):
+        for param, grad, m, v, multiplier, decay in zip(params, grads, ms, vs, multipliers, decays, strict=True):
+            update(param, grad, m, v, lr=lr * multiplier, decay=decay, constants=constants)
 
     optimizer = make(rule, backend_with(adamw_updates=updates, lamb_update=update, sgd_update=update))
     optimizer.step(arrays(0), arrays(1), 0.1, np.float32(0.5))

@@ -211,7 +211,7 @@ def adamw(backend: str, name: str) -> Workload:
         [ops.to_device(x) for x in (param, param.copy(), zeros(param), zeros(param))]
         for param in parameters(model_shape(name)).values()
     ]
-    rates = {"lrs": [TRAIN.lr], "decays": [TRAIN.weight_decay]}
+    rates: dict[str, Any] = {"lr": TRAIN.lr, "multipliers": [1.0], "decays": [TRAIN.weight_decay]}
     constants = AdamConstants(TRAIN.beta1, TRAIN.beta2, TRAIN.eps, step=1)
 
     def run() -> None:

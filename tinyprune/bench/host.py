@@ -27,7 +27,7 @@ from tinyprune.tables import Record
 
 ROUNDS = 30
 SHAPES = ("small", "relative-d256", PAPER)
-WAITS = ("cuMemcpyHtoD", "cuMemcpyDtoH", "cuCtxSynchronize")
+WAITS = ("cuMemcpyHtoD", "cuMemcpyDtoH", "cuCtxSynchronize", "cuEventSynchronize")
 
 
 class CUresult(IntEnum):
@@ -74,7 +74,13 @@ class Counting:
             return (ctypes.addressof(self.pinned),)
         if name == "cuMemcpyDtoH":
             ctypes.memset(arguments[0], 0, arguments[2])
-        handles = ("cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction")
+        handles = (
+            "cuDeviceGet",
+            "cuDevicePrimaryCtxRetain",
+            "cuModuleLoadData",
+            "cuModuleGetFunction",
+            "cuEventCreate",
+        )
         return (0,) if name in handles else ()
 
 

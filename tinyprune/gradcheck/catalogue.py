@@ -202,7 +202,7 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
 
     def case(operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
         """The operation of this name, which writes to those of its inputs that are `written`."""
-        own: dict[str, Callable[..., Any]] = {"attention_step": step, "AttentionStep": read_text}
+        own: dict[str, Callable[..., Any]] = {"attention_step": step, "AttentionStep": read_text, "clipping": clip}
         name = operation.split(" (")[0]
         run = own.get(name) or getattr(ops, name)
 
@@ -220,6 +220,9 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
         read_one = ops.AttentionStep(C, Dh, r, BlockWeights(**weights))
         return tuple(read_one(*rows) for rows in zip(x, [None] * len(x) if n is None else n, strict=True))
 
+    def clip(**arguments: Any) -> list[float]:
+        return [float(x) for x in ops.clipping(**arguments)]
+
     def rotary_block() -> dict[str, Any]:
         """Weights as Llama's, with biases; heads are twice as wide, since only an even width can be rotated."""
         products = {name: normal(D, 2 * W, size=0.5) for name in ("Wq", "Wk", "Wv")}
@@ -232,6 +235,7 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     sgd: dict[str, Any] = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "grad_scale": 0.7}
     constants = AdamConstants(beta1=0.8, beta2=0.95, eps=1e-3, step=3, grad_scale=0.7)
     moments = {"m": normal(*lead, D), "v": np.abs(normal(*lead, D))}
+    own_rates = {"multipliers": [1.0, 2.0], "decays": [0.3, 0.0]}
     several = {f"{name}s": [x, x[..., :1].copy()] for name, x in (parameter | moments).items()}
     block = {
         "r": normal(C + 2, H, Dh),
@@ -261,7 +265,7 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
         case("head_difference", {"o": normal(B, T, H, Dh), "Wo": normal(W, D)}, scale=1.5),
         case("sgd_update", parameter | {"momentum": normal(*lead, D)}, ("param", "momentum"), **sgd),
         case("lamb_update", parameter | moments, ("param", "m", "v"), lr=0.1, decay=0.3, constants=constants),
-        case("adamw_updates", several, ("params", "ms", "vs"), lrs=[0.1, 0.2], decays=[0.3, 0.0], constants=constants),
+        case("adamw_updates", several, ("params", "ms", "vs"), lr=0.1, **own_rates, constants=constants),
         case("attention_step", token | block, ("keys", "values"), read=C + 1, scale=1.5),
         case("AttentionStep", text | block, C=C, Dh=Dh, scale=1.5),
         case("sigmoid", {"x": LOG_ALPHA}),
@@ -281,6 +285,7 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
             Dh=2 * Dh,
             rope_base=100.0,
         ),
+        case("clipping", {"grads": [normal(*lead, D), normal(F)]}, losses=[0.7], max_norm=0.5),
     ]
 
 

@@ -6,7 +6,7 @@ stay the textbook's. From `ops.NAME(…)` in the model an editor goes to `Backen
 functions, since Numba is imported only when a backend that needs it is asked for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -50,6 +50,15 @@ class Backend:
         """Copy an array to main memory; what is there already is returned as it is."""
         return x
 
+    def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
+        """Begin to read numbers, or arrays of one number; return a function that returns them.
+
+        On a GPU that function waits for what was launched before `reading`, not for what was launched since. It has to
+        be called before the next `reading`.
+        """
+        found = [float(value) for value in values]
+        return lambda: found
+
     def synchronize(self) -> None:
         """Wait until everything that was launched is computed. Without a GPU nothing is ever pending."""
 
@@ -77,6 +86,7 @@ class Backend:
     attention_forward = staticmethod(ops.attention_forward)
     attention_step = staticmethod(ops.attention_step)
     AttentionStep = ops.AttentionStep
+    clipping = staticmethod(ops.clipping)
     context_backward = staticmethod(ops.context_backward)
     context_forward = staticmethod(ops.context_forward)
     cross_entropy_backward = staticmethod(ops.cross_entropy_backward)
@@ -226,6 +236,7 @@ def numba_backend() -> Backend:
         attention_forward = untyped(attention.attention_forward)
         attention_step = staticmethod(stepping.attention_step)
         AttentionStep = stepping.AttentionStep  # type: ignore[assignment]
+        clipping = staticmethod(norm.clipping)
         context_forward = staticmethod(context.context_forward)
         cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
         cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
@@ -334,6 +345,9 @@ def cuda_backend(precision: str = "float32") -> Backend:
         def to_host(self, x: Array) -> Array:
             return array.to_host(x)
 
+        def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
+            return array.reading(values)
+
         def synchronize(self) -> None:
             later.finish()
             if not jit.SIMULATED:
@@ -353,6 +367,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
         attention_forward = untyped(attention.attention_forward)
         attention_step = untyped(stepping.attention_step)
         AttentionStep = stepping.AttentionStep
+        clipping = untyped(norm.clipping)
         context_backward = untyped(context.context_backward)
         context_forward = untyped(context.context_forward)
         cross_entropy_backward = untyped(cross_entropy.cross_entropy_backward)

@@ -4,8 +4,8 @@
 arguments; `dout` and `cache` are never modified. Everything works in float32 (training), float64 (checking) and
 complex128 (checking to the last digit, see `tinyprune.gradcheck`).
 
-Operations without a gradient of their own: `add`, `join`, `squared_norm` and `squared_norms`, `take_slices` and
-`put_slices`, the optimizers' updates, which work in place, and `attention_step`, for writing text.
+Operations without a gradient of their own: `add`, `join`, `squared_norm`, `squared_norms` and `clipping`, `take_slices`
+and `put_slices`, the optimizers' updates, which work in place, and `attention_step`, for writing text.
 """
 
 from tinyprune.ops.adamw import adamw_updates
@@ -18,6 +18,7 @@ from tinyprune.ops.adaptive_softmax import (
 from tinyprune.ops.add import add
 from tinyprune.ops.attention import attention_backward, attention_forward
 from tinyprune.ops.attention_step import AttentionStep, attention_step
+from tinyprune.ops.clipping import clipping
 from tinyprune.ops.context import context_backward, context_forward
 from tinyprune.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.ops.distillation import distillation_backward, distillation_forward
@@ -59,6 +60,7 @@ __all__ = [
     "attention_backward",
     "attention_forward",
     "attention_step",
+    "clipping",
     "context_backward",
     "context_forward",
     "cross_entropy_backward",

@@ -8,6 +8,7 @@
 The divisions by 1 − betaᵗ undo that m and v started at zero.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class AdamConstants(NamedTuple):
         beta1, beta2: share of `m` and `v` that stays, at least 0 and below 1.
         eps: > 0; with it a number whose gradient has always been 0 stays where it is.
         step: t, the number of this step, from 1.
-        grad_scale: factor applied to the gradients as they are read: the clipping factor.
+        grad_scale: factor applied to the gradients as they are read: the clipping factor. NaN: nothing is changed.
     """
 
     beta1: float
@@ -53,7 +54,8 @@ def adamw_updates(
     ms: Sequence[NDArray],
     vs: Sequence[NDArray],
     *,
-    lrs: Sequence[float],
+    lr: float,
+    multipliers: Sequence[float],
     decays: Sequence[float],
     constants: AdamConstants,
 ) -> None:
@@ -63,15 +65,18 @@ def adamw_updates(
         params: θ of each, any shape, float32 or float64.
         grads: the gradients, shapes of `params`. Not modified.
         ms, vs: running averages of the gradients and of their squares, shapes of `params`.
-        lrs: learning rates.
-        decays: weight decays, in units of `lrs`.
+        lr: learning rate, of the step.
+        multipliers: each parameter's own, of `lr`.
+        decays: weight decays, in units of the learning rates.
         constants: of this step.
 
     Raises:
         ValueError: if there are not as many of each, or shapes differ.
     """
-    for param, grad, m, v, lr, decay in zip(params, grads, ms, vs, lrs, decays, strict=True):
+    for param, grad, m, v, multiplier, decay in zip(params, grads, ms, vs, multipliers, decays, strict=True):
         check_same_shape(param=param, grad=grad, m=m, v=v)
-        r = adam_direction(grad, m, v, constants)
-        param *= 1 - lr * decay
-        param -= lr * r
+        if math.isnan(constants.grad_scale):
+            continue
+        r, rate = adam_direction(grad, m, v, constants), lr * multiplier
+        param *= 1 - rate * decay
+        param -= rate * r

@@ -25,6 +25,8 @@ def lamb_update(
     Arguments and errors as those of one parameter in `adamw_updates`.
     """
     check_same_shape(param=param, grad=grad, m=m, v=v)
+    if math.isnan(constants.grad_scale):
+        return
     d = adam_direction(grad, m, v, constants)
     d += decay * param
     param_norm, d_norm = math.sqrt(squared_norm(param)), math.sqrt(squared_norm(d))

@@ -5,6 +5,8 @@ b ← beta1 · b + g
 θ ← θ − lr · (b + decay · θ)
 """
 
+import math
+
 from numpy.typing import NDArray
 
 from tinyprune.ops.add import check_same_shape
@@ -22,12 +24,14 @@ def sgd_update(
         lr: learning rate.
         decay: weight decay, in units of `lr`.
         beta1: share of the momentum that stays, 0 ≤ beta1 < 1.
-        grad_scale: factor applied to the gradient as it is read: the clipping factor.
+        grad_scale: factor applied to the gradient as it is read: the clipping factor. NaN: nothing is changed.
 
     Raises:
         ValueError: if the shapes differ.
     """
     check_same_shape(param=param, grad=grad, momentum=momentum)
+    if math.isnan(grad_scale):
+        return
     momentum *= beta1
     momentum += grad_scale * grad
     param *= 1 - lr * decay

@@ -131,31 +131,30 @@ class GateObjective:
         memory: Memory | None,
         rng: np.random.Generator,
         step: int,
-    ) -> tuple[dict[str, float], Memory, Parameters]:
+    ) -> tuple[dict[str, Any], Memory, Parameters]:
         """Return losses, memory for the next segment, and gradients; see `tinyprune.training.step.Objective`."""
         gate, ops = self.gate, model.ops
         layerwise = gate.objective == "layerwise"
+        share = linear_warmup(step, self.warmup)
+        lam = gate.lam * share
+        log_alpha = joined_log_alpha(model.params, model.config.L, ops)
+        if self.controller is not None:  # before the loss: reading log_alpha then does not wait for backward on a GPU
+            lam = self.pressure(self.controller, ops.to_host(log_alpha), share)
         # The layer-wise error compares with the layer's full output, which needs every head.
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
         grads = model.backward(1.0, cache)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
 
-        def losses(**others: float) -> dict[str, float]:
-            """Convert to floats last: this waits for the GPU."""
-            layerwise_error = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
-            return {"loss": float(loss)} | layerwise_error | others
+        def losses(**others: Any) -> dict[str, Any]:
+            layerwise_error = {"layerwise_error": sum(ops.reading(errors)())} if layerwise else {}
+            return {"loss": loss} | layerwise_error | others
 
         if gate.distribution == "top-k":
             return losses(l0=float(gate.target_heads or 0)), memory, grads  # exactly k are open: no pressure
 
-        log_alpha = joined_log_alpha(model.params, model.config.L, ops)
         l0, l0_cache = ops.l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
-        share = linear_warmup(step, self.warmup)
-        lam = gate.lam * share
-        if self.controller is not None:
-            lam = self.pressure(self.controller, ops.to_host(log_alpha), share)
         add_gate_gradients(grads, by_layer(ops.l0_backward(lam, l0_cache), model.config.heads), ops)
-        return losses(l0=float(l0), lam=lam), memory, grads
+        return losses(l0=l0, lam=lam), memory, grads
 
     def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
         """Return the controller's weight of L0; the target has moved by `share` from the initial h to its final value.

@@ -45,13 +45,12 @@ class Distillation(Objective):
         memory: Memory | None,
         rng: np.random.Generator | None,
         step: int,
-    ) -> tuple[dict[str, float], Memory, Parameters]:
+    ) -> tuple[dict[str, Any], Memory, Parameters]:
         """See `Objective`."""
         h, self.memory, _ = self.teacher.forward(ids, None if memory is None else self.memory)
         predicted = self.teacher.log_probabilities(h)
         loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=predicted, share=self.share)
-        grads = model.backward(1.0, cache)
-        return {"loss": float(loss)}, memory, grads
+        return {"loss": loss}, memory, model.backward(1.0, cache)
 
     def state(self) -> dict[str, NDArray]:
         """Return the teacher's memory, (B, up to M, D) for each layer."""

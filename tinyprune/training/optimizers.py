@@ -15,8 +15,8 @@ operations (`tinyprune.ops.sgd`, `adamw`, `lamb`), so that a backend can compile
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from numbers import Real
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,10 @@ from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
 from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import is_bias
 from tinyprune.ops.adamw import AdamConstants
+from tinyprune.ops.clipping import clip_factor as clip_factor  # for loops that clip by themselves
 
 
-@dataclass(frozen=True)
-class ParameterGroup:
+class ParameterGroup(NamedTuple):
     """The settings that differ between parameters: learning rate, as a multiple of the stage's, and weight decay."""
 
     lr_multiplier: float = 1.0
@@ -76,24 +76,13 @@ def gradient_norm(grads: dict[str, NDArray], ops: Backend) -> float:
     return common
 
 
-def clip_factor(norm: float, max_norm: float) -> float:
-    """Return the factor that limits the joint norm of all gradients to `max_norm`. (Pascanu et al. 2013, Alg. 1)
-
-        g ← g · max_norm / norm   where norm > max_norm
-
-    The optimizer multiplies as it reads the gradients, see `Optimizer.step`. 0 for `max_norm` means no clipping.
-    """
-    return max_norm / norm if max_norm and norm > max_norm else 1.0
-
-
 class Update(NamedTuple):
     """The arguments that one parameter's update takes."""
 
     param: NDArray
     grad: NDArray
     moments: list[NDArray]
-    lr: float
-    decay: float
+    group: ParameterGroup
 
 
 class Optimizer(ABC):
@@ -114,10 +103,10 @@ class Optimizer(ABC):
         self.moments_of = {name: [f"{kind}.{name}" for kind in self.MOMENTS] for name in groups}
 
     @abstractmethod
-    def update(self, updates: Sequence[Update], grad_scale: float) -> None:
+    def update(self, updates: Sequence[Update], lr: float, grad_scale: Any) -> None:
         """Update parameters and their moments in place by one step."""
 
-    def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float, grad_scale: float = 1.0) -> None:
+    def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float, grad_scale: Any = 1.0) -> None:
         """Update in place every parameter that has a gradient. Gradients are not modified.
 
         The first step creates the moments of all parameters, with or without a gradient. So the state of an optimizer
@@ -127,7 +116,8 @@ class Optimizer(ABC):
             params: name -> array; has at least the names of the groups.
             grads: name -> array of the parameter's shape and dtype.
             lr: this step's learning rate, before the groups' multipliers.
-            grad_scale: factor applied to the gradients as they are read, see `clip_factor`.
+            grad_scale: factor applied to the gradients as they are read, from `clip_factor` or the backend's
+                `clipping`. If it is NaN, no parameter or moment is changed.
 
         Raises:
             UsageError: for a name that is not in the groups or not in `params`, a gradient of another shape or dtype,
@@ -148,13 +138,14 @@ class Optimizer(ABC):
             self._check(name, params[name], grad)
 
         self.steps += 1
-        lr, grad_scale = float(lr), float(grad_scale)
+        if isinstance(grad_scale, Real):
+            grad_scale = float(grad_scale)  # otherwise it is in a GPU's memory
         updates = []
         for name, grad in grads.items():
             group = self.groups[name]
             moments = [self.moments[key] for key in self.moments_of[name]]
-            updates.append(Update(params[name], grad, moments, lr * group.lr_multiplier, group.weight_decay))
-        self.update(updates, grad_scale)
+            updates.append(Update(params[name], grad, moments, group))
+        self.update(updates, float(lr), grad_scale)
 
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
@@ -216,11 +207,11 @@ class SGD(Optimizer):
 
     MOMENTS = ("momentum",)
 
-    def update(self, updates: Sequence[Update], grad_scale: float) -> None:
+    def update(self, updates: Sequence[Update], lr: float, grad_scale: Any) -> None:
         """See `Optimizer.update`."""
-        beta1 = self.config.beta1
-        for param, grad, moments, lr, decay in updates:
-            self.ops.sgd_update(param, grad, *moments, lr=lr, decay=decay, beta1=beta1, grad_scale=grad_scale)
+        options = {"beta1": self.config.beta1, "grad_scale": grad_scale}
+        for param, grad, moments, (multiplier, decay) in updates:
+            self.ops.sgd_update(param, grad, *moments, lr=lr * multiplier, decay=decay, **options)
 
 
 class AdamW(Optimizer):
@@ -228,28 +219,29 @@ class AdamW(Optimizer):
 
     MOMENTS = ("m", "v")
 
-    def constants(self, grad_scale: float) -> AdamConstants:
+    def constants(self, grad_scale: Any) -> AdamConstants:
         """Return the numbers of this step that all parameters share."""
         c = self.config
         return AdamConstants(c.beta1, c.beta2, c.eps, self.steps, grad_scale)
 
-    def update(self, updates: Sequence[Update], grad_scale: float) -> None:
+    def update(self, updates: Sequence[Update], lr: float, grad_scale: Any) -> None:
         """See `Optimizer.update`."""
         if updates:
-            params, grads, moments, lrs, decays = zip(*updates, strict=True)
+            params, grads, moments, groups = zip(*updates, strict=True)
             ms, vs = zip(*moments, strict=True)
-            constants = self.constants(grad_scale)
-            self.ops.adamw_updates(params, grads, ms, vs, lrs=lrs, decays=decays, constants=constants)
+            multipliers, decays = zip(*groups, strict=True)
+            arrays, constants = (params, grads, ms, vs), self.constants(grad_scale)
+            self.ops.adamw_updates(*arrays, lr=lr, multipliers=multipliers, decays=decays, constants=constants)
 
 
 class LAMB(AdamW):
     """This rule adapts AdamW layer by layer to large batches, see `tinyprune.ops.lamb`."""
 
-    def update(self, updates: Sequence[Update], grad_scale: float) -> None:
+    def update(self, updates: Sequence[Update], lr: float, grad_scale: Any) -> None:
         """See `Optimizer.update`."""
         constants = self.constants(grad_scale)
-        for param, grad, moments, lr, decay in updates:
-            self.ops.lamb_update(param, grad, *moments, lr=lr, decay=decay, constants=constants)
+        for param, grad, moments, (multiplier, decay) in updates:
+            self.ops.lamb_update(param, grad, *moments, lr=lr * multiplier, decay=decay, constants=constants)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB, "sgd": SGD}

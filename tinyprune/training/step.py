@@ -15,7 +15,7 @@ from tinyprune.errors import NotFiniteError
 from tinyprune.model.gating import gate_names
 from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Memory, Transformer
-from tinyprune.training.optimizers import Optimizer, clip_factor, gradient_norm, make_optimizer, parameter_groups
+from tinyprune.training.optimizers import Optimizer, gradient_norm, make_optimizer, parameter_groups
 from tinyprune.training.schedules import learning_rate
 
 
@@ -40,8 +40,11 @@ class Objective(Protocol):
         memory: Memory | None,
         rng: np.random.Generator | None,
         step: int,
-    ) -> tuple[dict[str, float], Memory, Parameters]:
-        """Return named losses, all checked and shown; memory for the next segment; gradients by name."""
+    ) -> tuple[dict[str, Any], Memory, Parameters]:
+        """Return named losses, all checked and shown; memory for the next segment; gradients by name.
+
+        A loss is a number, or an array of shape () where the backend computes: `float` would wait for a GPU.
+        """
 
     def describe(self, model: Transformer) -> dict[str, Any]:
         """Return more entries for the log; called only when a line is written."""
@@ -66,11 +69,10 @@ class LanguageModelling(Objective):
         memory: Memory | None,
         rng: np.random.Generator | None,
         step: int,
-    ) -> tuple[dict[str, float], Memory, Parameters]:
+    ) -> tuple[dict[str, Any], Memory, Parameters]:
         """See `Objective`."""
         loss, memory, cache = model.loss(ids, targets, memory, rng)
-        grads = model.backward(1.0, cache)
-        return {"loss": float(loss)}, memory, grads  # converted last: float() waits for a GPU
+        return {"loss": loss}, memory, model.backward(1.0, cache)
 
 
 @dataclass(kw_only=True)
@@ -139,7 +141,7 @@ def train_step(training: Training) -> StepResult:
     """Make one update of the model, in place.
 
     Raises:
-        NotFiniteError: if a loss or the gradient is NaN or infinite. The parameters are then unchanged.
+        NotFiniteError: if a loss or the gradient is NaN or infinite. Parameters and moments are then unchanged.
     """
     model, config, step = training.model, training.config, training.step
     # An overflow shows in the losses or in the gradient norm, which are checked below.
@@ -148,16 +150,22 @@ def train_step(training: Training) -> StepResult:
         ids, targets, fresh = training.segments.batch(step)
         memory = None if fresh else training.memory
         # forward, loss, backward
-        losses, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
+        given, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
+        # the update: gradients longer than `config.clip` are shortened as the optimizer reads them
+        arrays, lr = list(grads.values()), learning_rate(config, step)
+        norm, factor = model.ops.clipping(arrays, list(given.values()), max_norm=config.clip)
+        numbers = model.ops.reading([*given.values(), norm])
+        training.optimizer.step(model.params, grads, lr, factor)  # changes nothing if a number is not finite
+        # only now are they looked at: a GPU has the update to do meanwhile
+        *found, norm = numbers()
+        losses = dict(zip(given, found, strict=True))
         for name, value in losses.items():
             if not math.isfinite(value):
                 raise NotFiniteError(f"{name} is {value} in step {step + 1}")
-        try:
-            norm = gradient_norm(grads, model.ops)
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{error} in step {step + 1}") from error
-        # the update: gradients longer than `config.clip` are shortened as the optimizer reads them
-        lr = learning_rate(config, step)
-        training.optimizer.step(model.params, grads, lr, clip_factor(norm, config.clip))
+        if not math.isfinite(norm):
+            try:
+                gradient_norm(grads, model.ops)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{error} in step {step + 1}") from error
     training.step += 1
     return StepResult(losses, norm, lr)

@@ -45,7 +45,7 @@ class Machine(Counting):
             return (ctypes.addressof(block),)
         if name == "cuMemFree":
             del self.memory[arguments[0]]
-        elif name in ("cuMemcpyHtoD", "cuMemcpyHtoDAsync", "cuMemcpyDtoH"):
+        elif name in ("cuMemcpyHtoD", "cuMemcpyHtoDAsync", "cuMemcpyDtoH", "cuMemcpyDtoHAsync"):
             ctypes.memmove(*arguments[:3])
             return ()
         elif name == "cuLaunchKernel":
@@ -83,6 +83,39 @@ def test_numbers_come_there_and_back(gpu, machine, monkeypatch):
     assert machine.calls["cuCtxSynchronize"] == 2 and machine.calls["cuMemAllocHost"] == 1
     gpu.free(address)
     assert machine.memory == {}
+
+
+def test_numbers_are_read_with_one_wait(gpu, machine, monkeypatch):
+    """As they were, though they have changed by the time that they are asked for."""
+    monkeypatch.setattr(driver, "STAGING", 1024)
+    monkeypatch.setattr(driver, "RESULTS", 3)
+    address = gpu.allocate(512)
+    gpu.write(address, np.array([0.1, np.inf]))
+    places = [(address + 8, np.dtype(float)), (address, np.dtype(float)), (address + 4, np.dtype(np.float32))]
+    numbers = gpu.begin_read(places)
+    for _ in range(4):  # what is brought meanwhile takes other places
+        gpu.write(address, np.zeros(64))
+    assert machine.calls["cuEventRecord"] == 1 and machine.calls["cuEventSynchronize"] == 0
+    assert numbers() == [np.inf, 0.1, np.frombuffer(np.array(0.1), np.float32)[1]]
+    assert machine.calls["cuEventSynchronize"] == 1
+    assert gpu.begin_read(places[1:2])() == [0.0] and gpu.begin_read([])() == []
+    assert machine.calls["cuEventCreate"] == 1 and machine.calls["cuMemcpyDtoH"] == 0
+    with pytest.raises(ValueError, match="at most 3 numbers are read at a time, got 6"):
+        gpu.begin_read(places * 2)
+
+
+def test_equal_steps_use_equal_addresses(gpu, monkeypatch):
+    """Whatever the order in which they give them back."""
+    pool = memory.Pool()
+    monkeypatch.setattr(memory, "SIMULATED", False)
+    with driver.replaced(gpu):
+        pool.fresh = memory.Block
+        first = [pool.take(64) for _ in range(4)]
+        for n in (2, 0, 3, 1):
+            pool.give(64, first[n])
+        second = [pool.take(64) for _ in range(4)]
+        assert [block.address for block in second] == sorted(block.address for block in first)
+        assert pool.bytes_used == 4 * 64
 
 
 def test_a_block_of_memory_is_freed_with_its_last_user(gpu, machine):

@@ -9,8 +9,11 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.many import EACH
+from tinyprune.kernels.cuda.updates import adamw
 from tinyprune.kernels.cuda.updates.lamb import rate_of
+from tinyprune.kernels.cuda.updates.norm import limit
 from tinyprune.ops.adamw import AdamConstants
+from tinyprune.ops.clipping import clip_factor
 
 from ..compare import adamw_update
 from .compare import assert_close, cuda, in_float64, normal, on_device
@@ -100,15 +103,44 @@ def test_many_parameters_in_one_launch(place):
     shapes = [(3, 5), (EACH + 3,), (0,), ()]
     groups = [inputs("adamw", shape) for shape in shapes]
     constants = AdamConstants(0.8, 0.95, eps=1e-3, step=3)
-    options = {"lrs": [0.1, 0.2, 0.3, 0.4], "decays": [0.3, 0.0, 0.1, 0.2], "constants": constants}
+    options = {"lr": 0.1, "multipliers": [1.0, 2.0, 3.0, 4.0], "decays": [0.3, 0.0, 0.1, 0.2], "constants": constants}
     expected, given = in_float64(groups), on_device(groups)
     ops.adamw_updates(*zip(*expected, strict=True), **options)
     cuda.adamw_updates(*zip(*given, strict=True), **options)
     assert_close(given, expected)
     param, grad, _, v = given[0]
-    one = {"lrs": [0.1], "decays": [0.1]}
+    one = {"multipliers": [1.0], "decays": [0.1]}
     with pytest.raises(ValueError, match=r"m must have the shape of param, \(3, 5\), got \(\)"):
         cuda.adamw_updates([param], [grad], [given[3][2]], [v], **options | one)
+
+
+def test_a_schedule_of_the_learning_rate_copies_nothing(place, monkeypatch):
+    arrays = [on_device([x]) for x in inputs("adamw", (3, 5))]
+    copies, copy = [], adamw.to_device
+    monkeypatch.setattr(adamw, "to_device", lambda x: copies.append(x) or copy(x))
+    adamw.numbers_of.cache_clear()
+    for t in range(3):
+        constants = AdamConstants(0.8, 0.95, eps=1e-3, step=t + 1)
+        cuda.adamw_updates(*arrays, lr=0.1 * t, multipliers=[2.0], decays=[0.3], constants=constants)
+        assert len(copies) == 3  # multipliers, decays, the factor of the gradients
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0, 1e3])
+@pytest.mark.parametrize("shapes", [[(3, 70), (0,), (EACH + 3,)], [(300, EACH)], []], ids=["some", "many", "none"])
+def test_clipping(place, max_norm, shapes):
+    """More blocks' sums than a block has threads; the losses' squares are in no norm."""
+    if (300, EACH) in shapes and place != "gpu":  # the sums alone
+        sums, norm, factor = empty(303, np.float64), empty((), np.float64), empty(())
+        squares = np.random.default_rng(1).random(303)
+        sums.lease.write(0, squares)
+        limit(1, sums, 300, 303, max_norm, norm, factor)
+        expected = np.sqrt(squares[:300].sum())
+    else:
+        grads = normal(*shapes)
+        norm, factor = cuda.clipping([to_device(x) for x in grads], [to_device(np.float32(7)), 3.0], max_norm=max_norm)
+        expected = ops.clipping(grads, [], max_norm=max_norm)[0]
+    assert float(norm) == pytest.approx(expected, rel=1e-13)
+    assert float(factor) == pytest.approx(clip_factor(expected, max_norm), rel=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 70), (257,), (EACH,), (2 * EACH + 3,), (0, 4)], ids=str)

@@ -56,6 +56,8 @@ def lamb_update(
         ValueError: if `param`, `m` or `v` is read-only or not C-contiguous.
     """
     param, grad, m, v = for_update(param, grad, m=m, v=v)
+    if math.isnan(constants.grad_scale):
+        return
     d = workspace.empty(param.size, param.dtype)
     direct(param, grad, m, v, *map(float, (decay, *constants)), d)
     param_norm, d_norm = math.sqrt(sum_of_squares(param)), math.sqrt(sum_of_squares(d))

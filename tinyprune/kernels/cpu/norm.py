@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, check_floats, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.ops.clipping import factor_of
 
 COLUMNS = 256  # sums that are kept at once
 
@@ -61,3 +62,8 @@ def squared_norm(x: NDArray) -> float:
 def squared_norms(arrays: Sequence[NDArray]) -> list[float]:
     """Compute `squared_norm` of each array, as `ops.squared_norms`."""
     return [squared_norm(x) for x in arrays]
+
+
+def clipping(grads: Sequence[NDArray], losses: Sequence[float | np.inexact], *, max_norm: float) -> tuple[float, float]:
+    """Compute the joint norm and the clipping factor, as `ops.clipping`."""
+    return factor_of(squared_norms(grads), losses, max_norm)

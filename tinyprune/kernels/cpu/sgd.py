@@ -6,6 +6,8 @@ One pass, at the speed of memory. Times (µs, 2 threads), 2¹⁸ numbers in floa
 3.4.
 """
 
+import math
+
 from numba import prange
 from numpy.typing import NDArray
 
@@ -36,4 +38,6 @@ def sgd_update(
     Raises:
         ValueError: if `param` or `momentum` is read-only or not C-contiguous.
     """
-    update(*for_update(param, grad, momentum=momentum), *map(float, (lr, decay, beta1, grad_scale)))
+    given = for_update(param, grad, momentum=momentum)
+    if not math.isnan(grad_scale):
+        update(*given, *map(float, (lr, decay, beta1, grad_scale)))

@@ -11,6 +11,7 @@ memory copies a view first.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.jit import SIMULATED
 from tinyprune.kernels.cuda.device.memory import Lease
 
@@ -193,3 +195,17 @@ def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
     if x.size:
         x.lease.read(x.first, flat)
     return np.lib.stride_tricks.as_strided(flat, x.shape, [x.dtype.itemsize * stride for stride in x.strides]).copy()
+
+
+def reading(values: Sequence[Any]) -> Callable[[], list[float]]:
+    """Begin to read numbers, and arrays of one number: see `Backend.reading`."""
+    if SIMULATED:
+        found = [float(value) for value in values]
+        return lambda: found
+    numbers = driver().begin_read([(x.pointer, x.dtype) for x in values if isinstance(x, DeviceArray)])
+
+    def finish() -> list[float]:
+        read = iter(numbers())
+        return [next(read) if isinstance(value, DeviceArray) else float(value) for value in values]
+
+    return finish

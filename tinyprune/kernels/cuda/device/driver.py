@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from tinyprune.errors import TinypruneError
 
 CHECK = "TINYPRUNE_CUDA_CHECK"  # set to 1: wait after every launch, so that a fault names its kernel
 STAGING = 2**22  # bytes of pinned memory: what some hundred steps bring
+RESULTS = 1024  # numbers that are read at a time; their places follow
 ALIGNED = 256  # bytes
 Sizes = tuple[int, ...]
 Capability = tuple[int, int]
@@ -35,6 +36,7 @@ class Driver:
         self.cu = cu
         self.check = os.environ.get(CHECK) == "1"
         self.staging, self.at = 0, 0  # address of the pinned memory, and how much of it was used since the last wait
+        self.event: Any = None  # that numbers have been read
         self.context: Any = None
         self.call(cu.cuInit, 0)
         (device,) = self.call(cu.cuDeviceGet, 0)
@@ -82,15 +84,41 @@ class Driver:
         if size > STAGING // 2:
             self.call(self.cu.cuMemcpyHtoD, address, values.ctypes.data, size)
             return
-        if not self.staging:
-            self.staging = int(self.call(self.cu.cuMemAllocHost, STAGING)[0])
         if self.at + size > STAGING:
             self.synchronize()  # until the earlier copies have been made
             self.at = 0
-        place = self.staging + self.at
+        place = self.pinned() + self.at
         ctypes.memmove(place, values.ctypes.data, size)
         self.at += -(-size // ALIGNED) * ALIGNED
         self.call(self.cu.cuMemcpyHtoDAsync, address, place, size, 0)
+
+    def pinned(self) -> int:
+        """Return the address of the pinned memory."""
+        if not self.staging:
+            self.staging = int(self.call(self.cu.cuMemAllocHost, STAGING + 8 * RESULTS)[0])
+        return self.staging
+
+    def begin_read(self, numbers: Sequence[tuple[int, np.dtype]]) -> Callable[[], list[float]]:
+        """Begin to copy numbers to main memory, of which their addresses and types are given.
+
+        Returns a function that returns them. It waits for the kernels launched before `begin_read`, not for later ones,
+        and has to be called before the next `begin_read`, which uses the same places.
+        """
+        if len(numbers) > RESULTS:
+            raise ValueError(f"at most {RESULTS} numbers are read at a time, got {len(numbers)}")
+        places = range(self.pinned() + STAGING, self.staging + STAGING + 8 * len(numbers), 8)
+        for place, (address, dtype) in zip(places, numbers, strict=True):
+            self.call(self.cu.cuMemcpyDtoHAsync, place, address, dtype.itemsize, 0)
+        if self.event is None:
+            (self.event,) = self.call(self.cu.cuEventCreate, 2)  # CU_EVENT_DISABLE_TIMING
+        self.call(self.cu.cuEventRecord, self.event, 0)
+
+        def found() -> list[float]:
+            self.call(self.cu.cuEventSynchronize, self.event)
+            given = zip(places, numbers, strict=True)
+            return [float(np.frombuffer(ctypes.string_at(place, 8), dtype)[0]) for place, (_, dtype) in given]
+
+        return found
 
     def read(self, address: int, values: NDArray) -> None:
         """Copy from the GPU's memory, after the kernels launched before have finished."""

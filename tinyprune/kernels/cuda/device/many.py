@@ -19,16 +19,30 @@ from numba import types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_device
 from tinyprune.kernels.cuda.device.jit import SIMULATED, Kernel, blocks, device, floats, int32
+from tinyprune.kernels.cuda.device.memory import Lease, Pool
 
 THREADS = 256
 EACH = 32 * THREADS  # entries of one array that a block works on
 tables = types.CPointer(floats)
 
 
+# of their own: a table that took a block of the arrays' memory would move these, so that they need another table
+TABLES = Pool()
+
+
+@lru_cache(1024)
+def on_device(pointers: tuple[int, ...]) -> DeviceArray:
+    """Copy pointers to the GPU's memory; from step to step arrays, and so their tables, stay where they are."""
+    numbers = np.array(pointers, np.uint64).view(np.int32)
+    table = DeviceArray(Lease(numbers.size, TABLES), 0, numbers.shape, (1,), numbers.dtype)
+    table.lease.write(0, numbers)
+    return table
+
+
 def table_of(arrays: Sequence[DeviceArray]) -> DeviceArray | tuple[Any, ...]:
     """Return an argument of type `tables`: contiguous arrays, which have to be kept until the kernel is launched."""
     pointers = tuple(x.pointer for x in arrays)
-    return pointers if SIMULATED else to_device(np.array(pointers, np.uint64).view(np.int32))
+    return pointers if SIMULATED else on_device(pointers)
 
 
 @lru_cache(256)

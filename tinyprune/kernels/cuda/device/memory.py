@@ -9,6 +9,7 @@ In the simulator a block is main memory, filled with NaN when it is taken, so th
 written is noticed.
 """
 
+from bisect import insort
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,13 @@ class Pool(workspace.Pool):
         if SIMULATED:
             block[:] = GARBAGE
         return block
+
+    def give(self, size: int, block: Any, insort: Callable[..., None] = insort) -> None:
+        """Take a block back. The one at the lowest address is taken first, so that equal steps use equal addresses, and
+        their tables of addresses, see `many.table_of`, are in the GPU's memory already."""
+        super().give(size, block)  # at the end
+        free = self.free[size]
+        insort(free, free.pop(), key=lambda block: -getattr(block, "address", 0))  # the simulator's have none
 
     def fresh(self, size: int) -> Any:
         """Allocate a block. Raises MemoryError if the GPU has no room for it."""
@@ -85,10 +93,10 @@ class Lease:
 
     __slots__ = ("address", "block", "due", "give", "read_later", "size")
 
-    def __init__(self, entries: int) -> None:
+    def __init__(self, entries: int, pool: Pool = POOL) -> None:
         self.size = workspace.size_class(max(4 * entries, SMALLEST))
-        self.block = POOL.take(self.size)
-        self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
+        self.block = pool.take(self.size)
+        self.give = pool.give  # kept here: at exit, module names may be gone before the last array
         self.address = 0 if SIMULATED else self.block.address
         self.due: Callable[[], None] | None = None
         self.read_later: Callable[[], None] | None = None

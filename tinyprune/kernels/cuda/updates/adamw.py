@@ -17,7 +17,7 @@ from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_device
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.device.many import EACH, THREADS, division, table_of, tables
-from tinyprune.kernels.cuda.parts.arguments import check_alike, check_in_place
+from tinyprune.kernels.cuda.parts.arguments import check_alike, check_gradient, check_in_place
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.kernels.formulas import adam_constants
 from tinyprune.ops.adamw import AdamConstants
@@ -26,22 +26,37 @@ numbers = types.UniTuple(float32, 8)  # of `adam_constants`
 adam = device(formulas.adam)
 
 
-@kernel(tables, int32, ints, ints, ints, floats, floats, numbers, threads=THREADS, hot=True)
-def adamw_all(arrays, count, owners, begins, sizes, shrinks, rates, constants):
+@kernel(tables, int32, ints, ints, ints, float32, floats, floats, floats, numbers, threads=THREADS, hot=True)
+def adamw_all(arrays, count, owners, begins, sizes, lr, multipliers, decays, scale, constants):
     """Update `count` params and their m and v, flat. arrays: all params, then all grads, all m, all v."""
     block = cuda.blockIdx.x
     n, begin = owners[block], begins[block]
     param, grad, m, v = arrays[n], arrays[count + n], arrays[2 * count + n], arrays[3 * count + n]
-    shrink, rate = shrinks[n], rates[n]
-    for i in range(begin + cuda.threadIdx.x, min(begin + EACH, sizes[n]), THREADS):
-        m[i], v[i], direction = adam(grad[i], m[i], v[i], constants)
-        param[i] = shrink * param[i] - rate * direction
+    rate, factor = lr * multipliers[n], scale[0]
+    shrink = float32(1) - rate * decays[n]
+    if factor == factor:  # not NaN
+        for i in range(begin + cuda.threadIdx.x, min(begin + EACH, sizes[n]), THREADS):
+            m[i], v[i], direction = adam(factor * grad[i], m[i], v[i], constants)
+            param[i] = shrink * param[i] - rate * direction
 
 
 @lru_cache(64)
 def numbers_of(values: tuple[float, ...]) -> DeviceArray:
-    """Copy numbers to the GPU's memory; many are the same in every step."""
+    """Copy numbers to the GPU's memory; they are the same in every step."""
     return to_device(np.array(values, np.float32))
+
+
+def scale_of(grad_scale: float | DeviceArray) -> DeviceArray:
+    """Return the factor of the gradients in the GPU's memory, where `clipping` leaves it."""
+    if not isinstance(grad_scale, DeviceArray):
+        return numbers_of((grad_scale,))
+    check_gradient(grad_scale, (), "grad_scale")
+    return grad_scale
+
+
+def scale_and_constants(constants: AdamConstants) -> tuple[DeviceArray, tuple]:
+    """Return the factor of the gradients, and `adam_constants` with 1 in its place."""
+    return scale_of(constants.grad_scale), adam_constants(np.float32, *constants._replace(grad_scale=1.0))
 
 
 def adamw_updates(
@@ -50,7 +65,8 @@ def adamw_updates(
     ms: Sequence[DeviceArray],
     vs: Sequence[DeviceArray],
     *,
-    lrs: Sequence[float],
+    lr: float,
+    multipliers: Sequence[float],
     decays: Sequence[float],
     constants: AdamConstants,
 ) -> None:
@@ -59,13 +75,12 @@ def adamw_updates(
     Raises:
         ValueError: if a param, m or v is not C-contiguous.
     """
-    for param, grad, m, v, _, _ in zip(params, grads, ms, vs, lrs, decays, strict=True):
+    for param, grad, m, v, _, _ in zip(params, grads, ms, vs, multipliers, decays, strict=True):
         check_alike(param=param, grad=grad, m=m, v=v)
         check_in_place(param=param, m=m, v=v)
     grads = [contiguous(grad) for grad in grads]
     _, owners, begins, sizes = division(tuple(param.size for param in params))
-    shrinks = numbers_of(tuple(1 - lr * decay for lr, decay in zip(lrs, decays, strict=True)))
     adamw_all(
-        owners.size, table_of([*params, *grads, *ms, *vs]), len(params), owners, begins, sizes, shrinks,
-        numbers_of(tuple(lrs)), adam_constants(np.float32, *constants),
+        owners.size, table_of([*params, *grads, *ms, *vs]), len(params), owners, begins, sizes, np.float32(lr),
+        numbers_of(tuple(multipliers)), numbers_of(tuple(decays)), *scale_and_constants(constants),
     )  # fmt: skip

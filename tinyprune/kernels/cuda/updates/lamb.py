@@ -18,20 +18,19 @@ from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int
 from tinyprune.kernels.cuda.parts.arguments import check_alike, check_in_place
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.kernels.cuda.parts.sums import block_sum
-from tinyprune.kernels.cuda.updates.adamw import adam, numbers
+from tinyprune.kernels.cuda.updates.adamw import adam, numbers, scale_and_constants
 from tinyprune.kernels.cuda.updates.norm import doubles, sum_squares
-from tinyprune.kernels.formulas import adam_constants
 from tinyprune.ops.adamw import AdamConstants
 
 THREADS = 256
 
 
-@kernel(floats, floats, floats, floats, float32, numbers, int32, floats, threads=THREADS, hot=True)
-def direct(param, grad, m, v, decay, constants, size, d):
+@kernel(floats, floats, floats, floats, float32, floats, numbers, int32, floats, threads=THREADS, hot=True)
+def direct(param, grad, m, v, decay, scale, constants, size, d):
     """Update m and v, and compute the direction d. All flat."""
-    i = cuda.grid(1)
-    if i < size:
-        m[i], v[i], direction = adam(grad[i], m[i], v[i], constants)
+    i, factor = cuda.grid(1), scale[0]
+    if i < size and factor == factor:  # not NaN
+        m[i], v[i], direction = adam(factor * grad[i], m[i], v[i], constants)
         d[i] = direction + decay * param[i]
 
 
@@ -53,11 +52,11 @@ def rate_of(sums, count, lr, rate):
             rate[0] = lr * (math.sqrt(of_param) / math.sqrt(of_d))
 
 
-@kernel(floats, floats, floats, int32, threads=THREADS, hot=True)
-def move(param, d, rate, size):
+@kernel(floats, floats, floats, floats, int32, threads=THREADS, hot=True)
+def move(param, d, rate, scale, size):
     """param −= rate[0] · d, both flat."""
     i = cuda.grid(1)
-    if i < size:
+    if i < size and scale[0] == scale[0]:
         param[i] -= rate[0] * d[i]
 
 
@@ -80,7 +79,8 @@ def lamb_update(
     check_in_place(param=param, m=m, v=v)
     size, d, rate = param.size, empty(param.shape), empty(())
     grid = blocks(size, THREADS)
-    direct(grid, param, contiguous(grad), m, v, np.float32(decay), adam_constants(np.float32, *constants), size, d)
+    scale, shared = scale_and_constants(constants)
+    direct(grid, param, contiguous(grad), m, v, np.float32(decay), scale, shared, size, d)
     sums, ((_, count), _) = sum_squares([param, d])
     rate_of(1, sums, count, lr, rate)
-    move(grid, param, d, rate, size)
+    move(grid, param, d, rate, scale, size)

@@ -1,19 +1,21 @@
-"""Squared norms: the sums of the squares of all entries. See `tinyprune.ops.norm`.
+"""Squared norms: the sums of the squares of all entries. See `tinyprune.ops.norm` and `tinyprune.ops.clipping`.
 
     for i: sum += x[i]²                      in float64
 
 One block for every `EACH` entries of an array; a thread adds every `THREADS`th of these, and the threads' sums are
-joined. float64 is on purpose: the square of a float32 may overflow float32. All arrays share one launch. Python adds
-the blocks' sums after one copy from the GPU's memory, for which it waits.
+joined. float64 is on purpose: the square of a float32 may overflow float32. All arrays share one launch. For a norm of
+its own, Python adds the blocks' sums after one copy from the GPU's memory, for which it waits. For clipping one more
+block adds them, and norm and factor stay in the GPU's memory, where the update reads the factor.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numba import float64, types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_host
-from tinyprune.kernels.cuda.device.jit import cuda, ints, kernel
+from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.device.many import EACH, THREADS, division, table_of, tables
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
@@ -38,6 +40,29 @@ def squares(arrays, owners, begins, sizes, sums):
         sums[block] = total
 
 
+@kernel(doubles, int32, int32, float64, doubles, floats, threads=THREADS, float64=True)
+def limit(sums, of_grads, of_all, max_norm, norm, factor):
+    """norm[0] and factor[0] of clipping, from the blocks' sums: those of gradients, then those of losses. One block."""
+    scratch = cuda.shared.array(THREADS, float64)
+    thread = cuda.threadIdx.x
+    total, others = float64(0), float64(0)
+    for i in range(thread, of_grads, THREADS):
+        total += sums[i]
+    for i in range(of_grads + thread, of_all, THREADS):
+        others += sums[i]
+    total = block_sum(total, scratch)
+    others = block_sum(others, scratch)
+    if thread == 0:
+        length = math.sqrt(total)
+        norm[0] = length
+        if not math.isfinite(total + others + max_norm):
+            factor[0] = math.nan
+        elif 0 < max_norm < length:
+            factor[0] = max_norm / length
+        else:
+            factor[0] = float32(1)
+
+
 def sum_squares(arrays: Sequence[DeviceArray]) -> tuple[DeviceArray, list[tuple[int, int]]]:
     """Compute the blocks' sums of all arrays; return them, in float64, and where those of each begin and end."""
     places, owners, begins, sizes = division(tuple(x.size for x in arrays))
@@ -59,3 +84,20 @@ def squared_norm(x: DeviceArray) -> float:
     """Compute ‖x‖², in float64: `ops.squared_norm` for float32. Waits for the GPU."""
     check_floats(x=x)
     return squared_norms([x])[0]
+
+
+def clipping(
+    grads: Sequence[DeviceArray], losses: Sequence[float | DeviceArray], *, max_norm: float
+) -> tuple[DeviceArray, DeviceArray]:
+    """Compute the joint norm, in float64, and the clipping factor: `ops.clipping` for float32. Waits for nothing.
+
+    Losses are numbers, or arrays of shape () in the GPU's memory.
+    """
+    check_floats(grads=grads)
+    there = [loss for loss in losses if isinstance(loss, DeviceArray)]
+    fine = all(math.isfinite(loss) for loss in losses if not isinstance(loss, DeviceArray))
+    sums, places = sum_squares([*grads, *there])
+    norm, factor = empty((), np.float64), empty(())
+    of_grads = places[len(grads)][0] if there else sums.size
+    limit(1, sums, of_grads, sums.size, max_norm if fine else math.nan, norm, factor)
+    return norm, factor
