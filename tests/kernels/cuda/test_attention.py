@@ -56,13 +56,22 @@ def test_equals_textbook(place, name):
     assert_equal_to_textbook(**CASES[name])
 
 
+# More than one tile of queries, keys, persistent vectors and distances; of most the last has a single one.
+IN_USE_CASES = {
+    "width 16": {"T": 129, "M": 32, "Dh": 16, "N": 33, "span": 100, "gate": (0.5,), "scale": 1.5},
+    "width 32": {"T": 70, "M": 65, "Dh": 31, "N": 65, "span": 90, "gate": (0.5,)},
+    "width 64": {"T": 97, "M": 32, "Dh": 64, "N": 33, "gate": (0.5,)},
+    "width 64, no positions": {"T": 65, "M": 0, "Dh": 61, "N": 70, "relative": False, "gate": None},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("Dh", [16, 31, 64])
-def test_with_the_tiles_in_use(place, Dh):
-    large = {"T": 130, "M": 70, "N": 300, "span": 150, "gate": (0.5, 0.0)}
-    least = {"B": 1, "H": 1, "T": 34 if Dh == 16 else 3, "M": 1, "N": 1, "span": 30, "gate": (0.5,)}
+@pytest.mark.parametrize("name", IN_USE_CASES)
+def test_with_the_tiles_in_use(place, name):
+    """All other tests have small tiles in the simulator."""
+    more = {"B": 3, "H": 2, "T": 530, "N": 300} if place == "gpu" else {"B": 1, "H": 1}
     with installed(IN_USE):
-        assert_equal_to_textbook(Dh=Dh, dropout=0.1, **(large if place == "gpu" else least))
+        assert_equal_to_textbook(**IN_USE_CASES[name] | {"dropout": 0.1} | more)
 
 
 def test_groups_of_the_batch(place, monkeypatch):
