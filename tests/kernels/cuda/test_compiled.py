@@ -15,6 +15,7 @@ import pytest
 from tinyprune.bench.kernel_resources import CAPABILITIES, as_row, compile_kernels, occupancy
 from tinyprune.errors import TinypruneError
 from tinyprune.kernels.cuda.compiled import all_modules, kernels_of, module_of
+from tinyprune.kernels.cuda.device import cubins
 from tinyprune.kernels.gpu import what_is_missing
 
 if what_is_missing() is not None:
@@ -119,3 +120,51 @@ def test_a_kernel_that_cannot_be_compiled_ends_it_in_one_line(monkeypatch, tmp_p
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(TinypruneError, match=f"^{said}"):
         compile_kernels(modules=["layers.layernorm"])
+
+
+AT_ONCE = """
+import sys
+from tinyprune.kernels.cuda.device import cubins
+from tinyprune.kernels.cuda.device.jit import cuda, floats, kernel
+from tinyprune.kernels.gpu import Compiled
+
+
+@kernel(floats, threads=32)
+def double(x):
+    x[cuda.grid(1)] += x[cuda.grid(1)]
+
+
+print("ready", flush=True)
+sys.stdin.readline()
+found = cubins.cubin_of(double, (9, 0), print, lambda: None)
+path = cubins.path_of(double, (9, 0))
+large = found[0], found[1] * 100
+for _ in range(200):  # whoever reads meanwhile finds one of the files, whole
+    cubins.keep(path, Compiled(*large, ""))
+    assert cubins.kept(path) in (found, large)
+print(found[0], len(found[1]))
+"""
+
+
+def test_two_processes_that_start_at_once_both_succeed(tmp_path):
+    """And leave one whole file: each writes its own and renames it."""
+    program = tmp_path / "program.py"
+    program.write_text(AT_ONCE, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    environment["TINYPRUNE_CACHE"] = str(tmp_path / "cache")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, program], env=environment, **pipes) for _ in range(2)]
+    try:
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+        for process in both:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        ends = [process.communicate(timeout=240) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert ends[0][0] == ends[1][0] and ends[0][0].startswith("double\n")  # both have compiled it
+    (file,) = (tmp_path / "cache" / "cubins").iterdir()
+    symbol, cubin = cubins.kept(file)
+    assert "double" in symbol and cubin[1:4] == b"ELF"
