@@ -1003,7 +1003,9 @@ else:
 # %% [markdown]
 # In Colab, choose a runtime with a GPU and run `pip install 'numba-cuda[cu12]'`, or `[cu13]` if the driver is for CUDA
 # 13 (`nvidia-smi` says so in its first line). If the driver is older than the compiler, the launch fails with
-# `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`; then install the other of the two.
+# `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`; then install the other of the two. A launch returns before its kernel is done, so
+# a kernel that fails is noticed at some later launch; with `TINYPRUNE_CUDA_CHECK=1` `--backend cuda` waits after each one,
+# and its message names the kernel that failed.
 #
 # ## Recap
 #
