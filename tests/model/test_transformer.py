@@ -1,6 +1,7 @@
 """The model: memory, heads that are left out, gates, probabilities, and bad arguments."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -58,7 +59,10 @@ def test_memory_holds_the_latest_layer_inputs_and_nobody_modifies_it(rng):
     before = [m.copy() for m in memory]
     _, new, cache = model.loss(ids[:, :T], ids[:, :T], memory)
     new_before = [m.copy() for m in new]
-    model.backward(1.0, cache)
+    grads, kept = model.backward(1.0, cache), weakref.ref(cache["softmax"][1][0])
+    again = model.backward(1.0, cache, once=True)
+    assert all(np.array_equal(again[name], grad) for name, grad in grads.items())
+    assert kept() is None  # the gradient of the logits
     assert all(np.array_equal(m, b) for m, b in zip([*memory, *new], before + new_before, strict=True))
 
 

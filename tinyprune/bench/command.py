@@ -30,7 +30,7 @@ class Options:
     rounds: int | None = None  # turns of each contender; None for the benchmark's own number
     threads: int = 1  # of each contender
     compile_only: bool = False  # whether kernels are only compiled and nothing is run
-    host: bool = False  # whether only the processor's share of a step on a GPU is measured
+    host: bool = False  # whether only what a step on a GPU costs the processor, or its memory, is measured
 
     @property
     def without_gpu(self) -> bool:
@@ -99,8 +99,8 @@ def check_benchmark(name: str, options: Options) -> None:
     if name == "ladder" and options.on_device:
         raise UsageError("`tinyprune bench ladder` is about kernels for the processor; leave out --backend")
     if options.without_gpu:
-        if name != "cuda":
-            raise UsageError("--compile-only and --host go with `tinyprune bench cuda`")
+        if name != "cuda" and not (name == "memory" and options.host and options.on_device):
+            raise UsageError("--compile-only and --host go with `tinyprune bench cuda`, --host also with `memory`")
         if options.host and (missing := what_is_missing()):
             raise UsageError(missing)
         if options.host and os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":

@@ -16,15 +16,18 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 from tinyprune.bench.shapes import PAPER, model_shape
+from tinyprune.kernels.backend import Backend
 from tinyprune.tables import Record
 
+NO_GPU = f"no GPU: the driver's calls replaced, Python {sys.version.split()[0]}"
 ROUNDS = 30
 SHAPES = ("small", "relative-d256", PAPER)
 WAITS = ("cuMemcpyHtoD", "cuMemcpyDtoH", "cuCtxSynchronize", "cuEventSynchronize")
@@ -84,31 +87,39 @@ class Counting:
         return (0,) if name in handles else ()
 
 
-def host_records(shapes: Sequence[str], rounds: int) -> list[Record]:
-    """Measure a step at each of these shapes, with NumPy as our only other package; a record for each."""
-    from tinyprune.bench.backend_workloads import step_workload
+@contextmanager
+def without_gpu() -> Iterator[tuple[Backend, Counter[str]]]:
+    """Yield the cuda backend on a driver that only counts, with NumPy as our only other package; and the counts."""
     from tinyprune.kernels import backend
     from tinyprune.kernels.cuda.device import driver, jit
 
+    counting = Counting()
+    with (
+        driver.replaced(driver.Driver(counting)),
+        mock.patch.object(jit, "cubin_of", lambda *_: ("", b"")),
+        mock.patch.object(backend, "check_usable", lambda: None),
+    ):
+        yield backend.cuda_backend(), counting.calls
+
+
+def host_records(shapes: Sequence[str], rounds: int) -> list[Record]:
+    """Measure a step at each of these shapes; a record for each."""
+    from tinyprune.bench.backend_workloads import step_workload
+
     records = []
     for name in shapes:
-        counting = Counting()
-        with (
-            driver.replaced(driver.Driver(counting)),
-            mock.patch.object(jit, "cubin_of", lambda *_: ("", b"")),
-            mock.patch.object(backend, "check_usable", lambda: None),
-        ):
-            work = step_workload(backend.cuda_backend(), model_shape(name))
+        with without_gpu() as (ops, counts):
+            work = step_workload(ops, model_shape(name))
             for _ in range(3):  # tables of addresses and plans of products are made
                 work.run()
-            counting.calls.clear()
+            counts.clear()
             times = []
             for _ in range(rounds):
                 begin = time.process_time()
                 work.run()
                 times.append(time.process_time() - begin)
+            calls = {call: count / rounds for call, count in counts.items()}
             del work
-        calls = {call: count / rounds for call, count in counting.calls.items()}
         records.append(
             {
                 "benchmark": "cuda",
@@ -118,7 +129,7 @@ def host_records(shapes: Sequence[str], rounds: int) -> list[Record]:
                 "waits": sum(calls.get(call, 0) for call in WAITS),
                 "allocations": calls.get("cuMemAlloc", 0),
                 "host_ms": 1e3 * statistics.median(times),
-                "machine": f"no GPU: the driver's calls replaced, Python {sys.version.split()[0]}",
+                "machine": NO_GPU,
             }
         )
     return records

@@ -8,7 +8,7 @@
                       and memory cost
     paper             the paper's WikiText-103 model with a plain softmax over 8,192 words, B 16: too large for a
                       processor, so only a GPU runs it by default. Its 59 million parameters take 0.9 GiB with gradients
-                      and AdamW's averages; PyTorch written plainly keeps some 9 GiB more (computed, not measured)
+                      and AdamW's averages; PyTorch written plainly keeps 10 GiB more (computed, see `step_memory`)
 
 The product of an (m, k) and a (k, n) matrix counts as 2·m·k·n operations, forward and backward together as three times
 forward. For a layer with width W = heads · Dh, S = M + T and batch B a whole training step takes

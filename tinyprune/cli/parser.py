@@ -206,7 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_backend(sub, "the backend to measure: numba, numpy, cuda, cuda-tf32 (numba)")
     about = "cuda: report what the compiler makes of every kernel; needs no GPU"
     sub.add_argument("--compile-only", action="store_true", help=about)
-    about = "for cuda: launches, copies and processor time of a step on a GPU, which need not be there"
+    about = "cuda: launches, copies, processor time of a step on a GPU; memory: what it takes there; needs no GPU"
     sub.add_argument("--host", action="store_true", help=about)
     what = sub.add_mutually_exclusive_group()
     add_preset(what, "only the shapes of this preset or .toml file")

@@ -79,7 +79,7 @@ def bench(arguments: argparse.Namespace) -> None:
 
     if arguments.plot and (arguments.compile_only or arguments.host):
         raise UsageError("--plot draws speeds, and --compile-only and --host measure none")
-    backend = arguments.backend or ("cuda" if arguments.benchmark == "cuda" else None)
+    backend = arguments.backend or ("cuda" if arguments.benchmark == "cuda" or arguments.host else None)
     shapes = arguments.preset or arguments.shapes
     sizes = {name: getattr(arguments, name) for name in ("rounds", "threads", "compile_only", "host")}
     options = make_options(backend, arguments.peers, shapes, **sizes)

@@ -117,6 +117,7 @@ def attention_block_backward(
     # y = x + dropout(o Wo + bo)
     dx, dblock = ops.residual_backward(dy, cache["residual"])
     do, dp["Wo"], dp["bo"] = ops.linear_backward(dblock, cache["Wo"])
+    del dblock
     H, Dh = cache["attention"].o.shape[2:]
     do = do.reshape(B, T, H, Dh)
     dq_persistent: NDArray | None = None
@@ -144,12 +145,13 @@ def attention_block_backward(
         dq = ops.rotary_backward(dq, cache["rotary q"])
         dk = ops.rotary_backward(dk, cache["rotary k"])
     # q, k, v = n[:, S-T:] Wq + bq, n Wk + bk, n Wv + bv
-    dqkv = dq.reshape(B, T, H * Dh), dk.reshape(B, S, -1), dv.reshape(B, S, -1)
-    dn, *weights = ops.projections_backward(*dqkv, cache["projections"])
+    dq, dk, dv = dq.reshape(B, T, H * Dh), dk.reshape(B, S, -1), dv.reshape(B, S, -1)
+    dn, *weights = ops.projections_backward(dq, dk, dv, cache["projections"])
     dp |= dict(zip(("Wq", "Wk", "Wv", "bq", "bk", "bv"), weights, strict=True))
     del dq, dk, dv
     # n = norm([m; x]); nothing flows into m
     dcontext, dnorm = norm_backward(dn, cache["ln"], "ln", ops)
     dp |= dnorm
+    del dn
     dx = ops.add(dx, ops.context_backward(dcontext, cache["context"]))
     return dx, dp, dR, dgate

@@ -130,22 +130,29 @@ class Transformer:
         loss, cache["softmax"] = vocabulary.predict_forward(*given, frozen=frozen, **soft)
         return loss, new_memory, cache
 
-    def backward(self, dloss: float, cache: dict[str, Any]) -> Parameters:
+    def backward(self, dloss: float, cache: dict[str, Any], *, once: bool = False) -> Parameters:
         """Return the gradients of `loss` with respect to every parameter, by name; if `frozen`, to every `log_alpha`.
 
         Args:
-            dloss: gradient with respect to the loss, usually 1.   cache: of the call to `loss`.
+            dloss: gradient with respect to the loss, usually 1.
+            cache: of the call to `loss`.
+            once: whether the cache serves this call alone: the gradient of the logits is then taken out of it and
+                freed before the layers need memory.
         """
-        return self.backward_with_gates(dloss, cache)[0]
+        return self.backward_with_gates(dloss, cache, once=once)[0]
 
-    def backward_with_gates(self, dloss: float, cache: dict[str, Any]) -> tuple[Parameters, list[NDArray]]:
+    def backward_with_gates(
+        self, dloss: float, cache: dict[str, Any], *, once: bool = False
+    ) -> tuple[Parameters, list[NDArray]]:
         """Return the gradients of `backward`, and ∂loss/∂g_h of every gate's value, (H,) for each layer if gated.
 
         A head that was left out of the forward pass has 0 there.
         """
         config, ops, p = self.config, self.ops, self.params
         # loss = cross_entropy(h Eᵀ + out_bias, targets)
-        dh, grads = vocabulary.predict_backward(dloss, cache["softmax"], config, ops)
+        softmax = cache.pop("softmax") if once else cache["softmax"]
+        dh, grads = vocabulary.predict_backward(dloss, softmax, config, ops)
+        del softmax
         # h = norm(x)
         dx, dnorm = norm_backward(dh, cache["ln"], "ln", ops)
         grads |= dnorm

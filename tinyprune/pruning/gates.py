@@ -142,7 +142,7 @@ class GateObjective:
             lam = self.pressure(self.controller, ops.to_host(log_alpha), share)
         # The layer-wise error compares with the layer's full output, which needs every head.
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
-        grads = model.backward(1.0, cache)
+        grads = model.backward(1.0, cache, once=True)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
 
         def losses(**others: Any) -> dict[str, Any]:

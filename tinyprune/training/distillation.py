@@ -50,7 +50,7 @@ class Distillation(Objective):
         h, self.memory, _ = self.teacher.forward(ids, None if memory is None else self.memory)
         predicted = self.teacher.log_probabilities(h)
         loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=predicted, share=self.share)
-        return {"loss": loss}, memory, model.backward(1.0, cache)
+        return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
     def state(self) -> dict[str, NDArray]:
         """Return the teacher's memory, (B, up to M, D) for each layer."""

@@ -72,7 +72,7 @@ class LanguageModelling(Objective):
     ) -> tuple[dict[str, Any], Memory, Parameters]:
         """See `Objective`."""
         loss, memory, cache = model.loss(ids, targets, memory, rng)
-        return {"loss": loss}, memory, model.backward(1.0, cache)
+        return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
 
 @dataclass(kw_only=True)

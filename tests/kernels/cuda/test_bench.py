@@ -19,7 +19,10 @@ from tinyprune.bench.race import disagreement
 from tinyprune.bench.server import Server, peak_memory
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import empty
+from tinyprune.kernels.cuda.device.memory import POOL
 from tinyprune.kernels.gpu import what_is_missing
+
+from .attention_case import IN_USE, installed
 
 MODEL = """
 model = {kind = "all-attention", V = 7, L = 1, D = 8, H = 2, N = 2, T = 3, M = 2, mask = "same-length"}
@@ -108,33 +111,44 @@ def test_memory_is_that_of_arrays(place):
     assert 1 <= one["peak_mib"] < 1.25
 
 
-@pytest.mark.skipif(what_is_missing() is not None, reason=f"not launched without a GPU: {what_is_missing()}")
-def test_a_step_waits_for_the_gpu_once(tmp_path):
-    """For loss and norm, while the GPU has the update to do; the other wait is the benchmark's own. To the GPU go ids,
-    targets, and which rows of the embedding have which word. Numba's simulator is off."""
-    path = tmp_path / "model.toml"
-    path.write_text(MODEL, encoding="utf-8")
+def counted(*arguments):
+    """Records of `tinyprune bench … --host`, in a process without Numba's simulator."""
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    command = [
-        sys.executable,
-        "-m",
-        "tinyprune",
-        "bench",
-        "cuda",
-        "--host",
-        "--json",
-        "--rounds",
-        "2",
-        "--shapes",
-        path,
-    ]
+    command = [sys.executable, "-m", "tinyprune", "bench", *arguments, "--host", "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)
     assert done.returncode == 0, done.stderr
-    (record,) = json.loads(done.stdout)
-    assert (
-        record["waits"] == 2
-        and record["copies"] == 3
-        and record["allocations"] == 0
-        and record["launches"] < 40
-        and record["host_ms"] > 0
-    )
+    return json.loads(done.stdout)
+
+
+needs_linker = pytest.mark.skipif(what_is_missing() is not None, reason=f"not launched: {what_is_missing()}")
+
+
+@needs_linker
+def test_a_step_waits_for_the_gpu_once(model):
+    """For loss and norm, while the GPU has the update to do; the other wait is the benchmark's own. To the GPU go ids,
+    targets, and which rows of the embedding have which word."""
+    (record,) = counted("cuda", "--rounds=2", f"--shapes={model}")
+    assert record["waits"] == 2 and record["copies"] == 3 and record["allocations"] == 0
+    assert record["launches"] < 40 and record["host_ms"] > 0
+
+
+@needs_linker
+def test_memory_is_counted_as_the_simulator_does(place, model):
+    """But for the constants that other tests have left in the GPU's memory."""
+    before = POOL.bytes_used
+    with installed(IN_USE):
+        work = ours.training_step("cuda", name=model)
+        work.run()
+        work.gauge.begin()
+        work.run()
+    (record,) = counted("memory", f"--shapes={model}")
+    assert record["shape"] == f"step of {model}, B 1"
+    assert record["gib"] * 2**30 == pytest.approx(work.gauge.peak() - before, rel=0.05)
+
+
+@needs_linker
+@pytest.mark.slow
+def test_the_papers_batch_fits_where_eager_attention_does_not():
+    *_, paper = counted("memory", "--backend=cuda")
+    assert paper["shape"] == "step of paper, B 192"
+    assert 15 < paper["gib"] < 16 and 120 < paper["eager_gib"] < 130

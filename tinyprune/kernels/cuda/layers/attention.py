@@ -85,7 +85,8 @@ def attention_forward(
     mask, raised = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
     relative, gated = r is not None, gate is not None
 
-    out, o, lse = empty(q.shape), empty(q.shape), empty((B, T, H))
+    out, lse = empty(q.shape), empty((B, T, H))
+    o = empty(q.shape) if gated or scale != 1 else out  # they are the same numbers
     grid = B, H, blocks(T, attend.tiles.queries)
     attend(grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, relative, gated, mask)
     o = narrow(o, Dh)
