@@ -101,7 +101,7 @@ def test_gate_training_removal_and_text(place, objective, target):
             values, memory, grads = objective_(model, ids[step], targets[step], memory, rng, step)
             norm = gradient_norm(grads, model.ops)
             optimizer.step(model.params, grads, config.lr, clip_factor(norm, config.clip))
-            losses += [*values.values(), norm]
+            losses += model.ops.reading([*values.values(), norm])()
         settle(model, 3)
         described = objective_.describe(model)
         assert described["heads_open"] == 3 and all(type(value) is float for value in losses)
@@ -157,7 +157,7 @@ def test_a_resumed_training_ends_with_the_same_bits(place, tmp_path):
 
 @pytest.mark.slow
 def test_what_is_copied_in_a_training_step(place, monkeypatch):
-    """Token numbers in, and out the loss and the gradients' norms; of gates their values, their slopes and L0, too."""
+    """Token numbers in, and out the loss and the gradients' norm; of gates their values, their slopes and L0, too."""
     copies = {"read": [], "write": []}
     for name, sizes in copies.items():
         copy = getattr(Lease, name)
@@ -175,7 +175,9 @@ def test_what_is_copied_in_a_training_step(place, monkeypatch):
         for step in range(2):  # at the first, what stays there is copied, too
             copies["read"].clear()
             copies["write"].clear()
-            _, _, grads = objective(model, ids[step], targets[step], None, np.random.default_rng(4), step)
-            rule.step(model.params, grads, 0.01, clip_factor(gradient_norm(grads, model.ops), 1.0))
+            losses, _, grads = objective(model, ids[step], targets[step], None, np.random.default_rng(4), step)
+            norm, factor = model.ops.clipping([*grads.values()], [*losses.values()], max_norm=1.0)
+            rule.step(model.params, grads, 0.01, factor)
+            model.ops.reading([*losses.values(), norm])()
         assert len(copies["read"]) == waits and sum(copies["read"]) < 4 * len(model.params) + 20, copies
         assert max(copies["write"]) < 400, copies  # addresses of the arrays that a launch has
