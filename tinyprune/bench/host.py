@@ -110,7 +110,7 @@ def host_records(shapes: Sequence[str], rounds: int) -> list[Record]:
     for name in shapes:
         with without_gpu() as (ops, counts):
             work = step_workload(ops, model_shape(name))
-            for _ in range(3):  # tables of addresses and plans of products are made
+            for _ in range(10):  # plans are made, and arrays find the places where they stay
                 work.run()
             counts.clear()
             times = []

@@ -15,7 +15,7 @@ from tinyprune.kernels.cuda.parts.copies import copied
 from tinyprune.kernels.cuda.parts.sums import grid_of, run_sums
 from tinyprune.kernels.cuda.products.matmul import Ready, check_precision, ready, rows_of, together
 
-ROOM = 2**26  # bytes that may be kept; beyond them a launch is short compared with its work
+ROOM = 2**27  # bytes that may be kept; beyond them a launch is short compared with its work
 PRODUCTS: list[tuple[str, Ready]] = []
 SUMS: list[tuple[DeviceArray, DeviceArray]] = []  # matrices, and where their sums go
 KEPT: dict[Lease, int] = {}  # and how many bytes
