@@ -212,10 +212,13 @@ def test_bytes_are_counted(place):
 
 
 def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place, monkeypatch):
+    """Also if it is another pool, that of tables, that has no room."""
     pool, given_back = Pool(), []
     pool.clear = lambda: given_back.append(True)
-    pool.take(2048)
+    pool.take(3 * 2**20)
+    monkeypatch.setattr(memory, "POOL", pool)
     monkeypatch.setattr(memory, "allocate", mock.Mock(side_effect=MemoryError))
-    with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 0 MiB in use here"):
-        pool.take(2**23)
-    assert given_back
+    for asked in (pool, Pool()):
+        with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 3 MiB in use here"):
+            asked.take(2**23)
+    assert len(given_back) == 2

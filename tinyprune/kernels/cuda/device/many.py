@@ -24,10 +24,7 @@ from tinyprune.kernels.cuda.device.memory import Lease, Pool
 THREADS = 256
 EACH = 32 * THREADS  # entries of one array that a block works on
 tables = types.CPointer(floats)
-
-
-# of their own: a table that took a block of the arrays' memory would move these, so that they need another table
-TABLES = Pool()
+TABLES = Pool()  # of their own: a table that took a block of the arrays' would move these, so that they need another
 
 
 @lru_cache(1024)

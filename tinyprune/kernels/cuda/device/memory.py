@@ -53,11 +53,11 @@ class Pool(workspace.Pool):
         except MemoryError:
             # Idle blocks are freed only now: freeing and allocating stop the GPU, and sizes come and go with gates that
             # open and close, or with rare words.
-            self.clear()
+            POOL.clear()  # whichever pool asks: others are small
             try:
                 return allocate(size)
             except MemoryError:
-                more, used = size / 2**20, self.bytes_used / 2**20
+                more, used = size / 2**20, POOL.bytes_used / 2**20
                 raise MemoryError(
                     f"the GPU has no room for {more:.0f} MiB more beside the {used:.0f} MiB in use here"
                 ) from None
