@@ -27,6 +27,12 @@ def test_row_dots(place, shape):
     row_dots(sums, shape)
 
 
+def test_row_dots_of_matrices(place):
+    """They are one row r, and nothing is read of a second x that is not there."""
+    x, y = normal((5, 37), (5, 37))
+    assert_close(sums.row_dots(to_device(x), to_device(y), 0.5), 0.5 * (x.astype(np.float64) * y).sum(-1))
+
+
 def test_nan_is_not_lost(place):
     reduce_max = sums.block_max
 

@@ -126,7 +126,7 @@ def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray
 
     Both are contiguous.
     """
-    return two_row_dots(x, y, x[:0], y, factor)[0]
+    return two_row_dots(x, y, empty((0, *x.shape[-2:])), y, factor)[0]
 
 
 def two_row_dots(
