@@ -68,7 +68,11 @@ EQUIVALENT = {
     ("repeat_heads_forward", "argument for result"): (1, "NumPy takes a list, too; only an empty one has no dtype"),
     ("cos_and_sin", "-argument"): (1, "the cosine of −θ is that of θ"),
     ("backward_with_gates", "always"): (3, "all models here have gates; relative positions have R in every layer"),
-    ("backward_with_gates", "always the second"): (1, "all rows of R may be put where they are"),
+    ("backward_with_gates", "always the second"): (
+        2,
+        "all rows of R may be put where they are; nobody here needs `once`",
+    ),
+    ("backward_with_gates", "argument for result"): (1, "nobody here needs `once`: the tests of the model see it"),
     ("backward_with_gates", "0 * (result)"): (2, "the gradients of the gates' values are not checked here"),
     ("backward_with_gates", "2 * (result)"): (2, "the same"),
     ("backward_with_gates", "0 * argument"): (1, "without groups there is nothing to change; with them it crashes"),
