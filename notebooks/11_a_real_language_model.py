@@ -446,8 +446,8 @@ print(go_on(healed, sentence))
 #
 # ## 8 · Every method: pruned, repaired, healed
 #
-# One choice of 54 heads is an anecdote. So that command has removed 27 to 135 of the 270 heads by eight methods. Six of
-# them go on in two ways. *Healed*: 30 steps of training, 30,720 tokens, as in section 7. *Repaired*: no step at all. A text of
+# One choice of 54 heads is an anecdote. So that command has removed 27 to 135 of the 270 heads by eight methods. Seven
+# of them go on in two ways. *Healed*: 30 steps of training, 30,720 tokens, as in section 7. *Repaired*: no step at all. A text of
 # 20,480 tokens is read once, and every layer's $W_o$ is solved for by least squares, so that the heads that stay make up for
 # the others as well as they can ([chapter 08](08_fine_tuning_and_trade_off.ipynb) derives the formula). The results are in
 # [`data/results/smollm2`](../data/results/smollm2/README.md).
