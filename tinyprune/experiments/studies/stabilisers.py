@@ -64,7 +64,8 @@ def tables(done: Finished) -> dict[str, list[Record]]:
         for lam in LAMS:
             own = rows_of(rows, title(variant, lam), "test")
             heads, bits = ([r[name] for r in own] for name in ("heads_open", "bits_per_character"))
-            more = [r["bits_per_character"] - y for r in own if (y := at(complete[r["seed"]], r["heads_open"]))]
+            curve = [at(complete[r["seed"]], r["heads_open"]) for r in own]
+            more = [r["bits_per_character"] - y for r, y in zip(own, curve, strict=True) if y is not None]
             curves.append(
                 {"variant": variant, "lam": lam, "heads": statistics.fmean(heads), "heads_spread": spread(heads)}
                 | {"bits_per_character": statistics.fmean(bits), "spread": spread(bits)}
