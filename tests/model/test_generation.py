@@ -74,6 +74,26 @@ def test_learned_positions_have_the_latest_half_read_again_when_the_places_are_f
         np.testing.assert_allclose(log_p[end - 1], window[-1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize(("T", "M"), [(5, 4), (3, 7), (9, 2)], ids=str)
+@pytest.mark.parametrize(("kind", "options"), [(kind, {}) for kind in MODELS] + [*UNUSUAL.items()])
+def test_a_text_read_at_once_is_read_as_by_tokens(kind, options, T, M, first):
+    """Also a text longer than a segment, with closed heads, and as an addition to what was read."""
+    config = small_config(kind, L=3, **options, T=T, **({"M": M} if small_config(kind, **options).M else {}))
+    model = small_model(config, GateConfig(), OPENED)
+    text = draw_text(config, 2 * T + 5)
+    for n in (1, 2, T - 1, T, T + 2):
+        reader, expected = CachedDecoder(model), one_by_one(model, text)
+        for token in draw_text(config, 2 * T):  # to be forgotten
+            reader.step(int(token))
+        reader.clear()
+        for token in text[:first]:
+            reader.step(int(token))
+        got = [reader.predict(reader.read_text(text[first : first + n]))]
+        got += [reader.step(int(token)) for token in text[first + n :]]
+        np.testing.assert_allclose(got, expected[first + n - 1 :], rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("scaling", [True, False], ids=["scaled", "unscaled"])
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
 @pytest.mark.parametrize(("kind", "options"), [(kind, {}) for kind in MODELS] + [*UNUSUAL.items()])

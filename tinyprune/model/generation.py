@@ -1,7 +1,9 @@
 """Generate text one token at a time, keeping every layer's keys and values.
 
-A new token needs only its own query; the keys and values of earlier tokens do not change and are kept. Models with
-relative positions drop the oldest ones beyond their context: M for the same-length mask, so that every token sees what
+A new token needs only its own query; the keys and values of earlier tokens do not change and are kept. Those of the
+prompt are computed together: that reads all weights once, as one token by itself does.
+
+Models with relative positions drop the oldest ones beyond their context: M for the same-length mask, so that every token sees what
 it would see in training; M + T − 1 for the causal one, the largest distance in R; so do those with rotary positions.
 Learned positions are absolute: when all T are full, the latest half of the text is read again from position 0.
 """
@@ -70,7 +72,32 @@ class CachedDecoder:
 
         Raises ValueError unless it is in 0 … V−1.
         """
-        return self.model.ops.to_host(self.model.log_probabilities(self.read_token(token)))
+        return self.predict(self.read_token(token))
+
+    def predict(self, h: NDArray) -> NDArray:
+        """Return log p of every next token, (V,), in main memory, from the hidden state of the newest, (D,)."""
+        return self.model.ops.to_host(self.model.log_probabilities(h))
+
+    def read_text(self, tokens: NDArray) -> NDArray:
+        """Read tokens (n,), at least one; return the hidden state of the last, (D,).
+
+        The first T of a text are read together, as in training: a sentence takes hardly longer than a token. Those
+        after them are read one by one. Raises ValueError unless all are in 0 … V−1.
+        """
+        T = self.model.config.T
+        together, others = (tokens[:T], tokens[T:]) if self.read == 0 else (tokens[:0], tokens)
+        if len(together):
+            h, _, _ = self.model.forward(together[None], frozen=True, keep=self.keep)
+            h = h[0, len(together) - 1]
+            self.read = len(together)
+            self.latest = together.tolist() if self.model.config.positions == "learned" else []
+        for token in others:
+            h = self.read_token(int(token))
+        return h
+
+    def keep(self, i: int, keys: NDArray, values: NDArray) -> None:
+        """Take over layer i's keys and values of a text, (1, n, H, Dh)."""
+        self.attention[i].fill(keys[0], values[0])
 
     def read_token(self, token: int) -> NDArray:
         """Read one token; return its hidden state, (D,). Raises ValueError unless it is in 0 … V−1."""
@@ -79,8 +106,8 @@ class CachedDecoder:
         if learned and self.read == config.T:
             latest = self.latest[-(config.T // 2) :] if config.T > 1 else []
             self.clear()
-            for earlier in latest:
-                self.read_token(earlier)
+            if latest:
+                self.read_text(np.array(latest))
         h = self.hidden_state(token)
         self.read += 1
         if learned:
@@ -146,11 +173,10 @@ def continuation(
 ) -> Iterator[int]:
     """Do the work of `generate`, which checks the arguments before the first token is requested."""
     decoder = CachedDecoder(model)
-    for token in prompt[:-1]:
-        decoder.read_token(int(token))
-    token = int(prompt[-1])
+    token = None
     for _ in range(tokens):
-        token = sample(decoder.step(token), rng, temperature, top_k)
+        h = decoder.read_text(prompt) if token is None else decoder.read_token(token)
+        token = sample(decoder.predict(h), rng, temperature, top_k)
         yield token
 
 

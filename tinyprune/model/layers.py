@@ -8,7 +8,7 @@ the previous segment; no gradient flows into it, but the weights that read it ge
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ def attention_block_forward(
     rng: np.random.Generator | None,
     groups: Sequence[int] | None = None,
     frozen: bool = False,
+    keep: Callable[[NDArray, NDArray], None] | None = None,
 ) -> tuple[NDArray, NDArray, dict[str, Any]]:
     """Compute one attention block.
 
@@ -47,6 +48,7 @@ def attention_block_forward(
         rng: for dropout; None for evaluation.
         groups: for each head the number of the key-value head that it reads; None: each has its own.
         frozen: whether matrices and their biases get no gradients.
+        keep: called with the keys and values that the heads read, (B, S, H, Dh); None for nobody.
 
     Returns:
         y: (B, T, D).
@@ -73,6 +75,8 @@ def attention_block_forward(
     if groups is not None:
         k, cache["repeat k"] = ops.repeat_heads_forward(k, groups)
         v, cache["repeat v"] = ops.repeat_heads_forward(v, groups)
+    if keep is not None:
+        keep(k, v)
     gated = not config.squared  # otherwise the gates come later, after the persistent vectors
     r = None
     if R is not None:

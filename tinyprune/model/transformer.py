@@ -10,7 +10,9 @@ The segment's layer inputs, joined to the memory before them, become the next se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,7 @@ class Transformer:
         *,
         all_heads: bool = False,
         frozen: bool = False,
+        keep: Callable[[int, NDArray, NDArray], None] | None = None,
     ) -> tuple[NDArray, Memory, dict[str, Any]]:
         """Return the hidden states of a segment.
 
@@ -72,6 +75,7 @@ class Transformer:
                 left out and costs nothing.
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
+            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh).
 
         Returns:
             h: (B, T, D), after the last norm.
@@ -99,7 +103,9 @@ class Transformer:
             layer, gate, scale, groups = take_active(layer_parameters(p, i), gates, config.groups(i), config.Dh, ops)
             m = memory[i] if memory else None
             given = x, m, layer, p.get("R"), gate, scale
-            y, context, block = attention_block_forward(*given, config, ops, rng, groups, frozen)
+            y, context, block = attention_block_forward(
+                *given, config, ops, rng, groups, frozen, keep and partial(keep, i)
+            )
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x = y

@@ -92,6 +92,24 @@ class AttentionStep:
         """Forget everything read."""
         self.read = 0
 
+    def fill(self, keys: NDArray, values: NDArray) -> None:
+        """Forget everything, and take over the keys, rotated if they are, and values of a text: (n, H, Dh).
+
+        Raises ValueError unless they are of this shape.
+        """
+        C, H, Dh = self.keys.shape
+        check_text(keys, values, H, Dh)
+        n = len(keys)
+        again = n - n % C  # the token that took place 0 last
+        for ring, text in ((self.keys, keys), (self.values, values)):
+            self.write(text[again:], ring[: n - again])
+            self.write(text[max(0, n - C) : again], ring[n - again : min(n, C)])
+        self.read = n
+
+    def write(self, rows: NDArray, places: NDArray) -> None:
+        """Copy rows to as many places."""
+        places[:] = rows
+
     def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:
         """Read one token: y from x, both (D,). n: norm(x), see `attention_step`."""
         y = attention_step(x, self.keys, self.values, self.r, self.read, self.weights, n)
@@ -152,6 +170,13 @@ def attention_step(
     keys[read % C], values[read % C] = seen_keys[-1], seen_values[-1]
     y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
     return x + y
+
+
+def check_text(keys: NDArray, values: NDArray, H: int, Dh: int) -> None:
+    """Raise ValueError unless keys and values are (n, H, Dh)."""
+    for name, x in (("keys", keys), ("values", values)):
+        if x.shape != (len(keys), H, Dh):
+            raise ValueError(f"{name} must be ({len(keys)}, {H}, {Dh}), got {x.shape}")
 
 
 def check_sizes(C: int, Dh: int, rope_base: float | None) -> None:

@@ -36,9 +36,13 @@ def kernel(x, p):
     return np.array([step(row) for row in x])
 
 
+def in_float64(p):
+    return {name: value.astype(float) if isinstance(value, np.ndarray) else value for name, value in p.items()}
+
+
 def textbook(x, p):
     """The same in float64, with the textbook's buffers, whose contents before the first token must not matter."""
-    p = {name: value.astype(float) if isinstance(value, np.ndarray) else value for name, value in p.items()}
+    p = in_float64(p)
     C, Dh, r = p.pop("C"), p.pop("Dh"), p.pop("r")
     weights, step = BlockWeights(**p), ops.attention_step
     keys, values = np.full((2, C, p["Wq"].shape[1] // Dh, Dh), np.nan)
@@ -116,6 +120,32 @@ def test_forgets_when_told_to():
         step(row)
     step.clear()
     assert_same_bits(np.array([step(row) for row in x]), kernel(x, p))
+
+
+@each_dtype
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 6, 9])
+@each_way
+def test_a_text_taken_over(dtype, n, persistent):
+    """Into 4 places, in place of what was read before, with one head closed."""
+    p, x = example(dtype, persistent=persistent), text(dtype)
+    p["gate"][1] = 0
+    keys, values = np.random.default_rng(5).standard_normal((2, n, 3, 5)).astype(dtype)
+    got, expected = make(**p), make_step(ops.AttentionStep, **in_float64(p))
+    got(np.full(13, np.inf, dtype))
+    got.fill(keys, values)
+    expected.fill(keys.astype(float), values.astype(float))
+    for row in x:
+        assert_close(got(row), expected(row.astype(float)), dtype)
+
+
+@pytest.mark.parametrize("kind", [ops.AttentionStep, AttentionStep])
+def test_a_text_of_other_heads_is_refused(kind):
+    step = make_step(kind, **example(np.float32))
+    keys = np.zeros((2, 3, 5), np.float32)
+    for wrong, name in [((keys[:, :1], keys), "keys"), ((keys, keys[:1]), "values"), ((keys, keys[..., :4]), "values")]:
+        with pytest.raises(ValueError, match=rf"{name} must be \(2, 3, 5\), got"):
+            step.fill(*wrong)
+    assert step.read == 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -54,6 +54,19 @@ def test_only_distances_count_however_late_the_position(place):
             assert_close(got, to_host(expected))
 
 
+@pytest.mark.parametrize("n", [0, 2, 3, slow(7)])
+def test_a_text_taken_over(place, n):
+    """Into 3 places, in place of what was read before."""
+    p, x = example(), text(11)
+    keys, values = np.random.default_rng(5).standard_normal((2, n, 2, 5), np.float32)
+    expected, got = make_step(ops.AttentionStep, **in_float64(p)), make_step(AttentionStep, **on_device(p))
+    got(to_device(x[4]))
+    got.fill(to_device(keys), to_device(values))
+    expected.fill(in_float64(keys), in_float64(values))
+    for row in x[:4]:
+        assert_close(got(to_device(row)), expected(in_float64(row)))
+
+
 def test_nothing_is_written_when_something_does_not_fit(place):
     step = make_step(AttentionStep, **on_device(example()))
     step(to_device(text(11)[0]))

@@ -16,6 +16,7 @@ threads, a layer takes 24 µs; just reading that much takes 19, and the textbook
 - With this packing one function computes all products: its row is LayerNorm(x), q, the softmax's weights and o in turn.
 - There is one parallel loop, over heads: threads wait only once, before their parts of y are added, in order.
 - √Dh, √N, log2 e, gates and scale are multiplied into the weights beforehand; closed heads are left out.
+- Places that no token has taken yet are not read, but for those that fill up a panel.
 - Arguments are checked once and not for every token: 0.6 µs of Python a call instead of 10.
 - Cosines and sines of rotary positions are computed here, once for all heads: NumPy would take 3 µs instead of 0.4.
 
@@ -58,6 +59,7 @@ from tinyprune.ops.attention_step import (
     BlockWeights,
     attention_step,  # noqa: F401 (for single tokens: it packs nothing)
     check_sizes,
+    check_text,
 )
 
 EPS = 1e-5  # of the LayerNorm, and of the norm of q + o
@@ -76,13 +78,13 @@ class Layout(NamedTuple):
     keys: int  # (Dh, C): a column for each place
     r: int  # (Dh, C): column c is distance C − 1 − c; or nothing
     pk: int  # (Dh, N)
-    values: int  # (places + persistent, Dh): C and N, rounded up; a row for each place, then pv
+    values: int  # (persistent + places, Dh): N and C, rounded up; pv, then a row for each place
     Wo: int  # (Dh, D)
     q: int  # scratch from here on; k and v follow q
     q_u: int
     q_w: int
     positions: int
-    s: int
+    s: int  # as the rows of values
     o: int
     out: int
     end: int
@@ -113,19 +115,20 @@ def layout(D, Dh, C, N, relative, biased, L):
 
 
 @part
-def row_times_matrix(x, at, m, b, rows, columns, out):
-    """Compute m[out + j] = Σ_k x[at + k] · b[k, j] for k < rows, j < columns; rows ≥ 1, columns whole vectors.
+def row_times_matrix(x, at, m, b, rows, columns, out, depth):
+    """Compute m[out + j] = Σ_k x[at + k] · b[k, j] for k < depth, j < columns; 1 ≤ depth ≤ rows, columns whole vectors.
 
-    Matrix b lies in m in panels of two vectors, the last perhaps of one: in each panel row after row.
+    Matrix b, of so many rows, lies in m in panels of two vectors, the last perhaps of one: in each panel row after row.
+    Only the last panel may be left out, and those before it.
     """
     never_inline()
     L = lanes(m)
     j = 0
     while j + 2 * L <= columns:
-        row_times_panel(x, at, 0, 1, m, b + j * rows, 2 * L, m, out + j, 0, rows)
+        row_times_panel(x, at, 0, 1, m, b + j * rows, 2 * L, m, out + j, 0, depth)
         j += 2 * L
     if j < columns:
-        row_times_narrow_panel(x, at, 0, 1, m, b + j * rows, L, m, out + j, 0, rows)
+        row_times_narrow_panel(x, at, 0, 1, m, b + j * rows, L, m, out + j, 0, depth)
 
 
 @part
@@ -152,7 +155,7 @@ def softmax(m, s, n):
 
 
 @part
-def read_persistent(m, at, Dh, places, persistent):
+def read_persistent(m, at, Dh, rows, persistent):
     """Add max(z · pkᵀ, 0)² · pv to o, with z = (q + o) / rms(q + o)."""
     never_inline()
     L = lanes(m)
@@ -166,13 +169,12 @@ def read_persistent(m, at, Dh, places, persistent):
     inverse = real(1) / math.sqrt(squares / real(Dh) + real(EPS))
     for d in range(Dh):
         m[at.q_u + d] *= inverse
-    row_times_matrix(m, at.q_u, m, at.pk, Dh, persistent, at.s + places)
+    row_times_matrix(m, at.q_u, m, at.pk, Dh, persistent, at.s, Dh)
     zero = broadcast(m, 0)
-    for i in range(at.s + places, at.s + places + persistent, L):
+    for i in range(at.s, at.s + persistent, L):
         p = maximum(zero, load(m, i))
         store(m, i, multiply(p, p))
-    m[at.s : at.s + places] = 0
-    row_times_matrix(m, at.s, m, at.values, places + persistent, head, at.q_w)
+    row_times_matrix(m, at.s, m, at.values, rows, head, at.q_w, persistent)
     for d in range(0, head, L):
         store(m, at.o + d, add(load(m, at.o + d), load(m, at.q_w + d)))
 
@@ -196,7 +198,7 @@ def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased, squ
     head, places, persistent = whole(Dh, L), whole(C, L), whole(N, L)
     zero = number(0)
 
-    row_times_matrix(n, zero, m, at.qkv, D, whole(3 * Dh, L), at.q)
+    row_times_matrix(n, zero, m, at.qkv, D, whole(3 * Dh, L), at.q, D)
     if biased:
         for d in range(0, whole(3 * Dh, L), L):
             store(m, at.q + d, add(load(m, at.q + d), load(m, at.biases + d)))
@@ -204,32 +206,34 @@ def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased, squ
     rotate(m, at.q + Dh, rotation)
     for d in range(Dh):
         m[at.keys + entry(d, place, Dh, places, L)] = m[at.q + Dh + d]
-        m[at.values + entry(place, d, places + persistent, head, L)] = m[at.q + 2 * Dh + d]
+        m[at.values + entry(persistent + place, d, persistent + places, head, L)] = m[at.q + 2 * Dh + d]
         m[at.q_u + d] = m[at.q + d] + m[at.u + d]
         m[at.q_w + d] = m[at.q + d] + m[at.w + d]
 
-    row_times_matrix(m, at.q_u, m, at.keys, Dh, places, at.s)
+    s = at.s + persistent
+    seen = min(whole(visible, 2 * L), places)  # whole panels
+    row_times_matrix(m, at.q_u, m, at.keys, Dh, seen, s, Dh)
     if relative:
         # Places 0 … place are at the distances place … 0, those after them at C − 1 … place + 1.
-        row_times_matrix(m, at.q_w, m, at.r, Dh, places, at.positions)
+        row_times_matrix(m, at.q_w, m, at.r, Dh, places, at.positions, Dh)
         for i in range(place + 1):
-            m[at.s + i] += m[at.positions + C - 1 - place + i]
+            m[s + i] += m[at.positions + C - 1 - place + i]
         for i in range(place + 1, visible):
-            m[at.s + i] += m[at.positions + i - place - 1]
-    m[at.s + visible : at.s + places] = LOWEST
+            m[s + i] += m[at.positions + i - place - 1]
+    m[s + visible : s + seen] = LOWEST
     if squared:
-        m[at.s + places : at.s + places + persistent] = 0
-        share = broadcast(m, 1 / softmax(m, at.s, places))
+        m[at.s : s] = 0
+        share = broadcast(m, 1 / softmax(m, s, seen))
     else:
-        row_times_matrix(m, at.q, m, at.pk, Dh, persistent, at.s + places)
-        m[at.s + places + N : at.s + places + persistent] = LOWEST
-        share = broadcast(m, 1 / softmax(m, at.s, places + persistent))
-    row_times_matrix(m, at.s, m, at.values, places + persistent, head, at.o)
+        row_times_matrix(m, at.q, m, at.pk, Dh, persistent, at.s, Dh)
+        m[at.s + N : s] = LOWEST
+        share = broadcast(m, 1 / softmax(m, at.s, persistent + seen))
+    row_times_matrix(m, at.s, m, at.values, persistent + places, head, at.o, persistent + seen)
     for d in range(at.o, at.o + head, L):
         store(m, d, multiply(load(m, d), share))
     if squared:
-        read_persistent(m, at, Dh, places, persistent)
-    row_times_matrix(m, at.o, m, at.Wo, Dh, whole(D, L), at.out)
+        read_persistent(m, at, Dh, persistent + places, persistent)
+    row_times_matrix(m, at.o, m, at.Wo, Dh, whole(D, L), at.out, Dh)
 
 
 @part
@@ -312,9 +316,9 @@ class AttentionStep:
         root = math.sqrt(Dh)
         self.squared = persistent == "relu2" and pk is not None
         key_factor, value_factor = (1.0, 1.0) if self.squared else (root, math.sqrt(N))
-        opened = np.flatnonzero(factors)
-        self.memory = workspace.zeros((len(opened), at.end), Wq.dtype)
-        for m, h in zip(self.memory, opened, strict=True):
+        self.is_open = factors != 0
+        self.memory = workspace.zeros((int(self.is_open.sum()), at.end), Wq.dtype)
+        for m, h in zip(self.memory, np.flatnonzero(self.is_open), strict=True):
             head = slice(h * Dh, (h + 1) * Dh)
             # Scaled so that (q + u)·k is the score to base 2; pk · √Dh makes up for the 1 / √Dh in q.
             put(m, at.qkv, np.hstack([Wq[:, head] * (LOG2_E / root), Wk[:, head], Wv[:, head]]))
@@ -326,7 +330,7 @@ class AttentionStep:
                 put(m, at.r, r[:C, h][::-1].T)
             if pk is not None:
                 put(m, at.pk, pk[h].T * key_factor)
-                put(m, at.values, pv[h] * value_factor, places, places + whole(N, L))
+                put(m, at.values, pv[h] * value_factor, rows=whole(N, L) + places)
             put(m, at.Wo, Wo[head] * factors[h])
         self.has_norm = ln_scale is not None and ln_bias is not None
         self.vectors = np.array([np.zeros(D) if x is None else x for x in (ln_scale, ln_bias, bo)], Wq.dtype)
@@ -334,16 +338,31 @@ class AttentionStep:
         if rope_base is not None:
             self.rotation[0] = rope_base ** (-2 * np.arange(Dh // 2) / Dh)
         self.n = np.empty(D, Wq.dtype)
-        self.clear()
+        self.read = 0
 
     def clear(self) -> None:
         """Forget everything read."""
+        if self.read == 0:
+            return
         self.read = 0
         Dh, C, N, *_ = self.sizes
         L = VECTOR_BYTES // self.n.itemsize
         at = layout(len(self.n), *self.sizes, L)
         for m in self.memory:  # values whose weight is 0 must be finite: 0 · NaN is NaN
-            put(m, at.values, np.zeros((C, Dh), m.dtype), 0, whole(C, L) + whole(N, L))
+            put(m, at.values, np.zeros((C, Dh), m.dtype), whole(N, L), whole(N, L) + whole(C, L))
+
+    def fill(self, keys: NDArray, values: NDArray) -> None:
+        """Forget everything, and take over a text, as `tinyprune.ops.AttentionStep.fill`."""
+        Dh, C, N, *_ = self.sizes
+        check_text(keys, values, len(self.is_open), Dh)
+        self.clear()
+        n, L = len(keys), VECTOR_BYTES // self.n.itemsize
+        at = layout(len(self.n), *self.sizes, L)
+        for m, h in zip(self.memory, np.flatnonzero(self.is_open), strict=True):
+            k, v = (np.roll(x[-C:, h], n % C, 0) for x in (keys, values))  # token i in place i mod C
+            put(m, at.keys, k.T, columns=C)
+            put(m, at.values, v, whole(N, L), whole(N, L) + whole(C, L))
+        self.read = n
 
     def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:
         """Read one token.
@@ -374,15 +393,17 @@ class AttentionStep:
         return y
 
 
-def put(m: NDArray, at: int, matrix: NDArray, first: int = 0, rows: int | None = None) -> None:
-    """Write a matrix into m[at:] in panels, as the rows from `first` on of a matrix with `rows` rows."""
+def put(
+    m: NDArray, at: int, matrix: NDArray, first: int = 0, rows: int | None = None, columns: int | None = None
+) -> None:
+    """Write a matrix into m[at:] in panels, as the part from row `first` on of a matrix (rows, columns)."""
     L = VECTOR_BYTES // m.itemsize
-    given, columns = matrix.shape
-    rows = rows or given
-    for j in range(0, columns, 2 * L):
+    given = matrix.shape
+    rows, columns = rows or given[0], columns or given[1]
+    for j in range(0, given[1], 2 * L):
         width = min(2 * L, whole(columns, L) - j)
         panel = m[at + j * rows : at + (j + width) * rows].reshape(rows, width)
-        panel[first : first + given, : columns - j] = matrix[:, j : j + width]
+        panel[first : first + given[0], : given[1] - j] = matrix[:, j : j + width]
 
 
 def check(C, Dh, **arrays) -> None:

@@ -83,6 +83,11 @@ class AttentionStep(ops.AttentionStep):
         """Return zeros, float32 whatever the dtype."""
         return zeros(shape)
 
+    def write(self, rows: DeviceArray, places: DeviceArray) -> None:
+        """Copy rows to as many places."""
+        if rows.size:
+            copied(rows, places)
+
     def __call__(self, x: DeviceArray, n: DeviceArray | None = None) -> DeviceArray:
         """Process one token: return y for x, both (D,). n: norm(x), see `ops.attention_step`."""
         y = attention_step(x, self.keys, self.values, self.r, self.read, self.weights, n)
