@@ -346,9 +346,8 @@ compared(
 # | (c) warm-up, initialisation and output scaling each help | [The initialisation does, with a fixed $\lambda$: 0.04 to 0.07 bits at equal numbers of heads. Warm-up and output scaling change nothing there; with a controller none of the three does](../data/results/README.md#c-does-each-stabiliser-earn-its-place) | when $\lambda$ is fixed, and gates are too slow to leave their start behind ([chapter 06](06_training_with_gates.ipynb), section 8) |
 # | (d) beyond the paper: repair by least squares, and distillation | [Best at every number of heads](../data/results/tradeoff-pydoc/README.md) | most with few heads left; the repair needs no training at all; gates were not tried with distillation |
 #
-# And two things that no claim mentioned: a small model trained from scratch beats pruning *by gates*, of published heads
-# with the initial weights of the paper's release, when the large model has to be trained as well
-# ([chapter 08](08_fine_tuning_and_trade_off.ipynb), section 8); and no kind of head was singled out (section 2).
+# And two things that no claim mentioned: a small model trained from scratch beats a pruned one when the large model has to
+# be trained as well ([chapter 08](08_fine_tuning_and_trade_off.ipynb), section 8); and no kind of head was singled out (section 2).
 #
 # ## Recap
 #

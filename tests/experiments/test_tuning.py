@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from toy import row, toy_plan
 
-from tinyprune.experiments.kinds import ATTENTION, NETWORKS, SETTINGS, XL
+from tinyprune.experiments.kinds import ATTENTION, NETWORKS, SETTINGS, SQUARED, XL
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.tuning import RATES, STARTS, entries, plot_tuning, title
 
-KINDS = (ATTENTION, NETWORKS, XL)
+KINDS = (ATTENTION, SQUARED, NETWORKS, XL)
 RESULTS = Path(__file__).parents[2] / "data" / "results" / "tuning-pydoc" / "results.csv"
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tinyprune.experiments.drawing import LINES, MARKERS
 from tinyprune.experiments.kinds import CHANGES as KINDS_CHANGES
-from tinyprune.experiments.kinds import SQUARED, models, with_settings
+from tinyprune.experiments.kinds import models, with_settings
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import rows_of
 from tinyprune.plots import DPI, HEAD_COLOURS, STYLE
@@ -26,11 +26,9 @@ STARTS = ((1.0, 0.01), (2.0, 0.01), (2.0, 0.1), (4.0, 0.01), (8.0, 0.01))
 
 
 def entries(plan: Plan) -> list[Entry]:
-    """A whole model for each kind and each combination of the settings; a squared ReLU takes the head networks'."""
+    """A whole model for each kind and each combination of the settings."""
     made = []
     for kind, model in models(plan.config.model).items():
-        if kind == SQUARED:
-            continue
         for lr, (gain, decay) in itertools.product(RATES, STARTS):
             changed = with_settings(dataclasses.replace(plan.config, model=model), lr, gain, decay)
             made += [plan.entry(title(kind, lr, gain, decay), config, "baseline") for config in plan.configs(changed)]
