@@ -67,7 +67,8 @@ EQUIVALENT = {
     ("layerwise_error_backward", "matrix product the other way round"): (1, "a symmetric matrix"),
     ("repeat_heads_forward", "argument for result"): (1, "NumPy takes a list, too; only an empty one has no dtype"),
     ("cos_and_sin", "-argument"): (1, "the cosine of −θ is that of θ"),
-    ("backward_with_gates", "always"): (3, "all models here have gates; relative positions have R in every layer"),
+    ("backward_with_gates", "always"): (2, "all models here have gates"),
+    ("backward_with_gates", "always the first"): (1, "all models here have several layers"),
     ("backward_with_gates", "always the second"): (
         2,
         "all rows of R may be put where they are; nobody here needs `once`",

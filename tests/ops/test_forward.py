@@ -277,7 +277,9 @@ def put_slices(part, index, axis, n, width):
 FORMULAS = {name: f for name, f in globals().items() if getattr(f, "__module__", "") == __name__}
 FORMULAS |= {
     "AttentionStep": attention_reader,
-    "add": lambda a, b: np.reshape([x + y for x, y in zip(a.flat, b.flat, strict=True)], a.shape),
+    "add": lambda a, b, more=(): np.reshape(
+        [sum(xs) for xs in zip(*(x.flat for x in (a, b, *more)), strict=True)], a.shape
+    ),
     "join": lambda arrays: np.array([x for array in arrays for x in array]),
     "squared_norm": lambda x: math.fsum(value * value for value in x.flat),
     "squared_norms": lambda arrays: [math.fsum(value * value for value in x.flat) for x in arrays],

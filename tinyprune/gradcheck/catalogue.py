@@ -5,7 +5,7 @@ against the textbook in other sizes, and bugs are planted in it. Sizes are disti
 unnoticed, and T ≥ 3, so that no softmax is trivially 1. Gates lie below, inside and above the clip, off its kinks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -203,6 +203,7 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     def case(operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
         """The operation of this name, which writes to those of its inputs that are `written`."""
         own: dict[str, Callable[..., Any]] = {"attention_step": step, "AttentionStep": read_text, "clipping": clip}
+        own["add"] = add
         name = operation.split(" (")[0]
         run = own.get(name) or getattr(ops, name)
 
@@ -219,6 +220,9 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     def read_text(x: Any, C: int, Dh: int, r: Any = None, n: Any = None, **weights: Any) -> tuple:
         read_one = ops.AttentionStep(C, Dh, r, BlockWeights(**weights))
         return tuple(read_one(*rows) for rows in zip(x, [None] * len(x) if n is None else n, strict=True))
+
+    def add(a: Any, b: Any, *, more: Sequence[Any] = ()) -> Any:
+        return ops.add(a, b, *more)
 
     def clip(**arguments: Any) -> list[float]:
         return [float(x) for x in ops.clipping(**arguments)]
@@ -255,6 +259,9 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     text = {"x": normal(2 * C + 1, D)}
     return [
         case("add", {"a": normal(*lead, D), "b": normal(*lead, D)}),
+        case(
+            "add (more)", {"a": normal(*lead, D), "b": normal(*lead, D), "more": [normal(*lead, D) for _ in range(2)]}
+        ),
         case("join", {"arrays": [normal(D), normal(0), normal(F)]}),
         case("squared_norm", {"x": normal(*lead, D)}),
         case("squared_norms", {"arrays": [normal(*lead, D), normal(F)]}),

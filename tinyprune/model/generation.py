@@ -3,9 +3,10 @@
 A new token needs only its own query; the keys and values of earlier tokens do not change and are kept. Those of the
 prompt are computed together: that reads all weights once, as one token by itself does.
 
-Models with relative positions drop the oldest ones beyond their context: M for the same-length mask, so that every token sees what
-it would see in training; M + T − 1 for the causal one, the largest distance in R; so do those with rotary positions.
-Learned positions are absolute: when all T are full, the latest half of the text is read again from position 0.
+Models with relative positions drop the oldest ones beyond their context: M for the same-length mask, so that every
+token sees what it would see in training; M + T − 1 for the causal one, the largest distance in R; so do those with
+rotary positions. Learned positions are absolute: when all T are full, the latest half of the text is read again from
+position 0.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ class Transformer:
         *,
         all_heads: bool = False,
         frozen: bool = False,
+        release: bool = False,
         keep: Callable[[int, NDArray, NDArray], None] | None = None,
     ) -> tuple[NDArray, Memory, dict[str, Any]]:
         """Return the hidden states of a segment.
@@ -75,6 +76,7 @@ class Transformer:
                 left out and costs nothing.
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
+            release: whether nobody else needs `memory`: each layer then takes its own out of the list, which frees it.
             keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh).
 
         Returns:
@@ -101,11 +103,12 @@ class Transformer:
             cache["gates"], cache["gate"] = gates_forward(p, config.heads, self.gate, ops, rng, all_heads)
         for i, gates in enumerate(cache["gates"]):
             layer, gate, scale, groups = take_active(layer_parameters(p, i), gates, config.groups(i), config.Dh, ops)
-            m = memory[i] if memory else None
+            m = (memory.pop(0) if release else memory[i]) if memory else None
             given = x, m, layer, p.get("R"), gate, scale
             y, context, block = attention_block_forward(
                 *given, config, ops, rng, groups, frozen, keep and partial(keep, i)
             )
+            del m, given
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x = y
@@ -125,13 +128,14 @@ class Transformer:
         *,
         all_heads: bool = False,
         frozen: bool = False,
+        release: bool = False,
         **soft: Any,
     ) -> tuple[np.inexact, Memory, dict[str, Any]]:
         """Return the mean cross-entropy, in nats per token, of predicting `targets` (B, T) from `ids` (B, T).
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share` it is `ops.distillation`'s loss.
         """
-        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen)
+        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, release=release)
         given = h, targets, self.params, self.config, self.ops
         loss, cache["softmax"] = vocabulary.predict_forward(*given, frozen=frozen, **soft)
         return loss, new_memory, cache
@@ -163,7 +167,7 @@ class Transformer:
         dx, dnorm = norm_backward(dh, cache["ln"], "ln", ops)
         grads |= dnorm
         del dh  # free it before the layers allocate their memory
-        dR: NDArray | None = None
+        dRs: list[NDArray] = []
         dvalues: list[NDArray] = []
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
@@ -179,7 +183,7 @@ class Transformer:
                 dlayer, dgate = put_active(dlayer, dgate, gates, config.groups(i), config.Dh, ops)
                 dvalues.insert(0, dgate)
             if dR_layer is not None:
-                dR = dR_layer if dR is None else ops.add(dR, dR_layer)  # all layers read the same rows of R
+                dRs.append(dR_layer)
             grads |= {f"layers.{i}.{name}": g for name, g in dlayer.items()}
         if self.gate is not None:
             dlog_alphas = gates_backward(dvalues, self.gate, ops, cache["gate"])
@@ -187,7 +191,8 @@ class Transformer:
             if cache["frozen"]:
                 return gate_grads, dvalues
             grads |= gate_grads
-        if dR is not None:
+        if dRs:
+            dR = ops.add(*dRs) if len(dRs) > 1 else dRs[0]  # all layers read the same rows of R
             # rows of R beyond the segment's context were not read: zeros
             grads["R"] = dR if len(dR) == len(p["R"]) else ops.put_slices(dR, range(len(dR)), 0, len(p["R"]))
         if "positions" in cache:

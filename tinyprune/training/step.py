@@ -43,7 +43,8 @@ class Objective(Protocol):
     ) -> tuple[dict[str, Any], Memory, Parameters]:
         """Return named losses, all checked and shown; memory for the next segment; gradients by name.
 
-        A loss is a number, or an array of shape () where the backend computes: `float` would wait for a GPU.
+        A loss is a number, or an array of shape () where the backend computes: `float` would wait for a GPU. The list
+        `memory` may be emptied.
         """
 
     def describe(self, model: Transformer) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class LanguageModelling(Objective):
         step: int,
     ) -> tuple[dict[str, Any], Memory, Parameters]:
         """See `Objective`."""
-        loss, memory, cache = model.loss(ids, targets, memory, rng)
+        loss, memory, cache = model.loss(ids, targets, memory, rng, release=True)
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
 

@@ -78,11 +78,11 @@ def case(width):
 
     with installed(SMALL):
         _, c = attention.attention_forward(*map(on_device, x), **options, rng=rng())
-    dout_there = wide(on_device(dout))
+    dout_there, expected = wide(on_device(dout)), textbook(x, dout, **options, rng=rng())
     return SimpleNamespace(
         x=x,
         options=options,
         rng=rng,
-        expected=textbook(x, dout, **options, rng=rng()),
-        gradients=(Saved(dout_there, c.lse, row_dots(dout_there, wide(c.o), options["scale"])), c),
+        expected=expected | {"delta": (dout * expected["o"]).sum(-1) * options["scale"]},
+        gradients=(Saved(dout_there, wide(c.o), c.lse, row_dots(dout_there, wide(c.o), options["scale"])), c),
     )

@@ -100,8 +100,13 @@ def attend_forward(module):
             assert_close((out, cache.o), (c.expected["out"], c.expected["o"]))
 
 
+def query_gradients_and_delta(saved, c):
+    saved = saved._replace(delta=empty(saved.lse.shape))  # others read theirs
+    return attention.query_gradients(saved, c), saved.delta
+
+
 BACKWARD = {
-    "queries_backward": [(lambda *given: [attention.query_gradients(*given)], ["dq"])],
+    "queries_backward": [(query_gradients_and_delta, ["dq", "delta"])],
     "keys_backward": [(attention.key_gradients, ["dk", "dv", "du"]), (attention.persistent_gradients, ["dpk", "dpv"])],
     "distances_backward": [(attention.distance_gradients, ["dr", "dw"])],
 }

@@ -25,9 +25,10 @@ class Inputs(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """Backward reads these as well."""
+    """Backward reads these as well; the kernel for queries writes delta, which the others read."""
 
     dout: DeviceArray  # (B, T, H, W)
+    o: DeviceArray  # heads' outputs before their gates, (B, T, H, W)
     lse: DeviceArray  # base-2 logarithm of Σ_j 2^s, (B, T, H)
     delta: DeviceArray  # Σ_d dout · o · scale, without the gate, (B, T, H)
 

@@ -2,7 +2,7 @@
 
     for each tile of keys:
         da = do ṽ        p = 2^(s − lse), the weights recomputed
-        ds = p · (da · keep / (1 − dropout) − delta)            delta_i = Σ_d do · o
+        ds = p · (da · keep / (1 − dropout) − delta)            delta_i = Σ_d do · o, computed here for all kernels
         dq += ds (k + r)
 
 Everything is linear in do = gate · dout, so the kernel uses dout and multiplies by the gate at the end; a head whose
@@ -13,7 +13,7 @@ from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
 from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, store4
+from tinyprune.kernels.cuda.device.vectors import aligned, load4, store4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
@@ -40,11 +40,11 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     ALL_Z = X if TURNS else Z
     SIZE = Z + SLIDES * NARROW
 
-    types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
+    types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, float32, int32, int32, DROPOUT)
 
     @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
-    def queries_backward(x, saved, dq, sizes, context, persistent, context_key, relative, gated, dropout):
-        """dq (B, T, H, W): a block for a tile of queries, grid (B, H, tiles).
+    def queries_backward(x, saved, dq, sizes, context, persistent, context_key, scale, relative, gated, dropout):
+        """dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
 
         context_key: 1 / √Dh, from ds to dq; for persistent keys it is 1.   The rest as in `forward`.
         """
@@ -65,8 +65,15 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         for m in range(ROWS):
             query = t0 + i + m * SIDE
             at = (b * T + query) * H + h
-            lse[m] = saved.lse[at] if query < T else -LOWEST
-            delta[m] = saved.delta[at] if query < T else float32(0)
+            lse[m], delta[m] = -LOWEST, float32(0)
+            if query < T:
+                lse[m] = saved.lse[at]
+                for c in range(0, W, 4):
+                    o0, o1, o2, o3 = load4(saved.o, q_at + query * step + c)
+                    g0, g1, g2, g3 = load4(saved.dout, q_at + query * step + c)
+                    delta[m] += (g0 * o0 + g1 * o1 + g2 * o2 + g3 * o3) * scale
+                if j == 0:  # one of the threads that have this query
+                    saved.delta[at] = delta[m]
         clear(sums, SUMS)
         if not TURNS:
             bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)

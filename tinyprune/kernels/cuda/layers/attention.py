@@ -27,7 +27,7 @@ from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
-from tinyprune.kernels.cuda.parts.sums import row_dots, two_row_dots
+from tinyprune.kernels.cuda.parts.sums import two_row_dots
 from tinyprune.kernels.cuda.products.arithmetic import THREADS as JOIN_THREADS
 from tinyprune.kernels.cuda.products.arithmetic import Strides
 from tinyprune.kernels.cuda.products.later import sum_later
@@ -99,7 +99,7 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
     c = cache
     check_gradient(dout, c.o.shape)
     dout = wide(dout)
-    saved = Saved(dout, c.lse, row_dots(dout, wide(c.o), c.scale))
+    saved = Saved(dout, wide(c.o), c.lse, empty(c.lse.shape))
     dq = query_gradients(saved, c)
     dk, dv, du = key_gradients(saved, c)
     dr, dw = distance_gradients(saved, c) if c.relative else (None, None)
@@ -109,12 +109,12 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
 
 
 def query_gradients(saved: Saved, c: AttentionCache) -> DeviceArray:
-    """Compute dq."""
+    """Compute dq, and delta in `saved`."""
     B, T, H, Dh = c.o.shape
     kernel = variant(QUERIES_BACKWARD, Dh)
     dq = empty(c.inputs.q.shape)
     grid = B, H, blocks(T, kernel.tiles.queries)
-    kernel(grid, c.inputs, saved, dq, c.sizes, *c.scales, c.to_key, c.relative, c.gated, c.dropout)
+    kernel(grid, c.inputs, saved, dq, c.sizes, *c.scales, c.to_key, c.scale, c.relative, c.gated, c.dropout)
     return narrow(dq, Dh)
 
 
