@@ -1033,7 +1033,9 @@ for method in ("all three", "gates from scratch", "small from scratch"):
         assert method == "all three" or r["bits_per_character"] < whole - 0.05
 scratch = read_csv(results("ablation-pydoc", "results.csv").read_text())
 best = read_csv(results("tradeoff-pydoc", "results.csv").read_text())
-print("the best pruned model, heads by least squares with distillation, needs more than the small one:")
+print(
+    "the best pruned model, heads by least squares with distillation, needs more than the small one:"
+)
 for heads in (16, 10):
     small, pruned = (
         np.array([r["bits_per_character"] for r in rows if (r["method"], r["heads_open"]) == of])

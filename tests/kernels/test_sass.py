@@ -18,13 +18,13 @@ def loop(label, body, ahead=""):
     ("sass", "shares"),
     [
         ("", []),
-        (16 * FFMA, []),
-        (loop(".L_x_1", 16 * FFMA + 3 * LOAD), [16 / 20]),
+        (32 * FFMA, []),
+        (loop(".L_x_1", 32 * FFMA + 3 * LOAD), [32 / 36]),
         (loop(".L_x_1", (COMPUTES - 1) * FFMA), []),
-        (loop(".L_x_1", 16 * FFMA + 3 * LOAD, ahead=".L_x_7"), [16 / 21]),
+        (loop(".L_x_1", 32 * FFMA + 3 * LOAD, ahead=".L_x_7"), [32 / 37]),
         (
-            loop(".L_x_0", 40 * LOAD + loop(".L_x_1", 24 * FFMA + 7 * LOAD) + loop(".L_x_2", 16 * FFMA)),
-            [24 / 32, 16 / 17],
+            loop(".L_x_0", 40 * LOAD + loop(".L_x_1", 40 * FFMA + 7 * LOAD) + loop(".L_x_2", 32 * FFMA)),
+            [40 / 48, 32 / 33],
         ),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)(.*);")
 LABEL = re.compile(r"(\.L_x_\d+)")
-COMPUTES = 16  # multiply-adds that a loop has at least, if it is there to compute
+COMPUTES = 32  # multiply-adds that a loop has at least, if it is there to compute; that for delta runs once a block
 
 
 @cache

@@ -23,7 +23,7 @@ if what_is_missing() is not None:
 
 SHARED_BYTES = 48 * 1024  # that a block may have without asking for more at launch
 KERNELS = kernels_of([*all_modules(), "tinyprune.bench.limits"])
-LEAST_FFMA = 0.7  # in the loops of these; known if nvdisasm is installed
+LEAST_FFMA = 0.75  # in the loops of these; known if nvdisasm is installed
 # those of attention and of large products, whose operands come four at a time
 VECTORS = {"products.product", "attend.forward", "attend.queries", "attend.keys", "attend.distances"}
 

@@ -13,7 +13,7 @@ from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
 from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, load4, store4
+from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load4, store4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
@@ -68,9 +68,10 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             lse[m], delta[m] = -LOWEST, float32(0)
             if query < T:
                 lse[m] = saved.lse[at]
+                o, dout = beyond(saved.o, q_at + query * step), beyond(saved.dout, q_at + query * step)
                 for c in range(0, W, 4):
-                    o0, o1, o2, o3 = load4(saved.o, q_at + query * step + c)
-                    g0, g1, g2, g3 = load4(saved.dout, q_at + query * step + c)
+                    o0, o1, o2, o3 = load4(o, c)
+                    g0, g1, g2, g3 = load4(dout, c)
                     delta[m] += (g0 * o0 + g1 * o1 + g2 * o2 + g3 * o3) * scale
                 if j == 0:  # one of the threads that have this query
                     saved.delta[at] = delta[m]

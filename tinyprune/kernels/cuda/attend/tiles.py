@@ -114,7 +114,10 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
     # Loops have long steps, whose multiply-adds outnumber what counts them. How often a loop runs has 32 bits: with 64,
     # the compiler counts with five instructions instead of three.
     D_STEPS, COLUMN_STEPS, KEY_STEPS = np.int32(D // STEP), np.int32(COLUMNS // STEP), np.int32(SIDE // 2)
-    ROW_STEPS = np.int32(QUERIES // (4 if OUT_KEYS == 4 else 8))
+    # Of narrow heads a thread has few columns or rows, so that steps are longer still, as far as tiles are.
+    SLIDING_KEYS = 16 if OUT_QUERIES == 2 and SIDE % 4 == 0 else 8
+    TURNED_ROWS = 4 if OUT_KEYS == 4 else 16 if QUERIES % 16 == 0 else 8
+    SLIDING_STEPS, ROW_STEPS = np.int32(4 * SIDE // SLIDING_KEYS), np.int32(QUERIES // TURNED_ROWS)
 
     @device
     def score_place(thread):
@@ -320,10 +323,13 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
     def sliding_mix(tile, p, z, some, sums):
         """out[i, d] += Σ_j p[i, j] · z[i − j, d]; z: the thread's column in the row of its first query and key 0."""
         z -= 3 * SIDE * NARROW
-        for _ in range(KEY_STEPS):
+        for _ in range(SLIDING_STEPS):
             sliding_mix_4(tile, p, z, some, sums)
             sliding_mix_4(tile, p + 4, z - NARROW, some, sums)
-            p, z = p + 8, z - 2 * NARROW
+            if SLIDING_KEYS == 16:
+                sliding_mix_4(tile, p + 8, z - 2 * NARROW, some, sums)
+                sliding_mix_4(tile, p + 12, z - 3 * NARROW, some, sums)
+            p, z = p + SLIDING_KEYS, z - SLIDING_KEYS // 4 * NARROW
 
     @device
     def add_outer(tile, p, x, sums):
@@ -352,10 +358,12 @@ def make_functions(tiles: Tiles, step: int = 8) -> SimpleNamespace:
         """out[j, d] += Σ_i p[i, j] · x[i, d]; p: the thread's first column, x: its column in the first row of x."""
         for _ in range(ROW_STEPS):
             add_outer_4(tile, p, x, sums)
-            p, x = p + 4 * WEIGHTS, x + 4 * WIDE
-            if OUT_KEYS != 4:
-                add_outer_4(tile, p, x, sums)
-                p, x = p + 4 * WEIGHTS, x + 4 * WIDE
+            if TURNED_ROWS >= 8:
+                add_outer_4(tile, p + 4 * WEIGHTS, x + 4 * WIDE, sums)
+            if TURNED_ROWS == 16:
+                add_outer_4(tile, p + 8 * WEIGHTS, x + 8 * WIDE, sums)
+                add_outer_4(tile, p + 12 * WEIGHTS, x + 12 * WIDE, sums)
+            p, x = p + TURNED_ROWS * WEIGHTS, x + TURNED_ROWS * WIDE
 
     return SimpleNamespace(
         score_place=score_place, out_place=out_place, key_place=key_place, key_in=key_in, bring=bring,
