@@ -2,8 +2,8 @@
 
 What the GPU's own code looks like (SASS, by nvdisasm, for compute capability 9.0): the share of multiply-adds (FFMA) in
 the innermost loops, none of which has less than 0.75, and in all that a block executes for a tile of keys or queries of
-the context that is seen whole, without dropout; in brackets, the instructions of a thread for it. Before, loops were not
-unrolled, every row outside was zeroed, every score compared, and queries of width 64 had tiles of 32.
+the context that is seen whole, without dropout; in brackets, the instructions of a thread for it. Before, loops were
+not unrolled, every row outside was zeroed, every score compared, and queries of width 64 had tiles of 32.
 
                      width    loops: before   after     tile: before          after
     attend              16             0.72    0.80             0.45 (1706)    0.56 (1368)
