@@ -103,7 +103,7 @@ def _draw_steps(axes: Axes, summary: dict[str, Record], measured: Sequence[int],
     axes.set_xticks(measured, [f"{steps:,}" for steps in measured])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, linewidth=0.5)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(CAUSES), columnspacing=1)
 
 
 def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
