@@ -50,6 +50,13 @@ class Backend:
         """Copy an array to main memory; what is there already is returned as it is."""
         return x
 
+    def tokens(self, ids: Array, targets: Array) -> tuple[Array, Array]:
+        """Return a step's ids and targets, (B, T), in main memory. A GPU gets all that it needs of them in one copy.
+
+        Operations take other integers as well, and then copy what they need.
+        """
+        return ids, targets
+
     def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
         """Begin to read numbers, or arrays of one number; return a function that returns them.
 
@@ -344,6 +351,9 @@ def cuda_backend(precision: str = "float32") -> Backend:
 
         def to_host(self, x: Array) -> Array:
             return array.to_host(x)
+
+        def tokens(self, ids: Array, targets: Array) -> tuple[Array, Array]:
+            return embedding.tokens(ids, targets)
 
         def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
             return array.reading(values)

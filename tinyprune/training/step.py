@@ -150,6 +150,7 @@ def train_step(training: Training) -> StepResult:
         # the next segment of every stream of text, and the memory of the one before it
         ids, targets, fresh = training.segments.batch(step)
         memory = None if fresh else training.memory
+        ids, targets = model.ops.tokens(ids, targets)
         # forward, loss, backward
         given, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
         # the update: gradients longer than `config.clip` are shortened as the optimizer reads them

@@ -126,9 +126,9 @@ needs_linker = pytest.mark.skipif(what_is_missing() is not None, reason=f"not la
 @needs_linker
 def test_a_step_waits_for_the_gpu_once(model):
     """For loss and norm, while the GPU has the update to do; the other wait is the benchmark's own. To the GPU go ids,
-    targets, and which rows of the embedding have which word."""
+    targets, and which rows of the embedding have which word, together."""
     (record,) = counted("cuda", "--rounds=2", f"--shapes={model}")
-    assert record["waits"] == 2 and record["copies"] == 3 and record["allocations"] == 0
+    assert record["waits"] == 2 and record["copies"] == 1 and record["allocations"] == 0
     assert record["launches"] < 40 and record["host_ms"] > 0
 
 

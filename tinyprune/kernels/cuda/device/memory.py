@@ -11,6 +11,7 @@ written is noticed.
 
 from bisect import insort
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ class Pool(workspace.Pool):
     def take(self, size: int) -> Any:
         """Take a block of `size` bytes, recycled if possible."""
         block = super().take(size)
-        self.most_used = max(self.most_used, self.bytes_used)
+        if self.bytes_used > self.most_used:
+            self.most_used = self.bytes_used
         if SIMULATED:
             block[:] = GARBAGE
         return block
@@ -44,7 +46,8 @@ class Pool(workspace.Pool):
         their tables of addresses, see `many.table_of`, are in the GPU's memory already."""
         super().give(size, block)  # at the end
         free = self.free[size]
-        insort(free, free.pop(), key=lambda block: -getattr(block, "address", 0))  # the simulator's have none
+        if not SIMULATED and len(free) > 1 and free[-2].address < block.address:  # the simulator's have none
+            insort(free, free.pop(), key=lambda block: -block.address)
 
     def fresh(self, size: int) -> Any:
         """Allocate a block. Raises MemoryError if the GPU has no room for it."""
@@ -85,6 +88,12 @@ def allocate(size: int) -> Any:
 POOL = Pool()
 
 
+@lru_cache(4096)
+def block_size(entries: int) -> int:
+    """Return the size of the block for so many entries of 4 bytes."""
+    return workspace.size_class(max(4 * entries, SMALLEST))
+
+
 class Lease:
     """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed.
 
@@ -94,7 +103,7 @@ class Lease:
     __slots__ = ("address", "block", "due", "give", "read_later", "size")
 
     def __init__(self, entries: int, pool: Pool = POOL) -> None:
-        self.size = workspace.size_class(max(4 * entries, SMALLEST))
+        self.size = block_size(entries)
         self.block = pool.take(self.size)
         self.give = pool.give  # kept here: at exit, module names may be gone before the last array
         self.address = 0 if SIMULATED else self.block.address

@@ -17,11 +17,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import block_max, block_sum
+from tinyprune.kernels.cuda.vocabulary.rows import there
 from tinyprune.ops.cross_entropy import check_targets
 
 THREADS = 128
@@ -131,8 +132,7 @@ def cross_entropy_forward(
     rows = contiguous(logits)
     dlogits = rows if overwrite else empty(logits.shape)
     losses, loss = empty(R), empty(())
-    numbers = to_device(targets.astype(np.int32))
-    losses_and_gradient(R, rows, numbers, V, np.float32(1 / R), losses, dlogits)
+    losses_and_gradient(R, rows, there(targets), V, np.float32(1 / R), losses, dlogits)
     mean_of(1, losses, R, loss)
     return loss, (dlogits,)
 

@@ -14,12 +14,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, zeros
 from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, draw_mask, keep_factor
-from tinyprune.kernels.cuda.vocabulary.rows import taken_rows
+from tinyprune.kernels.cuda.vocabulary.rows import Tokens, taken_rows, together
 from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.embedding import check_ids
 
@@ -66,16 +66,21 @@ def chunks_of(ids: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     return places, words, np.append(np.repeat(first, chunks) + CHUNK * within, ids.size), word_starts
 
 
+def tokens(ids: NDArray, targets: NDArray) -> tuple[Tokens, Tokens]:
+    """Copy all that a step brings to the GPU's memory at once: ids, targets, and the ids' `chunks_of`."""
+    given = [np.array(each).view(Tokens) for each in (ids, targets)]  # copies: the caller may overwrite its own
+    flat = [each.reshape(-1) for each in given]
+    given[0].there, given[1].there, *chunks = together([*flat, *chunks_of(flat[0])])
+    given[0].chunks = tuple(chunks)
+    return given[0], given[1]
+
+
 def sum_rows(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_ALL) -> DeviceArray:
-    """Add rows (R, D) of equal id (R,), times the factors of the ids; zeros for other ids: (V, D)."""
+    """Add R rows (R, D) of equal id, times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
-    parts = chunks_of(ids)
-    joined = to_device(np.concatenate(parts).astype(np.int32))  # one copy to the GPU for all four
-    ends = np.cumsum([part.size for part in parts])
-    places, words, chunk_starts, word_starts = (
-        joined[end - part.size : end] for part, end in zip(parts, ends.tolist(), strict=True)
-    )
+    chunks = ids.chunks if hasattr(ids, "chunks") else together(chunks_of(ids.reshape(-1)))
+    places, words, chunk_starts, word_starts = chunks
     sums = empty((chunk_starts.size - 1, D))
     across = blocks(D, THREADS)
     sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)
@@ -99,9 +104,8 @@ def embedding_forward(
     check_ids(ids, V)
     check_rate("dropout", dropout)
     mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
-    flat = ids.reshape(-1)
-    out = taken_rows(E, flat, mask=mask).reshape(*ids.shape, D)
-    return out, (ids.copy(), E.shape, mask)  # the caller may overwrite `ids`
+    out = taken_rows(E, ids, mask=mask).reshape(*ids.shape, D)
+    return out, (ids if hasattr(ids, "there") else ids.copy(), E.shape, mask)  # the caller may overwrite its own
 
 
 def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
@@ -109,4 +113,4 @@ def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
     ids, (V, D), mask = cache
     check_gradient(dout, (*ids.shape, D))
     # out[r] = E[ids[r]] · factor
-    return sum_rows(contiguous(dout).reshape(-1, D), ids.reshape(-1), V, mask)
+    return sum_rows(contiguous(dout).reshape(-1, D), ids, V, mask)

@@ -7,6 +7,8 @@
 A block for each row. In `put` and `add` all places differ, so no two blocks write to one row.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,15 +46,34 @@ def add(rows, places, D, out):
         out[places[i] * D + d] += rows[i * D + d]
 
 
+class Tokens(np.ndarray):
+    """Tokens of a batch in main memory, whose copies are in the GPU's memory as well; see `embedding.tokens`."""
+
+    there: DeviceArray  # the same, flat
+    chunks: tuple[DeviceArray, ...]  # of `embedding.chunks_of`, for ids
+
+
 def numbers(values: NDArray) -> DeviceArray:
     """Copy integers to the GPU's memory, as int32."""
     return to_device(values.astype(np.int32))
 
 
+def together(parts: Sequence[NDArray]) -> tuple[DeviceArray, ...]:
+    """Copy flat arrays of integers to the GPU's memory, as int32, with one copy."""
+    joined = numbers(np.concatenate(parts))
+    ends = np.cumsum([part.size for part in parts]).tolist()
+    return tuple(joined[end - part.size : end] for part, end in zip(parts, ends, strict=True))
+
+
+def there(values: NDArray) -> DeviceArray:
+    """Return flat int32 values in the GPU's memory: those of `Tokens`, or a copy."""
+    return values.there if hasattr(values, "there") else numbers(values.reshape(-1))
+
+
 def taken_rows(x: DeviceArray, places: NDArray, words: NDArray | None = None, mask: Dropout = KEEP_ALL) -> DeviceArray:
-    """Return rows `places` (n,) of x (R, D) times the factors of `words` (n,), or of the places themselves: (n, D)."""
+    """Return the n rows `places` of x (R, D) times the factors of `words` (n,), or of the places themselves: (n, D)."""
     D = x.shape[1]
-    out, rows = empty((places.size, D)), numbers(places)
+    out, rows = empty((places.size, D)), there(places)
     take(places.size, contiguous(x), rows, rows if words is None else numbers(words), mask, D, out)
     return out
 
