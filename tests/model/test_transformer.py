@@ -66,6 +66,21 @@ def test_memory_holds_the_latest_layer_inputs_and_nobody_modifies_it(rng):
     assert all(np.array_equal(m, b) for m, b in zip([*memory, *new], before + new_before, strict=True))
 
 
+def test_memory_that_is_released_is_freed_before_backward_and_no_number_changes(rng):
+    model = small_model(small_config(T=4, M=3))
+    ids = rng.integers(0, model.config.V, (2, 4))
+    _, memory, _ = model.forward(ids)
+    memory = [m.copy() for m in memory]
+    expected, new, cache = model.loss(ids, ids, list(memory))
+    grads = model.backward(1.0, cache)
+    freed = [weakref.ref(m) for m in memory]
+    given, memory, cache = memory, None, None
+    loss, released, cache = model.loss(ids, ids, given, release=True)
+    assert loss == expected and given == [] and not any(m() is not None for m in freed)
+    for got, want in zip([*released, *model.backward(1.0, cache).values()], [*new, *grads.values()], strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("length", [2, 4, 6])
 def test_remember_returns_a_view_of_plain_numbers(length):
     """It is a view of the segment alone if that is long enough, so that nothing else is kept alive."""

@@ -77,7 +77,8 @@ class Transformer:
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
             release: whether nobody else needs `memory`: each layer then takes its own out of the list, which frees it.
-            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh).
+            keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). What the
+                layers need for `backward` is then not kept.
 
         Returns:
             h: (B, T, D), after the last norm.
@@ -112,10 +113,12 @@ class Transformer:
             if config.M:
                 new_memory.append(remember(x, context, config.M))
             x = y
-            cache["layers"].append(block)
+            if keep is None:
+                cache["layers"].append(block)
             if config.two_blocks:
                 x, block = feedforward_block_forward(x, layer, gate, scale, config, ops, rng, frozen)
-                cache["ffn"].append(block)
+                if keep is None:
+                    cache["ffn"].append(block)
         h, cache["ln"] = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
 
