@@ -9,7 +9,7 @@ from small import ADAPTIVE, MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
 from tinyprune.model.gating import by_layer, output_scaling
-from tinyprune.model.memory import remember
+from tinyprune.model.memory import Released, remember
 from tinyprune.model.transformer import Transformer
 
 V, D, H, T, M = 11, 12, 3, 5, 4  # of `small_config`
@@ -74,10 +74,10 @@ def test_memory_that_is_released_is_freed_before_backward_and_no_number_changes(
     expected, new, cache = model.loss(ids, ids, list(memory))
     grads = model.backward(1.0, cache)
     freed = [weakref.ref(m) for m in memory]
-    given, memory, cache = memory, None, None
-    loss, released, cache = model.loss(ids, ids, given, release=True)
+    given, memory, cache = Released(memory), None, None
+    loss, after, cache = model.loss(ids, ids, given)
     assert loss == expected and given == [] and not any(m() is not None for m in freed)
-    for got, want in zip([*released, *model.backward(1.0, cache).values()], [*new, *grads.values()], strict=True):
+    for got, want in zip([*after, *model.backward(1.0, cache).values()], [*new, *grads.values()], strict=True):
         np.testing.assert_array_equal(got, want)
 
 

@@ -46,7 +46,7 @@ def example(kind: str, gate: GateConfig, **options) -> tuple:
 
 def gradients(gate: GateConfig, model, ids, targets, memory, step: int = 0, warmup: int = 0) -> tuple[dict, dict]:
     """Compute losses and gradients with a new objective."""
-    losses, _, grads = GateObjective(gate, warmup, 6)(model, ids, targets, memory and list(memory), noise(), step)
+    losses, _, grads = GateObjective(gate, warmup, 6)(model, ids, targets, memory, noise(), step)
     return losses, grads
 
 

@@ -9,6 +9,10 @@ from tinyprune.config import ModelConfig
 Memory = list[NDArray]  # for each layer (B, up to M, D)
 
 
+class Released(Memory):
+    """Memory that nobody else needs: each layer takes its own out of the list, which frees it before backward."""
+
+
 def check_memory(memory: Memory | None, B: int, config: ModelConfig) -> None:
     """Raise ValueError unless `memory` is None, empty, or one (B, up to M, D) for each layer."""
     if not memory:

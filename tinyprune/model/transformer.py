@@ -24,7 +24,7 @@ from tinyprune.model import vocabulary
 from tinyprune.model.feedforward import feedforward_block_backward, feedforward_block_forward
 from tinyprune.model.gating import LayerGates, gate_names, gates_backward, gates_forward, put_active, take_active
 from tinyprune.model.layers import attention_block_backward, attention_block_forward
-from tinyprune.model.memory import Memory, check_memory, remember
+from tinyprune.model.memory import Memory, Released, check_memory, remember
 from tinyprune.model.norms import norm_backward, norm_forward
 from tinyprune.model.parameters import Parameters, layer_parameters, parameter_shapes
 
@@ -63,20 +63,19 @@ class Transformer:
         *,
         all_heads: bool = False,
         frozen: bool = False,
-        release: bool = False,
         keep: Callable[[int, NDArray, NDArray], None] | None = None,
     ) -> tuple[NDArray, Memory, dict[str, Any]]:
         """Return the hidden states of a segment.
 
         Args:
             ids: tokens, integers in 0 … V−1, (B, T) with T up to the configured one.
-            memory: for each layer its inputs before the segment, (B, up to M, D); None at the start of a text.
+            memory: for each layer its inputs before the segment, (B, up to M, D); None at the start of a text. A list
+                that is `Released` is emptied.
             rng: noise of gates and dropout while training; None for evaluation.
             all_heads: compute closed heads too. Otherwise a head whose gate is shut and (in training) cannot move is
                 left out and costs nothing.
             frozen: whether `backward` is to return the gradients of the gates alone. What only the others need is then
                 neither kept nor computed, except for norms, persistent vectors and an adaptive vocabulary.
-            release: whether nobody else needs `memory`: each layer then takes its own out of the list, which frees it.
             keep: called with each layer's number and the keys and values that its heads read, (B, S, H, Dh). What the
                 layers need for `backward` is then not kept.
 
@@ -104,7 +103,7 @@ class Transformer:
             cache["gates"], cache["gate"] = gates_forward(p, config.heads, self.gate, ops, rng, all_heads)
         for i, gates in enumerate(cache["gates"]):
             layer, gate, scale, groups = take_active(layer_parameters(p, i), gates, config.groups(i), config.Dh, ops)
-            m = (memory.pop(0) if release else memory[i]) if memory else None
+            m = (memory.pop(0) if isinstance(memory, Released) else memory[i]) if memory else None
             given = x, m, layer, p.get("R"), gate, scale
             y, context, block = attention_block_forward(
                 *given, config, ops, rng, groups, frozen, keep and partial(keep, i)
@@ -131,14 +130,13 @@ class Transformer:
         *,
         all_heads: bool = False,
         frozen: bool = False,
-        release: bool = False,
         **soft: Any,
     ) -> tuple[np.inexact, Memory, dict[str, Any]]:
         """Return the mean cross-entropy, in nats per token, of predicting `targets` (B, T) from `ids` (B, T).
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share` it is `ops.distillation`'s loss.
         """
-        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen, release=release)
+        h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen)
         given = h, targets, self.params, self.config, self.ops
         loss, cache["softmax"] = vocabulary.predict_forward(*given, frozen=frozen, **soft)
         return loss, new_memory, cache

@@ -141,8 +141,7 @@ class GateObjective:
         if self.controller is not None:  # before the loss: reading log_alpha then does not wait for backward on a GPU
             lam = self.pressure(self.controller, ops.to_host(log_alpha), share)
         # The layer-wise error compares with the layer's full output, which needs every head.
-        options = {"all_heads": layerwise, "frozen": gate.frozen, "release": True}
-        loss, memory, cache = model.loss(ids, targets, memory, rng, **options)
+        loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
         grads = model.backward(1.0, cache, once=True)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
 

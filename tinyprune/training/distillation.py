@@ -47,9 +47,9 @@ class Distillation(Objective):
         step: int,
     ) -> tuple[dict[str, Any], Memory, Parameters]:
         """See `Objective`."""
-        h, self.memory, _ = self.teacher.forward(ids, None if memory is None else self.memory, release=True)
+        h, self.memory, _ = self.teacher.forward(ids, None if memory is None else self.memory)
         predicted = self.teacher.log_probabilities(h)
-        loss, memory, cache = model.loss(ids, targets, memory, rng, release=True, teacher=predicted, share=self.share)
+        loss, memory, cache = model.loss(ids, targets, memory, rng, teacher=predicted, share=self.share)
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
     def state(self) -> dict[str, NDArray]:

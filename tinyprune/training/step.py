@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from tinyprune.config import TrainConfig
 from tinyprune.errors import NotFiniteError
 from tinyprune.model.gating import gate_names
+from tinyprune.model.memory import Memory, Released
 from tinyprune.model.parameters import Parameters
-from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.model.transformer import Transformer
 from tinyprune.training.optimizers import Optimizer, gradient_norm, make_optimizer, parameter_groups
 from tinyprune.training.schedules import learning_rate
 
@@ -43,8 +44,7 @@ class Objective(Protocol):
     ) -> tuple[dict[str, Any], Memory, Parameters]:
         """Return named losses, all checked and shown; memory for the next segment; gradients by name.
 
-        A loss is a number, or an array of shape () where the backend computes: `float` would wait for a GPU. The list
-        `memory` may be emptied.
+        A loss is a number, or an array of shape () where the backend computes: `float` would wait for a GPU.
         """
 
     def describe(self, model: Transformer) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class LanguageModelling(Objective):
         step: int,
     ) -> tuple[dict[str, Any], Memory, Parameters]:
         """See `Objective`."""
-        loss, memory, cache = model.loss(ids, targets, memory, rng, release=True)
+        loss, memory, cache = model.loss(ids, targets, memory, rng)
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
 
 
@@ -149,7 +149,8 @@ def train_step(training: Training) -> StepResult:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         # the next segment of every stream of text, and the memory of the one before it
         ids, targets, fresh = training.segments.batch(step)
-        memory = None if fresh else training.memory
+        memory = None if fresh or training.memory is None else Released(training.memory)
+        training.memory = None
         ids, targets = model.ops.tokens(ids, targets)
         # forward, loss, backward
         given, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
