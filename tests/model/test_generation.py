@@ -82,11 +82,9 @@ def test_a_text_read_at_once_is_read_as_by_tokens(kind, options, T, M, first):
     config = small_config(kind, L=3, **options, T=T, **({"M": M} if small_config(kind, **options).M else {}))
     model = small_model(config, GateConfig(), OPENED)
     text = draw_text(config, 2 * T + 5)
+    expected, reader = one_by_one(model, text), CachedDecoder(model)
     for n in (1, 2, T - 1, T, T + 2):
-        reader, expected = CachedDecoder(model), one_by_one(model, text)
-        for token in draw_text(config, 2 * T):  # to be forgotten
-            reader.step(int(token))
-        reader.clear()
+        reader.clear()  # of the text before
         for token in text[:first]:
             reader.step(int(token))
         got = [reader.predict(reader.read_text(text[first : first + n]))]
