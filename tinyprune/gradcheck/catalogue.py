@@ -202,8 +202,8 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
 
     def case(operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
         """The operation of this name, which writes to those of its inputs that are `written`."""
-        own: dict[str, Callable[..., Any]] = {"attention_step": step, "AttentionStep": read_text, "clipping": clip}
-        own["add"] = add
+        own: dict[str, Callable[..., Any]] = {"add": add, "attention_step": step, "clipping": clip}
+        own["AttentionStep"] = read_text
         name = operation.split(" (")[0]
         run = own.get(name) or getattr(ops, name)
 

@@ -35,6 +35,13 @@ def test_memories_are_read_where_they_lie_if_there_are_any(place):
     assert context is x and np.array_equal(to_host(cuda.context_backward(x, cache)), to_host(x))
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_more_than_two_summands(place, count):
+    x = normal(*[(4, 70)] * count)
+    got = cuda.add(*(to_device(each)[1:, 3:] for each in x))
+    assert_close(got, sum(each.astype(float) for each in x)[1:, 3:])
+
+
 def test_the_embedding_transposed_and_the_last_positions(place):
     n, E, b, dout = normal((2, 7, 12), (33, 12), (33,), (2, 5, 33))
     got = run(cuda, "linear", (to_device(n)[:, 2:], to_device(E).T, to_device(b)), [to_device(dout)])

@@ -119,7 +119,7 @@ def row_times_matrix(x, at, m, b, rows, columns, out, depth):
     """Compute m[out + j] = Σ_k x[at + k] · b[k, j] for k < depth, j < columns; 1 ≤ depth ≤ rows, columns whole vectors.
 
     Matrix b, of so many rows, lies in m in panels of two vectors, the last perhaps of one: in each panel row after row.
-    Only the last panel may be left out, and those before it.
+    Fewer columns than b has are whole panels.
     """
     never_inline()
     L = lanes(m)
