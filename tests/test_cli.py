@@ -247,7 +247,8 @@ def test_list():
     assert names["presets"] == preset_names() and names["corpora"] == list(catalogue())
     assert names["methods"] == list(METHODS) and names["backends"] == list(BACKENDS)
     for record in [*kinds, *(record for records in listed.values() for record in records)]:
-        assert record["about"] and "\n" not in record["about"] and not record["about"].endswith(".")
+        about = record["about"]
+        assert about and "\n" not in about and not about.endswith(".") and about.count("(") == about.count(")")
     assert "wikitext-103" in succeed("list", "corpora").stdout and "wikitext-103" not in succeed("list").stdout
 
 

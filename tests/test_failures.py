@@ -146,6 +146,7 @@ def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
         (["describe", "runs/mine", "--preset=tiny"], "give a model, or --preset and --set, not both"),
         (["describe", "runs/mine", "--set=model.D=8"], "give a model, or --preset and --set, not both"),
         (["gradcheck", "--op=quantum"], "no operation begins with 'quantum'"),
+        (["--quiet", "run"], "unrecognized arguments: --quiet; see tinyprune run --help; --quiet comes after run"),
     ],
 )
 def test_a_command_line_that_cannot_be(command, said):
@@ -156,6 +157,8 @@ def test_a_command_line_that_cannot_be(command, said):
     ("command", "meant"),
     [
         ("trian", "train"),
+        ("version", "--version"),
+        ("train RUN --set model.kind=all-atention", "all-attention"),
         ("train RUN --over", "--overwrite"),  # no abbreviation of it
         ("train RUN --stpes=5", "--set train.steps=…"),
         ("gate RUN --steps 5", "--set gate_train.steps=…"),

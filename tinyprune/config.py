@@ -91,7 +91,8 @@ class Config:
             object.__setattr__(self, f.name, value)
             low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
             if choices and value is not None and value not in choices:
-                raise UsageError(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}")
+                hint = nearest(str(value), map(str, choices))
+                raise UsageError(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}{hint}")
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float):
                     continue

@@ -129,6 +129,14 @@ def test_to_compile_it_says_what_to_install():
     assert refused(2, "bench", "cuda", "--compile-only").startswith(said)
 
 
+@pytest.mark.parametrize("name", ["breakdown", "ladder"])
+def test_without_numba_it_says_how_to_get_it(name, monkeypatch):
+    options = make_options("numpy")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=f"bench {name}` needs Numba, which is not here: python -m pip install numba"):
+        check_benchmark(name, options)
+
+
 def test_without_torch_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=re.escape(install_command("peers"))):

@@ -94,6 +94,8 @@ def check_benchmark(name: str, options: Options) -> None:
     """Raise UsageError if this benchmark cannot run with these options, or not on this machine."""
     if name == "cuda" and not options.on_device:
         raise UsageError("`tinyprune bench cuda` is about kernels for GPUs; leave out --backend")
+    if name in ("breakdown", "ladder") and importlib.util.find_spec("numba") is None:
+        raise MissingExtraError(f"`tinyprune bench {name}` needs Numba, which is not here: python -m pip install numba")
     if name == "breakdown" and options.backend != "numba":
         raise UsageError("`tinyprune bench breakdown` is about the compiled core; leave out --backend")
     if name == "ladder" and options.on_device:

@@ -12,15 +12,19 @@ from tinyprune.cli.output import print_records
 Records = list[dict[str, Any]]
 
 
+def first_sentence(text: str) -> str:
+    """Return the first sentence, without its full stop; "et al." ends none."""
+    return re.split(r"(?<!et al)\. (?=[A-Z])", text)[0].removesuffix(".")
+
+
 def presets() -> Records:
     """Models and their training, for --preset"""
     from tinyprune.config import preset_names, preset_text
 
     def about(name: str) -> str:
-        """Return the first sentence of the comment at the beginning."""
+        """Return the comment at the beginning."""
         lines = preset_text(name).partition("\n\n")[0].splitlines()
-        text = " ".join(line.removeprefix("#").strip() for line in lines)
-        return re.split(r"\. (?=[A-Z])", text)[0].removesuffix(".")
+        return first_sentence(" ".join(line.removeprefix("#").strip() for line in lines))
 
     return [{"preset": name, "about": about(name)} for name in preset_names()]
 
@@ -44,7 +48,7 @@ def methods() -> Records:
         """Return the first line of a criterion's file."""
         return ABOUT.get(name) or (sys.modules[CRITERIA[name].__module__].__doc__ or "").splitlines()[0]
 
-    return [{"method": name, "about": about(name).partition(". ")[0].removesuffix(".")} for name in METHODS]
+    return [{"method": name, "about": first_sentence(about(name))} for name in METHODS]
 
 
 def settings() -> Records:

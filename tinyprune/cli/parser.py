@@ -59,7 +59,8 @@ class Parser(argparse.ArgumentParser):
             table = {"gate": "gate_train"}.get(arguments.command, arguments.command)
             keys = names_by_key(first=table) if "--set" in known else {}
             settings = {f"--{key}": f"--set {name}=…" for key, name in keys.items() if f"--{key}" not in known}
-            hint = nearest(unknown[0].partition("=")[0], known, settings)
+            name = unknown[0].partition("=")[0]
+            hint = f"; {name} comes after {arguments.command}" if name in known else nearest(name, known, settings)
             parser.error(f"unrecognized arguments: {' '.join(unknown)}", hint)
         return arguments
 
@@ -67,7 +68,8 @@ class Parser(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            self.error(str(error), nearest(str(value), action.choices))
+            hint = nearest(str(value), action.choices, {"version": "--version"} if action.dest == "command" else None)
+            self.error(str(error), hint)
 
 
 def build_parser() -> argparse.ArgumentParser:
