@@ -146,9 +146,20 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     assert "42 of 68 cells to be computed" in again.stderr
     assert rows_of(stopped) == rows
     kept = (stopped / "cells.jsonl").read_bytes()
-    fewer = succeed("compare", run, "--directory", stopped, *OPTIONS, "--methods=random,gates", "--heal=0")
+    fewer = succeed(
+        "compare",
+        run,
+        "--directory",
+        stopped,
+        *OPTIONS,
+        "--methods=random,gates",
+        "--heal=0",
+        "--set=finetune.distill=0",
+    )
     assert "to be computed" not in fewer.stderr and (stopped / "cells.jsonl").read_bytes() == kept
-    assert "| random | 6 |" in (stopped / "README.md").read_text() and (stopped / "plots" / "compare.png").exists()
+    pages = [(directory / "README.md").read_text() for directory in (whole, stopped)]
+    assert ["50% of the loss is the divergence" in page for page in pages] == [True, False]
+    assert "| random | 6 |" in pages[1] and (stopped / "plots" / "compare.png").exists()
 
 
 WRONG = {

@@ -198,15 +198,16 @@ def report(about: dict[str, Any], summary: list[Record], inference: list[Record]
     """Return README.md; `about` is study.json."""
     config, tokens = about["config"], about["tokens"]
     gates, finetune, T = config["gate_train"], config["finetune"], config["model"]["T"]
+    share = finetune.get("distill", 0)
+    divergence = f", in which {share:.0%} of the loss is the divergence from the whole model" if share else ""
     paragraphs = [
         f"# compare, {about['model']} on {about['text']}",
         f"Perplexity on the first {tokens['tokens']:,} tokens of the held-out test split after heads were removed from "
         "one trained model, mean over seeds and standard deviation (spread): just pruned (no repair, 0 steps), with "
         f"what stays fitted to {tokens['repair_tokens']:,} tokens by least squares (repair), and healed by steps of "
-        f"{finetune['B']} × {T} tokens, in which {finetune['distill']:.0%} of the loss is the divergence from the "
-        "whole model (`whole`: that model itself, before and after as many steps). Criteria read "
-        f"{tokens['score_tokens']:,} tokens of the validation split, leave-one-out {tokens['sample']:,}; gates on "
-        f"frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
+        f"{finetune['B']} × {T} tokens{divergence} (`whole`: the model with all heads, before and after as many). "
+        f"Criteria read {tokens['score_tokens']:,} tokens of the validation split, leave-one-out {tokens['sample']:,}; "
+        f"gates on frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
         "`tinyprune compare`; settings are in `study.json`, a row for each model in `results.csv`.",
         markdown_table(summary),
     ]
