@@ -37,7 +37,7 @@ class Compiler:
         self.clock = clock
         self.begin = self.end = lambda *name: None  # until somebody listens
         text = {"compiling": "compiling kernels, at every start", "kept": "nothing keeps them"}
-        self.backend = backend_with(compilations=self.compilations, **text)
+        self.backend = backend_with(compilations=self.compilations, functions=lambda: 5, **text)
 
     @contextmanager
     def compilations(self, begin, end):
@@ -67,7 +67,7 @@ def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, cloc
         compiler.compile("backward", 30)
     shown = capsys.readouterr().err
     assert shown.startswith(FIRST) and shown.endswith(LAST)
-    now = ["compiled 0 functions, now inner", "compiled 2 functions, now backward"]
+    now = ["compiled 0 of about 5 functions, now inner", "compiled 2 of about 5 functions, now backward"]
     assert all(line in shown for line in now) if terminal else shown == FIRST + LAST
 
 
@@ -137,14 +137,25 @@ def recording(calls: set) -> Backend:
 @pytest.mark.parametrize(
     "gate", [{"lam": 0.1}, {"target_heads": 0}, {"target_heads": 3}, {"objective": "layerwise", "lam": 0.5}], ids=str
 )
-def test_all_that_a_run_calls_is_called_at_its_start(gate, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, monkeypatch):
+    """All stages by one command, or the first by one that has to compile something, and then the others."""
     calls: set = set()
     monkeypatch.setattr("tinyprune.warmup.SECONDS", 1e-9)
     run = run_in(tmp_path, recording(calls), **gate)
-    run.announce()
+    if at_once:
+        run.announce()
+    else:
+
+        @contextmanager
+        def compiling(ops, stage):
+            yield [stage] * (stage == "train")
+
+        monkeypatch.setattr(running, "announced", compiling)
+        run.train()
     at_start = set(calls)
     calls.clear()
-    for stage in STAGES:
+    for stage in STAGES if at_once else STAGES[1:]:
         getattr(run, stage)()
     models = [run.load(stage).model for stage in STAGES]
     report.milliseconds_per_1k_tokens(models, run.text.valid, at_least=0)

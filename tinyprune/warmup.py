@@ -28,24 +28,28 @@ SECONDS = 0.1
 
 
 @contextmanager
-def announced(ops: Backend, what: str) -> Iterator[None]:
+def announced(ops: Backend, what: str) -> Iterator[list[str]]:
     """Say when the backend `ops` begins to compile kernels for `what`, and in the end how many and how long it took.
 
-    A terminal shows meanwhile which function is being compiled. How many there will be is not known.
+    A terminal shows meanwhile how many are compiled, of about how many if that is known, and which one is next.
+    Yields the list of those that have been begun.
     """
     compiling: list[str] = []  # a function waits while one that it calls is compiled
     bars = []
-    count, seconds, since = 0, 0.0, 0.0
+    begun: list[str] = []
+    count, seconds, since, about = 0, 0.0, 0.0, ops.functions()
 
     def begin(name: str) -> None:
         nonlocal since
         if not bars:
             say(f"{what}: {ops.compiling}")
-            form = "compiled {n} functions, now {desc}"
+            of = f" of about {about}" if about else ""
+            form = f"compiled {{n}}{of} functions, now {{desc}}"
             bars.append(stack.enter_context(progress_bar(bar_format=form, leave=False)))
         if not compiling:
             since = time.perf_counter()
         compiling.append(name)
+        begun.append(name)
         bars[0].set_description_str(name)
 
     def end() -> None:
@@ -60,7 +64,7 @@ def announced(ops: Backend, what: str) -> Iterator[None]:
             seconds += time.perf_counter() - since
 
     with ExitStack() as stack, ops.compilations(begin, end):
-        yield
+        yield begun
     if count:
         say(f"{what}: compiled {count} function{'s' * (count != 1)} in {duration(seconds)}; {ops.kept}")
 

@@ -42,6 +42,10 @@ class Backend:
     compiling: str | None = None
     kept: str | None = None
 
+    def functions(self) -> int | None:
+        """Return about how many functions a run has to compile; None if some are kept already, or if nobody knows."""
+        return None
+
     def to_device(self, x: Array) -> Array:
         """Copy an array of main memory to where the backend computes; what is there already is returned as it is."""
         return x
@@ -211,6 +215,9 @@ def numba_backend() -> Backend:
         takes_complex = False
         compiling = jit.COMPILING
         kept = jit.KEPT
+
+        def functions(self) -> int | None:
+            return jit.functions_of_a_run()
 
         def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
             return jit.compilations(begin, end)

@@ -281,39 +281,47 @@ class Run:
             else:
                 log.truncate(self.metrics_length_before(stage))
             left = config.steps - trainer.step
-            with announced(self.ops, stage):
+            with announced(self.ops, stage) as compiled:
                 step, look = measure_seconds(model, objective, trainer.segments, text, config)
+                if compiled and stage == "train":
+                    self.measure()  # so that later stages, and commands that read the models, find all kernels
             say(
                 f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}, "
                 f"about {duration(left * step + validations(trainer.step, config) * look)}"
             )
             trainer.run()
 
-    def announce(self) -> None:
-        """Compile all kernels of a run; say what it will do and about how long it takes, as measured on this machine.
+    def measure(self) -> float:
+        """Compile all kernels of a run; return about how many seconds it takes, as measured on this machine.
 
         The smaller model is taken to have half of the heads, unless there is a target.
         """
         config, text, seconds = self.config, self.text, float(REPORT_SECONDS)
+        model = self.new_model()
+        gated, objective = with_new_gates(model, config.gate, 0)
+        closed = dataclasses.replace(gated, params=dict(gated.params))
+        target = config.gate.target_heads
+        settle(closed, sum(model.config.heads) // 2 if target is None else target)
+        smaller = remove_closed_heads(closed)
+        for stage, trained, minimised in (
+            ("train", model, LanguageModelling()),
+            ("gate", gated, objective),
+            ("finetune", smaller, LanguageModelling()),
+        ):
+            settings = self.training(stage)
+            segments = self.segments(trained.config, settings)
+            step, look = measure_seconds(trained, minimised, segments, text, settings)
+            # the report reads the test split with each model, and with the smaller one before and after fine-tuning
+            tests = len(text.test) / len(text.valid) * (2 if stage == "finetune" else 1)
+            seconds += settings.steps * step + (validations(0, settings) + tests) * look
+        list(generate(smaller, text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
+        return seconds
+
+    def announce(self) -> None:
+        """Compile all kernels of a run; say what it will do and about how long it takes, as measured on this machine."""
+        config = self.config
         with announced(self.ops, "run"):
-            model = self.new_model()
-            gated, objective = with_new_gates(model, config.gate, 0)
-            closed = dataclasses.replace(gated, params=dict(gated.params))
-            target = config.gate.target_heads
-            settle(closed, sum(model.config.heads) // 2 if target is None else target)
-            smaller = remove_closed_heads(closed)
-            for stage, trained, minimised in (
-                ("train", model, LanguageModelling()),
-                ("gate", gated, objective),
-                ("finetune", smaller, LanguageModelling()),
-            ):
-                settings = self.training(stage)
-                segments = self.segments(trained.config, settings)
-                step, look = measure_seconds(trained, minimised, segments, text, settings)
-                # the report reads the test split with each model, and with the smaller one before and after fine-tuning
-                tests = len(text.test) / len(text.valid) * (2 if stage == "finetune" else 1)
-                seconds += settings.steps * step + (validations(0, settings) + tests) * look
-            list(generate(smaller, text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
+            seconds = self.measure()
         say(
             f"run: train {config.train.steps}, gate {config.gate_train.steps}, prune, finetune {config.finetune.steps} "
             f"steps, then a report; all in {self.directory.path}, about {duration(seconds)} on this machine"
