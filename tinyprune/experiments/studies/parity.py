@@ -23,8 +23,10 @@ from tinyprune.tables import Record
 
 # The first matrices as in the paper's release; and persistent vectors as those of All-attention's authors beside them.
 RELEASE, ORIGINAL = "all-attention, gain 1", "all-attention, gain 1, original persistent vectors"
+# With a bias of the queries: every persistent score then has a learned bias of its own, bq · pk_n.
+BIASED = "all-attention, learned biases"
 # From the published heads to heads with networks, one change after the other, and the model that they are to equal.
-CAUSES = (RELEASE, ORIGINAL, ATTENTION, SQUARED, NETWORKS, XL)
+CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, XL)
 # Steps, up to those that are configured. The shortest training is also that of the causes.
 LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, XL), 14_000: (ATTENTION, NETWORKS, XL)}
 LONG_SEEDS = 3  # of the longest training
@@ -33,15 +35,17 @@ LONG_SEEDS = 3  # of the longest training
 def entries(plan: Plan) -> list[Entry]:
     """Whole models of every kind, each length with a schedule of its own."""
     configs = runs(plan.config)
-    for name, changes in ((RELEASE, {}), (ORIGINAL, {"persistent_init": "original"})):
-        model = dataclasses.replace(configs[ATTENTION].model, init_gain=1.0, **changes)
-        configs[name] = dataclasses.replace(configs[ATTENTION], model=model)
+    own = configs[ATTENTION]
+    release = {"init_gain": 1.0}
+    changes = {RELEASE: release, ORIGINAL: release | {"persistent_init": "original"}, BIASED: {"bias": "layers"}}
+    for name, change in changes.items():
+        configs[name] = dataclasses.replace(own, model=dataclasses.replace(own.model, **change))
     made = []
     for steps, kinds in lengths(plan.config.train.steps).items():
         seeds = plan.seeds if steps < max(LENGTHS) else min(plan.seeds, LONG_SEEDS)
         for kind in kinds:
             config = with_steps(configs[kind], steps)
-            made += [plan.entry(title(kind, steps), own, "baseline") for own in plan.configs(config)[:seeds]]
+            made += [plan.entry(title(kind, steps), c, "baseline") for c in plan.configs(config)[:seeds]]
     return made
 
 
