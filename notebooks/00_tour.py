@@ -91,6 +91,9 @@ def show(*figures, dpi=90):
 you_are_here("train", "gates", "prune", "finetune")
 
 # %% [markdown]
+# The map shows the whole model, and below it the four stages; blue is what a chapter is about. A head has persistent vectors,
+# as in the paper, or units of its own, as in most of our models.
+#
 # ## 1 · Why remove heads?
 #
 # There are three reasons.
@@ -203,7 +206,7 @@ frequency = (text.test[2000:4000] == newline).mean()
 three_heads = {}
 for share, what in (
     (roles.previous, "{:.0%} of its attention is on the character before"),
-    (roles.effective_keys, "spread as if over {:.0f} characters alike"),
+    (roles.effective_keys, "spread as widely as over {:.0f} characters with equal weights"),
     (line_ends, f"{{:.0%}} is on ends of lines (↵), {frequency:.0%} of the text"),
 ):
     layer, head = np.unravel_index(share.argmax(), share.shape)  # the most extreme head
@@ -295,7 +298,7 @@ for (layer, head), what in three_heads.items():
 
 # %% [markdown]
 # What a head looks at and what it is worth are two questions. Three heads prove nothing; *which kinds of heads close*
-# is answered with all of them in [chapter 08](08_fine_tuning_and_trade_off.ipynb).
+# is answered with all of them in [chapter 08b](08b_which_heads_died.ipynb).
 #
 # ## 5 · Cut out what is closed
 #
@@ -399,9 +402,10 @@ plt.show()
 # %% [markdown]
 # Read this with some suspicion, as this project always does. The pruned model is smaller and faster than the baseline.
 # But although it was trained for longer, it is a little worse; and it is clearly worse than the model that kept all heads
-# and was trained as long (below the table stands by how much). That is the price of the removed heads. And how good is a
-# model that was small from the start? Whether learned gates choose heads better than simpler methods do, *at equal
-# cost*, is the question of [chapter 08](08_fine_tuning_and_trade_off.ipynb), and on this text the answer is: hardly.
+# and was trained as long (below the table stands by how much). That is the price of the removed heads.
+# [Chapter 08](08_fine_tuning_and_trade_off.ipynb) asks two more questions. Is a model that was small from the start as good?
+# (On this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (Yes while the
+# model still learns; from a finished model only better than a look at the largest matrices.)
 #
 # The pruned model continues the prompt of section 2 like this:
 

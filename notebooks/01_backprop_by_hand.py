@@ -16,7 +16,8 @@
 # that it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and
 # then train a small language model built from these alone.
 #
-# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus.
+# **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Unfamiliar words are in the
+# [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.

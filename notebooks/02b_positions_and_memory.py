@@ -17,7 +17,8 @@
 # model by hand. At the end you look inside the heads of that model.
 #
 # **You need** [chapter 02](02_attention_by_hand.ipynb): equations (2) and (4), and the causal mask. A small
-# model is trained on the way, unless another chapter has done that.
+# model is trained on the way, unless another chapter has done that. Unfamiliar words are in the
+# [glossary](README.md#glossary).
 
 # %% jupyter={"source_hidden": true}
 # In Colab this fetches the project; where tinyprune is installed it does nothing.

@@ -221,7 +221,8 @@ batch_loss = {
 }  # (6 starts, 12 draws) each
 whole = float(baseline.loss(ids, targets)[0]) / np.log(2)
 
-print(f"without gates {whole:.2f} bits; first step from 0 {batch_loss[True][1].mean():.2f}, from 2 {batch_loss[True][3].mean():.2f}")  # fmt: skip
+means = batch_loss[True].mean(1)
+print(f"without gates {whole:.2f} bits; first step from 0 {means[1]:.2f}, from 2 {means[3]:.2f}")
 assert whole < batch_loss[True][3].mean() < batch_loss[True][1].mean()
 assert batch_loss[True][1].mean() > 1.5 * whole
 
@@ -868,8 +869,8 @@ mean, spread = seed_by_seed()
 assert mean < -2.484 * spread  # see the text below
 
 # %% [markdown]
-# **With a controller that holds the number of heads, no stabiliser helps, not even all three together.** Of eight
-# differences two exceed their spread, as many as by chance alone, and both speak *against* a stabiliser: at 16 heads the
+# **With a controller that holds the number of heads, no stabiliser helps, not even all three together.** (Without a controller
+# one of them does: section 8.) Of eight differences two exceed their spread, as many as by chance alone, and both speak *against* a stabiliser: at 16 heads the
 # models without the initialisation and without output scaling end slightly better. Right after the gate stage the model
 # without all three is clearly better, by more than 2.5 spreads; fine-tuning makes this go away. But three seeds cannot
 # exclude a gain or a loss of the size in the table's last column, up to 0.07 bits at 16 heads and 0.09 at 10. Here are
@@ -913,10 +914,10 @@ for r in curves:
         assert (r["difference"] > 2 * r["difference_spread"]) == start  # see the text below
 
 # %% [markdown]
-# Here the initialisation matters: without it every seed needs more bits at every `lam`, by several spreads, and at the
-# largest `lam` all runs collapse. Perhaps because a gate at 0 is closed in three draws of ten from the first step on, so
-# the trained model is damaged before anything is known of its heads; at 2 it is closed in six of a hundred. Warm-up and
-# output scaling change *how many* heads stay, and nothing at equal numbers.
+# Here the initialisation matters: without it every seed needs more bits at every `lam` that can be compared, by two spreads
+# or more, and at the largest `lam` all runs collapse. Perhaps because a hard gate at 0 leaves its head out in half of the
+# draws from the first step on, so the trained model is damaged before anything is known of its heads; at 2 it does so in
+# twelve of a hundred. Warm-up and output scaling change *how many* heads stay, and nothing at equal numbers.
 #
 # Why did it not matter in section 7? Its gates move 0.3 a step, and have left their start behind after ten steps. A claim
 # about a stabiliser is a claim about the rest of the recipe, too.

@@ -16,7 +16,7 @@
 # nested loops to close to that number, and show at every rung that the result is still right. The example is the matrix
 # product; [chapter 09b](09b_attention_in_numba.ipynb) does the same for attention.
 #
-# **You need** NumPy, loops, and no knowledge of processors.
+# **You need** NumPy, loops, and no knowledge of processors. The words are in the [glossary](README.md#glossary).
 #
 # This is an **elective** chapter: nothing about pruning depends on it. It explains why the models of the other chapters
 # train in seconds without a framework.

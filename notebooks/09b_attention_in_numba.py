@@ -16,7 +16,8 @@
 # piece at a time, and say what makes that fast: online softmax, tiles, keys in lanes, threads.
 #
 # **You need** the formula of attention ([chapter 02](02_attention_by_hand.ipynb)), and from [chapter
-# 09](09_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are.
+# 09](09_hot_loops_in_numba.ipynb) what lanes, caches and a tile in registers are. The words are in the
+# [glossary](README.md#glossary).
 #
 # This is an **elective** chapter: nothing about pruning depends on it, except that closed heads cost less (section 6).
 

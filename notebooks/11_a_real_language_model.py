@@ -449,7 +449,7 @@ print(go_on(healed, sentence))
 # One choice of 54 heads is an anecdote. So that command has removed 27 to 135 of the 270 heads by eight methods. Seven
 # of them go on in two ways. *Healed*: 30 steps of training, 30,720 tokens, as in section 7. *Repaired*: no step at all. A text of
 # 20,480 tokens is read once, and every layer's $W_o$ is solved for by least squares, so that the heads that stay make up for
-# the others as well as they can ([chapter 08](08_fine_tuning_and_trade_off.ipynb) derives the formula). The results are in
+# the others as well as they can ([chapter 08](08_fine_tuning_and_trade_off.ipynb), section 1 and exercise 3). The results are in
 # [`data/results/smollm2`](../data/results/smollm2/README.md).
 #
 # **Before you look:** which is worth more with half of the heads gone, thirty steps of training or one solution of a linear
@@ -468,19 +468,19 @@ display(plot_kinds(kinds))
 #
 # **Repaired.** With half of the heads gone the fit alone is worth more than the thirty steps: gates' heads come to 20.3 with
 # it, and to 24.4 with them, random ones to 34 and 110. Without 54 heads leave-one-out's come to 13.7, where the whole model has 13.1. If others may
-# make up for a head, what it is worth *at once* counts less, and leave-one-out is ahead until half of the heads are gone.
+# make up for a head, what it is worth *at once* counts less, and leave-one-out is ahead from 54 heads on until half are gone.
 #
 # **Healed.** Leave-one-out is ahead with 54 and 81 heads gone. Beyond that it is least squares, the only method here that was repaired
 # first and healed then: 19.0 with half of the heads, where healing alone brings gates' heads to 24.4. And training lowers the perplexity of the
 # *whole* model as well, from 13.1 to 11.2, for it also teaches the style of this text. Compare the third picture with its own
 # dashed line.
 #
-# **Worse than chance** are magnitude and output difference. They compare numbers of different layers as they are, and in this
+# **Worse than chance** are magnitude and, until half of the heads are gone, output difference. They compare numbers of different layers as they are, and in this
 # model these differ by a factor of a thousand: what the first layer's attention adds to the stream has a mean square of 8, the
 # last one's of 13,000. So they empty the first layer first, with most of the *broad* heads in it, although all others build on
 # that layer. Least squares did the same until each layer's error was divided by what its attention adds.
 #
-# **Kinds.** Gates and gradients take heads that rest on the first token first, and none of the five that read the previous
+# **Kinds.** Gradients, and from 54 heads on gates, take heads that rest on the first token first, and none of the five that read the previous
 # token. Leave-one-out takes three of six induction heads among its first 27. Perhaps each of these can be spared as long as the
 # others do the same, which no score of single heads can know.
 #

@@ -26,6 +26,7 @@ from tinyprune.tables import Record
 CRITERIA = ("michel", "leave-one-out", "output-difference", "random")
 STAGES = (0.03, 0.1, 0.3, 1.0)  # lengths of the gate stage, as shares of the training before it
 HEALING = (0.0, 0.05, 0.2, 1.0)  # lengths of healing, as shares of the longest
+MOST = 3.0  # spreads at which the picture's colours end
 CHANGES = {"train.steps": 1000, "finetune.schedule": "constant", "finetune.steps": 1000}
 
 
@@ -117,20 +118,23 @@ def plot_map(records: Sequence[Record]) -> Figure:
                 field = [r for r in records if all(r[name] == value for name, value in place.items())]
                 best = min(field, key=lambda r: r["bits_per_character"])
                 colours[i, j] = best["difference"] / (best["spread"] or np.inf)
-                axes.text(j, i, f"{100 * best['difference']:+.1f} {short[best['method']]}", ha="center", va="center")
-        image = axes.imshow(colours, cmap="RdBu", vmin=-3, vmax=3, aspect="auto")
+                text = f"{100 * best['difference']:+.1f} {short[best['method']]}"
+                dark = abs(colours[i, j]) > 0.7 * MOST
+                axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+        image = axes.imshow(colours, cmap="RdBu", vmin=-MOST, vmax=MOST, aspect="auto")
         axes.set(title=f"{healing:,} steps of healing", xlabel="steps of the gate stage")
         axes.set_xticks(range(len(stages)), [f"{stage:,}" for stage in stages])
         axes.set_yticks(range(len(heads)), [str(count) for count in heads])
     panels[0].set_ylabel("heads that stay")
     bar = figure.colorbar(image, ax=list(panels), shrink=0.9)
     bar.set_label("← criterion wins   spreads   gates win →")
+    figure.suptitle("bits, in hundredths, that the best criterion needs more than gates", fontsize="medium")
     return figure
 
 
 def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
     """Draw the map."""
-    caption = "Where gates win and where the best criterion does (M Michel, L leave-one-out, O output difference)"
+    caption = "Where gates win and where the best criterion does: Michel, Leave-one-out, Output difference or Random"
     yield "map", caption, plot_map(done.tables["map"])
 
 
