@@ -100,7 +100,9 @@ def _what_steps_change(
         if step < after.steps:
             then, now = (learning_rate(config, step) for config in (before, after))
             rate = f"and the learning rate of step {step + 1} is {now:.3g}, not {then:.3g}"
-            news.append(f"its cosine now ends there, {rate if now != then else 'and earlier learning rates were others'}")
+            news.append(
+                f"its cosine now ends there, {rate if now != then else 'and earlier learning rates were others'}"
+            )
         else:
             news.append("it ends before its learning rate has fallen")
     if gate is not None and gate.target_heads is not None:
