@@ -318,7 +318,7 @@ class Run:
         return seconds
 
     def announce(self) -> None:
-        """Compile all kernels of a run; say what it will do and about how long it takes, as measured on this machine."""
+        """Compile all kernels of a run; say what it will do and about how long it takes on this machine."""
         config = self.config
         with announced(self.ops, "run"):
             seconds = self.measure()
