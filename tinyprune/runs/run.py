@@ -283,8 +283,8 @@ class Run:
             left = config.steps - trainer.step
             with announced(self.ops, stage) as compiled:
                 step, look = measure_seconds(model, objective, trainer.segments, text, config)
-                if compiled and stage == "train":
-                    self.measure()  # so that later stages, and commands that read the models, find all kernels
+                if compiled and stage == "train" and not self.ops.on_device:
+                    self.measure()  # later stages and commands then find all kernels; a GPU compiles all at once
             say(
                 f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}, "
                 f"about {duration(left * step + validations(trainer.step, config) * look)}"
