@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from command import Killed, harmless, run_here, settings, succeed
 
-from tinyprune.config import read_config
+from tinyprune.config import TrainConfig, read_config
 from tinyprune.runs import run as stages
+from tinyprune.runs.changes import _what_steps_change
 from tinyprune.training.checkpoints import load_checkpoint
 
 TRAINING = {"steps": 20, "warmup": 0, "evaluate_every": 5, "checkpoint_every": 5}
@@ -71,6 +72,12 @@ def test_a_cosine_is_said_to_change(begun, tmp_path):
     assert load_checkpoint(run / "train.safetensors")[1]["step"] == 30
     again = succeed("train", run, "--resume").stderr
     assert again == "tinyprune: train: already finished\n"
+
+
+def test_a_learning_rate_that_stays_is_not_said_to_change():
+    before, after = (TrainConfig(steps=steps, schedule="cosine", warmup=0) for steps in (5, 6))
+    said = _what_steps_change("train", before, after, {"step": 5}, None)
+    assert "its cosine now ends there, and earlier learning rates would have been others; the result is not" in said
 
 
 def test_fewer_steps_end_at_the_step_reached(begun, tmp_path):

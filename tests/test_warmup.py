@@ -53,21 +53,22 @@ class Compiler:
         self.end()
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, clock, capsys, monkeypatch):
+@pytest.mark.parametrize(("terminal", "run"), [(False, True), (True, False), (True, True)])
+def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, run, clock, capsys, monkeypatch):
     """A terminal shows meanwhile what is being compiled: 40 s; other things take 100 s. Else nothing is said."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     compiler = Compiler(clock)
-    with announced(compiler.backend, "train"), announced(Backend(), "train"):
+    with announced(compiler.backend, "train"), announced(Backend(), "train", run=True):
         clock.now += 100
     assert capsys.readouterr().err == ""
-    with announced(compiler.backend, "train"):
+    with announced(compiler.backend, "train", run=run):
         compiler.compile("forward", 10, "inner")
         clock.now += 100
         compiler.compile("backward", 30)
     shown = capsys.readouterr().err
     assert shown.startswith(FIRST) and shown.endswith(LAST)
-    now = ["compiled 0 of about 5 functions, now inner", "compiled 2 of about 5 functions, now backward"]
+    of = " of about 5" * run
+    now = [f"compiled 0{of} functions, now inner", f"compiled 2{of} functions, now backward"]
     assert all(line in shown for line in now) if terminal else shown == FIRST + LAST
 
 
@@ -148,7 +149,7 @@ def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, mo
     else:
 
         @contextmanager
-        def compiling(ops, stage):
+        def compiling(ops, stage, run):
             yield [stage] * (stage == "train")
 
         monkeypatch.setattr(running, "announced", compiling)

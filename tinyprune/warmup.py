@@ -28,16 +28,16 @@ SECONDS = 0.1
 
 
 @contextmanager
-def announced(ops: Backend, what: str) -> Iterator[list[str]]:
+def announced(ops: Backend, what: str, *, run: bool = False) -> Iterator[list[str]]:
     """Say when the backend `ops` begins to compile kernels for `what`, and in the end how many and how long it took.
 
-    A terminal shows meanwhile how many are compiled, of about how many if that is known, and which one is next.
+    A terminal shows meanwhile how many are compiled, of about how many if it is a `run`, and which one is next.
     Yields the list of those that have been begun.
     """
     compiling: list[str] = []  # a function waits while one that it calls is compiled
     bars = []
     begun: list[str] = []
-    count, seconds, since, about = 0, 0.0, 0.0, ops.functions()
+    count, seconds, since, about = 0, 0.0, 0.0, ops.functions() if run else None
 
     def begin(name: str) -> None:
         nonlocal since

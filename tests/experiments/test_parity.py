@@ -7,7 +7,7 @@ from toy import row, toy_plan, whole_study
 
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies import parity
-from tinyprune.experiments.studies.parity import CAUSES, LENGTHS, ORIGINAL, RELEASE, XL, plot_parity, title
+from tinyprune.experiments.studies.parity import BIASED, CAUSES, LENGTHS, ORIGINAL, RELEASE, XL, plot_parity, title
 from tinyprune.model.counting import count_parameters
 
 
@@ -26,6 +26,7 @@ def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
     gains = {name: (by_name[title(name, 1500)].model.init_gain, by_name[title(name, 1500)].train.lr) for name in CAUSES}
     assert gains[RELEASE] == gains[ORIGINAL] == (1.0, gains["all-attention"][1]) != gains["all-attention"]
     assert by_name[title(ORIGINAL, 1500)].model.persistent_init == "original"
+    assert [name for name in CAUSES if by_name[title(name, 1500)].model.bias == "layers"] == [BIASED]
 
 
 def test_it_ends_with_tables_and_a_picture(tmp_path, monkeypatch):

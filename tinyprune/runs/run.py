@@ -281,7 +281,7 @@ class Run:
             else:
                 log.truncate(self.metrics_length_before(stage))
             left = config.steps - trainer.step
-            with announced(self.ops, stage) as compiled:
+            with announced(self.ops, stage, run=stage == "train") as compiled:
                 step, look = measure_seconds(model, objective, trainer.segments, text, config)
                 if compiled and stage == "train" and not self.ops.on_device:
                     self.measure()  # later stages and commands then find all kernels; a GPU compiles all at once
@@ -320,7 +320,7 @@ class Run:
     def announce(self) -> None:
         """Compile all kernels of a run; say what it will do and about how long it takes on this machine."""
         config = self.config
-        with announced(self.ops, "run"):
+        with announced(self.ops, "run", run=True):
             seconds = self.measure()
         say(
             f"run: train {config.train.steps}, gate {config.gate_train.steps}, prune, finetune {config.finetune.steps} "

@@ -23,7 +23,7 @@ from tinyprune.tables import Record
 
 # The first matrices as in the paper's release; and persistent vectors as those of All-attention's authors beside them.
 RELEASE, ORIGINAL = "all-attention, gain 1", "all-attention, gain 1, original persistent vectors"
-# With a bias of the queries: every persistent score then has a learned bias of its own, bq · pk_n.
+# With biases of queries, keys and values: every persistent score then has a learned bias of its own, bq · pk_n.
 BIASED = "all-attention, learned biases"
 # From the published heads to heads with networks, one change after the other, and the model that they are to equal.
 CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, XL)
