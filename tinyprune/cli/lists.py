@@ -13,8 +13,8 @@ Records = list[dict[str, Any]]
 
 
 def first_sentence(text: str) -> str:
-    """Return the first sentence, without its full stop; "et al." ends none."""
-    return re.split(r"(?<!et al)\. (?=[A-Z])", text)[0].removesuffix(".")
+    """Return the first sentence, without its full stop; "et al. 2021" ends none."""
+    return re.split(r"\. (?=[A-Z])", text)[0].removesuffix(".")
 
 
 def presets() -> Records:
