@@ -404,8 +404,8 @@ plt.show()
 # But although it was trained for longer, it is a little worse; and it is clearly worse than the model that kept all heads
 # and was trained as long (below the table stands by how much). That is the price of the removed heads.
 # [Chapter 08](08_fine_tuning_and_trade_off.ipynb) asks two more questions. Is a model that was small from the start as good?
-# (On this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (Yes while the
-# model still learns; from a finished model only better than a look at the largest matrices.)
+# (On this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (On a
+# model that still learns they are level or better; from a finished one they mostly beat only a look at the largest matrices.)
 #
 # The pruned model continues the prompt of section 2 like this:
 

@@ -870,7 +870,8 @@ assert mean < -2.484 * spread  # see the text below
 
 # %% [markdown]
 # **With a controller that holds the number of heads, no stabiliser helps, not even all three together.** (Without a controller
-# one of them does: section 8.) Of eight differences two exceed their spread, as many as by chance alone, and both speak *against* a stabiliser: at 16 heads the
+# one of them does: section 8.) Of eight differences two exceed their spread, as many as by chance alone, and both speak
+# *against* a stabiliser: at 16 heads the
 # models without the initialisation and without output scaling end slightly better. Right after the gate stage the model
 # without all three is clearly better, by more than 2.5 spreads; fine-tuning makes this go away. But three seeds cannot
 # exclude a gain or a loss of the size in the table's last column, up to 0.07 bits at 16 heads and 0.09 at 10. Here are

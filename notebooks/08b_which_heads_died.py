@@ -260,7 +260,8 @@ assert statistics.fmean(quiet) > 0.5
 #   comes closest, but they add much in the first layer, so that it says little beyond the layer.
 # - **Previous-token heads: a tendency at best.** Heads that attend to neighbouring positions are among those that stayed
 #   longest in the translation model. In two of the three models here the heads that gates keep read the previous token more
-#   than those that they remove; in one they do not. So there may be such a tendency, but this run does not show it clearly, and several measures were tried, of which
+#   than those that they remove; in one they do not. So there may be such a tendency, but this
+#   run does not show it clearly, and several measures were tried, of which
 #   one was likely to stand out by chance. Nor are heads with this name safe: both methods remove some of them, fewer than
 #   the half that chance would remove, but there are only ten.
 # - **Michel's criterion removes heads whose attention adds little**, wherever they are. That says little about their roles: a
@@ -345,7 +346,7 @@ compared(
 # | claim | what our studies found | when it holds |
 # | --- | --- | --- |
 # | (a) All-attention, pruned, is better than Transformer-XL, pruned, at equal size | [Not with the published heads, which start worse. With head networks nearly: level with the *whole* Transformer-XL after losing 44 % of the heads, behind the one that lost a quarter (+0.015 ± 0.010 by gates, +0.041 ± 0.020 by least squares and distillation), and level or better at equal size](../data/results/README.md#a-is-all-attention-pruned-better-than-transformer-xl-pruned-at-equal-size) | when each head owns a part of a feed-forward block, which goes with it, and the initial weights are large enough |
-# | (b) learned gates choose heads better than conventional pruning | [On a finished model, with equal steps, they end better than magnitude unless few heads go, but behind the best criteria that look at data, and at half of the heads behind random ones. On a model that still learns they lead at every number of heads, by 0.010 to 0.059 bits](../data/results/README.md#b-do-learned-gates-choose-better-than-conventional-pruning-at-equal-heads-and-equal-steps) | when the weights still learn, and gates have 300 steps and 1,000 follow ([the map](08_fine_tuning_and_trade_off.ipynb) in chapter 08, section 7) |
+# | (b) learned gates choose heads better than conventional pruning | [On a finished model, with equal steps, they end better than magnitude unless few heads go, but behind the best criteria that look at data, and at half of the heads behind random ones. On a model that still learns they are mostly level, and in the best of sixteen settings ahead at every number of heads, by 0.010 to 0.059 bits](../data/results/README.md#b-do-learned-gates-choose-better-than-conventional-pruning-at-equal-heads-and-equal-steps) | ahead when the weights still learn, gates have 300 steps and 1,000 follow ([the map](08_fine_tuning_and_trade_off.ipynb) in chapter 08, section 7) |
 # | (c) warm-up, initialisation and output scaling each help | [The initialisation does, with a fixed `lam`: 0.04 to 0.07 bits at equal numbers of heads. Warm-up and output scaling change nothing there; with a controller none of the three does](../data/results/README.md#c-does-each-stabiliser-earn-its-place) | when `lam` is fixed, and gates are too slow to leave their start behind ([chapter 06](06_training_with_gates.ipynb), section 8) |
 # | beyond the paper: heads chosen by least squares, repaired and distilled | [Best on average at every number of heads](../data/results/tradeoff-pydoc/README.md) | most with few heads left; the repair needs no training at all; gates were not tried with distillation |
 # | beyond the paper: a pretrained model, its weights frozen | [Gates leave the best model from a fifth of the heads on](../data/results/README.md#d-a-model-that-people-know) | when nothing is done afterwards; repaired or healed, leave-one-out is mostly ahead until half of the heads go ([chapter 11](11_a_real_language_model.ipynb)) |
@@ -359,8 +360,8 @@ compared(
 # - Gates tend to remove late heads and Michel's criterion quiet ones; the two hardly agree, and neither removes a kind of
 #   head that has a name.
 # - Of the paper's claims the one on size nearly holds with head networks, and that on the gates' initialisation holds with a
-#   fixed `lam`; that gates choose better holds while the weights still learn; that warm-up and output scaling help, we could not
-#   see here.
+#   fixed `lam`; that gates choose better holds at best while the weights still learn; that warm-up and output scaling help, we
+#   could not see here.
 #
 # ## Now you
 #

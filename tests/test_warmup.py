@@ -37,7 +37,7 @@ class Compiler:
         self.clock = clock
         self.begin = self.end = lambda *name: None  # until somebody listens
         text = {"compiling": "compiling kernels, at every start", "kept": "nothing keeps them"}
-        self.backend = backend_with(compilations=self.compilations, functions=lambda: 5, **text)
+        self.backend = backend_with(compilations=self.compilations, functions_to_compile=lambda: 5, **text)
 
     @contextmanager
     def compilations(self, begin, end):

@@ -37,7 +37,7 @@ def announced(ops: Backend, what: str, *, run: bool = False) -> Iterator[list[st
     compiling: list[str] = []  # a function waits while one that it calls is compiled
     bars = []
     begun: list[str] = []
-    count, seconds, since, about = 0, 0.0, 0.0, ops.functions() if run else None
+    count, seconds, since, about = 0, 0.0, 0.0, ops.functions_to_compile() if run else None
 
     def begin(name: str) -> None:
         nonlocal since

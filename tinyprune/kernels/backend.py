@@ -42,7 +42,7 @@ class Backend:
     compiling: str | None = None
     kept: str | None = None
 
-    def functions(self) -> int | None:
+    def functions_to_compile(self) -> int | None:
         """Return about how many functions a run has to compile; None if some are kept already, or if nobody knows."""
         return None
 
@@ -216,7 +216,7 @@ def numba_backend() -> Backend:
         compiling = jit.COMPILING
         kept = jit.KEPT
 
-        def functions(self) -> int | None:
+        def functions_to_compile(self) -> int | None:
             return jit.functions_of_a_run()
 
         def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
