@@ -405,7 +405,7 @@ plt.show()
 # and was trained as long (below the table stands by how much). That is the price of the removed heads.
 # [Chapter 08](08_fine_tuning_and_trade_off.ipynb) asks two more questions. Is a model that was small from the start as good?
 # (On this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (On a
-# model that still learns they are level or better; from a finished one they mostly beat only a look at the largest matrices.)
+# model that still learns they are level or better after some healing; from a finished one they end behind the best of these.)
 #
 # The pruned model continues the prompt of section 2 like this:
 

@@ -737,7 +737,7 @@ assert all(r["difference"] > 0 for r in differences["head-networks"])
 
 # %% [markdown]
 # **All-attention as published does not keep the paper's promise at this scale.** Transformer-XL is better from the start
-# and stays better at equal size until only a quarter of its heads is left: the lines cross near 0.63 M parameters. The
+# and stays better at equal size until only a quarter of its heads is left: the lines cross near 0.64 M parameters. The
 # *counting* of section 8 holds exactly; the quality that should go with it does not. (The paper's release draws its initial
 # weights from a range that is four times too small for this model. With it the distance would be 0.33 bits in place of 0.09
 # after 1,500 steps, see [`data/results/parity-pydoc`](../data/results/parity-pydoc/README.md).)
@@ -861,8 +861,8 @@ assert abs(behind[32].mean()) < behind[32].std(ddof=1) and (behind[24] > 0).all(
 # than its spread. It is slightly behind the paper's partner, the Transformer-XL without a quarter of its heads, in all
 # three seeds. At equal *size* head networks are better, most clearly at 0.67 M parameters (the list in section 9; with
 # all heads the difference is within its spread). A Transformer-XL of 0.51 M parameters does not exist: it has more even
-# without all of its heads. So the paper's promise is kept, up to a hundredth or two of a bit: nearly the quality of a
-# Transformer-XL, in a model that shrinks in proportion to its heads.
+# without all of its heads. So the paper's promise is nearly kept: the quality of the whole Transformer-XL, a hundredth or two of a bit
+# from that of the pruned one, in a model that shrinks in proportion to its heads.
 #
 # One property is given up. In All-attention a head's output depends only on what it attended to itself; the units of a
 # head network read what *all* heads have found. They belong to their head only because we say so, and because one gate

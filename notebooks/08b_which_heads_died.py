@@ -277,8 +277,8 @@ assert statistics.fmean(quiet) > 0.5
 # ## 3 · Epilogue: the paper's claims against ours
 #
 # What is left of the paper's claims at the size of a laptop? All numbers are paired differences in bits per character,
-# with their standard deviation over three seeds, read from the committed results; only those of (c) with a fixed `lam` have
-# five seeds, each held against its own curve.
+# with their standard deviation over three seeds, read from the committed results. Those of (c) with a fixed `lam`, each held
+# against its own curve, and in the table those of the map and of least squares in (a) have five.
 #
 # **Before you look:** which of the paper's claims do you expect to hold at this size?
 

@@ -467,8 +467,8 @@ display(plot_kinds(kinds))
 # few heads go.
 #
 # **Repaired.** With half of the heads gone the fit alone is worth more than the thirty steps: gates' heads come to 20.3 with
-# it, and to 24.4 with them, random ones to 34 and 110. Without 54 heads leave-one-out's come to 13.7, where the whole model has 13.1. If others may
-# make up for a head, what it is worth *at once* counts less, and leave-one-out is ahead from 54 heads on until half are gone.
+# it, and to 24.4 with them, random ones to 34 and 109. Without 54 heads leave-one-out's come to 13.7, where the whole model has 13.1. If others may
+# make up for a head, what it is worth *at once* counts less, and leave-one-out is ahead with 54 and 81 heads gone.
 #
 # **Healed.** Leave-one-out is ahead with 54 and 81 heads gone. Beyond that it is least squares, the only method here that was repaired
 # first and healed then: 19.0 with half of the heads, where healing alone brings gates' heads to 24.4. And training lowers the perplexity of the
