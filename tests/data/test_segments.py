@@ -38,6 +38,16 @@ def test_a_new_epoch_follows_the_last_segment():
         np.testing.assert_array_equal(segments.batch(step)[0], segments.batch(step + 8)[0])
 
 
+def test_a_later_stage_reads_on_while_there_is_text_left():
+    text = numbered(2 * 3 * 4 + 1)
+    whole = Segments(text, B=2, T=3)
+    for read, expected in ((0, [0, 1, 2, 3, 0]), (3, [3, 0, 1, 2, 3]), (4, [0, 1, 2, 3, 0]), (9, [0, 1, 2, 3, 0])):
+        batches = [Segments(text, 2, 3, read).batch(step) for step in range(5)]
+        for (ids, *_), segment in zip(batches, expected, strict=True):
+            np.testing.assert_array_equal(ids, whole.batch(segment)[0])
+        assert [fresh for *_, fresh in batches] == [step == 0 or segment == 0 for step, segment in enumerate(expected)]
+
+
 def test_batches_can_be_written_to_and_leave_the_text_alone():
     segments = Segments(tokens := numbered(13), B=2, T=3)
     ids, targets, _ = segments.batch(0)

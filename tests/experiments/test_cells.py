@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 from toy import STEPS, toy_cell, toy_config, without_seconds
 
+from tinyprune.data import Segments
 from tinyprune.errors import UsageError
 from tinyprune.experiments import cells
 from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, read_text
@@ -122,6 +123,19 @@ def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else
 def test_cells_that_make_no_sense_are_refused(method, heads, message, folder):
     with pytest.raises(UsageError, match=message):
         toy_cell(folder, method, heads)
+
+
+def test_every_stage_reads_on_after_the_one_before(folder, baseline, monkeypatch):
+    reads = []
+
+    def segments(tokens, B, T, read):
+        reads.append(read)
+        return Segments(tokens, B, T, read)
+
+    monkeypatch.setattr(cells, "Segments", segments)
+    for method, heads in (("unpruned", None), ("gates", 2), (cells.FROM_SCRATCH, 2)):
+        compute(toy_cell(folder, method, heads), baseline.checkpoint)
+    assert reads == [12, 20, 12, 20, 0, 20]
 
 
 def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weights(folder, baseline, monkeypatch):

@@ -24,6 +24,9 @@ from tinyprune.errors import UsageError
 class Segments:
     """The batches of a text. A step's batch depends only on its number, so a resumed run continues exactly.
 
+    Training in stages reads on where the stage before has stopped: `read` counts the steps until then. If they have
+    reached the end of the text, the stage starts at the beginning.
+
     Every row's stream has (n − 1) // B of the text's n tokens. The remainder of a stream after its last whole segment,
     fewer than T tokens, is not used. Raises UsageError if the text is too short for one segment in each row.
     """
@@ -31,6 +34,7 @@ class Segments:
     tokens: NDArray  # the text, (n,) of any integer dtype, possibly memory-mapped
     B: int  # rows in a batch
     T: int  # tokens in a segment
+    read: int = 0  # steps, with the same B and T, of the stages before
 
     def __post_init__(self) -> None:
         needed = self.B * self.T + 1
@@ -56,14 +60,14 @@ class Segments:
         Returns:
             ids: (B, T) int64.
             targets: (B, T) int64; targets[b, t] is the token that follows ids[b, t] in the text.
-            fresh: True for the first step of an epoch: the rows start again, so memory must be empty.
+            fresh: True for the first step, and for that of an epoch: the rows start again, so memory must be empty.
         """
-        segment = step % self.per_epoch
+        segment = (step + (self.read if self.read < self.per_epoch else 0)) % self.per_epoch
         windows = np.empty((self.B, self.T + 1), np.int64)
         for row in range(self.B):
             start = row * self._stream + segment * self.T
             windows[row] = self.tokens[start : start + self.T + 1]
-        return windows[:, :-1].copy(), windows[:, 1:].copy(), segment == 0
+        return windows[:, :-1].copy(), windows[:, 1:].copy(), step == 0 or segment == 0
 
 
 def evaluation_segments(tokens: NDArray, T: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -313,7 +313,7 @@ class CellRun:
         self, model: Transformer, config: TrainConfig, stage: str, objective: Objective | None = None
     ) -> list[dict[str, Any]]:
         """Train `model` in place for one stage; returns the objective's description of every `PATH_EVERY`th step."""
-        segments = Segments(self.text.train, config.B, model.config.T)
+        segments = Segments(self.text.train, config.B, model.config.T, read=self.record["steps_total"])
         objective = objective or LanguageModelling()
         training = Training.start(model, segments, config, objective, self.generator(stage))
         path = []

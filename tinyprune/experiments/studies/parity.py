@@ -107,7 +107,7 @@ def _draw_steps(axes: Axes, summary: dict[str, Record], measured: Sequence[int],
     axes.set_xticks(measured, [f"{steps:,}" for steps in measured])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, linewidth=0.5)
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(CAUSES), columnspacing=1)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, columnspacing=1)
 
 
 def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
