@@ -239,6 +239,26 @@ def test_overwriting_a_stage_keeps_those_before(reference, copy):
     assert_same(copy, reference, "train.safetensors", "gate.safetensors")
 
 
+def test_every_stage_reads_on_after_the_one_before(reference, copy, monkeypatch):
+    """Unless it has another B, which cuts the text elsewhere."""
+    reads, segments = [], stages.Segments
+
+    def spy(tokens, B, T, read):
+        reads.append(read)
+        return segments(tokens, B, T, read)
+
+    monkeypatch.setattr(stages, "Segments", spy)
+    for stage, options, expected in (
+        ("gate", ["--target-heads=3"], 40),
+        ("prune", [], 0),
+        ("finetune", [], 80),
+        ("finetune", ["--set=finetune.B=3"], 0),
+    ):
+        reads.clear()
+        assert run_here(stage, copy, "--overwrite", *options).returncode == 0
+        assert max(reads, default=0) == expected
+
+
 REFUSED = [
     ("run", "--corpus=nowhere.txt", "there is no corpus and no file 'nowhere.txt'"),
     ("run", "--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),

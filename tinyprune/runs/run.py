@@ -204,8 +204,8 @@ class Run:
 
     def gate(self, resume: bool = False) -> None:
         """Run stage 2: train gates on every head of the baseline together with the weights."""
-        before = self.before("gate").model
-        gate, config = self.config.gate, before.config
+        before = self.before("gate")
+        gate, config = self.config.gate, before.model.config
         if gate.target_heads is not None:
             # A gate needs a few hundred steps to close; a target that falls faster is overshot.
             warmup = self.config.gate_train.steps // 2
@@ -213,7 +213,7 @@ class Run:
             warmup = gate.lam_warmup
         else:
             warmup = self.segments(config, self.config.gate_train).per_epoch
-        model, objective = with_new_gates(before, gate, warmup)
+        model, objective = with_new_gates(before.model, gate, warmup)
         if warmup > self.config.gate_train.steps and not (resume and self.finished("gate")):
             say(f"gate: lam rises over {warmup} steps, more than gate_train.steps: it will not reach {gate.lam}")
 
@@ -222,7 +222,7 @@ class Run:
             if moved:
                 say(f"gate: to hit the target, heads {'closed' if moved > 0 else 'opened'} at the end: {abs(moved)}")
 
-        self.fit("gate", model, self.config.gate_train, objective, resume, at_end)
+        self.fit("gate", model, self.config.gate_train, objective, resume, at_end, before)
 
     def prune(self, resume: bool = False) -> None:
         """Run stage 3: remove the closed heads, and fit what stays to their outputs if that is asked for."""
@@ -237,13 +237,14 @@ class Run:
         model = remove_closed_heads(model)
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
-        self.save_finished("prune", model, gated, metrics_length=gated.metadata["metrics_length"])
+        own = {name: gated.metadata[name] for name in ("metrics_length", "read") if name in gated.metadata}
+        self.save_finished("prune", model, gated, **own)
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: train the smaller model a little more."""
-        config = self.config.finetune
+        config, before = self.config.finetune, self.before("finetune")
         objective = Distillation(self.load("train").model, config.distill) if config.distill else LanguageModelling()
-        self.fit("finetune", self.before("finetune").model, config, objective, resume)
+        self.fit("finetune", before.model, config, objective, resume, before=before)
 
     def fit(
         self,
@@ -253,23 +254,26 @@ class Run:
         objective: Objective,
         resume: bool,
         at_end: Callable[[Transformer], None] = lambda model: None,
+        before: SavedModel | None = None,
     ) -> None:
-        """Train `model` as one stage of the run."""
+        """Train `model` as one stage of the run, which reads on where the stage `before` it has stopped."""
         if resume and self.finished(stage):
             say(f"{stage}: already finished")
             return
         text = self.text
+        B, steps = (before.metadata.get("read") if before else None) or (config.B, 0)
+        read = steps if B == config.B else 0  # another B cuts the text elsewhere
         with MetricsLog(self.directory.metrics) as log:
             trainer = Trainer.start(
                 model,
-                self.segments(model.config, config),
+                self.segments(model.config, config, read),
                 config,
                 objective,
                 self.generator(stage),
                 stage=stage,
                 path=self.directory.checkpoint(stage),
                 metadata=model_metadata(model, text.tokenizer, self.config.data, text.digest)
-                | {"seed": self.config.seed},
+                | {"seed": self.config.seed, "read": (config.B, read + config.steps)},
                 log=log,
                 validate=lambda model: evaluate(model, text.valid, text.characters["valid"]),
                 go_on=self.resume_command,
@@ -336,9 +340,9 @@ class Run:
         """Return the settings by which a stage trains the weights."""
         return getattr(self.config, "gate_train" if stage == "gate" else stage)
 
-    def segments(self, model: ModelConfig, config: TrainConfig) -> Segments:
-        """Return the training text, cut into segments for a stage."""
-        return Segments(self.text.train, config.B, model.T)
+    def segments(self, model: ModelConfig, config: TrainConfig, read: int = 0) -> Segments:
+        """Return the training text, cut into segments for a stage, after `read` steps of the stages before."""
+        return Segments(self.text.train, config.B, model.T, read)
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return the random generator of the initialisation or of a stage, derived from the run's seed."""
