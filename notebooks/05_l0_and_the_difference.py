@@ -47,7 +47,6 @@ if not importlib.util.find_spec("tinyprune"):
 # Imports, and the constants of the paper's gates
 # %matplotlib inline
 import dataclasses
-import json
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -836,8 +835,6 @@ for study in ("tradeoff-pydoc", "tradeoff-stdlib"):
         (r["method"], r["heads_open"]): f"{r['bits_per_character']:.3f} ± {r['spread']:.3f}"
         for r in summary
     }
-    model_of = json.loads(results(study, "study.json").read_text())["config"]["model"]
-    kind = "networks" if model_of.get("persistent") == "stream" else "vectors"
     compared[study] = [
         r
         for r in read_csv(results(study, "comparison.csv").read_text())
@@ -846,7 +843,7 @@ for study in ("tradeoff-pydoc", "tradeoff-stdlib"):
     rows = [
         (r["heads_open"], f"{r['difference']:+.3f} ± {r['spread']:.3f}") for r in compared[study]
     ]
-    print(f"{study}: heads with {kind}; bits per character on the test split")
+    print(f"{study}: bits per character on the test split")
     print(text_table([{"heads": n, "task": bits["gates", n], "layer-wise": bits["gates-layerwise", n], "more than task": more} for n, more in rows]), "\n")  # fmt: skip
 
 # %% jupyter={"source_hidden": true}
@@ -901,8 +898,7 @@ assert first_layer["layer-wise"] < first_layer["task"]
 # %% [markdown]
 # **It does not.** At no number of heads, on neither text, does the layer-wise objective save bits beyond the spread of
 # three seeds; at some numbers it needs more bits beyond it. On the second text, the source of Python's library, it needs
-# more at both numbers of heads. (The table says what the heads of each study have. "Vectors" are the persistent vectors
-# of the paper's All-attention; this chapter's model has networks.) At 16 of 32 heads it takes more of them from the first
+# more at both numbers of heads, by more than the spread. At 16 of 32 heads it takes more of them from the first
 # layer than the task does: being relative, its error cannot know that this layer matters most. As a criterion by itself
 # the length of $\Delta_h$ is cheap (the *output difference* of [chapter 08](08_fine_tuning_and_trade_off.ipynb)). As an
 # addition to the task it does not help. We found no published system that trains gates this way; this is the result of
