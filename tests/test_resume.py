@@ -239,7 +239,7 @@ def test_overwriting_a_stage_keeps_those_before(reference, copy):
     assert_same(copy, reference, "train.safetensors", "gate.safetensors")
 
 
-def test_every_stage_reads_on_after_the_one_before(reference, copy, monkeypatch):
+def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
     """Unless it has another B, which cuts the text elsewhere."""
     reads, segments = [], stages.Segments
 
@@ -257,6 +257,9 @@ def test_every_stage_reads_on_after_the_one_before(reference, copy, monkeypatch)
         reads.clear()
         assert run_here(stage, copy, "--overwrite", *options).returncode == 0
         assert max(reads, default=0) == expected
+    reads.clear()
+    assert run_here("gate", tmp_path / "adopted", "--from", copy, *OPTIONS, "--target-heads=3").returncode == 0
+    assert max(reads) == 40
 
 
 REFUSED = [

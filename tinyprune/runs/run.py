@@ -192,10 +192,10 @@ class Run:
         self.config = dataclasses.replace(self.config, model=saved.model.config, data=saved.data)
 
     def save_finished(self, stage: str, model: Transformer, origin: SavedModel, **own: Any) -> None:
-        """Write the checkpoint of a stage that involves no training; its text is that of `origin`."""
+        """Write the checkpoint of a stage that involves no training; the text and how far it is read are `origin`'s."""
         metadata = model_metadata(model, origin.tokenizer, origin.data, origin.digest)
         tensors = {f"params.{name}": value for name, value in model.host_params().items()}
-        own |= {"stage": stage, "step": 0, "finished": True}
+        own |= {"stage": stage, "step": 0, "finished": True, "read": origin.metadata.get("read")}
         save_checkpoint(self.directory.checkpoint(stage), tensors, metadata | own)
 
     def train(self, resume: bool = False) -> None:
@@ -237,8 +237,7 @@ class Run:
         model = remove_closed_heads(model)
         heads, total = sum(model.config.heads), sum(gated.model.config.heads)
         say(f"prune: {heads} of {total} heads stay, by layer {list(model.config.heads)}")
-        own = {name: gated.metadata[name] for name in ("metrics_length", "read") if name in gated.metadata}
-        self.save_finished("prune", model, gated, **own)
+        self.save_finished("prune", model, gated, metrics_length=gated.metadata["metrics_length"])
 
     def finetune(self, resume: bool = False) -> None:
         """Run stage 4: train the smaller model a little more."""
@@ -261,7 +260,7 @@ class Run:
             say(f"{stage}: already finished")
             return
         text = self.text
-        B, steps = (before.metadata.get("read") if before else None) or (config.B, 0)
+        B, steps = (before and before.metadata.get("read")) or (config.B, 0)
         read = steps if B == config.B else 0  # another B cuts the text elsewhere
         with MetricsLog(self.directory.metrics) as log:
             trainer = Trainer.start(
