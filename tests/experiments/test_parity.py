@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 from toy import row, toy_plan, whole_study
 
+from tinyprune.experiments.kinds import ATTENTION, NETWORKS, XL
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies import parity
-from tinyprune.experiments.studies.parity import BIASED, CAUSES, LENGTHS, ORIGINAL, RELEASE, XL, plot_parity, title
+from tinyprune.experiments.studies.parity import BIASED, CAUSES, LENGTHS, LOWER, ORIGINAL, RELEASE, plot_parity, title
 from tinyprune.model.counting import count_parameters
 
 
@@ -24,18 +25,20 @@ def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
     xl = by_name[title(XL, 1500)].model
     assert max(sizes) - min(sizes) == xl.L * (3 * xl.D + xl.F)  # LayerNorm and biases of the feed-forward blocks
     gains = {name: (by_name[title(name, 1500)].model.init_gain, by_name[title(name, 1500)].train.lr) for name in CAUSES}
-    assert gains[RELEASE] == gains[ORIGINAL] == (1.0, gains["all-attention"][1]) != gains["all-attention"]
+    assert gains[RELEASE] == gains[ORIGINAL] == (1.0, gains[ATTENTION][1]) != gains[ATTENTION]
     assert by_name[title(ORIGINAL, 1500)].model.persistent_init == "original"
     assert [name for name in CAUSES if by_name[title(name, 1500)].model.bias == "layers"] == [BIASED]
+    lower, networks = by_name[title(LOWER, 1500)], by_name[title(NETWORKS, 1500)]
+    assert lower.model == networks.model and lower.train == by_name[title(XL, 1500)].train != networks.train
 
 
 def test_it_ends_with_tables_and_a_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(parity, "LENGTHS", {4: CAUSES, 8: ("head-networks", XL)})
+    monkeypatch.setattr(parity, "LENGTHS", {4: CAUSES, 8: (NETWORKS, XL)})
     files, pictures = whole_study("parity", toy_plan(tmp_path), tmp_path, monkeypatch)
     assert pictures == {"parity"}
     pairs = [(r["method"], r["reference"]) for r in read_csv(files["comparison.csv"])]
     expected = [(title(kind, 4), title(XL, 4)) for kind in CAUSES[:-1]]
-    assert pairs == [*expected, (title("head-networks", 8), title(XL, 8))]
+    assert pairs == [*expected, (title(NETWORKS, 8), title(XL, 8))]
 
 
 def test_lines_go_over_steps_and_rows_over_causes():
@@ -46,9 +49,10 @@ def test_lines_go_over_steps_and_rows_over_causes():
         for seed in (0, 1)
     ]
     by_cause, by_steps = plot_parity(rows).axes
-    assert len(by_steps.containers) == 3
-    line = by_steps.containers[0].lines[0]
-    np.testing.assert_allclose(line.get_xydata(), [[steps, 2.5 + 1 / steps] for steps in LENGTHS])
+    lines = {c.get_label(): c.lines[0].get_xydata() for c in by_steps.containers}
+    assert list(lines) == [ATTENTION, NETWORKS, LOWER, XL]
+    np.testing.assert_allclose(lines[LOWER], [[steps, 2.5 + 1 / steps] for steps in LENGTHS])
+    assert [steps for steps, _ in lines[NETWORKS]] == [1500, 3500]
     assert len([line for line in by_cause.lines if line.get_marker() == "o"]) == len(CAUSES)
     assert len(plot_parity([r for r in rows if r["method"].endswith(" 1500 steps")]).axes) == 1
 

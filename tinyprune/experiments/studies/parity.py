@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter
 
 from tinyprune.config import RunConfig
 from tinyprune.experiments.drawing import draw_seeds, look
-from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SQUARED, XL, runs
+from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SETTINGS, SQUARED, XL, runs, with_settings
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare, rows_of, summarise
 from tinyprune.plots import DPI, STYLE
@@ -25,10 +25,12 @@ from tinyprune.tables import Record
 RELEASE, ORIGINAL = "all-attention, gain 1", "all-attention, gain 1, original persistent vectors"
 # With biases of queries, keys and values: every persistent score then has a learned bias of its own, bq · pk_n.
 BIASED = "all-attention, learned biases"
+# With Transformer-XL's settings: half the learning rate, which the validation split of a longer text prefers.
+LOWER = "head-networks, lower learning rate"
 # From the published heads to heads with networks, one change after the other, and the model that they are to equal.
-CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, XL)
+CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, LOWER, XL)
 # Steps, up to those that are configured. The shortest training is also that of the causes.
-LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, XL), 14_000: (ATTENTION, NETWORKS, XL)}
+LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, LOWER, XL), 14_000: (ATTENTION, LOWER, XL)}
 LONG_SEEDS = 3  # of the longest training
 
 
@@ -40,6 +42,7 @@ def entries(plan: Plan) -> list[Entry]:
     changes = {RELEASE: release, ORIGINAL: release | {"persistent_init": "original"}, BIASED: {"bias": "layers"}}
     for name, change in changes.items():
         configs[name] = dataclasses.replace(own, model=dataclasses.replace(own.model, **change))
+    configs[LOWER] = with_settings(configs[NETWORKS], **SETTINGS[XL])
     made = []
     for steps, kinds in lengths(plan.config.train.steps).items():
         seeds = plan.seeds if steps < max(LENGTHS) else min(plan.seeds, LONG_SEEDS)
@@ -95,10 +98,10 @@ def plot_parity(rows: Sequence[Record], split: str = "test") -> Figure:
 
 
 def _draw_steps(axes: Axes, summary: dict[str, Record], measured: Sequence[int], split: str) -> None:
-    """Draw mean and standard deviation against steps, a line for each kind that is trained for all lengths."""
+    """Draw mean and standard deviation against steps, a line for each kind that is trained for several lengths."""
     for kind in CAUSES:
         points = [(steps, summary[title(kind, steps)]) for steps in measured if title(kind, steps) in summary]
-        if len(points) < len(measured):
+        if len(points) < 2:
             continue
         x = [steps for steps, _ in points]
         bits, error = [r["bits_per_character"] for _, r in points], [r["spread"] or 0.0 for _, r in points]
