@@ -231,6 +231,27 @@ def test_each_dropout_needs_a_generator_and_repeats_with_it(place, cutoffs, rng)
     assert (one != other).any() and (one != evaluated).any()
 
 
+# Head networks.
+
+
+def test_with_all_heads_their_networks_are_the_feed_forward_blocks_of_a_transformer_xl(rng):
+    """The same loss, and the same gradient of every parameter, when a block's units are dealt out to the heads."""
+    networks, xl = build("head networks"), build("transformer-xl", F=6 * H)
+
+    def dealt_out(arrays):  # in the order of the other model's parameters, which is the same
+        turned = (x.T if name.endswith("W1") else x for name, x in arrays.items())
+        return [x.reshape(y.shape) for x, y in zip(turned, networks.params.values(), strict=True)]
+
+    for x, y in zip(dealt_out(xl.params), networks.params.values(), strict=True):
+        y[...] = x
+    ids, targets = rng.integers(0, V, (2, 2, T))
+    (loss, _, cache), (expected, _, kept) = (model.loss(ids, targets) for model in (networks, xl))
+    assert loss == pytest.approx(expected, rel=1e-14)
+    found, gradients = networks.backward(1.0, cache), xl.backward(1.0, kept)
+    for name, expected in zip(networks.params, dealt_out({name: gradients[name] for name in xl.params}), strict=True):
+        np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-13, err_msg=name)
+
+
 # Bad arguments.
 
 
