@@ -248,8 +248,8 @@ def test_with_all_heads_their_networks_are_the_feed_forward_blocks_of_a_transfor
     (loss, _, cache), (expected, _, kept) = (model.loss(ids, targets) for model in (networks, xl))
     assert loss == pytest.approx(expected, rel=1e-14)
     found, gradients = networks.backward(1.0, cache), xl.backward(1.0, kept)
-    for name, expected in zip(networks.params, dealt_out({name: gradients[name] for name in xl.params}), strict=True):
-        np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-13, err_msg=name)
+    for name, dx in zip(networks.params, dealt_out({name: gradients[name] for name in xl.params}), strict=True):
+        np.testing.assert_allclose(found[name], dx, rtol=1e-9, atol=1e-13, err_msg=name)
 
 
 # Bad arguments.
