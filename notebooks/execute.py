@@ -24,7 +24,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
-SECONDS = 300  # for one cell: enough for the first compilation on a slow machine
+SECONDS = 600  # for one cell: enough for the longest training on a slow and busy machine
 
 
 class NotebookError(Exception):
