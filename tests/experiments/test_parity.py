@@ -16,14 +16,20 @@ def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
     plan = toy_plan(tmp_path, seeds=4)
     entries = parity.entries(dataclasses.replace(plan, config=parity.with_steps(plan.config, 14_000)))
     by_name = {e.method: e.cell.config for e in entries}
-    assert set(by_name) == {title(kind, steps) for steps, kinds in LENGTHS.items() for kind in kinds}
     counts = {name: sum(e.method == name for e in entries) for name in by_name}
-    assert counts[title(XL, 1500)] == 4 and counts[title(XL, 14_000)] == 3  # seeds
+    assert [counts[title(XL, 1500)], counts[title(XL, 14_000)], counts[parity.wide_title(XL)]] == [4, 3, 3]  # seeds
     for name, config in by_name.items():
         assert name.endswith(f": {config.train.steps} steps")
-    sizes = [count_parameters(config.with_options({"model.V": 26}).model) for config in by_name.values()]
-    xl = by_name[title(XL, 1500)].model
-    assert max(sizes) - min(sizes) == xl.L * (3 * xl.D + xl.F)  # LayerNorm and biases of the feed-forward blocks
+    wide = {name: by_name.pop(name) for name in map(parity.wide_title, parity.WIDE_KINDS)}
+    assert set(by_name) == {title(kind, steps) for steps, kinds in LENGTHS.items() for kind in kinds}
+    for group, xl in ((by_name, title(XL, 1500)), (wide, parity.wide_title(XL))):
+        sizes = [count_parameters(config.with_options({"model.V": 26}).model) for config in group.values()]
+        xl = group[xl].model
+        assert max(sizes) - min(sizes) == xl.L * (3 * xl.D + xl.F)  # LayerNorm and biases of the feed-forward blocks
+    for kind in parity.WIDE_KINDS:
+        narrow = by_name[title(kind, 3500)].model
+        own = dataclasses.replace(narrow, D=2 * narrow.D, N=2 * narrow.N, F=2 * narrow.F)
+        assert wide[parity.wide_title(kind)].model == own
     gains = {name: (by_name[title(name, 1500)].model.init_gain, by_name[title(name, 1500)].train.lr) for name in CAUSES}
     assert gains[RELEASE] == gains[ORIGINAL] == (1.0, gains[ATTENTION][1]) != gains[ATTENTION]
     assert by_name[title(ORIGINAL, 1500)].model.persistent_init == "original"
@@ -34,11 +40,13 @@ def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
 
 def test_it_ends_with_tables_and_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "LENGTHS", {4: CAUSES, 8: (NETWORKS, XL)})
+    monkeypatch.setattr(parity, "WIDE_STEPS", 4)
     files, pictures = whole_study("parity", toy_plan(tmp_path), tmp_path, monkeypatch)
     assert pictures == {"parity"}
     pairs = [(r["method"], r["reference"]) for r in read_csv(files["comparison.csv"])]
     expected = [(title(kind, 4), title(XL, 4)) for kind in CAUSES[:-1]]
-    assert pairs == [*expected, (title(NETWORKS, 8), title(XL, 8))]
+    wide = [(parity.wide_title(kind), parity.wide_title(XL)) for kind in parity.WIDE_KINDS[:-1]]
+    assert pairs == [*expected, (title(NETWORKS, 8), title(XL, 8)), *wide]
 
 
 def test_lines_go_over_steps_and_rows_over_causes():

@@ -31,25 +31,39 @@ LOWER = "head-networks, lower learning rate"
 CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, LOWER, XL)
 # Steps, up to those that are configured. The shortest training is also that of the causes.
 LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, LOWER, XL), 14_000: (ATTENTION, LOWER, XL)}
-LONG_SEEDS = 3  # of the longest training
+# With twice the width, as the preset `small`, and then four times the parameters; in the whole study only.
+WIDE_STEPS, WIDE_KINDS = 3500, (ATTENTION, LOWER, XL)
+FEW_SEEDS = 3  # of the longest training, and of wide models
 
 
 def entries(plan: Plan) -> list[Entry]:
     """Whole models of every kind, each length with a schedule of its own."""
-    configs = runs(plan.config)
+    configs = by_kind(plan.config)
+    made = []
+    for steps, kinds in lengths(plan.config.train.steps).items():
+        seeds = plan.seeds if steps < max(LENGTHS) else min(plan.seeds, FEW_SEEDS)
+        for kind in kinds:
+            config = with_steps(configs[kind], steps)
+            made += [plan.entry(title(kind, steps), c, "baseline") for c in plan.configs(config)[:seeds]]
+    if plan.config.train.steps >= max(LENGTHS):
+        model = plan.config.model
+        configs = by_kind(plan.config.with_options({"model.D": 2 * model.D, "model.N": 2 * model.N}))
+        for kind in WIDE_KINDS:
+            config = with_steps(configs[kind], WIDE_STEPS)
+            made += [plan.entry(wide_title(kind), c, "baseline") for c in plan.configs(config)[:FEW_SEEDS]]
+    return made
+
+
+def by_kind(config: RunConfig) -> dict[str, RunConfig]:
+    """Return a run of everything that is compared, by name."""
+    configs = runs(config)
     own = configs[ATTENTION]
     release = {"init_gain": 1.0}
     changes = {RELEASE: release, ORIGINAL: release | {"persistent_init": "original"}, BIASED: {"bias": "layers"}}
     for name, change in changes.items():
         configs[name] = dataclasses.replace(own, model=dataclasses.replace(own.model, **change))
     configs[LOWER] = with_settings(configs[NETWORKS], **SETTINGS[XL])
-    made = []
-    for steps, kinds in lengths(plan.config.train.steps).items():
-        seeds = plan.seeds if steps < max(LENGTHS) else min(plan.seeds, LONG_SEEDS)
-        for kind in kinds:
-            config = with_steps(configs[kind], steps)
-            made += [plan.entry(title(kind, steps), c, "baseline") for c in plan.configs(config)[:seeds]]
-    return made
+    return configs
 
 
 def lengths(most: int) -> dict[int, tuple[str, ...]]:
@@ -70,14 +84,18 @@ def title(kind: str, steps: int) -> str:
     return f"{kind}: {steps} steps"
 
 
+def wide_title(kind: str) -> str:
+    """Return the name of a kind with twice the width in the tables."""
+    return title(f"{kind}, twice as wide", WIDE_STEPS)
+
+
 def tables(done: Finished) -> dict[str, list[Record]]:
-    """Compare the kinds with Transformer-XL at each length."""
-    rows = done.tables["results"]
-    found = []
-    for steps, kinds in lengths(max(entry.cell.config.train.steps for entry in done.entries)).items():
-        titles = [title(kind, steps) for kind in kinds]
-        found += compare([r for r in rows if r["method"] in titles], title(XL, steps))
-    return {"comparison": found}
+    """Compare the kinds with Transformer-XL at each length and width."""
+    groups: dict[str, list[Record]] = {}  # by what follows the kind in the names
+    for row in done.tables["results"]:
+        kind = max((kind for kind in CAUSES if row["method"].startswith(kind)), key=len)
+        groups.setdefault(row["method"].removeprefix(kind), []).append(row)
+    return {"comparison": [r for end, rows in groups.items() for r in compare(rows, XL + end)]}
 
 
 @matplotlib.style.context(STYLE)
