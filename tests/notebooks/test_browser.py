@@ -43,8 +43,8 @@ FLAGS += ["disable-component-update", "disable-sync", "window-size=1400,1000"]
 FLAGS += ["no-sandbox"]  # needed as root, in a container
 
 
-def wait_for(condition, seconds, what):
-    """The first true value of `condition`, asked again and again for so long."""
+def wait_for(condition, what, seconds=120):
+    """The first true value of `condition`, asked again and again for so long, which is long on an idle machine."""
     end = time.monotonic() + seconds
     while True:
         with suppress(WebDriverException, OSError):
@@ -82,7 +82,7 @@ def server(directory):
         try:
             address = f"http://127.0.0.1:{port}"
             api = f"{address}/api?token={token}"
-            wait_for(lambda: urllib.request.urlopen(api, timeout=5).status == 200, 60, "the server")
+            wait_for(lambda: urllib.request.urlopen(api, timeout=5).status == 200, "the server")
             yield f"{address}/lab/tree/{{name}}.ipynb?token={token}&reset"
         finally:
             process.terminate()
@@ -93,7 +93,7 @@ class Page:
     def __init__(self, driver, address, name):
         self.driver = driver
         driver.get(address.format(name=name))
-        wait_for(lambda: len(self.prompts()) > 5, 90, f"the cells of {name}")
+        wait_for(lambda: len(self.prompts()) > 5, f"the cells of {name}")
 
     def find(self, css):
         return self.driver.find_elements(By.CSS_SELECTOR, f".jp-NotebookPanel {css}")
@@ -118,18 +118,18 @@ class Page:
         for entry in entries:
             text = f"[contains(@class, 'lm-Menu') and starts-with(normalize-space(text()), '{entry}')]"
             path = (By.XPATH, f"//li[contains(@class, 'lm-Menu')][.//div{text}]")
-            wait_for(lambda path=path: self.driver.find_elements(*path), 20, f"the menu entry {entry}")[-1].click()
+            wait_for(lambda path=path: self.driver.find_elements(*path), f"the menu entry {entry}")[-1].click()
 
     def run_all(self):
         """Clear all outputs and run all cells. Raises AssertionError if one fails."""
         # The kernel may still be starting, and the page shows the committed outputs.
-        wait_for(lambda: self.find(".jp-Notebook-ExecutionIndicator[data-status='idle']"), 60, "the kernel")
+        wait_for(lambda: self.find(".jp-Notebook-ExecutionIndicator[data-status='idle']"), "the kernel")
         self.menu("Edit", "Clear Outputs of All Cells")
         self.menu("Run", "Run All Cells")
-        wait_for(lambda: "[*]:" in self.prompts(), 30, "the first cell to run")
+        wait_for(lambda: "[*]:" in self.prompts(), "the first cell to run")
         while left := self.not_run():
             # A slow machine needs longer for all of them; one cell has the time that it has without a browser.
-            wait_for(lambda left=left: self.errors() or self.not_run() < left, SECONDS, f"the first of {left} cells")
+            wait_for(lambda left=left: self.errors() or self.not_run() < left, f"the first of {left} cells", SECONDS)
             assert not self.errors(), self.errors()[0]
 
     def not_run(self):
@@ -153,7 +153,7 @@ class Page:
             ActionChains(self.driver).click(handle).send_keys(Keys.END).perform()
             return handle.get_attribute("aria-valuenow") != before
 
-        wait_for(moved, 30, "the slider to move")
+        wait_for(moved, "the slider to move")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def lab(tmp_path_factory, driver):
 @pytest.mark.parametrize("name", ["00_tour", "04_hard_concrete_gate"])
 def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
     page = lab(name)
-    folded = wait_for(lambda: page.find("details")[2:] and page.find("details"), 30, "three folded answers")
+    folded = wait_for(lambda: page.find("details")[2:] and page.find("details"), "three folded answers")
     assert not any(answer.get_attribute("open") for answer in folded)
     before = page.pictures()
     page.run_all()
@@ -187,7 +187,7 @@ def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
         found = page.pictures()
         return found if len(found) >= len(before) and (0, 0) not in map(tuple, found) else None
 
-    after = wait_for(all_pictures, 30, f"{len(before)} pictures")
+    after = wait_for(all_pictures, f"{len(before)} pictures")
     assert all(width > 100 and height > 50 for width, height in after)
     widget = page.find(".jp-OutputArea-output .widget-interact")[0]
 
@@ -195,14 +195,14 @@ def test_a_reader_runs_it_and_moves_the_sliders(lab, name):
         texts = [text.text for text in widget.find_elements(By.CSS_SELECTOR, ".jp-RenderedText")]
         return widget.find_element(By.CSS_SELECTOR, "img").get_attribute("src"), *texts
 
-    before = wait_for(shown, 30, "the picture below the sliders")
+    before = wait_for(shown, "the picture below the sliders")
     page.move_slider(widget)
 
     def followed():  # a text beside the picture as well, where there is one
         now = shown()
         return len(now) == len(before) and all(a != b for a, b in zip(now, before, strict=True))
 
-    wait_for(followed, 30, "all to follow the slider")
+    wait_for(followed, "all to follow the slider")
 
 
 def pictures_of(sliders):
