@@ -11,7 +11,8 @@ from command import MODEL, contents, refused, start, succeed, wait_until, write_
 from toy import STEPS, toy_plan, without_seconds
 
 from tinyprune.errors import UsageError, install_command
-from tinyprune.experiments import STUDIES
+from tinyprune.experiments import STUDIES, running
+from tinyprune.experiments.cells import Outcome, read_text
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.running import make_plan
 from tinyprune.experiments.studies import get_study
@@ -50,6 +51,18 @@ def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
     assert quick.config.train.steps == 200 < full.config.train.steps
     with pytest.raises(UsageError, match="shares must be numbers from 0 to 1"):
         make_plan("tradeoff", shares=())
+
+
+def test_kernels_are_compiled_by_one_short_training_of_each_kind_of_model(monkeypatch):
+    trained = []
+    monkeypatch.setattr(running, "compute", lambda cell, checkpoint=None: trained.append(cell) or Outcome({}))
+    plan = make_plan("parity")
+    running.compile_kernels("parity", get_study("parity").entries(plan))
+    softmax, relu, networks = (("all-attention", persistent) for persistent in ("softmax", "relu2", "stream"))
+    kinds = [(c.config.model.kind, c.config.model.persistent) for c in trained if c.method == "gates"]
+    assert sorted(kinds) == sorted([softmax, softmax, relu, networks, ("transformer-xl", "softmax")])  # two have biases
+    assert {c.config.train.steps for c in trained} == {1}
+    assert all(len(read_text(c.config.data, c.digest).valid) < 10_000 for c in trained)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.bench.machine import describe_machine, processors
-from tinyprune.config import load_preset
+from tinyprune.config import DataConfig, load_preset
 from tinyprune.errors import Interrupted, UsageError
 from tinyprune.experiments.cells import compute, read_text
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
@@ -99,10 +99,13 @@ def run_study(
 
 def compile_kernels(what: str, entries: Sequence[Entry]) -> None:
     """Train a model of each kind for one step, so that the kernels of its training are compiled, and say so."""
-    small = {f"{stage}.{k}": 1 for stage in ("train", "gate_train", "finetune") for k in ("steps", "B")}
+    small: dict[str, Any] = {f"{stage}.{k}": 1 for stage in ("train", "gate_train", "finetune") for k in ("steps", "B")}
+    text = DataConfig(valid_fraction=0.01, test_fraction=0.01)  # of a long text the evaluations would take minutes
     with announced(get_backend(entries[0].cell.backend), f"experiment {what}"):
-        for kind in {entry.cell.config.model.kind: entry.cell for entry in entries}.values():
-            cell = dataclasses.replace(kind, config=kind.config.with_options(small), method="gates", heads=1)
+        cells = [entry.cell for entry in entries]
+        for kind in {(c.config.model.kind, c.config.model.persistent, c.config.model.bias): c for c in cells}.values():
+            config = dataclasses.replace(kind.config.with_options(small), data=text)
+            cell = dataclasses.replace(kind, config=config, digest=None, method="gates", heads=1)
             compute(cell, compute(cell.baseline).checkpoint)
 
 
