@@ -14,7 +14,8 @@ from tinyprune.model.counting import count_parameters
 
 def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
     plan = toy_plan(tmp_path, seeds=4)
-    entries = parity.entries(dataclasses.replace(plan, config=parity.with_steps(plan.config, 14_000)))
+    config = plan.config.with_options({"train.steps": 14_000, "train.lr_min": 1e-4})
+    entries = parity.entries(dataclasses.replace(plan, config=config))
     by_name = {e.method: e.cell.config for e in entries}
     counts = {name: sum(e.method == name for e in entries) for name in by_name}
     assert [counts[title(XL, 1500)], counts[title(XL, 14_000)], counts[parity.wide_title(XL)]] == [4, 3, 3]  # seeds
@@ -27,9 +28,11 @@ def test_every_kind_has_as_many_parameters_and_steps(tmp_path):
         xl = group[xl].model
         assert max(sizes) - min(sizes) == xl.L * (3 * xl.D + xl.F)  # LayerNorm and biases of the feed-forward blocks
     for kind in parity.WIDE_KINDS:
-        narrow = by_name[title(kind, 3500)].model
-        own = dataclasses.replace(narrow, D=2 * narrow.D, N=2 * narrow.N, F=2 * narrow.F)
-        assert wide[parity.wide_title(kind)].model == own
+        own, narrow = wide[parity.wide_title(kind)], by_name[title(kind, 3500)]
+        twice = {name: 2 * getattr(narrow.model, name) for name in ("D", "N", "F")}
+        half = {name: getattr(narrow.train, name) / 2 for name in ("lr", "lr_min")}
+        assert own.model == dataclasses.replace(narrow.model, **twice)
+        assert own.train == dataclasses.replace(narrow.train, **half)
     gains = {name: (by_name[title(name, 1500)].model.init_gain, by_name[title(name, 1500)].train.lr) for name in CAUSES}
     assert gains[RELEASE] == gains[ORIGINAL] == (1.0, gains[ATTENTION][1]) != gains[ATTENTION]
     assert by_name[title(ORIGINAL, 1500)].model.persistent_init == "original"

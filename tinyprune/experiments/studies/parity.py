@@ -31,7 +31,8 @@ LOWER = "head-networks, lower learning rate"
 CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, LOWER, XL)
 # Steps, up to those that are configured. The shortest training is also that of the causes.
 LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, LOWER, XL), 14_000: (ATTENTION, LOWER, XL)}
-# With twice the width, as the preset `small`, and then four times the parameters; in the whole study only.
+# With twice the width, as the preset `small`, four times the parameters, and half the learning rate; in the whole study
+# only.
 WIDE_STEPS, WIDE_KINDS = 3500, (ATTENTION, LOWER, XL)
 FEW_SEEDS = 3  # of the longest training, and of wide models
 
@@ -49,7 +50,9 @@ def entries(plan: Plan) -> list[Entry]:
         model = plan.config.model
         configs = by_kind(plan.config.with_options({"model.D": 2 * model.D, "model.N": 2 * model.N}))
         for kind in WIDE_KINDS:
-            config = with_steps(configs[kind], WIDE_STEPS)
+            train = configs[kind].train
+            train = dataclasses.replace(train, steps=WIDE_STEPS, lr=train.lr / 2, lr_min=train.lr_min / 2)
+            config = dataclasses.replace(configs[kind], train=train)
             made += [plan.entry(wide_title(kind), c, "baseline") for c in plan.configs(config)[:FEW_SEEDS]]
     return made
 
