@@ -31,7 +31,7 @@ LOWER = "head-networks, lower learning rate"
 CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, LOWER, XL)
 # Steps, up to those that are configured. The shortest training is also that of the causes.
 LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, LOWER, XL), 14_000: (ATTENTION, LOWER, XL)}
-# With twice the width, as the preset `small`, and half the learning rate, which the validation split prefers for the last
+# With twice the width, as the preset `small`, and half the learning rate, as the validation split prefers for the last
 # two. They have four times the parameters, so only the whole study has them.
 WIDE_STEPS, WIDE_KINDS = 3500, (ATTENTION, LOWER, XL)
 FEW_SEEDS = 3  # of the longest training, and of wide models
