@@ -25,6 +25,15 @@ def nothing_waits():
     later.finish()
 
 
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch):
+    """Sums are split already where the simulator gets through them soon."""
+    monkeypatch.setattr(products, "SHORTEST", 32)
+    products.plan.cache_clear()
+    yield
+    products.plan.cache_clear()
+
+
 @pytest.fixture
 def launches(monkeypatch):
     """Names and numbers of pieces of the launches for several pieces of work."""
@@ -44,7 +53,7 @@ def test_all_are_done_when_one_is_read(place, launches):
     shapes = [(sums.RUN + 1, 35), (0, 3), (3, 1), (3, 0), (sums.RUN**2 + 1, 1)]
     matrices = normal(*shapes)
     added = [sum_later(to_device(x)) for x in matrices]
-    pairs = [normal((5, 3, 9), (5, 3, 70)), normal((520, 4), (520, 66)), normal((2, 0), (2, 3))]
+    pairs = [normal((5, 3, 9), (5, 3, 70)), normal((70, 4), (70, 66)), normal((2, 0), (2, 3))]
     multiplied = [weight_gradient(*map(to_device, pair)) for pair in pairs]
     assert not launches
     for got, x in zip(added, matrices, strict=True):
@@ -61,7 +70,7 @@ def test_all_are_done_when_one_is_read(place, launches):
 
 
 def test_bits_are_those_of_a_product_at_once(place):
-    x, dout = map(to_device, normal((530, 4), (530, 5)))
+    x, dout = map(to_device, normal((70, 4), (70, 5)))
     assert np.array_equal(to_host(weight_gradient(x, dout)), to_host(matmul(x, dout, transpose_a=True)))
 
 
@@ -108,7 +117,7 @@ def test_little_memory_is_kept(place, launches, monkeypatch):
 
 def test_a_failure_loses_nothing(place):
     """The GPU has no room for slots, or refuses a launch."""
-    x, dout = normal((600, 3), (600, 2))
+    x, dout = normal((70, 3), (70, 2))
     for where, error in ((f"{later.__name__}.empty", MemoryError), (f"{later.__name__}.launch_all", RuntimeError)):
         total, product = sum_later(to_device(x)), weight_gradient(to_device(x), to_device(dout))
         for _ in range(2):
@@ -132,7 +141,7 @@ def test_what_is_about_to_change_is_read_before(place):
 @pytest.mark.parametrize("T", [9, 12])
 def test_linear_maps_share_a_launch(place, launches, T):
     """Biases or none, rows in groups, parts of a sum that cannot wait; and so few rows that they do not share."""
-    n, W, V, bias = normal((2, 12, 520), (520, 66), (520, 5), (5,))
+    n, W, V, bias = normal((2, 12, 70), (70, 66), (70, 5), (5,))
     given = to_device(n)
     maps = [(given[:, 12 - T :], to_device(W), None), (given, to_device(V), to_device(bias))]
     wide = n.astype(float)
