@@ -381,8 +381,8 @@ def wrong_gradients(case: Case, dtype) -> list[tuple]:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.uint64])
 @pytest.mark.parametrize("backend", ["numba", "cuda"])
 def test_ids_of_any_integer_type_that_may_be_filled_anew(backend, dtype):
-    own, rng, ids = get_backend(backend), np.random.default_rng(2), np.arange(40) ** 2 % 11
-    E, logits, dout = (own.to_device(rng.standard_normal(shape, np.float32)) for shape in ((11, 5), (40, 11), (40, 5)))
+    own, rng, ids = get_backend(backend), np.random.default_rng(2), np.arange(12) ** 2 % 11
+    E, logits, dout = (own.to_device(rng.standard_normal(shape, np.float32)) for shape in ((11, 5), (12, 11), (12, 5)))
     strided = np.repeat(ids, 2).astype(dtype)[::2]
     found = [own.embedding_forward(x, E, dropout=0.2, rng=np.random.default_rng(3)) for x in (strided, ids)]
     losses = [own.cross_entropy_forward(logits, x)[0] for x in (strided, ids)]
