@@ -781,7 +781,7 @@ for row in read_csv(results("parity-pydoc", "comparison.csv").read_text()):
     kind, _, steps = row["method"].rpartition(": ")
     if steps == "1500 steps" and "gain" not in kind:
         print(
-            f"{kind:30} {row['difference']:+.3f} ± {row['spread']:.3f} bits more than Transformer-XL"
+            f"{kind:34} {row['difference']:+.3f} ± {row['spread']:.3f} bits more than Transformer-XL"
         )
 
 # %% [markdown]
@@ -789,8 +789,9 @@ for row in read_csv(results("parity-pydoc", "comparison.csv").read_text()):
 # Leaving the softmax for a squared ReLU closes about two thirds of the distance. This is a rough share, since that kind
 # also reads with another query, divided by its rms. (Each kind has the best of its own 15 trials.) Most of the rest comes
 # with the network: its width, its biases, a LayerNorm of its own, or the wider view of what it reads; the study does not
-# separate these. On a second and longer text heads with networks are level with a Transformer-XL as well, but only with half of
-# this learning rate; with the same one they are 0.04 bits behind ([`parity-stdlib`](../data/results/parity-stdlib/README.md)).
+# separate these. With half the learning rate heads with networks have the settings of the Transformer-XL, and are level
+# with it, too. On a second and longer text they are level with these settings only, and 0.04 bits behind with the higher
+# rate ([`parity-stdlib`](../data/results/parity-stdlib/README.md)).
 #
 # The model that the other chapters train has head networks with N = 32 units each. Together they are a feed-forward
 # block of F = 8 · 32 = 256 (again half of the usual 4 D). One head owns as much as one of section 6, plus 32 biases: it
