@@ -31,9 +31,9 @@ LOWER = "head-networks, lower learning rate"
 CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, LOWER, XL)
 # Steps, up to those that are configured. The shortest training is also that of the causes.
 LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, LOWER, XL), 14_000: (ATTENTION, LOWER, XL)}
-# With twice the width, as the preset `small`, and a learning rate so many times smaller, 1e-3, which the validation
-# split prefers. They have four times the parameters, so only the whole study has them.
-WIDE_STEPS, WIDE_KINDS = 3500, {ATTENTION: 4, LOWER: 2, XL: 2}
+# With twice the width and the learning rate of the preset `small`, to which the validation split prefers no higher one.
+# They have four times the parameters, so only the whole study has them.
+WIDE_STEPS, WIDE_RATE, WIDE_KINDS = 3500, 1e-3, (ATTENTION, LOWER, XL)
 FEW_SEEDS = 3  # of the longest training, and of wide models
 
 
@@ -49,10 +49,9 @@ def entries(plan: Plan) -> list[Entry]:
     if plan.config.train.steps >= max(LENGTHS):
         model = plan.config.model
         configs = by_kind(plan.config.with_options({"model.D": 2 * model.D, "model.N": 2 * model.N}))
-        for kind, lower in WIDE_KINDS.items():
-            train = configs[kind].train
-            changes = {"train.steps": WIDE_STEPS, "train.lr": train.lr / lower, "train.lr_min": train.lr_min / lower}
-            config = configs[kind].with_options(changes)
+        for kind in WIDE_KINDS:
+            own = with_steps(configs[kind], WIDE_STEPS)
+            config = with_settings(own, WIDE_RATE, own.model.init_gain, own.train.weight_decay)
             made += [plan.entry(wide_title(kind), c, "baseline") for c in plan.configs(config)[:FEW_SEEDS]]
     return made
 
