@@ -400,12 +400,12 @@ for ax, (key, label) in zip(axes, columns.items()):
 plt.show()
 
 # %% [markdown]
-# Read this with some suspicion, as this project always does. The pruned model is smaller and faster than the baseline.
-# But although it was trained for longer, it is a little worse; and it is clearly worse than the model that kept all heads
-# and was trained as long (below the table stands by how much). That is the price of the removed heads.
-# [Chapter 08](08_fine_tuning_and_trade_off.ipynb) asks two more questions. Is a model that was small from the start as good?
-# (On this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (On a
-# model that still learns they are level or better after some healing; from a finished one they end behind the best of these.)
+# Read this with some suspicion, as this project always does. The pruned model is smaller and faster than the baseline. But
+# although it was trained for longer, it is a little worse; and it is clearly worse than the model that kept all heads and
+# was trained as long (the line below the table says by how much). That is the price of the removed heads. [Chapter
+# 08](08_fine_tuning_and_trade_off.ipynb) asks two more questions. Is a model that was small from the start as good? (On
+# this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (On a model that
+# still learns they are mostly level after some healing; from a finished one they end behind the best of these.)
 #
 # The pruned model continues the prompt of section 2 like this:
 
@@ -470,10 +470,10 @@ def close_heads(heads):
 sliders(close_heads, heads=(0, config.heads_total, 2))
 
 # %% [markdown]
-# The curve is flat on the right and steep on the left: the first heads to go are cheap, the last ones are
-# indispensable. Left of the flat part lies the number that training chose: the last few heads that it closed did help,
-# but by less than their price. Where few are open the curve is uneven, and more heads can do nothing, or even harm,
-# since nothing has been fine-tuned here.
+# The curve is flat on the right and steep on the left: the first heads to go are cheap, the last ones are indispensable.
+# Left of the flat part lies the number that training chose: the last few heads that it closed did help, but by less than
+# their price. Here and there the curve is uneven, and more heads can do nothing, or even harm, since nothing has been
+# fine-tuned here.
 #
 # ## 8 · The whole model in one cell
 #

@@ -12,9 +12,9 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tinyprune/tinyprune/blob/main/notebooks/01_backprop_by_hand.ipynb)
 # &nbsp; ← [00 the tour](00_tour.ipynb) · [all chapters](README.md) · [02 attention by hand](02_attention_by_hand.ipynb) →
 #
-# **After this chapter you can** derive the backward pass of a layer with pencil and paper, write it in NumPy, and show
-# that it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and
-# then train a small language model built from these alone.
+# **After this chapter you can** derive the backward pass of a layer with pencil and paper, write it in NumPy, and show that
+# it is right to fifteen digits. You will do it for three layers, *linear*, *LayerNorm* and *cross-entropy*, and then train
+# a small language model built from these and a table of embeddings.
 #
 # **You need** Python, NumPy's broadcasting, and the chain rule of school calculus. Unfamiliar words are in the
 # [glossary](README.md#glossary).
@@ -189,8 +189,8 @@ plt.show()
 #    $\partial\,\mathtt{std}/\partial x_d = (x_d-\mathtt{mean})/(D\cdot\mathtt{std}) = n_d/D$, and it enters every $n_{d'}$
 #    with the factor $-n_{d'}/\mathtt{std}$.
 #
-# (In path 3 the mean inside the square changes, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$, so this
-# path adds nothing.) Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
+# (In path 3 the mean inside the square changes, too. That contributes $\sum_{d'}(x_{d'}-\mathtt{mean}) = 0$ and can be left
+# out.) Add the three, each multiplied by the $\mathtt{dn}_{d'}$ that it reaches:
 #
 # $$ \mathtt{dx}_d = \frac{1}{\mathtt{std}}\Big(\;
 # \underbrace{\mathtt{dn}_d}_{\text{straight}} \;-\;
@@ -398,7 +398,7 @@ else:
 # %% [markdown]
 # ## 6 · All of it together, on real text
 #
-# Three operations are enough for a language model. It reads the last $C=8$ characters, each as an embedding of $E$
+# These three and a table are enough for a language model. It reads the last $C=8$ characters, each as an embedding of $E$
 # numbers, concatenated, and predicts the next:
 #
 #     ids (B, C) → embedding (B, C·E) → linear (B, D) → LayerNorm (B, D) → linear (B, V) → cross-entropy

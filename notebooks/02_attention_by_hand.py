@@ -345,12 +345,12 @@ for bug, (right, wrong) in bugs.items():
     assert passed == [True, False]
 
 # %% [markdown]
-# None. A query that sees a single key gives it the weight 1 *whatever the score*. The true `dq` and `dk` are zero, and
-# a backward pass that multiplies `ds` = 0 by something wrong returns the right result. That hides four of the five; the
-# fifth is a transpose, which makes no difference to a 1 × 1 matrix. At T = 3 all are found. The list teaches a second
-# rule: with T = S a matrix that was not transposed still has the right *shape*. Choose all sizes different, as in
-# section 2, and NumPy itself rejects it. (In [chapter 03](03_all_attention.ipynb) more keys join the softmax; then T =
-# 1 is no longer blind.)
+# None. A query that sees a single key gives it the weight 1 *whatever the score*. The true `dq` and `dk` are zero, and a
+# backward pass that multiplies `ds` = 0 by something wrong returns the right result. That hides three of the five. The
+# other two, a sum over the wrong axis and a missing transpose, make no difference to a 1 × 1 matrix. At T = 3 all are
+# found. The list teaches a second rule: with T = S a matrix that was not transposed still has the right *shape*. Choose all
+# sizes different, as in section 2, and NumPy itself rejects it. (In [chapter 03](03_all_attention.ipynb) more keys join the
+# softmax; then T = 1 is no longer blind.)
 #
 # **A gradient that is exactly zero.** The model's keys have no bias. Why? Say $k_j = n_j W_k + b_k$, with $n_j$ for the
 # input of the key. Then every score of row $i$ gets the same $q_i\cdot b_k/\sqrt{\mathtt{Dh}}$, and, by the invariance

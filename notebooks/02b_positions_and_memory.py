@@ -597,11 +597,11 @@ axes[0].set_ylabel("query")
 plt.show()
 
 # %% [markdown]
-# Here are the same three heads, with two queries each, on the text itself. The query is the framed character at the
-# end; an earlier character is darker the more weight it gets, compared with the largest weight of its row. (↵ is the
-# end of a line.) The heads are named after their *averages*, so each row says what its own query does: the share of its
-# weight on the character before, the share on blanks, the mean distance. At the first query the three heads come
-# closest to what their names say; at the second the first head does so least, among frequent characters. **Before you
+# Here are the same three heads, with two queries each, on the text itself. The query is the framed character at the end; an
+# earlier character is darker the more weight it gets, compared with the largest weight of its row. (↵ is the end of a
+# line.) The heads are named after their *averages*, so each row says what its own query does: the share of its weight on
+# the character before, the share on blanks, the mean distance. The first query is the one where the three heads come
+# closest to what their names say, the second, of a frequent character, one where the first head does not. **Before you
 # look:** in layer 0 a query is computed from its character alone. What can decide there whether a head looks back by one?
 
 # %% jupyter={"source_hidden": true}

@@ -560,9 +560,9 @@ plt.show()
 # should, one that is mostly open (right) faster. This is the effect of the temperature, and it vanishes with `beta`.
 # For the cubic the crosses are far above both lines: this is the effect of the trapezoid rule, which stays.
 #
-# How curved is the loss of a real model as a function of one gate? [Chapter 05](05_l0_and_the_difference.ipynb) plots
-# it: for most heads it is close to a parabola, and for a parabola the trapezoid rule is exact. That is why
-# straight-through works in practice. It does not prove that it must.
+# How curved is the loss of a real model as a function of one gate? [Chapter 05](05_l0_and_the_difference.ipynb) plots it
+# for three heads, and checks for all of them that the trapezoid rule, which is exact for a parabola, comes close. That is
+# why straight-through works in practice. It does not prove that it must.
 #
 # ## 7 · Temperature: rare and large, or frequent and small
 #

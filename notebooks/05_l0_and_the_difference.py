@@ -84,9 +84,9 @@ PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 you_are_here("gate", "gates")
 
 # %% [markdown]
-# [Chapter 04](04_hard_concrete_gate.ipynb) gave each head a switch. What pushes it shut, and how does it know what its
-# head is worth? In a trained model the loss's slope at an open gate says almost nothing about that, and this chapter
-# finds out what does.
+# [Chapter 04](04_hard_concrete_gate.ipynb) gave each head a switch. What pushes it shut, and how does it know what its head
+# is worth? In a trained model the loss's slope at an open gate says little about that, and this chapter finds out what says
+# more.
 #
 # ## 1 · What closes a gate: L0
 #
@@ -633,7 +633,7 @@ assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 # **`task`** is the paper's: `cross-entropy + lam · L0`. The difference appears only in the gradient, weighted by the
 # loss's gradient.
 #
-# **`layerwise`** takes the sentence of section 3 literally. Each block compares its output with gated heads with its
+# **`layerwise`** takes the sentence of section 3 literally. For each block the output with gated heads is compared with the
 # output with all heads, on the same input. The layer's gates also minimise the relative squared error of this block. For
 # the attention block it is
 #
@@ -910,8 +910,8 @@ assert first_layer["layer-wise"] < first_layer["task"]
 #   `lam` is a price in nats per token, and near the price the initial value decides which force wins.
 # - A gate's gradient is exactly the difference that its head makes in each block's output, weighted by the loss's
 #   gradient and summed over both blocks.
-# - That slope is nearly 0 at the open gates of a trained model, whatever a head is worth. Noise that shuts heads shows the
-#   worth; a comparison of layer outputs does not.
+# - That slope is small at the open gates of a trained model, and a poor guide to what a head is worth. Noise that shuts
+#   heads shows the worth; a comparison of layer outputs does not.
 #
 # ## Now you
 #

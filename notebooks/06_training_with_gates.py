@@ -727,8 +727,8 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# All three end with 16 heads, each at the price that this takes (the left picture ends before `settle` has moved the last
-# few). Here are the paths of all 32 gates of seed 0:
+# All three end with 16 heads; the pressure that this takes differs from run to run (the left picture ends before `settle`
+# has moved the last few). Here are the paths of all 32 gates of seed 0:
 
 # %%
 model, metrics, _ = held[0]
@@ -869,11 +869,11 @@ mean, spread = seed_by_seed()
 assert mean < -2.484 * spread  # see the text below
 
 # %% [markdown]
-# **With a controller that holds the number of heads, no stabiliser helps, not even all three together.** (Without a controller
-# one of them does: section 8.) Of eight differences two exceed their spread, as many as by chance alone, and both speak
-# *against* a stabiliser: at 16 heads the
-# models without the initialisation and without output scaling end slightly better. Right after the gate stage the model
-# without all three is clearly better, by more than 2.5 spreads; fine-tuning makes this go away. But three seeds cannot
+# **With a controller that holds the number of heads, no stabiliser helps, not even all three together.** (Without a
+# controller one of them does: section 8.) Of eight differences two exceed their spread, as many as by chance alone, and
+# both speak *against* a stabiliser: at 16 heads the models without the initialisation and without output scaling end
+# slightly better. Right after the gate stage the model with 16 heads and without all three is clearly better, by more than
+# 2.5 spreads (at 10 heads the difference is within its spread); fine-tuning makes this go away. But three seeds cannot
 # exclude a gain or a loss of the size in the table's last column, up to 0.07 bits at 16 heads and 0.09 at 10. Here are
 # possible reasons, and the limits of this result:
 #
@@ -886,10 +886,10 @@ assert mean < -2.484 * spread  # see the text below
 #
 # ## 8 · With a fixed lam, at equal numbers of heads
 #
-# The paper has no controller. With a *fixed* `lam` the starting value and the warm-up also change how many heads stay
-# (section 5), so two variants cannot be compared at the same `lam`. But they can at the same number of heads: sweep `lam`,
-# and draw bits against heads, a curve for each variant. A second study does that, and stays close to the paper in two more
-# ways: gates learn ten times as fast as the weights, and their stage is as long as the training before it
+# The paper has no controller. With a *fixed* `lam` the stabilisers also change how many heads stay (section 5), so two
+# variants cannot be compared at the same `lam`. But they can at the same number of heads: sweep `lam`, and draw bits
+# against heads, a curve for each variant. A second study does that, and stays close to the paper in two more ways: gates
+# learn ten times as fast as the weights, and their stage is as long as the training before it
 # ([`data/results/stabilisers-pydoc`](../data/results/stabilisers-pydoc/README.md), five seeds).
 #
 # **Before you look:** gates that start at `log_alpha` 0 close more heads. Will the model be worse than one that lost as
@@ -915,10 +915,11 @@ for r in curves:
         assert (r["difference"] > 2 * r["difference_spread"]) == start  # see the text below
 
 # %% [markdown]
-# Here the initialisation matters: without it every seed needs more bits at every `lam` that can be compared, by two spreads
-# or more, and at the largest `lam` all runs collapse. Perhaps because a hard gate at 0 leaves its head out in half of the
-# draws from the first step on, so the trained model is damaged before anything is known of its heads; at 2 it does so in
-# twelve of a hundred. Warm-up and output scaling change *how many* heads stay, and nothing at equal numbers.
+# Here the initialisation matters: at every `lam` that can be compared all seeds need more bits without it, and the mean
+# difference is two spreads or more; at the largest `lam` all runs collapse. Perhaps because a hard gate at 0 leaves its
+# head out in half of the draws from the first step on, so the trained model is damaged before anything is known of its
+# heads; at 2 it does so in twelve of a hundred. Warm-up and output scaling change *how many* heads stay, and nothing at
+# equal numbers.
 #
 # Why did it not matter in section 7? Its gates move 0.3 a step, and have left their start behind after ten steps. A claim
 # about a stabiliser is a claim about the rest of the recipe, too.
@@ -930,8 +931,7 @@ for r in curves:
 # - Weights and gates are trained together; each `log_alpha` feels the task and the price, and a head stays if its worth
 #   exceeds the price at its `log_alpha` (from 2: half to two thirds of `lam`, chapter 05, section 2).
 # - The paper's stabilisers start from the trained model (`log_alpha` = 2), keep a block's output right on average ($c=H/n$,
-#   without a gradient), and let the price rise slowly. With a fixed `lam` the start and the warm-up also change how many
-#   heads stay.
+#   without a gradient), and let the price rise slowly. With a fixed `lam` they also change how many heads stay.
 # - A controller holds a chosen number of heads. With it, and after fine-tuning, the stabilisers made no difference beyond
 #   the spread of three seeds. With a fixed `lam` and slow gates the initialisation did, at equal numbers of heads.
 #

@@ -475,7 +475,7 @@ folded("The other six, in code", "\n\n\n".join(sources), "python")
 
 # %% [markdown]
 # How good is that estimate? [Chapter 05](05_l0_and_the_difference.ipynb), section 4, has measured it: in a trained model
-# the mean slope at $g_h=1$ is nearly zero for every head, important or not, and says little about the cost of removing it.
+# the mean slope at $g_h=1$ is small, on average a quarter of the cost of removing the head, and a poor guide to it.
 # Michel's absolute value of each example measures something else, namely how strongly the examples disagree. The criterion
 # works all the same, as the study will show, but not because of Taylor's formula.
 #
@@ -922,8 +922,9 @@ show(plot_kept([r for r in rows if r["method"] not in same]), 70)
 # %% [markdown]
 # Gates protect the first layer, like leave-one-out, since a missing head costs most there *at once*: all later layers read
 # what it adds. But the cost of a head at once is not its cost after 1,000 steps of fine-tuning. Least squares asks what the
-# *other* heads can make up for, and keeps fewest heads in the first layer and most in the last. Magnitude, without
-# looking at any text, goes too far in that direction: it keeps no head in the first layer, whose matrices are the smallest.
+# *other* heads can make up for, and keeps fewest heads in the first layer and most in the last. Magnitude, without looking
+# at any text, goes too far in that direction: from 22 heads down it keeps none in the first layer, whose matrices are the
+# smallest.
 #
 # ### Your run beside it
 #
@@ -972,10 +973,9 @@ agreement = rank_correlation(
 print(f"rank correlation of the two orders, random left out: {agreement:+.2f}")
 
 # %% [markdown]
-# That the best criteria beat random heads at half of the heads holds in both; much of the rest does not, not even which
-# criteria these are. A quick run with one seed can
-# put magnitude near the top, where the study has it at the bottom, and a paper based on that run would have been wrong.
-# This is the best argument for seeds and spreads that we can offer.
+# In both, the best criteria beat random heads with half of the heads. But which criteria are best differs, and so does much
+# of the order. A quick run with one seed can put magnitude near the top, where the study has it at the bottom, and a paper
+# based on that run would have been wrong. This is the best argument for seeds and spreads that we can offer.
 #
 # ### When do gates win?
 #
@@ -1006,8 +1006,8 @@ assert not any(won[stage, h, k] for stage, h, k in won if h == 0)
 assert sum(lost[30, h, k] for h in (50, 200, 1000) for k in (16, 10, 3)) >= 5
 
 # %% [markdown]
-# A field is blue where gates win, against whichever of the four criteria is best *there* (so the criteria have four
-# attempts), and its number is in hundredths of a bit.
+# Each field compares gates with the criterion that is best in that field, which favours the criteria. Blue: gates win. The
+# numbers are hundredths of a bit.
 #
 # - **Right after the gate stage gates are behind everywhere**, in 13 of 20 fields by more than the spread: the criteria's
 #   models have healed for as long as it took.
@@ -1045,20 +1045,21 @@ for name in ("least-squares-distilled", "michel", "leave-one-out", "random", "ma
         assert judged == (name in ("least-squares-distilled", "magnitude"))
 
 # %% [markdown]
-# There gates are within 0.005 bits of Michel's heads, and ahead of leave-one-out at both numbers and of random heads at 10, by
-# more than the spread. By the 95 % interval two methods are decided: magnitude is worse than gates, and least squares with
-# distillation is better, by 0.06 and 0.07 bits. That is far more than on the first text. A model that has not seen anything twice
-# still learns, and there gates do better. What holds on one text need not hold on another.
+# There gates are 0.005 bits behind Michel's heads at 16 (with all three seeds, by more than the spread) and level with them
+# at 10. They are ahead of leave-one-out at both numbers and of random heads at 10, by more than the spread. By the 95 %
+# interval two methods are decided: magnitude is worse than gates, and least squares with distillation is better, by 0.06
+# and 0.07 bits. That is far more than on the first text. A model that has not seen anything twice still learns, and there
+# gates do better. What holds on one text need not hold on another.
 #
 # ## 8 · Is a large model needed at all?
 #
-# The strongest competitor is none of the above. What if the small model had been small from the start? The ablation
-# study trained two such models for the same total number of steps, including those of the baseline: *small from
-# scratch* has 16 (or 10) heads from the start, spread over the layers, and never had any others; *gates from scratch*
-# has gates from the first step on. The other rows of the picture switch off the paper's three stabilisers of
-# [chapter 06](06_training_with_gates.ipynb), one at a time. In the row *the paper's 10 × for gates* the gates' learning
-# rate is 10 times that of the weights, as in the paper; the study's own is 300 times, since its gate stage has only 300
-# steps.
+# The strongest competitor is none of the above. What if the small model had been small from the start? The ablation study
+# trained two such models for the same total number of steps, including those of the baseline: *small from scratch* has 16
+# (or 10) heads from the start, spread over the layers, and never had any others; *gates from scratch* has gates from the
+# first step on. The other rows of the picture switch off the paper's three stabilisers of [chapter
+# 06](06_training_with_gates.ipynb), one at a time and all at once. In the row *the paper's 10 × for gates* the gates'
+# learning rate is 10 times that of the weights, as in the paper; the study's own is 300 times, since its gate stage has
+# only 300 steps.
 #
 # **Before you look:** a large model, pruned to 16 heads, or a model with 16 heads, both trained for 3,500 steps: which is
 # better?

@@ -139,8 +139,8 @@ assert found["mixed"] > 48
 
 # %% [markdown]
 # These small models have no induction heads, and none that rest on the first token or on the present one. Some heads read
-# the previous character, and all others mix: they attend to a dozen of the last 65 characters, partly by distance and
-# partly by content.
+# the previous character, and all others mix: they spread over many of the last 65 characters, partly by distance and partly
+# by content.
 #
 # ## 2 · Which of them were removed?
 #
@@ -345,7 +345,7 @@ compared(
 # %% [markdown]
 # | claim | what our studies found | when it holds |
 # | --- | --- | --- |
-# | (a) All-attention, pruned, is better than Transformer-XL, pruned, at equal size | [Not with the published heads, which start worse. With head networks nearly: level with the *whole* Transformer-XL after losing 44 % of the heads, behind the one that lost a quarter (+0.015 ± 0.010 by gates, +0.041 ± 0.020 by least squares and distillation), and level or better at equal size](../data/results/README.md#a-is-all-attention-pruned-better-than-transformer-xl-pruned-at-equal-size) | when each head owns a part of a feed-forward block, which goes with it, and the initial weights are large enough |
+# | (a) All-attention, pruned, is better than Transformer-XL, pruned, at equal size | [Not with the published heads, which start worse. With head networks nearly: after losing 14 of 32 heads by gates level with the *whole* Transformer-XL, and +0.015 ± 0.010 behind the one that lost a quarter (by least squares and distillation +0.049 ± 0.028 and +0.041 ± 0.020), and level or better at equal size](../data/results/README.md#a-is-all-attention-pruned-better-than-transformer-xl-pruned-at-equal-size) | when each head owns a part of a feed-forward block, which goes with it, and the initial weights are large enough |
 # | (b) learned gates choose heads better than conventional pruning | [On a finished model, with equal steps, they end better than magnitude unless few heads go, but behind the best criteria that look at data, and at half of the heads behind random ones. On a model that still learns they are mostly level, and in the best of sixteen settings ahead at every number of heads, by 0.010 to 0.059 bits](../data/results/README.md#b-do-learned-gates-choose-better-than-conventional-pruning-at-equal-heads-and-equal-steps) | ahead when the weights still learn, gates have 300 steps and 1,000 follow ([the map](08_fine_tuning_and_trade_off.ipynb) in chapter 08, section 7) |
 # | (c) warm-up, initialisation and output scaling each help | [The initialisation does, with a fixed `lam`: 0.04 to 0.07 bits at equal numbers of heads. Warm-up and output scaling change nothing there; with a controller none of the three does](../data/results/README.md#c-does-each-stabiliser-earn-its-place) | when `lam` is fixed, and gates are too slow to leave their start behind ([chapter 06](06_training_with_gates.ipynb), section 8) |
 # | beyond the paper: heads chosen by least squares, repaired and distilled | [Best on average at every number of heads](../data/results/tradeoff-pydoc/README.md) | most with few heads left; the repair needs no training at all; gates were not tried with distillation |
@@ -357,11 +357,11 @@ compared(
 # ## Recap
 #
 # - What a head does can be measured: where its weights go, and how much its attention and its network add.
-# - Gates tend to remove late heads and Michel's criterion quiet ones; the two hardly agree, and neither removes a kind of
-#   head that has a name.
-# - Of the paper's claims the one on size nearly holds with head networks, and that on the gates' initialisation holds with a
-#   fixed `lam`; that gates choose better holds at best while the weights still learn; that warm-up and output scaling help, we
-#   could not see here.
+# - Gates tend to remove late heads and Michel's criterion quiet ones; the two hardly agree, and neither singles out a kind
+#   of head that has a name.
+# - Of the paper's claims the one on size nearly holds with head networks that gates have pruned, and that on the gates'
+#   initialisation holds with a fixed `lam`; that gates choose better holds at best while the weights still learn; that
+#   warm-up and output scaling help, we could not see here.
 #
 # ## Now you
 #

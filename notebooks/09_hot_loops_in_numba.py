@@ -88,9 +88,9 @@ print(
 you_are_here("attention", "networks", "projection", "train")
 
 # %% [markdown]
-# A training step of the model spends most of its time in matrix products: the projections around attention, and
-# attention itself. So this chapter makes one small program fast, `out = a · b`. (All speeds on this page were measured
-# when it was made, on the machine named above. Yours will show others. No `assert` below depends on a time.)
+# A training step of the model spends most of its time in matrix products: the projections around attention, the heads'
+# networks, and attention itself. So this chapter makes one small program fast, `out = a · b`. (All speeds on this page were
+# measured when it was made, on the machine named above. Yours will show others. No `assert` below depends on a time.)
 #
 # ## 1 · What one core can do
 #
@@ -891,7 +891,8 @@ for name, seconds in first_call.items():
 #
 # ## Now you
 #
-# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes.
+# Replace the line `raise NotImplementedError(…)` by your code and run the cell. It prints nothing if the check passes
+# (exercise 1 its speed).
 #
 # These are the two ideas of rungs 4 and 5. Your function is plain Python, which you can debug; the check of exercise 1
 # also has Numba compile it, and then prints its speed.

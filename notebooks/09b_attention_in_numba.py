@@ -105,10 +105,10 @@ you_are_here("attention", "positions", "persistent", "train")
 #
 # $$ s_n = q_i\cdot pk_n, \qquad o_i = \sum_j a_j v_j + \sqrt{N} \sum_n a_n pv_n $$
 #
-# with $a$ the softmax over all $s_j$ and $s_n$. (`tinyprune`'s presets have other persistent units, beside the softmax;
-# without them $N$ is 0 here and everything else is the same.) The textbook version, in NumPy, stores all scores of a
-# head as a matrix, (T, S + N). Two products make it, one uses it, and between them about ten operations pass over it:
-# scale, add, mask, maximum, subtract, exponential, sum, divide.
+# with $a$ the softmax over all $s_j$ and $s_n$. (The presets `tiny`, `small` and `study` have other persistent units,
+# beside the softmax; without persistent vectors $N$ is 0 here and everything else is the same.) The textbook version, in
+# NumPy, stores all scores of a head as a matrix, (T, S + N). Three products make it, two use it, and between them about ten
+# operations pass over it: scale, add, mask, maximum, subtract, exponential, sum, divide.
 #
 # **Before you look:** NumPy's products are fast. Which part of the textbook's time do you expect them to take?
 
@@ -406,9 +406,9 @@ show_source(attention.add_products, docstring=False)
 #
 # $$ 1 + t\,(\mathtt{LS}+1) + c \;=\; 1 + t\,\mathtt{LS} + t + j + R - 1 - t \;=\; R + t\,\mathtt{LS} + j $$
 #
-# The $t$ cancels: **each position score already lies where its key's score belongs**, and $(q+u)\cdot k$ is added on
-# top. Here are four queries and eight keys. As if every position score were its own distance, we write distances into
-# the longer rows, and read the shorter ones:
+# The $t$ cancels: **each position score already lies where its key's score belongs**, and $(q+u)\cdot k$ is added on top.
+# Here are four queries and eight keys. To make the shift visible we write each score's distance in its place, with the
+# longer rows, and read it back with the shorter ones:
 
 # %%
 R, LS, n_keys, M_small = 4, 12, 8, 4

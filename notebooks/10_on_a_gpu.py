@@ -84,7 +84,8 @@ rng = np.random.default_rng(0)
 you_are_here("attention", "projection")
 
 # %% [markdown]
-# The two lit parts cost nearly all of the time: products of matrices, and attention.
+# This chapter is about the two lit parts, attention and a product of matrices. Attention and products (those of the
+# networks, too) cost most of the time.
 #
 # Is there a GPU? Do not ask `cuda.is_available()`, because the simulator always says yes. Ask the driver, as
 # [`gpu_present`](../tinyprune/kernels/gpu.py) does: there is a GPU if the driver's library can be loaded, `cuInit`
