@@ -107,7 +107,8 @@ def plot_map(records: Sequence[Record]) -> Figure:
     """
     heads = sorted({r["heads_open"] for r in records}, reverse=True)
     stages, lengths = (sorted({r[name] for r in records}) for name in ("gate_steps", "healing"))
-    figure = Figure(figsize=(3.1 * len(lengths), 0.9 + 0.55 * len(heads)), dpi=DPI, layout="constrained")
+    height = max(2.6, 0.9 + 0.55 * len(heads))  # the colour bar's label needs this much
+    figure = Figure(figsize=(3.1 * len(lengths), height), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0]
     short = {"michel": "M", "leave-one-out": "L", "output-difference": "O", "random": "R"}
     for axes, healing in zip(panels, lengths, strict=True):
