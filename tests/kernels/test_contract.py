@@ -161,13 +161,13 @@ VIEWS = {
 
 @pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("view", VIEWS)
-@each_compiled
-def test_views_like_arrays_without_gaps(view, name, sizes):
-    case = cases("numba", sizes)[name]
+@pytest.mark.parametrize(("backend", "name"), [*(("numpy", n) for n in NAMES), *(("numba", n) for n in COMPILED)])
+def test_views_like_arrays_without_gaps(view, backend, name, sizes):
+    case = cases(backend, sizes)[name]
     out, _ = textbook(name, sizes)
     inputs, dout = (mapped(VIEWS[view], value) for value in (case.inputs, draw_dout(out, np.float64)))
     constants = {key: VIEWS[view](value) for key, value in case.constants.items() if isinstance(value, np.ndarray)}
-    assert_close(run("numba", case, inputs, np.float64, dout, **constants), textbook(name, sizes), np.float64)
+    assert_close(run(backend, case, inputs, np.float64, dout, **constants), textbook(name, sizes), np.float64)
 
 
 @pytest.mark.parametrize("sizes", [SIZES, LARGE], ids=["small", "large"])

@@ -56,10 +56,15 @@ def cross_entropy_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
     log_p, targets = cache
     # loss = mean_r -log_p[r, targets_r],  log_p = logits - log Σ exp(logits)
     dlogits = np.exp(log_p)
-    rows = dlogits.reshape(-1, dlogits.shape[-1])
-    rows[np.arange(len(rows)), targets.reshape(-1)] -= 1
+    subtract_at_targets(dlogits, targets, 1)
     dlogits *= dout / targets.size
     return dlogits
+
+
+def subtract_at_targets(x: NDArray, targets: NDArray, value: float) -> None:
+    """Subtract `value` from x[r, targets_r] of each row r, in place; x (..., V) may lie in memory in any order."""
+    place = targets[..., None]
+    np.put_along_axis(x, place, np.take_along_axis(x, place, -1) - value, -1)
 
 
 def check_targets(logits: NDArray, targets: NDArray) -> None:

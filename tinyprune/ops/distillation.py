@@ -10,7 +10,7 @@ gradient is the cross-entropy's with t in place of the one-hot vector of the tar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.cross_entropy import check_targets, log_softmax
+from tinyprune.ops.cross_entropy import check_targets, log_softmax, subtract_at_targets
 
 
 def distillation_forward(
@@ -55,6 +55,5 @@ def distillation_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
     log_p, targets, t, share = cache
     # loss = (1 - share) · surprise + share · divergence;  Σ_v t_rv = 1
     dlogits = np.exp(log_p) - share * t
-    rows = dlogits.reshape(-1, dlogits.shape[-1])
-    rows[np.arange(len(rows)), targets.reshape(-1)] -= 1 - share
+    subtract_at_targets(dlogits, targets, 1 - share)
     return dlogits * log_p.dtype.type(dout / targets.size)
