@@ -404,8 +404,8 @@ plt.show()
 # although it was trained for longer, it is a little worse; and it is clearly worse than the model that kept all heads and
 # was trained as long (the line below the table says by how much). That is the price of the removed heads. [Chapter
 # 08](08_fine_tuning_and_trade_off.ipynb) asks two more questions. Is a model that was small from the start as good? (On
-# this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (On a model that
-# still learns they are mostly level after some healing; from a finished one they end behind the best of these.)
+# this text it is better.) And do learned gates choose heads better than simpler methods, *at equal cost*? (On a finished
+# model they end behind the best of these; on one that still learns we cannot tell them apart.)
 #
 # The pruned model continues the prompt of section 2 like this:
 

@@ -278,7 +278,7 @@ assert statistics.fmean(quiet) > 0.5
 #
 # What is left of the paper's claims at the size of a laptop? All numbers are paired differences in bits per character,
 # with their standard deviation over three seeds, read from the committed results. Those of (c) with a fixed `lam`, each held
-# against its own curve, and in the table those of the map and of least squares in (a) have five.
+# against its own curve, and in the table those of least squares in (a) have five.
 #
 # **Before you look:** which of the paper's claims do you expect to hold at this size?
 
@@ -346,7 +346,7 @@ compared(
 # | claim | what our studies found | when it holds |
 # | --- | --- | --- |
 # | (a) All-attention, pruned, is better than Transformer-XL, pruned, at equal size | [Not with the published heads, which start worse. With head networks nearly: after losing 14 of 32 heads by gates level with the *whole* Transformer-XL, and +0.015 ± 0.010 behind the one that lost a quarter (by least squares and distillation +0.049 ± 0.028 and +0.041 ± 0.020), and level or better at equal size](../data/results/README.md#a-is-all-attention-pruned-better-than-transformer-xl-pruned-at-equal-size) | when each head owns a part of a feed-forward block, which goes with it, and the initial weights are large enough |
-# | (b) learned gates choose heads better than conventional pruning | [On a finished model, with equal steps, they end better than magnitude unless few heads go, but behind the best criteria that look at data, and at half of the heads behind random ones. On a model that still learns they are mostly level, and in the best of sixteen settings ahead at every number of heads, by 0.010 to 0.059 bits; on a second text level there](../data/results/README.md#b-do-learned-gates-choose-better-than-conventional-pruning-at-equal-heads-and-equal-steps) | ahead when the weights still learn, gates have 300 steps and 1,000 follow ([the map](08_fine_tuning_and_trade_off.ipynb) in chapter 08, section 7) |
+# | (b) learned gates choose heads better than conventional pruning | [On a finished model, with equal steps, they end better than magnitude unless few heads go, but behind the best criteria that look at data, and at half of the heads behind random ones. On a model that still learns we cannot tell them from Michel's heads](../data/results/README.md#b-do-learned-gates-choose-better-than-conventional-pruning-at-equal-heads-and-equal-steps) | not here, unless weights are frozen (below, one seed); that they lead while the weights still learn was [withdrawn](08_fine_tuning_and_trade_off.ipynb#a-claim-that-we-withdrew) |
 # | (c) warm-up, initialisation and output scaling each help | [The initialisation does, with a fixed `lam`: 0.04 to 0.07 bits at equal numbers of heads. Warm-up and output scaling change nothing there; with a controller none of the three does](../data/results/README.md#c-does-each-stabiliser-earn-its-place) | when `lam` is fixed, and gates are too slow to leave their start behind ([chapter 06](06_training_with_gates.ipynb), section 8) |
 # | beyond the paper: heads chosen by least squares, repaired and distilled | [Best on average at every number of heads](../data/results/tradeoff-pydoc/README.md) | most with few heads left; the repair needs no training at all; gates were not tried with distillation |
 # | beyond the paper: a pretrained model, its weights frozen | [Gates leave the best model when a fifth of the heads or more is removed](../data/results/README.md#d-a-model-that-people-know) | when nothing is done afterwards; repaired or healed, leave-one-out is mostly ahead until half of the heads go ([chapter 11](11_a_real_language_model.ipynb)) |
@@ -360,7 +360,7 @@ compared(
 # - Gates tend to remove late heads and Michel's criterion quiet ones; the two hardly agree, and neither singles out a kind
 #   of head that has a name.
 # - Of the paper's claims the one on size nearly holds with head networks that gates have pruned, and that on the gates'
-#   initialisation holds with a fixed `lam`; that gates choose better holds at best while the weights still learn; that
+#   initialisation holds with a fixed `lam`; that gates choose better we saw only on frozen weights, with one seed; that
 #   warm-up and output scaling help, we could not see here.
 #
 # ## Now you
