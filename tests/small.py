@@ -17,8 +17,7 @@ from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling
 
-VARIANTS = {"head networks": "stream", "squared ReLU": "relu2"}  # of All-attention, by how persistent vectors are read
-MODELS = (*KINDS, *VARIANTS)  # what `small_config` makes
+MODELS = (*KINDS, "head networks")  # what `small_config` makes
 ADAPTIVE = tuple(kind for kind in MODELS if kind not in ("gpt2", "llama"))  # those that can have an adaptive softmax
 
 
@@ -31,8 +30,8 @@ def backend_with(**changes: Any) -> Backend:
 
 def small_config(kind: str = "all-attention", **options: Any) -> ModelConfig:
     """Make a configuration whose sizes all differ, so that no mix-up goes unnoticed."""
-    if kind in VARIANTS:
-        kind, options = "all-attention", {"persistent": VARIANTS[kind]} | options
+    if kind == "head networks":
+        kind, options = "all-attention", {"persistent": "stream"} | options
     sizes = {"V": 11, "L": 2, "D": 12, "H": 3, "T": 5, "M": 4}
     sizes |= {"N": 6} if kind == "all-attention" else {"N": 0, "F": 7}
     if kind in ("transformer", "gpt2"):
@@ -66,7 +65,7 @@ def small_model(
 
 def head_outputs(block: dict[str, Any]) -> NDArray:
     """What a layer's gates multiply after attention, from its cache, (B, T, H, Dh)."""
-    return block["persistent"].y if "persistent" in block else block["attention"].o
+    return block["attention"].o
 
 
 def read(model: Transformer, ids: NDArray) -> NDArray:

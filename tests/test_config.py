@@ -103,6 +103,10 @@ IDS = {"L": 1, "H": 4}
 TRAININGS = ("train", "gate_train", "finetune")
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 NOT_TOGETHER = [
+    (
+        {"persistent": "relu2"},
+        "model.persistent must be one of softmax, stream; got 'relu2', which this version no longer",
+    ),
     ({"D": 10, "H": 4}, "model.D must be a multiple of model.H = 4, got 10"),
     ({"L": 2, "heads": [8]}, "model.heads and model.head_ids must have L = 2 entries, got 1 and 1"),
     ({"L": 1, "head_ids": [[0, 1], [0]]}, "model.heads and model.head_ids must have L = 1 entries, got 1 and 2"),
@@ -116,7 +120,7 @@ NOT_TOGETHER = [
     *((kind | {"F": 0}, f"model.F must be at least 1 for {kind['kind']}") for kind in (XL, PLAIN)),
     (XL | {"persistent": "stream"}, 'model.persistent must be "softmax" for transformer-xl'),
     (
-        {"persistent": "relu2", "persistent_init": "original"},
+        {"persistent": "stream", "persistent_init": "original"},
         'model.persistent_init must be "release" where no softmax',
     ),
     (PLAIN | {"M": 3}, "model.M must be 0 for transformer"),
@@ -129,6 +133,7 @@ OTHERS = [
     ({"modle": {}}, "unknown table or key 'modle'; allowed are model, data, train, gate"),
     ({"model": 3}, "model must be a table, got 3"),
     *(({x: {"stepz": 3}}, f"unknown key {x}.stepz; allowed are steps, B, optimizer") for x in TRAININGS),
+    *(({x: {"optimizer": "sgd"}}, f"{x}.optimizer must be one of adamw, lamb; got 'sgd', which") for x in TRAININGS),
     *(({x: {"B": 0}}, f"{x}.B must be at least 1, got 0") for x in TRAININGS),
     ({"model": {"L": 2, "heads": [8, "8"]}}, "model.heads[1] must be of type int, got '8'"),
     ({"model": {"L": 1, "head_ids": [[0.5]]}}, "model.head_ids[0][0] must be of type int, got 0.5"),

@@ -42,6 +42,8 @@ USUAL: dict[str, dict[str, str]] = {
     "llama": LLAMA,
 }
 KINDS = tuple(USUAL)
+# Choices of older versions, whose files may still name them.
+GONE = ("relu2", "sgd")
 
 
 def option(
@@ -91,7 +93,8 @@ class Config:
             object.__setattr__(self, f.name, value)
             low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
             if choices and value is not None and value not in choices:
-                hint = nearest(str(value), map(str, choices))
+                gone = ", which this version no longer has"
+                hint = gone if value in GONE else nearest(str(value), map(str, choices))
                 raise UsageError(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}{hint}")
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float):
@@ -140,8 +143,8 @@ class ModelConfig(Config):
     N: int = option(256, "persistent vectors of each head (all-attention)", low=0, high=LARGEST)
     persistent: str = option(
         "softmax",
-        "how a head reads them: in one softmax with its context; after that, with a squared ReLU; or from the stream",
-        choices=("softmax", "relu2", "stream"),
+        "how a head reads them: in one softmax with its context, or from the stream",
+        choices=("softmax", "stream"),
         later=True,
     )
     persistent_init: str = option(
@@ -249,7 +252,7 @@ class ModelConfig(Config):
             raise UsageError(f"model.kv_heads must divide model.H = {self.H}, got {self.kv_heads}")
         if self.positions == "rotary" and self.Dh % 2:
             raise UsageError(f'model.positions = "rotary" needs an even head width D / H, got {self.Dh}')
-        if self.positions == "rotary" and (self.attended or self.squared):
+        if self.positions == "rotary" and self.attended:
             raise UsageError(
                 'model.positions = "rotary" turns queries, which persistent vectors would read: model.persistent must '
                 f'be "stream" or model.N 0; got "{self.persistent}" and {self.N}'
@@ -308,11 +311,6 @@ class ModelConfig(Config):
         return self.networks or self.F > 0
 
     @property
-    def squared(self) -> bool:
-        """Return whether a squared ReLU reads the persistent vectors (`ops.persistent_memory`)."""
-        return self.persistent == "relu2" and self.N > 0
-
-    @property
     def attended(self) -> int:
         """Return how many persistent vectors a head attends to, beside its context."""
         return self.N if self.persistent == "softmax" else 0
@@ -349,13 +347,13 @@ class TrainConfig(Config):
 
     steps: int = option(1000, "updates", low=0)
     B: int = option(16, "segments in a batch: parallel streams of text", low=1, high=LARGEST)
-    optimizer: str = option("adamw", "update rule", choices=("adamw", "lamb", "sgd"))
+    optimizer: str = option("adamw", "update rule", choices=("adamw", "lamb"))
     lr: float = option(2e-3, "learning rate after warm-up", low=0.0)
     lr_min: float = option(0.0, "learning rate at the end of the cosine", low=0.0)
     schedule: str = option("cosine", "learning rate after warm-up", choices=("cosine", "constant"))
     warmup: int = option(0, "steps over which the learning rate rises linearly from 0", low=0)
     weight_decay: float = option(0.01, "for matrices; norms, biases and gates have none", low=0.0)
-    beta1: float = option(0.9, "decay of the gradient's mean (SGD: momentum)", low=0.0, high=0.999999)
+    beta1: float = option(0.9, "decay of the gradient's mean", low=0.0, high=0.999999)
     beta2: float = option(0.999, "decay of the squared gradient's mean", low=0.0, high=0.999999)
     eps: float = option(1e-8, "added to the root of that mean", low=1e-30)
     clip: float = option(1.0, "largest norm of all gradients together; 0: no clipping", low=0.0)

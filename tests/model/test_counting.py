@@ -62,7 +62,6 @@ def test_the_products_of_one_head(kind):
     relative = 3 * (M + 1) * Dh
     own = {
         "all-attention": relative + 2 * N * Dh,
-        "squared ReLU": relative + 2 * N * Dh,
         "head networks": relative + 2 * N * D,
         "transformer-xl": relative,
         "transformer": 2 * (T + 1) // 2 * Dh,

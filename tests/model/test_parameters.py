@@ -23,7 +23,6 @@ def test_the_number_of_parameters(kind):
     feedforward = 2 * D + D * F + F + F * D + D
     own = {
         "all-attention": relative + 2 * H * N * Dh,
-        "squared ReLU": relative + 2 * H * N * Dh,
         "head networks": relative + 3 * D + H * N * (2 * D + 1),
         "transformer-xl": relative + feedforward,
         "transformer": feedforward,
@@ -52,7 +51,7 @@ def test_adaptive_shapes():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", ADAPTIVE)
 def test_initial_values(kind, dtype):
-    """Uniform within ±√(1/D), in the layers ±√(1/(D·L)), keys of a squared ReLU ±√(1/(2·Dh)); no norm, no bias."""
+    """Uniform within ±√(1/D), in the layers ±√(1/(D·L)); no norm, no bias."""
     D, L = 32, 3
     config = small_config(kind, V=300, D=D, H=4, L=L, cutoffs=(100,), div_value=2)
     for name, x in init_parameters(config, np.random.default_rng(0), dtype).items():
@@ -63,8 +62,6 @@ def test_initial_values(kind, dtype):
             assert not x.any()
         else:
             bound = math.sqrt(1 / (D * L)) if name.startswith("layers.") else math.sqrt(1 / D)
-            if kind == "squared ReLU" and name.endswith(".pk"):
-                bound = math.sqrt(1 / (2 * config.Dh))
             assert 0.9 * bound < np.abs(x).max() <= bound * (1 + 1e-6), name
             # Five standard deviations of what a uniform sample of this size shows.
             assert x.std() == pytest.approx(bound / math.sqrt(3), rel=5 / math.sqrt(x.size)), name

@@ -36,15 +36,11 @@ def torch_head(n, n_query, p, h, config):
         scores = (q + p["u"][h]) @ k.transpose(1, 2) + torch.gather(by_distance, 2, index)
     scores = scores.masked_fill(~visible, -math.inf)
     values = v
-    if config.persistent == "softmax" and "pk" in p:
+    if "pk" in p:
         N = p["pk"].shape[1]
         scores = torch.cat([scores, q @ (math.sqrt(Dh) * p["pk"][h]).T], 2)
         values = torch.cat([v, (math.sqrt(N) * p["pv"][h]).expand(len(q), N, Dh)], 1)
-    o = torch.softmax(scores / math.sqrt(Dh), -1) @ values
-    if config.persistent == "relu2":
-        z = F.rms_norm(q + o, (Dh,), eps=1e-5)
-        o = o + F.relu(z @ p["pk"][h].T) ** 2 @ p["pv"][h]
-    return o
+    return torch.softmax(scores / math.sqrt(Dh), -1) @ values
 
 
 def torch_layer(x, memory, p, gates, scale, config):
@@ -134,7 +130,6 @@ MODELS = [
     ("all-attention", "same-length", ADAPTIVE),
     ("all-attention", "causal", {"positions": "learned", "M": 0}),
     ("all-attention", "same-length", {"persistent": "stream"}),
-    ("all-attention", "causal", {"persistent": "relu2"}),
     ("transformer-xl", "same-length", {}),
     ("transformer-xl", "causal", ADAPTIVE),
     ("transformer", "causal", {}),

@@ -55,16 +55,15 @@ def test_dropout_draws_two_keys_and_nothing_in_evaluation(operation, rng):
 def test_updates_move_all_but_the_gradient_in_place_in_its_dtype():
     adam = {"lr": 0.1, "decay": 0.3, "constants": AdamConstants(0.8, 0.95, eps=1e-6, step=3)}
     several = {"lr": 0.1, "multipliers": [1.0], "decays": [0.3], "constants": adam["constants"]}
-    for update, count, options in (
-        (ops.sgd_update, 3, {"lr": 0.1, "decay": 0.3, "beta1": 0.8}),
-        (lambda *arrays, **rates: ops.adamw_updates(*([x] for x in arrays), **rates), 4, several),
-        (ops.lamb_update, 4, adam),
+    for update, options in (
+        (lambda *arrays, **rates: ops.adamw_updates(*([x] for x in arrays), **rates), several),
+        (ops.lamb_update, adam),
     ):
         for dtype in (np.float32, np.float64):
-            arrays = [np.full((3, 4), 0.5 + i, dtype) for i in range(count)]
+            arrays = [np.full((3, 4), 0.5 + i, dtype) for i in range(4)]
             before = [x.copy() for x in arrays]
             assert update(*arrays, **options) is None
-            assert [bool((x == b).all()) for x, b in zip(arrays, before, strict=True)] == [i == 1 for i in range(count)]
+            assert [bool((x == b).all()) for x, b in zip(arrays, before, strict=True)] == [False, True, False, False]
             update(*(x[:, :0].copy() for x in arrays), **options)
 
 

@@ -126,17 +126,6 @@ def head_networks(x, pk, pb, pv, bo, gate=None, scale=1.0, frozen=False):
     return sum(scale * gate[h] * np.maximum(x @ pk[h].T + pb[h], 0) @ pv[h] for h in range(len(pk))) + bo
 
 
-def persistent_memory(q, o, pk, pv, gate, scale=1.0, eps=1e-5):
-    """A head of a position at a time."""
-    out = np.zeros_like(q)
-    for b, t, h in np.ndindex(q.shape[:3]):
-        x = q[b, t, h] + o[b, t, h]
-        z = x / math.sqrt(np.mean(x**2) + eps)
-        y = o[b, t, h] + sum(max(z @ key, 0) ** 2 * value for key, value in zip(pk[h], pv[h], strict=True))
-        out[b, t, h] = scale * y * (1 if gate is None else gate[h])
-    return out
-
-
 def log_softmax(logits):
     return np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
 
@@ -209,11 +198,6 @@ def layerwise_error(gate, o, Wo, bo, scale):
     x = np.random.default_rng(9).standard_normal((*o.shape[:2], len(bo)))
     y_full, y_gated = (x + (g[:, None] * o).reshape(*o.shape[:2], -1) @ Wo + bo for g in (0 * gate + 1, scale * gate))
     return ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
-
-
-def sgd_update(param, grad, momentum, lr, decay, beta1, grad_scale):
-    momentum = beta1 * momentum + grad_scale * grad
-    return param - lr * (momentum + decay * param), momentum
 
 
 def adam(grad, m, v, beta1, beta2, eps, step, grad_scale):

@@ -16,7 +16,7 @@ from tinyprune.pruning.repair import REPAIRS, repaired
 from tinyprune.pruning.surgery import remove_closed_heads
 
 LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
-KINDS = ("all-attention", "head networks", "squared ReLU")
+KINDS = ("all-attention", "head networks")
 STAY = [np.array([True, False, True]), np.array([False, False, True])]
 
 
@@ -28,8 +28,7 @@ def outputs_of(kind: str) -> tuple:
     for segment in ids:
         _, memory, cache = model.forward(segment, memory)
         for i in range(2):
-            block = cache["layers"][i]
-            o = block["persistent"].y if kind == "squared ReLU" else block["attention"].o
+            o = cache["layers"][i]["attention"].o
             found.setdefault((i, "Wo", "bo"), []).append(o.reshape(80, 12))
             if kind == "head networks":
                 found.setdefault((i, "net.pv", "net.bo"), []).append(cache["ffn"][i]["networks"].r.reshape(80, 18))

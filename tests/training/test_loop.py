@@ -37,7 +37,7 @@ CONTROLLED = "gates held by a controller"
 VARIANTS = {
     CONTROLLED: ("all-attention", "adamw", TARGET),
     "soft gates, layer-wise": ("transformer-xl", "lamb", LAYERWISE),
-    "no gates, no memory": ("transformer", "sgd", None),
+    "no gates, no memory": ("transformer", "lamb", None),
     "distillation": ("head networks", "adamw", 0.4),
 }
 

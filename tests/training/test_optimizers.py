@@ -18,7 +18,7 @@ GROUPS = {"layers.0.Wq": ParameterGroup(weight_decay=0.3), "layers.0.bo": Parame
 GROUPS |= {"layers.0.log_alpha": ParameterGroup(lr_multiplier=10.0)}
 
 
-@pytest.fixture(params=["adamw", "lamb", "sgd"])
+@pytest.fixture(params=["adamw", "lamb"])
 def rule(request) -> str:
     """The name of a rule; tests that use it run with each."""
     return request.param
@@ -37,8 +37,6 @@ def direction_by_hand(rule: str, theta: np.ndarray, gradients: list[np.ndarray],
     """What the learning rate is multiplied by, after these gradients; moments are written out as weighted sums."""
     ages, t = range(len(gradients))[::-1], len(gradients)
     m = sum(0.8**age * g for age, g in zip(ages, gradients, strict=True))
-    if rule == "sgd":
-        return m + decay * theta
     v = sum(0.95**age * g**2 for age, g in zip(ages, gradients, strict=True))
     d = 0.2 * m / (1 - 0.8**t) / (np.sqrt(0.05 * v / (1 - 0.95**t)) + 1e-6) + decay * theta
     return d if rule == "adamw" else np.linalg.norm(theta) / np.linalg.norm(d) * d
@@ -101,14 +99,14 @@ def test_a_step_keeps_dtypes_gradients_and_what_has_no_gradient(rule, dtype):
 def test_the_backend_does_the_arithmetic_of_every_parameter(rule):
     seen = []
 
-    def update(param, grad, *moments, lr, decay, constants=None, **sgd):
-        seen.append((param.shape, lr, decay, constants.grad_scale if constants else sgd["grad_scale"]))
+    def update(param, grad, *moments, lr, decay, constants):
+        seen.append((param.shape, lr, decay, constants.grad_scale))
 
     def updates(params, grads, ms, vs, *, lr, multipliers, decays, constants):
         for param, grad, m, v, multiplier, decay in zip(params, grads, ms, vs, multipliers, decays, strict=True):
             update(param, grad, m, v, lr=lr * multiplier, decay=decay, constants=constants)
 
-    optimizer = make(rule, backend_with(adamw_updates=updates, lamb_update=update, sgd_update=update))
+    optimizer = make(rule, backend_with(adamw_updates=updates, lamb_update=update))
     optimizer.step(arrays(0), arrays(1), 0.1, np.float32(0.5))
     assert seen == [((3, 4), 0.1, 0.3, 0.5), ((4,), 0.1, 0.0, 0.5), ((2,), 1.0, 0.0, 0.5)]
     assert all(type(number) is float for call in seen for number in call[1:])
@@ -150,7 +148,6 @@ def state_after_one_step(rule: str) -> dict[str, np.ndarray]:
         (lambda state: state.pop("steps"), "count of steps"),
         *((lambda state, x=x: state.update(steps=np.array(x)), "count of steps") for x in (-1, 1.5, [1, 2])),
         (lambda state: (state.clear(), state.update(steps=np.array(1))), "lacks"),
-        (lambda state: (state.clear(), state.update(state_after_one_step("sgd"))), "lacks m.layers.0.Wq"),
     ],
 )
 def test_foreign_state_is_refused(change, words):

@@ -106,7 +106,7 @@ def attention_gflop(config: ModelConfig, B: int) -> float:
 
 def step_gflop(config: ModelConfig, B: int) -> float:
     """Nominal operations of a training step, in 10⁹, with the heads that `config.heads` counts."""
-    D, T, S, N = config.D, config.T, config.M + config.T, 0 if config.networks else config.N
+    D, T, S, N = config.D, config.T, config.M + config.T, config.attended
     total = 0
     for heads in config.heads:
         W, units = heads * config.Dh, heads * config.N if config.networks else config.F

@@ -43,10 +43,8 @@ class Layer(nn.Module):
         self.r = nn.Linear(D, width, bias=False) if config.relative else None
         for name in ("u", "w"):
             self.register_parameter(name, nn.Parameter(torch.zeros(heads, Dh)) if config.relative else None)
-        own = config.N > 0 and not config.networks
         for name in ("pk", "pv"):
-            self.register_parameter(name, nn.Parameter(torch.zeros(heads, config.N, Dh)) if own else None)
-        self.attended = config.attended > 0  # pk and pv are read with the context, otherwise after it
+            self.register_parameter(name, nn.Parameter(torch.zeros(heads, config.N, Dh)) if config.attended else None)
         self.feedforward = None
         if config.two_blocks:
             units = heads * config.N if config.networks else config.F  # all heads' nets side by side
@@ -59,18 +57,9 @@ class Layer(nn.Module):
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in self.queries_keys_values(x, memory))
         r = None if R is None else self.r(R).unflatten(-1, (self.heads, -1))
         dropout = self.dropout_attention if self.training else 0.0
-        persistent = (self.pk, self.pv) if self.attended else (None, None)
-        o = self.read_persistent(q, self.attend(q, k, v, r, self.u, self.w, *persistent, visible, dropout))
+        o = self.attend(q, k, v, r, self.u, self.w, self.pk, self.pv, visible, dropout)
         x = x + F.dropout(self.out(o.flatten(2)), self.dropout, self.training)
         return x if self.feedforward is None else x + self.feedforward(x)
-
-    def read_persistent(self, q: Tensor, o: Tensor) -> Tensor:
-        """Add what a squared ReLU reads from persistent vectors to o, (..., H, Dh), unless they were read with it."""
-        if self.attended or self.pk is None:
-            return o
-        z = F.rms_norm(q + o, q.shape[-1:], eps=1e-5)
-        weights = F.relu(torch.einsum("...hd,hnd->...hn", z, self.pk)).square()
-        return o + torch.einsum("...hn,hnd->...hd", weights, self.pv)
 
     def queries_keys_values(self, x: Tensor, memory: Tensor | None) -> tuple[Tensor, ...]:
         """q of x; k and v of memory and x, (B, S, W)."""
@@ -196,7 +185,7 @@ class LayerDecoder:
 
     def __init__(self, layer: Layer, R: Tensor, C: int) -> None:
         self.layer, self.C = layer, C
-        H, Dh, N = layer.heads, layer.u.shape[1], layer.pk.shape[1] if layer.attended else 0
+        H, Dh, N = layer.heads, layer.u.shape[1], 0 if layer.pk is None else layer.pk.shape[1]
         device = layer.u.device
         self.qkv = torch.cat([p.weight for p in layer.project.values()])
         self.keys, self.values = torch.zeros(2, H, C + N, Dh, device=device)

@@ -7,14 +7,13 @@ from typing import Any
 
 from tinyprune.config import ModelConfig, RunConfig, of_kind
 
-ATTENTION, SQUARED, NETWORKS, XL = "all-attention", "squared-relu", "head-networks", "transformer-xl"
+ATTENTION, NETWORKS, XL = "all-attention", "head-networks", "transformer-xl"
 # Persistent vectors, and the feed-forward block in their place, are four times as many as D, the paper's proportion:
 # they are then 6 of 10 parameters of a layer.
 CHANGES = {"model.N": 512, "model.persistent": "softmax", "model.dropout": 0.0, "model.dropout_attention": 0.0}
 # The best of 15 trials each on the validation split, see `tinyprune experiment tuning`.
 SETTINGS: dict[str, dict[str, float]] = {
     ATTENTION: {"lr": 4e-3, "gain": 4.0, "decay": 0.01},
-    SQUARED: {"lr": 2e-3, "gain": 2.0, "decay": 0.01},
     NETWORKS: {"lr": 4e-3, "gain": 2.0, "decay": 0.1},
     XL: {"lr": 2e-3, "gain": 2.0, "decay": 0.1},
 }
@@ -23,13 +22,11 @@ SETTINGS: dict[str, dict[str, float]] = {
 def models(given: ModelConfig) -> dict[str, ModelConfig]:
     """Return what is compared, by name, with as many parameters as the given model.
 
-    Where a squared ReLU reads persistent vectors there are as many; a head that has a network owns N / H of the
-    feed-forward block's units in their place.
+    A head that has a network owns N / H of the feed-forward block's units in place of its persistent vectors.
     """
     attention, xl = (dataclasses.replace(given, kind=kind, **of_kind(given, kind)) for kind in (ATTENTION, XL))
-    squared = dataclasses.replace(attention, persistent="relu2")
     networks = dataclasses.replace(attention, persistent="stream", N=max(round(attention.N / given.H), 1))
-    return {ATTENTION: attention, SQUARED: squared, NETWORKS: networks, XL: xl}
+    return {ATTENTION: attention, NETWORKS: networks, XL: xl}
 
 
 def runs(config: RunConfig) -> dict[str, RunConfig]:

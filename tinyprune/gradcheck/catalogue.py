@@ -130,10 +130,6 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
     def student() -> dict[str, Any]:
         return {"logits": normal(*lead, V), "targets": integers(V, lead)}
 
-    def memory_case(variant: str = "", gate: Any = None, **options: Any) -> Case:
-        inputs = {"q": normal(B, T, H, Dh), "o": normal(B, T, H, Dh), "pk": normal(H, N, Dh), "pv": normal(H, N, Dh)}
-        return case("persistent_memory", inputs | {"gate": gate}, variant, eps=0.1, **options)
-
     hard_concrete, top_k, absent = "hard_concrete", "top_k", "last cluster absent"
     return [
         linear(),
@@ -173,8 +169,6 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
         case("rmsnorm", {"x": normal(*lead, D), "scale": normal(D)}, eps=0.1),
         networks(normal(*lead, D), gate=gate["gate"], scale=1.5),
         networks(normal(*lead, D), "no gates"),
-        memory_case(gate=gate["gate"], scale=1.5),
-        memory_case("no gates"),
         case("distillation", student(), teacher=log_softmax(normal(*lead, V)), share=0.3),
         projections("shared keys and values, biases", (H + 1) // 2, "qkv"),
         projections("no bias of keys", biased="qv"),
@@ -236,7 +230,6 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     _, tied, head = clusters(normal, D, V)
     C, W, heads = M + 1, H * Dh, list(range(H))[::-2]
     parameter = {"param": normal(*lead, D), "grad": normal(*lead, D)}
-    sgd: dict[str, Any] = {"lr": 0.1, "decay": 0.3, "beta1": 0.8, "grad_scale": 0.7}
     constants = AdamConstants(beta1=0.8, beta2=0.95, eps=1e-3, step=3, grad_scale=0.7)
     moments = {"m": normal(*lead, D), "v": np.abs(normal(*lead, D))}
     own_rates = {"multipliers": [1.0, 2.0], "decays": [0.3, 0.0]}
@@ -270,7 +263,6 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
         case("take_slices", {"x": normal(B, H * Dh, D)}, index=heads, axis=1, width=Dh),
         case("put_slices", {"part": normal(B, len(heads) * Dh, D)}, index=heads, axis=1, n=H, width=Dh),
         case("head_difference", {"o": normal(B, T, H, Dh), "Wo": normal(W, D)}, scale=1.5),
-        case("sgd_update", parameter | {"momentum": normal(*lead, D)}, ("param", "momentum"), **sgd),
         case("lamb_update", parameter | moments, ("param", "m", "v"), lr=0.1, decay=0.3, constants=constants),
         case("adamw_updates", several, ("params", "ms", "vs"), lr=0.1, **own_rates, constants=constants),
         case("attention_step", token | block, ("keys", "values"), read=C + 1, scale=1.5),
@@ -458,7 +450,7 @@ def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend |
         model_case(hard=False, ops=ops),
         model_case(hard=False, adaptive=True, ops=ops),
         model_case(hard=False, norm="rmsnorm", ops=ops),
-        *(model_case(hard=False, persistent=way, ops=ops) for way in ("relu2", "stream")),
+        model_case(hard=False, persistent="stream", ops=ops),
         model_case("transformer-xl", hard=False, ops=ops),
         model_case("transformer", hard=False, ops=ops),
         model_case("gpt2", hard=False, ops=ops),

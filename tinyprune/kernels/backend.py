@@ -131,8 +131,6 @@ class Backend:
     linear_forward = staticmethod(ops.linear_forward)
     log_softmax = staticmethod(ops.log_softmax)
     p_open = staticmethod(ops.p_open)
-    persistent_memory_backward = staticmethod(ops.persistent_memory_backward)
-    persistent_memory_forward = staticmethod(ops.persistent_memory_forward)
     positions_backward = staticmethod(ops.positions_backward)
     positions_forward = staticmethod(ops.positions_forward)
     projections_backward = staticmethod(ops.projections_backward)
@@ -146,7 +144,6 @@ class Backend:
     rmsnorm_forward = staticmethod(ops.rmsnorm_forward)
     rotary_backward = staticmethod(ops.rotary_backward)
     rotary_forward = staticmethod(ops.rotary_forward)
-    sgd_update = staticmethod(ops.sgd_update)
     sigmoid = staticmethod(ops.sigmoid)
     squared_norm = staticmethod(ops.squared_norm)
     squared_norms = staticmethod(ops.squared_norms)
@@ -195,13 +192,11 @@ def numba_backend() -> Backend:
         layerwise_error,
         linear,
         norm,
-        persistent_memory,
         projections,
         repeat_heads,
         residual,
         rmsnorm,
         rotary,
-        sgd,
         slices,
         swiglu,
     )
@@ -272,8 +267,6 @@ def numba_backend() -> Backend:
         linear_backward = staticmethod(linear.linear_backward)
         linear_forward = staticmethod(linear.linear_forward)
         log_softmax = staticmethod(cross_entropy.log_softmax)
-        persistent_memory_backward = untyped(persistent_memory.persistent_memory_backward)
-        persistent_memory_forward = untyped(persistent_memory.persistent_memory_forward)
         projections_backward = staticmethod(projections.projections_backward)
         projections_forward = staticmethod(projections.projections_forward)
         put_slices = staticmethod(slices.put_slices)
@@ -285,7 +278,6 @@ def numba_backend() -> Backend:
         rmsnorm_forward = staticmethod(rmsnorm.rmsnorm_forward)
         rotary_backward = staticmethod(rotary.rotary_backward)
         rotary_forward = staticmethod(rotary.rotary_forward)
-        sgd_update = staticmethod(sgd.sgd_update)
         squared_norm = staticmethod(norm.squared_norm)
         squared_norms = staticmethod(norm.squared_norms)
         swiglu_backward = staticmethod(swiglu.swiglu_backward)
@@ -323,7 +315,6 @@ def cuda_backend(precision: str = "float32") -> Backend:
         head_networks,
         layernorm,
         linear,
-        persistent_memory,
         positions,
         projections,
         repeat_heads,
@@ -337,7 +328,7 @@ def cuda_backend(precision: str = "float32") -> Backend:
     from tinyprune.kernels.cuda.pruning import hard_concrete, l0, layerwise_error, slices, top_k
     from tinyprune.kernels.cuda.pruning import head_difference as differing
     from tinyprune.kernels.cuda.pruning import join as joining
-    from tinyprune.kernels.cuda.updates import adamw, lamb, norm, sgd
+    from tinyprune.kernels.cuda.updates import adamw, lamb, norm
     from tinyprune.kernels.cuda.vocabulary import (
         adaptive_embedding,
         adaptive_softmax,
@@ -415,8 +406,6 @@ def cuda_backend(precision: str = "float32") -> Backend:
         linear_backward = untyped(linear.linear_backward)
         linear_forward = untyped(linear.linear_forward)
         log_softmax = untyped(cross_entropy.log_softmax)
-        persistent_memory_backward = untyped(persistent_memory.persistent_memory_backward)
-        persistent_memory_forward = untyped(persistent_memory.persistent_memory_forward)
         positions_backward = untyped(positions.positions_backward)
         positions_forward = untyped(positions.positions_forward)
         projections_backward = untyped(projections.projections_backward)
@@ -430,7 +419,6 @@ def cuda_backend(precision: str = "float32") -> Backend:
         rmsnorm_forward = untyped(rmsnorm.rmsnorm_forward)
         rotary_backward = untyped(rotary.rotary_backward)
         rotary_forward = untyped(rotary.rotary_forward)
-        sgd_update = untyped(sgd.sgd_update)
         squared_norm = untyped(norm.squared_norm)
         squared_norms = untyped(norm.squared_norms)
         swiglu_backward = untyped(swiglu.swiglu_backward)
@@ -450,7 +438,6 @@ def cuda_backend(precision: str = "float32") -> Backend:
         projections_forward = untyped(partial(projections.projections_forward, precision=precision))
         feedforward_forward = untyped(partial(feedforward.feedforward_forward, precision=precision))
         head_networks_forward = untyped(partial(head_networks.head_networks_forward, precision=precision))
-        persistent_memory_forward = untyped(partial(persistent_memory.persistent_memory_forward, precision=precision))
         adaptive_embedding_forward = untyped(
             partial(adaptive_embedding.adaptive_embedding_forward, precision=precision)
         )

@@ -54,9 +54,8 @@ class CachedDecoder:
             if groups is not None:  # keys and values for each head, as if none were shared
                 for name in taken.keys() & set(SHARED):
                     taken[name] = model.ops.take_slices(taken[name], groups, HEAD_AXIS[name], config.Dh)
-            persistent = "relu2" if config.squared else "softmax"
             rope_base = config.rope_base if config.positions == "rotary" else None
-            weights = BlockWeights(**taken, gate=gate, scale=scale, persistent=persistent, rope_base=rope_base)
+            weights = BlockWeights(**taken, gate=gate, scale=scale, rope_base=rope_base)
             r = position_keys(model, p) if config.relative else None
             self.attention.append(model.ops.AttentionStep(context + 1, config.Dh, r, weights))
         self.clear()

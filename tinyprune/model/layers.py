@@ -1,6 +1,6 @@
 """The attention block of a layer, with its residual connection. All-attention has no other (see `feedforward`).
 
-    y = x + dropout(Wo · o + bo)          o = attention(norm([m; x])), or persistent_memory of that
+    y = x + dropout(Wo · o + bo)          o = attention(norm([m; x]))
 
 `p` holds the layer's parameters under their short names, `ops` the backend's operations. The memory m was computed for
 the previous segment; no gradient flows into it, but the weights that read it get theirs.
@@ -54,8 +54,7 @@ def attention_block_forward(
         y: (B, T, D).
         context: m and x joined, (B, S, D); its end is the next segment's memory.
         cache: by operation. `cache["attention"].o` holds the head outputs before their gates, (B, T, H, Dh); the rest
-            of it is private to the backend. If persistent vectors are read by a squared ReLU, `cache["persistent"].y`
-            holds them.
+            of it is private to the backend.
     """
     B, T, D = x.shape
     Dh = config.Dh
@@ -77,7 +76,6 @@ def attention_block_forward(
         v, cache["repeat v"] = ops.repeat_heads_forward(v, groups)
     if keep is not None:
         keep(k, v)
-    gated = not config.squared  # otherwise the gates come later, after the persistent vectors
     r = None
     if R is not None:
         r, cache["Wr"] = ops.linear_forward(R[:S], p["Wr"], frozen=frozen)  # (S, H·Dh)
@@ -89,16 +87,14 @@ def attention_block_forward(
         r,
         p.get("u"),
         p.get("w"),
-        p.get("pk") if config.attended else None,
-        p.get("pv") if config.attended else None,
-        gate if gated else None,
+        p.get("pk"),
+        p.get("pv"),
+        gate,
         span=config.span,
-        scale=scale if gated else 1.0,
+        scale=scale,
         dropout=config.dropout_attention,
         rng=rng,
     )  # (B, T, H, Dh)
-    if not gated:
-        o, cache["persistent"] = ops.persistent_memory_forward(q, o, p["pk"], p["pv"], gate, scale=scale)
     y, cache["Wo"] = ops.linear_forward(o.reshape(B, T, H * Dh), p["Wo"], p.get("bo"), frozen=frozen)  # (B, T, D)
     y, cache["residual"] = ops.residual_forward(x, y, config.dropout, rng)
     return y, context, cache
@@ -124,16 +120,9 @@ def attention_block_backward(
     del dblock
     H, Dh = cache["attention"].o.shape[2:]
     do = do.reshape(B, T, H, Dh)
-    dq_persistent: NDArray | None = None
-    if "persistent" in cache:
-        # o = persistent_memory(q, o, pk, pv, gate)
-        gradients = ops.persistent_memory_backward(do, cache["persistent"])
-        dq_persistent, do, dp["pk"], dp["pv"], dgate_persistent = gradients
     # o = attention(q, k, v, r, u, w, pk, pv, gate)
     dq, dk, dv, dr, du, dw, dpk, dpv, dgate = ops.attention_backward(do, cache["attention"])
     del do  # memory use peaks here, so arrays are freed as soon as possible; so are dq, dk and dv below
-    if dq_persistent is not None:
-        dq, dgate = ops.add(dq, dq_persistent), dgate_persistent
     dp |= {name: g for name, g in (("u", du), ("w", dw), ("pk", dpk), ("pv", dpv)) if g is not None}
     # r = R[:S] Wr
     dR = None

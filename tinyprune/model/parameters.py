@@ -46,7 +46,7 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
             layer |= {"bq": (H * Dh,), "bk": (K * Dh,), "bv": (K * Dh,)}
         if config.relative:
             layer |= {"Wr": (D, H * Dh), "u": (H, Dh), "w": (H, Dh)}
-        if N and not config.networks:
+        if config.attended:
             layer |= {"pk": (H, N, Dh), "pv": (H, N, Dh)}
         layer["Wo"] = (H * Dh, D)
         if config.bias != "none":
@@ -67,10 +67,8 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
 
     Embeddings, positions and the output side's own matrices (the adaptive softmax's projections and cluster vectors)
     are uniform(±√(1/D)); the layers' matrices, Wo among them, and persistent vectors uniform(±init_gain·√(1/(D·L))).
-    Norms start as the identity, all biases at 0. Persistent keys that are read by a squared ReLU are
-    uniform(±√(1/(2·Dh))), so that it is neither always closed nor wide open. With `persistent_init = "original"`
-    persistent keys are normal with a variance of 1/Dh and values of 1/N, which is 1 after the factors √Dh and √N of
-    attention (Sukhbaatar et al. 2019).
+    Norms start as the identity, all biases at 0. With `persistent_init = "original"` persistent keys are normal with a
+    variance of 1/Dh and values of 1/N, which is 1 after the factors √Dh and √N of attention (Sukhbaatar et al. 2019).
 
     Args:
         config: with V set.
@@ -100,9 +98,7 @@ def draw(name: str, shape: tuple[int, ...], config: ModelConfig, rng: np.random.
     last = name.split(".")[-1]
     if last in ("pk", "pv") and config.persistent_init == "original":
         return rng.normal(0, math.sqrt(1 / (config.Dh if last == "pk" else config.N)), shape)
-    if last == "pk" and config.squared:
-        bound = math.sqrt(1 / (2 * config.Dh))
-    elif name.startswith("layers."):
+    if name.startswith("layers."):
         bound = config.init_gain * math.sqrt(1 / (config.D * config.L))
     else:
         bound = math.sqrt(1 / config.D)

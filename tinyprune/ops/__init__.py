@@ -36,14 +36,12 @@ from tinyprune.ops.layernorm import layernorm_backward, layernorm_forward
 from tinyprune.ops.layerwise_error import layerwise_error_backward, layerwise_error_forward
 from tinyprune.ops.linear import linear_backward, linear_forward
 from tinyprune.ops.norm import squared_norm, squared_norms
-from tinyprune.ops.persistent_memory import persistent_memory_backward, persistent_memory_forward
 from tinyprune.ops.positions import positions_backward, positions_forward
 from tinyprune.ops.projections import projections_backward, projections_forward
 from tinyprune.ops.repeat_heads import repeat_heads_backward, repeat_heads_forward
 from tinyprune.ops.residual import residual_backward, residual_forward
 from tinyprune.ops.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from tinyprune.ops.rotary import rotary_backward, rotary_forward
-from tinyprune.ops.sgd import sgd_update
 from tinyprune.ops.slices import put_slices, take_slices
 from tinyprune.ops.swiglu import swiglu_backward, swiglu_forward
 from tinyprune.ops.top_k import draw_gumbel, top_k_backward, top_k_forward
@@ -94,8 +92,6 @@ __all__ = [
     "linear_forward",
     "log_softmax",
     "p_open",
-    "persistent_memory_backward",
-    "persistent_memory_forward",
     "positions_backward",
     "positions_forward",
     "projections_backward",
@@ -109,7 +105,6 @@ __all__ = [
     "rmsnorm_forward",
     "rotary_backward",
     "rotary_forward",
-    "sgd_update",
     "sigmoid",
     "squared_norm",
     "squared_norms",

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from tinyprune.ops.attention import attention_forward
 from tinyprune.ops.layernorm import layernorm_forward
 from tinyprune.ops.linear import linear_forward
-from tinyprune.ops.persistent_memory import persistent_memory_forward
 from tinyprune.ops.rotary import rotary_forward
 
 
@@ -34,7 +33,6 @@ class BlockWeights(NamedTuple):
         ln_scale, ln_bias: of the LayerNorm, (D,); None where the caller normalises.
         u, w: biases of content and position score, (H, Dh); given exactly if there are position keys.
         pk, pv: persistent keys and values, (H, N, Dh); None for none.
-        persistent: how they are read, "softmax" or "relu2" (`ops.persistent_memory`).
         gate: one factor per head, (H,); None for all open.
         scale: output scaling c.
         bq, bk, bv: biases of queries, keys and values, (H·Dh,); each may be None for none.
@@ -54,7 +52,6 @@ class BlockWeights(NamedTuple):
     pv: NDArray | None = None
     gate: NDArray | None = None
     scale: float = 1.0
-    persistent: str = "softmax"
     bq: NDArray | None = None
     bk: NDArray | None = None
     bv: NDArray | None = None
@@ -145,7 +142,7 @@ def attention_step(
         ValueError: if the shapes do not fit together or `read` is negative; with rotary positions, also if Dh is odd or
             `rope_base` not greater than 0. The buffers then stay as they are.
     """
-    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent, bq, bk, bv, rope_base = weights
+    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, bq, bk, bv, rope_base = weights
     check_step(x, keys, values, r, read, weights, n)
     C, H, Dh = keys.shape
     if n is None:
@@ -162,11 +159,7 @@ def attention_step(
     seen_keys, seen_values = keys[places], values[places]  # copies: the buffers are written once nothing can fail
     seen_keys[-1], seen_values[-1] = k[0, 0], v[0, 0]
     seen = seen_keys[None], seen_values[None], None if r is None else r[:visible]
-    if persistent == "softmax" or pk is None or pv is None:
-        o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
-    else:
-        o, _ = attention_forward(q, *seen, u, w)
-        o, _ = persistent_memory_forward(q, o, pk, pv, gate, scale=scale)
+    o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
     keys[read % C], values[read % C] = seen_keys[-1], seen_values[-1]
     y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
     return x + y

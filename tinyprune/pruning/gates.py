@@ -213,8 +213,7 @@ def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tup
         the heads' outputs (B, T, H, Dh), Wo (H·Dh, D) and bo (D,), zeros if there is none; if heads have networks also
         their units (B, T, H, N), values (H·N, D) and bias (D,).
     """
-    block = cache["layers"][i]
-    o = block["persistent"].y if "persistent" in block else block["attention"].o
+    o = cache["layers"][i]["attention"].o
     p = layer_parameters(model.params, i)
     bo = p["bo"] if "bo" in p else model.ops.to_device(np.zeros(model.config.D, p["Wo"].dtype))
     found = [(o, p["Wo"], bo)]

@@ -1,15 +1,14 @@
 """Optimizers: update rules that turn gradients into new parameters.
 
-    SGD     gradient descent with momentum, which the other two refine
     AdamW   a step size for each number, from the history of its gradient    (Loshchilov & Hutter 2019, Alg. 2)
     LAMB    AdamW's direction, with a length adapted to each tensor          (You et al. 2020, Alg. 2)
 
-Weight decay is decoupled in all three: it shrinks the parameter by lr · decay and never enters the gradient's history.
+Weight decay is decoupled in both: it shrinks the parameter by lr · decay and never enters the gradient's history.
 (In the paper decay has a schedule of its own; here, as in PyTorch, the learning rate is that schedule.)
 
 Parameters, gradients and moments are flat dicts from names to arrays. Arithmetic happens in the dtype of the
 parameters: every scalar is a Python float, which never promotes NumPy's float32 to float64. The rules themselves are
-operations (`tinyprune.ops.sgd`, `adamw`, `lamb`), so that a backend can compile them.
+operations (`tinyprune.ops.adamw`, `lamb`), so that a backend can compile them.
 """
 
 import math
@@ -202,18 +201,6 @@ class Optimizer(ABC):
         self.moments = {key: self.ops.to_device(value.copy()) for key, value in moments.items()}
 
 
-class SGD(Optimizer):
-    """This rule is stochastic gradient descent with momentum, see `tinyprune.ops.sgd`."""
-
-    MOMENTS = ("momentum",)
-
-    def update(self, updates: Sequence[Update], lr: float, grad_scale: Any) -> None:
-        """See `Optimizer.update`."""
-        options = {"beta1": self.config.beta1, "grad_scale": grad_scale}
-        for param, grad, moments, (multiplier, decay) in updates:
-            self.ops.sgd_update(param, grad, *moments, lr=lr * multiplier, decay=decay, **options)
-
-
 class AdamW(Optimizer):
     """This rule is Adam with decoupled weight decay, see `tinyprune.ops.adamw`."""
 
@@ -244,7 +231,7 @@ class LAMB(AdamW):
             self.ops.lamb_update(param, grad, *moments, lr=lr * multiplier, decay=decay, constants=constants)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB, "sgd": SGD}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB}
 
 
 def make_optimizer(config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> Optimizer:

@@ -99,10 +99,6 @@ def work_of(name: str, arguments: tuple, options: dict[str, Any]) -> dict[str, t
     if operation == "attention":
         named = dict(zip(("q", "k", "v", "r", "u", "w", "pk"), arguments, strict=False)) | options
         both = attention_work(*(named.get(key) for key in ("q", "k", "r", "pk", "span")))
-    elif operation == "persistent_memory":
-        q, _, pk = arguments[:3]
-        product = 2.0 * q.size * pk.shape[1]
-        both = [(2 * product, 0.0), (5 * product, 0.0)]  # backward computes the scores again
     elif operation == "cross_entropy":
         both = [(0.0, arguments[0].size), (0.0, 0.0)]
     elif operation in ("linear", "projections", "feedforward", "head_networks"):

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter
 
 from tinyprune.config import RunConfig
 from tinyprune.experiments.drawing import draw_seeds, look
-from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SETTINGS, SQUARED, XL, runs, with_settings
+from tinyprune.experiments.kinds import ATTENTION, CHANGES, NETWORKS, SETTINGS, XL, runs, with_settings
 from tinyprune.experiments.plan import Entry, Finished, Plan, Study
 from tinyprune.experiments.results import compare, rows_of, summarise
 from tinyprune.plots import DPI, STYLE
@@ -28,7 +28,7 @@ BIASED = "all-attention, learned biases"
 # With Transformer-XL's settings: half the learning rate, which the validation split of a longer text prefers.
 LOWER = "head-networks, lower learning rate"
 # From the published heads to heads with networks, one change after the other, and the model that they are to equal.
-CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, SQUARED, NETWORKS, LOWER, XL)
+CAUSES = (RELEASE, ORIGINAL, ATTENTION, BIASED, NETWORKS, LOWER, XL)
 # Steps, up to those that are configured. The shortest training is also that of the causes.
 LENGTHS = {1500: CAUSES, 3500: (ATTENTION, NETWORKS, LOWER, XL), 14_000: (ATTENTION, LOWER, XL)}
 # With twice the width and the learning rate of the preset `small`: higher ones are worse on the validation split. Wide

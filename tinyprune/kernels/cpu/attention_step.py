@@ -5,8 +5,6 @@
         q, k, v = n @ Wq + bq, n @ Wk + bk, n @ Wv + bv;  keys[place], values[place] = k, v  # q and k may be rotated
         s = [keys @ (q + u) + r @ (q + w) by distance, pk @ q];  y += softmax(s) @ [values, pv] @ Wo
 
-Persistent vectors that are read by a squared ReLU (`ops.persistent_memory`) follow the softmax, see `read_persistent`.
-
 It is memory-bound: each of the weights, 3.4 MB a layer at preset `small`, is used once per token. There, with two
 threads, a layer takes 24 µs; just reading that much takes 19, and the textbook takes 165. What each trick buys:
 
@@ -62,7 +60,7 @@ from tinyprune.ops.attention_step import (
     check_text,
 )
 
-EPS = 1e-5  # of the LayerNorm, and of the norm of q + o
+EPS = 1e-5  # of the LayerNorm
 
 row_times_panel = microkernel(1, 2, False)
 row_times_narrow_panel = microkernel(1, 1, False)
@@ -155,31 +153,6 @@ def softmax(m, s, n):
 
 
 @part
-def read_persistent(m, at, Dh, rows, persistent):
-    """Add max(z · pkᵀ, 0)² · pv to o, with z = (q + o) / rms(q + o)."""
-    never_inline()
-    L = lanes(m)
-    head = whole(Dh, L)
-    real = m.dtype.type
-    root, squares = real(math.sqrt(Dh) / LOG2_E), real(0)  # q was multiplied by 1 / root
-    for d in range(Dh):
-        x = m[at.q + d] * root + m[at.o + d]
-        m[at.q_u + d] = x
-        squares += x * x
-    inverse = real(1) / math.sqrt(squares / real(Dh) + real(EPS))
-    for d in range(Dh):
-        m[at.q_u + d] *= inverse
-    row_times_matrix(m, at.q_u, m, at.pk, Dh, persistent, at.s, Dh)
-    zero = broadcast(m, 0)
-    for i in range(at.s, at.s + persistent, L):
-        p = maximum(zero, load(m, i))
-        store(m, i, multiply(p, p))
-    row_times_matrix(m, at.s, m, at.values, rows, head, at.q_w, persistent)
-    for d in range(0, head, L):
-        store(m, at.o + d, add(load(m, at.o + d), load(m, at.q_w + d)))
-
-
-@part
 def rotate(m, x, rotation):
     """Rotate the pairs (x + d, x + d + Dh/2) of m by the angles whose cosines and sines are rows 1 and 2."""
     half = rotation.shape[1]
@@ -190,7 +163,7 @@ def rotate(m, x, rotation):
 
 
 @part
-def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased, squared):
+def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased):
     """Compute one head, whose memory is m: store its key and value, and its part of the block's output in `out`."""
     never_inline()
     L = lanes(m)
@@ -221,18 +194,12 @@ def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased, squ
         for i in range(place + 1, visible):
             m[s + i] += m[at.positions + i - place - 1]
     m[s + visible : s + seen] = LOWEST
-    if squared:
-        m[at.s : s] = 0
-        share = broadcast(m, 1 / softmax(m, s, seen))
-    else:
-        row_times_matrix(m, at.q, m, at.pk, Dh, persistent, at.s, Dh)
-        m[at.s + N : s] = LOWEST
-        share = broadcast(m, 1 / softmax(m, at.s, persistent + seen))
+    row_times_matrix(m, at.q, m, at.pk, Dh, persistent, at.s, Dh)
+    m[at.s + N : s] = LOWEST
+    share = broadcast(m, 1 / softmax(m, at.s, persistent + seen))
     row_times_matrix(m, at.s, m, at.values, persistent + places, head, at.o, persistent + seen)
     for d in range(at.o, at.o + head, L):
         store(m, d, multiply(load(m, d), share))
-    if squared:
-        read_persistent(m, at, Dh, persistent + places, persistent)
     row_times_matrix(m, at.o, m, at.Wo, Dh, whole(D, L), at.out, Dh)
 
 
@@ -255,7 +222,7 @@ def normalise(x, scale, bias, n):
 
 
 @parallel_kernel
-def step(x, vectors, memory, rotation, read, Dh, C, N, relative, biased, squared, normalised, n, y):
+def step(x, vectors, memory, rotation, read, Dh, C, N, relative, biased, normalised, n, y):
     """Compute the whole block, y.
 
     vectors: ln_scale, ln_bias and bo, (3, D).   memory: (heads, …), see `Layout`.   rotation: (3, Dh/2), float64, or
@@ -272,7 +239,7 @@ def step(x, vectors, memory, rotation, read, Dh, C, N, relative, biased, squared
         angle = read * rotation[0, d]
         rotation[1, d], rotation[2, d] = math.cos(angle), math.sin(angle)
     for h in prange(H):
-        head_step(n, memory[h], rotation, place, visible, D, Dh, C, N, relative, biased, squared)
+        head_step(n, memory[h], rotation, place, visible, D, Dh, C, N, relative, biased)
     for d in range(D):
         y[d] = x[d] + vectors[2, d]
     for h in range(H):  # always in this order, so that y does not depend on the threads
@@ -298,7 +265,7 @@ class AttentionStep:
     """
 
     def __init__(self, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
-        Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent, bq, bk, bv, rope_base = weights
+        Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, bq, bk, bv, rope_base = weights
         norm = {name: x for name, x in (("ln_scale", ln_scale), ("ln_bias", ln_bias)) if x is not None}
         biases = {"bq": bq, "bk": bk, "bv": bv}
         optional = {"bo": bo, "r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate, **biases}
@@ -314,8 +281,6 @@ class AttentionStep:
         at = layout(D, *self.sizes, L)
         places = whole(C, L)
         root = math.sqrt(Dh)
-        self.squared = persistent == "relu2" and pk is not None
-        key_factor, value_factor = (1.0, 1.0) if self.squared else (root, math.sqrt(N))
         self.is_open = factors != 0
         self.memory = workspace.zeros((int(self.is_open.sum()), at.end), Wq.dtype)
         for m, h in zip(self.memory, np.flatnonzero(self.is_open), strict=True):
@@ -329,8 +294,8 @@ class AttentionStep:
                 m[at.u : at.u + Dh], m[at.w : at.w + Dh] = u[h] * (LOG2_E / root), w[h] * (LOG2_E / root)
                 put(m, at.r, r[:C, h][::-1].T)
             if pk is not None:
-                put(m, at.pk, pk[h].T * key_factor)
-                put(m, at.values, pv[h] * value_factor, rows=whole(N, L) + places)
+                put(m, at.pk, pk[h].T * root)
+                put(m, at.values, pv[h] * math.sqrt(N), rows=whole(N, L) + places)
             put(m, at.Wo, Wo[head] * factors[h])
         self.has_norm = ln_scale is not None and ln_bias is not None
         self.vectors = np.array([np.zeros(D) if x is None else x for x in (ln_scale, ln_bias, bo)], Wq.dtype)
@@ -388,7 +353,7 @@ class AttentionStep:
         y = np.empty(own.shape, own.dtype)
         n = own if n is None else contiguous(n)
         x, normalised = contiguous(x), not self.has_norm
-        step(x, self.vectors, self.memory, self.rotation, self.read, *self.sizes, self.squared, normalised, n, y)
+        step(x, self.vectors, self.memory, self.rotation, self.read, *self.sizes, normalised, n, y)
         self.read += 1
         return y
 

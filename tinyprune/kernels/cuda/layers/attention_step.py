@@ -15,7 +15,6 @@ from tinyprune.kernels.cuda.layers.add import add
 from tinyprune.kernels.cuda.layers.attention import attention_forward
 from tinyprune.kernels.cuda.layers.layernorm import layernorm_forward
 from tinyprune.kernels.cuda.layers.linear import linear_forward
-from tinyprune.kernels.cuda.layers.persistent_memory import persistent_memory_forward
 from tinyprune.kernels.cuda.layers.rotary import rotary_forward
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
 from tinyprune.kernels.cuda.parts.copies import copied, zeros
@@ -53,7 +52,7 @@ def attention_step(
     n: DeviceArray | None = None,
 ) -> DeviceArray:
     """Compute the block's output for the newest token, and keep its key and value: `ops.attention_step` for float32."""
-    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, persistent, bq, bk, bv, rope_base = weights
+    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, bq, bk, bv, rope_base = weights
     check_step(x, keys, values, r, read, weights, n)
     check_floats(x=x, keys=keys, values=values)
     check_in_place(keys=keys, values=values)
@@ -65,11 +64,7 @@ def attention_step(
     if rope_base is not None:
         (q, _), (k, _) = (rotary_forward(part, rope_base, read) for part in (q, k))
     seen = in_order(keys, k, read), in_order(values, v, read), None if r is None else r[: min(read + 1, C)]
-    if persistent == "softmax" or pk is None or pv is None:
-        o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
-    else:
-        o, _ = attention_forward(q, *seen, u, w)
-        o, _ = persistent_memory_forward(q, o, pk, pv, gate, scale=scale)
+    o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
     y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
     for newest, ring in ((k, keys), (v, values)):  # write the buffers last, when nothing can fail any more
         copied(newest[0, 0], ring[read % C])
