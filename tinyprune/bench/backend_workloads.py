@@ -58,19 +58,24 @@ def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Workload:
     """One product; see `shapes.matrices`. With the backend numpy it is that of NumPy's BLAS."""
     ops, choice = get_backend(backend), BACKENDS[backend]
     a, b = matrices(m, k, n, layout)
-    options: dict[str, Any] = {"transpose_a": layout == "Aᵀ·B", "transpose_b": layout == "A·Bᵀ"}
     if ops.on_device:
-        from tinyprune.kernels.cuda.products.matmul import matmul as on_gpu
+        from tinyprune.kernels.cuda.products import primitives
 
-        a, b = ops.to_device(a), ops.to_device(b)
-        options["precision"] = choice.precision
-        return in_a_row(ops, lambda: on_gpu(a, b, **options), lambda: {"out": ops.to_host(on_gpu(a, b, **options))})
+        x, y = ops.to_device(a), ops.to_device(b)
+
+        def on_gpu() -> Any:
+            if layout == "Aᵀ·B":
+                return primitives.weight_gradient(x, y, precision=choice.precision)
+            return primitives.matmul(x, y.T if layout == "A·Bᵀ" else y, precision=choice.precision)
+
+        return in_a_row(ops, on_gpu, lambda: {"out": ops.to_host(on_gpu())})
     out = np.empty((m, n), np.float32)
     if not choice.packages:  # NumPy computes
         a, b = (a.T if layout == "Aᵀ·B" else a), (b.T if layout == "A·Bᵀ" else b)
         return Workload(lambda: np.matmul(a, b, out=out), lambda: {"out": np.matmul(a, b)})
     from tinyprune.kernels.cpu.matmul import matmul as compiled
 
+    options = {"transpose_a": layout == "Aᵀ·B", "transpose_b": layout == "A·Bᵀ"}
     return Workload(lambda: compiled(a, b, out=out, **options), lambda: {"out": compiled(a, b, **options)})
 
 

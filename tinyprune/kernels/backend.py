@@ -324,7 +324,6 @@ def cuda_backend(precision: str = "float32") -> Backend:
         swiglu,
     )
     from tinyprune.kernels.cuda.layers import attention_step as stepping
-    from tinyprune.kernels.cuda.products import later
     from tinyprune.kernels.cuda.pruning import hard_concrete, l0, layerwise_error, slices, top_k
     from tinyprune.kernels.cuda.pruning import head_difference as differing
     from tinyprune.kernels.cuda.pruning import join as joining
@@ -357,7 +356,6 @@ def cuda_backend(precision: str = "float32") -> Backend:
             return array.reading(values)
 
         def synchronize(self) -> None:
-            later.finish()
             if not jit.SIMULATED:
                 driver().synchronize()
 

@@ -9,7 +9,7 @@ from tinyprune.kernels.cuda.attend import forward
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, kernel
 from tinyprune.kernels.cuda.layers import attention
-from tinyprune.kernels.cuda.products import later, matmul
+from tinyprune.kernels.cuda.products import primitives
 
 from .attention_case import WIDTHS, case, installed, quarters
 from .compare import assert_close, assert_equal_to_textbook, normal, on_device
@@ -40,8 +40,7 @@ def block_sums(module):
 def column_sums(module, shape=(70, 35)):
     """More than one run of rows, more than one block of columns."""
     (x,) = normal(shape)
-    with mock.patch.object(later, "run_sums", module.run_sums):
-        assert_close(later.sum_later(to_device(x)), x.sum(0, dtype=float))
+    assert_close(module.column_sums(to_device(x)), x.sum(0, dtype=float))
 
 
 def row_dots(module, shape=(3, 7, 2, 11)):
@@ -72,20 +71,19 @@ def few_rows(module, M=2, K=70, N=35):
     """More than one block, more k than threads along it."""
     a, b, bias = normal((M, K), (K, N), (N,))
     expected = a.astype(np.float64) @ b + bias
-    with mock.patch.object(matmul, "FEW_ROWS", module.FEW_ROWS):
-        for transpose_b, given in ((False, b), (True, b.T.copy())):
-            got = matmul.matmul(to_device(a), to_device(given), transpose_b=transpose_b, bias=to_device(bias))
-            assert_close(got, expected)
+    with mock.patch.object(primitives, "FEW_ROWS", module.FEW_ROWS):
+        for there in (to_device(b), to_device(b.T.copy()).T):
+            assert_close(primitives.matmul(to_device(a), there, bias=to_device(bias)), expected)
 
 
 def product(module, layouts=((True, False),)):
     """Three strips, more than one tile."""
     a, b = normal((9, 40), (40, 67))
-    with mock.patch.object(matmul, "PRODUCTS", module.PRODUCTS):
+    with mock.patch.object(primitives, "PRODUCTS", module.PRODUCTS):
         for a_along_k, b_along_k in layouts:
-            given = (a if a_along_k else a.T.copy()), (b.T.copy() if b_along_k else b)
-            got = matmul.matmul(*map(to_device, given), transpose_a=not a_along_k, transpose_b=b_along_k)
-            assert_close(got, a.astype(np.float64) @ b)
+            x = to_device(a) if a_along_k else to_device(a.T.copy()).T
+            y = to_device(b.T.copy()).T if b_along_k else to_device(b)
+            assert_close(primitives.matmul(x, y), a.astype(np.float64) @ b)
 
 
 def attend_forward(module):

@@ -4,21 +4,19 @@
     def each(arrays, …):
         x = arrays[n]                a pointer to the first entry of array n
 
-`division` and `laid_out` say which block works on what; `launch_all` launches several such kernels with one table.
-
 Launching a kernel takes Python longer than a small array takes the GPU, and a model has hundreds of parameters.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_device
-from tinyprune.kernels.cuda.device.jit import SIMULATED, Kernel, blocks, device, floats, int32
+from tinyprune.kernels.cuda.device.jit import SIMULATED, blocks, floats
 from tinyprune.kernels.cuda.device.memory import Lease, Pool
 
 THREADS = 256
@@ -56,45 +54,3 @@ def division(sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], DeviceArray
     begins = np.concatenate([np.arange(count) * EACH for count in counts]) if counts else owners
     places = list(pairwise(accumulate(counts, initial=0)))
     return places, *(to_device(np.asarray(numbers, np.int32)) for numbers in (owners, begins, sizes))
-
-
-def laid_out(rows: Sequence[Sequence[int]]) -> tuple[int, DeviceArray]:
-    """Number the blocks of pieces of work. Each row has how many blocks a piece takes, and numbers about it.
-
-    Returns how many there are in all, and a table of the pieces' first blocks and numbers, see `owner`.
-    """
-    table = np.array(rows, np.int32)
-    ends = table[:, 0].cumsum()
-    table[:, 0] = ends - table[:, 0]
-    return int(ends[-1]), to_device(table.reshape(-1))
-
-
-@device
-def owner(table, count, columns, block):
-    """Return where the row of the piece begins that a block works on, in a table of `count` rows from `laid_out`."""
-    low, high = int32(0), int32(count)
-    while high - low > 1:
-        middle = int32((low + high) >> 1)
-        if table[middle * columns] <= block:
-            low = middle
-        else:
-            high = middle
-    return int32(low * columns)
-
-
-class Launch(NamedTuple):
-    """A launch of a kernel for pieces of work of many sizes."""
-
-    kernel: Kernel  # of a table of arrays, which of them is the first here, and the next three
-    numbers: DeviceArray  # of `laid_out`
-    count: int  # of pieces
-    blocks: int
-    arrays: Sequence[DeviceArray]
-
-
-def launch_all(launches: Sequence[Launch]) -> None:
-    """Launch kernels, one after the other, after one copy of where all their arrays lie."""
-    table, first = table_of([x for launch in launches for x in launch.arrays]), 0
-    for launch in launches:
-        launch.kernel(launch.blocks, table, first, launch.numbers, launch.count)
-        first += len(launch.arrays)

@@ -95,20 +95,15 @@ def block_size(entries: int) -> int:
 
 
 class Lease:
-    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed.
+    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed."""
 
-    `due` has to be called before its entries are read, `read_later` before they are written; see `products.later`.
-    """
-
-    __slots__ = ("address", "block", "due", "give", "read_later", "size")
+    __slots__ = ("address", "block", "give", "size")
 
     def __init__(self, entries: int, pool: Pool = POOL) -> None:
         self.size = block_size(entries)
         self.block = pool.take(self.size)
         self.give = pool.give  # kept here: at exit, module names may be gone before the last array
         self.address = 0 if SIMULATED else self.block.address
-        self.due: Callable[[], None] | None = None
-        self.read_later: Callable[[], None] | None = None
 
     def __del__(self) -> None:
         if hasattr(self, "give"):
@@ -116,8 +111,6 @@ class Lease:
 
     def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
         """Return what a kernel gets for the entries from `first` on."""
-        if self.due:
-            self.due()
         if SIMULATED:
             return Window(self.block.view(dtype)[first : first + entries], first)
         return self.address + 4 * first
@@ -131,8 +124,6 @@ class Lease:
 
     def read(self, first: int, values: NDArray) -> None:
         """Copy to a flat array in main memory, after the kernels launched before have finished."""
-        if self.due:
-            self.due()
         if SIMULATED:
             values.view(np.int32)[:] = self.block[first : first + values.nbytes // 4]
         else:

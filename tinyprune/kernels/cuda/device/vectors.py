@@ -13,7 +13,7 @@ from numba import types
 from tinyprune.kernels.cuda.device.jit import SIMULATED, Window, device, float32
 
 BYTES = 16
-GLOBAL, SHARED = 1, 3  # numbers of address spaces
+SHARED = 3  # number of an address space
 
 if SIMULATED:
 
@@ -24,10 +24,6 @@ if SIMULATED:
 
     def aligned(x):
         """Return a shared array, aligned for functions that read four entries at a time."""
-        return x
-
-    def in_global(x):
-        """Return a pointer that was itself read from memory, and tell the compiler that it is to global memory."""
         return x
 
     def beyond(x, i):
@@ -82,21 +78,6 @@ else:
             align(builder.module)
             x = context.make_array(type_of_x)(context, builder, x).data
         return builder.gep(x, [i])
-
-    @intrinsic
-    def in_global(typingctx, x):
-        """Return a pointer that was itself read from memory, and tell the compiler that it is to global memory."""
-
-        def codegen(context, builder, signature, arguments):
-            (generic,) = arguments
-            bits = ir.IntType(64)
-            # a pair of casts would cancel out
-            convert = ir.InlineAsm(ir.FunctionType(bits, [bits]), "cvta.to.global.u64 $0, $1;", "=l,l")
-            address = builder.call(convert, [builder.ptrtoint(generic, bits)])
-            there = builder.inttoptr(address, ir.PointerType(generic.type.pointee, addrspace=GLOBAL))
-            return builder.addrspacecast(there, generic.type)
-
-        return x(x), codegen
 
     @intrinsic
     def beyond(typingctx, x, i):

@@ -27,11 +27,7 @@ from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
-from tinyprune.kernels.cuda.parts.sums import two_row_dots
-from tinyprune.kernels.cuda.products.arithmetic import THREADS as JOIN_THREADS
-from tinyprune.kernels.cuda.products.arithmetic import Strides
-from tinyprune.kernels.cuda.products.later import sum_later
-from tinyprune.kernels.cuda.products.product import join
+from tinyprune.kernels.cuda.parts.sums import column_sums, two_row_dots
 from tinyprune.ops.attention import check_arguments
 
 LOG2_E = math.log2(math.e)
@@ -104,7 +100,7 @@ def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[Device
     dk, dv, du = key_gradients(saved, c)
     dr, dw = distance_gradients(saved, c) if c.relative else (None, None)
     dpk, dpv = (None, None) if c.inputs.pk is None else persistent_gradients(saved, c)
-    dgate = sum_later(saved.delta.reshape(-1, c.sizes.H)) if c.gated else None
+    dgate = column_sums(saved.delta) if c.gated else None
     return dq, dk, dv, dr, du, dw, dpk, dpv, dgate
 
 
@@ -153,11 +149,7 @@ def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, De
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
     which = c.sizes, group, c.scales[0], c.to_key
     kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, *which, c.gated, c.dropout)
-    total = dr[0]
-    if slots > 1:  # it is read soon, and what waits need not be computed then
-        total = empty(dr.shape[1:])
-        join(blocks(total.size, JOIN_THREADS), dr, None, None, total, slots, 1, total.size, 1, Strides(0, 0), 0)
-    return narrow(total, Dh), slot_sum(dw, c.w.shape, Dh)
+    return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.w.shape, Dh)
 
 
 def scales_of(Dh: int, N: int, weight: float) -> tuple[Scales, Scales]:
@@ -185,4 +177,4 @@ def slot_sum(slots: DeviceArray, shape: tuple[int, ...], Dh: int) -> DeviceArray
     """Sum slots, each of which has the entries of `shape` (…, W), and narrow the sum to (…, Dh)."""
     size = math.prod(shape)
     flat = slots.reshape(slots.size // size if size else 1, size)
-    return narrow((flat if len(flat) == 1 else sum_later(flat)).reshape(shape), Dh)
+    return narrow((flat if len(flat) == 1 else column_sums(flat)).reshape(shape), Dh)

@@ -5,9 +5,9 @@ two passes. Only h is kept, since h > 0 is true where the input of the ReLU was 
 """
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
-from tinyprune.kernels.cuda.layers.linear import gradients, kept, linear_backward, linear_forward, matrix
+from tinyprune.kernels.cuda.layers.linear import gradients, kept, linear_backward, linear_forward
 from tinyprune.kernels.cuda.parts.arguments import check_floats
-from tinyprune.kernels.cuda.products.matmul import matmul
+from tinyprune.kernels.cuda.products.primitives import matmul
 from tinyprune.ops.feedforward import check_arguments
 
 
@@ -24,8 +24,8 @@ def feedforward_forward(
     """Two linear maps with a ReLU between: `ops.feedforward_forward` for float32. For `precision` see `linear`."""
     check_floats(x=x, W1=W1, b1=b1, W2=W2, b2=b2)
     check_arguments(x, W1, b1, W2, b2)
-    h = matmul(matrix(x), W1, bias=b1, relu=True, precision=precision)
-    out, cache2 = linear_forward(h if x.ndim > 1 else h[0], W2, b2, frozen=frozen, precision=precision)
+    h = matmul(x, W1, bias=b1, relu=True, precision=precision)
+    out, cache2 = linear_forward(h, W2, b2, frozen=frozen, precision=precision)
     return out, (kept(x, W1, b1, frozen, precision), h, cache2)
 
 

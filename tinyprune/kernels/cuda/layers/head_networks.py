@@ -12,12 +12,10 @@ import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.layers.linear import bias_gradient, matrix
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import row_dots
-from tinyprune.kernels.cuda.products.later import weight_gradient
-from tinyprune.kernels.cuda.products.matmul import matmul
+from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
 from tinyprune.ops.head_networks import check_arguments
 
 THREADS = 256
@@ -83,11 +81,11 @@ def head_networks_forward(
     H, N, D = pk.shape
     pk, pb, pv = contiguous(pk), contiguous(pb), contiguous(pv)
     keys, bias = pk.reshape(H * N, D), pb.reshape(H * N)
-    units = matmul(matrix(x), keys, transpose_b=True, bias=bias, relu=True, precision=precision)
+    units = matmul(x, keys.T, bias=bias, relu=True, precision=precision)
     values = weighed(pv, gate, scale, N * D).reshape(H * N, D)
     out = matmul(units, values, bias=contiguous(bo), precision=precision)
     x_kept, values_kept = (None, None) if frozen else (x, values)
-    return out if x.ndim > 1 else out[0], Kept(units, x_kept, pk, pv, gate, scale, values_kept, precision, x.shape)
+    return out, Kept(units, x_kept, pk, pv, gate, scale, values_kept, precision, x.shape)
 
 
 def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray | None, ...]:
@@ -95,28 +93,27 @@ def head_networks_backward(dout: DeviceArray, cache: Kept) -> tuple[DeviceArray 
     units, x, pk, pv, gate, scale, values, precision, shape = cache
     check_gradient(dout, shape)
     H, N, D = pk.shape
-    rows = matrix(dout)
     if x is None:
         # out = Σ_h c g_h · units_h pv_h + bo
-        products = matmul(rows, pv.reshape(H * N, D), transpose_b=True, precision=precision)
+        products = matmul(dout, pv.reshape(H * N, D).T, precision=precision)
         dgate = None
         if gate is not None:
             by_head = math.prod(units.shape[:-1]), H, N
-            dgate = bias_gradient(row_dots(units.reshape(by_head), products.reshape(by_head), scale))
+            dgate = column_sums(row_dots(units.reshape(by_head), products.reshape(by_head), scale))
         da = weighed(products, gate, scale, N)
         rectify_gradient(blocks(da.size, THREADS), da, units, da.size)
         dx = matmul(da, pk.reshape(H * N, D), precision=precision)
-        return dx if len(shape) > 1 else dx[0], None, None, None, None, dgate
+        return dx, None, None, None, None, dgate
     # out = units values + bo
-    dbo = bias_gradient(dout)
+    dbo = column_sums(dout)
     # units = max(a, 0)
-    da = matmul(rows, values, transpose_b=True, where=units, precision=precision)
-    dvalues = weight_gradient(units, rows, precision).reshape(H, N, D)
+    da = matmul(dout, values.T, where=units, precision=precision)
+    dvalues = weight_gradient(units, dout, precision=precision).reshape(H, N, D)
     # values_h = c g_h pv_h
     dpv = weighed(dvalues, gate, scale, N * D)
     dgate = None if gate is None else row_dots(dvalues.reshape(H, N * D), pv.reshape(H, N * D), scale)
     # a = x pkᵀ + pb
     dx = matmul(da, pk.reshape(H * N, D), precision=precision)
-    dpk = weight_gradient(da, matrix(x), precision).reshape(H, N, D)
-    dpb = bias_gradient(da).reshape(H, N)
-    return dx if len(shape) > 1 else dx[0], dpk, dpb, dpv, dbo, dgate
+    dpk = weight_gradient(da, x, precision=precision).reshape(H, N, D)
+    dpb = column_sums(da).reshape(H, N)
+    return dx, dpk, dpb, dpv, dbo, dgate

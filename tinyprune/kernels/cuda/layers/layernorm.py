@@ -4,7 +4,7 @@
 
 One block for each row; neighbouring threads read neighbouring features. Backward recomputes n from x, and the mean and
 1 / std of each row. dscale and dbias are sums over all rows: some more blocks sum 32 features over a run of rows each,
-in the same launch, and the runs are summed later, in order, so no bit depends on which block runs first.
+in the same launch, and the runs are summed afterwards, in order, so no bit depends on which block runs first.
 """
 
 import math
@@ -13,8 +13,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, grid_of
-from tinyprune.kernels.cuda.products.later import sum_later
+from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, column_sums, grid_of
 from tinyprune.ops.layernorm import check_scale_and_bias
 
 THREADS = 128
@@ -116,5 +115,5 @@ def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, De
     sums = empty((runs, 2 * D))
     first = across * runs
     normalise_backward(first + R, dout, x, means, inverses, scale, R, D, first, dx, sums)
-    dparameters = sum_later(sums)
+    dparameters = column_sums(sums)
     return dx, dparameters[:D], dparameters[D:]

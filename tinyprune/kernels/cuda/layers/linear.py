@@ -1,32 +1,19 @@
 """Linear: multiply the last axis by a matrix and add a bias. See `tinyprune.ops.linear`.
 
-Three products, see `products.matmul`, which reads x and W in place, even if x is a view of a few positions and W a
+Three products, see `products.primitives`, which read x and W in place, even if x is a view of a few positions and W a
 transposed matrix. Then dW is a transposed view as well, whose `.T` has the layout of that matrix.
 """
 
-import math
-
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.products.later import sum_later, weight_gradient
-from tinyprune.kernels.cuda.products.matmul import matmul, rows_of
+from tinyprune.kernels.cuda.products.plans import rows_of
+from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
 from tinyprune.ops.linear import check_arguments
-
-
-def matrix(x: DeviceArray) -> DeviceArray:
-    """Return `x` as `matmul` takes it: a vector becomes a matrix of one row."""
-    return contiguous(x).reshape(1, x.size) if x.ndim == 1 else x
 
 
 def kept(x: DeviceArray, W: DeviceArray, b: DeviceArray | None, frozen: bool, precision: str) -> tuple:
     """Return the cache; of frozen weights without x."""
     return None if frozen else x, x.shape, W, b is not None and not frozen, precision
-
-
-def bias_gradient(dout: DeviceArray) -> DeviceArray:
-    """Sum over all rows, (..., O) → (O,), when somebody reads it."""
-    return sum_later(contiguous(dout).reshape(math.prod(dout.shape[:-1]), dout.shape[-1]))
 
 
 def linear_forward(
@@ -37,13 +24,13 @@ def linear_forward(
     frozen: bool = False,
     precision: str = "float32",
 ) -> tuple[DeviceArray, tuple]:
-    """Compute x · W + b: `ops.linear_forward` for float32. For `precision`, also of backward, see `matmul`."""
+    """Compute x · W + b: `ops.linear_forward` for float32. For `precision`, also of backward, see `primitives`."""
     check_floats(x=x, W=W)
     if b is not None:
         check_floats(b=b)
     check_arguments(x, W, b)
-    out = matmul(matrix(x), W, bias=b, precision=precision)
-    return out if x.ndim > 1 else out[0], kept(x, W, b, frozen, precision)
+    out = matmul(x, W, bias=b, precision=precision)
+    return out, kept(x, W, b, frozen, precision)
 
 
 def linear_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray | None, DeviceArray | None]:
@@ -57,15 +44,14 @@ def gradients(
     """Gradients of `linear_forward`; that of x is 0 unless `where`, of its shape, is positive."""
     x, shape, W, has_bias, precision = cache
     check_gradient(dout, (*shape[:-1], W.shape[1]))
-    dout_rows = matrix(dout)
     # out = x @ W
-    dx = matmul(dout_rows, W, transpose_b=True, where=where, precision=precision)
+    dx = matmul(dout, W.T, where=where, precision=precision)
     if x is None:
         dW = None
     elif rows_of(W.shape, W.strides):
-        dW = weight_gradient(matrix(x), dout_rows, precision)
+        dW = weight_gradient(x, dout, precision=precision)
     else:
-        dW = weight_gradient(dout_rows, matrix(x), precision).T
+        dW = weight_gradient(dout, x, precision=precision).T
     # out += b
-    db = bias_gradient(dout) if has_bias else None
-    return dx if len(shape) > 1 else dx[0], dW, db
+    db = column_sums(dout) if has_bias else None
+    return dx, dW, db

@@ -1,13 +1,11 @@
 """Projections: queries for the segment, keys and values for all of its context. See `tinyprune.ops.projections`.
 
-`matmul` reads the last T rows of each batch entry in place, and accumulates dn in place.
+`matmul` reads the last T rows of each batch entry in place, and adds to dn in place.
 """
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
-from tinyprune.kernels.cuda.layers.linear import bias_gradient
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.products.later import weight_gradient
-from tinyprune.kernels.cuda.products.matmul import linear_maps, matmul
+from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
 from tinyprune.ops.projections import check_arguments
 
 
@@ -34,7 +32,7 @@ def projections_forward(
     check_floats(n=n, Wq=Wq, Wk=Wk, Wv=Wv, **biases)
     check_arguments(n, Wq, Wk, Wv, T, bq, bk, bv)
     parts = (last(n, T), Wq, bq), (n, Wk, bk), (n, Wv, bv)
-    q, k, v = linear_maps(parts, precision)
+    q, k, v = (matmul(x, W, bias=b, precision=precision) for x, W, b in parts)
     with_gradient = set() if frozen else set(biases)
     return (q, k, v), (None if frozen else n, n.shape, Wq, Wk, Wv, T, with_gradient, precision)
 
@@ -47,14 +45,13 @@ def projections_backward(
     for name, dout, W, rows in (("dq", dq, Wq, T), ("dk", dk, Wk, S), ("dv", dv, Wv, S)):
         check_gradient(dout, (B, rows, W.shape[1]), name)
     # k = n Wk + bk,  v = n Wv + bv
-    dn = matmul(dk, Wk, transpose_b=True, precision=precision)
-    matmul(dv, Wv, transpose_b=True, residual=dn, out=dn, precision=precision)
+    dn = matmul(dk, Wk.T, precision=precision)
+    matmul(dv, Wv.T, onto=dn, precision=precision)
     # q = n[:, S-T:] Wq + bq
-    part = last(dn, T)
-    matmul(dq, Wq, transpose_b=True, residual=part, out=part, precision=precision)
-    dbq, dbk, dbv = (bias_gradient(dout) if b in biases else None for b, dout in (("bq", dq), ("bk", dk), ("bv", dv)))
+    matmul(dq, Wq.T, onto=last(dn, T), precision=precision)
+    dbq, dbk, dbv = (column_sums(dout) if b in biases else None for b, dout in (("bq", dq), ("bk", dk), ("bv", dv)))
     if n is None:
         return dn, None, None, None, dbq, dbk, dbv
     pairs = (last(n, T), dq), (n, dk), (n, dv)
-    dWq, dWk, dWv = (weight_gradient(x, dout, precision) for x, dout in pairs)
+    dWq, dWk, dWv = (weight_gradient(x, dout, precision=precision) for x, dout in pairs)
     return dn, dWq, dWk, dWv, dbq, dbk, dbv

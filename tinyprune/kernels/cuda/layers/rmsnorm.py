@@ -13,8 +13,7 @@ from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32, kern
 from tinyprune.kernels.cuda.layers.layernorm import LINES, THREADS, parameter_gradients
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, grid_of
-from tinyprune.kernels.cuda.products.later import sum_later
+from tinyprune.kernels.cuda.parts.sums import WIDE, block_sum, column_sums, grid_of
 from tinyprune.ops.rmsnorm import check_scale
 
 
@@ -74,4 +73,4 @@ def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, Devi
     sums = empty((runs, 2 * D))  # dscale, and dbias, which is not used
     first = across * runs
     normalise_backward(first + R, dout, x, inverses, scale, R, D, first, dx, sums)
-    return dx, sum_later(sums)[:D]
+    return dx, column_sums(sums)[:D]

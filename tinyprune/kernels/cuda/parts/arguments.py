@@ -40,5 +40,3 @@ def check_in_place(**arrays: DeviceArray) -> None:
                 f"{name} is updated in place and must be C-contiguous, got strides {value.strides} for shape "
                 f"{value.shape}; hand over a copy"
             )
-        if value.lease.read_later:
-            value.lease.read_later()

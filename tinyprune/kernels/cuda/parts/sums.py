@@ -4,8 +4,7 @@
 … 1. Each step waits for the one before.
 
 `run_sums`: a block takes 32 neighbouring columns and a run of rows. Its 8 lines of threads take every eighth row, and
-their sums are joined in shared memory. The sums of the runs are rows again, and are summed in the same way, see
-`products.later`.
+their sums are joined in shared memory. The sums of the runs are rows again, and are summed in the same way.
 
 `row_dots`: a block takes 16 rows with 8 threads each, whose sums are joined in shared memory.
 
@@ -16,8 +15,9 @@ import math
 from collections.abc import Callable
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, ints, kernel, uint32
-from tinyprune.kernels.cuda.device.many import owner, tables
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel, uint32
+from tinyprune.kernels.cuda.parts.arguments import check_floats
+from tinyprune.kernels.cuda.parts.copies import contiguous
 
 WIDE = 32  # columns of a block of `run_sums`
 LINES = 8  # of its threads
@@ -65,19 +65,13 @@ def make_reduction(joined: Callable) -> Callable:
 block_sum, block_max = make_reduction(add), make_reduction(larger)
 
 
-@kernel(tables, int32, ints, int32, threads=(WIDE, LINES))
-def run_sums(arrays, first, table, count):
-    """The sums over each run of rows of `count` matrices: arrays has x (R, C) and out (runs, C) of each.
-
-    first: the first of these arrays.   table: blocks, R and C of each, see `many.laid_out`.
-    """
+@kernel(floats, int32, int32, floats, threads=(WIDE, LINES))
+def run_sums(x, R, C, out):
+    """out (runs, C): the sums over each run of rows of x (R, C)."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
     column, line = cuda.threadIdx.x, cuda.threadIdx.y
-    at = owner(table, count, 3, cuda.blockIdx.x)
-    R, C, n = table[at + 1], table[at + 2], first + at // 3 * 2
-    x, out = arrays[n], arrays[n + 1]
     # unsigned, 32 bits: Numba would divide in 64 bits
-    block, across = uint32(cuda.blockIdx.x - table[at]), uint32((C + WIDE - 1) // WIDE)
+    block, across = uint32(cuda.blockIdx.x), uint32((C + WIDE - 1) // WIDE)
     run, c = int32(block // across), int32(block % across) * WIDE + column
     end = min((run + 1) * RUN, R)
     total = float32(0)
@@ -95,6 +89,28 @@ def run_sums(arrays, first, table, count):
 def grid_of(R: int, C: int) -> tuple[int, int]:
     """Return how many blocks lie across C columns, and how many runs there are of R rows: one of no rows."""
     return blocks(C, WIDE), max(blocks(R, RUN), 1)
+
+
+def sum_rows(x: DeviceArray, R: int, out: DeviceArray) -> None:
+    """Set `out`, contiguous, to the sums of its entries over R slots of them, x (R, size); to zeros without slots."""
+    C = out.size
+    across, runs = grid_of(R, C)
+    while runs > 1:
+        part = empty((runs, C))
+        run_sums(across * runs, x, R, C, part)
+        x, R = part, runs
+        _, runs = grid_of(R, C)
+    run_sums(across, x, R, C, out)
+
+
+def column_sums(x: DeviceArray) -> DeviceArray:
+    """Sum over all rows: float32 (..., C) → (C,), zeros without rows. Raises ValueError for another array."""
+    check_floats(x=x)
+    if not x.ndim:
+        raise ValueError("x must have at least one axis, got shape ()")
+    out = empty(x.shape[-1])
+    sum_rows(contiguous(x), math.prod(x.shape[:-1]), out)
+    return out
 
 
 @kernel(*2 * (floats, floats, int32, floats), *4 * (int32,), float32, threads=(LANES, DOT_ROWS))

@@ -12,13 +12,10 @@ registers, and are then stored in the other place, so that each strip needs one 
 
 A long sum with few outputs, such as a weight's gradient, is split along k: `blockIdx.z` counts the parts, each has a
 slot of its own, and `join` adds the slots in order. Their number depends on the shapes alone.
-
-Products of one layout that do not wait for each other share a launch, which reads where each of them lies from a table.
 """
 
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, ints, kernel, uint32
-from tinyprune.kernels.cuda.device.many import owner, tables
-from tinyprune.kernels.cuda.device.vectors import aligned, beyond, in_global, load_some, store4
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
+from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load_some, store4
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
     ALIGNED_B,
@@ -26,8 +23,6 @@ from tinyprune.kernels.cuda.products.arithmetic import (
     STRIDES,
     STRIP,
     THREADS,
-    Sizes,
-    Strides,
     finished,
     place,
 )
@@ -35,7 +30,6 @@ from tinyprune.kernels.cuda.products.multiply_add import make_multiply_add
 from tinyprune.kernels.cuda.products.tensor_cores import make_tensor_cores
 
 TILES = (128, 64)  # rows and columns of a block's tile
-COLUMNS = 16  # of the table of several products
 LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a · b, a · bᵀ, aᵀ · b
 # Each makes, for one size of tile, device functions that round a number before it is stored in shared memory, add the
 # product of two strips to the sums of a thread, and write these; and says how many numbers lie between the rows of a
@@ -43,11 +37,8 @@ LAYOUTS = {(True, False): "ab", (True, True): "abt", (False, False): "atb"}  # a
 ARITHMETICS = {"float32": make_multiply_add, "tf32": make_tensor_cores}
 
 
-def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> tuple[Kernel, Kernel | None]:
-    """Make the kernel for a size of tile and a layout: whether k runs along the rows of a in memory, and of b.
-
-    The second one computes several products; a · bᵀ is not needed several times at once.
-    """
+def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) -> Kernel:
+    """Make the kernel for a size of tile and a layout: whether k runs along the rows of a in memory, and of b."""
     PAD, rounded, add_strips, write = ARITHMETICS[precision](TILE)
     DEPTH = STRIP // TILE  # of a strip, along k
     WIDE = TILE + PAD
@@ -142,42 +133,10 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         per = per if A_ALONG_K else M
         write(sums, thread, top, left, out, slot * M * N, M, N, per, at_out, bias, residual, finish, fours)
 
-    @device
-    def find(table, count):
-        """Return the row of the table for this block, and slot, top and left of its tile."""
-        at = owner(table, count, COLUMNS, cuda.blockIdx.x)
-        # unsigned, 32 bits: Numba would divide in 64 bits
-        block = uint32(cuda.blockIdx.x - table[at])
-        across, down = uint32(table[at + 1]), uint32(table[at + 2])
-        row = uint32(block // across)
-        return at, int32(row // down), int32(row % down * TILE), int32(block % across * TILE)
-
-    def products(arrays, first, table, count):
-        """Each of `count` products: arrays has a, b, bias and out of each, the table its blocks and numbers."""
-        sums = cuda.local.array(SUMS, float32)
-        thread = cuda.threadIdx.x & (THREADS - 1)
-        at, slot, top, left = find(table, count)
-        sizes = Sizes(table[at + 3], table[at + 4], table[at + 5], table[at + 6], table[at + 7])
-        at_a, at_b = Strides(table[at + 8], table[at + 9]), Strides(table[at + 10], table[at + 11])
-        n = first + at // COLUMNS * 4
-        a, b = in_global(arrays[n]), in_global(arrays[n + 1])
-        add_up(a, b, sizes, at_a, at_b, table[at + 15], top, left, slot, thread, sums)
-        # All is read again: until here the sums need the registers.
-        at, slot, top, left = find(table, count)
-        M, N, at_out = table[at + 3], table[at + 4], Strides(table[at + 12], table[at + 13])
-        per = table[at + 7] if A_ALONG_K else M
-        n = first + at // COLUMNS * 4
-        bias, out, to = in_global(arrays[n + 2]), in_global(arrays[n + 3]), slot * M * N
-        thread = cuda.threadIdx.x & (THREADS - 1)
-        write(sums, thread, top, left, out, to, M, N, per, at_out, bias, out, table[at + 14], table[at + 15])
-
     layout = LAYOUTS[A_ALONG_K, B_ALONG_K]
     options = {"threads": THREADS, "hot": True, "resident": 2 if TILE == 128 else 3}
     types = (*5 * (floats,), SIZES, STRIDES, STRIDES, STRIDES, int32, int32)
-    one = kernel(*types, name=f"product_{precision}_{TILE}_{layout}", **options)(product)
-    if B_ALONG_K:
-        return one, None
-    return one, kernel(tables, int32, ints, int32, name=f"products_{precision}_{TILE}_{layout}", **options)(products)
+    return kernel(*types, name=f"product_{precision}_{TILE}_{layout}", **options)(product)
 
 
 @kernel(*4 * (floats,), *4 * (int32,), STRIDES, int32, threads=THREADS)
@@ -193,8 +152,7 @@ def join(slots, bias, residual, out, S, M, N, per, at_out, finish):
         out[to] = finished(total, bias, j, residual, to, finish)
 
 
-# for one product, and for several; see `make_product`
-PRODUCTS: dict[tuple[str, int, bool, bool], tuple[Kernel, Kernel | None]] = {
+PRODUCTS: dict[tuple[str, int, bool, bool], Kernel] = {
     (precision, tile, *layout): make_product(precision, tile, *layout)
     for precision in ARITHMETICS
     for tile in TILES

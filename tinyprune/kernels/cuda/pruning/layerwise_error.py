@@ -15,8 +15,7 @@ from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32, kern
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import block_sum
-from tinyprune.kernels.cuda.products.later import sum_later
-from tinyprune.kernels.cuda.products.matmul import matmul
+from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
 from tinyprune.ops.layerwise_error import check_arguments
 
 THREADS = 64
@@ -70,8 +69,8 @@ def layerwise_error_forward(
     check_arguments(gate, o, Wo, bo)
     B, T, H, Dh = o.shape
     rows = contiguous(o).reshape(B * T, H * Dh)
-    oo, WW = matmul(rows, rows, transpose_a=True), matmul(Wo, Wo, transpose_b=True)
-    outputs = matmul(sum_later(rows).reshape(1, H * Dh), Wo)
+    oo, WW = weight_gradient(rows, rows), matmul(Wo, Wo.T)
+    outputs = matmul(column_sums(rows), Wo)
     G, error, slope = empty((H, H)), empty(()), empty(H)
     inner_products((H, H), oo, WW, H, Dh, G)
     numbers = np.float32(B * T), H, bo.size

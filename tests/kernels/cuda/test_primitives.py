@@ -1,0 +1,372 @@
+"""The products against NumPy's in float64: shapes, layouts, views, what is added, sums in parts, few rows, tf32."""
+
+import numpy as np
+import pytest
+
+from tinyprune import ops
+from tinyprune.errors import UsageError
+from tinyprune.kernels.cuda.device.array import to_device, to_host
+from tinyprune.kernels.cuda.products import plans, primitives, tensor_cores
+from tinyprune.kernels.cuda.products import product as product_module
+from tinyprune.kernels.cuda.products.arithmetic import positive
+from tinyprune.kernels.cuda.products.plans import division
+from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
+from tinyprune.kernels.cuda.products.product import LAYOUTS
+
+from .checks import product
+from .compare import assert_close, cuda, in_float64, normal, on_device, run, slow
+from .tensor_core import to_tf32
+from .test_operations import feedforward, linear, projections
+
+SHAPES = [(9, 17, 6), (12, 16, 8), (1, 1, 1), (1, 70, 37), (8, 5, 33), (3, 40, 1)]
+SHAPES += [(0, 3, 4), (3, 0, 4), (9, 0, 4), (3, 4, 0), (9, 4, 0), (0, 0, 0)]  # nothing to add up
+# a little more than a tile; and numbers that can be read four at a time
+SHAPES += [slow(65, 37, 67), slow(131, 19, 130), slow(132, 16, 4)]
+VIEWS = ["plain", "transposed", "gaps", "gaps of four", "transposed gaps"]
+TRANSPOSES = [("plain", "plain"), ("plain", "transposed"), ("transposed", "plain"), ("transposed", "transposed")]
+
+
+def wide(*arrays):
+    return [x if x is None else x.astype(np.float64) for x in arrays]
+
+
+def textbook(a, b, bias=None, relu=False, where=None, onto=None):
+    """The same in NumPy, in float64."""
+    a, b, bias, onto = wide(a, b, bias, onto)
+    out = a @ b
+    out = out if bias is None else out + bias
+    out = np.maximum(out, 0) if relu else out
+    out = out if where is None else out * (where > 0)
+    return out if onto is None else out + onto
+
+
+def laid_out(x, layout):
+    """The numbers of a matrix in the GPU's memory, in another order or with other numbers between them."""
+    rows, columns = x.shape
+    if layout.startswith("transposed"):
+        return laid_out(x.T.copy(), layout.removeprefix("transposed").strip()).T
+    if layout in ("gaps", "gaps of four"):
+        skip = 4 if layout == "gaps of four" else 1  # with 1, rows lie fours apart, but none begins on one
+        wider = np.full((rows + 1, -(-columns // 4) * 4 + 8), np.nan, np.float32)
+        wider[1:, skip : skip + columns] = x
+        return to_device(wider)[1:, skip : skip + columns]
+    return to_device(x.copy())
+
+
+@pytest.fixture
+def settings(monkeypatch):
+
+    def to(**values):
+        plans.plan.cache_clear()
+        for name, value in values.items():
+            monkeypatch.setattr(plans, name, value)
+
+    yield to
+    plans.plan.cache_clear()
+
+
+@pytest.mark.parametrize(("of_a", "of_b"), TRANSPOSES)
+@pytest.mark.parametrize(("M", "K", "N"), SHAPES)
+def test_shapes_and_transposes(place, settings, M, K, N, of_a, of_b):
+    settings(TILES=(128 if M > 128 else 64,))
+    a, b, bias = normal((M, K), (K, N), (N,))
+    assert_close(matmul(laid_out(a, of_a), laid_out(b, of_b), bias=to_device(bias)), textbook(a, b, bias))
+    x = np.ascontiguousarray(a.T)
+    assert_close(weight_gradient(laid_out(x, of_a), laid_out(b, of_b)), textbook(a, b))
+
+
+def test_a_transposed_view_is_not_copied(place, monkeypatch):
+    monkeypatch.delattr(primitives, "copied")
+    x, W = map(to_device, normal((9, 5), (7, 5)))
+    assert matmul(x, W.T).shape == (9, 7)
+
+
+@pytest.mark.parametrize("layout", VIEWS)
+@pytest.mark.parametrize("M", [9, 3])
+def test_layouts_and_what_is_added(place, layout, M):
+    a, b, c, r, w = normal((M, 21), (21, 34), (34,), (M, 34), (M, 34))
+    x, y, there = laid_out(a, layout), laid_out(b, layout), laid_out(w, layout)
+    assert_close(matmul(x, y, relu=True), textbook(a, b, relu=True))
+    options = {"bias": to_device(c), "relu": True, "where": there}
+    assert_close(matmul(x, y, **options), textbook(a, b, c, True, w))
+    if not layout.startswith("transposed"):
+        for given, more in (({"bias": to_device(c)}, (c,)), (options, (c, True, w))):
+            onto = laid_out(r, layout)
+            assert matmul(x, y, **given, onto=onto) is onto
+            assert_close(onto, textbook(a, b, *more, onto=r) if len(more) > 1 else textbook(a, b, c, onto=r))
+    assert np.array_equal(to_host(there), w) and np.array_equal(to_host(x), a)
+
+
+@pytest.mark.parametrize("shape", [(5,), (0,)])
+def test_vectors_are_one_row(place, shape):
+    x, W, b, w, d = normal(shape, (*shape, 3), (3,), (3,), (3,))
+    x_there, W_there, b_there, w_there, d_there = map(to_device, (x, W, b, w, d))
+    got = matmul(x_there, W_there, bias=b_there, relu=True, where=w_there)
+    assert_close(got, textbook(x, W, b, True, w))
+    assert_close(matmul(x_there, W_there, onto=d_there), textbook(x, W, onto=d))
+    assert_close(matmul(to_device(W)[:, 1], W_there), textbook(W[:, 1], W))
+    assert_close(weight_gradient(x_there, b_there), np.outer(*wide(x, b)))
+    assert_close(column_sums(b_there), b.astype(float))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("N", [8, 7])
+def test_sums_in_parts(place, both_orders, settings, N):
+    """Several parts along k, the last one short; groups of rows, and what is added when they are joined."""
+    settings(SHORTEST=16)
+    a, b, bias, onto = normal((9, 70), (70, N), (N,), (9, N))
+    assert division(9, N, 70) == (64, 4)  # of at least two strips each, so that there are three
+    there, factor = to_device(a), to_device(b)
+    assert_close(matmul(there, factor, bias=to_device(bias), relu=True), textbook(a, b, bias, True))
+    assert_close(matmul(there, factor, bias=to_device(bias), onto=to_device(onto)), textbook(a, b, bias, onto=onto))
+    got, again = (weight_gradient(to_device(a.T.copy()), factor) for _ in range(2))
+    assert_close(got, textbook(a, b))
+    assert np.array_equal(to_host(got), to_host(again))
+    test_the_last_rows_of_each_batch_entry(place, 4, 10, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("B", "T", "skip", "O"), [(2, 5, 2, 8), (3, 1, 2, 5), slow(2, 19, 1, 3), (9, 2, 1, 5), (2, 0, 3, 4), (0, 2, 1, 4)]
+)
+def test_the_last_rows_of_each_batch_entry(place, B, T, skip, O):
+    S, K = T + skip, 12
+    n, W, dn, g, wider = normal((B, S, K), (K, O), (B, S, O), (B, T, O), (B, S + 1, O + 2))
+    part, rows = to_device(n)[:, skip:], n[:, skip:].reshape(B * T, K)
+    expected = textbook(n[:, skip:], W)
+    assert_close(matmul(part, to_device(W)), expected)
+    # onto some rows, the others untouched
+    target = to_device(dn)
+    last = target[:, skip:]
+    assert matmul(part, to_device(W), onto=last) is last
+    assert_close(last, expected + dn[:, skip:])
+    assert np.array_equal(to_host(target)[:, :skip], dn[:, :skip])
+    matmul(to_device(np.ascontiguousarray(n[:, skip:])), to_device(W), relu=True, onto=last)
+    assert_close(last, np.maximum(expected, 0) + expected + dn[:, skip:])
+    # a sum over all rows, those of the other matrix in groups or not
+    assert_close(weight_gradient(part, to_device(g)), textbook(rows.T, g.reshape(B * T, O)))
+    other = to_device(wider)[:, skip + 1 :, 1 : O + 1]
+    assert_close(weight_gradient(part, other), textbook(rows.T, wider[:, skip + 1 :, 1 : O + 1].reshape(B * T, O)))
+    assert_close(column_sums(other), wider[:, skip + 1 :, 1 : O + 1].sum((0, 1), dtype=float))
+
+
+@pytest.mark.slow
+def test_more_axes_stand_for_their_rows(place):
+    x, W, g, onto = normal((2, 3, 4, 5), (5, 6), (2, 6, 4, 6), (2, 3, 5, 6))
+    there, factor, target = map(to_device, (x, W, onto))
+    for view in ((), np.s_[:, :, 1:3], np.s_[:, 1:3, 1:3]):
+        part = x[view]
+        assert_close(matmul(there[view], factor), textbook(part, W))
+        got = weight_gradient(there[view], there[view])
+        assert_close(got, np.einsum("abck,abcn->kn", part, part, dtype=np.float64))
+    # groups of rows that do not match
+    got = weight_gradient(there[:, 1:], to_device(g)[:, 1:3, :, :4])
+    assert_close(got, np.einsum("abck,abcn->kn", x[:, 1:], g[:, 1:3, :, :4], dtype=np.float64))
+    with pytest.raises(ValueError, match="onto must consist of rows"):
+        matmul(there[:, 1:], factor, onto=target[:, :2, :4])
+    for given, into in ((np.s_[1], np.s_[1, :, :4]), (np.s_[1:, :2, 1:3], np.s_[1:, :2, 1:3])):
+        assert_close(matmul(there[given], factor, onto=target[into]), textbook(x[given], W, onto=onto[into]))
+
+
+@pytest.mark.parametrize("M", [5, 13])
+def test_nothing_else_is_written(place, M):
+    for first, N in ((3, 36), (3, 37), (4, 35), (4, 36)):
+        a, b = normal((M, 7), (7, N))
+        frame = np.full((M + 4, 44), np.nan, np.float32)
+        frame[2:-2, first : first + N] = 1
+        there = to_device(frame)
+        part = there[2:-2, first : first + N]
+        for count, options in enumerate(({}, {"relu": True}), start=1):
+            assert matmul(to_device(a), to_device(b), **options, onto=part) is part
+            assert np.isnan(to_host(there)).sum() == (M + 4) * 44 - M * N, count
+        assert_close(part, 1 + textbook(a, b) + textbook(a, b, relu=True))
+
+
+@pytest.mark.parametrize(("of_a", "of_b"), [("gaps", "gaps"), ("gaps", "transposed gaps"), ("transposed gaps", "gaps")])
+@pytest.mark.parametrize("M", [5, slow(61)])
+def test_a_bad_number_spoils_its_row_or_column_alone(place, M, of_a, of_b):
+    a, b = normal((M, 37), (37, 35))
+    a[M - 1, 3], b[5, 34] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        got = to_host(matmul(laid_out(a, of_a), laid_out(b, of_b)))
+    bad = ~np.isfinite(got)
+    assert bad[M - 1].all() and bad[:, 34].all() and bad.sum() == M + 35 - 1
+
+
+@pytest.mark.parametrize("M", [3, 9])
+def test_nan_stays_nan(place, settings, M):
+    """In few rows, in a tile, and where parts are joined: after a ReLU, and where another array is not positive."""
+    a, b, other = normal((M, 40), (40, 5), (M, 5))
+    a[1], other[2, 0] = np.nan, 0
+    for shortest in (256, 16):
+        settings(SHORTEST=shortest)
+        for options in ({"relu": True}, {"where": other}, {"relu": True, "where": other}):
+            got = to_host(matmul(to_device(a), to_device(b), **on_device(options)))
+            assert np.isnan(got[1]).all()
+            expected = textbook(a, b, **options)
+            np.testing.assert_allclose(np.delete(got, 1, 0), np.delete(expected, 1, 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "K", "expected"),
+    [
+        (36_864, 512, 512, (128, 1)),  # many rows: no parts
+        (512, 512, 36_864, (128, 16)),  # a weight's gradient
+        (512, 2048, 36_864, (128, 4)),
+        (2048, 128, 128, (64, 1)),  # small tiles, since there are few
+        (128, 128, 2048, (64, 8)),
+        (1, 1, 10**6, (128, 256)),
+        (10, 10, 0, (64, 1)),
+    ],
+)
+def test_how_it_is_divided(M, N, K, expected):
+    assert division(M, N, K) == expected
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "K", "expected"), [(2048, 256, 1024, (64, 1)), (384, 512, 512, (64, 2)), (2048, 1024, 512, (128, 1))]
+)
+def test_rather_small_tiles_than_parts(M, N, K, expected):
+    assert division(M, N, K, whole=True) == expected
+
+
+@pytest.mark.parametrize("transposed", ["", "a", "b"])
+def test_a_kernel_is_given_numbers_of_32_bits(transposed):
+    """Though a matrix may have more numbers than those can count."""
+    M, K, N = 100_000, 40_000, 50_000
+    a, b = (K, M) if transposed == "a" else (M, K), (N, K) if transposed == "b" else (K, N)
+    forms = [plans.Form(shape, (shape[1], 1), 0) for shape in (a, b, (M, N))]
+    plan = plans.plan(forms[0], transposed == "a", forms[1], transposed == "b", 0, forms[2])
+    assert max(plan.numbers[0]) < 2**31
+
+
+def ones(*shape):
+    return to_device(np.ones(shape or (4, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "said"),
+    [
+        ((2, 3), (4, 5), {}, r"columns of a must be as many as the rows of b, got a \(2, 3\) and b \(4, 5\)"),
+        ((), (3, 5), {}, r"got a \(\) and"),
+        ((2, 3), (3,), {}, r"and b \(3,\)"),
+        ((2, 2, 3), (2, 3, 5), {}, r"and b \(2, 3, 5\)"),
+        ((2, 3), (3, 5), {"bias": (2,)}, r"bias must have shape \(5,\) to match the product, got \(2,\)"),
+        ((2, 3), (3, 5), {"bias": (1, 5)}, r"bias must have shape \(5,\)"),
+        ((2, 3), (3, 5), {"where": (5,)}, r"where must have shape \(2, 5\)"),
+        ((2, 3), (3, 5), {"onto": (5, 2)}, r"onto must have shape \(2, 5\)"),
+    ],
+)
+def test_bad_shapes(place, a, b, options, said):
+    for _ in range(2):  # a plan is kept, an error is not
+        with pytest.raises(ValueError, match=said):
+            matmul(to_device(np.ones(a, np.float32)), ones(*b), **{name: ones(*x) for name, x in options.items()})
+
+
+@pytest.mark.parametrize(("x", "dout"), [((3, 2), (2, 3)), ((2, 3, 4), (6, 4)), ((2, 3), (1, 2, 3))])
+def test_gradients_of_other_rows(place, x, dout):
+    with pytest.raises(ValueError, match="dout must have as many rows as x"):
+        weight_gradient(ones(*x), ones(*dout))
+
+
+@pytest.mark.parametrize("name", ["a", "b", "bias", "where", "onto"])
+def test_arrays_of_another_type_or_memory(place, name):
+    given = {"a": ones(), "b": ones(), "bias": ones(4), "where": ones(), "onto": ones()}
+    for bad, said in ((np.ones((4, 4), np.float32), "in the GPU's memory"), (to_device(np.ones(4, np.int32)), "int32")):
+        with pytest.raises(ValueError, match=f"{name} must be .*{said}"):
+            matmul(**given | {name: bad})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda x: {"a": x, "b": x, "onto": x}, "memory of a, which is read"),
+        (lambda x: {"b": x.T, "onto": x}, "memory of b, which is read"),
+        (lambda x: {"bias": x[1], "onto": x}, "memory of bias, which is read"),
+        (lambda x: {"where": x, "onto": x}, "memory of where, which is read"),
+        (lambda x: {"onto": x.T}, r"onto must consist of rows of numbers side by side, got strides \(1, 4\)"),
+    ],
+)
+def test_onto_in_the_memory_of_an_argument(place, make, said):
+    with pytest.raises(ValueError, match=said):
+        matmul(**{"a": ones(), "b": ones()} | make(ones()))
+
+
+@pytest.mark.slow
+def test_every_layout(place, both_orders):
+    product(product_module, LAYOUTS)
+
+
+@pytest.mark.parametrize("x", [2.0, -0.0, -2.0, np.inf, -np.inf, np.nan])
+def test_positive_part(place, simulated, x):
+    assert np.array_equal(positive(np.float32(x)), np.maximum(x, 0), equal_nan=True)
+
+
+@pytest.fixture
+def tf32(place, monkeypatch):
+    """Skips the test where the GPU has no such tensor cores; otherwise there are no other products by tiles."""
+    if place == "gpu" and tensor_cores.capability() < tensor_cores.EARLIEST:
+        pytest.skip(f"a GPU of compute capability {tensor_cores.capability()} has no tf32")
+    kernels = {key: kernel for key, kernel in primitives.PRODUCTS.items() if key[0] == "tf32"}
+    monkeypatch.setattr(primitives, "PRODUCTS", kernels)
+
+
+@pytest.mark.parametrize(("of_a", "of_b"), TRANSPOSES)
+@pytest.mark.parametrize(("TILE", "M", "K", "N"), [(64, 9, 17, 6), slow(64, 66, 20, 35), slow(128, 130, 9, 70)])
+def test_the_product_of_rounded_numbers(tf32, settings, TILE, M, K, N, of_a, of_b):
+    settings(TILES=(TILE,))
+    a, b = normal((M, K), (K, N))
+    got = matmul(laid_out(a, of_a), laid_out(b, of_b), precision="tf32")
+    assert_close(got, textbook(to_tf32(a), to_tf32(b)))
+    again = weight_gradient(laid_out(a.T.copy(), of_a), laid_out(b, of_b), precision="tf32")
+    assert_close(again, textbook(to_tf32(a), to_tf32(b)))
+    # each factor is off by 2⁻¹¹ of itself at most
+    off = np.abs(to_host(got) - a.astype(np.float64) @ b)
+    assert (off <= (2**-10 + 1e-5) * (np.abs(a) @ np.abs(b))).all()
+
+
+def test_what_is_added_and_sums_in_parts(tf32, both_orders, settings):
+    settings(SHORTEST=16)
+    a, b, bias, other = map(to_tf32, normal((9, 70), (70, 7), (7,), (9, 7)))
+    for K in (70, 20):
+        for options in ({"relu": True, "where": other}, {"onto": other}):
+            got = matmul(*on_device([a[:, :K], b[:K]]), bias=to_device(bias), **on_device(options), precision="tf32")
+            assert_close(got, textbook(a[:, :K], b[:K], bias, **options))
+
+
+@pytest.mark.parametrize(
+    ("maker", "case"), [(linear, ((3, 5), 12, 9)), (projections, (3, 5, 4, 12, 9)), (feedforward, ((15,), 12, 9))]
+)
+def test_operations_in_tf32(tf32, maker, case):
+    """Forward and backward: there are no kernels for float32."""
+    arguments, douts, _ = maker(*case)
+    expected = run(ops, maker.__name__, in_float64([*arguments]), in_float64([*douts]))
+    got = run(cuda, maker.__name__, on_device([*arguments]), on_device([*douts]), precision="tf32")
+    assert_close(got, expected, tolerance=2e-3)
+
+
+def test_few_rows_are_multiplied_in_float32(tf32):
+    a, b = normal((3, 20), (20, 5))
+    assert_close(matmul(to_device(a), to_device(b), precision="tf32"), a.astype(np.float64) @ b)
+
+
+@pytest.mark.parametrize("x", [0.0, 1.0, 1 + 2**-11, -1 - 2**-11, 1 + 2**-11 - 2**-20, 3e38, np.inf, -np.inf, np.nan])
+def test_rounding(place, x):
+    """To the nearest of 1, 1 + 2⁻¹⁰, …, and half away from zero."""
+    expected = {1 + 2**-11: 1 + 2**-10, -1 - 2**-11: -1 - 2**-10, 1 + 2**-11 - 2**-20: 1}.get(x, x)
+    assert to_tf32(x) == pytest.approx(expected, rel=2**-11 if x == 3e38 else 0, abs=0, nan_ok=True)
+
+
+def test_precisions_that_there_are_not(place, monkeypatch):
+    x = to_device(np.ones((9, 9), np.float32))
+    with pytest.raises(UsageError, match="precision must be one of float32, tf32; got 'float16'"):
+        cuda.linear_forward(x, x, precision="float16")
+    monkeypatch.setattr(tensor_cores, "SIMULATED", True)
+    monkeypatch.setattr(tensor_cores.EMULATION, "mma", None)
+    with pytest.raises(UsageError, match="tf32 takes the tensor cores of a GPU, and Numba's simulator has none"):
+        cuda.feedforward_forward(x, x, x[0], x, x[0], precision="tf32")
+    monkeypatch.setattr(tensor_cores, "SIMULATED", False)
+    monkeypatch.setattr(tensor_cores, "capability", lambda: (7, 5))
+    with pytest.raises(UsageError, match=r"capability 8.0 or later, and this one has 7.5: use float32"):
+        primitives.check_precision("tf32")
+    monkeypatch.setattr(tensor_cores, "capability", lambda: (8, 0))
+    primitives.check_precision("tf32")

@@ -1,0 +1,143 @@
+"""How a product of two matrices is computed: where their rows lie, which kernel, which tiles, how many parts of a sum.
+
+A plan depends on shapes and strides alone, so that a product has the same bits each time.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+from tinyprune.kernels.cuda.device.array import DeviceArray
+from tinyprune.kernels.cuda.device.jit import blocks
+from tinyprune.kernels.cuda.parts.copies import copied
+from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP, Sizes, Strides
+from tinyprune.kernels.cuda.products.few_rows import FEW, WIDE
+from tinyprune.kernels.cuda.products.product import TILES
+
+BLOCKS = 256  # about as many as run at once on the largest GPUs: two on each of 132 multiprocessors
+ENOUGH = 128  # blocks; with so many, smaller tiles are not worthwhile
+SHORTEST = 256  # numbers along k that are worth a slot of their own
+
+
+class Form(NamedTuple):
+    """A plan needs to know this much of an array."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in entries
+    first: int  # where it begins in its block of memory, modulo 4
+
+
+class Rows(NamedTuple):
+    """Where the rows of a matrix lie: row i of group g begins at entry g · group + i · row."""
+
+    groups: int
+    group: int
+    row: int
+
+    @property
+    def strides(self) -> Strides:
+        """Return them as a kernel gets them."""
+        return Strides(self.group, self.row)
+
+    def regrouped(self, groups: int, rows: int) -> "Rows":
+        """Split rows that are all in one group into so many groups."""
+        return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 < groups else self
+
+    def aligned(self, first: int) -> bool:
+        """Return whether all begin on a multiple of 4, the first at `first`. (A group is a number of rows long.)"""
+        return not (first % 4 or self.row % 4)
+
+
+class Plan(NamedTuple):
+    """How to compute a product of arrays of certain forms."""
+
+    kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS, without the precision, or in FEW_ROWS
+    grid: tuple[int, ...]  # (blocks along x, y, z)
+    numbers: tuple[Sizes | Strides | int, ...]  # for the kernel
+    parts: int  # of the sum along k
+    join_numbers: tuple[Strides | int, ...]  # for `join`, where there are several
+
+
+def form(x: DeviceArray) -> Form:
+    """Describe an array."""
+    return Form(x.shape, x.strides, x.first % 4)
+
+
+@lru_cache(maxsize=4096)
+def rows_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> Rows | None:
+    """Return the rows of an array (..., columns), or None if its rows are not contiguous or not evenly spaced."""
+    *lead, columns = shape
+    if columns > 1 and strides[-1] != 1:
+        return None
+    axes: list[tuple[int, int]] = []
+    for n, stride in zip(lead, strides, strict=False):
+        if n > 1:
+            # an axis that only continues the one before it is no axis of its own
+            before = axes.pop()[0] if axes and axes[-1][1] == n * stride else 1
+            axes.append((before * n, stride))
+    if len(axes) == 2:
+        (groups, group), (_, row) = axes
+        return Rows(groups, group, row)
+    return Rows(1, 0, axes[0][1] if axes else columns) if len(axes) < 2 else None
+
+
+def as_it_lies(x: DeviceArray, transpose: bool) -> tuple[DeviceArray, bool]:
+    """Return an array whose rows a kernel can read, and whether to transpose it.
+
+    A transposed view becomes its matrix, to be transposed once more. Other views are copied.
+    """
+    if rows_of(x.shape, x.strides):
+        return x, transpose
+    if x.ndim == 2 and rows_of(x.shape[::-1], x.strides[::-1]):
+        return x.T, not transpose
+    return copied(x), transpose
+
+
+@lru_cache(maxsize=4096)
+def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, out: Form) -> Plan | None:
+    """Plan a product of checked arguments, once for many calls. Return None if `a` has to be copied first.
+
+    a, b: with rows that kernels can read, not both to be transposed.   out: with rows as well; what is added is alike.
+    """
+    N = out.shape[-1]
+    M = math.prod(out.shape[:-1])
+    K = math.prod(a.shape[:-1]) if transpose_a else a.shape[-1]
+    x, y, c = (rows_of(z.shape, z.strides) for z in (a, b, out))
+    # Two matrices whose rows are read side by side need the same groups; if one has them, the other is split likewise.
+    rows, walked = (K, (x, y)) if transpose_a else (M, (x, c))
+    groups = max(z.groups for z in walked)
+    walked = [z.regrouped(groups, rows) for z in walked]
+    if {z.groups for z in walked} != {groups}:
+        return None
+    x, (y, c) = walked[0], (walked[1], c) if transpose_a else (y, walked[1])
+    per = max(rows // groups, 1)
+    if M <= FEW and groups == 1 and not transpose_a:
+        return Plan(transpose_b, (blocks(N, WIDE), M), (N, K, x.row, y.row, c.row, finish), 1, ())
+    tile, parts = division(M, N, K, whole=not transpose_a)
+    depth = STRIP // tile
+    part = max(blocks(K, parts * depth), 1) * depth
+    parts = max(blocks(K, part), 1)
+    join_numbers = ()
+    if parts > 1:
+        join_numbers = (parts, M, N, M if transpose_a else per, c.strides, finish)
+        c, finish, out = Rows(1, 0, N).regrouped(groups, M), 0, out._replace(first=0)  # of the slots
+    aligned = ALIGNED_A * x.aligned(a.first) | ALIGNED_B * y.aligned(b.first) | ALIGNED_OUT * c.aligned(out.first)
+    numbers = (Sizes(M, N, K, part, per), x.strides, y.strides, c.strides, finish, aligned)
+    grid = (blocks(N, tile), blocks(M, tile), parts)
+    return Plan((tile, not transpose_a, transpose_b), grid, numbers, parts, join_numbers)
+
+
+def division(M: int, N: int, K: int, whole: bool = False) -> tuple[int, int]:
+    """Choose the size of tile, and the parts of the sum along k, from the shapes alone: so results are reproducible.
+
+    whole: whether small tiles are better than parts, which take another launch, and memory.
+    """
+    for tile in TILES:
+        if whole and blocks(M, tile) * blocks(N, tile) >= ENOUGH:
+            return tile, 1
+    for tile in TILES:
+        tiles = blocks(M, tile) * blocks(N, tile)
+        parts = max(min(BLOCKS // max(tiles, 1), K // SHORTEST), 1)
+        if tiles * parts >= ENOUGH:
+            break
+    return tile, parts

@@ -1,0 +1,167 @@
+"""The products that operations are made of: `matmul`, `weight_gradient`, `column_sums`.
+
+They check their arguments, find out where rows lie in memory, and launch the kernels of `product` or `few_rows` that
+`plans` chooses. Rows at equal distances, in groups or not, are read in place, and so are those of a transposed view.
+
+precision: "float32", or "tf32" for tensor cores, see `tensor_cores`; sums are float32 either way. Few rows are always
+multiplied in float32, since there the time goes into reading.
+"""
+
+from tinyprune.errors import UsageError
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks
+from tinyprune.kernels.cuda.parts.arguments import check_floats
+from tinyprune.kernels.cuda.parts.copies import contiguous, copied
+from tinyprune.kernels.cuda.parts.sums import column_sums, sum_rows
+from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, THREADS, WHERE
+from tinyprune.kernels.cuda.products.few_rows import FEW_ROWS
+from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan, rows_of
+from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS, join
+from tinyprune.kernels.cuda.products.tensor_cores import check_tensor_cores
+
+__all__ = ["column_sums", "matmul", "weight_gradient"]
+
+
+def matmul(
+    a: DeviceArray,
+    b: DeviceArray,
+    *,
+    bias: DeviceArray | None = None,
+    relu: bool = False,
+    where: DeviceArray | None = None,
+    onto: DeviceArray | None = None,
+    precision: str = "float32",
+) -> DeviceArray:
+    """Compute a · b, and what comes right after a product, before it is written.
+
+    Args:
+        a: (..., K). More axes than two mean the matrix of all rows.
+        b: (K, N).
+        bias: (N,), added to each row.
+        relu: whether the result is then max(…, 0); NaN stays.
+        where: (..., N); the result is then multiplied by 1 where this is positive, else by 0.
+        onto: (..., N), to which the result is then added, in place; also a view of some rows, as of each batch entry.
+            It shares no memory with the other arguments.
+        precision: see above.
+
+    Returns:
+        (..., N): `onto` if it is given, otherwise a new array.
+
+    Raises:
+        ValueError: if shapes do not fit together, an array is not float32 in the GPU's memory, or `onto` does not
+            consist of rows or shares memory with an argument.
+        UsageError: if the precision does not exist, or not on this GPU.
+    """
+    check_precision(precision)
+    others = {name: x for name, x in (("bias", bias), ("where", where), ("onto", onto)) if x is not None}
+    check_floats(a=a, b=b, **others)
+    if not a.ndim or b.ndim != 2 or a.shape[-1] != b.shape[0]:
+        raise ValueError(f"the columns of a must be as many as the rows of b, got a {a.shape} and b {b.shape}")
+    shape = (*a.shape[:-1], b.shape[1])
+    for name, x in others.items():
+        wanted = shape[-1:] if name == "bias" else shape
+        if x.shape != wanted:
+            raise ValueError(f"{name} must have shape {wanted} to match the product, got {x.shape}")
+    finish = BIAS * (bias is not None) | WHERE * (where is not None) | RELU * relu
+    bias, where = (x if x is None else contiguous(x) for x in (bias, where))
+    if onto is None:
+        out = empty(shape)
+        multiply(matrix(a), b, False, bias, where, matrix(out), finish, precision)
+        return out
+    check_onto(onto, a=a, b=b, **{name: x for name, x in (("bias", bias), ("where", where)) if x is not None})
+    rows = matrix(onto)
+    if relu or where is not None:  # the kernels add before a ReLU, not after it
+        part = matmul(a, b, bias=bias, relu=relu, where=where, precision=precision)
+        add_to(rows, part)
+    else:
+        multiply(matrix(a), b, False, bias, rows, rows, finish | RESIDUAL, precision)
+    return onto
+
+
+def weight_gradient(x: DeviceArray, dout: DeviceArray, *, precision: str = "float32") -> DeviceArray:
+    """Compute xᵀ · dout over all rows: the gradient of W in out = x · W.
+
+    Args:
+        x: (..., M).
+        dout: (..., N).
+        precision: see above.
+
+    Returns:
+        (M, N).
+
+    Raises:
+        ValueError: if they have not the same rows, or are not float32 in the GPU's memory.
+        UsageError: if the precision does not exist, or not on this GPU.
+    """
+    check_precision(precision)
+    check_floats(x=x, dout=dout)
+    if not x.ndim or x.shape[:-1] != dout.shape[:-1] or x.ndim != dout.ndim:
+        raise ValueError(f"dout must have as many rows as x, got dout {dout.shape} for x {x.shape}")
+    x, dout, out = matrix(x), matrix(dout), empty((x.shape[-1], dout.shape[-1]))
+    if not (rows_of(x.shape, x.strides) and rows_of(dout.shape, dout.strides)):
+        x, dout = copied(x), copied(dout)
+    multiply(x, dout, True, None, None, out, 0, precision)
+    return out
+
+
+def check_precision(precision: str) -> None:
+    """Raise UsageError unless products can be computed in this precision."""
+    if precision not in ARITHMETICS:
+        raise UsageError(f"precision must be one of {', '.join(ARITHMETICS)}; got {precision!r}")
+    if precision == "tf32":
+        check_tensor_cores()
+
+
+def check_onto(onto: DeviceArray, **read: DeviceArray) -> None:
+    """Raise ValueError unless a product can be added to `onto` while these are read."""
+    if rows_of(onto.shape, onto.strides) is None:
+        raise ValueError(f"onto must consist of rows of numbers side by side, got strides {onto.strides}")
+    for name, x in read.items():
+        # whether they overlap
+        if x.lease is onto.lease and x.first < onto.first + onto.span and onto.first < x.first + x.span:
+            raise ValueError(f"onto must not lie in the memory of {name}, which is read while onto is written")
+
+
+def matrix(x: DeviceArray) -> DeviceArray:
+    """Return a vector as a matrix of one row, and any other array as it is."""
+    return x if x.ndim > 1 else DeviceArray(x.lease, x.first, (1, *x.shape), (x.size, *x.strides), x.dtype)
+
+
+def multiply(
+    a: DeviceArray,
+    b: DeviceArray,
+    transpose_a: bool,
+    bias: DeviceArray | None,
+    added: DeviceArray | None,
+    out: DeviceArray,
+    finish: int,
+    precision: str,
+) -> None:
+    """Compute op(a) · b, finished, into `out`; `added`, if any, lies in memory as `out` does. See `arithmetic`."""
+    a, transpose_a = as_it_lies(a, transpose_a)
+    b, transpose_b = as_it_lies(b, False)
+    if transpose_a and transpose_b:
+        a, transpose_a = copied(a.T), False
+    options = transpose_a, form(b), transpose_b, finish, form(out)
+    p = plan(form(a), *options)
+    if p is None:
+        a = copied(a)
+        p = plan(form(a), *options)
+    if isinstance(p.kernel, bool):
+        FEW_ROWS[p.kernel](p.grid, a, b, bias, added, out, *p.numbers)
+    elif p.parts == 1:
+        PRODUCTS[precision, *p.kernel](p.grid, a, b, bias, added, out, *p.numbers)
+    else:
+        slots = empty((p.parts, *out.shape))
+        PRODUCTS[precision, *p.kernel](p.grid, a, b, None, None, slots, *p.numbers)
+        if finish or not out.contiguous:
+            join(blocks(out.size, THREADS), slots, bias, added, out, *p.join_numbers)
+        else:
+            sum_rows(slots, p.parts, out)
+
+
+def add_to(out: DeviceArray, x: DeviceArray) -> None:
+    """Add a contiguous array to rows of as many numbers, in place."""
+    rows, N = rows_of(out.shape, out.strides), out.shape[-1]
+    M = out.size // max(N, 1)
+    join(blocks(out.size, THREADS), x, None, out, out, 1, M, N, M // rows.groups, rows.strides, RESIDUAL)
