@@ -164,6 +164,7 @@ def test_more_axes_stand_for_their_rows(place):
     with pytest.raises(ValueError, match="onto must consist of rows"):
         matmul(there[:, 1:], factor, onto=target[:, :2, :4])
     for given, into in ((np.s_[1], np.s_[1, :, :4]), (np.s_[1:, :2, 1:3], np.s_[1:, :2, 1:3])):
+        target = to_device(onto)
         assert_close(matmul(there[given], factor, onto=target[into]), textbook(x[given], W, onto=onto[into]))
 
 
