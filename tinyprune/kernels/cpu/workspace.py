@@ -1,9 +1,9 @@
 """Memory for results and scratch, recycled.
 
-A training step asks for arrays of the same sizes again and again. Fresh memory from the system costs a page fault for
-every 4 KiB, more than the arithmetic on a small array; recently used memory is mapped and often still in the cache. So
-a block returns to the pool when the last array using it is freed (nothing is counted by hand), and the next request of
-its size class gets it. Blocks start on a cache line (64 bytes), so that no vector load straddles two.
+Fresh memory from the system costs a page fault for every 4 KiB, more than the arithmetic on a small array; recently
+used memory is mapped and often still in the cache. So a block returns to the pool, see `kernels.pool`, when the last
+array using it is freed (nothing is counted by hand). Blocks start on a cache line (64 bytes), so that no vector load
+straddles two.
 """
 
 import math
@@ -14,7 +14,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-LINE = 64  # bytes in a cache line
+from tinyprune.kernels import pool
+from tinyprune.kernels.pool import LINE, size_class
+
 SMALL = 4096  # bytes; below it NumPy's own allocator is as good
 
 
@@ -33,46 +35,15 @@ class Block(np.ndarray):
         return block
 
 
-class Pool:
-    """Free blocks by size class, and how many bytes are in use and free."""
+class Pool(pool.Pool):
+    """A pool of such blocks."""
 
-    def __init__(self) -> None:
-        self.free: dict[int, list[Block]] = {}
-        self.bytes_free = 0
-        self.bytes_used = 0
-
-    def take(self, size: int) -> Block:
-        """Take a free block of `size` bytes, or allocate one."""
-        try:
-            # try rather than ask first: another thread might take the last one in between
-            block = self.free[size].pop()
-            self.bytes_free -= size
-        except (KeyError, IndexError):
-            block = self.fresh(size)
-        self.bytes_used += size
-        return block
-
-    def fresh(self, size: int) -> Block:
+    def allocate(self, size: int) -> Block:
         """Allocate a block."""
         # Shapes have changed, for example because heads were removed: give idle blocks back to the system.
         if self.bytes_free > self.bytes_used:
             self.clear()
-        try:
-            return Block(size)
-        except MemoryError:
-            self.clear()
-            return Block(size)
-
-    def give(self, size: int, block: Block) -> None:
-        """Take a block back."""
-        self.bytes_used -= size
-        self.bytes_free += size
-        self.free.setdefault(size, []).append(block)
-
-    def clear(self) -> None:
-        """Give all free blocks back to the system."""
-        self.free.clear()
-        self.bytes_free = 0
+        return Block(size)
 
 
 POOL = Pool()
@@ -86,12 +57,6 @@ class Lease(np.ndarray):
     def __del__(self, give: Callable[[int, Block], None] = POOL.give) -> None:
         # `give` is a default argument because at exit module names may be gone before the last array is
         give(self.base.size - LINE, self.base)
-
-
-def size_class(nbytes: int) -> int:
-    """Round `nbytes` up by at most an eighth, so that nearly equal sizes share blocks."""
-    step = max(LINE, 1 << max(nbytes.bit_length() - 4, 0))
-    return -(-nbytes // step) * step
 
 
 @lru_cache(4096)

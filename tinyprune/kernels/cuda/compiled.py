@@ -64,7 +64,7 @@ def explained(kernel: Kernel) -> Iterator[None]:
 def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
     """Compile a kernel; return the record of `gpu.compile_kernel`, with `module`, `threads`, `hot` and `float64`."""
     with explained(kernel):
-        record = gpu.compile_kernel(kernel.entry, kernel.signature, capability)
+        record = gpu.compile_kernel(kernel.function, kernel.signature, capability)
     record |= {"module": module_of(kernel), "threads": math.prod(kernel.block)}
     return record | {"hot": kernel.hot, "float64": kernel.float64}
 
@@ -72,7 +72,7 @@ def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
 def compile_for(kernel: Kernel, capability: Capability) -> gpu.Compiled:
     """Compile a kernel for a GPU of this compute capability."""
     with explained(kernel):
-        return gpu.compiled(kernel.entry, kernel.signature, capability)
+        return gpu.compiled(kernel.function, kernel.signature, capability)
 
 
 Task = tuple[tuple[str, ...], int, list[Capability]]  # a kernel's number among those of some modules, and GPUs

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from numba import types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
-from tinyprune.kernels.cuda.device.jit import float32, floats, int32, pointers
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, pointers
 
 
 class Inputs(NamedTuple):
@@ -51,6 +51,7 @@ class Scales(NamedTuple):
 
     score: float  # log2 e / √Dh, or log2 e for persistent keys: scores are to base 2
     weight: float  # of weights in forward, and of do·v in backward; times √N for persistent keys
+    gradient: float  # from ds to the gradients of q, k and r: 1 / √Dh, or 1 for persistent keys
 
 
 class Keys(NamedTuple):
@@ -63,6 +64,36 @@ class Keys(NamedTuple):
     row: int  # from one key
 
 
+class Source(NamedTuple):
+    """A tile of keys: where its rows lie, and which of them a thread's queries see (`scores.make_masks`)."""
+
+    keys: DeviceArray
+    values: DeviceArray
+    at: int  # where row 0 begins
+    row: int  # entries from one row to the next
+    rows: int
+    near: int
+    climb: int
+    reach: int
+    sliding: bool  # whether their scores have position keys
+    scales: Scales
+
+
+@device
+def source(is_persistent, x, sizes, own, first, i, j, side, relative, context, persistent):
+    """Return the `Source` of the tile whose first key is `first`: of the context, or of the persistent keys.
+
+    own: the key in the tile at which the tile's first query stands.   i, j: the thread's first query and key.
+    context, persistent: `Scales` of their keys.
+    """
+    _, S, H, N, W, span = sizes
+    b, h, step = cuda.blockIdx.x, cuda.blockIdx.y, int32(H * W)
+    if is_persistent:
+        return Source(x.pk, x.pv, h * N * W, W, N, int32(N - 1 - first - j), 0, N, False, persistent)
+    at, near = b * S * step + h * W, int32(own + i - j)
+    return Source(x.k, x.v, at, step, S, near, side, span, relative != 0, context)
+
+
 INPUTS, SAVED = (types.NamedTuple(len(kind._fields) * (floats,), kind) for kind in (Inputs, Saved))
 SIZES, KEYS_OF = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (Sizes, Keys))
-SCALES = types.NamedTuple(2 * (float32,), Scales)
+SCALES = types.NamedTuple(3 * (float32,), Scales)

@@ -11,42 +11,60 @@ A block has a tile of position keys, and goes through all queries of a group of 
 Each group has its own slot of dr, and of dw one for each tile.
 """
 
+from typing import NamedTuple
+
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
+from tinyprune.kernels.cuda.attend.biases import make_biases
 from tinyprune.kernels.cuda.attend.keys import TILES
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.attend.loads import make_loads
+from tinyprune.kernels.cuda.attend.mixes import make_mix_turned, make_put, write
+from tinyprune.kernels.cuda.attend.places import make_places
+from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
 from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1, store4
+from tinyprune.kernels.cuda.device.vectors import aligned
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
+
+
+class Shared(NamedTuple):
+    """Where each operand begins in shared memory. Position keys are the first."""
+
+    x: int  # dout, then queries
+    z: int  # values, then keys, then ds, in the end its sums
+    size: int
+
+
+def shared(tiles: Tiles) -> Shared:
+    """Lay them out."""
+    n = lengths(tiles)
+    x, z = tiles.keys * n.wide, (tiles.keys + tiles.queries) * n.wide
+    room = max(n.slides * n.narrow, tiles.queries * n.weights, tiles.keys * (tiles.queries // ROWS))
+    return Shared(x, z, z + room)
 
 
 def make_distances_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes, whose `keys` are distances."""
+    score_place, _, key_place, key_in = make_places(tiles)
+    bring, bring_beside = make_loads(tiles)
     # Steps of 8 need more registers than the 128 that a thread has with narrow tiles.
-    f = make_functions(tiles, step=8 if tiles.width > 32 else 4)
-    score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
-    sliding_dots, scores, drop, put = f.sliding_dots, f.scores, f.drop, f.put
-    mix_turned, share_sum = f.mix_turned, f.share_sum
+    _, sliding_dots, scores = make_scores(tiles, bring, step=8 if tiles.width > 32 else 4)
+    (_, drop), put, mix_turned = make_masks(tiles), make_put(tiles), make_mix_turned(tiles)
     D, QUERIES, DISTANCES, _, SIDE = tiles
-    THREADS, EACH, SCORES, _, OUT_DISTANCES, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
-    SUMS = 4 * OUT_DISTANCES
-    SHARES = QUERIES // ROWS  # threads that share a distance's scores
-    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
-    # shared memory: position keys; dout, then queries; values, then keys, then ds
-    X = DISTANCES * WIDE
-    Z = X + QUERIES * WIDE
-    SIZE = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS, DISTANCES * SHARES)
+    n, (X, Z, SIZE) = lengths(tiles), shared(tiles)
+    THREADS, EACH, SCORES, OUT_DISTANCES, SUMS = n.threads, n.each, n.scores, n.out_keys, 4 * n.out_keys
+    WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
+    put_shares, add_bias, put_bias_gradient = make_biases(tiles, Z)
+    types = (INPUTS, SAVED, *3 * (floats,), int32, SIZES, int32, SCALES, int32, DROPOUT)
 
-    types = (INPUTS, SAVED, *3 * (floats,), int32, SIZES, int32, SCALES, float32, int32, DROPOUT)
-
-    @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
-    def distances_backward(x, saved, w, dr, dw, B, sizes, group, scales, to_key, gated, dropout):
+    @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, hot=True, resident=n.resident)
+    def distances_backward(x, saved, w, dr, dw, B, sizes, group, scales, gated, dropout):
         """dr (slots, S, H, W): a block for a tile of distances, grid (slots, H, tiles). dw: (slots, tiles, H, W).
 
         group: batch entries that are summed in a slot.
         """
         T, S, H, N, W, span = sizes
-        to_score, to_weight = scales
+        to_score, to_weight, to_key = scales
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
@@ -114,26 +132,15 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 mix_turned(tile, Z + out_column, X + d, sums)
                 cuda.syncthreads()  # everyone has read them before the next tile is brought
 
-        share = i % SIDE + i // (ROWS * SIDE) * SIDE
-        for c in range(EACH):
-            store1(tile, Z + j * SHARES + share + c * SIDE * SHARES, biased[c])
+        put_shares(tile, i, j, biased)
         cuda.syncthreads()  # all threads' sums of ds are there
         to_key *= factor
         for n in range(OUT_DISTANCES):
             distance = key_in(out_column + n)
             if first + distance < S and d < W:
-                total = share_sum(tile, Z + distance * SHARES, SHARES)
-                bias = h * W + d
-                x0, x1 = sums[4 * n] + total * w[bias], sums[4 * n + 1] + total * w[bias + 1]
-                x2, x3 = sums[4 * n + 2] + total * w[bias + 2], sums[4 * n + 3] + total * w[bias + 3]
-                at = ((slot * S + first + distance) * H + h) * W + d
-                store4(dr, at, x0 * to_key, x1 * to_key, x2 * to_key, x3 * to_key)
-        dw_at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W
-        for d in range(thread, W, THREADS):
-            total = float32(0)
-            for distance in range(DISTANCES):
-                total += share_sum(tile, Z + distance * SHARES, SHARES) * load1(tile, distance * WIDE + d)
-            dw[dw_at + d] = total * to_key
+                add_bias(tile, distance, w, h * W + d, sums, n)
+                write(dr, ((slot * S + first + distance) * H + h) * W + d, sums, n, to_key)
+        put_bias_gradient(tile, W, dw, ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W, to_key)
 
     distances_backward.tiles = tiles
     return distances_backward

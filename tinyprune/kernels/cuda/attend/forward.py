@@ -22,31 +22,47 @@ Threads that share a query's scores exchange their maxima through shared memory 
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
-from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES, source
+from tinyprune.kernels.cuda.attend.loads import make_loads
+from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put
+from tinyprune.kernels.cuda.attend.places import make_places
+from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, share_sum
 from tinyprune.kernels.cuda.device.instructions import exp2, larger, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load1, load4, store1, store4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
-def make_forward(tiles: Tiles) -> Kernel:
-    """Make the kernel for tiles of these sizes, which are its attribute `tiles`."""
-    f = make_functions(tiles)
-    score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
-    scores, hide, drop, put, mix, share_sum = f.scores, f.hide, f.drop, f.put, f.mix, f.share_sum
-    D, QUERIES, KEYS, _, SIDE = tiles
-    THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
-    SUMS = 4 * OUT_QUERIES
-    SHARES = KEYS // EACH  # threads that share a query's scores
-    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
-    # shared memory: queries; keys, then values; position keys, then weights; maxima, in the end totals; shrink
-    Y = QUERIES * WIDE
-    Z = Y + KEYS * WIDE
-    FOUND = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS)
-    SHRINK = FOUND + QUERIES * SHARES
-    SIZE = SHRINK + QUERIES
+class Shared(NamedTuple):
+    """Where each operand begins in shared memory. Queries are the first."""
+
+    y: int  # keys, then values
+    z: int  # position keys, then weights
+    found: int  # maxima of threads, in the end their totals
+    shrink: int
+    size: int
+    shares: int  # threads that share a query's scores
+
+
+def shared(tiles: Tiles) -> Shared:
+    """Lay them out."""
+    n = lengths(tiles)
+    shares = tiles.keys // n.each
+    y = tiles.queries * n.wide
+    z = y + tiles.keys * n.wide
+    found = z + max(n.slides * n.narrow, tiles.queries * n.weights)
+    shrink = found + tiles.queries * shares
+    return Shared(y, z, found, shrink, shrink + tiles.queries, shares)
+
+
+def make_softmax(tiles: Tiles) -> tuple[Callable, Callable]:
+    """Make the functions that turn a tile's scores into weights; between them all threads wait."""
+    SIDE, EACH = tiles.side, lengths(tiles).each
+    SHRINK, SHARES = shared(tiles).shrink, shared(tiles).shares
 
     @device
     def row_max(tile, at, best):
@@ -60,9 +76,48 @@ def make_forward(tiles: Tiles) -> Kernel:
                 best = larger(best, load1(tile, at + c))
         return best
 
+    @device
+    def put_maxima(tile, found, share, s):
+        """Store the largest score of each of the thread's queries."""
+        for m in range(ROWS):
+            best = LOWEST
+            for c in range(EACH):
+                best = larger(best, s[m * EACH + c])
+            store1(tile, found + m * SIDE * SHARES + share, best)
+
+    @device
+    def weigh(tile, found, share, i, weight, highest, total, s):
+        """Set s to 2^(s − highest) · weight, and update the queries' maxima and the thread's totals."""
+        for m in range(ROWS):
+            best = highest[m]
+            best = row_max(tile, found + m * SIDE * SHARES, best)
+            shrink = exp2(highest[m] - best)
+            highest[m] = best
+            total[m] *= shrink
+            if share == 0:
+                store1(tile, SHRINK + i + m * SIDE, shrink)
+            for c in range(EACH):
+                p = exp2(s[m * EACH + c] - best)
+                total[m] += p
+                s[m * EACH + c] = p * weight
+
+    return put_maxima, weigh
+
+
+def make_forward(tiles: Tiles) -> Kernel:
+    """Make the kernel for tiles of these sizes, which are its attribute `tiles`."""
+    score_place, out_place, _, _ = make_places(tiles)
+    bring, bring_beside = make_loads(tiles)
+    _, _, scores = make_scores(tiles, bring)
+    (hide, drop), (mix, _), put = make_masks(tiles), make_mix(tiles), make_put(tiles)
+    put_maxima, weigh = make_softmax(tiles)
+    D, QUERIES, KEYS, _, SIDE = tiles
+    n, (Y, Z, FOUND, SHRINK, SIZE, SHARES) = lengths(tiles), shared(tiles)
+    THREADS, EACH, SCORES, OUT_QUERIES, SUMS = n.threads, n.each, n.scores, n.out_queries, 4 * n.out_queries
+    WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
     types = (INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
-    @kernel(*types, name=f"attend_{D}", threads=THREADS, hot=True, resident=RESIDENT)
+    @kernel(*types, name=f"attend_{D}", threads=THREADS, hot=True, resident=n.resident)
     def attend(x, out, o, lse, sizes, context, persistent, scale, relative, gated, dropout):
         """out and o (B, T, H, W), lse (B, T, H): a block for a tile of queries, grid (B, H, tiles).
 
@@ -81,16 +136,14 @@ def make_forward(tiles: Tiles) -> Kernel:
         share = j % SIDE + j // (EACH * SIDE) * SIDE  # index of this thread among those of a query
         found, weights, z = FOUND + i * SHARES, Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = int32(H * W), S - T
-        q_at, k_at = b * T * step + h * W, b * S * step + h * W
+        q_at = b * T * step + h * W
         for n in range(ROWS):
             highest[n], total[n] = LOWEST, float32(0)
         clear(sums, SUMS)
         bring(x.q, q_at, step, t0, T, 0, W, tile, 0, QUERIES, D)
 
-        low, end = (
-            int32(max(0, t0 + M - span)),
-            int32(min(t0 + QUERIES, T) + M),
-        )  # the context keys that these queries see
+        # the context's keys that these queries see
+        low, end = int32(max(0, t0 + M - span)), int32(min(t0 + QUERIES, T) + M)
         persistent_tiles = int32((N + KEYS - 1) // KEYS)
         # number of the dropout entry of the thread's first query and key, and from one of its queries to the next
         entry_0, row_entries = ((b * H + h) * T + t0 + i) * (S + N) + j, SIDE * (S + N)
@@ -99,17 +152,9 @@ def make_forward(tiles: Tiles) -> Kernel:
             if n == persistent_tiles:
                 first, entry = low, count_on(entry_0, low)
             own = t0 + M - first  # the first query's own key is this one of the tile
-            # The thread's row m sees its keys c with near + m · climb − reach ≤ c · SIDE ≤ near + m · climb.
-            if n < persistent_tiles:
-                sliding = False
-                keys, values, at, row, rows = x.pk, x.pv, h * N * W, W, N
-                near, climb, reach = int32(N - 1 - first - j), 0, N
-                factor, weight = persistent.score, persistent.weight
-            else:
-                sliding = relative != 0
-                keys, values, at, row, rows = x.k, x.v, k_at, step, S
-                near, climb, reach = int32(own + i - j), SIDE, span
-                factor, weight = context.score, context.weight
+            keys, values, at, row, rows, near, climb, reach, sliding, scales = source(
+                n < persistent_tiles, x, sizes, own, first, i, j, SIDE, relative, context, persistent
+            )
             bring(keys, at, row, first, rows, 0, W, tile, Y, KEYS, D)
             if sliding:
                 bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, Y, KEYS, D)
@@ -118,26 +163,11 @@ def make_forward(tiles: Tiles) -> Kernel:
             scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
 
             for m in range(SCORES):
-                s[m] *= factor
+                s[m] *= scales.score
             hide(s, near, climb, reach)
-            for m in range(ROWS):
-                best = LOWEST
-                for c in range(EACH):
-                    best = larger(best, s[m * EACH + c])
-                store1(tile, found + m * SIDE * SHARES + share, best)
+            put_maxima(tile, found, share, s)
             cuda.syncthreads()  # all maxima are there, and everyone has read keys and position keys
-            for m in range(ROWS):
-                best = highest[m]
-                best = row_max(tile, found + m * SIDE * SHARES, best)
-                shrink = exp2(highest[m] - best)
-                highest[m] = best
-                total[m] *= shrink
-                if share == 0:
-                    store1(tile, SHRINK + i + m * SIDE, shrink)
-                for c in range(EACH):
-                    p = exp2(s[m * EACH + c] - best)
-                    total[m] += p
-                    s[m * EACH + c] = p * weight
+            weigh(tile, found, share, i, scales.weight, highest, total, s)
             drop(s, entry, row_entries, SIDE, dropout)
             for m in range(ROWS):
                 put(tile, weights, s, m)

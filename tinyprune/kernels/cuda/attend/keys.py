@@ -14,43 +14,101 @@ The sums of ds over all queries stay in registers as well, for u: dk += (Σ_i ds
 dout take turns in one region of shared memory; so do position keys, weights and ds.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEYS_OF, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from tinyprune.kernels.cuda.attend.biases import make_biases
+from tinyprune.kernels.cuda.attend.loads import make_loads
+from tinyprune.kernels.cuda.attend.mixes import make_mix_turned, make_put, write
+from tinyprune.kernels.cuda.attend.places import make_places
+from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
 from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1, store4
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.vectors import aligned
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
+
+
+class Shared(NamedTuple):
+    """Where each operand begins in shared memory. Keys are the first."""
+
+    v: int  # values
+    x: int  # queries or dout
+    z: int  # position keys, then weights, then ds, in the end its sums
+    size: int
+
+
+def shared(tiles: Tiles) -> Shared:
+    """Lay them out."""
+    n = lengths(tiles)
+    rows = tiles.keys * n.wide
+    z = 2 * rows + tiles.queries * n.wide
+    room = max(n.slides * n.narrow, tiles.queries * n.weights, tiles.keys * (tiles.queries // ROWS))
+    return Shared(rows, 2 * rows, z, z + room)
+
+
+def make_gradients(tiles: Tiles, drop: Callable, put: Callable) -> tuple[Callable, Callable]:
+    """Make the functions for the weights of a tile, and for the gradients of its scores."""
+    SIDE, n = tiles.side, lengths(tiles)
+    EACH, SCORES = n.each, n.scores
+
+    @device
+    def put_weights(tile, weights, saved, row, H, left, score, entry, row_entries, dropout, s, da):
+        """Set s to p, recomputed; put p · keep to shared memory. left: queries from the thread's first one on."""
+        for m in range(ROWS):
+            lse = saved.lse[row + m * SIDE * H] if m * SIDE < left else -LOWEST
+            for c in range(EACH):
+                p = exp2(s[m * EACH + c] * score - lse)
+                s[m * EACH + c], da[m * EACH + c] = p, p
+        drop(da, entry, row_entries, SIDE, dropout)
+        if dropout.limit > 0:
+            for k in range(SCORES):
+                # ds needs p, and whether dropout took it out. As p ≥ 0, its sign can tell that.
+                s[k] = s[k] if da[k] > 0 else -s[k]
+        for m in range(ROWS):
+            put(tile, weights, da, m)
+
+    @device
+    def put_gradients(tile, weights, saved, row, H, left, weight, dropout, s, da, biased):
+        """Put ds to shared memory, from s of `put_weights` and da = do·v; add its sums over the queries to `biased`."""
+        if dropout.limit > 0:
+            for k in range(SCORES):
+                da[k], s[k] = float32(0) if s[k] < 0 else da[k], abs(s[k])
+        for m in range(ROWS):
+            delta = saved.delta[row + m * SIDE * H] if m * SIDE < left else float32(0)
+            for c in range(EACH):
+                gradient = s[m * EACH + c] * (da[m * EACH + c] * weight - delta)
+                biased[c] += gradient
+                s[m * EACH + c] = gradient
+            put(tile, weights, s, m)
+
+    return put_weights, put_gradients
 
 
 def make_keys_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes."""
+    score_place, _, key_place, key_in = make_places(tiles)
+    bring, bring_beside = make_loads(tiles)
     # Steps of 8 need more registers than the 128 that a thread has with narrow tiles.
-    f = make_functions(tiles, step=8 if tiles.width > 32 else 4)
-    score_place, key_place, key_in, bring, bring_beside = f.score_place, f.key_place, f.key_in, f.bring, f.bring_beside
-    dots, scores, hide, drop, put = f.dots, f.scores, f.hide, f.drop, f.put
-    mix_turned, share_sum = f.mix_turned, f.share_sum
+    dots, _, scores = make_scores(tiles, bring, step=8 if tiles.width > 32 else 4)
+    (hide, drop), put, mix_turned = make_masks(tiles), make_put(tiles), make_mix_turned(tiles)
     D, QUERIES, KEYS, _, SIDE = tiles
-    THREADS, EACH, SCORES, _, OUT_KEYS, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
-    SUMS = 4 * OUT_KEYS
-    SHARES = QUERIES // ROWS  # threads that share a key's scores
-    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
-    # shared memory: keys; values; queries or dout; position keys, then weights, then ds
-    V = KEYS * WIDE
-    X = 2 * KEYS * WIDE
-    Z = X + QUERIES * WIDE
-    SIZE = Z + max(SLIDES * NARROW, QUERIES * WEIGHTS, KEYS * SHARES)
+    n, (V, X, Z, SIZE) = lengths(tiles), shared(tiles)
+    THREADS, EACH, SCORES, OUT_KEYS, SUMS = n.threads, n.each, n.scores, n.out_keys, 4 * n.out_keys
+    WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
+    put_weights, put_gradients = make_gradients(tiles, drop, put)
+    put_shares, add_bias, put_bias_gradient = make_biases(tiles, Z)
+    types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEYS_OF, SCALES, *3 * (int32,), DROPOUT)
 
-    types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEYS_OF, SCALES, float32, *3 * (int32,), DROPOUT)
-
-    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
-    def keys_backward(x, saved, u, dk, dv, du, B, sizes, keys, scales, to_key, context, relative, gated, dropout):
+    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=n.resident)
+    def keys_backward(x, saved, u, dk, dv, du, B, sizes, keys, scales, context, relative, gated, dropout):
         """dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 
         context: whether x.k and x.v are those of the context, or else the persistent ones in their place.
         """
         T, S, H, N, W, span = sizes
-        to_score, to_weight = scales
-        limit = dropout.limit
+        to_score, to_weight, to_key = scales
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
         da = cuda.local.array(SCORES, float32)
@@ -100,18 +158,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
 
                 bring(saved.dout, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
                 hide(s, near, climb, reach)
-                for m in range(ROWS):
-                    lse = saved.lse[row + m * SIDE * H] if t0 + i + m * SIDE < T else -LOWEST
-                    for c in range(EACH):
-                        p = exp2(s[m * EACH + c] * to_score - lse)
-                        s[m * EACH + c], da[m * EACH + c] = p, p
-                drop(da, entry, row_entries, SIDE, dropout)
-                if limit > 0:
-                    for n in range(SCORES):
-                        # ds needs p, and whether dropout took it out. As p ≥ 0, its sign can tell that.
-                        s[n] = s[n] if da[n] > 0 else -s[n]
-                for m in range(ROWS):
-                    put(tile, weights, da, m)
+                put_weights(tile, weights, saved, row, H, T - t0 - i, to_score, entry, row_entries, dropout, s, da)
                 clear(da, SCORES)
                 cuda.syncthreads()  # dout and weights are there
                 mix_turned(tile, Z + out_column, X + d, dv_sums)
@@ -119,16 +166,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 cuda.syncthreads()  # everyone has read them
 
                 bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
-                if limit > 0:
-                    for n in range(SCORES):
-                        da[n], s[n] = float32(0) if s[n] < 0 else da[n], abs(s[n])
-                for m in range(ROWS):
-                    delta = saved.delta[row + m * SIDE * H] if t0 + i + m * SIDE < T else float32(0)
-                    for c in range(EACH):
-                        gradient = s[m * EACH + c] * (da[m * EACH + c] * to_weight - delta)
-                        biased[c] += gradient
-                        s[m * EACH + c] = gradient
-                    put(tile, weights, s, m)
+                put_gradients(tile, weights, saved, row, H, T - t0 - i, to_weight, dropout, s, da, biased)
                 row += QUERIES * H
                 near, entry = int32(near + QUERIES // SIDE * climb), count_on(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # queries and gradients are there
@@ -136,9 +174,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 cuda.syncthreads()  # everyone has read them before the next tile is brought
 
         if relative:
-            share = i % SIDE + i // (ROWS * SIDE) * SIDE
-            for c in range(EACH):
-                store1(tile, Z + j * SHARES + share + c * SIDE * SHARES, biased[c])
+            put_shares(tile, i, j, biased)
             cuda.syncthreads()  # all threads' sums of ds are there
         to_key *= factor
         to_weight *= factor
@@ -146,22 +182,12 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
             key = key_in(out_column + n)
             if first + key < keys.count and d < W:
                 at = slot * keys.slot + h * keys.head + (first + key) * keys.row + d
-                x0, x1, x2, x3 = dv_sums[4 * n], dv_sums[4 * n + 1], dv_sums[4 * n + 2], dv_sums[4 * n + 3]
-                store4(dv, at, x0 * to_weight, x1 * to_weight, x2 * to_weight, x3 * to_weight)
-                x0, x1, x2, x3 = dk_sums[4 * n], dk_sums[4 * n + 1], dk_sums[4 * n + 2], dk_sums[4 * n + 3]
+                write(dv, at, dv_sums, n, to_weight)
                 if relative:
-                    total = share_sum(tile, Z + key * SHARES, SHARES)
-                    bias = h * W + d
-                    x0, x1 = x0 + total * u[bias], x1 + total * u[bias + 1]
-                    x2, x3 = x2 + total * u[bias + 2], x3 + total * u[bias + 3]
-                store4(dk, at, x0 * to_key, x1 * to_key, x2 * to_key, x3 * to_key)
+                    add_bias(tile, key, u, h * W + d, dk_sums, n)
+                write(dk, at, dk_sums, n, to_key)
         if relative:
-            du_at = ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W
-            for d in range(thread, W, THREADS):
-                total = float32(0)
-                for key in range(KEYS):
-                    total += share_sum(tile, Z + key * SHARES, SHARES) * load1(tile, key * WIDE + d)
-                du[du_at + d] = total * to_key
+            put_bias_gradient(tile, W, du, ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W, to_key)
 
     keys_backward.tiles = tiles
     return keys_backward

@@ -9,12 +9,51 @@ Everything is linear in do = gate · dout, so the kernel uses dout and multiplie
 gate is 0 is skipped. dq of a tile of queries stays in registers and is written once.
 """
 
-from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_functions
+from typing import NamedTuple
+
+from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES, source
+from tinyprune.kernels.cuda.attend.loads import make_loads
+from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put, write
+from tinyprune.kernels.cuda.attend.places import make_places
+from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
 from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
-from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load4, store4
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
+
+
+class Shared(NamedTuple):
+    """Where each operand begins in shared memory. Values, then keys are the first."""
+
+    p: int  # gradients of scores
+    x: int  # queries
+    dout: int
+    z: int  # position keys, some columns of them
+    all_z: int  # all of their columns
+    size: int
+
+
+def shared(tiles: Tiles) -> Shared:
+    """Lay them out."""
+    n = lengths(tiles)
+    p, queries = tiles.keys * n.wide, tiles.queries * n.wide
+    x = p + tiles.queries * n.weights
+    turns = n.columns < tiles.width
+    dout = x if turns else x + queries
+    z = dout + queries
+    return Shared(p, x, dout, z, x if turns else z, z + n.slides * n.narrow)
+
+
+@device
+def row_delta(o, dout, W, scale):
+    """Return Σ_d dout · o · scale of a query, from pointers to both."""
+    delta = float32(0)
+    for c in range(0, W, 4):
+        o0, o1, o2, o3 = load4(o, c)
+        g0, g1, g2, g3 = load4(dout, c)
+        delta += (g0 * o0 + g1 * o1 + g2 * o2 + g3 * o3) * scale
+    return delta
 
 
 def make_queries_backward(tiles: Tiles) -> Kernel:
@@ -23,30 +62,23 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     Narrow tiles stay in shared memory: queries, dout and all columns of position keys, which are used twice. Of wide
     ones, queries and dout take turns, and position keys are brought twice, the second time in the queries' place.
     """
-    f = make_functions(tiles)
-    score_place, out_place, bring, bring_beside = f.score_place, f.out_place, f.bring, f.bring_beside
-    dots, scores, hide, drop, put, mix = f.dots, f.scores, f.hide, f.drop, f.put, f.mix
-    sliding_mix = make_functions(tiles._replace(columns=tiles.width)).sliding_mix
+    score_place, out_place, _, _ = make_places(tiles)
+    bring, bring_beside = make_loads(tiles)
+    dots, _, scores = make_scores(tiles, bring)
+    (hide, drop), (mix, _), put = make_masks(tiles), make_mix(tiles), make_put(tiles)
+    _, sliding_mix = make_mix(tiles._replace(columns=tiles.width))
     D, QUERIES, KEYS, _, SIDE = tiles
-    THREADS, EACH, SCORES, OUT_QUERIES, _, WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = lengths(tiles)
-    SUMS = 4 * OUT_QUERIES
+    n, (P, X, DOUT, Z, ALL_Z, SIZE) = lengths(tiles), shared(tiles)
+    THREADS, EACH, SCORES, OUT_QUERIES, SUMS = n.threads, n.each, n.scores, n.out_queries, 4 * n.out_queries
+    WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
     TURNS = COLUMNS < D
-    RESIDENT = 4 if D <= 32 else 3  # blocks of a multiprocessor: their threads have 128 registers each, or 168
-    # shared memory: values, then keys; gradients of scores; queries; dout; position keys
-    P = KEYS * WIDE
-    X = P + QUERIES * WEIGHTS
-    DOUT = X if TURNS else X + QUERIES * WIDE
-    Z = DOUT + QUERIES * WIDE
-    ALL_Z = X if TURNS else Z
-    SIZE = Z + SLIDES * NARROW
+    types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
-    types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, float32, int32, int32, DROPOUT)
-
-    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=RESIDENT)
-    def queries_backward(x, saved, dq, sizes, context, persistent, context_key, scale, relative, gated, dropout):
+    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=n.resident)
+    def queries_backward(x, saved, dq, sizes, context, persistent, scale, relative, gated, dropout):
         """dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
 
-        context_key: 1 / √Dh, from ds to dq; for persistent keys it is 1.   The rest as in `forward`.
+        The other arguments are those of `forward`.
         """
         T, S, H, N, W, span = sizes
         tile = aligned(cuda.shared.array(SIZE, float32))
@@ -61,18 +93,15 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         out_i, d = out_place(own_thread(THREADS))
         weights, z = P + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = int32(H * W), S - T
-        q_at, k_at = b * T * step + h * W, b * S * step + h * W
+        q_at = b * T * step + h * W
         for m in range(ROWS):
             query = t0 + i + m * SIDE
             at = (b * T + query) * H + h
             lse[m], delta[m] = -LOWEST, float32(0)
             if query < T:
                 lse[m] = saved.lse[at]
-                o, dout = beyond(saved.o, q_at + query * step), beyond(saved.dout, q_at + query * step)
-                for c in range(0, W, 4):
-                    o0, o1, o2, o3 = load4(o, c)
-                    g0, g1, g2, g3 = load4(dout, c)
-                    delta[m] += (g0 * o0 + g1 * o1 + g2 * o2 + g3 * o3) * scale
+                at_row = q_at + query * step
+                delta[m] = row_delta(beyond(saved.o, at_row), beyond(saved.dout, at_row), W, scale)
                 if j == 0:  # one of the threads that have this query
                     saved.delta[at] = delta[m]
         clear(sums, SUMS)
@@ -92,16 +121,9 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             if n == persistent_tiles:
                 first, entry = low, count_on(entry_0, low)
             own = t0 + M - first
-            if n < persistent_tiles:
-                sliding = False
-                keys, values, at, row, rows = x.pk, x.pv, h * N * W, W, N
-                near, climb, reach = int32(N - 1 - first - j), 0, N
-                to_score, to_weight, to_key = persistent.score, persistent.weight, float32(1)
-            else:
-                sliding = relative != 0
-                keys, values, at, row, rows = x.k, x.v, k_at, step, S
-                near, climb, reach = int32(own + i - j), SIDE, span
-                to_score, to_weight, to_key = context.score, context.weight, context_key
+            keys, values, at, row, rows, near, climb, reach, sliding, scales = source(
+                n < persistent_tiles, x, sizes, own, first, i, j, SIDE, relative, context, persistent
+            )
             bring(values, at, row, first, rows, 0, W, tile, 0, KEYS, D)
             if TURNS:
                 bring(saved.dout, q_at, step, t0, T, 0, W, tile, DOUT, QUERIES, D)
@@ -125,7 +147,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             for m in range(ROWS):
                 for c in range(EACH):
                     at = m * EACH + c
-                    s[at] = exp2(s[at] * to_score - lse[m]) * (da[at] * to_weight - delta[m]) * to_key
+                    s[at] = exp2(s[at] * scales.score - lse[m]) * (da[at] * scales.weight - delta[m]) * scales.gradient
                 put(tile, weights, s, m)
             first, entry = int32(first + KEYS), count_on(entry, KEYS)
             cuda.syncthreads()  # gradients and position keys are there
@@ -136,8 +158,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
         for m in range(OUT_QUERIES):
             query = t0 + out_i + m * SIDE
             if query < T and d < W:
-                x0, x1, x2, x3 = sums[4 * m], sums[4 * m + 1], sums[4 * m + 2], sums[4 * m + 3]
-                store4(dq, q_at + query * step + d, x0 * factor, x1 * factor, x2 * factor, x3 * factor)
+                write(dq, q_at + query * step + d, sums, m, factor)
 
     queries_backward.tiles = tiles
     return queries_backward

@@ -77,27 +77,6 @@ class Window:
         self.memory[self.at + i] = value
 
 
-def flattened(function: Callable, arguments: Sequence[Any]) -> tuple[Callable, list[Any]]:
-    """Return a kernel that gets the entries of NamedTuples one by one, and the types of its arguments.
-
-    Numba would unpack the tuples itself, but at every launch, and that takes it 3 microseconds each.
-    """
-    names, parameters, given, flat = {"function": device(function)}, [], [], []
-    for n, kind in enumerate(arguments):
-        if isinstance(kind, types.BaseNamedTuple):
-            names[f"Tuple{n}"] = kind.instance_class
-            entries = [f"{field}_{n}" for field in kind.fields]
-            given.append(f"Tuple{n}({', '.join(entries)})")
-            flat += kind.types
-        else:
-            entries = [f"argument_{n}"]
-            given += entries
-            flat.append(kind)
-        parameters += entries
-    exec(f"def entry({', '.join(parameters)}):\n    function({', '.join(given)})", names)
-    return names["entry"], flat
-
-
 @dataclass(eq=False)
 class Kernel:
     """A function for the GPU, and how it is compiled and launched.
@@ -120,18 +99,15 @@ class Kernel:
     resident: int = 0
 
     def __post_init__(self) -> None:
-        # of each argument, whether it is a tuple whose entries are passed one by one
+        # of each argument, whether it is a tuple, whose entries a kernel gets one by one
         self.spread = [not SIMULATED and isinstance(kind, types.BaseTuple) for kind in self.arguments]
-        named = any(isinstance(kind, types.BaseNamedTuple) for kind in self.arguments) and not SIMULATED
-        self.entry, flat = flattened(self.function, self.arguments) if named else (self.function, self.arguments)
-        self.signature = void(*flat)
+        self.signature = void(*self.arguments)
         if self.resident:
-            self.entry.launch_bounds = (int(np.prod(self.threads)), self.resident)
+            self.function.launch_bounds = (int(np.prod(self.threads)), self.resident)
         self.block = three(self.threads)
-        self.packing = struct.Struct("@" + "".join(format_of(kind) for kind in flat))
+        self.packing = struct.Struct("@" + "".join(map(format_of, self.arguments)))
         self.packed = Packed(self.packing.size)
-        self.__doc__ = self.function.__doc__
-        self.__name__ = self.entry.__name__ = self.function.__name__
+        self.__doc__, self.__name__ = self.function.__doc__, self.function.__name__
 
     @cached_property
     def compiled(self) -> Any:
@@ -180,9 +156,7 @@ def three(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
 
 def format_of(kind: Any) -> str:
     """Return how struct packs an argument of this type."""
-    if isinstance(kind, types.UniTuple):
-        return len(kind) * FORMATS[kind.dtype]
-    return FORMATS.get(kind, "P")
+    return "".join(map(format_of, kind.types)) if isinstance(kind, types.BaseTuple) else FORMATS.get(kind, "P")
 
 
 LISTENERS: list[tuple[Callable[[str], None], Callable[[], None]]] = []

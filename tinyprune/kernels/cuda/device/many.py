@@ -17,19 +17,18 @@ from numba import types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_device
 from tinyprune.kernels.cuda.device.jit import SIMULATED, blocks, floats
-from tinyprune.kernels.cuda.device.memory import Lease, Pool
+from tinyprune.kernels.cuda.device.memory import Lease
 
 THREADS = 256
 EACH = 32 * THREADS  # entries of one array that a block works on
 tables = types.CPointer(floats)
-TABLES = Pool()  # of their own: a table that took a block of the arrays' would move these, so that they need another
 
 
 @lru_cache(1024)
 def on_device(pointers: tuple[int, ...]) -> DeviceArray:
     """Copy pointers to the GPU's memory; from step to step arrays, and so their tables, stay where they are."""
     numbers = np.array(pointers, np.uint64).view(np.int32)
-    table = DeviceArray(Lease(numbers.size, TABLES), 0, numbers.shape, (1,), numbers.dtype)
+    table = DeviceArray(Lease(numbers.size, apart=True), 0, numbers.shape, (1,), numbers.dtype)
     table.lease.write(0, numbers)
     return table
 

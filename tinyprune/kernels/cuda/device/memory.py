@@ -1,9 +1,7 @@
-"""A pool of the GPU's memory, and copies to it and from it.
+"""The GPU's memory: a pool of blocks, see `kernels.pool`, and copies to them and from them.
 
-Asking the driver for memory stops the GPU, and every training step needs the same sizes. So a block returns to a free
-list when the last array that uses it is freed, and serves the next request of its size class, as on the CPU: see
-`kernels.cpu.workspace`. All kernels run in order on the default stream, so a recycled block is written only after
-earlier kernels have read it.
+All kernels run in order on the default stream, so a recycled block is written only after earlier kernels have read it.
+A block belongs to the pool alone, which frees it when it is cleared; at the program's end the driver does.
 
 In the simulator a block is main memory, filled with NaN when it is taken, so that a kernel that reads what nobody has
 written is noticed.
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cpu import workspace
+from tinyprune.kernels import pool
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.jit import SIMULATED, Window
 
@@ -25,18 +23,26 @@ SMALLEST = 256  # bytes
 GARBAGE = np.int32(-1)  # as float32 a NaN
 
 
-class Pool(workspace.Pool):
-    """The CPU's pool for blocks of the GPU's memory; also knows how many bytes were in use at most."""
+class Pool(pool.Pool):
+    """A pool of blocks, each an address, or in the simulator an array; knows how many bytes were in use at most."""
 
     def __init__(self) -> None:
         super().__init__()
         self.most_used = 0
 
+    def allocate(self, size: int) -> Any:
+        """Return a new block. Raises MemoryError if the GPU has no room for it."""
+        return np.empty(size // 4, np.int32) if SIMULATED else driver().allocate(size)
+
+    def release(self, block: Any) -> None:
+        """Free a block."""
+        if not SIMULATED:
+            driver().free(block)
+
     def take(self, size: int) -> Any:
         """Take a block of `size` bytes, recycled if possible."""
         block = super().take(size)
-        if self.bytes_used > self.most_used:
-            self.most_used = self.bytes_used
+        self.most_used = max(self.most_used, self.bytes_used)
         if SIMULATED:
             block[:] = GARBAGE
         return block
@@ -45,44 +51,23 @@ class Pool(workspace.Pool):
         """Take a block back. The one at the lowest address is taken first, so that equal steps use equal addresses, and
         their tables of addresses, see `many.table_of`, are in the GPU's memory already."""
         super().give(size, block)  # at the end
-        free = self.free[size]
-        if not SIMULATED and len(free) > 1 and free[-2].address < block.address:  # the simulator's have none
-            insort(free, free.pop(), key=lambda block: -block.address)
+        if not SIMULATED:
+            # a default argument, since at exit the module's names may be gone before the last array
+            insort(self.free[size], self.free[size].pop(), key=int.__neg__)
 
     def fresh(self, size: int) -> Any:
-        """Allocate a block. Raises MemoryError if the GPU has no room for it."""
+        """Allocate a block. Raises MemoryError, which says how much is in use, if the GPU has no room for it.
+
+        Idle blocks are freed only then: freeing and allocating stop the GPU, and sizes come and go with gates that open
+        and close, or with rare words.
+        """
         try:
-            return allocate(size)
+            return super().fresh(size)
         except MemoryError:
-            # Idle blocks are freed only now: freeing and allocating stop the GPU, and sizes come and go with gates that
-            # open and close, or with rare words.
-            POOL.clear()  # whichever pool asks: others are small
-            try:
-                return allocate(size)
-            except MemoryError:
-                more, used = size / 2**20, POOL.bytes_used / 2**20
-                raise MemoryError(
-                    f"the GPU has no room for {more:.0f} MiB more beside the {used:.0f} MiB in use here"
-                ) from None
-
-
-class Block:
-    """Bytes of the GPU's memory, freed when nobody has it any more."""
-
-    __slots__ = ("address", "gpu")
-
-    def __init__(self, size: int) -> None:
-        self.gpu = driver()
-        self.address = self.gpu.allocate(size)
-
-    def __del__(self) -> None:
-        if hasattr(self, "address"):
-            self.gpu.free(self.address)
-
-
-def allocate(size: int) -> Any:
-    """Allocate bytes: a block, in the simulator an array of int32. Raises MemoryError if there is no room."""
-    return np.empty(size // 4, np.int32) if SIMULATED else Block(size)
+            more, used = size / 2**20, self.bytes_used / 2**20
+            raise MemoryError(
+                f"the GPU has no room for {more:.0f} MiB more beside the {used:.0f} MiB in use here"
+            ) from None
 
 
 POOL = Pool()
@@ -91,19 +76,21 @@ POOL = Pool()
 @lru_cache(4096)
 def block_size(entries: int) -> int:
     """Return the size of the block for so many entries of 4 bytes."""
-    return workspace.size_class(max(4 * entries, SMALLEST))
+    return pool.size_class(max(4 * entries, SMALLEST))
 
 
 class Lease:
-    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed."""
+    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed.
 
-    __slots__ = ("address", "block", "give", "size")
+    apart: whether its block is never one of other arrays', which would then have to lie elsewhere.
+    """
 
-    def __init__(self, entries: int, pool: Pool = POOL) -> None:
-        self.size = block_size(entries)
-        self.block = pool.take(self.size)
-        self.give = pool.give  # kept here: at exit, module names may be gone before the last array
-        self.address = 0 if SIMULATED else self.block.address
+    __slots__ = ("block", "give", "size")
+
+    def __init__(self, entries: int, apart: bool = False) -> None:
+        self.size = block_size(entries) + 4 * apart  # no other size is an odd multiple of 4
+        self.block = POOL.take(self.size)
+        self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
 
     def __del__(self) -> None:
         if hasattr(self, "give"):
@@ -113,18 +100,18 @@ class Lease:
         """Return what a kernel gets for the entries from `first` on."""
         if SIMULATED:
             return Window(self.block.view(dtype)[first : first + entries], first)
-        return self.address + 4 * first
+        return self.block + 4 * first
 
     def write(self, first: int, values: NDArray) -> None:
         """Copy a flat array from main memory."""
         if SIMULATED:
             self.block[first : first + values.nbytes // 4] = values.view(np.int32)
         else:
-            driver().write(self.address + 4 * first, values)
+            driver().write(self.block + 4 * first, values)
 
     def read(self, first: int, values: NDArray) -> None:
         """Copy to a flat array in main memory, after the kernels launched before have finished."""
         if SIMULATED:
             values.view(np.int32)[:] = self.block[first : first + values.nbytes // 4]
         else:
-            driver().read(self.address + 4 * first, values)
+            driver().read(self.block + 4 * first, values)

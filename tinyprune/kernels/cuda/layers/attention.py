@@ -43,7 +43,6 @@ class AttentionCache(NamedTuple):
     sizes: Sizes
     scale: float
     scales: tuple[Scales, Scales]  # of keys of the context, and of persistent keys
-    to_key: float  # 1 / √Dh, from ds to the gradients of q, k and r
     relative: bool  # whether there are position keys
     gated: bool  # whether there are gates
     dropout: Dropout
@@ -86,8 +85,8 @@ def attention_forward(
     grid = B, H, blocks(T, attend.tiles.queries)
     attend(grid, inputs, out, o, lse, sizes, *scales_of(Dh, N, 1.0), scale, relative, gated, mask)
     o = narrow(o, Dh)
-    factors = float(scale), scales_of(Dh, N, float(scale) * raised), 1 / math.sqrt(Dh)
-    return narrow(out, Dh), AttentionCache(inputs, u, w, sizes, *factors, relative, gated, mask, lse, o)
+    scales = scales_of(Dh, N, float(scale) * raised)
+    return narrow(out, Dh), AttentionCache(inputs, u, w, sizes, float(scale), scales, relative, gated, mask, lse, o)
 
 
 def attention_backward(dout: DeviceArray, cache: AttentionCache) -> tuple[DeviceArray | None, ...]:
@@ -110,7 +109,7 @@ def query_gradients(saved: Saved, c: AttentionCache) -> DeviceArray:
     kernel = variant(QUERIES_BACKWARD, Dh)
     dq = empty(c.inputs.q.shape)
     grid = B, H, blocks(T, kernel.tiles.queries)
-    kernel(grid, c.inputs, saved, dq, c.sizes, *c.scales, c.to_key, c.scale, c.relative, c.gated, c.dropout)
+    kernel(grid, c.inputs, saved, dq, c.sizes, *c.scales, c.scale, c.relative, c.gated, c.dropout)
     return narrow(dq, Dh)
 
 
@@ -122,7 +121,7 @@ def key_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, DeviceA
     grid = B, H, blocks(S, kernel.tiles.keys)
     dk, dv = empty(c.inputs.k.shape), empty(c.inputs.k.shape)
     du = empty((B * grid[-1], H * W)) if c.relative else None
-    which = Keys(S, 1, S * H * W, W, H * W), c.scales[0], c.to_key, True, c.relative
+    which = Keys(S, 1, S * H * W, W, H * W), c.scales[0], True, c.relative
     kernel(grid, c.inputs, saved, c.u, dk, dv, du, B, c.sizes, *which, c.gated, c.dropout)
     return narrow(dk, Dh), narrow(dv, Dh), slot_sum(du, c.u.shape, Dh) if c.relative else None
 
@@ -135,7 +134,7 @@ def persistent_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, 
     group, slots = groups(B, H * tiles)
     dpk, dpv = empty((slots, H, N, W)), empty((slots, H, N, W))
     inputs = c.inputs._replace(k=c.inputs.pk, v=c.inputs.pv)
-    which = Keys(N, group, H * N * W, N * W, W), c.scales[1], 1.0, False, False
+    which = Keys(N, group, H * N * W, N * W, W), c.scales[1], False, False
     kernel((slots, H, tiles), inputs, saved, None, dpk, dpv, None, B, c.sizes, *which, c.gated, c.dropout)
     return slot_sum(dpk, c.inputs.pk.shape, Dh), slot_sum(dpv, c.inputs.pk.shape, Dh)
 
@@ -147,14 +146,15 @@ def distance_gradients(saved: Saved, c: AttentionCache) -> tuple[DeviceArray, De
     tiles = blocks(S, kernel.tiles.keys)
     group, slots = groups(B, H * tiles)
     dr, dw = empty((slots, S, H, W)), empty((slots * tiles, H * W))
-    which = c.sizes, group, c.scales[0], c.to_key
+    which = c.sizes, group, c.scales[0]
     kernel((slots, H, tiles), c.inputs, saved, c.w, dr, dw, B, *which, c.gated, c.dropout)
     return slot_sum(dr, c.inputs.r.shape, Dh), slot_sum(dw, c.w.shape, Dh)
 
 
 def scales_of(Dh: int, N: int, weight: float) -> tuple[Scales, Scales]:
     """Return the factors of keys of the context, and of persistent keys."""
-    return Scales(LOG2_E / math.sqrt(Dh), weight), Scales(LOG2_E, weight * math.sqrt(N))
+    root = math.sqrt(Dh)
+    return Scales(LOG2_E / root, weight, 1 / root), Scales(LOG2_E, weight * math.sqrt(N), 1.0)
 
 
 def variant(kernels: dict[int, Kernel], Dh: int) -> Kernel:
