@@ -118,9 +118,9 @@ def attend_backward(name, module):
                 assert_close(gradients(*c.gradients), [c.expected[name] for name in names])
 
 
-def attend_tiles(module):
+def attend_scores(module):
     """The functions that the four have in common, in the first of them."""
-    with mock.patch.object(forward, "make_functions", module.make_functions):
+    with mock.patch.object(forward, "make_scores", module.make_scores):
         attend_forward(forward)
 
 
@@ -137,7 +137,7 @@ CHECKS = {
     "attend.forward": attend_forward,
     "attend.keys": partial(attend_backward, "keys_backward"),
     "attend.queries": partial(attend_backward, "queries_backward"),
-    "attend.tiles": attend_tiles,
+    "attend.scores": attend_scores,
     "layers.layernorm": layernorm,
     "parts.sums": sums,
     "products.few_rows": few_rows,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from tinyprune.errors import UsageError
-from tinyprune.kernels.cpu.workspace import size_class
-from tinyprune.kernels.cuda.device import jit, memory
+from tinyprune.kernels.cuda.device import jit
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.many import table_of, tables
-from tinyprune.kernels.cuda.device.memory import POOL, Pool
+from tinyprune.kernels.cuda.device.memory import POOL, Lease, Pool
 from tinyprune.kernels.cuda.device.vectors import load4, store4
 from tinyprune.kernels.cuda.parts.copies import copied, zeros
+from tinyprune.kernels.pool import size_class
 
 from . import turns
 from .compare import normal
@@ -132,8 +132,8 @@ def test_each_block_finds_its_array(place):
             out[cuda.blockIdx.x * n + cuda.threadIdx.x] = x[cuda.threadIdx.x]
 
     x, y = normal((3,), (6,))
-    out = empty((3, 3))
-    copy(3, table_of([to_device(x), to_device(y)[3:], to_device(y)[:3]]), 3, out)
+    out, arrays = empty((3, 3)), [to_device(x), to_device(y)[3:], to_device(y)[:3]]
+    copy(3, table_of(arrays), 3, out)
     assert np.array_equal(to_host(out), [x, y[3:], y[:3]])
 
 
@@ -211,14 +211,22 @@ def test_bytes_are_counted(place):
     assert POOL.bytes_free == 0
 
 
-def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place, monkeypatch):
-    """Also if it is another pool, that of tables, that has no room."""
+def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
     pool, given_back = Pool(), []
     pool.clear = lambda: given_back.append(True)
     pool.take(3 * 2**20)
-    monkeypatch.setattr(memory, "POOL", pool)
-    monkeypatch.setattr(memory, "allocate", mock.Mock(side_effect=MemoryError))
-    for asked in (pool, Pool()):
-        with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 3 MiB in use here"):
-            asked.take(2**23)
-    assert len(given_back) == 2
+    pool.allocate = mock.Mock(side_effect=MemoryError)
+    with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 3 MiB in use here"):
+        pool.take(2**23)
+    assert given_back == [True]
+
+
+def test_a_table_of_addresses_takes_no_block_of_arrays(place):
+    POOL.clear()
+    x = empty(2)
+    del x
+    free = POOL.bytes_free
+    table = Lease(2, apart=True)
+    assert POOL.bytes_free == free
+    del table
+    assert empty(2).lease.size == free and POOL.bytes_free > 0

@@ -1,6 +1,7 @@
 """The driver: what is copied and launched, what its errors become; and kernels kept on disk. No GPU is needed."""
 
 import ctypes
+import gc
 import struct
 import threading
 from types import SimpleNamespace
@@ -104,29 +105,43 @@ def test_numbers_are_read_with_one_wait(gpu, machine, monkeypatch):
         gpu.begin_read(places * 2)
 
 
-def test_equal_steps_use_equal_addresses(gpu, monkeypatch):
-    """Whatever the order in which they give them back."""
-    pool = memory.Pool()
+@pytest.fixture
+def pool(gpu, monkeypatch):
+    """A pool of memory of that GPU."""
     monkeypatch.setattr(memory, "SIMULATED", False)
+    monkeypatch.setattr(memory, "POOL", memory.Pool())
     with driver.replaced(gpu):
-        pool.fresh = memory.Block
-        first = [pool.take(64) for _ in range(4)]
-        for n in (2, 0, 3, 1):
-            pool.give(64, first[n])
-        second = [pool.take(64) for _ in range(4)]
-        assert [block.address for block in second] == sorted(block.address for block in first)
-        assert pool.bytes_used == 4 * 64
+        yield memory.POOL
 
 
-def test_a_block_of_memory_is_freed_with_its_last_user(gpu, machine):
-    with driver.replaced(gpu):
-        block = memory.Block(64)
-        assert list(machine.memory) == [block.address]
-    del block
-    assert machine.memory == {}
+def test_equal_steps_use_equal_addresses(pool):
+    """Whatever the order in which they give them back."""
+    first = [pool.take(64) for _ in range(4)]
+    for n in (2, 0, 3, 1):
+        pool.give(64, first[n])
+    assert [pool.take(64) for _ in range(4)] == sorted(first)
+    assert pool.bytes_used == 4 * 64
+
+
+def test_blocks_are_freed_when_the_pool_is_cleared(pool, machine):
+    blocks = [pool.take(64), pool.take(128)]
+    pool.give(64, blocks[0])
+    pool.clear()
+    assert list(machine.memory) == blocks[1:] and pool.bytes_free == 0
     machine.broken, machine.result = "cuMemAlloc", CUresult.CUDA_ERROR_OUT_OF_MEMORY
-    with driver.replaced(gpu), pytest.raises(MemoryError):
-        memory.Block(64)
+    with pytest.raises(MemoryError):
+        pool.take(256)
+
+
+def test_a_block_of_an_array_in_a_cycle_is_not_freed_under_the_next_one(pool, machine):
+    """The collector finalises an array and what it holds, in any order: only the pool may free its block."""
+    lease = memory.Lease(16)
+    cycle = [lease]
+    cycle.append(cycle)
+    address = lease.block
+    del lease, cycle
+    gc.collect()
+    assert memory.Lease(16).block == address and address in machine.memory
 
 
 def test_another_thread_gets_the_context(gpu, machine):

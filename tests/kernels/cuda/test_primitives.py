@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tinyprune import ops
 from tinyprune.errors import UsageError
+from tinyprune.gradcheck.catalogue import SIZES
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.products import plans, primitives, tensor_cores
 from tinyprune.kernels.cuda.products import product as product_module
@@ -13,10 +13,11 @@ from tinyprune.kernels.cuda.products.plans import division
 from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
 from tinyprune.kernels.cuda.products.product import LAYOUTS
 
+from .. import test_contract as contract
+from ..compare import leaves
 from .checks import product
-from .compare import assert_close, cuda, in_float64, normal, on_device, run, slow
+from .compare import assert_close, cuda, normal, on_device, slow
 from .tensor_core import to_tf32
-from .test_operations import feedforward, linear, projections
 
 SHAPES = [(9, 17, 6), (12, 16, 8), (1, 1, 1), (1, 70, 37), (8, 5, 33), (3, 40, 1)]
 SHAPES += [(0, 3, 4), (3, 0, 4), (9, 0, 4), (3, 4, 0), (9, 4, 0), (0, 0, 0)]  # nothing to add up
@@ -334,15 +335,16 @@ def test_what_is_added_and_sums_in_parts(tf32, both_orders, settings):
             assert_close(got, textbook(a[:, :K], b[:K], bias, **options))
 
 
-@pytest.mark.parametrize(
-    ("maker", "case"), [(linear, ((3, 5), 12, 9)), (projections, (3, 5, 4, 12, 9)), (feedforward, ((15,), 12, 9))]
-)
-def test_operations_in_tf32(tf32, maker, case):
+@pytest.mark.parametrize("name", ["linear", "projections"])
+def test_operations_in_tf32(tf32, name):
     """Forward and backward: there are no kernels for float32."""
-    arguments, douts, _ = maker(*case)
-    expected = run(ops, maker.__name__, in_float64([*arguments]), in_float64([*douts]))
-    got = run(cuda, maker.__name__, on_device([*arguments]), on_device([*douts]), precision="tf32")
-    assert_close(got, expected, tolerance=2e-3)
+    sizes = SIZES._replace(B=3, lead=(9,))
+    case = contract.cases("cuda-tf32", sizes)[name]
+    got = contract.run("cuda-tf32", case, contract.of_dtype(case.inputs, np.float32), np.float32)
+    for one, other in zip(leaves(got), leaves(contract.textbook(name, sizes)), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_allclose(one, other, rtol=0, atol=2e-3 * np.abs(other).max())
 
 
 def test_few_rows_are_multiplied_in_float32(tf32):

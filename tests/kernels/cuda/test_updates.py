@@ -18,39 +18,33 @@ from tinyprune.ops.clipping import clip_factor
 from ..compare import adamw_update
 from .compare import assert_close, cuda, in_float64, normal, on_device
 
-SGD = {"lr": 0.1, "decay": 0.3, "beta1": 0.8}
-ADAM = {"lr": 0.1, "decay": 0.3}
+OPTIONS = {"lr": 0.1, "decay": 0.3}
 RULES = {
-    "sgd": (cuda.sgd_update, ops.sgd_update, ("param", "grad", "momentum"), SGD),
-    "adamw": (partial(adamw_update, cuda), partial(adamw_update, ops), ("param", "grad", "m", "v"), ADAM),
-    "lamb": (cuda.lamb_update, ops.lamb_update, ("param", "grad", "m", "v"), ADAM),
+    "adamw": (partial(adamw_update, cuda), partial(adamw_update, ops)),
+    "lamb": (cuda.lamb_update, ops.lamb_update),
 }
+ARRAYS = ("param", "grad", "m", "v")
 each_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def inputs(rule, shape):
+def inputs(shape):
     """θ, gradient and moments. All but θ and the gradient are positive: v is an average of squares."""
-    param, grad, *moments = normal(*[shape] * len(RULES[rule][2]))
+    param, grad, *moments = normal(*[shape] * len(ARRAYS))
     return [param, grad, *(np.asarray(np.abs(x)) for x in moments)]
 
 
-def step(rule, arrays, textbook=False, t=3, **more):
-    ours, theirs, _, options = RULES[rule]
-    if rule != "sgd":
-        more = {"constants": AdamConstants(0.8, 0.95, 1e-3, t, **more)}
-    (theirs if textbook else ours)(*arrays, **options, **more)
+def step(rule, arrays, textbook=False):
+    RULES[rule][textbook](*arrays, **OPTIONS, constants=AdamConstants(0.8, 0.95, 1e-3, 3, 0.7))
 
 
 @each_rule
-@pytest.mark.parametrize("shape", [(7, 41), (), (1,), (257,), (0, 3)])
-def test_equals_textbook(place, rule, shape):
-    arrays = inputs(rule, shape)
+@pytest.mark.parametrize("shape", [(), (EACH + 3,)])
+def test_one_number_and_more_than_a_block_has(place, rule, shape):
+    arrays = inputs(shape)
     expected, given = in_float64(arrays), on_device(arrays)
-    for t in (1, 2, 100):
-        step(rule, given, t=t, grad_scale=0.7)
-        step(rule, expected, textbook=True, t=t, grad_scale=0.7)
+    step(rule, given)
+    step(rule, expected, textbook=True)
     assert_close(given, expected)
-    assert np.array_equal(to_host(given[1]), arrays[1])
 
 
 def test_lambs_rate_from_more_sums_than_a_block_has_threads(place):
@@ -64,7 +58,7 @@ def test_lambs_rate_from_more_sums_than_a_block_has_threads(place):
 
 @each_rule
 def test_gradients_with_gaps(place, rule):
-    param, grad, *moments = inputs(rule, (6, 8))
+    param, grad, *moments = inputs((6, 8))
     given, expected = (on_device([param, *moments]) for _ in range(2))
     wide = to_device(np.pad(grad.T, ((1, 2), (0, 3))))
     step(rule, [given[0], wide[1:9, :6].T, *given[1:]])
@@ -74,34 +68,27 @@ def test_gradients_with_gaps(place, rule):
 
 
 ONES = np.ones((3, 4), np.float32)
-BAD_ARRAYS = [
-    (rule, name, bad, message)
-    for rule, (*_, names, _) in RULES.items()
-    for name in names
-    for bad, message in (
-        (lambda: to_device(ONES).T, r"must have the shape of param, \(3, 4\), got \(4, 3\)"),
-        (lambda: to_device(np.ones((3, 8), np.float32))[:, 2:6], "is updated in place and must be C-contiguous"),
-        (lambda: ONES, "must be in the GPU's memory, got ndarray"),
-        (lambda: to_device(ONES.astype(np.int32)), "must be float32 for the cuda backend, got int32"),
-    )
-    if not (name == "param" and "shape" in message) and not (name == "grad" and "in place" in message)
+BAD = [
+    (lambda: to_device(ONES).T, r"must have the shape of param, \(3, 4\), got \(4, 3\)", ("grad", "m", "v")),
+    (lambda: to_device(np.ones((3, 8), np.float32))[:, 2:6], "is updated in place and must", ("param", "m", "v")),
+    (lambda: ONES, "must be in the GPU's memory, got ndarray", ARRAYS),
 ]
 
 
-@pytest.mark.parametrize(("rule", "name", "bad", "message"), BAD_ARRAYS)
-def test_bad_arrays_change_nothing(place, rule, name, bad, message):
-    arrays = {each: to_device(ONES) for each in RULES[rule][2]} | {name: bad()}
-    copies = [to_host(x).copy() for x in arrays.values()]
-    with pytest.raises(ValueError, match=f"{name} {message}"):
-        step(rule, list(arrays.values()))
-    for x, copy in zip(arrays.values(), copies, strict=True):
-        assert np.array_equal(to_host(x), copy)
+@each_rule
+@pytest.mark.parametrize(("bad", "said", "names"), BAD)
+def test_bad_arrays_change_nothing(place, rule, bad, said, names):
+    for name in names:
+        arrays = {each: to_device(ONES) for each in ARRAYS} | {name: bad()}
+        with pytest.raises(ValueError, match=f"{name} {said}"):
+            step(rule, list(arrays.values()))
+        assert all(np.array_equal(to_host(x).ravel(), ONES.ravel()) for x in arrays.values())
 
 
 def test_many_parameters_in_one_launch(place):
     """More than one block for one of them, none for another."""
     shapes = [(3, 5), (EACH + 3,), (0,), ()]
-    groups = [inputs("adamw", shape) for shape in shapes]
+    groups = [inputs(shape) for shape in shapes]
     constants = AdamConstants(0.8, 0.95, eps=1e-3, step=3)
     options = {"lr": 0.1, "multipliers": [1.0, 2.0, 3.0, 4.0], "decays": [0.3, 0.0, 0.1, 0.2], "constants": constants}
     expected, given = in_float64(groups), on_device(groups)
@@ -115,7 +102,7 @@ def test_many_parameters_in_one_launch(place):
 
 
 def test_a_schedule_of_the_learning_rate_copies_nothing(place, monkeypatch):
-    arrays = [on_device([x]) for x in inputs("adamw", (3, 5))]
+    arrays = [on_device([x]) for x in inputs((3, 5))]
     copies, copy = [], adamw.to_device
     monkeypatch.setattr(adamw, "to_device", lambda x: copies.append(x) or copy(x))
     adamw.numbers_of.cache_clear()
