@@ -305,24 +305,22 @@ def cuda_backend(precision: str = "float32") -> Backend:
     check_usable()
     from tinyprune.kernels.cuda.device import array, jit
     from tinyprune.kernels.cuda.device.driver import driver
-    from tinyprune.kernels.cuda.layers import add as adding
     from tinyprune.kernels.cuda.layers import (
+        activations,
         attention,
         context,
         dropout,
         feedforward,
-        gelu,
         head_networks,
-        layernorm,
         linear,
+        norms,
         positions,
         projections,
         repeat_heads,
         residual,
-        rmsnorm,
         rotary,
-        swiglu,
     )
+    from tinyprune.kernels.cuda.layers import add as adding
     from tinyprune.kernels.cuda.layers import attention_step as stepping
     from tinyprune.kernels.cuda.pruning import hard_concrete, l0, layerwise_error, slices, top_k
     from tinyprune.kernels.cuda.pruning import head_difference as differing
@@ -386,8 +384,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         embedding_forward = untyped(embedding.embedding_forward)
         feedforward_backward = untyped(feedforward.feedforward_backward)
         feedforward_forward = untyped(feedforward.feedforward_forward)
-        gelu_backward = untyped(gelu.gelu_backward)
-        gelu_forward = untyped(gelu.gelu_forward)
+        gelu_backward = untyped(activations.gelu_backward)
+        gelu_forward = untyped(activations.gelu_forward)
         hard_concrete_backward = untyped(hard_concrete.hard_concrete_backward)
         hard_concrete_forward = untyped(hard_concrete.hard_concrete_forward)
         head_difference = untyped(differing.head_difference)
@@ -397,8 +395,8 @@ def cuda_backend(precision: str = "float32") -> Backend:
         l0_backward = untyped(l0.l0_backward)
         l0_forward = untyped(l0.l0_forward)
         lamb_update = untyped(lamb.lamb_update)
-        layernorm_backward = untyped(layernorm.layernorm_backward)
-        layernorm_forward = untyped(layernorm.layernorm_forward)
+        layernorm_backward = untyped(norms.layernorm_backward)
+        layernorm_forward = untyped(norms.layernorm_forward)
         layerwise_error_backward = untyped(layerwise_error.layerwise_error_backward)
         layerwise_error_forward = untyped(layerwise_error.layerwise_error_forward)
         linear_backward = untyped(linear.linear_backward)
@@ -413,14 +411,14 @@ def cuda_backend(precision: str = "float32") -> Backend:
         repeat_heads_forward = untyped(repeat_heads.repeat_heads_forward)
         residual_backward = untyped(residual.residual_backward)
         residual_forward = untyped(residual.residual_forward)
-        rmsnorm_backward = untyped(rmsnorm.rmsnorm_backward)
-        rmsnorm_forward = untyped(rmsnorm.rmsnorm_forward)
+        rmsnorm_backward = untyped(norms.rmsnorm_backward)
+        rmsnorm_forward = untyped(norms.rmsnorm_forward)
         rotary_backward = untyped(rotary.rotary_backward)
         rotary_forward = untyped(rotary.rotary_forward)
         squared_norm = untyped(norm.squared_norm)
         squared_norms = untyped(norm.squared_norms)
-        swiglu_backward = untyped(swiglu.swiglu_backward)
-        swiglu_forward = untyped(swiglu.swiglu_forward)
+        swiglu_backward = untyped(activations.swiglu_backward)
+        swiglu_forward = untyped(activations.swiglu_forward)
         take_slices = untyped(slices.take_slices)
         top_k_backward = untyped(top_k.top_k_backward)
         top_k_forward = untyped(top_k.top_k_forward)

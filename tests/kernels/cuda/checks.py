@@ -60,11 +60,12 @@ def sums(module):
     row_dots(module)
 
 
-def layernorm(module):
+def norms(module):
     """More features than threads, and more rows than a block of `parameter_gradients` has lines."""
     for shape in ((2, 3, 130), (9, 3)):
         x, dout, scale, bias = normal(shape, shape, shape[-1:], shape[-1:])
         assert_equal_to_textbook("layernorm", (x + 2, scale, bias), dout, module=module)
+        assert_equal_to_textbook("rmsnorm", (x + 2, scale), dout, module=module)
 
 
 def few_rows(module, M=2, K=70, N=35):
@@ -138,7 +139,7 @@ CHECKS = {
     "attend.keys": partial(attend_backward, "keys_backward"),
     "attend.queries": partial(attend_backward, "queries_backward"),
     "attend.scores": attend_scores,
-    "layers.layernorm": layernorm,
+    "layers.norms": norms,
     "parts.sums": sums,
     "products.few_rows": few_rows,
     "products.product": product,

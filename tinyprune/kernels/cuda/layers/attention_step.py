@@ -13,8 +13,8 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
 from tinyprune.kernels.cuda.layers.add import add
 from tinyprune.kernels.cuda.layers.attention import attention_forward
-from tinyprune.kernels.cuda.layers.layernorm import layernorm_forward
 from tinyprune.kernels.cuda.layers.linear import linear_forward
+from tinyprune.kernels.cuda.layers.norms import layernorm_forward
 from tinyprune.kernels.cuda.layers.rotary import rotary_forward
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
 from tinyprune.kernels.cuda.parts.copies import copied, zeros

@@ -17,12 +17,9 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_alike, check_in_place
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.sums import block_sum
 from tinyprune.kernels.cuda.updates.adamw import adam, numbers, scale_and_constants
-from tinyprune.kernels.cuda.updates.norm import doubles, sum_squares
+from tinyprune.kernels.cuda.updates.norm import THREADS, doubles, sum_squares, two_sums
 from tinyprune.ops.adamw import AdamConstants
-
-THREADS = 256
 
 
 @kernel(floats, floats, floats, floats, float32, floats, numbers, int32, floats, threads=THREADS, hot=True)
@@ -37,15 +34,8 @@ def direct(param, grad, m, v, decay, scale, constants, size, d):
 @kernel(doubles, int32, float64, floats, threads=THREADS, float64=True)
 def rate_of(sums, count, lr, rate):
     """rate[0] = lr · ‖θ‖ / ‖d‖, from as many sums of squares of the one as of the other; lr if one is 0. One block."""
-    scratch = cuda.shared.array(THREADS, float64)
-    thread = cuda.threadIdx.x
-    of_param, of_d = float64(0), float64(0)
-    for i in range(thread, count, THREADS):
-        of_param += sums[i]
-        of_d += sums[count + i]
-    of_param = block_sum(of_param, scratch)
-    of_d = block_sum(of_d, scratch)
-    if thread == 0:
+    of_param, of_d = two_sums(sums, count, 2 * count, cuda.shared.array(THREADS, float64))
+    if cuda.threadIdx.x == 0:
         if of_param == 0 or of_d == 0:
             rate[0] = lr
         else:

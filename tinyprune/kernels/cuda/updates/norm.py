@@ -15,7 +15,7 @@ import numpy as np
 from numba import float64, types
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_host
-from tinyprune.kernels.cuda.device.jit import cuda, float32, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.device.many import EACH, THREADS, division, table_of, tables
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
@@ -40,19 +40,22 @@ def squares(arrays, owners, begins, sizes, sums):
         sums[block] = total
 
 
+@device
+def two_sums(sums, middle, end, scratch):
+    """Return the sums of the entries before `middle` and of those from there to `end`, to all threads of one block."""
+    first, second = float64(0), float64(0)
+    for i in range(cuda.threadIdx.x, middle, THREADS):
+        first += sums[i]
+    for i in range(middle + cuda.threadIdx.x, end, THREADS):
+        second += sums[i]
+    return block_sum(first, scratch), block_sum(second, scratch)
+
+
 @kernel(doubles, int32, int32, float64, doubles, floats, threads=THREADS, float64=True)
 def limit(sums, of_grads, of_all, max_norm, norm, factor):
     """norm[0] and factor[0] of clipping, from the blocks' sums: those of gradients, then those of losses. One block."""
-    scratch = cuda.shared.array(THREADS, float64)
-    thread = cuda.threadIdx.x
-    total, others = float64(0), float64(0)
-    for i in range(thread, of_grads, THREADS):
-        total += sums[i]
-    for i in range(of_grads + thread, of_all, THREADS):
-        others += sums[i]
-    total = block_sum(total, scratch)
-    others = block_sum(others, scratch)
-    if thread == 0:
+    total, others = two_sums(sums, of_grads, of_all, cuda.shared.array(THREADS, float64))
+    if cuda.threadIdx.x == 0:
         length = math.sqrt(total)
         norm[0] = length
         if not math.isfinite(total + others + max_norm):

@@ -1,0 +1,170 @@
+"""LayerNorm and RMSNorm of every feature vector. See `tinyprune.ops.layernorm` and `tinyprune.ops.rmsnorm`.
+
+    for each row: mean = Σ x / D, or 0 for RMSNorm;  std = sqrt(Σ (x − mean)² / D + eps);  n = (x − mean) / std
+                  out = n · scale (+ bias)
+
+One block for each row; neighbouring threads read neighbouring features. Backward recomputes n from x, and the mean and
+1 / std of each row. dscale and dbias are sums over all rows: some more blocks sum 32 features over a run of rows each,
+in the same launch, and the runs are summed afterwards, in order, so no bit depends on which block runs first.
+"""
+
+import math
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, column_sums, grid_of
+from tinyprune.ops.layernorm import check_scale_and_bias
+from tinyprune.ops.rmsnorm import check_scale
+
+THREADS = 128
+LINES = THREADS // WIDE  # of threads that sum over rows
+
+
+@device
+def parameter_gradients(dout, x, means, inverses, centred, R, D, block, scratch, sums):
+    """sums (runs, 2, D): the part of a run of rows in dscale = Σ dout · n and in dbias = Σ dout, of 32 features.
+
+    centred: whether rows have means.   block: of those that do this.
+    """
+    column, line, across = cuda.threadIdx.x % WIDE, cuda.threadIdx.x // WIDE, (D + WIDE - 1) // WIDE
+    d, run = block % across * WIDE + column, block // across
+    end = min((run + 1) * RUN, R)
+    dscale, dbias = float32(0), float32(0)
+    if d < D:
+        for row in range(run * RUN + line, end, LINES):
+            g = dout[row * D + d]
+            dscale += g * (x[row * D + d] - (means[row] if centred else float32(0))) * inverses[row]
+            dbias += g
+    scratch[0, line, column] = dscale
+    scratch[1, line, column] = dbias
+    cuda.syncthreads()  # all lines have written before the first one sums them
+    if line == 0 and d < D:
+        for other in range(1, LINES):
+            dscale += scratch[0, other, column]
+            dbias += scratch[1, other, column]
+        sums[2 * run * D + d] = dscale
+        sums[(2 * run + 1) * D + d] = dbias
+
+
+def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
+    """Make the kernels of LayerNorm, which is centred and has a bias, or of RMSNorm; `means`, `bias` are for it alone.
+
+    They are called `name` and `name`_backward.
+    """
+
+    def normalise(x, scale, bias, D, eps, out, means, inverses):
+        """out, and the mean and 1 / std of each row: a block for each row."""
+        scratch = cuda.shared.array(THREADS, float32)
+        row, thread = cuda.blockIdx.x, cuda.threadIdx.x
+        at, size = row * D, float32(D)
+        mean = float32(0)
+        if centred:
+            total = float32(0)
+            for d in range(thread, D, THREADS):
+                total += x[at + d]
+            mean = block_sum(total, scratch) / size
+        total = float32(0)
+        for d in range(thread, D, THREADS):
+            away = x[at + d] - mean
+            total += away * away
+        inverse = float32(1) / math.sqrt(block_sum(total, scratch) / size + eps)
+        for d in range(thread, D, THREADS):
+            scaled = (x[at + d] - mean) * inverse * scale[d]
+            out[at + d] = scaled + bias[d] if centred else scaled
+        if thread == 0:
+            inverses[row] = inverse
+            if centred:
+                means[row] = mean
+
+    def normalise_backward(dout, x, means, inverses, scale, R, D, first, dx, sums):
+        """dx = (dn − mean_d dn − n · mean_d(dn · n)) / std: a block for each row; the `first` ones sum over rows.
+
+        The first mean is 0 for RMSNorm.
+        """
+        scratch = cuda.shared.array(THREADS, float32)
+        scratches = cuda.shared.array((2, LINES, WIDE), float32)
+        row, thread = cuda.blockIdx.x - first, cuda.threadIdx.x
+        if row < 0:
+            parameter_gradients(dout, x, means, inverses, centred, R, D, cuda.blockIdx.x, scratches, sums)
+            return
+        at, size, inverse = row * D, float32(D), inverses[row]
+        mean = means[row] if centred else float32(0)
+        dn_sum, dn_n_sum = float32(0), float32(0)
+        for d in range(thread, D, THREADS):
+            dn = dout[at + d] * scale[d]
+            dn_sum += dn
+            dn_n_sum += dn * (x[at + d] - mean) * inverse
+        dn_mean = block_sum(dn_sum, scratch) / size if centred else float32(0)
+        dn_n_mean = block_sum(dn_n_sum, scratch) / size
+        for d in range(thread, D, THREADS):
+            n = (x[at + d] - mean) * inverse
+            dx[at + d] = (dout[at + d] * scale[d] - dn_mean - n * dn_n_mean) * inverse
+
+    options = {"threads": THREADS, "hot": True}
+    types = *3 * (floats,), int32, float32, *3 * (floats,)
+    types_backward = *5 * (floats,), *3 * (int32,), floats, floats
+    return (
+        kernel(*types, name=name, **options)(normalise),
+        kernel(*types_backward, name=f"{name}_backward", **options)(normalise_backward),
+    )
+
+
+LAYERNORM, RMSNORM = make_norm("layernorm", True), make_norm("rmsnorm", False)
+
+
+def layernorm_forward(
+    x: DeviceArray, scale: DeviceArray, bias: DeviceArray, eps: float = 1e-5
+) -> tuple[DeviceArray, tuple]:
+    """Normalise the last axis of `x`, then scale and shift it: `ops.layernorm_forward` for float32."""
+    check_floats(x=x, scale=scale, bias=bias)
+    check_scale_and_bias(x, scale, bias)
+    x, scale, bias = contiguous(x), contiguous(scale), contiguous(bias)
+    D, R = x.shape[-1], math.prod(x.shape[:-1])
+    out, means, inverses = empty(x.shape), empty(R), empty(R)
+    LAYERNORM[0](R, x, scale, bias, D, eps, out, means, inverses)
+    return out, (x, means, inverses, scale)
+
+
+def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
+    """Gradients of `layernorm_forward` in argument order, as `ops.layernorm_backward`."""
+    dx, dparameters = gradients(LAYERNORM[1], dout, *cache)
+    D = dx.shape[-1]
+    return dx, dparameters[:D], dparameters[D:]
+
+
+def rmsnorm_forward(x: DeviceArray, scale: DeviceArray, eps: float = 1e-5) -> tuple[DeviceArray, tuple]:
+    """Normalise the last axis of `x`, then scale it: `ops.rmsnorm_forward` for float32."""
+    check_floats(x=x, scale=scale)
+    check_scale(x, scale)
+    x, scale = contiguous(x), contiguous(scale)
+    D, R = x.shape[-1], math.prod(x.shape[:-1])
+    out, inverses = empty(x.shape), empty(R)
+    RMSNORM[0](R, x, scale, None, D, eps, out, None, inverses)
+    return out, (x, None, inverses, scale)
+
+
+def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
+    """Gradients of `rmsnorm_forward` in argument order, as `ops.rmsnorm_backward`."""
+    dx, dparameters = gradients(RMSNORM[1], dout, *cache)
+    return dx, dparameters[: dx.shape[-1]]  # what follows would be dbias
+
+
+def gradients(
+    backward: Kernel,
+    dout: DeviceArray,
+    x: DeviceArray,
+    means: DeviceArray | None,
+    inverses: DeviceArray,
+    scale: DeviceArray,
+) -> tuple[DeviceArray, DeviceArray]:
+    """Return dx, and dscale and dbias one after the other."""
+    check_gradient(dout, x.shape)
+    D, R = scale.size, inverses.size
+    dx = empty(x.shape)
+    across, runs = grid_of(R, D)
+    sums = empty((runs, 2 * D))
+    first = across * runs
+    backward(first + R, contiguous(dout), x, means, inverses, scale, R, D, first, dx, sums)
+    return dx, column_sums(sums)
