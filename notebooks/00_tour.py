@@ -55,7 +55,7 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from tinyprune import Transformer, count_parts, generate
-from tinyprune.kernels.backend import Backend
+from tinyprune.ops.engine import Engine
 from tinyprune.notebook import baseline_run, sliders, use_style, you_are_here
 from tinyprune.plots import (
     BLUE,
@@ -176,7 +176,7 @@ print(write(baseline))
 
 # %% jupyter={"source_hidden": true}
 # Reads 2·T characters of held-out text and returns the weights of all heads for the last T, (L, H, T, 2·T).
-textbook = dataclasses.replace(baseline, ops=Backend())  # the NumPy operations keep the weights
+textbook = dataclasses.replace(baseline, ops=Engine())  # the NumPy operations keep the weights
 T = config.T
 
 
@@ -185,7 +185,7 @@ def attention_weights(start):
     ids = text.test[None, start : start + 2 * T].astype(np.int64)  # (1, 2·T)
     _, memory, _ = textbook.forward(ids[:, :T])
     _, _, cache = textbook.forward(ids[:, T:], memory)
-    return np.concatenate([layer["attention"].a for layer in cache["layers"]])
+    return np.concatenate([layer.attention.a for layer in cache.attention_blocks])
 
 
 def share_of_line_ends(starts):

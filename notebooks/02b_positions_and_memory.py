@@ -464,7 +464,7 @@ def read_with_weights():
         ids, _, _ = segments.batch(step)  # (B, T)
         _, new_memory, cache = model.forward(ids, memory)
         if memory:
-            weights.append(np.stack([block["attention"].a for block in cache["layers"]]))
+            weights.append(np.stack([block.attention.a for block in cache.attention_blocks]))
             tokens.append(np.concatenate([before, ids], 1))  # (B, S)
         memory, before = new_memory, ids
     return np.concatenate(weights, 1), np.concatenate(tokens), cache
@@ -512,7 +512,7 @@ assert by_distance[..., 0].mean() < near / 2
 # %% jupyter={"source_hidden": true}
 # Computes the four terms of one head's scores for the nearest 16 distances, checks them, and draws their means.
 def draw_terms(layer, head, near=16):
-    c, d = cache["layers"][layer]["attention"], np.arange(near)  # of the last segment that was read
+    c, d = cache.attention_blocks[layer].attention, np.arange(near)  # of the last segment that was read
     q, k, r = c.q[:, head], c.k[:, head], c.r[head, ::-1]  # (B, T, Dh)  (B, S, Dh)  (S, Dh)
     at, root = i + M - d, 1 / np.sqrt(Dh)  # at: (T, near), the key at each distance
     terms = {

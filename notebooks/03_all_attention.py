@@ -62,7 +62,7 @@ from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.architecture import plot_architecture
 from tinyprune.model.counting import count_parameters, head_part
-from tinyprune.model.layers import attention_block_forward
+from tinyprune.model.blocks import attention_block_forward
 from tinyprune.model.parameters import (
     HEAD_AXIS,
     WIDE,
@@ -369,7 +369,7 @@ def read(params, segments=4, B=8):
         ids, _, _ = stream.batch(step)  # (B, T)
         _, memory, cache = model.forward(ids, memory)
         if step:  # the memory is full
-            weights.append(np.stack([layer["attention"].a for layer in cache["layers"]]))
+            weights.append(np.stack([layer.attention.a for layer in cache.attention_blocks]))
     return np.concatenate(weights, 1), cache, ids
 
 
@@ -420,7 +420,7 @@ assert share[0].mean() < share[1:].mean()
 
 
 def draw_query(ax, layer, head, row, query, gap=16):
-    a = cache["layers"][layer]["attention"].a[row, head, query]  # (S + N,)
+    a = cache.attention_blocks[layer].attention.a[row, head, query]  # (S + N,)
     distance = query + M - np.arange(M + T)
     seen = (distance >= 0) & (distance <= M)
     ax.bar(-distance[seen], a[: M + T][seen], color=BLUE, width=1)

@@ -55,10 +55,10 @@ from tinyprune import GateConfig, Transformer, add_gates, assert_gradients, get_
 from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.tradeoff import rank_correlation
-from tinyprune.model.feedforward import feedforward_block_backward, feedforward_block_forward
-from tinyprune.model.gating import output_scaling
-from tinyprune.model.layers import attention_block_backward, attention_block_forward
-from tinyprune.model.norms import norm_backward
+from tinyprune.model.blocks import feedforward_block_backward, feedforward_block_forward
+from tinyprune.model.gates import output_scaling
+from tinyprune.model.blocks import attention_block_backward, attention_block_forward
+from tinyprune.model.blocks import norm_backward
 from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.vocabulary import predict_backward
 from tinyprune.notebook import (
@@ -405,15 +405,15 @@ for name, values, Delta in (
 def sums_of_differences(model, cache):
     """Return both sums of (2) for every gate, (L, H, 2): of the attention block and of the networks."""
     found = np.zeros((L, H, 2))
-    dh, _ = predict_backward(1.0, cache["softmax"], config, ops)  # (B, T, D)
-    dz, _ = norm_backward(dh, cache["ln"], "ln", ops)  # (B, T, D), of the last layer
+    dh, _ = predict_backward(1.0, cache.softmax, config, ops)  # (B, T, D)
+    dz, _ = norm_backward(dh, cache.norm, "ln", ops)  # (B, T, D), of the last layer
     for i in reversed(range(L)):
-        dy, _, _ = feedforward_block_backward(dz, cache["ffn"][i], ops)  # through z to y
+        dy, _, _ = feedforward_block_backward(dz, cache.second_blocks[i], ops)  # through z to y
         blocks = zip((dy, dz), gated_outputs(model, cache, i), strict=True)
         for k, (d, (outputs, matrix, _)) in enumerate(blocks):
-            Delta = ops.head_difference(outputs, matrix, cache["gates"][i].scale)  # (H, B, T, D)
+            Delta = ops.head_difference(outputs, matrix, cache.gates[i].scale)  # (H, B, T, D)
             found[i, :, k] = (d * Delta).sum((1, 2, 3))
-        dz = attention_block_backward(dy, cache["layers"][i], ops)[0]  # of the layer below
+        dz = attention_block_backward(dy, cache.attention_blocks[i], ops)[0]  # of the layer below
     return found
 
 
@@ -456,7 +456,7 @@ _, _, noisy_cache = noisy.loss(ids, targets, memory, np.random.default_rng(5), a
 _, dgates = noisy.backward_with_gates(1.0, noisy_cache)
 sums = sums_of_differences(noisy, noisy_cache).sum(-1)  # (L, H)
 np.testing.assert_allclose(sums, dgates, rtol=1e-9, atol=1e-14)
-scales = ", ".join(f"{own.scale:.2f}" for own in noisy_cache["gates"])
+scales = ", ".join(f"{own.scale:.2f}" for own in noisy_cache.gates)
 print(f"c by layer in this pass: {scales}; the identity holds")
 
 # %% [markdown]

@@ -55,7 +55,7 @@ from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.ablation import plot_ablation
 from tinyprune.experiments.studies.stabilisers import plot_stabilisers
-from tinyprune.model.gating import gates_forward, joined_log_alpha, output_scaling
+from tinyprune.model.gates import gates_forward, joined_log_alpha, output_scaling
 from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import (
     baseline_run,
@@ -381,7 +381,7 @@ assert np.mean(closing[True][-1]) < np.mean(closing[False][-1])
 
 # %%
 gates = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0])  # (H,), n = 5
-made = cache["layers"][1]["attention"]._replace(gate=gates, scale=output_scaling(H, 5))
+made = cache.attention_blocks[1].attention._replace(gate=gates, scale=output_scaling(H, 5))
 dout = -made.o  # (4, T, H, Dh): every open head lowers the loss
 *_, dgate = ops.attention_backward(dout, made)  # (H,)
 

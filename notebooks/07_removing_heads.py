@@ -175,14 +175,14 @@ _, _, cache = float64.forward(ids, memory, all_heads=True)
 i = int(np.argmin([abs((g.values != 0).sum() - 4) for g in gates]))  # about half of its heads left
 g, c = float64.gates()[i].values, gates[i].scale  # (H,)
 kept = np.flatnonzero(g)
-o = cache["layers"][i]["attention"].o[0]  # (T, H, Dh), the first row of the batch
+o = cache.attention_blocks[i].attention.o[0]  # (T, H, Dh), the first row of the batch
 Wo = float64.params[f"layers.{i}.Wo"]  # (H·Dh, D)
 concat = (g[:, None] * c * o).reshape(T, H * Dh)  # (T, H·Dh), zero columns where gates are closed
 folded = (g[:, None, None] * c * Wo.reshape(H, Dh, D))[kept].reshape(-1, D)  # (kept·Dh, D)
 np.testing.assert_allclose(concat @ Wo, o[:, kept].reshape(T, -1) @ folded, atol=1e-12)
 
 pv = float64.params[f"layers.{i}.net.pv"]  # (H, N, D)
-units = cache["ffn"][i]["networks"].r.reshape(-1, T, H, config.N)[0]  # (T, H, N)
+units = cache.second_blocks[i].inside.r.reshape(-1, T, H, config.N)[0]  # (T, H, N)
 whole = np.einsum("h,thn,hnd->td", g * c, units, pv)
 np.testing.assert_allclose(
     whole,

@@ -106,7 +106,7 @@ def what_heads_do(model, text):
     textbook = dataclasses.replace(model, ops=get_backend("numpy"))  # keeps the weights
     weights, sizes = [], []
     for number, (_, cache) in enumerate(read(textbook, text, streams=1, all_heads=True)):
-        a = np.array([block["attention"].a[0] for block in cache["layers"]])  # (L, H, T, S)
+        a = np.array([block.attention.a[0] for block in cache.attention_blocks])  # (L, H, T, S)
         T, S = a.shape[2:]
         keys = (
             np.arange(T)[:, None] + (S - T) - np.arange(model.config.M + 1)

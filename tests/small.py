@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from tinyprune.config import KINDS, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import Segments
-from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import add_gates
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.loop import Trainer
@@ -21,9 +21,9 @@ MODELS = (*KINDS, "head networks")  # what `small_config` makes
 ADAPTIVE = tuple(kind for kind in MODELS if kind not in ("gpt2", "llama"))  # those that can have an adaptive softmax
 
 
-def backend_with(**changes: Any) -> Backend:
+def backend_with(**changes: Any) -> Engine:
     """Make a NumPy backend with some operations, or other attributes, replaced."""
-    backend = Backend()
+    backend = Engine()
     vars(backend).update(changes)
     return backend
 
@@ -65,7 +65,7 @@ def small_model(
 
 def head_outputs(block: dict[str, Any]) -> NDArray:
     """What a layer's gates multiply after attention, from its cache, (B, T, H, Dh)."""
-    return block["attention"].o
+    return block.attention.o
 
 
 def read(model: Transformer, ids: NDArray) -> NDArray:

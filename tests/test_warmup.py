@@ -12,7 +12,7 @@ from small import backend_with, small_config, small_model
 from tinyprune import ops, report
 from tinyprune.config import GateConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments
-from tinyprune.kernels.backend import Backend
+from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import GateObjective
 from tinyprune.runs import run as running
 from tinyprune.runs.directory import STAGES, RunDirectory
@@ -58,7 +58,7 @@ def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, run,
     """A terminal shows meanwhile what is being compiled: 40 s; other things take 100 s. Else nothing is said."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     compiler = Compiler(clock)
-    with announced(compiler.backend, "train"), announced(Backend(), "train", run=True):
+    with announced(compiler.backend, "train"), announced(Engine(), "train", run=True):
         clock.now += 100
     assert capsys.readouterr().err == ""
     with announced(compiler.backend, "train", run=run):
@@ -93,7 +93,7 @@ def test_the_first_call_is_not_timed_and_slow_ones_are_not_repeated(clock):
     def work():
         clock.now += next(durations)
 
-    assert median_seconds(Backend(), work) == 5
+    assert median_seconds(Engine(), work) == 5
     assert list(durations) == [5, 5]
 
 
@@ -118,7 +118,7 @@ def run_in(directory, backend, steps=3, every=2, **gate) -> Run:
     return run
 
 
-def recording(calls: set) -> Backend:
+def recording(calls: set) -> Engine:
     """The textbook, noting what distinguishes compiled code: operations, and the types of the arrays they are given."""
 
     def recorded(name):
@@ -167,7 +167,7 @@ def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, mo
 
 def test_the_estimate_of_a_run_has_all_stages_evaluations_and_the_report(tmp_path, capsys, monkeypatch):
     """A step takes 1, 2 and 3 s in train, gate and finetune, an evaluation of the validation split 100 s."""
-    run = run_in(tmp_path, Backend(), steps=10, every=5)
+    run = run_in(tmp_path, Engine(), steps=10, every=5)
     seconds = iter([(1, 100), (2, 100), (3, 100)])
     monkeypatch.setattr(running, "measure_seconds", lambda *_: next(seconds))
     monkeypatch.setattr(running, "duration", lambda seconds: f"{seconds:.0f} seconds")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names 
     from tinyprune.errors import TinypruneError as TinypruneError
     from tinyprune.gradcheck import assert_gradients as assert_gradients
     from tinyprune.gradcheck import check_gradients as check_gradients
-    from tinyprune.kernels.backend import Backend as Backend
+    from tinyprune.kernels.backend import Engine as Engine
     from tinyprune.kernels.backend import get_backend as get_backend
     from tinyprune.model.counting import count_parts as count_parts
     from tinyprune.model.generation import generate as generate
@@ -56,7 +56,7 @@ _NAMES = {
     "data": ("load_text",),
     "errors": ("TinypruneError",),
     "gradcheck": ("assert_gradients", "check_gradients"),
-    "kernels.backend": ("Backend", "get_backend"),
+    "kernels.backend": ("Engine", "get_backend"),
     "model.counting": ("count_parts",),
     "model.generation": ("generate",),
     "model.parameters": ("init_parameters",),

@@ -306,9 +306,14 @@ class ModelConfig(Config):
         return self.persistent == "stream" and self.N > 0
 
     @property
-    def two_blocks(self) -> bool:
-        """Return whether a second block comes after attention in each layer: feed-forward, or the heads' networks."""
-        return self.networks or self.F > 0
+    def second(self) -> str | None:
+        """Return what a layer's second block is, a key of `model.blocks.FEEDFORWARD`; None if it has none."""
+        return "networks" if self.networks else self.feedforward if self.F else None
+
+    @property
+    def rotary(self) -> float | None:
+        """Return the base of the rotary positions, or None if positions are of another kind."""
+        return self.rope_base if self.positions == "rotary" else None
 
     @property
     def attended(self) -> int:

@@ -17,8 +17,8 @@ import numpy as np
 from tinyprune.config import TrainConfig
 from tinyprune.data import Segments, Text
 from tinyprune.errors import NotFiniteError
-from tinyprune.kernels.backend import Backend
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, progress_bar, say
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import Objective, Training, train_step
@@ -28,7 +28,7 @@ SECONDS = 0.1
 
 
 @contextmanager
-def announced(ops: Backend, what: str, *, run: bool = False) -> Iterator[list[str]]:
+def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str]]:
     """Say when the backend `ops` begins to compile kernels for `what`, and in the end how many and how long it took.
 
     A terminal shows meanwhile how many are compiled, of about how many if it is a `run`, and which one is next.
@@ -69,7 +69,7 @@ def announced(ops: Backend, what: str, *, run: bool = False) -> Iterator[list[st
         say(f"{what}: compiled {count} function{'s' * (count != 1)} in {duration(seconds)}; {ops.kept}")
 
 
-def median_seconds(ops: Backend, work: Callable[[], object]) -> float:
+def median_seconds(ops: Engine, work: Callable[[], object]) -> float:
     """Return how long `work` takes, the median of some calls in which nothing was compiled.
 
     The first call is not among them, since it reads kernels from disk and meets cold caches.

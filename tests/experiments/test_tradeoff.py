@@ -147,7 +147,7 @@ def test_attention_of_kept_and_removed_heads_is_what_the_model_computes(kind):
     _, memory, _ = model.forward(tokens[None, :T])
     _, _, cache = model.forward(tokens[None, T : 2 * T], memory)
     shown = np.asarray(figure.axes[0].images[0].get_array())
-    np.testing.assert_array_equal(shown, cache["layers"][0]["attention"].a[0, 1, :, : min(M, T) + T])
+    np.testing.assert_array_equal(shown, cache.attention_blocks[0].attention.a[0, 1, :, : min(M, T) + T])
 
 
 def test_nothing_removed_leaves_its_row_empty():

@@ -9,7 +9,8 @@ from tinyprune.config import KINDS
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck import Case, GradientRecord, check_all, check_gradients, model_case, operation_cases
 from tinyprune.gradcheck.checker import leaves
-from tinyprune.kernels.backend import Backend, get_backend
+from tinyprune.kernels.backend import get_backend
+from tinyprune.ops.engine import Engine
 
 CASES = operation_cases()
 # The forward pass of a straight-through gate is a step: a difference quotient sees 0 or a jump, never the gradient of
@@ -98,7 +99,7 @@ def test_a_backend_without_complex_numbers_is_checked_by_central_differences():
         assert record["mode"] == "central" and record["passed"] is True
     with pytest.raises(UsageError, match="mode must be central, got complex"):
         check_all("residual", "complex", compiled)
-    assert check_all("residual", "complex", Backend())[0]["mode"] == "complex"
+    assert check_all("residual", "complex", Engine())[0]["mode"] == "complex"
 
 
 def test_a_backend_that_computes_on_a_gpu_is_refused():

@@ -10,13 +10,14 @@ from command import settings, write_text
 
 from tinyprune import ops
 from tinyprune.errors import UsageError
-from tinyprune.kernels.backend import BACKENDS, Backend, get_backend
+from tinyprune.kernels.backend import BACKENDS, get_backend
+from tinyprune.ops.engine import Engine
 from tinyprune.training.checkpoints import load_checkpoint
 
 
 def test_numpy_is_the_textbook():
     backend = get_backend("numpy")
-    assert type(backend) is Backend and backend.takes_complex
+    assert type(backend) is Engine and backend.takes_complex
     for name in ("numpy", "numba"):  # what is known of them before they are made
         made = get_backend(name)
         assert made.name == name and not made.on_device and not BACKENDS[name].on_device

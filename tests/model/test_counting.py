@@ -78,7 +78,7 @@ def test_context_keys_are_those_that_get_attention_once_memory_is_full(mask, T, 
     memory = None
     for _ in range(4):
         _, memory, cache = model.forward(rng.integers(0, 11, (1, T)), memory)
-    weights = cache["layers"][0]["attention"].a[..., : M + T]
+    weights = cache.attention_blocks[0].attention.a[..., : M + T]
     assert (weights > 0).sum(-1).mean() == context_keys(config)
 
 

@@ -8,9 +8,8 @@ import pytest
 from small import ADAPTIVE, MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
-from tinyprune.model.gating import by_layer, output_scaling
-from tinyprune.model.memory import Released, remember
-from tinyprune.model.transformer import Transformer
+from tinyprune.model.gates import by_layer, output_scaling
+from tinyprune.model.transformer import Released, Transformer, remember
 
 V, D, H, T, M = 11, 12, 3, 5, 4  # of `small_config`
 
@@ -59,7 +58,7 @@ def test_memory_holds_the_latest_layer_inputs_and_nobody_modifies_it(rng):
     before = [m.copy() for m in memory]
     _, new, cache = model.loss(ids[:, :T], ids[:, :T], memory)
     new_before = [m.copy() for m in new]
-    grads, kept = model.backward(1.0, cache), weakref.ref(cache["softmax"][1][0])
+    grads, kept = model.backward(1.0, cache), weakref.ref(cache.softmax[1][0])
     again = model.backward(1.0, cache, once=True)
     assert all(np.array_equal(again[name], grad) for name, grad in grads.items())
     assert kept() is None  # the gradient of the logits
@@ -112,11 +111,11 @@ def test_evaluation_leaves_closed_heads_out_and_nothing_changes(kind, hard, scal
     model = build(kind, GateConfig(hard=hard, output_scaling=scaling), closed, L=3)
     ids = rng.integers(0, V, (2, T))
     h, _, cache = model.forward(ids)
-    assert [gates.active.tolist() for gates in cache["gates"]] == [[1], [], [0, 1, 2]]
-    assert [block["attention"].o.shape[2] for block in cache["layers"]] == [1, 0, 3]
-    assert [gates.scale for gates in cache["gates"]] == ([3.0, 3.0, 1.0] if scaling else [1.0, 1.0, 1.0])
+    assert [gates.active.tolist() for gates in cache.gates] == [[1], [], [0, 1, 2]]
+    assert [block.attention.o.shape[2] for block in cache.attention_blocks] == [1, 0, 3]
+    assert [gates.scale for gates in cache.gates] == ([3.0, 3.0, 1.0] if scaling else [1.0, 1.0, 1.0])
     expected, _, cache = model.forward(ids, all_heads=True)
-    assert [block["attention"].o.shape[2] for block in cache["layers"]] == [3, 3, 3]
+    assert [block.attention.o.shape[2] for block in cache.attention_blocks] == [3, 3, 3]
     np.testing.assert_allclose(h, expected, rtol=1e-12, atol=1e-13)
 
 
@@ -130,7 +129,7 @@ def test_training_leaves_clipped_heads_out_and_no_gradient_changes(kind, hard, r
     results = []
     for all_heads in (False, True):
         loss, _, cache = model.loss(ids, targets, rng=np.random.default_rng(4), all_heads=all_heads)
-        results.append((loss, model.backward(1.0, cache), [gates.active.size for gates in cache["gates"]]))
+        results.append((loss, model.backward(1.0, cache), [gates.active.size for gates in cache.gates]))
     (loss, grads, active), (all_loss, all_grads, all_active) = results
     assert active[:2] == [1, 0] and all_active == [3, 3, 3]
     assert loss == pytest.approx(all_loss, rel=1e-13) and list(grads) == list(all_grads)
@@ -146,8 +145,8 @@ def test_a_gate_that_is_shut_in_this_pass_still_learns():
     for seed in range(20):
         _, _, cache = model.loss(ids, ids, rng=np.random.default_rng(seed))
         grads = model.backward(1.0, cache)
-        insides = by_layer(cache["gate"][1], [H, H])
-        for i, (gates, inside) in enumerate(zip(cache["gates"], insides, strict=True)):
+        insides = by_layer(cache.gate[1], [H, H])
+        for i, (gates, inside) in enumerate(zip(cache.gates, insides, strict=True)):
             shut = gates.values == 0
             np.testing.assert_array_equal(grads[f"layers.{i}.log_alpha"] != 0, inside)
             np.testing.assert_array_equal(np.isin(np.arange(H), gates.active), ~shut | inside)

@@ -10,7 +10,7 @@ import samples
 from command import die_in_write, harmless, refused, succeed
 
 from tinyprune.data import load_text
-from tinyprune.kernels.backend import Backend
+from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import open_heads
 from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
@@ -46,7 +46,7 @@ def copy(run, tmp_path):
 
 
 def saved(run, stage):
-    return load_model(run / f"{stage}.safetensors", Backend())
+    return load_model(run / f"{stage}.safetensors", Engine())
 
 
 def logits(run, stage):

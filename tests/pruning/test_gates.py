@@ -11,8 +11,7 @@ from tinyprune.config import DataConfig, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.gradcheck import check_gradients
-from tinyprune.model.feedforward import feedforward_block_forward
-from tinyprune.model.layers import attention_block_forward
+from tinyprune.model.blocks import attention_block_forward, feedforward_block_forward
 from tinyprune.model.parameters import init_parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import sigmoid
@@ -70,7 +69,7 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
     ops, constants = model.ops, {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta}
     layerwise, top_k = objective == "layerwise", objective == "top-k"
     _, _, fixed = model.loss(ids, targets, memory, noise(), all_heads=layerwise)
-    moving = fixed["gate"][1]
+    moving = fixed.gate[1]
     assert top_k or (moving.any() and not moving.all())
 
     def forward(*arrays):
@@ -81,11 +80,11 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
                 total = total + gate.lam * ops.l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
             if layerwise:
                 p = layer_parameters(model.params, i)
-                parts = [(head_outputs(fixed["layers"][i]), p["Wo"], p.get("bo", np.zeros(12)))]
+                parts = [(head_outputs(fixed.attention_blocks[i]), p["Wo"], p.get("bo", np.zeros(12)))]
                 if kind == "head networks":
-                    units = fixed["ffn"][i]["networks"].r.reshape(*ids.shape, 3, 6)
+                    units = fixed.second_blocks[i].inside.r.reshape(*ids.shape, 3, 6)
                     parts.append((units, p["net.pv"].reshape(18, 12), p["net.bo"]))
-                values, scale = cache["gates"][i].values, fixed["gates"][i].scale
+                values, scale = cache.gates[i].values, fixed.gates[i].scale
                 for part in parts:
                     error, _ = ops.layerwise_error_forward(values, *part, scale)
                     total = total + gate.layerwise_weight * error

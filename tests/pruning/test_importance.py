@@ -110,7 +110,7 @@ def test_confidence_is_the_mean_of_the_largest_weights(kind):
     for ids, targets in zip(*streams(LONG, 16, 5), strict=True):
         _, memory, cache = whole.loss(ids, targets, memory)
         for layer in range(2):
-            a = cache["layers"][layer]["attention"].a  # (B, H, T, S + N)
+            a = cache.attention_blocks[layer].attention.a  # (B, H, T, S + N)
             largest[layer].append([[max(row) for row in a[:, h].reshape(-1, a.shape[-1])] for h in range(3)])
     for layer in range(2):
         np.testing.assert_allclose(score("confidence", whole)[layer], np.mean(largest[layer], (0, 2)), rtol=1e-12)
@@ -161,10 +161,10 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
             outputs = []
             for j, m in enumerate(both):
                 _, memories[j], cache = m.forward(x, memories[j])
-                o, Wo = head_outputs(cache["layers"][0]), m.params["layers.0.Wo"]
+                o, Wo = head_outputs(cache.attention_blocks[0]), m.params["layers.0.Wo"]
                 outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
                 if kind == "head networks" and j == 0:
-                    units = cache["ffn"][0]["networks"].r.reshape(*x.shape, 3, 6)[..., head, :]
+                    units = cache.second_blocks[0].inside.r.reshape(*x.shape, 3, 6)[..., head, :]
                     outputs[0] += units @ whole.params["layers.0.net.pv"][head]
             norms[head, s] = np.sqrt(((outputs[0] - outputs[1]) ** 2).sum(-1)).mean()
     np.testing.assert_allclose(score("output-difference", whole)[0], norms.mean(1), rtol=1e-9)
@@ -234,7 +234,7 @@ def test_what_a_mask_leaves_computes_what_it_did():
     mask = [np.array([True, False, True]), np.array([False, False, True])]
     pruned = with_heads(whole, mask)
     _, _, cache = pruned.forward(streams(LONG, 16, 5)[0][0])
-    assert [g.scale for g in cache["gates"]] == [1.0, 1.0]
+    assert [g.scale for g in cache.gates] == [1.0, 1.0]
     assert [open_layer.tolist() for open_layer in open_heads(pruned)] == [m.tolist() for m in mask]
     np.testing.assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])
 

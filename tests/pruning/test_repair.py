@@ -28,10 +28,10 @@ def outputs_of(kind: str) -> tuple:
     for segment in ids:
         _, memory, cache = model.forward(segment, memory)
         for i in range(2):
-            o = cache["layers"][i]["attention"].o
+            o = cache.attention_blocks[i].attention.o
             found.setdefault((i, "Wo", "bo"), []).append(o.reshape(80, 12))
             if kind == "head networks":
-                found.setdefault((i, "net.pv", "net.bo"), []).append(cache["ffn"][i]["networks"].r.reshape(80, 18))
+                found.setdefault((i, "net.pv", "net.bo"), []).append(cache.second_blocks[i].inside.r.reshape(80, 18))
     blocks = {}
     for (i, W, b), parts in found.items():
         X = np.hstack([np.vstack(parts), np.ones((240, 1))])

@@ -29,7 +29,7 @@ def by_loop(model, segments: list, carry: bool) -> dict[str, np.ndarray]:
     for ids in segments:
         _, memory, cache = model.forward(ids[None], memory if carry else None)
         read += ids.tolist()
-        layers = np.array([block["attention"].a[0] for block in cache["layers"]])  # (L, H, T, S + N)
+        layers = np.array([block.attention.a[0] for block in cache.attention_blocks])  # (L, H, T, S + N)
         S = layers.shape[-1] - model.config.N * (model.config.persistent == "softmax")
         start = len(read) - S
         for query, a in enumerate(np.moveaxis(layers, 2, 0), len(read) - len(ids)):

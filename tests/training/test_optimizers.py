@@ -8,7 +8,8 @@ from small import backend_with
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
-from tinyprune.kernels.backend import Backend, get_backend
+from tinyprune.kernels.backend import get_backend
+from tinyprune.ops.engine import Engine
 from tinyprune.training import optimizers
 from tinyprune.training.optimizers import ParameterGroup, clip_factor, gradient_norm, make_optimizer, parameter_groups
 
@@ -24,7 +25,7 @@ def rule(request) -> str:
     return request.param
 
 
-def make(rule: str, ops: Backend | None = None) -> optimizers.Optimizer:
+def make(rule: str, ops: Engine | None = None) -> optimizers.Optimizer:
     return make_optimizer(TrainConfig(optimizer=rule, beta1=0.8, beta2=0.95, eps=1e-6), GROUPS, ops)
 
 

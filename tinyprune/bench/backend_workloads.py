@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tinyprune.bench import IN_A_ROW, Gauge, Workload, shapes
 from tinyprune.bench.shapes import TRAIN, ModelShape, attention_arguments, matrices, model_shape, parameters
 from tinyprune.config import GateConfig
-from tinyprune.kernels.backend import BACKENDS, Backend, get_backend
+from tinyprune.kernels.backend import BACKENDS, get_backend
 from tinyprune.model.generation import CachedDecoder
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.adamw import AdamConstants
+from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import GateObjective, add_gates
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.step import LanguageModelling, Training, train_step
@@ -25,7 +26,7 @@ from tinyprune.training.step import LanguageModelling, Training, train_step
 OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that stay as they are during a measurement
 
 
-def gauge(ops: Backend) -> Gauge | None:
+def gauge(ops: Engine) -> Gauge | None:
     """A gauge of the GPU memory that arrays occupy; None if they are in main memory."""
     if not ops.on_device:
         return None
@@ -38,7 +39,7 @@ def gauge(ops: Backend) -> Gauge | None:
     return Gauge(begin, lambda: POOL.most_used)
 
 
-def in_a_row(ops: Backend, run: Callable[[], Any], results: Callable[[], dict[str, NDArray]] = dict) -> Workload:
+def in_a_row(ops: Engine, run: Callable[[], Any], results: Callable[[], dict[str, NDArray]] = dict) -> Workload:
     """A short workload; on a GPU several runs in a row, then one wait. (In Numba's simulator one is long enough.)"""
     if not ops.on_device:
         return Workload(run, results)
@@ -102,7 +103,7 @@ def attention(backend: str, **shape: Any) -> Workload:
     return Workload(run, results, gauge=gauge(ops))
 
 
-def make_model(shape: ModelShape, ops: Backend, half: str | None) -> Transformer:
+def make_model(shape: ModelShape, ops: Engine, half: str | None) -> Transformer:
     """The model with all heads and no gates; with `half` every second head is "closed" by a gate, or "removed"."""
     params = parameters(shape)
     if half is None:
@@ -132,7 +133,7 @@ def training_step(backend: str, half: str | None = None, **shape: Any) -> Worklo
     return step_workload(get_backend(backend), model_shape(**shape), half)
 
 
-def step_workload(ops: Backend, measured: ModelShape, half: str | None = None) -> Workload:
+def step_workload(ops: Engine, measured: ModelShape, half: str | None = None) -> Workload:
     """Take a step with this backend; see `training_step`."""
     ids, targets, memory = shapes.batch(measured)
     model = make_model(measured, ops, half)
@@ -174,7 +175,7 @@ def decoder(backend: str, n: int, **shape: Any) -> Workload:
     return Workload(run, log_probabilities, units=n)
 
 
-def normal(ops: Backend, *shape: int) -> NDArray:
+def normal(ops: Engine, *shape: int) -> NDArray:
     """Draw standard normal float32 numbers, on the device."""
     return ops.to_device(np.random.default_rng(0).standard_normal(shape, np.float32))
 

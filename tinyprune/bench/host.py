@@ -24,7 +24,7 @@ from typing import Any
 from unittest import mock
 
 from tinyprune.bench.shapes import PAPER, model_shape
-from tinyprune.kernels.backend import Backend
+from tinyprune.ops.engine import Engine
 from tinyprune.tables import Record
 
 NO_GPU = f"no GPU: the driver's calls replaced, Python {sys.version.split()[0]}"
@@ -88,7 +88,7 @@ class Counting:
 
 
 @contextmanager
-def without_gpu() -> Iterator[tuple[Backend, Counter[str]]]:
+def without_gpu() -> Iterator[tuple[Engine, Counter[str]]]:
     """Yield the cuda backend on a driver that only counts, with NumPy as our only other package; and the counts."""
     from tinyprune.kernels import backend
     from tinyprune.kernels.cuda.device import driver, jit

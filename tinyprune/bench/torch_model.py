@@ -46,7 +46,7 @@ class Layer(nn.Module):
         for name in ("pk", "pv"):
             self.register_parameter(name, nn.Parameter(torch.zeros(heads, config.N, Dh)) if config.attended else None)
         self.feedforward = None
-        if config.two_blocks:
+        if config.second:
             units = heads * config.N if config.networks else config.F  # all heads' nets side by side
             self.feedforward = nn.Sequential(
                 nn.LayerNorm(D), nn.Linear(D, units), nn.ReLU(), nn.Linear(units, D), nn.Dropout(config.dropout)

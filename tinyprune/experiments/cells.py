@@ -32,11 +32,12 @@ import safetensors.numpy
 from tinyprune.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import NotFiniteError, TinypruneError, UsageError
-from tinyprune.kernels.backend import Backend, get_backend
+from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
-from tinyprune.model.gating import gate_names
+from tinyprune.model.gates import gate_names
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import hit_target, with_new_gates
 from tinyprune.pruning.importance import CRITERIA, keep_best, score_in_rounds, with_heads
 from tinyprune.pruning.importance.blocks import read_blocks
@@ -204,7 +205,7 @@ def read_text(data: DataConfig, digest: str | None = None) -> Text:
 class CellRun:
     """The computation of one cell; `record` collects what is measured on the way."""
 
-    def __init__(self, cell: Cell, ops: Backend) -> None:
+    def __init__(self, cell: Cell, ops: Engine) -> None:
         self.cell = cell
         self.config = cell.config
         self.ops = ops

@@ -5,21 +5,22 @@ against the textbook in other sizes, and bugs are planted in it. Sizes are disti
 unnoticed, and T ≥ 3, so that no softmax is trivially 1. Gates lie below, inside and above the clip, off its kinks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyprune import ops as textbook
 from tinyprune.config import GateConfig, ModelConfig
 from tinyprune.errors import UsageError
 from tinyprune.gradcheck.checker import check_gradients, leaves
-from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.attention_step import BlockWeights
 from tinyprune.ops.cross_entropy import log_softmax
+from tinyprune.ops.engine import Engine
 from tinyprune.progress import progress_bar
 
 GATE: dict[str, Any] = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
@@ -66,9 +67,9 @@ class Sizes(NamedTuple):
 SIZES = Sizes()
 
 
-def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
+def operation_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Case]:
     """Return a case for every operation of `ops` (by default the textbook) with a gradient; for attention several."""
-    ops = ops or Backend()
+    ops = ops or Engine()
     normal, integers = inputs_from(2124)
     B, T, M, H, Dh, N, D, F, V, _ = sizes
     lead = (B, T) if sizes.lead is None else sizes.lead
@@ -76,8 +77,8 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
 
     def case(operation: str, inputs: dict[str, Any], variant: str = "", **constants: Any) -> Case:
         """The operation of this name; arguments that have no gradient are `constants`."""
-        forward = with_constants(ops, getattr(ops, f"{operation}_forward"), list(inputs), constants)
-        run_backward = getattr(ops, f"{operation}_backward")
+        forward = with_constants(ops, function(ops, f"{operation}_forward"), list(inputs), constants)
+        run_backward = function(ops, f"{operation}_backward")
 
         def backward(dout: Any, cache: Any) -> Any:
             """Take one dout for each output."""
@@ -186,20 +187,20 @@ def operation_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Ca
     ]
 
 
-def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
+def other_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Case]:
     """A case for every operation without a gradient, for comparing backends. What is written in place is copied first
     and is part of the output."""
-    ops = ops or Backend()
+    ops = ops or Engine()
     normal, _ = inputs_from(1911)
     B, T, M, H, Dh, N, D, F, V, _ = sizes
     lead = (B, T) if sizes.lead is None else sizes.lead
 
     def case(operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
         """The operation of this name, which writes to those of its inputs that are `written`."""
-        own: dict[str, Callable[..., Any]] = {"add": add, "attention_step": step, "clipping": clip}
+        own: dict[str, Callable[..., Any]] = {"attention_step": step, "clipping": clip}
         own["AttentionStep"] = read_text
         name = operation.split(" (")[0]
-        run = own.get(name) or getattr(ops, name)
+        run = own.get(name) or function(ops, name)
 
         def copying(**arguments: Any) -> tuple[Any, None]:
             copies = {name: copied(ops, arguments[name]) for name in written}
@@ -214,9 +215,6 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     def read_text(x: Any, C: int, Dh: int, r: Any = None, n: Any = None, **weights: Any) -> tuple:
         read_one = ops.AttentionStep(C, Dh, r, BlockWeights(**weights))
         return tuple(read_one(*rows) for rows in zip(x, [None] * len(x) if n is None else n, strict=True))
-
-    def add(a: Any, b: Any, *, more: Sequence[Any] = ()) -> Any:
-        return ops.add(a, b, *more)
 
     def clip(**arguments: Any) -> list[float]:
         return [float(x) for x in ops.clipping(**arguments)]
@@ -252,10 +250,6 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
     text = {"x": normal(2 * C + 1, D)}
     return [
         case("add", {"a": normal(*lead, D), "b": normal(*lead, D)}),
-        case(
-            "add (more)", {"a": normal(*lead, D), "b": normal(*lead, D), "more": [normal(*lead, D) for _ in range(2)]}
-        ),
-        case("join", {"arrays": [normal(D), normal(0), normal(F)]}),
         case("squared_norm", {"x": normal(*lead, D)}),
         case("squared_norms", {"arrays": [normal(*lead, D), normal(F)]}),
         case("log_softmax", {"logits": normal(*lead, V)}),
@@ -285,7 +279,41 @@ def other_cases(ops: Backend | None = None, sizes: Sizes = SIZES) -> list[Case]:
             rope_base=100.0,
         ),
         case("clipping", {"grads": [normal(*lead, D), normal(F)]}, losses=[0.7], max_norm=0.5),
+        *primitive_cases(case, sizes),
     ]
+
+
+def primitive_cases(case: Callable[..., Case], sizes: Sizes) -> list[Case]:
+    """Return cases for what compositions are made of; `case` as in `other_cases`."""
+    normal, integers = inputs_from(2021)
+    B, T, M, H, Dh, N, D, F, V, _ = sizes
+    lead = (B, T) if sizes.lead is None else sizes.lead
+    product = {"a": normal(*lead, D), "b": normal(D, F)}
+    units = {"products": normal(*lead, H * N), "r": np.maximum(normal(*lead, H * N), 0)}
+    order, several = np.arange(B)[::-1], integers(V, (T,))
+    return [
+        case("matmul", product),
+        case("matmul (bias, ReLU)", product | {"bias": normal(F)}, relu=True),
+        case("matmul (where)", product | {"where": np.maximum(normal(*lead, F), 0)}),
+        case("matmul (onto)", product | {"onto": normal(*lead, F)}, ("onto",)),
+        case("weight_gradient", {"x": normal(*lead, D), "dout": normal(*lead, F)}),
+        case("column_sums", {"x": normal(*lead, D)}),
+        case("take_rows", {"x": normal(V, D), "index": several}),
+        case("add_rows", {"x": normal(B + 1, D), "index": order, "rows": normal(B, D)}, ("x",)),
+        case("sum_rows", {"rows": normal(T, D), "index": several}, n=V),
+        case("multiply_rows", {"x": normal(H, N, D), "factors": normal(H)}),
+        case("row_dots", {"x": normal(H, N, D), "y": normal(H, N, D)}, factor=1.5),
+        case("concatenate", {"arrays": [normal(B, M, D), normal(B, T, D)]}, axis=1),
+        case("concatenate (rows)", {"arrays": [normal(T, D), normal(M, D), normal(T, D)]}),
+        case("units_gradient", units | {"weights": np.resize([0.7, 0.0, 1.0], H)}, scale=1.5),
+        case("sum_heads", {"x": normal(B, T, H, Dh)}, index=np.resize([0, 0, 1, 3], H).tolist(), K=4),
+        case("rotate", {"x": normal(B, T, H, 2 * Dh)}, base=10.0, back=True),
+    ]
+
+
+def function(ops: Engine, name: str) -> Callable[..., Any]:
+    """Return an operation of the engine, or one that needs none, such as those of gates."""
+    return getattr(ops if hasattr(ops, name) else textbook, name)
 
 
 def inputs_from(seed: int) -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
@@ -307,7 +335,7 @@ def clusters(normal: Callable[..., np.ndarray], D: int, V: int) -> tuple[int, di
 
 
 def with_constants(
-    ops: Backend, run: Callable[..., Any], names: list[str], constants: dict[str, Any]
+    ops: Engine, run: Callable[..., Any], names: list[str], constants: dict[str, Any]
 ) -> Callable[..., Any]:
     """`run` as a function of the inputs of these names; arrays among the constants take the inputs' dtype."""
 
@@ -326,7 +354,7 @@ def with_constants(
     return forward
 
 
-def copied(ops: Backend, value: Any) -> Any:
+def copied(ops: Engine, value: Any) -> Any:
     """Return a copy of an array, or of each of several."""
     if isinstance(value, list):
         return [copied(ops, x) for x in value]
@@ -342,7 +370,7 @@ def model_case(
     kind: str = "all-attention",
     hard: bool = True,
     adaptive: bool = False,
-    ops: Backend | None = None,
+    ops: Engine | None = None,
     frozen: bool = False,
     **options: Any,
 ) -> Case:
@@ -359,7 +387,7 @@ def model_case(
         frozen: the inputs are the gates alone, and the weights have no gradients.
         options: further fields of `ModelConfig`.
     """
-    ops = ops or Backend()
+    ops = ops or Engine()
     recurrent, llama = kind not in ("transformer", "gpt2"), kind == "llama"
     config = ModelConfig(
         kind=kind,
@@ -403,7 +431,7 @@ def model_case(
         loss, _, cache = model.loss(ids, targets, memory, np.random.default_rng(1), frozen=frozen)
         l0_caches = {}
         for name in gates_of(params):
-            l0, l0_caches[name] = ops.l0_forward(model.params[name], **GATE)
+            l0, l0_caches[name] = textbook.l0_forward(model.params[name], **GATE)
             loss = loss + lam * l0
         return loss, (model, cache, l0_caches)
 
@@ -411,7 +439,7 @@ def model_case(
         model, cache, l0_caches = cache
         grads = model.backward(dout, cache)
         for name in gates_of(params):
-            grads[name] = grads[name] + ops.l0_backward(dout * lam, l0_caches[name])
+            grads[name] = grads[name] + textbook.l0_backward(dout * lam, l0_caches[name])
         assert list(grads) == list(inputs)
         return tuple(grads.values())
 
@@ -421,7 +449,7 @@ def model_case(
     return Case(f"model ({', '.join(map(str, parts))})", forward, backward, inputs)
 
 
-def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend | None = None) -> list[dict[str, Any]]:
+def check_all(prefix: str | None = None, mode: str | None = None, ops: Engine | None = None) -> list[dict[str, Any]]:
     """Check operations and models; for each its worst argument, as a flat record.
 
     Straight-through gates have no central difference: their forward pass is a step, whose slope is 0 or infinite. They
@@ -435,7 +463,7 @@ def check_all(prefix: str | None = None, mode: str | None = None, ops: Backend |
     Raises:
         UsageError: for "complex" with a backend that refuses complex numbers, and for one that computes on a GPU.
     """
-    ops = ops or Backend()
+    ops = ops or Engine()
     if ops.on_device:
         raise UsageError(
             "gradients are checked by differences in float64, and this backend computes in float32; its tests compare "

@@ -17,8 +17,7 @@ import math
 from dataclasses import dataclass
 
 from tinyprune.config import ModelConfig
-from tinyprune.model.norms import norm_shapes
-from tinyprune.model.parameters import HEAD_AXIS, parameter_shapes
+from tinyprune.model.parameters import HEAD_AXIS, norm_shapes, parameter_shapes
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import NotFiniteError
-from tinyprune.model.feedforward import feedforward_block_forward
-from tinyprune.model.gating import take_active
-from tinyprune.model.norms import norm_forward
-from tinyprune.model.parameters import HEAD_AXIS, SHARED, Parameters, layer_parameters
+from tinyprune.model.blocks import Layer, by_head, norm_forward, second_block_forward
+from tinyprune.model.parameters import HEAD_AXIS, SHARED
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.attention_step import BlockWeights
 
 # The parameters of a layer that its attention block reads, except the position projection.
-ATTENTION = ("ln.scale", "ln.bias", "Wq", "Wk", "Wv", "bq", "bk", "bv", "Wo", "bo", "u", "w", "pk", "pv")
+ATTENTION = ("ln.scale", "ln.bias", "Wq", "Wk", "Wv", "bq", "bk", "bv", "Wo", "bo", "u", "w", "pk", "pv", "gate")
 
 
 class CachedDecoder:
@@ -39,25 +37,20 @@ class CachedDecoder:
         config = model.config
         self.model = model
         context = config.M if config.mask == "same-length" else config.M + config.T - 1
-        # each layer's parameters without the heads that are left out, the gates of the others, and the output scaling
-        self.layers = [
-            take_active(layer_parameters(model.params, i), gates, config.groups(i), config.Dh, model.ops)
-            for i, gates in enumerate(model.gates())
-        ]
+        self.layers = [model.layer(i, gates) for i, gates in enumerate(model.gates())]
         self.attention = []  # each layer's block, with room for all that the newest token sees
         # a compiled step normalises itself, see `ops.attention_step`
         self.normed_inside = config.norm == "layernorm" and config.norm_eps == 1e-5
-        for p, gate, scale, groups in self.layers:
-            taken = {name.replace(".", "_"): p[name] for name in ATTENTION if name in p}
+        for layer in self.layers:
+            weights = {name.replace(".", "_"): layer.p[name] for name in ATTENTION if name in layer.p}
             if not self.normed_inside:
-                taken = {name: value for name, value in taken.items() if not name.startswith("ln_")}
-            if groups is not None:  # keys and values for each head, as if none were shared
-                for name in taken.keys() & set(SHARED):
-                    taken[name] = model.ops.take_slices(taken[name], groups, HEAD_AXIS[name], config.Dh)
-            rope_base = config.rope_base if config.positions == "rotary" else None
-            weights = BlockWeights(**taken, gate=gate, scale=scale, rope_base=rope_base)
-            r = position_keys(model, p) if config.relative else None
-            self.attention.append(model.ops.AttentionStep(context + 1, config.Dh, r, weights))
+                weights = {name: value for name, value in weights.items() if not name.startswith("ln_")}
+            if layer.groups is not None:  # keys and values for each head, as if none were shared
+                for name in weights.keys() & set(SHARED):
+                    weights[name] = model.ops.take_slices(weights[name], layer.groups, HEAD_AXIS[name], config.Dh)
+            block = BlockWeights(**weights, scale=layer.scale, rope_base=config.rotary)
+            r = position_keys(model, layer) if config.relative else None
+            self.attention.append(model.ops.AttentionStep(context + 1, config.Dh, r, block))
         self.clear()
 
     def clear(self) -> None:
@@ -120,18 +113,16 @@ class CachedDecoder:
         x = model.embed(np.array([token]))[0][0]  # (D,)
         if model.config.positions == "learned":
             x = ops.add(x, model.params["positions"][self.read])
-        for (p, gate, scale, _), step in zip(self.layers, self.attention, strict=True):
-            x = step(x) if self.normed_inside else step(x, norm_forward(x, p, "ln", model.config, ops)[0])
-            if model.config.two_blocks:
-                x, _ = feedforward_block_forward(x, p, gate, scale, model.config, ops, None)
+        for layer, step in zip(self.layers, self.attention, strict=True):
+            x = step(x) if self.normed_inside else step(x, norm_forward(x, layer.p, "ln", model.config, ops)[0])
+            x, _ = second_block_forward(x, layer, model.config, ops)
         return norm_forward(x, model.params, "ln", model.config, ops)[0]
 
 
-def position_keys(model: Transformer, layer: Parameters) -> NDArray:
+def position_keys(model: Transformer, layer: Layer) -> NDArray:
     """Return r of a layer for all distances, (M + T, its heads, Dh). It does not depend on the text."""
-    r, _ = model.ops.linear_forward(model.params["R"], layer["Wr"])
-    Dh = model.config.Dh
-    return r.reshape(len(r), r.shape[1] // Dh, Dh)
+    r, _ = model.ops.linear_forward(layer.p["R"], layer.p["Wr"])
+    return by_head(r, model.config.Dh)
 
 
 def generate(

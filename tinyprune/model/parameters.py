@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.model import Parameters
-from tinyprune.model.feedforward import feedforward_shapes
-from tinyprune.model.norms import norm_shapes
 from tinyprune.model.vocabulary import embedding_shapes, softmax_shapes
 from tinyprune.ops import put_slices, take_slices
 
@@ -30,6 +28,10 @@ HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 
 HEAD_AXIS |= {"net.pk": 0, "net.pb": 0, "net.pv": 0, "bq": 0, "bk": 0, "bv": 0}
 WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo", "bq", "bk", "bv")
 SHARED = ("Wk", "Wv", "bk", "bv")  # by the heads of a group
+
+
+# The parameters of each norm, (D,), in the order of its operation's arguments.
+NORMS: dict[str | None, tuple[str, ...]] = {"layernorm": ("scale", "bias"), "rmsnorm": ("scale",)}
 
 
 def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tuple[int, ...]]:
@@ -60,6 +62,23 @@ def parameter_shapes(config: ModelConfig, gated: bool = False) -> dict[str, tupl
             layer |= norm_shapes(config, "ffn.ln") | feedforward_shapes(config)
         shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
     return shapes | norm_shapes(config, "ln") | softmax_shapes(config)
+
+
+def norm_shapes(config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a norm's parameters, PREFIX.scale and, for LayerNorm, PREFIX.bias."""
+    return {f"{prefix}.{name}": (config.D,) for name in NORMS[config.norm]}
+
+
+def feedforward_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a feed-forward block's parameters, without its norm."""
+    D, F = config.D, config.F
+    inner = ("W1", "Wg") if config.feedforward == "swiglu" else ("W1",)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for W, shape in [*((name, (D, F)) for name in inner), ("W2", (F, D))]:
+        shapes[f"ffn.{W}"] = shape
+        if config.bias != "none":
+            shapes[f"ffn.b{W[1]}"] = shape[1:]
+    return shapes
 
 
 def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type = np.float32) -> Parameters:

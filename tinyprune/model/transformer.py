@@ -10,7 +10,7 @@ The segment's layer inputs, joined to the memory before them, become the next se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,19 +19,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.kernels.backend import Backend
 from tinyprune.model import vocabulary
-from tinyprune.model.feedforward import feedforward_block_backward, feedforward_block_forward
-from tinyprune.model.gating import LayerGates, gate_names, gates_backward, gates_forward, put_active, take_active
-from tinyprune.model.layers import attention_block_backward, attention_block_forward
-from tinyprune.model.memory import Memory, Released, check_memory, remember
-from tinyprune.model.norms import norm_backward, norm_forward
+from tinyprune.model.blocks import (
+    AttentionBlockCache,
+    Layer,
+    SecondBlockCache,
+    attention_block_backward,
+    attention_block_forward,
+    norm_backward,
+    norm_forward,
+    second_block_backward,
+    second_block_forward,
+)
+from tinyprune.model.gates import LayerGates, gates_backward, gates_forward, put_active, take_active
 from tinyprune.model.parameters import Parameters, layer_parameters, parameter_shapes
+from tinyprune.ops.engine import Engine
+
+Memory = list[NDArray]  # for each layer its inputs before the segment, (B, up to M, D)  (Dai et al. 2019)
+
+
+class Released(Memory):
+    """Memory whose arrays may be consumed: each layer pops its entry, which frees it before backward."""
+
+
+@dataclass
+class Cache:
+    """What `Transformer.backward` needs of one forward pass.
+
+    Attributes:
+        frozen: whether only the gates get gradients.
+        gates: of each layer, or None.
+        gate: of the operation that makes the gates.
+        embedding, positions, norm, softmax: of the operations before the first layer and after the last.
+        attention_blocks: of each layer; `attention_blocks[i].attention.o` holds the head outputs before their gates,
+            (B, T, H, Dh).
+        second_blocks: of each layer, or None; `second_blocks[i].inside.r` holds the units of its heads' networks,
+            (B, T, H·N).
+    """
+
+    frozen: bool
+    gates: list[LayerGates | None]
+    gate: Any
+    embedding: Any
+    positions: Any
+    attention_blocks: list[AttentionBlockCache] = field(default_factory=list)
+    second_blocks: list[SecondBlockCache | None] = field(default_factory=list)
+    norm: Any = None
+    softmax: Any = None
 
 
 @dataclass
 class Transformer:
-    """A language model has a `config` and `params`; with `gate` set, all heads have gates (`log_alpha`).
+    """A language model. If `gate` is set, every head has a gate (`log_alpha`).
+
+    Attributes:
+        config: sizes and kind.
+        params: by name, in the engine's memory.
+        gate: kind of gates, or None.
+        ops: the engine.
 
     Raises:
         ValueError: if the parameters do not fit the configuration.
@@ -40,7 +85,7 @@ class Transformer:
     config: ModelConfig
     params: Parameters
     gate: GateConfig | None = None
-    ops: Backend = field(default_factory=Backend)
+    ops: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
         shapes = parameter_shapes(self.config, gated=self.gate is not None)
@@ -64,7 +109,7 @@ class Transformer:
         all_heads: bool = False,
         frozen: bool = False,
         keep: Callable[[int, NDArray, NDArray], None] | None = None,
-    ) -> tuple[NDArray, Memory, dict[str, Any]]:
+    ) -> tuple[NDArray, Memory, Cache]:
         """Return the hidden states of a segment.
 
         Args:
@@ -82,43 +127,27 @@ class Transformer:
         Returns:
             h: (B, T, D), after the last norm.
             memory: for the next segment; do not modify it, since the cache shares it.
-            cache: for `backward`; `cache["layers"][i]["attention"].o` holds layer i's head outputs before their gates,
-                (B, T, H, Dh), `cache["ffn"][i]["networks"].r` the units of its heads' networks, (B, T, H·N), and
-                `cache["gates"][i]` its gates.
+            cache: for `backward`.
 
         Raises:
             ValueError: if an id is out of range, T too long, or the memory does not fit this model and batch.
         """
         config, ops, p = self.config, self.ops, self.params
-        if ids.shape[1] > config.T:
-            raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
-        check_memory(memory, ids.shape[0], config)
-        cache: dict[str, Any] = {"layers": [], "ffn": [], "frozen": frozen}
-        new_memory: Memory = []
-        x, cache["embedding"] = self.embed(ids, rng)
-        if config.positions == "learned":
-            x, cache["positions"] = ops.positions_forward(x, p["positions"])
-        cache["gates"] = [None] * config.L
-        if self.gate is not None:
-            cache["gates"], cache["gate"] = gates_forward(p, config.heads, self.gate, ops, rng, all_heads)
-        for i, gates in enumerate(cache["gates"]):
-            layer, gate, scale, groups = take_active(layer_parameters(p, i), gates, config.groups(i), config.Dh, ops)
-            m = (memory.pop(0) if isinstance(memory, Released) else memory[i]) if memory else None
-            given = x, m, layer, p.get("R"), gate, scale
-            y, context, block = attention_block_forward(
-                *given, config, ops, rng, groups, frozen, keep and partial(keep, i)
-            )
-            del m, given
+        check_segment(ids, memory, config)
+        x, embedding = self.embed(ids, rng)
+        x, positions = ops.positions_forward(x, p.get("positions"))
+        gates, gate = gates_forward(p, config.heads, self.gate, ops, rng, all_heads)
+        cache, new_memory = Cache(frozen, gates, gate, embedding, positions), []
+        for i, own in enumerate(gates):
+            layer = self.layer(i, own, rng, frozen, keep and partial(keep, i))
+            y, context, attended = attention_block_forward(x, taken(memory, i), layer, config, ops)
             if config.M:
                 new_memory.append(remember(x, context, config.M))
-            x = y
+            x, fed = second_block_forward(y, layer, config, ops)
             if keep is None:
-                cache["layers"].append(block)
-            if config.two_blocks:
-                x, block = feedforward_block_forward(x, layer, gate, scale, config, ops, rng, frozen)
-                if keep is None:
-                    cache["ffn"].append(block)
-        h, cache["ln"] = norm_forward(x, p, "ln", config, ops)
+                cache.attention_blocks.append(attended)
+                cache.second_blocks.append(fed)
+        h, cache.norm = norm_forward(x, p, "ln", config, ops)
         return h, new_memory, cache
 
     def loss(
@@ -131,17 +160,17 @@ class Transformer:
         all_heads: bool = False,
         frozen: bool = False,
         **soft: Any,
-    ) -> tuple[np.inexact, Memory, dict[str, Any]]:
+    ) -> tuple[np.inexact, Memory, Cache]:
         """Return the mean cross-entropy, in nats per token, of predicting `targets` (B, T) from `ids` (B, T).
 
         Other arguments and results are `forward`'s. `soft`: with `teacher` and `share` it is `ops.distillation`'s loss.
         """
         h, new_memory, cache = self.forward(ids, memory, rng, all_heads=all_heads, frozen=frozen)
         given = h, targets, self.params, self.config, self.ops
-        loss, cache["softmax"] = vocabulary.predict_forward(*given, frozen=frozen, **soft)
+        loss, cache.softmax = vocabulary.predict_forward(*given, frozen=frozen, **soft)
         return loss, new_memory, cache
 
-    def backward(self, dloss: float, cache: dict[str, Any], *, once: bool = False) -> Parameters:
+    def backward(self, dloss: float, cache: Cache, *, once: bool = False) -> Parameters:
         """Return the gradients of `loss` with respect to every parameter, by name; if `frozen`, to every `log_alpha`.
 
         Args:
@@ -153,56 +182,60 @@ class Transformer:
         return self.backward_with_gates(dloss, cache, once=once)[0]
 
     def backward_with_gates(
-        self, dloss: float, cache: dict[str, Any], *, once: bool = False
+        self, dloss: float, cache: Cache, *, once: bool = False
     ) -> tuple[Parameters, list[NDArray]]:
         """Return the gradients of `backward`, and ∂loss/∂g_h of every gate's value, (H,) for each layer if gated.
 
         A head that was left out of the forward pass has 0 there.
         """
         config, ops, p = self.config, self.ops, self.params
+        grads: Parameters = {}
+        dgates: list[NDArray] = []
         # loss = cross_entropy(h Eᵀ + out_bias, targets)
-        softmax = cache.pop("softmax") if once else cache["softmax"]
-        dh, grads = vocabulary.predict_backward(dloss, softmax, config, ops)
+        softmax, cache.softmax = cache.softmax, None if once else cache.softmax
+        dh, dsoftmax = vocabulary.predict_backward(dloss, softmax, config, ops)
+        accumulate(grads, dsoftmax, ops)
         del softmax
         # h = norm(x)
-        dx, dnorm = norm_backward(dh, cache["ln"], "ln", ops)
-        grads |= dnorm
+        dx, dnorm = norm_backward(dh, cache.norm, "ln", config, ops)
+        accumulate(grads, dnorm, ops)
         del dh  # free it before the layers allocate their memory
-        dRs: list[NDArray] = []
-        dvalues: list[NDArray] = []
         for i in reversed(range(config.L)):
             dlayer: Parameters = {}
-            dgate_networks: NDArray | None = None
-            if config.two_blocks:
-                dx, dlayer, dgate_networks = feedforward_block_backward(dx, cache["ffn"][i], ops)
-            dx, dp, dR_layer, dgate = attention_block_backward(dx, cache["layers"][i], ops)
-            dlayer = {name: g for name, g in (dlayer | dp).items() if g is not None}
-            if dgate is not None and dgate_networks is not None:
-                dgate = ops.add(dgate, dgate_networks)  # both blocks of a layer read its gates
-            gates = cache["gates"][i]
-            if gates is not None and dgate is not None:
-                dlayer, dgate = put_active(dlayer, dgate, gates, config.groups(i), config.Dh, ops)
-                dvalues.insert(0, dgate)
-            if dR_layer is not None:
-                dRs.append(dR_layer)
-            grads |= {f"layers.{i}.{name}": g for name, g in dlayer.items()}
+            dx, dsecond = second_block_backward(dx, cache.second_blocks[i], config, ops)
+            accumulate(dlayer, dsecond, ops)
+            dx, dattention = attention_block_backward(dx, cache.attention_blocks[i], config, ops)
+            accumulate(dlayer, dattention, ops)  # both blocks read the gates
+            dlayer = put_active(dlayer, cache.gates[i], config.groups(i), config.Dh, ops)
+            if self.gate is not None:
+                dgates.insert(0, dlayer.pop("gate"))
+            accumulate(grads, whole_names(dlayer, i), ops)  # all layers read R
         if self.gate is not None:
-            dlog_alphas = gates_backward(dvalues, self.gate, ops, cache["gate"])
-            gate_grads = dict(zip(gate_names(config.L), dlog_alphas, strict=True))
-            if cache["frozen"]:
-                return gate_grads, dvalues
-            grads |= gate_grads
-        if dRs:
-            dR = ops.add(*dRs) if len(dRs) > 1 else dRs[0]  # all layers read the same rows of R
-            # rows of R beyond the segment's context were not read: zeros
-            grads["R"] = dR if len(dR) == len(p["R"]) else ops.put_slices(dR, range(len(dR)), 0, len(p["R"]))
-        if "positions" in cache:
-            # x = positions(x, P)
-            dx, grads["positions"] = ops.positions_backward(dx, cache["positions"])
-        # tied tables are used twice, on the way in and on the way out
-        for name, g in vocabulary.embed_backward(dx, cache["embedding"], config, ops).items():
-            grads[name] = ops.add(g, grads[name]) if name in grads else g
-        return {name: grads[name] for name in p}, dvalues
+            dlog_alpha = gates_backward(dgates, self.gate, ops, cache.gate)
+            if cache.frozen:
+                return dlog_alpha, dgates
+            accumulate(grads, dlog_alpha, ops)
+        # x = embedding(ids) + positions
+        dx, dpositions = ops.positions_backward(dx, cache.positions)
+        accumulate(grads, {"positions": dpositions}, ops)
+        # tied tables are read twice
+        accumulate(grads, vocabulary.embed_backward(dx, cache.embedding, config, ops), ops)
+        return {name: grads[name] for name in p}, dgates
+
+    def layer(
+        self,
+        i: int,
+        gates: LayerGates | None,
+        rng: np.random.Generator | None = None,
+        frozen: bool = False,
+        keep: Callable[[NDArray, NDArray], None] | None = None,
+    ) -> Layer:
+        """Return what layer i computes with in one pass, without the heads that its gates leave out."""
+        config = self.config
+        p, groups = take_active(layer_parameters(self.params, i), gates, config.groups(i), config.Dh, self.ops)
+        if "R" in self.params:
+            p["R"] = self.params["R"]
+        return Layer(p, 1.0 if gates is None else gates.scale, groups, rng, frozen, keep)
 
     def embed(self, ids: NDArray, rng: np.random.Generator | None = None) -> tuple[NDArray, tuple]:
         """Embed tokens: return (*ids.shape, D) and the cache. `rng` is None in evaluation."""
@@ -218,6 +251,76 @@ class Transformer:
 
     def gates(self, rng: np.random.Generator | None = None, all_heads: bool = False) -> list[LayerGates | None]:
         """Return each layer's gates, sampled with `rng` or evaluated if it is None; a list of None without gates."""
-        if self.gate is None:
-            return [None] * self.config.L
         return gates_forward(self.params, self.config.heads, self.gate, self.ops, rng, all_heads)[0]
+
+
+def gated_outputs(model: Transformer, cache: Cache, i: int) -> list[tuple[NDArray, NDArray, NDArray]]:
+    """Return what the gates of layer i multiply in each of its blocks, and the matrix and bias that come after them.
+
+    Args:
+        model: the model.
+        cache: of its forward pass, with all heads.
+        i: the layer.
+
+    Returns:
+        the heads' outputs (B, T, H, Dh), Wo (H·Dh, D) and bo (D,), zeros if there is none; if heads have networks also
+        their units (B, T, H, N), values (H·N, D) and bias (D,).
+    """
+    o = cache.attention_blocks[i].attention.o
+    p = layer_parameters(model.params, i)
+    bo = p["bo"] if "bo" in p else model.ops.to_device(np.zeros(model.config.D, p["Wo"].dtype))
+    found = [(o, p["Wo"], bo)]
+    if model.config.networks:
+        H, N, D = p["net.pv"].shape
+        networks = cache.second_blocks[i]
+        assert networks is not None  # of a model whose heads have networks
+        units = networks.inside.r.reshape(*o.shape[:2], H, N)
+        found.append((units, p["net.pv"].reshape(H * N, D), p["net.bo"]))
+    return found
+
+
+def accumulate(grads: Parameters, more: Mapping[str, NDArray | None], ops: Engine) -> None:
+    """Add the gradients `more` to `grads`, by name: a parameter that is read at several places gets their sum."""
+    for name, g in more.items():
+        if g is not None:
+            grads[name] = ops.add(grads[name], g) if name in grads else g
+
+
+def whole_names(dlayer: Parameters, i: int) -> Parameters:
+    """Return a layer's gradients under the names of the model's parameters."""
+    return {name if name == "R" else f"layers.{i}.{name}": g for name, g in dlayer.items()}
+
+
+def check_segment(ids: NDArray, memory: Memory | None, config: ModelConfig) -> None:
+    """Raise ValueError unless `ids` is (B, up to T), and `memory` None, empty or one (B, up to M, D) for each layer."""
+    B, T = ids.shape
+    if T > config.T:
+        raise ValueError(f"ids must have at most T = {config.T} positions, got {ids.shape}")
+    if not memory:
+        return
+    good = (m.ndim == 3 and m.shape[0] == B and m.shape[1] <= config.M and m.shape[2] == config.D for m in memory)
+    if len(memory) != config.L or not all(good):
+        raise ValueError(
+            f"memory must be {config.L} arrays of ({B}, up to {config.M}, {config.D}), got {[m.shape for m in memory]}"
+        )
+
+
+def taken(memory: Memory | None, i: int) -> NDArray | None:
+    """Return layer i's memory, or None; out of a list that is `Released` it is taken."""
+    if not memory:
+        return None
+    return memory.pop(0) if isinstance(memory, Released) else memory[i]
+
+
+def remember(x: NDArray, context: NDArray, M: int) -> NDArray:
+    """Return the latest M inputs of a layer as plain numbers, without derivatives.
+
+    Args:
+        x: the segment's, (B, T, D).
+        context: those of memory and segment, (B, S, D).
+
+    Returns:
+        (B, up to M, D), a view of x if that is long enough, so that nothing else is kept alive.
+    """
+    latest = x if x.shape[1] >= M else context
+    return latest[:, -M:].real

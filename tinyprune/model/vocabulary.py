@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
-from tinyprune.kernels.backend import Backend
 from tinyprune.model import Parameters
+from tinyprune.ops.engine import Engine
 
 
 def cluster_ranges(config: ModelConfig) -> list[tuple[int, int]]:
@@ -57,7 +57,7 @@ def adaptive_arguments(p: Parameters, config: ModelConfig) -> tuple:
 
 
 def embed_forward(
-    ids: NDArray, p: Parameters, config: ModelConfig, ops: Backend, rng: np.random.Generator | None
+    ids: NDArray, p: Parameters, config: ModelConfig, ops: Engine, rng: np.random.Generator | None
 ) -> tuple[NDArray, tuple]:
     """Embed tokens: ids (B, T) → x (B, T, D) and the cache. `rng` draws whole-word dropout; None for evaluation."""
     dropout = config.dropout_embedding
@@ -67,7 +67,7 @@ def embed_forward(
     return ops.embedding_forward(ids, p["embedding"], scale=scale, dropout=dropout, rng=rng)
 
 
-def embed_backward(dx: NDArray, cache: tuple, config: ModelConfig, ops: Backend) -> Parameters:
+def embed_backward(dx: NDArray, cache: tuple, config: ModelConfig, ops: Engine) -> Parameters:
     """Return the gradients of the parameters of `embed_forward`, by name."""
     if not config.cutoffs:
         return {"embedding": ops.embedding_backward(dx, cache)}
@@ -80,7 +80,7 @@ def predict_forward(
     targets: NDArray,
     p: Parameters,
     config: ModelConfig,
-    ops: Backend,
+    ops: Engine,
     teacher: NDArray | None = None,
     share: float = 0.0,
     frozen: bool = False,
@@ -100,7 +100,7 @@ def predict_forward(
     return loss, (output, softmax, ops.cross_entropy_backward if teacher is None else ops.distillation_backward)
 
 
-def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Backend) -> tuple[NDArray, Parameters]:
+def predict_backward(dloss: float, cache: tuple, config: ModelConfig, ops: Engine) -> tuple[NDArray, Parameters]:
     """Return the gradients of `predict_forward`: dh (B, T, D), and those of the parameters by name."""
     if config.cutoffs:
         dh, dtables, dprojections, dweight, dbias, dbiases = ops.adaptive_softmax_backward(dloss, cache)
@@ -125,7 +125,7 @@ def by_name(dtables: list[NDArray], dprojections: list[NDArray]) -> Parameters:
     return grads | {f"projection.{c}": g for c, g in enumerate(dprojections, start=1)}
 
 
-def log_probabilities(h: NDArray, p: Parameters, config: ModelConfig, ops: Backend) -> NDArray:
+def log_probabilities(h: NDArray, p: Parameters, config: ModelConfig, ops: Engine) -> NDArray:
     """Return log p of every next token, (…, V), from hidden states (…, D)."""
     if config.cutoffs:
         return ops.adaptive_log_probabilities(h, *adaptive_arguments(p, config))

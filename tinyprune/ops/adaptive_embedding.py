@@ -9,18 +9,27 @@ The vocabulary, sorted by falling frequency, is cut into clusters 0 … C. Clust
 Tables and projections are tied: the adaptive softmax uses the same ones.
 """
 
+from __future__ import annotations
+
 import math
-from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
-from tinyprune.ops.embedding import check_ids, sum_rows
-from tinyprune.ops.linear import linear_backward, linear_forward
+from tinyprune.ops.embedding import check_ids
 
-# The operations that this one is made of; a compiled backend hands in its own.
-TEXTBOOK = SimpleNamespace(linear_forward=linear_forward, linear_backward=linear_backward, sum_rows=sum_rows)
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
+
+
+class Cluster(NamedTuple):
+    """Where the words of one cluster stand in a batch."""
+
+    place: NDArray  # numbers of the positions, (n,)
+    words: NDArray  # rows of the cluster's table, (n,)
+    linear: Any  # cache of the projection
 
 
 def cluster_bounds(tables: list[NDArray]) -> list[tuple[int, int]]:
@@ -42,23 +51,23 @@ def check_projections(tables: list[NDArray], projections: list[NDArray]) -> None
 
 
 def adaptive_embedding_forward(
+    ops: Engine,
     ids: NDArray,
     tables: list[NDArray],
     projections: list[NDArray],
     *,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
-    parts: SimpleNamespace = TEXTBOOK,
 ) -> tuple[NDArray, tuple]:
     """Look up each id in its cluster's table and project it to the model's width.
 
     Args:
-        ids: token numbers, integers in 0 … V−1 with V = Σ V_c, any shape.
+        ops: computes the parts; `ops.adaptive_embedding_forward` hands itself in.
+        ids: token numbers, integers in 0 … V−1 with V = Σ V_c, any shape, in main memory.
         tables: C + 1 arrays (V_c, D_c), the first with D_0 = D; any float or complex dtype.
         projections: C arrays (D_c, D), for the clusters 1 … C.
         dropout: share of the V words to drop, 0 ≤ dropout < 1.
         rng: where the dropped words are drawn from, or None for evaluation.
-        parts: the operations to compute with, forward and backward.
 
     Returns:
         out: (*ids.shape, D), dtype of the tables.
@@ -73,26 +82,27 @@ def adaptive_embedding_forward(
     check_ids(ids, V)
     check_rate("dropout", dropout)
     flat = ids.reshape(-1)
-    out = np.empty((flat.size, D), tables[0].dtype)
-    places, linears = [], []
+    clusters, vectors = [], []
     for c, (first, end) in enumerate(bounds):
         place = np.flatnonzero((flat >= first) & (flat < end))
-        rows, linear = tables[c][flat[place] - first], None
+        words = flat[place] - first
+        of_words, linear = ops.take_rows(tables[c], words), None
         if c > 0:
-            rows, linear = parts.linear_forward(rows, projections[c - 1])
-        out[place] = rows
-        places.append(place)
-        linears.append(linear)
-    out *= math.sqrt(D)
-    factor = None
+            of_words, linear = ops.linear_forward(of_words, projections[c - 1])
+        clusters.append(Cluster(place, words, linear))
+        vectors.append(of_words)
+    in_order = np.argsort(np.concatenate([cluster.place for cluster in clusters]))
+    out = ops.take_rows(ops.concatenate(vectors), in_order)
+    real = np.empty(0, tables[0].dtype).real.dtype
+    factors = [np.full(flat.size, math.sqrt(D), real)]
     if rng is not None and dropout > 0:
-        keep = keep_mask((V,), dropout, draw_keys(rng))
-        factor = (keep / (1 - dropout)).astype(out.real.dtype)[flat][:, None]
-        out *= factor
-    return out.reshape(*ids.shape, D), (flat, tables, places, linears, factor, parts)
+        factors.append((keep_mask((V,), dropout, draw_keys(rng)) / (1 - dropout)).astype(real)[flat])
+    for factor in factors:
+        out = ops.multiply_rows(out, factor)
+    return out.reshape(*ids.shape, D), (clusters, [len(table) for table in tables], factors)
 
 
-def adaptive_embedding_backward(dout: NDArray, cache: tuple) -> tuple[list[NDArray], list[NDArray]]:
+def adaptive_embedding_backward(ops: Engine, dout: NDArray, cache: tuple) -> tuple[list[NDArray], list[NDArray]]:
     """Return the gradients of `adaptive_embedding_forward` in argument order.
 
     Args:
@@ -101,19 +111,18 @@ def adaptive_embedding_backward(dout: NDArray, cache: tuple) -> tuple[list[NDArr
     Returns:
         dtables: (V_c, D_c) each.   dprojections: (D_c, D) each.
     """
-    flat, tables, places, linears, factor, parts = cache
-    D = tables[0].shape[1]
-    # out *= √D; out *= factor
-    rows_wide = dout.reshape(-1, D) * math.sqrt(D)
-    if factor is not None:
-        rows_wide *= factor
+    clusters, heights, factors = cache
+    # out *= √D; out *= keep / (1 − rate)
+    wide = dout.reshape(len(factors[0]), dout.shape[-1])
+    for factor in factors:
+        wide = ops.multiply_rows(wide, factor)
     dtables, dprojections = [], []
-    for c, (first, _) in enumerate(cluster_bounds(tables)):
-        drows = rows_wide[places[c]]
-        if c > 0:
-            # out[place] = rows @ projections[c - 1]
-            drows, dprojection, _ = parts.linear_backward(drows, linears[c])
+    for (place, words, linear), height in zip(clusters, heights, strict=True):
+        drows = ops.take_rows(wide, place)
+        if linear is not None:
+            # out[place] = tables[c][words] @ projections[c - 1]
+            drows, dprojection, _ = ops.linear_backward(drows, linear)
             dprojections.append(dprojection)
-        # rows = tables[c][flat[place] - first]
-        dtables.append(parts.sum_rows(drows, flat[places[c]] - first, len(tables[c])))
+        # tables[c][words]
+        dtables.append(ops.sum_rows(drows, words, height))
     return dtables, dprojections

@@ -10,28 +10,22 @@
 A tail is computed only for the rows whose target lies in it: that is where the time is saved.
 """
 
-from types import SimpleNamespace
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.adaptive_embedding import check_projections, cluster_bounds
-from tinyprune.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, log_softmax
 from tinyprune.ops.embedding import check_ids
-from tinyprune.ops.linear import linear_backward, linear_forward
 
-# The operations that this one is made of; a compiled backend hands in its own.
-TEXTBOOK = SimpleNamespace(
-    linear_forward=linear_forward,
-    linear_backward=linear_backward,
-    cross_entropy_forward=cross_entropy_forward,
-    cross_entropy_backward=cross_entropy_backward,
-    log_softmax=log_softmax,
-)
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
 
 def adaptive_softmax_forward(
+    ops: Engine,
     x: NDArray,
     targets: NDArray,
     tables: list[NDArray],
@@ -39,18 +33,16 @@ def adaptive_softmax_forward(
     cluster_weight: NDArray,
     cluster_bias: NDArray,
     biases: list[NDArray],
-    *,
-    parts: SimpleNamespace = TEXTBOOK,
 ) -> tuple[np.inexact, tuple]:
     """Compute the mean negative log-probability of `targets`.
 
     Args:
+        ops: computes the parts; `ops.adaptive_softmax_forward` hands itself in.
         x: last hidden states, (..., D), any float or complex dtype.
-        targets: token numbers, integers in 0 … V−1, shape (...), at least one.
+        targets: token numbers, integers in 0 … V−1, shape (...), at least one, in main memory.
         tables, projections: of the adaptive embedding, (V_c, D_c) for c = 0 … C and (D_c, D) for c = 1 … C.
         cluster_weight: (C, D).   cluster_bias: (C,): the logits of the C clusters of rarer words.
         biases: of the words, (V_c,) for c = 0 … C.
-        parts: the operations to compute with, forward and backward.
 
     Returns:
         loss: scalar in nats a token, dtype of `x`.
@@ -61,31 +53,35 @@ def adaptive_softmax_forward(
     """
     check_arguments(x, targets, tables, projections, cluster_weight, cluster_bias, biases)
     bounds = cluster_bounds(tables)
-    rows, flat = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+    rows, flat = x.reshape(targets.size, x.shape[-1]), targets.reshape(-1)
 
     V0 = len(tables[0])
     head_targets = flat.copy()
     for c, (first, end) in enumerate(bounds[1:]):
         head_targets[(flat >= first) & (flat < end)] = V0 + c
-    weight = np.concatenate([tables[0], cluster_weight])
-    head_logits, head_linear = parts.linear_forward(rows, weight.T, np.concatenate([biases[0], cluster_bias]))
-    loss, head_loss = parts.cross_entropy_forward(head_logits, head_targets)
+    weight, bias = head_parameters(ops, tables, cluster_weight, cluster_bias, biases)
+    head_logits, head_linear = ops.linear_forward(rows, weight.T, bias)
+    head_loss, head = ops.cross_entropy_forward(head_logits, head_targets, overwrite=True)
 
+    losses, shares = [head_loss.reshape(1)], [1.0]
     tails: list[Any] = []
     for c, (first, end) in enumerate(bounds[1:], start=1):
         place = np.flatnonzero((flat >= first) & (flat < end))
         if not place.size:
             tails.append(None)
             continue
-        narrow, narrow_linear = parts.linear_forward(rows[place], projections[c - 1].T)
-        logits, word_linear = parts.linear_forward(narrow, tables[c].T, biases[c])
-        tail_loss, tail_cache = parts.cross_entropy_forward(logits, flat[place] - first)
-        loss = loss + tail_loss * (place.size / flat.size)
-        tails.append((place, narrow_linear, word_linear, tail_cache))
-    return loss, (x.shape, flat.size, tables, projections, biases, head_linear, head_loss, tails, parts)
+        narrow, narrow_linear = ops.linear_forward(ops.take_rows(rows, place), projections[c - 1].T)
+        logits, word_linear = ops.linear_forward(narrow, tables[c].T, biases[c])
+        tail_loss, tail = ops.cross_entropy_forward(logits, flat[place] - first, overwrite=True)
+        losses.append(tail_loss.reshape(1))
+        shares.append(place.size / flat.size)
+        tails.append((place, narrow_linear, word_linear, tail))
+    weights = ops.to_device(np.array([shares], np.empty(0, x.dtype).real.dtype))
+    loss = ops.row_dots(ops.concatenate(losses).reshape(1, -1), weights)[0]
+    return loss, (x.shape, flat.size, tables, projections, biases, head_linear, head, tails)
 
 
-def adaptive_softmax_backward(dout: float | np.inexact, cache: tuple) -> tuple:
+def adaptive_softmax_backward(ops: Engine, dout: float | np.inexact, cache: tuple) -> tuple:
     """Return the gradients of `adaptive_softmax_forward` in argument order, without `targets`.
 
     Args:
@@ -95,54 +91,66 @@ def adaptive_softmax_backward(dout: float | np.inexact, cache: tuple) -> tuple:
         dx: (..., D).   dtables: (V_c, D_c) each.   dprojections: (D_c, D) each.
         dcluster_weight: (C, D).   dcluster_bias: (C,).   dbiases: (V_c,) each.
     """
-    shape, R, tables, projections, biases, head_linear, head_loss, tails, parts = cache
+    shape, R, tables, projections, biases, head_linear, head, tails = cache
     V0 = len(tables[0])
     # head_logits = x [tables[0]; cluster_weight]ᵀ + [biases[0]; cluster_bias]
-    dx, dweight, dbias = parts.linear_backward(parts.cross_entropy_backward(dout, head_loss), head_linear)
-    dtables, dcluster_weight = [np.ascontiguousarray(dweight[:, :V0].T)], np.ascontiguousarray(dweight[:, V0:].T)
-    dbiases, dcluster_bias = [dbias[:V0]], dbias[V0:]
+    dx, dweight, dbias = ops.linear_backward(ops.cross_entropy_backward(dout, head), head_linear)
+    dtables, dbiases = [dweight[:, :V0].T], [dbias[:V0]]
     dprojections = []
     for c, tail in enumerate(tails, start=1):
         if tail is None:
-            dtables.append(np.zeros_like(tables[c]))
-            dprojections.append(np.zeros_like(projections[c - 1]))
-            dbiases.append(np.zeros_like(biases[c]))
+            dtables.append(zeros_like(ops, tables[c]))
+            dprojections.append(zeros_like(ops, projections[c - 1]))
+            dbiases.append(zeros_like(ops, biases[c]))
             continue
-        place, narrow_linear, word_linear, tail_cache = tail
-        # loss += tail_loss * (place.size / R)
-        dlogits = parts.cross_entropy_backward(dout * (place.size / R), tail_cache)
+        place, narrow_linear, word_linear, cross_entropy = tail
+        # loss = head_loss + Σ_c tail_loss_c · place_c.size / R
+        dlogits = ops.cross_entropy_backward(dout * (place.size / R), cross_entropy)
         # logits = narrow tables[c]ᵀ + biases[c]
-        dnarrow, dtable, dtail_bias = parts.linear_backward(dlogits, word_linear)
+        dnarrow, dtable, dtail_bias = ops.linear_backward(dlogits, word_linear)
         # narrow = x[place] projections[c - 1]ᵀ
-        drows, dprojection, _ = parts.linear_backward(dnarrow, narrow_linear)
-        dx[place] += drows
-        dtables.append(np.ascontiguousarray(dtable.T))
-        dprojections.append(np.ascontiguousarray(dprojection.T))
+        drows, dprojection, _ = ops.linear_backward(dnarrow, narrow_linear)
+        ops.add_rows(dx, place, drows)
+        dtables.append(dtable.T)
+        dprojections.append(dprojection.T)
         dbiases.append(dtail_bias)
-    return dx.reshape(shape), dtables, dprojections, dcluster_weight, dcluster_bias, dbiases
+    return dx.reshape(shape), dtables, dprojections, dweight[:, V0:].T, dbias[V0:], dbiases
 
 
 def adaptive_log_probabilities(
+    ops: Engine,
     x: NDArray,
     tables: list[NDArray],
     projections: list[NDArray],
     cluster_weight: NDArray,
     cluster_bias: NDArray,
     biases: list[NDArray],
-    *,
-    parts: SimpleNamespace = TEXTBOOK,
 ) -> NDArray:
-    """Compute log p of every word, (..., V), for generating text. Arguments as in `adaptive_softmax_forward`."""
+    """Compute log p of every word for generating text, (..., V), in main memory whatever the engine.
+
+    Arguments are those of `adaptive_softmax_forward`.
+    """
     V0 = len(tables[0])
-    weight = np.concatenate([tables[0], cluster_weight])
-    head_logits, _ = parts.linear_forward(x, weight.T, np.concatenate([biases[0], cluster_bias]))
-    head = parts.log_softmax(head_logits)
+    weight, bias = head_parameters(ops, tables, cluster_weight, cluster_bias, biases)
+    head = ops.to_host(ops.log_softmax(ops.linear_forward(x, weight.T, bias)[0]))
     log_p = [head[..., :V0]]
     for c in range(1, len(tables)):
-        narrow, _ = parts.linear_forward(x, projections[c - 1].T)
-        logits, _ = parts.linear_forward(narrow, tables[c].T, biases[c])
-        log_p.append(head[..., V0 + c - 1, None] + parts.log_softmax(logits))
+        narrow, _ = ops.linear_forward(x, projections[c - 1].T)
+        logits, _ = ops.linear_forward(narrow, tables[c].T, biases[c])
+        log_p.append(head[..., V0 + c - 1, None] + ops.to_host(ops.log_softmax(logits)))
     return np.concatenate(log_p, -1)
+
+
+def head_parameters(
+    ops: Engine, tables: list[NDArray], cluster_weight: NDArray, cluster_bias: NDArray, biases: list[NDArray]
+) -> tuple[NDArray, NDArray]:
+    """Return [tables[0]; cluster_weight], (V_0 + C, D), and [biases[0]; cluster_bias], (V_0 + C,)."""
+    return ops.concatenate([tables[0], cluster_weight]), ops.concatenate([biases[0], cluster_bias])
+
+
+def zeros_like(ops: Engine, x: NDArray) -> Any:
+    """Return the gradient of a parameter that was not used."""
+    return ops.to_device(np.zeros(x.shape, x.dtype))
 
 
 def check_arguments(

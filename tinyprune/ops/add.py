@@ -1,9 +1,7 @@
 """Add: where paths of the gradient join.
 
-out = a + b + …            all of one shape
+out = a + b
 """
-
-from collections.abc import Sequence
 
 from numpy.typing import NDArray
 
@@ -16,19 +14,14 @@ def check_same_shape(**arrays: NDArray) -> None:
             raise ValueError(f"{name} must have the shape of {first}, {like.shape}, got {value.shape}")
 
 
-def add(a: NDArray, b: NDArray, *more: NDArray) -> NDArray:
-    """Return a + b + …, a new array, summed in this order.
+def add(a: NDArray, b: NDArray) -> NDArray:
+    """Return a + b, a new array.
 
     Args:
-        a, b, more: of the same shape, any float or complex dtype; they may be views, with gaps in memory.
+        a, b: of the same shape, any float or complex dtype; they may be views, with gaps in memory.
 
     Raises:
         ValueError: if the shapes differ; nothing is broadcast.
     """
-    check_same_shape(a=a, b=b, **numbered(more))
-    return sum(more, a + b)
-
-
-def numbered(more: Sequence[NDArray]) -> dict[str, NDArray]:
-    """Return the further arguments of `add` by name, for messages."""
-    return {f"more[{i}]": x for i, x in enumerate(more)}
+    check_same_shape(a=a, b=b)
+    return a + b

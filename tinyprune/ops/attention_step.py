@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tinyprune.ops.attention import attention_forward
 from tinyprune.ops.layernorm import layernorm_forward
 from tinyprune.ops.linear import linear_forward
-from tinyprune.ops.rotary import rotary_forward
+from tinyprune.ops.rotary import rotate
 
 
 class BlockWeights(NamedTuple):
@@ -152,7 +152,7 @@ def attention_step(
     pairs = (Wq, bq), (Wk, bk), (Wv, bv)
     q, k, v = (linear_forward(n, W, b)[0].reshape(1, 1, H, Dh) for W, b in pairs)
     if rope_base is not None:
-        (q, _), (k, _) = (rotary_forward(part, rope_base, read) for part in (q, k))
+        q, k = rotate(q, rope_base, read), rotate(k, rope_base, read)
 
     visible = min(read + 1, C)
     places = np.arange(read + 1 - visible, read + 1) % C  # from the oldest token to the newest

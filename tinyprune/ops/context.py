@@ -5,14 +5,21 @@
 The memory was computed for the segment before. No gradient flows into it.
 """
 
-import numpy as np
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
-def context_forward(m: NDArray | None, x: NDArray) -> tuple[NDArray, tuple]:
+
+def context_forward(ops: Engine, m: NDArray | None, x: NDArray) -> tuple[NDArray, tuple]:
     """Put the memory before the segment.
 
     Args:
+        ops: copies; `ops.context_forward` hands itself in.
         m: layer inputs before the segment, (B, M', D), or None at the start of a text.
         x: layer inputs of the segment, (B, T, D), any float or complex dtype.
 
@@ -25,7 +32,7 @@ def context_forward(m: NDArray | None, x: NDArray) -> tuple[NDArray, tuple]:
     """
     check_context(m, x)
     T = x.shape[1]
-    return x if m is None else np.concatenate([m, x], axis=1), (T,)
+    return x if m is None else ops.concatenate([m, x], 1), (T,)
 
 
 def context_backward(dcontext: NDArray, cache: tuple) -> NDArray:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
+from tinyprune.ops.rows import sum_rows
 
 
 def check_ids(ids: NDArray, V: int, name: str = "ids") -> None:
@@ -79,16 +80,3 @@ def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
     dE = sum_rows(rows.reshape(-1, D), ids.reshape(-1), V)
     dE *= scale
     return dE
-
-
-def sum_rows(rows: NDArray, ids: NDArray, V: int) -> NDArray:
-    """Sum rows of equal id: (R, D), (R,) → (V, D).
-
-    Sorting brings equal ids together, so that each sum is one slice, always in the same order.
-    """
-    total = np.zeros((V, rows.shape[-1]), rows.dtype)
-    if ids.size:
-        order = np.argsort(ids, kind="stable")
-        present, starts = np.unique(ids[order], return_index=True)
-        total[present] = np.add.reduceat(rows[order], starts, axis=0)
-    return total

@@ -7,23 +7,27 @@
 All-attention has none: its persistent vectors do this work inside attention.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from tinyprune.ops.linear import linear_backward, linear_forward
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
 
 def feedforward_forward(
-    x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray, *, frozen: bool = False
+    ops: Engine, x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray, *, frozen: bool = False
 ) -> tuple[NDArray, tuple]:
     """Apply two linear maps with a ReLU between them.
 
     Args:
+        ops: computes the products; `ops.feedforward_forward` hands itself in.
         x: activations, (..., D), any float or complex dtype.
         W1: (D, F).   b1: (F,).
         W2: (F, D).   b2: (D,).
-        frozen: whether weights and biases get no gradients. Then neither x nor h is kept, only where h is positive.
+        frozen: whether weights and biases get no gradients. Then x is not kept.
 
     Returns:
         out: (..., D), dtype of `x`.
@@ -33,14 +37,12 @@ def feedforward_forward(
         ValueError: if the shapes do not fit together.
     """
     check_arguments(x, W1, b1, W2, b2)
-    a, cache1 = linear_forward(x, W1, b1, frozen=frozen)
-    active = a.real > 0
-    h = a * active
-    out, cache2 = linear_forward(h, W2, b2, frozen=frozen)
-    return out, (cache1, active, cache2)
+    h = ops.matmul(x, W1, bias=b1, relu=True)
+    out = ops.matmul(h, W2, bias=b2)
+    return out, (None if frozen else x, h, W1, W2)
 
 
-def feedforward_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, Any, Any, Any, Any]:
+def feedforward_backward(ops: Engine, dout: NDArray, cache: tuple) -> tuple[NDArray, Any, Any, Any, Any]:
     """Return the gradients of `feedforward_forward` in argument order.
 
     Args:
@@ -49,14 +51,14 @@ def feedforward_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, Any, Any
     Returns:
         dx: (..., D).   dW1: (D, F).   db1: (F,).   dW2: (F, D).   db2: (D,). All but dx are None if they are frozen.
     """
-    cache1, active, cache2 = cache
-    # out = h W2 + b2
-    dh, dW2, db2 = linear_backward(dout, cache2)
-    # h = max(a, 0)
-    da = dh * active
+    x, h, W1, W2 = cache
+    # out = h W2 + b2,  h = max(a, 0)
+    da = ops.matmul(dout, W2.T, where=h)
     # a = x W1 + b1
-    dx, dW1, db1 = linear_backward(da, cache1)
-    return dx, dW1, db1, dW2, db2
+    dx = ops.matmul(da, W1.T)
+    if x is None:
+        return dx, None, None, None, None
+    return dx, ops.weight_gradient(x, da), ops.column_sums(da), ops.weight_gradient(h, dout), ops.column_sums(dout)
 
 
 def check_arguments(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray) -> None:

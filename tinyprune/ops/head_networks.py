@@ -11,29 +11,33 @@ memories"). Each head owns N of the H·N units, so that all of them together are
 share of it along.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.linear import rows
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
 
-class Kept(NamedTuple):
-    """The cache. `r` holds the units, whatever the gates."""
+class HeadNetworksCache(NamedTuple):
+    """What `head_networks_backward` needs. `r` holds the units, whatever the gates."""
 
-    r: NDArray  # (all positions, H·N); of a compiled backend (..., H·N)
+    r: NDArray  # (..., H·N)
     x: NDArray | None  # (..., D); None if the parameters are frozen
     pk: NDArray  # (H, N, D), and so pv
     pv: NDArray
+    values: NDArray  # c · g_h · pv_h, (H·N, D)
     weights: NDArray  # c · g, (H,)
-    values: Any  # c · g_h · pv_h, (H·N, D); None if the parameters are frozen
     gated: bool
     scale: float
-    shape: tuple[int, ...]  # of x
 
 
 def head_networks_forward(
+    ops: Engine,
     x: NDArray,
     pk: NDArray,
     pb: NDArray,
@@ -43,14 +47,15 @@ def head_networks_forward(
     *,
     scale: float = 1.0,
     frozen: bool = False,
-) -> tuple[NDArray, Kept]:
+) -> tuple[NDArray, HeadNetworksCache]:
     """Add up what the heads' nets make of the stream.
 
     Args:
+        ops: computes the products; `ops.head_networks_forward` hands itself in.
         x: activations, (..., D), any float or complex dtype.
         pk: keys, (H, N, D).   pb: biases, (H, N).   pv: values, (H, N, D).
         bo: bias of the sum, (D,), which belongs to no head.
-        gate: (H,), or None for all ones.
+        gate: (H,), in main memory whatever the engine, or None for all ones.
         scale: output scaling c.
         frozen: whether pk, pb, pv and bo get no gradients. Then x is not kept; x and the gates still get theirs.
 
@@ -63,16 +68,16 @@ def head_networks_forward(
     """
     check_arguments(x, pk, pb, pv, bo, gate)
     H, N, D = pk.shape
-    a = rows(x) @ pk.reshape(H * N, D).T + pb.reshape(H * N)
-    r = a * (a.real > 0)
+    r = ops.matmul(x, pk.reshape(H * N, D).T, bias=pb.reshape(H * N), relu=True)
     weights = np.full(H, scale, pv.dtype) if gate is None else scale * gate
-    values = (weights[:, None, None] * pv).reshape(H * N, D)
-    out = (r @ values + bo).reshape(x.shape)
-    x_kept, values_kept = (None, None) if frozen else (x, values)
-    return out, Kept(r, x_kept, pk, pv, weights, values_kept, gate is not None, scale, x.shape)
+    values = (pv if gate is None and scale == 1 else ops.multiply_rows(pv, weights)).reshape(H * N, D)
+    out = ops.matmul(r, values, bias=bo)
+    return out, HeadNetworksCache(r, None if frozen else x, pk, pv, values, weights, gate is not None, scale)
 
 
-def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, Any, Any, Any, Any, NDArray | None]:
+def head_networks_backward(
+    ops: Engine, dout: NDArray, cache: HeadNetworksCache
+) -> tuple[NDArray, Any, Any, Any, Any, NDArray | None]:
     """Return the gradients of `head_networks_forward` in argument order.
 
     A gate multiplies r_h pv_h, so that its gradient is Σ_rows dout · (r_h pv_h). There are two ways to group this:
@@ -88,31 +93,54 @@ def head_networks_backward(dout: NDArray, cache: Kept) -> tuple[NDArray, Any, An
         dx: (..., D).   dpk: (H, N, D).   dpb: (H, N).   dpv: (H, N, D).
         dbo: (D,).   dgate: (H,), or None. dpk, dpb, dpv and dbo are None if they are frozen.
     """
-    r, x, pk, pv, weights, values, gated, scale, shape = cache
+    r, x, pk, pv, values, weights, gated, scale = cache
     H, N, D = pk.shape
-    dout_rows = rows(dout)
-    dpk = dpb = dpv = dbo = None
+    keys = pk.reshape(H * N, D)
     if x is None:
-        # out = Σ_h c g_h · r_h pv_h + bo
-        products = (dout_rows @ pv.reshape(H * N, D).T).reshape(len(r), H, N)
-        dgate = scale * (r.reshape(len(r), H, N) * products).sum((0, 2)) if gated else None
-        dr = (weights[:, None] * products).reshape(r.shape)
-    else:
-        # out = r values + bo
-        dbo = dout_rows.sum(0)
-        dr = dout_rows @ values.T
-        dvalues = (r.T @ dout_rows).reshape(H, N, D)
-        # values_h = c g_h pv_h
-        dpv = weights[:, None, None] * dvalues
-        dgate = scale * (dvalues * pv).sum((1, 2)) if gated else None
-    # r = max(a, 0)
-    da = dr * (r.real > 0)
+        # out = Σ_h c g_h · r_h pv_h + bo,  r = max(a, 0)
+        products = ops.matmul(dout, pv.reshape(H * N, D).T)
+        da, dgates = ops.units_gradient(products, r, weights, scale)
+        return ops.matmul(da, keys), None, None, None, None, dgates if gated else None
+    # out = r values + bo,  r = max(a, 0)
+    da = ops.matmul(dout, values.T, where=r)
+    dvalues = ops.weight_gradient(r, dout).reshape(H, N, D)
+    # values_h = c g_h pv_h
+    dpv = dvalues if not gated and scale == 1 else ops.multiply_rows(dvalues, weights)
+    dgate: NDArray | None = ops.row_dots(dvalues, pv, scale) if gated else None
     # a = x pkᵀ + pb
-    dx = (da @ pk.reshape(H * N, D)).reshape(shape)
-    if x is not None:
-        dpk = (da.T @ rows(x)).reshape(H, N, D)
-        dpb = da.sum(0).reshape(H, N)
-    return dx, dpk, dpb, dpv, dbo, dgate
+    dpk, dpb = ops.weight_gradient(da, x).reshape(H, N, D), ops.column_sums(da).reshape(H, N)
+    return ops.matmul(da, keys), dpk, dpb, dpv, ops.column_sums(dout), dgate
+
+
+def units_gradient(products: NDArray, r: NDArray, weights: NDArray, scale: float) -> tuple[NDArray, NDArray]:
+    """Return the gradients of the units before their ReLU, and of the gates, where parameters are frozen.
+
+    Args:
+        products: dout pv_hᵀ, (..., H·N), which may be overwritten.
+        r: the units, (..., H·N).
+        weights: c · g, (H,), in main memory.
+        scale: output scaling c.
+
+    Returns:
+        da: c g_h · products where r > 0, otherwise 0; (..., H·N).
+        dgate: c · Σ over all rows and a head's units of r · products, (H,).
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    check_units(products, r, weights)
+    by_head = math.prod(r.shape[:-1]), len(weights), r.shape[-1] // max(len(weights), 1)
+    products, units = products.reshape(by_head), r.reshape(by_head)
+    da = weights[:, None] * products * (units.real > 0)
+    return da.reshape(r.shape), scale * (units * products).sum((0, 2))
+
+
+def check_units(products: NDArray, r: NDArray, weights: NDArray) -> None:
+    """Raise ValueError, naming the argument, unless there are as many units for each weight."""
+    if r.ndim < 1 or (r.shape[-1] % len(weights) if len(weights) else r.shape[-1]):
+        raise ValueError(f"r must have as many units for each of {len(weights)} heads, got {r.shape}")
+    if products.shape != r.shape:
+        raise ValueError(f"products must have the shape of r, {r.shape}, got {products.shape}")
 
 
 def check_arguments(x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, bo: NDArray, gate: NDArray | None) -> None:

@@ -17,19 +17,27 @@ G itself needs no Δ: summed over batch and positions, ⟨o_a Wo_a, o_b Wo_b⟩ 
 It is a loss for the gates alone: o, Wo, bo and c count as constants.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.head_difference import check_output_projection
 
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
+
 
 def layerwise_error_forward(
-    gate: NDArray, o: NDArray, Wo: NDArray, bo: NDArray, scale: float = 1.0
+    ops: Engine, gate: NDArray, o: NDArray, Wo: NDArray, bo: NDArray, scale: float = 1.0
 ) -> tuple[np.inexact, tuple]:
     """Compute the relative squared error that the gates make in their layer's output.
 
     Args:
-        gate: (H,), any float or complex dtype.
+        ops: computes the products; `ops.layerwise_error_forward` hands itself in.
+        gate: (H,), any float or complex dtype, in main memory whatever the engine, as the results are.
         o: head outputs before their gates, (B, T, H, Dh).
         Wo: output projection, (H·Dh, D).   bo: its bias, (D,).
         scale: output scaling c of the gated layer; the full layer has 1.
@@ -44,25 +52,12 @@ def layerwise_error_forward(
     check_arguments(gate, o, Wo, bo)
     B, T, H, Dh = o.shape
     rows = o.reshape(B * T, H * Dh)
-    return error_of(gate, scale, rows.T @ rows, Wo @ Wo.T, rows.sum(0) @ Wo, bo, B * T)
-
-
-def error_of(
-    gate: NDArray, scale: float, oo: NDArray, WW: NDArray, outputs: NDArray, bo: NDArray, count: int
-) -> tuple[np.inexact, tuple]:
-    """Compute the error, and what backward needs, from the products of the big arrays.
-
-    Args:
-        gate: (H,).   scale: output scaling c.
-        oo: oᵀo, (H·Dh, H·Dh).   WW: Wo Woᵀ, (H·Dh, H·Dh).
-        outputs: o Wo, summed over all positions, (D,).   bo: (D,).
-        count: of positions, B·T.
-    """
     scale = float(scale)
-    H = len(gate)
-    Dh = len(oo) // max(H, 1)
+    # the products of the large arrays: oᵀo and Wo Woᵀ, (H·Dh, H·Dh), and o Wo summed over all positions, (D,)
+    oo, WW, outputs = ops.weight_gradient(rows, rows), ops.matmul(Wo, Wo.T), ops.matmul(ops.column_sums(rows), Wo)
+    oo, WW, outputs, bo = (ops.to_host(x) for x in (oo, WW, outputs, bo))
     G = (oo * WW).reshape(H, Dh, H, Dh).sum((1, 3))
-    full = G.sum() + 2 * outputs @ bo + count * (bo @ bo)
+    full = G.sum() + 2 * outputs @ bo + B * T * (bo @ bo)
     if full == 0:
         full = 1.0  # a layer that adds nothing, with all heads or with none, makes no error
     e = scale * gate - 1
@@ -70,7 +65,9 @@ def error_of(
 
 
 def layerwise_error_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
-    """Return the gradient of `layerwise_error_forward` with respect to `gate`, dout · 2c · G e / ‖y_full − x‖².
+    """Return the gradient of `layerwise_error_forward` with respect to `gate`, in main memory.
+
+        dgate = dout · 2c · G e / ‖y_full − x‖²
 
     Args:
         dout: gradient with respect to `error`, scalar.

@@ -6,17 +6,21 @@
 Each has its weights and, or not, a bias. With fewer heads of keys and values than of queries, K < H, several queries
 share a key (grouped-query attention, Ainslie et al. 2023); with K = H each has its own.
 
-The three are one operation, because a compiled kernel then reads n once, and sums dn where its three paths join.
+The three are one operation, because their three paths join in n: each adds its part of dn to what is there.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from tinyprune.ops.linear import linear_backward, linear_forward
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
 
 def projections_forward(
+    ops: Engine,
     n: NDArray,
     Wq: NDArray,
     Wk: NDArray,
@@ -31,6 +35,7 @@ def projections_forward(
     """Compute queries, keys and values.
 
     Args:
+        ops: computes the products; `ops.projections_forward` hands itself in.
         n: normalised memory and segment, (B, S, D), any float or complex dtype.
         Wq: weights, (D, H·Dh); H may be 0.
         Wk, Wv: weights, (D, K·Dh) each.
@@ -48,14 +53,14 @@ def projections_forward(
     """
     check_arguments(n, Wq, Wk, Wv, T, bq, bk, bv)
     S = n.shape[1]
-    q, q_cache = linear_forward(n[:, S - T :], Wq, bq, frozen=frozen)
-    k, k_cache = linear_forward(n, Wk, bk, frozen=frozen)
-    v, v_cache = linear_forward(n, Wv, bv, frozen=frozen)
+    q, q_cache = ops.linear_forward(n[:, S - T :], Wq, bq, frozen=frozen)
+    k, k_cache = ops.linear_forward(n, Wk, bk, frozen=frozen)
+    v, v_cache = ops.linear_forward(n, Wv, bv, frozen=frozen)
     return (q, k, v), (q_cache, k_cache, v_cache)
 
 
 def projections_backward(
-    dq: NDArray, dk: NDArray, dv: NDArray, cache: tuple
+    ops: Engine, dq: NDArray, dk: NDArray, dv: NDArray, cache: tuple
 ) -> tuple[NDArray, Any, Any, Any, Any, Any, Any]:
     """Return the gradients of `projections_forward` in argument order, without `T`.
 
@@ -70,13 +75,10 @@ def projections_backward(
     """
     q_cache, k_cache, v_cache = cache
     S, T = dk.shape[1], dq.shape[1]
-    # k = n Wk + bk,  v = n Wv + bv
-    dn, dWk, dbk = linear_backward(dk, k_cache)
-    dn_v, dWv, dbv = linear_backward(dv, v_cache)
-    # q = n[:, S-T:] Wq + bq
-    dn_q, dWq, dbq = linear_backward(dq, q_cache)
-    dn += dn_v
-    dn[:, S - T :] += dn_q
+    # k = n Wk + bk,  v = n Wv + bv,  q = n[:, S-T:] Wq + bq: three paths join in n
+    dn, dWk, dbk = ops.linear_backward(dk, k_cache)
+    _, dWv, dbv = ops.linear_backward(dv, v_cache, onto=dn)
+    _, dWq, dbq = ops.linear_backward(dq, q_cache, onto=dn[:, S - T :])
     return dn, dWq, dWk, dWv, dbq, dbk, dbv
 
 

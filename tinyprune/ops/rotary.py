@@ -9,34 +9,40 @@ A product of a query and a key that are both turned depends on the distance betw
 d + Dh/2, as in Hugging Face's Llama ("rotate_half"); the paper pairs neighbours, which is another order of features.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
-def rotary_forward(x: NDArray, base: float = 10000.0, first: int = 0) -> tuple[NDArray, tuple]:
+
+def rotary_forward(ops: Engine, x: NDArray, base: float | None = 10000.0, first: int = 0) -> tuple[NDArray, Any]:
     """Turn the features of every position and head.
 
     Args:
+        ops: turns them; `ops.rotary_forward` hands itself in.
         x: queries or keys, (B, T, H, Dh), Dh even, any float or complex dtype.
-        base: of the angles, > 0; the larger, the more slowly the last features turn.
+        base: of the angles, > 0; the larger, the more slowly the last features turn. None hands on `x`.
         first: position of x[:, 0], at least 0. Row t has position first + t.
 
     Returns:
-        out: (B, T, H, Dh), dtype of `x`, a new array.
+        out: (B, T, H, Dh), dtype of `x`; a new array, or `x` itself without a base.
         cache: what `rotary_backward` needs.
 
     Raises:
         ValueError: if `x` has not four axes or Dh is odd, or if `base` or `first` is out of range.
     """
-    check_arguments(x, base, first)
-    cos, sin = cos_and_sin(x.shape[1], x.shape[3], base, first, x.real.dtype)
-    x1, x2 = halves(x)
-    out = np.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
-    return out, (cos, sin)
+    return (x, None) if base is None else (ops.rotate(x, base, first), (base, first))
 
 
-def rotary_backward(dout: NDArray, cache: tuple) -> NDArray:
-    """Return the gradient of `rotary_forward` with respect to `x`: `dout` turned back.
+def rotary_backward(ops: Engine, dout: NDArray, cache: Any) -> NDArray:
+    """Return the gradient of `rotary_forward` with respect to `x`: `dout` turned back, or `dout` without a base.
+
+    The transpose of a rotation by θ is the rotation by −θ.
 
     Args:
         dout: gradient of the loss with respect to `out`, (B, T, H, Dh). Not modified.
@@ -44,10 +50,21 @@ def rotary_backward(dout: NDArray, cache: tuple) -> NDArray:
     Returns:
         dx: (B, T, H, Dh).
     """
-    cos, sin = cache
-    dout1, dout2 = halves(dout)
-    # out1 = x1 * cos - x2 * sin,  out2 = x2 * cos + x1 * sin
-    return np.concatenate([dout1 * cos + dout2 * sin, dout2 * cos - dout1 * sin], axis=-1)
+    # out = rotate(x, base, first)
+    return dout if cache is None else ops.rotate(dout, *cache, back=True)
+
+
+def rotate(x: NDArray, base: float, first: int = 0, *, back: bool = False) -> NDArray:
+    """Turn the features of every position and head by θ, or `back` by −θ.
+
+    Args and errors are those of `rotary_forward`.
+    """
+    check_arguments(x, base, first)
+    cos, sin = cos_and_sin(x.shape[1], x.shape[3], base, first, x.real.dtype)
+    if back:
+        sin = -sin
+    x1, x2 = halves(x)
+    return np.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
 
 
 def cos_and_sin(T: int, Dh: int, base: float, first: int, dtype: DTypeLike) -> tuple[NDArray, NDArray]:

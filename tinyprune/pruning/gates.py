@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,10 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.kernels.backend import Backend
-from tinyprune.model.gating import by_layer, gate_names, gates_backward, joined_log_alpha
-from tinyprune.model.parameters import Parameters, layer_parameters
-from tinyprune.model.transformer import Memory, Transformer
-from tinyprune.ops import sigmoid
+from tinyprune.model.gates import by_layer, gate_names, gates_backward, joined_log_alpha
+from tinyprune.model.parameters import Parameters
+from tinyprune.model.transformer import Cache, Memory, Transformer, accumulate, gated_outputs
+from tinyprune.ops import l0_backward, l0_forward, sigmoid
 from tinyprune.training.schedules import linear_warmup
 
 
@@ -138,22 +136,24 @@ class GateObjective:
         share = linear_warmup(step, self.warmup)
         lam = gate.lam * share
         log_alpha = joined_log_alpha(model.params, model.config.L, ops)
-        if self.controller is not None:  # before the loss: reading log_alpha then does not wait for backward on a GPU
-            lam = self.pressure(self.controller, ops.to_host(log_alpha), share)
+        if self.controller is not None:
+            lam = self.pressure(self.controller, log_alpha, share)
         # The layer-wise error compares with the layer's full output, which needs every head.
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
         grads = model.backward(1.0, cache, once=True)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
 
         def losses(**others: Any) -> dict[str, Any]:
-            layerwise_error = {"layerwise_error": sum(ops.reading(errors)())} if layerwise else {}
+            layerwise_error = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
             return {"loss": loss} | layerwise_error | others
 
         if gate.distribution == "top-k":
             return losses(l0=float(gate.target_heads or 0)), memory, grads  # exactly k are open: no pressure
 
-        l0, l0_cache = ops.l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
-        add_gate_gradients(grads, by_layer(ops.l0_backward(lam, l0_cache), model.config.heads), ops)
+        l0, l0_cache = l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
+        dlog_alpha = by_layer(l0_backward(lam, l0_cache), model.config.heads)
+        more = {name: ops.to_device(g) for name, g in zip(gate_names(model.config.L), dlog_alpha, strict=True)}
+        accumulate(grads, more, ops)
         return losses(l0=l0, lam=lam), memory, grads
 
     def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
@@ -168,19 +168,19 @@ class GateObjective:
         start = self.heads_total / (1 + math.exp(opening - self.gate.log_alpha_init))  # h before the first step
         return controller.pressure(h, start + share * (controller.target - start))
 
-    def add_layerwise_gradients(self, model: Transformer, cache: dict[str, Any], grads: Parameters) -> list[Any]:
+    def add_layerwise_gradients(self, model: Transformer, cache: Cache, grads: Parameters) -> list[Any]:
         """Add the gradient of each block's own error to its layer's gates; return the errors, scalars."""
         ops, errors = model.ops, []
-        dvalues = [ops.to_device(np.zeros_like(gates.values)) for gates in cache["gates"]]
-        for i, gates in enumerate(cache["gates"]):
+        layers = [gates for gates in cache.gates if gates is not None]
+        dgates = [np.zeros_like(gates.values) for gates in layers]
+        for i, gates in enumerate(layers):
             if not gates.values.size:
                 continue
             for outputs, matrix, bias in gated_outputs(model, cache, i):
-                error, error_cache = ops.layerwise_error_forward(gates.gate, outputs, matrix, bias, gates.scale)
-                dgate = ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
-                dvalues[i] = ops.add(dvalues[i], dgate)
+                error, error_cache = ops.layerwise_error_forward(gates.values, outputs, matrix, bias, gates.scale)
+                dgates[i] = dgates[i] + ops.layerwise_error_backward(self.gate.layerwise_weight, error_cache)
                 errors.append(error)
-        add_gate_gradients(grads, gates_backward(dvalues, self.gate, ops, cache["gate"]), ops)
+        accumulate(grads, gates_backward(dgates, self.gate, ops, cache.gate), ops)
         return errors
 
     def describe(self, model: Transformer) -> dict[str, Any]:
@@ -199,35 +199,6 @@ class GateObjective:
             raise CheckpointError("the checkpoint was made with another setting of gate.target_heads; resume with that")
         if self.controller is not None:
             self.controller.lam1, self.controller.lam2 = state["lam"].tolist()
-
-
-def gated_outputs(model: Transformer, cache: dict[str, Any], i: int) -> list[tuple[NDArray, NDArray, NDArray]]:
-    """Return what the gates of layer i multiply in each of its blocks, and the matrix and bias that come after them.
-
-    Args:
-        model: the model.
-        cache: of its forward pass, with all heads.
-        i: the layer.
-
-    Returns:
-        the heads' outputs (B, T, H, Dh), Wo (H·Dh, D) and bo (D,), zeros if there is none; if heads have networks also
-        their units (B, T, H, N), values (H·N, D) and bias (D,).
-    """
-    o = cache["layers"][i]["attention"].o
-    p = layer_parameters(model.params, i)
-    bo = p["bo"] if "bo" in p else model.ops.to_device(np.zeros(model.config.D, p["Wo"].dtype))
-    found = [(o, p["Wo"], bo)]
-    if model.config.networks:
-        H, N, D = p["net.pv"].shape
-        units = cache["ffn"][i]["networks"].r.reshape(*o.shape[:2], H, N)
-        found.append((units, p["net.pv"].reshape(H * N, D), p["net.bo"]))
-    return found
-
-
-def add_gate_gradients(grads: Parameters, dlog_alphas: Sequence[NDArray], ops: Backend) -> None:
-    """Add the gradients of another path to the gates to those of each layer's log_alpha, in `grads`."""
-    for name, dlog_alpha in zip(gate_names(len(dlog_alphas)), dlog_alphas, strict=True):
-        grads[name] = ops.add(grads[name], dlog_alpha)
 
 
 def hit_target(model: Transformer) -> int:

@@ -30,10 +30,9 @@ from numpy.typing import NDArray
 
 from tinyprune.config import ModelConfig
 from tinyprune.errors import NotFiniteError, UsageError
-from tinyprune.kernels.backend import Backend
-from tinyprune.model.memory import Memory
-from tinyprune.model.transformer import Transformer
+from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops.attention import visible_keys
+from tinyprune.ops.engine import Engine
 
 # A head is named after the largest share if that is half of its attention or more, as Clark et al. name those of BERT,
 # or else it is broad if its effective keys are half of those that it sees or more.
@@ -100,7 +99,7 @@ def head_roles(model: Transformer, tokens: NDArray) -> HeadRoles:
         NotFiniteError: if attention weights are not finite.
     """
     config, tokens = model.config, np.asarray(tokens, np.int64)
-    textbook = dataclasses.replace(model, params=model.host_params(), ops=Backend())
+    textbook = dataclasses.replace(model, params=model.host_params(), ops=Engine())
     segments = [tokens[start : start + config.T] for start in range(0, len(tokens), config.T)]
     with np.errstate(over="ignore", invalid="ignore"):  # `_measure` checks what comes out
         measured, keys = _measure(config, _read(textbook, segments, carry=True))
@@ -134,9 +133,9 @@ def _read(
     memory: Memory | None = None
     for ids in segments:
         _, memory, cache = model.forward(ids[None], memory if carry else None)
-        weights = [block["attention"].a[0] for block in cache["layers"]]
+        weights = [block.attention.a[0] for block in cache.attention_blocks]
         layers = []
-        for numbers, gates, a in zip(model.config.head_ids, cache["gates"], weights, strict=True):
+        for numbers, gates, a in zip(model.config.head_ids, cache.gates, weights, strict=True):
             layers.append((np.array(numbers, int)[slice(None) if gates is None else gates.active], a))
         yield ids, layers
         del cache, weights, layers, a  # before the next segment needs as much; so does `_measure`

@@ -17,8 +17,8 @@ from tinyprune.config import DataConfig, GateConfig, ModelConfig, RunConfig, rea
 from tinyprune.data import Tokenizer, tokenizer_from_dict
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import replace_file
-from tinyprune.kernels.backend import Backend
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.training.checkpoints import load_checkpoint
 
 STAGES = ("train", "gate", "prune", "finetune")
@@ -46,7 +46,7 @@ def model_metadata(model: Transformer, tokenizer: Tokenizer, data: DataConfig, d
     }
 
 
-def load_model(path: Path, ops: Backend) -> SavedModel:
+def load_model(path: Path, ops: Engine) -> SavedModel:
     """Read a stage's checkpoint. Raises CheckpointError if that fails, or its tensors do not fit its metadata."""
     tensors, metadata = load_checkpoint(path)
     params = {name.removeprefix("params."): x for name, x in tensors.items() if name.startswith("params.")}

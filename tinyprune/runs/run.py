@@ -25,10 +25,10 @@ from tinyprune.config import ModelConfig, RunConfig, TrainConfig, to_toml
 from tinyprune.data import Segments, Text, load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.files import locked
-from tinyprune.kernels.backend import Backend
 from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, say
 from tinyprune.pruning.gates import GateObjective, hit_target, open_heads, settle, with_new_gates
 from tinyprune.pruning.repair import repaired
@@ -53,7 +53,7 @@ class Run:
 
     directory: RunDirectory
     config: RunConfig
-    ops: Backend
+    ops: Engine
     resume_command: str  # the command that resumes after a stop, for messages
     anew: Sequence[str] = ()  # stages whose checkpoints no longer count, see `prepare`
     source: Path | None = None  # another run's checkpoint, which `prepare` makes the baseline of this one, see `adopt`
@@ -356,7 +356,7 @@ class Run:
         return 0
 
 
-def trained_once(path: Path, config: RunConfig, ops: Backend, resume_command: str) -> Run:
+def trained_once(path: Path, config: RunConfig, ops: Engine, resume_command: str) -> Run:
     """Return a run whose baseline is trained, by this call or by an earlier one in any process.
 
     A concurrent call waits for the first; a run with other settings is done anew.

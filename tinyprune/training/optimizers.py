@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
-from tinyprune.kernels.backend import Backend
 from tinyprune.model.parameters import is_bias
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.clipping import clip_factor as clip_factor  # for loops that clip by themselves
+from tinyprune.ops.engine import Engine
 
 
 class ParameterGroup(NamedTuple):
@@ -55,7 +55,7 @@ def parameter_groups(
     return groups
 
 
-def gradient_norm(grads: dict[str, NDArray], ops: Backend) -> float:
+def gradient_norm(grads: dict[str, NDArray], ops: Engine) -> float:
     """Return the joint norm of all gradients, sqrt(Σ over all entries of all gradients g²), summed in float64.
 
     Args:
@@ -92,10 +92,10 @@ class Optimizer(ABC):
 
     MOMENTS: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> None:
+    def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: Engine | None = None) -> None:
         self.config = config
         self.groups = groups
-        self.ops = ops or Backend()
+        self.ops = ops or Engine()
         self.steps = 0
         self.moments: dict[str, NDArray] = {}
         # the names of each parameter's moments, built once and not in every step
@@ -234,7 +234,7 @@ class LAMB(AdamW):
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB}
 
 
-def make_optimizer(config: TrainConfig, groups: dict[str, ParameterGroup], ops: Backend | None = None) -> Optimizer:
+def make_optimizer(config: TrainConfig, groups: dict[str, ParameterGroup], ops: Engine | None = None) -> Optimizer:
     """Make the optimizer that `config.optimizer` names, for the parameters in `groups`; `ops` defaults to NumPy.
 
     The backend computes; checks, state and moments are here.

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import NotFiniteError
-from tinyprune.model.gating import gate_names
-from tinyprune.model.memory import Memory, Released
+from tinyprune.model.gates import gate_names
 from tinyprune.model.parameters import Parameters
-from tinyprune.model.transformer import Transformer
+from tinyprune.model.transformer import Memory, Released, Transformer
 from tinyprune.training.optimizers import Optimizer, gradient_norm, make_optimizer, parameter_groups
 from tinyprune.training.schedules import learning_rate
 

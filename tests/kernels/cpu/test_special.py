@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tinyprune.kernels.cpu.linear import column_sums
 
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.arguments import SMALL
 from tinyprune.kernels.cpu.dropout import kept, threshold
-from tinyprune.kernels.cpu.linear import column_sums
 from tinyprune.kernels.cpu.norm import COLUMNS
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.dropout import keep_mask

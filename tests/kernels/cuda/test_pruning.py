@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from tinyprune.kernels.cuda.pruning.layerwise_error import THREADS, error_of
 
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
-from tinyprune.kernels.cuda.pruning.layerwise_error import THREADS, error_of
 
 from .compare import assert_close, cuda, normal, on_device
 

@@ -35,11 +35,12 @@ from tinyprune.bench.command import Options
 from tinyprune.bench.processes import Processes
 from tinyprune.bench.race import OURS, Case, race
 from tinyprune.bench.shapes import STEP_SHAPES, ModelShape, model_shape
-from tinyprune.kernels.backend import Backend, get_backend
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.workspace import POOL
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.ops import __all__ as OPERATIONS
 from tinyprune.ops.attention import visible_keys
+from tinyprune.ops.engine import Engine
 from tinyprune.tables import Record
 
 STEPS, WARM_UP = 30, 3
@@ -115,7 +116,7 @@ def work_of(name: str, arguments: tuple, options: dict[str, Any]) -> dict[str, t
 class Observed:
     """A backend whose operations are counted in the first step, and timed in later ones."""
 
-    def __init__(self, ops: Backend) -> None:
+    def __init__(self, ops: Engine) -> None:
         self.ops = ops
         self.work: dict[str, Work] = defaultdict(Work)
         self.seconds: dict[str, float] = defaultdict(float)  # of a step

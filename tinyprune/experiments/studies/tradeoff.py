@@ -270,7 +270,7 @@ def plot_attention(model: Transformer, tokens: NDArray, head_ids: Sequence[Seque
             axes.set_visible(False)
         for axes, place in zip(row, places, strict=False):
             layer, h = heads[place]
-            a = cache["layers"][layer]["attention"].a[0, h]
+            a = cache.attention_blocks[layer].attention.a[0, h]
             context = a[:, : a.shape[1] - N]
             axes.imshow(
                 context,

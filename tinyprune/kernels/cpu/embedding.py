@@ -23,6 +23,7 @@ from tinyprune.kernels.cpu.dropout import keep_factor, threshold
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 from tinyprune.ops.dropout import check_rate, draw_keys
 from tinyprune.ops.embedding import check_ids
+from tinyprune.ops.rows import check_each_row, check_rows_index
 
 
 @kernel
@@ -113,12 +114,11 @@ def embedding_backward(dout: NDArray, cache: tuple) -> NDArray:
     return dE
 
 
-def sum_rows(rows: NDArray, ids: NDArray, V: int) -> NDArray:
-    """Add rows of equal id together, (R, D), (R,) → (V, D), as `ops.embedding.sum_rows`; float32 or float64."""
-    if rows.ndim != 2 or ids.shape != rows.shape[:1]:
-        raise ValueError(f"rows must be (R, D) and ids (R,), one for each row, got {rows.shape} and {ids.shape}")
-    check_ids(ids, V)
+def sum_rows(rows: NDArray, index: NDArray, n: int) -> NDArray:
+    """Sum the rows of each place, as `ops.sum_rows`; float32 or float64."""
+    check_rows_index(index, n)
+    check_each_row(rows, index, rows)
     check_floats(rows=rows)
-    total = workspace.empty((V, rows.shape[1]), rows.dtype)
-    sum_by_word(flat(ids.astype(np.int64, copy=False)), contiguous(rows), 1.0, 0, 0, 0, total)
+    total = workspace.empty((n, rows.shape[1]), rows.dtype)
+    sum_by_word(flat(index.astype(np.int64, copy=False)), contiguous(rows), 1.0, 0, 0, 0, total)
     return total

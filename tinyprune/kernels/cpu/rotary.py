@@ -17,7 +17,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 from tinyprune.kernels.cpu.simd import add, lanes, load, multiply, number, store, subtract
 from tinyprune.ops.rotary import check_arguments, cos_and_sin
@@ -26,7 +26,7 @@ REMEMBERED = 16  # tables, of T · Dh/2 numbers: one for training and evaluation
 
 
 @kernel
-def rotate_row(x, at, H, cos, sin, table_at, half, one, other, out):
+def turn_row(x, at, H, cos, sin, table_at, half, one, other, out):
     """Turn the H heads of a position, which begin at `at`; `one` and `other` are where a head's halves begin."""
     L = lanes(x)
     whole = half - half % L
@@ -47,15 +47,15 @@ def rotate_row(x, at, H, cos, sin, table_at, half, one, other, out):
 
 
 @parallel_kernel
-def rotate(x, rows, T, H, cos, sin, half, one, other, out):
+def turn(x, rows, T, H, cos, sin, half, one, other, out):
     """Turn all `rows`, of which each T in a row are a text. All arrays are flat."""
     if x.size < SMALL:
         for row in range(rows):
-            rotate_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
+            turn_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
     else:
         for i in prange(rows):
             row = number(i)
-            rotate_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
+            turn_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
 
 
 @lru_cache(REMEMBERED)
@@ -65,26 +65,13 @@ def tables(T: int, Dh: int, base: float, first: int, dtype: np.dtype) -> tuple[N
     return cos.ravel(), sin.ravel()
 
 
-def rotated(x: NDArray, cos: NDArray, sin: NDArray, back: bool) -> NDArray:
-    """Turn `x` (B, T, H, Dh), or turn it back, into a new array."""
-    B, T, H, Dh = x.shape
-    half = Dh // 2
-    out = workspace.empty(x.shape, x.dtype)
-    rotate(flat(x), B * T, T, H, cos, sin, half, half if back else 0, 0 if back else half, out.reshape(-1))
-    return out
-
-
-def rotary_forward(x: NDArray, base: float = 10000.0, first: int = 0) -> tuple[NDArray, tuple]:
-    """Turn the features of every position and head: `ops.rotary_forward` for float32 or float64."""
+def rotate(x: NDArray, base: float, first: int = 0, *, back: bool = False) -> NDArray:
+    """Turn the features of every position and head, as `ops.rotate`; float32 or float64."""
     check_arguments(x, base, first)
     check_floats(x=x)
-    cos, sin = tables(x.shape[1], x.shape[3], base, first, x.dtype)
-    return rotated(x, cos, sin, back=False), (cos, sin, x.shape)
-
-
-def rotary_backward(dout: NDArray, cache: tuple) -> NDArray:
-    """Return the gradient of `rotary_forward` with respect to `x`, as `ops.rotary_backward`."""
-    cos, sin, shape = cache
-    check_gradient(dout, shape, cos.dtype)
-    # out1 = x1 * cos - x2 * sin,  out2 = x2 * cos + x1 * sin
-    return rotated(dout, cos, sin, back=True)
+    B, T, H, Dh = x.shape
+    half = Dh // 2
+    cos, sin = tables(T, Dh, base, first, x.dtype)
+    out = workspace.empty(x.shape, x.dtype)
+    turn(flat(x), B * T, T, H, cos, sin, half, half if back else 0, 0 if back else half, out.reshape(-1))
+    return out

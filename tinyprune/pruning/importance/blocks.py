@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
-from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import gated_outputs
+from tinyprune.model.transformer import Transformer, gated_outputs
 from tinyprune.pruning.importance.reading import read
 
 RIDGE = 1e-4  # λ as a share of the mean of XᵀX's diagonal

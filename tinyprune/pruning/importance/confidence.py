@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels.backend import Backend
 from tinyprune.model.transformer import Transformer
+from tinyprune.ops.engine import Engine
 from tinyprune.pruning.importance.masks import Scores
 from tinyprune.pruning.importance.reading import read
 
@@ -22,11 +22,11 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
 
     Compiled kernels never store the attention weights, so the textbook backend reads the text.
     """
-    textbook = dataclasses.replace(model, params=model.host_params(), ops=Backend())
+    textbook = dataclasses.replace(model, params=model.host_params(), ops=Engine())
     segments = 0
     sums = [np.zeros(H) for H in model.config.heads]
     for _, cache in read(textbook, tokens, all_heads=True):
         segments += 1
-        for total, block in zip(sums, cache["layers"], strict=True):
-            total += block["attention"].a.max(-1).mean((0, 2))  # a (B, H, T, S + N)
+        for total, block in zip(sums, cache.attention_blocks, strict=True):
+            total += block.attention.a.max(-1).mean((0, 2))  # a (B, H, T, S + N)
     return [total / segments for total in sums]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
-from tinyprune.model.gating import by_layer, gate_names
+from tinyprune.model.gates import by_layer, gate_names
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import add_gates
 

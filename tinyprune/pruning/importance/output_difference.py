@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import gated_outputs
+from tinyprune.model.transformer import Transformer, gated_outputs
+from tinyprune.ops import head_difference
 from tinyprune.pruning.importance.masks import Scores
 from tinyprune.pruning.importance.reading import read
 
@@ -24,10 +24,9 @@ def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Genera
     for _, cache in read(model, tokens, all_heads=True):
         segments += 1
         for i, total in enumerate(sums):
-            gates = cache["gates"][i]
+            gates = cache.gates[i]
             scale = 1.0 if gates is None else gates.scale
-            deltas = [model.ops.head_difference(o, W, scale) for o, W, _ in gated_outputs(model, cache, i)]
-            delta = deltas[0] if len(deltas) == 1 else model.ops.add(*deltas)
-            delta = model.ops.to_host(delta)
+            host = model.ops.to_host
+            delta = np.sum([head_difference(host(o), host(W), scale) for o, W, _ in gated_outputs(model, cache, i)], 0)
             total += np.sqrt((delta**2).sum(-1)).mean((1, 2))  # delta (H, B, T, D)
     return [total / segments for total in sums]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.data import Segments
-from tinyprune.model.transformer import Transformer
+from tinyprune.model.transformer import Cache, Transformer
 
 STREAMS = 16  # rows read in parallel by criteria that need only means
 
 
 def read(
     model: Transformer, tokens: NDArray, streams: int = STREAMS, all_heads: bool = False, frozen: bool = False
-) -> Iterator[tuple[np.inexact, dict[str, Any]]]:
+) -> Iterator[tuple[np.inexact, Cache]]:
     """Read a text without noise, with the memory carried along; yield loss and cache of each segment.
 
     Args:

@@ -198,7 +198,7 @@ def to_host(x: DeviceArray | NDArray | None) -> NDArray | None:
 
 
 def reading(values: Sequence[Any]) -> Callable[[], list[float]]:
-    """Begin to read numbers, and arrays of one number: see `Backend.reading`."""
+    """Begin to read numbers, and arrays of one number: see `Engine.reading`."""
     if SIMULATED:
         found = [float(value) for value in values]
         return lambda: found

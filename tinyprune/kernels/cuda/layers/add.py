@@ -5,11 +5,9 @@ copied first unless they are contiguous.
 """
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.many import table_of, tables
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_alike
 from tinyprune.kernels.cuda.parts.copies import by_rows, contiguous
-from tinyprune.ops.add import numbered
 
 THREADS = 256
 
@@ -22,25 +20,11 @@ def add_all(a, a_step, b, b_step, size, out):
         out[row * size + i] = a[row * a_step + i] + b[row * b_step + i]
 
 
-@kernel(tables, int32, int32, floats, threads=THREADS)
-def sum_all(arrays, count, size, out):
-    """out = arrays[0] + arrays[1] + …, all contiguous."""
-    i = cuda.grid(1)
-    if i < size:
-        total = float32(0)
-        for n in range(count):
-            total += arrays[n][i]
-        out[i] = total
-
-
-def add(a: DeviceArray, b: DeviceArray, *more: DeviceArray) -> DeviceArray:
-    """Return a + b + …: `ops.add` for float32."""
-    check_alike(a=a, b=b, **numbered(more))
+def add(a: DeviceArray, b: DeviceArray) -> DeviceArray:
+    """Return a + b, as `ops.add`, for float32."""
+    check_alike(a=a, b=b)
     out = empty(a.shape)
-    if more:
-        arrays = [contiguous(x) for x in (a, b, *more)]
-        sum_all(blocks(out.size, THREADS), table_of(arrays), len(arrays), out.size, out)
-    elif a.ndim == 3 and not (a.contiguous and b.contiguous):
+    if a.ndim == 3 and not (a.contiguous and b.contiguous):
         size = out.size // max(len(a), 1)
         add_all((blocks(size, THREADS), len(a)), *by_rows(a), *by_rows(b), size, out)
     else:

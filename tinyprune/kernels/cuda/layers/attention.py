@@ -22,7 +22,7 @@ from tinyprune.kernels.cuda.attend.distances import DISTANCES_BACKWARD
 from tinyprune.kernels.cuda.attend.forward import FORWARD
 from tinyprune.kernels.cuda.attend.keys import KEYS_BACKWARD
 from tinyprune.kernels.cuda.attend.queries import QUERIES_BACKWARD
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
@@ -68,6 +68,7 @@ def attention_forward(
 ) -> tuple[DeviceArray, AttentionCache]:
     """`ops.attention_forward` for float32 and Dh ≤ 64. The cache has the head outputs `o`; weights are not kept."""
     check_arguments(q, k, v, r, u, w, pk, pv, gate, span, dropout)
+    gate = None if gate is None else to_device(gate)  # gates are made in main memory
     optional = {"r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate}
     check_floats(q=q, k=k, v=v, **{name: x for name, x in optional.items() if x is not None})
     B, T, H, Dh = q.shape

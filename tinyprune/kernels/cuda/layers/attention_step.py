@@ -13,11 +13,11 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
 from tinyprune.kernels.cuda.layers.add import add
 from tinyprune.kernels.cuda.layers.attention import attention_forward
-from tinyprune.kernels.cuda.layers.linear import linear_forward
 from tinyprune.kernels.cuda.layers.norms import layernorm_forward
-from tinyprune.kernels.cuda.layers.rotary import rotary_forward
+from tinyprune.kernels.cuda.layers.rotary import rotate
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
 from tinyprune.kernels.cuda.parts.copies import copied, zeros
+from tinyprune.kernels.cuda.products.primitives import matmul
 from tinyprune.ops.attention_step import BlockWeights, check_step
 
 THREADS = 128
@@ -60,12 +60,12 @@ def attention_step(
     if n is None:
         n, _ = layernorm_forward(x, ln_scale, ln_bias)
     pairs = (Wq, bq), (Wk, bk), (Wv, bv)
-    q, k, v = (linear_forward(n, W, b)[0].reshape(1, 1, H, Dh) for W, b in pairs)
+    q, k, v = (matmul(n, W, bias=b).reshape(1, 1, H, Dh) for W, b in pairs)
     if rope_base is not None:
-        (q, _), (k, _) = (rotary_forward(part, rope_base, read) for part in (q, k))
+        q, k = rotate(q, rope_base, read), rotate(k, rope_base, read)
     seen = in_order(keys, k, read), in_order(values, v, read), None if r is None else r[: min(read + 1, C)]
     o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
-    y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
+    y = matmul(o.reshape(H * Dh), Wo, bias=bo)
     for newest, ring in ((k, keys), (v, values)):  # write the buffers last, when nothing can fail any more
         copied(newest[0, 0], ring[read % C])
     return add(x, y)

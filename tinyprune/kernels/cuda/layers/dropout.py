@@ -4,14 +4,11 @@ One thread for each entry. The mask is never stored: some fifteen instructions r
 again in backward, which is faster than reading it from memory.
 """
 
-import numpy as np
-
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.arguments import check_gradient
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.parts.masks import DROPOUT, Dropout, draw_mask, keep_factor
-from tinyprune.ops.dropout import check_rate
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, Dropout, keep_factor
 
 THREADS = 256
 
@@ -31,18 +28,8 @@ def apply(x: DeviceArray, mask: Dropout) -> DeviceArray:
     return out
 
 
-def dropout_forward(x: DeviceArray, rate: float, rng: np.random.Generator | None) -> tuple[DeviceArray, tuple]:
-    """Drop a share `rate` of `x`: `ops.dropout_forward` for float32."""
-    check_rate("rate", rate)
-    check_floats(x=x)
-    if rng is None or rate == 0:
-        return x, (None, x.shape)
-    mask = draw_mask(rate, rng)
-    return apply(x, mask), (mask, x.shape)
-
-
 def dropout_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
-    """Gradient of `dropout_forward`, as `ops.dropout_backward`; the mask is recomputed."""
+    """Return the gradient of dropout; the mask is recomputed."""
     mask, shape = cache
     check_gradient(dout, shape)
     # out = x * keep / (1 - rate)

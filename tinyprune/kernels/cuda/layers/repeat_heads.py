@@ -1,7 +1,7 @@
-"""Repeat heads: copies of the keys or values that several query heads share. See `tinyprune.ops.repeat_heads`.
+"""Sums of the gradients of query heads that share a key or value. See `tinyprune.ops.repeat_heads`.
 
-Forward takes heads as `take_slices` does. Backward has a thread for each entry of dx, which goes through the heads:
-sums run in their order, and no two threads write to one place.
+A thread for each entry of the result goes through the heads: sums run in their order, and no two threads write to one
+place.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel, uint32
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.layers.slices import on_device
+from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.pruning.slices import on_device, picked
-from tinyprune.ops.repeat_heads import check_arguments
+from tinyprune.ops.repeat_heads import check_sum_heads
 
 THREADS = 256
 
@@ -33,21 +33,12 @@ def sum_shared(dout, index, H, K, Dh, size, dx):
         dx[i] = total
 
 
-def repeat_heads_forward(x: DeviceArray, index: Sequence[int] | NDArray) -> tuple[DeviceArray, tuple]:
-    """Copy the head `index[h]` of `x` to head h: `ops.repeat_heads_forward` for float32."""
+def sum_heads(x: DeviceArray, index: Sequence[int] | NDArray, K: int) -> DeviceArray:
+    """Sum the heads that belong together, as `ops.sum_heads`, for float32."""
     check_floats(x=x)
-    check_arguments(x, index)
-    places = tuple(map(int, index))
-    return picked(x, places, 2, x.shape[2], 1), (places, x.shape)
-
-
-def repeat_heads_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
-    """Gradient of `repeat_heads_forward` with respect to `x`, as `ops.repeat_heads_backward`."""
-    places, shape = cache
-    B, S, K, Dh = shape
-    H = len(places)
-    check_gradient(dout, (B, S, H, Dh))
-    dx = empty(shape)
-    # out[:, :, h] = x[:, :, index[h]]
-    sum_shared(blocks(dx.size, THREADS), contiguous(dout), on_device(places), H, K, Dh, dx.size, dx)
-    return dx
+    check_sum_heads(x, index, K)
+    B, S, H, Dh = x.shape
+    out = empty((B, S, K, Dh))
+    places = on_device(tuple(map(int, index)))
+    sum_shared(blocks(out.size, THREADS), contiguous(x), places, H, K, Dh, out.size, out)
+    return out

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
+from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.ops.rotary import check_arguments, cos_and_sin
 
@@ -19,7 +19,7 @@ REMEMBERED = 16  # tables, of T · Dh/2 numbers: one for training and evaluation
 
 
 @kernel(floats, floats, floats, int32, int32, int32, int32, int32, int32, floats, threads=THREADS, hot=True)
-def rotate(x, cos, sin, T, H, half, one, other, pairs, out):
+def turn(x, cos, sin, T, H, half, one, other, pairs, out):
     """out of x (B, T, H, Dh), both flat; `one` and `other` are where a head's halves begin."""
     n = cuda.grid(1)
     if n < pairs:
@@ -40,27 +40,13 @@ def tables(T: int, Dh: int, base: float, first: int) -> tuple[DeviceArray, Devic
     return to_device(cos), to_device(sin)
 
 
-def rotated(x: DeviceArray, cos: DeviceArray, sin: DeviceArray, back: bool) -> DeviceArray:
-    """Turn `x` (B, T, H, Dh), or turn it back, into a new array."""
+def rotate(x: DeviceArray, base: float, first: int = 0, *, back: bool = False) -> DeviceArray:
+    """Turn the features of every position and head, as `ops.rotate`, for float32."""
+    check_floats(x=x)
+    check_arguments(x, base, first)
     _, T, H, Dh = x.shape
     half, pairs = Dh // 2, x.size // 2
     one, other = (half, 0) if back else (0, half)
     out = empty(x.shape)
-    rotate(blocks(pairs, THREADS), contiguous(x), cos, sin, T, H, half, one, other, pairs, out)
+    turn(blocks(pairs, THREADS), contiguous(x), *tables(T, Dh, base, first), T, H, half, one, other, pairs, out)
     return out
-
-
-def rotary_forward(x: DeviceArray, base: float = 10000.0, first: int = 0) -> tuple[DeviceArray, tuple]:
-    """Turn the features of every position and head: `ops.rotary_forward` for float32."""
-    check_floats(x=x)
-    check_arguments(x, base, first)
-    cos, sin = tables(x.shape[1], x.shape[3], base, first)
-    return rotated(x, cos, sin, back=False), (cos, sin, x.shape)
-
-
-def rotary_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
-    """Gradient of `rotary_forward` with respect to `x`, as `ops.rotary_backward`."""
-    cos, sin, shape = cache
-    check_gradient(dout, shape)
-    # out1 = x1 * cos - x2 * sin,  out2 = x2 * cos + x1 * sin
-    return rotated(dout, cos, sin, back=True)

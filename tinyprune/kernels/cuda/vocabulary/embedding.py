@@ -22,6 +22,7 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, draw_
 from tinyprune.kernels.cuda.vocabulary.rows import Tokens, taken_rows, together
 from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.embedding import check_ids
+from tinyprune.ops.rows import check_each_row, check_rows_index
 
 THREADS = 128
 CHUNK = 32  # positions whose rows a block adds
@@ -75,7 +76,7 @@ def tokens(ids: NDArray, targets: NDArray) -> tuple[Tokens, Tokens]:
     return given[0], given[1]
 
 
-def sum_rows(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_ALL) -> DeviceArray:
+def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_ALL) -> DeviceArray:
     """Add R rows (R, D) of equal id, times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
@@ -86,6 +87,14 @@ def sum_rows(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_ALL) 
     sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)
     sum_words((words.size, across), sums, words, word_starts, mask, D, total)
     return total
+
+
+def sum_rows(rows: DeviceArray, index: NDArray, n: int) -> DeviceArray:
+    """Sum the rows of each place, as `ops.sum_rows`, for float32; `index` in main memory."""
+    check_floats(rows=rows)
+    check_rows_index(index, n)
+    check_each_row(rows, index, rows)
+    return sums_by_word(rows, index, n)
 
 
 def embedding_forward(
@@ -113,4 +122,4 @@ def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
     ids, (V, D), mask = cache
     check_gradient(dout, (*ids.shape, D))
     # out[r] = E[ids[r]] · factor
-    return sum_rows(contiguous(dout).reshape(-1, D), ids, V, mask)
+    return sums_by_word(contiguous(dout).reshape(-1, D), ids, V, mask)

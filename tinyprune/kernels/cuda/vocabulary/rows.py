@@ -1,10 +1,10 @@
-"""Rows of a matrix by number: taken, put or added, times the dropout factors of their words.
+"""Rows of a matrix by number: taken or added, times the dropout factors of their words.
 
     take: out[i] = x[places[i]] · factor(words[i])
     put:  out[places[i]] = rows[i] · factor(words[i])
     add:  out[places[i]] = out[places[i]] + rows[i]
 
-A block for each row. In `put` and `add` all places differ, so no two blocks write to one row.
+A block for each row. In `add` all places differ, so no two blocks write to one row.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import cuda, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, keep_factor
+from tinyprune.ops.rows import check_each_row, check_rows_index
 
 THREADS = 128
 
@@ -27,15 +29,6 @@ def take(x, places, words, dropout, D, out):
     times = keep_factor(words[i], dropout)
     for d in range(cuda.threadIdx.x, D, THREADS):
         out[i * D + d] = x[places[i] * D + d] * times
-
-
-@kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS)
-def put(rows, places, words, dropout, D, out):
-    """out (R, D) from rows (n, D)."""
-    i = cuda.blockIdx.x
-    times = keep_factor(words[i], dropout)
-    for d in range(cuda.threadIdx.x, D, THREADS):
-        out[places[i] * D + d] = rows[i * D + d] * times
 
 
 @kernel(floats, ints, int32, floats, threads=THREADS)
@@ -78,11 +71,18 @@ def taken_rows(x: DeviceArray, places: NDArray, words: NDArray | None = None, ma
     return out
 
 
-def put_rows(rows: DeviceArray, places: NDArray, words: NDArray, mask: Dropout, out: DeviceArray) -> None:
-    """Write rows (n, D) to the rows `places` (n,) of out (R, D), times the factors of `words` (n,)."""
-    put(places.size, contiguous(rows), numbers(places), numbers(words), mask, rows.shape[1], out)
+def take_rows(x: DeviceArray, index: NDArray) -> DeviceArray:
+    """Copy rows, as `ops.take_rows`, for float32 (R, ...); `index` in main memory."""
+    check_floats(x=x)
+    check_rows_index(index, len(x))
+    return taken_rows(x.reshape(len(x), x.size // max(len(x), 1)), index).reshape(index.size, *x.shape[1:])
 
 
-def add_rows(rows: DeviceArray, places: NDArray, out: DeviceArray) -> None:
-    """Add rows (n, D) to the rows `places` (n,) of out (R, D), in place."""
-    add(places.size, contiguous(rows), numbers(places), rows.shape[1], out)
+def add_rows(x: DeviceArray, index: NDArray, rows: DeviceArray) -> DeviceArray:
+    """Add rows in place, as `ops.add_rows`, for float32; `index` in main memory."""
+    check_floats(x=x, rows=rows)
+    check_in_place(x=x)
+    check_rows_index(index, len(x))
+    check_each_row(x, index, rows)
+    add(index.size, contiguous(rows), numbers(index), x.shape[1], x)
+    return x

@@ -1,0 +1,116 @@
+"""The operations that Numba compiles for the processor. The others are those of `tinyprune.ops.engine`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import numba
+
+from tinyprune.kernels import linear
+from tinyprune.kernels.cpu import (
+    adamw,
+    add,
+    ahead,
+    attention,
+    attention_step,
+    concatenate,
+    cross_entropy,
+    embedding,
+    gelu,
+    jit,
+    lamb,
+    layernorm,
+    norm,
+    products,
+    repeat_heads,
+    residual,
+    rmsnorm,
+    rotary,
+    slices,
+    swiglu,
+    units,
+)
+from tinyprune.ops.engine import Engine
+
+jit.watch_threads()
+
+
+class Numba(Engine):
+    """Kernels for the processor, on NumPy arrays of float32 or float64."""
+
+    name = "numba"
+    takes_complex = False
+    compiling = jit.COMPILING
+    kept = jit.KEPT
+
+    def functions_to_compile(self) -> int | None:
+        """See `Machine`."""
+        return jit.functions_of_a_run()
+
+    def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
+        """See `Machine`."""
+        return jit.compilations(begin, end)
+
+    @contextmanager
+    def compiling_ahead(self) -> Iterator[Engine | None]:
+        """See `Machine`: attention is compiled in a second process."""
+        if not ahead.worthwhile():
+            yield None
+            return
+        with ahead.second_process():
+            yield WithoutAttention()
+
+    @contextmanager
+    def threads(self, count: int) -> Iterator[None]:
+        """See `Machine`."""
+        before = numba.get_num_threads()
+        numba.set_num_threads(count)
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
+
+    matmul = staticmethod(products.matmul)
+    weight_gradient = staticmethod(products.weight_gradient)
+    column_sums = staticmethod(products.column_sums)
+    linear_forward = linear.linear_forward
+    linear_backward = linear.linear_backward
+    sum_rows = staticmethod(embedding.sum_rows)
+    multiply_rows = staticmethod(units.multiply_rows)
+    row_dots = staticmethod(units.row_dots)
+    concatenate = staticmethod(concatenate.concatenate)
+    take_slices = staticmethod(slices.take_slices)
+    put_slices = staticmethod(slices.put_slices)
+    sum_heads = staticmethod(repeat_heads.sum_heads)
+    attention_forward = staticmethod(attention.attention_forward)
+    attention_backward = staticmethod(attention.attention_backward)
+    AttentionStep = attention_step.AttentionStep
+    attention_step = staticmethod(attention_step.attention_step)
+    rotate = staticmethod(rotary.rotate)
+    layernorm_forward = staticmethod(layernorm.layernorm_forward)
+    layernorm_backward = staticmethod(layernorm.layernorm_backward)
+    rmsnorm_forward = staticmethod(rmsnorm.rmsnorm_forward)
+    rmsnorm_backward = staticmethod(rmsnorm.rmsnorm_backward)
+    gelu_forward = staticmethod(gelu.gelu_forward)
+    gelu_backward = staticmethod(gelu.gelu_backward)
+    swiglu_forward = staticmethod(swiglu.swiglu_forward)
+    swiglu_backward = staticmethod(swiglu.swiglu_backward)
+    units_gradient = staticmethod(units.units_gradient)
+    residual_forward = staticmethod(residual.residual_forward)
+    residual_backward = staticmethod(residual.residual_backward)
+    add = staticmethod(add.add)
+    embedding_forward = staticmethod(embedding.embedding_forward)
+    embedding_backward = staticmethod(embedding.embedding_backward)
+    log_softmax = staticmethod(cross_entropy.log_softmax)
+    cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
+    cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
+    squared_norms = staticmethod(norm.squared_norms)
+    clipping = staticmethod(norm.clipping)
+    adamw_updates = staticmethod(adamw.adamw_updates)
+    lamb_update = staticmethod(lamb.lamb_update)
+
+
+class WithoutAttention(Numba):
+    """For a step that compiles all kernels but those of attention."""
+
+    attention_forward = staticmethod(ahead.stand_in_forward)
+    attention_backward = staticmethod(ahead.stand_in_backward)

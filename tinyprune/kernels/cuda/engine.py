@@ -1,0 +1,116 @@
+"""The operations that `numba.cuda` compiles for an NVIDIA GPU. The compositions are those of `tinyprune.ops.engine`."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from tinyprune.kernels import linear
+from tinyprune.kernels.cuda.device import array, jit
+from tinyprune.kernels.cuda.device.driver import driver
+from tinyprune.kernels.cuda.layers import (
+    activations,
+    add,
+    attention,
+    attention_step,
+    concatenate,
+    norms,
+    repeat_heads,
+    residual,
+    rotary,
+    slices,
+    units,
+)
+from tinyprune.kernels.cuda.products import primitives
+from tinyprune.kernels.cuda.updates import adamw, lamb, norm
+from tinyprune.kernels.cuda.vocabulary import cross_entropy, distillation, embedding, rows
+from tinyprune.ops.engine import Array, Engine
+
+
+class Cuda(Engine):
+    """Kernels for a GPU, on `DeviceArray`s of float32."""
+
+    name = "cuda"
+    on_device = True
+    takes_complex = False
+    compiling = jit.COMPILING
+    kept = jit.KEPT
+
+    def to_device(self, x: Array) -> Array:
+        """See `Machine`."""
+        return array.to_device(x)
+
+    def to_host(self, x: Array) -> Array:
+        """See `Machine`."""
+        return array.to_host(x)
+
+    def tokens(self, ids: Array, targets: Array) -> tuple[Array, Array]:
+        """See `Machine`."""
+        return embedding.tokens(ids, targets)
+
+    def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
+        """See `Machine`."""
+        return array.reading(values)
+
+    def synchronize(self) -> None:
+        """See `Machine`."""
+        if not jit.SIMULATED:
+            driver().synchronize()
+
+    def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
+        """See `Machine`."""
+        return jit.compilations(begin, end)
+
+    matmul = staticmethod(primitives.matmul)
+    weight_gradient = staticmethod(primitives.weight_gradient)
+    column_sums = staticmethod(primitives.column_sums)
+    linear_forward = linear.linear_forward
+    linear_backward = linear.linear_backward
+    take_rows = staticmethod(rows.take_rows)
+    add_rows = staticmethod(rows.add_rows)
+    sum_rows = staticmethod(embedding.sum_rows)
+    multiply_rows = staticmethod(units.multiply_rows)
+    row_dots = staticmethod(units.row_dots)
+    concatenate = staticmethod(concatenate.concatenate)
+    take_slices = staticmethod(slices.take_slices)
+    put_slices = staticmethod(slices.put_slices)
+    sum_heads = staticmethod(repeat_heads.sum_heads)
+    attention_forward = staticmethod(attention.attention_forward)
+    attention_backward = staticmethod(attention.attention_backward)
+    AttentionStep = attention_step.AttentionStep
+    attention_step = staticmethod(attention_step.attention_step)
+    rotate = staticmethod(rotary.rotate)
+    layernorm_forward = staticmethod(norms.layernorm_forward)
+    layernorm_backward = staticmethod(norms.layernorm_backward)
+    rmsnorm_forward = staticmethod(norms.rmsnorm_forward)
+    rmsnorm_backward = staticmethod(norms.rmsnorm_backward)
+    gelu_forward = staticmethod(activations.gelu_forward)
+    gelu_backward = staticmethod(activations.gelu_backward)
+    swiglu_forward = staticmethod(activations.swiglu_forward)
+    swiglu_backward = staticmethod(activations.swiglu_backward)
+    units_gradient = staticmethod(units.units_gradient)
+    residual_forward = staticmethod(residual.residual_forward)
+    residual_backward = staticmethod(residual.residual_backward)
+    add = staticmethod(add.add)
+    embedding_forward = staticmethod(embedding.embedding_forward)
+    embedding_backward = staticmethod(embedding.embedding_backward)
+    log_softmax = staticmethod(cross_entropy.log_softmax)
+    cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
+    cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
+    distillation_forward = staticmethod(distillation.distillation_forward)
+    distillation_backward = staticmethod(distillation.distillation_backward)
+    squared_norms = staticmethod(norm.squared_norms)
+    clipping = staticmethod(norm.clipping)
+    adamw_updates = staticmethod(adamw.adamw_updates)
+    lamb_update = staticmethod(lamb.lamb_update)
+
+
+class CudaTF32(Cuda):
+    """The same, with products on tensor cores."""
+
+    name = "cuda-tf32"
+    matmul = staticmethod(partial(primitives.matmul, precision="tf32"))
+    weight_gradient = staticmethod(partial(primitives.weight_gradient, precision="tf32"))
+
+
+ENGINES = {"float32": Cuda, "tf32": CudaTF32}

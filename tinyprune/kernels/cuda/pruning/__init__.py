@@ -1,1 +1,0 @@
-"""Operations that only pruning needs: gates, their penalties and losses, and parts of parameters that heads own."""

@@ -1,0 +1,158 @@
+"""The gates of all layers in one forward pass, and the backward pass to every `log_alpha`.
+
+The `log_alpha` of all layers are joined, (all heads,), go through one operation, and are split again:
+
+    hard-concrete   each gate independently (`ops.hard_concrete_forward`)
+    top-k           k of all heads together (`ops.top_k_forward`)
+
+In training the noise is drawn from `rng`; in evaluation there is none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune import ops as textbook
+from tinyprune.config import GateConfig
+from tinyprune.model.parameters import Parameters, put_heads, read_by, take_heads
+from tinyprune.ops.engine import Engine
+
+Groups = tuple[int, ...] | None  # for each head the number of its key-value head, see `ModelConfig.groups`
+
+
+@dataclass(frozen=True)
+class LayerGates:
+    """The gates of a layer in one forward pass."""
+
+    values: NDArray  # (H,)
+    scale: float  # output scaling c
+    active: NDArray  # numbers of the heads that are computed
+
+
+def gate_names(layers: int) -> list[str]:
+    """Return the names of the layers' log_alpha among the parameters."""
+    return [f"layers.{i}.log_alpha" for i in range(layers)]
+
+
+def joined_log_alpha(params: Parameters, layers: int, ops: Engine) -> NDArray:
+    """Return the log_alpha of all layers, (all heads,), in main memory."""
+    return np.concatenate([ops.to_host(params[name]) for name in gate_names(layers)])
+
+
+def by_layer(values: NDArray, heads: Sequence[int]) -> list[NDArray]:
+    """Split one number for each head, (all heads,), into a view (H,) for each layer."""
+    ends = itertools.accumulate(heads)
+    return [values[end - H : end] for H, end in zip(heads, ends, strict=True)]
+
+
+def gates_forward(
+    params: Parameters,
+    heads: Sequence[int],
+    gate: GateConfig | None,
+    ops: Engine,
+    rng: np.random.Generator | None,
+    all_heads: bool,
+) -> tuple[list[LayerGates | None], Any]:
+    """Sample or evaluate the gates of every layer.
+
+    Args:
+        params: the model's, with a `layers.i.log_alpha` (H,) for each layer.
+        heads: number of heads of each layer.
+        gate: the kind of gates, or None for a model without.
+        ops: the engine, in whose memory the parameters are.
+        rng: noise; None for evaluation.
+        all_heads: compute all heads. Otherwise a head whose gate is shut and (in training) cannot move is not active.
+
+    Returns:
+        gates: of each layer; a list of None without gates.
+        cache: what `gates_backward` needs.
+    """
+    if gate is None:
+        return [None] * len(heads), None
+    log_alpha = joined_log_alpha(params, len(heads), ops)
+    values, cache, moving = sample(log_alpha, gate, rng)
+    opened = values.real != 0
+    computed = opened | moving | all_heads
+    layers: list[LayerGates | None] = []
+    for own, is_open, is_computed in zip(*(by_layer(x, heads) for x in (values, opened, computed)), strict=True):
+        scale = output_scaling(own.size, int(is_open.sum())) if gate.output_scaling else 1.0
+        layers.append(LayerGates(own, scale, np.flatnonzero(is_computed)))
+    return layers, cache
+
+
+def sample(log_alpha: NDArray, gate: GateConfig, rng: np.random.Generator | None) -> tuple[NDArray, tuple, NDArray]:
+    """Return the values of all gates (n,), the cache, and which of them may move in this step even if they are shut."""
+    n, dtype = log_alpha.size, log_alpha.real.dtype
+    options: dict[str, Any]
+    if gate.distribution == "top-k":
+        assert gate.target_heads is not None  # as `GateConfig` has checked
+        noise = None if rng is None else textbook.draw_gumbel(n, rng, dtype)
+        options = {"k": gate.target_heads, "tau": gate.tau, "hard": gate.hard}
+        return *textbook.top_k_forward(log_alpha, noise, **options), np.full(n, rng is not None)
+    u = None if rng is None else textbook.draw_noise(n, rng, dtype)
+    if u is not None and gate.distribution == "deterministic":
+        u = np.full(n, 0.5, dtype)  # log u − log(1 − u) = 0
+    options = {"beta": gate.beta, "gamma": gate.gamma, "zeta": gate.zeta, "hard": gate.hard}
+    values, cache = textbook.hard_concrete_forward(log_alpha, u, **options)
+    if rng is None:
+        return values, cache, np.zeros(n, bool)
+    # A gate that is shut in this pass may still learn to open, unless it is clipped.
+    return values, cache, textbook.hard_concrete_backward(np.ones(n, dtype), cache).real != 0
+
+
+def gates_backward(dgates: Sequence[NDArray], gate: GateConfig, ops: Engine, cache: tuple) -> Parameters:
+    """Return the gradient of every layer's `log_alpha` (H,), by name, from those of its gate values in main memory."""
+    # values = hard_concrete(log_alpha) or top_k(log_alpha)
+    backward = textbook.top_k_backward if gate.distribution == "top-k" else textbook.hard_concrete_backward
+    dlog_alpha = by_layer(backward(np.concatenate(dgates), cache), [layer.size for layer in dgates])
+    return {name: ops.to_device(g) for name, g in zip(gate_names(len(dgates)), dlog_alpha, strict=True)}
+
+
+def take_active(
+    p: Parameters, gates: LayerGates | None, groups: Groups, Dh: int, ops: Engine
+) -> tuple[Parameters, Groups]:
+    """Return a layer's parameters, with its gates as "gate", and its groups, without the inactive heads.
+
+    Args:
+        p: its parameters, by short name.
+        gates: None for a model without gates.
+        groups: `ModelConfig.groups` of the layer.
+        Dh: head width.
+        ops: the engine.
+    """
+    p = {name: value for name, value in p.items() if name != "log_alpha"}
+    if gates is None:
+        return p, groups
+    if gates.active.size == gates.values.size:
+        return p | {"gate": gates.values}, groups
+    p = take_heads(p, gates.active, Dh, ops.take_slices, groups)
+    if groups is not None:
+        present = list(read_by(gates.active, groups))
+        groups = tuple(present.index(groups[h]) for h in gates.active)
+    return p | {"gate": gates.values[gates.active]}, groups
+
+
+def put_active(grads: Parameters, gates: LayerGates | None, groups: Groups, Dh: int, ops: Engine) -> Parameters:
+    """Reverse `take_active` for gradients: a head that was left out does not affect the loss and gets zeros.
+
+    The gradient of "gate" comes from the engine's memory and is returned in main memory.
+    """
+    if gates is None:
+        return grads
+    grads, H = dict(grads), gates.values.size
+    dgate = ops.to_host(grads.pop("gate"))
+    if gates.active.size < H:
+        grads = put_heads(grads, gates.active, H, Dh, ops.put_slices, groups)
+        dgate = textbook.put_slices(dgate, gates.active, 0, H)
+    return grads | {"gate": dgate}
+
+
+def output_scaling(H: int, opened: int) -> float:
+    """Return c = H / open heads, in 1 … H, which keeps a layer's output size when heads close. (Shim et al. 2021)"""
+    return H / max(opened, 1) if H else 1.0

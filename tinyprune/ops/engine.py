@@ -1,0 +1,193 @@
+"""The one list of operations. Begin to read here.
+
+An operation is a pair `out, cache = x_forward(…)` and `dx, … = x_backward(dout, cache)`, or a function without a
+gradient. There are two kinds:
+
+    a primitive      is one formula in NumPy, and a static method here; a compiled engine overrides it with a kernel
+    a composition    is made of other operations: a plain function whose first parameter `ops` is the engine, so that it
+                     becomes a method here; it is written once, for all engines
+
+So `ops.projections_forward(n, Wq, …)` runs the same lines on every engine, and `ops.matmul` in them is NumPy's here,
+Numba's in `kernels/cpu/engine.py`, and CUDA's in `kernels/cuda/engine.py`, which are two shorter lists like this one.
+
+The gates (hard-concrete, L0, top-k) are a few hundred numbers at most. They are NumPy's with every engine, in main
+memory, and not in this list: see `ops.hard_concrete`, `ops.l0` and `ops.top_k`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from tinyprune.ops import (
+    adamw,
+    adaptive_embedding,
+    adaptive_softmax,
+    add,
+    attention,
+    attention_step,
+    clipping,
+    context,
+    cross_entropy,
+    distillation,
+    embedding,
+    feedforward,
+    gelu,
+    head_networks,
+    lamb,
+    layernorm,
+    layerwise_error,
+    linear,
+    norm,
+    positions,
+    products,
+    projections,
+    repeat_heads,
+    residual,
+    rmsnorm,
+    rotary,
+    rows,
+    slices,
+    swiglu,
+)
+
+Array = Any  # np.ndarray, or `kernels.cuda.device.array.DeviceArray` for an engine on a GPU
+
+
+class Machine:
+    """Where arrays are, and what a machine does beside computing. This one is NumPy in main memory.
+
+    Attributes:
+        name: what `get_backend` was asked for.
+        on_device: whether arrays live in a GPU's memory. Token ids and gates stay in main memory.
+        takes_complex: whether complex numbers pass through, for gradients by complex step.
+        compiling: message to the user when kernels are compiled; None for an engine that compiles nothing.
+        kept: message to the user after that: where they are kept.
+    """
+
+    name: str = "numpy"
+    on_device: bool = False
+    takes_complex: bool = True
+    compiling: str | None = None
+    kept: str | None = None
+
+    def functions_to_compile(self) -> int | None:
+        """Return about how many functions a run has to compile; None if some are kept already, or if unknown."""
+        return None
+
+    def to_device(self, x: Array) -> Array:
+        """Copy an array of main memory to where the engine computes; arrays already there are returned unchanged."""
+        return x
+
+    def to_host(self, x: Array) -> Array:
+        """Copy an array to main memory; arrays already there are returned unchanged."""
+        return x
+
+    def tokens(self, ids: Array, targets: Array) -> tuple[Array, Array]:
+        """Return a step's ids and targets, (B, T), in main memory. A GPU gets all that it needs of them in one copy.
+
+        Operations take other integers as well, and then copy what they need.
+        """
+        return ids, targets
+
+    def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
+        """Begin to read numbers, or arrays of one number; return a function that returns them.
+
+        On a GPU that function waits for what was launched before `reading`, not for what was launched since. It has to
+        be called before the next `reading`.
+        """
+        found = [float(value) for value in values]
+        return lambda: found
+
+    def synchronize(self) -> None:
+        """Wait until everything that was launched is computed. Without a GPU nothing is ever pending."""
+
+    def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
+        """In this context `begin(name)` and `end()` are called around each kernel's compilation; they may be nested."""
+        return nullcontext()
+
+    @contextmanager
+    def compiling_ahead(self) -> Iterator["Engine | None"]:
+        """In this context some kernels may be compiled elsewhere; yields an engine without them to compile the rest."""
+        yield None
+
+    def threads(self, count: int) -> AbstractContextManager[None]:
+        """In this context kernels use `count` threads; NumPy's own are not touched."""
+        return nullcontext()
+
+
+class Engine(Machine):
+    """All operations of the model, computed by NumPy."""
+
+    # Primitives: products, and rows of matrices.
+    matmul = staticmethod(products.matmul)
+    weight_gradient = staticmethod(products.weight_gradient)
+    column_sums = staticmethod(products.column_sums)
+    linear_forward = staticmethod(linear.linear_forward)
+    linear_backward = staticmethod(linear.linear_backward)
+    take_rows = staticmethod(rows.take_rows)
+    add_rows = staticmethod(rows.add_rows)
+    sum_rows = staticmethod(rows.sum_rows)
+    multiply_rows = staticmethod(rows.multiply_rows)
+    row_dots = staticmethod(rows.row_dots)
+    concatenate = staticmethod(rows.concatenate)
+    take_slices = staticmethod(slices.take_slices)
+    put_slices = staticmethod(slices.put_slices)
+    sum_heads = staticmethod(repeat_heads.sum_heads)
+    # Attention, of a segment and of one token after the other.
+    attention_forward = staticmethod(attention.attention_forward)
+    attention_backward = staticmethod(attention.attention_backward)
+    AttentionStep = attention_step.AttentionStep
+    attention_step = staticmethod(attention_step.attention_step)
+    rotate = staticmethod(rotary.rotate)
+    # Norms, activations, residual connections.
+    layernorm_forward = staticmethod(layernorm.layernorm_forward)
+    layernorm_backward = staticmethod(layernorm.layernorm_backward)
+    rmsnorm_forward = staticmethod(rmsnorm.rmsnorm_forward)
+    rmsnorm_backward = staticmethod(rmsnorm.rmsnorm_backward)
+    gelu_forward = staticmethod(gelu.gelu_forward)
+    gelu_backward = staticmethod(gelu.gelu_backward)
+    swiglu_forward = staticmethod(swiglu.swiglu_forward)
+    swiglu_backward = staticmethod(swiglu.swiglu_backward)
+    units_gradient = staticmethod(head_networks.units_gradient)
+    residual_forward = staticmethod(residual.residual_forward)
+    residual_backward = staticmethod(residual.residual_backward)
+    add = staticmethod(add.add)
+    # The vocabulary at both ends.
+    embedding_forward = staticmethod(embedding.embedding_forward)
+    embedding_backward = staticmethod(embedding.embedding_backward)
+    log_softmax = staticmethod(cross_entropy.log_softmax)
+    cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
+    cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
+    distillation_forward = staticmethod(distillation.distillation_forward)
+    distillation_backward = staticmethod(distillation.distillation_backward)
+    # Updates of parameters.
+    squared_norms = staticmethod(norm.squared_norms)
+    clipping = staticmethod(clipping.clipping)
+    adamw_updates = staticmethod(adamw.adamw_updates)
+    lamb_update = staticmethod(lamb.lamb_update)
+
+    # Compositions.
+    context_forward = context.context_forward
+    context_backward = staticmethod(context.context_backward)
+    projections_forward = projections.projections_forward
+    projections_backward = projections.projections_backward
+    rotary_forward = rotary.rotary_forward
+    rotary_backward = rotary.rotary_backward
+    repeat_heads_forward = repeat_heads.repeat_heads_forward
+    repeat_heads_backward = repeat_heads.repeat_heads_backward
+    positions_forward = positions.positions_forward
+    positions_backward = positions.positions_backward
+    feedforward_forward = feedforward.feedforward_forward
+    feedforward_backward = feedforward.feedforward_backward
+    head_networks_forward = head_networks.head_networks_forward
+    head_networks_backward = head_networks.head_networks_backward
+    adaptive_embedding_forward = adaptive_embedding.adaptive_embedding_forward
+    adaptive_embedding_backward = adaptive_embedding.adaptive_embedding_backward
+    adaptive_softmax_forward = adaptive_softmax.adaptive_softmax_forward
+    adaptive_softmax_backward = adaptive_softmax.adaptive_softmax_backward
+    adaptive_log_probabilities = adaptive_softmax.adaptive_log_probabilities
+    layerwise_error_forward = layerwise_error.layerwise_error_forward
+    layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)
+
+
+OPERATIONS = tuple(name for name in vars(Engine) if not name.startswith("__"))
