@@ -746,11 +746,12 @@ assert all(r["difference"] > 0 for r in differences["head-networks"])
 #
 # What does a feed-forward block have that persistent vectors lack? Sections 3 and 6 suggest a part of the answer: a
 # persistent vector must win weight from the text in a shared softmax before it can do anything. Two other kinds of
-# heads are options of `model.persistent`.
+# heads were tried. The second is an option, `model.persistent = "stream"`. The first was a step on the way to it, and its
+# code is no longer part of the package; commit 5191d9c is the last that has it.
 #
-# **A squared ReLU** (`"relu2"`; So et al. 2021, *Primer*, found that squaring it helps in feed-forward blocks). The
-# persistent vectors stay as they are, N of width Dh, but they leave the softmax. Attention reads the context alone; then
-# the head reads its persistent vectors with the sum of its query and its output:
+# **A squared ReLU** (So et al. 2021, *Primer*, found that squaring it helps in feed-forward blocks). The persistent vectors
+# stay as they are, N of width Dh, but they leave the softmax. Attention reads the context alone; then the head reads its
+# persistent vectors with the sum of its query and its output:
 #
 # $$ z = \frac{q + o}{\mathrm{rms}(q + o)}, \qquad y = o + \max(z\,\mathtt{pk}^\top, 0)^2\; \mathtt{pv} $$
 #

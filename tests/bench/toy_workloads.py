@@ -11,7 +11,6 @@ MIB = 2**20
 SIZES = {
     "all-attention": {"N": 5, "M": 4, "mask": '"same-length"'},
     "head networks": {"N": 5, "M": 4, "mask": '"same-length"', "persistent": '"stream"'},
-    "squared ReLU": {"N": 5, "M": 4, "mask": '"same-length"', "persistent": '"relu2"'},
     "transformer-xl": {"N": 0, "F": 7, "M": 6, "mask": '"causal"'},
     "transformer": {"N": 0, "F": 7, "M": 0, "mask": '"causal"'},
 }

@@ -81,7 +81,7 @@ def test_a_cell_that_kills_every_worker_ends_the_study_and_what_is_finished_is_k
 
 def test_a_cell_that_fails_ends_the_study_and_what_is_finished_beside_it_is_kept(tmp_path):
     """Of two that are done at the same moment."""
-    bad = toy_cell(tmp_path, train__lr=1e30, train__clip=0.0, train__optimizer="sgd")
+    bad = toy_cell(tmp_path, train__lr=1e30, train__clip=0.0)
     good, store = toy_cell(tmp_path, seed=3), Store(tmp_path / "study")
     with pytest.raises(NotFiniteError, match=r"all-attention baseline, seed 0: step .*--set train.lr=5e"):
         run_cells([bad, good], store, Here().opened)

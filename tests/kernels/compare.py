@@ -32,9 +32,7 @@ def attention_results(module, x, dout, **options):
     return dict(zip(names, (out, *module.attention_backward(dout, cache)), strict=True)) | {"o": cache.o}
 
 
-def step_example(
-    dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, persistent="softmax", biased=False, rope_base=None
-):
+def step_example(dtype, D=13, H=3, Dh=5, N=7, C=4, relative=True, gated=True, biased=False, rope_base=None):
     """What `make_step` takes: weights of a size at which the softmax is neither flat nor a single one."""
     rng = np.random.default_rng(3)
     W = H * Dh
@@ -48,7 +46,7 @@ def step_example(
         name: (rng.standard_normal(shape) / np.sqrt(small.get(name, 1) or 1)).astype(dtype)
         for name, shape in shapes.items()
     }
-    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5, "persistent": persistent, "rope_base": rope_base} | arrays
+    return {"C": C, "Dh": Dh, "r": None, "scale": 1.5, "rope_base": rope_base} | arrays
 
 
 def assert_errors_like(got, rounded, exact):

@@ -13,7 +13,6 @@ from tinyprune.ops.attention_step import BlockWeights
 from ..compare import assert_close, assert_same_bits, make_step
 from ..compare import step_example as example
 
-each_way = pytest.mark.parametrize("persistent", ["softmax", "relu2"])
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
@@ -53,16 +52,14 @@ def textbook(x, p):
 @pytest.mark.parametrize("N", [5, 0])
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
-@each_way
-def test_with_and_without_each_part(dtype, N, relative, gated, persistent):
-    p, x = example(dtype, N=N, relative=relative, gated=gated, persistent=persistent), text(dtype)
+def test_with_and_without_each_part(dtype, N, relative, gated):
+    p, x = example(dtype, N=N, relative=relative, gated=gated), text(dtype)
     assert_close(kernel(x, p), textbook(x, p), dtype)
 
 
 @each_dtype
-@each_way
-def test_shapes_of_whole_vectors_and_of_more_than_one_panel(dtype, persistent):
-    p, x = example(dtype, D=64, H=2, Dh=64, N=128, C=96, persistent=persistent), text(dtype, 64, 200)
+def test_shapes_of_whole_vectors_and_of_more_than_one_panel(dtype):
+    p, x = example(dtype, D=64, H=2, Dh=64, N=128, C=96), text(dtype, 64, 200)
     assert_close(kernel(x, p), textbook(x, p), dtype)
 
 
@@ -77,9 +74,8 @@ def test_biases_and_rotary_positions(dtype, rope_base, Dh, biases):
 
 
 @each_dtype
-@each_way
-def test_all_parts_at_once(dtype, persistent):
-    p, x = example(dtype, Dh=6, persistent=persistent, biased=True, rope_base=100.0), text(dtype)
+def test_all_parts_at_once(dtype):
+    p, x = example(dtype, Dh=6, biased=True, rope_base=100.0), text(dtype)
     assert_close(kernel(x, p), textbook(x, p), dtype)
 
 
@@ -124,10 +120,9 @@ def test_forgets_when_told_to():
 
 @each_dtype
 @pytest.mark.parametrize("n", [0, 1, 3, 4, 6, 9])
-@each_way
-def test_a_text_taken_over(dtype, n, persistent):
+def test_a_text_taken_over(dtype, n):
     """Into 4 places, in place of what was read before, with one head closed."""
-    p, x = example(dtype, persistent=persistent), text(dtype)
+    p, x = example(dtype), text(dtype)
     p["gate"][1] = 0
     keys, values = np.random.default_rng(5).standard_normal((2, n, 3, 5)).astype(dtype)
     got, expected = make(**p), make_step(ops.AttentionStep, **in_float64(p))
