@@ -213,7 +213,7 @@ class LayerDecoder:
         self.values[:, place] = v[:, 0]
         self.bias[..., :filled] = (q + layer.w[:, None]) @ self.r[:, :, C - place : C - place + filled]
         scores = torch.baddbmm(self.bias, q + layer.u[:, None], self.keys.transpose(1, 2), alpha=self.root)
-        o = layer.read_persistent(q.transpose(0, 1), (scores.softmax(-1) @ self.values).transpose(0, 1))  # (1, H, Dh)
+        o = scores.softmax(-1) @ self.values  # (H, 1, Dh)
         x = x + layer.out(o.reshape(1, -1))
         return x if layer.feedforward is None else x + layer.feedforward(x)
 
