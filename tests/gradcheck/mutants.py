@@ -183,7 +183,7 @@ def mutants(function: FunctionType) -> Iterator[tuple[str, CodeType]]:
     """Every change of the function: what it is, with the line, and the changed function's code."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(tree, ast.FunctionDef)
-    first = next((a.arg for a in tree.args.args if a.arg != "self"), "")
+    first = next((a.arg for a in tree.args.args if a.arg not in ("self", "ops")), "")
     tree.body = [WithoutAnnotations().visit(node) for node in tree.body[ast.get_docstring(tree) is not None :]]
     for node in [tree, *(inner for statement in tree.body for inner in ast.walk(statement))]:
         for name, value in ast.iter_fields(node):

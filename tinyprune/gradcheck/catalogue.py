@@ -145,6 +145,7 @@ def operation_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Cas
         case("context", {"x": normal(B, T, D)}, m=memory),
         case("context", {"x": normal(B, T, D)}, "no memory", m=None),
         case("positions", {"x": normal(B, T, D), "P": normal(S, D)}),
+        case("positions", {"x": normal(B, T, D), "P": None}, "none"),
         projections(),
         attention("plain causal", plain),
         attention("Transformer-XL", context, relative, dropout=0.2),
@@ -180,9 +181,11 @@ def operation_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Cas
         frozen(networks(normal(*lead, D), scale=1.5), "frozen, no gates"),
         case("rotary", {"x": normal(B, T, H, 2 * Dh)}, base=10.0),
         case("rotary", {"x": normal(B, T, H, 2 * Dh)}, "later positions", first=7),
+        case("rotary", {"x": normal(B, T, H, 2 * Dh)}, "none", base=None),
         case("gelu", {"a": normal(*lead, F)}),
         case("swiglu", {"a": normal(*lead, F), "b": normal(*lead, F)}),
         case("repeat_heads", {"x": normal(B, S, max(shared, default=-1) + 1, Dh)}, index=shared),
+        case("repeat_heads", {"x": normal(B, S, H, Dh)}, "each its own", index=None),
         case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, "own scale", scale=0.6, dropout=0.3, rng=SEED),
     ]
 
