@@ -1,11 +1,12 @@
 """Make the files of a course from each text, text/aN.py.
 
-    python notebooks/assignments/build.py                   all committed files
+    python notebooks/assignments/build.py source            source/aN/aN.ipynb, for nbgrader
+    python notebooks/assignments/build.py folders           aN/, the folders for students
     python notebooks/assignments/build.py gradescope a2     a2-gradescope.zip, with hidden tests
 
-The committed files are nbgrader's source notebook, source/aN/aN.ipynb, and the same tasks without
-Jupyter in aN/: the answers to fill in, the visible tests, and pytest's settings. nbgrader's own
-steps remove solutions and hidden tests. Cells of a text begin with
+A folder has the answers to fill in, the visible tests, and pytest's settings; it is committed. The
+source notebooks have the same tasks and are not committed: nbgrader's own steps remove solutions
+and hidden tests from them. Cells of a text begin with
 
     # %% [markdown]                              for students to read
     # %% given="a2_imports"                      runs beside the answers, and beside the tests
@@ -206,15 +207,25 @@ def settings(name: str, notebook: NotebookNode) -> str:
     return "\n".join([*lines, *(f"    {task}: the tests of task {task}" for task in tasks)]) + "\n"
 
 
-def files_of(name: str, folder: Path = FOLDER) -> dict[str, str]:
-    """Return every committed file that is made from a text: path → content."""
-    notebook = notebook_of(name, folder)
+def folder_of(name: str) -> dict[str, str]:
+    """Return the files of the folder for students: path → content."""
+    notebook = notebook_of(name)
     return {
-        f"source/{name}/{name}.ipynb": nbformat.writes(notebook) + "\n",
         f"{name}/{name}.py": stub(name, notebook),
         f"{name}/test_{name}.py": tests(name, notebook, hidden=False),
         f"{name}/pytest.ini": settings(name, notebook),
     }
+
+
+def source_of(name: str) -> dict[str, str]:
+    """Return nbgrader's source notebook, with solutions and hidden tests: path → content."""
+    return {f"source/{name}/{name}.ipynb": nbformat.writes(notebook_of(name)) + "\n"}
+
+
+def write(files: dict[str, str], directory: Path) -> None:
+    """Write files below a directory."""
+    for path, content in files.items():
+        replace_file(directory / path, content.encode())
 
 
 def gradescope(name: str, target: Path) -> None:
@@ -223,14 +234,17 @@ def gradescope(name: str, target: Path) -> None:
     # Gradescope's own python3 may be older than 3.11 and must not be changed.
     install = (
         "#!/usr/bin/env bash\nset -e\n"
-        "apt-get update && apt-get install -y python3-venv\n"
+        "apt-get update && apt-get install -y python3-venv bubblewrap\n"
         "python3 -m venv /autograder/uv && /autograder/uv/bin/pip install uv\n"
+        # answers run as another user, who cannot enter root's home
+        "export UV_PYTHON_INSTALL_DIR=/autograder/python\n"
         "/autograder/uv/bin/uv venv --python 3.12 /autograder/venv\n"
         "/autograder/uv/bin/uv pip install --python /autograder/venv pytest "
         f'"tinyprune @ {REPOSITORY}/archive/main.zip"\n'
     )
     run = (
         "#!/usr/bin/env bash\n"
+        "chmod -R go= /autograder/source /autograder/submission /autograder/results\n"
         f"cd /autograder/source/{name}\n"
         "/autograder/venv/bin/python -m pytest . -p no:cacheprovider "
         f"--submission=/autograder/submission/{name}.py "
@@ -244,15 +258,16 @@ def gradescope(name: str, target: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the committed files, or a zip file for Gradescope."""
-    if arguments[:1] == ["gradescope"]:
-        for name in arguments[1:]:
-            gradescope(name, Path(f"{name}-gradescope.zip"))
-        return
-    for name in NAMES:
-        for path, content in files_of(name).items():
-            (FOLDER / path).parent.mkdir(parents=True, exist_ok=True)
-            replace_file(FOLDER / path, content.encode())
+    """Write what the first argument names."""
+    match arguments:
+        case ["gradescope", *names]:
+            for name in names:
+                gradescope(name, Path(f"{name}-gradescope.zip"))
+        case ["source" | "folders" as what]:
+            for name in NAMES:
+                write(source_of(name) if what == "source" else folder_of(name), FOLDER)
+        case _:
+            sys.exit("build.py source, build.py folders, or build.py gradescope a1")
 
 
 if __name__ == "__main__":

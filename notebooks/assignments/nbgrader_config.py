@@ -18,7 +18,7 @@ c = get_config()  # noqa: F821 (nbgrader has it)
 c.CourseDirectory.course_id = "tinyprune"
 
 # nbgrader's own steps, with RestoreCells added and IsolatedExecute instead of Execute: what is
-# marked is this course's notebook with the student's answers in it, and answers run in a locked
+# marked is this course's notebook with the student's answers in it, and answers run in a separate
 # process, away from the tests.
 c.Autograde.sanitize_preprocessors = [
     ClearOutput,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import importlib.util
 import posixpath
 import re
 import textwrap
@@ -22,7 +23,6 @@ from math_core import LatexToMathML
 from nbconvert import MarkdownExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
-from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
 from properdocs.config.defaults import ProperDocsConfig
 from properdocs.plugins import event_priority
 from properdocs.structure.files import File, Files
@@ -39,7 +39,7 @@ PLACES = {
     "notebooks/README.md": "chapters",
     "notebooks/[0-9]*.ipynb": "chapters",
     "notebooks/assignments/*.md": "assignments",
-    "notebooks/assignments/source/*/*.ipynb": "assignments",
+    "notebooks/assignments/a*/a*.py": "assignments",
     "data/results/**/*.md": "results",
     "data/results/**/*.png": "results",
     "data/README.md": "data",
@@ -48,6 +48,14 @@ PLACES = {
     "tinyprune/**/*.py": "API/tinyprune",
 }
 INDEX = {"README": "index", "__init__": "index"}
+spec = importlib.util.spec_from_file_location("", REPOSITORY / "notebooks/assignments/build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+
+def is_notebook(path: Path) -> bool:
+    """Return whether a page is a chapter or an assignment, whose notebook is built."""
+    return path.suffix == ".ipynb" or path.parents[1].name == "assignments"
 
 
 def places() -> dict[str, str]:
@@ -57,7 +65,7 @@ def places() -> dict[str, str]:
         start = re.split(r"[^/]*\*|[^/]*$", pattern)[0]  # the folders before the first *
         for path in sorted(REPOSITORY.glob(pattern), key=lambda p: (p.stem not in INDEX, p)):
             file = path.relative_to(REPOSITORY).as_posix()
-            inside = path.name if path.suffix == ".ipynb" else file.removeprefix(start)
+            inside = path.name if is_notebook(path) else file.removeprefix(start)
             suffix = ".png" if path.suffix == ".png" else ".md"
             place = Path(folder, inside).with_name(INDEX.get(path.stem, path.stem) + suffix)
             found[file] = place.as_posix()
@@ -78,12 +86,12 @@ def on_files(files: Files, config: ProperDocsConfig) -> Files:
         source = REPOSITORY / path
         if source.suffix == ".png":
             content[place] = source.read_bytes()
-        elif source.suffix == ".py":
+        elif source.suffix == ".py" and not is_notebook(source):
             module = re.sub(r"(/__init__)?\.py$", "", path).replace("/", ".")
             content[place] = f"---\ntitle: {module.split('.')[-1]}\n---\n::: {module}\n"
         else:
             text = source.read_text("utf-8")
-            if source.suffix == ".ipynb":
+            if is_notebook(source):
                 text, pictures = notebook(source)
                 content |= {
                     posixpath.join(posixpath.dirname(place), p): pictures[p] for p in pictures
@@ -95,13 +103,12 @@ def on_files(files: Files, config: ProperDocsConfig) -> Files:
 
 
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
-    """Return a chapter with its outputs, or an assignment without solutions, and its pictures."""
-    steps = [ClearSolutions, ClearHiddenTests] if "assignments" in path.parts else []
-    whole = nbformat.read(path, 4)
+    """Return a chapter with its outputs, or an assignment as students get it, and its pictures."""
+    assigned = path.suffix == ".py"
+    whole = build.released(build.notebook_of(path.stem)) if assigned else nbformat.read(path, 4)
     whole.metadata.language_info = {"name": "python"}  # for colours
     whole.cells = [part for cell in whole.cells for part in folded(cell)]
-    exporter = MarkdownExporter(preprocessors=steps)
-    text, resources = exporter.from_notebook_node(whole, {"unique_key": path.stem})
+    text, resources = MarkdownExporter().from_notebook_node(whole, {"unique_key": path.stem})
     text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # what Jupyter needs
     # a badge would come from another server
     text = re.sub(r"\[!\[([^]]+)\]\(https://colab[^)]+\)\]", r"[\1]", text)

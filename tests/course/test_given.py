@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYPRUNE_COURSE", str(tmp_path_factory.mktemp("course")))
+        patch.setenv("TINYPRUNE_CACHE", str(tmp_path_factory.mktemp("course")))
         return given.trained()
 
 
@@ -112,12 +112,13 @@ def test_step_of_adam_goes_down_and_changes_nothing_in_place(model):
 def test_random_heads_are_computed_once_and_kept(model, monkeypatch):
     bits = model.random_heads(6, 5)
     assert bits > model.bits(model.parameters)
-    monkeypatch.setattr(given.GivenModel, "fine_tuned", lambda *arguments: pytest.fail("computed again"))
+    monkeypatch.setattr(given, "adam_step", lambda *arguments: pytest.fail("computed again"))
     assert model.random_heads(6, 5) == bits
 
 
 def test_second_call_loads_the_trained_model(model, monkeypatch, capsys):
-    monkeypatch.setenv("TINYPRUNE_COURSE", str(model.path.parent))
+    monkeypatch.setenv("TINYPRUNE_CACHE", str(model.path.parent))
+    monkeypatch.setattr(given, "train", lambda *arguments: pytest.fail("trained again"))
     again = given.trained()
     assert capsys.readouterr().err == ""
     assert all(np.array_equal(value, again.parameters[name]) for name, value in model.parameters.items())

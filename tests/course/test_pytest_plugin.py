@@ -119,6 +119,15 @@ def test_results_are_in_gradescopes_format(assignment, tmp_path, options):
     assert hidden == expected | {"visibility": "after_published"}
 
 
+def test_marking_says_where_answers_are_not_isolated(assignment, tmp_path, monkeypatch):
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'no namespaces' >&2\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    _, printed = assignment(RIGHT, "--results=results.json")
+    assert "Answers were not isolated: bubblewrap does not work here (no namespaces)." in printed
+    assert "5 of 5 points" in printed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("answers", "score", "output"),
@@ -127,11 +136,10 @@ def test_results_are_in_gradescopes_format(assignment, tmp_path, options):
         ("def double(x:", 0, "SyntaxError"),
         (RIGHT + "\nraise SystemExit(0)\n", 10, "SystemExit"),
         (RIGHT + "\nimport os\nos._exit(0)\n", 0, "ended its own process"),
-        ("import tinyprune.ops\n" + RIGHT, 0, "may not import tinyprune.ops"),
-        (RIGHT + "\nopen('../results.json', 'w').write('{}')\n", 10, "may write files in its own directory only"),
+        ("import tinyprune.ops\n" + RIGHT, 0, "may not import tinyprune"),
         ("import pytest\npytest.exit('done', returncode=0)\n" + RIGHT, 0, "done"),
     ],
-    ids=["nothing", "syntax", "exit", "end", "solution", "results", "pytest"],
+    ids=["nothing", "syntax", "exit", "end", "solution", "pytest"],
 )
 def test_marks_are_right_whatever_is_handed_in(assignment, tmp_path, answers, score, output):
     assignment(answers, "--results=results.json", hidden=True)

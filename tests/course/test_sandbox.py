@@ -117,11 +117,11 @@ def test_definitions_above_an_error_are_there(sandbox):
     assert [name for name in ("early", "late", "not_a_function") if sandbox.has(name)] == ["early"]
 
 
-@pytest.mark.parametrize("thing", ["len", "np.array([object()])"])
-def test_functions_and_arrays_of_objects_may_not_come_back(sandbox, thing):
-    sandbox.run(f"def make():\n    return {thing}")
-    with pytest.raises(AnswerError):
-        sandbox.function("make")()
+def test_functions_and_arrays_of_objects_do_not_come_back(sandbox):
+    sandbox.run("def function():\n    return len\ndef array():\n    return np.array([object()])")
+    assert not callable(sandbox.function("function")())
+    with pytest.raises(AnswerError, match="array of object cannot be handed over"):
+        sandbox.function("array")()
 
 
 def test_printed_text_is_kept_and_cut():
@@ -131,16 +131,15 @@ def test_printed_text_is_kept_and_cut():
         assert sandbox.run("pass") == ""
 
 
-def test_pipes_do_not_block_even_if_select_said_that_they_are_ready(sandbox):
-    assert not os.get_blocking(sandbox._from_child) and not os.get_blocking(sandbox._to_child)
-
-
 # Messages sent past the wire.
 FORGE = """
-import gc, struct, threading
+import gc, io, struct, threading
 child = next(o for o in gc.get_objects() if type(o).__name__ == "Child")
-def forge(head, rest, *inputs):
-    os.write(child.outgoing, struct.pack("<QQ", len(head), len(rest)) + head.encode() + bytes(rest))
+rest = io.BytesIO()
+np.lib.format.write_array(rest, np.zeros(3))
+def forge(head, *inputs):
+    data = rest.getvalue()
+    os.write(child.wire, struct.pack("<QQ", len(head), len(data)) + head.encode() + data)
     os._exit(0)
 """
 FILE = "open(str(time.monotonic_ns()), 'wb').write(bytes(%d))"
@@ -148,9 +147,8 @@ FILE = "open(str(time.monotonic_ns()), 'wb').write(bytes(%d))"
 BAD = {
     "exit": ("os._exit(3)", {}, r"ended its own process with exit status 3"),
     "crash": ("import ctypes\nreturn ctypes.string_at(0)", {}, r"ended its own process by signal SIG"),
-    "pipes": ("os.closerange(3, 100)\ntime.sleep(60)", {}, "closed the pipes"),
+    "pipes": ("os.closerange(3, 100)\ntime.sleep(60)", {}, "closed its connection"),
     "loop": ("while True: pass", {"seconds_per_call": 0.5}, r"no result after 0\.5 s: an endless loop"),
-    "callbacks": ("while True: f()", {"seconds_in_callbacks": 0.3}, r"more than 0\.3 s in functions that were given"),
     "many files": (f"while True:\n    {FILE % 10_000}", {"directory_bytes": 1 << 20}, "more than 1 MiB of files"),
     # A reply fills the pipe, and the answer reads nothing of it for a while: the time on the wire counts.
     "slow wire": (
@@ -160,10 +158,10 @@ BAD = {
         "no result after",
     ),
     "messages": (
-        "def drain():\n    while True: os.read(child.incoming.fileno(), 1 << 16)\n"
+        "def drain():\n    while True: os.read(child.wire, 1 << 16)\n"
         "threading.Thread(target=drain, daemon=True).start()\n"
-        'head = b\'{"callback": 0, "value": {"tuple": [{"tuple": []}, {"dict": {}}]}, "arrays": []}\'\n'
-        "while True: os.write(child.outgoing, (struct.pack('<QQ', len(head), 0) + head) * 100)",
+        'head = b\'{"callback": 0, "value": {"tuple": [{"tuple": []}, {"dict": {}}]}, "arrays": 0}\'\n'
+        "while True: os.write(child.wire, (struct.pack('<QQ', len(head), 0) + head) * 100)",
         {"seconds_per_call": 0.5},
         "no result after",
     ),
@@ -179,7 +177,7 @@ def test_a_process_that_misbehaves_is_replaced(bad):
         out, cache = sandbox.function("double_forward", "cache")(np.ones(1))
         with pytest.raises(AnswerDied, match=said):
             sandbox.function("bad")(lambda: time.sleep(0.002) or np.zeros(50_000))
-        with pytest.raises(AnswerDied, match="with it what it kept"):
+        with pytest.raises(AnswerError, match="with it what it kept"):
             sandbox.function("double_backward")(out, cache)
         assert sandbox.function("sleep")(0) == 0
     assert time.monotonic() - start < 20
@@ -191,6 +189,13 @@ def test_endless_call_is_given_up_after_the_second_and_time_in_callbacks_does_no
             with pytest.raises(AnswerDied, match=said):
                 hasty.function("sleep")(seconds)
         assert hasty.function("apply")(lambda x: time.sleep(0.4) or x, 1.0) == 2.0
+
+
+def test_endless_callbacks_are_given_up():
+    said = r"more than 0\.5 s in all"
+    source = "def bad(f):\n    while True: f()"
+    with sandbox_with(source, seconds_in_all=0.5) as sandbox, pytest.raises(AnswerDied, match=said):
+        sandbox.function("bad")(lambda: time.sleep(0.01))
 
 
 def test_time_of_all_calls_is_limited():
@@ -210,14 +215,6 @@ def test_memory_is_limited(sandbox):
     assert sandbox.function("sleep")(0) == 0
 
 
-def test_files_of_many_calls_are_added_up():
-    source = f"import time\ndef fill():\n    {FILE % 500_000}"
-    said = "more than 1 MiB of files"
-    with sandbox_with(source, directory_bytes=1 << 20) as sandbox, pytest.raises(AnswerDied, match=said):
-        for _ in range(4):
-            sandbox.function("fill")()
-
-
 def test_source_that_ends_the_process_at_once_or_only_when_it_is_run_again(sandbox):
     with pytest.raises(AnswerDied):
         sandbox.run("os._exit(0)")
@@ -234,24 +231,24 @@ def test_source_that_ends_the_process_at_once_or_only_when_it_is_run_again(sandb
 @pytest.mark.parametrize(
     "head",
     [
-        '{"value": {"kept": Infinity}, "arrays": []}',
+        '{"value": {"far": Infinity}, "arrays": 0}',
         '{"value": {"list": ' * 400 + "[]" + "}}" * 400,
-        *(f'{{"value": null, "changed": {x}, "arrays": []}}' for x in ('{"abc": null}', '{"7": null}', "3")),
-        '{"value": null, "changed": {"0": {"array": 0}}, "arrays": [["<f8", [3]]]}',
-        '{"value": {"list": [{"array": 0}, {"array": 0}]}, "arrays": [["<f8", [3]]]}',
+        *(f'{{"value": null, "changed": {x}, "arrays": 0}}' for x in ('{"abc": null}', '{"7": null}', "3")),
+        '{"value": null, "changed": {"0": {"array": 0}}, "arrays": 1}',
+        '{"value": {"list": [{"array": 0}, {"array": 0}]}, "arrays": 1}',
         '{"value": {"generator": {"dict": {"bit_generator": "PCG64", "state": {"dict": {"state": -1, "inc": -1}}, '
-        '"has_uint32": 0, "uinteger": 0}}}, "arrays": []}',
-        '{"callback": 99, "value": {"tuple": [{"tuple": []}, {"dict": {}}]}, "arrays": []}',
-        '{"callback": "x", "value": 5, "arrays": []}',
-        '{"raised": {"kind": 1}, "arrays": []}',
-        '{"arrays": []}',
+        '"has_uint32": 0, "uinteger": 0}}}, "arrays": 0}',
+        '{"callback": 99, "value": {"tuple": [{"tuple": []}, {"dict": {}}]}, "arrays": 0}',
+        '{"callback": "x", "value": 5, "arrays": 0}',
+        '{"raised": {"kind": 1}, "arrays": 0}',
+        '{"arrays": 0}',
     ],
 )
 def test_forged_message_ends_the_process_and_nothing_else(sandbox, head):
     sandbox.run(FORGE)
     x = np.zeros(2)
     with pytest.raises(AnswerDied, match="broke its own process"):
-        sandbox.function("forge")(head, [0] * 24, x)
+        sandbox.function("forge")(head, x)
     assert x.tolist() == [0, 0]
     assert sandbox.function("sleep")(0) == 0
 
@@ -260,7 +257,7 @@ def test_message_of_an_error_is_cut(sandbox):
     sandbox.run(FORGE)
     raised = {"kind": "K", "message": 10_000 * "m", "trace": 10_000 * "t"}
     with pytest.raises(AnswerError) as error:
-        sandbox.function("forge")(json.dumps({"raised": raised, "arrays": []}), [])
+        sandbox.function("forge")(json.dumps({"raised": raised, "arrays": 0}))
     assert len(str(error.value)) < 9000
 
 

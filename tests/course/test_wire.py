@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tinyprune.course.wire import Kept, WireError, decode, encode, pack, unpack
+from tinyprune.course.wire import Far, WireError, decode, encode, pack, unpack
 
 NUMBERS = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
 ARRAYS = hnp.arrays(
@@ -23,11 +23,11 @@ VALUES = st.recursive(
 )
 
 
-def sent(value, keep=None, function=None, far=None, mine=None):
+def sent(value, keep=None, mine=None):
     arrays = []
-    head = {"value": encode(value, arrays, keep, far)}
+    head = {"value": encode(value, arrays, keep)}
     head, arrays = unpack(io.BytesIO(pack(head, arrays)).read)
-    return decode(head["value"], arrays, function, mine)
+    return decode(head["value"], arrays, Far, mine)
 
 
 def same(a, b):
@@ -63,11 +63,10 @@ def test_functions_and_other_objects_stay():
         stayed.append(thing)
         return len(stayed) - 1
 
-    assert sent(len, keep, lambda number: f"function {number}") == "function 0"
     thing = object()
-    far = sent([thing], keep)[0]
-    assert isinstance(far, Kept)
-    assert sent(far, keep, far=Kept, mine=stayed.__getitem__) is thing
+    function, far = sent([len, thing], keep)
+    assert isinstance(function, Far) and isinstance(far, Far)
+    assert sent((function, far), mine=stayed.__getitem__) == (len, thing)
 
 
 @pytest.mark.parametrize("dtype", [object, [("a", int)], "datetime64[s]"])
@@ -76,30 +75,40 @@ def test_arrays_of_other_things_are_refused(dtype):
         encode(np.zeros(2, dtype), [], None)
 
 
-TREES = [{}, {"a": 1, "b": 2}, [1], {"array": 0}, {"array": "x"}, {"float": "x"}, {"nothing": 1}, {"tuple": 3}]
-TREES += [{"yours": 0}, {"dict": [1]}]
+TREES = [{}, {"a": 1, "b": 2}, [1], {"array": 0}, {"array": "x"}, {"complex": "x"}, {"nothing": 1}, {"tuple": 3}]
+TREES += [{"yours": 0}, {"dict": [1]}, {"far": float("inf")}]
 TREES += [{"generator": {"dict": inner}} for inner in ({}, {"bit_generator": "__import__"})]
 
 
 @pytest.mark.parametrize("tree", TREES, ids=str)
 def test_malformed_values_are_refused(tree):
     with pytest.raises(WireError):
-        decode(tree, [], None)
+        decode(tree, [], Far, [].__getitem__)
 
 
 def frame(head, rest=b"", sizes=None):
     return struct.pack("<QQ", *(sizes or (len(head), len(rest)))) + head + rest
 
 
-def array(dtype, length, size):
+def array(dtype, shape, size):
     """A message with one array of `size` bytes."""
-    return frame(f'{{"arrays": [["{dtype}", [{length}]]]}}'.encode(), bytes(size))
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}"
+    return frame(
+        b'{"arrays": 1}', b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(size)
+    )
 
 
-MESSAGES = [frame(head) for head in (b"not json", b"[1, 2]", b"{}", b'{"arrays": 3}', b"[" * 100_000)]
-MESSAGES += [frame(b"", sizes=(1 << 40, 0)), array("O", 1, 8)]
-MESSAGES += [array("<f8", -1, 8), array("<f8", 2, 8), array("what", 2, 8)]
-MESSAGES += [array(dtype, 1, 16) for dtype in ("f8,f8", "M8[s]", "O", "V8")]
+MESSAGES = [
+    frame(head) for head in (b"not json", b"[1, 2]", b"{}", b'{"arrays": "x"}', b'{"arrays": 1}', b"[" * 100_000)
+]
+MESSAGES += [
+    frame(b"", sizes=(1 << 40, 0)),
+    array("<f8", "(-1,)", 8),
+    array("<f8", "(2,)", 8),
+    array("what", "(2,)", 8),
+]
+MESSAGES += [array("<f8", f"({1 << 60},)", 8), array("<f8", f"({1 << 80}, 0)", 8)]
+MESSAGES += [array(dtype, "(1,)", 16) for dtype in ("f8,f8", "M8[s]", "O", "V8")]
 
 
 @pytest.mark.parametrize("data", MESSAGES, ids=str)
@@ -110,4 +119,4 @@ def test_malformed_messages_are_refused(data):
 
 def test_long_heads_do_not_arrive():
     with pytest.raises(WireError, match="bytes"):
-        unpack(io.BytesIO(frame(b'{"arrays": []}' + b" " * (1 << 24))).read)
+        unpack(io.BytesIO(frame(b'{"arrays": 0}' + b" " * (1 << 24))).read)

@@ -115,7 +115,7 @@ def prepare(
 ) -> None:
     """Configure the answer's process before it starts. In a notebook only set the environment.
 
-    `preload` are modules that have to be imported before files are locked, `environment` variables to set before that,
+    `preload` are modules that have to be imported beforehand, `environment` variables to set before that,
     `limits` the fields of `Limits` that differ from the defaults.
     """
     where = _submission.get()

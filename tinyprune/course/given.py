@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,22 +22,22 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-import tinyprune
-from tinyprune.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from tinyprune.data import Segments, Text
-from tinyprune.files import cache_directory, replace_file
+from tinyprune.config import DataConfig, ModelConfig, TrainConfig
+from tinyprune.data import Segments, Text, load_text
+from tinyprune.files import cache_directory, locked, replace_file
 from tinyprune.kernels.backend import default_backend, get_backend
-from tinyprune.model.parameters import Parameters, layer_parameters, take_heads
+from tinyprune.model.parameters import Parameters, init_parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Memory, Transformer
-from tinyprune.runs.run import trained_once
+from tinyprune.ops.engine import Engine
+from tinyprune.progress import progress_bar
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.optimizers import Optimizer, make_optimizer, parameter_groups
+from tinyprune.training.step import LanguageModelling, Training, train_step
+from tinyprune.warmup import announced
 
-CONFIG = RunConfig(
-    model=ModelConfig(kind="all-attention", L=3, D=64, H=4, persistent="stream", N=32, init_gain=2.0, T=64, M=64),
-    data=DataConfig(corpus="pydoc"),
-    train=TrainConfig(steps=600, B=16, lr=8e-3, lr_min=8e-4, weight_decay=0.1, warmup=50, evaluate_every=0),
-)
+MODEL = ModelConfig(kind="all-attention", L=3, D=64, H=4, persistent="stream", N=32, init_gain=2.0, T=64, M=64)
+TRAIN = TrainConfig(steps=600, B=16, lr=8e-3, lr_min=8e-4, weight_decay=0.1, warmup=50)
 HELD_OUT = 6_000  # characters of the test split, which take less than a tenth of a second
 DRAWS = 4  # draws of random heads
 RANDOM_LR = 3e-3  # learning rate of their fine-tuning
@@ -48,24 +47,33 @@ class BudgetUsed(ValueError):
     """This is raised once all allowed training steps are used."""
 
 
-def kept_in() -> Path:
-    """Return the folder of the trained model: $TINYPRUNE_COURSE, or runs/ beside the package, or the user's cache."""
-    if given := os.environ.get("TINYPRUNE_COURSE"):
-        return Path(given)
-    repository = Path(tinyprune.__file__).parents[1]
-    if (repository / "pyproject.toml").exists() and os.access(repository, os.W_OK):
-        return repository / "runs"
-    return cache_directory()
-
-
 def trained() -> GivenModel:
-    """Return the trained model. The first call on a machine trains and keeps it, which takes some seconds."""
-    path = kept_in() / f"course-python{platform.python_version()}"
+    """Return the trained model, which is kept in the cache folder (`tinyprune.files`).
+
+    The first call on a machine trains it, which takes some seconds; a concurrent call waits for the first.
+    """
+    folder = cache_directory() / f"course-python{platform.python_version()}"  # whose documentation is the text
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.safetensors"
+    ops, text = get_backend(default_backend()), load_text(DataConfig(corpus="pydoc"))
+    config = dataclasses.replace(MODEL, V=text.tokenizer.V)
+    about = {"made from": f"{config} {TRAIN} {text.digest}"}
+    with locked(folder / ".lock", wait=True):
+        if not (path.exists() and load_checkpoint(path)[1] == about):
+            save_checkpoint(path, train(config, text, ops).host_params(), about)
+    return GivenModel(Transformer(config, load_checkpoint(path)[0], ops=ops), text, folder)
+
+
+def train(config: ModelConfig, text: Text, ops: Engine) -> Transformer:
+    """Return a model trained on `text`."""
+    model = Transformer(config, init_parameters(config, np.random.default_rng([0, 0])), ops=ops)
+    segments = Segments(text.train, TRAIN.B, config.T)
+    training = Training.start(model, segments, TRAIN, LanguageModelling(), np.random.default_rng([0, 1]))
     # One thread is as fast at this size, and threads do not wait for each other while many submissions are marked.
-    ops = get_backend(default_backend())
-    with ops.threads(1):
-        run = trained_once(path, CONFIG, ops, "run the same again")
-    return GivenModel(run.load("train").model, run.text, path)
+    with ops.threads(1), announced(ops, "the given model"):
+        for _ in progress_bar(range(TRAIN.steps), desc="the given model", unit="step"):
+            train_step(training)
+    return model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,21 +158,16 @@ class GivenModel:
         path = self.path / f"random-heads-{hashlib.sha256(asked).hexdigest()[:16]}.json"
         if path.exists():
             return json.loads(path.read_bytes())
-        bits = median(self.bits(self.fine_tuned(self.draw(keep, seed), steps)) for seed in range(DRAWS))
-        replace_file(path, json.dumps(bits).encode())
-        return bits
-
-    def draw(self, keep: int, seed: int) -> Parameters:
-        """Return the trained parameters of `keep` random heads."""
-        chosen = np.random.default_rng(seed).permutation(self.L * self.H)[:keep]
-        return remove_heads(self.parameters, [chosen[chosen // self.H == i] % self.H for i in range(self.L)], self.Dh)
-
-    def fine_tuned(self, parameters: Parameters, steps: int) -> Parameters:
-        """Return `parameters` after so many steps of Adam."""
-        batches, state = self.batches(steps), None
-        for _ in range(steps):
-            parameters, state = adam_step(parameters, batches.loss_and_gradients(parameters)[1], state, RANDOM_LR)
-        return parameters
+        bits = []
+        for seed in range(DRAWS):
+            chosen = np.random.default_rng(seed).permutation(self.L * self.H)[:keep]
+            kept = [chosen[chosen // self.H == i] % self.H for i in range(self.L)]
+            parameters, batches, state = remove_heads(self.parameters, kept, self.Dh), self.batches(steps), None
+            for _ in range(steps):
+                parameters, state = adam_step(parameters, batches.loss_and_gradients(parameters)[1], state, RANDOM_LR)
+            bits.append(self.bits(parameters))
+        replace_file(path, json.dumps(median(bits)).encode())
+        return median(bits)
 
 
 def remove_heads(parameters: Parameters, kept: Sequence[Sequence[int]], Dh: int) -> Parameters:

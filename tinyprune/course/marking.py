@@ -2,7 +2,7 @@
 
 - `RestoreCells` puts the student's answers into the lecturer's notebook, which is what gets marked.
 - `IsolatedExecute` replaces nbgrader's Execute, which runs answers and tests in one kernel, where an answer can change
-  its tests. Here answers run in a locked process and tests in this one.
+  its tests. Here answers run in a separate process and tests in this one.
 
 The course's nbgrader_config.py installs them.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.course.answers import submission
+from tinyprune.course.isolation import warning
 from tinyprune.course.sandbox import AnswerError, Limits, Sandbox
 from tinyprune.errors import missing_extra
 
@@ -111,7 +112,7 @@ def refuse_link(student: str, assignment: str, notebook: str) -> None:
 
 
 class IsolatedExecute(NbGraderPreprocessor):
-    """Run the answers in a locked process and the tests here."""
+    """Run the answers in a separate process and the tests here."""
 
     seconds_per_call = Float(10.0, help="for one call of an answer").tag(config=True)
     seconds_in_all = Float(120.0, help="for all calls of one submission").tag(config=True)
@@ -119,6 +120,8 @@ class IsolatedExecute(NbGraderPreprocessor):
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """See nbgrader."""
+        if warning():
+            self.log.warning(warning())
         limits = Limits(self.seconds_per_call, self.seconds_in_all, memory_bytes=self.memory_megabytes << 20)
         with Sandbox(limits) as sandbox:
             mark(nb, sandbox)

@@ -4,7 +4,7 @@
     pytest a2 --in-process                                     in this process, for a debugger
     pytest a2 --submission=her.py --results=results.json       marks, in Gradescope's format
 
-The pytest.ini beside the tests loads this plugin. Answers run in a locked process, as they do where they are marked.
+The pytest.ini beside the tests loads this plugin. Answers run in a separate process, as they do where they are marked.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tinyprune.course.answers import _submission
+from tinyprune.course.isolation import warning
 from tinyprune.course.sandbox import AnswerError, Sandbox
 from tinyprune.files import replace_file
 
@@ -48,7 +49,7 @@ class Marking:
         folder = config.rootpath
         self.config = config
         self.file = Path(config.getoption("submission") or folder / f"{folder.name}.py")
-        # The locked process does not exist on Windows.
+        # The separate process does not exist on Windows.
         self.in_process = config.getoption("in_process") or os.name == "nt"
         self.sandbox = Sandbox()
         self.problem: str | None = None
@@ -155,6 +156,9 @@ class Marking:
         total = sum(map(points, self.items.values()))
         if self.problem:
             terminalreporter.write_line(self.problem, red=True)
+        # Who marks must know; a student's answers are the student's.
+        if self.config.getoption("results") and not self.in_process and warning():
+            terminalreporter.write_line(warning(), yellow=True)
         terminalreporter.write_line(f"{passed:g} of {total:g} points of the tests that ran.")
         if not any(entry["properties"].get("hidden") for entry in self.items.values()):
             terminalreporter.write_line(

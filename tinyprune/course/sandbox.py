@@ -4,9 +4,10 @@
         sandbox.run("def double(x):\n    return 2 * x")
         sandbox.function("double")(np.arange(3))          # array([0, 2, 4]), computed over there
 
-The answer's process is limited in time, memory and what it may touch (see `lockdown`), and contains nothing of the
-tester: no tests, no checker, no marks. Whatever it does to itself, it can only send values. If it ends or is killed, a
-new process replaces it and loads the same sources again, so that an endless loop costs its own points only.
+The answer's process is limited in time, memory and what it may touch (see `isolation`), and contains
+nothing of the tester: no tests, no checker, no marks. Whatever it does to itself, it can only send values. If it ends
+or is killed, a new process replaces it and loads the same sources again, so that an endless loop costs its own points
+only.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,21 +28,22 @@ from typing import Any
 
 import numpy as np
 
-from tinyprune.course.wire import Kept, WireError, decode, encode, pack, unpack
+from tinyprune.course import isolation
+from tinyprune.course.wire import Far, decode, encode, pack, unpack
 from tinyprune.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The resources of one submission. Time in functions that the tests hand to the answer does not count."""
+    """The resources of one submission."""
 
-    seconds_per_call: float = 10.0
+    seconds_per_call: float = 10.0  # without the time in functions that the tests hand to the answer
     seconds_in_all: float = 120.0
     timeouts: int = 2  # of one function, before it is no longer called
-    seconds_in_callbacks: float = 300.0  # in such functions, which an answer may call endlessly
     memory_bytes: int = 3 << 30
     file_bytes: int = 16 << 20
     directory_bytes: int = 256 << 20  # of all files together
+    processes: int = 256  # and threads
     output_characters: int = 10_000
 
 
@@ -74,15 +76,13 @@ class Sandbox:
         """Prepare a process, which starts when it is first needed."""
         self.limits = limits or Limits()
         self.environment = environment or {}  # besides a few variables that it needs; it inherits none
-        self.preload = preload  # modules to import before the process is locked
+        self.preload = preload  # modules to import before the limits hold
         self.sources: list[tuple[str, str]] = []
         self.seconds_left = self.limits.seconds_in_all
-        self.seconds_in_callbacks = 0.0
         self.timeouts: dict[str, int] = {}
-        self.filters: list[str] = []
         self._process: subprocess.Popen | None = None
         self._kept: list[Any] = []
-        self._generation = 0
+        self._first = 0  # number of the first object that the present process keeps
 
     def __enter__(self) -> Sandbox:
         return self
@@ -128,13 +128,13 @@ class Sandbox:
         call.__name__ = call.__qualname__ = name
         return call
 
-    def hold(self, value: Any) -> Kept:
+    def hold(self, value: Any) -> Far:
         """Send a value once, for many calls."""
-        return self._ask({"hold": True}, value)
+        return self._ask({"call": None, "keep": "all"}, ((value,), {}))
 
-    def fetch(self, kept: Kept) -> Any:
+    def fetch(self, kept: Far) -> Any:
         """Return a value that stayed there."""
-        return self._ask({"fetch": True}, kept)
+        return self._ask({"call": None, "keep": "none"}, ((kept,), {}))
 
     def printed(self) -> str:
         """Return what the answer has printed since the last call, cut to the limit."""
@@ -156,64 +156,62 @@ class Sandbox:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for descriptor in (self._to_child, self._from_child):
-            os.close(descriptor)
+        self._socket.close()
         self._output.close()
         # shutil.rmtree would recurse too deeply into nested directories, and fail at unreadable ones.
-        for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-            if not Path(self._scratch).exists():
-                break
-            subprocess.run([*command, "--", self._scratch], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        remove = ["sh", "-c", 'rm -rf "$1" || { chmod -R u+rwx "$1"; rm -rf "$1"; }', "rm", self._scratch]
+        subprocess.run(remove, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _start(self) -> None:
         if os.name == "nt":
             raise UsageError("answers are marked on Linux or macOS; on Windows use WSL, or pytest with --in-process")
-        self._scratch = tempfile.mkdtemp(prefix="answer-")
+        self._scratch = os.path.realpath(tempfile.mkdtemp(prefix="answer-"))
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._output_at = 0
-        incoming, self._to_child = os.pipe()
-        self._from_child, outgoing = os.pipe()
-        # The other side can open both ends of a pipe, and take a byte between `select` and `read`.
-        for descriptor in (self._to_child, self._from_child):
-            os.set_blocking(descriptor, False)
-        settings = {
-            "scratch": self._scratch,
-            "hidden": str(Path.cwd()),  # the course or the tests
-            "incoming": incoming,
-            "outgoing": outgoing,
-            "memory_bytes": self.limits.memory_bytes,
-            "cpu_seconds": int(self.limits.seconds_in_all) + 30,
-            "file_bytes": self.limits.file_bytes,
-            "preload": self.preload,
-        }
+        user = isolation.throwaway_user(self._scratch)
+        # The course or the tests are in the working directory.
+        wrapped = [] if isolation.problem() else isolation.bubblewrap(self._scratch, str(Path.cwd()), user)
         environment = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), self._scratch)
         environment |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"), "1")
         environment |= {"MPLBACKEND": "agg", "PATH": os.defpath, "PYTHONHASHSEED": "0"} | self.environment
-        package = Path(__file__).parents[2]
         # -I: import neither from the working directory nor from the user's own packages.
-        bootstrap = f"import sys; sys.path.append({str(package)!r}); from tinyprune.course.child import main; main()"
-        try:
+        first = f"sys.path.insert(0, {str(isolation.PACKAGE.parent)!r})"
+        bootstrap = f"import sys; {first}; from tinyprune.course.child import main; del sys.path[0]; main()"
+        self._first += 1 << 20
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            settings = {
+                "wire": theirs.fileno(),
+                "first": self._first,
+                "preload": self.preload,
+                "user": user,
+                "limits": {
+                    "RLIMIT_AS": self.limits.memory_bytes,
+                    "RLIMIT_CPU": int(self.limits.seconds_in_all) + 30,
+                    "RLIMIT_FSIZE": self.limits.file_bytes,
+                    "RLIMIT_NOFILE": 128,
+                    # Otherwise all other processes of the same user count.
+                    "RLIMIT_NPROC": self.limits.processes if wrapped or user is not None else 4096,
+                    "RLIMIT_CORE": 0,
+                },
+            }
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-u", "-c", bootstrap, json.dumps(settings)],
+                [*wrapped, sys.executable, "-I", "-u", "-c", bootstrap, json.dumps(settings)],
                 cwd=self._scratch,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                pass_fds=(incoming, outgoing),
+                pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
-        finally:
-            os.close(incoming)
-            os.close(outgoing)
-        self._generation += 1
         self._kept.clear()
-        self._deadline = time.monotonic() + 60  # importing is not the answer's time
+        self._count_at = 0.0  # when to count the bytes of its files again
         try:
-            head, _ = unpack(self._read)
+            self._begin(60, 60)  # importing is not the answer's time
+            unpack(self._read)
         except AnswerDied as error:
             raise RuntimeError(f"the answer's process did not start: {error}\n{self.printed()}") from None
-        self.filters = head["ready"]
         for source, name in list(self.sources):
             with contextlib.suppress(AnswerError):
                 self._exchange({"run": source, "name": name}, None)
@@ -224,22 +222,18 @@ class Sandbox:
             raise AnswerDied("TimeoutError", f"the submission took more than {self.limits.seconds_in_all:g} s in all")
         if self._process is None:
             self._start()
-        self._check_directory()
         return self._exchange(head, value)
 
     def _exchange(self, head: dict[str, Any], value: Any) -> Any:
         if self._process is None:
             raise AnswerDied("SystemExit", "the answer ended its own process when its code was run again")
-        allowed = min(self.limits.seconds_per_call, self.seconds_left)
-        self._deadline = time.monotonic() + allowed
-        begun = time.monotonic()
-        elsewhere = 0.0
+        self._begin(self.limits.seconds_per_call, self.seconds_left)
         try:
             arrays = self._send(head, value)
             while True:
                 reply, received = unpack(self._read)
                 if "callback" in reply:
-                    elsewhere += self._call_back(reply, received)
+                    self._call_back(reply, received)
                     continue
                 if "raised" in reply:
                     raised = {k: str(v)[:4000] for k, v in reply["raised"].items()}
@@ -256,109 +250,91 @@ class Sandbox:
             self.close()
             raise AnswerDied("RuntimeError", f"the answer broke its own process: {error!s:.200}") from None
         finally:
-            self.seconds_left -= time.monotonic() - begun - elsewhere
+            self.seconds_left = self._end_of_all - time.monotonic()
 
     def _send(self, head: dict[str, Any], value: Any) -> list[np.ndarray]:
         arrays: list[np.ndarray] = []
-        head = head | {"value": encode(value, arrays, self._keep, KeptHere)}
+        head = head | {"value": encode(value, arrays, self._keep)}
         data = memoryview(pack(head, arrays))
         while data:
-            self._wait([], [self._to_child])
+            self._check()
             try:
-                data = data[os.write(self._to_child, data[:4096]) :]
-            except BlockingIOError:
+                data = data[self._socket.send(data[: 1 << 16]) :]
+            except TimeoutError:
                 continue
-            except BrokenPipeError:
+            except (BrokenPipeError, ConnectionResetError):
                 self._died()
         return arrays
 
     def _read(self, size: int) -> bytes:
         parts = []
         while size:
-            self._wait([self._from_child], [])
+            self._check()
             try:
-                part = os.read(self._from_child, min(size, 1 << 20))
-            except BlockingIOError:
+                part = self._socket.recv(min(size, 1 << 20))
+            except TimeoutError:
                 continue
+            except ConnectionResetError:
+                part = b""
             if not part:
                 self._died()
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
 
-    def _wait(self, reading: list[int], writing: list[int]) -> None:
-        """Wait until a pipe is ready, but not beyond the deadline, nor while the disk is being filled."""
-        while True:
-            # Checked first, because a pipe may always be ready.
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                self.close()
-                seconds = self.limits.seconds_per_call
-                raise AnswerDied("TimeoutError", f"no result after {seconds:g} s: an endless loop, or far too slow")
-            if any(select.select(reading, writing, [], min(left, 0.25))):
-                return
-            self._check_directory()
+    def _begin(self, seconds: float, seconds_in_all: float) -> None:
+        self._end_of_call, self._end_of_all = (time.monotonic() + s for s in (seconds, seconds_in_all))
 
-    def _check_directory(self) -> None:
-        """Kill a process that fills the disk: the system limits the size of each file, but not their number."""
-        if used(Path(self._scratch), self.limits.directory_bytes) > self.limits.directory_bytes:
+    def _check(self) -> None:
+        """Kill a process that is too slow or fills the disk: the system limits files' sizes, but not their number."""
+        limits, now = self.limits, time.monotonic()
+        if now >= self._count_at:
+            if used(Path(self._scratch), limits.directory_bytes) > limits.directory_bytes:
+                self.close()
+                raise AnswerDied("OSError", f"more than {limits.directory_bytes >> 20} MiB of files")
+            # Seldom where it takes long, such as in directories in directories.
+            self._count_at = now + 0.25 + 10 * (time.monotonic() - now)
+        if now >= self._end_of_all:
             self.close()
-            raise AnswerDied("OSError", f"more than {self.limits.directory_bytes >> 20} MiB of files")
+            raise AnswerDied("TimeoutError", f"the submission took more than {limits.seconds_in_all:g} s in all")
+        if now >= self._end_of_call:
+            self.close()
+            said = f"no result after {limits.seconds_per_call:g} s: an endless loop, or far too slow"
+            raise AnswerDied("TimeoutError", said)
+        self._socket.settimeout(min(self._end_of_all - now, self._end_of_call - now, 0.25))
 
     def _died(self) -> None:
-        # It may have closed the pipes and be running on.
+        # It may have closed the socket and be running on.
         try:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             self.close()
-            raise AnswerDied("RuntimeError", "the answer broke its own process: it closed the pipes") from None
+            raise AnswerDied("RuntimeError", "the answer broke its own process: it closed its connection") from None
         last = self.printed().strip().splitlines()[-1:]
         self.close()
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+        number = -code if code < 0 else code - 128  # bubblewrap ends with 128 + the signal
+        signalled = number in signal.valid_signals()
+        how = f"by signal {signal.Signals(number).name}" if signalled else f"with exit status {code}"
         raise AnswerDied("SystemExit", f"the answer ended its own process {how}" + "".join(f" ({s})" for s in last))
 
-    def _call_back(self, reply: dict[str, Any], received: list[np.ndarray]) -> float:
-        """Call a function for the answer and return the seconds in it, without those on the wire."""
-        if self.seconds_in_callbacks > self.limits.seconds_in_callbacks:
-            self.close()
-            most = f"{self.limits.seconds_in_callbacks:g} s"
-            raise AnswerDied("TimeoutError", f"more than {most} in functions that were given: called without end?")
+    def _call_back(self, reply: dict[str, Any], received: list[np.ndarray]) -> None:
+        """Call a function for the answer. The time in it does not count as the call's; that on the wire does."""
         args, kwargs = self._decode(reply["value"], received)
         function = self._kept[reply["callback"]]
         begun = time.monotonic()
         try:
-            head, result = {"done": True}, function(*args, **kwargs)
+            head, result = {}, function(*args, **kwargs)
         except Exception as error:
-            head, result = {"raised": {"message": f"{type(error).__name__}: {error!s:.2000}"}}, None
-        gone = time.monotonic() - begun
-        self._deadline += gone
-        self.seconds_in_callbacks += gone
+            head, result = {"raised": f"{type(error).__name__}: {error!s:.2000}"}, None
+        self._end_of_call += time.monotonic() - begun
         self._send(head, result)
-        return gone
 
     def _keep(self, thing: Any) -> int:
         self._kept.append(thing)
         return len(self._kept) - 1
 
     def _decode(self, tree: Any, arrays: list[np.ndarray]) -> Any:
-        def function(number: int) -> Any:
-            raise WireError("an answer cannot hand over functions")
-
-        return decode(tree, arrays, function, self._kept.__getitem__, lambda number: KeptHere(number, self))
-
-
-class KeptHere(Kept):
-    """A stand-in for an object in an answer's process, valid as long as that process lives."""
-
-    def __init__(self, number: int, sandbox: Sandbox) -> None:
-        self._number, self._sandbox, self._generation = number, sandbox, sandbox._generation
-
-    @property
-    def number(self) -> int:
-        """The object's number. Raises AnswerDied if the process that kept it is gone."""
-        if self._generation != self._sandbox._generation or self._sandbox._process is None:
-            raise AnswerDied("SystemExit", "the answer's process ended, and with it what it kept")
-        return self._number
+        return decode(tree, arrays, Far, self._kept.__getitem__)
 
 
 def used(directory: Path, enough: int) -> int:

@@ -1,7 +1,7 @@
 # %% tools="a4_tools"
 from tinyprune import ops
 from tinyprune.course import answer, expect, expect_close, expect_gradients, given
-from tinyprune.model import gating
+from tinyprune.model import gates
 
 PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 
@@ -9,7 +9,7 @@ PAPER = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 def scaling(gate):
     """c (L, 1) of gates (L, H)."""
     opened = (gate.real > 0).sum(axis=1)
-    return np.array([[gating.output_scaling(gate.shape[1], int(n))] for n in opened])
+    return np.array([[gates.output_scaling(gate.shape[1], int(n))] for n in opened])
 
 
 def scaled_by_formula(gate):

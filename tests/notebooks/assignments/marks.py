@@ -12,7 +12,7 @@ from tinyprune.errors import install_command
 pytest.importorskip("nbgrader", reason=f"needs {install_command('course')}")
 
 from tinyprune.course.marking import mark
-from tinyprune.course.sandbox import Sandbox
+from tinyprune.course.sandbox import Limits, Sandbox
 
 FOLDER = Path(__file__).parents[3] / "notebooks" / "assignments"
 spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
@@ -47,7 +47,7 @@ def wrong_answers(name):
 
 
 def cells_that_test(notebook):
-    cells = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.nbgrader.grade]
+    cells = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade")]
     return {cell.metadata.nbgrader.grade_id: cell for cell in cells}
 
 
@@ -76,8 +76,8 @@ def only(task, notebook):
     return notebook
 
 
-def failures(notebook):
-    with Sandbox() as sandbox:
+def failures(notebook, **limits):
+    with Sandbox(Limits(**limits)) as sandbox:
         mark(notebook, sandbox)
     cells = cells_that_test(notebook).items()
     return {name: output.evalue for name, cell in cells for output in cell.outputs if output.output_type == "error"}

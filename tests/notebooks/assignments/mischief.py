@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from marks import build
 
+from tinyprune.course.isolation import PACKAGE
+
 FULL = 30.0
 FORWARD = 3.0  # points of linear_forward
 
@@ -15,6 +17,7 @@ class Mischief(NamedTuple):
     cell: str = ""  # code of an additional first cell
     function: str = ""  # code at the beginning of linear_forward
     edit: Any = None  # a function that changes the notebook
+    isolated: bool = False  # whether only bubblewrap stops it
 
 
 def metadata(cell):
@@ -101,8 +104,16 @@ CELLS = {
     "memory": "hoard = []\nwhile True:\n    hoard.append(bytearray(1 << 28))",
     "prints without end": "while True:\n    print('x' * 10_000)",
     "waits for input": "name = input('your name? ')",
-    "signals": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.killpg(0, signal.SIGKILL)",
     "closes the pipes": "import os, time\nos.closerange(3, 100)\ntime.sleep(1000)",
+    "directories in directories": "import os\nfor _ in range(1500):\n    os.mkdir('a')\n    os.chdir('a')",
+    "fills the disk": "n = 0\nwhile n := n + 1:\n    open(str(n), 'wb').write(bytes(1 << 24))",
+}
+# The same, but only bubblewrap stops it.
+ISOLATED = {
+    "deletes the gradebook": "import os\nos.remove('COURSE/gradebook.db')",
+    "deletes the course": "import shutil\nshutil.rmtree('COURSE')",
+    "writes a source": "open('COURSE/source/a1/a1.ipynb', 'w').write('')",
+    "signals": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.killpg(0, signal.SIGKILL)",
     "kills by the kernel's hand": """
 import fcntl, os
 r, w = os.pipe()
@@ -114,11 +125,6 @@ os.write(w, b'x')""",
 import ctypes, os
 syscall = ctypes.pythonapi.syscall
 syscall(424, syscall(434, os.getppid(), 0), 9, None, 0)  # pidfd_send_signal, pidfd_open""",
-    "directories in directories": "import os\nfor _ in range(1500):\n    os.mkdir('a')\n    os.chdir('a')",
-    "fills the disk": "n = 0\nwhile n := n + 1:\n    open(str(n), 'wb').write(bytes(1 << 24))",
-    "deletes the gradebook": "import os\nos.remove('COURSE/gradebook.db')",
-    "deletes the course": "import shutil\nshutil.rmtree('COURSE')",
-    "writes a source": "open('COURSE/source/a1/a1.ipynb', 'w').write('')",
 }
 # The same inside a function, which loses the points of that function.
 FUNCTIONS = {
@@ -148,12 +154,6 @@ class AssertionError(BaseException): pass
 import builtins
 builtins.AssertionError = AssertionError""",
     "imports the solution": "from tinyprune.ops import *",
-    "executes the solution": """
-import sys, pathlib
-root = pathlib.Path(sys.path[-1]) / 'tinyprune'
-for name in ('linear', 'layernorm', 'cross_entropy'):
-    exec((root / 'ops' / f'{name}.py').read_text())""",
-    "reads the lecturer's notebook": "exec(open('COURSE/source/a1/a1.ipynb').read())",
     "reads another submission": "print(open('COURSE/submitted/good/a1/a1.ipynb').read())",
     "writes into the wire": """
 import os
@@ -163,14 +163,27 @@ for descriptor in range(3, 20):
     except OSError:
         pass""",
 }
+CHEATS_ISOLATED = {
+    "executes the solution": """
+import pathlib, sys
+for path in [pathlib.Path('PACKAGE'), *(pathlib.Path(p, 'tinyprune') for p in sys.path)]:
+    for name in ('linear', 'layernorm', 'cross_entropy'):
+        try:
+            exec((path / 'ops' / f'{name}.py').read_text())
+        except OSError:
+            pass""",
+    "reads the lecturer's notebook": "exec(open('COURSE/source/a1/a1.ipynb').read())",
+}
 MISCHIEF = [
     *(Mischief(what, FULL, True, cell=cell) for what, cell in CELLS.items()),
+    *(Mischief(what, FULL, True, cell=cell, isolated=True) for what, cell in ISOLATED.items()),
     *(Mischief(what, FULL - FORWARD, True, function=function) for what, function in FUNCTIONS.items()),
     Mischief("half a surrogate", FULL - FORWARD, True, "raise ValueError('\\ud800')", "raise ValueError(chr(0xd800))"),
     Mischief("odd metadata", FULL, True, edit=with_odd_metadata),
     Mischief("edits tests, but has the answers", FULL, True, edit=with_tests("pass")),
     Mischief("removes tests, but has the answers", FULL, True, edit=without("grade")),
     *(Mischief(what, 0, False, cell=cell) for what, cell in CHEATS.items()),
+    *(Mischief(what, 0, False, cell=cell, isolated=True) for what, cell in CHEATS_ISOLATED.items()),
     Mischief("makes its inputs zero", 0, False, edit=with_zeros_for_inputs),
     Mischief("edits tests", 0, False, edit=with_tests("pass")),
     Mischief("removes tests", 0, False, edit=without("grade")),
@@ -183,10 +196,11 @@ MISCHIEF = [
 ]
 
 
-def notebook_of(mischief, course):
+def notebook_of(mischief, course, hidden=False):
+    """Return what is handed in; with all tests if `hidden`, as it is marked."""
     notebook = build.notebook_of("a1")
     if not mischief.solved:
-        notebook = build.released(notebook)
+        notebook = build.released(notebook, hidden)
     if mischief.function:
         head = "def linear_forward(x, W, b):\n"
         for cell in notebook.cells:
@@ -195,5 +209,6 @@ def notebook_of(mischief, course):
     if mischief.edit:
         mischief.edit(notebook)
     if mischief.cell:
-        notebook.cells.insert(0, build.nbformat.v4.new_code_cell(mischief.cell.strip().replace("COURSE", str(course))))
+        source = mischief.cell.strip().replace("COURSE", str(course)).replace("PACKAGE", str(PACKAGE))
+        notebook.cells.insert(0, build.nbformat.v4.new_code_cell(source))
     return notebook

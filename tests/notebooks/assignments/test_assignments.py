@@ -1,16 +1,21 @@
 """In every assignment the solution gets all points, the stub none, and a wrong answer loses the points it should."""
 
+import os
 import re
 from collections import Counter
 
 import pytest
 from marks import build, cells_that_test, edited, failures, only, wrong_answers
+from mischief import MISCHIEF, notebook_of
 from nbclient import NotebookClient
+
+from tinyprune.course import isolation
 
 TASKS = sorted({build.task_of(test) for name in build.NAMES for test in cells_that_test(build.notebook_of(name))})
 # The others start from a model that is trained first, or compile.
 QUICK = ("a1", "a2", "a3")
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in build.NAMES]
+CODE = [(m, isolated) for m in MISCHIEF for isolated in (True, False) if not m.edit and isolated >= m.isolated]
 CASES = [(name, wrong) for name in build.NAMES for wrong in wrong_answers(name)]
 
 
@@ -57,6 +62,25 @@ def test_wrong_answer_loses_the_right_points_and_no_others(name, wrong):
     notebook = edited(build.notebook_of(name), wrong)
     said = failures(only(task, notebook))
     assert said.keys() == wrong.loses, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mischief", "bubblewrap"), CODE, ids=lambda value: getattr(value, "what", value))
+def test_mischief_gets_what_its_answers_are_worth(mischief, bubblewrap, monkeypatch, tmp_path):
+    """With nbgrader's steps around it in test_nbgrader.py, where what changes the notebook is."""
+    if bubblewrap and isolation.problem():
+        pytest.skip(isolation.problem())
+    if not bubblewrap:
+        monkeypatch.setattr(isolation, "problem", lambda: "bubblewrap is not used in this test")
+        if "fork bomb" in mischief.what and os.getuid() == 0 and not isolation.throwaway_user(str(tmp_path)):
+            pytest.skip("no limit of processes holds for root")
+    course = build.source_of("a1") | {"gradebook.db": "marks"}
+    build.write(course, tmp_path)
+    notebook = notebook_of(mischief, tmp_path, hidden=True)
+    failed = failures(notebook, seconds_per_call=3)
+    tests = cells_that_test(notebook)
+    assert sum(cell.metadata.nbgrader.points for test, cell in tests.items() if test not in failed) == mischief.points
+    assert all((tmp_path / path).read_text("utf-8") == content for path, content in course.items())
 
 
 @pytest.mark.parametrize("name", build.NAMES)

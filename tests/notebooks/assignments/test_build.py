@@ -53,9 +53,7 @@ def release(tmp_path_factory):
     """All files that students get: nbgrader's release and the folders for pytest."""
     directory = tmp_path_factory.mktemp("course")
     for name in build.NAMES:
-        for path, content in build.files_of(name).items():
-            (directory / path).parent.mkdir(parents=True, exist_ok=True)
-            (directory / path).write_text(content, encoding="utf-8")
+        build.write(build.folder_of(name) | build.source_of(name), directory)
     (directory / "nbgrader_config.py").write_text((FOLDER / "nbgrader_config.py").read_text())
     for name in build.NAMES:
         command = [sys.executable, "-m", "nbgrader", "generate_assignment", name]
@@ -83,7 +81,7 @@ def test_release_holds_no_solution_and_no_hidden_test(release, name):
 @pytest.mark.parametrize("name", build.NAMES)
 def test_solution_would_be_found(name):
     forbidden = secrets(name)
-    source = (FOLDER / "source" / name / f"{name}.ipynb").read_text(encoding="utf-8")
+    (source,) = build.source_of(name).values()
     solution = build.answers(build.notebook_of(name))
     assert found_in(solution, forbidden)
     assert found_in(source, forbidden)
@@ -93,14 +91,14 @@ def test_solution_would_be_found(name):
 
 
 @pytest.mark.parametrize("name", build.NAMES)
-def test_committed_files_are_in_step_with_the_text(name):
-    for path, content in build.files_of(name).items():
-        assert (FOLDER / path).read_text(encoding="utf-8") == content, f"{path}: python notebooks/assignments/build.py"
+def test_committed_folder_is_in_step_with_the_text(name):
+    for path, content in build.folder_of(name).items():
+        assert (FOLDER / path).read_text(encoding="utf-8") == content, f"{path}: run build.py folders"
 
 
 def test_all_six_are_there():
     assert [f"a{i}" for i in range(1, 7)] == build.NAMES
-    assert sorted(p.name for p in (FOLDER / "source").iterdir()) == build.NAMES
+    assert sorted(path.name for path in FOLDER.glob("a[0-9]*")) == build.NAMES
 
 
 def test_numbers_in_the_pages_are_those_of_the_tests():

@@ -11,9 +11,12 @@ from marks import FOLDER, build, edited, wrong_answers
 from mischief import FULL, MISCHIEF, notebook_of
 from nbgrader.api import Gradebook
 
+from tinyprune.course import isolation
+
 pytestmark = pytest.mark.slow
 
 WRONG = wrong_answers("a1")
+EDITED = [mischief for mischief in MISCHIEF if mischief.edit]  # the others are in test_assignments.py
 # Enough for an honest answer on a busy machine.
 LIMITS = ["--IsolatedExecute.seconds_per_call=3"]
 
@@ -26,7 +29,7 @@ def nbgrader(course, *arguments, fails=False):
 
 
 def new_course(directory):
-    shutil.copytree(FOLDER / "source", directory / "source")
+    build.write(build.source_of("a1"), directory)
     shutil.copy(FOLDER / "nbgrader_config.py", directory)
     return directory
 
@@ -59,9 +62,12 @@ def course(tmp_path_factory):
     hand_in(course, "good", build.notebook_of("a1"))
     hand_in(course, "idle", released)
     hand_in(course, "broken", "this is not a notebook")
+    importing = build.notebook_of("a1")
+    importing.cells.insert(0, build.nbformat.v4.new_code_cell("from tinyprune.ops import *"))
+    hand_in(course, "imports", importing)
     for wrong in WRONG:
         hand_in(course, label(wrong.what), edited(build.notebook_of("a1"), wrong))
-    for mischief in MISCHIEF:
+    for mischief in EDITED:
         hand_in(course, label(mischief.what), notebook_of(mischief, course))
     # links to the lecturer's notebook
     (course / "submitted" / "link" / "a1").mkdir(parents=True)
@@ -73,7 +79,8 @@ def course(tmp_path_factory):
     for name in ("numpy.py", "tinyprune.py", "sitecustomize.py", "ipykernel_launcher.py"):
         (folder / name).write_text("raise SystemExit('mine')")
     # the unreadable one and the links are reported at the end
-    nbgrader(course, "autograde", "a1", *LIMITS, fails=True)
+    said = nbgrader(course, "autograde", "a1", *LIMITS, fails=True)
+    assert ("Answers were not isolated" in said) == bool(isolation.problem())
     return course
 
 
@@ -93,14 +100,14 @@ def test_wrong_answer_loses_its_points(course, wrong):
     assert all(points in (0, worth[name]) for name, points in found.items())
 
 
-@pytest.mark.parametrize("mischief", MISCHIEF, ids=lambda mischief: mischief.what)
+@pytest.mark.parametrize("mischief", EDITED, ids=lambda mischief: mischief.what)
 def test_mischief_gets_what_its_answers_are_worth(course, mischief):
     assert sum(scores(course, label(mischief.what)).values()) == mischief.points
 
 
 def test_nothing_of_the_course_was_touched(course):
-    assert (course / "source" / "a1" / "a1.ipynb").read_bytes() == (FOLDER / "source/a1/a1.ipynb").read_bytes()
-    assert len(list((course / "submitted").iterdir())) == 6 + len(WRONG) + len(MISCHIEF)
+    assert (course / "source" / "a1" / "a1.ipynb").read_text("utf-8") in build.source_of("a1").values()
+    assert len(list((course / "submitted").iterdir())) == 7 + len(WRONG) + len(EDITED)
 
 
 def test_students_read_what_passed_what_was_refused_and_the_hints(course):
@@ -109,7 +116,7 @@ def test_students_read_what_passed_what_was_refused_and_the_hints(course):
     hints = ("a row of zeros must come out as the bias", "what is left of x W + b if x is 0?")
     for path, *said in (
         ("release/a1/a1.ipynb", "passed: a1_1_forward"),
-        ("autograded/imports-the-solution/a1/a1.ipynb", "an answer may not import tinyprune.ops"),
+        ("autograded/imports/a1/a1.ipynb", "an answer may not import tinyprune"),
         (f"feedback/{wrong}/a1/a1.html", *hints),
     ):
         text = (course / path).read_text(encoding="utf-8")
