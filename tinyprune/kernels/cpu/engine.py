@@ -18,12 +18,11 @@ from tinyprune.kernels.cpu import (
     gelu,
     jit,
     lamb,
-    layernorm,
     norm,
+    norms,
     products,
     repeat_heads,
     residual,
-    rmsnorm,
     rotary,
     slices,
     swiglu,
@@ -86,10 +85,10 @@ class Numba(Engine):
     AttentionStep = attention_step.AttentionStep
     attention_step = staticmethod(attention_step.attention_step)
     rotate = staticmethod(rotary.rotate)
-    layernorm_forward = staticmethod(layernorm.layernorm_forward)
-    layernorm_backward = staticmethod(layernorm.layernorm_backward)
-    rmsnorm_forward = staticmethod(rmsnorm.rmsnorm_forward)
-    rmsnorm_backward = staticmethod(rmsnorm.rmsnorm_backward)
+    layernorm_forward = staticmethod(norms.layernorm_forward)
+    layernorm_backward = staticmethod(norms.layernorm_backward)
+    rmsnorm_forward = staticmethod(norms.rmsnorm_forward)
+    rmsnorm_backward = staticmethod(norms.rmsnorm_backward)
     gelu_forward = staticmethod(gelu.gelu_forward)
     gelu_backward = staticmethod(gelu.gelu_backward)
     swiglu_forward = staticmethod(swiglu.swiglu_forward)
