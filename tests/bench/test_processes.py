@@ -4,12 +4,18 @@ import contextlib
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import toy_workloads
 
-from tinyprune.bench.processes import THREADS, ProcessError, Processes, environment
-from tinyprune.bench.server import peak_memory, take_turn
+from tinyprune.bench.processes import (
+    THREADS,
+    Contender,
+    ProcessError,
+    Processes,
+    environment,
+    peak_memory,
+    take_turn,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -18,32 +24,31 @@ def toys(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
-def build(processes, library, workload, key="a", **more):
-    processes.ask(library, "build", key=key, target=f"toy_workloads:{workload}", **({"arguments": {}} | more))
+def build(processes, library, workload, key="a", arguments=None, **more):
+    contender = Contender("", library, f"toy_workloads:{workload}", arguments or {}, 1.0)
+    results = processes.build(key, contender, with_results=True, **more)
+    return {name: x.tolist() for name, x in results.items()}
 
 
-def result(processes, library, path, key="a"):
-    processes.ask(library, "results", key=key, path=str(path / "r.npz"))
-    return np.load(path / "r.npz")["value"].tolist()
-
-
-def test_a_turn(tmp_path):
+def test_a_turn():
     """What the library prints is no answer."""
     with Processes(1) as processes:
-        build(processes, "ours", "quick", arguments={"value": 2.5})
-        build(processes, "ours", "quick", "b", arguments={"value": 3.5}, rehearsal={})
-        build(processes, "ours", "talkative", "c")
-        assert [result(processes, "ours", tmp_path, key) for key in "abc"] == [[2.5], [3.5], [1]]
+        assert build(processes, "ours", "quick", arguments={"value": 2.5}) == {"value": [2.5]}
+        assert build(processes, "ours", "quick", "b", {"value": 3.5}, rehearsal={"value": 1.0}) == {"value": [3.5]}
+        assert build(processes, "ours", "talkative", "c") == {"value": [1]}
         for key in "ac":
             answer = processes.ask("ours", "turn", key=key)
-            assert answer.keys() == {"seconds", "elapsed", "waited"}
-            assert 0 < answer["seconds"] < answer["elapsed"] and answer["waited"] >= 0
+            assert answer.keys() == {"seconds", "waited"} and answer["seconds"] > 0 and answer["waited"] >= 0
         assert len(processes.running) == 1  # all of one library
 
 
-def test_seconds_are_of_one_unit():
-    answer = take_turn(toy_workloads.quick(), calls=10)
-    assert answer["seconds"] == answer["elapsed"] / (10 * 2)
+def test_seconds_are_of_one_unit(monkeypatch):
+    moments = iter([10.0, 16.0])
+    monkeypatch.setattr("tinyprune.bench.processes.time.perf_counter", lambda: next(moments))
+    waiting = iter([1.0, 2.5])
+    monkeypatch.setattr("tinyprune.bench.processes.waiting_seconds", lambda: next(waiting))
+    answer = take_turn(toy_workloads.quick(), calls=3)
+    assert answer == {"seconds": 6 / (3 * 2), "waited": 1.5 / 6}
 
 
 def test_errors_are_answered_and_a_death_is_reported_with_its_last_words():
@@ -74,7 +79,7 @@ def test_a_process_ends_when_its_parent_is_gone():
     complaints.close()
 
 
-def test_environment(monkeypatch, tmp_path):
+def test_environment(monkeypatch):
     """NumPy as a peer is without what holds BLAS back; that reaches its process."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("OPENBLAS_L2_SIZE", "512")
@@ -85,8 +90,8 @@ def test_environment(monkeypatch, tmp_path):
         assert len(held_back) == (0 if library == "numpy" else 2), library
     with Processes(1) as processes:
         for library, expected in (("numpy", -1), ("ours", 512)):
-            build(processes, library, "variable", arguments={"name": "OPENBLAS_L2_SIZE"})
-            assert result(processes, library, tmp_path) == [expected]
+            found = build(processes, library, "variable", arguments={"name": "OPENBLAS_L2_SIZE"})
+            assert found == {"value": [expected]}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process reset its peak")

@@ -14,7 +14,6 @@ from tinyprune.bench.shapes import (
     model_shape,
     step_gflop,
 )
-from tinyprune.bench.step_memory import eager_bytes
 from tinyprune.errors import UsageError
 from tinyprune.model.parameters import parameter_shapes
 
@@ -90,18 +89,3 @@ def test_products_are_all_that_linear_layers_take():
     assert set(own) < set(every) and len(every) == len(set(every))
     for m, k, n in [(1024, 1024, 1024), (37, 53, 91), (1000, 333, 77)]:
         assert {(m, k, n, layout) for layout in ("A·B", "A·Bᵀ", "Aᵀ·B")} <= set(every)
-
-
-def test_the_memory_of_eager_attention_by_hand():
-    shape = model_shape("relative-d128", B=2)
-    B, T, S, H, D, N, L, V = 2, 128, 256, 8, 128, 256, 4, 103
-    parameters = sum(math.prod(size) for size in parameter_shapes(shape.config).values())
-    weights = B * H * T * (S + N)
-    layer = 4 * B * D * (2 * S + 4 * T + S + S + N) + (4 + 4 + 1) * weights + B * T * D
-    model = 4 * B * (2 * T * D + 2 * T * V + 2 * L * 128 * D)
-    assert eager_bytes(shape) == 16 * parameters + L * layer + model
-    # without the weights, which grow with T², a feed-forward block takes the place of persistent vectors
-    plain, block = model_shape("plain-d128", B=1), model_shape("plain-d128", kind="transformer", N=0, F=256, B=1)
-    more, fewer = 4 * T * (2 * D + 256) + T * D, 9 * H * T * N + 4 * N * D
-    sizes = [sum(math.prod(s) for s in parameter_shapes(x.config).values()) for x in (plain, block)]
-    assert eager_bytes(block) - eager_bytes(plain) == L * (more - fewer) + 16 * (sizes[1] - sizes[0])

@@ -7,6 +7,7 @@ import pytest
 from toy_workloads import SIZES, write_model
 
 from tinyprune.bench import backend_workloads as ours
+from tinyprune.bench.benchmarks.speed import BF16_TOLERANCE
 from tinyprune.bench.race import disagreement
 from tinyprune.bench.shapes import matrices, model_shape
 from tinyprune.errors import UsageError
@@ -31,9 +32,11 @@ def assert_same(a, b, tolerance):
 def test_products(layout):
     a, b = matrices(3, 5, 4, layout)
     expected = np.einsum({"A·B": "mk,kn", "A·Bᵀ": "mk,nk", "Aᵀ·B": "km,kn"}[layout] + "->mn", a, b)
-    work = ours.matmul("numpy", 3, 5, 4, layout)
+    work = ours.blas(3, 5, 4, layout)
     np.testing.assert_allclose(work.results()["out"], expected, rtol=1e-5)
     np.testing.assert_allclose(work.run(), expected, rtol=1e-5)
+    for backend in ("numpy", "numba"):
+        assert_same(ours.matmul(backend, 3, 5, 4, layout), work, 1e-6)
     assert_same(torch_module("operations").matmul(3, 5, 4, layout, device="cpu"), work, 1e-6)
 
 
@@ -80,6 +83,16 @@ def test_torch_computes_what_we_do(mode, kind, tmp_path):
     optimizer = {"plain": "foreach", "sdpa": "fused"}[mode]
     peer = torch_module("model").training_step(mode, optimizer, **shape)
     assert_same(ours.training_step("numpy", **shape), peer, 1e-6)
+
+
+@pytest.mark.parametrize("mode", ["plain", "sdpa"])
+@pytest.mark.parametrize("kind", [*SIZES, "plain"])
+def test_torch_under_bf16_autocast_trains_nearly_the_same(mode, kind, tmp_path):
+    """Emulated where the processor has no bf16 instructions; other losses than in float32, but not far from them."""
+    shape = PLAIN if kind == "plain" else {"name": write_model(tmp_path, kind)}
+    peer = torch_module("model").training_step(mode, bf16=True, **shape)
+    expected, found = ours.training_step("numpy", **shape).results(), peer.results()
+    assert disagreement(expected, found, 1e-6) and not disagreement(expected, found, BF16_TOLERANCE)
 
 
 def test_torch_trains_with_fewer_heads(tmp_path):

@@ -90,8 +90,8 @@ def test_nothing_of_cuda_is_touched_unasked():
         "ctypes.CDLL = lambda name, *rest, **more: loaded.append(name)\n"
         "import tinyprune.cli, tinyprune.kernels.backend, tinyprune.kernels.gpu, tinyprune.kernels.ladder.cuda\n"
         "tinyprune.kernels.backend.get_backend('numpy')\n"
-        "left_out = '_numba_cuda_redirector', 'tinyprune.kernels.ladder.cuda'\n"
-        "print([name for name in sys.modules if 'cuda' in name and name not in left_out], loaded, end=' ')\n"
+        "names = [name for name in sys.modules if 'cuda' in name and not name.startswith('tinyprune.')]\n"
+        "print([name for name in names if name != '_numba_cuda_redirector'], loaded, end=' ')\n"
         "print('numba' in sys.modules, end=' ')\n"
         "ctypes.CDLL = load\n"
         "import tinyprune.kernels.ladder.matmul; print('numba.cuda' in sys.modules)"
@@ -110,11 +110,6 @@ def test_the_gpus_name(monkeypatch):
     assert gpu.gpu_name() == "NVIDIA A100"
     monkeypatch.setattr(gpu, "load_driver", lambda: None)
     assert gpu.gpu_name() == ""
-
-
-@pytest.mark.skipif(gpu.linker() is None, reason="nvJitLink is not installed")
-def test_the_version_of_the_linker():
-    assert all(part.isdigit() for part in gpu.linker_version().split("."))
 
 
 def test_the_kernels_are_tested():

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import samples
 
-from tinyprune.bench import pretrained_workloads as workloads
-from tinyprune.bench.benchmarks.pretrained import PASSES
-from tinyprune.bench.race import disagreement
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import read_pretrained, write_hub
 from tinyprune.pretrained.hub import PREFIX
 from tinyprune.pretrained.layout import sources
+from tinyprune.pruning.importance import with_heads
 
 T = 128
 # What differs from the samples: in transformers' words and in ours.
@@ -103,11 +101,22 @@ def test_the_likeliest_continuation_is_that_of_transformers(pair, ours):
     assert list(generate(ours, prompt, 100, np.random.default_rng(0), temperature=0)) == ids[5:].tolist()
 
 
-@pytest.mark.parametrize("what", PASSES)
-def test_both_sides_of_the_benchmark_compute_the_same(tmp_path, what):
-    samples.theirs(tmp_path, "llama", num_key_value_heads=2, max_position_embeddings=64)
-    ours = workloads.ours(what, str(tmp_path), B=2, T=48, backend="numpy")
-    theirs = workloads.transformers(what, str(tmp_path), B=2, T=48)
-    assert disagreement(ours.results(), theirs.results(), 1e-5) == ""
-    ours.run()
-    theirs.run()
+def test_the_gradients_of_gates_are_those_of_factors_in_transformers(tmp_path):
+    """Of frozen weights; a hook multiplies the output of each head before Wo by its gate."""
+    torch = pytest.importorskip("torch")
+    theirs = samples.theirs(tmp_path, "llama", num_key_value_heads=2, max_position_embeddings=64)
+    read = read_pretrained(tmp_path)
+    ids, targets = np.random.default_rng(0).integers(0, read.config.V, (2, 2, 48))
+    H, layers = read.config.H, theirs.model.layers
+    gates = [torch.ones(H, 1, requires_grad=True) for _ in layers]
+    for layer, gate in zip(layers, gates, strict=True):
+        layer.self_attn.o_proj.register_forward_pre_hook(
+            lambda _, inputs, gate=gate: ((inputs[0].unflatten(-1, (H, -1)) * gate).flatten(-2),)
+        )
+    logits = theirs(torch.tensor(ids)).logits.flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, torch.tensor(targets).flatten()).backward()
+    gated = with_heads(Transformer(read.config, read.params))
+    _, _, cache = gated.loss(ids, targets, frozen=True)
+    expected = np.array([gate.grad.numpy()[:, 0] for gate in gates])
+    found = np.array(gated.backward_with_gates(1.0, cache)[1])
+    assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)

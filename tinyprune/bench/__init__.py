@@ -2,31 +2,26 @@
 
     matmul      every product of the model's steps, forward and backward      against NumPy's BLAS
     attention   forward + backward                                            against PyTorch, plain and SDPA
-    step        a whole training step                                         against PyTorch, also torch.compile
+    step        a whole training step                   against PyTorch, also compiled, also under bf16 autocast
     generate    one token at a time, keys and values cached                   against PyTorch eager
     memory      peak memory and time against T, open heads and threads        against PyTorch, plain and SDPA
-    breakdown   each operation of a training step                             against its own limit
     busy        a training step beside other busy programs                    against NumPy and PyTorch
-    pretrained  SmolLM2: a pass, the gradients of its gates, text             against transformers
     ladder      the road from a plain loop to the kernels, rung by rung       against NumPy's BLAS
-    cuda        the GPU's kernels, one by one                                 against the GPU's limits, and cuBLAS
 
-All but the ladder, the breakdown and the pretrained model also run on a GPU (`--backend cuda`). PyTorch then computes
-there, too: a run ends when the GPU has finished, both sides multiply in float32 (in tf32 with `--backend cuda-tf32`),
-and the peer of matmul is cuBLAS.
+All but the ladder also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
+finished, both sides multiply in float32 (in tf32 with `--backend cuda-tf32`), and the peer of matmul is cuBLAS.
 
 What makes the ratios fair:
 
-- Every library has a process of its own (`server.py`), and these take turns: ours, peer, ours, peer … A process
+- Each library has a separate process (`processes.py`), and these take turns: ours, peer, ours, peer … A process
   reports that it has finished only when all of its threads sleep, and then waits for its next turn. Within one process
   libraries disturb each other: Numba's OpenMP layer switches on nested parallelism in the libgomp that PyTorch shares,
   which makes PyTorch 10 to 100 times slower, and OpenBLAS's threads spin for a while after each product.
-- Times are medians of many turns after a warm-up, so that they include nobody's compilation. A turn in which other
-  programs took a processor away is repeated; `waited_percent` reports how much of that remains, and above a tenth of
-  the time no ratio is given.
-- Every peer is timed alone before our process exists (`alone_ms`). If it is more than 1.25 times slower in the
-  comparison, that is repeated, and if it stays so no ratio is given.
-- A ratio requires that both sides' results agree: same weights, same data, whole arrays.
+- Times are medians of many turns after a warm-up, so that they include no compilation. `waited_percent` reports how
+  long threads waited for a processor that other programs had. Above a tenth of the time the comparison is repeated,
+  and no ratio is given if it stays so.
+- A ratio requires that both sides' results agree: same weights, same data, whole arrays. PyTorch under bf16 autocast,
+  whose products have 8 significant bits, is held to a larger tolerance.
 - NumPy as a peer runs without OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, should they be set: they can slow OpenBLAS down
   (on one machine to half of its speed), and we compare with BLAS at its best.
 - All have the same number of threads. Where a PyTorch user has a choice, both options are tried and the faster one
@@ -47,7 +42,7 @@ if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
 # only when that benchmark is asked for.
 BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate"), "speed")
-BENCHMARKS |= {name: name for name in ("memory", "breakdown", "busy", "pretrained", "ladder", "cuda")}
+BENCHMARKS |= {name: name for name in ("memory", "busy", "ladder")}
 PEERS = ("torch",)
 IN_A_ROW = 16  # short computations that a GPU gets one after the other, as in training, before it is waited for
 

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyprune.bench import BENCHMARKS, PEERS
-from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.bench.shapes import model_shape
 from tinyprune.errors import MissingExtraError, UsageError, install_command, nearest
 from tinyprune.kernels.backend import BACKENDS, default_backend
-from tinyprune.kernels.gpu import what_is_missing, why_unusable
+from tinyprune.machine import describe_machine, processors
 from tinyprune.tables import Record, text_table
 
 NO_COLUMNS = ("benchmark", "machine", "sweep", "value")  # printed above the table, or used by plots alone
@@ -29,13 +28,6 @@ class Options:
     shapes: tuple[str, ...] = ()  # names of models, see `shapes.py`; empty for the benchmark's own list
     rounds: int | None = None  # turns of each contender; None for the benchmark's own number
     threads: int = 1  # of each contender
-    compile_only: bool = False  # whether kernels are only compiled and nothing is run
-    host: bool = False  # whether only what a step on a GPU costs the processor, or its memory, is measured
-
-    @property
-    def without_gpu(self) -> bool:
-        """Whether a benchmark of the GPU needs none."""
-        return self.compile_only or self.host
 
     @property
     def on_device(self) -> bool:
@@ -59,8 +51,6 @@ def make_options(
     shapes: str = "",
     rounds: int | None = None,
     threads: int | None = None,
-    compile_only: bool = False,
-    host: bool = False,
 ) -> Options:
     """Build options from the command line's strings; `peers` and `shapes` are separated by commas.
 
@@ -80,9 +70,7 @@ def make_options(
     if backend is not None and backend not in BACKENDS:
         said = f"--backend must be one of {', '.join(BACKENDS)}; got {backend!r}{nearest(backend, BACKENDS)}"
         raise UsageError(said)
-    return Options(
-        backend or default_backend(), named_peers, named_shapes, rounds, threads or processors(), compile_only, host
-    )
+    return Options(backend or default_backend(), named_peers, named_shapes, rounds, threads or processors())
 
 
 def split(names: str) -> tuple[str, ...]:
@@ -92,40 +80,19 @@ def split(names: str) -> tuple[str, ...]:
 
 def check_benchmark(name: str, options: Options) -> None:
     """Raise UsageError if this benchmark cannot run with these options, or not on this machine."""
-    if name == "cuda" and not options.on_device:
-        raise UsageError("`tinyprune bench cuda` is about kernels for GPUs; leave out --backend")
-    if name in ("breakdown", "ladder") and importlib.util.find_spec("numba") is None:
-        raise MissingExtraError(f"`tinyprune bench {name}` needs Numba, which is not here: python -m pip install numba")
-    if name == "breakdown" and options.backend != "numba":
-        raise UsageError("`tinyprune bench breakdown` is about the compiled core; leave out --backend")
+    if name == "ladder" and importlib.util.find_spec("numba") is None:
+        raise MissingExtraError("`tinyprune bench ladder` needs Numba, which is not here: python -m pip install numba")
     if name == "ladder" and options.on_device:
         raise UsageError("`tinyprune bench ladder` is about kernels for the processor; leave out --backend")
-    if options.without_gpu:
-        if name != "cuda" and not (name == "memory" and options.host and options.on_device):
-            raise UsageError("--compile-only and --host go with `tinyprune bench cuda`, --host also with `memory`")
-        if options.host and (missing := what_is_missing()):
-            raise UsageError(missing)
-        if options.host and os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-            raise UsageError("Numba's simulator launches nothing: unset NUMBA_ENABLE_CUDASIM")
-    elif options.on_device:
+    if options.on_device:
         if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
             raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
-        if problem := why_unusable():
-            said = f"the cuda backend cannot run: {problem}"
-            raise UsageError(f"{said}; `tinyprune bench cuda --compile-only` needs no GPU")
-        if "torch" in options.peers and (problem := torch_without_gpu()):
-            raise UsageError(f"--peers torch: {problem}")
+        if problem := BACKENDS[options.backend].problem():
+            raise UsageError(f"the cuda backend cannot run: {problem}")
+        if "torch" in options.peers:
+            from tinyprune.bench.torch_operations import torch_device
 
-
-def torch_without_gpu() -> str | None:
-    """Explain why PyTorch cannot be a peer on the GPU; None if it can."""
-    if importlib.util.find_spec("torch") is None:
-        return f"PyTorch is not installed: {install_command('peers')}"
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"PyTorch {torch.__version__} finds no GPU; install one that is built for CUDA"
-    return None
+            torch_device(options.device)
 
 
 def run_benchmark(name: str, options: Options) -> list[Record]:
@@ -136,8 +103,6 @@ def run_benchmark(name: str, options: Options) -> list[Record]:
     check_benchmark(name, options)
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
     records = getattr(module, f"run_{name}")(options)
-    if options.without_gpu:
-        return records
     packages = (*BACKENDS[options.backend].packages, *options.peers)
     machine = describe_machine(options.threads, packages, gpu=options.on_device)
     return [record | {"machine": machine} for record in records]

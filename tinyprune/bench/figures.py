@@ -15,14 +15,13 @@ from tinyprune.tables import Record, show
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
-LONGEST = 10  # operations of a breakdown that are drawn
 SWEEPS = {"T": "T, attention alone", "heads": "heads in each layer, whole step", "threads": "threads, whole step"}
 
 
 @matplotlib.style.context(STYLE)
 def plot_benchmark(records: Sequence[Record]) -> Figure:
     """Draw the figure that fits the benchmark; see the functions below."""
-    plots = {"memory": plot_sweeps, "ladder": plot_ladder, "breakdown": plot_breakdown}
+    plots = {"memory": plot_sweeps, "ladder": plot_ladder}
     return plots.get(records[0]["benchmark"], plot_speeds)(records)
 
 
@@ -41,7 +40,6 @@ def plot_speeds(records: Sequence[Record]) -> Figure:
     unit, label = "gflops", "GFLOP per second (nominal)"
     if "tokens_per_second" in records[0]:
         unit, label = "tokens_per_second", "tokens per second"
-    records = [r for r in records if r[unit]]  # a copy computes nothing
     shapes = list(dict.fromkeys(r["shape"] for r in records))
     subjects = list(dict.fromkeys(r["subject"] for r in records))
     figure = Figure(figsize=(7, 1.6 + 0.45 * len(shapes) + 0.2 * len(subjects)), dpi=DPI, layout="constrained")
@@ -132,31 +130,4 @@ def plot_ladder(records: Sequence[Record]) -> Figure:
         axes.set_xlim(min(speeds) / 2, max(speeds) * 3)
         axes.xaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
     grid[-1].set_xlabel("GFLOP per second (nominal); n×: n times faster than the rung below")
-    return figure
-
-
-def plot_breakdown(records: Sequence[Record]) -> Figure:
-    """Draw the limit of every operation, by cause, inside of its measured time: an Axes for each shape, in ms a step.
-
-    Of memory it shows what is beyond products and exponentials, which can hide the rest.
-    """
-    found = [list(rows)[:LONGEST] for _, rows in groupby(records, key=lambda record: record["shape"])]
-    figure = Figure(figsize=(7, 0.8 + sum(0.5 + 0.22 * len(rows) for rows in found)), dpi=DPI, layout="constrained")
-    grid = figure.subplots(len(found), 1, squeeze=False, height_ratios=[len(rows) + 2 for rows in found])[:, 0]
-    for axes, rows in zip(grid, found, strict=True):
-        names = [row["operation"] for row in rows]
-        axes.barh(names, [row["median_ms"] for row in rows], color="white", edgecolor=GREY, label="measured")
-        left = [0.0] * len(rows)
-        for colour, cause in zip(HEAD_COLOURS, ("products", "exponentials", "memory", "calls"), strict=False):
-            width = [row[f"{cause}_ms"] for row in rows]
-            if cause == "memory":
-                width = [max(0.0, w - done) for w, done in zip(width, left, strict=True)]
-            axes.barh(names, width, left=left, color=colour, label=cause)
-            left = [done + w for done, w in zip(left, width, strict=True)]
-        axes.invert_yaxis()
-        whole = sum(row["median_ms"] for row in rows)
-        axes.set_title(f"{rows[0]['shape']}: {show(round(whole, 1))} ms in these")
-    grid[-1].set_xlabel("ms a step; coloured: what the limit consists of")
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", frameon=False, ncols=len(labels))
     return figure

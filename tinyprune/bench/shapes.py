@@ -8,7 +8,7 @@
                       and memory cost
     paper             the paper's WikiText-103 model with a plain softmax over 8,192 words, B 16: too large for a
                       processor, so only a GPU runs it by default. Its 59 million parameters take 0.9 GiB with gradients
-                      and AdamW's averages; PyTorch written plainly keeps 10 GiB more (computed, see `step_memory`)
+                      and AdamW's averages
 
 The product of an (m, k) and a (k, n) matrix counts as 2·m·k·n operations, forward and backward together as three times
 forward. For a layer with width W = heads · Dh, S = M + T and batch B a whole training step takes
@@ -125,6 +125,11 @@ def matrices(m: int, k: int, n: int, layout: str) -> tuple[NDArray, NDArray]:
     a = rng.standard_normal((k, m) if layout == "Aᵀ·B" else (m, k), np.float32)
     b = rng.standard_normal((n, k) if layout == "A·Bᵀ" else (k, n), np.float32)
     return a, b
+
+
+def transposed(a: Any, b: Any, layout: str) -> tuple[Any, Any]:
+    """Return views of the matrices of `matrices`, of any library, whose product is (m, n)."""
+    return (a.T if layout == "Aᵀ·B" else a), (b.T if layout == "A·Bᵀ" else b)
 
 
 def attention_arguments(shape: ModelShape) -> tuple[dict[str, NDArray], NDArray]:

@@ -1,6 +1,7 @@
 """The same language model as a PyTorch user would write it: its training step, and reading one token at a time.
 
-`mode` is "plain" or "sdpa", the way attention is written; `torch.compile` may compile the whole model with either.
+`mode` is "plain" or "sdpa", the way attention is written; `torch.compile` may compile the whole model with either,
+and both may run under bf16 autocast.
 
 `Decoder` runs eagerly, with keys and values in buffers that are allocated once. A ring of C places holds the C latest
 keys and values, and the persistent ones follow it, so that one product reaches all of them. (For a single query SDPA
@@ -11,6 +12,7 @@ distance (t − s) mod C: for every t that is a slice of the same periodic row o
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -149,9 +151,12 @@ def make_optimizer(model: LanguageModel, way: str) -> torch.optim.AdamW:
 
 
 def training_step(
-    mode: str, optimizer: str = "fused", compiled: bool = False, device: str = "cpu", **shape: Any
+    mode: str, optimizer: str = "fused", compiled: bool = False, bf16: bool = False, device: str = "cpu", **shape: Any
 ) -> Workload:
-    """Forward, loss, backward, clipping, AdamW; memory is carried from step to step. `shape`: `shapes.model_shape`."""
+    """Forward, loss, backward, clipping, AdamW; memory is carried from step to step. `shape`: `shapes.model_shape`.
+
+    With `bf16` forward runs under autocast, which lets products and attention compute with bfloat16 numbers.
+    """
     measured, where = model_shape(**shape), torch_device(device)
     c = measured.config
     model = loaded_model(measured, mode, where)
@@ -164,7 +169,8 @@ def training_step(
     def step() -> float:
         nonlocal memory
         update.zero_grad()
-        loss, memory = loss_of(ids, targets, memory)
+        with torch.autocast(where.type, torch.bfloat16) if bf16 else nullcontext():
+            loss, memory = loss_of(ids, targets, memory)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), TRAIN.clip)
         update.step()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyprune.bench import IN_A_ROW, Gauge, Workload
-from tinyprune.bench.shapes import attention_arguments, matrices, model_shape
+from tinyprune.bench.shapes import attention_arguments, matrices, model_shape, transposed
 from tinyprune.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def torch_device(device: str) -> torch.device:
     """
     kind, _, tf32 = device.partition("-")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"PyTorch {torch.__version__} finds no GPU: install one that is built for CUDA")
+        raise UsageError(f"--peers torch: PyTorch {torch.__version__} finds no GPU: install one that is built for CUDA")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     return torch.device(kind)
 
@@ -51,8 +51,7 @@ def gauge(device: torch.device) -> Gauge | None:
 def matmul(m: int, k: int, n: int, layout: str, device: str = "cuda") -> Workload:
     """Compute one product, on a GPU by NVIDIA's cuBLAS; see `shapes.matrices`."""
     where = torch_device(device)
-    a, b = (torch.from_numpy(x).to(where) for x in matrices(m, k, n, layout))
-    a, b = (a.T if layout == "Aᵀ·B" else a), (b.T if layout == "A·Bᵀ" else b)
+    a, b = transposed(*(torch.from_numpy(x).to(where) for x in matrices(m, k, n, layout)), layout)
     out = torch.empty(m, n, device=where)
 
     def run() -> None:

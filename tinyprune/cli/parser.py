@@ -206,10 +206,6 @@ def build_parser() -> argparse.ArgumentParser:
     about = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
     sub.add_argument("--peers", default="", metavar="NAMES", help=about)
     add_backend(sub, "the backend to measure: numba, numpy, cuda, cuda-tf32 (numba)")
-    about = "cuda: report what the compiler makes of every kernel; needs no GPU"
-    sub.add_argument("--compile-only", action="store_true", help=about)
-    about = "cuda: launches, copies, processor time of a step on a GPU; memory: what it takes there; needs no GPU"
-    sub.add_argument("--host", action="store_true", help=about)
     what = sub.add_mutually_exclusive_group()
     add_preset(what, "only the shapes of this preset or .toml file")
     what.add_argument("--shapes", default="", metavar="NAMES", help="only these, such as tiny,relative-d128,plain-d256")

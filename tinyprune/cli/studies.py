@@ -77,12 +77,8 @@ def bench(arguments: argparse.Namespace) -> None:
     from tinyprune.bench.command import make_options, run_benchmark, text_output
     from tinyprune.tables import json_table
 
-    if arguments.plot and (arguments.compile_only or arguments.host):
-        raise UsageError("--plot draws speeds, and --compile-only and --host measure none")
-    backend = arguments.backend or ("cuda" if arguments.benchmark == "cuda" or arguments.host else None)
     shapes = arguments.preset or arguments.shapes
-    sizes = {name: getattr(arguments, name) for name in ("rounds", "threads", "compile_only", "host")}
-    options = make_options(backend, arguments.peers, shapes, **sizes)
+    options = make_options(arguments.backend, arguments.peers, shapes, arguments.rounds, arguments.threads)
     records = run_benchmark(arguments.benchmark, options)
     print(json_table(records) if arguments.json else text_output(records))
     if arguments.plot:

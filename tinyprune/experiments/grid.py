@@ -29,11 +29,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tinyprune.bench.machine import processors
 from tinyprune.errors import MissingExtraError, TinypruneError, UsageError, install_command
 from tinyprune.experiments.cells import Cell, compute
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import get_backend
+from tinyprune.machine import processors
 from tinyprune.progress import duration, progress_bar, say
 
 ATTEMPTS = 3  # at a cell whose workers die

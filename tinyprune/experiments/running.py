@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyprune.bench.machine import describe_machine, processors
 from tinyprune.config import DataConfig, load_preset
 from tinyprune.errors import Interrupted, UsageError
 from tinyprune.experiments.cells import compute, read_text
@@ -31,6 +30,7 @@ from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies import get_study
 from tinyprune.files import replace_file
 from tinyprune.kernels.backend import BACKENDS, get_backend
+from tinyprune.machine import describe_machine, processors
 from tinyprune.plots import save_figure
 from tinyprune.progress import say
 from tinyprune.tables import Record, markdown_table

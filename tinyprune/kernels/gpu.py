@@ -1,6 +1,6 @@
-"""Find out whether there is a GPU and whether kernels can be compiled for it, without Numba's CUDA part.
+"""Find out whether kernels can run on a GPU of this machine, and if not why.
 
-Importing this module imports neither Numba nor anything of CUDA. Messages are one line and say what to install or do.
+Importing this module imports neither Numba nor CUDA. Every message is one line that says what to install or do.
 """
 
 from __future__ import annotations
@@ -8,26 +8,10 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
 from importlib import metadata
-from types import SimpleNamespace
-from typing import Any, NamedTuple, NoReturn
-from unittest import mock
+from typing import Any, NoReturn
 
 from tinyprune.errors import TinypruneError, UsageError, install_command
-from tinyprune.kernels.sass import disassembled, loop_shares
-
-FIRST = (8, 0)  # compute capability that kernels are written for; the linker makes them those of newer GPUs
-COMPILED = {  # patterns in what nvJitLink reports
-    "registers": r"Used (\d+) registers",
-    "shared_bytes": r"(\d+) bytes smem",
-    "stack_bytes": r"(\d+) bytes stack frame",
-    "spill_store_bytes": r"(\d+) bytes spill stores",
-    "spill_load_bytes": r"(\d+) bytes spill loads",
-}
 
 
 def load_driver() -> ctypes.CDLL | None:
@@ -72,11 +56,6 @@ def linker() -> Any:
     except Exception:  # without the package, without the library, with another's library: errors of many kinds
         return None
     return nvjitlink
-
-
-def linker_version() -> str:
-    """Return the version of nvJitLink, such as 13.0."""
-    return ".".join(map(str, linker().version()))
 
 
 def what_is_missing() -> str | None:
@@ -181,97 +160,3 @@ def explained(error: Exception) -> TinypruneError | MemoryError | None:
             else TinypruneError(f"the GPU has failed: {said}")
         )
     return None
-
-
-@contextmanager
-def pretended_gpu(capability: tuple[int, int]) -> Iterator[None]:
-    """Answer for a GPU when Numba asks for its capability, which it does for kernels that call functions."""
-    stand_in = SimpleNamespace(compute_capability=capability)
-    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: stand_in):
-        yield
-
-
-class Compiled(NamedTuple):
-    """A kernel, compiled for one kind of GPU."""
-
-    symbol: str  # Numba's name for it has module, types and more, in 300 letters
-    cubin: bytes  # what the driver loads
-    report: str  # the linker's
-
-
-def compiled(kernel: Any, signature: Any, capability: tuple[int, int]) -> Compiled:
-    """Compile a kernel for a compute capability; no GPU is needed.
-
-    Numba hands LLVM's code to nvJitLink, which optimises it and makes the GPU's own. (By way of PTX, three of our
-    kernels would spill registers.)
-
-    Args:
-        kernel: a function, or the result of `cuda.jit`. Its attribute `launch_bounds`, if any, goes to the compiler.
-        signature: its types, `numba.void(…)`.
-        capability: such as (9, 0).
-
-    Raises:
-        TinypruneError: if the linker refuses the kernel; with its message.
-    """
-    function = getattr(kernel, "py_func", kernel)
-    code = llvm_code(function, signature, min(capability, FIRST))
-    cubin, report = linked(code, function.__name__, capability)
-    return Compiled(re.search(r"entry function '(\w+)'", report)[1], cubin, report)
-
-
-def compile_kernel(kernel: Any, signature: Any, capability: tuple[int, int]) -> dict[str, Any]:
-    """Compile a kernel as `compiled` does, and return a record of what came of it.
-
-    Returns:
-        `kernel`, `capability` and `ptx`; from the linker's report a thread's registers, a block's bytes of shared
-        memory, and the bytes of a thread's stack and of spilled registers; `ffma`, the lowest of `sass.loop_shares`,
-        None without nvdisasm or such loops.
-    """
-    function = getattr(kernel, "py_func", kernel)
-    name, made = function.__name__, compiled(kernel, signature, capability)
-    code = llvm_code(function, signature, min(capability, FIRST))
-    ptx = linked(code, name, capability, ptx=True)[0].rstrip(b"\0").decode()
-    found = {key: re.search(pattern, made.report) for key, pattern in COMPILED.items()}
-    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
-    about = {"kernel": name, "capability": f"{capability[0]}.{capability[1]}"}
-    sass = disassembled(made.cubin)
-    numbers["ffma"] = None if sass is None else min(loop_shares(sass), default=None)
-    return about | numbers | {"ptx": ptx.replace(re.search(r"\.entry (\w+)", ptx)[1], name)}
-
-
-@lru_cache(4)  # one kernel after the other is compiled for several GPUs
-def llvm_code(function: Any, signature: Any, capability: tuple[int, int]) -> bytes:
-    """Return LLVM's code of a kernel, for GPUs of this compute capability or a newer one."""
-    from numba import cuda
-
-    bounds = getattr(function, "launch_bounds", None)
-    options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds}
-    with pretended_gpu(capability):
-        return cuda.compile(function, signature, cc=capability, **options)[0]
-
-
-def linked(code: bytes, name: str, capability: tuple[int, int], ptx: bool = False) -> tuple[bytes, str]:
-    """Make the cubin of a kernel, or its PTX; return it and the linker's report.
-
-    Raises TinypruneError with its message if it refuses.
-    """
-    nvjitlink, architecture = linker(), f"-arch=sm_{capability[0]}{capability[1]}"
-    options = [architecture, "-lto", *(["-ptx"] if ptx else ["-verbose"])]
-    handle = nvjitlink.create(len(options), options)
-    kind = "ptx" if ptx else "cubin"
-    try:
-        nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), name)
-        nvjitlink.complete(handle)
-        result = bytearray(getattr(nvjitlink, f"get_linked_{kind}_size")(handle))
-        getattr(nvjitlink, f"get_linked_{kind}")(handle, result)
-        report = bytearray(nvjitlink.get_info_log_size(handle))
-        nvjitlink.get_info_log(handle, report)
-    except nvjitlink.nvJitLinkError as error:
-        said = bytearray(nvjitlink.get_error_log_size(handle))
-        nvjitlink.get_error_log(handle, said)
-        lines = bytes(said).rstrip(b"\0").decode(errors="replace").splitlines()
-        errors = [line for line in lines if "error" in line or "fatal" in line] or lines or [str(error)]
-        raise TinypruneError(f"nvJitLink refused {name} for {architecture}: {' '.join(errors)}") from error
-    finally:
-        nvjitlink.destroy(handle)
-    return bytes(result), bytes(report).rstrip(b"\0").decode(errors="replace")

@@ -101,6 +101,13 @@ class Machine:
     def synchronize(self) -> None:
         """Wait until everything that was launched is computed. Without a GPU nothing is ever pending."""
 
+    def memory_peak(self, restart: bool = False) -> int:
+        """Return the most bytes of a GPU's memory that arrays have occupied; `restart` begins with those in use now.
+
+        It is 0 without a GPU.
+        """
+        return 0
+
     def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
         """In this context `begin(name)` and `end()` are called around each kernel's compilation; they may be nested."""
         return nullcontext()

@@ -1,14 +1,6 @@
-"""Kernels with what the compiler's tests forbid, compiled without a GPU. A program: in it, Numba's simulator is off.
+"""Kernels with what the compiler's tests forbid: `compiling.py` compiles them."""
 
-python planted.py     prints JSON: by kernel its record, or what was said when it was refused
-"""
-
-import json
-import sys
-
-from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.compiled import describe
-from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, load4
 
 THREADS = 1024
@@ -108,15 +100,3 @@ def vectors_anywhere(x):
 @kernel(floats, threads=THREADS)
 def unknown_name(x):
     x[cuda.threadIdx.x] = of_nothing  # noqa: F821
-
-
-def compile_planted(made):
-    try:
-        return describe(made, (8, 0))
-    except TinypruneError as error:
-        return str(error)
-
-
-if __name__ == "__main__":
-    planted = [made for made in KERNELS if made.function.__module__ == __name__]
-    json.dump({made.__name__: compile_planted(made) for made in planted}, sys.stdout)

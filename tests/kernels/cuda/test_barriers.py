@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from tinyprune.kernels.cuda.compiled import all_modules
 from tinyprune.kernels.cuda.device.jit import KERNELS
+from tinyprune.kernels.cuda.precompile import all_modules
 
 from . import turns
 from .checks import CHECKS

@@ -12,26 +12,39 @@ from pathlib import Path
 
 import pytest
 
-from tinyprune.bench.kernel_resources import CAPABILITIES, as_row, compile_kernels, occupancy
-from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.compiled import all_modules, kernels_of, module_of
 from tinyprune.kernels.cuda.device import cubins
+from tinyprune.kernels.cuda.precompile import PACKAGE, all_modules, kernels_of
 from tinyprune.kernels.gpu import what_is_missing
+
+from .compiling import CAPABILITIES
 
 if what_is_missing() is not None:
     pytest.skip(f"not compiled for a GPU: {what_is_missing()}", allow_module_level=True)
 
 SHARED_BYTES = 48 * 1024  # that a block may have without asking for more at launch
-KERNELS = kernels_of([*all_modules(), "tinyprune.bench.limits"])
-LEAST_FFMA = 0.75  # in the loops of these; known if nvdisasm is installed
-# those of attention and of large products, whose operands come four at a time
+REGISTERS = 65536  # of a multiprocessor; a warp of 32 threads gets a multiple of 256
+# kernels of attention and of large products take their operands four at a time
 VECTORS = {"products.product", "attend.forward", "attend.queries", "attend.keys", "attend.distances"}
+
+
+def without_simulator(**more):
+    return {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"} | more
+
+
+def compile_modules(*modules):
+    """The records of all kernels of these modules, see `compiling`."""
+    folder = Path(__file__).parent
+    command = [sys.executable, folder / "compiling.py", *modules]
+    pipes = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 240}
+    done = subprocess.run(command, env=without_simulator(), cwd=folder, **pipes)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def problems(record):
     """What is wrong with a compiled kernel, in words; nothing if all is well."""
     ptx = record["ptx"]
-    warps = occupancy(record["capability"], record["threads"], record["registers"], record["shared_bytes"]).warps
+    of_a_warp = -(-32 * record["registers"] // 256) * 256
     alignments = [int(bytes) for bytes in re.findall(r"\.shared \.align (\d+)", ptx)]
     vectors = re.search(r"\b(ld|st)\.shared\.v4", ptx)
     found = {
@@ -39,39 +52,30 @@ def problems(record):
         "has a stack": record["stack_bytes"] or ".local" in ptx,
         "spills registers": record["spill_store_bytes"] + record["spill_load_bytes"],
         "takes too much shared memory": record["shared_bytes"] > SHARED_BYTES,
-        "does not fit on a multiprocessor": not warps,
+        "does not fit on a multiprocessor": of_a_warp * -(-record["threads"] // 32) > REGISTERS,
         "reads vectors of shared memory that is not aligned": vectors and not min(alignments) >= 16,
     }
     return [problem for problem, there in found.items() if there]
 
 
-@pytest.mark.parametrize("module", sorted({module_of(kernel) for kernel in KERNELS}))
+@pytest.mark.parametrize("module", [module for module in all_modules() if kernels_of([module])])
 def test_compiled(module):
-    records = compile_kernels(CAPABILITIES, [module])
+    records = compile_modules(PACKAGE + module)
     names = [kernel.__name__ for kernel in kernels_of([module])]
     assert len(names) == len(set(names))
-    assert [(r["kernel"], r["capability"]) for r in records] == [(name, c) for name in names for c in CAPABILITIES]
+    expected = [(name, f"{major}.{minor}") for name in names for major, minor in CAPABILITIES]
+    assert [(r["kernel"], r.get("capability")) for r in records] == expected, records
     assert {(r["kernel"], r["capability"]): problems(r) for r in records if problems(r)} == {}
-    if module in VECTORS:
-        for record in records:
-            # tensor cores take their numbers one by one from shared memory
-            wanted = {"ld.global.v4.f32"} | ({"ld.shared.v4.f32"} if "tf32" not in record["kernel"] else set())
-            assert record["ffma"] is None or record["ffma"] > LEAST_FFMA, record["kernel"]
-            assert not record["hot"] or all(instruction in record["ptx"] for instruction in wanted), record["kernel"]
+    for record in records if module in VECTORS else ():
+        # tensor cores take their numbers one by one from shared memory
+        wanted = {"ld.global.v4.f32"} | ({"ld.shared.v4.f32"} if "tf32" not in record["kernel"] else set())
+        assert not record["hot"] or all(instruction in record["ptx"] for instruction in wanted), record["kernel"]
 
 
-@pytest.fixture(scope="module")
-def planted():
-    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    command = [sys.executable, Path(__file__).with_name("planted.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_what_is_forbidden_is_found(planted):
-    found = {name: problems(record) for name, record in planted.items() if isinstance(record, dict)}
-    assert found == {
+def test_what_is_forbidden_is_found_and_what_cannot_be_compiled_is_named():
+    planted = {record["kernel"]: record for record in compile_modules("planted")[:: len(CAPABILITIES)]}
+    refused = {name: record["refused"] for name, record in planted.items() if "refused" in record}
+    assert {name: problems(record) for name, record in planted.items() if name not in refused} == {
         "harmless": [],
         "double_precision": ["computes in float64"],
         "double_precision_on_purpose": [],
@@ -81,52 +85,32 @@ def test_what_is_forbidden_is_found(planted):
         "vectors": [],
         "vectors_anywhere": ["reads vectors of shared memory that is not aligned"],
     }
+    said = refused["shared_memory"]
+    assert said.startswith("nvJitLink refused shared_memory for -arch=sm_80: ") and "\n" not in said
+    assert "uses too much shared data" in said
+    assert refused["unknown_name"].startswith("Numba cannot compile planted.unknown_name: ")
 
 
-def test_what_cannot_be_compiled_is_named(planted):
-    said = "nvJitLink refused shared_memory for -arch=sm_80: "
-    refused = planted["shared_memory"]
-    assert refused.startswith(said) and "uses too much shared data" in refused and "\n" not in refused
-    assert planted["unknown_name"].startswith("Numba cannot compile __main__.unknown_name: ")
-
-
-def test_rows_of_the_table():
-    """`tinyprune bench cuda --compile-only` for one module."""
-    rows = [as_row(record) for record in compile_kernels(modules=["layers.layernorm"])]
-    assert [row["kernel"] for row in rows[:: len(CAPABILITIES)]] == ["normalise", "normalise_backward"]
-    assert tuple(row["capability"] for row in rows[: len(CAPABILITIES)]) == CAPABILITIES
-    row = rows[0]
-    assert row["module"] == "layers.layernorm" and row["threads"] == 128 and row["shared_bytes"] == 4 * 128
-    assert row["hot"] and not row["float64"] and row["stack_bytes"] == row["spilled_bytes"] == 0
-    assert row["occupancy"] == row["warps"] / 64 and 8 <= row["registers"] <= 255
-    assert all(value is None or isinstance(value, str | int | float) for row in rows for value in row.values())
-
-
-REFUSAL = (
-    "def refuse(*_):\n    raise gpu.TinypruneError('nvJitLink refused normalise: no')\ngpu.compile_kernel = refuse\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (REFUSAL, "nvJitLink refused normalise: no$"),
-        ("del gpu.Compiled\n", "compiling ended with: ImportError: cannot import name 'Compiled'"),
-    ],
-)
-def test_a_kernel_that_cannot_be_compiled_ends_it_in_one_line(monkeypatch, tmp_path, change, said):
-    """In the other process, the linker refuses whatever it is given, or all fails."""
-    (tmp_path / "sitecustomize.py").write_text("import tinyprune.kernels.gpu as gpu\n" + change)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(TinypruneError, match=f"^{said}"):
-        compile_kernels(modules=["layers.layernorm"])
+def test_all_kernels_are_compiled_ahead_and_kept(tmp_path):
+    """Here those of one folder, in a copy of the program that knows no others; then nothing is left to do."""
+    program = (
+        "from tinyprune.kernels.cuda import precompile\n"
+        "precompile.all_modules = lambda: ['layers.layernorm']\n"
+        "if __name__ == '__main__':\n    precompile.main('9.0')\n    precompile.main('9.0')\n"
+    )
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    environment = without_simulator(TINYPRUNE_CACHE=str(tmp_path / "cache"))
+    command = [sys.executable, tmp_path / "program.py"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)
+    assert done.stdout.split() == ["2", "normalise", "normalise_backward", "0"], done.stderr
+    assert len(list((tmp_path / "cache" / "cubins").iterdir())) == 2
 
 
 AT_ONCE = """
 import sys
 from tinyprune.kernels.cuda.device import cubins
 from tinyprune.kernels.cuda.device.jit import cuda, floats, kernel
-from tinyprune.kernels.gpu import Compiled
+from tinyprune.kernels.cuda.compiled import Compiled
 
 
 @kernel(floats, threads=32)
@@ -150,8 +134,7 @@ def test_two_processes_that_start_at_once_both_succeed(tmp_path):
     """And leave one whole file: each writes its own and renames it."""
     program = tmp_path / "program.py"
     program.write_text(AT_ONCE, encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    environment["TINYPRUNE_CACHE"] = str(tmp_path / "cache")
+    environment = without_simulator(TINYPRUNE_CACHE=str(tmp_path / "cache"))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, program], env=environment, **pipes) for _ in range(2)]
     try:

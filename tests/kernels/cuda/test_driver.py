@@ -4,42 +4,71 @@ import ctypes
 import gc
 import struct
 import threading
+from collections import Counter
+from enum import IntEnum
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tinyprune.bench.host import Counting, CUresult
 from tinyprune.errors import TinypruneError
+from tinyprune.kernels.cuda.compiled import Compiled
 from tinyprune.kernels.cuda.device import cubins, driver, jit, memory
 from tinyprune.kernels.cuda.device.jit import float32, float64, floats, int32, types, uint32
-from tinyprune.kernels.gpu import Compiled
 
 
-class Machine(Counting):
-    """A driver whose GPU memory is main memory, and which remembers what it launches."""
+class CUresult(IntEnum):
+    """Some of the driver's results."""
+
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_INVALID_CONTEXT = 201
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
+
+
+HANDLES = ("cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction", "cuEventCreate")
+
+
+class Machine:
+    """Functions of `cuda.bindings.driver` that count their calls and remember what they launch.
+
+    The GPU's memory is main memory.
+    """
+
+    CUresult = CUresult
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=9, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=0
+    )
 
     def __init__(self):
-        super().__init__()
+        self.calls = Counter()
         self.memory, self.launched, self.result = {}, [], CUresult.CUDA_SUCCESS
         self.broken = ""  # the function that returns `result`
         self.threads = set()
 
     def __getattr__(self, name):
-        call = super().__getattr__(name)
+        if not name.startswith("cu"):
+            raise AttributeError(name)
 
-        def checked(*arguments):
+        def call(*arguments):
             if name == "cuCtxSetCurrent":
                 self.threads.add(threading.get_ident())
             elif name == "cuCtxSynchronize" and threading.get_ident() not in self.threads:
                 return (CUresult.CUDA_ERROR_INVALID_CONTEXT,)
-            status, *found = call(*arguments)
-            return (self.result, *found) if name == self.broken else (status, *found)
+            self.calls[name] += 1
+            found = self.answer(name, *arguments)
+            return (self.result if name == self.broken else CUresult.CUDA_SUCCESS, *found)
 
-        setattr(self, name, checked)
-        return checked
+        setattr(self, name, call)
+        return call
 
     def answer(self, name, *arguments):
+        """What a function returns beside its status."""
+        if name == "cuDeviceGetAttribute":
+            return arguments[:1]
+        if name == "cuMemAllocHost":
+            self.pinned = ctypes.create_string_buffer(arguments[0])
+            return (ctypes.addressof(self.pinned),)
         if name == "cuMemAlloc":
             block = ctypes.create_string_buffer(arguments[0])
             self.memory[ctypes.addressof(block)] = block
@@ -57,7 +86,7 @@ class Machine(Counting):
             self.launched.append((kernel, tuple(sizes[:6]), packed))
         elif name == "cuGetErrorString":
             return (b"it is broken",)
-        return super().answer(name, *arguments)
+        return (0,) if name in HANDLES else ()
 
 
 @pytest.fixture
@@ -211,7 +240,7 @@ def test_kept_kernels_are_whole_or_compiled_anew(kernel, monkeypatch, tmp_path):
         made.append(kernel.__name__)
         return Compiled("symbol", b"the\0kernel", "")
 
-    monkeypatch.setattr("tinyprune.kernels.cuda.compiled.compile_for", compile_for)
+    monkeypatch.setattr("tinyprune.kernels.cuda.device.cubins.compile_for", compile_for)
 
     def get():
         return cubins.cubin_of(kernel, (9, 0), told.append, lambda: told.append("end"))

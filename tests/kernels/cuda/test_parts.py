@@ -1,9 +1,8 @@
-"""Pieces that operations share, against NumPy: sums, copies, rows by number; and the kernels that measure limits."""
+"""Pieces that operations share, against NumPy: sums, copies, rows by number."""
 
 import numpy as np
 import pytest
 
-from tinyprune.bench import limits
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, kernel
 from tinyprune.kernels.cuda.parts import sums
@@ -88,21 +87,3 @@ def test_rows_taken_put_and_added(place, D, n, keys):
     for got, expected in ((taken, x[places] * factor), (put, expected_put), (added, expected_added)):
         assert got.shape == expected.shape
         np.testing.assert_allclose(to_host(got), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("size", [4, 12, 4 * limits.THREADS + 8])
-def test_copy(place, size):
-    (x,) = normal((size,))
-    out = empty(size)
-    limits.copy(to_device(x), out)
-    assert np.array_equal(to_host(out), x)
-
-
-def test_multiply_and_add(place):
-    """From 0 … 7, x = x / 2 + 1 comes nearer to 2 by half in every step."""
-    unit = limits.CHAINS * limits.UNROLLED
-    out = empty(2 * limits.THREADS)
-    for steps, distance in ((unit, 0.5**limits.UNROLLED), (2 * unit, 0.5 ** (2 * limits.UNROLLED))):
-        limits.multiply_and_add(steps, out)
-        expected = sum(2 + distance * (x - 2) for x in range(limits.CHAINS))
-        np.testing.assert_allclose(to_host(out), np.full(out.size, expected), rtol=2e-6)

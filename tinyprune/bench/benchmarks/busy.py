@@ -17,9 +17,9 @@ from dataclasses import replace
 
 from tinyprune.bench.benchmarks.speed import MODES, our_step, torch_step
 from tinyprune.bench.command import Options
-from tinyprune.bench.machine import processors
-from tinyprune.bench.processes import Processes
-from tinyprune.bench.race import OURS, Case, Contender
+from tinyprune.bench.processes import OURS, Contender, Processes
+from tinyprune.bench.race import Case
+from tinyprune.machine import processors
 from tinyprune.progress import progress_bar
 from tinyprune.tables import Record
 
@@ -64,7 +64,7 @@ def run_busy(options: Options) -> list[Record]:
     turns = rounds * len(loads) * len(entries)
     with Processes(options.threads) as processes, progress_bar(total=turns, desc="busy", unit="turn") as bar:
         for case, c in entries:
-            processes.ask(c.library, "build", key=case.key(c), target=c.target, arguments=c.arguments)
+            processes.build(case.key(c), c)
         for _ in range(rounds):
             for load in loads:
                 with busy_programs(load):

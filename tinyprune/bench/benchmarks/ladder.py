@@ -9,7 +9,8 @@ from typing import Any
 from tinyprune.bench import Workload
 from tinyprune.bench.benchmarks.speed import blas
 from tinyprune.bench.command import Options
-from tinyprune.bench.race import OURS, Case, Contender, race
+from tinyprune.bench.processes import OURS, Contender
+from tinyprune.bench.race import Case, race
 from tinyprune.bench.shapes import attention_arguments, attention_gflop, matrices, model_shape
 from tinyprune.errors import UsageError
 from tinyprune.progress import say

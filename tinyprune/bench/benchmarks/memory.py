@@ -1,7 +1,6 @@
 """Peak memory and time: of attention as T grows, of a training step with fewer heads, and with 1, 2, 4 … threads.
 
-Both sides remove the heads for good. On a GPU threads do not matter. How memory is measured: `race.peak_mib`. With
---host the GPU's memory is counted without one, see `tinyprune.bench.step_memory`.
+Both sides remove the heads for good. On a GPU threads do not matter. How memory is measured: `race.peak_mib`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from typing import Any
 
 from tinyprune.bench.benchmarks.speed import MODES, attention_contenders, our_step, torch_step
 from tinyprune.bench.command import Options
-from tinyprune.bench.race import Case, Contender, race, with_memory
+from tinyprune.bench.processes import Contender
+from tinyprune.bench.race import Case, race, with_memory
 from tinyprune.bench.shapes import model_shape
-from tinyprune.bench.step_memory import memory_records
 from tinyprune.tables import Record
 
 ROUNDS = 5
@@ -39,8 +38,6 @@ def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
 
 def run_memory(options: Options) -> list[Record]:
     """`tinyprune bench memory`."""
-    if options.host:
-        return memory_records(options.shapes)
     records = []
     for name in options.shapes or (SHAPE,):
         for T in LENGTHS:

@@ -6,11 +6,13 @@ is NVIDIA's cuBLAS as PyTorch calls it, in float32 or, with the backend cuda-tf3
 `attention` is attention alone, forward + backward with gradients to all inputs, against PyTorch: plain, and SDPA with a
 mask.
 
-`step` is a whole training step, against PyTorch: plain, SDPA, and both under torch.compile. `sgemm_share` is the speed
-by nominal operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run (and a second
-time with the environment's own settings if these slow BLAS down). On a GPU the yardstick is cuBLAS at 4096×4096×4096,
-if PyTorch is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.peak_mib`;
-that of compiled code is not, since it would include the compiler's.
+`step` is a whole training step, against PyTorch: plain, SDPA, both under torch.compile, and all four under bf16
+autocast where the processor has instructions for it. Autocast rounds what products and attention read to 8 significant
+bits, which is less work than ours; losses then agree to 2 parts in 1,000. `sgemm_share` is the speed by nominal
+operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run (and a second time with
+the environment's own settings if these slow BLAS down). On a GPU the yardstick is cuBLAS at 4096×4096×4096, if PyTorch
+is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.peak_mib`; that of
+compiled code is not, since it would include the compiler's.
 
 `generate` reads a text one token at a time with cached keys and values, against PyTorch eager with one thread or all.
 """
@@ -22,8 +24,8 @@ from dataclasses import replace
 from typing import Any
 
 from tinyprune.bench.command import Options
-from tinyprune.bench.processes import HOLD_BLAS_BACK
-from tinyprune.bench.race import OURS, Case, Contender, fastest, race, with_memory
+from tinyprune.bench.processes import OURS, Contender
+from tinyprune.bench.race import Case, fastest, race, with_memory
 from tinyprune.bench.shapes import (
     ATTENTION_SHAPES,
     PRESETS,
@@ -35,6 +37,7 @@ from tinyprune.bench.shapes import (
     step_gflop,
 )
 from tinyprune.kernels.backend import BACKENDS
+from tinyprune.machine import HOLD_BLAS_BACK, has_bf16
 from tinyprune.model.counting import count_multiply_adds
 from tinyprune.progress import say
 from tinyprune.tables import Record
@@ -44,6 +47,7 @@ LAYOUTS = ("A·B", "A·Bᵀ", "Aᵀ·B")
 RAGGED = ((37, 53, 91), (1000, 333, 77))
 LARGE, LARGE_FOR_CUDA = (1024, 1024, 1024), (4096, 4096, 4096)
 BLAS, SGEMM, CUBLAS = "NumPy's BLAS", "NumPy's sgemm", "cuBLAS"
+BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
 TF32_TOLERANCE = 5e-3  # of products whose factors are rounded to 10 bits after the point, by each side in its own way
 MODES = ("plain", "sdpa")
 TOKENS = 32  # in a turn
@@ -90,30 +94,30 @@ def products(names: tuple[str, ...], backend: str = "numba") -> list[Product]:
 
 
 def product_contender(
-    subject: str, library: str, module: str, product: Product, compared: bool = True, **where: str
+    subject: str, library: str, function: str, product: Product, compared: bool = True, **where: str
 ) -> Contender:
-    """The function `matmul` of a module of `tinyprune.bench`; `where` is its backend or device."""
+    """One product by a function "module:name" of `tinyprune.bench`; `where` is its backend or device."""
     m, k, n, layout = product
     arguments = {"m": m, "k": k, "n": n, "layout": layout} | where
-    return Contender(subject, library, f"tinyprune.bench.{module}:matmul", arguments, 2 * m * k * n / 1e9, compared)
+    return Contender(subject, library, f"tinyprune.bench.{function}", arguments, 2 * m * k * n / 1e9, compared)
 
 
 def blas(product: Product, library: str = "numpy", subject: str = BLAS, compared: bool = True) -> Contender:
     """NumPy as a peer; the library "numpy" has BLAS at its best, see `processes.environment`."""
-    return product_contender(subject, library, "backend_workloads", product, compared, backend="numpy")
+    return product_contender(subject, library, "backend_workloads:blas", product, compared)
 
 
 def cublas(product: Product, options: Options, compared: bool = True) -> tuple[Contender, ...]:
     """cuBLAS as a peer, if PyTorch is one."""
     if "torch" not in options.peers:
         return ()
-    return (product_contender(CUBLAS, "torch", "torch_operations", product, compared, device=options.device),)
+    return (product_contender(CUBLAS, "torch", "torch_operations:matmul", product, compared, device=options.device),)
 
 
 def matmul_case(product: Product, options: Options) -> Case:
     """One product, by us and by NumPy; on a GPU by cuBLAS, if PyTorch is a peer."""
     m, k, n, layout = product
-    ours = product_contender(options.subject, OURS, "backend_workloads", product, backend=options.backend)
+    ours = product_contender(options.subject, OURS, "backend_workloads:matmul", product, backend=options.backend)
     peers = cublas(product, options) if options.on_device else (blas(product),)
     return Case(f"{m}×{k}×{n} {layout}", (ours, *peers), tolerance(options, 1e-4))
 
@@ -157,25 +161,41 @@ def our_step(options: Options, half: str | None = None, **shape: Any) -> Contend
 
 
 def torch_step(
-    mode: str, optimizer: str = "fused", compiled: bool = False, device: str = "cpu", **shape: Any
+    mode: str, optimizer: str = "fused", compiled: bool = False, bf16: bool = False, device: str = "cpu", **shape: Any
 ) -> Contender:
     """PyTorch's step; left out if it cannot be compiled here."""
     measured = model_shape(**shape)
-    arguments = {"mode": mode, "optimizer": optimizer, "compiled": compiled, "device": device} | shape
+    arguments = {"mode": mode, "optimizer": optimizer, "compiled": compiled, "bf16": bf16, "device": device} | shape
     gflop = step_gflop(measured.config, measured.B)
-    subject = f"torch.compile ({mode})" if compiled else f"torch {mode}"
-    target = "tinyprune.bench.torch_model:training_step"
-    return Contender(subject, "torch", target, arguments, gflop, optional=compiled)
+    subject = (f"torch.compile ({mode})" if compiled else f"torch {mode}") + ", bf16 autocast" * bf16
+    target, tolerance = "tinyprune.bench.torch_model:training_step", BF16_TOLERANCE if bf16 else None
+    return Contender(subject, "torch", target, arguments, gflop, tolerance=tolerance, optional=compiled)
 
 
-def torch_steps(options: Options, name: str) -> tuple[Contender, ...]:
-    """What a PyTorch user would try: both ways to write attention, eager and compiled, with the faster optimizer."""
+def with_bf16(options: Options) -> bool:
+    """Return whether PyTorch under bf16 autocast is a peer; say so if the processor has no instructions for it."""
+    asked = "torch" in options.peers and not options.on_device
+    if asked and not has_bf16():
+        say("PyTorch under bf16 autocast is left out: this processor has no bf16 products (avx512_bf16, amx_bf16)")
+    return asked and has_bf16()
+
+
+def torch_steps(options: Options, name: str, bf16: bool) -> tuple[Contender, ...]:
+    """What a PyTorch user would try: both ways to write attention, eager and compiled, with the faster optimizer.
+
+    With `bf16` all of these also under autocast.
+    """
     if "torch" not in options.peers:
         return ()
     where = {"device": options.device, "name": name}
     ways = tuple(replace(torch_step("sdpa", way, **where), subject=way) for way in ("fused", "foreach"))
     optimizer = fastest(Case(name, ways), threads=options.threads).subject
-    return tuple(torch_step(mode, optimizer, compiled, **where) for compiled in (False, True) for mode in MODES)
+    return tuple(
+        torch_step(mode, optimizer, compiled, autocast, **where)
+        for autocast in (False, True)[: 1 + bf16]
+        for compiled in (False, True)
+        for mode in MODES
+    )
 
 
 def sgemm(options: Options) -> tuple[Contender, ...]:
@@ -193,18 +213,16 @@ def with_share(records: list[Record]) -> list[Record]:
     yardstick = next((r for r in records if r["subject"] in (SGEMM, CUBLAS)), None)
     if yardstick is None:
         return [r | {"sgemm_share": None} for r in records]
-    # Alone or in the race, whichever was faster: a yardstick that was disturbed would flatter us.
-    best = yardstick["gflops"] * max(1.0, yardstick["median_ms"] / yardstick["alone_ms"])
-    rows = [r | {"sgemm_share": r["gflops"] / best} for r in records]
+    rows = [r | {"sgemm_share": r["gflops"] / yardstick["gflops"]} for r in records]
     return [r | ({"ratio_to_subject": None} if yardstick["subject"] in r["subject"] else {}) for r in rows]
 
 
 def run_step(options: Options) -> list[Record]:
     """`tinyprune bench step`."""
-    records = []
+    records, bf16 = [], with_bf16(options)
     for name in options.shapes or default_shapes(options.backend, STEP_SHAPES):
         ours = [our_step(options, half, name=name) for half in (None, "closed", "removed")]
-        steps = (*ours, *torch_steps(options, name))
+        steps = (*ours, *torch_steps(options, name, bf16))
         case = Case(name, (*steps, *sgemm(options)), tolerance(options, 1e-5))
         rows = race("step", [case], rounds=options.rounds or STEP_ROUNDS, threads=options.threads)
         rows = with_memory(rows, [c for c in steps if not c.optional], {"B": 1}, options.threads)

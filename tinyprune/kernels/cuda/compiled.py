@@ -1,131 +1,133 @@
-"""Compile the kernels in this folder and report PTX, registers, shared memory and spills. No GPU is needed.
+"""Compile one kernel for GPUs of a compute capability. No GPU is needed.
 
-    python -m tinyprune.kernels.cuda.compiled 8.0 9.0                           all, for these compute capabilities
-    python -m tinyprune.kernels.cuda.compiled 8.0 --modules updates.norm        those of some modules only
-    python -m tinyprune.kernels.cuda.compiled 9.0 --keep                        for later starts, see `device.cubins`
-
-This is a separate program because Numba's simulator has to be off, which Numba decides when it is imported. It prints
-the number of records and then each record, a line of JSON each, as soon as it is ready.
+Numba hands LLVM's code to nvJitLink, which optimises it and makes the GPU's own. (By way of PTX, three of the kernels
+would spill registers.) Importing this module imports neither Numba nor CUDA.
 """
 
-import argparse
-import importlib
-import json
-import math
-import multiprocessing
-import os
-import pkgutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from __future__ import annotations
 
-from tinyprune.errors import TinypruneError, UsageError
-from tinyprune.kernels import cuda, gpu
-from tinyprune.kernels.cuda.device import cubins
-from tinyprune.kernels.cuda.device.jit import KERNELS, SIMULATED, Kernel
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest import mock
+
+from tinyprune.errors import TinypruneError
+from tinyprune.kernels.gpu import explained, linker
 
 Capability = tuple[int, int]
 
-
-PACKAGE = f"{cuda.__name__}."
-
-
-def all_modules() -> list[str]:
-    """Return the names of the modules in the folders here, such as "updates.norm"."""
-    rooms = pkgutil.walk_packages(cuda.__path__, PACKAGE)
-    return [module.name.removeprefix(PACKAGE) for module in rooms if module.name.count(".") > PACKAGE.count(".")]
-
-
-def module_of(kernel: Kernel) -> str:
-    """Return the module of a kernel, by its name in `all_modules`, or in full if it is elsewhere."""
-    return kernel.function.__module__.removeprefix(PACKAGE)
+FIRST = (8, 0)  # compute capability that kernels are written for; the linker makes them those of newer GPUs
+REPORTED = {  # patterns in what nvJitLink reports
+    "registers": r"Used (\d+) registers",
+    "shared_bytes": r"(\d+) bytes smem",
+    "stack_bytes": r"(\d+) bytes stack frame",
+    "spill_store_bytes": r"(\d+) bytes spill stores",
+    "spill_load_bytes": r"(\d+) bytes spill loads",
+}
 
 
-def kernels_of(modules: Sequence[str]) -> list[Kernel]:
-    """Return the kernels of these modules, sorted by module."""
-    for module in modules:
-        importlib.import_module(module if module.startswith("tinyprune.") else PACKAGE + module)
-    return sorted((kernel for kernel in KERNELS if module_of(kernel) in modules), key=module_of)
+class Compiled(NamedTuple):
+    """A kernel, compiled for one kind of GPU."""
+
+    symbol: str  # Numba's name for it has module, types and more, in 300 letters
+    cubin: bytes  # what the driver loads
+    report: str  # the linker's
 
 
-@contextmanager
-def explained(kernel: Kernel) -> Iterator[None]:
-    """Turn what is raised in the context, while a kernel is compiled, into a TinypruneError."""
+def compile_for(kernel: Any, capability: Capability) -> Compiled:
+    """Compile a `device.jit.Kernel`.
+
+    Raises:
+        UsageError: if the toolkit does not know the GPU; says what to install.
+        TinypruneError: if Numba or the linker refuses the kernel; with its message.
+    """
     try:
-        yield
+        return compiled(kernel.function, kernel.signature, capability)
     except TinypruneError:
         raise
     except Exception as error:  # Numba's errors, of which there are many kinds
-        said = f"Numba cannot compile {module_of(kernel)}.{kernel.__name__}: {error}"
-        raise gpu.explained(error) or TinypruneError(said) from error
+        said = f"Numba cannot compile {kernel.function.__module__}.{kernel.__name__}: {error}"
+        raise explained(error) or TinypruneError(said) from error
 
 
-def describe(kernel: Kernel, capability: Capability) -> dict[str, Any]:
-    """Compile a kernel; return the record of `gpu.compile_kernel`, with `module`, `threads`, `hot` and `float64`."""
-    with explained(kernel):
-        record = gpu.compile_kernel(kernel.function, kernel.signature, capability)
-    record |= {"module": module_of(kernel), "threads": math.prod(kernel.block)}
-    return record | {"hot": kernel.hot, "float64": kernel.float64}
+def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
+    """Compile a kernel for a compute capability.
 
-
-def compile_for(kernel: Kernel, capability: Capability) -> gpu.Compiled:
-    """Compile a kernel for a GPU of this compute capability."""
-    with explained(kernel):
-        return gpu.compiled(kernel.function, kernel.signature, capability)
-
-
-Task = tuple[tuple[str, ...], int, list[Capability]]  # a kernel's number among those of some modules, and GPUs
-
-
-def describe_one(task: Task) -> list[dict[str, Any]]:
-    """Describe a kernel for some GPUs; unlike a kernel, its number can be sent to a process."""
-    modules, number, capabilities = task
-    kernel = kernels_of(modules)[number]
-    return [describe(kernel, capability) for capability in capabilities]
-
-
-def keep_one(task: Task) -> list[str]:
-    """Compile a kernel for some GPUs and keep what is made; return its name."""
-    modules, number, capabilities = task
-    kernel = kernels_of(modules)[number]
-    for capability in capabilities:
-        cubins.keep(cubins.path_of(kernel, capability), compile_for(kernel, capability))
-    return [kernel.__name__] * len(capabilities)
-
-
-def main() -> None:
-    """Run the command line above, on all processors.
+    Args:
+        kernel: a function, or the result of `cuda.jit`. Its attribute `launch_bounds`, if any, goes to the compiler.
+        signature: its types, `numba.void(…)`.
+        capability: such as (9, 0).
 
     Raises:
-        UsageError: in Numba's simulator, or if numba-cuda or nvJitLink is missing; says what to install.
-        TinypruneError: if a kernel cannot be compiled.
+        TinypruneError: if the linker refuses the kernel; with its message.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {cuda.__name__}.compiled", description=__doc__.split("\n")[0])
-    parser.add_argument("capability", nargs="+", help="compute capability of a GPU, such as 8.0")
-    parser.add_argument("--modules", nargs="+", default=all_modules(), help="whose kernels (all of this folder)")
-    parser.add_argument("--also", nargs="+", default=[], help="modules elsewhere that have kernels, in full")
-    parser.add_argument("--keep", action="store_true", help="keep those that are not kept, and print their names alone")
-    options = parser.parse_args()
-    reason = "Numba's simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM" if SIMULATED else gpu.what_is_missing()
-    if reason:
-        raise UsageError(reason)
-    modules = (*options.modules, *options.also)
-    capabilities = [tuple(map(int, capability.split("."))) for capability in options.capability]
-    tasks = [
-        (modules, n, wanted)
-        for n, kernel in enumerate(kernels_of(modules))
-        if (wanted := [c for c in capabilities if not (options.keep and cubins.kept(cubins.path_of(kernel, c)))])
-    ]
-    print(json.dumps(sum(len(wanted) for *_, wanted in tasks)), flush=True)
-    with multiprocessing.Pool(min(os.cpu_count() or 1, max(len(tasks), 1))) as pool:
-        for found in pool.imap(keep_one if options.keep else describe_one, tasks):
-            for record in found:
-                print(json.dumps(record), flush=True)
+    function = getattr(kernel, "py_func", kernel)
+    code = llvm_code(function, signature, min(capability, FIRST))
+    cubin, report = linked(code, function.__name__, capability)
+    return Compiled(re.search(r"entry function '(\w+)'", report)[1], cubin, report)
 
 
-if __name__ == "__main__":
+def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[str, Any]:
+    """Compile a kernel as `compiled` does, and return a record of the result.
+
+    Returns:
+        `kernel`, `capability` and `ptx`; from the linker's report a thread's registers, a block's bytes of shared
+        memory, and the bytes of a thread's stack and of spilled registers.
+    """
+    function = getattr(kernel, "py_func", kernel)
+    name, report = function.__name__, compiled(kernel, signature, capability).report
+    code = llvm_code(function, signature, min(capability, FIRST))
+    ptx = linked(code, name, capability, ptx=True)[0].rstrip(b"\0").decode()
+    found = {key: re.search(pattern, report) for key, pattern in REPORTED.items()}
+    numbers = {key: int(match[1]) if match else 0 for key, match in found.items()}
+    about = {"kernel": name, "capability": f"{capability[0]}.{capability[1]}"}
+    return about | numbers | {"ptx": ptx.replace(re.search(r"\.entry (\w+)", ptx)[1], name)}
+
+
+@contextmanager
+def pretended_gpu(capability: Capability) -> Iterator[None]:
+    """Answer for a GPU when Numba asks for its capability, which it does for kernels that call functions."""
+    stand_in = SimpleNamespace(compute_capability=capability)
+    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: stand_in):
+        yield
+
+
+@lru_cache(4)  # one kernel after the other is compiled for several GPUs
+def llvm_code(function: Any, signature: Any, capability: tuple[int, int]) -> bytes:
+    """Return LLVM's code of a kernel, for GPUs of this compute capability or a newer one."""
+    from numba import cuda
+
+    bounds = getattr(function, "launch_bounds", None)
+    options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds}
+    with pretended_gpu(capability):
+        return cuda.compile(function, signature, cc=capability, **options)[0]
+
+
+def linked(code: bytes, name: str, capability: tuple[int, int], ptx: bool = False) -> tuple[bytes, str]:
+    """Make the cubin of a kernel, or its PTX; return it and the linker's report.
+
+    Raises TinypruneError with its message if it refuses.
+    """
+    nvjitlink, architecture = linker(), f"-arch=sm_{capability[0]}{capability[1]}"
+    options = [architecture, "-lto", *(["-ptx"] if ptx else ["-verbose"])]
+    handle = nvjitlink.create(len(options), options)
+    kind = "ptx" if ptx else "cubin"
     try:
-        main()
-    except TinypruneError as error:
-        sys.exit(f"error: {error}")
+        nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), name)
+        nvjitlink.complete(handle)
+        result = bytearray(getattr(nvjitlink, f"get_linked_{kind}_size")(handle))
+        getattr(nvjitlink, f"get_linked_{kind}")(handle, result)
+        report = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, report)
+    except nvjitlink.nvJitLinkError as error:
+        said = bytearray(nvjitlink.get_error_log_size(handle))
+        nvjitlink.get_error_log(handle, said)
+        lines = bytes(said).rstrip(b"\0").decode(errors="replace").splitlines()
+        errors = [line for line in lines if "error" in line or "fatal" in line] or lines or [str(error)]
+        raise TinypruneError(f"nvJitLink refused {name} for {architecture}: {' '.join(errors)}") from error
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(result), bytes(report).rstrip(b"\0").decode(errors="replace")

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from tinyprune.errors import TinypruneError, UsageError
-from tinyprune.kernels.gpu import compile_kernel, gpu_name, gpu_present, what_is_missing
+from tinyprune.kernels.cuda.compiled import compile_kernel
+from tinyprune.kernels.gpu import gpu_name, gpu_present, what_is_missing
 
 
 def compile_all(capabilities: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """Run `gpu.compile_kernel` for every kernel of both ladders.
+    """Run `compile_kernel` for every kernel of both ladders.
 
     Raises:
         UsageError: if numba-cuda or nvJitLink is missing; says what to install.

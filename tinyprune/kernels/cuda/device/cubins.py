@@ -22,7 +22,7 @@ from typing import Any
 from tinyprune.errors import SaveError
 from tinyprune.files import cache_directory, replace_file
 from tinyprune.kernels import cuda
-from tinyprune.kernels.gpu import Compiled
+from tinyprune.kernels.cuda.compiled import Compiled, compile_for
 
 Capability = tuple[int, int]
 PACKAGES = ("numba", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12")
@@ -87,8 +87,6 @@ def cubin_of(
         UsageError: if the toolkit does not know the GPU.
         TinypruneError: if a kernel cannot be compiled.
     """
-    from tinyprune.kernels.cuda.compiled import compile_for
-
     path = path_of(kernel, capability)
     if (found := kept(path)) is not None:
         return found
@@ -111,7 +109,7 @@ def compile_all(capability: Capability, begin: Callable[[str], None], end: Calla
 
     A failure is not told here: whoever needs a kernel that is missing then compiles it, and tells.
     """
-    program = [sys.executable, "-m", "tinyprune.kernels.cuda.compiled", ".".join(map(str, capability)), "--keep"]
+    program = [sys.executable, "-m", "tinyprune.kernels.cuda.precompile", ".".join(map(str, capability))]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         count = int(process.stdout.readline() or 0)
         for n in range(count):

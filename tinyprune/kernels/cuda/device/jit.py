@@ -12,7 +12,7 @@ A kernel gets each array as a pointer to its first entry. Indexing is then one a
 for negative indices, and a launch passes 8 bytes an array. Scalars have 32 bits: a single float64 would make Numba
 compute in float64, at a thirty-second of most GPUs' speed or less. So every kernel declares its types.
 
-Numba translates it to PTX, NVIDIA's linker that to the GPU's own code (`gpu.compile_kernel`), which is kept on disk
+Numba translates it to LLVM's code, NVIDIA's linker that to the GPU's own (`cuda.compiled`), which is kept on disk
 (`cubins`), and the driver launches it (`driver`). Numba's own launches would convert every argument by itself, which
 takes 19 to 28 microseconds each; here one call packs them into a buffer.
 
@@ -192,7 +192,7 @@ def pointers(arrays: Any) -> Any:
     return arrays._make([NULL if x is None else x.pointer for x in arrays])
 
 
-KERNELS: list[Kernel] = []  # all of them, for the compile tests and `tinyprune bench cuda`
+KERNELS: list[Kernel] = []  # all of them, to be compiled at the first start
 
 
 def kernel(*arguments: Any, name: str | None = None, **options: Any) -> Callable[[Callable], Kernel]:

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, in a line."""
+"""The machine that computes: its processors and their instructions, and a line that describes it beside results."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from tinyprune.bench.processes import HOLD_BLAS_BACK
 from tinyprune.kernels.gpu import driver_version, gpu_name
 
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # by Linux's flag, the widest first
+BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # Linux's flags of products of bfloat16 numbers: x86 processors, ARM's
+HOLD_BLAS_BACK = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # environment variables that can slow OpenBLAS down
 
 
 def processors() -> int:
@@ -18,12 +19,22 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cpuinfo() -> str:
+    """Return what Linux tells of the processors; other systems tell nothing here."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def has_bf16() -> bool:
+    """Return whether the processor has instructions for products of bfloat16 numbers, as far as the system tells."""
+    return not BF16.isdisjoint(cpuinfo().split())
+
+
 def processor_name() -> str:
     """Return the processor's name, as far as the system tells, and on Linux the widest vectors of an x86 processor."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
+    text = cpuinfo()
     names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
     flags = set(text.split())
@@ -32,9 +43,14 @@ def processor_name() -> str:
 
 
 def describe_machine(threads: int, packages: tuple[str, ...], gpu: bool = False) -> str:
-    """Processor, threads, system, versions, and NumPy's BLAS with the environment variables that slow it down.
+    """Describe the machine in a line: processor, threads, system, versions, NumPy's BLAS and what slows it down.
 
     If a GPU computed, its name and the newest CUDA of its driver come first.
+
+    Args:
+        threads: that compute.
+        packages: that compute, beside NumPy; their versions are named.
+        gpu: whether the first GPU computes.
     """
     import numpy as np
 

@@ -1,0 +1,27 @@
+"""The line that describes a machine beside results."""
+
+import pytest
+
+from tinyprune import machine
+from tinyprune.machine import describe_machine
+
+
+def test_the_gpu_is_named(monkeypatch):
+    monkeypatch.setattr(machine, "gpu_name", lambda: "NVIDIA A100")
+    monkeypatch.setattr(machine, "driver_version", lambda: (13, 0))
+    assert describe_machine(2, (), gpu=True).startswith("NVIDIA A100, driver for CUDA 13.0, ")
+    assert "NVIDIA" not in describe_machine(2, ())
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "bf16"),
+    [
+        ("flags : fpu avx2\n", "A processor with AVX2, ", False),
+        ("flags : avx2 avx512f avx512_bf16\n", "A processor with AVX-512, ", True),
+        ("flags : avx2 avx512f avx512bw amx_bf16\n", "A processor with AVX-512, ", True),
+        ("Features : asimd bf16\n", "A processor, ", True),
+    ],
+)
+def test_instructions_are_read_from_linux(monkeypatch, flags, name, bf16):
+    monkeypatch.setattr(machine, "cpuinfo", lambda: f"model name : A processor\n{flags}")
+    assert describe_machine(1, ()).startswith(name) and machine.has_bf16() == bf16
