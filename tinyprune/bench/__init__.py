@@ -24,8 +24,8 @@ What makes the ratios fair:
   whose products have 8 significant bits, is held to a larger tolerance.
 - NumPy as a peer runs without OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, should they be set: they can slow OpenBLAS down
   (on one machine to half of its speed), and we compare with BLAS at its best.
-- All have the same number of threads. Where a PyTorch user has a choice, both options are tried and the faster one
-  counts: AdamW fused or foreach, one thread or all for single tokens. Plain, SDPA, eager, compiled: all are shown.
+- All have the same number of threads. What a PyTorch user would choose among is shown: plain and SDPA, eager and
+  compiled, float32 and bf16, one thread and all for single tokens. Of AdamW, fused or foreach, the faster one is taken.
 
 GFLOP are nominal, see `shapes.py`: they count what the formula says, whatever the implementation leaves out or repeats.
 """

@@ -7,6 +7,7 @@ during a measurement.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -25,7 +26,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.bench import Workload
+from tinyprune.bench import Gauge, Workload
 from tinyprune.errors import TinypruneError
 from tinyprune.kernels.waiting import waiting_seconds
 from tinyprune.machine import HOLD_BLAS_BACK
@@ -174,42 +175,33 @@ def settle(look: float = 0.004, at_most: float = 0.5) -> None:
 
 def peak_memory(workload: Workload) -> dict[str, float]:
     """Measure the MiB that the first `MEMORY_RUNS` runs need at their peak, beyond what the process held before."""
-    begin, highest = workload.gauge or (reset_peak, peak)
+    gauge = workload.gauge or Gauge(reset_peak, lambda: resident_bytes("VmHWM"))
     gc.collect()
     # Freed memory that the C library keeps would hide what is needed later.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
-    before = begin()
+    before = gauge.begin()
     for _ in range(MEMORY_RUNS):
         workload.run()
-    return {"peak_mib": (highest() - before) / MIB}
+    return {"peak_mib": (gauge.peak() - before) / MIB}
 
 
 def reset_peak() -> int:
     """Start a new peak where the system allows it (Linux); return the resident bytes from which to count."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return peak()
-    return status_bytes("VmRSS")
+    return resident_bytes("VmRSS")
 
 
-def peak() -> int:
-    """Return the largest resident memory so far, in bytes."""
-    try:
-        return status_bytes("VmHWM")
-    except OSError:
-        import resource  # which Windows does not have
+def resident_bytes(field: str) -> int:
+    """Read a field of /proc/self/status, which is in KiB; other systems only tell the largest size so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if line.startswith(field))
+    import resource  # which Windows does not have
 
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def status_bytes(field: str) -> int:
-    """Read a field of /proc/self/status, which is in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Server:

@@ -158,7 +158,6 @@ def training_step(
     With `bf16` forward runs under autocast, which lets products and attention compute with bfloat16 numbers.
     """
     measured, where = model_shape(**shape), torch_device(device)
-    c = measured.config
     model = loaded_model(measured, mode, where)
     update = make_optimizer(model, optimizer)
     loss_of = torch.compile(model) if compiled else model
@@ -177,8 +176,7 @@ def training_step(
         return loss.item()  # waits for a GPU
 
     def losses() -> dict[str, NDArray]:
-        if c.dropout or c.dropout_attention or c.dropout_embedding:
-            model.eval()
+        model.eval()
         found = np.array([step() for _ in range(3)])
         model.train()
         return {"losses": found}

@@ -14,7 +14,7 @@ the environment's own settings if these slow BLAS down). On a GPU the yardstick 
 is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.peak_mib`; that of
 compiled code is not, since it would include the compiler's.
 
-`generate` reads a text one token at a time with cached keys and values, against PyTorch eager with one thread or all.
+`generate` reads a text one token at a time with cached keys and values, against PyTorch eager with one thread and all.
 """
 
 from __future__ import annotations
@@ -238,14 +238,12 @@ def torch_decoder(threads: int, gflop: float, name: str, device: str = "cpu") ->
 
 
 def generate_case(options: Options, name: str) -> Case:
-    """Us and the faster of PyTorch's two; on a GPU its threads do not matter."""
+    """Us and PyTorch with one thread and with all; on a GPU its threads do not matter."""
     gflop = 2 * count_multiply_adds(model_shape(name).config) / 1e9
-    contenders = [our_contender(options, "decoder", gflop, n=TOKENS, name=name)]
-    if "torch" in options.peers:
-        counts = [1] if options.on_device else sorted({1, options.threads})
-        ways = [torch_decoder(threads, gflop, name, options.device) for threads in counts]
-        contenders.append(fastest(Case(name, tuple(ways)), threads=options.threads) if len(ways) > 1 else ways[0])
-    return Case(name, tuple(contenders), tolerance(options, 1e-4))
+    counts = [1] if options.on_device else sorted({1, options.threads})
+    peers = (torch_decoder(n, gflop, name, options.device) for n in counts if "torch" in options.peers)
+    ours = our_contender(options, "decoder", gflop, n=TOKENS, name=name)
+    return Case(name, (ours, *peers), tolerance(options, 1e-4))
 
 
 def run_generate(options: Options) -> list[Record]:
