@@ -10,9 +10,7 @@ team of threads, which does nothing, is all that it takes to switch. `watch` ope
 processors, and closes it afterwards. No result changes, and other libraries, which bring their own libgomp, are not
 touched. Nothing is switched if the user has set how threads wait.
 
-A step of `tiny` on two processors with AVX-512, in ms, beside 0, 1 and 2 other busy programs (the fair shares would be
-18, 27 and 36): as libgomp comes 18, 54 to 59 and 71 to 112; always asleep 21 to 23, 32 and 36 to 57; with the watch 18,
-34 and 38 to 55, each the mean of seconds. The upper ends are spells in which both threads wait for the same processor.
+What it buys is in data/results/speed/README.md, and `tinyprune bench busy` measures it.
 
 LLVM's libomp, which Numba may find on macOS, waits actively for 200 ms. It reads KMP_BLOCKTIME once, when it is loaded,
 and 1 ms costs nothing on an idle machine, where 0 costs a fifth: see `short_block_time`. (On Windows, VCOMP has no such

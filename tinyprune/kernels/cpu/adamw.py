@@ -3,9 +3,7 @@
     for i: g = grad_scale · grad[i];  m[i], v[i] take in g, g²;  θ[i] −= lr · (m̂ / (√v̂ + eps) + decay · θ[i])
 
 It is memory-bound: one pass reads four arrays and writes three, where NumPy makes some fifteen passes. All constants
-have the arrays' type; a float64 among them makes it take two and a half times as long.
-
-Times (µs, 2 threads), 2¹⁸ numbers in float32: 32, NumPy 320; 128 numbers: 3, NumPy 8.
+have the arrays' type: with a float64 among them it would be computed in float64.
 """
 
 import math

@@ -2,8 +2,8 @@
 
     for i: out[i] = a[i] + b[i]
 
-It gains from two threads and recycled memory: 21 µs for (16, 128, 128) in float32; NumPy takes 32, and a page fault for
-every 4 KiB of a fresh result. A view, such as the last rows of each sequence, is read in place.
+It gains from two threads and from recycled memory, which NumPy does without: a page fault for every 4 KiB of a fresh
+result. A view, such as the last rows of each sequence, is read in place.
 """
 
 import numpy as np

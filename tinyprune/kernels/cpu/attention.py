@@ -9,7 +9,7 @@ Replaces, for every head of every batch entry, the textbook's
 
 by tiles of 32 queries that run along the keys, keeping each query's running maximum, sum and output (online softmax,
 Milakov & Gimelshein 2018; tiling as in FlashAttention, Dao et al. 2022). Backward recomputes the weights from the saved
-log-sum-exp `lse`. What each trick buys:
+log-sum-exp `lse`. The tricks, and in data/results/speed/kernels.md what each buys:
 
 - Keys lie in the lanes of the vectors, packed once a head into panels, so that scores, weighted sums and all gradients
   are one register-tiled product with different strides (`attention_tiles`).
@@ -22,17 +22,6 @@ log-sum-exp `lse`. What each trick buys:
 - The batch shares r, u, w, pk and pv. Their gradients are summed in slots, one for each head and group of the batch,
   and then over the slots in order. The number of groups depends on B and H alone, so that no bit of the result depends
   on the number of threads.
-
-Measured on one core with AVX-512 (a matrix product reaches 240 GFLOP/s), B 16, H 8, T 128, M 128, forward + backward:
-11.2 ms for Dh 16, N 256 and 46 ms for Dh 32, N 1024, which is 180 and 191 nominal GFLOP/s. Without the tricks:
-
-    all keys visited, seen or not                         + 12 %
-    unseen register tiles inside of a tile computed       + 3 % of forward, 6 % of backward
-    chunks of 128 keys / of 2,048                         + 4 % / + 16 %, 2 %
-    a masked store to a score that is loaded next         the softmax takes twice the time
-    maxima raised at once, without slack                  + 9 % of forward at T 64, M 64
-    a call for each row of the softmax                    twice the time of that part
-    compiled plain loops (`tinyprune bench ladder`)       some 30 times the time
 """
 
 import math

@@ -7,8 +7,6 @@ While a row is in the cache, its maximum, exponentials, their sum, the loss and 
 exponentials are stored where the gradient will be. So logits are read once from main memory and dlogits are written
 once, over the logits if that is allowed; the textbook makes five arrays of that size. exp is `simd.exp2`, some fifteen
 instructions for a whole vector.
-
-Times (ms, 2 threads), logits (2048, 2048) in float32, loss and gradient: 0.8, NumPy 7.1, plain loops with math.exp 7.3.
 """
 
 import math

@@ -5,16 +5,6 @@
 Packing b into panels, as `product` does, writes all of b and reads it again. That pays when many rows of a meet each
 panel; with one row it takes longer than the product. Here eight rows of b are read side by side: their sums do not wait
 for each other, and one load of a serves all eight. Further rows of a find them in the cache.
-
-Times (µs, one thread, the median of many calls on a machine with other work), float32:
-
-    rows of a    rows of b            packed      dots     NumPy
-            1    49,152 × 576         11,100      4020      3790    113 MB: as fast as memory is read, 28 GB/s
-            1      1024 × 256             33        13        12    from the cache; 4 of them are Python
-            4      1024 × 256             34        31        44
-            8      1024 × 256             43        54        61
-            4      8192 × 576           1260       940      1890
-           12      8192 × 576           1560      1720      2520
 """
 
 from tinyprune.kernels.cpu.jit import part

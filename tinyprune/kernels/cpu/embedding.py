@@ -6,9 +6,6 @@
 Backward first sorts the places by word, a counting sort, so that each row of dE is written once, by one thread, and
 summed in the order of the places. NumPy's argsort and reduceat copy all rows before they sum them. Word dropout is a
 factor of the row.
-
-Times (µs, 2 threads), ids (16, 128), E (2048, 128) in float32, with dropout: forward 28, NumPy 107; backward 39, NumPy
-468. The counting sort takes 5, argsort 15.
 """
 
 import math

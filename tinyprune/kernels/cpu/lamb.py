@@ -5,8 +5,6 @@
     for i: θ[i] −= lr · ‖θ‖ / ‖d‖ · d[i]
 
 The norms are needed before the second pass, so d is stored; computing it again there takes a third longer.
-
-Times (µs, 2 threads), 2¹⁸ numbers in float32: 73, NumPy 570; 128 numbers: 5, NumPy 13.
 """
 
 import math

@@ -5,8 +5,6 @@
 In a plain loop each addition waits for the one before. Here there are 256 sums, which LLVM turns into vectors and which
 are added at the end. An array is cut into blocks of one size, whatever the number of threads, and the sums of the
 blocks are added in order.
-
-Times (µs, 2 threads), 2¹⁸ numbers in float32: 11, NumPy 105; 128 numbers: 1, NumPy 2.
 """
 
 from collections.abc import Sequence

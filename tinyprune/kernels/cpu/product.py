@@ -2,24 +2,20 @@
 
     for i, j, k: c[i, j] += a[i, k] · b[k, j]
 
-What each step buys, in GFLOP/s of float32, on one core with AVX-512 and a peak of 265, for 2048 × 256 × 256 and
-1008 × 1024 × 1024 (on a machine with other work; differences of 3 % are noise):
+The steps, and in data/results/speed/kernels.md what each buys:
 
-    that loop, each sum in one register            2.4      –
-    k in the middle: LLVM makes vectors of j        45     48
-    a tile of 12 × 2 vectors of sums               239    182     each number of a and b is loaded once for a whole tile
-    panels of b packed side by side                243    232     a tile reads along memory, not across pages
-    k cut in blocks of 256                           –    237     scratch is small, however long the sums are
-    two threads                                    483    377
+- k in the middle of that loop, so that LLVM makes vectors of j;
+- a tile of 12 × 2 vectors of sums: each number of a and b is loaded once for a whole tile;
+- panels of b packed side by side: a tile reads along memory, not across pages;
+- k cut in blocks of 256: scratch is small, however long the sums are;
+- two threads.
 
 Rows of a are read where they lie. Packing them too pays in two cases only: when columns of a are read from rows that
 are far apart, and when rows lie whole pages apart, so that the rows of a tile evict each other from the first-level
-cache: 1024 × 1024 × 1024 on two cores of another machine with a peak of 220 ran at 157 without and at 195 with packing.
-The distances a_row and a_k are variables on purpose: with a constant a_k = 1, LLVM's loop has half the speed.
+cache. The distances a_row and a_k are variables on purpose: with a constant a_k = 1, LLVM's loop is slower.
 
-A single row times matrices of 3.5 MB that come from memory, (576, 1536) and (1536, 576), takes 103 and 101 µs in one
-thread: 35 GB/s, as fast as memory is only read; NumPy takes 97. Blocks of 16 along k, which follow the rows of b for
-longer, take 119 and 144, for there are more tiles to start; more parts than threads take longer, too.
+A single row times a matrix that comes from memory is as fast as memory is only read. Blocks of 16 along k, which follow
+the rows of b for longer, take longer, for there are more tiles to start; so do more parts than threads.
 """
 
 import numpy as np

@@ -3,8 +3,6 @@
     for i: out[i] = x[i] + y[i] · (1 / (1 − dropout) if kept(i) else 0)
 
 One pass over x and y replaces one for the mask, two for dropout and one for the sum.
-
-Times (µs, 2 threads), x (16, 128, 128) in float32: 27, NumPy 370; without dropout 21, NumPy 32.
 """
 
 import numpy as np

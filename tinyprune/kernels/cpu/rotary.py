@@ -5,9 +5,6 @@
 
 One pass; the textbook makes six arrays of half the size and joins two of them. Cosines and sines are remembered, since
 all layers ask for the same ones. To turn the other way is to exchange the halves, and so backward is the same kernel.
-
-Times (µs, one thread, the least of 60 calls on a machine with other work), x (4, 256, 9, 64) in float32:
-forward 77, NumPy 690; backward 75, NumPy 530.
 """
 
 from functools import lru_cache

@@ -13,8 +13,8 @@ for negative indices, and a launch passes 8 bytes an array. Scalars have 32 bits
 compute in float64, at a thirty-second of most GPUs' speed or less. So every kernel declares its types.
 
 Numba translates it to LLVM's code, NVIDIA's linker that to the GPU's own (`cuda.compiled`), which is kept on disk
-(`cubins`), and the driver launches it (`driver`). Numba's own launches would convert every argument by itself, which
-takes 19 to 28 microseconds each; here one call packs them into a buffer.
+(`cubins`), and the driver launches it (`driver`). Numba's own launches would convert every argument by itself; here one
+call packs them into a buffer.
 
 In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernels run as Python, slowly, on a
 `Window` of main memory that refuses every index outside its array, negative ones included.
