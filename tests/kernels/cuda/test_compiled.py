@@ -35,7 +35,7 @@ def compile_modules(*modules):
     """The records of all kernels of these modules, see `compiling`."""
     folder = Path(__file__).parent
     command = [sys.executable, folder / "compiling.py", *modules]
-    pipes = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 240}
+    pipes = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 1200}
     done = subprocess.run(command, env=without_simulator(), cwd=folder, **pipes)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
