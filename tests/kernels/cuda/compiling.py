@@ -18,7 +18,7 @@ CAPABILITIES = [(8, 0), (8, 6), (9, 0), (10, 0)]  # of an A100, an RTX 30, an H1
 def describe(kernel, capability):
     """The compiler's record of a kernel, and what the kernel says of itself; or why it was refused."""
     try:
-        record = compile_kernel(kernel.entry, kernel.signature, capability)
+        record = compile_kernel(kernel.function, kernel.signature, capability)
     except Exception:
         try:
             compile_for(kernel, capability)
