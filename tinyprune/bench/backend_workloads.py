@@ -22,19 +22,19 @@ OPEN, CLOSED = 5.0, -20.0  # log_alpha of gates that stay as they are during a m
 
 
 def gauge(ops: Engine) -> Gauge | None:
-    """A gauge of the GPU memory that arrays occupy; None if they are in main memory."""
+    """Return a gauge of the GPU memory that arrays occupy; None if they are in main memory."""
     return Gauge(lambda: ops.memory_peak(restart=True), ops.memory_peak) if ops.on_device else None
 
 
 def blas(m: int, k: int, n: int, layout: str) -> Workload:
-    """One product by NumPy's BLAS; see `shapes.matrices`."""
+    """Compute one product by NumPy's BLAS; see `shapes.matrices`."""
     a, b = transposed(*matrices(m, k, n, layout), layout)
     out = np.empty((m, n), np.float32)
     return Workload(lambda: np.matmul(a, b, out=out), lambda: {"out": np.matmul(a, b)})
 
 
 def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Workload:
-    """One product as the model computes it; see `shapes.matrices`. On a GPU several in a row, then one wait."""
+    """Compute one product as the model does; see `shapes.matrices`. On a GPU several in a row, then one wait."""
     ops = get_backend(backend)
     a, b = (ops.to_device(x) for x in matrices(m, k, n, layout))
     count = IN_A_ROW if ops.on_device else 1
@@ -53,7 +53,7 @@ def matmul(backend: str, m: int, k: int, n: int, layout: str) -> Workload:
 
 
 def attention(backend: str, **shape: Any) -> Workload:
-    """Forward + backward to all inputs; see `shapes.model_shape` for `shape`."""
+    """Compute attention forward and backward to all inputs; see `shapes.model_shape` for `shape`."""
     measured, ops = model_shape(**shape), get_backend(backend)
     inputs, dout = attention_arguments(measured)
     arrays, dout = {name: ops.to_device(x) for name, x in inputs.items()}, ops.to_device(dout)
@@ -76,7 +76,7 @@ def attention(backend: str, **shape: Any) -> Workload:
 
 
 def make_model(shape: ModelShape, ops: Engine, half: str | None) -> Transformer:
-    """The model with all heads and no gates; with `half` every second head is "closed" by a gate, or "removed"."""
+    """Make the model with all heads and no gates; with `half` every second head is "closed" by a gate, or "removed"."""
     params = parameters(shape)
     if half is None:
         return Transformer(shape.config, params, ops=ops)

@@ -64,12 +64,12 @@ CUDA_SHAPES = ("small", "relative-d128", "relative-d256", "plain-d256", PAPER)
 
 
 def default_shapes(backend: str, shapes: tuple[str, ...]) -> tuple[str, ...]:
-    """The shapes of a benchmark if none are given: on a GPU the same for all benchmarks, on a processor `shapes`."""
+    """Return the shapes if none are given: on a GPU the same for all benchmarks, on a processor `shapes`."""
     return CUDA_SHAPES if BACKENDS[backend].on_device else shapes
 
 
 def model_shape(name: str, **changes: Any) -> ModelShape:
-    """The model called `name`: one of the list above, any preset, or a .toml file.
+    """Return the model called `name`: one of the list above, any preset, or a .toml file.
 
     `changes` are `B`, `heads` (open in every layer), or fields of `ModelConfig`. Raises UsageError if there is no such
     model, or if it has an adaptive softmax.
@@ -98,14 +98,14 @@ def model_shape(name: str, **changes: Any) -> ModelShape:
 
 
 def attention_gflop(config: ModelConfig, B: int) -> float:
-    """Nominal operations of one attention, all H heads, forward and backward, in 10⁹."""
+    """Count the nominal operations of one attention, all H heads, forward and backward, in 10⁹."""
     S = config.M + config.T
     scores_and_values = 4 * (S + config.attended) + (2 * S if config.relative else 0)
     return 3 * B * config.T * config.D * scores_and_values / 1e9
 
 
 def step_gflop(config: ModelConfig, B: int) -> float:
-    """Nominal operations of a training step, in 10⁹, with the heads that `config.heads` counts."""
+    """Count the nominal operations of a training step, in 10⁹, with the heads that `config.heads` counts."""
     D, T, S, N = config.D, config.T, config.M + config.T, config.attended
     total = 0
     for heads in config.heads:

@@ -56,20 +56,20 @@ Product = tuple[int, int, int, str]
 
 
 def our_contender(options: Options, workload: str, gflop: float, **arguments: Any) -> Contender:
-    """Our side, a function of `backend_workloads`."""
+    """Return our side: a function of `backend_workloads`."""
     target = f"tinyprune.bench.backend_workloads:{workload}"
     return Contender(options.subject, OURS, target, {"backend": options.backend} | arguments, gflop)
 
 
 def tolerance(options: Options, usual: float) -> float:
-    """The tolerance of a `Case`: larger than usual where products are rounded to tf32."""
+    """Return the tolerance of a `Case`: larger than usual where products are rounded to tf32."""
     return TF32_TOLERANCE if BACKENDS[options.backend].precision == "tf32" else usual
 
 
 def model_products(shape: ModelShape) -> list[Product]:
-    """Those of q and Wo, of k and v, of all three as one, of the output layer, of R·Wr, of the feed-forward block.
+    """Return the products of q and Wo, k and v, all three as one, the output layer, R·Wr, and the feed-forward block.
 
-    Each layer has X·W, dX = dY·Wᵀ and dW = Xᵀ·dY, with W as it lies in memory.
+    Each of these has X·W, dX = dY·Wᵀ and dW = Xᵀ·dY, with W as it lies in memory.
     """
     c, B = shape.config, shape.B
     S, D = c.M + c.T, c.D
@@ -85,7 +85,7 @@ def model_products(shape: ModelShape) -> list[Product]:
 
 
 def products(names: tuple[str, ...], backend: str = "numba") -> list[Product]:
-    """The products of the models with these names, each once; without names those of all models, and more sizes."""
+    """Return the products of the models with these names, each once; without names those of all models, and more."""
     models = names or default_shapes(backend, STEP_SHAPES)
     found = [product for name in models for product in model_products(model_shape(name))]
     if not names:
@@ -96,26 +96,26 @@ def products(names: tuple[str, ...], backend: str = "numba") -> list[Product]:
 def product_contender(
     subject: str, library: str, function: str, product: Product, compared: bool = True, **where: str
 ) -> Contender:
-    """One product by a function "module:name" of `tinyprune.bench`; `where` is its backend or device."""
+    """Return one product by a function "module:name" of `tinyprune.bench`; `where` is its backend or device."""
     m, k, n, layout = product
     arguments = {"m": m, "k": k, "n": n, "layout": layout} | where
     return Contender(subject, library, f"tinyprune.bench.{function}", arguments, 2 * m * k * n / 1e9, compared)
 
 
 def blas(product: Product, library: str = "numpy", subject: str = BLAS, compared: bool = True) -> Contender:
-    """NumPy as a peer; the library "numpy" has BLAS at its best, see `processes.environment`."""
+    """Return NumPy as a peer; the library "numpy" has BLAS at its best, see `processes.environment`."""
     return product_contender(subject, library, "backend_workloads:blas", product, compared)
 
 
 def cublas(product: Product, options: Options, compared: bool = True) -> tuple[Contender, ...]:
-    """cuBLAS as a peer, if PyTorch is one."""
+    """Return cuBLAS as a peer, if PyTorch is one."""
     if "torch" not in options.peers:
         return ()
     return (product_contender(CUBLAS, "torch", "torch_operations:matmul", product, compared, device=options.device),)
 
 
 def matmul_case(product: Product, options: Options) -> Case:
-    """One product, by us and by NumPy; on a GPU by cuBLAS, if PyTorch is a peer."""
+    """Return one product, by us and by NumPy; on a GPU by cuBLAS, if PyTorch is a peer."""
     m, k, n, layout = product
     ours = product_contender(options.subject, OURS, "backend_workloads:matmul", product, backend=options.backend)
     peers = cublas(product, options) if options.on_device else (blas(product),)
@@ -131,7 +131,7 @@ def run_matmul(options: Options) -> list[Record]:
 
 
 def attention_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
-    """Us and the peers at one shape; see `shapes.model_shape`."""
+    """Return our attention and the peers' at one shape; see `shapes.model_shape`."""
     measured = model_shape(**shape)
     gflop = attention_gflop(measured.config, measured.B)
     ours = our_contender(options, "attention", gflop, **shape)
@@ -150,7 +150,7 @@ def run_attention(options: Options) -> list[Record]:
 
 
 def our_step(options: Options, half: str | None = None, **shape: Any) -> Contender:
-    """Our step; with `half` of the heads "closed" or "removed"."""
+    """Return our step; with `half` of the heads "closed" or "removed"."""
     measured = model_shape(**shape)
     if half is None:
         gflop = step_gflop(measured.config, measured.B)
@@ -163,7 +163,7 @@ def our_step(options: Options, half: str | None = None, **shape: Any) -> Contend
 def torch_step(
     mode: str, optimizer: str = "fused", compiled: bool = False, bf16: bool = False, device: str = "cpu", **shape: Any
 ) -> Contender:
-    """PyTorch's step; left out if it cannot be compiled here."""
+    """Return PyTorch's step; it is left out if it cannot be compiled here."""
     measured = model_shape(**shape)
     arguments = {"mode": mode, "optimizer": optimizer, "compiled": compiled, "bf16": bf16, "device": device} | shape
     gflop = step_gflop(measured.config, measured.B)
@@ -181,7 +181,7 @@ def with_bf16(options: Options) -> bool:
 
 
 def torch_steps(options: Options, name: str, bf16: bool) -> tuple[Contender, ...]:
-    """What a PyTorch user would try: both ways to write attention, eager and compiled, with the faster optimizer.
+    """Return what a PyTorch user would try: both ways to write attention, eager and compiled, with the faster AdamW.
 
     With `bf16` all of these also under autocast.
     """
@@ -199,7 +199,7 @@ def torch_steps(options: Options, name: str, bf16: bool) -> tuple[Contender, ...
 
 
 def sgemm(options: Options) -> tuple[Contender, ...]:
-    """The yardstick; also with the environment's settings if these keep BLAS from its best."""
+    """Return the yardstick; also with the environment's settings if these keep BLAS from its best."""
     if options.on_device:
         return cublas((*LARGE_FOR_CUDA, "A·B"), options, compared=False)
     best = blas((*LARGE, "A·B"), subject=SGEMM, compared=False)
@@ -209,7 +209,7 @@ def sgemm(options: Options) -> tuple[Contender, ...]:
 
 
 def with_share(records: list[Record]) -> list[Record]:
-    """The records with `sgemm_share`; the yardsticks themselves have no ratio, since they do other work."""
+    """Return the records with `sgemm_share`; the yardsticks themselves have no ratio, since they do other work."""
     yardstick = next((r for r in records if r["subject"] in (SGEMM, CUBLAS)), None)
     if yardstick is None:
         return [r | {"sgemm_share": None} for r in records]
@@ -231,14 +231,14 @@ def run_step(options: Options) -> list[Record]:
 
 
 def torch_decoder(threads: int, gflop: float, name: str, device: str = "cpu") -> Contender:
-    """PyTorch eager, with so many threads."""
+    """Return eager PyTorch with so many threads."""
     subject = f"torch eager, {threads} thread{'s' * (threads > 1)}" if device == "cpu" else "torch eager"
     arguments = {"n": TOKENS, "threads": threads, "device": device, "name": name}
     return Contender(subject, "torch", "tinyprune.bench.torch_model:decoder", arguments, gflop)
 
 
 def generate_case(options: Options, name: str) -> Case:
-    """Us and PyTorch with one thread and with all; on a GPU its threads do not matter."""
+    """Return us, and PyTorch with one thread and with all; on a GPU its threads do not matter."""
     gflop = 2 * count_multiply_adds(model_shape(name).config) / 1e9
     counts = [1] if options.on_device else sorted({1, options.threads})
     peers = (torch_decoder(n, gflop, name, options.device) for n in counts if "torch" in options.peers)
