@@ -58,10 +58,10 @@ from IPython.display import display
 from numba import prange
 
 from tinyprune.bench.figures import plot_ladder
+from tinyprune.machine import describe_machine
 from tinyprune.bench.shapes import matrices
 from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, microkernel
 from tinyprune.kernels.ladder import matmul
-from tinyprune.machine import describe_machine
 from tinyprune.notebook import results, show_source, sliders, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 

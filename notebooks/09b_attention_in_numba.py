@@ -61,11 +61,11 @@ from numpy.lib.stride_tricks import as_strided
 
 from tinyprune import ops
 from tinyprune.bench.figures import plot_benchmark, plot_ladder
+from tinyprune.machine import describe_machine
 from tinyprune.bench.shapes import attention_arguments, attention_gflop, model_shape
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu import attention_tiles, workspace
 from tinyprune.kernels.ladder import attention
-from tinyprune.machine import describe_machine
 from tinyprune.notebook import results, show_source, sliders, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
