@@ -8,6 +8,7 @@ from typing import Any
 from tinyprune.kernels import linear
 from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
+from tinyprune.kernels.cuda.device.memory import POOL
 from tinyprune.kernels.cuda.layers import (
     activations,
     add,
@@ -56,6 +57,12 @@ class Cuda(Engine):
         """See `Machine`."""
         if not jit.SIMULATED:
             driver().synchronize()
+
+    def memory_peak(self, restart: bool = False) -> int:
+        """See `Machine`."""
+        if restart:
+            POOL.most_used = POOL.bytes_used
+        return POOL.most_used
 
     def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
         """See `Machine`."""
