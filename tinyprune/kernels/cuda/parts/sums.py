@@ -18,6 +18,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel, uint32
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.ops.products import check_rows
 
 WIDE = 32  # columns of a block of `run_sums`
 LINES = 8  # of its threads
@@ -104,10 +105,9 @@ def sum_rows(x: DeviceArray, R: int, out: DeviceArray) -> None:
 
 
 def column_sums(x: DeviceArray) -> DeviceArray:
-    """Sum over all rows: float32 (..., C) → (C,), zeros without rows. Raises ValueError for another array."""
+    """Sum over all rows, (..., C) → (C,): `ops.column_sums` for float32."""
     check_floats(x=x)
-    if not x.ndim:
-        raise ValueError("x must have at least one axis, got shape ()")
+    check_rows("x", x)
     out = empty(x.shape[-1])
     sum_rows(contiguous(x), math.prod(x.shape[:-1]), out)
     return out

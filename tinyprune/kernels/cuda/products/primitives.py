@@ -1,4 +1,4 @@
-"""The products that operations are made of: `matmul`, `weight_gradient`, `column_sums`.
+"""The products that operations are made of, on a GPU: see `tinyprune.ops.products`.
 
 They check their arguments, find out where rows lie in memory, and launch the kernels of `product` or `few_rows` that
 `plans` chooses. Rows at equal distances, in groups or not, are read in place, and so are those of a transposed view.
@@ -18,6 +18,7 @@ from tinyprune.kernels.cuda.products.few_rows import FEW_ROWS
 from tinyprune.kernels.cuda.products.plans import as_it_lies, form, plan, rows_of
 from tinyprune.kernels.cuda.products.product import ARITHMETICS, PRODUCTS, join
 from tinyprune.kernels.cuda.products.tensor_cores import check_tensor_cores
+from tinyprune.ops.products import check_matmul, check_weight_gradient
 
 __all__ = ["column_sums", "matmul", "weight_gradient"]
 
@@ -32,20 +33,9 @@ def matmul(
     onto: DeviceArray | None = None,
     precision: str = "float32",
 ) -> DeviceArray:
-    """Compute a · b, and what comes right after a product, before it is written.
+    """Compute a · b, and what comes right after a product, before it is written: `ops.matmul` for float32.
 
-    Args:
-        a: (..., K). More axes than two mean the matrix of all rows.
-        b: (K, N).
-        bias: (N,), added to each row.
-        relu: whether the result is then max(…, 0); NaN stays.
-        where: (..., N); the result is then multiplied by 1 where this is positive, else by 0.
-        onto: (..., N), to which the result is then added, in place; also a view of some rows, as of each batch entry.
-            It shares no memory with the other arguments.
-        precision: see above.
-
-    Returns:
-        (..., N): `onto` if it is given, otherwise a new array.
+    onto: rows at equal distances, as the last ones of each batch entry, that share no memory with other arguments.
 
     Raises:
         ValueError: if shapes do not fit together, an array is not float32 in the GPU's memory, or `onto` does not
@@ -55,48 +45,24 @@ def matmul(
     check_precision(precision)
     others = {name: x for name, x in (("bias", bias), ("where", where), ("onto", onto)) if x is not None}
     check_floats(a=a, b=b, **others)
-    if not a.ndim or b.ndim != 2 or a.shape[-1] != b.shape[0]:
-        raise ValueError(f"the columns of a must be as many as the rows of b, got a {a.shape} and b {b.shape}")
-    shape = (*a.shape[:-1], b.shape[1])
-    for name, x in others.items():
-        wanted = shape[-1:] if name == "bias" else shape
-        if x.shape != wanted:
-            raise ValueError(f"{name} must have shape {wanted} to match the product, got {x.shape}")
+    check_matmul(a, b, bias, relu, where, onto)
     finish = BIAS * (bias is not None) | WHERE * (where is not None) | RELU * relu
     bias, where = (x if x is None else contiguous(x) for x in (bias, where))
     if onto is None:
-        out = empty(shape)
+        out = empty((*a.shape[:-1], b.shape[1]))
         multiply(matrix(a), b, False, bias, where, matrix(out), finish, precision)
         return out
-    check_onto(onto, a=a, b=b, **{name: x for name, x in (("bias", bias), ("where", where)) if x is not None})
+    check_onto(onto, a=a, b=b, **({} if bias is None else {"bias": bias}))
     rows = matrix(onto)
-    if relu or where is not None:  # the kernels add before a ReLU, not after it
-        part = matmul(a, b, bias=bias, relu=relu, where=where, precision=precision)
-        add_to(rows, part)
-    else:
-        multiply(matrix(a), b, False, bias, rows, rows, finish | RESIDUAL, precision)
+    multiply(matrix(a), b, False, bias, rows, rows, finish | RESIDUAL, precision)
     return onto
 
 
 def weight_gradient(x: DeviceArray, dout: DeviceArray, *, precision: str = "float32") -> DeviceArray:
-    """Compute xᵀ · dout over all rows: the gradient of W in out = x · W.
-
-    Args:
-        x: (..., M).
-        dout: (..., N).
-        precision: see above.
-
-    Returns:
-        (M, N).
-
-    Raises:
-        ValueError: if they have not the same rows, or are not float32 in the GPU's memory.
-        UsageError: if the precision does not exist, or not on this GPU.
-    """
+    """Compute xᵀ · dout over all rows: `ops.weight_gradient` for float32. Raises as `matmul`."""
     check_precision(precision)
     check_floats(x=x, dout=dout)
-    if not x.ndim or x.shape[:-1] != dout.shape[:-1] or x.ndim != dout.ndim:
-        raise ValueError(f"dout must have as many rows as x, got dout {dout.shape} for x {x.shape}")
+    check_weight_gradient(x, dout)
     x, dout, out = matrix(x), matrix(dout), empty((x.shape[-1], dout.shape[-1]))
     if not (rows_of(x.shape, x.strides) and rows_of(dout.shape, dout.strides)):
         x, dout = copied(x), copied(dout)
@@ -158,10 +124,3 @@ def multiply(
             join(blocks(out.size, THREADS), slots, bias, added, out, *p.join_numbers)
         else:
             sum_rows(slots, p.parts, out)
-
-
-def add_to(out: DeviceArray, x: DeviceArray) -> None:
-    """Add a contiguous array to rows of as many numbers, in place."""
-    rows, N = rows_of(out.shape, out.strides), out.shape[-1]
-    M = out.size // max(N, 1)
-    join(blocks(out.size, THREADS), x, None, out, out, 1, M, N, M // rows.groups, rows.strides, RESIDUAL)
