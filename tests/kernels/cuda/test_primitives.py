@@ -17,7 +17,7 @@ from tinyprune.ops import products
 from .. import test_contract as contract
 from ..compare import leaves
 from .checks import product
-from .compare import assert_close, cuda, normal, on_device, slow
+from .compare import assert_close, normal, on_device, slow
 from .tensor_core import to_tf32
 
 SHAPES = [(9, 17, 6), (12, 16, 8), (1, 1, 1), (1, 70, 37), (8, 5, 33), (3, 40, 1)]
@@ -356,11 +356,11 @@ def test_rounding(place, x):
 def test_precisions_that_there_are_not(place, monkeypatch):
     x = to_device(np.ones((9, 9), np.float32))
     with pytest.raises(UsageError, match="precision must be one of float32, tf32; got 'float16'"):
-        cuda.linear_forward(x, x, precision="float16")
+        matmul(x, x, precision="float16")
     monkeypatch.setattr(tensor_cores, "SIMULATED", True)
     monkeypatch.setattr(tensor_cores.EMULATION, "mma", None)
     with pytest.raises(UsageError, match="tf32 takes the tensor cores of a GPU, and Numba's simulator has none"):
-        cuda.feedforward_forward(x, x, x[0], x, x[0], precision="tf32")
+        weight_gradient(x, x, precision="tf32")
     monkeypatch.setattr(tensor_cores, "SIMULATED", False)
     monkeypatch.setattr(tensor_cores, "capability", lambda: (7, 5))
     with pytest.raises(UsageError, match=r"capability 8.0 or later, and this one has 7.5: use float32"):
