@@ -11,11 +11,9 @@ A block has a tile of position keys, and goes through all queries of a group of 
 Each group has its own slot of dr, and of dw one for each tile.
 """
 
-from typing import NamedTuple
-
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.biases import make_biases
-from tinyprune.kernels.cuda.attend.keys import TILES
+from tinyprune.kernels.cuda.attend.keys import TILES, shared
 from tinyprune.kernels.cuda.attend.loads import make_loads
 from tinyprune.kernels.cuda.attend.mixes import make_mix_turned, make_put, write
 from tinyprune.kernels.cuda.attend.places import make_places
@@ -27,22 +25,6 @@ from tinyprune.kernels.cuda.device.vectors import aligned
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
-class Shared(NamedTuple):
-    """Where each operand begins in shared memory. Position keys are the first."""
-
-    x: int  # dout, then queries
-    z: int  # values, then keys, then ds, in the end its sums
-    size: int
-
-
-def shared(tiles: Tiles) -> Shared:
-    """Lay them out."""
-    n = lengths(tiles)
-    x, z = tiles.keys * n.wide, (tiles.keys + tiles.queries) * n.wide
-    room = max(n.slides * n.narrow, tiles.queries * n.weights, tiles.keys * (tiles.queries // ROWS))
-    return Shared(x, z, z + room)
-
-
 def make_distances_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes, whose `keys` are distances."""
     score_place, _, key_place, key_in = make_places(tiles)
@@ -51,7 +33,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     _, sliding_dots, scores = make_scores(tiles, bring, step=8 if tiles.width > 32 else 4)
     (_, drop), put, mix_turned = make_masks(tiles), make_put(tiles), make_mix_turned(tiles)
     D, QUERIES, DISTANCES, _, SIDE = tiles
-    n, (X, Z, SIZE) = lengths(tiles), shared(tiles)
+    n, (_, X, Z, SIZE) = lengths(tiles), shared(tiles, has_values=False)
     THREADS, EACH, SCORES, OUT_DISTANCES, SUMS = n.threads, n.each, n.scores, n.out_keys, 4 * n.out_keys
     WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
     put_shares, add_bias, put_bias_gradient = make_biases(tiles, Z)

@@ -31,21 +31,22 @@ from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
 class Shared(NamedTuple):
-    """Where each operand begins in shared memory. Keys are the first."""
+    """Where each operand begins in shared memory. Keys, or distances, are the first."""
 
-    v: int  # values
+    v: int  # values of the keys; distances have none
     x: int  # queries or dout
-    z: int  # position keys, then weights, then ds, in the end its sums
+    z: int  # rows that slide, then weights, then ds, in the end its sums
     size: int
 
 
-def shared(tiles: Tiles) -> Shared:
+def shared(tiles: Tiles, has_values: bool) -> Shared:
     """Lay them out."""
     n = lengths(tiles)
     rows = tiles.keys * n.wide
-    z = 2 * rows + tiles.queries * n.wide
+    x = rows * (1 + has_values)
+    z = x + tiles.queries * n.wide
     room = max(n.slides * n.narrow, tiles.queries * n.weights, tiles.keys * (tiles.queries // ROWS))
-    return Shared(rows, 2 * rows, z, z + room)
+    return Shared(rows, x, z, z + room)
 
 
 def make_gradients(tiles: Tiles, drop: Callable, put: Callable) -> tuple[Callable, Callable]:
@@ -94,7 +95,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     dots, _, scores = make_scores(tiles, bring, step=8 if tiles.width > 32 else 4)
     (hide, drop), put, mix_turned = make_masks(tiles), make_put(tiles), make_mix_turned(tiles)
     D, QUERIES, KEYS, _, SIDE = tiles
-    n, (V, X, Z, SIZE) = lengths(tiles), shared(tiles)
+    n, (V, X, Z, SIZE) = lengths(tiles), shared(tiles, has_values=True)
     THREADS, EACH, SCORES, OUT_KEYS, SUMS = n.threads, n.each, n.scores, n.out_keys, 4 * n.out_keys
     WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
     put_weights, put_gradients = make_gradients(tiles, drop, put)
