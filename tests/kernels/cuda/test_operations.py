@@ -6,18 +6,29 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
-from tinyprune.gradcheck.catalogue import no_backward
-from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import to_device, to_host
+from tinyprune.kernels.cuda.engine import Cuda, CudaTF32
+from tinyprune.ops.engine import Engine
 
 from ..compare import assert_close, assert_same_bits, mapped
-from ..test_contract import HOST, NAMES, cases, changed, draw_dout, float_places, of_dtype, run, textbook
+from ..test_contract import (
+    HOST,
+    IN_MAIN_MEMORY,
+    NAMES,
+    cases,
+    changed,
+    draw_dout,
+    float_places,
+    of_dtype,
+    run,
+    textbook,
+)
 
 each_case = pytest.mark.parametrize("name", [name for name in NAMES if name not in HOST])
 
 
-def inputs_of(name, convert=lambda x: x):
-    return mapped(convert, of_dtype(cases("cuda")[name].inputs, np.float32))
+def inputs_of(name):
+    return of_dtype(cases("cuda")[name].inputs, np.float32)
 
 
 def constants_of(name):
@@ -26,9 +37,9 @@ def constants_of(name):
     return of_dtype(found, np.float32)
 
 
-def on_device(value):
-    """Floats in the GPU's memory; ids and targets stay where they are."""
-    return mapped(lambda x: x if x.dtype == np.int64 else to_device(x), value)
+def on_device(inputs, move=to_device):
+    """Moved to the GPU's memory, but for those that stay where they are."""
+    return {name: x if name in IN_MAIN_MEMORY else mapped(move, x) for name, x in inputs.items()}
 
 
 def view_of(x):
@@ -45,20 +56,22 @@ def view_of(x):
 def test_views_that_are_not_aligned(place, name):
     case, expected = cases("cuda")[name], textbook(name)
     dout = mapped(view_of, of_dtype(draw_dout(expected[0], np.float64), np.float32))
-    constants = mapped(view_of, constants_of(name))
-    assert_close(run("cuda", case, inputs_of(name, view_of), np.float32, dout, **constants), expected, np.float32)
+    constants = on_device(constants_of(name), view_of)
+    assert_close(
+        run("cuda", case, on_device(inputs_of(name), view_of), np.float32, dout, **constants), expected, np.float32
+    )
 
 
-@pytest.mark.parametrize("name", ["l0", "layerwise_error", "cross_entropy", "adaptive_softmax"])
-def test_a_loss_has_its_gradient_in_either_memory(place, name):
-    case = cases("cuda")[name]
-    _, cache = case.forward(*on_device(inputs_of(name)).values())
+def test_a_loss_has_its_gradient_in_either_memory(place):
+    case = cases("cuda")["cross_entropy"]
+    _, cache = case.forward(*on_device(inputs_of("cross_entropy")).values())
     found = [case.backward(x, cache) for x in (0.7, to_device(np.array(0.7, np.float32)))]
     assert_same_bits(*mapped(to_host, found))
 
 
-# The catalogue copies arguments of these, or the textbook computes them, wherever they lie.
-ANYWHERE = {"adamw_updates", "attention_step", "distillation", "lamb_update"}
+# The catalogue copies arguments of these, or nothing is computed from them, or by NumPy, wherever they lie.
+ANYWHERE = {"adamw_updates", "add_rows", "attention_step", "context", "distillation", "lamb_update", "matmul (onto)"}
+ANYWHERE |= {"adaptive_embedding (last cluster absent)", "adaptive_softmax (last cluster absent)"}
 UNCHECKED = {"adaptive_log_probabilities", "distillation"}  # the first as in the textbook
 
 
@@ -66,52 +79,51 @@ UNCHECKED = {"adaptive_log_probabilities", "distillation"}  # the first as in th
 def test_arrays_of_another_memory_or_type(place, name):
     """Each argument by itself is refused."""
     case, inputs, operation = cases("cuda")[name], inputs_of(name), name.split(" (")[0]
-    places = float_places(inputs) if operation not in UNCHECKED else []
+    places = [one for one in float_places(inputs) if one[0] not in IN_MAIN_MEMORY] if operation not in UNCHECKED else []
     for one in places:
         wrong = on_device(changed(inputs, one, lambda x: x.astype(np.int32)))
         if len(places) > 1 or not constants_of(name):  # constants take the type of an input
             with pytest.raises(ValueError, match="must be float32 for the cuda backend, got int32"):
                 case.forward(*wrong.values())
-        if operation not in ANYWHERE:
+        if not {name, operation} & ANYWHERE:
             wrong = changed(on_device(inputs), one, to_host)
             with pytest.raises(ValueError, match="must be in the GPU's memory, got ndarray"):
                 case.forward(*wrong.values())
 
 
-@each_case
+MADE_OF_PRODUCTS = {"linear_forward", "linear_backward"}
+OF_VIEWS_AND_NUMBERS = {"context_backward", "layerwise_error_backward"}  # without a kernel
+
+
+def has_kernel(operation):
+    """Rather than being made of others that have one."""
+    return getattr(Cuda, operation) is not getattr(Engine, operation) and operation not in MADE_OF_PRODUCTS
+
+
+BACKWARD = {name: f"{name.split(' (')[0]}_backward" for name in NAMES}
+CHECKED = [name for name, x in BACKWARD.items() if x in ops.OPERATIONS and has_kernel(x) and name != "distillation"]
+
+
+@pytest.mark.parametrize("name", CHECKED)
 def test_gradients_of_another_shape(place, name):
     case = cases("cuda")[name]
-    if case.backward is no_backward or name.split(" (")[0] in ("context", "distillation", "adaptive_softmax"):
-        return  # a view of any, or a number
     out, cache = case.forward(*on_device(inputs_of(name)).values())
     other = to_device(np.ones((2, 1, 1, 1), np.float32))
     with pytest.raises(ValueError, match=r"must have shape \(.* like the output, got \(2, 1, 1, 1\)"):
         case.backward((*out[:-1], other) if isinstance(out, tuple) else other, cache)
 
 
-# A few numbers for each head, or nothing but noise: drawn and looked at in main memory.
-ON_HOST = {"draw_gumbel", "draw_noise", "p_open", "sigmoid"}
-LEFT = ON_HOST | {"context_backward"}  # of views it makes a view, wherever they lie
-
-
-@pytest.mark.parametrize("name", ["cuda", "cuda-tf32"])
-def test_every_operation_is_there_with_the_textbooks_signature(place, name):
-    backend = get_backend(name)
-    left = {operation for operation in ops.__all__ if getattr(backend, operation) is getattr(ops, operation)}
-    assert left == LEFT
-    for operation in set(ops.__all__) - LEFT:
-        expected, got = (inspect.signature(getattr(module, operation)).parameters for module in (ops, backend))
-        # `parts` is how the textbook's adaptive operations are given others; a `precision` is a GPU's own affair.
+def test_every_primitive_has_a_kernel_with_the_textbooks_signature():
+    """But for a precision, which is a GPU's own affair."""
+    static = {name for name in ops.OPERATIONS if isinstance(inspect.getattr_static(Engine, name), staticmethod)}
+    for name in static - MADE_OF_PRODUCTS - OF_VIEWS_AND_NUMBERS:
+        assert has_kernel(name), name
+        expected, got = (inspect.signature(getattr(engine, name)).parameters for engine in (Engine, Cuda()))
         assert [(p.name, p.kind, p.default) for p in got.values() if p.name != "precision"] == [
-            (p.name, p.kind, p.default) for p in expected.values() if p.name != "parts"
-        ], operation
+            (p.name, p.kind, p.default) for p in expected.values()
+        ], name
 
 
-def test_tf32_has_its_own_products_and_nothing_else(place):
-    one, other = map(get_backend, ("cuda", "cuda-tf32"))
-    different = {
-        name.removesuffix("_forward") for name in ops.__all__ if getattr(one, name) is not getattr(other, name)
-    }
-    of_vocabulary = {"adaptive_embedding", "adaptive_log_probabilities", "adaptive_softmax"}
-    of_layers = {"feedforward", "head_networks", "linear", "projections"}
-    assert different == of_vocabulary | of_layers
+def test_tf32_has_its_own_products_and_nothing_else():
+    different = {name for name in ops.OPERATIONS if getattr(CudaTF32, name) is not getattr(Cuda, name)}
+    assert different == {"matmul", "weight_gradient"}

@@ -130,12 +130,12 @@ def test_clipping(place, max_norm, shapes):
     assert float(factor) == pytest.approx(clip_factor(expected, max_norm), rel=1e-7)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 70), (257,), (EACH,), (2 * EACH + 3,), (0, 4)], ids=str)
-def test_squared_norm(place, shape):
+@pytest.mark.parametrize("shape", [(), (0,), (257,), (EACH,), (2 * EACH + 3,)], ids=str)
+def test_squared_norms(place, shape):
     (x,) = normal(shape)
-    got = cuda.squared_norm(to_device(x))
+    (got,) = cuda.squared_norms([to_device(x)])
     assert isinstance(got, float)
-    assert got == pytest.approx(ops.squared_norm(x), rel=1e-13)
+    assert got == pytest.approx(ops.squared_norms([x])[0], rel=1e-13)
 
 
 def test_several_arrays_and_views(place):
@@ -144,12 +144,12 @@ def test_several_arrays_and_views(place):
     there = to_device(x)
     given = [there[:, 1:4], to_device(y), there.T, to_device(z)[:0], to_device(z)[1:]]
     assert cuda.squared_norms(given) == pytest.approx(ops.squared_norms(arrays), rel=1e-13)
-    assert cuda.squared_norms(given) == [cuda.squared_norm(one) for one in given]
+    assert cuda.squared_norms(given) == [cuda.squared_norms([one])[0] for one in given]
     assert cuda.squared_norms([]) == [] and cuda.squared_norms([given[3]]) == [0.0]
 
 
 def test_norms_that_are_large_or_not_finite(place):
-    assert cuda.squared_norm(to_device(np.full(2, 1e30, np.float32))) == 2 * float(np.float32(1e30)) ** 2
+    assert cuda.squared_norms([to_device(np.full(2, 1e30, np.float32))]) == [2 * float(np.float32(1e30)) ** 2]
     one = np.ones(300, np.float32)
     for bad in (np.nan, np.inf, -np.inf):
         one[270] = bad
