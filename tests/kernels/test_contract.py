@@ -27,7 +27,7 @@ LARGE = Sizes(B=5, T=70, M=61, H=3, Dh=13, N=97, D=37, F=131, V=301, lead=(3, 18
 # For blocks of a GPU: more rows than a block sums and than a tile has, and rows that can be read four at a time; rows
 # longer than a block has threads, of which each takes several, and that nothing divides; more than one tile of each.
 MANY_ROWS = Sizes(B=3, T=9, M=5, H=3, Dh=8, N=9, D=12, F=16, V=511, lead=(70,))
-LONG_ROWS = Sizes(B=1, T=18, M=15, H=2, Dh=9, N=17, D=130, F=67, V=1153, lead=(2, 3))
+LONG_ROWS = Sizes(B=1, T=18, M=15, H=2, Dh=7, N=17, D=130, F=67, V=1153, lead=(2, 3))
 NO_HEADS, NO_TEXTS = SIZES._replace(H=0), SIZES._replace(B=0, lead=(2, 0, 3))
 
 widths = st.sampled_from([1, 3, 7, 8, 13, 15, 16, 17, 31, 32, 33, 61, 64, 127])  # whole vectors, and one more or less
