@@ -7,10 +7,10 @@ from types import ModuleType
 import pytest
 
 from tinyprune.kernels.cuda.device.jit import KERNELS
-from tinyprune.kernels.cuda.precompile import all_modules
 
 from . import turns
 from .checks import CHECKS
+from .modules import all_modules
 
 BARRIER = "cuda.syncthreads()"
 

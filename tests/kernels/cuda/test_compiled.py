@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tinyprune.kernels.cuda.device import cubins
-from tinyprune.kernels.cuda.precompile import PACKAGE, all_modules, kernels_of
 from tinyprune.kernels.gpu import what_is_missing
 
 from .compiling import CAPABILITIES
+from .modules import PACKAGE, all_modules, kernels_of
 
 if what_is_missing() is not None:
     pytest.skip(f"not compiled for a GPU: {what_is_missing()}", allow_module_level=True)
@@ -89,22 +89,6 @@ def test_what_is_forbidden_is_found_and_what_cannot_be_compiled_is_named():
     assert said.startswith("nvJitLink refused shared_memory for -arch=sm_80: ") and "\n" not in said
     assert "uses too much shared data" in said
     assert refused["unknown_name"].startswith("Numba cannot compile planted.unknown_name: ")
-
-
-def test_all_kernels_are_compiled_ahead_and_kept(tmp_path):
-    """Here those of one folder, in a copy of the program that knows no others; then nothing is left to do."""
-    program = (
-        "from tinyprune.kernels.cuda import precompile\n"
-        "precompile.all_modules = lambda: ['layers.norms']\n"
-        "if __name__ == '__main__':\n    precompile.main('9.0')\n    precompile.main('9.0')\n"
-    )
-    (tmp_path / "program.py").write_text(program, encoding="utf-8")
-    environment = without_simulator(TINYPRUNE_CACHE=str(tmp_path / "cache"))
-    command = [sys.executable, tmp_path / "program.py"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)
-    names = [kernel.__name__ for kernel in kernels_of(["layers.norms"])]
-    assert done.stdout.split() == [str(len(names)), *names, "0"], done.stderr
-    assert len(list((tmp_path / "cache" / "cubins").iterdir())) == len(names) > 1
 
 
 AT_ONCE = """

@@ -1,8 +1,7 @@
 """Compiled kernels, kept on disk: what the driver loads, by a hash of all that it depends on.
 
-Compiling a kernel takes about a second, and a model needs dozens. The first start compiles all of them at once, a
-process for each processor; later ones read them. A file is written whole or not at all, and one that was altered is
-compiled anew.
+A kernel takes up to five seconds to compile, and a model has about forty: a minute at the first start on a machine, no
+time later. A file is written whole or not at all, and one that was altered is compiled anew.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import hashlib
 import inspect
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -74,9 +72,7 @@ def keep(path: Path, kernel: Compiled) -> None:
 def cubin_of(
     kernel: Any, capability: Capability, begin: Callable[[str], None], end: Callable[[], None]
 ) -> tuple[str, bytes]:
-    """Return the symbol of a kernel, and what the driver loads for it.
-
-    If it was not kept, it is compiled, and before it all kernels of the package that were not, in other processes.
+    """Return the symbol of a kernel, and what the driver loads for it; it is compiled unless it was kept.
 
     Args:
         kernel: a `jit.Kernel`.
@@ -90,10 +86,6 @@ def cubin_of(
     path = path_of(kernel, capability)
     if (found := kept(path)) is not None:
         return found
-    if kernel.function.__module__.startswith(f"{cuda.__name__}."):
-        compile_all(capability, begin, end)
-        if (found := kept(path)) is not None:
-            return found
     begin(kernel.__name__)
     try:
         made = compile_for(kernel, capability)
@@ -101,18 +93,3 @@ def cubin_of(
         end()
     keep(path, made)
     return made.symbol, made.cubin
-
-
-@cache
-def compile_all(capability: Capability, begin: Callable[[str], None], end: Callable[[], None]) -> None:
-    """Compile and keep all kernels of the package that are not kept yet; once in a process, whether it works or not.
-
-    A failure is not told here: whoever needs a kernel that is missing then compiles it, and tells.
-    """
-    program = [sys.executable, "-m", "tinyprune.kernels.cuda.precompile", ".".join(map(str, capability))]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        count = int(process.stdout.readline() or 0)
-        for n in range(count):
-            begin(f"kernel {n + 1} of {count}")
-            process.stdout.readline()
-            end()

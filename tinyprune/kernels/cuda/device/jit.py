@@ -192,7 +192,7 @@ def pointers(arrays: Any) -> Any:
     return arrays._make([NULL if x is None else x.pointer for x in arrays])
 
 
-KERNELS: list[Kernel] = []  # all of them, to be compiled at the first start
+KERNELS: list[Kernel] = []  # all of them, for tests
 
 
 def kernel(*arguments: Any, name: str | None = None, **options: Any) -> Callable[[Callable], Kernel]:
