@@ -552,4 +552,4 @@ assert_gradients(
 # **Next:** [02b positions and memory](02b_positions_and_memory.ipynb), which lets a query know how far away a key is,
 # and read beyond the beginning of its segment. The operation of this chapter is
 # [`ops/attention.py`](../tinyprune/ops/attention.py), the layer around it
-# [`model/layers.py`](../tinyprune/model/layers.py).
+# [`model/blocks.py`](../tinyprune/model/blocks.py).

@@ -512,7 +512,10 @@ assert by_distance[..., 0].mean() < near / 2
 # %% jupyter={"source_hidden": true}
 # Computes the four terms of one head's scores for the nearest 16 distances, checks them, and draws their means.
 def draw_terms(layer, head, near=16):
-    c, d = cache.attention_blocks[layer].attention, np.arange(near)  # of the last segment that was read
+    c, d = (
+        cache.attention_blocks[layer].attention,
+        np.arange(near),
+    )  # of the last segment that was read
     q, k, r = c.q[:, head], c.k[:, head], c.r[head, ::-1]  # (B, T, Dh)  (B, S, Dh)  (S, Dh)
     at, root = i + M - d, 1 / np.sqrt(Dh)  # at: (T, near), the key at each distance
     terms = {
@@ -829,4 +832,4 @@ assert_gradients(position_forward, position_backward, q, r, w, argument_names=["
 # text, and the feed-forward block is dropped. The operation of this chapter is
 # [`ops/attention.py`](../tinyprune/ops/attention.py), memory is in [`ops/context.py`](../tinyprune/ops/context.py) and
 # [`data/segments.py`](../tinyprune/data/segments.py), the layer around it in
-# [`model/layers.py`](../tinyprune/model/layers.py).
+# [`model/blocks.py`](../tinyprune/model/blocks.py).

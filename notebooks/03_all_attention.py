@@ -62,7 +62,7 @@ from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.architecture import plot_architecture
 from tinyprune.model.counting import count_parameters, head_part
-from tinyprune.model.blocks import attention_block_forward
+from tinyprune.model.blocks import Layer, attention_block_forward
 from tinyprune.model.parameters import (
     HEAD_AXIS,
     WIDE,
@@ -338,7 +338,7 @@ def layer_forward(x, m, R, p):
 params, D, Dh = init_parameters(small, rng, np.float64), small.D, small.Dh
 x, m = rng.standard_normal((2, small.T, D)), rng.standard_normal((2, small.M, D))
 p, R = layer_parameters(params, 0), params["R"]
-y, _, _ = attention_block_forward(x, m, p, R, gate=None, scale=1.0, config=small, ops=ops, rng=None)
+y, _, _ = attention_block_forward(x, m, Layer(p | {"R": R}), small, ops)
 np.testing.assert_allclose(layer_forward(x, m, R, p), y, rtol=1e-10, atol=1e-12)
 
 # %% [markdown]
@@ -765,11 +765,11 @@ assert all(r["difference"] > 0 for r in differences["head-networks"])
 # ($c$ is 1 until [chapter 06](06_training_with_gates.ipynb), and $g_h$ is the gate of
 # [chapter 04](04_hard_concrete_gate.ipynb); rms is the root of the mean square.) With all gates open this *is* a feed-forward
 # block with F = H·N, so there is no reason why such a model should be worse than a Transformer-XL; but a head that is
-# closed takes its share of the block along. (b_o, like the bias of Wo, belongs to no head.) In code it is five lines,
-# in which `rows` puts the positions of all texts below each other:
+# closed takes its share of the block along. (b_o, like the bias of Wo, belongs to no head.) In code it is four lines,
+# in which `multiply_rows` multiplies the values of each head by its weight:
 
 # %%
-show_lines(ops.head_networks_forward, "a = rows", "out = ")
+show_lines(ops.head_networks_forward, "r = ops.matmul", "out = ops.matmul")
 
 # %% [markdown]
 # The parity study ([`data/results/parity-pydoc`](../data/results/parity-pydoc/README.md)) trained all of these at
@@ -1092,7 +1092,7 @@ for D, H, N in ((128, 8, 256), (96, 4, 50)):
 # </details>
 #
 # **Next:** [04 the Hard-Concrete gate](04_hard_concrete_gate.ipynb): a trainable switch on every head. The layer is in
-# [`model/layers.py`](../tinyprune/model/layers.py), who owns what in
+# [`model/blocks.py`](../tinyprune/model/blocks.py), who owns what in
 # [`model/parameters.py`](../tinyprune/model/parameters.py), the counting in
 # [`model/counting.py`](../tinyprune/model/counting.py), head networks in
 # [`ops/head_networks.py`](../tinyprune/ops/head_networks.py), and the feed-forward block, which Transformer-XL still has,

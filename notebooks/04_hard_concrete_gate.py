@@ -629,7 +629,7 @@ for log_alpha, found in gradients.items():
 # used values lie between 0.33 and 0.67.
 #
 # The package also uses the clip for speed. A hard gate that is shut *and* clipped neither affects the forward pass nor
-# has a gradient, so its head is not computed at all in that step ([`model/gating.py`](../tinyprune/model/gating.py)).
+# has a gradient, so its head is not computed at all in that step ([`model/gates.py`](../tinyprune/model/gates.py)).
 #
 # ## 8 · Turn the knobs
 #
@@ -942,4 +942,4 @@ for name, loss, slope, factor in (
 # and why the gradient of a gate is exactly the difference that its head makes to the layer's output, weighted by the
 # loss's gradient. The operations of this chapter are in [`ops/hard_concrete.py`](../tinyprune/ops/hard_concrete.py) and
 # [`ops/l0.py`](../tinyprune/ops/l0.py); how all layers' gates go through them in one call is in
-# [`model/gating.py`](../tinyprune/model/gating.py).
+# [`model/gates.py`](../tinyprune/model/gates.py).

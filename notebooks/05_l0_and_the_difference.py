@@ -55,21 +55,26 @@ from tinyprune import GateConfig, Transformer, add_gates, assert_gradients, get_
 from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv
 from tinyprune.experiments.studies.tradeoff import rank_correlation
-from tinyprune.model.blocks import feedforward_block_backward, feedforward_block_forward
+from tinyprune.model.blocks import (
+    Layer,
+    attention_block_backward,
+    attention_block_forward,
+    norm_backward,
+    second_block_backward,
+    second_block_forward,
+)
 from tinyprune.model.gates import output_scaling
-from tinyprune.model.blocks import attention_block_backward, attention_block_forward
-from tinyprune.model.blocks import norm_backward
 from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.vocabulary import predict_backward
 from tinyprune.notebook import (
     baseline_run,
     results,
+    show_lines,
     show_source,
     sliders,
     use_style,
     you_are_here,
 )
-from tinyprune.ops.layerwise_error import error_of
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 from tinyprune.pruning.gates import GateObjective, gated_outputs
 from tinyprune.pruning.importance import leave_one_out, output_difference, with_heads
@@ -339,17 +344,21 @@ _, memory, _ = exact.loss(*segments.batch(0)[:2])  # one segment to fill the mem
 ids, targets, _ = segments.batch(1)  # (B, T) each
 
 
+def with_gate(gate, i, model=exact, c=1.0):
+    """Return what layer i of a model computes with if its gates are `gate` (H,) and its output scaling is c."""
+    own = {"R": model.params["R"], "gate": gate}
+    return Layer(layer_parameters(model.params, i) | own, c)
+
+
 def loss_and_outputs(gates, model=exact, ids=ids, targets=targets, memory=memory):
     """Run the model's own blocks with given gates (L, H); return the loss and every layer's y and z (B, T, D)."""
     ops, p = model.ops, model.params
     x = model.embed(ids)[0].astype(np.result_type(p["R"], gates.dtype))  # (B, T, D)
     outputs = []
     for i in range(model.config.L):
-        layer = layer_parameters(p, i)
-        y, _, _ = attention_block_forward(
-            x, memory[i], layer, p["R"], gates[i], 1.0, model.config, ops, None
-        )
-        x, _ = feedforward_block_forward(y, layer, gates[i], 1.0, model.config, ops, None)
+        layer = with_gate(gates[i], i, model)
+        y, _, _ = attention_block_forward(x, memory[i], layer, model.config, ops)
+        x, _ = second_block_forward(y, layer, model.config, ops)
         outputs.append((y, x))  # x is now this layer's z
     h, _ = ops.layernorm_forward(x, p["ln.scale"], p["ln.bias"])
     logits, _ = ops.linear_forward(h, p["embedding"].T, p["out_bias"])
@@ -372,7 +381,6 @@ assert np.isclose(loss, loss_and_outputs(all_open())[0], rtol=1e-13)
 
 # %%
 layer, head = 1, 3
-own = layer_parameters(exact.params, layer)
 y_full = loss_and_outputs(all_open())[1][layer][0]  # (B, T, D)
 turned = np.linspace(-0.5, 1.5, 9)
 ys, zs, zs_both = np.empty((3, 9, *y_full.shape))
@@ -380,7 +388,7 @@ for k, g in enumerate(turned):
     gates = all_open()
     gates[layer, head] = g
     ys[k], zs_both[k] = loss_and_outputs(gates)[1][layer]
-    zs[k], _ = feedforward_block_forward(y_full, own, gates[layer], 1.0, config, exact.ops, None)
+    zs[k], _ = second_block_forward(y_full, with_gate(gates[layer], layer), config, ops)
 
 Delta_y, Delta_z = (
     ops.head_difference(outputs, matrix)[head]  # (B, T, D)
@@ -406,14 +414,16 @@ def sums_of_differences(model, cache):
     """Return both sums of (2) for every gate, (L, H, 2): of the attention block and of the networks."""
     found = np.zeros((L, H, 2))
     dh, _ = predict_backward(1.0, cache.softmax, config, ops)  # (B, T, D)
-    dz, _ = norm_backward(dh, cache.norm, "ln", ops)  # (B, T, D), of the last layer
+    dz, _ = norm_backward(dh, cache.norm, "ln", config, ops)  # (B, T, D), of the last layer
     for i in reversed(range(L)):
-        dy, _, _ = feedforward_block_backward(dz, cache.second_blocks[i], ops)  # through z to y
+        dy, _ = second_block_backward(dz, cache.second_blocks[i], config, ops)  # through z to y
         blocks = zip((dy, dz), gated_outputs(model, cache, i), strict=True)
         for k, (d, (outputs, matrix, _)) in enumerate(blocks):
             Delta = ops.head_difference(outputs, matrix, cache.gates[i].scale)  # (H, B, T, D)
             found[i, :, k] = (d * Delta).sum((1, 2, 3))
-        dz = attention_block_backward(dy, cache.attention_blocks[i], ops)[0]  # of the layer below
+        dz, _ = attention_block_backward(
+            dy, cache.attention_blocks[i], config, ops
+        )  # of the layer below
     return found
 
 
@@ -654,7 +664,8 @@ assert rank_correlation(trapezoid.ravel(), removal.ravel()) > 0.8
 # diagonal say whether heads point in the same direction. No backward pass through the model is needed.
 
 # %%
-show_source(error_of, ops.layerwise_error_backward, docstring=False)
+show_lines(ops.layerwise_error_forward, "rows = ", "return (e @ G @ e)")
+show_source(ops.layerwise_error_backward, docstring=False)
 
 # %% jupyter={"source_hidden": true}
 # Compute the error of a layer by G, and directly from both outputs
@@ -667,14 +678,12 @@ assert_gradients(
 )
 
 # directly: the attention block's output with these gates and with all heads, on its own input
-x, own = loss_and_outputs(all_open())[1][i - 1][1], layer_parameters(exact.params, i)
+x = loss_and_outputs(all_open())[1][i - 1][1]
 
 
 def block(gate, c):
     """Return the attention block's output, (B, T, D)."""
-    return attention_block_forward(
-        x, memory[i], own, exact.params["R"], gate, c, config, ops, None
-    )[0]
+    return attention_block_forward(x, memory[i], with_gate(gate, i, c=c), config, ops)[0]
 
 
 y_gated, y_full = block(gate, c), block(np.ones(H), 1.0)
@@ -754,15 +763,15 @@ hold_task = samples.mean(0)  # (L, H)
 THROWS = 3000
 hold_layer = np.zeros((L, H))
 for i in range(L):
-    products = []  # of both blocks
-    for outputs, matrix, bias in gated_outputs(gated, cache, i):
-        rows = outputs.reshape(-1, len(matrix))  # (B·T, H·Dh) or (B·T, H·N)
-        products.append((rows.T @ rows, matrix @ matrix.T, rows.sum(0) @ matrix, bias, len(rows)))
+    products = []  # G and full of both blocks
+    for block in gated_outputs(gated, cache, i):
+        _, (_, G, full, _) = ops.layerwise_error_forward(np.ones(H), *block)
+        products.append((G, full))
     for _ in range(THROWS):
         u = ops.draw_noise(H, noise_rng, np.float64)
         gate, gate_cache = ops.hard_concrete_forward(np.full(H, 2.0), u, **PAPER, hard=True)
         c = output_scaling(H, int(gate.sum()))
-        errors = [error_of(gate, c, *block)[1] for block in products]
+        errors = [(c * gate - 1, G, full, c) for G, full in products]  # as forward keeps them
         dgate = sum(ops.layerwise_error_backward(1.0, error) for error in errors)  # (H,)
         hold_layer[i] -= ops.hard_concrete_backward(dgate, gate_cache) / THROWS
 

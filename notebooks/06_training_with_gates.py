@@ -408,7 +408,7 @@ assert (through[gates > 0] > 0).any()  # through c, some that help would be push
 
 # %% jupyter={"source_hidden": true}
 # The lines of gates_forward that compute c
-show_lines(gates_forward, "for own, of_backend", "layers.append")
+show_lines(gates_forward, "for own, is_open", "layers.append")
 
 # %% [markdown]
 # ## 4 · Third stabiliser: lam warms up
@@ -1153,5 +1153,5 @@ assert not found[2], f"the mean, 0.02, is smaller than the spread, 0.044; got {f
 #
 # **Next:** [07 removing heads](07_removing_heads.ipynb): the closed heads are still in the model. Now they are removed
 # for good, and not one logit may change. The code of this chapter is in
-# [`pruning/gates.py`](../tinyprune/pruning/gates.py), [`model/gating.py`](../tinyprune/model/gating.py) and
+# [`pruning/gates.py`](../tinyprune/pruning/gates.py), [`model/gates.py`](../tinyprune/model/gates.py) and
 # [`training/loop.py`](../tinyprune/training/loop.py).

@@ -39,46 +39,32 @@ if not importlib.util.find_spec("tinyprune"):
     sys.path.insert(0, "repository")
 
 # %% jupyter={"source_hidden": true}
-# Imports, and how speeds are measured.
+# Imports.
 import os
 
 for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
     os.environ.pop(name, None)  # NumPy's BLAS at its best, whatever the environment says
 
 # %matplotlib inline
-import json
 import re
 import textwrap
 import time
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numba
 import numpy as np
-from IPython.display import display
 from numba import prange
 
-from tinyprune.bench.figures import plot_ladder
 from tinyprune.machine import describe_machine
 from tinyprune.bench.shapes import matrices
-from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, microkernel
-from tinyprune.kernels.ladder import matmul
-from tinyprune.notebook import results, show_source, sliders, use_style, you_are_here
+from tinyprune.kernels.cpu.matmul import matmul
+from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, lanes, load, microkernel, store
+from tinyprune.notebook import best, best_of_each, plot_rungs, sliders, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
 use_style()
 THREADS, LANES = numba.get_num_threads(), VECTOR_BYTES // 4  # float32 in a vector
-
-
-def best(work, *arguments, turns=7):
-    """Return the shortest of several calls in seconds: other programs can only make a call longer."""
-    times = []
-    for _ in range(turns):
-        start = time.perf_counter()
-        work(*arguments)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
 print(
     f"a vector is {VECTOR_BYTES} bytes, that is {LANES} float32; a core has {REGISTERS} registers for vectors"
@@ -90,7 +76,8 @@ you_are_here("attention", "networks", "projection", "train")
 # %% [markdown]
 # A training step of the model spends most of its time in matrix products: the projections around attention, the heads'
 # networks, and attention itself. So this chapter makes one small program fast, `out = a · b`. (All speeds on this page were
-# measured when it was made, on the machine named above. Yours will show others. No `assert` below depends on a time.)
+# measured when it was made, on the machine named above. Each is that of the fastest of several calls, since other
+# programs can only make a call slower. Yours will show others. No `assert` below depends on a time.)
 #
 # ## 1 · What one core can do
 #
@@ -134,14 +121,18 @@ plt.show()
 
 # %% jupyter={"source_hidden": true}
 # Measures the multiply-adds of one core: a tile (see rung 4) with all strides 0 reads the same bytes again and again.
+ROWS = 12 if REGISTERS == 32 else 6  # of a tile that is two vectors wide
+set_tile = microkernel(ROWS, 2, False)
+
+
 @numba.njit
 def same_bytes(a, b, c, a_row, a_k, b_k, K):
-    matmul.set_tile(a, 0, a_row, a_k, b, 0, b_k, c, 0, 2 * LANES, K)
+    set_tile(a, 0, a_row, a_k, b, 0, b_k, c, 0, 2 * LANES, K)
 
 
 K = 100_000
 a, b = np.ones(1, np.float32), np.ones(2 * LANES, np.float32)
-c = np.empty(matmul.ROWS * 2 * LANES, np.float32)
+c = np.empty(ROWS * 2 * LANES, np.float32)
 same_bytes(a, b, c, 0, 0, 0, K)
 assert (c == K).all()  # it did count them all
 PEAK = 2 * c.size * K / best(same_bytes, a, b, c, 0, 0, 0, K, turns=30) / 1e9
@@ -238,8 +229,9 @@ print(f"memory allows {MEMORY * n / 6:.0f} GFLOP/s, the multiply-adds of one cor
 #
 # ## 2 · Six rungs
 #
-# We climb in six steps from the definition to the package's kernel. All rungs are in
-# [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py); they take `a` and `b` and do the same operations.
+# We climb in six steps from the definition to a product that keeps all cores busy. All rungs take `a` (M, K) and `b`
+# (K, N) and do the same $2MNK$ operations; what changes is how often each number travels from memory to a register. They
+# are plain functions on this page: edit them, and run the page again.
 #
 # ### First: is a rung right?
 #
@@ -263,24 +255,18 @@ def check_product(multiply, m, k, n):
     np.testing.assert_array_less(np.abs(out - a @ b), bound)
 
 
-first_call = {}
-for name, rung in matmul.RUNGS.items():
-    start = time.perf_counter()
-    check_product(rung, 37, 53, 91)  # no tile size divides any of these
-    first_call[name] = time.perf_counter() - start
-    check_product(rung, 1, 1, 1)
-
 # %% [markdown]
-# The shape 37 × 53 × 91 is chosen on purpose. Fast rungs work on whole tiles and treat the remainder separately, which
-# is where the mistakes are. **Plant one:** this product forgets the remainder, and with round numbers nobody notices.
+# Each rung has to pass this for 37 × 53 × 91, a shape chosen on purpose: fast rungs work on whole tiles and treat the
+# remainder separately, which is where the mistakes are. **Plant one:** this product forgets the remainder, and with round
+# numbers nobody notices.
 
 
 # %%
 def forgets_the_rest(a, b):
     """Multiply whole tiles only."""
-    m, n = len(a) // matmul.ROWS * matmul.ROWS, b.shape[1] // (2 * LANES) * 2 * LANES
+    m, n = len(a) // ROWS * ROWS, b.shape[1] // (2 * LANES) * 2 * LANES
     out = np.zeros((len(a), b.shape[1]), a.dtype)
-    out[:m, :n] = matmul.register_tile(a[:m], b[:, :n])
+    out[:m, :n] = a[:m] @ b[:, :n]
     return out
 
 
@@ -292,50 +278,52 @@ except AssertionError as error:
 else:
     raise AssertionError("the planted bug was not found")
 
+# %% jupyter={"source_hidden": true}
+# Checks one rung, measures it, and compares it with the one before and with the core's limit.
+speed_of = {}
+
+
+def climb(name, multiply, n=1024):
+    """Check a rung, time it with n × n matrices, and print its speed."""
+    check_product(multiply, 37, 53, 91)  # no tile size divides any of these
+    check_product(multiply, 1, 1, 1)
+    before = [*speed_of.values()]
+    speed_of[name] = 2 * n**3 / best(multiply, *matrices(n, n, n, "A·B")) / 1e9
+    print(
+        f"{name}: right, {speed_of[name]:.3g} GFLOP/s"
+        + (f", {speed_of[name] / before[-1]:.3g} times the rung before" if before else "")
+        + f"; {100 * speed_of[name] / PEAK:.2g} % of one core's limit"
+    )
+
+
 # %% [markdown]
 # ### Rungs 1 and 2: the definition, in Python and compiled
 
+
+# %% tags=["subject"]
+def python_loops(a, b):
+    M, K, N = a.shape[0], a.shape[1], b.shape[1]
+    out = np.zeros((M, N), a.dtype)
+    for i in range(M):
+        for j in range(N):
+            for k in range(K):
+                out[i, j] += a[i, k] * b[k, j]
+    return out
+
+
+compiled_loops = numba.njit(python_loops)
+
+# %% [markdown]
+# Python makes an object of every number and looks up what `*` means for it, which takes about 100 ns. Compiled code knows
+# the types and does neither.
+
 # %%
-show_source(matmul.compiled_loops, docstring=False)
+climb("Python loops", python_loops, n=48)
+climb("compiled", compiled_loops, n=256)
 
 # %% [markdown]
-# Rung 1 has the same lines without `@numba.njit`. Python makes an object of every number and looks up what `*` means
-# for it; compiled code knows the types and does neither.
-
-# %% jupyter={"source_hidden": true}
-# Measures one rung, remembers it, and compares it with the one before and with the core's limit.
-ladder = []
-
-
-def climb(name, n=1024, work=None):
-    """Time a rung with n × n matrices and print its speed."""
-    a, b = matrices(n, n, n, "A·B")
-    work = work or matmul.RUNGS[name]
-    work(a, b)  # the first call compiles
-    speed = 2 * n**3 / best(work, a, b) / 1e9
-    faster = None if not ladder or work is np.matmul else speed / ladder[-1]["gflops"]
-    ladder.append(
-        {
-            "ladder": "matmul",
-            "subject": name,
-            "shape": f"{n}×{n}×{n}",
-            "gflops": speed,
-            "times_faster": faster,
-        }
-    )
-    print(
-        f"{name}: {speed:.3g} GFLOP/s"
-        + (f", {faster:.3g} times the rung before" if faster else "")
-        + f"; {100 * speed / PEAK:.2g} % of one core's limit"
-    )
-
-
-climb("Python loops", n=48)
-climb("compiled", n=256)
-
-# %% [markdown]
-# One decorator is worth that much. And still the loop is far from the limit, for two reasons, both of which are in
-# the way the loops are nested:
+# One call of `numba.njit` is worth that much. And still the loop is far from the limit, for two reasons, both of which
+# are in the way the loops are nested:
 #
 # - **It wastes cache lines.** Matrices are stored row by row. The innermost loop, over `k`, walks down a column of `b`
 #   and needs another line at every step, of which it uses 4 of 64 bytes.
@@ -398,8 +386,19 @@ plt.show()
 #
 # ### Rung 3: another order of the loops
 
-# %%
-show_source(matmul.loop_order, docstring=False)
+
+# %% tags=["subject"]
+@numba.njit
+def loop_order(a, b):
+    M, K, N = a.shape[0], a.shape[1], b.shape[1]
+    out = np.zeros((M, N), a.dtype)
+    for i in range(M):
+        for k in range(K):
+            x = a[i, k]
+            for j in range(N):
+                out[i, j] += x * b[k, j]
+    return out
+
 
 # %% [markdown]
 # Only the loops over `j` and `k` are exchanged. Now the innermost loop walks along rows, so whole lines are used. And
@@ -409,8 +408,8 @@ show_source(matmul.loop_order, docstring=False)
 
 # %%
 a, b = matrices(100, 100, 100, "A·B")
-np.testing.assert_array_equal(matmul.loop_order(a, b), matmul.compiled_loops(a, b))  # every bit
-climb("loop order")
+np.testing.assert_array_equal(loop_order(a, b), compiled_loops(a, b))  # every bit
+climb("loop order", loop_order)
 
 # %% [markdown]
 # What limits it now? For each multiply-add the loop loads `b[k, j]` and `out[i, j]` and stores `out[i, j]`: 12 bytes
@@ -489,7 +488,7 @@ def draw_tile(rows, vectors):
     plt.show()
 
 
-draw_tile(matmul.ROWS, 2)
+draw_tile(ROWS, 2)
 
 # %%
 sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
@@ -501,18 +500,48 @@ sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 # c_row, K)`. The arrays are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and
 # how far apart neighbours along a row or along `k` are. With `accumulate` the sums begin with what is in `c`, otherwise
 # with 0. How it is generated does not matter here (the curious find it in
-# [`simd.py`](../tinyprune/kernels/cpu/simd.py)). This is how rung 4 uses it:
+# [`simd.py`](../tinyprune/kernels/cpu/simd.py)). This is how rung 4 uses it; `add_rest` computes what whole tiles leave
+# over, with rung 3's loops:
 
-# %%
-show_source(matmul.register_tile, docstring=False)
+
+# %% tags=["subject"]
+@numba.njit
+def add_rest(a, b, out, first_row, first_column):
+    """Compute out[i, j] from `first_row` on, and above it to the right of `first_column`."""
+    M, K, N = a.shape[0], a.shape[1], b.shape[1]
+    for i in range(M):
+        begin = first_column if i < first_row else 0
+        out[i, begin:] = 0
+        for k in range(K):
+            x = a[i, k]
+            for j in range(begin, N):
+                out[i, j] += x * b[k, j]
+
+
+set_tile = microkernel(ROWS, 2, False)
+
+
+@numba.njit
+def register_tile(a, b):
+    M, K, N = a.shape[0], a.shape[1], b.shape[1]
+    width = 2 * lanes(b)
+    out = np.empty((M, N), a.dtype)
+    whole_rows, whole_columns = M // ROWS * ROWS, N // width * width
+    # 1; were it a constant, the compiler would read ahead in a, and leave no registers for the sums
+    step = a.strides[1] // a.itemsize
+    for i in range(0, whole_rows, ROWS):
+        for j in range(0, whole_columns, width):
+            set_tile(a, i * K, K, step, b, j, N, out, i * N + j, N, K)
+    add_rest(a, b, out, whole_rows, whole_columns)
+    return out
+
 
 # %% [markdown]
-# `set_tile` was made by `microkernel(ROWS, 2, False)`. Read its call in three parts: in `a` the tile begins at `i * K`
-# and its rows are `K` apart; in `b` it begins at column `j`, and the row for the next `k` is `N` further on; in `out`
-# it begins at `i * N + j`, with rows `N` apart. `add_rest` computes what whole tiles leave over, with rung 3's loops.
+# Read the call of `set_tile` in three parts: in `a` the tile begins at `i * K` and its rows are `K` apart; in `b` it begins
+# at column `j`, and the row for the next `k` is `N` further on; in `out` it begins at `i * N + j`, with rows `N` apart.
 
 # %%
-climb("register tile")
+climb("register tile", register_tile)
 
 # %% [markdown]
 # Both limits of the tile's height can be measured, on data that fits into the first cache. The dashed line is the
@@ -550,13 +579,7 @@ figure, ax = plt.subplots(figsize=(7, 2.8))
 ax.plot(heights, predicted, color=GREY, linestyle="--", label="predicted from waiting")
 ax.plot(heights, reached, color=BLUE, marker="o", label="measured")
 ax.axvline(fits + 0.5, color=VERMILION, linestyle=":", label=f"registers full: at most {fits} rows")
-ax.axvline(
-    matmul.ROWS,
-    color=GREY,
-    linewidth=0.8,
-    zorder=0,
-    label=f"rows that the package uses: {matmul.ROWS}",
-)
+ax.axvline(ROWS, color=GREY, linewidth=0.8, zorder=0, label=f"rows of rung 4: {ROWS}")
 ax.set(xlabel="rows of the tile, two vectors wide", ylabel="GFLOP/s, one core", ylim=(0, None))
 ax.set_title("Too few sums wait, too many do not fit")
 ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -590,15 +613,55 @@ for name, row_bytes in (("rows 4096 bytes apart", 4096), ("side by side", 4 * 32
 
 # %% [markdown]
 # So a block of `b` is first **packed**: copied into contiguous *panels*, each as wide as a tile, in the order in which
-# the tile reads it, `[panel][k][column]` (Goto & van de Geijn 2008). Then the block is used for all rows of `a`:
+# the tile reads it, `[panel][k][column]` (Goto & van de Geijn 2008). Then the block is used for all rows of `a`. In the next
+# cell `load` and `store` move one vector, and `lanes(b)` is `LANES`. A block has 256 × 256 numbers, so that it stays in the
+# second cache:
 
-# %%
-show_source(matmul.pack, docstring=False)
+
+# %% tags=["subject"]
+@numba.njit
+def pack(b, k, depth, j, columns, panels):
+    """Copy b[k : k + depth, j : j + columns] into panels."""
+    L, N = lanes(b), b.shape[1]
+    for panel in range(0, columns, 2 * L):
+        for row in range(depth):
+            for half in range(0, 2 * L, L):
+                vector = load(b, (k + row) * N + j + panel + half)
+                store(panels, panel * depth + row * 2 * L + half, vector)
+
+
+DEPTH, COLUMNS = 256, 256  # of a block
+add_tile = microkernel(ROWS, 2, True)
+
+
+@numba.njit
+def packed_blocks(a, b):
+    M, K, N = a.shape[0], a.shape[1], b.shape[1]
+    width = 2 * lanes(b)
+    out = np.empty((M, N), a.dtype)
+    panels = np.empty(DEPTH * COLUMNS, a.dtype)
+    whole_rows, whole_columns = M // ROWS * ROWS, N // width * width
+    step = a.strides[1] // a.itemsize
+    for j in range(0, whole_columns, COLUMNS):
+        columns = min(COLUMNS, whole_columns - j)
+        for k in range(0, K, DEPTH):
+            depth = min(DEPTH, K - k)
+            pack(b, k, depth, j, columns, panels)
+            for i in range(0, whole_rows, ROWS):
+                for c in range(0, columns, width):
+                    to = i * N + j + c
+                    if k == 0:
+                        set_tile(a, i * K, K, step, panels, c * depth, width, out, to, N, depth)
+                    else:
+                        add_tile(a, i * K + k, K, step, panels, c * depth, width, out, to, N, depth)
+    add_rest(a, b, out, whole_rows, whole_columns)
+    return out
+
+
+check_product(packed_blocks, 37, 600, 300)  # more than one block
 
 # %% [markdown]
-# `load` and `store` move one vector, `lanes(b)` is `LANES`. The block has 256 × 256 numbers, so that it stays in the
-# second cache. Copying computes nothing. It costs one move for every $M$ multiply-adds, which pays only if it saves
-# more.
+# Copying computes nothing. It costs one move for every $M$ multiply-adds, which pays only if it saves more.
 #
 # **Before you look:** will packing help for a small `b`, a large one, or both?
 
@@ -607,9 +670,9 @@ show_source(matmul.pack, docstring=False)
 sizes = [128, 256, 512, 1024, 2048]
 compared = {"register tile": [], "packed blocks": []}
 for n in sizes:
-    a, b = matrices(480, n, n, "A·B")
-    for name, speeds in compared.items():
-        speeds.append(2 * 480 * n * n / best(matmul.RUNGS[name], a, b) / 1e9)
+    two = [partial(rung, *matrices(480, n, n, "A·B")) for rung in (register_tile, packed_blocks)]
+    for name, seconds in best_of_each(dict(zip(compared, two))).items():
+        compared[name].append(2 * 480 * n * n / seconds / 1e9)
 
 figure, ax = plt.subplots(figsize=(7, 2.6))
 for (name, speeds), colour, style in zip(compared.items(), (GREY, BLUE), ("o--", "s-")):
@@ -625,7 +688,7 @@ plt.show()
 # A small `b` stays in the caches anyway, so its copy is wasted. Packing pays once `b` is too large for them.
 
 # %%
-climb("packed blocks")
+climb("packed blocks", packed_blocks)
 
 # %% [markdown]
 # ### Rung 6: all cores
@@ -634,10 +697,8 @@ climb("packed blocks")
 # is safe. Here it is: each thread computes rows of `out` that no other thread writes, and packs what it reads for
 # itself, because packing twice is cheaper than waiting for each other.
 
-# %%
-one_core, ROWS = matmul.packed_blocks.__wrapped__, matmul.ROWS  # without its check of the arguments
 
-
+# %% tags=["subject"]
 @numba.njit(parallel=True)
 def all_cores(a, b):
     """Share the rows of out among the threads, whole tiles each."""
@@ -645,11 +706,11 @@ def all_cores(a, b):
     out = np.empty((len(a), b.shape[1]), a.dtype)
     for part in prange(parts):
         first, end = tiles * part // parts * ROWS, tiles * (part + 1) // parts * ROWS
-        out[first:end] = one_core(a[first:end], b)
+        out[first:end] = packed_blocks(a[first:end], b)
     return out
 
 
-check_product(all_cores, 37, 53, 91)
+climb("all cores", all_cores)
 
 # %% [markdown]
 # The package's kernel also shares the columns and lets a thread that is done take another part
@@ -692,19 +753,25 @@ np.testing.assert_array_equal(*products)  # every bit
 # lowest rungs multiply smaller matrices, or you would wait for minutes.
 
 # %%
-climb("kernel, threads")
-climb("NumPy's BLAS", work=np.matmul)
-figure = plot_ladder(ladder)
-figure.set_dpi(80)
-display(figure)
-committed = json.loads(results("speed", "ladder.json").read_text())
-for r in committed:
-    if r["ladder"] == "matmul":
-        print(f"committed: {r['subject']:16} {r['gflops']:8.3g} GFLOP/s")
+high = {
+    "loop order": loop_order,
+    "register tile": register_tile,
+    "packed blocks": packed_blocks,
+    "all cores": all_cores,
+    "kernel of tinyprune": matmul,
+    "BLAS of NumPy": np.matmul,
+}
+check_product(matmul, 37, 53, 91)
+a, b = matrices(1024, 1024, 1024, "A·B")
+times = best_of_each({name: partial(multiply, a, b) for name, multiply in high.items()}, turns=15)
+speed_of |= {name: 2 * 1024**3 / seconds / 1e9 for name, seconds in times.items()}
+plot_rungs(speed_of, "1024 × 1024 × 1024 (Python loops: 48, compiled: 256)", beside=2)
+for name in ("all cores", "kernel of tinyprune"):
+    print(f"BLAS takes {times['BLAS of NumPy'] / times[name]:.2f} times as long as {name}")
 
 # %% [markdown]
-# The printed numbers are committed results of the full measurement (`tinyprune bench ladder`, two cores of an EPYC with
-# AVX-512). If the bars are far from them, this page was made on a busy machine, or on another one.
+# All but the two lowest took turns in one process, so that a slow moment of the machine hits all alike. The package's
+# kernel has blocks that fit the matrices and treats the edges in vectors, too.
 #
 # ## 3 · Under the roof
 #
@@ -737,7 +804,6 @@ ax.annotate(
     ha="right",
 )
 tile_intensity = 2 * ROWS * 2 * LANES / (4 * (ROWS + 2 * LANES))
-speed_of = {rung["subject"]: rung["gflops"] for rung in ladder}
 intensities = {
     "compiled": 1 / 6,
     "loop order": 1 / 6,
@@ -789,7 +855,7 @@ ARM_VECTOR = re.compile(r"^\s+(?:fmla|fmul|fadd)\b.*(?:\.4s|\.2d)", re.MULTILINE
 
 def assembly(compiled):
     """Return the machine code of a function that Numba has compiled, for all signatures."""
-    return "\n".join(getattr(compiled, "__wrapped__", compiled).inspect_asm().values())
+    return "\n".join(compiled.inspect_asm().values())
 
 
 def count(text):
@@ -815,11 +881,12 @@ def show_block(name, text, only, limit):
     )
 
 
-for name in ("compiled", "loop order", "register tile"):
-    print(f"{name:14}", count(assembly(matmul.RUNGS[name])))
-if "ymm" in assembly(matmul.register_tile):
-    show_block("compiled", assembly(matmul.compiled_loops), "", 8)
-    show_block("register tile", assembly(matmul.register_tile), "ps", 8)
+low = {"compiled": compiled_loops, "loop order": loop_order, "register tile": register_tile}
+for name, rung in low.items():
+    print(f"{name:14}", count(assembly(rung)))
+if "ymm" in assembly(register_tile):
+    show_block("compiled", assembly(compiled_loops), "", 8)
+    show_block("register tile", assembly(register_tile), "ps", 8)
 
 # %% [markdown]
 # `compiled` has scalar instructions only, and every `vaddss` reads the register that the previous one has written: the
@@ -876,8 +943,13 @@ else:
 # be compiled anew in each call, so kernels belong at the top level of a module.
 
 # %%
-for name, seconds in first_call.items():
-    print(f"{name:16} first call {seconds:5.2f} s")
+a, b = matrices(8, 8, 8, "A·B")
+for name, rung in low.items():
+    fresh = numba.njit(rung.py_func)
+    start = time.perf_counter()
+    fresh(a, b)
+    first = time.perf_counter() - start
+    print(f"{name:14} first call {first:5.2f} s, the next {1e6 * best(fresh, a, b):.1f} µs")
 
 # %% [markdown]
 # ## Recap
@@ -1051,7 +1123,7 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 #
 # By (5) $2R + 3 \le 16$, so $R = 6$, which makes 12 sums. Eight have to be under way, so yes. By (4) it does
 # $2\cdot6\cdot16 / (4\cdot22) = 2.2$ operations per byte; 12 × 2 vectors of 16 float32, which 32 registers allow, do
-# $4.4$. `matmul.ROWS` has these two values.
+# $4.4$. `ROWS` has these two values.
 #
 # </details>
 #
@@ -1065,5 +1137,4 @@ for K, N, width in ((3, 8, 4), (53, 91, 32), (2, 5, 8)):
 # </details>
 #
 # **Next:** [09b attention in Numba](09b_attention_in_numba.ipynb) uses this tile for attention without its matrix of
-# scores. The rungs of this chapter are in [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py), the
-# package's kernel is in [`kernels/cpu/product.py`](../tinyprune/kernels/cpu/product.py).
+# scores. The package's kernel is in [`kernels/cpu/product.py`](../tinyprune/kernels/cpu/product.py).

@@ -39,7 +39,7 @@ if not importlib.util.find_spec("tinyprune"):
     sys.path.insert(0, "repository")
 
 # %% jupyter={"source_hidden": true}
-# Imports, and how times are measured.
+# Imports.
 import os
 
 for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
@@ -49,7 +49,6 @@ for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
 import json
 import math
 import textwrap
-import time
 import tracemalloc
 from functools import partial
 
@@ -57,16 +56,25 @@ import matplotlib.pyplot as plt
 import numba
 import numpy as np
 from IPython.display import display
+from numba import prange
 from numpy.lib.stride_tricks import as_strided
 
 from tinyprune import ops
-from tinyprune.bench.figures import plot_benchmark, plot_ladder
+from tinyprune.bench.figures import plot_benchmark
 from tinyprune.machine import describe_machine
 from tinyprune.bench.shapes import attention_arguments, attention_gflop, model_shape
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu import attention_tiles, workspace
-from tinyprune.kernels.ladder import attention
-from tinyprune.notebook import results, show_source, sliders, use_style, you_are_here
+from tinyprune.notebook import (
+    best,
+    best_of_each,
+    plot_rungs,
+    results,
+    show_source,
+    sliders,
+    use_style,
+    you_are_here,
+)
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
 use_style()
@@ -74,26 +82,15 @@ rng = np.random.default_rng(0)
 cpu = get_backend("numba")
 THREADS = numba.get_num_threads()
 
-
-def best(work, turns=7):
-    """Return the shortest of several calls in seconds: other programs can only make a call longer."""
-    work()  # the first call compiles
-    times = []
-    for _ in range(turns):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 print(textwrap.fill(describe_machine(THREADS, ("numba",)), 78))
 
 # %%
 you_are_here("attention", "positions", "persistent", "train")
 
 # %% [markdown]
-# All speeds on this page were measured when it was made, on the machine named above. Yours will show others; no
-# `assert` below depends on a time.
+# All speeds on this page were measured when it was made, on the machine named above; each is that of the fastest of
+# several calls. Yours will show others; no `assert` below depends on a time. The functions in this chapter's cells are
+# yours to edit.
 #
 # ## 1 · What the matrix of scores costs
 #
@@ -135,7 +132,7 @@ def products_alone():
 queries = np.ones((B, H, T, Dh), np.float32)
 keys = np.ones((B, H, Dh, max(S, N)), np.float32)
 weights = np.ones((B, H, T, max(S, N)), np.float32)
-textbook = best(partial(attention.textbook, **arguments, span=span))
+textbook = best(partial(ops.attention_forward, **arguments, span=span))
 print(f"B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}: {operations / 1e6:.0f} million operations")
 print(f"textbook {1e3 * textbook:.1f} ms, its products alone {1e3 * best(products_alone):.1f} ms")
 
@@ -214,13 +211,31 @@ plt.show()
 # $$ \ell' = e^{m-m'}\,\ell + \sum_{\text{new}} e^{s_j-m'} \qquad\qquad o' = e^{m-m'}\,o + \sum_{\text{new}} e^{s_j-m'}\,v_j \tag{2} $$
 #
 # (Milakov & Gimelshein 2018.) No exponent is ever above zero, so nothing overflows. Each weight is used as soon as it
-# is computed, and then forgotten. In loops, for one query (`highest` is $m$, `total` is $\ell$):
+# is computed, and then forgotten. In loops, for one query (`highest` is $m$, `total` is $\ell$; `factor` is 1 for context
+# keys and $\sqrt N$ for persistent ones):
 
-# %%
-show_source(attention.take_keys, docstring=False)
+
+# %% tags=["subject"]
+@numba.njit
+def take_keys(s, values, factor, highest, total, o):
+    """Take more keys into an online softmax; return the new (highest, total), and change o in place."""
+    best = highest
+    for j in range(s.size):
+        best = max(best, s[j])
+    shrink = math.exp(highest - best)
+    total *= shrink
+    for d in range(o.size):
+        o[d] *= shrink
+    for j in range(s.size):
+        weight = math.exp(s[j] - best)
+        total += weight
+        for d in range(o.size):
+            o[d] += weight * factor * values[j, d]
+    return best, total
+
 
 # %% [markdown]
-# (`factor` is 1 for context keys and $\sqrt N$ for persistent ones.) Pieces of any size give the same output as the
+# Pieces of any size give the same output as the
 # whole softmax:
 
 # %%
@@ -229,7 +244,7 @@ s = rng.standard_normal(keys) * 3 + np.linspace(0, 4, keys)  # (keys,)
 values = rng.standard_normal((keys, Dh))  # (keys, Dh)
 
 
-def in_pieces(s, values, piece, take=attention.take_keys):
+def in_pieces(s, values, piece, take=take_keys):
     """Take some keys at a time; return the output, and the state after each piece."""
     o, highest, total, kept = np.zeros(values.shape[1]), -math.inf, 0.0, []
     for first in range(0, len(s), piece):
@@ -252,7 +267,7 @@ for piece in (1, 7, 64, keys):
 def forgets_to_shrink(s, values, factor, highest, total, o):
     """Do the same as take_keys, but without rescaling o."""
     before = o.copy()
-    new, total = attention.take_keys(s, values, factor, highest, total, o)
+    new, total = take_keys(s, values, factor, highest, total, o)
     o += before * (1 - math.exp(highest - new))
     return new, total
 
@@ -304,6 +319,84 @@ sliders(draw_online, seen=(20, keys, 20))
 # At every rise of the red line all sums are rescaled; where the rise is large, the sum drops. In the end the four
 # numbers arrive at the dots, the results of the whole softmax.
 #
+# Here is a whole head, a query after the other, with chunks of 64 keys. Keys that a query does not see are not even
+# looked at.
+
+
+# %% tags=["subject"]
+CHUNK = 64  # keys worked on at once
+
+
+@numba.njit
+def dot(x, y):
+    result = x.dtype.type(0)
+    for d in range(x.size):
+        result += x[d] * y[d]
+    return result
+
+
+@numba.njit
+def head_by_keys(q, k, v, r, u, w, pk, pv, span, out):
+    """Compute one head: q and out (T, Dh), k, v and r (S, Dh), u and w (Dh,), pk and pv (N, Dh)."""
+    real = q.dtype.type  # a bare 1.0 would be a float64
+    (T, Dh), S, N = q.shape, len(k), len(pk)
+    root = real(1 / math.sqrt(Dh))
+    s = np.empty(CHUNK, q.dtype)
+    for i in range(T):
+        now = i + S - T  # the query's own key
+        o = np.zeros(Dh, q.dtype)
+        highest, total = real(-math.inf), real(0)
+        content, position = (q[i] + u) * root, (q[i] + w) * root
+        for first in range(0, N, CHUNK):
+            n = min(CHUNK, N - first)
+            for j in range(n):
+                s[j] = dot(q[i], pk[first + j])
+            highest, total = take_keys(s[:n], pv[first:], real(math.sqrt(N)), highest, total, o)
+        for first in range(max(0, now - span), now + 1, CHUNK):
+            n = min(CHUNK, now + 1 - first)
+            for j in range(n):
+                s[j] = dot(content, k[first + j]) + dot(position, r[now - first - j])
+            highest, total = take_keys(s[:n], v[first:], real(1), highest, total, o)
+        for d in range(Dh):
+            out[i, d] = o[d] / total
+
+
+def for_all_heads(one_head, parallel):
+    """Compile a function that computes the heads of all texts; without `parallel`, `prange` is `range`."""
+
+    @numba.njit(parallel=parallel)
+    def attend(q, k, v, r, u, w, pk, pv, span):
+        B, T, H, Dh = q.shape
+        out = np.empty((B, T, H, Dh), q.dtype)
+        for i in prange(B * H):
+            b, h = i // H, i % H
+            of_head = q[b, :, h], k[b, :, h], v[b, :, h], r[:, h], u[h], w[h], pk[h], pv[h]
+            one_head(*of_head, span, out[b, :, h])
+        return out
+
+    return attend
+
+
+online_softmax = for_all_heads(head_by_keys, parallel=False)
+
+# %% [markdown]
+# Compare it with the textbook in float64, at lengths that no tile or chunk divides. Every rung below has to pass this.
+
+# %%
+ragged, _ = attention_arguments(model_shape("relative-d128", B=2, T=67, M=41, N=37))
+small = {name: x.astype(np.float64) for name, x in ragged.items()}
+exact = ops.attention_forward(**small, span=41)[0]
+
+
+def check(attend):
+    """Compare a rung with the textbook, in both precisions."""
+    for x, tolerance in ((small, 1e-12), (ragged, 3e-5)):
+        np.testing.assert_allclose(attend(**x, span=41), exact, rtol=0, atol=tolerance)
+
+
+check(online_softmax)
+
+# %% [markdown]
 # ## 3 · Tiles
 #
 # One query at a time would load every key once per query. So take a **tile** of queries together, and a chunk of keys
@@ -336,9 +429,9 @@ def tiled_head(q, k, v, tile=32, chunk=64):
 
 q = rng.standard_normal((67, Dh))
 k, v = rng.standard_normal((2, 108, Dh))
-exact = ops.attention_forward(q[None, :, None], k[None, :, None], v[None, :, None])[0][0, :, 0]
+answer = ops.attention_forward(q[None, :, None], k[None, :, None], v[None, :, None])[0][0, :, 0]
 for tile, chunk in ((32, 64), (1, 1), (67, 108), (5, 9)):
-    np.testing.assert_allclose(tiled_head(q, k, v, tile, chunk)[0], exact, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(tiled_head(q, k, v, tile, chunk)[0], answer, rtol=0, atol=1e-14)
 
 # %% [markdown]
 # Only a (tile, chunk) piece of the matrix exists at any time, and it stays in the first or second cache. Pieces that no
@@ -381,10 +474,50 @@ sliders(draw_tiles, tile=[8, 16, 32, 64], span=[16, 64, 128])
 # `dot(q, k_j)` is a sum that waits for itself, as in rung 2 of chapter 09, and the remedy is the same: let the
 # innermost loop run over something whose iterations are independent. There it was columns; here it is **keys**. A
 # head's keys are transposed once, so that number `d` of neighbouring keys is side by side in memory, and a vector holds
-# the scores of as many keys as it has lanes:
+# the scores of as many keys as it has lanes. Positions are stored backwards, so that they run the same way as the keys:
 
-# %%
-show_source(attention.add_products, docstring=False)
+
+# %% tags=["subject"]
+@numba.njit
+def add_products(x, columns, first, s):
+    """Add Σ_d x[d] · columns[d, first + j] to s[j]."""
+    for d in range(x.size):
+        row = columns[d, first : first + s.size]
+        for j in range(s.size):
+            s[j] += x[d] * row[j]
+
+
+@numba.njit
+def head_by_lanes(q, k, v, r, u, w, pk, pv, span, out):
+    """Compute one head as `head_by_keys` does, with the scores of a chunk of keys side by side."""
+    real = q.dtype.type
+    (T, Dh), S, N = q.shape, len(k), len(pk)
+    root = real(1 / math.sqrt(Dh))
+    k, pk, v = np.ascontiguousarray(k.T), np.ascontiguousarray(pk.T), np.ascontiguousarray(v)
+    r = np.ascontiguousarray(r[::-1].T)  # column c: distance S − 1 − c
+    s = np.empty(CHUNK, q.dtype)
+    for i in range(T):
+        now = i + S - T
+        o = np.zeros(Dh, q.dtype)
+        highest, total = real(-math.inf), real(0)
+        content, position = (q[i] + u) * root, (q[i] + w) * root
+        for first in range(0, N, CHUNK):
+            n = min(CHUNK, N - first)
+            s[:] = 0
+            add_products(q[i], pk, first, s[:n])
+            highest, total = take_keys(s[:n], pv[first:], real(math.sqrt(N)), highest, total, o)
+        for first in range(max(0, now - span), now + 1, CHUNK):
+            n = min(CHUNK, now + 1 - first)
+            s[:] = 0
+            add_products(content, k, first, s[:n])
+            add_products(position, r, first + S - 1 - now, s[:n])
+            highest, total = take_keys(s[:n], v[first:], real(1), highest, total, o)
+        for d in range(Dh):
+            out[i, d] = o[d] / total
+
+
+keys_in_lanes = for_all_heads(head_by_lanes, parallel=False)
+check(keys_in_lanes)
 
 # %% [markdown]
 # So the scores of a tile of queries are exactly the packed product of chapter 09: the rows are queries, and the panels
@@ -490,8 +623,6 @@ show_source(attention_tiles.weigh_backward, docstring=False)
 # right? All nine gradients, against the textbook, in float64, at lengths that no tile divides, with some gates at 0:
 
 # %%
-ragged, _ = attention_arguments(model_shape("relative-d128", B=2, T=67, M=41, N=37))
-small = {name: x.astype(np.float64) for name, x in ragged.items()}
 gate = np.array([1, 0, 0.7, 0, 1, 1, 0, 0.2])
 dout = rng.standard_normal(small["q"].shape)
 _, textbook_cache = ops.attention_forward(**small, gate=gate, span=41)
@@ -507,10 +638,13 @@ for name, x, y in zip(names, expected, got):
 # %% [markdown]
 # ## 6 · Threads, and heads that are skipped
 #
-# Heads and texts do not need each other's results, so a `prange` over both is safe:
+# Heads and texts do not need each other's results, so the `prange` over both in `for_all_heads` may use all cores. Each sum
+# is made in one thread, in the same order as before, so not a bit changes:
 
 # %%
-show_source(attention.threads, docstring=False)
+threads = for_all_heads(head_by_lanes, parallel=True)
+check(threads)
+np.testing.assert_array_equal(threads(**ragged, span=41), keys_in_lanes(**ragged, span=41))
 
 # %% [markdown]
 # Backward is less simple, because all texts share `r`, `u`, `w`, `pk` and `pv`: their gradients are sums over texts. If
@@ -521,8 +655,8 @@ show_source(attention.threads, docstring=False)
 
 # %%
 gradients = []
-for threads in (1, min(2, THREADS)):
-    numba.set_num_threads(threads)
+for number in (1, min(2, THREADS)):
+    numba.set_num_threads(number)
     _, kernel_cache = cpu.attention_forward(**small, gate=gate, span=41)
     gradients.append(cpu.attention_backward(dout, kernel_cache))
 numba.set_num_threads(THREADS)
@@ -565,10 +699,10 @@ def forward_and_backward(arguments, gate=None):
 open_heads, times = [8, 6, 4, 2, 1], {"closed": [], "removed": [], "forward": []}
 for heads in open_heads:
     gate = (np.arange(H) < heads).astype(np.float32)
-    times["closed"].append(best(partial(forward_and_backward, arguments, gate), 15))
-    times["removed"].append(best(partial(forward_and_backward, only(arguments, heads)), 15))
+    times["closed"].append(best(partial(forward_and_backward, arguments, gate), turns=15))
+    times["removed"].append(best(partial(forward_and_backward, only(arguments, heads)), turns=15))
     times["forward"].append(
-        best(partial(cpu.attention_forward, **arguments, gate=gate, span=span), 15)
+        best(partial(cpu.attention_forward, **arguments, gate=gate, span=span), turns=15)
     )
 
 figure, ax = plt.subplots(figsize=(6.5, 2.8))
@@ -588,36 +722,62 @@ plt.show()
 #
 # ## 7 · The ladder
 #
-# All rungs are in [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). First each is checked
-# against the textbook in float64, and then timed. `compiled loops` is the formula in plain loops *with* the matrix;
-# `online softmax` is (2) for one query at a time; then come keys in lanes, threads, and the kernel with everything of
-# this chapter.
-#
-# **Before you look:** is `compiled loops` faster or slower than the textbook in NumPy?
+# One rung is missing, the formula in plain loops *with* the matrix:
+
+
+# %% tags=["subject"]
+@numba.njit
+def compiled_loops(q, k, v, r, u, w, pk, pv, span):
+    B, T, H, Dh = q.shape
+    S, N = k.shape[1], pk.shape[1]
+    root, root_N = q.dtype.type(1 / math.sqrt(Dh)), q.dtype.type(math.sqrt(N))
+    out = np.zeros((B, T, H, Dh), q.dtype)
+    a = np.empty((T, S + N), q.dtype)
+    for b in range(B):
+        for h in range(H):
+            for i in range(T):
+                now = i + S - T
+                content, position = q[b, i, h] + u[h], q[b, i, h] + w[h]
+                for j in range(S):
+                    a[i, j] = -math.inf
+                    if 0 <= now - j <= span:
+                        a[i, j] = (dot(content, k[b, j, h]) + dot(position, r[now - j, h])) * root
+                for n in range(N):
+                    a[i, S + n] = dot(q[b, i, h], pk[h, n])
+            for i in range(T):
+                a[i] = np.exp(a[i] - a[i].max())
+                a[i] /= a[i].sum()
+            for i in range(T):
+                for j in range(S):
+                    for d in range(Dh):
+                        out[b, i, h, d] += a[i, j] * v[b, j, h, d]
+                for n in range(N):
+                    for d in range(Dh):
+                        out[b, i, h, d] += a[i, S + n] * root_N * pv[h, n, d]
+    return out
+
+
+check(compiled_loops)
+
+# %% [markdown]
+# **Before you look:** is `compiled_loops` faster or slower than the textbook in NumPy?
 
 # %% jupyter={"source_hidden": true}
-# Checks and times every rung, and draws the ladder.
-exact = ops.attention_forward(**small, span=41)[0]
-ladder = []
-for name, attend in attention.RUNGS.items():
-    np.testing.assert_allclose(attend(**ragged, span=41), exact, rtol=0, atol=3e-5)
-    speed = operations / best(partial(attend, **arguments, span=span), 5) / 1e9
-    faster = speed / ladder[-1]["gflops"] if ladder else None
-    title = f"Attention, forward: B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}"
-    ladder.append(
-        {"ladder": "", "subject": name, "shape": title, "gflops": speed, "times_faster": faster}
-    )
-figure = plot_ladder(ladder)
-figure.set_dpi(80)
-display(figure)
-print(f"kernel: {ladder[-1]['gflops'] / ladder[0]['gflops']:.1f} times as fast as the textbook")
-
-# %%
-for r in json.loads(results("speed", "ladder.json").read_text()):
-    if r["ladder"] == "attention":
-        print(
-            f"full measurement, two cores with AVX-512: {r['subject']:18} {r['gflops']:6.1f} GFLOP/s"
-        )
+# Times all rungs, which take turns, and draws the ladder.
+rungs = {
+    "textbook (NumPy)": ops.attention_forward,
+    "compiled loops": compiled_loops,
+    "online softmax": online_softmax,
+    "keys in lanes": keys_in_lanes,
+    "threads": threads,
+    "kernel of tinyprune": cpu.attention_forward,
+}
+check(lambda **x: cpu.attention_forward(**x)[0])
+works = {name: partial(attend, **arguments, span=span) for name, attend in rungs.items()}
+speeds = {name: operations / s / 1e9 for name, s in best_of_each(works, 5).items()}
+plot_rungs(speeds, f"Attention, forward: B {B}, H {H}, Dh {Dh}, T {T}, S {S}, N {N}")
+faster = speeds["kernel of tinyprune"] / speeds["textbook (NumPy)"]
+print(f"kernel: {faster:.1f} times as fast as the textbook")
 
 # %% [markdown]
 # A sobering second rung: plain compiled loops lose against NumPy, whose products come from BLAS. And `online softmax`
@@ -846,5 +1006,4 @@ assert_gradients(forward, backward, q, k, v, argument_names=["q", "k", "v"])
 #
 # **Next:** [10 on a GPU](10_on_a_gpu.ipynb): the same two ladders on a machine with thousands of lanes. The kernel of
 # this chapter is in [`attention.py`](../tinyprune/kernels/cpu/attention.py) and
-# [`attention_tiles.py`](../tinyprune/kernels/cpu/attention_tiles.py); `tinyprune bench ladder` measures both ladders
-# again.
+# [`attention_tiles.py`](../tinyprune/kernels/cpu/attention_tiles.py).

@@ -64,17 +64,16 @@ import inspect
 import json
 import math
 import threading
+import time
 import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-from numba import cuda
+from numba import cuda, float32
 
 from tinyprune import ops
-from tinyprune.kernels.ladder import cuda_attention, cuda_matmul
-from tinyprune.kernels.ladder.cuda import gpu_present, what_is_missing
-from tinyprune.kernels.ladder.cuda_matmul import EACH, RUNGS, TILE, WIDE
-from tinyprune.notebook import show_lines, show_source, use_style, you_are_here
+from tinyprune.kernels.gpu import gpu_present, what_is_missing
+from tinyprune.notebook import use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
 use_style()
@@ -182,27 +181,69 @@ draw_blocks(placed)
 # ## 2 · One thread for each number
 #
 # The product `out = a · b`, with a (M, K) and b (K, N), as a kernel: the two outer loops of the definition have become the
-# grid.
+# grid. The kernels in this chapter's cells are yours to edit.
 
-# %%
-show_source(cuda_matmul.rows_along_x, docstring=False)
+
+# %% tags=["subject"]
+ZERO = np.float32(0)  # 0.0 would be a float64, and so would every sum that starts with it
+
+
+@cuda.jit
+def rows_along_x(a, b, out):
+    i, j = cuda.grid(2)
+    if i < out.shape[0] and j < out.shape[1]:
+        total = ZERO
+        for k in range(a.shape[1]):
+            total += a[i, k] * b[k, j]
+        out[i, j] = total
+
 
 # %% [markdown]
-# Every rung is checked on an awkward shape: several blocks, several warps, and *ragged* edges, which are no multiples of
-# a block's sides. Called like a function, a rung copies its arrays to the GPU, launches its kernel there and copies the
-# result back.
+# A *rung* is a kernel and how it is launched. Called like a function, it copies its arrays to the GPU, launches its kernel
+# there and copies the result back. Every rung is checked on an awkward shape: several blocks, several warps, and *ragged*
+# edges, which are no multiples of a block's sides.
+
+
+# %% jupyter={"source_hidden": true}
+# How a rung is launched and checked.
+@dataclasses.dataclass
+class Rung:
+    """A kernel, what a block computes of out along the grid's x and y, and its threads along x and y."""
+
+    kernel: object
+    x: int
+    y: int
+    block: tuple
+    x_is_row: bool = False
+
+    def grid(self, M, N):
+        """Return how many blocks along x and y cover an out of M × N; the last ones may be partly empty."""
+        along_x, along_y = (M, N) if self.x_is_row else (N, M)
+        return -(-along_x // self.x), -(-along_y // self.y)
+
+    def launch(self, a, b, out):
+        """Write a · b to out, all in the GPU's memory."""
+        self.kernel[self.grid(*out.shape), self.block](a, b, out)
+
+    def __call__(self, a, b):
+        out = cuda.to_device(np.zeros((len(a), b.shape[1]), np.float32))
+        self.launch(cuda.to_device(a), cuda.to_device(b), out)
+        return out.copy_to_host()
+
+
+def check_rung(name, M=66, K=19, N=37):
+    """Compare a rung with NumPy in float64."""
+    a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
+    rung = RUNGS[name]
+    error = np.abs(rung(a, b) - a.astype(float) @ b).max()
+    grid, warps = rung.grid(M, N), math.prod(rung.block) // 32
+    print(f"{name:16s} grid {grid}, {warps} warps a block: largest error {error:.1e}")
+    assert error < 1e-5 and math.prod(grid) > 1
+
 
 # %%
-M, K, N = 66, 19, 37
-a, b = rng.standard_normal((M, K), np.float32), rng.standard_normal((K, N), np.float32)
-exact = a.astype(float) @ b  # (M, N), in float64
-for name, rung in RUNGS.items():
-    error = np.abs(rung(a, b) - exact).max()
-    x, y = rung.block
-    print(
-        f"{name:16s} grid {rung.grid(M, N)}, {x * y // 32} warps a block: largest error {error:.1e}"
-    )
-    assert error < 1e-5 and math.prod(rung.grid(M, N)) > 1
+RUNGS = {"rows along x": Rung(rows_along_x, 32, 8, block=(32, 8), x_is_row=True)}
+check_rung("rows along x")
 
 # %% [markdown]
 # How many loads does it cost? In the innermost line, each multiply-add reads one number of a and one of b from global memory:
@@ -258,21 +299,30 @@ def trace(rung, M, K, N):
 
 # %%
 M, K, N = 64, 32, 64
-traces = {name: trace(rung, M, K, N) for name, rung in RUNGS.items()}
-for name in ("rows along x", "columns along x"):
-    a, b = (len(array.loads()) for array in traces[name])
-    print(f"{name:16s} a {a:,} loads, b {b:,}: {(a + b) / (M * N * K):.3f} per multiply-add")
-    assert a + b == 2 * M * N * K
+traces = {"rows along x": trace(RUNGS["rows along x"], M, K, N)}
+a, b = (len(array.loads()) for array in traces["rows along x"])
+print(f"a {a:,} loads, b {b:,}: {(a + b) / (M * N * K):.3f} per multiply-add")
+assert a + b == 2 * M * N * K
 
 # %% [markdown]
 # ### Which thread reads which address
 #
-# Two rungs have the same number of loads, and yet one is much better. Here is the only difference:
+# The next rung has the same number of loads, and yet it is much better. The only difference is in its first line:
 
-# %%
-for kernel in (cuda_matmul.rows_along_x, cuda_matmul.columns_along_x):
-    lines = inspect.getsource(kernel.py_func).splitlines()
-    print(f"{kernel.py_func.__name__:16s}", *(line for line in lines if "cuda.grid" in line))
+
+# %% tags=["subject"]
+@cuda.jit
+def columns_along_x(a, b, out):
+    j, i = cuda.grid(2)
+    if i < out.shape[0] and j < out.shape[1]:
+        total = ZERO
+        for k in range(a.shape[1]):
+            total += a[i, k] * b[k, j]
+        out[i, j] = total
+
+
+RUNGS["columns along x"] = Rung(columns_along_x, 32, 8, block=(32, 8))
+check_rung("columns along x")
 
 # %% [markdown]
 # A warp executes one load instruction for its 32 threads together, and memory answers in **sectors** of 32 bytes, eight
@@ -315,13 +365,21 @@ def sectors(addresses):
 
 
 counted = {}  # rung -> loads and sectors per multiply-add
-for name, pair in traces.items():
+
+
+def count_rung(name, M=64, K=32, N=64):
+    """Trace a rung, and count its loads and sectors."""
+    pair = traces[name] = trace(RUNGS[name], M, K, N)
     touched = [[sectors(load) for load in requests(array).values()] for array in pair]
     loads = sum(len(array.loads()) for array in pair)
     counted[name] = loads / (M * N * K), sum(map(sum, touched)) / (M * N * K / 32)
     of_a, of_b = map(np.mean, touched)
     print(f"{name:16s} sectors for a warp's load: of a {of_a:4.1f}, of b {of_b:4.1f}")
-assert (counted["rows along x"][1], counted["columns along x"][1]) == (33, 5)
+
+
+count_rung("rows along x")
+count_rung("columns along x")
+assert (counted["rows along x"], counted["columns along x"]) == ((2, 33), (2, 5))
 
 # %% jupyter={"source_hidden": true}
 # Draw which sectors the first warp reads in its first six steps.
@@ -361,10 +419,34 @@ plt.show()
 #
 # With $R=C=16$ that is ⅛ in place of 2. Note one thing in the code: a thread uses numbers that *other* threads have
 # loaded. So each has to wait in between until all threads of its block have come as far. That is what `syncthreads`
-# does; such a point is called a **barrier**.
+# does; such a point is called a **barrier**. Beyond the edges of a and b the tiles are filled with zeros, which add nothing.
 
-# %%
-show_source(cuda_matmul.shared_tiles, docstring=False)
+
+# %% tags=["subject"]
+TILE = 16  # threads of a block along x and along y; a tile's rows and columns
+
+
+@cuda.jit
+def shared_tiles(a, b, out):
+    tile_a = cuda.shared.array((TILE, TILE), float32)
+    tile_b = cuda.shared.array((TILE, TILE), float32)
+    M, K, N = a.shape[0], a.shape[1], b.shape[1]
+    column, row = cuda.threadIdx.x, cuda.threadIdx.y
+    j, i = cuda.grid(2)
+    total = ZERO
+    for first in range(0, K, TILE):
+        tile_a[row, column] = a[i, first + column] if i < M and first + column < K else ZERO
+        tile_b[row, column] = b[first + row, j] if first + row < K and j < N else ZERO
+        cuda.syncthreads()  # both tiles are whole before anyone reads them
+        for k in range(TILE):
+            total += tile_a[row, k] * tile_b[k, column]
+        cuda.syncthreads()  # everyone has read them before anyone writes the next
+    if i < M and j < N:
+        out[i, j] = total
+
+
+RUNGS["shared tiles"] = Rung(shared_tiles, TILE, TILE, block=(TILE, TILE))
+check_rung("shared tiles")
 
 
 # %% jupyter={"source_hidden": true}
@@ -427,7 +509,7 @@ def without_barrier(kernel, which):
     lines = inspect.getsource(kernel.py_func).splitlines(keepends=True)
     at = [n for n, line in enumerate(lines) if "cuda.syncthreads()" in line][which]
     lines[at] = lines[at].replace("cuda.syncthreads()", "pass")
-    names = dict(vars(cuda_matmul))
+    names = dict(globals())
     exec(compile("".join(lines), f"without barrier {which}", "exec"), names)
     return names[kernel.py_func.__name__]
 
@@ -435,7 +517,7 @@ def without_barrier(kernel, which):
 def errors_without(which, K):
     """Return |out − exact|, (M, N), of `shared_tiles` without one barrier."""
     a, b = rng.standard_normal((18, K), np.float32), rng.standard_normal((K, 19), np.float32)
-    kernel = without_barrier(cuda_matmul.shared_tiles, which)
+    kernel = without_barrier(shared_tiles, which)
     rung = dataclasses.replace(RUNGS["shared tiles"], kernel=kernel)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy's warnings about uninitialised memory
@@ -498,8 +580,49 @@ assert lucky < 1e-5
 # and the tile of a block of 16 × 16 threads grows to 64 × 64, so that global loads shrink to
 # $\tfrac1{64}+\tfrac1{64}=\tfrac1{32}$, too.
 
-# %%
-show_source(cuda_matmul.register_tile, docstring=False)
+
+# %% tags=["subject"]
+EACH = 4  # rows and columns of out that a thread computes
+WIDE = TILE * EACH  # rows and columns of out that its block computes
+DEPTH = 16  # of its tiles, along k
+
+
+@cuda.jit
+def register_tile(a, b, out):
+    tile_a = cuda.shared.array((WIDE, DEPTH), float32)
+    tile_b = cuda.shared.array((DEPTH, WIDE), float32)
+    sums = cuda.local.array((EACH, EACH), float32)
+    from_a = cuda.local.array(EACH, float32)
+    M, K, N = a.shape[0], a.shape[1], b.shape[1]
+    column, row = cuda.threadIdx.x, cuda.threadIdx.y
+    top, left = cuda.blockIdx.y * WIDE, cuda.blockIdx.x * WIDE
+    for y in range(EACH):
+        for x in range(EACH):
+            sums[y, x] = ZERO
+    for first in range(0, K, DEPTH):
+        for part in range(EACH):
+            i, k = top + row + part * TILE, first + column
+            tile_a[row + part * TILE, column] = a[i, k] if i < M and k < K else ZERO
+            k, j = first + row, left + column + part * TILE
+            tile_b[row, column + part * TILE] = b[k, j] if k < K and j < N else ZERO
+        cuda.syncthreads()
+        for k in range(DEPTH):
+            for y in range(EACH):
+                from_a[y] = tile_a[row + y * TILE, k]
+            for x in range(EACH):
+                from_b = tile_b[k, column + x * TILE]
+                for y in range(EACH):
+                    sums[y, x] += from_a[y] * from_b
+        cuda.syncthreads()
+    for y in range(EACH):
+        for x in range(EACH):
+            i, j = top + row + y * TILE, left + column + x * TILE
+            if i < M and j < N:
+                out[i, j] = sums[y, x]
+
+
+RUNGS["register tile"] = Rung(register_tile, WIDE, WIDE, block=(TILE, TILE))
+check_rung("register tile", M=66, N=67)
 
 # %% jupyter={"source_hidden": true}
 # Draw which numbers three neighbouring threads compute.
@@ -542,6 +665,9 @@ plt.show()
 
 # %% jupyter={"source_hidden": true}
 # Compare the counted loads of the four rungs with the derived ones.
+count_rung("shared tiles")
+count_rung("register tile")
+print()
 sides = dict(zip(RUNGS, (1, 1, TILE, WIDE)))  # R = C
 from_shared = dict(zip(RUNGS, (0, 0, 2, 2 / EACH)))  # loads from shared memory per multiply-add
 print("                     global loads        sectors for a warp's   shared loads")
@@ -588,23 +714,110 @@ plt.show()
 # find it:
 
 
-# %%
-show_lines(
-    cuda_attention.row_softmax, "found =", "cuda.syncthreads()  # everyone has read the maximum"
-)
+# %% tags=["subject"]
+ROW_THREADS = 64  # of a block that works on one row; a power of 2
+LOWEST = np.float32(-np.inf)
+
+
+@cuda.jit
+def row_softmax(s):
+    """Scores (rows, S) become weights, in place: one block for each row."""
+    found = cuda.shared.array(ROW_THREADS, float32)
+    x, row, S = cuda.threadIdx.x, cuda.blockIdx.x, s.shape[1]
+    highest = LOWEST
+    for j in range(x, S, ROW_THREADS):  # every thread takes each 64th number
+        score = s[row, j]
+        if score > highest:
+            highest = score
+    found[x] = highest
+    half = ROW_THREADS // 2
+    while half > 0:
+        cuda.syncthreads()
+        if x < half and found[x + half] > found[x]:
+            found[x] = found[x + half]
+        half //= 2
+    cuda.syncthreads()
+    highest = found[0]
+    cuda.syncthreads()  # everyone has read the maximum before its place is used for sums
+
+    total = ZERO
+    for j in range(x, S, ROW_THREADS):
+        weight = math.exp(s[row, j] - highest)
+        s[row, j] = weight
+        total += weight
+    found[x] = total
+    half = ROW_THREADS // 2
+    while half > 0:
+        cuda.syncthreads()
+        if x < half:
+            found[x] += found[x + half]
+        half //= 2
+    cuda.syncthreads()
+    for j in range(x, S, ROW_THREADS):
+        s[row, j] /= found[0]
+
 
 # %% [markdown]
 # Combining by halves takes $\log_2 64 = 6$ steps, with a barrier before each; one thread alone would take 63. The sum of
-# the exponentials is found in the same way, in the same place: hence the last barrier.
+# the exponentials is found in the same way, in the same place: hence the barrier with a comment.
 
 # %%
 # a row has more numbers than its block has threads, and not a multiple of them
 rows = rng.standard_normal((5, 150), np.float32) * 5
 s = rows.copy()
-cuda_attention.row_softmax[len(s), cuda_attention.ROW_THREADS](s)
+row_softmax[len(s), ROW_THREADS](s)
 weights = np.exp(ops.log_softmax(rows.astype(float)))
 print(f"row softmax: largest error {np.abs(s - weights).max():.1e}")
 assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
+
+# %% [markdown]
+# The other two kernels, and the launches of all three:
+
+
+# %% tags=["subject"]
+@cuda.jit
+def scores(q, k, root, s):
+    """Scores s (B, H, T, S), each in a thread; −∞ where the query does not see the key. root is 1 / √Dh."""
+    j, i = cuda.grid(2)
+    b, h = cuda.blockIdx.z // q.shape[2], cuda.blockIdx.z % q.shape[2]
+    T, S = q.shape[1], k.shape[1]
+    if i < T and j < S:
+        total = LOWEST
+        if j <= i + S - T:
+            total = ZERO
+            for d in range(q.shape[3]):
+                total += q[b, i, h, d] * k[b, j, h, d]
+            total *= root
+        s[b, h, i, j] = total
+
+
+@cuda.jit
+def weighted_values(a, v, out):
+    """Write out (B, T, H, Dh) from weights a (B, H, T, S), each number in a thread."""
+    d, i = cuda.grid(2)
+    b, h = cuda.blockIdx.z // v.shape[2], cuda.blockIdx.z % v.shape[2]
+    T, S = a.shape[2], a.shape[3]
+    if i < T and d < v.shape[3]:
+        total = ZERO
+        for j in range(i + S - T + 1):
+            total += a[b, h, i, j] * v[b, j, h, d]
+        out[b, i, h, d] = total
+
+
+def tiles(size):
+    """Return how many tiles cover `size`; the last may be partly empty."""
+    return -(-size // TILE)
+
+
+def three_kernels(q, k, v, out):
+    """Attend with arrays in the GPU's memory: q and out (B, T, H, Dh), k and v (B, S, H, Dh)."""
+    (B, T, H, Dh), S = q.shape, k.shape[1]
+    s = cuda.device_array((B, H, T, S), np.float32)
+    root = np.float32(1 / math.sqrt(Dh))
+    scores[(tiles(S), tiles(T), B * H), (TILE, TILE)](q, k, root, s)
+    row_softmax[B * H * T, ROW_THREADS](s.reshape(B * H * T, S))
+    weighted_values[(tiles(Dh), tiles(T), B * H), (TILE, TILE)](s, v, out)
+
 
 # %% [markdown]
 # What does it cost? Let $P$ be the number of visible (query, key) pairs. Scores load $2\,\mathtt{Dh}$ numbers a pair
@@ -624,20 +837,87 @@ assert np.abs(s - weights).max() < 1e-5 and weights.max() > 0.3
 # all of them. Since `highest` starts as $-\infty$, the first factor is $e^{-\infty}=0$, as it should be. (It must not be
 # $e^{-\infty-(-\infty)}$: each query sees key 0, so that after the first tile `highest` is finite.)
 
-# %%
-show_lines(cuda_attention.online_softmax, "for first in", "cuda.syncthreads()  # everyone has used")
+# %% tags=["subject"]
+WIDEST = 64  # the largest Dh: each thread sums 64 / 16 = EACH columns of out
+PADDED = WIDEST + 1  # row length of a tile whose columns 16 threads read at once
+
+
+@cuda.jit
+def online_softmax(q, k, v, root, out):
+    q_tile = cuda.shared.array((TILE, PADDED), float32)
+    k_tile = cuda.shared.array((TILE, PADDED), float32)
+    v_tile = cuda.shared.array((TILE, WIDEST), float32)
+    s_tile = cuda.shared.array((TILE, TILE), float32)
+    sums = cuda.local.array(EACH, float32)
+    T, S, H, Dh = q.shape[1], k.shape[1], q.shape[2], q.shape[3]
+    x, y = cuda.threadIdx.x, cuda.threadIdx.y
+    b, h = cuda.blockIdx.y // H, cuda.blockIdx.y % H
+    first_query = cuda.blockIdx.x * TILE
+    i = first_query + y
+    for part in range(EACH):
+        d = x + part * TILE
+        sums[part] = ZERO
+        q_tile[y, d] = q[b, i, h, d] * root if i < T and d < Dh else ZERO
+    highest, total = LOWEST, ZERO
+
+    end = first_query + TILE + S - T  # after the last key that a query of this block sees
+    if end > S:
+        end = S
+    for first in range(0, end, TILE):
+        for part in range(EACH):
+            d = x + part * TILE
+            inside = first + y < end and d < Dh
+            k_tile[y, d] = k[b, first + y, h, d] if inside else ZERO
+            v_tile[y, d] = v[b, first + y, h, d] if inside else ZERO
+        cuda.syncthreads()  # the tiles are whole before anyone reads them
+        score = LOWEST
+        if first + x < S and first + x <= i + S - T:
+            score = ZERO
+            for d in range(Dh):
+                score += q_tile[y, d] * k_tile[x, d]
+        s_tile[y, x] = score
+        cuda.syncthreads()  # a query's 16 scores are there before its 16 threads look for the highest
+        best = highest
+        for j in range(TILE):
+            if s_tile[y, j] > best:
+                best = s_tile[y, j]
+        cuda.syncthreads()  # all have looked before scores become weights
+        s_tile[y, x] = math.exp(score - best)
+        cuda.syncthreads()  # the weights are there before they are used
+        shrink = math.exp(highest - best)
+        total *= shrink
+        for part in range(EACH):
+            sums[part] *= shrink
+        for j in range(TILE):
+            weight = s_tile[y, j]
+            total += weight
+            for part in range(EACH):
+                sums[part] += weight * v_tile[j, x + part * TILE]
+        highest = best
+        cuda.syncthreads()  # everyone has used tiles and weights before anyone writes the next
+    if i < T:
+        for part in range(EACH):
+            d = x + part * TILE
+            if d < Dh:
+                out[b, i, h, d] = sums[part] / total
+
+
+def one_kernel(q, k, v, out):
+    """Do the same as `three_kernels`; a block has 16 queries of a head."""
+    B, T, H, Dh = q.shape
+    root = np.float32(1 / math.sqrt(Dh))
+    online_softmax[(tiles(T), B * H), (TILE, TILE)](q, k, v, root, out)
+
 
 # %% [markdown]
-# This is the loop over tiles of keys; [what comes before and after it](../tinyprune/kernels/ladder/cuda_attention.py)
-# loads the queries and stores sums / total. There are five barriers in the loop, each with its reason, and one extra
-# column: rows of `k_tile` are 65 long for at most 64 numbers. In the line that computes the score, 16 threads read the
-# same column d of 16 rows.
+# There are five barriers in the loop over tiles of keys, each with its reason, and one extra column: rows of `k_tile` are
+# 65 long for at most 64 numbers. In the line that computes the score, 16 threads read the same column d of 16 rows.
 #
 # **Before you look:** a number's bank is its address modulo 32. In how many different banks are these 16 numbers if a
 # row is 64 long, and in how many if it is 65 long?
 
 # %%
-for length in (64, cuda_attention.PADDED):
+for length in (64, PADDED):
     banks = {(x * length + 5) % 32 for x in range(TILE)}  # thread x reads k_tile[x, 5]
     print(f"rows of {length}: 16 threads hit {len(banks)} of 32 banks")
 assert len(banks) == TILE
@@ -651,9 +931,11 @@ S = M + T
 q = rng.standard_normal((B, T, H, Dh), np.float32)
 k, v = rng.standard_normal((2, B, S, H, Dh), np.float32)
 exact = ops.attention_forward(q.astype(float), k.astype(float), v.astype(float))[0]  # (B, T, H, Dh)
-for name, attend in cuda_attention.RUNGS.items():
-    error = np.abs(attend(q, k, v) - exact).max()
-    print(f"{name:16s} largest error {error:.1e}")
+for attend in (three_kernels, one_kernel):
+    out = cuda.to_device(np.zeros_like(q))
+    attend(*map(cuda.to_device, (q, k, v)), out)
+    error = np.abs(out.copy_to_host() - exact).max()
+    print(f"{attend.__name__:16s} largest error {error:.1e}")
     assert error < 1e-5
 
 # %% [markdown]
@@ -669,7 +951,7 @@ T, M, Dh = 40, 8, 20
 S = M + T
 q, k, v = (rng.standard_normal((1, rows, 1, Dh), np.float32) for rows in (T, S, S))
 exact = ops.attention_forward(q.astype(float), k.astype(float), v.astype(float))[0]
-root, across = np.float32(1 / math.sqrt(Dh)), cuda_attention.tiles
+root = np.float32(1 / math.sqrt(Dh))
 
 
 def traffic(*arrays):
@@ -679,15 +961,15 @@ def traffic(*arrays):
 
 traced = [Traced(x) for x in (q, k, v, np.zeros_like(q))]
 s = Traced(np.zeros((1, 1, T, S), np.float32))
-cuda_attention.scores[(across(S), across(T), 1), (TILE, TILE)](traced[0], traced[1], root, s)
+scores[(tiles(S), tiles(T), 1), (TILE, TILE)](traced[0], traced[1], root, s)
 rows = Traced(s.array.reshape(T, S))  # the same memory
-cuda_attention.row_softmax[T, cuda_attention.ROW_THREADS](rows)
-cuda_attention.weighted_values[(across(Dh), across(T), 1), (TILE, TILE)](s, traced[2], traced[3])
+row_softmax[T, ROW_THREADS](rows)
+weighted_values[(tiles(Dh), tiles(T), 1), (TILE, TILE)](s, traced[2], traced[3])
 assert np.abs(traced[3].array - exact).max() < 1e-5
 three = traffic(*traced, s, rows)
 
 online = [Traced(x) for x in (q, k, v, np.zeros_like(q))]
-cuda_attention.online_softmax[(across(T), 1), (TILE, TILE)](*online[:3], root, online[3])
+online_softmax[(tiles(T), 1), (TILE, TILE)](*online[:3], root, online[3])
 assert np.abs(online[3].array - exact).max() < 1e-5
 one = traffic(*online)
 
@@ -731,19 +1013,56 @@ plt.show()
 # needs a separate process, since in this one `numba.cuda` is the simulator.
 
 # %% jupyter={"source_hidden": true}
-# Compile the kernels of both ladders in a separate process.
+# Make a program of this page's kernels, and compile them in a separate process.
+KERNELS = [*(rung.kernel for rung in RUNGS.values()), scores, row_softmax, weighted_values]
+KERNELS.append(online_softmax)
+NUMBERS = ("TILE", "EACH", "WIDE", "DEPTH", "ROW_THREADS", "WIDEST", "PADDED")
+
+
+def program(*functions):
+    """Return a program that has this page's constants and the source of these functions and kernels."""
+    head = "import json, math, time\nimport numpy as np\nfrom numba import cuda, float32, void\n"
+    head += (
+        "from tinyprune import ops\nfrom tinyprune.kernels.gpu import compile_kernel, gpu_name\n"
+    )
+    head += "ZERO, LOWEST = np.float32(0), np.float32(-np.inf)\n"
+    head += "".join(f"{name} = {globals()[name]}\n" for name in NUMBERS)
+    return head + "\n".join(inspect.getsource(getattr(f, "py_func", f)) for f in functions)
+
+
+def run_without_simulator(code):
+    """Run a program, and return what it has printed and its error's last line."""
+    real = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=real, capture_output=True, text=True, encoding="utf-8")
+    return done.stdout, "".join(done.stderr.strip().splitlines()[-1:]) if done.returncode else ""
+
+
+compiling = """
+MATRIX, HEADS = float32[:, ::1], float32[:, :, :, ::1]
+signatures = {
+    "scores": void(HEADS, HEADS, float32, HEADS),
+    "row_softmax": void(float32[:, ::1]),
+    "weighted_values": void(HEADS, HEADS, HEADS),
+    "online_softmax": void(HEADS, HEADS, HEADS, float32, HEADS),
+}
+product = void(MATRIX, MATRIX, MATRIX)
+found = [
+    compile_kernel(globals()[name], signatures.get(name, product), capability)
+    for capability in ((8, 0), (9, 0))
+    for name in NAMES
+]
+print(json.dumps(found))
+"""
 missing = what_is_missing()
 compiled = {}
 if missing:
     print("This section has not run here:", missing)
 else:
-    real = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    command = [sys.executable, "-m", "tinyprune.kernels.ladder.cuda", "compile", "8.0", "9.0"]
-    done = subprocess.run(command, env=real, capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
-    compiled = {
-        (record["kernel"], record["capability"]): record for record in json.loads(done.stdout)
-    }
+    names = [kernel.py_func.__name__ for kernel in KERNELS]
+    said, error = run_without_simulator(program(*KERNELS) + f"\nNAMES = {names}\n" + compiling)
+    assert not error, error
+    compiled = {(record["kernel"], record["capability"]): record for record in json.loads(said)}
     print(f"compiled {len(compiled)} kernels for compute capability 8.0 (A100) and 9.0 (H100)")
 
 # %% [markdown]
@@ -833,20 +1152,12 @@ if compiled:
 
 # %% jupyter={"source_hidden": true}
 # Compile shared_tiles with the bug in another process, and print the instructions on float64.
-planted = """
-import inspect
-from tinyprune.kernels.ladder import cuda_matmul
-from tinyprune.kernels.ladder.cuda import compile_kernel
-names = dict(vars(cuda_matmul))
-exec(inspect.getsource(cuda_matmul.shared_tiles.py_func).replace("total = ZERO", "total = 0.0"), names)
-print(compile_kernel(names["shared_tiles"], cuda_matmul.SIGNATURE, (9, 0))["ptx"])
-"""
 if compiled:
-    done = subprocess.run(
-        [sys.executable, "-c", planted], env=real, capture_output=True, text=True, encoding="utf-8"
-    )
-    assert ".f64" in done.stdout, "the planted bug was not found" + done.stderr
-    found = [line for line in done.stdout.splitlines() if "f64" in line]
+    planted = program(shared_tiles).replace("total = ZERO", "total = 0.0")
+    said, error = run_without_simulator(f"{planted}\nNAMES = ['shared_tiles']\n{compiling}")
+    assert not error, error
+    found = [line for line in json.loads(said)[1]["ptx"].splitlines() if "f64" in line]
+    assert found, "the planted bug was not found"
     print("\n".join([*found[:6], "    …", found[-1]]))
 
 # %% [markdown]
@@ -893,9 +1204,7 @@ def occupancy(record, threads):
 
 # %% jupyter={"source_hidden": true}
 # Print registers, shared memory and occupancy of every kernel.
-threads = {rung.kernel.py_func.__name__: math.prod(rung.block) for rung in RUNGS.values()}
-threads |= dict.fromkeys(cuda_attention.KERNELS, TILE * TILE)
-threads["row_softmax"] = cuda_attention.ROW_THREADS
+threads = {kernel.py_func.__name__: 256 for kernel in KERNELS} | {"row_softmax": ROW_THREADS}
 if compiled:
     print("                  GPU  registers  shared memory  threads  occupancy  limited by")
 for (name, capability), record in compiled.items():
@@ -979,27 +1288,60 @@ for gpu, (peak, bandwidth, _, rate) in DATA_SHEET.items():
 # The next cell runs the same kernels on a device, if this machine has one: with arrays already in its memory, twenty
 # launches in a row, the best of three.
 
+
 # %% jupyter={"source_hidden": true}
-# Time the kernels on this machine's GPU, if it has one.
+# Time the kernels on this machine's GPU, if it has one; and in the simulator, whether they are timed rightly.
+def time_all(grids, size, rounds, H):
+    """Return each rung's name, milliseconds, GFLOP/s and largest error, with arrays in the GPU's memory."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, size, size), np.float32)
+    heads = rng.standard_normal((3, 1, size, H, 64), np.float32)
+    attended = ops.attention_forward(*heads.astype(float))[0]
+    # a causal query sees half of the keys, and each costs Dh multiply-adds in q·k and Dh in a·v
+    of_attention = heads, attended, size * (size + 1) // 2 * H * 2 * 64
+    cases = [
+        (name, globals()[name][how], (a, b), a.astype(float) @ b, size**3) for name, how in grids
+    ]
+    cases += [(attend.__name__, attend, *of_attention) for attend in (three_kernels, one_kernel)]
+    found = []
+    for name, launch, inputs, expected, multiply_adds in cases:
+        arrays = [cuda.to_device(np.ascontiguousarray(x)) for x in inputs]
+        arrays.append(cuda.to_device(np.zeros(expected.shape, np.float32)))
+        launch(*arrays)  # compiles
+        seconds = []
+        for _ in range(3):
+            cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(rounds):
+                launch(*arrays)
+            cuda.synchronize()
+            seconds.append((time.perf_counter() - start) / rounds)
+        error = float(np.abs(arrays[-1].copy_to_host() - expected).max())
+        found.append((name, 1e3 * min(seconds), 2e-9 * multiply_adds / min(seconds), error))
+    return found
+
+
+def grids(size):
+    """Return each product's kernel, and how it is launched."""
+    return [(r.kernel.py_func.__name__, (r.grid(size, size), r.block)) for r in RUNGS.values()]
+
+
+assert max(error for *_, error in time_all(grids(18), size=18, rounds=1, H=1)) < 1e-4
 if not gpu_present():
     print("There is no NVIDIA GPU on this machine: this part has NOT run.")
     print("This chapter claims no time on a GPU.")
 else:
-    real = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    command = [sys.executable, "-m", "tinyprune.kernels.ladder.cuda", "time", "--size", "1024"]
-    done = subprocess.run(command, env=real, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        print("There is a GPU, but the kernels did not run on it:")
-        print(done.stderr.strip().splitlines()[-1])
+    code = program(*KERNELS, tiles, three_kernels, one_kernel, time_all)
+    code += f"\nprint(json.dumps([gpu_name(), time_all({grids(1024)}, 1024, rounds=20, H=8)]))"
+    said, error = run_without_simulator(code)
+    if error:
+        print("There is a GPU, but the kernels did not run on it:", error)
     else:
-        measured = json.loads(done.stdout)
-        print(f"measured on {measured[0]['device']}, size {measured[0]['size']}")
-        for record in measured:
-            print(
-                f"{record['ladder']:10s} {record['rung']:16s} {record['milliseconds']:9.3f} ms"
-                f" {record['gflops']:9.0f} GFLOP/s   largest error {record['largest_error']:.1e}"
-            )
-            assert record["largest_error"] < 1e-3
+        gpu, measured = json.loads(said)
+        print(f"measured on {gpu}: matrices of 1,024 × 1,024; 8 heads of 64 numbers, 1,024 queries")
+        for name, ms, gflops, error in measured:
+            print(f"{name:16s} {ms:9.3f} ms {gflops:9.0f} GFLOP/s   largest error {error:.1e}")
+            assert error < 1e-3
 
 # %% [markdown]
 # In Colab, choose a runtime with a GPU and run `pip install 'numba-cuda[cu12]'`, or `[cu13]` if the driver is for CUDA
@@ -1255,10 +1597,5 @@ assert most <= 3, f"each of 64 threads may read 3 of a row's 150 numbers, one re
 #
 # </details>
 #
-# **Next:** [11](11_a_real_language_model.ipynb) takes a real language model apart. The kernels of this chapter are in
-# [`kernels/ladder/cuda_matmul.py`](../tinyprune/kernels/ladder/cuda_matmul.py) and
-# [`kernels/ladder/cuda_attention.py`](../tinyprune/kernels/ladder/cuda_attention.py), the code that compiles and times
-# them is in [`kernels/ladder/cuda.py`](../tinyprune/kernels/ladder/cuda.py). Their counterparts on the CPU, from loops
-# to kernels, are [`kernels/ladder/matmul.py`](../tinyprune/kernels/ladder/matmul.py) and
-# [`kernels/ladder/attention.py`](../tinyprune/kernels/ladder/attention.py). The kernels for a whole model on a GPU are
-# in [`kernels/cuda/`](../tinyprune/kernels/cuda).
+# **Next:** [11](11_a_real_language_model.ipynb) takes a real language model apart. The kernels for a whole model on a GPU
+# are in [`kernels/cuda/`](../tinyprune/kernels/cuda).

@@ -67,6 +67,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 
+from tinyprune import ops
 from tinyprune.config import DataConfig, load_preset
 from tinyprune.data import Segments, load_text
 from tinyprune.experiments.compared import plot_comparison, plot_kinds
@@ -76,9 +77,6 @@ from tinyprune.model.counting import count_parameters
 from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import results, show_source, use_style, you_are_here
-from tinyprune.ops.repeat_heads import repeat_heads_forward
-from tinyprune.ops.rotary import rotary_forward
-from tinyprune.ops.swiglu import swiglu_forward
 from tinyprune.plots import GREY, HEAD_COLOURS, plot_roles
 from tinyprune.pretrained import read_pretrained
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
@@ -130,7 +128,7 @@ for name, value in params.items():
 # two of the backward passes are yours to write at the end of the chapter.
 
 # %%
-show_source(rotary_forward, repeat_heads_forward, swiglu_forward, docstring=False)
+show_source(ops.rotate, ops.repeat_heads_forward, ops.swiglu_forward, docstring=False)
 
 # %% [markdown]
 # ## 2 · The whole model in one cell
@@ -512,15 +510,22 @@ display(plot_kinds(kinds))
 # %% [markdown]
 # ### Exercise 1 · Turn the gradient back
 #
-# `rotary_forward` turns each pair of features (x₁, x₂) by an angle θ: out₁ = x₁ cos θ − x₂ sin θ and
-# out₂ = x₂ cos θ + x₁ sin θ. The pairs are feature d of the first half and feature d of the second half. Write its
-# backward pass. `dout` is (B, T, H, Dh), and the cache holds cos θ and sin θ, (T, 1, Dh/2) each.
+# `turn` turns each pair of features (x₁, x₂) by an angle θ: out₁ = x₁ cos θ − x₂ sin θ and out₂ = x₂ cos θ + x₁ sin θ. The
+# pairs are feature d of the first half and feature d of the second half. Write its backward pass. `dout` is (B, T, H, Dh), and the cache holds cos θ and sin θ, (T, 1, Dh/2) each.
 
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
 
-from tinyprune.ops.rotary import rotary_forward
 from tinyprune.testing import assert_gradients
+
+
+def turn(x):
+    """Turn x (B, T, H, Dh); return out of that shape and the cache (cos, sin)."""
+    T, half = x.shape[1], x.shape[3] // 2
+    angles = np.arange(T)[:, None, None] * 10000.0 ** (-np.arange(half) / half)  # (T, 1, Dh/2)
+    cos, sin = np.cos(angles), np.sin(angles)
+    x1, x2 = np.split(x, 2, axis=-1)
+    return np.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1), (cos, sin)
 
 
 def turn_back(dout, cache):
@@ -529,7 +534,7 @@ def turn_back(dout, cache):
 
 
 x = np.random.default_rng(0).standard_normal((2, 5, 3, 6))  # (B, T, H, Dh)
-assert_gradients(rotary_forward, turn_back, x, argument_names=["x"])
+assert_gradients(turn, turn_back, x, argument_names=["x"])
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -562,8 +567,12 @@ assert_gradients(rotary_forward, turn_back, x, argument_names=["x"])
 # %% tags=["exercise", "raises-exception"]
 import numpy as np
 
-from tinyprune.ops.repeat_heads import repeat_heads_forward
 from tinyprune.testing import assert_gradients
+
+
+def share(x, index):
+    """Let head h read head index[h] of x (B, S, K, Dh); return (B, S, H, Dh) and the cache."""
+    return x[:, :, index], (index, x.shape)
 
 
 def shared_backward(dout, cache):
@@ -573,7 +582,7 @@ def shared_backward(dout, cache):
 
 x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))  # (B, S, K, Dh)
 index = np.array([0, 0, 0, 1, 3])  # of H = 5 query heads; nobody reads head 2
-assert_gradients(repeat_heads_forward, shared_backward, x, index, argument_names=["x", "index"])
+assert_gradients(share, shared_backward, x, index, argument_names=["x", "index"])
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -689,5 +698,5 @@ assert np.isclose(found, expected), f"the share should be {expected:.4f}, got {f
 #
 # **Next:** this is the last chapter. Back to [the tour](00_tour.ipynb), or to a model of your own:
 # `tinyprune import FOLDER` reads what you have trained with transformers. The code of this chapter is in
-# [`pretrained/`](../tinyprune/pretrained), [`model/layers.py`](../tinyprune/model/layers.py),
-# [`model/feedforward.py`](../tinyprune/model/feedforward.py) and [`pruning/roles.py`](../tinyprune/pruning/roles.py).
+# [`pretrained/`](../tinyprune/pretrained), [`model/blocks.py`](../tinyprune/model/blocks.py)
+# and [`pruning/roles.py`](../tinyprune/pruning/roles.py).

@@ -15,7 +15,7 @@ pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 from tinyprune import notebook, ops
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cpu.norm import block_squares
-from tinyprune.notebook import drawing, frames
+from tinyprune.notebook import drawing, frames, timing
 from tinyprune.ops.linear import rows
 
 
@@ -95,6 +95,31 @@ def test_the_drawing_lights_each_part(monkeypatch):
     assert max(map(len, pictures)) < 25_000
     with pytest.raises(UsageError, match=r"must be among embedding, norm, .*, finetune; got 'gate, norm'"):
         notebook.you_are_here("gate, norm")
+
+
+def test_functions_take_turns_and_the_shortest_call_counts(monkeypatch):
+    clock, called = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def work(name, *seconds):
+        left = list(seconds)
+        return lambda: (called.append(name), clock.__setitem__(0, clock[0] + left.pop(0)))
+
+    works = {"a": work("a", 9, 3, 2, 4), "b": work("b", 1, 5, 6, 7)}  # b's first call is short, and not timed
+    assert notebook.best_of_each(works, turns=3) == {"a": 2, "b": 5}
+    assert called == ["a", "b"] * 4
+    assert notebook.best(work("c", 9, 3, 2), turns=2) == 2
+
+
+def test_rungs_are_labelled_with_what_they_gain(monkeypatch):
+    monkeypatch.setattr(timing.plt, "show", lambda: None)
+    notebook.plot_rungs({"low": 2.0, "middle": 30.0, "top": 60.0, "beside": 80.0}, "8 × 8", beside=1)
+    axes = timing.plt.gcf().axes[0]
+    timing.plt.close()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["low", "middle", "top", "beside"]
+    assert [bar.get_width() for bar in axes.patches] == [2, 30, 60, 80]
+    assert [text.get_text() for text in axes.texts] == ["", "15×", "2×", ""]
+    assert [bar.get_hatch() for bar in axes.patches] == [None, None, None, "////"]
 
 
 def test_results_are_found_or_it_is_said_what_to_do():

@@ -99,7 +99,6 @@ def test_what_the_command_refuses(arguments, said):
         ("step", {"peers": "jax"}, "--peers must be of torch; got 'jax'"),
         ("step", {"rounds": 0}, "--rounds must be at least 1, got 0"),
         ("step", {"threads": -1}, "--threads must be at least 1, got -1"),
-        ("ladder", {"backend": "cuda"}, "`tinyprune bench ladder` is about kernels for the processor; leave out"),
     ],
 )
 def test_options_that_are_wrong_or_do_not_go_together(name, options, said):
@@ -111,13 +110,6 @@ def test_options_that_are_wrong_or_do_not_go_together(name, options, said):
 def test_without_a_gpu_it_is_refused():
     said = refused(2, "bench", "step", "--backend=cuda", env={"NUMBA_ENABLE_CUDASIM": "0"})
     assert said.startswith("the cuda backend cannot run: ")
-
-
-def test_without_numba_it_says_how_to_get_it(monkeypatch):
-    options = make_options("numpy")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="bench ladder` needs Numba, which is not here: python -m pip install numba"):
-        check_benchmark("ladder", options)
 
 
 def test_without_torch_it_says_how_to_get_it(monkeypatch):

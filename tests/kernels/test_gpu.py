@@ -88,13 +88,13 @@ def test_nothing_of_cuda_is_touched_unasked():
         "import sys, ctypes\n"
         "loaded, load = [], ctypes.CDLL\n"
         "ctypes.CDLL = lambda name, *rest, **more: loaded.append(name)\n"
-        "import tinyprune.cli, tinyprune.kernels.backend, tinyprune.kernels.gpu, tinyprune.kernels.ladder.cuda\n"
+        "import tinyprune.cli, tinyprune.kernels.backend, tinyprune.kernels.gpu\n"
         "tinyprune.kernels.backend.get_backend('numpy')\n"
         "names = [name for name in sys.modules if 'cuda' in name and not name.startswith('tinyprune.')]\n"
         "print([name for name in names if name != '_numba_cuda_redirector'], loaded, end=' ')\n"
         "print('numba' in sys.modules, end=' ')\n"
         "ctypes.CDLL = load\n"
-        "import tinyprune.kernels.ladder.matmul; print('numba.cuda' in sys.modules)"
+        "import tinyprune.kernels.cpu.matmul; print('numba.cuda' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=240)
     assert done.stdout == "[] [] False False\n", done.stderr

@@ -94,7 +94,8 @@ def test_chapter_has_all_parts_and_is_linked_forward_and_back(name):
     assert len(folded) == text.count("<details>") == text.count("</details>")
     assert folded.count("Answer") >= 3 and set(folded) <= {"Answer", "Hint", "Solution"}
     code = "\n".join(sources(name, "code"))
-    assert "show_source(" in code or name == "00_tour"  # which only looks
+    if name[:3] not in ("00_", "09_", "10_"):  # the first only looks, and the others have their code in their cells
+        assert "show_source(" in code
     assert "assert" in code and "you_are_here(" in code
 
 

@@ -6,9 +6,8 @@
     generate    one token at a time, keys and values cached                   against PyTorch eager
     memory      peak memory and time against T, open heads and threads        against PyTorch, plain and SDPA
     busy        a training step beside other busy programs                    against NumPy and PyTorch
-    ladder      the road from a plain loop to the kernels, rung by rung       against NumPy's BLAS
 
-All but the ladder also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
+All also run on a GPU (`--backend cuda`). PyTorch then computes there, too: a run ends when the GPU has
 finished, both sides multiply in float32 (in tf32 with `--backend cuda-tf32`), and the peer of matmul is cuBLAS.
 
 What makes the ratios fair:
@@ -42,7 +41,7 @@ if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
 # only when that benchmark is asked for.
 BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate"), "speed")
-BENCHMARKS |= {name: name for name in ("memory", "busy", "ladder")}
+BENCHMARKS |= {name: name for name in ("memory", "busy")}
 PEERS = ("torch",)
 IN_A_ROW = 16  # short computations that a GPU gets one after the other, as in training, before it is waited for
 

@@ -1,4 +1,4 @@
-"""Our side of every benchmark but the ladder: operations of a backend, and the model that is made of them."""
+"""Our side of every benchmark: operations of a backend, and the model that is made of them."""
 
 from __future__ import annotations
 

@@ -80,10 +80,6 @@ def split(names: str) -> tuple[str, ...]:
 
 def check_benchmark(name: str, options: Options) -> None:
     """Raise UsageError if this benchmark cannot run with these options, or not on this machine."""
-    if name == "ladder" and importlib.util.find_spec("numba") is None:
-        raise MissingExtraError("`tinyprune bench ladder` needs Numba, which is not here: python -m pip install numba")
-    if name == "ladder" and options.on_device:
-        raise UsageError("`tinyprune bench ladder` is about kernels for the processor; leave out --backend")
     if options.on_device:
         if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
             raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")

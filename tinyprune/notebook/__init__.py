@@ -1,4 +1,4 @@
-"""Tools of the notebooks: a drawing of the model, source of the package, sliders, committed results, a trained model.
+"""Tools of the notebooks: a drawing of the model, source of the package, sliders, times, results, a trained model.
 
 They need the extra `notebooks`; nothing else in the package imports them.
 """
@@ -27,6 +27,9 @@ try:
 
     from tinyprune.notebook.drawing import you_are_here as you_are_here
     from tinyprune.notebook.frames import sliders as sliders
+    from tinyprune.notebook.timing import best as best
+    from tinyprune.notebook.timing import best_of_each as best_of_each
+    from tinyprune.notebook.timing import plot_rungs as plot_rungs
 except ImportError:
     raise missing_extra("tinyprune.notebook", "notebooks", __name__) from None
 
