@@ -59,8 +59,8 @@ from tinyprune import (
 )
 from tinyprune.config import of_kind
 from tinyprune.data import Segments
+from tinyprune.experiments.pictures import plot_architecture
 from tinyprune.experiments.results import read_csv
-from tinyprune.experiments.studies.architecture import plot_architecture
 from tinyprune.model.counting import count_parameters, head_part
 from tinyprune.model.blocks import Layer, attention_block_forward
 from tinyprune.model.parameters import (
@@ -772,9 +772,9 @@ assert all(r["difference"] > 0 for r in differences["head-networks"])
 show_lines(ops.head_networks_forward, "r = ops.matmul", "out = ops.matmul")
 
 # %% [markdown]
-# The parity study ([`data/results/parity-pydoc`](../data/results/parity-pydoc/README.md)) trained all of these at
-# 0.88 M parameters, with five seeds, without pruning. It shows how much each change closes of the distance to a
-# Transformer-XL.
+# The parity study ([`data/results/parity-pydoc`](../data/results/parity-pydoc/README.md), made with the code of commit
+# 5191d9c) trained all of these at 0.88 M parameters, with five seeds, without pruning. It shows how much each change
+# closes of the distance to a Transformer-XL.
 
 # %% jupyter={"source_hidden": true}
 # Prints the differences of the parity study.

@@ -52,9 +52,8 @@ from IPython.display import display
 
 from tinyprune import ops, plots
 from tinyprune.data import Segments
+from tinyprune.experiments.pictures import plot_ablation
 from tinyprune.experiments.results import read_csv
-from tinyprune.experiments.studies.ablation import plot_ablation
-from tinyprune.experiments.studies.stabilisers import plot_stabilisers
 from tinyprune.model.gates import gates_forward, joined_log_alpha, output_scaling
 from tinyprune.model.transformer import Transformer
 from tinyprune.notebook import (
@@ -890,16 +889,23 @@ assert mean < -2.484 * spread  # see the text below
 # variants cannot be compared at the same `lam`. But they can at the same number of heads: sweep `lam`, and draw bits
 # against heads, a curve for each variant. A second study does that, and stays close to the paper in two more ways: gates
 # learn ten times as fast as the weights, and their stage is as long as the training before it
-# ([`data/results/stabilisers-pydoc`](../data/results/stabilisers-pydoc/README.md), five seeds).
+# ([`data/results/stabilisers-pydoc`](../data/results/stabilisers-pydoc/README.md), five seeds, made with the code of
+# commit 5191d9c).
 #
 # **Before you look:** gates that start at `log_alpha` 0 close more heads. Will the model be worse than one that lost as
 # many heads by a larger `lam`?
 
 # %% jupyter={"source_hidden": true}
 # Draw the study, and hold each model against its own seed's curve of all three
-fixed = read_csv(results("stabilisers-pydoc", "results.csv").read_text())
-display(plot_stabilisers(fixed))
 curves = read_csv(results("stabilisers-pydoc", "curves.csv").read_text())
+figure, ax = plt.subplots(figsize=(7, 3.8))
+for variant, style in zip(dict.fromkeys(r["variant"] for r in curves), ("o-", "s--", "^-.", "D:")):
+    own = sorted((r for r in curves if r["variant"] == variant), key=lambda r: r["heads"])
+    x, y, error = zip(*((r["heads"], r["bits_per_character"], r["spread"]) for r in own))
+    ax.errorbar(x, y, error, fmt=style, capsize=2, elinewidth=0.8, markersize=5, label=variant)
+ax.set(xlabel="heads that stay (mean of five seeds)", ylabel="bits per character (test)")
+ax.legend(frameon=False)
+plt.show()
 print("bits more than all three with as many heads (seeds within the range of heads of its curve):")
 for r in curves:
     if r["variant"] != "all three" and r["within"] == 5:

@@ -57,9 +57,9 @@ from matplotlib.ticker import MaxNLocator
 
 from tinyprune import Transformer, add_gates, load_preset, remove_closed_heads
 from tinyprune.data import Segments
-from tinyprune.experiments.results import compare, read_csv, rows_of, spread
-from tinyprune.experiments.studies.ablation import plot_ablation
-from tinyprune.experiments.studies.tradeoff import plot_agreement, plot_kept, rank_correlation
+from tinyprune.experiments.pictures import plot_ablation, plot_agreement, plot_layers
+from tinyprune.experiments.results import paired_differences, read_csv, rows_of, spread
+from tinyprune.experiments.studies.tradeoff import rank_correlation
 from tinyprune.notebook import (
     baseline_run,
     results,
@@ -694,7 +694,9 @@ for name in sorted(methods, key=lambda name: name in coloured):
     width = 1.6 if name in coloured else 0.8
     level.plot(heads, mean, style, color=colour, markersize=4, label=label, linewidth=width)
     from_random = {
-        r["heads_open"]: r["difference"] for r in compare(rows, "random") if r["method"] == name
+        r["heads_open"]: r["difference"]
+        for r in paired_differences(rows, "random")
+        if r["method"] == name
     }
     if name != "random":
         differences = [from_random[k] for k in heads]
@@ -723,14 +725,14 @@ plt.show()
 #
 # $$ \operatorname{Var}(x_m - x_{m'}) = \operatorname{Var}x_m + \operatorname{Var}x_{m'} - 2\operatorname{Cov}(x_m,x_{m'}) $$
 #
-# So take the difference **seed by seed**, then its mean and standard deviation, as `compare` does:
+# So take the difference **seed by seed**, then its mean and standard deviation, as `paired_differences` does:
 
 # %%
-show_source(compare, docstring=False)
+show_source(paired_differences, docstring=False)
 
 # %% jupyter={"source_hidden": true}
 # Compare with the committed table.
-paired = {(r["method"], r["heads_open"]): r for r in compare(rows, "gates")}
+paired = {(r["method"], r["heads_open"]): r for r in paired_differences(rows, "gates")}
 for r in read_csv(results("tradeoff-pydoc", "comparison.csv").read_text()):
     if r["reference"] == "gates":  # the table also compares with Michel
         mine = paired[r["method"], r["heads_open"]]
@@ -855,7 +857,7 @@ def more(method, reference, heads):
     """Return the mean paired difference of two methods and its spread."""
     return next(
         (r["difference"], r["spread"])
-        for r in compare(rows, reference)
+        for r in paired_differences(rows, reference)
         if (r["method"], r["heads_open"]) == (method, heads)
     )
 
@@ -916,7 +918,7 @@ for name in methods:
 # %%
 same = ["flap", "michel-repaired", "michel-distilled", "least-squares-distilled"]
 same += ["gates-rewound", "gates-heads"]
-show(plot_kept([r for r in rows if r["method"] not in same]), 70)
+show(plot_layers([r for r in rows if r["method"] not in same]), 70)
 
 # %% [markdown]
 # Gates protect the first layer, like leave-one-out, since a missing head costs most there *at once*: all later layers read

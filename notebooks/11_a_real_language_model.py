@@ -70,7 +70,7 @@ from IPython.display import display
 from tinyprune import ops
 from tinyprune.config import DataConfig, load_preset
 from tinyprune.data import Segments, load_text
-from tinyprune.experiments.compared import plot_comparison, plot_kinds
+from tinyprune.experiments.pictures import plot_perplexity, plot_removed_roles
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import default_backend, get_backend
 from tinyprune.model.counting import count_parameters
@@ -455,9 +455,9 @@ print(go_on(healed, sentence))
 
 # %% jupyter={"source_hidden": true}
 # Draw the study's results.
-display(plot_comparison(read_csv(results("smollm2", "summary.csv").read_text())))
+display(plot_perplexity(read_csv(results("smollm2", "summary.csv").read_text())))
 kinds = read_csv(results("smollm2", "kinds.csv").read_text())
-display(plot_kinds(kinds))
+display(plot_removed_roles(kinds))
 
 # %% [markdown]
 # **Pruned, and nothing else.** Gates leave the best model from 54 heads on: 34.7 with 135 heads gone, where leave-one-out

@@ -18,7 +18,7 @@ from tinyprune.cli.models import pieces
 from tinyprune.config import RunConfig, preset_names, read_config
 from tinyprune.data.corpora import catalogue
 from tinyprune.data.tokenizers import ByteTokenizer
-from tinyprune.experiments.cells import METHODS
+from tinyprune.experiments.methods import METHODS
 from tinyprune.kernels.backend import BACKENDS
 from tinyprune.training.checkpoints import load_checkpoint
 from tinyprune.training.metrics import read_metrics

@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import numpy as np
-from toy import rows, toy_plan, whole_study
+from toy import toy_plan, whole_study
 
 from tinyprune.experiments.results import read_csv
-from tinyprune.experiments.studies.ablation import STUDY, plot_ablation
+from tinyprune.experiments.studies.ablation import STUDY
 
 
 def test_it_takes_away_what_it_says(tmp_path):
@@ -28,11 +27,3 @@ def test_it_ends_with_tables_and_a_picture(tmp_path, monkeypatch):
     assert pictures == {"ablation"}
     comparison = read_csv(files["comparison.csv"])
     assert len(comparison) == 7 and {r["reference"] for r in comparison} == {"all three"}
-
-
-def test_the_picture_has_a_dot_for_each_seed():
-    figure = plot_ablation([r for r in rows() if r["method"] != "unpruned"])
-    assert len(figure.axes) == 2
-    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert [len(line.get_xdata()) for line in dots] == [2, 2, 2]
-    np.testing.assert_allclose(dots[2].get_xdata(), [2.2 + 1 / 3, 2.3 + 1 / 3])

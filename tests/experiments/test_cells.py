@@ -11,8 +11,9 @@ from toy import STEPS, toy_cell, toy_config, without_seconds
 
 from tinyprune.data import Segments
 from tinyprune.errors import UsageError
-from tinyprune.experiments import cells
-from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, read_text
+from tinyprune.experiments import cells, pipeline
+from tinyprune.experiments.cells import Cell, CellRun, Outcome, compute, text_of
+from tinyprune.experiments.methods import FROM_SCRATCH, METHODS, SMALL
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance import CRITERIA, with_heads
@@ -32,7 +33,7 @@ def baseline(folder):
 def bits(folder, baseline, split, mask=None):
     """Bits per character of the model of the baseline's checkpoint, without the heads that a mask leaves out."""
     config = toy_cell(folder).config
-    text = read_text(config.data)
+    text = text_of(config.data)
     config = dataclasses.replace(config.model, V=text.tokenizer.V)
     model = Transformer(config, safetensors.numpy.load(baseline.checkpoint))
     model = model if mask is None else with_heads(model, mask)
@@ -52,7 +53,7 @@ def test_the_baseline_is_the_model_of_its_checkpoint(folder, baseline):
 
 
 COUNTS = [("unpruned", None)]
-COUNTS += [(m, heads) for m in (*cells.METHODS, cells.FROM_SCRATCH, cells.SMALL) for heads in (0, 3, 4)]
+COUNTS += [(m, heads) for m in (*METHODS, FROM_SCRATCH, SMALL) for heads in (0, 3, 4)]
 
 
 @pytest.mark.parametrize(("method", "heads"), COUNTS)
@@ -63,13 +64,13 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
     assert sum(record["heads"]) == (4 if heads is None else heads)
     assert [len(ids) for ids in record["head_ids"]] == record["heads"]
     assert record["steps_total"] == sum(STEPS.values()) and outcome.checkpoint is None
-    without = (cells.SMALL, "unpruned", "least-squares", "least-squares-distilled")
+    without = (SMALL, "unpruned", "least-squares", "least-squares-distilled")
     assert method in without or np.shape(record["scores"]) == (2, 2)
-    if method == cells.SMALL:
+    if method == SMALL:
         assert abs(record["heads"][0] - record["heads"][1]) <= 1
-    if method in cells.GATES or method in cells.REWOUND or method == cells.FROM_SCRATCH:
+    if cell.recipe.gates:
         end = record["gate_path"][-1]
-        assert end["step"] == STEPS["gate_train"] + (STEPS["train"] if method == cells.FROM_SCRATCH else 0)
+        assert end["step"] == STEPS["gate_train"] + (STEPS["train"] if method == FROM_SCRATCH else 0)
         if method != "voita":  # whose soft gates open below 0
             assert (np.array(end["log_alpha"]) >= 0).sum() == heads or method == "gumbel-top-k"
         best = np.argsort(-np.concatenate(record["scores"]), kind="stable")[:heads]
@@ -78,7 +79,7 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
     json.dumps(record, allow_nan=False)
 
 
-@pytest.mark.parametrize("method", [*CRITERIA, *cells.IN_ROUNDS])
+@pytest.mark.parametrize("method", [*CRITERIA, "michel-iterative"])
 def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, baseline):
     cell = dataclasses.replace(toy_cell(folder, method, 2), scope="layer")
     assert compute(cell, baseline.checkpoint).record["heads"] == [1, 1]
@@ -116,7 +117,7 @@ def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else
     [
         ("michelle", 2, "method must be one of .*michel.*; got 'michelle'"),
         ("gates", None, "heads must be a number"),
-        ("baseline", 2, "heads must be a number, except for baseline, unpruned, gates-fixed-lam; got 2"),
+        ("baseline", 2, "heads must be a number, except for baseline, unpruned; got 2"),
         ("gates", 5, "heads must be between 0 and 4, got 5"),
     ],
 )
@@ -132,8 +133,8 @@ def test_every_stage_reads_on_after_the_one_before(folder, baseline, monkeypatch
         reads.append(read)
         return Segments(tokens, B, T, read)
 
-    monkeypatch.setattr(cells, "Segments", segments)
-    for method, heads in (("unpruned", None), ("gates", 2), (cells.FROM_SCRATCH, 2)):
+    monkeypatch.setattr(pipeline, "Segments", segments)
+    for method, heads in (("unpruned", None), ("gates", 2), (FROM_SCRATCH, 2)):
         compute(toy_cell(folder, method, heads), baseline.checkpoint)
     assert reads == [12, 20, 12, 20, 0, 20]
 
@@ -158,19 +159,10 @@ def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weight
     assert heads["bits_per_character"] != rewound["bits_per_character"]
 
 
-@pytest.mark.parametrize(("lam", "heads"), [(0.0, 4), (30.0, 0)])
-def test_a_fixed_lam_decides_how_many_heads_close(lam, heads, folder, baseline):
-    options = {"gate__lam": lam, "gate__lam_warmup": 2, "gate_train__steps": 30, "gate__lr_multiplier": 300.0}
-    cell = toy_cell(folder, cells.FIXED_LAM, **options)
-    assert cell.key != toy_cell(folder, cells.FIXED_LAM, **options | {"gate__lam": 0.5}).key
-    record = compute(cell, baseline.checkpoint).record
-    assert sum(record["heads"]) == heads and record["heads_shifted"] == 0
-
-
 def test_a_cell_for_another_text_or_without_its_baseline_is_refused(folder):
-    with pytest.raises(UsageError, match=r"seed 0: the text .* is not the one"):
+    with pytest.raises(UsageError, match=r"the text .* is not the one"):
         compute(dataclasses.replace(toy_cell(folder), digest="0" * 64))
-    with pytest.raises(UsageError, match="random 2 heads, seed 0 needs the checkpoint of its baseline"):
+    with pytest.raises(UsageError, match="needs the checkpoint of its baseline"):
         compute(toy_cell(folder, "random", 2))
 
 
@@ -187,6 +179,16 @@ def test_in_rounds_is_not_the_same_as_at_once(folder, baseline):
     pair = (toy_cell(folder, method, 1) for method in ("michel", "michel-iterative"))
     once, in_rounds = (np.ravel(compute(cell, baseline.checkpoint).record["scores"]) for cell in pair)
     assert once.max() <= 1 < in_rounds.max()
+
+
+PAIRS = [("michel", "michel-repaired"), ("michel", "michel-distilled"), ("fluctuation", "flap")]
+PAIRS += [("least-squares", "least-squares-distilled"), ("gates", "gates-layerwise"), ("gates", "deterministic")]
+
+
+@pytest.mark.parametrize(("plain", "other"), PAIRS)
+def test_repair_distillation_and_other_gates_change_the_result(plain, other, folder, baseline):
+    one, two = (compute(toy_cell(folder, m, 2), baseline.checkpoint).record for m in (plain, other))
+    assert one["bits_per_character"] != two["bits_per_character"]
 
 
 def test_soft_gates_that_stay_keep_their_values(folder, baseline):

@@ -11,8 +11,7 @@ from command import contents, refused, run_here, succeed
 from toy import without_seconds
 
 from tinyprune.data import Segments, load_text
-from tinyprune.experiments.compared import plot_comparison
-from tinyprune.experiments.comparing import METHODS, Comparison
+from tinyprune.experiments.compare import COMPARED, Comparison
 from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
@@ -63,7 +62,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     assert "flap is left out" in done.stderr and "68 of 68 cells to be computed" in done.stderr
     rows = rows_of(whole)
     assert len(json.loads(done.stdout)) == len(rows) == 60
-    methods = [name for name in METHODS if name != "flap"]
+    methods = [name for name in COMPARED if name != "flap"]
     assert list(dict.fromkeys(method for method, *_ in rows)) == ["whole", *methods]
     seeded = {method for method, _, seed, *_ in rows if seed == 1}
     assert seeded == {"gates", "random"}
@@ -132,11 +131,11 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
 
     computed = []
 
-    def compute(self, step, *others, original=Comparison.compute):
+    def compute(self, cell, *others, original=Comparison.compute):
         if len(computed) == 26:
             raise KeyboardInterrupt
-        computed.append(str(step))
-        return original(self, step, *others)
+        computed.append(str(cell))
+        return original(self, cell, *others)
 
     with monkeypatch.context() as patched:
         patched.setattr(Comparison, "compute", compute)
@@ -177,23 +176,3 @@ WRONG = {
 def test_what_makes_no_sense_is_refused(option, run, tmp_path):
     assert WRONG[option] in refused(2, "compare", run, "--directory", tmp_path / "new", option)
     assert contents(tmp_path) == {}
-
-
-def test_the_picture_has_a_line_for_each_method_in_each_panel():
-    def row(method, removed, steps, perplexity, spread=None):
-        names = ("method", "heads_removed", "steps", "perplexity", "spread")
-        return dict(zip(names, (method, removed, steps, perplexity, spread), strict=True)) | {"repair": "none"}
-
-    rows = [row("whole", 0, 0, 40.0), row("whole", 0, 20, 35.0), row("gates", 3, 0, 50.0, 2.0)]
-    rows.append(row("gates", 6, 0, 90.0))
-    fitted = row("gates", 6, 0, 70.0) | {"repair": "least-squares"}
-    figure = plot_comparison([*rows, row("random", 6, 0, 300.0), fitted, row("gates", 6, 20, 60.0)])
-    before, repaired, after = figure.axes
-    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
-    assert [c.lines[0].get_xydata().tolist() for c in repaired.containers] == [[[6, 70]]]
-    lines = [c.lines[0].get_xydata().tolist() for c in before.containers]
-    assert lines == [[[3, 50], [6, 90]], [[6, 300]]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["gates", "random"]
-    assert [c.lines[0].get_xydata().tolist() for c in after.containers] == [[[6, 60]]]
-    assert [axes.get_lines()[0].get_ydata() for axes in figure.axes] == [[40, 40], [40, 40], [35, 35]]
-    assert "20 steps" in after.get_title("left")

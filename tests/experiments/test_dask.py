@@ -8,7 +8,7 @@ import time
 import distributed
 import pytest
 from command import succeed
-from test_running import given, rows_of
+from test_experiment import given, rows_of
 from toy import assert_as_in_one_thread, toy_cell
 
 from tinyprune.errors import UsageError

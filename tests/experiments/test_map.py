@@ -17,7 +17,7 @@ def test_gates_and_criteria_are_read_after_as_many_steps(tmp_path):
     stages = [cell.config.gate_train.steps for cell in gates.values()]
     assert stages == [0, 1, 4, 12] and {cell.readings for cell in gates.values()} == {(0, 1, 4)}
     for entry in entries[4:]:
-        assert entry.method in the_map.CRITERIA and entry.cell.config.gate_train.steps == 0
+        assert entry.method in the_map.RIVALS and entry.cell.config.gate_train.steps == 0
         assert set(entry.cell.readings) == {a + b for a in stages for b in (0, 1, 4)}
         assert entry.cell.config.finetune.steps == 16
 
@@ -54,14 +54,3 @@ def test_it_ends_with_tables_and_a_picture(tmp_path, monkeypatch):
     assert len(records) == 4 * 3 * 4 and {r["seeds"] for r in records} == {2}
     for r in records:
         assert r["difference"] == pytest.approx(r["bits_per_character"] - r["gates"], abs=1e-5)
-
-
-def test_the_winner_is_blue_for_gates_and_red_for_a_criterion():
-    def record(method: str, gate_steps: int, difference: float) -> dict:
-        place = {"heads_open": 2, "gate_steps": gate_steps, "healing": 0, "method": method}
-        return place | {"bits_per_character": 2 + difference, "difference": difference, "spread": 0.01}
-
-    records = [record(m, g, d) for g, d in ((3, 0.02), (9, -0.02)) for m, d in (("michel", d), ("random", d + 0.1))]
-    axes = the_map.plot_map(records).axes[0]
-    np.testing.assert_allclose(axes.images[0].get_array(), [[2, -2]])
-    assert [text.get_text() for text in axes.texts] == ["+2.0 M", "-2.0 M"]

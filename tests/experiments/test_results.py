@@ -8,7 +8,14 @@ from toy import Here, row, toy_plan
 
 from tinyprune.errors import CheckpointError
 from tinyprune.experiments.grid import run_cells
-from tinyprune.experiments.results import compare, compare_sizes, read_csv, summarise, tidy, to_csv
+from tinyprune.experiments.results import (
+    differences_at_equal_size,
+    paired_differences,
+    read_csv,
+    result_rows,
+    summarise,
+    to_csv,
+)
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.studies.tradeoff import STUDY
 from tinyprune.experiments.timing import measure_times, with_head_counts
@@ -32,7 +39,7 @@ def study(tmp_path_factory):
 
 def test_a_row_for_each_model_and_split(study):
     _, entries, store = study
-    rows = tidy("tradeoff", entries, store, 27, "numpy")
+    rows = result_rows("tradeoff", entries, store, 27, "numpy")
     assert len(rows) == 2 * len(entries) and set(rows[0]) >= COLUMNS
     for made, (entry, split) in zip(rows, [(e, s) for e in entries for s in ("valid", "test")], strict=True):
         record = store.record(entry.cell)
@@ -45,7 +52,7 @@ def test_a_row_for_each_model_and_split(study):
 def test_rows_of_a_study_that_is_not_done_are_refused(study, tmp_path):
     _, entries, _ = study
     with pytest.raises(CheckpointError, match="lacks the cell all-attention baseline, seed 0; run the study again"):
-        tidy("tradeoff", entries, Store(tmp_path), 27, "numpy")
+        result_rows("tradeoff", entries, Store(tmp_path), 27, "numpy")
 
 
 ROWS = [row("random", 2, 0, 2.0), row("random", 2, 1, 3.0), row("gates", 2, 0, 1.9), row("gates", 2, 1, 2.5)]
@@ -61,18 +68,18 @@ def test_mean_and_spread_by_hand():
 
 
 def test_differences_are_taken_seed_by_seed():
-    (record,) = compare(ROWS, "gates")
+    (record,) = paired_differences(ROWS, "gates")
     assert (record["method"], record["reference"], record["heads_open"], record["seeds"]) == ("random", "gates", 2, 2)
     assert record["difference"] == pytest.approx(((2.0 - 1.9) + (3.0 - 2.5)) / 2)
     assert record["spread"] == pytest.approx(statistics.stdev([0.1, 0.5]))
-    assert compare(ROWS, "michel") == []
+    assert paired_differences(ROWS, "michel") == []
 
 
 def test_models_are_compared_at_as_many_parameters():
     """Of the one, 110, 130, 150; of the other, 100 and 140: at 110 and 130 there is a line, at 150 nothing."""
     own = [row("one", heads, seed, bits) for heads, bits in ((1, 3.0), (3, 2.0), (5, 1.0)) for seed in (0, 1)]
     other = [row("other", heads, seed, bits + seed) for heads, bits in ((0, 4.0), (4, 2.0)) for seed in (0, 1)]
-    small, large = compare_sizes(own + other, "other", "one")
+    small, large = differences_at_equal_size(own + other, "other", "one")
     assert [(r["heads_open"], r["parameters"], r["seeds"]) for r in (small, large)] == [(1, 110, 2), (3, 130, 2)]
     assert small["difference"] == pytest.approx((4.0 - 0.25 * 2.0) - 3.0 + 0.5)
     assert large["difference"] == pytest.approx((4.0 - 0.75 * 2.0) - 2.0 + 0.5)
@@ -81,7 +88,7 @@ def test_models_are_compared_at_as_many_parameters():
 
 def test_csv_and_back(study):
     _, entries, store = study
-    rows = tidy("tradeoff", entries, store, 27, "numpy")
+    rows = result_rows("tradeoff", entries, store, 27, "numpy")
     again = read_csv(to_csv(rows))
     assert [list(r) for r in again] == [list(r) for r in rows]
     for before, after in zip(rows, again, strict=True):

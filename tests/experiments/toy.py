@@ -1,7 +1,7 @@
 """Studies small enough to be computed by the dozen, rows of their tables, and an executor that computes at once."""
 
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 from command import MODEL, write_text
 
 from tinyprune.config import RunConfig
-from tinyprune.experiments import running, timing
+from tinyprune.experiments import experiment, timing
 from tinyprune.experiments.cells import Cell, compute
-from tinyprune.experiments.grid import Workers
-from tinyprune.experiments.plan import Plan
+from tinyprune.experiments.grid import ThisProcess, Workers
 from tinyprune.experiments.store import Store
+from tinyprune.experiments.study import Plan
 from tinyprune.model.counting import count_parameters
 
 STAGE = {"B": 2, "lr": 2e-3}
@@ -52,26 +52,25 @@ def assert_as_in_one_thread(cells: list[Cell], store: Store) -> None:
         assert without_seconds(store.record(cell)) == without_seconds(expected)
 
 
-class Here(Executor):
-    """Computes at once, in this thread; `before(cell)` may raise."""
+class Here(ThisProcess):
+    """Computes at once, two cells at a time; `before(cell)` may raise."""
 
     def __init__(self, before=lambda cell: None) -> None:
         self.computed: list[Cell] = []
         self.before = before
 
     def submit(self, function, cell, *arguments):
-        future: Future = Future()
-        try:
+        def work():
             self.before(cell)
-            future.set_result(function(cell, *arguments))
+            outcome = function(cell, *arguments)
             self.computed.append(cell)
-        except Exception as error:
-            future.set_exception(error)
-        return future
+            return outcome
+
+        return super().submit(work)
 
     @contextmanager
     def opened(self) -> Iterator[Workers]:
-        yield Workers(self, 1, (BrokenExecutor, Lost))
+        yield Workers(self, 2, (BrokenExecutor, Lost))
 
 
 class Lost(Exception):
@@ -83,7 +82,7 @@ def whole_study(name: str, plan: Plan, directory: Path, monkeypatch: Any) -> tup
     monkeypatch.setattr(
         timing, "milliseconds_per_1k_tokens", lambda models, *_: [count_parameters(m.config) for m in models]
     )
-    running.run_study(name, plan, directory / name, Here().opened)
+    experiment.run_study(name, plan, directory / name, Here().opened)
     pictures = {path.stem for path in (directory / name / "plots").glob("*.png")}
     files = {path.name: path.read_text() for path in (directory / name).iterdir() if path.suffix in (".csv", ".md")}
     assert all(f"](plots/{picture}.png)" in files["README.md"] for picture in pictures)

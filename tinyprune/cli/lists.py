@@ -41,12 +41,12 @@ def corpora() -> Records:
 
 def methods() -> Records:
     """Ways of choosing heads, for `tinyprune experiment tradeoff --methods`"""
-    from tinyprune.experiments.cells import ABOUT, METHODS
+    from tinyprune.experiments.methods import METHODS
     from tinyprune.pruning.importance import CRITERIA
 
     def about(name: str) -> str:
         """Return the first line of a criterion's file."""
-        return ABOUT.get(name) or (sys.modules[CRITERIA[name].__module__].__doc__ or "").splitlines()[0]
+        return METHODS[name].about or (sys.modules[CRITERIA[name].__module__].__doc__ or "").splitlines()[0]
 
     return [{"method": name, "about": first_sentence(about(name))} for name in METHODS]
 

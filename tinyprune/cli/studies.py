@@ -14,9 +14,9 @@ from tinyprune.errors import UsageError
 
 def experiment(arguments: argparse.Namespace) -> None:
     """Run `tinyprune experiment`: print the summary, or with --json every row."""
+    from tinyprune.experiments.experiment import make_plan, run_study
     from tinyprune.experiments.grid import dask_cluster, local_processes
     from tinyprune.experiments.results import summarise
-    from tinyprune.experiments.running import make_plan, run_study
     from tinyprune.kernels.backend import default_backend
 
     if arguments.scheduler and arguments.jobs:
@@ -38,10 +38,7 @@ def experiment(arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Run `tinyprune compare`: print the summary, or with --json every row."""
-    from tinyprune.errors import Interrupted
-    from tinyprune.experiments.compared import summarise, write_results
-    from tinyprune.experiments.comparing import open_comparison
-    from tinyprune.experiments.store import Store
+    from tinyprune.experiments.compare import open_comparison, run_comparison, summarise
     from tinyprune.kernels.backend import default_backend
 
     sizes = {name: getattr(arguments, name) for name in ("seeds", "tokens", "score_tokens", "repair_tokens", "sample")}
@@ -49,16 +46,8 @@ def compare(arguments: argparse.Namespace) -> None:
     sizes |= {"heal": listed(arguments, "heal", int), "heal_methods": listed(arguments, "heal_methods")}
     options, backend = parse_options(arguments.options), arguments.backend or default_backend()
     comparison = open_comparison(arguments.run_directory, backend, options, **sizes)
-    store = Store(arguments.directory or Path("runs", f"compare-{Path(arguments.run_directory).name}"))
-    with store.locked():
-        try:
-            comparison.run(store)
-        except KeyboardInterrupt as error:
-            if store.record(comparison.steps[0]):
-                write_results(comparison, store)
-            said = f"stopped; what is finished is kept in {store.directory}; the same command goes on"
-            raise Interrupted(said) from error
-        rows = write_results(comparison, store)
+    directory = arguments.directory or Path("runs", f"compare-{Path(arguments.run_directory).name}")
+    rows = run_comparison(comparison, directory)
     print_records(rows if arguments.json else summarise(rows), arguments.json)
 
 

@@ -1,7 +1,7 @@
-"""Compute cells on any `concurrent.futures.Executor`: processes of this machine, or a Dask cluster.
+"""Compute cells on any `concurrent.futures.Executor`: this process, processes of this machine, or a Dask cluster.
 
-A cell is submitted when its baseline is done; every result is stored at once (`store`). At most twice as many cells as
-there are workers are submitted, since each carries its baseline's weights. A cell whose worker dies is submitted again.
+A cell is submitted when its baseline is done; every result is stored at once (`store`). No more than `Workers.count`
+cells are submitted at a time, since each carries its baseline's weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -30,13 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.errors import MissingExtraError, TinypruneError, UsageError, install_command
-from tinyprune.experiments.cells import Cell, compute
+from tinyprune.experiments.cells import Cell, Outcome, compute
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import get_backend
 from tinyprune.machine import processors
 from tinyprune.progress import duration, progress_bar, say
 
-ATTEMPTS = 3  # at a cell whose workers die
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -45,11 +43,31 @@ class Workers:
     """An executor and how to use it."""
 
     executor: Executor
-    count: int  # how many cells it computes at a time
+    count: int  # how many cells are submitted at a time
     lost: tuple[type[BaseException], ...] = (BrokenExecutor,)  # a future's error that means that its worker has died
 
 
 OpenWorkers = Callable[[], AbstractContextManager[Workers]]
+Work = Callable[[Cell, bytes | None], Outcome]
+
+
+class ThisProcess(Executor):
+    """An executor that computes what is submitted at once, in this thread."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future:
+        """Return a future that is done."""
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def this_process() -> Iterator[Workers]:
+    """Compute one cell after the other in this process."""
+    yield Workers(ThisProcess(), 1)
 
 
 def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWorkers:
@@ -68,9 +86,9 @@ def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWork
         executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), look_after_worker)
         try:
             with environment(dict.fromkeys(BLAS_THREADS, "1")):
-                yield Workers(executor, count)
+                yield Workers(executor, 2 * count)
         except BaseException:
-            # Nobody waits for what they are computing.
+            # Their results are not waited for.
             for process in set(multiprocessing.active_children()) - before:
                 process.terminate()
             raise
@@ -99,16 +117,14 @@ def look_after_worker() -> None:
 @contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
     """Set environment variables for the processes that are started in this context."""
-    before = {name: os.environ.get(name) for name in variables}
+    before = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
@@ -133,91 +149,79 @@ def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
                 f"no Dask scheduler answers at {address}: {error}; start one with: dask scheduler"
             ) from error
         with client:
-            check_workers(client, address)
-            # pure=False: a cell that is submitted again is a new task, not the error of the old one.
-            executor = client.get_executor(pure=False)
-            yield Workers(executor, len(client.nthreads()), (BrokenExecutor, distributed.KilledWorker))
+            if not client.nthreads():
+                command = f"dask worker {address} --nworkers auto --nthreads 1"
+                raise UsageError(f"the Dask scheduler at {address} has no workers; start some with: {command}")
+            here = version("tinyprune")
+            for worker, there in client.run(version, "tinyprune", on_error="return").items():
+                if there != here:
+                    raise UsageError(
+                        f"the Dask worker {worker} has tinyprune {there}, needed is {here}; install the same there"
+                    )
+            # pure=False: a cell that failed in an earlier run is a new task, not the error of the old one.
+            yield Workers(client.get_executor(pure=False), 2 * len(client.nthreads()), (distributed.KilledWorker,))
 
     return opened
 
 
-def check_workers(client: Any, address: str) -> None:
-    """Raise UsageError unless the cluster has workers and all have this version of tinyprune."""
-    if not client.nthreads():
-        command = f"dask worker {address} --nworkers auto --nthreads 1"
-        raise UsageError(f"the Dask scheduler at {address} has no workers; start some with: {command}")
-    here = version("tinyprune")
-    for worker, there in client.run(version, "tinyprune", on_error="return").items():
-        if there != here:
-            raise UsageError(
-                f"the Dask worker {worker} has tinyprune {there}, needed is {here}; install the same there"
-            )
-
-
-def run_cells(cells: Iterable[Cell], store: Store, workers: OpenWorkers, describe: str = "cells") -> None:
+def run_cells(
+    cells: Iterable[Cell], store: Store, workers: OpenWorkers, describe: str = "cells", work: Work = compute
+) -> None:
     """Compute all cells that are not in the store, and the baselines that they start from.
 
-    Raises TinypruneError if a cell fails, or its workers died three times. Finished cells are kept.
+    Args:
+        cells: in this order, if one is computed at a time.
+        describe: what the messages call them.
+        work: returns the outcome of a cell, given its baseline's weights or None.
+
+    Raises:
+        TinypruneError: if a cell fails, or its worker dies. Finished cells are kept.
     """
     todo = missing(cells, store)
-    attempts: Counter[str] = Counter()
     total, start = len(todo), time.monotonic()
-    with progress_bar(total=total, desc=describe, unit="cell", smoothing=0) as bar:
-        while todo:
-            with workers() as opened:
-                for cell in _computed(todo, store, opened, attempts):
-                    del todo[cell.key]
-                    bar.update()
-                    bar.set_postfix_str(str(cell), refresh=False)
-                    if bar.disable:  # a log has no bar
-                        done = total - len(todo)
-                        left = (time.monotonic() - start) / done * len(todo)
-                        say(f"{describe}: {done} of {total}: {cell}, about {duration(left)} left")
+    with workers() as opened, progress_bar(total=total, desc=describe, unit="cell", smoothing=0) as bar:
+        for done, cell in enumerate(computed(todo, store, opened, work), 1):
+            bar.update()
+            bar.set_postfix_str(str(cell), refresh=False)
+            if bar.disable:  # a log has no bar
+                left = duration((time.monotonic() - start) / done * (total - done))
+                say(f"{describe}: {done} of {total}: {cell}, about {left} left")
 
 
 def missing(cells: Iterable[Cell], store: Store) -> dict[str, Cell]:
     """Return, by key, the cells that are not done, preceded by the baselines whose weights they need."""
-    todo: dict[str, Cell] = {}
     wanted = [cell for cell in cells if store.record(cell) is None]
-    for cell in wanted:
-        baseline = cell.baseline
-        if baseline is not None and store.checkpoint(baseline) is None:
-            todo[baseline.key] = baseline
-    return todo | {cell.key: cell for cell in wanted}
+    baselines = [cell.baseline for cell in wanted if cell.baseline is not None]
+    return {b.key: b for b in baselines if store.checkpoint(b) is None} | {cell.key: cell for cell in wanted}
 
 
-def _computed(todo: dict[str, Cell], store: Store, workers: Workers, attempts: Counter[str]) -> Iterator[Cell]:
-    """Yield cells as they are done and stored; stop early if the executor is broken and has to be replaced."""
+def computed(todo: dict[str, Cell], store: Store, workers: Workers, work: Work) -> Iterator[Cell]:
+    """Yield cells as they are done and stored; a cell waits for its baseline."""
     waiting = dict(todo)
-    running: dict[Future, Cell] = {}
-    while waiting or running:
+    at_work: dict[Future, Cell] = {}
+    while waiting or at_work:
         for cell in list(waiting.values()):
-            if len(running) >= 2 * workers.count:
+            if len(at_work) >= workers.count:
                 break
             weights = None if cell.baseline is None else store.checkpoint(cell.baseline)
             if cell.baseline is None or weights is not None:
-                running[workers.executor.submit(compute, cell, weights)] = waiting.pop(cell.key)
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        failures: list[tuple[Cell, BaseException]] = []
+                at_work[workers.executor.submit(work, cell, weights)] = waiting.pop(cell.key)
+        done, _ = wait(at_work, return_when=FIRST_COMPLETED)
+        failed: list[tuple[Cell, Future]] = []
         for future in done:
-            cell = running.pop(future)
-            error = CancelledError("it was cancelled") if future.cancelled() else future.exception()
-            if error is None:
+            cell = at_work.pop(future)
+            if future.cancelled() or future.exception() is not None:
+                failed.append((cell, future))  # what was done at the same moment is stored first
+            else:
                 store.add(cell, future.result())
                 yield cell
-            else:
-                failures.append((cell, error))
-        for cell, error in failures:
-            if isinstance(error, CancelledError):
-                raise TinypruneError(f"{cell}: {error}; was the scheduler stopped? The same command goes on") from error
-            if not isinstance(error, workers.lost):
-                raise error
-            attempts[cell.key] += 1
-            if attempts[cell.key] >= ATTEMPTS:
+        for cell, future in failed:
+            try:
+                future.result()
+            except TinypruneError as error:
+                raise type(error)(f"{cell}: {error}") from error
+            except (CancelledError, *workers.lost) as error:
                 raise TinypruneError(
-                    f"workers died {ATTEMPTS} times while {cell} was being computed ({error}); if memory ran out, use "
-                    "fewer --jobs"
+                    f"a worker died, or was stopped, while {cell} was being computed; if memory ran out, use fewer "
+                    "--jobs. The same command goes on"
                 ) from error
-            waiting[cell.key] = cell
-        if any(isinstance(error, BrokenExecutor) for _, error in failures):
-            return

@@ -1,34 +1,41 @@
-"""Tables of finished cells: a row for each model and split, means over seeds, and differences between methods."""
+"""What a study leaves beside its cells: tables, differences between methods, and the files of its directory.
+
+study.json                study, configuration, seeds, machine
+results.csv               a row for each model and split
+summary.csv               mean and spread over seeds
+comparison.csv            differences from the methods that the study is about
+plots/*.png, README.md    the same as pictures and as text
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
+import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinyprune.config import ModelConfig
 from tinyprune.errors import CheckpointError
-from tinyprune.experiments.plan import Entry
 from tinyprune.experiments.store import Store
+from tinyprune.experiments.study import Entry, Picture
 from tinyprune.experiments.timing import measure_times, with_head_counts
+from tinyprune.files import replace_file
+from tinyprune.kernels.backend import BACKENDS
+from tinyprune.machine import describe_machine, processors
+from tinyprune.plots import save_figure
+from tinyprune.progress import say
 from tinyprune.tables import Record
 
 SPLITS = ("valid", "test")
 
 
-def model_config(entry: Entry, record: dict[str, Any], V: int) -> ModelConfig:
-    """Return the sizes of a cell's pruned model."""
-    return with_head_counts(dataclasses.replace(entry.cell.config.model, V=V), record["heads"])
-
-
-def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: str) -> list[Record]:
+def result_rows(study: str, entries: Sequence[Entry], store: Store, V: int, backend: str) -> list[Record]:
     """Return a row for each model and split; times are measured now.
 
     `heads_shifted` is how many heads more than the target the controller left open (fewer if negative), which were then
@@ -38,7 +45,8 @@ def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: st
     for entry, record in done:
         if record is None:
             raise CheckpointError(f"{store.directory} lacks the cell {entry.cell}; run the study again to compute it")
-    configs = [model_config(entry, record, V) for entry, record in done]
+    whole = [dataclasses.replace(entry.cell.config.model, V=V) for entry in entries]
+    configs = [with_head_counts(model, record["heads"]) for model, (_, record) in zip(whole, done, strict=True)]
     ms = measure_times(configs, backend)
     return [
         {
@@ -64,29 +72,37 @@ def tidy(study: str, entries: Sequence[Entry], store: Store, V: int, backend: st
     ]
 
 
+def grouped(rows: Iterable[Record], *names: str) -> dict[tuple[Any, ...], list[Record]]:
+    """Return the rows by their values in the named columns, in the order in which these come first."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def mean_of(rows: Sequence[Record], name: str) -> float | None:
+    """Return the mean of a column; None where a value is missing."""
+    values = [row[name] for row in rows]
+    return None if None in values else statistics.fmean(values)
+
+
+def spread_of(rows: Sequence[Record], name: str) -> float | None:
+    """Return the standard deviation of a column, see `spread`."""
+    return spread([row[name] for row in rows])
+
+
 def summarise(rows: Sequence[Record], split: str = "test") -> list[Record]:
     """Return mean and standard deviation (spread) over seeds, for each method and number of heads, on one split."""
-    groups: dict[tuple[str, int], list[Record]] = {}
-    for row in rows:
-        if row["split"] == split:
-            groups.setdefault((row["method"], row["heads_open"]), []).append(row)
     return [
-        {
-            "method": method,
-            "heads_open": heads,
-            "heads_total": group[0]["heads_total"],
-            "parameters": group[0]["parameters"],
-            "multiply_adds_per_token": group[0]["multiply_adds_per_token"],
-            "ms_per_1k_tokens": statistics.fmean(row["ms_per_1k_tokens"] for row in group),
-            "bits_per_character": statistics.fmean(row["bits_per_character"] for row in group),
-            "spread": spread([row["bits_per_character"] for row in group]),
-            "seeds": len(group),
-        }
-        for (method, heads), group in groups.items()
+        {name: group[0][name] for name in ("method", "heads_open", "heads_total")}
+        | {name: group[0][name] for name in ("parameters", "multiply_adds_per_token")}
+        | {name: mean_of(group, name) for name in ("ms_per_1k_tokens", "bits_per_character")}
+        | {"spread": spread_of(group, "bits_per_character"), "seeds": len(group)}
+        for group in grouped((row for row in rows if row["split"] == split), "method", "heads_open").values()
     ]
 
 
-def compare(rows: Sequence[Record], reference: str, split: str = "test") -> list[Record]:
+def paired_differences(rows: Sequence[Record], reference: str, split: str = "test") -> list[Record]:
     """Compute how many more bits each method needs than the reference, with as many heads and the same seed.
 
     Rows without a partner of the reference are left out.
@@ -96,25 +112,25 @@ def compare(rows: Sequence[Record], reference: str, split: str = "test") -> list
         (spread) over seeds. Above 0 the reference is better.
     """
     bits = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows_of(rows, reference, split)}
-    groups: dict[tuple[str, int], list[float]] = {}
-    for row in rows:
-        pair = (row["heads_open"], row["seed"])
-        if row["split"] == split and row["method"] != reference and pair in bits:
-            group = groups.setdefault((row["method"], row["heads_open"]), [])
-            group.append(row["bits_per_character"] - bits[pair])
+    found = [
+        row | {"difference": row["bits_per_character"] - bits[row["heads_open"], row["seed"]]}
+        for row in rows
+        if row["split"] == split and row["method"] != reference and (row["heads_open"], row["seed"]) in bits
+    ]
     return [
-        {"method": method, "reference": reference, "heads_open": heads} | difference(values)
-        for (method, heads), values in groups.items()
+        {"method": method, "reference": reference, "heads_open": heads}
+        | mean_and_spread([row["difference"] for row in group])
+        for (method, heads), group in grouped(found, "method", "heads_open").items()
     ]
 
 
-def compare_sizes(rows: Sequence[Record], method: str, reference: str, split: str = "test") -> list[Record]:
+def differences_at_equal_size(rows: Sequence[Record], method: str, reference: str, split: str = "test") -> list[Record]:
     """Compute how many more bits a method needs than the reference, with as many parameters and the same seed.
 
     The method's bits are interpolated linearly between its sizes; sizes outside of their range are left out.
 
     Returns:
-        A record for each number of heads of the reference, as in `compare`.
+        A record for each number of heads of the reference, as in `paired_differences`.
     """
     groups: dict[int, list[float]] = {}
     for row in rows_of(rows, reference, split):
@@ -128,12 +144,12 @@ def compare_sizes(rows: Sequence[Record], method: str, reference: str, split: st
     sizes_of = {r["heads_open"]: r["parameters"] for r in rows_of(rows, reference, split)}
     return [
         {"method": method, "reference": reference, "heads_open": heads, "parameters": sizes_of[heads]}
-        | difference(values)
+        | mean_and_spread(values)
         for heads, values in groups.items()
     ]
 
 
-def difference(values: Sequence[float]) -> Record:
+def mean_and_spread(values: Sequence[float]) -> Record:
     """Return mean and spread of differences over seeds."""
     return {"difference": statistics.fmean(values), "spread": spread(values), "seeds": len(values)}
 
@@ -173,3 +189,43 @@ def read_csv(text: str) -> list[Record]:
         return cell or None
 
     return [{key: value(cell) for key, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
+
+
+def machine_of(backend: str) -> str:
+    """Describe the machine and the threads with which a backend computes."""
+    chosen, threads = BACKENDS[backend], processors()
+    if backend == "numba":
+        import numba
+
+        threads = numba.get_num_threads()
+    return describe_machine(threads, chosen.packages, chosen.on_device)
+
+
+def write_files(
+    directory: Path,
+    about: dict[str, Any],
+    tables: dict[str, list[Record]],
+    pictures: Iterable[Picture],
+    paragraphs: Sequence[str],
+) -> None:
+    """Write study.json, the tables that are not empty, the pictures, and README.md. Older pictures are removed.
+
+    Args:
+        about: what study.json holds.
+        tables: by file name, without .csv.
+        paragraphs: of README.md; the pictures and `about["machine"]` follow.
+    """
+    for name, records in tables.items():
+        if records:
+            replace_file(directory / f"{name}.csv", to_csv(records).encode())
+    replace_file(directory / "study.json", (json.dumps(about, indent=1) + "\n").encode())
+    plots, shown = directory / "plots", []
+    for name, caption, figure in pictures:
+        save_figure(figure, plots / f"{name}.png")
+        shown.append(f"![{caption}](plots/{name}.png)")
+    for path in plots.glob("*.png"):
+        if not any(f"(plots/{path.name})" in line for line in shown):
+            path.unlink()
+    page = "\n\n".join([*paragraphs, *shown, f"Machine: {about['machine']}."]) + "\n"
+    replace_file(directory / "README.md", page.encode())
+    say(f"{about['study']}: {directory / 'README.md'}, *.csv and plots/ are written")

@@ -14,14 +14,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.experiments.cells import Cell, Outcome
 from tinyprune.files import locked, replace_file, save_error
-
-if TYPE_CHECKING:
-    from tinyprune.experiments.comparing import Step
 
 
 class Store:
@@ -43,9 +40,9 @@ class Store:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise save_error(f"study {self.directory}", error) from error
-        self.read()
+        self.load()
 
-    def read(self) -> None:
+    def load(self) -> None:
         """Read cells.jsonl; half a line at its end is cut off."""
         if not self.path.exists():
             return
@@ -73,10 +70,10 @@ class Store:
                 raise UsageError(
                     f"another process is at work in {self.directory}; wait for it, or give another --directory"
                 ) from error
-            self.read()
+            self.load()
             yield
 
-    def record(self, cell: Cell | Step) -> dict[str, Any] | None:
+    def record(self, cell: Cell) -> dict[str, Any] | None:
         """Return the record of a cell; None if it is not done."""
         return self.records.get(cell.key)
 
@@ -91,7 +88,7 @@ class Store:
         """Return the path of a baseline's weights."""
         return self.directory / "baselines" / f"{baseline.key}.safetensors"
 
-    def add(self, cell: Cell | Step, outcome: Outcome) -> None:
+    def add(self, cell: Cell, outcome: Outcome) -> None:
         """Store the result of a cell. Raises SaveError if it cannot be written; earlier cells are not changed.
 
         A baseline's weights are written before its line, so that the line implies them.

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.style
-from matplotlib.figure import Figure
-
-from tinyprune.experiments.cells import FROM_SCRATCH, SMALL
-from tinyprune.experiments.drawing import draw_seeds
-from tinyprune.experiments.plan import Entry, Finished, Plan, Study
-from tinyprune.experiments.results import compare
-from tinyprune.plots import DPI, STYLE
+from tinyprune.experiments.methods import FROM_SCRATCH, SMALL
+from tinyprune.experiments.pictures import plot_ablation
+from tinyprune.experiments.results import paired_differences
+from tinyprune.experiments.study import Entry, Finished, Picture, Plan, Study
 from tinyprune.tables import Record
 
 # The number of heads is held here, so that the warm-up is that of the target, not of lam.
@@ -33,39 +28,22 @@ def entries(plan: Plan) -> list[Entry]:
     """
     none = {name: value for changes in WITHOUT.values() for name, value in changes.items()}
     variants = {ALL_THREE: {}} | WITHOUT | {"without all three": none, SLOW: {"lr_multiplier": 10.0}}
-    made = []
-    for name, changes in variants.items():
-        changed = dataclasses.replace(plan.config, gate=dataclasses.replace(plan.config.gate, **changes))
-        for config in plan.configs(changed):
-            made += [plan.entry(name, config, "gates", share) for share in plan.shares]
-    for name, method in (("gates from scratch", FROM_SCRATCH), ("small from scratch", SMALL)):
-        for config in plan.configs():
-            made += [plan.entry(name, config, method, share) for share in plan.shares]
-    return made
-
-
-@matplotlib.style.context(STYLE)
-def plot_ablation(rows: Sequence[Record], split: str = "test") -> Figure:
-    """Draw bits per character: an Axes for each number of heads, a row for each variant, dots for seeds, their mean."""
-    own = [r for r in rows if r["split"] == split]
-    variants = list(dict.fromkeys(r["method"] for r in own))
-    counts = sorted({r["heads_open"] for r in own}, reverse=True)
-    figure = Figure(figsize=(2 + 2.6 * len(counts), 1.2 + 0.32 * len(variants)), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
-    for axes, count in zip(panels, counts, strict=True):
-        here = [r for r in own if r["heads_open"] == count]
-        draw_seeds(axes, {v: [r["bits_per_character"] for r in here if r["method"] == v] for v in variants})
-        axes.set_title(f"{count} of {own[0]['heads_total']} heads")
-    figure.supxlabel("bits per character (test); dots: seeds, bar: mean; left is better")
-    return figure
+    models = [(name, "gates", changes) for name, changes in variants.items()]
+    models += [("gates from scratch", FROM_SCRATCH, {}), ("small from scratch", SMALL, {})]
+    return [
+        plan.entry(name, config, method, share)
+        for name, method, changes in models
+        for config in plan.configs(plan.config.with_options({f"gate.{k}": v for k, v in changes.items()}))
+        for share in plan.shares
+    ]
 
 
 def tables(done: Finished) -> dict[str, list[Record]]:
     """Compare every variant with all three stabilisers."""
-    return {"comparison": compare(done.tables["results"], ALL_THREE)}
+    return {"comparison": paired_differences(done.tables["results"], ALL_THREE)}
 
 
-def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
+def pictures(done: Finished) -> Iterator[Picture]:
     """Draw the only picture."""
     yield "ablation", "Bits per character without each stabiliser", plot_ablation(done.tables["results"])
 

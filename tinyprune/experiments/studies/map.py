@@ -11,22 +11,16 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import matplotlib.style
-import numpy as np
-from matplotlib.figure import Figure
 
 from tinyprune.config import RunConfig
-from tinyprune.experiments.plan import Entry, Finished, Plan, Study
+from tinyprune.experiments.pictures import plot_map
 from tinyprune.experiments.results import spread
-from tinyprune.plots import DPI, STYLE
+from tinyprune.experiments.study import Entry, Finished, Picture, Plan, Study
 from tinyprune.tables import Record
 
-CRITERIA = ("michel", "leave-one-out", "output-difference", "random")
+RIVALS = ("michel", "leave-one-out", "output-difference", "random")
 STAGES = (0.03, 0.1, 0.3, 1.0)  # lengths of the gate stage, as shares of the training before it
 HEALING = (0.0, 0.05, 0.2, 1.0)  # lengths of healing, as shares of the longest
-MOST = 3.0  # spreads at which the picture's colours end
 CHANGES = {"train.steps": 1000, "finetune.schedule": "constant", "finetune.steps": 1000}
 
 
@@ -41,7 +35,7 @@ def entries(plan: Plan) -> list[Entry]:
                 own = with_stage(config, steps, frozen=steps == stages[0])
                 made.append(with_readings(plan.entry(title(steps), own, "gates", share), lengths))
             alone = with_stage(config, 0, sums[-1])
-            made += [with_readings(plan.entry(method, alone, method, share), sums) for method in CRITERIA]
+            made += [with_readings(plan.entry(method, alone, method, share), sums) for method in RIVALS]
     return made
 
 
@@ -86,7 +80,7 @@ def tables(done: Finished) -> dict[str, list[Record]]:
         for stage in steps_of(STAGES, config.train.steps):
             for healing in steps_of(HEALING, config.finetune.steps):
                 own = [bits[title(stage), count, seed, healing] for seed in seeds]
-                for method in CRITERIA:
+                for method in RIVALS:
                     other = [bits[method, count, seed, stage + healing] for seed in seeds]
                     difference = [b - a for a, b in zip(own, other, strict=True)]
                     found.append(
@@ -95,45 +89,10 @@ def tables(done: Finished) -> dict[str, list[Record]]:
                         | {"difference": statistics.fmean(difference), "spread": spread(difference)}
                         | {"seeds": len(seeds)}
                     )
-    return {"comparison": [], "map": found}
+    return {"map": found}
 
 
-@matplotlib.style.context(STYLE)
-def plot_map(records: Sequence[Record]) -> Figure:
-    """Draw who wins where: an Axes for each length of healing, heads that stay against the length of the gate stage.
-
-    A field's colour is how many spreads the best criterion needs more than gates (blue: gates win), its text that
-    difference in hundredths of a bit, and the criterion. Where it is less than one spread, the field is pale.
-    """
-    heads = sorted({r["heads_open"] for r in records}, reverse=True)
-    stages, lengths = (sorted({r[name] for r in records}) for name in ("gate_steps", "healing"))
-    height = max(2.6, 0.9 + 0.55 * len(heads))  # the colour bar's label needs this much
-    figure = Figure(figsize=(3.1 * len(lengths), height), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0]
-    short = {"michel": "M", "leave-one-out": "L", "output-difference": "O", "random": "R"}
-    for axes, healing in zip(panels, lengths, strict=True):
-        colours = np.zeros((len(heads), len(stages)))
-        for i, count in enumerate(heads):
-            for j, stage in enumerate(stages):
-                place: dict[str, Any] = {"heads_open": count, "gate_steps": stage, "healing": healing}
-                field = [r for r in records if all(r[name] == value for name, value in place.items())]
-                best = min(field, key=lambda r: r["bits_per_character"])
-                colours[i, j] = best["difference"] / (best["spread"] or np.inf)
-                text = f"{100 * best['difference']:+.1f} {short[best['method']]}"
-                dark = abs(colours[i, j]) > 0.7 * MOST
-                axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
-        image = axes.imshow(colours, cmap="RdBu", vmin=-MOST, vmax=MOST, aspect="auto")
-        axes.set(title=f"{healing:,} steps of healing", xlabel="steps of the gate stage")
-        axes.set_xticks(range(len(stages)), [f"{stage:,}" for stage in stages])
-        axes.set_yticks(range(len(heads)), [str(count) for count in heads])
-    panels[0].set_ylabel("heads that stay")
-    bar = figure.colorbar(image, ax=list(panels), shrink=0.9)
-    bar.set_label("← criterion wins   spreads   gates win →")
-    figure.suptitle("bits, in hundredths, that the best criterion needs more than gates", fontsize="medium")
-    return figure
-
-
-def pictures(done: Finished) -> Iterator[tuple[str, str, Figure]]:
+def pictures(done: Finished) -> Iterator[Picture]:
     """Draw the map."""
     caption = "Where gates win and where the best criterion does: Michel, Leave-one-out, Output difference or Random"
     yield "map", caption, plot_map(done.tables["map"])

@@ -1,37 +1,21 @@
-"""A study from its first cell to its report.
-
-A study's directory contains:
-
-    cells.jsonl, baselines/   what is finished, see `store`
-    study.json                study, configuration, seeds, machine
-    results.csv               a row for each model and split
-    summary.csv               mean and spread over seeds
-    comparison.csv            differences from the method that the study is about
-    inference.csv             (architecture) size, computation and time as heads are removed
-    agreement.csv             (tradeoff) rank correlation between the methods' scores of the heads
-    plots/*.png, README.md    the same as pictures and as text
-"""
+"""A study from its first cell to its report: `tinyprune experiment`."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tinyprune.config import DataConfig, load_preset
 from tinyprune.errors import Interrupted, UsageError
-from tinyprune.experiments.cells import compute, read_text
+from tinyprune.experiments.cells import compute, text_of
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
-from tinyprune.experiments.plan import Entry, Finished, Plan, Study
-from tinyprune.experiments.results import summarise, tidy, to_csv
+from tinyprune.experiments.results import machine_of, result_rows, summarise, write_files
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.studies import get_study
-from tinyprune.files import replace_file
+from tinyprune.experiments.study import Entry, Finished, Plan, Study
 from tinyprune.kernels.backend import BACKENDS, get_backend
-from tinyprune.machine import describe_machine, processors
-from tinyprune.plots import save_figure
 from tinyprune.progress import say
 from tinyprune.tables import Record, markdown_table
 from tinyprune.warmup import announced
@@ -40,6 +24,11 @@ PRESET = "study"
 # What one finishes in three minutes: the same stages, with fewer steps, sizes and seeds.
 QUICK: dict[str, Any] = {"train.steps": 200, "train.warmup": 20, "gate_train.steps": 60, "finetune.steps": 40}
 QUICK_SEEDS, QUICK_SHARES = 2, (0.5,)
+
+
+def get_study(name: str) -> Study:
+    """Return the study called `name`, one of `experiments.STUDIES`; it is imported now, and matplotlib with it."""
+    return import_module(f"tinyprune.experiments.studies.{name}").STUDY
 
 
 def make_plan(
@@ -60,7 +49,7 @@ def make_plan(
     usual: dict[str, Any] = {"seeds": about.seeds, "shares": about.shares, "methods": about.methods}
     if quick:
         usual |= {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES}
-    return Plan(config, digest=read_text(config.data).digest, **usual | given)
+    return Plan(config, digest=text_of(config.data).digest, **usual | given)
 
 
 def run_study(
@@ -78,18 +67,19 @@ def run_study(
         Interrupted: after Ctrl-C; what is finished is kept.
     """
     get_backend(plan.backend)  # raises if there is no such backend
-    text = read_text(plan.config.data, plan.digest)
+    text = text_of(plan.config.data, plan.digest)
     if not all(text.characters.values()):
         raise UsageError("studies compare bits per character, which need a tokenizer without <unk>: character or byte")
     store = Store(directory)
     entries = get_study(name).entries(plan)
+    cells = [entry.cell for entry in entries]
     with store.locked():
-        todo = missing([entry.cell for entry in entries], store)
+        todo = missing(cells, store)
         say(f"experiment {name}: {len(entries)} models, {len(todo)} of them or of their baselines still to be trained")
         try:
             if todo and compile_first and not BACKENDS[plan.backend].on_device:  # nothing compiled for a GPU is kept
                 compile_kernels(name, entries)
-            run_cells([entry.cell for entry in entries], store, workers, name)
+            run_cells(cells, store, workers, name)
             return write_results(name, plan, entries, store)
         except KeyboardInterrupt as error:
             raise Interrupted(
@@ -101,8 +91,8 @@ def compile_kernels(what: str, entries: Sequence[Entry]) -> None:
     """Train a model of each kind for one step, so that the kernels of its training are compiled, and say so."""
     small: dict[str, Any] = {f"{stage}.{k}": 1 for stage in ("train", "gate_train", "finetune") for k in ("steps", "B")}
     text = DataConfig(valid_fraction=0.01, test_fraction=0.01)  # of a long text the evaluations would take minutes
-    with announced(get_backend(entries[0].cell.backend), f"experiment {what}"):
-        cells = [entry.cell for entry in entries]
+    cells = [entry.cell for entry in entries]
+    with announced(get_backend(cells[0].backend), f"experiment {what}"):
         for kind in {(c.config.model.kind, c.config.model.persistent, c.config.model.bias): c for c in cells}.values():
             config = dataclasses.replace(kind.config.with_options(small), data=text)
             cell = dataclasses.replace(kind, config=config, digest=None, method="gates", heads=1)
@@ -110,21 +100,11 @@ def compile_kernels(what: str, entries: Sequence[Entry]) -> None:
 
 
 def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store) -> list[Record]:
-    """Write tables, pictures and report of a study whose cells are all done; returns the rows of results.csv.
-
-    The pictures of an earlier run are removed.
-    """
-
-    def write(file: str, text: str) -> None:
-        replace_file(store.directory / file, text.encode())
-
-    study, V = get_study(name), read_text(plan.config.data, plan.digest).tokenizer.V
-    rows = tidy(name, entries, store, V, plan.backend)
-    done = Finished(entries, store, V, {"results": rows, "summary": summarise(rows, study.split)})
+    """Write the files of a study whose cells are all done; returns the rows of results.csv."""
+    study, V = get_study(name), text_of(plan.config.data, plan.digest).tokenizer.V
+    rows = result_rows(name, entries, store, V, plan.backend)
+    done = Finished(entries, store, V, {"results": rows, "summary": summarise(rows)})
     done.tables.update(study.tables(done))
-    for table, records in done.tables.items():
-        if records:
-            write(f"{table}.csv", to_csv(records))
     corpus = Path(plan.config.data.corpus).name  # without the folder of a file
     about = {
         "study": name,
@@ -134,48 +114,27 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
         "shares": list(plan.shares),
         "machine": machine_of(plan.backend),
     }
-    write("study.json", json.dumps(about, indent=1) + "\n")
-    plots, captions = store.directory / "plots", {}
-    for picture, caption, figure in study.pictures(done):
-        captions[picture] = caption
-        save_figure(figure, plots / f"{picture}.png")
-    for path in plots.glob("*.png"):
-        if path.stem not in captions:
-            path.unlink()
-    write("README.md", report(about, done.tables, captions, study))
-    say(f"experiment {name}: {store.directory / 'README.md'}, *.csv and plots/ are written")
+    write_files(store.directory, about, done.tables, study.pictures(done), page(about, done.tables, study.equal))
     return rows
 
 
-def machine_of(backend: str) -> str:
-    """Describe the machine and the threads with which a backend computes."""
-    chosen, threads = BACKENDS[backend], processors()
-    if backend == "numba":
-        import numba
-
-        threads = numba.get_num_threads()
-    return describe_machine(threads, chosen.packages, chosen.on_device)
-
-
-def report(about: dict[str, Any], tables: dict[str, list[Record]], captions: dict[str, str], study: Study) -> str:
-    """Return README.md of a study, with its tables and pictures; `about` is study.json, `captions` by picture."""
+def page(about: dict[str, Any], tables: dict[str, list[Record]], equal: str) -> list[str]:
+    """Return the paragraphs of README.md; `about` is study.json, `equal` what compared models have in common."""
     name, config = about["study"], about["config"]
     steps = " or ".join(f"{total:,}" for total in sorted({row["steps_total"] for row in tables["results"]}))
     seeds = f"{len(about['seeds'])} seed" + "s" * (len(about["seeds"]) > 1)
-    split = {"test": "held-out test", "valid": "validation"}[study.split]
     paragraphs = [
         f"# {name}, on {config['data']['corpus']}",
-        f"Bits per character on the {split} split, mean over {seeds} and standard deviation (spread), "
+        f"Bits per character on the held-out test split, mean over {seeds} and standard deviation (spread), "
         f"after {steps} steps of training. Written by `tinyprune experiment {name}`; "
         "the configuration is in `study.json`, a row for each model in `results.csv`.",
         markdown_table(tables["summary"]),
     ]
-    if tables["comparison"]:
+    if tables.get("comparison"):
         references = " or ".join(f"*{name}*" for name in dict.fromkeys(r["reference"] for r in tables["comparison"]))
         paragraphs += [
-            f"How many more bits per character than {references}, with as many {study.equal} and the same seed: mean "
+            f"How many more bits per character than {references}, with as many {equal} and the same seed: mean "
             f"of the differences and their standard deviation. Above 0, {references} is better.",
             markdown_table(tables["comparison"]),
         ]
-    paragraphs += [f"![{caption}](plots/{picture}.png)" for picture, caption in captions.items()]
-    return "\n\n".join([*paragraphs, f"Machine: {about['machine']}."]) + "\n"
+    return paragraphs

@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 
 from tinyprune.config import RunConfig
 from tinyprune.errors import UsageError, nearest
-from tinyprune.experiments.cells import METHODS, Cell
+from tinyprune.experiments.cells import Cell
+from tinyprune.experiments.methods import METHODS
 from tinyprune.experiments.store import Store
 from tinyprune.tables import Record
 
-SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads, that are kept
+SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads, that stay
+
+Picture = tuple[str, str, Figure]  # file name, caption, figure
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Entry:
     """A cell and its name in a study's tables."""
 
     method: str
-    target_share: float | None  # of the heads, which is kept; None for all of them
+    target_share: float | None  # of the heads, which stays; None for all of them
     cell: Cell
 
     @property
@@ -32,8 +35,9 @@ class Entry:
         return self.cell.config.seed
 
 
-def check_sizes(shares: Sequence[float], total: int, methods: Sequence[str], known: Sequence[str]) -> None:
+def check_choices(shares: Sequence[float], total: int, methods: Sequence[str], known: Iterable[str]) -> None:
     """Raise UsageError unless `shares` of `total` heads are different numbers, and `methods` are among the `known`."""
+    known = tuple(known)
     if not shares or not all(0 <= share <= 1 for share in shares):
         raise UsageError(f"shares must be numbers from 0 to 1, got {list(shares)}")
     for method in methods:
@@ -53,7 +57,7 @@ class Plan:
     config: RunConfig  # model, text and stages; its seed is the first one
     seeds: int = 3  # how many
     shares: Sequence[float] = SHARES
-    methods: Sequence[str] = METHODS  # pruning methods to compare
+    methods: Sequence[str] = tuple(METHODS)  # pruning methods to compare
     scope: str = "global"  # where criteria compare heads, see `importance.keep_best`
     backend: str = "numba"
     digest: str | None = None  # sha256 of the text
@@ -61,20 +65,16 @@ class Plan:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UsageError(f"seeds must be at least 1, got {self.seeds}")
-        check_sizes(self.shares, self.config.model.heads_total, self.methods, METHODS)
+        check_choices(self.shares, self.config.model.heads_total, self.methods, METHODS)
 
     def configs(self, config: RunConfig | None = None) -> list[RunConfig]:
         """Return one configuration for each seed."""
         config = config or self.config
         return [dataclasses.replace(config, seed=config.seed + i) for i in range(self.seeds)]
 
-    def heads(self, share: float) -> int:
-        """Return how many heads a share of them is."""
-        return round(share * self.config.model.heads_total)
-
     def entry(self, name: str, config: RunConfig, method: str, share: float | None = None) -> Entry:
         """Return the cell of one method that keeps a share of the heads, called `name` in the tables."""
-        heads = None if share is None else self.heads(share)
+        heads = None if share is None else round(share * self.config.model.heads_total)
         return Entry(name, share, Cell(config, method, heads, self.scope, self.backend, self.digest))
 
 
@@ -83,7 +83,7 @@ class Finished:
     """A study whose cells are all done."""
 
     entries: Sequence[Entry]
-    store: Store  # the cells' records, and the baselines' weights
+    store: Store  # the cells' records
     V: int  # vocabulary size of the text
     tables: dict[str, list[Record]]  # by name: "results", "summary", then the study's own
 
@@ -93,11 +93,10 @@ class Study:
     """Everything that one study does not share with the others."""
 
     entries: Callable[[Plan], list[Entry]]  # all names, shares and seeds stand for different cells
-    tables: Callable[[Finished], dict[str, list[Record]]]  # by file name, with a "comparison", see `results.compare`
-    pictures: Callable[[Finished], Iterable[tuple[str, str, Figure]]]  # file name, caption and figure of each
-    changes: dict[str, Any] = field(default_factory=dict)  # in the preset `running.PRESET`
-    split: str = "test"  # whose bits the report shows; "valid" where settings are chosen by them
+    tables: Callable[[Finished], dict[str, list[Record]]]  # by file name; "comparison" is explained in README.md
+    pictures: Callable[[Finished], Iterable[Picture]]
+    changes: dict[str, Any] = field(default_factory=dict)  # in the preset `experiment.PRESET`
     seeds: int = 3  # how many, if none are given
     shares: Sequence[float] = SHARES  # of the heads, if none are given
-    methods: Sequence[str] = METHODS  # of pruning, if none are given
+    methods: Sequence[str] = tuple(METHODS)  # of pruning, if none are given
     equal: str = "heads"  # what models have in common that are compared, "heads" or "parameters"

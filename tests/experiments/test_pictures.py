@@ -1,0 +1,130 @@
+"""Pictures show the numbers that they are given, and leave matplotlib's settings as they are."""
+
+import matplotlib
+import numpy as np
+import pytest
+from toy import rows
+
+from tinyprune.experiments import pictures
+from tinyprune.experiments.methods import METHODS
+from tinyprune.experiments.results import spread
+from tinyprune.plots import GREY
+
+
+@pytest.fixture(autouse=True)
+def settings_stay():
+    before = dict(matplotlib.rcParams)
+    yield
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_no_two_methods_look_alike():
+    looks = {method: pictures.look([], method) for method in METHODS}
+    kinds = [(v["linestyle"], v["marker"], v["markerfacecolor"] == "white") for v in looks.values()]
+    assert len(set(kinds)) == len(looks) == len(METHODS)
+    by_colour = {}
+    for v in looks.values():
+        by_colour.setdefault(v["color"], []).append((v["linestyle"], v["markerfacecolor"] == "white"))
+    assert all(len(set(own)) == len(own) for own in by_colour.values())
+    assert looks["gates"]["color"] != GREY
+
+
+def test_the_tradeoff_shows_means_and_spreads_of_every_method():
+    figure = pictures.plot_tradeoff(rows())
+    whole, by_time, difference = figure.axes
+    assert len(by_time.containers) == 3
+    drawn = {c.get_label(): c for c in whole.containers}
+    assert list(drawn) == ["random", "magnitude", "gates"]
+    for method, first in (("random", 2.5), ("magnitude", 2.6), ("gates", 2.2)):
+        line, _, (bars,) = drawn[method]
+        np.testing.assert_allclose(line.get_xdata(), [2, 3], atol=0.4)
+        np.testing.assert_allclose(line.get_ydata(), [first + 0.05 + 1 / 2, first + 0.05 + 1 / 3])
+        half = np.diff([s[:, 1] for s in bars.get_segments()])[:, 0] / 2
+        np.testing.assert_allclose(half, spread([0.0, 0.1]))
+    np.testing.assert_allclose(difference.containers[-1][0].get_ydata(), [-0.3, -0.3])
+    assert len(difference.containers) == 2  # random against itself is the line at 0
+    figure.draw_without_rendering()
+    (above,) = whole.child_axes  # parameters stand above their heads
+    np.testing.assert_allclose(above.get_xlim(), [100 + 10 * x for x in whole.get_xlim()])
+    pictures.plot_tradeoff([r for r in rows() if r["seed"] == 0 and r["method"] == "gates"]).draw_without_rendering()
+
+
+def test_heads_by_layer_are_written_in_their_cells():
+    figure = pictures.plot_layers(rows())
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["3 of 4", "2 of 4"]
+    assert [t.get_text() for t in figure.axes[0].texts] == ["2", "1"] * 3
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["random", "magnitude", "gates"]
+
+
+def test_differences_from_michel_are_paired_by_seed():
+    """Where Michel's criterion is missing there is no picture."""
+    assert pictures.plot_beyond(rows()) is None
+    figure = pictures.plot_beyond(rows(), reference="random")
+    bits = {(r["method"], r["heads_open"], r["seed"]): r["bits_per_character"] for r in rows() if r["split"] == "test"}
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    for axes in figure.axes:
+        count = int(axes.get_title(loc="left").split()[0])
+        dots = dict(zip(names, axes.lines[1::2], strict=True))
+        seeds = sorted(seed for method, heads, seed in bits if (method, heads) == ("gates", count))
+        expected = [bits["gates", count, seed] - bits["random", count, seed] for seed in seeds]
+        np.testing.assert_allclose(sorted(dots["gates"].get_xdata()), sorted(expected))
+    assert len(figure.axes) == len({heads for _, heads, _ in bits}) - 1  # all heads are no pruning
+
+
+def test_agreement_has_a_number_in_every_cell():
+    numbers = {(a, b): 1.0 if a == b else -0.25 for a in "xy" for b in "xy"}
+    records = [{"method": a, "other": b, "rank_correlation": number} for (a, b), number in numbers.items()]
+    assert [t.get_text() for t in pictures.plot_agreement(records).axes[0].texts] == ["1", "-.25", "-.25", "1"]
+
+
+def test_the_ablation_has_a_dot_for_each_seed():
+    figure = pictures.plot_ablation([r for r in rows() if r["method"] != "unpruned"])
+    assert len(figure.axes) == 2
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in dots] == [2, 2, 2]
+    np.testing.assert_allclose(dots[2].get_xdata(), [2.2 + 1 / 3, 2.3 + 1 / 3])
+
+
+def test_in_the_map_the_winner_is_blue_for_gates_and_red_for_a_criterion():
+    def record(method: str, gate_steps: int, difference: float) -> dict:
+        place = {"heads_open": 2, "gate_steps": gate_steps, "healing": 0, "method": method}
+        return place | {"bits_per_character": 2 + difference, "difference": difference, "spread": 0.01}
+
+    records = [record(m, g, d) for g, d in ((3, 0.02), (9, -0.02)) for m, d in (("michel", d), ("random", d + 0.1))]
+    axes = pictures.plot_map(records).axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[2, -2]])
+    assert [text.get_text() for text in axes.texts] == ["+2.0 M", "-2.0 M"]
+
+
+def test_architectures_are_drawn_against_all_three_measures():
+    figure = pictures.plot_architecture([r for r in rows() if r["method"] in ("random", "gates")])
+    assert [axes.get_xlabel() for axes in figure.axes] == list(pictures.MEASURES.values())
+    assert all(len(axes.containers) == 2 for axes in figure.axes)
+
+
+def test_perplexity_has_a_line_for_each_method_in_each_panel():
+    def row(method, removed, steps, perplexity, spread=None):
+        names = ("method", "heads_removed", "steps", "perplexity", "spread")
+        return dict(zip(names, (method, removed, steps, perplexity, spread), strict=True)) | {"repair": "none"}
+
+    rows = [row("whole", 0, 0, 40.0), row("whole", 0, 20, 35.0), row("gates", 3, 0, 50.0, 2.0)]
+    rows.append(row("gates", 6, 0, 90.0))
+    fitted = row("gates", 6, 0, 70.0) | {"repair": "least-squares"}
+    figure = pictures.plot_perplexity([*rows, row("random", 6, 0, 300.0), fitted, row("gates", 6, 20, 60.0)])
+    before, repaired, after = figure.axes
+    assert {axes.get_yscale() for axes in figure.axes} == {"log"}
+    assert [c.lines[0].get_xydata().tolist() for c in repaired.containers] == [[[6, 70]]]
+    lines = [c.lines[0].get_xydata().tolist() for c in before.containers]
+    assert lines == [[[3, 50], [6, 90]], [[6, 300]]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["gates", "random"]
+    assert [c.lines[0].get_xydata().tolist() for c in after.containers] == [[[6, 60]]]
+    assert [axes.get_lines()[0].get_ydata() for axes in figure.axes] == [[40, 40], [40, 40], [35, 35]]
+    assert "20 steps" in after.get_title("left")
+
+
+def test_shares_of_removed_roles_are_a_row_for_each_method():
+    whole = {"method": "whole", "heads_removed": 0, "first": 3, "broad": 1}
+    others = [{"method": m, "heads_removed": 2, "first": a, "broad": b} for m, a, b in (("x", 0.5, 0), ("y", 0, 1))]
+    axes, _ = pictures.plot_removed_roles([whole, *others]).axes
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0.5, 0], [0, 1]])
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["first (3)", "broad (1)"]

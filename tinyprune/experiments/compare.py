@@ -1,0 +1,455 @@
+"""Prune the baseline of one run by every method, to several numbers of heads: `tinyprune compare RUN`.
+
+    roles     what each head of the baseline mostly attends to
+    scores    what a criterion says of all heads, once for all numbers of heads
+    pruned    heads chosen and removed, what stays repaired if that is part of the method
+    repaired  the same heads, and what stays fitted by least squares, see `pruning.repair`
+    healed    the pruned model trained as the run's table `finetune` says, every one for as many steps; and the baseline
+              trained alike, since training on the text would help it as well
+
+Criteria read the validation split, repairs and training the training split; the test split is read for the reported
+numbers alone. The model may be large: beside the baseline there is one other in memory, and cells are computed one
+after the other by all threads. What is finished is kept, see `store`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.config import GateConfig, RunConfig, TrainConfig
+from tinyprune.data import Text, load_text
+from tinyprune.errors import Interrupted, UsageError
+from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
+from tinyprune.experiments.grid import missing, run_cells, this_process
+from tinyprune.experiments.methods import METHODS
+from tinyprune.experiments.pictures import plot_perplexity, plot_removed_roles
+from tinyprune.experiments.pipeline import healing_objective, repair_and_remove, training_steps
+from tinyprune.experiments.results import grouped, machine_of, mean_of, spread_of, write_files
+from tinyprune.experiments.store import Store
+from tinyprune.experiments.study import Picture, check_choices
+from tinyprune.kernels.backend import get_backend
+from tinyprune.model.counting import count_parameters
+from tinyprune.model.transformer import Transformer
+from tinyprune.progress import say
+from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
+from tinyprune.pruning.importance import CRITERIA, Mask, keep_best
+from tinyprune.pruning.importance.blocks import Block, read_blocks
+from tinyprune.pruning.importance.least_squares import search
+from tinyprune.pruning.importance.michel import michel_global
+from tinyprune.pruning.roles import head_roles
+from tinyprune.report import milliseconds_per_1k_tokens
+from tinyprune.runs.directory import RunDirectory, load_model
+from tinyprune.tables import Record, markdown_table
+from tinyprune.training.evaluation import evaluate
+from tinyprune.training.step import Objective
+from tinyprune.warmup import announced
+
+SCORED = ("michel", "output-difference", "magnitude", "random", "leave-one-out", "flap")
+SCORES = {"michel-global": michel_global} | {name: CRITERIA[METHODS[name].criterion] for name in SCORED}
+COMPARED = ("gates", *SCORES, "least-squares")  # methods, in the order in which they are computed
+SEEDED = ("gates", "random")  # the others have one result
+ROLE_TOKENS = 2048  # of the validation split, at most
+REVISION = 1  # with another number everything is computed again
+
+
+def repair_of(method: str) -> str:
+    """Return the repair that is part of a method, "" for none."""
+    return METHODS[method].repair if method in METHODS else ""
+
+
+@dataclass(frozen=True)
+class CheckpointCell:
+    """One model made from the checkpoint, the scores of one criterion, or the roles of the baseline's heads.
+
+    It has what `grid` and `store` ask of a cell: key, to_dict, baseline, a name.
+    """
+
+    what: str  # "whole", "roles", "scores", "pruned", "repaired" or "healed"
+    method: str
+    seed: int
+    heads: int | None  # how many stay in all layers together; None for all of them
+    steps: int  # of healing
+    depends: dict[str, Any]  # what else the result depends on, plain values
+
+    @property
+    def baseline(self) -> None:
+        """No cell's weights are needed: the checkpoint is at hand."""
+        return
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: all that the result depends on."""
+        return dataclasses.asdict(self)
+
+    @property
+    def key(self) -> str:
+        """A hash of `to_dict()`."""
+        return key_of(self.to_dict())
+
+    def __str__(self) -> str:
+        if self.heads is None:
+            named = {"whole": "whole model", "roles": "roles", "healed": f"whole model, trained for {self.steps} steps"}
+            return named.get(self.what, f"{self.method}, scores")
+        if self.what == "repaired":
+            return f"{self.method}, {self.heads} heads, seed {self.seed}, repaired"
+        healed = f", healed for {self.steps} steps" if self.steps else ""
+        return f"{self.method}, {self.heads} heads, seed {self.seed}{healed}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and with what it is computed."""
+
+    name: str  # of the model
+    model: Transformer  # the baseline, with all its heads
+    digest: str  # sha256 of its checkpoint
+    text: Text
+    config: RunConfig  # of which gate, gate_train, finetune and the first seed are used
+    backend: str
+    methods: Sequence[str]
+    shares: Sequence[float]  # of the heads, that stay
+    seeds: int  # how many, of the methods that have random numbers
+    tokens: int  # of the test split
+    score_tokens: int  # of the validation split that criteria read
+    repair_tokens: int  # of the training split that repairs read
+    sample: int  # of the validation split that leave-one-out reads, once for each head
+    heal: Sequence[int]  # numbers of steps
+    heal_methods: Sequence[str]  # which are repaired and healed
+
+    def __post_init__(self) -> None:
+        T = self.model.config.T
+        check_choices(self.shares, self.total, self.methods, COMPARED)
+        lows = {"seeds": 1, "tokens": 2} | dict.fromkeys(("score_tokens", "repair_tokens", "sample"), T + 1)
+        for name, low in lows.items():
+            if getattr(self, name) < low:
+                raise UsageError(f"{name.replace('_', '-')} must be at least {low}, got {getattr(self, name)}")
+        if any(steps < 1 for steps in self.heal) or len(set(self.heal)) < len(self.heal):
+            raise UsageError(f"heal must be different numbers of steps, or 0 for none; got {list(self.heal)}")
+        if unknown := set(self.heal_methods) - set(self.methods):
+            raise UsageError(f"heal-methods must be among {', '.join(self.methods)}; got {', '.join(sorted(unknown))}")
+        if "flap" in self.methods and self.model.config.bias == "none":
+            raise UsageError("methods must be without flap: its means go into biases, and this model has none")
+
+    @property
+    def total(self) -> int:
+        """Return how many heads the baseline has."""
+        return sum(self.model.config.heads)
+
+    @cached_property
+    def cells(self) -> list[CheckpointCell]:
+        """All cells: the baseline, its heads' roles, the pruned models after their scores, the healed ones."""
+        numbers = sorted((round(share * self.total) for share in self.shares), reverse=True)
+        made = [CheckpointCell("whole", "whole", self.config.seed, None, 0, self.depends("whole", self.tokens))]
+        made.append(CheckpointCell("roles", "roles", self.config.seed, None, 0, self.depends("roles", 0)))
+        for method in sorted(self.methods, key=COMPARED.index):
+            seeds = range(self.config.seed, self.config.seed + (self.seeds if method in SEEDED else 1))
+            if method in SCORES:
+                made += [CheckpointCell("scores", method, seed, None, 0, self.depends(method, 0)) for seed in seeds]
+            depends = self.depends(method, self.tokens)
+            made += [CheckpointCell("pruned", method, seed, heads, 0, depends) for heads in numbers for seed in seeds]
+        made += [
+            dataclasses.replace(cell, what="repaired", depends=cell.depends | {"repair_reads": self.repair_tokens})
+            for cell in made
+            if cell.what == "pruned" and cell.method in self.heal_methods and not repair_of(cell.method)
+        ]
+        finetune = {"finetune": settings(self.config.finetune) | {"steps": None}}
+        return made + [
+            dataclasses.replace(cell, what="healed", steps=steps, depends=cell.depends | finetune)
+            for cell in made
+            for steps in self.heal
+            if cell.what == "whole" or (cell.what == "pruned" and cell.method in self.heal_methods)
+        ]
+
+    def depends(self, method: str, tokens: int) -> dict[str, Any]:
+        """Return what a method's choice of heads depends on, and how much of the test split is read."""
+        splits = [len(split) for split in (self.text.train, self.text.valid, self.text.test)]
+        about = {"revision": REVISION, "model": self.digest, "text": self.text.digest, "splits": splits}
+        about |= {"backend": self.backend, "tokens": tokens}
+        if method == "gates":
+            gate = {name: x for name, x in self.gate(None).to_dict().items() if name not in ("lam", "target_heads")}
+            return about | {"gate": gate, "gate_train": settings(self.config.gate_train)}
+        if repair_of(method):
+            about |= {"repair_reads": self.repair_tokens}
+        if method == "least-squares":
+            about |= {"costs": "relative"}
+        reads = {"leave-one-out": self.sample, "magnitude": 0, "random": 0, "whole": 0, "least-squares": 0}
+        reads["roles"] = min(self.score_tokens, ROLE_TOKENS)
+        return about | {"reads": reads.get(method, self.score_tokens)}
+
+    def gate(self, heads: int | None) -> GateConfig:
+        """Return the run's gates, on frozen weights, that leave so many heads open."""
+        return dataclasses.replace(self.config.gate, frozen=True, target_heads=heads)
+
+    @cached_property
+    def blocks(self) -> list[list[Block]]:
+        """The least-squares problems of all layers."""
+        return read_blocks(self.model, self.text.train[: self.repair_tokens])
+
+    def compute(self, cell: CheckpointCell, store: Store) -> dict[str, Any]:
+        """Return a cell's record: scores, names of roles, or a model's measurements and which heads were kept."""
+        valid = self.text.valid[: cell.depends.get("reads")]
+        if cell.what == "scores":
+            scores = SCORES[cell.method](self.model, valid, np.random.default_rng([cell.seed, 0]))
+            return {"scores": [[float(f"{x:.6g}") for x in layer] for layer in scores]}
+        if cell.what == "roles":
+            return {"names": head_roles(self.model, valid).names().tolist()}
+        if cell.what == "whole":
+            return self.measure(self.model) | {"heads_shifted": None}
+        mask, shifted = self.choose(cell, store)
+        repair = "least-squares" if cell.what == "repaired" else repair_of(cell.method)
+        model = repair_and_remove(self.model, mask, repair, self.blocks if repair else ())
+        if cell.what == "healed":
+            config = dataclasses.replace(self.config.finetune, steps=cell.steps)
+            self.train(model, config, healing_objective(self.model, config.distill), cell.seed, 2)
+        stay = [np.flatnonzero(layer).tolist() for layer in mask]
+        return self.measure(model) | {"heads_shifted": shifted, "kept": stay}
+
+    def choose(self, cell: CheckpointCell, store: Store) -> tuple[Mask, int | None]:
+        """Return which heads stay, and how many gates had to be closed at the end; a cell that goes on takes both."""
+        heads = cell.heads or 0
+        if cell.what in ("repaired", "healed"):
+            before = self.earlier("whole" if cell.heads is None else "pruned", cell, store)
+            return self.mask(before), before["heads_shifted"]
+        if cell.method == "gates":
+            config = self.config.gate_train
+            gated, objective = with_new_gates(self.model, self.gate(heads), config.steps // 2)
+            self.train(gated, config, objective, cell.seed, 1)
+            shifted = hit_target(gated)
+            return open_heads(gated), shifted
+        if cell.method == "least-squares":
+            return search(self.blocks, heads, relative=True), None
+        scores = self.earlier("scores", cell, store)["scores"]
+        return keep_best([np.array(x) for x in scores], heads), None
+
+    def earlier(self, what: str, cell: CheckpointCell, store: Store) -> dict[str, Any]:
+        """Return the record that a cell builds upon, of the same method and seed."""
+        wanted = (what, cell.method, cell.seed, cell.heads if what == "pruned" else None)
+        return next(store.records[c.key] for c in self.cells if (c.what, c.method, c.seed, c.heads) == wanted)
+
+    def mask(self, record: dict[str, Any]) -> list[NDArray[np.bool_]]:
+        """Return which heads a model kept; the baseline's record does not say, it keeps all."""
+        stay = record.get("kept", [range(H) for H in self.model.config.heads])
+        return [np.isin(range(H), ids) for H, ids in zip(self.model.config.heads, stay, strict=True)]
+
+    def train(self, model: Transformer, config: TrainConfig, objective: Objective, seed: int, purpose: int) -> None:
+        """Train a model in place, from the beginning of the text."""
+        rng = np.random.default_rng([seed, purpose])
+        for _ in training_steps(model, self.text.train, config, objective, rng):
+            pass
+
+    def measure(self, model: Transformer) -> dict[str, Any]:
+        """Return quality on the held-out text, and size."""
+        tokens, characters = self.text.test[: self.tokens], self.text.characters["test"]
+        share = len(tokens) / len(self.text.test)
+        bpe = self.text.tokenizer.kind == "bpe"  # whose tokens have different lengths
+        result = evaluate(model, tokens, len(self.text.tokenizer.decode(tokens)) if bpe else round(share * characters))
+        return {
+            "heads_removed": self.total - sum(model.config.heads),
+            "heads_total": self.total,
+            "perplexity": min(result.perplexity, 1e300),  # JSON has no infinity
+            "bits_per_character": result.bits_per_character,
+            "parameters": count_parameters(model.config),
+            "megabytes": sum(x.nbytes for x in model.params.values()) / 1e6,
+            "heads_by_layer": " ".join(map(str, model.config.heads)),
+        }
+
+    # Tables of what is done.
+
+    def rows(self, store: Store) -> list[Record]:
+        """Return a row for each model that is done, the baseline's first; `steps` are those of healing, 0 before it.
+
+        `repair` says how what stays was fitted to a text, without a step of training; see `pruning.repair`.
+        `heads_shifted` is how many gates had to be closed at the end to meet the number (opened if negative).
+        """
+        return [
+            {"method": cell.method, "seed": cell.seed, "steps": cell.steps}
+            | {"repair": "least-squares" if cell.what == "repaired" else repair_of(cell.method) or "none"}
+            | {name: value for name, value in record.items() if name != "kept"}
+            for cell in self.cells
+            if cell.what not in ("roles", "scores") and (record := store.record(cell)) is not None
+        ]
+
+    def removed_roles(self, store: Store) -> list[Record]:
+        """Return which share of the heads of each role is removed, by method and number of heads, means over seeds.
+
+        The first row, of method "whole", says how many heads of each role there are; see `roles.HeadRoles.names`.
+        """
+        found = next(store.record(cell) for cell in self.cells if cell.what == "roles")
+        if found is None:
+            return []
+        names = np.array(found["names"])
+        roles = [role for role, _ in Counter(names.ravel().tolist()).most_common()]
+        rows: list[Record] = [
+            {"method": "whole", "heads_removed": 0} | {role: int((names == role).sum()) for role in roles}
+        ]
+        removed: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
+        for cell, record in self.pruned(store):
+            gone = ~np.array(self.mask(record))
+            removed.setdefault((cell.method, record["heads_removed"]), []).append(gone)
+        for (method, number), masks in removed.items():
+            shares = {role: float(np.mean(masks, 0)[names == role].mean()) for role in roles}
+            rows.append({"method": method, "heads_removed": number} | shares)
+        return rows
+
+    def inference(self, store: Store) -> list[Record]:
+        """Measure, now, what one text takes: a record for each number of heads, with the heads of the first method.
+
+        The pruned models take turns with the baseline, whose time is 1.
+        """
+        first: dict[int, tuple[str, list[NDArray[np.bool_]]]] = {}
+        for cell, record in self.pruned(store):
+            first.setdefault(record["heads_removed"], (cell.method, self.mask(record)))
+        made = []
+        for removed, (method, mask) in first.items():
+            smaller = repair_and_remove(self.model, mask)
+            whole, own = milliseconds_per_1k_tokens([self.model, smaller], self.text.valid, 0.0, streams=1)
+            record = {"method": method, "heads_removed": removed, "whole_ms_per_1k_tokens": whole}
+            made.append(record | {"ms_per_1k_tokens": own, "share_of_whole": own / whole})
+        return made
+
+    def pruned(self, store: Store) -> list[tuple[CheckpointCell, dict[str, Any]]]:
+        """Return the pruned models that are done, with their records."""
+        found = [(cell, store.record(cell)) for cell in self.cells if cell.what == "pruned"]
+        return [(cell, record) for cell, record in found if record is not None]
+
+
+def summarise(rows: Sequence[Record]) -> list[Record]:
+    """Return means over seeds and the perplexity's standard deviation, by method, number of heads, healing, repair.
+
+    Bits are None where words became `<unk>`.
+    """
+    names = ("method", "heads_removed", "steps", "repair")
+    return [
+        {name: group[0][name] for name in names}
+        | {"perplexity": mean_of(group, "perplexity"), "spread": spread_of(group, "perplexity")}
+        | {name: mean_of(group, name) for name in ("bits_per_character", "megabytes")}
+        | {"seeds": len(group)}
+        for group in grouped(rows, *names).values()
+    ]
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of a stage that its result depends on."""
+    return {name: value for name, value in config.to_dict().items() if name not in NOT_IN_KEYS}
+
+
+def open_comparison(run: str | Path, backend: str, options: dict[str, Any], **sizes: Any) -> Comparison:
+    """Read the baseline and the text of the run in a directory, with some of its settings changed.
+
+    `sizes` are the other fields of `Comparison`; where `methods`, `heal_methods` or `heal` are None, they are all that
+    the model allows, all methods, and the steps of the run's table finetune. Raises UsageError if there is no such
+    run, its baseline is unfinished, or a value is not allowed; CheckpointError if the baseline cannot be read.
+    """
+    for name in options:
+        if name.partition(".")[0] not in ("gate", "gate_train", "finetune", "seed"):
+            raise UsageError(f"{name} is what the baseline was made with; gate, gate_train, finetune, seed can be set")
+    directory = RunDirectory(run)
+    path = directory.checkpoint("train")
+    if not path.exists():
+        raise UsageError(f"{directory.path} holds no baseline; make one with tinyprune train or tinyprune import")
+    config, saved = directory.read_config().with_options(options), load_model(path, get_backend(backend))
+    if not saved.metadata.get("finished"):
+        raise UsageError(f"the baseline of {directory.path} is not finished; tinyprune train --resume goes on with it")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if sizes["methods"] is None:
+        sizes["methods"] = [name for name in COMPARED if name != "flap" or saved.model.config.bias != "none"]
+        if "flap" not in sizes["methods"]:
+            say("compare: flap is left out: its means go into biases, and this model has none")
+    sizes["heal"] = [steps for steps in sizes["heal"] or [config.finetune.steps] if steps]
+    sizes["heal_methods"] = sizes["heal_methods"] or sizes["methods"]
+    text = load_text(saved.data, saved.tokenizer, digest=saved.digest)
+    name = saved.metadata.get("source", directory.path.name)
+    return Comparison(name, saved.model, digest, text, config, backend, **sizes)
+
+
+def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record]:
+    """Compute the cells that a directory lacks, then write its tables and pictures; returns the rows of results.csv.
+
+    Raises:
+        UsageError: if another process is at work in the directory.
+        TinypruneError: if a cell fails; what is finished is kept.
+        Interrupted: after Ctrl-C; what is finished is kept, and written if the baseline is among it.
+    """
+    store = Store(directory)
+
+    def work(cell: CheckpointCell, _: None) -> Outcome:
+        return Outcome(comparison.compute(cell, store))
+
+    with store.locked():
+        try:
+            todo = missing(comparison.cells, store)
+            if todo:
+                say(f"compare: {len(todo)} of {len(comparison.cells)} cells to be computed")
+            with announced(comparison.model.ops, "compare"):
+                run_cells(comparison.cells, store, this_process, "compare", work)
+        except KeyboardInterrupt as error:
+            if store.record(comparison.cells[0]):
+                write_results(comparison, store)
+            said = f"stopped; what is finished is kept in {store.directory}; the same command goes on"
+            raise Interrupted(said) from error
+        return write_results(comparison, store)
+
+
+def write_results(comparison: Comparison, store: Store) -> list[Record]:
+    """Write tables, pictures and README.md of what is done so far; returns the rows of results.csv."""
+    rows = comparison.rows(store)
+    tables = {"results": rows, "summary": summarise(rows), "kinds": comparison.removed_roles(store)}
+    tables["inference"] = comparison.inference(store)
+    config, text = comparison.config.to_dict(), comparison.text
+    about: dict[str, Any] = {
+        "study": "compare",
+        "model": comparison.name,
+        "model_sha256": comparison.digest,
+        "config": {table: config[table] for table in ("seed", "model", "gate", "gate_train", "finetune")},
+        "text": Path(text.name).name,
+        "text_sha256": text.digest,
+        "tokens": {name: getattr(comparison, name) for name in ("tokens", "score_tokens", "repair_tokens", "sample")},
+        "machine": machine_of(comparison.backend),
+    }
+    write_files(store.directory, about, tables, pictures(tables), page(about, tables))
+    return rows
+
+
+def pictures(tables: dict[str, list[Record]]) -> Iterator[Picture]:
+    """Draw the pictures, as far as there are pruned models."""
+    summary = tables["summary"]
+    if len(summary) > 1:
+        yield (
+            "compare",
+            "Perplexity against heads removed: pruned, repaired, healed",
+            plot_perplexity(tables["summary"]),
+        )
+    if len(tables["kinds"]) > 1:
+        yield "kinds", "Which kinds of heads each method removes", plot_removed_roles(tables["kinds"])
+
+
+def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
+    """Return the paragraphs of README.md; `about` is study.json."""
+    config, tokens = about["config"], about["tokens"]
+    gates, finetune, T = config["gate_train"], config["finetune"], config["model"]["T"]
+    share = finetune.get("distill", 0)
+    divergence = f", in which {share:.0%} of the loss is the divergence from the whole model" if share else ""
+    paragraphs = [
+        f"# compare, {about['model']} on {about['text']}",
+        f"Perplexity on the first {tokens['tokens']:,} tokens of the held-out test split after heads were removed from "
+        "one trained model, mean over seeds and standard deviation (spread): just pruned (no repair, 0 steps), with "
+        f"what stays fitted to {tokens['repair_tokens']:,} tokens by least squares (repair), and healed by steps of "
+        f"{finetune['B']} × {T} tokens{divergence} (`whole`: the model with all heads, before and after as many). "
+        f"Criteria read {tokens['score_tokens']:,} tokens of the validation split, leave-one-out {tokens['sample']:,}; "
+        f"gates on frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
+        "`tinyprune compare`; settings are in `study.json`, a row for each model in `results.csv`.",
+        markdown_table(tables["summary"]),
+    ]
+    if tables["inference"]:
+        paragraphs += ["Reading one text, in turns with the whole model:", markdown_table(tables["inference"])]
+    return paragraphs

@@ -1,0 +1,383 @@
+"""The pictures of all studies, drawn from the rows of their tables.
+
+As in `tinyprune.plots`, colour is never all that tells lines apart, and matplotlib's global settings stay unchanged.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator
+from numpy.typing import NDArray
+
+from tinyprune.experiments.methods import BASELINE, METHODS, UNPRUNED
+from tinyprune.experiments.results import grouped, mean_of, paired_differences, rows_of, spread_of
+from tinyprune.plots import DPI, GREY, HEAD_COLOURS, STYLE
+from tinyprune.tables import Record
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", ".")
+LINES = ("-", "--", "-.", ":")
+ORDER = ("gates", *(method for method in METHODS if method != "gates"), "michel-global")
+MEASURES = {
+    "parameters": "parameters",
+    "multiply_adds_per_token": "multiply-adds a token",
+    "ms_per_1k_tokens": "ms per 1,000 tokens",
+}
+SPREADS = 3.0  # at which the colours of the map end
+
+
+# What several pictures share.
+
+
+def look(names: Sequence[str], name: str) -> dict[str, Any]:
+    """Return colour, marker and line of `name`, one of several methods.
+
+    A method of `METHODS` looks the same in all pictures. No two of them have marker, line and filling in common.
+    """
+    i = (ORDER if name in ORDER else list(names)).index(name)
+    turn = i // len(HEAD_COLOURS)  # how often all colours have been used
+    colour = HEAD_COLOURS[i % len(HEAD_COLOURS)]
+    return {
+        "color": colour,
+        "marker": MARKERS[i % len(MARKERS)],
+        "linestyle": LINES[(i + turn) % len(LINES)],
+        "markerfacecolor": "white" if (i + turn) % 2 else colour,
+        "markersize": 5,
+        "linewidth": 2.0 if name == "gates" else 1.2,
+    }
+
+
+def means(rows: Sequence[Record], x: str) -> tuple[NDArray, NDArray, NDArray]:
+    """For each number of heads: mean of `x`, mean of bits per character and their spread over seeds, by rising x."""
+    points = sorted(
+        (mean_of(group, x), mean_of(group, "bits_per_character"), spread_of(group, "bits_per_character") or 0.0)
+        for group in grouped(rows, "heads_open").values()
+    )
+    return tuple(np.array(points).T)
+
+
+def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many Axes side by side, which have one y axis in common; sizes are in inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False, sharey=True)[0])
+
+
+def draw_seeds(axes: Axes, values: dict[str, Sequence[float]]) -> None:
+    """Draw a row for each name, the first on top: a dot for each seed, a bar at their mean."""
+    for place, own in enumerate(values.values()):
+        axes.plot(own, [place] * len(own), "o", color=HEAD_COLOURS[0], alpha=0.6, markersize=4)
+        if own:
+            axes.plot([statistics.fmean(own)] * 2, [place - 0.3, place + 0.3], color="black", linewidth=2)
+    axes.set(yticks=range(len(values)), yticklabels=list(values), ylim=(len(values) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3, linewidth=0.5)
+
+
+def draw_table(axes: Axes, table: NDArray, names: Sequence[str], texts: dict[float, str], **options: Any) -> None:
+    """Draw a table (rows, columns) as an image (`options` of `imshow`) with the rows' names; NaN is left empty.
+
+    `texts` are written for their values, in white where the colour is dark: above 0.6 of the largest magnitude.
+    """
+    axes.imshow(table, **options)
+    for (i, j), value in np.ndenumerate(table):
+        if value in texts and not np.isnan(value):
+            color = "white" if abs(value) > 0.6 * options["vmax"] else "black"
+            axes.text(j, i, texts[value], ha="center", va="center", color=color, size=7)
+    axes.set(yticks=range(len(names)), yticklabels=list(names))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def draw_level(axes: Axes, level: float, place: tuple[float, str], line: str) -> None:
+    """Draw the level of the model with all heads, named at the given x (in the Axes, 0 … 1) and alignment."""
+    axes.axhline(level, color=GREY, linestyle=line, linewidth=1)
+    x, align = place
+    options = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "color": GREY}
+    axes.annotate("all heads", (x, level), (3 - 6 * x, -9), ha=align, **options)
+
+
+def name_seeds(figure: Figure, rows: Sequence[Record]) -> None:
+    """Write above the picture over how many seeds it takes the mean."""
+    seeds = len({r["seed"] for r in rows})
+    figure.suptitle(f"mean and standard deviation over {seeds} seeds", fontsize=9)
+
+
+def pruned(rows: Sequence[Record], split: str) -> list[Record]:
+    """Return the rows of pruned models on one split."""
+    return [r for r in rows if r["split"] == split and r["method"] not in (BASELINE, UNPRUNED)]
+
+
+# One for each study, and those of `compare`.
+
+
+@matplotlib.style.context(STYLE)
+def plot_tradeoff(rows: Sequence[Record], split: str = "test") -> Figure:
+    """Draw quality against heads that stay, parameters and time, from the rows of results.csv.
+
+    Returns:
+        Figure with three Axes. Bits per character of each method, mean and standard deviation over seeds as error bars,
+        against heads that stay (above: parameters) and against measured time; the dotted line is the model that kept
+        all heads and was trained as long. Then the difference from random pruning to as many heads, by seeds.
+    """
+    methods = list(dict.fromkeys(r["method"] for r in pruned(rows, split)))
+    total = rows[0]["heads_total"]
+    figure = Figure(figsize=(12, 4.6), dpi=DPI, layout="constrained")
+    by_heads, by_time, difference = figure.subplots(1, 3)
+    by_heads.set(xlabel="heads that stay", ylabel=f"bits per character ({split})", xlim=(0, total + 1))
+    by_time.set(xlabel=MEASURES["ms_per_1k_tokens"], ylabel=f"bits per character ({split})")
+    difference.set(xlabel="heads that stay", ylabel="difference from random pruning (below 0: better)")
+    difference.set_xlim(0, total + 1)
+    if unpruned := rows_of(rows, UNPRUNED, split):
+        for axes in (by_heads, by_time):
+            draw_level(axes, statistics.fmean(r["bits_per_character"] for r in unpruned), (0, "left"), ":")
+    from_random = paired_differences(rows, "random", split)
+    # a little apart, so that error bars do not hide each other
+    offsets = np.linspace(-0.35, 0.35, len(methods)) if len(methods) > 1 else np.zeros(1)
+    for method, offset in zip(methods, offsets, strict=True):
+        own = rows_of(rows, method, split)
+        style = {"capsize": 2, "elinewidth": 0.8} | look(methods, method)
+        x, y, error = means(own, "heads_open")
+        by_heads.errorbar(x + offset, y, error, label=method, **style)
+        by_time.errorbar(*means(own, "ms_per_1k_tokens"), **style)
+        if paired := [r for r in from_random if r["method"] == method]:
+            points = sorted((r["heads_open"], r["difference"], r["spread"] or 0.0) for r in paired)
+            x, y, error = np.array(points).T
+            difference.errorbar(x + offset, y, error, **style)
+    difference.axhline(0, color=look(methods, "random")["color"], linewidth=1)
+    _parameters_above(by_heads, rows)
+    for axes in (by_heads, difference):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in figure.axes:
+        axes.grid(alpha=0.3, linewidth=0.5)
+    figure.legend(loc="outside lower center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
+    name_seeds(figure, rows)
+    return figure
+
+
+def _parameters_above(axes: Axes, rows: Sequence[Record]) -> None:
+    """Draw a second x axis with parameters, which are linear in the number of heads: each head owns equally many."""
+    points = {(r["heads_open"], r["parameters"]) for r in rows}
+    if len({heads for heads, _ in points}) < 2:
+        return
+    (h0, p0), (h1, p1) = min(points), max(points)
+    slope = (p1 - p0) / (h1 - h0)
+    above = axes.secondary_xaxis("top", functions=(lambda h: p0 + slope * (h - h0), lambda p: h0 + (p - p0) / slope))
+    above.set_xlabel("parameters")
+    above.xaxis.set(major_locator=MaxNLocator(5), major_formatter=EngFormatter(sep=""))
+
+
+@matplotlib.style.context(STYLE)
+def plot_beyond(rows: Sequence[Record], split: str = "test", reference: str = "michel") -> Figure | None:
+    """Draw how many bits more than the reference each method needs, seed by seed; None if the reference is missing.
+
+    There is an Axes for each number of heads; methods are in the order of their means at the number nearest to half.
+    """
+    own = pruned(rows, split)
+    level = {(r["heads_open"], r["seed"]): r["bits_per_character"] for r in own if r["method"] == reference}
+    counts = sorted({heads for heads, _ in level}, reverse=True)
+    if not counts:
+        return None
+    total = own[0]["heads_total"]
+    found: dict[int, dict[str, list[float]]] = {count: {} for count in counts}
+    for row in own:
+        pair = (row["heads_open"], row["seed"])
+        if pair in level:
+            values = found[row["heads_open"]].setdefault(row["method"], [])
+            values.append(row["bits_per_character"] - level[pair])
+    half = found[min(counts, key=lambda count: abs(count - total / 2))]
+    order = sorted(half, key=lambda method: statistics.fmean(half[method]))
+    figure, by_count = panels(len(counts), 2 + 1.9 * len(counts), 1.2 + 0.24 * len(order))
+    for axes, count in zip(by_count, counts, strict=True):
+        axes.axvline(0, color=GREY, linewidth=1)
+        draw_seeds(axes, {method: found[count].get(method, []) for method in order})
+        axes.set_title(f"{count} of {total} heads")
+    figure.supxlabel(f"bits per character more than {reference} ({split}); dots: seeds, bar: mean; left is better")
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_layers(rows: Sequence[Record]) -> Figure:
+    """Draw how many heads of each layer stay: an Axes for each number of heads in all layers together.
+
+    It has a row for each method and a column for each layer; the mean over seeds is written in the cell.
+    """
+    own = pruned(rows, "test")
+    methods = list(dict.fromkeys(r["method"] for r in own))
+    counts = sorted({r["heads_open"] for r in own}, reverse=True)
+    L = len(str(own[0]["heads_by_layer"]).split())
+    H = own[0]["heads_total"] // L
+    width = max(7.0, 1.6 + len(counts) * (0.34 * L + 0.35))
+    figure, by_count = panels(len(counts), width, 1.1 + 0.27 * len(methods))
+    for axes, count in zip(by_count, counts, strict=True):
+        table = np.full((len(methods), L), np.nan)
+        for i, method in enumerate(methods):
+            layers = [
+                [int(h) for h in str(r["heads_by_layer"]).split()]
+                for r in own
+                if r["method"] == method and r["heads_open"] == count
+            ]
+            if layers:
+                table[i] = np.mean(layers, 0)
+        axes.set(title=f"{count} of {own[0]['heads_total']}", xticks=range(L))
+        texts = {value: f"{value:.1f}".removesuffix(".0") for value in table.flat}
+        draw_table(axes, table, methods, texts, cmap="Blues", vmin=0, vmax=H, aspect="auto")
+    figure.supxlabel(f"layer (heads that stay in it, of {H}, mean over seeds)")
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_agreement(records: Sequence[Record]) -> Figure:
+    """Draw the rank correlation of every two methods' scores: a square table, with the numbers written in it."""
+    methods = list(dict.fromkeys(r["method"] for r in records))
+    found = {(r["method"], r["other"]): r["rank_correlation"] for r in records}
+    table = np.array([[found[a, b] for b in methods] for a in methods])
+    size = 2.2 + 0.42 * len(methods)
+    figure, (axes,) = panels(1, size + 0.6, size)
+    axes.set_title("rank correlation of the methods' scores of the heads")
+    texts = {value: f"{value:.2f}".replace("0.", ".").replace("1.00", "1") for value in table.flat}
+    draw_table(axes, table, methods, texts, cmap="RdBu", vmin=-1, vmax=1)
+    axes.set_xticks(range(len(methods)), methods, rotation=45, ha="right", rotation_mode="anchor")
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_ablation(rows: Sequence[Record], split: str = "test") -> Figure:
+    """Draw bits per character: an Axes for each number of heads, a row for each variant, dots for seeds, their mean."""
+    own = [r for r in rows if r["split"] == split]
+    variants = list(dict.fromkeys(r["method"] for r in own))
+    counts = sorted({r["heads_open"] for r in own}, reverse=True)
+    figure, by_count = panels(len(counts), 2 + 2.6 * len(counts), 1.2 + 0.32 * len(variants))
+    for axes, count in zip(by_count, counts, strict=True):
+        here = [r for r in own if r["heads_open"] == count]
+        draw_seeds(axes, {v: [r["bits_per_character"] for r in here if r["method"] == v] for v in variants})
+        axes.set_title(f"{count} of {own[0]['heads_total']} heads")
+    figure.supxlabel("bits per character (test); dots: seeds, bar: mean; left is better")
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_map(records: Sequence[Record]) -> Figure:
+    """Draw who wins where: an Axes for each length of healing, heads that stay against the length of the gate stage.
+
+    A field's colour is how many spreads the best criterion needs more than gates (blue: gates win), its text that
+    difference in hundredths of a bit, and the criterion. Where it is less than one spread, the field is pale.
+    """
+    heads = sorted({r["heads_open"] for r in records}, reverse=True)
+    stages, lengths = (sorted({r[name] for r in records}) for name in ("gate_steps", "healing"))
+    # the colour bar's label needs at least 2.6
+    figure, by_length = panels(len(lengths), 3.1 * len(lengths), max(2.6, 0.9 + 0.55 * len(heads)))
+    for axes, healing in zip(by_length, lengths, strict=True):
+        colours = np.zeros((len(heads), len(stages)))
+        for i, count in enumerate(heads):
+            for j, stage in enumerate(stages):
+                place: dict[str, Any] = {"heads_open": count, "gate_steps": stage, "healing": healing}
+                field = [r for r in records if all(r[name] == value for name, value in place.items())]
+                best = min(field, key=lambda r: r["bits_per_character"])
+                colours[i, j] = best["difference"] / (best["spread"] or np.inf)
+                text = f"{100 * best['difference']:+.1f} {best['method'][0].upper()}"
+                dark = abs(colours[i, j]) > 0.7 * SPREADS
+                axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+        image = axes.imshow(colours, cmap="RdBu", vmin=-SPREADS, vmax=SPREADS, aspect="auto")
+        axes.set(title=f"{healing:,} steps of healing", xlabel="steps of the gate stage")
+        axes.set_xticks(range(len(stages)), [f"{stage:,}" for stage in stages])
+        axes.set_yticks(range(len(heads)), [str(count) for count in heads])
+    by_length[0].set_ylabel("heads that stay")
+    bar = figure.colorbar(image, ax=by_length, shrink=0.9)
+    bar.set_label("← criterion wins   spreads   gates win →")
+    figure.suptitle("bits, in hundredths, that the best criterion needs more than gates", fontsize="medium")
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_architecture(rows: Sequence[Record], split: str = "test") -> Figure:
+    """Draw the architectures' quality against parameters, multiply-adds and time, with error bars over seeds."""
+    kinds = list(dict.fromkeys(r["method"] for r in rows))
+    figure, by_measure = panels(len(MEASURES), 9, 3.6)
+    for axes, (measure, label) in zip(by_measure, MEASURES.items(), strict=True):
+        for kind in kinds:
+            x, y, error = means(rows_of(rows, kind, split), measure)
+            axes.errorbar(x, y, error, label=kind, capsize=2, elinewidth=0.8, **look(kinds, kind))
+        axes.set(xlabel=label, xlim=(0, None))
+        axes.xaxis.set(major_locator=MaxNLocator(4), major_formatter=EngFormatter(sep=""))
+        axes.grid(alpha=0.3, linewidth=0.5)
+    by_measure[0].set_ylabel(f"bits per character ({split})")
+    name_seeds(figure, rows)
+    handles = by_measure[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_perplexity(summary: Sequence[Record]) -> Figure:
+    """Draw perplexity against heads removed, a line for each method; dashed is the whole model after as many steps.
+
+    Args:
+        summary: rows of summary.csv, see `compare.summarise`.
+
+    Returns:
+        Figure with an Axes for pruned models, one for repaired ones if there are any, and one for each number of steps
+        of healing, with a common logarithmic scale.
+    """
+    whole = {row["steps"]: row["perplexity"] for row in summary if row["method"] == "whole"}
+    rows = [row for row in summary if row["method"] != "whole"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+
+    def panel_of(row: Record) -> tuple[int, bool]:
+        return row["steps"], row["repair"] != "none" and not row["steps"]
+
+    shown = sorted({panel_of(row) for row in rows})
+    figure, by_kind = panels(len(shown), 1.4 + 3.6 * len(shown), 4.8)
+    lines: dict[str, Any] = {}
+    for axes, (steps, repaired) in zip(by_kind, shown, strict=True):
+        title = "repaired, without a step" if repaired else "pruned, and nothing else"
+        axes.set(title=f"after {steps} steps of healing" if steps else title, xlabel="heads removed")
+        if steps in whole:
+            draw_level(axes, whole[steps], (1, "right"), "--")
+        for method in methods:
+            if own := [row for row in rows if row["method"] == method and panel_of(row) == (steps, repaired)]:
+                x, y = ([row[name] for row in own] for name in ("heads_removed", "perplexity"))
+                style = look(methods, method)
+                if len(methods) <= len(HEAD_COLOURS):  # then no two have the same colour
+                    colour = HEAD_COLOURS[methods.index(method)]
+                    face = colour if style["markerfacecolor"] == style["color"] else "white"
+                    style |= {"color": colour, "markerfacecolor": face}
+                error = [row["spread"] or 0.0 for row in own]
+                lines[method] = axes.errorbar(x, y, error, capsize=2, elinewidth=0.8, **style)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.yaxis.minorticks_off()
+        axes.set_xticks(sorted({r["heads_removed"] for r in rows}))
+        axes.grid(alpha=0.3, linewidth=0.5)
+    by_kind[0].set_ylabel("perplexity (test)")
+    below = {"loc": "outside lower center", "ncols": min(5, len(methods)), "frameon": False, "fontsize": 8}
+    figure.legend([lines[method] for method in methods], methods, **below)
+    return figure
+
+
+@matplotlib.style.context(STYLE)
+def plot_removed_roles(records: Sequence[Record]) -> Figure:
+    """Draw the share of removed heads of each role, an Axes for each number of heads, a row for each method.
+
+    Args:
+        records: rows of kinds.csv, see `compare.removed_roles`.
+    """
+    whole, *rows = records
+    names = [name for name in whole if name not in ("method", "heads_removed")]
+    numbers = sorted({row["heads_removed"] for row in rows})
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    width = 1.6 + len(numbers) * (0.2 + 0.3 * len(names))
+    figure, by_number = panels(len(numbers), width, 1.8 + 0.26 * len(methods))
+    for axes, number in zip(by_number, numbers, strict=True):
+        found = {row["method"]: [row[name] for name in names] for row in rows if row["heads_removed"] == number}
+        shares = np.array([found.get(method, [np.nan] * len(names)) for method in methods])
+        draw_table(axes, shares, methods, {}, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_title(f"{number} removed")
+        axes.set_xticks(range(len(names)), [f"{name} ({whole[name]})" for name in names], rotation=90)
+    figure.colorbar(by_number[0].images[0], ax=by_number, label="share removed", shrink=0.8)
+    return figure
