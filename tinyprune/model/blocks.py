@@ -81,17 +81,9 @@ def attention_block_forward(
         cache: what `attention_block_backward` needs.
     """
     p, T = layer.p, x.shape[1]
-    options: dict[str, Any] = {
-        "span": config.span,
-        "scale": layer.scale,
-        "dropout": config.dropout_attention,
-        "rng": layer.rng,
-    }
     context, joined = ops.context_forward(m, x)  # (B, S, D)
     n, normed = norm_forward(context, p, "ln", config, ops)
-    biases = p.get("bq"), p.get("bk"), p.get("bv")
-    qkv, projected = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T, *biases, frozen=layer.frozen)
-    q, k, v = (by_head(x, config.Dh) for x in qkv)  # q (B, T, H, Dh), k and v (B, S, K, Dh)
+    (q, k, v), projected = heads_forward(n, T, layer, config, ops)  # q (B, T, H, Dh), k and v (B, S, K, Dh)
     q, q_turn = ops.rotary_forward(q, config.rotary, k.shape[1] - T)
     k, k_turn = ops.rotary_forward(k, config.rotary)
     k, k_share = ops.repeat_heads_forward(k, layer.groups)  # (B, S, H, Dh)
@@ -99,8 +91,9 @@ def attention_block_forward(
     if layer.keep is not None:
         layer.keep(k, v)
     r, distances = distances_forward(k.shape[1], layer, config, ops)  # (S, H, Dh), or None
-    persistent = p.get("u"), p.get("w"), p.get("pk"), p.get("pv"), p.get("gate")
-    o, attended = ops.attention_forward(q, k, v, r, *persistent, **options)  # (B, T, H, Dh)
+    others = (p.get(name) for name in ("u", "w", "pk", "pv", "gate"))
+    options: dict[str, Any] = {"scale": layer.scale, "dropout": config.dropout_attention, "rng": layer.rng}
+    o, attended = ops.attention_forward(q, k, v, r, *others, span=config.span, **options)  # (B, T, H, Dh)
     a, Wo = ops.linear_forward(merged(o), p["Wo"], p.get("bo"), frozen=layer.frozen)  # (B, T, D)
     y, added = ops.residual_forward(x, a, config.dropout, layer.rng)
     caches = joined, normed, projected, q_turn, k_turn, k_share, v_share, distances, attended, Wo, added
@@ -277,6 +270,16 @@ def norm_backward(
     # out = norm(x)
     dx, *grads = getattr(ops, f"{config.norm}_backward")(dout, cache)
     return dx, {f"{prefix}.{name}": g for name, g in zip(NORMS[config.norm], grads, strict=True)}
+
+
+def heads_forward(
+    n: NDArray, T: int, layer: Layer, config: ModelConfig, ops: Engine
+) -> tuple[tuple[NDArray, ...], tuple]:
+    """Project n (B, S, D) to the queries of its last T positions and to keys and values, by head; return the cache."""
+    p = layer.p
+    biases = p.get("bq"), p.get("bk"), p.get("bv")
+    qkv, cache = ops.projections_forward(n, p["Wq"], p["Wk"], p["Wv"], T, *biases, frozen=layer.frozen)
+    return tuple(by_head(x, config.Dh) for x in qkv), cache
 
 
 def distances_forward(S: int, layer: Layer, config: ModelConfig, ops: Engine) -> tuple[NDArray | None, Any]:
