@@ -39,7 +39,7 @@ def head_part(config: ModelConfig) -> Part:
     D, Dh, N, K = config.D, config.Dh, config.N, context_keys(config)
     own = 2 if config.kv_heads else 4  # of Wq, Wo and, unless they are shared, Wk, Wv
     width, biases = (D, N) if config.networks else (Dh, 0)  # of persistent vectors
-    biases += (own - 1) * Dh if config.bias == "layers" else 0  # bo is nobody's
+    biases += (own - 1) * Dh if config.bias == "layers" else 0  # bo belongs to no head
     parameters = (own + config.relative) * D * Dh + 2 * Dh * config.relative + 2 * N * width + biases
     scores_and_values = (2 + config.relative) * K * Dh + 2 * N * width
     return Part("one head", parameters, round(own * D * Dh + scores_and_values))
