@@ -40,6 +40,21 @@ def linear(x, W, b, frozen=False):
     return np.einsum("...k,ko->...o", x, W) + (0 if b is None else b)
 
 
+def matmul(a, b, bias=0.0, relu=False, where=None, onto=None):
+    out = np.einsum("...k,kn->...n", a, b) + bias
+    if onto is not None:
+        return (out + onto,) * 2  # what is returned, and what `onto` has become
+    return np.where((where if where is not None else out if relu else np.ones(1)) > 0, out, 0)
+
+
+def add_rows(x, index, rows):
+    return (x + sum_rows(rows, index, len(x)),) * 2
+
+
+def sum_rows(rows, index, n):
+    return np.einsum("rn,rd->nd", (index[:, None] == np.arange(n)) * 1.0, rows)
+
+
 def embedding(ids, E, dropout, rng, scale=None):
     factors, scale = kept((len(E),), dropout, rng), scale or math.sqrt(E.shape[1])
     return np.array([scale * E[i] * factors[i] for i in ids.flat]).reshape(*ids.shape, -1)
@@ -64,19 +79,21 @@ def context(x, m):
 
 
 def positions(x, P):
-    return np.array([[row + P[t] for t, row in enumerate(text)] for text in x])
+    return x if P is None else np.array([[row + P[t] for t, row in enumerate(text)] for text in x])
 
 
 def projections(n, Wq, Wk, Wv, T, bq, bk, bv, frozen=False):
     return linear(n[:, n.shape[1] - T :], Wq, bq), linear(n, Wk, bk), linear(n, Wv, bv)
 
 
-def rotary(x, base=10000.0, first=0):
+def rotary(x, base=10000.0, first=0, back=False):
     """A pair of features is a complex number, which is turned."""
+    if base is None:
+        return x
     half = x.shape[-1] // 2
     out = np.empty_like(x)
     for t, d in np.ndindex(x.shape[1], half):
-        turn = cmath.exp(1j * (first + t) / base ** (d / half))
+        turn = cmath.exp((-1j if back else 1j) * (first + t) / base ** (d / half))
         turned = (x[:, t, :, d] + 1j * x[:, t, :, half + d]) * turn
         out[:, t, :, d], out[:, t, :, half + d] = turned.real, turned.imag
     return out
@@ -117,7 +134,18 @@ def swiglu(a, b):
 
 
 def repeat_heads(x, index):
-    return np.stack([x[:, :, k] for k in index], axis=2)
+    return x if index is None else np.stack([x[:, :, k] for k in index], axis=2)
+
+
+def sum_heads(x, index, K):
+    return np.einsum("bshd,hk->bskd", x, np.arange(K) == np.array(index)[:, None])
+
+
+def units_gradient(products, r, weights, scale):
+    """The derivatives of Σ products_h · c g_h · max(a_h, 0) with respect to a and g."""
+    H = len(weights)
+    da = np.where(r > 0, products * np.repeat(weights, r.shape[-1] // H), 0)
+    return da, np.array([scale * x.sum() for x in np.split(r * products, H, -1)])
 
 
 def head_networks(x, pk, pb, pv, bo, gate=None, scale=1.0, frozen=False):
@@ -261,10 +289,18 @@ def put_slices(part, index, axis, n, width):
 FORMULAS = {name: f for name, f in globals().items() if getattr(f, "__module__", "") == __name__}
 FORMULAS |= {
     "AttentionStep": attention_reader,
+    "rotate": rotary,
+    "weight_gradient": lambda x, dout: np.tensordot(x, dout, (range(x.ndim - 1),) * 2),
+    "column_sums": lambda x: np.array([math.fsum(column.flat) for column in np.moveaxis(x, -1, 0)]),
+    "take_rows": lambda x, index: np.array([x[i] for i in index]),
+    "multiply_rows": lambda x, factors: np.einsum("r,r...->r...", factors, x),
+    "row_dots": lambda x, y, factor: factor * np.einsum("rij,rij->r", x, y),
+    "concatenate": lambda arrays, axis=0: np.swapaxes(
+        [x for array in arrays for x in array.swapaxes(0, axis)], 0, axis
+    ),
     "add": lambda a, b, more=(): np.reshape(
         [sum(xs) for xs in zip(*(x.flat for x in (a, b, *more)), strict=True)], a.shape
     ),
-    "join": lambda arrays: np.array([x for array in arrays for x in array]),
     "squared_norm": lambda x: math.fsum(value * value for value in x.flat),
     "squared_norms": lambda arrays: [math.fsum(value * value for value in x.flat) for x in arrays],
     "sigmoid": np.vectorize(logistic),

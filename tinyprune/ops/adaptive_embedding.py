@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
-from tinyprune.ops.embedding import check_ids
+from tinyprune.ops.rows import check_ids
 
 if TYPE_CHECKING:
     from tinyprune.ops.engine import Engine

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.adaptive_embedding import check_projections, cluster_bounds
-from tinyprune.ops.embedding import check_ids
+from tinyprune.ops.cross_entropy import check_targets
+from tinyprune.ops.shapes import check_shapes
 
 if TYPE_CHECKING:
     from tinyprune.ops.engine import Engine
@@ -51,8 +52,12 @@ def adaptive_softmax_forward(
     Raises:
         ValueError: if a target is not an integer in 0 … V−1, or the shapes do not fit together.
     """
-    check_arguments(x, targets, tables, projections, cluster_weight, cluster_bias, biases)
-    bounds = cluster_bounds(tables)
+    bounds, C = cluster_bounds(tables), len(tables) - 1
+    check_targets(x, targets, bounds[-1][1])
+    check_projections(tables, projections)
+    check_shapes(f"x: ... D, cluster_weight: {C} D, cluster_bias: {C}", x, cluster_weight, cluster_bias)
+    if [len(bias) for bias in biases] != [len(table) for table in tables]:
+        raise ValueError(f"biases must have one number for each row of tables, got {[bias.shape for bias in biases]}")
     rows, flat = x.reshape(targets.size, x.shape[-1]), targets.reshape(-1)
 
     V0 = len(tables[0])
@@ -151,28 +156,3 @@ def head_parameters(
 def zeros_like(ops: Engine, x: NDArray) -> Any:
     """Return the gradient of a parameter that was not used."""
     return ops.to_device(np.zeros(x.shape, x.dtype))
-
-
-def check_arguments(
-    x: NDArray,
-    targets: NDArray,
-    tables: list[NDArray],
-    projections: list[NDArray],
-    cluster_weight: NDArray,
-    cluster_bias: NDArray,
-    biases: list[NDArray],
-) -> None:
-    """Raise ValueError, naming the argument, unless everything fits together."""
-    bounds = cluster_bounds(tables)
-    if targets.shape != x.shape[:-1] or targets.size == 0:
-        raise ValueError(f"targets must have shape {x.shape[:-1]}, one or more, got {targets.shape}")
-    check_ids(targets, bounds[-1][1], "targets")
-    check_projections(tables, projections)
-    C, D = len(tables) - 1, x.shape[-1]
-    if cluster_weight.shape != (C, D) or cluster_bias.shape != (C,):
-        raise ValueError(
-            f"cluster_weight and cluster_bias must have shapes {(C, D)} and {(C,)}, got {cluster_weight.shape} and "
-            f"{cluster_bias.shape}"
-        )
-    if [len(bias) for bias in biases] != [len(table) for table in tables]:
-        raise ValueError(f"biases must have one number for each row of tables, got {[bias.shape for bias in biases]}")

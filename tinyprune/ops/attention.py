@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
+from tinyprune.ops.shapes import check_shapes, check_together
 
 
 class AttentionCache(NamedTuple):
@@ -259,33 +260,13 @@ def check_arguments(
     dropout: float,
 ) -> None:
     """Raise ValueError, naming the argument, unless everything fits together."""
-    if q.ndim != 4 or q.shape[3] < 1:
-        raise ValueError(f"q must be (B, T, H, Dh) with Dh ≥ 1, got {q.shape}")
-    B, T, H, Dh = q.shape
-    if k.ndim != 4 or (k.shape[0], *k.shape[2:]) != (B, H, Dh) or k.shape[1] < T:
-        raise ValueError(f"k must be ({B}, S, {H}, {Dh}) with S ≥ {T} to match q {q.shape}, got {k.shape}")
-    S = k.shape[1]
-    if (r is None) != (u is None) or (r is None) != (w is None):
-        raise ValueError("r, u and w must be given together or not at all")
-    if (pk is None) != (pv is None):
-        raise ValueError("pk and pv must be given together or not at all")
-    if pk is not None and (pk.ndim != 3 or pk.shape[1] < 1):
-        raise ValueError(
-            f"pk must be ({H}, N, {Dh}) and hold at least one persistent vector, got {pk.shape}; for none give None"
-        )
-    N = 0 if pk is None else pk.shape[1]
-    expected = {
-        "v": (v, (B, S, H, Dh)),
-        "r": (r, (S, H, Dh)),
-        "u": (u, (H, Dh)),
-        "w": (w, (H, Dh)),
-        "pk": (pk, (H, N, Dh)),
-        "pv": (pv, (H, N, Dh)),
-        "gate": (gate, (H,)),
-    }
-    for name, (value, shape) in expected.items():
-        if value is not None and value.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} to match q {q.shape} and k {k.shape}, got {value.shape}")
+    check_together("r, u and w", r, u, w)
+    check_together("pk and pv", pk, pv)
+    check_shapes(
+        "q: B T H Dh≥1, k: B S≥T H Dh, v: B S H Dh, r?: S H Dh, u?: H Dh, w?: H Dh, pk?: H N≥1 Dh, pv?: H N Dh, "
+        "gate?: H",
+        *(q, k, v, r, u, w, pk, pv, gate),
+    )
     if span is not None and span < 0:
         raise ValueError(f"span must be at least 0 or None, got {span}")
     check_rate("dropout", dropout)

@@ -22,6 +22,7 @@ from tinyprune.ops.attention import attention_forward
 from tinyprune.ops.layernorm import layernorm_forward
 from tinyprune.ops.linear import linear_forward
 from tinyprune.ops.rotary import rotate
+from tinyprune.ops.shapes import check_shapes
 
 
 class BlockWeights(NamedTuple):
@@ -95,7 +96,7 @@ class AttentionStep:
         Raises ValueError unless they are of this shape.
         """
         C, H, Dh = self.keys.shape
-        check_text(keys, values, H, Dh)
+        check_shapes(f"keys: n {H} {Dh}, values: n {H} {Dh}", keys, values)
         n = len(keys)
         again = n - n % C  # the token that took place 0 last
         for ring, text in ((self.keys, keys), (self.values, values)):
@@ -165,13 +166,6 @@ def attention_step(
     return x + y
 
 
-def check_text(keys: NDArray, values: NDArray, H: int, Dh: int) -> None:
-    """Raise ValueError unless keys and values are (n, H, Dh)."""
-    for name, x in (("keys", keys), ("values", values)):
-        if x.shape != (len(keys), H, Dh):
-            raise ValueError(f"{name} must be ({len(keys)}, {H}, {Dh}), got {x.shape}")
-
-
 def check_sizes(C: int, Dh: int, rope_base: float | None) -> None:
     """Raise ValueError unless there can be buffers of C places for heads of width Dh, rotated with `rope_base`."""
     for name, value in (("C", C), ("Dh", Dh)):
@@ -193,27 +187,12 @@ def check_step(
     n: NDArray | None,
 ) -> None:
     """Raise ValueError, naming the argument, unless these fit together; operations check the other arguments."""
-    if x.ndim != 1:
-        raise ValueError(f"x must be (D,), got {x.shape}")
-    if keys.ndim != 3 or len(keys) < 1:
-        raise ValueError(f"keys must be (C, H, Dh) with C ≥ 1, got {keys.shape}")
+    Wq, Wk, Wv, Wo, bo, *_, bq, bk, bv, rope_base = weights
+    check_shapes(
+        "x: D, keys: C≥1 H Dh, values: C H Dh, r?: ≥C H Dh, n?: D, Wq: D H·Dh, Wk: D H·Dh, Wv: D H·Dh, Wo: H·Dh D, "
+        "bo?: D, bq?: H·Dh, bk?: H·Dh, bv?: H·Dh",
+        *(x, keys, values, r, n, Wq, Wk, Wv, Wo, bo, bq, bk, bv),
+    )
     if read < 0:
         raise ValueError(f"read must be at least 0, got {read}")
-    D = len(x)
-    C, H, Dh = keys.shape
-    check_sizes(C, Dh, weights.rope_base)
-    if r is not None and (r.ndim != 3 or len(r) < C or r.shape[1:] != (H, Dh)):
-        raise ValueError(f"r must be (at least {C}, {H}, {Dh}) to match keys {keys.shape}, got {r.shape}")
-    expected = {
-        "values": (values, keys.shape),
-        **{name: (getattr(weights, name), (D, H * Dh)) for name in ("Wq", "Wk", "Wv")},
-        "Wo": (weights.Wo, (H * Dh, D)),
-        "bo": (weights.bo, (D,)),
-        **{name: (getattr(weights, name), (H * Dh,)) for name in ("bq", "bk", "bv")},
-        "n": (n, (D,)),
-    }
-    for name, (value, shape) in expected.items():
-        if value is not None and value.shape != shape:
-            raise ValueError(
-                f"{name} must have shape {shape} to match x {x.shape} and keys {keys.shape}, got {value.shape}"
-            )
+    check_sizes(len(keys), keys.shape[2], rope_base)

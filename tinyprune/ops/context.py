@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
+
 if TYPE_CHECKING:
     from tinyprune.ops.engine import Engine
 
@@ -30,7 +32,7 @@ def context_forward(ops: Engine, m: NDArray | None, x: NDArray) -> tuple[NDArray
     Raises:
         ValueError: if `m` is not of the batch and width of `x`.
     """
-    check_context(m, x)
+    check_shapes("x: B T D, m?: B M' D", x, m)
     T = x.shape[1]
     return x if m is None else ops.concatenate([m, x], 1), (T,)
 
@@ -47,12 +49,3 @@ def context_backward(dcontext: NDArray, cache: tuple) -> NDArray:
     (T,) = cache
     # context = [m; x]
     return dcontext[:, dcontext.shape[1] - T :]
-
-
-def check_context(m: NDArray | None, x: NDArray) -> None:
-    """Raise ValueError, naming the argument, unless `m` is None or has the batch and width of `x`."""
-    if x.ndim != 3:
-        raise ValueError(f"x must be (B, T, D), got {x.shape}")
-    B, _, D = x.shape
-    if m is not None and (m.ndim != 3 or (m.shape[0], m.shape[2]) != (B, D)):
-        raise ValueError(f"m must be ({B}, M', {D}) to match x {x.shape}, got {m.shape}")

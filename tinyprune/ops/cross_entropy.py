@@ -9,7 +9,7 @@ Nats / ln 2 are bits; exp(loss) is the perplexity.
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.embedding import check_ids
+from tinyprune.ops.rows import check_ids
 
 
 def log_softmax(logits: NDArray) -> NDArray:
@@ -67,8 +67,8 @@ def subtract_at_targets(x: NDArray, targets: NDArray, value: float) -> None:
     np.put_along_axis(x, place, np.take_along_axis(x, place, -1) - value, -1)
 
 
-def check_targets(logits: NDArray, targets: NDArray) -> None:
-    """Raise ValueError unless there is one target in 0 … V−1 for each row of logits, and at least one row."""
-    if targets.shape != logits.shape[:-1] or targets.size == 0:
-        raise ValueError(f"targets must have shape {logits.shape[:-1]}, one or more, got {targets.shape}")
-    check_ids(targets, logits.shape[-1], "targets")
+def check_targets(x: NDArray, targets: NDArray, V: int | None = None) -> None:
+    """Raise ValueError unless there is one target in 0 … V−1 for each row of x (..., D or V), and at least one row."""
+    if targets.shape != x.shape[:-1] or targets.size == 0:
+        raise ValueError(f"targets must have shape {x.shape[:-1]}, one or more, got {targets.shape}")
+    check_ids(targets, V or x.shape[-1], "targets")

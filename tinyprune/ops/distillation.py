@@ -10,6 +10,7 @@ gradient is the cross-entropy's with t in place of the one-hot vector of the tar
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.ops.add import check_same_shape
 from tinyprune.ops.cross_entropy import check_targets, log_softmax, subtract_at_targets
 
 
@@ -32,8 +33,7 @@ def distillation_forward(
         ValueError: if a target is not an integer in 0 … V−1, or the shapes do not fit together.
     """
     check_targets(logits, targets)
-    if teacher.shape != logits.shape:
-        raise ValueError(f"teacher must have the shape of logits {logits.shape}, got {teacher.shape}")
+    check_same_shape(logits=logits, teacher=teacher)
     log_p = log_softmax(logits)
     t = np.exp(teacher)
     surprise = -np.take_along_axis(log_p, targets[..., None], -1).mean()

@@ -13,15 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.dropout import check_rate, draw_keys, keep_mask
-from tinyprune.ops.rows import sum_rows
-
-
-def check_ids(ids: NDArray, V: int, name: str = "ids") -> None:
-    """Raise ValueError unless `ids` are integers in 0 … V−1 (NumPy would silently take −1 for the last row)."""
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name} must be integers, got dtype {ids.dtype}")
-    if ids.size and (ids.min() < 0 or ids.max() >= V):
-        raise ValueError(f"{name} must lie in 0 … {V - 1}, got {ids.min()} … {ids.max()}")
+from tinyprune.ops.rows import check_ids, sum_rows
 
 
 def embedding_forward(

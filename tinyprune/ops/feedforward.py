@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
+
 if TYPE_CHECKING:
     from tinyprune.ops.engine import Engine
 
@@ -36,7 +38,7 @@ def feedforward_forward(
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    check_arguments(x, W1, b1, W2, b2)
+    check_shapes("x: ... D, W1: D F, b1: F, W2: F D, b2: D", x, W1, b1, W2, b2)
     h = ops.matmul(x, W1, bias=b1, relu=True)
     out = ops.matmul(h, W2, bias=b2)
     return out, (None if frozen else x, h, W1, W2)
@@ -59,15 +61,3 @@ def feedforward_backward(ops: Engine, dout: NDArray, cache: tuple) -> tuple[NDAr
     if x is None:
         return dx, None, None, None, None
     return dx, ops.weight_gradient(x, da), ops.column_sums(da), ops.weight_gradient(h, dout), ops.column_sums(dout)
-
-
-def check_arguments(x: NDArray, W1: NDArray, b1: NDArray, W2: NDArray, b2: NDArray) -> None:
-    """Raise ValueError, naming the argument, unless everything fits together."""
-    if W1.ndim != 2:
-        raise ValueError(f"W1 must be (D, F), got {W1.shape}")
-    D, F = W1.shape
-    if x.ndim < 1 or x.shape[-1] != D:
-        raise ValueError(f"x must have {D} features to match W1 {W1.shape}, got x {x.shape}")
-    for name, value, shape in (("b1", b1, (F,)), ("W2", W2, (F, D)), ("b2", b2, (D,))):
-        if value.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} to match W1 {W1.shape}, got {value.shape}")

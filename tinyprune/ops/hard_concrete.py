@@ -14,6 +14,8 @@ In evaluation there is no noise and no temperature: s = sigmoid(log_alpha). With
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
+
 NOISE_EPS = 1e-6
 
 
@@ -88,5 +90,4 @@ def check_arguments(log_alpha: NDArray, u: NDArray | None, beta: float, gamma: f
     """Raise ValueError unless the gate's constants are in range and `u` is None or of the shape of `log_alpha`."""
     if not (beta > 0 and gamma < 0 and zeta > 1):
         raise ValueError(f"needed are beta > 0, gamma < 0, zeta > 1; got beta {beta}, gamma {gamma}, zeta {zeta}")
-    if u is not None and u.shape != log_alpha.shape:
-        raise ValueError(f"u must have the shape of log_alpha, {log_alpha.shape}, got {u.shape}")
+    check_shapes("log_alpha: ..., u?: ...", log_alpha, u)

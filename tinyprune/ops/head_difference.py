@@ -15,12 +15,7 @@ and the chain rule gives, exactly and not to first order,
 
 from numpy.typing import NDArray
 
-
-def check_output_projection(o: NDArray, Wo: NDArray) -> None:
-    """Raise ValueError unless Wo (H·Dh, D) fits o (B, T, H, Dh)."""
-    H, Dh = o.shape[2:]
-    if Wo.ndim != 2 or Wo.shape[0] != H * Dh:
-        raise ValueError(f"Wo must have shape ({H * Dh}, D) to match o {o.shape}, got {Wo.shape}")
+from tinyprune.ops.shapes import check_shapes
 
 
 def head_difference(o: NDArray, Wo: NDArray, scale: float = 1.0) -> NDArray:
@@ -37,8 +32,8 @@ def head_difference(o: NDArray, Wo: NDArray, scale: float = 1.0) -> NDArray:
     Raises:
         ValueError: if Wo has not Dh rows for each head of o.
     """
+    check_shapes("o: B T H Dh, Wo: H·Dh D", o, Wo)
     B, T, H, Dh = o.shape
-    check_output_projection(o, Wo)
     D = Wo.shape[1]
     per_head = o.transpose(2, 0, 1, 3).reshape(H, B * T, Dh)
     return scale * (per_head @ Wo.reshape(H, Dh, D)).reshape(H, B, T, D)

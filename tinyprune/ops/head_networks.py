@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.ops.add import check_same_shape
+from tinyprune.ops.shapes import check_shapes
+
 if TYPE_CHECKING:
     from tinyprune.ops.engine import Engine
 
@@ -66,7 +69,7 @@ def head_networks_forward(
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    check_arguments(x, pk, pb, pv, bo, gate)
+    check_shapes("pk: H N D, x: ... D, pb: H N, pv: H N D, bo: D, gate?: H", pk, x, pb, pv, bo, gate)
     H, N, D = pk.shape
     r = ops.matmul(x, pk.reshape(H * N, D).T, bias=pb.reshape(H * N), relu=True)
     weights = np.full(H, scale, pv.dtype) if gate is None else scale * gate
@@ -139,17 +142,4 @@ def check_units(products: NDArray, r: NDArray, weights: NDArray) -> None:
     """Raise ValueError, naming the argument, unless there are as many units for each weight."""
     if r.ndim < 1 or (r.shape[-1] % len(weights) if len(weights) else r.shape[-1]):
         raise ValueError(f"r must have as many units for each of {len(weights)} heads, got {r.shape}")
-    if products.shape != r.shape:
-        raise ValueError(f"products must have the shape of r, {r.shape}, got {products.shape}")
-
-
-def check_arguments(x: NDArray, pk: NDArray, pb: NDArray, pv: NDArray, bo: NDArray, gate: NDArray | None) -> None:
-    """Raise ValueError, naming the argument, unless everything fits together."""
-    if pk.ndim != 3:
-        raise ValueError(f"pk must be (H, N, D), got {pk.shape}")
-    H, N, D = pk.shape
-    if x.ndim < 1 or x.shape[-1] != D:
-        raise ValueError(f"x must have {D} features to match pk {pk.shape}, got x {x.shape}")
-    for name, value, shape in (("pb", pb, (H, N)), ("pv", pv, (H, N, D)), ("bo", bo, (D,)), ("gate", gate, (H,))):
-        if value is not None and value.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} to match pk {pk.shape}, got {value.shape}")
+    check_same_shape(r=r, products=products)

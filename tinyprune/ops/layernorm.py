@@ -9,6 +9,8 @@ out  = n · scale + bias            (..., D)
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
+
 
 def layernorm_forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float = 1e-5) -> tuple[NDArray, tuple]:
     """Normalise the last axis of `x`, then scale and shift it.
@@ -61,6 +63,4 @@ def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, N
 
 def check_scale_and_bias(x: NDArray, scale: NDArray, bias: NDArray) -> None:
     """Raise ValueError, naming the argument, unless both have one number for each feature of x."""
-    for name, value in (("scale", scale), ("bias", bias)):
-        if value.shape != x.shape[-1:]:
-            raise ValueError(f"{name} must have shape {x.shape[-1:]} to match x {x.shape}, got {value.shape}")
+    check_shapes("x: ... D, scale: D, bias: D", x, scale, bias)

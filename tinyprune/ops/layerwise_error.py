@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.head_difference import check_output_projection
+from tinyprune.ops.shapes import check_shapes
 
 if TYPE_CHECKING:
     from tinyprune.ops.engine import Engine
@@ -49,7 +49,7 @@ def layerwise_error_forward(
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    check_arguments(gate, o, Wo, bo)
+    check_shapes("o: B T H Dh, Wo: H·Dh D, bo: D, gate: H", o, Wo, bo, gate)
     B, T, H, Dh = o.shape
     rows = o.reshape(B * T, H * Dh)
     scale = float(scale)
@@ -81,14 +81,3 @@ def layerwise_error_backward(dout: float | np.inexact, cache: tuple) -> NDArray:
     de = dout * 2 * (G @ e) / full
     # e = scale * gate - 1
     return scale * de
-
-
-def check_arguments(gate: NDArray, o: NDArray, Wo: NDArray, bo: NDArray) -> None:
-    """Raise ValueError, naming the argument, unless everything fits together."""
-    check_output_projection(o, Wo)
-    H, D = o.shape[2], Wo.shape[1]
-    for name, value, shape in (("gate", gate, (H,)), ("bo", bo, (D,))):
-        if value.shape != shape:
-            raise ValueError(
-                f"{name} must have shape {shape} to match o {o.shape} and Wo {Wo.shape}, got {value.shape}"
-            )

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tinyprune.ops.products import rows
+from tinyprune.ops.shapes import check_shapes
 
 
 def linear_forward(x: NDArray, W: NDArray, b: NDArray | None = None, *, frozen: bool = False) -> tuple[NDArray, tuple]:
@@ -64,7 +65,4 @@ def linear_backward(dout: NDArray, cache: tuple, *, onto: NDArray | None = None)
 
 def check_arguments(x: NDArray, W: NDArray, b: NDArray | None) -> None:
     """Raise ValueError, naming the argument, unless everything fits together."""
-    if W.ndim != 2 or x.ndim < 1 or x.shape[-1] != W.shape[0]:
-        raise ValueError(f"x must have {W.shape[0]} features to match W {W.shape}, got x {x.shape}")
-    if b is not None and b.shape != W.shape[1:]:
-        raise ValueError(f"b must have shape ({W.shape[1]},) to match W {W.shape}, got {b.shape}")
+    check_shapes("x: ... K, W: K O, b?: O", x, W, b)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
+
 if TYPE_CHECKING:
     from tinyprune.ops.engine import Engine
 
@@ -32,7 +34,7 @@ def positions_forward(ops: Engine, x: NDArray, P: NDArray | None) -> tuple[NDArr
     """
     if P is None:
         return x, None
-    check_positions(x, P)
+    check_shapes("x: B T D, P: ≥T D", x, P)
     B, T, D = x.shape
     return ops.add(x, ops.take_slices(P[:T].reshape(1, T, D), [0] * B, 0)), len(P)
 
@@ -53,12 +55,3 @@ def positions_backward(ops: Engine, dout: NDArray, cache: Any) -> tuple[NDArray,
     # out = x + P[:T]
     dP = ops.column_sums(dout.reshape(B, T * D)).reshape(T, D)
     return dout, ops.put_slices(dP, range(T), 0, cache)
-
-
-def check_positions(x: NDArray, P: NDArray) -> None:
-    """Raise ValueError, naming the argument, unless `P` has a vector as wide as `x` for each of its places."""
-    if x.ndim != 3:
-        raise ValueError(f"x must be (B, T, D), got {x.shape}")
-    _, T, D = x.shape
-    if P.ndim != 2 or P.shape[0] < T or P.shape[1] != D:
-        raise ValueError(f"P must be (rows, {D}) with rows ≥ {T} to match x {x.shape}, got {P.shape}")

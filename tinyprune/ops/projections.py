@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
+
 if TYPE_CHECKING:
     from tinyprune.ops.engine import Engine
 
@@ -51,8 +53,12 @@ def projections_forward(
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    check_arguments(n, Wq, Wk, Wv, T, bq, bk, bv)
+    check_shapes(
+        "n: B S D, Wq: D H·Dh, Wk: D K·Dh, Wv: D K·Dh, bq?: H·Dh, bk?: K·Dh, bv?: K·Dh", n, Wq, Wk, Wv, bq, bk, bv
+    )
     S = n.shape[1]
+    if not 0 <= T <= S:
+        raise ValueError(f"T must be at least 0 and at most {S} to match n {n.shape}, got {T}")
     q, q_cache = ops.linear_forward(n[:, S - T :], Wq, bq, frozen=frozen)
     k, k_cache = ops.linear_forward(n, Wk, bk, frozen=frozen)
     v, v_cache = ops.linear_forward(n, Wv, bv, frozen=frozen)
@@ -80,29 +86,3 @@ def projections_backward(
     _, dWv, dbv = ops.linear_backward(dv, v_cache, onto=dn)
     _, dWq, dbq = ops.linear_backward(dq, q_cache, onto=dn[:, S - T :])
     return dn, dWq, dWk, dWv, dbq, dbk, dbv
-
-
-def check_arguments(
-    n: NDArray,
-    Wq: NDArray,
-    Wk: NDArray,
-    Wv: NDArray,
-    T: int,
-    bq: NDArray | None,
-    bk: NDArray | None,
-    bv: NDArray | None,
-) -> None:
-    """Raise ValueError, naming the argument, unless everything fits together."""
-    if n.ndim != 3:
-        raise ValueError(f"n must be (B, S, D), got {n.shape}")
-    _, S, D = n.shape
-    for name, W, width in (("Wq", Wq, "H·Dh"), ("Wk", Wk, "K·Dh")):
-        if W.ndim != 2 or len(W) != D:
-            raise ValueError(f"{name} must have shape ({D}, {width}) to match n {n.shape}, got {W.shape}")
-    if Wv.shape != Wk.shape:
-        raise ValueError(f"Wv must have the shape of Wk, {Wk.shape}, got {Wv.shape}")
-    for name, b, W in (("bq", bq, Wq), ("bk", bk, Wk), ("bv", bv, Wv)):
-        if b is not None and b.shape != W.shape[1:]:
-            raise ValueError(f"{name} must have shape {W.shape[1:]} to match W{name[1]} {W.shape}, got {b.shape}")
-    if not 0 <= T <= S:
-        raise ValueError(f"T must be at least 0 and at most {S} to match n {n.shape}, got {T}")

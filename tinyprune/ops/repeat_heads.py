@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
 from tinyprune.ops.slices import check_index
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def repeat_heads_forward(ops: Engine, x: NDArray, index: Sequence[int] | NDArray
     """
     if index is None:
         return x, None
-    check_arguments(x, index)
+    check_shapes("x: B S K Dh", x)
+    check_numbers(index, x.shape[2])
     return ops.take_slices(x, index, 2), (index, x.shape[2])
 
 
@@ -80,18 +82,10 @@ def sum_heads(x: NDArray, index: Sequence[int] | NDArray, K: int) -> NDArray:
     return out
 
 
-def check_arguments(x: NDArray, index: Sequence[int] | NDArray) -> None:
-    """Raise ValueError, naming the argument, unless `index` has numbers of heads of `x`."""
-    if x.ndim != 4:
-        raise ValueError(f"x must be (B, S, K, Dh), got {x.shape}")
-    check_numbers(index, x.shape[2])
-
-
 def check_sum_heads(x: NDArray, index: Sequence[int] | NDArray, K: int) -> None:
     """Raise ValueError, naming the argument, unless `index` has a number in 0 … K−1 for each head of `x`."""
-    if x.ndim != 4 or x.shape[2] != len(index):
-        raise ValueError(f"x must be (B, S, H, Dh) with H = {len(index)}, the length of index, got {x.shape}")
     check_numbers(index, K)
+    check_shapes("index: H, x: B S H Dh", np.asarray(index), x)
 
 
 def check_numbers(index: Sequence[int] | NDArray, K: int) -> None:

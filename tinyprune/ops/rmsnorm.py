@@ -10,6 +10,8 @@ LayerNorm without its mean and its bias: what is kept is the direction of x.
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
+
 
 def rmsnorm_forward(x: NDArray, scale: NDArray, eps: float = 1e-5) -> tuple[NDArray, tuple]:
     """Normalise the last axis of `x`, then scale it.
@@ -66,5 +68,4 @@ def rmsnorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray]:
 
 def check_scale(x: NDArray, scale: NDArray) -> None:
     """Raise ValueError unless `scale` is one number for each feature of x."""
-    if scale.shape != x.shape[-1:]:
-        raise ValueError(f"scale must have shape {x.shape[-1:]} to match x {x.shape}, got {scale.shape}")
+    check_shapes("x: ... D, scale: D", x, scale)

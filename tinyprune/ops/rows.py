@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.ops.add import check_same_shape
+from tinyprune.ops.shapes import check_shapes
 
 
 def take_rows(x: NDArray, index: NDArray) -> NDArray:
@@ -115,20 +116,24 @@ def row_dots(x: NDArray, y: NDArray, factor: float = 1.0) -> NDArray:
     return factor * (x * y).sum(tuple(range(1, x.ndim)))
 
 
+def check_ids(ids: NDArray, V: int, name: str = "ids") -> None:
+    """Raise ValueError unless `ids` are integers in 0 … V−1 (NumPy would silently take −1 for the last row)."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, got dtype {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= V):
+        raise ValueError(f"{name} must lie in 0 … {V - 1}, got {ids.min()} … {ids.max()}")
+
+
 def check_rows_index(index: Any, n: int) -> None:
     """Raise ValueError unless `index` is (n,), integers in 0 … n−1 (NumPy would silently take −1 for the last row)."""
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise ValueError(f"index must be 1-D, integers, got {index.dtype} {index.shape}")
-    if index.size and (index.min() < 0 or index.max() >= n):
-        raise ValueError(f"index must lie in 0 … {n - 1}, got {index.min()} … {index.max()}")
+    check_ids(index, n, "index")
 
 
 def check_each_row(x: NDArray, index: NDArray, rows: NDArray) -> None:
     """Raise ValueError unless `rows` has one row as wide as those of `x` for each number of `index`."""
-    if x.ndim != 2 or rows.shape != (len(index), x.shape[1]):
-        raise ValueError(
-            f"rows must be 2-D, {len(index)} as index has numbers, and as wide as x {x.shape}, got {rows.shape}"
-        )
+    check_shapes("index: n, rows: n D, x: R D", index, rows, x)
 
 
 def check_factors(x: NDArray, factors: NDArray) -> None:

@@ -138,7 +138,7 @@ def test_a_text_of_other_heads_is_refused(kind):
     step = make_step(kind, **example(np.float32))
     keys = np.zeros((2, 3, 5), np.float32)
     for wrong, name in [((keys[:, :1], keys), "keys"), ((keys, keys[:1]), "values"), ((keys, keys[..., :4]), "values")]:
-        with pytest.raises(ValueError, match=rf"{name} must be \(2, 3, 5\), got"):
+        with pytest.raises(ValueError, match=rf"{name} must have shape \((n|2), 3, 5\)"):
             step.fill(*wrong)
     assert step.read == 0
 
@@ -179,14 +179,14 @@ def test_weights_are_copied_and_left_alone():
     ("change", "message"),
     [
         ({"C": 0}, "C must be at least 1, got 0"),
-        ({"C": 7}, r"r must be \(at least 7, 3, 5\) .*, got \(6, 3, 5\)"),
+        ({"C": 7}, r"r must have shape \(≥ 7, 3, 5\), got \(6, 3, 5\)"),
         ({"Dh": 0}, "Dh must be at least 1, got 0"),
         ({"rope_base": 100.0}, "Dh must be even for rotary positions, got 5"),
         ({"Dh": 6, "rope_base": 0.0}, "rope_base must be greater than 0, got 0.0"),
-        ({"bk": np.ones(14)}, r"bk must have shape \(15,\) .*, got \(14,\)"),
+        ({"bk": np.ones(14)}, r"bk must have shape \(15,\), got \(14,\)"),
         ({"Dh": 4}, r"Wq must be \(D, H·4\) with D ≥ 1 for heads of width 4, got \(13, 15\)"),
         ({"w": None}, "r, u and w must be given together or not at all"),
-        ({"pk": np.ones((3, 0, 5))}, r"pk must be \(3, N, 5\) with N ≥ 1, got \(3, 0, 5\)"),
+        ({"pk": np.ones((3, 0, 5))}, r"pk must have shape \(3, N ≥ 1, 5\), got \(3, 0, 5\)"),
         ({"Wq": np.ones((0, 15))}, r"Wq must be .*, got \(0, 15\)"),
         ({"ln_bias": np.ones((13, 1))}, r"ln_bias must have shape \(13,\)"),
     ],

@@ -52,5 +52,5 @@ def test_nothing_is_written_when_something_does_not_fit(place):
         step(to_device(text(11)[1]))
     assert np.array_equal(to_host(step.keys), keys) and np.array_equal(to_host(step.values), values)
     assert step.read == 1
-    with pytest.raises(ValueError, match=r"x must be \(D,\), got \(1, 11\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(D,\), got \(1, 11\)"):
         step(to_device(text(11)[:1]))

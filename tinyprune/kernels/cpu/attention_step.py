@@ -53,8 +53,8 @@ from tinyprune.ops.attention_step import (
     BlockWeights,
     attention_step,  # noqa: F401 (for single tokens: it packs nothing)
     check_sizes,
-    check_text,
 )
+from tinyprune.ops.shapes import check_shapes, check_together
 
 EPS = 1e-5  # of the LayerNorm
 
@@ -262,17 +262,12 @@ class AttentionStep:
 
     def __init__(self, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
         Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, scale, bq, bk, bv, rope_base = weights
-        norm = {name: x for name, x in (("ln_scale", ln_scale), ("ln_bias", ln_bias)) if x is not None}
-        biases = {"bq": bq, "bk": bk, "bv": bv}
-        optional = {"bo": bo, "r": r, "u": u, "w": w, "pk": pk, "pv": pv, "gate": gate, **biases}
-        given = {name: value for name, value in optional.items() if value is not None}
-        check_sizes(C, Dh, rope_base)
-        check(C, Dh, **norm, Wq=Wq, Wk=Wk, Wv=Wv, Wo=Wo, **given)
+        check(C, Dh, r, weights)
         D, W = Wq.shape
         N = 0 if pk is None else pk.shape[1]
         factors = np.full(W // Dh, float(scale)) if gate is None else gate * float(scale)
         L = VECTOR_BYTES // Wq.itemsize
-        biased = any(bias is not None for bias in biases.values())
+        biased = any(bias is not None for bias in (bq, bk, bv))
         self.sizes = (Dh, C, N, r is not None, biased)
         at = layout(D, *self.sizes, L)
         places = whole(C, L)
@@ -315,7 +310,8 @@ class AttentionStep:
     def fill(self, keys: NDArray, values: NDArray) -> None:
         """Forget everything, and take over a text, as `tinyprune.ops.AttentionStep.fill`."""
         Dh, C, N, *_ = self.sizes
-        check_text(keys, values, len(self.is_open), Dh)
+        H = len(self.is_open)
+        check_shapes(f"keys: n {H} {Dh}, values: n {H} {Dh}", keys, values)
         self.clear()
         n, L = len(keys), VECTOR_BYTES // self.n.itemsize
         at = layout(len(self.n), *self.sizes, L)
@@ -367,33 +363,20 @@ def put(
         panel[first : first + given[0], : given[1] - j] = matrix[:, j : j + width]
 
 
-def check(C, Dh, **arrays) -> None:
-    """Raise ValueError, naming the argument, unless everything fits together. arrays: those that are not None."""
-    for names in (("ln_scale", "ln_bias"), ("r", "u", "w"), ("pk", "pv")):
-        if len(names) > sum(name in arrays for name in names) > 0:
-            raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must be given together or not at all")
-    check_floats(**arrays)
-    Wq = arrays["Wq"]
+def check(C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
+    """Raise ValueError, naming the argument, unless everything fits together."""
+    Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, u, w, pk, pv, gate, _, bq, bk, bv, rope_base = weights
+    check_sizes(C, Dh, rope_base)
+    check_together("ln_scale and ln_bias", ln_scale, ln_bias)
+    check_together("r, u and w", r, u, w)
+    check_together("pk and pv", pk, pv)
     if Wq.ndim != 2 or len(Wq) < 1 or Wq.shape[1] % Dh:
         raise ValueError(f"Wq must be (D, H·{Dh}) with D ≥ 1 for heads of width {Dh}, got {Wq.shape}")
-    D, W = Wq.shape
-    H = W // Dh
-    pk, r = arrays.get("pk"), arrays.get("r")
-    N = pk.shape[1] if pk is not None and pk.ndim == 3 else 0
-    if pk is not None and N < 1:
-        raise ValueError(f"pk must be ({H}, N, {Dh}) with N ≥ 1, got {pk.shape}; for none give None")
-    if r is not None and (r.ndim != 3 or len(r) < C or r.shape[1:] != (H, Dh)):
-        raise ValueError(f"r must be (at least {C}, {H}, {Dh}) to match C {C} and Wq {Wq.shape}, got {r.shape}")
-    expected = {
-        "Wk": (D, W),
-        "Wv": (D, W),
-        "Wo": (W, D),
-        **dict.fromkeys(("ln_scale", "ln_bias", "bo"), (D,)),
-        **dict.fromkeys(("bq", "bk", "bv"), (W,)),
-        **dict.fromkeys(("u", "w"), (H, Dh)),
-        **dict.fromkeys(("pk", "pv"), (H, N, Dh)),
-        "gate": (H,),
-    }
-    for name, shape in expected.items():
-        if name in arrays and arrays[name].shape != shape:
-            raise ValueError(f"{name} must have shape {shape} to match Wq {Wq.shape}, got {arrays[name].shape}")
+    H, W = Wq.shape[1] // Dh, Wq.shape[1]
+    check_shapes(
+        f"Wq: D {W}, Wk: D {W}, Wv: D {W}, Wo: {W} D, bo?: D, ln_scale?: D, ln_bias?: D, r?: ≥{C} {H} {Dh}, "
+        f"u?: {H} {Dh}, w?: {H} {Dh}, pk?: {H} N≥1 {Dh}, pv?: {H} N {Dh}, gate?: {H}, bq?: {W}, bk?: {W}, bv?: {W}",
+        *(Wq, Wk, Wv, Wo, bo, ln_scale, ln_bias, r, u, w, pk, pv, gate, bq, bk, bv),
+    )
+    given = weights._asdict() | {"r": r, "scale": None, "rope_base": None}
+    check_floats(**{name: x for name, x in given.items() if x is not None})

@@ -19,8 +19,7 @@ from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient,
 from tinyprune.kernels.cpu.dropout import keep_factor, threshold
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 from tinyprune.ops.dropout import check_rate, draw_keys
-from tinyprune.ops.embedding import check_ids
-from tinyprune.ops.rows import check_each_row, check_rows_index
+from tinyprune.ops.rows import check_each_row, check_ids, check_rows_index
 
 
 @kernel

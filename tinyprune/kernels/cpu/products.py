@@ -88,5 +88,6 @@ def ones(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
 def column_sums(x: NDArray) -> NDArray:
     """Sum over all rows, (..., O) → (O,), as `ops.column_sums`; float32 or float64."""
     check_rows("x", x)
+    check_floats(x=x)
     rows = matrix(x)
     return multiply(ones((*rows.shape[:-1], 1), rows.dtype), rows, transpose_a=True).reshape(-1)
