@@ -14,7 +14,7 @@ pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 
 from tinyprune import notebook, ops
 from tinyprune.errors import UsageError
-from tinyprune.kernels.cpu.norm import block_squares
+from tinyprune.kernels.cpu.updates import block_squares
 from tinyprune.notebook import drawing, frames, timing
 from tinyprune.ops.linear import rows
 

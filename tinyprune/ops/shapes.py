@@ -73,7 +73,7 @@ def lengths(axes: Sequence[str], shape: tuple[int, ...], known: dict[str, Any]) 
         name, _, least = axis.partition("≥")
         if n != length(name, known, n) or n < length(least, known, 0):
             return None
-        if name:
+        if name and not name.isdigit():
             known[name] = n
     return known
 

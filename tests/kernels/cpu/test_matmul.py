@@ -180,16 +180,10 @@ def test_an_entry_does_not_depend_on_its_neighbours():
 f32 = np.float32
 BAD_SHAPES = [  # of a, b, and what is added or written to
     ((2, 3), (4, 5), {}, r"columns of a must be as many as the rows of b, got a \(2, 3\) and b \(4, 5\)"),
-    ((2, 3), (3, 5), {"transpose_a": True}, r"a \(2, 3\), transposed, and b \(3, 5\)"),
     ((2, 3), (3, 5), {"transpose_b": True}, r"b \(3, 5\), transposed"),
-    ((3,), (3, 5), {}, r"got a \(3,\)"),
-    ((2, 3), (3,), {}, r"b \(3,\)"),
-    ((2, 2, 3), (2, 3, 5), {}, r"b \(2, 3, 5\)"),
     ((2, 3), (5, 2, 3), {"transpose_b": True}, r"b \(5, 2, 3\)"),
     ((2, 4, 3), (8, 5), {"transpose_a": True}, r"b \(8, 5\)"),
     ((2, 3), (3, 5), {"bias": (2,)}, r"bias must have shape \(5,\)"),
-    ((2, 3), (3, 5), {"bias": (1, 5)}, r"bias must have shape \(5,\)"),
-    ((2, 3), (3, 5), {"residual": (5,)}, r"residual must have shape \(2, 5\)"),
     ((2, 3), (3, 5), {"residual": ()}, r"residual must have shape \(2, 5\)"),
     ((2, 3), (3, 5), {"out": (5, 2)}, r"out must have shape \(2, 5\)"),
 ]
@@ -227,15 +221,6 @@ def test_a_kept_plan_does_not_hide_that_an_array_is_another_one():
     kernels = len(alone.signatures)
     np.testing.assert_array_equal(matmul(x, x, bias=bias, residual=x), 5 + bias[None].repeat(4, 0))
     assert len(alone.signatures) == kernels  # nothing was compiled for read-only arrays
-
-
-@pytest.mark.parametrize("dtype", [int, bool, complex, np.float16, ">f4"])
-def test_dtypes_that_are_not_compiled(dtype):
-    x = np.ones((2, 2)).astype(dtype)
-    with pytest.raises(ValueError, match="a must be float32 or float64"):
-        matmul(x, x)
-    with pytest.raises(ValueError, match="b must have the dtype of a"):
-        matmul(np.ones((2, 2)), x)
 
 
 @pytest.mark.parametrize("read", ["a", "b", "bias", "residual"])

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tinyprune.kernels.cpu.linear import column_sums
 
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.arguments import SMALL
-from tinyprune.kernels.cpu.dropout import kept, threshold
-from tinyprune.kernels.cpu.norm import COLUMNS
+from tinyprune.kernels.cpu.dropout import kept
+from tinyprune.kernels.cpu.updates import COLUMNS
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.dropout import keep_mask
 
@@ -36,11 +35,6 @@ def test_squares_of_float32_neither_overflow_nor_vanish():
     x = np.array([1e30, 1e-30], np.float32)
     assert (cpu.squared_norm(x), cpu.squared_norm(x[1:])) == (float(x[0]) ** 2, float(x[1]) ** 2)
     assert cpu.squared_norm(np.array([1e200, 1.0])) == math.inf
-
-
-def test_column_sums_are_exact_where_numbers_are():
-    rows = np.arange(2000 * 130, dtype=np.float64).reshape(2, 1000, 130)
-    np.testing.assert_array_equal(column_sums(rows), rows.sum((0, 1)))
 
 
 def test_one_row_in_the_place_of_many_is_added_where_it_lies():
@@ -67,22 +61,6 @@ def test_slices_along_any_axis(dtype, before, after, n, width, seed):
     part = ops.take_slices(x, index, axis, width)
     assert_same_bits(cpu.take_slices(x, index, axis, width), part)
     assert_same_bits(cpu.put_slices(part, index, axis, n, width), ops.put_slices(part, index, axis, n, width))
-
-
-@pytest.mark.parametrize("S", [5, 0])
-def test_projections_without_queries(S):
-    arrays = draw(np.float64, (2, S, 3), (3, 4), (3, 4), (3, 4))
-    (outs, kept), (expected, _) = (backend.projections_forward(*arrays, 0) for backend in (cpu, ops))
-    assert_close(outs, expected, np.float64)
-    assert cpu.projections_backward(*outs, kept)[0].shape == (2, S, 3)
-
-
-@few
-@given(keys=st.tuples(*[st.integers(0, 2**32 - 1)] * 2), rate=st.floats(0, 0.999), start=st.integers(0, 2**32 - 1))
-def test_the_hash_of_one_entry(keys, rate, start):
-    limits = np.uint32(keys[0]), np.uint32(keys[1]), np.uint32(threshold(rate))
-    assert [kept(i, *limits) for i in range(50)] == keep_mask((50,), rate, keys).tolist()
-    assert kept(start, *limits) == kept(start + 2**32, *limits)  # entries are numbered modulo 2³²
 
 
 def test_an_entry_stays_up_to_exactly_its_hash():

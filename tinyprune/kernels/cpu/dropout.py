@@ -1,6 +1,7 @@
-"""Dropout: set a random share of the entries to zero and scale the others up. See `tinyprune.ops.dropout`.
+"""Dropout, alone and of what is added to the residual stream. See `tinyprune.ops.dropout` and `residual`.
 
-    for i: out[i] = x[i] · (1 / (1 − rate) if kept(i) else 0)
+    dropout    for i: out[i] = x[i] · (1 / (1 − rate) if kept(i) else 0)
+    residual   for i: out[i] = x[i] + y[i] · (1 / (1 − dropout) if kept(i) else 0)
 
 The mask is never stored: forward and backward each compute whether an entry is kept, in loops that LLVM vectorises. All
 steps of the hash, `formulas.kept`, are in 32 bits, of which a vector holds twice as many as of Numba's usual 64.
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_floats, check_gradient, flat
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.joins import add
 from tinyprune.kernels.formulas import threshold
 from tinyprune.ops.dropout import check_rate, draw_keys
 
@@ -71,3 +73,22 @@ def dropout_backward(dout: NDArray, cache: tuple) -> NDArray:
         return dout
     # out = x * keep / (1 - rate)
     return apply(dout, rate, keys)
+
+
+def residual_forward(
+    x: NDArray, y: NDArray, dropout: float = 0.0, rng: np.random.Generator | None = None
+) -> tuple[NDArray, tuple]:
+    """Add dropout(y) to x. Arguments, results and errors as in `ops.residual_forward`; float32 or float64."""
+    if not alike(x, y):
+        check_alike(x=x, y=y)
+    check_rate("dropout", dropout)
+    if rng is None or dropout == 0:
+        return add(x, y), (None, 0.0, x.shape, x.dtype)
+    keys = draw_keys(rng)
+    return apply(y, dropout, keys, onto=x), (keys, dropout, x.shape, x.dtype)
+
+
+def residual_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray]:
+    """Return the gradients of `residual_forward`, `dout` itself and dropout of it, as `ops.residual_backward`."""
+    # out = x + dropout(y)
+    return dout, dropout_backward(dout, cache)

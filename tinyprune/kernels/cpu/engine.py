@@ -7,26 +7,20 @@ import numba
 
 from tinyprune.kernels import linear
 from tinyprune.kernels.cpu import (
-    adamw,
-    add,
+    activations,
     ahead,
     attention,
     attention_step,
-    concatenate,
     cross_entropy,
+    dropout,
     embedding,
-    gelu,
+    heads,
     jit,
-    lamb,
-    norm,
+    joins,
     norms,
     products,
-    repeat_heads,
-    residual,
     rotary,
-    slices,
-    swiglu,
-    units,
+    updates,
 )
 from tinyprune.ops.engine import Engine
 
@@ -74,12 +68,12 @@ class Numba(Engine):
     linear_forward = linear.linear_forward
     linear_backward = linear.linear_backward
     sum_rows = staticmethod(embedding.sum_rows)
-    multiply_rows = staticmethod(units.multiply_rows)
-    row_dots = staticmethod(units.row_dots)
-    concatenate = staticmethod(concatenate.concatenate)
-    take_slices = staticmethod(slices.take_slices)
-    put_slices = staticmethod(slices.put_slices)
-    sum_heads = staticmethod(repeat_heads.sum_heads)
+    multiply_rows = staticmethod(heads.multiply_rows)
+    row_dots = staticmethod(heads.row_dots)
+    concatenate = staticmethod(joins.concatenate)
+    take_slices = staticmethod(heads.take_slices)
+    put_slices = staticmethod(heads.put_slices)
+    sum_heads = staticmethod(heads.sum_heads)
     attention_forward = staticmethod(attention.attention_forward)
     attention_backward = staticmethod(attention.attention_backward)
     AttentionStep = attention_step.AttentionStep
@@ -89,23 +83,23 @@ class Numba(Engine):
     layernorm_backward = staticmethod(norms.layernorm_backward)
     rmsnorm_forward = staticmethod(norms.rmsnorm_forward)
     rmsnorm_backward = staticmethod(norms.rmsnorm_backward)
-    gelu_forward = staticmethod(gelu.gelu_forward)
-    gelu_backward = staticmethod(gelu.gelu_backward)
-    swiglu_forward = staticmethod(swiglu.swiglu_forward)
-    swiglu_backward = staticmethod(swiglu.swiglu_backward)
-    units_gradient = staticmethod(units.units_gradient)
-    residual_forward = staticmethod(residual.residual_forward)
-    residual_backward = staticmethod(residual.residual_backward)
-    add = staticmethod(add.add)
+    gelu_forward = staticmethod(activations.gelu_forward)
+    gelu_backward = staticmethod(activations.gelu_backward)
+    swiglu_forward = staticmethod(activations.swiglu_forward)
+    swiglu_backward = staticmethod(activations.swiglu_backward)
+    units_gradient = staticmethod(heads.units_gradient)
+    residual_forward = staticmethod(dropout.residual_forward)
+    residual_backward = staticmethod(dropout.residual_backward)
+    add = staticmethod(joins.add)
     embedding_forward = staticmethod(embedding.embedding_forward)
     embedding_backward = staticmethod(embedding.embedding_backward)
     log_softmax = staticmethod(cross_entropy.log_softmax)
     cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
     cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
-    squared_norms = staticmethod(norm.squared_norms)
-    clipping = staticmethod(norm.clipping)
-    adamw_updates = staticmethod(adamw.adamw_updates)
-    lamb_update = staticmethod(lamb.lamb_update)
+    squared_norms = staticmethod(updates.squared_norms)
+    clipping = staticmethod(updates.clipping)
+    adamw_updates = staticmethod(updates.adamw_updates)
+    lamb_update = staticmethod(updates.lamb_update)
 
 
 class WithoutAttention(Numba):
