@@ -19,7 +19,7 @@ from tinyprune.kernels.backend import get_backend
 names, ends = [], []
 cpu = get_backend("numba")
 with cpu.compilations(names.append, lambda: ends.append(None)):
-    total = cpu.squared_norm(np.arange(5, dtype=np.float32))
+    (total,) = cpu.squared_norms([np.arange(5, dtype=np.float32)])
 assert len(ends) == len(names)
 print(json.dumps({"names": names, "total": total}))
 """

@@ -1,4 +1,4 @@
-"""Matrix product: op(a) · op(b) + bias + residual, where op transposes or not.
+"""Matrix product: op(a) · b + bias, into a new array or onto one that is there; op transposes or not.
 
     for i, j, k: out[i, j] += a[i, k] · b[k, j]
 
@@ -90,23 +90,15 @@ class Plan(NamedTuple):
     """How a product of arrays of certain forms is computed."""
 
     shape: tuple[int, ...]
-    spans: tuple[int, int, int, int, int]  # of a, b, out, residual, bias: see Layout
+    spans: tuple[int, int, int, int]  # of a, b, out, bias: see Layout
     steps: tuple[tuple[int, ...], ...]  # see `product`
     work: int  # multiply-adds
     scratch: int  # numbers, for each thread
-    nothing: NDArray  # passed for a missing residual or bias
+    nothing: NDArray  # passed for a missing array
 
 
 @lru_cache(maxsize=4096)
-def plan(
-    a: tuple,
-    transpose_a: bool,
-    b: tuple,
-    transpose_b: bool,
-    bias: tuple | None,
-    residual: tuple | None,
-    out: tuple | None,
-) -> Plan:
+def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple | None) -> Plan:
     """Check the arguments of a product by their forms and plan it, once for many calls.
 
     Raises:
@@ -116,28 +108,26 @@ def plan(
     check_floats(a=a, b=b)
     misfit = ValueError(
         f"the columns of a must be as many as the rows of b, got a {a.shape}{', transposed,' * transpose_a} and "
-        f"b {b.shape}{', transposed' * transpose_b}"
+        f"b {b.shape}"
     )
-    if len(a.shape) < 2 or len(b.shape) < 2 or (transpose_b and len(b.shape) > 2):
+    if len(a.shape) < 2 or len(b.shape) < 2:
         raise misfit
     # A transposed view is read as the matrix under it, transposed once more.
     if layout(a).span == COPY and len(a.shape) == 2 and layout(transposed(a)).span != COPY:
         a, transpose_a = transposed(a), not transpose_a
-    if layout(b).span == COPY and len(b.shape) == 2 and layout(transposed(b)).span != COPY:
-        b, transpose_b = transposed(b), not transpose_b
+    transpose_b = layout(b).span == COPY and len(b.shape) == 2 and layout(transposed(b)).span != COPY
+    if transpose_b:
+        b = transposed(b)
     lead, k_shape = (a.shape[-1:], a.shape[:-1]) if transpose_a else (a.shape[:-1], a.shape[-1:])
     if k_shape != (b.shape[1:] if transpose_b else b.shape[:-1]):
         raise misfit
     M, K, N = math.prod(lead), math.prod(k_shape), b.shape[0] if transpose_b else b.shape[-1]
     shape = (*lead, N)
     bias = bias and check_like(a, shape[-1:], bias=Form(*bias))
-    residual = residual and check_like(a, shape, residual=Form(*residual))
-    out = out and check_like(a, shape, out=Form(*out))
-    if out and not out.behaved:
-        raise ValueError("out must be writeable and aligned")
-    in_one_piece = Layout(WHOLE, 1, 0, N)
-    x, y = layout(a), layout(b)
-    c, r = layout(out) if out else in_one_piece, layout(residual) if residual else in_one_piece
+    onto = onto and check_like(a, shape, onto=Form(*onto))
+    if onto and not onto.behaved:
+        raise ValueError("onto must be writeable and aligned")
+    x, y, c = layout(a), layout(b), layout(onto) if onto else Layout(WHOLE, 1, 0, N)
 
     def in_groups(rows: int, *matrices: Layout) -> list[Layout]:
         """Give matrices whose rows are read side by side the same number of groups."""
@@ -148,7 +138,7 @@ def plan(
         x, y = (x, y) if transpose_b else in_groups(K, x, y)
         a_steps, groups, k_groups = (0, 1, x.group, x.row), 1, x.groups
     else:
-        x, c, r = in_groups(M, x, c, r)
+        x, c = in_groups(M, x, c)
         a_steps, groups, k_groups = (x.group, x.row, 0, 1), x.groups, 1
     b_steps = (0, 1, y.row) if transpose_b else (y.group, y.row, 1)
     if transpose_b and M <= MOST_ROWS and a_steps[3] == 1 and k_groups == 1:
@@ -157,15 +147,15 @@ def plan(
         packing = PACKED if transpose_b or M >= WORTH_PACKING else UNPACKED
     width = 2 * VECTOR_BYTES // a.dtype.itemsize
     panels = min(BLOCK, -(-N // width)) if packing == PACKED else int(N % width > 0)
-    accumulate = residual is not None or bias is not None
+    accumulate = onto is not None or bias is not None
     return Plan(
         shape,
-        (x.span, y.span, c.span, r.span, layout(bias).span if bias else WHOLE),
+        (x.span, y.span, c.span, layout(bias).span if bias else WHOLE),
         (
             a_steps,
             b_steps,
             (c.group, c.row),
-            (r.group, r.row),
+            (c.group, c.row),
             (M // groups, N, K // k_groups, k_groups, groups, packing, int(accumulate)),
         ),
         M * N * K,
@@ -198,77 +188,55 @@ def scratch(workers: int, size: int, dtype: np.dtype, caller: int) -> NDArray:
 
 
 def matmul(
-    a: NDArray,
-    b: NDArray,
-    *,
-    transpose_a: bool = False,
-    transpose_b: bool = False,
-    bias: NDArray | None = None,
-    residual: NDArray | None = None,
-    out: NDArray | None = None,
+    a: NDArray, b: NDArray, *, transpose_a: bool = False, bias: NDArray | None = None, onto: NDArray | None = None
 ) -> NDArray:
-    """Compute op(a) · op(b) + bias + residual.
+    """Compute op(a) · b + bias, into a new array or onto one that is there.
 
-    Every entry is one sum, which starts from residual + bias and runs along k, whatever the number of threads. With at
-    most four rows and `transpose_b`, it is a dot product of vectors, see `dots`: rounded otherwise, but always alike.
+    Every entry is one sum, which starts from onto + bias and runs along k, whatever the number of threads. With at most
+    four rows and a transposed b it is a dot product of vectors, see `dots`: rounded otherwise, but always alike.
 
     Args:
         a: (M, K), or (K, M) with `transpose_a`. More axes, (..., K) or (..., M), stand for the matrix of all its rows.
             float32 or float64, like all arguments, with any strides: rows at equal distances, also those of a
             transposed view, are read in place.
-        b: (K, N), or (N, K) with `transpose_b`; (..., N), if `a` is (..., M) of more axes and transposed.
+        b: (K, N), or (..., N) if `a` is (..., M) of more axes and transposed.
         bias: (N,), added to each row.
-        residual: shape of `out`; may be `out` itself, to accumulate.
-        out: where the result goes, (M, N) or (..., N), or None for a new array. It must not overlap other arguments,
-            but `residual` may be `out` itself.
+        onto: (M, N) or (..., N), to which the product is added in place, or None. It must not overlap other arguments.
 
     Returns:
-        out.
+        out: (M, N) or (..., N); `onto` itself if it is given.
 
     Raises:
-        ValueError: if shapes do not fit together, dtypes differ or are not float32 or float64, or `out` is read-only,
+        ValueError: if shapes do not fit together, dtypes differ or are not float32 or float64, or `onto` is read-only,
             unaligned or overlaps an argument.
     """
-    out_form = None if out is None else form(out)
-    p = plan(
-        form(a),
-        transpose_a,
-        form(b),
-        transpose_b,
-        None if bias is None else form(bias),
-        None if residual is None else out_form if residual is out else form(residual),
-        out_form,
-    )
-    if out is None:
-        out = workspace.empty(p.shape, a.dtype)
-    else:
-        read = (("a", a), ("b", b), ("bias", bias), ("residual", None if residual is out else residual))
-        for name, x in read:
-            if x is not None and np.may_share_memory(out, x):
-                raise ValueError(f"out must not lie in the memory of {name}, which is read while out is written")
+    given = None if bias is None else form(bias), None if onto is None else form(onto)
+    p = plan(form(a), transpose_a, form(b), *given)
+    if onto is not None:
+        for name, x in (("a", a), ("b", b), ("bias", bias)):
+            if x is not None and np.may_share_memory(onto, x):
+                raise ValueError(f"onto must not lie in the memory of {name}, which is read while it is written")
+    out = workspace.empty(p.shape, a.dtype) if onto is None else onto
     if p.work:
-        compute(p, a, b, bias, residual, out)
+        compute(p, a, b, bias, onto, out)
     elif out.size:
-        out[...] = 0 if residual is None else residual
+        if onto is None:
+            out[...] = 0
         if bias is not None:
             out += bias
     return out
 
 
-def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, residual: NDArray | None, out: NDArray) -> None:
+def compute(p: Plan, a: NDArray, b: NDArray, bias: NDArray | None, onto: NDArray | None, out: NDArray) -> None:
     """Run the kernel on checked arrays; p.work > 0."""
-    a_span, b_span, c_span, r_span, bias_span = p.spans
+    a_span, b_span, c_span, bias_span = p.spans
     c = memory(out, c_span)
-    if residual is None or (residual is out and bias is None):
-        r = p.nothing  # the sums start from zero or from what is in c
-    else:
-        r = c if residual is out else memory(residual, r_span)
     workers = min(p.work // WORTH_A_THREAD, get_num_threads()) if p.work >= 2 * WORTH_A_THREAD else 1
     (alone if workers == 1 else shared)(
         memory(a, a_span),
         memory(b, b_span),
         c,
-        r,
+        p.nothing if onto is None or bias is None else c,  # sums start from it plus the bias, or else from c itself
         p.nothing if bias is None else memory(bias, bias_span),
         p.steps,
         scratch(workers, p.scratch, out.dtype, threading.get_ident()),

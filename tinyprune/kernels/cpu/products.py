@@ -52,8 +52,7 @@ def matmul(
 ) -> NDArray:
     """Multiply the last axis of `a` by `b`, as `ops.matmul`; float32 or float64."""
     try:
-        target = None if onto is None else matrix(onto)
-        out = multiply(matrix(a), b, bias=bias, residual=target, out=target)
+        out = multiply(matrix(a), b, bias=bias, onto=None if onto is None else matrix(onto))
         if where is not None and (where.dtype != out.dtype or where.shape != (*a.shape[:-1], b.shape[1])):
             raise ValueError
     except (ValueError, IndexError):

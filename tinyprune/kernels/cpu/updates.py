@@ -63,16 +63,12 @@ def sum_of_squares(x):
     return result
 
 
-def squared_norm(x: NDArray) -> float:
-    """Compute ‖x‖² over all entries, in float64, as `ops.squared_norm`; float32 or float64."""
-    if x.dtype not in FLOATS:
-        check_floats(x=x)
-    return sum_of_squares(flat(x))
-
-
 def squared_norms(arrays: Sequence[NDArray]) -> list[float]:
-    """Compute `squared_norm` of each array, as `ops.squared_norms`."""
-    return [squared_norm(x) for x in arrays]
+    """Compute ‖x‖² over all entries of each array, in float64, as `ops.squared_norms`; float32 or float64."""
+    for x in arrays:
+        if x.dtype not in FLOATS:
+            check_floats(x=x)
+    return [sum_of_squares(flat(x)) for x in arrays]
 
 
 def clipping(grads: Sequence[NDArray], losses: Sequence[float | np.inexact], *, max_norm: float) -> tuple[float, float]:
