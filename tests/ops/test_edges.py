@@ -203,18 +203,3 @@ def test_heads_that_are_not_read_have_no_gradient_and_any_integers_are_an_index(
     ):
         with pytest.raises(ValueError, match=message):
             own.repeat_heads_forward(x, index)
-
-
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-@pytest.mark.parametrize(
-    ("shape", "options", "message"),
-    [
-        ((2, 3, 4, 5), {}, r"x must be \(B, T, H, Dh\) with an even Dh, got \(2, 3, 4, 5\)"),
-        ((2, 3, 4, 6), {"base": 0.0}, "base must be greater than 0, got 0.0"),
-        ((2, 3, 4, 6), {"base": math.nan}, "base must be greater than 0, got nan"),
-        ((2, 3, 4, 6), {"first": -1}, "first must be at least 0, got -1"),
-    ],
-)
-def test_what_cannot_be_turned_is_named(backend, shape, options, message):
-    with pytest.raises(ValueError, match=message):
-        get_backend(backend).rotary_forward(np.ones(shape), **options)

@@ -1,4 +1,4 @@
-"""Linear, made of products, for engines that have a product of their own. See `tinyprune.ops.linear`."""
+"""Linear, made of products, for engines that compile products. See `tinyprune.ops.linear`."""
 
 from typing import Any
 

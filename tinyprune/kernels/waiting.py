@@ -100,7 +100,7 @@ def short_block_time() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ["KMP_BLOCKTIME"]  # other libraries may bring a libomp of their own
+        del os.environ["KMP_BLOCKTIME"]  # other libraries may bring another libomp
 
 
 def start_watch(has_teams: Callable[[], bool], open_team: Callable[[], object]) -> None:

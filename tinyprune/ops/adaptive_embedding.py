@@ -1,6 +1,6 @@
 """Adaptive embedding: rare words get narrow vectors, widened by a projection. (Baevski & Auli 2019, §3)
 
-The vocabulary, sorted by falling frequency, is cut into clusters 0 … C. Cluster c has a table of its own:
+The vocabulary, sorted by falling frequency, is cut into clusters 0 … C. Each has a table:
 
     out = √D · tables[c][ids − first_c] · projections[c − 1] · keep[ids] / (1 − rate)
 

@@ -60,7 +60,7 @@ class BlockWeights(NamedTuple):
 
 
 class AttentionStep:
-    """A layer's attention block with buffers of its own, which reads a text token by token: `y = step(x)`.
+    """A layer's attention block and its buffers, which read a text token by token: `y = step(x)`.
 
     A backend may arrange the weights for this use: what happens to them later need not have an effect.
 

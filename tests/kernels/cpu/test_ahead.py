@@ -48,14 +48,14 @@ def test_they_are_the_kernels_of_a_model(tmp_path):
     assert compiled.isdisjoint({"forward_heads", "head_forward", "backward_heads", "head_backward", "softmax_rows"})
 
 
-def test_a_stand_in_returns_arrays_of_the_same_shapes(rng):
+def test_zeros_in_place_of_attention_have_the_same_shapes(rng):
     shapes = [(2, 3, 2, 4), (2, 5, 2, 4), (2, 5, 2, 4), (5, 2, 4), (2, 4), (2, 4), (2, 6, 4), (2, 6, 4), (2,)]
     arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
     for given in (arrays, [*arrays[:3], *[None] * 6]):
         expected, saved = ops.attention_forward(*given, span=3)
-        out, cache = ahead.stand_in_forward(*given, span=3)
+        out, cache = ahead.zero_forward(*given, span=3)
         assert out.shape == expected.shape == cache.o.shape and out.dtype == np.float32
-        pairs = zip(ahead.stand_in_backward(out, cache), ops.attention_backward(expected, saved), strict=True)
+        pairs = zip(ahead.zero_backward(out, cache), ops.attention_backward(expected, saved), strict=True)
         assert all(np.shape(x) == np.shape(y) for x, y in pairs)
 
 

@@ -152,11 +152,6 @@ def test_microkernel(rng, dtype, accumulate, K):
     np.testing.assert_allclose(c, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
 
 
-def test_vectors_are_those_of_the_processor():
-    assert simd.VECTOR_BYTES in (16, 32, 64)
-    assert simd.REGISTERS in (16, 32)
-
-
 @pytest.mark.skipif(not BOUNDS_CHECKED, reason="only with NUMBA_BOUNDSCHECK=1")
 def test_bounds_are_checked():
     L = width(np.float32)

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numba
 import numpy as np
@@ -27,21 +28,14 @@ def worthwhile() -> bool:
     )
 
 
-class StandIn(NamedTuple):
-    """Stands for an `AttentionCache`: it has the arguments of forward, and `o`, zeros (B, T, H, Dh)."""
-
-    arguments: tuple[NDArray | None, ...]
-    o: NDArray
-
-
-def stand_in_forward(*arrays: NDArray | None, **options: Any) -> tuple[NDArray, StandIn]:
-    """Take attention's place where only the types of its results matter."""
+def zero_forward(*arrays: NDArray | None, **options: Any) -> tuple[NDArray, SimpleNamespace]:
+    """Return zeros of the shape of attention's output, and a cache of forward's arguments and `o`, zeros as well."""
     out = np.zeros_like(arrays[0])
-    return out, StandIn(arrays, out)
+    return out, SimpleNamespace(arguments=arrays, o=out)
 
 
-def stand_in_backward(dout: NDArray, cache: StandIn) -> tuple[NDArray | None, ...]:
-    """Return gradients of zero for the arguments of `stand_in_forward`."""
+def zero_backward(dout: NDArray, cache: SimpleNamespace) -> tuple[NDArray | None, ...]:
+    """Return gradients of zero for the arguments of `zero_forward`."""
     return tuple(None if x is None else np.zeros_like(x) for x in cache.arguments)
 
 

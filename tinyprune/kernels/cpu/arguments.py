@@ -86,20 +86,12 @@ def for_update(param: NDArray, grad: NDArray, **state: NDArray) -> tuple[NDArray
     Raises:
         ValueError: if shapes or dtypes differ, or one that is updated is read-only or not C-contiguous.
     """
-    updated = (param, *state.values())
-    if not alike(grad, *updated):
+    if not alike(grad, param, *state.values()):
         check_alike(param=param, grad=grad, **state)
-    for x in updated:
-        if not x.flags.carray:
-            check_in_place(param=param, **state)
-    return param.ravel(), flat(grad), *[x.ravel() for x in state.values()]
-
-
-def check_in_place(**arrays: NDArray) -> None:
-    """Raise ValueError if one is read-only or not C-contiguous: `ravel` would copy it."""
-    for name, value in arrays.items():
-        if not value.flags.carray:
+    for name, x in {"param": param, **state}.items():
+        if not x.flags.carray:  # `ravel` would copy it
             raise ValueError(
-                f"{name} is updated in place and must be writeable and C-contiguous, got strides {value.strides} for "
-                f"shape {value.shape}; hand over a copy: np.array({name}, order='C')"
+                f"{name} is updated in place and must be writeable and C-contiguous, got strides {x.strides} for "
+                f"shape {x.shape}; hand over a copy: np.array({name}, order='C')"
             )
+    return param.ravel(), flat(grad), *[x.ravel() for x in state.values()]

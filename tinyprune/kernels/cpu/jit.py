@@ -112,7 +112,7 @@ def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Abstr
 
 
 def has_teams() -> bool:
-    """Return whether OpenMP computes parallel loops: then each Python thread that runs one has threads of its own."""
+    """Return whether OpenMP computes parallel loops: then each Python thread that runs one has its own threads."""
     try:
         return numba.threading_layer() == "omp"
     except ValueError:  # none has run so far

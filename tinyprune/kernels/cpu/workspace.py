@@ -23,7 +23,7 @@ SMALL = 4096  # bytes; below it NumPy's own allocator is as good
 class Block(np.ndarray):
     """A block of bytes whose first cache line begins at byte `start`.
 
-    It has its own type because the base of a view of a view is otherwise the innermost plain array, past the lease.
+    It has its own type because the base of a view of a view is otherwise the innermost plain array, past the `Owner`.
     """
 
     __slots__ = ("start",)
@@ -49,7 +49,7 @@ class Pool(pool.Pool):
 POOL = Pool()
 
 
-class Lease(np.ndarray):
+class Owner(np.ndarray):
     """The `base` of the arrays that use a block; it returns the block to the pool when the last of them is freed."""
 
     __slots__ = ()
@@ -77,7 +77,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray:
     if not size:
         return np.empty(shape, dtype)
     block = POOL.take(size)
-    return Lease(shape, dtype, block, block.start).view(np.ndarray)
+    return Owner(shape, dtype, block, block.start).view(np.ndarray)
 
 
 def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray:
