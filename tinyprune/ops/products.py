@@ -13,6 +13,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tinyprune.ops.shapes import check_shapes
+
 
 def rows(x: NDArray) -> NDArray:
     """Merge all leading axes: (..., K) → (R, K). Not by reshape(-1, K), which cannot tell R when K is 0."""
@@ -90,25 +92,16 @@ def column_sums(x: NDArray) -> NDArray:
 
 def check_rows(name: str, x: Any) -> None:
     """Raise ValueError unless `x` has at least one axis."""
-    if x.ndim < 1:
-        raise ValueError(f"{name} must have at least one axis, got {x.shape}")
+    check_shapes(f"{name}: ... O", x)
 
 
 def check_matmul(a: NDArray, b: NDArray, bias: Any, relu: bool, where: Any, onto: Any) -> None:
     """Raise ValueError, naming the argument, unless everything fits together."""
-    if b.ndim != 2 or a.ndim < 1 or a.shape[-1] != b.shape[0]:
-        raise ValueError(f"a must have as many features as b has rows, got a {a.shape} and b {b.shape}")
-    if bias is not None and bias.shape != b.shape[1:]:
-        raise ValueError(f"bias must have shape {b.shape[1:]} to match b {b.shape}, got {bias.shape}")
+    check_shapes("a: ... K, b: K N, bias?: N, where?: ... N, onto?: ... N", a, b, bias, where, onto)
     if onto is not None and (relu or where is not None):
         raise ValueError("onto must be None with relu or where: what is there already would have to pass the ReLU, too")
-    for name, x in (("where", where), ("onto", onto)):
-        if x is not None and x.shape != (*a.shape[:-1], b.shape[1]):
-            raise ValueError(f"{name} must have the shape of the product, {(*a.shape[:-1], b.shape[1])}, got {x.shape}")
 
 
 def check_weight_gradient(x: NDArray, dout: NDArray) -> None:
     """Raise ValueError, naming the argument, unless both have the same rows."""
-    check_rows("x", x)
-    if dout.shape[:-1] != x.shape[:-1] or dout.ndim != x.ndim:
-        raise ValueError(f"dout must have the rows of x {x.shape}, got {dout.shape}")
+    check_shapes("x: ... K, dout: ... O", x, dout)

@@ -243,13 +243,18 @@ def ones(*shape):
 @pytest.mark.parametrize(
     ("a", "b", "options", "said"),
     [
-        ((2, 3), (4, 5), {}, r"a must have as many features as b has rows, got a \(2, 3\) and b \(4, 5\)"),
-        ((), (3, 5), {}, r"got a \(\) and"),
-        ((2, 3), (3,), {}, r"and b \(3,\)"),
-        ((2, 2, 3), (2, 3, 5), {}, r"and b \(2, 3, 5\)"),
+        ((2, 3), (4, 5), {}, r"b must have shape \(3, N\) to match a \(2, 3\), got \(4, 5\)"),
+        ((), (3, 5), {}, r"a must have shape \(..., K\), got \(\)"),
+        ((2, 3), (3,), {}, r"b must have shape .*, got \(3,\)"),
+        ((2, 2, 3), (2, 3, 5), {}, r"b must have shape .*, got \(2, 3, 5\)"),
         ((2, 3), (3, 5), {"bias": (2,)}, r"bias must have shape \(5,\) to match b \(3, 5\), got \(2,\)"),
-        ((2, 3), (3, 5), {"where": (5,)}, r"where must have the shape of the product, \(2, 5\)"),
-        ((2, 3), (3, 5), {"onto": (5, 2)}, r"onto must have the shape of the product, \(2, 5\)"),
+        (
+            (2, 3),
+            (3, 5),
+            {"where": (5,)},
+            r"where must have shape \(2, 5\) to match a \(2, 3\) and b \(3, 5\), got \(5,\)",
+        ),
+        ((2, 3), (3, 5), {"onto": (5, 2)}, r"onto must have shape \(2, 5\)"),
         ((2, 3), (3, 5), {"onto": (2, 5), "where": (2, 5)}, "onto must be None with relu or where"),
     ],
 )
@@ -261,7 +266,7 @@ def test_bad_shapes(place, a, b, options, said):
 
 @pytest.mark.parametrize(("x", "dout"), [((3, 2), (2, 3)), ((2, 3, 4), (6, 4)), ((2, 3), (1, 2, 3))])
 def test_gradients_of_other_rows(place, x, dout):
-    with pytest.raises(ValueError, match="dout must have the rows of x"):
+    with pytest.raises(ValueError, match=r"dout must have shape .* to match x"):
         weight_gradient(ones(*x), ones(*dout))
 
 
