@@ -141,9 +141,9 @@ def price(step, share):
     """Return the distance of the objective's gradient from task's gradient + share · lam · p (1 − p)."""
     _, _, grads = objective(model, ids, targets, None, np.random.default_rng(7), step)
     _, _, cache = model.loss(ids, targets, None, np.random.default_rng(7))
-    task = joined_log_alpha(model.backward(1.0, cache), L, ops)  # (L·H,)
-    p = ops.p_open(joined_log_alpha(model.params, L, ops), **shape)  # (L·H,)
-    return np.abs(joined_log_alpha(grads, L, ops) - (task + share * gate.lam * p * (1 - p))).max()
+    task = joined_log_alpha(model.backward(1.0, cache), L, model.ops)  # (L·H,)
+    p = ops.p_open(joined_log_alpha(model.params, L, model.ops), **shape)  # (L·H,)
+    return np.abs(joined_log_alpha(grads, L, model.ops) - (task + share * gate.lam * p * (1 - p))).max()
 
 
 for step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (400, 1.0)):
@@ -424,7 +424,7 @@ rng, memory, pulls = np.random.default_rng(4), None, []
 for step in range(40):
     batch, batch_targets, _ = segments.batch(step)
     _, memory, cache = model.loss(batch, batch_targets, memory, rng)
-    pulls.append(joined_log_alpha(model.backward(1.0, cache), L, ops))
+    pulls.append(joined_log_alpha(model.backward(1.0, cache), L, model.ops))
 pulls = np.array(pulls)  # (40, L·H)
 p = ops.p_open(np.full(1, gate.log_alpha_init), **shape)[0]
 pull = gate.lam * p * (1 - p)

@@ -84,7 +84,11 @@ def test_an_operation_is_listed_once_for_each_engine():
     """In the class of each engine; what only passes on is no entry."""
     entries = 0
     for path in ("ops/engine.py", "kernels/cpu/engine.py", "kernels/cuda/engine.py"):
-        classes = [n for n in ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
+        classes = [
+            n for n in ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)
+        ]
         assigned = [n for n in chain(*(c.body for c in classes)) if isinstance(n, ast.Assign)]
-        entries += sum(ast.unparse(n.value).startswith("staticmethod(") or "." in ast.unparse(n.value) for n in assigned)
+        entries += sum(
+            ast.unparse(n.value).startswith("staticmethod(") or "." in ast.unparse(n.value) for n in assigned
+        )
     assert entries <= OPERATIONS
