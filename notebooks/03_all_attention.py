@@ -713,7 +713,7 @@ assert counted["Transformer-XL"]["feed-forward"] > 0.6 * sum(counted["Transforme
 # seeds. Each kind has the learning rate, the range of initial weights and the weight decay that were best for it among
 # 15 trials. (A number after ± and the word spread both mean the standard deviation over seeds.) These results come with
 # the project ([`data/results/architecture-pydoc`](../data/results/architecture-pydoc/README.md), made by
-# `tinyprune experiment architecture`); this notebook has not computed them.
+# `tinyprune experiment architecture` at commit 5191d9c); this notebook has not computed them.
 #
 # **Before you look:** All-attention has no feed-forward blocks but shrinks in proportion; Transformer-XL has them but
 # cannot shrink below 60 %. Which do you expect to be better with all its heads? And at 0.67 M parameters, where

@@ -23,8 +23,7 @@ def given(study, tmp_path, **options) -> list[str]:
     settings |= {f"{stage}.{k}": v for stage, steps in STEPS.items() for k, v in (("steps", steps), ("B", 2))}
     settings |= {key.replace("__", "."): value for key, value in options.items()}
     start = ["experiment", study, "--quick", "--corpus", write_text(tmp_path), "--backend", "numpy"]
-    methods = "gates" if study == "architecture" else "random,gates"
-    return [*start, "--methods", methods, *(f"--set={key}={value}" for key, value in settings.items())]
+    return [*start, "--methods", "random,gates", *(f"--set={key}={value}" for key, value in settings.items())]
 
 
 def rows_of(directory) -> list[dict]:
@@ -33,41 +32,38 @@ def rows_of(directory) -> list[dict]:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
-    methods = {"methods": ("gates",)} if name == "architecture" else {}
-    entries = get_study(name).entries(toy_plan(tmp_path, shares=(0.5, 0.25), **methods))
+    entries = get_study(name).entries(toy_plan(tmp_path, shares=(0.5, 0.25)))
     assert len(entries) == len({(e.method, e.target_share, e.seed) for e in entries})
     assert len({e.cell.key for e in entries}) == len(entries)
     assert {e.seed for e in entries} == {0, 1}
 
 
 def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
-    full, quick = make_plan("architecture"), make_plan("architecture", quick=True, seeds=5, scope="layer")
-    assert (full.seeds, full.shares, full.methods) == (3, (0.9, 0.75, 0.5625, 0.3, 0.1), ("gates",))
-    assert (quick.seeds, quick.shares, quick.scope) == (5, (0.5,), "layer")
-    assert (full.config.model.N, make_plan("tradeoff").config.model.N) == (512, 32)
-    assert make_plan("architecture", preset="study").config.model.N == 32
+    full, quick = make_plan("map"), make_plan("map", quick=True, seeds=6, scope="layer")
+    assert (full.seeds, make_plan("map", quick=True).seeds, make_plan("tradeoff").seeds) == (5, 2, 3)
+    assert (quick.seeds, quick.shares, quick.scope) == (6, (0.5,), "layer")
+    assert (full.config.train.steps, full.config.finetune.schedule) == (1000, "constant")
+    assert make_plan("map", preset="study").config.finetune.schedule == "cosine"
     assert make_plan("tradeoff", None, {"train.steps": 7}, quick=True).config.train.steps == 7
     assert quick.config.train.steps == 200 < full.config.train.steps
     with pytest.raises(UsageError, match="shares must be numbers from 0 to 1"):
         make_plan("tradeoff", shares=())
 
 
-def test_kernels_are_compiled_by_one_short_training_of_each_kind_of_model(monkeypatch):
+def test_kernels_are_compiled_by_one_short_training(monkeypatch):
     trained = []
     monkeypatch.setattr(experiment, "compute", lambda cell, checkpoint=None: trained.append(cell) or Outcome({}))
-    experiment.compile_kernels("architecture", get_study("architecture").entries(make_plan("architecture")))
-    softmax, networks = (("all-attention", persistent) for persistent in ("softmax", "stream"))
-    kinds = [(c.config.model.kind, c.config.model.persistent) for c in trained if c.method == "gates"]
-    assert sorted(kinds) == [softmax, networks, ("transformer-xl", "softmax")]
+    experiment.compile_kernels("tradeoff", get_study("tradeoff").entries(make_plan("tradeoff"))[-1].cell)
+    assert [c.method for c in trained] == ["baseline", "gates"]
     assert {c.config.train.steps for c in trained} == {1}
     assert all(len(text_of(c.config.data, c.digest).valid) < 10_000 for c in trained)
 
 
 @pytest.mark.slow
 def test_a_study_is_computed_once_and_told_in_json_and_tables(tmp_path):
-    arguments = [*given("architecture", tmp_path), "--directory", tmp_path / "study", "--jobs", "2"]
+    arguments = [*given("tradeoff", tmp_path), "--directory", tmp_path / "study", "--jobs", "2"]
     rows = json.loads(succeed(*arguments, "--json").stdout)
-    assert {row["study"] for row in rows} == {"architecture"} and {row["seed"] for row in rows} == {10, 11}
+    assert {row["study"] for row in rows} == {"tradeoff"} and {row["seed"] for row in rows} == {10, 11}
     assert all(row["bits_per_character"] > 0 and row["ms_per_1k_tokens"] > 0 for row in rows)
     assert len(rows_of(tmp_path / "study")) == len(rows)
     about = json.loads((tmp_path / "study" / "study.json").read_text())

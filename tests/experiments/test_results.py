@@ -9,7 +9,6 @@ from toy import Here, row, toy_plan
 from tinyprune.errors import CheckpointError
 from tinyprune.experiments.grid import run_cells
 from tinyprune.experiments.results import (
-    differences_at_equal_size,
     paired_differences,
     read_csv,
     result_rows,
@@ -73,17 +72,6 @@ def test_differences_are_taken_seed_by_seed():
     assert record["difference"] == pytest.approx(((2.0 - 1.9) + (3.0 - 2.5)) / 2)
     assert record["spread"] == pytest.approx(statistics.stdev([0.1, 0.5]))
     assert paired_differences(ROWS, "michel") == []
-
-
-def test_models_are_compared_at_as_many_parameters():
-    """Of the one, 110, 130, 150; of the other, 100 and 140: at 110 and 130 there is a line, at 150 nothing."""
-    own = [row("one", heads, seed, bits) for heads, bits in ((1, 3.0), (3, 2.0), (5, 1.0)) for seed in (0, 1)]
-    other = [row("other", heads, seed, bits + seed) for heads, bits in ((0, 4.0), (4, 2.0)) for seed in (0, 1)]
-    small, large = differences_at_equal_size(own + other, "other", "one")
-    assert [(r["heads_open"], r["parameters"], r["seeds"]) for r in (small, large)] == [(1, 110, 2), (3, 130, 2)]
-    assert small["difference"] == pytest.approx((4.0 - 0.25 * 2.0) - 3.0 + 0.5)
-    assert large["difference"] == pytest.approx((4.0 - 0.75 * 2.0) - 2.0 + 0.5)
-    assert small["spread"] == pytest.approx(statistics.stdev([0, 1]))
 
 
 def test_csv_and_back(study):

@@ -160,13 +160,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("experiment", experiment, "a study: train, prune and compare many models, then tables and pictures")
     sub.add_argument("study", choices=STUDIES, help="what is compared")
     sub.add_argument("--directory", help="where results are kept and resumed (runs/STUDY-CORPUS)")
-    add_preset(sub, "model and stages: a preset or a .toml file (study; architecture: N = 512)")
+    add_preset(sub, "model and stages: a preset or a .toml file (study)")
     add_corpus(sub)
     sub.add_argument("--quick", action="store_true", help="few steps, sizes and seeds: three minutes")
     sub.add_argument("--seeds", type=int, help="how many seeds, starting with the configured one (3; quick: 2)")
     about = "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)"
     sub.add_argument("--shares", metavar="NUMBERS", help=about)
-    about = "tradeoff: only these methods, such as gates,random,michel; architecture: one (gates)"
+    about = "tradeoff: only these methods, such as gates,random,michel"
     sub.add_argument("--methods", metavar="NAMES", help=about)
     about = "criteria choose among all heads, or the same share in each layer (%(default)s)"
     sub.add_argument("--scope", choices=("global", "layer"), default="global", help=about)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinyprune.config import DataConfig, load_preset
 from tinyprune.errors import Interrupted, UsageError
-from tinyprune.experiments.cells import compute, text_of
+from tinyprune.experiments.cells import Cell, compute, text_of
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
 from tinyprune.experiments.results import machine_of, result_rows, summarise, write_files
 from tinyprune.experiments.store import Store
@@ -46,9 +46,7 @@ def make_plan(
     changes = about.changes if preset is None else {}
     config = load_preset(preset or PRESET).with_options(changes | (QUICK if quick else {}) | (options or {}))
     given = {name: value for name, value in sizes.items() if value is not None}
-    usual: dict[str, Any] = {"seeds": about.seeds, "shares": about.shares, "methods": about.methods}
-    if quick:
-        usual |= {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES}
+    usual = {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES} if quick else {"seeds": about.seeds}
     return Plan(config, digest=text_of(config.data).digest, **usual | given)
 
 
@@ -78,7 +76,7 @@ def run_study(
         say(f"experiment {name}: {len(entries)} models, {len(todo)} of them or of their baselines still to be trained")
         try:
             if todo and compile_first and not BACKENDS[plan.backend].on_device:  # nothing compiled for a GPU is kept
-                compile_kernels(name, entries)
+                compile_kernels(name, cells[0])
             run_cells(cells, store, workers, name)
             return write_results(name, plan, entries, store)
         except KeyboardInterrupt as error:
@@ -87,16 +85,14 @@ def run_study(
             ) from error
 
 
-def compile_kernels(what: str, entries: Sequence[Entry]) -> None:
-    """Train a model of each kind for one step, so that the kernels of its training are compiled, and say so."""
+def compile_kernels(what: str, cell: Cell) -> None:
+    """Train the model of a cell for one step, so that the kernels of its training are compiled, and say so."""
     small: dict[str, Any] = {f"{stage}.{k}": 1 for stage in ("train", "gate_train", "finetune") for k in ("steps", "B")}
     text = DataConfig(valid_fraction=0.01, test_fraction=0.01)  # of a long text the evaluations would take minutes
-    cells = [entry.cell for entry in entries]
-    with announced(get_backend(cells[0].backend), f"experiment {what}"):
-        for kind in {(c.config.model.kind, c.config.model.persistent, c.config.model.bias): c for c in cells}.values():
-            config = dataclasses.replace(kind.config.with_options(small), data=text)
-            cell = dataclasses.replace(kind, config=config, digest=None, method="gates", heads=1)
-            compute(cell, compute(cell.baseline).checkpoint)
+    with announced(get_backend(cell.backend), f"experiment {what}"):
+        config = dataclasses.replace(cell.config.with_options(small), data=text)
+        short = dataclasses.replace(cell, config=config, digest=None, method="gates", heads=1)
+        compute(short, compute(short.baseline).checkpoint)
 
 
 def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store) -> list[Record]:
@@ -114,12 +110,12 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
         "shares": list(plan.shares),
         "machine": machine_of(plan.backend),
     }
-    write_files(store.directory, about, done.tables, study.pictures(done), page(about, done.tables, study.equal))
+    write_files(store.directory, about, done.tables, study.pictures(done), page(about, done.tables))
     return rows
 
 
-def page(about: dict[str, Any], tables: dict[str, list[Record]], equal: str) -> list[str]:
-    """Return the paragraphs of README.md; `about` is study.json, `equal` what compared models have in common."""
+def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
+    """Return the paragraphs of README.md; `about` is study.json."""
     name, config = about["study"], about["config"]
     steps = " or ".join(f"{total:,}" for total in sorted({row["steps_total"] for row in tables["results"]}))
     seeds = f"{len(about['seeds'])} seed" + "s" * (len(about["seeds"]) > 1)
@@ -133,7 +129,7 @@ def page(about: dict[str, Any], tables: dict[str, list[Record]], equal: str) -> 
     if tables.get("comparison"):
         references = " or ".join(f"*{name}*" for name in dict.fromkeys(r["reference"] for r in tables["comparison"]))
         paragraphs += [
-            f"How many more bits per character than {references}, with as many {equal} and the same seed: mean "
+            f"How many more bits per character than {references}, with as many heads and the same seed: mean "
             f"of the differences and their standard deviation. Above 0, {references} is better.",
             markdown_table(tables["comparison"]),
         ]

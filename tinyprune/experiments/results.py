@@ -19,8 +19,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tinyprune.errors import CheckpointError
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.study import Entry, Picture
@@ -119,39 +117,9 @@ def paired_differences(rows: Sequence[Record], reference: str, split: str = "tes
     ]
     return [
         {"method": method, "reference": reference, "heads_open": heads}
-        | mean_and_spread([row["difference"] for row in group])
+        | {"difference": mean_of(group, "difference"), "spread": spread_of(group, "difference"), "seeds": len(group)}
         for (method, heads), group in grouped(found, "method", "heads_open").items()
     ]
-
-
-def differences_at_equal_size(rows: Sequence[Record], method: str, reference: str, split: str = "test") -> list[Record]:
-    """Compute how many more bits a method needs than the reference, with as many parameters and the same seed.
-
-    The method's bits are interpolated linearly between its sizes; sizes outside of their range are left out.
-
-    Returns:
-        A record for each number of heads of the reference, as in `paired_differences`.
-    """
-    groups: dict[int, list[float]] = {}
-    for row in rows_of(rows, reference, split):
-        own = sorted(
-            (r["parameters"], r["bits_per_character"]) for r in rows_of(rows, method, split) if r["seed"] == row["seed"]
-        )
-        sizes, bits = zip(*own, strict=True)
-        if sizes[0] <= row["parameters"] <= sizes[-1]:
-            at_size = float(np.interp(row["parameters"], sizes, bits))
-            groups.setdefault(row["heads_open"], []).append(at_size - row["bits_per_character"])
-    sizes_of = {r["heads_open"]: r["parameters"] for r in rows_of(rows, reference, split)}
-    return [
-        {"method": method, "reference": reference, "heads_open": heads, "parameters": sizes_of[heads]}
-        | mean_and_spread(values)
-        for heads, values in groups.items()
-    ]
-
-
-def mean_and_spread(values: Sequence[float]) -> Record:
-    """Return mean and spread of differences over seeds."""
-    return {"difference": statistics.fmean(values), "spread": spread(values), "seeds": len(values)}
 
 
 def rows_of(rows: Sequence[Record], method: str, split: str) -> list[Record]:

@@ -97,6 +97,3 @@ class Study:
     pictures: Callable[[Finished], Iterable[Picture]]
     changes: dict[str, Any] = field(default_factory=dict)  # in the preset `experiment.PRESET`
     seeds: int = 3  # how many, if none are given
-    shares: Sequence[float] = SHARES  # of the heads, if none are given
-    methods: Sequence[str] = tuple(METHODS)  # of pruning, if none are given
-    equal: str = "heads"  # what models have in common that are compared, "heads" or "parameters"
