@@ -119,10 +119,7 @@ NOT_TOGETHER = [
     *((kind | {"N": 3}, f"model.N must be 0 for {kind['kind']}") for kind in (XL, PLAIN)),
     *((kind | {"F": 0}, f"model.F must be at least 1 for {kind['kind']}") for kind in (XL, PLAIN)),
     (XL | {"persistent": "stream"}, 'model.persistent must be "softmax" for transformer-xl'),
-    (
-        {"persistent": "stream", "persistent_init": "original"},
-        'model.persistent_init must be "release" where no softmax',
-    ),
+    ({"persistent_init": "original"}, "unknown key model.persistent_init, which this version no longer has"),
     (PLAIN | {"M": 3}, "model.M must be 0 for transformer"),
     (PLAIN | {"mask": "same-length"}, 'model.mask must be "causal" for transformer'),
     *(({"cutoffs": x}, f"model.cutoffs must rise, got {x}") for x in ([20, 10], [10, 10])),

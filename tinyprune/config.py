@@ -42,8 +42,11 @@ USUAL: dict[str, dict[str, str]] = {
     "llama": LLAMA,
 }
 KINDS = tuple(USUAL)
-# Choices of older versions, whose files may still name them.
-GONE = ("relu2", "sgd")
+# What an adaptive softmax, with `model.cutoffs`, needs.
+CLUSTERED = {"bias": "output", "tied": True, "embedding": "scaled"}
+# Settings and choices of older versions, whose files may still name them.
+GONE = ("relu2", "sgd", "persistent_init")
+WAS = ", which this version no longer has"
 
 
 def option(
@@ -93,8 +96,7 @@ class Config:
             object.__setattr__(self, f.name, value)
             low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
             if choices and value is not None and value not in choices:
-                gone = ", which this version no longer has"
-                hint = gone if value in GONE else nearest(str(value), map(str, choices))
+                hint = WAS if value in GONE else nearest(str(value), map(str, choices))
                 raise UsageError(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}{hint}")
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float):
@@ -112,7 +114,8 @@ class Config:
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                raise UsageError(f"unknown key {cls.TABLE}.{key}; allowed are {', '.join(known)}{nearest(key, known)}")
+                hint = f"; allowed are {', '.join(known)}{nearest(key, known)}"
+                raise UsageError(f"unknown key {cls.TABLE}.{key}{WAS if key in GONE else hint}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,12 +148,6 @@ class ModelConfig(Config):
         "softmax",
         "how a head reads them: in one softmax with its context, or from the stream",
         choices=("softmax", "stream"),
-        later=True,
-    )
-    persistent_init: str = option(
-        "release",
-        "how those of a softmax are drawn: as in the paper's release, or as by All-attention's authors",
-        choices=("release", "original"),
         later=True,
     )
     init_gain: float = option(
@@ -214,40 +211,7 @@ class ModelConfig(Config):
                 raise UsageError(
                     f"model.head_ids[{layer}] must be {count} rising numbers below H = {self.H}, got {list(ids)}"
                 )
-        if self.kind == "all-attention" and self.F:
-            raise UsageError(f"model.F must be 0 for all-attention, which has no feed-forward block; got {self.F}")
-        if self.kind != "all-attention" and self.N:
-            raise UsageError(f"model.N must be 0 for {self.kind}, which has no persistent vectors; got {self.N}")
-        if self.kind != "all-attention" and self.persistent != "softmax":
-            raise UsageError(
-                f'model.persistent must be "softmax" for {self.kind}, which has no persistent vectors; got '
-                f'"{self.persistent}"'
-            )
-        if self.persistent_init != "release" and not self.attended:
-            raise UsageError(
-                f'model.persistent_init must be "release" where no softmax reads persistent vectors; got '
-                f'"{self.persistent_init}"'
-            )
-        if self.kind != "all-attention" and not self.F:
-            raise UsageError(f"model.F must be at least 1 for {self.kind}, got 0")
-        if self.kind == "transformer" and self.M:
-            raise UsageError(f"model.M must be 0 for transformer, which has no memory; got {self.M}")
-        if self.positions == "learned" and self.M:
-            raise UsageError(f'model.M must be 0 for model.positions = "learned", which allow no memory; got {self.M}')
-        if self.kind in ("transformer", "gpt2") and self.mask != "causal":
-            raise UsageError(f'model.mask must be "causal" for {self.kind}, got "{self.mask}"')
-        self.check_options()
-        if list(self.cutoffs) != sorted(set(self.cutoffs)):
-            raise UsageError(f"model.cutoffs must rise, got {list(self.cutoffs)}")
-        if self.cutoffs and self.V and self.cutoffs[-1] >= self.V:
-            raise UsageError(f"model.cutoffs must lie below V = {self.V}, got {list(self.cutoffs)}")
-        if self.cutoffs and self.D // self.div_value ** len(self.cutoffs) < 1:
-            raise UsageError(
-                f"model.div_value = {self.div_value} leaves no width for cluster {len(self.cutoffs)} at D = {self.D}"
-            )
-
-    def check_options(self) -> None:
-        """Raise UsageError for options that do not go together."""
+        self.check_kind()
         if self.kv_heads and self.H % self.kv_heads:
             raise UsageError(f"model.kv_heads must divide model.H = {self.H}, got {self.kv_heads}")
         if self.positions == "rotary" and self.Dh % 2:
@@ -257,16 +221,35 @@ class ModelConfig(Config):
                 'model.positions = "rotary" turns queries, which persistent vectors would read: model.persistent must '
                 f'be "stream" or model.N 0; got "{self.persistent}" and {self.N}'
             )
-        if self.feedforward != "relu" and not self.F:
-            raise UsageError(
-                f'model.feedforward must be "relu" where there is no feed-forward block; got "{self.feedforward}"'
-            )
         if self.bias == "none" and (self.F and self.feedforward == "relu"):
             raise UsageError('model.bias must not be "none" for model.feedforward = "relu", whose block has biases')
-        usual = {"bias": "output", "tied": True, "embedding": "scaled"}
-        for name, needed in usual.items() if self.cutoffs else ():
-            if getattr(self, name) != needed:
-                raise UsageError(f"model.{name} must be {needed} with model.cutoffs, got {getattr(self, name)}")
+        if list(self.cutoffs) != sorted(set(self.cutoffs)):
+            raise UsageError(f"model.cutoffs must rise, got {list(self.cutoffs)}")
+        if self.cutoffs and self.V and self.cutoffs[-1] >= self.V:
+            raise UsageError(f"model.cutoffs must lie below V = {self.V}, got {list(self.cutoffs)}")
+        if self.cutoffs and self.D // self.div_value ** len(self.cutoffs) < 1:
+            raise UsageError(
+                f"model.div_value = {self.div_value} leaves no width for cluster {len(self.cutoffs)} at D = {self.D}"
+            )
+
+    def check_kind(self) -> None:
+        """Raise UsageError for an option with a value that the kind, or another option, does not allow."""
+        kind, attention, clusters = self.kind, self.kind == "all-attention", bool(self.cutoffs)
+        needs = [
+            (attention, "F", 0, f"for {kind}, which has no feed-forward block"),
+            (not attention, "N", 0, f"for {kind}, which has no persistent vectors"),
+            (not attention, "persistent", "softmax", f"for {kind}, which has no persistent vectors"),
+            (kind == "transformer", "M", 0, f"for {kind}, which has no memory"),
+            (self.positions == "learned", "M", 0, 'for model.positions = "learned", which allow no memory'),
+            (kind in ("transformer", "gpt2"), "mask", "causal", f"for {kind}"),
+            (attention, "feedforward", "relu", "where there is no feed-forward block"),
+            *((clusters, name, value, "with model.cutoffs") for name, value in CLUSTERED.items()),
+        ]
+        for applies, name, needed, where in needs:
+            if applies and (given := getattr(self, name)) != needed:
+                raise UsageError(f"model.{name} must be {json.dumps(needed)} {where}; got {json.dumps(given)}")
+        if not attention and not self.F:
+            raise UsageError(f"model.F must be at least 1 for {kind}, got 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `heads` and `head_ids` only after a removal, so that L and H define a new model's."""
@@ -485,8 +468,11 @@ def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
     changes: dict[str, Any] = {"N": width, "F": 0} if kind == "all-attention" else {"N": 0, "F": width}
     if kind == "llama":
         changes["F"] = max(1, width * 2 // 3)
-    changes |= {"persistent": "softmax", "persistent_init": "release"}
-    return changes | ({"M": 0, "mask": "causal"} if kind in ("transformer", "gpt2", "llama") else {})
+    return (
+        changes
+        | {"persistent": "softmax"}
+        | ({"M": 0, "mask": "causal"} if kind in ("transformer", "gpt2", "llama") else {})
+    )
 
 
 def names_by_key(first: str = "train") -> dict[str, str]:

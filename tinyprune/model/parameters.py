@@ -86,8 +86,7 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
 
     Embeddings, positions and the output side's own matrices (the adaptive softmax's projections and cluster vectors)
     are uniform(±√(1/D)); the layers' matrices, Wo among them, and persistent vectors uniform(±init_gain·√(1/(D·L))).
-    Norms start as the identity, all biases at 0. With `persistent_init = "original"` persistent keys are normal with a
-    variance of 1/Dh and values of 1/N, which is 1 after the factors √Dh and √N of attention (Sukhbaatar et al. 2019).
+    Norms start as the identity, all biases at 0.
 
     Args:
         config: with V set.
@@ -107,21 +106,11 @@ def init_parameters(config: ModelConfig, rng: np.random.Generator, dtype: type =
         elif is_bias(name):
             value = np.zeros(shape)
         else:
-            value = draw(name, shape, config, rng)
+            layer = name.startswith("layers.")
+            bound = config.init_gain * math.sqrt(1 / (config.D * config.L)) if layer else math.sqrt(1 / config.D)
+            value = rng.uniform(-bound, bound, shape)
         params[name] = value.astype(dtype)
     return params
-
-
-def draw(name: str, shape: tuple[int, ...], config: ModelConfig, rng: np.random.Generator) -> NDArray:
-    """Draw a matrix or persistent vectors, see `init_parameters`."""
-    last = name.split(".")[-1]
-    if last in ("pk", "pv") and config.persistent_init == "original":
-        return rng.normal(0, math.sqrt(1 / (config.Dh if last == "pk" else config.N)), shape)
-    if name.startswith("layers."):
-        bound = config.init_gain * math.sqrt(1 / (config.D * config.L))
-    else:
-        bound = math.sqrt(1 / config.D)
-    return rng.uniform(-bound, bound, shape)
 
 
 def is_bias(name: str) -> bool:
