@@ -78,7 +78,7 @@ from tinyprune.notebook import (
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 from tinyprune.pruning.gates import GateObjective, gated_outputs
 from tinyprune.pruning.importance import leave_one_out, output_difference, with_heads
-from tinyprune.pruning.importance.reading import read
+from tinyprune.training.evaluation import read_segments
 from tinyprune.tables import text_table
 
 use_style()
@@ -496,7 +496,7 @@ def mean_loss_at(gates):
 def mean_slopes(mask):
     """Return the mean of ∂loss/∂g over the same text, (L, H), with the heads of `mask` open."""
     masked = with_heads(model, mask)
-    passes = read(masked, held_out, all_heads=True)  # closed heads have slopes, too
+    passes = read_segments(masked, held_out, all_heads=True)  # closed heads have slopes, too
     return np.mean([masked.backward_with_gates(1.0, cache)[1] for _, cache in passes], 0)
 
 

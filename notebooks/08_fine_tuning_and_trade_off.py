@@ -72,10 +72,9 @@ from tinyprune.notebook import (
 from tinyprune.plots import BLUE, GREY, VERMILION, running_mean
 from tinyprune.pruning.gates import GateObjective, gated_outputs, settle
 from tinyprune.pruning.importance import CRITERIA, keep_best, michel, with_heads
-from tinyprune.pruning.importance.reading import mean_loss, read
 from tinyprune.pruning.repair import repaired
 from tinyprune.tables import text_table
-from tinyprune.training.evaluation import evaluate
+from tinyprune.training.evaluation import evaluate, mean_loss, read_segments
 from tinyprune.training.step import LanguageModelling
 from tinyprune.training.optimizers import (
     clip_factor,
@@ -150,7 +149,7 @@ assert at_once > before + 0.2
 # %%
 names = ("bo", "net.bo")
 means, squares, segments = np.zeros((config.L, 2, config.D)), np.zeros((config.L, 2)), 0
-for _, cache in read(baseline, tokens, all_heads=True):
+for _, cache in read_segments(baseline, tokens, all_heads=True):
     segments += 1
     for i in range(config.L):
         blocks = gated_outputs(baseline, cache, i)  # the heads' o and Wo, their networks' r and pv
@@ -203,7 +202,7 @@ assert others < min(at_once, everywhere[1])
 def mean_gradient_norm(model):
     """Return the norm of the gradient over 8,192 characters of the training text."""
     total, n = {}, 0
-    for _, cache in read(model, text.train[:8192]):
+    for _, cache in read_segments(model, text.train[:8192]):
         total = {name: g + total.get(name, 0) for name, g in model.backward(1.0, cache).items()}
         n += 1
     return gradient_norm(total, model.ops) / n

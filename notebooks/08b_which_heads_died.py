@@ -59,7 +59,7 @@ from tinyprune.notebook import baseline_run, results, show_source, use_style, yo
 from tinyprune.plots import BLUE, GREY, VERMILION
 from tinyprune.pruning.gates import GateObjective, gated_outputs, settle
 from tinyprune.pruning.importance import keep_best, michel
-from tinyprune.pruning.importance.reading import read
+from tinyprune.training.evaluation import read_segments
 from tinyprune.pruning.roles import HeadRoles, head_roles
 from tinyprune.training.optimizers import (
     clip_factor,
@@ -105,7 +105,7 @@ def what_heads_do(model, text):
     """Return the names of the heads (L, H), and measures of them, name -> (L, H)."""
     textbook = dataclasses.replace(model, ops=get_backend("numpy"))  # keeps the weights
     weights, sizes = [], []
-    for number, (_, cache) in enumerate(read(textbook, text, streams=1, all_heads=True)):
+    for number, (_, cache) in enumerate(read_segments(textbook, text, streams=1, all_heads=True)):
         a = np.array([block.attention.a[0] for block in cache.attention_blocks])  # (L, H, T, S)
         T, S = a.shape[2:]
         keys = (

@@ -81,11 +81,10 @@ from tinyprune.plots import GREY, HEAD_COLOURS, plot_roles
 from tinyprune.pretrained import read_pretrained
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
 from tinyprune.pruning.importance.masks import keep_best, with_heads
-from tinyprune.pruning.importance.reading import read
 from tinyprune.pruning.roles import head_roles
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.distillation import Distillation
-from tinyprune.training.evaluation import evaluate
+from tinyprune.training.evaluation import evaluate, read_segments
 from tinyprune.training.step import Training, train_step
 
 use_style()
@@ -306,7 +305,7 @@ def draw_scores(importance, names):
 
 # %%
 importance = [np.zeros(H) for _ in range(L)]
-for _, cache in read(gated, calibration, streams=1, frozen=True):  # one segment after the other
+for _, cache in read_segments(gated, calibration, streams=1, frozen=True):  # one segment after the other
     for total, dgate in zip(importance, gated.backward_with_gates(1.0, cache)[1], strict=True):
         total += np.abs(dgate)
 draw_scores(importance, names)

@@ -17,7 +17,7 @@ from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import write_hub
 from tinyprune.pruning.importance import keep_best, with_heads
-from tinyprune.pruning.importance.blocks import read_blocks
+from tinyprune.pruning.importance.fits import read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.repair import repaired
@@ -114,7 +114,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_has_the_right_numbers(run, tm
     check(saved.model, rows["whole", 0, 0, 0, "none"])
     fitted = remove_closed_heads(repaired(saved.model, mask, text.train[:60]))
     check(fitted, rows["michel-global", 6, 0, 0, "least-squares"])
-    stay = search(read_blocks(saved.model, text.train[:60]), 6, relative=True)
+    stay = search(read_fits(saved.model, text.train[:60]), 6, relative=True)
     fitted = remove_closed_heads(repaired(saved.model, stay, text.train[:60]))
     check(fitted, rows["least-squares", 6, 0, 0, "least-squares"])
     config = RunDirectory(run).read_config().finetune

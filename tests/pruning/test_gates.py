@@ -11,7 +11,7 @@ from tinyprune.config import DataConfig, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.gradcheck import check_gradients
-from tinyprune.model.blocks import attention_block_forward, feedforward_block_forward
+from tinyprune.model.blocks import attention_block_forward, second_block_forward
 from tinyprune.model.parameters import init_parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import sigmoid
@@ -125,8 +125,8 @@ def test_the_layerwise_error_is_that_of_the_blocks_outputs(kind):
         x = y_gated
         if kind == "head networks":
             arguments = model.config, model.ops, None
-            y_gated, _ = feedforward_block_forward(x, layer, gates.values, gates.scale, *arguments)
-            y_full, _ = feedforward_block_forward(x, layer, None, 1.0, *arguments)
+            y_gated, _ = second_block_forward(x, layer, gates.values, gates.scale, *arguments)
+            y_full, _ = second_block_forward(x, layer, None, 1.0, *arguments)
             total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
             x = y_gated
     assert losses["layerwise_error"] == pytest.approx(total, rel=1e-12) and total > 0.01

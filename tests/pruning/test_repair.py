@@ -9,7 +9,7 @@ from small import small_config, small_model
 
 from tinyprune.errors import UsageError
 from tinyprune.pruning.importance import CRITERIA
-from tinyprune.pruning.importance.blocks import Block, read_blocks
+from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.importance.masks import with_heads
 from tinyprune.pruning.repair import REPAIRS, repaired
@@ -54,7 +54,7 @@ def best_fit(X: np.ndarray, W: np.ndarray, rows: np.ndarray, penalty: float) -> 
 def test_repaired_weights_are_the_best_fit(kind):
     model, blocks = outputs_of(kind)
     new = repaired(model, STAY, LONG)
-    read = {i: iter(layer) for i, layer in enumerate(read_blocks(model, LONG))}
+    read = {i: iter(layer) for i, layer in enumerate(read_fits(model, LONG))}
     for (i, W, b), (X, given) in blocks.items():
         block, width = next(read[i]), (len(given) - 1) // 3
         penalty = 1e-4 * (X[:, :-1] ** 2).sum(0).mean()
@@ -115,13 +115,13 @@ def test_a_repaired_model_is_nearer_to_the_whole_one_and_removal_is_exact(kind):
     np.testing.assert_allclose(smaller.log_probabilities(smaller.forward(ids)[0]), fitted, rtol=1e-11)
 
 
-def random_blocks(rng: np.random.Generator, layers: int, heads: int) -> list[list[Block]]:
+def random_blocks(rng: np.random.Generator, layers: int, heads: int) -> list[list[BlockFit]]:
     """Blocks of heads that can partly stand in for each other."""
     made = []
     for _ in range(layers):
         X = rng.standard_normal((40, 6)) @ rng.standard_normal((6, 2 * heads)) + rng.standard_normal((40, 2 * heads))
         X = np.hstack([X, np.ones((40, 1))])
-        made.append([Block(X.T @ X, rng.standard_normal((2 * heads + 1, 5)), heads) for _ in range(2)])
+        made.append([BlockFit(X.T @ X, rng.standard_normal((2 * heads + 1, 5)), heads) for _ in range(2)])
     return made
 
 
@@ -161,6 +161,6 @@ def test_what_cannot_be_done_is_refused():
     with pytest.raises(UsageError, match="repair must be one of least-squares, mean; got 'both'"):
         repaired(model, STAY, LONG, "both")
     with pytest.raises(UsageError, match="must have all its heads open"):
-        read_blocks(with_heads(model, STAY), LONG)
+        read_fits(with_heads(model, STAY), LONG)
     with pytest.raises(UsageError, match="heads must be between 0 and the 6 there are, got 7"):
-        search(read_blocks(model, LONG), 7)
+        search(read_fits(model, LONG), 7)

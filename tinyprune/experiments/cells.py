@@ -36,7 +36,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
 from tinyprune.pruning.importance import CRITERIA, Mask, Scores, keep_best, score_in_rounds
-from tinyprune.pruning.importance.blocks import Block, read_blocks
+from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.evaluation import evaluate
@@ -200,7 +200,7 @@ class CellRun:
             model = repair_and_remove(whole, open_heads(gated)) if recipe.rewound else remove_closed_heads(gated)
         else:
             mask = self.choose(whole, self.cell.heads or 0)
-            model = repair_and_remove(whole, mask, recipe.repair, self.blocks if recipe.repair else ())
+            model = repair_and_remove(whole, mask, recipe.repair, self.fits if recipe.repair else ())
         if sum(model.config.heads) != self.cell.heads:
             raise TinypruneError(f"{self.cell.heads} heads were asked for, {sum(model.config.heads)} stay")
         return model
@@ -210,7 +210,7 @@ class CellRun:
         if self.recipe.choose == "layers":
             return keep_best([np.zeros(H) for H in whole.config.heads], heads, "layer")
         if self.recipe.choose == "search":
-            return search(self.blocks, heads)
+            return search(self.fits, heads)
         criterion, rng = CRITERIA[self.recipe.criterion], self.generator("scores")
 
         def score(model: Transformer) -> Scores:
@@ -281,9 +281,9 @@ class CellRun:
         return {"train": first, "gate": config.gate_train, "finetune": config.finetune}
 
     @cached_property
-    def blocks(self) -> list[list[Block]]:
+    def fits(self) -> list[list[BlockFit]]:
         """The least-squares problems of the baseline's layers."""
-        return read_blocks(self.start(), self.text.train[:REPAIR_TOKENS])
+        return read_fits(self.start(), self.text.train[:REPAIR_TOKENS])
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return a random generator for one purpose, derived from the seed; it is the same for every method."""

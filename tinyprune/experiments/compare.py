@@ -43,7 +43,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.progress import say
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
 from tinyprune.pruning.importance import CRITERIA, Mask, keep_best
-from tinyprune.pruning.importance.blocks import Block, read_blocks
+from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
 from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.roles import head_roles
@@ -190,9 +190,9 @@ class Comparison:
         return dataclasses.replace(self.config.gate, frozen=True, target_heads=heads)
 
     @cached_property
-    def blocks(self) -> list[list[Block]]:
+    def fits(self) -> list[list[BlockFit]]:
         """The least-squares problems of all layers."""
-        return read_blocks(self.model, self.text.train[: self.repair_tokens])
+        return read_fits(self.model, self.text.train[: self.repair_tokens])
 
     def compute(self, cell: CheckpointCell, store: Store) -> dict[str, Any]:
         """Return a cell's record: scores, names of roles, or a model's measurements and which heads were kept."""
@@ -206,7 +206,7 @@ class Comparison:
             return self.measure(self.model) | {"heads_shifted": None}
         mask, shifted = self.choose(cell, store)
         repair = "least-squares" if cell.what == "repaired" else repair_of(cell.method)
-        model = repair_and_remove(self.model, mask, repair, self.blocks if repair else ())
+        model = repair_and_remove(self.model, mask, repair, self.fits if repair else ())
         if cell.what == "healed":
             config = dataclasses.replace(self.config.finetune, steps=cell.steps)
             self.train(model, config, healing_objective(self.model, config.distill), cell.seed, 2)
@@ -226,7 +226,7 @@ class Comparison:
             shifted = hit_target(gated)
             return open_heads(gated), shifted
         if cell.method == "least-squares":
-            return search(self.blocks, heads, relative=True), None
+            return search(self.fits, heads, relative=True), None
         scores = self.earlier("scores", cell, store)["scores"]
         return keep_best([np.array(x) for x in scores], heads), None
 

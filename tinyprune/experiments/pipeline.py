@@ -15,7 +15,7 @@ from tinyprune.config import TrainConfig
 from tinyprune.data import Segments
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance import Mask, with_heads
-from tinyprune.pruning.importance.blocks import Block
+from tinyprune.pruning.importance.fits import BlockFit
 from tinyprune.pruning.repair import repaired_from
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.distillation import Distillation
@@ -23,7 +23,7 @@ from tinyprune.training.step import LanguageModelling, Objective, Training, trai
 
 
 def repair_and_remove(
-    whole: Transformer, mask: Mask, repair: str = "", blocks: Sequence[Sequence[Block]] = ()
+    whole: Transformer, mask: Mask, repair: str = "", fits: Sequence[Sequence[BlockFit]] = ()
 ) -> Transformer:
     """Return a model with the heads of `mask` only, in new arrays.
 
@@ -31,9 +31,9 @@ def repair_and_remove(
         whole: the model with all its heads; it is not modified.
         mask: which heads of each layer stay.
         repair: how what stays is fitted to the whole model's outputs, see `pruning.repair`; "" leaves it as it is.
-        blocks: what the repair has read, see `importance.blocks`.
+        fits: what the repair has read, see `importance.fits`.
     """
-    closed = repaired_from(whole, mask, blocks, repair) if repair else with_heads(whole, mask)
+    closed = repaired_from(whole, mask, fits, repair) if repair else with_heads(whole, mask)
     return remove_closed_heads(closed)
 
 

@@ -3,7 +3,7 @@
     least-squares    W of the heads that stay, and b, are fitted to the output of all heads    (OSSCAR, SlimGPT)
     mean             the mean output of the heads that go is added to b                        (FLAP)
 
-Both are closed formulas in the products of one reading of a text, see `importance.blocks`.
+Both are closed formulas in the products of one reading of a text, see `importance.fits`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.importance.blocks import Block, read_blocks
+from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.masks import Mask, with_heads
 
 REPAIRS = ("least-squares", "mean")
@@ -41,18 +41,18 @@ def repaired(model: Transformer, mask: Mask, tokens: NDArray, repair: str = "lea
     """
     if repair not in REPAIRS:
         raise UsageError(f"repair must be one of {', '.join(REPAIRS)}; got {repair!r}")
-    return repaired_from(model, mask, read_blocks(model, tokens), repair)
+    return repaired_from(model, mask, read_fits(model, tokens), repair)
 
 
 def repaired_from(
-    model: Transformer, mask: Mask, layers: Sequence[Sequence[Block]], repair: str = "least-squares"
+    model: Transformer, mask: Mask, layers: Sequence[Sequence[BlockFit]], repair: str = "least-squares"
 ) -> Transformer:
-    """Do the same with the blocks of each layer, see `read_blocks`, for several masks after one reading."""
+    """Do the same with the fits of each layer, see `read_fits`, for several masks after one reading."""
     gated = with_heads(model, mask)
     params = dict(gated.params)
-    for i, (blocks, stay) in enumerate(zip(layers, mask, strict=True)):
-        for names, block in zip(NAMES, blocks, strict=False):
-            W = block.fitted(stay) if repair == "least-squares" else block.with_means(stay)
+    for i, (fits, stay) in enumerate(zip(layers, mask, strict=True)):
+        for names, fit in zip(NAMES, fits, strict=False):
+            W = fit.fitted(stay) if repair == "least-squares" else fit.with_means(stay)
             for name, value in zip(names, (W[:-1], W[-1]), strict=True):
                 old = params.get(f"layers.{i}.{name}")
                 if old is not None:  # bo may be absent

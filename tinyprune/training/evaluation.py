@@ -1,14 +1,17 @@
 """Evaluate how well a model predicts text that it was not trained on."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.data import evaluation_segments
+from tinyprune.data import Segments, evaluation_segments
 from tinyprune.errors import NotFiniteError
-from tinyprune.model.transformer import Memory, Transformer
+from tinyprune.model.transformer import Cache, Memory, Transformer
+
+STREAMS = 16  # rows read in parallel where only means are needed
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,32 @@ def evaluate(model: Transformer, tokens: NDArray, characters: int) -> Evaluation
     if not math.isfinite(total):
         raise NotFiniteError(f"the loss on held-out text is {total}")
     return Evaluation(total / predicted, predicted, characters * predicted / len(tokens))
+
+
+def read_segments(
+    model: Transformer, tokens: NDArray, streams: int = STREAMS, all_heads: bool = False, frozen: bool = False
+) -> Iterator[tuple[np.inexact, Cache]]:
+    """Read a text without noise, with the memory carried along; yield loss and cache of each segment.
+
+    Args:
+        model: evaluated.
+        tokens: the text, (n,).
+        streams: rows of a batch, each with another part of the text; fewer if the text is too short for that.
+        all_heads: compute closed heads too.
+        frozen: the backward pass, if there is one, is for the gates alone.
+
+    Raises:
+        UsageError: if the text is shorter than one segment.
+    """
+    T = model.config.T
+    segments = Segments(tokens, max(1, min(streams, (len(tokens) - 1) // T)), T)
+    memory = None
+    for step in range(segments.per_epoch):
+        ids, targets, _ = segments.batch(step)
+        loss, memory, cache = model.loss(ids, targets, memory, all_heads=all_heads, frozen=frozen)
+        yield loss, cache
+
+
+def mean_loss(model: Transformer, tokens: NDArray) -> float:
+    """Return the mean cross-entropy over whole segments of a text, nats per token; see `read_segments`."""
+    return float(np.mean([float(loss) for loss, _ in read_segments(model, tokens)]))

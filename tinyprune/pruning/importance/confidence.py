@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.pruning.importance.masks import Scores
-from tinyprune.pruning.importance.reading import read
+from tinyprune.training.evaluation import read_segments
 
 
 def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
@@ -25,7 +25,7 @@ def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) ->
     textbook = dataclasses.replace(model, params=model.host_params(), ops=Engine())
     segments = 0
     sums = [np.zeros(H) for H in model.config.heads]
-    for _, cache in read(textbook, tokens, all_heads=True):
+    for _, cache in read_segments(textbook, tokens, all_heads=True):
         segments += 1
         for total, block in zip(sums, cache.attention_blocks, strict=True):
             total += block.attention.a.max(-1).mean((0, 2))  # a (B, H, T, S + N)

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.importance.blocks import read_blocks
+from tinyprune.pruning.importance.fits import read_fits
 from tinyprune.pruning.importance.masks import Scores
 
 
 def fluctuation(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
     """Return scores from one reading of `tokens`, (H,) for each layer; `rng` is not used."""
     scores = []
-    for blocks in read_blocks(model, tokens):
-        score = np.sum([block.fluctuation() for block in blocks], 0)
+    for fits in read_fits(model, tokens):
+        score = np.sum([fit.fluctuation() for fit in fits], 0)
         scores.append((score - score.mean()) / max(score.std(), np.finfo(float).tiny) if score.size else score)
     return scores

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import open_heads
 from tinyprune.pruning.importance.masks import Scores, with_heads
-from tinyprune.pruning.importance.reading import mean_loss
+from tinyprune.training.evaluation import mean_loss
 
 
 def leave_one_out(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:

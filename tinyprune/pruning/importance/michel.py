@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance.masks import Scores, with_heads
-from tinyprune.pruning.importance.reading import read
+from tinyprune.training.evaluation import read_segments
 
 
 def michel_global(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
@@ -26,7 +26,7 @@ def michel_global(model: Transformer, tokens: NDArray, rng: np.random.Generator)
     sums = [np.zeros(H) for H in model.config.heads]
     segments = 0
     # one stream: the gradient of a batch would be that of its mean
-    for _, cache in read(gated, tokens, streams=1, frozen=True):
+    for _, cache in read_segments(gated, tokens, streams=1, frozen=True):
         segments += 1
         _, dgates = gated.backward_with_gates(1.0, cache)
         for total, dgate in zip(sums, dgates, strict=True):

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from tinyprune.model.transformer import Transformer, gated_outputs
 from tinyprune.ops import head_difference
 from tinyprune.pruning.importance.masks import Scores
-from tinyprune.pruning.importance.reading import read
+from tinyprune.training.evaluation import read_segments
 
 
 def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
     """Return scores from one reading of `tokens`, (H,) for each layer; `rng` is not used."""
     segments = 0
     sums = [np.zeros(H) for H in model.config.heads]
-    for _, cache in read(model, tokens, all_heads=True):
+    for _, cache in read_segments(model, tokens, all_heads=True):
         segments += 1
         for i, total in enumerate(sums):
             gates = cache.gates[i]

@@ -26,19 +26,18 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
 from tinyprune.model.transformer import Transformer, gated_outputs
-from tinyprune.pruning.importance.reading import read
+from tinyprune.training.evaluation import read_segments
 
 RIDGE = 1e-4  # λ as a share of the mean of XᵀX's diagonal
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockFit:
     """The least-squares problem of a block with H heads. Heads with networks have two blocks in each layer."""
 
     G: NDArray  # X̃ᵀX̃, (H·width + 1, H·width + 1) float64
     W: NDArray  # W̃, (H·width + 1, D) float64
     heads: int  # H
-    ridge: float = RIDGE
     biased: bool = True  # whether there is a b to fit; otherwise it is a row of zeros and stays one
 
     @property
@@ -60,7 +59,7 @@ class Block:
     @cached_property
     def ridged(self) -> NDArray:
         """Return G_λ, computed once for all sets of heads that a search tries."""
-        diagonal = np.full(len(self.G), self.ridge * self.G.diagonal()[:-1].mean() if self.heads else 0.0)
+        diagonal = np.full(len(self.G), RIDGE * self.G.diagonal()[:-1].mean() if self.heads else 0.0)
         diagonal[-1] = 0.0  # b has no penalty
         return self.G + np.diag(diagonal)
 
@@ -99,8 +98,8 @@ class Block:
         return (variance * (self.W[:-1] ** 2).sum(1)).reshape(self.heads, self.width).sum(1)
 
 
-def read_blocks(model: Transformer, tokens: NDArray) -> list[list[Block]]:
-    """Read a text once with all heads; return the blocks of each layer.
+def read_fits(model: Transformer, tokens: NDArray) -> list[list[BlockFit]]:
+    """Read a text once with all heads; return the fits of each layer: its attention, then its networks if any.
 
     Args:
         model: without gates, or with gates that are all open.
@@ -113,21 +112,16 @@ def read_blocks(model: Transformer, tokens: NDArray) -> list[list[Block]]:
         raise UsageError("the model must have all its heads open to fit others in place of some, got closed gates")
     host = model.ops.to_host
     sums: dict[tuple[int, int], NDArray] = {}
-    for _, cache in read(model, tokens):
-        for i in range(model.config.L):
-            for j, (outputs, _, _) in enumerate(gated_outputs(model, cache, i)):
+    layers: list[list[BlockFit]] = []
+    for _, cache in read_segments(model, tokens):
+        layers = []
+        for i, heads in enumerate(model.config.heads):
+            layers.append([])
+            for j, (outputs, W, b) in enumerate(gated_outputs(model, cache, i)):
                 x = host(outputs).astype(float)
                 X = np.ones((x.shape[0] * x.shape[1], x.shape[2] * x.shape[3] + 1))
                 X[:, :-1] = x.reshape(len(X), -1)
                 sums[i, j] = sums.get((i, j), 0.0) + X.T @ X
-    layers: list[list[Block]] = []
-    for i, heads in enumerate(model.config.heads):
-        matrices = [(W, b) for _, W, b in gated_outputs(model, cache, i)]
-        biased = [model.config.bias != "none", True]  # Wo, and a network's values
-        layers.append(
-            [
-                Block(sums[i, j], np.vstack([host(W), host(b)]).astype(float), heads, biased=biased[j])
-                for j, (W, b) in enumerate(matrices)
-            ]
-        )
+                biased = j > 0 or model.config.bias != "none"  # a network's values always are
+                layers[i].append(BlockFit(sums[i, j], np.vstack([host(W), host(b)]).astype(float), heads, biased))
     return layers
