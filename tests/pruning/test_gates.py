@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import MODELS, backend_with, head_outputs, small_config, small_model, small_trainer
+from small import MODELS, head_outputs, small_config, small_model, small_trainer
 
 from tinyprune.config import DataConfig, GateConfig, ModelConfig, TrainConfig
 from tinyprune.data import load_text
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.gradcheck import check_gradients
-from tinyprune.model.blocks import attention_block_forward, second_block_forward
+from tinyprune.model.blocks import Layer, attention_block_forward, second_block_forward
 from tinyprune.model.parameters import init_parameters, layer_parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.ops import sigmoid
+from tinyprune.ops import l0_forward, sigmoid
 from tinyprune.pruning.gates import GateObjective, add_gates, open_heads, opening_log_alpha, settle
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.training.metrics import read_metrics
@@ -77,7 +77,7 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
         total, _, cache = varied.loss(ids, targets, memory, noise(), all_heads=layerwise)
         for i in range(2):
             if not top_k:
-                total = total + gate.lam * ops.l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
+                total = total + gate.lam * l0_forward(varied.params[f"layers.{i}.log_alpha"], **constants)[0]
             if layerwise:
                 p = layer_parameters(model.params, i)
                 parts = [(head_outputs(fixed.attention_blocks[i]), p["Wo"], p.get("bo", np.zeros(12)))]
@@ -117,16 +117,15 @@ def test_the_layerwise_error_is_that_of_the_blocks_outputs(kind):
     x = model.params["embedding"][ids] * np.sqrt(12)
     total = 0.0
     for i, gates in enumerate(model.gates(noise(), all_heads=True)):
-        layer = layer_parameters(model.params, i)
-        arguments = x, memory[i], layer, model.params["R"]
-        y_gated, _, _ = attention_block_forward(*arguments, gates.values, gates.scale, model.config, model.ops, None)
-        y_full, _, _ = attention_block_forward(*arguments, None, 1.0, model.config, model.ops, None)
+        full = Layer(layer_parameters(model.params, i) | {"R": model.params["R"]})
+        gated = Layer(full.p | {"gate": gates.values}, gates.scale)
+        y_gated, y_full = (
+            attention_block_forward(x, memory[i], layer, model.config, model.ops)[0] for layer in (gated, full)
+        )
         total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
         x = y_gated
         if kind == "head networks":
-            arguments = model.config, model.ops, None
-            y_gated, _ = second_block_forward(x, layer, gates.values, gates.scale, *arguments)
-            y_full, _ = second_block_forward(x, layer, None, 1.0, *arguments)
+            y_gated, y_full = (second_block_forward(x, layer, model.config, model.ops)[0] for layer in (gated, full))
             total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
             x = y_gated
     assert losses["layerwise_error"] == pytest.approx(total, rel=1e-12) and total > 0.01
@@ -222,18 +221,19 @@ def test_more_heads_than_there_are_cannot_stay():
         GateObjective(GateConfig(target_heads=7), 0, 6)
 
 
-def test_deterministic_gates_are_sampled_ones_with_noise_of_one_half():
+def test_deterministic_gates_are_sampled_ones_with_noise_of_one_half(monkeypatch):
     gate = GateConfig(hard=False)
     sampled = small_model(small_config(), gate)
     still = dataclasses.replace(sampled, gate=dataclasses.replace(gate, distribution="deterministic"))
     ids = np.arange(10).reshape(2, 5)
-    half = dataclasses.replace(sampled, ops=backend_with(draw_noise=lambda n, rng, dtype: np.full(n, 0.5, dtype)))
+    drawn = sampled.loss(ids, ids[:, ::-1].copy(), None, noise())[0]
+    monkeypatch.setattr("tinyprune.ops.draw_noise", lambda n, rng, dtype: np.full(n, 0.5, dtype))
     losses, grads = [], []
-    for model in (still, half):
+    for model in (still, sampled):
         loss, _, cache = model.loss(ids, ids[:, ::-1].copy(), None, noise())
         losses.append(loss)
         grads.append(model.backward(1.0, cache))
-    assert losses[0] == losses[1] != sampled.loss(ids, ids[:, ::-1].copy(), None, noise())[0]
+    assert losses[0] == losses[1] != drawn
     assert all(np.array_equal(grads[0][name], grads[1][name]) for name in grads[0])
     assert any(grads[0][name].any() for name in gates_of(grads[0]))
 
