@@ -122,24 +122,20 @@ class Corpus:
 
 def whole_words(chunks: Iterable[str]) -> Iterator[str]:
     """Yield the same text in chunks that end at a space or at the end of a line, so that no word is cut in two."""
-    rest = ""
-    for chunk in chunks:
-        text = rest + chunk
-        end = max(text.rfind(" "), text.rfind("\n")) + 1
-        if end:
-            yield text[:end]
-        rest = text[end:]
-    if rest:
-        yield rest
+    return cut_anew(chunks, lambda text: max(text.rfind(" "), text.rfind("\n")) + 1)
 
 
 def whole_pieces(chunks: Iterable[str]) -> Iterator[str]:
     """Yield the same text in chunks that byte-pair tokenizers encode as they would the whole, see `_LAST_CUT`."""
+    return cut_anew(chunks, lambda text: found.end() if (found := _LAST_CUT.match(text)) else 0)
+
+
+def cut_anew(chunks: Iterable[str], last_cut: Callable[[str], int]) -> Iterator[str]:
+    """Yield the same text in chunks that end at its last possible cut; `last_cut` finds that, 0 if there is none."""
     rest = ""
     for chunk in chunks:
         text = rest + chunk
-        found = _LAST_CUT.match(text)
-        end = found.end() if found else 0
+        end = last_cut(text)
         if end:
             yield text[:end]
         rest = text[end:]

@@ -12,10 +12,9 @@ operations (`tinyprune.ops.adamw`, `lamb`), so that a backend can compile them.
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,22 +74,16 @@ def gradient_norm(grads: dict[str, NDArray], ops: Engine) -> float:
     return common
 
 
-class Update(NamedTuple):
-    """The arguments that one parameter's update takes."""
+class Optimizer:
+    """An update rule, its step count, and its moments (running averages), which start at zero.
 
-    param: NDArray
-    grad: NDArray
-    moments: list[NDArray]
-    group: ParameterGroup
-
-
-class Optimizer(ABC):
-    """The part that all rules share: the step count, and the moments (running averages), which start at zero.
-
-    A subclass defines which moments it keeps of each parameter, and how parameters are updated.
+    Args:
+        config: the rule, `config.optimizer`, and its constants.
+        groups: of each parameter that is trained.
+        ops: backend that computes, by default NumPy; checks, state and moments are here.
     """
 
-    MOMENTS: ClassVar[tuple[str, ...]] = ()
+    MOMENTS = ("m", "v")
 
     def __init__(self, config: TrainConfig, groups: dict[str, ParameterGroup], ops: Engine | None = None) -> None:
         self.config = config
@@ -98,12 +91,6 @@ class Optimizer(ABC):
         self.ops = ops or Engine()
         self.steps = 0
         self.moments: dict[str, NDArray] = {}
-        # the names of each parameter's moments, built once and not in every step
-        self.moments_of = {name: [f"{kind}.{name}" for kind in self.MOMENTS] for name in groups}
-
-    @abstractmethod
-    def update(self, updates: Sequence[Update], lr: float, grad_scale: Any) -> None:
-        """Update parameters and their moments in place by one step."""
 
     def step(self, params: dict[str, NDArray], grads: dict[str, NDArray], lr: float, grad_scale: Any = 1.0) -> None:
         """Update in place every parameter that has a gradient. Gradients are not modified.
@@ -139,12 +126,17 @@ class Optimizer(ABC):
         self.steps += 1
         if isinstance(grad_scale, Real):
             grad_scale = float(grad_scale)  # otherwise it is in a GPU's memory
-        updates = []
-        for name, grad in grads.items():
-            group = self.groups[name]
-            moments = [self.moments[key] for key in self.moments_of[name]]
-            updates.append(Update(params[name], grad, moments, group))
-        self.update(updates, float(lr), grad_scale)
+        c = self.config
+        constants = AdamConstants(c.beta1, c.beta2, c.eps, self.steps, grad_scale)
+        ms, vs = ([self.moments[f"{kind}.{name}"] for name in grads] for kind in self.MOMENTS)
+        multipliers, decays = ([self.groups[name][i] for name in grads] for i in (0, 1))
+        arrays = [params[name] for name in grads], list(grads.values()), ms, vs
+        if c.optimizer == "lamb":
+            for *tensors, multiplier, decay in zip(*arrays, multipliers, decays, strict=True):
+                self.ops.lamb_update(*tensors, lr=float(lr) * multiplier, decay=decay, constants=constants)
+        elif grads:
+            rates = {"lr": float(lr), "multipliers": multipliers, "decays": decays}
+            self.ops.adamw_updates(*arrays, **rates, constants=constants)
 
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
@@ -159,8 +151,8 @@ class Optimizer(ABC):
                 f"parameter {name} is updated in place and must be writeable and C-contiguous, got strides "
                 f"{param.strides} for shape {shape}"
             )
-        for key in self.moments_of[name]:
-            moment = self.moments[key]
+        for kind in self.MOMENTS:
+            moment = self.moments[key := f"{kind}.{name}"]
             if moment.shape != shape or moment.dtype != dtype:
                 raise CheckpointError(
                     f"optimizer state {key} is {moment.dtype} {moment.shape}, but the parameter is "
@@ -201,42 +193,6 @@ class Optimizer(ABC):
         self.moments = {key: self.ops.to_device(value.copy()) for key, value in moments.items()}
 
 
-class AdamW(Optimizer):
-    """This rule is Adam with decoupled weight decay, see `tinyprune.ops.adamw`."""
-
-    MOMENTS = ("m", "v")
-
-    def constants(self, grad_scale: Any) -> AdamConstants:
-        """Return the numbers of this step that all parameters share."""
-        c = self.config
-        return AdamConstants(c.beta1, c.beta2, c.eps, self.steps, grad_scale)
-
-    def update(self, updates: Sequence[Update], lr: float, grad_scale: Any) -> None:
-        """See `Optimizer.update`."""
-        if updates:
-            params, grads, moments, groups = zip(*updates, strict=True)
-            ms, vs = zip(*moments, strict=True)
-            multipliers, decays = zip(*groups, strict=True)
-            arrays, constants = (params, grads, ms, vs), self.constants(grad_scale)
-            self.ops.adamw_updates(*arrays, lr=lr, multipliers=multipliers, decays=decays, constants=constants)
-
-
-class LAMB(AdamW):
-    """This rule adapts AdamW layer by layer to large batches, see `tinyprune.ops.lamb`."""
-
-    def update(self, updates: Sequence[Update], lr: float, grad_scale: Any) -> None:
-        """See `Optimizer.update`."""
-        constants = self.constants(grad_scale)
-        for param, grad, moments, (multiplier, decay) in updates:
-            self.ops.lamb_update(param, grad, *moments, lr=lr * multiplier, decay=decay, constants=constants)
-
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "lamb": LAMB}
-
-
 def make_optimizer(config: TrainConfig, groups: dict[str, ParameterGroup], ops: Engine | None = None) -> Optimizer:
-    """Make the optimizer that `config.optimizer` names, for the parameters in `groups`; `ops` defaults to NumPy.
-
-    The backend computes; checks, state and moments are here.
-    """
-    return OPTIMIZERS[config.optimizer](config, groups, ops)
+    """Make the optimizer that `config.optimizer` names, for the parameters in `groups`; `ops` defaults to NumPy."""
+    return Optimizer(config, groups, ops)
