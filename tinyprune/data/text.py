@@ -4,7 +4,7 @@ corpora.open_corpus     from a name or a path to a `Corpus`, downloaded if need 
 newlines.plain_text     a file without a byte order mark, its lines ended by \\n
 spans.Corpus            three runs of bytes, read in pieces
 tokenizers              pieces to token ids
-kept                    where the ids of a large corpus are kept, in memory-mapped files
+cached                  where the ids of a large corpus are stored, in memory-mapped files
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig
-from tinyprune.data import kept
+from tinyprune.data.cached import cached_tokens, cached_vocabulary
 from tinyprune.data.corpora import open_corpus
 from tinyprune.data.spans import SPLITS
 from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, build_tokenizer, encode_corpus, id_dtype, known
@@ -59,12 +59,12 @@ def load_text(
         config: corpus, tokenizer and splits. The fractions are of bytes; a corpus with its own splits ignores them.
         tokenizer: from a checkpoint: encode with it instead of building the one that `config` asks for.
         digest: from a checkpoint: refuse a text with another sha256.
-        in_memory_bytes: a larger corpus is read in pieces, and its tokens are kept in `files.cache_directory`.
+        in_memory_bytes: a larger corpus is read in pieces, and its tokens are cached in `files.cache_directory`.
 
     Raises:
         UsageError: if there is no such corpus, if it is empty or too short for its splits, if it is not UTF-8
             (character and word tokenizer), or if a given tokenizer lacks one of its characters.
-        TinypruneError: if a download fails or kept tokens are damaged.
+        TinypruneError: if a download fails or cached tokens are damaged.
         SaveError: if a file cannot be written.
     """
     corpus = open_corpus(config)
@@ -78,10 +78,10 @@ def load_text(
     if tokenizer is None:
         build = functools.partial(build_tokenizer, corpus, config, "vocabulary of" if large else "")
         keep = large and config.tokenizer != "byte"
-        tokenizer = kept.vocabulary(cache_directory(), corpus, found, config, build) if keep else build()
+        tokenizer = cached_vocabulary(cache_directory(), corpus, found, config, build) if keep else build()
     encoded = encode_corpus(corpus, tokenizer, "tokenising" if large else "")
     if large:
-        tokens, characters = kept.tokens(cache_directory(), corpus, found, tokenizer, encoded)
+        tokens, characters = cached_tokens(cache_directory(), corpus, found, tokenizer, encoded)
     else:
         tokens, characters = in_memory(encoded, id_dtype(tokenizer))
 

@@ -159,7 +159,7 @@ class _Header:
         self.path, self.content, self.size, self.position = path, content, len(content), 0
 
     def read(self, gguf: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-        if self.take(4) != b"GGUF":
+        if self.next_bytes(4) != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         version = self.number("I")
         if version not in (2, 3):
@@ -177,18 +177,18 @@ class _Header:
         start = -(-self.position // alignment) * alignment
         return entries, {entry[0]: self.stored(gguf, start, *entry) for entry in about}
 
-    def take(self, count: int) -> bytes:
+    def next_bytes(self, count: int) -> bytes:
         if count > self.size - self.position:
             raise ValueError("it ends within its header")
         self.position += count
         return self.content[self.position - count : self.position]
 
     def number(self, code: str) -> Any:
-        (value,) = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))
+        (value,) = struct.unpack(f"<{code}", self.next_bytes(struct.calcsize(f"<{code}")))
         return value
 
     def string(self) -> str:
-        return self.take(self.number("Q")).decode("utf-8")
+        return self.next_bytes(self.number("Q")).decode("utf-8")
 
     def value(self, kind: int) -> Any:
         """Read the value of an entry; arrays are not nested."""
@@ -201,7 +201,7 @@ class _Header:
         of, count = self.number("I"), self.number("Q")
         if of in NUMBERS:
             item = struct.calcsize(f"<{NUMBERS[of]}")
-            return np.frombuffer(self.take(count * item), f"<{NUMBERS[of]}").tolist()
+            return np.frombuffer(self.next_bytes(count * item), f"<{NUMBERS[of]}").tolist()
         if of != STRING:
             raise ValueError(f"an entry has an array of type {of}")
         return [self.string() for _ in range(count)]

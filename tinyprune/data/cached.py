@@ -1,6 +1,6 @@
-"""The vocabulary and the tokens of a large corpus, kept on disk: made once and found again by every later run.
+"""The vocabulary and the tokens of a large corpus, cached on disk: made once and found again by every later run.
 
-Tokens are kept as one .npy file for each split and memory-mapped, so that they never lie in memory as a whole.
+Tokens are stored as one .npy file for each split and memory-mapped, so that they never lie in memory as a whole.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tinyprune.data.spans import CHUNK, SPLITS, Corpus
 from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, check_ids, id_dtype, known, tokenizer_from_dict
 from tinyprune.errors import SaveError, TinypruneError
 
-# Part of the names of kept files: raise it when the same text and settings no longer give the same tokens.
+# Part of the names of cached files: raise it when the same text and settings no longer give the same tokens.
 FORMAT = 1
 
 
-def vocabulary(
+def cached_vocabulary(
     directory: Path, corpus: Corpus, digest: str, config: DataConfig, build: Callable[[], Tokenizer]
 ) -> Tokenizer:
-    """Return the tokenizer kept for `config` in `directory`, or build it and keep it there.
+    """Return the tokenizer cached for `config` in `directory`, or build it and store it there.
 
     Raises TinypruneError if it cannot be read, SaveError if it cannot be written.
     """
@@ -47,13 +47,13 @@ def vocabulary(
     return tokenizer
 
 
-def tokens(
+def cached_tokens(
     directory: Path, corpus: Corpus, digest: str, tokenizer: Tokenizer, encoded: Iterable[EncodedChunk]
 ) -> tuple[dict[str, NDArray], dict[str, int]]:
-    """Return the tokens kept in `directory`, as read-only memory maps, or write `encoded` there first.
+    """Return the tokens cached in `directory`, as read-only memory maps, or write `encoded` there first.
 
     They are the ids of each split, (n,) of `id_dtype(tokenizer)`; with them comes `Text.characters`. Raises
-    TinypruneError if kept tokens are damaged, SaveError if they cannot be written.
+    TinypruneError if cached tokens are damaged, SaveError if they cannot be written.
     """
     folder = directory / f"{_name(corpus, digest, tokenizer.to_dict())}.tokens"
     if not folder.exists():
