@@ -99,15 +99,6 @@ def test_a_file_with_a_wrong_hash_is_set_aside(download, server, file, by_hand):
     download()
 
 
-def test_an_unknown_hash_is_recorded_and_checked_afterwards(download, file):
-    download(sha256=None)
-    assert file.with_name("file.sha256").read_text() == f"{SHA256}  file\n"
-    download(sha256=None)
-    file.write_bytes(PAYLOAD[:-1])
-    with pytest.raises(TinypruneError, match=rf"expected {SHA256} \(recorded in .*file\.sha256"):
-        download(sha256=None)
-
-
 def test_without_a_network_the_message_gives_alternatives(download, server, file):
     server.shutdown()
     server.server_close()

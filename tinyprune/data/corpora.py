@@ -23,7 +23,7 @@ from tinyprune.data.spans import SPLITS, Corpus, Opener, Span
 from tinyprune.errors import TinypruneError, UsageError, nearest
 from tinyprune.files import cache_directory
 
-# Folders that some distributions of Python leave out, that were installed later, or that are a corpus of their own.
+# Folders that some distributions of Python leave out, that were installed later, or that are another corpus.
 _NOT_IN_STDLIB = {
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "tkinter", "lib2to3", "distutils"),
     *("ensurepip", "pydoc_data"),
@@ -40,7 +40,7 @@ class Entry:
     url: str = ""
     file: str = ""
     size: int | None = None
-    sha256: str | None = None
+    sha256: str = ""
     members: tuple[str, ...] = ()
     split_bytes: tuple[int, ...] = ()
 
@@ -66,7 +66,7 @@ def absolute_corpus(name: str) -> str:
 def open_corpus(config: DataConfig) -> Corpus:
     """Find the corpus `config.corpus`, downloading it if need be.
 
-    A corpus without splits of its own is cut into train, then valid, then test, by the two fractions of `config`. Sizes
+    A corpus without splits is cut into train, then valid, then test, by the two fractions of `config`. Sizes
     are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. A file is read as
     `newlines.plain_text` says, and a corpus of the catalogue byte for byte.
 

@@ -24,13 +24,11 @@ class _Interrupted(Exception):
     """The network failed: no connection, an error from the server, or too few bytes."""
 
 
-def fetch(
-    url: str, path: Path, *, name: str, sha256: str | None = None, size: int | None = None, otherwise: str = ""
-) -> Path:
+def fetch(url: str, path: Path, *, name: str, sha256: str, size: int | None = None, otherwise: str = "") -> Path:
     """Make sure that the file of `url` is at `path`, complete and unaltered; download it if it is not there.
 
     Args:
-        sha256: 64 hexadecimal digits. None: the hash is recorded in `path`.sha256 at first use and checked afterwards.
+        sha256: 64 hexadecimal digits.
         size: in bytes, for the progress bar if the server does not send it.
         otherwise: advice for users without a network, added to that message.
 
@@ -115,20 +113,14 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         raise _Interrupted(f"the connection was cut: {error}") from error
 
 
-def _verify(file: Path, path: Path, sha256: str | None) -> None:
-    """Compare the hash of `file` with `sha256`, else with the one recorded beside `path`, else record it there."""
+def _verify(file: Path, path: Path, sha256: str) -> None:
+    """Compare the hash of `file` with `sha256`; set the file aside and raise TinypruneError if it is another."""
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    record = path.with_name(f"{path.name}.sha256")
-    if sha256 is None and not record.exists():
-        record.write_text(f"{found}  {path.name}\n", encoding="utf-8")
-        return
-    expected = sha256 or record.read_text(encoding="utf-8").split()[0]
-    if found != expected:
-        source = "" if sha256 else f" (recorded in {record} at its first use)"
+    if found != sha256:
         aside = file.replace(path.with_name(f"{path.name}.bad"))
         raise TinypruneError(
-            f"{path} has sha256 {found}, expected {expected}{source}: it is damaged, or it has changed where it comes "
+            f"{path} has sha256 {found}, expected {sha256}: it is damaged, or it has changed where it comes "
             f"from; it was set aside as {aside}, run again to download it afresh"
         )
 
