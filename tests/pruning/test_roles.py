@@ -85,7 +85,7 @@ def test_hand_made_patterns_get_their_names(monkeypatch):
                     a[head, i, keys] = 1 / len(keys)
             yield ids, [(np.arange(7), a)]
 
-    monkeypatch.setattr(module, "_read", made)
+    monkeypatch.setattr(module, "_attention_weights", made)
     roles = head_roles(small_model(config), np.random.default_rng(0).permutation(11)[np.arange(300) % 11])
     assert roles.names().tolist() == [[*KINDS.values(), "broad", "mixed"]]
     shares = np.array([getattr(roles, kind)[0] for kind in KINDS])

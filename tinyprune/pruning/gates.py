@@ -27,6 +27,7 @@ from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Cache, Memory, Transformer, accumulate, gated_outputs
 from tinyprune.ops import l0_backward, l0_forward, sigmoid
 from tinyprune.training.schedules import linear_warmup
+from tinyprune.training.step import Gradients, Noise
 
 
 def add_gates(params: Parameters, heads: tuple[int, ...], gate: GateConfig) -> Parameters:
@@ -69,9 +70,8 @@ class Controller:
     pressure that closes gates: it replaces lam as the weight of L0. It grows while too many heads are open and falls
     while too few are. (Platt & Barr 1988; Wang et al. 2020, §4.2)
 
-    Gates respond some hundred steps after the pressure, so multipliers that start at 0 and grow fast overshoot far
-    (measured: down to 5 heads for a target of 16). Therefore lam2 starts at a value that steers at once, and the steps
-    are small.
+    Gates respond some hundred steps after the pressure, so multipliers that start at 0 and grow fast overshoot far:
+    lam2 starts at a value that steers at once, and the steps are small.
 
     Args:
         target: number of heads to hold open.
@@ -122,15 +122,9 @@ class GateObjective:
             self.controller = Controller(gate.target_heads, heads_total, gate.controller_lr)
 
     def __call__(
-        self,
-        model: Transformer,
-        ids: NDArray,
-        targets: NDArray,
-        memory: Memory | None,
-        rng: np.random.Generator,
-        step: int,
-    ) -> tuple[dict[str, Any], Memory, Parameters]:
-        """Return losses, memory for the next segment, and gradients; see `tinyprune.training.step.Objective`."""
+        self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
+    ) -> Gradients:
+        """See `tinyprune.training.step.Objective`."""
         gate, ops = self.gate, model.ops
         layerwise = gate.objective == "layerwise"
         share = linear_warmup(step, self.warmup)
@@ -160,8 +154,7 @@ class GateObjective:
         """Return the controller's weight of L0; the target has moved by `share` from the initial h to its final value.
 
         It measures h = Σ sigmoid(log_alpha − opening), which counts ½ for a head on the border of being open in
-        evaluation. For the paper's hard gates each term is P(g = 1), the share of forward passes that use the head.
-        L0 = Σ P(g > 0) also counts gates that are mostly shut; with it as h, a target of 16 ended with 11 open.
+        evaluation. L0 = Σ P(g > 0) would also count gates that are mostly shut, and leave too few open.
         """
         opening = opening_log_alpha(self.gate)
         h = float(sigmoid(log_alpha - opening).sum())

@@ -12,11 +12,9 @@ head's *share* of a kind of key is the mean over queries of the weights on
 and its spread is the effective number of keys, the mean of exp(−Σ_j a_ij ln a_ij): 1 for a single key, n for n alike.
 Queries that see fewer than three keys are left out, because there the first key is the previous or the present one.
 
-All of these are measured on a text, but induction on random tokens that come twice (Olsson et al. 2022), because texts
-say little about it: 85 % of the characters in Python's reference have copies among the last 64, so that a head that
-reads all keys alike already has a share of 0.11, and those of the preset `tiny` have 0.06 to 0.19. Each random token
-has one copy, far away. There no head of `tiny` has more than 0.02, which is the share for reading all keys alike, while
-small models that were trained on repeated tokens have heads with 0.7 to 0.9.
+All of these are measured on a text, but induction on random tokens that come twice (Olsson et al. 2022): most tokens
+of a text have copies nearby, so that a head that reads all keys alike already has a share of 0.1. Each random token has
+one copy, far away.
 """
 
 from __future__ import annotations
@@ -88,7 +86,7 @@ def head_roles(model: Transformer, tokens: NDArray) -> HeadRoles:
     """Measure what the heads of a model attend to.
 
     The textbook backend reads the text once, segment after segment with memory, since compiled kernels never store the
-    attention weights; those of one segment, L·H·T·(S + N) numbers, are in memory at a time.
+    attention weights; only one segment's, L·H·T·(S + N) numbers, are in memory at a time.
 
     Args:
         model: of any kind, evaluated without noise; closed heads are left out.
@@ -102,8 +100,8 @@ def head_roles(model: Transformer, tokens: NDArray) -> HeadRoles:
     textbook = dataclasses.replace(model, params=model.host_params(), ops=Engine())
     segments = [tokens[start : start + config.T] for start in range(0, len(tokens), config.T)]
     with np.errstate(over="ignore", invalid="ignore"):  # `_measure` checks what comes out
-        measured, keys = _measure(config, _read(textbook, segments, carry=True))
-        repeated, _ = _measure(config, _read(textbook, repeated_tokens(tokens, config), carry=False))
+        measured, keys = _measure(config, _attention_weights(textbook, segments, carry=True))
+        repeated, _ = _measure(config, _attention_weights(textbook, repeated_tokens(tokens, config), carry=False))
     measured["induction"] = repeated["induction"]
     if not config.attended:
         measured["persistent"][...] = np.nan
@@ -121,7 +119,7 @@ def repeated_tokens(tokens: NDArray, config: ModelConfig) -> list[NDArray]:
     return [np.tile(rng.permutation(different)[:P], 2) for _ in range(len(tokens) // max(2 * P, 1) + 1)]
 
 
-def _read(
+def _attention_weights(
     model: Transformer, segments: list[NDArray], carry: bool
 ) -> Iterator[tuple[NDArray, list[tuple[NDArray, NDArray]]]]:
     """Read segments, with memory of those before if `carry`.

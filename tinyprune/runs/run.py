@@ -49,7 +49,7 @@ REPORT_SECONDS = 5
 
 @dataclass
 class Run:
-    """A run has a directory, a configuration and a backend; its methods are the stages."""
+    """A run: its directory, configuration and backend. Each stage is a method."""
 
     directory: RunDirectory
     config: RunConfig
@@ -180,7 +180,7 @@ class Run:
     def adopt(self, source: Path) -> None:
         """Take another run's model and text as the baseline, as if trained here; nothing is written yet.
 
-        Raises UsageError if it has gates, or this run has trained a baseline of its own.
+        Raises UsageError if it has gates, or this run has trained a baseline.
         """
         saved = load_model(source, self.ops)
         if saved.model.gate is not None:

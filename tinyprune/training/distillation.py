@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
-from tinyprune.model.parameters import Parameters
 from tinyprune.model.transformer import Memory, Transformer
-from tinyprune.training.step import Objective
+from tinyprune.training.step import Gradients, Noise, Objective
 
 
 class Distillation(Objective):
     """The objective is `ops.distillation`: cross-entropy, and the divergence from the teacher's predictions.
 
-    The teacher reads the same segments with a memory of its own, which is saved with the training.
+    The teacher reads the same segments with a separate memory, which is saved with the training.
 
     Args:
         teacher: the whole model; it is not modified.
@@ -34,18 +32,12 @@ class Distillation(Objective):
         self.memory: Memory | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return an objective with the same teacher, which nobody changes, before its first step."""
+        """Return an objective with the same teacher, which is never modified, before its first step."""
         return type(self)(self.teacher, self.share)
 
     def __call__(
-        self,
-        model: Transformer,
-        ids: NDArray,
-        targets: NDArray,
-        memory: Memory | None,
-        rng: np.random.Generator | None,
-        step: int,
-    ) -> tuple[dict[str, Any], Memory, Parameters]:
+        self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
+    ) -> Gradients:
         """See `Objective`."""
         h, self.memory, _ = self.teacher.forward(ids, None if memory is None else self.memory)
         predicted = self.teacher.log_probabilities(h)

@@ -4,7 +4,7 @@
     LAMB    AdamW's direction, with a length adapted to each tensor          (You et al. 2020, Alg. 2)
 
 Weight decay is decoupled in both: it shrinks the parameter by lr · decay and never enters the gradient's history.
-(In the paper decay has a schedule of its own; here, as in PyTorch, the learning rate is that schedule.)
+(In the paper decay has a separate schedule; here, as in PyTorch, the learning rate is that schedule.)
 
 Parameters, gradients and moments are flat dicts from names to arrays. Arithmetic happens in the dtype of the
 parameters: every scalar is a Python float, which never promotes NumPy's float32 to float64. The rules themselves are

@@ -18,6 +18,10 @@ from tinyprune.model.transformer import Memory, Released, Transformer
 from tinyprune.training.optimizers import Optimizer, gradient_norm, make_optimizer, parameter_groups
 from tinyprune.training.schedules import learning_rate
 
+Noise = np.random.Generator | None  # of dropout and gates; None for none
+# What an objective returns: losses by name, memory for the next segment, gradients by name.
+Gradients = tuple[dict[str, Any], Memory, Parameters]
+
 
 class Batches(Protocol):
     """An object that supplies the text, such as `tinyprune.data.Segments`."""
@@ -33,14 +37,8 @@ class Objective(Protocol):
     """
 
     def __call__(
-        self,
-        model: Transformer,
-        ids: NDArray,
-        targets: NDArray,
-        memory: Memory | None,
-        rng: np.random.Generator | None,
-        step: int,
-    ) -> tuple[dict[str, Any], Memory, Parameters]:
+        self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
+    ) -> Gradients:
         """Return named losses, all checked and shown; memory for the next segment; gradients by name.
 
         A loss is a number, or an array of shape () where the backend computes: `float` would wait for a GPU.
@@ -59,17 +57,11 @@ class Objective(Protocol):
 
 
 class LanguageModelling(Objective):
-    """The plain objective is the cross-entropy of the next token."""
+    """Cross-entropy of the next token."""
 
     def __call__(
-        self,
-        model: Transformer,
-        ids: NDArray,
-        targets: NDArray,
-        memory: Memory | None,
-        rng: np.random.Generator | None,
-        step: int,
-    ) -> tuple[dict[str, Any], Memory, Parameters]:
+        self, model: Transformer, ids: NDArray, targets: NDArray, memory: Memory | None, rng: Noise, step: int
+    ) -> Gradients:
         """See `Objective`."""
         loss, memory, cache = model.loss(ids, targets, memory, rng)
         return {"loss": loss}, memory, model.backward(1.0, cache, once=True)
@@ -95,7 +87,7 @@ class Training:
     config: TrainConfig
     objective: Objective
     optimizer: Optimizer
-    rng: np.random.Generator | None
+    rng: Noise
     step: int = 0
     memory: Memory | None = None
 
@@ -106,7 +98,7 @@ class Training:
         segments: Batches,
         config: TrainConfig,
         objective: Objective,
-        rng: np.random.Generator | None,
+        rng: Noise,
         **others: Any,
     ) -> Self:
         """Return a training before its first step, with the optimizer that `config` names.
@@ -118,19 +110,12 @@ class Training:
         multiplier = 1.0 if gate is None else gate.lr_multiplier
         trained = gate_names(model.config.L) if gate is not None and gate.frozen else model.params
         optimizer = make_optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
-        return cls(
-            model=model,
-            segments=segments,
-            config=config,
-            objective=objective,
-            optimizer=optimizer,
-            rng=rng,
-            **others,
-        )
+        own = {"model": model, "segments": segments, "config": config, "objective": objective, "rng": rng}
+        return cls(optimizer=optimizer, **own, **others)
 
 
 class StepResult(NamedTuple):
-    """The report of one step holds the objective's losses, the gradient norm before clipping, the learning rate."""
+    """Result of one step: losses, gradient norm before clipping, learning rate."""
 
     losses: dict[str, float]
     grad_norm: float

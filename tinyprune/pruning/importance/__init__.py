@@ -1,7 +1,7 @@
 """Conventional criteria of importance: a score for each head, larger for heads that are more worth keeping.
 
     random             a random number
-    magnitude          ‖Wv^h‖ · ‖Wo^h‖, and ‖pk^h‖ · ‖pv^h‖ of a network of its own
+    magnitude          ‖Wv^h‖ · ‖Wo^h‖, and ‖pk^h‖ · ‖pv^h‖ of the head's network
     confidence         mean over positions of the largest attention weight
     michel             E|∂loss/∂g_h|, normalised in each layer
     leave-one-out      loss without the head − loss with it

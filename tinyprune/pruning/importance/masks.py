@@ -25,7 +25,7 @@ def with_heads(model: Transformer, mask: Mask | None = None) -> Transformer:
     """Return the model with gates that are 1 for the heads of `mask` and 0 for the others; None keeps all heads.
 
     Args:
-        model: gates of its own are ignored. It is not modified, but its arrays are shared.
+        model: its gates are ignored. It is not modified, but its arrays are shared.
         mask: which heads stay.
 
     Returns:

@@ -2,8 +2,8 @@
 
     score_h = mean over positions of ‖Δ_h‖₂          Δ_h = y(g_h = 1) − y(g_h = 0), see `ops.head_difference`
 
-A head that has a network adds what that makes of its own input, too.
-It sees what a head adds to the residual stream, not whether later layers care.
+For a head with a network, the network's output is included.
+The score sees what a head adds to the residual stream, not whether later layers care.
 """
 
 from __future__ import annotations
