@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from command import Killed, harmless, run_here, settings, succeed
 
-from tinyprune.config import TrainConfig, read_config
+from tinyprune.config import read_config
 from tinyprune.runs import run as stages
-from tinyprune.runs.changes import _what_steps_change
 from tinyprune.training.checkpoints import load_checkpoint
 
 TRAINING = {"steps": 20, "warmup": 0, "evaluate_every": 5, "checkpoint_every": 5}
@@ -66,18 +65,12 @@ def test_a_cosine_is_said_to_change(begun, tmp_path):
     run = shutil.copytree(begun / "cosine", tmp_path / "run")
     said = succeed("train", run, "--resume", "--set=train.steps=30").stderr
     assert lines(said) == [
-        "train: 30 steps instead of 20; its cosine now ends there, and the learning rate of step 11 is 0.00152, "
-        "not 0.00103; the result is not that of 30 steps from the start"
+        "train: 30 steps instead of 20; its cosine now ends there, and earlier learning rates would have been others; "
+        "the result is not that of 30 steps from the start"
     ]
     assert load_checkpoint(run / "train.safetensors")[1]["step"] == 30
     again = succeed("train", run, "--resume").stderr
     assert again == "tinyprune: train: already finished\n"
-
-
-def test_a_learning_rate_that_stays_is_not_said_to_change():
-    before, after = (TrainConfig(steps=steps, schedule="cosine", warmup=0) for steps in (5, 6))
-    said = _what_steps_change("train", before, after, {"step": 5}, None)
-    assert "its cosine now ends there, and earlier learning rates would have been others; the result is not" in said
 
 
 def test_fewer_steps_end_at_the_step_reached(begun, tmp_path):

@@ -149,14 +149,6 @@ def test_lam_grows_linearly_and_weighs_the_gradient_of_l0():
         assert all(np.array_equal(grads[name], plain[name]) for name in set(plain) - set(gates_of(plain)))
 
 
-def test_what_a_line_of_the_log_says():
-    gate = GateConfig()
-    model = small_model(small_config(), gate, np.array([[True, False, True], [False, False, False]]), np.float32)
-    described = GateObjective(gate, 0, 6).describe(model)
-    assert list(described) == ["heads_open", "log_alpha"] and described["heads_open"] == 2
-    assert described["log_alpha"] == [model.params[name].tolist() for name in gates_of(model.params)]
-
-
 # The controller.
 
 
@@ -192,20 +184,6 @@ def test_the_controllers_pressure_takes_the_place_of_lam():
     _, expected = gradients(GateConfig(lam=pressures[4]), model, *arguments)
     for name, grad in results[4][1].items():
         np.testing.assert_allclose(grad, expected[name], rtol=1e-13)
-
-
-def test_the_controllers_state_comes_back():
-    gate = GateConfig(target_heads=2, controller_lr=0.1)
-    arguments = example("all-attention", gate)
-
-    def pressures(objective: GateObjective) -> list[float]:
-        return [objective(*arguments, noise(), step)[0]["lam"] for step in range(5)]
-
-    one, two, fresh = (GateObjective(gate, 0, 6) for _ in range(3))
-    pressures(one)
-    two.load_state({name: x.copy() for name, x in one.state().items()})
-    later = pressures(one)
-    assert later == pressures(two) != pressures(fresh)
 
 
 @pytest.mark.parametrize("targets", [(None, 3), (3, None)])

@@ -44,19 +44,6 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path, torn):
     assert read_metrics(path) == [{"step": 0}, {"step": 1}, {"step": 2, "again": True}]
 
 
-def test_truncate_within_one_session(tmp_path):
-    with MetricsLog(tmp_path / "m") as log:
-        log.write({"step": 0})
-        length = log.sync()
-        log.write({"step": 1})
-        log.truncate(length)
-        log.write({"step": 2})
-        log.truncate(0)
-        assert log.sync() == 0
-        log.write({"step": 3})
-    assert read_metrics(tmp_path / "m") == [{"step": 3}]
-
-
 @pytest.mark.parametrize("length", [13, 5, 11, 1000])
 def test_another_log_is_refused_and_left_alone(tmp_path, length):
     content = b'{"step": 0}\n'  # 12 bytes

@@ -55,23 +55,6 @@ def test_three_steps_by_hand(rule):
             np.testing.assert_allclose(params[name], expected[name], rtol=1e-13, atol=1e-13, err_msg=f"{step} {name}")
 
 
-def test_adamw_equals_torch():
-    torch = pytest.importorskip("torch")
-    params, optimizer = arrays(0), make("adamw")
-    theirs = {name: torch.tensor(param, requires_grad=True) for name, param in params.items()}
-    options = [{"lr": 0.01 * g.lr_multiplier, "weight_decay": g.weight_decay} for g in GROUPS.values()]
-    settings = [{"params": [theirs[name]]} | option for name, option in zip(GROUPS, options, strict=True)]
-    peer = torch.optim.AdamW(settings, betas=(0.8, 0.95), eps=1e-6)
-    for step in range(20):
-        grads = arrays(step + 1)
-        for name, grad in grads.items():
-            theirs[name].grad = torch.tensor(grad)
-        peer.step()
-        optimizer.step(params, grads, 0.01)
-    for name, param in params.items():
-        np.testing.assert_allclose(param, theirs[name].detach().numpy(), rtol=0, atol=1e-12, err_msg=name)
-
-
 def test_lamb_where_a_norm_is_zero():
     params = {"zero": np.zeros(2), "still": np.ones(2), "no heads": np.zeros((2, 0))}
     optimizer = make_optimizer(TrainConfig(optimizer="lamb"), dict.fromkeys(params, ParameterGroup()))

@@ -98,11 +98,7 @@ def _what_steps_change(
     step, news = metadata["step"], []
     if any(learning_rate(before, i) != learning_rate(after, i) for i in range(step)):
         if step < after.steps:
-            then, now = (f"{learning_rate(config, step):.3g}" for config in (before, after))
-            change = "earlier learning rates would have been others"
-            if now != then:
-                change = f"the learning rate of step {step + 1} is {now}, not {then}"
-            news.append(f"its cosine now ends there, and {change}")
+            news.append("its cosine now ends there, and earlier learning rates would have been others")
         else:
             news.append("it ends before its learning rate has fallen")
     if gate is not None and gate.target_heads is not None:
