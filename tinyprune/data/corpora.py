@@ -91,8 +91,8 @@ def open_entry(entry: Entry, config: DataConfig) -> Corpus:
     from tinyprune.data.download import fetch
 
     advice = "or use a corpus that needs no network: " + ", ".join(e.name for e in catalogue().values() if not e.url)
-    expected = {"name": entry.name, "sha256": entry.sha256, "size": entry.size}
-    path = fetch(entry.url, cache_directory() / entry.file, **expected, otherwise=advice)
+    about = {"name": entry.name, "sha256": entry.sha256, "otherwise": advice}
+    path = fetch(entry.url, cache_directory() / entry.file, size=entry.size, **about)
     if not entry.members:
         return _cut(entry.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
     try:

@@ -46,7 +46,9 @@ def make_plan(
     changes = about.changes if preset is None else {}
     config = load_preset(preset or PRESET).with_options(changes | (QUICK if quick else {}) | (options or {}))
     given = {name: value for name, value in sizes.items() if value is not None}
-    usual = {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES} if quick else {"seeds": about.seeds}
+    usual: dict[str, Any] = (
+        {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES} if quick else {"seeds": about.seeds}
+    )
     return Plan(config, digest=text_of(config.data).digest, **usual | given)
 
 

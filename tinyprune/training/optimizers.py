@@ -135,7 +135,7 @@ class Optimizer:
             for *tensors, multiplier, decay in zip(*arrays, multipliers, decays, strict=True):
                 self.ops.lamb_update(*tensors, lr=float(lr) * multiplier, decay=decay, constants=constants)
         elif grads:
-            rates = {"lr": float(lr), "multipliers": multipliers, "decays": decays}
+            rates: dict[str, Any] = {"lr": float(lr), "multipliers": multipliers, "decays": decays}
             self.ops.adamw_updates(*arrays, **rates, constants=constants)
 
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:

@@ -110,8 +110,15 @@ class Training:
         multiplier = 1.0 if gate is None else gate.lr_multiplier
         trained = gate_names(model.config.L) if gate is not None and gate.frozen else model.params
         optimizer = make_optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
-        own = {"model": model, "segments": segments, "config": config, "objective": objective, "rng": rng}
-        return cls(optimizer=optimizer, **own, **others)
+        return cls(
+            model=model,
+            segments=segments,
+            config=config,
+            objective=objective,
+            optimizer=optimizer,
+            rng=rng,
+            **others,
+        )
 
 
 class StepResult(NamedTuple):
