@@ -98,12 +98,7 @@ def check_gradients(
     name = str(name or getattr(forward, "__name__", "operation"))
     rng = rng or np.random.default_rng(0)
     labels = list(argument_names) if argument_names else [f"x{i}" for i in range(len(inputs))]
-    if len(labels) != len(inputs):
-        raise ValueError(f"argument_names must be {len(inputs)}, one for each input, got {len(labels)}")
-    slots = [(label, value) for label, value in zip(labels, inputs, strict=True) if _has_gradient(value)]
-    for label, value in slots:
-        if not all(np.isfinite(leaf).all() for leaf in leaves(value)):
-            raise ValueError(f"{name}: {label} must be finite to be checked")
+    slots = _with_gradients(name, labels, inputs)
     inputs = tuple(_convert(value, np.float64) for value in inputs)
 
     untouched = copy.deepcopy(inputs)
@@ -153,15 +148,24 @@ def check_gradients(
 def assert_gradients(
     forward: Callable[..., tuple[Any, Any]], backward: Callable[[Any, Any], Any], *inputs: Any, **options: Any
 ) -> None:
-    """`check_gradients` as a test: raises AssertionError that names function, argument, worst entry, expected and got.
+    """`check_gradients`, with its options, as a test: AssertionError names function, argument, worst entry and numbers.
 
         assert_gradients(linear_forward, linear_backward, x, W, b)
-
-    Options are those of `check_gradients`.
     """
     failures = [r.message() for r in check_gradients(forward, backward, *inputs, **options) if not r.passed]
     if failures:
         raise AssertionError("\n".join(failures))
+
+
+def _with_gradients(name: str, labels: list[str], inputs: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Return label and value of the inputs that have a gradient; see `check_gradients` for what is refused."""
+    if len(labels) != len(inputs):
+        raise ValueError(f"argument_names must be {len(inputs)}, one for each input, got {len(labels)}")
+    slots = [(label, value) for label, value in zip(labels, inputs, strict=True) if _has_gradient(value)]
+    for label, value in slots:
+        if not all(np.isfinite(leaf).all() for leaf in leaves(value)):
+            raise ValueError(f"{name}: {label} must be finite to be checked")
+    return slots
 
 
 def _draw(rng: np.random.Generator, out: Any) -> Any:
