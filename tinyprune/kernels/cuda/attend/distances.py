@@ -12,13 +12,10 @@ Each group has its own slot of dr, and of dw one for each tile.
 """
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.biases import make_biases
 from tinyprune.kernels.cuda.attend.keys import TILES, shared
-from tinyprune.kernels.cuda.attend.loads import make_loads
-from tinyprune.kernels.cuda.attend.mixes import make_mix_turned, make_put, write
-from tinyprune.kernels.cuda.attend.places import make_places
+from tinyprune.kernels.cuda.attend.mixes import make_biases, make_mix_turned, make_put, write
 from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
 from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned
@@ -29,8 +26,7 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes, whose `keys` are distances."""
     score_place, _, key_place, key_in = make_places(tiles)
     bring, bring_beside = make_loads(tiles)
-    # Steps of 8 need more registers than the 128 that a thread has with narrow tiles.
-    _, sliding_dots, scores = make_scores(tiles, bring, step=8 if tiles.width > 32 else 4)
+    _, sliding_dots, scores = make_scores(tiles, bring)
     (_, drop), put, mix_turned = make_masks(tiles), make_put(tiles), make_mix_turned(tiles)
     D, QUERIES, DISTANCES, _, SIDE = tiles
     n, (_, X, Z, SIZE) = lengths(tiles), shared(tiles, has_values=False)

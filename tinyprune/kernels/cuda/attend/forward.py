@@ -23,58 +23,45 @@ Threads that share a query's scores exchange their maxima through shared memory 
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES, source
-from tinyprune.kernels.cuda.attend.loads import make_loads
-from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put
-from tinyprune.kernels.cuda.attend.places import make_places
+from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put, write
 from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, share_sum
+from tinyprune.kernels.cuda.attend.tiles import (
+    LOWEST,
+    ROWS,
+    Tiles,
+    clear,
+    count_on,
+    lengths,
+    make_loads,
+    make_places,
+    share_sum,
+)
 from tinyprune.kernels.cuda.device.instructions import exp2, larger, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, load1, load4, store1, store4
+from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
-class Shared(NamedTuple):
-    """Where each operand begins in shared memory. Queries are the first."""
+def shared(tiles: Tiles) -> tuple[int, int, int, int, int]:
+    """Return where operands begin in shared memory, and its size; queries are the first.
 
-    y: int  # keys, then values
-    z: int  # position keys, then weights
-    found: int  # maxima of threads, in the end their totals
-    shrink: int
-    size: int
-    shares: int  # threads that share a query's scores
-
-
-def shared(tiles: Tiles) -> Shared:
-    """Lay them out."""
+    Keys, then values follow; position keys, then weights; the maxima of threads, in the end their totals; and by how
+    much the sums of a query shrink.
+    """
     n = lengths(tiles)
-    shares = tiles.keys // n.each
     y = tiles.queries * n.wide
     z = y + tiles.keys * n.wide
     found = z + max(n.slides * n.narrow, tiles.queries * n.weights)
-    shrink = found + tiles.queries * shares
-    return Shared(y, z, found, shrink, shrink + tiles.queries, shares)
+    shrink = found + tiles.queries * (tiles.keys // n.each)
+    return y, z, found, shrink, shrink + tiles.queries
 
 
 def make_softmax(tiles: Tiles) -> tuple[Callable, Callable]:
     """Make the functions that turn a tile's scores into weights; between them all threads wait."""
-    SIDE, EACH = tiles.side, lengths(tiles).each
-    SHRINK, SHARES = shared(tiles).shrink, shared(tiles).shares
-
-    @device
-    def row_max(tile, at, best):
-        """Return the largest of `best` and the threads' maxima for a query. NaNs are ignored: weights will be NaN."""
-        if SHARES % 4 == 0:
-            for c in range(0, SHARES, 4):
-                x0, x1, x2, x3 = load4(tile, at + c)
-                best = larger(larger(larger(larger(best, x0), x1), x2), x3)
-        else:
-            for c in range(SHARES):
-                best = larger(best, load1(tile, at + c))
-        return best
+    SIDE, EACH, SHRINK = tiles.side, lengths(tiles).each, shared(tiles)[3]
+    SHARES = tiles.keys // EACH  # threads that share a query's scores
 
     @device
     def put_maxima(tile, found, share, s):
@@ -87,10 +74,14 @@ def make_softmax(tiles: Tiles) -> tuple[Callable, Callable]:
 
     @device
     def weigh(tile, found, share, i, weight, highest, total, s):
-        """Set s to 2^(s − highest) · weight, and update the queries' maxima and the thread's totals."""
+        """Set s to 2^(s − highest) · weight, and update the queries' maxima and the thread's totals.
+
+        Maxima ignore NaN, which the weights show.
+        """
         for m in range(ROWS):
             best = highest[m]
-            best = row_max(tile, found + m * SIDE * SHARES, best)
+            for c in range(SHARES):
+                best = larger(best, load1(tile, found + m * SIDE * SHARES + c))
             shrink = exp2(highest[m] - best)
             highest[m] = best
             total[m] *= shrink
@@ -112,7 +103,7 @@ def make_forward(tiles: Tiles) -> Kernel:
     (hide, drop), (mix, _), put = make_masks(tiles), make_mix(tiles), make_put(tiles)
     put_maxima, weigh = make_softmax(tiles)
     D, QUERIES, KEYS, _, SIDE = tiles
-    n, (Y, Z, FOUND, SHRINK, SIZE, SHARES) = lengths(tiles), shared(tiles)
+    n, (Y, Z, FOUND, SHRINK, SIZE), SHARES = lengths(tiles), shared(tiles), tiles.keys // lengths(tiles).each
     THREADS, EACH, SCORES, OUT_QUERIES, SUMS = n.threads, n.each, n.scores, n.out_queries, 4 * n.out_queries
     WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
     types = (INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
@@ -192,10 +183,10 @@ def make_forward(tiles: Tiles) -> Kernel:
             if t0 + query < T and d < W:
                 weight = dropout.factor / share_sum(tile, FOUND + query * SHARES, SHARES)
                 at = q_at + (t0 + query) * step + d
-                x0, x1, x2, x3 = sums[4 * m], sums[4 * m + 1], sums[4 * m + 2], sums[4 * m + 3]
-                x0, x1, x2, x3 = x0 * weight, x1 * weight, x2 * weight, x3 * weight
-                store4(o, at, x0, x1, x2, x3)
-                store4(out, at, x0 * factor, x1 * factor, x2 * factor, x3 * factor)
+                for c in range(4):
+                    sums[4 * m + c] *= weight
+                write(o, at, sums, m, float32(1))
+                write(out, at, sums, m, factor)
         for m in range(ROWS):
             query = i + m * SIDE
             if share == 0 and t0 + query < T:

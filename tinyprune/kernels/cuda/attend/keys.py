@@ -15,38 +15,29 @@ dout take turns in one region of shared memory; so do position keys, weights and
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEYS_OF, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.biases import make_biases
-from tinyprune.kernels.cuda.attend.loads import make_loads
-from tinyprune.kernels.cuda.attend.mixes import make_mix_turned, make_put, write
-from tinyprune.kernels.cuda.attend.places import make_places
+from tinyprune.kernels.cuda.attend.mixes import make_biases, make_mix_turned, make_put, write
 from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
 from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
-class Shared(NamedTuple):
-    """Where each operand begins in shared memory. Keys, or distances, are the first."""
+def shared(tiles: Tiles, has_values: bool) -> tuple[int, int, int, int]:
+    """Return where operands begin in shared memory, and its size; keys, or distances, are the first.
 
-    v: int  # values of the keys; distances have none
-    x: int  # queries or dout
-    z: int  # rows that slide, then weights, then ds, in the end its sums
-    size: int
-
-
-def shared(tiles: Tiles, has_values: bool) -> Shared:
-    """Lay them out."""
+    Values follow, which distances do not have; queries or dout; rows that slide, then weights, then ds, in the end its
+    sums.
+    """
     n = lengths(tiles)
     rows = tiles.keys * n.wide
     x = rows * (1 + has_values)
     z = x + tiles.queries * n.wide
     room = max(n.slides * n.narrow, tiles.queries * n.weights, tiles.keys * (tiles.queries // ROWS))
-    return Shared(rows, x, z, z + room)
+    return rows, x, z, z + room
 
 
 def make_gradients(tiles: Tiles, drop: Callable, put: Callable) -> tuple[Callable, Callable]:
@@ -91,8 +82,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     """Make the kernel for tiles of these sizes."""
     score_place, _, key_place, key_in = make_places(tiles)
     bring, bring_beside = make_loads(tiles)
-    # Steps of 8 need more registers than the 128 that a thread has with narrow tiles.
-    dots, _, scores = make_scores(tiles, bring, step=8 if tiles.width > 32 else 4)
+    dots, _, scores = make_scores(tiles, bring)
     (hide, drop), put, mix_turned = make_masks(tiles), make_put(tiles), make_mix_turned(tiles)
     D, QUERIES, KEYS, _, SIDE = tiles
     n, (V, X, Z, SIZE) = lengths(tiles), shared(tiles, has_values=True)

@@ -1,12 +1,13 @@
-"""Sums of rows of keys, values or queries, times weights that are in shared memory; for steps of loops see `scores`."""
+"""Sums of rows of keys, values or queries, times weights that are in shared memory."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from tinyprune.kernels.cuda.attend.tiles import Tiles, lengths
-from tinyprune.kernels.cuda.device.jit import device
-from tinyprune.kernels.cuda.device.vectors import load1, load4, store4
+from tinyprune.kernels.cuda.attend.tiles import ROWS, Tiles, lengths, share_sum
+from tinyprune.kernels.cuda.device.instructions import own_thread
+from tinyprune.kernels.cuda.device.jit import device, float32
+from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
 
 
 @device
@@ -36,65 +37,45 @@ def make_put(tiles: Tiles) -> Callable:
 
 
 def make_mix(tiles: Tiles) -> tuple[Callable, Callable]:
-    """Make `mix` and `sliding_mix`, whose rows of out are queries. A tile has 4 · side keys."""
+    """Make `mix` and `sliding_mix`, whose rows of out are queries, for tiles of 4 · side keys; rows of z are whole."""
     SIDE, n = tiles.side, lengths(tiles)
-    OUT_QUERIES, WIDE, NARROW, WEIGHTS = n.out_queries, n.wide, n.narrow, n.weights
-    # Of narrow heads a thread has few rows, so that steps are longer still, as far as tiles are.
-    SLIDING_KEYS = 16 if OUT_QUERIES == 2 and SIDE % 4 == 0 else 8
-    KEY_STEPS, SLIDING_STEPS = np.int32(SIDE // 2), np.int32(4 * SIDE // SLIDING_KEYS)
-
-    @device
-    def mix_4(tile, p, y, sums):
-        """out[i, d] += Σ_j p[i, j] · y[j, d] over 4 keys, SIDE apart."""
-        y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
-        y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
-        for i in range(OUT_QUERIES):
-            a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
-            for n in range(4):
-                m = 4 * i + n
-                sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
+    OUT_QUERIES, WIDE, WEIGHTS, STEPS = n.out_queries, n.wide, n.weights, np.int32(tiles.side)
 
     @device
     def mix(tile, p, y, sums):
         """out[i, d] += Σ_j p[i, j] · y[j, d]; p: the thread's first row, y: its column in the first row of y."""
-        for _ in range(KEY_STEPS):
-            mix_4(tile, p, y, sums)
-            mix_4(tile, p + 4, y + WIDE, sums)
-            p, y = p + 8, y + 2 * WIDE
-
-    @device
-    def sliding_mix_4(tile, p, z, some, sums):
-        """out[i, d] += Σ_j p[i, j] · z[i − j, d] over 4 keys; z: the thread's column in the row of the last of them."""
-        for n in range(OUT_QUERIES + 3):
-            m = 4 * n
-            some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * NARROW)
-        for i in range(OUT_QUERIES):
-            a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
-            for n in range(4):
-                m = 4 * i + n
-                sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
+        for _ in range(STEPS):  # 4 keys at a time, SIDE apart
+            y0, y1 = load4(tile, y), load4(tile, y + SIDE * WIDE)
+            y2, y3 = load4(tile, y + 2 * SIDE * WIDE), load4(tile, y + 3 * SIDE * WIDE)
+            for i in range(OUT_QUERIES):
+                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+                for n in range(4):
+                    m = 4 * i + n
+                    sums[m] = sums[m] + a * y0[n] + b * y1[n] + c * y2[n] + e * y3[n]
+            p, y = p + 4, y + WIDE
 
     @device
     def sliding_mix(tile, p, z, some, sums):
         """out[i, d] += Σ_j p[i, j] · z[i − j, d]; z: the thread's column in the row of its first query and key 0."""
-        z -= 3 * SIDE * NARROW
-        for _ in range(SLIDING_STEPS):
-            sliding_mix_4(tile, p, z, some, sums)
-            sliding_mix_4(tile, p + 4, z - NARROW, some, sums)
-            if SLIDING_KEYS == 16:
-                sliding_mix_4(tile, p + 8, z - 2 * NARROW, some, sums)
-                sliding_mix_4(tile, p + 12, z - 3 * NARROW, some, sums)
-            p, z = p + SLIDING_KEYS, z - SLIDING_KEYS // 4 * NARROW
+        z -= 3 * SIDE * WIDE
+        for _ in range(STEPS):  # z: in the row of the last of 4 keys
+            for n in range(OUT_QUERIES + 3):
+                m = 4 * n
+                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + n * SIDE * WIDE)
+            for i in range(OUT_QUERIES):
+                a, b, c, e = load4(tile, p + i * SIDE * WEIGHTS)
+                for n in range(4):
+                    m = 4 * i + n
+                    sums[m] = sums[m] + a * some[m + 12] + b * some[m + 8] + c * some[m + 4] + e * some[m]
+            p, z = p + 4, z - WIDE
 
     return mix, sliding_mix
 
 
 def make_mix_turned(tiles: Tiles) -> Callable:
     """Make `mix_turned`, whose rows of out are keys."""
-    QUERIES, n = tiles.queries, lengths(tiles)
-    OUT_KEYS, WIDE, WEIGHTS = n.out_keys, n.wide, n.weights
-    TURNED_ROWS = 4 if OUT_KEYS == 4 else 16 if QUERIES % 16 == 0 else 8
-    ROW_STEPS = np.int32(QUERIES // TURNED_ROWS)
+    n = lengths(tiles)
+    OUT_KEYS, WIDE, WEIGHTS, STEPS = n.out_keys, n.wide, n.weights, np.int32(tiles.queries // 4)
 
     @device
     def add_outer(tile, p, x, sums):
@@ -111,23 +92,48 @@ def make_mix_turned(tiles: Tiles) -> Callable:
                 add_row(sums, 4 * j, load1(tile, p + j), some)
 
     @device
-    def add_outer_4(tile, p, x, sums):
-        """The same for 4 rows of p and x."""
-        add_outer(tile, p, x, sums)
-        add_outer(tile, p + WEIGHTS, x + WIDE, sums)
-        add_outer(tile, p + 2 * WEIGHTS, x + 2 * WIDE, sums)
-        add_outer(tile, p + 3 * WEIGHTS, x + 3 * WIDE, sums)
-
-    @device
     def mix_turned(tile, p, x, sums):
         """out[j, d] += Σ_i p[i, j] · x[i, d]; p: the thread's first column, x: its column in the first row of x."""
-        for _ in range(ROW_STEPS):
-            add_outer_4(tile, p, x, sums)
-            if TURNED_ROWS >= 8:
-                add_outer_4(tile, p + 4 * WEIGHTS, x + 4 * WIDE, sums)
-            if TURNED_ROWS == 16:
-                add_outer_4(tile, p + 8 * WEIGHTS, x + 8 * WIDE, sums)
-                add_outer_4(tile, p + 12 * WEIGHTS, x + 12 * WIDE, sums)
-            p, x = p + TURNED_ROWS * WEIGHTS, x + TURNED_ROWS * WIDE
+        for _ in range(STEPS):
+            for i in range(4):
+                add_outer(tile, p + i * WEIGHTS, x + i * WIDE, sums)
+            p, x = p + 4 * WEIGHTS, x + 4 * WIDE
 
     return mix_turned
+
+
+def make_biases(tiles: Tiles, at: int) -> tuple[Callable, Callable, Callable]:
+    """Make what u and w, which are added to all queries, need: functions of sums of ds over the queries of a key.
+
+        dk[j] += Σ_i ds[i, j] · u        du += Σ_j (Σ_i ds[i, j]) · k[j]          and so with distances, r and w
+
+    at: where the sums of threads are in shared memory. After `put_shares` all threads have to wait.
+    """
+    SIDE, KEYS, n = tiles.side, tiles.keys, lengths(tiles)
+    THREADS, EACH, WIDE = n.threads, n.each, n.wide
+    SHARES = tiles.queries // ROWS  # threads that share a key's scores
+
+    @device
+    def put_shares(tile, i, j, found):
+        """Store the thread's sum for each of its keys; i, j: its first query and key."""
+        share = i % SIDE + i // (ROWS * SIDE) * SIDE
+        for c in range(EACH):
+            store1(tile, at + j * SHARES + share + c * SIDE * SHARES, found[c])
+
+    @device
+    def add_bias(tile, key, bias, first, sums, n):
+        """Add Σ ds of a key times four numbers of a bias, from `first` on, to the thread's sums from 4 · n on."""
+        total = share_sum(tile, at + key * SHARES, SHARES)
+        for c in range(4):
+            sums[4 * n + c] += total * bias[first + c]
+
+    @device
+    def put_bias_gradient(tile, W, out, first, factor):
+        """Set out[first …] to Σ_key (Σ ds) · key · factor; the tile's keys begin in shared memory at 0."""
+        for d in range(own_thread(THREADS), W, THREADS):
+            total = float32(0)
+            for key in range(KEYS):
+                total += share_sum(tile, at + key * SHARES, SHARES) * load1(tile, key * WIDE + d)
+            out[first + d] = total * factor
+
+    return put_shares, add_bias, put_bias_gradient

@@ -9,40 +9,27 @@ Everything is linear in do = gate · dout, so the kernel uses dout and multiplie
 gate is 0 is skipped. dq of a tile of queries stays in registers and is written once.
 """
 
-from typing import NamedTuple
-
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES, source
-from tinyprune.kernels.cuda.attend.loads import make_loads
 from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put, write
-from tinyprune.kernels.cuda.attend.places import make_places
 from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
 from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
-class Shared(NamedTuple):
-    """Where each operand begins in shared memory. Values, then keys are the first."""
+def shared(tiles: Tiles) -> tuple[int, int, int, int]:
+    """Return where operands begin in shared memory, and its size; values, then keys are the first.
 
-    p: int  # gradients of scores
-    x: int  # queries
-    dout: int
-    z: int  # position keys, some columns of them
-    all_z: int  # all of their columns
-    size: int
-
-
-def shared(tiles: Tiles) -> Shared:
-    """Lay them out."""
+    Gradients of scores follow, then dout or queries, then some columns of position keys; in the place of these two, all
+    columns of position keys.
+    """
     n = lengths(tiles)
-    p, queries = tiles.keys * n.wide, tiles.queries * n.wide
+    p = tiles.keys * n.wide
     x = p + tiles.queries * n.weights
-    turns = n.columns < tiles.width
-    dout = x if turns else x + queries
-    z = dout + queries
-    return Shared(p, x, dout, z, x if turns else z, z + n.slides * n.narrow)
+    z = x + tiles.queries * n.wide
+    return p, x, z, max(z + n.slides * n.narrow, x + n.slides * n.wide)
 
 
 @device
@@ -57,21 +44,15 @@ def row_delta(o, dout, W, scale):
 
 
 def make_queries_backward(tiles: Tiles) -> Kernel:
-    """Make the kernel for these sizes.
-
-    Narrow tiles stay in shared memory: queries, dout and all columns of position keys, which are used twice. Of wide
-    ones, queries and dout take turns, and position keys are brought twice, the second time in the queries' place.
-    """
+    """Make the kernel for tiles of these sizes."""
     score_place, out_place, _, _ = make_places(tiles)
     bring, bring_beside = make_loads(tiles)
     dots, _, scores = make_scores(tiles, bring)
-    (hide, drop), (mix, _), put = make_masks(tiles), make_mix(tiles), make_put(tiles)
-    _, sliding_mix = make_mix(tiles._replace(columns=tiles.width))
+    (hide, drop), (mix, sliding_mix), put = make_masks(tiles), make_mix(tiles), make_put(tiles)
     D, QUERIES, KEYS, _, SIDE = tiles
-    n, (P, X, DOUT, Z, ALL_Z, SIZE) = lengths(tiles), shared(tiles)
+    n, (P, X, Z, SIZE) = lengths(tiles), shared(tiles)
     THREADS, EACH, SCORES, OUT_QUERIES, SUMS = n.threads, n.each, n.scores, n.out_queries, 4 * n.out_queries
     WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
-    TURNS = COLUMNS < D
     types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
     @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=n.resident)
@@ -105,9 +86,6 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
                 if j == 0:  # one of the threads that have this query
                     saved.delta[at] = delta[m]
         clear(sums, SUMS)
-        if not TURNS:
-            bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
-            bring(saved.dout, q_at, step, t0, T, 0, W, tile, DOUT, QUERIES, D)
         factor = x.gate[h] if gated else float32(1)
 
         low, end = int32(max(0, t0 + M - span)), int32(min(t0 + QUERIES, T) + M)
@@ -125,23 +103,21 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
                 n < persistent_tiles, x, sizes, own, first, i, j, SIDE, relative, context, persistent
             )
             bring(values, at, row, first, rows, 0, W, tile, 0, KEYS, D)
-            if TURNS:
-                bring(saved.dout, q_at, step, t0, T, 0, W, tile, DOUT, QUERIES, D)
+            bring(saved.dout, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
             clear(da, SCORES)
             cuda.syncthreads()  # values and dout are there
-            dots(tile, DOUT + i * WIDE, j * WIDE, da)
-            cuda.syncthreads()  # everyone has read the values before keys replace them
+            dots(tile, X + i * WIDE, j * WIDE, da)
+            cuda.syncthreads()  # all have read both before keys and queries replace them
             bring(keys, at, row, first, rows, 0, W, tile, 0, KEYS, D)
-            if TURNS:
-                bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
+            bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
             if sliding:
                 bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, 0, KEYS, D)
                 bring_beside(x.distance_bias, h, H, own - KEYS + 1, S, tile, Z, SLIDES, COLUMNS)
             own_query, own_key, distance = X + i * WIDE, j * WIDE, own - KEYS + 1
             scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
-            if TURNS and sliding:
-                cuda.syncthreads()  # everyone has read queries and columns of position keys
-                bring(x.r, h * W, step, distance, S, 0, W, tile, ALL_Z, SLIDES, D)
+            if sliding:
+                cuda.syncthreads()  # all have read queries and columns of position keys
+                bring(x.r, h * W, step, distance, S, 0, W, tile, X, SLIDES, D)
             hide(s, near, climb, reach)
             drop(da, entry, row_entries, SIDE, dropout)
             for m in range(ROWS):
@@ -153,7 +129,7 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             cuda.syncthreads()  # gradients and position keys are there
             mix(tile, P + out_i * WEIGHTS, d, sums)
             if sliding:
-                sliding_mix(tile, P + out_i * WEIGHTS, ALL_Z + (out_i + KEYS - 1) * WIDE + d, some, sums)
+                sliding_mix(tile, P + out_i * WEIGHTS, X + (out_i + KEYS - 1) * WIDE + d, some, sums)
             cuda.syncthreads()  # everyone has read everything before the next tile is brought
         for m in range(OUT_QUERIES):
             query = t0 + out_i + m * SIDE

@@ -1,7 +1,6 @@
 """Scores of a tile of queries and a tile of keys: their sums, which of them are hidden, and dropped.
 
-Loops have long steps, whose multiply-adds outnumber what counts them. How often a loop runs has 32 bits: with 64, the
-compiler counts with five instructions instead of three.
+How often a loop runs has 32 bits: with 64, the compiler counts with five instructions instead of three.
 """
 
 from collections.abc import Callable
@@ -20,57 +19,39 @@ def dot4(x, y, total):
     return total + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3]
 
 
-def make_scores(tiles: Tiles, bring: Callable, step: int = 8) -> tuple[Callable, Callable, Callable]:
-    """Make `dots`, `sliding_dots` and `scores`.
-
-    bring: of `loads`, for the same tiles.   step: columns of a step of the loops, 4 or 8.
-    """
+def make_scores(tiles: Tiles, bring: Callable) -> tuple[Callable, Callable, Callable]:
+    """Make `dots`, `sliding_dots` and `scores`; bring: of `make_loads`, for the same tiles."""
     D, SIDE, n = tiles.width, tiles.side, lengths(tiles)
     EACH, SCORES, WIDE, NARROW, COLUMNS, SLIDES = n.each, n.scores, n.wide, n.narrow, n.columns, n.slides
-    STEP = min(step, COLUMNS)
-    D_STEPS, COLUMN_STEPS = np.int32(D // STEP), np.int32(COLUMNS // STEP)
-
-    @device
-    def dots_4(tile, x, y, s):
-        """s[i, j] += Σ_d x[i, d] · y[j, d] over 4 columns."""
-        x0, x1 = load4(tile, x), load4(tile, x + SIDE * WIDE)
-        x2, x3 = load4(tile, x + 2 * SIDE * WIDE), load4(tile, x + 3 * SIDE * WIDE)
-        for j in range(EACH):
-            some = load4(tile, y + j * SIDE * WIDE)
-            s[j] = dot4(x0, some, s[j])
-            s[EACH + j] = dot4(x1, some, s[EACH + j])
-            s[2 * EACH + j] = dot4(x2, some, s[2 * EACH + j])
-            s[3 * EACH + j] = dot4(x3, some, s[3 * EACH + j])
+    STEPS, COLUMN_STEPS = np.int32(D // 4), np.int32(COLUMNS // 4)
 
     @device
     def dots(tile, x, y, s):
         """s[i, j] += Σ_d x[i, d] · y[j, d]; x and y: the thread's first rows."""
-        for _ in range(D_STEPS):
-            dots_4(tile, x, y, s)
-            if STEP > 4:
-                dots_4(tile, x + 4, y + 4, s)
-            x, y = x + STEP, y + STEP
-
-    @device
-    def sliding_dots_4(tile, x, z, some, s):
-        """s[i, j] += Σ_d x[i, d] · z[i − j, d] over 4 columns."""
-        for n in range(ROWS + EACH - 1):
-            m = 4 * n
-            some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + (n + 1 - EACH) * SIDE * NARROW)
-        for i in range(ROWS):
-            a, b, c, e = load4(tile, x + i * SIDE * WIDE)
+        for _ in range(STEPS):
+            x0, x1 = load4(tile, x), load4(tile, x + SIDE * WIDE)
+            x2, x3 = load4(tile, x + 2 * SIDE * WIDE), load4(tile, x + 3 * SIDE * WIDE)
             for j in range(EACH):
-                m, n = i * EACH + j, 4 * (i - j + EACH - 1)
-                s[m] = s[m] + a * some[n] + b * some[n + 1] + c * some[n + 2] + e * some[n + 3]
+                some = load4(tile, y + j * SIDE * WIDE)
+                s[j] = dot4(x0, some, s[j])
+                s[EACH + j] = dot4(x1, some, s[EACH + j])
+                s[2 * EACH + j] = dot4(x2, some, s[2 * EACH + j])
+                s[3 * EACH + j] = dot4(x3, some, s[3 * EACH + j])
+            x, y = x + 4, y + 4
 
     @device
     def sliding_dots(tile, x, z, some, s):
         """s[i, j] += Σ_d x[i, d] · z[i − j, d] over the columns that z has; z: the row of the thread's first (i, j)."""
         for _ in range(COLUMN_STEPS):
-            sliding_dots_4(tile, x, z, some, s)
-            if STEP > 4:
-                sliding_dots_4(tile, x + 4, z + 4, some, s)
-            x, z = x + STEP, z + STEP
+            for n in range(ROWS + EACH - 1):
+                m = 4 * n
+                some[m], some[m + 1], some[m + 2], some[m + 3] = load4(tile, z + (n + 1 - EACH) * SIDE * NARROW)
+            for i in range(ROWS):
+                a, b, c, e = load4(tile, x + i * SIDE * WIDE)
+                for j in range(EACH):
+                    m, n = i * EACH + j, 4 * (i - j + EACH - 1)
+                    s[m] = s[m] + a * some[n] + b * some[n + 1] + c * some[n + 2] + e * some[n + 3]
+            x, z = x + 4, z + 4
 
     @device
     def add_beside(tile, y, z, s):

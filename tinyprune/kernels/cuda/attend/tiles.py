@@ -6,8 +6,9 @@
     out[i, d] += Σ_j p[i, j] · z[i − j, d]         `sliding_mix`
     out[j, d] += Σ_i p[i, j] · x[i, d]             `mix_turned`
 
-This file has their sizes. `places` says which of them are a thread's, `loads` brings operands, `scores` has the first
-two sums and `mixes` the other three.
+This file has their sizes, says which rows and columns are a thread's, and brings operands. `scores` has the first two
+sums, `mixes` the other three. In place of the rows of a tile that lie outside an array come copies of the nearest row,
+so that tiles at the edges need no code.
 
 All operands are in one array of shared memory, `tile`, and functions are told where each begins. Sums are in registers.
 
@@ -32,18 +33,17 @@ scores of a thread have only 7 distances. For 4 numbers along d it reads 4 + 4 t
 The weights p are stored as their threads have them, with keys that are `side` apart next to each other: of each
 4 · side keys, key j is in column j % side · 4 + j / side. A thread of `mix` reads 4 of them with one instruction, and 7
 rows of z.
-
-Most tiles are whole: they lie inside all arrays, and every query sees every key. They need no code of their own: see
-`loads` and `make_masks`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numba import int64
 
-from tinyprune.kernels.cuda.device.jit import device, float32, uint32
-from tinyprune.kernels.cuda.device.vectors import load1
+from tinyprune.kernels.cuda.device.instructions import own_thread
+from tinyprune.kernels.cuda.device.jit import device, float32, int32, uint32
+from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
 
 LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
 PAD = 4  # numbers after each row in shared memory; the first may hold one that belongs to the row
@@ -120,3 +120,85 @@ def share_sum(tile, at, shares):
     for n in range(shares):
         total += load1(tile, at + n)
     return total
+
+
+def make_places(tiles: Tiles) -> tuple[Callable, Callable, Callable, Callable]:
+    """Make `score_place`, `out_place`, `key_place` and `key_in` for tiles of these sizes."""
+    QUERIES, KEYS, SIDE = tiles.queries, tiles.keys, tiles.side
+    n = lengths(tiles)
+    EACH, OUT_QUERIES, OUT_KEYS = n.each, n.out_queries, n.out_keys
+    GROUP = 4 * SIDE  # columns of p in which keys have another order
+    ACROSS = tiles.width // 4  # threads that share a row of out
+
+    @device
+    def score_place(thread):
+        """Return the first query and the first key of a thread's scores, and the column of p for them.
+
+        Threads that differ in the lowest bit read the same keys, and in the next the same queries: shared memory serves
+        both at once.
+        """
+        x, y = thread // 2 % SIDE, thread // (2 * SIDE) * 2 + thread % 2
+        half = y // SIDE  # the second half of the threads has other queries or, if there are none, other keys
+        i, j = y % SIDE + half * (QUERIES - ROWS * SIDE), x + half * (KEYS - EACH * SIDE)
+        return i, j, j // GROUP * GROUP + x * 4 + j % GROUP // SIDE
+
+    @device
+    def out_place(thread):
+        """Return a thread's first query, the others follow SIDE rows apart, and its first column of out."""
+        y = thread // (2 * ACROSS) * 2 + thread % 2
+        return y // SIDE * SIDE * OUT_QUERIES + y % SIDE, thread // 2 % ACROSS * 4
+
+    @device
+    def key_place(thread):
+        """Return the same if rows of out are keys: the first one's column of p, the others follow, and that of out."""
+        y = thread // (2 * ACROSS) * 2 + thread % 2
+        return y * OUT_KEYS, thread // 2 % ACROSS * 4
+
+    @device
+    def key_in(column):
+        """Return the key whose weights are in this column of p."""
+        return column // GROUP * GROUP + column % GROUP // 4 + column % 4 * SIDE
+
+    return score_place, out_place, key_place, key_in
+
+
+@device
+def inside(i, limit):
+    """Return the row nearest to i of rows 0 … limit − 1."""
+    return int32(min(max(int32(i), int32(0)), int32(limit - 1)))
+
+
+def make_loads(tiles: Tiles) -> tuple[Callable, Callable]:
+    """Make `bring` and `bring_beside` for tiles of these sizes."""
+    THREADS = lengths(tiles).threads
+
+    @device
+    def bring(source, at, step, first, limit, d0, W, tile, to, rows, columns):
+        """Copy rows from `first` of `source`, and columns from d0, to shared memory: `rows` × `columns` from `to` on.
+
+        Row i begins at entry at + i · step, a multiple of 4. In place of rows outside 0 … limit − 1 come copies of the
+        first or last: whoever computes with them gives them no weight, so all that matters is that they are finite
+        where others are. Columns ≥ W become zero.
+        """
+        across = columns // 4
+        down = THREADS // across
+        row, column = own_thread(THREADS) // across, own_thread(THREADS) % across * 4
+        put, zero = to + row * (columns + PAD) + column, float32(0)
+        if d0 + column < W:
+            at += d0 + column
+            for n in range(rows // down):
+                a, b, c, e = load4(source, at + inside(first + row + n * down, limit) * step)
+                store4(tile, put + n * down * (columns + PAD), a, b, c, e)
+        else:
+            for n in range(rows // down):
+                store4(tile, put + n * down * (columns + PAD), zero, zero, zero, zero)
+
+    @device
+    def bring_beside(source, at, step, first, limit, tile, to, rows, columns):
+        """Copy one number for each of those rows, to the place after it."""
+        for part in range((rows + THREADS - 1) // THREADS):
+            row = own_thread(THREADS) + part * THREADS
+            if row < rows:
+                store1(tile, to + row * (columns + PAD) + columns, source[at + inside(first + row, limit) * step])
+
+    return bring, bring_beside
