@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel, uint32
+from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.layers.slices import on_device
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
@@ -23,9 +24,8 @@ def sum_shared(dout, index, H, K, Dh, size, dx):
     """dx (rows, K, Dh) from dout (rows, H, Dh), both flat: the sums over the heads h with index[h] = k."""
     i = cuda.grid(1)
     if i < size:
-        # unsigned, 32 bits: Numba would divide in 64 bits, which takes about four times as long
-        rest, d = int32(uint32(i) // uint32(Dh)), int32(uint32(i) % uint32(Dh))
-        row, k = int32(uint32(rest) // uint32(K)), int32(uint32(rest) % uint32(K))
+        rest, d = divided(i, Dh)
+        row, k = divided(rest, K)
         total = float32(0)
         for h in range(H):
             if index[h] == k:

@@ -9,7 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel, uint32
+from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.ops.rotary import check_arguments, cos_and_sin
@@ -23,9 +24,8 @@ def turn(x, cos, sin, T, H, half, one, other, pairs, out):
     """out of x (B, T, H, Dh), both flat; `one` and `other` are where a head's halves begin."""
     n = cuda.grid(1)
     if n < pairs:
-        # unsigned, 32 bits: Numba would divide in 64 bits, which takes about four times as long
-        head, d = int32(uint32(n) // uint32(half)), int32(uint32(n) % uint32(half))
-        t = int32(uint32(head) // uint32(H) % uint32(T))
+        head, d = divided(n, half)
+        _, t = divided(divided(head, H)[0], T)
         c, s = cos[t * half + d], sin[t * half + d]
         i, j = head * 2 * half + one + d, head * 2 * half + other + d
         x1, x2 = x[i], x[j]

@@ -16,7 +16,8 @@ from functools import lru_cache
 import numpy as np
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel, uint32
+from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.ops.slices import check_index, check_part, slice_count
@@ -30,14 +31,10 @@ def pick(x, index, n, picked, inner, size, out):
     """out (outer, picked, inner) from x (outer, n, inner), both flat, by index (picked,)."""
     i = cuda.grid(1)
     if i < size:
-        # unsigned, 32 bits: Numba would divide in 64 bits, which takes about four times as long
-        rest = uint32(i) // uint32(inner)
-        outer = int32(rest // uint32(picked))
-        h = index[int32(rest % uint32(picked))]
-        if h < 0:
-            out[i] = float32(0)
-        else:
-            out[i] = x[(outer * n + h) * inner + int32(uint32(i) % uint32(inner))]
+        rest, entry = divided(i, inner)
+        outer, j = divided(rest, picked)
+        h = index[j]
+        out[i] = x[(outer * n + h) * inner + entry] if h >= 0 else float32(0)
 
 
 @lru_cache(REMEMBERED)

@@ -15,7 +15,8 @@ import math
 from collections.abc import Callable
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
-from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel, uint32
+from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats
 from tinyprune.kernels.cuda.parts.copies import contiguous
 from tinyprune.ops.products import check_rows
@@ -71,9 +72,8 @@ def run_sums(x, R, C, out):
     """out (runs, C): the sums over each run of rows of x (R, C)."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
     column, line = cuda.threadIdx.x, cuda.threadIdx.y
-    # unsigned, 32 bits: Numba would divide in 64 bits
-    block, across = uint32(cuda.blockIdx.x), uint32((C + WIDE - 1) // WIDE)
-    run, c = int32(block // across), int32(block % across) * WIDE + column
+    run, c = divided(cuda.blockIdx.x, (C + WIDE - 1) // WIDE)
+    c = c * WIDE + column
     end = min((run + 1) * RUN, R)
     total = float32(0)
     if c < C:

@@ -83,12 +83,6 @@ def squared_norms(arrays: Sequence[DeviceArray]) -> list[float]:
     return [float(values[first:end].sum()) for first, end in places]
 
 
-def squared_norm(x: DeviceArray) -> float:
-    """Compute ‖x‖², in float64: `ops.squared_norm` for float32. Waits for the GPU."""
-    check_floats(x=x)
-    return squared_norms([x])[0]
-
-
 def clipping(
     grads: Sequence[DeviceArray], losses: Sequence[float | DeviceArray], *, max_norm: float
 ) -> tuple[DeviceArray, DeviceArray]:

@@ -1,7 +1,6 @@
-"""Rows of a matrix by number: taken or added, times the dropout factors of their words.
+"""Rows of a matrix by number: taken, times the dropout factors of their words, or added.
 
-    take: out[i] = x[places[i]] · factor(words[i])
-    put:  out[places[i]] = rows[i] · factor(words[i])
+    take: out[i] = x[places[i]] · factor(places[i])
     add:  out[places[i]] = out[places[i]] + rows[i]
 
 A block for each row. In `add` all places differ, so no two blocks write to one row.
@@ -22,11 +21,11 @@ from tinyprune.ops.rows import check_each_row, check_rows_index
 THREADS = 128
 
 
-@kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
-def take(x, places, words, dropout, D, out):
+@kernel(floats, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
+def take(x, places, dropout, D, out):
     """out (n, D) from x (R, D)."""
     i = cuda.blockIdx.x
-    times = keep_factor(words[i], dropout)
+    times = keep_factor(places[i], dropout)
     for d in range(cuda.threadIdx.x, D, THREADS):
         out[i * D + d] = x[places[i] * D + d] * times
 
@@ -63,11 +62,11 @@ def there(values: NDArray) -> DeviceArray:
     return values.there if hasattr(values, "there") else numbers(values.reshape(-1))
 
 
-def taken_rows(x: DeviceArray, places: NDArray, words: NDArray | None = None, mask: Dropout = KEEP_ALL) -> DeviceArray:
-    """Return the n rows `places` of x (R, D) times the factors of `words` (n,), or of the places themselves: (n, D)."""
+def taken_rows(x: DeviceArray, places: NDArray, mask: Dropout = KEEP_ALL) -> DeviceArray:
+    """Return the n rows `places` of x (R, D) times their factors: (n, D)."""
     D = x.shape[1]
-    out, rows = empty((places.size, D)), there(places)
-    take(places.size, contiguous(x), rows, rows if words is None else numbers(words), mask, D, out)
+    out = empty((places.size, D))
+    take(places.size, contiguous(x), there(places), mask, D, out)
     return out
 
 
