@@ -4,13 +4,12 @@ Reading 16 bytes at once takes a quarter of the instructions, and a warp reads w
 one number at a time, since it does not know that they are aligned to 16 bytes. Here they are: the GPU's memory and
 shared memory that is read in this way both begin on a multiple of 16 bytes.
 
-For a shared array Numba tests whether an index is negative, and then each of several entries a constant apart needs an
-address of its own. `load1` and `store1` test nothing, as pointers do.
+For a shared array Numba tests whether an index is negative; `load1` and `store1` do without that test.
 """
 
 from numba import types
 
-from tinyprune.kernels.cuda.device.jit import SIMULATED, Window, device, float32
+from tinyprune.kernels.cuda.device.jit import SIMULATED, Window, device, float32, uint32
 
 BYTES = 16
 SHARED = 3  # number of an address space
@@ -39,16 +38,6 @@ if SIMULATED:
         """Set x[i] … x[i + 3] to a … d; i is a multiple of 4."""
         check(x, i)
         x[i], x[i + 1], x[i + 2], x[i + 3] = a, b, c, d
-
-    def load1(x, i):
-        """Return x[i] of a flat shared array; i is not negative."""
-        assert i >= 0, i
-        return x[i]
-
-    def store1(x, i, a):
-        """Set x[i] = a in a flat shared array; i is not negative."""
-        assert i >= 0, i
-        x[i] = a
 
 else:
     from llvmlite import ir
@@ -116,25 +105,17 @@ else:
 
         return types.void(x, types.int64, *4 * (float32,)), codegen
 
-    @intrinsic
-    def load1(typingctx, x, i):
-        """Return x[i] of a flat shared array; i is not negative."""
 
-        def codegen(context, builder, signature, arguments):
-            return builder.load(place(context, builder, signature.args[0], *arguments))
+@device
+def load1(x, i):
+    """Return x[i] of a flat shared array; i is not negative."""
+    return x[uint32(i)]
 
-        return float32(x, types.int64), codegen
 
-    @intrinsic
-    def store1(typingctx, x, i, a):
-        """Set x[i] = a in a flat shared array; i is not negative."""
-
-        def codegen(context, builder, signature, arguments):
-            x, i, a = arguments
-            builder.store(a, place(context, builder, signature.args[0], x, i))
-            return context.get_dummy_value()
-
-        return types.void(x, types.int64, float32), codegen
+@device
+def store1(x, i, a):
+    """Set x[i] = a in a flat shared array; i is not negative."""
+    x[uint32(i)] = a
 
 
 @device
