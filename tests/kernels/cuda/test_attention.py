@@ -100,13 +100,6 @@ def test_a_closed_head_has_no_backward(place):
     assert all(np.isfinite(got[name]).all() for name in ("dq", "dk", "dv", "dr", "du", "dw", "dpk", "dpv"))
 
 
-def test_huge_scores_do_not_overflow(place):
-    x, dout = arguments(T=5, M=6)
-    for name in (0, 4, 5):  # q, u, w
-        x[name] *= 1e4
-    assert all(np.isfinite(to_host(a)).all() for a in on_gpu(x, dout).values())
-
-
 def test_all_scores_far_below_zero(place):
     """What fills up a tile has a score of 0, which would be larger by far."""
     x, dout = arguments(B=1, H=1, T=3, M=2, Dh=4, N=5, relative=False, gate=None)

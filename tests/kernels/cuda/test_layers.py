@@ -5,7 +5,7 @@ import numpy as np
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 
-from .compare import assert_close, cuda, in_float64, normal, run
+from .compare import cuda, normal
 
 
 def test_nan_and_inf_are_not_hidden_by_being_dropped(place):
@@ -25,9 +25,3 @@ def test_memories_are_read_where_they_lie_if_there_are_any(place):
     x = to_device(x)
     context, cache = cuda.context_forward(None, x)
     assert context is x and np.array_equal(to_host(cuda.context_backward(x, cache)), to_host(x))
-
-
-def test_the_embedding_transposed_and_the_last_positions(place):
-    n, E, b, dout = normal((2, 7, 12), (33, 12), (33,), (2, 5, 33))
-    got = run(cuda, "linear", (to_device(n)[:, 2:], to_device(E).T, to_device(b)), [to_device(dout)])
-    assert_close(got, run(ops, "linear", in_float64([n[:, 2:], E.T, b]), in_float64([dout])))

@@ -8,12 +8,10 @@ from tinyprune.config import GateConfig, TrainConfig
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import DeviceArray, to_host
 from tinyprune.kernels.cuda.device.memory import Lease
-from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
-from tinyprune.pruning.gates import GateObjective, settle
-from tinyprune.pruning.surgery import remove_closed_heads
+from tinyprune.pruning.gates import GateObjective
 from tinyprune.training.checkpoints import load_checkpoint
-from tinyprune.training.optimizers import clip_factor, gradient_norm, make_optimizer, parameter_groups
+from tinyprune.training.optimizers import make_optimizer, parameter_groups
 from tinyprune.training.step import LanguageModelling
 
 from . import turns
@@ -81,46 +79,6 @@ def test_tf32_is_off_by_what_its_rounding_explains(place):
     (loss, _, cache), (got_loss, _, got_cache) = (model.loss(ids[0], targets[0]) for model in models)
     assert 1e-6 < abs(float(got_loss) / loss - 1) < 2e-3
     assert_near(models[1].backward(1.0, got_cache), models[0].backward(1.0, cache), 2e-2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("objective", "target"), [("task", None), ("layerwise", 3)])
-def test_gate_training_removal_and_text(place, objective, target):
-    """A few steps of gate training, then closed heads removed, then text: the same as in the textbook."""
-    gate = GateConfig(objective=objective, target_heads=target, lam=0.05)
-    models = pair(gate=gate, opened=np.array([[True, False, True], [True, True, False]]), **DROPOUT)
-    ids, targets = text(models[0].config)
-    before = {name: value.copy() for name, value in models[0].params.items()}
-    logs = []
-    for model in models:
-        objective_ = GateObjective(gate, 2, 6)
-        memory, rng, losses = None, np.random.default_rng(4), []
-        for step in range(2):
-            values, memory, grads = objective_(model, ids[step], targets[step], memory, rng, step)
-            norm = gradient_norm(grads, model.ops)
-            for name, grad in grads.items():  # plain descent, in which a rounded gradient is no other step
-                rate = clip_factor(norm, 0.5) * (0.1 if name.endswith("log_alpha") else 0.01)
-                moved = model.ops.to_host(model.params[name]) - rate * model.ops.to_host(grad)
-                model.params[name] = model.ops.to_device(moved.astype(model.ops.to_host(grad).dtype))
-            losses += model.ops.reading([*values.values(), norm])()
-        settle(model, 3)
-        described = objective_.describe(model)
-        assert described["heads_open"] == 3 and all(type(value) is float for value in losses)
-        logs.append([*losses, *np.ravel(described["log_alpha"])])
-    np.testing.assert_allclose(*logs[::-1], rtol=TOLERANCE)
-    for name, value in models[0].params.items():  # how far they have moved
-        moved = np.linalg.norm(value - before[name])
-        error = np.linalg.norm(to_host(models[1].params[name]) - value)
-        assert error <= 1e-4 * moved + 1e-6 * np.linalg.norm(value), (name, error, moved)
-
-    smaller = [remove_closed_heads(model) for model in models]
-    assert smaller[0].config == smaller[1].config and sum(smaller[0].config.heads) == 3
-    found, prompt = set(), ids[0].reshape(-1)
-    for pair_of_one in zip(models, smaller, strict=True):
-        h, h_smaller = (model.ops.to_host(model.forward(ids[0])[0]) for model in pair_of_one)
-        np.testing.assert_allclose(h_smaller, h, rtol=1e-4, atol=1e-4)
-        found |= {(*generate(model, prompt, 4, np.random.default_rng(1), temperature=0),) for model in pair_of_one}
-    assert len(found) == 1
 
 
 @pytest.mark.slow

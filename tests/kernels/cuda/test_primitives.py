@@ -8,7 +8,6 @@ from tinyprune.gradcheck.catalogue import SIZES
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.products import plans, primitives, tensor_cores
 from tinyprune.kernels.cuda.products import product as product_module
-from tinyprune.kernels.cuda.products.arithmetic import positive
 from tinyprune.kernels.cuda.products.plans import division
 from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
 from tinyprune.kernels.cuda.products.product import LAYOUTS
@@ -94,18 +93,6 @@ def test_layouts_and_what_is_added(place, layout, M):
     assert np.array_equal(to_host(there), w) and np.array_equal(to_host(x), a)
 
 
-@pytest.mark.parametrize("shape", [(5,), (0,)])
-def test_vectors_are_one_row(place, shape):
-    x, W, b, w, d = normal(shape, (*shape, 3), (3,), (3,), (3,))
-    x_there, W_there, b_there, w_there, d_there = map(to_device, (x, W, b, w, d))
-    got = matmul(x_there, W_there, bias=b_there, relu=True, where=w_there)
-    assert_close(got, textbook(x, W, b, True, w))
-    assert_close(matmul(x_there, W_there, onto=d_there), textbook(x, W, onto=d))
-    assert_close(matmul(to_device(W)[:, 1], W_there), textbook(W[:, 1], W))
-    assert_close(weight_gradient(x_there, b_there), np.outer(*wide(x, b)))
-    assert_close(column_sums(b_there), b.astype(float))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("N", [8, 7])
 def test_sums_in_parts(place, both_orders, settings, N):
@@ -178,17 +165,6 @@ def test_nothing_else_is_written(place, M):
         assert_close(part, 1 + textbook(a, b))
 
 
-@pytest.mark.parametrize(("of_a", "of_b"), [("gaps", "gaps"), ("gaps", "transposed gaps"), ("transposed gaps", "gaps")])
-@pytest.mark.parametrize("M", [5, slow(61)])
-def test_a_bad_number_spoils_its_row_or_column_alone(place, M, of_a, of_b):
-    a, b = normal((M, 37), (37, 35))
-    a[M - 1, 3], b[5, 34] = np.nan, np.inf
-    with np.errstate(invalid="ignore"):
-        got = to_host(matmul(laid_out(a, of_a), laid_out(b, of_b)))
-    bad = ~np.isfinite(got)
-    assert bad[M - 1].all() and bad[:, 34].all() and bad.sum() == M + 35 - 1
-
-
 @pytest.mark.parametrize("M", [3, 9])
 def test_nan_stays_nan(place, settings, M):
     """In few rows, in a tile, and where parts are joined: after a ReLU, and where another array is not positive."""
@@ -241,44 +217,6 @@ def ones(*shape):
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "options", "said"),
-    [
-        ((2, 3), (4, 5), {}, r"b must have shape \(3, N\) to match a \(2, 3\), got \(4, 5\)"),
-        ((), (3, 5), {}, r"a must have shape \(..., K\), got \(\)"),
-        ((2, 3), (3,), {}, r"b must have shape .*, got \(3,\)"),
-        ((2, 2, 3), (2, 3, 5), {}, r"b must have shape .*, got \(2, 3, 5\)"),
-        ((2, 3), (3, 5), {"bias": (2,)}, r"bias must have shape \(5,\) to match b \(3, 5\), got \(2,\)"),
-        (
-            (2, 3),
-            (3, 5),
-            {"where": (5,)},
-            r"where must have shape \(2, 5\) to match a \(2, 3\) and b \(3, 5\), got \(5,\)",
-        ),
-        ((2, 3), (3, 5), {"onto": (5, 2)}, r"onto must have shape \(2, 5\)"),
-        ((2, 3), (3, 5), {"onto": (2, 5), "where": (2, 5)}, "onto must be None with relu or where"),
-    ],
-)
-def test_bad_shapes(place, a, b, options, said):
-    for _ in range(2):  # a plan is kept, an error is not
-        with pytest.raises(ValueError, match=said):
-            matmul(to_device(np.ones(a, np.float32)), ones(*b), **{name: ones(*x) for name, x in options.items()})
-
-
-@pytest.mark.parametrize(("x", "dout"), [((3, 2), (2, 3)), ((2, 3, 4), (6, 4)), ((2, 3), (1, 2, 3))])
-def test_gradients_of_other_rows(place, x, dout):
-    with pytest.raises(ValueError, match=r"dout must have shape .* to match x"):
-        weight_gradient(ones(*x), ones(*dout))
-
-
-@pytest.mark.parametrize("name", ["a", "b", "bias", "where", "onto"])
-def test_arrays_of_another_type_or_memory(place, name):
-    given = {"a": ones(), "b": ones(), "bias": ones(4)}
-    for bad, said in ((np.ones((4, 4), np.float32), "in the GPU's memory"), (to_device(np.ones(4, np.int32)), "int32")):
-        with pytest.raises(ValueError, match=f"{name} must be .*{said}"):
-            matmul(**given | {name: bad})
-
-
-@pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda x: {"a": x, "b": x, "onto": x}, "memory of a, which is read"),
@@ -295,11 +233,6 @@ def test_onto_in_the_memory_of_an_argument(place, make, said):
 @pytest.mark.slow
 def test_every_layout(place, both_orders):
     product(product_module, LAYOUTS)
-
-
-@pytest.mark.parametrize("x", [2.0, -0.0, -2.0, np.inf, -np.inf, np.nan])
-def test_positive_part(place, simulated, x):
-    assert np.array_equal(positive(np.float32(x)), np.maximum(x, 0), equal_nan=True)
 
 
 @pytest.fixture

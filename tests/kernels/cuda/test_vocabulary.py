@@ -7,7 +7,6 @@ from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR, THREADS, mean_of
 from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_rows, tokens
-from tinyprune.kernels.cuda.vocabulary.rows import taken_rows
 
 from .compare import assert_close, assert_equal_to_textbook, cuda, normal
 
@@ -54,14 +53,6 @@ def test_tokens_that_were_copied_together_are_read_as_others(place):
         )
     for expected, got in zip(*results, strict=True):
         assert np.array_equal(to_host(got), to_host(expected))
-
-
-def test_rows_for_the_adaptive_embedding(place):
-    ids = words((70,), 6)
-    table, rows = normal((9, 6), (70, 7))
-    assert np.array_equal(to_host(taken_rows(to_device(table).T, ids)), table.T[ids])
-    got = sum_rows(to_device(rows)[:, 2:], ids, 8)
-    assert_close(got, ops.embedding.sum_rows(rows[:, 2:].astype(float), ids, 8))
 
 
 def test_the_mean_over_more_rows_than_a_block_has_threads(place, both_orders):
