@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -28,6 +29,7 @@ MOST = 2**31 - 1  # the largest int32, the type of sizes in kernels
 FLOAT32, INT32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class DeviceArray:
     """A strided view of a block of the GPU's memory.
 
@@ -39,16 +41,11 @@ class DeviceArray:
         dtype: float32, int32 or float64.
     """
 
-    __slots__ = ("dtype", "first", "lease", "shape", "strides")
-
-    def __init__(
-        self, lease: Lease, first: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype
-    ) -> None:
-        self.lease = lease
-        self.first = first
-        self.shape = shape
-        self.strides = strides
-        self.dtype = dtype
+    lease: Lease
+    first: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
 
     @property
     def ndim(self) -> int:
