@@ -14,8 +14,6 @@ from .compare import TOLERANCE, on_device, slow
 # Beside those of the contract suite: the narrowest tiles, of every kind more than one; spans that hide whole tiles.
 CASES = {
     "all, narrow": {"B": 1, "T": 34, "M": 7, "Dh": 3, "N": 33, "span": 30, "dropout": 0.3, "scale": 2.5},
-    "relative, wide": {"T": 9, "M": 10, "Dh": 12, "N": 0, "gate": (1, 0.5), "span": 3},
-    "relative with dropout": {"B": 1, "T": 5, "M": 41, "N": 0, "gate": None, "dropout": 0.5, "span": 2**40},
     "persistent": {"B": 1, "T": 20, "M": 30, "N": 33, "relative": False, "span": 3, "scale": 0.5},
     "nothing but itself": {"H": 3, "T": 17, "M": 2, "N": 1, "span": 0, "gate": (0, 1, 0.3)},
     "one token": {"B": 3, "T": 1, "M": 18, "N": 16, "gate": None, "scale": 1.5},

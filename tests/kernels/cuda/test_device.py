@@ -105,25 +105,6 @@ def test_memory_of_the_device_and_of_each_block_begins_as_nan_in_the_simulator(p
     assert np.array_equal(to_host(out)[:2], [7, 7]) and np.isnan(to_host(out)[2:]).all()
 
 
-def test_warps_hand_numbers_to_each_other_in_the_simulator(place, simulated, both_orders):
-    @made(floats, threads=64)
-    def hand(out):
-        x = cuda.threadIdx.x
-        for n, number in enumerate(turns.exchange("here", x)):
-            out[32 * x + n] = float32(number)
-
-    @made(floats, threads=64)
-    def some(out):
-        if cuda.threadIdx.x % 2:
-            turns.exchange("here", 0)
-
-    out = empty((64, 32))
-    hand(1, out)
-    assert np.array_equal(to_host(out), np.repeat(np.arange(64).reshape(2, 32), 32, 0))
-    with pytest.raises(AssertionError, match="not all threads of the warp hand in numbers for here"):
-        some(1, out)
-
-
 def test_each_block_finds_its_array(place):
     @made(tables, int32, floats, threads=4)
     def copy(arrays, n, out):

@@ -22,12 +22,9 @@ OPENED = np.array([[True, False, True], [False, False, False]])  # a layer may h
 ADAPTIVE = {"cutoffs": (4, 7), "div_value": 2}
 TOP_K = GateConfig(distribution="top-k", target_heads=2)
 CASES = {
-    "all-attention": ("all-attention", None, {}),
-    "all-attention, gates": ("all-attention", GateConfig(), {}),
     "all-attention, soft gates, adaptive softmax": ("all-attention", GateConfig(hard=False), ADAPTIVE),
     "all-attention, top-k": ("all-attention", TOP_K, {}),
     "transformer-xl, gates": ("transformer-xl", GateConfig(), {}),
-    "transformer, soft gates": ("transformer", GateConfig(hard=False), {}),
 }
 
 

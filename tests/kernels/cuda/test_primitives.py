@@ -7,15 +7,12 @@ from tinyprune.errors import UsageError
 from tinyprune.gradcheck.catalogue import SIZES
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.products import plans, primitives, tensor_cores
-from tinyprune.kernels.cuda.products import product as product_module
 from tinyprune.kernels.cuda.products.plans import division
 from tinyprune.kernels.cuda.products.primitives import column_sums, matmul, weight_gradient
-from tinyprune.kernels.cuda.products.product import LAYOUTS
 from tinyprune.ops import products
 
 from .. import test_contract as contract
 from ..compare import leaves
-from .checks import product
 from .compare import assert_close, normal, on_device, slow
 from .tensor_core import to_tf32
 
@@ -228,11 +225,6 @@ def ones(*shape):
 def test_onto_in_the_memory_of_an_argument(place, make, said):
     with pytest.raises(ValueError, match=said):
         matmul(**{"a": ones(), "b": ones()} | make(ones()))
-
-
-@pytest.mark.slow
-def test_every_layout(place, both_orders):
-    product(product_module, LAYOUTS)
 
 
 @pytest.fixture
