@@ -1,71 +1,50 @@
-"""Options that several commands have."""
+"""The options of all commands, as data for `argparse`; those that several commands have come first."""
 
 from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-from tinyprune.cli.lists import backends, corpora, presets, settings
+from tinyprune.bench import BENCHMARKS
+from tinyprune.cli.lists import KINDS, backends, corpora, presets, settings
 from tinyprune.errors import UsageError
+from tinyprune.experiments import STUDIES
 
 
-def add_run_options(sub: argparse.ArgumentParser, needs_directory: bool = True) -> None:
-    """Add the options that every stage takes."""
-    about = "directory of the run" if needs_directory else "directory of the run (runs/PRESET-CORPUS)"
-    sub.add_argument("directory", nargs=None if needs_directory else "?", help=about)
-    add_preset(sub, "a preset's name or a .toml file (tiny, or what the run has)")
-    add_corpus(sub)
-    sub.add_argument("--tokenizer", choices=("character", "byte", "word"), help="what one token is (character)")
-    sub.add_argument("--seed", type=int, help="random seed of initialisation, dropout and gates (0)")
-    add_setting(sub)
-    add_backend(sub)
-    again = sub.add_mutually_exclusive_group()
-    about = (
-        "continue where the run stopped; settings of a stage that has not begun may be changed, and of one that is "
-        "unfinished steps, evaluate_every, checkpoint_every and log_every (--set)"
-    )
-    again.add_argument("--resume", action="store_true", help=about)
-    about = "start anew, deleting the results of this stage and later ones"
-    again.add_argument("--overwrite", action="store_true", help=about)
+class Option(NamedTuple):
+    """One argument: its name and settings of `add_argument`, and what argcomplete offers for its value."""
+
+    name: str
+    settings: dict[str, Any]
+    completer: Callable[..., list[str]] | None
 
 
-def add_stage(sub: argparse.ArgumentParser) -> None:
-    """Add --stage, which selects a stage of the run."""
-    about = "stage of the run (the latest)"
-    sub.add_argument("--stage", choices=("train", "gate", "prune", "finetune"), help=about)
+def option(name: str, about: str, completer: Callable[..., list[str]] | None = None, **settings: Any) -> Option:
+    """Return an option with this help. Its value has the type of its default, unless `settings` say otherwise."""
+    if type(settings.get("default")) in (int, float):
+        settings["type"] = type(settings["default"])
+    return Option(name, {"help": about} | settings, completer)
 
 
-def add_setting(sub: argparse.ArgumentParser) -> None:
-    """Add --set, for settings without an option of their own."""
-    about = "any other setting, such as train.steps=500; `tinyprune list settings` explains them all"
-    action = sub.add_argument(
-        "--set", dest="options", action="append", default=[], metavar="TABLE.KEY=VALUE", help=about
-    )
-    action.completer = lambda **_: [f"{record['setting']}=" for record in settings()]
+def switch(name: str, about: str) -> Option:
+    """Return an option without a value."""
+    return option(name, about, action="store_true")
 
 
-def add_preset(sub: argparse._ActionsContainer, about: str) -> None:
-    """Add --preset."""
-    sub.add_argument("--preset", help=about).completer = names_or_files(presets, "toml")
+def several(name: str, about: str, metavar: str = "NAMES", default: str | None = None) -> Option:
+    """Return an option that takes values with commas between them."""
+    return option(name, about, metavar=metavar, default=default)
 
 
-def add_corpus(sub: argparse.ArgumentParser) -> None:
-    """Add --corpus."""
-    sub.add_argument("--corpus", help="a corpus's name or a text file (pydoc)").completer = names_or_files(corpora)
-
-
-def add_backend(sub: argparse.ArgumentParser, about: str = "", default: str | None = None) -> None:
-    """Add --backend; by default `kernels.backend.default_backend` chooses."""
-    about = about or "numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (numba)"
-    action = sub.add_argument("--backend", default=default, help=about)
-    action.completer = lambda **_: [record["backend"] for record in backends()]
-
-
-def add_json(sub: argparse.ArgumentParser, about: str = "as JSON on standard output") -> None:
-    """Add --json."""
-    sub.add_argument("--json", action="store_true", help=about)
+def add_options(parser: argparse._ActionsContainer, options: Iterable[Option | tuple]) -> None:
+    """Add options to a parser. Those in a tuple of options exclude each other."""
+    for entry in options:
+        if isinstance(entry, Option):
+            parser.add_argument(entry.name, **entry.settings).completer = entry.completer
+        else:
+            add_options(parser.add_mutually_exclusive_group(), entry)
 
 
 def names_or_files(things: Callable[[], list[dict[str, Any]]], *endings: str) -> Callable[..., list[str]]:
@@ -80,28 +59,172 @@ def names_or_files(things: Callable[[], list[dict[str, Any]]], *endings: str) ->
     return complete
 
 
-def add_gate_options(sub: argparse.ArgumentParser) -> None:
-    """Add the options of the gate stage."""
-    pressure = sub.add_mutually_exclusive_group()
-    pressure.add_argument("--lam", type=float, help="weight of the L0 loss, a sum over all heads")
-    pressure.add_argument("--target-heads", type=int, help="hold exactly this many heads open, instead of lam")
-    sub.add_argument("--objective", choices=("task", "layerwise"), help="what the gates minimise besides")
+def preset(about: str) -> Option:
+    """Return --preset."""
+    return option("--preset", about, names_or_files(presets, "toml"))
 
 
-def add_model_options(sub: argparse.ArgumentParser) -> None:
-    """Add the options of commands that use a trained model."""
-    sub.add_argument("model", help="a run's directory (its latest stage) or a checkpoint")
-    add_stage(sub)
-    add_backend(sub)
+def backend(about: str, **settings: Any) -> Option:
+    """Return --backend."""
+    return option("--backend", about, lambda **_: [record["backend"] for record in backends()], **settings)
+
+
+STAGES = ("train", "gate", "prune", "finetune")
+MODEL = option("model", "a run's directory (its latest stage) or a checkpoint")
+STAGE = option("--stage", "stage of the run (the latest)", choices=STAGES)
+SPLIT = option("--split", "which part of the text (%(default)s)", choices=("valid", "test"), default="valid")
+CORPUS = option("--corpus", "a corpus's name or a text file (pydoc)", names_or_files(corpora))
+BACKEND = backend("numba: compiled; numpy: the textbook; cuda, cuda-tf32: a GPU (numba)")
+JSON = switch("--json", "as JSON on standard output")
+SETTING = option(
+    "--set",
+    "any other setting, such as train.steps=500; `tinyprune list settings` explains them all",
+    lambda **_: [f"{record['setting']}=" for record in settings()],
+    **{"dest": "options", "action": "append", "default": [], "metavar": "TABLE.KEY=VALUE"},
+)
+RESUME = (
+    "continue where the run stopped; settings of a stage that has not begun may be changed, and of one that is "
+    "unfinished steps, evaluate_every, checkpoint_every and log_every (--set)"
+)
+RUN = (
+    option("directory", "directory of the run"),
+    preset("a preset's name or a .toml file (tiny, or what the run has)"),
+    CORPUS,
+    option("--tokenizer", "what one token is (character)", choices=("character", "byte", "word")),
+    option("--seed", "random seed of initialisation, dropout and gates (0)", type=int),
+    SETTING,
+    BACKEND,
+    (
+        switch("--resume", RESUME),
+        switch("--overwrite", "start anew, deleting the results of this stage and later ones"),
+    ),
+)
+GATE = (
+    (
+        option("--lam", "weight of the L0 loss, a sum over all heads", type=float),
+        option("--target-heads", "hold exactly this many heads open, instead of lam", type=int),
+    ),
+    option("--objective", "what the gates minimise besides", choices=("task", "layerwise")),
+)
+BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
+ALL_ROWS = switch("--json", "all rows as JSON on standard output")
+METHODS = "gates, michel-global, michel, output-difference, magnitude, random, leave-one-out, flap, least-squares (all)"
+HEAL = "steps of training afterwards, several numbers or 0 for none (those of the run's finetune table)"
+PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
+OPTIONS = {
+    "run": [
+        option("directory", "directory of the run (runs/PRESET-CORPUS)", nargs="?"),
+        *RUN[1:],
+        *GATE,
+        switch("--json", "the table as JSON on standard output"),
+    ],
+    "train": RUN,
+    "gate": [*RUN, *GATE, BASELINE],
+    "prune": RUN,
+    "finetune": RUN,
+    "import": [
+        option("path", "a folder as the Hugging Face Hub has it, or a .gguf file"),
+        option("directory", "directory of the run (runs/NAME)", nargs="?"),
+        preset("of which the stages are taken: a preset or a .toml file (pretrained)"),
+        CORPUS,
+        SETTING,
+    ],
+    "export": [MODEL, STAGE, BACKEND, option("folder", "a new folder, as the Hugging Face Hub has it")],
+    "eval": [MODEL, STAGE, BACKEND, SPLIT, JSON],
+    "generate": [
+        MODEL,
+        STAGE,
+        BACKEND,
+        option("--prompt", "the text to continue", required=True),
+        option("--tokens", "how many tokens to add (%(default)s)", default=300),
+        option("--temperature", "0: always take the likeliest (%(default)s)", default=0.8),
+        option("--top-k", "draw from the k likeliest tokens only", type=int),
+        option("--seed", "random seed of the draws (%(default)s)", default=0),
+    ],
+    "heads": [
+        MODEL,
+        STAGE,
+        SPLIT,
+        option("--tokens", "how many of its tokens to read (%(default)s)", default=2000),
+        JSON,
+        option("--plot", "also draw a map of all heads", metavar="FILE.png"),
+    ],
+    "describe": [
+        option("model", "a run's directory or a checkpoint", nargs="?"),
+        preset("a preset or a .toml file instead"),
+        STAGE,
+        SETTING,
+        JSON,
+    ],
+    "gradcheck": [
+        option("--op", "only operations whose name begins with NAME", metavar="NAME"),
+        option(
+            "--mode", "how to measure (complex if the backend allows it, else central)", choices=("complex", "central")
+        ),
+        backend("the backend to check: numba or numpy (%(default)s)", default="numpy"),
+        JSON,
+    ],
+    "experiment": [
+        option("study", "what is compared", choices=STUDIES),
+        option("--directory", "where results are kept and resumed (runs/STUDY-CORPUS)"),
+        preset("model and stages: a preset or a .toml file (study; architecture: N = 512)"),
+        CORPUS,
+        switch("--quick", "few steps, sizes and seeds: three minutes"),
+        option("--seeds", "how many seeds, starting with the configured one (3; quick: 2)", type=int),
+        several("--shares", "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)", "NUMBERS"),
+        several("--methods", "tradeoff: only these methods, such as gates,random,michel; architecture: one (gates)"),
+        option(
+            "--scope",
+            "criteria choose among all heads, or the same share in each layer (%(default)s)",
+            choices=("global", "layer"),
+            default="global",
+        ),
+        option("--jobs", "models trained at once (all processors; on a GPU 1)", type=int),
+        option("--scheduler", "compute on a Dask cluster, such as tcp://host:8786", metavar="ADDRESS"),
+        SETTING,
+        BACKEND,
+        ALL_ROWS,
+    ],
+    "compare": [
+        option("run_directory", "directory of the run, whose baseline is pruned", metavar="run"),
+        option("--directory", "where results are kept and resumed (runs/compare-RUN)"),
+        several("--shares", "of the heads, kept (%(default)s)", "NUMBERS", default="0.9,0.8,0.7,0.6,0.5"),
+        several("--methods", METHODS),
+        option("--tokens", "of the test split, read for the numbers (%(default)s)", default=10_240),
+        option("--score-tokens", "of the validation split, read by criteria (%(default)s)", default=10_240),
+        option("--repair-tokens", "of the training split, read to fit least squares (%(default)s)", default=20_480),
+        option("--sample", "tokens of the validation split, read by leave-one-out (%(default)s)", default=2048),
+        option("--seeds", "how many, of gates and random heads (%(default)s)", default=1),
+        several("--heal", HEAL, "NUMBERS"),
+        several("--heal-methods", "repair and train only the models of these methods (all)"),
+        SETTING,
+        BACKEND,
+        ALL_ROWS,
+    ],
+    "bench": [
+        option("benchmark", "what to measure", choices=BENCHMARKS),
+        several("--peers", PEERS, default=""),
+        backend("the backend to measure: numba, numpy, cuda, cuda-tf32 (numba)"),
+        (
+            preset("only the shapes of this preset or .toml file"),
+            several("--shapes", "only these, such as tiny,relative-d128,plain-d256", default=""),
+        ),
+        option("--rounds", "runs of each contender (as many as the benchmark needs)", type=int),
+        option("--threads", "threads of each contender (all processors)", type=int),
+        JSON,
+        option("--plot", "also draw a picture", metavar="FILE.png"),
+    ],
+    "list": [option("kind", "what to list (these kinds)", nargs="?", choices=KINDS), JSON],
+}
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:
     """Parse `["train.steps=100", "data.corpus=book.txt"]` into a dictionary; a value that is not TOML is a string."""
     parsed = {}
-    for option in options:
-        name, equals, value = option.partition("=")
+    for given in options:
+        name, equals, value = given.partition("=")
         if not equals:
-            raise UsageError(f"--set takes TABLE.KEY=VALUE, got {option!r}")
+            raise UsageError(f"--set takes TABLE.KEY=VALUE, got {given!r}")
         try:
             parsed[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
