@@ -40,7 +40,6 @@ def test_steps():
 
 
 def test_bf16_is_a_peer_where_the_processor_has_it(monkeypatch, capsys):
-    monkeypatch.setattr(speed, "fastest", lambda case, threads: case.contenders[0])
     monkeypatch.setattr(machine, "cpuinfo", lambda: "flags : fpu avx512f avx512_bf16\n")
     assert speed.with_bf16(CPU_TORCH) and not speed.with_bf16(CPU) and not speed.with_bf16(GPU_TORCH)
     assert capsys.readouterr().err == ""

@@ -10,7 +10,7 @@ import pytest
 from tqdm import tqdm
 
 from tinyprune.bench.processes import Contender
-from tinyprune.bench.race import ATTEMPTS, Case, disagreement, fastest, race, records, take_turns
+from tinyprune.bench.race import ATTEMPTS, Case, disagreement, race, records, take_turns
 from tinyprune.errors import TinypruneError
 
 KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops", "waited_percent"]
@@ -104,13 +104,6 @@ def test_a_comparison_that_was_disturbed_once_is_repeated(capsys):
 def test_one_that_stays_disturbed_has_no_ratio(capsys):
     assert take_all([0.3] * ATTEMPTS) == (["ours", "torch"] * ATTEMPTS, [1, None])
     assert "no ratio for they at one: other programs had the processors" in capsys.readouterr().err
-
-
-def test_fastest_is_who_took_the_least_time_once(monkeypatch):
-    script = Script({"one/we": [0.3, 9.0, 0.1], "one/they": [0.2, 0.2, 0.2]})
-    monkeypatch.setattr("tinyprune.bench.race.Processes", lambda threads: script)
-    assert fastest(CASE, threads=1).subject == "we"
-    assert script.seconds == {"one/we": [], "one/they": []}
 
 
 @pytest.mark.parametrize(

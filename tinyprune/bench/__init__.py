@@ -24,7 +24,7 @@ What makes the ratios fair:
 - NumPy as a peer runs without OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, should they be set: they can slow OpenBLAS down
   (on one machine to half of its speed), and we compare with BLAS at its best.
 - All have the same number of threads. What a PyTorch user would choose among is shown: plain and SDPA, eager and
-  compiled, float32 and bf16, one thread and all for single tokens. Of AdamW, fused or foreach, the faster one is taken.
+  compiled, float32 and bf16, one thread and all for single tokens. Its AdamW is the fused one.
 
 GFLOP are nominal, see `shapes.py`: they count what the formula says, whatever the implementation leaves out or repeats.
 """

@@ -140,18 +140,6 @@ def disagreement(a: dict[str, NDArray], b: dict[str, NDArray], tolerance: float)
     return ""
 
 
-def fastest(case: Case, *, threads: int, rounds: int = 3) -> Contender:
-    """Find which of several ways to do the same takes the least time, in processes of their own."""
-    times: dict[str, list[float]] = {c.subject: [] for c in case.contenders}
-    with Processes(threads) as processes:
-        for c in case.contenders:
-            processes.build(case.key(c), c)
-        for _ in range(rounds):
-            for c in case.contenders:
-                times[c.subject].append(processes.ask(c.library, "turn", key=case.key(c))["seconds"])
-    return min(case.contenders, key=lambda c: min(times[c.subject]))
-
-
 def peak_mib(contender: Contender, rehearsal: dict[str, Any], threads: int) -> float:
     """Measure the peak memory of the first two runs of a contender's workload, in MiB.
 

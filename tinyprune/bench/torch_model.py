@@ -138,8 +138,8 @@ def loaded_model(shape: ModelShape, mode: str, device: torch.device) -> Language
     return model.to(device)
 
 
-def make_optimizer(model: LanguageModel, way: str) -> torch.optim.AdamW:
-    """AdamW with our decay of each parameter; `way` is "fused" or "foreach"."""
+def make_optimizer(model: LanguageModel) -> torch.optim.AdamW:
+    """Return AdamW, fused, with our decay of each parameter."""
     # Matrices decay; LayerNorms, biases and vectors per head do not.
     decays = {True: [], False: []}
     for name, parameter in model.named_parameters():
@@ -147,19 +147,17 @@ def make_optimizer(model: LanguageModel, way: str) -> torch.optim.AdamW:
         decays[parameter.ndim > 1 and last not in ("u", "w")].append(parameter)
     groups = [{"params": p, "weight_decay": TRAIN.weight_decay if decay else 0.0} for decay, p in decays.items()]
     betas = (TRAIN.beta1, TRAIN.beta2)
-    return torch.optim.AdamW(groups, lr=TRAIN.lr, betas=betas, eps=TRAIN.eps, **{way: True})
+    return torch.optim.AdamW(groups, lr=TRAIN.lr, betas=betas, eps=TRAIN.eps, fused=True)
 
 
-def training_step(
-    mode: str, optimizer: str = "fused", compiled: bool = False, bf16: bool = False, device: str = "cpu", **shape: Any
-) -> Workload:
+def training_step(mode: str, compiled: bool = False, bf16: bool = False, device: str = "cpu", **shape: Any) -> Workload:
     """Forward, loss, backward, clipping, AdamW; memory is carried from step to step. `shape`: `shapes.model_shape`.
 
     With `bf16` forward runs under autocast, which lets products and attention compute with bfloat16 numbers.
     """
     measured, where = model_shape(**shape), torch_device(device)
     model = loaded_model(measured, mode, where)
-    update = make_optimizer(model, optimizer)
+    update = make_optimizer(model)
     loss_of = torch.compile(model) if compiled else model
     ids, targets, memory = batch(measured)
     ids, targets = (torch.from_numpy(x).to(where) for x in (ids, targets))

@@ -25,7 +25,7 @@ from typing import Any
 
 from tinyprune.bench.command import Options
 from tinyprune.bench.processes import OURS, Contender
-from tinyprune.bench.race import Case, fastest, race, with_memory
+from tinyprune.bench.race import Case, race, with_memory
 from tinyprune.bench.shapes import (
     ATTENTION_SHAPES,
     PRESETS,
@@ -160,12 +160,10 @@ def our_step(options: Options, half: str | None = None, **shape: Any) -> Contend
     return replace(ours, subject=f"{options.subject}, half of the heads {half}", compared=False)
 
 
-def torch_step(
-    mode: str, optimizer: str = "fused", compiled: bool = False, bf16: bool = False, device: str = "cpu", **shape: Any
-) -> Contender:
+def torch_step(mode: str, compiled: bool = False, bf16: bool = False, device: str = "cpu", **shape: Any) -> Contender:
     """Return PyTorch's step; it is left out if it cannot be compiled here."""
     measured = model_shape(**shape)
-    arguments = {"mode": mode, "optimizer": optimizer, "compiled": compiled, "bf16": bf16, "device": device} | shape
+    arguments = {"mode": mode, "compiled": compiled, "bf16": bf16, "device": device} | shape
     gflop = step_gflop(measured.config, measured.B)
     subject = (f"torch.compile ({mode})" if compiled else f"torch {mode}") + ", bf16 autocast" * bf16
     target, tolerance = "tinyprune.bench.torch_model:training_step", BF16_TOLERANCE if bf16 else None
@@ -181,17 +179,14 @@ def with_bf16(options: Options) -> bool:
 
 
 def torch_steps(options: Options, name: str, bf16: bool) -> tuple[Contender, ...]:
-    """Return what a PyTorch user would try: both ways to write attention, eager and compiled, with the faster AdamW.
+    """Return what a PyTorch user would try: both ways to write attention, eager and compiled.
 
     With `bf16` all of these also under autocast.
     """
     if "torch" not in options.peers:
         return ()
-    where = {"device": options.device, "name": name}
-    ways = tuple(replace(torch_step("sdpa", way, **where), subject=way) for way in ("fused", "foreach"))
-    optimizer = fastest(Case(name, ways), threads=options.threads).subject
     return tuple(
-        torch_step(mode, optimizer, compiled, autocast, **where)
+        torch_step(mode, compiled, autocast, options.device, name=name)
         for autocast in (False, True)[: 1 + bf16]
         for compiled in (False, True)
         for mode in MODES
