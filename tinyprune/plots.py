@@ -37,6 +37,8 @@ DPI = 150
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 # Okabe & Ito 2008, "Color Universal Design", with grey instead of yellow, which is hard to see on white.
 HEAD_COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#000000", "#56B4E9", GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", ".")
+LINES = ("-", "--", "-.", ":")
 OPENNESS = {"hard-concrete": "P(open)", "deterministic": "P(open)", "top-k": "soft gate"}
 KEPT, REMOVED = {"facecolor": BLUE}, {"facecolor": "white", "edgecolor": "#AAAAAA", "hatch": "////"}
 # "default" comes first, so that matplotlib's own settings replace the user's.

@@ -13,7 +13,6 @@ from tinyprune.bench.processes import (
     ProcessError,
     Processes,
     environment,
-    peak_memory,
     take_turn,
 )
 
@@ -100,7 +99,3 @@ def test_peak_memory():
         for mib in (64, 16):  # the larger first: its peak must not be seen in the second
             build(processes, "ours", "large", arguments={"mib": mib}, rehearsal={"mib": 1})
             assert processes.ask("ours", "peak", key="a")["peak_mib"] == pytest.approx(mib, abs=2)
-
-
-def test_peak_memory_in_this_process():
-    assert peak_memory(toy_workloads.large(4)).keys() == {"peak_mib"}

@@ -7,7 +7,6 @@ from toy_workloads import write_model
 
 from tinyprune.bench.benchmarks.speed import products
 from tinyprune.bench.shapes import (
-    ATTENTION_SHAPES,
     STEP_SHAPES,
     attention_gflop,
     default_shapes,
@@ -37,13 +36,6 @@ def test_gflop_counted_by_hand():
     # a feed-forward block counts as much as persistent vectors of its width
     plain, transformer = model_shape("plain-d128"), model_shape("plain-d128", kind="transformer", N=0, F=256)
     assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
-
-
-@pytest.mark.parametrize("name", ATTENTION_SHAPES)
-def test_the_shapes(name):
-    shape = model_shape(name)
-    assert shape.B == 16 and shape.config.V == 103 and shape.config.H == 8
-    assert shape.config.span == (None if "causal" in name or "plain" in name else shape.config.M)
 
 
 def test_the_plain_kind_has_persistent_vectors_but_neither_memory_nor_relative_positions():

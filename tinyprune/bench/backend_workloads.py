@@ -102,11 +102,7 @@ class SameBatch(NamedTuple):
 
 def training_step(backend: str, half: str | None = None, **shape: Any) -> Workload:
     """Take a step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
-    return step_workload(get_backend(backend), model_shape(**shape), half)
-
-
-def step_workload(ops: Engine, measured: ModelShape, half: str | None = None) -> Workload:
-    """Take a step with this backend; see `training_step`."""
+    ops, measured = get_backend(backend), model_shape(**shape)
     ids, targets, memory = shapes.batch(measured)
     model = make_model(measured, ops, half)
     objective = GateObjective(model.gate, 1, measured.config.heads_total) if model.gate else LanguageModelling()
@@ -128,20 +124,7 @@ def step_workload(ops: Engine, measured: ModelShape, half: str | None = None) ->
 
 
 def decoder(backend: str, n: int, **shape: Any) -> Workload:
-    """Read `n` tokens one by one, each with log p of what comes next, once the context is full."""
+    """Read `n` tokens one by one; see `shapes.reading`."""
     measured = model_shape(**shape)
-    c = measured.config
-    cached = CachedDecoder(Transformer(c, parameters(measured), ops=get_backend(backend)))
-    beginning, text = (part.tolist() for part in np.split(shapes.tokens(measured, c.M + c.T + n), [-n]))
-
-    def log_probabilities() -> dict[str, NDArray]:
-        """Compute them from the first token on, with an empty context."""
-        cached.clear()
-        return {"log_p": np.array([cached.step(token) for token in (*beginning, *text)])}
-
-    def run(tokens: list[int] = text) -> None:
-        for token in tokens:
-            cached.step(token)  # to main memory, where the next token would be drawn
-
-    run(beginning)
-    return Workload(run, log_probabilities, units=n)
+    model = Transformer(measured.config, parameters(measured), ops=get_backend(backend))
+    return shapes.reading(CachedDecoder(model), measured, n)

@@ -9,19 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from tinyprune.plots import DPI, GREY, HEAD_COLOURS, STYLE
+from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
 from tinyprune.tables import Record, show
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", "-.", ":")
 SWEEPS = {"T": "T, attention alone", "heads": "heads in each layer, whole step", "threads": "threads, whole step"}
 
 
 @matplotlib.style.context(STYLE)
 def plot_benchmark(records: Sequence[Record]) -> Figure:
     """Draw the figure that fits the benchmark; see the functions below."""
-    plots = {"memory": plot_sweeps}
-    return plots.get(records[0]["benchmark"], plot_speeds)(records)
+    return (plot_sweeps if records[0]["benchmark"] == "memory" else plot_speeds)(records)
 
 
 def look(subjects: Sequence[str], subject: str) -> dict[str, str]:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyprune.bench import Workload
 from tinyprune.config import ModelConfig, TrainConfig, load_preset
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
@@ -164,6 +165,23 @@ def batch(shape: ModelShape) -> tuple[NDArray, NDArray, Memory | None]:
     return ids, targets, memory
 
 
-def tokens(shape: ModelShape, n: int) -> NDArray:
-    """Draw a text to read one token at a time, (n,) int64."""
-    return np.random.default_rng(1).integers(0, shape.config.V, n)
+def reading(decoder: Any, shape: ModelShape, n: int) -> Workload:
+    """Read `n` tokens one by one, each with log p of what comes next, once the context is full.
+
+    `decoder.step(token)` returns log p, (V,), in main memory, where the next token would be drawn; `decoder.clear()`
+    forgets everything read.
+    """
+    c = shape.config
+    text = np.random.default_rng(1).integers(0, c.V, c.M + c.T + n).tolist()
+
+    def log_probabilities() -> dict[str, NDArray]:
+        """Compute them from the first token on, with an empty context."""
+        decoder.clear()
+        return {"log_p": np.array([decoder.step(token) for token in text])}
+
+    def run(tokens: list[int] = text[-n:]) -> None:
+        for token in tokens:
+            decoder.step(token)
+
+    run(text[:-n])
+    return Workload(run, log_probabilities, units=n)

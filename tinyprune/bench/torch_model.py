@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinyprune.bench import Workload
-from tinyprune.bench.shapes import TRAIN, ModelShape, batch, model_shape, parameters, tokens
+from tinyprune.bench.shapes import TRAIN, ModelShape, batch, model_shape, parameters, reading
 from tinyprune.bench.torch_operations import MODES, gauge, torch_device, visible_keys
 from tinyprune.config import ModelConfig
 from tinyprune.errors import UsageError
@@ -223,6 +224,7 @@ class LayerDecoder:
 class Decoder:
     """Reads tokens one by one with a language model that has relative positions."""
 
+    @torch.inference_mode()
     def __init__(self, model: LanguageModel) -> None:
         config = model.config
         if not config.relative:
@@ -234,42 +236,32 @@ class Decoder:
         self.layers = [LayerDecoder(layer, model.positions, places) for layer in model.layers]
         self.clear()
 
+    @torch.inference_mode()
     def clear(self) -> None:
         """Forget everything read."""
         self.read = 0
         for layer in self.layers:
             layer.clear()
 
-    def step(self, token: int) -> Tensor:
+    @torch.inference_mode()
+    def step(self, token: int) -> NDArray:
         """Read one token; return log p of every next one, (V,)."""
         model = self.model
         x = model.embedding[token : token + 1] * math.sqrt(model.config.D)
         for layer in self.layers:
             x = layer.step(x, self.read)
         self.read += 1
-        return F.linear(model.norm(x), model.embedding, model.out_bias)[0].log_softmax(-1)
+        return F.linear(model.norm(x), model.embedding, model.out_bias)[0].log_softmax(-1).cpu().numpy()
 
 
 def decoder(n: int, threads: int, device: str = "cpu", **shape: Any) -> Workload:
-    """Read `n` tokens one by one, each with log p of what comes next, once the context is full."""
-    measured, where = model_shape(**shape), torch_device(device)
-    c = measured.config
-    model = loaded_model(measured, "sdpa", where)
-    with torch.inference_mode():
-        cached = Decoder(model)
-    beginning, text = (part.tolist() for part in np.split(tokens(measured, c.M + c.T + n), [-n]))
+    """Read `n` tokens one by one with so many threads; see `shapes.reading`."""
+    measured = model_shape(**shape)
+    model = loaded_model(measured, "sdpa", torch_device(device))
+    work = reading(Decoder(model), measured, n)
 
-    @torch.inference_mode()
-    def log_probabilities():
-        """Compute them from the first token on, with an empty context."""
-        cached.clear()
-        return {"log_p": np.array([cached.step(token).cpu().numpy() for token in (*beginning, *text)])}
+    def run() -> None:
+        torch.set_num_threads(threads)  # another workload of this process may have set another number
+        work.run()
 
-    @torch.inference_mode()
-    def run(tokens: list[int] = text) -> None:
-        torch.set_num_threads(threads)
-        for token in tokens:
-            cached.step(token).cpu()  # where the next token would be drawn
-
-    run(beginning)
-    return Workload(run, log_probabilities, units=n)
+    return replace(work, run=run)

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 
 from tinyprune.experiments.methods import BASELINE, METHODS, UNPRUNED
 from tinyprune.experiments.results import grouped, mean_of, paired_differences, rows_of, spread_of
-from tinyprune.plots import DPI, GREY, HEAD_COLOURS, STYLE
+from tinyprune.plots import DPI, GREY, HEAD_COLOURS, LINES, MARKERS, STYLE
 from tinyprune.tables import Record
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", ".")
-LINES = ("-", "--", "-.", ":")
 ORDER = ("gates", *(method for method in METHODS if method != "gates"), "michel-global")
 MEASURES = {
     "parameters": "parameters",
