@@ -38,14 +38,6 @@ def test_gflop_counted_by_hand():
     assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
 
 
-def test_the_plain_kind_has_persistent_vectors_but_neither_memory_nor_relative_positions():
-    config = model_shape("plain-d128").config
-    assert config.kind == "all-attention" and config.M == 0 and not config.relative
-    names = parameter_shapes(config).keys()
-    assert {"positions", "layers.0.pk", "layers.0.pv"} <= names
-    assert not {"R", "layers.0.Wr", "layers.0.u", "layers.0.w"} & names
-
-
 def test_the_papers_model_with_a_plain_softmax():
     """On a GPU only: a processor is not given it unasked."""
     shape = model_shape("paper")

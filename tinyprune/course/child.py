@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyprune.course.wire import Far, WireError, decode, encode, pack, unpack
+from tinyprune.course.wire import Far, decode, encode, pack, unpack
 
 # Packages that contain the answer or compute gradients by themselves.
 FORBIDDEN = ("tinyprune", "torch", "jax", "tensorflow", "autograd", "tinygrad", "mlx")
@@ -65,15 +65,14 @@ class Child:
             data = data[os.write(self.wire, data) :]
 
     def keep(self, thing: Any) -> int:
-        self.kept.append(thing)
+        self.kept.append(thing.value if isinstance(thing, Held) else thing)
         return self.first + len(self.kept) - 1
 
     def decode(self, tree: Any, arrays: list[np.ndarray]) -> Any:
         def mine(number: int) -> Any:
             if number < self.first:
                 raise Gone("the answer's process ended, and with it what it kept")
-            thing = self.kept[number - self.first]
-            return thing.value if isinstance(thing, Held) else thing
+            return self.kept[number - self.first]
 
         return decode(tree, arrays, lambda number: FarFunction(number, self), mine)
 
@@ -83,8 +82,6 @@ class Child:
             head, arrays = unpack(self.read)
             try:
                 self.answer(head, arrays)
-            except WireError as error:
-                self.send({"raised": {"kind": "TypeError", "message": str(error), "trace": ""}}, None)
             except BaseException as error:
                 # SystemExit and KeyboardInterrupt too: an answer that tries to exit has failed.
                 self.send({"raised": self.describe(error)}, None)

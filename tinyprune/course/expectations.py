@@ -147,11 +147,12 @@ def expect_gradients(
     Raises:
         Unexpected: if a gradient is wrong, or has the wrong shape or number, or if `dout` or the cache was modified.
     """
-    answered = answer(name).in_place
     # Integers and the like have no gradient.
     asked = [k for k, v in inputs.items() if k not in fixed and (v is None or np.asarray(v).dtype.kind in "fc")]
     chosen = asked if only is None else list(only)
     used = {"cache": "of the formula in the task, since your forward is not right on these inputs"}
+    answered = answer(name).in_place
+    hints = {"": hint} if isinstance(hint, str) else hint
 
     def backward(dout: Any, cache: Any) -> Any:
         gradients = answered(dout, cache)
@@ -173,33 +174,18 @@ def expect_gradients(
         # A copy, because the backward gets the cache before the inputs are varied.
         cache = copy.deepcopy(cache)
         try:
-            # Copies, because a forward that modifies its inputs is marked by its own tests.
-            copies = copy.deepcopy(list(values.values()))
-            mine, kept = answer(name.removesuffix("_backward") + "_forward").in_place(*copies)
-            untouched = all(np.array_equal(a, b) for a, b in zip(copies, values.values(), strict=True))
-            # As exact as gradients have to be: they are no better than the cache that they are made from.
-            if untouched and np.shape(mine) == np.shape(out) and np.allclose(mine, out, rtol=1e-12, atol=1e-13):
-                used["cache"] = "of your own forward"
-                return out, kept
+            cache = _own_cache(name, list(values.values()), out)
+            used["cache"] = "of your own forward"
         except Exception:
             pass  # marked by the forward's own tests
         return out, cache
 
-    def explain(argument: str) -> str:
-        return hint if isinstance(hint, str) else hint.get(argument, hint.get("", ""))
-
     try:
-        varied = [inputs[k] for k in chosen]
         options = {"name": name, "argument_names": chosen, "mode": "complex", "rng": rng}
-        records = check_gradients(forward, backward, *varied, **options)
+        records = check_gradients(forward, backward, *(inputs[k] for k in chosen), **options)
     except AssertionError as error:
-        fail(
-            f"{name} does not keep to its form",
-            fed=_fed(inputs | used),
-            came=str(error),
-            expected="see the task",
-            hint=explain(""),
-        )
+        parts = {"fed": _fed(inputs | used), "came": str(error), "expected": "see the task", "hint": hints.get("", "")}
+        fail(f"{name} does not keep to its form", **parts)
     for r in records:
         if not r.passed:
             place = f"d{r.argument}[{', '.join(map(str, r.index))}]" if r.index else f"d{r.argument}"
@@ -208,8 +194,18 @@ def expect_gradients(
                 fed=_fed(inputs | used),
                 came=f"{place} = {r.got:.10g}   (the entry that is most wrong)",
                 expected=f"{place} = {r.expected:.10g}   (measured: relative error {r.relative_error:.1e})",
-                hint=explain(r.argument),
+                hint=hints.get(r.argument, hints.get("", "")),
             )
+
+
+def _own_cache(name: str, inputs: list[Any], out: Any) -> Any:
+    """Return the cache of the answer's forward. Raises AssertionError if it is wrong or modifies its inputs."""
+    given = copy.deepcopy(inputs)
+    came, cache = answer(name.removesuffix("_backward") + "_forward").in_place(*given)
+    np.testing.assert_equal(given, inputs)
+    # As exact as gradients have to be: they are no better than the cache that they are made from.
+    np.testing.assert_allclose(came, out, rtol=1e-12, atol=1e-13, strict=True)
+    return cache
 
 
 def _fed(inputs: Mapping[str, Any]) -> str:

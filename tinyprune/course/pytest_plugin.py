@@ -92,38 +92,30 @@ class Marking:
                 error.add_note(self.problem)
             raise
 
-    def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Record a test's points for the report."""
-        points = item.get_closest_marker("points")
-        item.user_properties.append(("points", points.args[0] if points else 0))
-        item.user_properties.append(("hidden", item.get_closest_marker("hidden") is not None))
-
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """List all tests as failed until they have passed."""
         for item in session.items:
-            self.items[item.nodeid] = {"properties": dict(item.user_properties), "passed": False}
+            points = item.get_closest_marker("points")
+            hidden = item.get_closest_marker("hidden") is not None
+            about = {"points": points.args[0] if points else 0, "hidden": hidden, "message": ""}
+            self.items[item.nodeid] = about | {"passed": False}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
-        """Put a failing test's message into the report, without the lines of the test."""
-        report = yield
+        """Record a test's outcome, and the message of one that fails without the lines of the test."""
+        report, entry = (yield), self.items[item.nodeid]
         if call.excinfo is not None:
-            report.user_properties.append(("message", message_of(call.excinfo.value, self.file)))
-        return report
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Record the outcome of a test."""
-        entry = self.items.setdefault(report.nodeid, {"properties": {}, "passed": False})
-        entry["properties"] |= dict(report.user_properties)
-        if report.when == "call":
+            entry["message"] = message_of(call.excinfo.value, self.file)
+        if call.when == "call":
             entry["passed"] = report.passed
+        return report
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """End the answers' process and write the marks."""
         self.sandbox.close()
         _submission.reset(self.token)
         results = self.config.getoption("results")
-        if results and not hasattr(self.config, "workerinput"):
+        if results:
             replace_file(Path(results), json.dumps(self.results(), indent=2).encode())
 
     def results(self) -> dict[str, Any]:
@@ -131,11 +123,11 @@ class Marking:
         tests = [
             {
                 "name": label(nodeid),
-                "score": points(entry) if entry["passed"] else 0,
-                "max_score": points(entry),
+                "score": entry["points"] if entry["passed"] else 0,
+                "max_score": entry["points"],
                 "status": "passed" if entry["passed"] else "failed",
-                "output": entry["properties"].get("message", ""),
-                "visibility": "after_published" if entry["properties"].get("hidden") else "visible",
+                "output": entry["message"],
+                "visibility": "after_published" if entry["hidden"] else "visible",
             }
             for nodeid, entry in self.items.items()
         ]
@@ -149,18 +141,18 @@ class Marking:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print messages and points, and whether hidden tests remain."""
         for nodeid, entry in self.items.items():
-            if message := entry["properties"].get("message"):
+            if entry["message"]:
                 terminalreporter.section(label(nodeid), "-", red=True)
-                terminalreporter.write_line(message)
-        passed = sum(points(entry) for entry in self.items.values() if entry["passed"])
-        total = sum(map(points, self.items.values()))
+                terminalreporter.write_line(entry["message"])
+        passed = sum(entry["points"] for entry in self.items.values() if entry["passed"])
+        total = sum(entry["points"] for entry in self.items.values())
         if self.problem:
             terminalreporter.write_line(self.problem, red=True)
         # Who marks must know; a student's answers are the student's.
         if self.config.getoption("results") and not self.in_process and warning():
             terminalreporter.write_line(warning(), yellow=True)
         terminalreporter.write_line(f"{passed:g} of {total:g} points of the tests that ran.")
-        if not any(entry["properties"].get("hidden") for entry in self.items.values()):
+        if not any(entry["hidden"] for entry in self.items.values()):
             terminalreporter.write_line(
                 "These are the visible tests only. Hidden tests, which run after you hand in, remain: "
                 "they feed other shapes and values to the same functions."
@@ -170,11 +162,6 @@ class Marking:
 def label(nodeid: str) -> str:
     """Return a test's name without its file and `test_`."""
     return nodeid.rpartition("::")[2].removeprefix("test_")
-
-
-def points(entry: dict[str, Any]) -> float:
-    """Return the points that a test is worth."""
-    return entry["properties"].get("points", 0)
 
 
 def run_here(file: Path) -> None:

@@ -25,7 +25,7 @@ MAX_HEAD_BYTES = 1 << 24  # JSON takes up to twenty times its length as Python o
 
 
 class WireError(Exception):
-    """This is raised for a value that cannot travel, and for bytes that are not a message."""
+    """This is raised for bytes that are not a message."""
 
 
 class Far:
@@ -39,7 +39,7 @@ class Far:
 
 
 def encode(value: Any, arrays: list[np.ndarray], keep: Callable[[Any], int]) -> Any:
-    """Return `value` as a tree for JSON. Raises WireError for an array of objects.
+    """Return `value` as a tree for JSON. Raises TypeError for an array of objects.
 
     Args:
         arrays: receives the arrays in `value`, not copies.
@@ -53,7 +53,7 @@ def encode(value: Any, arrays: list[np.ndarray], keep: Callable[[Any], int]) -> 
         return {"complex": [value.real, value.imag]}
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind not in KINDS:
-            raise WireError(f"an array of {value.dtype} cannot be handed over; numbers can")
+            raise TypeError(f"an array of {value.dtype} cannot be handed over; numbers can")
         arrays.append(np.asarray(value))
         return {"scalar" if isinstance(value, np.generic) else "array": len(arrays) - 1}
     if type(value) in (tuple, list):

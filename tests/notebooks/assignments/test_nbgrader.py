@@ -15,7 +15,7 @@ from tinyprune.course import isolation
 
 pytestmark = pytest.mark.slow
 
-WRONG = wrong_answers("a1")
+WRONG = wrong_answers("a1")[0]  # test_assignments.py has all of them
 EDITED = [mischief for mischief in MISCHIEF if mischief.edit]  # the others are in test_assignments.py
 # Enough for an honest answer on a busy machine.
 LIMITS = ["--IsolatedExecute.seconds_per_call=3"]
@@ -55,7 +55,7 @@ def label(text):
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """One batch: an honest student, an idle one, wrong answers, all mischief, links, and a file that is no notebook."""
+    """One batch: an honest student, an idle one, a wrong answer, mischief, links, and a file that is no notebook."""
     course = new_course(tmp_path_factory.mktemp("course"))
     nbgrader(course, "generate_assignment", "a1")
     released = build.nbformat.read(course / "release" / "a1" / "a1.ipynb", as_version=4)
@@ -65,8 +65,7 @@ def course(tmp_path_factory):
     importing = build.notebook_of("a1")
     importing.cells.insert(0, build.nbformat.v4.new_code_cell("from tinyprune.ops import *"))
     hand_in(course, "imports", importing)
-    for wrong in WRONG:
-        hand_in(course, label(wrong.what), edited(build.notebook_of("a1"), wrong))
+    hand_in(course, "wrong", edited(build.notebook_of("a1"), WRONG))
     for mischief in EDITED:
         hand_in(course, label(mischief.what), notebook_of(mischief, course))
     # links to the lecturer's notebook
@@ -92,12 +91,9 @@ def test_honest_and_idle_get_what_they_deserve(course):
         assert not (course / "autograded" / links).exists()
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.what)
-def test_wrong_answer_loses_its_points(course, wrong):
-    found = scores(course, label(wrong.what))
-    assert {name for name, points in found.items() if not points} == wrong.loses
-    worth = scores(course, "good")
-    assert all(points in (0, worth[name]) for name, points in found.items())
+def test_wrong_answer_loses_its_points_and_no_others(course):
+    worth, found = scores(course, "good"), scores(course, "wrong")
+    assert found == worth | dict.fromkeys(WRONG.loses, 0)
 
 
 @pytest.mark.parametrize("mischief", EDITED, ids=lambda mischief: mischief.what)
@@ -107,17 +103,16 @@ def test_mischief_gets_what_its_answers_are_worth(course, mischief):
 
 def test_nothing_of_the_course_was_touched(course):
     assert (course / "source" / "a1" / "a1.ipynb").read_text("utf-8") in build.source_of("a1").values()
-    assert len(list((course / "submitted").iterdir())) == 7 + len(WRONG) + len(EDITED)
+    assert len(list((course / "submitted").iterdir())) == 8 + len(EDITED)
 
 
 def test_students_read_what_passed_what_was_refused_and_the_hints(course):
-    wrong = label(WRONG[0].what)
-    nbgrader(course, "generate_feedback", "a1", "--student", wrong)
+    nbgrader(course, "generate_feedback", "a1", "--student", "wrong")
     hints = ("a row of zeros must come out as the bias", "what is left of x W + b if x is 0?")
     for path, *said in (
         ("release/a1/a1.ipynb", "passed: a1_1_forward"),
         ("autograded/imports/a1/a1.ipynb", "an answer may not import tinyprune"),
-        (f"feedback/{wrong}/a1/a1.html", *hints),
+        ("feedback/wrong/a1/a1.html", *hints),
     ):
         text = (course / path).read_text(encoding="utf-8")
         assert [part for part in said if part not in text] == []
