@@ -38,7 +38,7 @@ class RestoreCells(NbGraderPreprocessor):
     """Restore every cell of the assignment except the answers.
 
     Tests that were changed, removed, copied or relabelled are replaced by those of the gradebook. Cells that a student
-    added stay in place, without marks.
+    added stay below the same cell of the assignment, without marks.
     """
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
@@ -67,32 +67,24 @@ def restored(
     those of each test, and `solutions` the names of the cells that students fill in.
     """
     known = {cell[0]: cell for cell in released}
-    names = [cell[0] for cell in released]
-    handed_in = [name_of(cell) for cell in cells]
-    done: set[str] = set()
-    result: list[NotebookNode] = []
-
-    def put(name: str, source: str | None) -> None:
-        done.add(name)
-        _, _, original, locked, checksum = known[name]
-        cell = new_code_cell(original if source is None else source)
+    handed_in: dict[str, NotebookNode] = {}
+    added: dict[str | None, list[NotebookNode]] = {name: [] for name in (None, *known)}  # by the cell that they follow
+    last = None
+    for cell in cells:
+        name = name_of(cell)
+        if name in known and name not in handed_in:
+            handed_in[name], last = cell, name
+        elif cell.cell_type in ("code", "markdown"):
+            cell.metadata = NotebookNode()
+            added[last].append(cell)
+    result = added[None]
+    for name, _, original, locked, checksum in released:
+        answer = handed_in.get(name) if name in solutions else None
+        cell = new_code_cell(original if answer is None or answer.cell_type != "code" else answer.source)
         kind = {"grade": name in points, "locked": locked, "solution": name in solutions, "task": False}
         about = {"cell_type": "code", "checksum": checksum, "grade_id": name, "schema_version": 3}
         cell.metadata["nbgrader"] = about | kind | ({"points": points[name]} if name in points else {})
-        result.append(cell)
-
-    for cell, name in zip(cells, handed_in, strict=True):
-        if name in known and name not in done:
-            for earlier in names[: names.index(name)]:
-                if earlier not in done and earlier not in handed_in:
-                    put(earlier, None)
-            put(name, cell.source if name in solutions and cell.cell_type == "code" else None)
-        elif cell.cell_type in ("code", "markdown"):
-            cell.metadata = NotebookNode()
-            result.append(cell)
-    for name in names:
-        if name not in done:
-            put(name, None)
+        result += [cell, *added[name]]
     return result
 
 
