@@ -137,7 +137,6 @@ def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
     [
         (["prine"], "argument COMMAND: invalid choice: 'prine'"),
         (["train"], "the following arguments are required: directory; see tinyprune train --help"),
-        (["describe", "--set=model.D=0"], "model.D must be at least 1, got 0"),
         (["describe", "runs/mine", "--preset=tiny"], "give a model, or --preset and --set, not both"),
         (["describe", "runs/mine", "--set=model.D=8"], "give a model, or --preset and --set, not both"),
         (["gradcheck", "--op=quantum"], "no operation begins with 'quantum'"),

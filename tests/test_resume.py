@@ -181,8 +181,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(copy, reference, monkeypatch
 
 @pytest.mark.parametrize("command", ["gradcheck", "bench", "eval", "generate", "describe", "experiment"])
 def test_ctrl_c_speaks_of_checkpoints_only_where_there_are_some(command, monkeypatch):
-    names = {"eval": "evaluate_model", "generate": "generate_text"}
-    monkeypatch.setattr(parser, names.get(command, command), Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setitem(parser.COMMANDS, command, (Mock(side_effect=KeyboardInterrupt), "an interrupted command"))
     given = {"bench": ["step"], "generate": ["run", "--prompt=1"], "eval": ["run"], "experiment": ["tradeoff"]}
     done = run_here(command, *given.get(command, []))
     assert (done.returncode, done.stderr) == (130, "tinyprune: interrupted\n")

@@ -1,4 +1,4 @@
-"""What the user sees of long work: lines on standard error, and progress bars where somebody sees them."""
+"""What the user sees of long work: lines on standard error, and progress bars where they can be seen."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def in_notebook() -> bool:
 
 
 def silent() -> bool:
-    """Return whether nobody sees a progress bar: standard error is neither a terminal nor a notebook's cell."""
+    """Return whether a progress bar would not be seen: standard error is neither a terminal nor a notebook's cell."""
     return not (in_notebook() or sys.stderr.isatty())
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """Return a bar of tqdm, with its options, on standard error; it is not drawn where nobody would see it."""
+    """Return a bar of tqdm, with its options, on standard error; it is not drawn where it would not be seen."""
     from tqdm import tqdm  # slow to import
 
     return tqdm(iterable, disable=silent(), **options)

@@ -1,4 +1,4 @@
-"""`tinyprune bench`: the speed and memory of the compiled core, beside those of the libraries one would use instead.
+"""`tinyprune bench`: the speed and memory of the compiled core, beside the libraries that one would use instead.
 
     matmul      every product of the model's steps, forward and backward      against NumPy's BLAS
     attention   forward + backward                                            against PyTorch, plain and SDPA

@@ -52,7 +52,7 @@ def methods() -> Records:
 
 
 def settings() -> Records:
-    """All settings, for --set, with their defaults; presets have values of their own"""
+    """All settings, for --set, with their defaults; presets have other values"""
     import dataclasses
     import typing
 

@@ -107,7 +107,8 @@ GATE = (
     option("--objective", "what the gates minimise besides", choices=("task", "layerwise")),
 )
 BASELINE = option("--from", "start from this model, or from a run's baseline", dest="source", metavar="CHECKPOINT")
-ALL_ROWS = switch("--json", "all rows as JSON on standard output")
+LOADED = (MODEL, STAGE, BACKEND)
+STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
 METHODS = "gates, michel-global, michel, output-difference, magnitude, random, leave-one-out, flap, least-squares (all)"
 HEAL = "steps of training afterwards, several numbers or 0 for none (those of the run's finetune table)"
 PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
@@ -129,12 +130,10 @@ OPTIONS = {
         CORPUS,
         SETTING,
     ],
-    "export": [MODEL, STAGE, BACKEND, option("folder", "a new folder, as the Hugging Face Hub has it")],
-    "eval": [MODEL, STAGE, BACKEND, SPLIT, JSON],
+    "export": [*LOADED, option("folder", "a new folder, as the Hugging Face Hub has it")],
+    "eval": [*LOADED, SPLIT, JSON],
     "generate": [
-        MODEL,
-        STAGE,
-        BACKEND,
+        *LOADED,
         option("--prompt", "the text to continue", required=True),
         option("--tokens", "how many tokens to add (%(default)s)", default=300),
         option("--temperature", "0: always take the likeliest (%(default)s)", default=0.8),
@@ -181,9 +180,7 @@ OPTIONS = {
         ),
         option("--jobs", "models trained at once (all processors; on a GPU 1)", type=int),
         option("--scheduler", "compute on a Dask cluster, such as tcp://host:8786", metavar="ADDRESS"),
-        SETTING,
-        BACKEND,
-        ALL_ROWS,
+        *STUDY,
     ],
     "compare": [
         option("run_directory", "directory of the run, whose baseline is pruned", metavar="run"),
@@ -197,9 +194,7 @@ OPTIONS = {
         option("--seeds", "how many, of gates and random heads (%(default)s)", default=1),
         several("--heal", HEAL, "NUMBERS"),
         several("--heal-methods", "repair and train only the models of these methods (all)"),
-        SETTING,
-        BACKEND,
-        ALL_ROWS,
+        *STUDY,
     ],
     "bench": [
         option("benchmark", "what to measure", choices=BENCHMARKS),

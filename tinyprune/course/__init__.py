@@ -3,7 +3,7 @@
     from tinyprune.course import answer, expect, expect_close, expect_gradients
 
 A test asks for a function by name, `answer("linear_forward")`. In a student's notebook that is the notebook's own
-function; where answers are marked it is a stand-in for a function in a separate process (`sandbox`). So the same test
+function; where answers are marked it is a proxy for a function in a separate process (`sandbox`). So the same test
 runs at home and for marks, and an answer cannot reach the checker.
 
 nbgrader (with the steps in `marking`) and pytest (`pytest_plugin`, also for Gradescope) run the same tests.

@@ -126,7 +126,7 @@ class Gone(Exception):
 
 
 class FarFunction(Far):
-    """A stand-in for a function of the tester."""
+    """A proxy for a function of the tester."""
 
     def __init__(self, number: int, child: Child) -> None:
         super().__init__(number)

@@ -37,7 +37,7 @@ def problem() -> str:
 
 
 def warning() -> str:
-    """Return what whoever marks must know if answers are not isolated; "" if they are."""
+    """Return a warning for the person who marks if answers are not isolated; "" if they are."""
     if not problem():
         return ""
     return (

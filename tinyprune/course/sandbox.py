@@ -110,7 +110,7 @@ class Sandbox:
         return self._ask({"has": name}, None)
 
     def function(self, name: str, keep: str = "none") -> Callable[..., Any]:
-        """Return a stand-in for a function of the answer.
+        """Return a proxy for a function of the answer.
 
         `keep` says what stays in its process: "all" of a result, the "cache" of a result (out, cache), or "none".
         """

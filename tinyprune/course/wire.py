@@ -29,7 +29,7 @@ class WireError(Exception):
 
 
 class Far:
-    """A stand-in for an object that stayed on the other side; sent back, it is that object again."""
+    """A proxy for an object that stayed on the other side; sent back, it is that object again."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -70,7 +70,7 @@ def decode(tree: Any, arrays: list[np.ndarray], far: Callable[[int], Any], mine:
 
     Args:
         arrays: of the message.
-        far: makes the stand-in for object n of the other side.
+        far: makes the proxy for object n of the other side.
         mine: returns object n that was kept on this side.
     """
     left = dict(enumerate(arrays))
