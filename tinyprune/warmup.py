@@ -37,7 +37,7 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
     compiling: list[str] = []  # a function waits while one that it calls is compiled
     bars = []
     begun: list[str] = []
-    count, seconds, since, about = 0, 0.0, 0.0, ops.functions_to_compile() if run else None
+    seconds, since, about = 0.0, 0.0, ops.functions_to_compile() if run else None
 
     def begin(name: str) -> None:
         nonlocal since
@@ -53,8 +53,7 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
         bars[0].set_description_str(name)
 
     def end() -> None:
-        nonlocal count, seconds
-        count += 1
+        nonlocal seconds
         compiling.pop()
         bars[0].update()
         if compiling:
@@ -65,8 +64,8 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
 
     with ExitStack() as stack, ops.compilations(begin, end):
         yield begun
-    if count:
-        say(f"{what}: compiled {count} function{'s' * (count != 1)} in {duration(seconds)}; {ops.kept}")
+    if begun:
+        say(f"{what}: compiled {len(begun)} function{'s' * (len(begun) != 1)} in {duration(seconds)}; {ops.kept}")
 
 
 def median_seconds(ops: Engine, work: Callable[[], object]) -> float:
