@@ -53,3 +53,8 @@ def json_table(records: list[Record]) -> str:
     """Return a list of flat objects as JSON, with null for infinite numbers, which JSON lacks."""
     plain = [{k: None if v in (math.inf, -math.inf) else v for k, v in record.items()} for record in records]
     return json.dumps(plain, indent=1, allow_nan=False)
+
+
+def print_records(records: list[Record], as_json: bool) -> None:
+    """Print a table as text or as JSON."""
+    print(json_table(records) if as_json else text_table(records))

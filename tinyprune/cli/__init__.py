@@ -8,7 +8,6 @@ import sys
 from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 
-from tinyprune.cli.output import complain, give_up_output
 from tinyprune.cli.parser import build_parser
 from tinyprune.errors import TinypruneError
 
@@ -49,3 +48,18 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError as error:
         return complain(f"out of memory: {error}; make B, T, M, D, L or the vocabulary smaller", 1)
     return 0
+
+
+def complain(message: object, status: int) -> int:
+    """Print one line on standard error, as an error unless the user stopped it (status 130); return `status`."""
+    kind = "" if status == 130 else "error: "
+    print(f"tinyprune: {kind}{' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+def give_up_output() -> None:
+    """Discard what is left for a closed standard output, or Python would report it once more at exit."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any
 
-from tinyprune.cli.output import print_records
+from tinyprune.tables import print_records
 
 Records = list[dict[str, Any]]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.cli.options import parse_options
-from tinyprune.cli.output import print_records
 from tinyprune.errors import TinypruneError, UsageError
+from tinyprune.tables import print_records
 
 
 def evaluate_model(arguments: argparse.Namespace) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.cli.options import parse_options
-from tinyprune.cli.output import print_records
 from tinyprune.errors import UsageError
+from tinyprune.tables import print_records
 
 
 def run_all(arguments: argparse.Namespace) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.cli.options import parse_options
-from tinyprune.cli.output import print_records
 from tinyprune.errors import UsageError
+from tinyprune.tables import json_table, print_records
 
 
 def experiment(arguments: argparse.Namespace) -> None:
@@ -64,7 +64,6 @@ def listed(arguments: argparse.Namespace, name: str, kind: Callable[[str], Any] 
 def bench(arguments: argparse.Namespace) -> None:
     """Run `tinyprune bench`."""
     from tinyprune.bench.command import make_options, run_benchmark, text_output
-    from tinyprune.tables import json_table
 
     shapes = arguments.preset or arguments.shapes
     options = make_options(arguments.backend, arguments.peers, shapes, arguments.rounds, arguments.threads)
