@@ -166,12 +166,12 @@ OPTIONS = {
     "experiment": [
         option("study", "what is compared", choices=STUDIES),
         option("--directory", "where results are kept and resumed (runs/STUDY-CORPUS)"),
-        preset("model and stages: a preset or a .toml file (study; architecture: N = 512)"),
+        preset("model and stages: a preset or a .toml file (study)"),
         CORPUS,
         switch("--quick", "few steps, sizes and seeds: three minutes"),
         option("--seeds", "how many seeds, starting with the configured one (3; quick: 2)", type=int),
         several("--shares", "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)", "NUMBERS"),
-        several("--methods", "tradeoff: only these methods, such as gates,random,michel; architecture: one (gates)"),
+        several("--methods", "tradeoff: only these methods, such as gates,random,michel"),
         option(
             "--scope",
             "criteria choose among all heads, or the same share in each layer (%(default)s)",
