@@ -80,7 +80,7 @@ def lengths(axes: Sequence[str], shape: tuple[int, ...], known: dict[str, Any]) 
 
 def length(axis: str, known: dict[str, Any], otherwise: Any) -> Any:
     """Return the length of an axis that is a number, known, or a product of such; `otherwise` for others."""
-    factors = [int(factor) if factor.isdigit() else known.get(factor) for factor in axis.split("·")]
+    factors: list[Any] = [int(factor) if factor.isdigit() else known.get(factor) for factor in axis.split("·")]
     return known.get(axis, otherwise if None in factors else math.prod(factors))
 
 
