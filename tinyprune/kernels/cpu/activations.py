@@ -12,82 +12,66 @@ for other things: backward computes s again, which takes a third longer than to 
 from numba import prange
 from numpy.typing import NDArray
 
+from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_floats, check_gradient, flat
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
-from tinyprune.kernels.cpu.partial import load_some, store_some
+from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
 from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, multiply, number, sigmoid, store, subtract
 from tinyprune.ops.gelu import CUBIC, LINEAR
 
 RUN = 4096  # entries that a thread takes at a time, whole vectors of any width
 FIRST, THIRD = 2 * LINEAR, 2 * LINEAR * CUBIC  # u = FIRST · a + THIRD · a³
-
-
-@part
-def gelu(a, x):
-    """Return out for a vector x of a."""
-    return multiply(x, sigmoid(multiply(x, muladd(multiply(x, x), broadcast(a, THIRD), broadcast(a, FIRST)))))
-
-
-@part
-def gelu_gradient(a, g, x):
-    """Return da for vectors g of dout and x of a."""
-    linear, square = broadcast(a, FIRST), multiply(x, x)
-    s = sigmoid(multiply(x, muladd(square, broadcast(a, THIRD), linear)))
-    du = muladd(square, broadcast(a, 3 * THIRD), linear)
-    return multiply(g, muladd(multiply(multiply(x, s), subtract(broadcast(a, 1), s)), du, s))
-
-
-@part
-def swiglu(x, y):
-    """Return out for vectors x of a and y of b."""
-    return multiply(multiply(x, sigmoid(x)), y)
-
-
-@part
-def swiglu_gradients(a, g, x, y):
-    """Return da and db for vectors g of dout, x of a and y of b."""
-    s = sigmoid(x)
-    silu = multiply(x, s)
-    return multiply(multiply(g, y), muladd(silu, subtract(broadcast(a, 1), s), s)), multiply(g, silu)
+scalar_sigmoid = kernel(formulas.sigmoid)
 
 
 @kernel
 def activate_run(first, end, a, b, out):
     """Compute out for first ≤ i < end. Without b, which is None then, it is GELU; Numba compiles one of the two."""
-    L = lanes(a)
+    L, real = lanes(a), a.dtype.type
     whole = end - (end - first) % L
+    linear, cubic = broadcast(a, FIRST), broadcast(a, THIRD)
     for i in range(first, whole, L):
         x = load(a, i)
-        store(out, i, gelu(a, x) if b is None else swiglu(x, load(b, i)))
-    left = end - whole
-    if left:
-        x = load_some(a, whole, left)
-        store_some(out, whole, gelu(a, x) if b is None else swiglu(x, load_some(b, whole, left)), left)
+        if b is None:
+            store(out, i, multiply(x, sigmoid(multiply(x, muladd(multiply(x, x), cubic, linear)))))
+        else:
+            store(out, i, multiply(multiply(x, sigmoid(x)), load(b, i)))
+    for i in range(whole, end):
+        y = a[i]
+        if b is None:
+            out[i] = y * scalar_sigmoid(y * (y * y * real(THIRD) + real(FIRST)))
+        else:
+            out[i] = y * scalar_sigmoid(y) * b[i]
 
 
 @kernel
 def backward_run(first, end, dout, a, b, da, db):
     """Compute da and db for first ≤ i < end, as `activate_run`."""
-    L = lanes(a)
+    L, real = lanes(a), a.dtype.type
     whole = end - (end - first) % L
+    linear, cubic, three_cubic = broadcast(a, FIRST), broadcast(a, THIRD), broadcast(a, 3 * THIRD)
+    one = broadcast(a, 1)
     for i in range(first, whole, L):
-        g, x = load(dout, i), load(a, i)
+        x, g = load(a, i), load(dout, i)
         if b is None:
-            store(da, i, gelu_gradient(a, g, x))
+            square = multiply(x, x)
+            s = sigmoid(multiply(x, muladd(square, cubic, linear)))
+            du = muladd(square, three_cubic, linear)
+            store(da, i, multiply(g, muladd(multiply(multiply(x, s), subtract(one, s)), du, s)))
         else:
-            dx, dy = swiglu_gradients(a, g, x, load(b, i))
-            store(da, i, dx)
-            store(db, i, dy)
-    left = end - whole
-    if left:
-        g, x = load_some(dout, whole, left), load_some(a, whole, left)
+            s = sigmoid(x)
+            silu = multiply(x, s)
+            store(db, i, multiply(g, silu))
+            store(da, i, multiply(multiply(g, load(b, i)), muladd(silu, subtract(one, s), s)))
+    for i in range(whole, end):
+        y = a[i]
         if b is None:
-            store_some(da, whole, gelu_gradient(a, g, x), left)
+            p = scalar_sigmoid(y * (y * y * real(THIRD) + real(FIRST)))
+            da[i] = dout[i] * (p + y * p * (real(1) - p) * (y * y * real(3 * THIRD) + real(FIRST)))
         else:
-            dx, dy = swiglu_gradients(a, g, x, load_some(b, whole, left))
-            store_some(da, whole, dx, left)
-            store_some(db, whole, dy, left)
+            p = scalar_sigmoid(y)
+            db[i] = dout[i] * (y * p)
+            da[i] = dout[i] * b[i] * (p + y * p * (real(1) - p))
 
 
 @parallel_kernel
