@@ -175,10 +175,10 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
     S = k.shape[2]
     N = 0 if pk is None else pk.shape[1]
     root = 1 / math.sqrt(Dh)
+    dr = du = dw = dpk = dpv = dgate = None
 
     # out = o * scale * gate
     do = dout * scale
-    dgate = None
     if gate is not None:
         dgate = (do * o).sum((0, 1, 3))
         do *= gate[:, None]
@@ -189,7 +189,6 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
     dv = transposed(dropped[..., :S]) @ do
     da = np.empty_like(a)
     np.matmul(do, transposed(v), out=da[..., :S])
-    dpv = None
     if pv is not None:
         dpv = math.sqrt(N) * (transposed(dropped[..., S:]) @ do).sum(0)
         np.matmul(do, transposed(math.sqrt(N) * pv), out=da[..., S:])
@@ -206,7 +205,6 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
 
     # s[:S] = ((q + u)·k + (q + w)·r) / √Dh
     dq = (ds_context @ k) * root
-    dr = du = dw = None
     if r is None:
         dk = transposed(ds_context) @ (q * root)
     else:
@@ -223,7 +221,6 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[Any, ...]:
         dr = np.ascontiguousarray(dr[:, ::-1].swapaxes(0, 1))
 
     # s[S:] = q·pk
-    dpk = None
     if pk is not None:
         dq += ds_persistent @ pk
         dpk = (transposed(ds_persistent) @ q).sum(0)
