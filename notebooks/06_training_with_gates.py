@@ -143,7 +143,9 @@ def price(step, share):
     _, _, cache = model.loss(ids, targets, None, np.random.default_rng(7))
     task = joined_log_alpha(model.backward(1.0, cache), L, model.ops)  # (L·H,)
     p = ops.p_open(joined_log_alpha(model.params, L, model.ops), **shape)  # (L·H,)
-    return np.abs(joined_log_alpha(grads, L, model.ops) - (task + share * gate.lam * p * (1 - p))).max()
+    return np.abs(
+        joined_log_alpha(grads, L, model.ops) - (task + share * gate.lam * p * (1 - p))
+    ).max()
 
 
 for step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (400, 1.0)):

@@ -1022,9 +1022,7 @@ NUMBERS = ("TILE", "EACH", "WIDE", "DEPTH", "ROW_THREADS", "WIDEST", "PADDED")
 def program(*functions):
     """Return a program that has this page's constants and the source of these functions and kernels."""
     head = "import json, math, time\nimport numpy as np\nfrom numba import cuda, float32, void\n"
-    head += (
-        "from tinyprune import ops\nfrom tinyprune.kernels.gpu import compile_kernel, gpu_name\n"
-    )
+    head += "from tinyprune import ops\nfrom tinyprune.kernels.cuda.compiled import compile_kernel\nfrom tinyprune.kernels.gpu import gpu_name\n"
     head += "ZERO, LOWEST = np.float32(0), np.float32(-np.inf)\n"
     head += "".join(f"{name} = {globals()[name]}\n" for name in NUMBERS)
     return head + "\n".join(inspect.getsource(getattr(f, "py_func", f)) for f in functions)

@@ -305,7 +305,9 @@ def draw_scores(importance, names):
 
 # %%
 importance = [np.zeros(H) for _ in range(L)]
-for _, cache in read_segments(gated, calibration, streams=1, frozen=True):  # one segment after the other
+for _, cache in read_segments(
+    gated, calibration, streams=1, frozen=True
+):  # one segment after the other
     for total, dgate in zip(importance, gated.backward_with_gates(1.0, cache)[1], strict=True):
         total += np.abs(dgate)
 draw_scores(importance, names)

@@ -150,7 +150,7 @@ def assert_gradients(
 ) -> None:
     """`check_gradients`, with its options, as a test: AssertionError names function, argument, worst entry and numbers.
 
-        assert_gradients(linear_forward, linear_backward, x, W, b)
+    assert_gradients(linear_forward, linear_backward, x, W, b)
     """
     failures = [r.message() for r in check_gradients(forward, backward, *inputs, **options) if not r.passed]
     if failures:
