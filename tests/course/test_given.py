@@ -7,7 +7,6 @@ from tinyprune.course import given
 from tinyprune.course.given import BudgetUsed
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
-from tinyprune.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +118,7 @@ def test_random_heads_are_computed_once_and_kept(model, monkeypatch):
 
 def test_second_call_loads_the_trained_model(model, monkeypatch, capsys):
     monkeypatch.setenv("TINYPRUNE_CACHE", str(model.path.parent))
-    monkeypatch.setattr(Run, "train", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(given, "train", lambda *arguments: pytest.fail("trained again"))
     again = given.trained()
     assert capsys.readouterr().err == ""
     assert all(np.array_equal(value, again.parameters[name]) for name, value in model.parameters.items())

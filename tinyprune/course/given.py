@@ -22,18 +22,22 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from tinyprune.data import Segments, Text
-from tinyprune.files import cache_directory, replace_file
+from tinyprune.config import DataConfig, ModelConfig, TrainConfig
+from tinyprune.data import Segments, Text, load_text
+from tinyprune.files import cache_directory, locked, replace_file
 from tinyprune.kernels.backend import default_backend, get_backend
-from tinyprune.model.parameters import Parameters, layer_parameters, take_heads
+from tinyprune.model.parameters import Parameters, init_parameters, layer_parameters, take_heads
 from tinyprune.model.transformer import Memory, Transformer
-from tinyprune.runs.run import trained_once
+from tinyprune.ops.engine import Engine
+from tinyprune.progress import progress_bar
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.optimizers import Optimizer, make_optimizer, parameter_groups
+from tinyprune.training.step import LanguageModelling, Training, train_step
+from tinyprune.warmup import announced
 
 MODEL = ModelConfig(kind="all-attention", L=3, D=64, H=4, persistent="stream", N=32, init_gain=2.0, T=64, M=64)
-TRAIN = TrainConfig(steps=600, B=16, lr=8e-3, lr_min=8e-4, weight_decay=0.1, warmup=50, evaluate_every=0)
+TRAIN = TrainConfig(steps=600, B=16, lr=8e-3, lr_min=8e-4, weight_decay=0.1, warmup=50)
 HELD_OUT = 6_000  # characters of the test split, which take less than a tenth of a second
 DRAWS = 4  # draws of random heads
 RANDOM_LR = 3e-3  # learning rate of their fine-tuning
@@ -49,12 +53,27 @@ def trained() -> GivenModel:
     The first call on a machine trains it, which takes some seconds; a concurrent call waits for the first.
     """
     folder = cache_directory() / f"course-python{platform.python_version()}"  # whose documentation is the text
-    config = RunConfig(data=DataConfig(corpus="pydoc"), model=MODEL, train=TRAIN)
-    ops = get_backend(default_backend())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.safetensors"
+    ops, text = get_backend(default_backend()), load_text(DataConfig(corpus="pydoc"))
+    config = dataclasses.replace(MODEL, V=text.tokenizer.V)
+    about = {"made from": f"{config} {TRAIN} {text.digest}"}
+    with locked(folder / ".lock", wait=True):
+        if not (path.exists() and load_checkpoint(path)[1] == about):
+            save_checkpoint(path, train(config, text, ops).host_params(), about)
+    return GivenModel(Transformer(config, load_checkpoint(path)[0], ops=ops), text, folder)
+
+
+def train(config: ModelConfig, text: Text, ops: Engine) -> Transformer:
+    """Return a model trained on `text`."""
+    model = Transformer(config, init_parameters(config, np.random.default_rng([0, 0])), ops=ops)
+    segments = Segments(text.train, TRAIN.B, config.T)
+    training = Training.start(model, segments, TRAIN, LanguageModelling(), np.random.default_rng([0, 1]))
     # One thread is as fast at this size, and threads do not wait for each other while many submissions are marked.
-    with ops.threads(1):
-        run = trained_once(folder, config, ops, "run it once more")
-    return GivenModel(run.load("train").model, run.text, folder)
+    with ops.threads(1), announced(ops, "the given model"):
+        for _ in progress_bar(range(TRAIN.steps), desc="the given model", unit="step"):
+            train_step(training)
+    return model
 
 
 @dataclasses.dataclass(frozen=True)
