@@ -60,6 +60,7 @@ from tinyprune.data import Segments
 from tinyprune.experiments.pictures import plot_ablation, plot_agreement, plot_layers
 from tinyprune.experiments.results import paired_differences, read_csv, rows_of, spread
 from tinyprune.experiments.studies.tradeoff import rank_correlation
+from tinyprune.ops import head_difference
 from tinyprune.notebook import (
     baseline_run,
     results,
@@ -154,7 +155,7 @@ for _, cache in read_segments(baseline, tokens, all_heads=True):
     for i in range(config.L):
         blocks = gated_outputs(baseline, cache, i)  # the heads' o and Wo, their networks' r and pv
         for j, (outputs, matrix, _) in enumerate(blocks):  # (B, T, H, width)  (H·width, D)
-            delta = baseline.ops.head_difference(outputs, matrix)[~mask[i]].sum(0)  # (B, T, D)
+            delta = head_difference(outputs, matrix)[~mask[i]].sum(0)  # (B, T, D)
             means[i, j] += delta.mean((0, 1))
             squares[i, j] += (delta**2).sum(-1).mean()
 means, squares = means / segments, squares / segments

@@ -56,6 +56,7 @@ from tinyprune.data import Segments
 from tinyprune.experiments.results import read_csv, spread
 from tinyprune.kernels.backend import get_backend
 from tinyprune.notebook import baseline_run, results, show_source, use_style, you_are_here
+from tinyprune.ops import head_difference
 from tinyprune.plots import BLUE, GREY, VERMILION
 from tinyprune.pruning.gates import GateObjective, gated_outputs, settle
 from tinyprune.pruning.importance import keep_best, michel
@@ -114,7 +115,7 @@ def what_heads_do(model, text):
         if number:  # from the second segment on, all queries see all M + 1 distances
             weights.append(np.take_along_axis(a, keys[None, None], -1))
         blocks = [gated_outputs(textbook, cache, i) for i in range(model.config.L)]
-        delta = [[textbook.ops.head_difference(*b[:2]) for b in layer] for layer in blocks]
+        delta = [[head_difference(*b[:2]) for b in layer] for layer in blocks]
         sizes.append(np.linalg.norm(delta, axis=-1).mean((-2, -1)))  # (L, 2, H)
     a = np.concatenate(weights, 2)  # (L, H, queries, M + 1)
     size, roles = np.mean(sizes, 0), head_roles(model, text)
