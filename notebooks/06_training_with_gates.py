@@ -130,6 +130,7 @@ def with_gates(gate):
     return Transformer(config, add_gates(params, config.heads, gate), gate, run.ops)
 
 
+# %%
 gate = replace(run.config.gate, lam=0.1, lam_warmup=50)
 model = with_gates(gate)
 objective = GateObjective(gate, gate.lam_warmup, sum(config.heads))
@@ -143,9 +144,8 @@ def price(step, share):
     _, _, cache = model.loss(ids, targets, None, np.random.default_rng(7))
     task = joined_log_alpha(model.backward(1.0, cache), L, model.ops)  # (L·H,)
     p = ops.p_open(joined_log_alpha(model.params, L, model.ops), **shape)  # (L·H,)
-    return np.abs(
-        joined_log_alpha(grads, L, model.ops) - (task + share * gate.lam * p * (1 - p))
-    ).max()
+    expected = task + share * gate.lam * p * (1 - p)
+    return np.abs(joined_log_alpha(grads, L, model.ops) - expected).max()
 
 
 for step, share in ((0, 0.0), (25, 0.5), (50, 1.0), (400, 1.0)):

@@ -149,20 +149,24 @@ def test_compiled_like_the_textbook(dtype, name, sizes):
     assert_like_the_textbook("numba", name, sizes, dtype)
 
 
+@pytest.mark.parametrize("sizes", [SIZES, SINGLE, NO_HEADS, NO_TEXTS], ids=["small", "single", "no heads", "no texts"])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+@each_case
+def test_other_dtypes_like_the_textbook(dtype, name, sizes):
+    if dtype is not np.complex128 or name not in REAL:
+        assert_like_the_textbook("numpy", name, sizes, dtype)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
     [SIZES, SINGLE, MANY_ROWS, LONG_ROWS, NO_HEADS, NO_TEXTS],
     ids=["small", "single", "many rows", "long rows", "no heads", "no texts"],
 )
-@pytest.mark.parametrize(
-    ("backend", "dtype"),
-    [("numpy", np.float32), ("numpy", np.complex128), pytest.param("cuda", np.float32, marks=pytest.mark.slow)],
-)
-@each_case
-def test_other_dtypes_and_devices_like_the_textbook(backend, dtype, name, sizes):
-    left_out = REAL if dtype is np.complex128 else HOST if backend == "cuda" else set()
-    if name not in left_out:
-        assert_like_the_textbook(backend, name, sizes, dtype)
+@pytest.mark.parametrize("backend", ["cuda"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in HOST])
+def test_devices_like_the_textbook(backend, name, sizes):
+    assert_like_the_textbook(backend, name, sizes, np.float32)
 
 
 VIEWS = {
