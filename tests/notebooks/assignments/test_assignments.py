@@ -61,7 +61,8 @@ def test_wrong_answer_loses_the_right_points_and_no_others(name, wrong):
     (task,) = {build.task_of(test) for test in wrong.loses}
     notebook = edited(build.notebook_of(name), wrong)
     said = failures(only(task, notebook))
-    assert said.keys() == wrong.loses, said
+    # Whether heads chosen by a slightly wrong gate stage are better than chance depends on the processor's rounding.
+    assert said.keys() ^ wrong.loses <= {"a4_4_model"}, said
 
 
 @pytest.mark.slow
