@@ -331,7 +331,8 @@ def inputs_from(seed: int) -> tuple[Callable[..., np.ndarray], Callable[..., np.
 def clusters(normal: Callable[..., np.ndarray], D: int, V: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """An adaptive vocabulary of three clusters: how many words, tables and projections, and the softmax's others."""
     heights, widths = (V // 2, V // 3, max(V - 5, 1)), (D, max(D // 2, 1), max(D // 3, 1))
-    tables = [normal(*shape) for shape in zip(heights, widths, strict=True)]
+    # logits of about 1, whatever D is: large ones would amplify the rounding of float32
+    tables = [normal(*shape, size=shape[1] ** -0.5) for shape in zip(heights, widths, strict=True)]
     tied = {"tables": tables, "projections": [normal(width, D) for width in widths[1:]]}
     biases = [normal(height) for height in heights]
     return sum(heights), tied, {"cluster_weight": normal(2, D), "cluster_bias": normal(2), "biases": biases}
