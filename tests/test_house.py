@@ -17,7 +17,7 @@ BUDGET = {
     "course": 1760,
     "data": 1170,
     "experiments": 2390,
-    "gradcheck": 805,
+    "gradcheck": 850,
     "kernels": 10285,
     "model": 1405,
     "notebook": 495,
@@ -29,7 +29,7 @@ BUDGET = {
     "training": 1090,
     ".": 1665,  # modules at the top
 }
-IN_ALL, TESTS = 29_705, 19_320
+IN_ALL, TESTS = 29_750, 19_320
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15
@@ -77,9 +77,8 @@ def test_functions_are_short():
     assert not long and not wide
 
 
-# Tables of cases, and a maker with its kernel inside.
-TO_BE_SPLIT = {f"gradcheck/catalogue.py:{name}" for name in ("operation_cases", "other_cases", "model_case")}
-TO_BE_SPLIT |= {"kernels/cuda/attend/keys.py:make_keys_backward"}
+# A maker with its kernel inside.
+TO_BE_SPLIT = {"kernels/cuda/attend/keys.py:make_keys_backward"}
 # Signatures that are the operation's formula.
 FORMULAS = {f"ops/attention.py:{name}" for name in ("attention_forward", "check_arguments")}
 

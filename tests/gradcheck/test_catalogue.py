@@ -78,7 +78,7 @@ def test_check_all_gives_one_flat_record_for_each_case():
     assert [record["operation"] for record in records] == [
         "embedding",
         "embedding (evaluation)",
-        "embedding (own scale)",
+        "embedding (another scale)",
     ]
     for record in records:
         assert list(record) == ["operation", "argument", "mode", "relative_error", "passed"]

@@ -1,4 +1,4 @@
-"""What `tinyprune gradcheck` checks: every operation with small inputs of telling shapes, and whole models.
+"""What `tinyprune gradcheck` checks: every operation, with small inputs of telling shapes.
 
 Each operation has one entry, from which the tests take everything: its gradients are measured, every backend is held
 against the textbook in other sizes, and bugs are planted in it. Sizes are distinct, so that no transpose goes
@@ -12,16 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyprune import ops as textbook
-from tinyprune.config import GateConfig, ModelConfig
-from tinyprune.errors import UsageError
-from tinyprune.gradcheck.checker import check_gradients, leaves
-from tinyprune.model.parameters import init_parameters
-from tinyprune.model.transformer import Transformer
+from tinyprune.gradcheck.checker import leaves
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.attention_step import BlockWeights
 from tinyprune.ops.cross_entropy import log_softmax
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import progress_bar
 
 GATE: dict[str, Any] = {"beta": 0.333, "gamma": -0.1, "zeta": 1.1}
 # With the noise below: clipped to 0, inside on both sides of one half, clipped to 1.
@@ -67,18 +62,27 @@ class Sizes(NamedTuple):
 SIZES = Sizes()
 
 
-def operation_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Case]:
-    """Return a case for every operation of `ops` (by default the textbook) with a gradient; for attention several."""
-    ops = ops or Engine()
-    normal, integers = inputs_from(2124)
-    B, T, M, H, Dh, N, D, F, V, _ = sizes
-    lead = (B, T) if sizes.lead is None else sizes.lead
-    S = M + T
+class Maker:
+    """Makes the cases of an engine (by default the textbook), with inputs of these sizes that it draws."""
 
-    def case(operation: str, inputs: dict[str, Any], variant: str = "", **constants: Any) -> Case:
-        """The operation of this name; arguments that have no gradient are `constants`."""
-        forward = with_constants(ops, function(ops, f"{operation}_forward"), list(inputs), constants)
-        run_backward = function(ops, f"{operation}_backward")
+    def __init__(self, ops: Engine | None, sizes: Sizes) -> None:
+        self.ops = ops or Engine()
+        self.sizes = sizes
+        self.lead = sizes[:2] if sizes.lead is None else sizes.lead
+        self.rng = np.random.default_rng(2125)
+
+    def normal(self, *shape: int, size: float = 1.0) -> np.ndarray:
+        """Draw normal numbers, `size` times as large."""
+        return size * self.rng.standard_normal(shape)
+
+    def integers(self, end: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Draw integers below `end`."""
+        return np.asarray(self.rng.integers(0, end, shape))
+
+    def pair(self, operation: str, inputs: dict[str, Any], variant: str = "", **constants: Any) -> Case:
+        """Return a case of an operation with a gradient; arguments that have none are `constants`."""
+        forward = with_constants(self.ops, function(self.ops, f"{operation}_forward"), list(inputs), constants)
+        run_backward = function(self.ops, f"{operation}_backward")
 
         def backward(dout: Any, cache: Any) -> Any:
             """Take one dout for each output."""
@@ -86,256 +90,299 @@ def operation_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Cas
             # those of frozen parameters, which are `constants`
             return tuple(x for x in gradients if x is not None) if constants.get("frozen") else gradients
 
-        name = f"{operation} ({variant})" if variant else operation
-        return Case(name, forward, backward, inputs, constants)
+        return Case(f"{operation} ({variant})" if variant else operation, forward, backward, inputs, constants)
+
+    def frozen(self, whole: Case, variant: str = "frozen") -> Case:
+        """Return the case with frozen parameters: they have no gradients, and so are constants."""
+        inputs = {name: x for name, x in whole.inputs.items() if name in ("x", "n", "gate") and x is not None}
+        parameters = {name: x for name, x in whole.inputs.items() if name not in inputs}
+        return self.pair(whole.operation.split(" (")[0], inputs, variant, **parameters, **whole.constants, frozen=True)
+
+    def single(self, operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
+        """Return a case of an operation without a gradient. Inputs that it writes to (`written`) are copied first, and
+        are part of the output."""
+        name = operation.split(" (")[0]
+        here: dict[str, Any] = {"attention_step": self.step, "AttentionStep": self.steps, "clipping": self.clip}
+        run = here.get(name) or function(self.ops, name)
+
+        def copying(**arguments: Any) -> tuple[Any, None]:
+            copies = {name: copied(self.ops, arguments[name]) for name in written}
+            out = run(**arguments | copies)
+            return (*(() if out is None else (out,)), *copies.values()) if written else out, None
+
+        return Case(
+            operation, with_constants(self.ops, copying, list(inputs), constants), no_backward, inputs, constants
+        )
+
+    def step(self, x: Any, keys: Any, values: Any, read: int, r: Any = None, n: Any = None, **weights: Any) -> Any:
+        """Call `attention_step`."""
+        return self.ops.attention_step(x, keys, values, r, read, BlockWeights(**weights), n)
+
+    def steps(self, x: Any, C: int, Dh: int, r: Any = None, n: Any = None, **weights: Any) -> tuple:
+        """Read a text, row by row, with an `AttentionStep`."""
+        read_one = self.ops.AttentionStep(C, Dh, r, BlockWeights(**weights))
+        return tuple(read_one(*rows) for rows in zip(x, [None] * len(x) if n is None else n, strict=True))
+
+    def clip(self, **arguments: Any) -> list[float]:
+        """Call `clipping`, whose numbers a GPU returns as arrays."""
+        return [float(x) for x in self.ops.clipping(**arguments)]
+
+    def clusters(self) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Draw an adaptive vocabulary of three clusters: its words, tables and projections, and the softmax's rest."""
+        D, V = self.sizes.D, self.sizes.V
+        heights, widths = (V // 2, V // 3, max(V - 5, 1)), (D, max(D // 2, 1), max(D // 3, 1))
+        # logits of about 1, whatever D is: large ones would amplify the rounding of float32
+        tables = [self.normal(*shape, size=shape[1] ** -0.5) for shape in zip(heights, widths, strict=True)]
+        tied = {"tables": tables, "projections": [self.normal(width, D) for width in widths[1:]]}
+        head = {"cluster_weight": self.normal(2, D), "cluster_bias": self.normal(2)}
+        return sum(heights), tied, head | {"biases": [self.normal(height) for height in heights]}
+
+    def gate(self) -> np.ndarray:
+        """Return gates of H heads: inside, closed, open."""
+        return np.resize([0.7, 0.0, 1.0], self.sizes.H)
+
+
+def weight_cases(make: Maker) -> list[Case]:
+    """Linear layers, projections, and the blocks after attention; with all parameters, and with frozen ones."""
+    B, T, M, H, Dh, N, D, F, *_ = make.sizes
+    normal, lead = make.normal, make.lead
+
+    def linear(variant: str = "", biased: bool = True) -> Case:
+        return make.pair(
+            "linear", {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F) if biased else None}, variant
+        )
+
+    def projections(variant: str = "", K: int = H, biased: str = "") -> Case:
+        inputs = {"n": normal(B, M + T, D), "Wq": normal(D, H * Dh), "Wk": normal(D, K * Dh), "Wv": normal(D, K * Dh)}
+        biases = {f"b{x}": normal(inputs[f"W{x}"].shape[1]) if x in biased else None for x in "qkv"}
+        return make.pair("projections", inputs | biases, variant, T=T)
+
+    def feedforward() -> Case:
+        inputs = {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)}
+        return make.pair("feedforward", inputs)
+
+    def networks(variant: str = "", gated: bool = True, **options: Any) -> Case:
+        inputs = {"x": normal(*lead, D), "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D)}
+        more = {"bo": normal(D), "gate": make.gate() if gated else None}
+        return make.pair("head_networks", inputs | more, variant, **options)
+
+    grouped = (H + 1) // 2
+    return [
+        linear(),
+        linear("no bias", biased=False),
+        projections(),
+        projections("shared keys and values, biases", grouped, "qkv"),
+        projections("no bias of keys", biased="qv"),
+        feedforward(),
+        networks(scale=1.5),
+        networks("no gates", gated=False),
+        make.frozen(linear()),
+        make.frozen(projections(K=grouped, biased="qkv")),
+        make.frozen(feedforward()),
+        make.frozen(networks(scale=1.5)),
+        make.frozen(networks(gated=False, scale=1.5), "frozen, no gates"),
+    ]
+
+
+def attention_cases(make: Maker) -> list[Case]:
+    """Attention with all that is optional, by itself and together; and what the layer would lose with a head."""
+    B, T, M, H, Dh, N, D, *_ = make.sizes
+    normal, S = make.normal, M + T
 
     def attention(variant: str, *parts: dict[str, Any], **options: Any) -> Case:
         names = ("q", "k", "v", "r", "u", "w", "pk", "pv", "gate")
         inputs = dict.fromkeys(names) | {name: x for part in parts for name, x in part.items()}
-        return case("attention", inputs, variant, rng=SEED, **options)
+        return make.pair("attention", inputs, variant, rng=SEED, **options)
 
-    words, tied, head = clusters(normal, D, V)
-    frequent = words - len(tied["tables"][-1])  # words of all clusters but the last
-    context = {"q": normal(B, T, H, Dh), "k": normal(B, S, H, Dh), "v": normal(B, S, H, Dh)}
+    context: dict[str, Any] = {"q": normal(B, T, H, Dh), "k": normal(B, S, H, Dh), "v": normal(B, S, H, Dh)}
+    plain = context | {name: context[name][:, M:] for name in ("k", "v")}
     relative = {"r": normal(S, H, Dh), "u": normal(H, Dh), "w": normal(H, Dh)}
     persistent = {"pk": normal(H, N, Dh, size=0.5), "pv": normal(H, N, Dh)} if N else {}
-    plain = {name: x[:, M:] for name, x in context.items() if name != "q"} | {"q": context["q"]}
-    gate = {"gate": np.resize([0.7, 0.0, 1.0], H)}
-    Wo, bo = normal(H * Dh, D), normal(D)
-    memory = normal(B, M, D)
-
-    def linear(variant: str = "", biased: bool = True) -> Case:
-        return case("linear", {"x": normal(*lead, D), "W": normal(D, F), "b": normal(F) if biased else None}, variant)
-
-    def projections(variant: str = "", K: int = H, biased: str = "") -> Case:
-        inputs = {"n": normal(B, S, D), "Wq": normal(D, H * Dh), "Wk": normal(D, K * Dh), "Wv": normal(D, K * Dh)}
-        biases = {f"b{x}": normal(inputs[f"W{x}"].shape[1]) if x in biased else None for x in "qkv"}
-        return case("projections", inputs | biases, variant, T=T)
-
-    def feedforward() -> Case:
-        inputs = {"x": normal(*lead, D), "W1": normal(D, F), "b1": normal(F), "W2": normal(F, D), "b2": normal(D)}
-        return case("feedforward", inputs)
-
-    shared = np.resize([0, 0, 1, 2, 2], H).tolist()
-
-    def networks(x: Any, variant: str = "", gate: Any = None, **options: Any) -> Case:
-        inputs = {"x": x, "pk": normal(H, N, D), "pb": normal(H, N), "pv": normal(H, N, D), "bo": normal(D)}
-        return case("head_networks", inputs | {"gate": gate}, variant, **options)
-
-    def frozen(whole: Case, variant: str = "frozen") -> Case:
-        """The case with frozen parameters: they have no gradients, and so are constants."""
-        inputs = {name: x for name, x in whole.inputs.items() if name in ("x", "n", "gate") and x is not None}
-        parameters = {name: x for name, x in whole.inputs.items() if name not in inputs}
-        return case(whole.operation.split(" (")[0], inputs, variant, **parameters, **whole.constants, frozen=True)
-
-    def student() -> dict[str, Any]:
-        return {"logits": normal(*lead, V), "targets": integers(V, lead)}
-
-    hard_concrete, top_k, absent = "hard_concrete", "top_k", "last cluster absent"
+    gate = {"gate": make.gate()}
+    output: dict[str, Any] = {"o": context["q"], "Wo": normal(H * Dh, D), "bo": normal(D)}
     return [
-        linear(),
-        linear("no bias", biased=False),
-        case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, dropout=0.3, rng=SEED),
-        case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, "evaluation", dropout=0.3, rng=None),
-        # eps is large: a small one would not show, and amplifies rounding in rows that are nearly constant
-        case("layernorm", {"x": normal(*lead, D), "scale": normal(D), "bias": normal(D)}, eps=0.1),
-        case("dropout", {"x": normal(*lead, D)}, rate=0.3, rng=SEED),
-        case("dropout", {"x": normal(*lead, D)}, "evaluation", rate=0.3, rng=None),
-        case("residual", {"x": normal(*lead, D), "y": normal(*lead, D)}, dropout=0.3, rng=SEED),
-        case("context", {"x": normal(B, T, D)}, m=memory),
-        case("context", {"x": normal(B, T, D)}, "no memory", m=None),
-        case("positions", {"x": normal(B, T, D), "P": normal(S, D)}),
-        case("positions", {"x": normal(B, T, D), "P": None}, "none"),
-        projections(),
         attention("plain causal", plain),
         attention("Transformer-XL", context, relative, dropout=0.2),
         attention("same length", context, relative, gate, span=M),
         attention("persistent only", context, persistent, gate, scale=1.5),
         attention("All-attention", context, relative, persistent, gate, dropout=0.2, span=M, scale=1.5),
-        feedforward(),
-        case("cross_entropy", student()),
-        case("adaptive_embedding", {"ids": integers(words, lead), **tied}, dropout=0.3, rng=SEED),
-        case("adaptive_embedding", {"ids": integers(frequent, lead), **tied}, absent, rng=None),
-        case("adaptive_softmax", {"x": normal(*lead, D), "targets": integers(words, lead), **tied, **head}),
-        case("adaptive_softmax", {"x": normal(*lead, D), "targets": integers(frequent, lead), **tied, **head}, absent),
-        case(hard_concrete, {"log_alpha": LOG_ALPHA}, "soft, training", u=NOISE, **GATE, hard=False),
-        case(hard_concrete, {"log_alpha": LOG_ALPHA}, "straight-through, training", u=NOISE, **GATE, hard=True),
-        # Without noise and temperature the clip begins only beyond ±2.4.
-        case(hard_concrete, {"log_alpha": 3 * LOG_ALPHA}, "soft, evaluation", u=None, **GATE, hard=False),
-        case(hard_concrete, {"log_alpha": 3 * LOG_ALPHA}, "straight-through, evaluation", u=None, **GATE, hard=True),
-        case(top_k, {"log_alpha": LOG_ALPHA}, "soft, training", noise=2 * NOISE, k=3, tau=0.7, hard=False),
-        case(top_k, {"log_alpha": LOG_ALPHA}, "straight-through, training", noise=2 * NOISE, k=3, tau=0.7, hard=True),
-        case("l0", {"log_alpha": LOG_ALPHA.reshape(2, 3)}, **GATE),
-        case("layerwise_error", gate, o=context["q"], Wo=Wo, bo=bo, scale=1.5),
-        # A new operation comes last: inputs are drawn in this order, and those of the others stay as they are.
-        case("rmsnorm", {"x": normal(*lead, D), "scale": normal(D)}, eps=0.1),
-        networks(normal(*lead, D), gate=gate["gate"], scale=1.5),
-        networks(normal(*lead, D), "no gates"),
-        case("distillation", student(), teacher=log_softmax(normal(*lead, V)), share=0.3),
-        projections("shared keys and values, biases", (H + 1) // 2, "qkv"),
-        projections("no bias of keys", biased="qv"),
-        frozen(linear()),
-        frozen(projections(K=(H + 1) // 2, biased="qkv")),
-        frozen(feedforward()),
-        frozen(networks(normal(*lead, D), gate=gate["gate"], scale=1.5)),
-        frozen(networks(normal(*lead, D), scale=1.5), "frozen, no gates"),
-        case("rotary", {"x": normal(B, T, H, 2 * Dh)}, base=10.0),
-        case("rotary", {"x": normal(B, T, H, 2 * Dh)}, "later positions", first=7),
-        case("rotary", {"x": normal(B, T, H, 2 * Dh)}, "none", base=None),
-        case("gelu", {"a": normal(*lead, F)}),
-        case("swiglu", {"a": normal(*lead, F), "b": normal(*lead, F)}),
-        case("repeat_heads", {"x": normal(B, S, max(shared, default=-1) + 1, Dh)}, index=shared),
-        case("repeat_heads", {"x": normal(B, S, H, Dh)}, "each its own", index=None),
-        case("embedding", {"ids": integers(V, lead), "E": normal(V, D)}, "own scale", scale=0.6, dropout=0.3, rng=SEED),
+        make.pair("layerwise_error", gate, **output, scale=1.5),
     ]
+
+
+def row_cases(make: Maker) -> list[Case]:
+    """What is done to each row, entry or head: norms, activations, dropout, residual connections, positions."""
+    B, T, M, H, Dh, _, D, F, *_ = make.sizes
+    normal, pair, lead, S = make.normal, make.pair, make.lead, M + make.sizes.T
+    shared = np.resize([0, 0, 1, 2, 2], H).tolist()
+    return [
+        # eps is large: a small one would not show, and amplifies rounding in rows that are nearly constant
+        pair("layernorm", {"x": normal(*lead, D), "scale": normal(D), "bias": normal(D)}, eps=0.1),
+        pair("rmsnorm", {"x": normal(*lead, D), "scale": normal(D)}, eps=0.1),
+        pair("gelu", {"a": normal(*lead, F)}),
+        pair("swiglu", {"a": normal(*lead, F), "b": normal(*lead, F)}),
+        pair("dropout", {"x": normal(*lead, D)}, rate=0.3, rng=SEED),
+        pair("dropout", {"x": normal(*lead, D)}, "evaluation", rate=0.3, rng=None),
+        pair("residual", {"x": normal(*lead, D), "y": normal(*lead, D)}, dropout=0.3, rng=SEED),
+        pair("context", {"x": normal(B, T, D)}, m=normal(B, M, D)),
+        pair("context", {"x": normal(B, T, D)}, "no memory", m=None),
+        pair("positions", {"x": normal(B, T, D), "P": normal(S, D)}),
+        pair("positions", {"x": normal(B, T, D), "P": None}, "none"),
+        pair("rotary", {"x": normal(B, T, H, 2 * Dh)}, base=10.0),
+        pair("rotary", {"x": normal(B, T, H, 2 * Dh)}, "later positions", first=7),
+        pair("rotary", {"x": normal(B, T, H, 2 * Dh)}, "none", base=None),
+        pair("repeat_heads", {"x": normal(B, S, max(shared, default=-1) + 1, Dh)}, index=shared),
+        pair("repeat_heads", {"x": normal(B, S, H, Dh)}, "each its own", index=None),
+    ]
+
+
+def vocabulary_cases(make: Maker) -> list[Case]:
+    """Both ends of the model: plain and adaptive embedding, and the losses."""
+    D, V = make.sizes.D, make.sizes.V
+    normal, integers, pair, lead = make.normal, make.integers, make.pair, make.lead
+    words, tied, head = make.clusters()
+    frequent = words - len(tied["tables"][-1])  # words of all clusters but the last
+
+    def embedding(variant: str = "", rng: int | None = SEED, **options: Any) -> Case:
+        return pair(
+            "embedding", {"ids": integers(V, lead), "E": normal(V, D)}, variant, dropout=0.3, rng=rng, **options
+        )
+
+    def adaptive(end: int, variant: str = "") -> list[Case]:
+        read = {"ids": integers(end, lead)} | tied
+        predicted = {"x": normal(*lead, D), "targets": integers(end, lead)} | tied | head
+        options = {"rng": None} if variant else {"dropout": 0.3, "rng": SEED}
+        return [pair("adaptive_embedding", read, variant, **options), pair("adaptive_softmax", predicted, variant)]
+
+    def student() -> dict[str, Any]:
+        return {"logits": normal(*lead, V), "targets": integers(V, lead)}
+
+    return [
+        embedding(),
+        embedding("evaluation", rng=None),
+        embedding("another scale", scale=0.6),
+        *adaptive(words),
+        *adaptive(frequent, "last cluster absent"),
+        pair("cross_entropy", student()),
+        pair("distillation", student(), teacher=log_softmax(normal(*lead, V)), share=0.3),
+    ]
+
+
+def gate_cases(make: Maker) -> list[Case]:
+    """Gates by both distributions, in training and evaluation, soft and straight-through; and their L0 loss."""
+    inputs, noise = {"log_alpha": LOG_ALPHA}, {"noise": 2 * NOISE, "k": 3, "tau": 0.7}
+    cases = [make.pair("l0", {"log_alpha": LOG_ALPHA.reshape(2, 3)}, **GATE)]
+    for kind, hard in (("soft", False), ("straight-through", True)):
+        cases.append(make.pair("hard_concrete", inputs, f"{kind}, training", u=NOISE, **GATE, hard=hard))
+        # without noise and temperature the clip begins only beyond ±2.4
+        wide = {"log_alpha": 3 * LOG_ALPHA}
+        cases.append(make.pair("hard_concrete", wide, f"{kind}, evaluation", u=None, **GATE, hard=hard))
+        cases.append(make.pair("top_k", inputs, f"{kind}, training", **noise, hard=hard))
+    return cases
+
+
+def primitive_cases(make: Maker) -> list[Case]:
+    """What compositions are made of."""
+    B, T, M, H, Dh, N, D, F, V, _ = make.sizes
+    normal, single, lead = make.normal, make.single, make.lead
+    product = {"a": normal(*lead, D), "b": normal(D, F)}
+    units = {"products": normal(*lead, H * N), "r": np.maximum(normal(*lead, H * N), 0)}
+    order, several, heads = np.arange(B)[::-1], make.integers(V, (T,)), list(range(H))[::-2]
+    return [
+        single("matmul", product),
+        single("matmul (bias, ReLU)", product | {"bias": normal(F)}, relu=True),
+        single("matmul (where)", product | {"where": np.maximum(normal(*lead, F), 0)}),
+        single("matmul (onto)", product | {"onto": normal(*lead, F)}, ("onto",)),
+        single("weight_gradient", {"x": normal(*lead, D), "dout": normal(*lead, F)}),
+        single("column_sums", {"x": normal(*lead, D)}),
+        single("take_rows", {"x": normal(V, D), "index": several}),
+        single("add_rows", {"x": normal(B + 1, D), "index": order, "rows": normal(B, D)}, ("x",)),
+        single("sum_rows", {"rows": normal(T, D), "index": several}, n=V),
+        single("multiply_rows", {"x": normal(H, N, D), "factors": normal(H)}),
+        single("row_dots", {"x": normal(H, N, D), "y": normal(H, N, D)}, factor=1.5),
+        single("concatenate", {"arrays": [normal(B, M, D), normal(B, T, D)]}, axis=1),
+        single("concatenate (rows)", {"arrays": [normal(T, D), normal(M, D), normal(T, D)]}),
+        single("take_slices", {"x": normal(B, H * Dh, D)}, index=heads, axis=1, width=Dh),
+        single("put_slices", {"part": normal(B, len(heads) * Dh, D)}, index=heads, axis=1, n=H, width=Dh),
+        single("units_gradient", units | {"weights": make.gate()}, scale=1.5),
+        single("sum_heads", {"x": normal(B, T, H, Dh)}, index=np.resize([0, 0, 1, 3], H).tolist(), K=4),
+        single("rotate", {"x": normal(B, T, H, 2 * Dh)}, base=10.0, back=True),
+        single("add", {"a": normal(*lead, D), "b": normal(*lead, D)}),
+    ]
+
+
+def update_cases(make: Maker) -> list[Case]:
+    """Norms and updates, and numbers that only reports and criteria read."""
+    B, T, _, H, Dh, _, D, F, V, _ = make.sizes
+    normal, single, lead = make.normal, make.single, make.lead
+    _, tied, head = make.clusters()
+    parameter = {"param": normal(*lead, D), "grad": normal(*lead, D)}
+    moments = {"m": normal(*lead, D), "v": np.abs(normal(*lead, D))}
+    several = {f"{name}s": [x, x[..., :1].copy()] for name, x in (parameter | moments).items()}
+    rule = {"lr": 0.1, "constants": AdamConstants(beta1=0.8, beta2=0.95, eps=1e-3, step=3, grad_scale=0.7)}
+    return [
+        single("squared_norm", {"x": normal(*lead, D)}),
+        single("squared_norms", {"arrays": [normal(*lead, D), normal(F)]}),
+        single("clipping", {"grads": [normal(*lead, D), normal(F)]}, losses=[0.7], max_norm=0.5),
+        single("lamb_update", parameter | moments, ("param", "m", "v"), decay=0.3, **rule),
+        single("adamw_updates", several, ("params", "ms", "vs"), multipliers=[1.0, 2.0], decays=[0.3, 0.0], **rule),
+        single("log_softmax", {"logits": normal(*lead, V)}),
+        single("adaptive_log_probabilities", {"x": normal(*lead, D), **tied, **head}),
+        single("head_difference", {"o": normal(B, T, H, Dh), "Wo": normal(H * Dh, D)}, scale=1.5),
+        single("sigmoid", {"x": LOG_ALPHA}),
+        single("p_open", {"log_alpha": LOG_ALPHA}, **GATE),
+    ]
+
+
+def generation_cases(make: Maker) -> list[Case]:
+    """One token after the other: a block with relative positions, and one as Llama's."""
+    _, _, M, H, Dh, N, D, *_ = make.sizes
+    normal, C = make.normal, M + 1
+
+    def weights(W: int, *biases: str) -> dict[str, Any]:
+        # scores and outputs of about 1: large scores would amplify the rounding of float32
+        products = {name: normal(D, W, size=D**-0.5) for name in ("Wq", "Wk", "Wv")}
+        return products | {"Wo": normal(W, D, size=max(W, 1) ** -0.5)} | {name: normal(W) for name in biases}
+
+    block = {"r": normal(C + 2, H, Dh), "ln_scale": normal(D), "ln_bias": normal(D)} | weights(H * Dh)
+    block |= {"bo": normal(D), "u": normal(H, Dh), "w": normal(H, Dh)}
+    block |= {"pk": normal(H, N, Dh, size=0.5), "pv": normal(H, N, Dh, size=0.5)} if N else {}
+    block |= {"gate": make.gate()}
+    rotated = weights(2 * H * Dh, "bq", "bk", "bv")  # heads are twice as wide: only an even width can be rotated
+
+    def kept(width: int) -> dict[str, Any]:
+        return {"keys": normal(C, H, width), "values": normal(C, H, width)}
+
+    def text(*names: str) -> dict[str, Any]:
+        return {name: normal(2 * C + 1, D) for name in names}
+
+    token, rotated_token = {"x": normal(D)} | kept(Dh), {"x": normal(D), "n": normal(D)} | kept(2 * Dh)
+    single, memory = make.single, ("keys", "values")
+    return [
+        single("attention_step", token | block, memory, read=C + 1, scale=1.5),
+        single("attention_step (rotary)", rotated_token | rotated, memory, read=C + 1, rope_base=100.0),
+        single("AttentionStep", text("x") | block, C=C, Dh=Dh, scale=1.5),
+        single("AttentionStep (rotary)", text("x", "n") | rotated, C=C, Dh=2 * Dh, rope_base=100.0),
+    ]
+
+
+WITH_GRADIENT = weight_cases, attention_cases, row_cases, vocabulary_cases, gate_cases
+WITHOUT_GRADIENT = primitive_cases, update_cases, generation_cases
+
+
+def operation_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Case]:
+    """Return a case for every operation of `ops` (by default the textbook) with a gradient, for some several."""
+    return [case for group in WITH_GRADIENT for case in group(Maker(ops, sizes))]
 
 
 def other_cases(ops: Engine | None = None, sizes: Sizes = SIZES) -> list[Case]:
-    """A case for every operation without a gradient, for comparing backends. What is written in place is copied first
-    and is part of the output."""
-    ops = ops or Engine()
-    normal, _ = inputs_from(1911)
-    B, T, M, H, Dh, N, D, F, V, _ = sizes
-    lead = (B, T) if sizes.lead is None else sizes.lead
-
-    def case(operation: str, inputs: dict[str, Any], written: tuple[str, ...] = (), **constants: Any) -> Case:
-        """The operation of this name, which writes to those of its inputs that are `written`."""
-        own: dict[str, Callable[..., Any]] = {"attention_step": step, "clipping": clip}
-        own["AttentionStep"] = read_text
-        name = operation.split(" (")[0]
-        run = own.get(name) or function(ops, name)
-
-        def copying(**arguments: Any) -> tuple[Any, None]:
-            copies = {name: copied(ops, arguments[name]) for name in written}
-            out = run(**arguments | copies)
-            return (*(() if out is None else (out,)), *copies.values()) if written else out, None
-
-        return Case(operation, with_constants(ops, copying, list(inputs), constants), no_backward, inputs, constants)
-
-    def step(x: Any, keys: Any, values: Any, read: int, r: Any = None, n: Any = None, **weights: Any) -> Any:
-        return ops.attention_step(x, keys, values, r, read, BlockWeights(**weights), n)
-
-    def read_text(x: Any, C: int, Dh: int, r: Any = None, n: Any = None, **weights: Any) -> tuple:
-        read_one = ops.AttentionStep(C, Dh, r, BlockWeights(**weights))
-        return tuple(read_one(*rows) for rows in zip(x, [None] * len(x) if n is None else n, strict=True))
-
-    def clip(**arguments: Any) -> list[float]:
-        return [float(x) for x in ops.clipping(**arguments)]
-
-    def rotary_block() -> dict[str, Any]:
-        """Weights as Llama's, with biases; heads are twice as wide, since only an even width can be rotated."""
-        products = {name: normal(D, 2 * W, size=0.5) for name in ("Wq", "Wk", "Wv")}
-        biases = {name: normal(2 * W) for name in ("bq", "bk", "bv")}
-        return products | {"Wo": normal(2 * W, D, size=0.5)} | biases
-
-    _, tied, head = clusters(normal, D, V)
-    C, W, heads = M + 1, H * Dh, list(range(H))[::-2]
-    parameter = {"param": normal(*lead, D), "grad": normal(*lead, D)}
-    constants = AdamConstants(beta1=0.8, beta2=0.95, eps=1e-3, step=3, grad_scale=0.7)
-    moments = {"m": normal(*lead, D), "v": np.abs(normal(*lead, D))}
-    own_rates = {"multipliers": [1.0, 2.0], "decays": [0.3, 0.0]}
-    several = {f"{name}s": [x, x[..., :1].copy()] for name, x in (parameter | moments).items()}
-    block = {
-        "r": normal(C + 2, H, Dh),
-        "ln_scale": normal(D),
-        "ln_bias": normal(D),
-        "Wq": normal(D, W, size=0.5),
-        "Wk": normal(D, W, size=0.5),
-        "Wv": normal(D, W, size=0.5),
-        "Wo": normal(W, D, size=0.5),
-        "bo": normal(D),
-        "u": normal(H, Dh),
-        "w": normal(H, Dh),
-        **({"pk": normal(H, N, Dh, size=0.5), "pv": normal(H, N, Dh, size=0.5)} if N else {}),
-        "gate": np.resize([0.7, 0.0, 1.0], H),
-    }
-    token = {"x": normal(D), "keys": normal(C, H, Dh), "values": normal(C, H, Dh)}
-    text = {"x": normal(2 * C + 1, D)}
-    return [
-        case("add", {"a": normal(*lead, D), "b": normal(*lead, D)}),
-        case("squared_norm", {"x": normal(*lead, D)}),
-        case("squared_norms", {"arrays": [normal(*lead, D), normal(F)]}),
-        case("log_softmax", {"logits": normal(*lead, V)}),
-        case("adaptive_log_probabilities", {"x": normal(*lead, D), **tied, **head}),
-        case("take_slices", {"x": normal(B, H * Dh, D)}, index=heads, axis=1, width=Dh),
-        case("put_slices", {"part": normal(B, len(heads) * Dh, D)}, index=heads, axis=1, n=H, width=Dh),
-        case("head_difference", {"o": normal(B, T, H, Dh), "Wo": normal(W, D)}, scale=1.5),
-        case("lamb_update", parameter | moments, ("param", "m", "v"), lr=0.1, decay=0.3, constants=constants),
-        case("adamw_updates", several, ("params", "ms", "vs"), lr=0.1, **own_rates, constants=constants),
-        case("attention_step", token | block, ("keys", "values"), read=C + 1, scale=1.5),
-        case("AttentionStep", text | block, C=C, Dh=Dh, scale=1.5),
-        case("sigmoid", {"x": LOG_ALPHA}),
-        case("p_open", {"log_alpha": LOG_ALPHA}, **GATE),
-        case(
-            "attention_step (rotary)",
-            {"x": normal(D), "n": normal(D), **{name: normal(C, H, 2 * Dh) for name in ("keys", "values")}}
-            | rotary_block(),
-            ("keys", "values"),
-            read=C + 1,
-            rope_base=100.0,
-        ),
-        case(
-            "AttentionStep (rotary)",
-            {"x": normal(2 * C + 1, D), "n": normal(2 * C + 1, D)} | rotary_block(),
-            C=C,
-            Dh=2 * Dh,
-            rope_base=100.0,
-        ),
-        case("clipping", {"grads": [normal(*lead, D), normal(F)]}, losses=[0.7], max_norm=0.5),
-        *primitive_cases(case, sizes),
-    ]
-
-
-def primitive_cases(case: Callable[..., Case], sizes: Sizes) -> list[Case]:
-    """Return cases for what compositions are made of; `case` as in `other_cases`."""
-    normal, integers = inputs_from(2021)
-    B, T, M, H, Dh, N, D, F, V, _ = sizes
-    lead = (B, T) if sizes.lead is None else sizes.lead
-    product = {"a": normal(*lead, D), "b": normal(D, F)}
-    units = {"products": normal(*lead, H * N), "r": np.maximum(normal(*lead, H * N), 0)}
-    order, several = np.arange(B)[::-1], integers(V, (T,))
-    return [
-        case("matmul", product),
-        case("matmul (bias, ReLU)", product | {"bias": normal(F)}, relu=True),
-        case("matmul (where)", product | {"where": np.maximum(normal(*lead, F), 0)}),
-        case("matmul (onto)", product | {"onto": normal(*lead, F)}, ("onto",)),
-        case("weight_gradient", {"x": normal(*lead, D), "dout": normal(*lead, F)}),
-        case("column_sums", {"x": normal(*lead, D)}),
-        case("take_rows", {"x": normal(V, D), "index": several}),
-        case("add_rows", {"x": normal(B + 1, D), "index": order, "rows": normal(B, D)}, ("x",)),
-        case("sum_rows", {"rows": normal(T, D), "index": several}, n=V),
-        case("multiply_rows", {"x": normal(H, N, D), "factors": normal(H)}),
-        case("row_dots", {"x": normal(H, N, D), "y": normal(H, N, D)}, factor=1.5),
-        case("concatenate", {"arrays": [normal(B, M, D), normal(B, T, D)]}, axis=1),
-        case("concatenate (rows)", {"arrays": [normal(T, D), normal(M, D), normal(T, D)]}),
-        case("units_gradient", units | {"weights": np.resize([0.7, 0.0, 1.0], H)}, scale=1.5),
-        case("sum_heads", {"x": normal(B, T, H, Dh)}, index=np.resize([0, 0, 1, 3], H).tolist(), K=4),
-        case("rotate", {"x": normal(B, T, H, 2 * Dh)}, base=10.0, back=True),
-    ]
+    """Return cases of the operations without a gradient, for comparing backends."""
+    return [case for group in WITHOUT_GRADIENT for case in group(Maker(ops, sizes))]
 
 
 def function(ops: Engine, name: str) -> Callable[..., Any]:
     """Return an operation of the engine, or one that needs none, such as those of gates."""
     return getattr(ops if hasattr(ops, name) else textbook, name)
-
-
-def inputs_from(seed: int) -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
-    """What draws inputs: `normal(*shape, size=1.0)` and `integers(end, shape)`."""
-    rng = np.random.default_rng(seed)
-    return (
-        lambda *shape, size=1.0: size * rng.standard_normal(shape),
-        lambda end, shape: np.asarray(rng.integers(0, end, shape)),
-    )
-
-
-def clusters(normal: Callable[..., np.ndarray], D: int, V: int) -> tuple[int, dict[str, Any], dict[str, Any]]:
-    """An adaptive vocabulary of three clusters: how many words, tables and projections, and the softmax's others."""
-    heights, widths = (V // 2, V // 3, max(V - 5, 1)), (D, max(D // 2, 1), max(D // 3, 1))
-    # logits of about 1, whatever D is: large ones would amplify the rounding of float32
-    tables = [normal(*shape, size=shape[1] ** -0.5) for shape in zip(heights, widths, strict=True)]
-    tied = {"tables": tables, "projections": [normal(width, D) for width in widths[1:]]}
-    biases = [normal(height) for height in heights]
-    return sum(heights), tied, {"cluster_weight": normal(2, D), "cluster_bias": normal(2), "biases": biases}
 
 
 def with_constants(
@@ -368,152 +415,3 @@ def copied(ops: Engine, value: Any) -> Any:
 def no_backward(dout: Any, cache: Any) -> tuple:
     """The gradients of an operation that has none."""
     return ()
-
-
-def model_case(
-    kind: str = "all-attention",
-    hard: bool = True,
-    adaptive: bool = False,
-    ops: Engine | None = None,
-    frozen: bool = False,
-    **options: Any,
-) -> Case:
-    """A whole model as one operation: its inputs are all parameters, its output is cross-entropy + lam · L0.
-
-    Gated, with dropout everywhere, and with memory where the kind has one. The parameters are larger than a new
-    model's, so that no gradient is small for want of signal.
-
-    Args:
-        kind: of model, see `ModelConfig`.
-        hard: straight-through gates; soft ones otherwise.
-        adaptive: adaptive softmax and embedding instead of the plain ones.
-        ops: backend, by default the textbook.
-        frozen: the inputs are the gates alone, and the weights have no gradients.
-        options: further fields of `ModelConfig`.
-    """
-    ops = ops or Engine()
-    recurrent, llama = kind not in ("transformer", "gpt2"), kind == "llama"
-    config = ModelConfig(
-        kind=kind,
-        V=11,
-        L=2,
-        D=16 if llama else 12,
-        H=4 if llama else 3,
-        kv_heads=2 if llama else 0,
-        N=5 if kind == "all-attention" else 0,
-        F=0 if kind == "all-attention" else 7,
-        T=4,
-        M=3 if recurrent else 0,
-        mask="same-length" if recurrent else "causal",
-        cutoffs=(4, 7) if adaptive else (),
-        div_value=2,
-        dropout=0.1,
-        dropout_attention=0.2,
-        dropout_embedding=0.1,
-        **options,
-    )
-    gate = GateConfig(**GATE, hard=hard)
-    rng = np.random.default_rng(7)
-    params = init_parameters(config, rng, np.float64)
-    params = {name: 2 * x + 0.3 * rng.standard_normal(x.shape) for name, x in params.items()}
-    # With the noise below: shut but learning, open and learning, clipped open; then clipped shut, and these two again.
-    params["layers.0.log_alpha"] = np.array([-3.1, 1.9, -0.5])
-    params["layers.1.log_alpha"] = np.array([-0.3, 0.4, 0.2])
-    if llama:  # clipped shut: both heads of one group; one of another
-        params["layers.0.log_alpha"] = np.array([-9.0, -9.0, 1.9, -0.5])
-        params["layers.1.log_alpha"] = np.array([0.4, 0.2, -9.0, -0.3])
-    ids, targets = rng.integers(0, config.V, (2, 2, config.T))
-    # A memory that is not full yet: the last row of R is not read.
-    memory = [rng.standard_normal((2, config.M - 1, config.D)) for _ in range(config.L)] if recurrent else None
-    lam = 0.1
-    inputs = {name: params[name] for name in (gates_of(params) if frozen else params)}
-
-    def forward(*arrays: Any) -> tuple[Any, Any]:
-        given = dict(zip(inputs, arrays, strict=True))
-        fixed = {name: x.astype(arrays[0].dtype) for name, x in params.items() if name not in given}
-        model = Transformer(config, {name: (fixed | given)[name] for name in params}, gate, ops)
-        loss, _, cache = model.loss(ids, targets, memory, np.random.default_rng(1), frozen=frozen)
-        l0_caches = {}
-        for name in gates_of(params):
-            l0, l0_caches[name] = textbook.l0_forward(model.params[name], **GATE)
-            loss = loss + lam * l0
-        return loss, (model, cache, l0_caches)
-
-    def backward(dout: Any, cache: Any) -> tuple:
-        model, cache, l0_caches = cache
-        grads = model.backward(dout, cache)
-        for name in gates_of(params):
-            grads[name] = grads[name] + textbook.l0_backward(dout * lam, l0_caches[name])
-        assert list(grads) == list(inputs)
-        return tuple(grads.values())
-
-    gates = f"{'straight-through' if hard else 'soft'} gates"
-    changed = (f"{key} {value}" if isinstance(value, bool) else value for key, value in options.items())
-    parts = [kind, *["adaptive softmax"] * adaptive, *changed, *["frozen weights"] * frozen, gates]
-    return Case(f"model ({', '.join(map(str, parts))})", forward, backward, inputs)
-
-
-def check_all(prefix: str | None = None, mode: str | None = None, ops: Engine | None = None) -> list[dict[str, Any]]:
-    """Check operations and models; for each its worst argument, as a flat record.
-
-    Straight-through gates have no central difference: their forward pass is a step, whose slope is 0 or infinite. They
-    are left out in that mode; the complex step carries the derivative past the step.
-
-    Args:
-        prefix: only those whose name begins so; None for all.
-        mode: "complex" or "central"; None for "complex" where the backend takes complex numbers, else "central".
-        ops: backend, by default the textbook.
-
-    Raises:
-        UsageError: for "complex" with a backend that refuses complex numbers, and for one that computes on a GPU.
-    """
-    ops = ops or Engine()
-    if ops.on_device:
-        raise UsageError(
-            "gradients are checked by differences in float64, and this backend computes in float32; its tests compare "
-            "it with the textbook, whose gradients are checked: pytest tests/kernels/cuda"
-        )
-    if mode is None:
-        mode = "complex" if ops.takes_complex else "central"
-    elif mode == "complex" and not ops.takes_complex:
-        raise UsageError("this backend computes with real numbers only; mode must be central, got complex")
-    models = [
-        model_case(ops=ops),
-        model_case(hard=False, ops=ops),
-        model_case(hard=False, adaptive=True, ops=ops),
-        model_case(hard=False, norm="rmsnorm", ops=ops),
-        model_case(hard=False, persistent="stream", ops=ops),
-        model_case("transformer-xl", hard=False, ops=ops),
-        model_case("transformer", hard=False, ops=ops),
-        model_case("gpt2", hard=False, ops=ops),
-        model_case("llama", hard=False, ops=ops),
-        model_case("llama", hard=False, tied=False, bias="layers", ops=ops),
-        *(model_case(kind, hard=False, frozen=True, ops=ops) for kind in ("llama", "transformer")),
-        model_case(hard=False, frozen=True, persistent="stream", ops=ops),
-    ]
-    cases = [
-        case
-        for case in [*operation_cases(ops), *models]
-        if case.operation.startswith(prefix or "") and not (mode == "central" and "straight-through" in case.operation)
-    ]
-    worst = []
-    bar = progress_bar(cases, desc="gradcheck", unit="case")
-    for case in bar:
-        bar.set_postfix_str(case.operation)
-        records = check_gradients(
-            case.forward,
-            case.backward,
-            *case.inputs.values(),
-            mode=mode,
-            name=case.operation,
-            argument_names=list(case.inputs),
-        )
-        record = max(records, key=lambda r: (not r.passed, r.relative_error))
-        keys = ("operation", "argument", "mode", "relative_error", "passed")
-        worst.append({key: getattr(record, key) for key in keys})
-    return worst
-
-
-def gates_of(params: dict[str, Any]) -> list[str]:
-    """Names of the gate parameters."""
-    return [name for name in params if name.endswith("log_alpha")]
