@@ -18,7 +18,7 @@ BUDGET = {
     "data": 1170,
     "experiments": 2390,
     "gradcheck": 850,
-    "kernels": 10285,
+    "kernels": 10315,
     "model": 1405,
     "notebook": 495,
     "ops": 3310,
@@ -29,7 +29,7 @@ BUDGET = {
     "training": 1090,
     ".": 1665,  # modules at the top
 }
-IN_ALL, TESTS = 29_750, 19_320
+IN_ALL, TESTS = 29_780, 19_320
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tinyprune.kernels import linear
 from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
@@ -29,7 +31,7 @@ from tinyprune.ops.engine import Array, Engine
 
 
 class Cuda(Engine):
-    """Kernels for a GPU, on `DeviceArray`s of float32."""
+    """Kernels for a GPU, on `DeviceArray`s of float32. A primitive without a kernel is computed in main memory."""
 
     name = "cuda"
     on_device = True
@@ -110,6 +112,34 @@ class Cuda(Engine):
     clipping = staticmethod(norm.clipping)
     adamw_updates = staticmethod(adamw.adamw_updates)
     lamb_update = staticmethod(lamb.lamb_update)
+
+
+def moved(move: Callable[[Array], Array], value: Any) -> Any:
+    """Return `value` with every array in it moved."""
+    if isinstance(value, list | tuple):
+        return type(value)(moved(move, x) for x in value)
+    return move(np.asarray(value) if isinstance(value, np.generic) else value) if hasattr(value, "shape") else value
+
+
+def in_main_memory(name: str) -> Callable[..., Any]:
+    """Return a method that copies what it is given to main memory, lets NumPy compute, and copies the result back."""
+
+    def run(self: Engine, *arguments: Any, **options: Any) -> Any:
+        is_backward = name.endswith("_backward")  # whose cache has never left main memory
+        given = arguments[:-1] if is_backward else arguments
+        options = {key: moved(self.to_host, value) for key, value in options.items()}
+        result = getattr(Engine, name)(*moved(self.to_host, given), *arguments[len(given) :], **options)
+        if name.endswith("_forward"):
+            return moved(self.to_device, result[0]), result[1]
+        return moved(self.to_device, result)
+
+    return run
+
+
+ON_VIEWS = ("context_backward", "layerwise_error_backward")  # views and numbers: no kernel is needed
+for _name, _primitive in vars(Engine).items():
+    if isinstance(_primitive, staticmethod) and _name not in (*vars(Cuda), *ON_VIEWS):
+        setattr(Cuda, _name, in_main_memory(_name))
 
 
 class CudaTF32(Cuda):
