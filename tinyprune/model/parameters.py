@@ -28,6 +28,8 @@ HEAD_AXIS = {"Wq": 1, "Wk": 1, "Wv": 1, "Wr": 1, "Wo": 0, "u": 0, "w": 0, "pk": 
 HEAD_AXIS |= {"net.pk": 0, "net.pb": 0, "net.pv": 0, "bq": 0, "bk": 0, "bv": 0}
 WIDE = ("Wq", "Wk", "Wv", "Wr", "Wo", "bq", "bk", "bv")
 SHARED = ("Wk", "Wv", "bk", "bv")  # by the heads of a group
+# The matrices that what a head has made is multiplied by, after its gate, and the biases that follow.
+OUTPUTS = {"Wo": "bo", "net.pv": "net.bo"}
 
 
 # The parameters of each norm, (D,), in the order of its operation's arguments.

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from numpy.typing import NDArray
 
 from tinyprune.errors import UsageError
+from tinyprune.model.parameters import OUTPUTS
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.masks import Mask, with_heads
 
 REPAIRS = ("least-squares", "mean")
-NAMES = (("Wo", "bo"), ("net.pv", "net.bo"))  # of each block's W and b
 
 
 def repaired(model: Transformer, mask: Mask, tokens: NDArray, repair: str = "least-squares") -> Transformer:
@@ -51,7 +51,7 @@ def repaired_from(
     gated = with_heads(model, mask)
     params = dict(gated.params)
     for i, (fits, stay) in enumerate(zip(layers, mask, strict=True)):
-        for names, fit in zip(NAMES, fits, strict=False):
+        for names, fit in zip(OUTPUTS.items(), fits, strict=False):
             W = fit.fitted(stay) if repair == "least-squares" else fit.with_means(stay)
             for name, value in zip(names, (W[:-1], W[-1]), strict=True):
                 old = params.get(f"layers.{i}.{name}")

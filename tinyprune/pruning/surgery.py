@@ -17,7 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from tinyprune.model.parameters import layer_parameters, take_heads
+from tinyprune.model.parameters import OUTPUTS, WIDE, layer_parameters, take_heads
 from tinyprune.model.transformer import Transformer
 
 
@@ -45,9 +45,10 @@ def remove_closed_heads(model: Transformer) -> Transformer:
         layer = take_heads(layer_parameters(before, i), kept, config.Dh, groups=config.groups(i))
         del layer["log_alpha"]
         factor = gates.values[kept] * gates.scale
-        layer["Wo"] = (layer["Wo"] * np.repeat(factor, config.Dh)[:, None]).astype(layer["Wo"].dtype)
-        if config.networks:
-            layer["net.pv"] = (layer["net.pv"] * factor[:, None, None]).astype(layer["net.pv"].dtype)
+        for name in [name for name in OUTPUTS if name in layer]:
+            W = layer[name]
+            rows = np.repeat(factor, config.Dh if name in WIDE else 1).reshape(-1, *(1,) * (W.ndim - 1))
+            layer[name] = (W * rows).astype(W.dtype)
         params |= {f"layers.{i}.{name}": value for name, value in layer.items()}
         head_ids.append(tuple(config.head_ids[i][h] for h in kept))
     smaller = dataclasses.replace(config, heads=tuple(map(len, head_ids)), head_ids=tuple(head_ids))

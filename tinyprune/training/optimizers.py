@@ -8,7 +8,8 @@ Weight decay is decoupled in both: it shrinks the parameter by lr · decay and n
 
 Parameters, gradients and moments are flat dicts from names to arrays. Arithmetic happens in the dtype of the
 parameters: every scalar is a Python float, which never promotes NumPy's float32 to float64. The rules themselves are
-operations (`tinyprune.ops.adamw`, `lamb`), so that a backend can compile them.
+operations, so that a backend can compile them: `x_updates` for all parameters at once (`tinyprune.ops.adamw`), or
+`x_update` for one at a time (`lamb`).
 """
 
 import math
@@ -131,12 +132,12 @@ class Optimizer:
         ms, vs = ([self.moments[f"{kind}.{name}"] for name in grads] for kind in self.MOMENTS)
         multipliers, decays = ([self.groups[name][i] for name in grads] for i in (0, 1))
         arrays = [params[name] for name in grads], list(grads.values()), ms, vs
-        if c.optimizer == "lamb":
+        if (update := getattr(self.ops, f"{c.optimizer}_update", None)) is not None:
             for *tensors, multiplier, decay in zip(*arrays, multipliers, decays, strict=True):
-                self.ops.lamb_update(*tensors, lr=float(lr) * multiplier, decay=decay, constants=constants)
+                update(*tensors, lr=float(lr) * multiplier, decay=decay, constants=constants)
         elif grads:
             rates: dict[str, Any] = {"lr": float(lr), "multipliers": multipliers, "decays": decays}
-            self.ops.adamw_updates(*arrays, **rates, constants=constants)
+            getattr(self.ops, f"{c.optimizer}_updates")(*arrays, **rates, constants=constants)
 
     def _check(self, name: str, param: NDArray, grad: NDArray) -> None:
         if name not in self.groups:
