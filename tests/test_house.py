@@ -26,10 +26,10 @@ BUDGET = {
     "pretrained": 865,
     "pruning": 1130,
     "runs": 665,
-    "training": 1090,
+    "training": 1091,
     ".": 1665,  # modules at the top
 }
-IN_ALL, TESTS = 29_780, 19_320
+IN_ALL, TESTS = 29_785, 19_320
 # Longest functions without their docstrings, and most parameters; kernels have more of both.
 LINES, PARAMETERS = 60, 10
 LINES_OF_KERNELS, PARAMETERS_OF_KERNELS = 100, 15
