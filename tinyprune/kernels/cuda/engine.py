@@ -117,18 +117,27 @@ class Cuda(Engine):
 def moved(move: Callable[[Array], Array], value: Any) -> Any:
     """Return `value` with every array in it moved."""
     if isinstance(value, list | tuple):
-        return type(value)(moved(move, x) for x in value)
+        entries = [moved(move, x) for x in value]
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     return move(np.asarray(value) if isinstance(value, np.generic) else value) if hasattr(value, "shape") else value
 
 
 def in_main_memory(name: str) -> Callable[..., Any]:
-    """Return a method that copies what it is given to main memory, lets NumPy compute, and copies the result back."""
+    """Return a method that copies what it is given to main memory, lets NumPy compute, and copies the result back.
+
+    An update returns nothing; then the arrays themselves are copied back.
+    """
 
     def run(self: Engine, *arguments: Any, **options: Any) -> Any:
         is_backward = name.endswith("_backward")  # whose cache has never left main memory
         given = arguments[:-1] if is_backward else arguments
-        options = {key: moved(self.to_host, value) for key, value in options.items()}
-        result = getattr(Engine, name)(*moved(self.to_host, given), *arguments[len(given) :], **options)
+        copies = moved(self.to_host, given)
+        by_name = {key: moved(self.to_host, value) for key, value in options.items()}
+        result = getattr(Engine, name)(*copies, *arguments[len(given) :], **by_name)
+        if result is None:
+            for there, copy in zip([*given, *options.values()], [*copies, *by_name.values()], strict=True):
+                if isinstance(there, array.DeviceArray) and there.size:
+                    there.lease.write(there.first, copy.reshape(-1))
         if name.endswith("_forward"):
             return moved(self.to_device, result[0]), result[1]
         return moved(self.to_device, result)
