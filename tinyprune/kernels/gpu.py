@@ -9,9 +9,9 @@ import ctypes
 import importlib.util
 import os
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import Any
 
-from tinyprune.errors import TinypruneError, UsageError, install_command
+from tinyprune.errors import UsageError, install_command
 
 
 def load_driver() -> ctypes.CDLL | None:
@@ -125,25 +125,9 @@ def check_usable() -> None:
         raise UsageError(f"the cuda backend cannot run: {reason}")
 
 
-def raise_explained(error: Exception) -> NoReturn:
-    """Raise the explanation of a GPU's error, see `explained`, or the error itself if there is none."""
-    meaning = explained(error)
-    if meaning is None:
-        raise error
-    raise meaning from error
-
-
-def explained(error: Exception) -> TinypruneError | MemoryError | None:
-    """Explain an error from compiling or launching a kernel, or from allocating or copying memory.
-
-    Returns None for an error of another kind.
-    """
+def explained(error: Exception) -> UsageError | None:
+    """Explain an error of the toolkit, from compiling a kernel or opening the driver; None for one of another kind."""
     said = " ".join(str(error).split())
-    if "UNSUPPORTED_PTX" in said or "unsupported toolchain" in said:
-        return UsageError(
-            f"the NVIDIA driver is older than the CUDA toolkit that compiled a kernel: {fitting_extra()}, "
-            "or update the driver from nvidia.com/drivers"
-        )
     if type(error).__name__ in {"NvvmSupportError", "NvvmError", "CudaSupportError", "DynamicLibNotFoundError"}:
         return UsageError(f"the CUDA toolkit cannot be used ({said}): {fitting_extra()}")
     if type(error).__name__ == "CCSupportError":
@@ -153,10 +137,4 @@ def explained(error: Exception) -> TinypruneError | MemoryError | None:
         )
     if "Can't use arch-specific" in said:
         return UsageError(f"this GPU is newer than the CUDA toolkit ({said}): update numba-cuda and the toolkit")
-    if type(error).__name__ in {"CUDAError", "CudaAPIError"}:  # from cuda.core and Numba, without a common base class
-        return (
-            MemoryError(f"the GPU has none left ({said})")
-            if "OUT_OF_MEMORY" in said
-            else TinypruneError(f"the GPU has failed: {said}")
-        )
     return None

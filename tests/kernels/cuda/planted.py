@@ -1,7 +1,7 @@
 """Kernels with what the compiler's tests forbid: `compiling.py` compiles them."""
 
+from tinyprune.kernels.cuda.device.instructions import aligned, load4
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, load4
 
 THREADS = 1024
 MANY = 128

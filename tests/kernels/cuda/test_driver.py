@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.compiled import Compiled
-from tinyprune.kernels.cuda.device import cubins, driver, jit, memory
+from tinyprune.kernels.cuda import compiled
+from tinyprune.kernels.cuda.device import driver, jit, memory
 from tinyprune.kernels.cuda.device.jit import float32, float64, floats, int32, types, uint32
 
 
@@ -41,10 +41,9 @@ class Machine:
     )
 
     def __init__(self):
-        self.calls = Counter()
+        self.calls, self.threads = Counter(), set()
         self.memory, self.launched, self.result = {}, [], CUresult.CUDA_SUCCESS
         self.broken = ""  # the function that returns `result`
-        self.threads = set()
 
     def __getattr__(self, name):
         if not name.startswith("cu"):
@@ -138,9 +137,9 @@ def test_numbers_are_read_with_one_wait(gpu, machine, monkeypatch):
 def pool(gpu, monkeypatch):
     """A pool of memory of that GPU."""
     monkeypatch.setattr(memory, "SIMULATED", False)
+    monkeypatch.setattr(memory, "driver", lambda: gpu)
     monkeypatch.setattr(memory, "POOL", memory.Pool())
-    with driver.replaced(gpu):
-        yield memory.POOL
+    return memory.POOL
 
 
 def test_equal_steps_use_equal_addresses(pool):
@@ -221,37 +220,27 @@ def kernel():
     return SimpleNamespace(__name__="function", function=function, signature="()", threads=3, resident=0)
 
 
-def test_what_a_kernel_is_kept_under_depends_on_all_that_it_is_made_of(kernel, monkeypatch):
-    first = cubins.path_of(kernel, (9, 0))
-    assert cubins.path_of(kernel, (9, 0)) == first and first.name.startswith("function-")
-    others = {cubins.path_of(kernel, (8, 0))}
+def test_a_kernels_file_depends_on_all_that_it_is_made_of(kernel, monkeypatch):
+    first = compiled.path_of(kernel, (9, 0))
+    assert compiled.path_of(kernel, (9, 0)) == first and first.name.startswith("function-")
+    others = {compiled.path_of(kernel, (8, 0))}
     for name, value in (("signature", "(int)"), ("threads", 4), ("resident", 2)):
-        others.add(cubins.path_of(SimpleNamespace(**vars(kernel) | {name: value}), (9, 0)))
-    monkeypatch.setattr(cubins, "sources", lambda: b"other versions")
-    others.add(cubins.path_of(kernel, (9, 0)))
+        others.add(compiled.path_of(SimpleNamespace(**vars(kernel) | {name: value}), (9, 0)))
+    monkeypatch.setattr(compiled, "sources", lambda: b"other versions")
+    others.add(compiled.path_of(kernel, (9, 0)))
     assert len(others | {first}) == 6
 
 
-def test_kept_kernels_are_whole_or_compiled_anew(kernel, monkeypatch, tmp_path):
+def test_a_kernel_is_compiled_unless_a_file_has_it(kernel, monkeypatch, tmp_path):
     monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path))
-    made, told = [], []
-
-    def compile_for(kernel, capability):
-        made.append(kernel.__name__)
-        return Compiled("symbol", b"the\0kernel", "")
-
-    monkeypatch.setattr("tinyprune.kernels.cuda.device.cubins.compile_for", compile_for)
-
-    def get():
-        return cubins.cubin_of(kernel, (9, 0), told.append, lambda: told.append("end"))
-
-    assert get() == get() == ("symbol", b"the\0kernel")
-    assert made == ["function"] and told == ["function", "end"]
+    monkeypatch.setattr(compiled, "compiled", lambda *_: compiled.Compiled("symbol", b"the\0kernel", ""))
+    told = []
+    with jit.compilations(told.append, lambda: told.append("end")):
+        for _ in range(2):
+            assert compiled.cubin_of(kernel, (9, 0), jit.LISTENERS) == ("symbol", b"the\0kernel")
+    assert told == ["function", "end"] and jit.LISTENERS == []
     (file,) = (tmp_path / "cubins").iterdir()
-    for damaged in (file.read_bytes()[:-1], b"", b"x" + file.read_bytes()[1:]):
-        file.write_bytes(damaged)
-        assert get() == get() == ("symbol", b"the\0kernel")
-    assert len(made) == 4
-    monkeypatch.setattr(cubins, "replace_file", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
     file.unlink()
-    assert get() == ("symbol", b"the\0kernel") and not list((tmp_path / "cubins").iterdir())
+    monkeypatch.setattr(compiled, "replace_file", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+    assert compiled.cubin_of(kernel, (9, 0)) == ("symbol", b"the\0kernel")
+    assert not list((tmp_path / "cubins").iterdir())

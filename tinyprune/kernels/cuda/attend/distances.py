@@ -16,9 +16,8 @@ from tinyprune.kernels.cuda.attend.keys import TILES, shared
 from tinyprune.kernels.cuda.attend.mixes import make_biases, make_mix_turned, make_put, write
 from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
+from tinyprune.kernels.cuda.device.instructions import aligned, exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 

@@ -38,9 +38,8 @@ from tinyprune.kernels.cuda.attend.tiles import (
     make_places,
     share_sum,
 )
-from tinyprune.kernels.cuda.device.instructions import exp2, larger, own_thread
+from tinyprune.kernels.cuda.device.instructions import aligned, exp2, larger, load1, own_thread, store1
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from tinyprune.kernels.cuda.attend.tiles import ROWS, Tiles, lengths, share_sum
-from tinyprune.kernels.cuda.device.instructions import own_thread
+from tinyprune.kernels.cuda.device.instructions import load1, load4, own_thread, store1, store4
 from tinyprune.kernels.cuda.device.jit import device, float32
-from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
 
 
 @device

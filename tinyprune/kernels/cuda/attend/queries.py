@@ -13,9 +13,8 @@ from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put, write
 from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
+from tinyprune.kernels.cuda.device.instructions import aligned, beyond, exp2, load4, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
+from tinyprune.kernels.cuda.device.instructions import load1, load4
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32
-from tinyprune.kernels.cuda.device.vectors import load1, load4
 from tinyprune.kernels.cuda.parts.masks import kept
 
 

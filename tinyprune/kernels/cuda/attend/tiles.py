@@ -41,9 +41,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import int64
 
-from tinyprune.kernels.cuda.device.instructions import own_thread
+from tinyprune.kernels.cuda.device.instructions import load1, load4, own_thread, store1, store4
 from tinyprune.kernels.cuda.device.jit import device, float32, int32, uint32
-from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
 
 LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
 PAD = 4  # numbers after each row in shared memory; the first may hold one that belongs to the row

@@ -6,8 +6,8 @@ from shared memory, four per instruction, for 64 multiply-adds: 16 for each load
 
 from collections.abc import Callable
 
+from tinyprune.kernels.cuda.device.instructions import load4, load_some, store_some
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32
-from tinyprune.kernels.cuda.device.vectors import load4, load_some, store_some
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_OUT,
     BIAS,

@@ -14,8 +14,8 @@ A long sum with few outputs, such as a weight's gradient, is split along k: `blo
 slot of its own, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
+from tinyprune.kernels.cuda.device.instructions import aligned, beyond, load_some, store4
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load_some, store4
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
     ALIGNED_B,
