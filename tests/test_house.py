@@ -77,9 +77,8 @@ def test_functions_are_short():
     assert not long and not wide
 
 
-# Tables of cases, and a maker with its kernel inside.
+# Tables of cases.
 TO_BE_SPLIT = {f"gradcheck/catalogue.py:{name}" for name in ("operation_cases", "other_cases", "model_case")}
-TO_BE_SPLIT |= {"kernels/cuda/attend/keys.py:make_keys_backward"}
 # Signatures that are the operation's formula.
 FORMULAS = {f"ops/attention.py:{name}" for name in ("attention_forward", "check_arguments")}
 

@@ -102,8 +102,6 @@ def test_the_gpus_name(monkeypatch):
         assert gpu.gpu_name() == expected
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("numba.cuda") is None, reason="no numba.cuda: tests/kernels/cuda is left out"
-)
+@pytest.mark.skipif(importlib.util.find_spec("numba.cuda") is None, reason="no numba.cuda: its tests are left out")
 def test_the_kernels_are_tested():
     """A skip says that they are not."""

@@ -71,7 +71,7 @@ def make_scores(tiles: Tiles, bring: Callable) -> tuple[Callable, Callable, Call
         clear(s, SCORES)
         for d0 in range(0, D if sliding else COLUMNS, COLUMNS):
             if d0 > 0:
-                cuda.syncthreads()  # everyone has read the columns before
+                cuda.syncthreads()  # all threads have read the columns before
             if sliding:
                 bring(source, at, step, first, limit, d0, W, tile, slides, SLIDES, COLUMNS)
             cuda.syncthreads()  # x, y and the columns are there

@@ -88,6 +88,7 @@ class Kernel:
         float64: whether it computes in float64 on purpose.
         resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
             compiler may use; 0 for no limit.
+        tiles: sizes of its tiles, for kernels that come in several.
     """
 
     function: Callable
@@ -96,6 +97,7 @@ class Kernel:
     hot: bool = False
     float64: bool = False
     resident: int = 0
+    tiles: Any = None
 
     def __post_init__(self) -> None:
         # of each argument, whether it is a tuple, whose entries a kernel gets one by one
@@ -180,7 +182,7 @@ KERNELS: list[Kernel] = []  # all of them, for tests
 
 
 def kernel(*arguments: Any, name: str | None = None, **options: Any) -> Callable[[Callable], Kernel]:
-    """Make a kernel from a function with arguments of these types. Variants need names of their own.
+    """Make a kernel from a function with arguments of these types. Variants need different names.
 
     options: `threads`, and what else `Kernel` is told.
     """

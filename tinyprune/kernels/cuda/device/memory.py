@@ -3,7 +3,7 @@
 All kernels run in order on the default stream, so a recycled block is written only after earlier kernels have read it.
 A block belongs to the pool alone, which frees it when it is cleared; at the program's end the driver does.
 
-In the simulator a block is main memory, filled with NaN when it is taken, so that a kernel that reads what nobody has
+In the simulator a block is main memory, filled with NaN when it is taken, so that a kernel that reads what was not
 written is noticed.
 """
 

@@ -56,9 +56,9 @@ def make_reduction(joined: Callable) -> Callable:
             if x < half:
                 scratch[x] = joined(scratch[x], scratch[x + half])
             half //= 2
-        cuda.syncthreads()  # the result is there before anyone reads it
+        cuda.syncthreads()  # the result is there before any thread reads it
         result = scratch[0]
-        cuda.syncthreads()  # everyone has read it before its place is used again
+        cuda.syncthreads()  # all threads have read it before its place is used again
         return result
 
     return reduction

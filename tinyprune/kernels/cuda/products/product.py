@@ -11,7 +11,7 @@ k are transposed. There is room for two strips of each. While one is multiplied,
 registers, and are then stored in the other place, so that each strip needs one barrier.
 
 A long sum with few outputs, such as a weight's gradient, is split along k: `blockIdx.z` counts the parts, each has a
-slot of its own, and `join` adds the slots in order. Their number depends on the shapes alone.
+slot, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
 from tinyprune.kernels.cuda.device.instructions import aligned, beyond, load_some, store4
@@ -108,7 +108,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         while k_left > 0:
             settle(strips_a, at + a_to, A_ALONG_K, a0, a1, a2, a3)
             settle(strips_b, at + b_to, B_ALONG_K, b0, b1, b2, b3)
-            cuda.syncthreads()  # both strips are complete, and nobody reads the previous ones any more
+            cuda.syncthreads()  # both strips are complete, and no thread reads the previous ones any more
             k_left = int32(k_left - DEPTH)
             a = beyond(a, a_step)
             b = beyond(b, b_step)
