@@ -11,10 +11,9 @@ import numpy as np
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
-from tinyprune.kernels.cuda.layers.add import add
 from tinyprune.kernels.cuda.layers.attention import attention_forward
+from tinyprune.kernels.cuda.layers.maps import add, rotate
 from tinyprune.kernels.cuda.layers.norms import layernorm_forward
-from tinyprune.kernels.cuda.layers.rotary import rotate
 from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
 from tinyprune.kernels.cuda.parts.copies import copied, zeros
 from tinyprune.kernels.cuda.products.primitives import matmul
