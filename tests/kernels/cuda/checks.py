@@ -127,7 +127,7 @@ CHECKS = {
     "attend.forward": attend_forward,
     "attend.keys": partial(attend_backward, "keys_backward"),
     "attend.queries": partial(attend_backward, "queries_backward"),
-    "attend.scores": attend_scores,
+    "attend.sums": attend_scores,
     "layers.norms": norms,
     "parts.sums": sums,
     "products.few_rows": few_rows,

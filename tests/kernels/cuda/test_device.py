@@ -9,9 +9,9 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.instructions import load4, store4
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.many import table_of, tables
 from tinyprune.kernels.cuda.device.memory import POOL, Lease, Pool
-from tinyprune.kernels.cuda.parts.copies import copied
+from tinyprune.kernels.cuda.parts.arguments import copied
+from tinyprune.kernels.cuda.updates.norm import table_of, tables
 from tinyprune.kernels.pool import size_class
 
 from . import turns

@@ -1,5 +1,7 @@
 """The products against NumPy's in float64: shapes, layouts, views, what is added, sums in parts, few rows, tf32."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -212,8 +214,8 @@ def test_onto_in_the_memory_of_an_argument(place, make, said):
 @pytest.fixture
 def tf32(place, monkeypatch):
     """Skips the test where the GPU has no such tensor cores; otherwise there are no other products by tiles."""
-    if place == "gpu" and tensor_cores.capability() < tensor_cores.EARLIEST:
-        pytest.skip(f"a GPU of compute capability {tensor_cores.capability()} has no tf32")
+    if place == "gpu" and tensor_cores.driver().capability < tensor_cores.EARLIEST:
+        pytest.skip("this GPU has no tf32")
     kernels = {key: kernel for key, kernel in primitives.PRODUCTS.items() if key[0] == "tf32"}
     monkeypatch.setattr(primitives, "PRODUCTS", kernels)
 
@@ -257,8 +259,8 @@ def test_precisions_that_there_are_not(place, monkeypatch):
     with pytest.raises(UsageError, match="precision must be one of float32, tf32; got 'float16'"):
         matmul(x, x, precision="float16")
     monkeypatch.setattr(tensor_cores, "SIMULATED", False)
-    monkeypatch.setattr(tensor_cores, "capability", lambda: (7, 5))
+    monkeypatch.setattr(tensor_cores, "driver", lambda: SimpleNamespace(capability=(7, 5)))
     with pytest.raises(UsageError, match=r"capability 8.0 or later, and this one has 7.5: use float32"):
         weight_gradient(x, x, precision="tf32")
-    monkeypatch.setattr(tensor_cores, "capability", lambda: (8, 0))
+    monkeypatch.setattr(tensor_cores, "driver", lambda: SimpleNamespace(capability=(8, 0)))
     primitives.check_precision("tf32")

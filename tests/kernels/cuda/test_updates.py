@@ -8,9 +8,8 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
-from tinyprune.kernels.cuda.device.many import EACH
 from tinyprune.kernels.cuda.updates import rules
-from tinyprune.kernels.cuda.updates.norm import limit
+from tinyprune.kernels.cuda.updates.norm import EACH, limit
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.clipping import clip_factor
 

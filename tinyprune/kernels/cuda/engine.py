@@ -1,9 +1,6 @@
 """The operations that `numba.cuda` compiles for an NVIDIA GPU. The compositions are those of `tinyprune.ops.engine`."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 from tinyprune.kernels import linear
 from tinyprune.kernels.cuda.device import array, jit
@@ -13,7 +10,7 @@ from tinyprune.kernels.cuda.layers import attention, attention_step, gathers, ma
 from tinyprune.kernels.cuda.products import primitives
 from tinyprune.kernels.cuda.updates import norm, rules
 from tinyprune.kernels.cuda.vocabulary import cross_entropy, embedding
-from tinyprune.ops.engine import Array, Engine
+from tinyprune.ops.engine import Engine
 
 
 class Cuda(Engine):
@@ -25,21 +22,11 @@ class Cuda(Engine):
     compiling = jit.COMPILING
     kept = jit.KEPT
 
-    def to_device(self, x: Array) -> Array:
-        """See `Machine`."""
-        return array.to_device(x)
-
-    def to_host(self, x: Array) -> Array:
-        """See `Machine`."""
-        return array.to_host(x)
-
-    def tokens(self, ids: Array, targets: Array) -> tuple[Array, Array]:
-        """See `Machine`."""
-        return embedding.tokens(ids, targets)
-
-    def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
-        """See `Machine`."""
-        return array.reading(values)
+    to_device = staticmethod(array.to_device)
+    to_host = staticmethod(array.to_host)
+    tokens = staticmethod(embedding.tokens)
+    reading = staticmethod(array.reading)
+    compilations = staticmethod(jit.compilations)
 
     def synchronize(self) -> None:
         """See `Machine`."""
@@ -51,10 +38,6 @@ class Cuda(Engine):
         if restart:
             POOL.most_used = POOL.bytes_used
         return POOL.most_used
-
-    def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
-        """See `Machine`."""
-        return jit.compilations(begin, end)
 
     matmul = staticmethod(primitives.matmul)
     weight_gradient = staticmethod(primitives.weight_gradient)

@@ -65,7 +65,7 @@ class Keys(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A tile of keys: where its rows lie, and which of them a thread's queries see (`scores.make_masks`)."""
+    """A tile of keys: where its rows lie, and which of them a thread's queries see (`sums.make_masks`)."""
 
     keys: DeviceArray
     values: DeviceArray

@@ -13,8 +13,7 @@ Each group has its own slot of dr, and of dw one for each tile.
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
 from tinyprune.kernels.cuda.attend.keys import TILES, make_gradients, shared
-from tinyprune.kernels.cuda.attend.mixes import make_biases, make_mix_turned, make_put, write
-from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.sums import make_biases, make_masks, make_mix_turned, make_put, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
 from tinyprune.kernels.cuda.device.instructions import aligned, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel

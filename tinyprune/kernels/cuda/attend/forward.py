@@ -25,8 +25,7 @@ import math
 from collections.abc import Callable
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES, source
-from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put, write
-from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.sums import make_masks, make_mix, make_put, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import (
     LOWEST,
     ROWS,

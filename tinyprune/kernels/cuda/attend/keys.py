@@ -17,8 +17,7 @@ dout take turns in one region of shared memory; so do position keys, weights and
 from collections.abc import Callable
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEYS_OF, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.mixes import make_biases, make_mix_turned, make_put, write
-from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.sums import make_biases, make_masks, make_mix_turned, make_put, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
 from tinyprune.kernels.cuda.device.instructions import aligned, exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel

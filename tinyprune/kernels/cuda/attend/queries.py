@@ -10,8 +10,7 @@ gate is 0 is skipped. dq of a tile of queries stays in registers and is written 
 """
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES, source
-from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put, write
-from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.sums import make_masks, make_mix, make_put, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
 from tinyprune.kernels.cuda.device.instructions import aligned, beyond, exp2, load4, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel

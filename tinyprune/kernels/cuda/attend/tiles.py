@@ -6,8 +6,8 @@
     out[i, d] += Σ_j p[i, j] · z[i − j, d]         `sliding_mix`
     out[j, d] += Σ_i p[i, j] · x[i, d]             `mix_turned`
 
-This file has their sizes, says which rows and columns are a thread's, and brings operands. `scores` has the first two
-sums, `mixes` the other three. In place of the rows of a tile that lie outside an array come copies of the nearest row,
+This file has their sizes, says which rows and columns are a thread's, and brings operands; the sums are in `sums`. In
+place of the rows of a tile that lie outside an array come copies of the nearest row,
 so that tiles at the edges need no code.
 
 All operands are in one array of shared memory, `tile`, and functions are told where each begins. Sums are in registers.

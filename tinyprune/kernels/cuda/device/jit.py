@@ -43,8 +43,6 @@ COMPILING = "compiling kernels for the GPU, once on this machine"
 KEPT = f"kept in {cache_directory() / 'cubins'}, the next start needs none"
 # how struct packs an argument; addresses have 8 bytes, and each lies on a multiple of its size as in C
 FORMATS = {float32: "f", int32: "i", uint32: "I", float64: "d"}
-# Small grids are no mistake here: a vector of 512 numbers has no more work in it.
-numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 floats = types.CPointer(float32)
 ints = types.CPointer(int32)

@@ -49,7 +49,7 @@ class Pool(pool.Pool):
 
     def give(self, size: int, block: Any, insort: Callable[..., None] = insort) -> None:
         """Take a block back. The one at the lowest address is taken first, so that equal steps use equal addresses, and
-        their tables of addresses, see `many.table_of`, are in the GPU's memory already."""
+        their tables of addresses, see `norm.table_of`, are in the GPU's memory already."""
         super().give(size, block)  # at the end
         if not SIMULATED:
             # a default argument, since at exit the module's names may be gone before the last array

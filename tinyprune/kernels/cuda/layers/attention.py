@@ -24,8 +24,7 @@ from tinyprune.kernels.cuda.attend.keys import KEYS_BACKWARD
 from tinyprune.kernels.cuda.attend.queries import QUERIES_BACKWARD
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
 from tinyprune.kernels.cuda.parts.sums import column_sums, two_row_dots
 from tinyprune.ops.attention import check_arguments

@@ -21,8 +21,7 @@ from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.instructions import divided
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_alike, check_floats, check_gradient
-from tinyprune.kernels.cuda.parts.copies import by_rows, contiguous
+from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.parts.masks import DROPOUT, draw_mask, keep_factor
 from tinyprune.ops import rotary
 from tinyprune.ops.dropout import check_rate

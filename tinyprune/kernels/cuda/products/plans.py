@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.device.jit import blocks
-from tinyprune.kernels.cuda.parts.copies import copied
+from tinyprune.kernels.cuda.parts.arguments import copied
 from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP, ProductSizes, Strides
 from tinyprune.kernels.cuda.products.few_rows import FEW, WIDE
 from tinyprune.kernels.cuda.products.product import TILES
@@ -33,11 +33,6 @@ class Rows(NamedTuple):
     groups: int
     group: int
     row: int
-
-    @property
-    def strides(self) -> Strides:
-        """Return them as a kernel gets them."""
-        return Strides(self.group, self.row)
 
     def regrouped(self, groups: int, rows: int) -> "Rows":
         """Split rows that are all in one group into so many groups."""
@@ -119,10 +114,10 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
     parts = max(blocks(K, part), 1)
     join_numbers = ()
     if parts > 1:
-        join_numbers = (parts, M, N, M if transpose_a else per, c.strides, finish)
+        join_numbers = (parts, M, N, M if transpose_a else per, Strides(c.group, c.row), finish)
         c, finish, out = Rows(1, 0, N).regrouped(groups, M), 0, out._replace(first=0)  # of the slots
     aligned = ALIGNED_A * x.aligned(a.first) | ALIGNED_B * y.aligned(b.first) | ALIGNED_OUT * c.aligned(out.first)
-    numbers = (ProductSizes(M, N, K, part, per), x.strides, y.strides, c.strides, finish, aligned)
+    numbers = (ProductSizes(M, N, K, part, per), *(Strides(z.group, z.row) for z in (x, y, c)), finish, aligned)
     grid = (blocks(N, tile), blocks(M, tile), parts)
     return Plan((tile, not transpose_a, transpose_b), grid, numbers, parts, join_numbers)
 

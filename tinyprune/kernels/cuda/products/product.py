@@ -124,7 +124,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
             at = int32(SIZE - at)
 
     def product(a, b, bias, residual, out, sizes, at_a, at_b, at_out, finish, fours):
-        """out (slots, M, N): the sums over each part of k. Rows of out are in groups where those of a are."""
+        """Compute out (slots, M, N): the sums over each part of k. Rows of out are in groups where those of a are."""
         sums = cuda.local.array(SUMS, float32)
         thread = cuda.threadIdx.x & (THREADS - 1)  # tells the compiler that it is not negative
         slot, top, left = cuda.blockIdx.z, cuda.blockIdx.y * TILE, cuda.blockIdx.x * TILE
@@ -141,7 +141,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
 
 @kernel(*4 * (floats,), *4 * (int32,), STRIDES, int32, threads=THREADS)
 def join(slots, bias, residual, out, S, M, N, per, at_out, finish):
-    """out = Σ_s slots (S, M, N), finished: a thread for each number."""
+    """Compute out = Σ_s slots (S, M, N), finished: a thread for each number."""
     n = cuda.grid(1)
     if n < M * N:
         i, j = n // N, n % N

@@ -9,7 +9,7 @@ sum once instead of twice.
 
 AdamW has one launch for all parameters: most are so small that launching takes longer than the work. A block has a run
 of one parameter's numbers. In one pass four arrays are read and three written. LAMB has three passes, with a thread for
-each number or, for the sums of θ² and d², a block for every `many.EACH`. Before the last, one block computes
+each number or, for the sums of θ² and d², a block for every `EACH`. Before the last, one block computes
 lr · ‖θ‖ / ‖d‖ in float64. The norms stay in the GPU's memory, so Python does not wait for them.
 """
 
@@ -23,10 +23,17 @@ from numba import float64, types
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.device.many import EACH, THREADS, division, table_of, tables
-from tinyprune.kernels.cuda.parts.arguments import check_alike, check_gradient, check_in_place
-from tinyprune.kernels.cuda.parts.copies import contiguous
-from tinyprune.kernels.cuda.updates.norm import doubles, sum_squares, two_sums
+from tinyprune.kernels.cuda.parts.arguments import check_alike, check_gradient, check_in_place, contiguous
+from tinyprune.kernels.cuda.updates.norm import (
+    EACH,
+    THREADS,
+    division,
+    doubles,
+    sum_squares,
+    table_of,
+    tables,
+    two_sums,
+)
 from tinyprune.ops.adamw import AdamConstants
 
 numbers = types.UniTuple(float32, 8)  # of `adam_constants`
@@ -104,7 +111,7 @@ def direct(param, grad, m, v, decay, scale, constants, size, d):
 
 @kernel(doubles, int32, float64, floats, threads=THREADS, float64=True)
 def rate_of(sums, count, lr, rate):
-    """rate[0] = lr · ‖θ‖ / ‖d‖, from as many sums of squares of the one as of the other; lr if one is 0. One block."""
+    """Compute rate[0] = lr · ‖θ‖ / ‖d‖, or lr if one is 0, from as many sums of squares of the one as of the other."""
     of_param, of_d = two_sums(sums, count, 2 * count, cuda.shared.array(THREADS, float64))
     if cuda.threadIdx.x == 0:
         if of_param == 0 or of_d == 0:

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats
-from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
+from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import block_max, block_sum
 from tinyprune.kernels.cuda.vocabulary.embedding import there
 from tinyprune.ops.cross_entropy import check_targets
@@ -64,7 +63,7 @@ def largest_and_sum(x, at, V, scratch):
 
 @kernel(floats, ints, int32, float32, floats, floats, threads=THREADS, hot=True)
 def losses_and_gradient(logits, targets, V, share, losses, dlogits):
-    """losses (R,), and dlogits (R, V), which may be `logits` itself; share = 1 / R."""
+    """Compute losses (R,), and dlogits (R, V), which may be `logits` itself; share = 1 / R."""
     scratch = cuda.shared.array(THREADS, float32)
     row, thread = cuda.blockIdx.x, cuda.threadIdx.x
     at, target = row * V, targets[row]
@@ -89,7 +88,7 @@ def losses_and_gradient(logits, targets, V, share, losses, dlogits):
 
 @kernel(floats, int32, floats, threads=THREADS, hot=True)
 def log_probabilities(logits, V, out):
-    """out (R, V) = logits − log Σ exp(logits): a block for each row."""
+    """Compute out (R, V) = logits − log Σ exp(logits): a block for each row."""
     scratch = cuda.shared.array(THREADS, float32)
     at = cuda.blockIdx.x * V
     top, total = largest_and_sum(logits, at, V, scratch)
@@ -100,7 +99,7 @@ def log_probabilities(logits, V, out):
 
 @kernel(floats, int32, floats, threads=THREADS)
 def mean_of(x, size, mean):
-    """mean[0] of x, flat. One block."""
+    """Compute mean[0] of x, flat. One block."""
     scratch = cuda.shared.array(THREADS, float32)
     total = float32(0)
     for i in range(cuda.threadIdx.x, size, THREADS):

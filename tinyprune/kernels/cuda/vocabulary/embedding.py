@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, check_in_place
-from tinyprune.kernels.cuda.parts.copies import contiguous, zeros
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, check_in_place, contiguous, zeros
 from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, draw_mask, keep_factor
 from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.embedding import check_ids
@@ -30,7 +29,7 @@ CHUNK = 32  # positions whose rows a block adds
 
 @kernel(floats, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
 def take(x, places, dropout, D, out):
-    """out (n, D) from x (R, D)."""
+    """Take out (n, D) from x (R, D)."""
     i = cuda.blockIdx.x
     times = keep_factor(places[i], dropout)
     for d in range(cuda.threadIdx.x, D, THREADS):
@@ -39,7 +38,7 @@ def take(x, places, dropout, D, out):
 
 @kernel(floats, ints, int32, floats, threads=THREADS)
 def add(rows, places, D, out):
-    """out (R, D), to which rows (n, D) are added."""
+    """Add rows (n, D) to out (R, D)."""
     i = cuda.blockIdx.x
     for d in range(cuda.threadIdx.x, D, THREADS):
         out[places[i] * D + d] += rows[i * D + d]
@@ -47,7 +46,7 @@ def add(rows, places, D, out):
 
 @kernel(floats, ints, ints, int32, floats, threads=THREADS, hot=True)
 def sum_chunks(rows, places, starts, D, sums):
-    """sums (chunks, D): of the rows of each chunk, whose numbers are in `places` from starts[chunk] on."""
+    """Compute sums (chunks, D) of the rows of each chunk, whose numbers are in `places` from starts[chunk] on."""
     chunk, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
     if d < D:
         total = float32(0)
@@ -58,7 +57,7 @@ def sum_chunks(rows, places, starts, D, sums):
 
 @kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
 def sum_words(sums, words, starts, dropout, D, dE):
-    """dE[words[w]]: the sum over the chunks of word w, times the factor, or times 0 if the word is dropped."""
+    """Set dE[words[w]] to the sum over the chunks of word w, times the factor, or times 0 if the word is dropped."""
     w, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
     if d < D:
         total = float32(0)
