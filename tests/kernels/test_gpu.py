@@ -37,10 +37,9 @@ def machine(monkeypatch):
 
 
 def test_all_is_well(machine):
-    for version, toolkit in ((13000, (13, 0)), (13010, (13, 0)), (12040, (12, 9)), (13000, (12, 9)), (13000, None)):
+    for version, toolkit in ((13010, (13, 0)), (12040, (12, 9)), (13000, (12, 9)), (13000, None)):
         machine(driver_of(version), toolkit=toolkit)
         assert gpu.why_unusable() is None
-        gpu.check_usable()
 
 
 @pytest.mark.parametrize(

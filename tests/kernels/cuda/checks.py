@@ -55,9 +55,8 @@ def row_dots(module, shape=(3, 7, 2, 11)):
 
 
 def sums(module):
-    block_sums(module)
-    column_sums(module)
-    row_dots(module)
+    for check in (block_sums, column_sums, row_dots):
+        check(module)
 
 
 def norms(module):

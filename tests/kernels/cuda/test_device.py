@@ -29,16 +29,15 @@ def made(*arguments, **options):
     return decorate
 
 
-@made(floats, floats, int32, float32, threads=64)
-def scale(x, out, n, factor):
-    """out = x · factor, four at a time."""
-    i = 4 * cuda.grid(1)
-    if i < n:
-        a, b, c, d = load4(x, i)
-        store4(out, i, a * factor, b * factor, c * factor, d * factor)
-
-
 def test_launch_and_vectors(place):
+    @made(floats, floats, int32, float32, threads=64)
+    def scale(x, out, n, factor):
+        """out = x · factor, four at a time."""
+        i = 4 * cuda.grid(1)
+        if i < n:
+            a, b, c, d = load4(x, i)
+            store4(out, i, a * factor, b * factor, c * factor, d * factor)
+
     x, out = np.arange(520, dtype=np.float32), empty(520)
     scale(blocks(130, 64), to_device(x), out, 520, np.float32(0.5))
     assert np.array_equal(to_host(out), x / 2)
