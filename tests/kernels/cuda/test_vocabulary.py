@@ -6,7 +6,7 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR, THREADS, mean_of
-from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_rows, tokens
+from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_rows
 
 from .compare import assert_close, assert_equal_to_textbook, cuda, normal
 
@@ -32,22 +32,6 @@ def test_no_chunk_is_longer_than_its_limit_or_of_two_words():
     assert lengths.min() > 0 and lengths.max() == CHUNK and chunk_starts[-1] == 500
     for word, first, end in zip(present, word_starts, word_starts[1:], strict=False):
         assert np.array_equal(places[chunk_starts[first] : chunk_starts[end]], np.flatnonzero(ids == word))
-
-
-def test_tokens_that_were_copied_together_are_read_as_others(place):
-    """Of one batch, whose targets are other words than its ids; the caller may overwrite both."""
-    given = words((2, 35), 6), words((2, 35), 6)[::-1] + 2
-    ids, targets = (x.copy() for x in given)
-    copied = tokens(ids, targets)
-    ids[:], targets[:] = 0, 0
-    E, dout, logits = map(to_device, normal((9, 6), (2, 35, 6), (2, 35, 9)))
-    results = []
-    for ids, targets in (given, copied):
-        out, cache = cuda.embedding_forward(ids, E)
-        loss, (of_logits,) = cuda.cross_entropy_forward(logits, targets)
-        results.append([out, cuda.embedding_backward(dout, cache), loss, of_logits])
-    for expected, got in zip(*results, strict=True):
-        assert np.array_equal(to_host(got), to_host(expected))
 
 
 def test_the_mean_over_more_rows_than_a_block_has_threads(place, both_orders):

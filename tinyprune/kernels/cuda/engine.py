@@ -24,7 +24,6 @@ class Cuda(Engine):
 
     to_device = staticmethod(array.to_device)
     to_host = staticmethod(array.to_host)
-    tokens = staticmethod(embedding.tokens)
     reading = staticmethod(array.reading)
     compilations = staticmethod(jit.compilations)
 

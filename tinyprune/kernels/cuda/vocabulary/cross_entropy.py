@@ -24,7 +24,7 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, t
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import block_max, block_sum
-from tinyprune.kernels.cuda.vocabulary.embedding import there
+from tinyprune.kernels.cuda.vocabulary.embedding import numbers
 from tinyprune.ops.cross_entropy import check_targets
 
 THREADS = 128
@@ -134,7 +134,7 @@ def cross_entropy_forward(
     rows = contiguous(logits)
     dlogits = rows if overwrite else empty(logits.shape)
     losses, loss = empty(R), empty(())
-    losses_and_gradient(R, rows, there(targets), V, np.float32(1 / R), losses, dlogits)
+    losses_and_gradient(R, rows, numbers(targets), V, np.float32(1 / R), losses, dlogits)
     mean_of(1, losses, R, loss)
     return loss, (dlogits,)
 

@@ -66,16 +66,9 @@ def sum_words(sums, words, starts, dropout, D, dE):
         dE[words[w] * D + d] = total * keep_factor(words[w], dropout)
 
 
-class Tokens(np.ndarray):
-    """Tokens of a batch in main memory, whose copies are in the GPU's memory as well; see `embedding.tokens`."""
-
-    there: DeviceArray  # the same, flat
-    chunks: tuple[DeviceArray, ...]  # of `embedding.chunks_of`, for ids
-
-
 def numbers(values: NDArray) -> DeviceArray:
-    """Copy integers to the GPU's memory, as int32."""
-    return to_device(values.astype(np.int32))
+    """Copy integers to the GPU's memory, as int32, flat."""
+    return to_device(values.reshape(-1).astype(np.int32))
 
 
 def together(parts: Sequence[NDArray]) -> tuple[DeviceArray, ...]:
@@ -85,16 +78,11 @@ def together(parts: Sequence[NDArray]) -> tuple[DeviceArray, ...]:
     return tuple(joined[end - part.size : end] for part, end in zip(parts, ends, strict=True))
 
 
-def there(values: NDArray) -> DeviceArray:
-    """Return flat int32 values in the GPU's memory: those of `Tokens`, or a copy."""
-    return values.there if hasattr(values, "there") else numbers(values.reshape(-1))
-
-
 def taken_rows(x: DeviceArray, places: NDArray, mask: Dropout = KEEP_ALL) -> DeviceArray:
     """Return the n rows `places` of x (R, D) times their factors: (n, D)."""
     D = x.shape[1]
     out = empty((places.size, D))
-    take(places.size, contiguous(x), there(places), mask, D, out)
+    take(places.size, contiguous(x), numbers(places), mask, D, out)
     return out
 
 
@@ -132,21 +120,11 @@ def chunks_of(ids: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     return places, words, np.append(np.repeat(first, chunks) + CHUNK * within, ids.size), word_starts
 
 
-def tokens(ids: NDArray, targets: NDArray) -> tuple[Tokens, Tokens]:
-    """Copy all that a step brings to the GPU's memory at once: ids, targets, and the ids' `chunks_of`."""
-    given = [np.array(each).view(Tokens) for each in (ids, targets)]  # copies: the caller may overwrite its own
-    flat = [each.reshape(-1) for each in given]
-    given[0].there, given[1].there, *chunks = together([*flat, *chunks_of(flat[0])])
-    given[0].chunks = tuple(chunks)
-    return given[0], given[1]
-
-
 def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_ALL) -> DeviceArray:
     """Add R rows (R, D) of equal id, times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
-    chunks = ids.chunks if hasattr(ids, "chunks") else together(chunks_of(ids.reshape(-1)))
-    places, words, chunk_starts, word_starts = chunks
+    places, words, chunk_starts, word_starts = together(chunks_of(ids.reshape(-1)))
     sums = empty((chunk_starts.size - 1, D))
     across = blocks(D, THREADS)
     sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)
@@ -179,7 +157,7 @@ def embedding_forward(
     check_rate("dropout", dropout)
     mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
     out = taken_rows(E, ids, mask=mask).reshape(*ids.shape, D)
-    return out, (ids if hasattr(ids, "there") else ids.copy(), E.shape, mask)  # the caller may overwrite its own
+    return out, (ids.copy(), E.shape, mask)  # the caller may overwrite its own
 
 
 def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
