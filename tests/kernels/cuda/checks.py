@@ -8,7 +8,7 @@ import numpy as np
 from tinyprune.kernels.cuda.attend import forward
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, kernel
-from tinyprune.kernels.cuda.layers import attention
+from tinyprune.kernels.cuda.operations import attention
 from tinyprune.kernels.cuda.products import primitives
 
 from .attention_case import WIDTHS, case, installed, quarters
@@ -127,7 +127,7 @@ CHECKS = {
     "attend.keys": partial(attend_backward, "keys_backward"),
     "attend.queries": partial(attend_backward, "queries_backward"),
     "attend.sums": attend_scores,
-    "layers.norms": norms,
+    "operations.norms": norms,
     "parts.sums": sums,
     "products.few_rows": few_rows,
     "products.product": product,

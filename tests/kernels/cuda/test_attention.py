@@ -5,7 +5,7 @@ import pytest
 
 from tinyprune.kernels.cuda.device.array import to_device, to_host
 from tinyprune.kernels.cuda.device.memory import POOL
-from tinyprune.kernels.cuda.layers import attention
+from tinyprune.kernels.cuda.operations import attention
 
 from ..compare import assert_errors_like, mapped
 from .attention_case import IN_USE, arguments, installed, on_gpu, textbook

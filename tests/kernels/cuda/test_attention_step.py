@@ -5,7 +5,7 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import to_device, to_host
-from tinyprune.kernels.cuda.layers.attention_step import AttentionStep
+from tinyprune.kernels.cuda.operations.attention_step import AttentionStep
 
 from ..compare import make_step, step_example
 from .compare import assert_close, in_float64, on_device

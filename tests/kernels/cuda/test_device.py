@@ -9,9 +9,9 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.instructions import load4, store4
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.memory import POOL, Lease, Pool
+from tinyprune.kernels.cuda.device.memory import POOL, Pool
+from tinyprune.kernels.cuda.operations.updates import table_of, tables
 from tinyprune.kernels.cuda.parts.arguments import copied
-from tinyprune.kernels.cuda.updates.norm import table_of, tables
 from tinyprune.kernels.pool import size_class
 
 from . import turns
@@ -172,14 +172,3 @@ def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
     with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 3 MiB in use here"):
         pool.take(2**23)
     assert given_back == [True]
-
-
-def test_a_table_of_addresses_takes_no_block_of_arrays(place):
-    POOL.clear()
-    x = empty(2)
-    del x
-    free = POOL.bytes_free
-    table = Lease(2, apart=True)
-    assert POOL.bytes_free == free
-    del table
-    assert empty(2).lease.size == free and POOL.bytes_free > 0

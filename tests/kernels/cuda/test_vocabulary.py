@@ -5,8 +5,8 @@ import pytest
 
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
-from tinyprune.kernels.cuda.vocabulary.cross_entropy import FOUR, THREADS, mean_of
-from tinyprune.kernels.cuda.vocabulary.embedding import CHUNK, chunks_of, sum_rows
+from tinyprune.kernels.cuda.operations.cross_entropy import FOUR, THREADS, mean_of
+from tinyprune.kernels.cuda.operations.embedding import CHUNK, chunks_of, sum_rows
 
 from .compare import assert_close, assert_equal_to_textbook, cuda, normal
 

@@ -6,10 +6,17 @@ from tinyprune.kernels import linear
 from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.memory import POOL
-from tinyprune.kernels.cuda.layers import attention, attention_step, gathers, maps, norms
+from tinyprune.kernels.cuda.operations import (
+    attention,
+    attention_step,
+    cross_entropy,
+    embedding,
+    gathers,
+    maps,
+    norms,
+    updates,
+)
 from tinyprune.kernels.cuda.products import primitives
-from tinyprune.kernels.cuda.updates import norm, rules
-from tinyprune.kernels.cuda.vocabulary import cross_entropy, embedding
 from tinyprune.ops.engine import Engine
 
 
@@ -76,10 +83,10 @@ class Cuda(Engine):
     cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
     distillation_forward = staticmethod(cross_entropy.distillation_forward)
     distillation_backward = staticmethod(cross_entropy.distillation_backward)
-    squared_norms = staticmethod(norm.squared_norms)
-    clipping = staticmethod(norm.clipping)
-    adamw_updates = staticmethod(rules.adamw_updates)
-    lamb_update = staticmethod(rules.lamb_update)
+    squared_norms = staticmethod(updates.squared_norms)
+    clipping = staticmethod(updates.clipping)
+    adamw_updates = staticmethod(updates.adamw_updates)
+    lamb_update = staticmethod(updates.lamb_update)
 
 
 class CudaTF32(Cuda):

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.operations.embedding import numbers
 from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import block_max, block_sum
-from tinyprune.kernels.cuda.vocabulary.embedding import numbers
 from tinyprune.ops.cross_entropy import check_targets
 
 THREADS = 128
