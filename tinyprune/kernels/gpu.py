@@ -9,9 +9,9 @@ import ctypes
 import importlib.util
 import os
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import Any
 
-from tinyprune.errors import TinypruneError, UsageError, install_command
+from tinyprune.errors import UsageError, install_command
 
 
 def load_driver() -> ctypes.CDLL | None:
@@ -22,29 +22,29 @@ def load_driver() -> ctypes.CDLL | None:
         return None
 
 
+def ask_driver(function: str, *arguments: object) -> bool:
+    """Call a function of NVIDIA's driver; return whether there is one, with a GPU, and the call succeeded."""
+    driver = load_driver()
+    return driver is not None and not driver.cuInit(0) and not getattr(driver, function)(*arguments)
+
+
 def gpu_present() -> bool:
     """Ask the driver whether there is a GPU. (Numba's simulator would always say yes.)"""
-    driver = load_driver()
     count = ctypes.c_int(0)
-    if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return False
-    return count.value > 0
+    return ask_driver("cuDeviceGetCount", ctypes.byref(count)) and count.value > 0
 
 
 def gpu_name() -> str:
     """Return the name of the first GPU, or an empty string without one."""
-    driver, name = load_driver(), ctypes.create_string_buffer(256)
-    if driver is None or driver.cuInit(0) or driver.cuDeviceGetName(name, len(name), 0):
-        return ""
-    return name.value.decode()
+    name = ctypes.create_string_buffer(256)
+    return name.value.decode() if ask_driver("cuDeviceGetName", name, len(name), 0) else ""
 
 
 def driver_version() -> tuple[int, int] | None:
-    """Return the newest CUDA that the driver supports, such as (13, 0), or None without a driver."""
-    driver, version = load_driver(), ctypes.c_int(0)
-    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
-        return None
-    return version.value // 1000, version.value % 1000 // 10
+    """Return the newest CUDA that the driver supports, such as (13, 0), or None without a driver or a GPU."""
+    version = ctypes.c_int(0)
+    found = ask_driver("cuDriverGetVersion", ctypes.byref(version))
+    return (version.value // 1000, version.value % 1000 // 10) if found else None
 
 
 def linker() -> Any:
@@ -99,22 +99,17 @@ def why_unusable() -> str | None:
     instead = "or use --backend numba"
     if load_driver() is None:
         return f"there is no NVIDIA driver here; install the one for your GPU from nvidia.com/drivers, {instead}"
-    driver = driver_version()
     if not gpu_present():
         return f"the NVIDIA driver finds no GPU; see what nvidia-smi says and CUDA_VISIBLE_DEVICES holds, {instead}"
-    if driver is not None and driver < (12, 0):
-        return (
-            f"the NVIDIA driver knows CUDA {driver[0]}.{driver[1]} at most, and 12.0 is needed; update it from "
-            f"nvidia.com/drivers, {instead}"
-        )
+    driver, toolkit = driver_version() or (0, 0), toolkit_version()
+    known = f"the NVIDIA driver knows CUDA {driver[0]}.{driver[1]} at most"
+    if driver < (12, 0):
+        return f"{known}, and 12.0 is needed; update it from nvidia.com/drivers, {instead}"
     if importlib.util.find_spec("numba_cuda") is None:
         return f"numba-cuda is not installed: {fitting_extra()}"
-    toolkit = toolkit_version()
-    if driver is not None and toolkit is not None and driver[0] < toolkit[0]:
-        return (
-            f"the NVIDIA driver knows CUDA {driver[0]}.{driver[1]} at most, and the CUDA toolkit installed here is "
-            f"{toolkit[0]}.{toolkit[1]}: {fitting_extra()}, or update the driver from nvidia.com/drivers"
-        )
+    if toolkit is not None and driver[0] < toolkit[0]:
+        here = f"the CUDA toolkit installed here is {toolkit[0]}.{toolkit[1]}"
+        return f"{known}, and {here}: {fitting_extra()}, or update the driver from nvidia.com/drivers"
     return None
 
 
@@ -125,25 +120,9 @@ def check_usable() -> None:
         raise UsageError(f"the cuda backend cannot run: {reason}")
 
 
-def raise_explained(error: Exception) -> NoReturn:
-    """Raise the explanation of a GPU's error, see `explained`, or the error itself if there is none."""
-    meaning = explained(error)
-    if meaning is None:
-        raise error
-    raise meaning from error
-
-
-def explained(error: Exception) -> TinypruneError | MemoryError | None:
-    """Explain an error from compiling or launching a kernel, or from allocating or copying memory.
-
-    Returns None for an error of another kind.
-    """
+def explained(error: Exception) -> UsageError | None:
+    """Explain an error of the toolkit, from compiling a kernel or opening the driver; None for one of another kind."""
     said = " ".join(str(error).split())
-    if "UNSUPPORTED_PTX" in said or "unsupported toolchain" in said:
-        return UsageError(
-            f"the NVIDIA driver is older than the CUDA toolkit that compiled a kernel: {fitting_extra()}, "
-            "or update the driver from nvidia.com/drivers"
-        )
     if type(error).__name__ in {"NvvmSupportError", "NvvmError", "CudaSupportError", "DynamicLibNotFoundError"}:
         return UsageError(f"the CUDA toolkit cannot be used ({said}): {fitting_extra()}")
     if type(error).__name__ == "CCSupportError":
@@ -153,10 +132,4 @@ def explained(error: Exception) -> TinypruneError | MemoryError | None:
         )
     if "Can't use arch-specific" in said:
         return UsageError(f"this GPU is newer than the CUDA toolkit ({said}): update numba-cuda and the toolkit")
-    if type(error).__name__ in {"CUDAError", "CudaAPIError"}:  # from cuda.core and Numba, without a common base class
-        return (
-            MemoryError(f"the GPU has none left ({said})")
-            if "OUT_OF_MEMORY" in said
-            else TinypruneError(f"the GPU has failed: {said}")
-        )
     return None

@@ -82,13 +82,6 @@ class Machine:
         """Copy an array to main memory; arrays already there are returned unchanged."""
         return x
 
-    def tokens(self, ids: Array, targets: Array) -> tuple[Array, Array]:
-        """Return a step's ids and targets, (B, T), in main memory. A GPU gets all that it needs of them in one copy.
-
-        Operations take other integers as well, and then copy what they need.
-        """
-        return ids, targets
-
     def reading(self, values: Sequence[Any]) -> Callable[[], list[float]]:
         """Begin to read numbers, or arrays of one number; return a function that returns them.
 

@@ -142,7 +142,6 @@ def train_step(training: Training) -> StepResult:
         ids, targets, fresh = training.segments.batch(step)
         memory = None if fresh or training.memory is None else Released(training.memory)
         training.memory = None
-        ids, targets = model.ops.tokens(ids, targets)
         # forward, loss, backward
         given, training.memory, grads = training.objective(model, ids, targets, memory, training.rng, step)
         # the update: gradients longer than `config.clip` are shortened as the optimizer reads them

@@ -12,8 +12,8 @@ from tinyprune.kernels.cuda.attend import distances, forward, keys, queries
 from tinyprune.kernels.cuda.attend.arguments import Saved
 from tinyprune.kernels.cuda.attend.tiles import Tiles
 from tinyprune.kernels.cuda.device.jit import KERNELS
-from tinyprune.kernels.cuda.layers import attention
-from tinyprune.kernels.cuda.parts.copies import wide
+from tinyprune.kernels.cuda.operations import attention
+from tinyprune.kernels.cuda.parts.arguments import wide
 from tinyprune.kernels.cuda.parts.sums import row_dots
 
 from ..compare import attention_arguments, attention_results

@@ -8,7 +8,7 @@ import numpy as np
 from tinyprune.kernels.cuda.attend import forward
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import KERNELS, cuda, float32, floats, kernel
-from tinyprune.kernels.cuda.layers import attention
+from tinyprune.kernels.cuda.operations import attention
 from tinyprune.kernels.cuda.products import primitives
 
 from .attention_case import WIDTHS, case, installed, quarters
@@ -55,9 +55,8 @@ def row_dots(module, shape=(3, 7, 2, 11)):
 
 
 def sums(module):
-    block_sums(module)
-    column_sums(module)
-    row_dots(module)
+    for check in (block_sums, column_sums, row_dots):
+        check(module)
 
 
 def norms(module):
@@ -127,8 +126,8 @@ CHECKS = {
     "attend.forward": attend_forward,
     "attend.keys": partial(attend_backward, "keys_backward"),
     "attend.queries": partial(attend_backward, "queries_backward"),
-    "attend.scores": attend_scores,
-    "layers.norms": norms,
+    "attend.sums": attend_scores,
+    "operations.norms": norms,
     "parts.sums": sums,
     "products.few_rows": few_rows,
     "products.product": product,

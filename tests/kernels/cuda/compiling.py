@@ -9,7 +9,7 @@ import math
 import sys
 
 from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.compiled import compile_for, compile_kernel
+from tinyprune.kernels.cuda.compiled import compile_kernel
 from tinyprune.kernels.cuda.device.jit import KERNELS
 
 CAPABILITIES = [(8, 0), (8, 6), (9, 0), (10, 0)]  # of an A100, an RTX 30, an H100, a B200
@@ -19,12 +19,8 @@ def describe(kernel, capability):
     """The compiler's record of a kernel, and what the kernel says of itself; or why it was refused."""
     try:
         record = compile_kernel(kernel.function, kernel.signature, capability)
-    except Exception:
-        try:
-            compile_for(kernel, capability)
-        except TinypruneError as error:
-            return {"kernel": kernel.__name__, "refused": str(error)}
-        raise
+    except TinypruneError as error:
+        return {"kernel": kernel.__name__, "refused": str(error)}
     return record | {"threads": math.prod(kernel.block), "hot": kernel.hot, "float64": kernel.float64}
 
 

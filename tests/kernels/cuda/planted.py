@@ -1,20 +1,13 @@
 """Kernels with what the compiler's tests forbid: `compiling.py` compiles them."""
 
+from tinyprune.kernels.cuda.device.instructions import load4
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, load4
 
 THREADS = 1024
 MANY = 128
 TOO_MANY = 256
 LARGE = 4 * THREADS
 TOO_LARGE = 13 * THREADS
-
-
-@kernel(floats, int32, threads=256, hot=True)
-def harmless(x, n):
-    i = cuda.grid(1)
-    if i < n:
-        x[i] = x[i] + x[i]
 
 
 @kernel(floats, int32, threads=256)
@@ -79,14 +72,6 @@ def registers(x):
 def sum_of_four(x, i):
     a, b, c, d = load4(x, i)
     return a + b + c + d
-
-
-@kernel(floats, threads=THREADS)
-def vectors(x):
-    scratch = aligned(cuda.shared.array(LARGE, float32))
-    scratch[cuda.threadIdx.x] = x[cuda.threadIdx.x]
-    cuda.syncthreads()  # other threads' entries are read
-    x[cuda.threadIdx.x] = sum_of_four(scratch, 4 * (THREADS - 1 - cuda.threadIdx.x))
 
 
 @kernel(floats, threads=THREADS)

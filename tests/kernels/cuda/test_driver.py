@@ -2,18 +2,20 @@
 
 import ctypes
 import gc
+import os
 import struct
 import threading
 from collections import Counter
 from enum import IntEnum
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from tinyprune.errors import TinypruneError
-from tinyprune.kernels.cuda.compiled import Compiled
-from tinyprune.kernels.cuda.device import cubins, driver, jit, memory
+from tinyprune.kernels.cuda import compiled
+from tinyprune.kernels.cuda.device import driver, jit, memory
 from tinyprune.kernels.cuda.device.jit import float32, float64, floats, int32, types, uint32
 
 
@@ -26,7 +28,7 @@ class CUresult(IntEnum):
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
 
 
-HANDLES = ("cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction", "cuEventCreate")
+HANDLES = ("cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuEventCreate")
 
 
 class Machine:
@@ -41,10 +43,9 @@ class Machine:
     )
 
     def __init__(self):
-        self.calls = Counter()
-        self.memory, self.launched, self.result = {}, [], CUresult.CUDA_SUCCESS
+        self.calls, self.threads = Counter(), set()
+        self.memory, self.pinned, self.launched, self.result = {}, {}, [], CUresult.CUDA_SUCCESS
         self.broken = ""  # the function that returns `result`
-        self.threads = set()
 
     def __getattr__(self, name):
         if not name.startswith("cu"):
@@ -56,28 +57,21 @@ class Machine:
             elif name == "cuCtxSynchronize" and threading.get_ident() not in self.threads:
                 return (CUresult.CUDA_ERROR_INVALID_CONTEXT,)
             self.calls[name] += 1
-            found = self.answer(name, *arguments)
-            return (self.result if name == self.broken else CUresult.CUDA_SUCCESS, *found)
+            return (self.result if name == self.broken else CUresult.CUDA_SUCCESS, *self.answer(name, *arguments))
 
         setattr(self, name, call)
         return call
 
     def answer(self, name, *arguments):
         """What a function returns beside its status."""
-        if name == "cuDeviceGetAttribute":
-            return arguments[:1]
-        if name == "cuMemAllocHost":
-            self.pinned = ctypes.create_string_buffer(arguments[0])
-            return (ctypes.addressof(self.pinned),)
-        if name == "cuMemAlloc":
+        if name in ("cuMemAlloc", "cuMemAllocHost"):
             block = ctypes.create_string_buffer(arguments[0])
-            self.memory[ctypes.addressof(block)] = block
+            (self.memory if name == "cuMemAlloc" else self.pinned)[ctypes.addressof(block)] = block
             return (ctypes.addressof(block),)
         if name == "cuMemFree":
             del self.memory[arguments[0]]
-        elif name in ("cuMemcpyHtoD", "cuMemcpyHtoDAsync", "cuMemcpyDtoH", "cuMemcpyDtoHAsync"):
+        elif name.startswith("cuMemcpy"):
             ctypes.memmove(*arguments[:3])
-            return ()
         elif name == "cuLaunchKernel":
             kernel, *sizes, extra = arguments
             pointer, buffer, size, count, end = (ctypes.c_void_p * 5).from_address(extra)
@@ -86,7 +80,7 @@ class Machine:
             self.launched.append((kernel, tuple(sizes[:6]), packed))
         elif name == "cuGetErrorString":
             return (b"it is broken",)
-        return (0,) if name in HANDLES else ()
+        return arguments[:1] if name == "cuDeviceGetAttribute" else (0,) if name in HANDLES else ()
 
 
 @pytest.fixture
@@ -138,18 +132,9 @@ def test_numbers_are_read_with_one_wait(gpu, machine, monkeypatch):
 def pool(gpu, monkeypatch):
     """A pool of memory of that GPU."""
     monkeypatch.setattr(memory, "SIMULATED", False)
+    monkeypatch.setattr(memory, "driver", lambda: gpu)
     monkeypatch.setattr(memory, "POOL", memory.Pool())
-    with driver.replaced(gpu):
-        yield memory.POOL
-
-
-def test_equal_steps_use_equal_addresses(pool):
-    """Whatever the order in which they give them back."""
-    first = [pool.take(64) for _ in range(4)]
-    for n in (2, 0, 3, 1):
-        pool.give(64, first[n])
-    assert [pool.take(64) for _ in range(4)] == sorted(first)
-    assert pool.bytes_used == 4 * 64
+    return memory.POOL
 
 
 def test_blocks_are_freed_when_the_pool_is_cleared(pool, machine):
@@ -180,17 +165,13 @@ def test_another_thread_gets_the_context(gpu, machine):
     assert machine.calls["cuCtxSynchronize"] == 1 and len(machine.threads) == 2
 
 
-def launch(gpu):
-    arguments = driver.Packed(4)
-    arguments.buffer[:] = np.arange(4)
-    gpu.launch("compiled", (3, 2, 1), (32, 4, 1), arguments.address, "double")
-
-
 @pytest.mark.parametrize("check", [False, True])
-def test_a_kernel_that_fails_is_named(gpu, machine, monkeypatch, check):
+def test_a_kernel_that_fails_is_named(machine, monkeypatch, check):
     monkeypatch.setenv("TINYPRUNE_CUDA_CHECK", str(int(check)))
-    gpu = driver.Driver(machine)
-    launch(gpu)
+    gpu, arguments = driver.Driver(machine), driver.Packed(4)
+    arguments.buffer[:] = np.arange(4)
+    launch = "compiled", (3, 2, 1), (32, 4, 1), arguments.address, "double"
+    gpu.launch(*launch)
     assert machine.launched == [("compiled", (3, 2, 1, 32, 4, 1), bytes(range(4)))]
     assert machine.calls["cuCtxSynchronize"] == check  # whether it has waited
     machine.broken = "cuCtxSynchronize" if check else "cuLaunchKernel"
@@ -198,7 +179,7 @@ def test_a_kernel_that_fails_is_named(gpu, machine, monkeypatch, check):
     where = "in the kernel double" if check else "at or before the kernel double; TINYPRUNE_CUDA_CHECK=1 finds it"
     said = rf"^the GPU has failed: it is broken \(CUDA_ERROR_ILLEGAL_ADDRESS\), {where}$"
     with pytest.raises(TinypruneError, match=said):
-        launch(gpu)
+        gpu.launch(*launch)
 
 
 def test_arguments_are_packed_as_the_gpu_reads_them():
@@ -221,37 +202,30 @@ def kernel():
     return SimpleNamespace(__name__="function", function=function, signature="()", threads=3, resident=0)
 
 
-def test_what_a_kernel_is_kept_under_depends_on_all_that_it_is_made_of(kernel, monkeypatch):
-    first = cubins.path_of(kernel, (9, 0))
-    assert cubins.path_of(kernel, (9, 0)) == first and first.name.startswith("function-")
-    others = {cubins.path_of(kernel, (8, 0))}
+def test_a_kernels_file_depends_on_all_that_it_is_made_of(kernel, monkeypatch):
+    first = compiled.path_of(kernel, (9, 0))
+    assert compiled.path_of(kernel, (9, 0)) == first and first.name.startswith("function-")
+    others = {compiled.path_of(kernel, (8, 0))}
     for name, value in (("signature", "(int)"), ("threads", 4), ("resident", 2)):
-        others.add(cubins.path_of(SimpleNamespace(**vars(kernel) | {name: value}), (9, 0)))
-    monkeypatch.setattr(cubins, "sources", lambda: b"other versions")
-    others.add(cubins.path_of(kernel, (9, 0)))
+        others.add(compiled.path_of(SimpleNamespace(**vars(kernel) | {name: value}), (9, 0)))
+    monkeypatch.setattr(compiled, "sources", lambda: b"other versions")
+    others.add(compiled.path_of(kernel, (9, 0)))
     assert len(others | {first}) == 6
 
 
-def test_kept_kernels_are_whole_or_compiled_anew(kernel, monkeypatch, tmp_path):
+def test_a_kernel_is_compiled_unless_a_file_has_it(kernel, monkeypatch, tmp_path):
+    """Each process writes its own file and renames it."""
     monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path))
-    made, told = [], []
-
-    def compile_for(kernel, capability):
-        made.append(kernel.__name__)
-        return Compiled("symbol", b"the\0kernel", "")
-
-    monkeypatch.setattr("tinyprune.kernels.cuda.device.cubins.compile_for", compile_for)
-
-    def get():
-        return cubins.cubin_of(kernel, (9, 0), told.append, lambda: told.append("end"))
-
-    assert get() == get() == ("symbol", b"the\0kernel")
-    assert made == ["function"] and told == ["function", "end"]
+    monkeypatch.setattr(compiled, "compiled", lambda *_: compiled.Compiled("symbol", b"the\0kernel", ""))
+    told, written, replace_file = [], [], compiled.replace_file
+    monkeypatch.setattr(compiled, "replace_file", lambda path, _: written.append(path) or replace_file(path, _))
+    with jit.compilations(told.append, lambda: told.append("end")):
+        for _ in range(2):
+            assert compiled.cubin_of(kernel, (9, 0), jit.LISTENERS) == ("symbol", b"the\0kernel")
+    assert told == ["function", "end"] and jit.LISTENERS == []
     (file,) = (tmp_path / "cubins").iterdir()
-    for damaged in (file.read_bytes()[:-1], b"", b"x" + file.read_bytes()[1:]):
-        file.write_bytes(damaged)
-        assert get() == get() == ("symbol", b"the\0kernel")
-    assert len(made) == 4
-    monkeypatch.setattr(cubins, "replace_file", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+    assert written == [file.with_name(f"{file.name}.{os.getpid()}")]
     file.unlink()
-    assert get() == ("symbol", b"the\0kernel") and not list((tmp_path / "cubins").iterdir())
+    monkeypatch.setattr(compiled, "replace_file", mock.Mock(side_effect=OSError("the disk is full")))
+    assert compiled.cubin_of(kernel, (9, 0)) == ("symbol", b"the\0kernel")
+    assert not list((tmp_path / "cubins").iterdir())

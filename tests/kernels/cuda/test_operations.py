@@ -7,27 +7,17 @@ import numpy as np
 import pytest
 
 from tinyprune import ops
+from tinyprune.gradcheck.catalogue import operation_cases, other_cases
 from tinyprune.kernels.cuda.device.array import to_device, to_host
-from tinyprune.kernels.cuda.engine import Cuda, CudaTF32
+from tinyprune.kernels.cuda.engine import Cuda, CudaTF32, in_main_memory
 from tinyprune.ops.engine import Engine
 
+from .. import test_contract as contract
 from ..compare import assert_close, assert_same_bits, leaves, mapped
-from ..test_contract import (
-    HOST,
-    IN_MAIN_MEMORY,
-    NAMES,
-    assert_same_outcome,
-    cases,
-    changed,
-    draw_dout,
-    float_places,
-    of_dtype,
-    reshaped,
-    run,
-    textbook,
-)
+from ..test_contract import IN_MAIN_MEMORY, cases, changed, float_places, of_dtype
+from .compare import normal
 
-each_case = pytest.mark.parametrize("name", [name for name in NAMES if name not in HOST])
+each_case = pytest.mark.parametrize("name", [name for name in contract.NAMES if name not in contract.HOST])
 
 
 def inputs_of(name):
@@ -36,18 +26,12 @@ def inputs_of(name):
 
 def constants_of(name):
     """The arrays among them."""
-    found = {key: x for key, x in cases("cuda")[name].constants.items() if isinstance(x, np.ndarray)}
-    return of_dtype(found, np.float32)
+    return of_dtype({k: x for k, x in cases("cuda")[name].constants.items() if isinstance(x, np.ndarray)}, np.float32)
 
 
 def on_device(inputs, move=to_device):
     """Moved to the GPU's memory, but for those that stay where they are."""
     return {name: x if name in IN_MAIN_MEMORY else mapped(move, x) for name, x in inputs.items()}
-
-
-def on_device_in_order(inputs, given):
-    """Other values of these inputs, in float32 and where the operation expects them."""
-    return on_device(of_dtype(dict(zip(inputs, given, strict=True)), np.float32)).values()
 
 
 def view_of(x):
@@ -62,12 +46,25 @@ def view_of(x):
 @pytest.mark.slow
 @each_case
 def test_views_that_are_not_aligned(place, name):
-    case, expected = cases("cuda")[name], textbook(name)
-    dout = mapped(view_of, of_dtype(draw_dout(expected[0], np.float64), np.float32))
-    constants = on_device(constants_of(name), view_of)
-    assert_close(
-        run("cuda", case, on_device(inputs_of(name), view_of), np.float32, dout, **constants), expected, np.float32
-    )
+    case, expected = cases("cuda")[name], contract.textbook(name)
+    dout = mapped(view_of, of_dtype(contract.draw_dout(expected[0], np.float64), np.float32))
+    inputs, constants = (on_device(found(name), view_of) for found in (inputs_of, constants_of))
+    assert_close(contract.run("cuda", case, inputs, np.float32, dout, **constants), expected, np.float32)
+
+
+def test_memories_are_read_where_they_lie(place):
+    m, x = normal((5, 3, 2), (4, 9, 5))
+    for there, here in ((lambda m: m.T, lambda x: x[1:3]), (lambda m: m.T[:, 1:], lambda x: x[:2, 4:])):
+        got, _ = Cuda().context_forward(there(to_device(m)), here(to_device(x)))
+        assert np.array_equal(to_host(got), np.concatenate([there(m), here(x)], axis=1))
+
+
+def test_nan_and_inf_are_not_hidden_by_being_dropped(place):
+    y, rng = np.array([np.nan, np.inf, -np.inf, 1.0] * 10, np.float32), np.random.default_rng
+    with np.errstate(invalid="ignore"):
+        expected, _ = ops.residual_forward(np.zeros_like(y), y, 0.5, rng(2))
+        got, _ = Cuda().residual_forward(to_device(np.zeros_like(y)), to_device(y), 0.5, rng(2))
+    np.testing.assert_array_equal(to_host(got), expected)
 
 
 def test_a_loss_has_its_gradient_in_either_memory(place):
@@ -85,51 +82,50 @@ UNCHECKED |= {"positions (none)", "rotary (none)", "repeat_heads (each its own)"
 
 
 @each_case
-def test_arrays_of_another_memory_or_type(place, name):
-    """Each argument by itself is refused."""
+def test_arrays_of_another_memory_type_or_shape(place, name):
+    """Each argument by itself is refused; of a wrong shape in the textbook's words."""
     case, inputs, operation = cases("cuda")[name], inputs_of(name), name.split(" (")[0]
-    if {name, operation} & UNCHECKED:
-        return
+
+    def forward(*given, **more):
+        """Of other values of these inputs, in main memory."""
+        return case.forward(*on_device(of_dtype(dict(zip(inputs, given, strict=True)), np.float32)).values(), **more)
+
     places = [one for one in float_places(inputs) if one[0] not in IN_MAIN_MEMORY]
-    for one in places:
-        wrong = on_device(changed(inputs, one, lambda x: x.astype(np.int32)))
+    for argument, i in places:
+        for bad in contract.reshaped(leaves(inputs[argument])[i or 0])[-2:]:  # an axis less, an axis more
+            wrong = changed(cases("numpy")[name].inputs, (argument, i), lambda x, bad=bad: bad)
+            contract.assert_same_outcome("cuda", replace(case, forward=forward), argument, wrong)
+    for one in () if {name, operation} & UNCHECKED else places:
         if len(places) > 1 or not constants_of(name):  # constants take the type of an input
             with pytest.raises(ValueError, match="must be float32 for the cuda backend, got int32"):
-                case.forward(*wrong.values())
+                case.forward(*on_device(changed(inputs, one, lambda x: x.astype(np.int32))).values())
         if not {name, operation} & ANYWHERE:
-            wrong = changed(on_device(inputs), one, to_host)
             with pytest.raises(ValueError, match="must be in the GPU's memory, got ndarray"):
-                case.forward(*wrong.values())
+                case.forward(*changed(on_device(inputs), one, to_host).values())
 
 
-MADE_OF_PRODUCTS = {"linear_forward", "linear_backward"}
-OF_VIEWS_AND_NUMBERS = {"context_backward", "layerwise_error_backward"}  # without a kernel
+MADE_OF_OTHERS = {"linear_forward", "linear_backward", "context_backward", "layerwise_error_backward"}
 
 
-def has_kernel(operation):
-    """Rather than being made of others that have one."""
-    return getattr(Cuda, operation) is not getattr(Engine, operation) and operation not in MADE_OF_PRODUCTS
-
-
-@each_case
-def test_arrays_of_wrong_shape_are_named_as_in_the_textbook(place, name):
-    case, inputs = cases("cuda")[name], cases("numpy")[name].inputs
-    moved = replace(case, forward=lambda *given, **more: case.forward(*on_device_in_order(inputs, given), **more))
-    for argument, i in (one for one in float_places(inputs) if one[0] not in IN_MAIN_MEMORY):
-        for bad in reshaped(leaves(inputs[argument])[i or 0])[-2:]:  # an axis less, an axis more
-            wrong = changed(inputs, (argument, i), lambda x, bad=bad: bad)
-            assert_same_outcome("cuda", moved, argument, wrong)
-
-
-def test_every_primitive_has_a_kernel_with_the_textbooks_signature():
-    """But for a precision, which is a GPU's own affair."""
+def test_kernels_have_the_textbooks_signature():
+    """But for a precision, which only a GPU has. What has no kernel is computed in main memory."""
     static = {name for name in ops.OPERATIONS if isinstance(inspect.getattr_static(Engine, name), staticmethod)}
-    for name in static - MADE_OF_PRODUCTS - OF_VIEWS_AND_NUMBERS:
-        assert has_kernel(name), name
+    with_kernel = [name for name in static - MADE_OF_OTHERS if getattr(Cuda, name).__name__ != "run"]
+    assert len(with_kernel) >= 38
+    for name in with_kernel:
         expected, got = (inspect.signature(getattr(engine, name)).parameters for engine in (Engine, Cuda()))
         assert [(p.name, p.kind, p.default) for p in got.values() if p.name != "precision"] == [
             (p.name, p.kind, p.default) for p in expected.values()
         ], name
+
+
+def test_a_primitive_without_a_kernel_is_computed_in_main_memory(place, monkeypatch):
+    for name in ("gelu_forward", "gelu_backward", "lamb_update"):
+        monkeypatch.setattr(Cuda, name, in_main_memory(name))
+    for case in [*operation_cases(Cuda()), *other_cases(Cuda())]:
+        if case.operation in ("gelu", "lamb_update"):
+            got = contract.run("cuda", case, of_dtype(case.inputs, np.float32), np.float32)
+            assert_close(got, contract.textbook(case.operation), np.float32)
 
 
 def test_tf32_has_its_own_products_and_nothing_else():

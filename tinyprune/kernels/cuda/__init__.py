@@ -2,7 +2,7 @@
 
     device/                                     how a kernel is compiled and launched; arrays and the GPU's memory
     parts/, products/, attend/                  pieces of kernels, matrix products, the kernels of attention
-    layers/, vocabulary/, updates/              the operations, one a file, named as in `tinyprune.ops`
+    operations/                                 the operations
 
-`tinyprune.kernels.backend` lists the operations.
+`engine` lists the operations, `tinyprune.kernels.backend` makes the engine.
 """

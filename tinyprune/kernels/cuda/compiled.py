@@ -1,23 +1,32 @@
-"""Compile one kernel for GPUs of a compute capability. No GPU is needed.
+"""Compile kernels for GPUs of a compute capability, and keep what the driver loads on disk. No GPU is needed.
 
 Numba hands LLVM's code to nvJitLink, which optimises it and makes the GPU's own. (By way of PTX, three of the kernels
-would spill registers.) Importing this module imports neither Numba nor CUDA.
+would spill registers.) A kernel takes up to five seconds, and a model has about forty: a minute at the first start on a
+machine, no time later. Importing this module imports neither Numba nor CUDA.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import inspect
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
-from tinyprune.errors import TinypruneError
+from tinyprune.errors import SaveError, TinypruneError
+from tinyprune.files import cache_directory, replace_file
 from tinyprune.kernels.gpu import explained, linker
 
 Capability = tuple[int, int]
+Listener = tuple[Callable[[str], None], Callable[[], None]]  # the first gets a kernel's name
 
 FIRST = (8, 0)  # compute capability that kernels are written for; the linker makes them those of newer GPUs
 REPORTED = {  # patterns in what nvJitLink reports
@@ -27,6 +36,7 @@ REPORTED = {  # patterns in what nvJitLink reports
     "spill_store_bytes": r"(\d+) bytes spill stores",
     "spill_load_bytes": r"(\d+) bytes spill loads",
 }
+PACKAGES = ("numba", "numba-cuda", "nvidia-nvjitlink", "nvidia-nvjitlink-cu12", "nvidia-nvvm", "nvidia-cuda-nvcc-cu12")
 
 
 class Compiled(NamedTuple):
@@ -35,22 +45,6 @@ class Compiled(NamedTuple):
     symbol: str  # Numba's name for it has module, types and more, in 300 letters
     cubin: bytes  # what the driver loads
     report: str  # the linker's
-
-
-def compile_for(kernel: Any, capability: Capability) -> Compiled:
-    """Compile a `device.jit.Kernel`.
-
-    Raises:
-        UsageError: if the toolkit does not know the GPU; says what to install.
-        TinypruneError: if Numba or the linker refuses the kernel; with its message.
-    """
-    try:
-        return compiled(kernel.function, kernel.signature, capability)
-    except TinypruneError:
-        raise
-    except Exception as error:  # Numba's errors, of which there are many kinds
-        said = f"Numba cannot compile {kernel.function.__module__}.{kernel.__name__}: {error}"
-        raise explained(error) or TinypruneError(said) from error
 
 
 def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
@@ -62,11 +56,18 @@ def compiled(kernel: Any, signature: Any, capability: Capability) -> Compiled:
         capability: such as (9, 0).
 
     Raises:
-        TinypruneError: if the linker refuses the kernel; with its message.
+        UsageError: if the toolkit does not know the GPU; says what to install.
+        TinypruneError: if Numba or the linker refuses the kernel; with its message.
     """
     function = getattr(kernel, "py_func", kernel)
-    code = llvm_code(function, signature, min(capability, FIRST))
-    cubin, report = linked(code, function.__name__, capability)
+    try:
+        code = llvm_code(function, signature, min(capability, FIRST))
+        cubin, report = linked(code, function.__name__, capability)
+    except TinypruneError:
+        raise
+    except Exception as error:  # Numba's errors, of which there are many kinds
+        said = f"Numba cannot compile {function.__module__}.{function.__name__}: {error}"
+        raise explained(error) or TinypruneError(said) from error
     return Compiled(re.search(r"entry function '(\w+)'", report)[1], cubin, report)
 
 
@@ -87,26 +88,20 @@ def compile_kernel(kernel: Any, signature: Any, capability: Capability) -> dict[
     return about | numbers | {"ptx": ptx.replace(re.search(r"\.entry (\w+)", ptx)[1], name)}
 
 
-@contextmanager
-def pretended_gpu(capability: Capability) -> Iterator[None]:
-    """Answer for a GPU when Numba asks for its capability, which it does for kernels that call functions."""
-    stand_in = SimpleNamespace(compute_capability=capability)
-    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: stand_in):
-        yield
-
-
 @lru_cache(4)  # one kernel after the other is compiled for several GPUs
-def llvm_code(function: Any, signature: Any, capability: tuple[int, int]) -> bytes:
+def llvm_code(function: Any, signature: Any, capability: Capability) -> bytes:
     """Return LLVM's code of a kernel, for GPUs of this compute capability or a newer one."""
     from numba import cuda
 
     bounds = getattr(function, "launch_bounds", None)
     options = {"device": False, "abi": "numba", "output": "ltoir", "launch_bounds": bounds}
-    with pretended_gpu(capability):
+    # Numba asks for a GPU's capability where kernels call functions
+    gpu = SimpleNamespace(compute_capability=capability)
+    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: gpu):
         return cuda.compile(function, signature, cc=capability, **options)[0]
 
 
-def linked(code: bytes, name: str, capability: tuple[int, int], ptx: bool = False) -> tuple[bytes, str]:
+def linked(code: bytes, name: str, capability: Capability, ptx: bool = False) -> tuple[bytes, str]:
     """Make the cubin of a kernel, or its PTX; return it and the linker's report.
 
     Raises TinypruneError with its message if it refuses.
@@ -131,3 +126,54 @@ def linked(code: bytes, name: str, capability: tuple[int, int], ptx: bool = Fals
     finally:
         nvjitlink.destroy(handle)
     return bytes(result), bytes(report).rstrip(b"\0").decode(errors="replace")
+
+
+@cache
+def sources() -> bytes:
+    """Return the hash of the package's kernels and of the compilers' versions: device functions are shared."""
+    found = hashlib.sha256(sys.version.encode())
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.update(f"{package} {metadata.version(package)}\n".encode())
+    folder = Path(__file__).parents[1]
+    for path in sorted(folder.rglob("*.py")):
+        found.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return found.digest()
+
+
+def path_of(kernel: Any, capability: Capability) -> Path:
+    """Return the file of a `device.jit.Kernel` that was compiled for GPUs of this compute capability."""
+    about = (kernel.__name__, str(kernel.signature), kernel.threads, kernel.resident, capability)
+    found = hashlib.sha256(sources() + repr(about).encode() + Path(inspect.getfile(kernel.function)).read_bytes())
+    return cache_directory() / "cubins" / f"{kernel.__name__}-{found.hexdigest()[:32]}"
+
+
+def cubin_of(kernel: Any, capability: Capability, listeners: Sequence[Listener] = ()) -> tuple[str, bytes]:
+    """Return the symbol of a kernel, and what the driver loads for it; it is compiled unless a file has it.
+
+    Several processes may do so at once: each writes a whole file and renames it.
+
+    Args:
+        kernel: a `device.jit.Kernel`.
+        capability: the GPU's, such as (9, 0).
+        listeners: called before and after it is compiled.
+
+    Raises:
+        UsageError, TinypruneError: as `compiled`.
+    """
+    path = path_of(kernel, capability)
+    with contextlib.suppress(OSError):
+        symbol, _, cubin = path.read_bytes().partition(b"\0")
+        return symbol.decode(), cubin
+    for begin, _ in listeners:
+        begin(kernel.__name__)
+    try:
+        symbol, cubin, _ = compiled(kernel.function, kernel.signature, capability)
+    finally:
+        for _, end in listeners:
+            end()
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(SaveError, OSError):  # where nothing can be written, it is compiled at every start
+        replace_file(own, symbol.encode() + b"\0" + cubin)
+        own.replace(path)
+    return symbol, cubin

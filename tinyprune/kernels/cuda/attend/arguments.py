@@ -35,7 +35,7 @@ class Saved(NamedTuple):
     pointer = property(pointers)
 
 
-class Sizes(NamedTuple):
+class AttentionSizes(NamedTuple):
     """Lengths of the axes, and how far back a query sees."""
 
     T: int
@@ -65,7 +65,7 @@ class Keys(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A tile of keys: where its rows lie, and which of them a thread's queries see (`scores.make_masks`)."""
+    """A tile of keys: where its rows lie, and which of them a thread's queries see (`sums.make_masks`)."""
 
     keys: DeviceArray
     values: DeviceArray
@@ -95,5 +95,5 @@ def source(is_persistent, x, sizes, own, first, i, j, side, relative, context, p
 
 
 INPUTS, SAVED = (types.NamedTuple(len(kind._fields) * (floats,), kind) for kind in (Inputs, Saved))
-SIZES, KEYS_OF = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (Sizes, Keys))
+SIZES, KEYS_OF = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (AttentionSizes, Keys))
 SCALES = types.NamedTuple(3 * (float32,), Scales)

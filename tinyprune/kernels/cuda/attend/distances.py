@@ -12,13 +12,11 @@ Each group has its own slot of dr, and of dw one for each tile.
 """
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.keys import TILES, shared
-from tinyprune.kernels.cuda.attend.mixes import make_biases, make_mix_turned, make_put, write
-from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.keys import TILES, make_gradients, shared
+from tinyprune.kernels.cuda.attend.sums import make_biases, make_masks, make_mix_turned, make_put, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
+from tinyprune.kernels.cuda.device.instructions import aligned, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
@@ -27,7 +25,8 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     score_place, _, key_place, key_in = make_places(tiles)
     bring, bring_beside = make_loads(tiles)
     _, sliding_dots, scores = make_scores(tiles, bring)
-    (_, drop), put, mix_turned = make_masks(tiles), make_put(tiles), make_mix_turned(tiles)
+    (_, drop), mix_turned = make_masks(tiles), make_mix_turned(tiles)
+    to_weights, put_gradients, _, _ = make_gradients(tiles, drop, make_put(tiles))
     D, QUERIES, DISTANCES, _, SIDE = tiles
     n, (_, X, Z, SIZE) = lengths(tiles), shared(tiles, has_values=False)
     THREADS, EACH, SCORES, OUT_DISTANCES, SUMS = n.threads, n.each, n.scores, n.out_keys, 4 * n.out_keys
@@ -35,9 +34,9 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
     put_shares, add_bias, put_bias_gradient = make_biases(tiles, Z)
     types = (INPUTS, SAVED, *3 * (floats,), int32, SIZES, int32, SCALES, int32, DROPOUT)
 
-    @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, hot=True, resident=n.resident)
+    @kernel(*types, name=f"distances_backward_{D}", threads=THREADS, hot=True, resident=n.resident, tiles=tiles)
     def distances_backward(x, saved, w, dr, dw, B, sizes, group, scales, gated, dropout):
-        """dr (slots, S, H, W): a block for a tile of distances, grid (slots, H, tiles). dw: (slots, tiles, H, W).
+        """Compute dr (slots, S, H, W) and dw (slots, tiles, H, W): a block for a tile, grid (slots, H, tiles).
 
         group: batch entries that are summed in a slot.
         """
@@ -50,9 +49,8 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
         biased = cuda.local.array(EACH, float32)
         sums = cuda.local.array(SUMS, float32)
         slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, cuda.blockIdx.z * DISTANCES
-        thread = own_thread(THREADS)
-        i, j, column = score_place(thread)
-        out_column, d = key_place(thread)
+        i, j, column = score_place(own_thread(THREADS))
+        out_column, d = key_place(own_thread(THREADS))
         weights, z = Z + i * WEIGHTS + column, Z + (i - j + DISTANCES - 1) * NARROW
         step, M = int32(H * W), S - T
         bring(x.r, h * W, step, first, S, 0, W, tile, 0, DISTANCES, D)
@@ -77,16 +75,16 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 clear(da, SCORES)
                 for d0 in range(0, D, COLUMNS):
                     if d0 > 0:
-                        cuda.syncthreads()  # everyone has read the columns before
+                        cuda.syncthreads()  # all threads have read the columns before
                     bring(x.v, k_at, step, key, S, d0, W, tile, Z, SLIDES, COLUMNS)
                     cuda.syncthreads()  # dout and columns of values are there
                     sliding_dots(tile, X + i * WIDE + d0, z, some, da)
-                cuda.syncthreads()  # everyone has read them
+                cuda.syncthreads()  # all threads have read them
 
                 bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
                 bring_beside(x.key_bias, b * S * H + h, H, key, S, tile, Z, SLIDES, COLUMNS)
                 scores(tile, X + i * WIDE, j * WIDE, z, Z, x.k, k_at, step, key, S, W, True, some, s)
-                cuda.syncthreads()  # everyone has read keys before gradients replace them
+                cuda.syncthreads()  # all threads have read keys before gradients replace them
 
                 if min(near, reach) < (EACH - 1) * SIDE:  # as `hide`
                     for m in range(ROWS):
@@ -95,20 +93,13 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                             if c * SIDE > last:
                                 s[m * EACH + c] = LOWEST
                 drop(da, entry, row_entries, -SIDE, dropout)
-                for m in range(ROWS):
-                    there, at = t0 + i + m * SIDE < T, row + m * SIDE * H
-                    lse, delta = saved.lse[at] if there else -LOWEST, saved.delta[at] if there else float32(0)
-                    for c in range(EACH):
-                        p = exp2(s[m * EACH + c] * to_score - lse)
-                        gradient = p * (da[m * EACH + c] * to_weight - delta)
-                        biased[c] += gradient
-                        s[m * EACH + c] = gradient
-                    put(tile, weights, s, m)
+                to_weights(saved, row, H, T - t0 - i, to_score, s)
+                put_gradients(tile, weights, saved, row, H, T - t0 - i, to_weight, s, da, biased)
                 row += QUERIES * H
                 near, entry = int32(near + QUERIES), count_on(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # the gradients are there
                 mix_turned(tile, Z + out_column, X + d, sums)
-                cuda.syncthreads()  # everyone has read them before the next tile is brought
+                cuda.syncthreads()  # all threads have read them before the next tile is brought
 
         put_shares(tile, i, j, biased)
         cuda.syncthreads()  # all threads' sums of ds are there
@@ -120,7 +111,6 @@ def make_distances_backward(tiles: Tiles) -> Kernel:
                 write(dr, ((slot * S + first + distance) * H + h) * W + d, sums, n, to_key)
         put_bias_gradient(tile, W, dw, ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W, to_key)
 
-    distances_backward.tiles = tiles
     return distances_backward
 
 

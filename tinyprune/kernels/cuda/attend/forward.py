@@ -25,8 +25,7 @@ import math
 from collections.abc import Callable
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES, source
-from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put, write
-from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.sums import make_masks, make_mix, make_put, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import (
     LOWEST,
     ROWS,
@@ -38,9 +37,8 @@ from tinyprune.kernels.cuda.attend.tiles import (
     make_places,
     share_sum,
 )
-from tinyprune.kernels.cuda.device.instructions import exp2, larger, own_thread
+from tinyprune.kernels.cuda.device.instructions import aligned, exp2, larger, load1, own_thread, store1
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, load1, store1
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
@@ -96,7 +94,7 @@ def make_softmax(tiles: Tiles) -> tuple[Callable, Callable]:
 
 
 def make_forward(tiles: Tiles) -> Kernel:
-    """Make the kernel for tiles of these sizes, which are its attribute `tiles`."""
+    """Make the kernel for tiles of these sizes."""
     score_place, out_place, _, _ = make_places(tiles)
     bring, bring_beside = make_loads(tiles)
     _, _, scores = make_scores(tiles, bring)
@@ -108,9 +106,9 @@ def make_forward(tiles: Tiles) -> Kernel:
     WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
     types = (INPUTS, *3 * (floats,), SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
-    @kernel(*types, name=f"attend_{D}", threads=THREADS, hot=True, resident=n.resident)
+    @kernel(*types, name=f"attend_{D}", threads=THREADS, hot=True, resident=n.resident, tiles=tiles)
     def attend(x, out, o, lse, sizes, context, persistent, scale, relative, gated, dropout):
-        """out and o (B, T, H, W), lse (B, T, H): a block for a tile of queries, grid (B, H, tiles).
+        """Compute out and o (B, T, H, W), lse (B, T, H): a block for a tile of queries, grid (B, H, tiles).
 
         context, persistent: `Scales` of their keys.   relative, gated: whether there are r and gates.
         """
@@ -150,14 +148,14 @@ def make_forward(tiles: Tiles) -> Kernel:
             if sliding:
                 bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, Y, KEYS, D)
                 bring_beside(x.distance_bias, h, H, own - KEYS + 1, S, tile, Z, SLIDES, COLUMNS)
-            own_query, own_key, distance = i * WIDE, Y + j * WIDE, own - KEYS + 1
-            scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
+            distance = own - KEYS + 1
+            scores(tile, i * WIDE, Y + j * WIDE, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
 
             for m in range(SCORES):
                 s[m] *= scales.score
             hide(s, near, climb, reach)
             put_maxima(tile, found, share, s)
-            cuda.syncthreads()  # all maxima are there, and everyone has read keys and position keys
+            cuda.syncthreads()  # all maxima are there, and all threads have read keys and position keys
             weigh(tile, found, share, i, scales.weight, highest, total, s)
             drop(s, entry, row_entries, SIDE, dropout)
             for m in range(ROWS):
@@ -170,7 +168,7 @@ def make_forward(tiles: Tiles) -> Kernel:
                 for c in range(4):
                     sums[4 * m + c] *= shrink
             mix(tile, Z + out_i * WEIGHTS, Y + d, sums)
-            cuda.syncthreads()  # everyone has read them before the next keys are brought
+            cuda.syncthreads()  # all threads have read them before the next keys are brought
 
         for m in range(ROWS):
             store1(tile, found + m * SIDE * SHARES + share, total[m])
@@ -193,7 +191,6 @@ def make_forward(tiles: Tiles) -> Kernel:
                 row_total = share_sum(tile, FOUND + query * SHARES, SHARES)
                 lse[(b * T + t0 + query) * H + h] = highest[m] + math.log2(row_total)
 
-    attend.tiles = tiles
     return attend
 
 

@@ -17,12 +17,10 @@ dout take turns in one region of shared memory; so do position keys, weights and
 from collections.abc import Callable
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, KEYS_OF, SAVED, SCALES, SIZES
-from tinyprune.kernels.cuda.attend.mixes import make_biases, make_mix_turned, make_put, write
-from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.sums import make_biases, make_masks, make_mix_turned, make_put, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
+from tinyprune.kernels.cuda.device.instructions import aligned, exp2, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
@@ -40,33 +38,36 @@ def shared(tiles: Tiles, has_values: bool) -> tuple[int, int, int, int]:
     return rows, x, z, z + room
 
 
-def make_gradients(tiles: Tiles, drop: Callable, put: Callable) -> tuple[Callable, Callable]:
+@device
+def queries_of(context, sizes, first, keys, i, j, side):
+    """Return which queries see the keys from `first` on: begin and end, near, climb and reach, the first dropout entry.
+
+    i, j: the thread's first query and key. As in `forward`, the thread's row m sees its keys c with
+    near + m · climb − reach ≤ c · side ≤ near + m · climb.
+    """
+    T, S, _, N, _, span = sizes
+    if not context:
+        return 0, T, N - 1 - first - j, 0, N, S + first + j
+    begin = max(0, first - (S - T))
+    return begin, min(T, first + keys - (S - T) + span), begin + S - T - first + i - j, side, span, first + j
+
+
+def make_gradients(tiles: Tiles, drop: Callable, put: Callable) -> tuple[Callable, Callable, Callable, Callable]:
     """Make the functions for the weights of a tile, and for the gradients of its scores."""
     SIDE, n = tiles.side, lengths(tiles)
     EACH, SCORES = n.each, n.scores
 
     @device
-    def put_weights(tile, weights, saved, row, H, left, score, entry, row_entries, dropout, s, da):
-        """Set s to p, recomputed; put p · keep to shared memory. left: queries from the thread's first one on."""
+    def to_weights(saved, row, H, left, score, s):
+        """Set scores s to the weights p of forward. left: queries from the thread's first one on."""
         for m in range(ROWS):
             lse = saved.lse[row + m * SIDE * H] if m * SIDE < left else -LOWEST
             for c in range(EACH):
-                p = exp2(s[m * EACH + c] * score - lse)
-                s[m * EACH + c], da[m * EACH + c] = p, p
-        drop(da, entry, row_entries, SIDE, dropout)
-        if dropout.limit > 0:
-            for k in range(SCORES):
-                # ds needs p, and whether dropout took it out. As p ≥ 0, its sign can tell that.
-                s[k] = s[k] if da[k] > 0 else -s[k]
-        for m in range(ROWS):
-            put(tile, weights, da, m)
+                s[m * EACH + c] = exp2(s[m * EACH + c] * score - lse)
 
     @device
-    def put_gradients(tile, weights, saved, row, H, left, weight, dropout, s, da, biased):
-        """Put ds to shared memory, from s of `put_weights` and da = do·v; add its sums over the queries to `biased`."""
-        if dropout.limit > 0:
-            for k in range(SCORES):
-                da[k], s[k] = float32(0) if s[k] < 0 else da[k], abs(s[k])
+    def put_gradients(tile, weights, saved, row, H, left, weight, s, da, biased):
+        """Store ds in shared memory, from s = p and da = do·v · keep; add its sums over the queries to `biased`."""
         for m in range(ROWS):
             delta = saved.delta[row + m * SIDE * H] if m * SIDE < left else float32(0)
             for c in range(EACH):
@@ -75,7 +76,26 @@ def make_gradients(tiles: Tiles, drop: Callable, put: Callable) -> tuple[Callabl
                 s[m * EACH + c] = gradient
             put(tile, weights, s, m)
 
-    return put_weights, put_gradients
+    @device
+    def put_kept(tile, weights, entry, row_entries, dropout, s, da):
+        """Store p · keep in shared memory, from s = p ≥ 0; turn the sign of s where dropout has taken p out."""
+        for k in range(SCORES):
+            da[k] = s[k]
+        drop(da, entry, row_entries, SIDE, dropout)
+        if dropout.limit > 0:
+            for k in range(SCORES):
+                s[k] = s[k] if da[k] > 0 else -s[k]
+        for m in range(ROWS):
+            put(tile, weights, da, m)
+
+    @device
+    def drop_marked(dropout, s, da):
+        """Set da to zero where the sign of s is turned, and turn it back."""
+        if dropout.limit > 0:
+            for k in range(SCORES):
+                da[k], s[k] = float32(0) if s[k] < 0 else da[k], abs(s[k])
+
+    return to_weights, put_gradients, put_kept, drop_marked
 
 
 def make_keys_backward(tiles: Tiles) -> Kernel:
@@ -88,17 +108,17 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
     n, (V, X, Z, SIZE) = lengths(tiles), shared(tiles, has_values=True)
     THREADS, EACH, SCORES, OUT_KEYS, SUMS = n.threads, n.each, n.scores, n.out_keys, 4 * n.out_keys
     WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
-    put_weights, put_gradients = make_gradients(tiles, drop, put)
+    to_weights, put_gradients, put_kept, drop_marked = make_gradients(tiles, drop, put)
     put_shares, add_bias, put_bias_gradient = make_biases(tiles, Z)
     types = (INPUTS, SAVED, *4 * (floats,), int32, SIZES, KEYS_OF, SCALES, *3 * (int32,), DROPOUT)
 
-    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=n.resident)
+    @kernel(*types, name=f"keys_backward_{D}", threads=THREADS, hot=True, resident=n.resident, tiles=tiles)
     def keys_backward(x, saved, u, dk, dv, du, B, sizes, keys, scales, context, relative, gated, dropout):
-        """dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
+        """Compute dk and dv: a block for a tile of keys, grid (slots, H, tiles). du: (slots, tiles, H, W).
 
         context: whether x.k and x.v are those of the context, or else the persistent ones in their place.
         """
-        T, S, H, N, W, span = sizes
+        T, S, H, N, W, _ = sizes
         to_score, to_weight, to_key = scales
         tile = aligned(cuda.shared.array(SIZE, float32))
         s = cuda.local.array(SCORES, float32)
@@ -108,9 +128,8 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         dk_sums = cuda.local.array(SUMS, float32)
         dv_sums = cuda.local.array(SUMS, float32)
         slot, h, first = cuda.blockIdx.x, cuda.blockIdx.y, int32(cuda.blockIdx.z * KEYS)
-        thread = own_thread(THREADS)
-        i, j, column = score_place(thread)
-        out_column, d = key_place(thread)
+        i, j, column = score_place(own_thread(THREADS))
+        out_column, d = key_place(own_thread(THREADS))
         weights, z = Z + i * WEIGHTS + column, Z + (i - j + KEYS - 1) * NARROW
         step, M = int32(H * W), S - T
         k_at = h * keys.head + (slot * keys.slot if context else 0)
@@ -123,14 +142,7 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         clear(biased, EACH)
         factor = x.gate[h] if gated else float32(1)
 
-        # Which queries see these keys. As in `forward`, the thread's row m sees its keys c with
-        # near + m · climb − reach ≤ c · SIDE ≤ near + m · climb.
-        if context:
-            begin, end = max(0, first - M), min(T, first + KEYS - M + span)
-            near_0, climb, reach, entry_0 = begin + M - first + i - j, SIDE, span, first + j
-        else:
-            begin, end = 0, T
-            near_0, climb, reach, entry_0 = N - 1 - first - j, 0, N, S + first + j
+        begin, end, near_0, climb, reach, entry_0 = queries_of(context, sizes, first, KEYS, i, j, SIDE)
         if factor == 0:
             end = begin
         row_entries = SIDE * (S + N)
@@ -143,26 +155,27 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
                 bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
                 if relative:
                     bring_beside(x.distance_bias, h, H, distance, S, tile, Z, SLIDES, COLUMNS)
-                own_query, own_key = X + i * WIDE, j * WIDE
-                scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, relative, some, s)
-                cuda.syncthreads()  # everyone has read queries and position keys
+                scores(tile, X + i * WIDE, j * WIDE, z, Z, x.r, h * W, step, distance, S, W, relative, some, s)
+                cuda.syncthreads()  # all threads have read queries and position keys
 
                 bring(saved.dout, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
                 hide(s, near, climb, reach)
-                put_weights(tile, weights, saved, row, H, T - t0 - i, to_score, entry, row_entries, dropout, s, da)
+                to_weights(saved, row, H, T - t0 - i, to_score, s)
+                put_kept(tile, weights, entry, row_entries, dropout, s, da)
                 clear(da, SCORES)
                 cuda.syncthreads()  # dout and weights are there
                 mix_turned(tile, Z + out_column, X + d, dv_sums)
                 dots(tile, X + i * WIDE, V + j * WIDE, da)
-                cuda.syncthreads()  # everyone has read them
+                cuda.syncthreads()  # all threads have read them
 
                 bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
-                put_gradients(tile, weights, saved, row, H, T - t0 - i, to_weight, dropout, s, da, biased)
+                drop_marked(dropout, s, da)
+                put_gradients(tile, weights, saved, row, H, T - t0 - i, to_weight, s, da, biased)
                 row += QUERIES * H
                 near, entry = int32(near + QUERIES // SIDE * climb), count_on(entry, QUERIES // SIDE * row_entries)
                 cuda.syncthreads()  # queries and gradients are there
                 mix_turned(tile, Z + out_column, X + d, dk_sums)
-                cuda.syncthreads()  # everyone has read them before the next tile is brought
+                cuda.syncthreads()  # all threads have read them before the next tile is brought
 
         if relative:
             put_shares(tile, i, j, biased)
@@ -180,7 +193,6 @@ def make_keys_backward(tiles: Tiles) -> Kernel:
         if relative:
             put_bias_gradient(tile, W, du, ((slot * cuda.gridDim.z + cuda.blockIdx.z) * H + h) * W, to_key)
 
-    keys_backward.tiles = tiles
     return keys_backward
 
 

@@ -10,12 +10,10 @@ gate is 0 is skipped. dq of a tile of queries stays in registers and is written 
 """
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SAVED, SCALES, SIZES, source
-from tinyprune.kernels.cuda.attend.mixes import make_mix, make_put, write
-from tinyprune.kernels.cuda.attend.scores import make_masks, make_scores
+from tinyprune.kernels.cuda.attend.sums import make_masks, make_mix, make_put, make_scores, write
 from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
-from tinyprune.kernels.cuda.device.instructions import exp2, own_thread
+from tinyprune.kernels.cuda.device.instructions import aligned, beyond, exp2, load4, own_thread
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load4
 from tinyprune.kernels.cuda.parts.masks import DROPOUT
 
 
@@ -55,9 +53,9 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
     WIDE, NARROW, WEIGHTS, COLUMNS, SLIDES, SOME = n.wide, n.narrow, n.weights, n.columns, n.slides, n.some
     types = (INPUTS, SAVED, floats, SIZES, SCALES, SCALES, float32, int32, int32, DROPOUT)
 
-    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=n.resident)
+    @kernel(*types, name=f"queries_backward_{D}", threads=THREADS, hot=True, resident=n.resident, tiles=tiles)
     def queries_backward(x, saved, dq, sizes, context, persistent, scale, relative, gated, dropout):
-        """dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
+        """Compute dq (B, T, H, W) and delta: a block for a tile of queries, grid (B, H, tiles).
 
         The other arguments are those of `forward`.
         """
@@ -107,16 +105,16 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             clear(da, SCORES)
             cuda.syncthreads()  # values and dout are there
             dots(tile, X + i * WIDE, j * WIDE, da)
-            cuda.syncthreads()  # all have read both before keys and queries replace them
+            cuda.syncthreads()  # all threads have read both before keys and queries replace them
             bring(keys, at, row, first, rows, 0, W, tile, 0, KEYS, D)
             bring(x.q, q_at, step, t0, T, 0, W, tile, X, QUERIES, D)
             if sliding:
                 bring_beside(x.key_bias, b * S * H + h, H, first, S, tile, 0, KEYS, D)
                 bring_beside(x.distance_bias, h, H, own - KEYS + 1, S, tile, Z, SLIDES, COLUMNS)
-            own_query, own_key, distance = X + i * WIDE, j * WIDE, own - KEYS + 1
-            scores(tile, own_query, own_key, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
+            distance = own - KEYS + 1
+            scores(tile, X + i * WIDE, j * WIDE, z, Z, x.r, h * W, step, distance, S, W, sliding, some, s)
             if sliding:
-                cuda.syncthreads()  # all have read queries and columns of position keys
+                cuda.syncthreads()  # all threads have read queries and columns of position keys
                 bring(x.r, h * W, step, distance, S, 0, W, tile, X, SLIDES, D)
             hide(s, near, climb, reach)
             drop(da, entry, row_entries, SIDE, dropout)
@@ -130,13 +128,12 @@ def make_queries_backward(tiles: Tiles) -> Kernel:
             mix(tile, P + out_i * WEIGHTS, d, sums)
             if sliding:
                 sliding_mix(tile, P + out_i * WEIGHTS, X + (out_i + KEYS - 1) * WIDE + d, some, sums)
-            cuda.syncthreads()  # everyone has read everything before the next tile is brought
+            cuda.syncthreads()  # all threads have read everything before the next tile is brought
         for m in range(OUT_QUERIES):
             query = t0 + out_i + m * SIDE
             if query < T and d < W:
                 write(dq, q_at + query * step + d, sums, m, factor)
 
-    queries_backward.tiles = tiles
     return queries_backward
 
 

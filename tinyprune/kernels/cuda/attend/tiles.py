@@ -6,8 +6,8 @@
     out[i, d] += Σ_j p[i, j] · z[i − j, d]         `sliding_mix`
     out[j, d] += Σ_i p[i, j] · x[i, d]             `mix_turned`
 
-This file has their sizes, says which rows and columns are a thread's, and brings operands. `scores` has the first two
-sums, `mixes` the other three. In place of the rows of a tile that lie outside an array come copies of the nearest row,
+This file has their sizes, says which rows and columns are a thread's, and brings operands; the sums are in `sums`. In
+place of the rows of a tile that lie outside an array come copies of the nearest row,
 so that tiles at the edges need no code.
 
 All operands are in one array of shared memory, `tile`, and functions are told where each begins. Sums are in registers.
@@ -41,9 +41,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import int64
 
-from tinyprune.kernels.cuda.device.instructions import own_thread
+from tinyprune.kernels.cuda.device.instructions import load1, load4, own_thread, store1, store4
 from tinyprune.kernels.cuda.device.jit import device, float32, int32, uint32
-from tinyprune.kernels.cuda.device.vectors import load1, load4, store1, store4
 
 LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
 PAD = 4  # numbers after each row in shared memory; the first may hold one that belongs to the row

@@ -1,15 +1,14 @@
 """NVIDIA's driver, through `cuda.bindings`: the GPU's memory, copies, compiled kernels and launches.
 
-Nothing else in the package calls it, so that another can take its place, see `replaced`. All work is done in order, on
-the default stream of the first GPU.
+All work is done in order, on the default stream of the first GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,7 @@ CHECK = "TINYPRUNE_CUDA_CHECK"  # set to 1: wait after every launch, so that a f
 STAGING = 2**22  # bytes of pinned memory: what some hundred steps bring
 RESULTS = 1024  # numbers that are read at a time; their places follow
 ALIGNED = 256  # bytes
-Sizes = tuple[int, ...]
-Capability = tuple[int, int]
+Three = tuple[int, ...]  # along x, y and z
 
 
 class Driver:
@@ -35,17 +33,18 @@ class Driver:
 
         self.cu = cu
         self.check = os.environ.get(CHECK) == "1"
-        self.staging, self.at = 0, 0  # address of the pinned memory, and how much of it was used since the last wait
-        self.event: Any = None  # that numbers have been read
+        self.at = 0  # how much of the pinned memory was used since the last wait
         self.context: Any = None
         self.call(cu.cuInit, 0)
         (device,) = self.call(cu.cuDeviceGet, 0)
         name = "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_"
         wanted = (getattr(cu.CUdevice_attribute, name + part) for part in ("MAJOR", "MINOR"))
         major, minor = (self.call(cu.cuDeviceGetAttribute, attribute, device)[0] for attribute in wanted)
-        self.capability: Capability = major, minor
+        self.capability = major, minor
         (self.context,) = self.call(cu.cuDevicePrimaryCtxRetain, device)
         self.call(cu.cuCtxSetCurrent, self.context)
+        self.pinned = int(self.call(cu.cuMemAllocHost, STAGING + 8 * RESULTS)[0])
+        (self.event,) = self.call(cu.cuEventCreate, 2)  # that numbers have been read; 2: CU_EVENT_DISABLE_TIMING
 
     def call(self, function: Any, *arguments: Any) -> tuple[Any, ...]:
         """Call a function of the driver; return what it returns beside its status.
@@ -55,16 +54,11 @@ class Driver:
             TinypruneError: if anything else fails, perhaps an earlier kernel.
         """
         status, *found = function(*arguments)
-        if status:
-            if status == self.cu.CUresult.CUDA_ERROR_INVALID_CONTEXT and self.context is not None:
-                self.cu.cuCtxSetCurrent(self.context)  # another thread than the first one
-                status, *found = function(*arguments)
-            if status:
-                self.fail(status)
-        return tuple(found)
-
-    def fail(self, status: Any) -> None:
-        """Raise what a status means."""
+        if status and status == self.cu.CUresult.CUDA_ERROR_INVALID_CONTEXT and self.context is not None:
+            self.cu.cuCtxSetCurrent(self.context)  # another thread than the first one
+            status, *found = function(*arguments)
+        if not status:
+            return tuple(found)
         if status == self.cu.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise MemoryError(f"the GPU has none left ({status.name})")
         said = self.cu.cuGetErrorString(status)[1]
@@ -87,16 +81,10 @@ class Driver:
         if self.at + size > STAGING:
             self.synchronize()  # until the earlier copies have been made
             self.at = 0
-        place = self.pinned() + self.at
+        place = self.pinned + self.at
         ctypes.memmove(place, values.ctypes.data, size)
         self.at += -(-size // ALIGNED) * ALIGNED
         self.call(self.cu.cuMemcpyHtoDAsync, address, place, size, 0)
-
-    def pinned(self) -> int:
-        """Return the address of the pinned memory."""
-        if not self.staging:
-            self.staging = int(self.call(self.cu.cuMemAllocHost, STAGING + 8 * RESULTS)[0])
-        return self.staging
 
     def begin_read(self, numbers: Sequence[tuple[int, np.dtype]]) -> Callable[[], list[float]]:
         """Begin to copy numbers to main memory, of which their addresses and types are given.
@@ -106,11 +94,10 @@ class Driver:
         """
         if len(numbers) > RESULTS:
             raise ValueError(f"at most {RESULTS} numbers are read at a time, got {len(numbers)}")
-        places = range(self.pinned() + STAGING, self.staging + STAGING + 8 * len(numbers), 8)
+        begin = self.pinned + STAGING
+        places = range(begin, begin + 8 * len(numbers), 8)
         for place, (address, dtype) in zip(places, numbers, strict=True):
             self.call(self.cu.cuMemcpyDtoHAsync, place, address, dtype.itemsize, 0)
-        if self.event is None:
-            (self.event,) = self.call(self.cu.cuEventCreate, 2)  # CU_EVENT_DISABLE_TIMING
         self.call(self.cu.cuEventRecord, self.event, 0)
 
         def found() -> list[float]:
@@ -124,18 +111,18 @@ class Driver:
         """Copy from the GPU's memory, after the kernels launched before have finished."""
         self.call(self.cu.cuMemcpyDtoH, values.ctypes.data, address, values.nbytes)
 
-    def load(self, compiled: Callable[[Capability], tuple[str, bytes]]) -> Any:
+    def load(self, compiled: Callable[[tuple[int, int]], tuple[str, bytes]]) -> Any:
         """Load the kernel whose symbol and cubin `compiled` returns for the GPU's capability."""
         symbol, cubin = compiled(self.capability)
         (module,) = self.call(self.cu.cuModuleLoadData, cubin)
         return self.call(self.cu.cuModuleGetFunction, module, symbol.encode())[0]
 
-    def launch(self, kernel: Any, grid: Sizes, threads: Sizes, arguments: int, name: str) -> None:
+    def launch(self, kernel: Any, grid: Three, threads: Three, arguments: int, name: str) -> None:
         """Launch a kernel; return before it is done, unless $TINYPRUNE_CUDA_CHECK is 1.
 
         Args:
             kernel: as of `load`.
-            grid, threads: blocks, and threads of a block, along x, y and z.
+            grid, threads: blocks, and threads of a block.
             arguments: address of what `extra` is in cuLaunchKernel; the arguments are copied at once.
             name: of the kernel, for messages.
         """
@@ -153,24 +140,10 @@ class Driver:
         self.call(self.cu.cuCtxSynchronize)
 
 
-IN_USE: list[Any] = []
-
-
-def driver() -> Any:
-    """Return the driver that is in use: a `Driver`, or another with the same methods, see `replaced`."""
-    if not IN_USE:
-        IN_USE.append(Driver())
-    return IN_USE[-1]
-
-
-@contextmanager
-def replaced(other: Any) -> Iterator[None]:
-    """Use another driver in the context, for measurements and tests without a GPU."""
-    IN_USE.append(other)
-    try:
-        yield
-    finally:
-        IN_USE.remove(other)
+@cache
+def driver() -> Driver:
+    """Return the driver, which is opened at the first call."""
+    return Driver()
 
 
 class Packed:

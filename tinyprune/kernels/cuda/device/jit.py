@@ -12,9 +12,9 @@ A kernel gets each array as a pointer to its first entry. Indexing is then one a
 for negative indices, and a launch passes 8 bytes an array. Scalars have 32 bits: a single float64 would make Numba
 compute in float64, at a thirty-second of most GPUs' speed or less. So every kernel declares its types.
 
-Numba translates it to LLVM's code, NVIDIA's linker that to the GPU's own (`cuda.compiled`), which is kept on disk
-(`cubins`), and the driver launches it (`driver`). Numba's own launches would convert every argument by itself; here one
-call packs them into a buffer.
+Numba translates it to LLVM's code, NVIDIA's linker that to the GPU's own, which is kept on disk (`cuda.compiled`), and
+the driver launches it (`driver`). Numba's own launches would convert every argument by itself; here one call packs them
+into a buffer.
 
 In Numba's simulator (NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernels run as Python, slowly, on a
 `Window` of main memory that refuses every index outside its array, negative ones included.
@@ -33,9 +33,8 @@ from numba import cuda, float32, float64, int32, types, uint32, void
 from numpy.typing import NDArray
 
 from tinyprune.files import cache_directory
-from tinyprune.kernels.cuda.device.cubins import cubin_of
+from tinyprune.kernels.cuda.compiled import Listener, cubin_of
 from tinyprune.kernels.cuda.device.driver import Packed, driver
-from tinyprune.kernels.gpu import raise_explained
 
 __all__ = ["SIMULATED", "Kernel", "blocks", "device", "float32", "floats", "int32", "ints", "kernel", "uint32"]
 
@@ -44,8 +43,6 @@ COMPILING = "compiling kernels for the GPU, once on this machine"
 KEPT = f"kept in {cache_directory() / 'cubins'}, the next start needs none"
 # how struct packs an argument; addresses have 8 bytes, and each lies on a multiple of its size as in C
 FORMATS = {float32: "f", int32: "i", uint32: "I", float64: "d"}
-# Small grids are no mistake here: a vector of 512 numbers has no more work in it.
-numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 floats = types.CPointer(float32)
 ints = types.CPointer(int32)
@@ -89,6 +86,7 @@ class Kernel:
         float64: whether it computes in float64 on purpose.
         resident: blocks that a multiprocessor must have room for at a time, which limits the registers that the
             compiler may use; 0 for no limit.
+        tiles: sizes of its tiles, for kernels that come in several.
     """
 
     function: Callable
@@ -97,6 +95,7 @@ class Kernel:
     hot: bool = False
     float64: bool = False
     resident: int = 0
+    tiles: Any = None
 
     def __post_init__(self) -> None:
         # of each argument, whether it is a tuple, whose entries a kernel gets one by one
@@ -111,16 +110,13 @@ class Kernel:
 
     @cached_property
     def compiled(self) -> Any:
-        """Compile it, unless that was kept, and load it; in the simulator return Numba's stand-in.
+        """Compile it, unless a file has it, and load it; in the simulator return Numba's own.
 
-        Raises UsageError if driver, toolkit and GPU do not fit together.
+        Raises UsageError if toolkit and GPU do not fit together.
         """
         if SIMULATED:
             return cuda.jit(self.function)
-        try:
-            return driver().load(lambda capability: cubin_of(self, capability, tell_begin, tell_end))
-        except Exception as error:
-            raise_explained(error)
+        return driver().load(lambda capability: cubin_of(self, capability, LISTENERS))
 
     def __call__(self, grid: int | tuple[int, ...], *arguments: Any) -> None:
         """Launch it, and return before it is done.
@@ -159,7 +155,7 @@ def format_of(kind: Any) -> str:
     return "".join(map(format_of, kind.types)) if isinstance(kind, types.BaseTuple) else FORMATS.get(kind, "P")
 
 
-LISTENERS: list[tuple[Callable[[str], None], Callable[[], None]]] = []
+LISTENERS: list[Listener] = []
 
 
 @contextmanager
@@ -170,18 +166,6 @@ def compilations(begin: Callable[[str], None], end: Callable[[], None]) -> Itera
         yield
     finally:
         LISTENERS.remove((begin, end))
-
-
-def tell_begin(name: str) -> None:
-    """Tell all listeners that a kernel is being compiled."""
-    for begin, _ in LISTENERS:
-        begin(name)
-
-
-def tell_end() -> None:
-    """Tell all listeners that it has been."""
-    for _, end in LISTENERS:
-        end()
 
 
 NULL = Window(np.empty(0, np.float32)) if SIMULATED else 0
@@ -196,7 +180,7 @@ KERNELS: list[Kernel] = []  # all of them, for tests
 
 
 def kernel(*arguments: Any, name: str | None = None, **options: Any) -> Callable[[Callable], Kernel]:
-    """Make a kernel from a function with arguments of these types. Variants need names of their own.
+    """Make a kernel from a function with arguments of these types. Variants need different names.
 
     options: `threads`, and what else `Kernel` is told.
     """

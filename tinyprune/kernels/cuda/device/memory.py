@@ -3,12 +3,10 @@
 All kernels run in order on the default stream, so a recycled block is written only after earlier kernels have read it.
 A block belongs to the pool alone, which frees it when it is cleared; at the program's end the driver does.
 
-In the simulator a block is main memory, filled with NaN when it is taken, so that a kernel that reads what nobody has
+In the simulator a block is main memory, filled with NaN when it is taken, so that a kernel that reads what was not
 written is noticed.
 """
 
-from bisect import insort
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -47,14 +45,6 @@ class Pool(pool.Pool):
             block[:] = GARBAGE
         return block
 
-    def give(self, size: int, block: Any, insort: Callable[..., None] = insort) -> None:
-        """Take a block back. The one at the lowest address is taken first, so that equal steps use equal addresses, and
-        their tables of addresses, see `many.table_of`, are in the GPU's memory already."""
-        super().give(size, block)  # at the end
-        if not SIMULATED:
-            # a default argument, since at exit the module's names may be gone before the last array
-            insort(self.free[size], self.free[size].pop(), key=int.__neg__)
-
     def fresh(self, size: int) -> Any:
         """Allocate a block. Raises MemoryError, which says how much is in use, if the GPU has no room for it.
 
@@ -80,15 +70,12 @@ def block_size(entries: int) -> int:
 
 
 class Lease:
-    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed.
-
-    apart: whether its block is never one of other arrays', which would then have to lie elsewhere.
-    """
+    """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed."""
 
     __slots__ = ("block", "give", "size")
 
-    def __init__(self, entries: int, apart: bool = False) -> None:
-        self.size = block_size(entries) + 4 * apart  # no other size is an odd multiple of 4
+    def __init__(self, entries: int) -> None:
+        self.size = block_size(entries)
         self.block = POOL.take(self.size)
         self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
 

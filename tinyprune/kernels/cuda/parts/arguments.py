@@ -1,9 +1,22 @@
-"""Check the arguments of an operation; its kernels check nothing."""
+"""Arguments of operations: checked, since kernels check nothing, and as kernels take them; and new arrays from one.
+
+    copied    out[i0, i1, i2, i3] = x[i0·s0 + i1·s1 + i2·s2 + i3·s3], or 0 where i3 ≥ D
+    scaled    out[i] = x[i] · factor
+
+A copy has a thread for each entry and reads in whatever order x lies, so a transposed matrix takes longer than a view
+of rows. Kernels that can read a view where it lies do not need one.
+"""
 
 from collections.abc import Sequence
 
-from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray
+import numpy as np
+
+from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray, empty
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.ops.add import check_same_shape
+
+THREADS = 256
+AXES = 4
 
 
 def check_floats(**arrays: DeviceArray | Sequence[DeviceArray]) -> None:
@@ -40,3 +53,87 @@ def check_in_place(**arrays: DeviceArray) -> None:
                 f"{name} is updated in place and must be C-contiguous, got strides {value.strides} for shape "
                 f"{value.shape}; hand over a copy"
             )
+
+
+@kernel(floats, *4 * (int32,), *4 * (int32,), int32, floats, threads=THREADS)
+def gather(x, D, n1, n2, n3, s0, s1, s2, s3, size, out):
+    """Set out, flat, of shape (…, n1, n2, n3), from x (…, n1, n2, D) with these strides, and zeros."""
+    i = cuda.grid(1)
+    if i < size:
+        rest, i3 = i // n3, i % n3
+        rest, i2 = rest // n2, rest % n2
+        i0, i1 = rest // n1, rest % n1
+        out[i] = x[i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3] if i3 < D else float32(0)
+
+
+@kernel(floats, int32, float32, threads=THREADS)
+def fill(x, size, value):
+    """Set x[i] = value, flat."""
+    i = cuda.grid(1)
+    if i < size:
+        x[i] = value
+
+
+@kernel(floats, floats, int32, floats, threads=THREADS)
+def times(x, factor, size, out):
+    """Compute out = x · factor[0], both flat."""
+    i = cuda.grid(1)
+    if i < size:
+        out[i] = x[i] * factor[0]
+
+
+def copied(x: DeviceArray, out: DeviceArray | None = None, width: int | None = None) -> DeviceArray:
+    """Copy a view of up to 4 axes into a contiguous array: `out`, of as many entries, or a new one.
+
+    width: length of its rows in the new array; numbers that x does not have are zero.
+    """
+    D = x.shape[-1] if x.ndim else 1
+    width = D if width is None else width
+    out = empty((*x.shape[:-1], width)[: x.ndim]) if out is None else out
+    missing = AXES - x.ndim
+    _, n1, n2, _ = (*missing * (1,), *x.shape)
+    strides = (*missing * (0,), *x.strides)
+    gather(blocks(out.size, THREADS), x, D, n1, n2, width, *strides, out.size, out)
+    return out
+
+
+def contiguous(x: DeviceArray) -> DeviceArray:
+    """Return `x` itself if it is contiguous and begins on a multiple of 16 bytes, otherwise a copy that does."""
+    return x if x.first % 4 == 0 and x.contiguous else copied(x)
+
+
+def by_rows(x: DeviceArray) -> tuple[DeviceArray, int]:
+    """Return `x` and the entries from x[0] to x[1]; it is copied unless each x[b] is contiguous."""
+    if x.size and not x[0].contiguous:
+        x = copied(x)
+    return x, x.strides[0]
+
+
+def zeros(shape: int | tuple[int, ...]) -> DeviceArray:
+    """Return an array of float32 zeros."""
+    x = empty(shape)
+    fill(blocks(x.size, THREADS), x, x.size, np.float32(0))
+    return x
+
+
+def wide(x: DeviceArray) -> DeviceArray:
+    """Return `x`, contiguous, its rows padded with zeros to a multiple of 4 numbers, to be read 16 bytes at a time."""
+    W = -(-x.shape[-1] // 4) * 4
+    return contiguous(x) if x.shape[-1] == W else copied(x, width=W)
+
+
+def narrow(x: DeviceArray, D: int) -> DeviceArray:
+    """Take the first D numbers of each row, contiguous; nothing is copied if that is all of them."""
+    return x if x.shape[-1] == D else copied(x, width=D)
+
+
+def scaled(x: DeviceArray, factor: float | DeviceArray, name: str = "dout") -> DeviceArray:
+    """Multiply `x` by a number, or by an array of shape () such as a loss's gradient, called `name` in messages."""
+    if isinstance(factor, DeviceArray):
+        check_gradient(factor, (), name)
+    else:
+        number, factor = np.float32(factor), empty(())
+        fill(1, factor, 1, number)
+    out = empty(x.shape)
+    times(blocks(x.size, THREADS), contiguous(x), factor, x.size, out)
+    return out

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.instructions import divided
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats
-from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
 from tinyprune.ops.products import check_rows
 
 WIDE = 32  # columns of a block of `run_sums`
@@ -56,9 +55,9 @@ def make_reduction(joined: Callable) -> Callable:
             if x < half:
                 scratch[x] = joined(scratch[x], scratch[x + half])
             half //= 2
-        cuda.syncthreads()  # the result is there before anyone reads it
+        cuda.syncthreads()  # the result is there before any thread reads it
         result = scratch[0]
-        cuda.syncthreads()  # everyone has read it before its place is used again
+        cuda.syncthreads()  # all threads have read it before its place is used again
         return result
 
     return reduction
@@ -69,7 +68,7 @@ block_sum, block_max = make_reduction(add), make_reduction(larger)
 
 @kernel(floats, int32, int32, floats, threads=(WIDE, LINES))
 def run_sums(x, R, C, out):
-    """out (runs, C): the sums over each run of rows of x (R, C)."""
+    """Compute out (runs, C): the sums over each run of rows of x (R, C)."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
     column, line = cuda.threadIdx.x, cuda.threadIdx.y
     run, c = divided(cuda.blockIdx.x, (C + WIDE - 1) // WIDE)
@@ -115,7 +114,7 @@ def column_sums(x: DeviceArray) -> DeviceArray:
 
 @kernel(*2 * (floats, floats, int32, floats), *4 * (int32,), float32, threads=(LANES, DOT_ROWS))
 def dot_rows(x, y, R, out, x2, y2, R2, out2, H, D, y_step, first, factor):
-    """out (R, H): a block for 16 r of one h; and from block `first` on out2 (R2, H), of x2 and y2, likewise.
+    """Compute out (R, H): a block for 16 r of one h; and from block `first` on out2 (R2, H), of x2 and y2, likewise.
 
     y_step: entries from row r of y to the next one.
     """

@@ -16,7 +16,7 @@ BIAS, RESIDUAL, RELU, WHERE = 1, 2, 4, 8  # flags in `finish`: what is done to a
 ALIGNED_A, ALIGNED_B, ALIGNED_OUT = 1, 2, 4  # flags in `fours`: what can be read or written four at a time
 
 
-class Sizes(NamedTuple):
+class ProductSizes(NamedTuple):
     """The sizes of a product: a is (M, K), b is (K, N)."""
 
     M: int
@@ -33,7 +33,7 @@ class Strides(NamedTuple):
     row: int
 
 
-SIZES, STRIDES = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (Sizes, Strides))
+SIZES, STRIDES = (types.NamedTuple(len(kind._fields) * (int32,), kind) for kind in (ProductSizes, Strides))
 
 
 @device

@@ -18,7 +18,7 @@ APART = WIDE + 1  # numbers from row to row where columns are read, so that thes
 
 @kernel(*5 * (floats,), *6 * (int32,), threads=(WIDE, LINES))
 def rows_of_b(a, b, bias, residual, out, N, K, a_row, b_row, c_row, finish):
-    """out = a · b, finished, where b[k, j] is b[k · b_row + j]."""
+    """Compute out = a · b, finished, where b[k, j] is b[k · b_row + j]."""
     scratch = cuda.shared.array((LINES, WIDE), float32)
     x, line, i = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
     j = cuda.blockIdx.x * WIDE + x
@@ -37,7 +37,7 @@ def rows_of_b(a, b, bias, residual, out, N, K, a_row, b_row, c_row, finish):
 
 @kernel(*5 * (floats,), *6 * (int32,), threads=(WIDE, LINES))
 def columns_of_b(a, b, bias, residual, out, N, K, a_row, b_row, c_row, finish):
-    """out = a · b, finished, where b[k, j] is b[j · b_row + k]."""
+    """Compute out = a · b, finished, where b[k, j] is b[j · b_row + k]."""
     scratch = cuda.shared.array((WIDE, APART), float32)
     x, line, i = cuda.threadIdx.x, cuda.threadIdx.y, cuda.blockIdx.y
     left = cuda.blockIdx.x * WIDE

@@ -6,8 +6,8 @@ from shared memory, four per instruction, for 64 multiply-adds: 16 for each load
 
 from collections.abc import Callable
 
+from tinyprune.kernels.cuda.device.instructions import load4, load_some, store_some
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32
-from tinyprune.kernels.cuda.device.vectors import load4, load_some, store_some
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_OUT,
     BIAS,
@@ -51,7 +51,7 @@ def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
 
     @device
     def add_products(strips_a, a_at, strips_b, b_at, some_a, some_b, sums):
-        """sums += the thread's numbers of a for one k times those of b."""
+        """Add to sums the thread's numbers of a for one k times its numbers of b."""
         for s in range(SQUARES):
             at = a_at + s * ROWS
             some_a[4 * s], some_a[4 * s + 1], some_a[4 * s + 2], some_a[4 * s + 3] = load4(strips_a, at)
@@ -63,7 +63,7 @@ def make_multiply_add(TILE: int) -> tuple[int, Callable, Callable, Callable]:
 
     @device
     def add_strips(strips_a, strips_b, at, thread, sums):
-        """sums += the product of the strips that begin at `at`."""
+        """Add to sums the product of the strips that begin at `at`."""
         some_a = cuda.local.array(EACH, float32)
         some_b = cuda.local.array(EACH, float32)
         row, column = corner(thread)

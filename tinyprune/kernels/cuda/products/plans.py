@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from tinyprune.kernels.cuda.device.array import DeviceArray
 from tinyprune.kernels.cuda.device.jit import blocks
-from tinyprune.kernels.cuda.parts.copies import copied
-from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP, Sizes, Strides
+from tinyprune.kernels.cuda.parts.arguments import copied
+from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP, ProductSizes, Strides
 from tinyprune.kernels.cuda.products.few_rows import FEW, WIDE
 from tinyprune.kernels.cuda.products.product import TILES
 
 BLOCKS = 256  # about as many as run at once on the largest GPUs: two on each of 132 multiprocessors
 ENOUGH = 128  # blocks; with so many, smaller tiles are not worthwhile
-SHORTEST = 256  # numbers along k that are worth a slot of their own
+SHORTEST = 256  # numbers along k that are worth a slot
 
 
 class Form(NamedTuple):
@@ -34,11 +34,6 @@ class Rows(NamedTuple):
     group: int
     row: int
 
-    @property
-    def strides(self) -> Strides:
-        """Return them as a kernel gets them."""
-        return Strides(self.group, self.row)
-
     def regrouped(self, groups: int, rows: int) -> "Rows":
         """Split rows that are all in one group into so many groups."""
         return Rows(groups, rows // groups * self.row, self.row) if self.groups == 1 < groups else self
@@ -53,7 +48,7 @@ class Plan(NamedTuple):
 
     kernel: tuple[int, bool, bool] | bool  # key in PRODUCTS, without the precision, or in FEW_ROWS
     grid: tuple[int, ...]  # (blocks along x, y, z)
-    numbers: tuple[Sizes | Strides | int, ...]  # for the kernel
+    numbers: tuple[ProductSizes | Strides | int, ...]  # for the kernel
     parts: int  # of the sum along k
     join_numbers: tuple[Strides | int, ...]  # for `join`, where there are several
 
@@ -72,7 +67,7 @@ def rows_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> Rows | None:
     axes: list[tuple[int, int]] = []
     for n, stride in zip(lead, strides, strict=False):
         if n > 1:
-            # an axis that only continues the one before it is no axis of its own
+            # an axis that only continues the one before it is not counted
             before = axes.pop()[0] if axes and axes[-1][1] == n * stride else 1
             axes.append((before * n, stride))
     if len(axes) == 2:
@@ -119,10 +114,10 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
     parts = max(blocks(K, part), 1)
     join_numbers = ()
     if parts > 1:
-        join_numbers = (parts, M, N, M if transpose_a else per, c.strides, finish)
+        join_numbers = (parts, M, N, M if transpose_a else per, Strides(c.group, c.row), finish)
         c, finish, out = Rows(1, 0, N).regrouped(groups, M), 0, out._replace(first=0)  # of the slots
     aligned = ALIGNED_A * x.aligned(a.first) | ALIGNED_B * y.aligned(b.first) | ALIGNED_OUT * c.aligned(out.first)
-    numbers = (Sizes(M, N, K, part, per), x.strides, y.strides, c.strides, finish, aligned)
+    numbers = (ProductSizes(M, N, K, part, per), *(Strides(z.group, z.row) for z in (x, y, c)), finish, aligned)
     grid = (blocks(N, tile), blocks(M, tile), parts)
     return Plan((tile, not transpose_a, transpose_b), grid, numbers, parts, join_numbers)
 

@@ -11,11 +11,11 @@ k are transposed. There is room for two strips of each. While one is multiplied,
 registers, and are then stored in the other place, so that each strip needs one barrier.
 
 A long sum with few outputs, such as a weight's gradient, is split along k: `blockIdx.z` counts the parts, each has a
-slot of its own, and `join` adds the slots in order. Their number depends on the shapes alone.
+slot, and `join` adds the slots in order. Their number depends on the shapes alone.
 """
 
+from tinyprune.kernels.cuda.device.instructions import aligned, beyond, load_some, store4
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel, uint32
-from tinyprune.kernels.cuda.device.vectors import aligned, beyond, load_some, store4
 from tinyprune.kernels.cuda.products.arithmetic import (
     ALIGNED_A,
     ALIGNED_B,
@@ -108,7 +108,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
         while k_left > 0:
             settle(strips_a, at + a_to, A_ALONG_K, a0, a1, a2, a3)
             settle(strips_b, at + b_to, B_ALONG_K, b0, b1, b2, b3)
-            cuda.syncthreads()  # both strips are complete, and nobody reads the previous ones any more
+            cuda.syncthreads()  # both strips are complete, and no thread reads the previous ones any more
             k_left = int32(k_left - DEPTH)
             a = beyond(a, a_step)
             b = beyond(b, b_step)
@@ -124,7 +124,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
             at = int32(SIZE - at)
 
     def product(a, b, bias, residual, out, sizes, at_a, at_b, at_out, finish, fours):
-        """out (slots, M, N): the sums over each part of k. Rows of out are in groups where those of a are."""
+        """Compute out (slots, M, N): the sums over each part of k. Rows of out are in groups where those of a are."""
         sums = cuda.local.array(SUMS, float32)
         thread = cuda.threadIdx.x & (THREADS - 1)  # tells the compiler that it is not negative
         slot, top, left = cuda.blockIdx.z, cuda.blockIdx.y * TILE, cuda.blockIdx.x * TILE
@@ -141,7 +141,7 @@ def make_product(precision: str, TILE: int, A_ALONG_K: bool, B_ALONG_K: bool) ->
 
 @kernel(*4 * (floats,), *4 * (int32,), STRIDES, int32, threads=THREADS)
 def join(slots, bias, residual, out, S, M, N, per, at_out, finish):
-    """out = Σ_s slots (S, M, N), finished: a thread for each number."""
+    """Compute out = Σ_s slots (S, M, N), finished: a thread for each number."""
     n = cuda.grid(1)
     if n < M * N:
         i, j = n // N, n % N

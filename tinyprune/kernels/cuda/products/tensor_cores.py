@@ -74,21 +74,14 @@ else:
         return types.UniTuple(float32, 4)(*10 * (float32,)), codegen
 
 
-def capability() -> tuple[int, int]:
-    """Return the compute capability of this machine's GPU."""
-    return driver().capability
-
-
 def check_tensor_cores() -> None:
     """Raise UsageError unless there are tensor cores that take tf32."""
     if SIMULATED:
         if EMULATION.mma is None:
             raise UsageError("tf32 takes the tensor cores of a GPU, and Numba's simulator has none: use float32")
-    elif capability() < EARLIEST:
-        major, minor = capability()
-        raise UsageError(
-            f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {major}.{minor}: use float32"
-        )
+    elif driver().capability < EARLIEST:
+        found = ".".join(map(str, driver().capability))
+        raise UsageError(f"tf32 takes a GPU of compute capability 8.0 or later, and this one has {found}: use float32")
 
 
 def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
@@ -109,7 +102,7 @@ def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
 
     @device
     def add_strips(strips_a, strips_b, at, thread, sums):
-        """sums += the product of the strips that begin at `at`."""
+        """Add to sums the product of the strips that begin at `at`."""
         some_a = cuda.local.array(FACTORS, float32)
         row, column = corner(thread)
         g, t = thread % 32 // 4, thread % 4

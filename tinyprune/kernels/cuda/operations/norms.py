@@ -12,8 +12,7 @@ import math
 
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.parts.copies import contiguous
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous
 from tinyprune.kernels.cuda.parts.sums import RUN, WIDE, block_sum, column_sums, grid_of
 from tinyprune.ops.layernorm import check_scale_and_bias
 from tinyprune.ops.rmsnorm import check_scale
@@ -24,7 +23,7 @@ LINES = THREADS // WIDE  # of threads that sum over rows
 
 @device
 def parameter_gradients(dout, x, means, inverses, centred, R, D, block, scratch, sums):
-    """sums (runs, 2, D): the part of a run of rows in dscale = Σ dout · n and in dbias = Σ dout, of 32 features.
+    """Set sums (runs, 2, D) to the part of a run of rows in dscale = Σ dout · n and in dbias = Σ dout, of 32 features.
 
     centred: whether rows have means.   block: of those that do this.
     """
@@ -55,7 +54,7 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
     """
 
     def normalise(x, scale, bias, D, eps, out, means, inverses):
-        """out, and the mean and 1 / std of each row: a block for each row."""
+        """Compute out, and the mean and 1 / std of each row: a block for each row."""
         scratch = cuda.shared.array(THREADS, float32)
         row, thread = cuda.blockIdx.x, cuda.threadIdx.x
         at, size = row * D, float32(D)
@@ -79,7 +78,7 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
                 means[row] = mean
 
     def normalise_backward(dout, x, means, inverses, scale, R, D, first, dx, sums):
-        """dx = (dn − mean_d dn − n · mean_d(dn · n)) / std: a block for each row; the `first` ones sum over rows.
+        """Compute dx = (dn − mean_d dn − n · mean_d(dn · n)) / std, a block for each row; `first` ones sum over rows.
 
         The first mean is 0 for RMSNorm.
         """
@@ -114,17 +113,24 @@ def make_norm(name: str, centred: bool) -> tuple[Kernel, Kernel]:
 LAYERNORM, RMSNORM = make_norm("layernorm", True), make_norm("rmsnorm", False)
 
 
+def normalised(
+    norm: Kernel, x: DeviceArray, scale: DeviceArray, bias: DeviceArray | None, eps: float
+) -> tuple[DeviceArray, tuple]:
+    """Return the output, and what backward needs."""
+    x, scale = contiguous(x), contiguous(scale)
+    D, R = x.shape[-1], math.prod(x.shape[:-1])
+    out, means, inverses = empty(x.shape), None if bias is None else empty(R), empty(R)
+    norm(R, x, scale, bias, D, eps, out, means, inverses)
+    return out, (x, means, inverses, scale)
+
+
 def layernorm_forward(
     x: DeviceArray, scale: DeviceArray, bias: DeviceArray, eps: float = 1e-5
 ) -> tuple[DeviceArray, tuple]:
     """Normalise the last axis of `x`, then scale and shift it: `ops.layernorm_forward` for float32."""
     check_floats(x=x, scale=scale, bias=bias)
     check_scale_and_bias(x, scale, bias)
-    x, scale, bias = contiguous(x), contiguous(scale), contiguous(bias)
-    D, R = x.shape[-1], math.prod(x.shape[:-1])
-    out, means, inverses = empty(x.shape), empty(R), empty(R)
-    LAYERNORM[0](R, x, scale, bias, D, eps, out, means, inverses)
-    return out, (x, means, inverses, scale)
+    return normalised(LAYERNORM[0], x, scale, contiguous(bias), eps)
 
 
 def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
@@ -138,11 +144,7 @@ def rmsnorm_forward(x: DeviceArray, scale: DeviceArray, eps: float = 1e-5) -> tu
     """Normalise the last axis of `x`, then scale it: `ops.rmsnorm_forward` for float32."""
     check_floats(x=x, scale=scale)
     check_scale(x, scale)
-    x, scale = contiguous(x), contiguous(scale)
-    D, R = x.shape[-1], math.prod(x.shape[:-1])
-    out, inverses = empty(x.shape), empty(R)
-    RMSNORM[0](R, x, scale, None, D, eps, out, None, inverses)
-    return out, (x, None, inverses, scale)
+    return normalised(RMSNORM[0], x, scale, None, eps)
 
 
 def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:

@@ -11,12 +11,10 @@ import numpy as np
 from tinyprune import ops
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
-from tinyprune.kernels.cuda.layers.add import add
-from tinyprune.kernels.cuda.layers.attention import attention_forward
-from tinyprune.kernels.cuda.layers.norms import layernorm_forward
-from tinyprune.kernels.cuda.layers.rotary import rotate
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place
-from tinyprune.kernels.cuda.parts.copies import copied, zeros
+from tinyprune.kernels.cuda.operations.attention import attention_forward
+from tinyprune.kernels.cuda.operations.maps import add, rotate
+from tinyprune.kernels.cuda.operations.norms import layernorm_forward
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place, copied, zeros
 from tinyprune.kernels.cuda.products.primitives import matmul
 from tinyprune.ops.attention_step import BlockWeights, check_step
 
@@ -25,7 +23,7 @@ THREADS = 128
 
 @kernel(floats, floats, int32, int32, int32, int32, int32, floats, threads=THREADS)
 def unroll(ring, newest, first, C, visible, width, size, out):
-    """out (visible, width): rows from `first` of ring (C, width), modulo C, and the newest as the last one."""
+    """Compute out (visible, width): rows from `first` of ring (C, width), modulo C, and the newest as the last one."""
     i = cuda.grid(1)
     if i < size:
         row, column = i // width, i % width

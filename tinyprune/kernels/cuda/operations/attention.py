@@ -17,15 +17,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyprune.errors import UsageError
-from tinyprune.kernels.cuda.attend.arguments import Inputs, Keys, Saved, Scales, Sizes
+from tinyprune.kernels.cuda.attend.arguments import AttentionSizes, Inputs, Keys, Saved, Scales
 from tinyprune.kernels.cuda.attend.distances import DISTANCES_BACKWARD
 from tinyprune.kernels.cuda.attend.forward import FORWARD
 from tinyprune.kernels.cuda.attend.keys import KEYS_BACKWARD
 from tinyprune.kernels.cuda.attend.queries import QUERIES_BACKWARD
 from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import Kernel, blocks
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.parts.copies import contiguous, narrow, wide
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, contiguous, narrow, wide
 from tinyprune.kernels.cuda.parts.masks import Dropout, draw_mask
 from tinyprune.kernels.cuda.parts.sums import column_sums, two_row_dots
 from tinyprune.ops.attention import check_arguments
@@ -40,7 +39,7 @@ class AttentionCache(NamedTuple):
     inputs: Inputs
     u: DeviceArray | None  # (H, W), and so w
     w: DeviceArray | None
-    sizes: Sizes
+    sizes: AttentionSizes
     scale: float
     scales: tuple[Scales, Scales]  # of keys of the context, and of persistent keys
     relative: bool  # whether there are position keys
@@ -77,7 +76,7 @@ def attention_forward(
     q, k, v, r, u, w, pk, pv = (x if x is None else wide(x) for x in (q, k, v, r, u, w, pk, pv))
     biases = (None, None) if r is None else two_row_dots(k, u, r, w)
     inputs = Inputs(q, k, v, r, pk, pv, *biases, None if gate is None else contiguous(gate))
-    sizes = Sizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
+    sizes = AttentionSizes(T, S, H, N, q.shape[-1], S if span is None else min(span, S))
     mask, raised = draw_mask(dropout, rng), 1.0 if rng is None else 1 / (1 - dropout)
     relative, gated = r is not None, gate is not None
 

@@ -10,6 +10,8 @@ rows fit there, and written once; the textbook makes five arrays of that size.
 
 A thread loads four logits before it computes with the first, so that it waits for memory once, not four times. The
 compiler cannot do that itself, since what is written might be what is read next.
+
+Distillation is computed by NumPy: where a teacher has room beside its student, logits are few.
 """
 
 import math
@@ -17,12 +19,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune import ops
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device, to_host
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats
-from tinyprune.kernels.cuda.parts.copies import contiguous, scaled
+from tinyprune.kernels.cuda.operations.embedding import numbers
+from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous, scaled
 from tinyprune.kernels.cuda.parts.sums import block_max, block_sum
-from tinyprune.kernels.cuda.vocabulary.rows import there
 from tinyprune.ops.cross_entropy import check_targets
 
 THREADS = 128
@@ -61,7 +63,7 @@ def largest_and_sum(x, at, V, scratch):
 
 @kernel(floats, ints, int32, float32, floats, floats, threads=THREADS, hot=True)
 def losses_and_gradient(logits, targets, V, share, losses, dlogits):
-    """losses (R,), and dlogits (R, V), which may be `logits` itself; share = 1 / R."""
+    """Compute losses (R,), and dlogits (R, V), which may be `logits` itself; share = 1 / R."""
     scratch = cuda.shared.array(THREADS, float32)
     row, thread = cuda.blockIdx.x, cuda.threadIdx.x
     at, target = row * V, targets[row]
@@ -86,7 +88,7 @@ def losses_and_gradient(logits, targets, V, share, losses, dlogits):
 
 @kernel(floats, int32, floats, threads=THREADS, hot=True)
 def log_probabilities(logits, V, out):
-    """out (R, V) = logits − log Σ exp(logits): a block for each row."""
+    """Compute out (R, V) = logits − log Σ exp(logits): a block for each row."""
     scratch = cuda.shared.array(THREADS, float32)
     at = cuda.blockIdx.x * V
     top, total = largest_and_sum(logits, at, V, scratch)
@@ -97,7 +99,7 @@ def log_probabilities(logits, V, out):
 
 @kernel(floats, int32, floats, threads=THREADS)
 def mean_of(x, size, mean):
-    """mean[0] of x, flat. One block."""
+    """Compute mean[0] of x, flat. One block."""
     scratch = cuda.shared.array(THREADS, float32)
     total = float32(0)
     for i in range(cuda.threadIdx.x, size, THREADS):
@@ -132,7 +134,7 @@ def cross_entropy_forward(
     rows = contiguous(logits)
     dlogits = rows if overwrite else empty(logits.shape)
     losses, loss = empty(R), empty(())
-    losses_and_gradient(R, rows, there(targets), V, np.float32(1 / R), losses, dlogits)
+    losses_and_gradient(R, rows, numbers(targets), V, np.float32(1 / R), losses, dlogits)
     mean_of(1, losses, R, loss)
     return loss, (dlogits,)
 
@@ -147,3 +149,15 @@ def cross_entropy_backward(dout: float | DeviceArray, cache: tuple) -> DeviceArr
     if not isinstance(dout, DeviceArray) and dout == 1:
         return dlogits
     return scaled(dlogits, dout)
+
+
+def distillation_forward(
+    logits: DeviceArray, targets: DeviceArray, teacher: DeviceArray, *, share: float
+) -> tuple[np.inexact, tuple]:
+    """Compute the loss of a student: `ops.distillation_forward`; it waits for the GPU."""
+    return ops.distillation_forward(to_host(logits), to_host(targets), to_host(teacher), share=share)
+
+
+def distillation_backward(dout: float, cache: tuple) -> DeviceArray:
+    """Return the gradient of `distillation_forward` with respect to `logits`, as `ops.distillation_backward`."""
+    return to_device(ops.distillation_backward(float(dout), cache))

@@ -1,25 +1,24 @@
-"""Embedding: look up a vector for each token, scale it, drop whole words. See `tinyprune.ops.embedding`.
+"""Rows of a matrix by number: taken, added, summed; and the embedding. See `tinyprune.ops.embedding` and `ops.rows`.
 
     for each position r:  out[r] = E[ids[r]] · factor(ids[r])       factor(v) = √D · keep(v) / (1 − dropout)
     for each word v:      dE[v] = factor(v) · Σ dout[r] over the positions r of v, in order
 
-Forward has a block for each position, with a thread for each feature. Backward cannot have that: several positions of
-one word would add to one row, in random order. So Python sorts the positions by word. Many words occur once, but "the"
-at every twentieth position; so the positions of a word are cut into chunks, one block adds the rows of a chunk, and one
-block adds the chunks of a word. Rows of dE whose word does not occur are zero.
+Forward has a block for each position. Backward cannot have that: several positions of one word would add to one row, in
+random order. So Python sorts the positions by word. Many words occur once, but "the" at every twentieth position; so
+the positions of a word are cut into chunks, one block adds the rows of a chunk, and one block adds the chunks of a
+word. Rows of dE whose word does not occur are zero. In `add_rows` all places differ, so no two blocks write to one row.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient
-from tinyprune.kernels.cuda.parts.copies import contiguous, zeros
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_gradient, check_in_place, contiguous, zeros
 from tinyprune.kernels.cuda.parts.masks import DROPOUT, KEEP_ALL, Dropout, draw_mask, keep_factor
-from tinyprune.kernels.cuda.vocabulary.rows import Tokens, taken_rows, together
 from tinyprune.ops.dropout import check_rate
 from tinyprune.ops.embedding import check_ids
 from tinyprune.ops.rows import check_each_row, check_rows_index
@@ -28,9 +27,26 @@ THREADS = 128
 CHUNK = 32  # positions whose rows a block adds
 
 
+@kernel(floats, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
+def take(x, places, dropout, D, out):
+    """Take out (n, D) from x (R, D)."""
+    i = cuda.blockIdx.x
+    times = keep_factor(places[i], dropout)
+    for d in range(cuda.threadIdx.x, D, THREADS):
+        out[i * D + d] = x[places[i] * D + d] * times
+
+
+@kernel(floats, ints, int32, floats, threads=THREADS)
+def add(rows, places, D, out):
+    """Add rows (n, D) to out (R, D)."""
+    i = cuda.blockIdx.x
+    for d in range(cuda.threadIdx.x, D, THREADS):
+        out[places[i] * D + d] += rows[i * D + d]
+
+
 @kernel(floats, ints, ints, int32, floats, threads=THREADS, hot=True)
 def sum_chunks(rows, places, starts, D, sums):
-    """sums (chunks, D): of the rows of each chunk, whose numbers are in `places` from starts[chunk] on."""
+    """Compute sums (chunks, D) of the rows of each chunk, whose numbers are in `places` from starts[chunk] on."""
     chunk, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
     if d < D:
         total = float32(0)
@@ -41,13 +57,50 @@ def sum_chunks(rows, places, starts, D, sums):
 
 @kernel(floats, ints, ints, DROPOUT, int32, floats, threads=THREADS, hot=True)
 def sum_words(sums, words, starts, dropout, D, dE):
-    """dE[words[w]]: the sum over the chunks of word w, times the factor, or times 0 if the word is dropped."""
+    """Set dE[words[w]] to the sum over the chunks of word w, times the factor, or times 0 if the word is dropped."""
     w, d = cuda.blockIdx.x, cuda.blockIdx.y * THREADS + cuda.threadIdx.x
     if d < D:
         total = float32(0)
         for chunk in range(starts[w], starts[w + 1]):
             total += sums[chunk * D + d]
         dE[words[w] * D + d] = total * keep_factor(words[w], dropout)
+
+
+def numbers(values: NDArray) -> DeviceArray:
+    """Copy integers to the GPU's memory, as int32, flat."""
+    return to_device(values.reshape(-1).astype(np.int32))
+
+
+def together(parts: Sequence[NDArray]) -> tuple[DeviceArray, ...]:
+    """Copy flat arrays of integers to the GPU's memory, as int32, with one copy."""
+    joined = numbers(np.concatenate(parts))
+    ends = np.cumsum([part.size for part in parts]).tolist()
+    return tuple(joined[end - part.size : end] for part, end in zip(parts, ends, strict=True))
+
+
+def taken_rows(x: DeviceArray, places: NDArray, mask: Dropout = KEEP_ALL) -> DeviceArray:
+    """Return the n rows `places` of x (R, D) times their factors: (n, D)."""
+    D = x.shape[1]
+    out = empty((places.size, D))
+    take(places.size, contiguous(x), numbers(places), mask, D, out)
+    return out
+
+
+def take_rows(x: DeviceArray, index: NDArray) -> DeviceArray:
+    """Copy rows, as `ops.take_rows`, for float32 (R, ...); `index` in main memory."""
+    check_floats(x=x)
+    check_rows_index(index, len(x))
+    return taken_rows(x.reshape(len(x), x.size // max(len(x), 1)), index).reshape(index.size, *x.shape[1:])
+
+
+def add_rows(x: DeviceArray, index: NDArray, rows: DeviceArray) -> DeviceArray:
+    """Add rows in place, as `ops.add_rows`, for float32; `index` in main memory."""
+    check_floats(x=x, rows=rows)
+    check_in_place(x=x)
+    check_rows_index(index, len(x))
+    check_each_row(x, index, rows)
+    add(index.size, contiguous(rows), numbers(index), x.shape[1], x)
+    return x
 
 
 def chunks_of(ids: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
@@ -67,21 +120,11 @@ def chunks_of(ids: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     return places, words, np.append(np.repeat(first, chunks) + CHUNK * within, ids.size), word_starts
 
 
-def tokens(ids: NDArray, targets: NDArray) -> tuple[Tokens, Tokens]:
-    """Copy all that a step brings to the GPU's memory at once: ids, targets, and the ids' `chunks_of`."""
-    given = [np.array(each).view(Tokens) for each in (ids, targets)]  # copies: the caller may overwrite its own
-    flat = [each.reshape(-1) for each in given]
-    given[0].there, given[1].there, *chunks = together([*flat, *chunks_of(flat[0])])
-    given[0].chunks = tuple(chunks)
-    return given[0], given[1]
-
-
 def sums_by_word(rows: DeviceArray, ids: NDArray, V: int, mask: Dropout = KEEP_ALL) -> DeviceArray:
     """Add R rows (R, D) of equal id, times the factors of the ids; zeros for other ids: (V, D)."""
     D = rows.shape[1]
     total = zeros((V, D))
-    chunks = ids.chunks if hasattr(ids, "chunks") else together(chunks_of(ids.reshape(-1)))
-    places, words, chunk_starts, word_starts = chunks
+    places, words, chunk_starts, word_starts = together(chunks_of(ids.reshape(-1)))
     sums = empty((chunk_starts.size - 1, D))
     across = blocks(D, THREADS)
     sum_chunks((len(sums), across), contiguous(rows), places, chunk_starts, D, sums)
@@ -114,7 +157,7 @@ def embedding_forward(
     check_rate("dropout", dropout)
     mask = draw_mask(dropout, rng, math.sqrt(D) if scale is None else scale)
     out = taken_rows(E, ids, mask=mask).reshape(*ids.shape, D)
-    return out, (ids if hasattr(ids, "there") else ids.copy(), E.shape, mask)  # the caller may overwrite its own
+    return out, (ids.copy(), E.shape, mask)  # the caller may overwrite its own
 
 
 def embedding_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:

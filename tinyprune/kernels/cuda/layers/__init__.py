@@ -1,1 +1,0 @@
-"""Operations of a layer between its input and its output."""

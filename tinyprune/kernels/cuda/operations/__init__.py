@@ -1,0 +1,1 @@
+"""The operations of `tinyprune.ops`, with kernels for a GPU; `engine` lists them."""

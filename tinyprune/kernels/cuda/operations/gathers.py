@@ -1,0 +1,184 @@
+"""Parts of arrays by number, and what the heads that own them are multiplied by. A thread for each entry of the result.
+
+    take      out[o, j, i] = x[o, index[j], i], or 0 where index[j] is −1       x (outer, n, inner)
+    sum       dx[row, k] = Σ dout[row, h] over the heads h with index[h] = k, in their order
+    join      arrays one after the other, such as memory and segment
+    weigh     out[…, r, i] = x[…, r, i] · factors[r]
+
+See `tinyprune.ops.slices`, `repeat_heads`, `rows` and `head_networks`. In `take`, inner is the contiguous part of a
+head. With an index that maps each slice of the whole to one of the part, or to −1, it is `put_slices`, so every entry
+is written once. A training step with closed heads does both for ten arrays a layer, always with the same few indices,
+which are copied to the GPU's memory only once.
+
+Memory is joined in place, from the context of the previous segment: gaps between its texts cost nothing, and a copy
+would move it twice. In head networks the gates multiply the values, which are few, and not the units, one for each
+position.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache, reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
+from tinyprune.kernels.cuda.parts import sums
+from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, contiguous, copied
+from tinyprune.ops.head_networks import check_units
+from tinyprune.ops.repeat_heads import check_sum_heads
+from tinyprune.ops.rows import check_concatenate, check_factors, check_row_dots
+from tinyprune.ops.slices import check_index, check_part, slice_count
+
+THREADS = 256
+REMEMBERED = 256  # indices that stay on the device, of a few numbers each
+
+
+@kernel(floats, ints, int32, int32, int32, int32, floats, threads=THREADS)
+def pick(x, index, n, picked, inner, size, out):
+    """Set out (outer, picked, inner) from x (outer, n, inner), both flat, by index (picked,)."""
+    i = cuda.grid(1)
+    if i < size:
+        rest, entry = divided(i, inner)
+        outer, j = divided(rest, picked)
+        h = index[j]
+        out[i] = x[(outer * n + h) * inner + entry] if h >= 0 else float32(0)
+
+
+@kernel(floats, ints, int32, int32, int32, int32, floats, threads=THREADS, hot=True)
+def sum_shared(dout, index, H, K, Dh, size, dx):
+    """Set dx (rows, K, Dh) from dout (rows, H, Dh), both flat: the sums over the heads h with index[h] = k."""
+    i = cuda.grid(1)
+    if i < size:
+        rest, d = divided(i, Dh)
+        row, k = divided(rest, K)
+        total = float32(0)
+        for h in range(H):
+            if index[h] == k:
+                total += dout[(row * H + h) * Dh + d]
+        dx[i] = total
+
+
+@kernel(floats, int32, floats, int32, int32, int32, floats, threads=THREADS, hot=True)
+def join_rows(m, m_step, x, x_step, split, size, out):
+    """Set each row of out (B, size) to `split` entries of m and the rest of x, whose rows lie m_step, x_step apart."""
+    b, i = cuda.blockIdx.y, cuda.grid(1)
+    if i < split:
+        out[b * size + i] = m[b * m_step + i]
+    elif i < size:
+        out[b * size + i] = x[b * x_step + i - split]
+
+
+@kernel(floats, floats, floats, int32, int32, int32, int32, floats, threads=THREADS)
+def weigh(x, factors, r, rectified, R, width, size, out):
+    """Set out[…, r, i] = factors[r] · x[…, r, i], flat, with `width` entries i for each of R rows.
+
+    If `rectified`, out is multiplied by 1 where the array r > 0 and by 0 elsewhere.
+    """
+    i = cuda.grid(1)
+    if i < size:
+        product = factors[i // width % R] * x[i]
+        if rectified:
+            product *= float32(1) if r[i] > float32(0) else float32(0)
+        out[i] = product
+
+
+@lru_cache(REMEMBERED)
+def on_device(index: tuple[int, ...]) -> DeviceArray:
+    """Copy an index to the GPU's memory."""
+    return to_device(np.array(index, np.int32))
+
+
+def picked(x: DeviceArray, index: Sequence[int], axis: int, n: int, width: int) -> DeviceArray:
+    """Run `pick` along an axis of n slices of `width` entries."""
+    shape = x.shape
+    out = empty((*shape[:axis], len(index) * width, *shape[axis + 1 :]))
+    inner = width * math.prod(shape[axis + 1 :])
+    numbers = on_device(tuple(map(int, index)))
+    pick(blocks(out.size, THREADS), contiguous(x), numbers, n, len(index), inner, out.size, out)
+    return out
+
+
+def take_slices(x: DeviceArray, index: Sequence[int], axis: int, width: int = 1) -> DeviceArray:
+    """Return the slices of `index`, in this order: `ops.take_slices` for float32."""
+    check_floats(x=x)
+    n = slice_count("x", x, axis, width)
+    check_index(index, n)
+    return picked(x, index, axis, n, width)
+
+
+def put_slices(part: DeviceArray, index: Sequence[int], axis: int, n: int, width: int = 1) -> DeviceArray:
+    """Return zeros, except for the slices of `index`: `ops.put_slices` for float32."""
+    check_floats(part=part)
+    check_part(part, index, axis, width)
+    check_index(index, n)
+    owner = np.full(n, -1)
+    owner[list(index)] = np.arange(len(index))
+    return picked(part, owner, axis, len(index), width)
+
+
+def sum_heads(x: DeviceArray, index: Sequence[int] | NDArray, K: int) -> DeviceArray:
+    """Sum the heads that share a key or value, as `ops.sum_heads`, for float32."""
+    check_floats(x=x)
+    check_sum_heads(x, index, K)
+    B, S, H, Dh = x.shape
+    out = empty((B, S, K, Dh))
+    sum_shared(blocks(out.size, THREADS), contiguous(x), on_device(tuple(map(int, index))), H, K, Dh, out.size, out)
+    return out
+
+
+def concatenate(arrays: Sequence[DeviceArray], axis: int = 0) -> DeviceArray:
+    """Put arrays one after the other, as `ops.concatenate`, for float32."""
+    check_concatenate(arrays, axis)
+    check_floats(arrays=arrays)
+    axis %= arrays[0].ndim
+
+    def joined(m: DeviceArray, x: DeviceArray) -> DeviceArray:
+        """Join two arrays."""
+        out = empty((*m.shape[:axis], m.shape[axis] + x.shape[axis], *m.shape[axis + 1 :]))
+        outer = math.prod(m.shape[:axis])
+        split, size = m.size // max(outer, 1), out.size // max(outer, 1)
+        steps = (*by_rows(m), *by_rows(x)) if axis == 1 else (contiguous(m), split, contiguous(x), size - split)
+        join_rows((blocks(size, THREADS), outer), *steps, split, size, out)
+        return out
+
+    return reduce(joined, arrays) if len(arrays) > 1 else copied(arrays[0])
+
+
+def weighed(x: DeviceArray, factors: NDArray | DeviceArray, width: int, r: DeviceArray | None = None) -> DeviceArray:
+    """Multiply each `width` entries of x in turn by the next factor; where r is given and not positive, by 0."""
+    out = empty(x.shape)
+    factors = contiguous(to_device(factors))
+    weigh(blocks(x.size, THREADS), contiguous(x), factors, r, r is not None, factors.size, width, x.size, out)
+    return out
+
+
+def multiply_rows(x: DeviceArray, factors: NDArray | DeviceArray) -> DeviceArray:
+    """Multiply each row by its factor, as `ops.multiply_rows`, for float32; factors may be in main memory."""
+    check_floats(x=x)
+    check_factors(x, factors)
+    return weighed(x, factors, math.prod(x.shape[1:]))
+
+
+def row_dots(x: DeviceArray, y: DeviceArray, factor: float = 1.0) -> DeviceArray:
+    """Return the sum of products of each row, as `ops.row_dots`, for float32."""
+    check_alike(x=x, y=y)
+    check_row_dots(x, y)
+    rows = len(x), math.prod(x.shape[1:])
+    return sums.row_dots(contiguous(x).reshape(rows), contiguous(y).reshape(rows), np.float32(factor))
+
+
+def units_gradient(
+    products: DeviceArray, r: DeviceArray, weights: NDArray | DeviceArray, scale: float
+) -> tuple[DeviceArray, DeviceArray]:
+    """Return the gradients of units and gates where parameters are frozen, as `ops.units_gradient`, for float32."""
+    check_floats(products=products, r=r)
+    check_units(products, r, weights)
+    H = len(weights)
+    N = r.shape[-1] // max(H, 1)
+    by_head = math.prod(r.shape[:-1]), H, N
+    products, r = contiguous(products), contiguous(r)
+    dgate = sums.column_sums(sums.row_dots(r.reshape(by_head), products.reshape(by_head), np.float32(scale)))
+    return weighed(products, weights, N, r), dgate

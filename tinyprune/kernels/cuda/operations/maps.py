@@ -1,0 +1,198 @@
+"""A thread for each entry, or pair of entries: GELU, SwiGLU, add, the residual connection, rotary positions.
+
+    GELU      u = 2 √(2/π) · (a + 0.044715 a³);  s = sigmoid(u);  out = a · s
+              da = dout · (s + a · s · (1 − s) · du/da)
+    SwiGLU    s = sigmoid(a);  out = a · s · b;  db = dout · a · s;  da = dout · b · (s + a · s · (1 − s))
+
+(1 + tanh z) / 2 is sigmoid(2 z). Only the inputs are saved, and backward computes s again.
+
+The residual connection is one pass: y after dropout is not stored, and neither is the mask. Some fifteen instructions
+compute it for an entry, in forward and again in backward, which is faster than reading it from memory.
+
+Cosines and sines of rotary positions are computed in main memory, in float64, and copied to the GPU's only once. To
+turn the other way is to exchange the halves, and so backward is the same kernel.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from tinyprune.kernels import formulas
+from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.instructions import divided
+from tinyprune.kernels.cuda.device.jit import blocks, cuda, device, float32, floats, int32, kernel
+from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_gradient, contiguous
+from tinyprune.kernels.cuda.parts.masks import DROPOUT, draw_mask, keep_factor
+from tinyprune.ops import rotary
+from tinyprune.ops.dropout import check_rate
+from tinyprune.ops.gelu import CUBIC, LINEAR
+
+THREADS = 256
+FIRST, THIRD = 2 * LINEAR, 2 * LINEAR * CUBIC  # u = FIRST · a + THIRD · a³
+REMEMBERED = 16  # tables, of T · Dh/2 numbers: one for training and evaluation each, and a few of text being written
+sigmoid = device(formulas.sigmoid)
+
+
+@kernel(floats, int32, floats, threads=THREADS, hot=True)
+def gelu(a, size, out):
+    """Compute out = a · s, flat."""
+    i = cuda.grid(1)
+    if i < size:
+        x = a[i]
+        out[i] = x * sigmoid(x * (x * x * float32(THIRD) + float32(FIRST)))
+
+
+@kernel(floats, floats, int32, floats, threads=THREADS, hot=True)
+def gelu_gradient(dout, a, size, da):
+    """Compute da, flat."""
+    i = cuda.grid(1)
+    if i < size:
+        x = a[i]
+        s = sigmoid(x * (x * x * float32(THIRD) + float32(FIRST)))
+        du = x * x * float32(3 * THIRD) + float32(FIRST)
+        da[i] = dout[i] * (s + x * s * (float32(1) - s) * du)
+
+
+@kernel(floats, floats, int32, floats, threads=THREADS, hot=True)
+def swiglu(a, b, size, out):
+    """Compute out = a · s · b, flat."""
+    i = cuda.grid(1)
+    if i < size:
+        out[i] = a[i] * sigmoid(a[i]) * b[i]
+
+
+@kernel(floats, floats, floats, int32, floats, floats, threads=THREADS, hot=True)
+def swiglu_gradients(dout, a, b, size, da, db):
+    """Compute da and db, flat."""
+    i = cuda.grid(1)
+    if i < size:
+        s = sigmoid(a[i])
+        silu = a[i] * s
+        db[i] = dout[i] * silu
+        da[i] = dout[i] * b[i] * (s + silu * (float32(1) - s))
+
+
+@kernel(floats, int32, floats, int32, int32, floats, threads=THREADS)
+def add_all(a, a_step, b, b_step, size, out):
+    """Compute out (rows, size) = a + b, whose rows lie a_step and b_step apart."""
+    row, i = cuda.blockIdx.y, cuda.grid(1)
+    if i < size:
+        out[row * size + i] = a[row * a_step + i] + b[row * b_step + i]
+
+
+@kernel(floats, floats, DROPOUT, int32, floats, threads=THREADS, hot=True)
+def add_dropped(x, y, dropout, size, out):
+    """Compute out = x + y · (factor where kept, else 0), all flat."""
+    i = cuda.grid(1)
+    if i < size:
+        out[i] = x[i] + y[i] * keep_factor(i, dropout)
+
+
+@kernel(floats, DROPOUT, int32, floats, threads=THREADS, hot=True)
+def drop(x, dropout, size, out):
+    """Set out[i] to x[i] · factor if kept, else to x[i] · 0: as in NumPy, NaN and inf become NaN."""
+    i = cuda.grid(1)
+    if i < size:
+        out[i] = x[i] * keep_factor(i, dropout)
+
+
+@kernel(floats, floats, floats, int32, int32, int32, int32, int32, int32, floats, threads=THREADS, hot=True)
+def turn(x, cos, sin, T, H, half, one, other, pairs, out):
+    """Compute out of x (B, T, H, Dh), both flat; `one` and `other` are where a head's halves begin."""
+    n = cuda.grid(1)
+    if n < pairs:
+        head, d = divided(n, half)
+        _, t = divided(divided(head, H)[0], T)
+        c, s = cos[t * half + d], sin[t * half + d]
+        i, j = head * 2 * half + one + d, head * 2 * half + other + d
+        x1, x2 = x[i], x[j]
+        out[i] = x1 * c - x2 * s
+        out[j] = x2 * c + x1 * s
+
+
+def gelu_forward(a: DeviceArray) -> tuple[DeviceArray, tuple]:
+    """Apply GELU to every entry: `ops.gelu_forward` for float32."""
+    check_floats(a=a)
+    a, out = contiguous(a), empty(a.shape)
+    gelu(blocks(a.size, THREADS), a, a.size, out)
+    return out, (a,)
+
+
+def gelu_backward(dout: DeviceArray, cache: tuple) -> DeviceArray:
+    """Gradient of `gelu_forward` with respect to `a`, as `ops.gelu_backward`."""
+    (a,) = cache
+    check_gradient(dout, a.shape)
+    da = empty(a.shape)
+    gelu_gradient(blocks(a.size, THREADS), contiguous(dout), a, a.size, da)
+    return da
+
+
+def swiglu_forward(a: DeviceArray, b: DeviceArray) -> tuple[DeviceArray, tuple]:
+    """Multiply SiLU of `a` by `b`: `ops.swiglu_forward` for float32."""
+    check_alike(a=a, b=b)
+    a, b, out = contiguous(a), contiguous(b), empty(a.shape)
+    swiglu(blocks(a.size, THREADS), a, b, a.size, out)
+    return out, (a, b)
+
+
+def swiglu_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
+    """Gradients of `swiglu_forward` in argument order, as `ops.swiglu_backward`."""
+    a, b = cache
+    check_gradient(dout, a.shape)
+    da, db = empty(a.shape), empty(a.shape)
+    swiglu_gradients(blocks(a.size, THREADS), contiguous(dout), a, b, a.size, da, db)
+    return da, db
+
+
+def add(a: DeviceArray, b: DeviceArray) -> DeviceArray:
+    """Return a + b, as `ops.add`, for float32. Of three axes, such as the last rows of every text, views are read."""
+    check_alike(a=a, b=b)
+    out = empty(a.shape)
+    if a.ndim == 3 and not (a.contiguous and b.contiguous):
+        size = out.size // max(len(a), 1)
+        add_all((blocks(size, THREADS), len(a)), *by_rows(a), *by_rows(b), size, out)
+    else:
+        add_all(blocks(out.size, THREADS), contiguous(a), 0, contiguous(b), 0, out.size, out)
+    return out
+
+
+def residual_forward(
+    x: DeviceArray, y: DeviceArray, dropout: float = 0.0, rng: np.random.Generator | None = None
+) -> tuple[DeviceArray, tuple]:
+    """Compute x + dropout(y): `ops.residual_forward` for float32."""
+    check_alike(x=x, y=y)
+    check_rate("dropout", dropout)
+    if rng is None or dropout == 0:
+        return add(x, y), (None, x.shape)
+    mask, out = draw_mask(dropout, rng), empty(x.shape)
+    add_dropped(blocks(x.size, THREADS), contiguous(x), contiguous(y), mask, x.size, out)
+    return out, (mask, x.shape)
+
+
+def residual_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
+    """Gradients of `residual_forward`, as `ops.residual_backward`; that of x is `dout` itself."""
+    mask, shape = cache
+    check_gradient(dout, shape)
+    if mask is None:
+        return dout, dout
+    dy = empty(shape)
+    drop(blocks(dy.size, THREADS), contiguous(dout), mask, dy.size, dy)
+    return dout, dy
+
+
+@lru_cache(REMEMBERED)
+def tables(T: int, Dh: int, base: float, first: int) -> list[DeviceArray]:
+    """Return cosines and sines in the GPU's memory."""
+    return [to_device(table) for table in rotary.cos_and_sin(T, Dh, base, first, np.float32)]
+
+
+def rotate(x: DeviceArray, base: float, first: int = 0, *, back: bool = False) -> DeviceArray:
+    """Turn the features of every position and head, as `ops.rotate`, for float32."""
+    check_floats(x=x)
+    rotary.check_arguments(x, base, first)
+    _, T, H, Dh = x.shape
+    half, pairs = Dh // 2, x.size // 2
+    one, other = (half, 0) if back else (0, half)
+    out = empty(x.shape)
+    turn(blocks(pairs, THREADS), contiguous(x), *tables(T, Dh, base, first), T, H, half, one, other, pairs, out)
+    return out

@@ -1,1 +1,0 @@
-"""Operations on parameters and their gradients, after backward: norms and updates."""

@@ -1,1 +1,0 @@
-"""Operations at both ends of a model, where tokens become vectors and vectors a loss."""
