@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
-from tinyprune.kernels.cpu.arguments import SMALL
 from tinyprune.kernels.cpu.dropout import kept
+from tinyprune.kernels.cpu.jit import SMALL
 from tinyprune.kernels.cpu.updates import COLUMNS
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.dropout import keep_mask

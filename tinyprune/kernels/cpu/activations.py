@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_floats, check_gradient, flat
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import alike, check_alike, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, multiply, number, sigmoid, store, subtract
 from tinyprune.ops.gelu import CUBIC, LINEAR
 
@@ -74,33 +74,27 @@ def backward_run(first, end, dout, a, b, da, db):
             da[i] = dout[i] * b[i] * (p + y * p * (real(1) - p))
 
 
-@parallel_kernel
+@loop_kernel
 def activate(a, b, out):
     """Compute out; all are flat."""
-    if a.size < SMALL:
-        activate_run(number(0), a.size, a, b, out)
-    else:
-        for run in prange((a.size + RUN - 1) // RUN):
-            first = number(run) * RUN
-            activate_run(first, min(first + RUN, a.size), a, b, out)
+    for run in prange((a.size + RUN - 1) // RUN):
+        first = number(run) * RUN
+        activate_run(first, min(first + RUN, a.size), a, b, out)
 
 
-@parallel_kernel
+@loop_kernel
 def backward(dout, a, b, da, db):
     """Compute da and db; all are flat."""
-    if a.size < SMALL:
-        backward_run(number(0), a.size, dout, a, b, da, db)
-    else:
-        for run in prange((a.size + RUN - 1) // RUN):
-            first = number(run) * RUN
-            backward_run(first, min(first + RUN, a.size), dout, a, b, da, db)
+    for run in prange((a.size + RUN - 1) // RUN):
+        first = number(run) * RUN
+        backward_run(first, min(first + RUN, a.size), dout, a, b, da, db)
 
 
 def gelu_forward(a: NDArray) -> tuple[NDArray, tuple]:
     """Apply GELU to every entry: `ops.gelu_forward` for float32 or float64."""
     check_floats(a=a)
     out = workspace.empty(a.shape, a.dtype)
-    activate(flat(a), None, out.reshape(-1))
+    activate(a.size, flat(a), None, out.reshape(-1))
     return out, (a,)
 
 
@@ -109,7 +103,7 @@ def gelu_backward(dout: NDArray, cache: tuple) -> NDArray:
     (a,) = cache
     check_gradient(dout, a.shape, a.dtype)
     da = workspace.empty(a.shape, a.dtype)
-    backward(flat(dout), flat(a), None, da.reshape(-1), None)
+    backward(a.size, flat(dout), flat(a), None, da.reshape(-1), None)
     return da
 
 
@@ -118,7 +112,7 @@ def swiglu_forward(a: NDArray, b: NDArray) -> tuple[NDArray, tuple]:
     if not alike(a, b):
         check_alike(a=a, b=b)
     out = workspace.empty(a.shape, a.dtype)
-    activate(flat(a), flat(b), out.reshape(-1))
+    activate(a.size, flat(a), flat(b), out.reshape(-1))
     return out, (a, b)
 
 
@@ -127,5 +121,5 @@ def swiglu_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray]:
     a, b = cache
     check_gradient(dout, a.shape, a.dtype)
     da, db = workspace.empty(a.shape, a.dtype), workspace.empty(a.shape, a.dtype)
-    backward(flat(dout), flat(a), flat(b), da.reshape(-1), db.reshape(-1))
+    backward(a.size, flat(dout), flat(a), flat(b), da.reshape(-1), db.reshape(-1))
     return da, db

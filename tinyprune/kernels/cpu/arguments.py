@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tinyprune.kernels.cpu import workspace
 from tinyprune.ops.add import check_same_shape
 
-SMALL = 16384  # entries; for fewer, a second thread costs more than it saves
 FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 
 

@@ -16,8 +16,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import check_floats, flat
+from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.simd import (
     LEAST,
     LOG2_E,
@@ -94,18 +94,14 @@ def row_loss_and_gradient(logits, at, V, target, rows, dlogits):
     return np.float64(math.log(s) - below)
 
 
-@parallel_kernel
+@loop_kernel
 def losses_and_gradient(logits, targets, losses, dlogits):
     """Compute the rows' losses (R,) and dlogits (R · V,), the gradient of their mean. logits (R · V,)"""
     R = targets.size
     V = logits.size // R
     rows = logits.dtype.type(R)
-    if logits.size < SMALL:
-        for row in range(R):
-            losses[row] = row_loss_and_gradient(logits, row * V, V, targets[row], rows, dlogits)
-    else:
-        for row in prange(R):
-            losses[row] = row_loss_and_gradient(logits, row * V, V, targets[row], rows, dlogits)
+    for row in prange(R):
+        losses[row] = row_loss_and_gradient(logits, row * V, V, targets[row], rows, dlogits)
 
 
 @kernel
@@ -118,16 +114,11 @@ def row_log_probabilities(logits, at, V, out):
         target[v] = source[v] - top - log_s
 
 
-@parallel_kernel
+@loop_kernel
 def log_probabilities(logits, V, out):
     """Set out = logits − log Σ exp(logits), by rows of V; both flat."""
-    rows = logits.size // V
-    if logits.size < SMALL:
-        for row in range(rows):
-            row_log_probabilities(logits, row * V, V, out)
-    else:
-        for row in prange(rows):
-            row_log_probabilities(logits, row * V, V, out)
+    for row in prange(logits.size // V):
+        row_log_probabilities(logits, row * V, V, out)
 
 
 def log_softmax(logits: NDArray) -> NDArray:
@@ -137,7 +128,7 @@ def log_softmax(logits: NDArray) -> NDArray:
     if V == 0:
         raise ValueError(f"logits must have at least one entry in a row, got shape {logits.shape}")
     out = workspace.empty(logits.shape, logits.dtype)
-    log_probabilities(flat(logits), V, out.reshape(-1))
+    log_probabilities(logits.size, flat(logits), V, out.reshape(-1))
     return out
 
 
@@ -150,7 +141,9 @@ def cross_entropy_forward(logits: NDArray, targets: NDArray, *, overwrite: bool 
     check_floats(logits=logits)
     losses = workspace.empty(targets.size, np.float64)
     dlogits = logits if overwrite and logits.flags.carray else workspace.empty(logits.shape, logits.dtype)
-    losses_and_gradient(flat(logits), flat(targets.astype(np.int64, copy=False)), losses, dlogits.reshape(-1))
+    losses_and_gradient(
+        logits.size, flat(logits), flat(targets.astype(np.int64, copy=False)), losses, dlogits.reshape(-1)
+    )
     return logits.dtype.type(losses.mean()), (dlogits,)
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_floats, check_gradient, flat
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import alike, check_alike, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.joins import add
 from tinyprune.kernels.formulas import threshold
 from tinyprune.ops.dropout import check_rate, draw_keys
@@ -28,30 +28,20 @@ def keep_factor(i, factor, key0, key1, limit):
     return factor if kept(i, key0, key1, limit) else np.float32(0)
 
 
-@kernel
-def dropped(i, x, onto, factor, key0, key1, limit):
-    """Return entry i of the result, see `drop`; 0 × NaN and 0 × inf are NaN here as in NumPy."""
-    value = x[i] * keep_factor(i, factor, key0, key1, limit)
-    return value if onto is None else onto[i] + value  # Numba compiles only one of the two
-
-
-@parallel_kernel
+@loop_kernel
 def drop(x, onto, factor, key0, key1, limit, out):
-    """Set out[i] = x[i] · (factor if kept, else 0), all 1-D, plus onto[i] unless `onto` is None."""
+    """Set out[i] = x[i] · (factor if kept, else 0), all 1-D, plus onto[i] unless `onto` is None; 0 · NaN is NaN."""
     factor = x.dtype.type(factor)
     key0, key1, limit = np.uint32(key0), np.uint32(key1), np.uint32(limit)
-    if x.size < SMALL:
-        for i in range(x.size):
-            out[i] = dropped(i, x, onto, factor, key0, key1, limit)
-    else:
-        for i in prange(x.size):
-            out[i] = dropped(i, x, onto, factor, key0, key1, limit)
+    for i in prange(x.size):
+        value = x[i] * keep_factor(i, factor, key0, key1, limit)
+        out[i] = value if onto is None else onto[i] + value  # Numba compiles only one of the two
 
 
 def apply(x: NDArray, rate: float, keys: tuple[int, int], onto: NDArray | None = None) -> NDArray:
     """Return x · keep / (1 − rate), plus `onto` if that is given, as a new array."""
     out = workspace.empty(x.shape, x.dtype)
-    drop(flat(x), onto if onto is None else flat(onto), 1 / (1 - rate), *keys, threshold(rate), out.reshape(-1))
+    drop(x.size, flat(x), onto if onto is None else flat(onto), 1 / (1 - rate), *keys, threshold(rate), out.reshape(-1))
     return out
 
 

@@ -15,9 +15,9 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, check_gradient, contiguous, flat
+from tinyprune.kernels.cpu.arguments import check_floats, check_gradient, contiguous, flat
 from tinyprune.kernels.cpu.dropout import keep_factor, threshold
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.jit import kernel, loop_kernel, parallel_kernel
 from tinyprune.ops.dropout import check_rate, draw_keys
 from tinyprune.ops.rows import check_each_row, check_ids, check_rows_index
 
@@ -29,17 +29,13 @@ def scaled(source, times, target):
         target[d] = source[d] * times
 
 
-@parallel_kernel
+@loop_kernel
 def look_up(ids, E, factor, key0, key1, limit, out):
     """Set out (R, D) to the rows `ids` of E, times the factor, or times 0 if the word is dropped."""
     factor = E.dtype.type(factor)
     key0, key1, limit = np.uint32(key0), np.uint32(key1), np.uint32(limit)
-    if out.size < SMALL:
-        for r in range(ids.size):
-            scaled(E[ids[r]], keep_factor(ids[r], factor, key0, key1, limit), out[r])
-    else:
-        for r in prange(ids.size):
-            scaled(E[ids[r]], keep_factor(ids[r], factor, key0, key1, limit), out[r])
+    for r in prange(ids.size):
+        scaled(E[ids[r]], keep_factor(ids[r], factor, key0, key1, limit), out[r])
 
 
 @kernel
@@ -96,7 +92,7 @@ def embedding_forward(
         factor, keys, limit = factor / (1 - dropout), draw_keys(rng), threshold(dropout)
     places = ids.astype(np.int64).reshape(-1)  # a copy, for backward: the caller may fill `ids` anew
     out = workspace.empty((*ids.shape, D), E.dtype)
-    look_up(places, contiguous(E), factor, *keys, limit, out.reshape(-1, D))
+    look_up(out.size, places, contiguous(E), factor, *keys, limit, out.reshape(-1, D))
     return out, (places, out.shape, E.shape, E.dtype, factor, keys, limit)
 
 

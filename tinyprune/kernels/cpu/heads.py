@@ -24,8 +24,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, alike, check_alike, check_floats, flat
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import alike, check_alike, check_floats, flat
+from tinyprune.kernels.cpu.jit import kernel, loop_kernel, parallel_kernel
 from tinyprune.kernels.cpu.products import column_sums
 from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, number, store
 from tinyprune.ops.head_networks import check_units
@@ -114,15 +114,11 @@ def sum_row(row, dout, index, K, Dh, dx):
             dx[to + d] += dout[at + d]
 
 
-@parallel_kernel
+@loop_kernel
 def sum_shared(dout, index, rows, K, Dh, dx):
     """Compute dx; dout and dx are flat."""
-    if dout.size < SMALL:
-        for row in range(rows):
-            sum_row(row, dout, index, K, Dh, dx)
-    else:
-        for row in prange(rows):
-            sum_row(number(row), dout, index, K, Dh, dx)
+    for row in prange(rows):
+        sum_row(number(row), dout, index, K, Dh, dx)
 
 
 def sum_heads(x: NDArray, index: Sequence[int] | NDArray, K: int) -> NDArray:
@@ -131,7 +127,7 @@ def sum_heads(x: NDArray, index: Sequence[int] | NDArray, K: int) -> NDArray:
     check_floats(x=x)
     B, S, _, Dh = x.shape
     out = workspace.empty((B, S, K, Dh), x.dtype)
-    sum_shared(flat(x), np.array(index, np.int64), B * S, K, Dh, out.reshape(-1))
+    sum_shared(x.size, flat(x), np.array(index, np.int64), B * S, K, Dh, out.reshape(-1))
     return out
 
 

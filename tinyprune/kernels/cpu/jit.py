@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -24,6 +25,7 @@ from tinyprune.kernels import formulas
 from tinyprune.kernels.waiting import short_block_time, start_watch
 
 BOUNDS_CHECKED = bool(config.BOUNDSCHECK)
+SMALL = 16384  # entries; for fewer, a second thread costs more than it saves
 
 
 def can_cache() -> bool:
@@ -53,6 +55,22 @@ parallel_kernel = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper
 # A `part` does not count references to its arguments, which outlive it: Numba counts even in inner loops, and threads
 # then wait for one another at the counts (a quarter of attention's forward at small sizes). So it makes no arrays.
 part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True, _nrt=False)
+
+
+def loop_kernel(function: Callable) -> Callable:
+    """Compile a parallel loop twice, for one thread and for several.
+
+    The result takes the number of entries and then the function's arguments; it uses one thread if they are few.
+    """
+    # Numba names the file of a compiled function by __qualname__
+    copy = FunctionType(function.__code__, function.__globals__, function.__name__)
+    copy.__qualname__ = f"{function.__qualname__}_alone"
+    alone, shared = kernel(copy), parallel_kernel(function)
+
+    def launch(entries: int, *arguments: Any) -> Any:
+        return (alone if entries < SMALL else shared)(*arguments)
+
+    return launch
 
 
 @kernel

@@ -14,8 +14,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, alike, by_rows, check_alike, check_floats
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import FLOATS, alike, by_rows, check_alike, check_floats
+from tinyprune.kernels.cpu.jit import SMALL, kernel, loop_kernel, parallel_kernel
 from tinyprune.ops.rows import check_concatenate
 
 
@@ -26,15 +26,11 @@ def add_row(a, b, out):
         out[i] = a[i] + b[i]
 
 
-@parallel_kernel
+@loop_kernel
 def add_all(a, b, out):
     """Set out = a + b, all 1-D."""
-    if out.size < SMALL:
-        for i in range(out.size):
-            out[i] = a[i] + b[i]
-    else:
-        for i in prange(out.size):
-            out[i] = a[i] + b[i]
+    for i in prange(out.size):
+        out[i] = a[i] + b[i]
 
 
 @parallel_kernel
@@ -51,7 +47,7 @@ def add(a: NDArray, b: NDArray) -> NDArray:
         check_alike(a=a, b=b)
     out = workspace.empty(a.shape, a.dtype)
     if a.flags.carray and b.flags.carray:
-        add_all(a.ravel(), b.ravel(), out.ravel())
+        add_all(a.size, a.ravel(), b.ravel(), out.ravel())
     elif a.size >= SMALL and (a_rows := by_rows(a)) and (b_rows := by_rows(b)):
         add_rows(*a_rows, *b_rows, len(a), out.ravel())
     else:

@@ -16,8 +16,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, check_floats, check_gradient, contiguous, flat
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import FLOATS, check_floats, check_gradient, contiguous, flat
+from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, muladd, multiply, number, store, subtract, total
 from tinyprune.ops.layernorm import check_scale_and_bias
 from tinyprune.ops.rmsnorm import check_scale
@@ -56,35 +56,27 @@ def row_squares(x, at, D, mean):
 
 
 @kernel
-def normalise_rows(first, end, x, scale, bias, eps, centred, out, means, inverses):
-    """Do the work of `normalise` for the rows first ≤ row < end."""
+def normalise_row(row, x, scale, bias, eps, centred, out, means, inverses):
+    """Do the work of `normalise` for one row."""
     D, L = scale.size, lanes(x)
-    whole = D - D % L
-    real = x.dtype.type
-    one, zero, size, eps = real(1), real(0), real(D), real(eps)  # with a plain 1, Numba would compute in float64
-    for row in range(first, end):
-        at = row * D
-        mean = row_sum(x, at, D) / size if centred else zero
-        inverse = one / math.sqrt(row_squares(x, at, D, mean) / size + eps)
-        means[row], inverses[row] = mean, inverse
-        mean_lanes, inverse_lanes = broadcast(x, mean), broadcast(x, inverse)
-        for d in range(0, whole, L):
-            n = multiply(subtract(load(x, at + d), mean_lanes), inverse_lanes)
-            store(out, at + d, muladd(n, load(scale, d), load(bias, d)))
-        for d in range(whole, D):
-            out[at + d] = (x[at + d] - mean) * inverse * scale[d] + bias[d]
+    at, whole = row * D, D - D % L
+    real = x.dtype.type  # with a plain 1, Numba would compute in float64
+    mean = row_sum(x, at, D) / real(D) if centred else real(0)
+    inverse = real(1) / math.sqrt(row_squares(x, at, D, mean) / real(D) + real(eps))
+    means[row], inverses[row] = mean, inverse
+    mean_lanes, inverse_lanes = broadcast(x, mean), broadcast(x, inverse)
+    for d in range(0, whole, L):
+        n = multiply(subtract(load(x, at + d), mean_lanes), inverse_lanes)
+        store(out, at + d, muladd(n, load(scale, d), load(bias, d)))
+    for d in range(whole, D):
+        out[at + d] = (x[at + d] - mean) * inverse * scale[d] + bias[d]
 
 
-@parallel_kernel
+@loop_kernel
 def normalise(x, scale, bias, eps, centred, out, means, inverses):
     """Compute out, and the mean, if it is `centred`, and 1 / std of each row. x and out are flat."""
-    R = means.size
-    if x.size < SMALL:
-        normalise_rows(number(0), R, x, scale, bias, eps, centred, out, means, inverses)
-    else:
-        for block in prange((R + ROWS - 1) // ROWS):
-            first = number(block) * ROWS
-            normalise_rows(first, min(first + ROWS, R), x, scale, bias, eps, centred, out, means, inverses)
+    for row in prange(means.size):
+        normalise_row(number(row), x, scale, bias, eps, centred, out, means, inverses)
 
 
 @kernel
@@ -135,17 +127,13 @@ def block_backward(block, dout, x, means, inverses, scale, centred, dx, sums):
         row_backward(dout, x, row * D, means[row], inverses[row], scale, centred, dx, sums, first)
 
 
-@parallel_kernel
+@loop_kernel
 def backward(dout, x, means, inverses, scale, centred, dx, sums, totals):
     """Compute dx, and dscale and dbias in `totals`; `sums` is scratch, 2 D entries for each block. All are flat."""
     D, R = scale.size, means.size
     blocks = (R + ROWS - 1) // ROWS
-    if x.size < SMALL:
-        for block in range(blocks):
-            block_backward(block, dout, x, means, inverses, scale, centred, dx, sums)
-    else:
-        for block in prange(blocks):
-            block_backward(number(block), dout, x, means, inverses, scale, centred, dx, sums)
+    for block in prange(blocks):
+        block_backward(number(block), dout, x, means, inverses, scale, centred, dx, sums)
     totals[:] = 0
     for block in range(blocks):
         part = sums[2 * D * block : 2 * D * (block + 1)]
@@ -164,7 +152,7 @@ def forward(x: NDArray, scale: NDArray, bias: NDArray, eps: float, centred: bool
     x, scale, bias = contiguous(x), contiguous(scale), contiguous(bias)
     out = workspace.empty(x.shape, x.dtype)
     means, inverses = workspace.empty((2, math.prod(x.shape[:-1])), x.dtype)
-    normalise(x.ravel(), scale, bias, float(eps), centred, out.ravel(), means, inverses)
+    normalise(x.size, x.ravel(), scale, bias, float(eps), centred, out.ravel(), means, inverses)
     return out, (x, means, inverses, scale, centred)
 
 
@@ -183,7 +171,7 @@ def layernorm_backward(dout: NDArray, cache: tuple) -> tuple[NDArray, NDArray, N
     D = scale.size
     dx, totals = workspace.empty(x.shape, x.dtype), workspace.empty(2 * D, x.dtype)
     sums = workspace.empty(2 * D * -(-means.size // ROWS), x.dtype)
-    backward(flat(dout), x.ravel(), means, inverses, scale, centred, dx.ravel(), sums, totals)
+    backward(x.size, flat(dout), x.ravel(), means, inverses, scale, centred, dx.ravel(), sums, totals)
     return dx, totals[:D], totals[D:]
 
 

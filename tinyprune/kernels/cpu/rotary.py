@@ -14,8 +14,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import SMALL, check_floats, flat
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import check_floats, flat
+from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.simd import add, lanes, load, multiply, number, store, subtract
 from tinyprune.ops.rotary import check_arguments, cos_and_sin
 
@@ -43,16 +43,12 @@ def turn_row(x, at, H, cos, sin, table_at, half, one, other, out):
             out[j] = x2 * c + x1 * s
 
 
-@parallel_kernel
+@loop_kernel
 def turn(x, rows, T, H, cos, sin, half, one, other, out):
     """Turn all `rows`, of which each T in a row are a text. All arrays are flat."""
-    if x.size < SMALL:
-        for row in range(rows):
-            turn_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
-    else:
-        for i in prange(rows):
-            row = number(i)
-            turn_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
+    for i in prange(rows):
+        row = number(i)
+        turn_row(x, row * H * 2 * half, H, cos, sin, row % T * half, half, one, other, out)
 
 
 @lru_cache(REMEMBERED)
@@ -70,5 +66,5 @@ def rotate(x: NDArray, base: float, first: int = 0, *, back: bool = False) -> ND
     half = Dh // 2
     cos, sin = tables(T, Dh, base, first, x.dtype)
     out = workspace.empty(x.shape, x.dtype)
-    turn(flat(x), B * T, T, H, cos, sin, half, half if back else 0, 0 if back else half, out.reshape(-1))
+    turn(x.size, flat(x), B * T, T, H, cos, sin, half, half if back else 0, 0 if back else half, out.reshape(-1))
     return out

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import FLOATS, SMALL, check_floats, flat, for_update
-from tinyprune.kernels.cpu.jit import kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import FLOATS, check_floats, flat, for_update
+from tinyprune.kernels.cpu.jit import SMALL, kernel, loop_kernel
 from tinyprune.ops.adamw import AdamConstants
 from tinyprune.ops.clipping import factor_of
 
@@ -48,11 +48,9 @@ def block_squares(x):
     return result
 
 
-@parallel_kernel
+@loop_kernel
 def sum_of_squares(x):
     """Sum x² of a flat x by blocks, whose sums are added in order."""
-    if x.size <= SMALL:
-        return block_squares(x)
     blocks = (x.size + SMALL - 1) // SMALL
     sums = np.empty(blocks, np.float64)
     for block in prange(blocks):
@@ -68,7 +66,7 @@ def squared_norms(arrays: Sequence[NDArray]) -> list[float]:
     for x in arrays:
         if x.dtype not in FLOATS:
             check_floats(x=x)
-    return [sum_of_squares(flat(x)) for x in arrays]
+    return [sum_of_squares(x.size, flat(x)) for x in arrays]
 
 
 def clipping(grads: Sequence[NDArray], losses: Sequence[float | np.inexact], *, max_norm: float) -> tuple[float, float]:
@@ -83,17 +81,13 @@ def direction(i, grad, m, v, constants):
     return towards
 
 
-@parallel_kernel
+@loop_kernel
 def update(param, grad, m, v, lr, decay, beta1, beta2, eps, step, grad_scale):
     """Update param, m and v, all 1-D."""
     constants = constants_of(param.dtype.type, beta1, beta2, eps, step, grad_scale)
     shrink, rate = param.dtype.type(1 - lr * decay), param.dtype.type(lr)
-    if param.size <= SMALL:
-        for i in range(param.size):
-            param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
-    else:
-        for i in prange(param.size):
-            param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
+    for i in prange(param.size):
+        param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
 
 
 def adamw_updates(
@@ -116,32 +110,24 @@ def adamw_updates(
     for param, grad, m, v, multiplier, decay in zip(params, grads, ms, vs, multipliers, decays, strict=True):
         given = for_update(param, grad, m=m, v=v)
         if not math.isnan(constants.grad_scale):
-            update(*given, float(lr * multiplier), float(decay), *numbers)
+            update(param.size, *given, float(lr * multiplier), float(decay), *numbers)
 
 
-@parallel_kernel
+@loop_kernel
 def direct(param, grad, m, v, decay, beta1, beta2, eps, step, grad_scale, d):
     """Update m and v, and set d to the direction in which param moves. All 1-D."""
     constants = constants_of(param.dtype.type, beta1, beta2, eps, step, grad_scale)
     decay = param.dtype.type(decay)
-    if param.size <= SMALL:
-        for i in range(param.size):
-            d[i] = direction(i, grad, m, v, constants) + decay * param[i]
-    else:
-        for i in prange(param.size):
-            d[i] = direction(i, grad, m, v, constants) + decay * param[i]
+    for i in prange(param.size):
+        d[i] = direction(i, grad, m, v, constants) + decay * param[i]
 
 
-@parallel_kernel
+@loop_kernel
 def move(param, d, rate):
     """Subtract rate · d from param, both 1-D."""
     rate = param.dtype.type(rate)
-    if param.size <= SMALL:
-        for i in range(param.size):
-            param[i] -= rate * d[i]
-    else:
-        for i in prange(param.size):
-            param[i] -= rate * d[i]
+    for i in prange(param.size):
+        param[i] -= rate * d[i]
 
 
 def lamb_update(
@@ -156,7 +142,7 @@ def lamb_update(
     if math.isnan(constants.grad_scale):
         return
     d = workspace.empty(param.size, param.dtype)
-    direct(param, grad, m, v, *map(float, (decay, *constants)), d)
-    param_norm, d_norm = math.sqrt(sum_of_squares(param)), math.sqrt(sum_of_squares(d))
+    direct(param.size, param, grad, m, v, *map(float, (decay, *constants)), d)
+    param_norm, d_norm = (math.sqrt(sum_of_squares(x.size, x)) for x in (param, d))
     ratio = param_norm / d_norm if param_norm and d_norm else 1.0
-    move(param, d, float(lr * ratio))
+    move(param.size, param, d, float(lr * ratio))
