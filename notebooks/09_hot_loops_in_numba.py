@@ -59,7 +59,8 @@ from numba import prange
 from tinyprune.machine import describe_machine
 from tinyprune.bench.shapes import matrices
 from tinyprune.kernels.cpu.matmul import matmul
-from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, lanes, load, microkernel, store
+from tinyprune.kernels.cpu.simd import REGISTERS, VECTOR_BYTES, lanes, load, store
+from tinyprune.kernels.cpu.tiles import microkernel
 from tinyprune.notebook import best, best_of_each, plot_rungs, sliders, use_style, you_are_here
 from tinyprune.plots import BLUE, GREY, HEAD_COLOURS, VERMILION
 
@@ -500,7 +501,7 @@ sliders(draw_tile, rows=[1, 2, 4, 6, 12, 16], vectors=[1, 2, 3])
 # c_row, K)`. The arrays are flat; the other arguments say where the tile begins in each array (`a0`, `b0`, `c0`) and
 # how far apart neighbours along a row or along `k` are. With `accumulate` the sums begin with what is in `c`, otherwise
 # with 0. How it is generated does not matter here (the curious find it in
-# [`simd.py`](../tinyprune/kernels/cpu/simd.py)). This is how rung 4 uses it; `add_rest` computes what whole tiles leave
+# [`tiles.py`](../tinyprune/kernels/cpu/tiles.py)). This is how rung 4 uses it; `add_rest` computes what whole tiles leave
 # over, with rung 3's loops:
 
 

@@ -46,8 +46,7 @@ from tinyprune.kernels.cpu.attention_tiles import (
     mix,
     outer,
     pack,
-    scores_add,
-    scores_set,
+    scores,
     softmax_rows,
     softmax_rows_backward,
     unpack,
@@ -92,20 +91,6 @@ class Inputs(NamedTuple):
     w: NDArray
     pk: NDArray  # (H, N, D), and so pv
     pv: NDArray
-
-
-class Scales(NamedTuple):
-    """Scores and persistent values are multiplied by these."""
-
-    score: float  # 1 / √Dh
-    pv: float  # √N
-
-
-class Saved(NamedTuple):
-    """Forward keeps these results; they are flat in kernels."""
-
-    out: NDArray  # head outputs before gates, (B, T, H, D)
-    lse: NDArray  # base-2 logarithm of Σ 2^s, (B, H, T)
 
 
 class Gradients(NamedTuple):
@@ -160,8 +145,9 @@ class AttentionCache(NamedTuple):
     scale: float
     sizes: Sizes
     dropout: Dropout
-    saved: Saved
-    o: NDArray  # head outputs before their gates, (B, T, H, Dh)
+    out: NDArray  # head outputs before their gates, (B, T, H, D)
+    lse: NDArray  # base-2 logarithm of Σ 2^s, (B, H, T)
+    o: NDArray  # `out` without padding, (B, T, H, Dh)
 
 
 @kernel
@@ -195,7 +181,7 @@ def pack_parameters(x, h, panels, places, sizes):
 
 
 @part
-def load_queries(x, b, h, t0, sizes, scales, queries):
+def load_queries(x, b, h, t0, sizes, queries):
     """Load three scaled tiles of queries from t0 on: q · log2 e, (q + u) · log2 e / √Dh, (q + w) · log2 e / √Dh.
 
     Rows after the last query are zero. Without relative positions the second has no u, and there is no third.
@@ -203,7 +189,7 @@ def load_queries(x, b, h, t0, sizes, scales, queries):
     W, D = lanes(queries), sizes.D
     size = TILE * D
     count = min(TILE, sizes.T - t0)
-    log2_e, both = broadcast(queries, LOG2_E), broadcast(queries, LOG2_E * scales.score)
+    log2_e, both = broadcast(queries, LOG2_E), broadcast(queries, LOG2_E * sizes.score)
     for t in range(count):
         at = ((b * sizes.T + t0 + t) * sizes.H + h) * D
         for d in range(0, D, W):
@@ -238,21 +224,21 @@ def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask
     width = 2 * lanes(s)
     keys = places.k + (visible.first + a) * D
     if not sizes.relative:
-        scores_set(queries, TILE * D, panels, keys, n, s, TILE + a, row, D, mask)
+        scores(queries, TILE * D, panels, keys, n, s, TILE + a, row, D, mask, False)
         return ready
     needed = min(whole(visible.keys, width), a + n + TILE)
     if needed > ready:
         at = (visible.positions + ready) * D
-        scores_set(queries, 2 * TILE * D, panels, at, needed - ready, s, 1 + ready, row + 1, D, EVERY_KEY)
-    scores_add(queries, TILE * D, panels, keys, n, s, TILE + a, row, D, mask)
+        scores(queries, 2 * TILE * D, panels, at, needed - ready, s, 1 + ready, row + 1, D, EVERY_KEY, False)
+    scores(queries, TILE * D, panels, keys, n, s, TILE + a, row, D, mask, True)
     return needed
 
 
 @part
-def head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch):
+def head_forward(x, out, lse, b, h, sizes, dropout, places, scratch):
     """Compute `out` and `lse` of one head of one batch entry. Its panels of r and pk and rows of pv exist already."""
     never_inline()
-    B, T, S, N, H, D, span, row, relative = sizes
+    _, T, S, N, H, D, span, row = sizes[:8]
     queries, running, s, panels = scratch
     W = lanes(s)
     width = 2 * W
@@ -262,7 +248,7 @@ def head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch):
     pack(x.k, k_at, stride, S, panels, places.k, zero, (places.v - places.k) // (width * D), D, 1.0)
     for t0 in range(0, T, TILE):
         entry = ((b * H + h) * T + t0) * (S + N)
-        load_queries(x, b, h, t0, sizes, scales, queries)
+        load_queries(x, b, h, t0, sizes, queries)
         fill_zero(running.out, zero, TILE * D)
         fill_zero(running.sum, zero, TILE * W)
         running.max[:] = LOWEST
@@ -270,7 +256,7 @@ def head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch):
             n = min(CHUNK, N - a)
             wide = whole(n, width)
             mask = Mask(zero, n, zero)
-            scores_set(queries, zero, panels, places.pk + a * D, wide, s, edge, row, D, mask)
+            scores(queries, zero, panels, places.pk + a * D, wide, s, edge, row, D, mask, False)
             softmax_rows(s, edge, wide, mask, running, entry + S + a, sizes, dropout)
             mix(s, edge, row, panels, places.pv + a * D, D, n, running.out, zero, D, mask)
         visible = visible_keys(t0, sizes, places.front, width)
@@ -294,25 +280,23 @@ def head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch):
 
 
 @part
-def forward_scratch(memory, sizes, places):
+def forward_scratch(memory, sizes):
     """Split a worker's scratch into three tiles of queries, their online softmax, their scores and panels."""
     W = lanes(memory)
     size, s_size = TILE * sizes.D, TILE * (sizes.row + 2)
-    o = 3 * size
-    top = o + size
-    sums = top + TILE
-    s = sums + TILE * W
-    running = Running(memory[top:sums], memory[sums:s], memory[o:top])
-    return memory[:o], running, memory[s : s + s_size], memory[s + s_size :]
+    queries, out, memory = memory[: 3 * size], memory[3 * size : 4 * size], memory[4 * size :]
+    top, sums, memory = memory[:TILE], memory[TILE : TILE + TILE * W], memory[TILE + TILE * W :]
+    return queries, Running(top, sums, out), memory[:s_size], memory[s_size:]
 
 
 @part
-def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, scales, dropout, memory):
+def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, memory):
     """Compute parts of the units until all are taken. Unit h · B + b: entry by entry, so that a head is packed once."""
-    B, T, S, N, H, D, span, row, relative = sizes
+    x, sizes, dropout = Inputs(*x), Sizes(*sizes), Dropout(*dropout)
+    B, T, _, N, H, D = sizes[:6]
     W = lanes(out)
     places = panel_places(sizes, 2 * W)
-    scratch = forward_scratch(memory, sizes, places)
+    scratch = forward_scratch(memory, sizes)
     panels = scratch[3]
     packed = -1
     part = take(counter)
@@ -322,9 +306,9 @@ def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, scales, dr
             if h != packed:
                 pack_parameters(x, h, panels, places, sizes)
                 for n in range(0, N * D, W):
-                    store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, scales.pv)))
+                    store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, sizes.pv)))
                 packed = h
-            head_forward(x, out, lse, b, h, sizes, scales, dropout, places, scratch)
+            head_forward(x, out, lse, b, h, sizes, dropout, places, scratch)
             factor = broadcast(out, factors[h])
             for t in range(T):
                 at = ((b * T + t) * H + h) * D
@@ -334,20 +318,16 @@ def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, scales, dr
 
 
 @parallel_kernel
-def forward(x, factors, out, lse, gated, sizes, scales, dropout, scratch):
+def forward(x, factors, out, lse, gated, sizes, dropout, parts, scratch):
     """Compute all heads, a worker for each row of scratch. Numba passes only plain tuples into a parallel loop."""
     counter = np.empty(1, np.int64)
     counter[0] = 0
     for i in prange(len(scratch)):
-        s = Sizes(*sizes)
-        parts = min(PARTS * len(scratch), s.B * s.H)
-        forward_heads(
-            counter, parts, Inputs(*x), factors, out, lse, gated, s, Scales(*scales), Dropout(*dropout), scratch[i]
-        )
+        forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, scratch[i])
 
 
 @part
-def load_gradients(dout, saved, b, h, t0, factor, sizes, tile, gate_sum):
+def load_gradients(dout, out, lse, b, h, t0, factor, sizes, tile, gate_sum):
     """Load do = factor · dout, lse and delta of a tile of queries; returns `gate_sum` + Σ dout · o."""
     T, H, D = sizes.T, sizes.H, sizes.D
     W = lanes(dout)
@@ -358,9 +338,9 @@ def load_gradients(dout, saved, b, h, t0, factor, sizes, tile, gate_sum):
         along = broadcast(dout, 0.0)
         for d in range(0, D, W):
             g = load(dout, at + d)
-            along = muladd(g, load(saved.out, at + d), along)
+            along = muladd(g, load(out, at + d), along)
             store(tile.do, t * D + d, multiply(g, factors))
-        tile.lse[t] = saved.lse[(b * H + h) * T + t0 + t]
+        tile.lse[t] = lse[(b * H + h) * T + t0 + t]
         change = total(along)
         gate_sum += change
         tile.delta[t] = change * factor
@@ -368,11 +348,11 @@ def load_gradients(dout, saved, b, h, t0, factor, sizes, tile, gate_sum):
 
 
 @part
-def store_gradients(dqueries, b, h, t0, grad, duw_at, sizes, scales):
+def store_gradients(dqueries, b, h, t0, grad, duw_at, sizes):
     """Store a tile's dq, which sums the gradients of q, q + u and q + w; add to du and dw at duw_at."""
     T, H, D = sizes.T, sizes.H, sizes.D
     W = lanes(dqueries)
-    size, root = TILE * D, broadcast(dqueries, scales.score)
+    size, root = TILE * D, broadcast(dqueries, sizes.score)
     for t in range(min(TILE, T - t0)):
         for d in range(0, D, W):
             i = t * D + d
@@ -387,7 +367,7 @@ def store_gradients(dqueries, b, h, t0, grad, duw_at, sizes, scales):
 
 
 @part
-def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout, places, scratch):
+def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, places, scratch):
     """Compute dq, dk and dv of one head of one batch entry, and add to the gradients of r, pk, pv, u and w.
 
     `slot` = group · H + h. The panels of r, pk and pv exist already; those of k and v are packed here. The gradients of
@@ -396,7 +376,7 @@ def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout,
     Returns Σ dout · o, from which the gate's gradient comes.
     """
     never_inline()
-    B, T, S, N, H, D, span, row, relative = sizes
+    _, T, S, N, H, D, span, row = sizes[:8]
     tile, s, ds, panels, d_panels = scratch
     h = slot % H
     width = 2 * lanes(s)
@@ -413,16 +393,16 @@ def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout,
     for t0 in range(0, T, TILE):
         count = min(TILE, T - t0)
         entry = ((b * H + h) * T + t0) * (S + N)
-        load_queries(x, b, h, t0, sizes, scales, tile.queries)
+        load_queries(x, b, h, t0, sizes, tile.queries)
         fill_zero(tile.dqueries, zero, 3 * TILE * D)
-        gate_sum = load_gradients(dout, saved, b, h, t0, factor, sizes, tile, gate_sum)
+        gate_sum = load_gradients(dout, out, lse, b, h, t0, factor, sizes, tile, gate_sum)
         for a in range(0, N, CHUNK):
             n = min(CHUNK, N - a)
             wide = whole(n, width)
             pk, pv = places.pk + a * D, places.pv + a * D
             mask = Mask(zero, n, zero)
-            scores_set(tile.queries, zero, panels, pk, wide, s, edge, row, D, mask)
-            scores_set(tile.do, zero, panels, pv, wide, ds, edge, row, D, mask)
+            scores(tile.queries, zero, panels, pk, wide, s, edge, row, D, mask, False)
+            scores(tile.do, zero, panels, pv, wide, ds, edge, row, D, mask, False)
             softmax_rows_backward(s, ds, edge, wide, mask, count, tile.lse, tile.delta, entry + S + a, sizes, dropout)
             mix(ds, edge, row, x.pk, (h * N + a) * D, D, n, tile.dqueries, zero, D, mask)
             outer(tile.do, zero, s, edge, row, wide, d_panels, pv, D, mask)
@@ -436,7 +416,7 @@ def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout,
             own = visible.own - first
             mask = Mask(own - span, own + 1, number(1))
             ready = context_scores(tile.queries, panels, places, visible, a, wide, ready, s, sizes, mask)
-            scores_set(tile.do, zero, panels, v, wide, ds, edge + a, row, D, mask)
+            scores(tile.do, zero, panels, v, wide, ds, edge + a, row, D, mask, False)
             softmax_rows_backward(
                 s, ds, edge + a, wide, mask, count, tile.lse, tile.delta, entry + first, sizes, dropout
             )
@@ -444,7 +424,7 @@ def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout,
             mix(ds, edge + a, row, x.k, k_at + first * stride, stride, n_keys, tile.dqueries, q_u, D, mask)
             outer(tile.do, zero, s, edge + a, row, wide, d_panels, v, D, mask)
             outer(tile.queries, q_u, ds, edge + a, row, wide, d_panels, k, D, mask)
-            if relative:
+            if sizes.relative:
                 # Columns a … a + n of the longer rows are complete now. The first ones are empty: no query sees so far,
                 # or they would be farther than S − 1.
                 position = visible.positions + a
@@ -457,7 +437,7 @@ def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout,
                     tile.queries, q_w, ds, 1 + a + skip, row + 1, wide - skip, d_panels, (position + skip) * D, D,
                     EVERY_KEY,
                 )  # fmt: skip
-        store_gradients(tile.dqueries, b, h, t0, grad, slot * 2 * D, sizes, scales)
+        store_gradients(tile.dqueries, b, h, t0, grad, slot * 2 * D, sizes)
     unpack(d_panels, places.k, zero, S, grad.dk, k_at, stride, D, LN_2)
     unpack(d_panels, places.v, zero, S, grad.dv, k_at, stride, D, 1.0)
     return gate_sum
@@ -467,104 +447,79 @@ def head_backward(x, saved, dout, grad, slot, b, factor, sizes, scales, dropout,
 def backward_scratch(memory, sizes, places):
     """Split a worker's scratch into a tile, its scores and their gradients, panels and their gradients."""
     size, s_size = TILE * sizes.D, TILE * (sizes.row + 2)
-    lse = 7 * size
-    s = lse + 2 * TILE
-    ds = s + s_size
-    panels = ds + s_size
-    d_panels = panels + places.end
-    tile = Tile(
-        memory[: 3 * size],
-        memory[3 * size : 6 * size],
-        memory[6 * size : lse],
-        memory[lse : lse + TILE],
-        memory[lse + TILE : s],
-    )
-    return tile, memory[s:ds], memory[ds:panels], memory[panels:d_panels], memory[d_panels:]
+    queries, dqueries, do = memory[: 3 * size], memory[3 * size : 6 * size], memory[6 * size : 7 * size]
+    memory = memory[7 * size :]
+    tile = Tile(queries, dqueries, do, memory[:TILE], memory[TILE : 2 * TILE])
+    memory = memory[2 * TILE :]
+    s, ds, memory = memory[:s_size], memory[s_size : 2 * s_size], memory[2 * s_size :]
+    return tile, s, ds, memory[: places.end], memory[places.end :]
 
 
 @part
-def backward_heads(counter, units, x, saved, dout, grad, factors, order, groups, sizes, scales, dropout, memory):
-    """Compute units until all are taken. Unit i · groups + group is head order[i] for a group of batch entries."""
-    B, T, S, N, H, D, span, row, relative = sizes
+def closed_head_backward(out, dout, grad, h, group, first, end, sizes):
+    """Zero the gradients of a head whose gate is 0, for some batch entries; returns the gate's gradient, Σ dout · o."""
+    never_inline()
+    _, T, S, N, H, D = sizes[:6]
+    slot = group * H + h
+    gate_sum = 0.0
+    for t in range(first * T, end * T):
+        at = (t * H + h) * D
+        along = broadcast(dout, 0.0)
+        for d in range(at, at + D, lanes(dout)):
+            along = muladd(load(dout, d), load(out, d), along)
+        gate_sum += total(along)
+        fill_zero(grad.dq, at, D)
+    for j in range(first * S, end * S):
+        fill_zero(grad.dk, (j * H + h) * D, D)
+        fill_zero(grad.dv, (j * H + h) * D, D)
+    if sizes.relative:
+        for j in range(group * S, (group + 1) * S):
+            fill_zero(grad.dr, (j * H + h) * D, D)
+    fill_zero(grad.dpk, slot * N * D, N * D)
+    fill_zero(grad.dpv, slot * N * D, N * D)
+    return gate_sum
+
+
+@part
+def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dropout, memory):
+    """Compute units until all are taken. Unit h · groups + group is head h for a group of batch entries."""
+    x, grad, sizes, dropout = Inputs(*x), Gradients(*grad), Sizes(*sizes), Dropout(*dropout)
+    B, _, S, N, H, D = sizes[:6]
     width, zero = 2 * lanes(dout), number(0)
     places = panel_places(sizes, width)
     scratch = backward_scratch(memory, sizes, places)
     panels, d_panels = scratch[3], scratch[4]
     unit = take(counter)
-    while unit < units:
-        h, group = order[unit // groups], unit % groups
+    while unit < groups * H:
+        h, group = unit // groups, unit % groups
         slot = group * H + h
-        pack_parameters(x, h, panels, places, sizes)
-        pv_panels = (places.k - places.pv) // (width * D)
-        pack(x.pv, h * N * D, D, N, panels, places.pv, zero, pv_panels, D, scales.pv)
-        fill_zero(d_panels, zero, places.k)
+        first, end = share(group, groups, B)
         fill_zero(grad.duw, slot * 2 * D, 2 * D)
         gate_sum = 0.0
-        for b in range(*share(group, groups, B)):
-            gate_sum += head_backward(
-                x, saved, dout, grad, slot, b, factors[h], sizes, scales, dropout, places, scratch
-            )
+        if factors[h] == 0:
+            gate_sum = closed_head_backward(out, dout, grad, h, group, first, end, sizes)
+        else:
+            pack_parameters(x, h, panels, places, sizes)
+            pv_panels = (places.k - places.pv) // (width * D)
+            pack(x.pv, h * N * D, D, N, panels, places.pv, zero, pv_panels, D, sizes.pv)
+            fill_zero(d_panels, zero, places.k)
+            for b in range(first, end):
+                gate_sum += head_backward(x, out, lse, dout, grad, slot, b, factors[h], sizes, dropout, places, scratch)
+            if sizes.relative:
+                unpack(d_panels, zero, places.front, S, grad.dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2)
+            unpack(d_panels, places.pk, zero, N, grad.dpk, slot * N * D, D, D, LN_2)
+            unpack(d_panels, places.pv, zero, N, grad.dpv, slot * N * D, D, D, sizes.pv)
         grad.dgate[slot] = gate_sum
-        if relative:
-            unpack(d_panels, zero, places.front, S, grad.dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2)
-        unpack(d_panels, places.pk, zero, N, grad.dpk, slot * N * D, D, D, LN_2)
-        unpack(d_panels, places.pv, zero, N, grad.dpv, slot * N * D, D, D, scales.pv)
         unit = take(counter)
 
 
-@part
-def backward_closed_heads(units, out, dout, grad, order, groups, sizes):
-    """Do the same for heads whose gate is 0: no gradient but the gate's own, Σ dout · o, needs computing."""
-    B, T, S, N, H, D, span, row, relative = sizes
-    W = lanes(dout)
-    for unit in range(*units):
-        h, group = order[unit // groups], unit % groups
-        slot = group * H + h
-        gate_sum = 0.0
-        for b in range(*share(group, groups, B)):
-            for t in range(b * T, (b + 1) * T):
-                at = (t * H + h) * D
-                along = broadcast(dout, 0.0)
-                for d in range(at, at + D, W):
-                    along = muladd(load(dout, d), load(out, d), along)
-                gate_sum += total(along)
-                fill_zero(grad.dq, at, D)
-            for j in range(b * S, (b + 1) * S):
-                fill_zero(grad.dk, (j * H + h) * D, D)
-                fill_zero(grad.dv, (j * H + h) * D, D)
-        grad.dgate[slot] = gate_sum
-        if relative:
-            for j in range(group * S, (group + 1) * S):
-                fill_zero(grad.dr, (j * H + h) * D, D)
-        fill_zero(grad.dpk, slot * N * D, N * D)
-        fill_zero(grad.dpv, slot * N * D, N * D)
-        fill_zero(grad.duw, slot * 2 * D, 2 * D)
-
-
 @parallel_kernel
-def backward(x, saved, dout, grad, factors, order, closed, groups, sizes, scales, dropout, scratch):
-    """Compute all heads, as `forward`; `order` lists the heads, the `closed` ones last."""
+def backward(x, out, lse, dout, grad, factors, groups, sizes, dropout, scratch):
+    """Compute all heads, as `forward`."""
     counter = np.empty(1, np.int64)
     counter[0] = 0
     for i in prange(len(scratch)):
-        s, g, kept = Sizes(*sizes), Gradients(*grad), Saved(*saved)
-        opened = s.H - closed
-        backward_heads(
-            counter,
-            groups * opened,
-            Inputs(*x),
-            kept,
-            dout,
-            g,
-            factors,
-            order,
-            groups,
-            s,
-            Scales(*scales),
-            Dropout(*dropout),
-            scratch[i],
-        )
-        backward_closed_heads(share(i, len(scratch), groups * closed), kept.out, dout, g, order[opened:], groups, s)
+        backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dropout, scratch[i])
 
 
 @kernel
@@ -630,7 +585,8 @@ def attention_forward(
     D = whole(Dh, max(W, ROWS))  # whole vectors, and whole rows of a register tile
     # a row of a tile's scores has room for all context keys, or for a chunk of persistent ones
     row = max(whole(S, TILE) + TILE, min(whole(N, TILE), CHUNK)) + 2 * TILE
-    sizes = Sizes(B, T, S, N, H, D, S if span is None else span, row, r is not None)
+    span = S if span is None else span
+    sizes = Sizes(B, T, S, N, H, D, span, row, r is not None, 1 / math.sqrt(Dh), math.sqrt(N))
     x = Inputs(*(padded(x, D, dtype) for x in (q, k, v, r, u, w, pk, pv)))
     drops = Dropout(0, 0, 0, 1.0)
     if rng is not None and dropout > 0:
@@ -640,12 +596,12 @@ def attention_forward(
     gated = out if gate is None and scale == 1 else empty((B, T, H, D), dtype)
     factors = np.full(H, scale, dtype) if gate is None else gate * dtype.type(scale)
     size = TILE * (4 * D + 1 + W + sizes.row + 2) + scratch_panels(sizes, dtype).v
-    scratch = empty((max(1, min(get_num_threads(), B * H)), size), dtype)
-    scales = (1 / math.sqrt(Dh), math.sqrt(N))
-    forward(flat(x), factors, *flat((out, lse, gated)), tuple(sizes), scales, tuple(drops), scratch)
+    workers = max(1, min(get_num_threads(), B * H))
+    scratch, parts = empty((workers, size), dtype), min(PARTS * workers, B * H)
+    forward(flat(x), factors, *flat((out, lse, gated)), tuple(sizes), tuple(drops), parts, scratch)
     o = out if Dh == D else contiguous(out[..., :Dh])
     result = o if gated is out else gated if Dh == D else contiguous(gated[..., :Dh])
-    return result, AttentionCache(x, gate, float(scale), sizes, drops, Saved(out, lse), o)
+    return result, AttentionCache(x, gate, float(scale), sizes, drops, out, lse, o)
 
 
 def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | None, ...]:
@@ -657,26 +613,21 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | 
     Returns:
         dq, dk, dv, dr, du, dw, dpk, dpv, dgate as `tinyprune.ops.attention_backward`.
     """
-    x, gate, scale, sizes, dropout, saved, o = cache
-    B, _, _, N, H, D, _, row, relative = sizes
+    x, gate, scale, sizes, dropout, out, lse, o = cache
+    B, _, _, N, H, D, _, row, relative, _, _ = sizes
     Dh, dtype = o.shape[-1], o.dtype
     check_gradient(dout, o.shape, dtype)
     dout = padded(dout, D, dtype)
     groups = max(1, min(B, -(-UNITS // max(H, 1))))
     factors = np.full(H, scale, dtype) if gate is None else gate * dtype.type(scale)
-    order = np.argsort(factors == 0, kind="stable")  # closed heads last
-    closed = int((factors == 0).sum())
     dq, dk, dv = (empty(y.shape, dtype) for y in (x.q, x.k, x.v))
     dr, dpk, dpv = (empty((groups, *y.shape), dtype) for y in (x.r, x.pk, x.pv))
     duw, dgate = empty((groups, H, 2, D), dtype), np.empty((groups, H))
     gradients = (dq, dk, dv, dr, dpk, dpv, duw, dgate)
     size = TILE * (7 * D + 2 + 2 * (row + 2)) + 2 * scratch_panels(sizes, dtype).end
     scratch = empty((max(1, min(get_num_threads(), groups * H)), size), dtype)
-    scales = (1 / math.sqrt(Dh), math.sqrt(N))
-    backward(
-        flat(x), flat(saved), dout.ravel(), flat(gradients), factors, order, closed, groups,
-        tuple(sizes), scales, tuple(dropout), scratch,
-    )  # fmt: skip
+    arrays = *flat((out, lse, dout)), flat(gradients)
+    backward(flat(x), *arrays, factors, groups, tuple(sizes), tuple(dropout), scratch)
     for slots in (dr, dpk, dpv, duw):
         add_groups(slots.ravel(), groups, slots.size // groups)
 

@@ -28,7 +28,6 @@ from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
 from tinyprune.kernels.cpu.attention_tiles import LOWEST, whole
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
-from tinyprune.kernels.cpu.partial import load_some, store_some
 from tinyprune.kernels.cpu.simd import (
     LOG2_E,
     VECTOR_BYTES,
@@ -38,17 +37,19 @@ from tinyprune.kernels.cpu.simd import (
     lanes,
     largest,
     load,
+    load_some,
     maximum,
-    microkernel,
     muladd,
     multiply,
     never_inline,
     number,
     only_lanes,
     store,
+    store_some,
     subtract,
     total,
 )
+from tinyprune.kernels.cpu.tiles import microkernel
 from tinyprune.ops.attention_step import (
     BlockWeights,
     attention_step,  # noqa: F401 (for single tokens: it packs nothing)
@@ -269,8 +270,8 @@ class AttentionStep:
         L = VECTOR_BYTES // Wq.itemsize
         biased = any(bias is not None for bias in (bq, bk, bv))
         self.sizes = (Dh, C, N, r is not None, biased)
-        at = layout(D, *self.sizes, L)
-        places = whole(C, L)
+        self.at = at = layout(D, *self.sizes, L)
+        self.value_rows = whole(N, L), whole(N, L) + whole(C, L)  # the first of the places, and all
         root = math.sqrt(Dh)
         self.is_open = factors != 0
         self.memory = workspace.zeros((int(self.is_open.sum()), at.end), Wq.dtype)
@@ -286,7 +287,7 @@ class AttentionStep:
                 put(m, at.r, r[:C, h][::-1].T)
             if pk is not None:
                 put(m, at.pk, pk[h].T * root)
-                put(m, at.values, pv[h] * math.sqrt(N), rows=whole(N, L) + places)
+                put(m, at.values, pv[h] * math.sqrt(N), rows=self.value_rows[1])
             put(m, at.Wo, Wo[head] * factors[h])
         self.has_norm = ln_scale is not None and ln_bias is not None
         self.vectors = np.array([np.zeros(D) if x is None else x for x in (ln_scale, ln_bias, bo)], Wq.dtype)
@@ -298,27 +299,22 @@ class AttentionStep:
 
     def clear(self) -> None:
         """Forget everything read."""
-        if self.read == 0:
-            return
+        if self.read:
+            Dh, C, *_ = self.sizes
+            for m in self.memory:  # values whose weight is 0 must be finite: 0 · NaN is NaN
+                put(m, self.at.values, np.zeros((C, Dh), m.dtype), *self.value_rows)
         self.read = 0
-        Dh, C, N, *_ = self.sizes
-        L = VECTOR_BYTES // self.n.itemsize
-        at = layout(len(self.n), *self.sizes, L)
-        for m in self.memory:  # values whose weight is 0 must be finite: 0 · NaN is NaN
-            put(m, at.values, np.zeros((C, Dh), m.dtype), whole(N, L), whole(N, L) + whole(C, L))
 
     def fill(self, keys: NDArray, values: NDArray) -> None:
         """Forget everything, and take over a text, as `tinyprune.ops.AttentionStep.fill`."""
-        Dh, C, N, *_ = self.sizes
-        H = len(self.is_open)
+        Dh, C, *_ = self.sizes
+        H, n = len(self.is_open), len(keys)
         check_shapes(f"keys: n {H} {Dh}, values: n {H} {Dh}", keys, values)
         self.clear()
-        n, L = len(keys), VECTOR_BYTES // self.n.itemsize
-        at = layout(len(self.n), *self.sizes, L)
         for m, h in zip(self.memory, np.flatnonzero(self.is_open), strict=True):
             k, v = (np.roll(x[-C:, h], n % C, 0) for x in (keys, values))  # token i in place i mod C
-            put(m, at.keys, k.T, columns=C)
-            put(m, at.values, v, whole(N, L), whole(N, L) + whole(C, L))
+            put(m, self.at.keys, k.T, columns=C)
+            put(m, self.at.values, v, *self.value_rows)
         self.read = n
 
     def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:

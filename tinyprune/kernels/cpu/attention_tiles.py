@@ -21,7 +21,6 @@ from tinyprune.kernels.cpu.simd import (
     largest,
     load,
     maximum,
-    microkernel,
     multiply,
     never_inline,
     number,
@@ -31,6 +30,7 @@ from tinyprune.kernels.cpu.simd import (
     transpose,
     zeros,
 )
+from tinyprune.kernels.cpu.tiles import microkernel
 
 TILE = 32  # queries in a tile
 ROWS = 8 if REGISTERS == 32 else 4  # of a register tile: ROWS × 2 sums, 2 vectors of keys, 1 number
@@ -54,6 +54,8 @@ class Sizes(NamedTuple):
     span: int  # a query sees the context keys at the distances 0 … span
     row: int  # distance between the rows of a tile's scores
     relative: bool  # whether there are relative positions
+    score: float  # 1 / √Dh, by which scores are multiplied
+    pv: float  # √N, by which persistent values are multiplied
 
 
 class Dropout(NamedTuple):
@@ -152,8 +154,8 @@ def seen_by(mask, j, n):
 
 
 @part
-def scores_set(a, a0, panels, p0, n, s, s0, s_row, D, mask):
-    """Set s[t, j] = Σ_d a[t, d] · panels[j, d] for the tile's TILE rows and n keys, n a multiple of WIDTH.
+def scores(a, a0, panels, p0, n, s, s0, s_row, D, mask, accumulate):
+    """Set s[t, j] = Σ_d a[t, d] · panels[j, d], or add it, for the tile's TILE rows and n keys, n a multiple of WIDTH.
 
     Register tiles in which no query sees any key are left as they are.
     """
@@ -161,17 +163,11 @@ def scores_set(a, a0, panels, p0, n, s, s0, s_row, D, mask):
     width = 2 * lanes(s)
     for j in range(0, n, width):
         for t in range(*seen_by(mask, j, width), ROWS):
-            tile_set(a, a0 + t * D, D, 1, panels, p0 + j * D, width, s, s0 + j + t * s_row, s_row, D)
-
-
-@part
-def scores_add(a, a0, panels, p0, n, s, s0, s_row, D, mask):
-    """Add Σ_d a[t, d] · panels[j, d] to s[t, j], as `scores_set`."""
-    never_inline()
-    width = 2 * lanes(s)
-    for j in range(0, n, width):
-        for t in range(*seen_by(mask, j, width), ROWS):
-            tile_add(a, a0 + t * D, D, 1, panels, p0 + j * D, width, s, s0 + j + t * s_row, s_row, D)
+            at, panel, to = a0 + t * D, p0 + j * D, s0 + j + t * s_row
+            if accumulate:
+                tile_add(a, at, D, 1, panels, panel, width, s, to, s_row, D)
+            else:
+                tile_set(a, at, D, 1, panels, panel, width, s, to, s_row, D)
 
 
 @part

@@ -8,8 +8,7 @@ for each other, and one load of a serves all eight. Further rows of a find them 
 """
 
 from tinyprune.kernels.cpu.jit import part
-from tinyprune.kernels.cpu.partial import load_some
-from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, never_inline, total
+from tinyprune.kernels.cpu.simd import broadcast, lanes, load, load_some, muladd, never_inline, total
 
 MOST_ROWS = 4  # of a: with twice as many, packing is faster
 SIDE = 8  # rows of b side by side

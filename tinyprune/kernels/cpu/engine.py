@@ -1,7 +1,7 @@
 """The operations that Numba compiles for the processor. The others are those of `tinyprune.ops.engine`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numba
 
@@ -35,13 +35,8 @@ class Numba(Engine):
     compiling = jit.COMPILING
     kept = jit.KEPT
 
-    def functions_to_compile(self) -> int | None:
-        """See `Machine`."""
-        return jit.functions_of_a_run()
-
-    def compilations(self, begin: Callable[[str], None], end: Callable[[], None]) -> AbstractContextManager[None]:
-        """See `Machine`."""
-        return jit.compilations(begin, end)
+    functions_to_compile = staticmethod(jit.functions_of_a_run)
+    compilations = staticmethod(jit.compilations)
 
     @contextmanager
     def compiling_ahead(self) -> Iterator[Engine | None]:

@@ -104,12 +104,12 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
     Raises:
         ValueError: as `matmul`.
     """
-    a, b = Form(*a), Form(*b)
-    check_floats(a=a, b=b)
-    misfit = ValueError(
-        f"the columns of a must be as many as the rows of b, got a {a.shape}{', transposed,' * transpose_a} and "
-        f"b {b.shape}"
-    )
+    given = {"a": a, "b": b, "bias": bias, "onto": onto}
+    forms = {name: Form(*x) for name, x in given.items() if x is not None}
+    check_floats(**forms)
+    shapes = ", ".join(f"{name} {x.shape}" for name, x in forms.items())
+    misfit = ValueError(f"shapes must fit together, got {shapes}{', a transposed' * transpose_a}")
+    a, b, bias, onto = forms["a"], forms["b"], forms.get("bias"), forms.get("onto")
     if len(a.shape) < 2 or len(b.shape) < 2:
         raise misfit
     # A transposed view is read as the matrix under it, transposed once more.
@@ -123,8 +123,8 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
         raise misfit
     M, K, N = math.prod(lead), math.prod(k_shape), b.shape[0] if transpose_b else b.shape[-1]
     shape = (*lead, N)
-    bias = bias and check_like(a, shape[-1:], bias=Form(*bias))
-    onto = onto and check_like(a, shape, onto=Form(*onto))
+    if (bias and bias.shape != (N,)) or (onto and onto.shape != shape):
+        raise misfit
     if onto and not onto.behaved:
         raise ValueError("onto must be writeable and aligned")
     x, y, c = layout(a), layout(b), layout(onto) if onto else Layout(WHOLE, 1, 0, N)
@@ -147,7 +147,6 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
         packing = PACKED if transpose_b or M >= WORTH_PACKING else UNPACKED
     width = 2 * VECTOR_BYTES // a.dtype.itemsize
     panels = min(BLOCK, -(-N // width)) if packing == PACKED else int(N % width > 0)
-    accumulate = onto is not None or bias is not None
     return Plan(
         shape,
         (x.span, y.span, c.span, layout(bias).span if bias else WHOLE),
@@ -156,22 +155,13 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
             b_steps,
             (c.group, c.row),
             (c.group, c.row),
-            (M // groups, N, K // k_groups, k_groups, groups, packing, int(accumulate)),
+            (M // groups, N, K // k_groups, k_groups, groups, packing, int(bool(onto or bias))),
         ),
         M * N * K,
         # a power of two, so that many products share one scratch
         1 << (panels * min(K, DEPTH) * width + ROWS * DEPTH).bit_length(),
         np.empty(0, a.dtype),
     )
-
-
-def check_like(a: Form, shape: tuple[int, ...], **forms: Form) -> Form:
-    """Return the one keyword argument; raise ValueError unless it has the dtype of `a` and this shape."""
-    check_floats(a=a, **forms)
-    ((name, x),) = forms.items()
-    if x.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} to match the product, got {x.shape}")
-    return x
 
 
 def memory(x: NDArray, span: int) -> NDArray:

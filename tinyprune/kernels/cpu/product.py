@@ -23,7 +23,6 @@ from numba import prange
 
 from tinyprune.kernels.cpu.dots import dots
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
-from tinyprune.kernels.cpu.partial import load_some, ragged_microkernel, store_some
 from tinyprune.kernels.cpu.simd import (
     REGISTERS,
     VECTOR_BYTES,
@@ -31,13 +30,15 @@ from tinyprune.kernels.cpu.simd import (
     broadcast,
     lanes,
     load,
-    microkernel,
+    load_some,
     never_inline,
     number,
     store,
+    store_some,
     take,
     transpose,
 )
+from tinyprune.kernels.cpu.tiles import microkernel, ragged_microkernel
 
 ROWS = 12 if REGISTERS == 32 else 6  # of a tile: ROWS × 2 vectors of sums, with two of b and one of a
 FEW = 4  # rows of the tile for the rows left over
@@ -85,46 +86,29 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
                     target += size
     else:
         for first in range(panel * width, (columns + width - 1) // width * width, L):
-            target = (first // width - panel) * size + first % width
-            left = columns - first
-            if left <= 0:
-                for k in range(depth):
-                    store(packed, target + k * width, broadcast(b, 0))
-            elif depth < L or columns < L:
+            source, target, left = (
+                at + first * b_column,
+                (first // width - panel) * size + first % width,
+                columns - first,
+            )
+            if left >= L and depth >= L:
+                for block in range(0, depth, L):
+                    k = min(block, depth - L)  # the last L of them, some for the second time
+                    transpose(b, source + k, b_column, packed, target + k * width, width, 1)
+            else:
                 for k in range(depth):
                     for j in range(L):
-                        packed[target + k * width + j] = b[at + (first + j) * b_column + k] if j < left else 0
-            else:
-                # where columns end, the last L of them again: into the same panel, or beside their place and then moved
-                again = max(L - left, 0)
-                to = target if not again else target - again if first % width else target + L
-                source = at + (first - again) * b_column
-                for block in range(0, depth, L):
-                    k = min(block, depth - L)
-                    transpose(b, source + k, b_column, packed, to + k * width, width, 1)
-                if to > target:
-                    for k in range(depth):
-                        store(packed, target + k * width, load_some(packed, to + k * width + again, left))
+                        packed[target + k * width + j] = b[source + j * b_column + k] if j < left else 0
 
 
 @part
-def pack_columns(a, at, a_k, depth, packed, to):
-    """Copy ROWS rows of op(a), which are columns of a, to packed[to:] as `[k][ROWS]`."""
+def copy_rows(source, at, step, n, columns, target, to, target_step):
+    """Copy n rows, which begin `step` apart, to where they begin `target_step` apart."""
     never_inline()
-    L = lanes(a)
-    for k in range(depth):
-        for v in range(0, ROWS, L):
-            store_some(packed, to + k * ROWS + v, load_some(a, at + k * a_k + v, ROWS - v), ROWS - v)
-
-
-@part
-def pack_rows(a, at, a_row, depth, packed, to):
-    """Copy ROWS rows of a to packed[to:] as `[ROWS][DEPTH]`."""
-    never_inline()
-    L = lanes(a)
-    for i in range(ROWS):
-        for k in range(0, depth, L):
-            store_some(packed, to + i * DEPTH + k, load_some(a, at + i * a_row + k, depth - k), depth - k)
+    for i in range(n):
+        for j in range(0, columns, lanes(source)):
+            left = columns - j
+            store_some(target, to + i * target_step + j, load_some(source, at + i * step + j, left), left)
 
 
 @part
@@ -155,87 +139,96 @@ def start_rows(c, c_at, c_row, residual, r_at, r_row, bias, first, rows, columns
 
 
 @part
+def products_with_rows(a, b, c, residual, bias, steps, extents):
+    """Compute a part of the product as `product`, from b as it lies, see `dots`."""
+    (a_group, a_row, _, _), (_, _, b_column), (c_group, c_row), (r_group, r_row), sizes = steps
+    M, N, K, _, _, _, accumulate = sizes
+    first, end, panel_0, panel_1 = extents
+    width = 2 * lanes(b)
+    j = panel_0 * width
+    columns = min(N, panel_1 * width) - j
+    for group in range(first, end):
+        a_at, c_at = group * a_group, group * c_group + j
+        if residual.size or bias.size:
+            start_rows(c, c_at, c_row, residual, group * r_group + j, r_row, bias, j, M, columns)
+        dots(a, a_at, a_row, b, j * b_column, b_column, c, c_at, c_row, K, M, columns, accumulate == 1)
+
+
+@part
 def product(a, b, c, residual, bias, steps, extents, scratch, packed):
     """Compute a part of the product: some row tiles by some panels of columns, which may be `packed` already.
 
     Entry (i, k) of op(a), row i being row i' of group g, lies at a[g · a_group + i' · a_row + k · a_k]; c and the
     residual likewise. k runs through groups too: entry (k, j) of op(b), k being k' of group g, lies at
     b[g · b_group + k' · b_row + j · b_column].
+
+        for a block of panels:            # scratch holds its columns, or only the last few if b is not packed
+            for a block of depths k:
+                for a tile of rows:       # the end of scratch holds its rows of a, if they are far apart
+                    for each panel: c[rows, panel] += a[rows, depths] · b[depths, panel]
     """
     never_inline()
     (a_group, a_row, a_k_group, a_k), (b_group, b_row, b_column), (c_group, c_row), (r_group, r_row), sizes = steps
     M, N, K, k_groups, _, packing, accumulate = sizes  # M rows in a group of rows; k_groups groups of K
     tile_0, tile_1, panel_0, panel_1 = extents
-    width = 2 * lanes(b)
     if packing == DOTS:
-        j = panel_0 * width
-        columns = min(N, panel_1 * width) - j
-        for group in range(tile_0, tile_1):
-            a_at, c_at = group * a_group, group * c_group + j
-            if residual.size or bias.size:
-                start_rows(c, c_at, c_row, residual, group * r_group + j, r_row, bias, j, M, columns)
-            dots(a, a_at, a_row, b, j * b_column, b_column, c, c_at, c_row, K, M, columns, accumulate == 1)
+        products_with_rows(a, b, c, residual, bias, steps, extents)
         return
+    width = 2 * lanes(b)
     tiles = (M + ROWS - 1) // ROWS  # in a group of rows
     depths = (K + DEPTH - 1) // DEPTH
+    strip = len(scratch) - ROWS * DEPTH
     for panel in range(panel_0, panel_1, BLOCK):
         j = panel * width
         columns = min(N, min(panel + BLOCK, panel_1) * width) - j
-        whole = columns // width
-        for g in range(k_groups):
-            for d in range(depths):
-                k, depth = K * d // depths, K * (d + 1) // depths - K * d // depths
-                k_at = g * a_k_group + k * a_k
-                b_at = g * b_group + k * b_row + j * b_column
-                begin = g == 0 and d == 0
-                if packing:
-                    panels, at, b_k, step = scratch, 0, width, width * depth
-                    if packed == 0:
-                        pack(b, b_at, b_row, b_column, depth, columns, number(0), scratch)
-                else:
-                    panels, at, b_k, step = b, b_at, b_row, width
-                    pack(b, b_at, b_row, b_column, depth, columns, whole, scratch)
-                for t in range(tile_0, tile_1):
-                    group, i = t // tiles, t % tiles * ROWS
-                    rows = min(ROWS, M - i)
-                    a_at = group * a_group + i * a_row + k_at
-                    c_at = group * c_group + i * c_row + j
-                    if begin and (residual.size or bias.size):
-                        r_at = group * r_group + i * r_row + j
-                        start_rows(c, c_at, c_row, residual, r_at, r_row, bias, j, rows, columns)
-                    add_up = accumulate == 1 or not begin
-                    rows_of_a, row_step, k_step = a, a_row, a_k
-                    full = 0
-                    if rows == ROWS:
-                        full = whole
-                        strip = len(scratch) - ROWS * DEPTH
-                        if a_row == 1 and a_k >= FAR and whole >= MANY:
-                            pack_columns(a, a_at, a_k, depth, scratch, strip)
-                            rows_of_a, a_at, k_step = scratch, strip, ROWS
-                        elif a_k == 1 and a_row * a.itemsize % PAGE == 0 and whole >= MANY:
-                            pack_rows(a, a_at, a_row, depth, scratch, strip)
-                            rows_of_a, a_at, row_step = scratch, strip, DEPTH
-                        if add_up:
-                            for p in range(whole):
-                                x, y = at + p * step, c_at + p * width
-                                next_tile(rows_of_a, a_at, row_step, k_step, panels, x, b_k, c, y, c_row, depth)
-                        else:
-                            for p in range(whole):
-                                x, y = at + p * step, c_at + p * width
-                                first_tile(rows_of_a, a_at, row_step, k_step, panels, x, b_k, c, y, c_row, depth)
-                    elif rows == 1 and not packing:
-                        full = whole // LONG * LONG
-                        for p in range(0, full, LONG):
-                            x, y = at + p * step, c_at + p * width
-                            long_tile(a, a_at, a_row, a_k, b, x, b_k, c, y, c_row, depth, 1, LONG * width, add_up)
-                    for p in range(full, (columns + width - 1) // width):
-                        source, x, x_k = panels, at + p * step, b_k
-                        if p == whole and not packing:
-                            source, x, x_k = scratch, 0, width
-                        y, left = c_at + p * width, columns - p * width
-                        ragged_tiles(
-                            rows_of_a, a_at, row_step, k_step, source, x, x_k, c, y, c_row, depth, rows, left, add_up
-                        )
+        whole = columns // width  # panels; the columns after them are read from `rest` on in scratch
+        for block in range(k_groups * depths):
+            g, d = block // depths, block % depths
+            k, depth = K * d // depths, K * (d + 1) // depths - K * d // depths
+            b_at = g * b_group + k * b_row + j * b_column
+            if packing:
+                panels, at, b_k, step, rest = scratch, 0, width, width * depth, whole * width * depth
+                if packed == 0:
+                    pack(b, b_at, b_row, b_column, depth, columns, number(0), scratch)
+            else:
+                panels, at, b_k, step, rest = b, b_at, b_row, width, 0
+                pack(b, b_at, b_row, b_column, depth, columns, whole, scratch)
+            for t in range(tile_0, tile_1):
+                group, i = t // tiles, t % tiles * ROWS
+                rows = min(ROWS, M - i)
+                c_at = group * c_group + i * c_row + j
+                if block == 0 and (residual.size or bias.size):
+                    start_rows(c, c_at, c_row, residual, group * r_group + i * r_row + j, r_row, bias, j, rows, columns)
+                add_up = accumulate == 1 or block > 0
+                x, x_at, x_row, x_k = a, group * a_group + i * a_row + g * a_k_group + k * a_k, a_row, a_k
+                full = 0  # panels that are computed before the ragged tiles
+                if rows == ROWS:
+                    full = whole
+                    if a_row == 1 and a_k >= FAR and whole >= MANY:
+                        copy_rows(a, x_at, a_k, depth, ROWS, scratch, strip, ROWS)
+                        x, x_at, x_k = scratch, strip, ROWS
+                    elif a_k == 1 and a_row * a.itemsize % PAGE == 0 and whole >= MANY:
+                        copy_rows(a, x_at, a_row, ROWS, depth, scratch, strip, DEPTH)
+                        x, x_at, x_row = scratch, strip, DEPTH
+                    if add_up:
+                        for p in range(whole):
+                            y, to = at + p * step, c_at + p * width
+                            next_tile(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth)
+                    else:
+                        for p in range(whole):
+                            y, to = at + p * step, c_at + p * width
+                            first_tile(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth)
+                elif rows == 1 and not packing:
+                    full = whole // LONG * LONG
+                    for p in range(0, full, LONG):
+                        y, to = at + p * step, c_at + p * width
+                        long_tile(a, x_at, a_row, a_k, b, y, b_k, c, to, c_row, depth, 1, LONG * width, add_up)
+                for p in range(full, whole):
+                    y, to = at + p * step, c_at + p * width
+                    ragged_tiles(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth, rows, width, add_up)
+                if whole * width < columns:
+                    to, left = c_at + whole * width, columns - whole * width
+                    ragged_tiles(x, x_at, x_row, x_k, scratch, rest, width, c, to, c_row, depth, rows, left, add_up)
 
 
 @part

@@ -12,7 +12,8 @@ NUMBA_CPU_NAME and NUMBA_CPU_FEATURES):
     SSE2      16 bytes, 16 registers       4            2
     NEON      16 bytes, 32 registers       4            2
 
-The core is `microkernel`: a tile of a matrix product whose sums stay in registers, and the only loop written here.
+`load_some` and `store_some` are for the ends of rows: they touch nothing beyond `count` numbers. AVX-512 and AVX2 have
+instructions for it; elsewhere LLVM emits a test and a move for each lane. `tiles` has the loop of the matrix product.
 """
 
 import math
@@ -85,6 +86,11 @@ def llvm_vector(dtype: types.Type) -> ir.VectorType:
 # `b` is LLVM's builder: b.fadd(x, y) appends an addition to the function being compiled and names its result.
 
 
+def int64(n: int) -> ir.Constant:
+    """Make an integer."""
+    return ir.Constant(I64, n)
+
+
 def same_in_all(kind: ir.VectorType, x: float) -> ir.Constant:
     """Make a constant vector with x in every lane."""
     return ir.Constant(kind, [x] * kind.count)
@@ -116,16 +122,36 @@ def call_llvm(
     return b.call(cgutils.get_or_insert_function(b.module, function, name), arguments)
 
 
-def load_at(b: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """Load a vector that is aligned as its elements are."""
-    value = b.load(b.bitcast(pointer, kind.as_pointer()))
+def load_at(b: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType, mask: ir.Value | None = None) -> ir.Value:
+    """Load a vector that is aligned as its elements are; only the lanes of the mask, if there is one, others are 0."""
+    pointer = b.bitcast(pointer, kind.as_pointer())
+    if mask is not None:
+        align = ir.Constant(I32, item_bytes(kind))
+        return call_llvm(b, "masked.load", kind, kind, pointer, align, mask, same_in_all(kind, 0.0), suffix=".p0")
+    value = b.load(pointer)
     value.align = item_bytes(kind)
     return value
 
 
-def store_at(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value) -> None:
-    """Store a vector."""
-    b.store(value, b.bitcast(pointer, value.type.as_pointer())).align = item_bytes(value.type)
+def store_at(b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, mask: ir.Value | None = None) -> None:
+    """Store a vector, or the lanes of the mask."""
+    kind, pointer = value.type, b.bitcast(pointer, value.type.as_pointer())
+    if mask is None:
+        b.store(value, pointer).align = item_bytes(kind)
+    else:
+        align = ir.Constant(I32, item_bytes(kind))
+        call_llvm(b, "masked.store", ir.VoidType(), kind, value, pointer, align, mask, suffix=".p0")
+
+
+def smaller(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Return the smaller of two integers."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
+def first_lanes(b: ir.IRBuilder, kind: ir.VectorType, count: ir.Value) -> ir.Value:
+    """Return the mask of the first `count` lanes, all of them if `count` is larger."""
+    count = smaller(b, count, int64(kind.count))
+    return b.icmp_signed("<", lanes_of(kind), splat(b, b.trunc(count, I32), kind.count))
 
 
 def multiply_add(b: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
@@ -150,6 +176,48 @@ def fold(b: ir.IRBuilder, v: ir.Value, combine: Callable) -> ir.Value:
     return b.extract_element(v, ir.Constant(I32, 0))
 
 
+def exp2_coefficients(is_float: bool) -> list[float]:
+    """Return the polynomial for 2^f, |f| ≤ 1/2, constant first; its error is below the dtype's rounding, and 0 at 0.
+
+    It interpolates at Chebyshev's points for float32, which needs the fewest terms, and is Taylor's for float64.
+    """
+    if not is_float:
+        return [math.log(2) ** k / math.factorial(k) for k in range(14)]
+    fit = np.polynomial.Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5])
+    return [1.0, *fit.convert(kind=np.polynomial.Polynomial).coef[1:].tolist()]
+
+
+def power_of_two(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """Compute 2^v = 2^round(v) · 2^f.
+
+    Adding 1.5 · 2^(bits of the mantissa) rounds v to an integer and leaves that integer in the lowest bits, from where
+    a shift moves it into the exponent.
+    """
+    kind, is_float = v.type, v.type.element == ir.FloatType()
+    bits, least = (23, -126.0) if is_float else (52, -1022.0)
+    integers = ir.VectorType(I32 if is_float else I64, kind.count)
+    rounder = same_in_all(kind, 1.5 * 2.0**bits)
+    shifted = b.fadd(v, rounder)
+    f = b.fsub(v, b.fsub(shifted, rounder))
+    *lower, highest = exp2_coefficients(is_float)
+    p = same_in_all(kind, highest)
+    for c in reversed(lower):
+        p = multiply_add(b, p, f, same_in_all(kind, c))
+    exponent = b.shl(b.bitcast(shifted, integers), same_in_all(integers, bits))
+    power = b.bitcast(b.add(b.bitcast(p, integers), exponent), kind)
+    # x · 0 and not 0: a NaN has to stay one
+    return b.select(b.fcmp_ordered(">", v, same_in_all(kind, least)), power, b.fmul(v, same_in_all(kind, 0.0)))
+
+
+def logistic(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """Compute 1 / (1 + e^−v) from e^−|v|, which cannot overflow."""
+    one, least, log2_e = (same_in_all(v.type, value) for value in (1.0, LEAST, LOG2_E))
+    negative = b.fcmp_ordered("<", v, same_in_all(v.type, 0.0))
+    below = b.select(negative, v, b.fneg(v))
+    e = power_of_two(b, larger(b, least, b.fmul(below, log2_e)))
+    return b.fdiv(b.select(negative, e, one), b.fadd(one, e))
+
+
 def address(
     context: Any, b: ir.IRBuilder, kind: types.Array, array: ir.Value, offset: ir.Value, spans: list, extent: int
 ) -> ir.Value:
@@ -160,8 +228,8 @@ def address(
     """
     view = context.make_array(kind)(context, b, array)
     if BOUNDS_CHECKED:
-        zero = ir.Constant(I64, 0)
-        low, high = offset, b.add(offset, ir.Constant(I64, extent))
+        zero = int64(0)
+        low, high = offset, b.add(offset, int64(extent))
         for span in spans:
             negative = b.icmp_signed("<", span, zero)
             low = b.add(low, b.select(negative, span, zero))
@@ -179,7 +247,7 @@ def address(
 def lanes(typing, array):
     """Return how many numbers of the array's dtype a vector holds; a constant to the compiler."""
     count = VECTORS[array.dtype].lanes
-    return types.int64(array), lambda context, b, signature, arguments: ir.Constant(I64, count)
+    return types.int64(array), lambda context, b, signature, arguments: int64(count)
 
 
 @intrinsic
@@ -204,8 +272,8 @@ def take(typing, counter):
     """Return the int64 counter[0] and add 1 to it, in one step: of many threads, each gets another number."""
 
     def generate(context, b, signature, arguments):
-        pointer = address(context, b, counter, arguments[0], ir.Constant(I64, 0), [], 1)
-        return b.atomic_rmw("add", pointer, ir.Constant(I64, 1), "monotonic")
+        pointer = address(context, b, counter, arguments[0], int64(0), [], 1)
+        return b.atomic_rmw("add", pointer, int64(1), "monotonic")
 
     return types.int64(counter), generate
 
@@ -234,6 +302,41 @@ def store(typing, array, offset, vector):
     return types.void(array, types.int64, vector), generate
 
 
+def address_of_some(
+    context: Any, b: ir.IRBuilder, kind: types.Array, array: ir.Value, offset: ir.Value, count: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Return a pointer to element `offset`, and the mask of `count` lanes; if count ≤ 0, `offset` may be anywhere."""
+    vector = llvm_vector(kind.dtype)
+    count = smaller(b, count, int64(vector.count))
+    nothing = b.icmp_signed("<=", count, int64(0))
+    count, offset = (b.select(nothing, int64(0), x) for x in (count, offset))
+    return address(context, b, kind, array, offset, [count], 0), first_lanes(b, vector, count)
+
+
+@intrinsic
+def load_some(typing, array, offset, count):
+    """Load array[offset : offset + count], and 0 into the other lanes; all lanes if count is larger."""
+
+    def generate(context, b, signature, arguments):
+        pointer, mask = address_of_some(context, b, array, *arguments)
+        return load_at(b, pointer, llvm_vector(array.dtype), mask)
+
+    return VECTORS[array.dtype](array, types.int64, types.int64), generate
+
+
+@intrinsic
+def store_some(typing, array, offset, vector, count):
+    """Store the first `count` lanes of vector to array[offset : offset + count]; all lanes if count is larger."""
+
+    def generate(context, b, signature, arguments):
+        x, offset, value, count = arguments
+        pointer, mask = address_of_some(context, b, array, x, offset, count)
+        store_at(b, value, pointer, mask)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, vector, types.int64), generate
+
+
 @intrinsic
 def broadcast(typing, array, x):
     """Make a vector of the array's dtype with the number x in every lane."""
@@ -258,38 +361,32 @@ def zeros(typing, array):
     return VECTORS[array.dtype](array), generate
 
 
-def binary(body: Callable, doc: str) -> Callable:
-    """Make an instruction on two vectors."""
+def instruction(doc: str, count: int, generate: Callable, *, scalar: bool = False) -> Callable:
+    """Make an instruction on `count` vectors of one kind; its result is such a vector, or a scalar."""
 
-    def instruction(typing, x, y):
-        return x(x, y), lambda context, b, signature, arguments: body(b, *arguments)
+    def typed(x: Vector, *others: Vector) -> tuple:
+        result = x.dtype if scalar else x
+        return result(x, *others), lambda context, b, signature, arguments: generate(b, *arguments)
 
-    instruction.__doc__ = doc
-    return intrinsic(instruction)
-
-
-add = binary(lambda b, x, y: b.fadd(x, y), "x + y")
-subtract = binary(lambda b, x, y: b.fsub(x, y), "x − y")
-multiply = binary(lambda b, x, y: b.fmul(x, y), "x · y")
-maximum = binary(larger, "the larger of x and y")
-
-
-@intrinsic
-def muladd(typing, x, y, z):
-    """Compute x · y + z."""
-    return x(x, y, z), lambda context, b, signature, arguments: multiply_add(b, *arguments)
+    # Numba reads the number of arguments from the signature
+    made = {
+        1: lambda typing, x: typed(x),
+        2: lambda typing, x, y: typed(x, y),
+        3: lambda typing, x, y, z: typed(x, y, z),
+    }
+    made[count].__doc__ = doc
+    return intrinsic(made[count])
 
 
-@intrinsic
-def largest(typing, x):
-    """Return the largest lane, a scalar."""
-    return x.dtype(x), lambda context, b, signature, arguments: fold(b, arguments[0], larger)
-
-
-@intrinsic
-def total(typing, x):
-    """Return the sum of the lanes, a scalar."""
-    return x.dtype(x), lambda context, b, signature, arguments: fold(b, arguments[0], lambda b, p, q: b.fadd(p, q))
+add = instruction("x + y", 2, lambda b, x, y: b.fadd(x, y))
+subtract = instruction("x − y", 2, lambda b, x, y: b.fsub(x, y))
+multiply = instruction("x · y", 2, lambda b, x, y: b.fmul(x, y))
+muladd = instruction("x · y + z", 3, multiply_add)
+maximum = instruction("the larger of x and y", 2, larger)
+largest = instruction("the largest lane", 1, lambda b, x: fold(b, x, larger), scalar=True)
+total = instruction("the sum of the lanes", 1, lambda b, x: fold(b, x, lambda b, p, q: b.fadd(p, q)), scalar=True)
+exp2 = instruction("2^x for x up to about 100, 0 below the dtype's normal numbers; NaN for NaN", 1, power_of_two)
+sigmoid = instruction("1 / (1 + e^−x); NaN for NaN", 1, logistic)
 
 
 @intrinsic
@@ -316,59 +413,6 @@ def only_lanes(typing, x, low, high, otherwise):
         return b.select(b.and_(above, below), v, fill)
 
     return x(x, types.int64, types.int64, otherwise), generate
-
-
-def exp2_coefficients(dtype: types.Type) -> list[float]:
-    """Return the polynomial for 2^f, |f| ≤ 1/2, constant first; its error is below the dtype's rounding, and 0 at 0.
-
-    It interpolates at Chebyshev's points for float32, which needs the fewest terms, and is Taylor's for float64.
-    """
-    if dtype == types.float64:
-        return [math.log(2) ** k / math.factorial(k) for k in range(14)]
-    fit = np.polynomial.Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5])
-    return [1.0, *fit.convert(kind=np.polynomial.Polynomial).coef[1:].tolist()]
-
-
-def power_of_two(b: ir.IRBuilder, v: ir.Value, dtype: types.Type) -> ir.Value:
-    """Compute 2^v, see `exp2`."""
-    kind, integers = v.type, ir.VectorType(ir.IntType(dtype.bitwidth), v.type.count)
-    bits, least = (23, -126.0) if dtype == types.float32 else (52, -1022.0)
-    rounder = same_in_all(kind, 1.5 * 2.0**bits)
-    shifted = b.fadd(v, rounder)
-    f = b.fsub(v, b.fsub(shifted, rounder))
-    *lower, highest = exp2_coefficients(dtype)
-    p = same_in_all(kind, highest)
-    for c in reversed(lower):
-        p = multiply_add(b, p, f, same_in_all(kind, c))
-    exponent = b.shl(b.bitcast(shifted, integers), same_in_all(integers, bits))
-    power = b.bitcast(b.add(b.bitcast(p, integers), exponent), kind)
-    # x · 0 and not 0: a NaN has to stay one
-    return b.select(b.fcmp_ordered(">", v, same_in_all(kind, least)), power, b.fmul(v, same_in_all(kind, 0.0)))
-
-
-@intrinsic
-def exp2(typing, x):
-    """Compute 2^x for x up to about 100; 0 if the result is below the dtype's least normal number; NaN for NaN.
-
-    2^x = 2^round(x) · 2^f. Adding 1.5 · 2^(bits of the mantissa) rounds x to an integer and leaves that integer in the
-    lowest bits, from where a shift moves it into the exponent.
-    """
-    return x(x), lambda context, b, signature, arguments: power_of_two(b, arguments[0], x.dtype)
-
-
-@intrinsic
-def sigmoid(typing, x):
-    """Compute 1 / (1 + e^−x) from e^−|x|, which cannot overflow; NaN for NaN."""
-
-    def generate(context, b, signature, arguments):
-        (v,) = arguments
-        one, least, log2_e = (same_in_all(v.type, value) for value in (1.0, LEAST, LOG2_E))
-        negative = b.fcmp_ordered("<", v, same_in_all(v.type, 0.0))
-        below = b.select(negative, v, b.fneg(v))
-        e = power_of_two(b, larger(b, least, b.fmul(below, log2_e)), x.dtype)
-        return b.fdiv(b.select(negative, e, one), b.fadd(one, e))
-
-    return x(x), generate
 
 
 @intrinsic
@@ -406,10 +450,10 @@ def transpose(typing, source, at, stride, target, to, target_stride, factor):
         source_, at, stride, target_, to, target_stride, factor_ = arguments
         kind = llvm_vector(source.dtype)
         n = kind.count
-        spans = [b.mul(s, ir.Constant(I64, n - 1)) for s in (stride, target_stride)]
+        spans = [b.mul(s, int64(n - 1)) for s in (stride, target_stride)]
         first = address(context, b, source, source_, at, spans[:1], n)
         out = address(context, b, target, target_, to, spans[1:], n)
-        rows = [load_at(b, b.gep(first, [b.mul(ir.Constant(I64, i), stride)]), kind) for i in range(n)]
+        rows = [load_at(b, b.gep(first, [b.mul(int64(i), stride)]), kind) for i in range(n)]
         step = 1
         while step < n:
             # exchange the off-diagonal halves of every 2·step × 2·step block
@@ -423,93 +467,8 @@ def transpose(typing, source, at, stride, target, to, target_stride, factor):
             step *= 2
         times = splat(b, context.cast(b, factor_, factor, source.dtype), n)
         for i in range(n):
-            store_at(b, b.fmul(rows[i], times), b.gep(out, [b.mul(ir.Constant(I64, i), target_stride)]))
+            store_at(b, b.fmul(rows[i], times), b.gep(out, [b.mul(int64(i), target_stride)]))
         return context.get_dummy_value()
 
     i8 = types.int64
     return types.void(source, i8, i8, target, i8, i8, factor), generate
-
-
-def sum_over_k(
-    b: ir.IRBuilder,
-    start: list[list[ir.Value]],
-    K: ir.Value,
-    a_first: ir.Value,
-    a_rows: list[ir.Value],
-    a_k: ir.Value,
-    b_first: ir.Value,
-    b_k: ir.Value,
-) -> list[list[ir.Value]]:
-    """Append the loop of a microkernel: `start[i][v] + Σ_k<K a[a_rows[i] + k · a_k] · (vector v of b at k · b_k)`."""
-    kind, vectors = start[0][0].type, len(start[0])
-    before, loop, after = b.block, b.append_basic_block("k"), b.append_basic_block("k.end")
-    b.branch(loop)
-    b.position_at_end(loop)
-    k = b.phi(I64)
-    sums = [[b.phi(kind) for _ in row] for row in start]
-    b_at = b.gep(b_first, [b.mul(k, b_k)])
-    a_at = b.gep(a_first, [b.mul(k, a_k)])
-    bs = [load_at(b, b.gep(b_at, [ir.Constant(I64, v * kind.count)]), kind) for v in range(vectors)]
-    new = []
-    for a_row, row in zip(a_rows, sums, strict=True):
-        x = splat(b, b.load(b.gep(a_at, [a_row])), kind.count)
-        new.append([multiply_add(b, x, y, z) for y, z in zip(bs, row, strict=True)])
-    next_k = b.add(k, ir.Constant(I64, 1))
-    k.add_incoming(ir.Constant(I64, 0), before)
-    k.add_incoming(next_k, loop)
-    for row, first, later in zip(sums, start, new, strict=True):
-        for value, x, y in zip(row, first, later, strict=True):
-            value.add_incoming(x, before)
-            value.add_incoming(y, loop)
-    b.cbranch(b.icmp_signed("<", next_k, K), loop, after)
-    b.position_at_end(after)
-    return new
-
-
-def microkernel(rows: int, vectors: int, accumulate: bool) -> Callable:
-    """Make the instruction for a tile of a matrix product whose sums stay in registers.
-
-    The instruction kernel(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K) computes, for i < rows, j < vectors · lanes,
-
-        c[c0 + i · c_row + j]  (+)=  Σ_k<K a[a0 + i · a_row + k · a_k] · b[b0 + k · b_k + j]          K ≥ 1
-
-    with rows × vectors sums in registers (Goto & van de Geijn 2008, §4.2.1): each round loads `vectors` vectors of b
-    and `rows` numbers of a, and does rows × vectors multiply-adds with them. The strides are free, so that one kernel
-    serves A·B, Aᵀ·B, packed panels and the shifted view of the relative positions. Sums run over k one after the
-    other, whatever the tile's size, so that a result does not depend on which tile an entry falls into.
-    """
-
-    def generate(context, b, signature, arguments):
-        a_array, a0, a_row, a_k, b_array, b0, b_k, c_array, c0, c_row, K = arguments
-        kinds = signature.args
-        kind = llvm_vector(kinds[7].dtype)
-        width = vectors * kind.count
-
-        def times(i: int, stride: ir.Value) -> ir.Value:
-            return b.mul(ir.Constant(I64, i), stride)
-
-        last_k = b.sub(K, ir.Constant(I64, 1))
-        a_first = address(context, b, kinds[0], a_array, a0, [times(rows - 1, a_row), b.mul(last_k, a_k)], 1)
-        b_first = address(context, b, kinds[4], b_array, b0, [b.mul(last_k, b_k)], width)
-        c_first = address(context, b, kinds[7], c_array, c0, [times(rows - 1, c_row)], width)
-        tile = [
-            [b.gep(c_first, [b.add(times(i, c_row), ir.Constant(I64, v * kind.count))]) for v in range(vectors)]
-            for i in range(rows)
-        ]
-        zero = same_in_all(kind, 0.0)
-        start = [[load_at(b, p, kind) if accumulate else zero for p in row] for row in tile]
-        a_rows = [times(i, a_row) for i in range(rows)]
-
-        sums = sum_over_k(b, start, K, a_first, a_rows, a_k, b_first, b_k)
-        for sums_of_row, row in zip(sums, tile, strict=True):
-            for value, pointer in zip(sums_of_row, row, strict=True):
-                store_at(b, value, pointer)
-        return context.get_dummy_value()
-
-    i8 = types.int64
-
-    @intrinsic
-    def tile_product(typing, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, K):
-        return types.void(a, i8, i8, i8, b, i8, i8, c, i8, i8, i8), generate
-
-    return tile_product
