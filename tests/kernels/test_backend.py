@@ -31,24 +31,6 @@ def test_numpy_is_the_textbook():
     assert backend.to_device(x) is x and backend.to_host(x) is x and backend.compiling is None
 
 
-def test_every_forward_has_its_backward():
-    forwards, backwards = (
-        {name.removesuffix(suffix) for name in ops.__all__ if name.endswith(suffix)}
-        for suffix in ("_forward", "_backward")
-    )
-    assert forwards == backwards and len(forwards) >= 17
-    for name in forwards:
-        parameters = inspect.signature(getattr(ops, f"{name}_backward")).parameters.values()
-        *gradients, last = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        assert last == "cache" and gradients and all(gradient.startswith("d") for gradient in gradients)
-
-
-@pytest.mark.parametrize("name", ["nunpy", "", "tinyprune.ops"])
-def test_an_unknown_backend_is_bad_use_and_the_known_ones_are_named(name):
-    with pytest.raises(UsageError, match=rf"backend must be one of .*numpy.*; got {name!r}"):
-        get_backend(name)
-
-
 def without_numba(*arguments: str) -> subprocess.CompletedProcess:
     program = "import sys; sys.modules['numba'] = None; from tinyprune.cli import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, encoding="utf-8")

@@ -8,7 +8,6 @@ import pytest
 from tinyprune import ops
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cpu.attention_step import AttentionStep
-from tinyprune.ops.attention_step import BlockWeights
 
 from ..compare import assert_close, assert_same_bits, make_step
 from ..compare import step_example as example
@@ -40,12 +39,8 @@ def in_float64(p):
 
 
 def textbook(x, p):
-    """The same in float64, with the textbook's buffers, whose contents before the first token must not matter."""
-    p = in_float64(p)
-    C, Dh, r = p.pop("C"), p.pop("Dh"), p.pop("r")
-    weights, step = BlockWeights(**p), ops.attention_step
-    keys, values = np.full((2, C, p["Wq"].shape[1] // Dh, Dh), np.nan)
-    return np.array([step(row, keys, values, r, read, weights) for read, row in enumerate(x.astype(float))])
+    step = make_step(ops.AttentionStep, **in_float64(p))
+    return np.array([step(row) for row in x.astype(float)])
 
 
 @each_dtype

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import alike, check_alike, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.arguments import check_alike, check_floats, check_gradient, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.simd import broadcast, lanes, load, muladd, multiply, number, sigmoid, store, subtract
 from tinyprune.ops.gelu import CUBIC, LINEAR
@@ -109,8 +109,7 @@ def gelu_backward(dout: NDArray, cache: tuple) -> NDArray:
 
 def swiglu_forward(a: NDArray, b: NDArray) -> tuple[NDArray, tuple]:
     """Multiply SiLU of `a` by `b`: `ops.swiglu_forward` for float32 or float64."""
-    if not alike(a, b):
-        check_alike(a=a, b=b)
+    check_alike(a=a, b=b)
     out = workspace.empty(a.shape, a.dtype)
     activate(a.size, flat(a), flat(b), out.reshape(-1))
     return out, (a, b)

@@ -27,17 +27,16 @@ def check_floats(**arrays: NDArray) -> None:
             raise ValueError(f"{name} must have the dtype of {first}, {dtype}, got {value.dtype}")
 
 
-def alike(first: NDArray, *others: NDArray) -> bool:
-    """Return whether all have the shape and dtype of the first, float32 or float64."""
+def check_alike(**arrays: NDArray) -> None:
+    """Raise ValueError unless all have the shape and dtype of the first, float32 or float64."""
+    first, *others = arrays.values()
     shape, dtype = first.shape, first.dtype
     for other in others:
         if other.shape != shape or other.dtype != dtype:
-            return False
-    return dtype in FLOATS
-
-
-def check_alike(**arrays: NDArray) -> None:
-    """Raise ValueError unless they are `alike`. (Call `alike` first: it is cheaper than keyword arguments.)"""
+            break
+    else:
+        if dtype in FLOATS:
+            return
     check_same_shape(**arrays)
     check_floats(**arrays)
 
@@ -85,8 +84,7 @@ def for_update(param: NDArray, grad: NDArray, **state: NDArray) -> tuple[NDArray
     Raises:
         ValueError: if shapes or dtypes differ, or one that is updated is read-only or not C-contiguous.
     """
-    if not alike(grad, param, *state.values()):
-        check_alike(param=param, grad=grad, **state)
+    check_alike(param=param, grad=grad, **state)
     for name, x in {"param": param, **state}.items():
         if not x.flags.carray:  # `ravel` would copy it
             raise ValueError(

@@ -15,7 +15,13 @@ log-sum-exp `lse`. The tricks, and in data/results/speed/kernels.md what each bu
   are one register-tiled product with different strides (`attention_tiles`).
 - The relative shift is free. Query t of a tile needs (q_t + w)·r for key j at column j + 31 − t of its position scores.
   Written with rows one number longer than those of the scores, they already lie where the scores of key j lie, and q·k
-  is added on top. Backward reads ds through the same longer rows for dr and for the positions' part of dq.
+  is added on top. Backward reads ds through the same longer rows for dr and for the positions' part of dq. In memory,
+  with tiles of 4, the numbers being columns of position scores, and those of the keys 0, 1, 2 … in brackets:
+
+      scores of t = 0    · 0 1 2 [3 4 5 6 …]
+                t = 1    · · 0 1 [2 3 4 5 …]
+                t = 2    · · · 0 [1 2 3 4 …]
+                t = 3    · · · · [0 1 2 3 …]
 - 2^x replaces e^x; log2 e is folded into the queries.
 - Keys that no query of the tile sees are skipped, and so is the backward of heads whose gate is 0.
 - Dropped weights are recomputed from their hash, not stored.
@@ -45,15 +51,14 @@ from tinyprune.kernels.cpu.attention_tiles import (
     fill_zero,
     mix,
     outer,
-    pack,
     scores,
     softmax_rows,
     softmax_rows_backward,
-    unpack,
     whole,
 )
 from tinyprune.kernels.cpu.dropout import threshold
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
+from tinyprune.kernels.cpu.panels import pack_rows, unpack_rows
 from tinyprune.kernels.cpu.product import PARTS
 from tinyprune.kernels.cpu.simd import (
     LOG2_E,
@@ -176,8 +181,8 @@ def pack_parameters(x, h, panels, places, sizes):
     H, S, N, D = sizes.H, sizes.S, sizes.N, sizes.D
     width, zero = 2 * lanes(x.q), number(0)
     if sizes.relative:
-        pack(x.r, ((S - 1) * H + h) * D, -H * D, S, panels, zero, places.front, places.pk // (width * D), D, 1.0)
-    pack(x.pk, h * N * D, D, N, panels, places.pk, zero, (places.pv - places.pk) // (width * D), D, 1.0)
+        pack_rows(x.r, ((S - 1) * H + h) * D, -H * D, S, panels, zero, places.front, places.pk // (width * D), D, 1.0)
+    pack_rows(x.pk, h * N * D, D, N, panels, places.pk, zero, (places.pv - places.pk) // (width * D), D, 1.0)
 
 
 @part
@@ -235,8 +240,11 @@ def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask
 
 
 @part
-def head_forward(x, out, lse, b, h, sizes, dropout, places, scratch):
-    """Compute `out` and `lse` of one head of one batch entry. Its panels of r and pk and rows of pv exist already."""
+def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scratch):
+    """Compute out, lse and gated = factor · out of one head of one batch entry.
+
+    Its panels of r and pk and rows of pv exist already.
+    """
     never_inline()
     _, T, S, N, H, D, span, row = sizes[:8]
     queries, running, s, panels = scratch
@@ -245,7 +253,7 @@ def head_forward(x, out, lse, b, h, sizes, dropout, places, scratch):
     zero, edge = number(0), number(TILE)  # a tile's scores begin TILE later, so that the longer rows can begin earlier
     stride = H * D
     k_at = (b * S * H + h) * D
-    pack(x.k, k_at, stride, S, panels, places.k, zero, (places.v - places.k) // (width * D), D, 1.0)
+    pack_rows(x.k, k_at, stride, S, panels, places.k, zero, (places.v - places.k) // (width * D), D, 1.0)
     for t0 in range(0, T, TILE):
         entry = ((b * H + h) * T + t0) * (S + N)
         load_queries(x, b, h, t0, sizes, queries)
@@ -273,10 +281,12 @@ def head_forward(x, out, lse, b, h, sizes, dropout, places, scratch):
         for t in range(min(TILE, T - t0)):
             weight = total(load(running.sum, t * W))
             lse[(b * H + h) * T + t0 + t] = running.max[t] + math.log(weight) * LOG2_E
-            share = broadcast(s, dropout.factor / weight)
+            share, factors = broadcast(s, dropout.factor / weight), broadcast(s, factor)
             for d in range(0, D, W):
                 at = ((b * T + t0 + t) * H + h) * D + d
-                store(out, at, multiply(load(running.out, t * D + d), share))
+                o = multiply(load(running.out, t * D + d), share)
+                store(out, at, o)
+                store(gated, at, multiply(o, factors))
 
 
 @part
@@ -293,7 +303,7 @@ def forward_scratch(memory, sizes):
 def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, memory):
     """Compute parts of the units until all are taken. Unit h · B + b: entry by entry, so that a head is packed once."""
     x, sizes, dropout = Inputs(*x), Sizes(*sizes), Dropout(*dropout)
-    B, T, _, N, H, D = sizes[:6]
+    B, _, _, N, H, D = sizes[:6]
     W = lanes(out)
     places = panel_places(sizes, 2 * W)
     scratch = forward_scratch(memory, sizes)
@@ -308,12 +318,7 @@ def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, m
                 for n in range(0, N * D, W):
                     store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, sizes.pv)))
                 packed = h
-            head_forward(x, out, lse, b, h, sizes, dropout, places, scratch)
-            factor = broadcast(out, factors[h])
-            for t in range(T):
-                at = ((b * T + t) * H + h) * D
-                for d in range(at, at + D, W):
-                    store(gated, d, multiply(load(out, d), factor))
+            head_forward(x, factors[h], out, lse, gated, b, h, sizes, dropout, places, scratch)
         part = take(counter)
 
 
@@ -384,8 +389,8 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
     q_u, q_w = TILE * D, 2 * TILE * D
     stride = H * D
     k_at = (b * S * H + h) * D
-    pack(x.k, k_at, stride, S, panels, places.k, zero, (places.v - places.k) // (width * D), D, 1.0)
-    pack(x.v, k_at, stride, S, panels, places.v, zero, (places.end - places.v) // (width * D), D, 1.0)
+    pack_rows(x.k, k_at, stride, S, panels, places.k, zero, (places.v - places.k) // (width * D), D, 1.0)
+    pack_rows(x.v, k_at, stride, S, panels, places.v, zero, (places.end - places.v) // (width * D), D, 1.0)
     fill_zero(d_panels, places.k, places.end - places.k)
     gate_sum = 0.0
     for t in range(TILE):
@@ -438,8 +443,8 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
                     EVERY_KEY,
                 )  # fmt: skip
         store_gradients(tile.dqueries, b, h, t0, grad, slot * 2 * D, sizes)
-    unpack(d_panels, places.k, zero, S, grad.dk, k_at, stride, D, LN_2)
-    unpack(d_panels, places.v, zero, S, grad.dv, k_at, stride, D, 1.0)
+    unpack_rows(d_panels, places.k, zero, S, grad.dk, k_at, stride, D, LN_2)
+    unpack_rows(d_panels, places.v, zero, S, grad.dv, k_at, stride, D, 1.0)
     return gate_sum
 
 
@@ -501,14 +506,16 @@ def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dro
         else:
             pack_parameters(x, h, panels, places, sizes)
             pv_panels = (places.k - places.pv) // (width * D)
-            pack(x.pv, h * N * D, D, N, panels, places.pv, zero, pv_panels, D, sizes.pv)
+            pack_rows(x.pv, h * N * D, D, N, panels, places.pv, zero, pv_panels, D, sizes.pv)
             fill_zero(d_panels, zero, places.k)
             for b in range(first, end):
                 gate_sum += head_backward(x, out, lse, dout, grad, slot, b, factors[h], sizes, dropout, places, scratch)
             if sizes.relative:
-                unpack(d_panels, zero, places.front, S, grad.dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2)
-            unpack(d_panels, places.pk, zero, N, grad.dpk, slot * N * D, D, D, LN_2)
-            unpack(d_panels, places.pv, zero, N, grad.dpv, slot * N * D, D, D, sizes.pv)
+                unpack_rows(
+                    d_panels, zero, places.front, S, grad.dr, ((group * S + S - 1) * H + h) * D, -H * D, D, LN_2
+                )
+            unpack_rows(d_panels, places.pk, zero, N, grad.dpk, slot * N * D, D, D, LN_2)
+            unpack_rows(d_panels, places.pv, zero, N, grad.dpv, slot * N * D, D, D, sizes.pv)
         grad.dgate[slot] = gate_sum
         unit = take(counter)
 
@@ -540,6 +547,11 @@ def padded(x: NDArray | None, D: int, dtype: np.dtype) -> NDArray:
     wide = zeros((*x.shape[:-1], D), dtype)
     wide[..., : x.shape[-1]] = x
     return wide
+
+
+def narrow(x: NDArray, Dh: int) -> NDArray:
+    """Remove the padding."""
+    return x if x.shape[-1] == Dh else contiguous(x[..., :Dh])
 
 
 @lru_cache(maxsize=64)
@@ -599,9 +611,8 @@ def attention_forward(
     workers = max(1, min(get_num_threads(), B * H))
     scratch, parts = empty((workers, size), dtype), min(PARTS * workers, B * H)
     forward(flat(x), factors, *flat((out, lse, gated)), tuple(sizes), tuple(drops), parts, scratch)
-    o = out if Dh == D else contiguous(out[..., :Dh])
-    result = o if gated is out else gated if Dh == D else contiguous(gated[..., :Dh])
-    return result, AttentionCache(x, gate, float(scale), sizes, drops, out, lse, o)
+    o = narrow(out, Dh)
+    return o if gated is out else narrow(gated, Dh), AttentionCache(x, gate, float(scale), sizes, drops, out, lse, o)
 
 
 def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | None, ...]:
@@ -630,12 +641,7 @@ def attention_backward(dout: NDArray, cache: AttentionCache) -> tuple[NDArray | 
     backward(flat(x), *arrays, factors, groups, tuple(sizes), tuple(dropout), scratch)
     for slots in (dr, dpk, dpv, duw):
         add_groups(slots.ravel(), groups, slots.size // groups)
-
-    def narrow(y: NDArray) -> NDArray:
-        """Remove the padding."""
-        return y if y.shape[-1] == Dh else contiguous(y[..., :Dh])
-
-    dr, du, dw = (narrow(dr[0]), narrow(duw[0, :, 0]), narrow(duw[0, :, 1])) if relative else (None, None, None)
-    dpk, dpv = (narrow(dpk[0]), narrow(dpv[0])) if N else (None, None)
+    dr, du, dw = (narrow(y, Dh) for y in (dr[0], duw[0, :, 0], duw[0, :, 1])) if relative else (None, None, None)
+    dpk, dpv = (narrow(y[0], Dh) for y in (dpk, dpv)) if N else (None, None)
     gate_gradient = None if gate is None else (dgate.sum(0) * scale).astype(dtype)
-    return narrow(dq), narrow(dk), narrow(dv), dr, du, dw, dpk, dpv, gate_gradient
+    return narrow(dq, Dh), narrow(dk, Dh), narrow(dv, Dh), dr, du, dw, dpk, dpv, gate_gradient

@@ -27,7 +27,6 @@ from tinyprune.kernels.cpu.simd import (
     only_lanes,
     store,
     subtract,
-    transpose,
     zeros,
 )
 from tinyprune.kernels.cpu.tiles import microkernel
@@ -95,54 +94,6 @@ def fill_zero(x, at, n):
     zero = zeros(x)
     for i in range(at, at + n, lanes(x)):
         store(x, i, zero)
-
-
-@part
-def pack(source, at, stride, n, target, to, front, panels, D, factor):
-    """Transpose n rows of `source` times `factor` into panels: `front` rows of zeros, the n rows, zeros to the end.
-
-    Row j of D numbers starts at source[at + j · stride]; the first panel at target[to].
-    """
-    never_inline()
-    W = lanes(source)
-    width = 2 * W
-    for panel in range(panels):
-        x = to + panel * width * D
-        first = panel * width - front
-        if first >= 0 and first + width <= n:
-            for d in range(0, D, W):
-                transpose(source, at + first * stride + d, stride, target, x + d * width, width, factor)
-                transpose(source, at + (first + W) * stride + d, stride, target, x + d * width + W, width, factor)
-        else:
-            for lane in range(width):
-                j = first + lane
-                if 0 <= j < n:
-                    for d in range(D):
-                        target[x + d * width + lane] = source[at + j * stride + d] * factor
-                else:
-                    for d in range(D):
-                        target[x + d * width + lane] = 0
-
-
-@part
-def unpack(source, at, front, n, target, to, stride, D, factor):
-    """Reverse `pack`: write n rows at target[to + j · stride] from panels at source[at], times `factor`."""
-    never_inline()
-    W = lanes(source)
-    width = 2 * W
-    for panel in range((front + n + width - 1) // width):
-        x = at + panel * width * D
-        first = panel * width - front
-        if first >= 0 and first + width <= n:
-            for d in range(0, D, W):
-                transpose(source, x + d * width, width, target, to + first * stride + d, stride, factor)
-                transpose(source, x + d * width + W, width, target, to + (first + W) * stride + d, stride, factor)
-        else:
-            for lane in range(width):
-                j = first + lane
-                if 0 <= j < n:
-                    for d in range(D):
-                        target[to + j * stride + d] = source[x + d * width + lane] * factor
 
 
 @part

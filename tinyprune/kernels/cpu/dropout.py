@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels import formulas
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import alike, check_alike, check_floats, check_gradient, flat
+from tinyprune.kernels.cpu.arguments import check_alike, check_floats, check_gradient, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel
 from tinyprune.kernels.cpu.joins import add
 from tinyprune.kernels.formulas import threshold
@@ -69,8 +69,7 @@ def residual_forward(
     x: NDArray, y: NDArray, dropout: float = 0.0, rng: np.random.Generator | None = None
 ) -> tuple[NDArray, tuple]:
     """Add dropout(y) to x. Arguments, results and errors as in `ops.residual_forward`; float32 or float64."""
-    if not alike(x, y):
-        check_alike(x=x, y=y)
+    check_alike(x=x, y=y)
     check_rate("dropout", dropout)
     if rng is None or dropout == 0:
         return add(x, y), (None, 0.0, x.shape, x.dtype)

@@ -24,7 +24,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import alike, check_alike, check_floats, flat
+from tinyprune.kernels.cpu.arguments import check_alike, check_floats, flat
 from tinyprune.kernels.cpu.jit import kernel, loop_kernel, parallel_kernel
 from tinyprune.kernels.cpu.products import column_sums
 from tinyprune.kernels.cpu.simd import add, broadcast, lanes, load, number, store
@@ -35,46 +35,42 @@ from tinyprune.ops.slices import check_part, entries, slice_count
 
 
 @kernel
-def take(x, index, n, inner, taken):
-    """Copy slices of x (outer, n, inner) to taken (outer, len(index), inner), flat; False if an index is invalid."""
-    for h in index:
-        if not 0 <= h < n:
-            return False
-    L = lanes(x)
-    whole = inner - inner % L
-    to = 0
-    for at in range(0, x.size, max(n * inner, 1)):
-        for d in range(0, whole, L):
-            for i in range(index.size):
-                store(taken, to + i * inner + d, load(x, at + index[i] * inner + d))
-        for d in range(whole, inner):
-            for i in range(index.size):
-                taken[to + i * inner + d] = x[at + index[i] * inner + d]
-        to += index.size * inner
-    return True
-
-
-@kernel
-def put(taken, index, n, inner, x):
-    """Copy taken (outer, len(index), inner) to slices of x (outer, n, inner), flat; False if an index is invalid."""
-    owner = np.full(n, -1, np.int64)
-    for i in range(index.size):
-        if not 0 <= index[i] < n:
-            return False
-        owner[index[i]] = i
+def copy(x, index, n, inner, out):
+    """Set out[o, i] = x[o, index[i]], or 0 where the index is −1; x (outer, n, inner) and out are flat."""
     L = lanes(x)
     whole = inner - inner % L
     zero = broadcast(x, 0)
     at = 0
-    for to in range(0, x.size, max(n * inner, 1)):
+    for to in range(0, out.size, max(index.size * inner, 1)):
         for d in range(0, whole, L):
-            for h in range(n):
-                value = zero if owner[h] < 0 else load(taken, at + owner[h] * inner + d)
-                store(x, to + h * inner + d, value)
+            for i in range(index.size):
+                value = zero if index[i] < 0 else load(x, at + index[i] * inner + d)
+                store(out, to + i * inner + d, value)
         for d in range(whole, inner):
-            for h in range(n):
-                x[to + h * inner + d] = 0 if owner[h] < 0 else taken[at + owner[h] * inner + d]
-        at += index.size * inner
+            for i in range(index.size):
+                out[to + i * inner + d] = 0 if index[i] < 0 else x[at + index[i] * inner + d]
+        at += n * inner
+
+
+@kernel
+def take(x, index, n, inner, part):
+    """Copy slices of x (outer, n, inner) to part (outer, len(index), inner), flat; False if an index is invalid."""
+    for h in index:
+        if not 0 <= h < n:
+            return False
+    copy(x, index, n, inner, part)
+    return True
+
+
+@kernel
+def put(part, index, n, inner, x):
+    """Copy part (outer, len(index), inner) to slices of x (outer, n, inner), flat; False if an index is invalid."""
+    place = np.full(n, -1, np.int64)
+    for i in range(index.size):
+        if not 0 <= index[i] < n:
+            return False
+        place[index[i]] = i
+    copy(part, place, index.size, inner, x)
     return True
 
 
@@ -154,8 +150,7 @@ def multiply_rows(x: NDArray, factors: NDArray) -> NDArray:
 def row_dots(x: NDArray, y: NDArray, factor: float = 1.0) -> NDArray:
     """Return the sum of products of each row, as `ops.row_dots`; float32 or float64."""
     check_row_dots(x, y)
-    if not alike(x, y):
-        check_alike(x=x, y=y)
+    check_alike(x=x, y=y)
     products = workspace.empty(x.shape, x.dtype)
     np.multiply(x, y, out=products)
     return factor * products.reshape(len(x), math.prod(x.shape[1:])).sum(1)

@@ -30,12 +30,8 @@ SMALL = 16384  # entries; for fewer, a second thread costs more than it saves
 
 def can_cache() -> bool:
     """Return whether Numba finds a folder for compiled code; if not, warn and say what to do."""
-
-    def probe() -> None:
-        """Do nothing; it is never called."""
-
     try:
-        numba.njit(cache=True)(probe)
+        numba.njit(cache=True)(can_cache)  # which is not compiled
     except RuntimeError:
         warnings.warn(
             "no folder to keep compiled kernels in, so they are compiled anew at every start; "

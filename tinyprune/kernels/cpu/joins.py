@@ -14,16 +14,9 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import FLOATS, alike, by_rows, check_alike, check_floats
-from tinyprune.kernels.cpu.jit import SMALL, kernel, loop_kernel, parallel_kernel
+from tinyprune.kernels.cpu.arguments import FLOATS, by_rows, check_alike, check_floats
+from tinyprune.kernels.cpu.jit import SMALL, loop_kernel, parallel_kernel
 from tinyprune.ops.rows import check_concatenate
-
-
-@kernel
-def add_row(a, b, out):
-    """Set out = a + b for as many entries as out has, all 1-D."""
-    for i in range(out.size):
-        out[i] = a[i] + b[i]
 
 
 @loop_kernel
@@ -38,13 +31,14 @@ def add_rows(a, a_step, b, b_step, rows, out):
     """Set out = a + b row by row; in memory, rows of a begin a_step entries apart, those of b b_step."""
     n = out.size // rows
     for row in prange(rows):
-        add_row(a[row * a_step :], b[row * b_step :], out[row * n : (row + 1) * n])
+        x, y, total = a[row * a_step :], b[row * b_step :], out[row * n : (row + 1) * n]
+        for i in range(total.size):
+            total[i] = x[i] + y[i]
 
 
 def add(a: NDArray, b: NDArray) -> NDArray:
     """Return a + b, a new array. Arguments and errors as in `ops.add`; float32 or float64."""
-    if not alike(a, b):
-        check_alike(a=a, b=b)
+    check_alike(a=a, b=b)
     out = workspace.empty(a.shape, a.dtype)
     if a.flags.carray and b.flags.carray:
         add_all(a.size, a.ravel(), b.ravel(), out.ravel())
@@ -55,22 +49,17 @@ def add(a: NDArray, b: NDArray) -> NDArray:
     return out
 
 
-@kernel
-def join(m, x, split, out):
-    """Set out = [m; x], `split` entries of m and the rest of x, all 1-D."""
-    for i in range(split):
-        out[i] = m[i]
-    end = out[split:]
-    for i in range(end.size):
-        end[i] = x[i]
-
-
 @parallel_kernel
 def join_rows(m, m_step, x, x_step, rows, split, out):
-    """Join row by row; in memory, rows of m begin m_step entries apart, those of x x_step."""
+    """Set out = [m; x] row by row, `split` entries of m and the rest of x, whose rows begin m_step and x_step apart."""
     n = out.size // rows
     for row in prange(rows):
-        join(m[row * m_step :], x[row * x_step :], split, out[row * n : (row + 1) * n])
+        before, after = m[row * m_step :], x[row * x_step :]
+        begin, end = out[row * n : row * n + split], out[row * n + split : (row + 1) * n]
+        for i in range(begin.size):
+            begin[i] = before[i]
+        for i in range(end.size):
+            end[i] = after[i]
 
 
 def concatenate(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:

@@ -23,6 +23,7 @@ from numba import prange
 
 from tinyprune.kernels.cpu.dots import dots
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
+from tinyprune.kernels.cpu.panels import pack_rows
 from tinyprune.kernels.cpu.simd import (
     REGISTERS,
     VECTOR_BYTES,
@@ -36,7 +37,6 @@ from tinyprune.kernels.cpu.simd import (
     store,
     store_some,
     take,
-    transpose,
 )
 from tinyprune.kernels.cpu.tiles import microkernel, ragged_microkernel
 
@@ -85,20 +85,8 @@ def pack(b, at, b_row, b_column, depth, columns, panel, packed):
                         store(packed, target + L, load_some(b, source + j + L, columns - j - L))
                     target += size
     else:
-        for first in range(panel * width, (columns + width - 1) // width * width, L):
-            source, target, left = (
-                at + first * b_column,
-                (first // width - panel) * size + first % width,
-                columns - first,
-            )
-            if left >= L and depth >= L:
-                for block in range(0, depth, L):
-                    k = min(block, depth - L)  # the last L of them, some for the second time
-                    transpose(b, source + k, b_column, packed, target + k * width, width, 1)
-            else:
-                for k in range(depth):
-                    for j in range(L):
-                        packed[target + k * width + j] = b[source + j * b_column + k] if j < left else 0
+        first, panels = panel * width, (columns + width - 1) // width - panel
+        pack_rows(b, at + first * b_column, b_column, columns - first, packed, number(0), number(0), panels, depth, 1.0)
 
 
 @part
