@@ -19,9 +19,9 @@ from tinyprune.kernels.backend import get_backend
 names, ends = [], []
 cpu = get_backend("numba")
 with cpu.compilations(names.append, lambda: ends.append(None)):
-    (total,) = cpu.squared_norms([np.arange(5, dtype=np.float32)])
+    total, other = cpu.squared_norms([np.arange(5, dtype=np.float32), np.ones(20_000, np.float32)])
 assert len(ends) == len(names)
-print(json.dumps({"names": names, "total": total}))
+print(json.dumps({"names": names, "total": total, "other": other}))
 """
 
 
@@ -44,8 +44,9 @@ def compiled(tmp_path):
 def test_kept_until_any_source_changes_and_apart_with_and_without_bounds_checks(compiled, tmp_path):
     cache = tmp_path / "cache"
     first, _ = compiled(cache)
-    assert first["total"] == 30 and "sum_of_squares" in first["names"]
-    assert compiled(cache)[0]["names"] == []
+    assert (first["total"], first["other"]) == (30, 20_000)
+    assert first["names"].count("sum_of_squares") == 2  # for one thread, and for several
+    assert compiled(cache)[0] == first | {"names": []}
     assert compiled(cache, NUMBA_BOUNDSCHECK=str(int(not BOUNDS_CHECKED)))[0] == first
     for changed in ("cpu/simd.py", "formulas.py"):  # not the kernel's own file
         source = tmp_path / "tinyprune" / "kernels" / changed

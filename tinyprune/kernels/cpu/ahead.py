@@ -1,7 +1,7 @@
 """Compile attention in a second process, while this one compiles the rest.
 
 Numba compiles one function at a time in a process, and attention is nearly half of the work. Each process keeps what it
-has compiled in Numba's folder, where the other finds it; attention has hardly a compiled function in common with the rest.
+has compiled in Numba's folder, where the other finds it; attention has hardly a compiled function in common with them.
 """
 
 import subprocess

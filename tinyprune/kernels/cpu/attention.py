@@ -51,10 +51,10 @@ from tinyprune.kernels.cpu.attention_tiles import (
     fill_zero,
     mix,
     outer,
+    round_up,
     scores,
     softmax_rows,
     softmax_rows_backward,
-    whole,
 )
 from tinyprune.kernels.cpu.dropout import threshold
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
@@ -65,6 +65,7 @@ from tinyprune.kernels.cpu.simd import (
     VECTOR_BYTES,
     add,
     broadcast,
+    fetch_add,
     lanes,
     load,
     muladd,
@@ -72,7 +73,6 @@ from tinyprune.kernels.cpu.simd import (
     never_inline,
     number,
     store,
-    take,
     total,
 )
 from tinyprune.kernels.cpu.workspace import empty, zeros
@@ -159,9 +159,9 @@ class AttentionCache(NamedTuple):
 def panel_places(sizes, width):
     """Return where the panels of one head, `width` keys in each, begin in its scratch."""
     front = -sizes.T % TILE
-    positions = whole(front + sizes.S, TILE) if sizes.relative else 0
-    persistent = whole(sizes.N, width)
-    context = whole(sizes.S, TILE) + TILE  # the last tile of queries reaches beyond the last key
+    positions = round_up(front + sizes.S, TILE) if sizes.relative else 0
+    persistent = round_up(sizes.N, width)
+    context = round_up(sizes.S, TILE) + TILE  # the last tile of queries reaches beyond the last key
     pk = positions * sizes.D
     pv = pk + persistent * sizes.D
     k = pv + persistent * sizes.D
@@ -231,7 +231,7 @@ def context_scores(queries, panels, places, visible, a, n, ready, s, sizes, mask
     if not sizes.relative:
         scores(queries, TILE * D, panels, keys, n, s, TILE + a, row, D, mask, False)
         return ready
-    needed = min(whole(visible.keys, width), a + n + TILE)
+    needed = min(round_up(visible.keys, width), a + n + TILE)
     if needed > ready:
         at = (visible.positions + ready) * D
         scores(queries, 2 * TILE * D, panels, at, needed - ready, s, 1 + ready, row + 1, D, EVERY_KEY, False)
@@ -262,7 +262,7 @@ def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scrat
         running.max[:] = LOWEST
         for a in range(0, N, CHUNK):
             n = min(CHUNK, N - a)
-            wide = whole(n, width)
+            wide = round_up(n, width)
             mask = Mask(zero, n, zero)
             scores(queries, zero, panels, places.pk + a * D, wide, s, edge, row, D, mask, False)
             softmax_rows(s, edge, wide, mask, running, entry + S + a, sizes, dropout)
@@ -271,7 +271,7 @@ def head_forward(x, factor, out, lse, gated, b, h, sizes, dropout, places, scrat
         ready = visible.ready
         for a in range(0, visible.keys, CHUNK):
             n = min(CHUNK, visible.keys - a)
-            wide, first = whole(n, width), visible.first + a
+            wide, first = round_up(n, width), visible.first + a
             own = visible.own - first  # the first query's own key among these
             mask = Mask(own - span, own + 1, number(1))
             ready = context_scores(queries, panels, places, visible, a, wide, ready, s, sizes, mask)
@@ -309,7 +309,7 @@ def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, m
     scratch = forward_scratch(memory, sizes)
     panels = scratch[3]
     packed = -1
-    part = take(counter)
+    part = fetch_add(counter)
     while part < parts:
         for unit in range(*share(part, parts, B * H)):
             h, b = unit // B, unit % B
@@ -319,7 +319,7 @@ def forward_heads(counter, parts, x, factors, out, lse, gated, sizes, dropout, m
                     store(panels, places.pv + n, multiply(load(x.pv, h * N * D + n), broadcast(out, sizes.pv)))
                 packed = h
             head_forward(x, factors[h], out, lse, gated, b, h, sizes, dropout, places, scratch)
-        part = take(counter)
+        part = fetch_add(counter)
 
 
 @parallel_kernel
@@ -403,7 +403,7 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
         gate_sum = load_gradients(dout, out, lse, b, h, t0, factor, sizes, tile, gate_sum)
         for a in range(0, N, CHUNK):
             n = min(CHUNK, N - a)
-            wide = whole(n, width)
+            wide = round_up(n, width)
             pk, pv = places.pk + a * D, places.pv + a * D
             mask = Mask(zero, n, zero)
             scores(tile.queries, zero, panels, pk, wide, s, edge, row, D, mask, False)
@@ -416,7 +416,7 @@ def head_backward(x, out, lse, dout, grad, slot, b, factor, sizes, dropout, plac
         ready = visible.ready
         for a in range(0, visible.keys, CHUNK):
             n = min(CHUNK, visible.keys - a)
-            wide, first = whole(n, width), visible.first + a
+            wide, first = round_up(n, width), visible.first + a
             k, v = places.k + first * D, places.v + first * D
             own = visible.own - first
             mask = Mask(own - span, own + 1, number(1))
@@ -494,7 +494,7 @@ def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dro
     places = panel_places(sizes, width)
     scratch = backward_scratch(memory, sizes, places)
     panels, d_panels = scratch[3], scratch[4]
-    unit = take(counter)
+    unit = fetch_add(counter)
     while unit < groups * H:
         h, group = unit // groups, unit % groups
         slot = group * H + h
@@ -517,7 +517,7 @@ def backward_heads(counter, x, out, lse, dout, grad, factors, groups, sizes, dro
             unpack_rows(d_panels, places.pk, zero, N, grad.dpk, slot * N * D, D, D, LN_2)
             unpack_rows(d_panels, places.pv, zero, N, grad.dpv, slot * N * D, D, D, sizes.pv)
         grad.dgate[slot] = gate_sum
-        unit = take(counter)
+        unit = fetch_add(counter)
 
 
 @parallel_kernel
@@ -594,9 +594,9 @@ def attention_forward(
     B, T, H, Dh = q.shape
     S, N = k.shape[1], 0 if pk is None else pk.shape[1]
     dtype, W = q.dtype, VECTOR_BYTES // q.itemsize
-    D = whole(Dh, max(W, ROWS))  # whole vectors, and whole rows of a register tile
+    D = round_up(Dh, max(W, ROWS))  # whole vectors, and whole rows of a register tile
     # a row of a tile's scores has room for all context keys, or for a chunk of persistent ones
-    row = max(whole(S, TILE) + TILE, min(whole(N, TILE), CHUNK)) + 2 * TILE
+    row = max(round_up(S, TILE) + TILE, min(round_up(N, TILE), CHUNK)) + 2 * TILE
     span = S if span is None else span
     sizes = Sizes(B, T, S, N, H, D, span, row, r is not None, 1 / math.sqrt(Dh), math.sqrt(N))
     x = Inputs(*(padded(x, D, dtype) for x in (q, k, v, r, u, w, pk, pv)))

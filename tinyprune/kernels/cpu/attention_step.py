@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
-from tinyprune.kernels.cpu.attention_tiles import LOWEST, whole
+from tinyprune.kernels.cpu.attention_tiles import LOWEST, round_up
 from tinyprune.kernels.cpu.jit import kernel, parallel_kernel, part
 from tinyprune.kernels.cpu.simd import (
     LOG2_E,
@@ -84,24 +84,24 @@ class Layout(NamedTuple):
 @kernel
 def layout(D, Dh, C, N, relative, biased, L):
     """Lay out the memory of a head for vectors of L numbers; every part begins at a whole vector."""
-    head, places, persistent = whole(Dh, L), whole(C, L), whole(N, L)
+    head, places, persistent = round_up(Dh, L), round_up(C, L), round_up(N, L)
     qkv = 0
-    biases = qkv + D * whole(3 * Dh, L)
-    u = biases + (whole(3 * Dh, L) if biased else 0)
+    biases = qkv + D * round_up(3 * Dh, L)
+    u = biases + (round_up(3 * Dh, L) if biased else 0)
     w = u + head
     keys = w + head
     r = keys + Dh * places
     pk = r + (Dh * places if relative else 0)
     values = pk + Dh * persistent
     Wo = values + (places + persistent) * head
-    q = Wo + Dh * whole(D, L)
-    q_u = q + whole(3 * Dh, L)
+    q = Wo + Dh * round_up(D, L)
+    q_u = q + round_up(3 * Dh, L)
     q_w = q_u + head
     positions = q_w + head
     s = positions + places
     o = s + places + persistent
     out = o + head
-    end = out + whole(D, L)
+    end = out + round_up(D, L)
     return Layout(qkv, biases, u, w, keys, r, pk, values, Wo, q, q_u, q_w, positions, s, o, out, end)
 
 
@@ -161,12 +161,12 @@ def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased):
     never_inline()
     L = lanes(m)
     at = layout(D, Dh, C, N, relative, biased, L)
-    head, places, persistent = whole(Dh, L), whole(C, L), whole(N, L)
+    head, places, persistent = round_up(Dh, L), round_up(C, L), round_up(N, L)
     zero = number(0)
 
-    row_times_matrix(n, zero, m, at.qkv, D, whole(3 * Dh, L), at.q, D)
+    row_times_matrix(n, zero, m, at.qkv, D, round_up(3 * Dh, L), at.q, D)
     if biased:
-        for d in range(0, whole(3 * Dh, L), L):
+        for d in range(0, round_up(3 * Dh, L), L):
             store(m, at.q + d, add(load(m, at.q + d), load(m, at.biases + d)))
     rotate(m, at.q, rotation)
     rotate(m, at.q + Dh, rotation)
@@ -177,7 +177,7 @@ def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased):
         m[at.q_w + d] = m[at.q + d] + m[at.w + d]
 
     s = at.s + persistent
-    seen = min(whole(visible, 2 * L), places)  # whole panels
+    seen = min(round_up(visible, 2 * L), places)  # whole panels
     row_times_matrix(m, at.q_u, m, at.keys, Dh, seen, s, Dh)
     if relative:
         # Places 0 … place are at the distances place … 0, those after them at C − 1 … place + 1.
@@ -193,7 +193,7 @@ def head_step(n, m, rotation, place, visible, D, Dh, C, N, relative, biased):
     row_times_matrix(m, at.s, m, at.values, persistent + places, head, at.o, persistent + seen)
     for d in range(at.o, at.o + head, L):
         store(m, d, multiply(load(m, d), share))
-    row_times_matrix(m, at.o, m, at.Wo, Dh, whole(D, L), at.out, Dh)
+    row_times_matrix(m, at.o, m, at.Wo, Dh, round_up(D, L), at.out, Dh)
 
 
 @part
@@ -267,24 +267,24 @@ class AttentionStep:
         biased = any(bias is not None for bias in (bq, bk, bv))
         self.sizes = (Dh, C, N, r is not None, biased)
         self.at = at = layout(D, *self.sizes, L)
-        self.value_rows = whole(N, L), whole(N, L) + whole(C, L)  # the first of the places, and all
+        self.value_rows = round_up(N, L), round_up(N, L) + round_up(C, L)  # the first of the places, and all
         root = math.sqrt(Dh)
         self.is_open = factors != 0
         self.memory = workspace.zeros((int(self.is_open.sum()), at.end), Wq.dtype)
         for m, h in zip(self.memory, np.flatnonzero(self.is_open), strict=True):
             head = slice(h * Dh, (h + 1) * Dh)
             # Scaled so that (q + u)·k is the score to base 2; pk · √Dh makes up for the 1 / √Dh in q.
-            put(m, at.qkv, np.hstack([Wq[:, head] * (LOG2_E / root), Wk[:, head], Wv[:, head]]))
+            write_panels(m, at.qkv, np.hstack([Wq[:, head] * (LOG2_E / root), Wk[:, head], Wv[:, head]]))
             for i, (bias, factor) in enumerate(((bq, LOG2_E / root), (bk, 1), (bv, 1))):
                 if bias is not None:
                     m[at.biases + i * Dh : at.biases + (i + 1) * Dh] = bias[head] * factor
             if r is not None:
                 m[at.u : at.u + Dh], m[at.w : at.w + Dh] = u[h] * (LOG2_E / root), w[h] * (LOG2_E / root)
-                put(m, at.r, r[:C, h][::-1].T)
+                write_panels(m, at.r, r[:C, h][::-1].T)
             if pk is not None:
-                put(m, at.pk, pk[h].T * root)
-                put(m, at.values, pv[h] * math.sqrt(N), rows=self.value_rows[1])
-            put(m, at.Wo, Wo[head] * factors[h])
+                write_panels(m, at.pk, pk[h].T * root)
+                write_panels(m, at.values, pv[h] * math.sqrt(N), rows=self.value_rows[1])
+            write_panels(m, at.Wo, Wo[head] * factors[h])
         self.has_norm = ln_scale is not None and ln_bias is not None
         self.vectors = np.array([np.zeros(D) if x is None else x for x in (ln_scale, ln_bias, bo)], Wq.dtype)
         self.rotation = np.zeros((3, 0 if rope_base is None else Dh // 2))
@@ -298,7 +298,7 @@ class AttentionStep:
         if self.read:
             Dh, C, *_ = self.sizes
             for m in self.memory:  # values whose weight is 0 must be finite: 0 · NaN is NaN
-                put(m, self.at.values, np.zeros((C, Dh), m.dtype), *self.value_rows)
+                write_panels(m, self.at.values, np.zeros((C, Dh), m.dtype), *self.value_rows)
         self.read = 0
 
     def fill(self, keys: NDArray, values: NDArray) -> None:
@@ -309,8 +309,8 @@ class AttentionStep:
         self.clear()
         for m, h in zip(self.memory, np.flatnonzero(self.is_open), strict=True):
             k, v = (np.roll(x[-C:, h], n % C, 0) for x in (keys, values))  # token i in place i mod C
-            put(m, self.at.keys, k.T, columns=C)
-            put(m, self.at.values, v, *self.value_rows)
+            write_panels(m, self.at.keys, k.T, columns=C)
+            write_panels(m, self.at.values, v, *self.value_rows)
         self.read = n
 
     def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:
@@ -342,7 +342,7 @@ class AttentionStep:
         return y
 
 
-def put(
+def write_panels(
     m: NDArray, at: int, matrix: NDArray, first: int = 0, rows: int | None = None, columns: int | None = None
 ) -> None:
     """Write a matrix into m[at:] in panels, as the part from row `first` on of a matrix (rows, columns)."""
@@ -350,7 +350,7 @@ def put(
     given = matrix.shape
     rows, columns = rows or given[0], columns or given[1]
     for j in range(0, given[1], 2 * L):
-        width = min(2 * L, whole(columns, L) - j)
+        width = min(2 * L, round_up(columns, L) - j)
         panel = m[at + j * rows : at + (j + width) * rows].reshape(rows, width)
         panel[first : first + given[0], : given[1] - j] = matrix[:, j : j + width]
 

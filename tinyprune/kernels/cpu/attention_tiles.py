@@ -83,7 +83,7 @@ class Running(NamedTuple):
 
 
 @kernel
-def whole(n, multiple):
+def round_up(n, multiple):
     """Round n up to a multiple."""
     return (n + multiple - 1) // multiple * multiple
 
@@ -101,7 +101,7 @@ def seen_by(mask, j, n):
     """Return the range of rows, in whole register tiles, that holds all queries which see any of the n keys from j."""
     if mask.slope == 0:
         return number(0), number(TILE)
-    return max(j - mask.high + 1, 0) // ROWS * ROWS, whole(min(j + n - mask.low, TILE), ROWS)
+    return max(j - mask.high + 1, 0) // ROWS * ROWS, round_up(min(j + n - mask.low, TILE), ROWS)
 
 
 @part

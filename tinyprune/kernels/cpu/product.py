@@ -29,6 +29,7 @@ from tinyprune.kernels.cpu.simd import (
     VECTOR_BYTES,
     add,
     broadcast,
+    fetch_add,
     lanes,
     load,
     load_some,
@@ -36,7 +37,6 @@ from tinyprune.kernels.cpu.simd import (
     number,
     store,
     store_some,
-    take,
 )
 from tinyprune.kernels.cpu.tiles import microkernel, ragged_microkernel
 
@@ -198,13 +198,11 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
                     elif a_k == 1 and a_row * a.itemsize % PAGE == 0 and whole >= MANY:
                         copy_rows(a, x_at, a_row, ROWS, depth, scratch, strip, DEPTH)
                         x, x_at, x_row = scratch, strip, DEPTH
-                    if add_up:
-                        for p in range(whole):
-                            y, to = at + p * step, c_at + p * width
+                    for p in range(whole):
+                        y, to = at + p * step, c_at + p * width
+                        if add_up:
                             next_tile(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth)
-                    else:
-                        for p in range(whole):
-                            y, to = at + p * step, c_at + p * width
+                        else:
                             first_tile(x, x_at, x_row, x_k, panels, y, b_k, c, to, c_row, depth)
                 elif rows == 1 and not packing:
                     full = whole // LONG * LONG
@@ -256,13 +254,13 @@ def parts(a, b, c, residual, bias, steps, counter, shares, scratch):
     # then all panels of a part are in scratch at once, and stay there for the next part
     at_once = k_groups == 1 and K <= DEPTH and panels <= BLOCK * down
     before = -1
-    part = take(counter)
+    part = fetch_add(counter)
     while part < across * down:
         x, y = part % across, part // across
         extents = (tiles * x // across, tiles * (x + 1) // across, panels * y // down, panels * (y + 1) // down)
         product(a, b, c, residual, bias, steps, extents, scratch, number(at_once and y == before))
         before = y
-        part = take(counter)
+        part = fetch_add(counter)
 
 
 @parallel_kernel

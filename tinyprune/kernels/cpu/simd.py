@@ -268,7 +268,7 @@ def never_inline(typing):
 
 
 @intrinsic
-def take(typing, counter):
+def fetch_add(typing, counter):
     """Return the int64 counter[0] and add 1 to it, in one step: of many threads, each gets another number."""
 
     def generate(context, b, signature, arguments):
