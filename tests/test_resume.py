@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import command as commands
 import pytest
-from command import LASTING, STAGES, contents, die_in_write, harmless, run_here, settings, start, succeed, wait_until
+from command import LASTING, STAGES, die_in_write, harmless, run_here, settings, start, succeed, wait_until
 
 from tinyprune.cli import parser
 from tinyprune.runs import run as stages
@@ -185,16 +185,6 @@ def test_ctrl_c_speaks_of_checkpoints_only_where_there_are_some(command, monkeyp
     given = {"bench": ["step"], "generate": ["run", "--prompt=1"], "eval": ["run"], "experiment": ["tradeoff"]}
     done = run_here(command, *given.get(command, []))
     assert (done.returncode, done.stderr) == (130, "tinyprune: interrupted\n")
-
-
-def test_ctrl_c_while_nothing_is_trained(reference):
-    before = contents(reference)
-    process = start("generate", reference, "--prompt=1", "--tokens=1000000", "--backend=numpy")
-    process.stdout.read(20)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert (process.returncode, commands.without_compilation(said)) == (130, ["tinyprune: interrupted"])
-    assert contents(reference) == before
 
 
 @pytest.mark.parametrize("torn", [b'{"stage": "finetune", "st', b"\0\0\0\0", b'{"stage": "finetune", "step": 99}\n'])
