@@ -75,7 +75,7 @@ from tinyprune.kernels.cpu.simd import (
     store,
     total,
 )
-from tinyprune.kernels.cpu.workspace import empty, zeros
+from tinyprune.kernels.cpu.workspace import empty
 from tinyprune.ops.attention import check_arguments
 from tinyprune.ops.dropout import draw_keys
 
@@ -544,8 +544,8 @@ def padded(x: NDArray | None, D: int, dtype: np.dtype) -> NDArray:
         return np.empty(0, dtype)
     if x.shape[-1] == D:
         return contiguous(x)
-    wide = zeros((*x.shape[:-1], D), dtype)
-    wide[..., : x.shape[-1]] = x
+    wide = empty((*x.shape[:-1], D), dtype)
+    wide[..., : x.shape[-1]], wide[..., x.shape[-1] :] = x, 0
     return wide
 
 

@@ -270,7 +270,8 @@ class AttentionStep:
         self.value_rows = round_up(N, L), round_up(N, L) + round_up(C, L)  # the first of the places, and all
         root = math.sqrt(Dh)
         self.is_open = factors != 0
-        self.memory = workspace.zeros((int(self.is_open.sum()), at.end), Wq.dtype)
+        self.memory = workspace.empty((int(self.is_open.sum()), at.end), Wq.dtype)
+        self.memory[:] = 0
         for m, h in zip(self.memory, np.flatnonzero(self.is_open), strict=True):
             head = slice(h * Dh, (h + 1) * Dh)
             # Scaled so that (q + u)·k is the score to base 2; pk · √Dh makes up for the 1 / √Dh in q.

@@ -14,7 +14,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from tinyprune.kernels.cpu import workspace
-from tinyprune.kernels.cpu.arguments import FLOATS, by_rows, check_alike, check_floats
+from tinyprune.kernels.cpu.arguments import by_rows, check_alike, check_floats
 from tinyprune.kernels.cpu.jit import SMALL, loop_kernel, parallel_kernel
 from tinyprune.ops.rows import check_concatenate
 
@@ -65,10 +65,8 @@ def join_rows(m, m_step, x, x_step, rows, split, out):
 def concatenate(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
     """Put arrays one after the other, as `ops.concatenate`; float32 or float64."""
     check_concatenate(arrays, axis)
+    check_floats(**{f"arrays[{i}]": x for i, x in enumerate(arrays)})
     first = arrays[0]
-    for i, x in enumerate(arrays):
-        if x.dtype != first.dtype or x.dtype not in FLOATS:
-            check_floats(**{"arrays[0]": first, f"arrays[{i}]": x})
     shape = list(first.shape)
     shape[axis] = sum(x.shape[axis] for x in arrays)
     out = workspace.empty(tuple(shape), first.dtype)

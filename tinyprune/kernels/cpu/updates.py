@@ -73,20 +73,14 @@ def clipping(grads: Sequence[NDArray], losses: Sequence[float | np.inexact], *, 
     return factor_of(squared_norms(grads), losses, max_norm)
 
 
-@kernel
-def direction(i, grad, m, v, constants):
-    """Update m and v by the gradient of entry i and return m̂ / (√v̂ + eps)."""
-    m[i], v[i], towards = adam(grad[i], m[i], v[i], constants)
-    return towards
-
-
 @loop_kernel
 def update(param, grad, m, v, lr, decay, beta1, beta2, eps, step, grad_scale):
     """Update param, m and v, all 1-D."""
     constants = constants_of(param.dtype.type, beta1, beta2, eps, step, grad_scale)
     shrink, rate = param.dtype.type(1 - lr * decay), param.dtype.type(lr)
     for i in prange(param.size):
-        param[i] = shrink * param[i] - rate * direction(i, grad, m, v, constants)
+        m[i], v[i], direction = adam(grad[i], m[i], v[i], constants)
+        param[i] = shrink * param[i] - rate * direction
 
 
 def adamw_updates(
@@ -118,7 +112,8 @@ def direct(param, grad, m, v, decay, beta1, beta2, eps, step, grad_scale, d):
     constants = constants_of(param.dtype.type, beta1, beta2, eps, step, grad_scale)
     decay = param.dtype.type(decay)
     for i in prange(param.size):
-        d[i] = direction(i, grad, m, v, constants) + decay * param[i]
+        m[i], v[i], direction = adam(grad[i], m[i], v[i], constants)
+        d[i] = direction + decay * param[i]
 
 
 @loop_kernel

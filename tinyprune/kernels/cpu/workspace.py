@@ -78,10 +78,3 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray:
         return np.empty(shape, dtype)
     block = POOL.take(size)
     return Owner(shape, dtype, block, block.start).view(np.ndarray)
-
-
-def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """Return zeros, like `np.zeros`, in memory from `empty`."""
-    array = empty(shape, dtype)
-    array.fill(0)
-    return array
