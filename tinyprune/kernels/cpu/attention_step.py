@@ -18,6 +18,7 @@ It is memory-bound: each of the weights, 3.4 MB a layer at preset `small`, is us
 """
 
 import math
+from statistics import mode
 from typing import NamedTuple
 
 import numpy as np
@@ -361,6 +362,8 @@ def check(C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
     check_sizes(C, Dh, weights.rope_base)
     given = weights._asdict() | {"r": r, "scale": None, "rope_base": None}
     check_floats(**{name: x for name, x in given.items() if x is not None})
-    x, places = np.zeros(len(weights.Wq)), np.zeros((C, weights.Wq.shape[1] // Dh, Dh))
+    Wq, Wk, Wv, Wo, *_ = weights
+    D = mode((len(Wq), len(Wk), len(Wv), Wo.shape[-1]))  # so that the error names the one that differs
+    x, places = np.zeros(D), np.zeros((C, Wq.shape[1] // Dh, Dh))
     normalised = weights.ln_scale is None and weights.ln_bias is None
     attention_step(x, places, places.copy(), r, 0, weights, x if normalised else None)
