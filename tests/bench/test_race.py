@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,6 @@ from tinyprune.bench.race import ATTEMPTS, Case, disagreement, race, records, ta
 from tinyprune.errors import TinypruneError
 
 KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops", "waited_percent"]
-
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    """Libraries' processes find `toy_workloads`."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
 def contender(subject, library, workload="quick", gflop=2.0, value=1.0, **options) -> Contender:

@@ -150,7 +150,7 @@ def peak_mib(contender: Contender, rehearsal: dict[str, Any], threads: int) -> f
     """
     with Processes(threads) as processes:
         processes.build("", contender, rehearsal=rehearsal)
-        return processes.ask(contender.library, "peak", key="")["peak_mib"]
+        return processes.ask(contender.library, "peak", key="")
 
 
 def with_memory(
