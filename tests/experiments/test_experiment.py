@@ -70,7 +70,7 @@ def test_a_study_is_computed_once_and_told_in_json_and_tables(tmp_path):
     assert about["seeds"] == [10, 11] and about["config"]["train"]["steps"] == 12 and "Python" in about["machine"]
     kept = (tmp_path / "study" / "cells.jsonl").read_bytes()
     again = succeed(*arguments)
-    assert "0 of them or of their baselines still to be trained" in again.stderr
+    assert "to be computed" not in again.stderr
     assert (tmp_path / "study" / "cells.jsonl").read_bytes() == kept
     assert "bits per character" in again.stdout.splitlines()[0]
 
@@ -85,9 +85,8 @@ def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     before = log.read_bytes()
-    done = succeed(*arguments, "--directory", tmp_path / "killed")
+    succeed(*arguments, "--directory", tmp_path / "killed")
     assert log.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    assert "8 models" in done.stderr
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
 
 
@@ -103,7 +102,7 @@ def test_workers_end_with_their_parent_and_ctrl_c_says_how_to_go_on(tmp_path):
         process.send_signal(sign)
         _, said = process.communicate(timeout=60)
         assert process.returncode == status
-        assert sign == signal.SIGKILL or ("are kept in" in said.splitlines()[-1] and "same command" in said)
+        assert sign == signal.SIGKILL or ("is kept in" in said.splitlines()[-1] and "same command" in said)
         wait_until(lambda workers=workers: not any(alive(pid) for pid in workers), process)
         assert not any(alive(pid) for pid in workers)
 

@@ -77,7 +77,8 @@ def test_a_log_without_a_bar_has_a_line_for_each_cell(terminal, tmp_path, capsys
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     cells = cells_of(tmp_path, seeds=1)[:2]
     run_cells(cells, Store(tmp_path / "study"), Here().opened, "toy")
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tinyprune: ")]
+    first, *lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tinyprune: ")]
+    assert first.startswith("tinyprune: toy: 2 cells to be computed, 0 are in ")
     expected = [f"tinyprune: toy: {n} of 2: {cell}, about " for n, cell in enumerate(cells, 1)]
     assert [re.sub(r"about .*", "about ", line) for line in lines] == ([] if terminal else expected)
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tinyprune.config import DataConfig, load_preset
-from tinyprune.errors import Interrupted, UsageError
+from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import Cell, compute, text_of
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
 from tinyprune.experiments.results import machine_of, result_rows, summarise, write_files
 from tinyprune.experiments.store import Store
 from tinyprune.experiments.study import Entry, Finished, Plan, Study
 from tinyprune.kernels.backend import BACKENDS, get_backend
-from tinyprune.progress import say
 from tinyprune.tables import Record, markdown_table
 from tinyprune.warmup import announced
 
@@ -60,11 +59,8 @@ def run_study(
     With `compile_first` the kernels are compiled once in this process, so that the workers, who share the cache, need
     not.
 
-    Raises:
-        UsageError: if the tokenizer has `<unk>`, which makes bits per character meaningless, or if another process is
-            at work in the directory.
-        TinypruneError: if a cell fails; what is finished is kept.
-        Interrupted: after Ctrl-C; what is finished is kept.
+    Raises UsageError if the tokenizer has `<unk>`, which makes bits per character meaningless, and what
+    `grid.run_cells` raises.
     """
     get_backend(plan.backend)  # raises if there is no such backend
     text = text_of(plan.config.data, plan.digest)
@@ -73,18 +69,10 @@ def run_study(
     store = Store(directory)
     entries = get_study(name).entries(plan)
     cells = [entry.cell for entry in entries]
-    with store.locked():
-        todo = missing(cells, store)
-        say(f"experiment {name}: {len(entries)} models, {len(todo)} of them or of their baselines still to be trained")
-        try:
-            if todo and compile_first and not BACKENDS[plan.backend].on_device:  # nothing compiled for a GPU is kept
-                compile_kernels(name, cells[0])
-            run_cells(cells, store, workers, name)
-            return write_results(name, plan, entries, store)
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"stopped; {len(store.records)} models are kept in {store.directory}; the same command goes on"
-            ) from error
+    if compile_first and not BACKENDS[plan.backend].on_device and missing(cells, store):  # a GPU's kernels are not kept
+        compile_kernels(name, cells[0])
+    run_cells(cells, store, workers, name)
+    return write_results(name, plan, entries, store)
 
 
 def compile_kernels(what: str, cell: Cell) -> None:
