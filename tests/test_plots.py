@@ -169,14 +169,6 @@ def test_top_k_gates_are_drawn_by_what_they_let_through():
     assert len(soft) == 8 and len(np.unique(soft)) > 2 and "5.0 expected" in texts(figure.axes[0])
 
 
-def test_gates_number_each_line_at_its_end():
-    log_alpha = np.array([[[-9.0, 9.0, 0.0, -9.0, 9.0, -0.8]]])
-    axes = plot_gates(gate_records(log_alpha), GateConfig()).axes[1]
-    for text in axes.texts:
-        (end,) = head_lines(axes)[int(text.get_text())].get_ydata()
-        assert abs(text.xy[1] - end) < 0.1, text
-
-
 def test_gates_count_the_open_heads():
     log_alpha = random_gates(6, 2, 4)
     records = gate_records(log_alpha)

@@ -27,6 +27,17 @@ def test_torch_computes_where_we_do(options):
         assert [peer.arguments["device"] for peer in peers] == 2 * [options.device]
 
 
+@pytest.mark.parametrize(("options", "tolerance"), [(GPU_TORCH, 1e-4), (TF32, 5e-3)])
+def test_cublas_is_the_peer_of_products_on_a_gpu_as_exact_as_ours(options, tolerance):
+    case = speed.matmul_case(PRODUCT, options)
+    ours, peer = case.contenders
+    assert (peer.subject, case.tolerance) == ("cuBLAS", tolerance)
+    assert ours.arguments["backend"] == peer.arguments["device"] == options.backend
+    assert [(c.subject, c.compared) for c in speed.sgemm(options)] == [("cuBLAS", False)]
+    assert len(speed.matmul_case(PRODUCT, GPU).contenders) == 1 and speed.sgemm(GPU) == ()
+    assert speed.with_share([{"subject": "tinyprune (cuda)"}]) == [{"subject": "tinyprune (cuda)", "sgemm_share": None}]
+
+
 def test_steps():
     compiled = speed.torch_step("sdpa", compiled=True, name="tiny")
     assert compiled.subject == "torch.compile (sdpa)" and compiled.optional and compiled.compared
@@ -67,21 +78,6 @@ def test_the_yardstick_is_blas_at_its_best(monkeypatch):
     assert [c.library for c in speed.sgemm(CPU_TORCH)] == ["numpy", "numpy as set"]
     assert "OPENBLAS_L2_SIZE=512" in machine.describe_machine(1, ())
     assert speed.blas(PRODUCT).library == "numpy"
-
-
-def test_cublas_is_the_peer_of_products_on_a_gpu():
-    assert [c.subject for c in speed.matmul_case(PRODUCT, GPU_TORCH).contenders] == ["tinyprune (cuda)", "cuBLAS"]
-    assert [c.subject for c in speed.matmul_case(PRODUCT, GPU).contenders] == ["tinyprune (cuda)"]
-    assert [(c.subject, c.compared) for c in speed.sgemm(GPU_TORCH)] == [("cuBLAS", False)]
-    assert speed.sgemm(GPU) == ()
-    assert speed.with_share([{"subject": "tinyprune (cuda)"}]) == [{"subject": "tinyprune (cuda)", "sgemm_share": None}]
-
-
-@pytest.mark.parametrize(("options", "tolerance"), [(GPU_TORCH, 1e-4), (TF32, 5e-3)])
-def test_both_sides_compute_in_tf32_or_none(options, tolerance):
-    case = speed.matmul_case(PRODUCT, options)
-    ours, peer = case.contenders
-    assert case.tolerance == tolerance and ours.arguments["backend"] == peer.arguments["device"] == options.backend
 
 
 def test_a_pytorch_without_cuda_is_refused(monkeypatch):

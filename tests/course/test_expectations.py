@@ -103,20 +103,15 @@ def test_wrong_gradient_is_named_with_its_hint():
         assert part in text
 
 
-def test_wrong_form_is_named_as_the_checker_does():
-    """What else is wrong in form is in the tests of the checker."""
-    text = said(gradients, own_forward, lambda dout, cache: own_backward(dout, cache)[:2], {"": "the form"})
-    assert "must return 3 gradients, got 2" in text
-    assert "hint      the form" in text
-
-
-def test_modified_cache_is_noticed():
-    def backward(dout, cache):
+def test_wrong_form_and_a_modified_cache_are_named_as_the_checker_does():
+    def modifies(dout, cache):
         result = own_backward(dout, cache)
         cache["inputs"][0][...] = 0
         return result
 
-    assert "must not modify its cache" in said(gradients, own_forward, backward)
+    text = said(gradients, own_forward, lambda dout, cache: own_backward(dout, cache)[:2], {"": "the form"})
+    assert "must return 3 gradients, got 2" in text and "hint      the form" in text
+    assert "must not modify its cache" in said(gradients, own_forward, modifies)
 
 
 def test_inputs_without_gradient_can_be_named():

@@ -75,13 +75,10 @@ def test_steps_are_a_budget_and_go_through_the_text(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.pop("layers.0.Wo"), "must have 16 rows for each head"),
         (lambda p: p.update({"layers.1.Wo": p["layers.1.Wo"][:10]}), "must have 16 rows for each head, got 10"),
         (lambda p: p.update({"layers.1.Wq": p["layers.1.Wq"][:, :16]}), "must have shape"),
-        (lambda p: p.update({"layers.2.net.pv": p["layers.2.net.pv"][:3]}), "must have shape"),
-        (lambda p: p.update({"R": p["R"].T}), "must have shape"),
     ],
-    ids=["missing", "rows", "columns", "networks", "turned"],
+    ids=["rows", "columns"],
 )
 def test_parameters_that_do_not_fit_are_refused(model, change, message):
     parameters = model.parameters
