@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-import pytest
 from matplotlib.text import Text
 
 from tinyprune.bench.figures import plot_benchmark
@@ -53,13 +52,9 @@ def test_speeds():
         assert list(line.get_ydata()) == [0, 1, 2]
     # The ratio that was void is not written.
     assert sorted(t.get_text() for t in axes.texts) == sorted(["2×"] * 2 + ["3×"] * 3 + ["4×"] * 3)
-    assert_inside(figure)
-
-
-@pytest.mark.parametrize("shapes", [1, 54])
-def test_few_and_many_shapes(shapes):
-    assert_inside(plot_benchmark(speed_records(shapes=shapes)))
-    (axes,) = plot_benchmark(speed_records("generate", shapes)).axes
+    for shapes in (3, 1, 54):
+        assert_inside(plot_benchmark(speed_records(shapes=shapes)))
+    (axes,) = plot_benchmark(speed_records("generate")).axes
     assert axes.get_xlabel() == "tokens per second"
 
 

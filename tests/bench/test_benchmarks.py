@@ -8,7 +8,7 @@ from toy_workloads import write_model
 
 from tinyprune import machine
 from tinyprune.bench.benchmarks import busy, memory, speed
-from tinyprune.bench.command import Options, check_benchmark
+from tinyprune.bench.command import Options, check_options
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
 
@@ -86,10 +86,10 @@ def test_a_pytorch_without_cuda_is_refused(monkeypatch):
     monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
     monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_benchmark("step", GPU)
+    check_options(GPU)
     said = rf"--peers torch: PyTorch {re.escape(torch.__version__)} finds no GPU: install one that is built for CUDA"
     with pytest.raises(UsageError, match=said):
-        check_benchmark("step", GPU_TORCH)
+        check_options(GPU_TORCH)
     from tinyprune.bench.torch_operations import attention
 
     with pytest.raises(UsageError, match="finds no GPU"):

@@ -6,14 +6,7 @@ import sys
 import pytest
 import toy_workloads
 
-from tinyprune.bench.processes import (
-    THREADS,
-    Contender,
-    ProcessError,
-    Processes,
-    environment,
-    take_turn,
-)
+from tinyprune.bench.processes import THREADS, Contender, ProcessError, Processes, Server, environment
 
 
 def build(processes, library, workload, key="a", arguments=None, **more):
@@ -39,8 +32,9 @@ def test_seconds_are_of_one_unit(monkeypatch):
     monkeypatch.setattr("tinyprune.bench.processes.time.perf_counter", lambda: next(moments))
     waiting = iter([1.0, 2.5])
     monkeypatch.setattr("tinyprune.bench.processes.waiting_seconds", lambda: next(waiting))
-    answer = take_turn(toy_workloads.quick(), calls=3)
-    assert answer == {"seconds": 6 / (3 * 2), "waited": 1.5 / 6}
+    server = Server()
+    server.workloads["a"], server.once["a"] = toy_workloads.quick(), 2.0
+    assert server.turn("a", seconds=5.0) == {"seconds": 6 / (3 * 2), "waited": 1.5 / 6}  # three calls of two units
 
 
 def test_errors_are_answered_and_a_death_is_reported():

@@ -130,23 +130,6 @@ def build(target: str, arguments: dict[str, Any]) -> Workload:
     return getattr(importlib.import_module(module), function)(**arguments)
 
 
-def take_turn(workload: Workload, calls: int) -> dict[str, float]:
-    """Time `calls` runs.
-
-    Returns:
-        `seconds` for one unit; `waited`, the time that threads waited for a processor, as a share of all runs' time.
-    """
-    workload.run()  # caches and threads are cold after the others' turns
-    gc.collect()
-    waited, begin = waiting_seconds(), time.perf_counter()
-    for _ in range(calls):
-        workload.run()
-    elapsed = time.perf_counter() - begin
-    waited = max(0.0, waiting_seconds() - waited)
-    settle()
-    return {"seconds": elapsed / (calls * workload.units), "waited": waited / elapsed}
-
-
 def settle(look: float = 0.004, at_most: float = 0.5) -> None:
     """Return when this process is idle: threads of OpenMP and BLAS spin for a while before they sleep."""
     end = time.monotonic() + at_most
@@ -191,14 +174,27 @@ class Server:
         return self.workloads[key].results() if with_results else None
 
     def turn(self, key: str, seconds: float = TURN) -> dict[str, float]:
-        """See `take_turn`, with as many runs as take so many seconds; the first turn warms up and times one."""
+        """Time as many runs as take so many seconds; the first turn warms up and times one.
+
+        Returns:
+            `seconds` for one unit; `waited`, the time that threads waited for a processor, as a share of the runs' time.
+        """
         workload = self.workloads[key]
         if key not in self.once:
             workload.run()
             begin = time.perf_counter()
             workload.run()
             self.once[key] = time.perf_counter() - begin
-        return take_turn(workload, max(1, math.ceil(seconds / self.once[key])))
+        calls = max(1, math.ceil(seconds / self.once[key]))
+        workload.run()  # caches and threads are cold after the others' turns
+        gc.collect()
+        waited, begin = waiting_seconds(), time.perf_counter()
+        for _ in range(calls):
+            workload.run()
+        elapsed = time.perf_counter() - begin
+        waited = max(0.0, waiting_seconds() - waited)
+        settle()
+        return {"seconds": elapsed / (calls * workload.units), "waited": waited / elapsed}
 
     def peak(self, key: str) -> float:
         """Measure the MiB that the first `MEMORY_RUNS` runs need at their peak, beyond what the process held before."""

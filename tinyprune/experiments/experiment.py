@@ -89,7 +89,7 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
     """Write the files of a study whose cells are all done; returns the rows of results.csv."""
     study, V = get_study(name), text_of(plan.config.data, plan.digest).tokenizer.V
     rows = result_rows(name, entries, store, V, plan.backend)
-    done = Finished(entries, store, V, {"results": rows, "summary": summarise(rows)})
+    done = Finished(entries, store, {"results": rows, "summary": summarise(rows)})
     done.tables.update(study.tables(done))
     corpus = Path(plan.config.data.corpus).name  # without the folder of a file
     about = {

@@ -26,7 +26,6 @@ class Entry:
     """A cell and its name in a study's tables."""
 
     method: str
-    target_share: float | None  # of the heads, which stays; None for all of them
     cell: Cell
 
     @property
@@ -75,7 +74,7 @@ class Plan:
     def entry(self, name: str, config: RunConfig, method: str, share: float | None = None) -> Entry:
         """Return the cell of one method that keeps a share of the heads, called `name` in the tables."""
         heads = None if share is None else round(share * self.config.model.heads_total)
-        return Entry(name, share, Cell(config, method, heads, self.scope, self.backend, self.digest))
+        return Entry(name, Cell(config, method, heads, self.scope, self.backend, self.digest))
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ class Finished:
 
     entries: Sequence[Entry]
     store: Store  # the cells' records
-    V: int  # vocabulary size of the text
     tables: dict[str, list[Record]]  # by name: "results", "summary", then the study's own
 
 

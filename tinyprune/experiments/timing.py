@@ -17,8 +17,6 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.progress import progress_bar
 from tinyprune.report import milliseconds_per_1k_tokens
 
-AT_A_TIME = 12  # models that take turns, few enough to fit into memory together
-
 
 def with_head_counts(config: ModelConfig, heads: Sequence[int]) -> ModelConfig:
     """Return the configuration with `heads[i]` heads in layer i."""
@@ -32,18 +30,14 @@ def measure_times(
 
     The configurations have V set; equal ones are measured once, for `at_least` seconds.
     """
-    ops, rng = get_backend(backend), np.random.default_rng(0)
-    different = list(dict.fromkeys(configs))
-    first, others = different[0], different[1:]
-    ms: dict[ModelConfig, float] = {}
-    with progress_bar(total=len(different), desc="timing", unit="model") as bar:
-        for start in range(0, max(len(others), 1), AT_A_TIME):
-            group = [first, *others[start : start + AT_A_TIME]]
-            models = [Transformer(config, init_parameters(config, rng), ops=ops) for config in group]
-            tokens = rng.integers(0, min(config.V for config in group), 16 * first.T)
-            measured = milliseconds_per_1k_tokens(models, tokens, at_least)
-            # The first is in every group: times are scaled to it, in case the machine's speed changes.
-            scale = ms.get(first, measured[0]) / measured[0]
-            ms |= {config: scale * value for config, value in zip(group, measured, strict=True)}
-            bar.update(len(group) - bool(start))
+    ops, rng, ms = get_backend(backend), np.random.default_rng(0), {}
+    first, *others = dict.fromkeys(configs)
+    models = [Transformer(first, init_parameters(first, rng), ops=ops)]
+    with progress_bar(others or [first], desc="timing", unit="model") as bar:
+        for config in bar:
+            models[1:] = [Transformer(config, init_parameters(config, rng), ops=ops)]
+            tokens = rng.integers(0, config.V, 16 * first.T)
+            reference, own = milliseconds_per_1k_tokens(models, tokens, at_least)
+            # The first takes turns with each other: times are scaled to it, in case the machine's speed changes.
+            ms[config] = own * ms.setdefault(first, reference) / reference
     return ms

@@ -1,6 +1,6 @@
 """Peak memory and time: of attention as T grows, of a training step with fewer heads, and with 1, 2, 4 … threads.
 
-Both sides remove the heads for good. On a GPU threads do not matter. How memory is measured: `race.peak_mib`.
+Both sides remove the heads for good. On a GPU threads do not matter. How memory is measured: `race.with_memory`.
 """
 
 from __future__ import annotations

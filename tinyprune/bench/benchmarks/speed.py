@@ -11,7 +11,7 @@ autocast where the processor has instructions for it. Autocast rounds what produ
 bits, which is less work than ours; losses then agree to 2 parts in 1,000. `sgemm_share` is the speed by nominal
 operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run (and a second time with
 the environment's own settings if these slow BLAS down). On a GPU the yardstick is cuBLAS at 4096×4096×4096, if PyTorch
-is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.peak_mib`; that of
+is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.with_memory`; that of
 compiled code is not, since it would include the compiler's.
 
 `generate` reads a text one token at a time with cached keys and values, against PyTorch eager with one thread and all.
