@@ -177,7 +177,7 @@ class Server:
         """Time as many runs as take so many seconds; the first turn warms up and times one.
 
         Returns:
-            `seconds` for one unit; `waited`, the time that threads waited for a processor, as a share of the runs' time.
+            `seconds` for one unit; `waited`, how long threads waited for a processor, as a share of the runs' time.
         """
         workload = self.workloads[key]
         if key not in self.once:
