@@ -17,29 +17,20 @@ from mischief import MISCHIEF
 REPOSITORY = FOLDER.parents[1]
 
 
-def statements(source):
-    """Return every statement of at least 16 characters, normalised, so that layout does not matter."""
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
-    docstrings = [node for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
-    found = (ast.unparse(node) for node in nodes if node not in docstrings)
-    return {text for text in found if len(text) >= 16}
-
-
 def secrets(name):
-    """Return the statements of solutions and hidden tests, except those that the task itself contains."""
-    solution, hidden, public = set(), set(), []
+    """Return the longer lines of solutions and hidden tests that the task itself does not contain."""
+    secret, public = set(), []
     for cell in build.notebook_of(name).cells:
-        about = cell.metadata.get("nbgrader")
-        if cell.cell_type == "code" and about.solution:
-            solution |= statements(cell.source)
-        elif cell.cell_type == "code" and about.grade_id.endswith("_hidden"):
-            hidden |= statements(cell.source)
-        else:
-            public.append(cell.source)
+        about = cell.metadata.get("nbgrader") if cell.cell_type == "code" else {"grade_id": "", "solution": False}
+        hidden = [cell.source] if about["grade_id"].endswith("_hidden") else []
+        solutions = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", cell.source, re.DOTALL)
+        lines = map(str.strip, "\n".join(hidden or solutions).splitlines())
+        secret |= {line for line in lines if len(line) >= 24 and not line.startswith("#")}
+        public += [] if hidden or solutions else [cell.source]
     # What the task says is no secret; it may contain single lines of the solution, but not the solution.
-    said = found_in("\n".join(public), solution)
-    assert len(said) <= len(solution) / 4, said
-    return (solution - said) | (hidden - found_in("\n".join(public), hidden))
+    said = found_in("\n".join(public), secret)
+    assert len(said) <= len(secret) / 4, said
+    return secret - said
 
 
 def found_in(text, forbidden):
