@@ -93,19 +93,6 @@ def test_gates_that_do_not_fit_are_refused(model, gate):
         model.batches(1).loss_and_gate_gradients(gate)
 
 
-def test_step_of_adam_goes_down_and_changes_nothing_in_place(model):
-    parameters = untrained(model, 1)
-    before = {name: value.copy() for name, value in parameters.items()}
-    batches, state, losses = model.batches(20), None, []
-    moved = parameters
-    for _ in range(20):
-        loss, grads = batches.loss_and_gradients(moved)
-        moved, state = given.adam_step(moved, grads, state, 3e-3)
-        losses.append(loss)
-    assert losses[-1] < losses[0] - 0.5
-    assert all(np.array_equal(parameters[name], before[name]) for name in before)
-
-
 def test_random_heads_are_computed_once_and_kept(model, monkeypatch):
     bits = model.random_heads(6, 5)
     assert bits > model.bits(model.parameters)

@@ -40,6 +40,11 @@ class Options:
         return self.backend if self.on_device else "cpu"
 
     @property
+    def modes(self) -> tuple[str, ...]:
+        """The ways in which PyTorch's attention is written, if PyTorch is a peer."""
+        return ("plain", "sdpa") if "torch" in self.peers else ()
+
+    @property
     def subject(self) -> str:
         """Our name in tables."""
         return f"tinyprune ({self.backend})"

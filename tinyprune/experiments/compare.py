@@ -80,11 +80,7 @@ class CheckpointCell:
     heads: int | None  # how many stay in all layers together; None for all of them
     steps: int  # of healing
     depends: dict[str, Any]  # what else the result depends on, plain values
-
-    @property
-    def baseline(self) -> None:
-        """No cell's weights are needed: the checkpoint is at hand."""
-        return
+    baseline = None  # the checkpoint is at hand: no cell needs another's weights
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: all that the result depends on."""

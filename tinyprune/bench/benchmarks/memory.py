@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tinyprune.bench.benchmarks.speed import MODES, attention_contenders, our_step, torch_step
+from tinyprune.bench.benchmarks.speed import attention_contenders, our_step, torch_step
 from tinyprune.bench.command import Options
 from tinyprune.bench.processes import Contender
 from tinyprune.bench.race import Case, race, with_memory
@@ -32,8 +32,7 @@ def measure(
 
 def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
     """Training steps, ours and PyTorch's eager ones."""
-    modes = MODES if "torch" in options.peers else ()
-    return our_step(options, **shape), *(torch_step(mode, device=options.device, **shape) for mode in modes)
+    return our_step(options, **shape), *(torch_step(mode, device=options.device, **shape) for mode in options.modes)
 
 
 def run_memory(options: Options) -> list[Record]:

@@ -19,6 +19,7 @@ compiled code is not, since it would include the compiler's.
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from typing import Any
@@ -49,7 +50,6 @@ LARGE, LARGE_FOR_CUDA = (1024, 1024, 1024), (4096, 4096, 4096)
 BLAS, SGEMM, CUBLAS = "NumPy's BLAS", "NumPy's sgemm", "cuBLAS"
 BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
 TF32_TOLERANCE = 5e-3  # of products whose factors are rounded to 10 bits after the point, by each side in its own way
-MODES = ("plain", "sdpa")
 TOKENS = 32  # in a turn
 
 Product = tuple[int, int, int, str]
@@ -136,8 +136,8 @@ def attention_contenders(options: Options, **shape: Any) -> tuple[Contender, ...
     gflop = attention_gflop(measured.config, measured.B)
     ours = our_contender(options, "attention", gflop, **shape)
     target, where = "tinyprune.bench.torch_operations:attention", {"device": options.device} | shape
-    modes = MODES if "torch" in options.peers else ()
-    return ours, *(Contender(f"torch {mode}", "torch", target, {"mode": mode} | where, gflop) for mode in modes)
+    peers = (Contender(f"torch {mode}", "torch", target, {"mode": mode} | where, gflop) for mode in options.modes)
+    return ours, *peers
 
 
 def run_attention(options: Options) -> list[Record]:
@@ -183,14 +183,8 @@ def torch_steps(options: Options, name: str, bf16: bool) -> tuple[Contender, ...
 
     With `bf16` all of these also under autocast.
     """
-    if "torch" not in options.peers:
-        return ()
-    return tuple(
-        torch_step(mode, compiled, autocast, options.device, name=name)
-        for autocast in (False, True)[: 1 + bf16]
-        for compiled in (False, True)
-        for mode in MODES
-    )
+    ways = itertools.product((False, True)[: 1 + bf16], (False, True), options.modes)
+    return tuple(torch_step(mode, compiled, under, options.device, name=name) for under, compiled, mode in ways)
 
 
 def sgemm(options: Options) -> tuple[Contender, ...]:
