@@ -183,19 +183,6 @@ def test_gates_count_the_open_heads():
     assert len(plot_gates(records, GateConfig()).axes[0].lines) == 2
 
 
-@pytest.mark.parametrize("step", [0, 1])
-def test_gates_of_a_stage_with_no_or_one_step(step):
-    """The validation at the end has the gates too; with a target they may have been moved after the last step."""
-    (before,), (after,) = random_gates(1, 2, 3), -random_gates(1, 2, 3)
-    records = [record | {"step": step} for record in gate_records(np.array([before, after]))[-2:]]
-    records[1]["split"] = "valid"
-    figure = readable(plot_gates(records, GateConfig()))
-    for layer, axes in enumerate(figure.axes[1:]):
-        for head, line in head_lines(axes).items():
-            assert line.get_marker() == "o"
-            assert (line.get_linestyle() == "-") == (after[layer, head] >= 0)
-
-
 def test_gates_of_a_pruned_model_keep_their_numbers():
     records = gate_records(random_gates(3, 1, 2))
     for record in records:

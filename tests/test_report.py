@@ -17,7 +17,6 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
-from tinyprune.tables import show
 from tinyprune.training.evaluation import evaluate
 
 CONFIG = {"seed": 5, "model": {"L": 2, "D": 16, "H": 4, "N": 6, "T": 8, "M": 8}, "gate": {"target_heads": 5}}
@@ -125,16 +124,6 @@ def test_the_first_sentence_is_what_the_table_says(run, records):
     ):
         assert said in one_line(run, changed)
     assert "raise --lam" not in one_line(run, records)
-
-
-def test_the_table_has_a_row_for_each_stage(run, records):
-    text = report.report_text(run, records, run.load("finetune").model, ("", ""))
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert rows[0] == "| " + " | ".join(key.replace("_", " ") for key in KEYS) + " |"
-    assert len(rows) == 2 + 4
-    for row, record in zip(rows[2:], records, strict=True):
-        stage, *cells = row.strip("| ").split(" | ")
-        assert stage.startswith(f"{record['stage']}: ") and cells == [show(record[key]) for key in KEYS[1:]]
 
 
 def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):

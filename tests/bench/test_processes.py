@@ -11,7 +11,7 @@ from tinyprune.bench.processes import THREADS, Contender, ProcessError, Processe
 
 def build(processes, library, workload, key="a", arguments=None, **more):
     contender = Contender("", library, f"toy_workloads:{workload}", arguments or {}, 1.0)
-    results = processes.build(key, contender, with_results=True, **more)
+    results = processes.ask(library, "build", key=key, contender=contender, with_results=True, **more)
     return {name: x.tolist() for name, x in results.items()}
 
 

@@ -100,20 +100,6 @@ class Processes:
             raise ProcessError(f"{library}: {error}")
         return answer
 
-    def build(
-        self, key: str, contender: Contender, *, with_results: bool = False, rehearsal: dict[str, Any] | None = None
-    ) -> dict[str, NDArray] | None:
-        """Build a contender's workload in its library's process.
-
-        Args:
-            key: the workload's name there.
-            with_results: whether to return its results.
-            rehearsal: arguments that make it small; the small one runs once before: imports, compilation.
-        """
-        c, small = contender, None if rehearsal is None else contender.arguments | rehearsal
-        request = {"key": key, "target": c.target, "arguments": c.arguments, "rehearsal": small}
-        return self.ask(c.library, "build", **request, with_results=with_results)
-
     def __enter__(self) -> Self:
         return self
 
@@ -165,12 +151,18 @@ class Server:
         self.once: dict[str, float] = {}  # seconds of a run
 
     def build(
-        self, key: str, target: str, arguments: dict[str, Any], rehearsal: dict[str, Any] | None, with_results: bool
+        self, key: str, contender: Contender, with_results: bool = False, rehearsal: dict[str, Any] | None = None
     ) -> dict[str, NDArray] | None:
-        """See `Processes.build`."""
+        """Build a contender's workload; return its results if they are wanted.
+
+        Args:
+            key: the workload's name here.
+            rehearsal: arguments that make it small; the small one runs once before: imports, compilation.
+        """
+        c = contender
         if rehearsal is not None:
-            build(target, rehearsal).run()
-        self.workloads[key] = build(target, arguments)
+            build(c.target, c.arguments | rehearsal).run()
+        self.workloads[key] = build(c.target, c.arguments)
         return self.workloads[key].results() if with_results else None
 
     def turn(self, key: str, seconds: float = TURN) -> dict[str, float]:

@@ -70,7 +70,7 @@ def enter(case: Case, processes: Processes, bar: tqdm) -> Case:
     for c in case.contenders:
         bar.set_postfix_str(f"{case.key(c)}: building")
         try:
-            results = processes.build(case.key(c), c, with_results=c.compared)
+            results = processes.ask(c.library, "build", key=case.key(c), contender=c, with_results=c.compared)
         except ProcessError as error:
             if not c.optional:
                 raise
@@ -154,7 +154,7 @@ def with_memory(
     peaks: dict[str, float] = {}
     for c in contenders:
         with Processes(threads) as processes:
-            processes.build("", c, rehearsal=rehearsal)
+            processes.ask(c.library, "build", key="", contender=c, rehearsal=rehearsal)
             peaks[c.subject] = processes.ask(c.library, "peak", key="")
     ours = peaks[contenders[0].subject]
     measured = {s: {"peak_mib": x, "memory_ratio": x / ours if ours > 0 else None} for s, x in peaks.items()}

@@ -63,7 +63,7 @@ def run_busy(options: Options) -> list[Record]:
     turns = rounds * len(loads) * len(entries)
     with Processes(options.threads) as processes, progress_bar(total=turns, desc="busy", unit="turn") as bar:
         for case, c in entries:
-            processes.build(case.key(c), c)
+            processes.ask(c.library, "build", key=case.key(c), contender=c)
         for _ in range(rounds):
             for load in loads:
                 with busy_programs(load):
