@@ -733,9 +733,8 @@ for axes, (measure, label) in zip(by_measure, MEASURES.items(), strict=True):
     axes.grid(alpha=0.3, linewidth=0.5)
 by_measure[0].set_ylabel("bits per character (test)")
 figure.suptitle("mean and standard deviation over 3 seeds", fontsize=9)
-figure.legend(
-    *by_measure[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
-)
+handles = by_measure[0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
 figure.set_dpi(100)
 display(figure)
 
