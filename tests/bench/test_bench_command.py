@@ -8,7 +8,7 @@ import pytest
 from command import refused, succeed
 from toy_workloads import write_model
 
-from tinyprune.bench.benchmarks import memory
+from tinyprune.bench.benchmarks import speed
 from tinyprune.bench.command import Options, make_options
 from tinyprune.errors import UsageError, install_command
 from tinyprune.kernels import gpu
@@ -66,9 +66,9 @@ def test_generate_counts_tokens(tmp_path):
 
 @pytest.mark.slow
 def test_memory_sweeps(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "LENGTHS", (512, 1024))
+    monkeypatch.setattr(speed, "LENGTHS", (512, 1024))
     name = write_model(tmp_path, "transformer")
-    records = memory.run_memory(Options("numpy", shapes=(name,), rounds=1, threads=2))
+    records = speed.run_memory(Options("numpy", shapes=(name,), rounds=1, threads=2))
     places = {sweep: [r["value"] for r in records if r["sweep"] == sweep] for sweep in ("T", "heads", "threads")}
     assert places == {"T": [512, 1024], "heads": [1, 2, 3], "threads": [1, 2]}
     # Attention in NumPy keeps T × T weights: twice the length, four times the memory.

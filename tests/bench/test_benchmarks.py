@@ -7,7 +7,7 @@ import pytest
 from toy_workloads import write_model
 
 from tinyprune import machine
-from tinyprune.bench.benchmarks import busy, memory, speed
+from tinyprune.bench.benchmarks import busy, speed
 from tinyprune.bench.command import Options, check_options
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
@@ -20,7 +20,7 @@ PRODUCT = (3, 5, 4, "A·B")
 
 @pytest.mark.parametrize("options", [CPU_TORCH, GPU_TORCH, TF32])
 def test_torch_computes_where_we_do(options):
-    for contenders in (speed.attention_contenders(options, name="tiny"), memory.step_contenders(options, name="tiny")):
+    for contenders in (speed.attention_contenders(options, name="tiny"), speed.step_contenders(options, name="tiny")):
         ours, *peers = contenders
         assert [c.subject for c in contenders] == [f"tinyprune ({options.backend})", "torch plain", "torch sdpa"]
         assert ours.arguments["backend"] == options.backend

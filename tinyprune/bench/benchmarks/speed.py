@@ -1,4 +1,4 @@
-"""Matmul, attention, step and generate: how fast our side is, and how fast its peers.
+"""Matmul, attention, step, generate and memory: how fast our side is, how fast its peers, and what they occupy.
 
 `matmul` takes all products of the model's linear layers, forward and backward, against NumPy's BLAS. On a GPU the peer
 is NVIDIA's cuBLAS as PyTorch calls it, in float32 or, with the backend cuda-tf32, like ours in tf32.
@@ -15,6 +15,9 @@ is a peer: smaller products do not fill a GPU. A step's memory is measured after
 compiled code is not, since it would include the compiler's.
 
 `generate` reads a text one token at a time with cached keys and values, against PyTorch eager with one thread and all.
+
+`memory` sweeps: attention as T grows, a training step with fewer heads, removed for good on both sides, and with 1, 2,
+4 … threads, which do not matter on a GPU.
 """
 
 from __future__ import annotations
@@ -51,6 +54,9 @@ BLAS, SGEMM, CUBLAS = "NumPy's BLAS", "NumPy's sgemm", "cuBLAS"
 BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
 TF32_TOLERANCE = 5e-3  # of products whose factors are rounded to 10 bits after the point, by each side in its own way
 TOKENS = 32  # in a turn
+MEMORY_ROUNDS = 5
+LENGTHS = (64, 128, 256, 512, 1024, 2048)
+MEMORY_B = 2  # of the attention: at T 2048, each matrix of scores of the plain way takes 160 MB
 
 Product = tuple[int, int, int, str]
 
@@ -242,3 +248,35 @@ def run_generate(options: Options) -> list[Record]:
         case = generate_case(options, name)
         records += race("generate", [case], rounds=options.rounds or GENERATE_ROUNDS, threads=options.threads)
     return [r | {"tokens_per_second": 1e3 / r["median_ms"]} for r in records]
+
+
+def measure(
+    sweep: str, value: int, shape: str, contenders: tuple[Contender, ...], rehearsal: dict[str, Any], options: Options
+) -> list[Record]:
+    """Measure one point of a sweep: `value` is its place on the axis called `sweep`."""
+    rows = race("memory", [Case(shape, contenders)], rounds=options.rounds or MEMORY_ROUNDS, threads=options.threads)
+    rows = with_memory(rows, contenders, rehearsal, options.threads)
+    return [row | {"sweep": sweep, "value": value} for row in rows]
+
+
+def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
+    """Training steps, ours and PyTorch's eager ones."""
+    return our_step(options, **shape), *(torch_step(mode, device=options.device, **shape) for mode in options.modes)
+
+
+def run_memory(options: Options) -> list[Record]:
+    """`tinyprune bench memory`."""
+    records = []
+    for name in options.shapes or ("relative-d128",):
+        for T in LENGTHS:
+            contenders = attention_contenders(options, name=name, T=T, B=MEMORY_B)
+            shape, small = f"attention of {name}, B {MEMORY_B}, T {T}", {"T": 32, "B": 1}
+            records += measure("T", T, shape, contenders, small, options)
+        H = model_shape(name).config.H
+        for heads in sorted({1, *range(2, H + 1, 2), H}):
+            contenders = step_contenders(options, name=name, heads=heads)
+            records += measure("heads", heads, f"step of {name}, {heads} of {H} heads", contenders, {"B": 1}, options)
+        for threads in () if options.on_device else (2**i for i in range(options.threads.bit_length())):
+            some, shape = replace(options, threads=threads), f"step of {name}, {threads} thread{'s' * (threads > 1)}"
+            records += measure("threads", threads, shape, step_contenders(some, name=name), {"B": 1}, some)
+    return records
