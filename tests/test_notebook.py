@@ -15,7 +15,7 @@ pytest.importorskip("IPython", reason=f"needs {install_command('notebooks')}")
 from tinyprune import notebook, ops
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cpu.updates import block_squares
-from tinyprune.notebook import drawing, frames, timing
+from tinyprune.notebook import drawing, frames
 from tinyprune.ops.linear import rows
 
 
@@ -95,7 +95,7 @@ def test_the_drawing_lights_each_part(monkeypatch):
 
 def test_functions_take_turns_and_the_shortest_call_counts(monkeypatch):
     clock, called = [0.0], []
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(notebook.time, "perf_counter", lambda: clock[0])
 
     def work(name, *seconds):
         left = list(seconds)
@@ -108,10 +108,10 @@ def test_functions_take_turns_and_the_shortest_call_counts(monkeypatch):
 
 
 def test_rungs_are_labelled_with_what_they_gain(monkeypatch):
-    monkeypatch.setattr(timing.plt, "show", lambda: None)
+    monkeypatch.setattr(notebook.plt, "show", lambda: None)
     notebook.plot_rungs({"low": 2.0, "middle": 30.0, "top": 60.0, "beside": 80.0}, "8 × 8", beside=1)
-    axes = timing.plt.gcf().axes[0]
-    timing.plt.close()
+    axes = notebook.plt.gcf().axes[0]
+    notebook.plt.close()
     assert [label.get_text() for label in axes.get_yticklabels()] == ["low", "middle", "top", "beside"]
     assert [bar.get_width() for bar in axes.patches] == [2, 30, 60, 80]
     assert [text.get_text() for text in axes.texts] == ["", "15×", "2×", ""]

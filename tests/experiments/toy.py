@@ -11,9 +11,9 @@ from command import MODEL, write_text
 from tinyprune.config import RunConfig
 from tinyprune.experiments import experiment, results
 from tinyprune.experiments.cells import Cell, compute
+from tinyprune.experiments.experiment import Plan
 from tinyprune.experiments.grid import ThisProcess, Workers
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.study import Plan
 from tinyprune.model.counting import count_parameters
 
 STAGE = {"B": 2, "lr": 2e-3}

@@ -30,13 +30,13 @@ from tinyprune.config import GateConfig, RunConfig, TrainConfig
 from tinyprune.data import Text, load_text
 from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
+from tinyprune.experiments.experiment import check_choices
 from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.methods import METHODS
 from tinyprune.experiments.pictures import plot_perplexity, plot_removed_roles
 from tinyprune.experiments.pipeline import healing_objective, repair_and_remove, training_steps
 from tinyprune.experiments.results import grouped, machine_of, mean_of, spread_of, write_files
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.study import check_choices
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer

@@ -17,13 +17,13 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from tinyprune.config import ModelConfig
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.study import Entry, Picture
 from tinyprune.files import replace_file
 from tinyprune.kernels.backend import BACKENDS, get_backend
 from tinyprune.machine import describe_machine, processors
@@ -34,7 +34,11 @@ from tinyprune.progress import progress_bar, say
 from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.tables import Record
 
+if TYPE_CHECKING:
+    from tinyprune.experiments.experiment import Entry
+
 SPLITS = ("valid", "test")
+Picture = tuple[str, str, Figure]  # file name, caption, figure
 
 
 def result_rows(study: str, entries: Sequence[Entry], store: Store, V: int, backend: str) -> list[Record]:

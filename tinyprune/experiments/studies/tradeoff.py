@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
 from tinyprune.experiments.methods import BASELINE, UNPRUNED
 from tinyprune.experiments.pictures import plot_agreement, plot_beyond, plot_layers, plot_tradeoff
 from tinyprune.experiments.results import paired_differences
-from tinyprune.experiments.study import Entry, Finished, Picture, Plan, Study
 from tinyprune.tables import Record
 
 
