@@ -103,10 +103,3 @@ def test_without_torch_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=re.escape(install_command("peers"))):
         make_options("numpy", peers="torch")
-
-
-def test_options():
-    options = make_options(shapes="tiny, plain-d128,")
-    assert options.backend == "numba" and options.device == "cpu"
-    assert options.shapes == ("tiny", "plain-d128") and options.peers == () and options.threads >= 1
-    assert make_options("cuda-tf32").device == "cuda-tf32"

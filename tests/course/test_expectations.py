@@ -132,11 +132,3 @@ def test_modified_input_is_named():
     text = said(expect_unmodified, modifies, np.zeros(2), 1, np.zeros(3))
     assert text.startswith("modifies modifies one of its inputs")
     assert "float64 array of shape (3,): [1. 1. 1.]" in text
-
-
-def test_backward_that_makes_the_cache_of_the_formula_zero_is_wrong():
-    def backward(dout, cache):
-        cache[0][...] = cache[1][...] = 0
-        return np.zeros(cache[0].shape), np.zeros(cache[1].shape), dout.sum((0, 1))
-
-    assert "linear_backward: dx is not the derivative" in said(gradients, raising(NotImplementedError()), backward)
