@@ -55,8 +55,6 @@ def test_changes(tmp_path):
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"'enormous'.*relative-d128"):
-        model_shape("enormous")
     with pytest.raises(UsageError, match="cutoffs"):
         model_shape(write_model(tmp_path, cutoffs=[5, 9]))
 

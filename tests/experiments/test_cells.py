@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 import safetensors.numpy
-from toy import STEPS, toy_cell, toy_config, without_seconds
+from toy import STEPS, toy_cell, toy_config
 
 from tinyprune.data import Segments
 from tinyprune.errors import UsageError
@@ -83,12 +83,6 @@ def test_every_method_ends_with_exactly_so_many_heads_after_as_many_steps(method
 def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, baseline):
     cell = dataclasses.replace(toy_cell(folder, method, 2), scope="layer")
     assert compute(cell, baseline.checkpoint).record["heads"] == [1, 1]
-
-
-@pytest.mark.parametrize("method", ["random", "gates", "voita", "gumbel-top-k"])
-def test_the_same_cell_has_the_same_result(method, folder, baseline):
-    first, second = (compute(toy_cell(folder, method, 2), baseline.checkpoint).record for _ in range(2))
-    assert without_seconds(first) == without_seconds(second)
 
 
 def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else(folder):

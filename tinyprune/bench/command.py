@@ -40,6 +40,11 @@ class Options:
         return self.backend if self.on_device else "cpu"
 
     @property
+    def modes(self) -> tuple[str, ...]:
+        """The ways in which PyTorch's attention is written, if PyTorch is a peer."""
+        return ("plain", "sdpa") if "torch" in self.peers else ()
+
+    @property
     def subject(self) -> str:
         """Our name in tables."""
         return f"tinyprune ({self.backend})"
@@ -78,8 +83,8 @@ def split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def check_benchmark(name: str, options: Options) -> None:
-    """Raise UsageError if this benchmark cannot run with these options, or not on this machine."""
+def check_options(options: Options) -> None:
+    """Raise UsageError if a benchmark cannot run with these options on this machine."""
     if options.on_device:
         if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
             raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
@@ -96,7 +101,7 @@ def run_benchmark(name: str, options: Options) -> list[Record]:
 
     Raises TinypruneError if the options do not fit, results disagree or a library fails.
     """
-    check_benchmark(name, options)
+    check_options(options)
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
     records = getattr(module, f"run_{name}")(options)
     packages = (*BACKENDS[options.backend].packages, *options.peers)
