@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from tinyprune.config import USUAL, ModelConfig
@@ -19,8 +20,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.safetensors_file import read_header
 from tinyprune.pretrained.settings import read_settings, write_settings
-from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, blocks, check_tensors, read_parameters
-from tinyprune.training.checkpoints import safetensors_pieces
+from tinyprune.pretrained.stored import OTHERWISE, check_tensors, read_parameters
 
 NEEDED = "give a folder with config.json, model.safetensors and tokenizer.json"
 # What comes before the names of `layout.sources` in a file; a file of a model without its output side goes without.
@@ -43,7 +43,8 @@ def read_hub(folder: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]],
     repeated = stored.pop("lm_head.weight", None) if config.tied else None
     where, shapes = sources(config.kind, config), parameter_shapes(config)
     check_tensors(folder, stored, where, shapes)
-    if repeated is not None and not _equal(repeated, stored[where["embedding"].tensor]):
+    embedding = stored[where["embedding"].tensor].load
+    if repeated and not (repeated.load and embedding and np.array_equal(repeated.load(), embedding())):
         raise CheckpointError(f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
     description = _read_text(folder / "tokenizer.json")
     try:
@@ -87,19 +88,13 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not an empty folder; give a new one")
     heads, params = _heads_in_each_layer(config), model.host_params()
-    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     parts: dict[str, list[NDArray]] = {}
     for name, source in sources(kind, config).items():
         tensor = source.tensor if name == "unembedding" else PREFIX[kind] + source.tensor
-        layout[tensor] = ("float32", source.stored_shape(params[name].shape))
         # The thirds of one tensor come one after the other.
         parts.setdefault(tensor, []).append(params[name].T if source.transposed else params[name])
-
-    def make(tensor: str) -> NDArray:
-        whole = np.concatenate(parts[tensor], -1) if parts[tensor][1:] else parts[tensor][0]
-        return whole.astype(np.float32, copy=False)
-
-    replace_file(folder / "model.safetensors", safetensors_pieces(layout, make, {"format": "pt"}), "model")
+    tensors = {tensor: np.asarray(np.concatenate(x, -1), np.float32, order="C") for tensor, x in parts.items()}
+    replace_file(folder / "model.safetensors", safetensors.numpy.save(tensors, {"format": "pt"}), "model")
     longest = config.T if positions is None or kind == "gpt2" else positions  # GPT-2's table has T rows
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
     for name, text in (
@@ -170,9 +165,3 @@ def _weight_files(folder: Path) -> list[Path]:
             "read it and write model.safetensors: model.save_pretrained(folder)"
         )
     raise UsageError(f"there is no {whole}; {NEEDED}")
-
-
-def _equal(a: StoredTensor, b: StoredTensor) -> bool:
-    """Return whether two tensors hold the same numbers, which takes no more memory than two blocks."""
-    same = a.shape == b.shape and a.widen is not None
-    return same and all(np.array_equal(x, y) for (_, x), (_, y) in zip(blocks(a), blocks(b), strict=True))
