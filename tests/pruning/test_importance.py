@@ -13,9 +13,8 @@ from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import open_heads
-from tinyprune.pruning.importance import CRITERIA, keep_best, score_in_rounds, with_heads
+from tinyprune.pruning.importance import CRITERIA, keep_best, michel_global, score_in_rounds, with_heads
 from tinyprune.pruning.importance.masks import layer_shares
-from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.surgery import remove_closed_heads
 
 LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from typing import Any
 
 from tinyprune.tables import print_records
@@ -44,11 +43,8 @@ def methods() -> Records:
     from tinyprune.experiments.methods import METHODS
     from tinyprune.pruning.importance import CRITERIA
 
-    def about(name: str) -> str:
-        """Return the first line of a criterion's file."""
-        return METHODS[name].about or (sys.modules[CRITERIA[name].__module__].__doc__ or "").splitlines()[0]
-
-    return [{"method": name, "about": first_sentence(about(name))} for name in METHODS]
+    abouts = {name: method.about or (CRITERIA[name].__doc__ or "").splitlines()[0] for name, method in METHODS.items()}
+    return [{"method": name, "about": first_sentence(about)} for name, about in abouts.items()]
 
 
 def settings() -> Records:
