@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tinyprune.config import DataConfig
-from tinyprune.data.newlines import plain_text
-from tinyprune.data.spans import SPLITS, Corpus, Opener, Span
+from tinyprune.data.spans import SPLITS, Corpus, Opener, Span, plain_text
 from tinyprune.errors import TinypruneError, UsageError, nearest
 from tinyprune.files import cache_directory
 
@@ -68,7 +67,7 @@ def open_corpus(config: DataConfig) -> Corpus:
 
     A corpus without splits is cut into train, then valid, then test, by the two fractions of `config`. Sizes
     are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. A file is read as
-    `newlines.plain_text` says, and a corpus of the catalogue byte for byte.
+    `spans.plain_text` says, and a corpus of the catalogue byte for byte.
 
     Raises:
         UsageError: if there is neither a corpus nor a readable file of that name, or if it is empty.
