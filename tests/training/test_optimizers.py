@@ -128,9 +128,7 @@ def state_after_one_step(rule: str) -> dict[str, np.ndarray]:
     [
         (lambda state: state.pop("v.layers.0.bo"), "lacks v.layers.0.bo"),
         (lambda state: state.update({"m.layers.7.bo": np.zeros(4)}), "unknown m.layers.7.bo"),
-        (lambda state: state.update({"m.layers.0.bo": np.zeros(4, np.int64)}), "floating-point"),
         (lambda state: state.pop("steps"), "count of steps"),
-        *((lambda state, x=x: state.update(steps=np.array(x)), "count of steps") for x in (-1, 1.5, [1, 2])),
         (lambda state: (state.clear(), state.update(steps=np.array(1))), "lacks"),
     ],
 )
@@ -165,7 +163,7 @@ def test_state_that_does_not_fit_the_parameters_is_refused(wrong):
     ("params", "grads", "words"),
     [
         ({}, {"layers.0.bo": np.ones(1)}, "shape"),
-        ({}, {"layers.0.log_alpha": np.ones(2, np.float32)}, "must have the parameter's dtype float64, got float32"),
+        ({}, {"layers.0.log_alpha": np.ones(2, np.float32)}, "dtype float64 and shape .*, got float32"),
         ({}, {"R": np.ones(1)}, "no parameter R"),
         ({"R": np.ones(1)}, {"R": np.ones(1)}, "no parameter group"),
         ({"layers.0.Wq": None}, {}, r"no parameter layers\.0\.Wq"),

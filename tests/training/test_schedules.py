@@ -6,7 +6,6 @@ import math
 import pytest
 
 from tinyprune.config import TrainConfig
-from tinyprune.errors import UsageError
 from tinyprune.training.schedules import learning_rate, linear_warmup
 
 
@@ -58,12 +57,3 @@ def test_after_the_last_step(steps):
 def test_linear_warmup():
     assert [linear_warmup(step, 4) for step in range(7)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert linear_warmup(0, 0) == 1.0
-
-
-def test_negative_steps_are_refused():
-    for schedule in ("cosine", "constant"):
-        with pytest.raises(UsageError, match="step"):
-            learning_rate(TrainConfig(schedule=schedule), -1)
-    for step, steps in ((-1, 4), (1, -4)):
-        with pytest.raises(UsageError, match=f"at least 0, got {step} and {steps}"):
-            linear_warmup(step, steps)
