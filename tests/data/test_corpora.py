@@ -3,12 +3,11 @@
 import hashlib
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from tinyprune.config import DataConfig
-from tinyprune.data.corpora import Entry, absolute_corpus, catalogue, open_corpus, open_entry, pydoc_text, stdlib_text
+from tinyprune.data.corpora import Entry, catalogue, open_corpus, open_entry, pydoc_text, stdlib_text
 from tinyprune.errors import TinypruneError, UsageError
 
 
@@ -82,17 +81,6 @@ def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeyp
     said = rf"data\.corpus: .*{said}.*pydoc, stdlib, tinyshakespeare.*path of a text file"
     with pytest.raises(UsageError, match=said):
         open_corpus(DataConfig(corpus=name))
-
-
-def test_only_the_path_of_a_file_is_made_absolute(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("book.txt", "pydoc"):
-        Path(name).write_text("text")
-    absolute = {"book.txt": "book.txt", "./pydoc": "pydoc", str(tmp_path / "book.txt"): "book.txt"}
-    for given, file in absolute.items():
-        assert absolute_corpus(given) == str(tmp_path / file)
-    for name in ("pydoc", "text8", "nowhere.txt", "."):
-        assert absolute_corpus(name) == name
 
 
 @pytest.fixture

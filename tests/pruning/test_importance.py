@@ -54,9 +54,6 @@ def without(whole: Transformer, layer: int, head: int) -> Transformer:
     return remove_closed_heads(with_heads(whole, mask))
 
 
-# What a criterion measures.
-
-
 @pytest.mark.parametrize("name", CRITERIA)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_score_for_every_head_and_nothing_changed(kind, name):
@@ -182,9 +179,6 @@ def test_random_scores_are_the_generators():
     np.testing.assert_array_equal(np.concatenate(drawn), np.random.default_rng(7).random(6))
 
 
-# Masks.
-
-
 SCORES = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
 
 
@@ -236,9 +230,6 @@ def test_what_a_mask_leaves_computes_what_it_did():
     assert [g.scale for g in cache.gates] == [1.0, 1.0]
     assert [open_layer.tolist() for open_layer in open_heads(pruned)] == [m.tolist() for m in mask]
     np.testing.assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])
-
-
-# Rounds.
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])

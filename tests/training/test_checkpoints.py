@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from command import files_up_to, wait_until
+from command import wait_until
 
-from tinyprune.errors import CheckpointError, SaveError, UsageError
+from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
 TENSORS = {
@@ -95,25 +95,16 @@ def test_every_change_of_a_byte_or_of_the_length_is_noticed(path):
         assert_refused(path, "truncated")
 
 
-NEWER = "format 2, newer than 1.*update tinyprune"
-ALTERED = [{"format_version": 0}, {"format_version": "x"}, {"metadata": {**METADATA, "none": 0}}]
-ALTERED += [{"metadata": {"loss": float("inf")}}]
-INCOMPLETE = [{"format_version": 1, "metadata": {}}, {"format_version": 1}, [1], "no JSON"]
+ENTRIES = [({"format_version": 2}, "format 2, newer than 1.*update tinyprune"), ({"format_version": "x"}, "altered")]
+ENTRIES += [({"metadata": {**METADATA, "none": 0}}, "altered"), ("no JSON", "altered"), ([1], "altered")]
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda fields: fields | {"format_version": 2}, NEWER),
-        *((lambda fields, new=new: fields | new, "altered") for new in ALTERED),
-        *((lambda fields, new=new: new, "altered") for new in INCOMPLETE),
-    ],
-)
+@pytest.mark.parametrize(("change", "words"), ENTRIES)
 def test_metadata_that_is_not_as_written_is_refused(path, change, words):
     """The file is whole as safetensors, only its header's entry has changed."""
     with safetensors.safe_open(path, framework="numpy") as file:
-        entry = change(json.loads(file.metadata()["tinyprune"]))
-    entry = entry if isinstance(entry, str) else json.dumps(entry)
+        fields = json.loads(file.metadata()["tinyprune"])
+    entry = json.dumps(fields | change if isinstance(change, dict) else change)
     path.write_bytes(safetensors.numpy.save(TENSORS, {"tinyprune": entry}))
     assert_refused(path, words)
 
@@ -155,42 +146,6 @@ def test_what_the_file_cannot_hold_is_refused(tmp_path, tensors, metadata, words
     with pytest.raises(UsageError, match=words):
         save_checkpoint(tmp_path / "c.safetensors", tensors, metadata)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_directory_that_is_not_there_is_made_and_one_that_is_a_file_refused(tmp_path):
-    save_checkpoint(tmp_path / "new" / "c.safetensors", TENSORS, METADATA)
-    assert load_checkpoint(tmp_path / "new" / "c.safetensors")[1] == METADATA
-    (tmp_path / "file").write_bytes(b"kept")
-    with pytest.raises(SaveError, match=r"cannot write checkpoint .*directory exists and is writable"):
-        save_checkpoint(tmp_path / "file" / "c.safetensors", {}, {})
-    assert (tmp_path / "file").read_bytes() == b"kept"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_a_full_disk_leaves_the_checkpoint_before(path):
-    said = r"c\.safetensors[^\n]*File too large[^\n]*untouched; free some space$"
-    with files_up_to(100_000), pytest.raises(SaveError, match=said):
-        save_checkpoint(path, {"x": np.ones(50_000)}, {"step": 2})
-    assert list(path.parent.iterdir()) == [path]
-    assert_same(load_checkpoint(path)[0], TENSORS)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
-def test_missing_permission(path, monkeypatch):
-    (path.parent / "secret").touch(mode=0)
-    path.parent.chmod(0o555)
-    monkeypatch.chdir(path.parent)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)  # root may do everything
-    try:
-        with pytest.raises(SaveError, match=r"^cannot write checkpoint c\.safetensors: Permission denied.*is writable"):
-            save_checkpoint(path.name, {}, {"step": 2})
-        assert_refused(Path("secret"), "^cannot read checkpoint secret: Permission denied")
-        assert load_checkpoint(path.name)[1] == METADATA
-    finally:
-        os.seteuid(user)
-        path.parent.chmod(0o755)
 
 
 SAVE_FOR_EVER = """

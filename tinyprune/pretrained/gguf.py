@@ -21,7 +21,7 @@ from tinyprune.data.tokenizers import BytePairTokenizer
 from tinyprune.errors import CheckpointError, UsageError, missing_extra
 from tinyprune.model.parameters import parameter_shapes
 from tinyprune.pretrained.layout import sources
-from tinyprune.pretrained.settings import MANY, model_config, only, positive
+from tinyprune.pretrained.settings import model_config, only, read_numbers
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
 
 CONTROL, USER_DEFINED = 3, 4  # llama.cpp's types of tokens
@@ -65,26 +65,12 @@ def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path
     """Return the configuration for the entries of a file. Raises UsageError for a model that we do not have."""
     only(entries, "general.architecture", path, "llama")
 
-    def number(key: str, usual: Any = None, kind: type = int, below: float = 1e9) -> Any:
-        found = positive(entries, f"llama.{key}", path, usual, kind, below)
+    tokens = entries.get("tokenizer.ggml.tokens")
+    numbers = read_numbers(entries, "gguf", path, V=len(tokens) if isinstance(tokens, list) else None)
+    for name in ("norm_eps", "rope_base"):
         # Such a number is the float32 next to the one that was meant: 9.999999747e-06 is 1e-05.
-        return float(str(np.float32(found))) if kind is float else found
-
-    H, tokens = number("attention.head_count", below=MANY), entries.get("tokenizer.ggml.tokens")
-    config = model_config(
-        path,
-        "llama",
-        V=number("vocab_size", len(tokens) if isinstance(tokens, list) else None),
-        L=number("block_count", below=MANY),
-        D=number("embedding_length"),
-        H=H,
-        kv_heads=number("attention.head_count_kv", H),
-        F=number("feed_forward_length"),
-        T=number("context_length"),
-        norm_eps=number("attention.layer_norm_rms_epsilon", None, float),
-        rope_base=number("rope.freq_base", 10_000.0, float),
-        tied="output.weight" not in stored,
-    )
+        numbers[name] = float(str(np.float32(numbers[name])))
+    config = model_config(path, "llama", **numbers, tied="output.weight" not in stored)
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         only(entries, f"llama.{key}", path, config.Dh)
     only(entries, "llama.rope.scaling.type", path, "none")

@@ -1,13 +1,5 @@
 """Conventional criteria of importance: a score for each head, larger for heads that are more worth keeping.
 
-    random             a random number
-    magnitude          ‖Wv^h‖ · ‖Wo^h‖, and ‖pk^h‖ · ‖pv^h‖ of the head's network
-    confidence         mean over positions of the largest attention weight
-    michel             E|∂loss/∂g_h|, normalised in each layer
-    leave-one-out      loss without the head − loss with it
-    output-difference  E‖Δ_h‖, what the head adds to its layer's output
-    fluctuation        how much that varies, beyond its mean (FLAP)
-
 `CRITERIA[name](model, tokens, rng)` gives a score for every head of every layer, `keep_best` turns scores into a mask
 with an exact number of heads, over all layers together or the same share in each, and `score_in_rounds` rescores after
 each round, without the heads removed so far. `least_squares.search` finds a set of heads that the others can make up

@@ -83,11 +83,7 @@ def layer_shares(sizes: Sequence[int], heads: int) -> list[int]:
 
 
 def score_in_rounds(
-    model: Transformer,
-    heads: int,
-    score: Callable[[Transformer], Scores],
-    rounds: int,
-    scope: str = "global",
+    model: Transformer, heads: int, score: Callable[[Transformer], Scores], rounds: int, scope: str = "global"
 ) -> Scores:
     """Remove the worst heads a few at a time, and rescore the others after each round.
 
