@@ -311,9 +311,6 @@ def test_a_loss_that_is_not_a_number(book, tmp_path):
 def test_a_model_that_predicts_nothing(book, tmp_path):
     """Its weights are finite, but so large that every product with them overflows."""
     run = tmp_path / "run"
-    wild = ["--set=train.lr=1e30", "--set=train.clip=0"]
-    said = refused(1, "train", tmp_path / "wild", "--corpus", book, *settings(MODEL, steps=1), *wild)
-    assert said.startswith("train: ") and " nan " in said and "after step 1" in said
     succeed("train", run, "--corpus", book, *settings(MODEL, steps=1))
     change_checkpoint(run / "train.safetensors", 1e30)
     assert "nan" in harmless(1, run, "eval", run)

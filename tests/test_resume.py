@@ -187,16 +187,6 @@ def test_ctrl_c_speaks_of_checkpoints_only_where_there_are_some(command, monkeyp
     assert (done.returncode, done.stderr) == (130, "tinyprune: interrupted\n")
 
 
-def test_ctrl_c_while_nothing_is_trained(reference):
-    before = contents(reference)
-    process = start("generate", reference, "--prompt=1", "--tokens=1000000", "--backend=numpy")
-    process.stdout.read(20)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert (process.returncode, commands.without_compilation(said)) == (130, ["tinyprune: interrupted"])
-    assert contents(reference) == before
-
-
 @pytest.mark.parametrize("torn", [b'{"stage": "finetune", "st', b"\0\0\0\0", b'{"stage": "finetune", "step": 99}\n'])
 def test_what_was_logged_after_the_last_checkpoint_is_dropped(torn, reference, copy, book):
     """After a power cut part of a file may be written. The run's own settings may be given again."""

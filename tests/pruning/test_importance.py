@@ -174,11 +174,6 @@ def test_the_compiled_core_scores_alike(name):
         np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
 
 
-def test_random_scores_are_the_generators():
-    drawn = CRITERIA["random"](model(), LONG, np.random.default_rng(7))
-    np.testing.assert_array_equal(np.concatenate(drawn), np.random.default_rng(7).random(6))
-
-
 SCORES = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
 
 

@@ -2,17 +2,12 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from command import wait_until
 
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
@@ -146,32 +141,3 @@ def test_what_the_file_cannot_hold_is_refused(tmp_path, tensors, metadata, words
     with pytest.raises(UsageError, match=words):
         save_checkpoint(tmp_path / "c.safetensors", tensors, metadata)
     assert list(tmp_path.iterdir()) == []
-
-
-SAVE_FOR_EVER = """
-import itertools
-import numpy as np
-from tinyprune.training.checkpoints import save_checkpoint
-for step in itertools.count():
-    save_checkpoint("c.safetensors", {"x": np.full(500_000 + step % 1000, step)}, {"step": step})
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "attempts"), [(signal.SIGINT, 1), pytest.param(signal.SIGKILL, 5, marks=pytest.mark.slow)]
-)
-def test_a_stop_at_any_moment_leaves_a_whole_checkpoint(number, attempts, tmp_path):
-    """Ctrl-C leaves no temporary file either."""
-    path, temporary = tmp_path / "c.safetensors", tmp_path / "c.safetensors.tmp"
-    for attempt in range(attempts):
-        temporary.unlink(missing_ok=True)
-        program = [sys.executable, "-c", SAVE_FOR_EVER]
-        with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
-            wait_until(lambda: path.exists() and temporary.exists(), process)
-            time.sleep(0.007 * attempt)
-            process.send_signal(number)
-        assert process.returncode == -number
-        tensors, metadata = load_checkpoint(path)
-        step = metadata["step"]
-        assert_same(tensors, {"x": np.full(500_000 + step % 1000, step)})
-        assert number == signal.SIGKILL or list(tmp_path.iterdir()) == [path]
