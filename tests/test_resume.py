@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import command as commands
 import pytest
-from command import LASTING, STAGES, contents, die_in_write, harmless, run_here, settings, start, succeed, wait_until
+from command import LASTING, STAGES, die_in_write, harmless, run_here, settings, start, succeed, wait_until
 
 from tinyprune.cli import parser
 from tinyprune.runs import run as stages

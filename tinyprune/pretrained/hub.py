@@ -71,22 +71,21 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
         SaveError: if a file cannot be written.
     """
     folder, config, kind = Path(folder), model.config, model.config.kind
-    if kind not in PREFIX:
-        raise UsageError(f"the Hub's files can say models of kind gpt2 and llama, got {kind}")
-    if model.gate is not None:
-        raise UsageError("this model has gates, which the Hub's files do not know; remove the closed heads first")
     usual = USUAL[kind] | {"mask": "causal", "M": 0, "N": 0} | ({"kv_heads": 0} if kind == "gpt2" else {})
-    for key, value in usual.items():
-        if getattr(config, key) != value:
-            raise UsageError(
-                f"the Hub's files can say a {kind} only where {key} is {value}, got {getattr(config, key)}"
-            )
-    if not isinstance(tokenizer, BytePairTokenizer):
-        raise UsageError(
-            f"the Hub's files need the byte-pair tokenizer of a pretrained model, got a {tokenizer.kind} one"
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder; give a new one")
+    given = {key: getattr(config, key) for key in usual}
+    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    for wrong, said in (
+        (kind not in PREFIX, f"the Hub's files can say models of kind gpt2 and llama, got {kind}"),
+        (model.gate is not None, "this model has gates, which the Hub's files do not know; remove closed heads first"),
+        *(
+            (given[k] != x, f"the Hub's files can say a {kind} only where {k} is {x}, got {given[k]}")
+            for k, x in usual.items()
+        ),
+        (tokenizer.kind != "bpe", f"the Hub's files need a pretrained model's tokenizer, got a {tokenizer.kind} one"),
+        (used, f"{folder} exists and is not an empty folder; give a new one"),
+    ):
+        if wrong:
+            raise UsageError(said)
     heads, params = _heads_in_each_layer(config), model.host_params()
     parts: dict[str, list[NDArray]] = {}
     for name, source in sources(kind, config).items():
