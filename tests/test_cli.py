@@ -222,13 +222,6 @@ def test_listed_settings_are_those_of_a_run_and_their_defaults():
     assert written < listed.keys() and "seed" in listed
 
 
-def test_a_backend_that_cannot_run_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: "install this"))
-    listed = {r["backend"]: r for r in json.loads(succeed("list", "backends", "--json").stdout)}
-    assert (listed["cuda"]["usable here"], listed["cuda"]["problem"]) == (False, "install this")
-    assert (listed["numpy"]["usable here"], listed["numpy"]["problem"]) == (True, None)
-
-
 def test_version():
     assert succeed("--version").stdout == f"tinyprune {tinyprune.__version__}\n"
 

@@ -1,13 +1,12 @@
 """Corpora: the embedded ones, local files and archives, and how they are cut."""
 
 import hashlib
-import sys
 import zipfile
 
 import pytest
 
 from tinyprune.config import DataConfig
-from tinyprune.data.corpora import Entry, catalogue, open_corpus, open_entry, pydoc_text, stdlib_text
+from tinyprune.data.corpora import Entry, catalogue, open_corpus, open_entry, stdlib_text
 from tinyprune.errors import TinypruneError, UsageError
 
 
@@ -25,14 +24,6 @@ def test_the_catalogue_has_the_known_corpora_with_licences():
         assert len(entry.members) in (0, 1, 3)
         assert len(entry.split_bytes) == (3 if len(entry.members) == 1 else 0)
     assert entries["tinyshakespeare"].sha256.startswith("86c4e6aa9db7c042ec79f339dcb96d42")
-
-
-def test_pydoc_is_the_language_reference():
-    text = pydoc_text()
-    assert text.startswith('The "assert" statement\n')
-    assert len(text) > 400_000
-    if sys.version_info[:3] == (3, 11, 7):
-        assert (len(text), len(set(text))) == (465_048, 103)
 
 
 def test_stdlib_is_source_code_in_a_fixed_order_without_tests():

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import sys
 
 import gguf
 import numpy as np
@@ -13,7 +12,7 @@ from gguf import GGUFWriter
 from samples import refused
 
 from tinyprune.config import ModelConfig
-from tinyprune.errors import CheckpointError, MissingExtraError, UsageError, install_command
+from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.pretrained import read_pretrained
 from tinyprune.pretrained.layout import sources
 
@@ -167,11 +166,3 @@ def test_a_damaged_file_is_refused(tmp_path, params):
     for version in (b"\x01\0\0\0", b"\0\0\0\x03"):
         path.write_bytes(whole[:4] + version + whole[8:])
         refused(path, CheckpointError, "is truncated, altered or no GGUF file")
-
-
-def test_the_package_is_needed(tmp_path, monkeypatch):
-    (tmp_path / "m.gguf").touch()
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(MissingExtraError) as raised:
-        read_pretrained(tmp_path / "m.gguf")
-    assert str(raised.value).endswith(install_command("pretrained"))

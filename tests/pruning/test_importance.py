@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from small import MODELS, head_outputs, small_config, small_model
+from small import MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
@@ -157,7 +157,7 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
             outputs = []
             for j, m in enumerate(both):
                 _, memories[j], cache = m.forward(x, memories[j])
-                o, Wo = head_outputs(cache.attention_blocks[0]), m.params["layers.0.Wo"]
+                o, Wo = cache.attention_blocks[0].attention.o, m.params["layers.0.Wo"]
                 outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
                 if kind == "head networks" and j == 0:
                     units = cache.second_blocks[0].inside.r.reshape(*x.shape, 3, 6)[..., head, :]
@@ -244,12 +244,6 @@ def test_rounds_end_with_exactly_so_many_heads(rounds, heads, scope):
     # a head that stays scores above every head of its layer that went
     for end, kept in zip(ends, mask, strict=True):
         assert (end[kept] > rounds).all() and (end[~kept] < rounds).all()
-
-
-def test_one_round_ranks_as_one_shot_does():
-    whole = model()
-    ends = np.concatenate(score_in_rounds(whole, 3, lambda m: score("michel", m), 1))
-    np.testing.assert_array_equal(np.argsort(ends), np.argsort(np.concatenate(score("michel", whole))))
 
 
 def test_scores_are_taken_anew_from_what_is_left():
