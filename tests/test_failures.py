@@ -137,7 +137,6 @@ def test_a_settings_file_that_cannot_be(content, said, run, tmp_path):
         (["prine"], "argument COMMAND: invalid choice: 'prine'"),
         (["train"], "the following arguments are required: directory; see tinyprune train --help"),
         (["describe", "runs/mine", "--preset=tiny"], "give a model, or --preset and --set, not both"),
-        (["describe", "runs/mine", "--set=model.D=8"], "give a model, or --preset and --set, not both"),
         (["gradcheck", "--op=quantum"], "no operation begins with 'quantum'"),
         (["--quiet", "run"], "unrecognized arguments: --quiet; see tinyprune run --help; --quiet comes after run"),
     ],
@@ -158,7 +157,6 @@ def test_a_command_line_that_cannot_be(command, said):
         ("describe --preste tiny", "--preset"),
         ("train RUN --set train.stpes=5", "steps"),
         ("train RUN --set trian.steps=5", "train"),
-        ("train RUN --set stpes=5", "train.steps"),
         ("train RUN --corpus pydco", "pydoc"),
         ("train RUN --backend nunpy", "numpy"),
         ("experiment tradeoff --methods gate,random", "gates"),
@@ -177,8 +175,6 @@ def test_what_was_meant(command, meant, tmp_path):
         ([], "the following arguments are required: --prompt"),
         (["--prompt=1", "--temperature=nan"], "--temperature must be at least 0, got nan"),
         (["--prompt=1", "--top-k=0"], "--top-k must be at least 1, got 0"),
-        (["--prompt=1", "--tokens=0"], "--tokens must be at least 1, got 0"),
-        (["--prompt=1", "--backend=abacus"], "backend must be one of numba, numpy"),
     ],
 )
 def test_a_prompt_or_an_option_that_cannot_be(options, said, finished):

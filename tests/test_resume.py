@@ -256,7 +256,6 @@ REFUSED = [
     ("run", "--set=finetune.B=999", "one step needs B · T [+] 1"),
     ("train", "--set=model.V=7", "model.V is 7"),
     ("gate", "--set=train.lr=1", r"stage train was done with other settings \[train\]"),
-    ("gate", "--set=model.D=32", r"stage train was done with other settings \[model\]"),
     ("finetune", "--set=gate.beta=0.5", r"stage gate was done with other settings \[gate\]"),
     ("gate", "--from=nowhere.safetensors", "there is no checkpoint nowhere.safetensors"),
 ]

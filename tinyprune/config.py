@@ -130,7 +130,7 @@ class Config:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, without those that are None, and without later options that have their default."""
+        """Return plain values without None, and without newer options that have their default."""
         usual = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["later"]}
         given = dataclasses.asdict(self).items()
         return {k: v for k, v in given if v is not None and (k not in usual or v != usual[k])}
@@ -151,9 +151,7 @@ class ModelConfig(Config):
     L: int = option(4, "layers", low=1, high=LARGEST)
     D: int = option(128, "model width", low=1, high=LARGEST)
     H: int = option(8, "heads in each layer before any removal", low=1, high=LARGEST)
-    kv_heads: int = newer(
-        0, "heads with keys and values of their own, which H / kv_heads queries share; 0: all H", low=0
-    )
+    kv_heads: int = newer(0, "key-value heads, each of which H / kv_heads queries share; 0: all H", low=0)
     N: int = option(256, "persistent vectors of each head (all-attention)", low=0, high=LARGEST)
     persistent: str = newer(
         "softmax",
@@ -184,7 +182,7 @@ class ModelConfig(Config):
     embedding: str | None = newer(
         None, "how token vectors enter, times √D or as they are; not given: as usual", choices=("scaled", "plain")
     )
-    tied: bool = newer(True, "whether the softmax has the embedding's table; otherwise one of its own")
+    tied: bool = newer(True, "whether the softmax shares the embedding's table; otherwise it has another")
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
@@ -273,7 +271,7 @@ class ModelConfig(Config):
 
     @property
     def networks(self) -> bool:
-        """Return whether each head has a feed-forward net of its own (`ops.head_networks`)."""
+        """Return whether each head has a feed-forward network (`ops.head_networks`)."""
         return self.persistent == "stream" and self.N > 0
 
     @property

@@ -28,7 +28,7 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
     """Say when the backend `ops` begins to compile kernels for `what`, and in the end how many and how long it took.
 
     A terminal shows meanwhile how many are compiled, of about how many if it is a `run`, and which one is next.
-    Yields the list of those that have been begun.
+    Yields the list of functions whose compilation has begun.
     """
     compiling: list[str] = []  # a function waits while one that it calls is compiled
     bars = []

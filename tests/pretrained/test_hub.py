@@ -120,7 +120,6 @@ FOREIGN |= {"quantization_config": {"bits": 4}, "activation_function": "relu"}
         *((GPT2, {key: value}, f"{key} is {value!r}, .* only models") for key, value in FOREIGN.items()),
         (GPT2, {"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, got 'no'"),
         (GPT2, {"n_head": 5}, "config.json: model.D must be a multiple of model.H = 5, got 24"),
-        (GPT2, {"n_embd": None}, "lacks n_embd"),
         (GPT2, {"n_layer": "2"}, "n_layer must be a number of type int above 0 and below 1,000, got '2'"),
         *((LLAMA, {key: True}, f"{key} is True") for key in ("attention_bias", "mlp_bias")),
         (LLAMA, {"head_dim": 8}, "head_dim is 8, .* where it is 4"),

@@ -1,4 +1,4 @@
-"""The options of all commands, as data for `argparse`; those that several commands have come first."""
+"""The options of all commands, as data for `argparse`; options of several commands come first."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ BASELINE = option("--from", "start from this model, or from a run's baseline", d
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
 METHODS = "gates, michel-global, michel, output-difference, magnitude, random, leave-one-out, flap, least-squares (all)"
-HEAL = "steps of training afterwards, several numbers or 0 for none (those of the run's finetune table)"
+HEAL = "steps of training afterwards, several numbers or 0 for none (as many as in the run's finetune table)"
 PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
 OPTIONS = {
     "run": [
@@ -117,7 +117,7 @@ OPTIONS = {
     "import": [
         option("path", "a folder as the Hugging Face Hub has it, or a .gguf file"),
         option("directory", "directory of the run (runs/NAME)", nargs="?"),
-        preset("of which the stages are taken: a preset or a .toml file (pretrained)"),
+        preset("settings of the stages: a preset or a .toml file (pretrained)"),
         CORPUS,
         SETTING,
     ],

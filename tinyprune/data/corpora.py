@@ -45,7 +45,7 @@ class Entry:
 
 
 def catalogue() -> dict[str, Entry]:
-    """Return the corpora with a name, in the order of `corpora.toml`: first those that need no network."""
+    """Return the corpora with a name, in the order of `corpora.toml`: the ones that need no network first."""
     text = (resources.files("tinyprune.data") / "corpora.toml").read_text(encoding="utf-8")
     return {
         name: Entry(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -25,7 +25,7 @@ from tinyprune.pretrained.settings import model_config, only, read_numbers
 from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, check_memory, check_tensors, read_parameters
 
 CONTROL, USER_DEFINED = 3, 4  # llama.cpp's types of tokens
-# How a text is cut before it is merged, by the name in "tokenizer.ggml.pre": a digit is a token of its own in SmolLM2.
+# How a text is cut before it is merged, by the name in "tokenizer.ggml.pre": each digit is one token in SmolLM2.
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 PRE: dict[str, list[dict[str, Any]]] = {
     "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],

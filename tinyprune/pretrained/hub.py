@@ -39,7 +39,7 @@ def read_hub(folder: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]],
         for name, tensor in read_header(path).items()
         if not CONSTANTS.fullmatch(name.removeprefix(prefix))
     }
-    # A tied model has no matrix of its own for the output, but some files repeat the embedding under that name.
+    # A tied model has no matrix for the output, but some files repeat the embedding under that name.
     repeated = stored.pop("lm_head.weight", None) if config.tied else None
     where, shapes = sources(config.kind, config), parameter_shapes(config)
     check_tensors(folder, stored, where, shapes)

@@ -28,7 +28,7 @@ WIDEN: dict[str, Callable[[NDArray[np.uint8]], NDArray]] = {
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a file by name; one of other numbers than those of `WIDEN` has no `load`.
+    """Return the tensors of a file by name; one whose dtype is not in `WIDEN` has no `load`.
 
     Raises CheckpointError unless the file is whole, UsageError if it is larger than this machine's memory.
     """

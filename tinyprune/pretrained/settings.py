@@ -41,7 +41,7 @@ MANY = 1000
 
 
 def read_settings(config: dict[str, Any], where: Path) -> ModelConfig:
-    """Return our settings for those of the config.json at `where`. Raises UsageError for a model that we do not have.
+    """Return our settings for the config.json at `where`. Raises UsageError for a model that we do not have.
 
     Where a setting is absent, it has the value that transformers gives it.
     """

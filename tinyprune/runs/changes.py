@@ -27,8 +27,8 @@ ALLOWED = (
     "started, and all settings of a stage that has not begun"
 )
 AS_IF = (
-    "a cosine of the learning rate and a target of heads depend on this number, so that with one of them the result is "
-    "not that of a run that had it from the start"
+    "a cosine of the learning rate and a target of heads depend on this number: with one of them the result differs "
+    "from a run that had it from the start"
 )
 
 

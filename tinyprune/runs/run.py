@@ -75,7 +75,7 @@ class Run:
         return text
 
     def earlier_model(self) -> SavedModel | None:
-        """Return the adopted model, or that of the earliest checkpoint that is kept, or None."""
+        """Return the adopted model, or the model of the earliest checkpoint that stays, or None."""
         paths = [self.directory.checkpoint(stage) for stage in STAGES if stage not in self.anew]
         found = [self.source] if self.source else [path for path in paths if path.exists()]
         return load_model(found[0], self.ops) if found else None
@@ -184,7 +184,7 @@ class Run:
             raise UsageError(f"{source} has gates already; start from a checkpoint without")
         path = self.directory.checkpoint("train")
         if path.exists() and "source" not in load_checkpoint(path)[1]:
-            raise UsageError(f"{self.directory.path} has a baseline of its own; use --from in another directory")
+            raise UsageError(f"{self.directory.path} has trained a baseline; use --from in another directory")
         self.source = source
         self.config = dataclasses.replace(self.config, model=saved.model.config, data=saved.data)
 

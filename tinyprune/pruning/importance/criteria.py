@@ -84,7 +84,7 @@ def michel_global(model: Transformer, tokens: NDArray, rng: np.random.Generator)
     def scores(cache: Cache) -> Iterable[NDArray]:
         return (np.abs(gated.ops.to_host(dgate)) for dgate in gated.backward_with_gates(1.0, cache)[1])
 
-    # one stream: the gradient of a batch would be that of its mean
+    # one stream: a batch would give the gradient of its mean
     return _mean_over_segments(gated, tokens, scores, streams=1, frozen=True)
 
 
@@ -144,7 +144,7 @@ def fluctuation(model: Transformer, tokens: NDArray, rng: np.random.Generator) -
 
     A head whose output hardly varies can be replaced by its mean, which fits into the bias bo, see `pruning.repair`. A
     head that has a network adds what its units and values give by the same formula. As in FLAP, scores are standardised
-    within each layer, so that layers can be compared: its mean is taken off and its standard deviation divided out.
+    within each layer, so that layers can be compared: its mean is subtracted and its standard deviation divided out.
     (FLAP; An et al. 2023, 2312.11983)
     """
     scores = []

@@ -97,7 +97,7 @@ def score_in_rounds(
         scope: see `keep_best`.
 
     Returns:
-        scores by which `keep_best` keeps those heads: the round in which a head was removed, or the last for those that
+        scores by which `keep_best` keeps those heads: the round in which a head was removed, or the last for heads that
         stay, plus a fraction for its rank in that round.
 
     Raises:
