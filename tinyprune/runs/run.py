@@ -62,10 +62,8 @@ class Run:
         Raises UsageError if the text is not the one that the run was trained on, or a split is too short.
         """
         before = self.earlier_model()
-        if before is None:
-            text = load_text(self.config.data)
-        else:
-            text = load_text(self.config.data, before.tokenizer, digest=before.digest)
+        trained = {} if before is None else {"tokenizer": before.tokenizer, "digest": before.digest}
+        text = load_text(self.config.data, **trained)
         for split in ("valid", "test"):
             if len(getattr(text, split)) < 2:
                 raise UsageError(
