@@ -136,7 +136,9 @@ class GateObjective:
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
         grads = model.backward(1.0, cache, once=True)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
-        others = {"l0": float(gate.target_heads or 0)}  # with top-k exactly so many are open: no pressure
+        others: dict[str, Any] = {
+            "l0": float(gate.target_heads or 0)
+        }  # with top-k exactly so many are open: no pressure
         if gate.distribution != "top-k":
             l0, l0_cache = l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
             dlog_alpha = by_layer(l0_backward(lam, l0_cache), model.config.heads)
