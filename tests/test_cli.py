@@ -12,7 +12,6 @@ import command as commands
 import pytest
 from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, settings, succeed
 
-import tinyprune
 from tinyprune.cli import main
 from tinyprune.config import RunConfig, preset_names, read_config
 from tinyprune.data.corpora import catalogue
@@ -220,10 +219,6 @@ def test_listed_settings_are_those_of_a_run_and_their_defaults():
     tables = config.to_dict()
     written = {f"{table}.{key}" for table, values in tables.items() if table != "seed" for key in values}
     assert written < listed.keys() and "seed" in listed
-
-
-def test_version():
-    assert succeed("--version").stdout == f"tinyprune {tinyprune.__version__}\n"
 
 
 def test_without_a_command_there_is_help_and_a_next_step():

@@ -64,7 +64,11 @@ def test_no_character_is_cut(mine, size):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("shakespear", "no corpus and no file 'shakespear'"), (".", "'.' is a folder"), ("empty.txt", "is empty")],
+    [
+        ("shakespear", "no corpus and no file 'shakespear'"),
+        (".", "cannot read '.': Is a directory"),
+        ("empty.txt", "is empty"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_a_list_of_the_corpora(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)

@@ -71,11 +71,11 @@ def backends() -> Records:
     """Who computes, for --backend, and what is missing here"""
     from tinyprune.kernels.backend import BACKENDS
 
-    records = []
-    for name, choice in BACKENDS.items():
-        problem = choice.problem()
-        records.append({"backend": name, "about": choice.about, "usable here": problem is None, "problem": problem})
-    return records
+    problems = {name: choice.problem() for name, choice in BACKENDS.items()}
+    return [
+        {"backend": name, "about": BACKENDS[name].about, "usable here": problem is None, "problem": problem}
+        for name, problem in problems.items()
+    ]
 
 
 KINDS = {things.__name__: things for things in (presets, corpora, methods, settings, backends)}

@@ -134,18 +134,14 @@ def stdlib_text() -> str:
 
 def _local_file(name: str, known: list[str]) -> Path:
     """Return the path of the file `name`. Raises UsageError if it is not there, cannot be read or is empty."""
-    path = Path(name).expanduser()
-    problem = hint = ""
-    if not path.exists():
+    path, hint = Path(name).expanduser(), ""
+    try:
+        with path.open("rb") as stream:
+            problem = "" if stream.read(1) else f"{name!r} is empty"
+    except FileNotFoundError:
         problem, hint = f"there is no corpus and no file {name!r}", nearest(name, known)
-    elif not path.is_file():
-        problem = f"{name!r} is {'a folder' if path.is_dir() else 'not a regular file'}"
-    else:
-        try:
-            with path.open("rb") as stream:
-                problem = "" if stream.read(1) else f"{name!r} is empty"
-        except OSError as error:
-            problem = f"cannot read {name!r}: {error.strerror}"
+    except OSError as error:
+        problem = f"cannot read {name!r}: {error.strerror}"
     if problem:
         raise UsageError(f"data.corpus: {problem}; give one of {', '.join(known)}, or the path of a text file{hint}")
     return path

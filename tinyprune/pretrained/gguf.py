@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,6 @@ def halves(W: NDArray, Dh: int) -> NDArray:
 def read_settings(entries: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> ModelConfig:
     """Return the configuration for the entries of a file. Raises UsageError for a model that we do not have."""
     only(entries, "general.architecture", path, "llama")
-
     tokens = entries.get("tokenizer.ggml.tokens")
     numbers = read_numbers(entries, "gguf", path, V=len(tokens) if isinstance(tokens, list) else None)
     for name in ("norm_eps", "rope_base"):
@@ -121,9 +119,7 @@ def read_header(path: Path, gguf: Any) -> tuple[dict[str, Any], dict[str, Stored
         check_memory(path, path.stat().st_size)
         reader = gguf.GGUFReader(path)
         if reader.byte_order != "I":
-            raise UsageError(
-                f"{path} is not in this machine's byte order; get the file for {sys.byteorder}-endian ones"
-            )
+            raise UsageError(f"{path} is not in this machine's byte order; get another file of the model")
         entries = {key: field.contents() for key, field in reader.fields.items()}
         return entries, {tensor.name: _stored(tensor, gguf) for tensor in reader.tensors}
     except OSError as error:
