@@ -16,10 +16,9 @@ from tinyprune.experiments.results import read_csv
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import write_hub
-from tinyprune.pruning.importance import keep_best, with_heads
+from tinyprune.pruning.importance import keep_best, michel_global, with_heads
 from tinyprune.pruning.importance.fits import read_fits
 from tinyprune.pruning.importance.least_squares import search
-from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.roles import head_roles
 from tinyprune.pruning.surgery import remove_closed_heads

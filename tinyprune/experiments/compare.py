@@ -42,10 +42,9 @@ from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import say
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import CRITERIA, Mask, keep_best
+from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, michel_global
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
-from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.roles import head_roles
 from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.runs.directory import RunDirectory, load_model
