@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import shutil
 from pathlib import Path
 
