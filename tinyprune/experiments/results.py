@@ -206,7 +206,7 @@ def write_files(
     pictures: Iterable[Picture],
     paragraphs: Sequence[str],
 ) -> None:
-    """Write study.json, the tables that are not empty, the pictures, and README.md. Older pictures are removed.
+    """Write study.json, the tables that are not empty, the pictures, and README.md.
 
     Args:
         about: what study.json holds.
@@ -221,9 +221,6 @@ def write_files(
     for name, caption, figure in pictures:
         save_figure(figure, plots / f"{name}.png")
         shown.append(f"![{caption}](plots/{name}.png)")
-    for path in plots.glob("*.png"):
-        if not any(f"(plots/{path.name})" in line for line in shown):
-            path.unlink()
     page = "\n\n".join([*paragraphs, *shown, f"Machine: {about['machine']}."]) + "\n"
     replace_file(directory / "README.md", page.encode())
     say(f"{about['study']}: {directory / 'README.md'}, *.csv and plots/ are written")
