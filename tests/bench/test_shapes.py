@@ -6,13 +6,7 @@ import pytest
 from toy_workloads import write_model
 
 from tinyprune.bench.benchmarks.speed import products
-from tinyprune.bench.shapes import (
-    STEP_SHAPES,
-    attention_gflop,
-    default_shapes,
-    model_shape,
-    step_gflop,
-)
+from tinyprune.bench.shapes import STEP_SHAPES, attention_gflop, default_shapes, model_shape, step_gflop
 from tinyprune.errors import UsageError
 from tinyprune.model.parameters import parameter_shapes
 

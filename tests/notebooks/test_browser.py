@@ -16,10 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="needs chromium and chromium-driver"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="needs chromium and chromium-driver")]
 FLAGS = ["headless=new", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-background-networking"]
 FLAGS += ["disable-component-update", "disable-sync", "window-size=1400,1000"]
 FLAGS += ["no-sandbox"]  # needed as root, in a container

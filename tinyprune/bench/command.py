@@ -51,11 +51,7 @@ class Options:
 
 
 def make_options(
-    backend: str | None = None,
-    peers: str = "",
-    shapes: str = "",
-    rounds: int | None = None,
-    threads: int | None = None,
+    backend: str | None = None, peers: str = "", shapes: str = "", rounds: int | None = None, threads: int | None = None
 ) -> Options:
     """Build options from the command line's strings; `peers` and `shapes` are separated by commas.
 
