@@ -46,7 +46,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tinyprune import (
     Transformer,
@@ -59,8 +59,8 @@ from tinyprune import (
 )
 from tinyprune.config import of_kind
 from tinyprune.data import Segments
-from tinyprune.experiments.pictures import plot_architecture
-from tinyprune.experiments.results import read_csv
+from tinyprune.experiments.pictures import MEASURES, look, means, panels
+from tinyprune.experiments.results import read_csv, rows_of
 from tinyprune.model.counting import count_parameters, head_part
 from tinyprune.model.blocks import Layer, attention_block_forward
 from tinyprune.model.parameters import (
@@ -721,7 +721,20 @@ assert counted["Transformer-XL"]["feed-forward"] > 0.6 * sum(counted["Transforme
 
 # %% jupyter={"source_hidden": true}
 # Draws the study's results, and prints the differences at equal size.
-figure = plot_architecture(read_csv(results("architecture-pydoc", "results.csv").read_text()))
+study = read_csv(results("architecture-pydoc", "results.csv").read_text())
+kinds = list(dict.fromkeys(row["method"] for row in study))
+figure, by_measure = panels(len(MEASURES), 9, 3.6)
+for axes, (measure, label) in zip(by_measure, MEASURES.items(), strict=True):
+    for kind in kinds:
+        x, y, error = means(rows_of(study, kind, "test"), measure)
+        axes.errorbar(x, y, error, label=kind, capsize=2, elinewidth=0.8, **look(kinds, kind))
+    axes.set(xlabel=label, xlim=(0, None))
+    axes.xaxis.set(major_locator=MaxNLocator(4), major_formatter=EngFormatter(sep=""))
+    axes.grid(alpha=0.3, linewidth=0.5)
+by_measure[0].set_ylabel("bits per character (test)")
+figure.suptitle("mean and standard deviation over 3 seeds", fontsize=9)
+handles = by_measure[0].get_legend_handles_labels()
+figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
 figure.set_dpi(100)
 display(figure)
 

@@ -56,8 +56,7 @@ from matplotlib.ticker import EngFormatter
 
 from tinyprune import plots
 from tinyprune.data import Segments
-from tinyprune.experiments.results import read_csv
-from tinyprune.experiments.timing import with_head_counts
+from tinyprune.experiments.results import read_csv, with_head_counts
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters, count_parts, head_part
 from tinyprune.model.generation import CachedDecoder, generate

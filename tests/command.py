@@ -70,10 +70,9 @@ def tinyprune(*arguments: str | Path, **options: Any) -> subprocess.CompletedPro
 
 
 def run_here(*arguments: str | Path) -> subprocess.CompletedProcess:
-    """Run `tinyprune` in this process, without timing models and steps, which takes seconds and is tested elsewhere."""
+    """Run `tinyprune` in this process, without timing models, which takes seconds and is tested elsewhere."""
     untimed = patch("tinyprune.report.milliseconds_per_1k_tokens", lambda models, *_: [1.0] * len(models))
-    hurried = patch("tinyprune.warmup.SECONDS", 1e-9)
-    with untimed, hurried, redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+    with untimed, redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         try:
             status = main(list(map(str, arguments)))
         except SystemExit as ended:

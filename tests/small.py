@@ -63,11 +63,6 @@ def small_model(
     return Transformer(config, params, gate)
 
 
-def head_outputs(block: dict[str, Any]) -> NDArray:
-    """What a layer's gates multiply after attention, from its cache, (B, T, H, Dh)."""
-    return block.attention.o
-
-
 def read(model: Transformer, ids: NDArray) -> NDArray:
     """Compute hidden states (B, n, D) of a text (B, n), read in segments of T with memory."""
     memory, parts = None, []

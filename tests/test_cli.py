@@ -12,16 +12,12 @@ import command as commands
 import pytest
 from command import DROPOUT, KEYS, LASTING, MODEL, STAGES, contents, settings, succeed
 
-import tinyprune
 from tinyprune.cli import main
-from tinyprune.cli.models import pieces
 from tinyprune.config import RunConfig, preset_names, read_config
 from tinyprune.data.corpora import catalogue
-from tinyprune.data.tokenizers import ByteTokenizer
 from tinyprune.experiments.methods import METHODS
 from tinyprune.kernels.backend import BACKENDS
 from tinyprune.training.checkpoints import load_checkpoint
-from tinyprune.training.metrics import read_metrics
 
 COMMANDS_WITH_MODELS = {stage: ["--overwrite"] for stage in STAGES}
 COMMANDS_WITH_MODELS |= {"eval": [], "heads": [], "generate": ["--prompt=1", "--tokens=5"]}
@@ -101,15 +97,6 @@ def test_other_runs_from_end_to_end(variant, book, tmp_path):
     assert succeed("generate", run, "--prompt=1 heads", "--tokens=5").stdout.startswith("1 heads")
 
 
-def test_the_layerwise_error_and_lam_are_logged(book, tmp_path):
-    run = tmp_path / "run"
-    succeed("train", run, "--corpus", book, *settings())
-    succeed("gate", run, "--objective=layerwise", "--lam=0.5", "--set=gate.lam_warmup=10")
-    gate = [r for r in read_metrics(run / "metrics.jsonl") if r["stage"] == "gate" and r["split"] == "train"]
-    assert [r["lam"] for r in gate] == pytest.approx([0.05 * min(step, 10) for step in range(20)])
-    assert any(r["layerwise_error"] > 0 for r in gate)
-
-
 @pytest.mark.parametrize("command", COMMANDS_WITH_MODELS)
 def test_quiet(command, finished, tmp_path, on_a_terminal):
     """Without lines and bars, also on a terminal; results are the same."""
@@ -123,16 +110,6 @@ def test_quiet(command, finished, tmp_path, on_a_terminal):
 def test_quiet_leaves_errors(tmp_path):
     done = commands.run_here("eval", tmp_path / "nowhere", "--quiet")
     assert done.returncode == 2 and done.stderr.startswith("tinyprune: error: ")
-
-
-@pytest.mark.parametrize("heads", [0, 1, 4])
-def test_a_target_is_hit_exactly(heads, finished, tmp_path):
-    """From another run's baseline, whose model and text are taken over."""
-    run = tmp_path / "run"
-    succeed("gate", run, "--from", finished / "train.safetensors", *settings(), f"--target-heads={heads}")
-    assert f"prune: {heads} of 4 heads stay" in succeed("prune", run).stderr
-    assert sum(load_checkpoint(run / "prune.safetensors")[1]["model"].get("heads", [2, 2])) == heads
-    assert next(iter(described(run))) == "embedding and softmax"
 
 
 def test_gates_from_another_run(finished, tmp_path):
@@ -187,11 +164,6 @@ def test_generated_words_have_one_space_between_them(book, tmp_path):
         assert added.startswith((" ", "\n")) != prompt.endswith("\n")
 
 
-def test_generated_bytes_are_shown_as_whole_characters():
-    """Ten characters of three bytes each, and the first byte of another."""
-    assert list(pieces(ByteTokenizer(), 0, ("€" * 10).encode() + b"\xe2")) == ["€"] * 10 + ["\ufffd"]
-
-
 def described(*arguments: str | Path) -> dict[str, dict]:
     return {part["part"]: part for part in json.loads(succeed("describe", *arguments, "--json").stdout)}
 
@@ -215,12 +187,6 @@ def test_describe_a_preset_without_its_text(tmp_path, monkeypatch):
     assert contents(tmp_path) == {}
 
 
-def test_describe_the_default_and_changes_to_it():
-    before, after = (described(*options)["whole model"]["parameters"] for options in ([], ["--set=model.N=16"]))
-    # Half of the 32 units of each head: 4 layers of 8 heads with two rows of 128 numbers and a bias for each unit.
-    assert before - after == 4 * 8 * 16 * (2 * 128 + 1)
-
-
 @pytest.mark.parametrize("mode", ["complex", "central"])
 def test_gradcheck(mode):
     arguments = ["gradcheck", "--op=layernorm"] + (["--mode=central"] if mode == "central" else [])
@@ -231,12 +197,6 @@ def test_gradcheck(mode):
         assert record["operation"].startswith("layernorm") and record["passed"] is True
         assert record["mode"] == mode and record["relative_error"] < (1e-12 if mode == "complex" else 1e-6)
     assert "layernorm" in succeed(*arguments).stdout
-
-
-@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
-def test_gradcheck_shows_a_bar_on_a_terminal(quiet, on_a_terminal):
-    _, shown = on_a_terminal("gradcheck", "--op=layernorm", *quiet)
-    assert shown == "" if quiet else "gradcheck: 100%" in shown and "layernorm" in shown
 
 
 def test_list():
@@ -259,17 +219,6 @@ def test_listed_settings_are_those_of_a_run_and_their_defaults():
     tables = config.to_dict()
     written = {f"{table}.{key}" for table, values in tables.items() if table != "seed" for key in values}
     assert written < listed.keys() and "seed" in listed
-
-
-def test_a_backend_that_cannot_run_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: "install this"))
-    listed = {r["backend"]: r for r in json.loads(succeed("list", "backends", "--json").stdout)}
-    assert (listed["cuda"]["usable here"], listed["cuda"]["problem"]) == (False, "install this")
-    assert (listed["numpy"]["usable here"], listed["numpy"]["problem"]) == (True, None)
-
-
-def test_version():
-    assert succeed("--version").stdout == f"tinyprune {tinyprune.__version__}\n"
 
 
 def test_without_a_command_there_is_help_and_a_next_step():

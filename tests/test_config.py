@@ -103,10 +103,6 @@ IDS = {"L": 1, "H": 4}
 TRAININGS = ("train", "gate_train", "finetune")
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 NOT_TOGETHER = [
-    (
-        {"persistent": "relu2"},
-        "model.persistent must be one of softmax, stream; got 'relu2', which this version no longer",
-    ),
     ({"D": 10, "H": 4}, "model.D must be a multiple of model.H = 4, got 10"),
     ({"L": 2, "heads": [8]}, "model.heads and model.head_ids must have L = 2 entries, got 1 and 1"),
     ({"L": 1, "head_ids": [[0, 1], [0]]}, "model.heads and model.head_ids must have L = 1 entries, got 1 and 2"),
@@ -119,7 +115,6 @@ NOT_TOGETHER = [
     *((kind | {"N": 3}, f"model.N must be 0 for {kind['kind']}") for kind in (XL, PLAIN)),
     *((kind | {"F": 0}, f"model.F must be at least 1 for {kind['kind']}") for kind in (XL, PLAIN)),
     (XL | {"persistent": "stream"}, 'model.persistent must be "softmax" for transformer-xl'),
-    ({"persistent_init": "original"}, "unknown key model.persistent_init, which this version no longer has"),
     (PLAIN | {"M": 3}, "model.M must be 0 for transformer"),
     (PLAIN | {"mask": "same-length"}, 'model.mask must be "causal" for transformer'),
     *(({"cutoffs": x}, f"model.cutoffs must rise, got {x}") for x in ([20, 10], [10, 10])),

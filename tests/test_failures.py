@@ -99,7 +99,6 @@ def test_a_stage_whose_predecessor_is_not_finished(run):
         ("--set=model.V=5", "model.V is 5, but the tokenizer of book.txt has 26 entries; add --set model.V=0"),
         ("--objective=both", "argument --objective: invalid choice: 'both'"),
         ("--preset=huge", "no preset or .toml file 'huge'; presets are "),
-        ("--backend=abacus", "backend must be one of numba, numpy"),
         ("--corpus=nowhere.txt", "data.corpus: there is no corpus and no file 'nowhere.txt'; give one of pydoc, "),
         ("--frobnicate", "unrecognized arguments: --frobnicate; see tinyprune run --help"),
         ("--lam=1 --target-heads=2", "not allowed with argument"),
@@ -154,14 +153,10 @@ def test_a_command_line_that_cannot_be(command, said):
         ("gate RUN --steps 5", "--set gate_train.steps=…"),
         ("train RUN --set train.stpes=5", "steps"),
         ("train RUN --set trian.steps=5", "train"),
-        ("train RUN --set stpes=5", "train.steps"),
-        ("train RUN --preset tyny", "tiny"),
-        ("train RUN --corpus pydco", "pydoc"),
         ("train RUN --backend nunpy", "numpy"),
         ("bench stpe", "step"),
         ("experiment tradeof", "tradeoff"),
         ("experiment tradeoff --methods gate,random", "gates"),
-        ("list backend", "backends"),
     ],
 )
 def test_what_was_meant(command, meant, tmp_path):
@@ -273,8 +268,6 @@ def without_a_reader(*command: str | Path, **options) -> tuple[int, str]:
     [
         (["describe"], ""),
         (["generate", "--prompt=1", "--backend=numpy"], "1"),
-        pytest.param(["describe", "--json"], "1", marks=pytest.mark.slow),
-        pytest.param(["generate", "--prompt=1"], "", marks=pytest.mark.slow),
     ],
 )
 def test_an_output_that_takes_nothing(command, unbuffered, finished):
@@ -320,9 +313,6 @@ def test_a_loss_that_is_not_a_number(book, tmp_path):
 def test_a_model_that_predicts_nothing(book, tmp_path):
     """Its weights are finite, but so large that every product with them overflows."""
     run = tmp_path / "run"
-    wild = ["--set=train.lr=1e30", "--set=train.clip=0"]
-    said = refused(1, "train", tmp_path / "wild", "--corpus", book, *settings(MODEL, steps=1), *wild)
-    assert said.startswith("train: ") and " nan " in said and "after step 1" in said
     succeed("train", run, "--corpus", book, *settings(MODEL, steps=1))
     change_checkpoint(run / "train.safetensors", 1e30)
     assert "nan" in harmless(1, run, "eval", run)

@@ -169,14 +169,6 @@ def test_top_k_gates_are_drawn_by_what_they_let_through():
     assert len(soft) == 8 and len(np.unique(soft)) > 2 and "5.0 expected" in texts(figure.axes[0])
 
 
-def test_gates_number_each_line_at_its_end():
-    log_alpha = np.array([[[-9.0, 9.0, 0.0, -9.0, 9.0, -0.8]]])
-    axes = plot_gates(gate_records(log_alpha), GateConfig()).axes[1]
-    for text in axes.texts:
-        (end,) = head_lines(axes)[int(text.get_text())].get_ydata()
-        assert abs(text.xy[1] - end) < 0.1, text
-
-
 def test_gates_count_the_open_heads():
     log_alpha = random_gates(6, 2, 4)
     records = gate_records(log_alpha)
@@ -189,19 +181,6 @@ def test_gates_count_the_open_heads():
     assert set(texts(axes)) == {f"{opened[-1]} in evaluation", f"{expected[-1]:.1f} expected", "3 wanted"}
     assert axes.get_title(loc="left") == "open heads (of 8)"
     assert len(plot_gates(records, GateConfig()).axes[0].lines) == 2
-
-
-@pytest.mark.parametrize("step", [0, 1])
-def test_gates_of_a_stage_with_no_or_one_step(step):
-    """The validation at the end has the gates too; with a target they may have been moved after the last step."""
-    (before,), (after,) = random_gates(1, 2, 3), -random_gates(1, 2, 3)
-    records = [record | {"step": step} for record in gate_records(np.array([before, after]))[-2:]]
-    records[1]["split"] = "valid"
-    figure = readable(plot_gates(records, GateConfig()))
-    for layer, axes in enumerate(figure.axes[1:]):
-        for head, line in head_lines(axes).items():
-            assert line.get_marker() == "o"
-            assert (line.get_linestyle() == "-") == (after[layer, head] >= 0)
 
 
 def test_gates_of_a_pruned_model_keep_their_numbers():

@@ -36,11 +36,6 @@ def test_a_name_is_what_is_declared(name, module):
     assert getattr(tinyprune, name) is expected
 
 
-def test_a_name_that_is_not_there():
-    with pytest.raises(AttributeError, match="module 'tinyprune' has no attribute 'nothing'"):
-        tinyprune.nothing
-
-
 HEAVY = {"numba", "numpy", "matplotlib", "safetensors", "tqdm"}
 
 

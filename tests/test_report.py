@@ -1,6 +1,5 @@
 """The report: its table has the keys that other programs rely on, and its sentences agree with the table."""
 
-import dataclasses
 import math
 import re
 import time
@@ -18,7 +17,6 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.surgery import remove_closed_heads
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
-from tinyprune.tables import show
 from tinyprune.training.evaluation import evaluate
 
 CONFIG = {"seed": 5, "model": {"L": 2, "D": 16, "H": 4, "N": 6, "T": 8, "M": 8}, "gate": {"target_heads": 5}}
@@ -61,9 +59,6 @@ def test_the_keys_and_numbers_of_a_record(run, models, records):
         assert record["parameters"] == count_parameters(model.config)
         assert record["heads_total"] == 8
         assert 0 < record["ms_per_1k_tokens"] < 1e5
-    record = report.stage_record("train", models[0], run.text, 1.5, "valid")
-    result = evaluate(models[0], run.text.valid, run.text.characters["valid"])
-    assert (record["bits_per_character"], record["ms_per_1k_tokens"]) == (result.bits_per_character, 1.5)
 
 
 def test_what_the_stages_do_to_the_numbers(models, records):
@@ -106,8 +101,6 @@ def test_milliseconds_are_measured_for_every_model(at_least, run, models):
     seconds = sum(measured) / 1000 * (16 * 8 / 1000)
     assert passed / 1000 < 3 * seconds <= passed
     assert passed >= 4 * at_least
-    for model in map(small_model, map(small_config, MODELS)):
-        assert report.milliseconds_per_1k_tokens([model], np.arange(60) % 11, 0)[0] > 0
 
 
 def one_line(run: Run, records: list[dict]) -> str:
@@ -133,16 +126,6 @@ def test_the_first_sentence_is_what_the_table_says(run, records):
     assert "raise --lam" not in one_line(run, records)
 
 
-def test_the_table_has_a_row_for_each_stage(run, records):
-    text = report.report_text(run, records, run.load("finetune").model, ("", ""))
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert rows[0] == "| " + " | ".join(key.replace("_", " ") for key in KEYS) + " |"
-    assert len(rows) == 2 + 4
-    for row, record in zip(rows[2:], records, strict=True):
-        stage, *cells = row.strip("| ").split(" | ")
-        assert stage.startswith(f"{record['stage']}: ") and cells == [show(record[key]) for key in KEYS[1:]]
-
-
 def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):
     text = one_line(run, records)
     train, valid, test = (f"{len(split):,}" for split in (run.text.train, run.text.valid, run.text.test))
@@ -156,9 +139,6 @@ def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):
         "Gates: task objective, target 5 heads, L0 summed over all heads",
     ):
         assert part in text
-    gate = dataclasses.replace(run.config.gate, target_heads=None, lam=0.25, objective="layerwise")
-    other = dataclasses.replace(run, config=dataclasses.replace(run.config, gate=gate))
-    assert "Gates: layerwise objective, lam = 0.25, L0 summed over all heads" in one_line(other, records)
 
 
 def test_the_written_report_its_sample_and_its_plots(run, records):

@@ -256,10 +256,8 @@ REFUSED = [
     ("run", "--set=finetune.B=999", "one step needs B · T [+] 1"),
     ("gate", "--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
     ("gate", "--set=train.lr=1", r"stage train was done with other settings \[train\]"),
-    ("gate", "--set=model.D=32", r"stage train was done with other settings \[model\]"),
     ("finetune", "--set=gate.beta=0.5", r"stage gate was done with other settings \[gate\]"),
     ("gate", "--from=nowhere.safetensors", "there is no checkpoint nowhere.safetensors"),
-    ("gate", "--from=.", "there is no checkpoint train.safetensors"),
 ]
 DONE = "^RUN has stage finetune already: add --resume to go on.*--overwrite to start anew"
 REFUSED += [(command, None, DONE) for command in ("run", *STAGES)]

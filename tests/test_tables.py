@@ -48,13 +48,6 @@ def test_json_keeps_keys_order_and_every_digit():
     assert [list(record) for record in records] == [list(record) for record in RECORDS]
 
 
-@pytest.mark.parametrize("table", [text_table, markdown_table, json_table])
-def test_the_records_stay_as_they_are(table):
-    before = json.dumps(RECORDS)
-    assert table(RECORDS) == table(RECORDS)
-    assert json.dumps(RECORDS) == before
-
-
 @pytest.mark.parametrize("table", [text_table, markdown_table])
 def test_the_first_records_keys_are_the_columns(table):
     rows = [{"a": 1, "b": 2}, {"b": 4, "a": 3, "c": 5}]

@@ -17,7 +17,7 @@ from tinyprune.pruning.gates import GateObjective
 from tinyprune.runs import run as running
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.runs.run import Run
-from tinyprune.warmup import announced, measure_seconds, median_seconds
+from tinyprune.warmup import announced, rehearse
 
 FIRST = "tinyprune: train: compiling kernels, at every start\n"
 LAST = "tinyprune: train: compiled 3 functions in 40 s; nothing keeps them\n"
@@ -72,39 +72,13 @@ def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, run,
     assert all(line in shown for line in now) if terminal else shown == FIRST + LAST
 
 
-def test_what_is_compiled_is_not_timed(clock):
-    """A kernel is compiled in the first call and in the third, as on a GPU one that reads the memory."""
-    compiler, calls = Compiler(clock), []
-
-    def work():
-        calls.append(clock.now)
-        clock.now += 0.125
-        if len(calls) in (1, 3):
-            compiler.compile("kernel", 60)
-
-    assert median_seconds(compiler.backend, work) == 0.125
-    assert len(calls) == 5
-
-
-def test_the_first_call_is_not_timed_and_slow_ones_are_not_repeated(clock):
-    """The first reads kernels from disk."""
-    durations = iter([30, 5, 5, 5])
-
-    def work():
-        clock.now += next(durations)
-
-    assert median_seconds(Engine(), work) == 5
-    assert list(durations) == [5, 5]
-
-
-def test_measuring_times_a_step_and_a_look_and_changes_nothing():
+def test_a_rehearsal_changes_nothing():
     gate = GateConfig(target_heads=2, controller_lr=0.5)
     model = small_model(small_config(), gate, dtype=np.float32)
     objective = GateObjective(gate, 0, 6)
     before, state = {name: x.copy() for name, x in model.params.items()}, objective.state()
     segments = Segments(np.random.default_rng(1).integers(0, 11, 70), 2, 5)
-    step, look = measure_seconds(model, objective, segments, SimpleNamespace(valid=np.zeros(50)), TrainConfig(B=2))
-    assert 0 < step < 10 and 0 < look < 100
+    rehearse(model, objective, segments, SimpleNamespace(valid=np.zeros(50)), TrainConfig(B=2))
     assert all(np.array_equal(model.params[name], x) for name, x in before.items())
     np.testing.assert_array_equal(objective.state()["lam"], state["lam"])
 
@@ -142,7 +116,6 @@ def recording(calls: set) -> Engine:
 def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, monkeypatch):
     """All stages by one command, or the first by one that has to compile something, and then the others."""
     calls: set = set()
-    monkeypatch.setattr("tinyprune.warmup.SECONDS", 1e-9)
     run = run_in(tmp_path, recording(calls), **gate)
     if at_once:
         run.announce()
@@ -163,15 +136,3 @@ def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, mo
     report.stage_record("gate", models[1], run.text, 1.0, "test")
     report.sample_text(run, models[-1])
     assert calls and not calls - at_start
-
-
-def test_the_estimate_of_a_run_has_all_stages_evaluations_and_the_report(tmp_path, capsys, monkeypatch):
-    """A step takes 1, 2 and 3 s in train, gate and finetune, an evaluation of the validation split 100 s."""
-    run = run_in(tmp_path, Engine(), steps=10, every=5)
-    seconds = iter([(1, 100), (2, 100), (3, 100)])
-    monkeypatch.setattr(running, "measure_seconds", lambda *_: next(seconds))
-    monkeypatch.setattr(running, "duration", lambda seconds: f"{seconds:.0f} seconds")
-    run.announce()
-    report_reads = 4 * 100 * len(run.text.test) / len(run.text.valid)
-    expected = 10 * (1 + 2 + 3) + 3 * 2 * 100 + report_reads + running.REPORT_SECONDS
-    assert f"about {expected:.0f} seconds on this machine" in capsys.readouterr().err

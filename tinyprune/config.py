@@ -16,11 +16,13 @@ N persistent vectors a head, F feed-forward width, T queries in a segment, M mem
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import tomllib
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -44,9 +46,6 @@ USUAL: dict[str, dict[str, str]] = {
 KINDS = tuple(USUAL)
 # What an adaptive softmax, with `model.cutoffs`, needs.
 CLUSTERED = {"bias": "output", "tied": True, "embedding": "scaled"}
-# Settings and choices of older versions, whose files may still name them.
-GONE = ("relu2", "sgd", "persistent_init")
-WAS = ", which this version no longer has"
 
 
 def option(
@@ -58,11 +57,12 @@ def option(
     choices: tuple = (),
     later: bool = False,
 ) -> Any:
-    """Define a field with its meaning and its allowed values: `low <= value <= high`, or one of `choices`.
-
-    A `later` one came after the first checkpoints. Files leave it out where it has its default: they keep their bytes.
-    """
+    """Define a field with its meaning and its allowed values: `low <= value <= high`, or one of `choices`."""
     return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices, "later": later})
+
+
+# An option that came after the first checkpoints. Files leave it out where it has its default: they keep their bytes.
+newer = functools.partial(option, later=True)
 
 
 def _check_type(key: str, value: Any, hint: Any) -> Any:
@@ -96,8 +96,8 @@ class Config:
             object.__setattr__(self, f.name, value)
             low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
             if choices and value is not None and value not in choices:
-                hint = WAS if value in GONE else nearest(str(value), map(str, choices))
-                raise UsageError(f"{key} must be one of {', '.join(map(str, choices))}; got {value!r}{hint}")
+                hint = nearest(str(value), choices)
+                raise UsageError(f"{key} must be one of {', '.join(choices)}; got {value!r}{hint}")
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float):
                     continue
@@ -107,6 +107,17 @@ class Config:
                     raise UsageError(f"{key} must be at least {low}, got {number}")
                 if high is not None and number > high:
                     raise UsageError(f"{key} must be at most {high}, got {number}")
+        self._complete()
+        for wrong, said in self._rules():
+            if wrong:
+                raise UsageError(f"{self.TABLE}.{said}")
+
+    def _complete(self) -> None:
+        """Set what is not given and follows from other values."""
+
+    def _rules(self) -> Iterable[tuple[object, str]]:
+        """Yield the rules between several values: whether one is broken, and what is said then after "TABLE."."""
+        return ()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -115,11 +126,11 @@ class Config:
         for key in values:
             if key not in known:
                 hint = f"; allowed are {', '.join(known)}{nearest(key, known)}"
-                raise UsageError(f"unknown key {cls.TABLE}.{key}{WAS if key in GONE else hint}")
+                raise UsageError(f"unknown key {cls.TABLE}.{key}{hint}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, without those that are None, and without later options that have their default."""
+        """Return plain values without None, and without newer options that have their default."""
         usual = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["later"]}
         given = dataclasses.asdict(self).items()
         return {k: v for k, v in given if v is not None and (k not in usual or v != usual[k])}
@@ -140,47 +151,38 @@ class ModelConfig(Config):
     L: int = option(4, "layers", low=1, high=LARGEST)
     D: int = option(128, "model width", low=1, high=LARGEST)
     H: int = option(8, "heads in each layer before any removal", low=1, high=LARGEST)
-    kv_heads: int = option(
-        0, "heads with keys and values of their own, which H / kv_heads queries share; 0: all H", low=0, later=True
-    )
+    kv_heads: int = newer(0, "key-value heads, each of which H / kv_heads queries share; 0: all H", low=0)
     N: int = option(256, "persistent vectors of each head (all-attention)", low=0, high=LARGEST)
-    persistent: str = option(
+    persistent: str = newer(
         "softmax",
         "how a head reads them: in one softmax with its context, or from the stream",
         choices=("softmax", "stream"),
-        later=True,
     )
-    init_gain: float = option(
-        1.0, "factor on the range from which the layers' matrices are drawn", low=1e-3, high=1e3, later=True
-    )
+    init_gain: float = newer(1.0, "factor on the range from which the layers' matrices are drawn", low=1e-3, high=1e3)
     F: int = option(0, "width of the feed-forward block (the other kinds)", low=0, high=LARGEST)
     T: int = option(128, "queries in a segment", low=1, high=LARGEST)
     M: int = option(128, "memory length: layer inputs kept from before the segment", low=0, high=LARGEST)
     positions: str | None = option(
         None, "position encoding; not given: what is usual for the kind", choices=("relative", "learned", "rotary")
     )
-    rope_base: float = option(10000.0, "rotary positions: base of their wavelengths", low=1.0, later=True)
-    norm: str | None = option(
-        None, "normalisation before each block; not given: as usual", choices=("layernorm", "rmsnorm"), later=True
+    rope_base: float = newer(10000.0, "rotary positions: base of their wavelengths", low=1.0)
+    norm: str | None = newer(
+        None, "normalisation before each block; not given: as usual", choices=("layernorm", "rmsnorm")
     )
-    norm_eps: float = option(1e-5, "added to the variance or the mean square", low=1e-12, high=1.0, later=True)
-    feedforward: str | None = option(
-        None, "function of the feed-forward block; not given: as usual", choices=("relu", "gelu", "swiglu"), later=True
+    norm_eps: float = newer(1e-5, "added to the variance or the mean square", low=1e-12, high=1.0)
+    feedforward: str | None = newer(
+        None, "function of the feed-forward block; not given: as usual", choices=("relu", "gelu", "swiglu")
     )
-    bias: str | None = option(
+    bias: str | None = newer(
         None,
         "which products have a bias: those that end a block or the model, all those of the layers, or none; not "
         "given: as usual",
         choices=("output", "layers", "none"),
-        later=True,
     )
-    embedding: str | None = option(
-        None,
-        "how token vectors enter, times √D or as they are; not given: as usual",
-        choices=("scaled", "plain"),
-        later=True,
+    embedding: str | None = newer(
+        None, "how token vectors enter, times √D or as they are; not given: as usual", choices=("scaled", "plain")
     )
-    tied: bool = option(True, "whether the softmax has the embedding's table; otherwise one of its own", later=True)
+    tied: bool = newer(True, "whether the softmax shares the embedding's table; otherwise it has another")
     mask: str = option("same-length", "which context a query sees", choices=("same-length", "causal"))
     heads: tuple[int, ...] = option((), "heads in each layer now", low=0)
     head_ids: tuple[tuple[int, ...], ...] = option((), "original numbers of these heads, a list for each layer")
@@ -190,8 +192,7 @@ class ModelConfig(Config):
     dropout_attention: float = option(0.0, "on the attention weights", low=0.0, high=0.95)
     dropout_embedding: float = option(0.0, "on whole words of the vocabulary", low=0.0, high=0.95)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _complete(self) -> None:
         for name, usual in USUAL[self.kind].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, usual)
@@ -199,57 +200,42 @@ class ModelConfig(Config):
             object.__setattr__(self, "heads", (self.H,) * self.L)
         if not self.head_ids:
             object.__setattr__(self, "head_ids", tuple(tuple(range(h)) for h in self.heads))
-        if self.D % self.H:
-            raise UsageError(f"model.D must be a multiple of model.H = {self.H}, got {self.D}")
-        if len(self.heads) != self.L or len(self.head_ids) != self.L:
-            raise UsageError(
-                f"model.heads and model.head_ids must have L = {self.L} entries, got {len(self.heads)} and "
-                f"{len(self.head_ids)}"
-            )
-        for layer, (count, ids) in enumerate(zip(self.heads, self.head_ids, strict=True)):
-            if len(ids) != count or list(ids) != sorted(set(ids)) or any(not 0 <= i < self.H for i in ids):
-                raise UsageError(
-                    f"model.head_ids[{layer}] must be {count} rising numbers below H = {self.H}, got {list(ids)}"
-                )
-        self.check_kind()
-        if self.kv_heads and self.H % self.kv_heads:
-            raise UsageError(f"model.kv_heads must divide model.H = {self.H}, got {self.kv_heads}")
-        if self.positions == "rotary" and self.Dh % 2:
-            raise UsageError(f'model.positions = "rotary" needs an even head width D / H, got {self.Dh}')
-        if self.positions == "rotary" and self.attended:
-            raise UsageError(
-                'model.positions = "rotary" turns queries, which persistent vectors would read: model.persistent must '
-                f'be "stream" or model.N 0; got "{self.persistent}" and {self.N}'
-            )
-        if self.bias == "none" and (self.F and self.feedforward == "relu"):
-            raise UsageError('model.bias must not be "none" for model.feedforward = "relu", whose block has biases')
-        if list(self.cutoffs) != sorted(set(self.cutoffs)):
-            raise UsageError(f"model.cutoffs must rise, got {list(self.cutoffs)}")
-        if self.cutoffs and self.V and self.cutoffs[-1] >= self.V:
-            raise UsageError(f"model.cutoffs must lie below V = {self.V}, got {list(self.cutoffs)}")
-        if self.cutoffs and self.D // self.div_value ** len(self.cutoffs) < 1:
-            raise UsageError(
-                f"model.div_value = {self.div_value} leaves no width for cluster {len(self.cutoffs)} at D = {self.D}"
-            )
 
-    def check_kind(self) -> None:
-        """Raise UsageError for an option with a value that the kind, or another option, does not allow."""
-        kind, attention, clusters = self.kind, self.kind == "all-attention", bool(self.cutoffs)
-        needs = [
-            (attention, "F", 0, f"for {kind}, which has no feed-forward block"),
-            (not attention, "N", 0, f"for {kind}, which has no persistent vectors"),
-            (not attention, "persistent", "softmax", f"for {kind}, which has no persistent vectors"),
-            (kind == "transformer", "M", 0, f"for {kind}, which has no memory"),
-            (self.positions == "learned", "M", 0, 'for model.positions = "learned", which allow no memory'),
-            (kind in ("transformer", "gpt2"), "mask", "causal", f"for {kind}"),
-            (attention, "feedforward", "relu", "where there is no feed-forward block"),
-            *((clusters, name, value, "with model.cutoffs") for name, value in CLUSTERED.items()),
-        ]
-        for applies, name, needed, where in needs:
-            if applies and (given := getattr(self, name)) != needed:
-                raise UsageError(f"model.{name} must be {json.dumps(needed)} {where}; got {json.dumps(given)}")
-        if not attention and not self.F:
-            raise UsageError(f"model.F must be at least 1 for {kind}, got 0")
+    def _rules(self) -> Iterator[tuple[object, str]]:
+        L, D, H, V, cutoffs, found = self.L, self.D, self.H, self.V, self.cutoffs, (len(self.heads), len(self.head_ids))
+        yield D % H, f"D must be a multiple of model.H = {H}, got {D}"
+        yield found != (L, L), f"heads and model.head_ids must have L = {L} entries, got {found[0]} and {found[1]}"
+        for i, (count, ids) in enumerate(zip(self.heads, self.head_ids, strict=True)):
+            wrong = len(ids) != count or list(ids) != sorted(set(ids)) or any(not 0 <= h < H for h in ids)
+            yield wrong, f"head_ids[{i}] must be {count} rising numbers below H = {H}, got {list(ids)}"
+        for applies, name, needed, where in self._needed():
+            given = getattr(self, name)
+            yield applies and given != needed, f"{name} must be {json.dumps(needed)} {where}; got {json.dumps(given)}"
+        feedforward, rotary = self.kind != "all-attention", self.positions == "rotary"
+        yield feedforward and not self.F, f"F must be at least 1 for {self.kind}, got 0"
+        yield self.kv_heads and H % self.kv_heads, f"kv_heads must divide model.H = {H}, got {self.kv_heads}"
+        yield rotary and self.Dh % 2, f'positions = "rotary" needs an even head width D / H, got {self.Dh}'
+        said = 'positions = "rotary" turns queries, which persistent vectors would read: model.persistent must be'
+        yield rotary and self.attended, f'{said} "stream" or model.N 0; got "{self.persistent}" and {self.N}'
+        wrong = self.bias == "none" and self.F and self.feedforward == "relu"
+        yield wrong, 'bias must not be "none" for model.feedforward = "relu", whose block has biases'
+        yield list(cutoffs) != sorted(set(cutoffs)), f"cutoffs must rise, got {list(cutoffs)}"
+        yield cutoffs and V and cutoffs[-1] >= V, f"cutoffs must lie below V = {V}, got {list(cutoffs)}"
+        wrong, narrow = cutoffs and self.div_value ** len(cutoffs) > D, f"cluster {len(cutoffs)} at D = {D}"
+        yield wrong, f"div_value = {self.div_value} leaves no width for {narrow}"
+
+    def _needed(self) -> Iterator[tuple[bool, str, Any, str]]:
+        """Yield where an option needs a value: whether this applies, its name and value, and where."""
+        kind, attention = self.kind, self.kind == "all-attention"
+        yield attention, "F", 0, f"for {kind}, which has no feed-forward block"
+        yield not attention, "N", 0, f"for {kind}, which has no persistent vectors"
+        yield not attention, "persistent", "softmax", f"for {kind}, which has no persistent vectors"
+        yield kind == "transformer", "M", 0, f"for {kind}, which has no memory"
+        yield self.positions == "learned", "M", 0, 'for model.positions = "learned", which allow no memory'
+        yield kind in ("transformer", "gpt2"), "mask", "causal", f"for {kind}"
+        yield attention, "feedforward", "relu", "where there is no feed-forward block"
+        for name, value in CLUSTERED.items():
+            yield bool(self.cutoffs), name, value, "with model.cutoffs"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `heads` and `head_ids` only after a removal, so that L and H define a new model's."""
@@ -285,7 +271,7 @@ class ModelConfig(Config):
 
     @property
     def networks(self) -> bool:
-        """Return whether each head has a feed-forward net of its own (`ops.head_networks`)."""
+        """Return whether each head has a feed-forward network (`ops.head_networks`)."""
         return self.persistent == "stream" and self.N > 0
 
     @property
@@ -345,8 +331,8 @@ class TrainConfig(Config):
     beta2: float = option(0.999, "decay of the squared gradient's mean", low=0.0, high=0.999999)
     eps: float = option(1e-8, "added to the root of that mean", low=1e-30)
     clip: float = option(1.0, "largest norm of all gradients together; 0: no clipping", low=0.0)
-    distill: float = option(
-        0.0, "finetune: share of the divergence from the unpruned model in the loss", low=0.0, high=1.0, later=True
+    distill: float = newer(
+        0.0, "finetune: share of the divergence from the unpruned model in the loss", low=0.0, high=1.0
     )
     evaluate_every: int = option(200, "steps between two evaluations on the validation split; 0: never", low=0)
     checkpoint_every: int = option(100, "steps between two checkpoints; the last step always has one", low=1)
@@ -380,20 +366,18 @@ class GateConfig(Config):
     log_alpha_init: float = option(2.0, "initial log_alpha of every gate; 2.0 opens it with probability 0.94")
     output_scaling: bool = option(True, "multiply attention's output by heads / open heads of the layer")
     lr_multiplier: float = option(10.0, "gates' learning rate, as a multiple of the weights'", low=0.0)
-    frozen: bool = option(False, "train the gates alone: weights stay as they are and get no gradients", later=True)
-    repair_tokens: int = option(
-        0, "frozen: tokens to whose outputs what stays is fitted by least squares at removal", low=0, later=True
+    frozen: bool = newer(False, "train the gates alone: weights stay as they are and get no gradients")
+    repair_tokens: int = newer(
+        0, "frozen: tokens to whose outputs what stays is fitted by least squares at removal", low=0
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.repair_tokens and not self.frozen:
-            raise UsageError(
-                "gate.repair_tokens must be 0 unless gate.frozen is true, for what stays is fitted to what the weights "
-                f"of the baseline compute; got {self.repair_tokens}"
-            )
-        if self.distribution == "top-k" and self.target_heads is None:
-            raise UsageError('gate.target_heads must be given for gate.distribution = "top-k": it is k')
+    def _rules(self) -> Iterator[tuple[object, str]]:
+        said = (
+            "repair_tokens must be 0 unless gate.frozen is true, for it fits what stays to the baseline's outputs; got"
+        )
+        yield self.repair_tokens and not self.frozen, f"{said} {self.repair_tokens}"
+        wrong = self.distribution == "top-k" and self.target_heads is None
+        yield wrong, 'target_heads must be given for gate.distribution = "top-k": it is k'
 
 
 @dataclass(frozen=True)
@@ -468,11 +452,8 @@ def of_kind(model: ModelConfig, kind: str) -> dict[str, Any]:
     changes: dict[str, Any] = {"N": width, "F": 0} if kind == "all-attention" else {"N": 0, "F": width}
     if kind == "llama":
         changes["F"] = max(1, width * 2 // 3)
-    return (
-        changes
-        | {"persistent": "softmax"}
-        | ({"M": 0, "mask": "causal"} if kind in ("transformer", "gpt2", "llama") else {})
-    )
+    causal = {"M": 0, "mask": "causal"} if kind in ("transformer", "gpt2", "llama") else {}
+    return changes | {"persistent": "softmax"} | causal
 
 
 def names_by_key(first: str = "train") -> dict[str, str]:

@@ -55,23 +55,8 @@ def nearest(given: str, allowed: Iterable[str], suggestions: Mapping[str, str] |
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs the optional packages `extra`, for the way in which tinyprune is installed.
-
-    From a wheel it names the package, and from a checkout (an editable install) the folder, which is "." there.
-    """
-    import json
-    from importlib.metadata import distributions
-    from pathlib import Path
-    from urllib.parse import urlsplit
-    from urllib.request import url2pathname
-
-    # The record of an installer (PEP 610); an .egg-info that a build left in a checkout has none.
-    records = (found.read_text("direct_url.json") for found in distributions(name="tinyprune"))
-    about = json.loads(next(filter(None, records), "{}"))
-    if not about.get("dir_info", {}).get("editable"):
-        return f'python -m pip install "tinyprune[{extra}]"'
-    folder = Path(url2pathname(urlsplit(about["url"]).path))
-    return f'python -m pip install -e "{"." if folder == Path.cwd() else folder}[{extra}]"'
+    """Return the command that installs the optional packages `extra`, and the same in a checkout."""
+    return f'python -m pip install "tinyprune[{extra}]" (in a checkout: -e ".[{extra}]")'
 
 
 def missing_extra(what: str, extra: str, module: str) -> BaseException:

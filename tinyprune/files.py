@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tinyprune.errors import SaveError
@@ -34,7 +34,7 @@ def save_error(what: str, error: OSError) -> SaveError:
     return SaveError(f"cannot write {what}: {error.strerror or error}; what was there before is untouched; {remedy}")
 
 
-def replace_file(path: Path, content: bytes | Iterable[bytes | memoryview], kind: str = "") -> None:
+def replace_file(path: Path, content: bytes, kind: str = "") -> None:
     """Replace the file at `path`; a kill or a power failure leaves either the old or the new content whole.
 
     The content is written to `NAME.tmp`, which is renamed once all of it is on the disk; a `NAME.tmp` left by a killed
@@ -42,7 +42,7 @@ def replace_file(path: Path, content: bytes | Iterable[bytes | memoryview], kind
 
     Args:
         path: the file; its directory is created if missing.
-        content: the bytes, or the pieces that they come in, which then never lie in memory as a whole.
+        content: the bytes.
         kind: what messages call the file, such as "checkpoint".
 
     Raises:
@@ -52,7 +52,7 @@ def replace_file(path: Path, content: bytes | Iterable[bytes | memoryview], kind
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Warm-up: compile kernels and tell the user so; time steps to estimate how long a stage takes.
+"""Warm-up: compile the kernels of a stage before it begins, and tell the user so.
 
 Kernels are compiled once per machine.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
@@ -23,16 +22,13 @@ from tinyprune.progress import duration, progress_bar, say
 from tinyprune.training.evaluation import evaluate
 from tinyprune.training.step import Objective, Training, train_step
 
-# What is short is measured for so long, what is long three times or until ten times as long is over.
-SECONDS = 0.1
-
 
 @contextmanager
 def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str]]:
     """Say when the backend `ops` begins to compile kernels for `what`, and in the end how many and how long it took.
 
     A terminal shows meanwhile how many are compiled, of about how many if it is a `run`, and which one is next.
-    Yields the list of those that have been begun.
+    Yields the list of functions whose compilation has begun.
     """
     compiling: list[str] = []  # a function waits while one that it calls is compiled
     bars = []
@@ -68,30 +64,10 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
         say(f"{what}: compiled {len(begun)} function{'s' * (len(begun) != 1)} in {duration(seconds)}; {ops.kept}")
 
 
-def median_seconds(ops: Engine, work: Callable[[], object]) -> float:
-    """Return how long `work` takes, the median of some calls in which nothing was compiled.
+def rehearse(model: Transformer, objective: Objective, segments: Segments, text: Text, config: TrainConfig) -> None:
+    """Make two training steps and an evaluation with a copy: all kernels that a stage needs are compiled afterwards.
 
-    The first call is not among them, since it reads kernels from disk and meets cold caches.
-    """
-    compiled: list[str] = []
-    measured: list[float] = []
-    work()
-    with ops.compilations(compiled.append, lambda: None):
-        while sum(measured) < (SECONDS if len(measured) >= 3 else 10 * SECONDS):
-            before, start = len(compiled), time.perf_counter()
-            work()
-            ops.synchronize()
-            if len(compiled) == before:
-                measured.append(time.perf_counter() - start)
-    return statistics.median(measured)
-
-
-def measure_seconds(
-    model: Transformer, objective: Objective, segments: Segments, text: Text, config: TrainConfig
-) -> tuple[float, float]:
-    """Time a training step and an evaluation on the validation split, in seconds.
-
-    Model and objective are not changed. All kernels that a stage needs are compiled afterwards.
+    Model and objective are not changed.
     """
     ops = model.ops
     params = {name: ops.to_device(ops.to_host(value).copy()) for name, value in model.params.items()}
@@ -100,16 +76,10 @@ def measure_seconds(
     training = Training.start(replica, segments, config, copy.deepcopy(objective), rng)
     # a piece of the text, long enough to fill the memory and to read with it
     piece = text.valid[: model.config.M + 2 * model.config.T + 1]
-    with ops.compiling_ahead() as others, suppress(NotFiniteError):  # the real training reports it
-        if others is not None:
-            train_step(dataclasses.replace(training, model=dataclasses.replace(replica, ops=others)))
-
-    def step() -> None:
-        with suppress(NotFiniteError):
+    with suppress(NotFiniteError):  # the real training reports it
+        with ops.compiling_ahead() as others:
+            if others is not None:
+                train_step(dataclasses.replace(training, model=dataclasses.replace(replica, ops=others)))
+        for _ in range(2):  # without memory, and with it
             train_step(training)
-
-    def look() -> None:
-        with suppress(NotFiniteError):
-            evaluate(replica, piece, 0)
-
-    return median_seconds(ops, step), median_seconds(ops, look) * len(text.valid) / len(piece)
+        evaluate(replica, piece, 0)

@@ -7,8 +7,8 @@ import pytest
 from toy_workloads import write_model
 
 from tinyprune import machine
-from tinyprune.bench.benchmarks import busy, memory, speed
-from tinyprune.bench.command import Options, check_benchmark
+from tinyprune.bench.benchmarks import busy, speed
+from tinyprune.bench.command import Options, check_options
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import BACKENDS
 
@@ -20,11 +20,22 @@ PRODUCT = (3, 5, 4, "A·B")
 
 @pytest.mark.parametrize("options", [CPU_TORCH, GPU_TORCH, TF32])
 def test_torch_computes_where_we_do(options):
-    for contenders in (speed.attention_contenders(options, name="tiny"), memory.step_contenders(options, name="tiny")):
+    for contenders in (speed.attention_contenders(options, name="tiny"), speed.step_contenders(options, name="tiny")):
         ours, *peers = contenders
         assert [c.subject for c in contenders] == [f"tinyprune ({options.backend})", "torch plain", "torch sdpa"]
         assert ours.arguments["backend"] == options.backend
         assert [peer.arguments["device"] for peer in peers] == 2 * [options.device]
+
+
+@pytest.mark.parametrize(("options", "tolerance"), [(GPU_TORCH, 1e-4), (TF32, 5e-3)])
+def test_cublas_is_the_peer_of_products_on_a_gpu_as_exact_as_ours(options, tolerance):
+    case = speed.matmul_case(PRODUCT, options)
+    ours, peer = case.contenders
+    assert (peer.subject, case.tolerance) == ("cuBLAS", tolerance)
+    assert ours.arguments["backend"] == peer.arguments["device"] == options.backend
+    assert [(c.subject, c.compared) for c in speed.sgemm(options)] == [("cuBLAS", False)]
+    assert len(speed.matmul_case(PRODUCT, GPU).contenders) == 1 and speed.sgemm(GPU) == ()
+    assert speed.with_share([{"subject": "tinyprune (cuda)"}]) == [{"subject": "tinyprune (cuda)", "sgemm_share": None}]
 
 
 def test_steps():
@@ -69,35 +80,16 @@ def test_the_yardstick_is_blas_at_its_best(monkeypatch):
     assert speed.blas(PRODUCT).library == "numpy"
 
 
-def test_cublas_is_the_peer_of_products_on_a_gpu():
-    assert [c.subject for c in speed.matmul_case(PRODUCT, GPU_TORCH).contenders] == ["tinyprune (cuda)", "cuBLAS"]
-    assert [c.subject for c in speed.matmul_case(PRODUCT, GPU).contenders] == ["tinyprune (cuda)"]
-    assert [(c.subject, c.compared) for c in speed.sgemm(GPU_TORCH)] == [("cuBLAS", False)]
-    assert speed.sgemm(GPU) == ()
-    assert speed.with_share([{"subject": "tinyprune (cuda)"}]) == [{"subject": "tinyprune (cuda)", "sgemm_share": None}]
-
-
-@pytest.mark.parametrize(("options", "tolerance"), [(GPU_TORCH, 1e-4), (TF32, 5e-3)])
-def test_both_sides_compute_in_tf32_or_none(options, tolerance):
-    case = speed.matmul_case(PRODUCT, options)
-    ours, peer = case.contenders
-    assert case.tolerance == tolerance and ours.arguments["backend"] == peer.arguments["device"] == options.backend
-
-
 def test_a_pytorch_without_cuda_is_refused(monkeypatch):
     """Our kernels can run here, it is pretended."""
     torch = pytest.importorskip("torch")
     monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
     monkeypatch.setitem(BACKENDS, "cuda", BACKENDS["cuda"]._replace(problem=lambda: None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_benchmark("step", GPU)
+    check_options(GPU)
     said = rf"--peers torch: PyTorch {re.escape(torch.__version__)} finds no GPU: install one that is built for CUDA"
     with pytest.raises(UsageError, match=said):
-        check_benchmark("step", GPU_TORCH)
-    from tinyprune.bench.torch_operations import attention
-
-    with pytest.raises(UsageError, match="finds no GPU"):
-        attention("plain", device="cuda", name="tiny")
+        check_options(GPU_TORCH)
 
 
 def test_a_busy_machine(tmp_path, monkeypatch):

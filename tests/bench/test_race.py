@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +12,6 @@ from tinyprune.bench.race import ATTEMPTS, Case, disagreement, race, records, ta
 from tinyprune.errors import TinypruneError
 
 KEYS = ["benchmark", "shape", "subject", "median_ms", "ratio_to_subject", "gflops", "waited_percent"]
-
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    """Libraries' processes find `toy_workloads`."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
 def contender(subject, library, workload="quick", gflop=2.0, value=1.0, **options) -> Contender:
@@ -75,35 +67,24 @@ def test_no_ratio_on_a_busy_machine(waited, ratio):
 
 
 class Script(contextlib.nullcontext):
-    """In place of the processes: turns of known length, the last ones first."""
+    """In place of the processes: turns of one second; `waited` is how long the peer waits in each of its turns."""
 
-    def __init__(self, seconds: dict[str, list[float]], waited: Sequence[float] = ()) -> None:
+    def __init__(self, waited: list[float]) -> None:
         super().__init__(self)
-        self.threads, self.seconds, self.waited, self.asked = 1, seconds, list(waited), []
-
-    def build(self, key: str, contender: Contender, **options: object) -> None:
-        pass
+        self.threads, self.waited, self.asked = 1, waited, []
 
     def ask(self, library: str, do: str, key: str) -> dict[str, float]:
         self.asked.append(library)
-        return {"seconds": self.seconds[key].pop(), "waited": self.waited.pop() if self.waited else 0.0}
+        return {"seconds": 1.0, "waited": self.waited.pop(0) if library == "torch" else 0.0}
 
 
-def take_all(waited: Sequence[float]) -> tuple[list[str], list[float | None]]:
-    """Who is asked, and the peer's ratios, in races of one round whose peer waits as long as this, one after other."""
-    script = Script({"one/we": [1.0] * ATTEMPTS, "one/they": [3.0] * ATTEMPTS}, [x for w in waited for x in (w, 0.0)])
+@pytest.mark.parametrize(("waited", "attempts", "ratio"), [([0.3, 0.0], 2, 1), ([0.3] * ATTEMPTS, ATTEMPTS, None)])
+def test_a_comparison_that_was_disturbed_is_repeated_and_has_no_ratio_if_it_stays_so(waited, attempts, ratio, capsys):
+    script = Script(waited)
     rows = take_turns(CASE, script, 1, tqdm(disable=True))
-    return script.asked, [row["ratio_to_subject"] for row in rows]
-
-
-def test_a_comparison_that_was_disturbed_once_is_repeated(capsys):
-    assert take_all([0.0, 0.3]) == (["ours", "torch"] * 2, [1, 3])
-    assert capsys.readouterr().err == ""
-
-
-def test_one_that_stays_disturbed_has_no_ratio(capsys):
-    assert take_all([0.3] * ATTEMPTS) == (["ours", "torch"] * ATTEMPTS, [1, None])
-    assert "no ratio for they at one: other programs had the processors" in capsys.readouterr().err
+    assert script.asked == ["ours", "torch"] * attempts and [row["ratio_to_subject"] for row in rows] == [1, ratio]
+    said = "no ratio for they at one: other programs had the processors"
+    assert (said in capsys.readouterr().err) == (ratio is None)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,7 @@ import pytest
 from toy_workloads import write_model
 
 from tinyprune.bench.benchmarks.speed import products
-from tinyprune.bench.shapes import (
-    STEP_SHAPES,
-    attention_gflop,
-    default_shapes,
-    model_shape,
-    step_gflop,
-)
+from tinyprune.bench.shapes import STEP_SHAPES, attention_gflop, default_shapes, model_shape, step_gflop
 from tinyprune.errors import UsageError
 from tinyprune.model.parameters import parameter_shapes
 
@@ -55,8 +49,6 @@ def test_changes(tmp_path):
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"'enormous'.*relative-d128"):
-        model_shape("enormous")
     with pytest.raises(UsageError, match="cutoffs"):
         model_shape(write_model(tmp_path, cutoffs=[5, 9]))
 

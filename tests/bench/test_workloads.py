@@ -66,32 +66,21 @@ def test_half_of_the_heads_closed_and_removed_are_the_same_model(tmp_path):
     assert smaller.config.heads == (2, 2)
 
 
-@pytest.mark.parametrize("kind", SIZES)
-def test_parameters_and_memory_move_on(tmp_path, kind):
-    losses = ours.training_step("numpy", name=write_model(tmp_path, kind)).results()["losses"]
-    assert len(set(losses)) == 3 and all(1 < loss < 5 for loss in losses)
-
-
 @pytest.mark.parametrize("mode", ["plain", "sdpa"])
 @pytest.mark.parametrize("kind", [*SIZES, "plain"])
 def test_torch_computes_what_we_do(mode, kind, tmp_path):
-    """Attention and its gradients; losses of three steps: forward, backward, clipping, optimizer, memory."""
+    """Attention and its gradients; losses of three steps: forward, backward, clipping, optimizer, memory.
+
+    Under bf16 autocast, emulated where the processor has no such instructions, the losses are others, but not far off.
+    """
     dropout = dict.fromkeys(("dropout", "dropout_attention", "dropout_embedding"), 0.3)  # off in what is compared
     shape = PLAIN if kind == "plain" else {"name": write_model(tmp_path, kind, **dropout)}
     peer = torch_module("operations").attention(mode, **shape)
     assert_same(ours.attention("numpy", **shape), peer, 1e-4)
-    peer = torch_module("model").training_step(mode, **shape)
-    assert_same(ours.training_step("numpy", **shape), peer, 1e-6)
-
-
-@pytest.mark.parametrize("mode", ["plain", "sdpa"])
-@pytest.mark.parametrize("kind", [*SIZES, "plain"])
-def test_torch_under_bf16_autocast_trains_nearly_the_same(mode, kind, tmp_path):
-    """Emulated where the processor has no bf16 instructions; other losses than in float32, but not far from them."""
-    shape = PLAIN if kind == "plain" else {"name": write_model(tmp_path, kind)}
-    peer = torch_module("model").training_step(mode, bf16=True, **shape)
-    expected, found = ours.training_step("numpy", **shape).results(), peer.results()
-    assert disagreement(expected, found, 1e-6) and not disagreement(expected, found, BF16_TOLERANCE)
+    step, torch_step = ours.training_step("numpy", **shape), torch_module("model").training_step
+    expected, in_bf16 = step.results(), torch_step(mode, bf16=True, **shape).results()
+    assert disagreement(expected, in_bf16, 1e-6) and not disagreement(expected, in_bf16, BF16_TOLERANCE)
+    assert_same(ours.training_step("numpy", **shape), torch_step(mode, **shape), 1e-6)
 
 
 def test_torch_trains_with_fewer_heads(tmp_path):

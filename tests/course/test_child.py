@@ -6,12 +6,7 @@ from tinyprune.course import isolation
 from tinyprune.course.child import FORBIDDEN
 from tinyprune.course.sandbox import AnswerError, Sandbox
 
-SOURCES = [
-    "import tinyprune",
-    "import tinyprune.course.child",
-    "from tinyprune import ops",
-    "__import__('tinyprune.ops')",
-]
+SOURCES = ["from tinyprune import ops", "__import__('tinyprune.course.child')"]
 SOURCES += [f"import {name}.nn" for name in FORBIDDEN]
 
 

@@ -75,13 +75,10 @@ def test_steps_are_a_budget_and_go_through_the_text(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.pop("layers.0.Wo"), "must have 16 rows for each head"),
         (lambda p: p.update({"layers.1.Wo": p["layers.1.Wo"][:10]}), "must have 16 rows for each head, got 10"),
         (lambda p: p.update({"layers.1.Wq": p["layers.1.Wq"][:, :16]}), "must have shape"),
-        (lambda p: p.update({"layers.2.net.pv": p["layers.2.net.pv"][:3]}), "must have shape"),
-        (lambda p: p.update({"R": p["R"].T}), "must have shape"),
     ],
-    ids=["missing", "rows", "columns", "networks", "turned"],
+    ids=["rows", "columns"],
 )
 def test_parameters_that_do_not_fit_are_refused(model, change, message):
     parameters = model.parameters
@@ -94,19 +91,6 @@ def test_parameters_that_do_not_fit_are_refused(model, change, message):
 def test_gates_that_do_not_fit_are_refused(model, gate):
     with pytest.raises(ValueError, match="gate must be finite and of shape"):
         model.batches(1).loss_and_gate_gradients(gate)
-
-
-def test_step_of_adam_goes_down_and_changes_nothing_in_place(model):
-    parameters = untrained(model, 1)
-    before = {name: value.copy() for name, value in parameters.items()}
-    batches, state, losses = model.batches(20), None, []
-    moved = parameters
-    for _ in range(20):
-        loss, grads = batches.loss_and_gradients(moved)
-        moved, state = given.adam_step(moved, grads, state, 3e-3)
-        losses.append(loss)
-    assert losses[-1] < losses[0] - 0.5
-    assert all(np.array_equal(parameters[name], before[name]) for name in before)
 
 
 def test_random_heads_are_computed_once_and_kept(model, monkeypatch):

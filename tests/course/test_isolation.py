@@ -100,14 +100,6 @@ def test_process_ends_when_the_tester_is_killed(isolated):
     expect_end(scratch)
 
 
-def test_reason_is_given_where_bubblewrap_does_not_work(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert isolation.problem.__wrapped__() == "bubblewrap is not installed"
-    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: no namespaces' >&2\nexit 1\n")
-    (tmp_path / "bwrap").chmod(0o700)
-    assert isolation.problem.__wrapped__() == "bubblewrap does not work here (bwrap: no namespaces)"
-
-
 FORKS = """
 import os, time
 def fork(most):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinyprune.data.download import fetch
-from tinyprune.errors import SaveError, TinypruneError
+from tinyprune.errors import TinypruneError
 
 PAYLOAD = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
@@ -107,10 +107,3 @@ def test_without_a_network_the_message_gives_alternatives(download, server, file
     message = str(raised.value)
     assert f"put the file by hand at {file}, or read a book" in message and "\n" not in message
     assert raised.value.exit_status == 1
-
-
-def test_a_folder_that_cannot_be_made_is_an_error_of_saving(download, file):
-    file.write_text("a file, not a folder")
-    with pytest.raises(SaveError, match=r"cannot read or write .* set TINYPRUNE_CACHE"):
-        download(file / "file")
-    assert list(file.parent.iterdir()) == [file]

@@ -2,15 +2,15 @@
 
 import functools
 import io
+from codecs import BOM_UTF8 as BOM
 from unittest import mock
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tinyprune.data import newlines, spans
-from tinyprune.data.newlines import BOM, plain_text
-from tinyprune.data.spans import Span, whole_words
+from tinyprune.data import spans
+from tinyprune.data.spans import Span, plain_text, whole_words
 from tinyprune.errors import TinypruneError, UsageError
 
 
@@ -23,8 +23,8 @@ def span_of(data, start=0, stop=None):
 @example(b"ab\r\n\r\r\nc", 3)
 def test_only_the_mark_at_the_beginning_and_line_ends_change(data, chunk):
     expected = data.removeprefix(BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    for size_of_chunk in (newlines.CHUNK, chunk):
-        with mock.patch.object(newlines, "CHUNK", size_of_chunk):
+    for size_of_chunk in (spans.CHUNK, chunk):
+        with mock.patch.object(spans, "CHUNK", size_of_chunk):
             opener, size = plain_text(functools.partial(io.BytesIO, data), len(data))
             assert size == len(expected)
             for start in range(size + 1):

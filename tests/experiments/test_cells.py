@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 import safetensors.numpy
-from toy import STEPS, toy_cell, toy_config, without_seconds
+from toy import STEPS, toy_cell, toy_config
 
 from tinyprune.data import Segments
 from tinyprune.errors import UsageError
@@ -85,12 +85,6 @@ def test_criteria_take_the_same_share_of_each_layer_if_told_to(method, folder, b
     assert compute(cell, baseline.checkpoint).record["heads"] == [1, 1]
 
 
-@pytest.mark.parametrize("method", ["random", "gates", "voita", "gumbel-top-k"])
-def test_the_same_cell_has_the_same_result(method, folder, baseline):
-    first, second = (compute(toy_cell(folder, method, 2), baseline.checkpoint).record for _ in range(2))
-    assert without_seconds(first) == without_seconds(second)
-
-
 def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else(folder):
     def key(method="gates", heads=2, scope="global", **options):
         return Cell(toy_config(folder, **options), method, heads, scope, "numpy").key
@@ -110,20 +104,6 @@ def test_a_key_changes_with_all_that_the_result_depends_on_and_with_nothing_else
     assert baseline == Cell(toy_config(folder, gate__beta=0.5, finetune__steps=9), "random", 1).baseline.key
     assert baseline != Cell(toy_config(folder, train__lr=1e-3), "random", 1).baseline.key
     assert key() != Cell(toy_config(folder), "gates", 2).key  # another backend
-
-
-@pytest.mark.parametrize(
-    ("method", "heads", "message"),
-    [
-        ("michelle", 2, "method must be one of .*michel.*; got 'michelle'"),
-        ("gates", None, "heads must be a number"),
-        ("baseline", 2, "heads must be a number, except for baseline, unpruned; got 2"),
-        ("gates", 5, "heads must be between 0 and 4, got 5"),
-    ],
-)
-def test_cells_that_make_no_sense_are_refused(method, heads, message, folder):
-    with pytest.raises(UsageError, match=message):
-        toy_cell(folder, method, heads)
 
 
 def test_every_stage_reads_on_after_the_one_before(folder, baseline, monkeypatch):
@@ -159,11 +139,9 @@ def test_rewound_gates_choose_the_same_heads_and_begin_with_the_baselines_weight
     assert heads["bits_per_character"] != rewound["bits_per_character"]
 
 
-def test_a_cell_for_another_text_or_without_its_baseline_is_refused(folder):
+def test_a_cell_for_another_text_is_refused(folder):
     with pytest.raises(UsageError, match=r"the text .* is not the one"):
         compute(dataclasses.replace(toy_cell(folder), digest="0" * 64))
-    with pytest.raises(UsageError, match="needs the checkpoint of its baseline"):
-        compute(toy_cell(folder, "random", 2))
 
 
 def test_a_cell_is_computed_in_one_thread(folder, monkeypatch):

@@ -7,8 +7,6 @@ import time
 
 import distributed
 import pytest
-from command import succeed
-from test_experiment import given, rows_of
 from toy import assert_as_in_one_thread, toy_cell
 
 from tinyprune.errors import UsageError
@@ -66,15 +64,6 @@ def test_a_killed_worker_loses_nothing_and_results_are_those_without_dask(tmp_pa
     assert done_before_the_kill and len(store.records) == 4
     assert len(store.path.read_text().splitlines()) == 4  # nothing finished was computed again
     assert_as_in_one_thread(cells, store)
-
-
-def test_a_whole_study_on_a_cluster(tmp_path, cluster):
-    """The command, with and without Dask: the same numbers except for times."""
-    client, _ = cluster
-    arguments = given("tradeoff", tmp_path)
-    succeed(*arguments, "--directory", tmp_path / "dask", "--scheduler", client.scheduler.address)
-    succeed(*arguments, "--directory", tmp_path / "processes", "--jobs", "2")
-    assert rows_of(tmp_path / "dask") == rows_of(tmp_path / "processes") != []
 
 
 def test_nobody_there_is_one_clear_error():

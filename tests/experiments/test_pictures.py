@@ -96,12 +96,6 @@ def test_in_the_map_the_winner_is_blue_for_gates_and_red_for_a_criterion():
     assert [text.get_text() for text in axes.texts] == ["+2.0 M", "-2.0 M"]
 
 
-def test_architectures_are_drawn_against_all_three_measures():
-    figure = pictures.plot_architecture([r for r in rows() if r["method"] in ("random", "gates")])
-    assert [axes.get_xlabel() for axes in figure.axes] == list(pictures.MEASURES.values())
-    assert all(len(axes.containers) == 2 for axes in figure.axes)
-
-
 def test_perplexity_has_a_line_for_each_method_in_each_panel():
     def row(method, removed, steps, perplexity, spread=None):
         names = ("method", "heads_removed", "steps", "perplexity", "spread")

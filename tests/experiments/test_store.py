@@ -47,14 +47,6 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path):
         Store(tmp_path / "study")
 
 
-def test_a_baseline_that_is_trained_again_for_its_weights_has_one_line(tmp_path):
-    store = filled(tmp_path)
-    store.checkpoint_path(toy_cell(tmp_path)).unlink()
-    before = store.path.read_bytes()
-    store.add(toy_cell(tmp_path), Outcome({"heads": [2, 2]}, b"weights"))
-    assert store.path.read_bytes() == before and store.checkpoint(toy_cell(tmp_path)) == b"weights"
-
-
 def test_two_processes_do_not_write_into_one_study(tmp_path):
     one, two = Store(tmp_path / "study"), Store(tmp_path / "study")
     with one.locked():

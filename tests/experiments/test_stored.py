@@ -7,8 +7,7 @@ import pytest
 
 from tinyprune.config import RunConfig
 from tinyprune.experiments.compare import CheckpointCell
-from tinyprune.experiments.experiment import get_study
-from tinyprune.experiments.study import Plan
+from tinyprune.experiments.experiment import Plan, get_study
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
 

@@ -9,11 +9,11 @@ from typing import Any
 from command import MODEL, write_text
 
 from tinyprune.config import RunConfig
-from tinyprune.experiments import experiment, timing
+from tinyprune.experiments import experiment, results
 from tinyprune.experiments.cells import Cell, compute
+from tinyprune.experiments.experiment import Plan
 from tinyprune.experiments.grid import ThisProcess, Workers
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.study import Plan
 from tinyprune.model.counting import count_parameters
 
 STAGE = {"B": 2, "lr": 2e-3}
@@ -80,7 +80,7 @@ class Lost(Exception):
 def whole_study(name: str, plan: Plan, directory: Path, monkeypatch: Any) -> tuple[dict[str, str], set[str]]:
     """Run a study; returns its text files by name, and its pictures' names. Times are 1 ms for every parameter."""
     monkeypatch.setattr(
-        timing, "milliseconds_per_1k_tokens", lambda models, *_: [count_parameters(m.config) for m in models]
+        results, "milliseconds_per_1k_tokens", lambda models, *_: [count_parameters(m.config) for m in models]
     )
     experiment.run_study(name, plan, directory / name, Here().opened)
     pictures = {path.stem for path in (directory / name / "plots").glob("*.png")}

@@ -43,14 +43,6 @@ def test_a_cell_that_never_ends_is_named(failing, monkeypatch):
 
 
 @pytest.mark.slow
-def test_executed_notebook_is_kept_with_its_outputs(failing):
-    failing.write_text("# %% [markdown]\n# # Title\n\n# %%\nprint('kept')\n", encoding="utf-8")
-    target = execute.write(execute.run(failing), failing)
-    assert target.name == "03_wrong.ipynb"
-    assert "kept" in target.read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
 def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(failing):
     """So that a page shows pictures where no kernel runs, JupyterLab's own included."""
     pytest.importorskip("ipywidgets")
@@ -58,9 +50,12 @@ def test_an_exercise_is_kept_without_its_error_and_sliders_without_their_widget(
     failing.write_text(
         f'# %% tags=["exercise", "raises-exception"]\nprint(1)\n1 / 0\n\n# %%\n{slid}\n', encoding="utf-8"
     )
-    exercise, slider = execute.run(failing).cells
+    notebook = execute.run(failing)
+    exercise, slider = notebook.cells
     assert [output.output_type for output in exercise.outputs] == ["stream"]
     assert {*slider.outputs[0].data} == {"text/plain", "text/html"}
+    target = execute.write(notebook, failing)
+    assert target.name == "03_wrong.ipynb" and "data-frames" in target.read_text(encoding="utf-8")
 
 
 def test_progress_bars_are_kept_as_a_terminal_shows_them():

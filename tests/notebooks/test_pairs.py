@@ -7,7 +7,6 @@ import sys
 import jupytext
 import pytest
 from folder import FOLDER, NAMES
-from height import code_share, is_plumbing
 
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 REPOSITORY = FOLDER.parent
@@ -24,6 +23,28 @@ def sources(name, kind):
 
 def markdown(name):
     return "\n\n".join(sources(name, "markdown"))
+
+
+def is_plumbing(cell):
+    """Return whether a cell of code is visible, and neither an exercise nor what the chapter is about."""
+    about = cell["metadata"]
+    return not {"subject", "exercise"} & {*about.get("tags", [])} and not about.get("jupyter", {}).get("source_hidden")
+
+
+def code_share(name):
+    """Return the share of visible code and listings in a chapter, in lines of text; a picture counts as twenty."""
+    code = text = 0
+    for cell in executed(name)["cells"]:
+        lines = "".join(cell["source"]).splitlines()
+        if cell["cell_type"] == "markdown":
+            text += sum(1 + len(line) // 88 for line in lines)
+        elif is_plumbing(cell):
+            code += len(lines)
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            code += "".join(data.get("text/markdown", "")).count("\n")
+            text += "".join(output.get("text", "")).count("\n") + 20 * ("image/png" in data or "text/html" in data)
+    return code / (code + text)
 
 
 def anchors(text):

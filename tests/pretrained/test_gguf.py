@@ -2,7 +2,6 @@
 
 import json
 import struct
-import sys
 
 import gguf
 import numpy as np
@@ -13,8 +12,8 @@ from gguf import GGUFWriter
 from samples import refused
 
 from tinyprune.config import ModelConfig
-from tinyprune.errors import CheckpointError, MissingExtraError, UsageError, install_command
-from tinyprune.pretrained import read_pretrained, stored
+from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.pretrained import read_pretrained
 from tinyprune.pretrained.layout import sources
 
 # Rows as long as a block of quantised numbers, or two.
@@ -99,8 +98,7 @@ def test_what_the_converter_writes_is_read(tmp_path, config):
 @pytest.mark.parametrize(
     ("kind", "error"), [(Type.F16, 1e-3), (Type.BF16, 1e-2), (Type.Q8_0, 1e-2), (Type.Q4_1, 0.1)], ids=str
 )
-def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, error, monkeypatch):
-    monkeypatch.setattr(stored, "BLOCK_BYTES", 1000)  # a matrix has several
+def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, error):
     model = read_pretrained(write(tmp_path / "m.gguf", LLAMA, params, kind))
     quantised = gguf.quants.dequantize(gguf.quants.quantize(params["embedding"], kind), kind)
     np.testing.assert_array_equal(model.params["embedding"], quantised)
@@ -114,13 +112,10 @@ def test_narrow_and_quantised_numbers_become_float32(tmp_path, params, kind, err
     [
         ({"general.architecture": "mamba"}, "general.architecture is 'mamba', .* where it is 'llama'"),
         ({"llama.rope.scaling.type": "linear"}, "rope.scaling.type is 'linear'"),
-        ({"llama.expert_count": 8}, "expert_count is 8"),
-        ({"llama.attention.key_length": 16}, "attention.key_length is 16, .* where it is 8"),
         ({"llama.attention.head_count_kv": [2, 2]}, r"head_count_kv must be a number of type int .*, got \[2, 2\]"),
         ({"llama.block_count": 100_000_000}, "block_count must be .* below 1,000, got 100000000"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model is 'llama', .* where it is 'gpt2'"),
         ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre must be one of smollm, gpt-2, got qwen2"),
-        ({"llama.rope.freq_base": 0.0}, "rope.freq_base must be a number of type float above 0"),
     ],
     ids=str,
 )
@@ -133,7 +128,6 @@ def test_settings_that_we_do_not_have_are_refused(tmp_path, params, entries, mat
     [
         ({"without": ["llama.block_count"]}, UsageError, "lacks llama.block_count"),
         ({"without": ["tokenizer.ggml.merges"]}, CheckpointError, "has no tokens, their types or merges"),
-        ({"without": ["tokenizer.ggml.pre"]}, UsageError, "tokenizer.ggml.pre must be one of .* got None"),
         ({"entries": {"tokenizer.ggml.token_type": [1]}}, CheckpointError, "300 tokens have 1 types"),
         ({"more": {"rope_freqs.weight": np.ones(4, "f4")}}, CheckpointError, "beside .* the tensor rope_freqs.weight;"),
         ({"entries": {"llama.vocab_size": 299}}, CheckpointError, r"shape \(300, 32\), .* need \(299, 32\)"),
@@ -149,10 +143,12 @@ def test_numbers_that_the_package_does_not_know_are_refused(tmp_path, params):
     name = b"blk.1.ffn_up.weight"
     content = path.read_bytes()
     place = content.index(name) + len(name) + 4 + 2 * 8  # behind its name, the number of axes, and two of them
-    for kind, said in ((int(Type.F64), "F64"), (999, "type 999")):
+    for kind, error, said in (
+        (int(Type.I8), UsageError, "blk.1.ffn_up.weight is stored as I8, which cannot be read"),
+        (999, CheckpointError, "altered .*999"),
+    ):
         path.write_bytes(content[:place] + struct.pack("<I", kind) + content[place + 4 :])
-        # The last tensors of twice the size would end behind the file.
-        refused(path, UsageError, f"blk.1.ffn_up.weight is stored as {said}, which cannot be read")
+        refused(path, error, said)
 
 
 def test_a_damaged_file_is_refused(tmp_path, params):
@@ -168,12 +164,4 @@ def test_a_damaged_file_is_refused(tmp_path, params):
         refused(path, CheckpointError, "is truncated, altered or no GGUF file")
     for version in (b"\x01\0\0\0", b"\0\0\0\x03"):
         path.write_bytes(whole[:4] + version + whole[8:])
-        refused(path, UsageError, "version .* of GGUF, in this machine's byte order; 2 and 3 are read")
-
-
-def test_the_package_is_needed(tmp_path, monkeypatch):
-    (tmp_path / "m.gguf").touch()
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(MissingExtraError) as raised:
-        read_pretrained(tmp_path / "m.gguf")
-    assert str(raised.value).endswith(install_command("pretrained"))
+        refused(path, CheckpointError, "is truncated, altered or no GGUF file")

@@ -54,7 +54,7 @@ def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
     halves = np.array([[0x3F80, 0xC020, 0x7F61], [0x0001, 0, 0x8000]], "<u2")
     header = b'{"x":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}'
     (tmp_path / "x").write_bytes(struct.pack("<Q", len(header)) + header + halves.tobytes())
-    found = stored.read_tensor(read_header(tmp_path / "x")["x"])
+    found = read_header(tmp_path / "x")["x"].load()
     expected = np.array([[1.0, -2.5, 225 * 2.0**120], [2.0**-133, 0.0, -0.0]], np.float32)
     np.testing.assert_array_equal(found, expected, strict=True)
 
@@ -99,14 +99,11 @@ def test_older_files_are_read(tmp_path):
         assert read_pretrained(tmp_path / "l").config == samples.LLAMA
 
 
-def test_reading_and_writing_hold_little_more_than_the_model(tmp_path):
+def test_reading_holds_little_more_than_the_model(tmp_path):
     config = ModelConfig("llama", V=5000, D=240, H=6, F=1500, L=3, N=0, M=0, mask="causal")
     size = sum(x.nbytes for x in write(tmp_path / "m", config).values())
     tracemalloc.start()
-    model = read_pretrained(tmp_path / "m")
-    assert tracemalloc.get_traced_memory()[1] < 1.3 * size
-    tracemalloc.reset_peak()
-    write_hub(tmp_path / "again", Transformer(model.config, model.params), model.tokenizer)
+    read_pretrained(tmp_path / "m")
     assert tracemalloc.get_traced_memory()[1] < 1.3 * size
     tracemalloc.stop()
 
@@ -121,23 +118,16 @@ FOREIGN |= {"quantization_config": {"bits": 4}, "activation_function": "relu"}
     [
         (GPT2, {"model_type": "bert"}, "model_type must be gpt2 or llama, got 'bert'"),
         *((GPT2, {key: value}, f"{key} is {value!r}, .* only models") for key, value in FOREIGN.items()),
-        (GPT2, {"model_type": ["gpt2"], "architectures": 1}, "model_type must be gpt2 or llama"),
         (GPT2, {"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, got 'no'"),
         (GPT2, {"n_head": 5}, "config.json: model.D must be a multiple of model.H = 5, got 24"),
-        (GPT2, {"n_embd": None}, "lacks n_embd"),
         (GPT2, {"n_layer": "2"}, "n_layer must be a number of type int above 0 and below 1,000, got '2'"),
-        (GPT2, {"n_layer": True}, "n_layer must be a number of type int above 0 .*, got True"),
-        (GPT2, {"n_head": 1000}, "n_head must be a number of type int above 0 and below 1,000, got 1000"),
         *((LLAMA, {key: True}, f"{key} is True") for key in ("attention_bias", "mlp_bias")),
-        (LLAMA, {"hidden_act": "gelu"}, "hidden_act is 'gelu', .* where it is 'silu'"),
         (LLAMA, {"head_dim": 8}, "head_dim is 8, .* where it is 4"),
         (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is 'linear', .* 'default'"),
-        (LLAMA, {"rope_parameters": {"rope_type": "llama3"}}, "rope_scaling is 'llama3'"),
         (LLAMA, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
         (LLAMA, {"rope_parameters": [1]}, r"rope_parameters must be a table, got \[1\]"),
         (LLAMA, {"rope_theta": -1.0}, "rope_theta must be a number of type float above 0 .*, got -1.0"),
         (LLAMA, {"num_key_value_heads": 4}, "model.kv_heads must divide model.H = 6, got 4"),
-        (LLAMA, {"num_attention_heads": 24, "head_dim": 1}, "needs an even head width D / H, got 1"),
         (LLAMA, {"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number of type float above 0 .*, got nan"),
     ],
     ids=str,
@@ -260,8 +250,8 @@ def test_other_models_are_refused(tmp_path):
     cannot_write(new, replace(LLAMA, M=4), "only where M is 0, got 4")
     cannot_write(new, replace(GPT2, kv_heads=2), "only where kv_heads is 0, got 2")
     cannot_write(new, replace(GPT2, kind="transformer"), "models of kind gpt2 and llama, got transformer")
-    cannot_write(new, GPT2, "this model has gates, .*; remove the closed heads first", gate=GateConfig())
-    cannot_write(new, GPT2, "need the byte-pair tokenizer of .*, got a byte one", tokenizer=ByteTokenizer())
+    cannot_write(new, GPT2, "this model has gates, .*; remove closed heads first", gate=GateConfig())
+    cannot_write(new, GPT2, "need a pretrained model's tokenizer, got a byte one", tokenizer=ByteTokenizer())
     assert not new.exists()
     cannot_write(tmp_path.parent, GPT2, "exists and is not an empty folder; give a new one")
     (tmp_path / "file").touch()
@@ -273,7 +263,7 @@ def test_an_export_that_fails_is_no_model(tmp_path, monkeypatch):
         if path.name == "tokenizer.json":
             raise TinypruneError("full")
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"".join(content))
+        path.write_bytes(content)
 
     monkeypatch.setattr(hub, "replace_file", full)
     with pytest.raises(TinypruneError, match="full"):

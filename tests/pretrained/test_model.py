@@ -7,7 +7,6 @@ import pytest
 import samples
 
 from tinyprune.kernels.backend import get_backend
-from tinyprune.model.generation import generate
 from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained import read_pretrained, write_hub
 from tinyprune.pretrained.hub import PREFIX
@@ -48,10 +47,8 @@ def test_what_is_written_again_is_loaded_by_transformers(pair, tmp_path):
     transformers = pytest.importorskip("transformers")
     theirs, model = pair
     write_hub(tmp_path, Transformer(model.config, model.params), model.tokenizer)
-    again, loading = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(loading.values())
-    ids = np.arange(18)
-    np.testing.assert_array_equal(samples.their_logits(again, ids), samples.their_logits(theirs, ids))
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(*(samples.their_logits(model, np.arange(18)) for model in (again, theirs)))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text in samples.HARD:
         assert tokenizer(text)["input_ids"] == model.tokenizer.encode(text).tolist()
@@ -87,18 +84,6 @@ def test_logits_and_all_gradients_are_those_of_transformers(pair, ours, n):
     rounding = 1e-6 * np.linalg.norm([np.linalg.norm(g) for g in expected.values()])
     for name, g in expected.items():
         assert np.linalg.norm(grads[name] - g) <= 1e-4 * np.linalg.norm(g) + rounding, name
-
-
-def test_the_likeliest_continuation_is_that_of_transformers(pair, ours):
-    """Rounding can not decide: the likeliest token leads by far more than float32's errors."""
-    import torch
-
-    prompt = np.random.default_rng(0).integers(0, 300, 5)
-    expected = pair[0].generate(torch.tensor(prompt[None]), do_sample=False, max_new_tokens=100, pad_token_id=0)
-    ids = expected[0].numpy()
-    first, second = np.sort(samples.their_logits(pair[0], ids)[4:-1], 1)[:, :-3:-1].T
-    assert (first - second).min() > 1e-3
-    assert list(generate(ours, prompt, 100, np.random.default_rng(0), temperature=0)) == ids[5:].tolist()
 
 
 def test_the_gradients_of_gates_are_those_of_factors_in_transformers(tmp_path):

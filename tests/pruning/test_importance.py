@@ -6,16 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from small import MODELS, head_outputs, small_config, small_model
+from small import MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.transformer import Transformer
 from tinyprune.pruning.gates import open_heads
-from tinyprune.pruning.importance import CRITERIA, keep_best, score_in_rounds, with_heads
+from tinyprune.pruning.importance import CRITERIA, keep_best, michel_global, score_in_rounds, with_heads
 from tinyprune.pruning.importance.masks import layer_shares
-from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.surgery import remove_closed_heads
 
 LONG = np.random.default_rng(4).integers(0, 11, 16 * 5 * 3 + 1)  # 16 streams of three segments
@@ -53,9 +52,6 @@ def without(whole: Transformer, layer: int, head: int) -> Transformer:
     mask = [np.ones(H, bool) for H in whole.config.heads]
     mask[layer][head] = False
     return remove_closed_heads(with_heads(whole, mask))
-
-
-# What a criterion measures.
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -161,7 +157,7 @@ def test_output_difference_is_the_layers_output_with_and_without_the_head(kind):
             outputs = []
             for j, m in enumerate(both):
                 _, memories[j], cache = m.forward(x, memories[j])
-                o, Wo = head_outputs(cache.attention_blocks[0]), m.params["layers.0.Wo"]
+                o, Wo = cache.attention_blocks[0].attention.o, m.params["layers.0.Wo"]
                 outputs.append(o.reshape(*o.shape[:2], -1) @ Wo)
                 if kind == "head networks" and j == 0:
                     units = cache.second_blocks[0].inside.r.reshape(*x.shape, 3, 6)[..., head, :]
@@ -176,14 +172,6 @@ def test_the_compiled_core_scores_alike(name):
     compiled = dataclasses.replace(whole, ops=get_backend("numba"))
     for a, b in zip(score(name, whole), score(name, compiled), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
-
-
-def test_random_scores_are_the_generators():
-    drawn = CRITERIA["random"](model(), LONG, np.random.default_rng(7))
-    np.testing.assert_array_equal(np.concatenate(drawn), np.random.default_rng(7).random(6))
-
-
-# Masks.
 
 
 SCORES = [np.array([3.0, 1.0, 2.0]), np.array([5.0, 0.0, 4.0])]
@@ -239,9 +227,6 @@ def test_what_a_mask_leaves_computes_what_it_did():
     np.testing.assert_array_equal(remove_closed_heads(pruned).params["layers.1.Wo"], whole.params["layers.1.Wo"][8:])
 
 
-# Rounds.
-
-
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("heads", range(7))
 @pytest.mark.parametrize("rounds", [1, 2, 4, 10])
@@ -259,12 +244,6 @@ def test_rounds_end_with_exactly_so_many_heads(rounds, heads, scope):
     # a head that stays scores above every head of its layer that went
     for end, kept in zip(ends, mask, strict=True):
         assert (end[kept] > rounds).all() and (end[~kept] < rounds).all()
-
-
-def test_one_round_ranks_as_one_shot_does():
-    whole = model()
-    ends = np.concatenate(score_in_rounds(whole, 3, lambda m: score("michel", m), 1))
-    np.testing.assert_array_equal(np.argsort(ends), np.argsort(np.concatenate(score("michel", whole))))
 
 
 def test_scores_are_taken_anew_from_what_is_left():

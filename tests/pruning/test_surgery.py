@@ -32,9 +32,6 @@ def largest_change(model: Transformer, smaller: Transformer) -> float:
     return np.abs(after - before).max() / np.abs(before).max()
 
 
-# The same logits.
-
-
 @pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_no_logit_changes_and_the_counts_fall_by_what_the_heads_own(kind, hard):
@@ -80,9 +77,6 @@ def test_no_logit_changes_with_other_settings(options, gate, dtype, hard):
         smaller = remove_closed_heads(model)
         assert all(x.dtype == dtype for x in smaller.params.values())
         assert largest_change(model, smaller) <= (1e-5 if dtype is np.float32 else 1e-12)
-
-
-# Layers without heads.
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -2,27 +2,15 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from command import files_up_to, wait_until
 
-from tinyprune.errors import CheckpointError, SaveError, UsageError
-from tinyprune.training.checkpoints import (
-    DTYPES,
-    generator_state,
-    load_checkpoint,
-    restore_generator,
-    safetensors_pieces,
-    save_checkpoint,
-)
+from tinyprune.errors import CheckpointError, UsageError
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 
 TENSORS = {
     "layers.0.Wq": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -33,7 +21,7 @@ TENSORS = {
     "tokens": np.array([0, 255], np.uint8),
     "mask": np.array([True, False, True]),
 }
-METADATA = {"none": None, "generator": generator_state(np.random.default_rng(0))}
+METADATA = {"none": None, "generator": np.random.default_rng(0).bit_generator.state}
 METADATA |= {"config": {"lr": 0.1, "largest": 1e308, "corpus": 'é "quoted" \\ \n', "heads": [8, 0]}}
 
 
@@ -76,19 +64,6 @@ def test_round_trip(path):
     assert_same(load_checkpoint(path)[0], TENSORS)
 
 
-def test_pieces_are_what_safetensors_writes():
-    """Names, dtypes and metadata of all kinds; and no piece is a copy of an array."""
-    tensors = {f"{name}.é": np.arange(n).astype(name) for n, name in enumerate(DTYPES)} | {
-        "0": np.float32(3)[None][0:0]
-    }
-    tensors["0-d"] = np.array(1.5)
-    metadata = {"a": 'quotes " and \\ \x01 \n é'}
-    layout = {name: (x.dtype.name, x.shape) for name, x in tensors.items()}
-    header, *arrays = safetensors_pieces(layout, tensors.__getitem__, metadata)
-    assert header + b"".join(arrays) == safetensors.numpy.save(tensors, metadata)
-    assert all(any(np.shares_memory(np.frombuffer(piece, np.uint8), x) for x in tensors.values()) for piece in arrays)
-
-
 def test_views_are_saved_as_they_look(tmp_path):
     """safetensors by itself would write the bytes in the gaps of such memory, too."""
     x = np.arange(12.0).reshape(3, 4)
@@ -115,25 +90,16 @@ def test_every_change_of_a_byte_or_of_the_length_is_noticed(path):
         assert_refused(path, "truncated")
 
 
-NEWER = "format 2, newer than 1.*update tinyprune"
-ALTERED = [{"format_version": 0}, {"format_version": "x"}, {"metadata": {**METADATA, "none": 0}}]
-ALTERED += [{"metadata": {"loss": float("inf")}}]
-INCOMPLETE = [{"format_version": 1, "metadata": {}}, {"format_version": 1}, [1], "no JSON"]
+ENTRIES = [({"format_version": 2}, "format 2, newer than 1.*update tinyprune"), ({"format_version": "x"}, "altered")]
+ENTRIES += [({"metadata": {**METADATA, "none": 0}}, "altered"), ("no JSON", "altered"), ([1], "altered")]
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda fields: fields | {"format_version": 2}, NEWER),
-        *((lambda fields, new=new: fields | new, "altered") for new in ALTERED),
-        *((lambda fields, new=new: new, "altered") for new in INCOMPLETE),
-    ],
-)
+@pytest.mark.parametrize(("change", "words"), ENTRIES)
 def test_metadata_that_is_not_as_written_is_refused(path, change, words):
     """The file is whole as safetensors, only its header's entry has changed."""
     with safetensors.safe_open(path, framework="numpy") as file:
-        entry = change(json.loads(file.metadata()["tinyprune"]))
-    entry = entry if isinstance(entry, str) else json.dumps(entry)
+        fields = json.loads(file.metadata()["tinyprune"])
+    entry = json.dumps(fields | change if isinstance(change, dict) else change)
     path.write_bytes(safetensors.numpy.save(TENSORS, {"tinyprune": entry}))
     assert_refused(path, words)
 
@@ -175,92 +141,3 @@ def test_what_the_file_cannot_hold_is_refused(tmp_path, tensors, metadata, words
     with pytest.raises(UsageError, match=words):
         save_checkpoint(tmp_path / "c.safetensors", tensors, metadata)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_directory_that_is_not_there_is_made_and_one_that_is_a_file_refused(tmp_path):
-    save_checkpoint(tmp_path / "new" / "c.safetensors", TENSORS, METADATA)
-    assert load_checkpoint(tmp_path / "new" / "c.safetensors")[1] == METADATA
-    (tmp_path / "file").write_bytes(b"kept")
-    with pytest.raises(SaveError, match=r"cannot write checkpoint .*directory exists and is writable"):
-        save_checkpoint(tmp_path / "file" / "c.safetensors", {}, {})
-    assert (tmp_path / "file").read_bytes() == b"kept"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_a_full_disk_leaves_the_checkpoint_before(path):
-    said = r"c\.safetensors[^\n]*File too large[^\n]*untouched; free some space$"
-    with files_up_to(100_000), pytest.raises(SaveError, match=said):
-        save_checkpoint(path, {"x": np.ones(50_000)}, {"step": 2})
-    assert list(path.parent.iterdir()) == [path]
-    assert_same(load_checkpoint(path)[0], TENSORS)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
-def test_missing_permission(path, monkeypatch):
-    (path.parent / "secret").touch(mode=0)
-    path.parent.chmod(0o555)
-    monkeypatch.chdir(path.parent)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)  # root may do everything
-    try:
-        with pytest.raises(SaveError, match=r"^cannot write checkpoint c\.safetensors: Permission denied.*is writable"):
-            save_checkpoint(path.name, {}, {"step": 2})
-        assert_refused(Path("secret"), "^cannot read checkpoint secret: Permission denied")
-        assert load_checkpoint(path.name)[1] == METADATA
-    finally:
-        os.seteuid(user)
-        path.parent.chmod(0o755)
-
-
-SAVE_FOR_EVER = """
-import itertools
-import numpy as np
-from tinyprune.training.checkpoints import save_checkpoint
-for step in itertools.count():
-    save_checkpoint("c.safetensors", {"x": np.full(500_000 + step % 1000, step)}, {"step": step})
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "attempts"), [(signal.SIGINT, 1), pytest.param(signal.SIGKILL, 5, marks=pytest.mark.slow)]
-)
-def test_a_stop_at_any_moment_leaves_a_whole_checkpoint(number, attempts, tmp_path):
-    """Ctrl-C leaves no temporary file either."""
-    path, temporary = tmp_path / "c.safetensors", tmp_path / "c.safetensors.tmp"
-    for attempt in range(attempts):
-        temporary.unlink(missing_ok=True)
-        program = [sys.executable, "-c", SAVE_FOR_EVER]
-        with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
-            wait_until(lambda: path.exists() and temporary.exists(), process)
-            time.sleep(0.007 * attempt)
-            process.send_signal(number)
-        assert process.returncode == -number
-        tensors, metadata = load_checkpoint(path)
-        step = metadata["step"]
-        assert_same(tensors, {"x": np.full(500_000 + step % 1000, step)})
-        assert number == signal.SIGKILL or list(tmp_path.iterdir()) == [path]
-
-
-def test_generator_goes_on_where_it_stood(tmp_path):
-    rng = np.random.default_rng(3)
-    rng.random(5)
-    rng.integers(0, 9, dtype=np.int32)  # leaves half of a 64-bit draw in the generator
-    save_checkpoint(tmp_path / "c.safetensors", TENSORS, {"generator": generator_state(rng)})
-    expected = rng.integers(0, 1000, 7, dtype=np.int32), rng.standard_normal(4)
-    restored = restore_generator(load_checkpoint(tmp_path / "c.safetensors")[1]["generator"])
-    found = restored.integers(0, 1000, 7, dtype=np.int32), restored.standard_normal(4)
-    assert all(map(np.array_equal, found, expected))
-
-
-PCG64 = generator_state(np.random.default_rng(0))
-STATES = [{"state": 2**128, "inc": 1}, {"state": 1.5, "inc": 1}, {"state": 1}, None]
-CHANGES = [{"bit_generator": "MT19937"}, {"uinteger": 2**40}, {"has_uint32": "yes"}] + [{"state": x} for x in STATES]
-
-
-@pytest.mark.parametrize("state", [None, {}, [], "PCG64", *(PCG64 | change for change in CHANGES)])
-def test_what_is_no_state_of_a_generator_is_refused(state):
-    with pytest.raises(CheckpointError, match="random generator"):
-        restore_generator(state)
-    with pytest.raises(UsageError, match="MT19937"):
-        generator_state(np.random.Generator(np.random.MT19937(0)))

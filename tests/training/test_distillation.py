@@ -11,7 +11,6 @@ from tinyprune.gradcheck import check_gradients
 from tinyprune.model.transformer import Transformer
 from tinyprune.training.checkpoints import load_checkpoint
 from tinyprune.training.distillation import Distillation
-from tinyprune.training.step import LanguageModelling
 
 TEXT = np.random.default_rng(2).integers(0, 11, (2, 2, 6))  # segments, streams, T + 1
 IDS, TARGETS = TEXT[..., :-1], TEXT[..., 1:]
@@ -50,16 +49,6 @@ def test_the_loss_is_its_formula_and_the_gradient_that_of_the_loss(kind):
         directions=1,
     ):
         assert record.passed, record.message()
-
-
-def test_nothing_is_to_be_learnt_from_a_teacher_who_knows_as_much():
-    model = small_model(small_config())
-    loss, grads = read_both(Distillation(model, 1.0), model)
-    assert abs(loss) < 1e-12 and all(abs(g).max() < 1e-12 for g in grads.values())
-    plain, expected = read_both(LanguageModelling(), model)
-    loss, grads = read_both(Distillation(model, 0.0), model)
-    assert loss == pytest.approx(plain, rel=1e-13)
-    assert all(np.allclose(grads[name], expected[name], rtol=1e-9, atol=1e-13) for name in grads)
 
 
 def test_a_run_heals_by_it_and_does_not_without(finished, tmp_path):

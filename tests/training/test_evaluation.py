@@ -57,13 +57,6 @@ def test_bits_and_perplexity():
     assert Evaluation(nats_per_token=1000.0, tokens=9, characters=9.0).perplexity == math.inf
 
 
-def test_characters_as_tokens():
-    """The first token is not predicted, so its character does not count."""
-    result = evaluate(indifferent(8), np.arange(8), 8)
-    assert result.bits_per_character == pytest.approx(3, rel=1e-12)
-    assert (result.tokens, result.characters) == (7, 7)
-
-
 def test_words_as_tokens(tmp_path):
     """A word's bits are divided among all characters that it stands for, white space included."""
     path = tmp_path / "words.txt"

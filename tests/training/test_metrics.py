@@ -20,13 +20,6 @@ def test_round_trip(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes().splitlines()[0] == line
 
 
-def test_a_line_can_be_read_at_once_and_opening_again_appends(tmp_path):
-    for step in range(3):
-        with MetricsLog(tmp_path / "m") as log:
-            log.write({"step": step})
-            assert read_metrics(tmp_path / "m") == [{"step": i} for i in range(step + 1)]
-
-
 @pytest.mark.parametrize("torn", [b"", b'{"step": 2}\n', b'{"step": 2}\n{"st', b'{"st'])
 def test_resume_drops_what_came_after_the_checkpoint(tmp_path, torn):
     path = tmp_path / "m"
@@ -61,7 +54,7 @@ NOT_PLAIN = (np.float32(1), np.int64(1), np.ones(2), {1, 2})
     ("value", "error"), [(x, NotFiniteError) for x in INFINITE] + [(x, UsageError) for x in NOT_PLAIN]
 )
 def test_what_json_cannot_hold_is_refused(tmp_path, value, error):
-    with MetricsLog(tmp_path / "m") as log, pytest.raises(error, match="metric loss"):
+    with MetricsLog(tmp_path / "m") as log, pytest.raises(error, match="'loss': "):
         log.write({"step": 0, "loss": value})
     assert (tmp_path / "m").read_bytes() == b""
 
@@ -71,13 +64,6 @@ def test_reading_names_a_bad_line(tmp_path, line):
     (tmp_path / "m").write_bytes(b'{"step": 0}\n' + line + b"\n")
     with pytest.raises(CheckpointError, match="line 2 of"):
         read_metrics(tmp_path / "m")
-
-
-def test_missing_places(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot read metrics"):
-        read_metrics(tmp_path / "m")
-    with pytest.raises(SaveError, match=r"cannot write metrics .*directory exists and is writable"):
-        MetricsLog(tmp_path / "nowhere" / "m")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from small import backend_with
 
 from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
@@ -80,22 +79,6 @@ def test_a_step_keeps_dtypes_gradients_and_what_has_no_gradient(rule, dtype):
     assert {value.dtype for key, value in optimizer.state().items() if key != "steps"} == {np.dtype(dtype)}
 
 
-def test_the_backend_does_the_arithmetic_of_every_parameter(rule):
-    seen = []
-
-    def update(param, grad, *moments, lr, decay, constants):
-        seen.append((param.shape, lr, decay, constants.grad_scale))
-
-    def updates(params, grads, ms, vs, *, lr, multipliers, decays, constants):
-        for param, grad, m, v, multiplier, decay in zip(params, grads, ms, vs, multipliers, decays, strict=True):
-            update(param, grad, m, v, lr=lr * multiplier, decay=decay, constants=constants)
-
-    optimizer = make(rule, backend_with(adamw_updates=updates, lamb_update=update))
-    optimizer.step(arrays(0), arrays(1), 0.1, np.float32(0.5))
-    assert seen == [((3, 4), 0.1, 0.3, 0.5), ((4,), 0.1, 0.0, 0.5), ((2,), 1.0, 0.0, 0.5)]
-    assert all(type(number) is float for call in seen for number in call[1:])
-
-
 @pytest.mark.parametrize("before", [0, 1])
 def test_resumed_steps_are_bit_identical(rule, before):
     def train(optimizer, params, steps):
@@ -128,9 +111,7 @@ def state_after_one_step(rule: str) -> dict[str, np.ndarray]:
     [
         (lambda state: state.pop("v.layers.0.bo"), "lacks v.layers.0.bo"),
         (lambda state: state.update({"m.layers.7.bo": np.zeros(4)}), "unknown m.layers.7.bo"),
-        (lambda state: state.update({"m.layers.0.bo": np.zeros(4, np.int64)}), "floating-point"),
         (lambda state: state.pop("steps"), "count of steps"),
-        *((lambda state, x=x: state.update(steps=np.array(x)), "count of steps") for x in (-1, 1.5, [1, 2])),
         (lambda state: (state.clear(), state.update(steps=np.array(1))), "lacks"),
     ],
 )
@@ -165,7 +146,7 @@ def test_state_that_does_not_fit_the_parameters_is_refused(wrong):
     ("params", "grads", "words"),
     [
         ({}, {"layers.0.bo": np.ones(1)}, "shape"),
-        ({}, {"layers.0.log_alpha": np.ones(2, np.float32)}, "must have the parameter's dtype float64, got float32"),
+        ({}, {"layers.0.log_alpha": np.ones(2, np.float32)}, "dtype float64 and shape .*, got float32"),
         ({}, {"R": np.ones(1)}, "no parameter R"),
         ({"R": np.ones(1)}, {"R": np.ones(1)}, "no parameter group"),
         ({"layers.0.Wq": None}, {}, r"no parameter layers\.0\.Wq"),

@@ -40,8 +40,7 @@ if TYPE_CHECKING:  # the command asks for names of benchmarks, and should answer
 
 # name -> module of `tinyprune.bench.benchmarks` that has `run_NAME(options)`, which returns records. It is imported
 # only when that benchmark is asked for.
-BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate"), "speed")
-BENCHMARKS |= {name: name for name in ("memory", "busy")}
+BENCHMARKS = dict.fromkeys(("matmul", "attention", "step", "generate", "memory"), "speed") | {"busy": "busy"}
 PEERS = ("torch",)
 IN_A_ROW = 16  # short computations that a GPU gets one after the other, as in training, before it is waited for
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,24 +90,14 @@ def make_model(shape: ModelShape, ops: Engine, half: str | None) -> Transformer:
     return model if half == "closed" else remove_closed_heads(model)
 
 
-class SameBatch(NamedTuple):
-    """Text for training that is the same in every step, each with the memory of the step before."""
-
-    ids: NDArray
-    targets: NDArray
-
-    def batch(self, step: int) -> tuple[NDArray, NDArray, bool]:
-        """See `tinyprune.training.step.Batches`."""
-        return self.ids, self.targets, False
-
-
 def training_step(backend: str, half: str | None = None, **shape: Any) -> Workload:
     """Take a step of the first stage, or of the gate stage with half of the heads closed; see `make_model`."""
     ops, measured = get_backend(backend), model_shape(**shape)
     ids, targets, memory = shapes.batch(measured)
     model = make_model(measured, ops, half)
     objective = GateObjective(model.gate, 1, measured.config.heads_total) if model.gate else LanguageModelling()
-    training = Training.start(model, SameBatch(ids, targets), TRAIN, objective, rng=None)
+    same = SimpleNamespace(batch=lambda step: (ids, targets, False))  # each with the memory of the step before
+    training = Training.start(model, same, TRAIN, objective, rng=None)
     training.memory = None if memory is None else [ops.to_device(m) for m in memory]
     noise = np.random.default_rng(0)
 

@@ -40,17 +40,18 @@ class Options:
         return self.backend if self.on_device else "cpu"
 
     @property
+    def modes(self) -> tuple[str, ...]:
+        """The ways in which PyTorch's attention is written, if PyTorch is a peer."""
+        return ("plain", "sdpa") if "torch" in self.peers else ()
+
+    @property
     def subject(self) -> str:
         """Our name in tables."""
         return f"tinyprune ({self.backend})"
 
 
 def make_options(
-    backend: str | None = None,
-    peers: str = "",
-    shapes: str = "",
-    rounds: int | None = None,
-    threads: int | None = None,
+    backend: str | None = None, peers: str = "", shapes: str = "", rounds: int | None = None, threads: int | None = None
 ) -> Options:
     """Build options from the command line's strings; `peers` and `shapes` are separated by commas.
 
@@ -78,8 +79,8 @@ def split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def check_benchmark(name: str, options: Options) -> None:
-    """Raise UsageError if this benchmark cannot run with these options, or not on this machine."""
+def check_options(options: Options) -> None:
+    """Raise UsageError if a benchmark cannot run with these options on this machine."""
     if options.on_device:
         if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
             raise UsageError("times in Numba's simulator say nothing about a GPU: unset NUMBA_ENABLE_CUDASIM")
@@ -96,7 +97,7 @@ def run_benchmark(name: str, options: Options) -> list[Record]:
 
     Raises TinypruneError if the options do not fit, results disagree or a library fails.
     """
-    check_benchmark(name, options)
+    check_options(options)
     module = importlib.import_module(f"tinyprune.bench.benchmarks.{BENCHMARKS[name]}")
     records = getattr(module, f"run_{name}")(options)
     packages = (*BACKENDS[options.backend].packages, *options.peers)

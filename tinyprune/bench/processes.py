@@ -1,6 +1,5 @@
 """A library's process, and how it is asked: it builds workloads, and runs one when asked.
 
-Requests are lines of JSON on the process's standard input, and each is answered by a line on its standard output.
 Between requests the process is blocked, and its threads go to sleep before it answers, so that no other library runs
 during a measurement.
 """
@@ -11,19 +10,18 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import json
 import math
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
+from unittest import mock
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.bench import Gauge, Workload
@@ -45,7 +43,7 @@ class Contender:
     subject: str  # its name in tables
     library: str  # contenders of one library share a process
     target: str  # "module:function" that returns its `Workload`
-    arguments: dict[str, Any]  # of that function, plain values
+    arguments: dict[str, Any]  # of that function
     gflop: float  # nominal operations of one unit of its workload, in 10⁹
     compared: bool = True  # whether its results must agree with the others'
     tolerance: float | None = None  # to which they must; None for that of the case
@@ -76,91 +74,46 @@ class Processes:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads  # of each process
-        self.running: dict[str, tuple[subprocess.Popen[str], IO[str]]] = {}  # by library, with its standard error
+        self.running: dict[str, tuple[Any, Connection]] = {}  # by library: its process, and our end of the pipe
 
-    def start(self, library: str) -> None:
-        """Start a library's process."""
-        complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (see `__exit__`)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": complaints}
-        command, variables = [sys.executable, "-m", __spec__.name], environment(library, self.threads)
-        self.running[library] = subprocess.Popen(command, env=variables, encoding="utf-8", **pipes), complaints
-
-    def ask(self, library: str, do: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, library: str, do: str, **arguments: Any) -> Any:
         """Send a library's process a request, a method of `Server` and its arguments; return the answer.
 
         Raises ProcessError if the process reports an error, or has died.
         """
         if library not in self.running:
-            self.start(library)
-        process, complaints = self.running[library]
+            context = multiprocessing.get_context("spawn")
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs,), daemon=True)
+            with mock.patch.dict(os.environ, environment(library, self.threads), clear=True):
+                process.start()
+            theirs.close()
+            self.running[library] = process, ours
+        process, pipe = self.running[library]
         try:
-            process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            status = process.wait()
-            complaints.seek(0)
-            said = [line for line in complaints.read().split("\n") if line.strip()]
-            last_words = said[-1] if said else f"exit status {status}"
-            raise ProcessError(f"the benchmark's process for {library} ended: {last_words}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise ProcessError(f"{library}: {answer['error']}")
+            pipe.send((do, arguments))
+            error, answer = pipe.recv()
+        except (EOFError, OSError):
+            process.join()
+            raise ProcessError(f"the benchmark's process for {library} ended: exit code {process.exitcode}") from None
+        if error:
+            raise ProcessError(f"{library}: {error}")
         return answer
-
-    def build(
-        self, key: str, contender: Contender, *, with_results: bool = False, rehearsal: dict[str, Any] | None = None
-    ) -> dict[str, NDArray] | None:
-        """Build a contender's workload in its library's process.
-
-        Args:
-            key: the workload's name there.
-            with_results: whether to return its results.
-            rehearsal: arguments that make it small; the small one runs once before: imports, compilation.
-        """
-        c, small = contender, None if rehearsal is None else contender.arguments | rehearsal
-        with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder, "results.npz")) if with_results else None
-            request = {"key": key, "target": c.target, "arguments": c.arguments, "rehearsal": small, "results": path}
-            self.ask(c.library, "build", **request)
-            if path is None:
-                return None
-            with np.load(path) as file:
-                return dict(file)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process, complaints in self.running.values():
+        for process, pipe in self.running.values():
             process.kill()  # it has nothing to save
-            process.communicate()
-            complaints.close()
+            process.join()
+            pipe.close()
 
 
 def build(target: str, arguments: dict[str, Any]) -> Workload:
     """Call `target`, "module:function", which returns a `Workload`."""
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(module), function)(**arguments)
-
-
-def take_turn(workload: Workload, calls: int) -> dict[str, float]:
-    """Time `calls` runs.
-
-    Returns:
-        `seconds` for one unit; `waited`, the time that threads waited for a processor, as a share of all runs' time.
-    """
-    workload.run()  # caches and threads are cold after the others' turns
-    gc.collect()
-    waited, begin = waiting_seconds(), time.perf_counter()
-    for _ in range(calls):
-        workload.run()
-    elapsed = time.perf_counter() - begin
-    waited = max(0.0, waiting_seconds() - waited)
-    settle()
-    return {"seconds": elapsed / (calls * workload.units), "waited": waited / elapsed}
 
 
 def settle(look: float = 0.004, at_most: float = 0.5) -> None:
@@ -171,20 +124,6 @@ def settle(look: float = 0.004, at_most: float = 0.5) -> None:
         time.sleep(look)
         if time.process_time() - before < look / 10:
             return
-
-
-def peak_memory(workload: Workload) -> dict[str, float]:
-    """Measure the MiB that the first `MEMORY_RUNS` runs need at their peak, beyond what the process held before."""
-    gauge = workload.gauge or Gauge(reset_peak, lambda: resident_bytes("VmHWM"))
-    gc.collect()
-    # Freed memory that the C library keeps would hide what is needed later.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
-    before = gauge.begin()
-    for _ in range(MEMORY_RUNS):
-        workload.run()
-    return {"peak_mib": (gauge.peak() - before) / MIB}
 
 
 def reset_peak() -> int:
@@ -211,45 +150,72 @@ class Server:
         self.workloads: dict[str, Workload] = {}
         self.once: dict[str, float] = {}  # seconds of a run
 
-    def build(self, key: str, target: str, arguments: dict, rehearsal: dict | None, results: str | None) -> dict:
-        """See `Processes.build`; `results` is a file for them."""
-        if rehearsal is not None:
-            build(target, rehearsal).run()
-        self.workloads[key] = build(target, arguments)
-        if results is not None:
-            np.savez(results, **self.workloads[key].results())
-        return {}
+    def build(
+        self, key: str, contender: Contender, with_results: bool = False, rehearsal: dict[str, Any] | None = None
+    ) -> dict[str, NDArray] | None:
+        """Build a contender's workload; return its results if they are wanted.
 
-    def turn(self, key: str, seconds: float = TURN) -> dict:
-        """See `take_turn`, with as many runs as take so many seconds; the first turn warms up and times one."""
+        Args:
+            key: the workload's name here.
+            rehearsal: arguments that make it small; the small one runs once before: imports, compilation.
+        """
+        c = contender
+        if rehearsal is not None:
+            build(c.target, c.arguments | rehearsal).run()
+        self.workloads[key] = build(c.target, c.arguments)
+        return self.workloads[key].results() if with_results else None
+
+    def turn(self, key: str, seconds: float = TURN) -> dict[str, float]:
+        """Time as many runs as take so many seconds; the first turn warms up and times one.
+
+        Returns:
+            `seconds` for one unit; `waited`, how long threads waited for a processor, as a share of the runs' time.
+        """
         workload = self.workloads[key]
         if key not in self.once:
             workload.run()
             begin = time.perf_counter()
             workload.run()
             self.once[key] = time.perf_counter() - begin
-        return take_turn(workload, max(1, math.ceil(seconds / self.once[key])))
+        calls = max(1, math.ceil(seconds / self.once[key]))
+        workload.run()  # caches and threads are cold after the others' turns
+        gc.collect()
+        waited, begin = waiting_seconds(), time.perf_counter()
+        for _ in range(calls):
+            workload.run()
+        elapsed = time.perf_counter() - begin
+        waited = max(0.0, waiting_seconds() - waited)
+        settle()
+        return {"seconds": elapsed / (calls * workload.units), "waited": waited / elapsed}
 
-    def peak(self, key: str) -> dict:
-        """See `peak_memory`."""
-        return peak_memory(self.workloads[key])
+    def peak(self, key: str) -> float:
+        """Measure the MiB that the first `MEMORY_RUNS` runs need at their peak, beyond what the process held before."""
+        workload = self.workloads[key]
+        gauge = workload.gauge or Gauge(reset_peak, lambda: resident_bytes("VmHWM"))
+        gc.collect()
+        # Freed memory that the C library keeps would hide what is needed later.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+        if trim is not None:
+            trim(0)
+        before = gauge.begin()
+        for _ in range(MEMORY_RUNS):
+            workload.run()
+        return (gauge.peak() - before) / MIB
 
 
-def main() -> None:
-    """Serve until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then closes our input
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no answer
+def serve(requests: Connection) -> None:
+    """Answer each request with an error (or "") and a result, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and then ends this process
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):  # what a library prints would be among the parent's results
+        os.dup2(nowhere, descriptor)
     server = Server()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = getattr(server, request.pop("do"))(**request)
-        except Exception as error:
-            message = str(error).strip().splitlines() or [""]
-            answer = {"error": f"{type(error).__name__}: {message[0]}"}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            do, arguments = requests.recv()
+            try:
+                answer = "", getattr(server, do)(**arguments)
+            except Exception as error:
+                message = str(error).strip().splitlines() or [""]
+                answer = f"{type(error).__name__}: {message[0]}", None
+            requests.send(answer)

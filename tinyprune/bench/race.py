@@ -5,7 +5,7 @@
 3. Step 2 again if threads had to wait for a processor that another program had, which does not slow all contenders
    alike; no ratio if it stays so.
 
-Peak memory is measured apart from the race, each contender in a fresh process, see `peak_mib`.
+Peak memory is measured apart from the race, each contender in a fresh process, see `with_memory`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def enter(case: Case, processes: Processes, bar: tqdm) -> Case:
     for c in case.contenders:
         bar.set_postfix_str(f"{case.key(c)}: building")
         try:
-            results = processes.build(case.key(c), c, with_results=c.compared)
+            results = processes.ask(c.library, "build", key=case.key(c), contender=c, with_results=c.compared)
         except ProcessError as error:
             if not c.optional:
                 raise
@@ -140,30 +140,22 @@ def disagreement(a: dict[str, NDArray], b: dict[str, NDArray], tolerance: float)
     return ""
 
 
-def peak_mib(contender: Contender, rehearsal: dict[str, Any], threads: int) -> float:
-    """Measure the peak memory of the first two runs of a contender's workload, in MiB.
-
-    It counts from what a fresh process holds that has built everything (weights, inputs) and has run the same once at
-    a small size (imports, compilation). That is exact on Linux; other systems only report the largest size so far, so
-    what the small size needed is missing. On a GPU it is the memory of arrays as the library counts it, see
-    `Workload.gauge`. `rehearsal` are the arguments that make the workload small.
-    """
-    with Processes(threads) as processes:
-        processes.build("", contender, rehearsal=rehearsal)
-        return processes.ask(contender.library, "peak", key="")["peak_mib"]
-
-
 def with_memory(
     rows: list[Record], contenders: Sequence[Contender], rehearsal: dict[str, Any], threads: int
 ) -> list[Record]:
     """Return the records of one case with `peak_mib` and `memory_ratio` (a subject's over ours, the first contender's).
 
-    Both are None for rows of other contenders. See `peak_mib` for `rehearsal`.
+    Both are None for rows of other contenders. The peak is that of the first two runs of a contender's workload, from
+    what a fresh process holds that has built everything (weights, inputs) and has run the same once at a small size
+    (imports, compilation). That is exact on Linux; other systems only report the largest size so far, so what the small
+    size needed is missing. On a GPU it is the memory of arrays as the library counts it, see `Workload.gauge`.
+    `rehearsal` are the arguments that make the workload small.
     """
-    peaks = {c.subject: peak_mib(c, rehearsal, threads) for c in contenders}
+    peaks: dict[str, float] = {}
+    for c in contenders:
+        with Processes(threads) as processes:
+            processes.ask(c.library, "build", key="", contender=c, rehearsal=rehearsal)
+            peaks[c.subject] = processes.ask(c.library, "peak", key="")
     ours = peaks[contenders[0].subject]
-
-    def memory(peak: float | None) -> Record:
-        return {"peak_mib": peak, "memory_ratio": peak / ours if peak is not None and ours > 0 else None}
-
-    return [row | memory(peaks.get(row["subject"])) for row in rows]
+    measured = {s: {"peak_mib": x, "memory_ratio": x / ours if ours > 0 else None} for s, x in peaks.items()}
+    return [row | measured.get(row["subject"], {"peak_mib": None, "memory_ratio": None}) for row in rows]

@@ -98,16 +98,11 @@ class LanguageModel(nn.Module):
         for i, layer in enumerate(self.layers):
             m = memory[i] if memory else None
             if config.M:
-                new_memory.append(remember(m, x, config.M))
+                latest = x if x.shape[1] >= config.M else torch.cat([m, x], 1)
+                new_memory.append(latest.detach()[:, -config.M :])
             x = layer(x, m, self.positions if config.relative else None, self.visible)
         logits = F.linear(self.norm(x), self.embedding, self.out_bias)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), new_memory or None
-
-
-def remember(memory: Tensor, x: Tensor, M: int) -> Tensor:
-    """Return the latest M inputs of a layer, detached."""
-    x = x.detach()
-    return (x if x.shape[1] >= M else torch.cat([memory, x], 1))[:, -M:]
 
 
 def loaded_model(shape: ModelShape, mode: str, device: torch.device) -> LanguageModel:

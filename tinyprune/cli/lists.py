@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from typing import Any
 
 from tinyprune.tables import print_records
@@ -44,11 +43,8 @@ def methods() -> Records:
     from tinyprune.experiments.methods import METHODS
     from tinyprune.pruning.importance import CRITERIA
 
-    def about(name: str) -> str:
-        """Return the first line of a criterion's file."""
-        return METHODS[name].about or (sys.modules[CRITERIA[name].__module__].__doc__ or "").splitlines()[0]
-
-    return [{"method": name, "about": first_sentence(about(name))} for name in METHODS]
+    abouts = {name: method.about or (CRITERIA[name].__doc__ or "").splitlines()[0] for name, method in METHODS.items()}
+    return [{"method": name, "about": first_sentence(about)} for name, about in abouts.items()]
 
 
 def settings() -> Records:
@@ -75,11 +71,11 @@ def backends() -> Records:
     """Who computes, for --backend, and what is missing here"""
     from tinyprune.kernels.backend import BACKENDS
 
-    records = []
-    for name, choice in BACKENDS.items():
-        problem = choice.problem()
-        records.append({"backend": name, "about": choice.about, "usable here": problem is None, "problem": problem})
-    return records
+    problems = {name: choice.problem() for name, choice in BACKENDS.items()}
+    return [
+        {"backend": name, "about": BACKENDS[name].about, "usable here": problem is None, "problem": problem}
+        for name, problem in problems.items()
+    ]
 
 
 KINDS = {things.__name__: things for things in (presets, corpora, methods, settings, backends)}

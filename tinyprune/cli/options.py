@@ -1,31 +1,25 @@
-"""The options of all commands, as data for `argparse`; those that several commands have come first."""
+"""The options of all commands, as data for `argparse`; options of several commands come first."""
 
 from __future__ import annotations
 
 import argparse
 import tomllib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from tinyprune.bench import BENCHMARKS
 from tinyprune.cli.lists import KINDS, backends, corpora, presets, settings
 from tinyprune.errors import UsageError
 from tinyprune.experiments import STUDIES
 
-
-class Option(NamedTuple):
-    """One argument: its name and settings of `add_argument`, and what argcomplete offers for its value."""
-
-    name: str
-    settings: dict[str, Any]
-    completer: Callable[..., list[str]] | None
+Option = dict[str, Any]  # name and settings of one argument, as `add_argument` takes them, and argcomplete's completer
 
 
 def option(name: str, about: str, completer: Callable[..., list[str]] | None = None, **settings: Any) -> Option:
     """Return an option with this help. Its value has the type of its default, unless `settings` say otherwise."""
     if type(settings.get("default")) in (int, float):
         settings["type"] = type(settings["default"])
-    return Option(name, {"help": about} | settings, completer)
+    return {"name": name, "help": about, "completer": completer} | settings
 
 
 def switch(name: str, about: str) -> Option:
@@ -33,18 +27,15 @@ def switch(name: str, about: str) -> Option:
     return option(name, about, action="store_true")
 
 
-def several(name: str, about: str, metavar: str = "NAMES", default: str | None = None) -> Option:
-    """Return an option that takes values with commas between them."""
-    return option(name, about, metavar=metavar, default=default)
-
-
 def add_options(parser: argparse._ActionsContainer, options: Iterable[Option | tuple]) -> None:
     """Add options to a parser. Those in a tuple of options exclude each other."""
     for entry in options:
-        if isinstance(entry, Option):
-            parser.add_argument(entry.name, **entry.settings).completer = entry.completer
-        else:
+        if isinstance(entry, tuple):
             add_options(parser.add_mutually_exclusive_group(), entry)
+        else:
+            settings = dict(entry)
+            name, completer = settings.pop("name"), settings.pop("completer")
+            parser.add_argument(name, **settings).completer = completer
 
 
 def names_or_files(things: Callable[[], list[dict[str, Any]]], *endings: str) -> Callable[..., list[str]]:
@@ -110,7 +101,7 @@ BASELINE = option("--from", "start from this model, or from a run's baseline", d
 LOADED = (MODEL, STAGE, BACKEND)
 STUDY = (SETTING, BACKEND, switch("--json", "all rows as JSON on standard output"))
 METHODS = "gates, michel-global, michel, output-difference, magnitude, random, leave-one-out, flap, least-squares (all)"
-HEAL = "steps of training afterwards, several numbers or 0 for none (those of the run's finetune table)"
+HEAL = "steps of training afterwards, several numbers or 0 for none (as many as in the run's finetune table)"
 PEERS = "compare with these: torch (matmul always runs against NumPy's BLAS, on a GPU against torch's cuBLAS)"
 OPTIONS = {
     "run": [
@@ -126,7 +117,7 @@ OPTIONS = {
     "import": [
         option("path", "a folder as the Hugging Face Hub has it, or a .gguf file"),
         option("directory", "directory of the run (runs/NAME)", nargs="?"),
-        preset("of which the stages are taken: a preset or a .toml file (pretrained)"),
+        preset("settings of the stages: a preset or a .toml file (pretrained)"),
         CORPUS,
         SETTING,
     ],
@@ -170,8 +161,8 @@ OPTIONS = {
         CORPUS,
         switch("--quick", "few steps, sizes and seeds: three minutes"),
         option("--seeds", "how many seeds, starting with the configured one (3; quick: 2)", type=int),
-        several("--shares", "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)", "NUMBERS"),
-        several("--methods", "tradeoff: only these methods, such as gates,random,michel"),
+        option("--shares", "shares of the heads to keep (0.9,0.7,0.5,0.3,0.1; quick: 0.5)", metavar="NUMBERS"),
+        option("--methods", "tradeoff: only these methods, such as gates,random,michel", metavar="NAMES"),
         option(
             "--scope",
             "criteria choose among all heads, or the same share in each layer (%(default)s)",
@@ -185,24 +176,24 @@ OPTIONS = {
     "compare": [
         option("run_directory", "directory of the run, whose baseline is pruned", metavar="run"),
         option("--directory", "where results are kept and resumed (runs/compare-RUN)"),
-        several("--shares", "of the heads, kept (%(default)s)", "NUMBERS", default="0.9,0.8,0.7,0.6,0.5"),
-        several("--methods", METHODS),
+        option("--shares", "of the heads, kept (%(default)s)", metavar="NUMBERS", default="0.9,0.8,0.7,0.6,0.5"),
+        option("--methods", METHODS, metavar="NAMES"),
         option("--tokens", "of the test split, read for the numbers (%(default)s)", default=10_240),
         option("--score-tokens", "of the validation split, read by criteria (%(default)s)", default=10_240),
         option("--repair-tokens", "of the training split, read to fit least squares (%(default)s)", default=20_480),
         option("--sample", "tokens of the validation split, read by leave-one-out (%(default)s)", default=2048),
         option("--seeds", "how many, of gates and random heads (%(default)s)", default=1),
-        several("--heal", HEAL, "NUMBERS"),
-        several("--heal-methods", "repair and train only the models of these methods (all)"),
+        option("--heal", HEAL, metavar="NUMBERS"),
+        option("--heal-methods", "repair and train only the models of these methods (all)", metavar="NAMES"),
         *STUDY,
     ],
     "bench": [
         option("benchmark", "what to measure", choices=BENCHMARKS),
-        several("--peers", PEERS, default=""),
+        option("--peers", PEERS, metavar="NAMES", default=""),
         backend("the backend to measure: numba, numpy, cuda, cuda-tf32 (numba)"),
         (
             preset("only the shapes of this preset or .toml file"),
-            several("--shapes", "only these, such as tiny,relative-d128,plain-d256", default=""),
+            option("--shapes", "only these, such as tiny,relative-d128,plain-d256", metavar="NAMES", default=""),
         ),
         option("--rounds", "runs of each contender (as many as the benchmark needs)", type=int),
         option("--threads", "threads of each contender (all processors)", type=int),

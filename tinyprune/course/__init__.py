@@ -17,7 +17,7 @@ from typing import Any
 # Loaded at first use: the process of an answer imports this package, and must not import these.
 _MODULES = {
     "answers": ("answer", "fetch", "hold", "prepare", "submission"),
-    "expectations": ("expect", "expect_close", "expect_error", "expect_gradients", "expect_unmodified"),
+    "expectations": ("expect", "expect_close", "expect_gradients", "expect_unmodified"),
     "sandbox": ("AnswerError", "Limits", "Sandbox"),
 }
 _PUBLIC = {name: f"tinyprune.course.{module}" for module, names in _MODULES.items() for name in names}

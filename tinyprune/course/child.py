@@ -71,7 +71,7 @@ class Child:
     def decode(self, tree: Any, arrays: list[np.ndarray]) -> Any:
         def mine(number: int) -> Any:
             if number < self.first:
-                raise Gone("the answer's process ended, and with it what it kept")
+                raise RuntimeError("the answer's process ended, and with it what it kept")
             return self.kept[number - self.first]
 
         return decode(tree, arrays, lambda number: FarFunction(number, self), mine)
@@ -119,10 +119,6 @@ class Child:
         if isinstance(error, SyntaxError) and error.filename in self.files:
             lines = f"  {error.filename}, line {error.lineno}\n    {(error.text or '').strip()}\n"
         return {"kind": type(error).__name__, "message": str(error)[:2000], "trace": lines[-4000:]}
-
-
-class Gone(Exception):
-    """This is raised for an object of an earlier process."""
 
 
 class FarFunction(Far):

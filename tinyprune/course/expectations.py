@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tinyprune.course.answers import answer
-from tinyprune.course.sandbox import AnswerError
 from tinyprune.gradcheck import check_gradients
 
 
@@ -84,23 +83,6 @@ def expect_close(
     at = tuple(int(i) for i in np.unravel_index(np.argmax(distance), found.shape))
     wrong = f"{int((~same).sum())} of {same.size} entries differ; the worst is at [{', '.join(map(str, at))}]"
     fail(title, fed=fed, came=f"{show(found[at])}   ({wrong})", expected=show(expected[at]), hint=hint)
-
-
-def expect_error(
-    function: Callable[..., Any], *inputs: Any, kind: type[Exception], title: str, fed: Any, hint: str
-) -> None:
-    """Raise Unexpected unless `function(*inputs)` raises an error of class `kind`."""
-    try:
-        came = function(*inputs)
-    except AnswerError as error:
-        if error.kind == kind.__name__:
-            return
-        came = str(error)
-    except Exception as error:
-        if isinstance(error, kind):
-            return
-        came = f"{type(error).__name__}: {error}"
-    fail(title, fed=fed, came=came, expected=f"a {kind.__name__}", hint=hint)
 
 
 def expect_unmodified(function: Callable[..., Any], *inputs: Any) -> None:

@@ -257,30 +257,29 @@ class Sandbox:
         head = head | {"value": encode(value, arrays, self._keep)}
         data = memoryview(pack(head, arrays))
         while data:
-            self._check()
-            try:
-                data = data[self._socket.send(data[: 1 << 16]) :]
-            except TimeoutError:
-                continue
-            except (BrokenPipeError, ConnectionResetError):
-                self._died()
+            data = data[self._patiently(self._socket.send, data[: 1 << 16]) :]
         return arrays
 
     def _read(self, size: int) -> bytes:
         parts = []
         while size:
-            self._check()
-            try:
-                part = self._socket.recv(min(size, 1 << 20))
-            except TimeoutError:
-                continue
-            except ConnectionResetError:
-                part = b""
+            part = self._patiently(self._socket.recv, min(size, 1 << 20))
             if not part:
                 self._died()
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
+
+    def _patiently(self, use: Callable[[Any], Any], argument: Any) -> Any:
+        """Try to use the socket again and again, as long as the limits hold."""
+        while True:
+            self._check()
+            try:
+                return use(argument)
+            except TimeoutError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                self._died()
 
     def _begin(self, seconds: float, seconds_in_all: float) -> None:
         self._end_of_call, self._end_of_all = (time.monotonic() + s for s in (seconds, seconds_in_all))

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +22,7 @@ from tinyprune.config import DataConfig
 from tinyprune.data.spans import CHUNK, SPLITS, Corpus
 from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, check_ids, id_dtype, known, tokenizer_from_dict
 from tinyprune.errors import SaveError, TinypruneError
+from tinyprune.files import replace_file
 
 # Part of the names of cached files: raise it when the same text and settings no longer give the same tokens.
 FORMAT = 1
@@ -41,9 +42,7 @@ def cached_vocabulary(
         except (OSError, ValueError) as error:
             raise TinypruneError(f"{path} cannot be read ({error}); delete it, and it will be made again") from error
     tokenizer = build()
-    with _made_whole(path, corpus) as part, part.open("wb") as file:
-        file.write(json.dumps(tokenizer.to_dict()).encode("utf-8"))
-        _to_disk(file)
+    replace_file(path, json.dumps(tokenizer.to_dict()).encode("utf-8"), "vocabulary")
     return tokenizer
 
 
@@ -78,7 +77,7 @@ def _name(corpus: Corpus, digest: str, *settings: Any) -> str:
 
 @contextmanager
 def _made_whole(path: Path, corpus: Corpus) -> Iterator[Path]:
-    """Give another name to write to and rename it to `path` at the end, so that what has that name is complete."""
+    """Give another name for a folder and rename it to `path` at the end, so that what has that name is complete."""
     part = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +91,6 @@ def _made_whole(path: Path, corpus: Corpus) -> Iterator[Path]:
             ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):
-            part.unlink()
 
 
 def _write_tokens(folder: Path, corpus: Corpus, tokenizer: Tokenizer, encoded: Iterable[EncodedChunk]) -> None:
@@ -113,7 +110,8 @@ def _write_tokens(folder: Path, corpus: Corpus, tokenizer: Tokenizer, encoded: I
             # NumPy pads its header, so that the length of the array can be filled in once it is known.
             file.seek(0)
             _write_header(file, tokenizer, counts[split])
-            _to_disk(file)
+            file.flush()
+            os.fsync(file.fileno())
     about = {"corpus": corpus.name, "tokenizer": tokenizer.kind, "V": tokenizer.V, "characters": known(characters)}
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
@@ -121,11 +119,6 @@ def _write_tokens(folder: Path, corpus: Corpus, tokenizer: Tokenizer, encoded: I
 def _write_header(file: BinaryIO, tokenizer: Tokenizer, count: int) -> None:
     header = {"descr": id_dtype(tokenizer).str, "fortran_order": False, "shape": (count,)}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _map(path: Path, V: int) -> NDArray:

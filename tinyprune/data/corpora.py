@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tinyprune.config import DataConfig
-from tinyprune.data.newlines import plain_text
-from tinyprune.data.spans import SPLITS, Corpus, Opener, Span
+from tinyprune.data.spans import SPLITS, Corpus, Opener, Span, plain_text
 from tinyprune.errors import TinypruneError, UsageError, nearest
 from tinyprune.files import cache_directory
 
@@ -46,7 +45,7 @@ class Entry:
 
 
 def catalogue() -> dict[str, Entry]:
-    """Return the corpora with a name, in the order of `corpora.toml`: first those that need no network."""
+    """Return the corpora with a name, in the order of `corpora.toml`: the ones that need no network first."""
     text = (resources.files("tinyprune.data") / "corpora.toml").read_text(encoding="utf-8")
     return {
         name: Entry(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
@@ -68,7 +67,7 @@ def open_corpus(config: DataConfig) -> Corpus:
 
     A corpus without splits is cut into train, then valid, then test, by the two fractions of `config`. Sizes
     are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. A file is read as
-    `newlines.plain_text` says, and a corpus of the catalogue byte for byte.
+    `spans.plain_text` says, and a corpus of the catalogue byte for byte.
 
     Raises:
         UsageError: if there is neither a corpus nor a readable file of that name, or if it is empty.
@@ -135,18 +134,14 @@ def stdlib_text() -> str:
 
 def _local_file(name: str, known: list[str]) -> Path:
     """Return the path of the file `name`. Raises UsageError if it is not there, cannot be read or is empty."""
-    path = Path(name).expanduser()
-    problem = hint = ""
-    if not path.exists():
+    path, hint = Path(name).expanduser(), ""
+    try:
+        with path.open("rb") as stream:
+            problem = "" if stream.read(1) else f"{name!r} is empty"
+    except FileNotFoundError:
         problem, hint = f"there is no corpus and no file {name!r}", nearest(name, known)
-    elif not path.is_file():
-        problem = f"{name!r} is {'a folder' if path.is_dir() else 'not a regular file'}"
-    else:
-        try:
-            with path.open("rb") as stream:
-                problem = "" if stream.read(1) else f"{name!r} is empty"
-        except OSError as error:
-            problem = f"cannot read {name!r}: {error.strerror}"
+    except OSError as error:
+        problem = f"cannot read {name!r}: {error.strerror}"
     if problem:
         raise UsageError(f"data.corpus: {problem}; give one of {', '.join(known)}, or the path of a text file{hint}")
     return path

@@ -60,7 +60,7 @@ class Segments:
         Returns:
             ids: (B, T) int64.
             targets: (B, T) int64; targets[b, t] is the token that follows ids[b, t] in the text.
-            fresh: True for the first step, and for that of an epoch: the rows start again, so memory must be empty.
+            fresh: True for the first step, also of an epoch: the rows start again, so memory must be empty.
         """
         segment = (step + (self.read if self.read < self.per_epoch else 0)) % self.per_epoch
         windows = np.empty((self.B, self.T + 1), np.int64)

@@ -1,15 +1,22 @@
-"""A corpus as three spans of bytes, in memory, in a file or in a zip archive, read in pieces and never as a whole."""
+"""A corpus as three spans of bytes, in memory, in a file or in a zip archive, read in pieces and never as a whole.
+
+Editors of other systems begin a file with a byte order mark, or end its lines with \\r\\n (old ones with \\r). Neither
+is part of the text: they would be characters of the vocabulary, and the same book would be another corpus. `plain_text`
+reads such a file without the mark, and with every line end as \\n.
+"""
 
 from __future__ import annotations
 
 import codecs
+import functools
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from tinyprune.errors import TinypruneError, UsageError
 from tinyprune.progress import progress_bar
@@ -118,6 +125,49 @@ class Corpus:
         for _, chunk in self.read("byte", doing):
             sha.update(chunk)
         return sha.hexdigest()
+
+
+def plain_text(opener: Opener, size: int) -> tuple[Opener, int]:
+    """Return an opener of the same text without its byte order mark and with \\n for \\r\\n and for \\r, and its size.
+
+    The text is read once for that. One that is plain already keeps its opener and its `size`, and so all its bytes.
+    Only bytes are looked at, in any encoding: what is not UTF-8 text is changed in the same way.
+    """
+    plain = functools.partial(_open_plain, opener)
+    with plain() as stream:
+        plain_size = sum(map(len, iter(lambda: stream.read(CHUNK), b"")))
+        return (plain, plain_size) if cast(_Plain, stream).changed else (opener, size)
+
+
+class _Plain:
+    """A stream of plain text, of which only `read` and, from the start, `seek` are needed."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._marked = stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+        if not self._marked:
+            stream.seek(0)
+        # Latin-1 has a character for each byte, so that nothing but the ends of lines is changed.
+        self._text = io.TextIOWrapper(stream, "latin-1", newline=None)
+
+    @property
+    def changed(self) -> bool:
+        """Return whether anything was changed in what has been read."""
+        return self._marked or self._text.newlines not in (None, "\n")
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer at the end."""
+        return self._text.read(size).encode("latin-1")
+
+    def seek(self, position: int) -> None:
+        """Skip the first `position` bytes."""
+        while position and (skipped := len(self.read(min(CHUNK, position)))):
+            position -= skipped
+
+
+@contextmanager
+def _open_plain(opener: Opener) -> Iterator[BinaryIO]:
+    with opener() as stream:
+        yield cast(BinaryIO, _Plain(stream))
 
 
 def whole_words(chunks: Iterable[str]) -> Iterator[str]:

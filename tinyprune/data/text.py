@@ -1,7 +1,7 @@
 """A text as a model reads it: found, checked, tokenised and split. `load_text` is the whole way.
 
 corpora.open_corpus     from a name or a path to a `Corpus`, downloaded if need be
-newlines.plain_text     a file without a byte order mark, its lines ended by \\n
+spans.plain_text        a file without a byte order mark, its lines ended by \\n
 spans.Corpus            three runs of bytes, read in pieces
 tokenizers              pieces to token ids
 cached                  where the ids of a large corpus are stored, in memory-mapped files

@@ -134,9 +134,9 @@ class WordTokenizer:
     def build(cls, chunks: Iterable[str], size: int = 0) -> WordTokenizer:
         """Return the tokenizer of the words in `chunks`, none of which may lie across two chunks.
 
-        The `size` most frequent words are kept, with `<unk>` and `<eos>` among them; 0: all. The frequency of `<unk>`
-        includes all words that are not kept; that of `<eos>` is the number of lines. Raises UsageError if `size` leaves
-        no room for a word.
+        The vocabulary has the `size` most frequent words, `<unk>` and `<eos>` among them; 0: all. The frequency of
+        `<unk>` includes all other words; the frequency of `<eos>` is the number of lines. Raises UsageError if `size`
+        leaves no room for a word.
         """
         if size in (1, 2):
             raise UsageError(f"data.vocabulary must be 0 (all words) or at least 3 (with <unk> and <eos>), got {size}")
@@ -223,7 +223,7 @@ class BytePairTokenizer:
         return pieces
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Return token ids, (n,) int64, with no special token beside those that are in the text."""
+        """Return token ids, (n,) int64, with no special token but the ones in the text."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:

@@ -25,8 +25,8 @@ import safetensors.numpy
 
 from tinyprune.config import DataConfig, RunConfig, TrainConfig
 from tinyprune.data import Text, load_text
-from tinyprune.errors import NotFiniteError, TinypruneError, UsageError
-from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, UNPRUNED, Method
+from tinyprune.errors import NotFiniteError, TinypruneError
+from tinyprune.experiments.methods import BASELINE, CONTROLS, METHODS, Method
 from tinyprune.experiments.pipeline import healing_objective, repair_and_remove, training_steps
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_multiply_adds, count_parameters
@@ -64,15 +64,6 @@ class Cell:
     backend: str = "numba"
     digest: str | None = None  # sha256 of the text; a worker with another text refuses the cell. None accepts any text
     readings: tuple[int, ...] = ()  # steps of fine-tuning after which the splits are evaluated as well, from 0
-
-    def __post_init__(self) -> None:
-        known = (*CONTROLS, *METHODS)
-        if self.method not in known:
-            raise UsageError(f"method must be one of {', '.join(known)}; got {self.method!r}")
-        if (self.heads is None) != (self.method in (BASELINE, UNPRUNED)):
-            raise UsageError(f"heads must be a number, except for {BASELINE}, {UNPRUNED}; got {self.heads}")
-        if self.heads is not None and not 0 <= self.heads <= self.config.model.heads_total:
-            raise UsageError(f"heads must be between 0 and {self.config.model.heads_total}, got {self.heads}")
 
     @property
     def recipe(self) -> Method:
@@ -168,8 +159,6 @@ class CellRun:
         self.ops = ops
         self.text = text_of(cell.config.data, cell.digest)
         self.new = cell.recipe.start == "new"
-        if baseline is None and not self.new:
-            raise UsageError("needs the checkpoint of its baseline, got none")
         self.baseline = baseline
         self.record: dict[str, Any] = {"steps_total": 0 if self.new else cell.config.train.steps}
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,24 +28,23 @@ from numpy.typing import NDArray
 
 from tinyprune.config import GateConfig, RunConfig, TrainConfig
 from tinyprune.data import Text, load_text
-from tinyprune.errors import Interrupted, UsageError
+from tinyprune.errors import UsageError
 from tinyprune.experiments.cells import NOT_IN_KEYS, Outcome, key_of
-from tinyprune.experiments.grid import missing, run_cells, this_process
+from tinyprune.experiments.experiment import check_choices
+from tinyprune.experiments.grid import run_cells, this_process
 from tinyprune.experiments.methods import METHODS
 from tinyprune.experiments.pictures import plot_perplexity, plot_removed_roles
 from tinyprune.experiments.pipeline import healing_objective, repair_and_remove, training_steps
 from tinyprune.experiments.results import grouped, machine_of, mean_of, spread_of, write_files
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.study import Picture, check_choices
 from tinyprune.kernels.backend import get_backend
 from tinyprune.model.counting import count_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import say
 from tinyprune.pruning.gates import hit_target, open_heads, with_new_gates
-from tinyprune.pruning.importance import CRITERIA, Mask, keep_best
+from tinyprune.pruning.importance import CRITERIA, Mask, keep_best, michel_global
 from tinyprune.pruning.importance.fits import BlockFit, read_fits
 from tinyprune.pruning.importance.least_squares import search
-from tinyprune.pruning.importance.michel import michel_global
 from tinyprune.pruning.roles import head_roles
 from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.runs.directory import RunDirectory, load_model
@@ -80,11 +79,7 @@ class CheckpointCell:
     heads: int | None  # how many stay in all layers together; None for all of them
     steps: int  # of healing
     depends: dict[str, Any]  # what else the result depends on, plain values
-
-    @property
-    def baseline(self) -> None:
-        """No cell's weights are needed: the checkpoint is at hand."""
-        return
+    baseline = None  # the checkpoint is at hand: no cell needs another's weights
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: all that the result depends on."""
@@ -96,13 +91,9 @@ class CheckpointCell:
         return key_of(self.to_dict())
 
     def __str__(self) -> str:
-        if self.heads is None:
-            named = {"whole": "whole model", "roles": "roles", "healed": f"whole model, trained for {self.steps} steps"}
-            return named.get(self.what, f"{self.method}, scores")
-        if self.what == "repaired":
-            return f"{self.method}, {self.heads} heads, seed {self.seed}, repaired"
-        healed = f", healed for {self.steps} steps" if self.steps else ""
-        return f"{self.method}, {self.heads} heads, seed {self.seed}{healed}"
+        heads = "" if self.heads is None else f", {self.heads} heads"
+        steps = f", {self.steps} steps" if self.steps else ""
+        return f"{self.method}, seed {self.seed}{heads}: {self.what}{steps}"
 
 
 @dataclass(frozen=True)
@@ -262,10 +253,10 @@ class Comparison:
             "heads_by_layer": " ".join(map(str, model.config.heads)),
         }
 
-    # Tables of what is done.
+    # Tables of finished cells.
 
     def rows(self, store: Store) -> list[Record]:
-        """Return a row for each model that is done, the baseline's first; `steps` are those of healing, 0 before it.
+        """Return a row for each model, the baseline's first; `steps` are the steps of healing, 0 before it.
 
         `repair` says how what stays was fitted to a text, without a step of training; see `pruning.repair`.
         `heads_shifted` is how many gates had to be closed at the end to meet the number (opened if negative).
@@ -273,9 +264,9 @@ class Comparison:
         return [
             {"method": cell.method, "seed": cell.seed, "steps": cell.steps}
             | {"repair": "least-squares" if cell.what == "repaired" else repair_of(cell.method) or "none"}
-            | {name: value for name, value in record.items() if name != "kept"}
+            | {name: value for name, value in store.records[cell.key].items() if name != "kept"}
             for cell in self.cells
-            if cell.what not in ("roles", "scores") and (record := store.record(cell)) is not None
+            if cell.what not in ("roles", "scores")
         ]
 
     def removed_roles(self, store: Store) -> list[Record]:
@@ -283,10 +274,8 @@ class Comparison:
 
         The first row, of method "whole", says how many heads of each role there are; see `roles.HeadRoles.names`.
         """
-        found = next(store.record(cell) for cell in self.cells if cell.what == "roles")
-        if found is None:
-            return []
-        names = np.array(found["names"])
+        (found,) = (cell for cell in self.cells if cell.what == "roles")
+        names = np.array(store.records[found.key]["names"])
         roles = [role for role, _ in Counter(names.ravel().tolist()).most_common()]
         rows: list[Record] = [
             {"method": "whole", "heads_removed": 0} | {role: int((names == role).sum()) for role in roles}
@@ -317,9 +306,8 @@ class Comparison:
         return made
 
     def pruned(self, store: Store) -> list[tuple[CheckpointCell, dict[str, Any]]]:
-        """Return the pruned models that are done, with their records."""
-        found = [(cell, store.record(cell)) for cell in self.cells if cell.what == "pruned"]
-        return [(cell, record) for cell, record in found if record is not None]
+        """Return the pruned models with their records."""
+        return [(cell, store.records[cell.key]) for cell in self.cells if cell.what == "pruned"]
 
 
 def summarise(rows: Sequence[Record]) -> list[Record]:
@@ -375,33 +363,20 @@ def open_comparison(run: str | Path, backend: str, options: dict[str, Any], **si
 def run_comparison(comparison: Comparison, directory: str | Path) -> list[Record]:
     """Compute the cells that a directory lacks, then write its tables and pictures; returns the rows of results.csv.
 
-    Raises:
-        UsageError: if another process is at work in the directory.
-        TinypruneError: if a cell fails; what is finished is kept.
-        Interrupted: after Ctrl-C; what is finished is kept, and written if the baseline is among it.
+    Raises what `grid.run_cells` raises.
     """
     store = Store(directory)
 
     def work(cell: CheckpointCell, _: None) -> Outcome:
         return Outcome(comparison.compute(cell, store))
 
-    with store.locked():
-        try:
-            todo = missing(comparison.cells, store)
-            if todo:
-                say(f"compare: {len(todo)} of {len(comparison.cells)} cells to be computed")
-            with announced(comparison.model.ops, "compare"):
-                run_cells(comparison.cells, store, this_process, "compare", work)
-        except KeyboardInterrupt as error:
-            if store.record(comparison.cells[0]):
-                write_results(comparison, store)
-            said = f"stopped; what is finished is kept in {store.directory}; the same command goes on"
-            raise Interrupted(said) from error
-        return write_results(comparison, store)
+    with announced(comparison.model.ops, "compare"):
+        run_cells(comparison.cells, store, this_process, "compare", work)
+    return write_results(comparison, store)
 
 
 def write_results(comparison: Comparison, store: Store) -> list[Record]:
-    """Write tables, pictures and README.md of what is done so far; returns the rows of results.csv."""
+    """Write tables, pictures and README.md; returns the rows of results.csv."""
     rows = comparison.rows(store)
     tables = {"results": rows, "summary": summarise(rows), "kinds": comparison.removed_roles(store)}
     tables["inference"] = comparison.inference(store)
@@ -416,21 +391,11 @@ def write_results(comparison: Comparison, store: Store) -> list[Record]:
         "tokens": {name: getattr(comparison, name) for name in ("tokens", "score_tokens", "repair_tokens", "sample")},
         "machine": machine_of(comparison.backend),
     }
-    write_files(store.directory, about, tables, pictures(tables), page(about, tables))
+    caption = "Perplexity against heads removed: pruned, repaired, healed"
+    drawn = [("compare", caption, plot_perplexity(tables["summary"]))]
+    drawn.append(("kinds", "Which kinds of heads each method removes", plot_removed_roles(tables["kinds"])))
+    write_files(store.directory, about, tables, drawn, page(about, tables))
     return rows
-
-
-def pictures(tables: dict[str, list[Record]]) -> Iterator[Picture]:
-    """Draw the pictures, as far as there are pruned models."""
-    summary = tables["summary"]
-    if len(summary) > 1:
-        yield (
-            "compare",
-            "Perplexity against heads removed: pruned, repaired, healed",
-            plot_perplexity(tables["summary"]),
-        )
-    if len(tables["kinds"]) > 1:
-        yield "kinds", "Which kinds of heads each method removes", plot_removed_roles(tables["kinds"])
 
 
 def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
@@ -439,7 +404,7 @@ def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
     gates, finetune, T = config["gate_train"], config["finetune"], config["model"]["T"]
     share = finetune.get("distill", 0)
     divergence = f", in which {share:.0%} of the loss is the divergence from the whole model" if share else ""
-    paragraphs = [
+    return [
         f"# compare, {about['model']} on {about['text']}",
         f"Perplexity on the first {tokens['tokens']:,} tokens of the held-out test split after heads were removed from "
         "one trained model, mean over seeds and standard deviation (spread): just pruned (no repair, 0 steps), with "
@@ -449,7 +414,6 @@ def page(about: dict[str, Any], tables: dict[str, list[Record]]) -> list[str]:
         f"gates on frozen weights had {gates['steps']} steps of {gates['B']} × {T}. Written by "
         "`tinyprune compare`; settings are in `study.json`, a row for each model in `results.csv`.",
         markdown_table(tables["summary"]),
+        "Reading one text, in turns with the whole model:",
+        markdown_table(tables["inference"]),
     ]
-    if tables["inference"]:
-        paragraphs += ["Reading one text, in turns with the whole model:", markdown_table(tables["inference"])]
-    return paragraphs

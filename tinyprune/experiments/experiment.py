@@ -1,22 +1,22 @@
-"""A study from its first cell to its report: `tinyprune experiment`."""
+"""A study: what it consists of, how large it is made, and its way from the first cell to its report."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tinyprune.config import DataConfig, load_preset
-from tinyprune.errors import Interrupted, UsageError
+from tinyprune.config import DataConfig, RunConfig, load_preset
+from tinyprune.errors import UsageError, nearest
 from tinyprune.experiments.cells import Cell, compute, text_of
 from tinyprune.experiments.grid import OpenWorkers, missing, run_cells
-from tinyprune.experiments.results import machine_of, result_rows, summarise, write_files
+from tinyprune.experiments.methods import METHODS
+from tinyprune.experiments.results import Picture, machine_of, result_rows, summarise, write_files
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.study import Entry, Finished, Plan, Study
 from tinyprune.kernels.backend import BACKENDS, get_backend
-from tinyprune.progress import say
 from tinyprune.tables import Record, markdown_table
 from tinyprune.warmup import announced
 
@@ -24,6 +24,83 @@ PRESET = "study"
 # What one finishes in three minutes: the same stages, with fewer steps, sizes and seeds.
 QUICK: dict[str, Any] = {"train.steps": 200, "train.warmup": 20, "gate_train.steps": 60, "finetune.steps": 40}
 QUICK_SEEDS, QUICK_SHARES = 2, (0.5,)
+SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the heads, that stay
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell and its name in a study's tables."""
+
+    method: str
+    cell: Cell
+
+    @property
+    def seed(self) -> int:
+        """Return the cell's seed."""
+        return self.cell.config.seed
+
+
+def check_choices(shares: Sequence[float], total: int, methods: Sequence[str], known: Iterable[str]) -> None:
+    """Raise UsageError unless `shares` of `total` heads are different numbers, and `methods` are among the `known`."""
+    known = tuple(known)
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise UsageError(f"shares must be numbers from 0 to 1, got {list(shares)}")
+    for method in methods:
+        if method not in known:
+            raise UsageError(f"methods must be among {', '.join(known)}; got {method!r}{nearest(method, known)}")
+    if len(set(methods)) < len(methods):
+        raise UsageError(f"methods must be different, got {', '.join(methods)}")
+    heads = [round(share * total) for share in shares]
+    if len(set(heads)) < len(heads):
+        raise UsageError(f"shares must stand for different numbers of heads; {list(shares)} are {heads}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large a study is."""
+
+    config: RunConfig  # model, text and stages; its seed is the first one
+    seeds: int = 3  # how many
+    shares: Sequence[float] = SHARES
+    methods: Sequence[str] = tuple(METHODS)  # pruning methods to compare
+    scope: str = "global"  # where criteria compare heads, see `importance.keep_best`
+    backend: str = "numba"
+    digest: str | None = None  # sha256 of the text
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UsageError(f"seeds must be at least 1, got {self.seeds}")
+        check_choices(self.shares, self.config.model.heads_total, self.methods, METHODS)
+
+    def configs(self, config: RunConfig | None = None) -> list[RunConfig]:
+        """Return one configuration for each seed."""
+        config = config or self.config
+        return [dataclasses.replace(config, seed=config.seed + i) for i in range(self.seeds)]
+
+    def entry(self, name: str, config: RunConfig, method: str, share: float | None = None) -> Entry:
+        """Return the cell of one method that keeps a share of the heads, called `name` in the tables."""
+        heads = None if share is None else round(share * self.config.model.heads_total)
+        return Entry(name, Cell(config, method, heads, self.scope, self.backend, self.digest))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study whose cells are all done."""
+
+    entries: Sequence[Entry]
+    store: Store  # the cells' records
+    tables: dict[str, list[Record]]  # by name: "results", "summary", then the study's own
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that one study does not share with the others."""
+
+    entries: Callable[[Plan], list[Entry]]  # all names, shares and seeds stand for different cells
+    tables: Callable[[Finished], dict[str, list[Record]]]  # by file name; "comparison" is explained in README.md
+    pictures: Callable[[Finished], Iterable[Picture]]
+    changes: dict[str, Any] = field(default_factory=dict)  # in the preset `experiment.PRESET`
+    seeds: int = 3  # how many, if none are given
 
 
 def get_study(name: str) -> Study:
@@ -60,11 +137,8 @@ def run_study(
     With `compile_first` the kernels are compiled once in this process, so that the workers, who share the cache, need
     not.
 
-    Raises:
-        UsageError: if the tokenizer has `<unk>`, which makes bits per character meaningless, or if another process is
-            at work in the directory.
-        TinypruneError: if a cell fails; what is finished is kept.
-        Interrupted: after Ctrl-C; what is finished is kept.
+    Raises UsageError if the tokenizer has `<unk>`, which makes bits per character meaningless, and what
+    `grid.run_cells` raises.
     """
     get_backend(plan.backend)  # raises if there is no such backend
     text = text_of(plan.config.data, plan.digest)
@@ -73,18 +147,10 @@ def run_study(
     store = Store(directory)
     entries = get_study(name).entries(plan)
     cells = [entry.cell for entry in entries]
-    with store.locked():
-        todo = missing(cells, store)
-        say(f"experiment {name}: {len(entries)} models, {len(todo)} of them or of their baselines still to be trained")
-        try:
-            if todo and compile_first and not BACKENDS[plan.backend].on_device:  # nothing compiled for a GPU is kept
-                compile_kernels(name, cells[0])
-            run_cells(cells, store, workers, name)
-            return write_results(name, plan, entries, store)
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"stopped; {len(store.records)} models are kept in {store.directory}; the same command goes on"
-            ) from error
+    if compile_first and not BACKENDS[plan.backend].on_device and missing(cells, store):  # a GPU's kernels are not kept
+        compile_kernels(name, cells[0])
+    run_cells(cells, store, workers, name)
+    return write_results(name, plan, entries, store)
 
 
 def compile_kernels(what: str, cell: Cell) -> None:
@@ -101,7 +167,7 @@ def write_results(name: str, plan: Plan, entries: Sequence[Entry], store: Store)
     """Write the files of a study whose cells are all done; returns the rows of results.csv."""
     study, V = get_study(name), text_of(plan.config.data, plan.digest).tokenizer.V
     rows = result_rows(name, entries, store, V, plan.backend)
-    done = Finished(entries, store, V, {"results": rows, "summary": summarise(rows)})
+    done = Finished(entries, store, {"results": rows, "summary": summarise(rows)})
     done.tables.update(study.tables(done))
     corpus = Path(plan.config.data.corpus).name  # without the folder of a file
     about = {

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from tinyprune.errors import MissingExtraError, TinypruneError, UsageError, install_command
+from tinyprune.errors import Interrupted, MissingExtraError, TinypruneError, UsageError, install_command
 from tinyprune.experiments.cells import Cell, Outcome, compute
 from tinyprune.experiments.store import Store
 from tinyprune.kernels.backend import get_backend
@@ -85,7 +86,7 @@ def local_processes(jobs: int | None = None, backend: str = "numba") -> OpenWork
         # Not forked: a fork of a process that has used threads may wait for a thread that it does not have.
         executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), look_after_worker)
         try:
-            with environment(dict.fromkeys(BLAS_THREADS, "1")):
+            with mock.patch.dict(os.environ, dict.fromkeys(BLAS_THREADS, "1")):
                 yield Workers(executor, 2 * count)
         except BaseException:
             # Their results are not waited for.
@@ -112,19 +113,6 @@ def look_after_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-@contextmanager
-def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that are started in this context."""
-    before = {name: os.environ[name] for name in variables if name in os.environ}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            del os.environ[name]
-        os.environ.update(before)
 
 
 def dask_cluster(address: str, timeout: float = 10) -> OpenWorkers:
@@ -174,18 +162,31 @@ def run_cells(
         describe: what the messages call them.
         work: returns the outcome of a cell, given its baseline's weights or None.
 
+    Finished cells are stored, whatever happens to the others.
+
     Raises:
-        TinypruneError: if a cell fails, or its worker dies. Finished cells are kept.
+        UsageError: if another process is at work in the store's directory.
+        TinypruneError: if a cell fails, or its worker dies.
+        Interrupted: after Ctrl-C.
     """
-    todo = missing(cells, store)
-    total, start = len(todo), time.monotonic()
-    with workers() as opened, progress_bar(total=total, desc=describe, unit="cell", smoothing=0) as bar:
-        for done, cell in enumerate(computed(todo, store, opened, work), 1):
-            bar.update()
-            bar.set_postfix_str(str(cell), refresh=False)
-            if bar.disable:  # a log has no bar
-                left = duration((time.monotonic() - start) / done * (total - done))
-                say(f"{describe}: {done} of {total}: {cell}, about {left} left")
+    with store.locked():
+        todo = missing(cells, store)
+        total, start = len(todo), time.monotonic()
+        if not todo:
+            return
+        say(f"{describe}: {total} cells to be computed, {len(store.records)} are in {store.directory}")
+        try:
+            with workers() as opened, progress_bar(total=total, desc=describe, unit="cell", smoothing=0) as bar:
+                for done, cell in enumerate(computed(todo, store, opened, work), 1):
+                    bar.update()
+                    bar.set_postfix_str(str(cell), refresh=False)
+                    if bar.disable:  # a log has no bar
+                        left = duration((time.monotonic() - start) / done * (total - done))
+                        say(f"{describe}: {done} of {total}: {cell}, about {left} left")
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"stopped; what is finished is kept in {store.directory}; the same command goes on"
+            ) from error
 
 
 def missing(cells: Iterable[Cell], store: Store) -> dict[str, Cell]:

@@ -14,7 +14,7 @@ class Method:
     """What a method does in each step of `cells.CellRun`; a step that is not given does nothing.
 
     Attributes:
-        about: one line for `tinyprune list`; a criterion is described by the first line of its file.
+        about: one line for `tinyprune list`; a criterion is described by the first line of its docstring.
         start: "baseline", or "new" for new weights.
         choose: how heads are chosen. "criterion": those with the highest scores; "rounds": the same, scored again after
             every tenth of all heads is removed; "search": least squares, in all layers together; "gates"; "layers": the

@@ -292,25 +292,6 @@ def plot_map(records: Sequence[Record]) -> Figure:
 
 
 @matplotlib.style.context(STYLE)
-def plot_architecture(rows: Sequence[Record], split: str = "test") -> Figure:
-    """Draw the architectures' quality against parameters, multiply-adds and time, with error bars over seeds."""
-    kinds = list(dict.fromkeys(r["method"] for r in rows))
-    figure, by_measure = panels(len(MEASURES), 9, 3.6)
-    for axes, (measure, label) in zip(by_measure, MEASURES.items(), strict=True):
-        for kind in kinds:
-            x, y, error = means(rows_of(rows, kind, split), measure)
-            axes.errorbar(x, y, error, label=kind, capsize=2, elinewidth=0.8, **look(kinds, kind))
-        axes.set(xlabel=label, xlim=(0, None))
-        axes.xaxis.set(major_locator=MaxNLocator(4), major_formatter=EngFormatter(sep=""))
-        axes.grid(alpha=0.3, linewidth=0.5)
-    by_measure[0].set_ylabel(f"bits per character ({split})")
-    name_seeds(figure, rows)
-    handles = by_measure[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
-    return figure
-
-
-@matplotlib.style.context(STYLE)
 def plot_perplexity(summary: Sequence[Record]) -> Figure:
     """Draw perplexity against heads removed, a line for each method; dashed is the whole model after as many steps.
 

@@ -17,32 +17,37 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinyprune.errors import CheckpointError
+import numpy as np
+from matplotlib.figure import Figure
+
+from tinyprune.config import ModelConfig
 from tinyprune.experiments.store import Store
-from tinyprune.experiments.study import Entry, Picture
-from tinyprune.experiments.timing import measure_times, with_head_counts
 from tinyprune.files import replace_file
-from tinyprune.kernels.backend import BACKENDS
+from tinyprune.kernels.backend import BACKENDS, get_backend
 from tinyprune.machine import describe_machine, processors
+from tinyprune.model.parameters import init_parameters
+from tinyprune.model.transformer import Transformer
 from tinyprune.plots import save_figure
-from tinyprune.progress import say
+from tinyprune.progress import progress_bar, say
+from tinyprune.report import milliseconds_per_1k_tokens
 from tinyprune.tables import Record
 
+if TYPE_CHECKING:
+    from tinyprune.experiments.experiment import Entry
+
 SPLITS = ("valid", "test")
+Picture = tuple[str, str, Figure]  # file name, caption, figure
 
 
 def result_rows(study: str, entries: Sequence[Entry], store: Store, V: int, backend: str) -> list[Record]:
     """Return a row for each model and split; times are measured now.
 
     `heads_shifted` is how many heads more than the target the controller left open (fewer if negative), which were then
-    closed to meet it exactly; None for methods that have no controller. Raises CheckpointError if a cell is not done.
+    closed to meet it exactly; None for methods that have no controller.
     """
-    done = [(entry, store.record(entry.cell)) for entry in entries]
-    for entry, record in done:
-        if record is None:
-            raise CheckpointError(f"{store.directory} lacks the cell {entry.cell}; run the study again to compute it")
+    done = [(entry, store.records[entry.cell.key]) for entry in entries]
     whole = [dataclasses.replace(entry.cell.config.model, V=V) for entry in entries]
     configs = [with_head_counts(model, record["heads"]) for model, (_, record) in zip(whole, done, strict=True)]
     ms = measure_times(configs, backend)
@@ -68,6 +73,31 @@ def result_rows(study: str, entries: Sequence[Entry], store: Store, V: int, back
         for (entry, record), config in zip(done, configs, strict=True)
         for split in SPLITS
     ]
+
+
+def with_head_counts(config: ModelConfig, heads: Sequence[int]) -> ModelConfig:
+    """Return the configuration with `heads[i]` heads in layer i."""
+    return dataclasses.replace(config, heads=tuple(heads), head_ids=tuple(tuple(range(h)) for h in heads))
+
+
+def measure_times(
+    configs: Iterable[ModelConfig], backend: str = "numba", at_least: float = 0.25
+) -> dict[ModelConfig, float]:
+    """Measure milliseconds per 1,000 tokens of each configuration, see `report.milliseconds_per_1k_tokens`.
+
+    The configurations have V set; equal ones are measured once, for `at_least` seconds.
+    """
+    ops, rng, ms = get_backend(backend), np.random.default_rng(0), {}
+    first, *others = dict.fromkeys(configs)
+    models = [Transformer(first, init_parameters(first, rng), ops=ops)]
+    with progress_bar(others or [first], desc="timing", unit="model") as bar:
+        for config in bar:
+            models[1:] = [Transformer(config, init_parameters(config, rng), ops=ops)]
+            tokens = rng.integers(0, config.V, 16 * first.T)
+            reference, own = milliseconds_per_1k_tokens(models, tokens, at_least)
+            # The first takes turns with each other: times are scaled to it, in case the machine's speed changes.
+            ms[config] = own * ms.setdefault(first, reference) / reference
+    return ms
 
 
 def grouped(rows: Iterable[Record], *names: str) -> dict[tuple[Any, ...], list[Record]]:
@@ -176,7 +206,7 @@ def write_files(
     pictures: Iterable[Picture],
     paragraphs: Sequence[str],
 ) -> None:
-    """Write study.json, the tables that are not empty, the pictures, and README.md. Older pictures are removed.
+    """Write study.json, the tables that are not empty, the pictures, and README.md.
 
     Args:
         about: what study.json holds.
@@ -191,9 +221,6 @@ def write_files(
     for name, caption, figure in pictures:
         save_figure(figure, plots / f"{name}.png")
         shown.append(f"![{caption}](plots/{name}.png)")
-    for path in plots.glob("*.png"):
-        if not any(f"(plots/{path.name})" in line for line in shown):
-            path.unlink()
     page = "\n\n".join([*paragraphs, *shown, f"Machine: {about['machine']}."]) + "\n"
     replace_file(directory / "README.md", page.encode())
     say(f"{about['study']}: {directory / 'README.md'}, *.csv and plots/ are written")

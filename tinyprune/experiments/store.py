@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,13 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the directory against other processes, see `files.locked`. Raises UsageError if one holds the lock."""
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.directory / ".lock", wait=False))
-            except BlockingIOError as error:
-                raise UsageError(
-                    f"another process is at work in {self.directory}; wait for it, or give another --directory"
-                ) from error
-            self.load()
-            yield
+        try:
+            with locked(self.directory / ".lock", wait=False):
+                self.load()
+                yield
+        except BlockingIOError as error:
+            said = f"another process is at work in {self.directory}; wait for it, or give another --directory"
+            raise UsageError(said) from error
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """Return the record of a cell; None if it is not done."""

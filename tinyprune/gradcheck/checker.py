@@ -138,10 +138,8 @@ def check_gradients(
 
             x = np.asarray(leaf, np.float64)
             g = np.asarray(g, np.float64)
-            if directions is None:
-                records.append(_compare_entries(name, part, mode, f_of_leaf, x, g))
-            else:
-                records += [_compare_direction(name, part, mode, f_of_leaf, x, g, rng) for _ in range(directions)]
+            for drawing in [None] if directions is None else [rng] * directions:
+                records.append(_compare(name, part, mode, f_of_leaf, x, g, drawing))
     return records
 
 
@@ -238,36 +236,32 @@ def _derivative(mode: str, f: Callable[[NDArray], complex], x: NDArray, directio
     return float(np.real(f(x + CENTRAL_H * direction) - f(x - CENTRAL_H * direction))) / (2 * CENTRAL_H)
 
 
-def _compare_entries(
-    name: str, argument: str, mode: str, f: Callable[[NDArray], complex], x: NDArray, g: NDArray
-) -> GradientRecord:
+def _measured(name: str, mode: str, f: Callable[[NDArray], complex], x: NDArray) -> NDArray:
+    """Return the derivative with respect to every entry of x."""
     n = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         direction = np.zeros_like(x)
         direction[index] = 1
         n[index] = _derivative(mode, f, x, direction, name)
-    tolerance, floor = CRITERIA[mode]
-    error = float(np.linalg.norm(g - n) / (np.linalg.norm(g) + np.linalg.norm(n) + floor))
-    distance = np.where(np.isfinite(g), np.abs(g - n), np.inf)
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(distance), x.shape)) if x.size else ()
-    expected, got = (float(n[index]), float(g[index])) if x.size else (0.0, 0.0)
-    return GradientRecord(name, argument, mode, error, bool(error <= tolerance), index, expected, got)
+    return n
 
 
-def _compare_direction(
-    name: str,
-    argument: str,
-    mode: str,
-    f: Callable[[NDArray], complex],
-    x: NDArray,
-    g: NDArray,
-    rng: np.random.Generator,
+def _compare(
+    name: str, argument: str, mode: str, f: Callable[[NDArray], complex], x: NDArray, g: NDArray, rng: Any = None
 ) -> GradientRecord:
-    direction = rng.standard_normal(x.shape)
-    expected = _derivative(mode, f, x, direction, name)
-    got = float((g * direction).sum())
+    """Compare a gradient entry by entry; given a generator, along a direction that it draws."""
     tolerance, floor = CRITERIA[mode]
-    # The rounding of a sum of many products is relative to their size, not to what is left of them.
-    size = float(np.linalg.norm(g) * np.linalg.norm(direction))
-    error = abs(got - expected) / (abs(expected) + abs(got) + size + floor)
-    return GradientRecord(name, argument, mode, error, bool(error <= tolerance), (), expected, got)
+    index: tuple[int, ...] = ()
+    if rng is None:
+        n = _measured(name, mode, f, x)
+        error = float(np.linalg.norm(g - n) / (np.linalg.norm(g) + np.linalg.norm(n) + floor))
+        distance = np.where(np.isfinite(g), np.abs(g - n), np.inf)
+        index = tuple(int(i) for i in np.unravel_index(np.argmax(distance), x.shape)) if x.size else ()
+        expected, got = (float(n[index]), float(g[index])) if x.size else (0.0, 0.0)
+    else:
+        direction = rng.standard_normal(x.shape)
+        expected, got = _derivative(mode, f, x, direction, name), float((g * direction).sum())
+        # The rounding of a sum of many products is relative to their size, not to what is left of them.
+        size = float(np.linalg.norm(g) * np.linalg.norm(direction))
+        error = abs(got - expected) / (abs(expected) + abs(got) + size + floor)
+    return GradientRecord(name, argument, mode, error, bool(error <= tolerance), index, expected, got)

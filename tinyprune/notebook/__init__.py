@@ -9,27 +9,28 @@ import ast
 import inspect
 import platform
 import textwrap
+import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import matplotlib.style
 
 import tinyprune
 from tinyprune.config import load_preset
 from tinyprune.errors import UsageError, missing_extra
 from tinyprune.kernels.backend import default_backend, get_backend
-from tinyprune.plots import STYLE
+from tinyprune.plots import BLUE, GREY, STYLE
 from tinyprune.runs.run import Run, trained_once
+from tinyprune.tables import show
 
 try:
     from IPython.display import HTML, Markdown, display
 
     from tinyprune.notebook.drawing import you_are_here as you_are_here
     from tinyprune.notebook.frames import sliders as sliders
-    from tinyprune.notebook.timing import best as best
-    from tinyprune.notebook.timing import best_of_each as best_of_each
-    from tinyprune.notebook.timing import plot_rungs as plot_rungs
 except ImportError:
     raise missing_extra("tinyprune.notebook", "notebooks", __name__) from None
 
@@ -140,3 +141,44 @@ def baseline_run(options: Mapping[str, Any] | None = None, name: str = "") -> Ru
     config = load_preset("tiny").with_options(dict(options or {}))
     folder = "-".join(["notebooks", f"python{platform.python_version()}", *([name] if name else [])])
     return trained_once(REPOSITORY / "runs" / folder, config, get_backend(default_backend()), "run the cell once more")
+
+
+def best_of_each(works: Mapping[str, Callable[[], Any]], turns: int = 7) -> dict[str, float]:
+    """Call several functions in turn, and return the shortest time of each in seconds.
+
+    Other programs can only make a call longer, and a slow moment hits all alike. The first call, which compiles, is not
+    timed.
+    """
+    for work in works.values():
+        work()
+    shortest = dict.fromkeys(works, float("inf"))
+    for _ in range(turns):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            shortest[name] = min(shortest[name], time.perf_counter() - start)
+    return shortest
+
+
+def best(work: Callable[..., Any], *arguments: Any, turns: int = 7) -> float:
+    """Return the shortest of several calls in seconds; the first call is not timed."""
+    return best_of_each({"": lambda: work(*arguments)}, turns)[""]
+
+
+def plot_rungs(speeds: Mapping[str, float], title: str, beside: int = 0) -> None:
+    """Draw a bar for each rung of a ladder, the lowest at the bottom; the last `beside` are none, and stay open.
+
+    x is GFLOP per second on a log scale. A bar's label is how many times as fast it is as the rung below.
+    """
+    heights, rungs = list(speeds.values()), len(speeds) - beside
+    figure, axes = plt.subplots(figsize=(7, 0.9 + 0.3 * len(heights)))
+    bars = axes.barh(list(speeds), heights, height=0.7, color=BLUE)
+    for bar in bars[rungs:]:
+        bar.set(facecolor="white", edgecolor=GREY, hatch="////")
+    faster = [f"{show(float(f'{high / low:.3g}'))}×" for low, high in pairwise(heights[:rungs])]
+    axes.bar_label(bars, ["", *faster, *[""] * beside], padding=3)
+    axes.set(xscale="log", xlim=(min(heights) / 2, max(heights) * 3), title=title)
+    axes.set_xlabel("GFLOP per second (nominal); n×: n times as fast as the rung below")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    plt.show()

@@ -120,15 +120,5 @@ def arrow(axes: Axes, points: list[tuple[float, float]], colour: str, width: flo
     """Draw an arrow along points."""
     x, y = zip(*points, strict=True)
     axes.plot(x[:-1], y[:-1], color=colour, lw=width, solid_joinstyle="round")
-    axes.add_patch(
-        FancyArrowPatch(
-            points[-2],
-            points[-1],
-            arrowstyle="-|>,head_length=3,head_width=1.6",
-            shrinkA=0,
-            shrinkB=0,
-            color=colour,
-            lw=width,
-            mutation_scale=1,
-        )
-    )
+    head = {"arrowstyle": "-|>,head_length=3,head_width=1.6", "mutation_scale": 1, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(points[-2], points[-1], color=colour, lw=width, **head))

@@ -8,7 +8,7 @@ write_hub("pruned", smaller, model.tokenizer)       # a folder that transformers
 hub                 config.json, model.safetensors, tokenizer.json
 gguf                one file with all of it
 settings, layout    theirs and ours: settings, and names of parameters
-stored              tensors in a file, read block by block
+stored              tensors in a file, read one by one
 """
 
 from __future__ import annotations

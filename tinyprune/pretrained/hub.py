@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from tinyprune.config import USUAL, ModelConfig
@@ -19,8 +20,7 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.pretrained.layout import sources
 from tinyprune.pretrained.safetensors_file import read_header
 from tinyprune.pretrained.settings import read_settings, write_settings
-from tinyprune.pretrained.stored import OTHERWISE, StoredTensor, blocks, check_tensors, read_parameters
-from tinyprune.training.checkpoints import safetensors_pieces
+from tinyprune.pretrained.stored import OTHERWISE, check_tensors, read_parameters
 
 NEEDED = "give a folder with config.json, model.safetensors and tokenizer.json"
 # What comes before the names of `layout.sources` in a file; a file of a model without its output side goes without.
@@ -39,11 +39,12 @@ def read_hub(folder: Path) -> tuple[ModelConfig, dict[str, NDArray[np.float32]],
         for name, tensor in read_header(path).items()
         if not CONSTANTS.fullmatch(name.removeprefix(prefix))
     }
-    # A tied model has no matrix of its own for the output, but some files repeat the embedding under that name.
+    # A tied model has no matrix for the output, but some files repeat the embedding under that name.
     repeated = stored.pop("lm_head.weight", None) if config.tied else None
     where, shapes = sources(config.kind, config), parameter_shapes(config)
     check_tensors(folder, stored, where, shapes)
-    if repeated is not None and not _equal(repeated, stored[where["embedding"].tensor]):
+    embedding = stored[where["embedding"].tensor].load
+    if repeated and not (repeated.load and embedding and np.array_equal(repeated.load(), embedding())):
         raise CheckpointError(f"{folder}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
     description = _read_text(folder / "tokenizer.json")
     try:
@@ -70,36 +71,29 @@ def write_hub(folder: str | Path, model: Transformer, tokenizer: Any, positions:
         SaveError: if a file cannot be written.
     """
     folder, config, kind = Path(folder), model.config, model.config.kind
-    if kind not in PREFIX:
-        raise UsageError(f"the Hub's files can say models of kind gpt2 and llama, got {kind}")
-    if model.gate is not None:
-        raise UsageError("this model has gates, which the Hub's files do not know; remove the closed heads first")
     usual = USUAL[kind] | {"mask": "causal", "M": 0, "N": 0} | ({"kv_heads": 0} if kind == "gpt2" else {})
-    for key, value in usual.items():
-        if getattr(config, key) != value:
-            raise UsageError(
-                f"the Hub's files can say a {kind} only where {key} is {value}, got {getattr(config, key)}"
-            )
-    if not isinstance(tokenizer, BytePairTokenizer):
-        raise UsageError(
-            f"the Hub's files need the byte-pair tokenizer of a pretrained model, got a {tokenizer.kind} one"
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder; give a new one")
+    given = {key: getattr(config, key) for key in usual}
+    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    for wrong, said in (
+        (kind not in PREFIX, f"the Hub's files can say models of kind gpt2 and llama, got {kind}"),
+        (model.gate is not None, "this model has gates, which the Hub's files do not know; remove closed heads first"),
+        *(
+            (given[k] != x, f"the Hub's files can say a {kind} only where {k} is {x}, got {given[k]}")
+            for k, x in usual.items()
+        ),
+        (tokenizer.kind != "bpe", f"the Hub's files need a pretrained model's tokenizer, got a {tokenizer.kind} one"),
+        (used, f"{folder} exists and is not an empty folder; give a new one"),
+    ):
+        if wrong:
+            raise UsageError(said)
     heads, params = _heads_in_each_layer(config), model.host_params()
-    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     parts: dict[str, list[NDArray]] = {}
     for name, source in sources(kind, config).items():
         tensor = source.tensor if name == "unembedding" else PREFIX[kind] + source.tensor
-        layout[tensor] = ("float32", source.stored_shape(params[name].shape))
         # The thirds of one tensor come one after the other.
         parts.setdefault(tensor, []).append(params[name].T if source.transposed else params[name])
-
-    def make(tensor: str) -> NDArray:
-        whole = np.concatenate(parts[tensor], -1) if parts[tensor][1:] else parts[tensor][0]
-        return whole.astype(np.float32, copy=False)
-
-    replace_file(folder / "model.safetensors", safetensors_pieces(layout, make, {"format": "pt"}), "model")
+    tensors = {tensor: np.asarray(np.concatenate(x, -1), np.float32, order="C") for tensor, x in parts.items()}
+    replace_file(folder / "model.safetensors", safetensors.numpy.save(tensors, {"format": "pt"}), "model")
     longest = config.T if positions is None or kind == "gpt2" else positions  # GPT-2's table has T rows
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
     for name, text in (
@@ -170,9 +164,3 @@ def _weight_files(folder: Path) -> list[Path]:
             "read it and write model.safetensors: model.save_pretrained(folder)"
         )
     raise UsageError(f"there is no {whole}; {NEEDED}")
-
-
-def _equal(a: StoredTensor, b: StoredTensor) -> bool:
-    """Return whether two tensors hold the same numbers, which takes no more memory than two blocks."""
-    same = a.shape == b.shape and a.widen is not None
-    return same and all(np.array_equal(x, y) for (_, x), (_, y) in zip(blocks(a), blocks(b), strict=True))

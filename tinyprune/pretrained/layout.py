@@ -1,6 +1,6 @@
 """The parameters of a GPT-2 or a Llama: where ours are in each format.
 
-Our products are x @ W. The Hub's files of Llama, and all of GGUF, hold the transposes (nn.Linear), those of GPT-2 do
+Our products are x @ W. The Hub's files of Llama, and all of GGUF, hold the transposes (nn.Linear), GPT-2's do
 not (Conv1D); its c_attn is Wq, Wk and Wv side by side. An embedding is (V, D) everywhere.
 """
 
@@ -14,7 +14,7 @@ from tinyprune.pretrained.stored import Source
 
 # In each format, what stands before the names of layer i.
 FORMATS = {"gpt2": "h.{i}.", "llama": "layers.{i}.", "gguf": "blk.{i}."}
-# Names in these formats, without .weight and .bias; under "q" that of Wq and bq, under "ln" that of its scale and bias.
+# Names in these formats, without .weight and .bias; under "q" the name of Wq and bq, under "ln" of its scale and bias.
 OUTER = {
     "embedding": ("wte", "embed_tokens", "token_embd"),
     "positions": ("wpe", "", ""),

@@ -18,13 +18,30 @@ ONLY: dict[str, dict[str, Any]] = {
     },
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
 }
+# Our numbers in each format, in the order in which they are read, and what absent ones are.
+NUMBERS = {
+    "gpt2": {"V": "vocab_size", "L": "n_layer", "D": "n_embd", "H": "n_head", "T": "n_positions", "F": "n_inner"}
+    | {"norm_eps": "layer_norm_epsilon"},
+    "llama": {"V": "vocab_size", "L": "num_hidden_layers", "D": "hidden_size", "H": "num_attention_heads"}
+    | {"kv_heads": "num_key_value_heads", "F": "intermediate_size", "T": "max_position_embeddings"}
+    | {"norm_eps": "rms_norm_eps", "rope_base": "rope_theta"},
+    "gguf": {"V": "llama.vocab_size", "L": "llama.block_count", "D": "llama.embedding_length"}
+    | {"H": "llama.attention.head_count", "kv_heads": "llama.attention.head_count_kv"}
+    | {"F": "llama.feed_forward_length", "T": "llama.context_length"}
+    | {"norm_eps": "llama.attention.layer_norm_rms_epsilon", "rope_base": "llama.rope.freq_base"},
+}
+ABSENT: dict[str, dict[str, Any]] = {
+    "gpt2": {"norm_eps": 1e-5},
+    "llama": {"T": 2048, "norm_eps": 1e-6, "rope_base": 10_000.0},
+    "gguf": {"rope_base": 10_000.0},
+}
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 # Models have fewer layers and heads; our names for all that a file claims would fill the memory.
 MANY = 1000
 
 
 def read_settings(config: dict[str, Any], where: Path) -> ModelConfig:
-    """Return our settings for those of the config.json at `where`. Raises UsageError for a model that we do not have.
+    """Return our settings for the config.json at `where`. Raises UsageError for a model that we do not have.
 
     Where a setting is absent, it has the value that transformers gives it.
     """
@@ -33,46 +50,32 @@ def read_settings(config: dict[str, Any], where: Path) -> ModelConfig:
     kind = "llama" if llama else str(config.get("model_type"))
     if kind not in ONLY:
         raise UsageError(f"{where}: model_type must be gpt2 or llama, got {kind!r}")
-
-    def number(key: str, usual: Any = None, kind: type = int, below: float = 1e9) -> Any:
-        return positive(config, key, where, usual, kind, below)
-
     for key, value in (ONLY[kind] | {"quantization_config": None}).items():
         only(config, key, where, value)
     tied = config.get("tie_word_embeddings")
     if tied not in (None, False, True):
         raise UsageError(f"{where}: tie_word_embeddings must be true or false, got {shown(tied)}")
-    about = {"V": number("vocab_size"), "tied": kind == "gpt2" if tied is None else bool(tied)}
-    if kind == "gpt2":
-        about |= {"L": number("n_layer", below=MANY), "D": number("n_embd"), "H": number("n_head", below=MANY)}
-        about |= {"T": number("n_positions"), "F": number("n_inner", 4 * about["D"])}
-        return model_config(where, kind, **about, norm_eps=number("layer_norm_epsilon", 1e-5, float))
-    about |= {"L": number("num_hidden_layers", below=MANY), "D": number("hidden_size")}
-    about |= {"H": number("num_attention_heads", below=MANY), "F": number("intermediate_size")}
-    about |= {"kv_heads": number("num_key_value_heads", about["H"]), "T": number("max_position_embeddings", 2048)}
     # transformers 5 has one table; before it, rope_theta stood alone and rope_scaling was a table or null.
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise UsageError(f"{where}: rope_parameters must be a table, got {shown(rope)}")
-    only({"rope_scaling": rope.get("rope_type", rope.get("type"))}, "rope_scaling", where, "default")
-    only(config | rope, "partial_rotary_factor", where, 1.0)
-    about |= {"rope_base": positive(config | rope, "rope_theta", where, 10_000.0, float)}
-    model = model_config(where, kind, **about, norm_eps=number("rms_norm_eps", 1e-6, float))
-    only(config, "head_dim", where, model.Dh)
+    if kind == "llama":
+        only({"rope_scaling": rope.get("rope_type", rope.get("type"))}, "rope_scaling", where, "default")
+        only(config | rope, "partial_rotary_factor", where, 1.0)
+    numbers = read_numbers(config | rope, kind, where)
+    model = model_config(where, kind, **numbers, tied=kind == "gpt2" if tied is None else bool(tied))
+    if kind == "llama":
+        only(config, "head_dim", where, model.Dh)
     return model
 
 
 def write_settings(model: ModelConfig, heads: int, positions: int) -> dict[str, Any]:
     """Return the config.json of a model for so many positions, with `heads` heads in each layer."""
     kind = model.kind
-    config: dict[str, Any] = {"model_type": kind, "architectures": [ARCHITECTURES[kind]], "vocab_size": model.V}
-    if kind == "gpt2":
-        config |= {"n_embd": model.D, "n_head": heads, "n_layer": model.L, "n_inner": model.F}
-        config |= {"n_positions": positions, "layer_norm_epsilon": model.norm_eps}
-    else:
-        config |= {"hidden_size": model.D, "num_hidden_layers": model.L, "intermediate_size": model.F}
-        config |= {"num_attention_heads": heads, "num_key_value_heads": len(model.kv_ids(0)), "head_dim": model.Dh}
-        config |= {"max_position_embeddings": positions, "rms_norm_eps": model.norm_eps, "rope_theta": model.rope_base}
+    config: dict[str, Any] = {"model_type": kind, "architectures": [ARCHITECTURES[kind]]}
+    ours = {"H": heads, "T": positions, "kv_heads": len(model.kv_ids(0))}
+    config |= {theirs: ours.get(name, getattr(model, name)) for name, theirs in NUMBERS[kind].items()}
+    config |= {"head_dim": model.Dh} if kind == "llama" else {}
     # Null, since transformers would take ids of GPT-2's or Llama 2's vocabulary where none are given.
     config |= {"bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": model.tied}
     return config | ONLY[kind] | {"torch_dtype": "float32"}
@@ -86,6 +89,18 @@ def model_config(where: Path, kind: str, **settings: Any) -> ModelConfig:
         return ModelConfig(kind=kind, N=0, M=0, mask="causal", **settings)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def read_numbers(values: dict[str, Any], form: str, where: Path, **absent: Any) -> dict[str, Any]:
+    """Return the numbers of a format by our names; `absent` has values of absent ones, beside `ABSENT`."""
+    found: dict[str, Any] = {}
+    for name, theirs in NUMBERS[form].items():
+        usual = ABSENT[form] | {"kv_heads": found.get("H")} | absent
+        if form == "gpt2" and name == "F":
+            usual["F"] = 4 * found["D"]
+        kind, below = (float if name in ("norm_eps", "rope_base") else int), (MANY if name in "LH" else 1e9)
+        found[name] = positive(values, theirs, where, usual.get(name), kind, below)
+    return found
 
 
 def positive(

@@ -1,11 +1,10 @@
-"""Tensors in a file, found from its header and read block by block as float32, so that no second copy is in memory."""
+"""Tensors in a file, found from its header and read one by one as float32, so that no second copy is in memory."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,21 +13,15 @@ from numpy.typing import NDArray
 
 from tinyprune.errors import CheckpointError, UsageError
 
-BLOCK_BYTES = 1 << 20
 OTHERWISE = "get the file again from where it comes from"
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A vector or a matrix in a file, row after row."""
+class StoredTensor(NamedTuple):
+    """A vector or a matrix in a file."""
 
-    path: Path
-    offset: int  # of its first byte in the file
     shape: tuple[int, ...]
     dtype: str  # as the format calls it
-    row_bytes: int  # of one row; a vector is one row
-    # From the bytes of rows, (n, row_bytes), to numbers that fit into float32, (n, shape[-1]); None: not known.
-    widen: Callable[[NDArray[np.uint8]], NDArray] | None
+    load: Callable[[], NDArray] | None  # returns its numbers, as floats of at most 32 bits; None: not known
 
 
 class Source(NamedTuple):
@@ -42,35 +35,6 @@ class Source(NamedTuple):
         """Return the shape of the tensor from which a parameter of `shape` is read."""
         shape = shape[::-1] if self.transposed else shape
         return shape if self.third is None else (*shape[:-1], 3 * shape[-1])
-
-
-def blocks(tensor: StoredTensor) -> Iterator[tuple[int, NDArray]]:
-    """Yield (number of the first row, rows) until all were read. Raises CheckpointError if bytes are missing."""
-    assert tensor.widen is not None
-    count, width = math.prod(tensor.shape[:-1]), tensor.shape[-1]
-    step = max(1, BLOCK_BYTES // (4 * width))
-    with tensor.path.open("rb") as file:
-        file.seek(tensor.offset)
-        for first in range(0, count, step):
-            n = min(step, count - first)
-            data = np.fromfile(file, np.uint8, n * tensor.row_bytes)
-            if data.size < n * tensor.row_bytes:
-                raise CheckpointError(f"{tensor.path} ended too early: did it change while it was read? {OTHERWISE}")
-            yield first, tensor.widen(data.reshape(n, -1))
-
-
-def read_tensor(tensor: StoredTensor, transposed: bool = False, part: slice = slice(None)) -> NDArray[np.float32]:
-    """Return a tensor, or `part` of its last axis, contiguous in C order. Raises CheckpointError if bytes are missing.
-
-    Its transpose is filled block by block too: at no time is there more than one block beside the result.
-    """
-    *rows, width = tensor.shape
-    count, width = math.prod(rows), len(range(width)[part])
-    out = np.empty((width, count) if transposed else (count, width), np.float32)
-    target = out.T if transposed else out
-    for first, block in blocks(tensor):
-        target[first : first + len(block)] = block[:, part]
-    return out if rows else out.reshape(width)
 
 
 def check_memory(where: Path, size: int) -> None:
@@ -103,7 +67,7 @@ def check_tensors(
         if stored[name].shape != shape:
             found = f"has shape {stored[name].shape}, but the settings need {shape}"
             raise CheckpointError(f"{where}: tensor {name} {found}; {OTHERWISE}")
-        if stored[name].widen is None:
+        if stored[name].load is None:
             found = f"is stored as {stored[name].dtype}, which cannot be read"
             raise UsageError(f"{where}: tensor {name} {found}; get the model as F32, F16 or BF16")
     check_memory(where, 4 * sum(map(math.prod, shapes.values())))
@@ -112,14 +76,14 @@ def check_tensors(
 def read_parameters(
     tensors: Mapping[str, StoredTensor], sources: Mapping[str, Source], names: Iterable[str]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the parameters `names`, read from `sources`; `check_tensors` has found all tensors in order."""
+    """Return the parameters `names`, contiguous in C order, from `sources` that `check_tensors` has found in order."""
     params = {}
     for name in names:
-        source = sources[name]
-        tensor = tensors[source.tensor]
-        third = tensor.shape[-1] // 3
-        part = slice(None) if source.third is None else slice(source.third * third, (source.third + 1) * third)
-        params[name] = read_tensor(tensor, source.transposed, part)
+        tensor, transposed, third = sources[name]
+        load = tensors[tensor].load
+        assert load is not None
+        x = load() if third is None else np.split(load(), 3, -1)[third]
+        params[name] = np.array(x.T if transposed else x, np.float32, order="C")
     return params
 
 

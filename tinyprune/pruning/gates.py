@@ -136,19 +136,17 @@ class GateObjective:
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
         grads = model.backward(1.0, cache, once=True)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
-
-        def losses(**others: Any) -> dict[str, Any]:
-            layerwise_error = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
-            return {"loss": loss} | layerwise_error | others
-
-        if gate.distribution == "top-k":
-            return losses(l0=float(gate.target_heads or 0)), memory, grads  # exactly k are open: no pressure
-
-        l0, l0_cache = l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
-        dlog_alpha = by_layer(l0_backward(lam, l0_cache), model.config.heads)
-        more = {name: ops.to_device(g) for name, g in zip(gate_names(model.config.L), dlog_alpha, strict=True)}
-        accumulate(grads, more, ops)
-        return losses(l0=l0, lam=lam), memory, grads
+        others: dict[str, Any] = {
+            "l0": float(gate.target_heads or 0)
+        }  # with top-k exactly so many are open: no pressure
+        if gate.distribution != "top-k":
+            l0, l0_cache = l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
+            dlog_alpha = by_layer(l0_backward(lam, l0_cache), model.config.heads)
+            more = {name: ops.to_device(g) for name, g in zip(gate_names(model.config.L), dlog_alpha, strict=True)}
+            accumulate(grads, more, ops)
+            others = {"l0": l0, "lam": lam}
+        layers = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
+        return {"loss": loss} | layers | others, memory, grads
 
     def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
         """Return the controller's weight of L0; the target has moved by `share` from the initial h to its final value.

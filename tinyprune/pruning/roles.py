@@ -32,8 +32,8 @@ from tinyprune.model.transformer import Memory, Transformer
 from tinyprune.ops.attention import visible_keys
 from tinyprune.ops.engine import Engine
 
-# A head is named after the largest share if that is half of its attention or more, as Clark et al. name those of BERT,
-# or else it is broad if its effective keys are half of those that it sees or more.
+# A head is named after the largest share if that is half of its attention or more, as Clark et al. name BERT's heads;
+# otherwise it is broad if its effective keys are at least half of the keys that it sees.
 HALF = 0.5
 # The kinds of keys, as attributes of `HeadRoles`, and what a head is called that mostly reads them.
 KINDS = {

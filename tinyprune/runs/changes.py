@@ -5,8 +5,8 @@
     a finished stage              more steps, as long as no later stage has started from it
 
 A learning rate that follows a cosine depends on the number of steps, and so does the way to a target of heads: if the
-number is changed on the way, the result is not that of a run which had it from the start. The user is told. Where the
-steps made so far do not depend on it the result is the same to the last bit.
+number is changed on the way, the result is not that of a run which had it from the start. The user is told. With a
+constant learning rate, or within its warm-up, the result is the same to the last bit.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tinyprune.config import GateConfig, RunConfig, TrainConfig
+from tinyprune.config import RunConfig
 from tinyprune.errors import UsageError
 from tinyprune.runs.directory import STAGES, RunDirectory
 from tinyprune.training.checkpoints import load_checkpoint
-from tinyprune.training.schedules import learning_rate
 
 # The tables of the configuration that a stage depends on; the last one says how it trains.
 SETTINGS = {"train": ("model", "data", "train"), "gate": ("gate", "gate_train"), "prune": (), "finetune": ("finetune",)}
@@ -26,6 +25,10 @@ WHILE_UNFINISHED = ("steps", "evaluate_every", "checkpoint_every", "log_every")
 ALLOWED = (
     f"{', '.join(WHILE_UNFINISHED)} of an unfinished stage, more steps of a finished one from which no later stage has "
     "started, and all settings of a stage that has not begun"
+)
+AS_IF = (
+    "a cosine of the learning rate and a target of heads depend on this number: with one of them the result differs "
+    "from a run that had it from the start"
 )
 
 
@@ -60,9 +63,8 @@ def check_changes(directory: RunDirectory, written: RunConfig, config: RunConfig
                 f"what may change is {ALLOWED}"
             )
         if name.endswith(".steps"):
-            table = SETTINGS[stage][-1]
-            gate = config.gate if stage == "gate" else None
-            news.append(_what_steps_change(stage, getattr(written, table), getattr(config, table), metadata, gate))
+            before, after = (getattr(settings, SETTINGS[stage][-1]).steps for settings in (written, config))
+            news.append(f"{stage}: {after} steps instead of {before}; {AS_IF}")
     return news
 
 
@@ -89,19 +91,3 @@ def _reason_to_stay(
     if steps < metadata["step"]:
         return f"or be at least {metadata['step']}, the step that stage {stage} has reached; got {steps}"
     return None
-
-
-def _what_steps_change(
-    stage: str, before: TrainConfig, after: TrainConfig, metadata: dict[str, Any], gate: GateConfig | None
-) -> str:
-    """Return a line that says what another number of steps changes; `gate` is given for the gate stage."""
-    step, news = metadata["step"], []
-    if any(learning_rate(before, i) != learning_rate(after, i) for i in range(step)):
-        if step < after.steps:
-            news.append("its cosine now ends there, and earlier learning rates would have been others")
-        else:
-            news.append("it ends before its learning rate has fallen")
-    if gate is not None and gate.target_heads is not None:
-        news.append(f"its target is reached in step {after.steps // 2}")
-    result = f"{'not ' if news else ''}that of {after.steps} steps from the start"
-    return "; ".join([f"{stage}: {after.steps} steps instead of {before.steps}", *news, f"the result is {result}"])

@@ -32,7 +32,7 @@ def import_run(
     Args:
         pretrained: the model.
         directory: of the run, without one.
-        config: of which all but the model is taken, and its T: a model that can read more at once has segments of T.
+        config: settings of all but the model, and T: a model that can read more at once has segments of T.
         options: of the command line, by their names in the configuration; of the model only T may be among them.
 
     Raises:

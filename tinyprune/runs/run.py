@@ -29,7 +29,7 @@ from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import duration, say
+from tinyprune.progress import say
 from tinyprune.pruning.gates import GateObjective, hit_target, open_heads, settle, with_new_gates
 from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
@@ -38,13 +38,10 @@ from tinyprune.runs.directory import STAGES, RunDirectory, SavedModel, load_mode
 from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.distillation import Distillation
 from tinyprune.training.evaluation import evaluate
-from tinyprune.training.loop import Trainer, validations
+from tinyprune.training.loop import Trainer
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import LanguageModelling, Objective
-from tinyprune.warmup import announced, measure_seconds
-
-# What the report takes besides reading the test split: it times four models for half a second each, and draws.
-REPORT_SECONDS = 5
+from tinyprune.warmup import announced, rehearse
 
 
 @dataclass
@@ -65,10 +62,8 @@ class Run:
         Raises UsageError if the text is not the one that the run was trained on, or a split is too short.
         """
         before = self.earlier_model()
-        if before is None:
-            text = load_text(self.config.data)
-        else:
-            text = load_text(self.config.data, before.tokenizer, digest=before.digest)
+        trained = {} if before is None else {"tokenizer": before.tokenizer, "digest": before.digest}
+        text = load_text(self.config.data, **trained)
         for split in ("valid", "test"):
             if len(getattr(text, split)) < 2:
                 raise UsageError(
@@ -78,7 +73,7 @@ class Run:
         return text
 
     def earlier_model(self) -> SavedModel | None:
-        """Return the adopted model, or that of the earliest checkpoint that is kept, or None."""
+        """Return the adopted model, or the model of the earliest checkpoint that stays, or None."""
         paths = [self.directory.checkpoint(stage) for stage in STAGES if stage not in self.anew]
         found = [self.source] if self.source else [path for path in paths if path.exists()]
         return load_model(found[0], self.ops) if found else None
@@ -187,7 +182,7 @@ class Run:
             raise UsageError(f"{source} has gates already; start from a checkpoint without")
         path = self.directory.checkpoint("train")
         if path.exists() and "source" not in load_checkpoint(path)[1]:
-            raise UsageError(f"{self.directory.path} has a baseline of its own; use --from in another directory")
+            raise UsageError(f"{self.directory.path} has trained a baseline; use --from in another directory")
         self.source = source
         self.config = dataclasses.replace(self.config, model=saved.model.config, data=saved.data)
 
@@ -285,22 +280,15 @@ class Run:
                 log.truncate(self.metrics_length_before(stage))
             left = config.steps - trainer.step
             with announced(self.ops, stage, run=stage == "train") as compiled:
-                step, look = measure_seconds(model, objective, trainer.segments, text, config)
+                rehearse(model, objective, trainer.segments, text, config)
                 if compiled and stage == "train" and not self.ops.on_device:
-                    self.measure()  # later stages and commands then find all kernels; a GPU compiles all at once
-            say(
-                f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}, "
-                f"about {duration(left * step + validations(trainer.step, config) * look)}"
-            )
+                    self.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
+            say(f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}")
             trainer.run()
 
-    def measure(self) -> float:
-        """Compile all kernels of a run; return about how many seconds it takes, as measured on this machine.
-
-        The smaller model is taken to have half of the heads, unless there is a target.
-        """
-        config, text, seconds = self.config, self.text, float(REPORT_SECONDS)
-        model = self.new_model()
+    def rehearse(self) -> None:
+        """Compile all kernels of a run. The smaller model is taken to have half of the heads, or the target's."""
+        config, text, model = self.config, self.text, self.new_model()
         gated, objective = with_new_gates(model, config.gate, 0)
         closed = dataclasses.replace(gated, params=dict(gated.params))
         target = config.gate.target_heads
@@ -312,22 +300,17 @@ class Run:
             ("finetune", smaller, LanguageModelling()),
         ):
             settings = self.training(stage)
-            segments = self.segments(trained.config, settings)
-            step, look = measure_seconds(trained, minimised, segments, text, settings)
-            # the report reads the test split with each model, and with the smaller one before and after fine-tuning
-            tests = len(text.test) / len(text.valid) * (2 if stage == "finetune" else 1)
-            seconds += settings.steps * step + (validations(0, settings) + tests) * look
+            rehearse(trained, minimised, self.segments(trained.config, settings), text, settings)
         list(generate(smaller, text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
-        return seconds
 
     def announce(self) -> None:
-        """Compile all kernels of a run; say what it will do and about how long it takes on this machine."""
+        """Compile all kernels of a run and say what it will do."""
         config = self.config
         with announced(self.ops, "run", run=True):
-            seconds = self.measure()
+            self.rehearse()
         say(
             f"run: train {config.train.steps}, gate {config.gate_train.steps}, prune, finetune {config.finetune.steps} "
-            f"steps, then a report; all in {self.directory.path}, about {duration(seconds)} on this machine"
+            f"steps, then a report; all in {self.directory.path}"
         )
 
     def new_model(self) -> Transformer:

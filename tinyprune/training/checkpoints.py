@@ -12,8 +12,6 @@ order; this way equal contents make equal files.) A checkpoint is replaced atomi
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,11 +25,6 @@ from tinyprune.files import replace_file
 
 FORMAT_VERSION = 1
 ENTRY = "tinyprune"
-# safetensors' names of NumPy's dtypes, in the order in which it writes arrays.
-DTYPES = {
-    **{"uint64": "U64", "int64": "I64", "float64": "F64", "float32": "F32", "uint32": "U32", "int32": "I32"},
-    **{"float16": "F16", "uint16": "U16", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"},
-}
 OTHERWISE = "use another checkpoint, or train again"
 
 
@@ -48,39 +41,19 @@ def save_checkpoint(path: str | Path, tensors: dict[str, NDArray], metadata: dic
         SaveError: if it cannot be written, for example because the disk is full. The old file is untouched.
     """
     path = Path(path)
-    tensors = {name: _storable(name, tensor) for name, tensor in tensors.items()}
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind not in "biuf" or tensor.itemsize > 8 or not tensor.dtype.isnative:
+            raise UsageError(
+                f"array {name} of a checkpoint must hold booleans, integers or floats of at most 64 bits in the "
+                f"machine's byte order, got dtype {tensor.dtype.str}"
+            )
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"metadata of checkpoint {path} must be plain values with finite numbers: {error}") from error
-    layout = {name: (tensor.dtype.name, tensor.shape) for name, tensor in tensors.items()}
     entry = {ENTRY: _entry(metadata, tensors)}
-    replace_file(path, safetensors_pieces(layout, tensors.__getitem__, entry), "checkpoint")
-
-
-def safetensors_pieces(
-    layout: dict[str, tuple[str, tuple[int, ...]]], make: Callable[[str], NDArray], metadata: dict[str, str]
-) -> Iterator[bytes | memoryview]:
-    """Yield the bytes that `safetensors.numpy.save` returns, but never as a whole: for models that fill memory.
-
-    Args:
-        layout: name of each array -> name of its dtype, one of `DTYPES`, and its shape.
-        make: from a name to the array, called when it is written; one in C order is not copied.
-        metadata: of the header.
-    """
-    order = sorted(layout, key=lambda name: (list(DTYPES).index(layout[name][0]), name))
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name in order:
-        (dtype, shape), start = layout[name], end
-        end += np.dtype(dtype).itemsize * math.prod(shape)
-        header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for name in order:
-        if math.prod(layout[name][1]):
-            yield np.ascontiguousarray(make(name)).reshape(-1).view(np.uint8).data
+    replace_file(path, safetensors.numpy.save(tensors, entry), "checkpoint")
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -99,7 +72,6 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any
             entry = (file.metadata() or {}).get(ENTRY)
             if entry is None:
                 raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of tinyprune; {OTHERWISE}")
-            metadata = _metadata(path, entry)
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}; check the name, or train first") from error
@@ -112,47 +84,17 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any
         raise CheckpointError(
             f"{path} is truncated, altered, or no checkpoint at all ({error}); {OTHERWISE}"
         ) from error
+    try:
+        fields = json.loads(entry)
+        version, metadata = fields["format_version"], fields["metadata"]
+        if version > FORMAT_VERSION:
+            raise CheckpointError(f"{path} has format {version}, newer than {FORMAT_VERSION}; update tinyprune")
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} was altered: its metadata cannot be read; {OTHERWISE}") from error
     # The entry must be the one that `save_checkpoint` writes for these contents.
     if entry != _entry(metadata, tensors):
         raise CheckpointError(f"{path} was altered after it was written (its sha256 does not match); {OTHERWISE}")
     return tensors, metadata
-
-
-def generator_state(rng: np.random.Generator) -> dict[str, Any]:
-    """Return the state of `rng` as plain values for `metadata`. Raises UsageError unless it is a PCG64."""
-    state = dict(rng.bit_generator.state)
-    if state["bit_generator"] != "PCG64":
-        raise UsageError(
-            f"only a PCG64 generator can be saved, got {state['bit_generator']}; use numpy.random.default_rng"
-        )
-    return state
-
-
-def restore_generator(state: dict[str, Any]) -> np.random.Generator:
-    """Return a generator that continues from a state of `generator_state`. (Its `spawn` starts anew, though.)
-
-    Raises CheckpointError if `state` is not such a state.
-    """
-    bits = np.random.PCG64(0)
-    try:
-        bits.state = cast(Any, state)
-        accepted = bits.state == state
-    except (TypeError, ValueError, KeyError, OverflowError):
-        accepted = False
-    if not accepted:
-        raise CheckpointError(f"the checkpoint's random generator state is not that of a PCG64; {OTHERWISE}")
-    return np.random.Generator(bits)
-
-
-def _storable(name: str, tensor: NDArray) -> NDArray:
-    """Return `tensor` as an array. Raises UsageError for a dtype that safetensors has not."""
-    tensor = np.asarray(tensor)
-    if tensor.dtype.kind not in "biuf" or tensor.itemsize > 8 or not tensor.dtype.isnative:
-        raise UsageError(
-            f"array {name} of a checkpoint must hold booleans, integers or floats of at most 64 bits in the machine's "
-            f"byte order, got dtype {tensor.dtype.str}"
-        )
-    return tensor
 
 
 def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:
@@ -163,18 +105,3 @@ def _entry(metadata: dict[str, Any], tensors: dict[str, NDArray]) -> str:
     for name in names:
         digest.update(cast(Any, tensors[name].ravel()))
     return json.dumps({"format_version": FORMAT_VERSION, "sha256": digest.hexdigest(), "metadata": metadata})
-
-
-def _metadata(path: str | Path, entry: str) -> dict[str, Any]:
-    """Return the caller's metadata from the header's entry."""
-    try:
-        fields = json.loads(entry)
-        version, metadata = fields["format_version"], fields["metadata"]
-        newer = version > FORMAT_VERSION
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} was altered: its metadata cannot be read; {OTHERWISE}") from error
-    if newer:
-        raise CheckpointError(
-            f"{path} has format {version}, newer than {FORMAT_VERSION}, the newest that is known; update tinyprune"
-        )
-    return metadata

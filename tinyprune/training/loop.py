@@ -22,7 +22,7 @@ from tinyprune.config import TrainConfig
 from tinyprune.errors import CheckpointError, Interrupted, NotFiniteError
 from tinyprune.model.transformer import Transformer
 from tinyprune.progress import duration, in_notebook, progress_bar, say
-from tinyprune.training.checkpoints import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from tinyprune.training.checkpoints import load_checkpoint, save_checkpoint
 from tinyprune.training.evaluation import Evaluation
 from tinyprune.training.metrics import MetricsLog
 from tinyprune.training.step import Training, train_step
@@ -170,7 +170,7 @@ class Trainer(Training):
             "step": self.step,
             "finished": finished,
             "training": self.config.to_dict(),
-            "generator": generator_state(self.rng),
+            "generator": self.rng.bit_generator.state,
             "metrics_length": self.log.sync(),
         }
         save_checkpoint(self.path, tensors, self.metadata | own)
@@ -202,7 +202,8 @@ class Trainer(Training):
         memory = groups["memory"]
         self.memory = [to_device(memory[str(i)]) for i in range(len(memory))] or None
         self.step = metadata["step"]
-        self.rng = restore_generator(metadata["generator"])
+        self.rng = np.random.default_rng()
+        self.rng.bit_generator.state = metadata["generator"]
         self.log.truncate(metadata["metrics_length"])
 
 

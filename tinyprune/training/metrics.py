@@ -7,8 +7,8 @@ steps are not logged twice.
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tinyprune.errors import CheckpointError, NotFiniteError, UsageError
@@ -24,9 +24,14 @@ class MetricsLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
+        with self._saving():
             # Unbuffered: a line is in the file, for others to read, as soon as it is written.
             self._file = self.path.open("a+b", buffering=0)
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise save_error(f"metrics {self.path}", error) from error
 
@@ -38,32 +43,29 @@ class MetricsLog:
             UsageError: for a value that is not plain (a NumPy scalar, an array).
             SaveError: if the disk is full, for example. No part of the line is then left in the file.
         """
-        for key, value in record.items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except ValueError as error:
-                raise NotFiniteError(f"metric {key} is {value!r}; lower the learning rate or warm up longer") from error
-            except TypeError as error:
-                raise UsageError(
-                    f"metric {key} must be a plain value, got a {type(value).__name__}; convert it, as with float()"
-                ) from error
-        line = json.dumps(record).encode() + b"\n"
-        end = self._file.seek(0, os.SEEK_END)
         try:
-            # An almost full disk accepts a part of the line before it refuses the rest.
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(end)
-            raise save_error(f"metrics {self.path}", error) from error
+            line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        except ValueError as error:
+            raise NotFiniteError(f"{error} in {record}; lower the learning rate or warm up longer") from error
+        except TypeError as error:
+            raise UsageError(
+                f"metrics must be plain values, got {record}: {error}; convert it, as by float()"
+            ) from error
+        end = self._file.seek(0, os.SEEK_END)
+        with self._saving():
+            try:
+                # An almost full disk accepts a part of the line before it refuses the rest.
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(end)
+                raise
 
     def sync(self) -> int:
         """Wait until all lines are on the disk; return the length of the file in bytes, for `truncate`."""
-        try:
+        with self._saving():
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise save_error(f"metrics {self.path}", error) from error
         return self._file.seek(0, os.SEEK_END)
 
     def truncate(self, length: int) -> None:
@@ -78,10 +80,8 @@ class MetricsLog:
                 f"{self.path} ({size} bytes) is not the log that the checkpoint was saved with: no line ends at byte "
                 f"{length}; put that log back, or start a new run"
             )
-        try:
+        with self._saving():
             self._file.truncate(length)
-        except OSError as error:
-            raise save_error(f"metrics {self.path}", error) from error
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -90,9 +90,7 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -6,16 +6,10 @@ Steps count from 0: `step` is the number of updates made before this one.
 import math
 
 from tinyprune.config import TrainConfig
-from tinyprune.errors import UsageError
 
 
 def linear_warmup(step: int, steps: int) -> float:
-    """Return a factor that rises linearly from 0 at step 0 to 1 at step `steps` and stays there; 1 if `steps` is 0.
-
-    Raises UsageError if `step` or `steps` is negative.
-    """
-    if step < 0 or steps < 0:
-        raise UsageError(f"step and steps must be at least 0, got {step} and {steps}")
+    """Return a factor that rises linearly from 0 at step 0 to 1 at step `steps` and stays there; 1 if `steps` is 0."""
     return min(step / steps, 1.0) if steps else 1.0
 
 
@@ -29,11 +23,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     (Loshchilov & Hutter 2017, eq. 5, without restarts.) The peak, where the rate is `lr`, is the last step of the
     warm-up, or step 0 without one. A warm-up as long as the whole stage, or longer, fills it. After the last
     step the rate stays at `lr_min`.
-
-    Raises UsageError if `step` is negative.
     """
-    if step < 0:
-        raise UsageError(f"step must be at least 0, got {step}")
     peak = max(config.warmup - 1, 0)
     last = config.steps - 1
     if step <= peak or config.schedule == "constant":

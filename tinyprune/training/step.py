@@ -93,13 +93,7 @@ class Training:
 
     @classmethod
     def start(
-        cls,
-        model: Transformer,
-        segments: Batches,
-        config: TrainConfig,
-        objective: Objective,
-        rng: Noise,
-        **others: Any,
+        cls, model: Transformer, segments: Batches, config: TrainConfig, objective: Objective, rng: Noise, **others: Any
     ) -> Self:
         """Return a training before its first step, with the optimizer that `config` names.
 
@@ -111,13 +105,7 @@ class Training:
         trained = gate_names(model.config.L) if gate is not None and gate.frozen else model.params
         optimizer = make_optimizer(config, parameter_groups(trained, config.weight_decay, multiplier), model.ops)
         return cls(
-            model=model,
-            segments=segments,
-            config=config,
-            objective=objective,
-            optimizer=optimizer,
-            rng=rng,
-            **others,
+            model=model, segments=segments, config=config, objective=objective, optimizer=optimizer, rng=rng, **others
         )
 
 

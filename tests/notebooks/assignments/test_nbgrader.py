@@ -1,6 +1,5 @@
 """The course with nbgrader itself: release, marks of all kinds of submissions, feedback."""
 
-import csv
 import re
 import shutil
 import subprocess
@@ -116,10 +115,3 @@ def test_students_read_what_passed_what_was_refused_and_the_hints(course):
     ):
         text = (course / path).read_text(encoding="utf-8")
         assert [part for part in said if part not in text] == []
-
-
-def test_marks_are_exported(course):
-    nbgrader(course, "export")
-    with (course / "grades.csv").open(encoding="utf-8") as file:
-        (good,) = (row for row in csv.DictReader(file) if row["student_id"] == "good")
-    assert float(good["score"]) == float(good["max_score"]) == FULL

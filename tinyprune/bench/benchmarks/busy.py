@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from tinyprune.bench.benchmarks.speed import MODES, our_step, torch_step
+from tinyprune.bench.benchmarks.speed import our_step, torch_step
 from tinyprune.bench.command import Options
 from tinyprune.bench.processes import OURS, Contender, Processes
 from tinyprune.bench.race import Case
@@ -51,8 +51,7 @@ def contenders(options: Options, name: str) -> list[Contender]:
     if not options.on_device:
         found += [replace(ours, subject=f"{ours.subject}, {way}", library=f"{OURS} with {way}") for way in SETTINGS]
         found.append(replace(our_step(replace(options, backend="numpy"), name=name), library="numpy"))
-    modes = MODES if "torch" in options.peers else ()
-    return found + [torch_step(mode, device=options.device, name=name) for mode in modes]
+    return found + [torch_step(mode, device=options.device, name=name) for mode in options.modes]
 
 
 def run_busy(options: Options) -> list[Record]:
@@ -64,7 +63,7 @@ def run_busy(options: Options) -> list[Record]:
     turns = rounds * len(loads) * len(entries)
     with Processes(options.threads) as processes, progress_bar(total=turns, desc="busy", unit="turn") as bar:
         for case, c in entries:
-            processes.build(case.key(c), c)
+            processes.ask(c.library, "build", key=case.key(c), contender=c)
         for _ in range(rounds):
             for load in loads:
                 with busy_programs(load):

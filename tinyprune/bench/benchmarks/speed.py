@@ -1,4 +1,4 @@
-"""Matmul, attention, step and generate: how fast our side is, and how fast its peers.
+"""Matmul, attention, step, generate and memory: how fast our side is, how fast its peers, and what they occupy.
 
 `matmul` takes all products of the model's linear layers, forward and backward, against NumPy's BLAS. On a GPU the peer
 is NVIDIA's cuBLAS as PyTorch calls it, in float32 or, with the backend cuda-tf32, like ours in tf32.
@@ -11,14 +11,18 @@ autocast where the processor has instructions for it. Autocast rounds what produ
 bits, which is less work than ours; losses then agree to 2 parts in 1,000. `sgemm_share` is the speed by nominal
 operations over that of NumPy's BLAS at 1024×1024×1024, which takes its turns in the same run (and a second time with
 the environment's own settings if these slow BLAS down). On a GPU the yardstick is cuBLAS at 4096×4096×4096, if PyTorch
-is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.peak_mib`; that of
+is a peer: smaller products do not fill a GPU. A step's memory is measured afterwards, see `race.with_memory`; that of
 compiled code is not, since it would include the compiler's.
 
 `generate` reads a text one token at a time with cached keys and values, against PyTorch eager with one thread and all.
+
+`memory` sweeps: attention as T grows, a training step with fewer heads, removed for good on both sides, and with 1, 2,
+4 … threads, which do not matter on a GPU.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from typing import Any
@@ -49,8 +53,10 @@ LARGE, LARGE_FOR_CUDA = (1024, 1024, 1024), (4096, 4096, 4096)
 BLAS, SGEMM, CUBLAS = "NumPy's BLAS", "NumPy's sgemm", "cuBLAS"
 BF16_TOLERANCE = 2e-3  # of losses under bf16 autocast
 TF32_TOLERANCE = 5e-3  # of products whose factors are rounded to 10 bits after the point, by each side in its own way
-MODES = ("plain", "sdpa")
 TOKENS = 32  # in a turn
+MEMORY_ROUNDS = 5
+LENGTHS = (64, 128, 256, 512, 1024, 2048)
+MEMORY_B = 2  # of the attention: at T 2048, each matrix of scores of the plain way takes 160 MB
 
 Product = tuple[int, int, int, str]
 
@@ -136,8 +142,8 @@ def attention_contenders(options: Options, **shape: Any) -> tuple[Contender, ...
     gflop = attention_gflop(measured.config, measured.B)
     ours = our_contender(options, "attention", gflop, **shape)
     target, where = "tinyprune.bench.torch_operations:attention", {"device": options.device} | shape
-    modes = MODES if "torch" in options.peers else ()
-    return ours, *(Contender(f"torch {mode}", "torch", target, {"mode": mode} | where, gflop) for mode in modes)
+    peers = (Contender(f"torch {mode}", "torch", target, {"mode": mode} | where, gflop) for mode in options.modes)
+    return ours, *peers
 
 
 def run_attention(options: Options) -> list[Record]:
@@ -183,14 +189,8 @@ def torch_steps(options: Options, name: str, bf16: bool) -> tuple[Contender, ...
 
     With `bf16` all of these also under autocast.
     """
-    if "torch" not in options.peers:
-        return ()
-    return tuple(
-        torch_step(mode, compiled, autocast, options.device, name=name)
-        for autocast in (False, True)[: 1 + bf16]
-        for compiled in (False, True)
-        for mode in MODES
-    )
+    ways = itertools.product((False, True)[: 1 + bf16], (False, True), options.modes)
+    return tuple(torch_step(mode, compiled, under, options.device, name=name) for under, compiled, mode in ways)
 
 
 def sgemm(options: Options) -> tuple[Contender, ...]:
@@ -248,3 +248,35 @@ def run_generate(options: Options) -> list[Record]:
         case = generate_case(options, name)
         records += race("generate", [case], rounds=options.rounds or GENERATE_ROUNDS, threads=options.threads)
     return [r | {"tokens_per_second": 1e3 / r["median_ms"]} for r in records]
+
+
+def measure(
+    sweep: str, value: int, shape: str, contenders: tuple[Contender, ...], rehearsal: dict[str, Any], options: Options
+) -> list[Record]:
+    """Measure one point of a sweep: `value` is its place on the axis called `sweep`."""
+    rows = race("memory", [Case(shape, contenders)], rounds=options.rounds or MEMORY_ROUNDS, threads=options.threads)
+    rows = with_memory(rows, contenders, rehearsal, options.threads)
+    return [row | {"sweep": sweep, "value": value} for row in rows]
+
+
+def step_contenders(options: Options, **shape: Any) -> tuple[Contender, ...]:
+    """Training steps, ours and PyTorch's eager ones."""
+    return our_step(options, **shape), *(torch_step(mode, device=options.device, **shape) for mode in options.modes)
+
+
+def run_memory(options: Options) -> list[Record]:
+    """`tinyprune bench memory`."""
+    records = []
+    for name in options.shapes or ("relative-d128",):
+        for T in LENGTHS:
+            contenders = attention_contenders(options, name=name, T=T, B=MEMORY_B)
+            shape, small = f"attention of {name}, B {MEMORY_B}, T {T}", {"T": 32, "B": 1}
+            records += measure("T", T, shape, contenders, small, options)
+        H = model_shape(name).config.H
+        for heads in sorted({1, *range(2, H + 1, 2), H}):
+            contenders = step_contenders(options, name=name, heads=heads)
+            records += measure("heads", heads, f"step of {name}, {heads} of {H} heads", contenders, {"B": 1}, options)
+        for threads in () if options.on_device else (2**i for i in range(options.threads.bit_length())):
+            some, shape = replace(options, threads=threads), f"step of {name}, {threads} thread{'s' * (threads > 1)}"
+            records += measure("threads", threads, shape, step_contenders(some, name=name), {"B": 1}, some)
+    return records

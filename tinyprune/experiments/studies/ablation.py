@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
 from tinyprune.experiments.methods import FROM_SCRATCH, SMALL
 from tinyprune.experiments.pictures import plot_ablation
 from tinyprune.experiments.results import paired_differences
-from tinyprune.experiments.study import Entry, Finished, Picture, Plan, Study
 from tinyprune.tables import Record
 
 # The number of heads is held here, so that the warm-up is that of the target, not of lam.

@@ -13,9 +13,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from tinyprune.config import RunConfig
+from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
 from tinyprune.experiments.pictures import plot_map
 from tinyprune.experiments.results import spread
-from tinyprune.experiments.study import Entry, Finished, Picture, Plan, Study
 from tinyprune.tables import Record
 
 RIVALS = ("michel", "leave-one-out", "output-difference", "random")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinyprune.experiments.experiment import Entry, Finished, Picture, Plan, Study
 from tinyprune.experiments.methods import BASELINE, UNPRUNED
 from tinyprune.experiments.pictures import plot_agreement, plot_beyond, plot_layers, plot_tradeoff
 from tinyprune.experiments.results import paired_differences
-from tinyprune.experiments.study import Entry, Finished, Picture, Plan, Study
 from tinyprune.tables import Record
 
 
@@ -39,22 +39,18 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
     return float((x * y).sum() / size) if size else 0.0
 
 
-def nearest_share(entries: Sequence[Entry], share: float = 0.5) -> float | None:
-    """Return the share of heads in a study that is nearest to `share`; None if nothing is pruned."""
-    shares = {entry.target_share for entry in entries if entry.target_share is not None}
-    return min(shares, key=lambda s: (abs(s - share), s), default=None)
-
-
 def agreement(done: Finished) -> list[Record]:
-    """Correlate the scores that every two methods give to the heads, at the share nearest to one half.
+    """Correlate the scores that every two methods give to the heads, where about half of the heads stay.
 
     A learned method's score of a head is its log_alpha at the end of the gate stage. The mean is over the seeds.
     """
-    half = nearest_share(done.entries)
+    total = done.entries[0].cell.config.model.heads_total
+    counts = {entry.cell.heads for entry in done.entries if entry.cell.heads is not None}
+    half = min(counts, key=lambda heads: (abs(heads - total / 2), heads))
     scores: dict[str, dict[int, NDArray]] = {}
     for entry in done.entries:
         record = done.store.record(entry.cell)
-        if entry.target_share == half and record and "scores" in record:
+        if entry.cell.heads == half and record and "scores" in record:
             scores.setdefault(entry.method, {})[entry.seed] = np.concatenate(record["scores"])
     return [
         {

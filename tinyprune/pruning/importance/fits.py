@@ -51,7 +51,7 @@ class BlockFit:
         return (len(self.W) - 1) // max(self.heads, 1)
 
     def parts(self, stay: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
-        """Return the rows of S and those of K, as booleans, and G_KK⁻¹ G_KS. `stay` (H,): which heads stay."""
+        """Return the rows of S and of K, as booleans, and G_KK⁻¹ G_KS. `stay` (H,): which heads stay."""
         own = np.repeat(stay, self.width)
         S, K, G = np.append(~own, False), np.append(own, self.biased), self.ridged
         return S, K, np.linalg.solve(G[np.ix_(K, K)], G[np.ix_(K, S)])

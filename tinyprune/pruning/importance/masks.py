@@ -83,11 +83,7 @@ def layer_shares(sizes: Sequence[int], heads: int) -> list[int]:
 
 
 def score_in_rounds(
-    model: Transformer,
-    heads: int,
-    score: Callable[[Transformer], Scores],
-    rounds: int,
-    scope: str = "global",
+    model: Transformer, heads: int, score: Callable[[Transformer], Scores], rounds: int, scope: str = "global"
 ) -> Scores:
     """Remove the worst heads a few at a time, and rescore the others after each round.
 
@@ -101,7 +97,7 @@ def score_in_rounds(
         scope: see `keep_best`.
 
     Returns:
-        scores by which `keep_best` keeps those heads: the round in which a head was removed, or the last for those that
+        scores by which `keep_best` keeps those heads: the round in which a head was removed, or the last for heads that
         stay, plus a fraction for its rank in that round.
 
     Raises:

@@ -1,0 +1,177 @@
+"""The criteria of importance: from a model and a text to a score for each head, larger for heads worth more.
+
+All have the same arguments: the model, which is not modified; tokens, (n,); and a generator, which only random scores
+use. They return an array (H,) for each layer. The first sentence of each is what `tinyprune list methods` shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyprune.model.transformer import Cache, Transformer, gated_outputs
+from tinyprune.ops import head_difference
+from tinyprune.ops.engine import Engine
+from tinyprune.pruning.gates import open_heads
+from tinyprune.pruning.importance.fits import read_fits
+from tinyprune.pruning.importance.masks import Scores, with_heads
+from tinyprune.training.evaluation import mean_loss, read_segments
+
+TINY = np.finfo(float).tiny
+
+
+def random_scores(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Random scores: the baseline that every other criterion has to beat."""
+    return [rng.random(H) for H in model.config.heads]
+
+
+def magnitude(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Magnitude: a head with small matrices changes little, whatever it looks at.
+
+        score_h = ‖Wv^h‖ · ‖Wo^h‖          Frobenius norms of the Dh columns of Wv that it reads and its Dh rows of Wo
+                + ‖pk^h‖ · ‖pv^h‖          if it has a network, of that network's keys and values
+
+    The product bounds what the head can add for a context of a given size. It does not change when Wv^h is multiplied
+    by a factor and Wo^h divided by it, which (if the head's persistent values are scaled with Wv^h) leaves the model
+    the same.
+    """
+    D, Dh = model.config.D, model.config.Dh
+    params, scores = model.host_params(), []
+    for i, H in enumerate(model.config.heads):
+        Wv, Wo = params[f"layers.{i}.Wv"], params[f"layers.{i}.Wo"]
+        values = np.sqrt((Wv.reshape(D, -1, Dh) ** 2).sum((0, 2)))
+        if (groups := model.config.groups(i)) is not None:
+            values = values[list(groups)]
+        outputs = np.sqrt((Wo.reshape(H, Dh, D) ** 2).sum((1, 2)))
+        scores.append(values * outputs)
+        if model.config.networks:
+            pk, pv = (np.sqrt((params[f"layers.{i}.net.{name}"] ** 2).sum((1, 2))) for name in ("pk", "pv"))
+            scores[-1] += pk * pv
+    return scores
+
+
+def confidence(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Confidence: a head that often puts most of its weight on one position is sure of its choice.
+
+        score_h = mean over queries of max_j a_ij          j over context keys and persistent vectors alike
+
+    Compiled kernels never store the attention weights, so the textbook backend reads the text.
+    (Voita et al. 2019, §3)
+    """
+    textbook = dataclasses.replace(model, params=model.host_params(), ops=Engine())
+
+    def scores(cache: Cache) -> Iterable[NDArray]:
+        return (block.attention.a.max(-1).mean((0, 2)) for block in cache.attention_blocks)  # a (B, H, T, S + N)
+
+    return _mean_over_segments(textbook, tokens, scores, all_heads=True)
+
+
+def michel_global(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Michel's importance: how much the loss changes with the head's gate, in all layers alike.
+
+        I_h = mean over examples of |∂loss(example) / ∂g_h|        at g = 1
+
+    An example is one segment of the text. The absolute value comes before the mean: examples in which the head helps do
+    not cancel those in which it hurts. A model without gates is scored with all its heads; heads whose gates are shut
+    score 0. (Michel, Levy & Neubig 2019, §4.1)
+    """
+    gated = with_heads(model) if model.gate is None else model
+
+    def scores(cache: Cache) -> Iterable[NDArray]:
+        return (np.abs(gated.ops.to_host(dgate)) for dgate in gated.backward_with_gates(1.0, cache)[1])
+
+    # one stream: a batch would give the gradient of its mean
+    return _mean_over_segments(gated, tokens, scores, streams=1, frozen=True)
+
+
+def michel(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Michel's importance: how much the loss changes with the head's gate, divided by its layer's norm.
+
+    The scores I of `michel_global` become I_h / ‖I of its layer‖₂, so that layers can be compared. A layer without any
+    effect has scores of 0.
+    """
+    scores = michel_global(model, tokens, rng)
+    return [layer / max(np.sqrt((layer**2).sum()), TINY) for layer in scores]
+
+
+def leave_one_out(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Leave one out: measure the exact difference in loss.
+
+        score_h = loss without head h − loss with all          in nats per token, all other heads as they are
+
+    It reads the text once for each head: the most expensive criterion, and the only one that measures the loss
+    directly. It still ignores pairs: of two heads that do the same thing, either is dispensable, but not both. A head
+    whose gate is shut already scores 0. (Michel, Levy & Neubig 2019, §3.2, ablate single heads so)
+    """
+    present = open_heads(model)
+    whole = mean_loss(with_heads(model, present), tokens)
+    scores = [np.zeros(H) for H in model.config.heads]
+    for layer, mask in enumerate(present):
+        for h in np.flatnonzero(mask):
+            mask[h] = False
+            scores[layer][h] = mean_loss(with_heads(model, present), tokens) - whole
+            mask[h] = True
+    return scores
+
+
+def output_difference(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Output difference: the distance between the layer's output with the head and without it.
+
+        score_h = mean over positions of ‖Δ_h‖₂          Δ_h = y(g_h = 1) − y(g_h = 0), see `ops.head_difference`
+
+    For a head with a network, the network's output is included. The score sees what a head adds to the residual stream,
+    not whether later layers care.
+    """
+    host = model.ops.to_host
+
+    def scores(cache: Cache) -> Iterable[NDArray]:
+        for i, gates in enumerate(cache.gates):
+            scale = 1.0 if gates is None else gates.scale
+            delta = np.sum([head_difference(host(o), host(W), scale) for o, W, _ in gated_outputs(model, cache, i)], 0)
+            yield np.sqrt((delta**2).sum(-1)).mean((1, 2))  # delta (H, B, T, D)
+
+    return _mean_over_segments(model, tokens, scores, all_heads=True)
+
+
+def fluctuation(model: Transformer, tokens: NDArray, rng: np.random.Generator) -> Scores:
+    """Fluctuation: how much a head's part of its layer's output varies over the text.
+
+        score_h = Σ_j var(X_j) ‖W_j‖²       over the head's outputs j, X_j, and the rows of Wo that they meet
+
+    A head whose output hardly varies can be replaced by its mean, which fits into the bias bo, see `pruning.repair`. A
+    head that has a network adds what its units and values give by the same formula. As in FLAP, scores are standardised
+    within each layer, so that layers can be compared: its mean is subtracted and its standard deviation divided out.
+    (FLAP; An et al. 2023, 2312.11983)
+    """
+    scores = []
+    for fits in read_fits(model, tokens):
+        score = np.sum([fit.fluctuation() for fit in fits], 0)
+        scores.append((score - score.mean()) / max(score.std(), TINY) if score.size else score)
+    return scores
+
+
+def _mean_over_segments(
+    model: Transformer, tokens: NDArray, scores: Callable[[Cache], Iterable[NDArray]], **options: Any
+) -> Scores:
+    """Return the mean over the segments of a text of `scores`, which gives (H,) for each layer of a segment's cache."""
+    sums, segments = [np.zeros(H) for H in model.config.heads], 0
+    for _, cache in read_segments(model, tokens, **options):
+        segments += 1
+        for total, score in zip(sums, scores(cache), strict=True):
+            total += score
+    return [total / segments for total in sums]
+
+
+CRITERIA = {
+    "random": random_scores,
+    "magnitude": magnitude,
+    "confidence": confidence,
+    "michel": michel,
+    "leave-one-out": leave_one_out,
+    "output-difference": output_difference,
+    "fluctuation": fluctuation,
+}
