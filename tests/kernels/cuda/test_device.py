@@ -5,7 +5,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from tinyprune.bench import Workload, backend_workloads
+from tinyprune.bench.processes import peak_memory
 from tinyprune.errors import UsageError
+from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import empty, to_device, to_host
 from tinyprune.kernels.cuda.device.instructions import load4, store4
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
@@ -61,21 +64,17 @@ def test_an_index_outside_is_refused_in_the_simulator(place, simulated, where):
 
 
 def test_a_barrier_that_some_miss_is_refused_in_the_simulator(place, simulated, both_orders):
-    @made(floats, threads=64)
-    def some(x):
-        if cuda.threadIdx.x < 33:
-            cuda.syncthreads()
-
-    @made(floats, threads=64)
-    def different(x):
+    @made(floats, int32, threads=64)
+    def some(x, others):
         if cuda.threadIdx.x < 33:
             cuda.syncthreads()
         else:
-            cuda.syncthreads()
+            for _ in range(others):
+                cuda.syncthreads()
 
-    for launch in (some, different):
+    for others in (0, 1):
         with pytest.raises(AssertionError, match="not all threads of the block come to the barrier"):
-            launch(1, empty(64))
+            some(1, empty(64), others)
     assert turns.current is None
 
 
@@ -172,3 +171,11 @@ def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
     with pytest.raises(MemoryError, match="the GPU has no room for 8 MiB more beside the 3 MiB in use here"):
         pool.take(2**23)
     assert given_back == [True]
+
+
+def test_the_benchmarks_memory_is_that_of_arrays(place):
+    kept, gauge = [], backend_workloads.gauge(get_backend("cuda"))
+    both = peak_memory(Workload(lambda: kept.append(empty(2**18)), gauge=gauge))
+    assert 2 <= both["peak_mib"] < 2.5  # each of the two runs keeps 1 MiB
+    one = peak_memory(Workload(lambda: empty(2**18).size, gauge=gauge))
+    assert 1 <= one["peak_mib"] < 1.25

@@ -7,7 +7,6 @@ In the simulator a block is main memory, filled with NaN when it is taken, so th
 written is noticed.
 """
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,7 @@ GARBAGE = np.int32(-1)  # as float32 a NaN
 class Pool(pool.Pool):
     """A pool of blocks, each an address, or in the simulator an array; knows how many bytes were in use at most."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.most_used = 0
+    most_used = 0
 
     def allocate(self, size: int) -> Any:
         """Return a new block. Raises MemoryError if the GPU has no room for it."""
@@ -63,25 +60,19 @@ class Pool(pool.Pool):
 POOL = Pool()
 
 
-@lru_cache(4096)
-def block_size(entries: int) -> int:
-    """Return the size of the block for so many entries of 4 bytes."""
-    return pool.size_class(max(4 * entries, SMALLEST))
-
-
 class Lease:
     """A block of entries of 4 bytes that arrays use; it returns to the pool when the last of them is freed."""
 
-    __slots__ = ("block", "give", "size")
+    __slots__ = ("block", "pool", "size")
 
     def __init__(self, entries: int) -> None:
-        self.size = block_size(entries)
+        self.size = pool.size_class(max(4 * entries, SMALLEST))
         self.block = POOL.take(self.size)
-        self.give = POOL.give  # kept here: at exit, module names may be gone before the last array
+        self.pool = POOL  # at exit, the module's names may be gone before the last array
 
     def __del__(self) -> None:
-        if hasattr(self, "give"):
-            self.give(self.size, self.block)
+        if hasattr(self, "pool"):
+            self.pool.give(self.size, self.block)
 
     def pointer(self, first: int, entries: int, dtype: np.dtype) -> Any:
         """Return what a kernel gets for the entries from `first` on."""

@@ -127,10 +127,10 @@ def narrow(x: DeviceArray, D: int) -> DeviceArray:
     return x if x.shape[-1] == D else copied(x, width=D)
 
 
-def scaled(x: DeviceArray, factor: float | DeviceArray, name: str = "dout") -> DeviceArray:
-    """Multiply `x` by a number, or by an array of shape () such as a loss's gradient, called `name` in messages."""
+def scaled(x: DeviceArray, factor: float | DeviceArray) -> DeviceArray:
+    """Multiply `x` by a number, or by an array of shape (): the gradient of a loss."""
     if isinstance(factor, DeviceArray):
-        check_gradient(factor, (), name)
+        check_gradient(factor, ())
     else:
         number, factor = np.float32(factor), empty(())
         fill(1, factor, 1, number)

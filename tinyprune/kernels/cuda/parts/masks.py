@@ -31,14 +31,11 @@ def keep_factor(i, dropout):
     return dropout.factor if kept(i, dropout.key0, dropout.key1, dropout.limit) else float32(0)
 
 
-def mask_of(rate: float, keys: tuple[int, int], factor: float = 1.0) -> Dropout:
-    """Return the mask of a rate and two keys, and of kept entries times `factor`. At rate 0 all are kept."""
+def draw_mask(rate: float, rng: np.random.Generator | None, factor: float = 1.0) -> Dropout:
+    """Draw the mask of a rate, and of kept entries times `factor`. Without a generator, or at rate 0, all are kept."""
+    rate = 0.0 if rng is None else rate
+    keys = draw_keys(rng) if rate else (0, 0)
     return Dropout(np.float32(factor / (1 - rate)), *map(np.uint32, (*keys, threshold(rate))))
 
 
-def draw_mask(rate: float, rng: np.random.Generator | None, factor: float = 1.0) -> Dropout:
-    """Draw a mask; one that keeps all, without drawing, for rate 0 or no generator."""
-    return mask_of(0, (0, 0), factor) if rng is None or rate == 0 else mask_of(rate, draw_keys(rng), factor)
-
-
-KEEP_ALL = mask_of(0, (0, 0))
+KEEP_ALL = draw_mask(0.0, None)
