@@ -25,18 +25,8 @@ import math
 from collections.abc import Callable
 
 from tinyprune.kernels.cuda.attend.arguments import INPUTS, SCALES, SIZES, source
-from tinyprune.kernels.cuda.attend.sums import make_masks, make_mix, make_put, make_scores, write
-from tinyprune.kernels.cuda.attend.tiles import (
-    LOWEST,
-    ROWS,
-    Tiles,
-    clear,
-    count_on,
-    lengths,
-    make_loads,
-    make_places,
-    share_sum,
-)
+from tinyprune.kernels.cuda.attend.sums import make_masks, make_mix, make_put, make_scores, share_sum, write
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, make_loads, make_places
 from tinyprune.kernels.cuda.device.instructions import aligned, exp2, larger, load1, own_thread, store1
 from tinyprune.kernels.cuda.device.jit import Kernel, cuda, device, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.parts.masks import DROPOUT

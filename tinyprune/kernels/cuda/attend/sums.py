@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths, share_sum
+from tinyprune.kernels.cuda.attend.tiles import LOWEST, ROWS, Tiles, clear, count_on, lengths
 from tinyprune.kernels.cuda.device.instructions import load1, load4, own_thread, store1, store4
 from tinyprune.kernels.cuda.device.jit import cuda, device, float32, int32
 from tinyprune.kernels.cuda.parts.masks import kept
@@ -128,6 +128,15 @@ def write(out, at, sums, n, factor):
     """Write four of a thread's sums, from 4 · n on, times a factor to out[at …]."""
     n = 4 * n
     store4(out, at, sums[n] * factor, sums[n + 1] * factor, sums[n + 2] * factor, sums[n + 3] * factor)
+
+
+@device
+def share_sum(tile, at, shares):
+    """Return the sum of so many numbers from `at` on: of one row, what its threads have found."""
+    total = float32(0)
+    for n in range(shares):
+        total += load1(tile, at + n)
+    return total
 
 
 def make_put(tiles: Tiles) -> Callable:

@@ -41,7 +41,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import int64
 
-from tinyprune.kernels.cuda.device.instructions import load1, load4, own_thread, store1, store4
+from tinyprune.kernels.cuda.device.instructions import load4, own_thread, store1, store4
 from tinyprune.kernels.cuda.device.jit import device, float32, int32, uint32
 
 LOWEST = np.float32(-1e30)  # score of a key that a query does not see; not −∞, since −∞ − (−∞) is NaN
@@ -110,15 +110,6 @@ def clear(x, n):
     """Set n registers to zero."""
     for m in range(n):
         x[m] = float32(0)
-
-
-@device
-def share_sum(tile, at, shares):
-    """Return the sum of so many numbers from `at` on: of one row, what its threads have found."""
-    total = float32(0)
-    for n in range(shares):
-        total += load1(tile, at + n)
-    return total
 
 
 def make_places(tiles: Tiles) -> tuple[Callable, Callable, Callable, Callable]:

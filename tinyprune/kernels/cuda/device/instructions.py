@@ -92,11 +92,7 @@ else:
     @intrinsic
     def beyond(typingctx, x, i):
         """Return a pointer to x[i] from a pointer."""
-
-        def codegen(context, builder, signature, arguments):
-            return builder.gep(arguments[0], [arguments[1]])
-
-        return x(x, types.int64), codegen
+        return x(x, types.int64), lambda context, builder, signature, given: builder.gep(given[0], [given[1]])
 
     @intrinsic
     def load4(typingctx, x, i):

@@ -78,8 +78,7 @@ class AttentionStep(ops.AttentionStep):
 
     def write(self, rows: DeviceArray, places: DeviceArray) -> None:
         """Copy rows to as many places."""
-        if rows.size:
-            copied(rows, places)
+        copied(rows, places)
 
     def __call__(self, x: DeviceArray, n: DeviceArray | None = None) -> DeviceArray:
         """Process one token: return y for x, both (D,). n: norm(x), see `ops.attention_step`."""

@@ -116,18 +116,9 @@ def make_tensor_cores(TILE: int) -> tuple[int, Callable, Callable, Callable]:
                 b0, b1 = strips_b[b_at + 8 * x], strips_b[b_at + 8 * x + 4 * WIDE]
                 for y in range(DOWN):
                     up, down = 2 * y * EACH + 2 * x, (2 * y + 1) * EACH + 2 * x
-                    sums[up], sums[up + 1], sums[down], sums[down + 1] = mma(
-                        some_a[4 * y],
-                        some_a[4 * y + 1],
-                        some_a[4 * y + 2],
-                        some_a[4 * y + 3],
-                        b0,
-                        b1,
-                        sums[up],
-                        sums[up + 1],
-                        sums[down],
-                        sums[down + 1],
-                    )
+                    a0, a1, a2, a3 = some_a[4 * y], some_a[4 * y + 1], some_a[4 * y + 2], some_a[4 * y + 3]
+                    c0, c1, c2, c3 = sums[up], sums[up + 1], sums[down], sums[down + 1]
+                    sums[up], sums[up + 1], sums[down], sums[down + 1] = mma(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3)
 
     @device
     def write(sums, thread, top, left, out, first, M, N, per, strides, bias, residual, finish, fours):
