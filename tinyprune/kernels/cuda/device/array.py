@@ -1,8 +1,8 @@
 """Arrays in the GPU's memory: the part of NumPy's interface that the model needs, without arithmetic.
 
 Entries are float32; or int32, for token and row numbers; or float64, for sums, which have no views. `x[2:5]`,
-`x[:, -3:]`, `x[1]`, `x.T` and `x.reshape(…)` are views: nothing is copied. An operation whose kernel needs contiguous
-memory copies a view first.
+`x[:, -3:]`, `x[1]`, `x.T` and `x.reshape(…)` of a contiguous array are views: nothing is copied. An operation whose
+kernel needs contiguous memory copies a view first.
 
     x = to_device(array)        a copy in the GPU's memory
     array = to_host(x)          a copy in main memory, after the kernels launched before have finished
@@ -22,10 +22,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from tinyprune.errors import UsageError
 from tinyprune.kernels.cuda.device.driver import driver
-from tinyprune.kernels.cuda.device.jit import SIMULATED
+from tinyprune.kernels.cuda.device.jit import SIMULATED, blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.memory import Lease
 
 MOST = 2**31 - 1  # the largest int32, the type of sizes in kernels
+THREADS, AXES = 256, 4  # of a block and, at most, of a view that is copied
 FLOAT32, INT32 = np.dtype(np.float32), np.dtype(np.int32)
 
 
@@ -92,16 +93,15 @@ class DeviceArray:
         return self
 
     def reshape(self, *shape: Any) -> DeviceArray:
-        """Return a view in another shape, of which one length may be −1. Raises ValueError if that needs a copy."""
+        """Return the entries in another shape, of which one length may be −1: a view if contiguous, else a copy."""
         wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         if -1 in wanted:
             rest = -math.prod(wanted)
             wanted = tuple(self.size // max(rest, 1) if n == -1 else n for n in wanted)
         if math.prod(wanted) != self.size:
             raise ValueError(f"cannot reshape {self.shape} into {wanted}")
-        if not self.contiguous:
-            raise ValueError(f"cannot reshape a view with strides {self.strides}; copy it first")
-        return DeviceArray(self.lease, self.first, wanted, c_strides(wanted), self.dtype)
+        x = self if self.contiguous else copied(self)
+        return DeviceArray(x.lease, x.first, wanted, c_strides(wanted), x.dtype)
 
     def __getitem__(self, index: Any) -> DeviceArray:
         """Return a view: integers and slices of step 1, for the first axes."""
@@ -206,3 +206,31 @@ def reading(values: Sequence[Any]) -> Callable[[], list[float]]:
         return [next(read) if isinstance(value, DeviceArray) else float(value) for value in values]
 
     return finish
+
+
+@kernel(floats, *4 * (int32,), *4 * (int32,), int32, floats, threads=THREADS)
+def gather(x, D, n1, n2, n3, s0, s1, s2, s3, size, out):
+    """Set out, flat, of shape (…, n1, n2, n3), from x (…, n1, n2, D) with strides s0 … s3, and zeros."""
+    i = cuda.grid(1)
+    if i < size:
+        rest, i3 = i // n3, i % n3
+        rest, i2 = rest // n2, rest % n2
+        i0, i1 = rest // n1, rest % n1
+        out[i] = x[i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3] if i3 < D else float32(0)
+
+
+def copied(x: DeviceArray, out: DeviceArray | None = None, width: int | None = None) -> DeviceArray:
+    """Copy a view of up to 4 axes into a contiguous array: `out`, of as many entries, or a new one.
+
+    A thread for each entry reads in whatever order x lies, so a transposed matrix takes longer than a view of rows.
+
+    width: length of its rows in the new array; numbers that x does not have are zero.
+    """
+    D = x.shape[-1] if x.ndim else 1
+    width = D if width is None else width
+    out = empty((*x.shape[:-1], width)[: x.ndim]) if out is None else out
+    missing = AXES - x.ndim
+    _, n1, n2, _ = (*missing * (1,), *x.shape)
+    strides = (*missing * (0,), *x.strides)
+    gather(blocks(out.size, THREADS), x, D, n1, n2, width, *strides, out.size, out)
+    return out

@@ -9,12 +9,12 @@ in the order of the text, the newest last: few bytes compared with the weights, 
 import numpy as np
 
 from tinyprune import ops
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, floats, int32, kernel
 from tinyprune.kernels.cuda.operations.attention import attention_forward
 from tinyprune.kernels.cuda.operations.maps import add, rotate
 from tinyprune.kernels.cuda.operations.norms import layernorm_forward
-from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place, copied, zeros
+from tinyprune.kernels.cuda.parts.arguments import check_floats, check_in_place, zeros
 from tinyprune.kernels.cuda.products.primitives import matmul
 from tinyprune.ops.attention_step import BlockWeights, check_step
 

@@ -22,11 +22,11 @@ from functools import lru_cache, reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty, to_device
+from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty, to_device
 from tinyprune.kernels.cuda.device.instructions import divided
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts import sums
-from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, contiguous, copied
+from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, contiguous
 from tinyprune.ops.head_networks import check_units
 from tinyprune.ops.repeat_heads import check_sum_heads
 from tinyprune.ops.rows import check_concatenate, check_factors, check_row_dots

@@ -1,22 +1,17 @@
-"""Arguments of operations: checked, since kernels check nothing, and as kernels take them; and new arrays from one.
+"""Arguments of operations: checked, since kernels check nothing, and as kernels take them; and arrays of constants.
 
-    copied    out[i0, i1, i2, i3] = x[i0·s0 + i1·s1 + i2·s2 + i3·s3], or 0 where i3 ≥ D
-    scaled    out[i] = x[i] · factor
-
-A copy has a thread for each entry and reads in whatever order x lies, so a transposed matrix takes longer than a view
-of rows. Kernels that can read a view where it lies do not need one.
+Kernels that can read a view where it lies need no copy.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray, empty
+from tinyprune.kernels.cuda.device.array import FLOAT32, DeviceArray, copied, empty
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, kernel
 from tinyprune.ops.add import check_same_shape
 
 THREADS = 256
-AXES = 4
 
 
 def check_floats(**arrays: DeviceArray | Sequence[DeviceArray]) -> None:
@@ -55,17 +50,6 @@ def check_in_place(**arrays: DeviceArray) -> None:
             )
 
 
-@kernel(floats, *4 * (int32,), *4 * (int32,), int32, floats, threads=THREADS)
-def gather(x, D, n1, n2, n3, s0, s1, s2, s3, size, out):
-    """Set out, flat, of shape (…, n1, n2, n3), from x (…, n1, n2, D) with these strides, and zeros."""
-    i = cuda.grid(1)
-    if i < size:
-        rest, i3 = i // n3, i % n3
-        rest, i2 = rest // n2, rest % n2
-        i0, i1 = rest // n1, rest % n1
-        out[i] = x[i0 * s0 + i1 * s1 + i2 * s2 + i3 * s3] if i3 < D else float32(0)
-
-
 @kernel(floats, int32, float32, threads=THREADS)
 def fill(x, size, value):
     """Set x[i] = value, flat."""
@@ -80,21 +64,6 @@ def times(x, factor, size, out):
     i = cuda.grid(1)
     if i < size:
         out[i] = x[i] * factor[0]
-
-
-def copied(x: DeviceArray, out: DeviceArray | None = None, width: int | None = None) -> DeviceArray:
-    """Copy a view of up to 4 axes into a contiguous array: `out`, of as many entries, or a new one.
-
-    width: length of its rows in the new array; numbers that x does not have are zero.
-    """
-    D = x.shape[-1] if x.ndim else 1
-    width = D if width is None else width
-    out = empty((*x.shape[:-1], width)[: x.ndim]) if out is None else out
-    missing = AXES - x.ndim
-    _, n1, n2, _ = (*missing * (1,), *x.shape)
-    strides = (*missing * (0,), *x.strides)
-    gather(blocks(out.size, THREADS), x, D, n1, n2, width, *strides, out.size, out)
-    return out
 
 
 def contiguous(x: DeviceArray) -> DeviceArray:

@@ -7,9 +7,8 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from tinyprune.kernels.cuda.device.array import DeviceArray
+from tinyprune.kernels.cuda.device.array import DeviceArray, copied
 from tinyprune.kernels.cuda.device.jit import blocks
-from tinyprune.kernels.cuda.parts.arguments import copied
 from tinyprune.kernels.cuda.products.arithmetic import ALIGNED_A, ALIGNED_B, ALIGNED_OUT, STRIP, ProductSizes, Strides
 from tinyprune.kernels.cuda.products.few_rows import FEW, WIDE
 from tinyprune.kernels.cuda.products.product import TILES

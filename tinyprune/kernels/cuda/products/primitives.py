@@ -8,9 +8,9 @@ multiplied in float32, since there the time goes into reading.
 """
 
 from tinyprune.errors import UsageError
-from tinyprune.kernels.cuda.device.array import DeviceArray, empty
+from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty
 from tinyprune.kernels.cuda.device.jit import blocks
-from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous, copied
+from tinyprune.kernels.cuda.parts.arguments import check_floats, contiguous
 from tinyprune.kernels.cuda.parts.sums import column_sums, sum_rows
 from tinyprune.kernels.cuda.products.arithmetic import BIAS, RELU, RESIDUAL, THREADS, WHERE
 from tinyprune.kernels.cuda.products.few_rows import FEW_ROWS
