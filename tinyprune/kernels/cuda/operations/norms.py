@@ -135,7 +135,7 @@ def layernorm_forward(
 
 def layernorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Gradients of `layernorm_forward` in argument order, as `ops.layernorm_backward`."""
-    dx, dparameters = gradients(LAYERNORM[1], dout, *cache)
+    dx, dparameters = gradients(LAYERNORM[1], dout, cache)
     D = dx.shape[-1]
     return dx, dparameters[:D], dparameters[D:]
 
@@ -149,19 +149,13 @@ def rmsnorm_forward(x: DeviceArray, scale: DeviceArray, eps: float = 1e-5) -> tu
 
 def rmsnorm_backward(dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
     """Gradients of `rmsnorm_forward` in argument order, as `ops.rmsnorm_backward`."""
-    dx, dparameters = gradients(RMSNORM[1], dout, *cache)
+    dx, dparameters = gradients(RMSNORM[1], dout, cache)
     return dx, dparameters[: dx.shape[-1]]  # what follows would be dbias
 
 
-def gradients(
-    backward: Kernel,
-    dout: DeviceArray,
-    x: DeviceArray,
-    means: DeviceArray | None,
-    inverses: DeviceArray,
-    scale: DeviceArray,
-) -> tuple[DeviceArray, DeviceArray]:
+def gradients(backward: Kernel, dout: DeviceArray, cache: tuple) -> tuple[DeviceArray, DeviceArray]:
     """Return dx, and dscale and dbias one after the other."""
+    x, means, inverses, scale = cache
     check_gradient(dout, x.shape)
     D, R = scale.size, inverses.size
     dx = empty(x.shape)

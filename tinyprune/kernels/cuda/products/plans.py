@@ -98,12 +98,12 @@ def plan(a: Form, transpose_a: bool, b: Form, transpose_b: bool, finish: int, ou
     K = math.prod(a.shape[:-1]) if transpose_a else a.shape[-1]
     x, y, c = (rows_of(z.shape, z.strides) for z in (a, b, out))
     # Two matrices whose rows are read side by side need the same groups; if one has them, the other is split likewise.
-    rows, walked = (K, (x, y)) if transpose_a else (M, (x, c))
-    groups = max(z.groups for z in walked)
-    walked = [z.regrouped(groups, rows) for z in walked]
-    if {z.groups for z in walked} != {groups}:
+    rows, beside = (K, (x, y)) if transpose_a else (M, (x, c))
+    groups = max(z.groups for z in beside)
+    beside = [z.regrouped(groups, rows) for z in beside]
+    if {z.groups for z in beside} != {groups}:
         return None
-    x, (y, c) = walked[0], (walked[1], c) if transpose_a else (y, walked[1])
+    x, (y, c) = beside[0], (beside[1], c) if transpose_a else (y, beside[1])
     per = max(rows // groups, 1)
     if M <= FEW and groups == 1 and not transpose_a:
         return Plan(transpose_b, (blocks(N, WIDE), M), (N, K, x.row, y.row, c.row, finish), 1, ())
