@@ -4,7 +4,7 @@ corpora.open_corpus     from a name or a path to a `Corpus`, downloaded if need 
 spans.plain_text        a file without a byte order mark, its lines ended by \\n
 spans.Corpus            three runs of bytes, read in pieces
 tokenizers              pieces to token ids
-cached                  where the ids of a large corpus are stored, in memory-mapped files
+cached                  where the ids of a large corpus are stored
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig
-from tinyprune.data.cached import cached_tokens, cached_vocabulary
+from tinyprune.data.cached import Tokens, cached_tokens, cached_vocabulary
 from tinyprune.data.corpora import open_corpus
 from tinyprune.data.spans import SPLITS
 from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, build_tokenizer, encode_corpus, id_dtype, known
 from tinyprune.errors import UsageError
 from tinyprune.files import cache_directory
 
-# A larger corpus is tokenised into memory-mapped files.
+# The tokens of a larger corpus are cached on disk.
 IN_MEMORY_BYTES = 16_000_000
 
 
@@ -32,7 +32,7 @@ IN_MEMORY_BYTES = 16_000_000
 class Text:
     """A tokenised corpus.
 
-    `train`, `valid` and `test` are token ids, (n,) of an unsigned integer dtype, possibly memory-mapped and read-only.
+    `train`, `valid` and `test` are token ids, (n,) of an unsigned integer dtype.
     """
 
     tokenizer: Tokenizer  # which made the ids; its `decode` turns them back into text
@@ -59,7 +59,7 @@ def load_text(
         config: corpus, tokenizer and splits. The fractions are of bytes; a corpus with its own splits ignores them.
         tokenizer: from a checkpoint: encode with it instead of building the one that `config` asks for.
         digest: from a checkpoint: refuse a text with another sha256.
-        in_memory_bytes: a larger corpus is read in pieces, and its tokens are cached in `files.cache_directory`.
+        in_memory_bytes: the tokens of a larger corpus are cached in `files.cache_directory`.
 
     Raises:
         UsageError: if there is no such corpus, if it is empty or too short for its splits, if it is not UTF-8
@@ -80,10 +80,8 @@ def load_text(
         keep = large and config.tokenizer != "byte"
         tokenizer = cached_vocabulary(cache_directory(), corpus, found, config, build) if keep else build()
     encoded = encode_corpus(corpus, tokenizer, "tokenising" if large else "")
-    if large:
-        tokens, characters = cached_tokens(cache_directory(), corpus, found, tokenizer, encoded)
-    else:
-        tokens, characters = in_memory(encoded, id_dtype(tokenizer))
+    encode = functools.partial(joined, encoded, id_dtype(tokenizer))
+    tokens, characters = cached_tokens(cache_directory(), corpus, found, tokenizer, encode) if large else encode()
 
     wanted = {"train": 1.0, "valid": config.valid_fraction, "test": config.test_fraction}
     for split, fraction in wanted.items():
@@ -96,7 +94,7 @@ def load_text(
     return Text(tokenizer, **tokens, characters=characters, digest=found, name=corpus.name)
 
 
-def in_memory(encoded: Iterable[EncodedChunk], dtype: np.dtype) -> tuple[dict[str, NDArray], dict[str, int]]:
+def joined(encoded: Iterable[EncodedChunk], dtype: np.dtype) -> Tokens:
     """Join the chunks of each split: their ids, (n,) of `dtype`, and `Text.characters`."""
     ids = {split: [np.empty(0, dtype)] for split in SPLITS}
     characters = dict.fromkeys(SPLITS, 0.0)
