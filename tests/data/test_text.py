@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinyprune.config import DataConfig
-from tinyprune.data import CharacterTokenizer, load_text, spans
+from tinyprune.data import CharacterTokenizer, corpus, load_text
 from tinyprune.errors import SaveError, TinypruneError, UsageError
 
 TOKENIZERS = ("character", "byte", "word")
@@ -18,7 +18,7 @@ LINES = "".join(f"line {i} has é and {'€' * (i % 5)} and number {i * i}\n" fo
 def kept(tmp_path, monkeypatch):
     """The folder where kept tokens go; chunks are so small that a little text has many."""
     monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path / "kept"))
-    monkeypatch.setattr(spans, "CHUNK", 1000)
+    monkeypatch.setattr(corpus, "CHUNK", 1000)
     return tmp_path / "kept"
 
 

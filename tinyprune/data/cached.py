@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig
-from tinyprune.data.spans import SPLITS, Corpus
+from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.tokenizers import Tokenizer, tokenizer_from_dict
 from tinyprune.errors import TinypruneError
 from tinyprune.files import replace_file
@@ -69,7 +69,7 @@ def cached_tokens(
 
 def _name(corpus: Corpus, digest: str, *settings: Any) -> str:
     """Return the corpus's name and a hash of all that its tokens depend on."""
-    cuts = [span.size for span in corpus.splits.values()]
+    cuts = [len(data) for data in corpus.splits.values()]
     depends_on = json.dumps([FORMAT, digest, cuts, settings], sort_keys=True)
     readable = re.sub(r"[^\w.-]", "_", corpus.name)[:40]
     return f"{readable}-{hashlib.sha256(depends_on.encode()).hexdigest()[:16]}"

@@ -1,8 +1,7 @@
 """A text as a model reads it: found, checked, tokenised and split. `load_text` is the whole way.
 
 corpora.open_corpus     from a name or a path to a `Corpus`, downloaded if need be
-spans.plain_text        a file without a byte order mark, its lines ended by \\n
-spans.Corpus            three runs of bytes, read in pieces
+corpus.Corpus           the bytes of three splits, read in chunks
 tokenizers              pieces to token ids
 cached                  where the ids of a large corpus are stored
 """
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from tinyprune.config import DataConfig
 from tinyprune.data.cached import Tokens, cached_tokens, cached_vocabulary
 from tinyprune.data.corpora import open_corpus
-from tinyprune.data.spans import SPLITS
+from tinyprune.data.corpus import SPLITS
 from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, build_tokenizer, encode_corpus, id_dtype, known
 from tinyprune.errors import UsageError
 from tinyprune.files import cache_directory

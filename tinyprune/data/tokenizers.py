@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.config import DataConfig
-from tinyprune.data.spans import Corpus
+from tinyprune.data.corpus import Corpus
 from tinyprune.errors import UsageError, missing_extra
 
 UNKNOWN = "<unk>"
