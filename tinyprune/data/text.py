@@ -9,7 +9,6 @@ cached                  where the ids of a large corpus are stored
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from tinyprune.config import DataConfig
 from tinyprune.data.cached import Tokens, cached_tokens, cached_vocabulary
 from tinyprune.data.corpora import open_corpus
-from tinyprune.data.corpus import SPLITS
-from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, build_tokenizer, encode_corpus, id_dtype, known
+from tinyprune.data.corpus import SPLITS, Corpus
+from tinyprune.data.tokenizers import UNKNOWN, Tokenizer, WordTokenizer, build_tokenizer
 from tinyprune.errors import UsageError
 from tinyprune.files import cache_directory
 
@@ -78,8 +77,7 @@ def load_text(
         build = functools.partial(build_tokenizer, corpus, config, "vocabulary of" if large else "")
         keep = large and config.tokenizer != "byte"
         tokenizer = cached_vocabulary(cache_directory(), corpus, found, config, build) if keep else build()
-    encoded = encode_corpus(corpus, tokenizer, "tokenising" if large else "")
-    encode = functools.partial(joined, encoded, id_dtype(tokenizer))
+    encode = functools.partial(encode_corpus, corpus, tokenizer, "tokenising" if large else "")
     tokens, characters = cached_tokens(cache_directory(), corpus, found, tokenizer, encode) if large else encode()
 
     wanted = {"train": 1.0, "valid": config.valid_fraction, "test": config.test_fraction}
@@ -93,11 +91,19 @@ def load_text(
     return Text(tokenizer, **tokens, characters=characters, digest=found, name=corpus.name)
 
 
-def joined(encoded: Iterable[EncodedChunk], dtype: np.dtype) -> Tokens:
-    """Join the chunks of each split: their ids, (n,) of `dtype`, and `Text.characters`."""
+def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, doing: str = "") -> Tokens:
+    """Return the ids of each split, (n,) of the smallest unsigned dtype for them, and `Text.characters`.
+
+    `doing` labels a progress bar.
+    """
+    dtype = np.min_scalar_type(tokenizer.V - 1)
     ids = {split: [np.empty(0, dtype)] for split in SPLITS}
-    characters = dict.fromkeys(SPLITS, 0.0)
-    for split, chunk, length in encoded:
-        ids[split].append(chunk)
-        characters[split] += length
-    return {split: np.concatenate(chunks) for split, chunks in ids.items()}, known(characters)
+    characters, lossy = dict.fromkeys(SPLITS, 0), set()
+    for split, chunk in corpus.read(tokenizer.kind, doing):
+        encoded = tokenizer.encode(chunk)
+        if isinstance(tokenizer, WordTokenizer) and (encoded == tokenizer.unknown).sum() > chunk.count(UNKNOWN):
+            lossy.add(split)
+        ids[split].append(encoded.astype(dtype))
+        characters[split] += len(chunk)
+    counts = {split: 0 if split in lossy else count for split, count in characters.items()}
+    return {split: np.concatenate(chunks) for split, chunks in ids.items()}, counts
