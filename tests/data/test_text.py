@@ -103,29 +103,19 @@ def test_kept_tokens_of_other_settings_or_text_are_not_used(load, change, capsys
     assert capsys.readouterr() == ("", "")  # no bar without a terminal
 
 
-TOKENS = ("*.tokens.npz", r"are damaged .* delete that file")
-
-
-@pytest.mark.parametrize(
-    ("name", "said", "damage"),
-    [
-        (*TOKENS, lambda path, data: path.write_bytes(data[:-10])),
-        (*TOKENS, lambda path, data: path.write_bytes(data[:2000] + b"\xff" * 10 + data[2010:])),
-        ("*.vocabulary.json", r"json cannot be read .* delete it", lambda path, data: path.write_bytes(data[:-5])),
-    ],
-)
-def test_damage_is_noticed(load, kept, name, damage, said):
+@pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: data[:2000] + b"\xff" * 10 + data[2010:]])
+def test_damage_is_noticed(load, kept, damage):
     load(LINES, large=True)
-    (path,) = kept.glob(name)
-    damage(path, path.read_bytes())
-    with pytest.raises(TinypruneError, match=said):
+    (path,) = kept.glob("*.tokens.npz")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(TinypruneError, match=r"are damaged .* delete that file"):
         load(LINES, large=True)
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_tokens_that_cannot_be_kept_are_an_error_of_saving(load, kept, kind):
     kept.touch()
-    with pytest.raises(SaveError, match=r"cannot write (tokens|vocabulary) .*directory"):
+    with pytest.raises(SaveError, match=r"cannot write tokens .*directory"):
         load(LINES, {"tokenizer": kind}, large=True)
 
 

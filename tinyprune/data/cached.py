@@ -1,4 +1,4 @@
-"""The vocabulary and the tokens of a large corpus, cached on disk: made once and found again by every later run."""
+"""The tokens of a large corpus, cached on disk: made once and found again by every later run."""
 
 from __future__ import annotations
 
@@ -9,38 +9,18 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.config import DataConfig
 from tinyprune.data.corpus import SPLITS, Corpus
-from tinyprune.data.tokenizers import Tokenizer, tokenizer_from_dict
+from tinyprune.data.tokenizers import Tokenizer
 from tinyprune.errors import TinypruneError
 from tinyprune.files import replace_file
 
 # Part of the names of cached files: raise it when the same text and settings no longer give the same tokens.
 FORMAT = 2
 Tokens = tuple[dict[str, NDArray], dict[str, int]]  # the ids of each split, (n,), and `Text.characters`
-
-
-def cached_vocabulary(
-    directory: Path, corpus: Corpus, digest: str, config: DataConfig, build: Callable[[], Tokenizer]
-) -> Tokenizer:
-    """Return the tokenizer cached for `config` in `directory`, or build it and store it there.
-
-    Raises TinypruneError if it cannot be read, SaveError if it cannot be written.
-    """
-    path = directory / f"{_name(corpus, digest, config.tokenizer, config.vocabulary)}.vocabulary.json"
-    if path.exists():
-        try:
-            return tokenizer_from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise TinypruneError(f"{path} cannot be read ({error}); delete it, and it will be made again") from error
-    tokenizer = build()
-    replace_file(path, json.dumps(tokenizer.to_dict()).encode("utf-8"), "vocabulary")
-    return tokenizer
 
 
 def cached_tokens(
@@ -50,7 +30,11 @@ def cached_tokens(
 
     Raises TinypruneError if cached tokens are damaged, SaveError if they cannot be written.
     """
-    path = directory / f"{_name(corpus, digest, tokenizer.to_dict())}.tokens.npz"
+    # all that the tokens depend on
+    cuts = [len(data) for data in corpus.splits.values()]
+    about = json.dumps([FORMAT, digest, cuts, tokenizer.to_dict()], sort_keys=True).encode()
+    readable = re.sub(r"[^\w.-]", "_", corpus.name)[:40]
+    path = directory / f"{readable}-{hashlib.sha256(about).hexdigest()[:16]}.tokens.npz"
     if not path.exists():
         tokens, characters = encode()
         content = io.BytesIO()
@@ -65,11 +49,3 @@ def cached_tokens(
         raise TinypruneError(
             f"the tokens in {path} are damaged ({error}); delete that file to make it again"
         ) from error
-
-
-def _name(corpus: Corpus, digest: str, *settings: Any) -> str:
-    """Return the corpus's name and a hash of all that its tokens depend on."""
-    cuts = [len(data) for data in corpus.splits.values()]
-    depends_on = json.dumps([FORMAT, digest, cuts, settings], sort_keys=True)
-    readable = re.sub(r"[^\w.-]", "_", corpus.name)[:40]
-    return f"{readable}-{hashlib.sha256(depends_on.encode()).hexdigest()[:16]}"

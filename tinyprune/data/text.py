@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig
-from tinyprune.data.cached import Tokens, cached_tokens, cached_vocabulary
+from tinyprune.data.cached import Tokens, cached_tokens
 from tinyprune.data.corpora import open_corpus
 from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.data.tokenizers import UNKNOWN, Tokenizer, WordTokenizer, build_tokenizer
@@ -74,9 +74,7 @@ def load_text(
             "text back, or start a new run"
         )
     if tokenizer is None:
-        build = functools.partial(build_tokenizer, corpus, config, "vocabulary of" if large else "")
-        keep = large and config.tokenizer != "byte"
-        tokenizer = cached_vocabulary(cache_directory(), corpus, found, config, build) if keep else build()
+        tokenizer = build_tokenizer(corpus, config, "vocabulary of" if large else "")
     encode = functools.partial(encode_corpus, corpus, tokenizer, "tokenising" if large else "")
     tokens, characters = cached_tokens(cache_directory(), corpus, found, tokenizer, encode) if large else encode()
 
