@@ -30,31 +30,27 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
     A terminal shows meanwhile how many are compiled, of about how many if it is a `run`, and which one is next.
     Yields the list of functions whose compilation has begun.
     """
-    compiling: list[str] = []  # a function waits while one that it calls is compiled
-    bars = []
+    bars, depth = [], 0  # a function waits while one that it calls is compiled
     begun: list[str] = []
     seconds, since, about = 0.0, 0.0, ops.functions_to_compile() if run else None
 
     def begin(name: str) -> None:
-        nonlocal since
+        nonlocal depth, since
         if not bars:
             say(f"{what}: {ops.compiling}")
             of = f" of about {about}" if about else ""
             form = f"compiled {{n}}{of} functions, now {{desc}}"
             bars.append(stack.enter_context(progress_bar(bar_format=form, leave=False)))
-        if not compiling:
-            since = time.perf_counter()
-        compiling.append(name)
+        since = since if depth else time.perf_counter()
+        depth += 1
         begun.append(name)
         bars[0].set_description_str(name)
 
     def end() -> None:
-        nonlocal seconds
-        compiling.pop()
+        nonlocal depth, seconds
+        depth -= 1
         bars[0].update()
-        if compiling:
-            bars[0].set_description_str(compiling[-1])
-        else:
+        if not depth:
             bars[0].clear()
             seconds += time.perf_counter() - since
 

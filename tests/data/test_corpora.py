@@ -2,16 +2,13 @@
 
 import hashlib
 import zipfile
+from codecs import BOM_UTF8
 
 import pytest
 
 from tinyprune.config import DataConfig
-from tinyprune.data.corpora import Entry, catalogue, open_corpus, open_entry, stdlib_text
+from tinyprune.data.corpora import Entry, catalogue, open_corpus, open_entry, plain_text, stdlib_text
 from tinyprune.errors import TinypruneError, UsageError
-
-
-def texts(corpus):
-    return {split: b"".join(span.read_bytes()) for split, span in corpus.splits.items()}
 
 
 def test_the_catalogue_has_the_known_corpora_with_licences():
@@ -24,6 +21,10 @@ def test_the_catalogue_has_the_known_corpora_with_licences():
         assert len(entry.members) in (0, 1, 3)
         assert len(entry.split_bytes) == (3 if len(entry.members) == 1 else 0)
     assert entries["tinyshakespeare"].sha256.startswith("86c4e6aa9db7c042ec79f339dcb96d42")
+
+
+def test_only_the_mark_at_the_beginning_and_line_ends_change():
+    assert plain_text(BOM_UTF8 + b"a\r\nb\rc\r\r\n\xff\x0b\x85" + BOM_UTF8) == b"a\nb\nc\n\n\xff\x0b\x85" + BOM_UTF8
 
 
 def test_stdlib_is_source_code_in_a_fixed_order_without_tests():
@@ -51,14 +52,14 @@ def mine(tmp_path, monkeypatch):
 def test_a_local_file_is_cut_in_train_then_valid_then_test(mine, valid, test):
     data, stop = bytes(range(14, 114)), 100 - test
     corpus = mine(data, valid / 100, test / 100)
-    assert texts(corpus) == {"train": data[: stop - valid], "valid": data[stop - valid : stop], "test": data[stop:]}
+    assert corpus.splits == {"train": data[: stop - valid], "valid": data[stop - valid : stop], "test": data[stop:]}
     assert (corpus.name, corpus.size, corpus.digest()) == ("mine.txt", 100, hashlib.sha256(data).hexdigest())
 
 
 @pytest.mark.parametrize("size", range(20, 40))
 def test_no_character_is_cut(mine, size):
     text = ("é€𝄞" * 20)[:size]
-    parts = ["".join(span.read_text()) for span in mine(text.encode(), 0.3, 0.3).splits.values()]
+    parts = [data.decode() for data in mine(text.encode(), 0.3, 0.3).splits.values()]
     assert "".join(parts) == text and all(parts)
 
 
@@ -107,7 +108,7 @@ def entry(server, tmp_path, monkeypatch):
 )
 def test_how_a_download_is_split(entry, tmp_path, content, more, splits):
     corpus = open_entry(entry(content, **more), DataConfig(valid_fraction=0.2, test_fraction=0.1))
-    assert list(texts(corpus).items()) == list(zip(("train", "valid", "test"), splits, strict=True))
+    assert list(corpus.splits.items()) == list(zip(("train", "valid", "test"), splits, strict=True))
     assert (tmp_path / "downloads" / "text.zip").exists()
 
 

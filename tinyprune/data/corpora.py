@@ -5,20 +5,17 @@ Two corpora come with every Python, five are downloaded (`corpora.toml`), and an
 
 from __future__ import annotations
 
-import functools
-import io
+import codecs
 import sysconfig
 import tomllib
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import BinaryIO
 
 from tinyprune.config import DataConfig
-from tinyprune.data.spans import SPLITS, Corpus, Opener, Span, plain_text
+from tinyprune.data.corpus import SPLITS, Corpus
 from tinyprune.errors import TinypruneError, UsageError, nearest
 from tinyprune.files import cache_directory
 
@@ -67,7 +64,7 @@ def open_corpus(config: DataConfig) -> Corpus:
 
     A corpus without splits is cut into train, then valid, then test, by the two fractions of `config`. Sizes
     are in bytes; a cut that would fall inside a character moves to its end. A cut may divide a word. A file is read as
-    `spans.plain_text` says, and a corpus of the catalogue byte for byte.
+    `plain_text` says, and a corpus of the catalogue byte for byte.
 
     Raises:
         UsageError: if there is neither a corpus nor a readable file of that name, or if it is empty.
@@ -76,12 +73,11 @@ def open_corpus(config: DataConfig) -> Corpus:
     entries = catalogue()
     entry = entries.get(config.corpus)
     if entry is None:
-        path = _local_file(config.corpus, list(entries))
-        return _cut(path.name, *plain_text(functools.partial(path.open, "rb"), path.stat().st_size), config)
+        name, data = _local_file(config.corpus, list(entries))
+        return _cut(name, plain_text(data), config)
     if entry.url:
         return open_entry(entry, config)
-    text = {"pydoc": pydoc_text, "stdlib": stdlib_text}[entry.name]().encode("utf-8")
-    return _cut(entry.name, functools.partial(io.BytesIO, text), len(text), config)
+    return _cut(entry.name, {"pydoc": pydoc_text, "stdlib": stdlib_text}[entry.name]().encode("utf-8"), config)
 
 
 def open_entry(entry: Entry, config: DataConfig) -> Corpus:
@@ -93,17 +89,15 @@ def open_entry(entry: Entry, config: DataConfig) -> Corpus:
     about = {"name": entry.name, "sha256": entry.sha256, "otherwise": advice}
     path = fetch(entry.url, cache_directory() / entry.file, size=entry.size, **about)
     if not entry.members:
-        return _cut(entry.name, functools.partial(path.open, "rb"), path.stat().st_size, config)
+        return _cut(entry.name, path.read_bytes(), config)
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = [archive.getinfo(member).file_size for member in entry.members]
+            members = [archive.read(member) for member in entry.members]
     except (zipfile.BadZipFile, KeyError) as error:
         raise TinypruneError(f"{path} is not the archive of {entry.name}: {error}; delete it and run again") from error
-    openers = [functools.partial(_open_member, path, member) for member in entry.members]
-    if len(openers) == 1:
-        return _cut(entry.name, openers[0], sizes[0], config, entry.split_bytes)
-    spans = [Span(f"{entry.name} ({m})", o, 0, n) for m, o, n in zip(entry.members, openers, sizes, strict=True)]
-    return Corpus(entry.name, dict(zip(SPLITS, spans, strict=True)))
+    if len(members) == 1:
+        return _cut(entry.name, members[0], config, entry.split_bytes)
+    return Corpus(entry.name, dict(zip(SPLITS, members, strict=True)))
 
 
 def pydoc_text() -> str:
@@ -132,46 +126,45 @@ def stdlib_text() -> str:
     return "\n".join(texts)
 
 
-def _local_file(name: str, known: list[str]) -> Path:
-    """Return the path of the file `name`. Raises UsageError if it is not there, cannot be read or is empty."""
-    path, hint = Path(name).expanduser(), ""
+def plain_text(data: bytes) -> bytes:
+    """Return a file's text without its byte order mark, and with \\n for \\r\\n and for \\r.
+
+    Editors of other systems write these. Neither is part of the text: they would be characters of the vocabulary, and
+    the same book would be another corpus. What is not UTF-8 text is changed in the same way.
+    """
+    return data.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _local_file(name: str, known: list[str]) -> tuple[str, bytes]:
+    """Return name and content of the file at `name`. Raises UsageError if it is missing, unreadable or empty."""
+    path, hint, data = Path(name).expanduser(), "", b""
     try:
-        with path.open("rb") as stream:
-            problem = "" if stream.read(1) else f"{name!r} is empty"
+        data = path.read_bytes()
+        problem = "" if data else f"{name!r} is empty"
     except FileNotFoundError:
         problem, hint = f"there is no corpus and no file {name!r}", nearest(name, known)
     except OSError as error:
         problem = f"cannot read {name!r}: {error.strerror}"
     if problem:
         raise UsageError(f"data.corpus: {problem}; give one of {', '.join(known)}, or the path of a text file{hint}")
-    return path
+    return path.name, data
 
 
-@contextmanager
-def _open_member(archive: Path, member: str) -> Iterator[BinaryIO]:
-    """Open the file `member` inside a zip archive for reading."""
-    with zipfile.ZipFile(archive) as opened, opened.open(member) as stream:
-        yield stream
-
-
-def _cut(name: str, opener: Opener, size: int, config: DataConfig, split_bytes: Sequence[int] = ()) -> Corpus:
-    """Cut `size` bytes into train, valid and test, of `split_bytes` bytes or else by the two fractions of `config`."""
+def _cut(name: str, data: bytes, config: DataConfig, split_bytes: Sequence[int] = ()) -> Corpus:
+    """Cut `data` into train, valid and test, of `split_bytes` bytes or else by the two fractions of `config`."""
     if split_bytes:
         train, valid, _ = split_bytes
     else:
-        valid = int(size * config.valid_fraction)
-        train = size - valid - int(size * config.test_fraction)
-    stops = [_character_start(opener, train), _character_start(opener, train + valid), size]
-    spans = [Span(name, opener, start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
-    return Corpus(name, dict(zip(SPLITS, spans, strict=True)))
+        valid = int(len(data) * config.valid_fraction)
+        train = len(data) - valid - int(len(data) * config.test_fraction)
+    a, b = _character_start(data, train), _character_start(data, train + valid)
+    return Corpus(name, dict(zip(SPLITS, (data[:a], data[a:b], data[b:]), strict=True)))
 
 
-def _character_start(opener: Opener, position: int) -> int:
+def _character_start(data: bytes, position: int) -> int:
     """Return the first byte from `position` on that starts a character: UTF-8 continues one by ≤ 3 bytes 10xxxxxx."""
-    with opener() as stream:
-        stream.seek(position)
-        for byte in stream.read(3):
-            if byte & 0b1100_0000 != 0b1000_0000:
-                break
-            position += 1
+    for byte in data[position : position + 3]:
+        if byte & 0b1100_0000 != 0b1000_0000:
+            break
+        position += 1
     return position

@@ -31,7 +31,7 @@ class Segments:
     fewer than T tokens, is not used. Raises UsageError if the text is too short for one segment in each row.
     """
 
-    tokens: NDArray  # the text, (n,) of any integer dtype, possibly memory-mapped
+    tokens: NDArray  # the text, (n,) of any integer dtype
     B: int  # rows in a batch
     T: int  # tokens in a segment
     read: int = 0  # steps, with the same B and T, of the stages before

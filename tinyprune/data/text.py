@@ -1,30 +1,28 @@
 """A text as a model reads it: found, checked, tokenised and split. `load_text` is the whole way.
 
 corpora.open_corpus     from a name or a path to a `Corpus`, downloaded if need be
-spans.plain_text        a file without a byte order mark, its lines ended by \\n
-spans.Corpus            three runs of bytes, read in pieces
+corpus.Corpus           the bytes of three splits, read in chunks
 tokenizers              pieces to token ids
-cached                  where the ids of a large corpus are stored, in memory-mapped files
+cached                  where the ids of a large corpus are stored
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyprune.config import DataConfig
-from tinyprune.data.cached import cached_tokens, cached_vocabulary
+from tinyprune.data.cached import Tokens, cached_tokens
 from tinyprune.data.corpora import open_corpus
-from tinyprune.data.spans import SPLITS
-from tinyprune.data.tokenizers import EncodedChunk, Tokenizer, build_tokenizer, encode_corpus, id_dtype, known
+from tinyprune.data.corpus import SPLITS, Corpus
+from tinyprune.data.tokenizers import UNKNOWN, Tokenizer, WordTokenizer, build_tokenizer
 from tinyprune.errors import UsageError
 from tinyprune.files import cache_directory
 
-# A larger corpus is tokenised into memory-mapped files.
+# The tokens of a larger corpus are cached on disk.
 IN_MEMORY_BYTES = 16_000_000
 
 
@@ -32,7 +30,7 @@ IN_MEMORY_BYTES = 16_000_000
 class Text:
     """A tokenised corpus.
 
-    `train`, `valid` and `test` are token ids, (n,) of an unsigned integer dtype, possibly memory-mapped and read-only.
+    `train`, `valid` and `test` are token ids, (n,) of an unsigned integer dtype.
     """
 
     tokenizer: Tokenizer  # which made the ids; its `decode` turns them back into text
@@ -59,7 +57,7 @@ def load_text(
         config: corpus, tokenizer and splits. The fractions are of bytes; a corpus with its own splits ignores them.
         tokenizer: from a checkpoint: encode with it instead of building the one that `config` asks for.
         digest: from a checkpoint: refuse a text with another sha256.
-        in_memory_bytes: a larger corpus is read in pieces, and its tokens are cached in `files.cache_directory`.
+        in_memory_bytes: the tokens of a larger corpus are cached in `files.cache_directory`.
 
     Raises:
         UsageError: if there is no such corpus, if it is empty or too short for its splits, if it is not UTF-8
@@ -76,14 +74,9 @@ def load_text(
             "text back, or start a new run"
         )
     if tokenizer is None:
-        build = functools.partial(build_tokenizer, corpus, config, "vocabulary of" if large else "")
-        keep = large and config.tokenizer != "byte"
-        tokenizer = cached_vocabulary(cache_directory(), corpus, found, config, build) if keep else build()
-    encoded = encode_corpus(corpus, tokenizer, "tokenising" if large else "")
-    if large:
-        tokens, characters = cached_tokens(cache_directory(), corpus, found, tokenizer, encoded)
-    else:
-        tokens, characters = in_memory(encoded, id_dtype(tokenizer))
+        tokenizer = build_tokenizer(corpus, config, "vocabulary of" if large else "")
+    encode = functools.partial(encode_corpus, corpus, tokenizer, "tokenising" if large else "")
+    tokens, characters = cached_tokens(cache_directory(), corpus, found, tokenizer, encode) if large else encode()
 
     wanted = {"train": 1.0, "valid": config.valid_fraction, "test": config.test_fraction}
     for split, fraction in wanted.items():
@@ -96,11 +89,19 @@ def load_text(
     return Text(tokenizer, **tokens, characters=characters, digest=found, name=corpus.name)
 
 
-def in_memory(encoded: Iterable[EncodedChunk], dtype: np.dtype) -> tuple[dict[str, NDArray], dict[str, int]]:
-    """Join the chunks of each split: their ids, (n,) of `dtype`, and `Text.characters`."""
+def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, doing: str = "") -> Tokens:
+    """Return the ids of each split, (n,) of the smallest unsigned dtype for them, and `Text.characters`.
+
+    `doing` labels a progress bar.
+    """
+    dtype = np.min_scalar_type(tokenizer.V - 1)
     ids = {split: [np.empty(0, dtype)] for split in SPLITS}
-    characters = dict.fromkeys(SPLITS, 0.0)
-    for split, chunk, length in encoded:
-        ids[split].append(chunk)
-        characters[split] += length
-    return {split: np.concatenate(chunks) for split, chunks in ids.items()}, known(characters)
+    characters, lossy = dict.fromkeys(SPLITS, 0), set()
+    for split, chunk in corpus.read(tokenizer.kind, doing):
+        encoded = tokenizer.encode(chunk)
+        if isinstance(tokenizer, WordTokenizer) and (encoded == tokenizer.unknown).sum() > chunk.count(UNKNOWN):
+            lossy.add(split)
+        ids[split].append(encoded.astype(dtype))
+        characters[split] += len(chunk)
+    counts = {split: 0 if split in lossy else count for split, count in characters.items()}
+    return {split: np.concatenate(chunks) for split, chunks in ids.items()}, counts

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tinyprune.config import DataConfig
-from tinyprune.data.spans import Corpus
+from tinyprune.data.corpus import Corpus
 from tinyprune.errors import UsageError, missing_extra
 
 UNKNOWN = "<unk>"
@@ -271,28 +270,6 @@ def build_tokenizer(corpus: Corpus, config: DataConfig, doing: str = "") -> Toke
         case "word":
             return WordTokenizer.build((words for _, words in corpus.read("word", doing, ["train"])), config.vocabulary)
     return CharacterTokenizer.build(text for _, text in corpus.read("character", doing))
-
-
-EncodedChunk = tuple[str, NDArray, float]
-"""Split, ids (n,) of `id_dtype(tokenizer)`, and how many characters they stand for: NaN if words became `<unk>`."""
-
-
-def encode_corpus(corpus: Corpus, tokenizer: Tokenizer, doing: str = "") -> Iterator[EncodedChunk]:
-    """Encode the corpus chunk by chunk, split by split; `doing` labels a progress bar."""
-    for split, chunk in corpus.read(tokenizer.kind, doing):
-        ids = tokenizer.encode(chunk)
-        lost = tokenizer.kind == "word" and (ids == tokenizer.unknown).sum() > chunk.count(UNKNOWN)
-        yield split, ids.astype(id_dtype(tokenizer)), math.nan if lost else len(chunk)
-
-
-def id_dtype(tokenizer: Tokenizer) -> np.dtype:
-    """Return the smallest of uint8, uint16 and uint32 that holds every id."""
-    return np.min_scalar_type(tokenizer.V - 1)
-
-
-def known(characters: dict[str, float]) -> dict[str, int]:
-    """Return the characters of each split, 0 in place of NaN: then the tokens do not stand for the text."""
-    return {split: 0 if math.isnan(count) else int(count) for split, count in characters.items()}
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:

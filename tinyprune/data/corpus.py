@@ -1,0 +1,103 @@
+"""A corpus: the bytes of its three splits, read in chunks of whole characters, words or pieces."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from tinyprune.errors import UsageError
+from tinyprune.progress import progress_bar
+
+CHUNK = 1 << 20
+SPLITS = ("train", "valid", "test")
+
+# Where a text can be cut so that byte-pair tokenizers give the same tokens: between two characters that are not white
+# space, before a single space or after a single line end. GPT-2, SmolLM2 and Llama 3 all begin a new piece there, and
+# merge none across. Elsewhere they may not: "\n\n" is one piece at the end of a text, and two before a word.
+_LAST_CUT = re.compile(r".*(?:(?<=\S)(?= \S)|(?<=\S\n)(?=\S))", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text that has been found but not yet tokenised. `splits` has the keys train, valid and test, in this order."""
+
+    name: str
+    splits: dict[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """The number of bytes of all splits together."""
+        return sum(map(len, self.splits.values()))
+
+    def read(self, unit: str, doing: str = "", splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, Any]]:
+        """Yield (split, chunk), split by split, in chunks of about a megabyte that cut no `unit` in two.
+
+        They are bytes for "byte", and text for "character", "word" and "bpe". `doing`, such as "reading", is the label
+        of a progress bar on standard error; without one there is no bar.
+
+        Raises UsageError if text is wanted and the bytes are not UTF-8; the message names the first that is not.
+        """
+        total = sum(len(self.splits[split]) for split in splits)
+        about = {"desc": f"{doing} {self.name}", "unit": "B", "unit_scale": True, "mininterval": 0.5}
+        with progress_bar(total=total, **about) if doing else nullcontext() as bar:
+            for split in splits:
+                for chunk in self._chunks(split, unit):
+                    if bar is not None:
+                        bar.update(len(chunk if unit == "byte" else chunk.encode()))
+                    yield split, chunk
+
+    def digest(self, doing: str = "") -> str:
+        """Return the sha256 of the bytes of train, valid and test, joined, as 64 hexadecimal digits."""
+        sha = hashlib.sha256()
+        for _, chunk in self.read("byte", doing):
+            sha.update(chunk)
+        return sha.hexdigest()
+
+    def _chunks(self, split: str, unit: str) -> Iterator[Any]:
+        data = self.splits[split]
+        chunks = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
+        if unit == "byte":
+            return chunks
+        return {"word": whole_words, "bpe": whole_pieces}.get(unit, iter)(self._text(split, chunks))
+
+    def _text(self, split: str, chunks: Iterable[bytes]) -> Iterator[str]:
+        """Decode chunks of a split; a character may lie across two of them."""
+        try:
+            yield from codecs.iterdecode(chunks, "utf-8")
+        except UnicodeDecodeError:
+            before = sum(len(self.splits[other]) for other in SPLITS[: SPLITS.index(split)])
+            try:
+                self.splits[split].decode("utf-8")
+            except UnicodeDecodeError as error:  # which knows the place in the whole
+                raise UsageError(
+                    f"{self.name} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset "
+                    f'{before + error.start:,}; data.tokenizer = "byte" takes any file'
+                ) from error
+
+
+def whole_words(chunks: Iterable[str]) -> Iterator[str]:
+    """Yield the same text in chunks that end at a space or at the end of a line, so that no word is cut in two."""
+    return cut_anew(chunks, lambda text: max(text.rfind(" "), text.rfind("\n")) + 1)
+
+
+def whole_pieces(chunks: Iterable[str]) -> Iterator[str]:
+    """Yield the same text in chunks that byte-pair tokenizers encode as they would the whole, see `_LAST_CUT`."""
+    return cut_anew(chunks, lambda text: found.end() if (found := _LAST_CUT.match(text)) else 0)
+
+
+def cut_anew(chunks: Iterable[str], last_cut: Callable[[str], int]) -> Iterator[str]:
+    """Yield the same text in chunks that end at its last possible cut; `last_cut` finds that, 0 if there is none."""
+    rest = ""
+    for chunk in chunks:
+        text = rest + chunk
+        end = last_cut(text)
+        if end:
+            yield text[:end]
+        rest = text[end:]
+    if rest:
+        yield rest
