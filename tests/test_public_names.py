@@ -1,17 +1,39 @@
 """The public names: Python finds what editors and type checkers are told, and imports no more than it needs."""
 
+import ast
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import tinyprune
 
 
-@pytest.mark.parametrize("name", tinyprune.__all__)
-def test_a_name_is_what_is_declared(name):
-    found = getattr(tinyprune, name)
-    assert found.__name__ in (name, f"tinyprune.{name}") and name in dir(tinyprune)
+def declared() -> dict[str, str]:
+    """Read names and their modules from the block for type checkers."""
+    tree = ast.parse(Path(tinyprune.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    imports = [(node.module, alias) for node in block.body for alias in node.names]
+    # "import x as x" is what marks a name as public.
+    assert all(alias.asname == alias.name for _, alias in imports)
+    return {alias.name: module for module, alias in imports}
+
+
+def test_the_names_are_those_declared():
+    assert tinyprune.__all__ == sorted(declared())
+    assert set(tinyprune.__all__) <= set(dir(tinyprune))
+
+
+@pytest.mark.parametrize(("name", "module"), declared().items())
+def test_a_name_is_what_is_declared(name, module):
+    if module == "tinyprune":
+        expected = importlib.import_module(f"tinyprune.{name}")
+    else:
+        expected = getattr(importlib.import_module(module), name)
+    assert getattr(tinyprune, name) is expected
 
 
 HEAVY = {"numba", "numpy", "matplotlib", "safetensors", "tqdm"}

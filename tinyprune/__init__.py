@@ -16,12 +16,10 @@ matplotlib.
 
 from __future__ import annotations
 
-import ast
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for editors and type checkers; Python imports the same by `__getattr__`
+if TYPE_CHECKING:  # for editors and type checkers; Python finds the same names by `__getattr__`
     from tinyprune import data as data
     from tinyprune import gradcheck as gradcheck
     from tinyprune import model as model
@@ -52,22 +50,31 @@ if TYPE_CHECKING:  # for editors and type checkers; Python imports the same by `
 
 __version__ = "0.1.0"
 
-# name: its module, as the imports above say, which are not executed
-_MODULES = {
-    name.name: node.module
-    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
-    if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tinyprune")
-    for name in node.names
+_ROOMS = ("data", "gradcheck", "model", "ops", "plots", "pruning", "testing", "training")
+_NAMES = {
+    "config": ("DataConfig", "GateConfig", "ModelConfig", "RunConfig", "TrainConfig", "load_preset", "preset_names"),
+    "data": ("load_text",),
+    "errors": ("TinypruneError",),
+    "gradcheck": ("assert_gradients", "check_gradients"),
+    "kernels.backend": ("Engine", "get_backend"),
+    "model.counting": ("count_parts",),
+    "model.generation": ("generate",),
+    "model.parameters": ("init_parameters",),
+    "model.transformer": ("Transformer",),
+    "pruning.gates": ("add_gates",),
+    "pruning.surgery": ("remove_closed_heads",),
 }
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = sorted(_MODULES)
+__all__ = sorted((*_ROOMS, *_MODULE_OF))
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name in _ROOMS:
+        return importlib.import_module(f"tinyprune.{name}")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'tinyprune' has no attribute {name!r}")
-    module = importlib.import_module(_MODULES[name])
-    return importlib.import_module(f"tinyprune.{name}") if module.__name__ == "tinyprune" else getattr(module, name)
+    return getattr(importlib.import_module(f"tinyprune.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
