@@ -85,6 +85,8 @@ class Cuda(Engine):
     log_softmax = staticmethod(cross_entropy.log_softmax)
     cross_entropy_forward = staticmethod(cross_entropy.cross_entropy_forward)
     cross_entropy_backward = staticmethod(cross_entropy.cross_entropy_backward)
+    distillation_forward = staticmethod(cross_entropy.distillation_forward)
+    distillation_backward = staticmethod(cross_entropy.distillation_backward)
     squared_norms = staticmethod(updates.squared_norms)
     clipping = staticmethod(updates.clipping)
     adamw_updates = staticmethod(updates.adamw_updates)
