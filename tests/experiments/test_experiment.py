@@ -38,11 +38,9 @@ def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
 
 
 def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
-    full, quick = make_plan("map"), make_plan("map", quick=True, seeds=6, scope="layer")
-    assert (full.seeds, make_plan("map", quick=True).seeds, make_plan("tradeoff").seeds) == (5, 2, 3)
+    full, quick = make_plan("tradeoff"), make_plan("tradeoff", quick=True, seeds=6, scope="layer")
+    assert (full.seeds, make_plan("tradeoff", quick=True).seeds, make_plan("ablation").seeds) == (3, 2, 3)
     assert (quick.seeds, quick.shares, quick.scope) == (6, (0.5,), "layer")
-    assert (full.config.train.steps, full.config.finetune.schedule) == (1000, "constant")
-    assert make_plan("map", preset="study").config.finetune.schedule == "cosine"
     assert make_plan("tradeoff", None, {"train.steps": 7}, quick=True).config.train.steps == 7
     assert quick.config.train.steps == 200 < full.config.train.steps
     with pytest.raises(UsageError, match="shares must be numbers from 0 to 1"):

@@ -85,17 +85,6 @@ def test_the_ablation_has_a_dot_for_each_seed():
     np.testing.assert_allclose(dots[2].get_xdata(), [2.2 + 1 / 3, 2.3 + 1 / 3])
 
 
-def test_in_the_map_the_winner_is_blue_for_gates_and_red_for_a_criterion():
-    def record(method: str, gate_steps: int, difference: float) -> dict:
-        place = {"heads_open": 2, "gate_steps": gate_steps, "healing": 0, "method": method}
-        return place | {"bits_per_character": 2 + difference, "difference": difference, "spread": 0.01}
-
-    records = [record(m, g, d) for g, d in ((3, 0.02), (9, -0.02)) for m, d in (("michel", d), ("random", d + 0.1))]
-    axes = pictures.plot_map(records).axes[0]
-    np.testing.assert_allclose(axes.images[0].get_array(), [[2, -2]])
-    assert [text.get_text() for text in axes.texts] == ["+2.0 M", "-2.0 M"]
-
-
 def test_perplexity_has_a_line_for_each_method_in_each_panel():
     def row(method, removed, steps, perplexity, spread=None):
         names = ("method", "heads_removed", "steps", "perplexity", "spread")

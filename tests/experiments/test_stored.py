@@ -16,7 +16,7 @@ def stored(folder: str) -> list[dict]:
     return [json.loads(line) for line in (RESULTS / folder / "cells.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("folder", ["tradeoff-pydoc", "map-pydoc", "map-stdlib", "ablation-pydoc"])
+@pytest.mark.parametrize("folder", ["tradeoff-pydoc", "ablation-pydoc"])
 def test_studies_have_the_keys_of_their_cells(folder):
     about = json.loads((RESULTS / folder / "study.json").read_text())
     config, seeds = RunConfig.from_dict(about["config"]), len(about["seeds"])

@@ -13,4 +13,4 @@ cell to its report (`results`). A new study is a file in `studies/` and its name
 """
 
 # The command line needs the names, without importing what the studies need.
-STUDIES = ("tradeoff", "map", "ablation")
+STUDIES = ("tradeoff", "ablation")

@@ -63,7 +63,6 @@ class Cell:
     scope: str = "global"  # for criteria, see `importance.keep_best`
     backend: str = "numba"
     digest: str | None = None  # sha256 of the text; a worker with another text refuses the cell. None accepts any text
-    readings: tuple[int, ...] = ()  # steps of fine-tuning after which the splits are evaluated as well, from 0
 
     @property
     def recipe(self) -> Method:
@@ -75,7 +74,7 @@ class Cell:
         """Return the cell that this one starts from; None if it starts from new weights."""
         if self.recipe.start == "new":
             return None
-        return dataclasses.replace(self, method=BASELINE, heads=None, readings=())
+        return dataclasses.replace(self, method=BASELINE, heads=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: everything that the result depends on, and nothing else."""
@@ -95,8 +94,6 @@ class Cell:
         own["digest"] = self.digest
         if self.heads is not None:
             own["heads"] = self.heads
-        if self.readings:
-            own["readings"] = list(self.readings)
         if self.method in METHODS and not changed:
             own["scope"] = self.scope
         return own
@@ -246,9 +243,6 @@ class CellRun:
         made, already = 0, self.record["steps_total"]
         try:
             for made in training_steps(model, self.text.train, config, objective, self.generator(stage), already):
-                if stage == "finetune" and made in self.cell.readings:
-                    bits = {split: self.bits(model, split) for split in ("valid", "test")}
-                    self.record.setdefault("readings", []).append({"step": made} | bits)
                 if made and (made % PATH_EVERY == 0 or made == config.steps):
                     path.append({"step": made, **objective.describe(model)})
         except NotFiniteError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,6 @@ class Study:
     entries: Callable[[Plan], list[Entry]]  # all names, shares and seeds stand for different cells
     tables: Callable[[Finished], dict[str, list[Record]]]  # by file name; "comparison" is explained in README.md
     pictures: Callable[[Finished], Iterable[Picture]]
-    changes: dict[str, Any] = field(default_factory=dict)  # in the preset `experiment.PRESET`
     seeds: int = 3  # how many, if none are given
 
 
@@ -114,14 +113,13 @@ def make_plan(
     """Make a plan from the command line's values.
 
     Args:
-        preset: of model and stages; None for `PRESET` with the study's own changes.
+        preset: of model and stages; None for `PRESET`.
         options: `{"table.key": value}`, see `RunConfig.with_options`.
         quick: fewer steps, seeds and shares, where they are not given.
         sizes: other fields of `Plan`; None for the default.
     """
     about = get_study(study)
-    changes = about.changes if preset is None else {}
-    config = load_preset(preset or PRESET).with_options(changes | (QUICK if quick else {}) | (options or {}))
+    config = load_preset(preset or PRESET).with_options((QUICK if quick else {}) | (options or {}))
     given = {name: value for name, value in sizes.items() if value is not None}
     usual: dict[str, Any] = (
         {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES} if quick else {"seeds": about.seeds}

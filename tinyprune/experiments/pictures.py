@@ -27,7 +27,6 @@ MEASURES = {
     "multiply_adds_per_token": "multiply-adds a token",
     "ms_per_1k_tokens": "ms per 1,000 tokens",
 }
-SPREADS = 3.0  # at which the colours of the map end
 
 
 # What several pictures share.
@@ -255,39 +254,6 @@ def plot_ablation(rows: Sequence[Record], split: str = "test") -> Figure:
         draw_seeds(axes, {v: [r["bits_per_character"] for r in here if r["method"] == v] for v in variants})
         axes.set_title(f"{count} of {own[0]['heads_total']} heads")
     figure.supxlabel("bits per character (test); dots: seeds, bar: mean; left is better")
-    return figure
-
-
-@matplotlib.style.context(STYLE)
-def plot_map(records: Sequence[Record]) -> Figure:
-    """Draw who wins where: an Axes for each length of healing, heads that stay against the length of the gate stage.
-
-    A field's colour is how many spreads the best criterion needs more than gates (blue: gates win), its text that
-    difference in hundredths of a bit, and the criterion. Where it is less than one spread, the field is pale.
-    """
-    heads = sorted({r["heads_open"] for r in records}, reverse=True)
-    stages, lengths = (sorted({r[name] for r in records}) for name in ("gate_steps", "healing"))
-    # the colour bar's label needs at least 2.6
-    figure, by_length = panels(len(lengths), 3.1 * len(lengths), max(2.6, 0.9 + 0.55 * len(heads)))
-    for axes, healing in zip(by_length, lengths, strict=True):
-        colours = np.zeros((len(heads), len(stages)))
-        for i, count in enumerate(heads):
-            for j, stage in enumerate(stages):
-                place: dict[str, Any] = {"heads_open": count, "gate_steps": stage, "healing": healing}
-                field = [r for r in records if all(r[name] == value for name, value in place.items())]
-                best = min(field, key=lambda r: r["bits_per_character"])
-                colours[i, j] = best["difference"] / (best["spread"] or np.inf)
-                text = f"{100 * best['difference']:+.1f} {best['method'][0].upper()}"
-                dark = abs(colours[i, j]) > 0.7 * SPREADS
-                axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
-        image = axes.imshow(colours, cmap="RdBu", vmin=-SPREADS, vmax=SPREADS, aspect="auto")
-        axes.set(title=f"{healing:,} steps of healing", xlabel="steps of the gate stage")
-        axes.set_xticks(range(len(stages)), [f"{stage:,}" for stage in stages])
-        axes.set_yticks(range(len(heads)), [str(count) for count in heads])
-    by_length[0].set_ylabel("heads that stay")
-    bar = figure.colorbar(image, ax=by_length, shrink=0.9)
-    bar.set_label("← criterion wins   spreads   gates win →")
-    figure.suptitle("bits, in hundredths, that the best criterion needs more than gates", fontsize="medium")
     return figure
 
 
