@@ -72,13 +72,15 @@ def test_says_when_it_begins_and_in_the_end_how_many_and_how_long(terminal, run,
     assert all(line in shown for line in now) if terminal else shown == FIRST + LAST
 
 
-def test_a_rehearsal_changes_nothing():
+def test_a_rehearsal_tells_the_time_and_changes_nothing():
     gate = GateConfig(target_heads=2, controller_lr=0.5)
     model = small_model(small_config(), gate, dtype=np.float32)
     objective = GateObjective(gate, 0, 6)
     before, state = {name: x.copy() for name, x in model.params.items()}, objective.state()
     segments = Segments(np.random.default_rng(1).integers(0, 11, 70), 2, 5)
-    rehearse(model, objective, segments, SimpleNamespace(valid=np.zeros(50)), TrainConfig(B=2))
+    given = segments, SimpleNamespace(valid=np.zeros(50))
+    whole, rest = (rehearse(model, objective, *given, TrainConfig(B=2, steps=10_000), done) for done in (0, 9_900))
+    assert 0 < 10 * rest < whole < 1e4
     assert all(np.array_equal(model.params[name], x) for name, x in before.items())
     np.testing.assert_array_equal(objective.state()["lam"], state["lam"])
 

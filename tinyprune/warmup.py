@@ -1,4 +1,4 @@
-"""Warm-up: compile the kernels of a stage before it begins, and tell the user so.
+"""Warm-up: compile the kernels of a stage before it begins, and tell the user so, and how long the stage takes.
 
 Kernels are compiled once per machine.
 """
@@ -20,7 +20,10 @@ from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
 from tinyprune.progress import duration, progress_bar, say
 from tinyprune.training.evaluation import evaluate
+from tinyprune.training.loop import validations
 from tinyprune.training.step import Objective, Training, train_step
+
+SLOW = 2.0  # seconds of a step that is not made once more
 
 
 @contextmanager
@@ -60,10 +63,12 @@ def announced(ops: Engine, what: str, *, run: bool = False) -> Iterator[list[str
         say(f"{what}: compiled {len(begun)} function{'s' * (len(begun) != 1)} in {duration(seconds)}; {ops.kept}")
 
 
-def rehearse(model: Transformer, objective: Objective, segments: Segments, text: Text, config: TrainConfig) -> None:
-    """Make two training steps and an evaluation with a copy: all kernels that a stage needs are compiled afterwards.
+def rehearse(
+    model: Transformer, objective: Objective, segments: Segments, text: Text, config: TrainConfig, done: int = 0
+) -> float:
+    """Make a few training steps and evaluations with a copy: all kernels that a stage needs are compiled afterwards.
 
-    Model and objective are not changed.
+    Model and objective are not changed. Returns about how many seconds the stage takes after the steps that are `done`.
     """
     ops = model.ops
     params = {name: ops.to_device(ops.to_host(value).copy()) for name, value in model.params.items()}
@@ -72,10 +77,20 @@ def rehearse(model: Transformer, objective: Objective, segments: Segments, text:
     training = Training.start(replica, segments, config, copy.deepcopy(objective), rng)
     # a piece of the text, long enough to fill the memory and to read with it
     piece = text.valid[: model.config.M + 2 * model.config.T + 1]
+    step = look = 0.0
     with suppress(NotFiniteError):  # the real training reports it
         with ops.compiling_ahead() as others:
             if others is not None:
                 train_step(dataclasses.replace(training, model=dataclasses.replace(replica, ops=others)))
-        for _ in range(2):  # without memory, and with it
+        for again in range(3):  # without memory, with it, and once more where that is quick, with all kernels compiled
+            start = time.perf_counter()
             train_step(training)
-        evaluate(replica, piece, 0)
+            ops.synchronize()
+            step = time.perf_counter() - start
+            if again and step > SLOW:
+                break
+        for _ in range(2):
+            start = time.perf_counter()
+            evaluate(replica, piece, 0)
+            look = (time.perf_counter() - start) * len(text.valid) / len(piece)
+    return (config.steps - done) * step + validations(done, config) * look

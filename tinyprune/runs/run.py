@@ -29,7 +29,7 @@ from tinyprune.model.generation import generate
 from tinyprune.model.parameters import init_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops.engine import Engine
-from tinyprune.progress import say
+from tinyprune.progress import duration, say
 from tinyprune.pruning.gates import GateObjective, hit_target, open_heads, settle, with_new_gates
 from tinyprune.pruning.repair import repaired
 from tinyprune.pruning.surgery import remove_closed_heads
@@ -280,15 +280,19 @@ class Run:
                 log.truncate(self.metrics_length_before(stage))
             left = config.steps - trainer.step
             with announced(self.ops, stage, run=stage == "train") as compiled:
-                rehearse(model, objective, trainer.segments, text, config)
+                seconds = rehearse(model, objective, trainer.segments, text, config, trainer.step)
                 if compiled and stage == "train" and not self.ops.on_device:
                     self.rehearse()  # later stages and commands then find all kernels; a GPU compiles all at once
-            say(f"{stage}: {left} steps of {config.B} × {model.config.T} tokens on {text.name}")
+            tokens = f"{config.B} × {model.config.T} tokens on {text.name}"
+            say(f"{stage}: {left} steps of {tokens}, about {duration(seconds)}")
             trainer.run()
 
-    def rehearse(self) -> None:
-        """Compile all kernels of a run. The smaller model is taken to have half of the heads, or the target's."""
-        config, text, model = self.config, self.text, self.new_model()
+    def rehearse(self) -> float:
+        """Compile all kernels of a run; return about how many seconds its stages take.
+
+        The smaller model is taken to have half of the heads, or the target's.
+        """
+        config, text, model, seconds = self.config, self.text, self.new_model(), 0.0
         gated, objective = with_new_gates(model, config.gate, 0)
         closed = dataclasses.replace(gated, params=dict(gated.params))
         target = config.gate.target_heads
@@ -300,17 +304,18 @@ class Run:
             ("finetune", smaller, LanguageModelling()),
         ):
             settings = self.training(stage)
-            rehearse(trained, minimised, self.segments(trained.config, settings), text, settings)
+            seconds += rehearse(trained, minimised, self.segments(trained.config, settings), text, settings)
         list(generate(smaller, text.test[:2], 2, np.random.default_rng(0)))  # the report has a sample
+        return seconds
 
     def announce(self) -> None:
         """Compile all kernels of a run and say what it will do."""
         config = self.config
         with announced(self.ops, "run", run=True):
-            self.rehearse()
+            seconds = self.rehearse()
         say(
             f"run: train {config.train.steps}, gate {config.gate_train.steps}, prune, finetune {config.finetune.steps} "
-            f"steps, then a report; all in {self.directory.path}"
+            f"steps, then a report; all in {self.directory.path}, about {duration(seconds)} on this machine"
         )
 
     def new_model(self) -> Transformer:
