@@ -38,19 +38,19 @@ def test_all_names_of_a_study_stand_for_different_cells(name, tmp_path):
 
 
 def test_what_is_given_goes_before_quick_and_quick_before_the_preset():
-    full, quick = make_plan("tradeoff"), make_plan("tradeoff", quick=True, seeds=6, scope="layer")
-    assert (full.seeds, make_plan("tradeoff", quick=True).seeds, make_plan("ablation").seeds) == (3, 2, 3)
+    full, quick = make_plan(), make_plan(options={"finetune.steps": 7}, quick=True, seeds=6, scope="layer")
+    assert (full.seeds, make_plan(quick=True).seeds) == (3, 2)
     assert (quick.seeds, quick.shares, quick.scope) == (6, (0.5,), "layer")
-    assert make_plan("tradeoff", None, {"train.steps": 7}, quick=True).config.train.steps == 7
-    assert quick.config.train.steps == 200 < full.config.train.steps
+    assert (quick.config.finetune.steps, quick.config.train.steps) == (7, 200)
+    assert quick.config.train.steps < full.config.train.steps
     with pytest.raises(UsageError, match="shares must be numbers from 0 to 1"):
-        make_plan("tradeoff", shares=())
+        make_plan(shares=())
 
 
 def test_kernels_are_compiled_by_one_short_training(monkeypatch):
     trained = []
     monkeypatch.setattr(experiment, "compute", lambda cell, checkpoint=None: trained.append(cell) or Outcome({}))
-    experiment.compile_kernels("tradeoff", get_study("tradeoff").entries(make_plan("tradeoff"))[-1].cell)
+    experiment.compile_kernels("tradeoff", get_study("tradeoff").entries(make_plan())[-1].cell)
     assert [c.method for c in trained] == ["baseline", "gates"]
     assert {c.config.train.steps for c in trained} == {1}
     assert all(len(text_of(c.config.data, c.digest).valid) < 10_000 for c in trained)

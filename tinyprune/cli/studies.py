@@ -28,7 +28,7 @@ def experiment(arguments: argparse.Namespace) -> None:
     workers = dask_cluster(cluster) if cluster else local_processes(arguments.jobs, backend)
     sizes = {"backend": backend} | {name: getattr(arguments, name) for name in ("seeds", "scope")}
     sizes |= {"shares": listed(arguments, "shares", float), "methods": listed(arguments, "methods")}
-    plan = make_plan(arguments.study, arguments.preset, options, arguments.quick, **sizes)
+    plan = make_plan(arguments.preset, options, arguments.quick, **sizes)
     quick = "-quick" if arguments.quick else ""
     preset = f"-{Path(arguments.preset).stem}" if arguments.preset else ""
     name = f"{arguments.study}{preset}-{Path(plan.config.data.corpus).stem}{quick}"

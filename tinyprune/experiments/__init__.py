@@ -1,7 +1,6 @@
 """Studies: the paper's claims, tested at a laptop's scale, and pruning methods compared with each other.
 
     tradeoff   quality against the number of heads that stay, for every method
-    map        gates against criteria, over share of heads, length of the gate stage and healing
     ablation   gates without each of the three stabilisers, and without a converged model to start from
 
 Each study is one file of `studies`: its models, what they are compared with, its tables. `pictures` draws for all of

@@ -99,7 +99,6 @@ class Study:
     entries: Callable[[Plan], list[Entry]]  # all names, shares and seeds stand for different cells
     tables: Callable[[Finished], dict[str, list[Record]]]  # by file name; "comparison" is explained in README.md
     pictures: Callable[[Finished], Iterable[Picture]]
-    seeds: int = 3  # how many, if none are given
 
 
 def get_study(name: str) -> Study:
@@ -108,7 +107,7 @@ def get_study(name: str) -> Study:
 
 
 def make_plan(
-    study: str, preset: str | None = None, options: dict[str, Any] | None = None, quick: bool = False, **sizes: Any
+    preset: str | None = None, options: dict[str, Any] | None = None, quick: bool = False, **sizes: Any
 ) -> Plan:
     """Make a plan from the command line's values.
 
@@ -118,12 +117,9 @@ def make_plan(
         quick: fewer steps, seeds and shares, where they are not given.
         sizes: other fields of `Plan`; None for the default.
     """
-    about = get_study(study)
     config = load_preset(preset or PRESET).with_options((QUICK if quick else {}) | (options or {}))
+    usual: dict[str, Any] = {"seeds": QUICK_SEEDS, "shares": QUICK_SHARES} if quick else {}
     given = {name: value for name, value in sizes.items() if value is not None}
-    usual: dict[str, Any] = (
-        {"seeds": min(about.seeds, QUICK_SEEDS), "shares": QUICK_SHARES} if quick else {"seeds": about.seeds}
-    )
     return Plan(config, digest=text_of(config.data).digest, **usual | given)
 
 
