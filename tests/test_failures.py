@@ -264,11 +264,7 @@ def without_a_reader(*command: str | Path, **options) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("command", "unbuffered"),
-    [
-        (["describe"], ""),
-        (["generate", "--prompt=1", "--backend=numpy"], "1"),
-    ],
+    ("command", "unbuffered"), [(["describe"], ""), (["generate", "--prompt=1", "--backend=numpy"], "1")]
 )
 def test_an_output_that_takes_nothing(command, unbuffered, finished):
     """The disk after `>` is full, or the reader after `|` has gone."""

@@ -113,8 +113,7 @@ def test_how_a_download_is_split(entry, tmp_path, content, more, splits):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"<html>log in first</html>", ""), ({"other": "text"}, ": .*no item named 'text'")],
+    ("content", "said"), [(b"<html>log in first</html>", ""), ({"other": "text"}, ": .*no item named 'text'")]
 )
 def test_another_archive_is_an_error(entry, content, said):
     with pytest.raises(TinypruneError, match=rf"text\.zip is not the archive of a-text{said}"):

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from small import ADAPTIVE, MODELS, small_config
 
-from tinyprune.model.parameters import (
-    init_parameters,
-    is_bias,
-    layer_parameters,
-    parameter_shapes,
-)
+from tinyprune.model.parameters import init_parameters, is_bias, layer_parameters, parameter_shapes
 from tinyprune.model.vocabulary import cluster_ranges
 
 

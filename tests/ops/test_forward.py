@@ -298,6 +298,7 @@ FORMULAS |= {
     "concatenate": lambda arrays, axis=0: np.swapaxes(
         [x for array in arrays for x in array.swapaxes(0, axis)], 0, axis
     ),
+    "set_rows": lambda x, rows: (rows,),
     "add": lambda a, b, more=(): np.reshape(
         [sum(xs) for xs in zip(*(x.flat for x in (a, b, *more)), strict=True)], a.shape
     ),

@@ -297,6 +297,7 @@ def primitive_cases(make: Maker) -> list[Case]:
         single("column_sums", {"x": normal(*lead, D)}),
         single("take_rows", {"x": normal(V, D), "index": several}),
         single("add_rows", {"x": normal(B + 1, D), "index": order, "rows": normal(B, D)}, ("x",)),
+        single("set_rows", {"x": normal(B, D), "rows": normal(B, D)}, ("x",)),
         single("sum_rows", {"rows": normal(T, D), "index": several}, n=V),
         single("multiply_rows", {"x": normal(H, N, D), "factors": normal(H)}),
         single("row_dots", {"x": normal(H, N, D), "y": normal(H, N, D)}, factor=1.5),

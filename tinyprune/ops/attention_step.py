@@ -13,16 +13,17 @@ its key are rotated by the position `read`, and keys are kept rotated: a score d
 nothing has to be rotated again when the buffers begin anew.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyprune.ops.attention import attention_forward
-from tinyprune.ops.layernorm import layernorm_forward
-from tinyprune.ops.linear import linear_forward
-from tinyprune.ops.rotary import rotate
 from tinyprune.ops.shapes import check_shapes
+
+if TYPE_CHECKING:
+    from tinyprune.ops.engine import Engine
 
 
 class BlockWeights(NamedTuple):
@@ -65,6 +66,7 @@ class AttentionStep:
     A backend may arrange the weights for this use: what happens to them later need not have an effect.
 
     Args:
+        ops: computes; `ops.AttentionStep` hands itself in.
         C: places in the buffers: how many tokens are seen, the newest included.
         Dh: width of a head.
         r: position keys or None, see `attention_step`.
@@ -75,16 +77,12 @@ class AttentionStep:
             as the first token is read.
     """
 
-    def __init__(self, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
+    def __init__(self, ops: Engine, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
         check_sizes(C, Dh, weights.rope_base)
-        self.r, self.weights = r, weights
-        Wq = weights.Wq
-        self.keys, self.values = (self.buffer((C, Wq.shape[1] // Dh, Dh), Wq.dtype) for _ in range(2))
+        self.ops, self.r, self.weights = ops, r, weights
+        shape = C, weights.Wq.shape[1] // Dh, Dh
+        self.keys, self.values = (ops.to_device(np.zeros(shape, weights.Wq.dtype)) for _ in range(2))
         self.clear()
-
-    def buffer(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
-        """Make a buffer for keys or values. A backend may keep them elsewhere."""
-        return np.zeros(shape, dtype)
 
     def clear(self) -> None:
         """Forget everything read."""
@@ -100,22 +98,24 @@ class AttentionStep:
         n = len(keys)
         again = n - n % C  # the token that took place 0 last
         for ring, text in ((self.keys, keys), (self.values, values)):
-            self.write(text[again:], ring[: n - again])
-            self.write(text[max(0, n - C) : again], ring[n - again : min(n, C)])
+            self.ops.set_rows(ring[: n - again], text[again:])
+            self.ops.set_rows(ring[n - again : min(n, C)], text[max(0, n - C) : again])
         self.read = n
-
-    def write(self, rows: NDArray, places: NDArray) -> None:
-        """Copy rows to as many places."""
-        places[:] = rows
 
     def __call__(self, x: NDArray, n: NDArray | None = None) -> NDArray:
         """Read one token: y from x, both (D,). n: norm(x), see `attention_step`."""
-        y = attention_step(x, self.keys, self.values, self.r, self.read, self.weights, n)
+        y = self.ops.attention_step(x, self.keys, self.values, self.r, self.read, self.weights, n)
         self.read += 1
         return y
 
 
+def make_step(ops: Engine, C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> AttentionStep:
+    """Make an `AttentionStep` of the engine."""
+    return AttentionStep(ops, C, Dh, r, weights)
+
+
 def attention_step(
+    ops: Engine,
     x: NDArray,
     keys: NDArray,
     values: NDArray,
@@ -127,6 +127,7 @@ def attention_step(
     """Compute the block's output for the newest token, and store its key and value.
 
     Args:
+        ops: computes; `ops.attention_step` hands itself in.
         x: the layer's input for the token, (D,), float32 or float64.
         keys, values: ring buffers, (C, H, Dh), C ≥ 1, dtype of `x`; H may be 0. *Written in place*: place `read` mod C.
             Places that no token has taken yet are not read and may hold anything.
@@ -149,21 +150,26 @@ def attention_step(
     if n is None:
         if ln_scale is None or ln_bias is None:
             raise ValueError("n must be given, or ln_scale and ln_bias")
-        n, _ = layernorm_forward(x, ln_scale, ln_bias)
+        n, _ = ops.layernorm_forward(x, ln_scale, ln_bias)
     pairs = (Wq, bq), (Wk, bk), (Wv, bv)
-    q, k, v = (linear_forward(n, W, b)[0].reshape(1, 1, H, Dh) for W, b in pairs)
+    q, k, v = (ops.linear_forward(n, W, b)[0].reshape(1, 1, H, Dh) for W, b in pairs)
     if rope_base is not None:
-        q, k = rotate(q, rope_base, read), rotate(k, rope_base, read)
+        q, k = ops.rotate(q, rope_base, read), ops.rotate(k, rope_base, read)
+    seen = in_order(ops, keys, k, read), in_order(ops, values, v, read), None if r is None else r[: min(read + 1, C)]
+    o, _ = ops.attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
+    y, _ = ops.linear_forward(o.reshape(H * Dh), Wo, bo)
+    for ring, newest in ((keys, k), (values, v)):  # written last, when nothing can fail any more
+        ops.set_rows(ring[read % C], newest.reshape(H, Dh))
+    return ops.add(x, y)
 
-    visible = min(read + 1, C)
-    places = np.arange(read + 1 - visible, read + 1) % C  # from the oldest token to the newest
-    seen_keys, seen_values = keys[places], values[places]  # copies: the buffers are written once nothing can fail
-    seen_keys[-1], seen_values[-1] = k[0, 0], v[0, 0]
-    seen = seen_keys[None], seen_values[None], None if r is None else r[:visible]
-    o, _ = attention_forward(q, *seen, u, w, pk, pv, gate, scale=scale)  # (1, 1, H, Dh)
-    keys[read % C], values[read % C] = seen_keys[-1], seen_values[-1]
-    y, _ = linear_forward(o.reshape(H * Dh), Wo, bo)
-    return x + y
+
+def in_order(ops: Engine, ring: NDArray, newest: NDArray, read: int) -> NDArray:
+    """Return what the newest token sees of the ring (C, H, Dh), the oldest first, itself last: (1, visible, H, Dh)."""
+    C, H, Dh = ring.shape
+    older = min(read, C - 1)
+    first = (read - older) % C
+    parts = [ring[first : min(first + older, C)], ring[: max(0, first + older - C)], newest.reshape(1, H, Dh)]
+    return ops.concatenate(parts).reshape(1, older + 1, H, Dh)
 
 
 def check_sizes(C: int, Dh: int, rope_base: float | None) -> None:
@@ -178,13 +184,7 @@ def check_sizes(C: int, Dh: int, rope_base: float | None) -> None:
 
 
 def check_step(
-    x: NDArray,
-    keys: NDArray,
-    values: NDArray,
-    r: NDArray | None,
-    read: int,
-    weights: BlockWeights,
-    n: NDArray | None,
+    x: NDArray, keys: NDArray, values: NDArray, r: NDArray | None, read: int, weights: BlockWeights, n: NDArray | None
 ) -> None:
     """Raise ValueError, naming the argument, unless these fit together; operations check the other arguments."""
     Wq, Wk, Wv, Wo, bo, *_, bq, bk, bv, rope_base = weights

@@ -126,6 +126,7 @@ class Engine(Machine):
     linear_backward = staticmethod(linear.linear_backward)
     take_rows = staticmethod(rows.take_rows)
     add_rows = staticmethod(rows.add_rows)
+    set_rows = staticmethod(rows.set_rows)
     sum_rows = staticmethod(rows.sum_rows)
     multiply_rows = staticmethod(rows.multiply_rows)
     row_dots = staticmethod(rows.row_dots)
@@ -133,11 +134,9 @@ class Engine(Machine):
     take_slices = staticmethod(slices.take_slices)
     put_slices = staticmethod(slices.put_slices)
     sum_heads = staticmethod(repeat_heads.sum_heads)
-    # Attention, of a segment and of one token after the other.
+    # Attention.
     attention_forward = staticmethod(attention.attention_forward)
     attention_backward = staticmethod(attention.attention_backward)
-    AttentionStep = attention_step.AttentionStep
-    attention_step = staticmethod(attention_step.attention_step)
     rotate = staticmethod(rotary.rotate)
     # Norms, activations, residual connections.
     layernorm_forward = staticmethod(layernorm.layernorm_forward)
@@ -186,6 +185,9 @@ class Engine(Machine):
     adaptive_softmax_forward = adaptive_softmax.adaptive_softmax_forward
     adaptive_softmax_backward = adaptive_softmax.adaptive_softmax_backward
     adaptive_log_probabilities = adaptive_softmax.adaptive_log_probabilities
+    # Attention of one token after the other.
+    AttentionStep = attention_step.make_step
+    attention_step = attention_step.attention_step
     layerwise_error_forward = layerwise_error.layerwise_error_forward
     layerwise_error_backward = staticmethod(layerwise_error.layerwise_error_backward)
 

@@ -2,6 +2,7 @@
 
     take_rows       out[i] = x[index[i]]
     add_rows        out[index[i]] += rows[i]                  in place, all places different
+    set_rows        out[i] = rows[i]                          in place
     sum_rows        out[v] = Σ_{i: index[i] = v} rows[i]      places may come several times
     multiply_rows   out[i] = factors[i] · x[i]
     row_dots        out[i] = factor · Σ_j x[i, j] y[i, j]
@@ -54,6 +55,20 @@ def add_rows(x: NDArray, index: NDArray, rows: NDArray) -> NDArray:
     check_each_row(x, index, rows)
     x[index] += rows
     return x
+
+
+def set_rows(x: NDArray, rows: NDArray) -> None:
+    """Copy `rows` into `x`, a view of some rows of a larger array.
+
+    Args:
+        x: any shape, written to.
+        rows: shape and dtype of `x`.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    check_same_shape(x=x, rows=rows)
+    x[...] = rows
 
 
 def sum_rows(rows: NDArray, index: NDArray, n: int) -> NDArray:

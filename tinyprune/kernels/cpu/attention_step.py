@@ -25,6 +25,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from tinyprune import ops as textbook
 from tinyprune.kernels.cpu import workspace
 from tinyprune.kernels.cpu.arguments import check_floats, contiguous
 from tinyprune.kernels.cpu.attention_tiles import LOWEST, round_up
@@ -51,7 +52,7 @@ from tinyprune.kernels.cpu.simd import (
     total,
 )
 from tinyprune.kernels.cpu.tiles import microkernel
-from tinyprune.ops.attention_step import BlockWeights, attention_step, check_sizes
+from tinyprune.ops.attention_step import BlockWeights, check_sizes
 from tinyprune.ops.shapes import check_shapes
 
 EPS = 1e-5  # of the LayerNorm
@@ -366,4 +367,4 @@ def check(C: int, Dh: int, r: NDArray | None, weights: BlockWeights) -> None:
     D = mode((len(Wq), len(Wk), len(Wv), Wo.shape[-1]))  # so that the error names the one that differs
     x, places = np.zeros(D), np.zeros((C, Wq.shape[1] // Dh, Dh))
     normalised = weights.ln_scale is None and weights.ln_bias is None
-    attention_step(x, places, places.copy(), r, 0, weights, x if normalised else None)
+    textbook.attention_step(x, places, places.copy(), r, 0, weights, x if normalised else None)

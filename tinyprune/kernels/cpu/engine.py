@@ -72,7 +72,6 @@ class Numba(Engine):
     attention_forward = staticmethod(attention.attention_forward)
     attention_backward = staticmethod(attention.attention_backward)
     AttentionStep = attention_step.AttentionStep
-    attention_step = staticmethod(attention_step.attention_step)
     rotate = staticmethod(rotary.rotate)
     layernorm_forward = staticmethod(norms.layernorm_forward)
     layernorm_backward = staticmethod(norms.layernorm_backward)

@@ -10,16 +10,7 @@ from tinyprune.kernels import linear
 from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.memory import POOL
-from tinyprune.kernels.cuda.operations import (
-    attention,
-    attention_step,
-    cross_entropy,
-    embedding,
-    gathers,
-    maps,
-    norms,
-    updates,
-)
+from tinyprune.kernels.cuda.operations import attention, cross_entropy, embedding, gathers, maps, norms, updates
 from tinyprune.kernels.cuda.products import primitives
 from tinyprune.ops.engine import Array, Engine
 
@@ -56,6 +47,7 @@ class Cuda(Engine):
     linear_backward = linear.linear_backward
     take_rows = staticmethod(embedding.take_rows)
     add_rows = staticmethod(embedding.add_rows)
+    set_rows = staticmethod(gathers.set_rows)
     sum_rows = staticmethod(embedding.sum_rows)
     multiply_rows = staticmethod(gathers.multiply_rows)
     row_dots = staticmethod(gathers.row_dots)
@@ -65,8 +57,6 @@ class Cuda(Engine):
     sum_heads = staticmethod(gathers.sum_heads)
     attention_forward = staticmethod(attention.attention_forward)
     attention_backward = staticmethod(attention.attention_backward)
-    AttentionStep = attention_step.AttentionStep
-    attention_step = staticmethod(attention_step.attention_step)
     rotate = staticmethod(maps.rotate)
     layernorm_forward = staticmethod(norms.layernorm_forward)
     layernorm_backward = staticmethod(norms.layernorm_backward)

@@ -26,7 +26,8 @@ from tinyprune.kernels.cuda.device.array import DeviceArray, copied, empty, to_d
 from tinyprune.kernels.cuda.device.instructions import divided
 from tinyprune.kernels.cuda.device.jit import blocks, cuda, float32, floats, int32, ints, kernel
 from tinyprune.kernels.cuda.parts import sums
-from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, contiguous
+from tinyprune.kernels.cuda.parts.arguments import by_rows, check_alike, check_floats, check_in_place, contiguous
+from tinyprune.ops.add import check_same_shape
 from tinyprune.ops.head_networks import check_units
 from tinyprune.ops.repeat_heads import check_sum_heads
 from tinyprune.ops.rows import check_concatenate, check_factors, check_row_dots
@@ -182,3 +183,11 @@ def units_gradient(
     products, r = contiguous(products), contiguous(r)
     dgate = sums.column_sums(sums.row_dots(r.reshape(by_head), products.reshape(by_head), np.float32(scale)))
     return weighed(products, weights, N, r), dgate
+
+
+def set_rows(x: DeviceArray, rows: DeviceArray) -> None:
+    """Copy `rows` into `x`, a view without gaps, as `ops.set_rows`; float32."""
+    check_same_shape(x=x, rows=rows)
+    check_floats(x=x, rows=rows)
+    check_in_place(x=x)
+    copied(rows, x)
