@@ -5,8 +5,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tinyprune.bench import Workload, backend_workloads
-from tinyprune.bench.processes import peak_memory
+from tinyprune.bench import backend_workloads
 from tinyprune.errors import UsageError
 from tinyprune.kernels.backend import get_backend
 from tinyprune.kernels.cuda.device.array import copied, empty, to_device, to_host
@@ -172,8 +171,11 @@ def test_out_of_memory_is_said_after_idle_blocks_were_given_back(place):
 
 
 def test_the_benchmarks_memory_is_that_of_arrays(place):
-    kept, gauge = [], backend_workloads.gauge(get_backend("cuda"))
-    both = peak_memory(Workload(lambda: kept.append(empty(2**18)), gauge=gauge))
-    assert 2 <= both["peak_mib"] < 2.5  # each of the two runs keeps 1 MiB
-    one = peak_memory(Workload(lambda: empty(2**18).size, gauge=gauge))
-    assert 1 <= one["peak_mib"] < 1.25
+    gauge, kept = backend_workloads.gauge(get_backend("cuda")), []
+    before = gauge.begin()
+    for _ in range(2):
+        kept.append(empty(2**18))
+    assert 2 * 2**20 <= gauge.peak() - before < 2.5 * 2**20
+    kept.clear()
+    before = gauge.begin()
+    assert empty(2**18).size and 2**20 <= gauge.peak() - before < 1.25 * 2**20
