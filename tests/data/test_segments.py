@@ -30,14 +30,6 @@ def test_rows_are_contiguous_and_an_epoch_uses_all_but_a_remainder(B, T, extra):
     assert n - 1 - rows.size < B * T
 
 
-def test_a_new_epoch_follows_the_last_segment():
-    segments = Segments(numbered(2 * 3 * 4 + 1), B=2, T=3)
-    assert segments.per_epoch == 4
-    assert [segments.batch(step)[2] for step in range(9)] == [True, False, False, False] * 2 + [True]
-    for step in range(4):
-        np.testing.assert_array_equal(segments.batch(step)[0], segments.batch(step + 8)[0])
-
-
 def test_a_later_stage_reads_on_while_there_is_text_left():
     text = numbered(2 * 3 * 4 + 1)
     whole = Segments(text, B=2, T=3)

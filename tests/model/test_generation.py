@@ -120,17 +120,6 @@ def test_dropout_is_off():
     np.testing.assert_array_equal(one_by_one(small_model(config), text), one_by_one(small_model(small_config()), text))
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_after_clear_nothing_is_remembered(kind):
-    model = small_model(small_config(kind))
-    text = draw_text(model.config, 9)
-    reader = CachedDecoder(model)
-    first = [reader.step(int(token)) for token in text]
-    reader.clear()
-    again = [reader.step(int(token)) for token in text]
-    np.testing.assert_array_equal(first, again)
-
-
 @pytest.mark.parametrize("token", [-1, 11])
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_token_out_of_range(kind, token):

@@ -8,7 +8,7 @@ import pytest
 from small import ADAPTIVE, MODELS, small_config, small_model
 
 from tinyprune.config import GateConfig
-from tinyprune.model.gates import by_layer, output_scaling
+from tinyprune.model.gates import by_layer
 from tinyprune.model.transformer import Released, Transformer, remember
 
 V, D, H, T, M = 11, 12, 3, 5, 4  # of `small_config`
@@ -154,11 +154,6 @@ def test_a_gate_that_is_shut_in_this_pass_still_learns():
     assert learning > 0
 
 
-@pytest.mark.parametrize(("heads", "opened", "scale"), [(8, 8, 1), (8, 5, 1.6), (8, 1, 8), (8, 0, 8), (0, 0, 1)])
-def test_output_scaling(heads, opened, scale):
-    assert output_scaling(heads, opened) == scale
-
-
 def test_gates_are_noisy_in_training_and_fixed_in_evaluation():
     model = build(gate=GateConfig(hard=False), log_alpha=[[0.3] * H] * 2)
     one, two, other = (model.gates(np.random.default_rng(seed))[0].values for seed in (1, 1, 2))
@@ -228,27 +223,6 @@ def test_each_dropout_needs_a_generator_and_repeats_with_it(place, cutoffs, rng)
     one, two, other = (model.forward(ids, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert (one != other).any() and (one != evaluated).any()
-
-
-# Head networks.
-
-
-def test_with_all_heads_their_networks_are_the_feed_forward_blocks_of_a_transformer_xl(rng):
-    """The same loss, and the same gradient of every parameter, when a block's units are dealt out to the heads."""
-    networks, xl = build("head networks"), build("transformer-xl", F=6 * H)
-
-    def dealt_out(arrays):  # in the order of the other model's parameters, which is the same
-        turned = (x.T if name.endswith("W1") else x for name, x in arrays.items())
-        return [x.reshape(y.shape) for x, y in zip(turned, networks.params.values(), strict=True)]
-
-    for x, y in zip(dealt_out(xl.params), networks.params.values(), strict=True):
-        y[...] = x
-    ids, targets = rng.integers(0, V, (2, 2, T))
-    (loss, _, cache), (expected, _, kept) = (model.loss(ids, targets) for model in (networks, xl))
-    assert loss == pytest.approx(expected, rel=1e-14)
-    found, gradients = networks.backward(1.0, cache), xl.backward(1.0, kept)
-    for name, dx in zip(networks.params, dealt_out({name: gradients[name] for name in xl.params}), strict=True):
-        np.testing.assert_allclose(found[name], dx, rtol=1e-9, atol=1e-13, err_msg=name)
 
 
 # Bad arguments.

@@ -32,22 +32,14 @@ spans = st.none() | st.integers(0, 6)
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(sizes, spans)
-def test_ragged_shapes_agree_with_the_formula_in_loops(sizes, span):
+def test_ragged_shapes_have_right_outputs_and_gradients(sizes, span):
     arguments = draw(np.random.default_rng(4), **sizes)
-    out, cache = attention_forward(*arguments.values(), span=span, scale=1.7)
-    expected = attention_in_loops(*arguments.values(), span=span, scale=1.7)
-    np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(cache.a.sum(-1), 1, rtol=1e-13)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(sizes, spans)
-def test_ragged_shapes_have_right_gradients(sizes, span):
-    arguments = draw(np.random.default_rng(4), **sizes)
+    expected = attention_in_loops(*arguments.values(), span=span, scale=1.7, dropout=0.2, rng=3)
 
     def forward(*values):
         return attention_forward(*values, span=span, scale=1.7, dropout=0.2, rng=np.random.default_rng(3))
 
+    np.testing.assert_allclose(forward(*arguments.values())[0], expected, rtol=1e-12, atol=1e-12)
     for record in check_gradients(forward, attention_backward, *arguments.values(), argument_names=NAMES, directions=2):
         assert record.passed, f"{sizes} {span}\n{record.message()}"
 

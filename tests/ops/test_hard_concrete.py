@@ -37,8 +37,6 @@ def test_evaluation_a_hard_gate_is_open_from_log_alpha_0_on(dtype):
     log_alpha = np.array([-50, -1, -1e-3, 0, 1e-3, 1, 50], dtype)
     hard, _ = hard_concrete_forward(log_alpha, None, **PAPER, hard=True)
     np.testing.assert_array_equal(hard, log_alpha >= 0)
-    soft, _ = hard_concrete_forward(log_alpha, None, **PAPER, hard=False)
-    np.testing.assert_allclose(soft, np.clip(1.2 / (1 + np.exp(-log_alpha)) - 0.1, 0, 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -54,11 +52,9 @@ def test_extreme_numbers_stay_finite(dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_noise_lies_inside_of_0_and_1(dtype):
     u = draw_noise((300, 400), np.random.default_rng(0), dtype)
-    assert u.shape == (300, 400) and u.dtype == dtype
-    assert 0 < u.min() < 1e-3 and 1 - 1e-3 < u.max() < 1
     # The ends themselves are too rare to be seen in samples.
-    np.testing.assert_array_equal(u, np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, u.shape).astype(dtype))
-    assert abs(u.mean() - 0.5) < 5 / math.sqrt(12 * u.size)
+    expected = np.random.default_rng(0).uniform(1e-6, 1 - 1e-6, (300, 400)).astype(dtype)
+    np.testing.assert_array_equal(u, expected, strict=True)
 
 
 @pytest.mark.parametrize("change", [{"beta": 0.0}, {"gamma": 0.0}, {"gamma": 0.1}, {"zeta": 1.0}], ids=str)

@@ -9,7 +9,6 @@ from small import MODELS, small_config, small_model, small_trainer
 from tinyprune.config import GateConfig, TrainConfig
 from tinyprune.errors import CheckpointError, UsageError
 from tinyprune.gradcheck import check_gradients
-from tinyprune.model.blocks import Layer, attention_block_forward, second_block_forward
 from tinyprune.model.parameters import layer_parameters
 from tinyprune.model.transformer import Transformer
 from tinyprune.ops import l0_forward, sigmoid
@@ -101,29 +100,6 @@ def test_gradients_of_the_whole_objective_by_complex_step(kind, objective, hard)
     assert {record.argument for record in records} == set(names)
     for record in records:
         assert record.passed, record.message()
-
-
-@pytest.mark.parametrize("kind", ["all-attention", "head networks"])
-def test_the_layerwise_error_is_that_of_the_blocks_outputs(kind):
-    """‖y_gated − y_full‖² / ‖y_full − x‖² of each block on its own input, both outputs computed by the block itself."""
-    gate = GateConfig(objective="layerwise", hard=False)
-    model, ids, targets, memory = example(kind, gate)
-    losses, _ = gradients(gate, model, ids, targets, memory)
-    x = model.params["embedding"][ids] * np.sqrt(12)
-    total = 0.0
-    for i, gates in enumerate(model.gates(noise(), all_heads=True)):
-        full = Layer(layer_parameters(model.params, i) | {"R": model.params["R"]})
-        gated = Layer(full.p | {"gate": gates.values}, gates.scale)
-        y_gated, y_full = (
-            attention_block_forward(x, memory[i], layer, model.config, model.ops)[0] for layer in (gated, full)
-        )
-        total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
-        x = y_gated
-        if kind == "head networks":
-            y_gated, y_full = (second_block_forward(x, layer, model.config, model.ops)[0] for layer in (gated, full))
-            total += ((y_gated - y_full) ** 2).sum() / ((y_full - x) ** 2).sum()
-            x = y_gated
-    assert losses["layerwise_error"] == pytest.approx(total, rel=1e-12) and total > 0.01
 
 
 # lam and its warm-up.

@@ -50,7 +50,6 @@ def test_no_logit_changes_and_the_counts_fall_by_what_the_heads_own(kind, hard):
         # the one key-value head of a layer goes with its last head
         shared = 2 * 12 * 4 * int((~opened).all(1).sum()) if kind == "llama" else 0
         assert count_parameters(left) == count_parameters(config) - removed * head.parameters - shared
-        assert count_parameters(left) == sum(x.size for x in smaller.params.values())
         fewer = removed * head.multiply_adds_per_token + shared
         assert count_multiply_adds(left) == count_multiply_adds(config) - fewer
 

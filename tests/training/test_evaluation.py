@@ -6,23 +6,13 @@ import numpy as np
 import pytest
 from small import ADAPTIVE, MODELS, read, small_config, small_model
 
-from tinyprune.config import DataConfig, GateConfig
-from tinyprune.data import load_text
+from tinyprune.config import GateConfig
 from tinyprune.errors import UsageError
-from tinyprune.model.transformer import Transformer
 from tinyprune.training.evaluation import Evaluation, evaluate
 
 
 def text(n: int) -> np.ndarray:
     return np.random.default_rng(4).integers(0, 11, n)
-
-
-def indifferent(V: int) -> Transformer:
-    """Make a model to which all tokens are equally likely, ln V nats each."""
-    model = small_model(small_config(V=V))
-    model.params["embedding"][...] = 0
-    model.params["out_bias"][...] = 0
-    return model
 
 
 @pytest.mark.parametrize(
@@ -38,6 +28,7 @@ def test_each_token_but_the_first_is_predicted_once(n, kind, options):
     result = evaluate(model, tokens, 100)
     assert result.nats_per_token == pytest.approx(-log_p[np.arange(n - 1), tokens[1:]].mean(), rel=1e-12)
     assert result.tokens == n - 1
+    assert result.characters == pytest.approx(100 * (n - 1) / n)
 
 
 def test_without_noise_and_without_a_trace():
@@ -55,18 +46,6 @@ def test_bits_and_perplexity():
     assert result.perplexity == pytest.approx(4)
     assert result.bits_per_character == pytest.approx(2 * 9 / 45)
     assert Evaluation(nats_per_token=1000.0, tokens=9, characters=9.0).perplexity == math.inf
-
-
-def test_words_as_tokens(tmp_path):
-    """A word's bits are divided among all characters that it stands for, white space included."""
-    path = tmp_path / "words.txt"
-    path.write_text("one three seven eleven\n" * 40, encoding="utf-8")
-    data = DataConfig(corpus=str(path), tokenizer="word", valid_fraction=0.25, test_fraction=0.25)
-    words = load_text(data)
-    assert len(words.valid) == 50 and words.characters["valid"] == 230
-    result = evaluate(indifferent(words.tokenizer.V), words.valid, words.characters["valid"])
-    assert result.tokens == 49
-    assert result.bits_per_character == pytest.approx(math.log2(words.tokenizer.V) * 50 / 230, rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [0, 1])

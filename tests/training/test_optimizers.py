@@ -1,7 +1,5 @@
 """Each rule equals its formula written out on the spot; resumed from its state it continues to the last bit."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -52,16 +50,6 @@ def test_three_steps_by_hand(rule):
             direction = direction_by_hand(rule, expected[name], gradients, group.weight_decay)
             expected[name] = expected[name] - lr * group.lr_multiplier * direction
             np.testing.assert_allclose(params[name], expected[name], rtol=1e-13, atol=1e-13, err_msg=f"{step} {name}")
-
-
-def test_lamb_where_a_norm_is_zero():
-    params = {"zero": np.zeros(2), "still": np.ones(2), "no heads": np.zeros((2, 0))}
-    optimizer = make_optimizer(TrainConfig(optimizer="lamb"), dict.fromkeys(params, ParameterGroup()))
-    grads = {"zero": np.array([4.0, -4.0]), "still": np.zeros(2), "no heads": np.zeros((2, 0))}
-    optimizer.step(params, grads, 0.5)
-    # The first direction is g / (|g| + eps).
-    np.testing.assert_allclose(params["zero"], [-0.5, 0.5], rtol=1e-6)
-    np.testing.assert_array_equal(params["still"], [1.0, 1.0])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -178,11 +166,6 @@ def test_clipping_brings_the_common_norm_down_to_the_largest_allowed(max_norm, f
     assert norm == 5.0
     assert clip_factor(norm, max_norm) == factor
     assert gradient_norm({}, NUMPY) == 0.0 and clip_factor(0.0, 1.0) == 1.0
-
-
-def test_the_norm_is_summed_in_float64():
-    grads = {"a": np.concatenate([[2**13], np.ones(1001)]).astype(np.float32)}
-    assert math.isclose(gradient_norm(grads, NUMPY), math.sqrt(2**26 + 1001), rel_tol=1e-15)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
