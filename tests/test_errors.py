@@ -1,17 +1,11 @@
-"""What is said about unknown names and about packages that are not installed."""
+"""What is said about packages that are not installed."""
 
 import subprocess
 import sys
 
 import pytest
 
-from tinyprune.errors import MissingExtraError, install_command, nearest
-
-
-def test_the_nearest_name_is_asked_for():
-    assert nearest("trian", ["gate", "train"]) == "; did you mean train?"
-    assert nearest("--stpes", ["--set"], {"--steps": "--set train.steps=…"}) == "; did you mean --set train.steps=…?"
-    assert nearest("xyzzy", ["gate", "train"]) == ""
+from tinyprune.errors import MissingExtraError, install_command
 
 
 def without(package: str, program: str) -> subprocess.CompletedProcess:
