@@ -207,6 +207,9 @@ def test_a_finished_run_is_only_reported(copy):
     assert [line.split()[0] for line in lines[2:]] == list(STAGES)
     assert {name: (copy / name).stat().st_mtime_ns for name in LASTING} == times
     assert (copy / "report.md").exists()
+    # With more steps of its last stage only that one goes on.
+    assert "finetune: going on after step 40\n" in succeed("run", copy, "--resume", "--set=finetune.steps=45").stderr
+    assert (copy / "gate.safetensors").stat().st_mtime_ns == times["gate.safetensors"]
 
 
 def test_overwrite_starts_anew(reference, copy, book, tmp_path):
@@ -254,7 +257,6 @@ def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
 REFUSED = [
     ("run", "--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
     ("run", "--set=finetune.B=999", "one step needs B · T [+] 1"),
-    ("gate", "--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
     ("gate", "--set=train.lr=1", r"stage train was done with other settings \[train\]"),
     ("finetune", "--set=gate.beta=0.5", r"stage gate was done with other settings \[gate\]"),
     ("gate", "--from=nowhere.safetensors", "there is no checkpoint nowhere.safetensors"),
