@@ -215,14 +215,10 @@ def test_records_without_what_is_plotted_are_refused():
         plot_gates(RECORDS, GateConfig())
 
 
-@pytest.mark.parametrize(
-    ("H", "head_ids"),
-    [
-        (1, ((0,),)),
-        (8, ((0, 3, 7), (), (1,), tuple(range(8)))),
-        (16, tuple(tuple(range(layer)) for layer in range(16))),
-    ],
-)
+HEADS = [(1, ((0,),)), (4, ((),)), (8, ((0, 3, 7), (), (1,), tuple(range(8))))]
+
+
+@pytest.mark.parametrize(("H", "head_ids"), [*HEADS, (16, tuple(tuple(range(layer)) for layer in range(16)))])
 def test_heads_that_stayed_are_filled_and_numbered(H, head_ids):
     config = ModelConfig(D=H * 4, H=H, L=len(head_ids), heads=tuple(map(len, head_ids)), head_ids=head_ids)
     (axes,) = readable(plot_heads(config)).axes
