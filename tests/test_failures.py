@@ -258,11 +258,11 @@ def test_an_output_that_takes_nothing(command, unbuffered, finished):
     environment = {"PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         assert refused(1, *command, stdout=full, env=environment) == "[Errno 28] No space left on device"
-    for each in (command, ["--help"]):
+    for each, given in ((command, environment), (["--help"], {"PYTHONUNBUFFERED": ""})):
         reading, writing = os.pipe()
         os.close(reading)
         with os.fdopen(writing, "w") as pipe:
-            done = tinyprune(*each, stdout=pipe, env=environment)
+            done = tinyprune(*each, stdout=pipe, env=given)
         assert (done.returncode, done.stderr) == (1, "")
 
 
