@@ -35,7 +35,7 @@ def finished(book, done) -> Path:
     return book.parent / "done"
 
 
-def test_run_prints_its_table_as_json_and_nothing_else(finished, done):
+def test_run_prints_its_table_as_json_and_leaves_checkpoints_and_a_report(finished, done):
     records = json.loads(done.stdout)
     assert [record["stage"] for record in records] == list(STAGES)
     assert all(list(record) == KEYS for record in records)
@@ -44,9 +44,6 @@ def test_run_prints_its_table_as_json_and_nothing_else(finished, done):
     said = commands.without_compilation(done.stderr)
     assert said[0].startswith("tinyprune: run: train 20, gate 20, prune, finetune 20 steps, then a report; all in ")
     assert said[-1] == f"tinyprune: report: {finished / 'report.md'} and plots/ are written"
-
-
-def test_what_a_run_leaves_behind(finished):
     plots = [f"plots/{name}.png" for name in ("gates", "heads", "losses")]
     assert sorted(contents(finished)) == sorted([*LASTING, *plots, "report.md"])
     config = read_config((finished / "config.toml").read_text(encoding="utf-8"), "config.toml")
