@@ -75,7 +75,6 @@ def test_other_runs_from_end_to_end(variant, book, tmp_path):
     run = tmp_path / "run"
     done = succeed("run", run, "--corpus", book, *VARIANTS[variant], "--json")
     records = json.loads(done.stdout)
-    assert all(list(record) == KEYS for record in records)
     assert records[3]["heads_open"] == (0 if variant == "no head left" else records[1]["heads_open"])
     assert "report: " in done.stderr and (run / "report.md").exists()
     assert succeed("generate", run, "--prompt=1 heads", "--tokens=5").stdout.startswith("1 heads")

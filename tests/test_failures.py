@@ -82,14 +82,6 @@ def test_a_stage_whose_predecessor_is_missing(run, tmp_path):
     assert "has no stage gate yet" in harmless(2, run, "prune", run, "--overwrite")
 
 
-def test_a_stage_whose_predecessor_is_not_finished(run):
-    for later in ("gate", "prune", "finetune"):
-        (run / f"{later}.safetensors").unlink()
-    change_checkpoint(run / "train.safetensors", finished=False)
-    said = harmless(2, run, "gate", run, "--lam=0.7")
-    assert said == f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
-
-
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -150,7 +142,6 @@ def test_a_command_line_that_cannot_be(command, said):
         ("train RUN --set train.stpes=5", "steps"),
         ("train RUN --set trian.steps=5", "train"),
         ("train RUN --backend nunpy", "numpy"),
-        ("bench stpe", "step"),
         ("experiment tradeof", "tradeoff"),
         ("experiment tradeoff --methods gate,random", "gates"),
     ],

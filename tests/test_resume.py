@@ -212,8 +212,12 @@ def test_a_finished_run_is_only_reported(copy):
     assert (copy / "gate.safetensors").stat().st_mtime_ns == times["gate.safetensors"]
 
 
-def test_overwrite_starts_anew(reference, copy, book, tmp_path):
+def test_overwrite_keeps_the_stages_before_and_starts_anew(reference, copy, book, tmp_path):
     """It does so with another text, with other settings and over a broken checkpoint: no old one is read."""
+    succeed("gate", copy, "--overwrite", "--target-heads=1")
+    assert {path.name for path in copy.glob("*.safetensors*")} == {"train.safetensors", "gate.safetensors"}
+    succeed("gate", copy, "--overwrite", "--target-heads=3")
+    assert_same(copy, reference, "train.safetensors", "gate.safetensors")
     (copy / "train.safetensors").write_bytes(b"broken")
     other = tmp_path / "other.txt"
     other.write_text("Ж is not in the book. " * 100, encoding="utf-8")
@@ -222,13 +226,6 @@ def test_overwrite_starts_anew(reference, copy, book, tmp_path):
     assert {record["stage"] for record in records(copy)} == {"train"}
     succeed("train", copy, "--overwrite", "--corpus", book, *OPTIONS, "--seed=0")
     assert_same(copy, reference, "train.safetensors")
-
-
-def test_overwriting_a_stage_keeps_those_before(reference, copy):
-    succeed("gate", copy, "--overwrite", "--target-heads=1")
-    assert {path.name for path in copy.glob("*.safetensors*")} == {"train.safetensors", "gate.safetensors"}
-    succeed("gate", copy, "--overwrite", "--target-heads=3")
-    assert_same(copy, reference, "train.safetensors", "gate.safetensors")
 
 
 def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
