@@ -29,8 +29,6 @@ XL = {"kind": "transformer-xl", "N": 0, "F": 8}
 PLAIN = {"kind": "transformer", "N": 0, "F": 8, "M": 0, "mask": "causal"}
 MODELS = [XL, PLAIN, {"V": 20, "cutoffs": [10, 19]}, {"N": 0}, {"M": 0}, {"H": 1}, {"D": 8}]
 MODELS += [{"L": 1, "H": 2, "heads": [1], "head_ids": [[1]]}]  # not the first, which the count alone would mean
-
-
 RUNS = [RICH, *(RunConfig.from_dict({"model": x}) for x in [{}, *MODELS]), *map(load_preset, config.preset_names())]
 
 

@@ -18,8 +18,10 @@ def test_gflop_counted_by_hand():
     products = T * D * W * 2 + S * D * W * 2 + S * D * W + T * W * (2 * S + S) + 2 * T * D * 3 * N
     assert step_gflop(shape.config, 1) * 1e9 == 4 * 3 * 2 * products
     assert attention_gflop(model_shape("tiny").config, 1) * 1e9 == 3 * 2 * T * 128 * (2 * S + S)
+    assert step_gflop(model_shape("plain-d256").config, 16) == pytest.approx(
+        62.8, rel=2e-3
+    )  # as PyTorch was timed with
     # a feed-forward block counts as much as persistent vectors of its width
-    assert step_gflop(model_shape("plain-d256").config, 16) == pytest.approx(62.8, rel=2e-3)
     plain, transformer = model_shape("plain-d128"), model_shape("plain-d128", kind="transformer", N=0, F=256)
     assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
 
@@ -28,7 +30,6 @@ def test_the_papers_model_with_a_plain_softmax():
     """On a GPU only: a processor is not given it unasked."""
     shape = model_shape("paper")
     assert 58e6 < sum(math.prod(size) for size in parameter_shapes(shape.config).values()) < 60e6
-    assert shape.config.cutoffs == () and shape.B == 16
     assert "paper" in default_shapes("cuda", STEP_SHAPES) and "paper" not in default_shapes("numba", STEP_SHAPES)
 
 
