@@ -62,26 +62,21 @@ def test_fewer_steps_end_at_the_step_reached(begun, tmp_path):
     assert "train: 10 steps instead of 20; " in succeed("train", run, "--resume", "--set=train.steps=10").stderr
     metadata = load_checkpoint(run / "train.safetensors")[1]
     assert (metadata["step"], metadata["finished"]) == (10, True)
-    assert succeed("train", run, "--resume").stderr == "tinyprune: train: already finished\n"
     succeed("gate", run, "--target-heads=3")
 
 
-def test_more_steps_asked_for_and_not_done_are_not_forgotten(begun, tmp_path):
-    """A stage that was finished, and is to have more steps, was killed before its first new checkpoint."""
+def test_a_stage_waits_for_the_one_before_and_may_have_any_settings_until_it_begins(begun, tmp_path):
+    """It also waits if more steps are asked for than were done, as after a kill before the next checkpoint."""
     run = shutil.copytree(begun / "cosine", tmp_path / "run")
-    succeed("train", run, "--resume")
-    config = (run / "config.toml").read_text(encoding="utf-8")
-    (run / "config.toml").write_text(config.replace("steps = 20", "steps = 30", 1), encoding="utf-8")
-    said = harmless(2, run, "gate", run)
-    assert said == f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
-    assert "going on after step 20" in succeed("train", run, "--resume").stderr
-
-
-def test_a_stage_that_has_not_begun_may_have_any_settings(begun, tmp_path):
-    run = shutil.copytree(begun / "cosine", tmp_path / "run")
+    unfinished = f"stage train of {run} is not finished; go on with: tinyprune train {run} --resume"
+    assert harmless(2, run, "gate", run, "--lam=0.7") == unfinished
     succeed("train", run, "--resume", "--set=finetune.lr=0.5", "--set=gate.lam=0.25")
-    config = read_config((run / "config.toml").read_text(encoding="utf-8"), "config.toml")
+    written = (run / "config.toml").read_text(encoding="utf-8")
+    config = read_config(written, "config.toml")
     assert (config.finetune.lr, config.gate.lam, config.train.steps) == (0.5, 0.25, 20)
+    (run / "config.toml").write_text(written.replace("steps = 20", "steps = 30", 1), encoding="utf-8")
+    assert harmless(2, run, "gate", run) == unfinished
+    assert "going on after step 20" in succeed("train", run, "--resume").stderr
 
 
 BEGUN = "since stage train has begun"
@@ -108,13 +103,6 @@ def test_what_may_not_change(name, command, option, setting, reason, begun, fini
     own, allowed = run / "config.toml", "steps, evaluate_every, checkpoint_every, log_every of an unfinished stage, "
     assert said.startswith(f"--resume goes on with the settings in {own}; {setting} must stay, {reason}")
     assert f"; what may change is {allowed}more steps of a finished one" in said
-
-
-def test_a_finished_run_is_tuned_further(finished, tmp_path):
-    run = shutil.copytree(finished, tmp_path / "run")
-    succeed("run", run, "--resume", "--set=finetune.steps=25")
-    assert load_checkpoint(run / "finetune.safetensors")[1]["step"] == 25
-    assert parameters(run / "gate.safetensors") == parameters(finished / "gate.safetensors")
 
 
 def test_an_adopted_baseline_cannot_be_trained_on(finished, tmp_path):

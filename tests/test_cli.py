@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import command as commands
@@ -36,19 +35,7 @@ def finished(book, done) -> Path:
     return book.parent / "done"
 
 
-@pytest.fixture
-def on_a_terminal(monkeypatch, capsys):
-    """Run a command, which must succeed, as on a terminal; returns what it writes on standard output and error."""
-
-    def run(*arguments: str | Path) -> tuple[str, str]:
-        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-        assert main(list(map(str, arguments))) == 0
-        return capsys.readouterr()
-
-    return run
-
-
-def test_run_prints_its_table_as_json_and_nothing_else(finished, done):
+def test_run_prints_its_table_as_json_and_leaves_checkpoints_and_a_report(finished, done):
     records = json.loads(done.stdout)
     assert [record["stage"] for record in records] == list(STAGES)
     assert all(list(record) == KEYS for record in records)
@@ -57,9 +44,6 @@ def test_run_prints_its_table_as_json_and_nothing_else(finished, done):
     said = commands.without_compilation(done.stderr)
     assert said[0].startswith("tinyprune: run: train 20, gate 20, prune, finetune 20 steps, then a report; all in ")
     assert said[-1] == f"tinyprune: report: {finished / 'report.md'} and plots/ are written"
-
-
-def test_what_a_run_leaves_behind(finished):
     plots = [f"plots/{name}.png" for name in ("gates", "heads", "losses")]
     assert sorted(contents(finished)) == sorted([*LASTING, *plots, "report.md"])
     config = read_config((finished / "config.toml").read_text(encoding="utf-8"), "config.toml")
@@ -91,25 +75,22 @@ def test_other_runs_from_end_to_end(variant, book, tmp_path):
     run = tmp_path / "run"
     done = succeed("run", run, "--corpus", book, *VARIANTS[variant], "--json")
     records = json.loads(done.stdout)
-    assert all(list(record) == KEYS for record in records)
     assert records[3]["heads_open"] == (0 if variant == "no head left" else records[1]["heads_open"])
     assert "report: " in done.stderr and (run / "report.md").exists()
     assert succeed("generate", run, "--prompt=1 heads", "--tokens=5").stdout.startswith("1 heads")
 
 
 @pytest.mark.parametrize("command", COMMANDS_WITH_MODELS)
-def test_quiet(command, finished, tmp_path, on_a_terminal):
+def test_quiet(command, finished, tmp_path, monkeypatch, capsys):
     """Without lines and bars, also on a terminal; results are the same."""
-    run = shutil.copytree(finished, tmp_path / "run")
-    arguments = [command, run, *COMMANDS_WITH_MODELS[command]]
-    (results, loud), (same, quiet) = on_a_terminal(*arguments), on_a_terminal(*arguments, "--quiet")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run, written = shutil.copytree(finished, tmp_path / "run"), []
+    for options in ([], ["--quiet"]):
+        assert main([command, str(run), *COMMANDS_WITH_MODELS[command], *options]) == 0
+        written.append(capsys.readouterr())
+    (results, loud), (same, quiet) = written
     assert quiet == "" and (loud != "" or command in ("eval", "generate"))
     assert same == results or command == "eval"  # which measures time
-
-
-def test_quiet_leaves_errors(tmp_path):
-    done = commands.run_here("eval", tmp_path / "nowhere", "--quiet")
-    assert done.returncode == 2 and done.stderr.startswith("tinyprune: error: ")
 
 
 def test_gates_from_another_run(finished, tmp_path):
@@ -180,9 +161,7 @@ def test_describe(finished, done):
 def test_describe_a_preset_without_its_text(tmp_path, monkeypatch):
     """WikiText-103 is neither there nor asked for."""
     monkeypatch.setenv("TINYPRUNE_CACHE", str(tmp_path))
-    begin = time.monotonic()
     apart = described("--preset=paper-wt103")["whole model, embedding apart"]
-    assert time.monotonic() - begin < 10
     assert 53e6 < apart["parameters"] < 55e6  # the paper: 53.8 M
     assert contents(tmp_path) == {}
 

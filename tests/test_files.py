@@ -9,32 +9,23 @@ import pytest
 
 from tinyprune.files import cache_directory, locked
 
-locks = pytest.mark.skipif(importlib.util.find_spec("fcntl") is None, reason="this system has no such locks")
 
-
-@locks
-def test_one_who_waits_comes_in_when_the_other_leaves(tmp_path):
-    inside = threading.Event()
+@pytest.mark.skipif(importlib.util.find_spec("fcntl") is None, reason="this system has no such locks")
+def test_one_who_waits_comes_in_when_the_other_leaves_and_one_who_does_not_is_sent_away(tmp_path):
+    inside, lock = threading.Event(), tmp_path / "lock"
 
     def come_in():
-        with locked(tmp_path / "lock", wait=True):
+        with locked(lock, wait=True):
             inside.set()
 
     second = threading.Thread(target=come_in)
-    with locked(tmp_path / "lock", wait=False):
+    with locked(lock, wait=False):
+        with pytest.raises(BlockingIOError), locked(lock, wait=False):
+            pass
         second.start()
         assert not inside.wait(0.3)
     assert inside.wait(10)
     second.join()
-
-
-@locks
-def test_one_who_does_not_wait_is_sent_away(tmp_path):
-    lock = tmp_path / "lock"
-    with locked(lock, wait=False), pytest.raises(BlockingIOError), locked(lock, wait=False):
-        pass
-    with locked(lock, wait=False):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -26,17 +26,9 @@ def displayed(monkeypatch):
     return things
 
 
-@pytest.fixture
-def shown(displayed):
-    def show(*things, **options):
-        notebook.show_source(*things, **options)
-        return [output.data for output in displayed]
-
-    return show
-
-
-def test_source_is_the_packages_own(shown):
-    (text,) = shown(ops.linear_forward)
+def test_source_is_the_packages_own(displayed):
+    notebook.show_source(ops.linear_forward)
+    text = displayed[0].data
     first = inspect.getsourcelines(ops.linear_forward)[1]
     assert text.startswith(f"`tinyprune/ops/linear.py`, line {first}\n\n```python\ndef linear_forward(")
     assert inspect.getsource(ops.linear_forward).strip() in text
@@ -53,8 +45,9 @@ def test_some_lines_of_a_function(displayed):
         notebook.show_lines(ops.linear_backward, "dx =", "nowhere")
 
 
-def test_source_without_docstring_is_all_the_rest(shown):
-    text, decorated, compiled = shown(ops.linear_forward, rows, block_squares, docstring=False)
+def test_source_without_docstring_is_all_the_rest(displayed):
+    notebook.show_source(ops.linear_forward, rows, block_squares, docstring=False)
+    text, decorated, compiled = (output.data for output in displayed)
     whole = inspect.getsource(ops.linear_forward)
     before, doc, after = whole.split('    """')[0], *whole.split('"""')[1:]
     assert "Args:" in doc
@@ -168,16 +161,11 @@ def test_of_many_frames_fewer_are_drawn_and_it_is_said(slid):
     assert len(data["index"]) == 4  # some 270 kB
 
 
-@pytest.fixture
-def few_steps(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_baseline_is_trained_once_and_a_variant_is_kept_beside_it(tmp_path, monkeypatch):
     config = notebook.load_preset("tiny").with_options({"train.steps": 3, "train.evaluate_every": 0})
     monkeypatch.setattr(notebook, "REPOSITORY", tmp_path)
     monkeypatch.setattr(notebook, "load_preset", lambda name: config)
-    return config
-
-
-@pytest.mark.slow
-def test_baseline_is_trained_once_and_a_variant_is_kept_beside_it(few_steps, monkeypatch):
     first = notebook.baseline_run()
     path = first.directory.checkpoint("train")
     before = path.read_bytes(), path.stat().st_mtime_ns
@@ -188,8 +176,7 @@ def test_baseline_is_trained_once_and_a_variant_is_kept_beside_it(few_steps, mon
     assert not variant.load("train").model.config.networks and first.load("train").model.config.networks
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     # other settings than those it was trained with: anew
-    config = few_steps.with_options({"train.steps": 4})
-    monkeypatch.setattr(notebook, "load_preset", lambda name: config)
+    config = config.with_options({"train.steps": 4})
     assert notebook.baseline_run().load("train").metadata["step"] == 4
     with pytest.raises(UsageError, match="give a variant both options and a name"):
         notebook.baseline_run(name="published")

@@ -88,7 +88,6 @@ def test_losses_are_plotted_in_bits_over_the_whole_run_and_named():
 
 
 PARTIAL = {
-    "train only": ("train", RUN["train"][0], {}),
     "one training loss": ("train", {10: 4.5}, {}),
     "one validation loss": ("train", {}, {200: 2.0}),
     "one step": ("finetune", {1: 2.0}, {1: 2.0}),

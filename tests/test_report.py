@@ -130,7 +130,6 @@ def test_the_paragraphs_give_text_heads_steps_and_objective(run, records):
     text = one_line(run, records)
     train, valid, test = (f"{len(split):,}" for split in (run.text.train, run.text.valid, run.text.test))
     head = head_part(run.config.model)
-    assert records[0]["parameters"] - records[-1]["parameters"] == 3 * head.parameters
     for part in (
         f"{train} tokens to train on, {valid} to validate, {test} held out",
         f"One head owns {head.parameters:,} parameters and {head.multiply_adds_per_token:,} multiply-adds",

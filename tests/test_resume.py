@@ -207,10 +207,17 @@ def test_a_finished_run_is_only_reported(copy):
     assert [line.split()[0] for line in lines[2:]] == list(STAGES)
     assert {name: (copy / name).stat().st_mtime_ns for name in LASTING} == times
     assert (copy / "report.md").exists()
+    # With more steps of its last stage only that one goes on.
+    assert "finetune: going on after step 40\n" in succeed("run", copy, "--resume", "--set=finetune.steps=45").stderr
+    assert (copy / "gate.safetensors").stat().st_mtime_ns == times["gate.safetensors"]
 
 
-def test_overwrite_starts_anew(reference, copy, book, tmp_path):
+def test_overwrite_keeps_the_stages_before_and_starts_anew(reference, copy, book, tmp_path):
     """It does so with another text, with other settings and over a broken checkpoint: no old one is read."""
+    succeed("gate", copy, "--overwrite", "--target-heads=1")
+    assert {path.name for path in copy.glob("*.safetensors*")} == {"train.safetensors", "gate.safetensors"}
+    succeed("gate", copy, "--overwrite", "--target-heads=3")
+    assert_same(copy, reference, "train.safetensors", "gate.safetensors")
     (copy / "train.safetensors").write_bytes(b"broken")
     other = tmp_path / "other.txt"
     other.write_text("Ж is not in the book. " * 100, encoding="utf-8")
@@ -219,13 +226,6 @@ def test_overwrite_starts_anew(reference, copy, book, tmp_path):
     assert {record["stage"] for record in records(copy)} == {"train"}
     succeed("train", copy, "--overwrite", "--corpus", book, *OPTIONS, "--seed=0")
     assert_same(copy, reference, "train.safetensors")
-
-
-def test_overwriting_a_stage_keeps_those_before(reference, copy):
-    succeed("gate", copy, "--overwrite", "--target-heads=1")
-    assert {path.name for path in copy.glob("*.safetensors*")} == {"train.safetensors", "gate.safetensors"}
-    succeed("gate", copy, "--overwrite", "--target-heads=3")
-    assert_same(copy, reference, "train.safetensors", "gate.safetensors")
 
 
 def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
@@ -254,7 +254,6 @@ def test_every_stage_reads_on_after_the_one_before(copy, tmp_path, monkeypatch):
 REFUSED = [
     ("run", "--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
     ("run", "--set=finetune.B=999", "one step needs B · T [+] 1"),
-    ("gate", "--target-heads=5", "gate.target_heads must be at most the model's 4 heads, got 5"),
     ("gate", "--set=train.lr=1", r"stage train was done with other settings \[train\]"),
     ("finetune", "--set=gate.beta=0.5", r"stage gate was done with other settings \[gate\]"),
     ("gate", "--from=nowhere.safetensors", "there is no checkpoint nowhere.safetensors"),

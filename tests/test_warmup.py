@@ -85,15 +85,6 @@ def test_a_rehearsal_tells_the_time_and_changes_nothing():
     np.testing.assert_array_equal(objective.state()["lam"], state["lam"])
 
 
-def run_in(directory, backend, steps=3, every=2, **gate) -> Run:
-    stage = {"steps": steps, "B": 2, "evaluate_every": every}
-    tables = {"model": MODEL, "gate": gate, "data": {"corpus": str(write_text(directory))}}
-    config = RunConfig.from_dict(tables | dict.fromkeys(("train", "gate_train", "finetune"), stage))
-    run = Run(RunDirectory(directory / "run"), config, backend, "")
-    run.prepare(STAGES)
-    return run
-
-
 def recording(calls: set) -> Engine:
     """The textbook, noting what distinguishes compiled code: operations, and the types of the arrays they are given."""
 
@@ -118,7 +109,11 @@ def recording(calls: set) -> Engine:
 def test_all_that_a_run_calls_is_called_at_its_start(gate, at_once, tmp_path, monkeypatch):
     """All stages by one command, or the first by one that has to compile something, and then the others."""
     calls: set = set()
-    run = run_in(tmp_path, recording(calls), **gate)
+    stage = {"steps": 3, "B": 2, "evaluate_every": 2}
+    tables = {"model": MODEL, "gate": gate, "data": {"corpus": str(write_text(tmp_path))}}
+    config = RunConfig.from_dict(tables | dict.fromkeys(("train", "gate_train", "finetune"), stage))
+    run = Run(RunDirectory(tmp_path / "run"), config, recording(calls), "")
+    run.prepare(STAGES)
     if at_once:
         run.announce()
     else:

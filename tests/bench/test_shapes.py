@@ -11,15 +11,6 @@ from tinyprune.errors import UsageError
 from tinyprune.model.parameters import parameter_shapes
 
 
-@pytest.mark.parametrize(
-    ("name", "gflop"), [("relative-d128", 13.0), ("relative-d256", 82.7), ("plain-d128", 8.05), ("plain-d256", 62.8)]
-)
-def test_gflop_of_a_step(name, gflop):
-    """The numbers that PyTorch was first timed with."""
-    shape = model_shape(name)
-    assert step_gflop(shape.config, shape.B) == pytest.approx(gflop, rel=2e-3)
-
-
 def test_gflop_counted_by_hand():
     shape = model_shape("tiny", B=1, heads=3)
     D, W, T, S, N = 128, 48, 64, 128, 32
@@ -27,6 +18,9 @@ def test_gflop_counted_by_hand():
     products = T * D * W * 2 + S * D * W * 2 + S * D * W + T * W * (2 * S + S) + 2 * T * D * 3 * N
     assert step_gflop(shape.config, 1) * 1e9 == 4 * 3 * 2 * products
     assert attention_gflop(model_shape("tiny").config, 1) * 1e9 == 3 * 2 * T * 128 * (2 * S + S)
+    assert step_gflop(model_shape("plain-d256").config, 16) == pytest.approx(
+        62.8, rel=2e-3
+    )  # as PyTorch was timed with
     # a feed-forward block counts as much as persistent vectors of its width
     plain, transformer = model_shape("plain-d128"), model_shape("plain-d128", kind="transformer", N=0, F=256)
     assert step_gflop(plain.config, 16) == step_gflop(transformer.config, 16)
@@ -35,9 +29,7 @@ def test_gflop_counted_by_hand():
 def test_the_papers_model_with_a_plain_softmax():
     """On a GPU only: a processor is not given it unasked."""
     shape = model_shape("paper")
-    c = shape.config
-    assert (c.D, c.H, c.L, c.N, c.T, c.M, c.V, c.cutoffs, shape.B) == (512, 8, 16, 2048, 192, 192, 8192, (), 16)
-    assert 58e6 < sum(math.prod(size) for size in parameter_shapes(c).values()) < 60e6
+    assert 58e6 < sum(math.prod(size) for size in parameter_shapes(shape.config).values()) < 60e6
     assert "paper" in default_shapes("cuda", STEP_SHAPES) and "paper" not in default_shapes("numba", STEP_SHAPES)
 
 

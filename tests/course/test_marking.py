@@ -18,7 +18,6 @@ from tinyprune.course.marking import without_magics
         ('"""\n%s\n! and ?\n"""', '"""\n%s\n! and ?\n"""'),
         ("def f(:", "def f(:"),
     ],
-    ids=["line", "shell", "remainder", "text", "syntax"],
 )
 def test_lines_for_jupyter_go_and_python_stays(source, left):
     assert without_magics(source) == left

@@ -58,28 +58,16 @@ def run(code):
         raise getattr(builtins, said.partition(":")[0], RuntimeError)(said)
 
 
-def check_stub(exercise):
-    with pytest.raises(NotImplementedError, match=r"\bwrite \w+: ") as error:
-        run(exercise.cell)
-    (name,) = re.findall(r"\bwrite (\w+): ", str(error.value))
-    assert f"def {name}(" in exercise.cell
-
-
-def check_wrong(exercise, old, new):
-    assert exercise.solution.count(old) == 1, f"{old!r} must occur once in the solution"
-    with warnings.catch_warnings(action="ignore"), pytest.raises(Exception) as error:
-        run(exercise.solved(exercise.solution.replace(old, new)))
-    mistyped = SyntaxError, NameError, ImportError, NotImplementedError
-    assert not isinstance(error.value, mistyped), f"{new!r} fails for another reason: {error.value!r}"
-
-
 FOUND = [(source.stem.split("_")[0], i, e) for source in SOURCES for i, e in enumerate(exercises(source), 1)]
 MISTAKES = {path.stem: tomllib.loads(path.read_text("utf-8"))["wrong"] for path in sorted(WRONG.glob("*.toml"))}
 
 
 @pytest.mark.parametrize("exercise", [pytest.param(e, id=f"{name}-{i}") for name, i, e in FOUND])
 def test_stub_says_what_to_write_and_the_solution_passes(exercise):
-    check_stub(exercise)
+    with pytest.raises(NotImplementedError, match=r"\bwrite \w+: ") as error:
+        run(exercise.cell)
+    (name,) = re.findall(r"\bwrite (\w+): ", str(error.value))
+    assert f"def {name}(" in exercise.cell
     run(exercise.solved(exercise.solution))
 
 
@@ -93,7 +81,12 @@ def test_stub_says_what_to_write_and_the_solution_passes(exercise):
     ],
 )
 def test_a_wrong_solution_does_not_pass(exercise, wrong):
-    check_wrong(exercise, wrong["old"], wrong["new"])
+    old, new = wrong["old"], wrong["new"]
+    assert exercise.solution.count(old) == 1, f"{old!r} must occur once in the solution"
+    with warnings.catch_warnings(action="ignore"), pytest.raises(Exception) as error:
+        run(exercise.solved(exercise.solution.replace(old, new)))
+    mistyped = SyntaxError, NameError, ImportError, NotImplementedError
+    assert not isinstance(error.value, mistyped), f"{new!r} fails for another reason: {error.value!r}"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)

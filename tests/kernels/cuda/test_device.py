@@ -12,7 +12,6 @@ from tinyprune.kernels.cuda.device.array import copied, empty, to_device, to_hos
 from tinyprune.kernels.cuda.device.instructions import load4, store4
 from tinyprune.kernels.cuda.device.jit import KERNELS, blocks, cuda, float32, floats, int32, kernel
 from tinyprune.kernels.cuda.device.memory import POOL, Pool
-from tinyprune.kernels.cuda.operations.updates import table_of, tables
 from tinyprune.kernels.pool import size_class
 
 from . import turns
@@ -89,19 +88,6 @@ def test_memory_of_the_device_and_of_each_block_begins_as_nan_in_the_simulator(p
     assert np.isnan(to_host(out)).all()
     copy(2, out)
     assert np.array_equal(to_host(out)[:2], [7, 7]) and np.isnan(to_host(out)[2:]).all()
-
-
-def test_each_block_finds_its_array(place):
-    @made(tables, int32, floats, threads=4)
-    def copy(arrays, n, out):
-        x = arrays[cuda.blockIdx.x]
-        if cuda.threadIdx.x < n:
-            out[cuda.blockIdx.x * n + cuda.threadIdx.x] = x[cuda.threadIdx.x]
-
-    x, y = normal((3,), (6,))
-    out, arrays = empty((3, 3)), [to_device(x), to_device(y)[3:], to_device(y)[:3]]
-    copy(3, table_of(arrays), 3, out)
-    assert np.array_equal(to_host(out), [x, y[3:], y[:3]])
 
 
 def test_there_and_back(place):

@@ -170,10 +170,8 @@ def test_nan_stays_nan(place, settings, M):
         (2048, 128, 128, False, (64, 1)),  # small tiles, since there are few
         (128, 128, 2048, False, (64, 8)),
         (1, 1, 10**6, False, (128, 256)),
-        (10, 10, 0, False, (64, 1)),
         (2048, 256, 1024, True, (64, 1)),  # rather small tiles than parts
         (384, 512, 512, True, (64, 2)),
-        (2048, 1024, 512, True, (128, 1)),
     ],
 )
 def test_how_it_is_divided(M, N, K, whole, expected):

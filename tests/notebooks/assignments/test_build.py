@@ -143,7 +143,6 @@ def test_links_of_an_assignment_lead_somewhere(name):
         ('# %% test="a1_1" points=1\nx = """\n"""\n', "no texts of several lines"),
         ('# %% given="a1_x"\nx = 1\n\n# %% test="a1_x" points=1\ny = 2\n', "a1_x is the name of 2 cells"),
     ],
-    ids=["kind", "texts", "twice"],
 )
 def test_mistakes_in_a_text_are_named(tmp_path, text, what):
     (tmp_path / "text").mkdir()
