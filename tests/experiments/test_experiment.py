@@ -1,12 +1,13 @@
-"""`tinyprune experiment`, as it is typed: it plans, computes, ends with its workers, and refuses nonsense."""
+"""`tinyprune experiment`, as it is typed: it plans, computes, continues after a kill, and refuses nonsense."""
 
 import json
+import os
 import signal
 import subprocess
 
 import pytest
 from command import MODEL, contents, refused, start, succeed, wait_until, write_text
-from toy import STEPS, toy_plan
+from toy import STEPS, toy_plan, without_seconds
 
 from tinyprune.errors import UsageError
 from tinyprune.experiments import STUDIES, experiment
@@ -21,6 +22,10 @@ def given(tmp_path, **steps) -> list[str]:
     settings |= {f"{stage}.{k}": v for stage, n in (STEPS | steps).items() for k, v in (("steps", n), ("B", 2))}
     start = ["experiment", "tradeoff", "--quick", "--corpus", write_text(tmp_path), "--backend", "numpy"]
     return [*start, "--methods", "random,gates", *(f"--set={key}={value}" for key, value in settings.items())]
+
+
+def rows_of(directory) -> list[dict]:
+    return [without_seconds(row) for row in read_csv((directory / "results.csv").read_text())]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -56,7 +61,7 @@ def test_a_study_is_computed_once_and_told_in_json_and_tables(tmp_path):
     rows = json.loads(succeed(*arguments, "--json").stdout)
     assert {row["study"] for row in rows} == {"tradeoff"} and {row["seed"] for row in rows} == {10, 11}
     assert all(row["bits_per_character"] > 0 and row["ms_per_1k_tokens"] > 0 for row in rows)
-    assert len(read_csv((tmp_path / "study" / "results.csv").read_text())) == len(rows)
+    assert len(rows_of(tmp_path / "study")) == len(rows)
     about = json.loads((tmp_path / "study" / "study.json").read_text())
     assert about["seeds"] == [10, 11] and about["config"]["train"]["steps"] == 12 and "Python" in about["machine"]
     kept = (tmp_path / "study" / "cells.jsonl").read_bytes()
@@ -64,6 +69,21 @@ def test_a_study_is_computed_once_and_told_in_json_and_tables(tmp_path):
     assert "to be computed" not in again.stderr
     assert (tmp_path / "study" / "cells.jsonl").read_bytes() == kept
     assert "bits per character" in again.stdout.splitlines()[0]
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    arguments = [*given("tradeoff", tmp_path, gate_train__steps=60), "--jobs", "2"]
+    succeed(*arguments, "--directory", tmp_path / "whole")
+    killed = start(*arguments, "--directory", tmp_path / "killed", start_new_session=True)
+    log = tmp_path / "killed" / "cells.jsonl"
+    wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") >= 3, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = log.read_bytes()
+    succeed(*arguments, "--directory", tmp_path / "killed")
+    assert log.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
 
 
 @pytest.mark.slow
