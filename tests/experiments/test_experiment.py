@@ -73,7 +73,7 @@ def test_a_study_is_computed_once_and_told_in_json_and_tables(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
-    arguments = [*given("tradeoff", tmp_path, gate_train__steps=60), "--jobs", "2"]
+    arguments = [*given(tmp_path, gate_train=60), "--jobs", "2"]
     succeed(*arguments, "--directory", tmp_path / "whole")
     killed = start(*arguments, "--directory", tmp_path / "killed", start_new_session=True)
     log = tmp_path / "killed" / "cells.jsonl"

@@ -78,7 +78,8 @@ def test_mischief_gets_what_its_answers_are_worth(mischief, bubblewrap, monkeypa
     course = build.source_of("a1") | {"gradebook.db": "marks"}
     build.write(course, tmp_path)
     notebook = notebook_of(mischief, tmp_path, hidden=True)
-    failed = failures(notebook, seconds_per_call=3)
+    # copies of the process compute as well, until no more can be made
+    failed = failures(notebook, seconds_per_call=15 if "fork bomb" in mischief.what else 3)
     tests = cells_that_test(notebook)
     assert sum(cell.metadata.nbgrader.points for test, cell in tests.items() if test not in failed) == mischief.points
     assert all((tmp_path / path).read_text("utf-8") == content for path, content in course.items())
