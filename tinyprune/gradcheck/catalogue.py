@@ -282,7 +282,7 @@ def gate_cases(make: Maker) -> list[Case]:
 
 
 def primitive_cases(make: Maker) -> list[Case]:
-    """What compositions are made of."""
+    """Return cases of what compositions are made of."""
     B, T, M, H, Dh, N, D, F, V, _ = make.sizes
     normal, single, lead = make.normal, make.single, make.lead
     product = {"a": normal(*lead, D), "b": normal(D, F)}

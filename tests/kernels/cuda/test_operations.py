@@ -135,6 +135,9 @@ def test_a_primitive_without_a_kernel_is_computed_in_main_memory(place, monkeypa
         if case.operation in ("gelu", "lamb_update"):
             got = contract.run("cuda", case, of_dtype(case.inputs, np.float32), np.float32)
             assert_close(got, contract.textbook(case.operation), np.float32)
+    gaps = to_device(np.ones((3, 8), np.float32))[:, 2:6]
+    with pytest.raises(ValueError, match="is updated in place and must be C-contiguous"):
+        Cuda().lamb_update(*[gaps] * 4, lr=0.1, decay=0.0, constants=ops.adamw.AdamConstants(0.8, 0.9, 1e-3, 1))
 
 
 def test_tf32_has_its_own_products_and_nothing_else():

@@ -11,6 +11,7 @@ from tinyprune.kernels.cuda.device import array, jit
 from tinyprune.kernels.cuda.device.driver import driver
 from tinyprune.kernels.cuda.device.memory import POOL
 from tinyprune.kernels.cuda.operations import attention, cross_entropy, embedding, gathers, maps, norms, updates
+from tinyprune.kernels.cuda.parts.arguments import check_in_place
 from tinyprune.kernels.cuda.products import primitives
 from tinyprune.ops.engine import Array, Engine
 
@@ -104,9 +105,12 @@ def in_main_memory(name: str) -> Callable[..., Any]:
         by_name = {key: moved(self.to_host, value) for key, value in options.items()}
         result = getattr(Engine, name)(*copies, *arguments[len(given) :], **by_name)
         if result is None:
-            for there, copy in zip([*given, *options.values()], [*copies, *by_name.values()], strict=True):
-                if isinstance(there, array.DeviceArray) and there.size:
-                    there.lease.write(there.first, copy.reshape(-1))
+            pairs = zip([*given, *options.values()], [*copies, *by_name.values()], strict=True)
+            written = [(x, copy) for x, copy in pairs if isinstance(x, array.DeviceArray) and x.size]
+            for x, _ in written:
+                check_in_place(array=x)
+            for x, copy in written:
+                x.lease.write(x.first, copy.reshape(-1))
         if name.endswith("_forward"):
             return moved(self.to_device, result[0]), result[1]
         return moved(self.to_device, result)
