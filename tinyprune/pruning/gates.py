@@ -136,17 +136,16 @@ class GateObjective:
         loss, memory, cache = model.loss(ids, targets, memory, rng, all_heads=layerwise, frozen=gate.frozen)
         grads = model.backward(1.0, cache, once=True)
         errors = self.add_layerwise_gradients(model, cache, grads) if layerwise else []
-        others: dict[str, Any] = {
-            "l0": float(gate.target_heads or 0)
-        }  # with top-k exactly so many are open: no pressure
+        # With top-k exactly `target_heads` gates are open: no price.
+        price: dict[str, Any] = {"l0": float(gate.target_heads or 0)}
         if gate.distribution != "top-k":
             l0, l0_cache = l0_forward(log_alpha, beta=gate.beta, gamma=gate.gamma, zeta=gate.zeta)
             dlog_alpha = by_layer(l0_backward(lam, l0_cache), model.config.heads)
             more = {name: ops.to_device(g) for name, g in zip(gate_names(model.config.L), dlog_alpha, strict=True)}
             accumulate(grads, more, ops)
-            others = {"l0": l0, "lam": lam}
+            price = {"l0": l0, "lam": lam}
         layers = {"layerwise_error": sum(map(float, errors))} if layerwise else {}
-        return {"loss": loss} | layers | others, memory, grads
+        return {"loss": loss} | layers | price, memory, grads
 
     def pressure(self, controller: Controller, log_alpha: NDArray, share: float) -> float:
         """Return the controller's weight of L0; the target has moved by `share` from the initial h to its final value.
