@@ -22,11 +22,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests that compile kernels first: of two workers one then compiles, and the other finds the kernels kept."""
+    """Put tests that compile kernels first, and whole programs last.
+
+    Of two workers one then compiles, the other begins with tests that need no kernels, and programs find them kept.
+    """
     here = Path(__file__).parent
-    names = ("kernels/cpu", "kernels/test_contract.py", "gradcheck/test_catalogue.py", "model", "training")
-    compiling = {here / name for name in names}
-    items.sort(key=lambda item: compiling.isdisjoint({item.path, *item.path.parents}))
+    compiling = {here / name for name in ("kernels/cpu", "kernels/test_contract.py", "gradcheck/test_catalogue.py")}
+    programs = {here / name for name in ("training", "experiments", "pruning", "bench", "pretrained")}
+
+    def turn(item: pytest.Item) -> int:
+        places = {item.path, *item.path.parents}
+        if compiling & places and "numpy" not in item.nodeid:
+            return 0
+        return 2 if programs & places or item.path.parent == here else 1
+
+    items.sort(key=turn)
 
 
 @pytest.fixture

@@ -214,6 +214,7 @@ def model_cases() -> list[Case]:
     return cases
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", MODEL_FUNCTIONS, ids=lambda f: f.__name__)
 @pytest.mark.filterwarnings("ignore")
 def test_every_mutant_of_the_models_backward_is_found(function):

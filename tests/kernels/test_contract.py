@@ -136,7 +136,7 @@ def assert_like_the_textbook(backend: str, name: str, sizes: Sizes, dtype) -> No
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @each_compiled
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(sizes=any_sizes)
 @example(sizes=SIZES)
 @example(sizes=SINGLE)

@@ -59,10 +59,14 @@ def run(code):
 
 
 FOUND = [(source.stem.split("_")[0], i, e) for source in SOURCES for i, e in enumerate(exercises(source), 1)]
+# Kernels for a GPU take seconds in Numba's simulator.
+MARKS = {e: pytest.mark.slow for _, _, e in FOUND if "NUMBA_ENABLE_CUDASIM" in e.cell}
 MISTAKES = {path.stem: tomllib.loads(path.read_text("utf-8"))["wrong"] for path in sorted(WRONG.glob("*.toml"))}
 
 
-@pytest.mark.parametrize("exercise", [pytest.param(e, id=f"{name}-{i}") for name, i, e in FOUND])
+@pytest.mark.parametrize(
+    "exercise", [pytest.param(e, id=f"{name}-{i}", marks=MARKS.get(e, ())) for name, i, e in FOUND]
+)
 def test_stub_says_what_to_write_and_the_solution_passes(exercise):
     with pytest.raises(NotImplementedError, match=r"\bwrite \w+: ") as error:
         run(exercise.cell)
@@ -74,7 +78,7 @@ def test_stub_says_what_to_write_and_the_solution_passes(exercise):
 @pytest.mark.parametrize(
     ("exercise", "wrong"),
     [
-        pytest.param(e, wrong, id=f"{name}-{i}")
+        pytest.param(e, wrong, id=f"{name}-{i}", marks=MARKS.get(e, ()))
         for name, i, e in FOUND
         for wrong in MISTAKES.get(name, [])
         if wrong["exercise"] == i

@@ -1,7 +1,7 @@
 """Where the tests of the CUDA kernels run: on the GPU that is here, or in Numba's simulator.
 
 A process can do only one of both, since Numba decides when it is imported (tests/conftest.py). Every test that takes
-`place` is marked `gpu` where it runs on a GPU; without one there are no such tests.
+`place` is marked `gpu` where it runs on a GPU, and `slow` in the simulator.
 """
 
 import importlib.util
@@ -24,8 +24,8 @@ else:
 def pytest_generate_tests(metafunc):
     """Each test for the place of this process."""
     if "place" in metafunc.fixturenames:
-        places = ["simulator"] if SIMULATED else [pytest.param("gpu", marks=pytest.mark.gpu)]
-        metafunc.parametrize("place", places)
+        place, mark = ("simulator", pytest.mark.slow) if SIMULATED else ("gpu", pytest.mark.gpu)
+        metafunc.parametrize("place", [pytest.param(place, marks=mark)])
 
 
 @pytest.fixture
