@@ -23,7 +23,8 @@ def test_studies_have_the_keys_of_their_cells(folder):
     plan = Plan(config, seeds, about["shares"], digest=about["text_sha256"])
     cells = [entry.cell for entry in get_study(about["study"]).entries(plan)]
     baselines = [cell.baseline for cell in cells if cell.baseline is not None]
-    assert {cell.key for cell in (*cells, *baselines)} == {line["key"] for line in stored(folder)}
+    # a method that is newer than the cells has keys that are not there
+    assert {cell.key for cell in (*cells, *baselines)} >= {line["key"] for line in stored(folder)}
 
 
 def test_cells_of_a_checkpoint_have_their_keys():
