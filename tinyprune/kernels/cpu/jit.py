@@ -97,7 +97,7 @@ def forget_outdated() -> None:
 
 COMPILING = "compiling kernels" + ", once on this machine" * CACHED
 OF_A_RUN = 80  # functions that a run of `tiny` compiles: 75 on one processor, 80 on two
-KEPT = f"kept in {nothing.stats.cache_path}, the next start needs none" if CACHED else "no folder keeps them"
+COMPILED = f"kept in {nothing.stats.cache_path}, the next start needs none" if CACHED else "no folder keeps them"
 
 
 def functions_of_a_run() -> int | None:
