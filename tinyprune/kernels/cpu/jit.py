@@ -54,11 +54,11 @@ part = numba.njit(cache=CACHED, error_model="numpy", no_cfunc_wrapper=True, no_c
 
 
 def loop_kernel(function: Callable) -> Callable:
-    """Compile a parallel loop twice, for one thread and for several.
+    """Compile a function with a parallel loop twice, for one thread and for several.
 
-    The result takes the number of entries and then the function's arguments; it uses one thread if they are few.
+    The result takes the number of entries, then the function's arguments; it uses one thread if entries are few.
     """
-    # Numba names the file of a compiled function by __qualname__
+    # Numba names the cached file of a function by __qualname__: two versions need two names
     copy = FunctionType(function.__code__, function.__globals__, function.__name__)
     copy.__qualname__ = f"{function.__qualname__}_alone"
     alone, shared = kernel(copy), parallel_kernel(function)
