@@ -2,7 +2,7 @@
 
     for i, j, k: c[i, j] += a[i, k] · b[k, j]
 
-It is the algorithm of Goto & van de Geijn 2008, without a packed copy of a. In that literature's letters:
+It is the algorithm of Goto & van de Geijn 2008, without a packed copy of a; in its literature's letters:
 
     ROWS × width   MR × NR   the tile of c whose sums stay in registers; `width` is two vectors of columns
     panel          NR        K × width numbers of b, packed in the order in which a tile reads them
@@ -62,10 +62,7 @@ long_tile = ragged_microkernel(1, 2 * LONG)
 
 @part
 def pack(b, at, b_row, b_column, depth, columns, panel, packed):
-    """Copy depth × columns of b, from b[at] on, into panels `[panel][k][width]`, those before number `panel` left out.
-
-    A last panel with fewer columns is padded; sums with the padding are not stored.
-    """
+    """Copy b[at:], depth × columns, into panels `[panel][k][width]`, from number `panel` on; the last may be padded."""
     never_inline()
     L = lanes(b)
     width = 2 * L
@@ -168,7 +165,7 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
     for panel in range(panel_0, panel_1, BLOCK):
         j = panel * width
         columns = min(N, min(panel + BLOCK, panel_1) * width) - j
-        whole = columns // width  # panels with all columns: each starts panel_step after the one before, in panels[at:]
+        whole = columns // width  # panels with all columns: panel p starts at panels[at + p · panel_step]
         for block in range(k_groups * depths):
             g, d = block // depths, block % depths
             k, depth = K * d // depths, K * (d + 1) // depths - K * d // depths
@@ -187,16 +184,19 @@ def product(a, b, c, residual, bias, steps, extents, scratch, packed):
                 if block == 0 and (residual.size or bias.size):
                     start_rows(c, c_at, c_row, residual, group * r_group + i * r_row + j, r_row, bias, j, rows, columns)
                 add_up = accumulate == 1 or block > 0
+                # The rows of a, x[x_at + row · x_row + k · x_k], where they lie or in the strip.
                 x, x_at, x_row, x_k = a, group * a_group + i * a_row + g * a_k_group + k * a_k, a_row, a_k
-                done = 0  # panels that are computed by other tiles than the ragged ones
-                if rows == ROWS:
-                    done = whole
-                    if a_row == 1 and a_k >= FAR and whole >= MANY:
+                if rows == ROWS and whole >= MANY:
+                    if a_row == 1 and a_k >= FAR:
                         copy_rows(a, x_at, a_k, depth, ROWS, scratch, strip, ROWS)
                         x, x_at, x_k = scratch, strip, ROWS
-                    elif a_k == 1 and a_row * a.itemsize % PAGE == 0 and whole >= MANY:
+                    elif a_k == 1 and a_row * a.itemsize % PAGE == 0:
                         copy_rows(a, x_at, a_row, ROWS, depth, scratch, strip, DEPTH)
                         x, x_at, x_row = scratch, strip, DEPTH
+                # Panels in tiles of ROWS rows, or of one row and LONG panels; the rest in ragged tiles.
+                done = 0
+                if rows == ROWS:
+                    done = whole
                     for p in range(whole):
                         y, to = at + p * panel_step, c_at + p * width
                         if add_up:
