@@ -156,7 +156,7 @@ def plan(a: tuple, transpose_a: bool, b: tuple, bias: tuple | None, onto: tuple 
 
 
 def in_groups(rows: int, *matrices: Layout) -> list[Layout]:
-    """Return layouts with the same number of groups for matrices whose rows are read side by side; some have one."""
+    """Cut matrices whose rows are read side by side into the same number of groups, which those with gaps have."""
     most = max(m.groups for m in matrices)
     return [m if m.groups == most else m._replace(groups=most, group=rows // most * m.row) for m in matrices]
 
