@@ -115,7 +115,7 @@ class Machine:
 class Engine(Machine):
     """All operations of the model, computed by NumPy."""
 
-    # Primitives: products, and rows or slices of matrices (which removed heads have lost).
+    # Primitives: products, rows of matrices, and slices of them (those of the heads that are computed).
     matmul = staticmethod(products.matmul)
     weight_gradient = staticmethod(products.weight_gradient)
     column_sums = staticmethod(products.column_sums)

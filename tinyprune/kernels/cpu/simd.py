@@ -349,7 +349,7 @@ def broadcast(typing, array, x):
 
 @intrinsic
 def zeros(typing, array):
-    """Make a vector of zeros that LLVM does not recognise: it would replace a loop of stores by a call of memset."""
+    """Make a vector of zeros that LLVM does not recognise: it would turn a loop of few stores into a slower memset."""
 
     def generate(context, b, signature, arguments):
         kind = llvm_vector(array.dtype)
