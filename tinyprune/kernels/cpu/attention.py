@@ -214,6 +214,7 @@ def load_queries(x, b, h, t0, sizes, queries):
 @part
 def visible_keys(t0, sizes, front, width):
     """Return which context keys the queries t0 … t0 + TILE − 1 see."""
+    # Key j is at distance own + t − j of query t, and row front + i of r's panels holds distance S − 1 − i.
     own = t0 + sizes.S - sizes.T
     first = max(0, own - sizes.span) // width * width
     unread = max(0, own - sizes.span - first + TILE - 1) // width * width
